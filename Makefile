@@ -1,0 +1,87 @@
+# Everything a contributor runs. `make help` explains each target.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := $(HOME)/.cache/mlxmesh/tools
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup protos constraints docs format lint check test test-all tools demo up down bench bench-peers clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Make .venv with everything pinned by hash (nothing to do when up to date)
+
+$(VENV)/.ready: pyproject.toml constraints/all.txt constraints/bootstrap.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("mlxmesh needs Python 3.11 or newer: make PYTHON=python3.12 setup")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r constraints/bootstrap.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r constraints/all.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+protos: protos/gen/.generated ## Generate the typed Python stubs from protos/
+
+protos/gen/.generated: $(VENV)/.ready $(shell find protos/mlxmesh) deploy/tools/generate_protos.py
+	$(BIN)/python deploy/tools/generate_protos.py
+	@touch $@
+
+PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-emit-index-url --no-emit-find-links
+
+constraints: $(VENV)/.ready ## Pin again after a change of dependencies in pyproject.toml
+	$(PIN) pyproject.toml --extra all --extra dev --output-file constraints/all.txt
+	echo uv | $(PIN) - --no-annotate --output-file constraints/bootstrap.txt
+
+docs: protos ## Generate docs/api.md and docs/modules.md
+	$(BIN)/python deploy/tools/generate_docs.py
+
+format: setup ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lint: protos ## Check contracts, style, types and layering
+	$(BIN)/buf lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python deploy/tools/generate_docs.py --check
+
+check: lint ## Lint, contracts against the last landed ones, unit tests
+	deploy/tools/buf-breaking
+	$(PYTEST) tests/unit
+
+test: protos ## Every test that needs only Python (unit, contract, integration, end to end)
+	$(PYTEST)
+
+tools: ## Build the tools that `make test-all` needs (Go and Node must be there)
+	deploy/tools/fetch-tools $(TOOLS)
+
+test-all: export PATH := $(TOOLS):$(PATH)
+test-all: export COVERAGE_FILE := $(CURDIR)/.coverage
+test-all: protos tools ## Every test, also those that use Go, Node and grpcurl, with coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m ""
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything
+	$(BIN)/python -m mlxmesh_launcher.demo
+
+up: protos ## Start the mesh in the foreground (Ctrl-C stops it)
+	$(BIN)/mlxmesh up
+
+down: $(VENV)/.ready ## Stop the mesh
+	$(BIN)/mlxmesh down
+
+bench: protos ## Print tokens/s and time to first token beside MLX in process (BENCH="--rounds 3")
+	$(BIN)/python -m tests.bench.bench_mesh $(BENCH)
+
+bench-peers: protos ## Install the peers apart and print tokens/s of each beside the mesh (BENCH=...)
+	$(BIN)/python -m tests.bench.bench_peers $(BENCH)
+
+clean: ## Remove the environment and everything generated
+	rm -rf $(VENV) protos/gen dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

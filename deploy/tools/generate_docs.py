@@ -1,0 +1,182 @@
+"""Generates docs/api.md from the contracts and docs/modules.md from the modules' first sentences.
+
+`make docs` writes them; with `--check` it only says whether they are current.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    ServiceDescriptorProto,
+)
+
+from mlxmesh_shared.rules import describe
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = {
+    "shared/mlxmesh_shared": "the ground floor; knows no service",
+    "services/runtime/mlxmesh_engine": "the engine process",
+    "services/runtime/mlxmesh_runtime": "the runtime",
+    "services/model/mlxmesh_model": "the catalogue",
+    "services/generation/mlxmesh_generation": "text in, text out",
+    "gateway/mlxmesh_gateway": "the public process",
+    "gateway/mlxmesh_client": "the Python client",
+    "gateway/mlxmesh_cli": "the `mlxmesh` command",
+    "deploy/mlxmesh_launcher": "the whole mesh as processes of one host",
+}
+# Field numbers in descriptor.proto, which source locations are paths of.
+MESSAGE, ENUM, SERVICE, FIELD, METHOD, VALUE = 4, 5, 6, 2, 2, 2
+REPEATED = FieldDescriptorProto.LABEL_REPEATED
+OWN = "mlxmesh/"
+
+Place = tuple[int, ...]
+
+
+class Comments:
+    """The comments of one contract, by the path of what they stand above."""
+
+    def __init__(self, file: FileDescriptorProto) -> None:
+        self._texts = {
+            tuple(place.path): " ".join(place.leading_comments.split())
+            for place in file.source_code_info.location
+        }
+
+    def at(self, *path: int) -> str:
+        """The comment, on one line; empty when there is none."""
+        return self._texts.get(path, "")
+
+
+def api() -> str:
+    """The API page."""
+    encoded = files("mlxmesh").joinpath("descriptors.binpb").read_bytes()
+    contracts = [
+        file for file in FileDescriptorSet.FromString(encoded).file if file.name.startswith(OWN)
+    ]
+    for file in contracts:
+        import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2")
+    lines = [
+        "# API",
+        "",
+        "Generated from the contracts by `make docs`; the comments there are the source.",
+        "Internal services are listed too: the gateway serves what says it is public.",
+    ]
+    for file in sorted(contracts, key=lambda each: (not each.service, each.name)):
+        lines += _file(file)
+    return "\n".join(lines) + "\n"
+
+
+def _file(file: FileDescriptorProto) -> Iterator[str]:
+    comments = Comments(file)
+    yield from ("", f"## `{file.package}`: {Path(file.name).name}")
+    for index, service in enumerate(file.service):
+        yield from _service(service, comments, (SERVICE, index))
+    for index, message in enumerate(file.message_type):
+        yield from _message(file.package, message, comments, (MESSAGE, index))
+    for index, enum in enumerate(file.enum_type):
+        yield from _enum(enum, comments, (ENUM, index))
+
+
+def _service(service: ServiceDescriptorProto, comments: Comments, path: Place) -> Iterator[str]:
+    yield from ("", f"### service {service.name}", "", comments.at(*path), "")
+    yield from ("| RPC | request | response | |", "| --- | --- | --- | --- |")
+    for index, method in enumerate(service.method):
+        request = _stream(method.client_streaming) + _short(method.input_type)
+        response = _stream(method.server_streaming) + _short(method.output_type)
+        text = comments.at(*path, METHOD, index)
+        yield f"| `{method.name}` | {request} | {response} | {text} |"
+
+
+def _message(
+    package: str, message: DescriptorProto, comments: Comments, path: Place
+) -> Iterator[str]:
+    yield from ("", f"### {message.name}", "", comments.at(*path))
+    if not message.field:
+        return
+    known = descriptor_pool.Default().FindMessageTypeByName(f"{package}.{message.name}")
+    yield from ("", "| field | type | legal | |", "| --- | --- | --- | --- |")
+    for index, field in enumerate(message.field):
+        legal = describe(known.fields_by_name[field.name]).replace("|", "\\|")
+        text = comments.at(*path, FIELD, index)
+        yield f"| `{field.name}` | {_type(message, field)} | {legal} | {text} |"
+
+
+def _enum(enum: EnumDescriptorProto, comments: Comments, path: Place) -> Iterator[str]:
+    yield from ("", f"### enum {enum.name}", "", comments.at(*path), "")
+    yield from ("| value | number | |", "| --- | --- | --- |")
+    for index, value in enumerate(enum.value):
+        yield f"| `{value.name}` | {value.number} | {comments.at(*path, VALUE, index)} |"
+
+
+def _type(message: DescriptorProto, field: FieldDescriptorProto) -> str:
+    entry = next((each for each in message.nested_type if each.options.map_entry), None)
+    if entry and field.type_name.endswith(f".{entry.name}"):
+        return f"map<{_plain(entry.field[0])}, {_plain(entry.field[1])}>"
+    if field.label == REPEATED:
+        return f"repeated {_plain(field)}"
+    if field.HasField("oneof_index") and not field.proto3_optional:
+        return f"{_plain(field)} (one of `{message.oneof_decl[field.oneof_index].name}`)"
+    return ("optional " if field.proto3_optional else "") + _plain(field)
+
+
+def _plain(field: FieldDescriptorProto) -> str:
+    if field.type_name:
+        return _short(field.type_name)
+    return FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+
+
+def _short(full_name: str) -> str:
+    return full_name.rsplit(".", 1)[-1]
+
+
+def _stream(streaming: bool) -> str:
+    return "stream " if streaming else ""
+
+
+def modules() -> str:
+    """The list of modules, one line each."""
+    lines = ["# Modules", "", "Generated from the modules' first sentences by `make docs`."]
+    for folder, title in PACKAGES.items():
+        lines += ["", f"## `{folder}`: {title}", "", "| module | what it is for |", "| --- | --- |"]
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            if text := _summary(file):
+                lines.append(f"| `{_module(file, ROOT / folder)}` | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _module(file: Path, folder: Path) -> str:
+    name = file.parent if file.name == "__init__.py" else file.with_suffix("")
+    return str(name.relative_to(folder))
+
+
+def _summary(file: Path) -> str:
+    if file.name == "__init__.py" and (file.parent / "__main__.py").exists():
+        return ""
+    text = ast.get_docstring(ast.parse(file.read_text())) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def main() -> int:
+    pages = {ROOT / "docs" / "api.md": api(), ROOT / "docs" / "modules.md": modules()}
+    stale = [page for page, text in pages.items() if not page.exists() or page.read_text() != text]
+    if "--check" in sys.argv[1:]:
+        for page in stale:
+            print(f"{page.relative_to(ROOT)} is not current: run `make docs`")
+        return 1 if stale else 0
+    for page in stale:
+        page.write_text(pages[page])
+        print(f"wrote {page.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
