@@ -1,0 +1,179 @@
+"""Channels to other services that notice a dead peer fast and raise `MeshError`s.
+
+Errors are translated by thin wrappers around the calls instead of client interceptors: an aio
+interceptor starts a task for each call and puts a queue in front of each written message.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any, cast
+
+import grpc
+from grpc import aio
+
+from mlxmesh_shared.errors import ServiceUnavailable, from_rpc_error
+
+MAX_MESSAGE_BYTES = 16 * 2**20
+
+# Every value was measured: a frozen peer is noticed in under a second only with ping_timeout_ms,
+# and a peer that is back is found again in 0.1 to 0.5 s instead of 6 s.
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 500),
+    ("grpc.http2.ping_timeout_ms", 500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.absolute_max_metadata_size", 32 * 1024),
+    # A proxy that is set for the outside world must not come between services.
+    ("grpc.enable_http_proxy", 0),
+    # One channel, one connection: a closed or frozen one must not linger in a shared pool.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def open_channel(address: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> aio.Channel:
+    """A plain-text channel to host:port whose calls raise `MeshError`; the caller closes it."""
+    sizes = (
+        # The sender's limit, checked by the receiver's guard, is exact; this one is a backstop.
+        ("grpc.max_receive_message_length", 2 * max_message_bytes),
+        ("grpc.max_send_message_length", 2 * max_message_bytes),
+    )
+    return _MeshChannel(aio.insecure_channel(address, options=(*_OPTIONS, *sizes)))
+
+
+async def wait_ready(channel: aio.Channel, timeout_s: float) -> None:
+    """Waits until the peer accepts connections. Raises: ServiceUnavailable after timeout_s."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await channel.channel_ready()
+    except TimeoutError as error:
+        raise ServiceUnavailable(f"no answer within {timeout_s:g} s; is the peer up?") from error
+
+
+class ChannelPool:
+    """One channel per address, opened when first asked for; closes them all in the end."""
+
+    def __init__(self, open_: Callable[[str], aio.Channel] = open_channel) -> None:
+        self._open = open_
+        self._channels: dict[str, aio.Channel] = {}
+
+    def get(self, address: str) -> aio.Channel:
+        """The channel to an address; the pool keeps owning it."""
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = self._open(address)
+        return channel
+
+    async def discard(self, address: str) -> None:
+        """Closes the channel to an address, ending its calls; nothing happens if there is none."""
+        channel = self._channels.pop(address, None)
+        if channel is not None:
+            await channel.close()
+
+    async def close(self) -> None:
+        """Closes every channel, ending their calls."""
+        for address in list(self._channels):
+            await self.discard(address)
+
+
+class _Call:
+    """A call whose errors are translated; everything else is the inner call's."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        awaiting: Generator[Any, None, Any] = self._call.__await__()
+        try:
+            return (yield from awaiting)
+        except aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        try:
+            async for message in self._call:
+                yield message
+        except aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def read(self) -> Any:
+        try:
+            return await self._call.read()
+        except aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def write(self, message: Any) -> None:
+        await self._send(self._call.write(message))
+
+    async def done_writing(self) -> None:
+        await self._send(self._call.done_writing())
+
+    async def wait_for_connection(self) -> None:
+        await self._send(self._call.wait_for_connection())
+
+    async def _send(self, sending: Any) -> None:
+        try:
+            await sending
+        except aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        except asyncio.InvalidStateError as error:
+            # The call has ended: how it ended says more than that it did.
+            raise await self._how_it_ended() from error
+
+    async def _how_it_ended(self) -> Exception:
+        code = await self._call.code()
+        if code is grpc.StatusCode.OK:
+            return ServiceUnavailable("the peer ended the stream; open a new one")
+        trailing = await self._call.trailing_metadata()
+        return from_rpc_error(aio.AioRpcError(code, aio.Metadata(), trailing))
+
+
+class _MeshChannel(aio.Channel):
+    """A channel that hands out translated calls."""
+
+    def __init__(self, inner: aio.Channel) -> None:
+        self._inner = inner
+
+    async def __aenter__(self) -> "_MeshChannel":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._inner.close(grace)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._inner.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._inner.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._inner.channel_ready()
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _translated(self._inner.unary_unary(*args, **kwargs))
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _translated(self._inner.unary_stream(*args, **kwargs))
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _translated(self._inner.stream_unary(*args, **kwargs))
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _translated(self._inner.stream_stream(*args, **kwargs))
+
+
+def _translated(start: Any) -> Callable[..., _Call]:
+    def call(*args: Any, **kwargs: Any) -> _Call:
+        return _Call(cast("aio.Call", start(*args, **kwargs)))
+
+    return call

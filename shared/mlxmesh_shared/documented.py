@@ -1,0 +1,60 @@
+"""The contracts with their comments, for reflection; the generated stubs have lost them."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from importlib import resources
+from typing import Any
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+
+class DocumentedFile:
+    """A file's descriptor as reflection reads it, with the source info of its contract."""
+
+    def __init__(
+        self, descriptor: FileDescriptor, documented: dict[str, FileDescriptorProto]
+    ) -> None:
+        self._descriptor = descriptor
+        self._documented = documented
+        self.name = descriptor.name
+
+    @cached_property
+    def dependencies(self) -> list["DocumentedFile"]:
+        """The files it imports."""
+        imported: Iterable[FileDescriptor] = self._descriptor.dependencies
+        return [DocumentedFile(file, self._documented) for file in imported]
+
+    def CopyToProto(self, proto: FileDescriptorProto) -> None:
+        """Fills `proto`, comments included where the file is one of ours."""
+        documented = self._documented.get(self.name)
+        if documented is None:
+            self._descriptor.CopyToProto(proto)
+        else:
+            proto.CopyFrom(documented)
+
+
+class DocumentedPool:
+    """A descriptor pool whose files have their comments; all else is the default pool's."""
+
+    def __init__(self, documented: FileDescriptorSet) -> None:
+        self._pool = descriptor_pool.Default()
+        self._documented = {file.name: file for file in documented.file}
+
+    def FindFileByName(self, name: str) -> DocumentedFile:
+        """The file of that name. Raises KeyError when there is none."""
+        return DocumentedFile(self._pool.FindFileByName(name), self._documented)
+
+    def FindFileContainingSymbol(self, symbol: str) -> DocumentedFile:
+        """The file that defines the symbol. Raises KeyError when there is none."""
+        return DocumentedFile(self._pool.FindFileContainingSymbol(symbol), self._documented)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+def documented_pool() -> DocumentedPool:
+    """The pool of the contracts that this process was built with."""
+    encoded = resources.files("mlxmesh").joinpath("descriptors.binpb").read_bytes()
+    return DocumentedPool(FileDescriptorSet.FromString(encoded))

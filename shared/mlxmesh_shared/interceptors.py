@@ -1,0 +1,265 @@
+"""The guard around every handler: nothing illegal gets in, nothing secret gets out.
+
+For each call: parse safely, check the rules, run, and turn whatever was raised into a rich status.
+One access record per call, without payload.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from typing import Any, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc import aio
+
+from mlxmesh_shared.errors import (
+    Draining,
+    Internal,
+    MalformedMessage,
+    MeshError,
+    MessageTooLarge,
+    MethodNotFound,
+    TooManyRequests,
+    from_rpc_error,
+    to_status,
+)
+from mlxmesh_shared.rules import Validator
+
+_access = logging.getLogger("mlxmesh.access")
+_log = logging.getLogger(__name__)
+
+RETRY_DELAY_S = 1.0
+Context = aio.ServicerContext[Any, Any]
+Behaviour = Callable[[Any, Context], Any]
+
+
+class CallGuard(aio.ServerInterceptor):
+    """Guards all methods of one server."""
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        validator: Validator,
+        max_message_bytes: int,
+        max_concurrent_rpcs: int | None,
+        log_successes: bool = True,
+    ) -> None:
+        self._service = service
+        self._validator = validator
+        self._max_message_bytes = max_message_bytes
+        self._max_concurrent_rpcs = max_concurrent_rpcs
+        self._log_successes = log_successes
+        self._guarded: dict[str, tuple[Any, Any]] = {}
+        # Running calls by the task that handles each, and those that a drain has ended.
+        self._running: dict[asyncio.Task[Any] | None, str] = {}
+        self._ended: set[asyncio.Task[Any] | None] = set()
+        self._admitted = 0
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """The handler of a method, guarded; one that answers UNIMPLEMENTED where there is none."""
+        method: str = handler_call_details.method
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return _METHOD_HANDLERS[False, False](self._guard_unary(method, _no_method))
+        known, guarded = self._guarded.get(method, (None, None))
+        if known is not handler:
+            guarded = self._guard(method, handler)
+            self._guarded[method] = (handler, guarded)
+        return guarded
+
+    def end_calls(self, chosen: Callable[[str], bool]) -> None:
+        """Ends the running calls of the chosen methods with UNAVAILABLE (DRAINING)."""
+        for task, method in self._running.items():
+            if task is not None and task not in self._ended and chosen(method):
+                self._ended.add(task)
+                task.cancel()
+
+    def _record(self, method: str, context: Context, code: grpc.StatusCode, took_s: float) -> None:
+        succeeded = code is grpc.StatusCode.OK
+        quiet = is_infrastructure(method) or (succeeded and not self._log_successes)
+        level = logging.DEBUG if quiet else logging.INFO
+        if _access.isEnabledFor(level):
+            outcome = {"code": code.name, "ms": round(took_s * 1000, 1), "peer": context.peer()}
+            fields = {"method": method, **outcome}
+            _access.log(level, "call", extra={"operation": "access", "fields": fields})
+
+    def _guard(self, method: str, handler: Any) -> Any:
+        # No deserializer for gRPC: what one raises there becomes UNKNOWN with the raw text.
+        parsed = _parsed_stream if handler.request_streaming else _parsed
+        behaviour = parsed(_behaviour(handler), self._parser(handler.request_deserializer))
+        guard = self._guard_stream if handler.response_streaming else self._guard_unary
+        make = _METHOD_HANDLERS[handler.request_streaming, handler.response_streaming]
+        return make(guard(method, behaviour), response_serializer=handler.response_serializer)
+
+    def _parser(self, deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+        """Bytes to a checked message; a handler without deserializer gets the bytes."""
+
+        def parse(encoded: bytes) -> Any:
+            if len(encoded) > self._max_message_bytes:
+                raise MessageTooLarge(
+                    f"the message has {len(encoded)} bytes;"
+                    f" at most {self._max_message_bytes} are accepted"
+                )
+            if deserialize is None:
+                return encoded
+            message = _deserialized(deserialize, encoded)
+            if isinstance(message, Message):
+                self._validator.check(message)
+            return message
+
+        return parse
+
+    def _guard_unary(self, method: str, behaviour: Behaviour) -> Behaviour:
+        async def unary(request: Any, context: Context) -> Any:
+            async with self._call(method, context):
+                return await behaviour(request, context)
+
+        return unary
+
+    def _guard_stream(self, method: str, behaviour: Behaviour) -> Behaviour:
+        # Written by hand instead of yielded, so that a cancelled call closes the handler's
+        # generator, and with it runs its `finally`, before the call counts as ended.
+        async def stream(request: Any, context: Context) -> None:
+            async with self._call(method, context):
+                responses = behaviour(request, context)
+                if not hasattr(responses, "__aiter__"):
+                    await responses
+                    return
+                async with contextlib.aclosing(responses):
+                    async for response in responses:
+                        await context.write(response)
+
+        return stream
+
+    @contextlib.asynccontextmanager
+    async def _call(self, method: str, context: Context) -> AsyncGenerator[None]:
+        started_s = time.perf_counter()
+        code = grpc.StatusCode.OK
+        try:
+            with self._place(method):
+                yield
+        except aio.AbortError:
+            code = context.code()
+            raise
+        except asyncio.CancelledError:
+            code = _cancelled_code(context)
+            raise
+        except Exception as error:  # noqa: BLE001 - each becomes a status
+            known = self._known(method, error)
+            code = known.code
+            await context.abort_with_status(to_status(known))
+        finally:
+            self._record(method, context, code, time.perf_counter() - started_s)
+
+    @contextlib.contextmanager
+    def _place(self, method: str) -> Generator[None]:
+        """A place among the running calls. Raises: TooManyRequests, or Draining when ended."""
+        task = asyncio.current_task()
+        counted = not is_infrastructure(method)
+        if counted:
+            self._admit()
+        self._admitted += counted
+        self._running[task] = method
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task is None or task not in self._ended:
+                raise
+            task.uncancel()
+            raise Draining("this instance is stopping; try again at another") from None
+        finally:
+            del self._running[task]
+            self._ended.discard(task)
+            self._admitted -= counted
+
+    def _admit(self) -> None:
+        limit = self._max_concurrent_rpcs
+        if limit is not None and self._admitted >= limit:
+            raise TooManyRequests(
+                f"{limit} calls are running here, which is the most; try again later",
+                retry_delay_s=RETRY_DELAY_S,
+            )
+
+    def _known(self, method: str, raised: Exception) -> MeshError:
+        error = _first(raised)
+        if isinstance(error, MeshError):
+            return error
+        if isinstance(error, aio.AioRpcError):
+            return from_rpc_error(error)
+        short_id = secrets.token_hex(4)
+        _log.error("%s failed, id %s\n%s", method, short_id, _trace(error))
+        return Internal(f"internal error; see the log of {self._service}, id {short_id}")
+
+
+_METHOD_HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+def is_infrastructure(method: str) -> bool:
+    """Whether a method is health or reflection: no work of ours, never refused for load."""
+    return method.startswith("/grpc.")
+
+
+def _behaviour(handler: Any) -> Behaviour:
+    if handler.request_streaming:
+        return handler.stream_stream or handler.stream_unary
+    return handler.unary_stream or handler.unary_unary
+
+
+def _parsed(behaviour: Behaviour, parse: Callable[[bytes], Any]) -> Behaviour:
+    return lambda encoded, context: behaviour(parse(encoded), context)
+
+
+def _parsed_stream(behaviour: Behaviour, parse: Callable[[bytes], Any]) -> Behaviour:
+    async def messages(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for encoded in requests:
+            yield parse(encoded)
+
+    return lambda requests, context: behaviour(messages(requests), context)
+
+
+def _deserialized(deserialize: Callable[[bytes], Any], encoded: bytes) -> Any:
+    try:
+        return deserialize(encoded)
+    except (DecodeError, ValueError):
+        # Its text may quote the message.
+        raise MalformedMessage(
+            "the message is not valid protobuf of the method's request type"
+        ) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error of a task group's errors; the others fell with it."""
+    if isinstance(error, BaseExceptionGroup):
+        return _first(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
+    return error
+
+
+async def _no_method(_request: Any, _context: Context) -> Any:
+    raise MethodNotFound("there is no such method here; list the services by reflection")
+
+
+def _cancelled_code(context: Context) -> grpc.StatusCode:
+    # gRPC cancels a handler at the deadline just as when the client goes away.
+    expired = context.time_remaining() == 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+
+
+def _trace(error: BaseException) -> str:
+    """Where an error came from, by frames and classes: its text may quote a prompt."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    cause = error.__cause__ or error.__context__
+    before = f"{_trace(cause)}which led to\n" if cause is not None else ""
+    return f"{before}{frames}{type(error).__qualname__}\n"

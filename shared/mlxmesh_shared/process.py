@@ -1,0 +1,76 @@
+"""How a service process starts and how it learns that it should stop."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.settings import SettingsError
+
+EXIT_WITH_PARENT = "MLXMESH_EXIT_WITH_PARENT"
+
+
+def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Runs a process's story; an expected error is one line on stderr and exit code 1."""
+    try:
+        asyncio.run(main())
+    except (MeshError, SettingsError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def wait_for_stop() -> None:
+    """Returns on SIGTERM or SIGINT, or at the end of stdin where MLXMESH_EXIT_WITH_PARENT is 1.
+
+    A parent that holds the other end of stdin need do nothing to end its children: its death
+    closes the pipe, however it died. Such a child leaves SIGINT to its parent, because Ctrl-C
+    reaches a whole group of processes at once, and only the parent knows in which order to stop.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    with_parent = os.environ.get(EXIT_WITH_PARENT) == "1"
+    # The handlers stay: a second signal must not cut the drain short.
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, _nothing if with_parent else stop.set)
+    if with_parent:
+        _call_at_end_of_stdin(loop, stop.set)
+    await stop.wait()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _call_at_end_of_stdin(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        # The loop may have ended before the parent did.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(callback)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when its parent dies, where it can (Linux).
+
+    Covers a process that is too busy or too frozen to see the end of its stdin. Meant for a child
+    whose parent spawns from its main thread: Linux counts the spawning thread as the parent.
+    """
+    if sys.platform != "linux":
+        return
+    set_death_signal = 1
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(set_death_signal, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

@@ -1,0 +1,191 @@
+"""Discovery on one machine: a directory with one JSON record per instance.
+
+A record is written whole and renamed into place. Its lease is its modification time, renewed by
+whoever registered it; a record whose process is dead on this host counts as gone at once.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import Any
+
+import watchfiles
+
+from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.registry.port import Instance
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+# A change is seen through the file system at once; polling sees what is not a change: an end of
+# a lease, a death, and everything where file events are not to be had.
+_POLL_S = 0.5
+
+
+class DirectoryRegistry:
+    """The embedded registry; one per process, on one event loop."""
+
+    def __init__(
+        self, path: Path, *, lease_s: float = 10.0, heartbeat_s: float | None = None
+    ) -> None:
+        self._path = path
+        self._lease_s = lease_s
+        self._heartbeat_s = heartbeat_s if heartbeat_s is not None else lease_s / 4
+        self._host = socket.gethostname()
+        self._own: dict[Path, Instance] = {}
+        self._heartbeat: asyncio.Task[None] | None = None
+
+    async def register(self, instance: Instance) -> None:
+        """Raises: InvalidArgument when service or id cannot be a file's name."""
+        record = self._record_path(instance.service, instance.instance_id)
+        self._write(record, instance)
+        self._own[record] = instance
+        if self._heartbeat is None:
+            self._sweep(record.parent)
+            self._heartbeat = asyncio.create_task(self._keep_leases(), name="registry-heartbeat")
+
+    async def deregister(self, instance: Instance) -> None:
+        record = self._record_path(instance.service, instance.instance_id)
+        self._own.pop(record, None)
+        record.unlink(missing_ok=True)
+
+    async def resolve(self, service: str) -> tuple[Instance, ...]:
+        return self._alive(self._service_path(service))
+
+    async def watch(self, service: str) -> AsyncGenerator[tuple[Instance, ...], None]:
+        folder = self._service_path(service)
+        folder.mkdir(parents=True, exist_ok=True)
+        last: tuple[Instance, ...] | None = None
+        async with contextlib.aclosing(_ticks(folder)) as ticks:
+            async for _ in ticks:
+                alive = self._alive(folder)
+                if alive != last:
+                    last = alive
+                    yield alive
+
+    async def close(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            await asyncio.gather(self._heartbeat, return_exceptions=True)
+            self._heartbeat = None
+        self._own.clear()
+
+    def _service_path(self, service: str) -> Path:
+        return self._path / _checked(service, "service")
+
+    def _record_path(self, service: str, instance_id: str) -> Path:
+        return self._service_path(service) / f"{_checked(instance_id, 'instance_id')}.json"
+
+    def _write(self, record: Path, instance: Instance) -> None:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "service": instance.service,
+            "instance_id": instance.instance_id,
+            "address": instance.address,
+            "pid": instance.pid,
+            "host": self._host,
+            "metadata": dict(instance.metadata),
+        }
+        draft = record.with_name(f".{record.stem}.{os.getpid()}.draft")
+        draft.write_text(json.dumps(content), encoding="utf-8")
+        draft.replace(record)
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            for record, instance in list(self._own.items()):
+                try:
+                    self._renew(record, instance)
+                except OSError as error:
+                    # The next turn tries again: a full disk today may have room tomorrow.
+                    _log.warning("cannot renew the lease of %s: %s", record, error)
+
+    def _renew(self, record: Path, instance: Instance) -> None:
+        try:
+            os.utime(record)
+        except FileNotFoundError:
+            self._write(record, instance)
+
+    def _alive(self, folder: Path) -> tuple[Instance, ...]:
+        found = (self._read(record) for record in _records(folder))
+        return tuple(sorted((i for i in found if i is not None), key=lambda i: i.instance_id))
+
+    def _read(self, record: Path) -> Instance | None:
+        """The instance of a record, None when it is gone, dead, expired or unreadable."""
+        try:
+            if self._expired(record):
+                return None
+            content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+            if content["host"] == self._host and not _process_alive(content["pid"]):
+                return None
+            return Instance(
+                service=content["service"],
+                instance_id=content["instance_id"],
+                address=content["address"],
+                pid=content["pid"],
+                metadata=content["metadata"],
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("passed over the unreadable record %s: %r", record, error)
+            return None
+
+    def _expired(self, record: Path, leases: int = 1) -> bool:
+        return abs(time.time() - record.stat().st_mtime) > leases * self._lease_s
+
+    def _sweep(self, folder: Path) -> None:
+        """Removes what was left behind; an owner that only slept will write its record again."""
+        for record in _records(folder):
+            with contextlib.suppress(OSError):
+                if self._expired(record, leases=10):
+                    record.unlink()
+
+
+async def _ticks(folder: Path) -> AsyncGenerator[None, None]:
+    """Now, then after each change in the folder, and every poll interval at the latest."""
+    yield
+    changes = watchfiles.awatch(  # pyright: ignore[reportUnknownMemberType]
+        folder,
+        debounce=100,
+        step=10,
+        rust_timeout=round(_POLL_S * 1000),
+        yield_on_timeout=True,
+        recursive=False,
+    )
+    try:
+        async with contextlib.aclosing(changes):
+            async for _ in changes:
+                yield
+    except OSError as error:
+        # Out of inotify instances, or a file system without events.
+        _log.warning("watching %s by polling alone: %s", folder, error)
+    while True:
+        await asyncio.sleep(_POLL_S)
+        yield
+
+
+def _records(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.glob("*.json") if not path.name.startswith("."))
+
+
+def _process_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _checked(name: str, field: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise InvalidArgument(f"{field} may hold only letters, digits, '.', '_', '-'", field=field)
+    return name

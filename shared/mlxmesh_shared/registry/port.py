@@ -1,0 +1,40 @@
+"""Where instances announce themselves and find each other."""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One process that serves: `address` is host:port, `metadata` small facts such as its state."""
+
+    service: str
+    instance_id: str
+    address: str
+    pid: int
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class Registry(Protocol):
+    """What every adapter promises; tests/contract/test_registry.py holds them to it."""
+
+    async def register(self, instance: Instance) -> None:
+        """Announces an instance, or changes it, and keeps its lease until it is deregistered."""
+        ...
+
+    async def deregister(self, instance: Instance) -> None:
+        """Withdraws an instance at once; nothing happens when it is not there."""
+        ...
+
+    async def resolve(self, service: str) -> tuple[Instance, ...]:
+        """The instances alive now, sorted by id; those whose lease ran out are left out."""
+        ...
+
+    def watch(self, service: str) -> AsyncGenerator[tuple[Instance, ...], None]:
+        """The set as it is, then the whole set again after each change, until closed."""
+        ...
+
+    async def close(self) -> None:
+        """Stops heartbeats and frees resources; what is registered stays until its lease ends."""
+        ...

@@ -1,0 +1,165 @@
+"""One gRPC server: guarded handlers, health, reflection, limits, and a drain that loses no call."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+from google.protobuf import descriptor_pool
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.interceptors import CallGuard, is_infrastructure
+from mlxmesh_shared.reflection import reflection_handlers
+from mlxmesh_shared.rules import Validator
+
+AddServicer = Callable[[Any, aio.Server], None]
+_HEALTH = "grpc.health.v1.Health"
+# Beyond this a client's deadline is as good as none.
+_NO_DEADLINE_S = 10 * 365 * 86400
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Limits of one server."""
+
+    max_message_bytes: int = 16 * 2**20
+    max_metadata_bytes: int = 16 * 1024
+    max_concurrent_rpcs: int | None = None
+    max_concurrent_streams: int = 1024
+    reflection: bool = True
+    log_successes: bool = True
+    """Whether a call that went well is an INFO record; else DEBUG, for services that are polled."""
+    keepalive_time_s: float = 5
+    keepalive_timeout_s: float = 5
+    max_connection_age_s: float | None = None
+    max_connection_idle_s: float | None = None
+
+    def channel_arguments(self) -> list[tuple[str, int]]:
+        """The options for gRPC's core."""
+        arguments = [
+            # The guard's limit is exact and answers with a reason; this one is a backstop.
+            ("grpc.max_receive_message_length", 2 * self.max_message_bytes),
+            ("grpc.max_metadata_size", self.max_metadata_bytes),
+            ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
+            ("grpc.max_concurrent_streams", self.max_concurrent_streams),
+            ("grpc.keepalive_time_ms", round(self.keepalive_time_s * 1000)),
+            ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
+            ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_s * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            # Clients ping each second; the default would answer GOAWAY too_many_pings.
+            ("grpc.http2.min_ping_interval_without_data_ms", 300),
+            ("grpc.server_handshake_timeout_ms", 2000),
+            # Else two processes share one port, and each gets half of the connections.
+            ("grpc.so_reuseport", 0),
+        ]
+        if self.max_connection_age_s is not None:
+            arguments.append(
+                ("grpc.max_connection_age_ms", round(self.max_connection_age_s * 1000))
+            )
+        if self.max_connection_idle_s is not None:
+            arguments.append(
+                ("grpc.max_connection_idle_ms", round(self.max_connection_idle_s * 1000))
+            )
+        return arguments
+
+
+class MeshServer:
+    """A server that says NOT_SERVING until it is told otherwise, and drains before it stops."""
+
+    def __init__(
+        self,
+        *,
+        listen: str = "127.0.0.1:0",
+        services: Sequence[tuple[AddServicer, Any]],
+        service_names: Sequence[str],
+        options: ServerOptions = ServerOptions(),
+        generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
+        name: str = "this service",
+    ) -> None:
+        self.address = ""
+        self._listen = listen
+        self._service_names = tuple(service_names)
+        self._guard = CallGuard(
+            service=name,
+            validator=_validator(service_names),
+            max_message_bytes=options.max_message_bytes,
+            max_concurrent_rpcs=options.max_concurrent_rpcs,
+            log_successes=options.log_successes,
+        )
+        self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for add_servicer, servicer in services:
+            add_servicer(servicer, self._server)
+        if options.reflection:
+            generic_handlers = (
+                *generic_handlers,
+                *reflection_handlers((*service_names, _HEALTH)),
+            )
+        self._server.add_generic_rpc_handlers(generic_handlers)
+
+    async def start(self) -> str:
+        """Listens, still NOT_SERVING, and returns the bound host:port.
+
+        Raises: IllegalState when the address cannot be listened on.
+        """
+        await self.set_not_serving()
+        host, _, _ = self._listen.rpartition(":")
+        try:
+            port = self._server.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise IllegalState(
+                f"cannot listen on {self._listen}; stop what uses it or choose another address"
+            ) from error
+        await self._server.start()
+        self.address = f"{host}:{port}"
+        return self.address
+
+    async def set_serving(self) -> None:
+        """Tells health checks that calls are welcome."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def set_not_serving(self) -> None:
+        """Tells health checks that calls should go elsewhere."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def set_health(self, service: str, *, serving: bool) -> None:
+        """Tells health checks of one service, or of the whole process for the empty name."""
+        statuses = health_pb2.HealthCheckResponse
+        await self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
+
+    async def drain(self, grace_s: float, settle_s: float = 0.2) -> None:
+        """Stops without losing a call; whatever still runs after grace_s ends as DRAINING.
+
+        Settling gives resolvers and balancers the time to look elsewhere before the port closes.
+        """
+        await self.set_not_serving()
+        await asyncio.sleep(settle_s)
+        self._guard.end_calls(_never_ends)
+        stopping = asyncio.create_task(self._server.stop(grace_s + 1))
+        await asyncio.wait({stopping}, timeout=grace_s)
+        self._guard.end_calls(lambda _: True)
+        await stopping
+
+    async def _set_health(self, status: Any) -> None:
+        for service in ("", *self._service_names):
+            await self._health.set(service, status)
+
+
+def remaining_s(context: aio.ServicerContext[Any, Any]) -> float | None:
+    """The time left until the caller's deadline, None when it set none."""
+    left_s = cast("float | None", context.time_remaining())
+    return left_s if left_s is not None and left_s < _NO_DEADLINE_S else None
+
+
+def _never_ends(method: str) -> bool:
+    # A watch goes on until someone ends it, so waiting for it would take the whole grace.
+    return is_infrastructure(method) or method.rpartition("/")[2].startswith("Watch")
+
+
+def _validator(service_names: Sequence[str]) -> Validator:
+    pool = descriptor_pool.Default()
+    return Validator.for_services(*(pool.FindServiceByName(name) for name in service_names))

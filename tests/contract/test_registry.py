@@ -1,0 +1,265 @@
+"""What every registry adapter must do: one suite, each adapter."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.registry import open_registry
+from mlxmesh_shared.registry.directory import DirectoryRegistry
+from mlxmesh_shared.registry.port import Instance, Registry
+from mlxmesh_shared.settings import MeshSettings
+from tests.fakes.registry import InMemoryRegistry
+
+LEASE_S = 1.5
+
+
+def instance(instance_id: str = "engine-1", service: str = "engine", **metadata: str) -> Instance:
+    return Instance(service, instance_id, "127.0.0.1:5000", os.getpid(), metadata)
+
+
+@pytest.fixture(params=["directory", "memory"])
+async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Registry]:
+    registry: Registry = (
+        DirectoryRegistry(tmp_path / "registry", lease_s=LEASE_S)
+        if request.param == "directory"
+        else InMemoryRegistry()
+    )
+    yield registry
+    await registry.close()
+
+
+async def next_set(watching: AsyncGenerator[tuple[Instance, ...], None]) -> list[str]:
+    async with asyncio.timeout(10):
+        return [found.instance_id for found in await anext(watching)]
+
+
+async def test_nobody_is_there_at_first(registry: Registry) -> None:
+    assert await registry.resolve("engine") == ()
+
+
+async def test_registered_is_found_whole(registry: Registry) -> None:
+    await registry.register(instance(model="pocket", state="ready"))
+
+    assert await registry.resolve("engine") == (instance(model="pocket", state="ready"),)
+
+
+async def test_services_are_kept_apart(registry: Registry) -> None:
+    await registry.register(instance("a", "engine"))
+    await registry.register(instance("a", "model"))
+
+    assert await registry.resolve("model") == (instance("a", "model"),)
+
+
+async def test_registering_again_changes(registry: Registry) -> None:
+    await registry.register(instance(state="starting"))
+    await registry.register(instance(state="ready"))
+
+    assert await registry.resolve("engine") == (instance(state="ready"),)
+
+
+async def test_deregistered_is_gone_at_once(registry: Registry) -> None:
+    await registry.register(instance("a"))
+    await registry.register(instance("b"))
+    await registry.deregister(instance("a"))
+
+    assert await registry.resolve("engine") == (instance("b"),)
+
+
+async def test_deregistering_a_stranger_is_nothing(registry: Registry) -> None:
+    await registry.deregister(instance())
+
+    assert await registry.resolve("engine") == ()
+
+
+async def test_many_come_sorted(registry: Registry) -> None:
+    ids = [f"engine-{number:03d}" for number in range(100)]
+    await asyncio.gather(*(registry.register(instance(i)) for i in reversed(ids)))
+
+    assert [found.instance_id for found in await registry.resolve("engine")] == ids
+
+
+async def test_watch_tells_the_set_and_then_each_change(registry: Registry) -> None:
+    await registry.register(instance("a"))
+    async with aclosing(registry.watch("engine")) as watching:
+        assert await next_set(watching) == ["a"]
+        await registry.register(instance("b"))
+        assert await next_set(watching) == ["a", "b"]
+        await registry.register(instance("b", state="ready"))
+        assert await next_set(watching) == ["a", "b"]
+        await registry.deregister(instance("a"))
+        assert await next_set(watching) == ["b"]
+        await registry.deregister(instance("b"))
+        assert await next_set(watching) == []
+
+
+async def test_watch_begins_with_nobody(registry: Registry) -> None:
+    async with aclosing(registry.watch("engine")) as watching:
+        assert await next_set(watching) == []
+        await registry.register(instance("a"))
+        assert await next_set(watching) == ["a"]
+
+
+async def test_watchers_do_not_disturb_each_other(registry: Registry) -> None:
+    watches = [registry.watch("engine") for _ in range(5)]
+    assert [await next_set(w) for w in watches] == [[]] * 5
+
+    await registry.register(instance("a"))
+
+    assert [await next_set(w) for w in watches] == [["a"]] * 5
+    for watching in watches:
+        await watching.aclose()
+
+
+async def test_a_lease_is_kept(registry: Registry) -> None:
+    await registry.register(instance())
+    await asyncio.sleep(1.5 * LEASE_S)
+
+    assert await registry.resolve("engine") == (instance(),)
+
+
+# What follows is how one machine's directory can go wrong.
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "registry"
+
+
+@pytest.fixture
+async def directory(path: Path) -> AsyncIterator[DirectoryRegistry]:
+    registry = DirectoryRegistry(path, lease_s=LEASE_S)
+    yield registry
+    await registry.close()
+
+
+async def dead_pid() -> int:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "pass")
+    await process.wait()
+    return process.pid
+
+
+async def test_two_processes_see_each_other(directory: DirectoryRegistry, path: Path) -> None:
+    program = (
+        "import asyncio, os, sys, pathlib\n"
+        "from mlxmesh_shared.registry.directory import DirectoryRegistry\n"
+        "from mlxmesh_shared.registry.port import Instance\n"
+        "registry = DirectoryRegistry(pathlib.Path(sys.argv[1]))\n"
+        "mine = Instance('engine', 'child', '127.0.0.1:1', os.getpid())\n"
+        "asyncio.run(registry.register(mine))\n"
+        "sys.stdin.read()\n"
+    )
+    async with aclosing(directory.watch("engine")) as watching:
+        assert await next_set(watching) == []
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, str(path), stdin=asyncio.subprocess.PIPE
+        )
+        try:
+            assert await next_set(watching) == ["child"]
+        finally:
+            child.kill()
+            await child.wait()
+        # Nobody withdrew it, and its lease is ten seconds: the death alone must do.
+        assert await next_set(watching) == []
+
+
+async def test_a_dead_process_is_gone_at_once(directory: DirectoryRegistry) -> None:
+    dead = Instance("engine", "dead", "127.0.0.1:1", await dead_pid())
+    await directory.register(dead)
+
+    assert await directory.resolve("engine") == ()
+
+
+async def test_a_lease_that_nobody_keeps_ends(path: Path) -> None:
+    owner = DirectoryRegistry(path, lease_s=LEASE_S)
+    await owner.register(instance())
+    reader = DirectoryRegistry(path, lease_s=LEASE_S)
+    async with aclosing(reader.watch("engine")) as watching:
+        assert await next_set(watching) == ["engine-1"]
+        await owner.close()
+        assert await reader.resolve("engine") == (instance(),)
+        assert await next_set(watching) == []
+
+
+async def test_a_record_from_the_future_is_not_believed(
+    directory: DirectoryRegistry, path: Path
+) -> None:
+    await directory.register(instance())
+    future = time.time() + 3600
+    os.utime(path / "engine" / "engine-1.json", (future, future))
+
+    assert await directory.resolve("engine") == ()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", '{"service": "engi', "[]", "{}", "null", '"x"', "\x00", json.dumps({"host": 1})],
+)
+async def test_a_torn_record_is_passed_over(
+    directory: DirectoryRegistry, path: Path, content: str
+) -> None:
+    await directory.register(instance("good"))
+    (path / "engine" / "torn.json").write_text(content)
+    (path / "engine" / "bytes.json").write_bytes(b"\xff\xfe")
+    (path / "engine" / ".x.1.draft").write_text("{")
+
+    assert await directory.resolve("engine") == (instance("good"),)
+
+
+async def test_a_record_that_was_removed_comes_back(
+    directory: DirectoryRegistry, path: Path
+) -> None:
+    await directory.register(instance())
+    (path / "engine" / "engine-1.json").unlink()
+    async with aclosing(directory.watch("engine")) as watching:
+        while await next_set(watching) != ["engine-1"]:
+            pass
+
+
+async def test_a_deregistered_record_does_not_come_back(directory: DirectoryRegistry) -> None:
+    await directory.register(instance())
+    await directory.deregister(instance())
+    await asyncio.sleep(LEASE_S)
+
+    assert await directory.resolve("engine") == ()
+
+
+async def test_old_remains_are_swept(directory: DirectoryRegistry, path: Path) -> None:
+    await directory.register(Instance("engine", "old", "127.0.0.1:1", await dead_pid()))
+    await directory.close()
+    past = time.time() - 3600
+    os.utime(path / "engine" / "old.json", (past, past))
+
+    await directory.register(instance("new"))
+
+    assert [record.name for record in (path / "engine").iterdir()] == ["new.json"]
+
+
+async def test_close_leaves_records(directory: DirectoryRegistry, path: Path) -> None:
+    await directory.register(instance())
+    await directory.close()
+
+    assert await DirectoryRegistry(path).resolve("engine") == (instance(),)
+
+
+@pytest.mark.parametrize("name", ["../escape", "", "a/b", ".hidden", "a\x00", "a" * 300])
+async def test_names_cannot_leave_the_directory(directory: DirectoryRegistry, name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        await directory.register(instance(name))
+    with pytest.raises(InvalidArgument):
+        await directory.resolve(name)
+
+
+async def test_the_settings_choose_the_adapter(tmp_path: Path) -> None:
+    registry = open_registry(MeshSettings(data_dir=tmp_path))
+    await registry.register(instance())
+    await registry.close()
+
+    assert (tmp_path / "registry" / "engine" / "engine-1.json").is_file()
