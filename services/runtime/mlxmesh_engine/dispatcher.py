@@ -1,0 +1,118 @@
+"""Between the Execute streams and the MLX thread: admission in, news out."""
+
+import asyncio
+import itertools
+import time
+from typing import Protocol
+
+from mlxmesh_engine.admission import Admission
+from mlxmesh_engine.outbox import Outbox
+from mlxmesh_engine.request import Load, Sequence, SequenceKey, Update
+from mlxmesh_engine.step_loop import News
+from mlxmesh_shared.errors import InvalidArgument, MeshError
+
+
+class Worker(Protocol):
+    """What the dispatcher needs of the MLX thread."""
+
+    def submit(self, request: Sequence) -> None: ...
+    def cancel(self, key: SequenceKey) -> None: ...
+    def drop_stream(self, stream_id: int) -> None: ...
+
+
+class Stream:
+    """One Execute stream: its outbox and the numbers of its living sequences."""
+
+    def __init__(self, stream_id: int) -> None:
+        self.stream_id = stream_id
+        self.outbox = Outbox()
+        self.living: set[int] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def begin(self, sequence_id: int) -> None:
+        self.living.add(sequence_id)
+        self._quiet.clear()
+
+    def end(self, sequence_id: int) -> None:
+        self.living.discard(sequence_id)
+        if not self.living:
+            self._quiet.set()
+
+    async def none_living(self) -> None:
+        await self._quiet.wait()
+
+
+class Dispatcher:
+    """Used on the event loop only."""
+
+    def __init__(self, worker: Worker, admission: Admission) -> None:
+        self._worker = worker
+        self._admission = admission
+        self._streams: dict[int, Stream] = {}
+        self._stream_ids = itertools.count(1)
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def open_stream(self) -> Stream:
+        stream = Stream(next(self._stream_ids))
+        self._streams[stream.stream_id] = stream
+        if self._admission.draining and not self._admission.held:
+            stream.outbox.close()
+        return stream
+
+    def close_stream(self, stream: Stream) -> None:
+        """Drops its sequences within one step."""
+        del self._streams[stream.stream_id]
+        if stream.living:
+            self._worker.drop_stream(stream.stream_id)
+        for sequence_id in list(stream.living):
+            self._release(stream, sequence_id)
+
+    def submit(self, stream: Stream, request: Sequence) -> None:
+        """Raises: InvalidArgument, QueueFull, EngineDraining; then nothing was taken."""
+        sequence_id = request.key[1]
+        if sequence_id in stream.living:
+            raise InvalidArgument(
+                f"sequence_id {sequence_id} is in use on this stream; count on", field="sequence_id"
+            )
+        self._admission.take()
+        self._empty.clear()
+        stream.begin(sequence_id)
+        self._worker.submit(request)
+
+    def refuse(self, stream: Stream, sequence_id: int, error: MeshError) -> None:
+        """Answers a command that was not taken."""
+        stream.outbox.put_apart(Update(sequence_id, error=error))
+
+    def cancel(self, stream: Stream, sequence_id: int) -> None:
+        if sequence_id in stream.living:
+            self._worker.cancel((stream.stream_id, sequence_id))
+
+    def deliver(self, news: News, load: Load) -> None:
+        """Takes one turn's news from the MLX thread."""
+        for stream_id, updates in news.items():
+            stream = self._streams.get(stream_id)
+            if stream is None:
+                continue
+            stream.outbox.put(updates, load)
+            for update in updates:
+                if update.last:
+                    self._release(stream, update.sequence_id)
+
+    async def drain(self, grace_s: float) -> None:
+        """Takes nothing new, lets what runs finish for at most grace_s, then ends the streams."""
+        self._admission.set_draining()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        for stream in self._streams.values():
+            stream.outbox.close()
+
+    def _release(self, stream: Stream, sequence_id: int) -> None:
+        stream.end(sequence_id)
+        self._admission.release(time.monotonic())
+        if not self._admission.held:
+            self._empty.set()

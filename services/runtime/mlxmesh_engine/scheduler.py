@@ -1,0 +1,141 @@
+"""Who runs next: pure decisions, no clock of its own, no MLX."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlxmesh_engine.request import Sequence, SequenceKey, Timings
+
+
+class Active:
+    """One sequence in the engine and how far it has come; owned by the MLX thread."""
+
+    def __init__(self, request: Sequence) -> None:
+        self.request = request
+        self.tokens = request.prompt + request.generated
+        self.prefilled = 0
+        self.launched = len(request.generated)
+        """Tokens whose computation was started, which is the position of the next draw."""
+        self.collected = len(request.generated)
+        self.ended = False
+        self._admitted_s = self._first_token_s = self._last_token_s = request.submitted_s
+
+    @property
+    def key(self) -> SequenceKey:
+        return self.request.key
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Tokens to read before decoding; the last one is the first decode step's input."""
+        return len(self.tokens) - 1
+
+    def admit(self, now_s: float) -> None:
+        self._admitted_s = now_s
+
+    def collect(self, now_s: float) -> None:
+        if self.collected == len(self.request.generated):
+            self._first_token_s = now_s
+        self.collected += 1
+        self._last_token_s = now_s
+
+    def timings(self) -> Timings:
+        return Timings(
+            queue_ms=(self._admitted_s - self.request.submitted_s) * 1e3,
+            prefill_ms=(self._first_token_s - self._admitted_s) * 1e3,
+            decode_ms=(self._last_token_s - self._first_token_s) * 1e3,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillSlice:
+    """The next `count` tokens of one prompt."""
+
+    active: Active
+    start: int
+    count: int
+
+    @property
+    def whole_prompt(self) -> bool:
+        return self.start == 0 and self.count == self.active.prefill_tokens
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return self.active.tokens[self.start : self.start + self.count]
+
+
+class Scheduler:
+    """Moves sequences from waiting over prefilling to running."""
+
+    def __init__(self, *, max_running: int, prefill_tokens_per_step: int) -> None:
+        self._max_running = max_running
+        self._budget_tokens = prefill_tokens_per_step
+        self._waiting: deque[Active] = deque()
+        self._prefilling: list[Active] = []
+        self._running: list[Active] = []
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Sequences that have a place, being prefilled or decoded."""
+        return len(self._prefilling) + len(self._running)
+
+    def __iter__(self) -> Iterator[Active]:
+        yield from self._running
+        yield from self._prefilling
+        yield from self._waiting
+
+    def add(self, active: Active) -> None:
+        self._waiting.append(active)
+
+    def remove(self, active: Active) -> None:
+        for group in (self._running, self._prefilling, self._waiting):
+            if active in group:
+                group.remove(active)
+
+    def admit(self, now_s: float) -> None:
+        """Gives free places to the longest waiting."""
+        while self._waiting and self.running < self._max_running:
+            active = self._waiting.popleft()
+            active.admit(now_s)
+            self._prefilling.append(active)
+
+    def plan_prefill(self) -> list[PrefillSlice]:
+        """Shares one step's token budget: half to the oldest prompt, the rest to the shortest.
+
+        So a short prompt never waits for long ones, and no prompt waits for ever.
+        """
+        if not self._prefilling:
+            return []
+        oldest, *others = self._prefilling
+        counts = {oldest.key: self._share(oldest, max(1, self._budget_tokens // 2))}
+        left = self._budget_tokens - counts[oldest.key]
+        for active in sorted(others, key=_remaining):
+            counts[active.key] = self._share(active, left)
+            left -= counts[active.key]
+        counts[oldest.key] += min(left, _remaining(oldest) - counts[oldest.key])
+        return [
+            PrefillSlice(active, active.prefilled, counts[active.key])
+            for active in self._prefilling
+            if counts[active.key] > 0 or _remaining(active) == 0
+        ]
+
+    def advance(self, done: PrefillSlice) -> bool:
+        """Notes that a slice was read; True when its sequence is ready to decode."""
+        active = done.active
+        active.prefilled += done.count
+        if _remaining(active) > 0:
+            return False
+        self._prefilling.remove(active)
+        self._running.append(active)
+        return True
+
+    @staticmethod
+    def _share(active: Active, tokens: int) -> int:
+        return min(tokens, _remaining(active))
+
+
+def _remaining(active: Active) -> int:
+    return active.prefill_tokens - active.prefilled

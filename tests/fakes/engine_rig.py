@@ -1,0 +1,88 @@
+"""The engine's step loop on a real model, turned by hand."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxmesh_engine.blas import Blas
+from mlxmesh_engine.kv_cache import BatchCache
+from mlxmesh_engine.loader import LoadedModel, load
+from mlxmesh_engine.request import Sequence, Update
+from mlxmesh_engine.scheduler import Scheduler
+from mlxmesh_engine.step_loop import News, StepLoop
+from tests.fakes.tiny_model import BLAS, mx
+
+STREAM = 1
+
+
+def load_model(
+    path: Path,
+    *,
+    dtype: str = "auto",
+    context_tokens: int = 0,
+    blas: Blas = BLAS,
+    available_bytes: int = 2**34,
+) -> LoadedModel:
+    return load(
+        path,
+        blas=blas,
+        dtype=dtype,
+        context_tokens=context_tokens,
+        available_bytes=lambda: available_bytes,
+    )
+
+
+class Rig:
+    """One step loop and all the news that it has told, by sequence id."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        max_running: int = 64,
+        prefill_tokens_per_step: int = 512,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.scheduler = Scheduler(
+            max_running=max_running, prefill_tokens_per_step=prefill_tokens_per_step
+        )
+        self.loop = StepLoop(loaded, self.scheduler, clock=clock)
+        self.updates: dict[int, list[Update]] = {}
+
+    def submit(self, *requests: Sequence) -> "Rig":
+        for request in requests:
+            self.loop.submit(request)
+        return self
+
+    def turn(self, times: int = 1) -> News:
+        news: News = {}
+        for _ in range(times):
+            news = self.loop.turn()
+            for update in itertools.chain.from_iterable(news.values()):
+                self.updates.setdefault(update.sequence_id, []).append(update)
+        return news
+
+    def run(self) -> "Rig":
+        """Turns until everything ended."""
+        for _ in range(20_000):
+            if self.loop.idle:
+                return self
+            self.turn()
+        raise AssertionError("the loop did not come to an end")
+
+    def tokens(self, sequence_id: int) -> list[int]:
+        found = (update.token_ids for update in self.updates[sequence_id])
+        return list(itertools.chain.from_iterable(found))
+
+    def last(self, sequence_id: int) -> Update:
+        return self.updates[sequence_id][-1]
+
+
+def scores_after(loaded: LoadedModel, tokens: Iterable[int]) -> NDArray[np.float64]:
+    """The model's scores (length, vocab) after each of the tokens, in one pass without the loop."""
+    cache = BatchCache.empty(loaded.model, 1)
+    logits = loaded.model(mx.array([list(tokens)], mx.uint32), cache=cache.layers)
+    return np.array(logits[0].astype(mx.float32)).astype(np.float64)

@@ -1,0 +1,135 @@
+"""The MLX thread: loading, delivering, and dying loudly."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlxmesh_engine.loader import LoadedModel
+from mlxmesh_engine.mlx_thread import MlxThread
+from mlxmesh_engine.request import FinishReason, Load, Sequence
+from mlxmesh_engine.step_loop import News
+from mlxmesh_shared.errors import EngineFailed, InvalidArgument
+from tests.fakes.engine_rig import load_model
+
+
+class Listener:
+    """Takes what is delivered."""
+
+    def __init__(self) -> None:
+        self.news: asyncio.Queue[tuple[News, Load]] = asyncio.Queue()
+
+    def deliver(self, news: News, load: Load) -> None:
+        self.news.put_nowait((news, load))
+
+    async def until_last(self, sequence_id: int) -> tuple[list[int], Any]:
+        tokens: list[int] = []
+        while True:
+            news, _ = await asyncio.wait_for(self.news.get(), 30)
+            for updates in news.values():
+                for update in updates:
+                    if update.sequence_id != sequence_id:
+                        continue
+                    tokens += update.token_ids
+                    if update.last:
+                        return tokens, update
+
+
+class BreaksAt:
+    """A model that raises when it is given so many tokens at once, as MLX would."""
+
+    def __init__(self, model: Any, length: int) -> None:
+        self._model = model
+        self._length = length
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, inputs: mx.array, *, cache: list[Any]) -> mx.array:
+        if inputs.shape[1] == self._length:
+            raise RuntimeError("[malloc] Unable to allocate")
+        return self._model(inputs, cache=cache)
+
+
+@pytest.fixture
+async def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+async def thread(tiny_model: Path, listener: Listener) -> AsyncIterator[MlxThread]:
+    subject = MlxThread(lambda: load_model(tiny_model))
+    await subject.start(listener.deliver)
+    yield subject
+    await subject.stop()
+
+
+def broken(tiny_model: Path, length: int) -> MlxThread:
+    def load() -> LoadedModel:
+        loaded = load_model(tiny_model)
+        return replace(loaded, model=BreaksAt(loaded.model, length))
+
+    return MlxThread(load)
+
+
+async def test_a_sequence_runs_to_its_end(thread: MlxThread, listener: Listener) -> None:
+    thread.submit(Sequence((1, 7), (4, 5, 6), 9))
+    tokens, last = await listener.until_last(7)
+    assert len(tokens) == 9
+    assert last.finish_reason is FinishReason.LENGTH
+    assert thread.turns > 9
+    assert thread.load.tokens_per_second > 0
+
+
+async def test_many_at_once_from_two_streams(thread: MlxThread, listener: Listener) -> None:
+    for number in range(1, 21):
+        thread.submit(Sequence((number % 2, number), (4, 5, number), 5))
+    thread.cancel((1, 1))
+    ends = 0
+    while ends < 20:
+        news, load = await asyncio.wait_for(listener.news.get(), 30)
+        ends += sum(update.last for updates in news.values() for update in updates)
+        assert load.running <= 20
+    assert thread.load.running == 0
+
+
+async def test_the_loop_turns_while_idle(thread: MlxThread) -> None:
+    await asyncio.sleep(0.6)
+    assert thread.age_s < 5
+    before = thread.turns
+    await asyncio.sleep(0.6)
+    assert thread.turns > before
+
+
+async def test_a_model_that_cannot_be_loaded_is_told_to_who_starts(tmp_path: Path) -> None:
+    subject = MlxThread(lambda: load_model(tmp_path))
+    with pytest.raises(InvalidArgument):
+        await subject.start(Listener().deliver)
+
+
+async def test_a_prompt_that_breaks_mlx_fails_alone(tiny_model: Path, listener: Listener) -> None:
+    subject = broken(tiny_model, 12)
+    await subject.start(listener.deliver)
+    subject.submit(Sequence((1, 1), (5, 6, 7), 30))
+    subject.submit(Sequence((1, 2), tuple(range(3, 16)), 5))
+    _, last = await listener.until_last(2)
+    assert isinstance(last.error, EngineFailed)
+    tokens, last = await listener.until_last(1)
+    assert last.finish_reason is FinishReason.LENGTH
+    assert tokens
+    await subject.stop()
+
+
+async def test_a_broken_decode_step_kills_the_thread_and_says_so(
+    tiny_model: Path, listener: Listener
+) -> None:
+    subject = broken(tiny_model, 1)
+    await subject.start(listener.deliver)
+    subject.submit(Sequence((1, 1), (5, 6, 7), 30))
+    with pytest.raises(RuntimeError, match="malloc"):
+        await asyncio.wait_for(subject.dead, 30)
+    await subject.stop()

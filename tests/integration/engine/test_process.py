@@ -1,0 +1,128 @@
+"""The engine as the process that a runtime spawns."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
+from mlxmesh_engine.blas import prepare_blas
+from mlxmesh_shared.channels import open_channel
+
+START_TIMEOUT_S = 60
+
+
+class Process:
+    """A spawned engine; what it said on stdout."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.news: list[dict[str, Any]] = []
+
+    async def address(self) -> str:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while line := await self.process.stdout.readline():
+                self.news.append(json.loads(line))
+                if "address" in self.news[-1]:
+                    return self.news[-1]["address"]
+        raise AssertionError(f"it ended: {await self.errors()}")
+
+    async def ended(self) -> int:
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+    async def errors(self) -> str:
+        assert self.process.stderr is not None
+        return (await asyncio.wait_for(self.process.stderr.read(), 30)).decode()
+
+
+@contextlib.asynccontextmanager
+async def engine(*arguments: str, **environment: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "mlxmesh_engine",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"MLXMESH_EXIT_WITH_PARENT": "1"} | environment,
+    )
+    try:
+        yield Process(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def submit(max_tokens: int) -> engine_pb2.ExecuteRequest:
+    return engine_pb2.ExecuteRequest(
+        submit=engine_pb2.Submit(
+            sequence_id=1, prompt_token_ids=[5, 6, 7], max_tokens=max_tokens, ignore_eos=True
+        )
+    )
+
+
+async def test_it_loads_serves_and_ends_with_its_parent(tiny_model: Path) -> None:
+    async with engine("--model-dir", str(tiny_model), "--engine-id", "engine-7") as spawned:
+        address = await spawned.address()
+        assert spawned.news[0] == {"phase": "loading"}
+        channel = open_channel(address)
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "mlxmesh.engine.v1.EngineService"):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        stub = engine_pb2_grpc.EngineServiceStub(channel)
+        info = await stub.GetEngineInfo(engine_pb2.GetEngineInfoRequest())
+        assert (info.engine_id, info.blas) == ("engine-7", prepare_blas())
+        call = stub.Execute()
+        await call.write(submit(12))
+        await call.done_writing()
+        tokens = [
+            token
+            async for response in call
+            for output in response.outputs
+            for token in output.token_ids
+        ]
+        assert len(tokens) == 12
+        await channel.close()
+        assert spawned.process.stdin is not None
+        spawned.process.stdin.close()
+        assert await spawned.ended() == 0
+
+
+async def test_sigterm_lets_what_runs_finish(tiny_model: Path) -> None:
+    async with engine("--model-dir", str(tiny_model)) as spawned:
+        channel = open_channel(await spawned.address())
+        call = engine_pb2_grpc.EngineServiceStub(channel).Execute()
+        await call.write(submit(500))
+        await call.read()
+        spawned.process.send_signal(signal.SIGTERM)
+        tokens = 0
+        while tokens < 500:
+            response: Any = await asyncio.wait_for(call.read(), 30)
+            tokens += sum(len(output.token_ids) for output in response.outputs)
+        assert await spawned.ended() == 0
+        await channel.close()
+
+
+async def test_a_start_that_cannot_work_is_one_line_and_code_1(tmp_path: Path) -> None:
+    async with engine("--model-dir", str(tmp_path)) as spawned:
+        assert await spawned.ended() == 1
+        errors = (await spawned.errors()).splitlines()
+        assert len(errors) == 1
+        assert "has no config.json" in errors[0]
+
+
+async def test_without_a_model_it_says_how_to_name_one() -> None:
+    async with engine() as spawned:
+        assert await spawned.ended() == 1
+        assert "--model-dir" in await spawned.errors()

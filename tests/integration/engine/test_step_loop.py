@@ -1,0 +1,294 @@
+"""The step loop on a real model, token for token."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxmesh_engine.loader import LoadedModel
+from mlxmesh_engine.request import FinishReason, Sampling, Sequence
+from mlxmesh_shared.errors import DeadlineExceeded
+from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
+from tests.fakes.reference_sampling import contest
+from tests.fakes.tiny_model import VOCAB_SIZE, write_model
+
+# Two scores nearer than this may change places by rounding alone.
+_ROUNDING = 1e-4
+GREEDY = Sampling()
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_model(write_model(tmp_path_factory.mktemp("plain")))
+
+
+@pytest.fixture(scope="module")
+def sliding(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """A model whose first layer sees only the last 24 tokens."""
+    folder = tmp_path_factory.mktemp("sliding")
+    types = ["sliding_attention", "full_attention"]
+    return load_model(write_model(folder, layer_types=types, sliding_window=24))
+
+
+def request(
+    number: int,
+    *,
+    prompt_tokens: int = 20,
+    max_tokens: int = 24,
+    sampling: Sampling = GREEDY,
+    generated: tuple[int, ...] = (),
+    ends: frozenset[int] = frozenset(),
+    deadline_s: float | None = None,
+) -> Sequence:
+    draw = np.random.default_rng(number).integers(3, VOCAB_SIZE, prompt_tokens)
+    return Sequence(
+        (STREAM, number),
+        tuple(int(token) for token in draw),
+        max_tokens,
+        generated,
+        sampling,
+        ends,
+        deadline_s=deadline_s,
+    )
+
+
+def mixed(count: int) -> list[Sequence]:
+    """Requests of different lengths with as many different sampling settings."""
+    rng = np.random.default_rng(11)
+    return [
+        request(
+            number,
+            prompt_tokens=int(rng.integers(1, 90)),
+            max_tokens=int(rng.integers(8, 40)),
+            sampling=Sampling(
+                temperature=0.0 if number % 5 == 0 else float(rng.uniform(0.2, 2)),
+                top_p=float(rng.uniform(0.3, 1)) if number % 2 else 1.0,
+                top_k=int(rng.integers(1, 400)) if number % 3 == 0 else 0,
+                min_p=float(rng.uniform(0, 0.2)) if number % 4 == 1 else 0.0,
+                repetition_penalty=float(rng.uniform(1, 1.6)) if number % 4 == 2 else 1.0,
+                presence_penalty=float(rng.uniform(-1, 2)) if number % 3 == 1 else 0.0,
+                frequency_penalty=float(rng.uniform(-1, 2)) if number % 6 == 1 else 0.0,
+                seed=number * 2**33,
+                logit_bias={int(rng.integers(0, VOCAB_SIZE)): 3.0} if number % 7 == 0 else {},
+            ),
+        )
+        for number in range(1, count + 1)
+    ]
+
+
+def assert_chosen_as_agreed(loaded: LoadedModel, asked: Sequence, tokens: list[int]) -> None:
+    """Each token is the contract's choice, given those before it."""
+    everything = [*asked.prompt, *asked.generated, *tokens]
+    scores = scores_after(loaded, everything[:-1])
+    for index, token in enumerate(tokens):
+        output = [*asked.generated, *tokens[:index]]
+        before = len(asked.prompt) + len(output) - 1
+        race = contest(scores[before], asked.sampling, prompt=asked.prompt, output=output)
+        assert race.max() - race[token] < _ROUNDING, f"token {index} of {asked.key}"
+
+
+def assert_equal_but_for_rounding(
+    loaded: LoadedModel, asked: Sequence, one: list[int], other: list[int]
+) -> None:
+    """Equal, or different only from a place on where the two best were within rounding."""
+    if one == other:
+        return
+    index = next(i for i, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
+    scores = scores_after(loaded, [*asked.prompt, *asked.generated, *one[:index]])[-1]
+    output = [*asked.generated, *one[:index]]
+    race = contest(scores, asked.sampling, prompt=asked.prompt, output=output)
+    assert abs(race[one[index]] - race[other[index]]) < _ROUNDING, f"token {index} of {asked.key}"
+
+
+def test_32_settings_in_one_batch_equal_each_alone(loaded: LoadedModel) -> None:
+    requests = mixed(32)
+    together = Rig(loaded).submit(*requests).run()
+    for asked in requests:
+        alone = Rig(loaded).submit(asked).run()
+        tokens = together.tokens(asked.key[1])
+        assert len(tokens) == asked.max_tokens
+        assert_chosen_as_agreed(loaded, asked, tokens)
+        assert_equal_but_for_rounding(loaded, asked, tokens, alone.tokens(asked.key[1]))
+
+
+def test_late_arrivals_and_early_leavers_change_nothing(loaded: LoadedModel) -> None:
+    requests = mixed(20)
+    rig = Rig(loaded, max_running=6, prefill_tokens_per_step=16)
+    for asked in requests:
+        rig.submit(asked)
+        rig.turn(2)
+    rig.loop.cancel(requests[3].key)
+    rig.run()
+    for asked in requests[:3] + requests[4:]:
+        assert_chosen_as_agreed(loaded, asked, rig.tokens(asked.key[1]))
+
+
+def test_a_sequence_goes_on_from_its_middle_as_it_would_have(loaded: LoadedModel) -> None:
+    requests = mixed(24)
+    whole = Rig(loaded).submit(*requests).run()
+    resumed = Rig(loaded)
+    for asked in requests:
+        half = asked.max_tokens // 2
+        head = tuple(whole.tokens(asked.key[1])[:half])
+        resumed.submit(
+            Sequence(asked.key, asked.prompt, asked.max_tokens, head, sampling=asked.sampling)
+        )
+    resumed.run()
+    for asked in requests:
+        number, half = asked.key[1], asked.max_tokens // 2
+        rest = resumed.tokens(number)
+        assert len(rest) == asked.max_tokens - half
+        assert_equal_but_for_rounding(
+            loaded, asked, whole.tokens(number), [*whole.tokens(number)[:half], *rest]
+        )
+
+
+@pytest.mark.parametrize("budget", [1, 7, 64])
+def test_a_prompt_read_in_slices_gives_the_same(loaded: LoadedModel, budget: int) -> None:
+    asked = request(5, prompt_tokens=100, max_tokens=12)
+    rig = Rig(loaded, prefill_tokens_per_step=budget).submit(asked).run()
+    assert_chosen_as_agreed(loaded, asked, rig.tokens(5))
+
+
+@pytest.mark.parametrize("budget", [10, 512])
+def test_a_sliding_window_is_kept(sliding: LoadedModel, budget: int) -> None:
+    requests = [
+        request(number, prompt_tokens=tokens, max_tokens=40)
+        for number, tokens in enumerate([1, 5, 23, 24, 25, 60, 90], start=1)
+    ]
+    rig = Rig(sliding, prefill_tokens_per_step=budget).submit(*requests).run()
+    for asked in requests:
+        assert_chosen_as_agreed(sliding, asked, rig.tokens(asked.key[1]))
+
+
+def test_running_sequences_get_a_token_each_turn_while_a_long_prompt_is_read(
+    loaded: LoadedModel,
+) -> None:
+    rig = Rig(loaded, prefill_tokens_per_step=50)
+    rig.submit(request(1, prompt_tokens=10, max_tokens=100))
+    rig.turn(3)
+    rig.submit(request(2, prompt_tokens=1501, max_tokens=5))
+    for turn in range(1, 30):
+        (updates,) = rig.turn().values()
+        assert [len(update.token_ids) for update in updates if update.sequence_id == 1] == [1]
+        read = [update.prefilled_tokens for update in updates if update.sequence_id == 2]
+        assert read[-1] == 50 * turn
+    rig.run()
+    assert len(rig.tokens(2)) == 5
+
+
+def test_news_of_one_sequence_come_in_order(loaded: LoadedModel) -> None:
+    rig = Rig(loaded, prefill_tokens_per_step=8)
+    rig.submit(request(1, prompt_tokens=20, max_tokens=3)).run()
+    first, *reading, one, two, last = rig.updates[1]
+    assert first.accepted
+    assert [update.prefilled_tokens for update in reading] == [8, 16, 20]
+    assert [len(update.token_ids) for update in (one, two, last)] == [1, 1, 1]
+    assert last.finish_reason is FinishReason.LENGTH
+    assert last.timings is not None
+
+
+def test_an_end_token_ends_the_sequence_and_is_its_last(loaded: LoadedModel) -> None:
+    free = Rig(loaded).submit(request(1)).run().tokens(1)
+    end = free[5]
+    rig = Rig(loaded).submit(request(1, ends=frozenset({end}))).run()
+    assert rig.tokens(1) == free[: free.index(end) + 1]
+    assert rig.last(1).finish_reason is FinishReason.STOP
+
+
+def test_an_end_token_as_the_very_last_is_a_stop(loaded: LoadedModel) -> None:
+    free = Rig(loaded).submit(request(1, max_tokens=1)).run().tokens(1)
+    rig = Rig(loaded).submit(request(1, max_tokens=1, ends=frozenset(free))).run()
+    assert rig.last(1).finish_reason is FinishReason.STOP
+
+
+def test_cancel_frees_the_place_within_one_turn(loaded: LoadedModel) -> None:
+    rig = Rig(loaded, max_running=1).submit(request(1), request(2, max_tokens=2))
+    rig.turn(4)
+    rig.loop.cancel((STREAM, 1))
+    before = len(rig.tokens(1))
+    rig.turn()
+    assert rig.last(1).finish_reason is FinishReason.CANCELLED
+    assert len(rig.tokens(1)) == before
+    assert rig.scheduler.waiting == 0
+    rig.run()
+    assert len(rig.tokens(2)) == 2
+    assert rig.loop.kv_bytes == 0
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+def test_a_dropped_stream_goes_silent(loaded: LoadedModel, turns: int) -> None:
+    rig = Rig(loaded, max_running=2, prefill_tokens_per_step=8)
+    rig.submit(request(1), request(2, prompt_tokens=200), request(3))
+    rig.turn(turns)
+    rig.loop.drop_stream(STREAM)
+    assert rig.loop.idle
+    told = {number: len(updates) for number, updates in rig.updates.items()}
+    rig.turn(2)
+    later = {number: len(updates) for number, updates in rig.updates.items()}
+    # What was told before the drop may still come; nobody listens any more.
+    assert all(later[number] - told.get(number, 0) <= 1 for number in later)
+    assert rig.loop.kv_bytes == 0
+
+
+def test_a_deadline_ends_waiting_reading_and_running_alike(loaded: LoadedModel) -> None:
+    now_s = [0.0]
+    rig = Rig(loaded, max_running=2, prefill_tokens_per_step=8, clock=lambda: now_s[0])
+    rig.submit(
+        request(1, prompt_tokens=3, deadline_s=5.0),
+        request(2, prompt_tokens=500, deadline_s=5.0),
+        request(3, deadline_s=5.0),
+        request(4, max_tokens=2),
+    )
+    rig.turn(6)
+    assert rig.tokens(1)
+    now_s[0] = 5.0
+    rig.turn()
+    for number in (1, 2, 3):
+        assert isinstance(rig.last(number).error, DeadlineExceeded)
+    rig.run()
+    assert rig.last(4).finish_reason is FinishReason.LENGTH
+
+
+def test_cache_bytes_are_counted_and_freed(loaded: LoadedModel) -> None:
+    rig = Rig(loaded).submit(request(1, prompt_tokens=600, max_tokens=2))
+    rig.turn()
+    assert rig.loop.kv_bytes > 0
+    rig.run()
+    assert rig.loop.kv_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1, top_k=VOCAB_SIZE),
+        Sampling(temperature=1, top_k=VOCAB_SIZE + 1),
+        Sampling(temperature=1, top_p=1e-9),
+        Sampling(temperature=1e-30),
+        Sampling(temperature=10, min_p=1),
+        Sampling(repetition_penalty=10, frequency_penalty=2, presence_penalty=2),
+        Sampling(logit_bias=dict.fromkeys(range(VOCAB_SIZE), -100.0)),
+    ],
+)
+def test_extreme_but_legal_options_are_served(loaded: LoadedModel, sampling: Sampling) -> None:
+    asked = request(1, prompt_tokens=2, sampling=sampling)
+    tokens = Rig(loaded).submit(asked).run().tokens(1)
+    assert_chosen_as_agreed(loaded, asked, tokens)
+
+
+def test_the_same_prompt_again_and_an_earlier_output_as_prompt(loaded: LoadedModel) -> None:
+    asked = request(1, max_tokens=6)
+    rig = Rig(loaded).submit(asked).run()
+    again = Sequence((STREAM, 2), asked.prompt, 6)
+    longer = Sequence((STREAM, 3), (*asked.prompt, *rig.tokens(1)), 6)
+    rig.submit(again, longer).run()
+    assert rig.tokens(2) == rig.tokens(1)
+    assert len(rig.tokens(3)) == 6
+
+
+def test_the_bundled_model_runs() -> None:
+    pocket = load_model(Path(__file__).parents[3] / "deploy" / "demo-model" / "pocket-mini")
+    requests = [request(number, max_tokens=16) for number in range(1, 9)]
+    rig = Rig(pocket).submit(*requests).run()
+    for asked in requests:
+        assert_chosen_as_agreed(pocket, asked, rig.tokens(asked.key[1]))

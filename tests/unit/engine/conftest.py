@@ -1,0 +1,5 @@
+"""Runs before any test module here imports mlx, whose products then resolve to OpenBLAS."""
+
+from mlxmesh_engine.blas import prepare_blas
+
+prepare_blas()

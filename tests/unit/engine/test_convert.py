@@ -1,0 +1,128 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxmesh.common.v1.sampling_pb2 import Sampling as SamplingMessage
+from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh_engine.convert import ModelLimits, to_load, to_response, to_sequence
+from mlxmesh_engine.request import FinishReason, Load, Sampling, Sequence, Timings, Update
+from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, QueueFull
+
+LIMITS = ModelLimits(vocab_size=100, context_tokens=50, eos_token_ids=frozenset({2, 3}))
+
+
+def submit(**fields: Any) -> engine_pb2.Submit:
+    defaults: dict[str, Any] = {"sequence_id": 7, "prompt_token_ids": [1, 5], "max_tokens": 10}
+    return engine_pb2.Submit(**(defaults | fields))
+
+
+def convert(message: engine_pb2.Submit, now_s: float = 100.0) -> Sequence:
+    return to_sequence(message, stream_id=3, limits=LIMITS, now_s=now_s)
+
+
+def test_a_plain_submit_is_greedy_and_ends_at_the_models_end_tokens() -> None:
+    assert convert(submit()) == Sequence(
+        (3, 7),
+        (1, 5),
+        10,
+        sampling=Sampling(),
+        end_token_ids=frozenset({2, 3}),
+        submitted_s=100.0,
+    )
+
+
+def test_every_option_arrives() -> None:
+    sampling = SamplingMessage(
+        temperature=0.5,
+        top_p=0.25,
+        top_k=4,
+        min_p=0.125,
+        repetition_penalty=1.5,
+        presence_penalty=-0.5,
+        frequency_penalty=0.75,
+        seed=2**64 - 1,
+        logit_bias={99: -100.0},
+    )
+    sequence = convert(
+        submit(
+            sampling=sampling,
+            generated_token_ids=[9, 8],
+            stop_token_ids=[50],
+            ignore_eos=True,
+            timeout_ms=1500,
+        )
+    )
+    assert sequence.sampling == Sampling(
+        0.5, 0.25, 4, 0.125, 1.5, -0.5, 0.75, 2**64 - 1, {99: -100.0}
+    )
+    assert sequence.generated == (9, 8)
+    assert sequence.end_token_ids == {50}
+    assert sequence.deadline_s == 101.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"prompt_token_ids": []}, "prompt_token_ids"),
+        ({"prompt_token_ids": [1, 100]}, "prompt_token_ids[1]"),
+        ({"prompt_token_ids": [2**32 - 1]}, "prompt_token_ids[0]"),
+        ({"generated_token_ids": [5, 6, 100]}, "generated_token_ids[2]"),
+        ({"stop_token_ids": [100]}, "stop_token_ids[0]"),
+        ({"sampling": SamplingMessage(logit_bias={100: 1.0})}, "sampling.logit_bias[100]"),
+        ({"generated_token_ids": [5] * 10}, "max_tokens"),
+        ({"max_tokens": 49}, "max_tokens"),
+    ],
+)
+def test_what_would_harm_mlx_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        convert(submit(**fields))
+    assert caught.value.field == field
+
+
+def test_the_context_counts_prompt_and_output() -> None:
+    assert convert(submit(max_tokens=48)).max_tokens == 48
+    with pytest.raises(ContextTooLong, match="context of 50"):
+        convert(submit(max_tokens=49))
+
+
+@given(st.builds(submit, prompt_token_ids=st.lists(st.integers(0, 2**32 - 1), max_size=60)))
+def test_no_prompt_gets_past_the_vocabulary(message: engine_pb2.Submit) -> None:
+    try:
+        sequence = convert(message)
+    except InvalidArgument:
+        return
+    assert all(0 <= token_id < 100 for token_id in sequence.prompt)
+    assert 1 <= len(sequence.prompt) <= 40
+
+
+def test_news_become_one_message() -> None:
+    load = Load(3, 1, 8, 16, kv_bytes=2**40, tokens_per_second=12.5)
+    response = to_response(
+        [
+            Update(1, accepted=True, prefilled_tokens=0),
+            Update(2, token_ids=(4, 5)),
+            Update(3, finish_reason=FinishReason.STOP, token_ids=(2,), timings=Timings(1, 2, 3)),
+            Update(4, error=QueueFull("full", retry_delay_s=0.5)),
+        ],
+        load,
+    )
+    first, second, third, fourth = response.outputs
+    assert first.HasField("accepted")
+    assert first.HasField("prefilled_tokens")
+    assert not second.HasField("accepted")
+    assert not second.HasField("prefilled_tokens")
+    assert list(second.token_ids) == [4, 5]
+    assert third.finish_reason == engine_pb2.ENGINE_FINISH_REASON_STOP
+    assert (third.timings.queue_ms, third.timings.prefill_ms, third.timings.decode_ms) == (1, 2, 3)
+    assert (fourth.failure.reason, fourth.failure.retry_delay_ms) == ("QUEUE_FULL", 500)
+    assert response.load == to_load(load)
+    assert response.load.kv_bytes == 2**40
+
+
+@pytest.mark.parametrize("reason", FinishReason)
+def test_every_finish_reason_has_its_name_on_the_wire(reason: FinishReason) -> None:
+    (output,) = to_response([Update(1, finish_reason=reason)], None).outputs
+    name = engine_pb2.EngineFinishReason.Name(output.finish_reason)
+    assert name == f"ENGINE_FINISH_REASON_{reason.name}"

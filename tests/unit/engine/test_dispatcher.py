@@ -1,0 +1,141 @@
+import asyncio
+
+import pytest
+
+from mlxmesh_engine.admission import Admission
+from mlxmesh_engine.dispatcher import Dispatcher, Stream
+from mlxmesh_engine.request import FinishReason, Load, Sequence, SequenceKey, Update
+from mlxmesh_shared.errors import EngineDraining, InvalidArgument, QueueFull
+
+LOAD = Load(1, 0, 2, 1)
+
+
+class RecordingWorker:
+    """Takes commands and does nothing."""
+
+    def __init__(self) -> None:
+        self.commands: list[tuple[str, object]] = []
+
+    def submit(self, request: Sequence) -> None:
+        self.commands.append(("submit", request.key))
+
+    def cancel(self, key: SequenceKey) -> None:
+        self.commands.append(("cancel", key))
+
+    def drop_stream(self, stream_id: int) -> None:
+        self.commands.append(("drop_stream", stream_id))
+
+
+@pytest.fixture
+def worker() -> RecordingWorker:
+    return RecordingWorker()
+
+
+@pytest.fixture
+async def subject(worker: RecordingWorker) -> Dispatcher:
+    return Dispatcher(worker, Admission(max_running=2, max_waiting=1))
+
+
+def sequence(stream: Stream, number: int) -> Sequence:
+    return Sequence((stream.stream_id, number), (1,), 5)
+
+
+def finish(stream: Stream, number: int) -> dict[int, list[Update]]:
+    return {stream.stream_id: [Update(number, finish_reason=FinishReason.STOP)]}
+
+
+async def test_each_streams_news_go_to_it(subject: Dispatcher) -> None:
+    one, two = subject.open_stream(), subject.open_stream()
+    for stream in (one, two):
+        subject.submit(stream, sequence(stream, 1))
+    subject.deliver({one.stream_id: [Update(1, token_ids=(4,))]}, LOAD)
+    subject.deliver({two.stream_id: [Update(1, token_ids=(5,))]}, LOAD)
+    assert await one.outbox.take() == ([Update(1, token_ids=(4,))], LOAD)
+    assert await two.outbox.take() == ([Update(1, token_ids=(5,))], LOAD)
+
+
+async def test_a_full_engine_refuses_and_an_end_makes_room(subject: Dispatcher) -> None:
+    stream = subject.open_stream()
+    for number in (1, 2, 3):
+        subject.submit(stream, sequence(stream, number))
+    with pytest.raises(QueueFull):
+        subject.submit(stream, sequence(stream, 4))
+    subject.deliver(finish(stream, 2), LOAD)
+    subject.submit(stream, sequence(stream, 4))
+
+
+async def test_a_number_in_use_is_refused_and_free_again_after_its_end(
+    subject: Dispatcher,
+) -> None:
+    stream = subject.open_stream()
+    subject.submit(stream, sequence(stream, 1))
+    with pytest.raises(InvalidArgument) as caught:
+        subject.submit(stream, sequence(stream, 1))
+    assert caught.value.field == "sequence_id"
+    subject.deliver(finish(stream, 1), LOAD)
+    subject.submit(stream, sequence(stream, 1))
+
+
+async def test_cancel_of_the_unknown_or_ended_is_nothing(
+    subject: Dispatcher, worker: RecordingWorker
+) -> None:
+    stream = subject.open_stream()
+    subject.cancel(stream, 9)
+    subject.submit(stream, sequence(stream, 1))
+    subject.cancel(stream, 1)
+    subject.deliver(finish(stream, 1), LOAD)
+    subject.cancel(stream, 1)
+    assert [name for name, _ in worker.commands] == ["submit", "cancel"]
+
+
+async def test_a_closed_stream_gives_its_places_back(
+    subject: Dispatcher, worker: RecordingWorker
+) -> None:
+    stream = subject.open_stream()
+    for number in (1, 2, 3):
+        subject.submit(stream, sequence(stream, number))
+    subject.close_stream(stream)
+    assert worker.commands[-1] == ("drop_stream", stream.stream_id)
+    # News that were under way when it closed change nothing.
+    subject.deliver(finish(stream, 1), LOAD)
+    other = subject.open_stream()
+    for number in (1, 2, 3):
+        subject.submit(other, sequence(other, number))
+    with pytest.raises(QueueFull):
+        subject.submit(other, sequence(other, 4))
+
+
+async def test_a_drain_lets_what_runs_finish_and_then_ends_the_streams(
+    subject: Dispatcher,
+) -> None:
+    stream = subject.open_stream()
+    subject.submit(stream, sequence(stream, 1))
+    drain = asyncio.create_task(subject.drain(60))
+    await asyncio.sleep(0)
+    with pytest.raises(EngineDraining):
+        subject.submit(stream, sequence(stream, 2))
+    assert not drain.done()
+    subject.deliver(finish(stream, 1), LOAD)
+    await asyncio.wait_for(drain, 5)
+    assert await stream.outbox.take() is not None
+    assert await stream.outbox.take() is None
+    late = subject.open_stream()
+    assert await late.outbox.take() is None
+
+
+async def test_a_drain_does_not_wait_for_ever(subject: Dispatcher) -> None:
+    stream = subject.open_stream()
+    subject.submit(stream, sequence(stream, 1))
+    await asyncio.wait_for(subject.drain(0.01), 5)
+    assert await stream.outbox.take() is None
+
+
+async def test_none_living_returns_once_all_ended(subject: Dispatcher) -> None:
+    stream = subject.open_stream()
+    await stream.none_living()
+    subject.submit(stream, sequence(stream, 1))
+    quiet = asyncio.create_task(stream.none_living())
+    await asyncio.sleep(0)
+    assert not quiet.done()
+    subject.deliver(finish(stream, 1), LOAD)
+    await asyncio.wait_for(quiet, 5)

@@ -1,0 +1,37 @@
+from mlxmesh_engine.prefill import groups
+from mlxmesh_engine.request import Sequence
+from mlxmesh_engine.scheduler import Active, PrefillSlice
+
+
+def whole(number: int, tokens: int) -> PrefillSlice:
+    active = Active(Sequence((1, number), tuple(range(tokens + 1)), 10))
+    return PrefillSlice(active, 0, tokens)
+
+
+def part(number: int, count: int) -> PrefillSlice:
+    active = Active(Sequence((1, number), tuple(range(1000)), 10))
+    return PrefillSlice(active, 100, count)
+
+
+def numbers(slices: list[PrefillSlice]) -> list[list[int]]:
+    return [[each.active.key[1] for each in group] for group in groups(slices)]
+
+
+def test_whole_prompts_of_similar_length_are_read_together() -> None:
+    assert numbers([whole(1, 60), whole(2, 64), whole(3, 40)]) == [[3, 1, 2]]
+
+
+def test_padding_never_doubles_the_work() -> None:
+    assert numbers([whole(1, 10), whole(2, 21), whole(3, 300)]) == [[1], [2], [3]]
+
+
+def test_a_part_of_a_prompt_is_read_alone() -> None:
+    assert numbers([whole(1, 60), part(2, 60), whole(3, 60)]) == [[1], [2], [3]]
+
+
+def test_prompts_of_one_token_form_a_group() -> None:
+    assert numbers([whole(1, 0), whole(2, 0), whole(3, 5)]) == [[1, 2], [3]]
+
+
+def test_nothing_makes_no_group() -> None:
+    assert numbers([]) == []

@@ -1,0 +1,139 @@
+from mlxmesh_engine.request import Sequence
+from mlxmesh_engine.scheduler import Active, PrefillSlice, Scheduler
+
+
+def active(number: int, tokens: int, generated: int = 0) -> Active:
+    return Active(
+        Sequence((1, number), tuple(range(tokens)), 10_000, generated=tuple(range(generated)))
+    )
+
+
+def scheduler(max_running: int = 4, budget: int = 100) -> Scheduler:
+    return Scheduler(max_running=max_running, prefill_tokens_per_step=budget)
+
+
+def plan(of: Scheduler) -> dict[int, int]:
+    return {each.active.key[1]: each.count for each in of.plan_prefill()}
+
+
+def step(of: Scheduler) -> list[int]:
+    """One prefill step; returns who is ready to decode."""
+    return [each.active.key[1] for each in of.plan_prefill() if of.advance(each)]
+
+
+def test_places_go_to_the_longest_waiting() -> None:
+    subject = scheduler(max_running=2)
+    for number in (1, 2, 3):
+        subject.add(active(number, 5))
+    subject.admit(0.0)
+    assert (subject.running, subject.waiting) == (2, 1)
+    assert set(plan(subject)) == {1, 2}
+
+
+def test_a_place_is_free_again_after_a_removal() -> None:
+    subject = scheduler(max_running=1)
+    first, second = active(1, 5), active(2, 5)
+    subject.add(first)
+    subject.add(second)
+    subject.admit(0.0)
+    assert step(subject) == [1]
+    subject.admit(0.0)
+    assert subject.waiting == 1
+    subject.remove(first)
+    subject.admit(0.0)
+    assert (subject.running, subject.waiting) == (1, 0)
+
+
+def test_removal_works_in_every_state() -> None:
+    subject = scheduler(max_running=2)
+    running, prefilling, waiting = active(1, 5), active(2, 5000), active(3, 5)
+    for each in (running, prefilling, waiting):
+        subject.add(each)
+    subject.admit(0.0)
+    assert step(subject) == [1]
+    for each in (running, prefilling, waiting):
+        subject.remove(each)
+    assert list(subject) == []
+
+
+def test_the_budget_bounds_a_step() -> None:
+    subject = scheduler(budget=100)
+    for number in range(1, 5):
+        subject.add(active(number, 1000))
+    subject.admit(0.0)
+    assert sum(plan(subject).values()) == 100
+
+
+def test_a_short_prompt_passes_long_ones() -> None:
+    subject = scheduler(budget=100)
+    subject.add(active(1, 4001))
+    subject.add(active(2, 4001))
+    subject.add(active(3, 21))
+    subject.admit(0.0)
+    assert plan(subject) == {1: 50, 2: 30, 3: 20}
+    assert step(subject) == [3]
+
+
+def test_the_oldest_takes_what_nobody_else_needs() -> None:
+    subject = scheduler(budget=100)
+    subject.add(active(1, 4001))
+    subject.add(active(2, 11))
+    subject.admit(0.0)
+    assert plan(subject) == {1: 90, 2: 10}
+
+
+def test_slices_are_consecutive_and_end_before_the_last_token() -> None:
+    subject = scheduler(budget=10)
+    subject.add(active(1, 26))
+    subject.admit(0.0)
+    seen: list[int] = []
+    while True:
+        (slice_,) = subject.plan_prefill()
+        seen += slice_.token_ids
+        if subject.advance(slice_):
+            break
+    assert seen == list(range(25))
+    assert subject.plan_prefill() == []
+
+
+def test_generated_tokens_are_read_like_the_prompt() -> None:
+    resumed = active(1, 3, generated=4)
+    assert resumed.tokens == (0, 1, 2, 0, 1, 2, 3)
+    assert resumed.prefill_tokens == 6
+    assert resumed.launched == resumed.collected == 4
+
+
+def test_a_prompt_of_one_token_needs_no_reading() -> None:
+    subject = scheduler()
+    subject.add(active(1, 1))
+    subject.admit(0.0)
+    (slice_,) = subject.plan_prefill()
+    assert slice_.count == 0
+    assert slice_.whole_prompt
+    assert subject.advance(slice_)
+
+
+def test_a_budget_of_one_still_moves() -> None:
+    subject = scheduler(budget=1)
+    subject.add(active(1, 3))
+    subject.add(active(2, 3))
+    subject.admit(0.0)
+    ready = [number for _ in range(4) for number in step(subject)]
+    assert ready == [1, 2]
+
+
+def test_whole_prompt_is_said_only_of_the_whole() -> None:
+    each = active(1, 11)
+    assert PrefillSlice(each, 0, 10).whole_prompt
+    assert not PrefillSlice(each, 0, 9).whole_prompt
+    assert not PrefillSlice(each, 5, 5).whole_prompt
+
+
+def test_timings_follow_the_clock() -> None:
+    each = Active(Sequence((1, 1), (1, 2), 10, submitted_s=1.0))
+    each.admit(1.5)
+    each.collect(2.5)
+    each.collect(3.0)
+    each.collect(4.5)
+    timings = each.timings()
+    assert (timings.queue_ms, timings.prefill_ms, timings.decode_ms) == (500, 1000, 2000)
