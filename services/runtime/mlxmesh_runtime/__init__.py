@@ -1,0 +1,1 @@
+"""Per host: starts, watches, restarts and drains engine processes."""

@@ -1,0 +1,169 @@
+"""The host's device, memory and versions, found without importing MLX.
+
+An import of MLX would take memory and start threads in a process that only supervises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from mlxmesh_runtime.memory import Memory
+
+_DISTRIBUTIONS = ("mlx", "mlx-lm", "grpcio", "mlxmesh")
+_CUDA_BACK_ENDS = ("mlx-cuda", "mlx-cuda-12", "mlx-cuda-13")
+_CGROUP = Path("/sys/fs/cgroup")
+_QUERY_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What does not change while the runtime runs; `kind` is cpu, metal or cuda."""
+
+    host: str
+    platform: str
+    kind: str
+    name: str
+    cores: int
+    versions: Mapping[str, str]
+
+
+async def find_device() -> Device:
+    """Look at this host."""
+    kind = _kind()
+    return Device(
+        host=platform.node(),
+        platform=f"{platform.system()}-{platform.release()}-{platform.machine()}",
+        kind=kind,
+        name=await _name(kind),
+        cores=os.cpu_count() or 1,
+        versions=_versions(),
+    )
+
+
+async def free_memory(kind: str) -> Memory:
+    """Memory that models can use on a device of this kind now."""
+    if kind == "cuda":
+        # mlx computes on the first GPU.
+        printed = await _nvidia_smi("memory.total,memory.free")
+        return parse_gpu_memory(printed) or _main_memory()
+    return _main_memory()
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process, 0 when there is none."""
+    try:
+        return psutil.Process(pid).memory_info().rss if pid else 0
+    except psutil.Error:
+        return 0
+
+
+def _kind() -> str:
+    if sys.platform == "darwin":
+        return "metal" if platform.machine() == "arm64" else "cpu"
+    has_back_end = any(_version(name) for name in _CUDA_BACK_ENDS)
+    return "cuda" if has_back_end and shutil.which("nvidia-smi") else "cpu"
+
+
+async def _name(kind: str) -> str:
+    """The device's own name, or the processor's architecture when it tells none."""
+    name = ""
+    if kind == "cuda":
+        name = await _nvidia_smi("name")
+    elif sys.platform == "darwin":
+        name = await _output("sysctl", "-n", "machdep.cpu.brand_string")
+    elif sys.platform == "linux":
+        name = cpu_name(_read(Path("/proc/cpuinfo")))
+    return name or platform.machine()
+
+
+def cpu_name(cpuinfo: str) -> str:
+    """The model name in a Linux /proc/cpuinfo, empty where it has none (as on ARM)."""
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return ""
+
+
+def _main_memory() -> Memory:
+    memory = psutil.virtual_memory()
+    host = Memory(total_bytes=memory.total, available_bytes=memory.available)
+    return within_cgroup(host, _CGROUP) if sys.platform == "linux" else host
+
+
+def within_cgroup(host: Memory, cgroup: Path) -> Memory:
+    """The host's memory, or what a container's limit (cgroup v2) leaves of it.
+
+    Source: the kernel's admin-guide/cgroup-v2: memory.max, memory.current, memory.stat.
+    """
+    limit, used = _read(cgroup / "memory.max").strip(), _read(cgroup / "memory.current").strip()
+    if not (limit.isdecimal() and used.isdecimal()):
+        return host
+    # Page cache counts as used, but is given back when a process needs it.
+    stat = dict(line.split() for line in _read(cgroup / "memory.stat").splitlines())
+    free_bytes = int(limit) - int(used) + int(stat.get("inactive_file", "0"))
+    return Memory(
+        total_bytes=min(host.total_bytes, int(limit)),
+        available_bytes=max(0, min(host.available_bytes, free_bytes)),
+    )
+
+
+def parse_gpu_memory(printed: str) -> Memory | None:
+    """Total and free memory from what nvidia-smi prints; None when it does not tell."""
+    words = printed.split(", ")
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        return None
+    total_mib, free_mib = map(int, words)
+    return Memory(total_bytes=total_mib * 2**20, available_bytes=free_mib * 2**20)
+
+
+async def _nvidia_smi(what: str) -> str:
+    return await _output(
+        "nvidia-smi", "--id=0", f"--query-gpu={what}", "--format=csv,noheader,nounits"
+    )
+
+
+async def _output(*command: str) -> str:
+    """What a command prints, empty when it fails, is missing, or takes too long."""
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=DEVNULL)
+    except OSError:
+        return ""
+    try:
+        async with asyncio.timeout(_QUERY_TIMEOUT_S):
+            printed, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return ""
+    return printed.decode(errors="replace").strip() if process.returncode == 0 else ""
+
+
+def _versions() -> dict[str, str]:
+    found = {name: _version(name) for name in _DISTRIBUTIONS}
+    return {"python": platform.python_version()} | {k: v for k, v in found.items() if v}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,131 @@
+"""One engine process: spawned, heard until it announces its address, ended.
+
+The process tells on stdout, one JSON object a line, how its start goes and at last its address. Its
+stdin is a pipe that nobody writes to: when this process dies, the engine sees it close and exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
+from typing import Any, cast
+
+from mlxmesh_runtime.log_file import LogFile
+
+READ_REST_S = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+def describe_exit(returncode: int) -> str:
+    """How a process ended, in words, from its return code (negative: a signal)."""
+    if returncode >= 0:
+        return f"ended with exit code {returncode} without being asked to"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    if name == "SIGKILL":
+        return "was killed by SIGKILL, not by its runtime; is the host out of memory?"
+    return f"was ended by {name}"
+
+
+class EngineProcess:
+    """Owns one process from spawn to end; make it with `spawn`."""
+
+    def __init__(self, process: Process, log: LogFile) -> None:
+        self._process = process
+        self._log = log
+        self._address = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read_stdout(), name=f"stdout-{process.pid}")
+        self._told_to_end = False
+
+    @classmethod
+    async def spawn(cls, command: Sequence[str], log: LogFile) -> EngineProcess:
+        """Start the process, its stderr appended to the log. Raises: OSError."""
+        stderr = log.open_for_append()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=stderr,
+                # Ctrl-C in a terminal must reach the runtime alone, which then drains its engines.
+                start_new_session=True,
+                env=os.environ | {"MLXMESH_EXIT_WITH_PARENT": "1"},
+            )
+        finally:
+            os.close(stderr)
+        return cls(process, log)
+
+    @property
+    def pid(self) -> int:
+        """The process id; stays after its end."""
+        return self._process.pid
+
+    async def announced(self) -> str:
+        """The host:port at which the engine serves; never returns if it tells none."""
+        return await asyncio.shield(self._address)
+
+    async def ended(self) -> str:
+        """Wait until the process is gone, and say how it ended."""
+        return describe_exit(await self._process.wait())
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain it and return when it is gone; kill it after the grace. Safe to call again."""
+        if not self._told_to_end:
+            self._told_to_end = True
+            self._send(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+        except TimeoutError:
+            await self.kill()
+        # A child of the engine may hold the pipe open for ever.
+        await asyncio.wait({self._reader}, timeout=READ_REST_S)
+        self._reader.cancel()
+
+    async def kill(self) -> None:
+        """End it at once and return when it is gone."""
+        self._send(signal.SIGKILL)
+        await self._process.wait()
+
+    def _send(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def _read_stdout(self) -> None:
+        """Take in every line until the end, so that the process never blocks on a full pipe."""
+        assert self._process.stdout is not None, "spawned with a pipe"
+        while True:
+            try:
+                line = await self._process.stdout.readline()
+            except ValueError:  # longer than the reader's limit: nothing that concerns us
+                continue
+            if not line:
+                return
+            self._take(line.decode(errors="replace").strip())
+
+    def _take(self, line: str) -> None:
+        news = _parse(line)
+        address = news.get("address")
+        if isinstance(address, str) and not self._address.done():
+            self._address.set_result(address)
+        elif "phase" in news:
+            _log.debug("engine process %d: %s", self.pid, line)
+        elif line:
+            self._log.append(line)
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        news = json.loads(line)
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", news) if isinstance(news, dict) else {}

@@ -1,0 +1,65 @@
+"""What the runtime knows about one engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from mlxmesh_runtime.lifecycle import EngineState
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Limits of an engine; None leaves the engine's own default."""
+
+    max_running: int | None = None
+    max_waiting: int | None = None
+    prefill_tokens_per_step: int | None = None
+    context_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """What to run: one replica of one model version, from an absolute directory."""
+
+    engine_id: str
+    model: str
+    model_version: int
+    model_dir: Path
+    options: EngineOptions = field(default_factory=EngineOptions)
+
+    def same_model(self, other: EngineSpec) -> bool:
+        """Whether both serve the same version of the same model from the same place."""
+        mine = (self.model, self.model_version, self.model_dir)
+        return mine == (other.model, other.model_version, other.model_dir)
+
+
+class FailureReason(StrEnum):
+    """Why an engine failed; the reason of the record's Failure."""
+
+    CRASHED = "ENGINE_CRASHED"
+    STUCK = "ENGINE_STUCK"
+    START_FAILED = "ENGINE_START_FAILED"
+
+
+@dataclass(frozen=True)
+class EngineFailure:
+    """Why an engine failed, in one sentence for a person."""
+
+    reason: FailureReason
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """An engine at one moment; `address` is empty and `pid` 0 while there is none."""
+
+    spec: EngineSpec
+    state: EngineState
+    address: str = ""
+    pid: int = 0
+    restarts: int = 0
+    last_failure: EngineFailure | None = None
+    started_at: datetime | None = None

@@ -1,0 +1,164 @@
+"""One run of an engine: a process from spawn to end, registered while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from mlxmesh_runtime.engine_command import EngineCommand
+from mlxmesh_runtime.engine_process import EngineProcess
+from mlxmesh_runtime.engine_record import EngineFailure, EngineSpec, FailureReason
+from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, until_hung
+from mlxmesh_runtime.log_file import LogFile
+from mlxmesh_shared.registry.port import Instance, Registry
+
+START_MARK = "--- the runtime starts the engine process ---"
+MAX_LAST_WORDS = 300
+LOG_CHECK_INTERVAL_S = 10.0
+
+T = TypeVar("T")
+
+
+class EngineDown(Exception):
+    """The engine does not run any more, or never did."""
+
+    def __init__(self, failure: EngineFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineHost:
+    """What all engines of one runtime share."""
+
+    runtime_id: str
+    registry: Registry
+    command: EngineCommand
+    logs_dir: Path
+    heartbeat: HeartbeatLimits
+    start_timeout_s: float
+    open_probe: Callable[[str], EngineProbe] = GrpcEngineProbe
+
+    def log_of(self, engine_id: str) -> LogFile:
+        """The log file of an engine."""
+        return LogFile(self.logs_dir / f"{engine_id}.log")
+
+
+class EngineRun:
+    """Call spawn, until_ready, until_down in this order; a cancelled one may still be stopped."""
+
+    def __init__(self, spec: EngineSpec, host: EngineHost) -> None:
+        self._spec = spec
+        self._host = host
+        self._log = host.log_of(spec.engine_id)
+        self._process: EngineProcess | None = None
+        self._probe: EngineProbe | None = None
+        self._instance: Instance | None = None
+        self._registering: asyncio.Task[None] | None = None
+
+    async def spawn(self) -> int:
+        """Start the process and return its id. Raises: EngineDown."""
+        try:
+            self._log.rotate_if_large()
+            self._log.append(START_MARK)
+            self._process = await EngineProcess.spawn(
+                self._host.command.line(self._spec), self._log
+            )
+        except OSError as error:
+            raise _start_failed(f"its process cannot be started: {error.strerror}") from error
+        return self._process.pid
+
+    async def until_ready(self) -> str:
+        """Return the engine's address once it serves and is registered. Raises: EngineDown."""
+        try:
+            async with asyncio.timeout(self._host.start_timeout_s):
+                return await _first_of(self._end_of(FailureReason.START_FAILED), self._get_ready())
+        except TimeoutError:
+            raise _start_failed(
+                f"it was not ready within {self._host.start_timeout_s:g} s and was killed"
+            ) from None
+
+    async def until_down(self) -> NoReturn:
+        """Watch the engine. Raises: EngineDown, when it has ended or counts as hung."""
+        await _first_of(self._end_of(FailureReason.CRASHED), self._hang(), self._bound_log())
+        raise AssertionError("all of them raise")
+
+    async def withdraw(self) -> None:
+        """Take the engine out of the registry, if it is there."""
+        if self._registering is None or self._instance is None:
+            return
+        await asyncio.gather(self._registering, return_exceptions=True)
+        await self._host.registry.deregister(self._instance)
+        self._registering = None
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain and end the process, killing it after the grace; returns when it is gone."""
+        if self._process is not None:
+            await self._process.stop(grace_s)
+        if self._probe is not None:
+            await self._probe.close()
+
+    async def _get_ready(self) -> str:
+        address = await self._running.announced()
+        self._probe = self._host.open_probe(address)
+        info = await self._probe.info(self._host.start_timeout_s)
+        self._instance = Instance(
+            service="engine",
+            instance_id=self._spec.engine_id,
+            address=address,
+            pid=self._running.pid,
+            metadata={
+                "model": self._spec.model,
+                "version": str(self._spec.model_version),
+                "device": info.device,
+                "runtime": self._host.runtime_id,
+            },
+        )
+        self._registering = asyncio.create_task(self._host.registry.register(self._instance))
+        await asyncio.shield(self._registering)
+        return address
+
+    async def _end_of(self, reason: FailureReason) -> NoReturn:
+        how = await self._running.ended()
+        # Before it serves, an engine has seen no prompt: what it says last can be repeated.
+        words = self._last_words() if reason is FailureReason.START_FAILED else ""
+        raise EngineDown(EngineFailure(reason, f"the engine process {how}{words}"))
+
+    def _last_words(self) -> str:
+        [line] = self._log.tail(1) or [START_MARK]
+        return "" if line == START_MARK else f": {line[:MAX_LAST_WORDS]}"
+
+    async def _hang(self) -> NoReturn:
+        assert self._probe is not None, "get ready first"
+        raise EngineDown(await until_hung(self._probe, self._host.heartbeat))
+
+    async def _bound_log(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(LOG_CHECK_INTERVAL_S)
+            with contextlib.suppress(OSError):  # a full disk is no reason to lose an engine
+                self._log.rotate_if_large()
+
+    @property
+    def _running(self) -> EngineProcess:
+        assert self._process is not None, "spawn first"
+        return self._process
+
+
+def _start_failed(message: str) -> EngineDown:
+    return EngineDown(EngineFailure(FailureReason.START_FAILED, message))
+
+
+async def _first_of(*coroutines: Coroutine[Any, Any, T]) -> T:
+    """What the first to finish returned or raised, the first given winning a tie."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task.done()).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,90 @@
+"""RuntimeService: check, call, reply."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from mlxmesh.runtime.v1 import runtime_pb2 as pb
+from mlxmesh.runtime.v1 import runtime_pb2_grpc as pb_grpc
+from mlxmesh_runtime import convert
+from mlxmesh_runtime.device import Device, free_memory, resident_bytes
+from mlxmesh_runtime.engine_record import EngineRecord
+from mlxmesh_runtime.engines import Engines
+from mlxmesh_shared.errors import InvalidArgument
+
+DEFAULT_PAGE_SIZE = 100
+
+
+class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
+    """Answers for the engines of this host; requests have passed the contract's rules."""
+
+    def __init__(
+        self, *, engines: Engines, device: Device, runtime_id: str, stop_grace_s: float
+    ) -> None:
+        self._engines = engines
+        self._device = device
+        self._runtime_id = runtime_id
+        self._stop_grace_s = stop_grace_s
+
+    async def StartEngine(
+        self, request: pb.StartEngineRequest, context: object
+    ) -> pb.StartEngineResponse:
+        record = await self._engines.start(convert.spec_from(request))
+        return pb.StartEngineResponse(engine=_shown(record))
+
+    async def StopEngine(
+        self, request: pb.StopEngineRequest, context: object
+    ) -> pb.StopEngineResponse:
+        grace_s = request.grace_ms / 1000 if request.HasField("grace_ms") else self._stop_grace_s
+        await self._engines.stop(request.engine_id, grace_s)
+        return pb.StopEngineResponse()
+
+    async def GetEngine(
+        self, request: pb.GetEngineRequest, context: object
+    ) -> pb.GetEngineResponse:
+        record = self._engines.get(request.engine_id)
+        tail = self._engines.log_tail(request.engine_id)
+        return pb.GetEngineResponse(engine=_shown(record, log_tail=tail))
+
+    async def ListEngines(
+        self, request: pb.ListEnginesRequest, context: object
+    ) -> pb.ListEnginesResponse:
+        size = request.page_size or DEFAULT_PAGE_SIZE
+        records = self._engines.page(after_id=_after_id(request.page_token), limit=size + 1)
+        shown = [_shown(record) for record in records[:size]]
+        has_more = len(records) > size
+        return pb.ListEnginesResponse(
+            engines=shown, next_page_token=_page_token(shown[-1]) if has_more else ""
+        )
+
+    async def WatchEngines(
+        self, request: pb.WatchEnginesRequest, context: object
+    ) -> AsyncIterator[pb.WatchEnginesResponse]:
+        async for change in self._engines.watch():
+            pid = change.record.pid if change.record else 0
+            yield convert.change_to(change, memory_bytes=resident_bytes(pid))
+
+    async def GetRuntimeInfo(
+        self, request: pb.GetRuntimeInfoRequest, context: object
+    ) -> pb.GetRuntimeInfoResponse:
+        memory = await free_memory(self._device.kind)
+        return convert.runtime_info_to(self._device, memory, runtime_id=self._runtime_id)
+
+
+_TOKEN_PREFIX = "after:"  # noqa: S105
+
+
+def _page_token(last: pb.Engine) -> str:
+    return _TOKEN_PREFIX + last.engine_id
+
+
+def _after_id(page_token: str) -> str:
+    if page_token and not page_token.startswith(_TOKEN_PREFIX):
+        raise InvalidArgument(
+            "page_token must be the next_page_token of the answer before", field="page_token"
+        )
+    return page_token.removeprefix(_TOKEN_PREFIX)
+
+
+def _shown(record: EngineRecord, *, log_tail: tuple[str, ...] = ()) -> pb.Engine:
+    return convert.engine_to(record, memory_bytes=resident_bytes(record.pid), log_tail=log_tail)

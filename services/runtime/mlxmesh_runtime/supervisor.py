@@ -1,0 +1,153 @@
+"""Keeps one engine running: starts it, restarts it with growing pauses, gives up, stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    wait_exponential,
+    wait_random,
+)
+
+from mlxmesh_runtime.engine_record import EngineFailure, EngineRecord, EngineSpec, FailureReason
+from mlxmesh_runtime.engine_run import EngineDown, EngineHost, EngineRun
+from mlxmesh_runtime.lifecycle import Breaker, EngineState, check_move
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartLimits:
+    """How long to pause before a restart, and when to give up."""
+
+    backoff_min_s: float
+    backoff_max_s: float
+    breaker_failures: int
+    breaker_window_s: float
+
+
+class Supervisor:
+    """One engine's life; each new record is handed to `publish`."""
+
+    def __init__(
+        self,
+        *,
+        spec: EngineSpec,
+        host: EngineHost,
+        limits: RestartLimits,
+        publish: Callable[[EngineRecord], None],
+    ) -> None:
+        self.record = EngineRecord(spec=spec, state=EngineState.STARTING)
+        self._host = host
+        self._limits = limits
+        self._publish = publish
+        self._breaker = Breaker(failures=limits.breaker_failures, window_s=limits.breaker_window_s)
+        self._run = EngineRun(spec, host)
+        self._task: asyncio.Task[None] | None = None
+        self._halting: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._publish(self.record)
+        self._task = asyncio.create_task(self._keep_running(), name=f"supervise {self._id}")
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain, end and, after the grace, kill the engine; returns when it is gone.
+
+        Safe to call again and at the same time: the shortest grace counts.
+        """
+        if self._halting is None:
+            self._halting = asyncio.create_task(self._halt())
+        await asyncio.shield(self._halting)
+        await self._run.stop(grace_s)
+        if self.record.state is not EngineState.STOPPED:
+            self._become(EngineState.STOPPED, address="", pid=0)
+
+    async def _halt(self) -> None:
+        """Take the engine out of use and end its supervision, leaving its process as it is."""
+        self._become(EngineState.DRAINING)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._run.withdraw()
+
+    async def _keep_running(self) -> None:
+        """Start the engine again each time it goes down, until its breaker opens."""
+        try:
+            while True:  # a run that outlived the breaker's window starts the pauses afresh
+                async for attempt in self._attempts():
+                    with attempt:
+                        await self._run_once()
+        except EngineDown:
+            self._become(EngineState.FAILED)
+            _log.error("engine %s failed too often and stays down", self._id)
+
+    def _attempts(self) -> AsyncRetrying:
+        return AsyncRetrying(
+            retry=retry_if_exception_type(EngineDown),
+            wait=wait_exponential(
+                multiplier=self._limits.backoff_min_s, max=self._limits.backoff_max_s
+            )
+            + wait_random(max=self._limits.backoff_min_s),
+            stop=self._should_give_up,
+            reraise=True,
+        )
+
+    def _should_give_up(self, _: RetryCallState) -> bool:
+        return self._breaker.is_open(time.monotonic())
+
+    async def _run_once(self) -> None:
+        """Run the engine until it goes down. Raises: EngineDown, unless it had run steadily."""
+        if self.record.state is EngineState.BACKOFF:
+            self._run = EngineRun(self.record.spec, self._host)
+            self._become(EngineState.STARTING, restarts=self.record.restarts + 1)
+        began_s = time.monotonic()
+        try:
+            await self._run_until_down()
+        except EngineDown as down:
+            await self._note_down(down.failure)
+            if time.monotonic() - began_s < self._limits.breaker_window_s:
+                raise
+
+    async def _run_until_down(self) -> None:
+        try:
+            pid = await self._run.spawn()
+            self._become(EngineState.STARTING, pid=pid, started_at=datetime.now(UTC))
+            address = await self._run.until_ready()
+            self._become(EngineState.READY, address=address)
+            _log.info("engine %s is ready at %s", self._id, address)
+            await self._run.until_down()
+        except EngineDown:
+            raise
+        except Exception as error:
+            # Supervision must outlive whatever a registry or a probe throws at it.
+            _log.exception("engine %s: supervision failed", self._id)
+            what = f"its supervision failed with {type(error).__name__}; see the runtime's log"
+            raise EngineDown(EngineFailure(FailureReason.START_FAILED, what)) from error
+
+    async def _note_down(self, failure: EngineFailure) -> None:
+        """Clear away what is left of the run, so that nobody finds a dead engine."""
+        _log.warning("engine %s: %s", self._id, failure.message)
+        self._breaker.record_failure(time.monotonic())
+        await self._run.withdraw()
+        await self._run.stop(grace_s=0)
+        self._become(EngineState.BACKOFF, address="", pid=0, last_failure=failure)
+
+    def _become(self, state: EngineState, **changes: Any) -> None:
+        if state is not self.record.state:
+            check_move(self.record.state, state)
+        self.record = replace(self.record, state=state, **changes)
+        self._publish(self.record)
+
+    @property
+    def _id(self) -> str:
+        return self.record.spec.engine_id

@@ -1,0 +1,140 @@
+"""Crashes and hangs: seen, restarted with pauses, in the end given up, with the reasons kept."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.engine_process import CRASH_EXIT_CODE
+from tests.integration.runtime.harness import (
+    FAILED,
+    READY,
+    STARTING,
+    Limits,
+    RuntimeUnderTest,
+    alive,
+    running_runtime,
+    until_gone,
+)
+
+
+async def test_killed_engine_is_started_again(runtime: RuntimeUnderTest) -> None:
+    first = await runtime.start_ready()
+    os.kill(first.pid, signal.SIGKILL)
+    second = await runtime.until_ready_again(restarts=1)
+    assert second.restarts == 1
+    assert second.pid != first.pid
+    assert second.last_failure.reason == "ENGINE_CRASHED"
+    assert "SIGKILL" in second.last_failure.message
+    assert "out of memory" in second.last_failure.message
+    [instance] = await runtime.registry.resolve("engine")
+    assert instance.address == second.address
+
+
+async def test_crashed_engine_is_out_of_the_registry_before_it_returns(tmp_path: Path) -> None:
+    async with running_runtime(tmp_path, Limits(backoff_min_s=30)) as runtime:
+        ready = await runtime.start_ready()
+        os.kill(ready.pid, signal.SIGSEGV)
+        down = await runtime.until(lambda engine: engine.HasField("last_failure"))
+        assert "SIGSEGV" in down.last_failure.message
+        assert (down.pid, down.address) == (0, "")
+        assert await runtime.registered() == []
+        await runtime.stop()  # while it waits for its restart
+
+
+async def test_engine_that_exits_unasked_counts_as_crashed(runtime: RuntimeUnderTest) -> None:
+    ready = await runtime.start_ready()
+    os.kill(ready.pid, signal.SIGTERM)
+    second = await runtime.until_ready_again(restarts=1)
+    assert "exit code 0 without being asked" in second.last_failure.message
+
+
+async def test_failed_starts_are_repeated_until_one_works(runtime: RuntimeUnderTest) -> None:
+    runtime.behave(crashes=2)
+    await runtime.start()
+    ready = await runtime.until_state(READY)
+    assert ready.restarts == 2
+    assert ready.last_failure.reason == "ENGINE_START_FAILED"
+    assert ready.last_failure.message == (
+        f"the engine process ended with exit code {CRASH_EXIT_CODE} without being asked to: "
+        "fake engine: crash 2 on purpose"
+    )
+
+
+async def test_breaker_opens_and_a_new_start_closes_it(tmp_path: Path) -> None:
+    async with running_runtime(tmp_path, Limits(breaker_failures=3)) as runtime:
+        runtime.behave(crashes=3)
+        await runtime.start()
+        failed = await runtime.until_state(FAILED)
+        assert (failed.restarts, failed.pid) == (2, 0)
+        assert failed.last_failure.code == 13  # google.rpc.Code.INTERNAL
+        log = (await runtime.get()).log_tail
+        assert [line for line in log if "on purpose" in line] == [
+            f"fake engine: crash {number} on purpose" for number in (1, 2, 3)
+        ]
+        anew = await runtime.start()
+        assert (anew.state, anew.restarts) == (STARTING, 0)
+        await runtime.until_state(READY)
+
+
+async def test_failed_engine_can_be_stopped(tmp_path: Path) -> None:
+    async with running_runtime(tmp_path, Limits(breaker_failures=1)) as runtime:
+        runtime.behave(crashes=1)
+        await runtime.start()
+        await runtime.until_state(FAILED)
+        await runtime.stop()
+        assert runtime.engines.page(after_id="", limit=10) == []
+
+
+async def test_steady_runs_do_not_open_the_breaker(tmp_path: Path) -> None:
+    # Every run outlives this window, so that no two failures count together.
+    limits = Limits(breaker_failures=2, breaker_window_s=0.001)
+    async with running_runtime(tmp_path, limits) as runtime:
+        ready = await runtime.start_ready()
+        for restarts in (1, 2, 3):
+            os.kill(ready.pid, signal.SIGKILL)
+            ready = await runtime.until_ready_again(restarts)
+        assert ready.restarts == 3
+
+
+async def test_frozen_engine_is_killed_and_started_again(runtime: RuntimeUnderTest) -> None:
+    first = await runtime.start_ready()
+    os.kill(first.pid, signal.SIGSTOP)
+    second = await runtime.until_ready_again(restarts=1)
+    assert second.last_failure.reason == "ENGINE_STUCK"
+    assert "not answered" in second.last_failure.message
+    assert not alive(first.pid)
+
+
+async def test_engine_whose_loop_hangs_is_started_again(tmp_path: Path) -> None:
+    async with running_runtime(tmp_path, Limits(stuck_after_s=5)) as runtime:
+        await runtime.start_ready()
+        runtime.behave(loop_age_ms=6_000)
+        failed = await runtime.until(lambda engine: engine.HasField("last_failure"))
+        assert failed.last_failure.reason == "ENGINE_STUCK"
+        assert "has not turned for 6.0 s" in failed.last_failure.message
+        runtime.behave()
+        await runtime.until_state(READY)
+
+
+async def test_slow_answers_are_no_failure(runtime: RuntimeUnderTest) -> None:
+    await runtime.start_ready()
+    runtime.behave(slow_info_s=0.3, loop_age_ms=20_000)  # both within their limits
+    steps = 0
+    async for change in runtime.engines.watch():
+        assert change.record is None or change.record.state.name == "READY"
+        steps += 1
+        if change.record is None:
+            break
+    assert steps == 2
+    assert (await runtime.get()).restarts == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_stop_of_a_dying_engine(runtime: RuntimeUnderTest, number: signal.Signals) -> None:
+    ready = await runtime.start_ready()
+    os.kill(ready.pid, number)
+    await runtime.stop(grace_ms=100)
+    await until_gone(ready.pid)
+    assert await runtime.registered() == []

@@ -1,0 +1,59 @@
+"""WatchEngines: the engines as they are, a synced mark, then changes."""
+
+import asyncio
+import os
+import signal
+
+from mlxmesh.runtime.v1 import runtime_pb2 as pb
+from tests.integration.runtime.harness import (
+    BACKOFF,
+    DRAINING,
+    PATIENCE_S,
+    READY,
+    STARTING,
+    STOPPED,
+    RuntimeUnderTest,
+)
+
+
+async def watch_until_stopped(
+    runtime: RuntimeUnderTest, synced: asyncio.Event
+) -> list[pb.WatchEnginesResponse]:
+    changes: list[pb.WatchEnginesResponse] = []
+    async with asyncio.timeout(PATIENCE_S):
+        async for change in runtime.stub.WatchEngines(pb.WatchEnginesRequest()):
+            changes.append(change)
+            if change.synced:
+                synced.set()
+            if change.engine.state == STOPPED:
+                break
+    return changes
+
+
+async def test_watch_sees_a_whole_life(runtime: RuntimeUnderTest) -> None:
+    synced = asyncio.Event()
+    watching = asyncio.create_task(watch_until_stopped(runtime, synced))
+    await synced.wait()
+    ready = await runtime.start_ready()
+    os.kill(ready.pid, signal.SIGKILL)
+    await runtime.until_ready_again(restarts=1)
+    await runtime.stop()
+    changes = await watching
+    assert changes[0] == pb.WatchEnginesResponse(sequence=0, synced=True)
+    states = [change.engine.state for change in changes[1:]]
+    # STARTING twice: without and with its process.
+    assert list(dict.fromkeys(states)) == [STARTING, READY, BACKOFF, DRAINING, STOPPED]
+    sequences = [change.sequence for change in changes]
+    assert sequences == sorted(set(sequences))
+
+
+async def test_watch_begins_with_what_is_there(runtime: RuntimeUnderTest) -> None:
+    for engine_id in ("e1", "e2"):
+        await runtime.start_ready(engine_id)
+    seen: list[str] = []
+    async for change in runtime.stub.WatchEngines(pb.WatchEnginesRequest()):
+        if change.synced:
+            break
+        assert change.engine.state == READY
+        seen.append(change.engine.engine_id)
+    assert sorted(seen) == ["e1", "e2"]

@@ -1,0 +1,97 @@
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxmesh.runtime.v1 import runtime_pb2 as pb
+from mlxmesh_runtime import convert
+from mlxmesh_runtime.change_feed import Change
+from mlxmesh_runtime.device import Device
+from mlxmesh_runtime.engine_record import (
+    EngineFailure,
+    EngineOptions,
+    EngineRecord,
+    EngineSpec,
+    FailureReason,
+)
+from mlxmesh_runtime.lifecycle import EngineState
+from mlxmesh_runtime.memory import Memory
+
+SPEC = EngineSpec(engine_id="e1", model="pocket", model_version=2, model_dir=Path("/m"))
+
+
+@given(
+    st.builds(
+        EngineOptions,
+        max_running=st.none() | st.integers(1, 1024),
+        max_waiting=st.none() | st.integers(0, 100_000),
+        prefill_tokens_per_step=st.none() | st.integers(1, 65_536),
+        context_tokens=st.none() | st.integers(1, 1_000_000),
+    )
+)
+def test_options_round_trip(options: EngineOptions) -> None:
+    request = pb.StartEngineRequest(
+        engine_id="e1",
+        model="pocket",
+        model_version=2,
+        model_dir="/m",
+        options=pb.EngineOptions(**asdict(options)),
+    )
+    spec = convert.spec_from(request)
+    assert spec.options == options
+    assert spec.same_model(SPEC)
+
+
+@pytest.mark.parametrize("state", EngineState)
+def test_every_state_has_its_number(state: EngineState) -> None:
+    engine = convert.engine_to(EngineRecord(spec=SPEC, state=state), memory_bytes=0)
+    assert pb.EngineState.Name(engine.state) == f"ENGINE_STATE_{state}"
+
+
+def test_engine_is_shown_whole() -> None:
+    record = EngineRecord(
+        spec=SPEC,
+        state=EngineState.BACKOFF,
+        address="127.0.0.1:1",
+        pid=7,
+        restarts=3,
+        last_failure=EngineFailure(FailureReason.CRASHED, "it crashed"),
+        started_at=datetime(2026, 1, 2, tzinfo=UTC),
+    )
+    engine = convert.engine_to(record, memory_bytes=99, log_tail=("a", "b"))
+    assert engine.last_failure.reason == "ENGINE_CRASHED"
+    assert (engine.last_failure.code, engine.last_failure.message) == (13, "it crashed")
+    assert engine.start_time.ToDatetime(UTC) == record.started_at
+    assert (engine.engine_id, engine.model, engine.model_version) == ("e1", "pocket", 2)
+    assert (engine.address, engine.pid, engine.restarts) == ("127.0.0.1:1", 7, 3)
+    assert (engine.memory_bytes, list(engine.log_tail)) == (99, ["a", "b"])
+
+
+def test_changes() -> None:
+    record = EngineRecord(spec=SPEC, state=EngineState.READY)
+    shown = convert.change_to(Change(5, record), memory_bytes=1)
+    assert (shown.sequence, shown.engine.engine_id, shown.synced) == (5, "e1", False)
+    mark = convert.change_to(Change(5, None), memory_bytes=0)
+    assert (mark.sequence, mark.HasField("engine"), mark.synced) == (5, False, True)
+
+
+def test_runtime_info() -> None:
+    device = Device(
+        host="h", platform="Linux", kind="cpu", name="N", cores=2, versions={"mlx": "1"}
+    )
+    memory = Memory(total_bytes=10, available_bytes=4)
+    info = convert.runtime_info_to(device, memory, runtime_id="runtime-1")
+    assert info == pb.GetRuntimeInfoResponse(
+        runtime_id="runtime-1",
+        host="h",
+        platform="Linux",
+        device="cpu",
+        device_name="N",
+        memory_total_bytes=10,
+        memory_available_bytes=4,
+        cores=2,
+        versions={"mlx": "1"},
+    )

@@ -1,0 +1,33 @@
+import sys
+from pathlib import Path
+
+from mlxmesh_runtime.engine_command import EngineCommand
+from mlxmesh_runtime.engine_record import EngineOptions, EngineSpec
+from mlxmesh_shared.settings import EngineSettings, load_settings
+
+SPEC = EngineSpec(
+    engine_id="e1",
+    model="pocket",
+    model_version=3,
+    model_dir=Path("/models/with space"),
+    options=EngineOptions(max_running=8, max_waiting=0, context_tokens=128),
+)
+
+
+def test_flags_are_what_the_engine_understands(tmp_path: Path) -> None:
+    command = EngineCommand(data_dir=tmp_path, log_level="debug", log_format="json")
+    interpreter, dash_m, module, *flags = command.line(SPEC)
+    assert (interpreter, dash_m, module) == (sys.executable, "-m", "mlxmesh_engine")
+    settings = load_settings(EngineSettings, flags, env={})
+    assert settings.engine_id == "e1"
+    assert (settings.model, settings.model_version) == ("pocket", 3)
+    assert settings.model_dir == Path("/models/with space")
+    assert (settings.max_running, settings.max_waiting, settings.context_tokens) == (8, 0, 128)
+    assert settings.data_dir == tmp_path
+    assert (settings.log_level, settings.log_format) == ("debug", "json")
+
+
+def test_options_that_are_not_set_are_left_to_the_engine(tmp_path: Path) -> None:
+    line = EngineCommand(data_dir=tmp_path, program=["engine"]).line(SPEC)
+    assert line[0] == "engine"
+    assert "--prefill-tokens-per-step" not in line
