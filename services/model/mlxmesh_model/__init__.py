@@ -1,0 +1,1 @@
+"""The catalogue: models, versions, artifacts and where replicas run."""

@@ -1,0 +1,93 @@
+"""The model service: `python -m mlxmesh_model`."""
+
+import asyncio
+import os
+import sys
+from contextlib import AsyncExitStack
+
+from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh_model.fleet import GrpcFleet
+from mlxmesh_model.hub import HuggingFaceHub
+from mlxmesh_model.loads import Loads
+from mlxmesh_model.pulls import Pulls
+from mlxmesh_model.reconciler import Reconciler
+from mlxmesh_model.servicer import ModelServicer
+from mlxmesh_model.store import Store
+from mlxmesh_shared.process import run_service, wait_for_stop
+from mlxmesh_shared.registry import open_registry
+from mlxmesh_shared.registry.port import Instance
+from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.settings import ModelSettings, load_settings
+from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+
+SERVICE = "model"
+
+
+async def serve() -> None:
+    """The story of the process."""
+    settings = load_settings(ModelSettings, sys.argv[1:])
+    instance_id = new_instance_id(SERVICE)
+    setup_logging(
+        service=SERVICE,
+        instance_id=instance_id,
+        level=settings.log_level,
+        json=wants_json(settings.log_format),
+    )
+    async with AsyncExitStack() as stack:
+        registry = open_registry(settings)
+        stack.push_async_callback(registry.close)
+        store = await Store.open(_database_url(settings))
+        stack.push_async_callback(store.close)
+        fleet = GrpcFleet(registry)
+        stack.push_async_callback(fleet.close)
+        reconciler = Reconciler(store=store, fleet=fleet, interval_s=settings.reconcile_interval_s)
+        pulls = Pulls(
+            store=store,
+            hub=HuggingFaceHub(settings.hub_endpoint),
+            models_dir=settings.models_dir or settings.data_dir / "models",
+        )
+        await pulls.recover()
+        server = _server(settings, store, pulls, reconciler)
+        address = await server.start()
+        instance = Instance(SERVICE, instance_id, address, os.getpid())
+        async with asyncio.TaskGroup() as background:
+            loops = [
+                background.create_task(reconciler.run()),
+                background.create_task(fleet.listen(reconciler.wake)),
+            ]
+            await server.set_serving()
+            await registry.register(instance)
+            await wait_for_stop()
+            await registry.deregister(instance)
+            await server.drain(settings.drain_grace_s)
+            for loop in loops:
+                loop.cancel()
+
+
+def _server(
+    settings: ModelSettings, store: Store, pulls: Pulls, reconciler: Reconciler
+) -> MeshServer:
+    servicer = ModelServicer(
+        store=store,
+        pulls=pulls,
+        loads=Loads(store=store, wake_reconciler=reconciler.wake),
+    )
+    return MeshServer(
+        listen=settings.listen,
+        services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
+        service_names=["mlxmesh.model.v1.ModelService"],
+        name=SERVICE,
+    )
+
+
+def _database_url(settings: ModelSettings) -> str:
+    return settings.database_url or f"sqlite+aiosqlite:///{settings.data_dir / 'model.db'}"
+
+
+def main() -> int:
+    """Runs until told to stop; the exit code."""
+    return run_service(serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

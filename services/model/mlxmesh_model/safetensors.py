@@ -1,0 +1,73 @@
+"""The header of a safetensors file: what it holds, without reading the weights.
+
+Source: the format's description in the safetensors repository (8 bytes of little-endian header
+length, a JSON header, then the tensors; at most 100 MB of header).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, NonNegativeInt, TypeAdapter
+
+_MAX_HEADER_BYTES = 100_000_000
+
+
+# The smallest element has one bit.
+_MOST_PER_BYTE = 8
+
+
+class NotSafetensors(Exception):
+    """The file is not what its name says."""
+
+
+class _Entry(BaseModel):
+    dtype: str
+    shape: list[NonNegativeInt]
+    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
+
+
+_HEADER = TypeAdapter(dict[str, _Entry | dict[str, str]])
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor's facts; `dtype` is the format's own name, for example BF16."""
+
+    name: str
+    dtype: str
+    elements: int
+    size_bytes: int
+
+
+def read_tensors(path: Path) -> list[Tensor]:
+    """The tensors of a file.
+
+    Raises: NotSafetensors, also when the file is shorter than its header says.
+    """
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        header_bytes = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or not 0 < header_bytes <= min(_MAX_HEADER_BYTES, size_bytes - 8):
+            raise NotSafetensors("it has no safetensors header")
+        raw = file.read(header_bytes)
+    try:
+        return _parse(raw, data_bytes=size_bytes - 8 - header_bytes)
+    except (ValueError, RecursionError) as error:
+        raise NotSafetensors("its header cannot be read") from error
+
+
+def _parse(raw: bytes, *, data_bytes: int) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    for name, entry in _HEADER.validate_json(raw).items():
+        if name == "__metadata__":
+            continue
+        if isinstance(entry, dict):
+            raise NotSafetensors("its header cannot be read")
+        begin, end = entry.data_offsets
+        elements = math.prod(entry.shape)
+        if not begin <= end <= data_bytes or elements > _MOST_PER_BYTE * (end - begin):
+            raise NotSafetensors("it is cut short, or its shapes are wrong")
+        tensors.append(Tensor(name, entry.dtype, elements, end - begin))
+    return tensors

@@ -1,0 +1,129 @@
+"""ModelService: each RPC checks, calls, and answers."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from mlxmesh.model.v1 import model_pb2 as pb
+from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh_model import artifacts, convert
+from mlxmesh_model.loads import Loads
+from mlxmesh_model.pulls import Pulls
+from mlxmesh_model.store import Store
+from mlxmesh_shared.errors import IllegalState, InvalidArgument
+from mlxmesh_shared.reference import ModelReference
+
+_Context = ServicerContext[Any, Any]
+
+_DEFAULT_PAGE_SIZE = 100
+_CHUNK_BYTES = 1024 * 1024
+
+
+class ModelServicer(model_pb2_grpc.ModelServiceServicer):
+    """The catalogue on the wire; the comments in the contract tell what each RPC promises."""
+
+    def __init__(self, *, store: Store, pulls: Pulls, loads: Loads) -> None:
+        self._store = store
+        self._pulls = pulls
+        self._loads = loads
+
+    async def PullModel(
+        self, request: pb.PullModelRequest, context: _Context
+    ) -> AsyncGenerator[pb.PullModelResponse]:
+        name = request.name or request.hub_id.rpartition("/")[2]
+        pull = self._pulls.pull(request.hub_id, request.revision or "main", name)
+        async with aclosing(pull):
+            async for step in pull:
+                yield convert.to_progress(step)
+
+    async def RegisterModel(
+        self, request: pb.RegisterModelRequest, context: _Context
+    ) -> pb.RegisterModelResponse:
+        directory = Path(request.directory)
+        if not directory.is_absolute():
+            raise InvalidArgument("directory must be absolute", field="directory")
+        artifact = await asyncio.to_thread(artifacts.inspect, directory)
+        model, version = await self._store.register(request.name, artifact)
+        return pb.RegisterModelResponse(model=convert.to_model(model), version=version)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
+        reference = ModelReference.parse(request.model)
+        model = await self._store.model(reference.name)
+        pinned = reference.version is not None or reference.alias is not None
+        only = model.resolve(reference) if pinned else None
+        return pb.GetModelResponse(model=convert.to_model(model, only=only))
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: _Context
+    ) -> pb.ListModelsResponse:
+        size = request.page_size or _DEFAULT_PAGE_SIZE
+        after = convert.from_page_token(request.page_token)
+        found = await self._store.models(after=after, limit=size + 1)
+        page = found[:size]
+        token = convert.to_page_token(page[-1].name) if len(found) > size else ""
+        return pb.ListModelsResponse(
+            models=[convert.to_model(model) for model in page], next_page_token=token
+        )
+
+    async def DeleteModel(
+        self, request: pb.DeleteModelRequest, context: _Context
+    ) -> pb.DeleteModelResponse:
+        for version in await self._store.delete(ModelReference.parse(request.model)):
+            await self._pulls.remove_files(version)
+        return pb.DeleteModelResponse()
+
+    async def LoadModel(
+        self, request: pb.LoadModelRequest, context: _Context
+    ) -> AsyncGenerator[pb.LoadModelResponse]:
+        replicas = request.replicas if request.HasField("replicas") else 1
+        load = self._loads.load(ModelReference.parse(request.model), replicas)
+        async with aclosing(load):
+            async for version in load:
+                yield pb.LoadModelResponse(name=version.model, version=convert.to_version(version))
+
+    async def UnloadModel(
+        self, request: pb.UnloadModelRequest, context: _Context
+    ) -> pb.UnloadModelResponse:
+        version = await self._loads.unload(ModelReference.parse(request.model))
+        return pb.UnloadModelResponse(version=convert.to_version(version))
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: _Context) -> pb.SetAliasResponse:
+        model = await self._store.set_alias(request.name, request.alias, request.version)
+        return pb.SetAliasResponse(model=convert.to_model(model))
+
+    async def WatchModels(
+        self, request: pb.WatchModelsRequest, context: _Context
+    ) -> AsyncGenerator[pb.WatchModelsResponse]:
+        with self._store.bell() as bell:
+            newest = await self._store.sequence()
+            # A watcher that is ahead watched another catalogue: it gets all of this one.
+            after = request.after_sequence if request.after_sequence <= newest else 0
+            for change in await self._store.changes(after):
+                yield convert.to_change(change)
+                newest = max(newest, change.sequence)
+            yield pb.WatchModelsResponse(sequence=newest, synced=pb.Synced())
+            while True:
+                await bell.wait()
+                bell.clear()
+                for change in await self._store.changes(newest):
+                    yield convert.to_change(change)
+                    newest = change.sequence
+
+    async def GetTokenizer(
+        self, request: pb.GetTokenizerRequest, context: _Context
+    ) -> AsyncGenerator[pb.GetTokenizerResponse]:
+        model = await self._store.model(request.name, field="name")
+        version = model.version(request.version, field="version")
+        if version.artifact is None:
+            raise IllegalState(f"{version.label} is {version.state.upper()}; pull it first")
+        directory = Path(version.artifact.directory)
+        files = await asyncio.to_thread(artifacts.tokenizer_files, directory)
+        for name, path in files.items():
+            content = await asyncio.to_thread(path.read_bytes)
+            for start in range(0, max(1, len(content)), _CHUNK_BYTES):
+                chunk = content[start : start + _CHUNK_BYTES]
+                yield pb.GetTokenizerResponse(file_name=name, data=chunk)

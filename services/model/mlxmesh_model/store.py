@@ -1,0 +1,304 @@
+"""The catalogue in SQL, and the one place where its rows change."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from mlxmesh_model import lifecycle, queries, rows
+from mlxmesh_model.catalog import Artifact, FailureRecord, Model, Source, Version
+from mlxmesh_model.database import open_database
+from mlxmesh_model.lifecycle import ON_DISK, Move, State
+from mlxmesh_model.tables import AliasRow, CounterRow, ModelRow, TombstoneRow, VersionRow
+from mlxmesh_shared.errors import ModelNotFound
+from mlxmesh_shared.reference import ModelReference
+
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+
+
+def _to_its_end(
+    method: "Callable[Concatenate[Store, _Args], Coroutine[Any, Any, _Result]]",
+) -> "Callable[Concatenate[Store, _Args], Coroutine[Any, Any, _Result]]":
+    """Lets a method run on when its caller is cancelled: a statement that is broken off can leave
+    its connection, or the whole pool, unusable.
+    """
+
+    @wraps(method)
+    async def run(store: "Store", *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        return await asyncio.shield(store.keep(method(store, *args, **kwargs)))
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A model after a change, or None where it was removed."""
+
+    sequence: int
+    name: str
+    model: Model | None
+
+
+class Store:
+    """The catalogue; every change that a watcher could see gets the next sequence number."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._writing = asyncio.Lock()
+        self._bells: set[asyncio.Event] = set()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    async def open(cls, url: str) -> "Store":
+        """Opens the catalogue and brings its tables up to date."""
+        return cls(await open_database(url))
+
+    async def close(self) -> None:
+        """Closes the database, once what runs has ended."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._engine.dispose()
+
+    def keep(self, running: Coroutine[Any, Any, _Result]) -> "asyncio.Task[_Result]":
+        """A task that `close` waits for, whoever else does."""
+        task = asyncio.create_task(running)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    @contextmanager
+    def bell(self) -> Generator[asyncio.Event]:
+        """An event that is set after each change; the holder clears it before it looks."""
+        event = asyncio.Event()
+        self._bells.add(event)
+        try:
+            yield event
+        finally:
+            self._bells.discard(event)
+
+    # Reading.
+
+    @_to_its_end
+    async def model(self, name: str, *, field: str = "model") -> Model:
+        """One model.
+
+        Raises: ModelNotFound.
+        """
+        async with self._sessions() as session:
+            model = await queries.find_model(session, name)
+        if model is None:
+            raise _not_found(name, field=field)
+        return model
+
+    @_to_its_end
+    async def models(self, *, after: str = "", limit: int | None = None) -> list[Model]:
+        """The models whose name comes after, by name."""
+        async with self._sessions() as session:
+            return await queries.read_models(session, ModelRow.name > after, limit=limit)
+
+    @_to_its_end
+    async def changes(self, after: int) -> list[Change]:
+        """What changed after a sequence number, in order; after 0 every model as it is."""
+        removed = select(TombstoneRow).where(TombstoneRow.sequence > after)
+        async with self._sessions() as session:
+            changed = await queries.read_models(session, ModelRow.sequence > after)
+            found = [Change(model.sequence, model.name, model) for model in changed]
+            if after:
+                tombstones = await session.scalars(removed)
+                found += [Change(row.sequence, row.name, None) for row in tombstones]
+        return sorted(found, key=lambda change: change.sequence)
+
+    @_to_its_end
+    async def sequence(self) -> int:
+        """The number of the last change."""
+        async with self._sessions() as session:
+            return (await session.scalars(select(CounterRow.value))).one()
+
+    # Versions come and go.
+
+    @_to_its_end
+    async def register(self, name: str, artifact: Artifact) -> tuple[Model, int]:
+        """A directory as a version; the same content is the version that it already was, from now
+        on in this directory.
+        """
+        source = Source(directory=artifact.directory)
+        async with self._changing(name) as (session, model):
+            known = _same_content(model, artifact.digest)
+            if known is None:
+                row = await queries.add_version(session, name, source)
+                row.state = State.AVAILABLE.value
+            else:
+                row = await queries.version_row(session, known)
+            if known is None or known.source.directory:
+                rows.set_source(row, source)
+                rows.set_artifact(row, artifact)
+        return await self.model(name), row.number
+
+    @_to_its_end
+    async def begin_pull(self, name: str, source: Source) -> Version:
+        """The version that a pull goes into: the one that it already filled, an earlier try that
+        failed, or a new one.
+
+        Raises: IllegalState while another call pulls it.
+        """
+        async with self._changing(name) as (session, model):
+            known = _same_pull(model, source)
+            if known is None:
+                row = await queries.add_version(session, name, source)
+            elif known.state in ON_DISK:
+                return known
+            else:
+                row = await queries.version_row(session, known)
+                row.state = lifecycle.after(known.state, Move.PULL, subject=known.label).value
+                rows.set_source(row, source)
+                rows.set_failure(row, None)
+        return (await self.model(name)).version(row.number)
+
+    @_to_its_end
+    async def finish_pull(self, version: Version, artifact: Artifact) -> Version:
+        """The pulled version, which is on disk now."""
+        async with self._moving(version, Move.FINISH_PULL) as (_, row):
+            rows.set_artifact(row, artifact)
+        return (await self.model(version.model)).version(version.number)
+
+    @_to_its_end
+    async def fail_pull(self, version: Version, failure: FailureRecord) -> None:
+        """Keeps why a pull ended early."""
+        async with self._moving(version, Move.FAIL_PULL) as (_, row):
+            rows.set_failure(row, failure)
+
+    @_to_its_end
+    async def delete(self, reference: ModelReference) -> list[Version]:
+        """Removes a version, or all of a model, and tells which; files are the caller's.
+
+        Raises: ModelNotFound. IllegalState when one of them is loaded or being pulled.
+        """
+        async with self._changing(reference.name) as (session, model):
+            if model is None:
+                raise _not_found(reference.name)
+            whole = reference.version is None and reference.alias is None
+            doomed = list(model.versions) if whole else [model.resolve(reference)]
+            for version in doomed:
+                lifecycle.after(version.state, Move.DELETE, subject=version.label)
+                await session.delete(await queries.version_row(session, version))
+            if len(doomed) == len(model.versions):
+                await session.execute(delete(ModelRow).where(ModelRow.name == model.name))
+        return doomed
+
+    @_to_its_end
+    async def set_alias(self, name: str, alias: str, number: int) -> Model:
+        """Points an alias at a version; 0 removes it.
+
+        Raises: ModelNotFound.
+        """
+        async with self._changing(name) as (session, model):
+            if model is None:
+                raise _not_found(name, field="name")
+            if number == 0:
+                await session.execute(
+                    delete(AliasRow).where(AliasRow.model == name, AliasRow.alias == alias)
+                )
+            else:
+                model.version(number, field="version")
+                await session.merge(AliasRow(model=name, alias=alias, number=number))
+        return await self.model(name)
+
+    # Replicas.
+
+    @_to_its_end
+    async def intend(self, reference: ModelReference, *, replicas: int) -> Version:
+        """Sets how many replicas should be loaded, 0 for none; whatever failed is tried anew.
+
+        Raises: ModelNotFound. IllegalState when the version cannot be loaded.
+        """
+        model = await self.model(reference.name)
+        version = model.resolve(reference)
+        async with self._moving(version, Move.LOAD if replicas else Move.UNLOAD) as (session, row):
+            row.desired_replicas = replicas
+            row.intent += 1
+            rows.set_failure(row, None)
+            if replicas:
+                await queries.retry_failed_replicas(session, version)
+        return (await self.model(version.model)).version(version.number)
+
+    @_to_its_end
+    async def record(self, version: Version) -> bool:
+        """Writes a version's replicas and what follows from them; False, and nothing written, when
+        its intent has changed since it was read.
+        """
+        async with self._changing(version.model) as (session, _):
+            row = await session.get(VersionRow, (version.model, version.number))
+            if row is None or row.intent != version.intent:
+                return False
+            row.state = version.state.value
+            rows.set_failure(row, version.failure)
+            await queries.set_replicas(session, version)
+        return True
+
+    # How a change is made.
+
+    @asynccontextmanager
+    async def _changing(self, name: str) -> AsyncGenerator[tuple[AsyncSession, Model | None]]:
+        """A transaction on one model, with the model as it was; numbers the change when there is
+        one that a watcher sees.
+        """
+        async with self._writing, self._sessions.begin() as session:
+            before = await queries.find_model(session, name)
+            yield session, before
+            await session.flush()
+            session.expire_all()
+            after = await queries.find_model(session, name)
+            changed = _visible(before) != _visible(after)
+            if changed:
+                await queries.number_change(session, name, removed=after is None)
+        if changed:
+            for bell in self._bells:
+                bell.set()
+
+    @asynccontextmanager
+    async def _moving(
+        self, version: Version, move: Move
+    ) -> AsyncGenerator[tuple[AsyncSession, VersionRow]]:
+        """A transaction that makes a move of a version's life."""
+        async with self._changing(version.model) as (session, model):
+            if model is None:
+                raise _not_found(version.model)
+            current = model.version(version.number)
+            row = await queries.version_row(session, current)
+            row.state = lifecycle.after(current.state, move, subject=current.label).value
+            yield session, row
+
+
+def _not_found(name: str, *, field: str = "model") -> ModelNotFound:
+    return ModelNotFound(f"there is no model {name}; list the models to see which", field=field)
+
+
+def _visible(model: Model | None) -> object:
+    """What a watcher sees of a model."""
+    if model is None:
+        return None
+    versions = [(replace(v, replicas=(), intent=0), v.ready_replicas) for v in model.versions]
+    return versions, dict(model.aliases)
+
+
+def _same_content(model: Model | None, digest: str) -> Version | None:
+    versions = model.versions if model else ()
+    return next((v for v in versions if v.artifact and v.artifact.digest == digest), None)
+
+
+def _same_pull(model: Model | None, source: Source) -> Version | None:
+    """The version that was pulled from the same commit, else one that was not pulled to the end."""
+    versions = [v for v in model.versions if v.source.hub_id == source.hub_id] if model else []
+    for version in reversed(versions):
+        if version.state in ON_DISK and version.source.commit == source.commit:
+            return version
+    for version in reversed(versions):
+        if version.state not in ON_DISK and version.source.revision == source.revision:
+            return version
+    return None

@@ -1,0 +1,103 @@
+"""The catalogue's tables; `migrations/` makes them, this only names them."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, DateTime, ForeignKey, ForeignKeyConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """What the tables have in common."""
+
+
+class ModelRow(Base):
+    """A model; `sequence` is that of its last change, `last_version` is never given again."""
+
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, index=True)
+    last_version: Mapped[int]
+
+
+class VersionRow(Base):
+    """A version; what its artifact says is empty until it is on disk."""
+
+    __tablename__ = "versions"
+
+    model: Mapped[str] = mapped_column(
+        ForeignKey("models.name", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    source_directory: Mapped[str]
+    hub_id: Mapped[str]
+    revision: Mapped[str]
+    commit: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    directory: Mapped[str]
+    digest: Mapped[str]
+    architecture: Mapped[str]
+    parameters: Mapped[int] = mapped_column(BigInteger)
+    weights_bytes: Mapped[int] = mapped_column(BigInteger)
+    dtype: Mapped[str]
+    context_tokens: Mapped[int] = mapped_column(BigInteger)
+    vocab_size: Mapped[int] = mapped_column(BigInteger)
+    desired_replicas: Mapped[int]
+    intent: Mapped[int]
+    failure_code: Mapped[int]
+    failure_reason: Mapped[str]
+    failure_message: Mapped[str]
+
+
+class AliasRow(Base):
+    """A name for a version of a model."""
+
+    __tablename__ = "aliases"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["model", "number"], ["versions.model", "versions.number"], ondelete="CASCADE"
+        ),
+    )
+
+    model: Mapped[str] = mapped_column(primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int]
+
+
+class ReplicaRow(Base):
+    """An engine of a version, and the runtime that it was placed on."""
+
+    __tablename__ = "replicas"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["model", "number"], ["versions.model", "versions.number"], ondelete="CASCADE"
+        ),
+    )
+
+    engine_id: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(index=True)
+    number: Mapped[int]
+    runtime_id: Mapped[str]
+    phase: Mapped[str]
+    failure_code: Mapped[int]
+    failure_reason: Mapped[str]
+    failure_message: Mapped[str]
+
+
+class TombstoneRow(Base):
+    """A model that was removed, so that a watcher who was away learns of it."""
+
+    __tablename__ = "tombstones"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class CounterRow(Base):
+    """The number of the last change; one row, which never goes back."""
+
+    __tablename__ = "change_counter"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)

@@ -1,0 +1,130 @@
+"""A model service with real SQL and real gRPC, in this process, beside fake runtimes."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mlxmesh.model.v1 import model_pb2 as pb
+from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh_model.fleet import GrpcFleet
+from mlxmesh_model.hub import HuggingFaceHub
+from mlxmesh_model.loads import Loads
+from mlxmesh_model.pulls import Pulls
+from mlxmesh_model.reconciler import Reconciler
+from mlxmesh_model.servicer import ModelServicer
+from mlxmesh_model.store import Store
+from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.server import MeshServer
+from tests.fakes.model_directory import write_model
+from tests.fakes.registry import InMemoryRegistry
+from tests.fakes.runtime import FakeHost, FakeRuntime
+
+
+@dataclass
+class ModelService:
+    """A running model service, its client, and what stands around it."""
+
+    stub: model_pb2_grpc.ModelServiceStub
+    store: Store
+    registry: InMemoryRegistry
+    tmp_path: Path
+    address: str
+
+    async def register(self, name: str = "pocket", *, rows: int = 8) -> pb.RegisterModelResponse:
+        """Registers a small model directory; other rows make another version."""
+        directory = write_model(self.tmp_path / f"{name}-{rows}", rows=rows)
+        return await self.stub.RegisterModel(
+            pb.RegisterModelRequest(name=name, directory=str(directory))
+        )
+
+    async def load(self, model: str = "pocket", *, replicas: int = 1) -> pb.ModelVersion:
+        """Loads and waits; the version in the last message."""
+        request = pb.LoadModelRequest(model=model, replicas=replicas)
+        messages = [message async for message in self.stub.LoadModel(request)]
+        return messages[-1].version
+
+    async def model(self, model: str = "pocket") -> pb.Model:
+        """The model as it is."""
+        return (await self.stub.GetModel(pb.GetModelRequest(model=model))).model
+
+    async def version(self, model: str = "pocket@1") -> pb.ModelVersion:
+        """One version as it is."""
+        return (await self.model(model)).versions[0]
+
+    async def until(self, model: str, condition: Callable[[pb.ModelVersion], bool]) -> None:
+        """Waits until a version is as wished."""
+        while not condition(await self.version(model)):
+            await asyncio.sleep(0.01)
+
+
+class Mesh:
+    """What a test needs: fake hosts, and a model service that it may restart."""
+
+    def __init__(self, tmp_path: Path, stack: AsyncExitStack) -> None:
+        self.tmp_path = tmp_path
+        self.registry = InMemoryRegistry()
+        self.hub_endpoint = "http://127.0.0.1:9"
+        self._stack = stack
+        self._service: AsyncExitStack | None = None
+
+    async def host(self, runtime: FakeRuntime | None = None) -> FakeHost:
+        """A host that serves the (fake) runtime."""
+        host = await FakeHost(runtime or FakeRuntime(), self.registry).start()
+        self._stack.push_async_callback(host.crash)
+        return host
+
+    async def service(self) -> ModelService:
+        """Starts the model service, ending the one that ran; the database stays."""
+        await self.stop_service()
+        stack = self._service = AsyncExitStack()
+        self._stack.push_async_callback(stack.aclose)
+        store = await Store.open(f"sqlite+aiosqlite:///{self.tmp_path / 'model.db'}")
+        stack.push_async_callback(store.close)
+        fleet = GrpcFleet(self.registry, timeout_s=2)
+        stack.push_async_callback(fleet.close)
+        reconciler = Reconciler(store=store, fleet=fleet, interval_s=0.1, refusal_pause_s=0.2)
+        pulls = Pulls(
+            store=store,
+            hub=HuggingFaceHub(self.hub_endpoint, attempts=2, pause_s=0.01),
+            models_dir=self.tmp_path / "models",
+        )
+        await pulls.recover()
+        loads = Loads(store=store, wake_reconciler=reconciler.wake)
+        servicer = ModelServicer(store=store, pulls=pulls, loads=loads)
+        server = MeshServer(
+            services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
+            service_names=["mlxmesh.model.v1.ModelService"],
+        )
+        address = await server.start()
+        for loop in (reconciler.run(), fleet.listen(reconciler.wake)):
+            stack.push_async_callback(_cancel, asyncio.create_task(loop))
+        stack.push_async_callback(server.drain, 0, 0)
+        channel = open_channel(address)
+        stack.push_async_callback(channel.close)
+        stub = model_pb2_grpc.ModelServiceStub(channel)
+        return ModelService(stub, store, self.registry, self.tmp_path, address)
+
+    async def stop_service(self) -> None:
+        """Ends the model service."""
+        if self._service is not None:
+            await self._service.aclose()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncGenerator[Mesh]:
+    async with AsyncExitStack() as stack:
+        yield Mesh(tmp_path, stack)
+
+
+@pytest.fixture
+async def service(mesh: Mesh) -> ModelService:
+    return await mesh.service()

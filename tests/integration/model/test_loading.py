@@ -1,0 +1,263 @@
+"""Desired replicas become engines, whatever happens to runtimes and to the model service."""
+
+import asyncio
+
+import pytest
+
+from mlxmesh.model.v1 import model_pb2 as pb
+from mlxmesh.runtime.v1 import runtime_pb2
+from mlxmesh_shared.errors import EngineFailed, IllegalState, InsufficientMemory, NoRuntime
+from tests.fakes.runtime import FakeRuntime
+
+READY = pb.VERSION_STATE_READY
+AVAILABLE = pb.VERSION_STATE_AVAILABLE
+
+
+async def test_load_streams_until_every_replica_is_ready(mesh, service):
+    host = await mesh.host()
+    await service.register()
+
+    version = await service.load(replicas=2)
+
+    assert (version.state, version.desired_replicas, version.ready_replicas) == (READY, 2, 2)
+    assert len(host.runtime.engines) == 2
+    engine = next(iter(host.runtime.engines.values()))
+    assert (engine.model, engine.model_version) == ("pocket", 1)
+    assert engine.engine_id.startswith("pocket-v1-")
+
+
+async def test_load_tells_each_step(mesh, service):
+    host = await mesh.host()
+    host.runtime.hold = True
+    await service.register()
+    states: list[int] = []
+    async for message in service.stub.LoadModel(pb.LoadModelRequest(model="pocket")):
+        assert message.name == "pocket"
+        states.append(message.version.state)
+        if host.runtime.engines:
+            [engine_id] = host.runtime.engines
+            host.runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_READY)
+        else:
+            asyncio.get_running_loop().call_later(0.2, _ready_all, host.runtime)
+    assert states[0] == pb.VERSION_STATE_LOADING
+    assert states[-1] == READY
+
+
+def _ready_all(runtime: FakeRuntime) -> None:
+    for engine_id in runtime.engines:
+        runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_READY)
+
+
+async def test_replicas_spread_over_hosts(mesh, service):
+    hosts = [await mesh.host(FakeRuntime(f"runtime-{n}")) for n in range(3)]
+    await service.register()
+    await service.load(replicas=3)
+    assert [len(host.runtime.engines) for host in hosts] == [1, 1, 1]
+
+
+async def test_more_and_fewer_replicas(mesh, service):
+    host = await mesh.host()
+    await service.register()
+    await service.load(replicas=3)
+    version = await service.load(replicas=1)
+    assert version.desired_replicas == 1
+    await service.until("pocket", lambda v: v.ready_replicas == 1)
+    while len(host.runtime.engines) > 1:
+        await asyncio.sleep(0.01)
+    assert len(host.runtime.stops) == 2
+
+
+async def test_unload_answers_when_the_replicas_are_gone(mesh, service):
+    host = await mesh.host()
+    await service.register()
+    await service.load(replicas=2)
+
+    answer = await service.stub.UnloadModel(pb.UnloadModelRequest(model="pocket"))
+
+    assert (answer.version.state, answer.version.desired_replicas) == (AVAILABLE, 0)
+    assert host.runtime.engines == {}
+
+
+async def test_unload_of_what_is_not_loaded_answers_at_once(service):
+    await service.register()
+    answer = await service.stub.UnloadModel(pb.UnloadModelRequest(model="pocket"))
+    assert answer.version.state == AVAILABLE
+
+
+async def test_no_runtime(service):
+    await service.register()
+    with pytest.raises(NoRuntime, match="start one"):
+        await service.load()
+    version = await service.version()
+    assert (version.state, version.desired_replicas) == (pb.VERSION_STATE_FAILED, 1)
+    assert version.failure.reason == "NO_RUNTIME"
+
+
+async def test_a_runtime_that_comes_later_gets_what_is_desired(mesh, service):
+    await service.register()
+    with pytest.raises(NoRuntime):
+        await service.load()
+    await mesh.host()
+    await service.until("pocket", lambda v: v.state == READY and not v.HasField("failure"))
+
+
+async def test_no_room_tells_the_figures(mesh, service):
+    await mesh.host(FakeRuntime(available_bytes=300 * 2**20))
+    await mesh.host(FakeRuntime("runtime-2", available_bytes=100 * 2**20))
+    await service.register(rows=8 * 2**20 // 4)  # 32 MiB
+    assert (await service.load()).state == READY  # 288 MiB fit
+    await service.register("big", rows=64 * 2**20 // 16)
+    with pytest.raises(InsufficientMemory, match=r"big@1 needs 320 MiB.* 2 runtimes has 300 MiB"):
+        await service.load("big")
+
+
+async def test_a_runtime_that_refuses_is_passed_over(mesh, service):
+    full = await mesh.host(FakeRuntime("runtime-1", available_bytes=9 * 2**30))
+    other = await mesh.host(FakeRuntime("runtime-2"))
+    full.runtime.refuse_with = InsufficientMemory("4 of 3 GiB")
+    await service.register()
+    await service.load()
+    assert len(other.runtime.engines) == 1
+
+
+async def test_every_runtime_refuses(mesh, service):
+    host = await mesh.host()
+    host.runtime.refuse_with = InsufficientMemory("needs 4 GiB, has 3 GiB")
+    await service.register()
+    with pytest.raises(InsufficientMemory, match="needs 4 GiB, has 3 GiB"):
+        await service.load()
+
+    host.runtime.refuse_with = None
+    await service.until("pocket", lambda v: v.state == READY)
+
+
+async def test_a_failed_engine_ends_the_load_and_a_new_load_tries_again(mesh, service):
+    host = await mesh.host()
+    host.runtime.hold = True
+    await service.register()
+    loading = asyncio.create_task(service.load())
+    while not host.runtime.engines:
+        await asyncio.sleep(0.01)
+    [engine_id] = host.runtime.engines
+    host.runtime.fail(engine_id, "exit code 9 five times")
+
+    with pytest.raises(EngineFailed, match=f"{engine_id}: exit code 9 five times"):
+        await loading
+    version = await service.version()
+    assert version.state == pb.VERSION_STATE_FAILED
+    assert version.failure.reason == "ENGINE_CRASHED"
+
+    host.runtime.hold = False
+    assert (await service.load()).state == READY
+    assert host.runtime.starts == [engine_id, engine_id]
+
+
+async def test_a_crashed_engine_that_its_runtime_restarts(mesh, service):
+    host = await mesh.host()
+    await service.register()
+    await service.load()
+    [engine_id] = host.runtime.engines
+    host.runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_BACKOFF)
+    await service.until("pocket", lambda v: v.state == pb.VERSION_STATE_LOADING)
+    host.runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_READY)
+    await service.until("pocket", lambda v: v.state == READY)
+    assert host.runtime.starts == [engine_id]
+
+
+async def test_a_runtime_that_comes_back_empty_gets_its_engines_again(mesh, service):
+    host = await mesh.host()
+    await service.register()
+    await service.load(replicas=2)
+    before = sorted(host.runtime.engines)
+    host.runtime.lose_everything()
+    while sorted(host.runtime.engines) != before:
+        await asyncio.sleep(0.01)
+    await service.until("pocket", lambda v: v.ready_replicas == 2)
+
+
+async def test_replicas_of_a_lost_runtime_are_placed_elsewhere(mesh, service):
+    first = await mesh.host(FakeRuntime("runtime-1", available_bytes=9 * 2**30))
+    second = await mesh.host(FakeRuntime("runtime-2"))
+    await service.register()
+    await service.load()
+    assert len(first.runtime.engines) == 1
+    await first.crash()
+    await service.until("pocket", lambda v: v.ready_replicas == 1 and v.state == READY)
+    while not second.runtime.engines:
+        await asyncio.sleep(0.01)
+
+
+async def test_a_restarted_model_service_adopts_running_engines(mesh):
+    host = await mesh.host()
+    service = await mesh.service()
+    await service.register()
+    await service.load(replicas=2)
+    before = list(host.runtime.starts)
+
+    service = await mesh.service()
+
+    version = await service.version()
+    assert (version.state, version.ready_replicas) == (READY, 2)
+    await asyncio.sleep(0.3)  # three passes
+    assert (host.runtime.starts, host.runtime.stops) == (before, [])
+
+
+async def test_what_was_loaded_is_loaded_after_all_restart(mesh):
+    host = await mesh.host()
+    service = await mesh.service()
+    await service.register()
+    await service.load()
+    await mesh.stop_service()
+    await host.crash()
+
+    fresh = await mesh.host(FakeRuntime("runtime-2"))
+    service = await mesh.service()
+
+    await service.until("pocket", lambda v: v.state == READY)
+    while not fresh.runtime.engines:
+        await asyncio.sleep(0.01)
+
+
+async def test_an_engine_that_no_version_knows_is_stopped(mesh, service):
+    runtime = FakeRuntime()
+    runtime.engines["stray-v1-abcdef"] = runtime_pb2.Engine(
+        engine_id="stray-v1-abcdef", model="stray", model_version=1
+    )
+    await mesh.host(runtime)
+    while runtime.engines:
+        await asyncio.sleep(0.01)
+
+
+async def test_loaded_versions_cannot_be_deleted(mesh, service):
+    await mesh.host()
+    await service.register()
+    await service.load()
+    with pytest.raises(IllegalState, match="pocket@1: it is READY; unload it first"):
+        await service.stub.DeleteModel(pb.DeleteModelRequest(model="pocket"))
+    await service.stub.UnloadModel(pb.UnloadModelRequest(model="pocket"))
+    await service.stub.DeleteModel(pb.DeleteModelRequest(model="pocket"))
+    assert (await service.stub.ListModels(pb.ListModelsRequest())).models == []
+
+
+async def test_ending_the_call_does_not_undo_the_load(mesh, service):
+    host = await mesh.host()
+    host.runtime.hold = True
+    await service.register()
+    call = service.stub.LoadModel(pb.LoadModelRequest(model="pocket"))
+    await anext(aiter(call))
+    call.cancel()
+    while not host.runtime.engines:
+        await asyncio.sleep(0.01)
+    host.runtime.hold = False
+    _ready_all(host.runtime)
+    await service.until("pocket", lambda v: v.state == READY)
+
+
+async def test_the_bare_name_means_the_version_that_is_ready(mesh, service):
+    await mesh.host()
+    await service.register()
+    await service.load()
+    assert (await service.register(rows=16)).version == 2
+    assert (await service.model()).default_version == 1
+    assert (await service.load("pocket@2")).version == 2
+    assert (await service.model()).default_version == 2

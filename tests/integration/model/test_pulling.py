@@ -1,0 +1,243 @@
+"""Pulling from a hub on loopback: whole, broken off and gone on with, and refused."""
+
+import asyncio
+import time
+from collections.abc import Generator
+
+import pytest
+
+from mlxmesh.model.v1 import model_pb2 as pb
+from mlxmesh_shared.errors import (
+    HubUnavailable,
+    IllegalState,
+    InvalidArgument,
+    ServiceUnavailable,
+    SourceNotFound,
+)
+from tests.fakes.hub import FakeHub, serving_hub
+from tests.fakes.model_directory import write_model
+
+MIB = 2**20
+HUB_ID = "mlx/pocket"
+
+
+@pytest.fixture
+def hub(tmp_path, mesh) -> Generator[FakeHub]:
+    with serving_hub() as hub:
+        directory = write_model(tmp_path / "at-the-hub", rows=3 * MIB // 16)
+        (directory / "README.md").write_text("not for serving")
+        (directory / "modeling.py").write_text("raise SystemExit")
+        hub.add(HUB_ID, directory)
+        mesh.hub_endpoint = hub.endpoint
+        yield hub
+
+
+@pytest.fixture
+async def service(mesh, hub):
+    return await mesh.service()
+
+
+async def pull(service, hub_id: str = HUB_ID, **fields: str) -> list[pb.PullModelResponse]:
+    request = pb.PullModelRequest(hub_id=hub_id, **fields)
+    return [message async for message in service.stub.PullModel(request)]
+
+
+def files(service, name: str = "pocket", version: int = 1) -> set[str]:
+    return {path.name for path in (service.tmp_path / "models" / name / str(version)).iterdir()}
+
+
+async def test_pull(service, hub):
+    messages = await pull(service)
+
+    assert all(message.name == "pocket" for message in messages)
+    done = [message.done_bytes for message in messages]
+    assert done == sorted(done)
+    last = messages[-1]
+    assert last.done_bytes == last.total_bytes > 3 * MIB
+    assert (last.version.version, last.version.state) == (1, pb.VERSION_STATE_AVAILABLE)
+    assert last.version.source == "mlx/pocket@main"
+    assert last.version.parameters == 3 * MIB // 4
+    assert files(service) == {
+        "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"
+    }  # fmt: skip
+
+
+async def test_the_digest_is_that_of_the_same_content_registered(service, hub):
+    pulled = (await pull(service))[-1].version
+    directory = service.tmp_path / "models/pocket/1"
+    answer = await service.stub.RegisterModel(
+        pb.RegisterModelRequest(name="again", directory=str(directory))
+    )
+    assert answer.model.versions[0].digest == pulled.digest
+
+
+async def test_pulled_again_it_is_the_version_that_it_was(service, hub):
+    await pull(service)
+    hub.ranges_seen.clear()
+    [message] = await pull(service)
+    assert message.version.version == 1
+    assert hub.ranges_seen == []
+
+
+async def test_a_new_commit_is_a_new_version(service, hub):
+    await pull(service)
+    hub.commit = hub.commit[::-1]
+    assert (await pull(service))[-1].version.version == 2
+
+
+async def test_under_another_name_and_revision(service, hub):
+    last = (await pull(service, name="mine", revision=hub.commit))[-1]
+    assert (last.name, last.version.source) == ("mine", f"mlx/pocket@{hub.commit}")
+
+
+async def test_a_connection_that_breaks_once_is_not_noticed(service, hub):
+    hub.break_after_bytes, hub.breaks_left = MIB, 1
+    assert (await pull(service))[-1].version.state == pb.VERSION_STATE_AVAILABLE
+    assert any(seen.startswith("model.safetensors bytes=") for seen in hub.ranges_seen)
+
+
+async def test_a_broken_download_goes_on_with_the_next_pull(service, hub):
+    hub.break_after_bytes, hub.breaks_left = MIB, 2
+    with pytest.raises(HubUnavailable, match="pull again"):
+        await pull(service)
+    version = await service.version()
+    assert version.state == pb.VERSION_STATE_FAILED
+    assert version.failure.reason == "HUB_UNAVAILABLE"
+    hub.ranges_seen.clear()
+
+    messages = await pull(service)
+
+    assert messages[0].done_bytes >= MIB
+    assert [seen.split("=")[0] for seen in hub.ranges_seen] == ["model.safetensors bytes"]
+    assert messages[-1].version.version == 1
+    assert not messages[-1].version.HasField("failure")
+
+
+async def test_a_hub_without_ranges_starts_over(service, hub):
+    hub.ranges = False
+    hub.break_after_bytes, hub.breaks_left = MIB, 1
+    last = (await pull(service))[-1]
+    assert last.done_bytes == last.total_bytes
+
+
+async def test_a_cancelled_pull_keeps_what_it_has(service, hub):
+    hub.gate.clear()
+    call = service.stub.PullModel(pb.PullModelRequest(hub_id=HUB_ID))
+    async for message in call:
+        if message.done_bytes >= MIB:
+            call.cancel()
+            break
+    await service.until("pocket@1", lambda v: v.state == pb.VERSION_STATE_FAILED)
+    assert (await service.version()).failure.reason == "CANCELLED"
+    assert any(name.endswith(".part") for name in files(service))
+
+    hub.gate.set()
+    messages = await pull(service)
+    assert messages[0].done_bytes >= MIB
+    assert not any(name.endswith(".part") for name in files(service))
+
+
+async def test_a_pull_that_ended_with_the_service_can_be_pulled_on(mesh, service, hub):
+    hub.gate.clear()
+    call = service.stub.PullModel(pb.PullModelRequest(hub_id=HUB_ID))
+    await anext(aiter(call))
+    service = await mesh.service()
+    assert (await service.version()).state == pb.VERSION_STATE_FAILED
+    hub.gate.set()
+    assert (await pull(service))[-1].version.version == 1
+
+
+async def test_two_pulls_of_the_same_at_once(service, hub):
+    hub.gate.clear()
+    first = asyncio.create_task(pull(service))
+    while not (service.tmp_path / "models/pocket/1").exists():
+        await asyncio.sleep(0.01)
+    with pytest.raises(IllegalState, match="pocket@1: it is PULLING; another call is pulling it"):
+        await pull(service)
+    with pytest.raises(IllegalState, match="cannot delete pocket@1: it is PULLING"):
+        await service.stub.DeleteModel(pb.DeleteModelRequest(model="pocket"))
+    with pytest.raises(IllegalState, match="cannot load pocket@1: it is PULLING"):
+        await service.load()
+    hub.gate.set()
+    await first
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+async def test_wrong_content_is_removed(service, hub, name):
+    hub.corrupt.add(name)
+    with pytest.raises(HubUnavailable, match=f"{name} did not match its checksum"):
+        await pull(service)
+    assert not any(kept.startswith(name) for kept in files(service))
+
+    hub.corrupt.clear()
+    assert (await pull(service))[-1].version.state == pb.VERSION_STATE_AVAILABLE
+
+
+async def test_pickled_weights_are_refused(service, hub):
+    hub.models[HUB_ID] = {"pytorch_model.bin": b"x", "config.json": b"{}"}
+    with pytest.raises(InvalidArgument, match="pickled weights only") as caught:
+        await pull(service)
+    assert caught.value.field == "hub_id"
+    assert (await service.stub.ListModels(pb.ListModelsRequest())).models == []
+
+
+async def test_a_model_with_its_own_code_is_refused(service, hub):
+    hub.models[HUB_ID]["config.json"] = b'{"model_type": "x", "auto_map": {"a": "b"}}'
+    with pytest.raises(InvalidArgument, match="auto_map"):
+        await pull(service)
+    assert (await service.version()).failure.reason == "INVALID_FIELD"
+
+
+async def test_names_that_lead_elsewhere_are_not_taken(service, hub):
+    hub.models[HUB_ID]["../../outside.json"] = b"{}"
+    hub.models[HUB_ID]["deeper/inside.json"] = b"{}"
+    await pull(service)
+    assert len(files(service)) == 4
+    assert not (service.tmp_path / "models/outside.json").exists()
+
+
+async def test_unknown_model_and_revision(service, hub):
+    with pytest.raises(SourceNotFound, match="no model mlx/nothing"):
+        await pull(service, "mlx/nothing")
+    with pytest.raises(SourceNotFound, match="no revision v9"):
+        await pull(service, revision="v9")
+
+
+async def test_no_hub(mesh, hub):
+    mesh.hub_endpoint = "http://127.0.0.1:9"
+    service = await mesh.service()
+    with pytest.raises(HubUnavailable, match=r"127\.0\.0\.1:9"):
+        await pull(service)
+
+
+async def test_progress_of_many_small_steps_is_thinned(service, hub):
+    hub.models[HUB_ID] |= {f"extra-{n}.json": b"{}" for n in range(50)}
+    began_s = time.monotonic()
+    messages = await pull(service)
+    # Ten a second at most, beside the first and the last.
+    assert len(messages) <= 2 + (time.monotonic() - began_s) * 10
+    assert messages[-1].done_bytes == messages[-1].total_bytes
+
+
+async def test_deleting_removes_what_was_pulled(service, hub):
+    await pull(service)
+    await service.stub.DeleteModel(pb.DeleteModelRequest(model="pocket@1"))
+    assert not (service.tmp_path / "models/pocket/1").exists()
+
+
+async def test_a_link_in_the_models_directory_is_not_followed(service, hub):
+    elsewhere = service.tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (service.tmp_path / "models").mkdir()
+    (service.tmp_path / "models/pocket").symlink_to(elsewhere)
+    with pytest.raises(InvalidArgument, match="is a link"):
+        await pull(service)
+    assert list(elsewhere.iterdir()) == []
+
+
+async def test_what_cannot_be_written_is_told(service, hub):
+    (service.tmp_path / "models").mkdir()
+    (service.tmp_path / "models/pocket").write_text("a file where a directory has to be")
+    with pytest.raises(ServiceUnavailable, match="cannot be written"):
+        await pull(service)
+    assert (await service.version()).failure.reason == "SERVICE_UNAVAILABLE"

@@ -1,0 +1,133 @@
+"""The catalogue on real SQLite: migrations, cancellation, and observations that come too late."""
+
+import asyncio
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from mlxmesh_model.catalog import Artifact, Phase, Replica
+from mlxmesh_model.database import open_database
+from mlxmesh_model.lifecycle import State
+from mlxmesh_model.store import Store
+from mlxmesh_model.tables import Base
+from mlxmesh_shared.reference import ModelReference
+
+ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
+
+
+def url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path / 'deep/er/model.db'}"
+
+
+@pytest.fixture
+async def store(tmp_path):
+    store = await Store.open(url(tmp_path))
+    yield store
+    await store.close()
+
+
+def _difference(connection: Connection) -> list[object]:
+    return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
+
+
+async def test_the_migrations_make_the_tables_that_the_code_names(tmp_path):
+    engine = await open_database(url(tmp_path))
+    async with engine.connect() as connection:
+        assert await connection.run_sync(_difference) == []
+        assert (await connection.execute(text("PRAGMA journal_mode"))).scalar() == "wal"
+        assert (await connection.execute(text("PRAGMA foreign_keys"))).scalar() == 1
+    await engine.dispose()
+
+
+async def test_opening_again_keeps_everything(tmp_path, store):
+    await store.register("pocket", ARTIFACT)
+    other = await Store.open(url(tmp_path))
+    [model] = await other.models()
+    assert model.versions[0].artifact == ARTIFACT
+    assert model.versions[0].created_at.tzinfo is not None
+    await other.close()
+
+
+@pytest.mark.parametrize("table", Base.metadata.sorted_tables, ids=str)
+def test_every_table_can_be_made_by_postgresql(table):
+    assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
+
+
+async def test_an_observation_under_an_older_intent_is_not_written(store):
+    await store.register("pocket", ARTIFACT)
+    reference = ModelReference("pocket")
+    seen = await store.intend(reference, replicas=1)
+    await store.intend(reference, replicas=0)
+    ready = seen.settle((Replica("e", "r", Phase.READY),), None)
+    assert not await store.record(ready)
+    assert (await store.model("pocket")).versions[0].replicas == ()
+
+
+async def test_a_version_that_is_gone_is_not_written(store):
+    await store.register("pocket", ARTIFACT)
+    [version] = (await store.model("pocket")).versions
+    await store.delete(ModelReference("pocket"))
+    assert not await store.record(version)
+
+
+async def test_only_what_a_watcher_sees_is_a_change(store):
+    await store.register("pocket", ARTIFACT)
+    version = await store.intend(ModelReference("pocket"), replicas=2)
+    before = await store.sequence()
+    pending = (Replica("e", "r"), Replica("f", "r"))
+    assert await store.record(version.settle(pending, None))
+    assert await store.sequence() == before
+    ready = (Replica("e", "r", Phase.READY), pending[1])
+    assert await store.record(version.settle(ready, None))
+    assert await store.sequence() == before + 1
+    [stored] = (await store.model("pocket")).versions
+    assert (stored.replicas, stored.state) == (ready, State.READY)
+
+
+async def test_loading_again_retries_what_failed(store):
+    await store.register("pocket", ARTIFACT)
+    version = await store.intend(ModelReference("pocket"), replicas=1)
+    await store.record(version.settle((Replica("e", "r", Phase.FAILED),), None))
+    version = await store.intend(ModelReference("pocket"), replicas=1)
+    assert version.replicas == (Replica("e", "r", Phase.PENDING),)
+
+
+async def test_a_removed_and_registered_model_is_no_tombstone(store):
+    await store.register("pocket", ARTIFACT)
+    await store.delete(ModelReference("pocket"))
+    [gone] = await store.changes(1)
+    assert gone.model is None
+    await store.register("pocket", ARTIFACT)
+    [back] = await store.changes(1)
+    assert back.model is not None
+    assert back.sequence > gone.sequence
+
+
+async def test_cancelled_callers_leave_the_store_usable(store):
+    async def work(number: int) -> None:
+        await store.register(f"m{number}", replace(ARTIFACT, digest=f"{number:064}"))
+        await store.models()
+
+    for number in range(40):
+        task = asyncio.create_task(work(number))
+        await asyncio.sleep(random.random() * 0.003)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(20):
+        await store.register("last", ARTIFACT)
+        assert (await store.model("last")).versions[0].number == 1
+
+
+async def test_concurrent_writers_each_get_a_sequence_number(store):
+    await asyncio.gather(
+        *(store.register(f"m{n}", replace(ARTIFACT, digest=f"{n:064}")) for n in range(20))
+    )
+    sequences = [change.sequence for change in await store.changes(0)]
+    assert sequences == list(range(1, 21))

@@ -1,0 +1,189 @@
+"""What counts as a model directory, and its facts."""
+
+import json
+import os
+
+import pytest
+
+from mlxmesh_model import artifacts
+from mlxmesh_shared.errors import IllegalState, InvalidArgument
+from tests.fakes.model_directory import CONFIG, write_model, write_safetensors
+
+
+def test_facts(tmp_path):
+    found = artifacts.inspect(write_model(tmp_path / "m"))
+    assert (found.architecture, found.dtype, found.parameters) == ("llama", "float32", 32)
+    assert (found.weights_bytes, found.context_tokens, found.vocab_size) == (128, 256, 32)
+    assert found.directory == str(tmp_path / "m")
+
+
+def test_the_digest_is_of_the_content_not_of_the_place(tmp_path):
+    here = artifacts.inspect(write_model(tmp_path / "here"))
+    there = artifacts.inspect(write_model(tmp_path / "there"))
+    other = artifacts.inspect(write_model(tmp_path / "other", rows=9))
+    assert here.digest == there.digest != other.digest
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_each_file_counts(tmp_path, name):
+    directory = write_model(tmp_path / "m")
+    before = artifacts.inspect(directory).digest
+    path = directory / name
+    if name.endswith(".json"):
+        path.write_text(path.read_text() + " ")
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert artifacts.inspect(directory).digest != before
+
+
+def test_other_files_do_not_count(tmp_path):
+    directory = write_model(tmp_path / "m")
+    before = artifacts.inspect(directory).digest
+    (directory / "README.md").write_text("hello")
+    (directory / ".cache").mkdir()
+    assert artifacts.inspect(directory).digest == before
+
+
+def test_a_known_checksum_is_not_read_again(tmp_path):
+    directory = write_model(tmp_path / "m")
+    sha = artifacts.sha256(directory / "model.safetensors")
+    known = {"model.safetensors": sha}
+    assert (
+        artifacts.inspect(directory, known_sha256=known).digest
+        == artifacts.inspect(directory).digest
+    )
+    known["model.safetensors"] = "0" * 64
+    assert (
+        artifacts.inspect(directory, known_sha256=known).digest
+        != artifacts.inspect(directory).digest
+    )
+
+
+def test_quantized(tmp_path):
+    quantization = {"group_size": 64, "bits": 4, "lm_head": {"group_size": 64, "bits": 8}}
+    directory = write_model(tmp_path / "m", config={**CONFIG, "quantization": quantization})
+    write_safetensors(
+        directory / "model.safetensors",
+        {
+            "layer.weight": ("U32", [16, 8], 512),  # 16 x 64 of 4 bits
+            "layer.scales": ("BF16", [16, 1], 32),
+            "layer.biases": ("BF16", [16, 1], 32),
+            "lm_head.weight": ("U32", [4, 16], 256),  # 4 x 64 of 8 bits
+            "lm_head.scales": ("BF16", [4, 1], 8),
+            "norm.weight": ("BF16", [64], 128),
+        },
+    )
+    found = artifacts.inspect(directory)
+    assert (found.dtype, found.parameters) == ("4-bit", 16 * 64 + 4 * 64 + 64)
+
+
+def test_text_config_and_unbounded_context(tmp_path):
+    config = {"model_type": "vision", "text_config": {"vocab_size": 99}}
+    found = artifacts.inspect(write_model(tmp_path / "m", config=config))
+    assert found.vocab_size == 99
+    assert found.context_tokens == artifacts.UNBOUNDED_CONTEXT_TOKENS
+
+
+def lose(name):
+    return lambda directory: (directory / name).unlink()
+
+
+def put(name, content):
+    return lambda directory: (directory / name).write_text(content)
+
+
+def pickled(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+
+def link_outside(directory):
+    outside = directory.parent / "outside.json"
+    outside.write_text("{}")
+    (directory / "extra.json").symlink_to(outside)
+
+
+def cut_short(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lose("config.json"), "no config.json"),
+        (lose("tokenizer.json"), "no tokenizer"),
+        (lose("model.safetensors"), r"no \.safetensors"),
+        (pickled, "pickled weights only"),
+        (cut_short, "not a whole safetensors file"),
+        (link_outside, "extra.json is not a file inside"),
+        (put("config.json", "{"), "config.json is not JSON"),
+        (put("config.json", "[]"), "must hold a JSON object"),
+        (put("config.json", "[" * 100_000), "config.json is not JSON"),
+        (put("config.json", "{}"), "no model_type"),
+        (put("config.json", '{"model_type": "x"}'), "vocab_size"),
+        (put("config.json", '{"model_type": "x", "vocab_size": -1}'), "vocab_size"),
+        (put("config.json", '{"model_type": "x", "vocab_size": true}'), "vocab_size"),
+        (
+            put("config.json", '{"model_type": "x", "vocab_size": 9, "quantization": {"a": 1}}'),
+            "bits",
+        ),
+        (put("tokenizer_config.json", '{"auto_map": {}}'), "tokenizer_config.json has auto_map"),
+        (
+            put("model.safetensors.index.json", '{"weight_map": {"a": "b.safetensors"}}'),
+            "lacks b.safetensors",
+        ),
+    ],
+)
+def test_refusals_say_what_is_wrong(tmp_path, spoil, message):
+    directory = write_model(tmp_path / "m")
+    spoil(directory)
+    with pytest.raises(InvalidArgument, match=message) as caught:
+        artifacts.inspect(directory, field="hub_id")
+    assert caught.value.field == "hub_id"
+
+
+def test_a_hub_caches_snapshot_may_link_to_its_blobs(tmp_path):
+    snapshot = write_model(tmp_path / "models--a--b/snapshots/c0ffee")
+    blobs = tmp_path / "models--a--b/blobs"
+    blobs.mkdir()
+    for number, path in enumerate(sorted(snapshot.iterdir())):
+        path.rename(blobs / str(number))
+        path.symlink_to(f"../../blobs/{number}")
+    assert artifacts.inspect(snapshot).parameters == 32
+    assert "tokenizer.json" in artifacts.tokenizer_files(snapshot)
+
+
+def test_tokenizer_files_of_nothing(tmp_path):
+    with pytest.raises(IllegalState, match="register the model again"):
+        artifacts.tokenizer_files(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "text"),
+    [
+        ("model-00001-of-00002.safetensors", True, False),
+        ("tokenizer.json", False, True),
+        ("tokenizer.model", False, True),
+        ("chat_template.jinja", False, True),
+        ("modeling_evil.py", False, False),
+        ("pytorch_model.bin", False, False),
+        ("../up.json", False, False),
+        ("a/b.safetensors", False, False),
+        (".hidden.json", False, False),
+        ("line\n.json", False, False),
+    ],
+)
+def test_which_files_are_taken(name, weights, text):
+    assert (artifacts.is_weights(name), artifacts.is_text(name)) == (weights, text)
+
+
+def test_an_unreadable_directory(tmp_path):
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        artifacts.inspect(tmp_path / ("x" * (os.pathconf(tmp_path, "PC_NAME_MAX") + 1)))
+
+
+def test_json_is_not_trusted(tmp_path):
+    config = {**CONFIG, "quantization": [1], "max_position_embeddings": "many"}
+    directory = write_model(tmp_path / "m", config=config)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": []}))
+    assert artifacts.inspect(directory).dtype == "float32"

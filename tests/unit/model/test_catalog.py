@@ -1,0 +1,93 @@
+"""What a reference means, and the default version."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxmesh_model.catalog import (
+    FailureRecord,
+    Model,
+    Phase,
+    Replica,
+    Source,
+    Version,
+    default_version,
+)
+from mlxmesh_model.lifecycle import State
+from mlxmesh_shared.errors import ModelNotFound, QueueFull
+from mlxmesh_shared.reference import ModelReference
+
+
+def version(number: int, state: State = State.AVAILABLE, *, ready: int = 0) -> Version:
+    replicas = tuple(Replica(f"e{n}", "r", Phase.READY) for n in range(ready))
+    return Version(
+        "pocket", number, state, Source("/models/pocket"), datetime.now(UTC), replicas=replicas
+    )
+
+
+@st.composite
+def some_versions(draw):
+    numbers = sorted(draw(st.sets(st.integers(1, 50), min_size=1, max_size=6)))
+    states = st.sampled_from([State.AVAILABLE, State.READY, State.PULLING, State.PULL_FAILED])
+    return tuple(
+        version(number, state := draw(states), ready=2 if state is State.READY else 0)
+        for number in numbers
+    )
+
+
+@given(some_versions())
+def test_the_default_is_the_newest_ready_else_newest_on_disk_else_newest(versions):
+    chosen = default_version(versions, {})
+    by_number = {v.number: v for v in versions}
+    rank = {State.READY: 2, State.AVAILABLE: 1}
+    best = max(versions, key=lambda v: (rank.get(v.state, 0), v.number))
+    assert by_number[chosen] is best
+
+
+@given(some_versions(), st.data())
+def test_the_alias_default_comes_first(versions, data):
+    number = data.draw(st.sampled_from([v.number for v in versions]))
+    assert default_version(versions, {"default": number, "stable": 99}) == number
+
+
+def test_nothing_means_nothing():
+    assert default_version((), {}) == 0
+
+
+def test_references():
+    model = Model("pocket", (version(1), version(2)), {"stable": 1})
+    assert model.resolve(ModelReference.parse("pocket")).number == 2
+    assert model.resolve(ModelReference.parse("pocket@1")).number == 1
+    assert model.resolve(ModelReference.parse("pocket:stable")).number == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("pocket@7", "has no version 7; it has 1, 2"),
+        ("pocket:x", "has no alias x; it has stable"),
+    ],
+)
+def test_unknown_references_tell_what_there_is(reference, message):
+    model = Model("pocket", (version(1), version(2)), {"stable": 1})
+    with pytest.raises(ModelNotFound, match=message):
+        model.resolve(ModelReference.parse(reference))
+
+
+def test_settling_keeps_replicas_failure_and_state_together():
+    failure = FailureRecord.of(QueueFull("full"))
+    loading = Version(
+        "pocket", 1, State.LOADING, Source("/m"), datetime.now(UTC), desired_replicas=1
+    )
+    failed = loading.settle((), failure)
+    assert (failed.state, failed.failure) == (State.LOAD_FAILED, failure)
+    ready = failed.settle((Replica("e", "r", Phase.READY),), None)
+    assert (ready.state, ready.failure, ready.ready_replicas) == (State.READY, None, 1)
+
+
+def test_sources_and_labels():
+    assert str(Source(hub_id="a/b", revision="main", commit="1")) == "a/b@main"
+    assert str(Source("/models/x")) == "/models/x"
+    assert version(3).label == "pocket@3"

@@ -1,0 +1,54 @@
+"""A file while it is downloaded."""
+
+import hashlib
+
+import pytest
+
+from mlxmesh_model.part_file import HubFile, PartFile
+
+CONTENT = b"weights of a model"
+
+
+def by_sha256(content: bytes = CONTENT, name: str = "model.safetensors") -> HubFile:
+    return HubFile(name, len(content), hashlib.sha256(content).hexdigest(), "")
+
+
+def by_git(content: bytes = CONTENT) -> HubFile:
+    oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return HubFile("config.json", len(content), "", oid)
+
+
+@pytest.mark.parametrize("file", [by_sha256(), by_git(), by_sha256(b""), by_git(b"")])
+def test_whole_and_right(tmp_path, file):
+    part = PartFile(file, tmp_path / "new")
+    content = CONTENT if file.size_bytes else b""
+    assert (part.size_bytes, part.complete) == (0, False)
+    for start in range(0, len(content), 5):
+        part.write_at(start, content[start : start + 5])
+    assert part.size_bytes == len(content)
+    assert part.finish()
+    assert part.complete
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [file.name]
+    assert (tmp_path / "new" / file.name).read_bytes() == content
+
+
+@pytest.mark.parametrize("file", [by_sha256(), by_git()])
+@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"!", CONTENT[::-1]])
+def test_wrong_content_is_removed(tmp_path, file, content):
+    part = PartFile(file, tmp_path)
+    part.write_at(0, content)
+    assert not part.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_starting_over_drops_what_was_there(tmp_path):
+    part = PartFile(by_sha256(), tmp_path)
+    part.write_at(0, b"something longer than the real content")
+    part.write_at(0, CONTENT)
+    assert part.finish()
+
+
+def test_another_content_grows_elsewhere(tmp_path):
+    old = PartFile(by_sha256(b"old"), tmp_path)
+    old.write_at(0, b"o")
+    assert PartFile(by_sha256(b"new"), tmp_path).size_bytes == 0
