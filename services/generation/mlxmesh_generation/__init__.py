@@ -1,0 +1,1 @@
+"""Everything about text: templates, tokens, routing, streaming."""

@@ -1,0 +1,75 @@
+"""The models as far as generation needs to know them, and how a reference is resolved. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mlxmesh_shared.errors import ModelNotFound
+from mlxmesh_shared.reference import ModelReference
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version; without a digest while it is still being pulled."""
+
+    name: str
+    version: int
+    digest: str
+    context_tokens: int
+    vocab_size: int
+    desired_replicas: int
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model; `default_version` is what its bare name means."""
+
+    name: str
+    versions: Mapping[int, ModelVersion]
+    default_version: int
+    aliases: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True)
+class CatalogueChange:
+    """What the model service reports: at most one of a changed model and a removed name is set."""
+
+    sequence: int
+    model: Model | None = None
+    removed_name: str | None = None
+    synced: bool = False
+
+
+class Catalogue:
+    """Every model by name."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Model] = {}
+
+    def apply(self, change: CatalogueChange) -> None:
+        if change.model is not None:
+            self._models[change.model.name] = change.model
+        if change.removed_name is not None:
+            self._models.pop(change.removed_name, None)
+
+    def keep_only(self, names: set[str]) -> None:
+        """Forgets the models that a complete listing did not mention."""
+        self._models = {name: model for name, model in self._models.items() if name in names}
+
+    def resolve(self, reference: ModelReference) -> ModelVersion:
+        """Raises: ModelNotFound for a name, version or alias that there is not."""
+        model = self._models.get(reference.name)
+        if model is None:
+            raise ModelNotFound(
+                f"there is no model {reference.name}; `mlxmesh models` lists those there are",
+                field="model",
+            )
+        number = reference.version or model.default_version
+        if reference.alias is not None:
+            number = model.aliases.get(reference.alias, 0)
+        version = model.versions.get(number)
+        if version is None:
+            raise ModelNotFound(f"there is no {reference} of this model", field="model")
+        return version

@@ -1,0 +1,185 @@
+"""The one Execute stream to one engine, all of this process's sequences multiplexed on it."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from grpc import aio
+
+from mlxmesh.engine.v1.engine_pb2 import (
+    Cancel,
+    EngineLoad,
+    ExecuteRequest,
+    ExecuteResponse,
+    SequenceOutput,
+    Submit,
+)
+from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
+from mlxmesh_generation.router import Replica
+from mlxmesh_generation.sequence import EngineSequence, SequenceSink
+from mlxmesh_shared.channels import open_channel, wait_ready
+from mlxmesh_shared.errors import EngineLost, Internal, MeshError
+
+CONNECT_TIMEOUT_S = 5.0
+RECONNECT_S = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+class _LinkedSequence:
+    """Satisfies EngineSequence."""
+
+    def __init__(self, link: "EngineLink", sequence_id: int) -> None:
+        self._link = link
+        self._sequence_id = sequence_id
+
+    @property
+    def engine_id(self) -> str:
+        return self._link.engine_id
+
+    def cancel(self) -> None:
+        self._link.cancel(self._sequence_id)
+
+    def drop(self) -> None:
+        self._link.drop(self._sequence_id)
+
+
+class EngineLink:
+    """Owned by `Engines`, which runs it in a task of its own."""
+
+    def __init__(
+        self, *, engine_id: str, address: str, on_connected: Callable[[], None] = lambda: None
+    ) -> None:
+        self.engine_id = engine_id
+        self.address = address
+        self._sinks: dict[int, SequenceSink] = {}
+        self._next_id = 1
+        self._on_connected = on_connected
+        self._load = EngineLoad()
+        self._own_at_report = 0
+        self._outbox: deque[ExecuteRequest] = deque()
+        self._has_outgoing = asyncio.Event()
+        self._retired = False
+        self._finished = asyncio.Event()
+        self.connected = False
+
+    def replica(self) -> Replica:
+        """How the router sees this engine: what others gave it as last reported, ours as of now."""
+        load = self._load
+        others = max(0, load.running + load.waiting - self._own_at_report)
+        return Replica(
+            engine_id=self.engine_id,
+            connected=self.connected,
+            outstanding=others + len(self._sinks),
+            capacity=load.max_running + load.max_waiting or None,
+        )
+
+    def submit(self, submit: Submit, sink: SequenceSink) -> EngineSequence:
+        """Sends a sequence off; takes over `submit` and gives it its number."""
+        sequence_id = submit.sequence_id = self._next_id
+        self._next_id += 1
+        self._sinks[sequence_id] = sink
+        self._send(ExecuteRequest(submit=submit))
+        return _LinkedSequence(self, sequence_id)
+
+    def cancel(self, sequence_id: int) -> None:
+        if sequence_id in self._sinks:
+            self._send(ExecuteRequest(cancel=Cancel(sequence_id=sequence_id)))
+
+    def drop(self, sequence_id: int) -> None:
+        self.cancel(sequence_id)
+        self._sinks.pop(sequence_id, None)
+        self._finish_if_done()
+
+    def retire(self) -> None:
+        """Lets what runs go on, after which run() returns."""
+        self._retired = True
+        self._finish_if_done()
+
+    async def run(self) -> None:
+        """Keeps the stream open, opening it again whenever it breaks, until retired and idle."""
+        channel = open_channel(self.address)
+        keeping = asyncio.create_task(self._keep_open(channel))
+        finished = asyncio.create_task(self._finished.wait())
+        try:
+            await asyncio.wait((keeping, finished), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            keeping.cancel()
+            finished.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeping
+            await channel.close()
+
+    async def _keep_open(self, channel: aio.Channel) -> None:
+        while True:
+            try:
+                await wait_ready(channel, CONNECT_TIMEOUT_S)
+                await self._converse(channel)
+            except MeshError as error:
+                _log.debug("the stream to %s ended: %s", self.engine_id, error.reason)
+            finally:
+                self._disconnect()
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _converse(self, channel: aio.Channel) -> None:
+        call = EngineServiceStub(channel).Execute()
+        self.connected = True
+        self._on_connected()
+        writer = asyncio.create_task(self._write(call))
+        try:
+            async for response in call:
+                self._dispatch(response)
+        finally:
+            writer.cancel()
+            # How the stream ended is told by reading it.
+            with suppress(MeshError, asyncio.CancelledError):
+                await writer
+            call.cancel()
+
+    async def _write(self, call: Any) -> None:
+        while True:
+            await self._has_outgoing.wait()
+            self._has_outgoing.clear()
+            while self._outbox:
+                await call.write(self._outbox.popleft())
+
+    def _send(self, request: ExecuteRequest) -> None:
+        self._outbox.append(request)
+        self._has_outgoing.set()
+
+    def _dispatch(self, response: ExecuteResponse) -> None:
+        for output in response.outputs:
+            ends = output.finish_reason != 0 or output.HasField("failure")
+            find = self._sinks.pop if ends else self._sinks.get
+            # One that was dropped here may still get the outputs that were under way.
+            sink = find(output.sequence_id, None)
+            if sink is not None:
+                self._deliver(sink, output)
+        if response.HasField("load"):
+            self._load = response.load
+            self._own_at_report = len(self._sinks)
+        self._finish_if_done()
+
+    def _deliver(self, sink: SequenceSink, output: SequenceOutput) -> None:
+        try:
+            sink.on_output(output)
+        except Exception:  # noqa: BLE001 one sequence's trouble must not end the others' stream
+            _log.exception("a generation failed on an engine's output")
+            self.drop(output.sequence_id)
+            sink.on_lost(Internal("the generation failed; see the log of generation"))
+
+    def _disconnect(self) -> None:
+        self.connected = False
+        self._outbox.clear()
+        self._load, self._own_at_report = EngineLoad(), 0
+        lost, self._sinks = self._sinks, {}
+        for sink in lost.values():
+            sink.on_lost(EngineLost("the engine was lost while it worked on this; try again"))
+        self._finish_if_done()
+
+    def _finish_if_done(self) -> None:
+        if self._retired and not self._sinks:
+            self._finished.set()

@@ -1,0 +1,84 @@
+"""The engines that the registry knows, and the placing of sequences on them."""
+
+import asyncio
+from collections.abc import Collection
+
+from mlxmesh.engine.v1.engine_pb2 import Submit
+from mlxmesh_generation import router
+from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.engine_link import EngineLink
+from mlxmesh_generation.sequence import EngineSequence, SequenceSink
+from mlxmesh_shared.registry.port import Instance, Registry
+
+
+class Engines:
+    """A link to every engine; one whose record is gone takes nothing new, and closes when idle."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        # By engine id: its record, and the link to it.
+        self._links: dict[str, tuple[Instance, EngineLink]] = {}
+        self._connected = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follows the registry until cancelled; then every link is closed."""
+        async with asyncio.TaskGroup() as tasks:
+            async for instances in self._registry.watch("engine"):
+                self._update({instance.instance_id: instance for instance in instances}, tasks)
+
+    def place(
+        self,
+        version: ModelVersion,
+        submit: Submit,
+        sink: SequenceSink,
+        *,
+        avoid: Collection[str] = (),
+    ) -> EngineSequence:
+        """As of Placer."""
+        links = self._serving(version)
+        chosen = router.pick([link.replica() for link in links.values()], avoid=avoid)
+        return links[chosen].submit(submit, sink)
+
+    def known(self, version: ModelVersion) -> bool:
+        """Whether there is an engine of this version, connected or not."""
+        return bool(self._serving(version))
+
+    async def wait_connected(self, version: ModelVersion, timeout_s: float) -> None:
+        """Returns once an engine of this version is connected, or after timeout_s without one."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._any_connected(version):
+                    await self._connected.wait()
+        except TimeoutError:
+            return  # placing on one will say that there is none
+
+    def _any_connected(self, version: ModelVersion) -> bool:
+        return any(link.connected for link in self._serving(version).values())
+
+    def _serving(self, version: ModelVersion) -> dict[str, EngineLink]:
+        wanted = {"model": version.name, "version": str(version.version)}
+        return {
+            engine_id: link
+            for engine_id, (instance, link) in self._links.items()
+            if wanted.items() <= instance.metadata.items()
+        }
+
+    def _update(self, instances: dict[str, Instance], tasks: asyncio.TaskGroup) -> None:
+        for engine_id, (known, link) in list(self._links.items()):
+            now = instances.get(engine_id)
+            if now is None or now.address != known.address:
+                del self._links[engine_id]
+                link.retire()
+            else:
+                self._links[engine_id] = (now, link)
+        for engine_id in instances.keys() - self._links.keys():
+            instance = instances[engine_id]
+            link = EngineLink(
+                engine_id=engine_id, address=instance.address, on_connected=self._on_connected
+            )
+            self._links[engine_id] = (instance, link)
+            tasks.create_task(link.run(), name=f"link to {engine_id}")
+
+    def _on_connected(self) -> None:
+        self._connected.set()
+        self._connected = asyncio.Event()

@@ -1,0 +1,85 @@
+"""The catalogue as this process last saw it: requests never wait for the model service."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from mlxmesh_generation.catalogue import Catalogue, CatalogueChange, ModelVersion
+from mlxmesh_shared.errors import MeshError, ServiceUnavailable
+from mlxmesh_shared.reference import ModelReference
+
+FIRST_SYNC_WAIT_S = 3.0
+RETRY_S = 0.25
+
+_log = logging.getLogger(__name__)
+
+
+class CatalogueSource(Protocol):
+    """Where the catalogue's changes come from."""
+
+    def watch(self, after_sequence: int) -> AsyncGenerator[CatalogueChange]:
+        """Every model, or only what changed after a sequence number; then each change."""
+        ...
+
+
+class CatalogueMirror:
+    """Follows the model service; while that is away, the last known catalogue stays."""
+
+    def __init__(
+        self,
+        source: CatalogueSource,
+        *,
+        retry_s: float = RETRY_S,
+        first_sync_wait_s: float = FIRST_SYNC_WAIT_S,
+    ) -> None:
+        self._source = source
+        self._retry_s = retry_s
+        self._first_sync_wait_s = first_sync_wait_s
+        self._catalogue = Catalogue()
+        self._synced = asyncio.Event()
+        self._last_sequence = 0
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self._follow()
+            except MeshError as error:
+                _log.debug("the catalogue's watch ended: %s", error.reason)
+            await asyncio.sleep(self._retry_s)
+
+    async def resolve(self, reference: ModelReference) -> ModelVersion:
+        """Raises: ModelNotFound; ServiceUnavailable when no catalogue was ever received."""
+        if not self._synced.is_set():
+            await self._first_sync()
+        return self._catalogue.resolve(reference)
+
+    async def _first_sync(self) -> None:
+        try:
+            async with asyncio.timeout(self._first_sync_wait_s):
+                await self._synced.wait()
+        except TimeoutError as error:
+            raise ServiceUnavailable(
+                "the model service has not answered yet; try again shortly", retry_delay_s=1.0
+            ) from error
+
+    async def _follow(self) -> None:
+        listed: set[str] | None = None if self._last_sequence else set()
+        async with aclosing(self._source.watch(self._last_sequence)) as changes:
+            async for change in changes:
+                self._catalogue.apply(change)
+                if listed is not None and change.model is not None:
+                    listed.add(change.model.name)
+                if change.synced:
+                    self._on_synced(listed)
+                    listed = None
+                # Until the listing is complete, a broken watch has to begin again.
+                if listed is None:
+                    self._last_sequence = max(self._last_sequence, change.sequence)
+
+    def _on_synced(self, listed: set[str] | None) -> None:
+        if listed is not None:
+            self._catalogue.keep_only(listed)
+        self._synced.set()

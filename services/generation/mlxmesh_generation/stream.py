@@ -1,0 +1,71 @@
+"""The buffer between an engine's pace and one reader's."""
+
+import asyncio
+from collections import deque
+
+from mlxmesh_generation.request import Delta, Event, Finished, PrefillProgress
+from mlxmesh_shared.errors import MeshError
+
+# Keeps a message far below any receiver's size limit.
+MAX_DELTA_TOKENS = 512
+MAX_BACKLOG_TOKENS = 65_536
+
+
+class EventBuffer:
+    """Events in order, for one reader. While it is away, its deltas join into larger ones.
+
+    So a slow reader gets fewer messages, and what waits for it is text, not messages. It is full
+    once `MAX_BACKLOG_TOKENS` wait; the writer has to look, for it cannot slow an engine down.
+    """
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._backlog_tokens = 0
+        self._error: MeshError | None = None
+        self._reader: asyncio.Future[None] | None = None
+
+    @property
+    def full(self) -> bool:
+        return self._backlog_tokens > MAX_BACKLOG_TOKENS
+
+    def put(self, event: Event) -> None:
+        last = self._events[-1] if self._events else None
+        if isinstance(event, Delta):
+            self._backlog_tokens += len(event.token_ids)
+            if isinstance(last, Delta) and len(last.token_ids) < MAX_DELTA_TOKENS:
+                event = Delta(last.text + event.text, last.token_ids + event.token_ids)
+                self._events.pop()
+        elif isinstance(event, PrefillProgress) and isinstance(last, PrefillProgress):
+            self._events.pop()
+        self._events.append(event)
+        self._wake()
+
+    def fail(self, error: MeshError) -> None:
+        """Ends the stream with an error, after the events already in it."""
+        self._error = error
+        self._wake()
+
+    async def take(self) -> Event:
+        """The next event, the last one being Finished.
+
+        Raises: the error that the stream failed with, once every event before it was taken.
+        """
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        event = self._events.popleft()
+        if isinstance(event, Delta):
+            self._backlog_tokens -= len(event.token_ids)
+        return event
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can be added any more."""
+        ends_well = bool(self._events) and isinstance(self._events[-1], Finished)
+        return ends_well or self._error is not None
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

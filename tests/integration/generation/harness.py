@@ -1,0 +1,115 @@
+"""A generation service over real gRPC, with a fake engine and a fake model service."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxmesh.engine.v1.engine_pb2 import Submit
+from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
+from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
+from mlxmesh.model.v1.model_pb2 import VERSION_STATE_READY, Model, ModelVersion
+from mlxmesh_generation.__main__ import make_server, open_generations
+from mlxmesh_shared.channels import ChannelPool
+from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.settings import GenerationSettings
+from tests.fakes.engine import FakeEngine, FakeEngineOptions
+from tests.fakes.model_service import FakeModelService
+from tests.fakes.registry import InMemoryRegistry
+
+DIGEST = "ab" * 32
+
+
+@dataclass
+class Mesh:
+    """What a test talks to, and what it can look at or break."""
+
+    stub: GenerationServiceStub
+    engine: FakeEngine
+    models: FakeModelService
+    registry: InMemoryRegistry
+    server: MeshServer
+
+    async def collect(
+        self, request: GenerateRequest, *, timeout: float | None = None
+    ) -> list[GenerateResponse]:
+        return [response async for response in self.stub.Generate(request, timeout=timeout)]
+
+    def script(self, token_ids: Sequence[int]) -> None:
+        """Makes the engine say these tokens, again and again."""
+
+        def choose(submit: Submit, index: int, vocab_size: int) -> int:
+            return token_ids[index % len(token_ids)]
+
+        self.engine.options.choose = choose
+
+
+def pocket(*, desired: int = 1, **changes: object) -> Model:
+    """The catalogue's entry of the fake engine's model."""
+    fields: dict[str, object] = {
+        "version": 1,
+        "state": VERSION_STATE_READY,
+        "digest": DIGEST,
+        "context_tokens": 1024,
+        "vocab_size": 500,
+        "desired_replicas": desired,
+    }
+    return Model(
+        name="pocket",
+        versions=[ModelVersion(**{**fields, **changes})],  # pyright: ignore[reportArgumentType]
+        aliases={"stable": 1},
+        default_version=1,
+    )
+
+
+@asynccontextmanager
+async def generation_service(
+    registry: InMemoryRegistry, data_dir: Path
+) -> AsyncIterator[MeshServer]:
+    """As __main__ builds it, in this process."""
+    settings = GenerationSettings(data_dir=data_dir)
+    async with AsyncExitStack() as stack:
+        generations = await open_generations(stack, settings, registry)
+        server = make_server(settings, generations)
+        await server.start()
+        await server.set_serving()
+        try:
+            yield server
+        finally:
+            await server.drain(grace_s=0, settle_s=0)
+
+
+@asynccontextmanager
+async def running_mesh(
+    data_dir: Path,
+    tokenizer_dir: Path,
+    options: FakeEngineOptions | None = None,
+    model: Model | None = None,
+) -> AsyncIterator[Mesh]:
+    """One engine, one model service, one generation service."""
+    registry = InMemoryRegistry()
+    models, engine = FakeModelService(), FakeEngine(options)
+    models.put(model or pocket(), tokenizer_dir)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(models.running())
+        await stack.enter_async_context(engine.running())
+        await registry.register(models.instance)
+        await registry.register(engine.instance)
+        server = await stack.enter_async_context(generation_service(registry, data_dir))
+        channels = ChannelPool()
+        stack.push_async_callback(channels.close)
+        yield Mesh(
+            stub=GenerationServiceStub(channels.get(server.address)),
+            engine=engine,
+            models=models,
+            registry=registry,
+            server=server,
+        )
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Returns once a condition holds; how long that takes is not judged."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.002)

@@ -1,0 +1,178 @@
+"""Engines that come, go, refuse and die under a generation service."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+
+import pytest
+
+from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
+from mlxmesh_shared.errors import (
+    DeadlineExceeded,
+    EngineDraining,
+    EngineFailed,
+    EngineLost,
+    MeshError,
+    ModelNotLoaded,
+    NoReplica,
+    QueueFull,
+)
+from tests.fakes.engine import FakeEngine
+from tests.integration.generation.harness import Mesh, pocket, until
+
+ASK = GenerateRequest(model="pocket", prompt="x", max_tokens=3)
+LONG = GenerateRequest(model="pocket", prompt="x", max_tokens=1000)
+
+
+@asynccontextmanager
+async def second_engine(mesh: Mesh) -> AsyncIterator[FakeEngine]:
+    """Another replica of the same model, connected; nothing was submitted to either so far."""
+    options = replace(mesh.engine.options, engine_id="engine-2")
+    async with FakeEngine(options).running() as other:
+        await mesh.registry.register(other.instance)
+        while not other.submits:
+            # Once the other one is connected, it takes what the first refuses.
+            mesh.engine.refuse_next.append(QueueFull("full"))
+            with suppress(QueueFull):
+                await mesh.collect(ASK)
+        mesh.engine.submits.clear()
+        other.submits.clear()
+        yield other
+        await mesh.registry.deregister(other.instance)
+
+
+async def read_until_error(mesh: Mesh, seen: list[GenerateResponse]) -> None:
+    async for response in mesh.stub.Generate(LONG):
+        seen.append(response)
+
+
+async def test_the_loss_of_an_engine_ends_its_streams_and_a_new_one_serves(mesh: Mesh) -> None:
+    seen: list[list[GenerateResponse]] = [[] for _ in range(4)]
+    readers = [asyncio.create_task(read_until_error(mesh, each)) for each in seen]
+    await until(lambda: all(len(each) > 2 for each in seen))
+    await mesh.engine.stop()
+    outcomes = await asyncio.gather(*readers, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [EngineLost] * 4
+    assert all(isinstance(outcome, MeshError) and outcome.retryable for outcome in outcomes)
+    await mesh.registry.deregister(mesh.engine.instance)
+    # The runtime starts it again, under its id and at a new address.
+    async with FakeEngine(mesh.engine.options).running() as reborn:
+        await mesh.registry.register(reborn.instance)
+        assert (await mesh.collect(ASK))[0].started.engine_id == "engine-1"
+        assert len(reborn.submits) == 1
+
+
+async def test_an_engine_that_fails_a_sequence_keeps_the_others(mesh: Mesh) -> None:
+    reading = asyncio.create_task(read_until_error(mesh, []))
+    await until(lambda: mesh.engine.sequences == 1)
+    mesh.engine.fail_running = EngineFailed("the step failed")
+    with pytest.raises(EngineFailed):
+        await reading
+    assert (await mesh.collect(ASK))[-1].HasField("finished")
+
+
+@pytest.mark.parametrize("refusal", [QueueFull("full"), EngineDraining("stopping")])
+async def test_a_refusal_is_tried_once_more_elsewhere(mesh: Mesh, refusal: MeshError) -> None:
+    async with second_engine(mesh) as other:
+        mesh.engine.refuse_next.append(refusal)
+        responses = await mesh.collect(ASK)
+        assert responses[0].started.engine_id == "engine-2"
+        assert [len(mesh.engine.submits), len(other.submits)] == [1, 1]
+
+
+async def test_every_queue_full_comes_with_a_delay(mesh: Mesh) -> None:
+    async with second_engine(mesh) as other:
+        mesh.engine.refuse_next.append(QueueFull("full", retry_delay_s=0.5))
+        other.refuse_next.append(QueueFull("full", retry_delay_s=2.5))
+        with pytest.raises(QueueFull) as caught:
+            await mesh.collect(ASK)
+        assert caught.value.retry_delay_s == 2.5
+
+
+async def test_work_goes_to_the_replica_with_less_of_it(mesh: Mesh) -> None:
+    async with second_engine(mesh) as other, AsyncExitStack() as stack:
+        for engine in (mesh.engine, other):
+            engine.may_step.clear()
+            stack.callback(engine.may_step.set)
+        calls = [mesh.stub.Generate(LONG) for _ in range(6)]
+        for call in calls:
+            stack.callback(call.cancel)
+        await until(lambda: len(mesh.engine.submits) + len(other.submits) == 6)
+        assert [len(mesh.engine.submits), len(other.submits)] == [3, 3]
+
+
+async def test_a_full_engine_is_not_even_asked(mesh: Mesh) -> None:
+    mesh.engine.options.max_running, mesh.engine.options.max_waiting = 1, 1
+    calls = [mesh.stub.Generate(LONG) for _ in range(2)]
+    for call in calls:
+        assert isinstance(await call.read(), GenerateResponse)
+    with pytest.raises(QueueFull) as caught:
+        await mesh.collect(ASK)
+    assert caught.value.retry_delay_s
+    assert len(mesh.engine.submits) == 2
+    for call in calls:
+        call.cancel()
+    await until(lambda: mesh.engine.sequences == 0)
+    assert (await mesh.collect(ASK))[-1].HasField("finished")
+
+
+async def test_an_engine_that_leaves_the_registry_finishes_what_it_has(mesh: Mesh) -> None:
+    reading = asyncio.create_task(mesh.collect(LONG))
+    await until(lambda: mesh.engine.sequences == 1)
+    await mesh.registry.deregister(mesh.engine.instance)
+    with pytest.raises(NoReplica):
+        await mesh.collect(ASK)
+    assert (await reading)[-1].finished.usage.completion_tokens == 1000
+    assert len(mesh.engine.submits) == 1
+
+
+async def test_a_replica_that_is_on_its_way_is_waited_for(mesh: Mesh) -> None:
+    await mesh.registry.deregister(mesh.engine.instance)
+    with pytest.raises(NoReplica) as caught:
+        await mesh.collect(ASK)
+    assert caught.value.retry_delay_s
+    asking = asyncio.create_task(mesh.collect(ASK))
+    await asyncio.sleep(0.05)
+    await mesh.registry.register(mesh.engine.instance)
+    assert (await asking)[-1].HasField("finished")
+
+
+async def test_a_model_that_is_not_loaded_says_how_to_load_it(mesh: Mesh) -> None:
+    model = pocket(desired=0)
+    model.name = "idle"
+    mesh.models.put(model)
+    asking = GenerateRequest(model="idle", prompt="x")
+    error = await until_refused(mesh, ModelNotLoaded.reason, asking)
+    assert "mlxmesh load idle@1" in str(error)
+
+
+async def test_requests_go_on_while_the_model_service_is_away_and_changes_arrive_after(
+    mesh: Mesh,
+) -> None:
+    await mesh.collect(ASK)
+    await mesh.registry.deregister(mesh.models.instance)
+    await mesh.models.stop()
+    assert (await mesh.collect(ASK))[-1].HasField("finished")
+    mesh.models.remove("pocket")
+    async with mesh.models.running():
+        await mesh.registry.register(mesh.models.instance)
+        await until_refused(mesh, "MODEL_NOT_FOUND")
+    assert mesh.models.watches == [0, 1]
+
+
+async def until_refused(mesh: Mesh, reason: str, request: GenerateRequest = ASK) -> MeshError:
+    """The refusal for this reason; others, and answers, are passed over."""
+    while True:
+        try:
+            await mesh.collect(request)
+        except MeshError as error:
+            if error.reason == reason:
+                return error
+        await asyncio.sleep(0.01)
+
+
+async def test_a_deadline_holds_while_no_replica_comes(mesh: Mesh) -> None:
+    await mesh.registry.deregister(mesh.engine.instance)
+    with pytest.raises((DeadlineExceeded, NoReplica)):
+        await mesh.collect(ASK, timeout=0.3)

@@ -1,0 +1,220 @@
+"""What goes in comes out again, and nothing that was asked for is lost on the way."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxmesh.common.v1.rules_pb2 import rules
+from mlxmesh.common.v1.sampling_pb2 import Sampling
+from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh.generation.v1 import generation_pb2
+from mlxmesh.generation.v1.generation_pb2 import ChatMessage, GenerateRequest
+from mlxmesh.model.v1 import model_pb2
+from mlxmesh_generation import convert
+from mlxmesh_generation.request import (
+    Chat,
+    ChatTurn,
+    Delta,
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    PromptText,
+    PromptTokens,
+    Started,
+    Timings,
+)
+from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, to_failure
+from mlxmesh_shared.reference import ModelReference
+
+uint32 = st.integers(0, 2**32 - 1)
+samplings = st.builds(
+    Sampling,
+    temperature=st.none() | st.sampled_from([0.0, 0.5, 2.0]),
+    top_k=st.none() | uint32,
+    seed=st.none() | st.integers(0, 2**64 - 1),
+    logit_bias=st.dictionaries(uint32, st.sampled_from([-1.0, 0.5]), max_size=3),
+)
+requests = st.builds(
+    GenerateRequest,
+    model=st.sampled_from(["pocket", "pocket@2", "pocket:stable"]),
+    prompt=st.text(min_size=1, max_size=20),
+    max_tokens=st.none() | st.integers(1, 1_000_000),
+    sampling=samplings,
+    stop=st.lists(st.text(min_size=1, max_size=5), max_size=3),
+    stop_token_ids=st.lists(uint32, max_size=3),
+    request_id=st.from_regex(r"[A-Za-z0-9._:-]{1,20}", fullmatch=True),
+    ignore_eos=st.booleans(),
+)
+
+
+@given(message=requests, seed=st.integers(0, 2**64 - 1))
+def test_everything_asked_for_reaches_the_engine(message: GenerateRequest, seed: int) -> None:
+    request = convert.generation_request(message)
+    assert request.model == ModelReference.parse(message.model)
+    assert request.input == PromptText(message.prompt)
+    assert (request.request_id, request.stop) == (message.request_id, tuple(message.stop))
+    assert request.max_tokens == (message.max_tokens if message.HasField("max_tokens") else None)
+    submit = convert.to_submit(
+        request, prompt_token_ids=[1, 2], max_tokens=3, seed=seed, timeout_ms=4
+    )
+    expected = Sampling()
+    expected.CopyFrom(message.sampling)
+    expected.seed = seed
+    assert submit.sampling == expected
+    assert submit.stop_token_ids == message.stop_token_ids
+    assert submit.ignore_eos == message.ignore_eos
+    assert (list(submit.prompt_token_ids), submit.max_tokens, submit.timeout_ms) == ([1, 2], 3, 4)
+
+
+def test_the_callers_sampling_is_not_changed() -> None:
+    message = GenerateRequest(model="pocket", prompt="x", sampling=Sampling(top_k=5))
+    request = convert.generation_request(message)
+    convert.to_submit(request, prompt_token_ids=[1], max_tokens=1, seed=9, timeout_ms=None)
+    assert message.sampling == Sampling(top_k=5)
+
+
+def test_every_field_of_a_request_is_either_read_or_refused_by_its_rule() -> None:
+    read = {
+        *("model", "prompt", "chat", "tokens", "max_tokens", "sampling", "stop"),
+        *("stop_token_ids", "request_id", "ignore_eos"),
+        "n",  # its rule leaves 1 as the only value
+    }
+    fields = GenerateRequest.DESCRIPTOR.fields
+    refused = {field.name for field in fields if field.GetOptions().Extensions[rules].unsupported}
+    assert {field.name for field in fields} == read | refused
+
+
+def test_no_deadline_is_no_timeout() -> None:
+    request = convert.generation_request(GenerateRequest(model="pocket", prompt="x"))
+    submit = convert.to_submit(request, prompt_token_ids=[1], max_tokens=1, seed=0, timeout_ms=None)
+    assert not submit.HasField("timeout_ms")
+
+
+def test_a_request_without_an_id_gets_one_of_its_own() -> None:
+    message = GenerateRequest(model="pocket", prompt="x")
+    ids = {convert.generation_request(message).request_id for _ in range(100)}
+    assert len(ids) == 100
+
+
+def test_a_conversation() -> None:
+    roles = ["ROLE_SYSTEM", "ROLE_USER", "ROLE_ASSISTANT", "ROLE_TOOL"]
+    message = GenerateRequest(model="pocket")
+    for role in roles:
+        turn = ChatMessage(role=generation_pb2.Role.Value(role), content=role.lower())
+        message.chat.messages.append(turn)
+    names = ("system", "user", "assistant", "tool")
+    turns = tuple(ChatTurn(name, f"role_{name}") for name in names)
+    assert convert.prompt_input(message) == Chat(turns, add_generation_prompt=True)
+    message.chat.add_generation_prompt = False
+    assert convert.prompt_input(message) == Chat(turns, add_generation_prompt=False)
+
+
+def test_a_role_that_this_version_does_not_know_is_named() -> None:
+    message = GenerateRequest(model="pocket")
+    message.chat.messages.add(role=generation_pb2.ROLE_USER)
+    message.chat.messages.add(role=77)
+    with pytest.raises(InvalidArgument) as caught:
+        convert.prompt_input(message)
+    assert caught.value.field == "chat.messages[1].role"
+
+
+def test_token_ids_and_no_input() -> None:
+    message = GenerateRequest(model="pocket")
+    message.tokens.token_ids.extend([5, 6])
+    assert convert.prompt_input(message) == PromptTokens((5, 6))
+    with pytest.raises(InvalidArgument):
+        convert.prompt_input(GenerateRequest(model="pocket"))
+
+
+STARTED = Started("r", "pocket", 2, "engine-1", 3, 1, 2**64 - 1)
+FINISHED = Finished(FinishReason.STOP, 3, 1, 2, stop_token_id=0, timings=Timings(1.5, 2.5, 3.5))
+
+
+def test_events_become_messages() -> None:
+    started = convert.generate_response(1, STARTED)
+    assert started.sequence == 1
+    assert started.started == generation_pb2.Started(
+        request_id="r",
+        model="pocket",
+        model_version=2,
+        engine_id="engine-1",
+        prompt_tokens=3,
+        cached_tokens=1,
+        seed=2**64 - 1,
+    )
+    progress = convert.generate_response(2, PrefillProgress(10, 20)).prefill_progress
+    assert (progress.processed_tokens, progress.total_tokens) == (10, 20)
+    delta = convert.generate_response(3, Delta("ä", (7, 8))).delta
+    assert (delta.text, list(delta.token_ids), delta.index) == ("ä", [7, 8], 0)
+
+
+@pytest.mark.parametrize(
+    ("event", "stopped_by"),
+    [
+        (FINISHED, "stop_token_id"),
+        (Finished(FinishReason.STOP, 3, 1, 2, stop_text="END"), "stop_text"),
+        (Finished(FinishReason.LENGTH, 3, 1, 2), None),
+        (Finished(FinishReason.CANCELLED, 3, 1, 2), None),
+    ],
+)
+def test_an_end_says_what_stopped_it(event: Finished, stopped_by: str | None) -> None:
+    finished = convert.generate_response(9, event).finished
+    reason = generation_pb2.FinishReason.Name(finished.finish_reason)
+    assert reason == f"FINISH_REASON_{event.reason.name}"
+    assert finished.WhichOneof("stopped_by") == stopped_by
+    assert (finished.usage.prompt_tokens, finished.usage.cached_tokens) == (3, 1)
+    assert finished.usage.completion_tokens == 2
+    assert finished.timings.prefill_ms == event.timings.prefill_ms
+
+
+def test_a_whole_generation_in_one_message() -> None:
+    events = [STARTED, PrefillProgress(1, 2), Delta("a", (1,)), Delta("b", (2, 3)), FINISHED]
+    response = convert.complete_response(events)
+    assert (response.text, list(response.token_ids)) == ("ab", [1, 2, 3])
+    assert response.started == convert.generate_response(1, STARTED).started
+    assert response.finished == convert.generate_response(1, FINISHED).finished
+
+
+def test_every_reason_of_an_engine_has_its_own() -> None:
+    names = set(engine_pb2.EngineFinishReason.keys()) - {"ENGINE_FINISH_REASON_UNSPECIFIED"}
+    for name in names:
+        output = engine_pb2.SequenceOutput(finish_reason=engine_pb2.EngineFinishReason.Value(name))
+        assert convert.finish_reason(output).name == name.removeprefix("ENGINE_FINISH_REASON_")
+
+
+def test_an_engines_failure_names_the_callers_field() -> None:
+    request = convert.generation_request(GenerateRequest(model="pocket", prompt="x"))
+    failure = to_failure(ContextTooLong("too long", field="prompt_token_ids[7]"))
+    error = convert.engine_failure(failure, request)
+    assert isinstance(error, ContextTooLong)
+    assert error.field == "prompt"
+    other = to_failure(InvalidArgument("bad", field="sampling.top_p"))
+    assert convert.engine_failure(other, request).field == "sampling.top_p"
+
+
+def test_changes_of_the_catalogue() -> None:
+    version = model_pb2.ModelVersion(
+        version=2, digest="d", context_tokens=64, vocab_size=10, desired_replicas=1
+    )
+    message = model_pb2.Model(
+        name="pocket", versions=[version], aliases={"stable": 2}, default_version=2
+    )
+    change = convert.catalogue_change(model_pb2.WatchModelsResponse(sequence=3, model=message))
+    assert change.sequence == 3
+    assert change.model is not None
+    assert change.model.aliases == {"stable": 2}
+    [found] = change.model.versions.values()
+    assert (found.name, found.version, found.digest) == ("pocket", 2, "d")
+    assert (found.context_tokens, found.vocab_size, found.desired_replicas) == (64, 10, 1)
+    removed = convert.catalogue_change(model_pb2.WatchModelsResponse(removed_name="pocket"))
+    assert (removed.model, removed.removed_name, removed.synced) == (None, "pocket", False)
+    synced = convert.catalogue_change(model_pb2.WatchModelsResponse(synced=model_pb2.Synced()))
+    assert synced.synced
+
+
+def test_a_limit_that_the_catalogue_does_not_know_refuses_nothing() -> None:
+    message = model_pb2.Model(name="pocket", versions=[model_pb2.ModelVersion(version=1)])
+    change = convert.catalogue_change(model_pb2.WatchModelsResponse(model=message))
+    assert change.model is not None
+    assert change.model.versions[1].context_tokens > 1_000_000
+    assert change.model.versions[1].vocab_size > 1_000_000

@@ -1,0 +1,331 @@
+"""One generation, fed engine outputs by hand."""
+
+import time
+from collections.abc import Collection
+
+import pytest
+
+from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh.engine.v1.engine_pb2 import Accepted, SequenceOutput, SequenceTimings, Submit
+from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.generation import Generation, Plan
+from mlxmesh_generation.request import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    PrefillProgress,
+    PromptText,
+    Started,
+)
+from mlxmesh_generation.sequence import SequenceSink
+from mlxmesh_generation.stream import MAX_BACKLOG_TOKENS
+from mlxmesh_generation.tokenizer import ModelTokenizer
+from mlxmesh_shared.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EngineDraining,
+    EngineLost,
+    InvalidArgument,
+    MeshError,
+    NoReplica,
+    QueueFull,
+    to_failure,
+)
+from mlxmesh_shared.reference import ModelReference
+
+VERSION = ModelVersion("pocket", 1, "ab" * 32, 1024, 500, 1)
+STOP = engine_pb2.ENGINE_FINISH_REASON_STOP
+LENGTH = engine_pb2.ENGINE_FINISH_REASON_LENGTH
+CANCELLED = engine_pb2.ENGINE_FINISH_REASON_CANCELLED
+
+
+class Sequence:
+    def __init__(self, engine_id: str) -> None:
+        self.engine_id = engine_id
+        self.cancelled = self.dropped = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def drop(self) -> None:
+        self.dropped = True
+
+
+class Placements:
+    """Satisfies Placer over a list of engine ids, in that order."""
+
+    def __init__(self, *engine_ids: str) -> None:
+        self.engine_ids = engine_ids
+        self.submits: list[Submit] = []
+        self.sequences: list[Sequence] = []
+
+    def place(
+        self, version: ModelVersion, submit: Submit, sink: SequenceSink, *, avoid: Collection[str]
+    ) -> Sequence:
+        free = [engine_id for engine_id in self.engine_ids if engine_id not in avoid]
+        if not free:
+            raise NoReplica("none")
+        self.submits.append(submit)
+        self.sequences.append(Sequence(free[0]))
+        return self.sequences[-1]
+
+
+class Running:
+    """A generation, its engines, and shorthands for what an engine says."""
+
+    def __init__(
+        self,
+        tokenizer: ModelTokenizer,
+        *,
+        stop: tuple[str, ...] = (),
+        engines: tuple[str, ...] = ("engine-1",),
+        timeout_s: float | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.engines = Placements(*engines)
+        received_s = time.monotonic()
+        plan = Plan(
+            request=GenerationRequest("r", ModelReference("pocket"), PromptText("x"), stop=stop),
+            version=VERSION,
+            prompt_token_ids=(5, 6, 7),
+            max_tokens=100,
+            seed=42,
+            received_s=received_s,
+            deadline_s=None if timeout_s is None else received_s + timeout_s,
+        )
+        self.generation = Generation(
+            plan, engines=self.engines, detokenizer=tokenizer.detokenizer()
+        )
+        self.generation.start()
+
+    @property
+    def sequence(self) -> Sequence:
+        return self.engines.sequences[-1]
+
+    def say(self, **fields: object) -> None:
+        self.generation.on_output(SequenceOutput(**fields))  # pyright: ignore[reportArgumentType]
+
+    def accept(self) -> None:
+        self.say(accepted=Accepted(cached_tokens=2))
+
+    def tokens(self, text: str, **fields: object) -> list[int]:
+        token_ids = self.tokenizer.encode_rendered(text)
+        self.say(token_ids=token_ids, **fields)
+        return token_ids
+
+    def fail(self, error: MeshError) -> None:
+        self.say(failure=to_failure(error))
+
+    async def events(self) -> list[Event]:
+        return [event async for event in self.generation.events()]
+
+    async def read_into(self, seen: list[Event]) -> None:
+        async for event in self.generation.events():
+            seen.append(event)
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def end_of(events: list[Event]) -> Finished:
+    assert isinstance(events[-1], Finished)
+    return events[-1]
+
+
+@pytest.fixture
+def tokenizer(byte_level: ModelTokenizer) -> ModelTokenizer:
+    return byte_level
+
+
+async def test_from_acceptance_to_the_end(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer)
+    running.accept()
+    running.say(prefilled_tokens=2)
+    running.say(prefilled_tokens=3)
+    token_ids = running.tokens("hello")
+    timings = SequenceTimings(queue_ms=1, prefill_ms=2, decode_ms=3)
+    running.say(finish_reason=LENGTH, timings=timings)
+    started, progress, delta, finished = await running.events()
+    assert started == Started("r", "pocket", 1, "engine-1", 3, 2, 42)
+    assert progress == PrefillProgress(2, 3)
+    assert delta == Delta("hello", tuple(token_ids))
+    assert isinstance(finished, Finished)
+    assert finished.reason is FinishReason.LENGTH
+    assert (finished.prompt_tokens, finished.cached_tokens) == (3, 2)
+    assert finished.completion_tokens == len(token_ids)
+    assert (finished.timings.prefill_ms, finished.timings.decode_ms) == (2, 3)
+    assert finished.timings.queue_ms >= 1
+
+
+async def test_an_end_token_is_reported_and_has_no_text(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer)
+    running.accept()
+    [a] = tokenizer.encode_rendered("a")
+    [dot] = tokenizer.encode_rendered(".")
+    running.say(token_ids=[a, dot], finish_reason=STOP)
+    events = await running.events()
+    assert text_of(events) == "a"
+    assert end_of(events).stop_token_id == dot
+    assert end_of(events).completion_tokens == 2
+
+
+async def test_a_stop_text_ends_it_and_never_shows(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, stop=("END",))
+    running.accept()
+    before = running.tokens("one E")
+    running.tokens("ND two three")
+    assert running.sequence.cancelled
+    running.tokens("four")
+    running.say(finish_reason=CANCELLED, timings=SequenceTimings(decode_ms=9))
+    events = await running.events()
+    end = end_of(events)
+    assert text_of(events) == "one "
+    assert (end.reason, end.stop_text, end.stop_token_id) == (FinishReason.STOP, "END", None)
+    assert end.timings.decode_ms == 9
+    token_ids = [t for event in events if isinstance(event, Delta) for t in event.token_ids]
+    assert end.completion_tokens == len(token_ids)
+    assert tokenizer.decode(token_ids).endswith("END")
+    assert len(before) < len(token_ids)
+
+
+async def test_a_stop_text_wins_over_the_length_reached_with_it(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, stop=("END",))
+    running.accept()
+    running.tokens("one END", finish_reason=LENGTH)
+    assert end_of(await running.events()).reason is FinishReason.STOP
+
+
+async def test_text_held_back_for_a_stop_text_is_shown_at_the_end(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, stop=("END",))
+    running.accept()
+    running.tokens("one EN", finish_reason=LENGTH)
+    assert text_of(await running.events()) == "one EN"
+
+
+async def test_half_a_character_at_the_end_is_shown_as_the_decode_shows_it(
+    tokenizer: ModelTokenizer,
+) -> None:
+    token_ids = tokenizer.encode_rendered("x🫠")[:-1]
+    running = Running(tokenizer)
+    running.accept()
+    running.say(token_ids=token_ids)
+    running.say(finish_reason=LENGTH)
+    assert text_of(await running.events()) == tokenizer.decode(token_ids)
+
+
+async def test_a_complete_answer_survives_the_loss_of_its_engine(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, stop=("END",))
+    running.accept()
+    running.tokens("one END")
+    running.generation.on_lost(EngineLost("gone"))
+    assert end_of(await running.events()).stop_text == "END"
+
+
+async def test_cancel_ends_it_well(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer)
+    running.accept()
+    running.tokens("so far")
+    running.generation.cancel()
+    assert running.sequence.cancelled
+    running.say(finish_reason=CANCELLED)
+    events = await running.events()
+    assert text_of(events) == "so far"
+    assert end_of(events).reason is FinishReason.CANCELLED
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), EngineLost("gone")])
+async def test_an_error_comes_after_the_text_so_far(
+    tokenizer: ModelTokenizer, error: MeshError
+) -> None:
+    running = Running(tokenizer, stop=("END",), engines=("engine-1", "engine-2"))
+    running.accept()
+    running.tokens("so far E")
+    running.fail(error)
+    seen: list[Event] = []
+    with pytest.raises(type(error)):
+        await running.read_into(seen)
+    assert text_of(seen) == "so far E"
+    assert len(running.engines.submits) == 1
+
+
+@pytest.mark.parametrize("error", [QueueFull("full"), EngineDraining("bye"), EngineLost("gone")])
+async def test_one_other_engine_is_tried_when_the_first_would_not_take_it(
+    tokenizer: ModelTokenizer, error: MeshError
+) -> None:
+    running = Running(tokenizer, engines=("engine-1", "engine-2", "engine-3"))
+    running.fail(error)
+    first, second = running.engines.submits
+    assert first == second
+    running.accept()
+    running.say(finish_reason=LENGTH)
+    started = (await running.events())[0]
+    assert isinstance(started, Started)
+    assert started.engine_id == "engine-2"
+
+
+async def test_only_one_other_is_tried(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, engines=("engine-1", "engine-2", "engine-3"))
+    running.fail(QueueFull("full", retry_delay_s=3))
+    running.fail(QueueFull("full", retry_delay_s=5))
+    with pytest.raises(QueueFull) as caught:
+        await running.events()
+    assert caught.value.retry_delay_s == 5
+
+
+async def test_the_first_refusal_stands_when_there_is_no_other(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer)
+    running.fail(QueueFull("full", retry_delay_s=3))
+    with pytest.raises(QueueFull) as caught:
+        await running.events()
+    assert caught.value.retry_delay_s == 3
+
+
+async def test_a_bad_request_is_not_tried_elsewhere(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, engines=("engine-1", "engine-2"))
+    running.fail(InvalidArgument("no", field="prompt_token_ids"))
+    with pytest.raises(InvalidArgument) as caught:
+        await running.events()
+    assert caught.value.field == "prompt"
+    assert len(running.engines.submits) == 1
+
+
+async def test_the_engine_gets_a_little_less_time_than_the_caller(
+    tokenizer: ModelTokenizer,
+) -> None:
+    [submit] = Running(tokenizer, timeout_s=10).engines.submits
+    assert 0 < submit.timeout_ms < 10_000
+    [submit] = Running(tokenizer).engines.submits
+    assert not submit.HasField("timeout_ms")
+
+
+def test_a_deadline_that_has_passed_asks_no_engine(tokenizer: ModelTokenizer) -> None:
+    with pytest.raises(DeadlineExceeded):
+        Running(tokenizer, timeout_s=0)
+
+
+async def test_a_reader_too_far_behind_loses_its_generation(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer)
+    running.accept()
+    running.say(token_ids=[5] * MAX_BACKLOG_TOKENS)
+    assert not running.sequence.dropped
+    running.say(token_ids=[5])
+    assert running.sequence.dropped
+    running.say(token_ids=[5])
+    seen: list[Event] = []
+    with pytest.raises(Cancelled):
+        await running.read_into(seen)
+    tokens = sum(len(event.token_ids) for event in seen if isinstance(event, Delta))
+    assert tokens == MAX_BACKLOG_TOKENS + 1
+
+
+async def test_closing_frees_the_place(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer)
+    running.generation.close()
+    assert running.sequence.dropped

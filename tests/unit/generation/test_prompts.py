@@ -1,0 +1,110 @@
+import pytest
+
+from mlxmesh.common.v1.sampling_pb2 import Sampling
+from mlxmesh_generation import prompts
+from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.request import (
+    Chat,
+    ChatTurn,
+    GenerationRequest,
+    PromptInput,
+    PromptText,
+    PromptTokens,
+)
+from mlxmesh_generation.tokenizer import ModelTokenizer
+from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
+from mlxmesh_shared.reference import ModelReference
+
+VERSION = ModelVersion("pocket", 1, "ab" * 32, 1000, 300, 1)
+TEXT = PromptText("x")
+HELLO = Chat((ChatTurn("user", "hello"),))
+
+
+def asking(
+    source: PromptInput = TEXT,
+    *,
+    max_tokens: int | None = None,
+    stop_token_ids: tuple[int, ...] = (),
+    logit_bias: dict[int, float] | None = None,
+) -> GenerationRequest:
+    return GenerationRequest(
+        request_id="r",
+        model=ModelReference("pocket"),
+        input=source,
+        max_tokens=max_tokens,
+        sampling=Sampling(logit_bias=logit_bias or {}),
+        stop_token_ids=stop_token_ids,
+    )
+
+
+@pytest.mark.parametrize("repeats", [1, 2000])
+async def test_a_prompt_is_tokenized_as_it_is(byte_level: ModelTokenizer, repeats: int) -> None:
+    text = "hello there " * repeats
+    token_ids = await prompts.token_ids(PromptText(text), byte_level)
+    assert byte_level.decode(token_ids) == text
+
+
+async def test_a_conversation_goes_through_the_template(byte_level: ModelTokenizer) -> None:
+    token_ids = await prompts.token_ids(HELLO, byte_level)
+    assert byte_level.decode(token_ids) == "<|user|>hello<|assistant|>"
+    assert 2 in token_ids  # the template's end of turn became the special token
+
+
+async def test_token_ids_are_used_as_they_are(byte_level: ModelTokenizer) -> None:
+    assert await prompts.token_ids(PromptTokens((7, 8)), byte_level) == (7, 8)
+
+
+async def test_a_model_without_a_template_takes_no_conversation(metaspace: ModelTokenizer) -> None:
+    with pytest.raises(InvalidArgument, match="no chat template") as caught:
+        await prompts.token_ids(HELLO, metaspace)
+    assert caught.value.field == "chat"
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (asking(PromptTokens((1, 300, 2))), "tokens.token_ids[1]"),
+        (asking(stop_token_ids=(299, 4_000_000_000)), "stop_token_ids[1]"),
+        (asking(logit_bias={5: 1.0, 301: 1.0}), "sampling.logit_bias[301]"),
+    ],
+)
+def test_ids_outside_the_vocabulary_are_named(request_: GenerationRequest, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        prompts.check_vocabulary(request_, VERSION)
+    assert caught.value.field == field
+
+
+def test_ids_inside_the_vocabulary_pass() -> None:
+    request = asking(PromptTokens((0, 299)), stop_token_ids=(299,), logit_bias={299: 1.0})
+    prompts.check_vocabulary(request, VERSION)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "prompt_tokens", "given"),
+    [(None, 10, 512), (None, 900, 100), (1, 999, 1), (990, 10, 990)],
+)
+def test_max_tokens_within_the_context(wanted: int | None, prompt_tokens: int, given: int) -> None:
+    assert prompts.max_tokens(asking(max_tokens=wanted), VERSION, prompt_tokens) == given
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted", "prompt_tokens", "field"),
+    [
+        (PromptText("x"), None, 1000, "prompt"),
+        (HELLO, 5, 5000, "chat"),
+        (PromptTokens((1,)), None, 1000, "tokens"),
+        (PromptText("x"), 991, 10, "max_tokens"),
+    ],
+)
+def test_beyond_the_context(
+    source: PromptInput, wanted: int | None, prompt_tokens: int, field: str
+) -> None:
+    with pytest.raises(ContextTooLong) as caught:
+        prompts.max_tokens(asking(source, max_tokens=wanted), VERSION, prompt_tokens)
+    assert caught.value.field == field
+
+
+def test_an_input_of_no_tokens_is_refused() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        prompts.max_tokens(asking(), VERSION, 0)
+    assert caught.value.field == "prompt"

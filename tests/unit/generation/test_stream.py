@@ -1,0 +1,101 @@
+"""What a reader gets, however slow it is."""
+
+import asyncio
+
+import pytest
+
+from mlxmesh_generation.request import Delta, Finished, FinishReason, PrefillProgress, Started
+from mlxmesh_generation.stream import MAX_BACKLOG_TOKENS, MAX_DELTA_TOKENS, EventBuffer
+from mlxmesh_shared.errors import EngineLost
+
+STARTED = Started("r", "pocket", 1, "engine-1", 3, 0, 0)
+FINISHED = Finished(FinishReason.STOP, 3, 0, 2)
+
+
+async def test_events_come_in_order() -> None:
+    buffer = EventBuffer()
+    buffer.put(STARTED)
+    buffer.put(Delta("a", (1,)))
+    buffer.put(FINISHED)
+    assert [await buffer.take() for _ in range(3)] == [STARTED, Delta("a", (1,)), FINISHED]
+
+
+async def test_a_waiting_reader_gets_each_delta_by_itself() -> None:
+    buffer = EventBuffer()
+    reading = asyncio.create_task(buffer.take())
+    await asyncio.sleep(0)
+    buffer.put(Delta("a", (1,)))
+    assert await reading == Delta("a", (1,))
+
+
+async def test_deltas_of_an_absent_reader_join() -> None:
+    buffer = EventBuffer()
+    for number in range(10):
+        buffer.put(Delta(str(number), (number,)))
+    assert await buffer.take() == Delta("0123456789", tuple(range(10)))
+
+
+async def test_joined_deltas_stay_within_the_limit_and_lose_nothing() -> None:
+    buffer = EventBuffer()
+    total = 3 * MAX_DELTA_TOKENS + 1
+    for number in range(total):
+        buffer.put(Delta("x", (number,)))
+    buffer.put(FINISHED)
+    deltas: list[Delta] = []
+    while isinstance(event := await buffer.take(), Delta):
+        deltas.append(event)
+    assert len(deltas) == 4
+    assert max(len(delta.token_ids) for delta in deltas) == MAX_DELTA_TOKENS
+    assert [token for delta in deltas for token in delta.token_ids] == list(range(total))
+    assert "".join(delta.text for delta in deltas) == "x" * total
+
+
+async def test_only_the_latest_progress_is_kept() -> None:
+    buffer = EventBuffer()
+    buffer.put(PrefillProgress(10, 100))
+    buffer.put(PrefillProgress(20, 100))
+    buffer.put(Delta("a", (1,)))
+    assert await buffer.take() == PrefillProgress(20, 100)
+    assert await buffer.take() == Delta("a", (1,))
+
+
+async def test_an_error_comes_after_what_was_made_before_it() -> None:
+    buffer = EventBuffer()
+    buffer.put(Delta("a", (1,)))
+    buffer.fail(EngineLost("gone"))
+    assert await buffer.take() == Delta("a", (1,))
+    with pytest.raises(EngineLost):
+        await buffer.take()
+
+
+async def test_an_error_wakes_a_waiting_reader() -> None:
+    buffer = EventBuffer()
+    reading = asyncio.create_task(buffer.take())
+    await asyncio.sleep(0)
+    buffer.fail(EngineLost("gone"))
+    with pytest.raises(EngineLost):
+        await reading
+
+
+async def test_it_is_full_only_while_too_much_waits() -> None:
+    buffer = EventBuffer()
+    chunk = tuple(range(MAX_DELTA_TOKENS))
+    for _ in range(MAX_BACKLOG_TOKENS // MAX_DELTA_TOKENS):
+        buffer.put(Delta("", chunk))
+    assert not buffer.full
+    buffer.put(Delta("", (1,)))
+    assert buffer.full
+    await buffer.take()
+    assert not buffer.full
+
+
+@pytest.mark.parametrize("end", ["finished", "failed"])
+async def test_it_knows_that_it_has_ended(end: str) -> None:
+    buffer = EventBuffer()
+    buffer.put(Delta("a", (1,)))
+    assert not buffer.ended
+    if end == "finished":
+        buffer.put(FINISHED)
+    else:
+        buffer.fail(EngineLost("gone"))
+    assert buffer.ended
