@@ -1,0 +1,54 @@
+"""The asynchronous Python client of a mesh.
+
+Errors are classes: catch `MeshError` for all of them, or the one you can do something about.
+"""
+
+from mlxmesh_client.client import MeshClient
+from mlxmesh_client.events import GenerationEvent
+from mlxmesh_client.request import GenerateOptions, InputOptions, Message
+from mlxmesh_shared.errors import (
+    Cancelled,
+    ContextTooLong,
+    DeadlineExceeded,
+    FeatureNotSupported,
+    GenerationExists,
+    GenerationNotFound,
+    IllegalState,
+    InsufficientMemory,
+    Internal,
+    InvalidArgument,
+    MeshError,
+    MessageTooLarge,
+    ModelNotFound,
+    ModelNotLoaded,
+    NoReplica,
+    QueueFull,
+    ServiceUnavailable,
+    TooManyRequests,
+)
+
+__all__ = [
+    "Cancelled",
+    "ContextTooLong",
+    "DeadlineExceeded",
+    "FeatureNotSupported",
+    "GenerateOptions",
+    "GenerationEvent",
+    "GenerationExists",
+    "GenerationNotFound",
+    "IllegalState",
+    "InputOptions",
+    "InsufficientMemory",
+    "Internal",
+    "InvalidArgument",
+    "MeshClient",
+    "MeshError",
+    "Message",
+    "MessageTooLarge",
+    "ModelNotFound",
+    "ModelNotLoaded",
+    "NoReplica",
+    "QueueFull",
+    "ServiceUnavailable",
+    "TooManyRequests",
+]

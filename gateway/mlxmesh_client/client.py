@@ -1,0 +1,220 @@
+"""The client: one method per RPC, with Python arguments in and typed messages out."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self, Unpack
+
+from mlxmesh.generation.v1.generation_pb2 import (
+    CancelGenerationRequest,
+    CompleteRequest,
+    CompleteResponse,
+    CountTokensResponse,
+)
+from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
+from mlxmesh.model.v1.model_pb2 import (
+    DeleteModelRequest,
+    GetModelRequest,
+    ListModelsRequest,
+    LoadModelRequest,
+    LoadModelResponse,
+    Model,
+    ModelVersion,
+    PullModelRequest,
+    PullModelResponse,
+    RegisterModelRequest,
+    RegisterModelResponse,
+    SetAliasRequest,
+    UnloadModelRequest,
+    WatchModelsRequest,
+    WatchModelsResponse,
+)
+from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh_client.calls import Calls
+from mlxmesh_client.events import GenerationEvent, to_event
+from mlxmesh_client.request import (
+    GenerateOptions,
+    InputOptions,
+    count_request,
+    generate_request,
+)
+from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.errors import ServiceUnavailable
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+class MeshClient:
+    """A connection to a gateway; every method raises MeshError subclasses.
+
+    `timeout_s` bounds one call, its retries included; without one the gateway's default holds.
+    `attempts` is how often a call that is safe to repeat is tried when the mesh is unavailable.
+
+        async with MeshClient("localhost:50051") as mesh:
+            async for event in mesh.generate("pocket", prompt="Hi", max_tokens=50):
+                print(event.text, end="")
+    """
+
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float | None = None, attempts: int = 4
+    ) -> None:
+        self._channel = open_channel(address)
+        self._generation = GenerationServiceStub(self._channel)
+        self._models = ModelServiceStub(self._channel)
+        self._timeout_s = timeout_s
+        self._calls = Calls(attempts=attempts)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; running calls end."""
+        await self._channel.close()
+
+    async def generate(
+        self, model: str, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncGenerator[GenerationEvent]:
+        """Streams one generation; leaving the loop early cancels it.
+
+        Raises ServiceUnavailable when the stream ends without its Finished event.
+        """
+        request = generate_request(model, options)
+        responses = self._calls.stream(
+            self._generation.Generate, request, self._limit_s(timeout_s), safe=True
+        )
+        finished = False
+        async with aclosing(responses):
+            async for response in responses:
+                event = to_event(response)
+                finished = event.finished is not None
+                yield event
+        if not finished:
+            raise ServiceUnavailable("the stream ended before the generation did; try again")
+
+    async def complete(
+        self, model: str, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> CompleteResponse:
+        """Generates and returns the whole answer."""
+        request = CompleteRequest(generation=generate_request(model, options))
+        return await self._calls.unary(
+            self._generation.Complete, request, self._limit_s(timeout_s), safe=True
+        )
+
+    async def cancel(self, request_id: str, *, timeout_s: float | None = None) -> None:
+        """Ends a running generation; its stream gets Finished with reason CANCELLED."""
+        await self._calls.unary(
+            self._generation.CancelGeneration,
+            CancelGenerationRequest(request_id=request_id),
+            self._limit_s(timeout_s),
+            safe=True,
+        )
+
+    async def count_tokens(
+        self,
+        model: str,
+        *,
+        return_token_ids: bool = False,
+        timeout_s: float | None = None,
+        **options: Unpack[InputOptions],
+    ) -> CountTokensResponse:
+        """Counts the tokens that a prompt or a conversation comes to."""
+        request = count_request(model, options, return_token_ids=return_token_ids)
+        return await self._calls.unary(
+            self._generation.CountTokens, request, self._limit_s(timeout_s), safe=True
+        )
+
+    async def list_models(self, *, timeout_s: float | None = None) -> list[Model]:
+        """Every model of the catalogue, by name."""
+        models: list[Model] = []
+        page_token = ""
+        while True:
+            page = await self._calls.unary(
+                self._models.ListModels,
+                ListModelsRequest(page_token=page_token),
+                self._limit_s(timeout_s),
+                safe=True,
+            )
+            models.extend(page.models)
+            page_token = page.next_page_token
+            if not page_token:
+                return models
+
+    async def get_model(self, model: str, *, timeout_s: float | None = None) -> Model:
+        """One model; with a version or an alias, that version alone."""
+        request = GetModelRequest(model=model)
+        response = await self._calls.unary(
+            self._models.GetModel, request, self._limit_s(timeout_s), safe=True
+        )
+        return response.model
+
+    async def register_model(
+        self, *, name: str, directory: str, timeout_s: float | None = None
+    ) -> RegisterModelResponse:
+        """Registers an absolute directory on the model service's host as a new version."""
+        request = RegisterModelRequest(name=name, directory=directory)
+        return await self._calls.unary(
+            self._models.RegisterModel, request, self._limit_s(timeout_s), safe=False
+        )
+
+    def pull_model(
+        self, hub_id: str, *, revision: str = "", name: str = "", timeout_s: float | None = None
+    ) -> AsyncGenerator[PullModelResponse]:
+        """Downloads a model from a hub; the last progress message holds the version."""
+        request = PullModelRequest(hub_id=hub_id, revision=revision, name=name)
+        return self._calls.stream(
+            self._models.PullModel, request, self._limit_s(timeout_s), safe=False
+        )
+
+    def load_model(
+        self, model: str, *, replicas: int | None = None, timeout_s: float | None = None
+    ) -> AsyncGenerator[LoadModelResponse]:
+        """Loads a model; with the last progress message all its replicas are ready."""
+        request = LoadModelRequest(model=model, replicas=replicas)
+        return self._calls.stream(
+            self._models.LoadModel, request, self._limit_s(timeout_s), safe=False
+        )
+
+    async def unload_model(self, model: str, *, timeout_s: float | None = None) -> ModelVersion:
+        """Drains and unloads every replica of a model."""
+        request = UnloadModelRequest(model=model)
+        response = await self._calls.unary(
+            self._models.UnloadModel, request, self._limit_s(timeout_s), safe=False
+        )
+        return response.version
+
+    async def delete_model(self, model: str, *, timeout_s: float | None = None) -> None:
+        """Removes a version, or a whole model, that is not loaded."""
+        request = DeleteModelRequest(model=model)
+        await self._calls.unary(
+            self._models.DeleteModel, request, self._limit_s(timeout_s), safe=False
+        )
+
+    async def set_alias(
+        self, *, name: str, alias: str, version: int, timeout_s: float | None = None
+    ) -> Model:
+        """Points an alias at a version; version 0 removes it."""
+        request = SetAliasRequest(name=name, alias=alias, version=version)
+        response = await self._calls.unary(
+            self._models.SetAlias, request, self._limit_s(timeout_s), safe=False
+        )
+        return response.model
+
+    def watch_models(
+        self, *, after_sequence: int = 0, timeout_s: float | None = None
+    ) -> AsyncGenerator[WatchModelsResponse]:
+        """Every model as it is, then each change; go on from the last sequence seen."""
+        request = WatchModelsRequest(after_sequence=after_sequence)
+        return self._calls.stream(
+            self._models.WatchModels, request, self._limit_s(timeout_s), safe=True
+        )
+
+    def _limit_s(self, timeout_s: float | None) -> float | None:
+        return self._timeout_s if timeout_s is None else timeout_s

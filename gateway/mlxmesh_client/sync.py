@@ -1,0 +1,51 @@
+"""Text from a mesh without asyncio, for scripts and notebooks."""
+
+from collections.abc import Iterator
+from typing import Unpack
+
+import grpc
+from grpc import aio
+
+from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
+from mlxmesh_client.request import GenerateOptions, generate_request
+from mlxmesh_shared.errors import ServiceUnavailable, from_rpc_error
+
+_GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
+
+
+def generate_text(
+    channel: grpc.Channel,
+    model: str,
+    *,
+    timeout_s: float | None = None,
+    **options: Unpack[GenerateOptions],
+) -> Iterator[str]:
+    """Streams the pieces of one answer over a channel that the caller owns.
+
+    Raises MeshError subclasses, ServiceUnavailable also when the stream ends before its answer.
+    """
+    method = channel.unary_stream(
+        _GENERATE,
+        request_serializer=GenerateRequest.SerializeToString,
+        response_deserializer=GenerateResponse.FromString,
+    )
+    call = method(generate_request(model, options), timeout=timeout_s)
+    finished = False
+    try:
+        for response in call:
+            finished = response.WhichOneof("event") == "finished"
+            if response.delta.text:
+                yield response.delta.text
+    except grpc.RpcError:
+        raise from_rpc_error(_as_aio(call)) from None
+    finally:
+        call.cancel()
+    if not finished:
+        raise ServiceUnavailable("the stream ended before the generation did; try again")
+
+
+def _as_aio(call: grpc.Call) -> aio.AioRpcError:
+    """The error in the form that the mapping of errors reads."""
+    return aio.AioRpcError(
+        call.code(), aio.Metadata(), aio.Metadata(*call.trailing_metadata()), call.details()
+    )

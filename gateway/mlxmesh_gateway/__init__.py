@@ -1,0 +1,1 @@
+"""The only public process: limits, deadlines and a byte relay."""

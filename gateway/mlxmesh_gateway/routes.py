@@ -1,0 +1,85 @@
+"""The public methods, and how each is relayed. What is not in this table is not public."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from mlxmesh.generation.v1 import generation_pb2
+from mlxmesh.model.v1 import model_pb2
+
+GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"]
+MODEL = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a method may be relayed."""
+
+    safe: bool = False
+    """Doing it twice harms nothing, so that it may move to another instance before any answer."""
+    lasting: bool = False
+    """Runs long by nature, so that without a deadline of its own it gets the longest one."""
+    everywhere: bool = False
+    """Only one instance can do it and nobody knows which, so that all are asked."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One public method."""
+
+    path: str
+    """As on the wire: /package.Service/Method."""
+    backend: str
+    """The registry's name of the service that does the work."""
+    request_class: type[Message]
+    streams: bool
+    policy: Policy
+
+
+_GENERATION: Mapping[str, Policy] = {
+    "Generate": Policy(safe=True),
+    "Complete": Policy(safe=True),
+    "CancelGeneration": Policy(safe=True, everywhere=True),
+    "CountTokens": Policy(safe=True),
+}
+_MODEL: Mapping[str, Policy] = {
+    "PullModel": Policy(lasting=True),
+    "RegisterModel": Policy(),
+    "GetModel": Policy(safe=True),
+    "ListModels": Policy(safe=True),
+    "DeleteModel": Policy(),
+    "LoadModel": Policy(lasting=True),
+    "UnloadModel": Policy(),
+    "SetAlias": Policy(),
+    "WatchModels": Policy(safe=True, lasting=True),
+}
+BACKENDS: Mapping[str, ServiceDescriptor] = {"generation": GENERATION, "model": MODEL}
+"""The public service that each backend stands behind, by the backend's registry name."""
+
+
+def public_routes() -> tuple[Route, ...]:
+    """Every public method of the mesh."""
+    return (
+        *_routes(GENERATION, "generation", _GENERATION),
+        *_routes(MODEL, "model", _MODEL),
+    )
+
+
+def _routes(
+    service: ServiceDescriptor, backend: str, policies: Mapping[str, Policy]
+) -> Iterator[Route]:
+    methods: Iterable[Any] = service.methods
+    for method in methods:
+        policy = policies.get(method.name)
+        if policy is not None:
+            yield Route(
+                path=f"/{service.full_name}/{method.name}",
+                backend=backend,
+                request_class=GetMessageClass(method.input_type),
+                streams=method.server_streaming,
+                policy=policy,
+            )

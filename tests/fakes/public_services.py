@@ -1,0 +1,171 @@
+"""The services behind the gateway, as scripts: what they answer is what a test set."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh.generation.v1.generation_pb2_grpc import (
+    GenerationServiceServicer,
+    add_GenerationServiceServicer_to_server,
+)
+from mlxmesh.model.v1 import model_pb2 as m
+from mlxmesh.model.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
+from mlxmesh_shared.errors import GenerationNotFound, MeshError, ModelNotFound
+from mlxmesh_shared.server import MeshServer, remaining_s
+
+GENERATION = g.DESCRIPTOR.services_by_name["GenerationService"].full_name
+MODEL = m.DESCRIPTOR.services_by_name["ModelService"].full_name
+
+
+class FakeGeneration(GenerationServiceServicer):
+    """Answers with the words of the prompt, one delta each."""
+
+    def __init__(self, engine_id: str = "engine-1") -> None:
+        self.engine_id = engine_id
+        self.failures: list[MeshError | Exception] = []
+        """Raised by the next calls, one each, before any message."""
+        self.break_after: int | None = None
+        """Raises ValueError after so many deltas."""
+        self.finishes = True
+        self.go_on = asyncio.Event()
+        """Cleared, it holds back streams after their first delta, and news of what is not there."""
+        self.go_on.set()
+        self.requests: list[g.GenerateRequest] = []
+        self.remaining_s: list[float | None] = []
+        self.metadata: list[dict[str, str | bytes]] = []
+        self.running: set[str] = set()
+        self.cancelled: list[str] = []
+        self.interrupted = 0
+
+    def _enter(self, context: Any) -> None:
+        self.remaining_s.append(remaining_s(context))
+        self.metadata.append(dict(context.invocation_metadata()))
+        if self.failures:
+            raise self.failures.pop(0)
+
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[g.GenerateResponse]:
+        self.requests.append(request)
+        self._enter(context)
+        started = g.Started(request_id=request.request_id or "r-1", engine_id=self.engine_id)
+        yield g.GenerateResponse(sequence=1, started=started)
+        words = request.prompt.split()
+        try:
+            for index, word in enumerate(words):
+                if self.break_after == index:
+                    raise ValueError(f"secret: {request.prompt}")
+                delta = g.Delta(text=word + " ", token_ids=[index])
+                yield g.GenerateResponse(sequence=index + 2, delta=delta)
+                await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.interrupted += 1
+            raise
+        if self.finishes:
+            finished = g.Finished(finish_reason=g.FINISH_REASON_STOP)
+            yield g.GenerateResponse(sequence=len(words) + 2, finished=finished)
+
+    async def Complete(self, request: Any, context: Any) -> g.CompleteResponse:
+        self.requests.append(request.generation)
+        self._enter(context)
+        return g.CompleteResponse(text=request.generation.prompt)
+
+    async def CancelGeneration(self, request: Any, context: Any) -> g.CancelGenerationResponse:
+        self._enter(context)
+        if request.request_id not in self.running:
+            await self.go_on.wait()
+            raise GenerationNotFound(f"no generation {request.request_id} runs here")
+        self.cancelled.append(request.request_id)
+        return g.CancelGenerationResponse()
+
+    async def CountTokens(self, request: Any, context: Any) -> g.CountTokensResponse:
+        self._enter(context)
+        return g.CountTokensResponse(tokens=len(request.prompt.split()))
+
+
+class FakeModels(ModelServiceServicer):
+    """A catalogue of names; pages hold two models."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, m.Model] = {}
+        self.failures: list[MeshError] = []
+        self.calls: list[Any] = []
+
+    def _enter(self, request: Any) -> None:
+        self.calls.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
+
+    def _find(self, name: str) -> m.Model:
+        if name not in self.models:
+            raise ModelNotFound(f"no model {name}; `mlxmesh models` lists them", field="model")
+        return self.models[name]
+
+    async def PullModel(self, request: Any, context: Any) -> AsyncIterator[m.PullModelResponse]:
+        self._enter(request)
+        name = request.name or request.hub_id.partition("/")[2]
+        yield m.PullModelResponse(name=name, done_bytes=1, total_bytes=2)
+        version = m.ModelVersion(version=1, state=m.VERSION_STATE_AVAILABLE)
+        yield m.PullModelResponse(name=name, done_bytes=2, total_bytes=2, version=version)
+
+    async def RegisterModel(self, request: Any, context: Any) -> m.RegisterModelResponse:
+        self._enter(request)
+        version = m.ModelVersion(version=1, source=request.directory)
+        model = self.models[request.name] = m.Model(name=request.name, versions=[version])
+        return m.RegisterModelResponse(model=model, version=1)
+
+    async def GetModel(self, request: Any, context: Any) -> m.GetModelResponse:
+        self._enter(request)
+        return m.GetModelResponse(model=self._find(request.model))
+
+    async def ListModels(self, request: Any, context: Any) -> m.ListModelsResponse:
+        self._enter(request)
+        start = int(request.page_token or 0)
+        names = sorted(self.models)
+        more = str(start + 2) if start + 2 < len(names) else ""
+        page = [self.models[name] for name in names[start : start + 2]]
+        return m.ListModelsResponse(models=page, next_page_token=more)
+
+    async def DeleteModel(self, request: Any, context: Any) -> m.DeleteModelResponse:
+        self._enter(request)
+        del self.models[self._find(request.model).name]
+        return m.DeleteModelResponse()
+
+    async def LoadModel(self, request: Any, context: Any) -> AsyncIterator[m.LoadModelResponse]:
+        self._enter(request)
+        for ready in range(request.replicas + 1):
+            version = m.ModelVersion(version=1, ready_replicas=ready)
+            yield m.LoadModelResponse(name=request.model, version=version)
+
+    async def UnloadModel(self, request: Any, context: Any) -> m.UnloadModelResponse:
+        self._enter(request)
+        version = m.ModelVersion(version=1, state=m.VERSION_STATE_AVAILABLE)
+        return m.UnloadModelResponse(version=version)
+
+    async def SetAlias(self, request: Any, context: Any) -> m.SetAliasResponse:
+        self._enter(request)
+        model = self._find(request.name)
+        model.aliases[request.alias] = request.version
+        return m.SetAliasResponse(model=model)
+
+    async def WatchModels(self, request: Any, context: Any) -> AsyncIterator[m.WatchModelsResponse]:
+        self._enter(request)
+        for sequence, name in enumerate(sorted(self.models), start=request.after_sequence + 1):
+            yield m.WatchModelsResponse(sequence=sequence, model=self.models[name])
+        yield m.WatchModelsResponse(synced=m.Synced())
+        await asyncio.Event().wait()
+
+    async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self._enter(request)
+        yield m.GetTokenizerResponse(file_name="tokenizer.json", data=b"{}")
+
+
+def generation_server(servicer: FakeGeneration, listen: str = "127.0.0.1:0") -> MeshServer:
+    """A server of one fake generation instance; the caller starts and stops it."""
+    services = [(add_GenerationServiceServicer_to_server, servicer)]
+    return MeshServer(listen=listen, services=services, service_names=[GENERATION])
+
+
+def model_server(servicer: FakeModels) -> MeshServer:
+    """A server of a fake catalogue; the caller starts and stops it."""
+    services = [(add_ModelServiceServicer_to_server, servicer)]
+    return MeshServer(services=services, service_names=[MODEL])

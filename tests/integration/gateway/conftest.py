@@ -1,0 +1,97 @@
+"""A gateway with fake services behind it, all on real gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mlxmesh_client import MeshClient
+from mlxmesh_gateway.__main__ import serve
+from mlxmesh_shared.registry import Instance
+from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.settings import GatewaySettings
+from tests.fakes.public_services import (
+    FakeGeneration,
+    FakeModels,
+    generation_server,
+    model_server,
+)
+from tests.fakes.registry import InMemoryRegistry
+
+
+class Stand:
+    """Builds what a test needs; everything ends with the test."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self.registry = InMemoryRegistry()
+        self._stack = stack
+
+    async def generation(self, name: str = "generation-1") -> FakeGeneration:
+        """A generation instance, registered under `name`."""
+        servicer = FakeGeneration(engine_id=name)
+        await self.announce("generation", name, generation_server(servicer))
+        return servicer
+
+    async def models(self) -> FakeModels:
+        """A model instance."""
+        servicer = FakeModels()
+        await self.announce("model", "model-1", model_server(servicer))
+        return servicer
+
+    async def announce(self, service: str, name: str, server: MeshServer) -> Instance:
+        """Starts and registers a server."""
+        address = await server.start()
+        self._stack.push_async_callback(server.drain, 0, 0)
+        instance = Instance(service, name, address, pid=1)
+        await self.registry.register(instance)
+        return instance
+
+    async def gateway(self, **settings: Any) -> str:
+        """Starts a gateway; returns its address."""
+        address, _ = await self._stack.enter_async_context(self.running_gateway(**settings))
+        return address
+
+    @asynccontextmanager
+    async def running_gateway(self, **settings: Any) -> AsyncIterator[tuple[str, asyncio.Event]]:
+        """A gateway's address and the event that stops it; ends once it has drained."""
+        stop = asyncio.Event()
+        options = GatewaySettings(**{"listen": "127.0.0.1:0", "drain_grace_s": 1, **settings})
+        task = asyncio.create_task(serve(options, "gateway-1", self.registry, until=stop.wait))
+        try:
+            yield await self._gateway_address(task), stop
+        finally:
+            stop.set()
+            await task
+
+    async def _gateway_address(self, task: asyncio.Task[None]) -> str:
+        async for instances in self.registry.watch("gateway"):
+            if instances:
+                return instances[0].address
+            if task.done():
+                await task
+        raise AssertionError
+
+    async def client(self, address: str, **options: Any) -> MeshClient:
+        """A client of a gateway."""
+        return await self._stack.enter_async_context(MeshClient(address, **options))
+
+    async def health(self, channel: grpc.aio.Channel, service: str) -> str:
+        """What a gateway's health check says of a service."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        response = await stub.Check(request)
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+
+    async def channel(self, address: str) -> grpc.aio.Channel:
+        """A bare channel, whose errors are gRPC's own."""
+        return await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
+
+
+@pytest.fixture
+async def stand() -> AsyncIterator[Stand]:
+    async with AsyncExitStack() as stack:
+        yield Stand(stack)

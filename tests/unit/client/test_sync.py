@@ -1,0 +1,84 @@
+"""The synchronous path, against a scripted server (grpcio-testing)."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import grpc_testing
+import pytest
+
+from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh_client.sync import generate_text
+from mlxmesh_shared.errors import InvalidArgument, ModelNotFound, ServiceUnavailable, to_status
+
+SERVICE = g.DESCRIPTOR.services_by_name["GenerationService"]
+GENERATE = SERVICE.methods_by_name["Generate"]
+
+
+class Server:
+    """Answers one call, message by message, while a thread reads it."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.channel = grpc_testing.channel([SERVICE], grpc_testing.strict_real_time())
+        self._pool = pool
+
+    def read(self, **options: Any) -> "Future[list[str]]":
+        return self._pool.submit(lambda: list(generate_text(self.channel, "pocket", **options)))
+
+    def take(self) -> tuple[g.GenerateRequest, Any]:
+        _, request, call = self.channel.take_unary_stream(GENERATE)
+        return request, call
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        yield Server(pool)
+
+
+def delta(text: str) -> g.GenerateResponse:
+    return g.GenerateResponse(delta=g.Delta(text=text))
+
+
+def test_the_text_comes_in_pieces(server: Server) -> None:
+    answer = server.read(prompt="Hi", max_tokens=3)
+    request, call = server.take()
+    for message in (
+        g.GenerateResponse(started=g.Started()),
+        delta("Hel"),
+        delta(""),
+        delta("lo"),
+        g.GenerateResponse(finished=g.Finished()),
+    ):
+        call.send_response(message)
+    call.terminate((), grpc.StatusCode.OK, "")
+
+    assert answer.result(10) == ["Hel", "lo"]
+    assert (request.model, request.prompt, request.max_tokens) == ("pocket", "Hi", 3)
+
+
+def test_a_status_becomes_its_error(server: Server) -> None:
+    answer = server.read(prompt="Hi")
+    _, call = server.take()
+    status = to_status(ModelNotFound("no model pocket", field="model"))
+    call.terminate(status.trailing_metadata, status.code, status.details)
+
+    with pytest.raises(ModelNotFound, match="no model pocket") as caught:
+        answer.result(10)
+    assert caught.value.field == "model"
+
+
+def test_a_stream_cut_short_is_an_error(server: Server) -> None:
+    answer = server.read(prompt="Hi")
+    _, call = server.take()
+    call.send_response(delta("Hel"))
+    call.terminate((), grpc.StatusCode.OK, "")
+
+    with pytest.raises(ServiceUnavailable, match="before the generation did"):
+        answer.result(10)
+
+
+def test_a_bad_argument_never_leaves(server: Server) -> None:
+    with pytest.raises(InvalidArgument):
+        server.read().result(10)

@@ -1,0 +1,60 @@
+"""Deadlines, metadata and addresses that the gateway allows."""
+
+import pytest
+
+from mlxmesh_gateway.limits import Deadlines, check_listen, forwarded
+from mlxmesh_shared.settings import SettingsError
+
+
+@pytest.mark.parametrize(
+    ("remaining_s", "lasting", "expected_s"),
+    [
+        (None, False, 300),
+        (None, True, 3600),
+        (20.0, False, 20),
+        (20.0, True, 20),
+        (9999.0, False, 3600),
+        (9999.0, True, 3600),
+    ],
+)
+def test_a_deadline_is_the_clients_within_the_maximum(
+    remaining_s: float | None, lasting: bool, expected_s: float
+) -> None:
+    deadlines = Deadlines(default_s=300, max_s=3600)
+
+    assert deadlines.timeout_s(remaining_s, lasting=lasting) == expected_s
+
+
+def test_the_default_deadline_never_exceeds_the_maximum() -> None:
+    assert Deadlines(default_s=300, max_s=60).timeout_s(None) == 60
+
+
+def test_only_listed_metadata_is_forwarded_in_order() -> None:
+    metadata = [
+        ("authorization", "secret"),
+        ("traceparent", "00-aa-bb-01"),
+        ("x-request-id", "r-1"),
+        ("x-own", "1"),
+    ]
+
+    assert forwarded(metadata) == (("traceparent", "00-aa-bb-01"), ("x-request-id", "r-1"))
+    assert forwarded(None) == ()
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:50051", "localhost:0", "[::1]:50051", "127.8.8.8:1"])
+def test_loopback_needs_no_permission(listen: str) -> None:
+    check_listen(listen, insecure_allowed=False)
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.168.1.4:1", "mac.local:1"])
+def test_anything_else_needs_permission(listen: str) -> None:
+    with pytest.raises(SettingsError, match="--insecure-listen"):
+        check_listen(listen, insecure_allowed=False)
+
+    check_listen(listen, insecure_allowed=True)
+
+
+@pytest.mark.parametrize("listen", ["", "50051", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:"])
+def test_what_is_no_address_is_refused_even_with_permission(listen: str) -> None:
+    with pytest.raises(SettingsError, match="host:port"):
+        check_listen(listen, insecure_allowed=True)
