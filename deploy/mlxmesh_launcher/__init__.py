@@ -1,0 +1,1 @@
+"""Runs the whole mesh as processes on one host: what `mlxmesh up` and `make demo` do."""

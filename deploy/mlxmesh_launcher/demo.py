@@ -1,0 +1,73 @@
+"""`make demo`: the whole mesh in a temporary directory, one streamed answer, nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from mlxmesh_client import MeshClient
+from mlxmesh_launcher.mesh import Mesh, MeshOptions
+from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.registry import open_registry
+from mlxmesh_shared.settings import MeshSettings, load_settings
+
+PROMPT = "Tell me a long story about a fox."
+
+
+async def demo(console: Console) -> int:
+    """Start, stream, stop; returns the number of tokens that were streamed."""
+    with tempfile.TemporaryDirectory(prefix="mlxmesh-demo-") as directory:
+        settings = load_settings(MeshSettings, ["--data-dir", directory])
+        registry = open_registry(settings)
+        mesh = Mesh(MeshOptions(data_dir=Path(directory), grpc_port=0, stop_grace_s=5), registry)
+        try:
+            with console.status("starting") as status:
+                start = time.perf_counter()
+                await mesh.start(status.update)
+            console.print(
+                f"[dim]mesh of {len(mesh.children)} services and an engine on {mesh.gateway}, "
+                f"ready in {time.perf_counter() - start:.1f} s[/dim]"
+            )
+            return await _stream(console, mesh.gateway)
+        finally:
+            with console.status("stopping") as status:
+                await mesh.stop(status.update)
+            await registry.close()
+
+
+async def _stream(console: Console, gateway: str) -> int:
+    console.print(f"[bold]you:[/bold]    {PROMPT}\n[bold]pocket:[/bold] ", end="")
+    start = time.perf_counter()
+    first_s, tokens = 0.0, 0
+    async with MeshClient(gateway) as client:
+        async for event in client.generate("pocket", messages=[("user", PROMPT)], max_tokens=300):
+            first_s = first_s or time.perf_counter() - start
+            tokens += len(event.token_ids)
+            console.print(event.text, end="", markup=False, highlight=False)
+    total_s = time.perf_counter() - start
+    console.print(
+        f"\n[dim]{tokens} tokens in {total_s:.2f} s ({tokens / total_s:.0f} tokens/s), "
+        f"first after {first_s * 1000:.0f} ms[/dim]"
+    )
+    return tokens
+
+
+def main() -> int:
+    """Exit code 0 only when an answer was streamed."""
+    console = Console()
+    try:
+        return 0 if asyncio.run(demo(console)) else 1
+    except MeshError as error:
+        console.print(f"[red]demo failed:[/red] {error}", markup=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""A mesh in the background: started as a process of its own, found and stopped by its record."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from mlxmesh_launcher.mesh import Report
+from mlxmesh_launcher.record import FILE_NAME, LauncherRecord, already_running, read_record
+from mlxmesh_shared.errors import ServiceUnavailable
+
+POLL_S = 0.1
+
+
+async def start_detached(
+    data_dir: Path, arguments: Sequence[str], report: Report, *, timeout_s: float
+) -> LauncherRecord:
+    """Start a launcher and return its record once the mesh serves and its models are loaded.
+
+    Raises ServiceUnavailable with the launcher's last line when it ends before that.
+    """
+    if read_record(data_dir) is not None:
+        raise already_running(data_dir)
+    log_path = data_dir / "logs" / "launcher.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(  # noqa: ASYNC220  returns at once
+            [sys.executable, "-m", "mlxmesh_launcher", "--data-dir", str(data_dir), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        record = read_record(data_dir)
+        if record is not None and record.gateway:
+            return record
+        if process.poll() is not None:
+            raise ServiceUnavailable(f"the mesh did not start: {_last_line(log_path)}")
+        report(_last_line(log_path))
+        await asyncio.sleep(POLL_S)
+    process.terminate()
+    raise ServiceUnavailable(f"not ready within {timeout_s:.0f} s: {_last_line(log_path)}")
+
+
+async def stop_detached(data_dir: Path, *, grace_s: float) -> bool:
+    """Stop the mesh of a data directory; False when none runs. Kills it once the grace is over."""
+    record = read_record(data_dir)
+    if record is None:
+        return False
+    process = psutil.Process(record.pid)
+    process.terminate()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, [process], timeout=grace_s)
+    if alive:
+        process.kill()
+        (data_dir / FILE_NAME).unlink(missing_ok=True)
+    return True
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines()
+    return lines[-1] if lines else ""

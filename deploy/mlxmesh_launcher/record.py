@@ -1,0 +1,86 @@
+"""`launcher.json`: which launcher runs the mesh of a data directory, and its gateway's address."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from mlxmesh_shared.errors import IllegalState
+
+FILE_NAME = "launcher.json"
+
+
+@dataclass(frozen=True)
+class LauncherRecord:
+    """The launcher of one data directory."""
+
+    pid: int
+    create_time: float
+    """Start of the process, in seconds since the epoch: tells a reused pid from the launcher."""
+    gateway: str = ""
+    """host:port of the gateway; empty until it serves."""
+
+    def is_running(self) -> bool:
+        """Whether this very process still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            return (
+                abs(process.create_time() - self.create_time) < 1.0
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.NoSuchProcess:
+            return False
+
+
+def read_record(data_dir: Path) -> LauncherRecord | None:
+    """The record of the running launcher, or None when none runs."""
+    try:
+        record = LauncherRecord(**json.loads((data_dir / FILE_NAME).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return record if record.is_running() else None
+
+
+def already_running(data_dir: Path) -> IllegalState:
+    """The error for a second mesh in one data directory."""
+    holder = read_record(data_dir)
+    where = f" (pid {holder.pid}, {holder.gateway or 'starting'})" if holder else ""
+    return IllegalState(
+        f"a mesh already runs in {data_dir}{where}; "
+        "stop it with `mlxmesh down`, or choose another --data-dir"
+    )
+
+
+class RecordFile:
+    """This process's claim on a data directory; one mesh runs in each."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / FILE_NAME
+        pid = os.getpid()
+        self._record = LauncherRecord(pid=pid, create_time=psutil.Process(pid).create_time())
+
+    def claim(self) -> None:
+        """Take the data directory. Raises IllegalState when another launcher holds it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if read_record(self._path.parent) is None:
+            self._path.unlink(missing_ok=True)
+        try:
+            with self._path.open("x") as file:
+                file.write(json.dumps(asdict(self._record)))
+        except FileExistsError:
+            raise already_running(self._path.parent) from None
+
+    def publish(self, gateway: str) -> None:
+        """Write the gateway's address, so that clients on this host find it."""
+        self._record = replace(self._record, gateway=gateway)
+        partial = self._path.with_suffix(".part")
+        partial.write_text(json.dumps(asdict(self._record)))
+        partial.replace(self._path)
+
+    def release(self) -> None:
+        """Give the data directory back."""
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,190 @@
+"""Commands that run a mesh: up, down, status, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlxmesh_cli.session import DataDir, Json, fail, print_json, resolve_data_dir, run
+
+if TYPE_CHECKING:
+    from mlxmesh_launcher.mesh import MeshOptions
+
+START_TIMEOUT_S = 1800.0
+STOP_TIMEOUT_S = 60.0
+FOLLOW_POLL_S = 0.2
+
+
+def up(
+    data_dir: DataDir = None,
+    grpc_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")
+    ] = 50051,
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="Replicas of each model.")] = 1,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A bundled model, a directory or a hub id; may be repeated."),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once the mesh serves.")] = False,
+    json: Json = False,
+) -> None:
+    """Start the whole mesh on this host. Ctrl-C stops it.
+
+    Without --model it serves what it served before, and in a fresh directory the bundled `pocket`.
+    """
+    directory = resolve_data_dir(data_dir)
+    if detach:
+        arguments = ["--grpc-port", str(grpc_port), "--replicas", str(replicas)]
+        for name in model or ():
+            arguments += ["--model", name]
+        _up_detached(directory, arguments, json)
+        return
+    from mlxmesh_launcher.mesh import MeshOptions
+    from mlxmesh_launcher.models import parse_source
+    from mlxmesh_shared.errors import MeshError
+
+    try:
+        sources = tuple(parse_source(text) for text in model or ())
+    except MeshError as error:
+        fail(str(error))
+    run(_up_foreground(MeshOptions(directory, grpc_port, replicas, sources)))
+
+
+def down(data_dir: DataDir = None, json: Json = False) -> None:
+    """Stop the mesh of a data directory; running answers may finish first."""
+    from mlxmesh_launcher.detach import stop_detached
+
+    directory = resolve_data_dir(data_dir)
+    stopped = run(stop_detached(directory, grace_s=STOP_TIMEOUT_S))
+    if json:
+        print_json({"stopped": stopped, "data_dir": str(directory)})
+    else:
+        typer.echo("stopped" if stopped else f"no mesh runs in {directory}")
+
+
+def status(data_dir: DataDir = None, json: Json = False) -> None:
+    """Show what runs: every instance with its address, process and state, and the models."""
+    from mlxmesh_cli.overview import overview
+
+    directory = resolve_data_dir(data_dir)
+    state = run(overview(directory))
+    if json:
+        print_json(state)
+        return
+    if not state["instances"]:
+        typer.echo(f"no mesh runs in {directory}; start one with `mlxmesh up`")
+        return
+    from rich.console import Console
+
+    from mlxmesh_cli.tables import overview_view
+
+    Console().print(overview_view(state))
+
+
+def logs(
+    component: Annotated[
+        str | None, typer.Argument(help="launcher, gateway, model, ... or an engine's id.")
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of each log.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show the end of the services' and engines' logs."""
+    directory = resolve_data_dir(data_dir) / "logs"
+    paths = sorted(directory.glob("*.log"))
+    if component is not None:
+        known = ", ".join(path.stem for path in paths) or "none"
+        paths = [path for path in paths if path.stem == component]
+        if not paths:
+            fail(f"no log of {component!r} in {directory}; there are: {known}")
+    for path in paths:
+        for line in _tail(path, lines):
+            typer.echo(f"{path.stem}: {line}")
+    if follow:
+        _follow(paths)
+
+
+def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
+    from rich.console import Console
+
+    from mlxmesh_launcher.detach import start_detached
+
+    with Console(stderr=True).status("starting") as status:
+        record = run(start_detached(directory, arguments, status.update, timeout_s=START_TIMEOUT_S))
+    if json:
+        print_json({"address": record.gateway, "pid": record.pid, "data_dir": str(directory)})
+        return
+    typer.echo(f"serving on {record.gateway}; `mlxmesh status` shows it, `mlxmesh down` stops it")
+
+
+async def _up_foreground(options: MeshOptions) -> None:
+    from rich.console import Console
+
+    from mlxmesh_launcher.mesh import Mesh
+    from mlxmesh_shared.process import wait_for_stop
+    from mlxmesh_shared.registry import open_registry
+    from mlxmesh_shared.settings import MeshSettings, load_settings
+
+    settings = load_settings(MeshSettings, ["--data-dir", str(options.data_dir)])
+    console = Console()
+    registry = open_registry(settings)
+    mesh = Mesh(options, registry)
+    stop = asyncio.create_task(wait_for_stop())
+    try:
+        with console.status("starting") as status:
+            start = asyncio.create_task(mesh.start(status.update))
+            await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not start.done():
+                start.cancel()
+        if not stop.done():
+            await start
+            await _live_view(console, options.data_dir, mesh.gateway, stop)
+    finally:
+        stop.cancel()
+        with console.status("stopping; running answers may finish") as status:
+            await mesh.stop(status.update)
+        await registry.close()
+
+
+async def _live_view(console: Any, data_dir: Path, gateway: str, stop: asyncio.Task[None]) -> None:
+    """Show the mesh until it should stop; plain lines when nobody watches a screen."""
+    from rich.live import Live
+
+    from mlxmesh_cli.overview import overview
+    from mlxmesh_cli.tables import overview_view
+
+    console.print(f"serving on {gateway}; try `mlxmesh chat` in another terminal; Ctrl-C stops")
+    if not console.is_terminal:
+        await stop
+        return
+    with Live(console=console, refresh_per_second=2) as live:
+        while not stop.done():
+            live.update(overview_view(await overview(data_dir)))
+            await asyncio.wait((stop,), timeout=1.0)
+
+
+def _tail(path: Path, lines: int) -> list[str]:
+    with path.open(errors="replace") as file:
+        return [line.rstrip("\n") for line in deque(file, maxlen=lines)]
+
+
+def _follow(paths: list[Path]) -> None:
+    files = {path.stem: path.open(errors="replace") for path in paths}
+    for file in files.values():
+        file.seek(0, 2)
+    try:
+        while True:
+            for name, file in files.items():
+                for line in file:
+                    typer.echo(f"{name}: {line.rstrip()}")
+            time.sleep(FOLLOW_POLL_S)
+    except KeyboardInterrupt:
+        raise typer.Exit from None
+    finally:
+        for file in files.values():
+            file.close()

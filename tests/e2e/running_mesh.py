@@ -1,0 +1,75 @@
+"""The whole mesh as processes, driven by the `mlxmesh` command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+MLXMESH = (sys.executable, "-m", "mlxmesh_cli")
+
+
+def mlxmesh(*arguments: str, timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
+    """Run the command; the result holds exit code and output."""
+    return subprocess.run(
+        [*MLXMESH, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def processes_of(data_dir: Path) -> list[psutil.Process]:
+    """Every living process that works in the data directory."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = process.info["cmdline"] or []
+        if str(data_dir) in line and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+@dataclass(frozen=True)
+class RunningMesh:
+    """A mesh that was started with `mlxmesh up --detach`."""
+
+    data_dir: Path
+    address: str
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command against this mesh."""
+        return mlxmesh(*arguments, "--data-dir", str(self.data_dir))
+
+    def status(self) -> dict[str, Any]:
+        """`mlxmesh status --json`."""
+        result = self.command("status", "--json")
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def pid(self, service: str) -> int:
+        """The process id of the only instance of a service."""
+        (row,) = [row for row in self.status()["instances"] if row["service"] == service]
+        return row["pid"]
+
+
+def start_mesh(data_dir: Path, *arguments: str) -> RunningMesh:
+    """Start a mesh in the background on a free port."""
+    result = mlxmesh(
+        "up", "--detach", "--json", "--data-dir", str(data_dir), "--grpc-port", "0", *arguments
+    )
+    assert result.returncode == 0, result.stderr + result.stdout
+    return RunningMesh(data_dir, json.loads(result.stdout)["address"])
+
+
+def stop_mesh(mesh: RunningMesh) -> None:
+    """Stop it, and check that nothing is left."""
+    result = mesh.command("down")
+    assert result.returncode == 0, result.stderr
+    assert processes_of(mesh.data_dir) == []

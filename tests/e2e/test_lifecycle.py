@@ -1,0 +1,113 @@
+"""Starting and stopping: no process and no record is ever left, and the same models come back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mlxmesh_client import MeshClient
+from tests.e2e.running_mesh import (
+    MLXMESH,
+    RunningMesh,
+    mlxmesh,
+    processes_of,
+    start_mesh,
+    stop_mesh,
+)
+
+STORY = [("user", "Tell me a long story about a fox.")]
+
+
+def records_of(data_dir: Path) -> list[Path]:
+    return [*data_dir.glob("registry/*/*.json"), *data_dir.glob("launcher.json")]
+
+
+def wait_until_serving(mesh: RunningMesh, timeout_s: float = 60) -> None:
+    """Until every service and the engine answer their health checks."""
+    wanted = {"gateway", "generation", "model", "runtime", "engine"}
+    deadline = time.monotonic() + timeout_s
+    serving: set[str] = set()
+    while time.monotonic() < deadline:
+        rows = mesh.status()["instances"]
+        serving = {row["service"] for row in rows if row["state"] == "serving"}
+        if serving == wanted:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"only {serving} serve after {timeout_s} s")
+
+
+def test_up_status_down(tmp_path: Path) -> None:
+    mesh = start_mesh(tmp_path)
+    rows = mesh.status()["instances"]
+    assert {row["service"] for row in rows} == {
+        "gateway", "generation", "model", "runtime", "engine",
+    }  # fmt: skip
+    assert all(row["state"] == "serving" and psutil.pid_exists(row["pid"]) for row in rows)
+    stop_mesh(mesh)
+    assert records_of(tmp_path) == []
+    assert not any(psutil.pid_exists(row["pid"]) for row in rows)
+
+
+def test_a_second_up_is_refused_and_says_where_the_first_is(tmp_path: Path) -> None:
+    mesh = start_mesh(tmp_path)
+    second = mlxmesh("up", "--detach", "--data-dir", str(tmp_path), "--grpc-port", "0")
+    assert second.returncode == 1
+    assert mesh.address in second.stderr
+    assert "mlxmesh down" in second.stderr
+    stop_mesh(mesh)
+
+
+def test_ctrl_c_in_the_foreground_stops_everything(tmp_path: Path) -> None:
+    command = [*MLXMESH, "up", "--data-dir", str(tmp_path), "--grpc-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "serving on" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(60) == 0
+    assert processes_of(tmp_path) == []
+    assert records_of(tmp_path) == []
+
+
+def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
+    mesh = start_mesh(tmp_path)
+    processes = processes_of(tmp_path)
+    (launcher,) = [p for p in processes if "mlxmesh_launcher" in p.cmdline()]
+    launcher.kill()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert alive == []
+    # The same directory starts again.
+    stop_mesh(start_mesh(tmp_path))
+    assert mesh.data_dir == tmp_path
+
+
+@pytest.mark.parametrize("service", ["gateway", "generation", "model", "runtime"])
+async def test_a_killed_service_comes_back_with_the_same_models(
+    mesh: RunningMesh, service: str
+) -> None:
+    os.kill(mesh.pid(service), signal.SIGKILL)
+    await asyncio.to_thread(wait_until_serving, mesh)
+    async with MeshClient(mesh.address) as client:
+        answer = await client.complete("pocket", prompt="Hi", max_tokens=4, timeout_s=30)
+    assert answer.token_ids
+
+
+async def test_down_lets_a_running_answer_finish(tmp_path: Path) -> None:
+    mesh = start_mesh(tmp_path)
+    async with MeshClient(mesh.address) as client:
+        events = client.generate("pocket", messages=STORY, max_tokens=200, ignore_eos=True)
+        tokens = len((await anext(events)).token_ids)
+        stopping = asyncio.create_task(asyncio.to_thread(stop_mesh, mesh))
+        async for event in events:
+            tokens += len(event.token_ids)
+        await stopping
+    assert tokens == 200

@@ -1,0 +1,39 @@
+"""The checks of `mlxmesh doctor`."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from mlxmesh_cli.__main__ import app
+from mlxmesh_cli.checks import check_disk, check_port, run_checks
+
+
+def test_every_bad_finding_comes_with_the_mend(tmp_path: Path) -> None:
+    checks = run_checks(tmp_path)
+    assert [check.name for check in checks] == [
+        "python", "versions", "device", "blas", "memory", "disk", "port",
+    ]  # fmt: skip
+    assert all(check.finding for check in checks)
+    assert all(check.mend for check in checks if not check.ok)
+
+
+def test_a_taken_port_is_found(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        taken = check_port(port, tmp_path)
+    assert not taken.ok
+    assert "--grpc-port" in taken.mend
+    assert check_port(port, tmp_path).ok
+
+
+def test_disk_is_measured_where_the_directory_will_be(tmp_path: Path) -> None:
+    assert check_disk(tmp_path / "not" / "yet").finding.endswith(str(tmp_path))
+
+
+def test_json_is_a_list_of_checks(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--json", "--data-dir", str(tmp_path)])
+    assert {check["name"] for check in json.loads(result.stdout)} >= {"blas", "port"}

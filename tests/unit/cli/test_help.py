@@ -1,0 +1,65 @@
+"""The command's shape: every command teaches itself, and help costs no heavy import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, cast
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from mlxmesh_cli.__main__ import app
+
+GROUP = cast("Any", get_command(app))
+COMMANDS: list[str] = sorted(GROUP.commands)
+
+
+def test_the_promised_commands_are_there() -> None:
+    promised = {
+        "up", "down", "status", "models", "pull", "load", "unload", "alias", "generate", "chat",
+        "tokens", "logs", "config", "doctor",
+    }  # fmt: skip
+    assert promised <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_option_has_help(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    described = GROUP.commands[command]
+    assert described.help
+    for parameter in described.params:
+        assert getattr(parameter, "help", None), f"{command} {parameter.name}"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['mlxmesh', '--help']\n"
+        "from mlxmesh_cli.__main__ import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'grpc', 'mlx', 'transformers', 'pydantic', 'sqlalchemy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["up", "--grpc-port", "99999"],
+        ["up", "--replicas", "0"],
+        ["load"],
+        ["load", "pocket", "--replicas", "65"],
+        ["alias", "pocket", "stable", "-1"],
+        ["generate", "--max-tokens", "many"],
+        ["logs", "-n", "-1"],
+        ["nonsense"],
+    ],
+)
+def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, arguments).exit_code == 2
