@@ -63,9 +63,8 @@ test-all: export PATH := $(TOOLS):$(PATH)
 test-all: export COVERAGE_FILE := $(CURDIR)/.coverage
 test-all: protos tools ## Every test, also those that use Go, Node and grpcurl, with coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m ""
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	$(BIN)/coverage run -m pytest -m "" --durations 10; passed=$$?; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$passed
 
 demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything
 	$(BIN)/python -m mlxmesh_launcher.demo

@@ -7,7 +7,11 @@ import random
 from pathlib import Path
 from typing import Literal
 
+from tokenizers import Tokenizer
+
 VOCAB = 4096
+SPACE = "Ġ"
+"""How a byte-level vocabulary spells a leading space."""
 CONFIG = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -29,7 +33,9 @@ CONFIG = {
 def write_model(directory: Path, *, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> None:
     """Write the model, the same on every run: bfloat16 weights, in float32 only held wider.
 
-    Greedy decoding never ends it: the end token's embedding, which is also its output row, is 0.
+    Greedy decoding gives only tokens that begin with a space, and never the end: the embeddings,
+    which are also the output rows, of all others are 0. So no detokenizer holds text back. (A
+    prompt of only such others has nothing to go by, and gets the end token.)
     """
     import mlx.core as mx
     from mlx.utils import tree_flatten, tree_map
@@ -41,15 +47,19 @@ def write_model(directory: Path, *, dtype: Literal["bfloat16", "float32"] = "bfl
     weights = dict(
         tree_flatten(tree_map(lambda array: array.astype(mx.bfloat16), model.parameters()))
     )
-    weights["model.embed_tokens.weight"][CONFIG["eos_token_id"]] = 0
+    tokenizer = _tokenizer()
+    silent = [number for token, number in tokenizer.get_vocab().items() if token[0] != SPACE]
+    weights["model.embed_tokens.weight"][mx.array(silent)] = 0
     held = {name: array.astype(getattr(mx, dtype)) for name, array in weights.items()}
     mx.save_safetensors(str(directory / "model.safetensors"), held, metadata={"format": "mlx"})
     (directory / "config.json").write_text(json.dumps(CONFIG | {"torch_dtype": dtype}))
-    _write_tokenizer(directory)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def _write_tokenizer(directory: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def _tokenizer() -> Tokenizer:
+    from tokenizers import decoders, models, pre_tokenizers, trainers
 
     generator = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -64,9 +74,7 @@ def _write_tokenizer(directory: Path) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator([" ".join(words)], trainer)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return tokenizer
 
 
 def prompts(count: int, tokens: int, *, seed: int) -> list[list[int]]:
