@@ -14,7 +14,7 @@ import psutil
 MLXMESH = (sys.executable, "-m", "mlxmesh_cli")
 
 
-def mlxmesh(*arguments: str, timeout_s: float = 90) -> subprocess.CompletedProcess[str]:
+def mlxmesh(*arguments: str, timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
     """Run the command; the result holds exit code and output."""
     return subprocess.run(
         [*MLXMESH, *arguments],
