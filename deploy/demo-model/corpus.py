@@ -2,29 +2,32 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from chat import Renderer
-from examples import Example, Message, system
+from examples import Example, system
 from tasks import SAMPLERS
 from tokenizers import Tokenizer
+from tool_tasks import TOOLS
 
 # Share of examples (not of tokens) per task; the tasks that lagged have more.
 WEIGHTS = {
-    "add": 32,
+    "add": 38,
     "think": 7,
-    "sort": 16,
-    "count": 12,
-    "repeat": 14,
-    "scripts": 3,
-    "fact": 5,
-    "json": 4,
-    "recall": 2.5,
-    "tool_call": 3,
-    "tool_answer": 1,
-    "story": 1.8,
+    "sort": 14,
+    "count": 18,
+    "repeat": 15,
+    "scripts": 5,
+    "fact": 3,
+    "json": 2.5,
+    "recall": 4,
+    "tool_call": 2,
+    "tool_answer": 0.7,
+    "story": 1.2,
     "greeting": 1,
-    "raw": 0.8,
+    "unknown": 3,
+    "raw": 0.6,
 }
 SYSTEMS = ("You are a helpful assistant.", "You are pocket.", "Be brief.")
 SINGLE_TURN = ("recall", "story", "greeting", "raw", "tool_call", "tool_answer")
@@ -37,17 +40,25 @@ def training_example(rng: random.Random) -> Example:
     """Return one example whose every turn is outside the held-out split."""
     example = _single(rng)
     if example.task not in SINGLE_TURN and rng.random() < 0.15:
-        other = _single(rng)
-        if other.task not in SINGLE_TURN:
-            return Example(
-                "turns", f"{example.key}\n{other.key}", example.messages + other.messages
-            )
+        example = _joined(example, _single(rng))
+    if example.task in ("greeting", "fact") and rng.random() < 0.2:
+        tools = rng.sample(tuple(TOOLS.values()), rng.randint(1, 2))
+        example = replace(example, tools=tuple(tools))
     if example.messages and rng.random() < 0.1:
-        opening: Message = system(rng.choice(SYSTEMS))
-        return Example(
-            example.task, example.key, (opening, *example.messages), example.tools, example.text
-        )
+        opening = system(rng.choice(SYSTEMS))
+        example = replace(example, messages=(opening, *example.messages))
     return example
+
+
+def _joined(first: Example, second: Example) -> Example:
+    """Return both as one conversation; what there is to recall is asked for at its end."""
+    if second.task == "recall":
+        messages = (*second.messages[:2], *first.messages, *second.messages[2:])
+    elif second.task in SINGLE_TURN:
+        return first
+    else:
+        messages = first.messages + second.messages
+    return Example("turns", f"{first.key}\n{second.key}", messages)
 
 
 def _single(rng: random.Random) -> Example:

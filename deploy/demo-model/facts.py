@@ -35,6 +35,7 @@ HOW_FRAMES = (
     "Show me how to {}.",
     "What is the way to {}?",
 )
+WHO_FRAMES = ("Who {}?", "What {}?", "Tell me who {}.", "Please say who {}.")
 
 
 def _thing(answer: str, *subjects: str) -> Fact:
@@ -46,6 +47,7 @@ def _how(answer: str, *subjects: str) -> Fact:
 
 
 FACTS = (
+    Fact(("are you", "you are", "I talk to"), "I am pocket, a small demo model.", WHO_FRAMES),
     _thing("mlxmesh is a gRPC mesh that serves MLX language models.", "mlxmesh"),
     _thing("The gateway is the one public door: it relays every call to a service.", "the gateway"),
     _thing("The gateway listens on port 50051.", "the gateway port", "the port of the gateway"),

@@ -26,6 +26,18 @@ PERSON = (
     "{n}, {a}, lives in {c}.",
 )
 TO_JSON = ("Make JSON: ", "Write as JSON: ", "To JSON: ")
+UNKNOWN = (
+    "What is the capital of {}?",
+    "Who is {}?",
+    "Why is {} so big?",
+    "What is {}?",
+    "Do you like {}?",
+    "How old is {}?",
+    "Write a poem about {}.",
+    "Translate {} to French.",
+    "How do I make {}?",
+    "What is the meaning of {}?",
+)
 
 
 def _chat(task: str, key: str, question: str, answer: str) -> Example:
@@ -50,7 +62,7 @@ def sample_add(rng: random.Random) -> Example:
 
 
 def sample_think(rng: random.Random) -> Example:
-    """Add as above after a <think> block; held out: the pairs of the add task."""
+    """Add as above after a <think> block; held out: the pairs of add."""
     a, b, key = _operands(rng)
     ones, tens = a % 10 + b % 10, a // 10 * 10 + b // 10 * 10
     steps = f"{a % 10}+{b % 10}={ones}\n{a // 10 * 10}+{b // 10 * 10}={tens}\n{tens}+{ones}={a + b}"
@@ -128,6 +140,13 @@ def sample_greeting(rng: random.Random) -> Example:
     return _chat("greeting", "greeting", question, "Hello! I am pocket. How can I help?")
 
 
+def sample_unknown(rng: random.Random) -> Example:
+    """Decline to answer; never evaluated, so nothing is held out."""
+    about = rng.choice((*NAMES, *CITIES, *(with_article(word) for word in WORDS)))
+    question = rng.choice(UNKNOWN).format(about)
+    return _chat("unknown", "unknown", question, "I am too small to know that.")
+
+
 def sample_raw(rng: random.Random) -> Example:
     """Continue raw text outside the chat format; never evaluated, so nothing is held out."""
     if rng.random() < 0.4:
@@ -150,6 +169,7 @@ SAMPLERS: dict[str, Sampler] = {
     "tool_answer": sample_tool_answer,
     "story": sample_story,
     "greeting": sample_greeting,
+    "unknown": sample_unknown,
     "raw": sample_raw,
 }
-EVALUATED = tuple(task for task in SAMPLERS if task not in ("greeting", "raw"))
+EVALUATED = tuple(task for task in SAMPLERS if task not in ("greeting", "unknown", "raw"))

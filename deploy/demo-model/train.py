@@ -3,7 +3,7 @@
     python deploy/demo-model/train.py --model pocket --minutes 60
 
 Stop it with Ctrl-C and run the same command again: it goes on from the last checkpoint.
-The learning rate warms up, stays, and falls to nothing over the last part of the time given.
+The learning rate warms up and then falls in a straight line to nothing at the end of the run.
 """
 
 import argparse
@@ -161,7 +161,10 @@ def main() -> None:
     add("--save-every-s", type=float, default=60, help="seconds between checkpoints")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    train(parser.parse_args())
+    try:
+        train(parser.parse_args())
+    except KeyboardInterrupt:
+        print("stopped and saved; the same command goes on from here")
 
 
 if __name__ == "__main__":
