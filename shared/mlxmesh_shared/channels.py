@@ -35,13 +35,21 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def open_channel(address: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> aio.Channel:
-    """A plain-text channel to host:port whose calls raise `MeshError`; the caller closes it."""
-    sizes = (
+def open_channel(
+    address: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES, window_bytes: int | None = None
+) -> aio.Channel:
+    """A plain-text channel to host:port whose calls raise `MeshError`; the caller closes it.
+
+    With `window_bytes`, a peer that streams is held up once so much waits here to be read; else it
+    may run ahead by about a megabyte. A larger message still passes, in two pieces.
+    """
+    sizes: tuple[tuple[str, int], ...] = (
         # The sender's limit, checked by the receiver's guard, is exact; this one is a backstop.
         ("grpc.max_receive_message_length", 2 * max_message_bytes),
         ("grpc.max_send_message_length", 2 * max_message_bytes),
     )
+    if window_bytes is not None:
+        sizes += (("grpc.http2.lookahead_bytes", window_bytes), ("grpc.http2.bdp_probe", 0))
     return _MeshChannel(aio.insecure_channel(address, options=(*_OPTIONS, *sizes)))
 
 

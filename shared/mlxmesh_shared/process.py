@@ -42,7 +42,7 @@ async def wait_for_stop() -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, _nothing if with_parent else stop.set)
     if with_parent:
-        _call_at_end_of_stdin(loop, stop.set)
+        call_at_end_of_stdin(lambda: _call_soon(loop, stop.set))
     await stop.wait()
 
 
@@ -50,14 +50,20 @@ def _nothing() -> None:
     pass
 
 
-def _call_at_end_of_stdin(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    # The loop may have ended before the parent did.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback)
+
+
+def call_at_end_of_stdin(callback: Callable[[], None]) -> None:
+    """Calls it, on a thread of its own, once nobody holds the other end of stdin any more."""
+
     def watch() -> None:
         with contextlib.suppress(OSError):
             while os.read(0, 4096):
                 pass
-        # The loop may have ended before the parent did.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(callback)
+        callback()
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 

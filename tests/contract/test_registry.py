@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -175,6 +176,39 @@ async def test_a_dead_process_is_gone_at_once(directory: DirectoryRegistry) -> N
     await directory.register(dead)
 
     assert await directory.resolve("engine") == ()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="elsewhere an unreaped process counts until its lease ends, as the adapter says",
+)
+async def test_a_dead_process_that_nobody_reaped_is_gone(directory: DirectoryRegistry) -> None:
+    # asyncio would reap it.
+    child = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", "pass"], stdout=subprocess.PIPE
+    )
+    try:
+        assert child.stdout is not None
+        await asyncio.to_thread(child.stdout.read)  # its end, but nobody waits for it
+        await directory.register(Instance("engine", "zombie", "127.0.0.1:1", child.pid))
+        async with asyncio.timeout(10):
+            while await directory.resolve("engine"):
+                await asyncio.sleep(0.01)
+    finally:
+        child.communicate()
+
+
+@pytest.mark.parametrize(("host", "found"), [("", True), ("elsewhere", False)])
+async def test_a_living_process_here_may_be_late(path: Path, host: str, found: bool) -> None:
+    owner = DirectoryRegistry(path)
+    await owner.register(instance())
+    await owner.close()
+    record = path / "engine" / "engine-1.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps(content | ({"host": host} if host else {})))
+    os.utime(record, (time.time() - 11, time.time() - 11))
+
+    assert bool(await DirectoryRegistry(path).resolve("engine")) is found
 
 
 async def test_a_lease_that_nobody_keeps_ends(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Discovery on one machine: a directory with one JSON record per instance.
 
 A record is written whole and renamed into place. Its lease is its modification time, renewed by
-whoever registered it; a record whose process is dead on this host counts as gone at once.
+whoever registered it; a record whose process is dead on this host counts as gone at once, and one
+whose process lives on this host may be late, as after the host slept.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import watchfiles
+from watchfiles import Change
 
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.registry.port import Instance
@@ -25,7 +27,9 @@ _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 # A change is seen through the file system at once; polling sees what is not a change: an end of
 # a lease, a death, and everything where file events are not to be had.
-_POLL_S = 0.5
+_POLL_S = 2.0
+# A process that lives on this host may miss so many leases before it counts as gone.
+_LEASES_OF_THE_LIVING = 3
 
 
 class DirectoryRegistry:
@@ -119,10 +123,11 @@ class DirectoryRegistry:
     def _read(self, record: Path) -> Instance | None:
         """The instance of a record, None when it is gone, dead, expired or unreadable."""
         try:
-            if self._expired(record):
-                return None
             content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-            if content["host"] == self._host and not _process_alive(content["pid"]):
+            here = content["host"] == self._host
+            if self._expired(record, leases=_LEASES_OF_THE_LIVING if here else 1):
+                return None
+            if here and not _process_alive(content["pid"]):
                 return None
             return Instance(
                 service=content["service"],
@@ -137,7 +142,7 @@ class DirectoryRegistry:
             _log.warning("passed over the unreadable record %s: %r", record, error)
             return None
 
-    def _expired(self, record: Path, leases: int = 1) -> bool:
+    def _expired(self, record: Path, leases: int) -> bool:
         return abs(time.time() - record.stat().st_mtime) > leases * self._lease_s
 
     def _sweep(self, folder: Path) -> None:
@@ -150,9 +155,11 @@ class DirectoryRegistry:
 
 async def _ticks(folder: Path) -> AsyncGenerator[None, None]:
     """Now, then after each change in the folder, and every poll interval at the latest."""
+    last_s = time.monotonic()
     yield
     changes = watchfiles.awatch(  # pyright: ignore[reportUnknownMemberType]
         folder,
+        watch_filter=None,
         debounce=100,
         step=10,
         rust_timeout=round(_POLL_S * 1000),
@@ -161,8 +168,12 @@ async def _ticks(folder: Path) -> AsyncGenerator[None, None]:
     )
     try:
         async with contextlib.aclosing(changes):
-            async for _ in changes:
-                yield
+            async for news in changes:
+                now_s = time.monotonic()
+                # A lease that is renewed changes nothing but a file's time.
+                if now_s - last_s >= _POLL_S or any(c is not Change.modified for c, _ in news):
+                    last_s = now_s
+                    yield
     except OSError as error:
         # Out of inotify instances, or a file system without events.
         _log.warning("watching %s by polling alone: %s", folder, error)
@@ -182,7 +193,16 @@ def _process_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _zombie(pid)
+
+
+def _zombie(pid: int) -> bool:
+    """Whether a process only waits to be reaped; where there is no /proc, init always reaps."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "Z"
 
 
 def _checked(name: str, field: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
-from mlxmesh_shared.errors import InvalidArgument, MeshError
+from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument, MeshError
 from mlxmesh_shared.rules.words import (
     FieldRules,
     given,
@@ -19,6 +19,7 @@ from mlxmesh_shared.rules.words import (
     key_words,
     length_words,
     range_words,
+    unsupported_words,
 )
 
 
@@ -40,7 +41,7 @@ def scalar_check(field: FieldDescriptor, rules: FieldRules, *, required: bool) -
         return _enum_check(field.enum_type, required=required)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return _text_check(rules, required=required)
-    return _number_check(field.cpp_type, rules)
+    return _supported_check(rules, _number_check(field.cpp_type, rules))
 
 
 def key_check(rules: FieldRules) -> Check | None:
@@ -111,6 +112,21 @@ def _number_check(cpp_type: int, rules: FieldRules) -> Check | None:
         return None if legal else violation
 
     return check
+
+
+def _supported_check(rules: FieldRules, check: Check | None) -> Check | None:
+    """The check, and beyond it one that blames the feature instead of the number."""
+    words = unsupported_words(rules)
+    if not words:
+        return check
+    unsupported = Violation("", words, FeatureNotSupported)
+
+    def check_support(number: Any) -> Violation | None:
+        if number > rules.unsupported_above:
+            return unsupported
+        return check(number) if check is not None else None
+
+    return check_support
 
 
 def _interval(least: float | None, most: float | None) -> tuple[float, float]:

@@ -19,7 +19,13 @@ from mlxmesh_shared.settings.sections import SETTINGS, MeshSettings
 PREFIX = "MLXMESH_"
 CONFIG = "MLXMESH_CONFIG"
 # Variables that are no section's field.
-_OTHER_VARIABLES = {CONFIG, "MLXMESH_EXIT_WITH_PARENT", "MLXMESH_ADDRESS"}
+_OTHER_VARIABLES = {
+    CONFIG,
+    "MLXMESH_EXIT_WITH_PARENT",
+    # What clients and the examples read.
+    "MLXMESH_ADDRESS",
+    "MLXMESH_EXAMPLE_MODEL",
+}
 
 S = TypeVar("S", bound=MeshSettings)
 
@@ -87,7 +93,8 @@ def _validated(cls: type[S], layered: Mapping[str, _Raw]) -> S:
     except ValidationError as error:
         problem = error.errors()[0]
         name = str(problem["loc"][0])
-        raise SettingsError(f"{layered[name].source}: {name}: {problem['msg']}") from None
+        says = problem["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{layered[name].source}: {name}: {says}") from None
 
 
 def _environment(section: str, env: Mapping[str, str]) -> dict[str, _Raw]:

@@ -3,21 +3,37 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+
+from mlxmesh_shared.settings.listen import check_listen
 
 MIB = 2**20
 
+
+def _allowed(listen: str, info: ValidationInfo) -> str:
+    # The mesh's own settings come first, so that this one is known here.
+    check_listen(listen, insecure_allowed=info.data.get("insecure_listen", False))
+    return listen
+
+
+Listen = Annotated[str, AfterValidator(_allowed)]
 FullPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class MeshSettings(BaseSettings):
-    """What every process needs to know. Made directly, only its arguments count."""
+class MeshSettings(BaseModel):
+    """What every process needs to know."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    # Plain pydantic: every process would pay for the import of pydantic-settings at its start.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        defer_build=True,
     )
 
     data_dir: FullPath = Path("~/.mlxmesh")
@@ -28,32 +44,23 @@ class MeshSettings(BaseSettings):
     """The least important record that is logged."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """How records look; auto is text on a terminal and JSON elsewhere."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+    insecure_listen: bool = False
+    """Allows listening beyond this machine without TLS."""
 
 
 class GatewaySettings(MeshSettings):
     """The public process."""
 
-    listen: str = "127.0.0.1:50051"
+    listen: Listen = "127.0.0.1:50051"
     """Where clients connect, host:port; port 0 takes a free one."""
-    insecure_listen: bool = False
-    """Allows listening beyond this machine without TLS."""
     default_deadline_s: Seconds = 300
     """The deadline of a call that came without one."""
     max_deadline_s: Seconds = 3600
     """The longest deadline; a longer one is cut to it."""
     max_concurrent_rpcs: Count = 1024
     """Calls at one time; more are refused with RESOURCE_EXHAUSTED."""
+    max_streams_per_connection: Count = 256
+    """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
     """The largest request."""
     reflection: bool = True
@@ -65,7 +72,7 @@ class GatewaySettings(MeshSettings):
 class GenerationSettings(MeshSettings):
     """Text in, text out."""
 
-    listen: str = "127.0.0.1:0"
+    listen: Listen = "127.0.0.1:0"
     """Where the gateway connects, host:port; port 0 takes a free one."""
     max_concurrent_rpcs: Count = 1024
     """Calls at one time; more are refused with RESOURCE_EXHAUSTED."""
@@ -78,7 +85,7 @@ class GenerationSettings(MeshSettings):
 class ModelSettings(MeshSettings):
     """The catalogue."""
 
-    listen: str = "127.0.0.1:0"
+    listen: Listen = "127.0.0.1:0"
     """Where other services connect, host:port; port 0 takes a free one."""
     database_url: str = ""
     """An SQLAlchemy URL; empty for model.db in the data directory."""
@@ -86,6 +93,8 @@ class ModelSettings(MeshSettings):
     """Where pulled models are kept; default models in the data directory."""
     reconcile_interval_s: Seconds = 1.0
     """How often desired and running replicas are compared when nothing changes."""
+    runtime_grace_s: Seconds = 30
+    """How long a runtime may be away from the registry before its replicas are placed elsewhere."""
     hub_endpoint: str = ""
     """The model hub to pull from; empty for HF_ENDPOINT, or else the hub library's own default."""
     drain_grace_s: Seconds = 5
@@ -95,7 +104,7 @@ class ModelSettings(MeshSettings):
 class RuntimeSettings(MeshSettings):
     """The supervisor of one host's engines."""
 
-    listen: str = "127.0.0.1:0"
+    listen: Listen = "127.0.0.1:0"
     """Where the model service connects, host:port; port 0 takes a free one."""
     heartbeat_interval_s: Seconds = 1.0
     """How often each engine is asked how it is."""
@@ -112,9 +121,9 @@ class RuntimeSettings(MeshSettings):
     restart_backoff_max_s: Seconds = 30
     """The longest pause before a crashed engine is started again."""
     breaker_failures: Count = 5
-    """So many crashes within breaker_window_s and the engine stays down."""
-    breaker_window_s: Seconds = 120
-    """The time over which crashes are counted."""
+    """So many failures in a row, without a steady run between, and the engine stays down."""
+    steady_after_s: Seconds = 120
+    """An engine that was ready for so long ran steadily; its failures count afresh."""
     stop_grace_s: Seconds = 30
     """How long a stopping engine may finish what it runs before it is killed."""
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -124,7 +133,7 @@ class RuntimeSettings(MeshSettings):
 class EngineSettings(MeshSettings):
     """One loaded model; its runtime sets the first four."""
 
-    listen: str = "127.0.0.1:0"
+    listen: Listen = "127.0.0.1:0"
     """Where generation services connect, host:port; port 0 takes a free one."""
     engine_id: str = ""
     """The engine's id."""
@@ -140,12 +149,28 @@ class EngineSettings(MeshSettings):
     """Sequences that may wait; more are refused with RESOURCE_EXHAUSTED."""
     prefill_tokens_per_step: Count = 512
     """Most prompt tokens read between two decode steps."""
+    prefix_cache_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Memory to keep beginnings of prompts in; 0 for none, default 10%, at most 1 GiB."""
     context_tokens: Annotated[int, Field(ge=0)] = 0
     """Most tokens of prompt and output together; 0 for what the model allows."""
     dtype: Literal["auto", "as_shipped", "float32", "float16", "bfloat16"] = "auto"
     """The type of the weights; auto expands to float32 where that is faster and fits."""
     drain_grace_s: Seconds = 30
     """How long running sequences may go on after a stop was asked for."""
+    backend: Literal["mlx", "simulated"] = "mlx"
+    """What makes the tokens; simulated reads no weights, for measuring and testing the mesh."""
+    simulated_step_ms: Amount = 5.0
+    """How long a simulated decode step takes."""
+    simulated_prefill_us_per_token: Amount = 50.0
+    """How long reading one prompt token takes, simulated."""
+    simulated_jitter: Amount = 0.0
+    """The part by which a simulated step may take longer."""
+    simulated_failure_rate: Chance = 0.0
+    """The chance of a running sequence to fail, in each simulated step."""
+    simulated_stall_rate: Chance = 0.0
+    """The chance of a simulated step to hang for simulated_stall_s."""
+    simulated_stall_s: Seconds = 1.0
+    """How long a simulated step hangs when it does."""
 
 
 SETTINGS: dict[str, type[MeshSettings]] = {

@@ -34,6 +34,7 @@ INTEGERS = {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64}
 UNSIGNED = {FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64}
 FLOATS = {FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE}
 NUMBERS = INTEGERS | UNSIGNED | FLOATS
+MISSING_FEATURE = "of a feature that is not there"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def cases() -> Iterator[Case]:
 
 def illegal_values(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     if rules.unsupported:
-        yield "of a feature that is not there", some_value(field)
+        yield MISSING_FEATURE, some_value(field)
         return
     if is_map(field):
         yield from ((what, {7: value}) for what, value in illegal_scalars(map_value(field), rules))
@@ -105,6 +106,8 @@ def illegal_scalars(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple
 def illegal_numbers(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     step = 0.5 if field.cpp_type in FLOATS else 1
     lowest = 0 if field.cpp_type in UNSIGNED else -math.inf
+    if rules.HasField("unsupported_above"):
+        yield MISSING_FEATURE, int(rules.unsupported_above) + 1
     edges = {
         "too small": rules.gte - step if rules.HasField("gte") else None,
         "too large": rules.lte + step if rules.HasField("lte") else None,
@@ -149,7 +152,7 @@ def test_an_illegal_value_is_refused_by_name(case: Case) -> None:
     with pytest.raises(InvalidArgument) as caught:
         VALIDATOR.check(message)
     assert caught.value.field.startswith(case.field.name)
-    expected = FeatureNotSupported if field_rules(case.field).unsupported else InvalidArgument
+    expected = FeatureNotSupported if case.what == MISSING_FEATURE else InvalidArgument
     assert type(caught.value) is expected
 
 
@@ -177,6 +180,12 @@ def test_an_empty_message_is_refused_by_what_it_needs(message: Descriptor) -> No
     with pytest.raises(InvalidArgument) as caught:
         VALIDATOR.check(GetMessageClass(message)())
     assert caught.value.field in NEEDY[message]
+
+
+def test_more_than_one_output_is_a_feature_that_is_not_there() -> None:
+    n = generation_pb2.GenerateRequest.DESCRIPTOR.fields_by_name["n"]
+    whats = {case.what: case.value for case in cases() if case.field is n}
+    assert whats == {"too small": 0, MISSING_FEATURE: 2}
 
 
 def test_there_are_cases_for_every_public_request() -> None:

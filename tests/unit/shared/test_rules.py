@@ -84,6 +84,7 @@ message_type {{
   {field(16, "floats", "float", **LIST)}
   {field(17, "form", "string", 'pattern: "[0-9]+"')}
   {field(18, "big", "uint64", "lte: 1000000")}
+  {field(19, "copies", "int32", "gte: 1 unsupported_above: 1", **OPTIONAL, oneof_index="3")}
   {entry("BiasEntry", "int32", "float")}
   {entry("LabelsEntry", "string", "string")}
   nested_type {{
@@ -95,6 +96,7 @@ message_type {{
   }}
   oneof_decl {{ name: "_open" }}
   oneof_decl {{ name: "_needed_text" }}
+  oneof_decl {{ name: "_copies" }}
 }}
 message_type {{ name: "AtLeastOne" {field(1, "count", "int32", "gte: 1")} }}
 """
@@ -141,6 +143,7 @@ def request(**changes: Any) -> Any:
         {"form": ""},
         {"form": "12"},
         {"big": 1_000_000},
+        {"copies": 1},
         {"node": {"children": [{"children": [{"name": "abc"}]}]}},
     ],
 )
@@ -187,6 +190,7 @@ def test_legal(changes: dict[str, Any]) -> None:
         ({"form": "x"}, "form", "must match [0-9]+"),
         ({"form": "١"}, "form", "must match [0-9]+"),
         ({"big": 1_000_001}, "big", "at most 1000000"),
+        ({"copies": 0}, "copies", "at least 1"),
         ({"text": None}, "input", "is required: set text or later_text"),
     ],
 )
@@ -203,13 +207,14 @@ def test_illegal(changes: dict[str, Any], path: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"later": {}}, {"later_number": 1}, {"text": None, "later_text": ""}],
+    [{"later": {}}, {"later_number": 1}, {"text": None, "later_text": ""}, {"copies": 2}],
 )
 def test_unsupported_is_never_ignored(changes: dict[str, Any]) -> None:
     with pytest.raises(FeatureNotSupported) as caught:
         VALIDATOR.check(request(**changes))
 
     assert caught.value.field in changes
+    assert caught.value.reason == "FEATURE_NOT_SUPPORTED"
 
 
 def test_a_number_without_presence_is_checked_when_it_is_zero() -> None:
@@ -243,6 +248,7 @@ def test_deep_nesting_is_walked() -> None:
         ("later", "not supported yet"),
         ("bias", "-1 to 1; at most 2 elements; keys 0 to 9"),
         ("labels", "at most 3 long; keys matching `[a-z]+`"),
+        ("copies", "at least 1; above 1 is not supported by this version"),
         ("color", ""),
     ],
 )

@@ -35,13 +35,13 @@ def test_defaults() -> None:
 
 
 def test_each_layer_covers_the_one_below(data_dir: Path) -> None:
-    env = config(data_dir, '[gateway]\nlisten = "file:1"\n')
-    with_env = {**env, "MLXMESH_GATEWAY_LISTEN": "env:1"}
+    env = config(data_dir, '[gateway]\nlisten = "127.0.0.1:1"\n')
+    with_env = {**env, "MLXMESH_GATEWAY_LISTEN": "127.0.0.1:2"}
 
-    assert load_settings(GatewaySettings, env=env).listen == "file:1"
-    assert load_settings(GatewaySettings, env=with_env).listen == "env:1"
-    flags = ["--listen", "flag:1"]
-    assert load_settings(GatewaySettings, flags, env=with_env).listen == "flag:1"
+    assert load_settings(GatewaySettings, env=env).listen == "127.0.0.1:1"
+    assert load_settings(GatewaySettings, env=with_env).listen == "127.0.0.1:2"
+    flags = ["--listen", "127.0.0.1:3"]
+    assert load_settings(GatewaySettings, flags, env=with_env).listen == "127.0.0.1:3"
 
 
 def test_the_mesh_table_and_variables_reach_every_section(data_dir: Path) -> None:
@@ -53,19 +53,19 @@ def test_the_mesh_table_and_variables_reach_every_section(data_dir: Path) -> Non
 
 
 def test_one_environment_serves_every_process() -> None:
-    env = {"MLXMESH_GATEWAY_LISTEN": "a:1", "MLXMESH_MODEL_LISTEN": "b:1"}
+    env = {"MLXMESH_GATEWAY_LISTEN": "127.0.0.1:4", "MLXMESH_MODEL_LISTEN": "127.0.0.1:5"}
 
-    assert load_settings(GatewaySettings, env=env).listen == "a:1"
-    assert load_settings(ModelSettings, env=env).listen == "b:1"
+    assert load_settings(GatewaySettings, env=env).listen == "127.0.0.1:4"
+    assert load_settings(ModelSettings, env=env).listen == "127.0.0.1:5"
     assert load_settings(EngineSettings, env=env).listen == "127.0.0.1:0"
 
 
 def test_flags_choose_the_file_too(data_dir: Path) -> None:
-    config(data_dir, '[gateway]\nlisten = "file:1"\n')
+    config(data_dir, '[gateway]\nlisten = "127.0.0.1:1"\n')
 
     settings = load_settings(GatewaySettings, ["--data-dir", str(data_dir)], env={})
 
-    assert settings.listen == "file:1"
+    assert settings.listen == "127.0.0.1:1"
 
 
 def test_a_file_elsewhere(tmp_path: Path) -> None:
@@ -101,6 +101,7 @@ def test_unknown_variables(env: dict[str, str], says: str) -> None:
 
 def test_other_programs_variables_are_their_own() -> None:
     env = {"HOME": "/x", "MLX_METAL": "1", "MLXMESH_EXIT_WITH_PARENT": "1"}
+    env |= {"MLXMESH_ADDRESS": "localhost:1", "MLXMESH_EXAMPLE_MODEL": "pocket"}
 
     assert load_settings(GatewaySettings, env=env) == load_settings(GatewaySettings, env={})
 
@@ -158,7 +159,7 @@ def test_sources_tell_where_each_value_came_from(data_dir: Path) -> None:
     env = config(data_dir, "[gateway]\nmax_deadline_s = 7\n")
     env["MLXMESH_LOG_LEVEL"] = "debug"
 
-    found = {s.name: s for s in sources(GatewaySettings, ["--listen", "a:1"], env=env)}
+    found = {s.name: s for s in sources(GatewaySettings, ["--listen", "127.0.0.1:4"], env=env)}
 
     assert found["max_deadline_s"].value == 7
     assert found["max_deadline_s"].source == f"file {data_dir / 'mlxmesh.toml'}"
@@ -169,11 +170,11 @@ def test_sources_tell_where_each_value_came_from(data_dir: Path) -> None:
 
 
 def test_made_directly_only_arguments_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLXMESH_GATEWAY_LISTEN", "env:1")
-    monkeypatch.setenv("LISTEN", "env:1")
+    monkeypatch.setenv("MLXMESH_GATEWAY_LISTEN", "127.0.0.1:2")
+    monkeypatch.setenv("LISTEN", "127.0.0.1:2")
 
     assert GatewaySettings().listen == "127.0.0.1:50051"
-    assert load_settings(GatewaySettings).listen == "env:1"
+    assert load_settings(GatewaySettings).listen == "127.0.0.1:2"
 
 
 def test_frozen() -> None:

@@ -1,0 +1,27 @@
+"""Where a process may listen: there is no TLS and no login yet, so who can connect can do all."""
+
+import ipaddress
+
+
+def check_listen(listen: str, *, insecure_allowed: bool) -> None:
+    """Raises: ValueError when others could reach the address, unless that is allowed."""
+    host, separator, port = listen.rpartition(":")
+    if not separator or not port.isdigit():
+        raise ValueError(f"must be host:port, for example 127.0.0.1:50051, not {listen}")
+    if insecure_allowed or is_loopback(host):
+        return
+    raise ValueError(
+        f"refusing to listen on {listen}: anyone who can reach it could use and change this mesh, "
+        "for there is no TLS and no login. Listen on 127.0.0.1, or say --insecure-listen where the "
+        "network itself is protected."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,40 @@
+"""Where each process may listen, and with whose permission."""
+
+import pytest
+
+from mlxmesh_shared.settings import SETTINGS, SettingsError, load_settings
+
+SERVICES = [name for name in SETTINGS if name != "mesh"]
+
+
+def load(service: str, *argv: str) -> str:
+    settings = load_settings(SETTINGS[service], argv, env={})
+    return settings.model_dump()["listen"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("listen", ["127.0.0.1:50051", "localhost:0", "[::1]:50051", "127.8.8.8:1"])
+def test_loopback_needs_no_permission(service: str, listen: str) -> None:
+    assert load(service, "--listen", listen) == listen
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.168.1.4:1", "mac.local:1"])
+def test_anything_else_needs_permission(service: str, listen: str) -> None:
+    with pytest.raises(SettingsError, match=r"flag --listen: .*--insecure-listen"):
+        load(service, "--listen", listen)
+
+    assert load(service, "--listen", listen, "--insecure-listen") == listen
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("listen", ["", "50051", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:"])
+def test_what_is_no_address_is_refused_even_with_permission(service: str, listen: str) -> None:
+    with pytest.raises(SettingsError, match="host:port"):
+        load(service, "--listen", listen, "--insecure-listen")
+
+
+def test_one_variable_permits_the_whole_mesh() -> None:
+    env = {"MLXMESH_INSECURE_LISTEN": "true", "MLXMESH_MODEL_LISTEN": "0.0.0.0:1"}
+
+    assert load_settings(SETTINGS["model"], env=env).insecure_listen is True
