@@ -1,4 +1,4 @@
-"""What generation relies on of an engine: one suite for the real one and for the fake."""
+"""What generation relies on of an engine: one suite for real, simulated and fake."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +24,7 @@ from tests.fakes.engine_child import engine_child
 
 MAX_RUNNING = 4
 MAX_WAITING = 2
+LIMITS = ("--max-running", str(MAX_RUNNING), "--max-waiting", str(MAX_WAITING))
 STOP = engine_pb2.ENGINE_FINISH_REASON_STOP
 LENGTH = engine_pb2.ENGINE_FINISH_REASON_LENGTH
 CANCELLED = engine_pb2.ENGINE_FINISH_REASON_CANCELLED
@@ -31,15 +32,21 @@ CANCELLED = engine_pb2.ENGINE_FINISH_REASON_CANCELLED
 
 @pytest.fixture(scope="module")
 def real_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    limits = ("--max-running", str(MAX_RUNNING), "--max-waiting", str(MAX_WAITING))
-    with engine_child(tmp_path_factory.mktemp("engine"), *limits) as address:
+    with engine_child(tmp_path_factory.mktemp("engine"), *LIMITS) as address:
         yield address
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(scope="module")
+def simulated_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    simulated = ("--backend", "simulated", "--simulated-step-ms", "1")
+    with engine_child(tmp_path_factory.mktemp("simulated"), *LIMITS, *simulated) as address:
+        yield address
+
+
+@pytest.fixture(params=["fake", "simulated", "real"])
 async def stub(request: pytest.FixtureRequest) -> AsyncIterator[EngineServiceStub]:
-    if request.param == "real":
-        async with open_channel(request.getfixturevalue("real_address")) as channel:
+    if request.param != "fake":
+        async with open_channel(request.getfixturevalue(f"{request.param}_address")) as channel:
             yield EngineServiceStub(channel)
         return
     options = FakeEngineOptions(max_running=MAX_RUNNING, max_waiting=MAX_WAITING)
@@ -170,6 +177,7 @@ async def test_cancel_ends_one_and_leaves_the_others(talk: Talk) -> None:
     await talk.cancel(1)
     cancelled, ended = await talk.end(1, 2)
     assert cancelled.finish_reason == CANCELLED
+    assert cancelled.timings.prefill_ms + cancelled.timings.decode_ms > 0
     assert len(talk.tokens(1)) < 900
     assert ended.finish_reason == LENGTH
 

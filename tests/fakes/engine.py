@@ -104,6 +104,11 @@ class FakeEngine(EngineServiceServicer):
         return len(self._running) + len(self._waiting)
 
     @property
+    def streams(self) -> int:
+        """Execute streams that are open."""
+        return len(self._outboxes)
+
+    @property
     def instance(self) -> Instance:
         assert self._server is not None
         options = self.options

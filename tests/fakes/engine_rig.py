@@ -44,12 +44,15 @@ class Rig:
         *,
         max_running: int = 64,
         prefill_tokens_per_step: int = 512,
+        prefix_cache_bytes: int = 0,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.scheduler = Scheduler(
             max_running=max_running, prefill_tokens_per_step=prefill_tokens_per_step
         )
-        self.loop = StepLoop(loaded, self.scheduler, clock=clock)
+        self.loop = StepLoop(
+            loaded, self.scheduler, prefix_cache_bytes=prefix_cache_bytes, clock=clock
+        )
         self.updates: dict[int, list[Update]] = {}
 
     def submit(self, *requests: Sequence) -> "Rig":

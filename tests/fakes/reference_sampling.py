@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxmesh_engine.randomness import draw_keys, exponentials
 from mlxmesh_engine.request import Sampling
 
 Vector = NDArray[np.float64]
+
+_MASK = 2**64 - 1
+_BLOCK = 64
 
 
 def adjusted(
@@ -50,11 +52,39 @@ def contest(
     prompt: Sequence[int],
     output: Sequence[int],
 ) -> Vector:
-    """Scores whose largest is the next token; their distance is what rounding must bridge."""
+    """Scores whose largest is the next token; their distance is what rounding must bridge.
+
+    Of a draw: how far, as a share, its numbers are from those that choose the token.
+    """
     scores = adjusted(logits, sampling, prompt, output)
     if sampling.greedy:
         return scores
-    keys = draw_keys(np.array([sampling.seed], np.uint64), np.array([len(output)], np.uint64))
-    exponential = np.array(exponentials(keys, len(logits)))[0].astype(np.float64)
-    with np.errstate(divide="ignore"):
-        return np.log(probabilities(scores, sampling)) - np.log(exponential)
+    weights = probabilities(scores, sampling)
+    weights = np.append(weights, np.zeros(-len(weights) % _BLOCK)).reshape(-1, _BLOCK)
+    first, second = _numbers(sampling.seed, len(output))
+    missed = _missed(weights.sum(axis=1), first)[:, None] + np.stack(
+        [_missed(block, second) for block in weights]
+    )
+    return -missed.ravel()[: len(scores)]
+
+
+def _missed(weights: Vector, number: float) -> Vector:
+    """How far the number is from each index's part of the running share; infinite without one."""
+    if not weights.any():
+        return np.full(len(weights), np.inf)
+    ends = np.cumsum(weights) / weights.sum()
+    starts = np.append(0.0, ends[:-1])
+    missed = np.maximum(0, np.maximum(starts - number, number - ends))
+    return np.where(weights > 0, missed, np.inf)
+
+
+def _numbers(seed: int, position: int) -> tuple[float, float]:
+    mixed = _mix64((_mix64(seed) + position * 0x9E3779B97F4A7C15) & _MASK)
+    first, second = ((word >> 9) + 0.5 for word in (mixed >> 32, mixed & 0xFFFFFFFF))
+    return first / 2**23, second / 2**23
+
+
+def _mix64(x: int) -> int:
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
+    return x ^ (x >> 31)

@@ -204,6 +204,12 @@ class FakeHost:
         await self._registry.register(self.instance)
         return self
 
+    async def slip_away(self) -> Instance:
+        """Leaves the registry and goes on, as after a pause; returns what to register again."""
+        assert self.instance is not None
+        await self._registry.deregister(self.instance)
+        return self.instance
+
     async def crash(self) -> None:
         """Goes away, as the registry and every caller sees it."""
         if self.instance is not None:

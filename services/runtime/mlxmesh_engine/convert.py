@@ -107,8 +107,9 @@ def _output(update: Update) -> engine_pb2.SequenceOutput:
         token_ids=update.token_ids,
     )
     if update.accepted:
-        # No prefix cache yet: nothing of a prompt is ever found.
-        output.accepted.SetInParent()
+        output.accepted.cached_tokens = update.cached_tokens or 0
+    elif update.cached_tokens is not None:
+        output.cached_tokens = update.cached_tokens
     if update.finish_reason is not None:
         output.finish_reason = _FINISH_REASONS[update.finish_reason]
     if update.error is not None:
@@ -132,4 +133,7 @@ def to_load(load: Load) -> engine_pb2.EngineLoad:
         max_waiting=load.max_waiting,
         kv_bytes=load.kv_bytes,
         tokens_per_second=load.tokens_per_second,
+        prefix_bytes=load.prefix_bytes,
+        prompt_tokens=load.prompt_tokens,
+        cached_prompt_tokens=load.cached_prompt_tokens,
     )

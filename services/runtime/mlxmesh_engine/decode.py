@@ -1,5 +1,6 @@
 """The sequences that are being decoded: one new token each per step."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -24,14 +25,19 @@ class Launched:
         return token_ids(self.tokens)
 
 
+OnLeave = Callable[[Active, BatchCache, int], None]
+"""Told of a row that leaves, while it is still in the cache."""
+
+
 class DecodeBatch:
     """Rows join and leave between steps; a step is started without waiting for the one before.
 
     A row's next input is the token that the step before it sampled, which stays on the device.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *, on_leave: OnLeave) -> None:
         self._model = loaded.model
+        self._on_leave = on_leave
         self._sampler = BatchSampler(loaded.vocab_size)
         self._rows: list[Active] = []
         self._cache: BatchCache | None = None
@@ -60,6 +66,9 @@ class DecodeBatch:
         keep = [index for index, row in enumerate(self._rows) if _wants_more(row)]
         if len(keep) == len(self._rows):
             return
+        for index, row in enumerate(self._rows):
+            if self._cache is not None and not _wants_more(row):
+                self._on_leave(row, self._cache, index)
         self._rows = [self._rows[index] for index in keep]
         self._inputs = self._inputs[mx.array(keep, mx.uint32)]
         self._sampler.keep(keep)

@@ -1,19 +1,22 @@
-"""Between the Execute streams and the MLX thread: admission in, news out."""
+"""Between the Execute streams and the backend: admission in, news out."""
 
 import asyncio
 import itertools
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 from mlxmesh_engine.admission import Admission
 from mlxmesh_engine.outbox import Outbox
 from mlxmesh_engine.request import Load, Sequence, SequenceKey, Update
-from mlxmesh_engine.step_loop import News
 from mlxmesh_shared.errors import InvalidArgument, MeshError
+
+News = Mapping[int, list[Update]]
+"""By stream id, in order."""
 
 
 class Worker(Protocol):
-    """What the dispatcher needs of the MLX thread."""
+    """What the dispatcher needs of the backend."""
 
     def submit(self, request: Sequence) -> None: ...
     def cancel(self, key: SequenceKey) -> None: ...
@@ -90,7 +93,7 @@ class Dispatcher:
             self._worker.cancel((stream.stream_id, sequence_id))
 
     def deliver(self, news: News, load: Load) -> None:
-        """Takes one turn's news from the MLX thread."""
+        """Takes one turn's news from the backend."""
         for stream_id, updates in news.items():
             stream = self._streams.get(stream_id)
             if stream is None:
@@ -99,6 +102,11 @@ class Dispatcher:
             for update in updates:
                 if update.last:
                     self._release(stream, update.sequence_id)
+
+    def tell_load(self, load: Load) -> None:
+        """Tells every stream: one without news would go on with what it was last told."""
+        for stream in self._streams.values():
+            stream.outbox.put([], load)
 
     async def drain(self, grace_s: float) -> None:
         """Takes nothing new, lets what runs finish for at most grace_s, then ends the streams."""

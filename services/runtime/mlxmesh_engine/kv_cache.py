@@ -1,10 +1,11 @@
 """The keys and values of a batch: mlx-lm's batched caches, one per layer, moved as one."""
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import BatchKVCache, make_prompt_cache
 
 from mlxmesh_shared.errors import FeatureNotSupported
 
@@ -25,6 +26,32 @@ class LayerCache(Protocol):
     def finalize(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class KeysValues:
+    """One layer's keys and values of one sequence's tokens, each (1, heads, tokens, dims)."""
+
+    keys: mx.array
+    values: mx.array
+
+    def first(self, tokens: int) -> "KeysValues":
+        if tokens == self.keys.shape[2]:
+            return self
+        return KeysValues(self.keys[:, :, :tokens], self.values[:, :, :tokens])
+
+    def joined(self, later: "Seq[KeysValues]") -> "KeysValues":
+        if not later:
+            return self
+        parts = [self, *later]
+        return KeysValues(
+            mx.concatenate([part.keys for part in parts], axis=2),
+            mx.concatenate([part.values for part in parts], axis=2),
+        )
+
+
+RowCache = list[KeysValues]
+"""One sequence's keys and values, layer for layer."""
+
+
 class BatchCache:
     """The cache of `rows` sequences; `layers` is what a model's `cache` argument takes."""
 
@@ -35,7 +62,12 @@ class BatchCache:
     @classmethod
     def empty(cls, model: object, rows: int) -> "BatchCache":
         """Raises: FeatureNotSupported when the model's kind of cache cannot be batched."""
-        singles = [_single_cache(model) for _ in range(rows)]
+        return cls.starting_with(model, [None] * rows)
+
+    @classmethod
+    def starting_with(cls, model: object, rows: "Seq[RowCache | None]") -> "BatchCache":
+        """A cache whose rows hold copies of these. Raises: as `empty` does."""
+        singles = [_single_cache(model, row) for row in rows]
         layers: list[LayerCache] = []
         for of_layer in zip(*singles, strict=True):
             kind = cast("type[Any]", type(of_layer[0]))
@@ -45,7 +77,27 @@ class BatchCache:
                     "choose another model"
                 )
             layers.append(of_layer[0].merge(list(of_layer)))
-        return cls(layers, rows)
+        return cls(layers, len(rows))
+
+    @property
+    def divisible(self) -> bool:
+        """Whether every token's keys and values are kept apart, so that a row can be cut."""
+        return all(isinstance(layer, BatchKVCache) for layer in self.layers)
+
+    @property
+    def token_bytes(self) -> int:
+        """What one token of one row takes."""
+        arrays = [array for layer in self.layers for array in layer.state[:2]]
+        return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in arrays)
+
+    def copy_row(self, row: int, start: int, stop: int) -> RowCache:
+        """Tokens of a row of a divisible cache, counted back from its end, which is 0."""
+        copied: RowCache = []
+        for layer in self.layers:
+            keys, values, _, _, end = layer.state
+            part = (slice(row, row + 1), slice(None), slice(end + start, end + stop))
+            copied.append(KeysValues(mx.contiguous(keys[part]), mx.contiguous(values[part])))
+        return copied
 
     @property
     def nbytes(self) -> int:
@@ -80,8 +132,11 @@ class BatchCache:
             layer.finalize()
 
 
-def _single_cache(model: object) -> list[Any]:
-    return make_prompt_cache(cast("Any", model))
+def _single_cache(model: object, row: RowCache | None) -> list[Any]:
+    layers: list[Any] = make_prompt_cache(cast("Any", model))
+    for layer, held in zip(layers, row or (), strict=row is not None):
+        layer.state = (held.keys, held.values, held.keys.shape[2])
+    return layers
 
 
 def _collect(state: Any, found: list[mx.array]) -> None:

@@ -27,6 +27,7 @@ class LoopOptions:
     max_running: int = 64
     max_waiting: int = 256
     prefill_tokens_per_step: int = 512
+    prefix_cache_bytes: int = 0
 
 
 Deliver = Callable[[News, Load], None]
@@ -104,7 +105,7 @@ class MlxThread:
             max_running=options.max_running,
             prefill_tokens_per_step=options.prefill_tokens_per_step,
         )
-        loop = StepLoop(loaded, scheduler)
+        loop = StepLoop(loaded, scheduler, prefix_cache_bytes=options.prefix_cache_bytes)
         while True:
             for command in self._next_commands(loop.idle):
                 if command is None:
@@ -137,6 +138,9 @@ class MlxThread:
             max_waiting=self._options.max_waiting,
             kv_bytes=loop.kv_bytes,
             tokens_per_second=self._rate.per_second(now_s),
+            prefix_bytes=loop.prefix_bytes,
+            prompt_tokens=loop.prompt_tokens,
+            cached_prompt_tokens=loop.cached_prompt_tokens,
         )
         if news and self._deliver is not None:
             self._call(self._deliver, news, self._last_load)

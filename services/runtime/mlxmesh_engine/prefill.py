@@ -6,8 +6,9 @@ from collections.abc import Sequence as Seq
 import mlx.core as mx
 
 from mlxmesh_engine.evaluation import start_computing
-from mlxmesh_engine.kv_cache import BatchCache
+from mlxmesh_engine.kv_cache import BatchCache, RowCache
 from mlxmesh_engine.loader import LoadedModel
+from mlxmesh_engine.prefix_store import PrefixStore
 from mlxmesh_engine.request import SequenceKey
 from mlxmesh_engine.scheduler import PrefillSlice
 
@@ -18,8 +19,10 @@ _MOST_PADDED = 2
 class Prefill:
     """Keeps the caches of prompts that were read in part."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, prefixes: PrefixStore) -> None:
         self._model = loaded.model
+        self._prefixes = prefixes
+        self._taken: dict[SequenceKey, RowCache] = {}
         self._partial: dict[SequenceKey, BatchCache] = {}
 
     @property
@@ -28,6 +31,15 @@ class Prefill:
 
     def forget(self, key: SequenceKey) -> None:
         self._partial.pop(key, None)
+        self._taken.pop(key, None)
+
+    def begin(self, slices: Seq[PrefillSlice]) -> None:
+        """Takes hold of the known prefixes, before reading others' prompts displaces them."""
+        for slice_ in slices:
+            if slice_.first and slice_.start:
+                known = self._prefixes.take(slice_.active.tokens[: slice_.start])
+                assert known is not None
+                self._taken[slice_.active.key] = known
 
     def read(self, slices: Seq[PrefillSlice]) -> BatchCache:
         """Reads one group of `groups`; returns the cache that holds its tokens, row for row.
@@ -35,10 +47,7 @@ class Prefill:
         The cache of a prompt that is not done yet is kept here for its next slice.
         """
         first = slices[0]
-        if len(slices) == 1 and not first.whole_prompt:
-            cache = self._partial.get(first.active.key) or BatchCache.empty(self._model, 1)
-        else:
-            cache = BatchCache.empty(self._model, len(slices))
+        cache = self._partial.get(first.active.key) or self._started(slices)
         if first.count:
             self._forward([slice_.token_ids for slice_ in slices], cache)
         if first.start + first.count < first.active.prefill_tokens:
@@ -46,6 +55,10 @@ class Prefill:
         else:
             self.forget(first.active.key)
         return cache
+
+    def _started(self, slices: Seq[PrefillSlice]) -> BatchCache:
+        known = [self._taken.pop(slice_.active.key, None) for slice_ in slices]
+        return BatchCache.starting_with(self._model, known)
 
     def _forward(self, rows: list[tuple[int, ...]], cache: BatchCache) -> None:
         lengths = [len(row) for row in rows]
@@ -62,13 +75,26 @@ class Prefill:
 
 
 def groups(slices: Seq[PrefillSlice]) -> Iterator[list[PrefillSlice]]:
-    """Slices to read together: whole prompts of similar length; anything else is read alone."""
+    """Slices to read together: all of prompts of similar length; anything else is read alone."""
     group: list[PrefillSlice] = []
-    for slice_ in sorted(slices, key=lambda each: each.count):
-        fits = group and slice_.count <= _MOST_PADDED * group[0].count
-        if group and not (fits and slice_.whole_prompt and group[0].whole_prompt):
+    for slice_ in sorted(slices, key=lambda each: (each.start, each.count)):
+        if group and not all(_alike(each, slice_) for each in group):
             yield group
             group = []
         group.append(slice_)
     if group:
         yield group
+
+
+def _alike(one: PrefillSlice, other: PrefillSlice) -> bool:
+    """Whether both read all that is left, as much or nearly, after as much or nearly."""
+    return (
+        one.whole_prompt
+        and other.whole_prompt
+        and _near(one.count, other.count)
+        and _near(one.start + one.count, other.start + other.count)
+    )
+
+
+def _near(one: int, other: int) -> bool:
+    return max(one, other) <= _MOST_PADDED * min(one, other)

@@ -1,37 +1,51 @@
 """Counter-based randomness: a draw is a function of (seed, position) and of nothing else."""
 
-from collections.abc import Callable
-from typing import cast
-
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_SMALLEST_UNIFORM = 1e-30
+_BLOCK = 64
+"""Weights that are summed together; a draw chooses a block first, then a token in it."""
 
 
-def draw_keys(seeds: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    """A key (batch, 2) for each row's draw; one seed's positions never share a key."""
+def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Two numbers (batch, 2) between 0 and 1, both left out, for each row's draw."""
     mixed = _mix64(_mix64(seeds) + positions * _GOLDEN)
-    return np.stack([mixed >> np.uint64(32), mixed & np.uint64(0xFFFFFFFF)], axis=-1).astype(
-        np.uint32
-    )
+    words = np.stack([mixed >> np.uint64(32), mixed & np.uint64(0xFFFFFFFF)], axis=-1)
+    # 23 bits and a half: exact in a float32, and times any sum still less than it.
+    return ((words >> np.uint64(9)) + 0.5).astype(np.float32) * np.float32(2**-23)
 
 
-def exponentials(keys: NDArray[np.uint32], vocab_size: int) -> mx.array:
-    """Exponential variates (batch, vocab), each row from its own key alone.
+def padded(weights: mx.array) -> mx.array:
+    """Weights (batch, vocab) with zeros appended, as `draw` takes them."""
+    missing = -weights.shape[-1] % _BLOCK
+    return mx.pad(weights, [(0, 0), (0, missing)]) if missing else weights
 
-    argmax(weight / exponential) draws a token with a probability in proportion to its weight.
-    Source: Gumbel-max trick, in its exponential form.
+
+def blocked(weights: mx.array, size: int) -> mx.array:
+    """(batch, n) as (batch, n / size, size)."""
+    return mx.unflatten(weights, 1, (weights.shape[1] // size, size))
+
+
+def draw(weights: mx.array, numbers: NDArray[np.float32]) -> mx.array:
+    """A token (batch,) of each row, with a probability in proportion to its weight.
+
+    Inverts the running sum over the token ids: over blocks by the first number, then inside the
+    block by the second, so that neither rounding nor the number's grain is felt in a long row.
+    weights: (batch, a multiple of the block).
     """
+    blocks = blocked(weights, _BLOCK)
+    chosen = _invert(mx.sum(blocks, axis=-1), mx.array(numbers[:, :1]))
+    inside = mx.take_along_axis(blocks, chosen[:, None], axis=1)[:, 0]
+    return (chosen * _BLOCK + _invert(inside, mx.array(numbers[:, 1:])))[:, 0].astype(mx.uint32)
 
-    def uniform(key: mx.array) -> mx.array:
-        return mx.random.uniform(shape=(vocab_size,), key=key)
 
-    rows = cast("Callable[[mx.array], mx.array]", mx.vmap(uniform))(mx.array(keys))
-    # Never 0: an infinite variate could rule out every token.
-    return -mx.log(mx.maximum(rows, _SMALLEST_UNIFORM))
+def _invert(weights: mx.array, number: mx.array) -> mx.array:
+    """The first index (batch, 1) at which the running share exceeds the number (batch, 1)."""
+    running = mx.cumsum(weights, axis=-1)
+    passed = running <= number * running[:, -1:]
+    return mx.minimum(mx.sum(passed, axis=-1, keepdims=True), weights.shape[-1] - 1)
 
 
 def _mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -74,6 +74,8 @@ class Update:
 
     sequence_id: int
     accepted: bool = False
+    cached_tokens: int | None = None
+    """Prompt tokens that need not be read; told again when it changes before reading begins."""
     prefilled_tokens: int | None = None
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
@@ -89,6 +91,9 @@ class Update:
         return replace(
             later,
             accepted=self.accepted or later.accepted,
+            cached_tokens=(
+                self.cached_tokens if later.cached_tokens is None else later.cached_tokens
+            ),
             prefilled_tokens=(
                 self.prefilled_tokens if later.prefilled_tokens is None else later.prefilled_tokens
             ),
@@ -106,3 +111,7 @@ class Load:
     max_waiting: int
     kv_bytes: int = 0
     tokens_per_second: float = 0.0
+    prefix_bytes: int = 0
+    prompt_tokens: int = 0
+    """Of all prompts begun since the start; the next is how many of them were not to be read."""
+    cached_prompt_tokens: int = 0

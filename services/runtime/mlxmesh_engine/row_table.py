@@ -1,4 +1,4 @@
-"""A (batch, vocab) array on the device that exists only while some row needs it."""
+"""Some rows of a batch, and a table that only they have."""
 
 from collections.abc import Sequence as Seq
 from typing import Any, cast
@@ -8,34 +8,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class RowTable:
-    """One row of numbers per sequence, zeros where a sequence needs none."""
+class RowSet:
+    """Rows of a batch that are computed apart; all of them cost no copy."""
 
-    def __init__(self, vocab_size: int) -> None:
-        self._vocab_size = vocab_size
-        self._needed: list[bool] = []
+    def __init__(self, rows: Seq[int], batch: int) -> None:
+        self.count = len(rows)
+        self._index = None if len(rows) == batch else mx.array(list(rows), mx.uint32)
+
+    def take(self, of_batch: mx.array) -> mx.array:
+        return of_batch if self._index is None else of_batch[self._index]
+
+    def put(self, of_batch: mx.array, values: mx.array) -> mx.array:
+        """`of_batch` with these rows replaced."""
+        if self._index is None:
+            return values
+        replaced = mx.array(of_batch)
+        replaced[self._index] = values
+        return replaced
+
+
+class RowTable:
+    """A row of numbers for each sequence of a batch that needs one, on the device."""
+
+    def __init__(self) -> None:
+        self._batch = 0
+        self._owners: list[int] = []
+        self.rows = RowSet([], 0)
         self.values: mx.array | None = None
+        """(rows that have one, vocab); None where none has."""
 
     def join(self, rows: Seq[NDArray[np.float32] | None]) -> None:
-        """Appends rows; None where the sequence does not need the table."""
-        before = len(self._needed)
-        self._needed += [row is not None for row in rows]
-        if not any(self._needed):
-            return
-        zeros = np.zeros(self._vocab_size, np.float32)
-        new = mx.array(np.stack([zeros if row is None else row for row in rows]))
-        old = mx.zeros((before, self._vocab_size)) if self.values is None else self.values
-        self.values = mx.concatenate([old, new])
+        """Appends sequences; None for one that needs no numbers."""
+        new = [row for row in rows if row is not None]
+        self._owners += [self._batch + at for at, row in enumerate(rows) if row is not None]
+        self._batch += len(rows)
+        if new:
+            added = mx.array(np.stack(new))
+            self.values = added if self.values is None else mx.concatenate([self.values, added])
+        self.rows = RowSet(self._owners, self._batch)
 
     def keep(self, rows: Seq[int]) -> None:
-        self._needed = [self._needed[row] for row in rows]
-        if not any(self._needed):
+        """Keeps these sequences, in this order."""
+        place = {owner: at for at, owner in enumerate(self._owners)}
+        kept = [place[row] for row in rows if row in place]
+        if not kept:
             self.values = None
-        elif self.values is not None:
-            self.values = self.values[mx.array(list(rows))]
+        elif self.values is not None and kept != list(range(len(self._owners))):
+            self.values = self.values[mx.array(kept, mx.uint32)]
+        self._owners = [at for at, row in enumerate(rows) if row in place]
+        self._batch = len(rows)
+        self.rows = RowSet(self._owners, self._batch)
 
-    def count(self, tokens: mx.array) -> None:
-        """Adds 1 to each row at its token. tokens: (batch,)."""
+    def add(self, tokens: mx.array, amount: float) -> None:
+        """Adds to each sequence's number at its token. tokens: (batch,)."""
         if self.values is not None:
-            at_tokens = cast("Any", self.values.at[mx.arange(tokens.shape[0]), tokens])
-            self.values = at_tokens.add(1.0)
+            at_tokens = cast("Any", self.values.at[self._rows_and(tokens)])
+            self.values = at_tokens.add(amount)
+
+    def set(self, tokens: mx.array, numbers: mx.array) -> None:
+        """Sets each sequence's number at its token. tokens: (batch,), numbers: (rows,)."""
+        if self.values is not None:
+            self.values[self._rows_and(tokens)] = numbers
+
+    def arrays(self) -> list[mx.array]:
+        return [] if self.values is None else [self.values]
+
+    def _rows_and(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
+        return mx.arange(self.rows.count), self.rows.take(tokens)

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mlxmesh_engine.prefill_budget import PrefillBudget
 from mlxmesh_engine.request import Sequence, SequenceKey, Timings
 
 
@@ -13,12 +14,19 @@ class Active:
     def __init__(self, request: Sequence) -> None:
         self.request = request
         self.tokens = request.prompt + request.generated
+        self.output: list[int] = []
+        """The tokens collected here."""
+        self.cached_tokens = 0
+        """How many of `tokens`, from the first on, need not be read."""
+        self.looked_up: int | None = None
+        """The version of the prefix cache that said so."""
         self.prefilled = 0
         self.launched = len(request.generated)
         """Tokens whose computation was started, which is the position of the next draw."""
-        self.collected = len(request.generated)
         self.ended = False
-        self._admitted_s = self._first_token_s = self._last_token_s = request.submitted_s
+        self._admitted_s: float | None = None
+        self._first_token_s: float | None = None
+        self._last_token_s = request.submitted_s
 
     @property
     def key(self) -> SequenceKey:
@@ -29,20 +37,50 @@ class Active:
         """Tokens to read before decoding; the last one is the first decode step's input."""
         return len(self.tokens) - 1
 
+    @property
+    def collected(self) -> int:
+        """Tokens made so far, here and elsewhere."""
+        return len(self.request.generated) + len(self.output)
+
+    @property
+    def unread(self) -> bool:
+        """Whether reading its prompt has not begun."""
+        return self.prefilled == self.cached_tokens
+
+    @property
+    def cached_prompt_tokens(self) -> int:
+        return min(self.cached_tokens, len(self.request.prompt))
+
+    @property
+    def held_tokens(self) -> tuple[int, ...]:
+        """What its row of the decode batch's cache holds: all tokens that went into the model."""
+        held = len(self.request.prompt) + self.launched - 1
+        return (*self.tokens, *self.output)[:held]
+
+    def start_after(self, cached_tokens: int) -> None:
+        """Skips so many of the tokens to read."""
+        self.cached_tokens = self.prefilled = cached_tokens
+
     def admit(self, now_s: float) -> None:
         self._admitted_s = now_s
 
-    def collect(self, now_s: float) -> None:
-        if self.collected == len(self.request.generated):
+    def collect(self, token: int, now_s: float) -> None:
+        if self._first_token_s is None:
             self._first_token_s = now_s
-        self.collected += 1
+        self.output.append(token)
         self._last_token_s = now_s
 
-    def timings(self) -> Timings:
+    def timings(self, ended_s: float) -> Timings:
+        """What had not begun when it ended took no time."""
+        admitted_s = ended_s if self._admitted_s is None else self._admitted_s
+        if self._first_token_s is None:
+            first_token_s = last_token_s = ended_s
+        else:
+            first_token_s, last_token_s = self._first_token_s, self._last_token_s
         return Timings(
-            queue_ms=(self._admitted_s - self.request.submitted_s) * 1e3,
-            prefill_ms=(self._first_token_s - self._admitted_s) * 1e3,
-            decode_ms=(self._last_token_s - self._first_token_s) * 1e3,
+            queue_ms=(admitted_s - self.request.submitted_s) * 1e3,
+            prefill_ms=(first_token_s - admitted_s) * 1e3,
+            decode_ms=(last_token_s - first_token_s) * 1e3,
         )
 
 
@@ -55,8 +93,13 @@ class PrefillSlice:
     count: int
 
     @property
+    def first(self) -> bool:
+        return self.start == self.active.cached_tokens
+
+    @property
     def whole_prompt(self) -> bool:
-        return self.start == 0 and self.count == self.active.prefill_tokens
+        """Whether this is all that there is to read."""
+        return self.first and self.start + self.count == self.active.prefill_tokens
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -68,7 +111,7 @@ class Scheduler:
 
     def __init__(self, *, max_running: int, prefill_tokens_per_step: int) -> None:
         self._max_running = max_running
-        self._budget_tokens = prefill_tokens_per_step
+        self._budget = PrefillBudget(prefill_tokens_per_step)
         self._waiting: deque[Active] = deque()
         self._prefilling: list[Active] = []
         self._running: list[Active] = []
@@ -102,6 +145,10 @@ class Scheduler:
             active.admit(now_s)
             self._prefilling.append(active)
 
+    def unread(self) -> list[Active]:
+        """Those that have a place and of whom nothing was read yet."""
+        return [active for active in self._prefilling if active.unread]
+
     def plan_prefill(self) -> list[PrefillSlice]:
         """Shares one step's token budget: half to the oldest prompt, the rest to the shortest.
 
@@ -110,8 +157,9 @@ class Scheduler:
         if not self._prefilling:
             return []
         oldest, *others = self._prefilling
-        counts = {oldest.key: self._share(oldest, max(1, self._budget_tokens // 2))}
-        left = self._budget_tokens - counts[oldest.key]
+        budget_tokens = self._budget.tokens
+        counts = {oldest.key: self._share(oldest, max(1, budget_tokens // 2))}
+        left = budget_tokens - counts[oldest.key]
         for active in sorted(others, key=_remaining):
             counts[active.key] = self._share(active, left)
             left -= counts[active.key]
@@ -121,6 +169,10 @@ class Scheduler:
             for active in self._prefilling
             if counts[active.key] > 0 or _remaining(active) == 0
         ]
+
+    def note_prefill_took(self, step_s: float) -> None:
+        """Fits the next steps' token budget to how long one took."""
+        self._budget.note(step_s)
 
     def advance(self, done: PrefillSlice) -> bool:
         """Notes that a slice was read; True when its sequence is ready to decode."""

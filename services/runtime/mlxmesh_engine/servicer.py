@@ -10,10 +10,9 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh_engine.backend import Backend, ModelFacts
 from mlxmesh_engine.convert import ModelLimits, to_load, to_response, to_sequence
 from mlxmesh_engine.dispatcher import Dispatcher, Stream
-from mlxmesh_engine.loader import LoadedModel
-from mlxmesh_engine.mlx_thread import MlxThread
 from mlxmesh_shared.errors import EngineDraining, MalformedMessage, MeshError
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.settings import EngineSettings
@@ -29,12 +28,12 @@ class EngineServicer:
         self,
         *,
         dispatcher: Dispatcher,
-        thread: MlxThread,
-        loaded: LoadedModel,
+        backend: Backend,
+        loaded: ModelFacts,
         settings: EngineSettings,
     ) -> None:
         self._dispatcher = dispatcher
-        self._thread = thread
+        self._backend = backend
         self._loaded = loaded
         self._settings = settings
         self._limits = ModelLimits(loaded.vocab_size, loaded.context_tokens, loaded.eos_token_ids)
@@ -95,9 +94,9 @@ class EngineServicer:
             context_tokens=self._loaded.context_tokens,
             vocab_size=self._loaded.vocab_size,
             weights_bytes=self._loaded.weights_bytes,
-            steps=self._thread.turns,
-            loop_age_ms=round(self._thread.age_s * 1e3),
-            load=to_load(self._thread.load),
+            steps=self._backend.turns,
+            loop_age_ms=round(self._backend.age_s * 1e3),
+            load=to_load(self._backend.load),
         )
 
     async def _read(self, stream: Stream, requests: AsyncIterator[bytes]) -> None:

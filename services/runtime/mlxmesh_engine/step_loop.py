@@ -14,6 +14,7 @@ from mlxmesh_engine.decode import DecodeBatch, Launched
 from mlxmesh_engine.kv_cache import BatchCache
 from mlxmesh_engine.loader import LoadedModel
 from mlxmesh_engine.prefill import Prefill, groups
+from mlxmesh_engine.prefix_store import PrefixStore
 from mlxmesh_engine.request import FinishReason, Sequence, SequenceKey, Update
 from mlxmesh_engine.scheduler import Active, PrefillSlice, Scheduler
 from mlxmesh_shared.errors import DeadlineExceeded, EngineFailed, MeshError
@@ -35,16 +36,22 @@ class StepLoop:
         loaded: LoadedModel,
         scheduler: Scheduler,
         *,
+        prefix_cache_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
-        self._decode = DecodeBatch(loaded)
-        self._prefill = Prefill(loaded)
+        self._prefixes = PrefixStore(loaded.model, prefix_cache_bytes)
+        self._decode = DecodeBatch(loaded, on_leave=self._keep_row)
+        self._prefill = Prefill(loaded, self._prefixes)
         self._actives: dict[SequenceKey, Active] = {}
         self._launched: Launched | None = None
         self._clock = clock
+        self._prefill_began_s: float | None = None
         self._news: News = {}
         self.turns = 0
+        self.prompt_tokens = 0
+        self.cached_prompt_tokens = 0
+        """Of all prompts begun: how many tokens, and how many of them were not to be read."""
 
     @property
     def idle(self) -> bool:
@@ -54,14 +61,22 @@ class StepLoop:
     def kv_bytes(self) -> int:
         return self._decode.kv_bytes + self._prefill.kv_bytes
 
+    @property
+    def prefix_bytes(self) -> int:
+        return self._prefixes.nbytes
+
     def submit(self, request: Sequence) -> None:
         active = self._actives[request.key] = Active(request)
         self._scheduler.add(active)
-        self._tell(active, Update(active.key[1], accepted=True))
+        self._look_up(active)
+        cached = active.cached_prompt_tokens
+        self._tell(active, Update(active.key[1], accepted=True, cached_tokens=cached))
 
     def cancel(self, key: SequenceKey) -> None:
         if (active := self._actives.get(key)) is not None:
-            self._end(active, Update(key[1], finish_reason=FinishReason.CANCELLED))
+            timings = active.timings(self._clock())
+            reason = FinishReason.CANCELLED
+            self._end(active, Update(key[1], finish_reason=reason, timings=timings))
 
     def drop_stream(self, stream_id: int) -> None:
         for active in [each for each in self._actives.values() if each.key[0] == stream_id]:
@@ -78,7 +93,10 @@ class StepLoop:
         elif self._launched is None:
             # Nothing else bounds how much prefill is under way.
             mx.synchronize()
-        self._read_prompts(self._scheduler.plan_prefill())
+        self._note_prefill_time()
+        self._read_prompts()
+        if self.idle:
+            self._decode.drop_finished()
         self.turns += 1
         if self.turns % _TURNS_BETWEEN_CLEARS == 0:
             mx.clear_cache()
@@ -97,22 +115,51 @@ class StepLoop:
         for active, token in zip(launched.rows, tokens, strict=True):
             if active.ended:
                 continue
-            active.collect(now_s)
+            active.collect(token, now_s)
             update = Update(active.key[1], token_ids=(token,))
             if token in active.request.end_token_ids:
-                self._finish(active, FinishReason.STOP, token)
+                self._finish(active, FinishReason.STOP, token, now_s)
             elif active.collected >= active.request.max_tokens:
-                self._finish(active, FinishReason.LENGTH, token)
+                self._finish(active, FinishReason.LENGTH, token, now_s)
             else:
                 self._tell(active, update)
 
-    def _finish(self, active: Active, reason: FinishReason, token: int) -> None:
-        last = Update(
-            active.key[1], token_ids=(token,), finish_reason=reason, timings=active.timings()
-        )
+    def _finish(self, active: Active, reason: FinishReason, token: int, now_s: float) -> None:
+        timings = active.timings(now_s)
+        last = Update(active.key[1], token_ids=(token,), finish_reason=reason, timings=timings)
         self._end(active, last)
 
-    def _read_prompts(self, slices: list[PrefillSlice]) -> None:
+    def _look_up(self, active: Active) -> None:
+        if active.looked_up != self._prefixes.version:
+            # The last token is always read: it is the first decode step's input.
+            active.start_after(self._prefixes.known(active.tokens[:-1]))
+            active.looked_up = self._prefixes.version
+
+    def _look_up_again(self) -> None:
+        """What others read in the meantime need not be read."""
+        for active in self._scheduler.unread():
+            told = active.cached_prompt_tokens
+            self._look_up(active)
+            if (cached := active.cached_prompt_tokens) != told:
+                self._tell(active, Update(active.key[1], cached_tokens=cached))
+
+    def _keep_row(self, active: Active, cache: BatchCache, row: int) -> None:
+        self._prefixes.keep(active.held_tokens, cache, row)
+
+    def _note_prefill_time(self) -> None:
+        """Reading is only started by its own turn; the next one waits for it."""
+        if self._prefill_began_s is not None:
+            self._scheduler.note_prefill_took(self._clock() - self._prefill_began_s)
+
+    def _read_prompts(self) -> None:
+        self._look_up_again()
+        slices = self._scheduler.plan_prefill()
+        self._prefill_began_s = self._clock() if slices else None
+        self._prefill.begin(slices)
+        for slice_ in slices:
+            if slice_.first:
+                self.prompt_tokens += len(slice_.active.request.prompt)
+                self.cached_prompt_tokens += slice_.active.cached_prompt_tokens
         for group in groups(slices):
             try:
                 cache = self._prefill.read(group)
@@ -130,6 +177,8 @@ class StepLoop:
             active = slice_.active
             self._tell(active, Update(active.key[1], prefilled_tokens=_prompt_tokens_read(active)))
         if done:
+            for row, active in enumerate(done):
+                self._keep_row(active, cache, row)
             self._decode.join(done, cache)
 
     def _fail(self, active: Active, error: MeshError) -> None:

@@ -4,102 +4,125 @@ Each option keeps the tokens whose weight reaches a threshold, so all three toge
 reach the largest of the thresholds. Ties are kept or dropped together. `top_k` keeps the weights
 that reach the k-th largest; `top_p` the smallest such set whose share of the whole reaches p;
 `min_p` those of at least min_p times the best.
+
+No vocabulary is sorted, and nothing waits for the device: `of_few` looks at the best candidates
+only, `of_many` halves the vocabulary until few weights are left.
 """
 
+import math
 from collections.abc import Sequence as Seq
-from typing import cast
 
 import mlx.core as mx
-import numpy as np
 
+from mlxmesh_engine.randomness import blocked
 from mlxmesh_engine.request import Sampling
+from mlxmesh_engine.row_table import RowSet
 
-_CANDIDATES = 256
+_FEW = 256
+"""The largest top_k that is served from candidates."""
+_SORTED = 256
+"""Weights that are sorted instead of halved once more: each halving is a dozen small operations."""
+_LONG = 4096
+"""Weights beyond which a plain float32 sum loses digits."""
+_LARGE = 32
+"""How many times the candidates a vocabulary is when they are looked for in two steps."""
+_COLUMN = 8
+_NO_RANK = 2**30
 
 
 class Truncation:
     """The options of one batch's drawn rows, as arrays."""
 
     def __init__(self, rows: Seq[Sampling], vocab_size: int) -> None:
-        ranked = [index for index, row in enumerate(rows) if _cuts_by_rank(row, vocab_size)]
-        self._ranked = mx.array(ranked, mx.uint32) if ranked else None
-        self._by_rank = RankThreshold([rows[index] for index in ranked], vocab_size)
-        self._cuts = bool(ranked) or any(row.min_p > 0 for row in rows)
-        self._min_p = _column([row.min_p for row in rows])
+        few = [at for at, row in enumerate(rows) if 0 < row.top_k <= min(_FEW, vocab_size - 1)]
+        cut = [at for at, row in enumerate(rows) if row.top_p < 1 or 0 < row.top_k < vocab_size]
+        many = [at for at in cut if at not in few]
+        self._groups = [
+            (RowSet(group, len(rows)), RankThreshold([rows[at] for at in group], vocab_size))
+            for group in (few, many)
+            if group
+        ]
+        self._cuts = bool(cut) or any(row.min_p > 0 for row in rows)
+        self._min_p = mx.array([[row.min_p] for row in rows])
 
     def apply(self, weights: mx.array) -> mx.array:
-        """Zeroes what may not be drawn. weights: (batch, vocab), the best of each row 1."""
+        """Zeroes what may not be drawn. weights: (batch, padded vocab), the best of each 1."""
         if not self._cuts:
             return weights
         threshold = self._min_p
-        if self._ranked is not None:
-            ranked = self._by_rank.of(weights[self._ranked])
-            threshold = mx.array(threshold)
-            threshold[self._ranked] = mx.maximum(ranked, threshold[self._ranked])
+        for rows, by_rank in self._groups:
+            own = mx.maximum(by_rank.of(rows.take(weights)), rows.take(threshold))
+            threshold = rows.put(threshold, own)
         return mx.where(weights >= threshold, weights, 0.0)
 
 
 class RankThreshold:
-    """What top_k and top_p ask of the rows that have one of them.
-
-    Sorts the best candidates only. Where a row's top_p reaches beyond them, which only the computed
-    weights can tell, all of its weights are sorted after all.
-    """
+    """What top_k and top_p ask of rows that have one of them: either all a small top_k, or none."""
 
     def __init__(self, rows: Seq[Sampling], vocab_size: int) -> None:
-        self._vocab_size = vocab_size
         # A top_k of the whole vocabulary or more keeps all, as 0 does.
-        top_k = [row.top_k if row.top_k < vocab_size else 0 for row in rows]
-        self._candidates = min(max(_CANDIDATES, *top_k, 0), vocab_size)
+        ranks = [row.top_k if 0 < row.top_k < vocab_size else _NO_RANK for row in rows]
+        self._candidates = max(ranks) if max(ranks) <= _FEW else 0
+        self._rank = mx.array([[rank] for rank in ranks]) if min(ranks) < _NO_RANK else None
         self._cuts_p = any(row.top_p < 1 for row in rows)
-        self._top_k = mx.array(np.array(top_k, np.int32)[:, None])
-        self._top_p = _column([row.top_p for row in rows])
+        self._top_p = mx.array([[row.top_p if row.top_p < 1 else math.inf] for row in rows])
 
     def of(self, weights: mx.array) -> mx.array:
         """The least weight (rows, 1) that each row may draw."""
-        best = _descending(weights, self._candidates)
-        by_k = _reached_by_rank(best, self._top_k)
-        if not self._cuts_p:
-            return by_k
-        goal = mx.where(self._top_p < 1, self._top_p * mx.sum(weights, -1, keepdims=True), 0.0)
-        by_p = _reached_by_sum(best, goal)
-        if self._candidates < self._vocab_size:
-            beyond = mx.sum(best, axis=-1) < goal[:, 0]
-            if (short := _true_indices(beyond)) is not None:
-                all_of_them = _descending(weights[short], self._vocab_size)
-                by_p[short] = _reached_by_sum(all_of_them, goal[short])
-        return mx.maximum(by_k, by_p)
+        goal = self._top_p
+        if self._cuts_p:
+            goal = goal * _sum(weights)
+        if self._candidates:
+            return _reached(_largest(weights, self._candidates), self._rank, goal)
+        return _reached(*_narrowed(weights, self._rank, goal))
 
 
-def _cuts_by_rank(row: Sampling, vocab_size: int) -> bool:
-    return row.top_p < 1 or 0 < row.top_k < vocab_size
+def _narrowed(
+    weights: mx.array, rank: mx.array | None, goal: mx.array
+) -> tuple[mx.array, mx.array | None, mx.array]:
+    """The few weights among which each row's rank or goal is reached, and what is left of both.
+
+    Source: weighted quickselect, with halves of fixed size in place of a random pivot.
+    """
+    # Not negative, so as integers they have the same order and compare faster.
+    left = weights.view(mx.int32)
+    while left.shape[-1] > _SORTED and left.shape[-1] % 2 == 0:
+        half = left.shape[-1] // 2
+        left = mx.partition(left, half, axis=-1)
+        low, high = left[:, :half], left[:, half:]
+        beyond = goal - _sum(high.view(mx.float32))
+        stays = beyond <= 0
+        if rank is not None:
+            stays = stays | (rank <= half)
+            rank = mx.where(stays, rank, rank - half)
+        left = mx.where(stays, high, low)
+        goal = mx.where(stays, goal, beyond)
+    return left.view(mx.float32), rank, goal
 
 
-def _descending(weights: mx.array, count: int) -> mx.array:
-    """The `count` largest of each row, largest first."""
-    if count < weights.shape[-1]:
-        weights = mx.topk(weights, count, axis=-1)
-    return -mx.sort(-weights, axis=-1)
+def _reached(weights: mx.array, rank: mx.array | None, goal: mx.array) -> mx.array:
+    """The weight (rows, 1) at which the first of rank and goal is reached, from the best down."""
+    best = -mx.sort(-weights, axis=-1)
+    at = mx.sum(mx.cumsum(best, axis=-1) < goal, axis=-1, keepdims=True)
+    if rank is not None:
+        at = mx.minimum(at, rank - 1)
+    return mx.take_along_axis(best, mx.minimum(at, best.shape[-1] - 1), axis=-1)
 
 
-def _reached_by_rank(best: mx.array, rank: mx.array) -> mx.array:
-    """The weight at each row's rank, counted from 1; 0 where the rank is 0."""
-    kth = mx.take_along_axis(best, mx.maximum(rank - 1, 0), axis=-1)
-    return mx.where(rank > 0, kth, 0.0)
+def _largest(weights: mx.array, count: int) -> mx.array:
+    """The `count` largest of each row, in any order."""
+    size = weights.shape[-1]
+    if size >= _LARGE * count:
+        # The largest lie in those columns whose own largest are the largest.
+        columns = blocked(weights, size // _COLUMN)
+        chosen = mx.argpartition(mx.max(columns, axis=1), -count, axis=-1)[:, None, -count:]
+        weights = mx.flatten(mx.take_along_axis(columns, chosen, axis=2), 1)
+    return mx.topk(weights, min(count, size), axis=-1)
 
 
-def _reached_by_sum(best: mx.array, goal: mx.array) -> mx.array:
-    """The weight at which the running sum reaches each row's goal; 0 where the goal is 0."""
-    short = mx.cumsum(best, axis=-1) < goal
-    last = mx.minimum(mx.sum(short, axis=-1, keepdims=True), best.shape[-1] - 1)
-    return mx.where(goal > 0, mx.take_along_axis(best, last, axis=-1), 0.0)
-
-
-def _true_indices(flags: mx.array) -> mx.array | None:
-    """Where the flags (rows,) are set; waits for them."""
-    found = [index for index, flag in enumerate(cast("list[bool]", flags.tolist())) if flag]
-    return mx.array(found, mx.uint32) if found else None
-
-
-def _column(values: list[float]) -> mx.array:
-    return mx.array(np.array(values, np.float32)[:, None])
+def _sum(weights: mx.array) -> mx.array:
+    """Of each row (rows, 1)."""
+    size = weights.shape[-1]
+    if size > _LONG:
+        weights = mx.sum(blocked(weights, math.gcd(size, 64)), axis=-1)
+    return mx.sum(weights, axis=-1, keepdims=True)

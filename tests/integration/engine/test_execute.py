@@ -103,7 +103,7 @@ async def serve(tiny_model: Path) -> AsyncIterator[Serve]:
             stack.push_async_callback(thread.stop)
             settings = EngineSettings(engine_id="engine-1", model="tiny", model_version=3)
             servicer = EngineServicer(
-                dispatcher=dispatcher, thread=thread, loaded=loaded, settings=settings
+                dispatcher=dispatcher, backend=thread, loaded=loaded, settings=settings
             )
             server = MeshServer(
                 services=(),

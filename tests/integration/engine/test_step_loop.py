@@ -250,6 +250,19 @@ def test_a_deadline_ends_waiting_reading_and_running_alike(loaded: LoadedModel) 
     assert rig.last(4).finish_reason is FinishReason.LENGTH
 
 
+def test_slow_prefill_steps_become_shorter(loaded: LoadedModel) -> None:
+    now_s = [0.0]
+    rig = Rig(loaded, prefill_tokens_per_step=64, clock=lambda: now_s[0])
+    rig.submit(request(1, prompt_tokens=200, max_tokens=2))
+    rig.turn()
+    now_s[0] = 4.0
+    rig.turn()
+    read = [update.prefilled_tokens for update in rig.updates[1] if update.prefilled_tokens]
+    assert read == [64, 64 + 16]
+    rig.run()
+    assert rig.last(1).finish_reason is FinishReason.LENGTH
+
+
 def test_cache_bytes_are_counted_and_freed(loaded: LoadedModel) -> None:
     rig = Rig(loaded).submit(request(1, prompt_tokens=600, max_tokens=2))
     rig.turn()

@@ -121,6 +121,27 @@ def test_news_become_one_message() -> None:
     assert response.load.kv_bytes == 2**40
 
 
+def test_cached_tokens_come_with_the_acceptance_and_again_when_they_change() -> None:
+    accepted = Update(1, accepted=True, cached_tokens=64)
+    changed = Update(1, cached_tokens=0, prefilled_tokens=5)
+    first, second, both = to_response(
+        [accepted, changed, accepted.followed_by(changed)], None
+    ).outputs
+    assert first.accepted.cached_tokens == 64
+    assert not first.HasField("cached_tokens")
+    assert second.HasField("cached_tokens")
+    assert second.cached_tokens == 0
+    assert both.accepted.cached_tokens == 0
+    assert not both.HasField("cached_tokens")
+
+
+def test_the_prefix_caches_figures_are_part_of_the_load() -> None:
+    load = Load(0, 0, 8, 16, prefix_bytes=2**35, prompt_tokens=100, cached_prompt_tokens=64)
+    message = to_load(load)
+    assert message.prefix_bytes == 2**35
+    assert (message.prompt_tokens, message.cached_prompt_tokens) == (100, 64)
+
+
 @pytest.mark.parametrize("reason", FinishReason)
 def test_every_finish_reason_has_its_name_on_the_wire(reason: FinishReason) -> None:
     (output,) = to_response([Update(1, finish_reason=reason)], None).outputs

@@ -139,3 +139,11 @@ async def test_none_living_returns_once_all_ended(subject: Dispatcher) -> None:
     assert not quiet.done()
     subject.deliver(finish(stream, 1), LOAD)
     await asyncio.wait_for(quiet, 5)
+
+
+async def test_the_load_goes_also_to_streams_without_news(subject: Dispatcher) -> None:
+    busy, quiet = subject.open_stream(), subject.open_stream()
+    subject.submit(busy, sequence(busy, 1))
+    subject.tell_load(LOAD)
+    for stream in (busy, quiet):
+        assert await asyncio.wait_for(stream.outbox.take(), 5) == ([], LOAD)

@@ -26,11 +26,23 @@ def test_padding_never_doubles_the_work() -> None:
 
 
 def test_a_part_of_a_prompt_is_read_alone() -> None:
-    assert numbers([whole(1, 60), part(2, 60), whole(3, 60)]) == [[1], [2], [3]]
+    assert numbers([whole(1, 60), part(2, 60), whole(3, 60)]) == [[1, 3], [2]]
 
 
 def test_prompts_of_one_token_form_a_group() -> None:
     assert numbers([whole(1, 0), whole(2, 0), whole(3, 5)]) == [[1, 2], [3]]
+
+
+def rest(number: int, tokens: int, *, cached: int) -> PrefillSlice:
+    """All that is left of a prompt whose beginning is cached."""
+    active = Active(Sequence((1, number), tuple(range(cached + tokens + 1)), 10))
+    active.start_after(cached)
+    return PrefillSlice(active, cached, tokens)
+
+
+def test_rests_after_similar_prefixes_are_read_together() -> None:
+    slices = [rest(1, 20, cached=96), rest(2, 25, cached=128), whole(3, 22)]
+    assert numbers(slices) == [[3], [1, 2]]
 
 
 def test_nothing_makes_no_group() -> None:

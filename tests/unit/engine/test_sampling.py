@@ -131,6 +131,24 @@ def test_a_greedy_batch_has_no_state() -> None:
     assert sampler.arrays() == []
 
 
+@pytest.mark.parametrize("vocab", [4096, 32_003])
+def test_large_vocabularies_choose_as_the_reference(vocab: int) -> None:
+    rng = np.random.default_rng(vocab)
+    logits = rng.normal(0, 3, (len(OPTIONS), vocab)).astype(np.float32)
+    rows = [active(seeded(s, 50 + i), i, output=(3, 3, 9)) for i, s in enumerate(OPTIONS)]
+    sampler = BatchSampler(vocab)
+    sampler.join(rows)
+    tokens = np.array(sampler.sample(mx.array(logits), [3] * len(rows)))
+    for index, row in enumerate(rows):
+        scores = contest(
+            logits[index].astype(np.float64),
+            row.request.sampling,
+            prompt=row.request.prompt,
+            output=row.request.generated,
+        )
+        assert scores.max() - scores[tokens[index]] < 1e-4, row.request.sampling
+
+
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_narrow_scores_are_computed_in_float32(dtype: mx.Dtype) -> None:
     sampler = BatchSampler(VOCAB)

@@ -1,4 +1,4 @@
-from mlxmesh_engine.request import Sequence
+from mlxmesh_engine.request import Sequence, Timings
 from mlxmesh_engine.scheduler import Active, PrefillSlice, Scheduler
 
 
@@ -129,11 +129,74 @@ def test_whole_prompt_is_said_only_of_the_whole() -> None:
     assert not PrefillSlice(each, 5, 5).whole_prompt
 
 
+def test_what_is_cached_is_not_planned() -> None:
+    subject = scheduler(budget=100)
+    long, short = active(1, 501), active(2, 41)
+    for each in (long, short):
+        subject.add(each)
+    subject.admit(0.0)
+    assert subject.unread() == [long, short]
+    long.start_after(480)
+    first, second = subject.plan_prefill()
+    assert (first.start, first.count) == (480, 20)
+    assert first.first
+    assert first.whole_prompt
+    assert subject.advance(first)
+    assert (second.start, second.count) == (0, 40)
+    assert subject.unread() == [short]
+
+
+def test_a_prompt_that_is_all_cached_needs_no_reading() -> None:
+    subject = scheduler()
+    each = active(1, 65)
+    subject.add(each)
+    subject.admit(0.0)
+    each.start_after(64)
+    (slice_,) = subject.plan_prefill()
+    assert slice_.count == 0
+    assert subject.advance(slice_)
+    assert each.held_tokens == tuple(range(64))
+
+
+def test_a_cache_row_holds_all_that_went_into_the_model() -> None:
+    each = active(1, 3, generated=2)
+    assert each.held_tokens == (0, 1, 2, 0)
+    each.launched += 1
+    assert each.held_tokens == (0, 1, 2, 0, 1)
+    # The step after this token was started before the token was known.
+    each.launched += 1
+    each.collect(77, 1.0)
+    assert each.held_tokens == (0, 1, 2, 0, 1, 77)
+    assert each.collected == 3
+
+
+def test_cached_output_is_not_cached_prompt() -> None:
+    each = active(1, 3, generated=40)
+    each.start_after(32)
+    assert each.cached_prompt_tokens == 3
+
+
 def test_timings_follow_the_clock() -> None:
     each = Active(Sequence((1, 1), (1, 2), 10, submitted_s=1.0))
     each.admit(1.5)
-    each.collect(2.5)
-    each.collect(3.0)
-    each.collect(4.5)
-    timings = each.timings()
+    each.collect(7, 2.5)
+    each.collect(7, 3.0)
+    each.collect(7, 4.5)
+    timings = each.timings(9.0)
     assert (timings.queue_ms, timings.prefill_ms, timings.decode_ms) == (500, 1000, 2000)
+
+
+def test_what_had_not_begun_took_no_time() -> None:
+    each = Active(Sequence((1, 1), (1, 2), 10, submitted_s=1.0))
+    assert each.timings(3.0) == Timings(2000, 0, 0)
+    each.admit(1.5)
+    assert each.timings(3.0) == Timings(500, 1500, 0)
+
+
+def test_after_a_slow_step_less_is_read() -> None:
+    subject = scheduler(budget=100)
+    subject.add(active(1, 5000))
+    subject.admit(0.0)
+    assert plan(subject) == {1: 100}
+    subject.note_prefill_took(4.0)
+    assert plan(subject) == {1: 25}

@@ -1,0 +1,75 @@
+"""Chooses the backend, and imports MLX only when it is the one."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from mlxmesh_engine.backend import Backend
+from mlxmesh_engine.blas import MEND, prepare_blas
+from mlxmesh_engine.mlx_lm_import import import_mlx_lm
+from mlxmesh_engine.simulated import Pace, SimulatedEngine, SimulatedModel
+from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.settings import EngineSettings
+
+_MOST_PREFIX_BYTES = 2**30
+
+_log = logging.getLogger(__name__)
+
+
+def open_backend(settings: EngineSettings) -> Backend:
+    """The backend that the settings name, not started. Raises: InvalidArgument."""
+    if settings.model_dir is None:
+        raise InvalidArgument("name a model: --model-dir DIRECTORY", field="model_dir")
+    open_ = _simulated if settings.backend == "simulated" else _mlx
+    return open_(settings, settings.model_dir)
+
+
+def _mlx(settings: EngineSettings, model_dir: Path) -> Backend:
+    blas = prepare_blas()
+    if blas == "reference":
+        _log.warning(MEND)
+    # Only now, for MLX's products resolve to whatever BLAS is loaded when it is imported.
+    import_mlx_lm()
+    from mlxmesh_engine.loader import load
+    from mlxmesh_engine.mlx_thread import LoopOptions, MlxThread
+
+    load_model = partial(
+        load,
+        model_dir,
+        blas=blas,
+        dtype=settings.dtype,
+        context_tokens=settings.context_tokens,
+        available_bytes=lambda: psutil.virtual_memory().available,
+    )
+    options = LoopOptions(
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+        prefill_tokens_per_step=settings.prefill_tokens_per_step,
+        prefix_cache_bytes=_prefix_cache_bytes(settings),
+    )
+    return MlxThread(load_model, options)
+
+
+def _prefix_cache_bytes(settings: EngineSettings) -> int:
+    if settings.prefix_cache_bytes is not None:
+        return settings.prefix_cache_bytes
+    return min(_MOST_PREFIX_BYTES, psutil.virtual_memory().total // 10)
+
+
+def _simulated(settings: EngineSettings, model_dir: Path) -> Backend:
+    return SimulatedEngine(
+        partial(SimulatedModel.read, model_dir, settings.context_tokens),
+        pace=Pace(
+            step_s=settings.simulated_step_ms / 1e3,
+            prefill_s_per_token=settings.simulated_prefill_us_per_token / 1e6,
+            jitter=settings.simulated_jitter,
+            failure_rate=settings.simulated_failure_rate,
+            stall_rate=settings.simulated_stall_rate,
+            stall_s=settings.simulated_stall_s,
+        ),
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+        prefill_tokens_per_step=settings.prefill_tokens_per_step,
+    )

@@ -1,0 +1,222 @@
+"""Prompts that begin like earlier ones: the same tokens come out, and less is read."""
+
+import numpy as np
+import pytest
+
+from mlxmesh_engine.loader import LoadedModel
+from mlxmesh_engine.prefix_cache import BLOCK_TOKENS
+from mlxmesh_engine.request import Sampling, Sequence
+from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
+from tests.fakes.reference_sampling import contest
+from tests.fakes.tiny_model import VOCAB_SIZE, mx, write_model
+
+# Two scores nearer than this may change places by rounding alone.
+_ROUNDING = 1e-4
+MIB = 2**20
+GREEDY = Sampling()
+SEEDED = Sampling(temperature=0.9, top_p=0.9, repetition_penalty=1.2, seed=5)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_model(write_model(tmp_path_factory.mktemp("plain")))
+
+
+def text(number: int, tokens: int) -> tuple[int, ...]:
+    draw = np.random.default_rng(number).integers(3, VOCAB_SIZE, tokens)
+    return tuple(int(token) for token in draw)
+
+
+def ask(
+    number: int, prompt: tuple[int, ...], *, max_tokens: int = 8, sampling: Sampling = GREEDY
+) -> Sequence:
+    return Sequence((STREAM, number), prompt, max_tokens, sampling=sampling)
+
+
+def cached(rig: Rig, number: int) -> int:
+    """The last word on how many prompt tokens were found."""
+    told = [update.cached_tokens for update in rig.updates[number]]
+    return [tokens for tokens in told if tokens is not None][-1]
+
+
+def rig_of(
+    loaded: LoadedModel,
+    *,
+    prefix_cache_bytes: int = 64 * MIB,
+    max_running: int = 64,
+    prefill_tokens_per_step: int = 512,
+) -> Rig:
+    return Rig(
+        loaded,
+        max_running=max_running,
+        prefill_tokens_per_step=prefill_tokens_per_step,
+        prefix_cache_bytes=prefix_cache_bytes,
+    )
+
+
+def assert_as_without_cache(loaded: LoadedModel, rig: Rig, *asked: Sequence) -> None:
+    """The rig's tokens are those of an engine that keeps nothing, but for rounding."""
+    for each in asked:
+        alone = Rig(loaded).submit(each).run().tokens(each.key[1])
+        here = rig.tokens(each.key[1])
+        assert len(alone) == len(here)
+        for index, pair in enumerate(zip(alone, here, strict=True)):
+            if pair[0] != pair[1]:
+                output = alone[:index]
+                scores = scores_after(loaded, [*each.prompt, *output])[-1]
+                race = contest(scores, each.sampling, prompt=each.prompt, output=output)
+                assert abs(race[pair[0]] - race[pair[1]]) < _ROUNDING
+                break
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED])
+def test_a_shared_prefix_is_read_once(loaded: LoadedModel, sampling: Sampling) -> None:
+    shared = text(1, 1000)
+    rig = rig_of(loaded)
+    first = ask(1, (*shared, *text(2, 20)), sampling=sampling)
+    rig.submit(first).run()
+    assert cached(rig, 1) == 0
+    second = ask(2, (*shared, *text(3, 30)), sampling=sampling)
+    rig.submit(second).run()
+    assert 1000 - BLOCK_TOKENS < cached(rig, 2) <= 1000
+    assert_as_without_cache(loaded, rig, first, second)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED])
+def test_a_conversation_reads_only_its_new_turn(loaded: LoadedModel, sampling: Sampling) -> None:
+    rig = rig_of(loaded)
+    conversation = text(1, 200)
+    turns: list[Sequence] = []
+    for number in range(1, 5):
+        turns.append(ask(number, conversation, max_tokens=50, sampling=sampling))
+        rig.submit(turns[-1]).run()
+        before = len(turns[-2].prompt) + 50 if number > 1 else 0
+        assert before - BLOCK_TOKENS <= cached(rig, number) <= before
+        conversation = (*conversation, *rig.tokens(number), *text(number + 100, 40))
+    assert_as_without_cache(loaded, rig, *turns)
+
+
+def test_the_same_prompt_again_still_has_its_last_token_to_read(loaded: LoadedModel) -> None:
+    prompt = text(1, 4 * BLOCK_TOKENS)
+    rig = rig_of(loaded).submit(ask(1, prompt)).run()
+    rig.submit(ask(2, prompt)).run()
+    assert cached(rig, 2) == 3 * BLOCK_TOKENS
+    # All but the last token is known here, so that nothing is left for the prefill.
+    rig.submit(ask(3, (*prompt, 7))).run()
+    assert cached(rig, 3) == 4 * BLOCK_TOKENS
+    assert rig.tokens(2) == rig.tokens(1)
+    assert_as_without_cache(loaded, rig, ask(3, (*prompt, 7)))
+
+
+def test_different_beginnings_and_none_are_read_in_one_batch(loaded: LoadedModel) -> None:
+    rig = rig_of(loaded)
+    beginnings = [text(number, 64 * number) for number in range(1, 6)]
+    rig.submit(*(ask(number, each) for number, each in enumerate(beginnings, start=1))).run()
+    asked = [
+        ask(10 + number, (*each, *text(50 + number, 20 + number)), sampling=SEEDED)
+        for number, each in enumerate([*beginnings, *beginnings, (), ()])
+    ]
+    rig.submit(*asked).run()
+    assert [cached(rig, each.key[1]) for each in asked] == [
+        64, 128, 192, 256, 320, 64, 128, 192, 256, 320, 0, 0,
+    ]  # fmt: skip
+    assert_as_without_cache(loaded, rig, *asked)
+
+
+def test_the_rest_of_a_prompt_is_read_in_slices(loaded: LoadedModel) -> None:
+    rig = rig_of(loaded, prefill_tokens_per_step=10)
+    shared = text(1, 96)
+    rig.submit(ask(1, (*shared, 5))).run()
+    asked = ask(2, (*shared, *text(2, 75)))
+    rig.submit(asked).run()
+    assert cached(rig, 2) == 96
+    read = [update.prefilled_tokens for update in rig.updates[2] if update.prefilled_tokens]
+    assert read == [106, 116, 126, 136, 146, 156, 166, 171]
+    assert_as_without_cache(loaded, rig, asked)
+
+
+def test_what_waits_finds_what_was_read_in_the_meantime(loaded: LoadedModel) -> None:
+    shared = text(1, 256)
+    rig = rig_of(loaded, max_running=1)
+    asked = [ask(number, (*shared, number)) for number in (1, 2, 3)]
+    rig.submit(*asked).run()
+    assert [rig.updates[number][0].cached_tokens for number in (1, 2, 3)] == [0, 0, 0]
+    assert [cached(rig, number) for number in (1, 2, 3)] == [0, 256, 256]
+    assert_as_without_cache(loaded, rig, *asked)
+    assert (rig.loop.prompt_tokens, rig.loop.cached_prompt_tokens) == (3 * 257, 2 * 256)
+
+
+def test_of_a_cancelled_sequence_its_tokens_are_kept(loaded: LoadedModel) -> None:
+    rig = rig_of(loaded).submit(ask(1, text(1, 100), max_tokens=500))
+    rig.turn(80)
+    rig.loop.cancel((STREAM, 1))
+    rig.turn()
+    asked = ask(2, (*text(1, 100), *rig.tokens(1), 9))
+    rig.submit(asked).run()
+    assert cached(rig, 2) >= 100 + len(rig.tokens(1)) - BLOCK_TOKENS
+    assert_as_without_cache(loaded, rig, asked)
+
+
+def test_a_sequence_that_goes_on_from_another_engine_finds_its_output_too(
+    loaded: LoadedModel,
+) -> None:
+    prompt = text(1, 64)
+    rig = rig_of(loaded).submit(ask(1, prompt, max_tokens=80)).run()
+    half = tuple(rig.tokens(1)[:40])
+    rig.submit(Sequence((STREAM, 2), prompt, 80, half)).run()
+    assert [*half, *rig.tokens(2)] == rig.tokens(1)
+    # Of the prompt alone: what was generated is not part of it.
+    assert cached(rig, 2) == 64
+
+
+def test_what_is_kept_is_bounded_and_what_was_evicted_is_read_again(loaded: LoadedModel) -> None:
+    # 2 layers, 2 heads of 16 numbers of 4 bytes, keys and values: 512 bytes a token.
+    budget = 10 * BLOCK_TOKENS * 512
+    rig = rig_of(loaded, prefix_cache_bytes=budget, max_running=2)
+    asked = [ask(number, text(number, 4 * BLOCK_TOKENS + 1)) for number in range(1, 9)]
+    rig.submit(*asked)
+    for _ in range(200):
+        rig.turn()
+        assert rig.loop.prefix_bytes <= budget
+    again = [ask(20, asked[0].prompt), ask(21, asked[-1].prompt)]
+    rig.submit(*again).run()
+    assert [cached(rig, 20), cached(rig, 21)] == [0, 4 * BLOCK_TOKENS]
+    assert rig.tokens(20) == rig.tokens(1)
+    assert rig.tokens(21) == rig.tokens(8)
+
+
+def test_a_kept_prefix_is_not_changed_by_those_who_use_it(loaded: LoadedModel) -> None:
+    shared = text(1, 128)
+    rig = rig_of(loaded).submit(ask(1, (*shared, 5))).run()
+    asked = [ask(number, (*shared, *text(number, 9)), max_tokens=40) for number in range(2, 8)]
+    for each in asked:
+        rig.submit(each).turn(3)
+    rig.run()
+    last = ask(9, (*shared, 5))
+    rig.submit(last).run()
+    assert rig.tokens(9) == rig.tokens(1)
+    assert_as_without_cache(loaded, rig, *asked)
+
+
+def test_a_reduced_precision_is_kept_as_it_is(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = write_model(tmp_path_factory.mktemp("half"), dtype=mx.bfloat16)
+    half = load_model(path, dtype="as_shipped")
+    prompt = text(1, 100)
+    rig = rig_of(half).submit(ask(1, prompt)).run()
+    rig.submit(ask(2, prompt)).run()
+    assert cached(rig, 2) == 96
+    assert rig.loop.prefix_bytes == 96 * 256
+
+
+def test_a_sliding_window_keeps_no_prefix_and_says_so(
+    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    types = ["sliding_attention", "full_attention"]
+    path = write_model(tmp_path_factory.mktemp("window"), layer_types=types, sliding_window=24)
+    sliding = load_model(path)
+    rig = rig_of(sliding).submit(ask(1, text(1, 100))).run()
+    assert "no prefix is kept" in caplog.text
+    rig.submit(ask(2, text(1, 100))).run()
+    assert cached(rig, 2) == 0
+    assert rig.loop.prefix_bytes == 0
