@@ -105,7 +105,7 @@ def _restart_limits(settings: RuntimeSettings) -> RestartLimits:
         backoff_min_s=settings.restart_backoff_min_s,
         backoff_max_s=settings.restart_backoff_max_s,
         breaker_failures=settings.breaker_failures,
-        breaker_window_s=settings.breaker_window_s,
+        steady_after_s=settings.steady_after_s,
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from mlxmesh_runtime.log_file import LogFile
+from mlxmesh_shared.process import EXIT_WITH_PARENT
 
 READ_REST_S = 0.5
 
@@ -58,7 +59,7 @@ class EngineProcess:
                 stderr=stderr,
                 # Ctrl-C in a terminal must reach the runtime alone, which then drains its engines.
                 start_new_session=True,
-                env=os.environ | {"MLXMESH_EXIT_WITH_PARENT": "1"},
+                env=os.environ | {EXIT_WITH_PARENT: "1"},
             )
         finally:
             os.close(stderr)
@@ -120,7 +121,9 @@ class EngineProcess:
         elif "phase" in news:
             _log.debug("engine process %d: %s", self.pid, line)
         elif line:
-            self._log.append(line)
+            # A full disk must not end the reading: the engine would block on its full pipe.
+            with contextlib.suppress(OSError):
+                self._log.append(line)
 
 
 def _parse(line: str) -> dict[str, Any]:

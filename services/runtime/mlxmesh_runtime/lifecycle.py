@@ -1,11 +1,10 @@
-"""An engine's states, the legal moves between them, and the breaker that ends the restarts.
+"""An engine's states and the legal moves between them.
 
 Pure: nothing here does I/O or reads a clock.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from enum import StrEnum
 
 from mlxmesh_shared.errors import IllegalState
@@ -38,21 +37,3 @@ def check_move(before: EngineState, after: EngineState) -> None:
     """Raises IllegalState naming both states when an engine may not go from one to the other."""
     if after not in MOVES[before]:
         raise IllegalState(f"an engine that is {before} cannot become {after}")
-
-
-class Breaker:
-    """Opens after `failures` failures within `window_s`; times are seconds of any steady clock."""
-
-    def __init__(self, *, failures: int, window_s: float) -> None:
-        self._failures = failures
-        self._window_s = window_s
-        self._times_s: deque[float] = deque(maxlen=failures)
-
-    def record_failure(self, now_s: float) -> None:
-        """Count a failure that happened now."""
-        self._times_s.append(now_s)
-
-    def is_open(self, now_s: float) -> bool:
-        """Whether it failed so often within the window that one more start is pointless."""
-        recent = [at_s for at_s in self._times_s if now_s - at_s <= self._window_s]
-        return len(recent) >= self._failures

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from tenacity import (
     AsyncRetrying,
-    RetryCallState,
     retry_if_exception_type,
+    stop_after_attempt,
     wait_exponential,
     wait_random,
 )
 
 from mlxmesh_runtime.engine_record import EngineFailure, EngineRecord, EngineSpec, FailureReason
 from mlxmesh_runtime.engine_run import EngineDown, EngineHost, EngineRun
-from mlxmesh_runtime.lifecycle import Breaker, EngineState, check_move
+from mlxmesh_runtime.lifecycle import EngineState, check_move
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ class RestartLimits:
 
     backoff_min_s: float
     backoff_max_s: float
-    breaker_failures: int
-    breaker_window_s: float
+    breaker_failures: int  # in a row, without a steady run between them
+    steady_after_s: float  # a run that served so long was steady
 
 
 class Supervisor:
@@ -50,8 +50,8 @@ class Supervisor:
         self._host = host
         self._limits = limits
         self._publish = publish
-        self._breaker = Breaker(failures=limits.breaker_failures, window_s=limits.breaker_window_s)
         self._run = EngineRun(spec, host)
+        self._ready_at_s: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._halting: asyncio.Task[None] | None = None
 
@@ -78,12 +78,12 @@ class Supervisor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._run.withdraw()
+        await self._go_on_after(self._run.withdraw())
 
     async def _keep_running(self) -> None:
         """Start the engine again each time it goes down, until its breaker opens."""
         try:
-            while True:  # a run that outlived the breaker's window starts the pauses afresh
+            while True:  # a steady run starts the count and the pauses afresh
                 async for attempt in self._attempts():
                     with attempt:
                         await self._run_once()
@@ -98,25 +98,28 @@ class Supervisor:
                 multiplier=self._limits.backoff_min_s, max=self._limits.backoff_max_s
             )
             + wait_random(max=self._limits.backoff_min_s),
-            stop=self._should_give_up,
+            stop=stop_after_attempt(self._limits.breaker_failures),
             reraise=True,
         )
-
-    def _should_give_up(self, _: RetryCallState) -> bool:
-        return self._breaker.is_open(time.monotonic())
 
     async def _run_once(self) -> None:
         """Run the engine until it goes down. Raises: EngineDown, unless it had run steadily."""
         if self.record.state is EngineState.BACKOFF:
             self._run = EngineRun(self.record.spec, self._host)
             self._become(EngineState.STARTING, restarts=self.record.restarts + 1)
-        began_s = time.monotonic()
+        self._ready_at_s = None
         try:
             await self._run_until_down()
         except EngineDown as down:
+            was_steady = self._is_steady()
             await self._note_down(down.failure)
-            if time.monotonic() - began_s < self._limits.breaker_window_s:
+            if not was_steady:
                 raise
+
+    def _is_steady(self) -> bool:
+        if self._ready_at_s is None:
+            return False
+        return time.monotonic() - self._ready_at_s >= self._limits.steady_after_s
 
     async def _run_until_down(self) -> None:
         try:
@@ -124,6 +127,7 @@ class Supervisor:
             self._become(EngineState.STARTING, pid=pid, started_at=datetime.now(UTC))
             address = await self._run.until_ready()
             self._become(EngineState.READY, address=address)
+            self._ready_at_s = time.monotonic()
             _log.info("engine %s is ready at %s", self._id, address)
             await self._run.until_down()
         except EngineDown:
@@ -137,10 +141,16 @@ class Supervisor:
     async def _note_down(self, failure: EngineFailure) -> None:
         """Clear away what is left of the run, so that nobody finds a dead engine."""
         _log.warning("engine %s: %s", self._id, failure.message)
-        self._breaker.record_failure(time.monotonic())
-        await self._run.withdraw()
-        await self._run.stop(grace_s=0)
+        await self._go_on_after(self._run.withdraw())
+        await self._go_on_after(self._run.stop(grace_s=0))
         self._become(EngineState.BACKOFF, address="", pid=0, last_failure=failure)
+
+    async def _go_on_after(self, clearing: Coroutine[Any, Any, None]) -> None:
+        """Supervision must outlive what a registry or a full disk does to its clearing away."""
+        try:
+            await clearing
+        except Exception:  # noqa: BLE001  # whatever it was
+            _log.exception("engine %s: something of its run could not be cleared away", self._id)
 
     def _become(self, state: EngineState, **changes: Any) -> None:
         if state is not self.record.state:

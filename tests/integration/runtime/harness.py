@@ -47,7 +47,7 @@ class Limits:
     start_timeout_s: float = PATIENCE_S
     backoff_min_s: float = 0.05
     breaker_failures: int = 5
-    breaker_window_s: float = 600.0
+    steady_after_s: float = 600.0
 
 
 @dataclass
@@ -113,11 +113,12 @@ async def running_runtime(
     *,
     program: Sequence[str] = (),
     memory: Memory = PLENTY,
+    open_registry: Callable[[Path], DirectoryRegistry] = DirectoryRegistry,
 ) -> AsyncIterator[RuntimeUnderTest]:
     """Serve a runtime that keeps its files in `folder`; its engines are stopped in the end."""
     limits = limits or Limits()
     async with AsyncExitStack() as stack:
-        registry = DirectoryRegistry(folder / "registry")
+        registry = open_registry(folder / "registry")
         stack.push_async_callback(registry.close)
         command = EngineCommand(data_dir=folder, program=program or engine_process.command())
         engines = _engines(limits, _host(folder, limits, registry, command), memory)
@@ -163,7 +164,7 @@ def _engines(limits: Limits, host: EngineHost, memory: Memory) -> Engines:
             backoff_min_s=limits.backoff_min_s,
             backoff_max_s=1.0,
             breaker_failures=limits.breaker_failures,
-            breaker_window_s=limits.breaker_window_s,
+            steady_after_s=limits.steady_after_s,
         ),
         free_memory=free_memory,
         memory_fraction=0.9,

@@ -1,11 +1,14 @@
 """Crashes and hangs: seen, restarted with pauses, in the end given up, with the reasons kept."""
 
+import errno
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from mlxmesh_shared.registry.directory import DirectoryRegistry
+from mlxmesh_shared.registry.port import Instance
 from tests.fakes.engine_process import CRASH_EXIT_CODE
 from tests.integration.runtime.harness import (
     FAILED,
@@ -88,14 +91,40 @@ async def test_failed_engine_can_be_stopped(tmp_path: Path) -> None:
 
 
 async def test_steady_runs_do_not_open_the_breaker(tmp_path: Path) -> None:
-    # Every run outlives this window, so that no two failures count together.
-    limits = Limits(breaker_failures=2, breaker_window_s=0.001)
+    # Every run counts as steady, so that no two failures count together.
+    limits = Limits(breaker_failures=2, steady_after_s=0.001)
     async with running_runtime(tmp_path, limits) as runtime:
         ready = await runtime.start_ready()
         for restarts in (1, 2, 3):
             os.kill(ready.pid, signal.SIGKILL)
             ready = await runtime.until_ready_again(restarts)
         assert ready.restarts == 3
+
+
+async def test_starts_that_take_longer_than_a_steady_run_open_the_breaker(tmp_path: Path) -> None:
+    limits = Limits(breaker_failures=2, steady_after_s=0.001, start_timeout_s=0.2)
+    async with running_runtime(tmp_path, limits) as runtime:
+        runtime.behave(announce=False)
+        await runtime.start()
+        failed = await runtime.until_state(FAILED)
+        assert failed.restarts == 1
+        assert "not ready within" in failed.last_failure.message
+
+
+class FullDisk(DirectoryRegistry):
+    """A registry that can take nobody out."""
+
+    async def deregister(self, instance: Instance) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+
+async def test_supervision_outlives_a_registry_that_fails(tmp_path: Path) -> None:
+    async with running_runtime(tmp_path, open_registry=FullDisk) as runtime:
+        ready = await runtime.start_ready()
+        os.kill(ready.pid, signal.SIGKILL)
+        again = await runtime.until_ready_again(restarts=1)
+        await runtime.stop(grace_ms=100)
+        await until_gone(again.pid)
 
 
 async def test_frozen_engine_is_killed_and_started_again(runtime: RuntimeUnderTest) -> None:

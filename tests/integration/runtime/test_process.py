@@ -15,7 +15,7 @@ import pytest
 from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2_grpc as pb_grpc
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.channels import open_channel, wait_ready
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from tests.fakes import engine_process
 from tests.integration.runtime.harness import PATIENCE_S, READY, until_gone
@@ -69,6 +69,7 @@ async def runtime_process(
     registry = DirectoryRegistry(data_dir / "registry")
     try:
         async with open_channel(await until_registered(registry)) as channel:
+            await wait_ready(channel, PATIENCE_S)
             yield RuntimeProcess(process, registry, pb_grpc.RuntimeServiceStub(channel))
     finally:
         if process.returncode is None:

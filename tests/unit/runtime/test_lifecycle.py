@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_runtime.lifecycle import MOVES, Breaker, EngineState, check_move
+from mlxmesh_runtime.lifecycle import MOVES, EngineState, check_move
 from mlxmesh_shared.errors import IllegalState
 
 S = EngineState
@@ -40,35 +40,3 @@ def test_every_state_can_end() -> None:
 
     assert all(ends(state) for state in EngineState)
     assert not MOVES[S.STOPPED]
-
-
-def test_breaker_opens_at_its_number_of_failures() -> None:
-    breaker = Breaker(failures=3, window_s=10)
-    opened: list[bool] = []
-    for now_s in (0, 4, 8):
-        breaker.record_failure(now_s)
-        opened.append(breaker.is_open(now_s))
-    assert opened == [False, False, True]
-
-
-def test_breaker_forgets_what_left_the_window() -> None:
-    breaker = Breaker(failures=3, window_s=10)
-    for now_s in (0, 4, 10.5):
-        breaker.record_failure(now_s)
-    assert not breaker.is_open(10.5)
-    breaker.record_failure(11)
-    assert breaker.is_open(11)
-    assert not breaker.is_open(15)
-
-
-@given(
-    st.lists(st.floats(0, 50), max_size=20).map(sorted),
-    st.integers(1, 5),
-    st.floats(0.1, 30),
-)
-def test_breaker_equals_counting(times_s: list[float], failures: int, window_s: float) -> None:
-    breaker = Breaker(failures=failures, window_s=window_s)
-    for number, now_s in enumerate(times_s, start=1):
-        breaker.record_failure(now_s)
-        recent = [at_s for at_s in times_s[:number] if now_s - at_s <= window_s]
-        assert breaker.is_open(now_s) == (len(recent) >= failures)
