@@ -4,10 +4,11 @@ import asyncio
 import os
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 
 from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.fleet import GrpcFleet
-from mlxmesh_model.hub import HuggingFaceHub
+from mlxmesh_model.hub import Hub, HubOnDemand
 from mlxmesh_model.loads import Loads
 from mlxmesh_model.pulls import Pulls
 from mlxmesh_model.reconciler import Reconciler
@@ -38,12 +39,12 @@ async def serve() -> None:
         stack.push_async_callback(registry.close)
         store = await Store.open(_database_url(settings))
         stack.push_async_callback(store.close)
-        fleet = GrpcFleet(registry)
+        fleet = GrpcFleet(registry, grace_s=settings.runtime_grace_s)
         stack.push_async_callback(fleet.close)
         reconciler = Reconciler(store=store, fleet=fleet, interval_s=settings.reconcile_interval_s)
         pulls = Pulls(
             store=store,
-            hub=HuggingFaceHub(settings.hub_endpoint),
+            hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
             models_dir=settings.models_dir or settings.data_dir / "models",
         )
         await pulls.recover()
@@ -62,6 +63,13 @@ async def serve() -> None:
             await server.drain(settings.drain_grace_s)
             for loop in loops:
                 loop.cancel()
+
+
+def _open_hub(endpoint: str) -> Hub:
+    # Not at the top: its libraries are slow to import and only a pull needs them.
+    from mlxmesh_model.huggingface import HuggingFaceHub
+
+    return HuggingFaceHub(endpoint)
 
 
 def _server(

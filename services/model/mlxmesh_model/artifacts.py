@@ -13,17 +13,18 @@ from mlxmesh_model.safetensors import NotSafetensors, Tensor, read_tensors
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
 
 # What a model may consist of, at the top of its directory. Nothing else is read, hashed or pulled:
-# above all no code (.py) and no pickles (.bin, .pt, .pkl).
+# above all no code (.py) and no pickles (.bin, .pt, .pkl), and no weights that engines pass over.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,250}")
-_WEIGHTS = ".safetensors"
+_WEIGHTS = re.compile(r"model[A-Za-z0-9._-]{0,250}\.safetensors")
 _TEXT_SUFFIXES = (".json", ".jinja", ".tiktoken", "tokenizer.model", "merges.txt", "vocab.txt")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
-# Where a configuration tells the longest context, the commonest first.
-_CONTEXT_KEYS = ("max_position_embeddings", "max_seq_len", "seq_length", "n_positions", "n_ctx")
-# A model without positions (state space models) tells none.
-UNBOUNDED_CONTEXT_TOKENS = 1_000_000
+# What an engine allows where the configuration tells none; tests/contract/test_model_config.py
+# holds this module and the engine's to the same rules.
+DEFAULT_CONTEXT_TOKENS = 4096
+# What makes mlx-lm run code that comes with a model.
+_CODE_KEYS = {"config.json": ("auto_map", "model_file"), "tokenizer_config.json": ("auto_map",)}
 _DTYPES = {
     "BF16": "bfloat16",
     "F16": "float16",
@@ -38,7 +39,7 @@ _Json = dict[str, Any]
 
 def is_weights(name: str) -> bool:
     """Whether a file of that name holds weights."""
-    return bool(_PLAIN_NAME.fullmatch(name)) and name.endswith(_WEIGHTS)
+    return bool(_WEIGHTS.fullmatch(name))
 
 
 def is_text(name: str) -> bool:
@@ -138,8 +139,8 @@ def _inspect(model: _ModelDirectory, known_sha256: Mapping[str, str]) -> Artifac
         parameters=_parameters(tensors, quantization),
         weights_bytes=sum(tensor.size_bytes for tensor in tensors),
         dtype=_dtype(tensors, quantization),
-        context_tokens=_number(config, _CONTEXT_KEYS) or UNBOUNDED_CONTEXT_TOKENS,
-        vocab_size=_vocab_size(config),
+        context_tokens=_number(config, "max_position_embeddings", DEFAULT_CONTEXT_TOKENS),
+        vocab_size=_number(config, "vocab_size"),
     )
 
 
@@ -147,11 +148,14 @@ def _checked_config(model: _ModelDirectory) -> _Json:
     if "config.json" not in model.files:
         raise _Unusable("has no config.json")
     config = model.json("config.json")
-    for name in ("config.json", "tokenizer_config.json"):
-        if "auto_map" in model.json(name):
-            raise _Unusable(f"{name} has auto_map, which runs the model's own code; refused")
+    for name, keys in _CODE_KEYS.items():
+        for key in keys:
+            if key in model.json(name):
+                raise _Unusable(f"{name} has {key}, which runs the model's own code; refused")
     if not isinstance(config.get("model_type"), str):
         raise _Unusable("config.json has no model_type")
+    if config.get("text_config") and not isinstance(config["text_config"], dict):
+        raise _Unusable("config.json has a text_config that is no JSON object")
     return config
 
 
@@ -160,11 +164,11 @@ def _checked_weights(model: _ModelDirectory) -> list[str]:
     if not weights and any(map(is_pickle, model.names)):
         raise _Unusable("has pickled weights only, which can run code; convert to safetensors")
     if not weights:
-        raise _Unusable("has no .safetensors weights")
+        raise _Unusable("has no model*.safetensors weights")
     index = _object(model.json("model.safetensors.index.json").get("weight_map"))
     absent = sorted({str(name) for name in index.values()} - set(weights))
     if absent:
-        raise _Unusable(f"lacks {absent[0]}, which its index names")
+        raise _Unusable(f"lacks {absent[0]}, which its index names, as a model*.safetensors file")
     return weights
 
 
@@ -208,21 +212,16 @@ def _dtype(tensors: list[Tensor], quantization: _Json) -> str:
     return _DTYPES.get(dtype, dtype.lower())
 
 
-def _vocab_size(config: _Json) -> int:
-    size = _number(config, ("vocab_size",))
-    if not size:
-        raise _Unusable("config.json does not tell vocab_size")
-    return size
-
-
-def _number(config: _Json, keys: tuple[str, ...]) -> int:
-    """The first of the keys that holds a positive number, also inside text_config; 0 for none."""
-    for part in (config, _object(config.get("text_config"))):
-        for key in keys:
-            value = part.get(key)
-            if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**32:
-                return value
-    return 0
+def _number(config: _Json, key: str, default: int | None = None) -> int:
+    """A positive number of the language model, which in a multimodal configuration is one part."""
+    value = config.get(key)
+    if value is None:
+        value = _object(config.get("text_config")).get(key)
+    if value is None:
+        value = default
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**32:
+        return value
+    raise _Unusable(f"config.json does not tell {key}, or it is no positive number")
 
 
 def _object(value: object) -> _Json:

@@ -155,6 +155,24 @@ class Model:
             )
         return self.version(self.aliases[reference.alias])
 
+    def with_content(self, digest: str) -> Version | None:
+        """The version that holds that content."""
+        known = (v for v in self.versions if v.artifact and v.artifact.digest == digest)
+        return next(known, None)
+
+    def pulled_from(self, source: Source) -> Version | None:
+        """The version that was pulled from the same commit, else one of the same revision that was
+        not pulled to the end.
+        """
+        versions = [v for v in reversed(self.versions) if v.source.hub_id == source.hub_id]
+        for version in versions:
+            if version.state in ON_DISK and version.source.commit == source.commit:
+                return version
+        for version in versions:
+            if version.state not in ON_DISK and version.source.revision == source.revision:
+                return version
+        return None
+
 
 def default_version(versions: tuple[Version, ...], aliases: Mapping[str, int]) -> int:
     """The alias `default`, else the newest version with a ready replica, else the newest on disk,

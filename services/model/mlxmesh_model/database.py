@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any, Protocol
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, event, make_url
+from sqlalchemy import Connection, event, inspect, make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+HEAD = "0001"
+"""The newest revision in `migrations/versions`."""
 
 
 async def open_database(url: str) -> AsyncEngine:
@@ -35,7 +36,20 @@ def _tune_sqlite(connection: _Connection, _record: object) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
+    if _revision(connection) == HEAD:
+        return
+    # Not at the top: it is slow to import and only a change of the tables needs it.
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", "mlxmesh_model:migrations")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, HEAD)
+
+
+def _revision(connection: Connection) -> str | None:
+    """The revision of the tables that are there, None in an empty database."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from mlxmesh_shared.registry.port import Instance, Registry
 _log = logging.getLogger(__name__)
 
 RUNTIME = "runtime"
+_PROBE_TIMEOUT_S = 0.5
 _PHASES = {
     runtime_pb2.ENGINE_STATE_READY: Phase.READY,
     runtime_pb2.ENGINE_STATE_FAILED: Phase.FAILED,
@@ -26,7 +28,7 @@ class Fleet(Protocol):
     """All runtimes, as the reconciler sees them."""
 
     async def observe(self) -> tuple[Runtime, ...]:
-        """The registered runtimes with their engines; one that does not answer has none."""
+        """The runtimes with their engines; None for engines where nobody can tell just now."""
         ...
 
     async def start(self, runtime_id: str, engine_id: str, version: Version) -> Engine:
@@ -42,31 +44,58 @@ class GrpcFleet:
     """The fleet by registry and gRPC.
 
     How long a stopped engine may finish is its runtime's setting; a stop that takes longer than
-    `stop_timeout_s` is asked for again.
+    `stop_timeout_s` is asked for again. A runtime that left the registry (asleep, paused) stays for
+    `grace_s`, unless nothing listens at its address any more.
     """
 
     def __init__(
-        self, registry: Registry, *, timeout_s: float = 5.0, stop_timeout_s: float = 120.0
+        self,
+        registry: Registry,
+        *,
+        timeout_s: float = 5.0,
+        stop_timeout_s: float = 120.0,
+        grace_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._channels = ChannelPool()
         self._timeout_s = timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._reconnect_s = 0.5
-        self._addresses: Mapping[str, str] = {}
+        self._grace_s = grace_s
+        self._clock = clock
+        self._away_since: dict[str, float] = {}
+        self._known: dict[str, Instance] = {}
 
     async def close(self) -> None:
         """Closes the channels."""
         await self._channels.close()
 
     async def observe(self) -> tuple[Runtime, ...]:
-        """The registered runtimes with their engines; one that does not answer has none."""
-        instances = await self._registry.resolve(RUNTIME)
-        gone = set(self._addresses.values()) - {instance.address for instance in instances}
-        self._addresses = {instance.instance_id: instance.address for instance in instances}
-        for address in gone:
+        """The runtimes with their engines; None for engines where nobody can tell just now."""
+        present = await self._registry.resolve(RUNTIME)
+        absent = await self._absent(present)
+        before = {instance.address for instance in self._known.values()}
+        self._known = {instance.instance_id: instance for instance in (*present, *absent)}
+        for address in before - {instance.address for instance in self._known.values()}:
             await self._channels.discard(address)
-        return tuple(await asyncio.gather(*map(self._observe, instances)))
+        observed = await asyncio.gather(*map(self._observe, present))
+        return (*observed, *(Runtime(instance.instance_id) for instance in absent))
+
+    async def _absent(self, present: Iterable[Instance]) -> list[Instance]:
+        """The runtimes that left the registry within the grace and may still run."""
+        away = self._known.keys() - {instance.instance_id for instance in present}
+        taken = {instance.address for instance in present}
+        now = self._clock()
+        # Counted from the pass that missed them: this process may have slept as long as they did.
+        self._away_since = {runtime: self._away_since.get(runtime, now) for runtime in away}
+        absent: list[Instance] = []
+        for runtime_id, since in self._away_since.items():
+            instance = self._known[runtime_id]
+            recent = now - since < self._grace_s and instance.address not in taken
+            if recent and not await _refuses(instance.address):
+                absent.append(instance)
+        return absent
 
     async def _observe(self, instance: Instance) -> Runtime:
         stub = self._stub(instance.instance_id)
@@ -111,10 +140,11 @@ class GrpcFleet:
             await self._stub(runtime_id).StopEngine(request, timeout=self._stop_timeout_s)
 
     def _stub(self, runtime_id: str) -> runtime_pb2_grpc.RuntimeServiceStub:
-        address = self._addresses.get(runtime_id)
-        if address is None:
-            raise NoRuntime(f"{runtime_id} is no longer registered; its engines ended with it")
-        return runtime_pb2_grpc.RuntimeServiceStub(self._channels.get(address))
+        if runtime_id not in self._known:
+            raise NoRuntime(f"{runtime_id} is gone; its engines ended with it")
+        return runtime_pb2_grpc.RuntimeServiceStub(
+            self._channels.get(self._known[runtime_id].address)
+        )
 
     async def listen(self, ring: Callable[[], None]) -> None:
         """Rings whenever a runtime comes, goes, or tells of a change; runs until cancelled."""
@@ -140,6 +170,20 @@ class GrpcFleet:
                 async for _ in stub.WatchEngines(runtime_pb2.WatchEnginesRequest()):
                     ring()
             await asyncio.sleep(self._reconnect_s)
+
+
+async def _refuses(address: str) -> bool:
+    """Whether nothing listens at an address; a host or process that is asleep leaves it open."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(_PROBE_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), port)
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # a timeout too
+        return False
+    writer.close()
+    return False
 
 
 def _to_engine(engine: runtime_pb2.Engine) -> Engine:

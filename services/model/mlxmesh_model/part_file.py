@@ -33,9 +33,14 @@ class PartFile:
         return self.directory / f"{self.file.name}.{checksum[:16]}{SUFFIX}"
 
     @property
+    def final_path(self) -> Path:
+        """The whole file."""
+        return self.directory / self.file.name
+
+    @property
     def complete(self) -> bool:
-        """Whether the whole file is there, verified."""
-        return (self.directory / self.file.name).exists()
+        """Whether there is a whole file of that name; what it holds, `is_content` tells."""
+        return self.final_path.exists()
 
     @property
     def size_bytes(self) -> int:
@@ -56,18 +61,19 @@ class PartFile:
         """Gives the file its name when its content is what the hub announced, else removes it."""
         if not self.path.exists():
             self.write_at(0, b"")  # an empty file has no piece
-        if not self._matches():
+        if not self.is_content(self.path):
             self.path.unlink()
             return False
-        self.path.replace(self.directory / self.file.name)
+        self.path.replace(self.final_path)
         return True
 
-    def _matches(self) -> bool:
-        if self.path.stat().st_size != self.file.size_bytes:
+    def is_content(self, path: Path) -> bool:
+        """Whether a file holds what the hub announced; reads it whole."""
+        if path.stat().st_size != self.file.size_bytes:
             return False
         if self.file.sha256:
-            return sha256(self.path) == self.file.sha256
-        content = self.path.read_bytes()
+            return sha256(path) == self.file.sha256
+        content = path.read_bytes()
         # Source: git's object format, `blob <size>\0<content>`; git names objects by SHA-1.
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
         return blob.hexdigest() == self.file.git_oid

@@ -21,7 +21,7 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A registered runtime; `engines` is None while it does not answer."""
+    """A runtime; `engines` is None while it does not answer or is away from the registry."""
 
     runtime_id: str
     memory_available_bytes: int = 0

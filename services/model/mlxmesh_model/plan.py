@@ -18,9 +18,9 @@ def observe(version: Version, runtimes: Mapping[str, Runtime]) -> tuple[Replica,
 
 def _observe(replica: Replica, runtime: Runtime | None) -> Replica | None:
     if runtime is None:
-        return None  # its engines ended with it
+        return None  # its process is gone, or has been away for too long; its engines with it
     if runtime.engines is None:
-        return replica  # it does not answer just now; its lease decides
+        return replica  # it does not answer just now, or has left the registry for a moment
     engine = runtime.engines.get(replica.engine_id)
     stopping = replica.phase is Phase.STOPPING
     if engine is None:

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Pulls:
         """
         found = await self._hub.find(hub_id, revision)
         source = Source(hub_id=hub_id, revision=revision, commit=found.commit)
-        version = await self._store.begin_pull(name, source)
+        version = await self._begin(name, source)
         if version.state in ON_DISK:
             complete = Progress(found.total_bytes, found.total_bytes)
             yield PullProgress(name, complete, version)
@@ -68,6 +69,18 @@ class Pulls:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    async def _begin(self, name: str, source: Source) -> Version:
+        """The version to fill; when cancelled meanwhile, it is not left PULLING."""
+        beginning = asyncio.create_task(self._store.begin_pull(name, source))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            with suppress(MeshError):
+                version = await beginning
+                if version.state is State.PULLING:
+                    await self._store.fail_pull(version, FailureRecord.of(_interrupted()))
+            raise
 
     async def _fill(self, version: Version, found: HubModel, progress: Progress) -> Version:
         """The version, on disk; whatever prevents that is kept with it."""

@@ -129,7 +129,7 @@ class Store:
         """
         source = Source(directory=artifact.directory)
         async with self._changing(name) as (session, model):
-            known = _same_content(model, artifact.digest)
+            known = model.with_content(artifact.digest) if model else None
             if known is None:
                 row = await queries.add_version(session, name, source)
                 row.state = State.AVAILABLE.value
@@ -148,7 +148,7 @@ class Store:
         Raises: IllegalState while another call pulls it.
         """
         async with self._changing(name) as (session, model):
-            known = _same_pull(model, source)
+            known = model.pulled_from(source) if model else None
             if known is None:
                 row = await queries.add_version(session, name, source)
             elif known.state in ON_DISK:
@@ -285,20 +285,3 @@ def _visible(model: Model | None) -> object:
         return None
     versions = [(replace(v, replicas=(), intent=0), v.ready_replicas) for v in model.versions]
     return versions, dict(model.aliases)
-
-
-def _same_content(model: Model | None, digest: str) -> Version | None:
-    versions = model.versions if model else ()
-    return next((v for v in versions if v.artifact and v.artifact.digest == digest), None)
-
-
-def _same_pull(model: Model | None, source: Source) -> Version | None:
-    """The version that was pulled from the same commit, else one that was not pulled to the end."""
-    versions = [v for v in model.versions if v.source.hub_id == source.hub_id] if model else []
-    for version in reversed(versions):
-        if version.state in ON_DISK and version.source.commit == source.commit:
-            return version
-    for version in reversed(versions):
-        if version.state not in ON_DISK and version.source.revision == source.revision:
-            return version
-    return None

@@ -11,7 +11,7 @@ import pytest
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.fleet import GrpcFleet
-from mlxmesh_model.hub import HuggingFaceHub
+from mlxmesh_model.huggingface import HuggingFaceHub
 from mlxmesh_model.loads import Loads
 from mlxmesh_model.pulls import Pulls
 from mlxmesh_model.reconciler import Reconciler

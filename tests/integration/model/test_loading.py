@@ -31,19 +31,20 @@ async def test_load_tells_each_step(mesh, service):
     host.runtime.hold = True
     await service.register()
     states: list[int] = []
+    ready: asyncio.Task[None] | None = None
     async for message in service.stub.LoadModel(pb.LoadModelRequest(model="pocket")):
         assert message.name == "pocket"
         states.append(message.version.state)
-        if host.runtime.engines:
-            [engine_id] = host.runtime.engines
-            host.runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_READY)
-        else:
-            asyncio.get_running_loop().call_later(0.2, _ready_all, host.runtime)
+        ready = ready or asyncio.create_task(_ready_once_started(host.runtime))
+    assert ready is not None
+    await ready
     assert states[0] == pb.VERSION_STATE_LOADING
     assert states[-1] == READY
 
 
-def _ready_all(runtime: FakeRuntime) -> None:
+async def _ready_once_started(runtime: FakeRuntime) -> None:
+    while not runtime.engines:
+        await asyncio.sleep(0.01)
     for engine_id in runtime.engines:
         runtime.set_state(engine_id, runtime_pb2.ENGINE_STATE_READY)
 
@@ -187,6 +188,22 @@ async def test_replicas_of_a_lost_runtime_are_placed_elsewhere(mesh, service):
         await asyncio.sleep(0.01)
 
 
+async def test_a_runtime_that_is_away_for_a_moment_keeps_its_engines(mesh, service):
+    first = await mesh.host(FakeRuntime("runtime-1", available_bytes=9 * 2**30))
+    second = await mesh.host(FakeRuntime("runtime-2"))
+    await service.register()
+    await service.load()
+
+    instance = await first.slip_away()
+    await asyncio.sleep(0.5)  # five passes
+    await mesh.registry.register(instance)
+    await asyncio.sleep(0.3)
+
+    assert len(first.runtime.engines) == 1
+    assert (first.runtime.stops, second.runtime.starts) == ([], [])
+    assert (await service.version()).state == READY
+
+
 async def test_a_restarted_model_service_adopts_running_engines(mesh):
     host = await mesh.host()
     service = await mesh.service()
@@ -249,7 +266,7 @@ async def test_ending_the_call_does_not_undo_the_load(mesh, service):
     while not host.runtime.engines:
         await asyncio.sleep(0.01)
     host.runtime.hold = False
-    _ready_all(host.runtime)
+    await _ready_once_started(host.runtime)
     await service.until("pocket", lambda v: v.state == READY)
 
 

@@ -5,8 +5,14 @@ import time
 from collections.abc import Generator
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mlxmesh.model.v1 import model_pb2 as pb
+from mlxmesh_model.catalog import Source, Version
+from mlxmesh_model.huggingface import HuggingFaceHub
+from mlxmesh_model.lifecycle import State
+from mlxmesh_model.pulls import Pulls
+from mlxmesh_model.store import Store
 from mlxmesh_shared.errors import (
     HubUnavailable,
     IllegalState,
@@ -111,6 +117,59 @@ async def test_a_broken_download_goes_on_with_the_next_pull(service, hub):
     assert [seen.split("=")[0] for seen in hub.ranges_seen] == ["model.safetensors bytes"]
     assert messages[-1].version.version == 1
     assert not messages[-1].version.HasField("failure")
+
+
+async def test_a_pull_that_goes_on_at_another_commit_mixes_nothing(service, hub):
+    hub.models[HUB_ID]["extra.json"] = b"{}"
+    hub.break_after_bytes, hub.breaks_left = MIB, 2
+    with pytest.raises(HubUnavailable):
+        await pull(service)
+    hub.commit = hub.commit[::-1]
+    hub.models[HUB_ID]["config.json"] += b" "
+    hub.models[HUB_ID]["model.safetensors"] = hub.models[HUB_ID]["model.safetensors"][:-1] + b"!"
+    del hub.models[HUB_ID]["extra.json"]
+
+    await pull(service)
+
+    directory = service.tmp_path / "models/pocket/1"
+    kept = {path.name: path.read_bytes() for path in directory.iterdir()}
+    wanted = {name: data for name, data in hub.models[HUB_ID].items() if name in kept}
+    assert kept == wanted
+    assert {"config.json", "model.safetensors"} <= kept.keys()
+
+
+class _SlowStore(Store):
+    """A catalogue whose `begin_pull` is done before it tells so."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine)
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def begin_pull(self, name: str, source: Source) -> Version:
+        version = await super().begin_pull(name, source)
+        self.begun.set()
+        await self.go_on.wait()
+        return version
+
+
+async def test_a_pull_cancelled_while_it_begins_is_not_left_pulling(tmp_path, hub):
+    store = await _SlowStore.open(f"sqlite+aiosqlite:///{tmp_path / 'slow.db'}")
+    assert isinstance(store, _SlowStore)
+    pulls = Pulls(store=store, hub=HuggingFaceHub(hub.endpoint), models_dir=tmp_path / "models")
+
+    async def run() -> None:
+        async for _ in pulls.pull(HUB_ID, "main", "pocket"):
+            pass
+
+    pulling = asyncio.create_task(run())
+    await store.begun.wait()
+    pulling.cancel()
+    asyncio.get_running_loop().call_later(0.05, store.go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await pulling
+    [version] = (await store.model("pocket")).versions
+    assert version.state is State.PULL_FAILED
+    await store.close()
 
 
 async def test_a_hub_without_ranges_starts_over(service, hub):

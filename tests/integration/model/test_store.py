@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
+import mlxmesh_model
 from mlxmesh_model.catalog import Artifact, Phase, Replica
-from mlxmesh_model.database import open_database
+from mlxmesh_model.database import HEAD, open_database
 from mlxmesh_model.lifecycle import State
 from mlxmesh_model.store import Store
 from mlxmesh_model.tables import Base
@@ -44,6 +46,11 @@ async def test_the_migrations_make_the_tables_that_the_code_names(tmp_path):
         assert (await connection.execute(text("PRAGMA journal_mode"))).scalar() == "wal"
         assert (await connection.execute(text("PRAGMA foreign_keys"))).scalar() == 1
     await engine.dispose()
+
+
+def test_the_newest_revision_is_the_one_that_is_opened_without_alembic():
+    migrations = Path(mlxmesh_model.__file__).parent / "migrations"
+    assert ScriptDirectory(str(migrations)).get_heads() == [HEAD]
 
 
 async def test_opening_again_keeps_everything(tmp_path, store):

@@ -77,11 +77,11 @@ def test_quantized(tmp_path):
     assert (found.dtype, found.parameters) == ("4-bit", 16 * 64 + 4 * 64 + 64)
 
 
-def test_text_config_and_unbounded_context(tmp_path):
-    config = {"model_type": "vision", "text_config": {"vocab_size": 99}}
-    found = artifacts.inspect(write_model(tmp_path / "m", config=config))
-    assert found.vocab_size == 99
-    assert found.context_tokens == artifacts.UNBOUNDED_CONTEXT_TOKENS
+def test_weights_that_engines_pass_over_do_not_count(tmp_path):
+    directory = write_model(tmp_path / "m")
+    before = artifacts.inspect(directory)
+    write_safetensors(directory / "consolidated.safetensors", {"w": ("F32", [8], 32)})
+    assert artifacts.inspect(directory) == before
 
 
 def lose(name):
@@ -94,6 +94,10 @@ def put(name, content):
 
 def pickled(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+
+def renamed(directory):
+    (directory / "model.safetensors").rename(directory / "weights.safetensors")
 
 
 def link_outside(directory):
@@ -112,7 +116,8 @@ def cut_short(directory):
     [
         (lose("config.json"), "no config.json"),
         (lose("tokenizer.json"), "no tokenizer"),
-        (lose("model.safetensors"), r"no \.safetensors"),
+        (lose("model.safetensors"), r"no model\*\.safetensors"),
+        (renamed, r"no model\*\.safetensors"),
         (pickled, "pickled weights only"),
         (cut_short, "not a whole safetensors file"),
         (link_outside, "extra.json is not a file inside"),
@@ -128,6 +133,10 @@ def cut_short(directory):
             "bits",
         ),
         (put("tokenizer_config.json", '{"auto_map": {}}'), "tokenizer_config.json has auto_map"),
+        (
+            put("config.json", '{"model_type": "x", "vocab_size": 9, "model_file": "m.py"}'),
+            "config.json has model_file",
+        ),
         (
             put("model.safetensors.index.json", '{"weight_map": {"a": "b.safetensors"}}'),
             "lacks b.safetensors",
@@ -162,6 +171,7 @@ def test_tokenizer_files_of_nothing(tmp_path):
     ("name", "weights", "text"),
     [
         ("model-00001-of-00002.safetensors", True, False),
+        ("consolidated.safetensors", False, False),
         ("tokenizer.json", False, True),
         ("tokenizer.model", False, True),
         ("chat_template.jinja", False, True),
@@ -183,7 +193,7 @@ def test_an_unreadable_directory(tmp_path):
 
 
 def test_json_is_not_trusted(tmp_path):
-    config = {**CONFIG, "quantization": [1], "max_position_embeddings": "many"}
+    config = {**CONFIG, "quantization": [1]}
     directory = write_model(tmp_path / "m", config=config)
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": []}))
     assert artifacts.inspect(directory).dtype == "float32"

@@ -48,6 +48,14 @@ def test_starting_over_drops_what_was_there(tmp_path):
     assert part.finish()
 
 
+def test_a_whole_file_of_another_content_is_told_apart(tmp_path):
+    old = PartFile(by_sha256(), tmp_path)
+    old.write_at(0, CONTENT)
+    assert old.finish()
+    assert old.is_content(old.final_path)
+    assert not PartFile(by_sha256(CONTENT[::-1]), tmp_path).is_content(old.final_path)
+
+
 def test_another_content_grows_elsewhere(tmp_path):
     old = PartFile(by_sha256(b"old"), tmp_path)
     old.write_at(0, b"o")

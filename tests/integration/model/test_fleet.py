@@ -1,0 +1,77 @@
+"""Which runtimes the fleet counts when the registry no longer names them."""
+
+import socket
+
+import pytest
+
+from mlxmesh_model.fleet import GrpcFleet
+from mlxmesh_shared.registry.port import Instance
+from tests.fakes.registry import InMemoryRegistry
+
+GRACE_S = 30
+
+
+@pytest.fixture
+async def asleep():
+    """An address that accepts connections and never answers, like a stopped process."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+class Watched:
+    """A fleet that once saw one runtime, and a clock to turn."""
+
+    def __init__(self, address: str) -> None:
+        self.registry = InMemoryRegistry()
+        self.now_s = 0.0
+        self.instance = Instance("runtime", "runtime-1", address, 1)
+        self.fleet = GrpcFleet(
+            self.registry, timeout_s=0.1, grace_s=GRACE_S, clock=lambda: self.now_s
+        )
+
+    async def seen(self) -> list[str]:
+        return [runtime.runtime_id for runtime in await self.fleet.observe()]
+
+    async def lose(self) -> None:
+        await self.registry.register(self.instance)
+        assert await self.seen() == ["runtime-1"]
+        await self.registry.deregister(self.instance)
+
+
+async def test_a_runtime_that_is_away_stays_for_the_grace(asleep):
+    mesh = Watched(asleep)
+    await mesh.lose()
+    mesh.now_s = 1000  # this process may have been asleep as well
+    [runtime] = await mesh.fleet.observe()
+    assert runtime.engines is None
+    mesh.now_s += GRACE_S - 1
+    assert await mesh.seen() == ["runtime-1"]
+    mesh.now_s += 1
+    assert await mesh.seen() == []
+    await mesh.fleet.close()
+
+
+async def test_the_grace_begins_anew_each_time(asleep):
+    mesh = Watched(asleep)
+    for _ in range(3):
+        await mesh.lose()
+        assert await mesh.seen() == ["runtime-1"]
+        mesh.now_s += GRACE_S - 1
+    await mesh.fleet.close()
+
+
+async def test_a_runtime_whose_address_refuses_is_gone_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    mesh = Watched(address)
+    await mesh.lose()
+    assert await mesh.seen() == []
+    await mesh.fleet.close()
+
+
+async def test_a_runtime_whose_address_another_has_now_is_gone(asleep):
+    mesh = Watched(asleep)
+    await mesh.lose()
+    await mesh.registry.register(Instance("runtime", "runtime-2", asleep, 2))
+    assert await mesh.seen() == ["runtime-2"]
+    await mesh.fleet.close()
