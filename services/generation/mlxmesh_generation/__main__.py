@@ -13,7 +13,6 @@ from mlxmesh_generation.generations import Generations
 from mlxmesh_generation.mirror import CatalogueMirror
 from mlxmesh_generation.model_service import ModelService
 from mlxmesh_generation.servicer import GenerationServicer
-from mlxmesh_generation.tokenizer import import_transformers
 from mlxmesh_generation.tokenizers import Tokenizers
 from mlxmesh_shared.channels import ChannelPool
 from mlxmesh_shared.process import run_service, wait_for_stop
@@ -38,8 +37,6 @@ async def main() -> None:
         generations = await open_generations(stack, settings, registry)
         server = make_server(settings, generations)
         address = await server.start()
-        # Stops the whole process for moments that are too long for one that serves already.
-        import_transformers()
         await server.set_serving()
         instance = Instance("generation", instance_id, address, os.getpid())
         await registry.register(instance)
@@ -71,7 +68,10 @@ def make_server(settings: GenerationSettings, generations: Generations) -> MeshS
         listen=settings.listen,
         services=[(add_GenerationServiceServicer_to_server, GenerationServicer(generations))],
         service_names=["mlxmesh.generation.v1.GenerationService"],
-        options=ServerOptions(max_concurrent_rpcs=settings.max_concurrent_rpcs),
+        # Each call was logged by the gateway before; here only what fails is worth the time.
+        options=ServerOptions(
+            max_concurrent_rpcs=settings.max_concurrent_rpcs, log_successes=False
+        ),
         name="generation",
     )
 

@@ -6,7 +6,7 @@ Source: transformers 5.23, utils/chat_template_utils.py.
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NoReturn, cast
@@ -17,6 +17,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mlxmesh_generation import template_limits
 from mlxmesh_generation.request import Chat
 from mlxmesh_shared.errors import InvalidArgument
 
@@ -112,11 +113,28 @@ class _Budget:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Checks the budget with every call, so that macros cannot recurse past it."""
+    """Checks the budget with every call, so that macros cannot recurse past it.
+
+    One operation cannot be stopped half-way, so what it is given is limited.
+    """
+
+    intercepted_binops = frozenset(("*", "**", "%"))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         context[_BUDGET].check()
+        if isinstance(getattr(obj, "__self__", None), str):
+            template_limits.check_arguments(args, kwargs)
         return super().call(context, obj, *args, **kwargs)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        template_limits.check_operands(operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            template_limits.check_braces(value.__self__)
+        return wrapped
 
 
 class _GenerationBlocks(Extension):
@@ -135,7 +153,10 @@ def _compile(source: str) -> Template:
     )
     defaults = cast("dict[str, Any]", environment.globals)  # pyright: ignore[reportUnknownMemberType]
     environment.globals = {name: defaults[name] for name in _DEFAULT_GLOBALS} | _OWN_GLOBALS
-    cast("dict[str, Any]", environment.filters)["tojson"] = _to_json  # pyright: ignore[reportUnknownMemberType]
+    filters = cast("dict[str, Any]", environment.filters)  # pyright: ignore[reportUnknownMemberType]
+    filters["tojson"] = _to_json
+    for name in template_limits.SIZED_FILTERS:
+        filters[name] = template_limits.limited(name, filters[name])
     tree = environment.parse(source)
     # The environment sees every call; a loop that calls nothing has to be watched from inside.
     for loop in tree.find_all(nodes.For):

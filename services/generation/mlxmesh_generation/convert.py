@@ -101,8 +101,11 @@ def _role(role: int, index: int) -> str:
 
 def generate_response(sequence: int, event: Event) -> GenerateResponse:
     if isinstance(event, Delta):
-        delta = generation_pb2.Delta(text=event.text, token_ids=event.token_ids)
-        return GenerateResponse(sequence=sequence, delta=delta)
+        # Filled in place: a message handed to another's constructor is copied.
+        response = GenerateResponse(sequence=sequence)
+        response.delta.text = event.text
+        response.delta.token_ids.extend(event.token_ids)
+        return response
     if isinstance(event, Started):
         return GenerateResponse(sequence=sequence, started=_started(event))
     if isinstance(event, PrefillProgress):
@@ -202,7 +205,8 @@ def timings(message: SequenceTimings) -> Timings:
 def engine_failure(failure: Failure, request: GenerationRequest) -> MeshError:
     """An engine's failure in the words of the caller's contract."""
     error = from_failure(failure)
-    if error.field.startswith("prompt_token_ids"):
+    is_default = error.field == "max_tokens" and request.max_tokens is None
+    if is_default or error.field.startswith("prompt_token_ids"):
         error.field = request.input.field
     return error
 

@@ -25,6 +25,9 @@ from mlxmesh_shared.errors import EngineLost, Internal, MeshError
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_S = 0.1
+# About two steps of many sequences. More would wait here unread when this process is behind; in the
+# engine it joins into fewer, larger outputs.
+WINDOW_BYTES = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +104,7 @@ class EngineLink:
 
     async def run(self) -> None:
         """Keeps the stream open, opening it again whenever it breaks, until retired and idle."""
-        channel = open_channel(self.address)
+        channel = open_channel(self.address, window_bytes=WINDOW_BYTES)
         keeping = asyncio.create_task(self._keep_open(channel))
         finished = asyncio.create_task(self._finished.wait())
         try:

@@ -7,6 +7,7 @@ from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh_generation import router
 from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.engine_link import EngineLink
+from mlxmesh_generation.prefix_affinity import PrefixAffinity, prefixes
 from mlxmesh_generation.sequence import EngineSequence, SequenceSink
 from mlxmesh_shared.registry.port import Instance, Registry
 
@@ -19,6 +20,7 @@ class Engines:
         # By engine id: its record, and the link to it.
         self._links: dict[str, tuple[Instance, EngineLink]] = {}
         self._connected = asyncio.Event()
+        self._affinity = PrefixAffinity()
 
     async def run(self) -> None:
         """Follows the registry until cancelled; then every link is closed."""
@@ -36,7 +38,14 @@ class Engines:
     ) -> EngineSequence:
         """As of Placer."""
         links = self._serving(version)
-        chosen = router.pick([link.replica() for link in links.values()], avoid=avoid)
+        beginnings = prefixes(submit.prompt_token_ids)
+        chosen = router.pick(
+            [link.replica() for link in links.values()],
+            avoid=avoid,
+            warm_tokens=self._affinity.warm_tokens(beginnings),
+            spread_by=beginnings[0] if beginnings else 0,
+        )
+        self._affinity.note(beginnings, chosen)
         return links[chosen].submit(submit, sink)
 
     def known(self, version: ModelVersion) -> bool:
@@ -69,6 +78,7 @@ class Engines:
             if now is None or now.address != known.address:
                 del self._links[engine_id]
                 link.retire()
+                self._affinity.forget(engine_id)
             else:
                 self._links[engine_id] = (now, link)
         for engine_id in instances.keys() - self._links.keys():

@@ -21,7 +21,7 @@ from mlxmesh_generation.request import (
 from mlxmesh_generation.sequence import EngineSequence, Placer
 from mlxmesh_generation.stops import StopScanner
 from mlxmesh_generation.stream import EventBuffer
-from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, MeshError
+from mlxmesh_shared.errors import Cancelled, ContextTooLong, DeadlineExceeded, MeshError
 
 # So that what an engine made before its deadline still reaches the caller before the caller's own.
 DEADLINE_MARGIN_S = 0.05
@@ -58,17 +58,22 @@ class Generation:
         self._sequence: EngineSequence | None = None
         self._refused_by: list[str] = []
         self._placed_s = plan.received_s
+        self._max_tokens = plan.max_tokens
         self._cached_tokens = 0
         self._accepted = False
+        self._cancelled = False
         self._stop_text: str | None = None
 
     def start(self) -> None:
         """Raises: NoReplica, QueueFull, DeadlineExceeded."""
         self._placed_s = time.monotonic()
+        if self._cancelled:
+            self._finish(FinishReason.CANCELLED, Timings())
+            return
         submit = convert.to_submit(
             self._plan.request,
             prompt_token_ids=self._plan.prompt_token_ids,
-            max_tokens=self._plan.max_tokens,
+            max_tokens=self._max_tokens,
             seed=self._plan.seed,
             timeout_ms=self._timeout_ms(),
         )
@@ -85,7 +90,8 @@ class Generation:
                 return
 
     def cancel(self) -> None:
-        """Ends it with FinishReason.CANCELLED."""
+        """Ends it with FinishReason.CANCELLED; before start(), no engine is asked."""
+        self._cancelled = True
         if self._sequence is not None:
             self._sequence.cancel()
 
@@ -109,6 +115,8 @@ class Generation:
             return
         if output.HasField("accepted"):
             self._on_accepted(output.accepted.cached_tokens)
+        elif output.HasField("cached_tokens"):
+            self._cached_tokens = output.cached_tokens
         if self._stop_text is None:
             self._on_progress(output)
         if output.HasField("failure"):
@@ -210,14 +218,29 @@ class Generation:
         if self._stop_text is not None:
             # The answer was complete; only the engine's last word on it is missing.
             self._finish(FinishReason.STOP, Timings())
-        elif self._accepted or not error.retryable or not self._start_elsewhere():
+        elif self._accepted or not self._start_again(error):
             self.fail(error)
+
+    def _start_again(self, error: MeshError) -> bool:
+        if isinstance(error, ContextTooLong):
+            return self._start_with_less()
+        return error.retryable and self._start_elsewhere()
+
+    def _start_with_less(self) -> bool:
+        """Halves a default length: an engine's context may be shorter than its model's."""
+        if self._plan.request.max_tokens is not None or self._max_tokens == 1:
+            return False
+        self._max_tokens //= 2
+        return self._restarted()
 
     def _start_elsewhere(self) -> bool:
         """Tries one other engine, when the first would not take it."""
         if self._refused_by or self._sequence is None:
             return False
         self._refused_by.append(self._sequence.engine_id)
+        return self._restarted()
+
+    def _restarted(self) -> bool:
         try:
             self.start()
         except MeshError:

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from mlxmesh_generation import prompts
 from mlxmesh_generation.catalogue import ModelVersion
@@ -26,6 +27,14 @@ REPLICA_WAIT_S = 2.0
 _SEED_BITS = 53
 
 
+@dataclass
+class _Claim:
+    """A request id in use; without a generation while that is being prepared."""
+
+    generation: Generation | None = None
+    cancelled: bool = False
+
+
 class Generations:
     """Starts generations and knows those that run."""
 
@@ -35,8 +44,7 @@ class Generations:
         self._catalogue = catalogue
         self._tokenizers = tokenizers
         self._engines = engines
-        # None until it is placed.
-        self._running: dict[str, Generation | None] = {}
+        self._claims: dict[str, _Claim] = {}
 
     @asynccontextmanager
     async def running(
@@ -47,9 +55,11 @@ class Generations:
         Raises: GenerationExists, and whatever is wrong with the request or the mesh.
         """
         received_s = time.monotonic()
-        with self._claimed(request.request_id):
+        with self._claimed(request.request_id) as claim:
             generation = await self._prepare(request, received_s, timeout_s)
-            self._running[request.request_id] = generation
+            claim.generation = generation
+            if claim.cancelled:
+                generation.cancel()
             try:
                 generation.start()
                 yield generation
@@ -58,12 +68,14 @@ class Generations:
 
     def cancel(self, request_id: str) -> None:
         """Raises: GenerationNotFound when no running generation has the id."""
-        generation = self._running.get(request_id)
-        if generation is None:
+        claim = self._claims.get(request_id)
+        if claim is None:
             raise GenerationNotFound(
                 "no running generation has this request_id", field="request_id"
             )
-        generation.cancel()
+        claim.cancelled = True
+        if claim.generation is not None:
+            claim.generation.cancel()
 
     async def count(self, model: ModelReference, source: PromptInput) -> Sequence[int]:
         """The token ids that an input comes to."""
@@ -71,16 +83,16 @@ class Generations:
         return await prompts.token_ids(source, await self._tokenizers.get(version))
 
     @contextmanager
-    def _claimed(self, request_id: str) -> Generator[None]:
-        if request_id in self._running:
+    def _claimed(self, request_id: str) -> Generator[_Claim]:
+        if request_id in self._claims:
             raise GenerationExists(
                 "a generation with this request_id is running", field="request_id"
             )
-        self._running[request_id] = None
+        claim = self._claims[request_id] = _Claim()
         try:
-            yield
+            yield claim
         finally:
-            del self._running[request_id]
+            del self._claims[request_id]
 
     async def _prepare(
         self, request: GenerationRequest, received_s: float, timeout_s: float | None

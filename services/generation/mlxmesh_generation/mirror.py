@@ -66,20 +66,19 @@ class CatalogueMirror:
             ) from error
 
     async def _follow(self) -> None:
-        listed: set[str] | None = None if self._last_sequence else set()
-        async with aclosing(self._source.watch(self._last_sequence)) as changes:
+        after = self._last_sequence
+        listed: set[str] | None = set()
+        async with aclosing(self._source.watch(after)) as changes:
             async for change in changes:
                 self._catalogue.apply(change)
                 if listed is not None and change.model is not None:
                     listed.add(change.model.name)
-                if change.synced:
-                    self._on_synced(listed)
+                if change.synced and listed is not None:
+                    # A catalogue that counts from the start again has listed all that it has.
+                    if after == 0 or change.sequence < after:
+                        self._catalogue.keep_only(listed)
                     listed = None
+                    self._synced.set()
                 # Until the listing is complete, a broken watch has to begin again.
                 if listed is None:
-                    self._last_sequence = max(self._last_sequence, change.sequence)
-
-    def _on_synced(self, listed: set[str] | None) -> None:
-        if listed is not None:
-            self._catalogue.keep_only(listed)
-        self._synced.set()
+                    self._last_sequence = change.sequence

@@ -1,12 +1,19 @@
 """Which replica takes the next generation. Pure."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from zlib import crc32
 
 from mlxmesh_shared.errors import NoReplica, QueueFull
 
 # What a full engine's own refusal would say is not known here; a second is about one short answer.
 RETRY_DELAY_S = 1.0
+
+# Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2018).
+MOST_OF_MEAN_LOAD = 1.25
+# Of so few sequences, one more is no overload, whatever the mean.
+ALWAYS_ALLOWED = 2
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,17 @@ class Replica:
         return self.capacity is not None and self.outstanding >= self.capacity
 
 
-def pick(replicas: Iterable[Replica], *, avoid: Collection[str] = ()) -> str:
-    """The connected replica with the least outstanding work; of equals, the first by id.
+def pick(
+    replicas: Iterable[Replica],
+    *,
+    avoid: Collection[str] = (),
+    warm_tokens: Mapping[str, int] = MappingProxyType({}),
+    spread_by: int = 0,
+) -> str:
+    """The connected replica that has the longest part of the prompt warm and is not overloaded.
+
+    Without one, the replica with the least outstanding work; of equals, the same one for the same
+    `spread_by`, the first by id when it is 0.
 
     Raises: NoReplica when none is connected, QueueFull when all that are have a full queue.
     """
@@ -44,4 +60,21 @@ def pick(replicas: Iterable[Replica], *, avoid: Collection[str] = ()) -> str:
             f"the queues of all {len(candidates)} replicas are full; try again later",
             retry_delay_s=RETRY_DELAY_S,
         )
-    return min(free, key=lambda replica: (replica.outstanding, replica.engine_id)).engine_id
+    most = most_outstanding(candidates)
+    warm = [r for r in free if r.engine_id in warm_tokens and r.outstanding < most]
+    if warm:
+        best = min(warm, key=lambda r: (-warm_tokens[r.engine_id], r.outstanding, r.engine_id))
+    else:
+        best = min(free, key=lambda r: (r.outstanding, _rank(spread_by, r), r.engine_id))
+    return best.engine_id
+
+
+def most_outstanding(replicas: Sequence[Replica]) -> int:
+    """What a replica may have, the next sequence included, for the sake of a warm prefix."""
+    mean = (sum(replica.outstanding for replica in replicas) + 1) / len(replicas)
+    return max(ALWAYS_ALLOWED, int(MOST_OF_MEAN_LOAD * mean))
+
+
+def _rank(spread_by: int, replica: Replica) -> int:
+    """Source: Thaler, Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996)."""
+    return crc32(f"{spread_by} {replica.engine_id}".encode()) if spread_by else 0

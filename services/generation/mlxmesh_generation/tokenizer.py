@@ -3,13 +3,14 @@
 import importlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from mlxmesh_generation.chat import ChatTemplate
 from mlxmesh_generation.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer
+from mlxmesh_generation.tokenizer_files import read_files
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
@@ -24,13 +25,21 @@ class ModelTokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> "ModelTokenizer":
-        """Reads a directory's tokenizer files; slow, and imports transformers when first called."""
-        auto_tokenizer = import_transformers().AutoTokenizer
-        loaded = auto_tokenizer.from_pretrained(
+        """Reads a directory's tokenizer files; slow, and slower where transformers must help."""
+        files = read_files(directory)
+        if files is None:
+            return cls._load_with_transformers(directory)
+        chat = _chat_template(files.chat_template, files.special_tokens)
+        return cls(_FastCodec(files.backend), chat, files.special_tokens.get("bos_token"))
+
+    @classmethod
+    def _load_with_transformers(cls, directory: Path) -> "ModelTokenizer":
+        loaded = _import_transformers().AutoTokenizer.from_pretrained(
             str(directory), trust_remote_code=False, local_files_only=True
         )
         codec = _FastCodec(loaded.backend_tokenizer) if loaded.is_fast else _PlainCodec(loaded)
-        return cls(codec, _chat_template(loaded), loaded.bos_token)
+        chat = _chat_template(loaded.chat_template, loaded.special_tokens_map)
+        return cls(codec, chat, loaded.bos_token)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of raw text, with the special tokens that the model expects around it.
@@ -53,21 +62,19 @@ class ModelTokenizer:
         return self._codec.detokenizer()
 
 
-def import_transformers() -> Any:
-    """Takes seconds the first time, so it is not imported before the service is up."""
+def _import_transformers() -> Any:
+    """Takes seconds the first time, so it is left to the first tokenizer that needs it."""
     # Else it complains on stderr that there is no PyTorch, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     return importlib.import_module("transformers")
 
 
-def _chat_template(loaded: Any) -> ChatTemplate | None:
-    source = loaded.chat_template
+def _chat_template(source: Any, special_tokens: Mapping[str, Any]) -> ChatTemplate | None:
     if isinstance(source, dict):
         source = cast("dict[str, str]", source).get("default")
     if not source:
         return None
-    tokens = cast("dict[str, Any]", loaded.special_tokens_map)
-    variables = {name: token for name, token in tokens.items() if isinstance(token, str)}
+    variables = {name: token for name, token in special_tokens.items() if isinstance(token, str)}
     return ChatTemplate(source, variables=variables)
 
 

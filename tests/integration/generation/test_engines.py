@@ -102,6 +102,38 @@ async def test_work_goes_to_the_replica_with_less_of_it(mesh: Mesh) -> None:
         assert [len(mesh.engine.submits), len(other.submits)] == [3, 3]
 
 
+async def test_a_conversation_stays_with_the_replica_that_knows_it(mesh: Mesh) -> None:
+    async with second_engine(mesh) as other:
+        token_ids = [list(range(number, number + 64)) for number in range(10)]
+        for _ in range(4):
+            for each in token_ids:
+                each += [1] * 16
+                request = GenerateRequest(model="pocket", max_tokens=2)
+                request.tokens.token_ids.extend(each)
+                await mesh.collect(request)
+        for engine in (mesh.engine, other):
+            starts = [submit.prompt_token_ids[0] for submit in engine.submits]
+            assert all(starts.count(start) == 4 for start in starts)
+        assert len(mesh.engine.submits) + len(other.submits) == 40
+        assert mesh.engine.submits
+        assert other.submits
+
+
+async def test_a_replica_that_came_back_has_forgotten_what_it_read(mesh: Mesh) -> None:
+    async with second_engine(mesh) as other:
+        ask = GenerateRequest(model="pocket", max_tokens=2)
+        ask.tokens.token_ids.extend(range(64))
+        first = (await mesh.collect(ask))[0].started.engine_id
+        knows = {"engine-1": mesh.engine, "engine-2": other}[first]
+        rest = other if knows is mesh.engine else mesh.engine
+        await mesh.registry.deregister(knows.instance)
+        await mesh.collect(ask)
+        assert len(rest.submits) == 1
+        await mesh.registry.register(knows.instance)
+        await mesh.collect(ask)
+        assert len(rest.submits) == 2
+
+
 async def test_a_full_engine_is_not_even_asked(mesh: Mesh) -> None:
     mesh.engine.options.max_running, mesh.engine.options.max_waiting = 1, 1
     calls = [mesh.stub.Generate(LONG) for _ in range(2)]

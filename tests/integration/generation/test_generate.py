@@ -211,6 +211,34 @@ async def test_cancel_generation_ends_the_stream_well(mesh: Mesh) -> None:
     assert mesh.engine.sequences == 0
 
 
+async def test_without_a_length_an_engine_with_a_shorter_context_serves(mesh: Mesh) -> None:
+    mesh.engine.options.context_tokens = 100
+    request = GenerateRequest(model="pocket")
+    request.tokens.token_ids.extend([5] * 60)
+    finished = (await mesh.collect(request))[-1].finished
+    assert 0 < finished.usage.completion_tokens <= 40
+    request.tokens.token_ids.extend([5] * 40)
+    with pytest.raises(ContextTooLong) as caught:
+        await mesh.collect(request)
+    assert caught.value.field == "tokens"
+
+
+async def test_a_generation_is_cancelled_while_it_is_prepared(mesh: Mesh) -> None:
+    await mesh.registry.deregister(mesh.engine.instance)
+    await until(lambda: mesh.engine.streams == 0)
+    call = mesh.stub.Generate(GenerateRequest(model="pocket", prompt="x", request_id="mine"))
+    async with asyncio.timeout(30):
+        while True:  # until it waits for a replica
+            try:
+                await mesh.stub.CancelGeneration(CancelGenerationRequest(request_id="mine"))
+                break
+            except GenerationNotFound:
+                await asyncio.sleep(0.01)
+    [response] = [response async for response in call]
+    assert response.finished.finish_reason == generation_pb2.FINISH_REASON_CANCELLED
+    assert mesh.engine.submits == []
+
+
 async def test_cancelling_what_does_not_run(mesh: Mesh) -> None:
     with pytest.raises(GenerationNotFound):
         await mesh.stub.CancelGeneration(CancelGenerationRequest(request_id="none"))

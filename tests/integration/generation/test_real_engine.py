@@ -85,6 +85,7 @@ async def test_a_stop_text_is_cut_off_and_the_place_is_free_again(
     response = await complete(stub, request)
     assert response.text == whole[: whole.index(stop)]
     assert response.finished.stop_text == stop
+    assert response.finished.timings.decode_ms > 0
 
 
 async def test_32_different_samplers_at_once(stub: GenerationServiceStub) -> None:
@@ -101,3 +102,15 @@ async def test_32_different_samplers_at_once(stub: GenerationServiceStub) -> Non
     responses = await asyncio.gather(*(complete(stub, request) for request in requests))
     assert [len(response.token_ids) for response in responses] == [12] * 32
     assert [response.started.seed for response in responses] == list(range(32))
+
+
+async def test_a_conversation_tells_how_much_of_it_was_known(stub: GenerationServiceStub) -> None:
+    request = GenerateRequest(model="pocket", max_tokens=50, ignore_eos=True)
+    request.tokens.token_ids.extend(range(100, 300))
+    first = await complete(stub, request)
+    assert first.finished.usage.cached_tokens == 0
+    request.tokens.token_ids.extend([*first.token_ids, 5, 6, 7])
+    second = await complete(stub, request)
+    assert 200 <= second.started.cached_tokens <= 250
+    assert second.finished.usage.cached_tokens == second.started.cached_tokens
+    assert second.finished.usage.prompt_tokens == 253

@@ -101,6 +101,54 @@ def test_an_endless_template_is_stopped(source: str) -> None:
         render(source, max_render_s=0.05)
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "9**3000000 % 7",
+        "9**900 * 9**900",
+        "('a'*300000000)|length",
+        "(300000000*[1])|length",
+        "'%300000000d' % 1",
+        "'%(a)300000000d' % {'a': 1}",
+        "'%*d' % (300000000, 1)",
+        "'%300000000d'|format(1)",
+        "'{:>300000000}'.format(1)",
+        "'{:>{}}'.format(1, '300000000')",
+        "'a'.center(300000000)",
+        "'a'.zfill(width)",
+        "'a'|center(300000000)",
+        "['a']|map('center', 300000000)|list",
+        "'a'|indent(width=300000000, first=true)",
+        "'a'|batch(300000000, 'x')|list",
+        "'a'|slice(300000000)|list",
+        "1|round(3000000, 'ceil')",
+        "[1]|tojson(indent=300000000)",
+    ],
+)
+def test_one_expression_cannot_ask_for_much(expression: str) -> None:
+    with pytest.raises(InvalidArgument, match="too much") as caught:
+        render("{% set width = 300000000 %}{{ (" + expression + ")|string|length }}")
+    assert caught.value.field == "chat"
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("'-' * 20", "-" * 20),
+        ("7 % 4 * 2 ** 10", "3072"),
+        ("1.5 * 2", "3.0"),
+        ("'%5d %s' % (1, 'x')", "    1 x"),
+        ("'%03d'|format(7)", "007"),
+        ("'{:>4}{}'.format(1, 'x')", "   1x"),
+        ("'a'|center(3)", " a "),
+        ("123456789|round(1)", "123456789"),
+        ("'x\\ny'|indent(2)", "x\n  y"),
+    ],
+)
+def test_what_is_usual_is_no_more_than_it_was(expression: str, expected: str) -> None:
+    assert render("{{ " + expression + " }}") == expected
+
+
 def test_an_endless_output_is_stopped() -> None:
     with pytest.raises(InvalidArgument, match="more than 1000 characters"):
         render("{% for i in range(1000) %}{{ 'x' * 100 }}{% endfor %}", max_characters=1000)

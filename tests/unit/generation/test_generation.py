@@ -24,6 +24,7 @@ from mlxmesh_generation.stream import MAX_BACKLOG_TOKENS
 from mlxmesh_generation.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import (
     Cancelled,
+    ContextTooLong,
     DeadlineExceeded,
     EngineDraining,
     EngineLost,
@@ -82,12 +83,16 @@ class Running:
         stop: tuple[str, ...] = (),
         engines: tuple[str, ...] = ("engine-1",),
         timeout_s: float | None = None,
+        cancelled: bool = False,
+        max_tokens: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.engines = Placements(*engines)
         received_s = time.monotonic()
         plan = Plan(
-            request=GenerationRequest("r", ModelReference("pocket"), PromptText("x"), stop=stop),
+            request=GenerationRequest(
+                "r", ModelReference("pocket"), PromptText("x"), max_tokens=max_tokens, stop=stop
+            ),
             version=VERSION,
             prompt_token_ids=(5, 6, 7),
             max_tokens=100,
@@ -98,6 +103,8 @@ class Running:
         self.generation = Generation(
             plan, engines=self.engines, detokenizer=tokenizer.detokenizer()
         )
+        if cancelled:
+            self.generation.cancel()
         self.generation.start()
 
     @property
@@ -158,6 +165,18 @@ async def test_from_acceptance_to_the_end(tokenizer: ModelTokenizer) -> None:
     assert finished.completion_tokens == len(token_ids)
     assert (finished.timings.prefill_ms, finished.timings.decode_ms) == (2, 3)
     assert finished.timings.queue_ms >= 1
+
+
+async def test_what_was_cached_by_the_time_of_reading_is_what_counts(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer)
+    running.accept()
+    running.say(cached_tokens=0, prefilled_tokens=3)
+    running.tokens("hello", finish_reason=LENGTH)
+    started, *_, finished = await running.events()
+    assert isinstance(started, Started)
+    assert (started.cached_tokens, end_of([finished]).cached_tokens) == (2, 0)
 
 
 async def test_an_end_token_is_reported_and_has_no_text(tokenizer: ModelTokenizer) -> None:
@@ -240,6 +259,22 @@ async def test_cancel_ends_it_well(tokenizer: ModelTokenizer) -> None:
     assert end_of(events).reason is FinishReason.CANCELLED
 
 
+async def test_a_cancelled_one_does_not_start_elsewhere(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, engines=("engine-1", "engine-2"))
+    running.generation.cancel()
+    running.generation.on_lost(EngineLost("gone"))
+    assert end_of(await running.events()).reason is FinishReason.CANCELLED
+    assert len(running.engines.submits) == 1
+
+
+async def test_one_that_is_cancelled_before_its_start_asks_no_engine(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, cancelled=True)
+    assert end_of(await running.events()).reason is FinishReason.CANCELLED
+    assert running.engines.submits == []
+
+
 @pytest.mark.parametrize("error", [DeadlineExceeded("late"), EngineLost("gone")])
 async def test_an_error_comes_after_the_text_so_far(
     tokenizer: ModelTokenizer, error: MeshError
@@ -285,6 +320,26 @@ async def test_the_first_refusal_stands_when_there_is_no_other(tokenizer: ModelT
     with pytest.raises(QueueFull) as caught:
         await running.events()
     assert caught.value.retry_delay_s == 3
+
+
+async def test_a_default_length_shrinks_until_it_fits_the_engine(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer)
+    running.fail(ContextTooLong("too long", field="max_tokens"))
+    running.fail(ContextTooLong("too long", field="max_tokens"))
+    running.accept()
+    running.say(finish_reason=LENGTH)
+    assert end_of(await running.events()).reason is FinishReason.LENGTH
+    assert [submit.max_tokens for submit in running.engines.submits] == [100, 50, 25]
+
+
+async def test_a_length_that_was_asked_for_does_not_shrink(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, max_tokens=100)
+    running.fail(ContextTooLong("too long", field="max_tokens"))
+    with pytest.raises(ContextTooLong):
+        await running.events()
+    assert len(running.engines.submits) == 1
 
 
 async def test_a_bad_request_is_not_tried_elsewhere(tokenizer: ModelTokenizer) -> None:

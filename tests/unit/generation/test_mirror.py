@@ -106,3 +106,18 @@ async def test_removals_arrive() -> None:
     ) as mirror:
         with pytest.raises(ModelNotFound):
             await number(mirror, "pocket")
+
+
+async def test_a_catalogue_that_began_again_forgets_what_it_lacks() -> None:
+    before = [
+        CatalogueChange(8, model=model("gone")),
+        CatalogueChange(9, model=model("pocket")),
+        CatalogueChange(9, synced=True),
+    ]
+    after = [CatalogueChange(2, model=model("pocket", 2)), CatalogueChange(2, synced=True)]
+    source = ScriptedSource(before, after, [])
+    async with following(source) as mirror:
+        assert source.after == [0, 9, 2]
+        assert await number(mirror, "pocket") == 2
+        with pytest.raises(ModelNotFound):
+            await number(mirror, "gone")

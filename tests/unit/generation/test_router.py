@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_generation.router import Replica, pick
+from mlxmesh_generation.router import ALWAYS_ALLOWED, MOST_OF_MEAN_LOAD, Replica, pick
 from mlxmesh_shared.errors import NoReplica, QueueFull
 
 replicas = st.builds(
@@ -36,6 +36,59 @@ def test_a_replica_that_is_away_or_avoided_is_not_picked() -> None:
 
 def test_a_full_replica_is_passed_over() -> None:
     assert pick([replica("a", 2, capacity=2), replica("b", 5, capacity=6)]) == "b"
+
+
+def test_a_warm_prefix_decides_before_the_load() -> None:
+    loads = [replica("a", 4), replica("b", 3), replica("c", 3)]
+    assert pick(loads, warm_tokens={"c": 64}) == "c"
+    assert pick(loads, warm_tokens={"b": 64, "c": 96}) == "c"
+    assert pick(loads, warm_tokens={"b": 64, "c": 64, "elsewhere": 640}) == "b"
+
+
+def test_a_warm_replica_far_above_the_mean_is_passed_over() -> None:
+    assert pick([replica("a", 9), replica("b", 6)], warm_tokens={"a": 64}) == "a"
+    assert pick([replica("a", 10), replica("b", 6)], warm_tokens={"a": 64}) == "b"
+    assert pick([replica("a", 10), replica("b", 6)], warm_tokens={"a": 64, "b": 32}) == "b"
+
+
+def test_a_second_sequence_is_no_overload() -> None:
+    assert pick([replica("a", 1), replica("b", 0)], warm_tokens={"a": 64}) == "a"
+    assert pick([replica("a", 2), replica("b", 0)], warm_tokens={"a": 64}) == "b"
+
+
+def test_a_warm_replica_that_cannot_take_it_does_not_count() -> None:
+    away, full = replica("a", 0, connected=False), replica("b", 2, capacity=2)
+    warm = {"a": 640, "b": 640, "c": 640}
+    candidates = [away, full, replica("c", 1), replica("d", 1)]
+    assert pick(candidates, avoid=["c"], warm_tokens=warm) == "d"
+
+
+def test_among_equals_cold_prompts_are_spread_and_the_same_goes_to_the_same() -> None:
+    equals = [replica("a", 1), replica("b", 1)]
+    chosen = [pick(equals, spread_by=number) for number in range(1, 101)]
+    assert chosen == [pick(equals[::-1], spread_by=number) for number in range(1, 101)]
+    assert 30 < chosen.count("a") < 70
+    assert pick([replica("a", 2), replica("b", 1)], spread_by=7) == "b"
+
+
+@given(
+    st.lists(replicas, max_size=6, unique_by=lambda replica: replica.engine_id),
+    st.dictionaries(st.sampled_from(["a", "b", "c", "ab"]), st.integers(1, 500)),
+    st.integers(0, 9),
+)
+def test_a_warm_prefix_never_overloads(
+    candidates: list[Replica], warm_tokens: dict[str, int], spread_by: int
+) -> None:
+    able = [r for r in candidates if r.connected]
+    try:
+        chosen = pick(candidates, warm_tokens=warm_tokens, spread_by=spread_by)
+    except (NoReplica, QueueFull):
+        return
+    outstanding = {r.engine_id: r.outstanding for r in able}
+    now = outstanding[chosen] + 1
+    mean = (sum(outstanding.values()) + 1) / len(able)
+    least = min(r.outstanding for r in able if not r.full)
+    assert now <= max(ALWAYS_ALLOWED, MOST_OF_MEAN_LOAD * mean) or now == least + 1
 
 
 @pytest.mark.parametrize("candidates", [[], [replica("a", 0, connected=False)]])
