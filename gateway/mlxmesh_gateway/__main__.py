@@ -5,7 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from mlxmesh_gateway.backends import Backends
-from mlxmesh_gateway.limits import Deadlines, check_listen
+from mlxmesh_gateway.limits import Deadlines
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_shared.process import run_service, wait_for_stop
@@ -41,7 +41,6 @@ async def serve(
     until: Callable[[], Awaitable[object]],
 ) -> None:
     """Serves from registration to the end of the drain; the caller owns the registry."""
-    check_listen(settings.listen, insecure_allowed=settings.insecure_listen)
 
     async def show_backend(backend: str, known: bool) -> None:
         await server.set_health(BACKENDS[backend].full_name, serving=known)
@@ -72,6 +71,7 @@ def _server(settings: GatewaySettings, backends: Backends) -> MeshServer:
     options = ServerOptions(
         max_message_bytes=settings.max_message_bytes,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        max_concurrent_streams=settings.max_streams_per_connection,
         reflection=settings.reflection,
     )
     return MeshServer(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -20,6 +21,12 @@ Place = tuple[str, str]
 """An instance's id and address: together they name one life of one process."""
 OnChange = Callable[[str, bool], Awaitable[None]]
 """Told a backend's name, and whether the registry knows an instance of it."""
+
+
+# A few tokens a stream. What comes faster than this process or a client reads then waits in
+# generation, which joins it into fewer, larger messages.
+WINDOW_BYTES = 256
+_open_channel = partial(open_channel, window_bytes=WINDOW_BYTES)
 
 
 class Endpoint:
@@ -87,7 +94,7 @@ class Backends:
         services: Sequence[str],
         *,
         on_change: OnChange,
-        open_: Callable[[str], aio.Channel] = open_channel,
+        open_: Callable[[str], aio.Channel] = _open_channel,
     ) -> None:
         self._registry = registry
         self._on_change = on_change

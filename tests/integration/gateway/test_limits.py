@@ -7,7 +7,6 @@ import grpc
 import pytest
 
 from mlxmesh.generation.v1 import generation_pb2 as g
-from mlxmesh_gateway.__main__ import serve
 from mlxmesh_shared.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -15,7 +14,6 @@ from mlxmesh_shared.errors import (
     MethodNotFound,
     TooManyRequests,
 )
-from mlxmesh_shared.settings import GatewaySettings, SettingsError
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
 COMPLETE = "/mlxmesh.generation.v1.GenerationService/Complete"
@@ -128,16 +126,43 @@ async def test_metadata_above_the_limit_is_refused(stand: Any) -> None:
     assert generation.requests == []
 
 
-async def test_listening_beyond_loopback_must_be_asked_for(stand: Any) -> None:
-    settings = GatewaySettings(listen="0.0.0.0:0")
-
-    with pytest.raises(SettingsError, match="--insecure-listen"):
-        await serve(settings, "gateway-1", stand.registry, until=asyncio.Event().wait)
-
+async def test_listening_beyond_loopback_works_where_it_is_allowed(stand: Any) -> None:
     await stand.models()
     address = await stand.gateway(listen="0.0.0.0:0", insecure_listen=True)
     client = await stand.client(f"127.0.0.1:{address.rpartition(':')[2]}")
     assert await client.list_models() == []
+
+
+async def test_one_client_may_have_256_streams_at_one_time(stand: Any) -> None:
+    generation = await stand.generation()
+    generation.go_on.clear()
+    client = await stand.client(await stand.gateway())
+    streams = [client.generate("pocket", prompt="a b") for _ in range(256)]
+
+    await asyncio.gather(*(anext(stream) for stream in streams))
+
+    assert len(generation.requests) == 256
+    generation.go_on.set()
+    for stream in streams:
+        assert [event async for event in stream][-1].finished is not None
+
+
+async def test_streams_above_the_limit_of_a_connection_wait_for_their_turn(stand: Any) -> None:
+    generation = await stand.generation()
+    generation.go_on.clear()
+    address = await stand.gateway(max_streams_per_connection=1)
+    client, other = await stand.client(address), await stand.client(address)
+    running = client.generate("pocket", prompt="a b")
+    await anext(running)
+    waiting = asyncio.create_task(client.complete("pocket", prompt="waits"))
+    # Another connection has its own limit; by its answer the waiting call would have come through.
+    await other.complete("pocket", prompt="other")
+
+    assert [request.prompt for request in generation.requests] == ["a b", "other"]
+
+    generation.go_on.set()
+    assert [event async for event in running][-1].finished is not None
+    assert (await waiting).text == "waits"
 
 
 def _details(error: grpc.aio.AioRpcError) -> str:

@@ -124,12 +124,13 @@ async def test_no_prompt_reaches_the_logs(stand: Any, caplog: pytest.LogCaptureF
     assert "canary" not in str(caught.value)
 
 
-def test_a_listener_that_is_refused_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mlxmesh_gateway", "--listen", "0.0.0.0:0"]
+@pytest.mark.parametrize("service", ["gateway", "generation", "model", "runtime", "engine"])
+def test_a_listener_that_is_refused_is_one_line(service: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"mlxmesh_{service}", "--listen", "0.0.0.0:0"]
     result = subprocess.run(
         [*command, "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=60
     )
 
     assert result.returncode == 1
-    assert result.stderr.startswith("refusing to listen on 0.0.0.0:0")
+    assert result.stderr.startswith("flag --listen: listen: refusing to listen on 0.0.0.0:0")
     assert len(result.stderr.splitlines()) == 1

@@ -1,9 +1,8 @@
-"""Deadlines, metadata and addresses that the gateway allows."""
+"""Deadlines and metadata that the gateway allows."""
 
 import pytest
 
-from mlxmesh_gateway.limits import Deadlines, check_listen, forwarded
-from mlxmesh_shared.settings import SettingsError
+from mlxmesh_gateway.limits import Deadlines, forwarded
 
 
 @pytest.mark.parametrize(
@@ -39,22 +38,3 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
 
     assert forwarded(metadata) == (("traceparent", "00-aa-bb-01"), ("x-request-id", "r-1"))
     assert forwarded(None) == ()
-
-
-@pytest.mark.parametrize("listen", ["127.0.0.1:50051", "localhost:0", "[::1]:50051", "127.8.8.8:1"])
-def test_loopback_needs_no_permission(listen: str) -> None:
-    check_listen(listen, insecure_allowed=False)
-
-
-@pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.168.1.4:1", "mac.local:1"])
-def test_anything_else_needs_permission(listen: str) -> None:
-    with pytest.raises(SettingsError, match="--insecure-listen"):
-        check_listen(listen, insecure_allowed=False)
-
-    check_listen(listen, insecure_allowed=True)
-
-
-@pytest.mark.parametrize("listen", ["", "50051", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:"])
-def test_what_is_no_address_is_refused_even_with_permission(listen: str) -> None:
-    with pytest.raises(SettingsError, match="host:port"):
-        check_listen(listen, insecure_allowed=True)
