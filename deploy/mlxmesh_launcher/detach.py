@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import time
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import psutil
 
-from mlxmesh_launcher.mesh import Report
+from mlxmesh_launcher.mesh import SERVICES, MeshOptions
+from mlxmesh_launcher.provision import Report
 from mlxmesh_launcher.record import FILE_NAME, LauncherRecord, already_running, read_record
 from mlxmesh_shared.errors import ServiceUnavailable
 
 POLL_S = 0.1
+# The launcher gives each service its grace, and a little to end in.
+STOP_TIMEOUT_S = len(SERVICES) * (MeshOptions.stop_grace_s + 5.0) + 10.0
 
 
 async def start_detached(
@@ -27,7 +31,7 @@ async def start_detached(
     """
     if read_record(data_dir) is not None:
         raise already_running(data_dir)
-    log_path = data_dir / "logs" / "launcher.log"
+    log_path = _log_path(data_dir)
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log:
         process = subprocess.Popen(  # noqa: ASYNC220  returns at once
@@ -37,31 +41,51 @@ async def start_detached(
             stderr=log,
             start_new_session=True,
         )
+    try:
+        return await _ready(process, data_dir, report, timeout_s)
+    except BaseException:
+        # Nobody would wait for it any more, Ctrl-C included.
+        process.terminate()
+        raise
+
+
+async def _ready(
+    process: subprocess.Popen[bytes], data_dir: Path, report: Report, timeout_s: float
+) -> LauncherRecord:
+    log = _log_path(data_dir)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         record = read_record(data_dir)
         if record is not None and record.gateway:
             return record
         if process.poll() is not None:
-            raise ServiceUnavailable(f"the mesh did not start: {_last_line(log_path)}")
-        report(_last_line(log_path))
+            raise ServiceUnavailable(f"the mesh did not start: {_last_line(log)}")
+        report(_last_line(log))
         await asyncio.sleep(POLL_S)
-    process.terminate()
-    raise ServiceUnavailable(f"not ready within {timeout_s:.0f} s: {_last_line(log_path)}")
+    raise ServiceUnavailable(f"not ready within {timeout_s:.0f} s: {_last_line(log)}")
 
 
-async def stop_detached(data_dir: Path, *, grace_s: float) -> bool:
-    """Stop the mesh of a data directory; False when none runs. Kills it once the grace is over."""
+async def stop_detached(data_dir: Path) -> bool:
+    """Stop the mesh of a data directory and wait until every process is gone; False when none runs.
+
+    What is left after each service had its grace is killed.
+    """
     record = read_record(data_dir)
     if record is None:
         return False
-    process = psutil.Process(record.pid)
-    process.terminate()
-    _, alive = await asyncio.to_thread(psutil.wait_procs, [process], timeout=grace_s)
-    if alive:
-        process.kill()
-        (data_dir / FILE_NAME).unlink(missing_ok=True)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(record.pid)
+        family = [launcher, *launcher.children(recursive=True)]
+        launcher.terminate()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, family, timeout=STOP_TIMEOUT_S)
+        for process in alive:
+            process.kill()
+    (data_dir / FILE_NAME).unlink(missing_ok=True)
     return True
+
+
+def _log_path(data_dir: Path) -> Path:
+    return data_dir / "logs" / "launcher.log"
 
 
 def _last_line(path: Path) -> str:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.child import Child
-from mlxmesh_launcher.models import DEFAULT_MODEL, ModelSource, bundled_models
+from mlxmesh_launcher.models import ModelSource
+from mlxmesh_launcher.provision import Report, provide_models
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.registry import Registry
 
 SERVICES = ("runtime", "model", "generation", "gateway")
 START_TIMEOUT_S = 60.0
-
-Report = Callable[[str], None]
-"""Receives one line of progress for the reader."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class MeshOptions:
     data_dir: Path
     grpc_port: int = 50051
     """Port of the gateway on the loopback address; 0 takes a free one."""
-    replicas: int = 1
+    replicas: int | None = None
+    """Of each model that is loaded; None is one, or as many as before."""
     models: tuple[ModelSource, ...] = ()
     """What to load; with none, what was loaded before, and in a fresh data directory `pocket`."""
     stop_grace_s: float = 30.0
@@ -62,7 +61,8 @@ class Mesh:
         self._gateway = addresses[SERVICES.index("gateway")]
         for child in self.children.values():
             child.keep_running()
-        await self._load_models(report)
+        async with MeshClient(self._gateway) as client:
+            await provide_models(client, self._options.models, self._options.replicas, report)
         self._record.publish(self._gateway)
 
     async def stop(self, report: Report = lambda _: None) -> None:
@@ -114,31 +114,15 @@ class Mesh:
                     return instance.address
         raise ServiceUnavailable("the registry watch ended")
 
-    async def _load_models(self, report: Report) -> None:
-        async with MeshClient(self._gateway) as client:
-            known = await client.list_models()
-            to_load = {model.name: self._options.replicas for model in self._options.models}
-            if not known and not to_load:
-                to_load[DEFAULT_MODEL] = self._options.replicas
-            bundled = () if known else bundled_models().values()
-            for model in {m.name: m for m in (*bundled, *self._options.models)}.values():
-                await add_model(client, model, report)
-            for model in known:
-                for version in model.versions:
-                    if version.desired_replicas:
-                        reference = f"{model.name}@{version.version}"
-                        to_load.setdefault(reference, version.desired_replicas)
-            for reference, replicas in to_load.items():
-                report(f"loading {reference}")
-                async for _ in client.load_model(reference, replicas=replicas):
-                    pass
 
-
-async def add_model(client: MeshClient, model: ModelSource, report: Report) -> None:
-    """Put a model into the catalogue; one that is already there is not added twice."""
-    if model.directory is not None:
-        await client.register_model(name=model.name, directory=str(model.directory))
-        return
-    async for progress in client.pull_model(model.hub_id, name=model.name):
-        done, total = progress.done_bytes / 1e6, progress.total_bytes / 1e6
-        report(f"pulling {model.name}: {done:,.0f} of {total:,.0f} MB")
+async def start_unless_stopped(mesh: Mesh, stop: asyncio.Task[None], report: Report) -> bool:
+    """Start the mesh; False when `stop` was done first. The caller stops the mesh either way."""
+    start = asyncio.create_task(mesh.start(report))
+    try:
+        await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
+        if start.done():
+            await start
+        return start.done()
+    finally:
+        start.cancel()
+        await asyncio.gather(start, return_exceptions=True)

@@ -6,17 +6,13 @@ import asyncio
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from mlxmesh_cli.session import DataDir, Json, fail, print_json, resolve_data_dir, run
 
-if TYPE_CHECKING:
-    from mlxmesh_launcher.mesh import MeshOptions
-
 START_TIMEOUT_S = 1800.0
-STOP_TIMEOUT_S = 60.0
 FOLLOW_POLL_S = 0.2
 
 
@@ -25,7 +21,10 @@ def up(
     grpc_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")
     ] = 50051,
-    replicas: Annotated[int, typer.Option(min=1, max=64, help="Replicas of each model.")] = 1,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Replicas of each model.  [default: 1, or as before]"),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="A bundled model, a directory or a hub id; may be repeated."),
@@ -38,21 +37,15 @@ def up(
     Without --model it serves what it served before, and in a fresh directory the bundled `pocket`.
     """
     directory = resolve_data_dir(data_dir)
-    if detach:
-        arguments = ["--grpc-port", str(grpc_port), "--replicas", str(replicas)]
-        for name in model or ():
-            arguments += ["--model", name]
-        _up_detached(directory, arguments, json)
+    models = model or []
+    if not detach:
+        run(_up_foreground(directory, grpc_port, replicas, models))
         return
-    from mlxmesh_launcher.mesh import MeshOptions
-    from mlxmesh_launcher.models import parse_source
-    from mlxmesh_shared.errors import MeshError
-
-    try:
-        sources = tuple(parse_source(text) for text in model or ())
-    except MeshError as error:
-        fail(str(error))
-    run(_up_foreground(MeshOptions(directory, grpc_port, replicas, sources)))
+    arguments = ["--grpc-port", str(grpc_port)]
+    arguments += ["--replicas", str(replicas)] if replicas is not None else []
+    for name in models:
+        arguments += ["--model", name]
+    _up_detached(directory, arguments, json)
 
 
 def down(data_dir: DataDir = None, json: Json = False) -> None:
@@ -60,7 +53,7 @@ def down(data_dir: DataDir = None, json: Json = False) -> None:
     from mlxmesh_launcher.detach import stop_detached
 
     directory = resolve_data_dir(data_dir)
-    stopped = run(stop_detached(directory, grace_s=STOP_TIMEOUT_S))
+    stopped = run(stop_detached(directory))
     if json:
         print_json({"stopped": stopped, "data_dir": str(directory)})
     else:
@@ -122,28 +115,27 @@ def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
     typer.echo(f"serving on {record.gateway}; `mlxmesh status` shows it, `mlxmesh down` stops it")
 
 
-async def _up_foreground(options: MeshOptions) -> None:
+async def _up_foreground(
+    data_dir: Path, grpc_port: int, replicas: int | None, models: list[str]
+) -> None:
     from rich.console import Console
 
-    from mlxmesh_launcher.mesh import Mesh
+    from mlxmesh_launcher.mesh import Mesh, MeshOptions, start_unless_stopped
+    from mlxmesh_launcher.models import parse_source
     from mlxmesh_shared.process import wait_for_stop
     from mlxmesh_shared.registry import open_registry
     from mlxmesh_shared.settings import MeshSettings, load_settings
 
-    settings = load_settings(MeshSettings, ["--data-dir", str(options.data_dir)])
+    sources = tuple(parse_source(text) for text in models)
+    registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(data_dir)]))
+    mesh = Mesh(MeshOptions(data_dir, grpc_port, replicas, sources), registry)
     console = Console()
-    registry = open_registry(settings)
-    mesh = Mesh(options, registry)
     stop = asyncio.create_task(wait_for_stop())
     try:
         with console.status("starting") as status:
-            start = asyncio.create_task(mesh.start(status.update))
-            await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
-            if not start.done():
-                start.cancel()
-        if not stop.done():
-            await start
-            await _live_view(console, options.data_dir, mesh.gateway, stop)
+            serves = await start_unless_stopped(mesh, stop, status.update)
+        if serves:
+            await _live_view(console, data_dir, mesh.gateway, stop)
     finally:
         stop.cancel()
         with console.status("stopping; running answers may finish") as status:

@@ -26,7 +26,10 @@ DataDir = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="host:port of a gateway. Default: that of the data directory."),
+    typer.Option(
+        "--address",
+        help="host:port of a gateway. Default: MLXMESH_ADDRESS, or that of the data directory.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
@@ -45,6 +48,7 @@ def gateway_address(address: str | None, data_dir: Path | None) -> str:
     """Where the gateway is: as given, as the launcher wrote, or the default port."""
     from mlxmesh_launcher.record import read_record
 
+    address = address or (os.environ.get("MLXMESH_ADDRESS") if data_dir is None else None)
     if address:
         return address
     record = read_record(resolve_data_dir(data_dir))
@@ -65,6 +69,7 @@ def connect(address: str | None, data_dir: Path | None) -> AbstractAsyncContextM
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine; a MeshError becomes one line and exit code 1."""
     from mlxmesh_shared.errors import MeshError, ServiceUnavailable
+    from mlxmesh_shared.settings import SettingsError
 
     try:
         return asyncio.run(work)
@@ -72,6 +77,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         fail(f"{error}; is the mesh up? `mlxmesh status` tells, `mlxmesh up` starts it")
     except MeshError as error:
         fail(f"{error.field}: {error}" if error.field else str(error))
+    except SettingsError as error:
+        fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -16,19 +17,44 @@ from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1.generation_pb2 import (
     ChatInput,
     ChatMessage,
+    CompleteRequest,
+    CountTokensRequest,
     GenerateRequest,
     TokenInput,
 )
+from mlxmesh.model.v1 import model_pb2
 from mlxmesh_client import MeshClient
+from mlxmesh_shared.errors import (
+    ContextTooLong,
+    FeatureNotSupported,
+    InvalidArgument,
+    MalformedMessage,
+    ModelNotFound,
+)
 from tests.e2e.running_mesh import RunningMesh
 
 COUNT = 1000
-GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
-CLEAR = {
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-}
+GENERATION = "/mlxmesh.generation.v1.GenerationService"
+GENERATE = f"{GENERATION}/Generate"
+COMPLETE = f"{GENERATION}/Complete"
+COUNT_TOKENS = f"{GENERATION}/CountTokens"
+MODELS = "/mlxmesh.model.v1.ModelService"
+STREAMING = {GENERATE, f"{MODELS}/PullModel", f"{MODELS}/LoadModel"}
+# None of them takes an empty message, so that no raw bytes are legal by chance.
+RAW_METHODS = (
+    GENERATE,
+    COMPLETE,
+    COUNT_TOKENS,
+    *(f"{MODELS}/{name}" for name in ("PullModel", "RegisterModel", "GetModel", "LoadModel")),
+)
+# What a caller must not repeat: a retry would be as hopeless as the first try.
+HOPELESS = {
+    cls.reason: cls.code
+    for cls in (
+        ContextTooLong, FeatureNotSupported, InvalidArgument, MalformedMessage, ModelNotFound
+    )
+}  # fmt: skip
+UNSUPPORTED = {"json_schema", "priority", "adapter", "n"}
 NAN, INFINITY = float("nan"), float("inf")
 
 BAD_SAMPLING: list[tuple[str, Sampling]] = [
@@ -69,31 +95,66 @@ def request(**fields: Any) -> GenerateRequest:
     return GenerateRequest(**given)
 
 
-def typed_cases() -> Iterator[tuple[str, bytes]]:
-    """(field to blame, wire bytes) of messages that parse but are illegal."""
+class Case(NamedTuple):
+    """A call that must fail; `field` is to be blamed where the bytes are a message."""
+
+    method: str
+    field: str
+    wire: bytes
+
+
+def typed_cases() -> Iterator[Case]:
+    """Messages that parse but are illegal, for every kind of method."""
+    for field, message in bad_generations():
+        yield Case(GENERATE, field, message.SerializeToString())
+        whole = CompleteRequest(generation=message)
+        yield Case(COMPLETE, field, whole.SerializeToString())
+    for method, field, message in bad_counts_and_models():
+        yield Case(method, field, message.SerializeToString())
+
+
+def bad_generations() -> Iterator[tuple[str, GenerateRequest]]:
     for field, sampling in BAD_SAMPLING:
-        yield field, request(sampling=sampling).SerializeToString()
+        yield field, request(sampling=sampling)
     for model in BAD_MODELS:
-        yield "model", request(model=model).SerializeToString()
-    yield "prompt", request(prompt="").SerializeToString()
-    yield "input", GenerateRequest(model="pocket").SerializeToString()
-    yield "prompt", request(prompt="word " * 200_000).SerializeToString()
-    yield "max_tokens", request(max_tokens=0).SerializeToString()
-    yield "max_tokens", request(max_tokens=999_999).SerializeToString()
-    yield "max_tokens", request(max_tokens=2**32 - 1).SerializeToString()
-    yield "stop", request(stop=[""]).SerializeToString()
-    yield "stop", request(stop=["x"] * 1000).SerializeToString()
-    yield "stop_token_ids", request(stop_token_ids=[2**32 - 1]).SerializeToString()
-    yield "json_schema", request(json_schema="{}").SerializeToString()
-    yield "priority", request(priority=5).SerializeToString()
-    yield "adapter", request(adapter="x").SerializeToString()
-    yield "n", request(n=2).SerializeToString()
-    yield "request_id", request(request_id="a b").SerializeToString()
-    yield "tokens", token_request([2**31]).SerializeToString()
-    yield "tokens", token_request([]).SerializeToString()
-    yield "chat", chat_request(ChatInput()).SerializeToString()
-    nobody = ChatMessage(content="x")
-    yield "chat", chat_request(ChatInput(messages=[nobody])).SerializeToString()
+        yield "model", request(model=model)
+    yield "prompt", request(prompt="")
+    yield "input", GenerateRequest(model="pocket")
+    yield "prompt", request(prompt="word " * 200_000)
+    yield "max_tokens", request(max_tokens=0)
+    yield "max_tokens", request(max_tokens=999_999)
+    yield "max_tokens", request(max_tokens=2**32 - 1)
+    yield "stop", request(stop=[""])
+    yield "stop", request(stop=["x"] * 1000)
+    yield "stop_token_ids", request(stop_token_ids=[2**32 - 1])
+    yield "json_schema", request(json_schema="{}")
+    yield "priority", request(priority=5)
+    yield "adapter", request(adapter="x")
+    yield "n", request(n=2)
+    yield "request_id", request(request_id="a b")
+    yield "tokens", token_request([2**31])
+    yield "tokens", token_request([])
+    yield "chat", chat_request(ChatInput())
+    yield "chat", chat_request(ChatInput(messages=[ChatMessage(content="x")]))
+
+
+def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
+    for model in BAD_MODELS:
+        yield COUNT_TOKENS, "model", CountTokensRequest(model=model, prompt="Hi")
+        yield f"{MODELS}/GetModel", "model", model_pb2.GetModelRequest(model=model)
+        yield f"{MODELS}/DeleteModel", "model", model_pb2.DeleteModelRequest(model=model)
+        yield f"{MODELS}/LoadModel", "model", model_pb2.LoadModelRequest(model=model)
+        yield f"{MODELS}/UnloadModel", "model", model_pb2.UnloadModelRequest(model=model)
+    yield COUNT_TOKENS, "input", CountTokensRequest(model="pocket")
+    yield COUNT_TOKENS, "chat", CountTokensRequest(model="pocket", chat=ChatInput())
+    yield f"{MODELS}/LoadModel", "replicas", model_pb2.LoadModelRequest(model="pocket", replicas=65)
+    yield f"{MODELS}/ListModels", "page_size", model_pb2.ListModelsRequest(page_size=-1)
+    yield f"{MODELS}/ListModels", "page_token", model_pb2.ListModelsRequest(page_token="\x00")
+    for hub_id in ("", "pocket", "../../etc", "a/b/c", "a/b?x"):
+        yield f"{MODELS}/PullModel", "hub_id", model_pb2.PullModelRequest(hub_id=hub_id)
+    for directory in ("", "relative", "/no/such/directory", "/etc", "x" * 5000, "/\x00"):
+        register = model_pb2.RegisterModelRequest(name="hostile", directory=directory)
+        yield f"{MODELS}/RegisterModel", "directory", register
 
 
 def token_request(ids: list[int]) -> GenerateRequest:
@@ -117,50 +178,69 @@ def raw_cases(generator: random.Random) -> Iterator[bytes]:
         yield b"\x0b" + generator.randbytes(generator.randrange(1, 200))
 
 
-def cases() -> list[tuple[str, bytes]]:
+def cases() -> list[Case]:
     generator = random.Random(7)
-    typed = list(typed_cases())
-    raw = raw_cases(generator)
-    mixed = [(("", next(raw)) if i % 2 else typed[i // 2 % len(typed)]) for i in range(COUNT)]
+    typed, raw = list(typed_cases()), raw_cases(generator)
+    half = COUNT // 2
+    mixed = [typed[i % len(typed)] for i in range(half)]
+    mixed += [Case(RAW_METHODS[i % len(RAW_METHODS)], "", next(raw)) for i in range(half)]
     generator.shuffle(mixed)
     return mixed
 
 
-async def outcome(channel: grpc.aio.Channel, wire: bytes) -> grpc.aio.AioRpcError:
-    """The status that the bytes get."""
-    call = channel.unary_stream(GENERATE)(wire, timeout=30)
+async def outcome(channel: grpc.aio.Channel, case: Case) -> grpc.aio.AioRpcError:
+    """The status that a case gets."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in call:
-            pass
+        await answer(channel, case)
     return caught.value
 
 
-def blamed_fields(error: grpc.aio.AioRpcError) -> list[str]:
-    """The fields that the status names, and proof that it carries exactly one ErrorInfo."""
+async def answer(channel: grpc.aio.Channel, case: Case) -> None:
+    if case.method in STREAMING:
+        async for _ in channel.unary_stream(case.method)(case.wire, timeout=30):
+            pass
+    else:
+        await channel.unary_unary(case.method)(case.wire, timeout=30)
+
+
+def reason_and_fields(error: grpc.aio.AioRpcError) -> tuple[str, list[str]]:
+    """Why, and which fields are to blame; from a status with one ErrorInfo and no RetryInfo."""
     status = rpc_status.from_call(cast("grpc.Call", error))
     assert status is not None, error
-    fields: list[str] = []
-    infos = 0
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    infos = [detail for detail in status.details if detail.Unpack(info)]
+    assert len(infos) == 1, error
+    assert not any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status.details)
     for detail in status.details:
-        if detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
-            bad = error_details_pb2.BadRequest()
-            detail.Unpack(bad)
-            fields += [violation.field for violation in bad.field_violations]
-        infos += detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)
-        assert not detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR), error
-    assert infos == 1
-    return fields
+        detail.Unpack(bad)
+    return info.reason, [violation.field for violation in bad.field_violations]
+
+
+def check(case: Case, error: grpc.aio.AioRpcError) -> None:
+    reason, fields = reason_and_fields(error)
+    assert HOPELESS.get(reason) is error.code(), (case, error)
+    if case.field:
+        # Of the generation that a CompleteRequest holds, or of the request itself.
+        plain = [name.removeprefix("generation.") for name in fields]
+        assert any(name.startswith(case.field) for name in plain), (case, fields, error)
+    if case.field in UNSUPPORTED:
+        assert reason == "FEATURE_NOT_SUPPORTED", (case, error)
+
+
+def test_there_are_a_thousand_cases_of_every_kind() -> None:
+    assert len(cases()) == COUNT
+    assert set(cases()) >= set(typed_cases())
+    assert {case.method for case in cases() if not case.field} == set(RAW_METHODS)
 
 
 async def test_every_request_gets_a_clear_status_and_nothing_dies(mesh: RunningMesh) -> None:
     pids = {row["instance_id"]: row["pid"] for row in mesh.status()["instances"]}
+    async with MeshClient(mesh.address) as client:
+        models = await client.list_models()
     async with grpc.aio.insecure_channel(mesh.address) as channel:
-        for field, wire in cases():
-            error = await outcome(channel, wire)
-            assert error.code() in CLEAR, (field, error)
-            if field:
-                fields = blamed_fields(error)
-                assert any(name.startswith(field) for name in fields), (field, fields, error)
+        for case in cases():
+            check(case, await outcome(channel, case))
     assert {row["instance_id"]: row["pid"] for row in mesh.status()["instances"]} == pids
     async with MeshClient(mesh.address) as client:
+        assert await client.list_models() == models
         assert (await client.complete("pocket", prompt="Hi", max_tokens=2)).token_ids

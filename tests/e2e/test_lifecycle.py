@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -22,6 +23,7 @@ from tests.e2e.running_mesh import (
     stop_mesh,
 )
 
+POCKET_MINI = Path(__file__).parents[2] / "deploy" / "demo-model" / "pocket-mini"
 STORY = [("user", "Tell me a long story about a fox.")]
 
 
@@ -103,11 +105,37 @@ async def test_a_killed_service_comes_back_with_the_same_models(
 
 async def test_down_lets_a_running_answer_finish(tmp_path: Path) -> None:
     mesh = start_mesh(tmp_path)
+    tokens = while_draining = 0
     async with MeshClient(mesh.address) as client:
-        events = client.generate("pocket", messages=STORY, max_tokens=200, ignore_eos=True)
-        tokens = len((await anext(events)).token_ids)
+        events = client.generate("pocket", messages=STORY, max_tokens=1500, ignore_eos=True)
+        tokens += len((await anext(events)).token_ids)
         stopping = asyncio.create_task(asyncio.to_thread(stop_mesh, mesh))
         async for event in events:
             tokens += len(event.token_ids)
+            draining = not list(tmp_path.glob("registry/gateway/*.json"))
+            while_draining += len(event.token_ids) if draining else 0
         await stopping
-    assert tokens == 200
+    assert tokens == 1500
+    assert while_draining > 0
+
+
+def test_down_while_the_mesh_starts_stops_the_start(tmp_path: Path) -> None:
+    command = [*MLXMESH, "up", "--detach", "--data-dir", str(tmp_path), "--grpc-port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as starting:
+        while not (tmp_path / "launcher.json").exists():
+            assert starting.poll() is None
+            time.sleep(0.02)
+        assert "stopped" in mlxmesh("down", "--data-dir", str(tmp_path)).stdout
+        assert starting.wait(60) == 1
+    assert processes_of(tmp_path) == []
+    assert records_of(tmp_path) == []
+
+
+def test_a_remembered_model_that_is_gone_does_not_keep_the_mesh_down(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(POCKET_MINI, model)
+    stop_mesh(start_mesh(tmp_path / "data", "--model", str(model)))
+    shutil.rmtree(model)
+    mesh = start_mesh(tmp_path / "data")
+    assert mesh.command("unload", "model").returncode == 0
+    stop_mesh(mesh)

@@ -1,0 +1,111 @@
+"""Which models a mesh that just started should serve, and getting them served."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from mlxmesh.model.v1.model_pb2 import Model, VersionState
+from mlxmesh_client import MeshClient
+from mlxmesh_launcher.models import DEFAULT_MODEL, ModelSource, bundled_models
+
+Report = Callable[[str], None]
+"""Receives one line of progress for the reader."""
+
+REMEMBERED_WAIT_S = 60.0
+POLL_S = 0.1
+
+
+async def provide_models(
+    client: MeshClient, named: Sequence[ModelSource], replicas: int | None, report: Report
+) -> None:
+    """Load what was named, in a fresh catalogue `pocket`, and wait for what was loaded before.
+
+    A named model that cannot be loaded raises MeshError. A remembered one is only reported: the
+    mesh must come up for anybody to unload or mend it.
+    """
+    known = await client.list_models()
+    bundled = bundled_models()
+    for model in (*bundled_to_register(known, bundled.values()), *named):
+        await add_model(client, model, report)
+    references = [model.name for model in named]
+    if not known and not named:
+        references = [DEFAULT_MODEL]
+    elif not named and replicas is not None:
+        references = remembered(known)
+    for reference in references:
+        await load(client, reference, replicas or 1, report)
+    await wait_for_remembered(client, remembered(known), report)
+
+
+def bundled_to_register(
+    known: Sequence[Model], bundled: Iterable[ModelSource]
+) -> list[ModelSource]:
+    """All of them in a fresh catalogue; later those whose directory moved away."""
+    if not known:
+        return list(bundled)
+    moved = {
+        model.name
+        for model in known
+        for version in model.versions
+        if Path(version.source).is_absolute() and not Path(version.source).is_dir()
+    }
+    return [model for model in bundled if model.name in moved]
+
+
+def remembered(known: Sequence[Model]) -> list[str]:
+    """References of the versions that should be loaded."""
+    return [
+        f"{model.name}@{version.version}"
+        for model in known
+        for version in model.versions
+        if version.desired_replicas
+    ]
+
+
+async def add_model(client: MeshClient, model: ModelSource, report: Report) -> None:
+    """Put a model into the catalogue; one that is already there is not added twice."""
+    if model.directory is not None:
+        await client.register_model(name=model.name, directory=str(model.directory))
+        return
+    async for progress in client.pull_model(model.hub_id, name=model.name):
+        done, total = progress.done_bytes / 1e6, progress.total_bytes / 1e6
+        report(f"pulling {model.name}: {done:,.0f} of {total:,.0f} MB")
+
+
+async def load(client: MeshClient, reference: str, replicas: int, report: Report) -> None:
+    """Load a model and wait for its replicas. Raises MeshError when they cannot be loaded."""
+    report(f"loading {reference}")
+    async for _ in client.load_model(reference, replicas=replicas):
+        pass
+
+
+async def wait_for_remembered(
+    client: MeshClient, references: Sequence[str], report: Report
+) -> None:
+    """Wait until these serve again; what fails, or takes too long, is reported and left."""
+    deadline_s = time.monotonic() + REMEMBERED_WAIT_S
+    for reference in references:
+        report(f"loading {reference}, as before")
+        while (trouble := await _trouble(client, reference)) == _NOT_YET:
+            if time.monotonic() > deadline_s:
+                trouble = "it is still loading"
+                break
+            await asyncio.sleep(POLL_S)
+        if trouble:
+            report(f"{reference} does not serve: {trouble}")
+
+
+_NOT_YET = "not yet"
+
+
+async def _trouble(client: MeshClient, reference: str) -> str:
+    """Why a version does not serve: nothing when it does, `_NOT_YET` while it loads."""
+    (version,) = (await client.get_model(reference)).versions
+    if version.ready_replicas >= version.desired_replicas:
+        return ""
+    if version.state == VersionState.VERSION_STATE_FAILED:
+        return version.failure.message or "its engines failed"
+    return _NOT_YET
