@@ -25,7 +25,7 @@ def print_models(models: Sequence[Model]) -> None:
 
 def models_table(models: Sequence[Model]) -> Table:
     """The models as a table."""
-    table = _table("model", "state", "ready", "parameters", "size", "context", "aliases", "source")
+    table = _table("model", "state", "ready", "params", "size", "context", "aliases", "source")
     for model in models:
         for version in model.versions:
             table.add_row(*_model_row(model, version))
@@ -86,5 +86,6 @@ def _states_table(models: Sequence[dict[str, Any]]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # Narrow terminals fold the other columns first: the name is what gets copied.
+        table.add_column(column, overflow="fold", no_wrap=column == "model")
     return table
