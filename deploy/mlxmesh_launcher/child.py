@@ -20,6 +20,7 @@ from tenacity import (
 )
 
 from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.process import EXIT_WITH_PARENT
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"MLXMESH_EXIT_WITH_PARENT": "1"},
+                env=os.environ | {EXIT_WITH_PARENT: "1"},
             )
 
     async def ended(self) -> None:

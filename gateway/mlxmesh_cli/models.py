@@ -19,7 +19,12 @@ from mlxmesh_cli.session import (
 )
 
 if TYPE_CHECKING:
-    from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
+    from mlxmesh.model.v1.model_pb2 import (
+        LoadModelResponse,
+        Model,
+        ModelVersion,
+        PullModelResponse,
+    )
 
 Reference = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME:ALIAS.")]
 Name = Annotated[str, typer.Argument(help="The model's name.")]
@@ -83,9 +88,7 @@ def pull(
                 last = None
                 async for last in client.pull_model(hub_id, revision=revision, name=name or ""):
                     advance(last.done_bytes, last.total_bytes)
-        if last is None:
-            fail("the mesh answered nothing; see `mlxmesh logs model`")
-        return last.name, last.version
+        return _final(last)
 
     pulled, version = run(work())
     if json:
@@ -111,9 +114,7 @@ def load(
                 last = None
                 async for last in client.load_model(model, replicas=replicas):
                     advance(last.version.ready_replicas)
-        if last is None:
-            fail("the mesh answered nothing; see `mlxmesh logs model`")
-        return last.name, last.version
+        return _final(last)
 
     name, version = run(work())
     if json:
@@ -168,3 +169,10 @@ def alias(
         print_json(to_dict(model))
     else:
         typer.echo(f"{name}:{alias} means version {version}" if version else f"{alias} removed")
+
+
+def _final(last: PullModelResponse | LoadModelResponse | None) -> tuple[str, ModelVersion]:
+    """The name and version that the last progress message carries."""
+    if last is None:
+        fail("the mesh answered nothing; see `mlxmesh logs model`")
+    return last.name, last.version
