@@ -26,21 +26,19 @@ async def costs(on: Mesh, rounds: int) -> list[Row]:
     async with Load(on.address, on.pids) as load:
         await load.run(8, new_tokens=50)
         return [
-            cost_row([await load.run(n, new_tokens=300) for _ in range(rounds)], streams=n)
+            cost_row({"streams": n}, [await load.run(n, new_tokens=300) for _ in range(rounds)])
             for n in STREAMS
         ]
 
 
 async def costs_by_prompt(on: Mesh, rounds: int) -> list[Row]:
     """8 streams with longer and longer prompts."""
+    rows: list[Row] = []
     async with Load(on.address, on.pids) as load:
-        return [
-            cost_row(
-                [await load.run(8, new_tokens=64, prompt_tokens=n) for _ in range(rounds)],
-                prompt_tokens=n,
-            )
-            for n in PROMPT_TOKENS
-        ]
+        for tokens in PROMPT_TOKENS:
+            runs = [await load.run(8, new_tokens=64, prompt_tokens=tokens) for _ in range(rounds)]
+            rows.append(cost_row({"prompt tokens": tokens}, runs))
+    return rows
 
 
 async def latencies(on: Mesh) -> dict[str, Row]:
@@ -85,7 +83,7 @@ def speeds(rows: list[Row]) -> list[Result]:
     """What is wanted of the fast engine's mesh."""
     at = {row["streams"]: row for row in rows}
     cpu_us = float(at[32]["gateway us"]) + float(at[32]["generation us"])
-    several = float(at[32]["tokens/message"])
+    several = float(at[32]["per message"])
     return [
         Result(
             f"32 streams, {several:.1f} tokens a message",

@@ -34,7 +34,7 @@ LONG_PROMPT_TOKENS = 4000
 QUIET_TURNS = 200
 CONTEXT_TOKENS = 16_384
 DEFAULT_BUDGET: int = EngineSettings.model_fields["prefill_tokens_per_step"].default
-BUDGETS = (16, 64, DEFAULT_BUDGET)
+BUDGETS = tuple(sorted({64, DEFAULT_BUDGET}))
 
 
 @dataclass(frozen=True)

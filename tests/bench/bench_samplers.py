@@ -28,6 +28,7 @@ async def by_turns(on: Mesh, rounds: int) -> dict[str, list[Run]]:
             for name in sorted(SAMPLERS, reverse=bool(number % 2)):
                 run = await load.run(STREAMS, new_tokens=NEW_TOKENS, sampler=SAMPLERS[name])
                 run.raise_failure()
+                assert run.tokens == STREAMS * NEW_TOKENS, "a stream came up short"
                 if number:  # the first round warms up
                     found[name].append(run)
     return found

@@ -17,7 +17,7 @@ from tests.bench.serving import MESH, Mesh, bench_model, serving, simulated
 
 STREAMS = (1, 8, 32, 64, 128, 256)
 PROMPTS = (64, 512, 2_000, 8_000)
-PROMPT_STREAMS = 4
+PROMPT_STREAMS = 2
 PROMPT_TOKENS, NEW_TOKENS = 64, 64
 BY_STREAMS = "through the gateway by streams"
 COST_BY_STREAMS = "cost of a token by streams"
@@ -45,10 +45,10 @@ async def by_turns(
     return by_streams, by_prompt
 
 
-def token_row(runs: list[Run], prompt: int, **key: int) -> Row:
+def token_row(key: Row, runs: list[Run], prompt_tokens: int) -> Row:
     """CPU that a new token costs by process, and of all together for a token read or new."""
     new = sum(run.tokens for run in runs)
-    read = prompt * sum(len(run.outcomes) for run in runs)
+    read = prompt_tokens * sum(len(run.outcomes) for run in runs)
     cpu_us = {name: 1e6 * sum(run.cpu_s[name] for run in runs) for name in (*MESH, CLIENT)}
     return {
         **key,
@@ -82,14 +82,16 @@ def measure(rounds: int, streams: list[int], prompts: list[int]) -> Findings:
     return Findings(
         [*verdicts(by_streams), memory_verdict(waiting)],
         {
-            BY_STREAMS: [cost_row(runs, streams=n) for n, runs in by_streams.items()],
+            BY_STREAMS: [cost_row({"streams": n}, runs) for n, runs in by_streams.items()],
             COST_BY_STREAMS: [
-                token_row(runs, PROMPT_TOKENS, streams=n) for n, runs in by_streams.items()
+                token_row({"streams": n}, runs, PROMPT_TOKENS) for n, runs in by_streams.items()
             ],
             f"prompt length, {PROMPT_STREAMS} streams": [
-                cost_row(runs, prompt_tokens=n) for n, runs in by_prompt.items()
+                cost_row({"prompt tokens": n}, runs) for n, runs in by_prompt.items()
             ],
-            COST_BY_PROMPT: [token_row(runs, n, prompt_tokens=n) for n, runs in by_prompt.items()],
+            COST_BY_PROMPT: [
+                token_row({"prompt tokens": n}, runs, n) for n, runs in by_prompt.items()
+            ],
             "waiting streams": [waiting],
         },
     )

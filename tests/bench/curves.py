@@ -78,7 +78,7 @@ def of_suite(suite: Suite, peers: Mapping[str, Any] | None = None) -> list[Panel
         Panel(
             f"CPU of a token read or new, us, {bench_streams.PROMPT_STREAMS} streams",
             "prompt tokens",
-            [_curve("all processes", by_prompt, "prompt_tokens", "all us/token read or new")],
+            [_curve("all processes", by_prompt, "prompt tokens", "all us/token read or new")],
         ),
     ]
 

@@ -74,8 +74,8 @@ class Run:
         return 1e6 * sum(self.cpu_s[name] for name in processes) / self.messages
 
 
-def cost_row(runs: Sequence[Run], **key: int) -> Row:
-    """Medians of the rounds of one load; "us" are microseconds of CPU a message.
+def cost_row(key: Row, runs: Sequence[Run]) -> Row:
+    """Medians of the rounds of one load, named by `key`; "us" are those of CPU a message.
 
     Raises a stream's error where a whole round brought nothing.
     """
@@ -93,13 +93,13 @@ def cost_row(runs: Sequence[Run], **key: int) -> Row:
         **key,
         "tokens/s": median_of(runs, lambda run: run.tokens_per_second),
         "at 2 cores": median_of(runs, lambda run: 2 * run.tokens / sum(run.cpu_s.values())),
-        "tokens/message": median_of(runs, lambda run: run.tokens / run.messages),
+        "per message": median_of(runs, lambda run: run.tokens / run.messages),
         **{f"{process} us": cpu_us(process) for process in (*MESH, CLIENT)},
         "ttft p50 ms": 1e3 * percentile(firsts, 0.5),
         "ttft p99 ms": 1e3 * percentile(firsts, 0.99),
-        "longest gap ms": 1e3 * max(outcome.longest_gap_s for outcome in outcomes),
+        "max gap ms": 1e3 * max(outcome.longest_gap_s for outcome in outcomes),
         "failed": len(failed),
-        "without RetryInfo": sum(error.retry_delay_s is None for error in failed),
+        "no RetryInfo": sum(error.retry_delay_s is None for error in failed),
     }
 
 

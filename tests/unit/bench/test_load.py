@@ -18,26 +18,26 @@ def run(streams: int, wall_s: float, *failed: MeshError) -> Run:
 
 
 def test_a_load_is_the_median_of_its_rounds():
-    row = cost_row([run(8, 1), run(8, 2), run(8, 8)], streams=8)
-    assert (row["streams"], row["tokens/s"], row["tokens/message"]) == (8, 40, 2)
+    row = cost_row({"streams": 8}, [run(8, 1), run(8, 2), run(8, 8)])
+    assert (row["streams"], row["tokens/s"], row["per message"]) == (8, 40, 2)
     assert row["gateway us"] == pytest.approx(200)
     assert row["at 2 cores"] == pytest.approx(2000)
-    assert (row["ttft p99 ms"], row["longest gap ms"]) == (100, 200)
+    assert (row["ttft p99 ms"], row["max gap ms"]) == (100, 200)
 
 
 def test_failures_are_counted_and_leave_the_times_alone():
     told, silent = QueueFull("full", retry_delay_s=1), ServiceUnavailable("gone")
-    row = cost_row([run(2, 1, told, silent)], streams=4)
-    assert (row["failed"], row["without RetryInfo"], row["ttft p50 ms"]) == (2, 1, 100)
+    row = cost_row({"streams": 4}, [run(2, 1, told, silent)])
+    assert (row["failed"], row["no RetryInfo"], row["ttft p50 ms"]) == (2, 1, 100)
 
 
 def test_a_load_of_which_nothing_came_back_is_no_row_but_its_failure():
     with pytest.raises(ServiceUnavailable, match="gone"):
-        cost_row([run(0, 1, ServiceUnavailable("gone"))], streams=1)
+        cost_row({"streams": 1}, [run(0, 1, ServiceUnavailable("gone"))])
 
 
 def test_a_token_costs_less_where_the_prompt_counts_too():
-    row = token_row([run(2, 1), run(2, 1)], 90, streams=2)
+    row = token_row({"streams": 2}, [run(2, 1), run(2, 1)], 90)
     assert row["engine us/new token"] == pytest.approx(300)
     assert row["all us/new token"] == pytest.approx(1000)
     assert row["all us/token read or new"] == pytest.approx(100)

@@ -24,7 +24,7 @@ PROCESSES = ("gateway", "generation", "engine", "client")
 COST: list[Row] = [
     {"streams": n, **{f"{name} us/new token": 100.0 for name in PROCESSES}} for n in (1, 256)
 ]
-BY_PROMPT: list[Row] = [{"prompt_tokens": n, "all us/token read or new": 50.0} for n in (64, 8_000)]
+BY_PROMPT: list[Row] = [{"prompt tokens": n, "all us/token read or new": 50.0} for n in (64, 8_000)]
 SUITE = Suite(
     "here",
     [
