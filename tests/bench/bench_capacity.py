@@ -80,21 +80,18 @@ def measure(rounds: int) -> Findings:
 
 
 def speeds(rows: list[Row]) -> list[Result]:
-    """What is wanted of the fast engine's mesh."""
+    """What is wanted of the fast engine's mesh.
+
+    Where the mesh is behind, tokens join; so what it can send at once is its messages.
+    """
     at = {row["streams"]: row for row in rows}
+    at_once = float(at[32]["tokens/s"]) / float(at[32]["per message"])
     cpu_us = float(at[32]["gateway us"]) + float(at[32]["generation us"])
-    several = float(at[32]["per message"])
+    unit = "us of CPU a message"
     return [
-        Result(
-            f"32 streams, {several:.1f} tokens a message",
-            float(at[32]["tokens/s"]),
-            8_000,
-            "tokens/s",
-        ),
-        Result("256 streams", float(at[256]["tokens/s"]), 40_000, "tokens/s"),
-        Result(
-            "gateway and generation, 32 streams", cpu_us, 150, "us of CPU a message", at_least=False
-        ),
+        Result("32 streams, each token at once", at_once, 8_000, "messages/s"),
+        Result("256 streams, tokens joined", float(at[256]["tokens/s"]), 40_000, "tokens/s"),
+        Result("gateway and generation, 32 streams", cpu_us, 150, unit, at_least=False),
     ]
 
 

@@ -1,6 +1,6 @@
 """Decoding quantized weights on the CPU: as shipped in process, and expanded as an engine does.
 
-    .venv/bin/python -m tests.bench.bench_quantized [--rounds 3] [--json FILE]
+    .venv/bin/python -m tests.bench.bench_quantized [--rounds 1] [--json FILE]
 
 A 4 M-parameter Llama in 4 and in 8 bits, 8 rows of 64 prompt and 64 new tokens: mlx-lm's
 BatchGenerator on the packed weights, beside the engine's step loop, which expands them to float32
@@ -50,4 +50,4 @@ def measure(rounds: int) -> Findings:
 
 
 if __name__ == "__main__":
-    run_alone(__doc__, measure, rounds=3)
+    run_alone(__doc__, measure, rounds=1)

@@ -21,7 +21,7 @@ PROMPT_STREAMS = 2
 PROMPT_TOKENS, NEW_TOKENS = 64, 64
 BY_STREAMS = "through the gateway by streams"
 COST_BY_STREAMS = "cost of a token by streams"
-COST_BY_PROMPT = f"cost of a token by prompt length, {PROMPT_STREAMS} streams"
+COST_BY_PROMPT = "cost of a token by prompt length"
 MAX_RUNNING, WAITING = 64, 200
 SETTLE_S = 4.0
 """Until every stream of a load has arrived and waits."""

@@ -27,7 +27,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram; both axes are logarithmic where `log_y` says so, x always."""
+    """One diagram; its x axis is logarithmic, and its y axis where `log_y` says so."""
 
     title: str
     x: str
@@ -36,7 +36,7 @@ class Panel:
 
 
 def of_suite(suite: Suite, peers: Mapping[str, Any] | None = None) -> list[Panel]:
-    """Speed, time to first token and cost; empty where the parts for them did not run.
+    """Speed, time to first token and cost; no panel where a part for them did not run.
 
     `peers` is what bench_peers wrote; its curves are dashed, as they come from another run.
     """
@@ -44,7 +44,7 @@ def of_suite(suite: Suite, peers: Mapping[str, Any] | None = None) -> list[Panel
     many = suite.table("bench_streams", bench_streams.BY_STREAMS)
     cost = suite.table("bench_streams", bench_streams.COST_BY_STREAMS)
     by_prompt = suite.table("bench_streams", bench_streams.COST_BY_PROMPT)
-    if not (beside and many):
+    if not (beside and many and cost and by_prompt):
         return []
     others = _peers(peers, skip=("mlxmesh", "BatchGenerator")) if peers else {}
     return [
@@ -76,7 +76,7 @@ def of_suite(suite: Suite, peers: Mapping[str, Any] | None = None) -> list[Panel
             log_y=True,
         ),
         Panel(
-            f"CPU of a token read or new, us, {bench_streams.PROMPT_STREAMS} streams",
+            "CPU of a token read or new, us",
             "prompt tokens",
             [_curve("all processes", by_prompt, "prompt tokens", "all us/token read or new")],
         ),
