@@ -9,6 +9,7 @@ the exit status is then 1. A missed target is a finding, not a failure.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import subprocess
 import sys
@@ -47,7 +48,9 @@ def _run(command: list[str], limit_s: float) -> str:
             code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
-            process.wait(STOP_GRACE_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_GRACE_S)
+            process.kill()
             return f"no end within {limit_s:.0f} s"
     return f"exited with code {code}; its output says why" if code else ""
 
