@@ -1,10 +1,11 @@
-"""How long running streams wait for their next token while long prompts are read, by token budget.
+"""How long running streams wait for their next token while long prompts are read, by slowdown.
 
-    .venv/bin/python -m tests.bench.bench_prefill_stall [--rounds 1] [--budgets 16 64 512]
+    .venv/bin/python -m tests.bench.bench_prefill_stall [--rounds 1] [--slowdowns 1.5 2.5 5]
 
 The engine's step loop on a 4 M-parameter Llama: 8 streams decode, then 8 prompts of 4,000 tokens
 arrive. A gap is the time from one token of a stream to its next. The processor time of a gap says
-the same without what other processes on the machine take.
+the same without what other processes on the machine take. A slowdown is the engine's setting
+`prefill_slowdown`; 1000 leaves only `prefill_tokens_per_step` to bound a step.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ LONG_PROMPTS = 8
 LONG_PROMPT_TOKENS = 4000
 QUIET_TURNS = 200
 CONTEXT_TOKENS = 16_384
-DEFAULT_BUDGET: int = EngineSettings.model_fields["prefill_tokens_per_step"].default
-BUDGETS = tuple(sorted({64, DEFAULT_BUDGET}))
+DEFAULT: float = EngineSettings.model_fields["prefill_slowdown"].default
+SLOWDOWNS = (DEFAULT, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Stall:
-    """One round of one budget; `stall` is the busy gaps' p99 over the quiet ones' p50."""
+    """One round of one slowdown; `stall` is the busy gaps' p99 over the quiet ones' p50."""
 
     quiet_p50_ms: float
     busy_p99_ms: float
@@ -60,7 +61,7 @@ def stalled(rig: Rig, *, seed: int) -> Stall:
     """Decode quietly, then with the long prompts, until they are read."""
     numbers = range(1, STREAMS + 1)
     for number, ids in zip(
-        numbers, prompts(STREAMS, STREAM_PROMPT_TOKENS, seed=-seed), strict=True
+        numbers, prompts(STREAMS, STREAM_PROMPT_TOKENS, seed=10_000 + seed), strict=True
     ):
         rig.submit(Sequence((1, number), tuple(ids), CONTEXT_TOKENS - STREAM_PROMPT_TOKENS))
     while not all(_tokens(rig, number) for number in numbers):
@@ -101,36 +102,36 @@ def _tokens(rig: Rig, number: int) -> int:
     return sum(len(update.token_ids) for update in rig.updates.get(number, ()))
 
 
-def row(budget_tokens: int, stalls: list[Stall]) -> Row:
+def row(slowdown: float, stalls: list[Stall]) -> Row:
     """Medians over the rounds."""
 
     def median(name: str) -> float:
         return median_of(stalls, lambda stall: getattr(stall, name))
 
     figures = {field.name.replace("_", " "): median(field.name) for field in fields(Stall)}
-    return {"budget tokens": budget_tokens, **figures}
+    return {"slowdown": slowdown, **figures}
 
 
-def measure(rounds: int, budgets: list[int]) -> Findings:
-    """Every budget in turn, on one loaded model; the default one is judged."""
-    found: dict[int, list[Stall]] = {budget: [] for budget in budgets}
+def measure(rounds: int, slowdowns: list[float]) -> Findings:
+    """Every slowdown in turn, on one loaded model; the default one is judged."""
+    found: dict[float, list[Stall]] = {slowdown: [] for slowdown in slowdowns}
     with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as directory:
         write_model(Path(directory))
         loaded = load_model(Path(directory))
         for number in range(1, rounds + 1):
-            for budget in budgets:
-                rig = Rig(loaded, clock=time.monotonic, prefill_tokens_per_step=budget)
-                found[budget].append(stalled(rig, seed=1000 * number + budget))
-    rows = {budget: row(budget, stalls) for budget, stalls in found.items()}
+            for slowdown in slowdowns:
+                rig = Rig(loaded, clock=time.monotonic, prefill_slowdown=slowdown)
+                found[slowdown].append(stalled(rig, seed=number))
+    rows = {slowdown: row(slowdown, stalls) for slowdown, stalls in found.items()}
     results = [
         Result(
-            f"gap p99 while prompts are read over quiet p50, budget {budget}",
-            float(rows[budget]["stall"]),
+            f"gap p99 while prompts are read over quiet p50, slowdown {slowdown}",
+            float(rows[slowdown]["stall"]),
             3.0,
             at_least=False,
         )
-        for budget in budgets
-        if budget == DEFAULT_BUDGET
+        for slowdown in slowdowns
+        if slowdown == DEFAULT
     ]
     return Findings(
         results, {"running streams while 8 prompts of 4,000 tokens are read": list(rows.values())}
@@ -138,4 +139,4 @@ def measure(rounds: int, budgets: list[int]) -> Findings:
 
 
 if __name__ == "__main__":
-    run_alone(__doc__, measure, rounds=1, budgets=BUDGETS)
+    run_alone(__doc__, measure, rounds=1, slowdowns=SLOWDOWNS)

@@ -128,7 +128,7 @@ def write(path: Path, text: str) -> None:
 
 
 def run_alone(
-    about: str | None, measure: Callable[..., Findings], *, rounds: int, **lists: Sequence[int]
+    about: str | None, measure: Callable[..., Findings], *, rounds: int, **lists: Sequence[float]
 ) -> None:
     """The command line of one benchmark: `measure(rounds, **lists)`, printed and written.
 
@@ -139,7 +139,7 @@ def run_alone(
     )
     parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each kind")
     for name, values in lists.items():
-        parser.add_argument(f"--{name}", type=int, nargs="+", default=values)
+        parser.add_argument(f"--{name}", type=type(values[0]), nargs="+", default=values)
     parser.add_argument("--json", type=Path, help="write the results here too")
     args = parser.parse_args()
     findings = measure(args.rounds, **{name: getattr(args, name) for name in lists})
