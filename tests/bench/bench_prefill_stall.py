@@ -35,7 +35,7 @@ LONG_PROMPT_TOKENS = 4000
 QUIET_TURNS = 200
 CONTEXT_TOKENS = 16_384
 DEFAULT: float = EngineSettings.model_fields["prefill_slowdown"].default
-SLOWDOWNS = (DEFAULT, 1000.0)
+SLOWDOWNS = (DEFAULT,)
 
 
 @dataclass(frozen=True)
