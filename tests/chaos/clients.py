@@ -195,7 +195,7 @@ class Crowd:
             await asyncio.sleep(_POLL_S)
 
     async def finish(self) -> list[Call]:
-        """Waits for the calls' ends, a little longer than they may take, and tells what was seen."""
+        """Waits for the ends of all calls, a little longer than they may take; what was seen."""
         await asyncio.wait(self._tasks, timeout=CALL_TIMEOUT_S + 10)
         await self.leave()
         return [reader.call() for reader in self.readers]

@@ -195,7 +195,7 @@ class ChaosMesh:
                 sys.executable, "-m", f"mlxmesh_{service}", "--data-dir", str(self.data_dir),
                 *words,
                 stdin=PIPE, stdout=log, stderr=log, start_new_session=True,
-                env=child_environment() | _ENVIRONMENT | self._shape.environment,
+                env={**child_environment(), **_ENVIRONMENT, **self._shape.environment},
             )  # fmt: skip
         self._processes.append(process)
         return process
@@ -203,10 +203,9 @@ class ChaosMesh:
     def _raise_if_ended(self) -> None:
         for process in self._processes:
             if process.returncode is not None:
-                words = [
-                    file.read_text()[-300:] for file in (self.data_dir / "logs").glob("*-*.log")
-                ]
-                raise RuntimeError(f"a process ended with code {process.returncode}: {words}")
+                logs = (self.data_dir / "logs").glob("*.log")
+                ends = {log.name: log.read_text(errors="replace")[-300:] for log in logs}
+                raise RuntimeError(f"a process ended with code {process.returncode}: {ends}")
 
 
 @contextlib.asynccontextmanager

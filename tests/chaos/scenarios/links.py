@@ -21,6 +21,7 @@ STALL_S = 3.0
 LATENCY_S = 0.2
 SETTLE_S = 1.0
 """Until everybody has read a changed record and goes the new way."""
+NO_TIMES = Targets()
 LINKS = ("gateway", "generation", "engine")
 Spoil = tuple[str, Callable[[Proxy], None]]
 """A fault's name, and what begins it."""
@@ -93,7 +94,7 @@ HALF_CLOSE = (
 
 
 def _scenario(
-    name: str, fault: str, count: int, spoils: Sequence[Spoil], targets: Targets = Targets()
+    name: str, fault: str, count: int, spoils: Sequence[Spoil], targets: Targets = NO_TIMES
 ) -> Scenario:
     async def play(run: Run) -> Findings:
         return await spoil_links(run, spoils, targets)
