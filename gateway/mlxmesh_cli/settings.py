@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import typer
@@ -49,31 +49,27 @@ def show(data_dir: DataDir = None, json: Json = False) -> None:
 
 
 def _rows(flags: list[str]) -> list[dict[str, str]]:
-    """A row a setting. Raises: SettingsError."""
-    from mlxmesh_shared.settings import (
-        SETTINGS,
-        MeshSettings,
-        dynamic_names,
-        load_settings,
-        sources,
-    )
+    """A row for each setting. Raises: SettingsError."""
+    from mlxmesh_shared.settings import SETTINGS, MeshSettings, load_settings
 
     stored = _stored(load_settings(MeshSettings, flags))
-    rows: list[dict[str, str]] = []
-    for section, cls in SETTINGS.items():
-        changes = dynamic_names(cls)
-        for name, value, source in sources(cls, flags, stored=stored.get(section)):
-            when = "while running" if name in changes else "at a start"
-            rows.append(
-                {
-                    "section": section,
-                    "name": name,
-                    "value": str(value),
-                    "source": source,
-                    "changes": when,
-                }
-            )
-    return rows
+    return [
+        {"section": section, **row}
+        for section, cls in SETTINGS.items()
+        for row in _section_rows(cls, flags, stored.get(section, {}))
+    ]
+
+
+def _section_rows(
+    cls: type[MeshSettings], flags: list[str], stored: Mapping[str, str]
+) -> Iterator[dict[str, str]]:
+    from mlxmesh_shared.settings import dynamic_names, live_settings, sources
+
+    live = live_settings(cls, flags)
+    live.apply(stored)
+    for name, value, source in sources(cls, flags, stored=live.stored):
+        changes = "while running" if name in dynamic_names(cls) else "at a start"
+        yield {"name": name, "value": str(value), "source": source, "changes": changes}
 
 
 def _stored(settings: MeshSettings) -> Mapping[str, Mapping[str, str]]:

@@ -200,8 +200,7 @@ class FakeConsulAgent:
             "Port": body.get("port") or 0,
             "Meta": body.get("meta") or {},
         }
-        check = body.get("check")
-        if check:
+        for check in [body["check"]] if "check" in body else body.get("checks", []):
             definition = {key.lower(): value for key, value in check.items()}
             self._state.checks[f"service:{service_id}"] = _Check(
                 service_id, definition, definition.get("status", "critical")

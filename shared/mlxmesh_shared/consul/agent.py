@@ -13,7 +13,6 @@ from mlxmesh_shared.settings.consul import ConsulSettings
 
 _log = logging.getLogger(__name__)
 
-REQUEST_TIMEOUT_S = 5.0
 # Consul adds up to a sixteenth to a wait, so that not all come back at once.
 _WAIT_SLACK = 1 / 16
 
@@ -33,8 +32,10 @@ class ConsulService(NamedTuple):
 class ConsulAgent:
     """A client of one agent; one per process, made on the event loop that uses it."""
 
-    def __init__(self, settings: ConsulSettings) -> None:
+    def __init__(self, settings: ConsulSettings, *, request_timeout_s: float = 5.0) -> None:
+        """The timeout is that of a request that does not wait for a change."""
         self._settings = settings
+        self._request_timeout_s = request_timeout_s
         self._transport = Transport(settings)
         self._consul = _client(self._transport, settings)
         self._troubles: dict[str, str] = {}
@@ -91,7 +92,7 @@ class ConsulAgent:
         await self._transport.close()
 
     async def _ask(self, what: str, answer: Awaitable[T], wait_s: float = 0) -> T:
-        timeout_s = REQUEST_TIMEOUT_S + wait_s * (1 + _WAIT_SLACK)
+        timeout_s = self._request_timeout_s + wait_s * (1 + _WAIT_SLACK)
         try:
             async with asyncio.timeout(timeout_s):
                 answered = await answer

@@ -31,8 +31,9 @@ _META_PAIRS = 63  # and the pid
 class ConsulRegistry:
     """The registry across machines; one per process, on one event loop."""
 
-    def __init__(self, settings: ConsulSettings) -> None:
-        self._agent = ConsulAgent(settings)
+    def __init__(self, settings: ConsulSettings, agent: ConsulAgent | None = None) -> None:
+        """The agent is closed with the registry."""
+        self._agent = agent or ConsulAgent(settings)
         self._prefix = settings.consul_prefix
         self._interval_s = settings.consul_check_interval_s
         self._own: dict[str, ConsulService] = {}

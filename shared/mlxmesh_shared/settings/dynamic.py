@@ -32,6 +32,11 @@ class LiveSettings(Generic[S]):
         self.current = load({})
         self._dynamic = dynamic_names(type(self.current))
 
+    @property
+    def stored(self) -> Mapping[str, str]:
+        """What of the store's content is in use."""
+        return self._good
+
     def subscribe(self, use: Callable[[S], None]) -> None:
         """Has `use` called with the settings now, and again after each change."""
         self._subscribers.append(use)
