@@ -10,6 +10,13 @@ import aiohttp
 from mlxmesh_shared.errors import RegistryUnavailable
 
 START_TIMEOUT_S = 30.0
+# May do everything where access is denied by default.
+ROOT_TOKEN = "11111111-2222-3333-4444-555555555555"
+_DENY = f"""acl {{
+  enabled = true
+  default_policy = "deny"
+  tokens {{ initial_management = "{ROOT_TOKEN}", agent = "{ROOT_TOKEN}" }}
+}}"""
 
 
 def free_port() -> int:
@@ -21,7 +28,9 @@ def free_port() -> int:
 class ConsulAgentProcess:
     """Start, use `address`, stop; in development mode a restart forgets everything."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, deny: bool = False) -> None:
+        """With `deny`, only tokens with a policy may do anything."""
+        self._deny = deny
         self._log = path / "consul.log"
         self._ports = {name: free_port() for name in ("http", "server", "serf_lan", "serf_wan")}
         self._process: asyncio.subprocess.Process | None = None
@@ -36,7 +45,7 @@ class ConsulAgentProcess:
             self._process = await asyncio.create_subprocess_exec(
                 os.environ["CONSUL_BIN"],
                 *("agent", "-dev", "-bind", "127.0.0.1"),
-                *("-hcl", f"ports {{ {ports} dns = -1 grpc = -1 }}"),
+                *("-hcl", f"ports {{ {ports} dns = -1 grpc = -1 }} {_DENY if self._deny else ''}"),
                 stdout=log,
                 stderr=log,
             )
@@ -61,7 +70,10 @@ class ConsulAgentProcess:
         try:
             async with (
                 aiohttp.ClientSession() as session,
-                session.get(f"http://{self.address}/v1/catalog/services") as answer,
+                session.get(
+                    f"http://{self.address}/v1/catalog/services",
+                    headers={"X-Consul-Token": ROOT_TOKEN},
+                ) as answer,
             ):
                 return answer.status == 200 and "consul" in await answer.json()
         except aiohttp.ClientError:
