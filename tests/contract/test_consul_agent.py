@@ -24,7 +24,7 @@ class Api:
         self._session = session
 
     async def put(self, path: str, body: Any = None, **query: str) -> Any:
-        content = {"data": body} if isinstance(body, str) else {"json": body}
+        content: dict[str, Any] = {"data": body} if isinstance(body, str) else {"json": body}
         async with self._session.put(
             f"http://{self._address}/v1/{path}", params=query, **content
         ) as answer:
