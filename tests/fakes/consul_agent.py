@@ -70,6 +70,7 @@ class FakeConsulAgent:
         self._policies = policies
         self._state = _State()
         self._changed = asyncio.Condition()
+        self._restored = 0
         self._runner: web.AppRunner | None = None
         self._checking: asyncio.Task[None] | None = None
         self._port = 0
@@ -131,6 +132,7 @@ class FakeConsulAgent:
     async def rewind(self) -> None:
         """The index goes backwards, as after a restored snapshot; what is known stays."""
         self._state.index = 0
+        self._restored += 1
         await self._bump()
 
     async def put(self, key: str, value: str) -> None:
@@ -170,13 +172,17 @@ class FakeConsulAgent:
             self._changed.notify_all()
 
     async def _wait(self, request: web.Request) -> None:
-        """Blocks a query until the index is past the one it names, or its wait has ended."""
+        """Blocks a query until the index is past the one it names, or its wait has ended.
+
+        A query that names an index of the future waits as well; a restored snapshot ends it.
+        """
+        restored = self._restored
         index = int(request.query.get("index", "0"))
         wait_s = int(request.query.get("wait", "300000ms").removesuffix("ms")) / 1000
         try:
             async with asyncio.timeout(wait_s), self._changed:
                 await self._changed.wait_for(
-                    lambda: self._state.index > index or self._state.index < index
+                    lambda: self._state.index > index or self._restored != restored
                 )
         except TimeoutError:
             pass

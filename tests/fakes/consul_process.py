@@ -10,9 +10,9 @@ import aiohttp
 from mlxmesh_shared.errors import RegistryUnavailable
 
 START_TIMEOUT_S = 30.0
-# May do everything where access is denied by default.
+# May do everything where DENY denies the rest.
 ROOT_TOKEN = "11111111-2222-3333-4444-555555555555"
-_DENY = f"""acl {{
+DENY = f"""acl {{
   enabled = true
   default_policy = "deny"
   tokens {{ initial_management = "{ROOT_TOKEN}", agent = "{ROOT_TOKEN}" }}
@@ -28,9 +28,9 @@ def free_port() -> int:
 class ConsulAgentProcess:
     """Start, use `address`, stop; in development mode a restart forgets everything."""
 
-    def __init__(self, path: Path, *, deny: bool = False) -> None:
-        """With `deny`, only tokens with a policy may do anything."""
-        self._deny = deny
+    def __init__(self, path: Path, hcl: str = "") -> None:
+        """`hcl` is more of its configuration, such as DENY; its log goes to the path."""
+        self._hcl = hcl
         self._log = path / "consul.log"
         self._ports = {name: free_port() for name in ("http", "server", "serf_lan", "serf_wan")}
         self._process: asyncio.subprocess.Process | None = None
@@ -45,7 +45,7 @@ class ConsulAgentProcess:
             self._process = await asyncio.create_subprocess_exec(
                 os.environ["CONSUL_BIN"],
                 *("agent", "-dev", "-bind", "127.0.0.1"),
-                *("-hcl", f"ports {{ {ports} dns = -1 grpc = -1 }} {_DENY if self._deny else ''}"),
+                *("-hcl", f"ports {{ {ports} dns = -1 grpc = -1 }}", "-hcl", self._hcl),
                 stdout=log,
                 stderr=log,
             )

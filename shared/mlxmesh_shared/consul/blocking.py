@@ -21,6 +21,7 @@ class BlockingQuery:
 
     def __init__(self) -> None:
         self._index = 0
+        self._seen = 0
         self._last_s = 0.0
         self.went_back = False
         """Whether Consul's index went backwards with the last answer: it lost what it knew."""
@@ -36,14 +37,18 @@ class BlockingQuery:
             retry=tenacity.retry_if_exception_type(RegistryUnavailable), wait=_BACKOFF
         ):
             with attempt:
-                index, answer = await ask(self._index, wait_s)
-                self._move_to(index)
+                # After a failure Consul may have begun its count again, and would not answer
+                # before it had reached this one.
+                index, self._index = self._index, 0
+                found_at, answer = await ask(index, wait_s)
+                self._move_to(found_at)
                 return answer
         raise AssertionError("it retries for ever")
 
     def _move_to(self, index: int) -> None:
         """Source: Consul's API documentation, "Blocking queries", implementation details."""
-        self.went_back = index < self._index
+        self.went_back = index < self._seen
+        self._seen = index
         self._index = 0 if self.went_back else max(1, index)
 
     async def _pause(self) -> None:

@@ -69,6 +69,8 @@ class Transport:
 def _tls(settings: ConsulSettings) -> ssl.SSLContext | None:
     """Raises: RegistryUnavailable when the files cannot be used."""
     if settings.consul_ca is None:
+        if settings.consul_cert is not None:
+            raise RegistryUnavailable("consul_cert is of no use without consul_ca, which means TLS")
         return None
     try:
         context = ssl.create_default_context(cafile=str(settings.consul_ca))

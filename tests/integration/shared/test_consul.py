@@ -213,6 +213,23 @@ async def test_the_index_moves_on_begins_again_and_is_at_least_one(
     assert asked == asked_with
 
 
+async def test_after_a_failure_it_asks_without_waiting() -> None:
+    query, asked = BlockingQuery(), list[int]()
+
+    async def ask(index: int, _: float) -> tuple[int, str]:
+        asked.append(index)
+        if len(asked) == 2:
+            raise RegistryUnavailable("away")
+        return 9 - len(asked), "answer"
+
+    await query.next(ask)
+    assert not query.went_back
+    await query.next(ask)
+
+    assert asked == [0, 8, 0]
+    assert query.went_back
+
+
 async def test_a_flood_of_changes_is_asked_for_at_a_bounded_rate(stand: Stand) -> None:
     registry = stand.registry()
     async with aclosing(registry.watch("engine")) as watching:
@@ -310,6 +327,8 @@ async def test_a_silent_agent_is_given_up_on(stand: Stand) -> None:
 async def test_certificates_that_cannot_be_read_are_named(stand: Stand, tmp_path: Path) -> None:
     with pytest.raises(RegistryUnavailable, match="consul_ca"):
         stand.registry(consul_ca=tmp_path / "none.pem")
+    with pytest.raises(RegistryUnavailable, match="consul_cert"):
+        stand.registry(consul_cert=tmp_path / "some.pem")
 
 
 # Settings in Consul's keys.

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,11 +11,12 @@ import aiohttp
 import pytest
 
 from mlxmesh_shared.consul.key_values import read_stored
+from mlxmesh_shared.errors import RegistryUnavailable
 from mlxmesh_shared.live import following
 from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.settings import ConsulSettings, GatewaySettings, LiveSettings, load_settings
-from tests.fakes.consul_process import ROOT_TOKEN, ConsulAgentProcess
+from tests.fakes.consul_process import DENY, ROOT_TOKEN, ConsulAgentProcess, free_port
 from tests.fakes.health import healthy
 
 RECIPE = Path(__file__).resolve().parents[3] / "deploy" / "consul"
@@ -95,7 +97,7 @@ async def make_tokens(agent: ConsulAgentProcess, folder: Path) -> dict[str, str]
 
 
 async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: Path) -> None:
-    agent = ConsulAgentProcess(tmp_path, deny=True)
+    agent = ConsulAgentProcess(tmp_path, DENY)
     await agent.start()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(agent.stop)
@@ -125,3 +127,41 @@ async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: P
         nobody = ConsulRegistry(settings(agent))
         stack.push_async_callback(nobody.close)
         assert await nobody.resolve("gateway") == ()
+
+
+async def make_certificates(folder: Path) -> None:
+    """A CA, a certificate for the agent and one for its clients."""
+    for words in ("ca create", "cert create -server -dc dc1", "cert create -cli -dc dc1"):
+        process = await asyncio.create_subprocess_exec(
+            os.environ["CONSUL_BIN"], "tls", *words.split(), cwd=folder, stdout=DEVNULL
+        )
+        assert await process.wait() == 0
+
+
+async def test_an_agent_that_wants_certificates(tmp_path: Path) -> None:
+    await make_certificates(tmp_path)
+    port, ca = free_port(), tmp_path / "consul-agent-ca.pem"
+    server, client = tmp_path / "dc1-server-consul-0", tmp_path / "dc1-cli-consul-0"
+    agent = ConsulAgentProcess(
+        tmp_path,
+        f"""ports {{ https = {port} }}
+        tls {{ defaults {{
+          ca_file = "{ca}"
+          cert_file = "{server}.pem"
+          key_file = "{server}-key.pem"
+          verify_incoming = true
+        }} }}""",
+    )
+    await agent.start()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(agent.stop)
+        given = {"consul_address": f"127.0.0.1:{port}", "consul_ca": ca}
+        shown = {"consul_cert": f"{client}.pem", "consul_key": f"{client}-key.pem"}
+        known = ConsulRegistry(ConsulSettings.model_validate(given | shown))
+        stack.push_async_callback(known.close)
+        stranger = ConsulRegistry(ConsulSettings.model_validate(given))
+        stack.push_async_callback(stranger.close)
+
+        assert await known.resolve("engine") == ()
+        with pytest.raises(RegistryUnavailable, match="cannot be reached"):
+            await stranger.resolve("engine")
