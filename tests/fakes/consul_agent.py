@@ -123,6 +123,8 @@ class FakeConsulAgent:
         """As `agent -dev`: everything is forgotten, and the index begins again."""
         await self.stop()
         self._state = _State()
+        # A real one takes longer; aiohttp asks once more at once when a connection breaks.
+        await asyncio.sleep(0.3)
         await self.start()
 
     async def lose(self, service_id: str) -> None:

@@ -8,7 +8,8 @@ import tenacity
 
 from mlxmesh_shared.errors import RegistryUnavailable
 
-LONGEST_WAIT_S = 55.0
+# Bounds how long a change may be missed where Consul's count began again between two queries.
+LONGEST_WAIT_S = 30.0
 # Between two answers of one query: what changes faster is told in fewer answers.
 _LEAST_PAUSE_S = 0.05
 _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.2, max=3.0, jitter=0.3)

@@ -29,15 +29,17 @@ async def follow_stored(live: LiveSettings[S], section: str) -> None:
     settings = live.current
     agent = ConsulAgent(settings)
     query = BlockingQuery()
+    lost = False
     try:
         while True:
             values = await query.next(
                 lambda index, wait_s: agent.values(_folder(settings), index, wait_s)
             )
-            if query.went_back and not values:
-                _log.warning("Consul lost its keys; the settings stay as they were")
-                continue
-            live.apply(section_values(values, section))
+            if query.went_back and not values and not lost:
+                _log.warning("Consul lost its keys; the settings stay until some are set again")
+            lost = (lost or query.went_back) and not values
+            if not lost:
+                live.apply(section_values(values, section))
     finally:
         await agent.close()
 
