@@ -1,7 +1,8 @@
 """A real server of a real contract, whose behaviour each test chooses."""
 
+import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,3 +106,12 @@ def complete(prompt: str = "hi") -> pb.CompleteRequest:
 
 # A real agent is not to be had everywhere; `make consul` builds one.
 collect_ignore = [] if "CONSUL_BIN" in os.environ else ["test_real_consul.py"]
+
+
+@pytest.fixture(autouse=True)
+def the_log_level_stays() -> Iterator[None]:
+    """Settings that are followed change the log level of the whole process."""
+    root = logging.getLogger()
+    before = root.level
+    yield
+    root.setLevel(before)

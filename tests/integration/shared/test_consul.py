@@ -384,18 +384,13 @@ async def test_an_agent_that_forgot_its_keys_changes_nothing(
 
 
 async def test_the_log_level_follows_at_once(stand: Stand) -> None:
-    root = logging.getLogger()
-    before = root.level
-    live = live_gateway(stand)
-    try:
-        async with following(live, "gateway"):
-            assert root.level == logging.INFO
-            await stand.agent.put("mlxmesh/config/mesh/log_level", "error")
-            async with asyncio.timeout(PATIENCE_S):
-                while root.level != logging.ERROR:
-                    await asyncio.sleep(0.01)
-    finally:
-        root.setLevel(before)
+    root, live = logging.getLogger(), live_gateway(stand)
+    async with following(live, "gateway"):
+        assert root.level == logging.INFO
+        await stand.agent.put("mlxmesh/config/mesh/log_level", "error")
+        async with asyncio.timeout(PATIENCE_S):
+            while root.level != logging.ERROR:
+                await asyncio.sleep(0.01)
 
 
 async def test_the_keys_of_every_section_can_be_read_once(stand: Stand) -> None:
