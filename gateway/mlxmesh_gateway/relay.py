@@ -45,7 +45,8 @@ class Relay(grpc.GenericRpcHandler):
     ) -> None:
         self._backends = backends
         self._validator = validator
-        self._deadlines = deadlines
+        self.deadlines = deadlines
+        """Of the calls that come from now on."""
         self._handlers = {route.path: self._handler(route) for route in routes}
 
     def service(
@@ -147,7 +148,7 @@ class Relay(grpc.GenericRpcHandler):
         raise min(errors, key=lambda error: isinstance(error, NotFound))
 
     def _call_options(self, route: Route, context: Context) -> dict[str, Any]:
-        timeout_s = self._deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
+        timeout_s = self.deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
         return {"timeout": timeout_s, "metadata": forwarded(context.invocation_metadata())}
 
     async def _translated(self, relayed: Awaitable[T], context: Context) -> T:
