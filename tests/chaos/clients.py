@@ -62,8 +62,15 @@ class Reader:
     """One call, and what is seen of it."""
 
     def __init__(
-        self, stubs: Sequence[GenerationServiceStub], request: GenerateRequest, pause: Pause
+        self,
+        stubs: Sequence[GenerationServiceStub],
+        request: GenerateRequest,
+        pause: Pause,
+        *,
+        call_id: str,
     ) -> None:
+        """The request has an id of its own where the call may have to attach."""
+        self.call_id = call_id
         self.messages: list[Message] = []
         self.tokens = 0
         self._stubs = stubs
@@ -88,7 +95,7 @@ class Reader:
             ask = AttachGenerationRequest(request_id=self._request.request_id, after_sequence=last)
             left_s = max(0.1, deadline_s - time.monotonic())
             status = await self._read(_attached(stub.AttachGeneration(ask, timeout=left_s)))
-        self._status, self._ended_s = _status(status), time.monotonic()
+        self._status, self._ended_s = status_of(status), time.monotonic()
 
     def call(self) -> Call:
         """As it stands: without status when it has not ended."""
@@ -96,7 +103,7 @@ class Reader:
         request.CopyFrom(self._request)
         request.ClearField("request_id")
         return Call(
-            call_id=self._request.request_id,
+            call_id=self.call_id,
             request=MessageToJson(request, indent=None),
             started_s=self._started_s,
             messages=list(self.messages),
@@ -134,7 +141,8 @@ class Reader:
             )
 
 
-def _status(status: MeshError | str) -> str:
+def status_of(status: MeshError | str) -> str:
+    """As histories tell it: `OK`, or the code and reason of an error."""
     if isinstance(status, str):
         return status
     return f"{status.code.name}/{status.reason}"
@@ -171,17 +179,27 @@ class Crowd:
             await channel.close()
 
     def start(
-        self, requests: Sequence[GenerateRequest], label: str, *, pause: Pause = no_pause
+        self,
+        requests: Sequence[GenerateRequest],
+        label: str,
+        *,
+        pause: Pause = no_pause,
+        kept: bool = True,
     ) -> list[Reader]:
-        """Starts a call for each request, with an id of its own that begins with the label."""
+        """Starts a call for each request, with an id that begins with the label.
+
+        The mesh is told the ids of those that are `kept`: it goes on with them without a reader.
+        """
         started: list[Reader] = []
         for number, request in enumerate(requests):
             own = GenerateRequest()
             own.CopyFrom(request)
-            own.request_id = f"{label}-{number}"
+            call_id = f"{label}-{number}"
+            if kept:
+                own.request_id = call_id
             stubs = self._stubs[number % len(self._stubs)]
-            reader = Reader(stubs, own, pause)
-            self._tasks.append(asyncio.create_task(reader.run(), name=own.request_id))
+            reader = Reader(stubs, own, pause, call_id=call_id)
+            self._tasks.append(asyncio.create_task(reader.run(), name=call_id))
             started.append(reader)
         self.readers += started
         return started

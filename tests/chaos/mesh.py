@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from mlxmesh_launcher.record import read_record
+from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.process import child_environment
-from mlxmesh_shared.registry import Instance
-from mlxmesh_shared.registry.directory import DirectoryRegistry
+from mlxmesh_shared.registry import Instance, open_registry
+from mlxmesh_shared.settings import MeshSettings, load_settings
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 90.0
@@ -31,6 +32,7 @@ SIMULATED = {
     "MLXMESH_ENGINE_SIMULATED_STEP_MS": "30",
 }
 """An engine that makes up its tokens: the mesh alone is what is tested, at any scale."""
+_ABOUT_ALL = ("MLXMESH_REGISTRY", "MLXMESH_CONSUL_")
 _ENVIRONMENT = {
     # An engine that is killed a hundred times must come back a hundred times, and at once.
     "MLXMESH_RUNTIME_BREAKER_FAILURES": "1000000",
@@ -51,6 +53,10 @@ class Shape:
     models: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: dict(SIMULATED))
 
+    def environment_of_all(self) -> dict[str, str]:
+        """The part of the environment that is about the whole mesh, and so about us."""
+        return {k: v for k, v in self.environment.items() if k.startswith(_ABOUT_ALL)}
+
     def counts(self) -> dict[str, int]:
         """Instances of each service."""
         return {
@@ -70,7 +76,10 @@ class ChaosMesh:
         self.address = ""
         """Of the launcher's gateway."""
         self._shape = shape
-        self._registry = DirectoryRegistry(data_dir / "registry")
+        self._settings = load_settings(
+            MeshSettings, ["--data-dir", str(data_dir)], env=shape.environment_of_all()
+        )
+        self._registry = open_registry(self._settings)
         self._processes: list[Process] = []
         self._added = 0
 
@@ -104,6 +113,11 @@ class ChaosMesh:
     async def instances(self, service: str) -> Sequence[Instance]:
         """Those that the registry knows and that live."""
         return await self._registry.resolve(service)
+
+    async def pids(self) -> set[int]:
+        """Of every process that is registered."""
+        found = [await self.instances(service) for service in self._shape.counts()]
+        return {instance.pid for instances in found for instance in instances}
 
     async def added(self, service: str) -> Instance:
         """The instance of a service that the launcher does not look after."""
@@ -139,6 +153,29 @@ class ChaosMesh:
             draft.write_text(json.dumps(content | {"address": new}))
             draft.replace(record)
 
+    async def registered(self) -> dict[str, int]:
+        """Instances by service that somebody finds who asks the registry for the first time."""
+        registry = open_registry(self._settings)
+        try:
+            return {name: len(await registry.resolve(name)) for name in self._shape.counts()}
+        finally:
+            await registry.close()
+
+    async def until_registered(self) -> float:
+        """Waits until a newcomer finds everybody; how many seconds that took."""
+        started_s = time.monotonic()
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while not await self._finds_everybody():
+                await asyncio.sleep(_POLL_S)
+        return time.monotonic() - started_s
+
+    async def _finds_everybody(self) -> bool:
+        try:
+            found = await self.registered()
+        except (MeshError, OSError):
+            return False
+        return all(found[name] >= count for name, count in self._shape.counts().items())
+
     async def mlxmesh(self, *words: str, timeout_s: float) -> tuple[int, str]:
         """Runs the command on this mesh: its exit code and what it wrote."""
         process = await asyncio.create_subprocess_exec(
@@ -167,6 +204,7 @@ class ChaosMesh:
 
     async def stop(self) -> None:
         """Stops everything, what was added first; what does not end is killed."""
+        await self._registry.close()
         for process in reversed(self._processes):
             if process.returncode is None:
                 process.terminate()
