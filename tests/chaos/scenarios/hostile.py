@@ -16,37 +16,42 @@ UNCLEAR = ("UNKNOWN", "INTERNAL")
 
 
 async def bad_input(run: Run) -> Findings:
-    """The thousand requests of the end-to-end test, on a real engine."""
+    """The thousand requests of the end-to-end test, again and again, on a real engine."""
     codes: Counter[str] = Counter()
-    unclear: list[str] = []
+    unclear: list[Row] = []
     async with running(Shape(replicas=1, environment={})) as mesh:
         before = await mesh.pids()
         async with grpc.aio.insecure_channel(mesh.address) as channel:
             for number in run.rounds():
                 for case in hostile.cases():
-                    error = await hostile.outcome(channel, case)
-                    codes[error.code().name] += 1
-                    try:
-                        hostile.check(case, error)
-                    except AssertionError:
-                        unclear.append(f"{case.method} {case.field}: {error.code().name}")
+                    code, fits = await _answer(channel, case)
+                    codes[code] += 1
+                    if not fits:
+                        unclear.append({"case": f"{case.method} {case.field}", "answer": code})
                 run.report(f"round {number + 1}: {codes.total()} requests")
         died = before - await mesh.pids()
     by_status: list[Row] = [{"status": code, "requests": n} for code, n in codes.most_common()]
-    tables = {"by status": by_status}
-    if unclear:
-        tables["unclear"] = [{"case": case} for case in unclear[:20]]
     return Findings(
         [
             at_most("processes that died", len(died), 0),
             at_most("UNKNOWN or INTERNAL", sum(codes[name] for name in UNCLEAR), 0),
-            at_most("answers that do not blame the field", len(unclear), 0),
+            at_most("accepted, or the field not blamed", len(unclear), 0),
         ],
-        {
-            "by status": rows,
-            **({"unclear": [{"case": each} for each in unclear[:20]]} if unclear else {}),
-        },
+        {"by status": by_status, **({"unclear": unclear[:20]} if unclear else {})},
     )
+
+
+async def _answer(channel: grpc.aio.Channel, case: hostile.Case) -> tuple[str, bool]:
+    """The status that a case gets, and whether it is as clear as it should be."""
+    try:
+        await hostile.answer(channel, case)
+    except grpc.aio.AioRpcError as error:
+        try:
+            hostile.check(case, error)
+        except AssertionError:
+            return error.code().name, False
+        return error.code().name, True
+    return "OK", False
 
 
 SCENARIOS = (Scenario("bad-input", "bad input of every kind", 3, 30, bad_input),)

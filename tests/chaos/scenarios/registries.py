@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -94,11 +95,8 @@ class BrokenDirectory:
             record.unlink(missing_ok=True)
 
     async def deleted(self) -> None:
-        for record in self._directory.glob("*/*"):
-            record.unlink(missing_ok=True)
-        for folder in self._directory.iterdir():
-            folder.rmdir()
-        self._directory.rmdir()
+        self._directory.rename(self._aside)
+        shutil.rmtree(self._aside)
 
 
 async def directory(run: Run) -> Findings:
