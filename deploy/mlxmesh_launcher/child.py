@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from tenacity import (
 )
 
 from mlxmesh_shared.errors import ServiceUnavailable
-from mlxmesh_shared.process import EXIT_WITH_PARENT
+from mlxmesh_shared.process import child_environment
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {EXIT_WITH_PARENT: "1"},
+                env=child_environment(),
             )
 
     async def ended(self) -> None:

@@ -15,6 +15,15 @@ from mlxmesh_shared.settings import SettingsError
 
 EXIT_WITH_PARENT = "MLXMESH_EXIT_WITH_PARENT"
 
+# gRPC's event engine hands every read and write to threads of its own; docs/decisions/0013.
+_FEWER_GRPC_THREADS = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener"}
+
+
+def child_environment(*, platform: str = sys.platform) -> dict[str, str]:
+    """The environment of a service process: ours, and that it ends with this process."""
+    tuned = _FEWER_GRPC_THREADS if platform == "linux" else {}
+    return tuned | os.environ | {EXIT_WITH_PARENT: "1"}
+
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     """Runs a process's story; an expected error is one line on stderr and exit code 1."""

@@ -1,4 +1,4 @@
-"""Small random Llamas, written as any mlx-lm model directory is."""
+"""Small random models of the Llama family, written as any mlx-lm model directory is."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ BLAS = prepare_blas()
 import mlx.core as mx  # noqa: E402 - only after the BLAS
 import mlx.nn as nn  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
-from mlx_lm.models.llama import Model, ModelArgs  # noqa: E402
+from mlx_lm.models import llama, qwen2  # noqa: E402
 
 VOCAB_SIZE = 300
 CONTEXT_TOKENS = 2048
@@ -43,7 +43,8 @@ def write_model(
         "tie_word_embeddings": True,
         "eos_token_id": EOS,
     } | config
-    model = Model(ModelArgs.from_dict(settings))
+    family = {"llama": llama, "qwen2": qwen2}[settings["model_type"]]
+    model = family.Model(family.ModelArgs.from_dict(settings))
     keys = iter(mx.random.split(mx.random.key(seed), 1000))
 
     def random(weight: mx.array) -> mx.array:

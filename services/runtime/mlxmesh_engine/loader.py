@@ -17,6 +17,8 @@ from mlxmesh_engine.blas import Blas
 from mlxmesh_engine.dtype_policy import choose_dtype
 from mlxmesh_engine.evaluation import compute
 from mlxmesh_engine.kv_cache import BatchCache
+from mlxmesh_engine.llama_forward import LlamaForward
+from mlxmesh_engine.llama_weights import is_plain_llama, prepare_llama
 from mlxmesh_engine.model_config import read_config
 from mlxmesh_engine.weights import converted, every_array, parameters, shipped_weights
 from mlxmesh_shared.errors import InvalidArgument
@@ -69,10 +71,11 @@ def load(
     choice = choose_dtype(dtype, shipped, device=device, blas=blas, available_bytes=available_bytes)
     model = converted(model, choice)
     compute(every_array(model))
-    vocab_size = _try_out(model)
+    weights_bytes = sum(array.nbytes for _, array in parameters(model))
+    forward = _forward(model, device)
     return LoadedModel(
-        model=cast("Forward", model),
-        vocab_size=vocab_size,
+        model=forward,
+        vocab_size=_try_out(forward),
         context_tokens=model_config.context_tokens(config, context_tokens),
         # mlx-lm has merged generation_config.json into the config.
         eos_token_ids=model_config.eos_token_ids(config),
@@ -80,7 +83,7 @@ def load(
         dtype=choice.dtype,
         dtype_note=choice.note,
         blas=blas,
-        weights_bytes=sum(array.nbytes for _, array in parameters(model)),
+        weights_bytes=weights_bytes,
     )
 
 
@@ -91,9 +94,16 @@ def device_name() -> str:
     return "metal" if mx.metal.is_available() else "cuda"
 
 
-def _try_out(model: nn.Module) -> int:
+def _forward(model: nn.Module, device: str) -> Forward:
+    """mlx-lm's own, or one with less to do on a CPU where there is one for this model."""
+    if device == "cpu" and is_plain_llama(model):
+        return LlamaForward(prepare_llama(model))
+    return cast("Forward", model)
+
+
+def _try_out(model: Forward) -> int:
     """Runs one token through the model and returns the size of its vocabulary."""
     cache = BatchCache.empty(model, 1)
-    logits = cast("Forward", model)(mx.zeros((1, 1), mx.uint32), cache=cache.layers)
+    logits = model(mx.zeros((1, 1), mx.uint32), cache=cache.layers)
     compute([logits])
     return int(logits.shape[-1])

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from mlxmesh_runtime.log_file import LogFile
-from mlxmesh_shared.process import EXIT_WITH_PARENT
+from mlxmesh_shared.process import child_environment
 
 READ_REST_S = 0.5
 
@@ -59,7 +59,7 @@ class EngineProcess:
                 stderr=stderr,
                 # Ctrl-C in a terminal must reach the runtime alone, which then drains its engines.
                 start_new_session=True,
-                env=os.environ | {EXIT_WITH_PARENT: "1"},
+                env=child_environment(),
             )
         finally:
             os.close(stderr)
