@@ -3,17 +3,20 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from mlxmesh_gateway.backends import Backends
 from mlxmesh_gateway.limits import Deadlines
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
+from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Instance, Registry, open_registry
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, load_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 
 async def main() -> None:
@@ -45,8 +48,14 @@ async def serve(
     async def show_backend(backend: str, known: bool) -> None:
         await server.set_health(BACKENDS[backend].full_name, serving=known)
 
-    backends = Backends(registry, tuple(BACKENDS), on_change=show_backend)
-    server = _server(settings, backends)
+    certificates = open_certificates(settings, "gateway")
+    backends = Backends(
+        registry,
+        tuple(BACKENDS),
+        on_change=show_backend,
+        open_=partial(open_channel, certificates=certificates),
+    )
+    server = _server(settings, backends, certificates)
     instance = Instance("gateway", instance_id, await server.start(), os.getpid())
     try:
         await backends.start()
@@ -60,7 +69,9 @@ async def serve(
         await backends.close()
 
 
-def _server(settings: GatewaySettings, backends: Backends) -> MeshServer:
+def _server(
+    settings: GatewaySettings, backends: Backends, certificates: CertificateSource | None
+) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
     relay = Relay(
         routes=public_routes(),
@@ -81,6 +92,15 @@ def _server(settings: GatewaySettings, backends: Backends) -> MeshServer:
         options=options,
         generic_handlers=(relay,),
         name="gateway",
+        tls=certificates and _tls(settings, certificates),
+    )
+
+
+def _tls(settings: GatewaySettings, certificates: CertificateSource) -> ServerTls:
+    return ServerTls(
+        certificates,
+        at_gateway=True,
+        client_certificates=settings.client_certificates == "required",
     )
 
 

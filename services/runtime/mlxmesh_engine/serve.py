@@ -23,6 +23,7 @@ from mlxmesh_shared.process import (
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import EngineSettings, load_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.tls import ServerTls, open_certificates
 
 # How old the load may be that a caller goes by.
 LOAD_EVERY_S = 1.0
@@ -76,13 +77,15 @@ def _settings() -> EngineSettings:
 
 
 def _server(settings: EngineSettings, servicer: EngineServicer) -> MeshServer:
+    certificates = open_certificates(settings, "engine")
     return MeshServer(
         listen=settings.listen,
         services=(),
         service_names=(SERVICE.full_name,),
         generic_handlers=(servicer.handlers(),),
-        options=ServerOptions(log_successes=False),
+        options=ServerOptions(log_successes=False, reflection=settings.reflection),
         name="engine",
+        tls=certificates and ServerTls(certificates),
     )
 
 
