@@ -71,7 +71,8 @@ class CallGuard(aio.ServerInterceptor):
         method: str = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None:
-            return _METHOD_HANDLERS[False, False](self._guard_unary(method, _no_method))
+            # Its name may be any text of the caller's, which belongs in no log.
+            return _METHOD_HANDLERS[False, False](self._guard_unary("(unknown)", _no_method))
         known, guarded = self._guarded.get(method, (None, None))
         if known is not handler:
             guarded = self._guard(method, handler)
