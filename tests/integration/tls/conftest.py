@@ -21,7 +21,10 @@ from mlxmesh_shared.tls import CertificateSource, ServerTls
 from tests.fakes.certificates import issue_all, source
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
+EXECUTE = "/mlxmesh.engine.v1.EngineService/Execute"
 LOAD_MODEL = "/mlxmesh.model.v1.ModelService/LoadModel"
+WHO = b"who am I?"
+"""Answered by the caller's certificate."""
 
 
 def all_services() -> list[ServiceDescriptor]:
@@ -46,13 +49,13 @@ async def _one(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
     yield b"answer"
 
 
-async def _echo(requests: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
+async def _echo(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
     async for request in requests:
-        yield request
+        yield context.auth_context()["x509_pem_cert"][0] if request == WHO else request
 
 
 def answering(service: ServiceDescriptor) -> grpc.GenericRpcHandler:
-    """Answers every method of a service: with one message, or each with itself."""
+    """Answers every method of a service: with one message, or with each as it came."""
     handlers = {
         method.name: (
             grpc.stream_stream_rpc_method_handler(_echo)
