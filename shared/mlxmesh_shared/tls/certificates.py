@@ -91,7 +91,7 @@ def _load(files: CertificateFiles) -> tuple[_Stamps, Certificates]:
     except OSError as error:
         raise IllegalState(
             f"cannot read {error.filename}: {error.strerror}; make certificates with"
-            " `mlxmesh certs issue`, or name the directory that has them (tls_dir)"
+            " `mlxmesh certs`, or name the directory that has them (tls_dir)"
         ) from None
     return stamps, certificates
 

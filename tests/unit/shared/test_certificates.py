@@ -18,7 +18,7 @@ def test_without_a_directory_there_is_no_tls() -> None:
 
 
 def test_a_directory_without_them_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(IllegalState, match=r"ca\.crt.*mlxmesh certs issue"):
+    with pytest.raises(IllegalState, match=r"ca\.crt.*mlxmesh certs"):
         open_certificates(MeshSettings(tls_dir=tmp_path), "gateway")
 
 
