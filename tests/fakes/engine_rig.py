@@ -44,11 +44,14 @@ class Rig:
         *,
         max_running: int = 64,
         prefill_tokens_per_step: int = 512,
+        prefill_slowdown: float = 2.0,
         prefix_cache_bytes: int = 0,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.scheduler = Scheduler(
-            max_running=max_running, prefill_tokens_per_step=prefill_tokens_per_step
+            max_running=max_running,
+            prefill_tokens_per_step=prefill_tokens_per_step,
+            prefill_slowdown=prefill_slowdown,
         )
         self.loop = StepLoop(
             loaded, self.scheduler, prefix_cache_bytes=prefix_cache_bytes, clock=clock

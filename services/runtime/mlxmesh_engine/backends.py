@@ -47,6 +47,7 @@ def _mlx(settings: EngineSettings, model_dir: Path) -> Backend:
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
         prefill_tokens_per_step=settings.prefill_tokens_per_step,
+        prefill_slowdown=settings.prefill_slowdown,
         prefix_cache_bytes=_prefix_cache_bytes(settings),
     )
     return MlxThread(load_model, options)
@@ -72,4 +73,5 @@ def _simulated(settings: EngineSettings, model_dir: Path) -> Backend:
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,
         prefill_tokens_per_step=settings.prefill_tokens_per_step,
+        prefill_slowdown=settings.prefill_slowdown,
     )

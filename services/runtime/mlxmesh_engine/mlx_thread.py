@@ -27,6 +27,7 @@ class LoopOptions:
     max_running: int = 64
     max_waiting: int = 256
     prefill_tokens_per_step: int = 512
+    prefill_slowdown: float = 2.0
     prefix_cache_bytes: int = 0
 
 
@@ -104,6 +105,7 @@ class MlxThread:
         scheduler = Scheduler(
             max_running=options.max_running,
             prefill_tokens_per_step=options.prefill_tokens_per_step,
+            prefill_slowdown=options.prefill_slowdown,
         )
         loop = StepLoop(loaded, scheduler, prefix_cache_bytes=options.prefix_cache_bytes)
         while True:

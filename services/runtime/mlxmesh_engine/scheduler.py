@@ -1,11 +1,15 @@
 """Who runs next: pure decisions, no clock of its own, no MLX."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mlxmesh_engine.prefill_budget import PrefillBudget
+from mlxmesh_engine.decode_pace import Read
+from mlxmesh_engine.prefill_budget import LongPromptBudget, PrefillBudget
 from mlxmesh_engine.request import Sequence, SequenceKey, Timings
+
+# Reading a shorter prompt at once is over soon, and its stream begins to count.
+_LONG_PROMPT_TOKENS = 256
 
 
 class Active:
@@ -41,6 +45,11 @@ class Active:
     def collected(self) -> int:
         """Tokens made so far, here and elsewhere."""
         return len(self.request.generated) + len(self.output)
+
+    @property
+    def long(self) -> bool:
+        """Whether reading its prompt at once would stall those that decode."""
+        return self.prefill_tokens - self.cached_tokens > _LONG_PROMPT_TOKENS
 
     @property
     def unread(self) -> bool:
@@ -106,12 +115,24 @@ class PrefillSlice:
         return self.active.tokens[self.start : self.start + self.count]
 
 
+def read_of(slices: Iterable[PrefillSlice]) -> Read:
+    """The slices' tokens, by kind."""
+    counts = [(slice_.count, slice_.active.long) for slice_ in slices]
+    return Read(
+        long_tokens=sum(count for count, long in counts if long),
+        other_tokens=sum(count for count, long in counts if not long),
+    )
+
+
 class Scheduler:
     """Moves sequences from waiting over prefilling to running."""
 
-    def __init__(self, *, max_running: int, prefill_tokens_per_step: int) -> None:
+    def __init__(
+        self, *, max_running: int, prefill_tokens_per_step: int, prefill_slowdown: float = 2.0
+    ) -> None:
         self._max_running = max_running
         self._budget = PrefillBudget(prefill_tokens_per_step)
+        self._long_budget = LongPromptBudget(slowdown=prefill_slowdown)
         self._waiting: deque[Active] = deque()
         self._prefilling: list[Active] = []
         self._running: list[Active] = []
@@ -150,13 +171,29 @@ class Scheduler:
         return [active for active in self._prefilling if active.unread]
 
     def plan_prefill(self) -> list[PrefillSlice]:
-        """Shares one step's token budget: half to the oldest prompt, the rest to the shortest.
+        """What the next step reads.
 
-        So a short prompt never waits for long ones, and no prompt waits for ever.
+        While others decode, the oldest long prompt advances by what they can bear; apart from that,
+        half of the step's token budget is the oldest prompt's, and the rest the shortest ones'. So
+        a short prompt never waits for long ones, and no prompt waits for ever.
         """
-        if not self._prefilling:
-            return []
-        oldest, *others = self._prefilling
+        counts: dict[SequenceKey, int] = {}
+        sharing = self._prefilling
+        if self._running:
+            sharing = [active for active in self._prefilling if not active.long]
+            if long := next((active for active in self._prefilling if active.long), None):
+                counts[long.key] = self._share(long, self._long_budget.take())
+        counts |= self._shares(sharing)
+        return [
+            PrefillSlice(active, active.prefilled, count)
+            for active in self._prefilling
+            if (count := counts.get(active.key, 0)) > 0 or _remaining(active) == 0
+        ]
+
+    def _shares(self, prompts: list[Active]) -> dict[SequenceKey, int]:
+        if not prompts:
+            return {}
+        oldest, *others = prompts
         budget_tokens = self._budget.tokens
         counts = {oldest.key: self._share(oldest, max(1, budget_tokens // 2))}
         left = budget_tokens - counts[oldest.key]
@@ -164,15 +201,16 @@ class Scheduler:
             counts[active.key] = self._share(active, left)
             left -= counts[active.key]
         counts[oldest.key] += min(left, _remaining(oldest) - counts[oldest.key])
-        return [
-            PrefillSlice(active, active.prefilled, counts[active.key])
-            for active in self._prefilling
-            if counts[active.key] > 0 or _remaining(active) == 0
-        ]
+        return counts
 
     def note_prefill_took(self, step_s: float) -> None:
         """Fits the next steps' token budget to how long one took."""
         self._budget.note(step_s)
+
+    def note_decode_took(self, step_s: float, read: Read) -> None:
+        """Fits what a step may read of long prompts to how long one took beside such a read."""
+        if not read.other_tokens:
+            self._long_budget.note(step_s, read.long_tokens)
 
     def advance(self, done: PrefillSlice) -> bool:
         """Notes that a slice was read; True when its sequence is ready to decode."""

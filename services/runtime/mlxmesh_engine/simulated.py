@@ -13,9 +13,10 @@ from pathlib import Path
 
 from mlxmesh_engine import model_config
 from mlxmesh_engine.backend import Deliver
+from mlxmesh_engine.decode_pace import Read
 from mlxmesh_engine.rate import TokenRate
 from mlxmesh_engine.request import FinishReason, Load, Sequence, SequenceKey, Update
-from mlxmesh_engine.scheduler import Active, Scheduler
+from mlxmesh_engine.scheduler import Active, Scheduler, read_of
 from mlxmesh_shared.errors import DeadlineExceeded, EngineFailed, MeshError
 
 _IDLE_TURN_S = 0.25
@@ -88,12 +89,15 @@ class SimulatedEngine:
         max_running: int = 64,
         max_waiting: int = 256,
         prefill_tokens_per_step: int = 512,
+        prefill_slowdown: float = 2.0,
     ) -> None:
         self._load_model = load_model
         self._pace = pace
         self._limits = (max_running, max_waiting)
         self._scheduler = Scheduler(
-            max_running=max_running, prefill_tokens_per_step=prefill_tokens_per_step
+            max_running=max_running,
+            prefill_tokens_per_step=prefill_tokens_per_step,
+            prefill_slowdown=prefill_slowdown,
         )
         self._chance = random.Random(0)
         self._actives: dict[SequenceKey, Active] = {}
@@ -151,8 +155,7 @@ class SimulatedEngine:
         while True:
             if not self._actives and not self._news:
                 await self._work()
-            prefill_tokens = self._read_prompts()
-            await self._pass_time(prefill_tokens)
+            await self._pass_time(self._read_prompts())
             self._turned_s = time.monotonic()
             self._end_expired(self._turned_s)
             self._decode(model, self._turned_s)
@@ -171,16 +174,19 @@ class SimulatedEngine:
                 await self._has_work.wait()
         self._due_s = time.monotonic()
 
-    async def _pass_time(self, prefill_tokens: int) -> None:
+    async def _pass_time(self, read: Read) -> None:
+        decodes = bool(self._decoding)
         duration_s = self._pace.duration_s(
-            decodes=bool(self._decoding), prefill_tokens=prefill_tokens, chance=self._chance
+            decodes=decodes, prefill_tokens=read.tokens, chance=self._chance
         )
+        if decodes:
+            self._scheduler.note_decode_took(duration_s, read)
         now_s = time.monotonic()
         # From when the last step was due, so that a timer's lateness does not add up.
         self._due_s = max(self._due_s + duration_s, now_s)
         await asyncio.sleep(self._due_s - now_s)
 
-    def _read_prompts(self) -> int:
+    def _read_prompts(self) -> Read:
         """Reads a slice of the prompts; those read to the end decode in this same step."""
         self._scheduler.admit(time.monotonic())
         slices = self._scheduler.plan_prefill()
@@ -190,7 +196,7 @@ class SimulatedEngine:
                 self._decoding[active.key] = active
             read = min(active.prefilled + 1, len(active.request.prompt))
             self._tell(active, Update(active.key[1], prefilled_tokens=read))
-        return sum(slice_.count for slice_ in slices)
+        return read_of(slices)
 
     def _decode(self, model: SimulatedModel, now_s: float) -> None:
         failure_rate = self._pace.failure_rate

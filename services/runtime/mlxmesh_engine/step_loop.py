@@ -10,13 +10,14 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from mlxmesh_engine.decode import DecodeBatch, Launched
+from mlxmesh_engine.decode_groups import DecodeGroups, LaunchedStep
+from mlxmesh_engine.decode_pace import DecodePace
 from mlxmesh_engine.kv_cache import BatchCache
 from mlxmesh_engine.loader import LoadedModel
 from mlxmesh_engine.prefill import Prefill, groups
 from mlxmesh_engine.prefix_store import PrefixStore
 from mlxmesh_engine.request import FinishReason, Sequence, SequenceKey, Update
-from mlxmesh_engine.scheduler import Active, PrefillSlice, Scheduler
+from mlxmesh_engine.scheduler import Active, PrefillSlice, Scheduler, read_of
 from mlxmesh_shared.errors import DeadlineExceeded, EngineFailed, MeshError
 
 _log = logging.getLogger(__name__)
@@ -41,12 +42,13 @@ class StepLoop:
     ) -> None:
         self._scheduler = scheduler
         self._prefixes = PrefixStore(loaded.model, prefix_cache_bytes)
-        self._decode = DecodeBatch(loaded, on_leave=self._keep_row)
+        self._decode = DecodeGroups(loaded, on_leave=self._keep_row)
         self._prefill = Prefill(loaded, self._prefixes)
         self._actives: dict[SequenceKey, Active] = {}
-        self._launched: Launched | None = None
+        self._launched: LaunchedStep | None = None
         self._clock = clock
         self._prefill_began_s: float | None = None
+        self._pace = DecodePace()
         self._news: News = {}
         self.turns = 0
         self.prompt_tokens = 0
@@ -93,7 +95,7 @@ class StepLoop:
         elif self._launched is None:
             # Nothing else bounds how much prefill is under way.
             mx.synchronize()
-        self._note_prefill_time()
+        self._note_times(decoded=before is not None)
         self._read_prompts()
         if self.idle:
             self._decode.drop_finished()
@@ -109,7 +111,7 @@ class StepLoop:
             if deadline_s is not None and now_s >= deadline_s:
                 self._fail(active, DeadlineExceeded("the deadline passed; allow more time"))
 
-    def _collect(self, launched: Launched) -> None:
+    def _collect(self, launched: LaunchedStep) -> None:
         tokens = launched.read()
         now_s = self._clock()
         for active, token in zip(launched.rows, tokens, strict=True):
@@ -146,15 +148,21 @@ class StepLoop:
     def _keep_row(self, active: Active, cache: BatchCache, row: int) -> None:
         self._prefixes.keep(active.held_tokens, cache, row)
 
-    def _note_prefill_time(self) -> None:
-        """Reading is only started by its own turn; the next one waits for it."""
+    def _note_times(self, *, decoded: bool) -> None:
+        """Reading is only started by its own turn; a later one waits for it."""
+        now_s = self._clock()
         if self._prefill_began_s is not None:
-            self._scheduler.note_prefill_took(self._clock() - self._prefill_began_s)
+            self._scheduler.note_prefill_took(now_s - self._prefill_began_s)
+        if not decoded:
+            self._pace.no_step_ended()
+        elif (step := self._pace.step_ended(now_s)) is not None:
+            self._scheduler.note_decode_took(*step)
 
     def _read_prompts(self) -> None:
         self._look_up_again()
         slices = self._scheduler.plan_prefill()
         self._prefill_began_s = self._clock() if slices else None
+        self._pace.reads(read_of(slices))
         self._prefill.begin(slices)
         for slice_ in slices:
             if slice_.first:

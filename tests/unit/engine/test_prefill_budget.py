@@ -1,4 +1,4 @@
-from mlxmesh_engine.prefill_budget import PrefillBudget
+from mlxmesh_engine.prefill_budget import LongPromptBudget, PrefillBudget
 
 
 def test_it_is_the_setting_while_steps_are_fast() -> None:
@@ -32,3 +32,33 @@ def test_it_never_comes_to_nothing_nor_above_a_small_setting() -> None:
         for _ in range(5):
             subject.note(3600)
         assert subject.tokens == least
+
+
+def test_what_a_decode_step_carries_is_cut_to_what_fits_and_grows_slowly() -> None:
+    subject = LongPromptBudget(slowdown=3)
+    subject.note(0.010, 0)
+    subject.note(0.090, 40)
+    assert settled(subject) == 10
+    subject.note(0.015, 10)
+    assert settled(subject) == 11
+
+
+def test_it_is_never_nothing_for_long() -> None:
+    subject = LongPromptBudget(slowdown=1.5)
+    for _ in range(20):
+        subject.note(0.01, 0)
+        subject.note(9.0, 100)
+    taken = [subject.take() for _ in range(300)]
+    assert set(taken) == {0, 4}
+    assert taken.count(0) <= 20
+
+
+def test_without_a_measurement_it_starts_small() -> None:
+    subject = LongPromptBudget(slowdown=2)
+    subject.note(5.0, 16)
+    assert settled(subject) == 16
+
+
+def settled(subject: LongPromptBudget) -> int:
+    """What it gives once it has looked at quiet steps."""
+    return max(subject.take() for _ in range(5))

@@ -1,3 +1,4 @@
+from mlxmesh_engine.decode_pace import Read
 from mlxmesh_engine.request import Sequence, Timings
 from mlxmesh_engine.scheduler import Active, PrefillSlice, Scheduler
 
@@ -200,3 +201,42 @@ def test_after_a_slow_step_less_is_read() -> None:
     assert plan(subject) == {1: 100}
     subject.note_prefill_took(4.0)
     assert plan(subject) == {1: 25}
+
+
+def decoding_beside(*prompts: int) -> Scheduler:
+    """Sequence 1 decodes; these prompts, of sequences 2 and on, have a place."""
+    subject = scheduler(budget=500)
+    subject.add(active(1, 1))
+    subject.admit(0.0)
+    assert step(subject) == [1]
+    for number, tokens in enumerate(prompts, start=2):
+        subject.add(active(number, tokens))
+    subject.admit(0.0)
+    subject.note_decode_took(0.010, Read())
+    for _ in range(4):
+        # It looks at how long a step takes without them.
+        assert not {2, 3} & plan(subject).keys()
+    return subject
+
+
+def test_while_others_decode_one_long_prompt_reads_what_they_can_bear() -> None:
+    subject = decoding_beside(4001, 4001)
+    subject.note_decode_took(0.040, Read(long_tokens=16))
+    assert plan(subject) == {2: 5}
+
+
+def test_a_short_prompt_is_read_at_once_beside_them() -> None:
+    subject = decoding_beside(4001, 4001, 101)
+    assert plan(subject) == {2: 16, 4: 100}
+
+
+def test_a_step_that_read_short_prompts_too_says_nothing_of_long_ones() -> None:
+    subject = decoding_beside(4001)
+    subject.note_decode_took(9.0, Read(long_tokens=16, other_tokens=100))
+    assert plan(subject) == {2: 16}
+
+
+def test_the_tail_of_a_long_prompt_is_still_of_a_long_prompt() -> None:
+    subject = decoding_beside(258)
+    while (slices := subject.plan_prefill()) and not any(map(subject.advance, slices)):
+        assert all(each.count <= 16 for each in slices)
