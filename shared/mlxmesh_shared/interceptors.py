@@ -1,7 +1,7 @@
 """The guard around every handler: nothing illegal gets in, nothing secret gets out.
 
-For each call: parse safely, check the rules, run, and turn whatever was raised into a rich status.
-One access record per call, without payload.
+For each call: see whether the caller may, parse safely, check the rules, run, and turn whatever was
+raised into a rich status. One access record per call, without payload.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from mlxmesh_shared.errors import (
     to_status,
 )
 from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.tls.method_access import MethodAccess
 
 _access = logging.getLogger("mlxmesh.access")
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class CallGuard(aio.ServerInterceptor):
         max_message_bytes: int,
         max_concurrent_rpcs: int | None,
         log_successes: bool = True,
+        access: MethodAccess | None = None,
     ) -> None:
         self._service = service
         self._validator = validator
@@ -56,6 +58,7 @@ class CallGuard(aio.ServerInterceptor):
         self.max_concurrent_rpcs = max_concurrent_rpcs
         """May change at any time; None is no limit."""
         self._log_successes = log_successes
+        self._access = access
         self._guarded: dict[str, tuple[Any, Any]] = {}
         # Running calls by the task that handles each, and those that a drain has ended.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
@@ -69,7 +72,8 @@ class CallGuard(aio.ServerInterceptor):
         method: str = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None:
-            return _METHOD_HANDLERS[False, False](self._guard_unary(method, _no_method))
+            # Its name may be any text of the caller's, which belongs in no log.
+            return _METHOD_HANDLERS[False, False](self._guard_unary("(unknown)", _no_method))
         known, guarded = self._guarded.get(method, (None, None))
         if known is not handler:
             guarded = self._guard(method, handler)
@@ -145,6 +149,7 @@ class CallGuard(aio.ServerInterceptor):
         started_s = time.perf_counter()
         code = grpc.StatusCode.OK
         try:
+            self._authorize(method, context)
             with self._place(method):
                 yield
         except aio.AbortError:
@@ -159,6 +164,10 @@ class CallGuard(aio.ServerInterceptor):
             await context.abort_with_status(to_status(known))
         finally:
             self._record(method, context, code, time.perf_counter() - started_s)
+
+    def _authorize(self, method: str, context: Context) -> None:
+        if self._access is not None and not is_infrastructure(method):
+            self._access.check(method, context)
 
     @contextlib.contextmanager
     def _place(self, method: str) -> Generator[None]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from mlxmesh_client import CertificateFiles
+
 MLXMESH = (sys.executable, "-m", "mlxmesh_cli")
 
 
-def mlxmesh(*arguments: str, timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
-    """Run the command; the result holds exit code and output."""
+def mlxmesh(
+    *arguments: str, timeout_s: float = 200, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command, with more variables where given; the result holds exit code and output."""
     return subprocess.run(
         [*MLXMESH, *arguments],
         capture_output=True,
@@ -23,6 +29,7 @@ def mlxmesh(*arguments: str, timeout_s: float = 200) -> subprocess.CompletedProc
         timeout=timeout_s,
         check=False,
         stdin=subprocess.DEVNULL,
+        env={**os.environ, **(env or {})},
     )
 
 
@@ -47,6 +54,10 @@ class RunningMesh:
         """Run a command against this mesh."""
         return mlxmesh(*arguments, "--data-dir", str(self.data_dir))
 
+    def tls(self, role: str) -> CertificateFiles:
+        """What a caller of this role connects with; for a mesh that was started with --tls."""
+        return CertificateFiles.of_role(self.data_dir / "tls", role)
+
     def status(self) -> dict[str, Any]:
         """`mlxmesh status --json`."""
         result = self.command("status", "--json")
@@ -59,11 +70,12 @@ class RunningMesh:
         return row["pid"]
 
 
-def start_mesh(data_dir: Path, *arguments: str) -> RunningMesh:
+def start_mesh(
+    data_dir: Path, *arguments: str, env: Mapping[str, str] | None = None
+) -> RunningMesh:
     """Start a mesh in the background on a free port."""
-    result = mlxmesh(
-        "up", "--detach", "--json", "--data-dir", str(data_dir), "--grpc-port", "0", *arguments
-    )
+    fixed = ("--detach", "--json", "--data-dir", str(data_dir), "--grpc-port", "0")
+    result = mlxmesh("up", *fixed, *arguments, env=env)
     assert result.returncode == 0, result.stderr + result.stdout
     return RunningMesh(data_dir, json.loads(result.stdout)["address"])
 

@@ -20,7 +20,7 @@ from mlxmesh.engine.v1.engine_pb2 import (
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh_generation.router import Replica
 from mlxmesh_generation.sequence import EngineSequence, SequenceSink
-from mlxmesh_shared.channels import open_channel, wait_ready
+from mlxmesh_shared.channels import OpenChannel, open_channel, wait_ready
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -54,13 +54,19 @@ class EngineLink:
     """Owned by `Engines`, which runs it in a task of its own."""
 
     def __init__(
-        self, *, engine_id: str, address: str, on_connected: Callable[[], None] = lambda: None
+        self,
+        *,
+        engine_id: str,
+        address: str,
+        on_connected: Callable[[], None] = lambda: None,
+        open_: OpenChannel = open_channel,
     ) -> None:
         self.engine_id = engine_id
         self.address = address
         self._sinks: dict[int, SequenceSink] = {}
         self._next_id = 1
         self._on_connected = on_connected
+        self._open = open_
         self._load = EngineLoad()
         self._own_at_report = 0
         self._outbox: deque[ExecuteRequest] = deque()
@@ -104,7 +110,7 @@ class EngineLink:
 
     async def run(self) -> None:
         """Keeps the stream open, opening it again whenever it breaks, until retired and idle."""
-        channel = open_channel(self.address, window_bytes=WINDOW_BYTES)
+        channel = self._open(self.address, role="engine", window_bytes=WINDOW_BYTES)
         keeping = asyncio.create_task(self._keep_open(channel))
         finished = asyncio.create_task(self._finished.wait())
         try:

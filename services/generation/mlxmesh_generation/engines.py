@@ -9,14 +9,16 @@ from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.engine_link import EngineLink
 from mlxmesh_generation.prefix_affinity import PrefixAffinity, prefixes
 from mlxmesh_generation.sequence import EngineSequence, SequenceSink
+from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.registry.port import Instance, Registry
 
 
 class Engines:
     """A link to every engine; one whose record is gone takes nothing new, and closes when idle."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, *, open_: OpenChannel = open_channel) -> None:
         self._registry = registry
+        self._open = open_
         # By engine id: its record, and the link to it.
         self._links: dict[str, tuple[Instance, EngineLink]] = {}
         self._connected = asyncio.Event()
@@ -89,7 +91,10 @@ class Engines:
         for engine_id in instances.keys() - self._links.keys():
             instance = instances[engine_id]
             link = EngineLink(
-                engine_id=engine_id, address=instance.address, on_connected=self._on_connected
+                engine_id=engine_id,
+                address=instance.address,
+                on_connected=self._on_connected,
+                open_=self._open,
             )
             self._links[engine_id] = (instance, link)
             tasks.create_task(link.run(), name=f"link to {engine_id}")

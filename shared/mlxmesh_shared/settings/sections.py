@@ -26,7 +26,8 @@ def dynamic_names(cls: type["MeshSettings"]) -> frozenset[str]:
 
 def _allowed(listen: str, info: ValidationInfo) -> str:
     # The mesh's own settings come first, so that this one is known here.
-    check_listen(listen, insecure_allowed=info.data.get("insecure_listen", False))
+    secured = info.data.get("tls_dir") is not None
+    check_listen(listen, allowed=secured or info.data.get("insecure_listen", False))
     return listen
 
 
@@ -60,8 +61,12 @@ class MeshSettings(ConsulSettings):
     """The least important record that is logged."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """How records look; auto is text on a terminal and JSON elsewhere."""
+    tls_dir: FullPath | None = None
+    """Where the certificates are (`mlxmesh certs`): turns TLS on; every process needs the same."""
     insecure_listen: bool = False
     """Allows listening beyond this machine without TLS."""
+    reflection: bool = True
+    """Whether callers may ask for the contracts."""
 
 
 class GatewaySettings(MeshSettings):
@@ -79,8 +84,8 @@ class GatewaySettings(MeshSettings):
     """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
     """The largest request."""
-    reflection: bool = True
-    """Whether clients may ask for the contracts."""
+    client_certificates: Literal["required", "off"] = "required"
+    """With TLS: off lets in everybody who can connect as a client, who may generate."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
 
