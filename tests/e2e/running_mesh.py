@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from mlxmesh_client import CertificateFiles
 
@@ -85,3 +87,17 @@ def stop_mesh(mesh: RunningMesh) -> None:
     result = mesh.command("down")
     assert result.returncode == 0, result.stderr
     assert processes_of(mesh.data_dir) == []
+
+
+def wait_until_serving(mesh: RunningMesh, timeout_s: float = 60) -> None:
+    """Until every service and the engine answer their health checks."""
+    wanted = {"gateway", "generation", "model", "runtime", "engine"}
+    deadline = time.monotonic() + timeout_s
+    serving: set[str] = set()
+    while time.monotonic() < deadline:
+        rows = mesh.status()["instances"]
+        serving = {row["service"] for row in rows if row["state"] == "serving"}
+        if serving == wanted:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"only {serving} serve after {timeout_s} s")

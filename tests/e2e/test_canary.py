@@ -24,7 +24,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     TokenInput,
 )
 from mlxmesh.model.v1.model_pb2 import PullModelRequest
-from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
+from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh, wait_until_serving
 
 CANARY = "xyzzy-canary-7391"
 TOKENS = [931, 937, 941, 947, 953]
@@ -192,6 +192,7 @@ async def test_calls_that_are_left_or_cut_leave_no_trace(mesh: RunningMesh) -> N
 
 def test_every_process_was_heard_at_debug(mesh: RunningMesh) -> None:
     """Else the tests above would pass by silence."""
+    wait_until_serving(mesh)  # by health checks, which are logged at DEBUG
     logs = logs_of(mesh)
     (engine,) = [name for name in logs if name.startswith("pocket-")]
     assert set(logs) == {"gateway", "generation", "model", "runtime", "launcher", engine}
