@@ -153,6 +153,8 @@ class EngineSettings(MeshSettings):
     """How many times as long a decode step may take while prompts above 256 tokens are read."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] | None = None
     """Memory to keep beginnings of prompts in; 0 for none, default 10%, at most 1 GiB."""
+    kv_cache_bytes: Count | None = None
+    """Memory that keys and values of running sequences may take; default half of what is free."""
     context_tokens: Annotated[int, Field(ge=0)] = 0
     """Most tokens of prompt and output together; 0 for what the model allows."""
     dtype: Literal["auto", "as_shipped", "float32", "float16", "bfloat16"] = "auto"

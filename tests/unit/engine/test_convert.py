@@ -18,8 +18,23 @@ def submit(**fields: Any) -> engine_pb2.Submit:
     return engine_pb2.Submit(**(defaults | fields))
 
 
-def convert(message: engine_pb2.Submit, now_s: float = 100.0) -> Sequence:
-    return to_sequence(message, stream_id=3, limits=LIMITS, now_s=now_s)
+def convert(
+    message: engine_pb2.Submit, now_s: float = 100.0, limits: ModelLimits = LIMITS
+) -> Sequence:
+    return to_sequence(message, stream_id=3, limits=limits, now_s=now_s)
+
+
+def test_what_memory_never_suffices_for_is_refused_with_what_to_do() -> None:
+    limits = ModelLimits(100, 50, frozenset(), kv_tokens=12)
+    assert convert(submit(max_tokens=10), limits=limits).most_tokens == 12
+    with pytest.raises(ContextTooLong, match="12 tokens.*kv_cache_bytes") as caught:
+        convert(submit(max_tokens=11), limits=limits)
+    assert caught.value.field == "max_tokens"
+
+
+def test_who_asks_and_how_urgently_arrives() -> None:
+    sequence = convert(submit(priority=-7, caller="team-a"))
+    assert (sequence.priority, sequence.caller) == (-7, "team-a")
 
 
 def test_a_plain_submit_is_greedy_and_ends_at_the_models_end_tokens() -> None:
