@@ -5,7 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from mlxmesh_gateway.backends import Backends
-from mlxmesh_gateway.limits import Deadlines
+from mlxmesh_gateway.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_shared.process import run_service, wait_for_stop
@@ -71,6 +71,9 @@ def _server(settings: GatewaySettings, backends: Backends) -> MeshServer:
     options = ServerOptions(
         max_message_bytes=settings.max_message_bytes,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        max_rpcs_per_caller=places_per_caller(
+            settings.max_concurrent_rpcs, settings.max_rpcs_per_caller
+        ),
         max_concurrent_streams=settings.max_streams_per_connection,
         reflection=settings.reflection,
     )

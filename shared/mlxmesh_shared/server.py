@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.interceptors import CallGuard, is_infrastructure
+from mlxmesh_shared.places import Places
 from mlxmesh_shared.reflection import reflection_handlers
 from mlxmesh_shared.rules import Validator
 
@@ -28,6 +29,8 @@ class ServerOptions:
     max_message_bytes: int = 16 * 2**20
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_rpcs: int | None = None
+    max_rpcs_per_caller: int | None = None
+    """Within max_concurrent_rpcs."""
     max_concurrent_streams: int = 1024
     reflection: bool = True
     log_successes: bool = True
@@ -36,6 +39,11 @@ class ServerOptions:
     keepalive_timeout_s: float = 5
     max_connection_age_s: float | None = None
     max_connection_idle_s: float | None = None
+
+    def places(self) -> Places | None:
+        """Those for running calls; None for any number."""
+        limit = self.max_concurrent_rpcs
+        return None if limit is None else Places(limit, per_caller=self.max_rpcs_per_caller)
 
     def channel_arguments(self) -> list[tuple[str, int]]:
         """The options for gRPC's core."""
@@ -86,7 +94,7 @@ class MeshServer:
             service=name,
             validator=_validator(service_names),
             max_message_bytes=options.max_message_bytes,
-            max_concurrent_rpcs=options.max_concurrent_rpcs,
+            places=options.places(),
             log_successes=options.log_successes,
         )
         self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())

@@ -39,14 +39,16 @@ class Vacancies:
         self._pass_time(now_s)
         self.held += 1
 
-    def give_back(self, now_s: float) -> None:
+    def give_back(self, now_s: float, *, counts: bool = True) -> None:
+        """Does not count where it tells nothing about the next: a refusal, a crash."""
         self._pass_time(now_s)
         self.held -= 1
-        self._ends += 1
+        self._ends += counts
 
     def promise(self, now_s: float) -> float:
         """After how many seconds the next who is refused should come back, SHORTEST to LONGEST."""
         self._pass_time(now_s)
+        self._forget_missed(now_s)
         last_s = self._promised_s[-1] if self._promised_s else now_s
         due_s = max(last_s, now_s + SHORTEST_DELAY_S - self._gap_s) + self._gap_s
         if due_s - now_s > LONGEST_DELAY_S:
@@ -60,8 +62,7 @@ class Vacancies:
 
         Who is due keeps a promise by it. Who is not leaves a place to each who comes any moment.
         """
-        while self._promised_s and self._promised_s[0] < now_s - _GRACE_S:
-            self._promised_s.popleft()
+        self._forget_missed(now_s)
         if free < 1:
             return False
         if self._promised_s and self._promised_s[0] <= now_s:
@@ -69,6 +70,10 @@ class Vacancies:
             return True
         soon = sum(1 for due_s in self._first(free) if due_s <= now_s + _GRACE_S)
         return free > soon
+
+    def _forget_missed(self, now_s: float) -> None:
+        while self._promised_s and self._promised_s[0] < now_s - _GRACE_S:
+            self._promised_s.popleft()
 
     def _first(self, count: int) -> list[float]:
         return [self._promised_s[index] for index in range(min(count, len(self._promised_s)))]

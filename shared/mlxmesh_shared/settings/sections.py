@@ -59,6 +59,8 @@ class GatewaySettings(MeshSettings):
     """The longest deadline; a longer one is cut to it."""
     max_concurrent_rpcs: Count = 1024
     """Calls at one time; more are refused with RESOURCE_EXHAUSTED."""
+    max_rpcs_per_caller: Count | None = None
+    """Calls of one caller at one time; default seven eighths of max_concurrent_rpcs."""
     max_streams_per_connection: Count = 256
     """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
@@ -76,6 +78,10 @@ class GenerationSettings(MeshSettings):
     """Where the gateway connects, host:port; port 0 takes a free one."""
     max_concurrent_rpcs: Count = 1024
     """Calls at one time; more are refused with RESOURCE_EXHAUSTED."""
+    max_generations: Count = 1024
+    """Generations held at one time, read or not; more are refused with RESOURCE_EXHAUSTED."""
+    max_held_bytes: Count = 256 * MIB
+    """Bytes of the requests of all generations held; more are refused with RESOURCE_EXHAUSTED."""
     tokenizer_cache_models: Count = 16
     """Tokenizers kept in memory."""
     drain_grace_s: Seconds = 30
