@@ -63,7 +63,7 @@ class EngineLink:
         on_connected: Callable[[], None] = lambda: None,
         vacancies: Vacancies | None = None,
     ) -> None:
-        """`vacancies`, which it may share with links to like engines, learns what begins and ends."""
+        """`vacancies`, which links to like engines may share, learns what begins and ends."""
         self.engine_id = engine_id
         self.address = address
         self._sinks: dict[int, SequenceSink] = {}

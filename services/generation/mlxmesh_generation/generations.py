@@ -59,7 +59,7 @@ class Generations:
     ) -> AsyncGenerator[Generation]:
         """A started generation; leaving the context gives up what is left of it.
 
-        Raises: GenerationExists, TooManyRequests, and whatever is wrong with the request or the mesh.
+        Raises: GenerationExists, TooManyRequests, and whatever is wrong with request or mesh.
         """
         received_s = time.monotonic()
         with self._limits.holding(request), self._claimed(request.request_id) as claim:

@@ -38,9 +38,7 @@ class GenerationServicer(GenerationServiceServicer):
                 yield convert.generate_response(sequence, event)
 
     async def Complete(self, request: CompleteRequest, context: Any) -> CompleteResponse:
-        asked = convert.generation_request(
-            request.generation, caller=caller_of(context)
-        )
+        asked = convert.generation_request(request.generation, caller=caller_of(context))
         async with self._generations.running(asked, remaining_s(context)) as generation:
             return convert.complete_response([event async for event in generation.events()])
 

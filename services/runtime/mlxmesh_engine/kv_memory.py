@@ -8,20 +8,18 @@ _PART_OF_AVAILABLE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class KvMemory:
-    """What one token takes, and what all sequences that run may take together.
+    """What one token takes, and what all sequences that run may take together; 0: not known."""
 
-    Without knowing either (0), only the number of sequences is bounded.
-    """
-
-    token_bytes: int = 0
-    capacity_bytes: int = 0
+    token_bytes: int
+    capacity_bytes: int
 
     @property
     def capacity_tokens(self) -> int | None:
-        """None when it is not known."""
-        if not self.token_bytes or not self.capacity_bytes:
-            return None
-        return self.capacity_bytes // self.token_bytes
+        """None when it is not known: then only the number of sequences is bounded."""
+        return self.capacity_bytes // self.token_bytes if self.token_bytes else None
+
+
+UNKNOWN = KvMemory(token_bytes=0, capacity_bytes=0)
 
 
 def kv_memory(

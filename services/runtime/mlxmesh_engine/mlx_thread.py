@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlxmesh_engine.kv_memory import KvMemory
+from mlxmesh_engine.kv_memory import UNKNOWN, KvMemory
 from mlxmesh_engine.loader import LoadedModel
 from mlxmesh_engine.rate import TokenRate
 from mlxmesh_engine.request import Load, Sequence, SequenceKey
@@ -53,7 +53,7 @@ class MlxThread:
         self._rate = TokenRate()
         self._deliver: Deliver | None = None
         self._turned_s = time.monotonic()
-        self._kv = KvMemory()
+        self._kv: KvMemory = UNKNOWN
         self._last_load = self._idle_load()
         self.turns = 0
         self._event_loop = asyncio.get_running_loop()

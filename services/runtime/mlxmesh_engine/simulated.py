@@ -14,7 +14,7 @@ from pathlib import Path
 from mlxmesh_engine import model_config
 from mlxmesh_engine.backend import Deliver
 from mlxmesh_engine.decode_pace import Read
-from mlxmesh_engine.kv_memory import KvMemory, kv_memory
+from mlxmesh_engine.kv_memory import UNKNOWN, KvMemory, kv_memory
 from mlxmesh_engine.rate import TokenRate
 from mlxmesh_engine.request import FinishReason, Load, Sequence, SequenceKey, Update
 from mlxmesh_engine.scheduler import Active, Scheduler, read_of
@@ -36,7 +36,7 @@ class SimulatedModel:
     dtype_note: str = "simulated: no weights are read and the tokens mean nothing"
     blas: str = "none"
     weights_bytes: int = 0
-    kv: KvMemory = KvMemory()
+    kv: KvMemory = UNKNOWN
 
     @classmethod
     def read(
@@ -115,7 +115,7 @@ class SimulatedEngine:
             prefill_tokens_per_step=prefill_tokens_per_step,
             prefill_slowdown=prefill_slowdown,
         )
-        self._kv = KvMemory()
+        self._kv: KvMemory = UNKNOWN
         self._chance = random.Random(0)
         self._actives: dict[SequenceKey, Active] = {}
         self._decoding: dict[SequenceKey, Active] = {}

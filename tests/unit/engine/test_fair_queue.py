@@ -126,7 +126,7 @@ def test_shares_of_those_who_always_wait_differ_by_one_request_at_most(
     costs = {(caller, number): cost for number, (caller, cost) in enumerate(work)}
     for item, cost in costs.items():
         push(subject, item, cost=cost)
-    given_: Counter[str] = Counter({caller: 0 for caller in waiting})
+    given_: Counter[str] = Counter(dict.fromkeys(waiting, 0))
     while waiting and min(waiting.values()):
         assert max(given_.values()) - min(given_.values()) <= 50
         item = subject.pop()

@@ -1,4 +1,4 @@
-from mlxmesh_engine.kv_memory import KvMemory, kv_memory
+from mlxmesh_engine.kv_memory import UNKNOWN, KvMemory, kv_memory
 
 
 def test_half_of_what_is_available_by_default() -> None:
@@ -18,6 +18,6 @@ def test_what_was_asked_for_is_what_there_is() -> None:
 
 
 def test_no_limit_where_a_token_takes_nothing_that_is_known() -> None:
-    assert KvMemory().capacity_tokens is None
+    assert UNKNOWN.capacity_tokens is None
     kv = kv_memory(token_bytes=0, context_tokens=500, available_bytes=4000, asked_bytes=None)
     assert kv.capacity_tokens is None

@@ -24,7 +24,9 @@ def busy(held: int, *, ends: int, gap_s: float, servers: int | None = None) -> V
 
 @pytest.mark.parametrize("held", [1, 8, 64])
 @pytest.mark.parametrize("gap_s", [0.2, 0.5, 4.0])
-def test_the_delay_is_a_little_over_the_time_between_two_places_that_come_free(held: int, gap_s: float) -> None:
+def test_the_delay_is_a_little_over_the_time_between_two_places_that_come_free(
+    held: int, gap_s: float
+) -> None:
     assert busy(held, ends=100, gap_s=gap_s).promise(0.0) == pytest.approx(SLACK * gap_s, rel=0.15)
 
 
@@ -37,11 +39,15 @@ def test_places_that_come_free_together_count_as_those_that_come_one_by_one() ->
             subject.give_back((wave + 1) * 6.4)
     for _ in range(64):
         subject.take(64.0)
-    assert [subject.promise(64.0) for _ in range(20)][-1] == pytest.approx(20 * SLACK * 0.1, rel=0.2)
+    assert [subject.promise(64.0) for _ in range(20)][-1] == pytest.approx(
+        20 * SLACK * 0.1, rel=0.2
+    )
 
 
 def test_those_who_only_wait_free_no_places() -> None:
-    assert busy(40, ends=400, gap_s=0.5, servers=8).promise(0.0) == pytest.approx(SLACK * 0.5, rel=0.15)
+    assert busy(40, ends=400, gap_s=0.5, servers=8).promise(0.0) == pytest.approx(
+        SLACK * 0.5, rel=0.15
+    )
 
 
 def test_each_is_told_a_later_time_than_the_one_before() -> None:
