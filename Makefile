@@ -75,12 +75,15 @@ up: protos ## Start the mesh in the foreground (Ctrl-C stops it)
 down: $(VENV)/.ready ## Stop the mesh
 	$(BIN)/mlxmesh down
 
-bench: protos ## Print tokens/s and time to first token beside MLX in process (BENCH="--rounds 3")
-	$(BIN)/python -m tests.bench.bench_mesh $(BENCH)
+# The curves of the peers are drawn too where `make bench-peers` left its figures.
+bench: protos ## Measure the mesh, say which targets are met, draw the curves (BENCH="--only 1,4 --rounds 3")
+	$(BIN)/python -m tests.bench --json build/bench.json --picture docs/images/benchmarks.svg \
+		$(addprefix --peers ,$(wildcard build/bench-peers.json)) $(BENCH)
 
 bench-peers: protos ## Install the peers apart and print tokens/s of each beside the mesh (BENCH=...)
-	$(BIN)/python -m tests.bench.bench_peers $(BENCH)
+	$(BIN)/python -m tests.bench.bench_peers --json build/bench-peers.json \
+		--picture docs/images/peers.svg $(BENCH)
 
 clean: ## Remove the environment and everything generated
-	rm -rf $(VENV) protos/gen dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) protos/gen build dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

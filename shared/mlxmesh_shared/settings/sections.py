@@ -155,7 +155,7 @@ class EngineSettings(MeshSettings):
     """Sequences that may wait; more are refused with RESOURCE_EXHAUSTED."""
     prefill_tokens_per_step: Count = 512
     """Most prompt tokens read between two decode steps."""
-    prefill_slowdown: Annotated[float, Field(gt=1, le=1000)] = 2.5
+    prefill_slowdown: Annotated[float, Field(gt=1, le=1000)] = 2.0
     """How many times as long a decode step may take while prompts above 256 tokens are read."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] | None = None
     """Memory to keep beginnings of prompts in; 0 for none, default 10%, at most 1 GiB."""
