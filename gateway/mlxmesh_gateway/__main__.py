@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from mlxmesh_gateway.backends import Backends
-from mlxmesh_gateway.limits import Deadlines
+from mlxmesh_gateway.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_shared.channels import open_channel
@@ -77,11 +77,17 @@ async def serve(
 def _limit(settings: GatewaySettings, relay: Relay, server: MeshServer) -> None:
     """Puts the settings that may change in their places."""
     relay.deadlines = _deadlines(settings)
-    server.limit_concurrent_rpcs(settings.max_concurrent_rpcs)
+    server.limit_concurrent_rpcs(
+        settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings)
+    )
 
 
 def _deadlines(settings: GatewaySettings) -> Deadlines:
     return Deadlines(settings.default_deadline_s, settings.max_deadline_s)
+
+
+def _places_per_caller(settings: GatewaySettings) -> int:
+    return places_per_caller(settings.max_concurrent_rpcs, settings.max_rpcs_per_caller)
 
 
 def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
@@ -100,6 +106,7 @@ def _server(
     options = ServerOptions(
         max_message_bytes=settings.max_message_bytes,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        max_rpcs_per_caller=_places_per_caller(settings),
         max_concurrent_streams=settings.max_streams_per_connection,
         reflection=settings.reflection,
     )

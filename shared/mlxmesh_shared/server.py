@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.interceptors import CallGuard, is_infrastructure
+from mlxmesh_shared.places import Places
 from mlxmesh_shared.reflection import reflection_handlers
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.tls import ServerTls
@@ -30,6 +31,8 @@ class ServerOptions:
     max_message_bytes: int = 16 * 2**20
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_rpcs: int | None = None
+    max_rpcs_per_caller: int | None = None
+    """Within max_concurrent_rpcs."""
     max_concurrent_streams: int = 1024
     reflection: bool = True
     log_successes: bool = True
@@ -38,6 +41,11 @@ class ServerOptions:
     keepalive_timeout_s: float = 5
     max_connection_age_s: float | None = None
     max_connection_idle_s: float | None = None
+
+    def places(self) -> Places | None:
+        """Those for running calls; None for any number."""
+        limit = self.max_concurrent_rpcs
+        return None if limit is None else Places(limit, per_caller=self.max_rpcs_per_caller)
 
     def channel_arguments(self) -> list[tuple[str, int]]:
         """The options for gRPC's core."""
@@ -91,7 +99,7 @@ class MeshServer:
             service=name,
             validator=Validator.for_services(*descriptors),
             max_message_bytes=options.max_message_bytes,
-            max_concurrent_rpcs=options.max_concurrent_rpcs,
+            places=options.places(),
             log_successes=options.log_successes,
             access=tls.access(descriptors) if tls is not None else None,
         )
@@ -124,9 +132,9 @@ class MeshServer:
         self.address = f"{host}:{port}"
         return self.address
 
-    def limit_concurrent_rpcs(self, limit: int | None) -> None:
-        """Changes how many calls may run at one time; those that run go on."""
-        self._guard.max_concurrent_rpcs = limit
+    def limit_concurrent_rpcs(self, limit: int, *, per_caller: int | None = None) -> None:
+        """Changes how many calls may run, where that is bounded; those that run go on."""
+        self._guard.resize(limit, per_caller)
 
     def _bind(self) -> int:
         if self._tls is None:

@@ -10,6 +10,7 @@ from typing import Any
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from mlxmesh_generation.engines import Engines
 from mlxmesh_generation.generations import Generations
+from mlxmesh_generation.limits import GenerationLimits
 from mlxmesh_generation.mirror import CatalogueMirror
 from mlxmesh_generation.model_service import ModelService
 from mlxmesh_generation.servicer import GenerationServicer
@@ -72,7 +73,10 @@ async def open_generations(
         directory=settings.data_dir / "tokenizers",
         max_loaded=settings.tokenizer_cache_models,
     )
-    return Generations(catalogue=catalogue, tokenizers=tokenizers, engines=engines)
+    limits = GenerationLimits(
+        max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
+    )
+    return Generations(catalogue=catalogue, tokenizers=tokenizers, engines=engines, limits=limits)
 
 
 def make_server(

@@ -45,6 +45,7 @@ async def serve() -> None:
         admission = Admission(max_running=settings.max_running, max_waiting=settings.max_waiting)
         dispatcher = Dispatcher(backend, admission)
         loaded = await backend.start(dispatcher.deliver)
+        admission.set_kv_capacity(loaded.kv.capacity_tokens)
         stack.push_async_callback(backend.stop)
         _log.info("the model is loaded", extra={"fields": _facts(loaded)})
 
@@ -104,6 +105,8 @@ def _facts(loaded: ModelFacts) -> dict[str, object]:
         "dtype_note": loaded.dtype_note,
         "blas": loaded.blas,
         "weights_bytes": loaded.weights_bytes,
+        "kv_token_bytes": loaded.kv.token_bytes,
+        "kv_capacity_bytes": loaded.kv.capacity_bytes,
     }
 
 
