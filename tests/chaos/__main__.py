@@ -69,7 +69,8 @@ def show(report: Report) -> None:
     for outcome in report.outcomes:
         if outcome.findings is not None:
             for title, rows in outcome.findings.tables.items():
-                out.print(drawn(f"{outcome.name}, {title}", rows))
+                out.print(f"\n{outcome.name}, {title}:")
+                out.print(drawn("", rows))
     out.print(f"{report.machine}; {sum(each.seconds for each in report.outcomes):.0f} s")
     out.print(drawn("against the targets", report.summary()))
 

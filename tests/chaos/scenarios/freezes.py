@@ -11,7 +11,7 @@ from tests.chaos.mesh import Shape, freeze, running, thaw
 from tests.chaos.rounds import Trial
 from tests.chaos.scenario import Run, Scenario
 
-STREAMS, TOKENS = 64, 80
+STREAMS, TOKENS = 64, 60
 DETECTION_MS = 1500
 
 
@@ -51,6 +51,6 @@ async def freeze_generations(run: Run) -> Findings:
 
 
 SCENARIOS = (
-    Scenario("engine-freeze", "an engine frozen by SIGSTOP", 10, 90, freeze_engines),
-    Scenario("generation-freeze", "a generation instance frozen", 10, 90, freeze_generations),
+    Scenario("engine-freeze", "an engine frozen by SIGSTOP", 10, 60, freeze_engines),
+    Scenario("generation-freeze", "a generation instance frozen", 10, 60, freeze_generations),
 )

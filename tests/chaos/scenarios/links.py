@@ -99,7 +99,7 @@ def _scenario(
     async def play(run: Run) -> Findings:
         return await spoil_links(run, spoils, targets)
 
-    return Scenario(name, fault, count, 60, play)
+    return Scenario(name, fault, count, 50, play)
 
 
 SCENARIOS = (

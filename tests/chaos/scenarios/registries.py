@@ -20,7 +20,7 @@ from tests.fakes.consul_agent import FakeConsulAgent
 from tests.fakes.consul_process import ConsulAgentProcess
 
 STREAMS, TOKENS = 8, 40
-OUTAGE_S = 15.0
+OUTAGE_S = 12.0
 """Longer than a lease, a health check and the wait between two tries."""
 SETTLE_S = 2.0
 BACK_WITHIN_S = 5.0
@@ -165,7 +165,7 @@ async def real_consul(run: Run) -> Findings:
 
 
 SCENARIOS = (
-    Scenario("registry-directory", "the registry's directory spoilt", 6, 90, directory),
+    Scenario("registry-directory", "the registry's directory spoilt", 3, 90, directory),
     Scenario("registry-consul", "a Consul agent that goes wrong", 6, 120, consul),
     *(
         [Scenario("registry-real-consul", "a real Consul agent killed", 4, 80, real_consul)]
