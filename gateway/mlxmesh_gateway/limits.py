@@ -1,10 +1,17 @@
 """What the gateway lets in: for how long a call may run, and what of it is passed on."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mlxmesh_shared.errors import InvalidArgument
+
 FORWARDED_METADATA = frozenset({"traceparent", "tracestate", "x-request-id"})
 """Metadata that services get to see; everything else ends at the gateway."""
+
+HEDGE_MS = "mlxmesh-hedge-ms"
+"""Metadata that asks for a second try beside a slow first one; documented in generation.proto."""
+MAX_HEDGE_MS = 60_000
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -16,6 +23,10 @@ class Deadlines:
     default_s: float
     max_s: float
 
+    def end_s(self, remaining_s: float | None, *, lasting: bool = False) -> float:
+        """When a call must have ended, in time.monotonic()."""
+        return time.monotonic() + self.timeout_s(remaining_s, lasting=lasting)
+
     def timeout_s(self, remaining_s: float | None, *, lasting: bool = False) -> float:
         """What a call may take: what its client allows, never above the maximum."""
         if remaining_s is None:
@@ -26,3 +37,20 @@ class Deadlines:
 def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None) -> Metadata:
     """The part of a call's metadata that is passed on."""
     return tuple((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
+
+
+def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float | None:
+    """When a second instance is to be asked beside the first; None when that is not wanted.
+
+    Raises: InvalidArgument for anything but a whole number of milliseconds from 1 to 60000.
+    """
+    for key, value in metadata or ():
+        if key == HEDGE_MS:
+            asked = value if isinstance(value, str) else ""
+            if not (asked.isascii() and asked.isdigit() and 1 <= int(asked[:9]) <= MAX_HEDGE_MS):
+                raise InvalidArgument(
+                    f"{HEDGE_MS} must be a whole number from 1 to {MAX_HEDGE_MS}, in milliseconds",
+                    field=HEDGE_MS,
+                )
+            return int(asked) / 1000
+    return None
