@@ -4,16 +4,20 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.backends import Backends
 from mlxmesh_gateway.limits import Deadlines
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
+from mlxmesh_gateway.status import MeshStatusServicer
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Instance, Registry, open_registry
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, load_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+
+TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
 
 
 async def main() -> None:
@@ -46,11 +50,12 @@ async def serve(
         await server.set_health(BACKENDS[backend].full_name, serving=known)
 
     backends = Backends(registry, tuple(BACKENDS), on_change=show_backend)
-    server = _server(settings, backends)
+    server = _server(settings, backends, MeshStatusServicer(registry, backends))
     instance = Instance("gateway", instance_id, await server.start(), os.getpid())
     try:
         await backends.start()
         await server.set_health("", serving=True)
+        await server.set_health(TELEMETRY, serving=True)
         await registry.register(instance)
         await until()
     finally:
@@ -60,7 +65,9 @@ async def serve(
         await backends.close()
 
 
-def _server(settings: GatewaySettings, backends: Backends) -> MeshServer:
+def _server(
+    settings: GatewaySettings, backends: Backends, status: MeshStatusServicer
+) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
     relay = Relay(
         routes=public_routes(),
@@ -76,8 +83,8 @@ def _server(settings: GatewaySettings, backends: Backends) -> MeshServer:
     )
     return MeshServer(
         listen=settings.listen,
-        services=(),
-        service_names=names,
+        services=[(add_TelemetryServiceServicer_to_server, status)],
+        service_names=[*names, TELEMETRY],
         options=options,
         generic_handlers=(relay,),
         name="gateway",

@@ -1,0 +1,55 @@
+"""What the gateway asks a process about itself; no answer within a second is an answer too."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mlxmesh.engine.v1.engine_pb2 import GetEngineInfoRequest
+from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
+from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
+from mlxmesh_shared.errors import MeshError
+
+TIMEOUT_S = 1.0
+
+
+async def health(channel: aio.Channel) -> "wire.Health.ValueType":
+    """As its health service says of the whole process."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    try:
+        response: Any = await stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
+    except MeshError:
+        return wire.HEALTH_UNREACHABLE
+    serving = response.status == health_pb2.HealthCheckResponse.SERVING
+    return wire.HEALTH_SERVING if serving else wire.HEALTH_NOT_SERVING
+
+
+async def engine_load(channel: aio.Channel) -> wire.Load:
+    """An engine's load; all zero when it does not tell."""
+    try:
+        info = await EngineServiceStub(channel).GetEngineInfo(
+            GetEngineInfoRequest(), timeout=TIMEOUT_S
+        )
+    except MeshError:
+        return wire.Load()
+    return wire.Load(
+        running=info.load.running,
+        waiting=info.load.waiting,
+        max_running=info.load.max_running,
+        kv_bytes=info.load.kv_bytes,
+        kv_capacity_bytes=info.load.kv_capacity_bytes,
+        tokens_per_second=info.load.tokens_per_second,
+    )
+
+
+async def engines_seen(channel: aio.Channel) -> Sequence[wire.Instance]:
+    """The engines as one generation instance sees them; none when it does not tell."""
+    try:
+        response = await TelemetryServiceStub(channel).GetMeshStatus(
+            wire.GetMeshStatusRequest(), timeout=TIMEOUT_S
+        )
+    except MeshError:
+        return ()
+    return response.instances
