@@ -2,7 +2,8 @@
 
 import pytest
 
-from mlxmesh_gateway.limits import Deadlines, forwarded
+from mlxmesh_gateway.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
+from mlxmesh_shared.errors import InvalidArgument
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,19 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
 
     assert forwarded(metadata) == (("traceparent", "00-aa-bb-01"), ("x-request-id", "r-1"))
     assert forwarded(None) == ()
+
+
+@pytest.mark.parametrize(("asked", "expected_s"), [("1", 0.001), ("250", 0.25), ("60000", 60.0)])
+def test_hedging_is_asked_for_in_milliseconds(asked: str, expected_s: float) -> None:
+    assert hedge_after_s([("x-own", "1"), (HEDGE_MS, asked)]) == expected_s
+    assert hedge_after_s([]) is None
+    assert hedge_after_s(None) is None
+
+
+@pytest.mark.parametrize(
+    "asked", ["0", "60001", "-1", "1.5", "", "soon", "1e3", "\u0661", b"250", "1" + "0" * 40]
+)
+def test_an_illegal_hedge_is_refused_by_name(asked: str | bytes) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        hedge_after_s([(HEDGE_MS, asked)])
+    assert caught.value.field == HEDGE_MS
