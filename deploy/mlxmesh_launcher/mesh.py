@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +32,15 @@ class MeshOptions:
     """Of each model that is loaded; None is one, or as many as before."""
     models: tuple[ModelSource, ...] = ()
     """What to load; with none, what was loaded before, and in a fresh data directory `pocket`."""
+    flags: tuple[str, ...] = ()
+    """Settings' flags that every service gets, such as `--registry consul`."""
     stop_grace_s: float = 30.0
     """How long running streams may go on when the mesh stops."""
+
+    @property
+    def settings_flags(self) -> tuple[str, ...]:
+        """The flags that make a process, or this one, belong to the mesh."""
+        return ("--data-dir", str(self.data_dir), *self.flags)
 
 
 class Mesh:
@@ -41,7 +49,7 @@ class Mesh:
     def __init__(self, options: MeshOptions, registry: Registry) -> None:
         self._options = options
         self._registry = registry
-        self._record = RecordFile(options.data_dir)
+        self._record = RecordFile(options.data_dir, options.flags)
         self._gateway = f"127.0.0.1:{options.grpc_port}"
         self._claimed = False
         self.children = {name: self._child(name) for name in SERVICES}
@@ -85,7 +93,7 @@ class Mesh:
         listen = self._gateway if name == "gateway" else "127.0.0.1:0"
         command = [sys.executable, "-m", f"mlxmesh_{name}", "--listen", listen]
         grace = ["--drain-grace-s", str(self._options.stop_grace_s)] if name == "gateway" else []
-        return [*command, "--data-dir", str(self._options.data_dir), *grace]
+        return [*command, *grace, *self._options.settings_flags]
 
     async def _serving(self, child: Child) -> str:
         """The address of the child once it has registered itself, which it does when it serves."""
@@ -110,7 +118,8 @@ class Mesh:
     async def _registered(self, child: Child) -> str:
         async for instances in self._registry.watch(child.name):
             for instance in instances:
-                if instance.pid == child.pid:
+                here = instance.metadata.get("host") == socket.gethostname()
+                if here and instance.pid == child.pid:
                     return instance.address
         raise ServiceUnavailable("the registry watch ended")
 

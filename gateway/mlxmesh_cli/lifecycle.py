@@ -29,6 +29,14 @@ def up(
         list[str] | None,
         typer.Option(help="A bundled model, a directory or a hub id; may be repeated."),
     ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(help="How instances find each other: directory (the default) or consul."),
+    ] = None,
+    consul_address: Annotated[
+        str | None,
+        typer.Option(help="host:port of this host's Consul agent. Default: 127.0.0.1:8500."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return once the mesh serves.")] = False,
     json: Json = False,
 ) -> None:
@@ -38,10 +46,11 @@ def up(
     """
     directory = resolve_data_dir(data_dir)
     models = model or []
+    flags = _registry_flags(registry, consul_address)
     if not detach:
-        run(_up_foreground(directory, grpc_port, replicas, models))
+        run(_up_foreground(directory, grpc_port, replicas, models, flags))
         return
-    arguments = ["--grpc-port", str(grpc_port)]
+    arguments = ["--grpc-port", str(grpc_port), *flags]
     arguments += ["--replicas", str(replicas)] if replicas is not None else []
     for name in models:
         arguments += ["--model", name]
@@ -115,8 +124,18 @@ def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
     typer.echo(f"serving on {record.gateway}; `mlxmesh status` shows it, `mlxmesh down` stops it")
 
 
+def _registry_flags(registry: str | None, consul_address: str | None) -> tuple[str, ...]:
+    """The settings' flags for what was chosen; what was not is left to the other layers."""
+    chosen = {"--registry": registry, "--consul-address": consul_address}
+    return tuple(word for flag, value in chosen.items() if value for word in (flag, value))
+
+
 async def _up_foreground(
-    data_dir: Path, grpc_port: int, replicas: int | None, models: list[str]
+    data_dir: Path,
+    grpc_port: int,
+    replicas: int | None,
+    models: list[str],
+    flags: tuple[str, ...],
 ) -> None:
     from rich.console import Console
 
@@ -127,8 +146,9 @@ async def _up_foreground(
     from mlxmesh_shared.settings import MeshSettings, load_settings
 
     sources = tuple(parse_source(text) for text in models)
-    registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(data_dir)]))
-    mesh = Mesh(MeshOptions(data_dir, grpc_port, replicas, sources), registry)
+    options = MeshOptions(data_dir, grpc_port, replicas, sources, flags)
+    registry = open_registry(load_settings(MeshSettings, options.settings_flags))
+    mesh = Mesh(options, registry)
     console = Console()
     stop = asyncio.create_task(wait_for_stop())
     try:

@@ -11,32 +11,29 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2
 
-from mlxmesh_cli.session import to_dict
+from mlxmesh_cli.session import settings_flags, to_dict
 from mlxmesh_client import MeshClient
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.health import health
 from mlxmesh_shared.registry import Instance, Registry, open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
 
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")
-PROBE_TIMEOUT_S = 2.0
 GATEWAY_TIMEOUT_S = 5.0
 
 
 async def overview(data_dir: Path) -> dict[str, Any]:
     """`{"instances": [...], "models": [...]}`, as `mlxmesh status --json` prints it."""
-    registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(data_dir)]))
+    registry = open_registry(load_settings(MeshSettings, settings_flags(data_dir)))
     try:
         instances = await _instances(registry)
     finally:
         await registry.close()
     gateways = [one.address for one in instances if one.service == "gateway"]
     states, models, seen = await asyncio.gather(
-        asyncio.gather(*(_state(instance.address) for instance in instances)),
+        asyncio.gather(*(health(instance.address) for instance in instances)),
         _ask(gateways, lambda client: client.list_models()),
         _ask(gateways, lambda client: client.mesh_status()),
     )
@@ -57,21 +54,6 @@ def _row(instance: Instance, state: str) -> dict[str, Any]:
         "pid": instance.pid,
         "state": state,
     }
-
-
-async def _state(address: str) -> str:
-    """`serving`, `not_serving` as its health check says, or `unreachable`."""
-    async with open_channel(address) as channel:
-        check = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        try:
-            response = await check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
-        except (grpc.aio.AioRpcError, MeshError):
-            return "unreachable"
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status).lower()
 
 
 async def _ask(

@@ -59,6 +59,15 @@ def gateway_address(address: str | None, data_dir: Path | None) -> str:
     return DEFAULT_ADDRESS
 
 
+def settings_flags(data_dir: Path | None) -> list[str]:
+    """The flags that make this process see its mesh as the services do that run there."""
+    from mlxmesh_launcher.record import read_record
+
+    given = ["--data-dir", str(resolve_data_dir(data_dir))] if data_dir else []
+    record = read_record(resolve_data_dir(data_dir))
+    return [*given, *(record.flags if record else ())]
+
+
 def connect(address: str | None, data_dir: Path | None) -> AbstractAsyncContextManager[MeshClient]:
     """A client of the mesh that the options name."""
     from mlxmesh_client import MeshClient

@@ -1,6 +1,5 @@
 """The gateway's process: `python -m mlxmesh_gateway`."""
 
-import os
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -10,11 +9,12 @@ from mlxmesh_gateway.limits import Deadlines
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_gateway.status import MeshStatusServicer
+from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
-from mlxmesh_shared.registry import Instance, Registry, open_registry
+from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import MeshServer, ServerOptions
-from mlxmesh_shared.settings import GatewaySettings, load_settings
+from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 
 TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
@@ -22,7 +22,8 @@ TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
 
 async def main() -> None:
     """Reads the settings, then serves until a stop is asked for."""
-    settings = load_settings(GatewaySettings, sys.argv[1:])
+    live = live_settings(GatewaySettings, sys.argv[1:])
+    settings = live.current
     instance_id = new_instance_id("gateway")
     setup_logging(
         service="gateway",
@@ -32,13 +33,14 @@ async def main() -> None:
     )
     registry = open_registry(settings)
     try:
-        await serve(settings, instance_id, registry, until=wait_for_stop)
+        async with following(live, "gateway"):
+            await serve(live, instance_id, registry, until=wait_for_stop)
     finally:
         await registry.close()
 
 
 async def serve(
-    settings: GatewaySettings,
+    live: LiveSettings[GatewaySettings],
     instance_id: str,
     registry: Registry,
     *,
@@ -49,9 +51,12 @@ async def serve(
     async def show_backend(backend: str, known: bool) -> None:
         await server.set_health(BACKENDS[backend].full_name, serving=known)
 
+    settings = live.current
     backends = Backends(registry, tuple(BACKENDS), on_change=show_backend)
-    server = _server(settings, backends, MeshStatusServicer(registry, backends))
-    instance = Instance("gateway", instance_id, await server.start(), os.getpid())
+    relay = _relay(settings, backends)
+    server = _server(settings, relay, MeshStatusServicer(registry, backends))
+    live.subscribe(lambda now: _limit(now, relay, server))
+    instance = local_instance(settings, "gateway", instance_id, await server.start())
     try:
         await backends.start()
         await server.set_health("", serving=True)
@@ -65,16 +70,27 @@ async def serve(
         await backends.close()
 
 
-def _server(
-    settings: GatewaySettings, backends: Backends, status: MeshStatusServicer
-) -> MeshServer:
-    names = [service.full_name for service in BACKENDS.values()]
-    relay = Relay(
+def _limit(settings: GatewaySettings, relay: Relay, server: MeshServer) -> None:
+    """Puts the settings that may change in their places."""
+    relay.deadlines = _deadlines(settings)
+    server.limit_concurrent_rpcs(settings.max_concurrent_rpcs)
+
+
+def _deadlines(settings: GatewaySettings) -> Deadlines:
+    return Deadlines(settings.default_deadline_s, settings.max_deadline_s)
+
+
+def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
+    return Relay(
         routes=public_routes(),
         backends=backends,
         validator=Validator.for_services(*BACKENDS.values()),
-        deadlines=Deadlines(settings.default_deadline_s, settings.max_deadline_s),
+        deadlines=_deadlines(settings),
     )
+
+
+def _server(settings: GatewaySettings, relay: Relay, status: MeshStatusServicer) -> MeshServer:
+    names = [service.full_name for service in BACKENDS.values()]
     options = ServerOptions(
         max_message_bytes=settings.max_message_bytes,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from mlxmesh_gateway.backends import Endpoint
-from mlxmesh_gateway.outcomes import is_gone
+from mlxmesh_gateway.statuses import is_gone
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.retry_budget import RetryBudget
 

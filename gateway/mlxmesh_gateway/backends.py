@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from mlxmesh_gateway.outcomes import tell_breaker
+from mlxmesh_gateway.statuses import is_gone
 from mlxmesh_shared.breaker import Breaker, BreakerState, Permit
 from mlxmesh_shared.channels import open_channel
-from mlxmesh_shared.errors import MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import Cancelled, MeshError, ServiceUnavailable
 from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.retry_budget import RetryBudget
 
@@ -65,7 +65,7 @@ class Endpoint:
             yield permit
             permit.succeeded()
         except MeshError as error:
-            tell_breaker(permit, error)
+            _tell_breaker(permit, error)
             raise
         finally:
             permit.drop()
@@ -185,6 +185,14 @@ class Backends:
         }
         for place in before.keys() - named.keys():
             await before[place].retire()
+
+
+def _tell_breaker(permit: Permit, error: MeshError) -> None:
+    """Ends a call that failed: an instance that is gone takes no more, whatever it did before."""
+    if is_gone(error) and not isinstance(error, Cancelled):
+        permit.failed(at_once=True)
+    else:
+        permit.ended_by(error)
 
 
 def _rank(endpoint: Endpoint, may_try: bool) -> tuple[int, int]:

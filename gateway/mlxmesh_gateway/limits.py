@@ -1,6 +1,5 @@
 """What the gateway lets in: for how long a call may run, and what of it is passed on."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,10 +21,6 @@ class Deadlines:
 
     default_s: float
     max_s: float
-
-    def end_s(self, remaining_s: float | None, *, lasting: bool = False) -> float:
-        """When a call must have ended, in time.monotonic()."""
-        return time.monotonic() + self.timeout_s(remaining_s, lasting=lasting)
 
     def timeout_s(self, remaining_s: float | None, *, lasting: bool = False) -> float:
         """What a call may take: what its client allows, never above the maximum."""

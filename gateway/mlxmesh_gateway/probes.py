@@ -1,29 +1,24 @@
 """What the gateway asks a process about itself; no answer within a second is an answer too."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh.engine.v1.engine_pb2 import GetEngineInfoRequest
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.health import health
 
 TIMEOUT_S = 1.0
 
+_HEALTH = {"serving": wire.HEALTH_SERVING, "unreachable": wire.HEALTH_UNREACHABLE}
 
-async def health(channel: aio.Channel) -> "wire.Health.ValueType":
+
+async def health_of(address: str) -> "wire.Health.ValueType":
     """As its health service says of the whole process."""
-    stub: Any = health_pb2_grpc.HealthStub(channel)
-    try:
-        response: Any = await stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
-    except MeshError:
-        return wire.HEALTH_UNREACHABLE
-    serving = response.status == health_pb2.HealthCheckResponse.SERVING
-    return wire.HEALTH_SERVING if serving else wire.HEALTH_NOT_SERVING
+    return _HEALTH.get(await health(address, TIMEOUT_S), wire.HEALTH_NOT_SERVING)
 
 
 async def engine_load(channel: aio.Channel) -> wire.Load:

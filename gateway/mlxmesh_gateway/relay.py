@@ -14,8 +14,8 @@ from grpc import aio
 from mlxmesh_gateway.attempts import Answered, Attempts, Try
 from mlxmesh_gateway.backends import Backends, Endpoint
 from mlxmesh_gateway.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
-from mlxmesh_gateway.outcomes import service_status
 from mlxmesh_gateway.routes import Route
+from mlxmesh_gateway.statuses import service_status
 from mlxmesh_shared.errors import (
     Cancelled,
     InvalidArgument,
@@ -44,7 +44,8 @@ class Relay(grpc.GenericRpcHandler):
     ) -> None:
         self._backends = backends
         self._validator = validator
-        self._deadlines = deadlines
+        self.deadlines = deadlines
+        """Of the calls that come from now on."""
         self._handlers = {route.path: self._handler(route) for route in routes}
 
     def service(
@@ -150,10 +151,11 @@ class Relay(grpc.GenericRpcHandler):
         raise min(errors, key=lambda error: isinstance(error, NotFound))
 
     def _call_options(self, route: Route, context: Context) -> Callable[[], dict[str, Any]]:
-        """Makes the options of each try: all tries together have the time of the one call."""
-        end_s = self._deadlines.end_s(remaining_s(context), lasting=route.policy.lasting)
+        """What a call gets that is made when this is called: the time that is left by then."""
+        timeout_s = self.deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
+        until_s = time.monotonic() + timeout_s
         metadata = forwarded(context.invocation_metadata())
-        return lambda: {"timeout": end_s - time.monotonic(), "metadata": metadata}
+        return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}
 
     async def _translated(self, relayed: Awaitable[T], context: Context) -> T:
         """What `relayed` gives; a service's own status goes on as it came, details and all."""

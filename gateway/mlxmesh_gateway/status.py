@@ -1,10 +1,8 @@
 """TelemetryService: the whole mesh as this gateway sees it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from grpc import aio
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
@@ -28,16 +26,9 @@ _SEVERITY = (
 class MeshStatusServicer(TelemetryServiceServicer):
     """Asks every process at once, afresh each time: nothing is kept between two calls."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        backends: Backends,
-        *,
-        open_: Callable[[str], aio.Channel] = open_channel,
-    ) -> None:
+    def __init__(self, registry: Registry, backends: Backends) -> None:
         self._registry = registry
         self._backends = backends
-        self._open = open_
 
     async def GetMeshStatus(
         self, request: wire.GetMeshStatusRequest, context: Any
@@ -72,10 +63,9 @@ class MeshStatusServicer(TelemetryServiceServicer):
         """An instance with all that it answered, and the engines as it sees them."""
         message = instance_message(instance)
         self._add_own_view(message)
-        async with self._open(instance.address) as channel:
-            message.health, engines = await asyncio.gather(
-                probes.health(channel), _ask_more(message, channel)
-            )
+        message.health, engines = await asyncio.gather(
+            probes.health_of(instance.address), _ask_more(message)
+        )
         return message, engines
 
     def _add_own_view(self, message: wire.Instance) -> None:
@@ -92,15 +82,16 @@ class MeshStatusServicer(TelemetryServiceServicer):
         return None
 
 
-async def _ask_more(message: wire.Instance, channel: aio.Channel) -> Sequence[wire.Instance]:
+async def _ask_more(message: wire.Instance) -> Sequence[wire.Instance]:
     """An engine's load goes into its message; a generation instance tells of the engines."""
-    if message.service == "generation":
-        return await probes.engines_seen(channel)
-    if message.service == "engine":
-        load = await probes.engine_load(channel)
-        message.load.CopyFrom(load)
-        message.outstanding = load.running + load.waiting
-    return ()
+    async with open_channel(message.address) as channel:
+        if message.service == "generation":
+            return await probes.engines_seen(channel)
+        if message.service == "engine":
+            load = await probes.engine_load(channel)
+            message.load.CopyFrom(load)
+            message.outstanding = load.running + load.waiting
+        return ()
 
 
 def _worst_by_engine(seen: Sequence[wire.Instance]) -> dict[str, wire.Breaker]:

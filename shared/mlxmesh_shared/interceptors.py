@@ -53,7 +53,8 @@ class CallGuard(aio.ServerInterceptor):
         self._service = service
         self._validator = validator
         self._max_message_bytes = max_message_bytes
-        self._max_concurrent_rpcs = max_concurrent_rpcs
+        self.max_concurrent_rpcs = max_concurrent_rpcs
+        """May change at any time; None is no limit."""
         self._log_successes = log_successes
         self._guarded: dict[str, tuple[Any, Any]] = {}
         # Running calls by the task that handles each, and those that a drain has ended.
@@ -181,7 +182,7 @@ class CallGuard(aio.ServerInterceptor):
             self._admitted -= counted
 
     def _admit(self) -> None:
-        limit = self._max_concurrent_rpcs
+        limit = self.max_concurrent_rpcs
         if limit is not None and self._admitted >= limit:
             raise TooManyRequests(
                 f"{limit} calls are running here, which is the most; try again later",

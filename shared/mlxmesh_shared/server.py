@@ -118,6 +118,10 @@ class MeshServer:
         self.address = f"{host}:{port}"
         return self.address
 
+    def limit_concurrent_rpcs(self, limit: int | None) -> None:
+        """Changes how many calls may run at one time; those that run go on."""
+        self._guard.max_concurrent_rpcs = limit
+
     async def set_serving(self) -> None:
         """Tells health checks that calls are welcome."""
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)

@@ -1,7 +1,6 @@
 """The generation process: everything about text, between the gateway and the engines."""
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,15 +16,17 @@ from mlxmesh_generation.model_service import ModelService
 from mlxmesh_generation.servicer import GenerationServicer
 from mlxmesh_generation.tokenizers import Tokenizers
 from mlxmesh_shared.channels import ChannelPool
+from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
-from mlxmesh_shared.registry import Instance, Registry, open_registry
+from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
-from mlxmesh_shared.settings import GenerationSettings, load_settings
+from mlxmesh_shared.settings import GenerationSettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 
 
 async def main() -> None:
-    settings = load_settings(GenerationSettings, sys.argv[1:])
+    live = live_settings(GenerationSettings, sys.argv[1:])
+    settings = live.current
     instance_id = new_instance_id("generation")
     setup_logging(
         service="generation",
@@ -36,11 +37,13 @@ async def main() -> None:
     async with AsyncExitStack() as stack:
         registry = open_registry(settings)
         stack.push_async_callback(registry.close)
-        generations = await open_generations(stack, settings, registry)
+        await stack.enter_async_context(following(live, "generation"))
+        generations = await open_generations(stack, live, registry)
         server = make_server(settings, generations)
+        live.subscribe(lambda now: server.limit_concurrent_rpcs(now.max_concurrent_rpcs))
         address = await server.start()
         await server.set_serving()
-        instance = Instance("generation", instance_id, address, os.getpid())
+        instance = local_instance(settings, "generation", instance_id, address)
         await registry.register(instance)
         await wait_for_stop()
         await registry.deregister(instance)
@@ -48,14 +51,16 @@ async def main() -> None:
 
 
 async def open_generations(
-    stack: AsyncExitStack, settings: GenerationSettings, registry: Registry
+    stack: AsyncExitStack, live: LiveSettings[GenerationSettings], registry: Registry
 ) -> Generations:
     """The domain, following the registry and the model service until the stack is closed."""
+    settings = live.current
     channels = ChannelPool()
     stack.push_async_callback(channels.close)
     models = ModelService(registry=registry, channels=channels)
     catalogue = CatalogueMirror(models)
     engines = Engines(registry)
+    live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))
     await stack.enter_async_context(beside(catalogue.run(), engines.run()))
     tokenizers = Tokenizers(
         source=models,

@@ -26,6 +26,11 @@ class Engines:
         self._breakers: dict[str, Breaker] = {}
         self._connected = asyncio.Event()
         self._affinity = PrefixAffinity()
+        self._prefer_warm = True
+
+    def prefer_warm(self, preferred: bool) -> None:
+        """Says whether a prompt goes by preference where its beginning was read before."""
+        self._prefer_warm = preferred
 
     async def run(self) -> None:
         """Follows the registry until cancelled; then every link is closed."""
@@ -47,7 +52,7 @@ class Engines:
         chosen = router.pick(
             [self._replica(link) for link in links.values()],
             avoid=avoid,
-            warm_tokens=self._affinity.warm_tokens(beginnings),
+            warm_tokens=self._affinity.warm_tokens(beginnings) if self._prefer_warm else {},
             spread_by=beginnings[0] if beginnings else 0,
         )
         self._affinity.note(beginnings, chosen)

@@ -1,7 +1,6 @@
 """The model service: `python -m mlxmesh_model`."""
 
 import asyncio
-import os
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
@@ -14,11 +13,11 @@ from mlxmesh_model.pulls import Pulls
 from mlxmesh_model.reconciler import Reconciler
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_model.store import Store
+from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
-from mlxmesh_shared.registry import open_registry
-from mlxmesh_shared.registry.port import Instance
+from mlxmesh_shared.registry import local_instance, open_registry
 from mlxmesh_shared.server import MeshServer
-from mlxmesh_shared.settings import ModelSettings, load_settings
+from mlxmesh_shared.settings import ModelSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 
 SERVICE = "model"
@@ -26,7 +25,8 @@ SERVICE = "model"
 
 async def serve() -> None:
     """The story of the process."""
-    settings = load_settings(ModelSettings, sys.argv[1:])
+    live = live_settings(ModelSettings, sys.argv[1:])
+    settings = live.current
     instance_id = new_instance_id(SERVICE)
     setup_logging(
         service=SERVICE,
@@ -37,6 +37,7 @@ async def serve() -> None:
     async with AsyncExitStack() as stack:
         registry = open_registry(settings)
         stack.push_async_callback(registry.close)
+        await stack.enter_async_context(following(live, SERVICE))
         store = await Store.open(_database_url(settings))
         stack.push_async_callback(store.close)
         fleet = GrpcFleet(registry, grace_s=settings.runtime_grace_s)
@@ -50,7 +51,7 @@ async def serve() -> None:
         await pulls.recover()
         server = _server(settings, store, pulls, reconciler)
         address = await server.start()
-        instance = Instance(SERVICE, instance_id, address, os.getpid())
+        instance = local_instance(settings, SERVICE, instance_id, address)
         async with asyncio.TaskGroup() as background:
             loops = [
                 background.create_task(reconciler.run()),

@@ -27,7 +27,7 @@ class LoopOptions:
     max_running: int = 64
     max_waiting: int = 256
     prefill_tokens_per_step: int = 512
-    prefill_slowdown: float = 2.5
+    prefill_slowdown: float = 2.0
     prefix_cache_bytes: int = 0
 
 

@@ -128,7 +128,7 @@ class Scheduler:
     """Moves sequences from waiting over prefilling to running."""
 
     def __init__(
-        self, *, max_running: int, prefill_tokens_per_step: int, prefill_slowdown: float = 2.5
+        self, *, max_running: int, prefill_tokens_per_step: int, prefill_slowdown: float = 2.0
     ) -> None:
         self._max_running = max_running
         self._budget = PrefillBudget(prefill_tokens_per_step)

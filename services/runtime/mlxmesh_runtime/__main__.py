@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import AsyncExitStack
 
@@ -14,11 +13,11 @@ from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.heartbeat import HeartbeatLimits
 from mlxmesh_runtime.servicer import RuntimeServicer
 from mlxmesh_runtime.supervisor import RestartLimits
+from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
-from mlxmesh_shared.registry import open_registry
-from mlxmesh_shared.registry.port import Instance, Registry
+from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
-from mlxmesh_shared.settings import RuntimeSettings, load_settings
+from mlxmesh_shared.settings import RuntimeSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 
 DRAIN_GRACE_S = 5.0
@@ -26,7 +25,8 @@ DRAIN_GRACE_S = 5.0
 
 async def main() -> None:
     """Serve until told to stop; then stop every engine, and only then this process."""
-    settings = load_settings(RuntimeSettings, sys.argv[1:])
+    live = live_settings(RuntimeSettings, sys.argv[1:])
+    settings = live.current
     runtime_id = new_instance_id("runtime")
     setup_logging(
         service="runtime",
@@ -34,7 +34,8 @@ async def main() -> None:
         level=settings.log_level,
         json=wants_json(settings.log_format),
     )
-    await serve(settings, runtime_id, _engine_command(settings))
+    async with following(live, "runtime"):
+        await serve(settings, runtime_id, _engine_command(settings))
 
 
 async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineCommand) -> None:
@@ -64,8 +65,7 @@ async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineComma
         )
         address = await server.start()
         await server.set_serving()
-        facts = {"device": device.kind, "host": device.host}
-        instance = Instance("runtime", runtime_id, address, os.getpid(), facts)
+        instance = local_instance(settings, "runtime", runtime_id, address, device=device.kind)
         await registry.register(instance)
         await wait_for_stop()
         await registry.deregister(instance)
@@ -79,6 +79,7 @@ def _host(
 ) -> EngineHost:
     return EngineHost(
         runtime_id=runtime_id,
+        mesh=settings,
         registry=registry,
         command=command,
         logs_dir=settings.data_dir / "logs",

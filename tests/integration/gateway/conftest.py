@@ -13,7 +13,7 @@ from mlxmesh_client import MeshClient
 from mlxmesh_gateway.__main__ import serve
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.server import MeshServer
-from mlxmesh_shared.settings import GatewaySettings
+from mlxmesh_shared.settings import GatewaySettings, LiveSettings
 from tests.fakes.public_services import (
     FakeGeneration,
     FakeModels,
@@ -68,7 +68,8 @@ class Stand:
         """A gateway's address and the event that stops it; ends once it has drained."""
         stop = asyncio.Event()
         options = GatewaySettings(**{"listen": "127.0.0.1:0", "drain_grace_s": 1, **settings})
-        task = asyncio.create_task(serve(options, "gateway-1", self.registry, until=stop.wait))
+        live = LiveSettings(lambda _: options)
+        task = asyncio.create_task(serve(live, "gateway-1", self.registry, until=stop.wait))
         try:
             yield await self._gateway_address(task), stop
         finally:

@@ -1,7 +1,7 @@
 """Instances that fail, hang and recover behind a real gateway: who gets the calls, how often."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -34,7 +34,7 @@ class Slow(FakeGeneration):
             self.gave_up += 1
             raise
 
-    async def Generate(self, request: Any, context: Any) -> Any:
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[g.GenerateResponse]:
         await self._wait()
         async for message in super().Generate(request, context):
             yield message

@@ -222,7 +222,7 @@ def decoding_beside(*prompts: int) -> Scheduler:
 def test_while_others_decode_one_long_prompt_reads_what_they_can_bear() -> None:
     subject = decoding_beside(4001, 4001)
     subject.note_decode_took(0.040, Read(long_tokens=16))
-    assert plan(subject) == {2: 8}
+    assert plan(subject) == {2: 5}
 
 
 def test_a_short_prompt_is_read_at_once_beside_them() -> None:

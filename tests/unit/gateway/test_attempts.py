@@ -12,8 +12,9 @@ from mlxmesh_shared.breaker import BreakerState
 from mlxmesh_shared.errors import MeshError, NotFound, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.retry_budget import MOST, RetryBudget
+from tests.fakes.lost import lost
 
-GONE = ServiceUnavailable("gone")
+GONE = lost()
 HEDGE_S = 0.01
 
 

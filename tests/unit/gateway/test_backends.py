@@ -8,8 +8,9 @@ import pytest
 
 from mlxmesh_gateway.backends import Backends, Endpoint
 from mlxmesh_shared.breaker import Breaker, BreakerState
-from mlxmesh_shared.errors import EngineLost, ServiceUnavailable
+from mlxmesh_shared.errors import Draining, MeshError, NoReplica, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
+from tests.fakes.lost import lost
 from tests.fakes.registry import InMemoryRegistry
 
 
@@ -122,11 +123,29 @@ async def test_closing_closes_every_channel() -> None:
     assert all(channel.closed for channel in stand.channels.values())
 
 
-async def open_breaker(endpoint: Endpoint) -> None:
-    with pytest.raises(EngineLost):
+async def end_by(endpoint: Endpoint, error: MeshError) -> None:
+    with pytest.raises(type(error)):
         async with endpoint.busy():
-            raise EngineLost("x")
-    endpoint.breaker.admit().failed(at_once=True)
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (lost(), BreakerState.OPEN),
+        (Draining("leaving"), BreakerState.OPEN),
+        (lost(grpc.StatusCode.CANCELLED), BreakerState.CLOSED),
+        (NoReplica("x"), BreakerState.CLOSED),
+    ],
+)
+async def test_only_an_instance_that_is_gone_is_ejected_at_once(
+    error: MeshError, state: BreakerState
+) -> None:
+    stand = Stand()
+    await stand.add(1)
+    (endpoint,) = (await stand.started()).all("generation")
+    await end_by(endpoint, error)
+    assert endpoint.breaker.state is state
 
 
 async def test_an_ejected_endpoint_comes_last_and_the_least_bad_of_them_first() -> None:
@@ -136,7 +155,7 @@ async def test_an_ejected_endpoint_comes_last_and_the_least_bad_of_them_first() 
     backends = await stand.started()
     first, second, third = backends.all("generation")
     for endpoint in (first, first, second):
-        await open_breaker(endpoint)
+        await end_by(endpoint, lost())
 
     async with third.busy():
         assert backends.by_preference("generation") == [third, second, first]
@@ -147,7 +166,7 @@ async def test_the_last_endpoint_is_never_ejected() -> None:
     await stand.add(1)
     backends = await stand.started()
     (endpoint,) = backends.all("generation")
-    await open_breaker(endpoint)
+    await end_by(endpoint, lost())
     assert backends.by_preference("generation") == [endpoint]
 
 

@@ -1,11 +1,16 @@
-"""What the end of a call says: of the instance that had it, and to the client that made it."""
+"""What an instance's failure says: an answer of the service, or the loss of the instance."""
 
 import grpc
 from grpc import aio
 
 from mlxmesh_gateway.limits import Metadata
-from mlxmesh_shared.breaker import Permit
-from mlxmesh_shared.errors import Cancelled, Draining, MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    MeshError,
+    ServiceUnavailable,
+)
 
 Status = tuple[grpc.StatusCode, str, Metadata]
 
@@ -14,16 +19,14 @@ STATUS_DETAILS = "grpc-status-details-bin"
 
 def is_gone(error: MeshError) -> bool:
     """Whether the instance could not be reached, broke off, or is leaving."""
-    broke_off = isinstance(error, ServiceUnavailable | Cancelled) and service_status(error) is None
-    return broke_off or isinstance(error, Draining)
+    unreachable = isinstance(error, ServiceUnavailable | Cancelled) and broke_off(error)
+    return unreachable or isinstance(error, Draining)
 
 
-def tell_breaker(permit: Permit, error: MeshError) -> None:
-    """Ends a call that failed: an instance that is gone takes no more, whatever it did before."""
-    if is_gone(error) and not isinstance(error, Cancelled):
-        permit.failed(at_once=True)
-    else:
-        permit.ended_by(error)
+def broke_off(error: MeshError) -> bool:
+    """Whether gRPC ended the call, for a reason other than time, and no service did."""
+    from_call = isinstance(error.__cause__, aio.AioRpcError)
+    return from_call and service_status(error) is None and not isinstance(error, DeadlineExceeded)
 
 
 def service_status(error: MeshError) -> Status | None:

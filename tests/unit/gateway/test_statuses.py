@@ -4,8 +4,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from mlxmesh_gateway.outcomes import is_gone, service_status, tell_breaker
-from mlxmesh_shared.breaker import Breaker, BreakerState
+from mlxmesh_gateway.statuses import is_gone, service_status
 from mlxmesh_shared.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -68,20 +67,3 @@ def test_a_deadline_is_no_reason_to_ask_another() -> None:
 
 def test_an_error_of_the_gateway_itself_has_no_status_of_a_service() -> None:
     assert service_status(ServiceUnavailable("no generation service is running")) is None
-
-
-@pytest.mark.parametrize(
-    ("error", "state"),
-    [
-        (as_received(grpc.StatusCode.UNAVAILABLE), BreakerState.OPEN),
-        (as_received(to_status(Draining("leaving"))), BreakerState.OPEN),
-        (as_received(grpc.StatusCode.CANCELLED), BreakerState.CLOSED),
-        (as_received(to_status(NoReplica("x"))), BreakerState.CLOSED),
-    ],
-)
-def test_only_an_instance_that_is_gone_is_ejected_at_once(
-    error: MeshError, state: BreakerState
-) -> None:
-    breaker = Breaker()
-    tell_breaker(breaker.admit(), error)
-    assert breaker.state is state
