@@ -4,9 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlxmesh_shared.caller import CALLER_METADATA
+from mlxmesh_shared.errors import InvalidArgument
 
 FORWARDED_METADATA = frozenset({"traceparent", "tracestate", "x-request-id"})
 """Metadata that services get to see; everything else ends at the gateway."""
+
+HEDGE_MS = "mlxmesh-hedge-ms"
+"""Metadata that asks for a second try beside a slow first one; documented in generation.proto."""
+MAX_HEDGE_MS = 60_000
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -34,3 +39,20 @@ def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, *, caller: str
 def places_per_caller(max_concurrent_rpcs: int, asked: int | None) -> int:
     """As asked, else so many that an eighth of the places is left for others."""
     return asked or max_concurrent_rpcs - max_concurrent_rpcs // 8
+
+
+def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float | None:
+    """When a second instance is to be asked beside the first; None when that is not wanted.
+
+    Raises: InvalidArgument for anything but a whole number of milliseconds from 1 to 60000.
+    """
+    for key, value in metadata or ():
+        if key == HEDGE_MS:
+            asked = value if isinstance(value, str) else ""
+            if not (asked.isascii() and asked.isdigit() and 1 <= int(asked[:9]) <= MAX_HEDGE_MS):
+                raise InvalidArgument(
+                    f"{HEDGE_MS} must be a whole number from 1 to {MAX_HEDGE_MS}, in milliseconds",
+                    field=HEDGE_MS,
+                )
+            return int(asked) / 1000
+    return None
