@@ -69,9 +69,7 @@ def test_everything_asked_for_reaches_the_engine(message: GenerateRequest, seed:
 def test_an_engine_learns_who_asks_and_how_urgently() -> None:
     message = GenerateRequest(model="pocket", prompt="x", priority=-3)
     request = convert.generation_request(message, caller="team-a")
-    submit = convert.to_submit(
-        request, prompt_token_ids=[1], max_tokens=1, seed=9, timeout_ms=None
-    )
+    submit = convert.to_submit(request, prompt_token_ids=[1], max_tokens=1, seed=9, timeout_ms=None)
     assert (submit.priority, submit.caller) == (-3, "team-a")
     assert request.message_bytes == message.ByteSize()
 
