@@ -27,8 +27,9 @@ def main() -> int:
 
 async def serve(arguments: argparse.Namespace, flags: list[str]) -> None:
     """Start, wait, stop; a stop that is asked for during the start is heard as well."""
-    options = _options(arguments, flags)
-    registry = open_registry(load_settings(MeshSettings, options.settings_flags))
+    settings = load_settings(MeshSettings, ["--data-dir", str(arguments.data_dir), *flags])
+    options = _options(arguments, flags, settings)
+    registry = open_registry(settings)
     mesh = Mesh(options, registry)
     stop = asyncio.create_task(wait_for_stop())
     try:
@@ -41,13 +42,17 @@ async def serve(arguments: argparse.Namespace, flags: list[str]) -> None:
         await registry.close()
 
 
-def _options(arguments: argparse.Namespace, flags: list[str]) -> MeshOptions:
+def _options(
+    arguments: argparse.Namespace, flags: list[str], settings: MeshSettings
+) -> MeshOptions:
     return MeshOptions(
         data_dir=arguments.data_dir,
         grpc_port=arguments.grpc_port,
         replicas=arguments.replicas,
         models=tuple(parse_source(text) for text in arguments.model),
         flags=tuple(flags),
+        tls=arguments.tls,
+        tls_dir=settings.tls_dir,
     )
 
 
@@ -59,6 +64,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--grpc-port", type=int, default=MeshOptions.grpc_port)
     parser.add_argument("--replicas", type=int, default=None)
+    parser.add_argument("--tls", action="store_true")
     parser.add_argument("--model", action="append", default=[], metavar="NAME|DIRECTORY|HUB_ID")
     return parser.parse_known_args(argv)
 

@@ -26,6 +26,8 @@ class LauncherRecord:
     """host:port of the gateway; empty until it serves."""
     flags: tuple[str, ...] = ()
     """The settings' flags that every service was started with: how to find its registry."""
+    tls_dir: str = ""
+    """Where the mesh's certificates are; empty for a mesh without TLS."""
 
     def is_running(self) -> bool:
         """Whether this very process still runs."""
@@ -79,9 +81,9 @@ class RecordFile:
         except FileExistsError:
             raise already_running(self._path.parent) from None
 
-    def publish(self, gateway: str) -> None:
-        """Write the gateway's address, so that clients on this host find it."""
-        self._record = replace(self._record, gateway=gateway)
+    def publish(self, gateway: str, tls_dir: Path | None = None) -> None:
+        """Write how the gateway is reached, so that clients on this host find it."""
+        self._record = replace(self._record, gateway=gateway, tls_dir=str(tls_dir or ""))
         partial = self._path.with_suffix(".part")
         partial.write_text(json.dumps(asdict(self._record)))
         partial.replace(self._path)

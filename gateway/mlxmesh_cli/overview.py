@@ -19,26 +19,32 @@ from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.health import health
 from mlxmesh_shared.registry import Instance, Registry, open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")
 GATEWAY_TIMEOUT_S = 5.0
 
 
-async def overview(data_dir: Path) -> dict[str, Any]:
+async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[str, Any]:
     """`{"instances": [...], "models": [...]}`, as `mlxmesh status --json` prints it."""
-    registry = open_registry(load_settings(MeshSettings, settings_flags(data_dir)))
+    certificates = CertificateSource(tls) if tls is not None else None
+    registry = open_registry(load_settings(MeshSettings, settings_flags(data_dir)), certificates)
     try:
         instances = await _instances(registry)
     finally:
         await registry.close()
     gateways = [one.address for one in instances if one.service == "gateway"]
     states, models, seen = await asyncio.gather(
-        asyncio.gather(*(health(instance.address) for instance in instances)),
-        _ask(gateways, lambda client: client.list_models()),
-        _ask(gateways, lambda client: client.mesh_status()),
+        asyncio.gather(*(_state(instance, certificates) for instance in instances)),
+        _ask(gateways, tls, lambda client: client.list_models()),
+        _ask(gateways, tls, lambda client: client.mesh_status()),
     )
     rows = [_row(instance, state) for instance, state in zip(instances, states, strict=True)]
     return {"instances": [row | _seen(row, seen) for row in rows], "models": models}
+
+
+async def _state(instance: Instance, certificates: CertificateSource | None) -> str:
+    return await health(instance.address, role=instance.service, certificates=certificates)
 
 
 async def _instances(registry: Registry) -> list[Instance]:
@@ -57,12 +63,14 @@ def _row(instance: Instance, state: str) -> dict[str, Any]:
 
 
 async def _ask(
-    gateways: list[str], question: Callable[[MeshClient], Awaitable[Sequence[Message]]]
+    gateways: list[str],
+    tls: CertificateFiles | None,
+    question: Callable[[MeshClient], Awaitable[Sequence[Message]]],
 ) -> list[dict[str, Any]]:
     """The answer of the first gateway that has one; empty when none has."""
     for address in gateways:
         try:
-            async with MeshClient(address, timeout_s=GATEWAY_TIMEOUT_S) as client:
+            async with MeshClient(address, tls=tls, timeout_s=GATEWAY_TIMEOUT_S) as client:
                 return [to_dict(message) for message in await question(client)]
         except MeshError:
             continue

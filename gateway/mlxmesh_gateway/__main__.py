@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.backends import Backends
-from mlxmesh_gateway.limits import Deadlines
+from mlxmesh_gateway.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_gateway.status import MeshStatusServicer
+from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Registry, local_instance, open_registry
@@ -16,6 +18,7 @@ from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
 
@@ -31,7 +34,7 @@ async def main() -> None:
         level=settings.log_level,
         json=wants_json(settings.log_format),
     )
-    registry = open_registry(settings)
+    registry = open_registry(settings, open_certificates(settings, "gateway"))
     try:
         async with following(live, "gateway"):
             await serve(live, instance_id, registry, until=wait_for_stop)
@@ -52,9 +55,16 @@ async def serve(
         await server.set_health(BACKENDS[backend].full_name, serving=known)
 
     settings = live.current
-    backends = Backends(registry, tuple(BACKENDS), on_change=show_backend)
+    certificates = open_certificates(settings, "gateway")
+    backends = Backends(
+        registry,
+        tuple(BACKENDS),
+        on_change=show_backend,
+        open_=partial(open_channel, certificates=certificates),
+    )
     relay = _relay(settings, backends)
-    server = _server(settings, relay, MeshStatusServicer(registry, backends))
+    status = MeshStatusServicer(registry, backends, certificates)
+    server = _server(settings, relay, status, certificates)
     live.subscribe(lambda now: _limit(now, relay, server))
     instance = local_instance(settings, "gateway", instance_id, await server.start())
     try:
@@ -73,11 +83,17 @@ async def serve(
 def _limit(settings: GatewaySettings, relay: Relay, server: MeshServer) -> None:
     """Puts the settings that may change in their places."""
     relay.deadlines = _deadlines(settings)
-    server.limit_concurrent_rpcs(settings.max_concurrent_rpcs)
+    server.limit_concurrent_rpcs(
+        settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings)
+    )
 
 
 def _deadlines(settings: GatewaySettings) -> Deadlines:
     return Deadlines(settings.default_deadline_s, settings.max_deadline_s)
+
+
+def _places_per_caller(settings: GatewaySettings) -> int:
+    return places_per_caller(settings.max_concurrent_rpcs, settings.max_rpcs_per_caller)
 
 
 def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
@@ -89,11 +105,17 @@ def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
     )
 
 
-def _server(settings: GatewaySettings, relay: Relay, status: MeshStatusServicer) -> MeshServer:
+def _server(
+    settings: GatewaySettings,
+    relay: Relay,
+    status: MeshStatusServicer,
+    certificates: CertificateSource | None,
+) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
     options = ServerOptions(
         max_message_bytes=settings.max_message_bytes,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        max_rpcs_per_caller=_places_per_caller(settings),
         max_concurrent_streams=settings.max_streams_per_connection,
         reflection=settings.reflection,
     )
@@ -104,6 +126,15 @@ def _server(settings: GatewaySettings, relay: Relay, status: MeshStatusServicer)
         options=options,
         generic_handlers=(relay,),
         name="gateway",
+        tls=certificates and _tls(settings, certificates),
+    )
+
+
+def _tls(settings: GatewaySettings, certificates: CertificateSource) -> ServerTls:
+    return ServerTls(
+        certificates,
+        at_gateway=True,
+        client_certificates=settings.client_certificates == "required",
     )
 
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from functools import partial
 from typing import Any
 
 import grpc
@@ -12,7 +11,7 @@ from grpc import aio
 
 from mlxmesh_gateway.statuses import is_gone
 from mlxmesh_shared.breaker import Breaker, BreakerState, Permit
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import Cancelled, MeshError, ServiceUnavailable
 from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.retry_budget import RetryBudget
@@ -29,7 +28,6 @@ OnChange = Callable[[str, bool], Awaitable[None]]
 # A few tokens a stream. What comes faster than this process or a client reads then waits in
 # generation, which joins it into fewer, larger messages.
 WINDOW_BYTES = 256
-_open_channel = partial(open_channel, window_bytes=WINDOW_BYTES)
 
 
 class Endpoint:
@@ -105,7 +103,7 @@ class Backends:
         services: Sequence[str],
         *,
         on_change: OnChange,
-        open_: Callable[[str], aio.Channel] = _open_channel,
+        open_: OpenChannel = open_channel,
     ) -> None:
         self._registry = registry
         self._on_change = on_change
@@ -180,11 +178,15 @@ class Backends:
             (instance.instance_id, instance.address): instance for instance in instances
         }
         self._endpoints[service] = {
-            place: before.get(place) or Endpoint(instance, self._open(instance.address))
+            place: before.get(place) or self._endpoint(instance)
             for place, instance in named.items()
         }
         for place in before.keys() - named.keys():
             await before[place].retire()
+
+    def _endpoint(self, instance: Instance) -> Endpoint:
+        channel = self._open(instance.address, role=instance.service, window_bytes=WINDOW_BYTES)
+        return Endpoint(instance, channel)
 
 
 def _tell_breaker(permit: Permit, error: MeshError) -> None:

@@ -10,15 +10,22 @@ from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.health import health
+from mlxmesh_shared.registry import Instance
+from mlxmesh_shared.tls import CertificateSource
 
 TIMEOUT_S = 1.0
 
 _HEALTH = {"serving": wire.HEALTH_SERVING, "unreachable": wire.HEALTH_UNREACHABLE}
 
 
-async def health_of(address: str) -> "wire.Health.ValueType":
+async def health_of(
+    instance: Instance, certificates: CertificateSource | None
+) -> "wire.Health.ValueType":
     """As its health service says of the whole process."""
-    return _HEALTH.get(await health(address, TIMEOUT_S), wire.HEALTH_NOT_SERVING)
+    said = await health(
+        instance.address, role=instance.service, certificates=certificates, timeout_s=TIMEOUT_S
+    )
+    return _HEALTH.get(said, wire.HEALTH_NOT_SERVING)
 
 
 async def engine_load(channel: aio.Channel) -> wire.Load:

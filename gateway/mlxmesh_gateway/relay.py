@@ -16,6 +16,7 @@ from mlxmesh_gateway.backends import Backends, Endpoint
 from mlxmesh_gateway.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
 from mlxmesh_gateway.routes import Route
 from mlxmesh_gateway.statuses import service_status
+from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Cancelled,
     InvalidArgument,
@@ -154,7 +155,7 @@ class Relay(grpc.GenericRpcHandler):
         """What a call gets that is made when this is called: the time that is left by then."""
         timeout_s = self.deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
         until_s = time.monotonic() + timeout_s
-        metadata = forwarded(context.invocation_metadata())
+        metadata = forwarded(context.invocation_metadata(), caller=caller_of(context))
         return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}
 
     async def _translated(self, relayed: Awaitable[T], context: Context) -> T:

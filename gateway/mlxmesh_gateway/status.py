@@ -12,6 +12,7 @@ from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.mesh_status import breaker_message, instance_message
 from mlxmesh_shared.registry import Instance, Registry
+from mlxmesh_shared.tls import CertificateSource
 
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")
 
@@ -26,9 +27,15 @@ _SEVERITY = (
 class MeshStatusServicer(TelemetryServiceServicer):
     """Asks every process at once, afresh each time: nothing is kept between two calls."""
 
-    def __init__(self, registry: Registry, backends: Backends) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        backends: Backends,
+        certificates: CertificateSource | None = None,
+    ) -> None:
         self._registry = registry
         self._backends = backends
+        self._certificates = certificates
 
     async def GetMeshStatus(
         self, request: wire.GetMeshStatusRequest, context: Any
@@ -64,9 +71,21 @@ class MeshStatusServicer(TelemetryServiceServicer):
         message = instance_message(instance)
         self._add_own_view(message)
         message.health, engines = await asyncio.gather(
-            probes.health_of(instance.address), _ask_more(message)
+            probes.health_of(instance, self._certificates), self._ask_more(message)
         )
         return message, engines
+
+    async def _ask_more(self, message: wire.Instance) -> Sequence[wire.Instance]:
+        """An engine's load goes into its message; a generation instance tells of the engines."""
+        service, address = message.service, message.address
+        async with open_channel(address, role=service, certificates=self._certificates) as channel:
+            if service == "generation":
+                return await probes.engines_seen(channel)
+            if service == "engine":
+                load = await probes.engine_load(channel)
+                message.load.CopyFrom(load)
+                message.outstanding = load.running + load.waiting
+            return ()
 
     def _add_own_view(self, message: wire.Instance) -> None:
         endpoint = self._endpoint(message.service, message.instance_id, message.address)
@@ -80,18 +99,6 @@ class MeshStatusServicer(TelemetryServiceServicer):
             if (one.service, one.instance_id, one.address) == (service, instance_id, address):
                 return endpoint
         return None
-
-
-async def _ask_more(message: wire.Instance) -> Sequence[wire.Instance]:
-    """An engine's load goes into its message; a generation instance tells of the engines."""
-    async with open_channel(message.address) as channel:
-        if message.service == "generation":
-            return await probes.engines_seen(channel)
-        if message.service == "engine":
-            load = await probes.engine_load(channel)
-            message.load.CopyFrom(load)
-            message.outstanding = load.running + load.waiting
-        return ()
 
 
 def _worst_by_engine(seen: Sequence[wire.Instance]) -> dict[str, wire.Breaker]:

@@ -5,13 +5,23 @@ from grpc_health.v1 import health_pb2
 
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.tls import CertificateSource
 
 PROBE_TIMEOUT_S = 2.0
 
 
-async def health(address: str, timeout_s: float = PROBE_TIMEOUT_S) -> str:
-    """`serving` or `not_serving` as its health check says, or `unreachable`."""
-    async with open_channel(address) as channel:
+async def health(
+    address: str,
+    *,
+    role: str = "",
+    certificates: CertificateSource | None = None,
+    timeout_s: float = PROBE_TIMEOUT_S,
+) -> str:
+    """`serving` or `not_serving` as its health check says, or `unreachable`.
+
+    role, certificates: as of open_channel.
+    """
+    async with open_channel(address, role=role, certificates=certificates) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -22,8 +32,3 @@ async def health(address: str, timeout_s: float = PROBE_TIMEOUT_S) -> str:
         except (grpc.aio.AioRpcError, MeshError):
             return "unreachable"
     return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status).lower()
-
-
-async def serving(address: str) -> bool:
-    """Whether the peer says that it serves."""
-    return await health(address) == "serving"

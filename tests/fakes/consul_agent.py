@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from mlxmesh_shared.health import serving
+from mlxmesh_shared.health import health
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Json = dict[str, Any]
@@ -279,7 +279,7 @@ class FakeConsulAgent:
                 await self._set_status(check, "critical")
             return
         check.due_s = now_s + _seconds(check.definition["interval"])
-        if await serving(check.definition["grpc"]):
+        if await health(check.definition["grpc"]) == "serving":
             check.failures = 0
             await self._set_status(check, "passing")
             return

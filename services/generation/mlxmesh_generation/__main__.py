@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
@@ -11,17 +12,19 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer
 from mlxmesh_generation.engine_status import EngineStatusServicer
 from mlxmesh_generation.engines import Engines
 from mlxmesh_generation.generations import Generations
+from mlxmesh_generation.limits import GenerationLimits
 from mlxmesh_generation.mirror import CatalogueMirror
 from mlxmesh_generation.model_service import ModelService
 from mlxmesh_generation.servicer import GenerationServicer
 from mlxmesh_generation.tokenizers import Tokenizers
-from mlxmesh_shared.channels import ChannelPool
+from mlxmesh_shared.channels import ChannelPool, open_channel
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GenerationSettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 
 async def main() -> None:
@@ -35,11 +38,12 @@ async def main() -> None:
         json=wants_json(settings.log_format),
     )
     async with AsyncExitStack() as stack:
-        registry = open_registry(settings)
+        certificates = open_certificates(settings, "generation")
+        registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
         await stack.enter_async_context(following(live, "generation"))
-        generations = await open_generations(stack, live, registry)
-        server = make_server(settings, generations)
+        generations = await open_generations(stack, live, registry, certificates)
+        server = make_server(settings, generations, certificates)
         live.subscribe(lambda now: server.limit_concurrent_rpcs(now.max_concurrent_rpcs))
         address = await server.start()
         await server.set_serving()
@@ -51,15 +55,19 @@ async def main() -> None:
 
 
 async def open_generations(
-    stack: AsyncExitStack, live: LiveSettings[GenerationSettings], registry: Registry
+    stack: AsyncExitStack,
+    live: LiveSettings[GenerationSettings],
+    registry: Registry,
+    certificates: CertificateSource | None = None,
 ) -> Generations:
     """The domain, following the registry and the model service until the stack is closed."""
     settings = live.current
-    channels = ChannelPool()
+    open_ = partial(open_channel, certificates=certificates)
+    channels = ChannelPool(partial(open_, role="model"))
     stack.push_async_callback(channels.close)
     models = ModelService(registry=registry, channels=channels)
     catalogue = CatalogueMirror(models)
-    engines = Engines(registry)
+    engines = Engines(registry, open_=open_)
     live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))
     await stack.enter_async_context(beside(catalogue.run(), engines.run()))
     tokenizers = Tokenizers(
@@ -67,10 +75,17 @@ async def open_generations(
         directory=settings.data_dir / "tokenizers",
         max_loaded=settings.tokenizer_cache_models,
     )
-    return Generations(catalogue=catalogue, tokenizers=tokenizers, engines=engines)
+    limits = GenerationLimits(
+        max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
+    )
+    return Generations(catalogue=catalogue, tokenizers=tokenizers, engines=engines, limits=limits)
 
 
-def make_server(settings: GenerationSettings, generations: Generations) -> MeshServer:
+def make_server(
+    settings: GenerationSettings,
+    generations: Generations,
+    certificates: CertificateSource | None = None,
+) -> MeshServer:
     return MeshServer(
         listen=settings.listen,
         services=[
@@ -83,9 +98,12 @@ def make_server(settings: GenerationSettings, generations: Generations) -> MeshS
         ],
         # Each call was logged by the gateway before; here only what fails is worth the time.
         options=ServerOptions(
-            max_concurrent_rpcs=settings.max_concurrent_rpcs, log_successes=False
+            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            log_successes=False,
+            reflection=settings.reflection,
         ),
         name="generation",
+        tls=certificates and ServerTls(certificates),
     )
 
 

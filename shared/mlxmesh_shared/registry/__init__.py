@@ -6,6 +6,7 @@ import socket
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.settings import MeshSettings
+from mlxmesh_shared.tls import CertificateSource
 
 __all__ = ["Instance", "Registry", "local_instance", "open_registry"]
 
@@ -13,13 +14,18 @@ CONTRACT_VERSION = "v1"
 """The version in the names of the contracts' packages."""
 
 
-def open_registry(settings: MeshSettings) -> Registry:
-    """The registry of a mesh, on a running event loop; the caller closes it."""
+def open_registry(
+    settings: MeshSettings, certificates: CertificateSource | None = None
+) -> Registry:
+    """The registry of a mesh, on a running event loop; the caller closes it.
+
+    certificates: this process's, where the mesh uses TLS.
+    """
     if settings.registry == "consul":
         # Not at the top: a mesh on one machine need not pay for an HTTP client.
         from mlxmesh_shared.registry.consul import ConsulRegistry
 
-        return ConsulRegistry(settings)
+        return ConsulRegistry(settings, certificates=certificates)
     return DirectoryRegistry(settings.data_dir / "registry")
 
 

@@ -14,9 +14,10 @@ from functools import partial
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import LONGEST_WAIT_S, BlockingQuery
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
-from mlxmesh_shared.health import serving
+from mlxmesh_shared.health import health
 from mlxmesh_shared.registry.port import Instance, checked_name
 from mlxmesh_shared.settings.consul import ConsulSettings
+from mlxmesh_shared.tls import CertificateSource
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +32,15 @@ _META_PAIRS = 63  # and the pid
 class ConsulRegistry:
     """The registry across machines; one per process, on one event loop."""
 
-    def __init__(self, settings: ConsulSettings, agent: ConsulAgent | None = None) -> None:
-        """The agent is closed with the registry."""
+    def __init__(
+        self,
+        settings: ConsulSettings,
+        agent: ConsulAgent | None = None,
+        *,
+        certificates: CertificateSource | None = None,
+    ) -> None:
+        """The agent is closed with the registry. certificates: to ask instances how they are."""
+        self._certificates = certificates
         self._agent = agent or ConsulAgent(settings)
         self._prefix = settings.consul_prefix
         self._interval_s = settings.consul_check_interval_s
@@ -131,8 +139,10 @@ class ConsulRegistry:
             for one in self._known.get(service, ())
             if self._to_consul(one).service_id not in self._withdrawn
         ]
-        answers = await asyncio.gather(*(serving(one.address) for one in known))
-        return tuple(one for one, serves in zip(known, answers, strict=True) if serves)
+        answers = await asyncio.gather(
+            *(health(one.address, role=service, certificates=self._certificates) for one in known)
+        )
+        return tuple(one for one, state in zip(known, answers, strict=True) if state == "serving")
 
     def _name(self, service: str) -> str:
         return f"{self._prefix}-{checked_name(service, 'service')}"

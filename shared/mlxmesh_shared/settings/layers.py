@@ -25,6 +25,9 @@ _OTHER_VARIABLES = {
     # What clients and the examples read.
     "MLXMESH_ADDRESS",
     "MLXMESH_EXAMPLE_MODEL",
+    "MLXMESH_CA",
+    "MLXMESH_CERT",
+    "MLXMESH_KEY",
 }
 
 S = TypeVar("S", bound=MeshSettings)

@@ -26,7 +26,8 @@ def dynamic_names(cls: type["MeshSettings"]) -> frozenset[str]:
 
 def _allowed(listen: str, info: ValidationInfo) -> str:
     # The mesh's own settings come first, so that this one is known here.
-    check_listen(listen, insecure_allowed=info.data.get("insecure_listen", False))
+    secured = info.data.get("tls_dir") is not None
+    check_listen(listen, allowed=secured or info.data.get("insecure_listen", False))
     return listen
 
 
@@ -60,8 +61,12 @@ class MeshSettings(ConsulSettings):
     """The least important record that is logged."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """How records look; auto is text on a terminal and JSON elsewhere."""
+    tls_dir: FullPath | None = None
+    """Where the certificates are (`mlxmesh certs`): turns TLS on; every process needs the same."""
     insecure_listen: bool = False
     """Allows listening beyond this machine without TLS."""
+    reflection: bool = True
+    """Whether callers may ask for the contracts."""
 
 
 class GatewaySettings(MeshSettings):
@@ -75,12 +80,14 @@ class GatewaySettings(MeshSettings):
     """The longest deadline; a longer one is cut to it."""
     max_concurrent_rpcs: Annotated[Count, Dynamic()] = 1024
     """Calls at one time; more are refused with RESOURCE_EXHAUSTED."""
+    max_rpcs_per_caller: Count | None = None
+    """Calls of one caller at one time; default seven eighths of max_concurrent_rpcs."""
     max_streams_per_connection: Count = 256
     """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
     """The largest request."""
-    reflection: bool = True
-    """Whether clients may ask for the contracts."""
+    client_certificates: Literal["required", "off"] = "required"
+    """With TLS: off lets in everybody who can connect as a client, who may generate."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
 
@@ -94,6 +101,10 @@ class GenerationSettings(MeshSettings):
     """Calls at one time; more are refused with RESOURCE_EXHAUSTED."""
     prefix_routing: Annotated[bool, Dynamic()] = True
     """Whether a prompt goes by preference to an engine that has read its beginning before."""
+    max_generations: Count = 1024
+    """Generations held at one time, read or not; more are refused with RESOURCE_EXHAUSTED."""
+    max_held_bytes: Count = 256 * MIB
+    """Bytes of the requests of all generations held; more are refused with RESOURCE_EXHAUSTED."""
     tokenizer_cache_models: Count = 16
     """Tokenizers kept in memory."""
     drain_grace_s: Seconds = 30
@@ -171,6 +182,8 @@ class EngineSettings(MeshSettings):
     """How many times as long a decode step may take while prompts above 256 tokens are read."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] | None = None
     """Memory to keep beginnings of prompts in; 0 for none, default 10%, at most 1 GiB."""
+    kv_cache_bytes: Count | None = None
+    """Memory that keys and values of running sequences may take; default half of what is free."""
     context_tokens: Annotated[int, Field(ge=0)] = 0
     """Most tokens of prompt and output together; 0 for what the model allows."""
     dtype: Literal["auto", "as_shipped", "float32", "float16", "bfloat16"] = "auto"
