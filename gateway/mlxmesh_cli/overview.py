@@ -35,17 +35,16 @@ async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[
         await registry.close()
     gateways = [one.address for one in instances if one.service == "gateway"]
     states, models, seen = await asyncio.gather(
-        asyncio.gather(
-            *(
-                health(instance.address, role=instance.service, certificates=certificates)
-                for instance in instances
-            )
-        ),
+        asyncio.gather(*(_state(instance, certificates) for instance in instances)),
         _ask(gateways, tls, lambda client: client.list_models()),
         _ask(gateways, tls, lambda client: client.mesh_status()),
     )
     rows = [_row(instance, state) for instance, state in zip(instances, states, strict=True)]
     return {"instances": [row | _seen(row, seen) for row in rows], "models": models}
+
+
+async def _state(instance: Instance, certificates: CertificateSource | None) -> str:
+    return await health(instance.address, role=instance.service, certificates=certificates)
 
 
 async def _instances(registry: Registry) -> list[Instance]:
@@ -71,7 +70,7 @@ async def _ask(
     """The answer of the first gateway that has one; empty when none has."""
     for address in gateways:
         try:
-            async with MeshClient(address, timeout_s=GATEWAY_TIMEOUT_S, tls=tls) as client:
+            async with MeshClient(address, tls=tls, timeout_s=GATEWAY_TIMEOUT_S) as client:
                 return [to_dict(message) for message in await question(client)]
         except MeshError:
             continue

@@ -36,11 +36,6 @@ def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, *, caller: str
     return (*kept, (CALLER_METADATA, caller))
 
 
-def places_per_caller(max_concurrent_rpcs: int, asked: int | None) -> int:
-    """As asked, else so many that an eighth of the places is left for others."""
-    return asked or max_concurrent_rpcs - max_concurrent_rpcs // 8
-
-
 def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float | None:
     """When a second instance is to be asked beside the first; None when that is not wanted.
 
@@ -56,3 +51,8 @@ def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float |
                 )
             return int(asked) / 1000
     return None
+
+
+def places_per_caller(max_concurrent_rpcs: int, asked: int | None) -> int:
+    """As asked, else so many that an eighth of the places is left for others."""
+    return asked or max_concurrent_rpcs - max_concurrent_rpcs // 8

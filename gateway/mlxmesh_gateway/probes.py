@@ -22,10 +22,10 @@ async def health_of(
     instance: Instance, certificates: CertificateSource | None
 ) -> "wire.Health.ValueType":
     """As its health service says of the whole process."""
-    state = await health(
+    said = await health(
         instance.address, role=instance.service, certificates=certificates, timeout_s=TIMEOUT_S
     )
-    return _HEALTH.get(state, wire.HEALTH_NOT_SERVING)
+    return _HEALTH.get(said, wire.HEALTH_NOT_SERVING)
 
 
 async def engine_load(channel: aio.Channel) -> wire.Load:

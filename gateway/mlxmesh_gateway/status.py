@@ -77,12 +77,11 @@ class MeshStatusServicer(TelemetryServiceServicer):
 
     async def _ask_more(self, message: wire.Instance) -> Sequence[wire.Instance]:
         """An engine's load goes into its message; a generation instance tells of the engines."""
-        async with open_channel(
-            message.address, role=message.service, certificates=self._certificates
-        ) as channel:
-            if message.service == "generation":
+        service, address = message.service, message.address
+        async with open_channel(address, role=service, certificates=self._certificates) as channel:
+            if service == "generation":
                 return await probes.engines_seen(channel)
-            if message.service == "engine":
+            if service == "engine":
                 load = await probes.engine_load(channel)
                 message.load.CopyFrom(load)
                 message.outstanding = load.running + load.waiting
