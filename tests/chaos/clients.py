@@ -175,8 +175,11 @@ class Crowd:
 
     async def __aexit__(self, *_: object) -> None:
         await self.leave()
-        for channel in self._channels:
-            await channel.close()
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Closes every connection, whatever runs on it."""
+        await asyncio.gather(*(channel.close() for channel in self._channels))
 
     def start(
         self,

@@ -59,9 +59,12 @@ class Call:
 
     def longest_gap_s(self, *, after_s: float = 0.0) -> float:
         """The longest time between two messages, the second of which came after `after_s`."""
-        times = [message.at_s for message in self.messages]
-        pairs = itertools.pairwise(times)
-        return max((late - early for early, late in pairs if late > after_s), default=0.0)
+        return max(self.gaps_s(after_s=after_s), default=0.0)
+
+    def gaps_s(self, *, after_s: float = 0.0) -> list[float]:
+        """The times between messages, as far as the second came after `after_s`."""
+        pairs = itertools.pairwise(message.at_s for message in self.messages)
+        return [late - early for early, late in pairs if late > after_s]
 
 
 _CALL = TypeAdapter(Call)
