@@ -9,9 +9,11 @@ from typing import Any
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from mlxmesh_generation.engines import Engines
-from mlxmesh_generation.generations import Generations
+from mlxmesh_generation.generations import Generations, Patience
 from mlxmesh_generation.mirror import CatalogueMirror
 from mlxmesh_generation.model_service import ModelService
+from mlxmesh_generation.replicas import Replicas
+from mlxmesh_generation.retention import RetentionLimits
 from mlxmesh_generation.servicer import GenerationServicer
 from mlxmesh_generation.tokenizers import Tokenizers
 from mlxmesh_shared.channels import ChannelPool
@@ -60,7 +62,13 @@ async def open_generations(
         directory=settings.data_dir / "tokenizers",
         max_loaded=settings.tokenizer_cache_models,
     )
-    return Generations(catalogue=catalogue, tokenizers=tokenizers, engines=engines)
+    return Generations(
+        catalogue=catalogue,
+        tokenizers=tokenizers,
+        replicas=Replicas(engines, catalogue),
+        patience=Patience(settings.engine_wait_s, settings.unread_s),
+        limits=RetentionLimits(settings.kept_bytes, settings.kept_generations, settings.kept_s),
+    )
 
 
 def make_server(settings: GenerationSettings, generations: Generations) -> MeshServer:

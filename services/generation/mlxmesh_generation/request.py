@@ -61,6 +61,19 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    digest: bytes | None = None
+    """What tells whether a request is the same; None when its id was not the caller's."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What the caller has of a generation that began in another process."""
+
+    token_ids: Sequence[int]
+    text_characters: int
+    after_sequence: int
+    resumptions: int
+    """How many times it went on elsewhere before."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,7 @@ class Finished:
     stop_text: str | None = None
     stop_token_id: int | None = None
     timings: Timings = Timings()
+    resumptions: int = 0
 
 
 Event = Started | PrefillProgress | Delta | Finished

@@ -60,6 +60,13 @@ class Sequence:
     """On the monotonic clock, as is the deadline."""
     deadline_s: float | None = None
 
+    @property
+    def complete(self) -> FinishReason | None:
+        """Why there is nothing left to generate, when another engine made all of it."""
+        if self.generated and self.generated[-1] in self.end_token_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(self.generated) >= self.max_tokens else None
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
