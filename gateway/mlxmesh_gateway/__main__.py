@@ -67,6 +67,7 @@ def _server(settings: GatewaySettings, backends: Backends) -> MeshServer:
         backends=backends,
         validator=Validator.for_services(*BACKENDS.values()),
         deadlines=Deadlines(settings.default_deadline_s, settings.max_deadline_s),
+        resume_wait_s=settings.resume_wait_s,
     )
     options = ServerOptions(
         max_message_bytes=settings.max_message_bytes,

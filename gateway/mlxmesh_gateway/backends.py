@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import grpc
@@ -136,6 +137,22 @@ class Backends:
         Raises ServiceUnavailable when there is none.
         """
         return sorted(self.all(service), key=lambda one: (not one.reachable, one.outstanding))
+
+    def by_key(self, service: str, key: str) -> list[Endpoint]:
+        """Every endpoint, the reachable ones first, then in an order that all gateways share.
+
+        Raises ServiceUnavailable when there is none.
+        Source: Thaler, Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996).
+        """
+        self.all(service)
+        ranked = sorted(
+            self._endpoints[service].items(),
+            key=lambda item: (
+                not item[1].reachable,
+                sha256(f"{key} {item[0][0]}".encode()).digest(),
+            ),
+        )
+        return [endpoint for _, endpoint in ranked]
 
     async def _follow(self, service: str) -> None:
         while True:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
 from mlxmesh_gateway.backends import Backends, Endpoint
-from mlxmesh_gateway.limits import Deadlines, Metadata, forwarded
+from mlxmesh_gateway.generate_stream import GENERATE, GenerateStream
+from mlxmesh_gateway.limits import Deadlines, forwarded
 from mlxmesh_gateway.routes import Route
+from mlxmesh_gateway.statuses import is_gone, service_status
 from mlxmesh_shared.errors import (
     Cancelled,
-    Draining,
     MalformedMessage,
     MeshError,
     NotFound,
@@ -26,10 +29,20 @@ from mlxmesh_shared.server import remaining_s
 
 T = TypeVar("T")
 Context = aio.ServicerContext[Any, Any]
-Status = tuple[grpc.StatusCode, str, Metadata]
 
-STATUS_DETAILS = "grpc-status-details-bin"
 ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call as the client made it."""
+
+    route: Route
+    request: bytes
+    key: str
+    """What calls have in common that must meet at one instance; empty for most."""
+    options: Callable[[], dict[str, Any]]
+    """What a call on to an instance gets that is made now."""
 
 
 class Relay(grpc.GenericRpcHandler):
@@ -42,7 +55,9 @@ class Relay(grpc.GenericRpcHandler):
         backends: Backends,
         validator: Validator,
         deadlines: Deadlines,
+        resume_wait_s: float,
     ) -> None:
+        self._resume_wait_s = resume_wait_s
         self._backends = backends
         self._validator = validator
         self._deadlines = deadlines
@@ -56,62 +71,79 @@ class Relay(grpc.GenericRpcHandler):
 
     def _handler(self, route: Route) -> grpc.RpcMethodHandler[Any, Any]:
         # Without a deserializer gRPC hands over the bytes as they came.
-        relayed = self._everywhere if route.policy.everywhere else self._unary
+        relayed = self._way(route)
 
-        async def unary(request: bytes, context: Context) -> bytes:
-            self._check(route, request)
-            return await self._translated(relayed(route, request, context), context)
-
-        async def stream(request: bytes, context: Context) -> None:
-            self._check(route, request)
-            await self._translated(self._stream(route, request, context), context)
+        async def handle(request: bytes, context: Context) -> Any:
+            key = route.policy.key(self._checked(route, request))
+            options = self._call_options(route, context)
+            return await self._translated(
+                relayed(Call(route, request, key, options), context), context
+            )
 
         if route.streams:
-            return grpc.unary_stream_rpc_method_handler(stream)
-        return grpc.unary_unary_rpc_method_handler(unary)
+            return grpc.unary_stream_rpc_method_handler(handle)
+        return grpc.unary_unary_rpc_method_handler(handle)
 
-    def _check(self, route: Route, request: bytes) -> None:
+    def _way(self, route: Route) -> Callable[[Call, Context], Awaitable[Any]]:
+        if route.policy.everywhere:
+            return self._stream_everywhere if route.streams else self._everywhere
+        if route.path == GENERATE:
+            return self._generate
+        return self._stream if route.streams else self._unary
+
+    def _checked(self, route: Route, request: bytes) -> Message:
         try:
             message = route.request_class.FromString(request)
         except DecodeError:
             name = route.request_class.DESCRIPTOR.full_name
             raise MalformedMessage(f"the message is not a valid {name}") from None
         self._validator.check(message)
+        return message
 
-    async def _unary(self, route: Route, request: bytes, context: Context) -> bytes:
-        options = self._call_options(route, context)
-
+    async def _unary(self, call: Call, _context: Context) -> bytes:
         async def ask(endpoint: Endpoint) -> bytes:
-            return await endpoint.unary(route.path)(request, **options)
+            return await endpoint.unary(call.route.path)(call.request, **call.options())
 
-        return await self._with_failover(route, ask)
+        return await self._with_failover(call, ask)
 
-    async def _stream(self, route: Route, request: bytes, context: Context) -> None:
-        options = self._call_options(route, context)
+    async def _stream(self, call: Call, context: Context) -> None:
         answered = False
 
         async def pass_on(endpoint: Endpoint) -> None:
             nonlocal answered
-            call = endpoint.stream(route.path)(request, **options)
+            messages = endpoint.stream(call.route.path)(call.request, **call.options())
             try:
-                while (message := await call.read()) is not aio.EOF:
+                while (message := await messages.read()) is not aio.EOF:
                     answered = True
                     await context.write(message)
             finally:
-                call.cancel()
+                messages.cancel()
 
-        await self._with_failover(route, pass_on, may_move=lambda: not answered)
+        await self._with_failover(call, pass_on, may_move=lambda: not answered)
+
+    async def _generate(self, call: Call, context: Context) -> None:
+        stream = GenerateStream(
+            call.request,
+            write=context.write,
+            candidates=lambda: self._candidates(call),
+            call_options=call.options,
+            resume_wait_s=self._resume_wait_s,
+        )
+        try:
+            await self._with_failover(call, stream.begin, may_move=lambda: not stream.answered)
+        except MeshError as error:
+            await stream.go_on(error)
 
     async def _with_failover(
         self,
-        route: Route,
+        call: Call,
         attempt: Callable[[Endpoint], Awaitable[T]],
         *,
         may_move: Callable[[], bool] = lambda: True,
     ) -> T:
         """The first attempt that is not stopped by an instance that went away."""
-        endpoints = self._backends.by_preference(route.backend)
-        spares = endpoints[1 : ATTEMPTS if route.policy.safe else 1]
+        endpoints = self._candidates(call)
+        spares = endpoints[1 : ATTEMPTS if call.route.policy.safe else 1]
         endpoint = endpoints[0]
         while True:
             try:
@@ -122,17 +154,42 @@ class Relay(grpc.GenericRpcHandler):
                     raise
                 endpoint = spares.pop(0)
 
-    async def _everywhere(self, route: Route, request: bytes, context: Context) -> bytes:
-        """The first good answer of all instances; else what stopped them, NOT_FOUND last."""
-        options = self._call_options(route, context)
+    def _candidates(self, call: Call) -> list[Endpoint]:
+        """With a key, the same instance comes first at every gateway, so that repeats meet."""
+        backend = call.route.backend
+        if call.key:
+            return self._backends.by_key(backend, call.key)
+        return self._backends.by_preference(backend)
 
+    async def _everywhere(self, call: Call, _context: Context) -> bytes:
         async def ask(endpoint: Endpoint) -> bytes:
             async with endpoint.busy():
-                return await endpoint.unary(route.path)(request, **options)
+                return await endpoint.unary(call.route.path)(call.request, **call.options())
 
-        asked = [
-            asyncio.create_task(ask(endpoint)) for endpoint in self._backends.all(route.backend)
-        ]
+        return await self._first_of_all(call, ask)
+
+    async def _stream_everywhere(self, call: Call, context: Context) -> None:
+        async def begin(endpoint: Endpoint) -> tuple[Endpoint, Any, Any]:
+            messages = endpoint.stream(call.route.path)(call.request, **call.options())
+            try:
+                return endpoint, messages, await messages.read()
+            except BaseException:
+                messages.cancel()
+                raise
+
+        endpoint, messages, message = await self._first_of_all(call, begin)
+        async with endpoint.busy():
+            try:
+                while message is not aio.EOF:
+                    await context.write(message)
+                    message = await messages.read()
+            finally:
+                messages.cancel()
+
+    async def _first_of_all(self, call: Call, ask: Callable[[Endpoint], Awaitable[T]]) -> T:
+        """The first good answer of all instances; else what stopped them, NOT_FOUND last."""
+        endpoints = self._backends.all(call.route.backend)
+        asked = [asyncio.ensure_future(ask(endpoint)) for endpoint in endpoints]
         errors: list[MeshError] = []
         try:
             for answer in asyncio.as_completed(asked):
@@ -146,9 +203,12 @@ class Relay(grpc.GenericRpcHandler):
             await asyncio.gather(*asked, return_exceptions=True)
         raise min(errors, key=lambda error: isinstance(error, NotFound))
 
-    def _call_options(self, route: Route, context: Context) -> dict[str, Any]:
+    def _call_options(self, route: Route, context: Context) -> Callable[[], dict[str, Any]]:
+        """What a call gets that is made when this is called: the time that is left by then."""
         timeout_s = self._deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
-        return {"timeout": timeout_s, "metadata": forwarded(context.invocation_metadata())}
+        until_s = time.monotonic() + timeout_s
+        metadata = forwarded(context.invocation_metadata())
+        return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}
 
     async def _translated(self, relayed: Awaitable[T], context: Context) -> T:
         """What `relayed` gives; a service's own status goes on as it came, details and all."""
@@ -161,19 +221,3 @@ class Relay(grpc.GenericRpcHandler):
                 # Nobody here cancelled, or this handler would not run: the instance gave up.
                 raise ServiceUnavailable("the service ended the call; try again") from error
             raise
-
-
-def is_gone(error: MeshError) -> bool:
-    """Whether the instance could not be reached, broke off, or is leaving."""
-    broke_off = isinstance(error, ServiceUnavailable | Cancelled) and service_status(error) is None
-    return broke_off or isinstance(error, Draining)
-
-
-def service_status(error: MeshError) -> Status | None:
-    """The status as a service of the mesh wrote it; gRPC's own have no details and give None."""
-    cause = error.__cause__
-    trailing = cause.trailing_metadata() if isinstance(cause, aio.AioRpcError) else None
-    details = trailing.get(STATUS_DETAILS) if trailing is not None else None
-    if details is None or not isinstance(cause, aio.AioRpcError):
-        return None
-    return cause.code(), cause.details() or "", ((STATUS_DETAILS, details),)

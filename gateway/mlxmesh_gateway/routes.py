@@ -1,6 +1,6 @@
 """The public methods, and how each is relayed. What is not in this table is not public."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ class Policy:
     """Runs long by nature, so that without a deadline of its own it gets the longest one."""
     everywhere: bool = False
     """Only one instance can do it and nobody knows which, so that all are asked."""
+    key: Callable[[Any], str] = lambda _: ""
+    """From a request: what calls have in common that must meet at one instance."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Route:
 
 
 _GENERATION: Mapping[str, Policy] = {
-    "Generate": Policy(safe=True),
-    "Complete": Policy(safe=True),
+    "Generate": Policy(safe=True, key=lambda request: request.request_id),
+    "Complete": Policy(safe=True, key=lambda request: request.generation.request_id),
+    "AttachGeneration": Policy(safe=True, everywhere=True),
     "CancelGeneration": Policy(safe=True, everywhere=True),
     "CountTokens": Policy(safe=True),
 }
