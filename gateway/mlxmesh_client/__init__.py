@@ -23,6 +23,8 @@ from mlxmesh_shared.errors import (
     ModelNotLoaded,
     NoReplica,
     QueueFull,
+    ReaderReplaced,
+    SequenceGone,
     ServiceUnavailable,
     TooManyRequests,
 )
@@ -49,6 +51,8 @@ __all__ = [
     "ModelNotLoaded",
     "NoReplica",
     "QueueFull",
+    "ReaderReplaced",
+    "SequenceGone",
     "ServiceUnavailable",
     "TooManyRequests",
 ]

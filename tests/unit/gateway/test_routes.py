@@ -3,7 +3,10 @@
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 
-INTERNAL = {"/mlxmesh.model.v1.ModelService/GetTokenizer"}
+INTERNAL = {
+    "/mlxmesh.model.v1.ModelService/GetTokenizer",
+    "/mlxmesh.generation.v1.GenerationService/ResumeGeneration",
+}
 
 
 def test_every_method_of_a_public_service_is_public_or_known_to_be_internal() -> None:
@@ -29,6 +32,7 @@ def test_what_changes_the_catalogue_is_never_done_twice() -> None:
     safe = {route.path.rpartition("/")[2] for route in public_routes() if route.policy.safe}
 
     assert safe == {
+        "AttachGeneration",
         "CancelGeneration",
         "Complete",
         "CountTokens",
