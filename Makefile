@@ -6,7 +6,7 @@ TOOLS := $(HOME)/.cache/mlxmesh/tools
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-all tools demo up down bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-all tools consul consul-agent demo up down bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,15 @@ test: protos ## Every test that needs only Python (unit, contract, integration, 
 tools: ## Build the tools that `make test-all` needs (Go and Node must be there)
 	deploy/tools/fetch-tools $(TOOLS)
 
+consul: ## Build a Consul agent for `make test-all` and `make consul-agent` (Go must be there)
+	deploy/tools/build-consul $(TOOLS)
+
+consul-agent: consul ## Run a Consul agent for development in the foreground (Ctrl-C stops it)
+	$(TOOLS)/consul agent -dev
+
+ifneq ($(wildcard $(TOOLS)/consul),)
+test-all: export CONSUL_BIN := $(TOOLS)/consul
+endif
 test-all: export PATH := $(TOOLS):$(PATH)
 test-all: export COVERAGE_FILE := $(CURDIR)/.coverage
 test-all: protos tools ## Every test, also those that use Go, Node and grpcurl, with coverage
@@ -69,8 +78,8 @@ test-all: protos tools ## Every test, also those that use Go, Node and grpcurl, 
 demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything
 	$(BIN)/python -m mlxmesh_launcher.demo
 
-up: protos ## Start the mesh in the foreground (Ctrl-C stops it)
-	$(BIN)/mlxmesh up
+up: protos ## Start the mesh in the foreground (Ctrl-C stops it); REGISTRY=consul for Consul
+	$(BIN)/mlxmesh up $(if $(REGISTRY),--registry $(REGISTRY))
 
 down: $(VENV)/.ready ## Stop the mesh
 	$(BIN)/mlxmesh down

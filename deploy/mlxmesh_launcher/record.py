@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,10 @@ class LauncherRecord:
     """Start of the process, in seconds since the epoch: tells a reused pid from the launcher."""
     gateway: str = ""
     """host:port of the gateway; empty until it serves."""
+    flags: tuple[str, ...] = ()
+    """The settings' flags that every service was started with: how to find its registry."""
+    tls_dir: str = ""
+    """Where the mesh's certificates are; empty for a mesh without TLS."""
 
     def is_running(self) -> bool:
         """Whether this very process still runs."""
@@ -39,8 +44,9 @@ class LauncherRecord:
 def read_record(data_dir: Path) -> LauncherRecord | None:
     """The record of the running launcher, or None when none runs."""
     try:
-        record = LauncherRecord(**json.loads((data_dir / FILE_NAME).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        content = json.loads((data_dir / FILE_NAME).read_text())
+        record = LauncherRecord(**content | {"flags": tuple(content.get("flags", ()))})
+    except (FileNotFoundError, AttributeError, ValueError, TypeError):
         return None
     return record if record.is_running() else None
 
@@ -58,10 +64,11 @@ def already_running(data_dir: Path) -> IllegalState:
 class RecordFile:
     """This process's claim on a data directory; one mesh runs in each."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, flags: Sequence[str] = ()) -> None:
         self._path = data_dir / FILE_NAME
         pid = os.getpid()
-        self._record = LauncherRecord(pid=pid, create_time=psutil.Process(pid).create_time())
+        create_time = psutil.Process(pid).create_time()
+        self._record = LauncherRecord(pid=pid, create_time=create_time, flags=tuple(flags))
 
     def claim(self) -> None:
         """Take the data directory. Raises IllegalState when another launcher holds it."""
@@ -74,9 +81,9 @@ class RecordFile:
         except FileExistsError:
             raise already_running(self._path.parent) from None
 
-    def publish(self, gateway: str) -> None:
-        """Write the gateway's address, so that clients on this host find it."""
-        self._record = replace(self._record, gateway=gateway)
+    def publish(self, gateway: str, tls_dir: Path | None = None) -> None:
+        """Write how the gateway is reached, so that clients on this host find it."""
+        self._record = replace(self._record, gateway=gateway, tls_dir=str(tls_dir or ""))
         partial = self._path.with_suffix(".part")
         partial.write_text(json.dumps(asdict(self._record)))
         partial.replace(self._path)

@@ -22,15 +22,19 @@ from mlxmesh_shared.errors import (
     ModelNotFound,
     ModelNotLoaded,
     NoReplica,
+    PermissionDenied,
     QueueFull,
     ReaderReplaced,
     SequenceGone,
     ServiceUnavailable,
     TooManyRequests,
+    Unauthenticated,
 )
+from mlxmesh_shared.tls import CertificateFiles
 
 __all__ = [
     "Cancelled",
+    "CertificateFiles",
     "ContextTooLong",
     "DeadlineExceeded",
     "FeatureNotSupported",
@@ -50,9 +54,11 @@ __all__ = [
     "ModelNotFound",
     "ModelNotLoaded",
     "NoReplica",
+    "PermissionDenied",
     "QueueFull",
     "ReaderReplaced",
     "SequenceGone",
     "ServiceUnavailable",
     "TooManyRequests",
+    "Unauthenticated",
 ]

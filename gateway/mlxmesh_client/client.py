@@ -47,6 +47,7 @@ from mlxmesh_client.request import (
 )
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 CANCEL_TIMEOUT_S = 1.0
@@ -58,6 +59,7 @@ class MeshClient:
     `timeout_s` bounds one call, its retries included; without one the gateway's default holds.
     `attempts` is how often a call that is safe to repeat is tried when the mesh is unavailable.
     `gateways` are further ones of the same mesh, for generations whose gateway is lost.
+    `tls` names the certificates for a gateway with TLS; renewed ones hold from the next call on.
 
         async with MeshClient("localhost:50051") as mesh:
             async for event in mesh.generate("pocket", prompt="Hi", max_tokens=50):
@@ -71,8 +73,13 @@ class MeshClient:
         gateways: Sequence[str] = (),
         timeout_s: float | None = None,
         attempts: int = 4,
+        tls: CertificateFiles | None = None,
     ) -> None:
-        self._channels = [open_channel(each) for each in (address, *gateways)]
+        certificates = CertificateSource(tls) if tls is not None else None
+        self._channels = [
+            open_channel(each, role="gateway", certificates=certificates)
+            for each in (address, *gateways)
+        ]
         self._gateways = [GenerationServiceStub(channel) for channel in self._channels]
         self._generation = self._gateways[0]
         self._models = ModelServiceStub(self._channels[0])

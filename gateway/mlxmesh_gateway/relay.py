@@ -17,6 +17,7 @@ from mlxmesh_gateway.generate_stream import GENERATE, GenerateStream
 from mlxmesh_gateway.limits import Deadlines, forwarded
 from mlxmesh_gateway.routes import Route
 from mlxmesh_gateway.statuses import is_gone, service_status
+from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Cancelled,
     MalformedMessage,
@@ -60,7 +61,8 @@ class Relay(grpc.GenericRpcHandler):
         self._resume_wait_s = resume_wait_s
         self._backends = backends
         self._validator = validator
-        self._deadlines = deadlines
+        self.deadlines = deadlines
+        """Of the calls that come from now on."""
         self._handlers = {route.path: self._handler(route) for route in routes}
 
     def service(
@@ -205,9 +207,9 @@ class Relay(grpc.GenericRpcHandler):
 
     def _call_options(self, route: Route, context: Context) -> Callable[[], dict[str, Any]]:
         """What a call gets that is made when this is called: the time that is left by then."""
-        timeout_s = self._deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
+        timeout_s = self.deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
         until_s = time.monotonic() + timeout_s
-        metadata = forwarded(context.invocation_metadata())
+        metadata = forwarded(context.invocation_metadata(), caller=caller_of(context))
         return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}
 
     async def _translated(self, relayed: Awaitable[T], context: Context) -> T:

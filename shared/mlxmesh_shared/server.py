@@ -7,13 +7,16 @@ from typing import Any, cast
 
 import grpc
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.interceptors import CallGuard, is_infrastructure
+from mlxmesh_shared.places import Places
 from mlxmesh_shared.reflection import reflection_handlers
 from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.tls import ServerTls
 
 AddServicer = Callable[[Any, aio.Server], None]
 _HEALTH = "grpc.health.v1.Health"
@@ -28,6 +31,8 @@ class ServerOptions:
     max_message_bytes: int = 16 * 2**20
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_rpcs: int | None = None
+    max_rpcs_per_caller: int | None = None
+    """Within max_concurrent_rpcs."""
     max_concurrent_streams: int = 1024
     reflection: bool = True
     log_successes: bool = True
@@ -36,6 +41,11 @@ class ServerOptions:
     keepalive_timeout_s: float = 5
     max_connection_age_s: float | None = None
     max_connection_idle_s: float | None = None
+
+    def places(self) -> Places | None:
+        """Those for running calls; None for any number."""
+        limit = self.max_concurrent_rpcs
+        return None if limit is None else Places(limit, per_caller=self.max_rpcs_per_caller)
 
     def channel_arguments(self) -> list[tuple[str, int]]:
         """The options for gRPC's core."""
@@ -78,16 +88,20 @@ class MeshServer:
         options: ServerOptions = ServerOptions(),
         generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
         name: str = "this service",
+        tls: ServerTls | None = None,
     ) -> None:
         self.address = ""
+        self._tls = tls
         self._listen = listen
         self._service_names = tuple(service_names)
+        descriptors = _descriptors(service_names)
         self._guard = CallGuard(
             service=name,
-            validator=_validator(service_names),
+            validator=Validator.for_services(*descriptors),
             max_message_bytes=options.max_message_bytes,
-            max_concurrent_rpcs=options.max_concurrent_rpcs,
+            places=options.places(),
             log_successes=options.log_successes,
+            access=tls.access(descriptors) if tls is not None else None,
         )
         self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
         self._health = health.aio.HealthServicer()
@@ -109,7 +123,7 @@ class MeshServer:
         await self.set_not_serving()
         host, _, _ = self._listen.rpartition(":")
         try:
-            port = self._server.add_insecure_port(self._listen)
+            port = self._bind()
         except RuntimeError as error:
             raise IllegalState(
                 f"cannot listen on {self._listen}; stop what uses it or choose another address"
@@ -117,6 +131,15 @@ class MeshServer:
         await self._server.start()
         self.address = f"{host}:{port}"
         return self.address
+
+    def limit_concurrent_rpcs(self, limit: int, *, per_caller: int | None = None) -> None:
+        """Changes how many calls may run, where that is bounded; those that run go on."""
+        self._guard.resize(limit, per_caller)
+
+    def _bind(self) -> int:
+        if self._tls is None:
+            return self._server.add_insecure_port(self._listen)
+        return self._server.add_secure_port(self._listen, self._tls.credentials())
 
     async def set_serving(self) -> None:
         """Tells health checks that calls are welcome."""
@@ -160,6 +183,6 @@ def _never_ends(method: str) -> bool:
     return is_infrastructure(method) or method.rpartition("/")[2].startswith("Watch")
 
 
-def _validator(service_names: Sequence[str]) -> Validator:
+def _descriptors(service_names: Sequence[str]) -> list[ServiceDescriptor]:
     pool = descriptor_pool.Default()
-    return Validator.for_services(*(pool.FindServiceByName(name) for name in service_names))
+    return [pool.FindServiceByName(name) for name in service_names]

@@ -61,7 +61,7 @@ _MADE_UP_ID = re.compile("gen-[0-9a-f]{16}")
 # From callers.
 
 
-def generation_request(message: GenerateRequest) -> GenerationRequest:
+def generation_request(message: GenerateRequest, *, caller: str = "") -> GenerationRequest:
     """Gives a request without an id a new one."""
     is_callers = bool(message.request_id) and not _MADE_UP_ID.fullmatch(message.request_id)
     return GenerationRequest(
@@ -74,6 +74,9 @@ def generation_request(message: GenerateRequest) -> GenerationRequest:
         stop=tuple(message.stop),
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
+        priority=message.priority,
+        caller=caller,
+        message_bytes=message.ByteSize(),
     )
 
 
@@ -208,6 +211,8 @@ def to_submit(
         stop_token_ids=request.stop_token_ids,
         ignore_eos=request.ignore_eos,
         timeout_ms=timeout_ms,
+        priority=request.priority,
+        caller=request.caller,
     )
 
 

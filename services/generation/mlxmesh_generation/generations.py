@@ -4,11 +4,13 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from mlxmesh_generation import prompts
 from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.generation import ENGINE_WAIT_S, Generation, Plan
+from mlxmesh_generation.limits import GenerationLimits
 from mlxmesh_generation.mirror import CatalogueMirror
 from mlxmesh_generation.replicas import Replicas
 from mlxmesh_generation.request import GenerationRequest, PromptInput, Resumed
@@ -42,10 +44,13 @@ class Patience:
 
 @dataclass
 class _Entry:
-    """A request id in use; without a generation while that is being prepared."""
+    """A request id in use; without a generation while that is prepared, and once it has ended."""
 
-    request: GenerationRequest
-    resumed: Resumed | None = None
+    request_id: str
+    digest: bytes | None
+    resumed: bool = False
+    place: ExitStack = field(default_factory=ExitStack)
+    """Its place among those that are held; given back at its end."""
     generation: Generation | None = None
     transcript: Transcript | None = None
     cancelled: bool = False
@@ -55,7 +60,7 @@ class _Entry:
 
     @property
     def keeps(self) -> bool:
-        return self.request.digest is not None
+        return self.digest is not None
 
 
 class Generations:
@@ -72,23 +77,25 @@ class Generations:
         tokenizers: Tokenizers,
         replicas: Replicas,
         patience: Patience,
-        limits: RetentionLimits,
+        limits: GenerationLimits,
+        retained: RetentionLimits,
     ) -> None:
         self._catalogue = catalogue
         self._tokenizers = tokenizers
         self._replicas = replicas
         self._patience = patience
-        self._retention = Retention(limits, forget=self._forget)
+        self._limits = limits
+        self._retention = Retention(retained, forget=self._forget)
         self._entries: dict[str, _Entry] = {}
 
     async def begin(self, request: GenerationRequest, timeout_s: float | None) -> Transcript:
         """A started generation's messages, or those of the same request begun before.
 
-        Raises: GenerationExists, and whatever is wrong with the request or the mesh.
+        Raises: GenerationExists, TooManyRequests, and whatever is wrong with request or mesh.
         """
         received_s = time.monotonic()
         known = await self._repeated(request)
-        return known or await self._start(_Entry(request), received_s, timeout_s)
+        return known or await self._start(request, None, received_s, timeout_s)
 
     async def resume(
         self, request: GenerationRequest, resumed: Resumed, timeout_s: float | None
@@ -105,7 +112,7 @@ class Generations:
             self._give_up(known)
         elif known is not None:
             raise GenerationExists("this generation is being started here", field="request_id")
-        return await self._start(_Entry(request, resumed), received_s, timeout_s)
+        return await self._start(request, resumed, received_s, timeout_s)
 
     def find(self, request_id: str) -> Transcript:
         """Raises: GenerationNotFound when no generation whose messages are kept has the id."""
@@ -137,11 +144,11 @@ class Generations:
         """The messages of the same request, when it was made before and has not failed."""
         self._retention.expire()
         while (entry := self._entries.get(request.request_id)) is not None:
-            if entry.resumed is not None and entry.keeps:
+            if entry.resumed and entry.keeps:
                 raise SequenceGone(
                     "this generation went on here after its beginning; attach to it instead"
                 )
-            if request.digest is None or entry.request.digest != request.digest:
+            if request.digest is None or entry.digest != request.digest:
                 raise GenerationExists(
                     "another generation has this request_id; choose a new one", field="request_id"
                 )
@@ -153,39 +160,62 @@ class Generations:
                 return entry.transcript
         return None
 
-    async def _start(self, entry: _Entry, received_s: float, timeout_s: float | None) -> Transcript:
-        self._entries[entry.request.request_id] = entry
+    async def _start(
+        self,
+        request: GenerationRequest,
+        resumed: Resumed | None,
+        received_s: float,
+        timeout_s: float | None,
+    ) -> Transcript:
+        entry = _Entry(request.request_id, request.digest, resumed=resumed is not None)
+        self._entries[entry.request_id] = entry
         try:
-            generation = await self._prepare(entry, received_s, timeout_s)
-            entry.generation = generation
-            if entry.cancelled:
-                generation.cancel()
-            generation.start()
+            entry.place.enter_context(self._limits.holding(request))
+            plan, tokenizer = await self._prepare(request, resumed, received_s, timeout_s)
+            transcript = self._begun(entry, plan, tokenizer, resumed)
         except BaseException:
             self._give_up(entry)
             raise
         finally:
             entry.settled.set()
-        return self._transcribe(entry, generation)
+        return transcript
 
-    def _transcribe(self, entry: _Entry, generation: Generation) -> Transcript:
-        request_id = entry.request.request_id
-        listeners = Listeners(
-            on_read=lambda: self._on_read(entry),
-            on_left=lambda: self._on_left(entry),
-            on_kept=lambda size_bytes: self._retention.grew(request_id, size_bytes),
+    def _begun(
+        self, entry: _Entry, plan: Plan, tokenizer: ModelTokenizer, resumed: Resumed | None
+    ) -> Transcript:
+        generation = entry.generation = Generation(
+            plan,
+            engines=self._replicas,
+            detokenizer=tokenizer.detokenizer(),
+            resumed=resumed,
+            engine_wait_s=self._patience.engine_wait_s,
+            on_ended=lambda: self._on_ended(entry),
         )
         transcript = entry.transcript = Transcript(
             generation.events,
             keeps=entry.keeps,
-            after_sequence=entry.resumed.after_sequence if entry.resumed else 0,
-            listeners=listeners,
+            after_sequence=resumed.after_sequence if resumed else 0,
+            listeners=self._listeners(entry),
         )
         if entry.keeps:
-            self._retention.add(request_id, transcript)
-            if transcript.ended:
-                self._retention.note_end(request_id)
+            self._retention.add(entry.request_id, transcript)
+        if entry.cancelled:
+            generation.cancel()
+        generation.start()
         return transcript
+
+    def _listeners(self, entry: _Entry) -> Listeners:
+        return Listeners(
+            on_read=lambda: self._on_read(entry),
+            on_left=lambda: self._on_left(entry),
+            on_kept=lambda size_bytes: self._retention.grew(entry.request_id, size_bytes),
+        )
+
+    def _on_ended(self, entry: _Entry) -> None:
+        # With the generation goes its prompt, which may be much larger than what is kept.
+        entry.generation = None
+        entry.place.close()
+        self._retention.note_end(entry.request_id)
 
     def _on_read(self, entry: _Entry) -> None:
         if entry.unread is not None:
@@ -204,40 +234,36 @@ class Generations:
 
     def _give_up(self, entry: _Entry) -> None:
         """Ends what is left of it; its request_id is free again."""
-        request_id = entry.request.request_id
-        if self._entries.get(request_id) is entry:
-            del self._entries[request_id]
-            self._retention.remove(request_id)
+        if self._entries.get(entry.request_id) is entry:
+            del self._entries[entry.request_id]
+            self._retention.remove(entry.request_id)
         if entry.unread is not None:
             entry.unread.cancel()
         if entry.generation is not None:
             entry.generation.fail(ReaderReplaced("this generation goes on for another reader"))
+        entry.place.close()
 
     def _forget(self, request_id: str) -> None:
         self._entries.pop(request_id, None)
 
     async def _prepare(
-        self, entry: _Entry, received_s: float, timeout_s: float | None
-    ) -> Generation:
-        request = entry.request
+        self,
+        request: GenerationRequest,
+        resumed: Resumed | None,
+        received_s: float,
+        timeout_s: float | None,
+    ) -> tuple[Plan, ModelTokenizer]:
         version = await self._catalogue.resolve(request.model)
         self._check_loaded(version)
         prompts.check_vocabulary(request, version)
         tokenizer = await self._tokenizers.get(version)
         plan = await self._plan(request, version, tokenizer, received_s, timeout_s)
-        if entry.resumed is not None:
-            prompts.check_resumed(entry.resumed, request, version, plan.max_tokens)
+        if resumed is not None:
+            prompts.check_resumed(resumed, request, version, plan.max_tokens)
         else:
             wait_s = REPLICA_WAIT_S if timeout_s is None else min(REPLICA_WAIT_S, timeout_s / 2)
             await self._replicas.wait_connected(version, wait_s)
-        return Generation(
-            plan,
-            engines=self._replicas,
-            detokenizer=tokenizer.detokenizer(),
-            resumed=entry.resumed,
-            engine_wait_s=self._patience.engine_wait_s,
-            on_ended=lambda: self._retention.note_end(request.request_id),
-        )
+        return plan, tokenizer
 
     async def _plan(
         self,

@@ -21,6 +21,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceServicer
 from mlxmesh_generation import convert
 from mlxmesh_generation.generations import Generations
+from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.server import remaining_s
 
@@ -34,14 +35,14 @@ class GenerationServicer(GenerationServiceServicer):
     async def Generate(
         self, request: GenerateRequest, context: Any
     ) -> AsyncIterator[GenerateResponse]:
-        asked = convert.generation_request(request)
+        asked = convert.generation_request(request, caller=caller_of(context))
         transcript = await self._generations.begin(asked, remaining_s(context))
         async with aclosing(transcript.read()) as events:
             async for sequence, event in events:
                 yield convert.generate_response(sequence, event)
 
     async def Complete(self, request: CompleteRequest, context: Any) -> CompleteResponse:
-        asked = convert.generation_request(request.generation)
+        asked = convert.generation_request(request.generation, caller=caller_of(context))
         transcript = await self._generations.begin(asked, remaining_s(context))
         async with aclosing(transcript.read()) as events:
             return convert.complete_response([event async for _, event in events])
@@ -58,7 +59,8 @@ class GenerationServicer(GenerationServiceServicer):
     async def ResumeGeneration(
         self, request: ResumeGenerationRequest, context: Any
     ) -> AsyncIterator[ResumeGenerationResponse]:
-        asked, resumed = convert.generation_request(request.generation), convert.resumed(request)
+        asked = convert.generation_request(request.generation, caller=caller_of(context))
+        resumed = convert.resumed(request)
         transcript = await self._generations.resume(asked, resumed, remaining_s(context))
         async with aclosing(transcript.read(request.after_sequence)) as events:
             async for sequence, event in events:

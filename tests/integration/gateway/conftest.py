@@ -14,7 +14,7 @@ from mlxmesh_client import MeshClient
 from mlxmesh_gateway.__main__ import serve
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.server import MeshServer
-from mlxmesh_shared.settings import GatewaySettings
+from mlxmesh_shared.settings import GatewaySettings, LiveSettings
 from tests.fakes.public_services import (
     FakeGeneration,
     FakeModels,
@@ -62,8 +62,9 @@ class Stand:
         """A gateway's address and the event that stops it; ends once it has drained."""
         stop = asyncio.Event()
         options = GatewaySettings(**{"listen": "127.0.0.1:0", "drain_grace_s": 1, **settings})
+        live = LiveSettings(lambda _: options)
         name = f"gateway-{next(self._gateways)}"
-        task = asyncio.create_task(serve(options, name, self.registry, until=stop.wait))
+        task = asyncio.create_task(serve(live, name, self.registry, until=stop.wait))
         try:
             yield await self._gateway_address(name, task), stop
         finally:

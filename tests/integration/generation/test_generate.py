@@ -244,7 +244,9 @@ async def test_cancelling_what_does_not_run(mesh: Mesh) -> None:
 async def test_a_client_that_goes_away_frees_its_place_and_its_id(mesh: Mesh, slow: bool) -> None:
     request = GenerateRequest(model="pocket", prompt="x", max_tokens=900)
     call = mesh.stub.Generate(request)
-    request.request_id = (await call.read()).started.request_id
+    first = await call.read()
+    assert isinstance(first, GenerateResponse)
+    request.request_id = first.started.request_id
     if slow:  # deltas wait for it
         steps = mesh.engine.steps
         await until(lambda: mesh.engine.steps > steps + 50)

@@ -165,7 +165,7 @@ async def test_a_repeat_during_the_preparation_joins_it(mesh: Mesh) -> None:
 async def test_a_reader_comes_back_to_what_went_on_without_it(mesh: Mesh) -> None:
     asked = request(request_id="mine")
     call = mesh.stub.Generate(asked)
-    before = [await call.read() for _ in range(5)]
+    before = await first_of(call, 5)
     call.cancel()
     await until(lambda: mesh.engine.sequences == 0)
     after = await attach(mesh, "mine", 5)
@@ -180,11 +180,15 @@ async def test_a_reader_comes_back_to_what_went_on_without_it(mesh: Mesh) -> Non
 
 async def test_a_new_reader_takes_over(mesh: Mesh) -> None:
     first = mesh.stub.Generate(request(request_id="mine", max_tokens=900))
-    before = [await first.read() for _ in range(3)]
+    before = await first_of(first, 3)
     second = asyncio.create_task(attach(mesh, "mine", 3))
     with pytest.raises(ReaderReplaced):
         _ = [response async for response in responses_of(first)]
     assert is_gapless(before + await second)
+
+
+async def first_of(call: Any, count: int) -> list[GenerateResponse]:
+    return [await call.read() for _ in range(count)]
 
 
 async def responses_of(call: Any) -> AsyncIterator[GenerateResponse]:
