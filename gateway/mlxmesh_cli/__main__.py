@@ -35,6 +35,7 @@ app.command(rich_help_panel=MODELS)(models.unload)
 app.command(rich_help_panel=MODELS)(models.delete)
 app.command(rich_help_panel=MODELS)(models.alias)
 app.command(rich_help_panel=TEXT)(text.generate)
+app.command(rich_help_panel=TEXT)(text.attach)
 app.command(rich_help_panel=TEXT)(text.chat)
 app.command(rich_help_panel=TEXT)(text.tokens)
 

@@ -102,6 +102,7 @@ def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
         backends=backends,
         validator=Validator.for_services(*BACKENDS.values()),
         deadlines=_deadlines(settings),
+        resume_wait_s=settings.resume_wait_s,
     )
 
 

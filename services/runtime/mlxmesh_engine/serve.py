@@ -25,8 +25,8 @@ from mlxmesh_shared.settings import EngineSettings, load_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
-# How old the load may be that a caller goes by.
-LOAD_EVERY_S = 1.0
+# How old the load may be that a caller goes by; after a second without it we count as lost.
+LOAD_EVERY_S = 0.3
 
 _log = logging.getLogger(__name__)
 

@@ -88,6 +88,8 @@ class GatewaySettings(MeshSettings):
     """The largest request."""
     client_certificates: Literal["required", "off"] = "required"
     """With TLS: off lets in everybody who can connect as a client, who may generate."""
+    resume_wait_s: Seconds = 10
+    """How long a stream whose generation instance was lost waits for another."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
 
@@ -107,6 +109,16 @@ class GenerationSettings(MeshSettings):
     """Bytes of the requests of all generations held; more are refused with RESOURCE_EXHAUSTED."""
     tokenizer_cache_models: Count = 16
     """Tokenizers kept in memory."""
+    engine_wait_s: Seconds = 30
+    """How long a generation without a deadline waits for another engine when it lost its own."""
+    unread_s: Seconds = 60
+    """How long a generation with a request_id of its caller goes on while nobody reads it."""
+    kept_s: Seconds = 300
+    """How long the messages of such a generation are kept after its end."""
+    kept_generations: Count = 4096
+    """Most generations whose messages are kept; the one that ended first goes first."""
+    kept_bytes: Count = 64 * MIB
+    """Most memory for kept messages; the generation that ended first goes first."""
     drain_grace_s: Seconds = 30
     """How long running generations may go on after a stop was asked for."""
 
