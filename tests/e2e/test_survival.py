@@ -74,9 +74,12 @@ class Streams:
 
 
 @pytest.fixture(scope="module")
-async def expected(mesh: RunningMesh) -> list[Answer]:
-    async with MeshClient(mesh.address) as client:
-        return await Streams(client).undisturbed()
+def expected(mesh: RunningMesh) -> list[Answer]:
+    async def answers() -> list[Answer]:
+        async with MeshClient(mesh.address) as client:
+            return await Streams(client).undisturbed()
+
+    return asyncio.run(answers())
 
 
 @contextmanager
