@@ -65,6 +65,11 @@ class GatewaySettings(MeshSettings):
     """The largest request."""
     reflection: bool = True
     """Whether clients may ask for the contracts."""
+    max_connection_age_s: Seconds = 20
+    """After so long a client is told to connect anew; its running calls go on. A gateway that is
+    being replaced waits for it."""
+    take_over: bool = False
+    """Begins to listen beside the gateway that has the port, which is told to leave next."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
 
