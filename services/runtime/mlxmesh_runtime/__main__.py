@@ -11,6 +11,7 @@ from mlxmesh_runtime.device import find_device, free_memory
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.engines import Engines
+from mlxmesh_runtime.hand_over import hand_over
 from mlxmesh_runtime.heartbeat import HeartbeatLimits
 from mlxmesh_runtime.servicer import RuntimeServicer
 from mlxmesh_runtime.supervisor import RestartLimits
@@ -25,7 +26,7 @@ DRAIN_GRACE_S = 5.0
 
 
 async def main() -> None:
-    """Serve until told to stop; then stop every engine, and only then this process."""
+    """Serve until told to stop; then hand over or stop every engine, and only then leave."""
     settings = load_settings(RuntimeSettings, sys.argv[1:])
     runtime_id = new_instance_id("runtime")
     setup_logging(
@@ -67,7 +68,8 @@ async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineComma
         facts = {"device": device.kind, "host": device.host}
         instance = Instance("runtime", runtime_id, address, os.getpid(), facts)
         await registry.register(instance)
-        await wait_for_stop()
+        await wait_for_stop(server.leaving)
+        await hand_over(registry, instance, engines, settings.hand_over_s)
         await registry.deregister(instance)
         await server.set_not_serving()
         await engines.close(settings.stop_grace_s)
@@ -89,6 +91,7 @@ def _host(
             stuck_after_s=settings.stuck_after_s,
         ),
         start_timeout_s=settings.start_timeout_s,
+        stop_grace_s=settings.stop_grace_s,
     )
 
 

@@ -88,9 +88,17 @@ class Engines:
         """Every engine as it is, then each change."""
         return self._feed.watch()
 
+    def any(self) -> bool:
+        """Whether there is an engine, in whatever state."""
+        return bool(self._supervisors)
+
+    def refuse_new(self) -> None:
+        """Start no engine any more."""
+        self._closing = True
+
     async def close(self, grace_s: float) -> None:
         """Stop every engine and start none any more."""
-        self._closing = True
+        self.refuse_new()
         supervisors = tuple(self._supervisors.values())
         await asyncio.gather(*(self._stop_and_forget(each, grace_s) for each in supervisors))
 

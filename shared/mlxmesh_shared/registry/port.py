@@ -1,7 +1,7 @@
 """Where instances announce themselves and find each other."""
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 
@@ -14,6 +14,15 @@ class Instance:
     address: str
     pid: int
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is about to leave and begins nothing new."""
+        return self.metadata.get("state") == "draining"
+
+    def as_draining(self) -> "Instance":
+        """The same instance, about to leave."""
+        return replace(self, metadata={**self.metadata, "state": "draining"})
 
 
 class Registry(Protocol):

@@ -131,6 +131,8 @@ class RuntimeSettings(MeshSettings):
     """An engine that was ready for so long ran steadily; its failures count afresh."""
     stop_grace_s: Seconds = 30
     """How long a stopping engine may finish what it runs before it is killed."""
+    hand_over_s: Seconds = 300
+    """How long a leaving runtime waits for its engines to be replaced on another runtime."""
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
     """The part of the available memory that a model may take."""
 
