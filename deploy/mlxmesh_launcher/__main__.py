@@ -30,7 +30,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     options = _options(arguments)
     registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(options.data_dir)]))
     mesh = Mesh(options, registry)
-    stop = asyncio.create_task(wait_for_stop())
+    stop = asyncio.create_task(wait_for_stop(mesh.control.leaving))
     try:
         if await start_unless_stopped(mesh, stop, _log.info):
             _log.info("serving on %s", mesh.gateway)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlxmesh.control.v1 import launcher_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.models import ModelSource
 from mlxmesh_launcher.provision import Report, provide_models
 from mlxmesh_launcher.record import RecordFile
+from mlxmesh_launcher.servicer import control_server
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.shared_port import CAN_SHARE
 
 SERVICES = ("runtime", "model", "generation", "gateway")
 START_TIMEOUT_S = 60.0
+# A process that was replaced waits for its engines to load elsewhere, or its clients to move.
+LEAVE_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ class Mesh:
         self._record = RecordFile(options.data_dir)
         self._gateway = f"127.0.0.1:{options.grpc_port}"
         self._claimed = False
+        self._leaving: set[Child] = set()
         self.children = {name: self._child(name) for name in SERVICES}
+        self.control = control_server(self)
 
     @property
     def gateway(self) -> str:
@@ -63,29 +70,62 @@ class Mesh:
             child.keep_running()
         async with MeshClient(self._gateway) as client:
             await provide_models(client, self._options.models, self._options.replicas, report)
-        self._record.publish(self._gateway)
+        control = await self.control.start()
+        await self.control.set_serving()
+        self._record.publish(self._gateway, control)
+
+    def names(self, services: Sequence[str]) -> list[str]:
+        """As of Replaceable."""
+        return [name for name in self.children if not services or name in services]
+
+    async def replace(self, name: str) -> AsyncGenerator[launcher_pb2.RestartPhase.ValueType]:
+        """As of Replaceable: the new process serves before the old one is told to leave."""
+        old, new = self.children[name], self._child(name, takes_over=CAN_SHARE)
+        yield launcher_pb2.RESTART_PHASE_STARTING
+        if name == "gateway" and not CAN_SHARE:
+            await old.stop(LEAVE_TIMEOUT_S)
+        try:
+            await new.spawn()
+            await self._serving(new)
+        except BaseException:
+            await new.stop(0)
+            raise
+        new.keep_running()
+        self.children[name] = new
+        self._leaving.add(old)
+        yield launcher_pb2.RESTART_PHASE_DRAINING
+        await old.stop(LEAVE_TIMEOUT_S)
+        self._leaving.discard(old)
+        yield launcher_pb2.RESTART_PHASE_DONE
 
     async def stop(self, report: Report = lambda _: None) -> None:
         """Stop every service, the gateway first: nothing new comes in while the rest drains."""
+        await self.control.drain(0, settle_s=0)
+        grace_s = self._options.stop_grace_s + 5.0
+        leaving = [asyncio.create_task(old.stop(grace_s)) for old in self._leaving]
         for name in reversed(SERVICES):
             report(f"stopping {name}")
-            await self.children[name].stop(self._options.stop_grace_s + 5.0)
+            await self.children[name].stop(grace_s)
+        await asyncio.gather(*leaving)
         if self._claimed:
             self._record.release()
 
-    def _child(self, name: str) -> Child:
+    def _child(self, name: str, *, takes_over: bool = False) -> Child:
         return Child(
             name=name,
-            command=lambda: self._command(name),
+            command=lambda: self._command(name, takes_over=takes_over),
             log=self._options.data_dir / "logs" / f"{name}.log",
         )
 
-    def _command(self, name: str) -> Sequence[str]:
+    def _command(self, name: str, *, takes_over: bool) -> Sequence[str]:
         # A restarted gateway must come back where its clients expect it.
         listen = self._gateway if name == "gateway" else "127.0.0.1:0"
         command = [sys.executable, "-m", f"mlxmesh_{name}", "--listen", listen]
-        grace = ["--drain-grace-s", str(self._options.stop_grace_s)] if name == "gateway" else []
-        return [*command, "--data-dir", str(self._options.data_dir), *grace]
+        command += ["--data-dir", str(self._options.data_dir)]
+        if name == "gateway":
+            command += ["--drain-grace-s", str(self._options.stop_grace_s)]
+            command += ["--take-over"] if takes_over else []
+        return command
 
     async def _serving(self, child: Child) -> str:
         """The address of the child once it has registered itself, which it does when it serves."""

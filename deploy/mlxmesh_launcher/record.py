@@ -23,6 +23,8 @@ class LauncherRecord:
     """Start of the process, in seconds since the epoch: tells a reused pid from the launcher."""
     gateway: str = ""
     """host:port of the gateway; empty until it serves."""
+    control: str = ""
+    """host:port of the LauncherService; likewise."""
 
     def is_running(self) -> bool:
         """Whether this very process still runs."""
@@ -74,9 +76,9 @@ class RecordFile:
         except FileExistsError:
             raise already_running(self._path.parent) from None
 
-    def publish(self, gateway: str) -> None:
-        """Write the gateway's address, so that clients on this host find it."""
-        self._record = replace(self._record, gateway=gateway)
+    def publish(self, gateway: str, control: str) -> None:
+        """Write where the gateway and this launcher are reached, for clients on this host."""
+        self._record = replace(self._record, gateway=gateway, control=control)
         partial = self._path.with_suffix(".part")
         partial.write_text(json.dumps(asdict(self._record)))
         partial.replace(self._path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from mlxmesh_cli import lifecycle, models, settings, text
+from mlxmesh_cli import lifecycle, models, rolling, settings, text
 
 app = typer.Typer(
     name="mlxmesh",
@@ -21,6 +21,8 @@ app.command(rich_help_panel=MESH)(lifecycle.up)
 app.command(rich_help_panel=MESH)(lifecycle.down)
 app.command(rich_help_panel=MESH)(lifecycle.status)
 app.command(rich_help_panel=MESH)(lifecycle.logs)
+app.command(rich_help_panel=MESH)(rolling.restart)
+app.command(rich_help_panel=MESH)(rolling.drain)
 app.command(rich_help_panel=MESH)(settings.doctor)
 app.add_typer(settings.config, name="config", rich_help_panel=MESH)
 app.command("models", rich_help_panel=MODELS)(models.list_models)

@@ -130,7 +130,7 @@ async def _up_foreground(
     registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(data_dir)]))
     mesh = Mesh(MeshOptions(data_dir, grpc_port, replicas, sources), registry)
     console = Console()
-    stop = asyncio.create_task(wait_for_stop())
+    stop = asyncio.create_task(wait_for_stop(mesh.control.leaving))
     try:
         with console.status("starting") as status:
             serves = await start_unless_stopped(mesh, stop, status.update)
