@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlxmesh_client import MeshClient
-from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
+from tests.e2e.running_mesh import RunningMesh, mlxmesh, start_mesh, stop_mesh
 
 STORIES = ("Tell me a long story about a fox.", "Tell me a long story about a bear.")
 TOKENS = 120
@@ -113,3 +115,87 @@ async def test_the_whole_mesh_is_replaced_twice_and_no_call_fails(
     assert len(after) == len(before)
     assert not {*before.values()} & {*after.values()}
     await asyncio.to_thread(stop_mesh, mesh)
+
+
+async def test_a_drained_generation_instance_loses_no_call(tmp_path: Path) -> None:
+    mesh = await asyncio.to_thread(start_mesh, tmp_path)
+    async with second_generation(mesh):
+        first, second = await instances(mesh, "generation", 2)
+        async with load_on(mesh) as load:
+            for leaving in (first, second):
+                await drained(mesh, leaving)
+                await instances(mesh, "generation", 1)
+                await more_streams(load)
+    await asyncio.to_thread(stop_mesh, mesh)
+
+
+async def test_a_drained_engine_loses_no_call(tmp_path: Path) -> None:
+    mesh = await asyncio.to_thread(start_mesh, tmp_path, "--replicas", "2")
+    engines = await instances(mesh, "engine", 2)
+    async with load_on(mesh) as load:
+        for leaving in engines:
+            await drained(mesh, leaving)
+            await instances(mesh, "engine", 2)
+            await more_streams(load)
+    assert not set(engines.values()) & set((await instances(mesh, "engine", 2)).values())
+    await asyncio.to_thread(stop_mesh, mesh)
+
+
+async def test_unloading_lets_streams_finish(tmp_path: Path) -> None:
+    mesh = await asyncio.to_thread(start_mesh, tmp_path)
+    async with MeshClient(mesh.address, attempts=1) as client:
+        undisturbed = await tokens_of(client, STORIES[0])
+        streams = [asyncio.create_task(tokens_of(client, STORIES[0])) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        await client.unload_model("pocket")
+        assert await asyncio.gather(*streams) == [undisturbed] * 4
+    await asyncio.to_thread(stop_mesh, mesh)
+
+
+async def test_commands_say_what_is_wrong(mesh: RunningMesh, tmp_path: Path) -> None:
+    unknown = await asyncio.to_thread(mesh.command, "drain", "nobody")
+    assert unknown.returncode == 1
+    assert "no instance is called 'nobody'; there are: gateway-" in unknown.stderr
+    several = await asyncio.to_thread(mesh.command, "drain", "g")
+    assert "'g' is the beginning of several instances: gateway-" in several.stderr
+    nowhere = await asyncio.to_thread(mlxmesh, "restart", "--data-dir", str(tmp_path))
+    assert f"no mesh runs in {tmp_path}" in nowhere.stderr
+
+
+@asynccontextmanager
+async def second_generation(mesh: RunningMesh) -> AsyncIterator[None]:
+    """A generation instance that nobody starts again, beside the launcher's."""
+    command = [sys.executable, "-m", "mlxmesh_generation", "--data-dir", str(mesh.data_dir)]
+    with (mesh.data_dir / "logs" / "second-generation.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+    try:
+        yield
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def instances(mesh: RunningMesh, service: str, at_least: int) -> dict[str, int]:
+    """The process ids of a service's instances by id, once so many serve."""
+    async with asyncio.timeout(60):
+        while True:
+            rows = (await asyncio.to_thread(mesh.status))["instances"]
+            found = [row for row in rows if (row["service"], row["state"]) == (service, "serving")]
+            if len(found) >= at_least:
+                return {row["instance_id"]: row["pid"] for row in found}
+
+
+async def drained(mesh: RunningMesh, instance_id: str) -> None:
+    answer = await command(mesh, "drain", instance_id)
+    assert answer["gone"]
+    assert not psutil.pid_exists(int(str(answer["pid"])))
+
+
+async def more_streams(load: Load) -> None:
+    """Returns once two more streams have ended."""
+    before = load.streams
+    async with asyncio.timeout(60):
+        while load.streams < before + 2:
+            await asyncio.sleep(0.05)

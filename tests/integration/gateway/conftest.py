@@ -56,9 +56,7 @@ class Stand:
         return address
 
     @asynccontextmanager
-    async def running_gateway(
-        self, name: str = "gateway-1", **settings: Any
-    ) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    async def running_gateway(self, **settings: Any) -> AsyncIterator[tuple[str, asyncio.Event]]:
         """A gateway's address and the event that stops it; ends once it has drained."""
         options = GatewaySettings(**{"listen": "127.0.0.1:0", "drain_grace_s": 1, **settings})
         serving: asyncio.Future[asyncio.Event] = asyncio.get_running_loop().create_future()
@@ -67,19 +65,18 @@ class Stand:
             serving.set_result(leaving)
             await leaving.wait()
 
-        task = asyncio.create_task(serve(options, name, self.registry, until=until))
+        task = asyncio.create_task(serve(options, "gateway-1", self.registry, until=until))
         try:
-            yield await self._gateway_address(task, name), await serving
+            yield await self._gateway_address(task), await serving
         finally:
             if serving.done():
                 serving.result().set()
             await task
 
-    async def _gateway_address(self, task: asyncio.Task[None], name: str) -> str:
+    async def _gateway_address(self, task: asyncio.Task[None]) -> str:
         async for instances in self.registry.watch("gateway"):
-            for instance in instances:
-                if instance.instance_id == name:
-                    return instance.address
+            if instances:
+                return instances[0].address
             if task.done():
                 await task
         raise AssertionError
