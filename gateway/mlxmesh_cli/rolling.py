@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlxmesh_shared.registry import Instance, Registry
 
 POLL_S = 0.1
-CALL_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 10.0
 Report = Callable[[str], None]
 
 
@@ -114,10 +114,7 @@ async def _restart(data_dir: Path, services: list[str], report: Report) -> list[
 
 async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) -> Instance:
     """The instance, which was asked to leave, and is gone unless timeout_s is 0."""
-    from mlxmesh.control.v1.control_pb2 import DrainRequest
-    from mlxmesh.control.v1.control_pb2_grpc import ControlServiceStub
     from mlxmesh_cli.overview import SERVICES
-    from mlxmesh_shared.channels import open_channel
     from mlxmesh_shared.registry import open_registry
     from mlxmesh_shared.settings import MeshSettings, load_settings
 
@@ -125,8 +122,7 @@ async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) ->
     try:
         known = [one for service in SERVICES for one in await registry.resolve(service)]
         found = chosen(known, name)
-        async with open_channel(found.address) as channel:
-            await ControlServiceStub(channel).Drain(DrainRequest(), timeout=CALL_TIMEOUT_S)
+        await _ask_to_leave(found)
         if timeout_s:
             await _until_gone(registry, found, timeout_s, report)
         return found
@@ -134,16 +130,31 @@ async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) ->
         await registry.close()
 
 
+async def _ask_to_leave(found: Instance) -> None:
+    from mlxmesh.control.v1.control_pb2 import DrainRequest
+    from mlxmesh.control.v1.control_pb2_grpc import ControlServiceStub
+    from mlxmesh_shared.channels import open_channel
+    from mlxmesh_shared.errors import DeadlineExceeded
+
+    async with open_channel(found.address) as channel:
+        control = ControlServiceStub(channel)
+        try:
+            # Asking twice does no harm, so a busy process may take its time to connect.
+            await control.Drain(DrainRequest(), timeout=CALL_TIMEOUT_S, wait_for_ready=True)
+        except DeadlineExceeded:
+            fail(f"{found.instance_id} does not answer at {found.address}; end process {found.pid}")
+
+
 def chosen(known: list[Instance], name: str) -> Instance:
     """The instance of that id, or the only one whose id begins so; else the command ends."""
     matching = [one for one in known if one.instance_id.startswith(name)]
     exact = [one for one in matching if one.instance_id == name]
-    if len(exact or matching) == 1:
-        return (exact or matching)[0]
     ids = ", ".join(one.instance_id for one in matching or known) or "none"
-    if matching:
+    if not matching:
+        fail(f"no instance is called {name!r}; there are: {ids}")
+    if len(exact or matching) > 1:
         fail(f"{name!r} is the beginning of several instances: {ids}")
-    fail(f"no instance is called {name!r}; there are: {ids}")
+    return (exact or matching)[0]
 
 
 async def _until_gone(

@@ -122,10 +122,10 @@ class MeshServer:
         """
         await self.set_not_serving()
         host, _, _ = self._listen.rpartition(":")
-        if self._options.hands_over_port and not self._options.takes_over:
-            # Such a port can be bound while another process listens on it.
-            if not shared_port.is_free(self._listen):
-                raise _cannot_listen(self._listen)
+        # A port that can be handed over could be bound while another process listens on it.
+        exclusive = self._options.hands_over_port and not self._options.takes_over
+        if exclusive and not shared_port.is_free(self._listen):
+            raise _cannot_listen(self._listen)
         try:
             port = self._server.add_insecure_port(self._listen)
         except RuntimeError as error:

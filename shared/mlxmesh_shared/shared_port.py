@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 CAN_SHARE = sys.platform == "linux"
 """Whether two processes may listen on one port, each getting a part of the new connections."""
@@ -46,9 +47,9 @@ def stop_listening(address: str) -> None:
 
 
 def _listeners(port: int) -> Iterator[socket.socket]:
-    for name in os.listdir("/dev/fd"):
+    for descriptor in Path("/dev/fd").iterdir():
         with contextlib.suppress(OSError):
-            candidate = socket.socket(fileno=os.dup(int(name)))
+            candidate = socket.socket(fileno=os.dup(int(descriptor.name)))
             if _listens_on(candidate, port):
                 yield candidate
             else:

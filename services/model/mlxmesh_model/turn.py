@@ -33,7 +33,7 @@ class Turn:
 
     async def wait(self) -> None:
         """Returns once it is this process's turn."""
-        while not self.take():
+        while not self.take():  # noqa: ASYNC110  nobody tells when a file's lock is free
             await asyncio.sleep(POLL_S)
 
     def release(self) -> None:

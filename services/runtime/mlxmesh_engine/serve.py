@@ -105,9 +105,7 @@ def _facts(loaded: ModelFacts) -> dict[str, object]:
     }
 
 
-async def stopped_or_dead(
-    dead: asyncio.Future[None], leaving: asyncio.Event | None = None
-) -> None:
+async def stopped_or_dead(dead: asyncio.Future[None], leaving: asyncio.Event | None = None) -> None:
     """Returns when the process is asked to stop. Raises: EngineFailed when the backend died.
 
     A dead backend ends the process: behind a healthy server it would take requests for ever.

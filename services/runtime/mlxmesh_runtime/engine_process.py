@@ -1,7 +1,8 @@
 """One engine process: spawned, heard until it announces its address, ended.
 
 The process tells on stdout, one JSON object a line, how its start goes, then its address, and that
-it drains when somebody else than this runtime asked it to leave. Its stdin is a pipe that nobody writes to: when this process dies, the engine sees it close and exits.
+it drains when another than this runtime asked it to leave. Its stdin is a pipe that nobody writes
+to: when this process dies, the engine sees it close and exits.
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ class Engines:
         self._supervisors: dict[str, Supervisor] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._feed = ChangeFeed()
+        self._none_left = asyncio.Event()
+        self._none_left.set()
         self._closing = False
 
     async def start(self, spec: EngineSpec) -> EngineRecord:
@@ -58,6 +60,7 @@ class Engines:
             spec=spec, host=self._host, limits=self._limits, publish=self._feed.publish
         )
         self._supervisors[spec.engine_id] = supervisor
+        self._none_left.clear()
         supervisor.start()
         return supervisor.record
 
@@ -88,9 +91,9 @@ class Engines:
         """Every engine as it is, then each change."""
         return self._feed.watch()
 
-    def any(self) -> bool:
-        """Whether there is an engine, in whatever state."""
-        return bool(self._supervisors)
+    async def none_left(self) -> None:
+        """Return once there is no engine, in whatever state."""
+        await self._none_left.wait()
 
     def refuse_new(self) -> None:
         """Start no engine any more."""
@@ -113,6 +116,8 @@ class Engines:
         engine_id = supervisor.record.spec.engine_id
         if self._supervisors.get(engine_id) is supervisor:
             del self._supervisors[engine_id]
+        if not self._supervisors:
+            self._none_left.set()
 
     @staticmethod
     def _may_replace(present: EngineRecord, wanted: EngineSpec) -> bool:

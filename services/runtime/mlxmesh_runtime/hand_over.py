@@ -9,8 +9,6 @@ from contextlib import suppress
 from mlxmesh_runtime.engines import Engines
 from mlxmesh_shared.registry.port import Instance, Registry
 
-POLL_S = 0.1
-
 _log = logging.getLogger(__name__)
 
 
@@ -29,8 +27,7 @@ async def hand_over(
     await registry.register(instance.as_draining())
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            while engines.any():
-                await asyncio.sleep(POLL_S)
+            await engines.none_left()
             return
     _log.warning("not all engines were replaced within %g s; they are stopped now", timeout_s)
 

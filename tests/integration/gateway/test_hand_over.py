@@ -78,7 +78,9 @@ async def test_no_call_is_lost_while_one_gateway_takes_over_from_another(tmp_pat
 async def registry_with_generation(data_dir: Path) -> AsyncIterator[DirectoryRegistry]:
     registry = DirectoryRegistry(data_dir / "registry")
     server = generation_server(FakeGeneration(engine_id="generation-1"))
-    await registry.register(Instance("generation", "generation-1", await server.start(), os.getpid()))
+    await registry.register(
+        Instance("generation", "generation-1", await server.start(), os.getpid())
+    )
     try:
         yield registry
     finally:

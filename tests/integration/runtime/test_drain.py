@@ -94,4 +94,4 @@ async def test_a_runtime_does_not_wait_for_ever(runtime: RuntimeUnderTest) -> No
     await runtime.start_ready()
     async with asyncio.timeout(5):
         await hand_over(registry, OWN, runtime.engines, timeout_s=0.2)
-    assert runtime.engines.any()
+    assert await runtime.registered() == ["e1"]

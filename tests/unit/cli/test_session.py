@@ -19,7 +19,7 @@ def test_the_address_given_wins(tmp_path: Path) -> None:
 def test_the_running_mesh_of_the_data_directory_is_next(tmp_path: Path) -> None:
     record = RecordFile(tmp_path)
     record.claim()
-    record.publish("127.0.0.1:4242")
+    record.publish("127.0.0.1:4242", control="127.0.0.1:4243")
     assert gateway_address(None, tmp_path) == "127.0.0.1:4242"
 
 

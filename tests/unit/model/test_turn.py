@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlxmesh_model.turn import Turn
 
+
 async def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
     first, second = Turn(tmp_path / "t"), Turn(tmp_path / "t")
     assert first.take()
