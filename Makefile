@@ -6,7 +6,7 @@ TOOLS := $(HOME)/.cache/mlxmesh/tools
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-all tools demo up down bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-all tools consul consul-agent demo up down bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,15 @@ test: protos ## Every test that needs only Python (unit, contract, integration, 
 tools: ## Build the tools that `make test-all` needs (Go and Node must be there)
 	deploy/tools/fetch-tools $(TOOLS)
 
+consul: ## Build a Consul agent for `make test-all` and `make consul-agent` (Go must be there)
+	deploy/tools/build-consul $(TOOLS)
+
+consul-agent: consul ## Run a Consul agent for development in the foreground (Ctrl-C stops it)
+	$(TOOLS)/consul agent -dev
+
+ifneq ($(wildcard $(TOOLS)/consul),)
+test-all: export CONSUL_BIN := $(TOOLS)/consul
+endif
 test-all: export PATH := $(TOOLS):$(PATH)
 test-all: export COVERAGE_FILE := $(CURDIR)/.coverage
 test-all: protos tools ## Every test, also those that use Go, Node and grpcurl, with coverage
@@ -69,18 +78,21 @@ test-all: protos tools ## Every test, also those that use Go, Node and grpcurl, 
 demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything
 	$(BIN)/python -m mlxmesh_launcher.demo
 
-up: protos ## Start the mesh in the foreground (Ctrl-C stops it)
-	$(BIN)/mlxmesh up
+up: protos ## Start the mesh in the foreground (Ctrl-C stops it); REGISTRY=consul for Consul
+	$(BIN)/mlxmesh up $(if $(REGISTRY),--registry $(REGISTRY))
 
 down: $(VENV)/.ready ## Stop the mesh
 	$(BIN)/mlxmesh down
 
-bench: protos ## Print tokens/s and time to first token beside MLX in process (BENCH="--rounds 3")
-	$(BIN)/python -m tests.bench.bench_mesh $(BENCH)
+# The curves of the peers are drawn too where `make bench-peers` left its figures.
+bench: protos ## Measure the mesh, say which targets are met, draw the curves (BENCH="--only 1,4 --rounds 3")
+	$(BIN)/python -m tests.bench --json build/bench.json --picture docs/images/benchmarks.svg \
+		$(addprefix --peers ,$(wildcard build/bench-peers.json)) $(BENCH)
 
 bench-peers: protos ## Install the peers apart and print tokens/s of each beside the mesh (BENCH=...)
-	$(BIN)/python -m tests.bench.bench_peers $(BENCH)
+	$(BIN)/python -m tests.bench.bench_peers --json build/bench-peers.json \
+		--picture docs/images/peers.svg $(BENCH)
 
 clean: ## Remove the environment and everything generated
-	rm -rf $(VENV) protos/gen dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) protos/gen build dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,17 +20,18 @@ _log = logging.getLogger(__name__)
 
 def main() -> int:
     """Run the mesh until SIGTERM; returns the exit code."""
-    arguments = _parse(sys.argv[1:])
+    arguments, flags = _parse(sys.argv[1:])
     setup_logging(service="launcher", instance_id="launcher", level="INFO", json=False)
-    return run_service(lambda: serve(arguments))
+    return run_service(lambda: serve(arguments, flags))
 
 
-async def serve(arguments: argparse.Namespace) -> None:
+async def serve(arguments: argparse.Namespace, flags: list[str]) -> None:
     """Start, wait, stop; a stop that is asked for during the start is heard as well."""
-    options = _options(arguments)
-    registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(options.data_dir)]))
+    settings = load_settings(MeshSettings, ["--data-dir", str(arguments.data_dir), *flags])
+    options = _options(arguments, flags, settings)
+    registry = open_registry(settings)
     mesh = Mesh(options, registry)
-    stop = asyncio.create_task(wait_for_stop(mesh.control.leaving))
+    stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
         if await start_unless_stopped(mesh, stop, _log.info):
             _log.info("serving on %s", mesh.gateway)
@@ -41,22 +42,31 @@ async def serve(arguments: argparse.Namespace) -> None:
         await registry.close()
 
 
-def _options(arguments: argparse.Namespace) -> MeshOptions:
+def _options(
+    arguments: argparse.Namespace, flags: list[str], settings: MeshSettings
+) -> MeshOptions:
     return MeshOptions(
         data_dir=arguments.data_dir,
         grpc_port=arguments.grpc_port,
         replicas=arguments.replicas,
         models=tuple(parse_source(text) for text in arguments.model),
+        flags=tuple(flags),
+        tls=arguments.tls,
+        tls_dir=settings.tls_dir,
     )
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="mlxmesh_launcher", description=__doc__)
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What is the launcher's own; the rest are settings, for every service."""
+    parser = argparse.ArgumentParser(
+        prog="mlxmesh_launcher", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--grpc-port", type=int, default=MeshOptions.grpc_port)
     parser.add_argument("--replicas", type=int, default=None)
+    parser.add_argument("--tls", action="store_true")
     parser.add_argument("--model", action="append", default=[], metavar="NAME|DIRECTORY|HUB_ID")
-    return parser.parse_args(argv)
+    return parser.parse_known_args(argv)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,10 @@ class LauncherRecord:
     """host:port of the gateway; empty until it serves."""
     control: str = ""
     """host:port of the LauncherService; likewise."""
+    flags: tuple[str, ...] = ()
+    """The settings' flags that every service was started with: how to find its registry."""
+    tls_dir: str = ""
+    """Where the mesh's certificates are; empty for a mesh without TLS."""
 
     def is_running(self) -> bool:
         """Whether this very process still runs."""
@@ -41,8 +46,9 @@ class LauncherRecord:
 def read_record(data_dir: Path) -> LauncherRecord | None:
     """The record of the running launcher, or None when none runs."""
     try:
-        record = LauncherRecord(**json.loads((data_dir / FILE_NAME).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        content = json.loads((data_dir / FILE_NAME).read_text())
+        record = LauncherRecord(**content | {"flags": tuple(content.get("flags", ()))})
+    except (FileNotFoundError, AttributeError, ValueError, TypeError):
         return None
     return record if record.is_running() else None
 
@@ -60,10 +66,11 @@ def already_running(data_dir: Path) -> IllegalState:
 class RecordFile:
     """This process's claim on a data directory; one mesh runs in each."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, flags: Sequence[str] = ()) -> None:
         self._path = data_dir / FILE_NAME
         pid = os.getpid()
-        self._record = LauncherRecord(pid=pid, create_time=psutil.Process(pid).create_time())
+        create_time = psutil.Process(pid).create_time()
+        self._record = LauncherRecord(pid=pid, create_time=create_time, flags=tuple(flags))
 
     def claim(self) -> None:
         """Take the data directory. Raises IllegalState when another launcher holds it."""
@@ -76,9 +83,10 @@ class RecordFile:
         except FileExistsError:
             raise already_running(self._path.parent) from None
 
-    def publish(self, gateway: str, control: str) -> None:
-        """Write where the gateway and this launcher are reached, for clients on this host."""
-        self._record = replace(self._record, gateway=gateway, control=control)
+    def publish(self, gateway: str, *, control: str, tls_dir: Path | None = None) -> None:
+        """Write how the gateway and this launcher are reached, for clients on this host."""
+        reached = {"gateway": gateway, "control": control, "tls_dir": str(tls_dir or "")}
+        self._record = replace(self._record, **reached)
         partial = self._path.with_suffix(".part")
         partial.write_text(json.dumps(asdict(self._record)))
         partial.replace(self._path)

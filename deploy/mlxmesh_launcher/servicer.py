@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from mlxmesh.control.v1 import launcher_pb2 as pb
 from mlxmesh.control.v1 import launcher_pb2_grpc as pb_grpc
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.tls import ServerTls
 
 
 class Replaceable(Protocol):
@@ -44,10 +46,14 @@ class LauncherServicer(pb_grpc.LauncherServiceServicer):
             self._restarting = False
 
 
-def control_server(processes: Replaceable) -> MeshServer:
-    """The launcher's own server, reachable from this host only."""
+def control_server(
+    processes: Replaceable, *, leaving: asyncio.Event, tls: ServerTls | None = None
+) -> MeshServer:
+    """The launcher's own server, reachable from this host only; Drain sets `leaving`."""
     return MeshServer(
         services=[(pb_grpc.add_LauncherServiceServicer_to_server, LauncherServicer(processes))],
         service_names=[pb.DESCRIPTOR.services_by_name["LauncherService"].full_name],
         name="launcher",
+        tls=tls,
+        leaving=leaving,
     )

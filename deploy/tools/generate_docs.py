@@ -20,7 +20,9 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
+from mlxmesh.common.v1.rules_pb2 import MethodRules
 from mlxmesh_shared.rules import describe
+from mlxmesh_shared.tls.method_access import role_words, stated_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
@@ -79,21 +81,30 @@ def _file(file: FileDescriptorProto) -> Iterator[str]:
     comments = Comments(file)
     yield from ("", f"## `{file.package}`: {Path(file.name).name}")
     for index, service in enumerate(file.service):
-        yield from _service(service, comments, (SERVICE, index))
+        yield from _service(file.package, service, comments, (SERVICE, index))
     for index, message in enumerate(file.message_type):
         yield from _message(file.package, message, comments, (MESSAGE, index))
     for index, enum in enumerate(file.enum_type):
         yield from _enum(enum, comments, (ENUM, index))
 
 
-def _service(service: ServiceDescriptorProto, comments: Comments, path: Place) -> Iterator[str]:
+def _service(
+    package: str, service: ServiceDescriptorProto, comments: Comments, path: Place
+) -> Iterator[str]:
+    known = descriptor_pool.Default().FindServiceByName(f"{package}.{service.name}")
+    callers = [_callers(rules) for _, rules in stated_rules(known)]
     yield from ("", f"### service {service.name}", "", comments.at(*path), "")
-    yield from ("| RPC | request | response | |", "| --- | --- | --- | --- |")
+    yield from ("| RPC | request | response | callers | |", "| --- | --- | --- | --- | --- |")
     for index, method in enumerate(service.method):
         request = _stream(method.client_streaming) + _short(method.input_type)
         response = _stream(method.server_streaming) + _short(method.output_type)
         text = comments.at(*path, METHOD, index)
-        yield f"| `{method.name}` | {request} | {response} | {text} |"
+        yield f"| `{method.name}` | {request} | {response} | {callers[index]} | {text} |"
+
+
+def _callers(rules: MethodRules) -> str:
+    at_gateway = role_words(rules.gateway_roles)
+    return role_words(rules.allowed_roles) + (f"; at the gateway: {at_gateway}" * bool(at_gateway))
 
 
 def _message(

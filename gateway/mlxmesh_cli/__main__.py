@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from mlxmesh_cli import lifecycle, models, rolling, settings, text
+from mlxmesh_cli import certs, lifecycle, models, rolling, settings, text
+from mlxmesh_cli.session import TLS_VARIABLES
 
 app = typer.Typer(
     name="mlxmesh",
-    help="Serve MLX language models from a mesh of small services.\n\n"
-    "Start with `mlxmesh up`, then `mlxmesh chat` in another terminal.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -25,6 +28,7 @@ app.command(rich_help_panel=MESH)(rolling.restart)
 app.command(rich_help_panel=MESH)(rolling.drain)
 app.command(rich_help_panel=MESH)(settings.doctor)
 app.add_typer(settings.config, name="config", rich_help_panel=MESH)
+app.add_typer(certs.certs, name="certs", rich_help_panel=MESH)
 app.command("models", rich_help_panel=MODELS)(models.list_models)
 app.command(rich_help_panel=MODELS)(models.register)
 app.command(rich_help_panel=MODELS)(models.pull)
@@ -35,6 +39,27 @@ app.command(rich_help_panel=MODELS)(models.alias)
 app.command(rich_help_panel=TEXT)(text.generate)
 app.command(rich_help_panel=TEXT)(text.chat)
 app.command(rich_help_panel=TEXT)(text.tokens)
+
+
+@app.callback()
+def credentials(
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="The authority of a gateway with TLS. Default: MLXMESH_CA."),
+    ] = None,
+    cert: Annotated[
+        Path | None, typer.Option(help="Your certificate. Default: MLXMESH_CERT.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Its key. Default: MLXMESH_KEY.")] = None,
+) -> None:
+    """Serve MLX language models from a mesh of small services.
+
+    Start with `mlxmesh up`, then `mlxmesh chat` in another terminal. A mesh with TLS that runs on
+    this host needs no --ca, --cert and --key; they come before the command's name.
+    """
+    # As variables they reach `session.tls_of` without every command handing them on.
+    given = zip(TLS_VARIABLES, (ca, cert, key), strict=True)
+    os.environ.update({name: str(path) for name, path in given if path is not None})
 
 
 def main() -> None:

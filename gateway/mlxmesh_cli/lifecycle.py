@@ -6,11 +6,22 @@ import asyncio
 import time
 from collections import deque
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.session import DataDir, Json, fail, print_json, resolve_data_dir, run
+from mlxmesh_cli.session import (
+    DataDir,
+    Json,
+    fail,
+    print_json,
+    resolve_data_dir,
+    run,
+    tls_of,
+)
+
+if TYPE_CHECKING:
+    from mlxmesh_launcher.mesh import Mesh
 
 START_TIMEOUT_S = 1800.0
 FOLLOW_POLL_S = 0.2
@@ -29,6 +40,17 @@ def up(
         list[str] | None,
         typer.Option(help="A bundled model, a directory or a hub id; may be repeated."),
     ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(help="How instances find each other: directory (the default) or consul."),
+    ] = None,
+    consul_address: Annotated[
+        str | None,
+        typer.Option(help="host:port of this host's Consul agent. Default: 127.0.0.1:8500."),
+    ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Encrypt and authenticate, with certificates made here.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return once the mesh serves.")] = False,
     json: Json = False,
 ) -> None:
@@ -38,10 +60,11 @@ def up(
     """
     directory = resolve_data_dir(data_dir)
     models = model or []
+    flags = _registry_flags(registry, consul_address)
     if not detach:
-        run(_up_foreground(directory, grpc_port, replicas, models))
+        run(_up_foreground(directory, grpc_port, replicas, models, flags, tls))
         return
-    arguments = ["--grpc-port", str(grpc_port)]
+    arguments = ["--grpc-port", str(grpc_port), *flags, *(["--tls"] if tls else [])]
     arguments += ["--replicas", str(replicas)] if replicas is not None else []
     for name in models:
         arguments += ["--model", name]
@@ -65,7 +88,7 @@ def status(data_dir: DataDir = None, json: Json = False) -> None:
     from mlxmesh_cli.overview import overview
 
     directory = resolve_data_dir(data_dir)
-    state = run(overview(directory))
+    state = run(overview(directory, tls_of(directory)))
     if json:
         print_json(state)
         return
@@ -115,8 +138,19 @@ def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
     typer.echo(f"serving on {record.gateway}; `mlxmesh status` shows it, `mlxmesh down` stops it")
 
 
+def _registry_flags(registry: str | None, consul_address: str | None) -> tuple[str, ...]:
+    """The settings' flags for what was chosen; what was not is left to the other layers."""
+    chosen = {"--registry": registry, "--consul-address": consul_address}
+    return tuple(word for flag, value in chosen.items() if value for word in (flag, value))
+
+
 async def _up_foreground(
-    data_dir: Path, grpc_port: int, replicas: int | None, models: list[str]
+    data_dir: Path,
+    grpc_port: int,
+    replicas: int | None,
+    models: list[str],
+    flags: tuple[str, ...],
+    tls: bool,
 ) -> None:
     from rich.console import Console
 
@@ -127,15 +161,17 @@ async def _up_foreground(
     from mlxmesh_shared.settings import MeshSettings, load_settings
 
     sources = tuple(parse_source(text) for text in models)
-    registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(data_dir)]))
-    mesh = Mesh(MeshOptions(data_dir, grpc_port, replicas, sources), registry)
+    settings = load_settings(MeshSettings, ["--data-dir", str(data_dir), *flags])
+    registry = open_registry(settings)
+    options = MeshOptions(data_dir, grpc_port, replicas, sources, flags, tls, settings.tls_dir)
+    mesh = Mesh(options, registry)
     console = Console()
-    stop = asyncio.create_task(wait_for_stop(mesh.control.leaving))
+    stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
         with console.status("starting") as status:
             serves = await start_unless_stopped(mesh, stop, status.update)
         if serves:
-            await _live_view(console, data_dir, mesh.gateway, stop)
+            await _live_view(console, data_dir, mesh, stop)
     finally:
         stop.cancel()
         with console.status("stopping; running answers may finish") as status:
@@ -143,20 +179,22 @@ async def _up_foreground(
         await registry.close()
 
 
-async def _live_view(console: Any, data_dir: Path, gateway: str, stop: asyncio.Task[None]) -> None:
+async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Task[None]) -> None:
     """Show the mesh until it should stop; plain lines when nobody watches a screen."""
     from rich.live import Live
 
     from mlxmesh_cli.overview import overview
     from mlxmesh_cli.tables import overview_view
 
-    console.print(f"serving on {gateway}; try `mlxmesh chat` in another terminal; Ctrl-C stops")
+    console.print(
+        f"serving on {mesh.gateway}; try `mlxmesh chat` in another terminal; Ctrl-C stops"
+    )
     if not console.is_terminal:
         await stop
         return
     with Live(console=console, refresh_per_second=2) as live:
         while not stop.done():
-            live.update(overview_view(await overview(data_dir)))
+            live.update(overview_view(await overview(data_dir, mesh.tls)))
             await asyncio.wait((stop,), timeout=1.0)
 
 

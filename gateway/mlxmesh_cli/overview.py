@@ -6,31 +6,34 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import grpc
-from grpc_health.v1 import health_pb2
-
-from mlxmesh_cli.session import to_dict
+from mlxmesh_cli.session import settings_flags, to_dict
 from mlxmesh_client import MeshClient
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.health import health
 from mlxmesh_shared.registry import Instance, Registry, open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")
-PROBE_TIMEOUT_S = 2.0
 
 
-async def overview(data_dir: Path) -> dict[str, Any]:
+async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[str, Any]:
     """`{"instances": [...], "models": [...]}`, as `mlxmesh status --json` prints it."""
-    registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(data_dir)]))
+    certificates = CertificateSource(tls) if tls is not None else None
+    registry = open_registry(load_settings(MeshSettings, settings_flags(data_dir)), certificates)
     try:
         instances = await _instances(registry)
     finally:
         await registry.close()
-    states = await asyncio.gather(*(_state(instance.address) for instance in instances))
+    states = await asyncio.gather(
+        *(
+            health(instance.address, role=instance.service, certificates=certificates)
+            for instance in instances
+        )
+    )
     rows = [_row(instance, state) for instance, state in zip(instances, states, strict=True)]
     gateways = [row["address"] for row in rows if row["service"] == "gateway"]
-    return {"instances": rows, "models": await _models(gateways)}
+    return {"instances": rows, "models": await _models(gateways, tls)}
 
 
 async def _instances(registry: Registry) -> list[Instance]:
@@ -48,25 +51,10 @@ def _row(instance: Instance, state: str) -> dict[str, Any]:
     }
 
 
-async def _state(address: str) -> str:
-    """`serving`, `not_serving` as its health check says, or `unreachable`."""
-    async with open_channel(address) as channel:
-        check = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        try:
-            response = await check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
-        except (grpc.aio.AioRpcError, MeshError):
-            return "unreachable"
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status).lower()
-
-
-async def _models(gateways: list[str]) -> list[dict[str, Any]]:
+async def _models(gateways: list[str], tls: CertificateFiles | None) -> list[dict[str, Any]]:
     for address in gateways:
         try:
-            async with MeshClient(address) as client:
+            async with MeshClient(address, tls=tls) as client:
                 return [to_dict(model) for model in await client.list_models()]
         except MeshError:
             continue

@@ -12,10 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.session import DataDir, Json, fail, print_json, resolve_data_dir, run
+from mlxmesh_cli.session import (
+    DataDir,
+    Json,
+    fail,
+    print_json,
+    resolve_data_dir,
+    run,
+    settings_flags,
+    tls_of,
+)
 
 if TYPE_CHECKING:
     from mlxmesh_shared.registry import Instance, Registry
+    from mlxmesh_shared.tls import CertificateSource
 
 POLL_S = 0.1
 CALL_TIMEOUT_S = 10.0
@@ -96,12 +106,16 @@ async def _restart(data_dir: Path, services: list[str], report: Report) -> list[
     from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
     from mlxmesh_launcher.record import read_record
     from mlxmesh_shared.channels import open_channel
+    from mlxmesh_shared.tls import CertificateSource
 
     record = read_record(data_dir)
     if record is None or not record.control:
         fail(f"no mesh runs in {data_dir}, or it is starting; `mlxmesh status` tells")
+    files = tls_of(data_dir)
+    certificates = CertificateSource(files) if files is not None else None
     done: list[str] = []
-    async with open_channel(record.control) as channel:
+    # The launcher has a runtime's certificate.
+    async with open_channel(record.control, role="runtime", certificates=certificates) as channel:
         async for step in LauncherServiceStub(channel).Restart(
             pb.RestartRequest(services=services)
         ):
@@ -117,12 +131,15 @@ async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) ->
     from mlxmesh_cli.overview import SERVICES
     from mlxmesh_shared.registry import open_registry
     from mlxmesh_shared.settings import MeshSettings, load_settings
+    from mlxmesh_shared.tls import CertificateSource
 
-    registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(data_dir)]))
+    files = tls_of(data_dir)
+    certificates = CertificateSource(files) if files is not None else None
+    registry = open_registry(load_settings(MeshSettings, settings_flags(data_dir)), certificates)
     try:
         known = [one for service in SERVICES for one in await registry.resolve(service)]
         found = chosen(known, name)
-        await _ask_to_leave(found)
+        await _ask_to_leave(found, certificates)
         if timeout_s:
             await _until_gone(registry, found, timeout_s, report)
         return found
@@ -130,13 +147,15 @@ async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) ->
         await registry.close()
 
 
-async def _ask_to_leave(found: Instance) -> None:
+async def _ask_to_leave(found: Instance, certificates: CertificateSource | None) -> None:
     from mlxmesh.control.v1.control_pb2 import DrainRequest
     from mlxmesh.control.v1.control_pb2_grpc import ControlServiceStub
     from mlxmesh_shared.channels import open_channel
     from mlxmesh_shared.errors import DeadlineExceeded
 
-    async with open_channel(found.address) as channel:
+    async with open_channel(
+        found.address, role=found.service, certificates=certificates
+    ) as channel:
         control = ControlServiceStub(channel)
         try:
             # Asking twice does no harm, so a busy process may take its time to connect.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Coroutine, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -17,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from mlxmesh_client import MeshClient
+    from mlxmesh_shared.tls import CertificateFiles
 
 DataDir = Annotated[
     Path | None,
@@ -35,6 +36,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 T = TypeVar("T")
 
+TLS_VARIABLES = ("MLXMESH_CA", "MLXMESH_CERT", "MLXMESH_KEY")
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
@@ -59,20 +61,62 @@ def gateway_address(address: str | None, data_dir: Path | None) -> str:
     return DEFAULT_ADDRESS
 
 
+def settings_flags(data_dir: Path | None) -> list[str]:
+    """The flags that make this process see its mesh as the services do that run there."""
+    from mlxmesh_launcher.record import read_record
+
+    given = ["--data-dir", str(resolve_data_dir(data_dir))] if data_dir else []
+    record = read_record(resolve_data_dir(data_dir))
+    return [*given, *(record.flags if record else ())]
+
+
 def connect(address: str | None, data_dir: Path | None) -> AbstractAsyncContextManager[MeshClient]:
     """A client of the mesh that the options name."""
     from mlxmesh_client import MeshClient
 
-    return MeshClient(gateway_address(address, data_dir))
+    gateway = gateway_address(address, data_dir)
+    return MeshClient(gateway, tls=tls_of(resolve_data_dir(data_dir), gateway))
+
+
+def tls_of(data_dir: Path, gateway: str | None = None) -> CertificateFiles | None:
+    """The certificates to connect with: as given, as the launcher of this gateway wrote, or as set.
+
+    The owner of a data directory is its mesh's admin.
+    """
+    from mlxmesh_launcher.record import read_record
+    from mlxmesh_shared.settings import MeshSettings, load_settings
+    from mlxmesh_shared.tls import CertificateFiles
+
+    ca, certificate, key = (os.environ.get(name) for name in TLS_VARIABLES)
+    if ca and bool(certificate) == bool(key):
+        pair = (Path(certificate), Path(key)) if certificate and key else (None, None)
+        return CertificateFiles(Path(ca), *pair)
+    if ca:
+        fail("--cert and --key need each other")
+    if certificate or key:
+        fail("--cert and --key need --ca, the authority that the gateway's certificate is of")
+    record = read_record(data_dir)
+    if record is not None and gateway in (None, record.gateway):
+        tls_dir = Path(record.tls_dir) if record.tls_dir else None
+    else:
+        tls_dir = load_settings(MeshSettings, ["--data-dir", str(data_dir)]).tls_dir
+    return CertificateFiles.of_role(tls_dir, "admin") if tls_dir is not None else None
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine; a MeshError becomes one line and exit code 1."""
+    with told_errors():
+        return asyncio.run(work)
+
+
+@contextmanager
+def told_errors() -> Generator[None]:
+    """Ends the command with one line and exit code 1 at an error that its reader can mend."""
     from mlxmesh_shared.errors import MeshError, ServiceUnavailable
     from mlxmesh_shared.settings import SettingsError
 
     try:
-        return asyncio.run(work)
+        yield
     except ServiceUnavailable as error:
         fail(f"{error}; is the mesh up? `mlxmesh status` tells, `mlxmesh up` starts it")
     except MeshError as error:

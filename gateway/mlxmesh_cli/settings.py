@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import typer
 
-from mlxmesh_cli.session import DataDir, Json, fail, print_json, resolve_data_dir
+from mlxmesh_cli.session import (
+    DataDir,
+    Json,
+    fail,
+    print_json,
+    resolve_data_dir,
+    settings_flags,
+)
 
 if TYPE_CHECKING:
     from mlxmesh_cli.checks import Check
+    from mlxmesh_shared.settings import MeshSettings
 
 config = typer.Typer(help="Settings and where they come from.", no_args_is_help=True)
 
 
 @config.command("show")
 def show(data_dir: DataDir = None, json: Json = False) -> None:
-    """Print every setting, its value, and whether a file, the environment or a default set it."""
-    from mlxmesh_shared.settings import SETTINGS, SettingsError, sources
+    """Print every setting, its value, and what set it: a default, a file, Consul, ...
 
-    argv = ["--data-dir", str(resolve_data_dir(data_dir))] if data_dir else []
+    Those marked "while running" are followed in Consul's keys and change without a restart.
+    """
+    from mlxmesh_shared.settings import SettingsError
+
     try:
-        rows = [
-            {"section": section, "name": name, "value": str(value), "source": source}
-            for section, cls in SETTINGS.items()
-            for name, value, source in sources(cls, argv)
-        ]
+        rows = _rows(settings_flags(data_dir))
     except SettingsError as error:
         fail(str(error))
     if json:
@@ -34,10 +42,48 @@ def show(data_dir: DataDir = None, json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("section", "setting", "value", "source", box=None, pad_edge=False)
+    table = Table("section", "setting", "value", "source", "changes", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row.values())
     Console().print(table)
+
+
+def _rows(flags: list[str]) -> list[dict[str, str]]:
+    """A row for each setting. Raises: SettingsError."""
+    from mlxmesh_shared.settings import SETTINGS, MeshSettings, load_settings
+
+    stored = _stored(load_settings(MeshSettings, flags))
+    return [
+        {"section": section, **row}
+        for section, cls in SETTINGS.items()
+        for row in _section_rows(cls, flags, stored.get(section, {}))
+    ]
+
+
+def _section_rows(
+    cls: type[MeshSettings], flags: list[str], stored: Mapping[str, str]
+) -> Iterator[dict[str, str]]:
+    from mlxmesh_shared.settings import dynamic_names, live_settings, sources
+
+    live = live_settings(cls, flags)
+    live.apply(stored)
+    for name, value, source in sources(cls, flags, stored=live.stored):
+        changes = "while running" if name in dynamic_names(cls) else "at a start"
+        yield {"name": name, "value": str(value), "source": source, "changes": changes}
+
+
+def _stored(settings: MeshSettings) -> Mapping[str, Mapping[str, str]]:
+    """What Consul's keys say, where it is the registry; a Consul that is away is told of."""
+    if settings.registry != "consul":
+        return {}
+    from mlxmesh_shared.consul.key_values import read_stored
+    from mlxmesh_shared.errors import RegistryUnavailable
+
+    try:
+        return asyncio.run(read_stored(settings))
+    except RegistryUnavailable as error:
+        typer.secho(f"without Consul's keys: {error}", fg="yellow", err=True)
+        return {}
 
 
 def doctor(data_dir: DataDir = None, json: Json = False) -> None:

@@ -22,13 +22,17 @@ from mlxmesh_shared.errors import (
     ModelNotFound,
     ModelNotLoaded,
     NoReplica,
+    PermissionDenied,
     QueueFull,
     ServiceUnavailable,
     TooManyRequests,
+    Unauthenticated,
 )
+from mlxmesh_shared.tls import CertificateFiles
 
 __all__ = [
     "Cancelled",
+    "CertificateFiles",
     "ContextTooLong",
     "DeadlineExceeded",
     "FeatureNotSupported",
@@ -48,7 +52,9 @@ __all__ = [
     "ModelNotFound",
     "ModelNotLoaded",
     "NoReplica",
+    "PermissionDenied",
     "QueueFull",
     "ServiceUnavailable",
     "TooManyRequests",
+    "Unauthenticated",
 ]

@@ -40,6 +40,7 @@ from mlxmesh_client.request import (
 )
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -49,6 +50,7 @@ class MeshClient:
 
     `timeout_s` bounds one call, its retries included; without one the gateway's default holds.
     `attempts` is how often a call that is safe to repeat is tried when the mesh is unavailable.
+    `tls` names the certificates for a gateway with TLS; renewed ones hold from the next call on.
 
         async with MeshClient("localhost:50051") as mesh:
             async for event in mesh.generate("pocket", prompt="Hi", max_tokens=50):
@@ -56,9 +58,15 @@ class MeshClient:
     """
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float | None = None, attempts: int = 4
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float | None = None,
+        attempts: int = 4,
+        tls: CertificateFiles | None = None,
     ) -> None:
-        self._channel = open_channel(address)
+        certificates = CertificateSource(tls) if tls is not None else None
+        self._channel = open_channel(address, role="gateway", certificates=certificates)
         self._generation = GenerationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
         self._timeout_s = timeout_s

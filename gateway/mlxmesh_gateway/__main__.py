@@ -1,25 +1,29 @@
 """The gateway's process: `python -m mlxmesh_gateway`."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from mlxmesh_gateway.backends import Backends
-from mlxmesh_gateway.limits import Deadlines
+from mlxmesh_gateway.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
+from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
-from mlxmesh_shared.registry import Instance, Registry, open_registry
+from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import MeshServer, ServerOptions
-from mlxmesh_shared.settings import GatewaySettings, load_settings
+from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 
 async def main() -> None:
     """Reads the settings, then serves until a stop is asked for."""
-    settings = load_settings(GatewaySettings, sys.argv[1:])
+    live = live_settings(GatewaySettings, sys.argv[1:])
+    settings = live.current
     instance_id = new_instance_id("gateway")
     setup_logging(
         service="gateway",
@@ -27,15 +31,16 @@ async def main() -> None:
         level=settings.log_level,
         json=wants_json(settings.log_format),
     )
-    registry = open_registry(settings)
+    registry = open_registry(settings, open_certificates(settings, "gateway"))
     try:
-        await serve(settings, instance_id, registry, until=wait_for_stop)
+        async with following(live, "gateway"):
+            await serve(live, instance_id, registry, until=wait_for_stop)
     finally:
         await registry.close()
 
 
 async def serve(
-    settings: GatewaySettings,
+    live: LiveSettings[GatewaySettings],
     instance_id: str,
     registry: Registry,
     *,
@@ -49,9 +54,18 @@ async def serve(
     async def show_backend(backend: str, known: bool) -> None:
         await server.set_health(BACKENDS[backend].full_name, serving=known)
 
-    backends = Backends(registry, tuple(BACKENDS), on_change=show_backend)
-    server = _server(settings, backends)
-    instance = Instance("gateway", instance_id, await server.start(), os.getpid())
+    settings = live.current
+    certificates = open_certificates(settings, "gateway")
+    backends = Backends(
+        registry,
+        tuple(BACKENDS),
+        on_change=show_backend,
+        open_=partial(open_channel, certificates=certificates),
+    )
+    relay = _relay(settings, backends)
+    server = _server(settings, relay, certificates)
+    live.subscribe(lambda now: _limit(now, relay, server))
+    instance = local_instance(settings, "gateway", instance_id, await server.start())
     try:
         await backends.start()
         await server.set_health("", serving=True)
@@ -66,17 +80,39 @@ async def serve(
         await backends.close()
 
 
-def _server(settings: GatewaySettings, backends: Backends) -> MeshServer:
-    names = [service.full_name for service in BACKENDS.values()]
-    relay = Relay(
+def _limit(settings: GatewaySettings, relay: Relay, server: MeshServer) -> None:
+    """Puts the settings that may change in their places."""
+    relay.deadlines = _deadlines(settings)
+    server.limit_concurrent_rpcs(
+        settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings)
+    )
+
+
+def _deadlines(settings: GatewaySettings) -> Deadlines:
+    return Deadlines(settings.default_deadline_s, settings.max_deadline_s)
+
+
+def _places_per_caller(settings: GatewaySettings) -> int:
+    return places_per_caller(settings.max_concurrent_rpcs, settings.max_rpcs_per_caller)
+
+
+def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
+    return Relay(
         routes=public_routes(),
         backends=backends,
         validator=Validator.for_services(*BACKENDS.values()),
-        deadlines=Deadlines(settings.default_deadline_s, settings.max_deadline_s),
+        deadlines=_deadlines(settings),
     )
+
+
+def _server(
+    settings: GatewaySettings, relay: Relay, certificates: CertificateSource | None
+) -> MeshServer:
+    names = [service.full_name for service in BACKENDS.values()]
     options = ServerOptions(
         max_message_bytes=settings.max_message_bytes,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        max_rpcs_per_caller=_places_per_caller(settings),
         max_concurrent_streams=settings.max_streams_per_connection,
         reflection=settings.reflection,
         max_connection_age_s=settings.max_connection_age_s,
@@ -90,6 +126,15 @@ def _server(settings: GatewaySettings, backends: Backends) -> MeshServer:
         options=options,
         generic_handlers=(relay,),
         name="gateway",
+        tls=certificates and _tls(settings, certificates),
+    )
+
+
+def _tls(settings: GatewaySettings, certificates: CertificateSource) -> ServerTls:
+    return ServerTls(
+        certificates,
+        at_gateway=True,
+        client_certificates=settings.client_certificates == "required",
     )
 
 

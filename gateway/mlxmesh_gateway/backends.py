@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from functools import partial
 from typing import Any
 
 import grpc
 from grpc import aio
 
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 from mlxmesh_shared.registry import Instance, Registry
 
@@ -26,7 +25,6 @@ OnChange = Callable[[str, bool], Awaitable[None]]
 # A few tokens a stream. What comes faster than this process or a client reads then waits in
 # generation, which joins it into fewer, larger messages.
 WINDOW_BYTES = 256
-_open_channel = partial(open_channel, window_bytes=WINDOW_BYTES)
 
 
 class Endpoint:
@@ -94,7 +92,7 @@ class Backends:
         services: Sequence[str],
         *,
         on_change: OnChange,
-        open_: Callable[[str], aio.Channel] = _open_channel,
+        open_: OpenChannel = open_channel,
     ) -> None:
         self._registry = registry
         self._on_change = on_change
@@ -155,7 +153,10 @@ class Backends:
         before = self._endpoints[service]
         places = [(instance.instance_id, instance.address) for instance in instances]
         self._endpoints[service] = {
-            place: before.get(place) or Endpoint(self._open(place[1])) for place in places
+            place: before.get(place) or self._endpoint(service, place[1]) for place in places
         }
         for place in before.keys() - set(places):
             await before[place].retire()
+
+    def _endpoint(self, service: str, address: str) -> Endpoint:
+        return Endpoint(self._open(address, role=service, window_bytes=WINDOW_BYTES))

@@ -1,7 +1,9 @@
-"""What the gateway lets in: for how long a call may run, and what of it is passed on."""
+"""What the gateway lets in: for how long, how much for one caller, and what is passed on."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from mlxmesh_shared.caller import CALLER_METADATA
 
 FORWARDED_METADATA = frozenset({"traceparent", "tracestate", "x-request-id"})
 """Metadata that services get to see; everything else ends at the gateway."""
@@ -23,6 +25,12 @@ class Deadlines:
         return min(remaining_s, self.max_s)
 
 
-def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None) -> Metadata:
-    """The part of a call's metadata that is passed on."""
-    return tuple((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
+def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, *, caller: str) -> Metadata:
+    """The part of a call's metadata that is passed on, and who calls."""
+    kept = ((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
+    return (*kept, (CALLER_METADATA, caller))
+
+
+def places_per_caller(max_concurrent_rpcs: int, asked: int | None) -> int:
+    """As asked, else so many that an eighth of the places is left for others."""
+    return asked or max_concurrent_rpcs - max_concurrent_rpcs // 8

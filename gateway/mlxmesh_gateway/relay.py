@@ -13,6 +13,7 @@ from grpc import aio
 from mlxmesh_gateway.backends import Backends, Endpoint
 from mlxmesh_gateway.limits import Deadlines, Metadata, forwarded
 from mlxmesh_gateway.routes import Route
+from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Cancelled,
     Draining,
@@ -45,7 +46,8 @@ class Relay(grpc.GenericRpcHandler):
     ) -> None:
         self._backends = backends
         self._validator = validator
-        self._deadlines = deadlines
+        self.deadlines = deadlines
+        """Of the calls that come from now on."""
         self._handlers = {route.path: self._handler(route) for route in routes}
 
     def service(
@@ -147,8 +149,9 @@ class Relay(grpc.GenericRpcHandler):
         raise min(errors, key=lambda error: isinstance(error, NotFound))
 
     def _call_options(self, route: Route, context: Context) -> dict[str, Any]:
-        timeout_s = self._deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
-        return {"timeout": timeout_s, "metadata": forwarded(context.invocation_metadata())}
+        timeout_s = self.deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
+        metadata = forwarded(context.invocation_metadata(), caller=caller_of(context))
+        return {"timeout": timeout_s, "metadata": metadata}
 
     async def _translated(self, relayed: Awaitable[T], context: Context) -> T:
         """What `relayed` gives; a service's own status goes on as it came, details and all."""

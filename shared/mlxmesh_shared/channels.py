@@ -6,12 +6,15 @@ interceptor starts a task for each call and puts a queue in front of each writte
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import grpc
 from grpc import aio
 
 from mlxmesh_shared.errors import ServiceUnavailable, from_rpc_error
+from mlxmesh_shared.tls import CertificateSource
+from mlxmesh_shared.tls.identity import server_name
+from mlxmesh_shared.tls.renewing_channel import RenewingChannel
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 
@@ -35,10 +38,26 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+class OpenChannel(Protocol):
+    """`open_channel`, with the process's certificates filled in."""
+
+    def __call__(
+        self, address: str, *, role: str = "", window_bytes: int | None = None
+    ) -> aio.Channel: ...
+
+
 def open_channel(
-    address: str, *, max_message_bytes: int = MAX_MESSAGE_BYTES, window_bytes: int | None = None
+    address: str,
+    *,
+    role: str = "",
+    certificates: CertificateSource | None = None,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    window_bytes: int | None = None,
 ) -> aio.Channel:
-    """A plain-text channel to host:port whose calls raise `MeshError`; the caller closes it.
+    """A channel to host:port whose calls raise `MeshError`; the caller closes it.
+
+    In the clear without `certificates`; else by TLS, and the peer must show a certificate of
+    `role`, or for no role one of the host in its address.
 
     With `window_bytes`, a peer that streams is held up once so much waits here to be read; else it
     may run ahead by about a megabyte. A larger message still passes, in two pieces.
@@ -50,7 +69,15 @@ def open_channel(
     )
     if window_bytes is not None:
         sizes += (("grpc.http2.lookahead_bytes", window_bytes), ("grpc.http2.bdp_probe", 0))
-    return _MeshChannel(aio.insecure_channel(address, options=(*_OPTIONS, *sizes)))
+    options = (*_OPTIONS, *sizes)
+    if certificates is None:
+        return _MeshChannel(aio.insecure_channel(address, options=options))
+    name = (("grpc.ssl_target_name_override", server_name(role)),) if role else ()
+
+    def secured(credentials: grpc.ChannelCredentials) -> aio.Channel:
+        return aio.secure_channel(address, credentials, options=(*options, *name))
+
+    return _MeshChannel(RenewingChannel(certificates, secured))
 
 
 async def wait_ready(channel: aio.Channel, timeout_s: float) -> None:

@@ -1,7 +1,7 @@
 """The guard around every handler: nothing illegal gets in, nothing secret gets out.
 
-For each call: parse safely, check the rules, run, and turn whatever was raised into a rich status.
-One access record per call, without payload.
+For each call: see whether the caller may, parse safely, check the rules, run, and turn whatever was
+raised into a rich status. One access record per call, without payload.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
+from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Draining,
     Internal,
@@ -28,12 +29,13 @@ from mlxmesh_shared.errors import (
     from_rpc_error,
     to_status,
 )
+from mlxmesh_shared.places import Places
 from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.tls.method_access import MethodAccess
 
 _access = logging.getLogger("mlxmesh.access")
 _log = logging.getLogger(__name__)
 
-RETRY_DELAY_S = 1.0
 Context = aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Any]
 
@@ -47,19 +49,21 @@ class CallGuard(aio.ServerInterceptor):
         service: str,
         validator: Validator,
         max_message_bytes: int,
-        max_concurrent_rpcs: int | None,
+        places: Places | None,
         log_successes: bool = True,
+        access: MethodAccess | None = None,
     ) -> None:
+        """Without `places`, any number of calls may run."""
         self._service = service
         self._validator = validator
         self._max_message_bytes = max_message_bytes
-        self._max_concurrent_rpcs = max_concurrent_rpcs
+        self._places = places
         self._log_successes = log_successes
+        self._access = access
         self._guarded: dict[str, tuple[Any, Any]] = {}
         # Running calls by the task that handles each, and those that a drain has ended.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
         self._ended: set[asyncio.Task[Any] | None] = set()
-        self._admitted = 0
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -68,12 +72,18 @@ class CallGuard(aio.ServerInterceptor):
         method: str = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None:
-            return _METHOD_HANDLERS[False, False](self._guard_unary(method, _no_method))
+            # Its name may be any text of the caller's, which belongs in no log.
+            return _METHOD_HANDLERS[False, False](self._guard_unary("(unknown)", _no_method))
         known, guarded = self._guarded.get(method, (None, None))
         if known is not handler:
             guarded = self._guard(method, handler)
             self._guarded[method] = (handler, guarded)
         return guarded
+
+    def resize(self, limit: int, per_caller: int | None) -> None:
+        """Changes how many calls may run, where that is bounded; those that run go on."""
+        if self._places is not None:
+            self._places.resize(limit, per_caller=per_caller)
 
     def end_calls(self, chosen: Callable[[str], bool]) -> None:
         """Ends the running calls of the chosen methods with UNAVAILABLE (DRAINING)."""
@@ -144,7 +154,8 @@ class CallGuard(aio.ServerInterceptor):
         started_s = time.perf_counter()
         code = grpc.StatusCode.OK
         try:
-            with self._place(method):
+            self._authorize(method, context)
+            with self._admitted(method, context), self._known_as_running(method):
                 yield
         except aio.AbortError:
             code = context.code()
@@ -159,14 +170,14 @@ class CallGuard(aio.ServerInterceptor):
         finally:
             self._record(method, context, code, time.perf_counter() - started_s)
 
+    def _authorize(self, method: str, context: Context) -> None:
+        if self._access is not None and not is_infrastructure(method):
+            self._access.check(method, context)
+
     @contextlib.contextmanager
-    def _place(self, method: str) -> Generator[None]:
-        """A place among the running calls. Raises: TooManyRequests, or Draining when ended."""
+    def _known_as_running(self, method: str) -> Generator[None]:
+        """Raises: Draining when a drain has ended the call."""
         task = asyncio.current_task()
-        counted = not is_infrastructure(method)
-        if counted:
-            self._admit()
-        self._admitted += counted
         self._running[task] = method
         try:
             yield
@@ -178,15 +189,25 @@ class CallGuard(aio.ServerInterceptor):
         finally:
             del self._running[task]
             self._ended.discard(task)
-            self._admitted -= counted
 
-    def _admit(self) -> None:
-        limit = self._max_concurrent_rpcs
-        if limit is not None and self._admitted >= limit:
+    @contextlib.contextmanager
+    def _admitted(self, method: str, context: Context) -> Generator[None]:
+        """A place of the caller's. Raises: TooManyRequests, InvalidArgument."""
+        if self._places is None or is_infrastructure(method):
+            yield
+            return
+        caller = caller_of(context)
+        delay_s = self._places.take(caller, time.monotonic())
+        if delay_s is not None:
             raise TooManyRequests(
-                f"{limit} calls are running here, which is the most; try again later",
-                retry_delay_s=RETRY_DELAY_S,
+                f"{self._places.held} calls are running here and there is no place for more of "
+                "this caller's; try again later",
+                retry_delay_s=delay_s,
             )
+        try:
+            yield
+        finally:
+            self._places.give_back(caller, time.monotonic())
 
     def _known(self, method: str, raised: Exception) -> MeshError:
         error = _first(raised)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import grpc
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -14,8 +15,10 @@ from mlxmesh.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_se
 from mlxmesh_shared import control, shared_port
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.interceptors import CallGuard, is_infrastructure
+from mlxmesh_shared.places import Places
 from mlxmesh_shared.reflection import reflection_handlers
 from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.tls import ServerTls
 
 AddServicer = Callable[[Any, aio.Server], None]
 _HEALTH = "grpc.health.v1.Health"
@@ -34,6 +37,8 @@ class ServerOptions:
     max_message_bytes: int = 16 * 2**20
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_rpcs: int | None = None
+    max_rpcs_per_caller: int | None = None
+    """Within max_concurrent_rpcs."""
     max_concurrent_streams: int = 1024
     reflection: bool = True
     log_successes: bool = True
@@ -46,6 +51,11 @@ class ServerOptions:
     """Whether a successor may listen on the same port while this server leaves; needs an age."""
     takes_over: bool = False
     """Whether this server may begin beside another one on its port."""
+
+    def places(self) -> Places | None:
+        """Those for running calls; None for any number."""
+        limit = self.max_concurrent_rpcs
+        return None if limit is None else Places(limit, per_caller=self.max_rpcs_per_caller)
 
     def channel_arguments(self) -> list[tuple[str, int]]:
         """The options for gRPC's core."""
@@ -88,19 +98,24 @@ class MeshServer:
         options: ServerOptions = ServerOptions(),
         generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
         name: str = "this service",
+        tls: ServerTls | None = None,
+        leaving: asyncio.Event | None = None,
     ) -> None:
         self.address = ""
-        self.leaving = asyncio.Event()
+        self.leaving = leaving or asyncio.Event()
         """Set once this process was asked to leave, by ControlService."""
+        self._tls = tls
         self._listen = listen
         self._options = options
         self._service_names = tuple(service_names)
+        descriptors = _descriptors((*service_names, control.SERVICE_NAME))
         self._guard = CallGuard(
             service=name,
-            validator=_validator((*service_names, control.SERVICE_NAME)),
+            validator=Validator.for_services(*descriptors),
             max_message_bytes=options.max_message_bytes,
-            max_concurrent_rpcs=options.max_concurrent_rpcs,
+            places=options.places(),
             log_successes=options.log_successes,
+            access=tls.access(descriptors) if tls is not None else None,
         )
         self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
         self._health = health.aio.HealthServicer()
@@ -127,12 +142,21 @@ class MeshServer:
         if exclusive and not shared_port.is_free(self._listen):
             raise _cannot_listen(self._listen)
         try:
-            port = self._server.add_insecure_port(self._listen)
+            port = self._bind()
         except RuntimeError as error:
             raise _cannot_listen(self._listen) from error
         await self._server.start()
         self.address = f"{host}:{port}"
         return self.address
+
+    def limit_concurrent_rpcs(self, limit: int, *, per_caller: int | None = None) -> None:
+        """Changes how many calls may run, where that is bounded; those that run go on."""
+        self._guard.resize(limit, per_caller)
+
+    def _bind(self) -> int:
+        if self._tls is None:
+            return self._server.add_insecure_port(self._listen)
+        return self._server.add_secure_port(self._listen, self._tls.credentials())
 
     async def set_serving(self) -> None:
         """Tells health checks that calls are welcome."""
@@ -191,6 +215,6 @@ def _never_ends(method: str) -> bool:
     return is_infrastructure(method) or method.rpartition("/")[2].startswith("Watch")
 
 
-def _validator(service_names: Sequence[str]) -> Validator:
+def _descriptors(service_names: Sequence[str]) -> list[ServiceDescriptor]:
     pool = descriptor_pool.Default()
-    return Validator.for_services(*(pool.FindServiceByName(name) for name in service_names))
+    return [pool.FindServiceByName(name) for name in service_names]

@@ -31,10 +31,15 @@ def setup_logging(
     handler.setFormatter(JsonFormatter(identity) if json else TextFormatter(service))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_log_level(level)
     # Their INFO records tell of each request's internals, or of each file change.
-    for noisy in ("grpc", "httpx2", "httpcore", "watchfiles", "alembic", "filelock"):
+    for noisy in ("grpc", "httpx2", "httpcore", "watchfiles", "alembic", "filelock", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def set_log_level(level: str) -> None:
+    """Sets the least important record that is logged, from now on."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def wants_json(log_format: str, stream: TextIO | None = None) -> bool:

@@ -4,12 +4,10 @@ Prints tokens/s at 1, 8 and 32 rows as medians of interleaved rounds, and their 
 Run: .venv/bin/python -m tests.bench.bench_engine [--rounds 5]
 """
 
-import argparse
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,12 @@ from mlxmesh_engine.blas import prepare_blas
 prepare_blas()
 
 from mlx_lm.generate import BatchGenerator  # noqa: E402 - only after the BLAS
+from mlx_lm.utils import load_model as load_as_shipped  # noqa: E402
 
 from mlxmesh_engine.loader import LoadedModel  # noqa: E402
 from mlxmesh_engine.request import Sampling, Sequence  # noqa: E402
+from tests.bench.results import Findings, Result, Row, run_alone  # noqa: E402
+from tests.bench.samplers import Settings, greedy, mixed  # noqa: E402
 from tests.fakes.engine_rig import Rig, load_model  # noqa: E402
 from tests.fakes.tiny_model import write_model  # noqa: E402
 
@@ -30,44 +31,35 @@ VOCAB_SIZE = 4096
 PROMPT_TOKENS = 64
 NEW_TOKENS = 64
 ROWS = (1, 8, 32)
+SHAPE: dict[str, Any] = {
+    "hidden": 256,
+    "layers": 4,
+    "vocab_size": VOCAB_SIZE,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "intermediate_size": 704,
+    "eos_token_id": None,
+}
+"""About 4 M parameters, as `write_model` takes them."""
 
 Workload = Callable[[], int]
 """Runs once and returns the number of tokens made."""
 
 
-def requests(rows: int, sampling: Callable[[int], Sampling]) -> list[Sequence]:
+def requests(rows: int, sampling: Callable[[int], Settings]) -> list[Sequence]:
     rng = np.random.default_rng(rows)
     return [
         Sequence(
             (1, number),
             tuple(int(token) for token in rng.integers(0, VOCAB_SIZE, PROMPT_TOKENS)),
             NEW_TOKENS,
-            sampling=replace(sampling(number), seed=number),
+            sampling=Sampling(**sampling(number)),
         )
         for number in range(1, rows + 1)
     ]
 
 
-def greedy(number: int) -> Sampling:
-    return Sampling()
-
-
-def mixed(number: int) -> Sampling:
-    """32 different settings, as many clients would send them."""
-    kinds = [
-        Sampling(),
-        Sampling(temperature=0.7 + number / 100),
-        Sampling(temperature=1, top_p=0.8 + number / 200),
-        Sampling(temperature=0.9, top_k=10 + number),
-        Sampling(temperature=1, min_p=0.02 + number / 1000),
-        Sampling(temperature=0.8, repetition_penalty=1.05 + number / 1000),
-        Sampling(temperature=1, presence_penalty=number / 40, frequency_penalty=0.1),
-        Sampling(temperature=1, top_p=0.95, top_k=50, min_p=0.01),
-    ]
-    return kinds[number % len(kinds)]
-
-
-def own(loaded: LoadedModel, rows: int, sampling: Callable[[int], Sampling]) -> Workload:
+def own(loaded: LoadedModel, rows: int, sampling: Callable[[int], Settings]) -> Workload:
     def run() -> int:
         rig = Rig(loaded, clock=time.monotonic).submit(*requests(rows, sampling)).run()
         return sum(len(rig.tokens(number)) for number in range(1, rows + 1))
@@ -75,8 +67,9 @@ def own(loaded: LoadedModel, rows: int, sampling: Callable[[int], Sampling]) -> 
     return run
 
 
-def upstream(loaded: LoadedModel, rows: int) -> Workload:
-    model: Any = loaded.model
+def upstream(path: Path, rows: int) -> Workload:
+    """mlx-lm's own batching on its own model, in the type that the weights are shipped in."""
+    model, _ = load_as_shipped(path)
 
     def run() -> int:
         generator = BatchGenerator(model, max_tokens=NEW_TOKENS)
@@ -105,39 +98,27 @@ def rates(workloads: dict[str, Workload], rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds: int = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_model(
-            Path(folder),
-            hidden=256,
-            layers=4,
-            vocab_size=VOCAB_SIZE,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            intermediate_size=704,
-            eos_token_id=None,
-        )
+def measure(rounds: int) -> Findings:
+    """All numbers of rows in turn, on one loaded model."""
+    rows: list[Row] = []
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as folder:
+        path = write_model(Path(folder), **SHAPE)
         loaded = load_model(path)
-    print(f"{loaded.dtype}, {loaded.blas}; medians of {rounds} rounds, tokens/s")
-    print(" rows  BatchGenerator   greedy    mixed   ratio  mixed/greedy")
-    for rows in ROWS:
-        found = rates(
-            {
-                "upstream": upstream(loaded, rows),
-                "greedy": own(loaded, rows, greedy),
-                "mixed": own(loaded, rows, mixed),
-            },
-            rounds,
-        )
-        ratio, cost = found["greedy"] / found["upstream"], found["mixed"] / found["greedy"]
-        print(
-            f"{rows:>5} {found['upstream']:>15.0f} {found['greedy']:>8.0f} "
-            f"{found['mixed']:>8.0f} {ratio:>7.2f} {cost:>13.2f}"
-        )
+        for count in ROWS:
+            sides = {
+                "BatchGenerator tokens/s": upstream(path, count),
+                "greedy tokens/s": own(loaded, count, greedy),
+                "mixed tokens/s": own(loaded, count, mixed),
+            }
+            upstream_rate, greedy_rate, mixed_rate = (found := rates(sides, rounds)).values()
+            ratio = greedy_rate / upstream_rate
+            rows.append(
+                {"rows": count, **found, "ratio": ratio, "mixed/greedy": mixed_rate / greedy_rate}
+            )
+            results.append(Result(f"engine alone over BatchGenerator, {count} rows", ratio, 1.0))
+    return Findings(results, {f"the engine's step loop, {loaded.dtype}, {loaded.blas}": rows})
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure, rounds=5)

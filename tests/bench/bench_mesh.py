@@ -7,28 +7,23 @@ One model, one machine, one run; the two sides take turns and the table shows me
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import platform
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-
 from mlxmesh_client import MeshClient
-from tests.bench.bench_model import prompts, write_model
+from tests.bench.bench_model import prompts
+from tests.bench.results import Findings, Result, Row, median_of, median_ratio, run_alone
 from tests.bench.samples import Sample, percentile
+from tests.bench.serving import MODEL, bench_model, serving
 
 PROMPT_TOKENS = 64
 NEW_TOKENS = 64
-MODEL = "bench"
+TITLE = "through the gateway, beside MLX in process"
+WANTED = {1: 0.97, 8: 0.95, 32: 0.95}
 
 
 class InProcess:
@@ -87,89 +82,68 @@ async def measure_mesh(client: MeshClient, rows: int, seed: int) -> Sample:
     return Sample(total / seconds, sorted(first for _, first in results))
 
 
-def start_mesh(data_dir: Path, model: Path) -> str:
-    """Start a mesh that serves the model; returns the gateway's address."""
-    command = [sys.executable, "-m", "mlxmesh_cli", "up", "--detach", "--json"]
-    options = ["--data-dir", str(data_dir), "--grpc-port", "0", "--model", str(model)]
-    result = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-    return json.loads(result.stdout)["address"]
+def row(streams: int, mesh: list[Sample], reference: list[Sample]) -> Row:
+    """Medians over the rounds, and the ratio of mesh to reference taken round by round."""
 
+    def ttft_ms(samples: list[Sample], share: float) -> float:
+        return 1000 * median_of(samples, lambda sample: percentile(sample.ttft_s, share))
 
-def stop_mesh(data_dir: Path) -> None:
-    """Stop it again."""
-    subprocess.run(
-        [sys.executable, "-m", "mlxmesh_cli", "down", "--data-dir", str(data_dir)],
-        capture_output=True,
-        check=True,
-    )
-
-
-def summary(rows: int, mesh: list[Sample], reference: list[Sample]) -> dict[str, float]:
-    """Medians over the rounds, and ratios of mesh to reference taken round by round."""
-
-    def first_ms(samples: list[Sample], share: float) -> float:
-        return 1000 * statistics.median(percentile(sample.ttft_s, share) for sample in samples)
-
-    pairs = zip(mesh, reference, strict=True)
     return {
-        "streams": rows,
-        "in_process_tokens_per_second": statistics.median(s.tokens_per_second for s in reference),
-        "mesh_tokens_per_second": statistics.median(s.tokens_per_second for s in mesh),
-        "ratio": statistics.median(m.tokens_per_second / r.tokens_per_second for m, r in pairs),
-        "in_process_ttft_p50_ms": first_ms(reference, 0.5),
-        "in_process_ttft_p99_ms": first_ms(reference, 0.99),
-        "mesh_ttft_p50_ms": first_ms(mesh, 0.5),
-        "mesh_ttft_p99_ms": first_ms(mesh, 0.99),
+        "streams": streams,
+        "in process tokens/s": median_of(reference, lambda sample: sample.tokens_per_second),
+        "mesh tokens/s": median_of(mesh, lambda sample: sample.tokens_per_second),
+        "ratio": median_ratio(mesh, reference, lambda sample: sample.tokens_per_second),
+        "in process ttft p50 ms": ttft_ms(reference, 0.5),
+        "in process ttft p99 ms": ttft_ms(reference, 0.99),
+        "mesh ttft p50 ms": ttft_ms(mesh, 0.5),
+        "mesh ttft p99 ms": ttft_ms(mesh, 0.99),
     }
 
 
-async def run(rounds: int, streams: list[int]) -> list[dict[str, float]]:
-    """All measurements, the two sides by turns."""
-    with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as directory:
-        model, data_dir = Path(directory) / MODEL, Path(directory) / "data"
-        write_model(model)
+async def by_turns(
+    address: str, reference: InProcess, rounds: int, streams: list[int]
+) -> dict[int, list[tuple[Sample, Sample]]]:
+    """Samples of mesh and reference by number of streams; another goes first in each round.
+
+    Each load has prompts of its own: the mesh remembers what it has read.
+    """
+    found: dict[int, list[tuple[Sample, Sample]]] = {count: [] for count in streams}
+    async with MeshClient(address) as client:
+        await measure_mesh(client, max(streams), seed=0)
+        reference.measure(max(streams), seed=0)
+        for number in range(1, rounds + 1):
+            for count in streams:
+                seed = 1000 * number + count
+                if number % 2:
+                    mesh = await measure_mesh(client, count, seed)
+                    beside = reference.measure(count, seed)
+                else:
+                    beside = reference.measure(count, seed)
+                    mesh = await measure_mesh(client, count, seed)
+                found[count].append((mesh, beside))
+    return found
+
+
+def measure(rounds: int, streams: list[int]) -> Findings:
+    """All rounds."""
+    with bench_model() as model:
         reference = InProcess(model)
-        address = start_mesh(data_dir, model)
-        mesh_samples: dict[int, list[Sample]] = {n: [] for n in streams}
-        reference_samples: dict[int, list[Sample]] = {n: [] for n in streams}
         try:
-            async with MeshClient(address) as client:
-                await measure_mesh(client, max(streams), seed=0)
-                reference.measure(max(streams), seed=0)
-                for seed in track(range(1, rounds + 1), "measuring", console=Console(stderr=True)):
-                    for n in streams:
-                        mesh_samples[n].append(await measure_mesh(client, n, seed))
-                        reference_samples[n].append(reference.measure(n, seed))
+            with serving(model) as mesh:
+                found = asyncio.run(by_turns(mesh.address, reference, rounds, streams))
         finally:
-            stop_mesh(data_dir)
             reference.close()
-        return [summary(n, mesh_samples[n], reference_samples[n]) for n in streams]
-
-
-def print_table(rows: list[dict[str, float]]) -> None:
-    """The table for people."""
-    table = Table(*(name.replace("_", " ") for name in rows[0]), box=None)
-    for row in rows:
-        table.add_row(
-            *(f"{value:,.2f}" if value < 10 else f"{value:,.0f}" for value in row.values())
-        )
-    console = Console()
-    console.print(f"{platform.platform()}, {platform.processor() or platform.machine()}")
-    console.print(table)
-
-
-def main() -> None:
-    """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each kind")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--json", type=Path, help="write the results here too")
-    args = parser.parse_args()
-    rows = asyncio.run(run(args.rounds, args.streams))
-    print_table(rows)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2))
+    rows = [
+        row(count, [mesh for mesh, _ in pairs], [beside for _, beside in pairs])
+        for count, pairs in found.items()
+    ]
+    results = [
+        Result(f"tokens/s of the mesh over in process, {n} streams", float(row["ratio"]), WANTED[n])
+        for n, row in zip(streams, rows, strict=True)
+        if n in WANTED
+    ]
+    return Findings(results, {TITLE: rows})
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure, rounds=5, streams=(1, 8, 32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -81,3 +82,7 @@ def prompts(count: int, tokens: int, *, seed: int) -> list[list[int]]:
     """Random prompts of token ids, none of them special."""
     generator = random.Random(seed)
     return [[generator.randrange(1, VOCAB) for _ in range(tokens)] for _ in range(count)]
+
+
+if __name__ == "__main__":
+    write_model(Path(sys.argv[1]))

@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,14 +28,7 @@ from rich.console import Console
 from tokenizers import Tokenizer
 
 from mlxmesh_client import MeshClient
-from tests.bench.bench_mesh import (
-    MODEL,
-    NEW_TOKENS,
-    PROMPT_TOKENS,
-    InProcess,
-    start_mesh,
-    stop_mesh,
-)
+from tests.bench.bench_mesh import NEW_TOKENS, PROMPT_TOKENS, InProcess
 from tests.bench.bench_model import write_model
 from tests.bench.peers import contestants
 from tests.bench.peers.catalogue import AS_SHIPPED, GIVEN_OURS, PEERS, VARIANTS, Peer, Variant
@@ -45,7 +37,10 @@ from tests.bench.peers.install import PeerFailed, installed
 from tests.bench.peers.processes import running
 from tests.bench.peers.prompts import text_prompt
 from tests.bench.peers.report import document, rows, table, verdicts
+from tests.bench.picture import draw_peers
+from tests.bench.results import console, drawn, judged, write
 from tests.bench.samples import Sample
+from tests.bench.serving import MODEL, serving
 
 WARM_UP_STREAMS = 8
 TARGETS = {AS_SHIPPED.name: 5.0, GIVEN_OURS.name: 1.25}
@@ -86,12 +81,11 @@ async def enter_peer(
 
 async def enter_own(stack: AsyncExitStack, folder: Path) -> list[Contestant]:
     """The mesh at its defaults, and the reference in process."""
-    model, data_dir = folder / AS_SHIPPED.dtype / MODEL, folder / "mesh"
+    model = folder / AS_SHIPPED.dtype / MODEL
     reference = InProcess(model)
     stack.callback(reference.close)
-    address = start_mesh(data_dir, model)
-    stack.callback(stop_mesh, data_dir)
-    client = await stack.enter_async_context(MeshClient(address))
+    mesh = stack.enter_context(serving(model))
+    client = await stack.enter_async_context(MeshClient(mesh.address))
 
     async def in_process(prompts: Sequence[str], seed: int) -> Sample:
         return await asyncio.to_thread(reference.measure, len(prompts), seed)
@@ -175,23 +169,21 @@ def report(all_: Sequence[Contestant], made: int, streams: Sequence[int]) -> dic
     """Print the table, the targets and the failures; returns everything for the JSON."""
     measured = [each.measured() for each in all_]
     found = rows(measured, measured[0])
-    judged = verdicts(found, TARGETS, streams=max(streams))
+    targets = verdicts(found, TARGETS, streams=max(streams))
     about = {
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "rounds": made,
         "peers": [peer.version for peer in PEERS],
     }
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(f"{about['platform']}, {about['cores']} cores; medians of {made} rounds")
-    console.print(table(found, streams))
-    for verdict in judged:
-        sign, word = ("≥" if verdict.at_least else "≤"), ("met" if verdict.met else "MISSED")
-        console.print(f"{verdict.text}: {verdict.reached:.2f} ({sign} {verdict.target}: {word})")
+    out = console()
+    out.print(f"{about['platform']}, {about['cores']} cores; medians of {made} rounds")
+    out.print(table(found, streams))
+    out.print(drawn("against the targets", judged(targets)))
     for each in measured:
         if each.failure:
-            console.print(f"{each.name}, {each.variant}: {each.failure}", markup=False)
-    return document(found, judged, about)
+            out.print(f"{each.name}, {each.variant}: {each.failure}", markup=False)
+    return document(found, targets, about)
 
 
 def main() -> None:
@@ -205,11 +197,14 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=names, default=names)
     parser.add_argument("--limit-s", type=float, default=460, help="no new round beyond this")
     parser.add_argument("--json", type=Path, help="write all figures and samples here")
+    parser.add_argument("--picture", type=Path, help="draw the curves into this .svg or .png")
     args = parser.parse_args()
     all_, made = asyncio.run(run(args))
     everything = report(all_, made, args.streams)
     if args.json:
-        args.json.write_text(json.dumps(everything, indent=2) + "\n")
+        write(args.json, json.dumps(everything, indent=2))
+    if args.picture:
+        draw_peers(everything, args.picture)
 
 
 if __name__ == "__main__":

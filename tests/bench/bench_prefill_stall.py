@@ -1,33 +1,32 @@
-"""How long running streams wait for their next token while long prompts are read, by token budget.
+"""How long running streams wait for their next token while long prompts are read, by slowdown.
 
-    .venv/bin/python -m tests.bench.bench_prefill_stall [--budgets 32 64 128 256 512] [--json FILE]
+    .venv/bin/python -m tests.bench.bench_prefill_stall [--rounds 1] [--slowdowns 1.5 2.5 5]
 
 The engine's step loop on a 4 M-parameter Llama: 8 streams decode, then 8 prompts of 4,000 tokens
-arrive. A gap is the time from one token of a stream to its next. The processor time of a gap says
-the same without what other processes on the machine take.
+arrive. A gap is the time from one token of a stream to its next, and a stall a gap over what it is
+when nothing is read: that is measured before and after and grows between, as the streams do. The
+processor time of a gap says the same without what other processes on the machine take. A slowdown
+is the engine's setting `prefill_slowdown`; 1000 leaves only `prefill_tokens_per_step` to bound a
+step.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from mlxmesh_engine.blas import prepare_blas
 
 prepare_blas()
 
 from mlxmesh_engine.request import Sequence  # noqa: E402 - only after the BLAS
+from mlxmesh_shared.settings.sections import EngineSettings  # noqa: E402
 from tests.bench.bench_model import prompts, write_model  # noqa: E402
+from tests.bench.results import Findings, Result, Row, median_of, run_alone  # noqa: E402
 from tests.bench.samples import percentile  # noqa: E402
 from tests.fakes.engine_rig import Rig, load_model  # noqa: E402
 
@@ -35,8 +34,10 @@ STREAMS = 8
 STREAM_PROMPT_TOKENS = 64
 LONG_PROMPTS = 8
 LONG_PROMPT_TOKENS = 4000
-QUIET_TURNS = 200
+QUIET_TURNS = 100
 CONTEXT_TOKENS = 16_384
+DEFAULT: float = EngineSettings.model_fields["prefill_slowdown"].default
+SLOWDOWNS = (DEFAULT,)
 
 
 @dataclass(frozen=True)
@@ -48,48 +49,56 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Result:
-    """One budget's figures; a stall is a gap's p99 while prompts are read, over the quiet p50."""
+class Stall:
+    """One round of one slowdown."""
 
-    budget_tokens: int
-    quiet_p50_ms: float
+    quiet_p50_before_ms: float
+    quiet_p50_after_ms: float
     busy_p99_ms: float
-    stall: float
-    stall_by_cpu: float
+    stall_p99: float
+    stall_p99_by_cpu: float
     prefill_tokens_per_second: float
 
 
-def measure(rig: Rig, budget_tokens: int) -> Result:
+def stalled(rig: Rig, *, seed: int) -> Stall:
     """Decode quietly, then with the long prompts, until they are read."""
     numbers = range(1, STREAMS + 1)
-    for number, ids in zip(numbers, prompts(STREAMS, STREAM_PROMPT_TOKENS, seed=1), strict=True):
+    for number, ids in zip(
+        numbers, prompts(STREAMS, STREAM_PROMPT_TOKENS, seed=10_000 + seed), strict=True
+    ):
         rig.submit(Sequence((1, number), tuple(ids), CONTEXT_TOKENS - STREAM_PROMPT_TOKENS))
     while not all(_tokens(rig, number) for number in numbers):
         rig.turn()
-    quiet = [_gap(rig) for _ in range(QUIET_TURNS)]
+    before = [_gap(rig) for _ in range(QUIET_TURNS)]
 
     long_numbers = range(STREAMS + 1, STREAMS + LONG_PROMPTS + 1)
-    long_prompts = prompts(LONG_PROMPTS, LONG_PROMPT_TOKENS, seed=budget_tokens)
+    long_prompts = prompts(LONG_PROMPTS, LONG_PROMPT_TOKENS, seed=seed)
     for number, ids in zip(long_numbers, long_prompts, strict=True):
         rig.submit(Sequence((1, number), tuple(ids), 1))
     busy: list[Gap] = []
     while not all(_tokens(rig, number) for number in long_numbers):
         busy.append(_gap(rig))
+    # The last prompts leave the batch with the first of these turns.
+    after = [_gap(rig) for _ in range(QUIET_TURNS + 2)][2:]
 
-    def stall(seconds: Callable[[Gap], float]) -> tuple[float, float]:
-        p50 = statistics.median(map(seconds, quiet))
-        return p50, percentile(sorted(map(seconds, busy)), 0.99)
-
-    quiet_s, busy_s = stall(lambda gap: gap.wall_s)
-    quiet_cpu_s, busy_cpu_s = stall(lambda gap: gap.cpu_s)
-    return Result(
-        budget_tokens=budget_tokens,
-        quiet_p50_ms=quiet_s * 1e3,
-        busy_p99_ms=busy_s * 1e3,
-        stall=busy_s / quiet_s,
-        stall_by_cpu=busy_cpu_s / quiet_cpu_s,
+    return Stall(
+        quiet_p50_before_ms=1e3 * statistics.median(gap.wall_s for gap in before),
+        quiet_p50_after_ms=1e3 * statistics.median(gap.wall_s for gap in after),
+        busy_p99_ms=1e3 * percentile(sorted(gap.wall_s for gap in busy), 0.99),
+        stall_p99=stall_p99(before, busy, after, lambda gap: gap.wall_s),
+        stall_p99_by_cpu=stall_p99(before, busy, after, lambda gap: gap.cpu_s),
         prefill_tokens_per_second=LONG_PROMPTS * LONG_PROMPT_TOKENS / sum(g.wall_s for g in busy),
     )
+
+
+def stall_p99(
+    before: list[Gap], busy: list[Gap], after: list[Gap], seconds: Callable[[Gap], float]
+) -> float:
+    """Of each busy gap over the quiet gap of its time, between the one before and the one after."""
+    first_s, last_s = (statistics.median(map(seconds, quiet)) for quiet in (before, after))
+    growth_s = (last_s - first_s) / len(busy)
+    stalls = sorted(seconds(gap) / (first_s + growth_s * at) for at, gap in enumerate(busy))
+    return percentile(stalls, 0.99)
 
 
 def _gap(rig: Rig) -> Gap:
@@ -103,40 +112,41 @@ def _tokens(rig: Rig, number: int) -> int:
     return sum(len(update.token_ids) for update in rig.updates.get(number, ()))
 
 
-def run(budgets: list[int]) -> list[Result]:
-    """Every budget in turn, on one loaded model."""
+def row(slowdown: float, stalls: list[Stall]) -> Row:
+    """Medians over the rounds."""
+
+    def median(name: str) -> float:
+        return median_of(stalls, lambda stall: getattr(stall, name))
+
+    figures = {field.name.replace("_", " "): median(field.name) for field in fields(Stall)}
+    return {"slowdown": slowdown, **figures}
+
+
+def measure(rounds: int, slowdowns: list[float]) -> Findings:
+    """Every slowdown in turn, on one loaded model; the default one is judged."""
+    found: dict[float, list[Stall]] = {slowdown: [] for slowdown in slowdowns}
     with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as directory:
         write_model(Path(directory))
         loaded = load_model(Path(directory))
-        return [
-            measure(Rig(loaded, clock=time.monotonic, prefill_tokens_per_step=budget), budget)
-            for budget in budgets
-        ]
-
-
-def print_table(results: list[Result]) -> None:
-    """One row a budget."""
-    names = ("budget tokens", "quiet p50 ms", "busy p99 ms", "stall", "stall by cpu")
-    table = Table(*names, "prompt tokens/s", box=None)
-    for result in results:
-        budget, *figures = asdict(result).values()
-        table.add_row(str(budget), *(f"{figure:,.1f}" for figure in figures))
-    console = Console()
-    console.print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
-    console.print(table)
-
-
-def main() -> None:
-    """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[32, 64, 128, 256, 512])
-    parser.add_argument("--json", type=Path, help="write the results here too")
-    args = parser.parse_args()
-    results = run(args.budgets)
-    print_table(results)
-    if args.json:
-        args.json.write_text(json.dumps([asdict(result) for result in results], indent=2))
+        for number in range(1, rounds + 1):
+            for slowdown in slowdowns:
+                rig = Rig(loaded, clock=time.monotonic, prefill_slowdown=slowdown)
+                found[slowdown].append(stalled(rig, seed=number))
+    rows = {slowdown: row(slowdown, stalls) for slowdown, stalls in found.items()}
+    results = [
+        Result(
+            f"p99 of a gap while prompts are read over the quiet gap, slowdown {slowdown}",
+            float(rows[slowdown]["stall p99"]),
+            3.0,
+            at_least=False,
+        )
+        for slowdown in slowdowns
+        if slowdown == DEFAULT
+    ]
+    return Findings(
+        results, {"running streams while 8 prompts of 4,000 tokens are read": list(rows.values())}
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure, rounds=1, slowdowns=SLOWDOWNS)

@@ -1,33 +1,27 @@
 """What the prefix cache gives, through the gateway: a shared prefix, conversations, two replicas.
 
-.venv/bin/python -m tests.bench.bench_prefix [--rounds 9] [--json FILE]
+.venv/bin/python -m tests.bench.bench_prefix [--rounds 5] [--json FILE]
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import random
 import statistics
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from mlxmesh_client import MeshClient
-from mlxmesh_engine.prefix_cache import PrefixCache
-from tests.bench.bench_model import VOCAB, prompts, write_model
-from tests.e2e.running_mesh import start_mesh, stop_mesh
+from mlxmesh_engine.prefix_cache import BLOCK_TOKENS, PrefixCache
+from tests.bench.bench_model import VOCAB, prompts
+from tests.bench.results import Findings, Result, Row, median_of, median_ratio, run_alone
+from tests.bench.serving import MODEL, bench_model, serving
 
-MODEL = "bench"
 PREFIX_TOKENS = 1000
-Row = dict[str, object]
+NEW_TURN_TOKENS = 40
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ async def ask(
     return Answer(engine_id, ttft_ms, usage.prompt_tokens, usage.cached_tokens, tokens)
 
 
-async def shared_prefix(client: MeshClient, rounds: int) -> list[Row]:
+async def shared_prefix(client: MeshClient, rounds: int) -> Row:
     """The first and the second request after each of many prefixes."""
     cold: list[float] = []
     warm: list[float] = []
@@ -73,17 +67,14 @@ async def shared_prefix(client: MeshClient, rounds: int) -> list[Row]:
         (prefix,), tails = prompts(1, PREFIX_TOKENS, seed=seed), prompts(2, 16, seed=900 + seed)
         cold.append((await ask(client, prefix + tails[0])).ttft_ms)
         second = await ask(client, prefix + tails[1])
-        assert second.cached_tokens > PREFIX_TOKENS - 32
+        assert second.cached_tokens > PREFIX_TOKENS - BLOCK_TOKENS
         warm.append(second.ttft_ms)
-    ratio = statistics.median(w / c for w, c in zip(warm, cold, strict=True))
-    return [
-        {
-            "prefix tokens": PREFIX_TOKENS,
-            "cold ttft ms": statistics.median(cold),
-            "warm ttft ms": statistics.median(warm),
-            "ratio": ratio,
-        }
-    ]
+    return {
+        "prefix tokens": PREFIX_TOKENS,
+        "cold ttft ms": statistics.median(cold),
+        "warm ttft ms": statistics.median(warm),
+        "ratio": median_ratio(warm, cold, float),
+    }
 
 
 async def conversation(client: MeshClient, rounds: int) -> list[Row]:
@@ -94,13 +85,14 @@ async def conversation(client: MeshClient, rounds: int) -> list[Row]:
         for turn in range(1, 5):
             answer = await ask(client, history, max_tokens=64)
             turns.setdefault(turn, []).append(answer)
-            history += answer.token_ids + prompts(1, 40, seed=3000 + 10 * seed + turn)[0]
+            (added,) = prompts(1, NEW_TURN_TOKENS, seed=3000 + 10 * seed + turn)
+            history += answer.token_ids + added
     return [
         {
             "turn": turn,
             "prompt tokens": answers[0].prompt_tokens,
             "read": answers[0].prompt_tokens - answers[0].cached_tokens,
-            "ttft ms": statistics.median(answer.ttft_ms for answer in answers),
+            "ttft ms": median_of(answers, lambda answer: answer.ttft_ms),
         }
         for turn, answers in turns.items()
     ]
@@ -134,7 +126,7 @@ async def shared_workload(client: MeshClient, replicas: int) -> Row:
         "hit rate": cached / sum(answer.prompt_tokens for answer in answers),
         "load of mean, most": max(shares),
         "served of mean, most": max(served.values()) * replicas / len(answers),
-        "ttft p50 ms": statistics.median(answer.ttft_ms for answer in answers),
+        "ttft p50 ms": median_of(answers, lambda answer: answer.ttft_ms),
     }
 
 
@@ -159,57 +151,62 @@ def look_up() -> list[Row]:
     return rows
 
 
-async def on_mesh(
-    model: Path, replicas: int, measure: Callable[[MeshClient], Awaitable[None]]
-) -> None:
-    with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as directory:
-        mesh = start_mesh(Path(directory), "--model", str(model), "--replicas", str(replicas))
-        try:
-            async with MeshClient(mesh.address) as client:
-                await ask(client, prompts(1, 1100, seed=5)[0])
-                await measure(client)
-        finally:
-            stop_mesh(mesh)
+async def one_replica(address: str, rounds: int) -> tuple[Row, list[Row], Row]:
+    """A shared prefix, a conversation, and the workload that two replicas get too."""
+    async with MeshClient(address) as client:
+        await warm_up(client)
+        return (
+            await shared_prefix(client, rounds),
+            await conversation(client, rounds),
+            await shared_workload(client, 1),
+        )
 
 
-async def run(rounds: int) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {"two replicas": [], "look-up": look_up()}
-
-    async def one_replica(client: MeshClient) -> None:
-        found["shared prefix"] = await shared_prefix(client, rounds)
-        found["conversation"] = await conversation(client, rounds)
-        found["two replicas"].append(await shared_workload(client, 1))
-
-    async def two_replicas(client: MeshClient) -> None:
-        found["two replicas"].append(await shared_workload(client, 2))
-
-    with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as directory:
-        model = Path(directory) / MODEL
-        write_model(model)
-        await on_mesh(model, 1, one_replica)
-        await on_mesh(model, 2, two_replicas)
-    return found
+async def two_replicas(address: str) -> Row:
+    async with MeshClient(address) as client:
+        await warm_up(client)
+        return await shared_workload(client, 2)
 
 
-def print_tables(found: dict[str, list[Row]]) -> None:
-    console = Console()
-    for title, rows in found.items():
-        table = Table(*rows[0], title=title, title_justify="left", box=None)
-        for row in rows:
-            table.add_row(*(f"{v:,.3f}" if isinstance(v, float) else str(v) for v in row.values()))
-        console.print(table)
+async def warm_up(client: MeshClient) -> None:
+    await ask(client, prompts(1, 1100, seed=5)[0])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", type=Path, help="write the results here too")
-    args = parser.parse_args()
-    found = asyncio.run(run(args.rounds))
-    print_tables(found)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2))
+def measure_meshes(model: Path, rounds: int) -> tuple[Row, list[Row], Row, Row]:
+    """First one replica, then two."""
+    with serving(model, "--replicas", "1") as mesh:
+        prefix, turns, one = asyncio.run(one_replica(mesh.address, rounds))
+    with serving(model, "--replicas", "2") as mesh:
+        return prefix, turns, one, asyncio.run(two_replicas(mesh.address))
+
+
+def measure(rounds: int) -> Findings:
+    """The look-up first, while nothing else runs."""
+    look_ups = look_up()
+    with bench_model() as model:
+        prefix, turns, one, two = measure_meshes(model, rounds)
+    read = max(int(turn["read"]) for turn in turns[1:]) - NEW_TURN_TOKENS
+    hits = float(two["hit rate"]) / float(one["hit rate"])
+    shares = max(float(two["load of mean, most"]), float(two["served of mean, most"]))
+    slowest_ms = max(float(row["cpu ms"]) for row in look_ups)
+    return Findings(
+        [
+            Result(
+                "TTFT after a known prefix over cold", float(prefix["ratio"]), 0.1, at_least=False
+            ),
+            Result("read beyond a new turn", read, BLOCK_TOKENS, "tokens", at_least=False),
+            Result("look-up of 100,000 tokens", slowest_ms, 5.0, "ms of CPU", at_least=False),
+            Result("hit rate of two replicas over one", hits, 0.9),
+            Result("busiest replica over the mean", shares, 1.25, at_least=False),
+        ],
+        {
+            "shared prefix": [prefix],
+            "conversation": turns,
+            "two replicas": [one, two],
+            "look-up": look_ups,
+        },
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure, rounds=5)

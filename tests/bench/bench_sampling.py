@@ -2,13 +2,11 @@
 
 Prints CPU milliseconds a step (the least of interleaved rounds), beside greedy, one full sort of
 the scores, and the score products of the same rows with a head of 256 wide.
-Run: .venv/bin/python -m tests.bench.bench_sampling [--rounds 5] [--vocab 4096 --vocab 32768]
+Run: .venv/bin/python -m tests.bench.bench_sampling [--rounds 5] [--vocab 4096 32768]
 """
 
-import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -22,32 +20,34 @@ from mlxmesh_engine.evaluation import compute  # noqa: E402
 from mlxmesh_engine.request import Sampling, Sequence  # noqa: E402
 from mlxmesh_engine.sampling import BatchSampler  # noqa: E402
 from mlxmesh_engine.scheduler import Active  # noqa: E402
-from tests.bench.bench_engine import greedy, mixed  # noqa: E402
+from tests.bench.results import Findings, Result, Row, run_alone  # noqa: E402
+from tests.bench.samplers import Settings, greedy, mixed  # noqa: E402
 
 ROWS = 32
 HIDDEN = 256
-VOCABULARIES = [4096, 32_768, 152_064]
-KINDS: dict[str, Callable[[int], Sampling]] = {
+VOCABULARIES = (4096, 32_768, 152_064)
+MIXED, SORT = "32 different", "(a full sort)"
+KINDS: dict[str, Callable[[int], Settings]] = {
     "greedy": greedy,
-    "32 different": mixed,
-    "temperature": lambda number: Sampling(temperature=0.8),
-    "min_p": lambda number: Sampling(temperature=0.8, min_p=0.05),
-    "top_k 40": lambda number: Sampling(temperature=0.8, top_k=40),
-    "top_k 1000": lambda number: Sampling(temperature=0.8, top_k=1000),
-    "top_p 0.9": lambda number: Sampling(temperature=0.8, top_p=0.9),
-    "repetition": lambda number: Sampling(repetition_penalty=1.1),
-    "frequency": lambda number: Sampling(frequency_penalty=0.1),
+    MIXED: mixed,
+    "temperature": lambda number: {"temperature": 0.8},
+    "min_p": lambda number: {"temperature": 0.8, "min_p": 0.05},
+    "top_k 40": lambda number: {"temperature": 0.8, "top_k": 40},
+    "top_k 1000": lambda number: {"temperature": 0.8, "top_k": 1000},
+    "top_p 0.9": lambda number: {"temperature": 0.8, "top_p": 0.9},
+    "repetition": lambda number: {"repetition_penalty": 1.1},
+    "frequency": lambda number: {"frequency_penalty": 0.1},
 }
 
 Step = Callable[[int], list[mx.array]]
 """What one step computes, by its number."""
 
 
-def sampler_step(scores: mx.array, sampling: Callable[[int], Sampling]) -> Step:
+def sampler_step(scores: mx.array, sampling: Callable[[int], Settings]) -> Step:
     rows, vocab_size = scores.shape
     sampler = BatchSampler(vocab_size)
     sequences = [
-        Sequence((1, row), tuple(range(20)), 1000, sampling=replace(sampling(row), seed=row))
+        Sequence((1, row), tuple(range(20)), 1000, sampling=Sampling(**sampling(row)))
         for row in range(rows)
     ]
     sampler.join([Active(sequence) for sequence in sequences])
@@ -61,7 +61,7 @@ def steps(vocab_size: int) -> dict[str, Step]:
     hidden = mx.array(rng.normal(0, 1, (ROWS, HIDDEN)).astype(np.float32))
     compute([scores, head, hidden])
     found = {name: sampler_step(scores, sampling) for name, sampling in KINDS.items()}
-    found["(a full sort)"] = lambda number: [mx.sort(scores, axis=-1)]
+    found[SORT] = lambda number: [mx.sort(scores, axis=-1)]
     found["(scores of a head)"] = lambda number: [hidden @ head.T]
     return found
 
@@ -77,22 +77,19 @@ def costs_ms(work: dict[str, Step], rounds: int) -> dict[str, float]:
     return {name: min(values) for name, values in found.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--vocab", type=int, action="append")
-    options = parser.parse_args()
-    vocabularies: list[int] = options.vocab or VOCABULARIES
-    columns = [costs_ms(steps(vocab_size), options.rounds) for vocab_size in vocabularies]
-    print(f"{ROWS} rows; CPU ms a step, and how many times the full sort is as long")
-    print(f"{'vocabulary':<20}" + "".join(f"{vocab_size:>18}" for vocab_size in vocabularies))
-    for name in columns[0]:
-        cells = [
-            f"{column[name]:>11.2f} {column['(a full sort)'] / column[name]:>6.1f}"
-            for column in columns
-        ]
-        print(f"{name:<20}" + "".join(cells))
+def measure(rounds: int, vocab: list[int]) -> Findings:
+    """Every vocabulary in turn."""
+    costs = {size: costs_ms(steps(size), rounds) for size in vocab}
+    rows: list[Row] = [
+        {"CPU ms a step, 32 rows": name, **{f"{size:,}": costs[size][name] for size in vocab}}
+        for name in costs[vocab[0]]
+    ]
+    results = [
+        Result(f"a full sort over 32 different samplers, {size:,}", cost[SORT] / cost[MIXED], 1.0)
+        for size, cost in costs.items()
+    ]
+    return Findings(results, {"choosing tokens, by vocabulary": rows})
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure, rounds=5, vocab=VOCABULARIES)

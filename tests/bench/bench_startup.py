@@ -8,29 +8,25 @@ few or busy cores it is what the wall-clock time comes from.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.models import DEFAULT_MODEL, bundled_models
+from tests.bench.results import Findings, Result, Row, median_of, median_ratio, run_alone
 
 PROMPT = "What is 2 + 3?"
 TIMEOUT_S = 120.0
+BARE, MESH, HELP = "bare process", "mlxmesh up", "mlxmesh --help"
 
 
 @dataclass(frozen=True)
@@ -104,15 +100,15 @@ def _cpu_s(pid: int) -> float:
     return sum(each.user + each.system for each in times)
 
 
-async def run(rounds: int) -> dict[str, list[Start]]:
+async def by_turns(rounds: int) -> dict[str, list[Start]]:
     """All starts by what was started; a first start of the mesh, not counted, fills its data."""
-    found: dict[str, list[Start]] = {"bare process": [], "mlxmesh up": [], "mlxmesh --help": []}
+    found: dict[str, list[Start]] = {BARE: [], MESH: [], HELP: []}
     with tempfile.TemporaryDirectory(prefix="mlxmesh-start-") as directory:
         await mesh(Path(directory))
         for _ in range(rounds):
-            found["bare process"].append(bare(_model()))
-            found["mlxmesh up"].append(await mesh(Path(directory)))
-            found["mlxmesh --help"].append(help_command())
+            found[BARE].append(bare(_model()))
+            found[MESH].append(await mesh(Path(directory)))
+            found[HELP].append(help_command())
     return found
 
 
@@ -122,37 +118,30 @@ def _model() -> Path:
     return directory
 
 
-def print_table(found: dict[str, list[Start]]) -> None:
+def row(name: str, starts: list[Start], reference: list[Start]) -> Row:
     """Medians, and ratios to the bare process taken round by round."""
-    table = Table("start", "wall s", "cpu s", "wall / bare", "cpu / bare", box=None)
-    reference = found["bare process"]
-    for name, starts in found.items():
-        walls = _median([a.wall_s / b.wall_s for a, b in zip(starts, reference, strict=True)])
-        cpus = _median([a.cpu_s / b.cpu_s for a, b in zip(starts, reference, strict=True)])
-        wall_s = _median([start.wall_s for start in starts])
-        cpu_s = _median([start.cpu_s for start in starts])
-        table.add_row(name, f"{wall_s:.2f}", f"{cpu_s:.2f}", f"{walls:.2f}", f"{cpus:.2f}")
-    console = Console()
-    console.print(f"{psutil.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
-    console.print(table)
+    return {
+        "start": name,
+        "wall s": median_of(starts, lambda start: start.wall_s),
+        "cpu s": median_of(starts, lambda start: start.cpu_s),
+        "wall / bare": median_ratio(starts, reference, lambda start: start.wall_s),
+        "cpu / bare": median_ratio(starts, reference, lambda start: start.cpu_s),
+    }
 
 
-def _median(values: Sequence[float]) -> float:
-    return statistics.median(values)
-
-
-def main() -> None:
-    """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="starts of each kind")
-    parser.add_argument("--json", type=Path, help="write the results here too")
-    args = parser.parse_args()
-    found = asyncio.run(run(args.rounds))
-    print_table(found)
-    if args.json:
-        results = {name: [asdict(start) for start in starts] for name, starts in found.items()}
-        args.json.write_text(json.dumps(results, indent=2))
+def measure(rounds: int) -> Findings:
+    """All rounds."""
+    found = asyncio.run(by_turns(rounds))
+    rows = {name: row(name, starts, found[BARE]) for name, starts in found.items()}
+    ratio, help_s = float(rows[MESH]["wall / bare"]), float(rows[HELP]["wall s"])
+    return Findings(
+        [
+            Result("mlxmesh up to first token over a bare process", ratio, 1.3, at_least=False),
+            Result(HELP, help_s, 0.3, "s", at_least=False),
+        ],
+        {"start-up": list(rows.values())},
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure, rounds=5)

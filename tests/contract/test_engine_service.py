@@ -135,6 +135,7 @@ async def test_a_sequence_is_accepted_first_and_ends_at_its_length(talk: Talk) -
     assert last.HasField("timings")
     assert len(talk.tokens(1)) == 6
     assert (talk.load.max_running, talk.load.max_waiting) == (MAX_RUNNING, MAX_WAITING)
+    assert talk.load.kv_capacity_bytes > 0
 
 
 async def test_many_share_the_stream_and_each_gets_what_it_would_alone(talk: Talk) -> None:
@@ -264,3 +265,23 @@ async def test_info(stub: EngineServiceStub) -> None:
     assert info.context_tokens > 0
     assert info.device in {"cpu", "metal", "cuda"}
     assert info.load.max_running == MAX_RUNNING
+
+
+async def test_memory_is_promised_for_all_that_each_may_come_to(
+    stub: EngineServiceStub, talk: Talk
+) -> None:
+    await talk.submit(1, prompt_token_ids=[5] * 10, max_tokens=90)
+    await talk.until_tokens(1)
+    one = talk.load.kv_promised_bytes
+    assert one > 0
+    assert one % 100 == 0
+    await talk.submit(2, prompt_token_ids=[5] * 50, max_tokens=250)
+    await talk.until_tokens(2)
+    assert talk.load.kv_promised_bytes in (4 * one, 3 * one)  # the first may have ended
+    await talk.cancel(2)
+    await talk.end(1, 2)
+    load = (await stub.GetEngineInfo(GetEngineInfoRequest())).load
+    while load.running:
+        await asyncio.sleep(0.01)
+        load = (await stub.GetEngineInfo(GetEngineInfoRequest())).load
+    assert load.kv_promised_bytes == 0

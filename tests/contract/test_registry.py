@@ -1,8 +1,10 @@
 """What every registry adapter must do: one suite, each adapter."""
 
 import asyncio
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,28 +15,50 @@ from pathlib import Path
 import pytest
 
 from mlxmesh_shared.errors import InvalidArgument
-from mlxmesh_shared.registry import open_registry
+from mlxmesh_shared.registry import local_instance, open_registry
+from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.port import Instance, Registry
-from mlxmesh_shared.settings import MeshSettings
+from mlxmesh_shared.settings import ConsulSettings, MeshSettings
+from tests.fakes.consul_agent import FakeConsulAgent
+from tests.fakes.consul_process import ConsulAgentProcess, free_port
+from tests.fakes.health import healthy
 from tests.fakes.registry import InMemoryRegistry
 
 LEASE_S = 1.5
+# Something serves there where an adapter has it checked.
+ADDRESS = f"127.0.0.1:{free_port()}"
+ADAPTERS = ["directory", "memory", "consul and a fake agent"]
+if "CONSUL_BIN" in os.environ:
+    ADAPTERS.append("consul")
 
 
 def instance(instance_id: str = "engine-1", service: str = "engine", **metadata: str) -> Instance:
-    return Instance(service, instance_id, "127.0.0.1:5000", os.getpid(), metadata)
+    return Instance(service, instance_id, ADDRESS, os.getpid(), metadata)
 
 
-@pytest.fixture(params=["directory", "memory"])
+@pytest.fixture(params=ADAPTERS)
 async def registry(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Registry]:
-    registry: Registry = (
-        DirectoryRegistry(tmp_path / "registry", lease_s=LEASE_S)
-        if request.param == "directory"
-        else InMemoryRegistry()
+    async with contextlib.AsyncExitStack() as stack:
+        registry = await open_adapter(request.param, tmp_path, stack)
+        stack.push_async_callback(registry.close)
+        yield registry
+
+
+async def open_adapter(
+    adapter: str, path: Path, stack: contextlib.AsyncExitStack
+) -> DirectoryRegistry | InMemoryRegistry | ConsulRegistry:
+    if adapter == "directory":
+        return DirectoryRegistry(path / "registry", lease_s=LEASE_S)
+    if adapter == "memory":
+        return InMemoryRegistry()
+    agent = FakeConsulAgent() if "fake" in adapter else ConsulAgentProcess(path)
+    await agent.start()
+    stack.push_async_callback(agent.stop)
+    await stack.enter_async_context(healthy(ADDRESS))
+    return ConsulRegistry(
+        ConsulSettings(consul_address=agent.address, consul_check_interval_s=LEASE_S / 3)
     )
-    yield registry
-    await registry.close()
 
 
 async def next_set(watching: AsyncGenerator[tuple[Instance, ...], None]) -> list[str]:
@@ -124,6 +148,18 @@ async def test_a_lease_is_kept(registry: Registry) -> None:
     await asyncio.sleep(1.5 * LEASE_S)
 
     assert await registry.resolve("engine") == (instance(),)
+
+
+@pytest.mark.parametrize("name", ["../escape", "", "a/b", ".hidden", "a\x00", "a" * 300])
+async def test_illegal_names_are_refused(name: str, tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for adapter in ("directory", "consul and a fake agent"):
+            registry = await open_adapter(adapter, tmp_path, stack)
+            stack.push_async_callback(registry.close)
+            with pytest.raises(InvalidArgument):
+                await registry.register(instance(name))
+            with pytest.raises(InvalidArgument):
+                await registry.resolve(name)
 
 
 # What follows is how one machine's directory can go wrong.
@@ -283,17 +319,33 @@ async def test_close_leaves_records(directory: DirectoryRegistry, path: Path) ->
     assert await DirectoryRegistry(path).resolve("engine") == (instance(),)
 
 
-@pytest.mark.parametrize("name", ["../escape", "", "a/b", ".hidden", "a\x00", "a" * 300])
-async def test_names_cannot_leave_the_directory(directory: DirectoryRegistry, name: str) -> None:
-    with pytest.raises(InvalidArgument):
-        await directory.register(instance(name))
-    with pytest.raises(InvalidArgument):
-        await directory.resolve(name)
-
-
 async def test_the_settings_choose_the_adapter(tmp_path: Path) -> None:
     registry = open_registry(MeshSettings(data_dir=tmp_path))
     await registry.register(instance())
     await registry.close()
 
     assert (tmp_path / "registry" / "engine" / "engine-1.json").is_file()
+
+
+async def test_the_settings_choose_consul(tmp_path: Path) -> None:
+    agent = FakeConsulAgent()
+    await agent.start()
+    settings = MeshSettings(data_dir=tmp_path, registry="consul", consul_address=agent.address)
+    registry = open_registry(settings)
+    await registry.register(instance())
+
+    assert list(agent.services) == ["mlxmesh-engine:engine-1"]
+    await registry.close()
+    await agent.stop()
+
+
+def test_every_instance_tells_where_it_is_and_what_it_speaks() -> None:
+    settings = MeshSettings(zone="rack-7", advertise_host="10.0.0.7")
+
+    found = local_instance(settings, "engine", "engine-1", "0.0.0.0:5", pid=7, model="pocket")
+
+    assert (found.address, found.pid) == ("10.0.0.7:5", 7)
+    host = socket.gethostname()
+    wanted = {"zone": "rack-7", "contract": "v1", "host": host, "model": "pocket"}
+    assert found.metadata == wanted
+    assert local_instance(MeshSettings(), "model", "m", "[::1]:5").address == "[::1]:5"

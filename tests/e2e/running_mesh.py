@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+
+from mlxmesh_client import CertificateFiles
 
 MLXMESH = (sys.executable, "-m", "mlxmesh_cli")
 
 
-def mlxmesh(*arguments: str, timeout_s: float = 200) -> subprocess.CompletedProcess[str]:
-    """Run the command; the result holds exit code and output."""
+def mlxmesh(
+    *arguments: str, timeout_s: float = 200, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command, with more variables where given; the result holds exit code and output."""
     return subprocess.run(
         [*MLXMESH, *arguments],
         capture_output=True,
@@ -23,6 +31,7 @@ def mlxmesh(*arguments: str, timeout_s: float = 200) -> subprocess.CompletedProc
         timeout=timeout_s,
         check=False,
         stdin=subprocess.DEVNULL,
+        env={**os.environ, **(env or {})},
     )
 
 
@@ -47,6 +56,10 @@ class RunningMesh:
         """Run a command against this mesh."""
         return mlxmesh(*arguments, "--data-dir", str(self.data_dir))
 
+    def tls(self, role: str) -> CertificateFiles:
+        """What a caller of this role connects with; for a mesh that was started with --tls."""
+        return CertificateFiles.of_role(self.data_dir / "tls", role)
+
     def status(self) -> dict[str, Any]:
         """`mlxmesh status --json`."""
         result = self.command("status", "--json")
@@ -59,11 +72,12 @@ class RunningMesh:
         return row["pid"]
 
 
-def start_mesh(data_dir: Path, *arguments: str) -> RunningMesh:
+def start_mesh(
+    data_dir: Path, *arguments: str, env: Mapping[str, str] | None = None
+) -> RunningMesh:
     """Start a mesh in the background on a free port."""
-    result = mlxmesh(
-        "up", "--detach", "--json", "--data-dir", str(data_dir), "--grpc-port", "0", *arguments
-    )
+    fixed = ("--detach", "--json", "--data-dir", str(data_dir), "--grpc-port", "0")
+    result = mlxmesh("up", *fixed, *arguments, env=env)
     assert result.returncode == 0, result.stderr + result.stdout
     return RunningMesh(data_dir, json.loads(result.stdout)["address"])
 
@@ -73,3 +87,17 @@ def stop_mesh(mesh: RunningMesh) -> None:
     result = mesh.command("down")
     assert result.returncode == 0, result.stderr
     assert processes_of(mesh.data_dir) == []
+
+
+def wait_until_serving(mesh: RunningMesh, timeout_s: float = 60) -> None:
+    """Until every service and the engine answer their health checks."""
+    wanted = {"gateway", "generation", "model", "runtime", "engine"}
+    deadline = time.monotonic() + timeout_s
+    serving: set[str] = set()
+    while time.monotonic() < deadline:
+        rows = mesh.status()["instances"]
+        serving = {row["service"] for row in rows if row["state"] == "serving"}
+        if serving == wanted:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"only {serving} serve after {timeout_s} s")

@@ -21,6 +21,7 @@ from tests.e2e.running_mesh import (
     processes_of,
     start_mesh,
     stop_mesh,
+    wait_until_serving,
 )
 
 POCKET_MINI = Path(__file__).parents[2] / "deploy" / "demo-model" / "pocket-mini"
@@ -29,20 +30,6 @@ STORY = [("user", "Tell me a long story about a fox.")]
 
 def records_of(data_dir: Path) -> list[Path]:
     return [*data_dir.glob("registry/*/*.json"), *data_dir.glob("launcher.json")]
-
-
-def wait_until_serving(mesh: RunningMesh, timeout_s: float = 60) -> None:
-    """Until every service and the engine answer their health checks."""
-    wanted = {"gateway", "generation", "model", "runtime", "engine"}
-    deadline = time.monotonic() + timeout_s
-    serving: set[str] = set()
-    while time.monotonic() < deadline:
-        rows = mesh.status()["instances"]
-        serving = {row["service"] for row in rows if row["state"] == "serving"}
-        if serving == wanted:
-            return
-        time.sleep(0.2)
-    pytest.fail(f"only {serving} serve after {timeout_s} s")
 
 
 def test_up_status_down(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ class FakeEngineOptions:
     eos_token_id: int | None = None
     max_running: int = 64
     max_waiting: int = 256
+    kv_token_bytes: int = 1024
+    kv_capacity_bytes: int = 2**40
     step_s: float = 0.001
     tokens_per_step: int = 1
     choose: Callable[[Submit, int, int], int] = arithmetic_tokens
@@ -295,11 +297,15 @@ class FakeEngine(EngineServiceServicer):
         return bool(output.finish_reason)
 
     def _load(self) -> EngineLoad:
+        held = [each.submit for each in (*self._running.values(), *self._waiting.values())]
+        tokens = sum(len(submit.prompt_token_ids) + submit.max_tokens for submit in held)
         return EngineLoad(
             running=len(self._running),
             waiting=len(self._waiting),
             max_running=self.options.max_running,
             max_waiting=self.options.max_waiting,
+            kv_capacity_bytes=self.options.kv_capacity_bytes,
+            kv_promised_bytes=tokens * self.options.kv_token_bytes,
         )
 
 

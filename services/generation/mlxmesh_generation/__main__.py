@@ -1,29 +1,33 @@
 """The generation process: everything about text, between the gateway and the engines."""
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from mlxmesh_generation.engines import Engines
 from mlxmesh_generation.generations import Generations
+from mlxmesh_generation.limits import GenerationLimits
 from mlxmesh_generation.mirror import CatalogueMirror
 from mlxmesh_generation.model_service import ModelService
 from mlxmesh_generation.servicer import GenerationServicer
 from mlxmesh_generation.tokenizers import Tokenizers
-from mlxmesh_shared.channels import ChannelPool
+from mlxmesh_shared.channels import ChannelPool, open_channel
+from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
-from mlxmesh_shared.registry import Instance, Registry, open_registry
+from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
-from mlxmesh_shared.settings import GenerationSettings, load_settings
+from mlxmesh_shared.settings import GenerationSettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 
 async def main() -> None:
-    settings = load_settings(GenerationSettings, sys.argv[1:])
+    live = live_settings(GenerationSettings, sys.argv[1:])
+    settings = live.current
     instance_id = new_instance_id("generation")
     setup_logging(
         service="generation",
@@ -32,13 +36,16 @@ async def main() -> None:
         json=wants_json(settings.log_format),
     )
     async with AsyncExitStack() as stack:
-        registry = open_registry(settings)
+        certificates = open_certificates(settings, "generation")
+        registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
-        generations = await open_generations(stack, settings, registry)
-        server = make_server(settings, generations)
+        await stack.enter_async_context(following(live, "generation"))
+        generations = await open_generations(stack, live, registry, certificates)
+        server = make_server(settings, generations, certificates)
+        live.subscribe(lambda now: server.limit_concurrent_rpcs(now.max_concurrent_rpcs))
         address = await server.start()
         await server.set_serving()
-        instance = Instance("generation", instance_id, address, os.getpid())
+        instance = local_instance(settings, "generation", instance_id, address)
         await registry.register(instance)
         await wait_for_stop(server.leaving)
         await registry.deregister(instance)
@@ -46,33 +53,49 @@ async def main() -> None:
 
 
 async def open_generations(
-    stack: AsyncExitStack, settings: GenerationSettings, registry: Registry
+    stack: AsyncExitStack,
+    live: LiveSettings[GenerationSettings],
+    registry: Registry,
+    certificates: CertificateSource | None = None,
 ) -> Generations:
     """The domain, following the registry and the model service until the stack is closed."""
-    channels = ChannelPool()
+    settings = live.current
+    open_ = partial(open_channel, certificates=certificates)
+    channels = ChannelPool(partial(open_, role="model"))
     stack.push_async_callback(channels.close)
     models = ModelService(registry=registry, channels=channels)
     catalogue = CatalogueMirror(models)
-    engines = Engines(registry)
+    engines = Engines(registry, open_=open_)
+    live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))
     await stack.enter_async_context(beside(catalogue.run(), engines.run()))
     tokenizers = Tokenizers(
         source=models,
         directory=settings.data_dir / "tokenizers",
         max_loaded=settings.tokenizer_cache_models,
     )
-    return Generations(catalogue=catalogue, tokenizers=tokenizers, engines=engines)
+    limits = GenerationLimits(
+        max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
+    )
+    return Generations(catalogue=catalogue, tokenizers=tokenizers, engines=engines, limits=limits)
 
 
-def make_server(settings: GenerationSettings, generations: Generations) -> MeshServer:
+def make_server(
+    settings: GenerationSettings,
+    generations: Generations,
+    certificates: CertificateSource | None = None,
+) -> MeshServer:
     return MeshServer(
         listen=settings.listen,
         services=[(add_GenerationServiceServicer_to_server, GenerationServicer(generations))],
         service_names=["mlxmesh.generation.v1.GenerationService"],
         # Each call was logged by the gateway before; here only what fails is worth the time.
         options=ServerOptions(
-            max_concurrent_rpcs=settings.max_concurrent_rpcs, log_successes=False
+            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            log_successes=False,
+            reflection=settings.reflection,
         ),
         name="generation",
+        tls=certificates and ServerTls(certificates),
     )
 
 

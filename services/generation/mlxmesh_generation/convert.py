@@ -55,7 +55,7 @@ _NO_LIMIT = 2**32
 # From callers.
 
 
-def generation_request(message: GenerateRequest) -> GenerationRequest:
+def generation_request(message: GenerateRequest, *, caller: str = "") -> GenerationRequest:
     """Gives a request without an id a new one."""
     return GenerationRequest(
         request_id=message.request_id or f"gen-{secrets.token_hex(8)}",
@@ -66,6 +66,9 @@ def generation_request(message: GenerateRequest) -> GenerationRequest:
         stop=tuple(message.stop),
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
+        priority=message.priority,
+        caller=caller,
+        message_bytes=message.ByteSize(),
     )
 
 
@@ -186,6 +189,8 @@ def to_submit(
         stop_token_ids=request.stop_token_ids,
         ignore_eos=request.ignore_eos,
         timeout_ms=timeout_ms,
+        priority=request.priority,
+        caller=request.caller,
     )
 
 

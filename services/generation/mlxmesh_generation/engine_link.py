@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,8 +21,9 @@ from mlxmesh.engine.v1.engine_pb2 import (
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh_generation.router import Replica
 from mlxmesh_generation.sequence import EngineSequence, SequenceSink
-from mlxmesh_shared.channels import open_channel, wait_ready
+from mlxmesh_shared.channels import OpenChannel, open_channel, wait_ready
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError
+from mlxmesh_shared.vacancies import Vacancies
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_S = 0.1
@@ -54,13 +56,22 @@ class EngineLink:
     """Owned by `Engines`, which runs it in a task of its own."""
 
     def __init__(
-        self, *, engine_id: str, address: str, on_connected: Callable[[], None] = lambda: None
+        self,
+        *,
+        engine_id: str,
+        address: str,
+        on_connected: Callable[[], None] = lambda: None,
+        open_: OpenChannel = open_channel,
+        vacancies: Vacancies | None = None,
     ) -> None:
+        """`vacancies`, which links to like engines may share, learns what begins and ends."""
         self.engine_id = engine_id
         self.address = address
         self._sinks: dict[int, SequenceSink] = {}
         self._next_id = 1
         self._on_connected = on_connected
+        self._open = open_
+        self._vacancies = vacancies or Vacancies()
         self._load = EngineLoad()
         self._own_at_report = 0
         self._outbox: deque[ExecuteRequest] = deque()
@@ -78,6 +89,7 @@ class EngineLink:
             connected=self.connected,
             outstanding=others + len(self._sinks),
             capacity=load.max_running + load.max_waiting or None,
+            has_memory=_has_memory(load),
         )
 
     def submit(self, submit: Submit, sink: SequenceSink) -> EngineSequence:
@@ -85,6 +97,7 @@ class EngineLink:
         sequence_id = submit.sequence_id = self._next_id
         self._next_id += 1
         self._sinks[sequence_id] = sink
+        self._vacancies.take(time.monotonic())
         self._send(ExecuteRequest(submit=submit))
         return _LinkedSequence(self, sequence_id)
 
@@ -94,7 +107,7 @@ class EngineLink:
 
     def drop(self, sequence_id: int) -> None:
         self.cancel(sequence_id)
-        self._sinks.pop(sequence_id, None)
+        self._end(sequence_id)
         self._finish_if_done()
 
     def retire(self) -> None:
@@ -104,7 +117,7 @@ class EngineLink:
 
     async def run(self) -> None:
         """Keeps the stream open, opening it again whenever it breaks, until retired and idle."""
-        channel = open_channel(self.address, window_bytes=WINDOW_BYTES)
+        channel = self._open(self.address, role="engine", window_bytes=WINDOW_BYTES)
         keeping = asyncio.create_task(self._keep_open(channel))
         finished = asyncio.create_task(self._finished.wait())
         try:
@@ -156,10 +169,10 @@ class EngineLink:
     def _dispatch(self, response: ExecuteResponse) -> None:
         for output in response.outputs:
             ends = output.finish_reason != 0 or output.HasField("failure")
-            find = self._sinks.pop if ends else self._sinks.get
             # One that was dropped here may still get the outputs that were under way.
-            sink = find(output.sequence_id, None)
-            if sink is not None:
+            if (sink := self._sinks.get(output.sequence_id)) is not None:
+                if ends:
+                    self._end(output.sequence_id, refused=output.HasField("failure"))
                 self._deliver(sink, output)
         if response.HasField("load"):
             self._load = response.load
@@ -178,11 +191,25 @@ class EngineLink:
         self.connected = False
         self._outbox.clear()
         self._load, self._own_at_report = EngineLoad(), 0
-        lost, self._sinks = self._sinks, {}
-        for sink in lost.values():
+        lost = list(self._sinks.values())
+        for sequence_id in list(self._sinks):
+            self._end(sequence_id, refused=True)
+        for sink in lost:
             sink.on_lost(EngineLost("the engine was lost while it worked on this; try again"))
         self._finish_if_done()
+
+    def _end(self, sequence_id: int, *, refused: bool = False) -> None:
+        if self._sinks.pop(sequence_id, None) is not None:
+            self._vacancies.give_back(time.monotonic(), counts=not refused)
 
     def _finish_if_done(self) -> None:
         if self._retired and not self._sinks:
             self._finished.set()
+
+
+def _has_memory(load: EngineLoad) -> bool:
+    """What waits may promise as many times the memory as it may take places."""
+    if not load.kv_capacity_bytes or not load.max_running:
+        return True
+    most_bytes = load.kv_capacity_bytes * (1 + load.max_waiting / load.max_running)
+    return load.kv_promised_bytes < most_bytes

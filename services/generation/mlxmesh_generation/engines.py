@@ -1,6 +1,8 @@
 """The engines that the registry knows, and the placing of sequences on them."""
 
 import asyncio
+import time
+from collections import defaultdict
 from collections.abc import Collection
 
 from mlxmesh.engine.v1.engine_pb2 import Submit
@@ -9,18 +11,29 @@ from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.engine_link import EngineLink
 from mlxmesh_generation.prefix_affinity import PrefixAffinity, prefixes
 from mlxmesh_generation.sequence import EngineSequence, SequenceSink
+from mlxmesh_shared.channels import OpenChannel, open_channel
+from mlxmesh_shared.errors import QueueFull
 from mlxmesh_shared.registry.port import Instance, Registry
+from mlxmesh_shared.vacancies import Vacancies
 
 
 class Engines:
     """A link to every engine; one whose record is gone takes nothing new, and closes when idle."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, *, open_: OpenChannel = open_channel) -> None:
         self._registry = registry
+        self._open = open_
         # By engine id: its record, and the link to it.
         self._links: dict[str, tuple[Instance, EngineLink]] = {}
         self._connected = asyncio.Event()
         self._affinity = PrefixAffinity()
+        self._prefer_warm = True
+        # By model and version: how fast all of its engines together end sequences.
+        self._vacancies: defaultdict[tuple[str, str], Vacancies] = defaultdict(Vacancies)
+
+    def prefer_warm(self, preferred: bool) -> None:
+        """Says whether a prompt goes by preference where its beginning was read before."""
+        self._prefer_warm = preferred
 
     async def run(self) -> None:
         """Follows the registry until cancelled; then every link is closed."""
@@ -39,12 +52,17 @@ class Engines:
         """As of Placer."""
         links = self._serving(version)
         beginnings = prefixes(submit.prompt_token_ids)
-        chosen = router.pick(
-            [link.replica() for link in links.values()],
-            avoid=avoid,
-            warm_tokens=self._affinity.warm_tokens(beginnings),
-            spread_by=beginnings[0] if beginnings else 0,
-        )
+        try:
+            chosen = router.pick(
+                [link.replica() for link in links.values()],
+                avoid=avoid,
+                warm_tokens=self._affinity.warm_tokens(beginnings) if self._prefer_warm else {},
+                spread_by=beginnings[0] if beginnings else 0,
+            )
+        except QueueFull as error:
+            vacancies = self._vacancies[version.name, str(version.version)]
+            error.retry_delay_s = vacancies.promise(time.monotonic())
+            raise
         self._affinity.note(beginnings, chosen)
         return links[chosen].submit(submit, sink)
 
@@ -84,7 +102,11 @@ class Engines:
         for engine_id in instances.keys() - self._links.keys():
             instance = instances[engine_id]
             link = EngineLink(
-                engine_id=engine_id, address=instance.address, on_connected=self._on_connected
+                engine_id=engine_id,
+                address=instance.address,
+                on_connected=self._on_connected,
+                open_=self._open,
+                vacancies=self._vacancies[_version_of(instance)],
             )
             self._links[engine_id] = (instance, link)
             tasks.create_task(link.run(), name=f"link to {engine_id}")
@@ -92,3 +114,7 @@ class Engines:
     def _on_connected(self) -> None:
         self._connected.set()
         self._connected = asyncio.Event()
+
+
+def _version_of(engine: Instance) -> tuple[str, str]:
+    return engine.metadata.get("model", ""), engine.metadata.get("version", "")

@@ -10,6 +10,7 @@ from mlxmesh_generation import prompts
 from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.engines import Engines
 from mlxmesh_generation.generation import Generation, Plan
+from mlxmesh_generation.limits import GenerationLimits
 from mlxmesh_generation.mirror import CatalogueMirror
 from mlxmesh_generation.request import GenerationRequest, PromptInput
 from mlxmesh_generation.tokenizer import ModelTokenizer
@@ -39,11 +40,17 @@ class Generations:
     """Starts generations and knows those that run."""
 
     def __init__(
-        self, *, catalogue: CatalogueMirror, tokenizers: Tokenizers, engines: Engines
+        self,
+        *,
+        catalogue: CatalogueMirror,
+        tokenizers: Tokenizers,
+        engines: Engines,
+        limits: GenerationLimits,
     ) -> None:
         self._catalogue = catalogue
         self._tokenizers = tokenizers
         self._engines = engines
+        self._limits = limits
         self._claims: dict[str, _Claim] = {}
 
     @asynccontextmanager
@@ -52,10 +59,10 @@ class Generations:
     ) -> AsyncGenerator[Generation]:
         """A started generation; leaving the context gives up what is left of it.
 
-        Raises: GenerationExists, and whatever is wrong with the request or the mesh.
+        Raises: GenerationExists, TooManyRequests, and whatever is wrong with request or mesh.
         """
         received_s = time.monotonic()
-        with self._claimed(request.request_id) as claim:
+        with self._limits.holding(request), self._claimed(request.request_id) as claim:
             generation = await self._prepare(request, received_s, timeout_s)
             claim.generation = generation
             if claim.cancelled:

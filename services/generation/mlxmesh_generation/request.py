@@ -61,6 +61,10 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    priority: int = 0
+    caller: str = ""
+    message_bytes: int = 0
+    """The size of the request as it came."""
 
 
 @dataclass(frozen=True)

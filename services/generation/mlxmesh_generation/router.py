@@ -7,7 +7,7 @@ from zlib import crc32
 
 from mlxmesh_shared.errors import NoReplica, QueueFull
 
-# What a full engine's own refusal would say is not known here; a second is about one short answer.
+# A second is about what an engine takes to be back, or one short answer.
 RETRY_DELAY_S = 1.0
 
 # Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2018).
@@ -21,17 +21,19 @@ class Replica:
     """One engine as seen from here.
 
     `outstanding` counts the sequences that run or wait on it, `capacity` how many may (None while
-    the engine has not told).
+    the engine has not told). Without `has_memory`, it promised all that it has for keys and values.
     """
 
     engine_id: str
     connected: bool
     outstanding: int
     capacity: int | None = None
+    has_memory: bool = True
 
     @property
     def full(self) -> bool:
-        return self.capacity is not None and self.outstanding >= self.capacity
+        has_place = self.capacity is None or self.outstanding < self.capacity
+        return not (has_place and self.has_memory)
 
 
 def pick(

@@ -16,6 +16,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceServicer
 from mlxmesh_generation import convert
 from mlxmesh_generation.generations import Generations
+from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.server import remaining_s
 
@@ -29,7 +30,7 @@ class GenerationServicer(GenerationServiceServicer):
     async def Generate(
         self, request: GenerateRequest, context: Any
     ) -> AsyncIterator[GenerateResponse]:
-        asked = convert.generation_request(request)
+        asked = convert.generation_request(request, caller=caller_of(context))
         async with self._generations.running(asked, remaining_s(context)) as generation:
             sequence = 0
             async for event in generation.events():
@@ -37,7 +38,7 @@ class GenerationServicer(GenerationServiceServicer):
                 yield convert.generate_response(sequence, event)
 
     async def Complete(self, request: CompleteRequest, context: Any) -> CompleteResponse:
-        asked = convert.generation_request(request.generation)
+        asked = convert.generation_request(request.generation, caller=caller_of(context))
         async with self._generations.running(asked, remaining_s(context)) as generation:
             return convert.complete_response([event async for event in generation.events()])
 

@@ -1,7 +1,6 @@
 """The model service: `python -m mlxmesh_model`."""
 
 import asyncio
-import os
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
@@ -15,19 +14,22 @@ from mlxmesh_model.reconciler import Reconciler
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_model.store import Store
 from mlxmesh_model.turn import Turn
+from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
-from mlxmesh_shared.registry import open_registry
-from mlxmesh_shared.registry.port import Instance
-from mlxmesh_shared.server import MeshServer
-from mlxmesh_shared.settings import ModelSettings, load_settings
+from mlxmesh_shared.registry import local_instance, open_registry
+from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.settings import ModelSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 SERVICE = "model"
 
 
 async def serve() -> None:
     """The story of the process."""
-    settings = load_settings(ModelSettings, sys.argv[1:])
+    live = live_settings(ModelSettings, sys.argv[1:])
+    settings = live.current
     instance_id = new_instance_id(SERVICE)
     setup_logging(
         service=SERVICE,
@@ -36,11 +38,17 @@ async def serve() -> None:
         json=wants_json(settings.log_format),
     )
     async with AsyncExitStack() as stack:
-        registry = open_registry(settings)
+        certificates = open_certificates(settings, SERVICE)
+        registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
+        await stack.enter_async_context(following(live, SERVICE))
         store = await Store.open(_database_url(settings))
         stack.push_async_callback(store.close)
-        fleet = GrpcFleet(registry, grace_s=settings.runtime_grace_s)
+        fleet = GrpcFleet(
+            registry,
+            grace_s=settings.runtime_grace_s,
+            open_=partial(open_channel, certificates=certificates),
+        )
         stack.push_async_callback(fleet.close)
         reconciler = Reconciler(store=store, fleet=fleet, interval_s=settings.reconcile_interval_s)
         pulls = Pulls(
@@ -53,9 +61,9 @@ async def serve() -> None:
         if turn.take():
             # Before anybody can ask for one of them.
             await pulls.recover()
-        server = _server(settings, store, pulls, reconciler)
+        server = _server(settings, store, pulls, reconciler, certificates)
         address = await server.start()
-        instance = Instance(SERVICE, instance_id, address, os.getpid())
+        instance = local_instance(settings, SERVICE, instance_id, address)
         async with asyncio.TaskGroup() as background:
             loops = [
                 background.create_task(_tend(turn, pulls, reconciler)),
@@ -87,7 +95,11 @@ def _open_hub(endpoint: str) -> Hub:
 
 
 def _server(
-    settings: ModelSettings, store: Store, pulls: Pulls, reconciler: Reconciler
+    settings: ModelSettings,
+    store: Store,
+    pulls: Pulls,
+    reconciler: Reconciler,
+    certificates: CertificateSource | None,
 ) -> MeshServer:
     servicer = ModelServicer(
         store=store,
@@ -98,7 +110,9 @@ def _server(
         listen=settings.listen,
         services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
         service_names=["mlxmesh.model.v1.ModelService"],
+        options=ServerOptions(reflection=settings.reflection),
         name=SERVICE,
+        tls=certificates and ServerTls(certificates),
     )
 
 

@@ -5,12 +5,13 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from mlxmesh.runtime.v1 import runtime_pb2, runtime_pb2_grpc
 from mlxmesh_model.catalog import FailureRecord, Phase, Version
 from mlxmesh_model.placement import Engine, Runtime
-from mlxmesh_shared.channels import ChannelPool
+from mlxmesh_shared.channels import ChannelPool, OpenChannel, open_channel
 from mlxmesh_shared.errors import EngineNotFound, MeshError, NoRuntime
 from mlxmesh_shared.registry.port import Instance, Registry
 
@@ -56,9 +57,10 @@ class GrpcFleet:
         stop_timeout_s: float = 120.0,
         grace_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
+        open_: OpenChannel = open_channel,
     ) -> None:
         self._registry = registry
-        self._channels = ChannelPool()
+        self._channels = ChannelPool(partial(open_, role=RUNTIME))
         self._timeout_s = timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._reconnect_s = 0.5

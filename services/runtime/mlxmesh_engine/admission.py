@@ -1,24 +1,27 @@
 """How many sequences the engine takes: pure, decided the moment a submit arrives."""
 
+from mlxmesh_engine.request import Sequence
 from mlxmesh_shared.errors import EngineDraining, QueueFull
-
-_FIRST_GUESS_S = 1.0
-_LONGEST_RETRY_S = 30.0
+from mlxmesh_shared.places import Places
 
 
 class Admission:
-    """Counts the sequences that the engine holds and refuses those that it cannot hold."""
+    """Counts what the engine holds and refuses what it cannot hold: sequences, and their memory.
+
+    What waits may come to need as many times the memory as it may take places: the queue is as
+    long in tokens as it is in sequences.
+    """
 
     def __init__(self, *, max_running: int, max_waiting: int) -> None:
-        self._capacity = max_running + max_waiting
-        self._held = 0
+        self._places = Places(max_running + max_waiting, servers=max_running)
+        self._queue_factor = 1 + max_waiting / max_running
+        self._most_tokens: float | None = None
+        self._held_tokens = 0
         self._draining = False
-        self._between_ends_s: float | None = None
-        self._last_end_s: float | None = None
 
     @property
     def held(self) -> int:
-        return self._held
+        return self._places.held
 
     @property
     def draining(self) -> bool:
@@ -27,27 +30,33 @@ class Admission:
     def set_draining(self) -> None:
         self._draining = True
 
-    def take(self) -> None:
+    def set_kv_capacity(self, tokens: int | None) -> None:
+        """Of the sequences that run; None for no limit."""
+        self._most_tokens = None if tokens is None else tokens * self._queue_factor
+
+    def take(self, request: Sequence, now_s: float) -> None:
         """Raises: EngineDraining, QueueFull (with the time until a place is likely free)."""
         if self._draining:
             raise EngineDraining("the engine is shutting down; send this to another replica")
-        if self._held >= self._capacity:
+        if self._lacks_memory(request):
             raise QueueFull(
-                f"the engine holds {self._held} sequences, as many as it may; try again later",
-                retry_delay_s=self._retry_delay_s(),
+                "what the engine holds may need all memory for keys and values; try again later, "
+                "or with a lower max_tokens",
+                retry_delay_s=self._places.refuse(request.caller, now_s),
             )
-        self._held += 1
+        if (delay_s := self._places.take(request.caller, now_s)) is not None:
+            raise QueueFull(
+                f"the engine holds {self.held} sequences and has no place for more of this "
+                "caller's; try again later",
+                retry_delay_s=delay_s,
+            )
+        self._held_tokens += request.most_tokens
 
-    def release(self, now_s: float) -> None:
+    def release(self, request: Sequence, now_s: float) -> None:
         """A sequence ended; how often that happens is what a retry delay is estimated from."""
-        self._held -= 1
-        if self._last_end_s is not None:
-            gap_s = now_s - self._last_end_s
-            smoothed = self._between_ends_s
-            self._between_ends_s = gap_s if smoothed is None else 0.8 * smoothed + 0.2 * gap_s
-        self._last_end_s = now_s
+        self._held_tokens -= request.most_tokens
+        self._places.give_back(request.caller, now_s)
 
-    def _retry_delay_s(self) -> float:
-        if self._between_ends_s is None:
-            return _FIRST_GUESS_S
-        return min(max(self._between_ends_s, 0.05), _LONGEST_RETRY_S)
+    def _lacks_memory(self, request: Sequence) -> bool:
+        most = self._most_tokens
+        return most is not None and self._held_tokens + request.most_tokens > most

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mlxmesh_engine.dispatcher import News, Worker
+from mlxmesh_engine.kv_memory import KvMemory
 from mlxmesh_engine.request import Load
 
 Deliver = Callable[[News, Load], None]
@@ -30,6 +31,8 @@ class ModelFacts(Protocol):
     def blas(self) -> str: ...
     @property
     def weights_bytes(self) -> int: ...
+    @property
+    def kv(self) -> KvMemory: ...
 
 
 class Backend(Worker, Protocol):

@@ -41,6 +41,7 @@ def _mlx(settings: EngineSettings, model_dir: Path) -> Backend:
         blas=blas,
         dtype=settings.dtype,
         context_tokens=settings.context_tokens,
+        kv_cache_bytes=settings.kv_cache_bytes,
         available_bytes=lambda: psutil.virtual_memory().available,
     )
     options = LoopOptions(
@@ -61,7 +62,13 @@ def _prefix_cache_bytes(settings: EngineSettings) -> int:
 
 def _simulated(settings: EngineSettings, model_dir: Path) -> Backend:
     return SimulatedEngine(
-        partial(SimulatedModel.read, model_dir, settings.context_tokens),
+        partial(
+            SimulatedModel.read,
+            model_dir,
+            settings.context_tokens,
+            kv_cache_bytes=settings.kv_cache_bytes,
+            available_bytes=psutil.virtual_memory().available,
+        ),
         pace=Pace(
             step_s=settings.simulated_step_ms / 1e3,
             prefill_s_per_token=settings.simulated_prefill_us_per_token / 1e6,

@@ -22,6 +22,8 @@ class ModelLimits:
     vocab_size: int
     context_tokens: int
     eos_token_ids: frozenset[int]
+    kv_tokens: int | None = None
+    """Most tokens whose keys and values there is memory for; None when that is not known."""
 
 
 def to_sequence(
@@ -32,7 +34,7 @@ def to_sequence(
     prompt = _token_ids("prompt_token_ids", submit.prompt_token_ids, vocab_size)
     generated = _token_ids("generated_token_ids", submit.generated_token_ids, vocab_size)
     stops = _token_ids("stop_token_ids", submit.stop_token_ids, vocab_size)
-    _check_lengths(len(prompt), len(generated), submit.max_tokens, limits.context_tokens)
+    _check_lengths(len(prompt), len(generated), submit.max_tokens, limits)
     return Sequence(
         key=(stream_id, submit.sequence_id),
         prompt=prompt,
@@ -42,6 +44,8 @@ def to_sequence(
         end_token_ids=frozenset(stops if submit.ignore_eos else (*stops, *limits.eos_token_ids)),
         submitted_s=now_s,
         deadline_s=now_s + submit.timeout_ms / 1e3 if submit.HasField("timeout_ms") else None,
+        priority=submit.priority,
+        caller=submit.caller,
     )
 
 
@@ -56,17 +60,24 @@ def _token_ids(field: str, ids: Iterable[int], vocab_size: int) -> tuple[int, ..
     return checked
 
 
-def _check_lengths(prompt: int, generated: int, max_tokens: int, context_tokens: int) -> None:
+def _check_lengths(prompt: int, generated: int, max_tokens: int, limits: ModelLimits) -> None:
     if not prompt:
         raise InvalidArgument("prompt_token_ids must not be empty", field="prompt_token_ids")
     if max_tokens <= generated:
         raise InvalidArgument(
             f"max_tokens must exceed the {generated} generated_token_ids", field="max_tokens"
         )
-    if prompt + max_tokens > context_tokens:
+    if prompt + max_tokens > limits.context_tokens:
         raise ContextTooLong(
             f"{prompt} prompt tokens and max_tokens {max_tokens} exceed the model's context of "
-            f"{context_tokens}; shorten the prompt or lower max_tokens",
+            f"{limits.context_tokens}; shorten the prompt or lower max_tokens",
+            field="max_tokens",
+        )
+    if limits.kv_tokens is not None and prompt + max_tokens > limits.kv_tokens:
+        raise ContextTooLong(
+            f"{prompt} prompt tokens and max_tokens {max_tokens} exceed the {limits.kv_tokens} "
+            "tokens that the engine has memory for; shorten the prompt, lower max_tokens, or "
+            "raise the engine's kv_cache_bytes",
             field="max_tokens",
         )
 
@@ -136,4 +147,6 @@ def to_load(load: Load) -> engine_pb2.EngineLoad:
         prefix_bytes=load.prefix_bytes,
         prompt_tokens=load.prompt_tokens,
         cached_prompt_tokens=load.cached_prompt_tokens,
+        kv_capacity_bytes=load.kv_capacity_bytes,
+        kv_promised_bytes=load.kv_promised_bytes,
     )

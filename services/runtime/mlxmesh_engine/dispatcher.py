@@ -24,23 +24,24 @@ class Worker(Protocol):
 
 
 class Stream:
-    """One Execute stream: its outbox and the numbers of its living sequences."""
+    """One Execute stream: its outbox and its living sequences, by number."""
 
     def __init__(self, stream_id: int) -> None:
         self.stream_id = stream_id
         self.outbox = Outbox()
-        self.living: set[int] = set()
+        self.living: dict[int, Sequence] = {}
         self._quiet = asyncio.Event()
         self._quiet.set()
 
-    def begin(self, sequence_id: int) -> None:
-        self.living.add(sequence_id)
+    def begin(self, request: Sequence) -> None:
+        self.living[request.key[1]] = request
         self._quiet.clear()
 
-    def end(self, sequence_id: int) -> None:
-        self.living.discard(sequence_id)
+    def end(self, sequence_id: int) -> Sequence:
+        request = self.living.pop(sequence_id)
         if not self.living:
             self._quiet.set()
+        return request
 
     async def none_living(self) -> None:
         await self._quiet.wait()
@@ -79,9 +80,9 @@ class Dispatcher:
             raise InvalidArgument(
                 f"sequence_id {sequence_id} is in use on this stream; count on", field="sequence_id"
             )
-        self._admission.take()
+        self._admission.take(request, time.monotonic())
         self._empty.clear()
-        stream.begin(sequence_id)
+        stream.begin(request)
         self._worker.submit(request)
 
     def refuse(self, stream: Stream, sequence_id: int, error: MeshError) -> None:
@@ -120,7 +121,6 @@ class Dispatcher:
             stream.outbox.close()
 
     def _release(self, stream: Stream, sequence_id: int) -> None:
-        stream.end(sequence_id)
-        self._admission.release(time.monotonic())
+        self._admission.release(stream.end(sequence_id), time.monotonic())
         if not self._admission.held:
             self._empty.set()

@@ -86,9 +86,9 @@ class BatchCache:
 
     @property
     def token_bytes(self) -> int:
-        """What one token of one row takes."""
-        arrays = [array for layer in self.layers for array in layer.state[:2]]
-        return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in arrays)
+        """What one token of one row takes, of the arrays that are (rows, heads, tokens, dims)."""
+        shaped = [array for array in self.arrays() if array.ndim == 4]
+        return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in shaped)
 
     def copy_row(self, row: int, start: int, stop: int) -> RowCache:
         """Tokens of a row of a divisible cache, counted back from its end, which is 0."""

@@ -17,6 +17,7 @@ from mlxmesh_engine.blas import Blas
 from mlxmesh_engine.dtype_policy import choose_dtype
 from mlxmesh_engine.evaluation import compute
 from mlxmesh_engine.kv_cache import BatchCache
+from mlxmesh_engine.kv_memory import KvMemory, kv_memory
 from mlxmesh_engine.llama_forward import LlamaForward
 from mlxmesh_engine.llama_weights import is_plain_llama, prepare_llama
 from mlxmesh_engine.model_config import read_config
@@ -48,6 +49,7 @@ class LoadedModel:
     dtype_note: str
     blas: Blas
     weights_bytes: int
+    kv: KvMemory
 
 
 def load(
@@ -56,6 +58,7 @@ def load(
     blas: Blas,
     dtype: str = "auto",
     context_tokens: int = 0,
+    kv_cache_bytes: int | None = None,
     available_bytes: Callable[[], int],
 ) -> LoadedModel:
     """Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; each says what to do."""
@@ -73,10 +76,12 @@ def load(
     compute(every_array(model))
     weights_bytes = sum(array.nbytes for _, array in parameters(model))
     forward = _forward(model, device)
+    vocab_size, token_bytes = _try_out(forward)
+    context_tokens = model_config.context_tokens(config, context_tokens)
     return LoadedModel(
         model=forward,
-        vocab_size=_try_out(forward),
-        context_tokens=model_config.context_tokens(config, context_tokens),
+        vocab_size=vocab_size,
+        context_tokens=context_tokens,
         # mlx-lm has merged generation_config.json into the config.
         eos_token_ids=model_config.eos_token_ids(config),
         device=device,
@@ -84,6 +89,12 @@ def load(
         dtype_note=choice.note,
         blas=blas,
         weights_bytes=weights_bytes,
+        kv=kv_memory(
+            token_bytes=token_bytes,
+            context_tokens=context_tokens,
+            available_bytes=available_bytes(),
+            asked_bytes=kv_cache_bytes,
+        ),
     )
 
 
@@ -101,9 +112,12 @@ def _forward(model: nn.Module, device: str) -> Forward:
     return cast("Forward", model)
 
 
-def _try_out(model: Forward) -> int:
-    """Runs one token through the model and returns the size of its vocabulary."""
+def _try_out(model: Forward) -> tuple[int, int]:
+    """Runs one token through the model: the size of its vocabulary, and the token's KV bytes.
+
+    A cache that forgets or sums up is counted as if it kept every token: more than it takes.
+    """
     cache = BatchCache.empty(model, 1)
     logits = model(mx.zeros((1, 1), mx.uint32), cache=cache.layers)
     compute([logits])
-    return int(logits.shape[-1])
+    return int(logits.shape[-1]), cache.token_bytes

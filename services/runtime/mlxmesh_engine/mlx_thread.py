@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mlxmesh_engine.kv_memory import UNKNOWN, KvMemory
 from mlxmesh_engine.loader import LoadedModel
 from mlxmesh_engine.rate import TokenRate
 from mlxmesh_engine.request import Load, Sequence, SequenceKey
@@ -27,7 +28,7 @@ class LoopOptions:
     max_running: int = 64
     max_waiting: int = 256
     prefill_tokens_per_step: int = 512
-    prefill_slowdown: float = 2.5
+    prefill_slowdown: float = 2.0
     prefix_cache_bytes: int = 0
 
 
@@ -52,6 +53,7 @@ class MlxThread:
         self._rate = TokenRate()
         self._deliver: Deliver | None = None
         self._turned_s = time.monotonic()
+        self._kv: KvMemory = UNKNOWN
         self._last_load = self._idle_load()
         self.turns = 0
         self._event_loop = asyncio.get_running_loop()
@@ -102,10 +104,12 @@ class MlxThread:
 
     def _turn_until_stopped(self, loaded: LoadedModel) -> None:
         options = self._options
+        self._kv = loaded.kv
         scheduler = Scheduler(
             max_running=options.max_running,
             prefill_tokens_per_step=options.prefill_tokens_per_step,
             prefill_slowdown=options.prefill_slowdown,
+            kv_capacity_tokens=loaded.kv.capacity_tokens,
         )
         loop = StepLoop(loaded, scheduler, prefix_cache_bytes=options.prefix_cache_bytes)
         while True:
@@ -143,6 +147,8 @@ class MlxThread:
             prefix_bytes=loop.prefix_bytes,
             prompt_tokens=loop.prompt_tokens,
             cached_prompt_tokens=loop.cached_prompt_tokens,
+            kv_capacity_bytes=self._kv.capacity_bytes,
+            kv_promised_bytes=scheduler.promised_tokens * self._kv.token_bytes,
         )
         if news and self._deliver is not None:
             self._call(self._deliver, news, self._last_load)

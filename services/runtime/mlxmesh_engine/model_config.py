@@ -77,6 +77,15 @@ def vocab_size(config: dict[str, Any]) -> int:
     return size
 
 
+def kv_token_bytes(config: dict[str, Any]) -> int:
+    """What keys and values of one token take in float32; 0 when the configuration does not tell."""
+    heads = _of_text(config, "num_key_value_heads") or _of_text(config, "num_attention_heads")
+    layers, hidden = _of_text(config, "num_hidden_layers"), _of_text(config, "hidden_size")
+    all_heads = _of_text(config, "num_attention_heads")
+    head_dims = _of_text(config, "head_dim") or (hidden and all_heads and hidden // all_heads)
+    return 2 * 4 * layers * heads * head_dims if layers and heads and head_dims else 0
+
+
 def _of_text(config: dict[str, Any], key: str) -> Any:
     """A key of the language model, which in a multimodal configuration is one part of several."""
     text_config = cast("dict[str, Any]", config.get("text_config") or {})

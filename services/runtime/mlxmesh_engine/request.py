@@ -59,6 +59,14 @@ class Sequence:
     submitted_s: float = 0.0
     """On the monotonic clock, as is the deadline."""
     deadline_s: float | None = None
+    priority: int = 0
+    """Of the caller's sequences that wait, higher goes first."""
+    caller: str = ""
+
+    @property
+    def most_tokens(self) -> int:
+        """How many tokens its keys and values may come to."""
+        return len(self.prompt) + self.max_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +123,7 @@ class Load:
     prompt_tokens: int = 0
     """Of all prompts begun since the start; the next is how many of them were not to be read."""
     cached_prompt_tokens: int = 0
+    kv_capacity_bytes: int = 0
+    """What the sequences that run may come to need; 0 when it is not known."""
+    kv_promised_bytes: int = 0
+    """What those that run or wait may come to need."""

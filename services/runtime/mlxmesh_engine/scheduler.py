@@ -1,10 +1,10 @@
 """Who runs next: pure decisions, no clock of its own, no MLX."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mlxmesh_engine.decode_pace import Read
+from mlxmesh_engine.fair_queue import FairQueue
 from mlxmesh_engine.prefill_budget import LongPromptBudget, PrefillBudget
 from mlxmesh_engine.request import Sequence, SequenceKey, Timings
 
@@ -125,15 +125,26 @@ def read_of(slices: Iterable[PrefillSlice]) -> Read:
 
 
 class Scheduler:
-    """Moves sequences from waiting over prefilling to running."""
+    """Moves sequences from waiting over prefilling to running.
+
+    `kv_capacity_tokens` bounds the tokens that those with a place may come to; None: it does not.
+    """
 
     def __init__(
-        self, *, max_running: int, prefill_tokens_per_step: int, prefill_slowdown: float = 2.5
+        self,
+        *,
+        max_running: int,
+        prefill_tokens_per_step: int,
+        prefill_slowdown: float = 2.0,
+        kv_capacity_tokens: int | None = None,
     ) -> None:
+        self.kv_capacity_tokens = kv_capacity_tokens
         self._max_running = max_running
         self._budget = PrefillBudget(prefill_tokens_per_step)
         self._long_budget = LongPromptBudget(slowdown=prefill_slowdown)
-        self._waiting: deque[Active] = deque()
+        self._waiting: FairQueue[Active] = FairQueue()
+        self._waiting_tokens = 0
+        self._placed_tokens = 0
         self._prefilling: list[Active] = []
         self._running: list[Active] = []
 
@@ -151,20 +162,48 @@ class Scheduler:
         yield from self._prefilling
         yield from self._waiting
 
+    @property
+    def promised_tokens(self) -> int:
+        """How many tokens all sequences may come to."""
+        return self._placed_tokens + self._waiting_tokens
+
     def add(self, active: Active) -> None:
-        self._waiting.append(active)
+        request = active.request
+        self._waiting.push(
+            active,
+            caller=request.caller,
+            priority=request.priority,
+            cost=request.most_tokens,
+            since_s=request.submitted_s,
+        )
+        self._waiting_tokens += request.most_tokens
 
     def remove(self, active: Active) -> None:
-        for group in (self._running, self._prefilling, self._waiting):
+        if self._waiting.remove(active):
+            self._waiting_tokens -= active.request.most_tokens
+            return
+        for group in (self._running, self._prefilling):
             if active in group:
                 group.remove(active)
+                self._placed_tokens -= active.request.most_tokens
 
     def admit(self, now_s: float) -> None:
-        """Gives free places to the longest waiting."""
-        while self._waiting and self.running < self._max_running:
-            active = self._waiting.popleft()
+        """Gives free places to those whose turn it is, as long as there is memory for them.
+
+        Nobody passes one that needs more memory than is left, or it might wait for ever.
+        """
+        while self.running < self._max_running and (active := self._waiting.peek()) is not None:
+            if not self._has_memory_for(active):
+                return
+            self._waiting.pop()
+            self._waiting_tokens -= active.request.most_tokens
+            self._placed_tokens += active.request.most_tokens
             active.admit(now_s)
             self._prefilling.append(active)
+
+    def _has_memory_for(self, active: Active) -> bool:
+        needed = self._placed_tokens + active.request.most_tokens
+        return self.kv_capacity_tokens is None or needed <= self.kv_capacity_tokens
 
     def unread(self) -> list[Active]:
         """Those that have a place and of whom nothing was read yet."""

@@ -23,6 +23,7 @@ from mlxmesh_shared.process import (
 from mlxmesh_shared.server import SETTLE_S, MeshServer, ServerOptions
 from mlxmesh_shared.settings import EngineSettings, load_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 # How old the load may be that a caller goes by.
 LOAD_EVERY_S = 1.0
@@ -34,6 +35,7 @@ Announce = Callable[[dict[str, str]], None]
 
 async def serve() -> None:
     settings = _settings()
+    certificates = open_certificates(settings, "engine")
     _follow_parent()
     announce = _announcer()
 
@@ -43,13 +45,14 @@ async def serve() -> None:
         admission = Admission(max_running=settings.max_running, max_waiting=settings.max_waiting)
         dispatcher = Dispatcher(backend, admission)
         loaded = await backend.start(dispatcher.deliver)
+        admission.set_kv_capacity(loaded.kv.capacity_tokens)
         stack.push_async_callback(backend.stop)
         _log.info("the model is loaded", extra={"fields": _facts(loaded)})
 
         servicer = EngineServicer(
             dispatcher=dispatcher, backend=backend, loaded=loaded, settings=settings
         )
-        server = _server(settings, servicer)
+        server = _server(settings, servicer, certificates)
         address = await server.start()
         stack.push_async_callback(server.drain, grace_s=1.0, settle_s=0)
         telling = asyncio.create_task(_tell_load(dispatcher, backend))
@@ -78,14 +81,17 @@ def _settings() -> EngineSettings:
     return settings.model_copy(update={"engine_id": engine_id})
 
 
-def _server(settings: EngineSettings, servicer: EngineServicer) -> MeshServer:
+def _server(
+    settings: EngineSettings, servicer: EngineServicer, certificates: CertificateSource | None
+) -> MeshServer:
     return MeshServer(
         listen=settings.listen,
         services=(),
         service_names=(SERVICE.full_name,),
         generic_handlers=(servicer.handlers(),),
-        options=ServerOptions(log_successes=False),
+        options=ServerOptions(log_successes=False, reflection=settings.reflection),
         name="engine",
+        tls=certificates and ServerTls(certificates),
     )
 
 
@@ -102,6 +108,8 @@ def _facts(loaded: ModelFacts) -> dict[str, object]:
         "dtype_note": loaded.dtype_note,
         "blas": loaded.blas,
         "weights_bytes": loaded.weights_bytes,
+        "kv_token_bytes": loaded.kv.token_bytes,
+        "kv_capacity_bytes": loaded.kv.capacity_bytes,
     }
 
 

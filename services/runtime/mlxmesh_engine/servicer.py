@@ -36,7 +36,12 @@ class EngineServicer:
         self._backend = backend
         self._loaded = loaded
         self._settings = settings
-        self._limits = ModelLimits(loaded.vocab_size, loaded.context_tokens, loaded.eos_token_ids)
+        self._limits = ModelLimits(
+            loaded.vocab_size,
+            loaded.context_tokens,
+            loaded.eos_token_ids,
+            loaded.kv.capacity_tokens,
+        )
         self._validator = Validator.for_services(SERVICE)
 
     def handlers(self) -> grpc.GenericRpcHandler:

@@ -14,6 +14,7 @@ from pathlib import Path
 from mlxmesh_engine import model_config
 from mlxmesh_engine.backend import Deliver
 from mlxmesh_engine.decode_pace import Read
+from mlxmesh_engine.kv_memory import UNKNOWN, KvMemory, kv_memory
 from mlxmesh_engine.rate import TokenRate
 from mlxmesh_engine.request import FinishReason, Load, Sequence, SequenceKey, Update
 from mlxmesh_engine.scheduler import Active, Scheduler, read_of
@@ -35,15 +36,30 @@ class SimulatedModel:
     dtype_note: str = "simulated: no weights are read and the tokens mean nothing"
     blas: str = "none"
     weights_bytes: int = 0
+    kv: KvMemory = UNKNOWN
 
     @classmethod
-    def read(cls, model_dir: Path, context_tokens: int = 0) -> "SimulatedModel":
+    def read(
+        cls,
+        model_dir: Path,
+        context_tokens: int = 0,
+        *,
+        kv_cache_bytes: int | None = None,
+        available_bytes: int = 0,
+    ) -> "SimulatedModel":
         """Raises: InvalidArgument, FeatureNotSupported; what MLX would refuse is refused."""
         config = model_config.read_config(model_dir)
+        context_tokens = model_config.context_tokens(config, context_tokens)
         return cls(
             vocab_size=model_config.vocab_size(config),
-            context_tokens=model_config.context_tokens(config, context_tokens),
+            context_tokens=context_tokens,
             eos_token_ids=model_config.eos_token_ids(config),
+            kv=kv_memory(
+                token_bytes=model_config.kv_token_bytes(config),
+                context_tokens=context_tokens,
+                available_bytes=available_bytes,
+                asked_bytes=kv_cache_bytes,
+            ),
         )
 
     def token(self, seed: int, position: int) -> int:
@@ -89,7 +105,7 @@ class SimulatedEngine:
         max_running: int = 64,
         max_waiting: int = 256,
         prefill_tokens_per_step: int = 512,
-        prefill_slowdown: float = 2.5,
+        prefill_slowdown: float = 2.0,
     ) -> None:
         self._load_model = load_model
         self._pace = pace
@@ -99,6 +115,7 @@ class SimulatedEngine:
             prefill_tokens_per_step=prefill_tokens_per_step,
             prefill_slowdown=prefill_slowdown,
         )
+        self._kv: KvMemory = UNKNOWN
         self._chance = random.Random(0)
         self._actives: dict[SequenceKey, Active] = {}
         self._decoding: dict[SequenceKey, Active] = {}
@@ -113,6 +130,7 @@ class SimulatedEngine:
 
     async def start(self, deliver: Deliver) -> SimulatedModel:
         model = self._load_model()
+        self._kv, self._scheduler.kv_capacity_tokens = model.kv, model.kv.capacity_tokens
         self._turning = asyncio.create_task(self._turn_until_stopped(model, deliver))
         self._turning.add_done_callback(self._note_death)
         return model
@@ -149,6 +167,8 @@ class SimulatedEngine:
             max_running=self._limits[0],
             max_waiting=self._limits[1],
             tokens_per_second=self._rate.per_second(time.monotonic()),
+            kv_capacity_bytes=self._kv.capacity_bytes,
+            kv_promised_bytes=self._scheduler.promised_tokens * self._kv.token_bytes,
         )
 
     async def _turn_until_stopped(self, model: SimulatedModel, deliver: Deliver) -> None:

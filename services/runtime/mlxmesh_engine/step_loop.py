@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from mlxmesh_engine.decode import DecodeBatch, Launched
+from mlxmesh_engine.decode_groups import DecodeGroups, LaunchedStep
 from mlxmesh_engine.decode_pace import DecodePace
 from mlxmesh_engine.kv_cache import BatchCache
 from mlxmesh_engine.loader import LoadedModel
@@ -42,10 +42,10 @@ class StepLoop:
     ) -> None:
         self._scheduler = scheduler
         self._prefixes = PrefixStore(loaded.model, prefix_cache_bytes)
-        self._decode = DecodeBatch(loaded, on_leave=self._keep_row)
+        self._decode = DecodeGroups(loaded, on_leave=self._keep_row)
         self._prefill = Prefill(loaded, self._prefixes)
         self._actives: dict[SequenceKey, Active] = {}
-        self._launched: Launched | None = None
+        self._launched: LaunchedStep | None = None
         self._clock = clock
         self._prefill_began_s: float | None = None
         self._pace = DecodePace()
@@ -111,7 +111,7 @@ class StepLoop:
             if deadline_s is not None and now_s >= deadline_s:
                 self._fail(active, DeadlineExceeded("the deadline passed; allow more time"))
 
-    def _collect(self, launched: Launched) -> None:
+    def _collect(self, launched: LaunchedStep) -> None:
         tokens = launched.read()
         now_s = self._clock()
         for active, token in zip(launched.rows, tokens, strict=True):

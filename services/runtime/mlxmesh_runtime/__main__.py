@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 
 from mlxmesh.runtime.v1.runtime_pb2_grpc import add_RuntimeServiceServicer_to_server
 from mlxmesh_runtime.device import find_device, free_memory
@@ -12,22 +12,25 @@ from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.hand_over import hand_over
-from mlxmesh_runtime.heartbeat import HeartbeatLimits
+from mlxmesh_runtime.heartbeat import GrpcEngineProbe, HeartbeatLimits
 from mlxmesh_runtime.servicer import RuntimeServicer
 from mlxmesh_runtime.supervisor import RestartLimits
+from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
-from mlxmesh_shared.registry import open_registry
-from mlxmesh_shared.registry.port import Instance, Registry
+from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
-from mlxmesh_shared.settings import RuntimeSettings, load_settings
+from mlxmesh_shared.settings import RuntimeSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 DRAIN_GRACE_S = 5.0
 
 
 async def main() -> None:
     """Serve until told to stop; then hand over or stop every engine, and only then leave."""
-    settings = load_settings(RuntimeSettings, sys.argv[1:])
+    live = live_settings(RuntimeSettings, sys.argv[1:])
+    settings = live.current
     runtime_id = new_instance_id("runtime")
     setup_logging(
         service="runtime",
@@ -35,17 +38,19 @@ async def main() -> None:
         level=settings.log_level,
         json=wants_json(settings.log_format),
     )
-    await serve(settings, runtime_id, _engine_command(settings))
+    async with following(live, "runtime"):
+        await serve(settings, runtime_id, _engine_command(settings))
 
 
 async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineCommand) -> None:
     """Run the service with this engine program until told to stop."""
     device = await find_device()
+    certificates = open_certificates(settings, "runtime")
     async with AsyncExitStack() as stack:
-        registry = open_registry(settings)
+        registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
         engines = Engines(
-            host=_host(settings, runtime_id, registry, command),
+            host=_host(settings, runtime_id, registry, command, certificates),
             limits=_restart_limits(settings),
             free_memory=lambda: free_memory(device.kind),
             memory_fraction=settings.memory_fraction,
@@ -60,13 +65,13 @@ async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineComma
             listen=settings.listen,
             services=[(add_RuntimeServiceServicer_to_server, servicer)],
             service_names=["mlxmesh.runtime.v1.RuntimeService"],
-            options=ServerOptions(log_successes=False),
+            options=ServerOptions(log_successes=False, reflection=settings.reflection),
             name="runtime",
+            tls=certificates and ServerTls(certificates),
         )
         address = await server.start()
         await server.set_serving()
-        facts = {"device": device.kind, "host": device.host}
-        instance = Instance("runtime", runtime_id, address, os.getpid(), facts)
+        instance = local_instance(settings, "runtime", runtime_id, address, device=device.kind)
         await registry.register(instance)
         await wait_for_stop(server.leaving)
         await hand_over(registry, instance, engines, settings.hand_over_s)
@@ -77,10 +82,15 @@ async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineComma
 
 
 def _host(
-    settings: RuntimeSettings, runtime_id: str, registry: Registry, command: EngineCommand
+    settings: RuntimeSettings,
+    runtime_id: str,
+    registry: Registry,
+    command: EngineCommand,
+    certificates: CertificateSource | None,
 ) -> EngineHost:
     return EngineHost(
         runtime_id=runtime_id,
+        mesh=settings,
         registry=registry,
         command=command,
         logs_dir=settings.data_dir / "logs",
@@ -92,6 +102,7 @@ def _host(
         ),
         start_timeout_s=settings.start_timeout_s,
         stop_grace_s=settings.stop_grace_s,
+        open_probe=partial(GrpcEngineProbe, open_=partial(open_channel, certificates=certificates)),
     )
 
 
@@ -100,6 +111,8 @@ def _engine_command(settings: RuntimeSettings) -> EngineCommand:
         data_dir=settings.data_dir,
         log_level=settings.log_level,
         log_format=settings.log_format,
+        tls_dir=settings.tls_dir,
+        reflection=settings.reflection,
     )
 
 

@@ -21,6 +21,8 @@ class EngineCommand:
     data_dir: Path
     log_level: str = "info"
     log_format: str = "auto"
+    tls_dir: Path | None = None
+    reflection: bool = True
     program: Sequence[str] = MLXMESH_ENGINE
 
     def line(self, spec: EngineSpec) -> list[str]:
@@ -35,6 +37,9 @@ class EngineCommand:
             "log_level": self.log_level,
             "log_format": self.log_format,
         }
+        if self.tls_dir is not None:
+            flags["tls_dir"] = self.tls_dir
         flags |= {name: value for name, value in asdict(spec.options).items() if value is not None}
         words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in flags.items()]
-        return [*self.program, *(word for pair in words for word in pair)]
+        line = [*self.program, *(word for pair in words for word in pair)]
+        return line if self.reflection else [*line, "--no-reflection"]

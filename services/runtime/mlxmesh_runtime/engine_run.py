@@ -14,7 +14,8 @@ from mlxmesh_runtime.engine_process import EngineProcess
 from mlxmesh_runtime.engine_record import EngineFailure, EngineSpec, FailureReason
 from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, until_hung
 from mlxmesh_runtime.log_file import LogFile
-from mlxmesh_shared.registry.port import Instance, Registry
+from mlxmesh_shared.registry import Instance, Registry, local_instance
+from mlxmesh_shared.settings import MeshSettings
 
 START_MARK = "--- the runtime starts the engine process ---"
 MAX_LAST_WORDS = 300
@@ -36,6 +37,7 @@ class EngineHost:
     """What all engines of one runtime share."""
 
     runtime_id: str
+    mesh: MeshSettings
     registry: Registry
     command: EngineCommand
     logs_dir: Path
@@ -114,17 +116,16 @@ class EngineRun:
         address = await self._running.announced()
         self._probe = self._host.open_probe(address)
         info = await self._probe.info(self._host.start_timeout_s)
-        self._instance = Instance(
-            service="engine",
-            instance_id=self._spec.engine_id,
-            address=address,
+        self._instance = local_instance(
+            self._host.mesh,
+            "engine",
+            self._spec.engine_id,
+            address,
             pid=self._running.pid,
-            metadata={
-                "model": self._spec.model,
-                "version": str(self._spec.model_version),
-                "device": info.device,
-                "runtime": self._host.runtime_id,
-            },
+            model=self._spec.model,
+            version=str(self._spec.model_version),
+            device=info.device,
+            runtime=self._host.runtime_id,
         )
         self._registering = asyncio.create_task(self._host.registry.register(self._instance))
         await asyncio.shield(self._registering)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
 from mlxmesh_runtime.engine_record import EngineFailure, FailureReason
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import MeshError
 
 MIN_MISSED_BEATS = 3
@@ -40,8 +40,8 @@ class EngineProbe(Protocol):
 class GrpcEngineProbe:
     """Asks an engine at an address through its EngineService."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = open_channel(address)
+    def __init__(self, address: str, open_: OpenChannel = open_channel) -> None:
+        self._channel = open_(address, role="engine")
         self._stub = engine_pb2_grpc.EngineServiceStub(self._channel)
 
     async def info(self, timeout_s: float) -> engine_pb2.GetEngineInfoResponse:

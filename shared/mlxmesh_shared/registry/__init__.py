@@ -1,12 +1,52 @@
-"""Discovery: the port, and the adapter that the settings choose."""
+"""Discovery: the port, the adapter that the settings choose, and what instances tell."""
+
+import os
+import socket
 
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.settings import MeshSettings
+from mlxmesh_shared.tls import CertificateSource
 
-__all__ = ["Instance", "Registry", "open_registry"]
+__all__ = ["Instance", "Registry", "local_instance", "open_registry"]
+
+CONTRACT_VERSION = "v1"
+"""The version in the names of the contracts' packages."""
 
 
-def open_registry(settings: MeshSettings) -> Registry:
-    """The registry of a mesh; the caller closes it."""
+def open_registry(
+    settings: MeshSettings, certificates: CertificateSource | None = None
+) -> Registry:
+    """The registry of a mesh, on a running event loop; the caller closes it.
+
+    certificates: this process's, where the mesh uses TLS.
+    """
+    if settings.registry == "consul":
+        # Not at the top: a mesh on one machine need not pay for an HTTP client.
+        from mlxmesh_shared.registry.consul import ConsulRegistry
+
+        return ConsulRegistry(settings, certificates=certificates)
     return DirectoryRegistry(settings.data_dir / "registry")
+
+
+def local_instance(
+    settings: MeshSettings,
+    service: str,
+    instance_id: str,
+    address: str,
+    *,
+    pid: int | None = None,
+    **facts: str,
+) -> Instance:
+    """An instance on this host, by default this process, with what every instance tells."""
+    everywhere = {"contract": CONTRACT_VERSION, "host": socket.gethostname()}
+    if settings.zone:
+        everywhere["zone"] = settings.zone
+    host, _, port = address.rpartition(":")
+    return Instance(
+        service=service,
+        instance_id=instance_id,
+        address=f"{settings.advertise_host or host}:{port}",
+        pid=os.getpid() if pid is None else pid,
+        metadata=everywhere | facts,
+    )

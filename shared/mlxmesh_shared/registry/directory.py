@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import socket
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -20,11 +19,9 @@ from typing import Any
 import watchfiles
 from watchfiles import Change
 
-from mlxmesh_shared.errors import InvalidArgument
-from mlxmesh_shared.registry.port import Instance
+from mlxmesh_shared.registry.port import Instance, checked_name
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 # A change is seen through the file system at once; polling sees what is not a change: an end of
 # a lease, a death, and everything where file events are not to be had.
 _POLL_S = 2.0
@@ -81,10 +78,10 @@ class DirectoryRegistry:
         self._own.clear()
 
     def _service_path(self, service: str) -> Path:
-        return self._path / _checked(service, "service")
+        return self._path / checked_name(service, "service")
 
     def _record_path(self, service: str, instance_id: str) -> Path:
-        return self._service_path(service) / f"{_checked(instance_id, 'instance_id')}.json"
+        return self._service_path(service) / f"{checked_name(instance_id, 'instance_id')}.json"
 
     def _write(self, record: Path, instance: Instance) -> None:
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -203,9 +200,3 @@ def _zombie(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] == "Z"
-
-
-def _checked(name: str, field: str) -> str:
-    if _NAME.fullmatch(name) is None:
-        raise InvalidArgument(f"{field} may hold only letters, digits, '.', '_', '-'", field=field)
-    return name

@@ -1,8 +1,13 @@
 """Where instances announce themselves and find each other."""
 
+import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+from mlxmesh_shared.errors import InvalidArgument
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -47,3 +52,10 @@ class Registry(Protocol):
     async def close(self) -> None:
         """Stops heartbeats and frees resources; what is registered stays until its lease ends."""
         ...
+
+
+def checked_name(name: str, field: str) -> str:
+    """The name, if every adapter can hold it. Raises: InvalidArgument naming the field."""
+    if _NAME.fullmatch(name) is None:
+        raise InvalidArgument(f"{field} may hold only letters, digits, '.', '_', '-'", field=field)
+    return name

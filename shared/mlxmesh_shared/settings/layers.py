@@ -1,4 +1,4 @@
-"""Where a setting's value comes from: default, then mlxmesh.toml, then environment, then flags.
+"""Where a setting's value comes from: default, mlxmesh.toml, stored keys, environment, flags.
 
 A name that nobody knows is an error that names the nearest known one.
 """
@@ -25,6 +25,9 @@ _OTHER_VARIABLES = {
     # What clients and the examples read.
     "MLXMESH_ADDRESS",
     "MLXMESH_EXAMPLE_MODEL",
+    "MLXMESH_CA",
+    "MLXMESH_CERT",
+    "MLXMESH_KEY",
 }
 
 S = TypeVar("S", bound=MeshSettings)
@@ -48,10 +51,18 @@ class _Raw(NamedTuple):
 
 
 def load_settings(
-    cls: type[S], argv: Sequence[str] | None = None, *, env: Mapping[str, str] | None = None
+    cls: type[S],
+    argv: Sequence[str] | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    stored: Mapping[str, str] | None = None,
 ) -> S:
-    """The section's settings; argv None means no flags. Raises: SettingsError."""
-    return _validated(cls, _layered(cls, argv or (), os.environ if env is None else env))
+    """The section's settings; argv None means no flags. Raises: SettingsError.
+
+    `stored` is what a key-value store says, setting name to text.
+    """
+    env = os.environ if env is None else env
+    return _validated(cls, _layered(cls, argv or (), env, stored or {}))
 
 
 def sources(
@@ -59,9 +70,10 @@ def sources(
     argv: Sequence[str] | None = None,
     *,
     env: Mapping[str, str] | None = None,
+    stored: Mapping[str, str] | None = None,
 ) -> list[Sourced]:
     """Each setting of a section, with its value and its source. Raises: SettingsError."""
-    layered = _layered(cls, argv or (), os.environ if env is None else env)
+    layered = _layered(cls, argv or (), os.environ if env is None else env, stored or {})
     settings = _validated(cls, layered)
     return [
         Sourced(
@@ -79,12 +91,13 @@ def variable(section: str, name: str) -> str:
 
 
 def _layered(
-    cls: type[MeshSettings], argv: Sequence[str], env: Mapping[str, str]
+    cls: type[MeshSettings], argv: Sequence[str], env: Mapping[str, str], stored: Mapping[str, str]
 ) -> dict[str, _Raw]:
     section = next(name for name, known in SETTINGS.items() if known is cls)
     from_env, from_flags = _environment(section, env), _flags(section, argv)
     upper = {**from_env, **from_flags}
-    return {**_file(section, _config_path(upper, env)), **upper}
+    from_store = {name: _Raw(text, "Consul KV") for name, text in stored.items()}
+    return {**_file(section, _config_path(upper, env)), **from_store, **upper}
 
 
 def _validated(cls: type[S], layered: Mapping[str, _Raw]) -> S:

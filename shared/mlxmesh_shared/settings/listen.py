@@ -1,19 +1,20 @@
-"""Where a process may listen: there is no TLS and no login yet, so who can connect can do all."""
+"""Where a process may listen: in the clear, whoever can connect can do everything."""
 
 import ipaddress
 
 
-def check_listen(listen: str, *, insecure_allowed: bool) -> None:
+def check_listen(listen: str, *, allowed: bool) -> None:
     """Raises: ValueError when others could reach the address, unless that is allowed."""
     host, separator, port = listen.rpartition(":")
     if not separator or not port.isdigit():
         raise ValueError(f"must be host:port, for example 127.0.0.1:50051, not {listen}")
-    if insecure_allowed or is_loopback(host):
+    if allowed or is_loopback(host):
         return
     raise ValueError(
-        f"refusing to listen on {listen}: anyone who can reach it could use and change this mesh, "
-        "for there is no TLS and no login. Listen on 127.0.0.1, or say --insecure-listen where the "
-        "network itself is protected."
+        f"refusing to listen on {listen} without TLS: anyone who can reach it could use and change "
+        "this mesh. Make certificates with `mlxmesh certs init` and name their directory with "
+        "--tls-dir, or listen on 127.0.0.1, or say --insecure-listen where the network itself is "
+        "protected."
     )
 
 

@@ -3,28 +3,41 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo
 
+from mlxmesh_shared.settings.consul import ConsulSettings, FullPath, Seconds
 from mlxmesh_shared.settings.listen import check_listen
 
 MIB = 2**20
 
 
+class Dynamic:
+    """Marks a setting that may change while its process runs."""
+
+
+def dynamic_names(cls: type["MeshSettings"]) -> frozenset[str]:
+    """The settings of a section that may change while its process runs."""
+    return frozenset(
+        name
+        for name, field in cls.model_fields.items()
+        if any(isinstance(mark, Dynamic) for mark in field.metadata)
+    )
+
+
 def _allowed(listen: str, info: ValidationInfo) -> str:
     # The mesh's own settings come first, so that this one is known here.
-    check_listen(listen, insecure_allowed=info.data.get("insecure_listen", False))
+    secured = info.data.get("tls_dir") is not None
+    check_listen(listen, allowed=secured or info.data.get("insecure_listen", False))
     return listen
 
 
 Listen = Annotated[str, AfterValidator(_allowed)]
-FullPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class MeshSettings(BaseModel):
+class MeshSettings(ConsulSettings):
     """What every process needs to know."""
 
     # Plain pydantic: every process would pay for the import of pydantic-settings at its start.
@@ -38,14 +51,22 @@ class MeshSettings(BaseModel):
 
     data_dir: FullPath = Path("~/.mlxmesh")
     """Where the mesh keeps its registry, logs, database and models."""
-    registry: Literal["directory"] = "directory"
-    """How instances find each other: "directory" is for one machine."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    registry: Literal["directory", "consul"] = "directory"
+    """How instances find each other: "directory" on one machine, "consul" also across machines."""
+    zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
+    """Where this host stands (a rack, a room): told to the registry with every instance."""
+    advertise_host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_-]{0,253}$")] = ""
+    """The host that others reach this process at; empty for the host of listen."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Dynamic()] = "info"
     """The least important record that is logged."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """How records look; auto is text on a terminal and JSON elsewhere."""
+    tls_dir: FullPath | None = None
+    """Where the certificates are (`mlxmesh certs`): turns TLS on; every process needs the same."""
     insecure_listen: bool = False
     """Allows listening beyond this machine without TLS."""
+    reflection: bool = True
+    """Whether callers may ask for the contracts."""
 
 
 class GatewaySettings(MeshSettings):
@@ -53,23 +74,25 @@ class GatewaySettings(MeshSettings):
 
     listen: Listen = "127.0.0.1:50051"
     """Where clients connect, host:port; port 0 takes a free one."""
-    default_deadline_s: Seconds = 300
+    default_deadline_s: Annotated[Seconds, Dynamic()] = 300
     """The deadline of a call that came without one."""
-    max_deadline_s: Seconds = 3600
+    max_deadline_s: Annotated[Seconds, Dynamic()] = 3600
     """The longest deadline; a longer one is cut to it."""
-    max_concurrent_rpcs: Count = 1024
+    max_concurrent_rpcs: Annotated[Count, Dynamic()] = 1024
     """Calls at one time; more are refused with RESOURCE_EXHAUSTED."""
+    max_rpcs_per_caller: Count | None = None
+    """Calls of one caller at one time; default seven eighths of max_concurrent_rpcs."""
     max_streams_per_connection: Count = 256
     """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
     """The largest request."""
-    reflection: bool = True
-    """Whether clients may ask for the contracts."""
     max_connection_age_s: Seconds = 20
     """After so long a client is told to connect anew; its running calls go on. A gateway that is
     being replaced waits for it."""
     take_over: bool = False
     """Begins to listen beside the gateway that has the port, which is told to leave next."""
+    client_certificates: Literal["required", "off"] = "required"
+    """With TLS: off lets in everybody who can connect as a client, who may generate."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
 
@@ -79,8 +102,14 @@ class GenerationSettings(MeshSettings):
 
     listen: Listen = "127.0.0.1:0"
     """Where the gateway connects, host:port; port 0 takes a free one."""
-    max_concurrent_rpcs: Count = 1024
+    max_concurrent_rpcs: Annotated[Count, Dynamic()] = 1024
     """Calls at one time; more are refused with RESOURCE_EXHAUSTED."""
+    prefix_routing: Annotated[bool, Dynamic()] = True
+    """Whether a prompt goes by preference to an engine that has read its beginning before."""
+    max_generations: Count = 1024
+    """Generations held at one time, read or not; more are refused with RESOURCE_EXHAUSTED."""
+    max_held_bytes: Count = 256 * MIB
+    """Bytes of the requests of all generations held; more are refused with RESOURCE_EXHAUSTED."""
     tokenizer_cache_models: Count = 16
     """Tokenizers kept in memory."""
     drain_grace_s: Seconds = 30
@@ -156,10 +185,12 @@ class EngineSettings(MeshSettings):
     """Sequences that may wait; more are refused with RESOURCE_EXHAUSTED."""
     prefill_tokens_per_step: Count = 512
     """Most prompt tokens read between two decode steps."""
-    prefill_slowdown: Annotated[float, Field(gt=1, le=1000)] = 2.5
+    prefill_slowdown: Annotated[float, Field(gt=1, le=1000)] = 2.0
     """How many times as long a decode step may take while prompts above 256 tokens are read."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] | None = None
     """Memory to keep beginnings of prompts in; 0 for none, default 10%, at most 1 GiB."""
+    kv_cache_bytes: Count | None = None
+    """Memory that keys and values of running sequences may take; default half of what is free."""
     context_tokens: Annotated[int, Field(ge=0)] = 0
     """Most tokens of prompt and output together; 0 for what the model allows."""
     dtype: Literal["auto", "as_shipped", "float32", "float16", "bfloat16"] = "auto"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 
+from tests.bench.results import Result, median_of
 from tests.bench.samples import Sample, percentile
 
 
@@ -36,39 +37,20 @@ class Figures:
     """TTFT p99 of the mesh over its own: less is better for the mesh."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A target of the comparison and what was reached."""
-
-    text: str
-    reached: float
-    target: float
-    at_least: bool
-
-    @property
-    def met(self) -> bool:
-        """Whether the target holds."""
-        return self.reached >= self.target if self.at_least else self.reached <= self.target
-
-
 def figures(own: Sequence[Sample], mesh: Sequence[Sample]) -> Figures | None:
     """The figures from the samples of the same rounds; None where there is none."""
     pairs = list(zip(own, mesh, strict=False))
     if not pairs:
         return None
     return Figures(
-        tokens_per_second=_median(each.tokens_per_second for each in own),
-        ttft_p50_ms=1000 * _median(percentile(each.ttft_s, 0.5) for each in own),
-        ttft_p99_ms=1000 * _median(percentile(each.ttft_s, 0.99) for each in own),
-        mesh_speed=_median(m.tokens_per_second / o.tokens_per_second for o, m in pairs),
-        mesh_ttft_p99=_median(
+        tokens_per_second=median_of(own, lambda each: each.tokens_per_second),
+        ttft_p50_ms=1000 * median_of(own, lambda each: percentile(each.ttft_s, 0.5)),
+        ttft_p99_ms=1000 * median_of(own, lambda each: percentile(each.ttft_s, 0.99)),
+        mesh_speed=statistics.median(m.tokens_per_second / o.tokens_per_second for o, m in pairs),
+        mesh_ttft_p99=statistics.median(
             percentile(m.ttft_s, 0.99) / percentile(o.ttft_s, 0.99) for o, m in pairs
         ),
     )
-
-
-def _median(values: Iterable[float]) -> float:
-    return statistics.median(values)
 
 
 Rows = list[tuple[Measured, dict[int, Figures]]]
@@ -86,13 +68,13 @@ def _at(server: Measured, mesh: Measured, streams: int) -> Figures | None:
     return figures(server.samples[streams], mesh.samples[streams])
 
 
-def verdicts(found: Rows, peers: Mapping[str, float], *, streams: int) -> list[Verdict]:
+def verdicts(found: Rows, peers: Mapping[str, float], *, streams: int) -> list[Result]:
     """The mesh against the best peer of each variant in `peers`, which gives the speed to reach.
 
     The best is the fastest for speed, and the one with the lowest p99 of all for time to first
     token. A variant that no peer was measured in gets no verdict.
     """
-    results: list[Verdict] = []
+    results: list[Result] = []
     everyone: list[tuple[str, Figures]] = []
     for variant, target in peers.items():
         here = [(s.name, f[streams]) for s, f in found if s.variant == variant and streams in f]
@@ -100,11 +82,11 @@ def verdicts(found: Rows, peers: Mapping[str, float], *, streams: int) -> list[V
         if here:
             name, best = max(here, key=lambda pair: pair[1].tokens_per_second)
             text = f"tokens/s at {streams} against {name}, {variant}"
-            results.append(Verdict(text, best.mesh_speed, target, at_least=True))
+            results.append(Result(text, best.mesh_speed, target))
     if everyone:
         name, best = min(everyone, key=lambda pair: pair[1].ttft_p99_ms)
         text = f"TTFT p99 at {streams} against {name}"
-        results.append(Verdict(text, best.mesh_ttft_p99, 0.5, at_least=False))
+        results.append(Result(text, best.mesh_ttft_p99, 0.5, at_least=False))
     return results
 
 
@@ -136,7 +118,7 @@ def _cell(found: Figures | None, show: Callable[[Figures], str]) -> str:
     return "-" if found is None else show(found)
 
 
-def document(found: Rows, judged: Sequence[Verdict], about: Mapping[str, Any]) -> dict[str, Any]:
+def document(found: Rows, judged: Sequence[Result], about: Mapping[str, Any]) -> dict[str, Any]:
     """Everything for machines: the figures, and the samples that they come from."""
     return {
         **about,
@@ -152,5 +134,5 @@ def document(found: Rows, judged: Sequence[Verdict], about: Mapping[str, Any]) -
             }
             for server, by_streams in found
         ],
-        "targets": [{**asdict(verdict), "met": verdict.met} for verdict in judged],
+        "targets": [{**asdict(result), "met": result.met} for result in judged],
     }

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxmesh_engine.model_config import read_config
+from mlxmesh_engine.model_config import kv_token_bytes, read_config
 from mlxmesh_shared.errors import FeatureNotSupported, InsufficientMemory, InvalidArgument
 from tests.fakes.engine_rig import load_model, scores_after
 from tests.fakes.tiny_model import CONTEXT_TOKENS, EOS, VOCAB_SIZE, write_model
@@ -35,6 +35,12 @@ def test_facts_of_a_plain_model(tmp_path: Path) -> None:
     assert loaded.eos_token_ids == {EOS}
     assert loaded.dtype == "float32"
     assert loaded.weights_bytes == tensor_bytes(tmp_path / "model.safetensors")
+
+
+def test_what_a_token_takes_is_measured_and_half_of_the_memory_is_for_them(tmp_path: Path) -> None:
+    loaded = load_model(write_model(tmp_path), available_bytes=2**30)
+    assert loaded.kv.token_bytes == kv_token_bytes(read_config(tmp_path)) > 0
+    assert loaded.kv.capacity_bytes == 2**29
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])

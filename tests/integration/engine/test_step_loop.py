@@ -179,6 +179,20 @@ def test_running_sequences_get_a_token_each_turn_while_a_long_prompt_is_read(
     assert len(rig.tokens(2)) == 5
 
 
+def test_short_and_long_sequences_decode_beside_each_other_as_alone(loaded: LoadedModel) -> None:
+    requests = [
+        request(1, prompt_tokens=10, max_tokens=60),
+        request(2, prompt_tokens=1400, max_tokens=12),
+        request(3, prompt_tokens=1300, max_tokens=30),
+        request(4, prompt_tokens=30, max_tokens=40),
+    ]
+    together = Rig(loaded).submit(*requests).run()
+    for asked in requests:
+        alone = Rig(loaded).submit(asked).run()
+        tokens = together.tokens(asked.key[1])
+        assert_equal_but_for_rounding(loaded, asked, tokens, alone.tokens(asked.key[1]))
+
+
 def test_news_of_one_sequence_come_in_order(loaded: LoadedModel) -> None:
     rig = Rig(loaded, prefill_tokens_per_step=8)
     rig.submit(request(1, prompt_tokens=20, max_tokens=3)).run()

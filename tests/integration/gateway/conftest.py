@@ -13,7 +13,7 @@ from mlxmesh_client import MeshClient
 from mlxmesh_gateway.__main__ import serve
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.server import MeshServer
-from mlxmesh_shared.settings import GatewaySettings
+from mlxmesh_shared.settings import GatewaySettings, LiveSettings
 from tests.fakes.public_services import (
     FakeGeneration,
     FakeModels,
@@ -59,13 +59,14 @@ class Stand:
     async def running_gateway(self, **settings: Any) -> AsyncIterator[tuple[str, asyncio.Event]]:
         """A gateway's address and the event that stops it; ends once it has drained."""
         options = GatewaySettings(**{"listen": "127.0.0.1:0", "drain_grace_s": 1, **settings})
+        live = LiveSettings(lambda _: options)
         serving: asyncio.Future[asyncio.Event] = asyncio.get_running_loop().create_future()
 
         async def until(leaving: asyncio.Event) -> None:
             serving.set_result(leaving)
             await leaving.wait()
 
-        task = asyncio.create_task(serve(options, "gateway-1", self.registry, until=until))
+        task = asyncio.create_task(serve(live, "gateway-1", self.registry, until=until))
         try:
             yield await self._gateway_address(task), await serving
         finally:

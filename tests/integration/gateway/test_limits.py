@@ -66,6 +66,42 @@ async def test_too_many_calls_are_refused_and_told_when_to_come_back(stand: Any)
     assert [event async for event in running][-1].finished is not None
 
 
+async def test_one_caller_leaves_places_to_others(stand: Any) -> None:
+    generation = await stand.generation()
+    generation.go_on.clear()
+    channel = await stand.channel(await stand.gateway(max_concurrent_rpcs=8))
+
+    def start(caller: str) -> Any:
+        metadata = (("mlxmesh-caller", caller),)
+        request = g.GenerateRequest(model="pocket", prompt="a b").SerializeToString()
+        return channel.unary_stream(GENERATE)(request, metadata=metadata)
+
+    greedy = [start("greedy") for _ in range(9)]
+    first = await asyncio.gather(*(call.read() for call in greedy), return_exceptions=True)
+    refused = [each for each in first if isinstance(each, grpc.aio.AioRpcError)]
+    assert [error.code() for error in refused] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
+    assert all("RetryInfo" in _details(error) for error in refused)
+    assert await start("other").read()
+
+    seen = [metadata["mlxmesh-caller"] for metadata in generation.metadata]
+    assert sorted(seen) == ["greedy"] * 7 + ["other"]
+    generation.go_on.set()
+
+
+@pytest.mark.parametrize("path", [GENERATE, COMPLETE])
+async def test_an_illegal_callers_name_is_refused(stand: Any, path: str) -> None:
+    generation = await stand.generation()
+    channel = await stand.channel(await stand.gateway())
+    call = channel.unary_stream(path)(b"", metadata=(("mlxmesh-caller", "a b"),))
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "mlxmesh-caller" in (caught.value.details() or "")
+    assert generation.metadata == []
+
+
 async def test_a_message_above_the_limit_is_refused_whole(stand: Any) -> None:
     generation = await stand.generation()
     client = await stand.client(await stand.gateway(max_message_bytes=1000))

@@ -72,6 +72,7 @@ async def test_only_the_allowed_metadata_reaches_the_service(stand: Any) -> None
     assert seen["traceparent"] == trace
     assert seen["x-request-id"] == "r-7"
     assert "authorization" not in seen
+    assert seen["mlxmesh-caller"] == "127.0.0.1"
 
 
 async def test_a_services_status_passes_through_with_its_details(stand: Any) -> None:

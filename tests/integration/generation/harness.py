@@ -13,7 +13,7 @@ from mlxmesh.model.v1.model_pb2 import VERSION_STATE_READY, Model, ModelVersion
 from mlxmesh_generation.__main__ import make_server, open_generations
 from mlxmesh_shared.channels import ChannelPool
 from mlxmesh_shared.server import MeshServer
-from mlxmesh_shared.settings import GenerationSettings
+from mlxmesh_shared.settings import GenerationSettings, LiveSettings
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
 from tests.fakes.model_service import FakeModelService
 from tests.fakes.registry import InMemoryRegistry
@@ -70,7 +70,7 @@ async def generation_service(
     """As __main__ builds it, in this process."""
     settings = GenerationSettings(data_dir=data_dir)
     async with AsyncExitStack() as stack:
-        generations = await open_generations(stack, settings, registry)
+        generations = await open_generations(stack, LiveSettings(lambda _: settings), registry)
         server = make_server(settings, generations)
         await server.start()
         await server.set_serving()

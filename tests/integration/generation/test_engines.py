@@ -13,6 +13,7 @@ from mlxmesh_shared.errors import (
     EngineDraining,
     EngineFailed,
     EngineLost,
+    InvalidArgument,
     MeshError,
     ModelNotLoaded,
     NoReplica,
@@ -147,6 +148,35 @@ async def test_a_full_engine_is_not_even_asked(mesh: Mesh) -> None:
         call.cancel()
     await until(lambda: mesh.engine.sequences == 0)
     assert (await mesh.collect(ASK))[-1].HasField("finished")
+
+
+async def test_an_engine_that_promised_all_its_memory_is_not_even_asked(mesh: Mesh) -> None:
+    mesh.engine.options.kv_capacity_bytes = 1024
+    running = mesh.stub.Generate(LONG)
+    assert isinstance(await running.read(), GenerateResponse)
+    with pytest.raises(QueueFull) as caught:
+        await mesh.collect(ASK)
+    assert caught.value.retry_delay_s
+    assert len(mesh.engine.submits) == 1
+    running.cancel()
+    await until(lambda: mesh.engine.sequences == 0)
+
+
+async def test_the_engine_learns_who_asks(mesh: Mesh) -> None:
+    request = GenerateRequest(model="pocket", prompt="Hi", max_tokens=1, priority=7)
+    for metadata in ([("mlxmesh-caller", "team-a")], []):
+        async for _ in mesh.stub.Generate(request, metadata=metadata):
+            pass
+    assert [submit.caller for submit in mesh.engine.submits] == ["team-a", "127.0.0.1"]
+    assert [submit.priority for submit in mesh.engine.submits] == [7, 7]
+
+
+async def test_an_illegal_callers_name_reaches_no_engine(mesh: Mesh) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        async for _ in mesh.stub.Generate(ASK, metadata=[("mlxmesh-caller", "a b")]):
+            pass
+    assert caught.value.field == "mlxmesh-caller"
+    assert mesh.engine.submits == []
 
 
 async def test_an_engine_that_leaves_the_registry_finishes_what_it_has(mesh: Mesh) -> None:

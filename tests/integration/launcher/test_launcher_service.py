@@ -10,6 +10,7 @@ from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
 from mlxmesh_launcher.servicer import control_server
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, ServiceUnavailable
+from tests.draining import drain
 
 
 class Processes:
@@ -36,7 +37,8 @@ class Processes:
 
 async def test_steps_one_at_a_time_and_failures() -> None:
     processes = Processes()
-    server = control_server(processes)
+    leaving = asyncio.Event()
+    server = control_server(processes, leaving=leaving)
     async with open_channel(await server.start()) as channel:
         stub = LauncherServiceStub(channel)
 
@@ -63,5 +65,7 @@ async def test_steps_one_at_a_time_and_failures() -> None:
         with pytest.raises(ServiceUnavailable, match="its last words"):
             await restart()
         assert processes.replaced == []
-        assert not server.leaving.is_set()
+        assert not leaving.is_set()
+        await drain(server.address)
+        assert leaving.is_set()
     await server.drain(grace_s=0, settle_s=0)

@@ -22,6 +22,7 @@ from mlxmesh_runtime.supervisor import RestartLimits
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.settings import MeshSettings
 from tests.fakes import engine_process
 
 RUNTIME_ID = "runtime-test"
@@ -140,6 +141,7 @@ def _host(
     folder: Path, limits: Limits, registry: DirectoryRegistry, command: EngineCommand
 ) -> EngineHost:
     return EngineHost(
+        mesh=MeshSettings(data_dir=folder),
         runtime_id=RUNTIME_ID,
         registry=registry,
         command=command,

@@ -1,6 +1,7 @@
 """Start, stop and what calls see of an engine, with real processes of the fake engine."""
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ async def test_started_engine_becomes_ready_and_is_registered(runtime: RuntimeUn
         "version": "1",
         "device": "cpu",
         "runtime": RUNTIME_ID,
+        "contract": "v1",
+        "host": socket.gethostname(),
     }
 
 

@@ -1,6 +1,8 @@
 """A real server of a real contract, whose behaviour each test chooses."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import logging
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,3 +102,16 @@ def generate(prompt: str = "hi", **fields: Any) -> pb.GenerateRequest:
 
 def complete(prompt: str = "hi") -> pb.CompleteRequest:
     return pb.CompleteRequest(generation=generate(prompt))
+
+
+# A real agent is not to be had everywhere; `make consul` builds one.
+collect_ignore = [] if "CONSUL_BIN" in os.environ else ["test_real_consul.py"]
+
+
+@pytest.fixture(autouse=True)
+def the_log_level_stays() -> Iterator[None]:
+    """Settings that are followed change the log level of the whole process."""
+    root = logging.getLogger()
+    before = root.level
+    yield
+    root.setLevel(before)

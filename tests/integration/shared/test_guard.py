@@ -92,10 +92,10 @@ async def test_features_that_do_not_exist_are_refused(serve: Serve) -> None:
     served = await serve()
 
     with pytest.raises(FeatureNotSupported) as caught:
-        async for _ in served.stub.Generate(generate(priority=1)):
+        async for _ in served.stub.Generate(generate(session_id="s")):
             pass
 
-    assert caught.value.field == "priority"
+    assert caught.value.field == "session_id"
 
 
 async def test_an_unknown_exception_is_opaque(
@@ -218,7 +218,7 @@ async def test_too_many_calls_at_once(serve: Serve) -> None:
         await served.stub.Complete(complete())
     go_on.set()
 
-    assert caught.value.retry_delay_s == 1.0
+    assert 0.1 <= (caught.value.retry_delay_s or 0) <= 60
     assert [(await call).text for call in running] == ["done", "done"]
     assert (await served.stub.Complete(complete())).text == "done"
 

@@ -69,14 +69,14 @@ def test_the_best_peer_of_each_variant_is_the_fastest_and_ttft_has_one_best_of_a
         server("fast", "given ours", 500, 0.5),
     ]
     speed, given, ttft = verdicts(rows(servers, MESH), VARIANTS, streams=32)
-    assert (speed.text, speed.reached, speed.met) == (
+    assert (speed.name, speed.measured, speed.met) == (
         "tokens/s at 32 against fast, as shipped",
         4.0,
         False,
     )
-    assert (given.reached, given.met) == (2.0, True)
-    assert ttft.text == "TTFT p99 at 32 against slow, as shipped"
-    assert (ttft.reached, ttft.met) == (pytest.approx(2 / 3), False)
+    assert (given.measured, given.met) == (2.0, True)
+    assert ttft.name == "TTFT p99 at 32 against slow, as shipped"
+    assert (ttft.measured, ttft.met) == (pytest.approx(2 / 3), False)
 
 
 def test_a_variant_that_nobody_was_measured_in_gets_no_verdict():

@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 import typer
 
-from mlxmesh_cli.session import DEFAULT_ADDRESS, gateway_address, resolve_data_dir, run
+from mlxmesh_cli.session import (
+    DEFAULT_ADDRESS,
+    TLS_VARIABLES,
+    gateway_address,
+    resolve_data_dir,
+    run,
+    tls_of,
+)
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ModelNotFound, ServiceUnavailable
+from mlxmesh_shared.tls import CertificateFiles
 
 
 def test_the_address_given_wins(tmp_path: Path) -> None:
@@ -57,3 +65,49 @@ def test_an_error_is_one_line_and_exit_code_1(
     text = capsys.readouterr().err
     assert text.startswith(line)
     assert text.count("\n") == 1
+
+
+def test_the_owner_of_a_mesh_with_tls_is_its_admin(tmp_path: Path) -> None:
+    record = RecordFile(tmp_path)
+    record.claim()
+    record.publish("127.0.0.1:4242", control="", tls_dir=tmp_path / "tls")
+    assert tls_of(tmp_path) == CertificateFiles.of_role(tmp_path / "tls", "admin")
+    # Of another gateway this record says nothing.
+    assert tls_of(tmp_path, "elsewhere:1") is None
+
+
+def test_a_mesh_without_tls_is_reached_in_the_clear(tmp_path: Path) -> None:
+    record = RecordFile(tmp_path)
+    record.claim()
+    record.publish("127.0.0.1:4242", control="")
+    assert tls_of(tmp_path) is None
+
+
+def test_settings_name_the_certificates_of_a_mesh_that_no_launcher_started(tmp_path: Path) -> None:
+    (tmp_path / "mlxmesh.toml").write_text('[mesh]\ntls_dir = "/etc/mlxmesh/tls"\n')
+    assert tls_of(tmp_path) == CertificateFiles.of_role(Path("/etc/mlxmesh/tls"), "admin")
+
+
+def test_certificates_that_are_given_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, file in zip(TLS_VARIABLES, ("ca", "cert", "key"), strict=True):
+        monkeypatch.setenv(name, f"/given/{file}")
+    given = CertificateFiles(Path("/given/ca"), Path("/given/cert"), Path("/given/key"))
+    assert tls_of(tmp_path) == given
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [(["MLXMESH_CERT"], "need --ca"), (["MLXMESH_CA", "MLXMESH_KEY"], "need each other")],
+)
+def test_half_of_them_is_an_error(
+    names: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in names:
+        monkeypatch.setenv(name, "/given")
+    with pytest.raises(typer.Exit):
+        tls_of(tmp_path)
+    assert says in capsys.readouterr().err

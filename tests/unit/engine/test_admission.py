@@ -1,48 +1,64 @@
 import pytest
 
 from mlxmesh_engine.admission import Admission
+from mlxmesh_engine.request import Sequence
 from mlxmesh_shared.errors import EngineDraining, QueueFull
+
+
+def request(number: int = 1, *, tokens: int = 10, caller: str = "") -> Sequence:
+    return Sequence((1, number), (1,), tokens - 1, caller=caller)
 
 
 def test_takes_as_many_as_may_run_and_wait() -> None:
     subject = Admission(max_running=2, max_waiting=1)
     for _ in range(3):
-        subject.take()
+        subject.take(request(), 0.0)
     with pytest.raises(QueueFull) as caught:
-        subject.take()
-    assert caught.value.retry_delay_s == 1.0
+        subject.take(request(), 0.0)
+    assert caught.value.retry_delay_s
     assert subject.held == 3
-    subject.release(10.0)
-    subject.take()
+    subject.release(request(), 10.0)
+    subject.take(request(), 10.0)
 
 
-def test_the_retry_delay_is_the_time_between_ends() -> None:
-    subject = Admission(max_running=1, max_waiting=0)
-    for end_s in (100.0, 104.0, 108.0):
-        subject.take()
-        subject.release(end_s)
-    subject.take()
+def test_the_queue_is_as_long_in_tokens_as_in_sequences() -> None:
+    subject = Admission(max_running=2, max_waiting=4)
+    subject.set_kv_capacity(100)
+    subject.take(request(tokens=100), 0.0)
+    subject.take(request(tokens=200), 0.0)
     with pytest.raises(QueueFull) as caught:
-        subject.take()
-    assert caught.value.retry_delay_s == pytest.approx(4.0)
+        subject.take(request(tokens=1), 0.0)
+    assert caught.value.retry_delay_s
+    assert subject.held == 2
+    subject.release(request(tokens=100), 1.0)
+    subject.take(request(tokens=100), 10.0)
 
 
-@pytest.mark.parametrize(("gap_s", "delay_s"), [(0.0001, 0.05), (900.0, 30.0)])
-def test_the_retry_delay_stays_reasonable(gap_s: float, delay_s: float) -> None:
-    subject = Admission(max_running=1, max_waiting=0)
-    for index in range(2):
-        subject.take()
-        subject.release(index * gap_s)
-    subject.take()
+def test_without_a_queue_no_more_is_promised_than_there_is() -> None:
+    subject = Admission(max_running=4, max_waiting=0)
+    subject.set_kv_capacity(100)
+    subject.take(request(tokens=60), 0.0)
+    with pytest.raises(QueueFull):
+        subject.take(request(tokens=41), 0.0)
+    subject.take(request(tokens=40), 10.0)
+
+
+def test_a_place_that_comes_free_goes_to_the_caller_with_less() -> None:
+    subject = Admission(max_running=1, max_waiting=1)
+    for _ in range(2):
+        subject.take(request(caller="a"), 0.0)
     with pytest.raises(QueueFull) as caught:
-        subject.take()
-    assert caught.value.retry_delay_s == delay_s
+        subject.take(request(caller="b"), 1.0)
+    subject.release(request(caller="a"), 2.0)
+    with pytest.raises(QueueFull):
+        subject.take(request(caller="a"), 2.0)
+    subject.take(request(caller="b"), 1.0 + (caught.value.retry_delay_s or 0))
 
 
 def test_draining_refuses_and_keeps_what_it_holds() -> None:
     subject = Admission(max_running=1, max_waiting=0)
-    subject.take()
+    subject.take(request(), 0.0)
     subject.set_draining()
     with pytest.raises(EngineDraining):
-        subject.take()
+        subject.take(request(), 0.0)
     assert subject.held == 1

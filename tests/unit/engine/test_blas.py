@@ -1,6 +1,8 @@
 from ctypes.util import find_library
 
-from mlxmesh_engine.blas import MEND, prepare_blas
+import pytest
+
+from mlxmesh_engine.blas import MEND, prepare_blas, takes_avx512_for_avx2
 
 SOME_LIBRARY = find_library("c") or ""
 
@@ -24,3 +26,18 @@ def test_linux_says_when_there_is_none() -> None:
 
 def test_the_mend_names_a_command() -> None:
     assert "apt-get install libopenblas0-pthread" in MEND
+
+
+@pytest.mark.parametrize(
+    ("facts", "answer"),
+    [
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: {all}\n\nprocessor\t: 1\n", True),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2\n", False),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: {all}\n", False),
+        ("Features\t: fp asimd\n", False),
+        ("", False),
+    ],
+)
+def test_openblas_is_told_of_avx512_where_it_may_not_see_it(facts: str, answer: bool) -> None:
+    flags = "fpu avx2 avx512f avx512dq avx512cd avx512bw avx512vl avx512_bf16"
+    assert takes_avx512_for_avx2(facts.format(all=flags)) is answer

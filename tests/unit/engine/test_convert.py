@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,8 +19,23 @@ def submit(**fields: Any) -> engine_pb2.Submit:
     return engine_pb2.Submit(**(defaults | fields))
 
 
-def convert(message: engine_pb2.Submit, now_s: float = 100.0) -> Sequence:
-    return to_sequence(message, stream_id=3, limits=LIMITS, now_s=now_s)
+def convert(
+    message: engine_pb2.Submit, now_s: float = 100.0, limits: ModelLimits = LIMITS
+) -> Sequence:
+    return to_sequence(message, stream_id=3, limits=limits, now_s=now_s)
+
+
+def test_what_memory_never_suffices_for_is_refused_with_what_to_do() -> None:
+    limits = ModelLimits(100, 50, frozenset(), kv_tokens=12)
+    assert convert(submit(max_tokens=10), limits=limits).most_tokens == 12
+    with pytest.raises(ContextTooLong, match=r"12 tokens.*kv_cache_bytes") as caught:
+        convert(submit(max_tokens=11), limits=limits)
+    assert caught.value.field == "max_tokens"
+
+
+def test_who_asks_and_how_urgently_arrives() -> None:
+    sequence = convert(submit(priority=-7, caller="team-a"))
+    assert (sequence.priority, sequence.caller) == (-7, "team-a")
 
 
 def test_a_plain_submit_is_greedy_and_ends_at_the_models_end_tokens() -> None:
@@ -137,8 +153,9 @@ def test_cached_tokens_come_with_the_acceptance_and_again_when_they_change() -> 
 
 def test_the_prefix_caches_figures_are_part_of_the_load() -> None:
     load = Load(0, 0, 8, 16, prefix_bytes=2**35, prompt_tokens=100, cached_prompt_tokens=64)
-    message = to_load(load)
+    message = to_load(replace(load, kv_capacity_bytes=2**40, kv_promised_bytes=2**41))
     assert message.prefix_bytes == 2**35
+    assert (message.kv_capacity_bytes, message.kv_promised_bytes) == (2**40, 2**41)
     assert (message.prompt_tokens, message.cached_prompt_tokens) == (100, 64)
 
 

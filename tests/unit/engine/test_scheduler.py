@@ -9,8 +9,14 @@ def active(number: int, tokens: int, generated: int = 0) -> Active:
     )
 
 
-def scheduler(max_running: int = 4, budget: int = 100) -> Scheduler:
-    return Scheduler(max_running=max_running, prefill_tokens_per_step=budget)
+def scheduler(
+    max_running: int = 4, budget: int = 100, kv_capacity_tokens: int | None = None
+) -> Scheduler:
+    return Scheduler(
+        max_running=max_running,
+        prefill_tokens_per_step=budget,
+        kv_capacity_tokens=kv_capacity_tokens,
+    )
 
 
 def plan(of: Scheduler) -> dict[int, int]:
@@ -43,6 +49,51 @@ def test_a_place_is_free_again_after_a_removal() -> None:
     subject.remove(first)
     subject.admit(0.0)
     assert (subject.running, subject.waiting) == (1, 0)
+
+
+def wanting(number: int, tokens: int, *, caller: str = "", priority: int = 0) -> Active:
+    """One that may come to so many tokens."""
+    return Active(
+        Sequence((1, number), (1, 2), tokens - 2, caller=caller, priority=priority, submitted_s=0.0)
+    )
+
+
+def admitted(of: Scheduler) -> list[int]:
+    of.admit(0.0)
+    return [each.active.key[1] for each in of.plan_prefill()]
+
+
+def test_one_that_memory_does_not_suffice_for_waits_and_nobody_passes_it() -> None:
+    subject = scheduler(kv_capacity_tokens=100)
+    first, large, small = wanting(1, 60), wanting(2, 50), wanting(3, 10)
+    for each in (first, large, small):
+        subject.add(each)
+    assert admitted(subject) == [1]
+    assert (subject.running, subject.waiting, subject.promised_tokens) == (1, 2, 120)
+    subject.remove(first)
+    assert subject.promised_tokens == 60
+    assert admitted(subject) == [2, 3]
+
+
+def test_what_is_promised_ends_with_each_whatever_its_state() -> None:
+    subject = scheduler(max_running=2, kv_capacity_tokens=1000)
+    for each in (all_ := [wanting(number, 100) for number in range(1, 5)]):
+        subject.add(each)
+    subject.admit(0.0)
+    step(subject)
+    assert subject.promised_tokens == 400
+    for left, each in zip((300, 200, 100, 0), all_, strict=True):
+        subject.remove(each)
+        subject.remove(each)
+        assert subject.promised_tokens == left
+
+
+def test_places_go_to_callers_in_turn_and_to_each_ones_highest_priority() -> None:
+    subject = scheduler(max_running=3)
+    for number in (1, 2, 3):
+        subject.add(wanting(number, 50, caller="a", priority=number))
+    subject.add(wanting(4, 50, caller="b"))
+    assert admitted(subject) == [3, 4, 2]
 
 
 def test_removal_works_in_every_state() -> None:
@@ -222,7 +273,7 @@ def decoding_beside(*prompts: int) -> Scheduler:
 def test_while_others_decode_one_long_prompt_reads_what_they_can_bear() -> None:
     subject = decoding_beside(4001, 4001)
     subject.note_decode_took(0.040, Read(long_tokens=16))
-    assert plan(subject) == {2: 8}
+    assert plan(subject) == {2: 5}
 
 
 def test_a_short_prompt_is_read_at_once_beside_them() -> None:

@@ -48,7 +48,8 @@ class Stand:
         await backends.stop_following()
         return backends
 
-    def _open(self, address: str) -> Any:
+    def _open(self, address: str, *, role: str = "", window_bytes: int | None = None) -> Any:
+        assert role == "generation"
         self.channels[address] = FakeChannel(address)
         return self.channels[address]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxmesh_gateway.limits import Deadlines, forwarded
+from mlxmesh_gateway.limits import Deadlines, forwarded, places_per_caller
 
 
 @pytest.mark.parametrize(
@@ -36,5 +36,16 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
         ("x-own", "1"),
     ]
 
-    assert forwarded(metadata) == (("traceparent", "00-aa-bb-01"), ("x-request-id", "r-1"))
-    assert forwarded(None) == ()
+    caller = ("mlxmesh-caller", "team-a")
+    assert forwarded([*metadata, ("mlxmesh-caller", "other")], caller="team-a") == (
+        ("traceparent", "00-aa-bb-01"),
+        ("x-request-id", "r-1"),
+        caller,
+    )
+    assert forwarded(None, caller="team-a") == (caller,)
+
+
+def test_one_caller_leaves_an_eighth_of_the_places_to_others() -> None:
+    assert places_per_caller(1024, None) == 896
+    assert places_per_caller(1, None) == 1
+    assert places_per_caller(1024, 3) == 3

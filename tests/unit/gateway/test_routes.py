@@ -1,19 +1,23 @@
 """The table of public methods agrees with the contracts."""
 
+from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.model.v1 import model_pb2
+from mlxmesh.runtime.v1 import runtime_pb2
 from mlxmesh_gateway.routes import BACKENDS, public_routes
+from mlxmesh_shared.tls.method_access import stated_rules
 
-INTERNAL = {"/mlxmesh.model.v1.ModelService/GetTokenizer"}
 
-
-def test_every_method_of_a_public_service_is_public_or_known_to_be_internal() -> None:
-    in_contracts = {
-        f"/{service.full_name}/{method.name}"
-        for service in BACKENDS.values()
-        for method in service.methods
+def test_public_is_what_the_contracts_open_to_a_role_at_the_gateway() -> None:
+    services = [
+        *engine_pb2.DESCRIPTOR.services_by_name.values(),
+        *runtime_pb2.DESCRIPTOR.services_by_name.values(),
+        *BACKENDS.values(),
+    ]
+    opened = {
+        path for service in services for path, rules in stated_rules(service) if rules.gateway_roles
     }
 
-    assert {route.path for route in public_routes()} == in_contracts - INTERNAL
+    assert {route.path for route in public_routes()} == opened
 
 
 def test_a_route_knows_its_request_and_where_it_goes() -> None:

@@ -66,6 +66,14 @@ def test_everything_asked_for_reaches_the_engine(message: GenerateRequest, seed:
     assert (list(submit.prompt_token_ids), submit.max_tokens, submit.timeout_ms) == ([1, 2], 3, 4)
 
 
+def test_an_engine_learns_who_asks_and_how_urgently() -> None:
+    message = GenerateRequest(model="pocket", prompt="x", priority=-3)
+    request = convert.generation_request(message, caller="team-a")
+    submit = convert.to_submit(request, prompt_token_ids=[1], max_tokens=1, seed=9, timeout_ms=None)
+    assert (submit.priority, submit.caller) == (-3, "team-a")
+    assert request.message_bytes == message.ByteSize()
+
+
 def test_the_callers_sampling_is_not_changed() -> None:
     message = GenerateRequest(model="pocket", prompt="x", sampling=Sampling(top_k=5))
     request = convert.generation_request(message)
@@ -76,7 +84,7 @@ def test_the_callers_sampling_is_not_changed() -> None:
 def test_every_field_of_a_request_is_either_read_or_refused_by_its_rule() -> None:
     read = {
         *("model", "prompt", "chat", "tokens", "max_tokens", "sampling", "stop"),
-        *("stop_token_ids", "request_id", "ignore_eos"),
+        *("stop_token_ids", "request_id", "ignore_eos", "priority"),
         "n",  # its rule leaves 1 as the only value
     }
     fields = GenerateRequest.DESCRIPTOR.fields

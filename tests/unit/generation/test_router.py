@@ -38,6 +38,13 @@ def test_a_full_replica_is_passed_over() -> None:
     assert pick([replica("a", 2, capacity=2), replica("b", 5, capacity=6)]) == "b"
 
 
+def test_a_replica_that_promised_all_its_memory_is_full() -> None:
+    without_memory = Replica("a", True, 0, capacity=6, has_memory=False)
+    assert pick([without_memory, replica("b", 5, capacity=6)]) == "b"
+    with pytest.raises(QueueFull):
+        pick([without_memory])
+
+
 def test_a_warm_prefix_decides_before_the_load() -> None:
     loads = [replica("a", 4), replica("b", 3), replica("c", 3)]
     assert pick(loads, warm_tokens={"c": 64}) == "c"

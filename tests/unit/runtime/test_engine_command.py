@@ -27,6 +27,14 @@ def test_flags_are_what_the_engine_understands(tmp_path: Path) -> None:
     assert (settings.log_level, settings.log_format) == ("debug", "json")
 
 
+def test_the_engine_gets_the_runtimes_certificates_and_reflection(tmp_path: Path) -> None:
+    command = EngineCommand(data_dir=tmp_path, tls_dir=tmp_path / "tls", reflection=False)
+    _, _, _, *flags = command.line(SPEC)
+    settings = load_settings(EngineSettings, flags, env={})
+    assert settings.tls_dir == tmp_path / "tls"
+    assert settings.reflection is False
+
+
 def test_options_that_are_not_set_are_left_to_the_engine(tmp_path: Path) -> None:
     line = EngineCommand(data_dir=tmp_path, program=["engine"]).line(SPEC)
     assert line[0] == "engine"

@@ -21,10 +21,15 @@ def test_loopback_needs_no_permission(service: str, listen: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.168.1.4:1", "mac.local:1"])
 def test_anything_else_needs_permission(service: str, listen: str) -> None:
-    with pytest.raises(SettingsError, match=r"flag --listen: .*--insecure-listen"):
+    with pytest.raises(SettingsError, match=r"flag --listen: .*--tls-dir.*--insecure-listen"):
         load(service, "--listen", listen)
 
     assert load(service, "--listen", listen, "--insecure-listen") == listen
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_tls_is_such_a_permission(service: str) -> None:
+    assert load(service, "--listen", "0.0.0.0:1", "--tls-dir", "/etc/mlxmesh/tls") == "0.0.0.0:1"
 
 
 @pytest.mark.parametrize("service", SERVICES)

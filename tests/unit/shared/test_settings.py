@@ -80,7 +80,7 @@ def test_a_file_elsewhere(tmp_path: Path) -> None:
 def test_switches() -> None:
     assert load_settings(GatewaySettings, ["--no-reflection"], env={}).reflection is False
     assert load_settings(GatewaySettings, ["--insecure-listen"], env={}).insecure_listen is True
-    env = {"MLXMESH_GATEWAY_REFLECTION": "false"}
+    env = {"MLXMESH_REFLECTION": "false"}
     assert load_settings(GatewaySettings, env=env).reflection is False
 
 

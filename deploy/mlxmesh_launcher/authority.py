@@ -1,0 +1,221 @@
+"""A certificate authority for one mesh, in a directory.
+
+`ca.crt` and `ca.key`, then for each role `ROLE.crt` and `ROLE.key`. Whoever can read `ca.key` can
+be anyone in the mesh: it stays on the host that issues.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from mlxmesh_shared.errors import IllegalState, InvalidArgument
+from mlxmesh_shared.tls.identity import ROLES, SERVER_ROLES, server_name, spiffe_id
+
+CA_LIFETIME = timedelta(days=3650)
+LIFETIME = timedelta(days=90)
+RENEW_WITH_LEFT = LIFETIME / 3
+"""A certificate with less than this left is due for renewal."""
+# Clocks of hosts differ a little.
+_BACKDATED = timedelta(minutes=5)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class IssuedCertificate:
+    """What a certificate file says."""
+
+    path: Path
+    role: str
+    """The role it proves; "ca" for the authority's own."""
+    hosts: tuple[str, ...]
+    """Names and addresses under which its server may be reached."""
+    expires: datetime
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether it should be renewed."""
+        return self.expires - now < RENEW_WITH_LEFT
+
+
+class Authority:
+    """Issues certificates from a directory's `ca.key`."""
+
+    def __init__(self, tls_dir: Path) -> None:
+        """Raises: IllegalState when the directory holds no authority."""
+        self._dir = tls_dir
+        try:
+            self._certificate = x509.load_pem_x509_certificate((tls_dir / "ca.crt").read_bytes())
+            key = serialization.load_pem_private_key((tls_dir / "ca.key").read_bytes(), None)
+        except FileNotFoundError as error:
+            raise IllegalState(
+                f"{error.filename} is not there; make an authority with `mlxmesh certs init`, or"
+                " issue on the host that has it"
+            ) from None
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        self._key = key
+
+    @classmethod
+    def create(cls, tls_dir: Path) -> Authority:
+        """A new authority. Raises: IllegalState when the directory has one."""
+        if (tls_dir / "ca.crt").exists():
+            raise IllegalState(
+                f"{tls_dir} has an authority already; certificates of a new one would be refused by"
+                " processes that trust the old: remove the directory first if that is meant"
+            )
+        tls_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mlxmesh authority")])
+        builder = _builder(name, name, key.public_key(), CA_LIFETIME)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        builder = builder.add_extension(_usage(signs_certificates=True), True)
+        _write_pair(tls_dir / "ca", builder.sign(key, hashes.SHA256()), key)
+        return cls(tls_dir)
+
+    def issue(
+        self, role: str, *, hosts: Iterable[str] = (), lifetime: timedelta = LIFETIME
+    ) -> IssuedCertificate:
+        """Writes a new certificate and key of a role, in place of those it had.
+
+        A server's is good for this host's name, the loopback addresses and `hosts`.
+        Raises: InvalidArgument for an unknown role or an illegal host.
+        """
+        if role not in ROLES:
+            raise InvalidArgument(f"{role} is no role; there are: {', '.join(ROLES)}", field="role")
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"mlxmesh {role}")])
+        builder = _builder(name, self._certificate.subject, key.public_key(), lifetime)
+        for extension in self._extensions(role, hosts):
+            builder = builder.add_extension(extension, critical=False)
+        _write_pair(self._dir / role, builder.sign(self._key, hashes.SHA256()), key)
+        return read_certificate(self._dir / f"{role}.crt")
+
+    def renew(self, roles: Iterable[str], *, only_due: bool = False) -> list[IssuedCertificate]:
+        """Issues these roles' certificates again, for the hosts they had, and those missing."""
+        had = {each.role: each for each in read_certificates(self._dir)}
+        now = datetime.now(UTC)
+        return [
+            self.issue(role, hosts=had[role].hosts if role in had else ())
+            for role in roles
+            if role not in had or not only_due or had[role].is_due(now)
+        ]
+
+    def _extensions(self, role: str, hosts: Iterable[str]) -> Iterator[x509.ExtensionType]:
+        serves = role in SERVER_ROLES
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id(role))]
+        if serves:
+            # Each once, in this order.
+            everywhere = (server_name(role), *_LOOPBACK, socket.gethostname(), *hosts)
+            names += [_host(host) for host in dict.fromkeys(everywhere)]
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        usages += [ExtendedKeyUsageOID.SERVER_AUTH] if serves else []
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        yield x509.SubjectAlternativeName(names)
+        yield x509.ExtendedKeyUsage(usages)
+        yield issuer
+        yield _usage(signs_certificates=False)
+        yield x509.BasicConstraints(ca=False, path_length=None)
+
+
+def ensure_certificates(tls_dir: Path) -> list[IssuedCertificate]:
+    """Makes what a whole mesh needs: the authority, and what is missing or due of every role."""
+    exists = (tls_dir / "ca.crt").exists()
+    authority = Authority(tls_dir) if exists else Authority.create(tls_dir)
+    return authority.renew(ROLES, only_due=True)
+
+
+def read_certificates(tls_dir: Path) -> list[IssuedCertificate]:
+    """Every certificate in a directory, the authority's first."""
+    names = ("ca", *ROLES)
+    paths = [tls_dir / f"{name}.crt" for name in names]
+    return [read_certificate(path) for path in paths if path.exists()]
+
+
+def read_certificate(path: Path) -> IssuedCertificate:
+    """What a certificate file says. Raises: IllegalState when it is none."""
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except ValueError:
+        raise IllegalState(f"{path} is no PEM certificate; issue it again") from None
+    return IssuedCertificate(
+        path=path,
+        role=path.stem,
+        hosts=tuple(_hosts(certificate)),
+        expires=certificate.not_valid_after_utc,
+    )
+
+
+def _hosts(certificate: x509.Certificate) -> Iterator[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return
+    yield from names.get_values_for_type(x509.DNSName)
+    yield from map(str, names.get_values_for_type(x509.IPAddress))
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(host)
+    except ValueError:
+        raise InvalidArgument("a host is a name in ASCII or an address", field="host") from None
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lifetime: timedelta
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(min(now, now + lifetime) - _BACKDATED)
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _write_pair(stem: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    plain = serialization.NoEncryption()
+    _write(stem.with_name(f"{stem.name}.key"), key.private_bytes(encoding, form, plain), 0o600)
+    _write(stem.with_name(f"{stem.name}.crt"), certificate.public_bytes(encoding), 0o644)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Writes whole and renames, so that no reader sees half of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    draft.replace(path)

@@ -1,0 +1,121 @@
+"""Commands about certificates: an authority for one mesh, and what it issues."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlxmesh_cli.session import (
+    DataDir,
+    Json,
+    fail,
+    print_json,
+    resolve_data_dir,
+    told_errors,
+)
+
+if TYPE_CHECKING:
+    from mlxmesh_launcher.authority import IssuedCertificate
+
+certs = typer.Typer(help="Certificates for a mesh with TLS.", no_args_is_help=True)
+
+TlsDir = Annotated[
+    Path | None,
+    typer.Option("--dir", help="Where they are kept. Default: `tls` in the data directory."),
+]
+Roles = Annotated[list[str] | None, typer.Argument(help="Roles; none means all of them.")]
+
+
+@certs.command("init")
+def init(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """Make an authority, and a certificate for each role."""
+    from mlxmesh_launcher.authority import Authority
+    from mlxmesh_shared.tls.identity import ROLES
+
+    path = _tls_dir(directory, data_dir)
+    with told_errors():
+        issued = Authority.create(path).renew(ROLES)
+    _show(issued, json)
+
+
+@certs.command("issue")
+def issue(
+    role: Annotated[str, typer.Argument(help="gateway, generation, ..., client or admin.")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name or address that its server is reached by; may be repeated."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=825, help="Lifetime.")] = 90,
+    directory: TlsDir = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Issue one certificate in place of the one that the role had."""
+    from mlxmesh_launcher.authority import Authority
+
+    path = _tls_dir(directory, data_dir)
+    with told_errors():
+        issued = Authority(path).issue(role, hosts=host or (), lifetime=timedelta(days=days))
+    _show([issued], json)
+
+
+@certs.command("rotate")
+def rotate(
+    roles: Roles = None, directory: TlsDir = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Issue certificates again, for the same hosts. A running mesh takes them up by itself."""
+    from mlxmesh_launcher.authority import Authority
+    from mlxmesh_shared.tls.identity import ROLES
+
+    path = _tls_dir(directory, data_dir)
+    with told_errors():
+        issued = Authority(path).renew(roles or ROLES)
+    _show(issued, json)
+
+
+@certs.command("show")
+def show(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """List the certificates, whom they prove, and until when."""
+    from mlxmesh_launcher.authority import read_certificates
+
+    path = _tls_dir(directory, data_dir)
+    with told_errors():
+        found = read_certificates(path)
+    if not found:
+        fail(f"no certificates in {path}; make them with `mlxmesh certs init`")
+    _show(found, json)
+
+
+def _tls_dir(directory: Path | None, data_dir: Path | None) -> Path:
+    return (directory or resolve_data_dir(data_dir) / "tls").expanduser().absolute()
+
+
+def _show(certificates: list[IssuedCertificate], json: bool) -> None:
+    if json:
+        print_json([_row(each) for each in certificates])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("role", "days left", "hosts", "file", box=None, pad_edge=False)
+    for each in certificates:
+        hosts = ", ".join(each.hosts)
+        table.add_row(each.role, str(_days_left(each)), hosts, str(each.path))
+    Console().print(table)
+
+
+def _row(certificate: IssuedCertificate) -> dict[str, object]:
+    return {
+        "role": certificate.role,
+        "expires": certificate.expires.isoformat(timespec="seconds"),
+        "days_left": _days_left(certificate),
+        "hosts": list(certificate.hosts),
+        "path": str(certificate.path),
+    }
+
+
+def _days_left(certificate: IssuedCertificate) -> int:
+    return (certificate.expires - datetime.now(UTC)).days

@@ -1,0 +1,173 @@
+"""What the mesh asks of a Consul agent: every failure is a RegistryUnavailable that says why."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import consul.base as py_consul  # pyright: ignore[reportMissingTypeStubs] - it has none
+
+from mlxmesh_shared.consul.transport import Transport
+from mlxmesh_shared.errors import RegistryUnavailable
+from mlxmesh_shared.settings.consul import ConsulSettings
+
+_log = logging.getLogger(__name__)
+
+# Consul adds up to a sixteenth to a wait, so that not all come back at once.
+_WAIT_SLACK = 1 / 16
+
+T = TypeVar("T")
+
+
+class ConsulService(NamedTuple):
+    """An instance of a service, as Consul keeps it."""
+
+    name: str
+    service_id: str
+    address: str
+    port: int
+    meta: Mapping[str, str]
+
+
+class ConsulAgent:
+    """A client of one agent; one per process, made on the event loop that uses it."""
+
+    def __init__(self, settings: ConsulSettings, *, request_timeout_s: float = 5.0) -> None:
+        """The timeout is that of a request that does not wait for a change."""
+        self._settings = settings
+        self._request_timeout_s = request_timeout_s
+        self._transport = Transport(settings)
+        self._consul = _client(self._transport, settings)
+        self._troubles: dict[str, str] = {}
+
+    async def register(self, service: ConsulService) -> None:
+        """Registers a service whose check passes until the agent finds otherwise."""
+        await self._ask(
+            f"register {service.service_id}",
+            self._consul.agent.service.register(
+                name=service.name,
+                service_id=service.service_id,
+                address=service.address,
+                port=service.port,
+                meta=dict(service.meta),
+                check=_health_check(service, self._settings),
+                replace_existing_checks=True,
+            ),
+        )
+
+    async def deregister(self, service_id: str) -> None:
+        """Removes a service; nothing happens when the agent does not have it."""
+        await self._ask(
+            f"deregister {service_id}", self._consul.agent.service.deregister(service_id)
+        )
+
+    async def checked_services(self) -> frozenset[str]:
+        """The ids of the services that the agent has and checks."""
+        checks = await self._ask("list its checks", self._consul.agent.checks())
+        return frozenset(check["ServiceID"] for check in checks.values())
+
+    async def passing(
+        self, name: str, index: int, wait_s: float
+    ) -> tuple[int, tuple[ConsulService, ...]]:
+        """The services of a name whose checks pass, once the index has moved on or wait_s ended."""
+        answer = self._consul.health.service(
+            name, passing=True, index=index or None, wait=_duration(wait_s)
+        )
+        found_at, entries = await self._ask(f"tell of {name}", answer, index and wait_s)
+        return int(found_at), tuple(map(_service, cast("Sequence[Any]", entries or ())))
+
+    async def values(self, prefix: str, index: int, wait_s: float) -> tuple[int, Mapping[str, str]]:
+        """The values below a prefix by the rest of their key, when the index has moved on."""
+        answer = self._consul.kv.get(
+            prefix, recurse=True, index=index or None, wait=_duration(wait_s)
+        )
+        found_at, entries = await self._ask(f"tell the keys of {prefix}", answer, index and wait_s)
+        return int(found_at), {
+            str(entry["Key"]).removeprefix(prefix): _text(entry["Value"])
+            for entry in cast("Sequence[Any]", entries or ())
+        }
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._transport.close()
+
+    async def _ask(self, what: str, answer: Awaitable[T], wait_s: float = 0) -> T:
+        timeout_s = self._request_timeout_s + wait_s * (1 + _WAIT_SLACK)
+        try:
+            async with asyncio.timeout(timeout_s):
+                answered = await answer
+        except TimeoutError:
+            trouble = f"did not answer within {timeout_s:g} s"
+        except py_consul.ConsulException:
+            trouble = "answered with something that is no answer of Consul's; is it an agent?"
+        except RegistryUnavailable as error:
+            trouble = error.message
+        else:
+            self._note(what, "")
+            return answered
+        message = f"the Consul agent at {self._settings.consul_address} {trouble}"
+        self._note(what, message)
+        raise RegistryUnavailable(f"{message} (asked to {what})")
+
+    def _note(self, what: str, trouble: str) -> None:
+        """Logs a trouble when it comes, changes or ends, not each time that it is met."""
+        if self._troubles.get(what, "") == trouble:
+            return
+        self._troubles[what] = trouble
+        if trouble:
+            _log.warning("cannot have Consul %s: %s; trying again", what, trouble)
+        else:
+            del self._troubles[what]
+            _log.info("Consul can %s again", what)
+
+
+def _client(transport: Transport, settings: ConsulSettings) -> Any:
+    """py-consul's API over our transport."""
+
+    class Client(py_consul.Consul):
+        def http_connect(self, *_: Any, **__: Any) -> Any:
+            return transport
+
+    client: Any = Client("", 0, scheme="", dc=settings.consul_datacenter or None, verify=False)
+    # The environment's CONSUL_HTTP_TOKEN would win over an argument.
+    client.token = settings.consul_token.get_secret_value() or None
+    return client
+
+
+def _health_check(service: ConsulService, settings: ConsulSettings) -> dict[str, Any]:
+    interval_s = settings.consul_check_interval_s
+    return {
+        "Name": "gRPC health",
+        "GRPC": f"{_bracketed(service.address)}:{service.port}",
+        "GRPCUseTLS": settings.consul_check_tls,
+        "Interval": _duration(interval_s),
+        "Timeout": _duration(max(1.0, interval_s / 2)),
+        # A process registers once it serves: nobody need wait for the first check.
+        "Status": "passing",
+        "FailuresBeforeCritical": 2,
+        # Clean-up of what never came back, not failure detection; Consul's least is a minute.
+        "DeregisterCriticalServiceAfter": "10m",
+    }
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _duration(seconds: float) -> str:
+    return f"{round(seconds * 1000)}ms"
+
+
+def _service(entry: Mapping[str, Any]) -> ConsulService:
+    service = entry["Service"]
+    return ConsulService(
+        name=service["Service"],
+        service_id=service["ID"],
+        address=service["Address"],
+        port=service["Port"],
+        meta=service.get("Meta") or {},
+    )
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")

@@ -1,0 +1,186 @@
+"""Discovery by Consul: the host's agent checks instances, watchers hear of each change.
+
+Consul's absence stops nothing: what was last known stays known, and whatever this process has
+registered is registered again within seconds of the agent's return.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncGenerator, Mapping
+from functools import partial
+
+from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
+from mlxmesh_shared.consul.blocking import LONGEST_WAIT_S, BlockingQuery
+from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
+from mlxmesh_shared.health import health
+from mlxmesh_shared.registry.port import Instance, checked_name
+from mlxmesh_shared.settings.consul import ConsulSettings
+from mlxmesh_shared.tls import CertificateSource
+
+_log = logging.getLogger(__name__)
+
+_PID = "mlxmesh-pid"
+# How soon to ask again while an empty answer is not believed.
+_DOUBT_S = 1.0
+_META_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_META_VALUE_CHARACTERS = 512
+_META_PAIRS = 63  # and the pid
+
+
+class ConsulRegistry:
+    """The registry across machines; one per process, on one event loop."""
+
+    def __init__(
+        self,
+        settings: ConsulSettings,
+        agent: ConsulAgent | None = None,
+        *,
+        certificates: CertificateSource | None = None,
+    ) -> None:
+        """The agent is closed with the registry. certificates: to ask instances how they are."""
+        self._certificates = certificates
+        self._agent = agent or ConsulAgent(settings)
+        self._prefix = settings.consul_prefix
+        self._interval_s = settings.consul_check_interval_s
+        self._own: dict[str, ConsulService] = {}
+        self._withdrawn: set[str] = set()
+        self._known: dict[str, tuple[Instance, ...]] = {}
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def register(self, instance: Instance) -> None:
+        """As of Registry; an agent that is away or refuses is told as soon as it listens.
+
+        Raises: InvalidArgument when Consul cannot hold the name or the metadata.
+        """
+        service = self._to_consul(instance)
+        self._own[service.service_id] = service
+        self._withdrawn.discard(service.service_id)
+        with contextlib.suppress(RegistryUnavailable):  # logged, and tried again
+            await self._agent.register(service)
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep_registered(), name="consul-keeper")
+
+    async def deregister(self, instance: Instance) -> None:
+        """As of Registry; where the agent is away, its health check finds the instance gone."""
+        service_id = self._to_consul(instance).service_id
+        self._own.pop(service_id, None)
+        self._withdrawn.add(service_id)
+        with contextlib.suppress(RegistryUnavailable):
+            await self._agent.deregister(service_id)
+
+    async def resolve(self, service: str) -> tuple[Instance, ...]:
+        """As of Registry; the last known set while Consul does not answer.
+
+        Raises: RegistryUnavailable when it does not and never did.
+        """
+        name = self._name(service)
+        try:
+            _, found = await self._agent.passing(name, 0, 0)
+        except RegistryUnavailable:
+            if service not in self._known:
+                raise
+            return self._known[service]
+        return await self._believe(service, found)
+
+    async def watch(self, service: str) -> AsyncGenerator[tuple[Instance, ...], None]:
+        name = self._name(service)
+        query = BlockingQuery()
+        last: tuple[Instance, ...] | None = None
+        in_doubt = False
+        while True:
+            wait_s = _DOUBT_S if in_doubt else LONGEST_WAIT_S
+            found = await query.next(partial(self._agent.passing, name), wait_s)
+            believed = await self._believe(service, found)
+            in_doubt = not found and bool(believed)
+            if believed != last:
+                last = believed
+                yield believed
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        await self._agent.close()
+
+    async def _keep_registered(self) -> None:
+        """Registers again what an agent lost: it restarted, or its checks were removed."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            with contextlib.suppress(RegistryUnavailable):
+                checked = await self._agent.checked_services()
+                for service_id in self._own.keys() - checked:
+                    await self._restore(service_id)
+
+    async def _restore(self, service_id: str) -> None:
+        # It may have been withdrawn while the agent was asked.
+        service = self._own.get(service_id)
+        if service is not None:
+            await self._agent.register(service)
+            _log.info("registered %s again; the agent did not have it any more", service_id)
+
+    async def _believe(
+        self, service: str, found: tuple[ConsulService, ...]
+    ) -> tuple[Instance, ...]:
+        """The instances found; an empty answer is believed only of those that do not serve.
+
+        A Consul that lost its memory or its leader may answer with nobody.
+        """
+        instances = sorted(map(self._from_consul, found), key=lambda one: one.instance_id)
+        believed = tuple(instances) or await self._still_serving(service)
+        self._known[service] = believed
+        return believed
+
+    async def _still_serving(self, service: str) -> tuple[Instance, ...]:
+        known = [
+            one
+            for one in self._known.get(service, ())
+            if self._to_consul(one).service_id not in self._withdrawn
+        ]
+        answers = await asyncio.gather(
+            *(health(one.address, role=service, certificates=self._certificates) for one in known)
+        )
+        return tuple(one for one, state in zip(known, answers, strict=True) if state == "serving")
+
+    def _name(self, service: str) -> str:
+        return f"{self._prefix}-{checked_name(service, 'service')}"
+
+    def _to_consul(self, instance: Instance) -> ConsulService:
+        name = self._name(instance.service)
+        host, _, port = instance.address.rpartition(":")
+        if not port.isdigit():
+            raise InvalidArgument("address must be host:port", field="address")
+        return ConsulService(
+            name=name,
+            service_id=f"{name}:{checked_name(instance.instance_id, 'instance_id')}",
+            address=host.strip("[]"),
+            port=int(port),
+            meta=_checked_meta(instance.metadata) | {_PID: str(instance.pid)},
+        )
+
+    def _from_consul(self, service: ConsulService) -> Instance:
+        meta = dict(service.meta)
+        host = f"[{service.address}]" if ":" in service.address else service.address
+        return Instance(
+            service=service.name.removeprefix(f"{self._prefix}-"),
+            instance_id=service.service_id.removeprefix(f"{service.name}:"),
+            address=f"{host}:{service.port}",
+            pid=int(meta.pop(_PID, 0)),
+            metadata=meta,
+        )
+
+
+def _checked_meta(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Raises: InvalidArgument when Consul would refuse it."""
+    if len(metadata) > _META_PAIRS:
+        raise InvalidArgument(f"metadata may hold {_META_PAIRS} facts", field="metadata")
+    for key, value in metadata.items():
+        if _META_KEY.fullmatch(key) is None or len(value) > _META_VALUE_CHARACTERS:
+            raise InvalidArgument(
+                f"metadata keys may hold up to 128 letters, digits, '_', '-', "
+                f"and values up to {_META_VALUE_CHARACTERS} characters",
+                field=f"metadata.{key}"[:100],
+            )
+    return dict(metadata)

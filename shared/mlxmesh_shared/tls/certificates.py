@@ -1,0 +1,112 @@
+"""A process's certificate, key and CA: read from files, and read again when these change."""
+
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxmesh_shared.errors import IllegalState
+
+CHECK_INTERVAL_S = 1.0
+
+_log = logging.getLogger(__name__)
+_Stamps = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class CertificateFiles:
+    """Where they are; without certificate and key a client verifies its server and is nobody."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @classmethod
+    def of_role(cls, tls_dir: Path, role: str) -> "CertificateFiles":
+        """The files of one role in a directory that `mlxmesh certs` keeps."""
+        return cls(tls_dir / "ca.crt", tls_dir / f"{role}.crt", tls_dir / f"{role}.key")
+
+
+@dataclass(frozen=True, repr=False)
+class Certificates:
+    """What the files hold, PEM; `certificate` may be a chain, and `ca` several authorities."""
+
+    ca: bytes
+    certificate: bytes
+    key: bytes
+
+
+class CertificateSource:
+    """The certificates as they are now; files that do not fit together leave the last good ones.
+
+    Safe to ask from any thread: gRPC asks from its own.
+    """
+
+    def __init__(
+        self, files: CertificateFiles, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Raises: IllegalState when the files are missing, unreadable or no match."""
+        self._files = files
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._stamps, self._current = _load(files)
+        self._check_at_s = clock() + CHECK_INTERVAL_S
+
+    def current(self) -> Certificates:
+        """The same object until the files have changed."""
+        with self._lock:
+            if self._clock() >= self._check_at_s:
+                self._check_at_s = self._clock() + CHECK_INTERVAL_S
+                self._renew()
+            return self._current
+
+    def _renew(self) -> None:
+        try:
+            if _stamps(self._files) == self._stamps:
+                return
+            self._stamps, self._current = _load(self._files)
+            _log.info("the certificates in %s were renewed", self._files.ca.parent)
+        except (OSError, IllegalState) as error:
+            # Half of a rotation: the other files follow within moments.
+            _log.warning("keeping the certificates as they were: %s", error)
+
+
+def _load(files: CertificateFiles) -> tuple[_Stamps, Certificates]:
+    try:
+        stamps = _stamps(files)
+        certificates = Certificates(
+            files.ca.read_bytes(), _read(files.certificate), _read(files.key)
+        )
+        _check_match(files)
+        if _stamps(files) != stamps:
+            raise IllegalState(f"the files beside {files.ca} are being changed; try again")
+    except ssl.SSLError as error:
+        raise IllegalState(
+            f"the certificate files beside {files.ca} cannot be used ({error.reason}): each must be"
+            " PEM, and the key must be the certificate's own"
+        ) from None
+    except OSError as error:
+        raise IllegalState(
+            f"cannot read {error.filename}: {error.strerror}; make certificates with"
+            " `mlxmesh certs`, or name the directory that has them (tls_dir)"
+        ) from None
+    return stamps, certificates
+
+
+def _check_match(files: CertificateFiles) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(files.ca)
+    if files.certificate is not None:
+        context.load_cert_chain(files.certificate, files.key)
+
+
+def _stamps(files: CertificateFiles) -> _Stamps:
+    stats = [path.stat() for path in (files.ca, files.certificate, files.key) if path is not None]
+    return tuple((stat.st_mtime_ns, stat.st_ino) for stat in stats)
+
+
+def _read(path: Path | None) -> bytes:
+    return b"" if path is None else path.read_bytes()

@@ -1,0 +1,69 @@
+"""Who may call which method: the table that the contracts state, denied by default."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc import aio
+
+from mlxmesh.common.v1 import rules_pb2
+from mlxmesh.common.v1.rules_pb2 import Role
+from mlxmesh_shared.errors import MethodNotFound, PermissionDenied, Unauthenticated
+from mlxmesh_shared.tls.identity import Caller, caller_of
+
+_audit = logging.getLogger("mlxmesh.audit")
+
+
+class MethodAccess:
+    """The allowed roles of some services' methods, read from the descriptors once.
+
+    A caller without a role counts as `anonymous_role`.
+    """
+
+    def __init__(
+        self,
+        services: Iterable[ServiceDescriptor],
+        *,
+        at_gateway: bool = False,
+        anonymous_role: Role.ValueType = Role.ROLE_UNSPECIFIED,
+    ) -> None:
+        self._allowed = {
+            path: frozenset(rules.gateway_roles if at_gateway else rules.allowed_roles)
+            for service in services
+            for path, rules in stated_rules(service)
+        }
+        self._anonymous_role = anonymous_role
+
+    def check(self, method: str, context: aio.ServicerContext[Any, Any]) -> None:
+        """Raises: Unauthenticated, PermissionDenied, or MethodNotFound; refusals are audited."""
+        allowed = self._allowed.get(method)
+        if allowed is None:
+            raise MethodNotFound("there is no such method here; list the services by reflection")
+        caller = caller_of(context.auth_context())
+        if (caller.role or self._anonymous_role) in allowed:
+            return
+        fields = {"method": method, "caller": caller.spiffe_id, "peer": context.peer()}
+        _audit.warning("refused", extra={"operation": "access", "fields": fields})
+        raise _refusal(caller, allowed)
+
+
+def stated_rules(service: ServiceDescriptor) -> Iterator[tuple[str, rules_pb2.MethodRules]]:
+    """The path of each method, as on the wire, and who may call it."""
+    methods: Iterable[Any] = service.methods
+    for method in methods:
+        rules: rules_pb2.MethodRules = method.GetOptions().Extensions[rules_pb2.method_rules]
+        yield f"/{service.full_name}/{method.name}", rules
+
+
+def role_words(roles: Iterable[Role.ValueType]) -> str:
+    """For example "admin, client"."""
+    return ", ".join(sorted(Role.Name(role).removeprefix("ROLE_").lower() for role in roles))
+
+
+def _refusal(caller: Caller, allowed: frozenset[Role.ValueType]) -> Exception:
+    needed = role_words(allowed) or "no role"
+    if caller.role == Role.ROLE_UNSPECIFIED:
+        return Unauthenticated(f"this method needs a certificate of one of the roles {needed}")
+    has = role_words([caller.role])
+    return PermissionDenied(f"the role {has} may not call this method; allowed: {needed}")

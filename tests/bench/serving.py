@@ -1,0 +1,72 @@
+"""A mesh of real processes to measure, and the model that it serves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MODEL = "bench"
+MESH = ("gateway", "generation", "engine")
+"""The processes that a stream passes through."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A running mesh: where its services are, and which process each one is."""
+
+    addresses: dict[str, str]
+    pids: dict[str, int]
+
+    @property
+    def address(self) -> str:
+        """Where clients connect."""
+        return self.addresses["gateway"]
+
+
+@contextlib.contextmanager
+def bench_model() -> Iterator[Path]:
+    """The model's directory, written by a process of its own, so that this one holds no MLX."""
+    with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as folder:
+        model = Path(folder) / MODEL
+        subprocess.run([sys.executable, "-m", "tests.bench.bench_model", str(model)], check=True)
+        yield model
+
+
+@contextlib.contextmanager
+def serving(model: Path, *options: str, **engine: object) -> Iterator[Mesh]:
+    """A mesh that serves the model; `options` are those of `mlxmesh up`, `engine` its settings."""
+    own = {f"MLXMESH_ENGINE_{name.upper()}": str(value) for name, value in engine.items()}
+    with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as data_dir:
+
+        def command(*words: str) -> Any:
+            line = [sys.executable, "-m", "mlxmesh_cli", *words, "--json", "--data-dir", data_dir]
+            done = subprocess.run(
+                line, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | own
+            )
+            return json.loads(done.stdout)
+
+        command("up", "--detach", "--grpc-port", "0", "--model", str(model), *options)
+        try:
+            instances = [one for one in command("status")["instances"] if one["service"] in MESH]
+            yield Mesh(
+                {one["service"]: one["address"] for one in instances},
+                {one["service"]: one["pid"] for one in instances},
+            )
+        finally:
+            command("down")
+
+
+@contextlib.contextmanager
+def simulated(model: Path, **engine: object) -> Iterator[Mesh]:
+    """A mesh whose engine makes up its tokens, and reads prompts in no time."""
+    own = {"backend": "simulated", "simulated_prefill_us_per_token": 0}
+    with serving(model, **(own | engine)) as mesh:
+        yield mesh

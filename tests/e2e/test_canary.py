@@ -1,0 +1,200 @@
+"""What callers say and get, their keys and tokens, reach no log and no status, at DEBUG too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, cast
+
+import grpc
+import pytest
+from grpc import aio
+
+from mlxmesh.common.v1.sampling_pb2 import Sampling
+from mlxmesh.generation.v1.generation_pb2 import (
+    ChatInput,
+    ChatMessage,
+    CompleteRequest,
+    CountTokensRequest,
+    GenerateRequest,
+    GenerateResponse,
+    Role,
+    TokenInput,
+)
+from mlxmesh.model.v1.model_pb2 import PullModelRequest
+from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh, wait_until_serving
+
+CANARY = "xyzzy-canary-7391"
+TOKENS = [931, 937, 941, 947, 953]
+GENERATION = "/mlxmesh.generation.v1.GenerationService"
+MODELS = "/mlxmesh.model.v1.ModelService"
+# As an API key and as a bearer token, in headers that pass the gateway and in some that do not.
+SECRETS = (
+    ("authorization", f"Bearer {CANARY}"),
+    ("x-api-key", CANARY),
+    ("x-request-id", CANARY),
+    ("traceparent", CANARY),
+)
+CHAT = ChatInput(messages=[ChatMessage(role=Role.ROLE_USER, content=CANARY)])
+
+
+class Answer(NamedTuple):
+    """How a call ended, all of it."""
+
+    code: grpc.StatusCode
+    status: str
+    messages: list[bytes]
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    running = start_mesh(
+        tmp_path_factory.mktemp("canary"), "--tls", env={"MLXMESH_LOG_LEVEL": "debug"}
+    )
+    yield running
+    stop_mesh(running)
+
+
+def channel_to(mesh: RunningMesh) -> aio.Channel:
+    """A channel without any error handling of ours."""
+    files = mesh.tls("admin")
+    assert files.key is not None
+    assert files.certificate is not None
+    credentials = grpc.ssl_channel_credentials(
+        files.ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
+    )
+    return aio.secure_channel(mesh.address, credentials)
+
+
+async def call(
+    channel: aio.Channel, path: str, wire: bytes, *, timeout_s: float = 60, messages: int = -1
+) -> Answer:
+    """Any method, as a stream of bytes; leaves after so many messages, if not negative."""
+    running = channel.unary_stream(path)(wire, timeout=timeout_s, metadata=SECRETS)
+    read: list[bytes] = []
+    try:
+        while len(read) != messages and (message := await running.read()) is not aio.EOF:
+            read.append(cast("bytes", message))
+    except aio.AioRpcError:
+        pass
+    running.cancel()
+    metadata = (*(await running.initial_metadata()), *(await running.trailing_metadata()))
+    return Answer(await running.code(), f"{await running.details()} {metadata!r}", read)
+
+
+def generate(**fields: Any) -> bytes:
+    return GenerateRequest(**{"model": "pocket", "max_tokens": 8, **fields}).SerializeToString()
+
+
+def secrets_of(mesh: RunningMesh) -> list[str]:
+    """What must be found nowhere: the canary, as text, bytes and token ids, and every key."""
+    keys = [path.read_text().splitlines()[1] for path in (mesh.data_dir / "tls").glob("*.key")]
+    return [CANARY, CANARY.encode().hex(), ", ".join(map(str, TOKENS)), *keys]
+
+
+def logs_of(mesh: RunningMesh) -> dict[str, str]:
+    return {path.stem: path.read_text() for path in (mesh.data_dir / "logs").glob("*.log")}
+
+
+def leaks(mesh: RunningMesh, answers: Iterable[Answer], *more: str) -> list[str]:
+    """Where a secret was found: names of logs, and numbers of statuses."""
+    places = {
+        **logs_of(mesh),
+        **{f"status {number}": answer.status for number, answer in enumerate(answers)},
+    }
+    secrets = (*secrets_of(mesh), *more)
+    return [name for name, text in places.items() if any(secret in text for secret in secrets)]
+
+
+GOOD: list[tuple[str, bytes]] = [
+    (f"{GENERATION}/Generate", generate(prompt=CANARY)),
+    (f"{GENERATION}/Generate", generate(chat=CHAT)),
+    (f"{GENERATION}/Generate", generate(tokens=TokenInput(token_ids=TOKENS), stop=[CANARY])),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, request_id=CANARY)),
+    (
+        f"{GENERATION}/Complete",
+        CompleteRequest(
+            generation=GenerateRequest(model="pocket", prompt=CANARY, max_tokens=4)
+        ).SerializeToString(),
+    ),
+    (
+        f"{GENERATION}/CountTokens",
+        CountTokensRequest(model="pocket", prompt=CANARY).SerializeToString(),
+    ),
+]
+BAD: list[tuple[str, bytes]] = [
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, sampling=Sampling(top_p=7))),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, stop=["", CANARY])),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, stop=[CANARY * 50])),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, json_schema=CANARY)),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, request_id=f"{CANARY} {CANARY}")),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, labels={CANARY: CANARY})),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY * 20_000)),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, model="no-such-model")),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, model="pocket-mini")),
+    (f"{GENERATION}/Generate", generate(tokens=TokenInput(token_ids=[*TOKENS, 4_000_000]))),
+    (
+        f"{GENERATION}/Generate",
+        generate(chat=ChatInput(messages=[ChatMessage(content=CANARY)])),
+    ),
+    (f"{GENERATION}/Generate", CANARY.encode()),
+    (f"{GENERATION}/Generate", b"\x0a\xff" + CANARY.encode()),
+    (f"{GENERATION}/Generate", b"\x12\x11" + b"\xff" + CANARY.encode()[1:]),
+    (f"{GENERATION}/{CANARY}", generate(prompt=CANARY)),
+    (f"{MODELS}/GetTokenizer", generate(prompt=CANARY)),
+    (f"{MODELS}/PullModel", PullModelRequest(hub_id=CANARY, name="a b").SerializeToString()),
+]
+
+
+async def test_answers_and_refusals_leave_no_trace(mesh: RunningMesh) -> None:
+    async with channel_to(mesh) as channel:
+        good = [await call(channel, path, wire) for path, wire in GOOD]
+        bad = [await call(channel, path, wire) for path, wire in BAD]
+    assert [answer.code.name for answer in good] == ["OK"] * len(good)
+    assert "OK" not in [answer.code.name for answer in bad]
+    assert "UNKNOWN" not in [answer.code.name for answer in bad]
+    assert leaks(mesh, [*good, *bad]) == []
+
+
+async def test_output_leaves_no_trace(mesh: RunningMesh) -> None:
+    story = ChatInput(
+        messages=[ChatMessage(role=Role.ROLE_USER, content="Tell me a long story about a fox.")]
+    )
+    async with channel_to(mesh) as channel:
+        answer = await call(channel, f"{GENERATION}/Generate", generate(chat=story, max_tokens=120))
+    deltas = [GenerateResponse.FromString(message).delta for message in answer.messages]
+    text = "".join(delta.text for delta in deltas)
+    ids = [str(token_id) for delta in deltas for token_id in delta.token_ids]
+    assert len(text) > 100
+    pieces = [text[start : start + 20] for start in range(0, len(text) - 20, 20)]
+    runs = [", ".join(ids[start : start + 5]) for start in range(0, len(ids) - 5, 5)]
+    assert leaks(mesh, [answer], *pieces, *runs) == []
+
+
+async def test_calls_that_are_left_or_cut_leave_no_trace(mesh: RunningMesh) -> None:
+    path, lasting = (
+        f"{GENERATION}/Generate",
+        generate(prompt=CANARY, max_tokens=3000, ignore_eos=True),
+    )
+    async with channel_to(mesh) as channel:
+        left = await call(channel, path, lasting, messages=3)
+        late = await call(channel, path, lasting, timeout_s=0.3)
+        cut = asyncio.create_task(call(channel, path, lasting))
+        await asyncio.sleep(0.5)
+        os.kill(mesh.pid("engine"), signal.SIGKILL)
+        answers = [left, late, await cut]
+    codes = [answer.code.name for answer in answers]
+    assert codes[:2] == ["CANCELLED", "DEADLINE_EXCEEDED"]
+    assert leaks(mesh, answers) == []
+
+
+def test_every_process_was_heard_at_debug(mesh: RunningMesh) -> None:
+    """Else the tests above would pass by silence."""
+    wait_until_serving(mesh)  # by health checks, which are logged at DEBUG
+    logs = logs_of(mesh)
+    (engine,) = [name for name in logs if name.startswith("pocket-")]
+    assert set(logs) == {"gateway", "generation", "model", "runtime", "launcher", engine}
+    for name in set(logs) - {"launcher"}:
+        assert '"level": "debug"' in logs[name], name

@@ -1,0 +1,88 @@
+"""The development authority: what it issues, when it renews, and who may read it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mlxmesh_launcher.authority import (
+    LIFETIME,
+    Authority,
+    ensure_certificates,
+    read_certificate,
+    read_certificates,
+)
+from mlxmesh_shared.errors import IllegalState, InvalidArgument
+from mlxmesh_shared.tls.identity import ROLES
+
+
+def test_a_whole_mesh_gets_a_certificate_for_each_role(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path)
+    assert [each.role for each in read_certificates(tmp_path)] == ["ca", *ROLES]
+
+
+def test_only_the_owner_can_read_keys(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path / "tls")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "tls").glob("*.key")}
+    assert modes == {0o600}
+    assert (tmp_path / "tls").stat().st_mode & 0o777 == 0o700
+    assert {path.suffix for path in (tmp_path / "tls").iterdir()} == {".crt", ".key"}
+
+
+def test_what_is_good_is_left_alone_and_what_is_due_is_renewed(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path)
+    Authority(tmp_path).issue("engine", lifetime=LIFETIME / 4)
+    (tmp_path / "client.crt").unlink()
+    before = (tmp_path / "gateway.crt").read_bytes()
+
+    renewed = ensure_certificates(tmp_path)
+
+    assert [each.role for each in renewed] == ["engine", "client"]
+    assert (tmp_path / "gateway.crt").read_bytes() == before
+    left = read_certificate(tmp_path / "engine.crt").expires - datetime.now(UTC)
+    assert left > LIFETIME - timedelta(minutes=1)
+
+
+def test_a_server_is_good_for_its_role_the_loopback_and_the_hosts_named(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path)
+    hosts = authority.issue("gateway", hosts=["mac.example", "10.0.0.7"]).hosts
+    assert {"gateway.mlxmesh", "localhost", "127.0.0.1", "::1", "mac.example", "10.0.0.7"} <= {
+        *hosts
+    }
+
+
+def test_a_renewal_keeps_the_hosts(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path)
+    before = authority.issue("gateway", hosts=["mac.example"])
+    (after,) = authority.renew(["gateway"])
+    assert set(after.hosts) == set(before.hosts)
+
+
+@pytest.mark.parametrize("role", ["client", "admin"])
+def test_a_callers_certificate_is_good_for_no_host(tmp_path: Path, role: str) -> None:
+    assert Authority.create(tmp_path).issue(role, hosts=["mac.example"]).hosts == ()
+
+
+def test_an_authority_is_not_replaced(tmp_path: Path) -> None:
+    Authority.create(tmp_path)
+    with pytest.raises(IllegalState, match="has an authority already"):
+        Authority.create(tmp_path)
+
+
+def test_without_an_authority_nothing_is_issued(tmp_path: Path) -> None:
+    with pytest.raises(IllegalState, match="mlxmesh certs init"):
+        Authority(tmp_path)
+
+
+def test_an_unknown_role_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="janitor is no role") as caught:
+        Authority.create(tmp_path).issue("janitor")
+    assert caught.value.field == "role"
+
+
+def test_a_host_must_be_ascii(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        Authority.create(tmp_path).issue("gateway", hosts=["münchen"])
+    assert caught.value.field == "host"
