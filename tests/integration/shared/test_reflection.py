@@ -38,7 +38,7 @@ async def test_lists_and_describes(serve: Serve, version: str) -> None:
     )
 
     names = {service.name for service in listed.list_services_response.service}
-    assert names == {SERVICE, "grpc.health.v1.Health", V1, V1ALPHA}
+    assert names == {SERVICE, CONTROL, "grpc.health.v1.Health", V1, V1ALPHA}
     files = [
         descriptor_pb2.FileDescriptorProto.FromString(encoded)
         for encoded in described.file_descriptor_response.file_descriptor_proto
