@@ -4,6 +4,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from mlxmesh_shared.control import SERVICE_NAME as CONTROL
 from mlxmesh_shared.errors import MethodNotFound
 from mlxmesh_shared.reflection import V1, V1ALPHA
 from mlxmesh_shared.server import ServerOptions
