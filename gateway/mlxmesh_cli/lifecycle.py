@@ -84,7 +84,7 @@ def down(data_dir: DataDir = None, json: Json = False) -> None:
 
 
 def status(data_dir: DataDir = None, json: Json = False) -> None:
-    """Show what runs: every instance with its address, process and state, and the models."""
+    """Show what runs: every instance with state, calls and circuit breaker, and the models."""
     from mlxmesh_cli.overview import overview
 
     directory = resolve_data_dir(data_dir)

@@ -30,6 +30,8 @@ from mlxmesh.model.v1.model_pb2 import (
     WatchModelsResponse,
 )
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh.telemetry.v1.telemetry_pb2 import GetMeshStatusRequest, Instance
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.events import GenerationEvent, to_event
 from mlxmesh_client.request import (
@@ -69,6 +71,7 @@ class MeshClient:
         self._channel = open_channel(address, role="gateway", certificates=certificates)
         self._generation = GenerationServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self._telemetry = TelemetryServiceStub(self._channel)
         self._timeout_s = timeout_s
         self._calls = Calls(attempts=attempts)
 
@@ -223,6 +226,16 @@ class MeshClient:
         return self._calls.stream(
             self._models.WatchModels, request, self._limit_s(timeout_s), safe=True
         )
+
+    async def mesh_status(self, *, timeout_s: float | None = None) -> list[Instance]:
+        """Every process of the mesh as the gateway sees it, by kind and id."""
+        response = await self._calls.unary(
+            self._telemetry.GetMeshStatus,
+            GetMeshStatusRequest(),
+            self._limit_s(timeout_s),
+            safe=True,
+        )
+        return list(response.instances)
 
     def _limit_s(self, timeout_s: float | None) -> float | None:
         return self._timeout_s if timeout_s is None else timeout_s

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.backends import Backends
 from mlxmesh_gateway.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
+from mlxmesh_gateway.status import MeshStatusServicer
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
@@ -18,6 +20,8 @@ from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
+
+TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
 
 
 async def main() -> None:
@@ -63,12 +67,14 @@ async def serve(
         open_=partial(open_channel, certificates=certificates),
     )
     relay = _relay(settings, backends)
-    server = _server(settings, relay, certificates)
+    status = MeshStatusServicer(registry, backends, certificates)
+    server = _server(settings, relay, status, certificates)
     live.subscribe(lambda now: _limit(now, relay, server))
     instance = local_instance(settings, "gateway", instance_id, await server.start())
     try:
         await backends.start()
         await server.set_health("", serving=True)
+        await server.set_health(TELEMETRY, serving=True)
         await registry.register(instance)
         await until(server.leaving)
     finally:
@@ -106,7 +112,10 @@ def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
 
 
 def _server(
-    settings: GatewaySettings, relay: Relay, certificates: CertificateSource | None
+    settings: GatewaySettings,
+    relay: Relay,
+    status: MeshStatusServicer,
+    certificates: CertificateSource | None,
 ) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
     options = ServerOptions(
@@ -121,8 +130,8 @@ def _server(
     )
     return MeshServer(
         listen=settings.listen,
-        services=(),
-        service_names=names,
+        services=[(add_TelemetryServiceServicer_to_server, status)],
+        service_names=[*names, TELEMETRY],
         options=options,
         generic_handlers=(relay,),
         name="gateway",

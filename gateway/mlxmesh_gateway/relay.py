@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -10,13 +11,15 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
+from mlxmesh_gateway.attempts import Answered, Attempts, Try
 from mlxmesh_gateway.backends import Backends, Endpoint
-from mlxmesh_gateway.limits import Deadlines, Metadata, forwarded
+from mlxmesh_gateway.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
 from mlxmesh_gateway.routes import Route
+from mlxmesh_gateway.statuses import service_status
 from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Cancelled,
-    Draining,
+    InvalidArgument,
     MalformedMessage,
     MeshError,
     NotFound,
@@ -27,10 +30,6 @@ from mlxmesh_shared.server import remaining_s
 
 T = TypeVar("T")
 Context = aio.ServicerContext[Any, Any]
-Status = tuple[grpc.StatusCode, str, Metadata]
-
-STATUS_DETAILS = "grpc-status-details-bin"
-ATTEMPTS = 2
 
 
 class Relay(grpc.GenericRpcHandler):
@@ -61,76 +60,80 @@ class Relay(grpc.GenericRpcHandler):
         relayed = self._everywhere if route.policy.everywhere else self._unary
 
         async def unary(request: bytes, context: Context) -> bytes:
-            self._check(route, request)
-            return await self._translated(relayed(route, request, context), context)
+            hedge_s = self._check(route, request, context)
+            return await self._translated(relayed(route, request, context, hedge_s), context)
 
         async def stream(request: bytes, context: Context) -> None:
-            self._check(route, request)
-            await self._translated(self._stream(route, request, context), context)
+            hedge_s = self._check(route, request, context)
+            await self._translated(self._stream(route, request, context, hedge_s), context)
 
         if route.streams:
             return grpc.unary_stream_rpc_method_handler(stream)
         return grpc.unary_unary_rpc_method_handler(unary)
 
-    def _check(self, route: Route, request: bytes) -> None:
+    def _check(self, route: Route, request: bytes, context: Context) -> float | None:
+        """When to hedge, if the caller may and wants to."""
         try:
-            message = route.request_class.FromString(request)
+            message: Any = route.request_class.FromString(request)
         except DecodeError:
             name = route.request_class.DESCRIPTOR.full_name
             raise MalformedMessage(f"the message is not a valid {name}") from None
         self._validator.check(message)
+        after_s = hedge_after_s(context.invocation_metadata()) if route.policy.hedged else None
+        if after_s is not None and _outlives_its_call(message):
+            raise InvalidArgument(
+                f"{HEDGE_MS} does not go with a request_id: the generation would run twice to its"
+                " end; leave one of them out",
+                field=HEDGE_MS,
+            )
+        return after_s
 
-    async def _unary(self, route: Route, request: bytes, context: Context) -> bytes:
+    async def _unary(
+        self, route: Route, request: bytes, context: Context, hedge_after_s: float | None
+    ) -> bytes:
         options = self._call_options(route, context)
 
-        async def ask(endpoint: Endpoint) -> bytes:
-            return await endpoint.unary(route.path)(request, **options)
+        async def ask(endpoint: Endpoint, _answered: Answered) -> bytes:
+            return await endpoint.unary(route.path)(request, **options())
 
-        return await self._with_failover(route, ask)
+        return await self._attempts(route, ask).run(hedge_after_s)
 
-    async def _stream(self, route: Route, request: bytes, context: Context) -> None:
+    async def _stream(
+        self, route: Route, request: bytes, context: Context, hedge_after_s: float | None
+    ) -> None:
         options = self._call_options(route, context)
-        answered = False
 
-        async def pass_on(endpoint: Endpoint) -> None:
-            nonlocal answered
-            call = endpoint.stream(route.path)(request, **options)
+        async def pass_on(endpoint: Endpoint, answered: Answered) -> None:
+            call = endpoint.stream(route.path)(request, **options())
             try:
-                while (message := await call.read()) is not aio.EOF:
-                    answered = True
+                message = await call.read()
+                answered()
+                while message is not aio.EOF:
                     await context.write(message)
+                    message = await call.read()
             finally:
                 call.cancel()
 
-        await self._with_failover(route, pass_on, may_move=lambda: not answered)
+        await self._attempts(route, pass_on).run(hedge_after_s)
 
-    async def _with_failover(
-        self,
-        route: Route,
-        attempt: Callable[[Endpoint], Awaitable[T]],
-        *,
-        may_move: Callable[[], bool] = lambda: True,
-    ) -> T:
-        """The first attempt that is not stopped by an instance that went away."""
-        endpoints = self._backends.by_preference(route.backend)
-        spares = endpoints[1 : ATTEMPTS if route.policy.safe else 1]
-        endpoint = endpoints[0]
-        while True:
-            try:
-                async with endpoint.busy():
-                    return await attempt(endpoint)
-            except MeshError as error:
-                if not spares or not is_gone(error) or not may_move():
-                    raise
-                endpoint = spares.pop(0)
+    def _attempts(self, route: Route, attempt: Try[T]) -> Attempts[T]:
+        safe = route.policy.safe
+        endpoints = self._backends.by_preference(route.backend, may_try=safe)
+        return Attempts(
+            attempt,
+            endpoints if safe else endpoints[:1],
+            self._backends.retry_budget(route.backend),
+        )
 
-    async def _everywhere(self, route: Route, request: bytes, context: Context) -> bytes:
+    async def _everywhere(
+        self, route: Route, request: bytes, context: Context, _hedge_after_s: float | None
+    ) -> bytes:
         """The first good answer of all instances; else what stopped them, NOT_FOUND last."""
         options = self._call_options(route, context)
 
         async def ask(endpoint: Endpoint) -> bytes:
             async with endpoint.busy():
-                return await endpoint.unary(route.path)(request, **options)
+                return await endpoint.unary(route.path)(request, **options())
 
         asked = [
             asyncio.create_task(ask(endpoint)) for endpoint in self._backends.all(route.backend)
@@ -148,10 +151,12 @@ class Relay(grpc.GenericRpcHandler):
             await asyncio.gather(*asked, return_exceptions=True)
         raise min(errors, key=lambda error: isinstance(error, NotFound))
 
-    def _call_options(self, route: Route, context: Context) -> dict[str, Any]:
+    def _call_options(self, route: Route, context: Context) -> Callable[[], dict[str, Any]]:
+        """What a call gets that is made when this is called: the time that is left by then."""
         timeout_s = self.deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
+        until_s = time.monotonic() + timeout_s
         metadata = forwarded(context.invocation_metadata(), caller=caller_of(context))
-        return {"timeout": timeout_s, "metadata": metadata}
+        return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}
 
     async def _translated(self, relayed: Awaitable[T], context: Context) -> T:
         """What `relayed` gives; a service's own status goes on as it came, details and all."""
@@ -166,17 +171,7 @@ class Relay(grpc.GenericRpcHandler):
             raise
 
 
-def is_gone(error: MeshError) -> bool:
-    """Whether the instance could not be reached, broke off, or is leaving."""
-    broke_off = isinstance(error, ServiceUnavailable | Cancelled) and service_status(error) is None
-    return broke_off or isinstance(error, Draining)
-
-
-def service_status(error: MeshError) -> Status | None:
-    """The status as a service of the mesh wrote it; gRPC's own have no details and give None."""
-    cause = error.__cause__
-    trailing = cause.trailing_metadata() if isinstance(cause, aio.AioRpcError) else None
-    details = trailing.get(STATUS_DETAILS) if trailing is not None else None
-    if details is None or not isinstance(cause, aio.AioRpcError):
-        return None
-    return cause.code(), cause.details() or "", ((STATUS_DETAILS, details),)
+def _outlives_its_call(message: Any) -> bool:
+    """Whether a generation's request carries an id, by which it can be found again."""
+    generation = getattr(message, "generation", message)
+    return bool(getattr(generation, "request_id", ""))

@@ -25,6 +25,8 @@ class Policy:
     """Runs long by nature, so that without a deadline of its own it gets the longest one."""
     everywhere: bool = False
     """Only one instance can do it and nobody knows which, so that all are asked."""
+    hedged: bool = False
+    """Its caller may ask for a second try beside a slow first one."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Route:
 
 
 _GENERATION: Mapping[str, Policy] = {
-    "Generate": Policy(safe=True),
-    "Complete": Policy(safe=True),
+    "Generate": Policy(safe=True, hedged=True),
+    "Complete": Policy(safe=True, hedged=True),
     "CancelGeneration": Policy(safe=True, everywhere=True),
-    "CountTokens": Policy(safe=True),
+    "CountTokens": Policy(safe=True, hedged=True),
 }
 _MODEL: Mapping[str, Policy] = {
     "PullModel": Policy(lasting=True),

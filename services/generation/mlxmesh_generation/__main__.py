@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
+from mlxmesh_generation.engine_status import EngineStatusServicer
 from mlxmesh_generation.engines import Engines
 from mlxmesh_generation.generations import Generations
 from mlxmesh_generation.limits import GenerationLimits
@@ -86,8 +88,14 @@ def make_server(
 ) -> MeshServer:
     return MeshServer(
         listen=settings.listen,
-        services=[(add_GenerationServiceServicer_to_server, GenerationServicer(generations))],
-        service_names=["mlxmesh.generation.v1.GenerationService"],
+        services=[
+            (add_GenerationServiceServicer_to_server, GenerationServicer(generations)),
+            (add_TelemetryServiceServicer_to_server, EngineStatusServicer(generations.engines)),
+        ],
+        service_names=[
+            "mlxmesh.generation.v1.GenerationService",
+            "mlxmesh.telemetry.v1.TelemetryService",
+        ],
         # Each call was logged by the gateway before; here only what fails is worth the time.
         options=ServerOptions(
             max_concurrent_rpcs=settings.max_concurrent_rpcs,

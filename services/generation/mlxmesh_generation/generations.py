@@ -49,7 +49,7 @@ class Generations:
     ) -> None:
         self._catalogue = catalogue
         self._tokenizers = tokenizers
-        self._engines = engines
+        self._engines = self.engines = engines
         self._limits = limits
         self._claims: dict[str, _Claim] = {}
 

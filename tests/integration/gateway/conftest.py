@@ -30,9 +30,11 @@ class Stand:
         self.registry = InMemoryRegistry()
         self._stack = stack
 
-    async def generation(self, name: str = "generation-1") -> FakeGeneration:
+    async def generation(
+        self, name: str = "generation-1", servicer: FakeGeneration | None = None
+    ) -> FakeGeneration:
         """A generation instance, registered under `name`."""
-        servicer = FakeGeneration(engine_id=name)
+        servicer = servicer or FakeGeneration(engine_id=name)
         await self.announce("generation", name, generation_server(servicer))
         return servicer
 
@@ -49,6 +51,12 @@ class Stand:
         instance = Instance(service, name, address, pid=1)
         await self.registry.register(instance)
         return instance
+
+    async def announced_server(self, service: str, name: str) -> MeshServer:
+        """A registered process that serves nothing but its health, NOT_SERVING at first."""
+        server = MeshServer(services=[], service_names=[])
+        await self.announce(service, name, server)
+        return server
 
     async def gateway(self, **settings: Any) -> str:
         """Starts a gateway; returns its address."""
