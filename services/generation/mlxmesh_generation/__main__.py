@@ -51,7 +51,7 @@ async def main() -> None:
         await server.set_serving()
         instance = local_instance(settings, "generation", instance_id, address)
         await registry.register(instance)
-        await wait_for_stop()
+        await wait_for_stop(server.leaving)
         await registry.deregister(instance)
         await server.drain(settings.drain_grace_s)
 

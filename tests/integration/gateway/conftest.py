@@ -68,15 +68,21 @@ class Stand:
     @asynccontextmanager
     async def running_gateway(self, **settings: Any) -> AsyncIterator[tuple[str, asyncio.Event]]:
         """A gateway's address and the event that stops it; ends once it has drained."""
-        stop = asyncio.Event()
         options = GatewaySettings(**{"listen": "127.0.0.1:0", "drain_grace_s": 1, **settings})
         live = LiveSettings(lambda _: options)
         name = f"gateway-{next(self._gateways)}"
-        task = asyncio.create_task(serve(live, name, self.registry, until=stop.wait))
+        serving: asyncio.Future[asyncio.Event] = asyncio.get_running_loop().create_future()
+
+        async def until(leaving: asyncio.Event) -> None:
+            serving.set_result(leaving)
+            await leaving.wait()
+
+        task = asyncio.create_task(serve(live, name, self.registry, until=until))
         try:
-            yield await self._gateway_address(name, task), stop
+            yield await self._gateway_address(name, task), await serving
         finally:
-            stop.set()
+            if serving.done():
+                serving.result().set()
             await task
 
     async def _gateway_address(self, name: str, task: asyncio.Task[None]) -> str:
