@@ -166,7 +166,7 @@ async def _up_foreground(
     options = MeshOptions(data_dir, grpc_port, replicas, sources, flags, tls, settings.tls_dir)
     mesh = Mesh(options, registry)
     console = Console()
-    stop = asyncio.create_task(wait_for_stop())
+    stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
         with console.status("starting") as status:
             serves = await start_unless_stopped(mesh, stop, status.update)

@@ -10,7 +10,9 @@ import typer
 from mlxmesh_cli.session import Address, DataDir, Json, connect, fail, print_json, run, to_dict
 
 if TYPE_CHECKING:
-    from mlxmesh_client import MeshClient
+    from collections.abc import AsyncIterator
+
+    from mlxmesh_client import GenerationEvent
 
 DEFAULT_MODEL = "pocket"
 Model = Annotated[str, typer.Option("--model", "-m", help="NAME, NAME@VERSION or NAME:ALIAS.")]
@@ -34,6 +36,9 @@ def generate(
     top_k: TopK = None,
     seed: Seed = None,
     stop: Stop = None,
+    request_id: Annotated[
+        str | None, typer.Option(help="Names the answer, for `mlxmesh attach` and for repeats.")
+    ] = None,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -44,13 +49,32 @@ def generate(
         fail("--system needs the chat template; leave out --raw")
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(system, text)}
     options = _options(max_tokens, temperature, top_p, top_k, seed, stop)
+    if request_id is not None:
+        options["request_id"] = request_id
 
     async def work() -> None:
         async with connect(address, data_dir) as client:
             if json:
                 print_json(to_dict(await client.complete(model, **what, **options)))
             else:
-                await _stream(client, model, what, options)
+                await _show(client.generate(model, **what, **options))
+
+    run(work())
+
+
+def attach(
+    request_id: Annotated[str, typer.Argument(help="As given to `mlxmesh generate`.")],
+    after: Annotated[
+        int, typer.Option(min=0, help="Only what came after the message with this number.")
+    ] = 0,
+    address: Address = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Stream an answer that was begun with --request-id, from its beginning or any message on."""
+
+    async def work() -> None:
+        async with connect(address, data_dir) as client:
+            await _show(client.attach(request_id, after_sequence=after))
 
     run(work())
 
@@ -74,7 +98,7 @@ def chat(
         async with connect(address, data_dir) as client:
             while question := _ask():
                 messages.append(("user", question))
-                answer = await _stream(client, model, {"messages": messages}, options)
+                answer = await _show(client.generate(model, messages=messages, **options))
                 messages.append(("assistant", answer))
 
     run(work())
@@ -103,12 +127,10 @@ def tokens(
         typer.echo(result["tokens"])
 
 
-async def _stream(
-    client: MeshClient, model: str, what: dict[str, Any], options: dict[str, Any]
-) -> str:
+async def _show(events: AsyncIterator[GenerationEvent]) -> str:
     """Print an answer as it comes; returns it whole."""
     pieces: list[str] = []
-    async for event in client.generate(model, **what, **options):
+    async for event in events:
         pieces.append(event.text)
         typer.echo(event.text, nl=False)
     typer.echo()

@@ -1,15 +1,21 @@
 """The client: one method per RPC, with Python arguments in and typed messages out."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
 from types import TracebackType
 from typing import Self, Unpack
 
 from mlxmesh.generation.v1.generation_pb2 import (
+    AttachGenerationRequest,
     CancelGenerationRequest,
     CompleteRequest,
     CompleteResponse,
     CountTokensResponse,
+    GenerateRequest,
+    GenerateResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.model_pb2 import (
@@ -33,7 +39,8 @@ from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2 import GetMeshStatusRequest, Instance
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
-from mlxmesh_client.events import GenerationEvent, to_event
+from mlxmesh_client.events import GenerationEvent
+from mlxmesh_client.reading import read_to_end
 from mlxmesh_client.request import (
     GenerateOptions,
     InputOptions,
@@ -41,10 +48,11 @@ from mlxmesh_client.request import (
     generate_request,
 )
 from mlxmesh_shared.channels import open_channel
-from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+CANCEL_TIMEOUT_S = 1.0
 
 
 class MeshClient:
@@ -52,6 +60,7 @@ class MeshClient:
 
     `timeout_s` bounds one call, its retries included; without one the gateway's default holds.
     `attempts` is how often a call that is safe to repeat is tried when the mesh is unavailable.
+    `gateways` are further ones of the same mesh, for generations whose gateway is lost.
     `tls` names the certificates for a gateway with TLS; renewed ones hold from the next call on.
 
         async with MeshClient("localhost:50051") as mesh:
@@ -63,15 +72,20 @@ class MeshClient:
         self,
         address: str = DEFAULT_ADDRESS,
         *,
+        gateways: Sequence[str] = (),
         timeout_s: float | None = None,
         attempts: int = 4,
         tls: CertificateFiles | None = None,
     ) -> None:
         certificates = CertificateSource(tls) if tls is not None else None
-        self._channel = open_channel(address, role="gateway", certificates=certificates)
-        self._generation = GenerationServiceStub(self._channel)
-        self._models = ModelServiceStub(self._channel)
-        self._telemetry = TelemetryServiceStub(self._channel)
+        self._channels = [
+            open_channel(each, role="gateway", certificates=certificates)
+            for each in (address, *gateways)
+        ]
+        self._gateways = [GenerationServiceStub(channel) for channel in self._channels]
+        self._generation = self._gateways[0]
+        self._models = ModelServiceStub(self._channels[0])
+        self._telemetry = TelemetryServiceStub(self._channels[0])
         self._timeout_s = timeout_s
         self._calls = Calls(attempts=attempts)
 
@@ -88,27 +102,47 @@ class MeshClient:
 
     async def close(self) -> None:
         """Closes the connection; running calls end."""
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
     async def generate(
         self, model: str, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncGenerator[GenerationEvent]:
-        """Streams one generation; leaving the loop early cancels it.
+        """Streams one generation; leaving the loop early cancels it, unless you gave a request_id.
 
-        Raises ServiceUnavailable when the stream ends without its Finished event.
+        With one, it can be read on with `attach`. With several gateways, the loss of one goes
+        unnoticed. Raises ServiceUnavailable when the stream ends without its Finished event.
         """
         request = generate_request(model, options)
-        responses = self._calls.stream(
-            self._generation.Generate, request, self._limit_s(timeout_s), safe=True
-        )
-        finished = False
-        async with aclosing(responses):
-            async for response in responses:
-                event = to_event(response)
-                finished = event.finished is not None
+        limit_s = self._limit_s(timeout_s)
+        made_up = not request.request_id and len(self._gateways) > 1
+        if made_up:
+            request.request_id = f"client-{secrets.token_hex(8)}"
+        gateways = [partial(self._generated, stub, request, limit_s) for stub in self._gateways]
+        attachable = bool(request.request_id)
+        try:
+            async with aclosing(read_to_end(gateways, attachable=attachable)) as events:
+                async for event in events:
+                    yield event
+        except (GeneratorExit, asyncio.CancelledError):
+            if made_up:
+                with suppress(MeshError):
+                    await self.cancel(request.request_id, timeout_s=CANCEL_TIMEOUT_S)
+            raise
+
+    async def attach(
+        self, request_id: str, *, after_sequence: int = 0, timeout_s: float | None = None
+    ) -> AsyncGenerator[GenerationEvent]:
+        """Streams what a generation gave after a sequence number, and what it still gives.
+
+        Only one reader can have it: the stream that was open before ends with ReaderReplaced.
+        """
+        limit_s = self._limit_s(timeout_s)
+        gateways = [partial(self._attached, stub, request_id, limit_s) for stub in self._gateways]
+        reading = read_to_end(gateways, after_sequence=after_sequence, attachable=True)
+        async with aclosing(reading) as events:
+            async for event in events:
                 yield event
-        if not finished:
-            raise ServiceUnavailable("the stream ended before the generation did; try again")
 
     async def complete(
         self, model: str, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
@@ -236,6 +270,30 @@ class MeshClient:
             safe=True,
         )
         return list(response.instances)
+
+    def _generated(
+        self,
+        stub: GenerationServiceStub,
+        request: GenerateRequest,
+        timeout_s: float | None,
+        after_sequence: int,
+    ) -> AsyncGenerator[GenerateResponse]:
+        if after_sequence:
+            return self._attached(stub, request.request_id, timeout_s, after_sequence)
+        return self._calls.stream(stub.Generate, request, timeout_s, safe=True)
+
+    async def _attached(
+        self,
+        stub: GenerationServiceStub,
+        request_id: str,
+        timeout_s: float | None,
+        after_sequence: int,
+    ) -> AsyncGenerator[GenerateResponse]:
+        request = AttachGenerationRequest(request_id=request_id, after_sequence=after_sequence)
+        answers = self._calls.stream(stub.AttachGeneration, request, timeout_s, safe=True)
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer.message
 
     def _limit_s(self, timeout_s: float | None) -> float | None:
         return self._timeout_s if timeout_s is None else timeout_s

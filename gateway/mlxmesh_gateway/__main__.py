@@ -1,5 +1,6 @@
 """The gateway's process: `python -m mlxmesh_gateway`."""
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -47,9 +48,12 @@ async def serve(
     instance_id: str,
     registry: Registry,
     *,
-    until: Callable[[], Awaitable[object]],
+    until: Callable[[asyncio.Event], Awaitable[object]],
 ) -> None:
-    """Serves from registration to the end of the drain; the caller owns the registry."""
+    """Serves from registration to the end of the drain; the caller owns the registry.
+
+    `until` is given the event that a call of ControlService's Drain sets.
+    """
 
     async def show_backend(backend: str, known: bool) -> None:
         await server.set_health(BACKENDS[backend].full_name, serving=known)
@@ -72,9 +76,11 @@ async def serve(
         await server.set_health("", serving=True)
         await server.set_health(TELEMETRY, serving=True)
         await registry.register(instance)
-        await until()
+        await until(server.leaving)
     finally:
         await registry.deregister(instance)
+        if await registry.resolve("gateway"):
+            await server.hand_over()
         await backends.stop_following()
         await server.drain(settings.drain_grace_s)
         await backends.close()
@@ -102,6 +108,7 @@ def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
         backends=backends,
         validator=Validator.for_services(*BACKENDS.values()),
         deadlines=_deadlines(settings),
+        resume_wait_s=settings.resume_wait_s,
     )
 
 
@@ -118,6 +125,9 @@ def _server(
         max_rpcs_per_caller=_places_per_caller(settings),
         max_concurrent_streams=settings.max_streams_per_connection,
         reflection=settings.reflection,
+        max_connection_age_s=settings.max_connection_age_s,
+        hands_over_port=True,
+        takes_over=settings.take_over,
     )
     return MeshServer(
         listen=settings.listen,

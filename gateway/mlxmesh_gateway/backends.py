@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from hashlib import sha256
 from typing import Any
 
 import grpc
@@ -157,6 +158,22 @@ class Backends:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Every endpoint of every service."""
         return tuple(one for group in self._endpoints.values() for one in group.values())
+
+    def by_key(self, service: str, key: str) -> list[Endpoint]:
+        """Every endpoint, the sound ones first, then in an order that all gateways share.
+
+        Raises ServiceUnavailable when there is none.
+        Source: Thaler, Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996).
+        """
+        self.all(service)
+        ranked = sorted(
+            self._endpoints[service].items(),
+            key=lambda item: (
+                not (item[1].reachable and item[1].breaker.ready),
+                sha256(f"{key} {item[0][0]}".encode()).digest(),
+            ),
+        )
+        return [endpoint for _, endpoint in ranked]
 
     async def _follow(self, service: str) -> None:
         while True:

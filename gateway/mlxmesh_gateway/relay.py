@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
 from mlxmesh_gateway.attempts import Answered, Attempts, Try
 from mlxmesh_gateway.backends import Backends, Endpoint
+from mlxmesh_gateway.generate_stream import GENERATE, GenerateStream
 from mlxmesh_gateway.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
 from mlxmesh_gateway.routes import Route
 from mlxmesh_gateway.statuses import service_status
@@ -32,6 +34,20 @@ T = TypeVar("T")
 Context = aio.ServicerContext[Any, Any]
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call as the client made it."""
+
+    route: Route
+    request: bytes
+    key: str
+    """What calls have in common that must meet at one instance; empty for most."""
+    hedge_after_s: float | None
+    """When a second instance is to be asked beside the first; None for never."""
+    options: Callable[[], dict[str, Any]]
+    """What a call on to an instance gets that is made now."""
+
+
 class Relay(grpc.GenericRpcHandler):
     """Serves every route by handing its calls to a backend."""
 
@@ -42,7 +58,9 @@ class Relay(grpc.GenericRpcHandler):
         backends: Backends,
         validator: Validator,
         deadlines: Deadlines,
+        resume_wait_s: float,
     ) -> None:
+        self._resume_wait_s = resume_wait_s
         self._backends = backends
         self._validator = validator
         self.deadlines = deadlines
@@ -57,87 +75,124 @@ class Relay(grpc.GenericRpcHandler):
 
     def _handler(self, route: Route) -> grpc.RpcMethodHandler[Any, Any]:
         # Without a deserializer gRPC hands over the bytes as they came.
-        relayed = self._everywhere if route.policy.everywhere else self._unary
+        relayed = self._way(route)
 
-        async def unary(request: bytes, context: Context) -> bytes:
-            hedge_s = self._check(route, request, context)
-            return await self._translated(relayed(route, request, context, hedge_s), context)
-
-        async def stream(request: bytes, context: Context) -> None:
-            hedge_s = self._check(route, request, context)
-            await self._translated(self._stream(route, request, context, hedge_s), context)
+        async def handle(request: bytes, context: Context) -> Any:
+            call = self._call(route, request, context)
+            return await self._translated(relayed(call, context), context)
 
         if route.streams:
-            return grpc.unary_stream_rpc_method_handler(stream)
-        return grpc.unary_unary_rpc_method_handler(unary)
+            return grpc.unary_stream_rpc_method_handler(handle)
+        return grpc.unary_unary_rpc_method_handler(handle)
 
-    def _check(self, route: Route, request: bytes, context: Context) -> float | None:
-        """When to hedge, if the caller may and wants to."""
+    def _way(self, route: Route) -> Callable[[Call, Context], Awaitable[Any]]:
+        if route.policy.everywhere:
+            return self._stream_everywhere if route.streams else self._everywhere
+        if route.path == GENERATE:
+            return self._generate
+        return self._stream if route.streams else self._unary
+
+    def _call(self, route: Route, request: bytes, context: Context) -> Call:
+        """Raises: MalformedMessage, InvalidArgument."""
+        message = self._checked(route, request)
+        key = route.policy.key(message)
+        after_s = hedge_after_s(context.invocation_metadata()) if route.policy.hedged else None
+        if after_s is not None and key:
+            raise InvalidArgument(
+                f"{HEDGE_MS} does not go with a request_id: the generation would run twice to its"
+                " end; leave one of them out",
+                field=HEDGE_MS,
+            )
+        return Call(route, request, key, after_s, self._call_options(route, context))
+
+    def _checked(self, route: Route, request: bytes) -> Message:
         try:
             message: Any = route.request_class.FromString(request)
         except DecodeError:
             name = route.request_class.DESCRIPTOR.full_name
             raise MalformedMessage(f"the message is not a valid {name}") from None
         self._validator.check(message)
-        after_s = hedge_after_s(context.invocation_metadata()) if route.policy.hedged else None
-        if after_s is not None and _outlives_its_call(message):
-            raise InvalidArgument(
-                f"{HEDGE_MS} does not go with a request_id: the generation would run twice to its"
-                " end; leave one of them out",
-                field=HEDGE_MS,
-            )
-        return after_s
+        return message
 
-    async def _unary(
-        self, route: Route, request: bytes, context: Context, hedge_after_s: float | None
-    ) -> bytes:
-        options = self._call_options(route, context)
-
+    async def _unary(self, call: Call, _context: Context) -> bytes:
         async def ask(endpoint: Endpoint, _answered: Answered) -> bytes:
-            return await endpoint.unary(route.path)(request, **options())
+            return await endpoint.unary(call.route.path)(call.request, **call.options())
 
-        return await self._attempts(route, ask).run(hedge_after_s)
+        return await self._attempts(call, ask).run(call.hedge_after_s)
 
-    async def _stream(
-        self, route: Route, request: bytes, context: Context, hedge_after_s: float | None
-    ) -> None:
-        options = self._call_options(route, context)
-
+    async def _stream(self, call: Call, context: Context) -> None:
         async def pass_on(endpoint: Endpoint, answered: Answered) -> None:
-            call = endpoint.stream(route.path)(request, **options())
+            messages = endpoint.stream(call.route.path)(call.request, **call.options())
             try:
-                message = await call.read()
+                message = await messages.read()
                 answered()
                 while message is not aio.EOF:
                     await context.write(message)
-                    message = await call.read()
+                    message = await messages.read()
             finally:
-                call.cancel()
+                messages.cancel()
 
-        await self._attempts(route, pass_on).run(hedge_after_s)
+        await self._attempts(call, pass_on).run(call.hedge_after_s)
 
-    def _attempts(self, route: Route, attempt: Try[T]) -> Attempts[T]:
-        safe = route.policy.safe
-        endpoints = self._backends.by_preference(route.backend, may_try=safe)
+    async def _generate(self, call: Call, context: Context) -> None:
+        stream = GenerateStream(
+            call.request,
+            write=context.write,
+            candidates=lambda: self._candidates(call),
+            call_options=call.options,
+            resume_wait_s=self._resume_wait_s,
+        )
+        try:
+            await self._attempts(call, stream.begin).run(call.hedge_after_s)
+        except MeshError as error:
+            await stream.go_on(error)
+
+    def _attempts(self, call: Call, attempt: Try[T]) -> Attempts[T]:
+        route = call.route
+        endpoints = self._candidates(call)
         return Attempts(
             attempt,
-            endpoints if safe else endpoints[:1],
+            endpoints if route.policy.safe else endpoints[:1],
             self._backends.retry_budget(route.backend),
         )
 
-    async def _everywhere(
-        self, route: Route, request: bytes, context: Context, _hedge_after_s: float | None
-    ) -> bytes:
-        """The first good answer of all instances; else what stopped them, NOT_FOUND last."""
-        options = self._call_options(route, context)
+    def _candidates(self, call: Call) -> list[Endpoint]:
+        """With a key, the same instance comes first at every gateway, so that repeats meet."""
+        route = call.route
+        if call.key:
+            return self._backends.by_key(route.backend, call.key)
+        return self._backends.by_preference(route.backend, may_try=route.policy.safe)
 
+    async def _everywhere(self, call: Call, _context: Context) -> bytes:
         async def ask(endpoint: Endpoint) -> bytes:
             async with endpoint.busy():
-                return await endpoint.unary(route.path)(request, **options())
+                return await endpoint.unary(call.route.path)(call.request, **call.options())
 
-        asked = [
-            asyncio.create_task(ask(endpoint)) for endpoint in self._backends.all(route.backend)
-        ]
+        return await self._first_of_all(call, ask)
+
+    async def _stream_everywhere(self, call: Call, context: Context) -> None:
+        async def begin(endpoint: Endpoint) -> tuple[Endpoint, Any, Any]:
+            messages = endpoint.stream(call.route.path)(call.request, **call.options())
+            try:
+                async with endpoint.busy():
+                    return endpoint, messages, await messages.read()
+            except BaseException:
+                messages.cancel()
+                raise
+
+        endpoint, messages, message = await self._first_of_all(call, begin)
+        async with endpoint.busy():
+            try:
+                while message is not aio.EOF:
+                    await context.write(message)
+                    message = await messages.read()
+            finally:
+                messages.cancel()
+
+    async def _first_of_all(self, call: Call, ask: Callable[[Endpoint], Awaitable[T]]) -> T:
+        """The first good answer of all instances; else what stopped them, NOT_FOUND last."""
+        endpoints = self._backends.all(call.route.backend)
+        asked = [asyncio.ensure_future(ask(endpoint)) for endpoint in endpoints]
         errors: list[MeshError] = []
         try:
             for answer in asyncio.as_completed(asked):
@@ -169,9 +224,3 @@ class Relay(grpc.GenericRpcHandler):
                 # Nobody here cancelled, or this handler would not run: the instance gave up.
                 raise ServiceUnavailable("the service ended the call; try again") from error
             raise
-
-
-def _outlives_its_call(message: Any) -> bool:
-    """Whether a generation's request carries an id, by which it can be found again."""
-    generation = getattr(message, "generation", message)
-    return bool(getattr(generation, "request_id", ""))

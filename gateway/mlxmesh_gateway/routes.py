@@ -1,6 +1,6 @@
 """The public methods, and how each is relayed. What is not in this table is not public."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ class Policy:
     """Only one instance can do it and nobody knows which, so that all are asked."""
     hedged: bool = False
     """Its caller may ask for a second try beside a slow first one."""
+    key: Callable[[Any], str] = lambda _: ""
+    """From a request: what calls have in common that must meet at one instance."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class Route:
 
 
 _GENERATION: Mapping[str, Policy] = {
-    "Generate": Policy(safe=True, hedged=True),
-    "Complete": Policy(safe=True, hedged=True),
+    "Generate": Policy(safe=True, hedged=True, key=lambda request: request.request_id),
+    "Complete": Policy(safe=True, hedged=True, key=lambda request: request.generation.request_id),
+    "AttachGeneration": Policy(safe=True, everywhere=True),
     "CancelGeneration": Policy(safe=True, everywhere=True),
     "CountTokens": Policy(safe=True, hedged=True),
 }

@@ -149,6 +149,14 @@ class HubUnavailable(ServiceUnavailable): ...
 class Draining(ServiceUnavailable): ...
 
 
+class ReaderReplaced(MeshError):
+    code = StatusCode.ABORTED
+
+
+class SequenceGone(MeshError):
+    code = StatusCode.OUT_OF_RANGE
+
+
 class DeadlineExceeded(MeshError):
     code = StatusCode.DEADLINE_EXCEEDED
 

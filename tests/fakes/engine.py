@@ -38,6 +38,8 @@ from mlxmesh_shared.errors import (
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.server import MeshServer
 
+LOAD_EVERY_S = 0.3
+
 
 def arithmetic_tokens(submit: Submit, index: int, vocab_size: int) -> int:
     """Depends on the prompt, the seed and the index alone, as a real engine's does."""
@@ -95,6 +97,8 @@ class FakeEngine(EngineServiceServicer):
         self.may_step = asyncio.Event()
         """Cleared, the engine stands still."""
         self.may_step.set()
+        self.silent = False
+        """Tells no load, as a frozen engine does not."""
         self._running: dict[tuple[_Outbox, int], _Sequence] = {}
         self._waiting: dict[tuple[_Outbox, int], _Sequence] = {}
         self._outboxes: list[_Outbox] = []
@@ -157,12 +161,14 @@ class FakeEngine(EngineServiceServicer):
         outbox = _Outbox()
         self._outboxes.append(outbox)
         reader = asyncio.create_task(self._read(request_iterator, outbox))
+        telling = asyncio.create_task(self._tell_load(outbox))
         try:
             while (message := await outbox.messages.get()) is not None:
                 yield message
             raise ServiceUnavailable("the network failed")
         finally:
             reader.cancel()
+            telling.cancel()
             self._outboxes.remove(outbox)
             for queue in (self._running, self._waiting):
                 for key in [key for key in queue if key[0] is outbox]:
@@ -185,6 +191,12 @@ class FakeEngine(EngineServiceServicer):
             load=self._load(),
         )
 
+    async def _tell_load(self, outbox: _Outbox) -> None:
+        while True:
+            if not self.silent:
+                outbox.messages.put_nowait(ExecuteResponse(load=self._load()))
+            await asyncio.sleep(LOAD_EVERY_S)
+
     async def _read(self, requests: AsyncIterator[ExecuteRequest], outbox: _Outbox) -> None:
         async for request in requests:
             if request.HasField("submit"):
@@ -200,6 +212,10 @@ class FakeEngine(EngineServiceServicer):
             self._tell(outbox, SequenceOutput(failure=to_failure(error)), submit.sequence_id)
             return
         sequence = _Sequence(submit, outbox, tokens=list(submit.generated_token_ids))
+        output = SequenceOutput(accepted=Accepted())
+        if sequence.tokens and self._ends(sequence, sequence.tokens[-1], output):
+            self._tell(outbox, output, submit.sequence_id)
+            return
         self._waiting[outbox, submit.sequence_id] = sequence
         self._tell(outbox, SequenceOutput(accepted=Accepted()), submit.sequence_id)
 

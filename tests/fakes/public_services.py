@@ -27,6 +27,8 @@ class FakeGeneration(GenerationServiceServicer):
         """Raised by the next calls, one each, before any message."""
         self.break_after: int | None = None
         """Raises ValueError after so many deltas."""
+        self.truncate_after: int | None = None
+        """Ends streams as if all were well after so many deltas."""
         self.finishes = True
         self.go_on = asyncio.Event()
         """Cleared, it holds back streams after their first delta, and news of what is not there."""
@@ -34,6 +36,9 @@ class FakeGeneration(GenerationServiceServicer):
         self.requests: list[g.GenerateRequest] = []
         self.remaining_s: list[float | None] = []
         self.metadata: list[dict[str, str | bytes]] = []
+        self.resumed: list[g.ResumeGenerationRequest] = []
+        self.kept: dict[str, list[g.GenerateResponse]] = {}
+        """The messages of generations that may be attached to."""
         self.running: set[str] = set()
         self.cancelled: list[str] = []
         self.interrupted = 0
@@ -47,22 +52,57 @@ class FakeGeneration(GenerationServiceServicer):
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[g.GenerateResponse]:
         self.requests.append(request)
         self._enter(context)
-        started = g.Started(request_id=request.request_id or "r-1", engine_id=self.engine_id)
+        started = g.Started(
+            request_id=request.request_id or "r-1",
+            engine_id=self.engine_id,
+            model=request.model,
+            model_version=1,
+            seed=7,
+        )
         yield g.GenerateResponse(sequence=1, started=started)
-        words = request.prompt.split()
+        async for response in self._deltas(request.prompt.split(), 0, 1, 0):
+            yield response
+
+    async def ResumeGeneration(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[g.ResumeGenerationResponse]:
+        self.resumed.append(request)
+        self._enter(context)
+        words, known = request.generation.prompt.split(), len(request.generated_token_ids)
+        rest = self._deltas(words, known, request.after_sequence, request.resumptions + 1)
+        async for response in rest:
+            yield g.ResumeGenerationResponse(message=response)
+
+    async def AttachGeneration(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[g.AttachGenerationResponse]:
+        self._enter(context)
+        if request.request_id not in self.kept:
+            await self.go_on.wait()
+            raise GenerationNotFound(f"no generation {request.request_id} is kept here")
+        for response in self.kept[request.request_id][request.after_sequence :]:
+            yield g.AttachGenerationResponse(message=response)
+
+    async def _deltas(
+        self, words: list[str], known: int, sequence: int, resumptions: int
+    ) -> AsyncIterator[g.GenerateResponse]:
         try:
-            for index, word in enumerate(words):
+            for index, word in list(enumerate(words))[known:]:
                 if self.break_after == index:
-                    raise ValueError(f"secret: {request.prompt}")
+                    raise ValueError(f"secret: {words}")
+                if self.truncate_after == index:
+                    return
+                sequence += 1
                 delta = g.Delta(text=word + " ", token_ids=[index])
-                yield g.GenerateResponse(sequence=index + 2, delta=delta)
+                yield g.GenerateResponse(sequence=sequence, delta=delta)
                 await self.go_on.wait()
         except asyncio.CancelledError:
             self.interrupted += 1
             raise
         if self.finishes:
             finished = g.Finished(finish_reason=g.FINISH_REASON_STOP)
-            yield g.GenerateResponse(sequence=len(words) + 2, finished=finished)
+            finished.timings.resumptions = resumptions
+            yield g.GenerateResponse(sequence=sequence + 1, finished=finished)
 
     async def Complete(self, request: Any, context: Any) -> g.CompleteResponse:
         self.requests.append(request.generation)

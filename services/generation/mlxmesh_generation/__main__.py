@@ -11,10 +11,12 @@ from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServi
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_generation.engine_status import EngineStatusServicer
 from mlxmesh_generation.engines import Engines
-from mlxmesh_generation.generations import Generations
+from mlxmesh_generation.generations import Generations, Patience
 from mlxmesh_generation.limits import GenerationLimits
 from mlxmesh_generation.mirror import CatalogueMirror
 from mlxmesh_generation.model_service import ModelService
+from mlxmesh_generation.replicas import Replicas
+from mlxmesh_generation.retention import RetentionLimits
 from mlxmesh_generation.servicer import GenerationServicer
 from mlxmesh_generation.tokenizers import Tokenizers
 from mlxmesh_shared.channels import ChannelPool, open_channel
@@ -42,14 +44,14 @@ async def main() -> None:
         registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
         await stack.enter_async_context(following(live, "generation"))
-        generations = await open_generations(stack, live, registry, certificates)
-        server = make_server(settings, generations, certificates)
+        generations, engines = await open_generations(stack, live, registry, certificates)
+        server = make_server(settings, generations, engines, certificates)
         live.subscribe(lambda now: server.limit_concurrent_rpcs(now.max_concurrent_rpcs))
         address = await server.start()
         await server.set_serving()
         instance = local_instance(settings, "generation", instance_id, address)
         await registry.register(instance)
-        await wait_for_stop()
+        await wait_for_stop(server.leaving)
         await registry.deregister(instance)
         await server.drain(settings.drain_grace_s)
 
@@ -59,7 +61,7 @@ async def open_generations(
     live: LiveSettings[GenerationSettings],
     registry: Registry,
     certificates: CertificateSource | None = None,
-) -> Generations:
+) -> tuple[Generations, Engines]:
     """The domain, following the registry and the model service until the stack is closed."""
     settings = live.current
     open_ = partial(open_channel, certificates=certificates)
@@ -75,22 +77,30 @@ async def open_generations(
         directory=settings.data_dir / "tokenizers",
         max_loaded=settings.tokenizer_cache_models,
     )
-    limits = GenerationLimits(
-        max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
+    generations = Generations(
+        catalogue=catalogue,
+        tokenizers=tokenizers,
+        replicas=Replicas(engines, catalogue),
+        patience=Patience(settings.engine_wait_s, settings.unread_s),
+        limits=GenerationLimits(
+            max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
+        ),
+        retained=RetentionLimits(settings.kept_bytes, settings.kept_generations, settings.kept_s),
     )
-    return Generations(catalogue=catalogue, tokenizers=tokenizers, engines=engines, limits=limits)
+    return generations, engines
 
 
 def make_server(
     settings: GenerationSettings,
     generations: Generations,
+    engines: Engines,
     certificates: CertificateSource | None = None,
 ) -> MeshServer:
     return MeshServer(
         listen=settings.listen,
         services=[
             (add_GenerationServiceServicer_to_server, GenerationServicer(generations)),
-            (add_TelemetryServiceServicer_to_server, EngineStatusServicer(generations.engines)),
+            (add_TelemetryServiceServicer_to_server, EngineStatusServicer(engines)),
         ],
         service_names=[
             "mlxmesh.generation.v1.GenerationService",

@@ -1,7 +1,9 @@
 """Wire messages to domain objects and back."""
 
+import re
 import secrets
 from collections.abc import Sequence
+from hashlib import sha256
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.common.v1.sampling_pb2 import Sampling
@@ -13,6 +15,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensRequest,
     GenerateRequest,
     GenerateResponse,
+    ResumeGenerationRequest,
 )
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh_generation.catalogue import CatalogueChange, Model, ModelVersion
@@ -28,6 +31,7 @@ from mlxmesh_generation.request import (
     PromptInput,
     PromptText,
     PromptTokens,
+    Resumed,
     Started,
     Timings,
 )
@@ -51,14 +55,18 @@ _REASONS_IN: dict[int, FinishReason] = {
     engine_pb2.ENGINE_FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
 }
 _NO_LIMIT = 2**32
+# As made below: it may come back with a generation that goes on here.
+_MADE_UP_ID = re.compile("gen-[0-9a-f]{16}")
 
 # From callers.
 
 
 def generation_request(message: GenerateRequest, *, caller: str = "") -> GenerationRequest:
     """Gives a request without an id a new one."""
+    is_callers = bool(message.request_id) and not _MADE_UP_ID.fullmatch(message.request_id)
     return GenerationRequest(
         request_id=message.request_id or f"gen-{secrets.token_hex(8)}",
+        digest=_digest(message) if is_callers else None,
         model=ModelReference.parse(message.model),
         input=prompt_input(message),
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
@@ -70,6 +78,19 @@ def generation_request(message: GenerateRequest, *, caller: str = "") -> Generat
         caller=caller,
         message_bytes=message.ByteSize(),
     )
+
+
+def resumed(message: ResumeGenerationRequest) -> Resumed:
+    return Resumed(
+        token_ids=tuple(message.generated_token_ids),
+        text_characters=message.text_characters,
+        after_sequence=message.after_sequence,
+        resumptions=message.resumptions,
+    )
+
+
+def _digest(message: GenerateRequest) -> bytes:
+    return sha256(message.SerializeToString(deterministic=True)).digest()
 
 
 def prompt_input(message: GenerateRequest | CountTokensRequest) -> PromptInput:
@@ -158,6 +179,7 @@ def _finished(event: Finished) -> generation_pb2.Finished:
             queue_ms=event.timings.queue_ms,
             prefill_ms=event.timings.prefill_ms,
             decode_ms=event.timings.decode_ms,
+            resumptions=event.resumptions,
         ),
     )
     if event.stop_text is not None:

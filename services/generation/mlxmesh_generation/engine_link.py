@@ -27,6 +27,9 @@ from mlxmesh_shared.vacancies import Vacancies
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_S = 0.1
+# An engine tells its load every 0.3 s: after a second of silence, it or the way to it is frozen.
+SILENT_S = 1.0
+_TICK_S = 0.1
 # About two steps of many sequences. More would wait here unread when this process is behind; in the
 # engine it joins into fewer, larger outputs.
 WINDOW_BYTES = 4096
@@ -78,6 +81,7 @@ class EngineLink:
         self._has_outgoing = asyncio.Event()
         self._retired = False
         self._finished = asyncio.Event()
+        self._silent_ticks = 0
         self.connected = False
 
     def replica(self) -> Replica:
@@ -142,18 +146,34 @@ class EngineLink:
 
     async def _converse(self, channel: aio.Channel) -> None:
         call = EngineServiceStub(channel).Execute()
-        self.connected = True
-        self._on_connected()
         writer = asyncio.create_task(self._write(call))
+        watchdog = asyncio.create_task(self._watch(call))
         try:
             async for response in call:
+                self._silent_ticks = 0
+                if not self.connected:
+                    self.connected = True
+                    self._on_connected()
                 self._dispatch(response)
         finally:
+            watchdog.cancel()
             writer.cancel()
             # How the stream ended is told by reading it.
             with suppress(MeshError, asyncio.CancelledError):
                 await writer
             call.cancel()
+
+    async def _watch(self, call: Any) -> None:
+        """Ends a stream on which nothing is heard.
+
+        It counts ticks: time that this process itself spent frozen is not held against the engine.
+        """
+        self._silent_ticks = 0
+        while self._silent_ticks * _TICK_S < SILENT_S:
+            await asyncio.sleep(_TICK_S)
+            self._silent_ticks += 1
+        _log.warning("%s says nothing any more; its sequences go elsewhere", self.engine_id)
+        call.cancel()
 
     async def _write(self, call: Any) -> None:
         while True:

@@ -1,30 +1,43 @@
-"""One running generation: engine outputs in, events out."""
+"""One running generation: engine outputs in, events out, from one engine to the next."""
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mlxmesh.engine.v1.engine_pb2 import SequenceOutput
 from mlxmesh_generation import convert
 from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.detokenize import Detokenizer
+from mlxmesh_generation.losses import Losses
+from mlxmesh_generation.output import Output
 from mlxmesh_generation.request import (
     Delta,
-    Event,
     Finished,
     FinishReason,
     GenerationRequest,
     PrefillProgress,
+    Resumed,
     Started,
     Timings,
 )
 from mlxmesh_generation.sequence import EngineSequence, Placer
-from mlxmesh_generation.stops import StopScanner
 from mlxmesh_generation.stream import EventBuffer
-from mlxmesh_shared.errors import Cancelled, ContextTooLong, DeadlineExceeded, MeshError
+from mlxmesh_shared.errors import (
+    Cancelled,
+    ContextTooLong,
+    DeadlineExceeded,
+    EngineLost,
+    MeshError,
+    NoReplica,
+    QueueFull,
+)
 
 # So that what an engine made before its deadline still reaches the caller before the caller's own.
 DEADLINE_MARGIN_S = 0.05
+ENGINE_WAIT_S = 30.0
+# Between two tries to get a place at engines that have none just now.
+RETRY_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -43,81 +56,87 @@ class Plan:
 
 
 class Generation:
-    """Made for one plan; placed once by start(), read by take(), and always given up by close().
+    """Made for one plan; started by start(), its events read by one reader, given up by close().
 
-    It holds the prompt and every token so far: all that another engine would need to go on.
+    It holds the prompt and every token so far, and so goes on at another engine when its own is
+    lost. With `resumed` it goes on with what began in another process.
     """
 
-    def __init__(self, plan: Plan, *, engines: Placer, detokenizer: Detokenizer) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        engines: Placer,
+        detokenizer: Detokenizer,
+        resumed: Resumed | None = None,
+        engine_wait_s: float = ENGINE_WAIT_S,
+        on_ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.events = EventBuffer()
         self._plan = plan
         self._engines = engines
-        self._detokenizer = detokenizer
-        self._stops = StopScanner(plan.request.stop) if plan.request.stop else None
-        self._events = EventBuffer()
-        self._tokens: list[int] = []
+        self._engine_wait_s = engine_wait_s
+        self._on_ended = on_ended
+        self._output = Output(detokenizer, plan.request.stop)
+        self._losses = Losses()
         self._sequence: EngineSequence | None = None
+        self._recovery: asyncio.Task[None] | None = None
         self._refused_by: list[str] = []
-        self._placed_s = plan.received_s
+        self._waiting_since_s = self._placed_s = plan.received_s
         self._max_tokens = plan.max_tokens
         self._cached_tokens = 0
-        self._accepted = False
+        # Whether the reader has Started, and whether the engine of now has taken the sequence.
+        self._begun = resumed is not None
+        self._taken = False
         self._cancelled = False
-        self._stop_text: str | None = None
+        if resumed is not None:
+            self._losses = Losses(resumed.resumptions + 1, len(resumed.token_ids))
+            self._put(self._output.replay(resumed))
 
     def start(self) -> None:
         """Raises: NoReplica, QueueFull, DeadlineExceeded."""
-        self._placed_s = time.monotonic()
         if self._cancelled:
             self._finish(FinishReason.CANCELLED, Timings())
-            return
-        submit = convert.to_submit(
-            self._plan.request,
-            prompt_token_ids=self._plan.prompt_token_ids,
-            max_tokens=self._max_tokens,
-            seed=self._plan.seed,
-            timeout_ms=self._timeout_ms(),
-        )
-        self._sequence = self._engines.place(
-            self._plan.version, submit, self, avoid=self._refused_by
-        )
-
-    async def events(self) -> AsyncIterator[Event]:
-        """Every event, up to Finished. Raises: what ended the generation instead."""
-        while True:
-            event = await self._events.take()
-            yield event
-            if isinstance(event, Finished):
-                return
+        elif self._begun:
+            self._go_on_elsewhere()
+        else:
+            self._place(avoid=self._refused_by)
 
     def cancel(self) -> None:
         """Ends it with FinishReason.CANCELLED; before start(), no engine is asked."""
         self._cancelled = True
-        if self._sequence is not None:
+        if self._recovery is not None:
+            self._stop_recovery()
+            self._put(self._output.flush())
+            self._finish(FinishReason.CANCELLED, Timings())
+        elif self._sequence is not None:
             self._sequence.cancel()
 
     def fail(self, error: MeshError) -> None:
         """Ends it with an error, after the text so far."""
-        if self._events.ended:
+        if self.events.ended:
             return
-        self._flush()
-        self._events.fail(error)
+        self._put(self._output.flush())
+        self.events.fail(error)
         self.close()
+        self._on_ended()
 
     def close(self) -> None:
         """Frees its place on the engine at once; nothing happens when it has ended."""
+        self._stop_recovery()
         if self._sequence is not None:
             self._sequence.drop()
 
     # The engine's side: SequenceSink.
 
     def on_output(self, output: SequenceOutput) -> None:
-        if self._events.ended:
+        if self.events.ended:
             return
         if output.HasField("accepted"):
             self._on_accepted(output.accepted.cached_tokens)
         elif output.HasField("cached_tokens"):
             self._cached_tokens = output.cached_tokens
-        if self._stop_text is None:
+        if self._output.stop_text is None:
             self._on_progress(output)
         if output.HasField("failure"):
             self._on_failure(convert.engine_failure(output.failure, self._plan.request))
@@ -125,13 +144,17 @@ class Generation:
             self._on_finished(output)
 
     def on_lost(self, error: MeshError) -> None:
-        self._on_failure(error)
+        if not self.events.ended:
+            self._on_failure(error)
 
     def _on_accepted(self, cached_tokens: int) -> None:
-        self._accepted = True
+        self._taken = True
         self._cached_tokens = cached_tokens
+        if self._begun:
+            return
+        self._begun = True
         version, sequence = self._plan.version, self._sequence
-        self._events.put(
+        self.events.put(
             Started(
                 request_id=self._plan.request.request_id,
                 model=version.name,
@@ -144,87 +167,85 @@ class Generation:
         )
 
     def _on_progress(self, output: SequenceOutput) -> None:
-        if output.token_ids:
-            self._on_tokens(output.token_ids, stopped=convert.stopped(output))
-        elif output.prefilled_tokens:
+        if output.token_ids or output.finish_reason:
+            stopped = convert.stopped(output)
+            self._put(self._output.confirm(ends=stopped and not output.token_ids))
+            self._on_tokens(output.token_ids, stopped=stopped)
+        elif output.prefilled_tokens and not self._losses.resumptions:
             self._on_prefill(output.prefilled_tokens)
 
     def _on_prefill(self, processed_tokens: int) -> None:
         total_tokens = len(self._plan.prompt_token_ids)
         # The last slice needs no message: the first token tells that it was read.
         if processed_tokens < total_tokens:
-            self._events.put(PrefillProgress(processed_tokens, total_tokens))
+            self.events.put(PrefillProgress(processed_tokens, total_tokens))
 
     def _on_tokens(self, token_ids: Sequence[int], *, stopped: bool) -> None:
-        """With `stopped`, the last of them is an end token, which has no text."""
-        with_text = token_ids[:-1] if stopped else token_ids
-        if self._stops is None:
-            self._put(self._detokenizer.feed(with_text), token_ids)
-        else:
-            self._scan(self._stops, token_ids, len(with_text))
-        if self._events.full:
+        if token_ids and self._output.stop_text is None:
+            self._put(self._output.feed(token_ids, stopped=stopped))
+        if self._output.stop_text is not None:
+            self.cancel()
+        elif self.events.full:
             self.fail(Cancelled("the reader fell too far behind; read faster or ask for less"))
 
-    def _scan(self, stops: StopScanner, token_ids: Sequence[int], with_text: int) -> None:
-        """One token at a time, to know which of them completed a stop text."""
-        for token_id in token_ids[:with_text]:
-            text, self._stop_text = stops.feed(self._detokenizer.feed((token_id,)))
-            self._put(text, (token_id,))
-            if self._stop_text is not None:
-                self.cancel()
-                return
-        self._put("", token_ids[with_text:])
-
-    def _put(self, text: str, token_ids: Sequence[int]) -> None:
-        if text or token_ids:
-            self._tokens += token_ids
-            self._events.put(Delta(text, tuple(token_ids)))
-
-    def _flush(self) -> None:
-        """Puts out the text held back; what an unfinished character ends in may be a stop text."""
-        if self._stop_text is not None:
-            return
-        text = self._detokenizer.flush()
-        if self._stops is not None:
-            text, self._stop_text = self._stops.feed(text)
-            text += "" if self._stop_text is not None else self._stops.flush()
-        self._put(text, ())
+    def _put(self, deltas: Iterable[Delta]) -> None:
+        for delta in deltas:
+            if delta.text or delta.token_ids:
+                self.events.put(delta)
 
     def _on_finished(self, output: SequenceOutput) -> None:
-        self._flush()
+        if self.events.ended:
+            return
+        self._put(self._output.flush())
         self._finish(convert.finish_reason(output), convert.timings(output.timings))
 
     def _finish(self, reason: FinishReason, timings: Timings) -> None:
-        stop_text = self._stop_text
+        token_ids, stop_text = self._output.token_ids, self._output.stop_text
         if stop_text is not None:
             reason = FinishReason.STOP
         by_token = reason is FinishReason.STOP and stop_text is None
-        waited_ms = (self._placed_s - self._plan.received_s) * 1000
-        self._events.put(
+        waited_ms = (self._placed_s - self._waiting_since_s) * 1000
+        prompt_tokens = len(self._plan.prompt_token_ids)
+        self.events.put(
             Finished(
                 reason=reason,
-                prompt_tokens=len(self._plan.prompt_token_ids),
-                cached_tokens=self._cached_tokens,
-                completion_tokens=len(self._tokens),
+                prompt_tokens=prompt_tokens,
+                # One that went on had the tokens so far looked up along with its prompt.
+                cached_tokens=min(self._cached_tokens, prompt_tokens),
+                completion_tokens=len(token_ids),
                 stop_text=stop_text,
-                stop_token_id=self._tokens[-1] if by_token and self._tokens else None,
+                stop_token_id=token_ids[-1] if by_token and token_ids else None,
                 timings=Timings(
                     timings.queue_ms + waited_ms, timings.prefill_ms, timings.decode_ms
                 ),
+                resumptions=self._losses.resumptions,
             )
         )
+        self._on_ended()
+
+    # Going elsewhere.
 
     def _on_failure(self, error: MeshError) -> None:
-        if self._stop_text is not None:
+        if self._output.stop_text is not None:
             # The answer was complete; only the engine's last word on it is missing.
             self._finish(FinishReason.STOP, Timings())
-        elif self._accepted or not self._start_again(error):
+        elif self._cancelled:
+            self._finish(FinishReason.CANCELLED, Timings())
+        elif not self._go_on(error):
             self.fail(error)
 
-    def _start_again(self, error: MeshError) -> bool:
-        if isinstance(error, ContextTooLong):
+    def _go_on(self, error: MeshError) -> bool:
+        if isinstance(error, ContextTooLong) and not self._taken:
             return self._start_with_less()
-        return error.retryable and self._start_elsewhere()
+        if not error.retryable:
+            return False
+        if not self._begun:
+            return self._start_elsewhere()
+        refused = not self._taken and not isinstance(error, EngineLost)
+        if not refused and not self._losses.may_go_on(len(self._output.token_ids)):
+            return False
+        self._go_on_elsewhere(pause_s=RETRY_PAUSE_S if refused else 0.0)
+        return True
 
     def _start_with_less(self) -> bool:
         """Halves a default length: an engine's context may be shorter than its model's."""
@@ -246,6 +267,59 @@ class Generation:
         except MeshError:
             return False
         return True
+
+    def _go_on_elsewhere(self, pause_s: float = 0.0) -> None:
+        if not pause_s:
+            self._waiting_since_s = time.monotonic()
+        self._taken = False
+        self._recovery = asyncio.create_task(self._recover(pause_s))
+
+    async def _recover(self, pause_s: float) -> None:
+        """Places it again, waiting for an engine while there is none."""
+        avoid = () if self._sequence is None else (self._sequence.engine_id,)
+        try:
+            async with asyncio.timeout(self._until_s() - time.monotonic()):
+                await asyncio.sleep(pause_s)
+                while not self._placed(avoid):
+                    await self._engines.wait_for_replica(self._plan.version)
+                    await asyncio.sleep(RETRY_PAUSE_S)
+                    avoid = ()
+        except TimeoutError:
+            self._recovery = None
+            self.fail(EngineLost("the engine was lost and no other came in time; try again"))
+        except MeshError as error:
+            self._recovery = None
+            self.fail(error)
+        self._recovery = None
+
+    def _until_s(self) -> float:
+        if self._plan.deadline_s is None:
+            return self._waiting_since_s + self._engine_wait_s
+        return self._plan.deadline_s - DEADLINE_MARGIN_S
+
+    def _placed(self, avoid: Sequence[str]) -> bool:
+        try:
+            self._place(avoid)
+        except (NoReplica, QueueFull):
+            return False
+        return True
+
+    def _place(self, avoid: Sequence[str]) -> None:
+        self._placed_s = time.monotonic()
+        submit = convert.to_submit(
+            self._plan.request,
+            prompt_token_ids=self._plan.prompt_token_ids,
+            max_tokens=self._max_tokens,
+            seed=self._plan.seed,
+            timeout_ms=self._timeout_ms(),
+        )
+        submit.generated_token_ids.extend(self._output.token_ids)
+        self._sequence = self._engines.place(self._plan.version, submit, self, avoid=avoid)
+
+    def _stop_recovery(self) -> None:
+        recovery, self._recovery = self._recovery, None
+        if recovery is not None:
+            recovery.cancel()
 
     def _timeout_ms(self) -> int | None:
         if self._plan.deadline_s is None:

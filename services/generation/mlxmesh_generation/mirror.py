@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from mlxmesh_generation.catalogue import Catalogue, CatalogueChange, ModelVersion
-from mlxmesh_shared.errors import MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.reference import ModelReference
 
 FIRST_SYNC_WAIT_S = 3.0
@@ -55,6 +55,14 @@ class CatalogueMirror:
         if not self._synced.is_set():
             await self._first_sync()
         return self._catalogue.resolve(reference)
+
+    def wants(self, version: ModelVersion) -> bool:
+        """Whether the catalogue, as last seen, wants replicas of a version."""
+        try:
+            known = self._catalogue.resolve(ModelReference(version.name, version.version))
+        except ModelNotFound:
+            return False
+        return known.desired_replicas > 0
 
     async def _first_sync(self) -> None:
         try:

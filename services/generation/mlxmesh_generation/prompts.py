@@ -4,7 +4,13 @@ import asyncio
 from collections.abc import Collection, Sequence
 
 from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.request import Chat, GenerationRequest, PromptInput, PromptText
+from mlxmesh_generation.request import (
+    Chat,
+    GenerationRequest,
+    PromptInput,
+    PromptText,
+    Resumed,
+)
 from mlxmesh_generation.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
 
@@ -42,6 +48,19 @@ def check_vocabulary(request: GenerationRequest, version: ModelVersion) -> None:
         _check_ids(request.input.token_ids, size, "tokens.token_ids[{index}]")
     _check_ids(request.stop_token_ids, size, "stop_token_ids[{index}]")
     _check_ids(request.sampling.logit_bias, size, "sampling.logit_bias[{token_id}]")
+
+
+def check_resumed(
+    resumed: Resumed, request: GenerationRequest, version: ModelVersion, max_tokens: int
+) -> None:
+    """Raises: InvalidArgument for tokens that this request cannot have given."""
+    field = "generated_token_ids"
+    _check_ids(resumed.token_ids, version.vocab_size, field + "[{index}]")
+    if request.max_tokens is not None and len(resumed.token_ids) > max_tokens:
+        raise InvalidArgument(
+            f"{field} has {len(resumed.token_ids)} tokens, the request allows {max_tokens}",
+            field=field,
+        )
 
 
 def _check_ids(ids: Collection[int], size: int, path: str) -> None:

@@ -65,6 +65,19 @@ class GenerationRequest:
     caller: str = ""
     message_bytes: int = 0
     """The size of the request as it came."""
+    digest: bytes | None = None
+    """What tells whether a request is the same; None when its id was not the caller's."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What the caller has of a generation that began in another process."""
+
+    token_ids: Sequence[int]
+    text_characters: int
+    after_sequence: int
+    resumptions: int
+    """How many times it went on elsewhere before."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,7 @@ class Finished:
     stop_text: str | None = None
     stop_token_id: int | None = None
     timings: Timings = Timings()
+    resumptions: int = 0
 
 
 Event = Started | PrefillProgress | Delta | Finished

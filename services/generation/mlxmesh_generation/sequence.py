@@ -46,3 +46,10 @@ class Placer(Protocol):
         Raises: NoReplica, QueueFull.
         """
         ...
+
+    async def wait_for_replica(self, version: ModelVersion) -> None:
+        """Returns when an engine of this version may be there.
+
+        Raises: EngineLost when there is none and none is wanted any more.
+        """
+        ...

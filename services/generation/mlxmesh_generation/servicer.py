@@ -1,9 +1,12 @@
 """GenerationService: check, call, reply."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from mlxmesh.generation.v1.generation_pb2 import (
+    AttachGenerationRequest,
+    AttachGenerationResponse,
     CancelGenerationRequest,
     CancelGenerationResponse,
     CompleteRequest,
@@ -12,6 +15,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensResponse,
     GenerateRequest,
     GenerateResponse,
+    ResumeGenerationRequest,
+    ResumeGenerationResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceServicer
 from mlxmesh_generation import convert
@@ -31,16 +36,36 @@ class GenerationServicer(GenerationServiceServicer):
         self, request: GenerateRequest, context: Any
     ) -> AsyncIterator[GenerateResponse]:
         asked = convert.generation_request(request, caller=caller_of(context))
-        async with self._generations.running(asked, remaining_s(context)) as generation:
-            sequence = 0
-            async for event in generation.events():
-                sequence += 1
+        transcript = await self._generations.begin(asked, remaining_s(context))
+        async with aclosing(transcript.read()) as events:
+            async for sequence, event in events:
                 yield convert.generate_response(sequence, event)
 
     async def Complete(self, request: CompleteRequest, context: Any) -> CompleteResponse:
         asked = convert.generation_request(request.generation, caller=caller_of(context))
-        async with self._generations.running(asked, remaining_s(context)) as generation:
-            return convert.complete_response([event async for event in generation.events()])
+        transcript = await self._generations.begin(asked, remaining_s(context))
+        async with aclosing(transcript.read()) as events:
+            return convert.complete_response([event async for _, event in events])
+
+    async def AttachGeneration(
+        self, request: AttachGenerationRequest, context: Any
+    ) -> AsyncIterator[AttachGenerationResponse]:
+        transcript = self._generations.find(request.request_id)
+        async with aclosing(transcript.read(request.after_sequence)) as events:
+            async for sequence, event in events:
+                message = convert.generate_response(sequence, event)
+                yield AttachGenerationResponse(message=message)
+
+    async def ResumeGeneration(
+        self, request: ResumeGenerationRequest, context: Any
+    ) -> AsyncIterator[ResumeGenerationResponse]:
+        asked = convert.generation_request(request.generation, caller=caller_of(context))
+        resumed = convert.resumed(request)
+        transcript = await self._generations.resume(asked, resumed, remaining_s(context))
+        async with aclosing(transcript.read(request.after_sequence)) as events:
+            async for sequence, event in events:
+                message = convert.generate_response(sequence, event)
+                yield ResumeGenerationResponse(message=message)
 
     async def CancelGeneration(
         self, request: CancelGenerationRequest, context: Any

@@ -21,6 +21,7 @@ class EventBuffer:
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._backlog_tokens = 0
+        self._finished = False
         self._error: MeshError | None = None
         self._reader: asyncio.Future[None] | None = None
 
@@ -37,24 +38,30 @@ class EventBuffer:
                 self._events.pop()
         elif isinstance(event, PrefillProgress) and isinstance(last, PrefillProgress):
             self._events.pop()
+        elif isinstance(event, Finished):
+            self._finished = True
         self._events.append(event)
-        self._wake()
+        self.wake()
 
     def fail(self, error: MeshError) -> None:
         """Ends the stream with an error, after the events already in it."""
         self._error = error
-        self._wake()
+        self.wake()
 
-    async def take(self) -> Event:
-        """The next event, the last one being Finished.
+    async def news(self) -> None:
+        """Returns when something was put, or somebody called wake()."""
+        self._reader = asyncio.get_running_loop().create_future()
+        await self._reader
+
+    def take(self) -> Event | None:
+        """The next event, the last one being Finished; None when there is none yet.
 
         Raises: the error that the stream failed with, once every event before it was taken.
         """
-        while not self._events:
+        if not self._events:
             if self._error is not None:
                 raise self._error
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
+            return None
         event = self._events.popleft()
         if isinstance(event, Delta):
             self._backlog_tokens -= len(event.token_ids)
@@ -63,9 +70,12 @@ class EventBuffer:
     @property
     def ended(self) -> bool:
         """Whether nothing can be added any more."""
-        ends_well = bool(self._events) and isinstance(self._events[-1], Finished)
-        return ends_well or self._error is not None
+        return self._finished or self._error is not None
 
-    def _wake(self) -> None:
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
+
+    def wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)

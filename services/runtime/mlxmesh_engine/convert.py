@@ -63,9 +63,9 @@ def _token_ids(field: str, ids: Iterable[int], vocab_size: int) -> tuple[int, ..
 def _check_lengths(prompt: int, generated: int, max_tokens: int, limits: ModelLimits) -> None:
     if not prompt:
         raise InvalidArgument("prompt_token_ids must not be empty", field="prompt_token_ids")
-    if max_tokens <= generated:
+    if max_tokens < generated:
         raise InvalidArgument(
-            f"max_tokens must exceed the {generated} generated_token_ids", field="max_tokens"
+            f"max_tokens must cover the {generated} generated_token_ids", field="max_tokens"
         )
     if prompt + max_tokens > limits.context_tokens:
         raise ContextTooLong(

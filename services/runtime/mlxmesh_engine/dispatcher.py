@@ -87,7 +87,11 @@ class Dispatcher:
 
     def refuse(self, stream: Stream, sequence_id: int, error: MeshError) -> None:
         """Answers a command that was not taken."""
-        stream.outbox.put_apart(Update(sequence_id, error=error))
+        self.answer(stream, Update(sequence_id, error=error))
+
+    def answer(self, stream: Stream, update: Update) -> None:
+        """Tells the end of a sequence that never took a place."""
+        stream.outbox.put_apart(update)
 
     def cancel(self, stream: Stream, sequence_id: int) -> None:
         if sequence_id in stream.living:

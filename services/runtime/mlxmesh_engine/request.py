@@ -68,6 +68,13 @@ class Sequence:
         """How many tokens its keys and values may come to."""
         return len(self.prompt) + self.max_tokens
 
+    @property
+    def complete(self) -> FinishReason | None:
+        """Why there is nothing left to generate, when another engine made all of it."""
+        if self.generated and self.generated[-1] in self.end_token_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(self.generated) >= self.max_tokens else None
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:

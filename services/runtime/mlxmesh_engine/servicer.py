@@ -13,6 +13,7 @@ from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh_engine.backend import Backend, ModelFacts
 from mlxmesh_engine.convert import ModelLimits, to_load, to_response, to_sequence
 from mlxmesh_engine.dispatcher import Dispatcher, Stream
+from mlxmesh_engine.request import Update
 from mlxmesh_shared.errors import EngineDraining, MalformedMessage, MeshError
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.settings import EngineSettings
@@ -71,6 +72,7 @@ class EngineServicer:
         context: Context,
     ) -> AsyncIterator[engine_pb2.ExecuteResponse]:
         stream = self._dispatcher.open_stream()
+        stream.outbox.put([], self._backend.load)
         reader = asyncio.create_task(self._read(stream, requests))
         try:
             while (taken := await stream.outbox.take()) is not None:
@@ -126,10 +128,16 @@ class EngineServicer:
             self._dispatcher.refuse(stream, sequence_id, error)
 
     def _submit(self, stream: Stream, submit: engine_pb2.Submit) -> None:
+        sequence_id = submit.sequence_id
         sequence = to_sequence(
             submit, stream_id=stream.stream_id, limits=self._limits, now_s=time.monotonic()
         )
-        self._dispatcher.submit(stream, sequence)
+        if (reason := sequence.complete) is not None:
+            self._dispatcher.answer(
+                stream, Update(sequence_id, accepted=True, finish_reason=reason)
+            )
+        else:
+            self._dispatcher.submit(stream, sequence)
 
 
 def _parse(encoded: bytes) -> engine_pb2.ExecuteRequest:

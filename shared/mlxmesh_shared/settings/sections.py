@@ -86,8 +86,15 @@ class GatewaySettings(MeshSettings):
     """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
     """The largest request."""
+    max_connection_age_s: Seconds = 20
+    """After so long a client is told to connect anew; its running calls go on. A gateway that is
+    being replaced waits for it."""
+    take_over: bool = False
+    """Begins to listen beside the gateway that has the port, which is told to leave next."""
     client_certificates: Literal["required", "off"] = "required"
     """With TLS: off lets in everybody who can connect as a client, who may generate."""
+    resume_wait_s: Seconds = 10
+    """How long a stream whose generation instance was lost waits for another."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
 
@@ -107,6 +114,16 @@ class GenerationSettings(MeshSettings):
     """Bytes of the requests of all generations held; more are refused with RESOURCE_EXHAUSTED."""
     tokenizer_cache_models: Count = 16
     """Tokenizers kept in memory."""
+    engine_wait_s: Seconds = 30
+    """How long a generation without a deadline waits for another engine when it lost its own."""
+    unread_s: Seconds = 60
+    """How long a generation with a request_id of its caller goes on while nobody reads it."""
+    kept_s: Seconds = 300
+    """How long the messages of such a generation are kept after its end."""
+    kept_generations: Count = 4096
+    """Most generations whose messages are kept; the one that ended first goes first."""
+    kept_bytes: Count = 64 * MIB
+    """Most memory for kept messages; the generation that ended first goes first."""
     drain_grace_s: Seconds = 30
     """How long running generations may go on after a stop was asked for."""
 
@@ -155,6 +172,8 @@ class RuntimeSettings(MeshSettings):
     """An engine that was ready for so long ran steadily; its failures count afresh."""
     stop_grace_s: Seconds = 30
     """How long a stopping engine may finish what it runs before it is killed."""
+    hand_over_s: Seconds = 300
+    """How long a leaving runtime waits for its engines to be replaced on another runtime."""
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
     """The part of the available memory that a model may take."""
 

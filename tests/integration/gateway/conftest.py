@@ -1,6 +1,7 @@
 """A gateway with fake services behind it, all on real gRPC."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -29,6 +30,7 @@ class Stand:
     def __init__(self, stack: AsyncExitStack) -> None:
         self.registry = InMemoryRegistry()
         self._stack = stack
+        self._gateways = itertools.count(1)
 
     async def generation(
         self, name: str = "generation-1", servicer: FakeGeneration | None = None
@@ -66,20 +68,28 @@ class Stand:
     @asynccontextmanager
     async def running_gateway(self, **settings: Any) -> AsyncIterator[tuple[str, asyncio.Event]]:
         """A gateway's address and the event that stops it; ends once it has drained."""
-        stop = asyncio.Event()
         options = GatewaySettings(**{"listen": "127.0.0.1:0", "drain_grace_s": 1, **settings})
         live = LiveSettings(lambda _: options)
-        task = asyncio.create_task(serve(live, "gateway-1", self.registry, until=stop.wait))
+        name = f"gateway-{next(self._gateways)}"
+        serving: asyncio.Future[asyncio.Event] = asyncio.get_running_loop().create_future()
+
+        async def until(leaving: asyncio.Event) -> None:
+            serving.set_result(leaving)
+            await leaving.wait()
+
+        task = asyncio.create_task(serve(live, name, self.registry, until=until))
         try:
-            yield await self._gateway_address(task), stop
+            yield await self._gateway_address(name, task), await serving
         finally:
-            stop.set()
+            if serving.done():
+                serving.result().set()
             await task
 
-    async def _gateway_address(self, task: asyncio.Task[None]) -> str:
+    async def _gateway_address(self, name: str, task: asyncio.Task[None]) -> str:
         async for instances in self.registry.watch("gateway"):
-            if instances:
-                return instances[0].address
+            for instance in instances:
+                if instance.instance_id == name:
+                    return instance.address
             if task.done():
                 await task
         raise AssertionError

@@ -73,7 +73,7 @@ async def test_a_conversation_and_its_options_arrive(stand: Any) -> None:
 async def test_a_stream_without_its_end_is_an_error(stand: Any) -> None:
     generation = await stand.generation()
     generation.finishes = False
-    client = await stand.client(await stand.gateway())
+    client = await stand.client(await stand.gateway(resume_wait_s=0.1))
 
     with pytest.raises(ServiceUnavailable, match="before the generation did"):
         _ = [event async for event in client.generate("pocket", prompt="a")]

@@ -46,12 +46,12 @@ async def test_a_broken_stream_is_not_started_again_elsewhere(stand: Any) -> Non
     assert len(first.requests) + len(second.requests) == 1
 
 
-async def test_a_stream_whose_instance_dies_ends_as_unavailable(stand: Any) -> None:
+async def test_a_stream_whose_last_instance_dies_ends_as_unavailable(stand: Any) -> None:
     servicer = FakeGeneration()
     servicer.go_on.clear()
     server = generation_server(servicer)
     await stand.announce("generation", "generation-1", server)
-    client = await stand.client(await stand.gateway(), attempts=1)
+    client = await stand.client(await stand.gateway(resume_wait_s=0.3), attempts=1)
 
     stream = client.generate("pocket", prompt="a b")
     assert [(await anext(stream)).text for _ in range(2)] == ["", "a "]

@@ -1,10 +1,12 @@
 """A generation service over real gRPC, with a fake engine and a fake model service."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
@@ -65,13 +67,14 @@ def pocket(*, desired: int = 1, **changes: object) -> Model:
 
 @asynccontextmanager
 async def generation_service(
-    registry: InMemoryRegistry, data_dir: Path
+    registry: InMemoryRegistry, data_dir: Path, **changes: Any
 ) -> AsyncIterator[MeshServer]:
     """As __main__ builds it, in this process."""
-    settings = GenerationSettings(data_dir=data_dir)
+    settings = GenerationSettings(data_dir=data_dir, **changes)
     async with AsyncExitStack() as stack:
-        generations = await open_generations(stack, LiveSettings(lambda _: settings), registry)
-        server = make_server(settings, generations)
+        live = LiveSettings(lambda _: settings)
+        generations, engines = await open_generations(stack, live, registry)
+        server = make_server(settings, generations, engines)
         await server.start()
         await server.set_serving()
         try:
@@ -86,6 +89,7 @@ async def running_mesh(
     tokenizer_dir: Path,
     options: FakeEngineOptions | None = None,
     model: Model | None = None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> AsyncIterator[Mesh]:
     """One engine, one model service, one generation service."""
     registry = InMemoryRegistry()
@@ -96,7 +100,7 @@ async def running_mesh(
         await stack.enter_async_context(engine.running())
         await registry.register(models.instance)
         await registry.register(engine.instance)
-        server = await stack.enter_async_context(generation_service(registry, data_dir))
+        server = await stack.enter_async_context(generation_service(registry, data_dir, **settings))
         channels = ChannelPool()
         stack.push_async_callback(channels.close)
         yield Mesh(

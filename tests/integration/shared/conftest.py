@@ -43,6 +43,16 @@ class Scripted(pb_grpc.GenerationServiceServicer):
         await self.act(request, context)
         return pb.CompleteResponse(text="done")
 
+    async def AttachGeneration(
+        self, request: pb.AttachGenerationRequest, context: Context
+    ) -> AsyncIterator[pb.AttachGenerationResponse]:
+        yield pb.AttachGenerationResponse()
+
+    async def ResumeGeneration(
+        self, request: pb.ResumeGenerationRequest, context: Context
+    ) -> AsyncIterator[pb.ResumeGenerationResponse]:
+        yield pb.ResumeGenerationResponse()
+
     async def CancelGeneration(
         self, request: pb.CancelGenerationRequest, context: Context
     ) -> pb.CancelGenerationResponse:

@@ -87,7 +87,7 @@ def test_every_option_arrives() -> None:
         ({"generated_token_ids": [5, 6, 100]}, "generated_token_ids[2]"),
         ({"stop_token_ids": [100]}, "stop_token_ids[0]"),
         ({"sampling": SamplingMessage(logit_bias={100: 1.0})}, "sampling.logit_bias[100]"),
-        ({"generated_token_ids": [5] * 10}, "max_tokens"),
+        ({"generated_token_ids": [5] * 11}, "max_tokens"),
         ({"max_tokens": 49}, "max_tokens"),
     ],
 )
@@ -164,3 +164,14 @@ def test_every_finish_reason_has_its_name_on_the_wire(reason: FinishReason) -> N
     (output,) = to_response([Update(1, finish_reason=reason)], None).outputs
     name = engine_pb2.EngineFinishReason.Name(output.finish_reason)
     assert name == f"ENGINE_FINISH_REASON_{reason.name}"
+
+
+@pytest.mark.parametrize(
+    ("generated", "reason"),
+    [([], None), ([5, 6], None), ([5, 50], FinishReason.STOP), ([5] * 10, FinishReason.LENGTH)],
+)
+def test_what_another_engine_completed_is_known(
+    generated: list[int], reason: FinishReason | None
+) -> None:
+    sequence = convert(submit(generated_token_ids=generated, stop_token_ids=[50]))
+    assert sequence.complete is reason

@@ -33,6 +33,7 @@ def test_what_changes_the_catalogue_is_never_done_twice() -> None:
     safe = {route.path.rpartition("/")[2] for route in public_routes() if route.policy.safe}
 
     assert safe == {
+        "AttachGeneration",
         "CancelGeneration",
         "Complete",
         "CountTokens",

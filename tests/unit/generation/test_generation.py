@@ -1,7 +1,8 @@
 """One generation, fed engine outputs by hand."""
 
+import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 
 import pytest
 
@@ -17,16 +18,19 @@ from mlxmesh_generation.request import (
     GenerationRequest,
     PrefillProgress,
     PromptText,
+    Resumed,
     Started,
 )
 from mlxmesh_generation.sequence import SequenceSink
 from mlxmesh_generation.stream import MAX_BACKLOG_TOKENS
 from mlxmesh_generation.tokenizer import ModelTokenizer
+from mlxmesh_generation.transcript import Transcript
 from mlxmesh_shared.errors import (
     Cancelled,
     ContextTooLong,
     DeadlineExceeded,
     EngineDraining,
+    EngineFailed,
     EngineLost,
     InvalidArgument,
     MeshError,
@@ -59,6 +63,7 @@ class Placements:
 
     def __init__(self, *engine_ids: str) -> None:
         self.engine_ids = engine_ids
+        self.expected = True
         self.submits: list[Submit] = []
         self.sequences: list[Sequence] = []
 
@@ -71,6 +76,11 @@ class Placements:
         self.submits.append(submit)
         self.sequences.append(Sequence(free[0]))
         return self.sequences[-1]
+
+    async def wait_for_replica(self, version: ModelVersion) -> None:
+        if not self.expected:
+            raise EngineLost("no longer loaded")
+        await asyncio.sleep(0)
 
 
 class Running:
@@ -85,6 +95,8 @@ class Running:
         timeout_s: float | None = None,
         cancelled: bool = False,
         max_tokens: int | None = None,
+        resumed: Resumed | None = None,
+        engine_wait_s: float = 10,
     ) -> None:
         self.tokenizer = tokenizer
         self.engines = Placements(*engines)
@@ -101,7 +113,11 @@ class Running:
             deadline_s=None if timeout_s is None else received_s + timeout_s,
         )
         self.generation = Generation(
-            plan, engines=self.engines, detokenizer=tokenizer.detokenizer()
+            plan,
+            engines=self.engines,
+            detokenizer=tokenizer.detokenizer(),
+            resumed=resumed,
+            engine_wait_s=engine_wait_s,
         )
         if cancelled:
             self.generation.cancel()
@@ -126,10 +142,12 @@ class Running:
         self.say(failure=to_failure(error))
 
     async def events(self) -> list[Event]:
-        return [event async for event in self.generation.events()]
+        seen: list[Event] = []
+        await self.read_into(seen)
+        return seen
 
     async def read_into(self, seen: list[Event]) -> None:
-        async for event in self.generation.events():
+        async for _, event in Transcript(self.generation.events, keeps=False).read():
             seen.append(event)
 
 
@@ -275,7 +293,7 @@ async def test_one_that_is_cancelled_before_its_start_asks_no_engine(
     assert running.engines.submits == []
 
 
-@pytest.mark.parametrize("error", [DeadlineExceeded("late"), EngineLost("gone")])
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), EngineFailed("broken")])
 async def test_an_error_comes_after_the_text_so_far(
     tokenizer: ModelTokenizer, error: MeshError
 ) -> None:
@@ -384,3 +402,184 @@ async def test_closing_frees_the_place(tokenizer: ModelTokenizer) -> None:
     running = Running(tokenizer)
     running.generation.close()
     assert running.sequence.dropped
+
+
+# After the loss of an engine.
+
+
+async def placed_again(running: Running, times: int = 1) -> None:
+    async with asyncio.timeout(10):
+        while len(running.engines.submits) <= times:
+            await asyncio.sleep(0.005)
+
+
+async def test_it_goes_on_elsewhere_with_its_tokens_so_far(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, engines=("engine-1", "engine-2"))
+    running.accept()
+    token_ids = running.tokens("one two ")
+    running.generation.on_lost(EngineLost("gone"))
+    await placed_again(running)
+    first, second = running.engines.submits
+    assert list(second.generated_token_ids) == token_ids
+    second.ClearField("generated_token_ids")
+    assert first == second
+    assert running.sequence.engine_id == "engine-2"
+    running.accept()
+    running.say(prefilled_tokens=1)
+    running.tokens("three", finish_reason=LENGTH)
+    events = await running.events()
+    assert [type(event) for event in events] == [Started, Delta, Finished]
+    assert text_of(events) == "one two three"
+    assert end_of(events).resumptions == 1
+    assert end_of(events).completion_tokens > len(token_ids)
+
+
+async def test_a_character_and_a_stop_text_may_lie_across_the_cut(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, stop=("END",))
+    running.accept()
+    token_ids = tokenizer.encode_rendered("x🫠 EN")
+    for cut in range(1, len(token_ids) + 1):
+        running.say(token_ids=token_ids[cut - 1 : cut])
+        running.generation.on_lost(EngineLost("gone"))
+        await placed_again(running, cut)
+        assert list(running.engines.submits[-1].generated_token_ids) == token_ids[:cut]
+        running.accept()
+    running.tokens("D and more", finish_reason=LENGTH)
+    events = await running.events()
+    assert text_of(events) == "x🫠 "
+    assert end_of(events).stop_text == "END"
+    assert end_of(events).resumptions == len(token_ids)
+
+
+async def test_it_waits_for_an_engine_that_comes_back(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer)
+    running.accept()
+    running.engines.engine_ids = ()
+    running.generation.on_lost(EngineLost("gone"))
+    await asyncio.sleep(0.02)
+    assert not running.generation.events.ended
+    running.engines.engine_ids = ("engine-1",)
+    await placed_again(running)
+    running.say(finish_reason=LENGTH)
+    assert end_of(await running.events()).resumptions == 1
+
+
+@pytest.mark.parametrize("refusal", [QueueFull("full"), EngineDraining("bye")])
+async def test_refusals_on_the_way_do_not_count(
+    tokenizer: ModelTokenizer, refusal: MeshError
+) -> None:
+    running = Running(tokenizer, engines=("engine-1", "engine-2"))
+    running.accept()
+    running.generation.on_lost(EngineLost("gone"))
+    for times in range(1, 6):
+        await placed_again(running, times)
+        running.fail(refusal)
+    await placed_again(running, 6)
+    running.accept()
+    running.say(finish_reason=LENGTH)
+    assert end_of(await running.events()).resumptions == 1
+
+
+@pytest.mark.parametrize("timeout_s", [None, 0.2])
+async def test_it_fails_when_no_engine_comes_in_time(
+    tokenizer: ModelTokenizer, timeout_s: float | None
+) -> None:
+    running = Running(tokenizer, timeout_s=timeout_s, engine_wait_s=0.1)
+    running.accept()
+    running.tokens("so far")
+    running.engines.engine_ids = ()
+    running.generation.on_lost(EngineLost("gone"))
+    seen: list[Event] = []
+    with pytest.raises(EngineLost):
+        await running.read_into(seen)
+    assert text_of(seen) == "so far"
+
+
+async def test_it_does_not_wait_for_a_model_that_was_unloaded(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer)
+    running.accept()
+    running.engines.engine_ids, running.engines.expected = (), False
+    running.generation.on_lost(EngineLost("gone"))
+    with pytest.raises(EngineLost, match="no longer loaded"):
+        await running.events()
+
+
+async def test_a_request_that_ends_every_engine_is_given_up(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, engines=("engine-1", "engine-2"))
+    running.accept()
+    for times in range(1, 4):
+        running.generation.on_lost(EngineLost("gone"))
+        await placed_again(running, times)
+        running.accept()
+    running.generation.on_lost(EngineLost("gone"))
+    with pytest.raises(EngineLost):
+        await running.events()
+    assert len(running.engines.submits) == 4
+
+
+async def test_cancel_ends_the_wait_for_an_engine(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer)
+    running.accept()
+    running.engines.engine_ids = ()
+    running.generation.on_lost(EngineLost("gone"))
+    running.generation.cancel()
+    assert end_of(await running.events()).reason is FinishReason.CANCELLED
+
+
+# What began in another process.
+
+
+@pytest.mark.parametrize("stop", [(), ("END",)])
+async def test_what_began_elsewhere_goes_on_at_every_token(
+    tokenizer: ModelTokenizer, stop: tuple[str, ...]
+) -> None:
+    token_ids = tokenizer.encode_rendered("x🫠 日本語 EN, no")
+    for cut in range(len(token_ids) + 1):
+        before = Running(tokenizer, stop=stop)
+        before.accept()
+        for token_id in token_ids[:cut]:
+            before.say(token_ids=[token_id])
+        sent = [event.text async for event in deltas(before)]
+        resumed = Resumed(token_ids[:cut], len("".join(sent)), 1 + len(sent), 2)
+        running = Running(tokenizer, stop=stop, resumed=resumed)
+        await placed_again(running, 0)
+        assert list(running.engines.submits[0].generated_token_ids) == token_ids[:cut]
+        running.accept()
+        if token_ids[cut:]:
+            running.say(token_ids=token_ids[cut:])
+        running.say(finish_reason=LENGTH)
+        events = await running.events()
+        assert "".join(sent) + text_of(events) == tokenizer.decode(token_ids)
+        assert end_of(events).completion_tokens == len(token_ids)
+        assert end_of(events).resumptions == 3
+        assert not any(isinstance(event, Started) for event in events)
+
+
+async def deltas(running: Running) -> AsyncIterator[Delta]:
+    """What a reader has got by now."""
+    while (event := running.generation.events.take()) is not None:
+        if isinstance(event, Delta):
+            yield event
+
+
+async def test_an_answer_that_was_complete_only_gets_its_end(tokenizer: ModelTokenizer) -> None:
+    token_ids = tokenizer.encode_rendered("one.")
+    running = Running(tokenizer, resumed=Resumed(token_ids, len("one"), 2, 0))
+    await placed_again(running, 0)
+    running.say(accepted=Accepted(), finish_reason=STOP)
+    [end] = await running.events()
+    assert end_of([end]).stop_token_id == token_ids[-1]
+
+
+async def test_a_stop_text_that_was_complete_only_gets_its_end(tokenizer: ModelTokenizer) -> None:
+    token_ids = tokenizer.encode_rendered("one END")
+    running = Running(tokenizer, stop=("END",), resumed=Resumed(token_ids, len("one "), 2, 0))
+    await placed_again(running, 0)
+    running.accept()
+    running.tokens("more")
+    running.say(finish_reason=CANCELLED)
+    [end] = await running.events()
+    assert end_of([end]).stop_text == "END"
+    assert end_of([end]).completion_tokens == len(token_ids)

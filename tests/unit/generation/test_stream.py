@@ -4,7 +4,14 @@ import asyncio
 
 import pytest
 
-from mlxmesh_generation.request import Delta, Finished, FinishReason, PrefillProgress, Started
+from mlxmesh_generation.request import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    Started,
+)
 from mlxmesh_generation.stream import MAX_BACKLOG_TOKENS, MAX_DELTA_TOKENS, EventBuffer
 from mlxmesh_shared.errors import EngineLost
 
@@ -12,17 +19,23 @@ STARTED = Started("r", "pocket", 1, "engine-1", 3, 0, 0)
 FINISHED = Finished(FinishReason.STOP, 3, 0, 2)
 
 
+async def next_of(buffer: EventBuffer) -> Event:
+    while (event := buffer.take()) is None:
+        await buffer.news()
+    return event
+
+
 async def test_events_come_in_order() -> None:
     buffer = EventBuffer()
     buffer.put(STARTED)
     buffer.put(Delta("a", (1,)))
     buffer.put(FINISHED)
-    assert [await buffer.take() for _ in range(3)] == [STARTED, Delta("a", (1,)), FINISHED]
+    assert [await next_of(buffer) for _ in range(3)] == [STARTED, Delta("a", (1,)), FINISHED]
 
 
 async def test_a_waiting_reader_gets_each_delta_by_itself() -> None:
     buffer = EventBuffer()
-    reading = asyncio.create_task(buffer.take())
+    reading = asyncio.create_task(next_of(buffer))
     await asyncio.sleep(0)
     buffer.put(Delta("a", (1,)))
     assert await reading == Delta("a", (1,))
@@ -32,7 +45,7 @@ async def test_deltas_of_an_absent_reader_join() -> None:
     buffer = EventBuffer()
     for number in range(10):
         buffer.put(Delta(str(number), (number,)))
-    assert await buffer.take() == Delta("0123456789", tuple(range(10)))
+    assert await next_of(buffer) == Delta("0123456789", tuple(range(10)))
 
 
 async def test_joined_deltas_stay_within_the_limit_and_lose_nothing() -> None:
@@ -42,7 +55,7 @@ async def test_joined_deltas_stay_within_the_limit_and_lose_nothing() -> None:
         buffer.put(Delta("x", (number,)))
     buffer.put(FINISHED)
     deltas: list[Delta] = []
-    while isinstance(event := await buffer.take(), Delta):
+    while isinstance(event := await next_of(buffer), Delta):
         deltas.append(event)
     assert len(deltas) == 4
     assert max(len(delta.token_ids) for delta in deltas) == MAX_DELTA_TOKENS
@@ -55,22 +68,22 @@ async def test_only_the_latest_progress_is_kept() -> None:
     buffer.put(PrefillProgress(10, 100))
     buffer.put(PrefillProgress(20, 100))
     buffer.put(Delta("a", (1,)))
-    assert await buffer.take() == PrefillProgress(20, 100)
-    assert await buffer.take() == Delta("a", (1,))
+    assert await next_of(buffer) == PrefillProgress(20, 100)
+    assert await next_of(buffer) == Delta("a", (1,))
 
 
 async def test_an_error_comes_after_what_was_made_before_it() -> None:
     buffer = EventBuffer()
     buffer.put(Delta("a", (1,)))
     buffer.fail(EngineLost("gone"))
-    assert await buffer.take() == Delta("a", (1,))
+    assert await next_of(buffer) == Delta("a", (1,))
     with pytest.raises(EngineLost):
-        await buffer.take()
+        await next_of(buffer)
 
 
 async def test_an_error_wakes_a_waiting_reader() -> None:
     buffer = EventBuffer()
-    reading = asyncio.create_task(buffer.take())
+    reading = asyncio.create_task(next_of(buffer))
     await asyncio.sleep(0)
     buffer.fail(EngineLost("gone"))
     with pytest.raises(EngineLost):
@@ -85,7 +98,7 @@ async def test_it_is_full_only_while_too_much_waits() -> None:
     assert not buffer.full
     buffer.put(Delta("", (1,)))
     assert buffer.full
-    await buffer.take()
+    await next_of(buffer)
     assert not buffer.full
 
 
@@ -99,3 +112,13 @@ async def test_it_knows_that_it_has_ended(end: str) -> None:
     else:
         buffer.fail(EngineLost("gone"))
     assert buffer.ended
+    assert buffer.failed == (end == "failed")
+
+
+async def test_a_reader_that_is_woken_without_news_finds_nothing() -> None:
+    buffer = EventBuffer()
+    waiting = asyncio.create_task(buffer.news())
+    await asyncio.sleep(0)
+    buffer.wake()
+    await waiting
+    assert buffer.take() is None

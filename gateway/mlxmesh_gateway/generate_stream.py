@@ -1,0 +1,151 @@
+"""The relay of Generate: a stream that goes on at another instance when its own is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from grpc import aio
+
+from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, ResumeGenerationResponse
+from mlxmesh_gateway.attempts import Answered
+from mlxmesh_gateway.backends import Endpoint
+from mlxmesh_gateway.recording import Recording
+from mlxmesh_gateway.statuses import broke_off, is_gone
+from mlxmesh_shared.errors import MeshError, ServiceUnavailable
+
+GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
+RESUME = "/mlxmesh.generation.v1.GenerationService/ResumeGeneration"
+RETRY_PAUSE_S = 0.1
+# A request that ends every instance it is given must not end them all, again and again.
+MOST_WITHOUT_PROGRESS = 3
+
+Candidates = Callable[[], Sequence[Endpoint]]
+"""The instances as they are now, the best first. Raises ServiceUnavailable when there is none."""
+CallOptions = Callable[[], dict[str, Any]]
+"""What a call made now gets: the time that is left, and the metadata."""
+Write = Callable[[bytes], Awaitable[None]]
+
+
+class Truncated(ServiceUnavailable):
+    """A stream that ended as if all were well, without Finished."""
+
+    reason = ServiceUnavailable.reason
+
+
+class GenerateStream:
+    """One client's stream: begin() it, and go_on() when that was stopped by a loss."""
+
+    def __init__(
+        self,
+        request: bytes,
+        *,
+        write: Write,
+        candidates: Candidates,
+        call_options: CallOptions,
+        resume_wait_s: float,
+    ) -> None:
+        self._request = request
+        self._write = write
+        self._candidates = candidates
+        self._call_options = call_options
+        self._resume_wait_s = resume_wait_s
+        self._recording = Recording()
+        self._lost: Endpoint | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the client has got any message."""
+        return bool(self._recording)
+
+    async def begin(self, endpoint: Endpoint, answered: Answered) -> None:
+        """Passes on what an instance answers, as bytes. Raises: what stopped it."""
+        self._lost = endpoint
+        call = endpoint.stream(GENERATE)(self._request, **self._call_options())
+        try:
+            message = await call.read()
+            answered()
+            while message is not aio.EOF:
+                self._recording.add(message)
+                await self._write(message)
+                message = await call.read()
+        finally:
+            call.cancel()
+        self._check_finished()
+
+    async def go_on(self, error: MeshError) -> None:
+        """Goes on elsewhere until the end. Raises: `error` itself when it was no loss."""
+        without_progress = 0
+        while self.answered and _is_loss(error) and without_progress < MOST_WITHOUT_PROGRESS:
+            tokens = self._recording.tokens
+            try:
+                return await self._resume(error)
+            except MeshError as again:
+                error = again
+            without_progress = 0 if self._recording.tokens > tokens else without_progress + 1
+        raise error
+
+    async def _resume(self, error: MeshError) -> None:
+        """One more part of the stream, from the first instance that takes it.
+
+        Raises: what stopped it; what last refused it once there was none for resume_wait_s.
+        """
+        request = self._resume_request()
+        give_up_s = time.monotonic() + self._resume_wait_s
+        while True:
+            for endpoint in self._others():
+                try:
+                    async with endpoint.busy():
+                        return await self._pass_on_resumed(endpoint, request)
+                except _NotTaken as refusal:
+                    error = refusal.error
+            if time.monotonic() >= give_up_s:
+                raise error
+            await asyncio.sleep(RETRY_PAUSE_S)
+
+    def _resume_request(self) -> bytes:
+        request = self._recording.resume_request(GenerateRequest.FromString(self._request))
+        self._recording.resumptions += 1
+        return request.SerializeToString()
+
+    def _others(self) -> Sequence[Endpoint]:
+        """The instance that was lost is asked again only when there is no other."""
+        try:
+            endpoints = self._candidates()
+        except ServiceUnavailable:
+            return ()
+        return [one for one in endpoints if one is not self._lost] or endpoints
+
+    async def _pass_on_resumed(self, endpoint: Endpoint, request: bytes) -> None:
+        """Raises: _NotTaken when it gave no message and another may; else what stopped it."""
+        taken = False
+        call = endpoint.stream(RESUME)(request, **self._call_options())
+        try:
+            while (answer := await call.read()) is not aio.EOF:
+                taken, self._lost = True, endpoint
+                message = ResumeGenerationResponse.FromString(answer).message.SerializeToString()
+                self._recording.add(message)
+                await self._write(message)
+        except MeshError as error:
+            if taken or not (error.retryable or _is_loss(error)):
+                raise
+            raise _NotTaken(error) from error
+        finally:
+            call.cancel()
+        self._check_finished()
+
+    def _check_finished(self) -> None:
+        if self.answered and not self._recording.finished:
+            raise Truncated("the service ended the stream before the generation did; try again")
+
+
+class _NotTaken(Exception):
+    def __init__(self, error: MeshError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _is_loss(error: MeshError) -> bool:
+    return isinstance(error, Truncated) or is_gone(error) or broke_off(error)

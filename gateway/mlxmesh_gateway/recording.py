@@ -1,0 +1,74 @@
+"""What a client has got of a Generate stream: all that another instance needs to go on. Pure."""
+
+from array import array
+
+from mlxmesh.generation.v1.generation_pb2 import (
+    GenerateRequest,
+    GenerateResponse,
+    ResumeGenerationRequest,
+    Started,
+)
+
+# Messages are kept as they came, and read only when an instance is lost, or when so many wait.
+MOST_RAW_MESSAGES = 1000
+
+
+class Recording:
+    """The messages of one stream. Nothing is parsed while it is short and goes well."""
+
+    def __init__(self) -> None:
+        self.resumptions = 0
+        """How many times the stream went on at another instance."""
+        self._raw: list[bytes] = []
+        self._started: Started | None = None
+        self._token_ids = array("I")
+        self._text_characters = 0
+        self._last_sequence = 0
+
+    def __bool__(self) -> bool:
+        """Whether there was any message."""
+        return bool(self._raw) or self._last_sequence > 0
+
+    def add(self, message: bytes) -> None:
+        self._raw.append(message)
+        if len(self._raw) > MOST_RAW_MESSAGES:
+            self._read()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last message is the end of the generation."""
+        return bool(self._raw) and GenerateResponse.FromString(self._raw[-1]).HasField("finished")
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there were."""
+        self._read()
+        return len(self._token_ids)
+
+    def resume_request(self, request: GenerateRequest) -> ResumeGenerationRequest:
+        """What to ask another instance for, with everything pinned that Started reported."""
+        self._read()
+        resume = ResumeGenerationRequest(
+            generation=request,
+            generated_token_ids=self._token_ids,
+            after_sequence=self._last_sequence,
+            resumptions=self.resumptions,
+            text_characters=self._text_characters,
+        )
+        if self._started is not None:
+            resume.generation.model = f"{self._started.model}@{self._started.model_version}"
+            resume.generation.request_id = self._started.request_id
+            resume.generation.sampling.seed = self._started.seed
+        return resume
+
+    def _read(self) -> None:
+        # The last one stays raw: it tells whether the stream has ended.
+        raw, self._raw = self._raw, self._raw[-1:]
+        for message in map(GenerateResponse.FromString, raw):
+            if message.sequence <= self._last_sequence:
+                continue
+            self._last_sequence = message.sequence
+            if message.HasField("started"):
+                self._started = message.started
+            self._token_ids.extend(message.delta.token_ids)
+            self._text_characters += len(message.delta.text)

@@ -1,0 +1,23 @@
+"""How often a generation may lose its engine. Pure."""
+
+# A request that ends every engine it is given must not end them all, again and again.
+MOST_WITHOUT_PROGRESS = 3
+
+
+class Losses:
+    """Counts the losses of one generation."""
+
+    def __init__(self, resumptions: int = 0, tokens: int = 0) -> None:
+        self.resumptions = resumptions
+        """How many times it went on elsewhere, other instances' included."""
+        self._without_progress = 0
+        self._tokens = tokens
+
+    def may_go_on(self, tokens: int) -> bool:
+        """Notes a loss after so many tokens; False when too many in a row brought none."""
+        if tokens > self._tokens:
+            self._without_progress = 0
+        self._tokens = tokens
+        self._without_progress += 1
+        self.resumptions += 1
+        return self._without_progress <= MOST_WITHOUT_PROGRESS

@@ -1,0 +1,51 @@
+"""What is known of a stream when its instance is lost."""
+
+import pytest
+
+from mlxmesh.common.v1.sampling_pb2 import Sampling
+from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh_gateway.recording import MOST_RAW_MESSAGES, Recording
+
+REQUEST = g.GenerateRequest(model="pocket:stable", prompt="x", sampling=Sampling(temperature=1))
+
+
+def recorded(deltas: int, *, finished: bool = False) -> Recording:
+    recording = Recording()
+    started = g.Started(request_id="gen-1", model="pocket", model_version=3, seed=9)
+    recording.add(g.GenerateResponse(sequence=1, started=started).SerializeToString())
+    for number in range(deltas):
+        delta = g.Delta(text="ä", token_ids=[number, number])
+        message = g.GenerateResponse(sequence=number + 2, delta=delta)
+        recording.add(message.SerializeToString())
+    if finished:
+        message = g.GenerateResponse(sequence=deltas + 2, finished=g.Finished())
+        recording.add(message.SerializeToString())
+    return recording
+
+
+@pytest.mark.parametrize("deltas", [0, 1, MOST_RAW_MESSAGES, 3 * MOST_RAW_MESSAGES + 5])
+def test_everything_another_instance_needs(deltas: int) -> None:
+    recording = recorded(deltas)
+    assert recording.tokens == 2 * deltas
+    resume = recording.resume_request(REQUEST)
+    assert list(resume.generated_token_ids) == [n for n in range(deltas) for _ in range(2)]
+    assert resume.after_sequence == deltas + 1
+    assert resume.text_characters == deltas
+    pinned = resume.generation
+    assert (pinned.model, pinned.request_id, pinned.sampling.seed) == ("pocket@3", "gen-1", 9)
+    assert (pinned.prompt, pinned.sampling.temperature) == ("x", 1)
+    assert REQUEST.model == "pocket:stable"
+
+
+def test_nothing_is_recorded_at_first() -> None:
+    assert not Recording()
+    assert recorded(0)
+
+
+@pytest.mark.parametrize("deltas", [0, MOST_RAW_MESSAGES - 1, 2 * MOST_RAW_MESSAGES])
+def test_the_end_is_known_by_the_last_message(deltas: int) -> None:
+    assert recorded(deltas, finished=True).finished
+    unfinished = recorded(deltas)
+    assert not unfinished.finished
+    assert unfinished.tokens == 2 * deltas
+    assert not unfinished.finished

@@ -1,0 +1,18 @@
+from mlxmesh_generation.losses import MOST_WITHOUT_PROGRESS, Losses
+
+
+def test_losses_in_a_row_without_a_token_are_limited() -> None:
+    losses = Losses()
+    assert [losses.may_go_on(5) for _ in range(MOST_WITHOUT_PROGRESS + 1)] == [True] * 3 + [False]
+
+
+def test_a_new_token_starts_the_count_again() -> None:
+    losses = Losses()
+    assert all(losses.may_go_on(tokens) for tokens in range(1, 50))
+    assert losses.resumptions == 49
+
+
+def test_what_another_process_began_counts_on() -> None:
+    losses = Losses(resumptions=2, tokens=7)
+    assert losses.may_go_on(7)
+    assert losses.resumptions == 3
