@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 from tests.bench.results import Findings
@@ -13,6 +14,8 @@ from tests.chaos.scenario import Run, Scenario
 
 STREAMS, TOKENS = 64, 60
 DETECTION_MS = 1500
+RECONNECT_S = 1.0
+"""Until everybody is connected again to a process that goes on."""
 
 
 async def freeze_engines(run: Run) -> Findings:
@@ -29,6 +32,7 @@ async def freeze_engines(run: Run) -> Findings:
                 await trial.disturbed(label, stop, engine_id=victim.instance_id)
             finally:
                 thaw(victim)
+            await asyncio.sleep(RECONNECT_S)
             await mesh.until_whole()
         return trial.judge(Targets(gap_ms=DETECTION_MS + 500, detection_ms=DETECTION_MS))
 
@@ -45,6 +49,7 @@ async def freeze_generations(run: Run) -> Findings:
                 await trial.disturbed("SIGSTOP of a generation", partial(freeze, victim))
             finally:
                 thaw(victim)
+            await asyncio.sleep(RECONNECT_S)
             await mesh.until_whole()
         # Detection is not seen from outside; it is a part of the pause.
         return trial.judge(Targets(gap_ms=DETECTION_MS + 1000))
