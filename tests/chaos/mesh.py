@@ -203,12 +203,11 @@ class ChaosMesh:
         return None
 
     async def stop(self) -> None:
-        """Stops everything, what was added first; what does not end is killed."""
+        """Stops one after the other, what was added last first; what does not end is killed."""
         await self._registry.close()
         for process in reversed(self._processes):
             if process.returncode is None:
                 process.terminate()
-        for process in self._processes:
             try:
                 async with asyncio.timeout(STOP_TIMEOUT_S):
                     await process.wait()
