@@ -203,17 +203,21 @@ class ChaosMesh:
         return None
 
     async def stop(self) -> None:
-        """Stops one after the other, what was added last first; what does not end is killed."""
+        """Kills what was added, then has the launcher stop the rest in its order."""
         await self._registry.close()
-        for process in reversed(self._processes):
-            if process.returncode is None:
-                process.terminate()
+        for added in self._processes[1:]:
+            if added.returncode is None:
+                added.kill()
+                await added.wait()
+        for launcher in self._processes[:1]:
+            if launcher.returncode is None:
+                launcher.terminate()
             try:
                 async with asyncio.timeout(STOP_TIMEOUT_S):
-                    await process.wait()
+                    await launcher.wait()
             except TimeoutError:
-                process.kill()
-                await process.wait()
+                launcher.kill()
+                await launcher.wait()
 
     def _log_lines(self, service: str) -> list[dict[str, Any]]:
         lines: list[dict[str, Any]] = []
