@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from mlxmesh_launcher.forked import ForkedService, fork_services
 from mlxmesh_launcher.mesh import Mesh, MeshOptions, start_unless_stopped
 from mlxmesh_launcher.models import parse_source
 from mlxmesh_shared.process import run_service, wait_for_stop
@@ -22,14 +24,15 @@ def main() -> int:
     """Run the mesh until SIGTERM; returns the exit code."""
     arguments = _parse(sys.argv[1:])
     setup_logging(service="launcher", instance_id="launcher", level="INFO", json=False)
-    return run_service(lambda: serve(arguments))
+    forked = fork_services()
+    return run_service(lambda: serve(arguments, forked))
 
 
-async def serve(arguments: argparse.Namespace) -> None:
+async def serve(arguments: argparse.Namespace, forked: Mapping[str, ForkedService]) -> None:
     """Start, wait, stop; a stop that is asked for during the start is heard as well."""
     options = _options(arguments)
     registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(options.data_dir)]))
-    mesh = Mesh(options, registry)
+    mesh = Mesh(options, registry, forked)
     stop = asyncio.create_task(wait_for_stop())
     try:
         if await start_unless_stopped(mesh, stop, _log.info):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.child import Child
+from mlxmesh_launcher.forked import ForkedService
 from mlxmesh_launcher.models import ModelSource
 from mlxmesh_launcher.provision import Report, provide_models
 from mlxmesh_launcher.record import RecordFile
@@ -38,9 +39,16 @@ class MeshOptions:
 class Mesh:
     """The processes of one data directory; `start`, then `stop`."""
 
-    def __init__(self, options: MeshOptions, registry: Registry) -> None:
+    def __init__(
+        self,
+        options: MeshOptions,
+        registry: Registry,
+        forked: Mapping[str, ForkedService] | None = None,
+    ) -> None:
+        """`forked` are processes by the module that they will run, as of `fork_services`."""
         self._options = options
         self._registry = registry
+        self._forked = forked or {}
         self._record = RecordFile(options.data_dir)
         self._gateway = f"127.0.0.1:{options.grpc_port}"
         self._claimed = False
@@ -78,6 +86,7 @@ class Mesh:
             name=name,
             command=lambda: self._command(name),
             log=self._options.data_dir / "logs" / f"{name}.log",
+            forked=self._forked.get(f"mlxmesh_{name}"),
         )
 
     def _command(self, name: str) -> Sequence[str]:

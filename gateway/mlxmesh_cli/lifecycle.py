@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlxmesh_cli.session import DataDir, Json, fail, print_json, resolve_data_dir, run
+
+if TYPE_CHECKING:
+    from mlxmesh_launcher.forked import ForkedService
 
 START_TIMEOUT_S = 1800.0
 FOLLOW_POLL_S = 0.2
@@ -39,7 +43,9 @@ def up(
     directory = resolve_data_dir(data_dir)
     models = model or []
     if not detach:
-        run(_up_foreground(directory, grpc_port, replicas, models))
+        from mlxmesh_launcher.forked import fork_services
+
+        run(_up_foreground(directory, grpc_port, replicas, models, fork_services()))
         return
     arguments = ["--grpc-port", str(grpc_port)]
     arguments += ["--replicas", str(replicas)] if replicas is not None else []
@@ -116,7 +122,11 @@ def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
 
 
 async def _up_foreground(
-    data_dir: Path, grpc_port: int, replicas: int | None, models: list[str]
+    data_dir: Path,
+    grpc_port: int,
+    replicas: int | None,
+    models: list[str],
+    forked: Mapping[str, ForkedService],
 ) -> None:
     from rich.console import Console
 
@@ -128,7 +138,7 @@ async def _up_foreground(
 
     sources = tuple(parse_source(text) for text in models)
     registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(data_dir)]))
-    mesh = Mesh(MeshOptions(data_dir, grpc_port, replicas, sources), registry)
+    mesh = Mesh(MeshOptions(data_dir, grpc_port, replicas, sources), registry, forked)
     console = Console()
     stop = asyncio.create_task(wait_for_stop())
     try:

@@ -24,7 +24,7 @@ from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 SERVICE = "model"
 
 
-async def serve() -> None:
+async def main() -> None:
     """The story of the process."""
     settings = load_settings(ModelSettings, sys.argv[1:])
     instance_id = new_instance_id(SERVICE)
@@ -48,6 +48,8 @@ async def serve() -> None:
             models_dir=settings.models_dir or settings.data_dir / "models",
         )
         await pulls.recover()
+        # From here on the catalogue says what runs now, not what ran when it was written.
+        await reconciler.reconcile()
         server = _server(settings, store, pulls, reconciler)
         address = await server.start()
         instance = Instance(SERVICE, instance_id, address, os.getpid())
@@ -92,10 +94,5 @@ def _database_url(settings: ModelSettings) -> str:
     return settings.database_url or f"sqlite+aiosqlite:///{settings.data_dir / 'model.db'}"
 
 
-def main() -> int:
-    """Runs until told to stop; the exit code."""
-    return run_service(serve)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_service(main))
