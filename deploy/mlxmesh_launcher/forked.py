@@ -22,6 +22,7 @@ import psutil
 from setproctitle import setproctitle
 
 from mlxmesh_shared.process import child_environment, run_service
+from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.standby import STDERR, STDOUT, order_line, take_order
 
 # The one with the most of its own to import begins first.
@@ -35,11 +36,10 @@ def fork_services() -> dict[str, ForkedService]:
 
     To be called before anything uses gRPC or starts a thread: a fork gets neither whole.
     """
-    gc.disable()  # it would walk all that is imported, again and again, and find nothing
     for name in _NEEDED_BY_ALL:
         importlib.import_module(name)
-    gc.freeze()
-    gc.enable()
+    MeshSettings()  # the first validator that pydantic builds takes most of the time of all
+    gc.freeze()  # a fork that collects garbage would copy every page that it looks at
     return {module: ForkedService.fork(module) for module in _SERVICES} if can_fork() else {}
 
 

@@ -3,11 +3,12 @@
 import sys
 
 from mlxmesh_engine.serve import serve
+from mlxmesh_engine.spare import serve_when_told
 from mlxmesh_shared.process import run_service
 
 
 def main() -> int:
-    return run_service(serve)
+    return run_service(serve_when_told if "--spare" in sys.argv else serve)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.heartbeat import HeartbeatLimits
 from mlxmesh_runtime.servicer import RuntimeServicer
+from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_runtime.supervisor import RestartLimits
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import open_registry
@@ -39,12 +40,15 @@ async def main() -> None:
 
 async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineCommand) -> None:
     """Run the service with this engine program until told to stop."""
-    device = await find_device()
     async with AsyncExitStack() as stack:
+        spare = SpareEngine(command.spare_line() if settings.spare_engine else ())
+        stack.push_async_callback(spare.close)
+        await spare.prepare()
+        device = await find_device()
         registry = open_registry(settings)
         stack.push_async_callback(registry.close)
         engines = Engines(
-            host=_host(settings, runtime_id, registry, command),
+            host=_host(settings, runtime_id, registry, command, spare),
             limits=_restart_limits(settings),
             free_memory=lambda: free_memory(device.kind),
             memory_fraction=settings.memory_fraction,
@@ -75,7 +79,11 @@ async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineComma
 
 
 def _host(
-    settings: RuntimeSettings, runtime_id: str, registry: Registry, command: EngineCommand
+    settings: RuntimeSettings,
+    runtime_id: str,
+    registry: Registry,
+    command: EngineCommand,
+    spare: SpareEngine,
 ) -> EngineHost:
     return EngineHost(
         runtime_id=runtime_id,
@@ -89,6 +97,7 @@ def _host(
             stuck_after_s=settings.stuck_after_s,
         ),
         start_timeout_s=settings.start_timeout_s,
+        spare=spare,
     )
 
 

@@ -38,3 +38,7 @@ class EngineCommand:
         flags |= {name: value for name, value in asdict(spec.options).items() if value is not None}
         words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in flags.items()]
         return [*self.program, *(word for pair in words for word in pair)]
+
+    def spare_line(self) -> list[str]:
+        """The command line for an engine process that waits for its own."""
+        return [*self.program, "--spare", "--data-dir", str(self.data_dir)]

@@ -1,7 +1,7 @@
 """One engine process: spawned, heard until it announces its address, ended.
 
 The process tells on stdout, one JSON object a line, how its start goes and at last its address. Its
-stdin is a pipe that nobody writes to: when this process dies, the engine sees it close and exits.
+stdin is a pipe that stays open: when this process dies, the engine sees it close and exits.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from mlxmesh_runtime.log_file import LogFile
+from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_shared.process import child_environment
 
 READ_REST_S = 0.5
@@ -48,11 +49,16 @@ class EngineProcess:
         self._told_to_end = False
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], log: LogFile) -> EngineProcess:
+    async def spawn(cls, command: Sequence[str], log: LogFile, spare: SpareEngine) -> EngineProcess:
         """Start the process, its stderr appended to the log. Raises: OSError."""
+        spared = spare.take(command, log.path)
+        return cls(spared or await cls._start(command, log), log)
+
+    @staticmethod
+    async def _start(command: Sequence[str], log: LogFile) -> Process:
         stderr = log.open_for_append()
         try:
-            process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *command,
                 stdin=PIPE,
                 stdout=PIPE,
@@ -63,7 +69,6 @@ class EngineProcess:
             )
         finally:
             os.close(stderr)
-        return cls(process, log)
 
     @property
     def pid(self) -> int:

@@ -18,6 +18,7 @@ from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.heartbeat import HeartbeatLimits
 from mlxmesh_runtime.memory import Memory
 from mlxmesh_runtime.servicer import RuntimeServicer
+from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_runtime.supervisor import RestartLimits
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.registry.directory import DirectoryRegistry
@@ -151,6 +152,7 @@ def _host(
             stuck_after_s=limits.stuck_after_s,
         ),
         start_timeout_s=limits.start_timeout_s,
+        spare=SpareEngine(()),
     )
 
 
