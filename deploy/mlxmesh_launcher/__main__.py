@@ -9,9 +9,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlxmesh_launcher.forked import ForkedService, fork_services
+from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.mesh import Mesh, MeshOptions, start_unless_stopped
 from mlxmesh_launcher.models import parse_source
+from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
@@ -28,7 +29,7 @@ def main() -> int:
     return run_service(lambda: serve(arguments, forked))
 
 
-async def serve(arguments: argparse.Namespace, forked: Mapping[str, ForkedService]) -> None:
+async def serve(arguments: argparse.Namespace, forked: Mapping[str, ForkedProcess]) -> None:
     """Start, wait, stop; a stop that is asked for during the start is heard as well."""
     options = _options(arguments)
     registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(options.data_dir)]))

@@ -18,9 +18,10 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from mlxmesh_launcher.forked import ForkedService
 from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.process import child_environment
+from mlxmesh_shared.standby import order_line
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Child:
         name: str,
         command: Callable[[], Sequence[str]],
         log: Path,
-        forked: ForkedService | None = None,
+        forked: ForkedProcess | None = None,
     ) -> None:
         """`forked`, where there is one, becomes its first process."""
         self.name = name
@@ -55,7 +56,7 @@ class Child:
         self._command = command
         self._log = log
         self._forked = forked
-        self._process: Process | ForkedService | None = None
+        self._process: Process | ForkedProcess | None = None
         self._supervision: asyncio.Task[None] | None = None
 
     @property
@@ -68,7 +69,8 @@ class Child:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         if self._forked is not None:
             self._process, self._forked = self._forked, None
-            self._process.run(self._command(), self._log)
+            with contextlib.suppress(BrokenPipeError):  # it has ended; ended() tells how
+                self._process.stdin.write(order_line(self._command(), self._log))
             return
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(

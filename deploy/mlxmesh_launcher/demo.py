@@ -12,16 +12,17 @@ from pathlib import Path
 from rich.console import Console
 
 from mlxmesh_client import MeshClient
-from mlxmesh_launcher.forked import ForkedService, fork_services
+from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.mesh import Mesh, MeshOptions
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
 
 PROMPT = "Tell me a long story about a fox."
 
 
-async def demo(console: Console, forked: Mapping[str, ForkedService]) -> int:
+async def demo(console: Console, forked: Mapping[str, ForkedProcess]) -> int:
     """Start, stream, stop; returns the number of tokens that were streamed."""
     with tempfile.TemporaryDirectory(prefix="mlxmesh-demo-") as directory:
         settings = load_settings(MeshSettings, ["--data-dir", directory])

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.child import Child
-from mlxmesh_launcher.forked import ForkedService
 from mlxmesh_launcher.models import ModelSource
 from mlxmesh_launcher.provision import Report, provide_models
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.registry import Registry
 
 SERVICES = ("runtime", "model", "generation", "gateway")
@@ -43,7 +43,7 @@ class Mesh:
         self,
         options: MeshOptions,
         registry: Registry,
-        forked: Mapping[str, ForkedService] | None = None,
+        forked: Mapping[str, ForkedProcess] | None = None,
     ) -> None:
         """`forked` are processes by the module that they will run, as of `fork_services`."""
         self._options = options

@@ -14,7 +14,7 @@ import typer
 from mlxmesh_cli.session import DataDir, Json, fail, print_json, resolve_data_dir, run
 
 if TYPE_CHECKING:
-    from mlxmesh_launcher.forked import ForkedService
+    from mlxmesh_shared.forked import ForkedProcess
 
 START_TIMEOUT_S = 1800.0
 FOLLOW_POLL_S = 0.2
@@ -126,7 +126,7 @@ async def _up_foreground(
     grpc_port: int,
     replicas: int | None,
     models: list[str],
-    forked: Mapping[str, ForkedService],
+    forked: Mapping[str, ForkedProcess],
 ) -> None:
     from rich.console import Console
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from mlxmesh_runtime.log_file import LogFile
 from mlxmesh_runtime.spare_engine import SpareEngine
+from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.process import child_environment
 
 READ_REST_S = 0.5
@@ -41,7 +42,7 @@ def describe_exit(returncode: int) -> str:
 class EngineProcess:
     """Owns one process from spawn to end; make it with `spawn`."""
 
-    def __init__(self, process: Process, log: LogFile) -> None:
+    def __init__(self, process: Process | ForkedProcess, log: LogFile) -> None:
         self._process = process
         self._log = log
         self._address = asyncio.get_running_loop().create_future()
@@ -108,10 +109,10 @@ class EngineProcess:
 
     async def _read_stdout(self) -> None:
         """Take in every line until the end, so that the process never blocks on a full pipe."""
-        assert self._process.stdout is not None, "spawned with a pipe"
+        stdout = await _stdout_of(self._process)
         while True:
             try:
-                line = await self._process.stdout.readline()
+                line = await stdout.readline()
             except ValueError:  # longer than the reader's limit: nothing that concerns us
                 continue
             if not line:
@@ -129,6 +130,17 @@ class EngineProcess:
             # A full disk must not end the reading: the engine would block on its full pipe.
             with contextlib.suppress(OSError):
                 self._log.append(line)
+
+
+async def _stdout_of(process: Process | ForkedProcess) -> asyncio.StreamReader:
+    assert process.stdout is not None, "spawned with a pipe"
+    if isinstance(process, Process):
+        return process.stdout
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+    )
+    return reader
 
 
 def _parse(line: str) -> dict[str, Any]:

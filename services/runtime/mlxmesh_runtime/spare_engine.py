@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
-from mlxmesh_shared.process import child_environment
+from mlxmesh_shared.forked import ForkedProcess, can_fork
+from mlxmesh_shared.process import child_environment, run_service
 from mlxmesh_shared.standby import order_line
 
 # The engine that took the last one starts and serves its first requests before the next is made.
@@ -24,7 +28,7 @@ class SpareEngine:
     def __init__(self, line: Sequence[str], *, refill_after_s: float = REFILL_AFTER_S) -> None:
         self._line = line
         self._refill_after_s = refill_after_s
-        self._process: Process | None = None
+        self._process: Process | ForkedProcess | None = None
         self._refilling: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
@@ -32,17 +36,24 @@ class SpareEngine:
         if not self._line:
             return
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._line,
-                stdin=PIPE,
-                stdout=PIPE,
-                start_new_session=True,
-                env=child_environment(),
-            )
+            self._process = await self._start()
         except OSError as error:
             _log.warning("no spare engine: its process cannot be started: %s", error.strerror)
 
-    def take(self, command: Sequence[str], log: Path) -> Process | None:
+    async def _start(self) -> Process | ForkedProcess:
+        if self._line[1:2] == ["-m"] and can_fork():
+            return ForkedProcess.fork(
+                partial(run_module, self._line), " ".join(self._line), pipe_stdout=True
+            )
+        return await asyncio.create_subprocess_exec(
+            *self._line,
+            stdin=PIPE,
+            stdout=PIPE,
+            start_new_session=True,
+            env=child_environment(),
+        )
+
+    def take(self, command: Sequence[str], log: Path) -> Process | ForkedProcess | None:
         """The process, told to be what `command` would start; None when there is none."""
         process, self._process = self._process, None
         if self._line:
@@ -50,7 +61,8 @@ class SpareEngine:
         if process is None or process.returncode is not None:
             return None
         assert process.stdin is not None, "spawned with a pipe"
-        process.stdin.write(order_line(command, log))
+        with contextlib.suppress(BrokenPipeError):  # whoever waits for it learns how it ended
+            process.stdin.write(order_line(command, log))
         return process
 
     async def close(self) -> None:
@@ -67,3 +79,9 @@ class SpareEngine:
         await asyncio.sleep(self._refill_after_s)
         if self._process is None:
             await self.prepare()
+
+
+def run_module(line: Sequence[str]) -> int:
+    """Be what a command line `python -m module arguments` starts; returns the exit code."""
+    module, *_ = sys.argv = list(line[2:])
+    return run_service(import_module(f"{module}.__main__").main)

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from mlxmesh_runtime.spare_engine import SpareEngine
+from mlxmesh_shared.forked import ForkedProcess
 from tests.integration.runtime.harness import PATIENCE_S, until_gone
 
 PROGRAM = (
@@ -30,6 +32,13 @@ async def prepared(*line: str, refill_after_s: float = 600) -> AsyncIterator[Spa
         await spare.close()
 
 
+async def output_of(process: Process | ForkedProcess) -> str:
+    # None of these command lines names a module, so none of them is forked.
+    assert isinstance(process, Process)
+    out, _ = await process.communicate()
+    return out.decode()
+
+
 def children() -> set[int]:
     return {process.pid for process in psutil.Process().children()}
 
@@ -38,8 +47,7 @@ async def test_it_becomes_the_engine_that_is_asked_for(tmp_path: Path) -> None:
     async with prepared(*LINE) as spare:
         process = spare.take(COMMAND, tmp_path / "e1.log")
         assert process is not None
-        out, _ = await process.communicate()
-        assert out.decode() == "mlxmesh_engine --engine-id e1\n"
+        assert await output_of(process) == "mlxmesh_engine --engine-id e1\n"
         assert (tmp_path / "e1.log").read_text() == "logged\n"
         assert spare.take(COMMAND, tmp_path / "e2.log") is None
 
@@ -48,12 +56,12 @@ async def test_another_is_prepared_later(tmp_path: Path) -> None:
     async with prepared(*LINE, refill_after_s=0.01) as spare:
         first = spare.take(COMMAND, tmp_path / "e1.log")
         assert first is not None
-        await first.communicate()
+        await output_of(first)
         async with asyncio.timeout(PATIENCE_S):
             while not (second := spare.take(COMMAND, tmp_path / "e2.log")):
                 await asyncio.sleep(0.02)
         assert second.pid != first.pid
-        await second.communicate()
+        await output_of(second)
 
 
 async def test_one_that_died_is_not_handed_out(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_launcher.forked import can_fork
+from mlxmesh_shared.forked import can_fork
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there services are forked")
 
@@ -27,12 +27,20 @@ async def main() -> None:
 LAUNCHER = """
 import asyncio, sys
 from pathlib import Path
-from mlxmesh_launcher.forked import ForkedService
+from mlxmesh_launcher.child import Child
+from mlxmesh_launcher.forked import run_when_told
+from mlxmesh_shared.forked import ForkedProcess
 
-first, second = ForkedService.fork("mlxmesh_fake"), ForkedService.fork("mlxmesh_fake")
+first, second = (
+    ForkedProcess.fork(lambda: run_when_told("mlxmesh_fake"), "fake", pipe_stdout=False)
+    for _ in range(2)
+)
 
 async def main() -> None:
-    first.run([sys.executable, "-m", "mlxmesh_fake", *sys.argv[2:]], Path(sys.argv[1]))
+    command = [sys.executable, "-m", "mlxmesh_fake", *sys.argv[2:]]
+    child = Child(name="fake", command=lambda: command, log=Path(sys.argv[1]), forked=first)
+    await child.spawn()
+    assert child.pid == first.pid
     {then}
 
 asyncio.run(main())
