@@ -117,7 +117,7 @@ class RuntimeSettings(MeshSettings):
     start_timeout_s: Seconds = 600
     """How long an engine may take to load its model."""
     spare_engine: bool = True
-    """Keeps one process that has imported MLX, so that an engine starts sooner; about 80 MB."""
+    """Keeps one process that has imported MLX, so that an engine starts sooner; about 70 MB."""
     restart_backoff_min_s: Seconds = 0.5
     """The first pause before a crashed engine is started again."""
     restart_backoff_max_s: Seconds = 30
