@@ -9,14 +9,15 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
-import psutil
 from setproctitle import setproctitle
 
 from mlxmesh_shared.process import child_environment
 
 _FIRST_FD_OF_OUR_OWN = 3
+_THREADS = Path("/proc/self/task")
 
 
 def can_fork(platform: str = sys.platform) -> bool:
@@ -24,7 +25,7 @@ def can_fork(platform: str = sys.platform) -> bool:
 
     On macOS system libraries have threads of their own that a fork breaks.
     """
-    return platform == "linux" and psutil.Process().num_threads() == 1
+    return platform == "linux" and len(list(_THREADS.iterdir())) == 1
 
 
 class ForkedProcess:
