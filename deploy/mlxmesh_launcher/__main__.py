@@ -31,7 +31,7 @@ async def serve(arguments: argparse.Namespace, flags: list[str]) -> None:
     options = _options(arguments, flags, settings)
     registry = open_registry(settings)
     mesh = Mesh(options, registry)
-    stop = asyncio.create_task(wait_for_stop())
+    stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
         if await start_unless_stopped(mesh, stop, _log.info):
             _log.info("serving on %s", mesh.gateway)

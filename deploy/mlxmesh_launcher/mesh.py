@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlxmesh.control.v1 import launcher_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.models import ModelSource
 from mlxmesh_launcher.provision import Report, provide_models
 from mlxmesh_launcher.record import RecordFile
+from mlxmesh_launcher.servicer import control_server
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.registry import Registry
-from mlxmesh_shared.tls import CertificateFiles
+from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.shared_port import CAN_SHARE
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
 
 SERVICES = ("runtime", "model", "generation", "gateway")
 START_TIMEOUT_S = 60.0
 RENEWAL_CHECK_INTERVAL_S = 3600.0
+# A process that was replaced waits for its engines to load elsewhere, or its clients to move.
+LEAVE_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,10 @@ class Mesh:
         self._renewal: asyncio.Task[None] | None = None
         self._gateway = f"127.0.0.1:{options.grpc_port}"
         self._claimed = False
+        self._leaving: dict[Child, asyncio.Task[None]] = {}
+        self._control: MeshServer | None = None
+        self.leaving = asyncio.Event()
+        """Set once somebody asked for the end of the mesh."""
         self.children = {name: self._child(name) for name in SERVICES}
 
     @property
@@ -86,18 +96,57 @@ class Mesh:
             child.keep_running()
         async with MeshClient(self._gateway, tls=self.tls) as client:
             await provide_models(client, self._options.models, self._options.replicas, report)
-        self._record.publish(self._gateway, self._tls_dir)
+        self._control = control_server(self, leaving=self.leaving, tls=self._control_tls())
+        control = await self._control.start()
+        await self._control.set_serving()
+        self._record.publish(self._gateway, control=control, tls_dir=self._tls_dir)
+
+    def names(self, services: Sequence[str]) -> list[str]:
+        """As of Replaceable."""
+        return [name for name in self.children if not services or name in services]
+
+    async def replace(self, name: str) -> AsyncGenerator[launcher_pb2.RestartPhase.ValueType]:
+        """As of Replaceable: the new process serves before the old one is told to leave."""
+        old, new = self.children[name], self._child(name, takes_over=CAN_SHARE)
+        yield launcher_pb2.RESTART_PHASE_STARTING
+        if name == "gateway" and not CAN_SHARE:
+            await old.stop(LEAVE_TIMEOUT_S)
+        try:
+            await new.spawn()
+            await self._serving(new)
+        except BaseException:
+            await new.stop(0)
+            raise
+        new.keep_running()
+        self.children[name] = new
+        # In a task of its own: once begun, it goes on when nobody listens any more.
+        self._leaving[old] = asyncio.create_task(old.stop(LEAVE_TIMEOUT_S))
+        yield launcher_pb2.RESTART_PHASE_DRAINING
+        await asyncio.shield(self._leaving[old])
+        del self._leaving[old]
+        yield launcher_pb2.RESTART_PHASE_DONE
 
     async def stop(self, report: Report = lambda _: None) -> None:
         """Stop every service, the gateway first: nothing new comes in while the rest drains."""
+        if self._control is not None:
+            await self._control.drain(0, settle_s=0)
+        grace_s = self._options.stop_grace_s + 5.0
+        leaving = [asyncio.create_task(old.stop(grace_s)) for old in self._leaving]
         for name in reversed(SERVICES):
             report(f"stopping {name}")
-            await self.children[name].stop(self._options.stop_grace_s + 5.0)
+            await self.children[name].stop(grace_s)
+        await asyncio.gather(*leaving, *self._leaving.values())
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.gather(self._renewal, return_exceptions=True)
         if self._claimed:
             self._record.release()
+
+    def _control_tls(self) -> ServerTls | None:
+        """The launcher supervises its host as a runtime does, and has that one's certificate."""
+        if self._tls_dir is None:
+            return None
+        return ServerTls(CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime")))
 
     async def _keep_certificates(self) -> None:
         """Makes what is missing, then renews what is due; every process picks that up itself."""
@@ -112,20 +161,22 @@ class Mesh:
         ensure_certificates(self._options.data_dir / "tls")
         self._renewal = asyncio.create_task(renew(), name="renew-certificates")
 
-    def _child(self, name: str) -> Child:
+    def _child(self, name: str, *, takes_over: bool = False) -> Child:
         return Child(
             name=name,
-            command=lambda: self._command(name),
+            command=lambda: self._command(name, takes_over=takes_over),
             log=self._options.data_dir / "logs" / f"{name}.log",
         )
 
-    def _command(self, name: str) -> Sequence[str]:
+    def _command(self, name: str, *, takes_over: bool) -> Sequence[str]:
         # A restarted gateway must come back where its clients expect it.
         listen = self._gateway if name == "gateway" else "127.0.0.1:0"
         command = [sys.executable, "-m", f"mlxmesh_{name}", "--listen", listen]
-        grace = ["--drain-grace-s", str(self._options.stop_grace_s)] if name == "gateway" else []
+        if name == "gateway":
+            command += ["--drain-grace-s", str(self._options.stop_grace_s)]
+            command += ["--take-over"] if takes_over else []
         tls = ["--tls-dir", str(self._tls_dir)] if self._tls_dir is not None else []
-        return [*command, *grace, *self._options.settings_flags, *tls]
+        return [*command, *self._options.settings_flags, *tls]
 
     async def _serving(self, child: Child) -> str:
         """The address of the child once it has registered itself, which it does when it serves."""

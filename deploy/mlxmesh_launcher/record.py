@@ -24,6 +24,8 @@ class LauncherRecord:
     """Start of the process, in seconds since the epoch: tells a reused pid from the launcher."""
     gateway: str = ""
     """host:port of the gateway; empty until it serves."""
+    control: str = ""
+    """host:port of the LauncherService; likewise."""
     flags: tuple[str, ...] = ()
     """The settings' flags that every service was started with: how to find its registry."""
     tls_dir: str = ""
@@ -81,9 +83,10 @@ class RecordFile:
         except FileExistsError:
             raise already_running(self._path.parent) from None
 
-    def publish(self, gateway: str, tls_dir: Path | None = None) -> None:
-        """Write how the gateway is reached, so that clients on this host find it."""
-        self._record = replace(self._record, gateway=gateway, tls_dir=str(tls_dir or ""))
+    def publish(self, gateway: str, *, control: str, tls_dir: Path | None = None) -> None:
+        """Write how the gateway and this launcher are reached, for clients on this host."""
+        reached = {"gateway": gateway, "control": control, "tls_dir": str(tls_dir or "")}
+        self._record = replace(self._record, **reached)
         partial = self._path.with_suffix(".part")
         partial.write_text(json.dumps(asdict(self._record)))
         partial.replace(self._path)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mlxmesh_cli import certs, lifecycle, models, settings, text
+from mlxmesh_cli import certs, lifecycle, models, rolling, settings, text
 from mlxmesh_cli.session import TLS_VARIABLES
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app.command(rich_help_panel=MESH)(lifecycle.up)
 app.command(rich_help_panel=MESH)(lifecycle.down)
 app.command(rich_help_panel=MESH)(lifecycle.status)
 app.command(rich_help_panel=MESH)(lifecycle.logs)
+app.command(rich_help_panel=MESH)(rolling.restart)
+app.command(rich_help_panel=MESH)(rolling.drain)
 app.command(rich_help_panel=MESH)(settings.doctor)
 app.add_typer(settings.config, name="config", rich_help_panel=MESH)
 app.add_typer(certs.certs, name="certs", rich_help_panel=MESH)

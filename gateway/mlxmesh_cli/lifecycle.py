@@ -84,7 +84,7 @@ def down(data_dir: DataDir = None, json: Json = False) -> None:
 
 
 def status(data_dir: DataDir = None, json: Json = False) -> None:
-    """Show what runs: every instance with its address, process and state, and the models."""
+    """Show what runs: every instance with state, calls and circuit breaker, and the models."""
     from mlxmesh_cli.overview import overview
 
     directory = resolve_data_dir(data_dir)
@@ -166,7 +166,7 @@ async def _up_foreground(
     options = MeshOptions(data_dir, grpc_port, replicas, sources, flags, tls, settings.tls_dir)
     mesh = Mesh(options, registry)
     console = Console()
-    stop = asyncio.create_task(wait_for_stop())
+    stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
         with console.status("starting") as status:
             serves = await start_unless_stopped(mesh, stop, status.update)

@@ -1,10 +1,17 @@
-"""What runs in a data directory: every registered instance, probed, and the models."""
+"""What runs in a data directory: every registered instance, probed, and the models.
+
+It asks the processes itself, because it must tell something when no gateway runs; what only a
+gateway knows (load, calls under way, circuit breakers) is added when one answers.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from google.protobuf.message import Message
 
 from mlxmesh_cli.session import settings_flags, to_dict
 from mlxmesh_client import MeshClient
@@ -15,6 +22,7 @@ from mlxmesh_shared.settings import MeshSettings, load_settings
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")
+GATEWAY_TIMEOUT_S = 5.0
 
 
 async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[str, Any]:
@@ -25,15 +33,18 @@ async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[
         instances = await _instances(registry)
     finally:
         await registry.close()
-    states = await asyncio.gather(
-        *(
-            health(instance.address, role=instance.service, certificates=certificates)
-            for instance in instances
-        )
+    gateways = [one.address for one in instances if one.service == "gateway"]
+    states, models, seen = await asyncio.gather(
+        asyncio.gather(*(_state(instance, certificates) for instance in instances)),
+        _ask(gateways, tls, lambda client: client.list_models()),
+        _ask(gateways, tls, lambda client: client.mesh_status()),
     )
     rows = [_row(instance, state) for instance, state in zip(instances, states, strict=True)]
-    gateways = [row["address"] for row in rows if row["service"] == "gateway"]
-    return {"instances": rows, "models": await _models(gateways, tls)}
+    return {"instances": [row | _seen(row, seen) for row in rows], "models": models}
+
+
+async def _state(instance: Instance, certificates: CertificateSource | None) -> str:
+    return await health(instance.address, role=instance.service, certificates=certificates)
 
 
 async def _instances(registry: Registry) -> list[Instance]:
@@ -51,11 +62,24 @@ def _row(instance: Instance, state: str) -> dict[str, Any]:
     }
 
 
-async def _models(gateways: list[str], tls: CertificateFiles | None) -> list[dict[str, Any]]:
+async def _ask(
+    gateways: list[str],
+    tls: CertificateFiles | None,
+    question: Callable[[MeshClient], Awaitable[Sequence[Message]]],
+) -> list[dict[str, Any]]:
+    """The answer of the first gateway that has one; empty when none has."""
     for address in gateways:
         try:
-            async with MeshClient(address, tls=tls) as client:
-                return [to_dict(model) for model in await client.list_models()]
+            async with MeshClient(address, tls=tls, timeout_s=GATEWAY_TIMEOUT_S) as client:
+                return [to_dict(message) for message in await question(client)]
         except MeshError:
             continue
     return []
+
+
+def _seen(row: dict[str, Any], seen: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the gateway adds to a row: calls there, breaker, and the load of an engine."""
+    for one in seen:
+        if (one["service"], one["instance_id"]) == (row["service"], row["instance_id"]):
+            return {key: one[key] for key in ("outstanding", "breaker", "load") if key in one}
+    return {}

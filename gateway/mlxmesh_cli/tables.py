@@ -56,7 +56,7 @@ def overview_view(state: dict[str, Any]) -> Group:
 
 def instances_table(instances: Sequence[dict[str, Any]]) -> Table:
     """The instances of a mesh as a table; keys as `mlxmesh status --json` prints them."""
-    table = _table("service", "instance", "address", "pid", "state", "model")
+    table = _table("service", "instance", "address", "pid", "state", "calls", "breaker", "model")
     for row in instances:
         model = row.get("model", "")
         colour = "green" if row["state"] == "serving" else "red"
@@ -66,9 +66,31 @@ def instances_table(instances: Sequence[dict[str, Any]]) -> Table:
             row["address"],
             str(row["pid"]),
             f"[{colour}]{row['state']}[/{colour}]",
+            _calls(row),
+            _breaker(row.get("breaker")),
             model,
         )
     return table
+
+
+def _calls(row: dict[str, Any]) -> str:
+    """Calls that run there; of an engine, sequences: running of at most, and waiting."""
+    load = row.get("load")
+    if load is None:
+        return str(row.get("outstanding", ""))
+    waiting = f" +{load['waiting']}" if load["waiting"] else ""
+    return f"{load['running']}/{load['max_running']}{waiting}"
+
+
+def _breaker(breaker: dict[str, Any] | None) -> str:
+    """Empty where there is none; of an open one, how soon a call will try."""
+    if breaker is None:
+        return ""
+    state = breaker["state"].removeprefix("BREAKER_STATE_").lower()
+    if state == "closed":
+        return state
+    again = f", tries in {breaker['retry_in_ms'] / 1000:.1f} s" if breaker["retry_in_ms"] else ""
+    return f"[red]{state}[/red] ({breaker['failures']} failed{again})"
 
 
 def _states_table(models: Sequence[dict[str, Any]]) -> Table:

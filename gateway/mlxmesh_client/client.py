@@ -36,6 +36,8 @@ from mlxmesh.model.v1.model_pb2 import (
     WatchModelsResponse,
 )
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh.telemetry.v1.telemetry_pb2 import GetMeshStatusRequest, Instance
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.events import GenerationEvent
 from mlxmesh_client.reading import read_to_end
@@ -83,6 +85,7 @@ class MeshClient:
         self._gateways = [GenerationServiceStub(channel) for channel in self._channels]
         self._generation = self._gateways[0]
         self._models = ModelServiceStub(self._channels[0])
+        self._telemetry = TelemetryServiceStub(self._channels[0])
         self._timeout_s = timeout_s
         self._calls = Calls(attempts=attempts)
 
@@ -257,6 +260,16 @@ class MeshClient:
         return self._calls.stream(
             self._models.WatchModels, request, self._limit_s(timeout_s), safe=True
         )
+
+    async def mesh_status(self, *, timeout_s: float | None = None) -> list[Instance]:
+        """Every process of the mesh as the gateway sees it, by kind and id."""
+        response = await self._calls.unary(
+            self._telemetry.GetMeshStatus,
+            GetMeshStatusRequest(),
+            self._limit_s(timeout_s),
+            safe=True,
+        )
+        return list(response.instances)
 
     def _generated(
         self,

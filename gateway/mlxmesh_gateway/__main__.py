@@ -1,13 +1,16 @@
 """The gateway's process: `python -m mlxmesh_gateway`."""
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.backends import Backends
 from mlxmesh_gateway.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
+from mlxmesh_gateway.status import MeshStatusServicer
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
@@ -17,6 +20,8 @@ from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
+
+TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
 
 
 async def main() -> None:
@@ -43,9 +48,12 @@ async def serve(
     instance_id: str,
     registry: Registry,
     *,
-    until: Callable[[], Awaitable[object]],
+    until: Callable[[asyncio.Event], Awaitable[object]],
 ) -> None:
-    """Serves from registration to the end of the drain; the caller owns the registry."""
+    """Serves from registration to the end of the drain; the caller owns the registry.
+
+    `until` is given the event that a call of ControlService's Drain sets.
+    """
 
     async def show_backend(backend: str, known: bool) -> None:
         await server.set_health(BACKENDS[backend].full_name, serving=known)
@@ -59,16 +67,20 @@ async def serve(
         open_=partial(open_channel, certificates=certificates),
     )
     relay = _relay(settings, backends)
-    server = _server(settings, relay, certificates)
+    status = MeshStatusServicer(registry, backends, certificates)
+    server = _server(settings, relay, status, certificates)
     live.subscribe(lambda now: _limit(now, relay, server))
     instance = local_instance(settings, "gateway", instance_id, await server.start())
     try:
         await backends.start()
         await server.set_health("", serving=True)
+        await server.set_health(TELEMETRY, serving=True)
         await registry.register(instance)
-        await until()
+        await until(server.leaving)
     finally:
         await registry.deregister(instance)
+        if await registry.resolve("gateway"):
+            await server.hand_over()
         await backends.stop_following()
         await server.drain(settings.drain_grace_s)
         await backends.close()
@@ -101,7 +113,10 @@ def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
 
 
 def _server(
-    settings: GatewaySettings, relay: Relay, certificates: CertificateSource | None
+    settings: GatewaySettings,
+    relay: Relay,
+    status: MeshStatusServicer,
+    certificates: CertificateSource | None,
 ) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
     options = ServerOptions(
@@ -110,11 +125,14 @@ def _server(
         max_rpcs_per_caller=_places_per_caller(settings),
         max_concurrent_streams=settings.max_streams_per_connection,
         reflection=settings.reflection,
+        max_connection_age_s=settings.max_connection_age_s,
+        hands_over_port=True,
+        takes_over=settings.take_over,
     )
     return MeshServer(
         listen=settings.listen,
-        services=(),
-        service_names=names,
+        services=[(add_TelemetryServiceServicer_to_server, status)],
+        service_names=[*names, TELEMETRY],
         options=options,
         generic_handlers=(relay,),
         name="gateway",

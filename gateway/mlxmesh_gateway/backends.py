@@ -10,9 +10,12 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from mlxmesh_gateway.statuses import is_gone
+from mlxmesh_shared.breaker import Breaker, BreakerState, Permit
 from mlxmesh_shared.channels import OpenChannel, open_channel
-from mlxmesh_shared.errors import MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import Cancelled, MeshError, ServiceUnavailable
 from mlxmesh_shared.registry import Instance, Registry
+from mlxmesh_shared.retry_budget import RetryBudget
 
 _log = logging.getLogger(__name__)
 
@@ -29,10 +32,12 @@ WINDOW_BYTES = 256
 
 
 class Endpoint:
-    """One instance and its channel; counts the calls that run there."""
+    """One instance and its channel; counts the calls that run there and judges how they end."""
 
-    def __init__(self, channel: aio.Channel) -> None:
+    def __init__(self, instance: Instance, channel: aio.Channel) -> None:
+        self.instance = instance
         self.outstanding = 0
+        self.breaker = Breaker()
         self._channel = channel
         self._retired = False
         self._methods: dict[str, Any] = {}
@@ -51,12 +56,18 @@ class Endpoint:
         return self._method(path, self._channel.unary_stream)
 
     @contextlib.asynccontextmanager
-    async def busy(self) -> AsyncGenerator[None]:
-        """Counts one running call."""
+    async def busy(self) -> AsyncGenerator[Permit]:
+        """Counts one running call; how the body ends is told to the breaker."""
+        permit = self.breaker.admit()
         self.outstanding += 1
         try:
-            yield
+            yield permit
+            permit.succeeded()
+        except MeshError as error:
+            _tell_breaker(permit, error)
+            raise
         finally:
+            permit.drop()
             self.outstanding -= 1
             await self._close_if_done()
 
@@ -81,7 +92,7 @@ class Endpoint:
 
 
 class Backends:
-    """The endpoints of each backend, kept as the registry last named them.
+    """The endpoints of each backend, kept as the registry last named them, and who comes first.
 
     An empty or failed answer of the registry drops nobody: a registry that is ill must not stop
     instances that are well.
@@ -99,6 +110,7 @@ class Backends:
         self._on_change = on_change
         self._open = open_
         self._endpoints: dict[str, dict[Place, Endpoint]] = {name: {} for name in services}
+        self._budgets = {name: RetryBudget() for name in services}
         self._watches: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -129,15 +141,26 @@ class Backends:
             )
         return endpoints
 
-    def by_preference(self, service: str) -> list[Endpoint]:
-        """Every endpoint, the reachable ones first, then those with the least to do.
+    def by_preference(self, service: str, *, may_try: bool = True) -> list[Endpoint]:
+        """Every endpoint, best first: one to be tried again, the sound ones, the ejected ones.
+
+        Of equals, the one with the least to do. A call that cannot be repeated is not used to try
+        an endpoint. Nobody is left out: a bad endpoint is better than none.
 
         Raises ServiceUnavailable when there is none.
         """
-        return sorted(self.all(service), key=lambda one: (not one.reachable, one.outstanding))
+        return sorted(self.all(service), key=lambda one: (_rank(one, may_try), one.outstanding))
+
+    def retry_budget(self, service: str) -> RetryBudget:
+        """What pays for second tries at a service."""
+        return self._budgets[service]
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Every endpoint of every service."""
+        return tuple(one for group in self._endpoints.values() for one in group.values())
 
     def by_key(self, service: str, key: str) -> list[Endpoint]:
-        """Every endpoint, the reachable ones first, then in an order that all gateways share.
+        """Every endpoint, the sound ones first, then in an order that all gateways share.
 
         Raises ServiceUnavailable when there is none.
         Source: Thaler, Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996).
@@ -146,7 +169,7 @@ class Backends:
         ranked = sorted(
             self._endpoints[service].items(),
             key=lambda item: (
-                not item[1].reachable,
+                not (item[1].reachable and item[1].breaker.ready),
                 sha256(f"{key} {item[0][0]}".encode()).digest(),
             ),
         )
@@ -168,12 +191,32 @@ class Backends:
 
     async def _replace(self, service: str, instances: Collection[Instance]) -> None:
         before = self._endpoints[service]
-        places = [(instance.instance_id, instance.address) for instance in instances]
-        self._endpoints[service] = {
-            place: before.get(place) or self._endpoint(service, place[1]) for place in places
+        named: dict[Place, Instance] = {
+            (instance.instance_id, instance.address): instance for instance in instances
         }
-        for place in before.keys() - set(places):
+        self._endpoints[service] = {
+            place: before.get(place) or self._endpoint(instance)
+            for place, instance in named.items()
+        }
+        for place in before.keys() - named.keys():
             await before[place].retire()
 
-    def _endpoint(self, service: str, address: str) -> Endpoint:
-        return Endpoint(self._open(address, role=service, window_bytes=WINDOW_BYTES))
+    def _endpoint(self, instance: Instance) -> Endpoint:
+        channel = self._open(instance.address, role=instance.service, window_bytes=WINDOW_BYTES)
+        return Endpoint(instance, channel)
+
+
+def _tell_breaker(permit: Permit, error: MeshError) -> None:
+    """Ends a call that failed: an instance that is gone takes no more, whatever it did before."""
+    if is_gone(error) and not isinstance(error, Cancelled):
+        permit.failed(at_once=True)
+    else:
+        permit.ended_by(error)
+
+
+def _rank(endpoint: Endpoint, may_try: bool) -> tuple[int, int]:
+    closed = endpoint.breaker.state is BreakerState.CLOSED
+    if not endpoint.reachable or not endpoint.breaker.ready or not (closed or may_try):
+        return 2, endpoint.breaker.failures
+    # It is tried before the sound ones: behind them, a calm mesh would never get to it.
+    return int(closed), 0

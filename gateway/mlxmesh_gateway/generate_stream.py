@@ -10,6 +10,7 @@ from typing import Any
 from grpc import aio
 
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, ResumeGenerationResponse
+from mlxmesh_gateway.attempts import Answered
 from mlxmesh_gateway.backends import Endpoint
 from mlxmesh_gateway.recording import Recording
 from mlxmesh_gateway.statuses import broke_off, is_gone
@@ -53,14 +54,17 @@ class GenerateStream:
         """Whether the client has got any message."""
         return bool(self._recording)
 
-    async def begin(self, endpoint: Endpoint) -> None:
+    async def begin(self, endpoint: Endpoint, answered: Answered) -> None:
         """Passes on what an instance answers, as bytes. Raises: what stopped it."""
         self._lost = endpoint
         call = endpoint.stream(GENERATE)(self._request, **self._call_options())
         try:
-            while (message := await call.read()) is not aio.EOF:
+            message = await call.read()
+            answered()
+            while message is not aio.EOF:
                 self._recording.add(message)
                 await self._write(message)
+                message = await call.read()
         finally:
             call.cancel()
         self._check_finished()

@@ -4,9 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlxmesh_shared.caller import CALLER_METADATA
+from mlxmesh_shared.errors import InvalidArgument
 
 FORWARDED_METADATA = frozenset({"traceparent", "tracestate", "x-request-id"})
 """Metadata that services get to see; everything else ends at the gateway."""
+
+HEDGE_MS = "mlxmesh-hedge-ms"
+"""Metadata that asks for a second try beside a slow first one; documented in generation.proto."""
+MAX_HEDGE_MS = 60_000
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -29,6 +34,23 @@ def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, *, caller: str
     """The part of a call's metadata that is passed on, and who calls."""
     kept = ((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
     return (*kept, (CALLER_METADATA, caller))
+
+
+def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float | None:
+    """When a second instance is to be asked beside the first; None when that is not wanted.
+
+    Raises: InvalidArgument for anything but a whole number of milliseconds from 1 to 60000.
+    """
+    for key, value in metadata or ():
+        if key == HEDGE_MS:
+            asked = value if isinstance(value, str) else ""
+            if not (asked.isascii() and asked.isdigit() and 1 <= int(asked[:9]) <= MAX_HEDGE_MS):
+                raise InvalidArgument(
+                    f"{HEDGE_MS} must be a whole number from 1 to {MAX_HEDGE_MS}, in milliseconds",
+                    field=HEDGE_MS,
+                )
+            return int(asked) / 1000
+    return None
 
 
 def places_per_caller(max_concurrent_rpcs: int, asked: int | None) -> int:

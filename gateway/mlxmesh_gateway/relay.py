@@ -12,14 +12,16 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
+from mlxmesh_gateway.attempts import Answered, Attempts, Try
 from mlxmesh_gateway.backends import Backends, Endpoint
 from mlxmesh_gateway.generate_stream import GENERATE, GenerateStream
-from mlxmesh_gateway.limits import Deadlines, forwarded
+from mlxmesh_gateway.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
 from mlxmesh_gateway.routes import Route
-from mlxmesh_gateway.statuses import is_gone, service_status
+from mlxmesh_gateway.statuses import service_status
 from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Cancelled,
+    InvalidArgument,
     MalformedMessage,
     MeshError,
     NotFound,
@@ -31,8 +33,6 @@ from mlxmesh_shared.server import remaining_s
 T = TypeVar("T")
 Context = aio.ServicerContext[Any, Any]
 
-ATTEMPTS = 2
-
 
 @dataclass(frozen=True)
 class Call:
@@ -42,6 +42,8 @@ class Call:
     request: bytes
     key: str
     """What calls have in common that must meet at one instance; empty for most."""
+    hedge_after_s: float | None
+    """When a second instance is to be asked beside the first; None for never."""
     options: Callable[[], dict[str, Any]]
     """What a call on to an instance gets that is made now."""
 
@@ -76,11 +78,8 @@ class Relay(grpc.GenericRpcHandler):
         relayed = self._way(route)
 
         async def handle(request: bytes, context: Context) -> Any:
-            key = route.policy.key(self._checked(route, request))
-            options = self._call_options(route, context)
-            return await self._translated(
-                relayed(Call(route, request, key, options), context), context
-            )
+            call = self._call(route, request, context)
+            return await self._translated(relayed(call, context), context)
 
         if route.streams:
             return grpc.unary_stream_rpc_method_handler(handle)
@@ -93,9 +92,22 @@ class Relay(grpc.GenericRpcHandler):
             return self._generate
         return self._stream if route.streams else self._unary
 
+    def _call(self, route: Route, request: bytes, context: Context) -> Call:
+        """Raises: MalformedMessage, InvalidArgument."""
+        message = self._checked(route, request)
+        key = route.policy.key(message)
+        after_s = hedge_after_s(context.invocation_metadata()) if route.policy.hedged else None
+        if after_s is not None and key:
+            raise InvalidArgument(
+                f"{HEDGE_MS} does not go with a request_id: the generation would run twice to its"
+                " end; leave one of them out",
+                field=HEDGE_MS,
+            )
+        return Call(route, request, key, after_s, self._call_options(route, context))
+
     def _checked(self, route: Route, request: bytes) -> Message:
         try:
-            message = route.request_class.FromString(request)
+            message: Any = route.request_class.FromString(request)
         except DecodeError:
             name = route.request_class.DESCRIPTOR.full_name
             raise MalformedMessage(f"the message is not a valid {name}") from None
@@ -103,25 +115,24 @@ class Relay(grpc.GenericRpcHandler):
         return message
 
     async def _unary(self, call: Call, _context: Context) -> bytes:
-        async def ask(endpoint: Endpoint) -> bytes:
+        async def ask(endpoint: Endpoint, _answered: Answered) -> bytes:
             return await endpoint.unary(call.route.path)(call.request, **call.options())
 
-        return await self._with_failover(call, ask)
+        return await self._attempts(call, ask).run(call.hedge_after_s)
 
     async def _stream(self, call: Call, context: Context) -> None:
-        answered = False
-
-        async def pass_on(endpoint: Endpoint) -> None:
-            nonlocal answered
+        async def pass_on(endpoint: Endpoint, answered: Answered) -> None:
             messages = endpoint.stream(call.route.path)(call.request, **call.options())
             try:
-                while (message := await messages.read()) is not aio.EOF:
-                    answered = True
+                message = await messages.read()
+                answered()
+                while message is not aio.EOF:
                     await context.write(message)
+                    message = await messages.read()
             finally:
                 messages.cancel()
 
-        await self._with_failover(call, pass_on, may_move=lambda: not answered)
+        await self._attempts(call, pass_on).run(call.hedge_after_s)
 
     async def _generate(self, call: Call, context: Context) -> None:
         stream = GenerateStream(
@@ -132,36 +143,25 @@ class Relay(grpc.GenericRpcHandler):
             resume_wait_s=self._resume_wait_s,
         )
         try:
-            await self._with_failover(call, stream.begin, may_move=lambda: not stream.answered)
+            await self._attempts(call, stream.begin).run(call.hedge_after_s)
         except MeshError as error:
             await stream.go_on(error)
 
-    async def _with_failover(
-        self,
-        call: Call,
-        attempt: Callable[[Endpoint], Awaitable[T]],
-        *,
-        may_move: Callable[[], bool] = lambda: True,
-    ) -> T:
-        """The first attempt that is not stopped by an instance that went away."""
+    def _attempts(self, call: Call, attempt: Try[T]) -> Attempts[T]:
+        route = call.route
         endpoints = self._candidates(call)
-        spares = endpoints[1 : ATTEMPTS if call.route.policy.safe else 1]
-        endpoint = endpoints[0]
-        while True:
-            try:
-                async with endpoint.busy():
-                    return await attempt(endpoint)
-            except MeshError as error:
-                if not spares or not is_gone(error) or not may_move():
-                    raise
-                endpoint = spares.pop(0)
+        return Attempts(
+            attempt,
+            endpoints if route.policy.safe else endpoints[:1],
+            self._backends.retry_budget(route.backend),
+        )
 
     def _candidates(self, call: Call) -> list[Endpoint]:
         """With a key, the same instance comes first at every gateway, so that repeats meet."""
-        backend = call.route.backend
+        route = call.route
         if call.key:
-            return self._backends.by_key(backend, call.key)
-        return self._backends.by_preference(backend)
+            return self._backends.by_key(route.backend, call.key)
+        return self._backends.by_preference(route.backend, may_try=route.policy.safe)
 
     async def _everywhere(self, call: Call, _context: Context) -> bytes:
         async def ask(endpoint: Endpoint) -> bytes:
@@ -174,7 +174,8 @@ class Relay(grpc.GenericRpcHandler):
         async def begin(endpoint: Endpoint) -> tuple[Endpoint, Any, Any]:
             messages = endpoint.stream(call.route.path)(call.request, **call.options())
             try:
-                return endpoint, messages, await messages.read()
+                async with endpoint.busy():
+                    return endpoint, messages, await messages.read()
             except BaseException:
                 messages.cancel()
                 raise

@@ -25,6 +25,8 @@ class Policy:
     """Runs long by nature, so that without a deadline of its own it gets the longest one."""
     everywhere: bool = False
     """Only one instance can do it and nobody knows which, so that all are asked."""
+    hedged: bool = False
+    """Its caller may ask for a second try beside a slow first one."""
     key: Callable[[Any], str] = lambda _: ""
     """From a request: what calls have in common that must meet at one instance."""
 
@@ -43,11 +45,11 @@ class Route:
 
 
 _GENERATION: Mapping[str, Policy] = {
-    "Generate": Policy(safe=True, key=lambda request: request.request_id),
-    "Complete": Policy(safe=True, key=lambda request: request.generation.request_id),
+    "Generate": Policy(safe=True, hedged=True, key=lambda request: request.request_id),
+    "Complete": Policy(safe=True, hedged=True, key=lambda request: request.generation.request_id),
     "AttachGeneration": Policy(safe=True, everywhere=True),
     "CancelGeneration": Policy(safe=True, everywhere=True),
-    "CountTokens": Policy(safe=True),
+    "CountTokens": Policy(safe=True, hedged=True),
 }
 _MODEL: Mapping[str, Policy] = {
     "PullModel": Policy(lasting=True),

@@ -37,15 +37,16 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     return 0
 
 
-async def wait_for_stop() -> None:
-    """Returns on SIGTERM or SIGINT, or at the end of stdin where MLXMESH_EXIT_WITH_PARENT is 1.
+async def wait_for_stop(leaving: asyncio.Event | None = None) -> None:
+    """Returns on SIGTERM or SIGINT, at the end of stdin where MLXMESH_EXIT_WITH_PARENT is 1, or
+    when the event is set, as ControlService's Drain does.
 
     A parent that holds the other end of stdin need do nothing to end its children: its death
     closes the pipe, however it died. Such a child leaves SIGINT to its parent, because Ctrl-C
     reaches a whole group of processes at once, and only the parent knows in which order to stop.
     """
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop = leaving or asyncio.Event()
     with_parent = os.environ.get(EXIT_WITH_PARENT) == "1"
     # The handlers stay: a second signal must not cut the drain short.
     loop.add_signal_handler(signal.SIGTERM, stop.set)

@@ -11,6 +11,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from mlxmesh.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
+from mlxmesh_shared import control, shared_port
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.interceptors import CallGuard, is_infrastructure
 from mlxmesh_shared.places import Places
@@ -22,6 +24,10 @@ AddServicer = Callable[[Any, aio.Server], None]
 _HEALTH = "grpc.health.v1.Health"
 # Beyond this a client's deadline is as good as none.
 _NO_DEADLINE_S = 10 * 365 * 86400
+SETTLE_S = 0.5
+"""How long others may take to see that an instance is leaving; the registry tells within 0.2 s."""
+# gRPC ends each connection up to a tenth later or earlier, so that not all come back at once.
+_AGE_JITTER = 1.1
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ class ServerOptions:
     keepalive_timeout_s: float = 5
     max_connection_age_s: float | None = None
     max_connection_idle_s: float | None = None
+    hands_over_port: bool = False
+    """Whether a successor may listen on the same port while this server leaves; needs an age."""
+    takes_over: bool = False
+    """Whether this server may begin beside another one on its port."""
 
     def places(self) -> Places | None:
         """Those for running calls; None for any number."""
@@ -63,7 +73,7 @@ class ServerOptions:
             ("grpc.http2.min_ping_interval_without_data_ms", 300),
             ("grpc.server_handshake_timeout_ms", 2000),
             # Else two processes share one port, and each gets half of the connections.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(self.hands_over_port and shared_port.CAN_SHARE)),
         ]
         if self.max_connection_age_s is not None:
             arguments.append(
@@ -89,12 +99,16 @@ class MeshServer:
         generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
         name: str = "this service",
         tls: ServerTls | None = None,
+        leaving: asyncio.Event | None = None,
     ) -> None:
         self.address = ""
+        self.leaving = leaving or asyncio.Event()
+        """Set once this process was asked to leave, by ControlService."""
         self._tls = tls
         self._listen = listen
+        self._options = options
         self._service_names = tuple(service_names)
-        descriptors = _descriptors(service_names)
+        descriptors = _descriptors((*service_names, control.SERVICE_NAME))
         self._guard = CallGuard(
             service=name,
             validator=Validator.for_services(*descriptors),
@@ -106,12 +120,13 @@ class MeshServer:
         self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        add_ControlServiceServicer_to_server(control.ControlServicer(self.leaving), self._server)
         for add_servicer, servicer in services:
             add_servicer(servicer, self._server)
         if options.reflection:
             generic_handlers = (
                 *generic_handlers,
-                *reflection_handlers((*service_names, _HEALTH)),
+                *reflection_handlers((*service_names, control.SERVICE_NAME, _HEALTH)),
             )
         self._server.add_generic_rpc_handlers(generic_handlers)
 
@@ -122,12 +137,14 @@ class MeshServer:
         """
         await self.set_not_serving()
         host, _, _ = self._listen.rpartition(":")
+        # A port that can be handed over could be bound while another process listens on it.
+        exclusive = self._options.hands_over_port and not self._options.takes_over
+        if exclusive and not shared_port.is_free(self._listen):
+            raise _cannot_listen(self._listen)
         try:
             port = self._bind()
         except RuntimeError as error:
-            raise IllegalState(
-                f"cannot listen on {self._listen}; stop what uses it or choose another address"
-            ) from error
+            raise _cannot_listen(self._listen) from error
         await self._server.start()
         self.address = f"{host}:{port}"
         return self.address
@@ -154,7 +171,18 @@ class MeshServer:
         statuses = health_pb2.HealthCheckResponse
         await self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
 
-    async def drain(self, grace_s: float, settle_s: float = 0.2) -> None:
+    async def hand_over(self) -> None:
+        """Accepts no connection any more, and returns once every client has been told to connect
+        anew, which it does at the successor.
+
+        Calls go on meanwhile, new ones too: those that are on their way when a server stops are
+        lost, so that has to wait until nobody makes any.
+        """
+        shared_port.stop_listening(self.address)
+        age_s = self._options.max_connection_age_s or 0
+        await asyncio.sleep(_AGE_JITTER * age_s + SETTLE_S)
+
+    async def drain(self, grace_s: float, settle_s: float = SETTLE_S) -> None:
         """Stops without losing a call; whatever still runs after grace_s ends as DRAINING.
 
         Settling gives resolvers and balancers the time to look elsewhere before the port closes.
@@ -170,6 +198,10 @@ class MeshServer:
     async def _set_health(self, status: Any) -> None:
         for service in ("", *self._service_names):
             await self._health.set(service, status)
+
+
+def _cannot_listen(listen: str) -> IllegalState:
+    return IllegalState(f"cannot listen on {listen}; stop what uses it or choose another address")
 
 
 def remaining_s(context: aio.ServicerContext[Any, Any]) -> float | None:

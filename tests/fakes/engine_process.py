@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from mlxmesh.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 from mlxmesh.engine.v1 import engine_pb2 as pb
 from mlxmesh.engine.v1 import engine_pb2_grpc as pb_grpc
+from mlxmesh_shared.control import ControlServicer
 from mlxmesh_shared.process import die_with_parent
 
 BEHAVIOUR_FILE = "fake_engine.json"
@@ -150,11 +152,13 @@ async def _run(flags: argparse.Namespace) -> None:
     pb_grpc.add_EngineServiceServicer_to_server(FakeEngineServicer(flags), server)
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    add_ControlServiceServicer_to_server(ControlServicer(stop), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     if behaviour.announce:
         _say(address=f"127.0.0.1:{port}")
     await stop.wait()
+    _say(phase="draining")
     await servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     await asyncio.sleep(behaviour.drain_s)
     await server.stop(0)

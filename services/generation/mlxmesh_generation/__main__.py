@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
+from mlxmesh_generation.engine_status import EngineStatusServicer
 from mlxmesh_generation.engines import Engines
 from mlxmesh_generation.generations import Generations, Patience
 from mlxmesh_generation.limits import GenerationLimits
@@ -42,14 +44,14 @@ async def main() -> None:
         registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
         await stack.enter_async_context(following(live, "generation"))
-        generations = await open_generations(stack, live, registry, certificates)
-        server = make_server(settings, generations, certificates)
+        generations, engines = await open_generations(stack, live, registry, certificates)
+        server = make_server(settings, generations, engines, certificates)
         live.subscribe(lambda now: server.limit_concurrent_rpcs(now.max_concurrent_rpcs))
         address = await server.start()
         await server.set_serving()
         instance = local_instance(settings, "generation", instance_id, address)
         await registry.register(instance)
-        await wait_for_stop()
+        await wait_for_stop(server.leaving)
         await registry.deregister(instance)
         await server.drain(settings.drain_grace_s)
 
@@ -59,7 +61,7 @@ async def open_generations(
     live: LiveSettings[GenerationSettings],
     registry: Registry,
     certificates: CertificateSource | None = None,
-) -> Generations:
+) -> tuple[Generations, Engines]:
     """The domain, following the registry and the model service until the stack is closed."""
     settings = live.current
     open_ = partial(open_channel, certificates=certificates)
@@ -75,7 +77,7 @@ async def open_generations(
         directory=settings.data_dir / "tokenizers",
         max_loaded=settings.tokenizer_cache_models,
     )
-    return Generations(
+    generations = Generations(
         catalogue=catalogue,
         tokenizers=tokenizers,
         replicas=Replicas(engines, catalogue),
@@ -85,17 +87,25 @@ async def open_generations(
         ),
         retained=RetentionLimits(settings.kept_bytes, settings.kept_generations, settings.kept_s),
     )
+    return generations, engines
 
 
 def make_server(
     settings: GenerationSettings,
     generations: Generations,
+    engines: Engines,
     certificates: CertificateSource | None = None,
 ) -> MeshServer:
     return MeshServer(
         listen=settings.listen,
-        services=[(add_GenerationServiceServicer_to_server, GenerationServicer(generations))],
-        service_names=["mlxmesh.generation.v1.GenerationService"],
+        services=[
+            (add_GenerationServiceServicer_to_server, GenerationServicer(generations)),
+            (add_TelemetryServiceServicer_to_server, EngineStatusServicer(engines)),
+        ],
+        service_names=[
+            "mlxmesh.generation.v1.GenerationService",
+            "mlxmesh.telemetry.v1.TelemetryService",
+        ],
         # Each call was logged by the gateway before; here only what fails is worth the time.
         options=ServerOptions(
             max_concurrent_rpcs=settings.max_concurrent_rpcs,

@@ -3,14 +3,17 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh_generation import router
 from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.engine_link import EngineLink
+from mlxmesh_generation.judged_sequence import JudgedSequence, JudgedSink
 from mlxmesh_generation.prefix_affinity import PrefixAffinity, prefixes
 from mlxmesh_generation.sequence import EngineSequence, SequenceSink
+from mlxmesh_shared.breaker import Breaker
 from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import QueueFull
 from mlxmesh_shared.registry.port import Instance, Registry
@@ -25,6 +28,8 @@ class Engines:
         self._open = open_
         # By engine id: its record, and the link to it.
         self._links: dict[str, tuple[Instance, EngineLink]] = {}
+        # Likewise: what became of the sequences there.
+        self._breakers: dict[str, Breaker] = {}
         self._connected = asyncio.Event()
         self._affinity = PrefixAffinity()
         self._prefer_warm = True
@@ -54,7 +59,7 @@ class Engines:
         beginnings = prefixes(submit.prompt_token_ids)
         try:
             chosen = router.pick(
-                [link.replica() for link in links.values()],
+                [self._replica(link) for link in links.values()],
                 avoid=avoid,
                 warm_tokens=self._affinity.warm_tokens(beginnings) if self._prefer_warm else {},
                 spread_by=beginnings[0] if beginnings else 0,
@@ -64,7 +69,13 @@ class Engines:
             error.retry_delay_s = vacancies.promise(time.monotonic())
             raise
         self._affinity.note(beginnings, chosen)
-        return links[chosen].submit(submit, sink)
+        permit = self._breakers[chosen].admit()
+        return JudgedSequence(links[chosen].submit(submit, JudgedSink(sink, permit)), permit)
+
+    def breakers(self) -> Iterator[tuple[Instance, Breaker]]:
+        """Every engine, and the breaker in front of it."""
+        for engine_id, (instance, _) in self._links.items():
+            yield instance, self._breakers[engine_id]
 
     def known(self, version: ModelVersion) -> bool:
         """Whether there is an engine of this version, connected or not."""
@@ -78,6 +89,9 @@ class Engines:
                     await self._connected.wait()
         except TimeoutError:
             return  # placing on one will say that there is none
+
+    def _replica(self, link: EngineLink) -> router.Replica:
+        return replace(link.replica(), ejected=not self._breakers[link.engine_id].ready)
 
     def _any_connected(self, version: ModelVersion) -> bool:
         return any(link.connected for link in self._serving(version).values())
@@ -94,7 +108,7 @@ class Engines:
         for engine_id, (known, link) in list(self._links.items()):
             now = instances.get(engine_id)
             if now is None or now.address != known.address:
-                del self._links[engine_id]
+                del self._links[engine_id], self._breakers[engine_id]
                 link.retire()
                 self._affinity.forget(engine_id)
             else:
@@ -109,6 +123,7 @@ class Engines:
                 vacancies=self._vacancies[_version_of(instance)],
             )
             self._links[engine_id] = (instance, link)
+            self._breakers[engine_id] = Breaker()
             tasks.create_task(link.run(), name=f"link to {engine_id}")
 
     def _on_connected(self) -> None:

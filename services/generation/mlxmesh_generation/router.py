@@ -22,6 +22,7 @@ class Replica:
 
     `outstanding` counts the sequences that run or wait on it, `capacity` how many may (None while
     the engine has not told). Without `has_memory`, it promised all that it has for keys and values.
+    An `ejected` one failed too often of late.
     """
 
     engine_id: str
@@ -29,6 +30,7 @@ class Replica:
     outstanding: int
     capacity: int | None = None
     has_memory: bool = True
+    ejected: bool = False
 
     @property
     def full(self) -> bool:
@@ -43,14 +45,16 @@ def pick(
     warm_tokens: Mapping[str, int] = MappingProxyType({}),
     spread_by: int = 0,
 ) -> str:
-    """The connected replica that has the longest part of the prompt warm and is not overloaded.
+    """The sound replica that has the longest part of the prompt warm and is not overloaded.
 
     Without one, the replica with the least outstanding work; of equals, the same one for the same
-    `spread_by`, the first by id when it is 0.
+    `spread_by`, the first by id when it is 0. Sound are those that are connected and not ejected;
+    when all that are connected are ejected, they count as sound: the last one is never given up.
 
-    Raises: NoReplica when none is connected, QueueFull when all that are have a full queue.
+    Raises: NoReplica when none is connected, QueueFull when all that are sound have a full queue.
     """
-    candidates = [r for r in replicas if r.connected and r.engine_id not in avoid]
+    connected = [r for r in replicas if r.connected and r.engine_id not in avoid]
+    candidates = [r for r in connected if not r.ejected] or connected
     if not candidates:
         raise NoReplica(
             "no replica of this model is ready just now; try again shortly",

@@ -13,6 +13,7 @@ from mlxmesh_model.pulls import Pulls
 from mlxmesh_model.reconciler import Reconciler
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_model.store import Store
+from mlxmesh_model.turn import Turn
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
@@ -55,22 +56,35 @@ async def serve() -> None:
             hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
             models_dir=settings.models_dir or settings.data_dir / "models",
         )
-        await pulls.recover()
+        turn = Turn(settings.data_dir / "model.turn")
+        stack.callback(turn.release)
+        if turn.take():
+            # Before anybody can ask for one of them.
+            await pulls.recover()
         server = _server(settings, store, pulls, reconciler, certificates)
         address = await server.start()
         instance = local_instance(settings, SERVICE, instance_id, address)
         async with asyncio.TaskGroup() as background:
             loops = [
-                background.create_task(reconciler.run()),
+                background.create_task(_tend(turn, pulls, reconciler)),
                 background.create_task(fleet.listen(reconciler.wake)),
+                background.create_task(store.follow_others()),
             ]
             await server.set_serving()
             await registry.register(instance)
-            await wait_for_stop()
+            await wait_for_stop(server.leaving)
             await registry.deregister(instance)
+            # The calls that run here may wait for what the reconciler does: it goes last.
             await server.drain(settings.drain_grace_s)
             for loop in loops:
                 loop.cancel()
+
+
+async def _tend(turn: Turn, pulls: Pulls, reconciler: Reconciler) -> None:
+    """Two reconcilers would each place the replicas that are missing: one waits for the other."""
+    await turn.wait()
+    await pulls.recover()
+    await reconciler.run()
 
 
 def _open_hub(endpoint: str) -> Hub:

@@ -108,8 +108,9 @@ class GrpcFleet:
             engines = await self._engines(stub)
         except MeshError as error:
             _log.warning("%s does not answer: %s", instance.instance_id, error.message)
-            return Runtime(instance.instance_id)
-        return Runtime(instance.instance_id, info.memory_available_bytes, engines)
+            return Runtime(instance.instance_id, draining=instance.draining)
+        available_bytes = info.memory_available_bytes
+        return Runtime(instance.instance_id, available_bytes, engines, instance.draining)
 
     async def _engines(self, stub: runtime_pb2_grpc.RuntimeServiceStub) -> dict[str, Engine]:
         engines: dict[str, Engine] = {}

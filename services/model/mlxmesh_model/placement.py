@@ -21,11 +21,20 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A runtime; `engines` is None while it does not answer or is away from the registry."""
+    """A runtime; `engines` is None while it does not answer or is away from the registry.
+
+    One that is draining gets no replica, and keeps those it has until others serve in their place.
+    """
 
     runtime_id: str
     memory_available_bytes: int = 0
     engines: Mapping[str, Engine] | None = None
+    draining: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether it can be asked to start an engine."""
+        return self.engines is not None and not self.draining
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,7 @@ def place(
     `promised_bytes` is what was placed on a runtime and may not be in its memory figure yet;
     `refused_by` are runtimes that said no just now.
     """
-    reachable = [runtime for runtime in runtimes if runtime.engines is not None]
+    reachable = [runtime for runtime in runtimes if runtime.open]
     needed_bytes = weights_bytes + OVERHEAD_BYTES
 
     def free_bytes(runtime: Runtime) -> int:

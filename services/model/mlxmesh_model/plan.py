@@ -1,6 +1,6 @@
 """What one pass of the reconciler should make of a version's replicas."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from mlxmesh_model.catalog import Phase, Replica, Version
@@ -32,20 +32,36 @@ def _observe(replica: Replica, runtime: Runtime | None) -> Replica | None:
     return replace(replica, phase=engine.phase, failure=engine.failure)
 
 
-def trim(replicas: tuple[Replica, ...], *, desired: int) -> tuple[Replica, ...]:
-    """The replicas with those that are too many marked as stopping."""
-    active = [replica for replica in replicas if replica.phase is not Phase.STOPPING]
-    active.sort(key=lambda replica: (_USEFULNESS.index(replica.phase), replica.engine_id))
-    surplus = {replica.engine_id for replica in active[: max(0, len(active) - desired)]}
+def trim(
+    replicas: tuple[Replica, ...], *, desired: int, leaving: Collection[str] = ()
+) -> tuple[Replica, ...]:
+    """The replicas with those that are too many marked as stopping.
+
+    Those on `leaving` runtimes are too many as soon as others are ready in their place.
+    """
+    staying = [replica for replica in replicas if replica.runtime_id not in leaving]
+    moving = [replica for replica in replicas if replica.runtime_id in leaving]
+    ready = sum(replica.phase is Phase.READY for replica in staying)
+    surplus = _surplus(staying, desired) | _surplus(moving, max(0, desired - ready))
     return tuple(
         replace(replica, phase=Phase.STOPPING) if replica.engine_id in surplus else replica
         for replica in replicas
     )
 
 
-def missing(replicas: Iterable[Replica], *, desired: int) -> int:
-    """How many replicas have to be placed."""
-    active = sum(replica.phase is not Phase.STOPPING for replica in replicas)
+def _surplus(replicas: Iterable[Replica], wanted: int) -> set[str]:
+    """The engines to stop, for that many to be left."""
+    active = [replica for replica in replicas if replica.phase is not Phase.STOPPING]
+    active.sort(key=lambda replica: (_USEFULNESS.index(replica.phase), replica.engine_id))
+    return {replica.engine_id for replica in active[: max(0, len(active) - wanted)]}
+
+
+def missing(replicas: Iterable[Replica], *, desired: int, leaving: Collection[str] = ()) -> int:
+    """How many replicas have to be placed; those on `leaving` runtimes do not count."""
+    active = sum(
+        replica.phase is not Phase.STOPPING and replica.runtime_id not in leaving
+        for replica in replicas
+    )
     return max(0, desired - active)
 
 

@@ -39,12 +39,13 @@ class Pulls:
         self._store = store
         self._hub = hub
         self._models_dir = models_dir
+        self._own: set[str] = set()
 
     async def recover(self) -> None:
-        """Marks the pulls that ended with an earlier process; they can be pulled on."""
+        """Marks the pulls that ended with another process; they can be pulled on."""
         for model in await self._store.models():
             for version in model.versions:
-                if version.state is State.PULLING:
+                if version.state is State.PULLING and version.label not in self._own:
                     await self._store.fail_pull(version, FailureRecord.of(_interrupted()))
 
     async def pull(self, hub_id: str, revision: str, name: str) -> AsyncGenerator[PullProgress]:
@@ -61,6 +62,7 @@ class Pulls:
             yield PullProgress(name, complete, version)
             return
         progress = Progress()
+        self._own.add(version.label)
         task = asyncio.create_task(self._fill(version, found, progress))
         try:
             async for step in _steps(task, progress):
@@ -69,6 +71,7 @@ class Pulls:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            self._own.discard(version.label)
 
     async def _begin(self, name: str, source: Source) -> Version:
         """The version to fill; when cancelled meanwhile, it is not left PULLING."""

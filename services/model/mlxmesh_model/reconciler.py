@@ -40,7 +40,11 @@ class _Pass:
 
     @property
     def reachable(self) -> frozenset[str]:
-        return frozenset(r.runtime_id for r in self.runtimes.values() if r.engines is not None)
+        return frozenset(r.runtime_id for r in self.runtimes.values() if r.open)
+
+    @property
+    def leaving(self) -> frozenset[str]:
+        return frozenset(r.runtime_id for r in self.runtimes.values() if r.draining)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +121,16 @@ class Reconciler:
 
     async def _settle(self, version: Version, this_pass: _Pass) -> None:
         """Brings one version as close to what is desired as one pass can."""
-        desired = version.desired_replicas
-        replicas = plan.trim(plan.observe(version, this_pass.runtimes), desired=desired)
+        desired, leaving = version.desired_replicas, this_pass.leaving
+        replicas = plan.observe(version, this_pass.runtimes)
+        replicas = plan.trim(replicas, desired=desired, leaving=leaving)
         refusal: FailureRecord | None = None
         for pending in [replica for replica in replicas if replica.phase is Phase.PENDING]:
             started = await self._start(version, pending, this_pass)
             replicas = _without(replicas, pending)
             if isinstance(started, Replica):
                 replicas += (started,)
-        for _ in range(plan.missing(replicas, desired=desired)):
+        for _ in range(plan.missing(replicas, desired=desired, leaving=leaving)):
             placed = await self._place(version, replicas, this_pass)
             if isinstance(placed, FailureRecord):
                 refusal = placed

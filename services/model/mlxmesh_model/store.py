@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from mlxmesh_model import lifecycle, queries, rows
@@ -81,6 +82,17 @@ class Store:
             yield event
         finally:
             self._bells.discard(event)
+
+    async def follow_others(self, interval_s: float = 0.5) -> None:
+        """Rings for changes by other processes too, as while one replaces another; never ends."""
+        known = await self.sequence()
+        while True:
+            await asyncio.sleep(interval_s)
+            with suppress(SQLAlchemyError):  # whoever needs the database just now tells of it
+                now = await self.sequence()
+                if now != known:
+                    known = now
+                    self._ring()
 
     # Reading.
 
@@ -258,8 +270,11 @@ class Store:
             if changed:
                 await queries.number_change(session, name, removed=after is None)
         if changed:
-            for bell in self._bells:
-                bell.set()
+            self._ring()
+
+    def _ring(self) -> None:
+        for bell in self._bells:
+            bell.set()
 
     @asynccontextmanager
     async def _moving(

@@ -20,7 +20,7 @@ from mlxmesh_shared.process import (
     die_with_parent,
     wait_for_stop,
 )
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.server import SETTLE_S, MeshServer, ServerOptions
 from mlxmesh_shared.settings import EngineSettings, load_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
@@ -54,14 +54,17 @@ async def serve() -> None:
         )
         server = _server(settings, servicer, certificates)
         address = await server.start()
-        stack.push_async_callback(server.drain, grace_s=1.0)
+        stack.push_async_callback(server.drain, grace_s=1.0, settle_s=0)
         telling = asyncio.create_task(_tell_load(dispatcher, backend))
         stack.callback(telling.cancel)
         await server.set_serving()
         announce({"address": address})
 
-        await stopped_or_dead(backend.dead)
+        await stopped_or_dead(backend.dead, server.leaving)
+        # The runtime withdraws the engine's record; until callers know, they are not refused.
+        announce({"phase": "draining"})
         await server.set_not_serving()
+        await asyncio.sleep(SETTLE_S)
         await dispatcher.drain(settings.drain_grace_s)
 
 
@@ -110,12 +113,12 @@ def _facts(loaded: ModelFacts) -> dict[str, object]:
     }
 
 
-async def stopped_or_dead(dead: asyncio.Future[None]) -> None:
+async def stopped_or_dead(dead: asyncio.Future[None], leaving: asyncio.Event | None = None) -> None:
     """Returns when the process is asked to stop. Raises: EngineFailed when the backend died.
 
     A dead backend ends the process: behind a healthy server it would take requests for ever.
     """
-    stop = asyncio.create_task(wait_for_stop())
+    stop = asyncio.create_task(wait_for_stop(leaving))
     await asyncio.wait({stop, dead}, return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
     if dead.done():

@@ -11,6 +11,7 @@ from mlxmesh_runtime.device import find_device, free_memory
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.engines import Engines
+from mlxmesh_runtime.hand_over import hand_over
 from mlxmesh_runtime.heartbeat import GrpcEngineProbe, HeartbeatLimits
 from mlxmesh_runtime.servicer import RuntimeServicer
 from mlxmesh_runtime.supervisor import RestartLimits
@@ -27,7 +28,7 @@ DRAIN_GRACE_S = 5.0
 
 
 async def main() -> None:
-    """Serve until told to stop; then stop every engine, and only then this process."""
+    """Serve until told to stop; then hand over or stop every engine, and only then leave."""
     live = live_settings(RuntimeSettings, sys.argv[1:])
     settings = live.current
     runtime_id = new_instance_id("runtime")
@@ -72,7 +73,8 @@ async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineComma
         await server.set_serving()
         instance = local_instance(settings, "runtime", runtime_id, address, device=device.kind)
         await registry.register(instance)
-        await wait_for_stop()
+        await wait_for_stop(server.leaving)
+        await hand_over(registry, instance, engines, settings.hand_over_s)
         await registry.deregister(instance)
         await server.set_not_serving()
         await engines.close(settings.stop_grace_s)
@@ -99,6 +101,7 @@ def _host(
             stuck_after_s=settings.stuck_after_s,
         ),
         start_timeout_s=settings.start_timeout_s,
+        stop_grace_s=settings.stop_grace_s,
         open_probe=partial(GrpcEngineProbe, open_=partial(open_channel, certificates=certificates)),
     )
 

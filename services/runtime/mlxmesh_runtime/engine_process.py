@@ -1,7 +1,8 @@
 """One engine process: spawned, heard until it announces its address, ended.
 
-The process tells on stdout, one JSON object a line, how its start goes and at last its address. Its
-stdin is a pipe that nobody writes to: when this process dies, the engine sees it close and exits.
+The process tells on stdout, one JSON object a line, how its start goes, then its address, and that
+it drains when another than this runtime asked it to leave. Its stdin is a pipe that nobody writes
+to: when this process dies, the engine sees it close and exits.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class EngineProcess:
         self._process = process
         self._log = log
         self._address = asyncio.get_running_loop().create_future()
+        self._draining = asyncio.Event()
         self._reader = asyncio.create_task(self._read_stdout(), name=f"stdout-{process.pid}")
         self._told_to_end = False
 
@@ -73,6 +75,10 @@ class EngineProcess:
     async def announced(self) -> str:
         """The host:port at which the engine serves; never returns if it tells none."""
         return await asyncio.shield(self._address)
+
+    async def drains(self) -> None:
+        """Wait until the process says that it is leaving."""
+        await self._draining.wait()
 
     async def ended(self) -> str:
         """Wait until the process is gone, and say how it ended."""
@@ -118,6 +124,8 @@ class EngineProcess:
         address = news.get("address")
         if isinstance(address, str) and not self._address.done():
             self._address.set_result(address)
+        elif news.get("phase") == "draining":
+            self._draining.set()
         elif "phase" in news:
             _log.debug("engine process %d: %s", self.pid, line)
         elif line:

@@ -43,6 +43,7 @@ class EngineHost:
     logs_dir: Path
     heartbeat: HeartbeatLimits
     start_timeout_s: float
+    stop_grace_s: float
     open_probe: Callable[[str], EngineProbe] = GrpcEngineProbe
 
     def log_of(self, engine_id: str) -> LogFile:
@@ -51,7 +52,7 @@ class EngineHost:
 
 
 class EngineRun:
-    """Call spawn, until_ready, until_down in this order; a cancelled one may still be stopped."""
+    """Call spawn, until_ready, until_drains in this order; a cancelled one may still be stopped."""
 
     def __init__(self, spec: EngineSpec, host: EngineHost) -> None:
         self._spec = spec
@@ -84,10 +85,17 @@ class EngineRun:
                 f"it was not ready within {self._host.start_timeout_s:g} s and was killed"
             ) from None
 
-    async def until_down(self) -> NoReturn:
-        """Watch the engine. Raises: EngineDown, when it has ended or counts as hung."""
-        await _first_of(self._end_of(FailureReason.CRASHED), self._hang(), self._bound_log())
-        raise AssertionError("all of them raise")
+    async def until_drains(self) -> None:
+        """Watch the engine; returns when somebody asked it to leave.
+
+        Raises: EngineDown, when it has ended or counts as hung.
+        """
+        await _first_of(
+            self._running.drains(),
+            self._end_of(FailureReason.CRASHED),
+            self._hang(),
+            self._bound_log(),
+        )
 
     async def withdraw(self) -> None:
         """Take the engine out of the registry, if it is there."""

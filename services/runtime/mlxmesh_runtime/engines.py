@@ -38,6 +38,8 @@ class Engines:
         self._supervisors: dict[str, Supervisor] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._feed = ChangeFeed()
+        self._none_left = asyncio.Event()
+        self._none_left.set()
         self._closing = False
 
     async def start(self, spec: EngineSpec) -> EngineRecord:
@@ -58,6 +60,7 @@ class Engines:
             spec=spec, host=self._host, limits=self._limits, publish=self._feed.publish
         )
         self._supervisors[spec.engine_id] = supervisor
+        self._none_left.clear()
         supervisor.start()
         return supervisor.record
 
@@ -88,9 +91,17 @@ class Engines:
         """Every engine as it is, then each change."""
         return self._feed.watch()
 
+    async def none_left(self) -> None:
+        """Return once there is no engine, in whatever state."""
+        await self._none_left.wait()
+
+    def refuse_new(self) -> None:
+        """Start no engine any more."""
+        self._closing = True
+
     async def close(self, grace_s: float) -> None:
         """Stop every engine and start none any more."""
-        self._closing = True
+        self.refuse_new()
         supervisors = tuple(self._supervisors.values())
         await asyncio.gather(*(self._stop_and_forget(each, grace_s) for each in supervisors))
 
@@ -105,6 +116,8 @@ class Engines:
         engine_id = supervisor.record.spec.engine_id
         if self._supervisors.get(engine_id) is supervisor:
             del self._supervisors[engine_id]
+        if not self._supervisors:
+            self._none_left.set()
 
     @staticmethod
     def _may_replace(present: EngineRecord, wanted: EngineSpec) -> bool:

@@ -28,7 +28,8 @@ MOVES: dict[EngineState, frozenset[EngineState]] = {
     _S.READY: frozenset({_S.BACKOFF, _S.DRAINING}),
     _S.BACKOFF: frozenset({_S.STARTING, _S.FAILED, _S.DRAINING}),
     _S.FAILED: frozenset({_S.DRAINING}),
-    _S.DRAINING: frozenset({_S.STOPPED}),
+    # Asked to leave by another than its runtime, an engine is replaced.
+    _S.DRAINING: frozenset({_S.STOPPED, _S.STARTING}),
     _S.STOPPED: frozenset(),
 }
 

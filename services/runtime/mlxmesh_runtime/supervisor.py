@@ -103,13 +103,17 @@ class Supervisor:
         )
 
     async def _run_once(self) -> None:
-        """Run the engine until it goes down. Raises: EngineDown, unless it had run steadily."""
-        if self.record.state is EngineState.BACKOFF:
+        """Run the engine until it leaves or goes down.
+
+        Raises: EngineDown, unless it had run steadily.
+        """
+        if self.record.state is not EngineState.STARTING:
             self._run = EngineRun(self.record.spec, self._host)
             self._become(EngineState.STARTING, restarts=self.record.restarts + 1)
         self._ready_at_s = None
         try:
-            await self._run_until_down()
+            await self._run_until_drains()
+            await self._let_go()
         except EngineDown as down:
             was_steady = self._is_steady()
             await self._note_down(down.failure)
@@ -121,7 +125,7 @@ class Supervisor:
             return False
         return time.monotonic() - self._ready_at_s >= self._limits.steady_after_s
 
-    async def _run_until_down(self) -> None:
+    async def _run_until_drains(self) -> None:
         try:
             pid = await self._run.spawn()
             self._become(EngineState.STARTING, pid=pid, started_at=datetime.now(UTC))
@@ -129,7 +133,7 @@ class Supervisor:
             self._become(EngineState.READY, address=address)
             self._ready_at_s = time.monotonic()
             _log.info("engine %s is ready at %s", self._id, address)
-            await self._run.until_down()
+            await self._run.until_drains()
         except EngineDown:
             raise
         except Exception as error:
@@ -137,6 +141,14 @@ class Supervisor:
             _log.exception("engine %s: supervision failed", self._id)
             what = f"its supervision failed with {type(error).__name__}; see the runtime's log"
             raise EngineDown(EngineFailure(FailureReason.START_FAILED, what)) from error
+
+    async def _let_go(self) -> None:
+        """See an engine off that was asked to leave by another; the next run takes its place."""
+        _log.info("engine %s was asked to leave", self._id)
+        self._become(EngineState.DRAINING)
+        await self._go_on_after(self._run.withdraw())
+        await self._go_on_after(self._run.stop(self._host.stop_grace_s))
+        self._become(EngineState.DRAINING, address="", pid=0)
 
     async def _note_down(self, failure: EngineFailure) -> None:
         """Clear away what is left of the run, so that nobody finds a dead engine."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from mlxmesh_shared.errors import InvalidArgument
@@ -19,6 +19,15 @@ class Instance:
     address: str
     pid: int
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def draining(self) -> bool:
+        """Whether it is about to leave and begins nothing new."""
+        return self.metadata.get("state") == "draining"
+
+    def as_draining(self) -> "Instance":
+        """The same instance, about to leave."""
+        return replace(self, metadata={**self.metadata, "state": "draining"})
 
 
 class Registry(Protocol):

@@ -86,6 +86,11 @@ class GatewaySettings(MeshSettings):
     """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
     """The largest request."""
+    max_connection_age_s: Seconds = 20
+    """After so long a client is told to connect anew; its running calls go on. A gateway that is
+    being replaced waits for it."""
+    take_over: bool = False
+    """Begins to listen beside the gateway that has the port, which is told to leave next."""
     client_certificates: Literal["required", "off"] = "required"
     """With TLS: off lets in everybody who can connect as a client, who may generate."""
     resume_wait_s: Seconds = 10
@@ -167,6 +172,8 @@ class RuntimeSettings(MeshSettings):
     """An engine that was ready for so long ran steadily; its failures count afresh."""
     stop_grace_s: Seconds = 30
     """How long a stopping engine may finish what it runs before it is killed."""
+    hand_over_s: Seconds = 300
+    """How long a leaving runtime waits for its engines to be replaced on another runtime."""
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
     """The part of the available memory that a model may take."""
 

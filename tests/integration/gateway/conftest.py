@@ -32,9 +32,11 @@ class Stand:
         self._stack = stack
         self._gateways = itertools.count(1)
 
-    async def generation(self, name: str = "generation-1") -> FakeGeneration:
+    async def generation(
+        self, name: str = "generation-1", servicer: FakeGeneration | None = None
+    ) -> FakeGeneration:
         """A generation instance, registered under `name`."""
-        servicer = FakeGeneration(engine_id=name)
+        servicer = servicer or FakeGeneration(engine_id=name)
         await self.announce("generation", name, generation_server(servicer))
         return servicer
 
@@ -52,6 +54,12 @@ class Stand:
         await self.registry.register(instance)
         return instance
 
+    async def announced_server(self, service: str, name: str) -> MeshServer:
+        """A registered process that serves nothing but its health, NOT_SERVING at first."""
+        server = MeshServer(services=[], service_names=[])
+        await self.announce(service, name, server)
+        return server
+
     async def gateway(self, **settings: Any) -> str:
         """Starts a gateway; returns its address."""
         address, _ = await self._stack.enter_async_context(self.running_gateway(**settings))
@@ -60,15 +68,21 @@ class Stand:
     @asynccontextmanager
     async def running_gateway(self, **settings: Any) -> AsyncIterator[tuple[str, asyncio.Event]]:
         """A gateway's address and the event that stops it; ends once it has drained."""
-        stop = asyncio.Event()
         options = GatewaySettings(**{"listen": "127.0.0.1:0", "drain_grace_s": 1, **settings})
         live = LiveSettings(lambda _: options)
         name = f"gateway-{next(self._gateways)}"
-        task = asyncio.create_task(serve(live, name, self.registry, until=stop.wait))
+        serving: asyncio.Future[asyncio.Event] = asyncio.get_running_loop().create_future()
+
+        async def until(leaving: asyncio.Event) -> None:
+            serving.set_result(leaving)
+            await leaving.wait()
+
+        task = asyncio.create_task(serve(live, name, self.registry, until=until))
         try:
-            yield await self._gateway_address(name, task), stop
+            yield await self._gateway_address(name, task), await serving
         finally:
-            stop.set()
+            if serving.done():
+                serving.result().set()
             await task
 
     async def _gateway_address(self, name: str, task: asyncio.Task[None]) -> str:

@@ -72,8 +72,9 @@ async def generation_service(
     """As __main__ builds it, in this process."""
     settings = GenerationSettings(data_dir=data_dir, **changes)
     async with AsyncExitStack() as stack:
-        generations = await open_generations(stack, LiveSettings(lambda _: settings), registry)
-        server = make_server(settings, generations)
+        live = LiveSettings(lambda _: settings)
+        generations, engines = await open_generations(stack, live, registry)
+        server = make_server(settings, generations, engines)
         await server.start()
         await server.set_serving()
         try:

@@ -8,6 +8,9 @@ from dataclasses import replace
 import pytest
 
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
+from mlxmesh.telemetry.v1 import telemetry_pb2
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
+from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import (
     DeadlineExceeded,
     EngineDraining,
@@ -198,6 +201,47 @@ async def test_a_replica_that_is_on_its_way_is_waited_for(mesh: Mesh) -> None:
     await asyncio.sleep(0.05)
     await mesh.registry.register(mesh.engine.instance)
     assert (await asking)[-1].HasField("finished")
+
+
+async def test_an_engine_that_keeps_failing_is_left_alone_while_another_serves(mesh: Mesh) -> None:
+    async with second_engine(mesh) as other:
+        mesh.engine.refuse_next.extend(EngineFailed("broken") for _ in range(100))
+        failed = 0
+        for number in range(60):
+            request = GenerateRequest(model="pocket", max_tokens=2)
+            request.tokens.token_ids.extend(range(number, number + 64))
+            try:
+                await mesh.collect(request)
+            except EngineFailed:
+                failed += 1
+        # Five failures eject it; after that it gets a probe now and then, ever more rarely.
+        assert 5 <= failed == len(mesh.engine.submits) < 20
+        assert len(other.submits) == 60 - failed
+        assert (await breaker_of(mesh, "engine-1")).failures == failed
+
+
+async def test_the_only_engine_serves_whatever_its_breaker_says(mesh: Mesh) -> None:
+    reading = asyncio.create_task(read_until_error(mesh, []))
+    await until(lambda: mesh.engine.sequences == 1)
+    assert (await breaker_of(mesh, "engine-1")).state == telemetry_pb2.BREAKER_STATE_CLOSED
+    mesh.engine.refuse_next.extend(EngineFailed("broken") for _ in range(5))
+    for _ in range(5):
+        with pytest.raises(EngineFailed):
+            await mesh.collect(ASK)
+    assert (await breaker_of(mesh, "engine-1")).state != telemetry_pb2.BREAKER_STATE_CLOSED
+    assert (await mesh.collect(ASK))[-1].HasField("finished")
+    assert (await breaker_of(mesh, "engine-1")).state == telemetry_pb2.BREAKER_STATE_CLOSED
+    reading.cancel()
+
+
+async def breaker_of(mesh: Mesh, engine_id: str) -> telemetry_pb2.Breaker:
+    """The breaker of an engine, as gateways are told of it."""
+    async with open_channel(mesh.server.address) as channel:
+        stub = TelemetryServiceStub(channel)
+        response = await stub.GetMeshStatus(telemetry_pb2.GetMeshStatusRequest())
+    (engine,) = [one for one in response.instances if one.instance_id == engine_id]
+    assert (engine.service, engine.metadata["model"]) == ("engine", "pocket")
+    return engine.breaker
 
 
 async def test_a_model_that_is_not_loaded_says_how_to_load_it(mesh: Mesh) -> None:

@@ -278,3 +278,28 @@ async def test_the_bare_name_means_the_version_that_is_ready(mesh, service):
     assert (await service.model()).default_version == 1
     assert (await service.load("pocket@2")).version == 2
     assert (await service.model()).default_version == 2
+
+
+async def test_replicas_leave_a_draining_runtime_once_others_serve(mesh, service):
+    async def until(condition):
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    old = await mesh.host(FakeRuntime("runtime-old"))
+    await service.register()
+    await service.load(replicas=2)
+    new = await mesh.host(FakeRuntime("runtime-new"))
+    new.runtime.hold = True
+    assert old.instance is not None
+    await mesh.registry.register(old.instance.as_draining())
+
+    await until(lambda: len(new.runtime.engines) == 2)
+    assert old.runtime.stops == []
+    new.runtime.hold = False
+    first, second = sorted(new.runtime.engines)
+    new.runtime.set_state(first, runtime_pb2.ENGINE_STATE_READY)
+    await until(lambda: len(old.runtime.stops) == 1)
+    new.runtime.set_state(second, runtime_pb2.ENGINE_STATE_READY)
+    await until(lambda: not old.runtime.engines)
+    await service.until("pocket@1", lambda v: v.ready_replicas == 2)

@@ -138,3 +138,20 @@ async def test_concurrent_writers_each_get_a_sequence_number(store):
     )
     sequences = [change.sequence for change in await store.changes(0)]
     assert sequences == list(range(1, 21))
+
+
+async def test_changes_by_another_process_ring(tmp_path):
+    mine, other = await Store.open(url(tmp_path)), await Store.open(url(tmp_path))
+    following = asyncio.create_task(mine.follow_others(interval_s=0.01))
+    try:
+        with mine.bell() as bell:
+            await asyncio.sleep(0.1)
+            assert not bell.is_set()
+            await other.register("pocket", ARTIFACT)
+            async with asyncio.timeout(5):
+                await bell.wait()
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await mine.close()
+        await other.close()

@@ -153,6 +153,7 @@ def _host(
             stuck_after_s=limits.stuck_after_s,
         ),
         start_timeout_s=limits.start_timeout_s,
+        stop_grace_s=PATIENCE_S,
     )
 
 

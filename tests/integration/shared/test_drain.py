@@ -10,7 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mlxmesh.generation.v1 import generation_pb2_grpc as pb_grpc
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import Draining, IllegalState, MeshError, NotFound
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.server import MeshServer, ServerOptions
+from tests.draining import drain
 
 from .conftest import SERVICE, Context, Scripted, Serve, complete, generate
 
@@ -156,3 +157,28 @@ async def test_no_call_is_lost_while_instances_are_replaced() -> None:
 
     assert calls > 100
     assert codes == []
+
+
+async def test_drain_tells_the_process_and_says_so_again() -> None:
+    server = server_of(Scripted())
+    address = await server.start()
+    assert not server.leaving.is_set()
+    for _ in range(2):
+        await drain(address)
+        assert server.leaving.is_set()
+    await server.drain(grace_s=0, settle_s=0)
+
+
+async def test_a_port_that_is_handed_over_is_refused_to_a_process_that_was_not_asked() -> None:
+    options = ServerOptions(hands_over_port=True, max_connection_age_s=0.1)
+    first = MeshServer(services=[], service_names=[], options=options)
+    address = await first.start()
+    with pytest.raises(IllegalState, match="cannot listen on"):
+        await MeshServer(listen=address, services=[], service_names=[], options=options).start()
+
+    await first.hand_over()
+
+    second = MeshServer(listen=address, services=[], service_names=[], options=options)
+    assert await second.start() == address
+    await first.drain(grace_s=0, settle_s=0)
+    await second.drain(grace_s=0, settle_s=0)

@@ -4,6 +4,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from mlxmesh_shared.control import SERVICE_NAME as CONTROL
 from mlxmesh_shared.errors import MethodNotFound
 from mlxmesh_shared.reflection import V1, V1ALPHA
 from mlxmesh_shared.server import ServerOptions
@@ -38,7 +39,7 @@ async def test_lists_and_describes(serve: Serve, version: str) -> None:
     )
 
     names = {service.name for service in listed.list_services_response.service}
-    assert names == {SERVICE, "grpc.health.v1.Health", V1, V1ALPHA}
+    assert names == {SERVICE, CONTROL, "grpc.health.v1.Health", V1, V1ALPHA}
     files = [
         descriptor_pb2.FileDescriptorProto.FromString(encoded)
         for encoded in described.file_descriptor_response.file_descriptor_proto

@@ -19,7 +19,7 @@ COMMANDS: list[str] = sorted(GROUP.commands)
 def test_the_promised_commands_are_there() -> None:
     promised = {
         "up", "down", "status", "models", "pull", "load", "unload", "alias", "generate", "chat",
-        "tokens", "logs", "config", "doctor",
+        "tokens", "logs", "config", "doctor", "drain", "restart",
     }  # fmt: skip
     assert promised <= set(COMMANDS)
 

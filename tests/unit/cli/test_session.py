@@ -27,7 +27,7 @@ def test_the_address_given_wins(tmp_path: Path) -> None:
 def test_the_running_mesh_of_the_data_directory_is_next(tmp_path: Path) -> None:
     record = RecordFile(tmp_path)
     record.claim()
-    record.publish("127.0.0.1:4242")
+    record.publish("127.0.0.1:4242", control="127.0.0.1:4243")
     assert gateway_address(None, tmp_path) == "127.0.0.1:4242"
 
 
@@ -70,7 +70,7 @@ def test_an_error_is_one_line_and_exit_code_1(
 def test_the_owner_of_a_mesh_with_tls_is_its_admin(tmp_path: Path) -> None:
     record = RecordFile(tmp_path)
     record.claim()
-    record.publish("127.0.0.1:4242", tmp_path / "tls")
+    record.publish("127.0.0.1:4242", control="", tls_dir=tmp_path / "tls")
     assert tls_of(tmp_path) == CertificateFiles.of_role(tmp_path / "tls", "admin")
     # Of another gateway this record says nothing.
     assert tls_of(tmp_path, "elsewhere:1") is None
@@ -79,7 +79,7 @@ def test_the_owner_of_a_mesh_with_tls_is_its_admin(tmp_path: Path) -> None:
 def test_a_mesh_without_tls_is_reached_in_the_clear(tmp_path: Path) -> None:
     record = RecordFile(tmp_path)
     record.claim()
-    record.publish("127.0.0.1:4242")
+    record.publish("127.0.0.1:4242", control="")
     assert tls_of(tmp_path) is None
 
 

@@ -1,13 +1,16 @@
 """Endpoints come and go with the registry; their channels live as long as their calls."""
 
+import asyncio
 from typing import Any
 
 import grpc
 import pytest
 
-from mlxmesh_gateway.backends import Backends
-from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_gateway.backends import Backends, Endpoint
+from mlxmesh_shared.breaker import Breaker, BreakerState
+from mlxmesh_shared.errors import Draining, MeshError, NoReplica, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
+from tests.fakes.lost import lost
 from tests.fakes.registry import InMemoryRegistry
 
 
@@ -119,3 +122,80 @@ async def test_closing_closes_every_channel() -> None:
     await backends.close()
 
     assert all(channel.closed for channel in stand.channels.values())
+
+
+async def end_by(endpoint: Endpoint, error: MeshError) -> None:
+    with pytest.raises(type(error)):
+        async with endpoint.busy():
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (lost(), BreakerState.OPEN),
+        (Draining("leaving"), BreakerState.OPEN),
+        (lost(grpc.StatusCode.CANCELLED), BreakerState.CLOSED),
+        (NoReplica("x"), BreakerState.CLOSED),
+    ],
+)
+async def test_only_an_instance_that_is_gone_is_ejected_at_once(
+    error: MeshError, state: BreakerState
+) -> None:
+    stand = Stand()
+    await stand.add(1)
+    (endpoint,) = (await stand.started()).all("generation")
+    await end_by(endpoint, error)
+    assert endpoint.breaker.state is state
+
+
+async def test_an_ejected_endpoint_comes_last_and_the_least_bad_of_them_first() -> None:
+    stand = Stand()
+    for number in (1, 2, 3):
+        await stand.add(number)
+    backends = await stand.started()
+    first, second, third = backends.all("generation")
+    for endpoint in (first, first, second):
+        await end_by(endpoint, lost())
+
+    async with third.busy():
+        assert backends.by_preference("generation") == [third, second, first]
+
+
+async def test_the_last_endpoint_is_never_ejected() -> None:
+    stand = Stand()
+    await stand.add(1)
+    backends = await stand.started()
+    (endpoint,) = backends.all("generation")
+    await end_by(endpoint, lost())
+    assert backends.by_preference("generation") == [endpoint]
+
+
+async def test_an_endpoint_is_tried_again_by_one_call_that_can_be_repeated() -> None:
+    stand = Stand()
+    for number in (1, 2):
+        await stand.add(number)
+    backends = await stand.started()
+    sound, tried = backends.all("generation")
+    clock = 0.0
+    tried.breaker = Breaker(now_s=lambda: clock)
+    tried.breaker.admit().failed(at_once=True)
+    clock += tried.breaker.retry_in_s
+
+    assert backends.by_preference("generation", may_try=False) == [sound, tried]
+    assert backends.by_preference("generation") == [tried, sound]
+    async with tried.busy() as permit:
+        assert backends.by_preference("generation") == [sound, tried]
+        permit.answered()
+        assert tried.breaker.state is BreakerState.CLOSED
+
+
+async def test_a_call_that_is_given_up_says_nothing_about_its_endpoint() -> None:
+    stand = Stand()
+    await stand.add(1)
+    (endpoint,) = (await stand.started()).all("generation")
+    for _ in range(20):
+        with pytest.raises(asyncio.CancelledError):
+            async with endpoint.busy():
+                raise asyncio.CancelledError
+    assert (endpoint.breaker.failures, endpoint.outstanding) == (0, 0)

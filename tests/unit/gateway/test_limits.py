@@ -2,7 +2,14 @@
 
 import pytest
 
-from mlxmesh_gateway.limits import Deadlines, forwarded, places_per_caller
+from mlxmesh_gateway.limits import (
+    HEDGE_MS,
+    Deadlines,
+    forwarded,
+    hedge_after_s,
+    places_per_caller,
+)
+from mlxmesh_shared.errors import InvalidArgument
 
 
 @pytest.mark.parametrize(
@@ -49,3 +56,19 @@ def test_one_caller_leaves_an_eighth_of_the_places_to_others() -> None:
     assert places_per_caller(1024, None) == 896
     assert places_per_caller(1, None) == 1
     assert places_per_caller(1024, 3) == 3
+
+
+@pytest.mark.parametrize(("asked", "expected_s"), [("1", 0.001), ("250", 0.25), ("60000", 60.0)])
+def test_hedging_is_asked_for_in_milliseconds(asked: str, expected_s: float) -> None:
+    assert hedge_after_s([("x-own", "1"), (HEDGE_MS, asked)]) == expected_s
+    assert hedge_after_s([]) is None
+    assert hedge_after_s(None) is None
+
+
+@pytest.mark.parametrize(
+    "asked", ["0", "60001", "-1", "1.5", "", "soon", "1e3", "\u0661", b"250", "1" + "0" * 40]
+)
+def test_an_illegal_hedge_is_refused_by_name(asked: str | bytes) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        hedge_after_s([(HEDGE_MS, asked)])
+    assert caught.value.field == HEDGE_MS

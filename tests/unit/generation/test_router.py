@@ -11,6 +11,7 @@ replicas = st.builds(
     connected=st.booleans(),
     outstanding=st.integers(0, 5),
     capacity=st.none() | st.integers(1, 5),
+    ejected=st.booleans(),
 )
 
 
@@ -32,6 +33,14 @@ def test_of_equals_the_first_by_id_wins_whatever_the_order() -> None:
 def test_a_replica_that_is_away_or_avoided_is_not_picked() -> None:
     assert pick([replica("a", 0, connected=False), replica("b", 9)]) == "b"
     assert pick([replica("a", 0), replica("b", 9)], avoid=["a"]) == "b"
+
+
+def test_an_ejected_replica_is_picked_only_when_there_is_no_other() -> None:
+    ejected = Replica("a", connected=True, outstanding=0, ejected=True)
+    assert pick([ejected, replica("b", 9)]) == "b"
+    assert pick([ejected, replica("b", 9)], warm_tokens={"a": 64}) == "b"
+    assert pick([ejected, replica("b", 9, connected=False)]) == "a"
+    assert pick([ejected, replica("b", 9)], avoid=["b"]) == "a"
 
 
 def test_a_full_replica_is_passed_over() -> None:
@@ -86,7 +95,7 @@ def test_among_equals_cold_prompts_are_spread_and_the_same_goes_to_the_same() ->
 def test_a_warm_prefix_never_overloads(
     candidates: list[Replica], warm_tokens: dict[str, int], spread_by: int
 ) -> None:
-    able = [r for r in candidates if r.connected]
+    able = sound(candidates)
     try:
         chosen = pick(candidates, warm_tokens=warm_tokens, spread_by=spread_by)
     except (NoReplica, QueueFull):
@@ -111,9 +120,14 @@ def test_every_queue_full() -> None:
     assert caught.value.retry_delay_s
 
 
+def sound(candidates: list[Replica]) -> list[Replica]:
+    connected = [r for r in candidates if r.connected]
+    return [r for r in connected if not r.ejected] or connected
+
+
 @given(st.lists(replicas, max_size=6, unique_by=lambda replica: replica.engine_id))
 def test_what_is_picked_can_take_it_and_nobody_who_can_has_less(candidates: list[Replica]) -> None:
-    able = [r for r in candidates if r.connected and not r.full]
+    able = [r for r in sound(candidates) if not r.full]
     try:
         chosen = pick(candidates)
     except (NoReplica, QueueFull):

@@ -22,10 +22,10 @@ def test_a_claim_is_read_back_with_the_address_once_published(tmp_path: Path) ->
     record = read_record(tmp_path)
     assert record is not None
     assert (record.pid, record.gateway) == (os.getpid(), "")
-    file.publish("127.0.0.1:1234")
+    file.publish("127.0.0.1:1234", control="127.0.0.1:1235")
     published = read_record(tmp_path)
     assert published is not None
-    assert published.gateway == "127.0.0.1:1234"
+    assert (published.gateway, published.control) == ("127.0.0.1:1234", "127.0.0.1:1235")
     file.release()
     assert read_record(tmp_path) is None
     assert list(tmp_path.iterdir()) == []

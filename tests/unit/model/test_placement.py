@@ -76,3 +76,9 @@ def test_what_is_chosen_fits_and_no_fitting_one_has_fewer_replicas(memory, weigh
     assert chosen.runtime_id in fitting
     fewest = min(replicas_on.get(name, 0) for name in fitting)
     assert replicas_on.get(chosen.runtime_id, 0) == fewest
+
+
+def test_a_draining_runtime_gets_nothing():
+    leaving = Runtime("a", 8 * GIB, {}, draining=True)
+    assert chosen_id([leaving, runtime("b", 2 * GIB)]) == "b"
+    assert choose([leaving]) == NoRoom(0, GIB + OVERHEAD_BYTES, 0)

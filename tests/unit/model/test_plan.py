@@ -77,3 +77,21 @@ def test_strangers():
     runtimes = hosts(r={"e": Phase.READY, "stray": Phase.READY}, q=None)
     known = version(Replica("e", "r", Phase.READY))
     assert plan.strangers([known], runtimes.values()) == [("r", "stray")]
+
+
+@pytest.mark.parametrize(
+    ("others", "stopping", "missing"),
+    [
+        ([], [], 2),
+        ([Phase.STARTING, Phase.STARTING], [], 0),
+        ([Phase.READY, Phase.STARTING], ["a"], 0),
+        ([Phase.READY, Phase.FAILED], ["a"], 0),
+        ([Phase.READY, Phase.READY], ["a", "b"], 0),
+    ],
+)
+def test_replicas_on_a_leaving_runtime_go_one_by_one_as_others_get_ready(others, stopping, missing):
+    here = (Replica("a", "old", Phase.READY), Replica("b", "old", Phase.READY))
+    there = tuple(Replica(f"n{i}", "new", phase) for i, phase in enumerate(others))
+    trimmed = plan.trim((*here, *there), desired=2, leaving={"old"})
+    assert [r.engine_id for r in trimmed if r.phase is Phase.STOPPING] == stopping
+    assert plan.missing(trimmed, desired=2, leaving={"old"}) == missing

@@ -1,0 +1,59 @@
+"""LauncherService: the processes of a running mesh are replaced one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from mlxmesh.control.v1 import launcher_pb2 as pb
+from mlxmesh.control.v1 import launcher_pb2_grpc as pb_grpc
+from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.tls import ServerTls
+
+
+class Replaceable(Protocol):
+    """The processes that the launcher runs."""
+
+    def names(self, services: Sequence[str]) -> list[str]:
+        """The processes of these kinds, of all kinds when none is named, in starting order."""
+        ...
+
+    def replace(self, name: str) -> AsyncGenerator[pb.RestartPhase.ValueType]:
+        """Replaces one process, telling of each phase as it begins. Raises: MeshError."""
+        ...
+
+
+class LauncherServicer(pb_grpc.LauncherServiceServicer):
+    """One restart at a time; requests have passed the contract's rules."""
+
+    def __init__(self, processes: Replaceable) -> None:
+        self._processes = processes
+        self._restarting = False
+
+    async def Restart(
+        self, request: pb.RestartRequest, context: object
+    ) -> AsyncGenerator[pb.RestartResponse]:
+        if self._restarting:
+            raise IllegalState("a restart is running already; wait until it is done")
+        self._restarting = True
+        try:
+            for name in self._processes.names(request.services):
+                async for phase in self._processes.replace(name):
+                    yield pb.RestartResponse(name=name, phase=phase)
+        finally:
+            self._restarting = False
+
+
+def control_server(
+    processes: Replaceable, *, leaving: asyncio.Event, tls: ServerTls | None = None
+) -> MeshServer:
+    """The launcher's own server, reachable from this host only; Drain sets `leaving`."""
+    return MeshServer(
+        services=[(pb_grpc.add_LauncherServiceServicer_to_server, LauncherServicer(processes))],
+        service_names=[pb.DESCRIPTOR.services_by_name["LauncherService"].full_name],
+        name="launcher",
+        tls=tls,
+        leaving=leaving,
+    )

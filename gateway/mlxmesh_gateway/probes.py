@@ -1,0 +1,57 @@
+"""What the gateway asks a process about itself; no answer within a second is an answer too."""
+
+from collections.abc import Sequence
+
+from grpc import aio
+
+from mlxmesh.engine.v1.engine_pb2 import GetEngineInfoRequest
+from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
+from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
+from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.health import health
+from mlxmesh_shared.registry import Instance
+from mlxmesh_shared.tls import CertificateSource
+
+TIMEOUT_S = 1.0
+
+_HEALTH = {"serving": wire.HEALTH_SERVING, "unreachable": wire.HEALTH_UNREACHABLE}
+
+
+async def health_of(
+    instance: Instance, certificates: CertificateSource | None
+) -> "wire.Health.ValueType":
+    """As its health service says of the whole process."""
+    said = await health(
+        instance.address, role=instance.service, certificates=certificates, timeout_s=TIMEOUT_S
+    )
+    return _HEALTH.get(said, wire.HEALTH_NOT_SERVING)
+
+
+async def engine_load(channel: aio.Channel) -> wire.Load:
+    """An engine's load; all zero when it does not tell."""
+    try:
+        info = await EngineServiceStub(channel).GetEngineInfo(
+            GetEngineInfoRequest(), timeout=TIMEOUT_S
+        )
+    except MeshError:
+        return wire.Load()
+    return wire.Load(
+        running=info.load.running,
+        waiting=info.load.waiting,
+        max_running=info.load.max_running,
+        kv_bytes=info.load.kv_bytes,
+        kv_capacity_bytes=info.load.kv_capacity_bytes,
+        tokens_per_second=info.load.tokens_per_second,
+    )
+
+
+async def engines_seen(channel: aio.Channel) -> Sequence[wire.Instance]:
+    """The engines as one generation instance sees them; none when it does not tell."""
+    try:
+        response = await TelemetryServiceStub(channel).GetMeshStatus(
+            wire.GetMeshStatusRequest(), timeout=TIMEOUT_S
+        )
+    except MeshError:
+        return ()
+    return response.instances

@@ -1,0 +1,213 @@
+"""A circuit breaker: after too many failures calls go elsewhere, until a probe ends well. Pure.
+
+It never refuses a call: it advises whoever picks (`ready`), and the last instance of a service is
+used whatever its breaker says.
+
+Source: M. Nygard, "Release It!" (2007), the pattern; Envoy's outlier detection, the two triggers.
+"""
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, EngineLost, Internal, MeshError
+
+
+class BreakerState(Enum):
+    """What a breaker advises."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True)
+class BreakerPolicy:
+    """When a breaker opens, and for how long."""
+
+    consecutive_failures: int = 5
+    window_s: float = 10.0
+    window_calls: int = 10
+    """Fewer calls than this in the window say nothing about their ratio."""
+    failure_ratio: float = 0.5
+    backoff_min_s: float = 0.5
+    backoff_max_s: float = 30.0
+    probe_timeout_s: float = 10.0
+    """A probe that gives no sign of life for so long no longer keeps others from trying."""
+
+
+class Breaker:
+    """Judges one peer by how its calls end; all times are those of `now_s`."""
+
+    def __init__(
+        self,
+        policy: BreakerPolicy = BreakerPolicy(),
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self._policy = policy
+        self._now_s = now_s
+        self._uniform = uniform
+        self._outcomes = _Outcomes(policy.window_s)
+        self._consecutive = 0
+        self._openings = 0
+        self._opened_s = 0.0
+        self._retry_s: float | None = None
+        """When a probe may go; None while closed."""
+        self._probe: Permit | None = None
+        self._failures = 0
+
+    @property
+    def state(self) -> BreakerState:
+        if self._retry_s is None:
+            return BreakerState.CLOSED
+        return BreakerState.HALF_OPEN if self._now_s() >= self._retry_s else BreakerState.OPEN
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next call should come here: closed, or half-open with no probe under way."""
+        return self._retry_s is None or self._may_probe()
+
+    @property
+    def failures(self) -> int:
+        """Calls that failed since it last closed."""
+        return self._failures
+
+    @property
+    def retry_in_s(self) -> float:
+        """Seconds until a probe may go; 0 unless open."""
+        return 0.0 if self._retry_s is None else max(0.0, self._retry_s - self._now_s())
+
+    def admit(self) -> "Permit":
+        """Registers one call, the probe if one is due; whoever makes it tells how it went."""
+        permit = Permit(self, self._now_s())
+        if self._retry_s is not None and self._may_probe():
+            self._probe = permit
+        return permit
+
+    def is_probe(self, permit: "Permit") -> bool:
+        """Whether this call is the one that tries."""
+        return permit is self._probe
+
+    def on_alive(self, permit: "Permit") -> None:
+        """The peer answered a call; one that began after the opening closes the breaker."""
+        if self._retry_s is not None and permit.started_s >= self._opened_s:
+            self._close()
+
+    def on_success(self, permit: "Permit") -> None:
+        """A call ended well."""
+        self.on_alive(permit)
+        self._consecutive = 0
+        self._outcomes.add(self._now_s(), failed=False)
+
+    def on_failure(self, permit: "Permit", *, at_once: bool) -> None:
+        """A call failed; `at_once` opens without waiting for more."""
+        self._failures += 1
+        self._consecutive += 1
+        self._outcomes.add(self._now_s(), failed=True)
+        tried = self._retry_s is not None and self.is_probe(permit)
+        if tried or (self._retry_s is None and (at_once or self._too_many())):
+            self._open()
+
+    def on_end(self, permit: "Permit") -> None:
+        """A call is over, whatever became of it."""
+        if self.is_probe(permit):
+            self._probe = None
+
+    def _may_probe(self) -> bool:
+        if self.state is not BreakerState.HALF_OPEN:
+            return False
+        waited_s = self._now_s() - self._probe.started_s if self._probe is not None else None
+        return waited_s is None or waited_s >= self._policy.probe_timeout_s
+
+    def _too_many(self) -> bool:
+        policy, now_s = self._policy, self._now_s()
+        if self._consecutive >= policy.consecutive_failures:
+            return True
+        calls, failures = self._outcomes.count(now_s)
+        return calls >= policy.window_calls and failures >= policy.failure_ratio * calls
+
+    def _open(self) -> None:
+        self._opened_s = self._now_s()
+        doubled_s = self._policy.backoff_min_s * 2.0 ** min(self._openings, 32)
+        # Jitter takes away up to a half, so that many observers do not all try at one moment.
+        pause_s = min(self._policy.backoff_max_s, doubled_s) * (1 - self._uniform() / 2)
+        self._retry_s = self._opened_s + pause_s
+        self._openings += 1
+        self._probe = None
+
+    def _close(self) -> None:
+        self._retry_s = self._probe = None
+        self._openings = self._consecutive = self._failures = 0
+        self._outcomes = _Outcomes(self._policy.window_s)
+
+
+class Permit:
+    """One call through a breaker; what is told after the first end is not heard."""
+
+    def __init__(self, breaker: Breaker, started_s: float) -> None:
+        self.started_s = started_s
+        self._breaker = breaker
+        self._ended = False
+
+    def answered(self) -> None:
+        """The peer lives: a stream began. The call goes on."""
+        if not self._ended:
+            self._breaker.on_alive(self)
+
+    def succeeded(self) -> None:
+        """It ended well, or the peer said itself what is wrong with the call."""
+        if not self._ended:
+            self._breaker.on_success(self)
+            self.drop()
+
+    def failed(self, *, at_once: bool = False) -> None:
+        """It ended by the peer's fault; `at_once` when the peer was lost."""
+        if not self._ended:
+            self._breaker.on_failure(self, at_once=at_once)
+            self.drop()
+
+    def ended_by(self, error: MeshError) -> None:
+        """It ended by an error that the peer itself answered with."""
+        slow_probe = isinstance(error, DeadlineExceeded) and self._breaker.is_probe(self)
+        if isinstance(error, EngineLost | Internal) or slow_probe:
+            self.failed()
+        elif isinstance(error, DeadlineExceeded | Cancelled):
+            self.drop()
+        else:
+            self.succeeded()
+
+    def drop(self) -> None:
+        """It is over, and says nothing about the peer."""
+        self._ended = True
+        self._breaker.on_end(self)
+
+
+class _Outcomes:
+    """Counts of the last seconds, in buckets of one second: bounded whatever the rate."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        # (second, calls, failures), oldest first
+        self._buckets: deque[tuple[int, int, int]] = deque()
+
+    def add(self, now_s: float, *, failed: bool) -> None:
+        second, calls, failures = int(now_s), 0, 0
+        if self._buckets and self._buckets[-1][0] == second:
+            _, calls, failures = self._buckets.pop()
+        self._buckets.append((second, calls + 1, failures + failed))
+        self._forget(now_s)
+
+    def count(self, now_s: float) -> tuple[int, int]:
+        """Calls and failures."""
+        self._forget(now_s)
+        calls = sum(bucket[1] for bucket in self._buckets)
+        return calls, sum(bucket[2] for bucket in self._buckets)
+
+    def _forget(self, now_s: float) -> None:
+        while self._buckets and self._buckets[0][0] <= now_s - self._window_s:
+            self._buckets.popleft()

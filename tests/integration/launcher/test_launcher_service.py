@@ -1,0 +1,71 @@
+"""LauncherService over real gRPC: steps are told as they happen, one restart at a time."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
+
+from mlxmesh.control.v1 import launcher_pb2 as pb
+from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
+from mlxmesh_launcher.servicer import control_server
+from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.errors import IllegalState, InvalidArgument, ServiceUnavailable
+from tests.draining import drain
+
+
+class Processes:
+    """Processes that are replaced at once, unless `go_on` is cleared or one `fails`."""
+
+    def __init__(self) -> None:
+        self.replaced: list[str] = []
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.fails = ""
+
+    def names(self, services: Sequence[str]) -> list[str]:
+        return [name for name in ("runtime", "model") if not services or name in services]
+
+    async def replace(self, name: str) -> AsyncGenerator[pb.RestartPhase.ValueType]:
+        yield pb.RESTART_PHASE_STARTING
+        if name == self.fails:
+            raise ServiceUnavailable(f"{name} ended with code 1: its last words")
+        await self.go_on.wait()
+        yield pb.RESTART_PHASE_DRAINING
+        self.replaced.append(name)
+        yield pb.RESTART_PHASE_DONE
+
+
+async def test_steps_one_at_a_time_and_failures() -> None:
+    processes = Processes()
+    leaving = asyncio.Event()
+    server = control_server(processes, leaving=leaving)
+    async with open_channel(await server.start()) as channel:
+        stub = LauncherServiceStub(channel)
+
+        async def restart(*services: str) -> list[tuple[str, int]]:
+            request = pb.RestartRequest(services=services)
+            return [(step.name, step.phase) async for step in stub.Restart(request)]
+
+        assert await restart() == [
+            (name, phase) for name in ("runtime", "model") for phase in (1, 2, 3)
+        ]
+        assert await restart("model") == [("model", 1), ("model", 2), ("model", 3)]
+        with pytest.raises(InvalidArgument):
+            await restart("database")
+
+        processes.go_on.clear()
+        first = asyncio.create_task(restart())
+        await asyncio.sleep(0.2)
+        with pytest.raises(IllegalState, match="running already"):
+            await restart()
+        processes.go_on.set()
+        assert len(await first) == 6
+
+        processes.fails, processes.replaced = "runtime", []
+        with pytest.raises(ServiceUnavailable, match="its last words"):
+            await restart()
+        assert processes.replaced == []
+        assert not leaving.is_set()
+        await drain(server.address)
+        assert leaving.is_set()
+    await server.drain(grace_s=0, settle_s=0)
