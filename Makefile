@@ -6,7 +6,7 @@ TOOLS := $(HOME)/.cache/mlxmesh/tools
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-all tools consul consul-agent demo up down bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-all tools consul consul-agent demo up down chaos bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ bench: protos ## Measure the mesh, say which targets are met, draw the curves (B
 bench-peers: protos ## Install the peers apart and print tokens/s of each beside the mesh (BENCH=...)
 	$(BIN)/python -m tests.bench.bench_peers --json build/bench-peers.json \
 		--picture docs/images/peers.svg $(BENCH)
+
+chaos: protos ## Break a mesh in every way it should survive, half an hour (CHAOS="--only engine-kill --count 5")
+	$(BIN)/python -m tests.chaos --json build/chaos.json $(CHAOS)
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) protos/gen build dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -183,6 +183,25 @@ async def dead_pid() -> int:
     return process.pid
 
 
+async def test_a_directory_that_cannot_be_read_is_not_an_empty_one(
+    directory: DirectoryRegistry, path: Path
+) -> None:
+    await directory.register(instance())
+    async with aclosing(directory.watch("engine")) as watching:
+        assert await next_set(watching) == ["engine-1"]
+        change = asyncio.ensure_future(next_set(watching))
+        aside = path.with_name("aside")
+        path.rename(aside)
+        path.write_text("not a directory")
+        # The watch looks at least every two seconds.
+        await asyncio.sleep(2.5)
+        assert not change.done()
+        path.unlink()
+        aside.rename(path)
+        await directory.register(instance("engine-2"))
+        assert await change == ["engine-1", "engine-2"]
+
+
 async def test_two_processes_see_each_other(directory: DirectoryRegistry, path: Path) -> None:
     program = (
         "import asyncio, os, sys, pathlib\n"

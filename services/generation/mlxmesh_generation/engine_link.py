@@ -155,6 +155,10 @@ class EngineLink:
                     self.connected = True
                     self._on_connected()
                 self._dispatch(response)
+        except asyncio.CancelledError:
+            if _is_cancelled_itself():
+                raise
+            raise EngineLost(f"{self.engine_id} said nothing for {SILENT_S:g} s") from None
         finally:
             watchdog.cancel()
             writer.cancel()
@@ -233,3 +237,9 @@ def _has_memory(load: EngineLoad) -> bool:
         return True
     most_bytes = load.kv_capacity_bytes * (1 + load.max_waiting / load.max_running)
     return load.kv_promised_bytes < most_bytes
+
+
+def _is_cancelled_itself() -> bool:
+    """Whether it is this task that is cancelled, and not only a call that it reads."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

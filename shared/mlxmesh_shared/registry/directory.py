@@ -2,7 +2,8 @@
 
 A record is written whole and renamed into place. Its lease is its modification time, renewed by
 whoever registered it; a record whose process is dead on this host counts as gone at once, and one
-whose process lives on this host may be late, as after the host slept.
+whose process lives on this host may be late, as after the host slept. A watch goes on with what it
+knew while the directory cannot be read.
 """
 
 import asyncio
@@ -63,10 +64,14 @@ class DirectoryRegistry:
         folder = self._service_path(service)
         folder.mkdir(parents=True, exist_ok=True)
         last: tuple[Instance, ...] | None = None
+        blind_until_s = 0.0
         async with contextlib.aclosing(_ticks(folder)) as ticks:
             async for _ in ticks:
                 alive = self._alive(folder)
-                if alive != last:
+                if not _readable(folder):
+                    # Afterwards the leases have run out: each owner needs its next heartbeat.
+                    blind_until_s = time.monotonic() + 2 * self._heartbeat_s
+                if alive != last and time.monotonic() >= blind_until_s:
                     last = alive
                     yield alive
 
@@ -177,6 +182,11 @@ async def _ticks(folder: Path) -> AsyncGenerator[None, None]:
     while True:
         await asyncio.sleep(_POLL_S)
         yield
+
+
+def _readable(folder: Path) -> bool:
+    """Whether finding nobody means that nobody is there."""
+    return folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
 
 
 def _records(folder: Path) -> Iterator[Path]:

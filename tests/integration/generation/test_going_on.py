@@ -123,6 +123,20 @@ async def test_an_engine_that_says_nothing_is_lost(mesh: Mesh) -> None:
     assert responses[-1].finished.timings.resumptions == 1
 
 
+async def test_an_engine_that_speaks_again_is_used_again(mesh: Mesh) -> None:
+    undisturbed = await mesh.collect(request())
+    stream = asyncio.create_task(mesh.collect(request()))
+    await until(lambda: mesh.engine.sequences == 1)
+    mesh.engine.may_step.clear()
+    mesh.engine.silent = True
+    await until(lambda: mesh.engine.sequences == 0)
+    mesh.engine.silent = False
+    mesh.engine.may_step.set()
+    responses = await stream
+    assert tokens_of(responses) == tokens_of(undisturbed)
+    assert responses[-1].finished.timings.resumptions == 1
+
+
 async def test_an_engine_that_only_thinks_long_is_not_lost(mesh: Mesh) -> None:
     stream = asyncio.create_task(mesh.collect(request()))
     await until(lambda: mesh.engine.sequences == 1)

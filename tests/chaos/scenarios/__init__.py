@@ -1,0 +1,13 @@
+"""Every scenario, in the order in which they run."""
+
+from tests.chaos.scenarios import crowds, freezes, hostile, kills, links, registries, rolling
+
+SCENARIOS = (
+    *kills.SCENARIOS,
+    *freezes.SCENARIOS,
+    *links.SCENARIOS,
+    *rolling.SCENARIOS,
+    *registries.SCENARIOS,
+    *crowds.SCENARIOS,
+    *hostile.SCENARIOS,
+)
