@@ -6,10 +6,13 @@ import argparse
 import asyncio
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.mesh import Mesh, MeshOptions, start_unless_stopped
 from mlxmesh_launcher.models import parse_source
+from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
@@ -22,15 +25,18 @@ def main() -> int:
     """Run the mesh until SIGTERM; returns the exit code."""
     arguments, flags = _parse(sys.argv[1:])
     setup_logging(service="launcher", instance_id="launcher", level="INFO", json=False)
-    return run_service(lambda: serve(arguments, flags))
+    forked = fork_services()
+    return run_service(lambda: serve(arguments, flags, forked))
 
 
-async def serve(arguments: argparse.Namespace, flags: list[str]) -> None:
+async def serve(
+    arguments: argparse.Namespace, flags: list[str], forked: Mapping[str, ForkedProcess]
+) -> None:
     """Start, wait, stop; a stop that is asked for during the start is heard as well."""
     settings = load_settings(MeshSettings, ["--data-dir", str(arguments.data_dir), *flags])
     options = _options(arguments, flags, settings)
     registry = open_registry(settings)
-    mesh = Mesh(options, registry)
+    mesh = Mesh(options, registry, forked)
     stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
         if await start_unless_stopped(mesh, stop, _log.info):

@@ -19,7 +19,9 @@ from tenacity import (
 )
 
 from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.process import child_environment
+from mlxmesh_shared.standby import order_line
 
 _log = logging.getLogger(__name__)
 
@@ -40,12 +42,21 @@ class Child:
     order.
     """
 
-    def __init__(self, *, name: str, command: Callable[[], Sequence[str]], log: Path) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        command: Callable[[], Sequence[str]],
+        log: Path,
+        forked: ForkedProcess | None = None,
+    ) -> None:
+        """`forked`, where there is one, becomes its first process."""
         self.name = name
         self.restarts = 0
         self._command = command
         self._log = log
-        self._process: Process | None = None
+        self._forked = forked
+        self._process: Process | ForkedProcess | None = None
         self._supervision: asyncio.Task[None] | None = None
 
     @property
@@ -56,6 +67,11 @@ class Child:
     async def spawn(self) -> None:
         """Start the process; its output is appended to the log."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        if self._forked is not None:
+            self._process, self._forked = self._forked, None
+            with contextlib.suppress(BrokenPipeError):  # it has ended; ended() tells how
+                self._process.stdin.write(order_line(self._command(), self._log))
+            return
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command(),

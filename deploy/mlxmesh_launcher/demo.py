@@ -6,25 +6,29 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
 from mlxmesh_client import MeshClient
+from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.mesh import Mesh, MeshOptions
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
 
 PROMPT = "Tell me a long story about a fox."
 
 
-async def demo(console: Console) -> int:
+async def demo(console: Console, forked: Mapping[str, ForkedProcess]) -> int:
     """Start, stream, stop; returns the number of tokens that were streamed."""
     with tempfile.TemporaryDirectory(prefix="mlxmesh-demo-") as directory:
         settings = load_settings(MeshSettings, ["--data-dir", directory])
         registry = open_registry(settings)
-        mesh = Mesh(MeshOptions(data_dir=Path(directory), grpc_port=0, stop_grace_s=5), registry)
+        options = MeshOptions(data_dir=Path(directory), grpc_port=0, stop_grace_s=5)
+        mesh = Mesh(options, registry, forked)
         try:
             with console.status("starting") as status:
                 start = time.perf_counter()
@@ -61,7 +65,7 @@ def main() -> int:
     """Exit code 0 only when an answer was streamed."""
     console = Console()
     try:
-        return 0 if asyncio.run(demo(console)) else 1
+        return 0 if asyncio.run(demo(console, fork_services())) else 1
     except MeshError as error:
         console.print(f"[red]demo failed:[/red] {error}", markup=True)
         return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from mlxmesh_launcher.provision import Report, provide_models
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_launcher.servicer import control_server
 from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.server import MeshServer
 from mlxmesh_shared.shared_port import CAN_SHARE
@@ -58,9 +59,16 @@ class MeshOptions:
 class Mesh:
     """The processes of one data directory; `start`, then `stop`."""
 
-    def __init__(self, options: MeshOptions, registry: Registry) -> None:
+    def __init__(
+        self,
+        options: MeshOptions,
+        registry: Registry,
+        forked: Mapping[str, ForkedProcess] | None = None,
+    ) -> None:
+        """`forked` are processes by the module that they will run, as of `fork_services`."""
         self._options = options
         self._registry = registry
+        self._forked = dict(forked or {})
         self._record = RecordFile(options.data_dir, options.flags)
         self._tls_dir = options.data_dir / "tls" if options.tls else options.tls_dir
         self._renewal: asyncio.Task[None] | None = None
@@ -166,6 +174,7 @@ class Mesh:
             name=name,
             command=lambda: self._command(name, takes_over=takes_over),
             log=self._options.data_dir / "logs" / f"{name}.log",
+            forked=self._forked.pop(f"mlxmesh_{name}", None),
         )
 
     def _command(self, name: str, *, takes_over: bool) -> Sequence[str]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
-from mlxmesh.model.v1.model_pb2 import Model, VersionState
+from mlxmesh.model.v1.model_pb2 import Model, ModelVersion, VersionState
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.models import DEFAULT_MODEL, ModelSource, bundled_models
+from mlxmesh_shared.errors import NoRuntime
 
 Report = Callable[[str], None]
 """Receives one line of progress for the reader."""
 
 REMEMBERED_WAIT_S = 60.0
-POLL_S = 0.1
 
 
 async def provide_models(
@@ -86,26 +86,38 @@ async def wait_for_remembered(
     client: MeshClient, references: Sequence[str], report: Report
 ) -> None:
     """Wait until these serve again; what fails, or takes too long, is reported and left."""
-    deadline_s = time.monotonic() + REMEMBERED_WAIT_S
+    waiting = set(references)
     for reference in references:
         report(f"loading {reference}, as before")
-        while (trouble := await _trouble(client, reference)) == _NOT_YET:
-            if time.monotonic() > deadline_s:
-                trouble = "it is still loading"
-                break
-            await asyncio.sleep(POLL_S)
-        if trouble:
-            report(f"{reference} does not serve: {trouble}")
+    try:
+        async with asyncio.timeout(REMEMBERED_WAIT_S):
+            await _wait_for_all(client, waiting, report)
+    except TimeoutError:
+        for reference in sorted(waiting):
+            report(f"{reference} does not serve: it is still loading")
 
 
-_NOT_YET = "not yet"
+async def _wait_for_all(client: MeshClient, waiting: set[str], report: Report) -> None:
+    """Follow the catalogue, and take out of `waiting` what serves, or was reported to fail."""
+    if not waiting:
+        return
+    async with aclosing(client.watch_models()) as changes:
+        async for change in changes:
+            for version in change.model.versions:
+                reference = f"{change.model.name}@{version.version}"
+                if reference not in waiting or _loads(version):
+                    continue
+                waiting.remove(reference)
+                if version.state == VersionState.VERSION_STATE_FAILED:
+                    why = version.failure.message or "its engines failed"
+                    report(f"{reference} does not serve: {why}")
+            if not waiting:
+                return
 
 
-async def _trouble(client: MeshClient, reference: str) -> str:
-    """Why a version does not serve: nothing when it does, `_NOT_YET` while it loads."""
-    (version,) = (await client.get_model(reference)).versions
-    if version.ready_replicas >= version.desired_replicas:
-        return ""
-    if version.state == VersionState.VERSION_STATE_FAILED:
-        return version.failure.message or "its engines failed"
-    return _NOT_YET
+def _loads(version: ModelVersion) -> bool:
+    # The runtime is up, but the model service may have seen the catalogue before it saw that.
+    failed = version.state == VersionState.VERSION_STATE_FAILED
+    return version.ready_replicas < version.desired_replicas and not (
+        failed and version.failure.reason != NoRuntime.reason
+    )

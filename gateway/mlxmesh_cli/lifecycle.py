@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,9 @@ from mlxmesh_cli.session import (
 
 if TYPE_CHECKING:
     from mlxmesh_launcher.mesh import Mesh
+
+if TYPE_CHECKING:
+    from mlxmesh_shared.forked import ForkedProcess
 
 START_TIMEOUT_S = 1800.0
 FOLLOW_POLL_S = 0.2
@@ -62,7 +66,10 @@ def up(
     models = model or []
     flags = _registry_flags(registry, consul_address)
     if not detach:
-        run(_up_foreground(directory, grpc_port, replicas, models, flags, tls))
+        from mlxmesh_launcher.forked import fork_services
+
+        forked = fork_services()
+        run(_up_foreground(directory, grpc_port, replicas, models, flags, tls, forked))
         return
     arguments = ["--grpc-port", str(grpc_port), *flags, *(["--tls"] if tls else [])]
     arguments += ["--replicas", str(replicas)] if replicas is not None else []
@@ -151,6 +158,7 @@ async def _up_foreground(
     models: list[str],
     flags: tuple[str, ...],
     tls: bool,
+    forked: Mapping[str, ForkedProcess],
 ) -> None:
     from rich.console import Console
 
@@ -164,7 +172,7 @@ async def _up_foreground(
     settings = load_settings(MeshSettings, ["--data-dir", str(data_dir), *flags])
     registry = open_registry(settings)
     options = MeshOptions(data_dir, grpc_port, replicas, sources, flags, tls, settings.tls_dir)
-    mesh = Mesh(options, registry)
+    mesh = Mesh(options, registry, forked)
     console = Console()
     stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:

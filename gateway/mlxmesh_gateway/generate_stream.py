@@ -29,12 +29,6 @@ CallOptions = Callable[[], dict[str, Any]]
 Write = Callable[[bytes], Awaitable[None]]
 
 
-class Truncated(ServiceUnavailable):
-    """A stream that ended as if all were well, without Finished."""
-
-    reason = ServiceUnavailable.reason
-
-
 class GenerateStream:
     """One client's stream: begin() it, and go_on() when that was stopped by a loss."""
 
@@ -138,7 +132,9 @@ class GenerateStream:
 
     def _check_finished(self) -> None:
         if self.answered and not self._recording.finished:
-            raise Truncated("the service ended the stream before the generation did; try again")
+            raise ServiceUnavailable(
+                "the service ended the stream before the generation did; try again"
+            )
 
 
 class _NotTaken(Exception):
@@ -148,4 +144,6 @@ class _NotTaken(Exception):
 
 
 def _is_loss(error: MeshError) -> bool:
-    return isinstance(error, Truncated) or is_gone(error) or broke_off(error)
+    # One with no call's failure behind it is our own: the stream ended short.
+    ended_short = type(error) is ServiceUnavailable and error.__cause__ is None
+    return ended_short or is_gone(error) or broke_off(error)

@@ -26,7 +26,7 @@ from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 SERVICE = "model"
 
 
-async def serve() -> None:
+async def main() -> None:
     """The story of the process."""
     live = live_settings(ModelSettings, sys.argv[1:])
     settings = live.current
@@ -61,6 +61,8 @@ async def serve() -> None:
         if turn.take():
             # Before anybody can ask for one of them.
             await pulls.recover()
+            # From here on the catalogue says what runs now, not what ran when it was written.
+            await reconciler.reconcile()
         server = _server(settings, store, pulls, reconciler, certificates)
         address = await server.start()
         instance = local_instance(settings, SERVICE, instance_id, address)
@@ -120,10 +122,5 @@ def _database_url(settings: ModelSettings) -> str:
     return settings.database_url or f"sqlite+aiosqlite:///{settings.data_dir / 'model.db'}"
 
 
-def main() -> int:
-    """Runs until told to stop; the exit code."""
-    return run_service(serve)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_service(main))

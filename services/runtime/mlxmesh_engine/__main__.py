@@ -3,12 +3,13 @@
 import sys
 
 from mlxmesh_engine.serve import serve
+from mlxmesh_engine.spare import serve_when_told
 from mlxmesh_shared.process import run_service
 
 
-def main() -> int:
-    return run_service(serve)
+async def main() -> None:
+    await (serve_when_told() if "--spare" in sys.argv else serve())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_service(main))

@@ -2,12 +2,13 @@
 
 import logging
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import psutil
 
 from mlxmesh_engine.backend import Backend
-from mlxmesh_engine.blas import MEND, prepare_blas
+from mlxmesh_engine.blas import MEND, Blas, prepare_blas
 from mlxmesh_engine.mlx_lm_import import import_mlx_lm
 from mlxmesh_engine.simulated import Pace, SimulatedEngine, SimulatedModel
 from mlxmesh_shared.errors import InvalidArgument
@@ -26,12 +27,24 @@ def open_backend(settings: EngineSettings) -> Backend:
     return open_(settings, settings.model_dir)
 
 
-def _mlx(settings: EngineSettings, model_dir: Path) -> Backend:
+def import_backend(settings: EngineSettings) -> None:
+    """Does ahead of time what takes most of it: importing MLX, where the settings name it."""
+    if settings.backend == "mlx":
+        _import_mlx()
+
+
+def _import_mlx() -> Blas:
     blas = prepare_blas()
-    if blas == "reference":
-        _log.warning(MEND)
     # Only now, for MLX's products resolve to whatever BLAS is loaded when it is imported.
     import_mlx_lm()
+    import_module("mlxmesh_engine.mlx_thread")
+    return blas
+
+
+def _mlx(settings: EngineSettings, model_dir: Path) -> Backend:
+    blas = _import_mlx()
+    if blas == "reference":
+        _log.warning(MEND)
     from mlxmesh_engine.loader import load
     from mlxmesh_engine.mlx_thread import LoopOptions, MlxThread
 

@@ -14,6 +14,7 @@ from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.hand_over import hand_over
 from mlxmesh_runtime.heartbeat import GrpcEngineProbe, HeartbeatLimits
 from mlxmesh_runtime.servicer import RuntimeServicer
+from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_runtime.supervisor import RestartLimits
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.live import following
@@ -44,13 +45,16 @@ async def main() -> None:
 
 async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineCommand) -> None:
     """Run the service with this engine program until told to stop."""
-    device = await find_device()
     certificates = open_certificates(settings, "runtime")
     async with AsyncExitStack() as stack:
+        spare = SpareEngine(command.spare_line() if settings.spare_engine else ())
+        stack.push_async_callback(spare.close)
+        await spare.prepare()
+        device = await find_device()
         registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
         engines = Engines(
-            host=_host(settings, runtime_id, registry, command, certificates),
+            host=_host(settings, runtime_id, registry, command, certificates, spare),
             limits=_restart_limits(settings),
             free_memory=lambda: free_memory(device.kind),
             memory_fraction=settings.memory_fraction,
@@ -87,6 +91,7 @@ def _host(
     registry: Registry,
     command: EngineCommand,
     certificates: CertificateSource | None,
+    spare: SpareEngine,
 ) -> EngineHost:
     return EngineHost(
         runtime_id=runtime_id,
@@ -101,6 +106,7 @@ def _host(
             stuck_after_s=settings.stuck_after_s,
         ),
         start_timeout_s=settings.start_timeout_s,
+        spare=spare,
         stop_grace_s=settings.stop_grace_s,
         open_probe=partial(GrpcEngineProbe, open_=partial(open_channel, certificates=certificates)),
     )

@@ -43,3 +43,7 @@ class EngineCommand:
         words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in flags.items()]
         line = [*self.program, *(word for pair in words for word in pair)]
         return line if self.reflection else [*line, "--no-reflection"]
+
+    def spare_line(self) -> list[str]:
+        """The command line for an engine process that waits for its own."""
+        return [*self.program, "--spare", "--data-dir", str(self.data_dir)]

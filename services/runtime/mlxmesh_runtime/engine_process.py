@@ -1,8 +1,8 @@
 """One engine process: spawned, heard until it announces its address, ended.
 
 The process tells on stdout, one JSON object a line, how its start goes, then its address, and that
-it drains when another than this runtime asked it to leave. Its stdin is a pipe that nobody writes
-to: when this process dies, the engine sees it close and exits.
+it drains when another than this runtime asked it to leave. Its stdin is a pipe that stays open:
+when this process dies, the engine sees it close and exits.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from mlxmesh_runtime.log_file import LogFile
+from mlxmesh_runtime.spare_engine import SpareEngine
+from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.process import child_environment
 
 READ_REST_S = 0.5
@@ -41,7 +43,7 @@ def describe_exit(returncode: int) -> str:
 class EngineProcess:
     """Owns one process from spawn to end; make it with `spawn`."""
 
-    def __init__(self, process: Process, log: LogFile) -> None:
+    def __init__(self, process: Process | ForkedProcess, log: LogFile) -> None:
         self._process = process
         self._log = log
         self._address = asyncio.get_running_loop().create_future()
@@ -50,11 +52,16 @@ class EngineProcess:
         self._told_to_end = False
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], log: LogFile) -> EngineProcess:
+    async def spawn(cls, command: Sequence[str], log: LogFile, spare: SpareEngine) -> EngineProcess:
         """Start the process, its stderr appended to the log. Raises: OSError."""
+        spared = spare.take(command, log.path)
+        return cls(spared or await cls._start(command, log), log)
+
+    @staticmethod
+    async def _start(command: Sequence[str], log: LogFile) -> Process:
         stderr = log.open_for_append()
         try:
-            process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *command,
                 stdin=PIPE,
                 stdout=PIPE,
@@ -65,7 +72,6 @@ class EngineProcess:
             )
         finally:
             os.close(stderr)
-        return cls(process, log)
 
     @property
     def pid(self) -> int:
@@ -109,10 +115,10 @@ class EngineProcess:
 
     async def _read_stdout(self) -> None:
         """Take in every line until the end, so that the process never blocks on a full pipe."""
-        assert self._process.stdout is not None, "spawned with a pipe"
+        stdout = await _stdout_of(self._process)
         while True:
             try:
-                line = await self._process.stdout.readline()
+                line = await stdout.readline()
             except ValueError:  # longer than the reader's limit: nothing that concerns us
                 continue
             if not line:
@@ -132,6 +138,17 @@ class EngineProcess:
             # A full disk must not end the reading: the engine would block on its full pipe.
             with contextlib.suppress(OSError):
                 self._log.append(line)
+
+
+async def _stdout_of(process: Process | ForkedProcess) -> asyncio.StreamReader:
+    assert process.stdout is not None, "spawned with a pipe"
+    if isinstance(process, Process):
+        return process.stdout
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+    )
+    return reader
 
 
 def _parse(line: str) -> dict[str, Any]:

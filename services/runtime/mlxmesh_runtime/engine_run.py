@@ -14,6 +14,7 @@ from mlxmesh_runtime.engine_process import EngineProcess
 from mlxmesh_runtime.engine_record import EngineFailure, EngineSpec, FailureReason
 from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, until_hung
 from mlxmesh_runtime.log_file import LogFile
+from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_shared.registry import Instance, Registry, local_instance
 from mlxmesh_shared.settings import MeshSettings
 
@@ -44,6 +45,7 @@ class EngineHost:
     heartbeat: HeartbeatLimits
     start_timeout_s: float
     stop_grace_s: float
+    spare: SpareEngine
     open_probe: Callable[[str], EngineProbe] = GrpcEngineProbe
 
     def log_of(self, engine_id: str) -> LogFile:
@@ -69,7 +71,7 @@ class EngineRun:
             self._log.rotate_if_large()
             self._log.append(START_MARK)
             self._process = await EngineProcess.spawn(
-                self._host.command.line(self._spec), self._log
+                self._host.command.line(self._spec), self._log, self._host.spare
             )
         except OSError as error:
             raise _start_failed(f"its process cannot be started: {error.strerror}") from error

@@ -18,6 +18,7 @@ from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.heartbeat import HeartbeatLimits
 from mlxmesh_runtime.memory import Memory
 from mlxmesh_runtime.servicer import RuntimeServicer
+from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_runtime.supervisor import RestartLimits
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.registry.directory import DirectoryRegistry
@@ -154,6 +155,7 @@ def _host(
         ),
         start_timeout_s=limits.start_timeout_s,
         stop_grace_s=PATIENCE_S,
+        spare=SpareEngine(()),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlxmesh_runtime.engine_process import EngineProcess
 from mlxmesh_runtime.log_file import LogFile
+from mlxmesh_runtime.spare_engine import SpareEngine
 from tests.integration.runtime.harness import PATIENCE_S
 
 
@@ -20,7 +21,7 @@ class FullDisk(LogFile):
 async def test_a_line_that_cannot_be_logged_hides_no_address(tmp_path: Path) -> None:
     program = "print('chatter', flush=True); print('{\"address\": \"127.0.0.1:1\"}', flush=True)"
     process = await EngineProcess.spawn(
-        (sys.executable, "-c", program), FullDisk(tmp_path / "e.log")
+        (sys.executable, "-c", program), FullDisk(tmp_path / "e.log"), SpareEngine(())
     )
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
@@ -21,7 +22,9 @@ from tests.fakes import engine_process
 from tests.integration.runtime.harness import PATIENCE_S, READY, until_gone
 
 HERE = Path(__file__).parent
-WITH_FAKE_ENGINE = (str(HERE / "runtime_process.py"), engine_process.__file__)
+WITH_FAKE_ENGINE = (
+    str(HERE / "runtime_process.py"), engine_process.__file__, "--no-spare-engine",
+)  # fmt: skip
 POCKET_MINI = HERE.parents[2] / "deploy/demo-model/pocket-mini"
 
 
@@ -104,6 +107,13 @@ async def test_killed_runtime_leaves_no_engine(tmp_path: Path, frozen: bool) -> 
         async with asyncio.timeout(PATIENCE_S):
             while await runtime.registered():
                 await asyncio.sleep(0.1)
+
+
+async def test_killed_runtime_leaves_no_spare_engine(tmp_path: Path) -> None:
+    async with runtime_process(tmp_path, ("-m", "mlxmesh_runtime")) as runtime:
+        (spare,) = psutil.Process(runtime.process.pid).children()
+        runtime.process.kill()
+        await until_gone(spare.pid)
 
 
 async def test_bad_setting_is_one_line_and_exit_code_1(tmp_path: Path) -> None:

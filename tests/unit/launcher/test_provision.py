@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from mlxmesh.model.v1.model_pb2 import LoadModelResponse, Model, ModelVersion, VersionState
+from mlxmesh.model.v1.model_pb2 import (
+    LoadModelResponse,
+    Model,
+    ModelVersion,
+    VersionState,
+    WatchModelsResponse,
+)
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher import provision
 from mlxmesh_launcher.models import ModelSource
@@ -29,8 +36,10 @@ class Client:
     async def list_models(self) -> list[Model]:
         return list(self.models.values())
 
-    async def get_model(self, reference: str) -> Model:
-        return self.models[reference.partition("@")[0]]
+    async def watch_models(self) -> AsyncGenerator[WatchModelsResponse]:
+        for model in self.models.values():
+            yield WatchModelsResponse(model=model)
+        await asyncio.Event().wait()
 
     async def register_model(self, *, name: str, directory: str) -> None:
         self.registered[name] = directory
@@ -107,5 +116,5 @@ async def test_a_bundled_model_whose_directory_moved_is_registered_again(tmp_pat
 
 
 def test_the_client_satisfies_what_provisioning_uses() -> None:
-    used: Any = ("list_models", "get_model", "register_model", "load_model", "pull_model")
+    used: Any = ("list_models", "watch_models", "register_model", "load_model", "pull_model")
     assert all(hasattr(MeshClient, name) for name in used)

@@ -39,3 +39,9 @@ def test_options_that_are_not_set_are_left_to_the_engine(tmp_path: Path) -> None
     line = EngineCommand(data_dir=tmp_path, program=["engine"]).line(SPEC)
     assert line[0] == "engine"
     assert "--prefill-tokens-per-step" not in line
+
+
+def test_a_spare_is_started_by_flags_that_the_engine_understands(tmp_path: Path) -> None:
+    flags = EngineCommand(data_dir=tmp_path).spare_line()[3:]
+    settings = load_settings(EngineSettings, flags, env={})
+    assert (settings.spare, settings.data_dir) == (True, tmp_path)

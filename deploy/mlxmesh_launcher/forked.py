@@ -1,0 +1,45 @@
+"""Services as forks of the launcher.
+
+Interpreters that import gRPC, protobuf and pydantic one after another are most of what a mesh needs
+to start; forks share one import. docs/decisions/0012.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from functools import partial
+
+from mlxmesh_shared.forked import ForkedProcess, can_fork
+from mlxmesh_shared.process import run_service
+from mlxmesh_shared.settings import MeshSettings
+from mlxmesh_shared.standby import STDERR, STDOUT, take_order
+
+# The one with the most of its own to import begins first.
+_SERVICES = ("mlxmesh_model", "mlxmesh_runtime", "mlxmesh_generation", "mlxmesh_gateway")
+_NEEDED_BY_ALL = ("mlxmesh_launcher.mesh", "mlxmesh_shared.server", "mlxmesh_shared.telemetry")
+
+
+def fork_services() -> dict[str, ForkedProcess]:
+    """By its module, a process for each service, which imports it and waits for its command line.
+
+    To be called before anything uses gRPC or starts a thread; there is none where forking is not
+    safe.
+    """
+    for name in _NEEDED_BY_ALL:
+        importlib.import_module(name)
+    MeshSettings()  # the first validator that pydantic builds takes most of the time of all
+    gc.freeze()  # a fork that collects garbage would copy every page that it looks at
+    return {module: _fork(module) for module in _SERVICES} if can_fork() else {}
+
+
+def _fork(module: str) -> ForkedProcess:
+    return ForkedProcess.fork(
+        partial(run_when_told, module), f"{module} (not started)", pipe_stdout=False
+    )
+
+
+def run_when_told(module: str) -> int:
+    """Import a service, and run it once stdin tells its command line; returns the exit code."""
+    service = importlib.import_module(f"{module}.__main__")
+    return run_service(service.main) if take_order(STDOUT, STDERR) else 0
