@@ -12,9 +12,10 @@ from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_gateway.status import MeshStatusServicer
 from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
-from mlxmesh_shared.registry import Registry, local_instance, open_registry
+from mlxmesh_shared.registry import Instance, Registry, local_instance, open_registry
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
@@ -79,11 +80,20 @@ async def serve(
         await until(server.leaving)
     finally:
         await registry.deregister(instance)
-        if await registry.resolve("gateway"):
+        if await _followed(registry, instance):
             await server.hand_over()
         await backends.stop_following()
         await server.drain(settings.drain_grace_s)
         await backends.close()
+
+
+async def _followed(registry: Registry, instance: Instance) -> bool:
+    """Whether another gateway listens where this one does; a registry that is ill cannot tell."""
+    try:
+        others = await registry.resolve("gateway")
+    except (MeshError, OSError):
+        return False
+    return any(other.address == instance.address for other in others)
 
 
 def _limit(settings: GatewaySettings, relay: Relay, server: MeshServer) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mlxmesh_gateway.backends import Endpoint
 from mlxmesh_gateway.statuses import is_gone
@@ -57,7 +57,8 @@ class Attempts(Generic[T]):
         while True:
             done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             self._running -= done
-            for task in done:
+            # Both may have ended by now: an answer comes before an error.
+            for task in sorted(done, key=_failed):
                 if task.cancelled():
                     continue  # the other one answered first
                 error = task.exception()
@@ -98,3 +99,7 @@ class Attempts(Generic[T]):
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+
+def _failed(task: asyncio.Task[Any]) -> bool:
+    return task.cancelled() or task.exception() is not None

@@ -54,7 +54,7 @@ HOPELESS = {
         ContextTooLong, FeatureNotSupported, InvalidArgument, MalformedMessage, ModelNotFound
     )
 }  # fmt: skip
-UNSUPPORTED = {"json_schema", "priority", "adapter", "n"}
+UNSUPPORTED = {"json_schema", "session_id", "adapter", "n"}
 NAN, INFINITY = float("nan"), float("inf")
 
 BAD_SAMPLING: list[tuple[str, Sampling]] = [
@@ -128,7 +128,8 @@ def bad_generations() -> Iterator[tuple[str, GenerateRequest]]:
     yield "stop", request(stop=["x"] * 1000)
     yield "stop_token_ids", request(stop_token_ids=[2**32 - 1])
     yield "json_schema", request(json_schema="{}")
-    yield "priority", request(priority=5)
+    yield "priority", request(priority=101)
+    yield "session_id", request(session_id="s")
     yield "adapter", request(adapter="x")
     yield "n", request(n=2)
     yield "request_id", request(request_id="a b")
