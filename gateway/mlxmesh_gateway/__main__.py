@@ -12,6 +12,7 @@ from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_gateway.status import MeshStatusServicer
 from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Registry, local_instance, open_registry
@@ -79,11 +80,19 @@ async def serve(
         await until(server.leaving)
     finally:
         await registry.deregister(instance)
-        if await registry.resolve("gateway"):
+        if await _others_serve(registry):
             await server.hand_over()
         await backends.stop_following()
         await server.drain(settings.drain_grace_s)
         await backends.close()
+
+
+async def _others_serve(registry: Registry) -> bool:
+    """Whether there is another gateway; a registry that is away must not stop the drain."""
+    try:
+        return bool(await registry.resolve("gateway"))
+    except (MeshError, OSError):
+        return False
 
 
 def _limit(settings: GatewaySettings, relay: Relay, server: MeshServer) -> None:
