@@ -68,7 +68,9 @@ class Stand:
     @asynccontextmanager
     async def running_gateway(self, **settings: Any) -> AsyncIterator[tuple[str, asyncio.Event]]:
         """A gateway's address and the event that stops it; ends once it has drained."""
-        options = GatewaySettings(**{"listen": "127.0.0.1:0", "drain_grace_s": 1, **settings})
+        # One that leaves others behind stops only once its connections have come of age.
+        short = {"drain_grace_s": 1, "max_connection_age_s": 1}
+        options = GatewaySettings(**{"listen": "127.0.0.1:0", **short, **settings})
         live = LiveSettings(lambda _: options)
         name = f"gateway-{next(self._gateways)}"
         serving: asyncio.Future[asyncio.Event] = asyncio.get_running_loop().create_future()
