@@ -6,7 +6,7 @@ TOOLS := $(HOME)/.cache/mlxmesh/tools
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-all tools consul consul-agent demo up down chaos bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-all tools consul consul-agent demo up down chaos fuzz bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ down: $(VENV)/.ready ## Stop the mesh
 	$(BIN)/mlxmesh down
 
 # The curves of the peers are drawn too where `make bench-peers` left its figures.
+fuzz: protos ## Fuzz what reads bytes from outside, 60 s for each target (FUZZ="--seconds 600 wire")
+	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)
+
 bench: protos ## Measure the mesh, say which targets are met, draw the curves (BENCH="--only 1,4 --rounds 3")
 	$(BIN)/python -m tests.bench --json build/bench.json --picture docs/images/benchmarks.svg \
 		$(addprefix --peers ,$(wildcard build/bench-peers.json)) $(BENCH)
