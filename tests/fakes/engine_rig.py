@@ -66,7 +66,10 @@ class Rig:
     def turn(self, times: int = 1) -> News:
         news: News = {}
         for _ in range(times):
-            news = self.loop.turn()
+            news = {}
+            for part in self.loop.turn():
+                for stream_id, updates in part.items():
+                    news.setdefault(stream_id, []).extend(updates)
             for update in itertools.chain.from_iterable(news.values()):
                 self.updates.setdefault(update.sequence_id, []).append(update)
         return news

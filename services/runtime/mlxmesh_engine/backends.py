@@ -63,6 +63,7 @@ def _mlx(settings: EngineSettings, model_dir: Path) -> Backend:
         prefill_tokens_per_step=settings.prefill_tokens_per_step,
         prefill_slowdown=settings.prefill_slowdown,
         prefix_cache_bytes=_prefix_cache_bytes(settings),
+        token_interval_s=settings.token_interval_ms / 1e3,
     )
     return MlxThread(load_model, options)
 

@@ -6,14 +6,13 @@ can be done once is in the weights: see `llama_weights`.
 Source: the arithmetic of mlx_lm/models/llama.py and qwen2.py, mlx-lm 0.32.2.
 """
 
-import math
 from typing import Any
 
 import mlx.core as mx
 
+from mlxmesh_engine.attention import attend
+from mlxmesh_engine.exponentials import LOG2_E, exp2
 from mlxmesh_engine.llama_weights import LlamaLayer, LlamaWeights
-
-_LOG2_E = math.log2(math.e)
 
 
 class LlamaForward:
@@ -28,7 +27,7 @@ class LlamaForward:
         rows, length = inputs.shape
         rotation = self._rotation(cache[0].offset, length)
         # A row that is alone is never padded.
-        mask = cache[0].make_mask(length) if rows > 1 or length > 1 else None
+        mask = cache[0].make_mask(length) if rows > 1 else None
         hidden = self._weights.embedding[inputs]
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             attended = self._attend(layer, self._normed(hidden), rotation, mask, layer_cache)
@@ -60,28 +59,10 @@ class LlamaForward:
             turned[:, :, shape.heads :].swapaxes(1, 2),
             heads[:, :, turning:].swapaxes(1, 2),
         )
-        queries = turned[:, :, : shape.heads]
-        if queries.shape[1] == 1:
-            return _attend_once(queries, keys, values, mask)
-        attended = mx.fast.scaled_dot_product_attention(
-            queries.swapaxes(1, 2), keys, values, scale=1.0, mask=mask
-        )
-        return mx.flatten(attended.swapaxes(1, 2), 2)
-
-
-def _attend_once(
-    queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None
-) -> mx.array:
-    """queries: (batch, 1, heads, dims); keys, values: (batch, kv heads, tokens, dims)."""
-    rows, kv_heads, _, head_dims = keys.shape
-    grouped = mx.reshape(queries, (rows, kv_heads, -1, head_dims))
-    scores = grouped @ keys.swapaxes(-1, -2)
-    if mask is not None:
-        scores = mx.where(mask, scores, -mx.inf)
-    return mx.reshape(mx.softmax(scores, axis=-1) @ values, (rows, 1, -1))
+        return attend(turned[:, :, : shape.heads], keys, values, mask)
 
 
 def _gated_unit(layer: LlamaLayer, hidden: mx.array) -> mx.array:
     gate, up = mx.split(layer.gated(hidden), 2, axis=-1)
-    # silu(gate) * up; on the CPU power is three times as fast as exp.
-    return layer.down(gate * up / (1 + mx.power(2.0, gate * -_LOG2_E)))
+    # The gate's silu, times what it gates.
+    return layer.down(gate * up / (1 + exp2(gate * -LOG2_E)))

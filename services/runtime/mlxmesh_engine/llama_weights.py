@@ -1,7 +1,8 @@
 """The weights of a Llama, prepared for `LlamaForward`.
 
 Queries, keys and values become one product, as do the two halves of the gated unit. The norms'
-gains and the attention's scale are folded into the product that uses them. Within each head the two
+gains and the attention's scale are folded into the product that uses them; scores come out in
+powers of two. Within each head the two
 halves that a rotation pairs are laid side by side; scores do not change, for queries and keys are
 reordered alike.
 """
@@ -15,6 +16,7 @@ from mlx import nn
 from mlx_lm.models.rope_utils import Llama3RoPE
 
 from mlxmesh_engine.evaluation import compute
+from mlxmesh_engine.exponentials import LOG2_E
 from mlxmesh_engine.weights import parameters
 
 _FAMILIES = ("mlx_lm.models.llama", "mlx_lm.models.qwen2")
@@ -109,7 +111,7 @@ def _prepared(layer: Any, shape: LlamaShape, *, order: mx.array) -> LlamaLayer:
     attention, unit = layer.self_attn, layer.mlp
     prepared = LlamaLayer(
         attention_in=_product(
-            _head_rows(attention.q_proj, order, scale=shape.head_dims**-0.5),
+            _head_rows(attention.q_proj, order, scale=LOG2_E * shape.head_dims**-0.5),
             _head_rows(attention.k_proj, order),
             _rows(attention.v_proj),
             gain=_gain(layer.input_layernorm, shape),

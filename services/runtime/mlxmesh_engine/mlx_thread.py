@@ -15,6 +15,7 @@ from mlxmesh_engine.rate import TokenRate
 from mlxmesh_engine.request import Load, Sequence, SequenceKey
 from mlxmesh_engine.scheduler import Scheduler
 from mlxmesh_engine.step_loop import News, StepLoop
+from mlxmesh_engine.token_interval import TokenInterval
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class LoopOptions:
     prefill_tokens_per_step: int = 512
     prefill_slowdown: float = 2.0
     prefix_cache_bytes: int = 0
+    token_interval_s: float = 0.0
 
 
 Deliver = Callable[[News, Load], None]
@@ -51,6 +53,7 @@ class MlxThread:
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
         self._rate = TokenRate()
+        self._interval = TokenInterval(options.token_interval_s)
         self._deliver: Deliver | None = None
         self._turned_s = time.monotonic()
         self._kv: KvMemory = UNKNOWN
@@ -117,8 +120,8 @@ class MlxThread:
                 if command is None:
                     return
                 command(loop)
-            news = loop.turn()
-            self._report(news, scheduler, loop)
+            for news in loop.turn():
+                self._report(news, scheduler, loop)
 
     def _next_commands(self, idle: bool) -> list[Command | None]:
         """All that are there; when idle, waits for one and gathers those that come with it."""
@@ -150,8 +153,8 @@ class MlxThread:
             kv_capacity_bytes=self._kv.capacity_bytes,
             kv_promised_bytes=scheduler.promised_tokens * self._kv.token_bytes,
         )
-        if news and self._deliver is not None:
-            self._call(self._deliver, news, self._last_load)
+        if (due := self._interval.release(news, now_s)) and self._deliver is not None:
+            self._call(self._deliver, due, self._last_load)
 
     def _idle_load(self) -> Load:
         return Load(0, 0, self._options.max_running, self._options.max_waiting)

@@ -96,6 +96,8 @@ class Update:
     finish_reason: FinishReason | None = None
     error: MeshError | None = None
     timings: Timings | None = None
+    may_wait: bool = False
+    """Whether nobody waits for it: one more token of many."""
 
     @property
     def last(self) -> bool:

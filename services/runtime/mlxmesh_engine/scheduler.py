@@ -157,6 +157,11 @@ class Scheduler:
         """Sequences that have a place, being prefilled or decoded."""
         return len(self._prefilling) + len(self._running)
 
+    @property
+    def reading(self) -> bool:
+        """Whether there are prompts to read for those that have a place."""
+        return bool(self._prefilling)
+
     def __iter__(self) -> Iterator[Active]:
         yield from self._running
         yield from self._prefilling

@@ -6,7 +6,7 @@ building it costs no time; a row that turns out to have ended is dropped before 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 
@@ -84,8 +84,11 @@ class StepLoop:
         for active in [each for each in self._actives.values() if each.key[0] == stream_id]:
             self._forget(active)
 
-    def turn(self) -> News:
-        """One step; returns the news since the last turn."""
+    def turn(self) -> Iterator[News]:
+        """One step, to be iterated to its end: the news of decoding, then those of reading.
+
+        What was decoded need not wait for what is read.
+        """
         now_s = self._clock()
         self._end_expired(now_s)
         self._scheduler.admit(now_s)
@@ -96,14 +99,14 @@ class StepLoop:
             # Nothing else bounds how much prefill is under way.
             mx.synchronize()
         self._note_times(decoded=before is not None)
+        yield self._take_news()
         self._read_prompts()
         if self.idle:
             self._decode.drop_finished()
         self.turns += 1
         if self.turns % _TURNS_BETWEEN_CLEARS == 0:
             mx.clear_cache()
-        news, self._news = self._news, {}
-        return news
+        yield self._take_news()
 
     def _end_expired(self, now_s: float) -> None:
         for active in list(self._actives.values()):
@@ -118,13 +121,13 @@ class StepLoop:
             if active.ended:
                 continue
             active.collect(token, now_s)
-            update = Update(active.key[1], token_ids=(token,))
             if token in active.request.end_token_ids:
                 self._finish(active, FinishReason.STOP, token, now_s)
             elif active.collected >= active.request.max_tokens:
                 self._finish(active, FinishReason.LENGTH, token, now_s)
             else:
-                self._tell(active, update)
+                may_wait = active.collected > 1 and not self._scheduler.reading
+                self._tell(active, Update(active.key[1], token_ids=(token,), may_wait=may_wait))
 
     def _finish(self, active: Active, reason: FinishReason, token: int, now_s: float) -> None:
         timings = active.timings(now_s)
@@ -201,6 +204,10 @@ class StepLoop:
         self._scheduler.remove(active)
         self._prefill.forget(active.key)
         self._actives.pop(active.key, None)
+
+    def _take_news(self) -> News:
+        news, self._news = self._news, {}
+        return news
 
     def _tell(self, active: Active, update: Update) -> None:
         self._news.setdefault(active.key[0], []).append(update)

@@ -1,0 +1,53 @@
+"""Tokens of fast steps wait for the next ones; nothing that somebody waits for does."""
+
+import pytest
+
+from mlxmesh_engine.request import FinishReason, Update
+from mlxmesh_engine.token_interval import News, TokenInterval
+
+
+def token(number: int, sequence_id: int = 1) -> Update:
+    return Update(sequence_id, token_ids=(number,), may_wait=True)
+
+
+def test_tokens_of_fast_steps_go_out_together_and_in_order() -> None:
+    interval = TokenInterval(0.005)
+    told = [interval.release({1: [token(n)]}, 1.0 + 0.002 * n) for n in range(5)]
+    assert told == [{1: [token(0)]}, {}, {}, {1: [token(1), token(2), token(3)]}, {}]
+
+
+def test_each_token_of_a_slow_step_goes_out_at_once() -> None:
+    interval = TokenInterval(0.005)
+    for n in range(3):
+        assert interval.release({1: [token(n)]}, 1.0 + 0.006 * n) == {1: [token(n)]}
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        Update(2, accepted=True),
+        Update(2, prefilled_tokens=5),
+        Update(2, token_ids=(7,)),
+        Update(2, finish_reason=FinishReason.STOP),
+    ],
+)
+def test_what_somebody_waits_for_takes_everything_along(news: Update) -> None:
+    interval = TokenInterval(0.005)
+    interval.release({1: [token(1)]}, 1.0)
+    assert interval.release({1: [token(2)]}, 1.001) == {}
+    assert interval.release({1: [token(3), news]}, 1.002) == {1: [token(2), token(3), news]}
+
+
+def test_the_streams_are_kept_apart() -> None:
+    interval = TokenInterval(0.005)
+    interval.release({1: [token(1)]}, 1.0)
+    interval.release({1: [token(2)], 2: [token(3)]}, 1.001)
+    both: News = {1: [token(2)], 2: [token(3), token(4)]}
+    assert interval.release({2: [token(4)]}, 1.1) == both
+
+
+def test_without_an_interval_nothing_waits() -> None:
+    interval = TokenInterval(0.0)
+    assert interval.release({1: [token(1)]}, 1.0) == {1: [token(1)]}
+    assert interval.release({1: [token(2)]}, 1.0) == {1: [token(2)]}
+    assert interval.release({}, 1.0) == {}
