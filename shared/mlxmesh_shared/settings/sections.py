@@ -201,7 +201,7 @@ class EngineSettings(MeshSettings):
     """Most prompt tokens read between two decode steps."""
     prefill_slowdown: Annotated[float, Field(gt=1, le=1000)] = 2.0
     """How many times as long a decode step may take while prompts above 256 tokens are read."""
-    token_interval_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    token_interval_ms: Annotated[float, Field(ge=0, le=1000)] = 10.0
     """Tokens of steps faster than this go out several at a time; 0 for each at once."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] | None = None
     """Memory to keep beginnings of prompts in; 0 for none, default 10%, at most 1 GiB."""
