@@ -66,7 +66,7 @@ consul-agent: consul ## Run a Consul agent for development in the foreground (Ct
 	$(TOOLS)/consul agent -dev
 
 ifneq ($(wildcard $(TOOLS)/consul),)
-test-all: export CONSUL_BIN := $(TOOLS)/consul
+test-all chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
 test-all: export PATH := $(TOOLS):$(PATH)
 test-all: export COVERAGE_FILE := $(CURDIR)/.coverage
