@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := $(HOME)/.cache/mlxmesh/tools
 PYTEST := $(BIN)/python -m pytest
+# Two at a time: most tests wait more than they compute.
+WORKERS := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup protos constraints docs format lint check test test-all tools consul consul-agent demo up down chaos fuzz bench bench-peers clean
@@ -54,7 +56,7 @@ check: lint ## Lint, contracts against the last landed ones, unit tests
 	$(PYTEST) tests/unit
 
 test: protos ## Every test that needs only Python (unit, contract, integration, end to end)
-	$(PYTEST)
+	$(PYTEST) $(WORKERS)
 
 tools: ## Build the tools that `make test-all` needs (Go and Node must be there)
 	deploy/tools/fetch-tools $(TOOLS)
@@ -66,13 +68,13 @@ consul-agent: consul ## Run a Consul agent for development in the foreground (Ct
 	$(TOOLS)/consul agent -dev
 
 ifneq ($(wildcard $(TOOLS)/consul),)
-test-all: export CONSUL_BIN := $(TOOLS)/consul
+test-all chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
 test-all: export PATH := $(TOOLS):$(PATH)
 test-all: export COVERAGE_FILE := $(CURDIR)/.coverage
 test-all: protos tools ## Every test, also those that use Go, Node and grpcurl, with coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "" --durations 10; passed=$$?; \
+	$(BIN)/coverage run -m pytest -m "" $(WORKERS) --durations 10; passed=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$passed
 
 demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything

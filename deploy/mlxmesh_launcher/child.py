@@ -135,7 +135,8 @@ class Child:
 
     async def _run_once(self) -> None:
         if self.pid is None:
-            _log.warning("%s ended; starting it again", self.name)
+            code = self._process.returncode if self._process is not None else None
+            _log.warning("%s ended with code %s; starting it again", self.name, code)
             self.restarts += 1
             await self.spawn()
         assert self._process is not None

@@ -163,6 +163,10 @@ class CallGuard(aio.ServerInterceptor):
         except asyncio.CancelledError:
             code = _cancelled_code(context)
             raise
+        except aio.InternalError:
+            # gRPC took no answer of ours: the caller is gone, which this task is yet to be told.
+            code = _cancelled_code(context)
+            raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001 - each becomes a status
             known = self._known(method, error)
             code = known.code

@@ -30,18 +30,23 @@ STOP_GRACE_S = 60.0
 progress = Console(stderr=True)
 
 
-def run_part(part: Part, options: list[str], limit_s: float = PART_LIMIT_S) -> Outcome:
+def run_part(
+    part: Part,
+    options: list[str],
+    limit_s: float = PART_LIMIT_S,
+    stop_grace_s: float = STOP_GRACE_S,
+) -> Outcome:
     """One part, which prints its own tables."""
     started_s = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as folder:
         found = Path(folder) / "findings.json"
         words = ("-m", f"tests.bench.{part.module}", "--json", str(found), *options)
-        failure = _run([sys.executable, *words], limit_s)
+        failure = _run([sys.executable, *words], limit_s, stop_grace_s)
         findings = None if failure else Findings.from_json(found.read_text())
     return Outcome(part, time.perf_counter() - started_s, findings, failure)
 
 
-def _run(command: list[str], limit_s: float) -> str:
+def _run(command: list[str], limit_s: float, stop_grace_s: float) -> str:
     """Why the process failed; empty when it did not."""
     with subprocess.Popen(command) as process:
         try:
@@ -49,7 +54,7 @@ def _run(command: list[str], limit_s: float) -> str:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_GRACE_S)
+                process.wait(stop_grace_s)
             process.kill()
             return f"no end within {limit_s:.0f} s"
     return f"exited with code {code}; its output says why" if code else ""

@@ -20,6 +20,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.tls import CertificateSource
 from tests.chaos.history import OK, Call, Ending, Message
 
 CALL_TIMEOUT_S = 60.0
@@ -164,7 +165,14 @@ class Crowd:
     `connections` of its own for each gateway, so that none has too many calls.
     """
 
-    def __init__(self, gateways: Sequence[str], *, connections: int = 1) -> None:
+    def __init__(
+        self,
+        gateways: Sequence[str],
+        *,
+        connections: int = 1,
+        certificates: CertificateSource | None = None,
+    ) -> None:
+        self._certificates = certificates
         self.readers: list[Reader] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._channels: list[aio.Channel] = []
@@ -228,6 +236,6 @@ class Crowd:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _stub(self, address: str) -> GenerationServiceStub:
-        channel = open_channel(address)
+        channel = open_channel(address, role="gateway", certificates=self._certificates)
         self._channels.append(channel)
         return GenerationServiceStub(channel)

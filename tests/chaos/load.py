@@ -11,6 +11,7 @@ from mlxmesh.generation.v1.generation_pb2 import CountTokensRequest, GenerateReq
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.tls import CertificateSource
 from tests.bench.results import Row
 from tests.chaos.clients import Reader, no_pause, status_of
 from tests.chaos.history import OK, Call
@@ -24,7 +25,14 @@ PAUSE_S = 0.004
 class SteadyLoad:
     """Runs from entering to leaving the context; leaving waits for the calls that run."""
 
-    def __init__(self, address: str, requests: Sequence[GenerateRequest], *, streams: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        requests: Sequence[GenerateRequest],
+        *,
+        streams: int,
+        certificates: CertificateSource | None = None,
+    ) -> None:
         self.ends: Counter[tuple[str, str]] = Counter()
         """How many calls ended how, by method and status."""
         self.calls: list[Call] = []
@@ -32,7 +40,7 @@ class SteadyLoad:
         self._requests = requests
         self._streams = streams
         self._numbers = itertools.count()
-        self._channel = open_channel(address)
+        self._channel = open_channel(address, role="gateway", certificates=certificates)
         self._stub = GenerationServiceStub(self._channel)
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []

@@ -51,6 +51,8 @@ class Shape:
     generations: int = 1
     gateways: int = 1
     models: tuple[str, ...] = ()
+    tls: bool = False
+    """Between all processes, which then are the launcher's alone."""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(SIMULATED))
 
     def environment_of_all(self) -> dict[str, str]:
@@ -86,6 +88,7 @@ class ChaosMesh:
     async def start(self) -> None:
         """Returns when every instance serves and the model is loaded."""
         words = [word for model in self._shape.models for word in ("--model", model)]
+        words += ["--tls"] if self._shape.tls else []
         await self._spawn(
             "launcher", "--grpc-port", "0", "--replicas", str(self._shape.replicas), *words
         )

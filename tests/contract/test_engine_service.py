@@ -76,8 +76,9 @@ class Talk:
         submit = Submit(sequence_id=sequence_id, **{**defaults, **fields})  # pyright: ignore[reportArgumentType]
         await self._call.write(ExecuteRequest(submit=submit))
 
-    async def cancel(self, sequence_id: int) -> None:
-        await self._call.write(ExecuteRequest(cancel=Cancel(sequence_id=sequence_id)))
+    async def cancel(self, sequence_id: int, *more: int) -> None:
+        cancel = Cancel(sequence_id=sequence_id, more_sequence_ids=more)
+        await self._call.write(ExecuteRequest(cancel=cancel))
 
     async def read(self) -> None:
         response = await self._call.read()
@@ -180,6 +181,16 @@ async def test_cancel_ends_one_and_leaves_the_others(talk: Talk) -> None:
     assert cancelled.finish_reason == CANCELLED
     assert cancelled.timings.prefill_ms + cancelled.timings.decode_ms > 0
     assert len(talk.tokens(1)) < 900
+    assert ended.finish_reason == LENGTH
+
+
+async def test_one_cancel_ends_several(talk: Talk) -> None:
+    for sequence_id in (1, 2, 3):
+        await talk.submit(sequence_id, max_tokens=900)
+    await talk.submit(4, max_tokens=20)
+    await talk.cancel(1, 99, 3, 2)
+    *cancelled, ended = await talk.end(1, 2, 3, 4)
+    assert [last.finish_reason for last in cancelled] == [CANCELLED] * 3
     assert ended.finish_reason == LENGTH
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -137,7 +137,12 @@ async def test_a_generation_instance_is_lost(
 async def two_engines(mesh: RunningMesh) -> AsyncIterator[list[int]]:
     assert mesh.command("load", "pocket", "--replicas", "2").returncode == 0
     try:
-        yield [row["pid"] for row in await until_serving(mesh, "engine", 2)]
+        pids = [row["pid"] for row in await until_serving(mesh, "engine", 2)]
+        yield pids
+        for pid in pids:
+            # One that is frozen would be asked to leave, and waited for until it is killed.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
     finally:
         assert mesh.command("load", "pocket", "--replicas", "1").returncode == 0
 

@@ -11,10 +11,11 @@ import pytest
 from mlxmesh_client import MeshClient, PermissionDenied, ServiceUnavailable
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.tls import CertificateSource
-from tests.e2e.running_mesh import RunningMesh, mlxmesh, start_mesh, stop_mesh
+from tests.e2e.running_mesh import RunningMesh, mlxmesh, start_mesh, stop_mesh, wait_until_serving
 
 STORY = [("user", "Tell me a long story about a fox.")]
-TOKENS = 1500
+TOKENS = 1000
+DRAIN_TOKENS = 500
 STREAMS = 8
 
 
@@ -25,9 +26,9 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     stop_mesh(running)
 
 
-async def tokens_of(client: MeshClient) -> int:
+async def tokens_of(client: MeshClient, max_tokens: int = TOKENS) -> int:
     events = client.generate(
-        "pocket", messages=STORY, max_tokens=TOKENS, ignore_eos=True, timeout_s=120
+        "pocket", messages=STORY, max_tokens=max_tokens, ignore_eos=True, timeout_s=120
     )
     return sum([len(event.token_ids) async for event in events])
 
@@ -75,6 +76,21 @@ async def test_rotation_drops_no_answer(mesh: RunningMesh) -> None:
         # Beside them, on connections with the new certificates.
         answers.append(asyncio.create_task(tokens_of(client)))
         assert await asyncio.gather(*answers) == [TOKENS] * (STREAMS + 1)
+
+
+@pytest.mark.parametrize("service", ["generation", "engine"])
+async def test_streams_go_on_while_a_process_is_drained(mesh: RunningMesh, service: str) -> None:
+    rows = (await asyncio.to_thread(mesh.status))["instances"]
+    [(leaving, pid)] = [(r["instance_id"], r["pid"]) for r in rows if r["service"] == service]
+    async with MeshClient(mesh.address, tls=mesh.tls("client"), attempts=1) as client:
+        answers = [asyncio.create_task(tokens_of(client, DRAIN_TOKENS)) for _ in range(STREAMS)]
+        await asyncio.sleep(0.3)
+        drained = await asyncio.to_thread(mesh.command, "drain", leaving, "--json")
+        assert drained.returncode == 0, drained.stderr
+        assert json.loads(drained.stdout)["gone"]
+        assert await asyncio.gather(*answers) == [DRAIN_TOKENS] * STREAMS
+    await asyncio.to_thread(wait_until_serving, mesh)
+    assert await asyncio.to_thread(mesh.pid, service) != pid
 
 
 def test_the_command_takes_certificates_by_flags(mesh: RunningMesh) -> None:

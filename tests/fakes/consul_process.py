@@ -1,8 +1,9 @@
-"""A real Consul agent, `$CONSUL_BIN agent -dev`: what the fake agent stands for."""
+"""Real Consul agents, `$CONSUL_BIN agent`: what the fake agent stands for."""
 
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
@@ -28,9 +29,10 @@ def free_port() -> int:
 class ConsulAgentProcess:
     """Start, use `address`, stop; in development mode a restart forgets everything."""
 
-    def __init__(self, path: Path, hcl: str = "") -> None:
+    def __init__(self, path: Path, hcl: str = "", mode: Sequence[str] = ("-dev",)) -> None:
         """`hcl` is more of its configuration, such as DENY; its log goes to the path."""
         self._hcl = hcl
+        self._mode = mode
         self._log = path / "consul.log"
         self._ports = {name: free_port() for name in ("http", "server", "serf_lan", "serf_wan")}
         self._process: asyncio.subprocess.Process | None = None
@@ -39,29 +41,62 @@ class ConsulAgentProcess:
     def address(self) -> str:
         return f"127.0.0.1:{self._ports['http']}"
 
+    @property
+    def server_address(self) -> str:
+        """How other servers name it."""
+        return f"127.0.0.1:{self._ports['server']}"
+
+    @property
+    def gossip_address(self) -> str:
+        """Where others join it."""
+        return f"127.0.0.1:{self._ports['serf_lan']}"
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
     async def start(self) -> None:
+        await self.launch()
+        await self.until_led()
+
+    async def launch(self) -> None:
+        """Returns before it has a leader."""
         ports = " ".join(f"{name} = {port}" for name, port in self._ports.items())
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 os.environ["CONSUL_BIN"],
-                *("agent", "-dev", "-bind", "127.0.0.1"),
+                *("agent", *self._mode, "-bind", "127.0.0.1"),
                 *("-hcl", f"ports {{ {ports} dns = -1 grpc = -1 }}", "-hcl", self._hcl),
                 stdout=log,
                 stderr=log,
             )
+
+    async def until_led(self) -> None:
+        """Waits until it answers, and so knows of a leader."""
         async with asyncio.timeout(START_TIMEOUT_S):
             while not await self._has_leader():
                 await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
         """Killed, not asked: it withdraws nothing."""
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None and self.runs:
             self._process.kill()
             await self._process.wait()
 
     async def restart(self) -> None:
         await self.stop()
         await self.start()
+
+    async def leader(self) -> str:
+        """The server address of the leader, as this one knows it; empty while there is none."""
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://{self.address}/v1/status/leader") as answer,
+            ):
+                return str(await answer.json()) if answer.status == 200 else ""
+        except aiohttp.ClientError:
+            return ""
 
     async def _has_leader(self) -> bool:
         assert self._process is not None
@@ -78,3 +113,51 @@ class ConsulAgentProcess:
                 return answer.status == 200 and "consul" in await answer.json()
         except aiohttp.ClientError:
             return False
+
+
+class ConsulCluster:
+    """Three servers that elect one of them to lead; what one knows stays when another dies."""
+
+    def __init__(self, path: Path) -> None:
+        """Each keeps its data and its log in a folder of the path."""
+        self.servers: list[ConsulAgentProcess] = []
+        for number in range(3):
+            folder = path / f"server-{number}"
+            folder.mkdir(parents=True)
+            joined = [f"-retry-join={other.gossip_address}" for other in self.servers]
+            self.servers.append(
+                ConsulAgentProcess(
+                    folder,
+                    "performance { raft_multiplier = 1 }",
+                    (
+                        *("-server", "-bootstrap-expect=3", f"-node=server-{number}"),
+                        *(f"-data-dir={folder}", "-retry-interval=1s", *joined),
+                    ),
+                )
+            )
+
+    async def start(self) -> None:
+        for server in self.servers:
+            await server.launch()
+        for server in self.servers:
+            await server.until_led()
+
+    async def stop(self) -> None:
+        for server in self.servers:
+            await server.stop()
+
+    async def leading(self) -> ConsulAgentProcess:
+        """The one that leads, once those that run agree on one that runs."""
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while True:
+                running = [server for server in self.servers if server.runs]
+                named = {await server.leader() for server in running}
+                for server in running:
+                    if named == {server.server_address}:
+                        return server
+                await asyncio.sleep(0.1)
+
+    async def following(self) -> list[ConsulAgentProcess]:
+        """Those that run and do not lead."""
+        leading = await self.leading()
+        return [server for server in self.servers if server.runs and server is not leading]

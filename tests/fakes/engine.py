@@ -12,6 +12,7 @@ from typing import Any
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import (
     Accepted,
+    Cancel,
     EngineLoad,
     ExecuteRequest,
     ExecuteResponse,
@@ -88,6 +89,7 @@ class FakeEngine(EngineServiceServicer):
     def __init__(self, options: FakeEngineOptions | None = None) -> None:
         self.options = options or FakeEngineOptions()
         self.submits: list[Submit] = []
+        self.cancels: list[Cancel] = []
         self.steps = 0
         self.draining = False
         self.refuse_next: deque[MeshError] = deque()
@@ -202,7 +204,9 @@ class FakeEngine(EngineServiceServicer):
             if request.HasField("submit"):
                 self._submit(request.submit, outbox)
             else:
-                self._cancel((outbox, request.cancel.sequence_id))
+                self.cancels.append(request.cancel)
+                for number in (request.cancel.sequence_id, *request.cancel.more_sequence_ids):
+                    self._cancel((outbox, number))
 
     def _submit(self, submit: Submit, outbox: _Outbox) -> None:
         self.submits.append(submit)

@@ -33,6 +33,8 @@ _TICK_S = 0.1
 # About two steps of many sequences. More would wait here unread when this process is behind; in the
 # engine it joins into fewer, larger outputs.
 WINDOW_BYTES = 4096
+# The contract's limit.
+MOST_CANCELLED_BESIDE = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +108,12 @@ class EngineLink:
         return _LinkedSequence(self, sequence_id)
 
     def cancel(self, sequence_id: int) -> None:
-        if sequence_id in self._sinks:
+        if sequence_id not in self._sinks:
+            return
+        # When a crowd of clients leaves at once, a message for each would take most of the time.
+        if self._outbox and _has_room(cancel := self._outbox[-1].cancel):
+            cancel.more_sequence_ids.append(sequence_id)
+        else:
             self._send(ExecuteRequest(cancel=Cancel(sequence_id=sequence_id)))
 
     def drop(self, sequence_id: int) -> None:
@@ -229,6 +236,11 @@ class EngineLink:
     def _finish_if_done(self) -> None:
         if self._retired and not self._sinks:
             self._finished.set()
+
+
+def _has_room(cancel: Cancel) -> bool:
+    """Whether it is a command to cancel, and takes more."""
+    return cancel.sequence_id > 0 and len(cancel.more_sequence_ids) < MOST_CANCELLED_BESIDE
 
 
 def _has_memory(load: EngineLoad) -> bool:

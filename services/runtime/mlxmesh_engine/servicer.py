@@ -121,7 +121,8 @@ class EngineServicer:
         try:
             self._validator.check(request)
             if request.HasField("cancel"):
-                self._dispatcher.cancel(stream, sequence_id)
+                for number in (sequence_id, *request.cancel.more_sequence_ids):
+                    self._dispatcher.cancel(stream, number)
             else:
                 self._submit(stream, request.submit)
         except MeshError as error:

@@ -1,6 +1,15 @@
 """Every scenario, in the order in which they run."""
 
-from tests.chaos.scenarios import crowds, freezes, hostile, kills, links, registries, rolling
+from tests.chaos.scenarios import (
+    certificates,
+    crowds,
+    freezes,
+    hostile,
+    kills,
+    links,
+    registries,
+    rolling,
+)
 
 SCENARIOS = (
     *kills.SCENARIOS,
@@ -10,4 +19,5 @@ SCENARIOS = (
     *registries.SCENARIOS,
     *crowds.SCENARIOS,
     *hostile.SCENARIOS,
+    *certificates.SCENARIOS,
 )

@@ -11,7 +11,7 @@ from tests.chaos.mesh import Shape, kill, running
 from tests.chaos.rounds import Trial
 from tests.chaos.scenario import Run, Scenario
 
-STREAMS, TOKENS = 64, 60
+STREAMS, TOKENS = 64, 40
 REAL_STREAMS, REAL_TOKENS = 64, 60
 # The targets leave room for a prefill; a simulated one takes no time.
 ENGINE_TARGETS = Targets(gap_ms=500, detection_ms=50)
@@ -80,11 +80,11 @@ async def _kill_added(run: Run, trial: Trial, service: str, targets: Targets) ->
 
 
 SCENARIOS = (
-    Scenario("engine-kill", "kill -9 of an engine under 64 streams", 100, 270, kill_engines),
+    Scenario("engine-kill", "kill -9 of an engine under 64 streams", 100, 220, kill_engines),
     Scenario(
         "engine-kill-real", "the same, real model, greedy and seeded", 5, 70, kill_real_engines
     ),
     Scenario("engine-kill-last", "kill -9 of the only engine", 10, 60, kill_the_only_engine),
-    Scenario("generation-kill", "kill -9 of a generation instance", 100, 270, kill_generations),
+    Scenario("generation-kill", "kill -9 of a generation instance", 100, 220, kill_generations),
     Scenario("gateway-kill", "kill -9 of a gateway, attach", 20, 60, kill_gateways),
 )

@@ -17,11 +17,13 @@ from tests.chaos.load import SteadyLoad
 from tests.chaos.mesh import SIMULATED, ChaosMesh, Shape, running
 from tests.chaos.scenario import Run, Scenario
 from tests.fakes.consul_agent import FakeConsulAgent
-from tests.fakes.consul_process import ConsulAgentProcess
+from tests.fakes.consul_process import ConsulAgentProcess, ConsulCluster
 
 STREAMS, TOKENS = 8, 40
 OUTAGE_S = 12.0
 """Longer than a lease, a health check and the wait between two tries."""
+LONG_OUTAGE_S = 60.0
+"""As long as fits beside all other scenarios."""
 SETTLE_S = 2.0
 BACK_WITHIN_S = 5.0
 Fault = tuple[str, Callable[[], Awaitable[None]]]
@@ -150,13 +152,13 @@ async def real_consul(run: Run) -> Findings:
 
         async def down() -> None:
             await agent.stop()
-            await asyncio.sleep(OUTAGE_S)
+            await asyncio.sleep(LONG_OUTAGE_S)
             await agent.start()
 
         try:
             async with running(_shape(agent.address)) as mesh:
                 faults: tuple[Fault, ...] = (
-                    (f"killed, back empty after {OUTAGE_S:.0f} s", down),
+                    (f"killed, back empty after {LONG_OUTAGE_S:.0f} s", down),
                     ("killed and started at once", agent.restart),
                 )
                 return await spoil_registry(run, mesh, faults)
@@ -164,12 +166,45 @@ async def real_consul(run: Run) -> Findings:
             await agent.stop()
 
 
+async def cluster(run: Run) -> Findings:
+    """Three servers; the mesh asks one of those that follow."""
+    with tempfile.TemporaryDirectory(prefix="mlxmesh-chaos-") as folder:
+        servers = ConsulCluster(Path(folder))
+        await servers.start()
+        ours, _ = await servers.following()
+
+        async def leader_killed() -> None:
+            leader = await servers.leading()
+            await leader.stop()
+            await servers.leading()
+            await leader.start()
+
+        async def without_leader() -> None:
+            others = [server for server in servers.servers if server is not ours]
+            for server in others:
+                await server.stop()
+            await asyncio.sleep(OUTAGE_S)
+            for server in others:
+                await server.launch()
+            await servers.leading()
+
+        try:
+            async with running(_shape(ours.address)) as mesh:
+                faults: tuple[Fault, ...] = (
+                    ("leader killed, and back", leader_killed),
+                    (f"no leader for {OUTAGE_S:.0f} s", without_leader),
+                )
+                return await spoil_registry(run, mesh, faults)
+        finally:
+            await servers.stop()
+
+
+_OF_REAL_CONSUL = (
+    Scenario("registry-real-consul", "a real Consul agent killed", 2, 80, real_consul),
+    Scenario("registry-cluster", "three Consul servers lose their leader", 2, 60, cluster),
+)
 SCENARIOS = (
     Scenario("registry-directory", "the registry's directory spoilt", 3, 90, directory),
     Scenario("registry-consul", "a Consul agent that goes wrong", 6, 120, consul),
-    *(
-        [Scenario("registry-real-consul", "a real Consul agent killed", 4, 80, real_consul)]
-        if "CONSUL_BIN" in os.environ
-        else []
-    ),
+    *(_OF_REAL_CONSUL if "CONSUL_BIN" in os.environ else ()),
 )

@@ -58,5 +58,5 @@ async def rolling_restart(run: Run) -> Findings:
 
 
 SCENARIOS = (
-    Scenario("rolling-restart", "rolling restart of every service", 50, 240, rolling_restart),
+    Scenario("rolling-restart", "rolling restart of every service", 50, 200, rolling_restart),
 )

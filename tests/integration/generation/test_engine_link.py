@@ -111,3 +111,17 @@ async def test_a_lost_stream_tells_its_sequences_and_is_opened_again(
     again = Sink()
     link.submit(submit(5), again)
     await until(lambda: again.ended)
+
+
+async def test_a_crowd_that_leaves_at_once_is_told_of_in_one_message(
+    engine: FakeEngine, link: EngineLink
+) -> None:
+    sequences = [link.submit(submit(900), Sink()) for _ in range(50)]
+    staying = Sink()
+    link.submit(submit(5), staying)
+    await until(lambda: len(engine.submits) == 51)
+    for sequence in sequences:
+        sequence.drop()
+    await until(lambda: staying.ended and engine.sequences == 0)
+    assert len(engine.cancels) == 1
+    assert link.replica().outstanding == 0

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,7 @@ from mlxmesh_shared.errors import (
     QueueFull,
 )
 from tests.fakes.engine import FakeEngine
-from tests.integration.generation.harness import Mesh, pocket, until
+from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
 
 ASK = GenerateRequest(model="pocket", prompt="x", max_tokens=3)
 LONG = GenerateRequest(model="pocket", prompt="x", max_tokens=1000)
@@ -51,20 +52,24 @@ async def read_until_error(mesh: Mesh, seen: list[GenerateResponse]) -> None:
         seen.append(response)
 
 
-async def test_the_loss_of_an_engine_ends_its_streams_and_a_new_one_serves(mesh: Mesh) -> None:
-    seen: list[list[GenerateResponse]] = [[] for _ in range(4)]
-    readers = [asyncio.create_task(read_until_error(mesh, each)) for each in seen]
-    await until(lambda: all(len(each) > 2 for each in seen))
-    await mesh.engine.stop()
-    outcomes = await asyncio.gather(*readers, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [EngineLost] * 4
-    assert all(isinstance(outcome, MeshError) and outcome.retryable for outcome in outcomes)
-    await mesh.registry.deregister(mesh.engine.instance)
-    # The runtime starts it again, under its id and at a new address.
-    async with FakeEngine(mesh.engine.options).running() as reborn:
-        await mesh.registry.register(reborn.instance)
-        assert (await mesh.collect(ASK))[0].started.engine_id == "engine-1"
-        assert len(reborn.submits) == 1
+async def test_the_loss_of_an_engine_ends_its_streams_and_a_new_one_serves(
+    tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    # No other engine comes, and nobody waits long for one.
+    async with running_mesh(tmp_path, tokenizer_dir, settings={"engine_wait_s": 0.5}) as mesh:
+        seen: list[list[GenerateResponse]] = [[] for _ in range(4)]
+        readers = [asyncio.create_task(read_until_error(mesh, each)) for each in seen]
+        await until(lambda: all(len(each) > 2 for each in seen))
+        await mesh.engine.stop()
+        outcomes = await asyncio.gather(*readers, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [EngineLost] * 4
+        assert all(isinstance(outcome, MeshError) and outcome.retryable for outcome in outcomes)
+        await mesh.registry.deregister(mesh.engine.instance)
+        # The runtime starts it again, under its id and at a new address.
+        async with FakeEngine(mesh.engine.options).running() as reborn:
+            await mesh.registry.register(reborn.instance)
+            assert (await mesh.collect(ASK))[0].started.engine_id == "engine-1"
+            assert len(reborn.submits) == 1
 
 
 async def test_an_engine_that_fails_a_sequence_keeps_the_others(mesh: Mesh) -> None:

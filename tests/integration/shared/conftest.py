@@ -115,7 +115,8 @@ def complete(prompt: str = "hi") -> pb.CompleteRequest:
 
 
 # A real agent is not to be had everywhere; `make consul` builds one.
-collect_ignore = [] if "CONSUL_BIN" in os.environ else ["test_real_consul.py"]
+_OF_REAL_CONSUL = ["test_real_consul.py", "test_consul_cluster.py"]
+collect_ignore = [] if "CONSUL_BIN" in os.environ else _OF_REAL_CONSUL
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -296,3 +297,40 @@ async def test_access_records_have_no_payload(
     assert [record["code"] for record in records] == ["OK", "INVALID_ARGUMENT"]
     assert all(record["method"] == f"/{SERVICE}/Complete" for record in records)
     assert "secret" not in str(records)
+
+
+async def aborts(_request: Any, context: Context) -> None:
+    await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+
+
+async def answers(_request: Any, _context: Context) -> None:
+    pass
+
+
+@pytest.mark.parametrize("method", ["Complete", "Generate"])
+@pytest.mark.parametrize("act", [aborts, answers, raises(QueueFull("full", retry_delay_s=1))])
+async def test_an_answer_to_a_caller_that_just_left_is_no_error(
+    serve: Serve, caplog: pytest.LogCaptureFixture, method: str, act: Callable[[Any, Context], Any]
+) -> None:
+    served = await serve()
+
+    async def act_once_it_left(request: Any, context: Context) -> None:
+        call.cancel()
+        # gRPC learns of it on a thread of its own, this loop only later.
+        time.sleep(0.1)  # noqa: ASYNC251
+        await act(request, context)
+
+    served.servicer.act = act_once_it_left
+    caplog.set_level(logging.INFO)
+    call: Any = getattr(served.stub, method)(complete() if method == "Complete" else generate())
+    with pytest.raises(asyncio.CancelledError):
+        await (call if method == "Complete" else read_all(call))
+
+    served.servicer.act = answers
+    assert (await served.stub.Complete(complete())).text == "done"
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def read_all(call: Any) -> None:
+    async for _ in call:
+        pass
