@@ -1,16 +1,24 @@
 """The gateway's process: `python -m mlxmesh_gateway`."""
 
 import asyncio
+import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.backends import Backends
+from mlxmesh_gateway.http.server import HttpPort
+from mlxmesh_gateway.http.tls import server_context
 from mlxmesh_gateway.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_gateway.status import MeshStatusServicer
+from mlxmesh_gateway.telemetry.build import Telemetry, open_telemetry
+from mlxmesh_gateway.telemetry.otlp_messages import SERVICES as OTLP_SERVICES
+from mlxmesh_gateway.telemetry.receivers import receivers
+from mlxmesh_gateway.telemetry.traces import Traces
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.live import following
@@ -20,7 +28,8 @@ from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
-from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
+from mlxmesh_shared.telemetry.sink import TelemetrySink
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls, open_certificates
 
 TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
 
@@ -61,30 +70,51 @@ async def serve(
 
     settings = live.current
     certificates = open_certificates(settings, "gateway")
-    backends = Backends(
-        registry,
-        tuple(BACKENDS),
-        on_change=show_backend,
-        open_=partial(open_channel, certificates=certificates),
-    )
+    open_ = partial(open_channel, certificates=certificates)
+    backends = Backends(registry, tuple(BACKENDS), on_change=show_backend, open_=open_)
     relay = _relay(settings, backends)
-    status = MeshStatusServicer(registry, backends, certificates)
-    server = _server(settings, relay, status, certificates)
+    telemetry = open_telemetry(settings, instance_id)
+    traces = Traces(telemetry.recent, registry, open_, instance_id=instance_id)
+    status = MeshStatusServicer(
+        registry, backends, certificates, traces=traces, sinks=telemetry.fan_out.statuses
+    )
+    server = _server(settings, relay, status, telemetry.fan_out, certificates)
     live.subscribe(lambda now: _limit(now, relay, server))
-    instance = local_instance(settings, "gateway", instance_id, await server.start())
-    try:
-        await backends.start()
-        await server.set_health("", serving=True)
-        await server.set_health(TELEMETRY, serving=True)
-        await registry.register(instance)
-        await until(server.leaving)
-    finally:
-        await registry.deregister(instance)
-        if await _followed(registry, instance):
-            await server.hand_over()
-        await backends.stop_following()
-        await server.drain(settings.drain_grace_s)
-        await backends.close()
+    async with telemetry.running():
+        with HttpPort(settings.http_listen, take_over=settings.take_over) as http:
+            address = await server.start()
+            instance = local_instance(settings, "gateway", instance_id, address, http=http.address)
+            try:
+                async with http.serving(partial(_http_app, telemetry), _http_tls(settings)):
+                    await backends.start()
+                    await server.set_health("", serving=True)
+                    await server.set_health(TELEMETRY, serving=True)
+                    await registry.register(instance)
+                    await until(server.leaving)
+            finally:
+                await registry.deregister(instance)
+                if await _followed(registry, instance):
+                    await server.hand_over()
+                await backends.stop_following()
+                await server.drain(settings.drain_grace_s)
+                await backends.close()
+
+
+def _http_app(telemetry: Telemetry) -> Any:
+    # Not at the top: only a gateway that HTTP clients use needs the libraries behind it.
+    from mlxmesh_gateway.http.app import create_app
+
+    return create_app(telemetry.prometheus)
+
+
+def _http_tls(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | None:
+    if settings.tls_dir is None:
+        return None
+    return partial(
+        server_context,
+        CertificateFiles.of_role(settings.tls_dir, "gateway"),
+        client_certificates=settings.client_certificates == "required",
+    )
 
 
 async def _followed(registry: Registry, instance: Instance) -> bool:
@@ -126,9 +156,11 @@ def _server(
     settings: GatewaySettings,
     relay: Relay,
     status: MeshStatusServicer,
+    sink: TelemetrySink,
     certificates: CertificateSource | None,
 ) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
+    names += [service.name for service in OTLP_SERVICES.values()]
     options = ServerOptions(
         max_message_bytes=settings.max_message_bytes,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
@@ -144,7 +176,7 @@ def _server(
         services=[(add_TelemetryServiceServicer_to_server, status)],
         service_names=[*names, TELEMETRY],
         options=options,
-        generic_handlers=(relay,),
+        generic_handlers=(relay, *receivers(sink)),
         name="gateway",
         tls=certificates and _tls(settings, certificates),
     )

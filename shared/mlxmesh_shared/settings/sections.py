@@ -7,6 +7,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo
 
 from mlxmesh_shared.settings.consul import ConsulSettings, FullPath, Seconds
 from mlxmesh_shared.settings.listen import check_listen
+from mlxmesh_shared.settings.sinks import Sinks, SinkSettings
 
 MIB = 2**20
 
@@ -31,7 +32,12 @@ def _allowed(listen: str, info: ValidationInfo) -> str:
     return listen
 
 
+def _allowed_or_none(listen: str, info: ValidationInfo) -> str:
+    return _allowed(listen, info) if listen else listen
+
+
 Listen = Annotated[str, AfterValidator(_allowed)]
+OptionalListen = Annotated[str, AfterValidator(_allowed_or_none)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -74,6 +80,8 @@ class GatewaySettings(MeshSettings):
 
     listen: Listen = "127.0.0.1:50051"
     """Where clients connect, host:port; port 0 takes a free one."""
+    http_listen: OptionalListen = "127.0.0.1:8051"
+    """Where /metrics and /healthz are, host:port; port 0 takes a free one, empty means no HTTP."""
     default_deadline_s: Annotated[Seconds, Dynamic()] = 300
     """The deadline of a call that came without one."""
     max_deadline_s: Annotated[Seconds, Dynamic()] = 3600
@@ -95,6 +103,19 @@ class GatewaySettings(MeshSettings):
     """With TLS: off lets in everybody who can connect as a client, who may generate."""
     resume_wait_s: Seconds = 10
     """How long a stream whose generation instance was lost waits for another."""
+    telemetry_sinks: Sinks = (SinkSettings(kind="prometheus"),)
+    """Where telemetry goes, separated by semicolons: KIND[:TARGET][?OPTION=VALUE&...], of the kinds
+    prometheus, otlp:HOST:PORT, file:PATH and console; docs/operations.md has the options."""
+    trace_export_ratio: Chance = 1.0
+    """The part of the traces that sinks get, besides those with errors and slow ones."""
+    trace_slow_ms: Amount = 10_000
+    """A request that took so long is slow: sinks get its trace in any case."""
+    kept_traces: Count = 4096
+    """Most recent traces kept for `mlxmesh trace`; the oldest goes first."""
+    kept_trace_bytes: Count = 32 * MIB
+    """Most memory for recent traces; the oldest goes first."""
+    kept_trace_s: Seconds = 900
+    """How long a trace is kept."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
 

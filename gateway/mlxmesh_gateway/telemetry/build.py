@@ -1,0 +1,89 @@
+"""The fan-out that the settings ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxmesh_gateway.telemetry.fan_out import FanOut
+from mlxmesh_gateway.telemetry.lane import Lane, LaneOptions
+from mlxmesh_gateway.telemetry.otlp_messages import Signal
+from mlxmesh_gateway.telemetry.recent_traces import KeepOptions, RecentTraces
+from mlxmesh_gateway.telemetry.selection import Selection
+from mlxmesh_gateway.telemetry.sinks.console import ConsoleSink
+from mlxmesh_gateway.telemetry.sinks.json_lines import JsonLinesSink
+from mlxmesh_gateway.telemetry.sinks.otlp import OtlpSink
+from mlxmesh_gateway.telemetry.sinks.prometheus import PrometheusSink
+from mlxmesh_gateway.telemetry.tail_rules import TailOptions, TailRules
+from mlxmesh_shared.settings import GatewaySettings
+from mlxmesh_shared.settings.sinks import SinkSettings
+
+FLUSH_S = 2.0
+"""How long a gateway that leaves waits for its sinks to take what is queued."""
+
+Sink = PrometheusSink | OtlpSink | JsonLinesSink | ConsoleSink
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What the gateway has for telemetry."""
+
+    fan_out: FanOut
+    recent: RecentTraces
+    prometheus: PrometheusSink | None
+    """None where it is not among the sinks."""
+    sinks: tuple[Sink, ...]
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Feeds the sinks meanwhile, and closes them in the end."""
+        task = asyncio.create_task(self.fan_out.run(), name="telemetry-fan-out")
+        try:
+            yield
+        finally:
+            await self.fan_out.settle(FLUSH_S)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            for sink in self.sinks:
+                await sink.close()
+
+
+def open_telemetry(settings: GatewaySettings, instance_id: str) -> Telemetry:
+    """On a running event loop. Raises: IllegalState when a sink's files cannot be used."""
+    sinks = tuple(_open_sink(each) for each in settings.telemetry_sinks)
+    lanes = [
+        Lane(
+            each.name,
+            sink,
+            Selection(_signals(each), each.services, each.severity),
+            LaneOptions(queue_bytes=each.queue_bytes),
+        )
+        for each, sink in zip(settings.telemetry_sinks, sinks, strict=True)
+    ]
+    kept = KeepOptions(settings.kept_traces, settings.kept_trace_bytes, settings.kept_trace_s)
+    recent = RecentTraces(kept)
+    tail = TailRules(TailOptions(settings.trace_export_ratio, settings.trace_slow_ms))
+    fan_out = FanOut(lanes, recent, tail, instance_id=instance_id)
+    prometheus = next((sink for sink in sinks if isinstance(sink, PrometheusSink)), None)
+    return Telemetry(fan_out, recent, prometheus, sinks)
+
+
+def _signals(settings: SinkSettings) -> tuple[Signal, ...]:
+    return ("metrics",) if settings.kind == "prometheus" else settings.signals
+
+
+def _open_sink(settings: SinkSettings) -> Sink:
+    match settings.kind:
+        case "prometheus":
+            return PrometheusSink()
+        case "otlp":
+            return OtlpSink(settings)
+        case "file":
+            path = Path(settings.target)
+            return JsonLinesSink(path, max_bytes=settings.max_bytes, keep_files=settings.keep_files)
+        case "console":
+            return ConsoleSink(sys.stdout)
