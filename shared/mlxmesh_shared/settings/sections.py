@@ -32,12 +32,15 @@ def _allowed(listen: str, info: ValidationInfo) -> str:
     return listen
 
 
-def _allowed_or_none(listen: str, info: ValidationInfo) -> str:
+def _http_listen(listen: str, info: ValidationInfo) -> str:
+    if listen == "auto":
+        anywhere = str(info.data.get("listen", "")).endswith(":0")
+        return "127.0.0.1:0" if anywhere else "127.0.0.1:8051"
     return _allowed(listen, info) if listen else listen
 
 
 Listen = Annotated[str, AfterValidator(_allowed)]
-OptionalListen = Annotated[str, AfterValidator(_allowed_or_none)]
+HttpListen = Annotated[str, AfterValidator(_http_listen)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -80,8 +83,9 @@ class GatewaySettings(MeshSettings):
 
     listen: Listen = "127.0.0.1:50051"
     """Where clients connect, host:port; port 0 takes a free one."""
-    http_listen: OptionalListen = "127.0.0.1:8051"
-    """Where /metrics and /healthz are, host:port; port 0 takes a free one, empty means no HTTP."""
+    http_listen: HttpListen = "auto"
+    """Where /metrics and /healthz are, host:port; port 0 takes a free one, empty means no HTTP; auto
+    is 127.0.0.1:8051, or a free port where listen takes one."""
     default_deadline_s: Annotated[Seconds, Dynamic()] = 300
     """The deadline of a call that came without one."""
     max_deadline_s: Annotated[Seconds, Dynamic()] = 3600
