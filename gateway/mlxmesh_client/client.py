@@ -36,7 +36,12 @@ from mlxmesh.model.v1.model_pb2 import (
     WatchModelsResponse,
 )
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
-from mlxmesh.telemetry.v1.telemetry_pb2 import GetMeshStatusRequest, Instance
+from mlxmesh.telemetry.v1.telemetry_pb2 import (
+    GetMeshStatusRequest,
+    GetTraceRequest,
+    GetTraceResponse,
+    Instance,
+)
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.events import GenerationEvent
@@ -270,6 +275,15 @@ class MeshClient:
             safe=True,
         )
         return list(response.instances)
+
+    async def trace(
+        self, request_id: str = "", *, trace_id: str = "", timeout_s: float | None = None
+    ) -> GetTraceResponse:
+        """The spans of one request, by its id or by its trace's. Raises: TraceNotFound."""
+        key = {"trace_id": trace_id} if trace_id else {"request_id": request_id}
+        return await self._calls.unary(
+            self._telemetry.GetTrace, GetTraceRequest(**key), self._limit_s(timeout_s), safe=True
+        )
 
     def _generated(
         self,

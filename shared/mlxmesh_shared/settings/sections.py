@@ -84,8 +84,8 @@ class GatewaySettings(MeshSettings):
     listen: Listen = "127.0.0.1:50051"
     """Where clients connect, host:port; port 0 takes a free one."""
     http_listen: HttpListen = "auto"
-    """Where /metrics and /healthz are, host:port; port 0 takes a free one, empty means no HTTP; auto
-    is 127.0.0.1:8051, or a free port where listen takes one."""
+    """Where /metrics and /healthz are, host:port; port 0 takes a free one, empty means no HTTP.
+    auto is 127.0.0.1:8051, or a free port where listen takes one."""
     default_deadline_s: Annotated[Seconds, Dynamic()] = 300
     """The deadline of a call that came without one."""
     max_deadline_s: Annotated[Seconds, Dynamic()] = 3600
