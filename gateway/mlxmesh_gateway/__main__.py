@@ -12,13 +12,13 @@ from mlxmesh_gateway.backends import Backends
 from mlxmesh_gateway.http.server import HttpPort
 from mlxmesh_gateway.http.tls import server_context
 from mlxmesh_gateway.limits import Deadlines, places_per_caller
+from mlxmesh_gateway.otlp.assembly import OpenFanOut, open_fan_out
+from mlxmesh_gateway.otlp.messages import SERVICES as OTLP_SERVICES
+from mlxmesh_gateway.otlp.receivers import receivers
+from mlxmesh_gateway.otlp.traces import Traces
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_gateway.status import MeshStatusServicer
-from mlxmesh_gateway.telemetry.build import Telemetry, open_telemetry
-from mlxmesh_gateway.telemetry.otlp_messages import SERVICES as OTLP_SERVICES
-from mlxmesh_gateway.telemetry.receivers import receivers
-from mlxmesh_gateway.telemetry.traces import Traces
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.live import following
@@ -73,19 +73,19 @@ async def serve(
     open_ = partial(open_channel, certificates=certificates)
     backends = Backends(registry, tuple(BACKENDS), on_change=show_backend, open_=open_)
     relay = _relay(settings, backends)
-    telemetry = open_telemetry(settings, instance_id)
-    traces = Traces(telemetry.recent, registry, open_, instance_id=instance_id)
+    fan_out = open_fan_out(settings, instance_id)
+    traces = Traces(fan_out.recent, registry, open_, instance_id=instance_id)
     status = MeshStatusServicer(
-        registry, backends, certificates, traces=traces, sinks=telemetry.fan_out.statuses
+        registry, backends, certificates, traces=traces, sinks=fan_out.sink.statuses
     )
-    server = _server(settings, relay, status, telemetry.fan_out, certificates)
+    server = _server(settings, relay, status, fan_out.sink, certificates)
     live.subscribe(lambda now: _limit(now, relay, server))
-    async with telemetry.running():
+    async with fan_out.running():
         with HttpPort(settings.http_listen, take_over=settings.take_over) as http:
             address = await server.start()
             instance = local_instance(settings, "gateway", instance_id, address, http=http.address)
             try:
-                async with http.serving(partial(_http_app, telemetry), _http_tls(settings)):
+                async with http.serving(partial(_http_app, fan_out), _http_tls(settings)):
                     await backends.start()
                     await server.set_health("", serving=True)
                     await server.set_health(TELEMETRY, serving=True)
@@ -100,11 +100,11 @@ async def serve(
                 await backends.close()
 
 
-def _http_app(telemetry: Telemetry) -> Any:
+def _http_app(fan_out: OpenFanOut) -> Any:
     # Not at the top: only a gateway that HTTP clients use needs the libraries behind it.
     from mlxmesh_gateway.http.app import create_app
 
-    return create_app(telemetry.prometheus)
+    return create_app(fan_out.prometheus)
 
 
 def _http_tls(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | None:

@@ -8,9 +8,9 @@ from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
 from mlxmesh_gateway import probes
 from mlxmesh_gateway.backends import Backends, Endpoint
-from mlxmesh_gateway.telemetry.convert import sink_message
-from mlxmesh_gateway.telemetry.lane import LaneStatus
-from mlxmesh_gateway.telemetry.traces import Traces
+from mlxmesh_gateway.otlp.convert import sink_message
+from mlxmesh_gateway.otlp.lane import LaneStatus
+from mlxmesh_gateway.otlp.traces import Traces
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.mesh_status import breaker_message, instance_message

@@ -94,7 +94,7 @@ class CallGuard(aio.ServerInterceptor):
 
     def _record(self, method: str, context: Context, code: grpc.StatusCode, took_s: float) -> None:
         succeeded = code is grpc.StatusCode.OK
-        quiet = _is_background(method) or (succeeded and not self._log_successes)
+        quiet = is_background(method) or (succeeded and not self._log_successes)
         level = logging.DEBUG if quiet else logging.INFO
         if _access.isEnabledFor(level):
             outcome = {"code": code.name, "ms": round(took_s * 1000, 1), "peer": context.peer()}
@@ -193,7 +193,7 @@ class CallGuard(aio.ServerInterceptor):
     @contextlib.contextmanager
     def _admitted(self, method: str, context: Context) -> Generator[None]:
         """A place of the caller's. Raises: TooManyRequests, InvalidArgument."""
-        if self._places is None or _is_background(method):
+        if self._places is None or is_background(method):
             yield
             return
         caller = caller_of(context)
@@ -233,8 +233,11 @@ def is_infrastructure(method: str) -> bool:
     return method.startswith("/grpc.")
 
 
-def _is_background(method: str) -> bool:
-    """Whether nobody waits for a method's answer: infrastructure, and telemetry."""
+def is_background(method: str) -> bool:
+    """Whether a method serves the mesh itself: infrastructure, and the receiving of telemetry.
+
+    Watching the calls that bring what was watched would never end.
+    """
     return is_infrastructure(method) or method.startswith("/opentelemetry.")
 
 

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mlxmesh_gateway.telemetry.exposition import expose
-from mlxmesh_gateway.telemetry.sinks.prometheus import PrometheusSink
+from mlxmesh_gateway.otlp.exposition import expose
+from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
 
 _NO_METRICS = (
     "there are no metrics here: the setting telemetry_sinks of the gateway lacks prometheus\n"

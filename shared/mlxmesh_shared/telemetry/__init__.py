@@ -1,4 +1,7 @@
-"""What a process tells about itself: its logs, and who takes its traces and metrics."""
+"""Telemetry: logs, and what makes a process's spans and metrics and sends them to a collector.
+
+Here are the logs alone: the rest needs OpenTelemetry, which commands should not have to import.
+"""
 
 from mlxmesh_shared.telemetry.logs import (
     JsonFormatter,

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from mlxmesh_gateway.telemetry.otlp_messages import SERVICES, OtlpService
+from mlxmesh_gateway.otlp.messages import SERVICES, OtlpService
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 
 

@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from mlxmesh_gateway.telemetry.otlp_messages import ExportRequest
+from mlxmesh_gateway.otlp.messages import ExportRequest
 
 # OTLP writes ids in hexadecimal where protobuf's JSON has base64.
 _IDS = frozenset({"traceId", "spanId", "parentSpanId"})

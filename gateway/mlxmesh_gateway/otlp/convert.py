@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
-from mlxmesh_gateway.telemetry.lane import LaneStatus
-from mlxmesh_gateway.telemetry.otlp_messages import failed, texts
-from mlxmesh_gateway.telemetry.recent_traces import KeptSpan
+from mlxmesh_gateway.otlp.lane import LaneStatus
+from mlxmesh_gateway.otlp.messages import failed, texts
+from mlxmesh_gateway.otlp.recent_traces import KeptSpan
 
 
 def span_message(kept: KeptSpan) -> wire.Span:

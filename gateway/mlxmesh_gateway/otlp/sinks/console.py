@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from mlxmesh_gateway.telemetry.otlp_messages import failed, origin, points, text, texts
+from mlxmesh_gateway.otlp.messages import failed, origin, points, text, texts
 
 _NS_PER_S = 1_000_000_000
 

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
-from mlxmesh_gateway.telemetry.otlp_messages import origin
+from mlxmesh_gateway.otlp.messages import origin
 
 STALE_S = 60.0
 """Without news for so long, the metrics of a process are forgotten: it has ended, or tells another

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from mlxmesh_gateway.telemetry.otlp_messages import SERVICES, ExportRequest, Signal
+from mlxmesh_gateway.otlp.messages import SERVICES, ExportRequest, Signal
 from mlxmesh_shared.errors import IllegalState, from_rpc_error
 from mlxmesh_shared.settings.sinks import SinkSettings
 
@@ -27,7 +27,7 @@ _OPTIONS = (
 )
 
 
-class OtlpSink:
+class CollectorSink:
     """Sends each request on as it is; the caller closes it."""
 
     def __init__(self, settings: SinkSettings) -> None:

@@ -14,10 +14,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from mlxmesh_gateway.telemetry.lane import Lane, LaneStatus
-from mlxmesh_gateway.telemetry.own_metrics import sink_metrics
-from mlxmesh_gateway.telemetry.recent_traces import RecentTraces
-from mlxmesh_gateway.telemetry.tail_rules import TailRules
+from mlxmesh_gateway.otlp.lane import Lane, LaneStatus
+from mlxmesh_gateway.otlp.own_metrics import sink_metrics
+from mlxmesh_gateway.otlp.recent_traces import RecentTraces
+from mlxmesh_gateway.otlp.tail_rules import TailRules
 
 TICK_S = 0.5
 OWN_METRICS_INTERVAL_S = 10.0

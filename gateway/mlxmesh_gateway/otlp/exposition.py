@@ -22,8 +22,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar
 
-from mlxmesh_gateway.telemetry.otlp_messages import texts
-from mlxmesh_gateway.telemetry.sinks.prometheus import ProcessMetrics
+from mlxmesh_gateway.otlp.messages import texts
+from mlxmesh_gateway.otlp.sinks.prometheus import ProcessMetrics
 
 _UNITS = {"s": "seconds", "ms": "milliseconds", "By": "bytes"}
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_]")

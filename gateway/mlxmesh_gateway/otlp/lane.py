@@ -17,8 +17,8 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from mlxmesh_gateway.telemetry.otlp_messages import ExportRequest, Signal, item_count
-from mlxmesh_gateway.telemetry.selection import Selection
+from mlxmesh_gateway.otlp.messages import ExportRequest, Signal, item_count
+from mlxmesh_gateway.otlp.selection import Selection
 from mlxmesh_shared.errors import DeadlineExceeded, MeshError
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 

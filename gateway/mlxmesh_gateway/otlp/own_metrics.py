@@ -16,7 +16,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     NumberDataPoint,
 )
 
-from mlxmesh_gateway.telemetry.lane import LaneStatus
+from mlxmesh_gateway.otlp.lane import LaneStatus
 
 
 class Instrument(NamedTuple):

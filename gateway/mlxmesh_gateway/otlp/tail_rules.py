@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from mlxmesh_gateway.telemetry.otlp_messages import failed, is_root, origin
+from mlxmesh_gateway.otlp.messages import failed, is_root, origin
 
 SETTLE_S = 2.5
 """After the end of its root a trace gets no more spans: processes tell of theirs every second."""

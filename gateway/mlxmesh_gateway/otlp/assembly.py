@@ -9,30 +9,30 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmesh_gateway.telemetry.fan_out import FanOut
-from mlxmesh_gateway.telemetry.lane import Lane, LaneOptions
-from mlxmesh_gateway.telemetry.otlp_messages import Signal
-from mlxmesh_gateway.telemetry.recent_traces import KeepOptions, RecentTraces
-from mlxmesh_gateway.telemetry.selection import Selection
-from mlxmesh_gateway.telemetry.sinks.console import ConsoleSink
-from mlxmesh_gateway.telemetry.sinks.json_lines import JsonLinesSink
-from mlxmesh_gateway.telemetry.sinks.otlp import OtlpSink
-from mlxmesh_gateway.telemetry.sinks.prometheus import PrometheusSink
-from mlxmesh_gateway.telemetry.tail_rules import TailOptions, TailRules
+from mlxmesh_gateway.otlp.fan_out import FanOut
+from mlxmesh_gateway.otlp.lane import Lane, LaneOptions
+from mlxmesh_gateway.otlp.messages import Signal
+from mlxmesh_gateway.otlp.recent_traces import KeepOptions, RecentTraces
+from mlxmesh_gateway.otlp.selection import Selection
+from mlxmesh_gateway.otlp.sinks.collector import CollectorSink
+from mlxmesh_gateway.otlp.sinks.console import ConsoleSink
+from mlxmesh_gateway.otlp.sinks.json_lines import JsonLinesSink
+from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
+from mlxmesh_gateway.otlp.tail_rules import TailOptions, TailRules
 from mlxmesh_shared.settings import GatewaySettings
 from mlxmesh_shared.settings.sinks import SinkSettings
 
 FLUSH_S = 2.0
 """How long a gateway that leaves waits for its sinks to take what is queued."""
 
-Sink = PrometheusSink | OtlpSink | JsonLinesSink | ConsoleSink
+Sink = PrometheusSink | CollectorSink | JsonLinesSink | ConsoleSink
 
 
 @dataclass(frozen=True)
-class Telemetry:
-    """What the gateway has for telemetry."""
+class OpenFanOut:
+    """The fan-out with its sinks, and the parts that others ask."""
 
-    fan_out: FanOut
+    sink: FanOut
     recent: RecentTraces
     prometheus: PrometheusSink | None
     """None where it is not among the sinks."""
@@ -41,18 +41,18 @@ class Telemetry:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Feeds the sinks meanwhile, and closes them in the end."""
-        task = asyncio.create_task(self.fan_out.run(), name="telemetry-fan-out")
+        task = asyncio.create_task(self.sink.run(), name="telemetry-fan-out")
         try:
             yield
         finally:
-            await self.fan_out.settle(FLUSH_S)
+            await self.sink.settle(FLUSH_S)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             for sink in self.sinks:
                 await sink.close()
 
 
-def open_telemetry(settings: GatewaySettings, instance_id: str) -> Telemetry:
+def open_fan_out(settings: GatewaySettings, instance_id: str) -> OpenFanOut:
     """On a running event loop. Raises: IllegalState when a sink's files cannot be used."""
     sinks = tuple(_open_sink(each) for each in settings.telemetry_sinks)
     lanes = [
@@ -69,7 +69,7 @@ def open_telemetry(settings: GatewaySettings, instance_id: str) -> Telemetry:
     tail = TailRules(TailOptions(settings.trace_export_ratio, settings.trace_slow_ms))
     fan_out = FanOut(lanes, recent, tail, instance_id=instance_id)
     prometheus = next((sink for sink in sinks if isinstance(sink, PrometheusSink)), None)
-    return Telemetry(fan_out, recent, prometheus, sinks)
+    return OpenFanOut(fan_out, recent, prometheus, sinks)
 
 
 def _signals(settings: SinkSettings) -> tuple[Signal, ...]:
@@ -81,7 +81,7 @@ def _open_sink(settings: SinkSettings) -> Sink:
         case "prometheus":
             return PrometheusSink()
         case "otlp":
-            return OtlpSink(settings)
+            return CollectorSink(settings)
         case "file":
             path = Path(settings.target)
             return JsonLinesSink(path, max_bytes=settings.max_bytes, keep_files=settings.keep_files)

@@ -1,1 +1,0 @@
-"""The telemetry of every process: fanned out to sinks, and recent traces kept."""
