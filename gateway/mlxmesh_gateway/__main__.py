@@ -11,6 +11,7 @@ from mlxmesh_gateway.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_gateway.status import MeshStatusServicer
+from mlxmesh_gateway.telemetry import observe_gateway
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.live import following
@@ -20,6 +21,9 @@ from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.telemetry.calls import ServedCalls
+from mlxmesh_shared.telemetry.process import Telemetry
+from mlxmesh_shared.telemetry.setup import ProcessTelemetry
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
@@ -36,10 +40,13 @@ async def main() -> None:
         level=settings.log_level,
         json=wants_json(settings.log_format),
     )
-    registry = open_registry(settings, open_certificates(settings, "gateway"))
+    ratio = settings.trace_sample_ratio
+    telemetry = ProcessTelemetry(settings, "gateway", instance_id, sample_ratio=ratio)
+    certificates = open_certificates(settings, "gateway")
+    registry = open_registry(settings, certificates)
     try:
-        async with following(live, "gateway"):
-            await serve(live, instance_id, registry, until=wait_for_stop)
+        async with following(live, "gateway"), telemetry.exporting(registry, certificates):
+            await serve(live, instance_id, registry, telemetry.of_process, until=wait_for_stop)
     finally:
         await registry.close()
 
@@ -48,6 +55,7 @@ async def serve(
     live: LiveSettings[GatewaySettings],
     instance_id: str,
     registry: Registry,
+    telemetry: Telemetry | None = None,
     *,
     until: Callable[[asyncio.Event], Awaitable[object]],
 ) -> None:
@@ -59,7 +67,7 @@ async def serve(
     async def show_backend(backend: str, known: bool) -> None:
         await server.set_health(BACKENDS[backend].full_name, serving=known)
 
-    settings = live.current
+    settings, telemetry = live.current, telemetry or Telemetry()
     certificates = open_certificates(settings, "gateway")
     backends = Backends(
         registry,
@@ -69,7 +77,8 @@ async def serve(
     )
     relay = _relay(settings, backends)
     status = MeshStatusServicer(registry, backends, certificates)
-    server = _server(settings, relay, status, certificates)
+    observe_gateway(telemetry.metrics, relay.counts, backends)
+    server = _server(settings, relay, status, certificates, telemetry)
     live.subscribe(lambda now: _limit(now, relay, server))
     instance = local_instance(settings, "gateway", instance_id, await server.start())
     try:
@@ -127,6 +136,7 @@ def _server(
     relay: Relay,
     status: MeshStatusServicer,
     certificates: CertificateSource | None,
+    telemetry: Telemetry,
 ) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
     options = ServerOptions(
@@ -147,6 +157,8 @@ def _server(
         generic_handlers=(relay,),
         name="gateway",
         tls=certificates and _tls(settings, certificates),
+        # What clients ask for begins a trace, what the mesh asks itself does not.
+        watcher=ServedCalls(telemetry, begins={route.path for route in public_routes()}),
     )
 
 
