@@ -60,6 +60,11 @@ async def _found(request: str, address: str | None, data_dir: DataDir) -> GetTra
 
 
 async def _ask(client: MeshClient, request: str) -> GetTraceResponse:
-    if _TRACE_ID.fullmatch(request):
+    from mlxmesh_shared.errors import TraceNotFound
+
+    try:
+        return await client.trace(request)
+    except TraceNotFound:
+        if not _TRACE_ID.fullmatch(request):
+            raise
         return await client.trace(trace_id=request)
-    return await client.trace(request)

@@ -280,10 +280,10 @@ class MeshClient:
         self, request_id: str = "", *, trace_id: str = "", timeout_s: float | None = None
     ) -> GetTraceResponse:
         """The spans of one request, by its id or by its trace's. Raises: TraceNotFound."""
-        key = {"trace_id": trace_id} if trace_id else {"request_id": request_id}
-        return await self._calls.unary(
-            self._telemetry.GetTrace, GetTraceRequest(**key), self._limit_s(timeout_s), safe=True
-        )
+        by_trace = GetTraceRequest(trace_id=trace_id)
+        request = by_trace if trace_id else GetTraceRequest(request_id=request_id)
+        limit_s = self._limit_s(timeout_s)
+        return await self._calls.unary(self._telemetry.GetTrace, request, limit_s, safe=True)
 
     def _generated(
         self,

@@ -11,7 +11,7 @@ import secrets
 import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -40,6 +40,18 @@ Context = aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Any]
 
 
+class WatchedCall(Protocol):
+    """A call that somebody watches."""
+
+    def end(self, code: grpc.StatusCode, took_s: float) -> None: ...
+
+
+class CallWatcher(Protocol):
+    """Is told of each call's begin and end, in the call's own context."""
+
+    def begin(self, method: str, context: Context) -> WatchedCall: ...
+
+
 class CallGuard(aio.ServerInterceptor):
     """Guards all methods of one server."""
 
@@ -52,6 +64,7 @@ class CallGuard(aio.ServerInterceptor):
         places: Places | None,
         log_successes: bool = True,
         access: MethodAccess | None = None,
+        watcher: CallWatcher | None = None,
     ) -> None:
         """Without `places`, any number of calls may run."""
         self._service = service
@@ -60,6 +73,7 @@ class CallGuard(aio.ServerInterceptor):
         self._places = places
         self._log_successes = log_successes
         self._access = access
+        self._watcher = watcher
         self._guarded: dict[str, tuple[Any, Any]] = {}
         # Running calls by the task that handles each, and those that a drain has ended.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
@@ -153,6 +167,7 @@ class CallGuard(aio.ServerInterceptor):
     async def _call(self, method: str, context: Context) -> AsyncGenerator[None]:
         started_s = time.perf_counter()
         code = grpc.StatusCode.OK
+        watched = self._watched(method, context)
         try:
             self._authorize(method, context)
             with self._admitted(method, context), self._known_as_running(method):
@@ -168,7 +183,15 @@ class CallGuard(aio.ServerInterceptor):
             code = known.code
             await context.abort_with_status(to_status(known))
         finally:
-            self._record(method, context, code, time.perf_counter() - started_s)
+            took_s = time.perf_counter() - started_s
+            self._record(method, context, code, took_s)
+            if watched is not None:
+                watched.end(code, took_s)
+
+    def _watched(self, method: str, context: Context) -> WatchedCall | None:
+        if self._watcher is None or is_background(method):
+            return None
+        return self._watcher.begin(method, context)
 
     def _authorize(self, method: str, context: Context) -> None:
         if self._access is not None and not is_infrastructure(method):

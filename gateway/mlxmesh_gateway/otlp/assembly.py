@@ -1,4 +1,4 @@
-"""The fan-out that the settings ask for."""
+"""What receives telemetry, as the settings want it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Sink = PrometheusSink | CollectorSink | JsonLinesSink | ConsoleSink
 
 
 @dataclass(frozen=True)
-class OpenFanOut:
+class Receiver:
     """The fan-out with its sinks, and the parts that others ask."""
 
-    sink: FanOut
+    fan_out: FanOut
     recent: RecentTraces
     prometheus: PrometheusSink | None
     """None where it is not among the sinks."""
@@ -41,18 +41,18 @@ class OpenFanOut:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Feeds the sinks meanwhile, and closes them in the end."""
-        task = asyncio.create_task(self.sink.run(), name="telemetry-fan-out")
+        task = asyncio.create_task(self.fan_out.run(), name="telemetry-fan-out")
         try:
             yield
         finally:
-            await self.sink.settle(FLUSH_S)
+            await self.fan_out.settle(FLUSH_S)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             for sink in self.sinks:
                 await sink.close()
 
 
-def open_fan_out(settings: GatewaySettings, instance_id: str) -> OpenFanOut:
+def open_receiver(settings: GatewaySettings, instance_id: str) -> Receiver:
     """On a running event loop. Raises: IllegalState when a sink's files cannot be used."""
     sinks = tuple(_open_sink(each) for each in settings.telemetry_sinks)
     lanes = [
@@ -69,7 +69,7 @@ def open_fan_out(settings: GatewaySettings, instance_id: str) -> OpenFanOut:
     tail = TailRules(TailOptions(settings.trace_export_ratio, settings.trace_slow_ms))
     fan_out = FanOut(lanes, recent, tail, instance_id=instance_id)
     prometheus = next((sink for sink in sinks if isinstance(sink, PrometheusSink)), None)
-    return OpenFanOut(fan_out, recent, prometheus, sinks)
+    return Receiver(fan_out, recent, prometheus, sinks)
 
 
 def _signals(settings: SinkSettings) -> tuple[Signal, ...]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from mlxmesh_shared.settings.consul import ConsulSettings, FullPath, Seconds
 from mlxmesh_shared.settings.listen import check_listen
@@ -39,8 +39,16 @@ def _http_listen(listen: str, info: ValidationInfo) -> str:
     return _allowed(listen, info) if listen else listen
 
 
+def _split(names: object) -> object:
+    """Names in a flag or a variable are separated by commas; in a file they are a list."""
+    if isinstance(names, str):
+        return [name.strip() for name in names.split(",") if name.strip()]
+    return names
+
+
 Listen = Annotated[str, AfterValidator(_allowed)]
 HttpListen = Annotated[str, AfterValidator(_http_listen)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -76,6 +84,10 @@ class MeshSettings(ConsulSettings):
     """Allows listening beyond this machine without TLS."""
     reflection: bool = True
     """Whether callers may ask for the contracts."""
+    telemetry: bool = True
+    """Whether traces, metrics and logs are sent to a gateway, or to otlp_endpoint."""
+    otlp_endpoint: Annotated[str, Field(pattern=r"^$|^[^\s/]+:\d+$")] = ""
+    """A collector that takes OTLP over gRPC, host:port; empty for the mesh's own gateway."""
 
 
 class GatewaySettings(MeshSettings):
@@ -122,6 +134,8 @@ class GatewaySettings(MeshSettings):
     """How long a trace is kept."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
+    trace_sample_ratio: Chance = 1.0
+    """The part of the requests that are traced, of those whose client does not decide it."""
 
 
 class GenerationSettings(MeshSettings):
@@ -151,6 +165,8 @@ class GenerationSettings(MeshSettings):
     """Most memory for kept messages; the generation that ended first goes first."""
     drain_grace_s: Seconds = 30
     """How long running generations may go on after a stop was asked for."""
+    log_content_models: Names = ()
+    """Models whose prompts and outputs may stand in traces, separated by commas; else none do."""
 
 
 class ModelSettings(MeshSettings):

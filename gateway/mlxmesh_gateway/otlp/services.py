@@ -11,7 +11,7 @@ from mlxmesh_gateway.otlp.messages import SERVICES, OtlpService
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 
 
-def receivers(sink: TelemetrySink) -> list[grpc.GenericRpcHandler]:
+def otlp_handlers(sink: TelemetrySink) -> list[grpc.GenericRpcHandler]:
     """Handlers of the three services, all feeding one sink."""
     take = {"traces": sink.traces, "metrics": sink.metrics, "logs": sink.logs}
     return [_handler(service, take[signal]) for signal, service in SERVICES.items()]
