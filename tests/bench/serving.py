@@ -41,9 +41,10 @@ def bench_model() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def serving(model: Path, *options: str, **engine: object) -> Iterator[Mesh]:
+def serving(model: Path, *options: str, telemetry: bool = True, **engine: object) -> Iterator[Mesh]:
     """A mesh that serves the model; `options` are those of `mlxmesh up`, `engine` its settings."""
     own = {f"MLXMESH_ENGINE_{name.upper()}": str(value) for name, value in engine.items()}
+    own["MLXMESH_TELEMETRY"] = str(telemetry)
     with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as data_dir:
 
         def command(*words: str) -> Any:

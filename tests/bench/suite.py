@@ -31,6 +31,7 @@ PARTS = (
     Part(7, "from 1 to 256 streams, and long prompts", "bench_streams"),
     Part(8, "quantized weights", "bench_quantized"),
     Part(9, "start-up", "bench_startup"),
+    Part(10, "telemetry on, beside off", "bench_telemetry"),
 )
 """Target 2 is the comparison with other servers, which `make bench-peers` runs."""
 

@@ -30,6 +30,8 @@ def open_backend(settings: EngineSettings, steps: StepCounts) -> Backend:
 
 def import_backend(settings: EngineSettings) -> None:
     """Does ahead of time what takes most of it: importing MLX, where the settings name it."""
+    if settings.telemetry:
+        import_module("mlxmesh_shared.telemetry.exporter")
     if settings.backend == "mlx":
         _import_mlx()
 

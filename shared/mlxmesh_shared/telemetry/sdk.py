@@ -88,16 +88,14 @@ class Recorder:
 
     def read_metrics(self) -> ExportMetricsServiceRequest:
         """Every metric as it is now; totals are those since the start."""
+        metrics = ScopeMetrics(Scope(SCOPE), [*self._measured(), *self._counted()], "")
+        return encode_metrics(MetricsData([ResourceMetrics(self._resource, [metrics], "")]))
+
+    def _measured(self) -> Iterator[Metric]:
         data = self._reader.get_metrics_data()
-        counted = ScopeMetrics(Scope(SCOPE), list(self._counted()), "")
-        return encode_metrics(
-            MetricsData(
-                [
-                    *(data.resource_metrics if data is not None else ()),
-                    ResourceMetrics(self._resource, [counted], ""),
-                ]
-            )
-        )
+        for of_resource in data.resource_metrics if data is not None else ():
+            for of_scope in of_resource.scope_metrics:
+                yield from of_scope.metrics
 
     def _counted(self) -> Iterator[Metric]:
         now_ns = time.time_ns()

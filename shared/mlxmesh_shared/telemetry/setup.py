@@ -88,7 +88,8 @@ class ProcessTelemetry:
         if endpoint:
             # What listens on this host alone is mostly an agent that knows nothing of our TLS.
             near = is_loopback(endpoint.rpartition(":")[0])
-            return OtlpSink(open_channel(endpoint, certificates=None if near else certificates))
+            shown = None if near else certificates
+            return OtlpSink(open_channel(endpoint, certificates=shown, pings=False))
         assert registry is not None, "needed to find the collecting gateway"
         open_ = partial(open_channel, role="gateway", certificates=certificates)
         return CollectingGateway(registry, open_, own_id=self._instance_id, local=local)
