@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mlxmesh.telemetry.v1.telemetry_pb2 import Span
 
-BAR_CHARACTERS = 32
+BAR_CHARACTERS = 24
 _NS_PER_MS = 1_000_000
 # The header has them.
 _LEFT_OUT = frozenset({"mlxmesh.request_id"})
@@ -30,21 +30,36 @@ def timeline(spans: Sequence[Span]) -> Group:
     """A line about the whole, then a row for each span."""
     begin_ns = min(span.start_unix_nano for span in spans)
     whole_ns = max(max(_end_ns(span) for span in spans) - begin_ns, 1)
-    table = Table("span", "process", "at ms", "took ms", "", "details", box=None, pad_edge=False)
-    for heading in (2, 3):
-        table.columns[heading].justify = "right"
-    table.columns[5].overflow, table.columns[5].no_wrap = "ellipsis", True
+    table = _table()
     for span, guide in rows(spans):
         colour = "red" if span.failed else "cyan"
         table.add_row(
-            f"{guide}{escape(span.name)}",
-            span.instance_id,
+            f"{guide}{escape(_short(span.name))}",
+            escape(span.instance_id),
             f"{(span.start_unix_nano - begin_ns) / _NS_PER_MS:.1f}",
             f"{span.duration_nano / _NS_PER_MS:.1f}",
             f"[{colour}]{bar(span, begin_ns, whole_ns)}[/{colour}]",
             escape(details(span)),
         )
     return Group(_header(spans, whole_ns), "", table)
+
+
+def _table() -> Table:
+    """What there is no room for is left out of the details, and then of the names."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("span", no_wrap=True, overflow="ellipsis", min_width=20)
+    table.add_column("process", no_wrap=True, overflow="ellipsis", min_width=10)
+    table.add_column("at ms", justify="right", no_wrap=True, min_width=7)
+    table.add_column("took ms", justify="right", no_wrap=True, min_width=7)
+    table.add_column("", no_wrap=True, min_width=BAR_CHARACTERS)
+    table.add_column("details", no_wrap=True, overflow="ellipsis", min_width=0)
+    return table
+
+
+def _short(name: str) -> str:
+    """A method without the package of its service."""
+    service, slash, method = name.rpartition("/")
+    return f"{service.rpartition('.')[2]}{slash}{method}"
 
 
 def rows(spans: Sequence[Span]) -> Iterator[Row]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -21,7 +23,9 @@ def create_app(prometheus: PrometheusSink | None) -> Starlette:
     async def metrics(request: Request) -> Response:
         if prometheus is None:
             return PlainTextResponse(_NO_METRICS, status_code=404)
-        page, content_type = expose(prometheus.processes(), request.headers.get("accept", ""))
+        accept, processes = request.headers.get("accept", ""), list(prometheus.processes())
+        # On a thread: a page of many engines would hold up what this process relays.
+        page, content_type = await asyncio.to_thread(expose, processes, accept)
         return Response(page, headers={"content-type": content_type})
 
     return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", _healthz)])
