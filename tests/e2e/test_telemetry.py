@@ -1,4 +1,4 @@
-"""A whole mesh tells a collector what it does: traces from the client to the engine, and metrics."""
+"""A whole mesh tells a collector what it does: traces from client to engine, metrics, logs."""
 
 from __future__ import annotations
 
