@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,3 +153,20 @@ async def collector(received: Received, listen: str = "127.0.0.1:0") -> AsyncGen
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(0)
+
+
+@contextlib.contextmanager
+def collector_beside(received: Received) -> Iterator[str]:
+    """The same for tests whose event loops come and go: on a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="collector")
+    thread.start()
+    context = collector(received)
+    try:
+        yield asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result(PATIENCE_S)
+        leaving = context.__aexit__(None, None, None)
+        asyncio.run_coroutine_threadsafe(leaving, loop).result(PATIENCE_S)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE_S)
+        loop.close()

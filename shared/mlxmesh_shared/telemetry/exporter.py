@@ -75,12 +75,6 @@ class Outgoing(Generic[M]):
                     self.lost += items
                 raise
 
-    def give_up(self) -> None:
-        """Loses what is held."""
-        if self._held is not None:
-            self.lost += self._held[1]
-            self._held = None
-
     async def _batch(self) -> tuple[M, int]:
         items = min(len(self._queue), MOST_AT_ONCE)
         batch = self._take(min(SLICE, items))
