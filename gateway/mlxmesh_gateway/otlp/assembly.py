@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
 from mlxmesh_gateway.otlp.tail_rules import TailOptions, TailRules
 from mlxmesh_shared.settings import GatewaySettings
 from mlxmesh_shared.settings.sinks import SinkSettings
+
+_log = logging.getLogger(__name__)
 
 FLUSH_S = 2.0
 """How long a gateway that leaves waits for its sinks to take what is queued."""
@@ -42,6 +45,7 @@ class Receiver:
     async def running(self) -> AsyncGenerator[None]:
         """Feeds the sinks meanwhile, and closes them in the end."""
         task = asyncio.create_task(self.fan_out.run(), name="telemetry-fan-out")
+        task.add_done_callback(_tell_failure)
         try:
             yield
         finally:
@@ -50,6 +54,11 @@ class Receiver:
             await asyncio.gather(task, return_exceptions=True)
             for sink in self.sinks:
                 await sink.close()
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("telemetry is passed on no more: %s", type(error).__name__)
 
 
 def open_receiver(settings: GatewaySettings, instance_id: str) -> Receiver:

@@ -32,8 +32,8 @@ class CollectorSink:
 
     def __init__(self, settings: SinkSettings) -> None:
         """Raises: IllegalState when a file that the settings name cannot be used."""
-        self._channel = _open(settings)
         self._metadata = _headers(settings.headers_file)
+        self._channel = _open(settings)
         self._export = {
             signal: self._channel.unary_unary(
                 f"/{service.name}/Export",
