@@ -153,12 +153,15 @@ async def test_dead_and_silent_sinks_hold_up_nobody_and_their_losses_show(
 ) -> None:
     generation = await stand.generation()
     async with blackhole() as silent, collecting() as (alive, received):
-        tiny = "queue_bytes=100"
-        settings = GatewaySettings(
-            telemetry_sinks=f"prometheus; otlp:127.0.0.1:1?{tiny}; otlp:{silent}?{tiny};"
-            f"otlp:{alive}; file:{tmp_path}/t.jsonl"
+        path = f"{tmp_path}/t.jsonl"
+        sinks = (
+            SinkSettings(kind="prometheus"),
+            SinkSettings(kind="otlp", target="127.0.0.1:1", queue_bytes=100),
+            SinkSettings(kind="otlp", target=silent, queue_bytes=100),
+            SinkSettings(kind="otlp", target=alive),
+            SinkSettings(kind="file", target=path),
         )
-        address = await stand.gateway(telemetry_sinks=settings.telemetry_sinks)
+        address = await stand.gateway(telemetry_sinks=sinks)
         client = await stand.client(address)
         async with exporter(address) as export:
             for number in range(1, 6):
@@ -172,16 +175,15 @@ async def test_dead_and_silent_sinks_hold_up_nobody_and_their_losses_show(
                 await asyncio.sleep(0.02)
         status = await client.telemetry_sinks()
     dropped = {sink.name: sink.dropped_items for sink in status}
-    assert dropped[f"otlp:{alive}"] == dropped[f"file:{tmp_path}/t.jsonl"] == 0
+    assert dropped[f"otlp:{alive}"] == dropped[f"file:{path}"] == 0
     assert dropped["otlp:127.0.0.1:1"] >= 4
     assert dropped[f"otlp:{silent}"] >= 4
 
 
 async def test_what_is_queued_is_sent_before_a_gateway_ends(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    settings = GatewaySettings(
-        telemetry_sinks=f"file:{path}", trace_export_ratio=0, data_dir=tmp_path
-    )
+    sink = SinkSettings(kind="file", target=str(path))
+    settings = GatewaySettings(telemetry_sinks=(sink,), trace_export_ratio=0, data_dir=tmp_path)
     receiver = open_receiver(settings, "gateway-1")
     async with receiver.running():
         await receiver.fan_out.traces(traces(span(1, "an error", failed=True)))
