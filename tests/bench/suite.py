@@ -109,5 +109,7 @@ def parts_for(only: str) -> list[Part]:
     known = {str(part.target) for part in PARTS}
     asked = {word.strip() for word in only.split(",")}
     if unknown := asked - known:
-        raise ValueError(f"no part answers {min(unknown)!r}; there are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"no part answers {min(unknown)!r}; there are {', '.join(sorted(known, key=int))}"
+        )
     return [part for part in PARTS if str(part.target) in asked]

@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 import grpc
@@ -85,7 +85,7 @@ async def call(
     *,
     timeout_s: float = 60,
     messages: int = -1,
-    metadata: Sequence[tuple[str, str]] = SECRETS,
+    metadata: tuple[tuple[str, str], ...] = SECRETS,
 ) -> Answer:
     """Any method, as a stream of bytes; leaves after so many messages, if not negative."""
     running = channel.unary_stream(path)(wire, timeout=timeout_s, metadata=metadata)
@@ -96,8 +96,8 @@ async def call(
     except aio.AioRpcError:
         pass
     running.cancel()
-    metadata = (*(await running.initial_metadata()), *(await running.trailing_metadata()))
-    return Answer(await running.code(), f"{await running.details()} {metadata!r}", read)
+    received = (*(await running.initial_metadata()), *(await running.trailing_metadata()))
+    return Answer(await running.code(), f"{await running.details()} {received!r}", read)
 
 
 def generate(**fields: Any) -> bytes:

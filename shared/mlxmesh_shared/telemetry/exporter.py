@@ -64,7 +64,7 @@ class Outgoing(Generic[M]):
     async def send_all(self) -> None:
         """Raises: what the sink said to the first batch that it did not take."""
         while self.waiting:
-            batch, items = self._held or await self._batch()
+            batch, items = self._held or await self._filled()
             self._held = None
             try:
                 await self._send(batch)
@@ -75,12 +75,18 @@ class Outgoing(Generic[M]):
                     self.lost += items
                 raise
 
-    async def _batch(self) -> tuple[M, int]:
-        items = min(len(self._queue), MOST_AT_ONCE)
-        batch = self._take(min(SLICE, items))
-        for taken in range(SLICE, items, SLICE):
+    async def _filled(self) -> tuple[M, int]:
+        """A batch of what waits, held from the first on: time may run out while it is encoded."""
+        wanted = min(len(self._queue), MOST_AT_ONCE)
+        items = min(SLICE, wanted)
+        batch = self._take(items)
+        self._held = batch, items
+        while items < wanted:
             await asyncio.sleep(0)
-            batch.MergeFrom(self._take(min(SLICE, items - taken)))
+            slice_ = min(SLICE, wanted - items)
+            batch.MergeFrom(self._take(slice_))
+            items += slice_
+            self._held = batch, items
         return batch, items
 
 

@@ -11,7 +11,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh.generation.v1.generation_pb2 import CountTokensRequest, CountTokensResponse
 from mlxmesh.generation.v1.generation_pb2_grpc import (
-    GenerationServiceServicer,
     GenerationServiceStub,
     add_GenerationServiceServicer_to_server,
 )
@@ -22,6 +21,7 @@ from mlxmesh_shared.telemetry.calls import ServedCalls
 from mlxmesh_shared.telemetry.log_records import TraceFilter
 from mlxmesh_shared.telemetry.sdk import Recorder
 from tests.fakes.otlp_collector import Received, ReceivedSpan, values
+from tests.fakes.public_services import FakeGeneration
 
 SERVICE = "mlxmesh.generation.v1.GenerationService"
 COUNT = f"{SERVICE}/CountTokens"
@@ -29,10 +29,11 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CONTEXT = (("traceparent", f"00-{TRACE}-{SPAN}-01"),)
 
 
-class Servicer(GenerationServiceServicer):
+class Servicer(FakeGeneration):
     """Answers, fails or hangs, as it is told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.error: MeshError | None = None
         self.hangs = False
 
@@ -150,7 +151,8 @@ async def test_a_deadline_that_passes_ends_the_span() -> None:
 
 async def test_what_the_mesh_asks_itself_is_not_watched() -> None:
     async with running() as stand:
-        await health_pb2_grpc.HealthStub(stand.channel).Check(health_pb2.HealthCheckRequest())
+        health: Any = health_pb2_grpc.HealthStub(stand.channel)
+        await health.Check(health_pb2.HealthCheckRequest())
         assert await stand.codes() == {}
         assert await stand.spans() == []
 

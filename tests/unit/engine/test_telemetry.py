@@ -6,7 +6,7 @@ import pytest
 
 from mlxmesh_engine.request import FinishReason, Sequence, Timings, Update
 from mlxmesh_engine.telemetry import SequenceSpans
-from mlxmesh_shared.errors import DeadlineExceeded
+from mlxmesh_shared.errors import DeadlineExceeded, MeshError
 from mlxmesh_shared.telemetry.sdk import Recorder
 from tests.fakes.otlp_collector import Received, ReceivedSpan
 
@@ -15,7 +15,10 @@ WHOLE = Timings(10, 20, 30, cached_tokens=2, output_tokens=4)
 
 
 async def spans_of(
-    timings: Timings | None, flags: str = "01", **last: object
+    timings: Timings | None,
+    flags: str = "01",
+    finish_reason: FinishReason | None = None,
+    error: MeshError | None = None,
 ) -> list[ReceivedSpan]:
     recorder, received = Recorder({"service.name": "engine"}), Received()
     request = Sequence(
@@ -26,7 +29,8 @@ async def spans_of(
         submitted_s=time.monotonic() - 0.1,
         traceparent=f"00-{TRACE}-{SPAN}-{flags}" if flags else "",
     )
-    SequenceSpans(recorder.telemetry.tracer).on_end(request, Update(1, timings=timings, **last))  # pyright: ignore[reportArgumentType]
+    last = Update(1, timings=timings, finish_reason=finish_reason, error=error)
+    SequenceSpans(recorder.telemetry.tracer).on_end(request, last)
     await received.traces(recorder.take_spans(10))
     return received.spans
 
@@ -55,8 +59,7 @@ async def test_each_phase_tells_its_tokens() -> None:
 
 
 async def test_what_did_not_begin_has_no_span_and_a_failure_shows() -> None:
-    late = {"error": DeadlineExceeded("too late")}
-    (queue,) = await spans_of(Timings(10, 0, 0), **late)
+    (queue,) = await spans_of(Timings(10, 0, 0), error=DeadlineExceeded("too late"))
     assert (queue.name, queue.failed) == ("queue", True)
     assert queue.attributes == {"error.type": "DEADLINE_EXCEEDED"}
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ FAST = Pace(
     tick_s=0.001,
     export_every_s=0.002,
     metrics_every_s=0.005,
-    send_timeout_s=0.05,
+    send_timeout_s=10.0,
     last_timeout_s=0.05,
     complain_every_s=0.0,
 )
@@ -109,7 +110,8 @@ async def test_what_is_refused_is_lost_and_counted(
 async def test_a_sink_that_hangs_holds_up_nobody_and_nothing_grows() -> None:
     recorder, sink = Recorder({"service.name": "x"}, most_spans=10), Troubled()
     sink.hangs = True
-    async with Exporter(recorder, sink, FAST).running():
+    impatient = replace(FAST, send_timeout_s=0.05)
+    async with Exporter(recorder, sink, impatient).running():
         record_spans(recorder, 100)
         await until(lambda: bool(sink.metrics_by_service))
     assert recorder.spans.dropped == 90
