@@ -6,9 +6,11 @@ after a hold time. What comes later follows the decision; a late error turns it.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
@@ -31,20 +33,49 @@ class TailOptions:
     max_decisions: int = 50_000
 
 
+class _Source(NamedTuple):
+    """Whose the spans are that stand side by side in a message; `number` tells it from others."""
+
+    number: int
+    service: str
+    resource: ResourceSpans
+    scope: ScopeSpans
+
+
+class _Gathered:
+    """Copies of spans: a reference would keep the whole message that each came with."""
+
+    def __init__(self) -> None:
+        self.request = ExportTraceServiceRequest()
+        self._last_source = 0
+
+    def add(self, source: _Source, span: Span) -> None:
+        """Spans of one source that follow each other share what says whose they are."""
+        if source.number != self._last_source:
+            self._last_source = source.number
+            of_resource = self.request.resource_spans.add(
+                resource=source.resource.resource, schema_url=source.resource.schema_url
+            )
+            of_resource.scope_spans.add(
+                scope=source.scope.scope, schema_url=source.scope.schema_url
+            )
+        self.request.resource_spans[-1].scope_spans[-1].spans.append(span)
+
+
 @dataclass
 class _Held:
     """A trace that is not decided yet."""
 
     decide_at_s: float
-    spans: ExportTraceServiceRequest = field(default_factory=ExportTraceServiceRequest)
+    spans: _Gathered = field(default_factory=_Gathered)
     size_bytes: int = 0
     keep: bool = False
     begin_ns: int = 2**63
     end_ns: int = 0
 
-    def add(self, resource: ResourceSpans, scope: ScopeSpans, span: Span) -> int:
-        """Takes a copy: a reference would keep the whole message that it came with."""
-        _append(self.spans, resource, scope, span)
+    def add(self, source: _Source, span: Span) -> int:
+        """Takes a copy; returns its size."""
+        self.spans.add(source, span)
         size_bytes = span.ByteSize()
         self.size_bytes += size_bytes
         self.begin_ns = min(self.begin_ns, span.start_time_unix_nano)
@@ -61,6 +92,7 @@ class TailRules:
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._held_bytes = 0
         self._decisions: OrderedDict[bytes, bool] = OrderedDict()
+        self._numbers = itertools.count(1)
 
     def add(
         self, request: ExportTraceServiceRequest, now_s: float
@@ -69,15 +101,13 @@ class TailRules:
         if self._options.export_ratio >= 1:
             yield request
             return
-        passing = ExportTraceServiceRequest()
-        for resource in request.resource_spans:
-            service = origin(resource.resource)[0]
-            for scope in resource.scope_spans:
-                for span in scope.spans:
-                    if self._passes(resource, scope, span, service, now_s):
-                        _append(passing, resource, scope, span)
-        if passing.resource_spans:
-            yield passing
+        passing = _Gathered()
+        for source in self._sources_of(request):
+            for span in source.scope.spans:
+                if self._passes(source, span, now_s):
+                    passing.add(source, span)
+        if passing.request.resource_spans:
+            yield passing.request
         yield from self._make_room()
 
     def decided(self, now_s: float) -> Iterator[ExportTraceServiceRequest]:
@@ -86,9 +116,13 @@ class TailRules:
         for key in due:
             yield from self._decide(key)
 
-    def _passes(
-        self, resource: ResourceSpans, scope: ScopeSpans, span: Span, service: str, now_s: float
-    ) -> bool:
+    def _sources_of(self, request: ExportTraceServiceRequest) -> Iterator[_Source]:
+        for resource in request.resource_spans:
+            service = origin(resource.resource)[0]
+            for scope in resource.scope_spans:
+                yield _Source(next(self._numbers), service, resource, scope)
+
+    def _passes(self, source: _Source, span: Span, now_s: float) -> bool:
         """Whether the span follows a decision to keep; else it is held, or dropped."""
         decision = self._decisions.get(span.trace_id)
         if decision is not None:
@@ -98,8 +132,8 @@ class TailRules:
         held = self._held.get(span.trace_id)
         if held is None:
             held = self._held[span.trace_id] = _Held(now_s + self._options.hold_s)
-        self._held_bytes += held.add(resource, scope, span)
-        if is_root(span, service):
+        self._held_bytes += held.add(source, span)
+        if is_root(span, source.service):
             held.decide_at_s = min(held.decide_at_s, now_s + SETTLE_S)
         return False
 
@@ -116,22 +150,8 @@ class TailRules:
         if len(self._decisions) > self._options.max_decisions:
             self._decisions.popitem(last=False)
         if keep:
-            yield held.spans
+            yield held.spans.request
 
     def _in_ratio(self, trace_id: bytes) -> bool:
         # Every gateway decides alike. Source: OpenTelemetry, TraceIdRatioBased.
         return int.from_bytes(trace_id[-8:], "big") < self._options.export_ratio * 2**64
-
-
-def _append(
-    request: ExportTraceServiceRequest, resource: ResourceSpans, scope: ScopeSpans, span: Span
-) -> None:
-    """Adds a span with what it is of; spans of one source that follow each other share that."""
-    last = request.resource_spans[-1] if request.resource_spans else None
-    if last is None or last.resource != resource.resource:
-        last = request.resource_spans.add(
-            resource=resource.resource, schema_url=resource.schema_url
-        )
-    if not last.scope_spans or last.scope_spans[-1].scope != scope.scope:
-        last.scope_spans.add(scope=scope.scope, schema_url=scope.schema_url)
-    last.scope_spans[-1].spans.append(span)
