@@ -66,7 +66,7 @@ def serving(model: Path, *options: str, telemetry: bool = True, **engine: object
 
 
 @contextlib.contextmanager
-def simulated(model: Path, **engine: object) -> Iterator[Mesh]:
+def simulated(model: Path, **engine: Any) -> Iterator[Mesh]:
     """A mesh whose engine makes up its tokens, and reads prompts in no time."""
     own: dict[str, Any] = {"backend": "simulated", "simulated_prefill_us_per_token": 0}
     with serving(model, **(own | engine)) as mesh:
