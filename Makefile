@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-all tools consul consul-agent demo up down chaos fuzz bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-all tools collector prometheus consul consul-agent demo up down chaos fuzz bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,8 +58,14 @@ check: lint ## Lint, contracts against the last landed ones, unit tests
 test: protos ## Every test that needs only Python (unit, contract, integration, end to end)
 	$(PYTEST) $(WORKERS)
 
-tools: ## Build the tools that `make test-all` needs (Go and Node must be there)
+tools: collector prometheus ## Build the tools that `make test-all` needs (Go and Node must be there)
 	deploy/tools/fetch-tools $(TOOLS)
+
+collector: ## Build an OpenTelemetry collector for `make test-all` (Go must be there)
+	deploy/tools/build-collector $(TOOLS)
+
+prometheus: ## Put Prometheus where `make test-all` finds it, unless it is installed (Debian)
+	deploy/tools/fetch-prometheus $(TOOLS)
 
 consul: ## Build a Consul agent for `make test-all` and `make consul-agent` (Go must be there)
 	deploy/tools/build-consul $(TOOLS)

@@ -54,6 +54,7 @@ def _options(
     return MeshOptions(
         data_dir=arguments.data_dir,
         grpc_port=arguments.grpc_port,
+        http_port=arguments.http_port,
         replicas=arguments.replicas,
         models=tuple(parse_source(text) for text in arguments.model),
         flags=tuple(flags),
@@ -69,6 +70,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--grpc-port", type=int, default=MeshOptions.grpc_port)
+    parser.add_argument("--http-port", type=int, default=None)
     parser.add_argument("--replicas", type=int, default=None)
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--model", action="append", default=[], metavar="NAME|DIRECTORY|HUB_ID")

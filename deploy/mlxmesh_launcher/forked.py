@@ -17,7 +17,13 @@ from mlxmesh_shared.standby import STDERR, STDOUT, take_order
 
 # The one with the most of its own to import begins first.
 _SERVICES = ("mlxmesh_model", "mlxmesh_runtime", "mlxmesh_generation", "mlxmesh_gateway")
-_NEEDED_BY_ALL = ("mlxmesh_launcher.mesh", "mlxmesh_shared.server", "mlxmesh_shared.telemetry")
+_NEEDED_BY_ALL = (
+    "mlxmesh_launcher.mesh",
+    "mlxmesh_shared.server",
+    "mlxmesh_shared.telemetry.exporter",
+    "mlxmesh_shared.telemetry.otlp",
+    "mlxmesh_shared.telemetry.setup",
+)
 
 
 def fork_services() -> dict[str, ForkedProcess]:

@@ -18,7 +18,7 @@ from mlxmesh_launcher.record import RecordFile
 from mlxmesh_launcher.servicer import control_server
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.forked import ForkedProcess
-from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.server import MeshServer
 from mlxmesh_shared.shared_port import CAN_SHARE
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
@@ -37,6 +37,8 @@ class MeshOptions:
     data_dir: Path
     grpc_port: int = 50051
     """Port of the gateway on the loopback address; 0 takes a free one."""
+    http_port: int | None = None
+    """Port of its HTTP, likewise; None leaves it to the gateway's settings."""
     replicas: int | None = None
     """Of each model that is loaded; None is one, or as many as before."""
     models: tuple[ModelSource, ...] = ()
@@ -73,6 +75,7 @@ class Mesh:
         self._tls_dir = options.data_dir / "tls" if options.tls else options.tls_dir
         self._renewal: asyncio.Task[None] | None = None
         self._gateway = f"127.0.0.1:{options.grpc_port}"
+        self._http = "" if options.http_port is None else f"127.0.0.1:{options.http_port}"
         self._claimed = False
         self._leaving: dict[Child, asyncio.Task[None]] = {}
         self._control: MeshServer | None = None
@@ -84,6 +87,11 @@ class Mesh:
     def gateway(self) -> str:
         """host:port of the gateway, once started."""
         return self._gateway
+
+    @property
+    def http(self) -> str:
+        """host:port of the gateway's HTTP, once started; empty where it has none."""
+        return self._http
 
     @property
     def tls(self) -> CertificateFiles | None:
@@ -98,8 +106,9 @@ class Mesh:
             await self._keep_certificates()
         report("starting services")
         await asyncio.gather(*(child.spawn() for child in self.children.values()))
-        addresses = await asyncio.gather(*map(self._serving, self.children.values()))
-        self._gateway = addresses[SERVICES.index("gateway")]
+        instances = await asyncio.gather(*map(self._serving, self.children.values()))
+        gateway = instances[SERVICES.index("gateway")]
+        self._gateway, self._http = gateway.address, gateway.metadata.get("http", "")
         for child in self.children.values():
             child.keep_running()
         async with MeshClient(self._gateway, tls=self.tls) as client:
@@ -107,7 +116,7 @@ class Mesh:
         self._control = control_server(self, leaving=self.leaving, tls=self._control_tls())
         control = await self._control.start()
         await self._control.set_serving()
-        self._record.publish(self._gateway, control=control, tls_dir=self._tls_dir)
+        self._record.publish(self._gateway, http=self._http, control=control, tls_dir=self._tls_dir)
 
     def names(self, services: Sequence[str]) -> list[str]:
         """As of Replaceable."""
@@ -183,12 +192,13 @@ class Mesh:
         command = [sys.executable, "-m", f"mlxmesh_{name}", "--listen", listen]
         if name == "gateway":
             command += ["--drain-grace-s", str(self._options.stop_grace_s)]
+            command += ["--http-listen", self._http] if self._http else []
             command += ["--take-over"] if takes_over else []
         tls = ["--tls-dir", str(self._tls_dir)] if self._tls_dir is not None else []
         return [*command, *self._options.settings_flags, *tls]
 
-    async def _serving(self, child: Child) -> str:
-        """The address of the child once it has registered itself, which it does when it serves."""
+    async def _serving(self, child: Child) -> Instance:
+        """The child once it has registered itself, which it does when it serves."""
         registered = asyncio.create_task(self._registered(child))
         ended = asyncio.create_task(child.ended())
         try:
@@ -207,12 +217,12 @@ class Mesh:
             ended.cancel()
             await asyncio.gather(registered, ended, return_exceptions=True)
 
-    async def _registered(self, child: Child) -> str:
+    async def _registered(self, child: Child) -> Instance:
         async for instances in self._registry.watch(child.name):
             for instance in instances:
                 here = instance.metadata.get("host") == socket.gethostname()
                 if here and instance.pid == child.pid:
-                    return instance.address
+                    return instance
         raise ServiceUnavailable("the registry watch ended")
 
 

@@ -24,6 +24,8 @@ class LauncherRecord:
     """Start of the process, in seconds since the epoch: tells a reused pid from the launcher."""
     gateway: str = ""
     """host:port of the gateway; empty until it serves."""
+    http: str = ""
+    """host:port of its HTTP; empty where it has none."""
     control: str = ""
     """host:port of the LauncherService; likewise."""
     flags: tuple[str, ...] = ()
@@ -83,10 +85,12 @@ class RecordFile:
         except FileExistsError:
             raise already_running(self._path.parent) from None
 
-    def publish(self, gateway: str, *, control: str, tls_dir: Path | None = None) -> None:
+    def publish(
+        self, gateway: str, *, control: str, http: str = "", tls_dir: Path | None = None
+    ) -> None:
         """Write how the gateway and this launcher are reached, for clients on this host."""
-        reached = {"gateway": gateway, "control": control, "tls_dir": str(tls_dir or "")}
-        self._record = replace(self._record, **reached)
+        reached = {"gateway": gateway, "http": http, "control": control}
+        self._record = replace(self._record, **reached, tls_dir=str(tls_dir or ""))
         partial = self._path.with_suffix(".part")
         partial.write_text(json.dumps(asdict(self._record)))
         partial.replace(self._path)

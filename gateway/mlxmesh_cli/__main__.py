@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mlxmesh_cli import certs, lifecycle, models, rolling, settings, text
+from mlxmesh_cli import certs, lifecycle, models, rolling, settings, text, trace
 from mlxmesh_cli.session import TLS_VARIABLES
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ app.command(rich_help_panel=TEXT)(text.generate)
 app.command(rich_help_panel=TEXT)(text.attach)
 app.command(rich_help_panel=TEXT)(text.chat)
 app.command(rich_help_panel=TEXT)(text.tokens)
+app.command(rich_help_panel=TEXT)(trace.trace)
 
 
 @app.callback()

@@ -36,6 +36,10 @@ def up(
     grpc_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")
     ] = 50051,
+    http_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of its HTTP (/metrics).  [default: 8051]"),
+    ] = None,
     replicas: Annotated[
         int | None,
         typer.Option(min=1, max=64, help="Replicas of each model.  [default: 1, or as before]"),
@@ -69,9 +73,11 @@ def up(
         from mlxmesh_launcher.forked import fork_services
 
         forked = fork_services()
-        run(_up_foreground(directory, grpc_port, replicas, models, flags, tls, forked))
+        ports = (grpc_port, http_port)
+        run(_up_foreground(directory, ports, replicas, models, flags, tls, forked))
         return
     arguments = ["--grpc-port", str(grpc_port), *flags, *(["--tls"] if tls else [])]
+    arguments += ["--http-port", str(http_port)] if http_port is not None else []
     arguments += ["--replicas", str(replicas)] if replicas is not None else []
     for name in models:
         arguments += ["--model", name]
@@ -140,9 +146,17 @@ def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
     with Console(stderr=True).status("starting") as status:
         record = run(start_detached(directory, arguments, status.update, timeout_s=START_TIMEOUT_S))
     if json:
-        print_json({"address": record.gateway, "pid": record.pid, "data_dir": str(directory)})
+        reached = {"address": record.gateway, "http": record.http, "pid": record.pid}
+        print_json({**reached, "data_dir": str(directory)})
         return
-    typer.echo(f"serving on {record.gateway}; `mlxmesh status` shows it, `mlxmesh down` stops it")
+    typer.echo(
+        f"serving on {record.gateway}{_http_words(record.http)}; `mlxmesh status` shows it,"
+        " `mlxmesh down` stops it"
+    )
+
+
+def _http_words(http: str) -> str:
+    return f", HTTP on {http}" if http else ""
 
 
 def _registry_flags(registry: str | None, consul_address: str | None) -> tuple[str, ...]:
@@ -153,7 +167,7 @@ def _registry_flags(registry: str | None, consul_address: str | None) -> tuple[s
 
 async def _up_foreground(
     data_dir: Path,
-    grpc_port: int,
+    ports: tuple[int, int | None],
     replicas: int | None,
     models: list[str],
     flags: tuple[str, ...],
@@ -171,7 +185,7 @@ async def _up_foreground(
     sources = tuple(parse_source(text) for text in models)
     settings = load_settings(MeshSettings, ["--data-dir", str(data_dir), *flags])
     registry = open_registry(settings)
-    options = MeshOptions(data_dir, grpc_port, replicas, sources, flags, tls, settings.tls_dir)
+    options = MeshOptions(data_dir, *ports, replicas, sources, flags, tls, settings.tls_dir)
     mesh = Mesh(options, registry, forked)
     console = Console()
     stop = asyncio.create_task(wait_for_stop(mesh.leaving))
@@ -195,7 +209,8 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
     from mlxmesh_cli.tables import overview_view
 
     console.print(
-        f"serving on {mesh.gateway}; try `mlxmesh chat` in another terminal; Ctrl-C stops"
+        f"serving on {mesh.gateway}{_http_words(mesh.http)}; try `mlxmesh chat` in another"
+        " terminal; Ctrl-C stops"
     )
     if not console.is_terminal:
         await stop

@@ -9,6 +9,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from tenacity.stop import stop_before_delay
 from tenacity.wait import wait_random_exponential
 
+from mlxmesh_client.tracing import Metadata, trace_metadata
 from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
@@ -24,7 +25,11 @@ class UnaryMethod(Protocol[Request_contra, Response_co]):
     """A stub's method that answers once."""
 
     def __call__(
-        self, request: Request_contra, *, timeout: float | None = None
+        self,
+        request: Request_contra,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
     ) -> Awaitable[Response_co]: ...
 
 
@@ -32,7 +37,7 @@ class StreamMethod(Protocol[Request, Response]):
     """A stub's method that answers with a stream."""
 
     def __call__(
-        self, request: Request, *, timeout: float | None = None
+        self, request: Request, *, timeout: float | None = None, metadata: Metadata | None = None
     ) -> aio.UnaryStreamCall[Request, Response]: ...
 
 
@@ -56,7 +61,7 @@ class Calls:
         """The answer; `timeout_s` bounds all attempts together."""
 
         async def attempt(left_s: float | None) -> T:
-            return await method(request, timeout=left_s)
+            return await method(request, timeout=left_s, metadata=trace_metadata())
 
         return await self._attempted(attempt, timeout_s, safe=safe)
 
@@ -76,7 +81,7 @@ class Calls:
         async def attempt(
             left_s: float | None,
         ) -> tuple[aio.UnaryStreamCall[Request, Response], Any]:
-            call = method(request, timeout=left_s)
+            call = method(request, timeout=left_s, metadata=trace_metadata())
             try:
                 return call, await call.read()
             except BaseException:

@@ -36,7 +36,14 @@ from mlxmesh.model.v1.model_pb2 import (
     WatchModelsResponse,
 )
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
-from mlxmesh.telemetry.v1.telemetry_pb2 import GetMeshStatusRequest, Instance
+from mlxmesh.telemetry.v1.telemetry_pb2 import (
+    GetMeshStatusRequest,
+    GetMeshStatusResponse,
+    GetTraceRequest,
+    GetTraceResponse,
+    Instance,
+    TelemetrySink,
+)
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.events import GenerationEvent
@@ -263,13 +270,20 @@ class MeshClient:
 
     async def mesh_status(self, *, timeout_s: float | None = None) -> list[Instance]:
         """Every process of the mesh as the gateway sees it, by kind and id."""
-        response = await self._calls.unary(
-            self._telemetry.GetMeshStatus,
-            GetMeshStatusRequest(),
-            self._limit_s(timeout_s),
-            safe=True,
-        )
-        return list(response.instances)
+        return list((await self._mesh_status(timeout_s)).instances)
+
+    async def telemetry_sinks(self, *, timeout_s: float | None = None) -> list[TelemetrySink]:
+        """Where the gateway passes telemetry on to, and how much each sink took and lost."""
+        return list((await self._mesh_status(timeout_s)).telemetry_sinks)
+
+    async def trace(
+        self, request_id: str = "", *, trace_id: str = "", timeout_s: float | None = None
+    ) -> GetTraceResponse:
+        """The spans of one request, by its id or by its trace's. Raises: TraceNotFound."""
+        by_trace = GetTraceRequest(trace_id=trace_id)
+        request = by_trace if trace_id else GetTraceRequest(request_id=request_id)
+        limit_s = self._limit_s(timeout_s)
+        return await self._calls.unary(self._telemetry.GetTrace, request, limit_s, safe=True)
 
     def _generated(
         self,
@@ -294,6 +308,14 @@ class MeshClient:
         async with aclosing(answers):
             async for answer in answers:
                 yield answer.message
+
+    async def _mesh_status(self, timeout_s: float | None) -> GetMeshStatusResponse:
+        return await self._calls.unary(
+            self._telemetry.GetMeshStatus,
+            GetMeshStatusRequest(),
+            self._limit_s(timeout_s),
+            safe=True,
+        )
 
     def _limit_s(self, timeout_s: float | None) -> float | None:
         return self._timeout_s if timeout_s is None else timeout_s

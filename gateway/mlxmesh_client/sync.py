@@ -8,6 +8,7 @@ from grpc import aio
 
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
 from mlxmesh_client.request import GenerateOptions, generate_request
+from mlxmesh_client.tracing import trace_metadata
 from mlxmesh_shared.errors import ServiceUnavailable, from_rpc_error
 
 _GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
@@ -29,7 +30,7 @@ def generate_text(
         request_serializer=GenerateRequest.SerializeToString,
         response_deserializer=GenerateResponse.FromString,
     )
-    call = method(generate_request(model, options), timeout=timeout_s)
+    call = method(generate_request(model, options), timeout=timeout_s, metadata=trace_metadata())
     finished = False
     try:
         for response in call:

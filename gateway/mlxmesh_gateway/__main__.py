@@ -1,16 +1,25 @@
 """The gateway's process: `python -m mlxmesh_gateway`."""
 
 import asyncio
+import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.backends import Backends
+from mlxmesh_gateway.http.server import HttpPort
+from mlxmesh_gateway.http.tls import server_context
 from mlxmesh_gateway.limits import Deadlines, places_per_caller
+from mlxmesh_gateway.otlp.assembly import Receiver, open_receiver
+from mlxmesh_gateway.otlp.messages import SERVICES as OTLP_SERVICES
+from mlxmesh_gateway.otlp.services import otlp_handlers
+from mlxmesh_gateway.otlp.traces import Traces
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
 from mlxmesh_gateway.status import MeshStatusServicer
+from mlxmesh_gateway.telemetry import observe_gateway
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.live import following
@@ -20,7 +29,11 @@ from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
-from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
+from mlxmesh_shared.telemetry.calls import ServedCalls
+from mlxmesh_shared.telemetry.process import Telemetry
+from mlxmesh_shared.telemetry.setup import ProcessTelemetry
+from mlxmesh_shared.telemetry.sink import TelemetrySink
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls, open_certificates
 
 TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
 
@@ -36,10 +49,17 @@ async def main() -> None:
         level=settings.log_level,
         json=wants_json(settings.log_format),
     )
-    registry = open_registry(settings, open_certificates(settings, "gateway"))
+    ratio = settings.trace_sample_ratio
+    telemetry = ProcessTelemetry(settings, "gateway", instance_id, sample_ratio=ratio)
+    certificates = open_certificates(settings, "gateway")
+    registry = open_registry(settings, certificates)
     try:
-        async with following(live, "gateway"):
-            await serve(live, instance_id, registry, until=wait_for_stop)
+        receiver = open_receiver(settings, instance_id)
+        own = telemetry.exporting(registry, certificates, local=receiver.fan_out)
+        async with following(live, "gateway"), receiver.running(), own:
+            await serve(
+                live, instance_id, registry, receiver, telemetry.of_process, until=wait_for_stop
+            )
     finally:
         await registry.close()
 
@@ -48,10 +68,12 @@ async def serve(
     live: LiveSettings[GatewaySettings],
     instance_id: str,
     registry: Registry,
+    receiver: Receiver,
+    telemetry: Telemetry | None = None,
     *,
     until: Callable[[asyncio.Event], Awaitable[object]],
 ) -> None:
-    """Serves from registration to the end of the drain; the caller owns the registry.
+    """Serves from registration to the end of the drain; the caller owns registry and receiver.
 
     `until` is given the event that a call of ControlService's Drain sets.
     """
@@ -59,32 +81,52 @@ async def serve(
     async def show_backend(backend: str, known: bool) -> None:
         await server.set_health(BACKENDS[backend].full_name, serving=known)
 
-    settings = live.current
+    settings, telemetry = live.current, telemetry or Telemetry()
     certificates = open_certificates(settings, "gateway")
-    backends = Backends(
-        registry,
-        tuple(BACKENDS),
-        on_change=show_backend,
-        open_=partial(open_channel, certificates=certificates),
-    )
+    open_ = partial(open_channel, certificates=certificates)
+    backends = Backends(registry, tuple(BACKENDS), on_change=show_backend, open_=open_)
     relay = _relay(settings, backends)
-    status = MeshStatusServicer(registry, backends, certificates)
-    server = _server(settings, relay, status, certificates)
+    traces = Traces(receiver.recent, registry, open_, instance_id=instance_id)
+    status = MeshStatusServicer(
+        registry, backends, certificates, traces=traces, sinks=receiver.fan_out.statuses
+    )
+    observe_gateway(telemetry.metrics, relay.counts, backends)
+    server = _server(settings, relay, status, receiver.fan_out, certificates, telemetry)
     live.subscribe(lambda now: _limit(now, relay, server))
-    instance = local_instance(settings, "gateway", instance_id, await server.start())
-    try:
-        await backends.start()
-        await server.set_health("", serving=True)
-        await server.set_health(TELEMETRY, serving=True)
-        await registry.register(instance)
-        await until(server.leaving)
-    finally:
-        await registry.deregister(instance)
-        if await _followed(registry, instance):
-            await server.hand_over()
-        await backends.stop_following()
-        await server.drain(settings.drain_grace_s)
-        await backends.close()
+    with HttpPort(settings.http_listen, take_over=settings.take_over) as http:
+        address = await server.start()
+        instance = local_instance(settings, "gateway", instance_id, address, http=http.address)
+        try:
+            async with http.serving(partial(_http_app, receiver), _http_tls(settings)):
+                await backends.start()
+                await server.set_health("", serving=True)
+                await server.set_health(TELEMETRY, serving=True)
+                await registry.register(instance)
+                await until(server.leaving)
+        finally:
+            await registry.deregister(instance)
+            if await _followed(registry, instance):
+                await server.hand_over()
+            await backends.stop_following()
+            await server.drain(settings.drain_grace_s)
+            await backends.close()
+
+
+def _http_app(receiver: Receiver) -> Any:
+    # Not at the top: only a gateway that HTTP clients use needs the libraries behind it.
+    from mlxmesh_gateway.http.app import create_app
+
+    return create_app(receiver.prometheus)
+
+
+def _http_tls(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | None:
+    if settings.tls_dir is None:
+        return None
+    return partial(
+        server_context,
+        CertificateFiles.of_role(settings.tls_dir, "gateway"),
+        client_certificates=settings.client_certificates == "required",
+    )
 
 
 async def _followed(registry: Registry, instance: Instance) -> bool:
@@ -126,9 +168,12 @@ def _server(
     settings: GatewaySettings,
     relay: Relay,
     status: MeshStatusServicer,
+    sink: TelemetrySink,
     certificates: CertificateSource | None,
+    telemetry: Telemetry,
 ) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
+    names += [service.name for service in OTLP_SERVICES.values()]
     options = ServerOptions(
         max_message_bytes=settings.max_message_bytes,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
@@ -144,9 +189,11 @@ def _server(
         services=[(add_TelemetryServiceServicer_to_server, status)],
         service_names=[*names, TELEMETRY],
         options=options,
-        generic_handlers=(relay,),
+        generic_handlers=(relay, *otlp_handlers(sink)),
         name="gateway",
         tls=certificates and _tls(settings, certificates),
+        # What clients ask for begins a trace, what the mesh asks itself does not.
+        watcher=ServedCalls(telemetry, begins={route.path for route in public_routes()}),
     )
 
 

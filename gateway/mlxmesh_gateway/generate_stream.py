@@ -14,6 +14,7 @@ from mlxmesh_gateway.attempts import Answered
 from mlxmesh_gateway.backends import Endpoint
 from mlxmesh_gateway.recording import Recording
 from mlxmesh_gateway.statuses import broke_off, is_gone
+from mlxmesh_gateway.telemetry import RelayCounts
 from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
@@ -40,19 +41,22 @@ class GenerateStream:
         candidates: Candidates,
         call_options: CallOptions,
         resume_wait_s: float,
+        counts: RelayCounts | None = None,
     ) -> None:
+        self.recording = Recording()
+        """What the client has got."""
         self._request = request
         self._write = write
+        self._counts = counts or RelayCounts()
         self._candidates = candidates
         self._call_options = call_options
         self._resume_wait_s = resume_wait_s
-        self._recording = Recording()
         self._lost: Endpoint | None = None
 
     @property
     def answered(self) -> bool:
         """Whether the client has got any message."""
-        return bool(self._recording)
+        return bool(self.recording)
 
     async def begin(self, endpoint: Endpoint, answered: Answered) -> None:
         """Passes on what an instance answers, as bytes. Raises: what stopped it."""
@@ -62,8 +66,9 @@ class GenerateStream:
             message = await call.read()
             answered()
             while message is not aio.EOF:
-                self._recording.add(message)
+                self.recording.add(message)
                 await self._write(message)
+                self._counts.messages += 1
                 message = await call.read()
         finally:
             call.cancel()
@@ -73,12 +78,12 @@ class GenerateStream:
         """Goes on elsewhere until the end. Raises: `error` itself when it was no loss."""
         without_progress = 0
         while self.answered and _is_loss(error) and without_progress < MOST_WITHOUT_PROGRESS:
-            tokens = self._recording.tokens
+            tokens = self.recording.tokens
             try:
                 return await self._resume(error)
             except MeshError as again:
                 error = again
-            without_progress = 0 if self._recording.tokens > tokens else without_progress + 1
+            without_progress = 0 if self.recording.tokens > tokens else without_progress + 1
         raise error
 
     async def _resume(self, error: MeshError) -> None:
@@ -100,8 +105,9 @@ class GenerateStream:
             await asyncio.sleep(RETRY_PAUSE_S)
 
     def _resume_request(self) -> bytes:
-        request = self._recording.resume_request(GenerateRequest.FromString(self._request))
-        self._recording.resumptions += 1
+        request = self.recording.resume_request(GenerateRequest.FromString(self._request))
+        self.recording.resumptions += 1
+        self._counts.resumptions += 1
         return request.SerializeToString()
 
     def _others(self) -> Sequence[Endpoint]:
@@ -120,8 +126,9 @@ class GenerateStream:
             while (answer := await call.read()) is not aio.EOF:
                 taken, self._lost = True, endpoint
                 message = ResumeGenerationResponse.FromString(answer).message.SerializeToString()
-                self._recording.add(message)
+                self.recording.add(message)
                 await self._write(message)
+                self._counts.messages += 1
         except MeshError as error:
             if taken or not (error.retryable or _is_loss(error)):
                 raise
@@ -131,7 +138,7 @@ class GenerateStream:
         self._check_finished()
 
     def _check_finished(self) -> None:
-        if self.answered and not self._recording.finished:
+        if self.answered and not self.recording.finished:
             raise ServiceUnavailable(
                 "the service ended the stream before the generation did; try again"
             )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from mlxmesh_shared.caller import CALLER_METADATA
 from mlxmesh_shared.errors import InvalidArgument
 
-FORWARDED_METADATA = frozenset({"traceparent", "tracestate", "x-request-id"})
-"""Metadata that services get to see; everything else ends at the gateway."""
+FORWARDED_METADATA = frozenset({"x-request-id"})
+"""Metadata that services get to see as it came; everything else ends at the gateway."""
 
 HEDGE_MS = "mlxmesh-hedge-ms"
 """Metadata that asks for a second try beside a slow first one; documented in generation.proto."""

@@ -40,6 +40,13 @@ class Recording:
         return bool(self._raw) and GenerateResponse.FromString(self._raw[-1]).HasField("finished")
 
     @property
+    def request_id(self) -> str:
+        """The generation's, once there was a message; empty before."""
+        if self._started is None and self._raw:
+            return GenerateResponse.FromString(self._raw[0]).started.request_id
+        return self._started.request_id if self._started is not None else ""
+
+    @property
     def tokens(self) -> int:
         """How many tokens there were."""
         self._read()

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
+from opentelemetry.context import get_current
 
 from mlxmesh_gateway.attempts import Answered, Attempts, Try
 from mlxmesh_gateway.backends import Backends, Endpoint
@@ -18,6 +19,12 @@ from mlxmesh_gateway.generate_stream import GENERATE, GenerateStream
 from mlxmesh_gateway.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
 from mlxmesh_gateway.routes import Route
 from mlxmesh_gateway.statuses import service_status
+from mlxmesh_gateway.telemetry import (
+    RelayCounts,
+    describe_answer,
+    describe_request,
+    describe_stream,
+)
 from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Cancelled,
@@ -29,6 +36,7 @@ from mlxmesh_shared.errors import (
 )
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import remaining_s
+from mlxmesh_shared.telemetry.tracing import metadata_of
 
 T = TypeVar("T")
 Context = aio.ServicerContext[Any, Any]
@@ -65,6 +73,7 @@ class Relay(grpc.GenericRpcHandler):
         self._validator = validator
         self.deadlines = deadlines
         """Of the calls that come from now on."""
+        self.counts = RelayCounts()
         self._handlers = {route.path: self._handler(route) for route in routes}
 
     def service(
@@ -95,6 +104,7 @@ class Relay(grpc.GenericRpcHandler):
     def _call(self, route: Route, request: bytes, context: Context) -> Call:
         """Raises: MalformedMessage, InvalidArgument."""
         message = self._checked(route, request)
+        describe_request(message)
         key = route.policy.key(message)
         after_s = hedge_after_s(context.invocation_metadata()) if route.policy.hedged else None
         if after_s is not None and key:
@@ -118,7 +128,9 @@ class Relay(grpc.GenericRpcHandler):
         async def ask(endpoint: Endpoint, _answered: Answered) -> bytes:
             return await endpoint.unary(call.route.path)(call.request, **call.options())
 
-        return await self._attempts(call, ask).run(call.hedge_after_s)
+        answer = await self._attempts(call, ask).run(call.hedge_after_s)
+        describe_answer(call.route.path, answer)
+        return answer
 
     async def _stream(self, call: Call, context: Context) -> None:
         async def pass_on(endpoint: Endpoint, answered: Answered) -> None:
@@ -128,6 +140,7 @@ class Relay(grpc.GenericRpcHandler):
                 answered()
                 while message is not aio.EOF:
                     await context.write(message)
+                    self.counts.messages += 1
                     message = await messages.read()
             finally:
                 messages.cancel()
@@ -141,11 +154,14 @@ class Relay(grpc.GenericRpcHandler):
             candidates=lambda: self._candidates(call),
             call_options=call.options,
             resume_wait_s=self._resume_wait_s,
+            counts=self.counts,
         )
         try:
             await self._attempts(call, stream.begin).run(call.hedge_after_s)
         except MeshError as error:
             await stream.go_on(error)
+        finally:
+            describe_stream(stream.recording)
 
     def _attempts(self, call: Call, attempt: Try[T]) -> Attempts[T]:
         route = call.route
@@ -185,6 +201,7 @@ class Relay(grpc.GenericRpcHandler):
             try:
                 while message is not aio.EOF:
                     await context.write(message)
+                    self.counts.messages += 1
                     message = await messages.read()
             finally:
                 messages.cancel()
@@ -210,7 +227,10 @@ class Relay(grpc.GenericRpcHandler):
         """What a call gets that is made when this is called: the time that is left by then."""
         timeout_s = self.deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
         until_s = time.monotonic() + timeout_s
-        metadata = forwarded(context.invocation_metadata(), caller=caller_of(context))
+        metadata = (
+            *metadata_of(get_current()),
+            *forwarded(context.invocation_metadata(), caller=caller_of(context)),
+        )
         return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}
 
     async def _translated(self, relayed: Awaitable[T], context: Context) -> T:

@@ -1,13 +1,16 @@
 """TelemetryService: the whole mesh as this gateway sees it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
 from mlxmesh_gateway import probes
 from mlxmesh_gateway.backends import Backends, Endpoint
+from mlxmesh_gateway.otlp.convert import sink_message
+from mlxmesh_gateway.otlp.lane import LaneStatus
+from mlxmesh_gateway.otlp.traces import Traces
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.mesh_status import breaker_message, instance_message
@@ -32,10 +35,15 @@ class MeshStatusServicer(TelemetryServiceServicer):
         registry: Registry,
         backends: Backends,
         certificates: CertificateSource | None = None,
+        *,
+        traces: Traces,
+        sinks: Callable[[], Iterable[LaneStatus]],
     ) -> None:
         self._registry = registry
         self._backends = backends
         self._certificates = certificates
+        self._traces = traces
+        self._sinks = sinks
 
     async def GetMeshStatus(
         self, request: wire.GetMeshStatusRequest, context: Any
@@ -47,7 +55,11 @@ class MeshStatusServicer(TelemetryServiceServicer):
         for instance in instances:
             if instance.service == "engine" and instance.instance_id in breakers:
                 instance.breaker.CopyFrom(breakers[instance.instance_id])
-        return wire.GetMeshStatusResponse(instances=instances)
+        sinks = [sink_message(sink) for sink in self._sinks()]
+        return wire.GetMeshStatusResponse(instances=instances, telemetry_sinks=sinks)
+
+    async def GetTrace(self, request: wire.GetTraceRequest, context: Any) -> wire.GetTraceResponse:
+        return await self._traces.find(request)
 
     async def _instances(self) -> list[Instance]:
         """Those of the registry, and those that this gateway still uses though it lacks them."""

@@ -20,12 +20,14 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 
 # Every value was measured: a frozen peer is noticed in under a second only with ping_timeout_ms,
 # and a peer that is back is found again in 0.1 to 0.5 s instead of 6 s.
-_OPTIONS: tuple[tuple[str, int], ...] = (
+_PINGS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 500),
     ("grpc.http2.ping_timeout_ms", 500),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+)
+_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
@@ -53,6 +55,7 @@ def open_channel(
     certificates: CertificateSource | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     window_bytes: int | None = None,
+    pings: bool = True,
 ) -> aio.Channel:
     """A channel to host:port whose calls raise `MeshError`; the caller closes it.
 
@@ -61,6 +64,9 @@ def open_channel(
 
     With `window_bytes`, a peer that streams is held up once so much waits here to be read; else it
     may run ahead by about a megabyte. A larger message still passes, in two pieces.
+
+    Servers that are not of this mesh refuse to be pinged each second: without `pings`, a frozen
+    peer is noticed by the calls' own time limits only.
     """
     sizes: tuple[tuple[str, int], ...] = (
         # The sender's limit, checked by the receiver's guard, is exact; this one is a backstop.
@@ -69,7 +75,7 @@ def open_channel(
     )
     if window_bytes is not None:
         sizes += (("grpc.http2.lookahead_bytes", window_bytes), ("grpc.http2.bdp_probe", 0))
-    options = (*_OPTIONS, *sizes)
+    options = (*_OPTIONS, *(_PINGS if pings else ()), *sizes)
     if certificates is None:
         return _MeshChannel(aio.insecure_channel(address, options=options))
     name = (("grpc.ssl_target_name_override", server_name(role)),) if role else ()

@@ -79,6 +79,9 @@ class EngineNotFound(NotFound): ...
 class SourceNotFound(NotFound): ...
 
 
+class TraceNotFound(NotFound): ...
+
+
 class MethodNotFound(MeshError):
     code = StatusCode.UNIMPLEMENTED
 

@@ -11,7 +11,7 @@ import secrets
 import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -40,6 +40,18 @@ Context = aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Any]
 
 
+class WatchedCall(Protocol):
+    """A call that somebody watches."""
+
+    def end(self, code: grpc.StatusCode, took_s: float) -> None: ...
+
+
+class CallWatcher(Protocol):
+    """Is told of each call's begin and end, in the call's own context."""
+
+    def begin(self, method: str, context: Context) -> WatchedCall: ...
+
+
 class CallGuard(aio.ServerInterceptor):
     """Guards all methods of one server."""
 
@@ -52,6 +64,7 @@ class CallGuard(aio.ServerInterceptor):
         places: Places | None,
         log_successes: bool = True,
         access: MethodAccess | None = None,
+        watcher: CallWatcher | None = None,
     ) -> None:
         """Without `places`, any number of calls may run."""
         self._service = service
@@ -60,6 +73,7 @@ class CallGuard(aio.ServerInterceptor):
         self._places = places
         self._log_successes = log_successes
         self._access = access
+        self._watcher = watcher
         self._guarded: dict[str, tuple[Any, Any]] = {}
         # Running calls by the task that handles each, and those that a drain has ended.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
@@ -94,7 +108,7 @@ class CallGuard(aio.ServerInterceptor):
 
     def _record(self, method: str, context: Context, code: grpc.StatusCode, took_s: float) -> None:
         succeeded = code is grpc.StatusCode.OK
-        quiet = is_infrastructure(method) or (succeeded and not self._log_successes)
+        quiet = is_background(method) or (succeeded and not self._log_successes)
         level = logging.DEBUG if quiet else logging.INFO
         if _access.isEnabledFor(level):
             outcome = {"code": code.name, "ms": round(took_s * 1000, 1), "peer": context.peer()}
@@ -153,6 +167,7 @@ class CallGuard(aio.ServerInterceptor):
     async def _call(self, method: str, context: Context) -> AsyncGenerator[None]:
         started_s = time.perf_counter()
         code = grpc.StatusCode.OK
+        watched = self._watched(method, context)
         try:
             self._authorize(method, context)
             with self._admitted(method, context), self._known_as_running(method):
@@ -172,7 +187,15 @@ class CallGuard(aio.ServerInterceptor):
             code = known.code
             await context.abort_with_status(to_status(known))
         finally:
-            self._record(method, context, code, time.perf_counter() - started_s)
+            took_s = time.perf_counter() - started_s
+            self._record(method, context, code, took_s)
+            if watched is not None:
+                watched.end(code, took_s)
+
+    def _watched(self, method: str, context: Context) -> WatchedCall | None:
+        if self._watcher is None or is_background(method):
+            return None
+        return self._watcher.begin(method, context)
 
     def _authorize(self, method: str, context: Context) -> None:
         if self._access is not None and not is_infrastructure(method):
@@ -197,7 +220,7 @@ class CallGuard(aio.ServerInterceptor):
     @contextlib.contextmanager
     def _admitted(self, method: str, context: Context) -> Generator[None]:
         """A place of the caller's. Raises: TooManyRequests, InvalidArgument."""
-        if self._places is None or is_infrastructure(method):
+        if self._places is None or is_background(method):
             yield
             return
         caller = caller_of(context)
@@ -235,6 +258,14 @@ _METHOD_HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
 def is_infrastructure(method: str) -> bool:
     """Whether a method is health or reflection: no work of ours, never refused for load."""
     return method.startswith("/grpc.")
+
+
+def is_background(method: str) -> bool:
+    """Whether a method serves the mesh itself: infrastructure, and the receiving of telemetry.
+
+    Watching the calls that bring what was watched would never end.
+    """
+    return is_infrastructure(method) or method.startswith("/opentelemetry.")
 
 
 def _behaviour(handler: Any) -> Behaviour:

@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from mlxmesh.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 from mlxmesh_shared import control, shared_port
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.interceptors import CallGuard, is_infrastructure
+from mlxmesh_shared.interceptors import CallGuard, CallWatcher, is_infrastructure
 from mlxmesh_shared.places import Places
 from mlxmesh_shared.reflection import reflection_handlers
 from mlxmesh_shared.rules import Validator
@@ -100,6 +100,7 @@ class MeshServer:
         name: str = "this service",
         tls: ServerTls | None = None,
         leaving: asyncio.Event | None = None,
+        watcher: CallWatcher | None = None,
     ) -> None:
         self.address = ""
         self.leaving = leaving or asyncio.Event()
@@ -116,6 +117,7 @@ class MeshServer:
             places=options.places(),
             log_successes=options.log_successes,
             access=tls.access(descriptors) if tls is not None else None,
+            watcher=watcher,
         )
         self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
         self._health = health.aio.HealthServicer()

@@ -41,9 +41,10 @@ def bench_model() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def serving(model: Path, *options: str, **engine: object) -> Iterator[Mesh]:
+def serving(model: Path, *options: str, telemetry: bool = True, **engine: object) -> Iterator[Mesh]:
     """A mesh that serves the model; `options` are those of `mlxmesh up`, `engine` its settings."""
     own = {f"MLXMESH_ENGINE_{name.upper()}": str(value) for name, value in engine.items()}
+    own["MLXMESH_TELEMETRY"] = str(telemetry)
     with tempfile.TemporaryDirectory(prefix="mlxmesh-bench-") as data_dir:
 
         def command(*words: str) -> Any:
@@ -65,8 +66,8 @@ def serving(model: Path, *options: str, **engine: object) -> Iterator[Mesh]:
 
 
 @contextlib.contextmanager
-def simulated(model: Path, **engine: object) -> Iterator[Mesh]:
+def simulated(model: Path, **engine: Any) -> Iterator[Mesh]:
     """A mesh whose engine makes up its tokens, and reads prompts in no time."""
-    own = {"backend": "simulated", "simulated_prefill_us_per_token": 0}
+    own: dict[str, Any] = {"backend": "simulated", "simulated_prefill_us_per_token": 0}
     with serving(model, **(own | engine)) as mesh:
         yield mesh

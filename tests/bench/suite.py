@@ -31,6 +31,7 @@ PARTS = (
     Part(7, "from 1 to 256 streams, and long prompts", "bench_streams"),
     Part(8, "quantized weights", "bench_quantized"),
     Part(9, "start-up", "bench_startup"),
+    Part(10, "telemetry on, beside off", "bench_telemetry"),
 )
 """Target 2 is the comparison with other servers, which `make bench-peers` runs."""
 
@@ -108,5 +109,7 @@ def parts_for(only: str) -> list[Part]:
     known = {str(part.target) for part in PARTS}
     asked = {word.strip() for word in only.split(",")}
     if unknown := asked - known:
-        raise ValueError(f"no part answers {min(unknown)!r}; there are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"no part answers {min(unknown)!r}; there are {', '.join(sorted(known, key=int))}"
+        )
     return [part for part in PARTS if str(part.target) in asked]

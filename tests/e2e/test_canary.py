@@ -1,9 +1,10 @@
-"""What callers say and get, their keys and tokens, reach no log and no status, at DEBUG too."""
+"""What callers say and get, their keys and tokens, is nowhere in what the mesh tells."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, cast
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import grpc
 import pytest
 from grpc import aio
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1.generation_pb2 import (
@@ -24,7 +26,9 @@ from mlxmesh.generation.v1.generation_pb2 import (
     TokenInput,
 )
 from mlxmesh.model.v1.model_pb2 import PullModelRequest
+from mlxmesh_shared.telemetry.attributes import REQUEST_ID
 from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh, wait_until_serving
+from tests.fakes.otlp_collector import Received, collector_beside
 
 CANARY = "xyzzy-canary-7391"
 TOKENS = [931, 937, 941, 947, 953]
@@ -49,12 +53,18 @@ class Answer(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    running = start_mesh(
-        tmp_path_factory.mktemp("canary"), "--tls", env={"MLXMESH_LOG_LEVEL": "debug"}
-    )
-    yield running
-    stop_mesh(running)
+def told() -> Received:
+    """What the mesh told a collector."""
+    return Received()
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory, told: Received) -> Iterator[RunningMesh]:
+    with collector_beside(told) as endpoint:
+        env = {"MLXMESH_LOG_LEVEL": "debug", "MLXMESH_OTLP_ENDPOINT": endpoint}
+        running = start_mesh(tmp_path_factory.mktemp("canary"), "--tls", env=env)
+        yield running
+        stop_mesh(running)
 
 
 def channel_to(mesh: RunningMesh) -> aio.Channel:
@@ -69,10 +79,16 @@ def channel_to(mesh: RunningMesh) -> aio.Channel:
 
 
 async def call(
-    channel: aio.Channel, path: str, wire: bytes, *, timeout_s: float = 60, messages: int = -1
+    channel: aio.Channel,
+    path: str,
+    wire: bytes,
+    *,
+    timeout_s: float = 60,
+    messages: int = -1,
+    metadata: tuple[tuple[str, str], ...] = SECRETS,
 ) -> Answer:
     """Any method, as a stream of bytes; leaves after so many messages, if not negative."""
-    running = channel.unary_stream(path)(wire, timeout=timeout_s, metadata=SECRETS)
+    running = channel.unary_stream(path)(wire, timeout=timeout_s, metadata=metadata)
     read: list[bytes] = []
     try:
         while len(read) != messages and (message := await running.read()) is not aio.EOF:
@@ -80,8 +96,8 @@ async def call(
     except aio.AioRpcError:
         pass
     running.cancel()
-    metadata = (*(await running.initial_metadata()), *(await running.trailing_metadata()))
-    return Answer(await running.code(), f"{await running.details()} {metadata!r}", read)
+    received = (*(await running.initial_metadata()), *(await running.trailing_metadata()))
+    return Answer(await running.code(), f"{await running.details()} {received!r}", read)
 
 
 def generate(**fields: Any) -> bytes:
@@ -98,14 +114,43 @@ def logs_of(mesh: RunningMesh) -> dict[str, str]:
     return {path.stem: path.read_text() for path in (mesh.data_dir / "logs").glob("*.log")}
 
 
-def leaks(mesh: RunningMesh, answers: Iterable[Answer], *more: str) -> list[str]:
-    """Where a secret was found: names of logs, and numbers of statuses."""
+def telemetry_of(told: Received) -> dict[str, str]:
+    """Every message, without the request ids: those are told, so that a request can be found."""
+    tells_id = KeyValue(key=REQUEST_ID, value=AnyValue(string_value=CANARY)).SerializeToString()
+    return {
+        f"telemetry {number}": message.replace(tells_id, b"").decode(errors="replace")
+        for number, message in enumerate(told.raw)
+    }
+
+
+async def all_told(channel: aio.Channel, told: Received) -> None:
+    """Returns once a last request's telemetry is there: each process tells things in order."""
+    trace_id = secrets.token_hex(16)
+    metadata = (("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01"),)
+    last = await call(channel, f"{GENERATION}/Generate", generate(prompt="x"), metadata=metadata)
+    assert last.code is grpc.StatusCode.OK, last.status
+    await told.wait_for(
+        lambda _: (
+            {"gateway", "generation", "engine"}
+            == {span.service for span in list(told.spans) if span.trace_id == trace_id}
+        )
+    )
+    await told.wait_for(
+        lambda _: any(record.trace_id.hex() == trace_id for record in list(told.log_records))
+    )
+
+
+def leaks(
+    mesh: RunningMesh, told: Received, answers: Iterable[Answer] = (), *more: str
+) -> list[str]:
+    """Where a secret was found: names of logs, and numbers of statuses and of telemetry."""
     places = {
         **logs_of(mesh),
+        **telemetry_of(told),
         **{f"status {number}": answer.status for number, answer in enumerate(answers)},
     }
-    secrets = (*secrets_of(mesh), *more)
-    return [name for name, text in places.items() if any(secret in text for secret in secrets)]
+    hidden = (*secrets_of(mesh), *more)
+    return [name for name, text in places.items() if any(secret in text for secret in hidden)]
 
 
 GOOD: list[tuple[str, bytes]] = [
@@ -148,32 +193,34 @@ BAD: list[tuple[str, bytes]] = [
 ]
 
 
-async def test_answers_and_refusals_leave_no_trace(mesh: RunningMesh) -> None:
+async def test_answers_and_refusals_leave_no_trace(mesh: RunningMesh, told: Received) -> None:
     async with channel_to(mesh) as channel:
         good = [await call(channel, path, wire) for path, wire in GOOD]
         bad = [await call(channel, path, wire) for path, wire in BAD]
+        await all_told(channel, told)
     assert [answer.code.name for answer in good] == ["OK"] * len(good)
     assert "OK" not in [answer.code.name for answer in bad]
     assert "UNKNOWN" not in [answer.code.name for answer in bad]
-    assert leaks(mesh, [*good, *bad]) == []
+    assert leaks(mesh, told, [*good, *bad]) == []
 
 
-async def test_output_leaves_no_trace(mesh: RunningMesh) -> None:
+async def test_output_leaves_no_trace(mesh: RunningMesh, told: Received) -> None:
     story = ChatInput(
         messages=[ChatMessage(role=Role.ROLE_USER, content="Tell me a long story about a fox.")]
     )
     async with channel_to(mesh) as channel:
         answer = await call(channel, f"{GENERATION}/Generate", generate(chat=story, max_tokens=120))
+        await all_told(channel, told)
     deltas = [GenerateResponse.FromString(message).delta for message in answer.messages]
     text = "".join(delta.text for delta in deltas)
     ids = [str(token_id) for delta in deltas for token_id in delta.token_ids]
     assert len(text) > 100
     pieces = [text[start : start + 20] for start in range(0, len(text) - 20, 20)]
     runs = [", ".join(ids[start : start + 5]) for start in range(0, len(ids) - 5, 5)]
-    assert leaks(mesh, [answer], *pieces, *runs) == []
+    assert leaks(mesh, told, [answer], *pieces, *runs) == []
 
 
-async def test_calls_that_are_left_or_cut_leave_no_trace(mesh: RunningMesh) -> None:
+async def test_calls_that_are_left_or_cut_leave_no_trace(mesh: RunningMesh, told: Received) -> None:
     path, lasting = (
         f"{GENERATION}/Generate",
         generate(prompt=CANARY, max_tokens=3000, ignore_eos=True),
@@ -185,9 +232,10 @@ async def test_calls_that_are_left_or_cut_leave_no_trace(mesh: RunningMesh) -> N
         await asyncio.sleep(0.5)
         os.kill(mesh.pid("engine"), signal.SIGKILL)
         answers = [left, late, await cut]
+        await all_told(channel, told)
     codes = [answer.code.name for answer in answers]
     assert codes[:2] == ["CANCELLED", "DEADLINE_EXCEEDED"]
-    assert leaks(mesh, answers) == []
+    assert leaks(mesh, told, answers) == []
 
 
 def test_every_process_was_heard_at_debug(mesh: RunningMesh) -> None:
@@ -198,3 +246,12 @@ def test_every_process_was_heard_at_debug(mesh: RunningMesh) -> None:
     assert set(logs) == {"gateway", "generation", "model", "runtime", "launcher", engine}
     for name in set(logs) - {"launcher"}:
         assert '"level": "debug"' in logs[name], name
+
+
+async def test_every_process_told_of_itself(mesh: RunningMesh, told: Received) -> None:
+    everybody = {"gateway", "generation", "model", "runtime", "engine"}
+    await told.wait_for(lambda _: set(told.metrics_by_service) == everybody)
+    severities = {record.severity_text for record in told.log_records}
+    assert {"DEBUG", "INFO"} <= severities
+    assert any(CANARY in str(span.attributes.get(REQUEST_ID)) for span in told.spans)
+    assert leaks(mesh, told) == []

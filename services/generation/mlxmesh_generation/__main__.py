@@ -18,6 +18,7 @@ from mlxmesh_generation.model_service import ModelService
 from mlxmesh_generation.replicas import Replicas
 from mlxmesh_generation.retention import RetentionLimits
 from mlxmesh_generation.servicer import GenerationServicer
+from mlxmesh_generation.telemetry import GenerationTelemetry
 from mlxmesh_generation.tokenizers import Tokenizers
 from mlxmesh_shared.channels import ChannelPool, open_channel
 from mlxmesh_shared.live import following
@@ -26,6 +27,10 @@ from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GenerationSettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.telemetry.breakers import observe_breakers
+from mlxmesh_shared.telemetry.calls import ServedCalls
+from mlxmesh_shared.telemetry.process import Telemetry
+from mlxmesh_shared.telemetry.setup import ProcessTelemetry
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 
@@ -39,13 +44,21 @@ async def main() -> None:
         level=settings.log_level,
         json=wants_json(settings.log_format),
     )
+    telemetry = ProcessTelemetry(settings, "generation", instance_id)
     async with AsyncExitStack() as stack:
         certificates = open_certificates(settings, "generation")
         registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
         await stack.enter_async_context(following(live, "generation"))
-        generations, engines = await open_generations(stack, live, registry, certificates)
-        server = make_server(settings, generations, engines, certificates)
+        await stack.enter_async_context(telemetry.exporting(registry, certificates))
+        of_process = telemetry.of_process
+        generations, engines = await open_generations(
+            stack, live, registry, certificates, of_process
+        )
+        observe_breakers(
+            of_process.metrics, lambda: (("engine", each) for _, each in engines.breakers())
+        )
+        server = make_server(settings, generations, engines, certificates, of_process)
         live.subscribe(lambda now: server.limit_concurrent_rpcs(now.max_concurrent_rpcs))
         address = await server.start()
         await server.set_serving()
@@ -61,6 +74,7 @@ async def open_generations(
     live: LiveSettings[GenerationSettings],
     registry: Registry,
     certificates: CertificateSource | None = None,
+    telemetry: Telemetry | None = None,
 ) -> tuple[Generations, Engines]:
     """The domain, following the registry and the model service until the stack is closed."""
     settings = live.current
@@ -86,6 +100,7 @@ async def open_generations(
             max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
         ),
         retained=RetentionLimits(settings.kept_bytes, settings.kept_generations, settings.kept_s),
+        telemetry=GenerationTelemetry(telemetry, settings.log_content_models),
     )
     return generations, engines
 
@@ -95,6 +110,7 @@ def make_server(
     generations: Generations,
     engines: Engines,
     certificates: CertificateSource | None = None,
+    telemetry: Telemetry | None = None,
 ) -> MeshServer:
     return MeshServer(
         listen=settings.listen,
@@ -114,6 +130,7 @@ def make_server(
         ),
         name="generation",
         tls=certificates and ServerTls(certificates),
+        watcher=ServedCalls(telemetry or Telemetry()),
     )
 
 

@@ -3,19 +3,17 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from mlxmesh.engine.v1.engine_pb2 import SequenceOutput
 from mlxmesh_generation import convert
-from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.detokenize import Detokenizer
 from mlxmesh_generation.losses import Losses
 from mlxmesh_generation.output import Output
+from mlxmesh_generation.plan import Plan
 from mlxmesh_generation.request import (
     Delta,
     Finished,
     FinishReason,
-    GenerationRequest,
     PrefillProgress,
     Resumed,
     Started,
@@ -23,6 +21,7 @@ from mlxmesh_generation.request import (
 )
 from mlxmesh_generation.sequence import EngineSequence, Placer
 from mlxmesh_generation.stream import EventBuffer
+from mlxmesh_generation.telemetry import WatchedGeneration
 from mlxmesh_shared.errors import (
     Cancelled,
     ContextTooLong,
@@ -40,21 +39,6 @@ ENGINE_WAIT_S = 30.0
 RETRY_PAUSE_S = 0.1
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A request with everything fixed that its output depends on."""
-
-    request: GenerationRequest
-    version: ModelVersion
-    prompt_token_ids: Sequence[int]
-    max_tokens: int
-    seed: int
-    received_s: float
-    """When the request came, in time.monotonic()."""
-    deadline_s: float | None
-    """When it must have ended, likewise."""
-
-
 class Generation:
     """Made for one plan; started by start(), its events read by one reader, given up by close().
 
@@ -66,6 +50,7 @@ class Generation:
         self,
         plan: Plan,
         *,
+        watched: WatchedGeneration,
         engines: Placer,
         detokenizer: Detokenizer,
         resumed: Resumed | None = None,
@@ -74,6 +59,7 @@ class Generation:
     ) -> None:
         self.events = EventBuffer()
         self._plan = plan
+        self._watched = watched
         self._engines = engines
         self._engine_wait_s = engine_wait_s
         self._on_ended = on_ended
@@ -117,6 +103,7 @@ class Generation:
         if self.events.ended:
             return
         self._put(self._output.flush())
+        self._watched.failed(error, self._output.token_ids, self._losses.resumptions)
         self.events.fail(error)
         self.close()
         self._on_ended()
@@ -182,6 +169,8 @@ class Generation:
 
     def _on_tokens(self, token_ids: Sequence[int], *, stopped: bool) -> None:
         if token_ids and self._output.stop_text is None:
+            if not self._output.token_ids:
+                self._watched.first_token()
             self._put(self._output.feed(token_ids, stopped=stopped))
         if self._output.stop_text is not None:
             self.cancel()
@@ -206,26 +195,25 @@ class Generation:
         by_token = reason is FinishReason.STOP and stop_text is None
         waited_ms = (self._placed_s - self._waiting_since_s) * 1000
         prompt_tokens = len(self._plan.prompt_token_ids)
-        self.events.put(
-            Finished(
-                reason=reason,
-                prompt_tokens=prompt_tokens,
-                # One that went on had the tokens so far looked up along with its prompt.
-                cached_tokens=min(self._cached_tokens, prompt_tokens),
-                completion_tokens=len(token_ids),
-                stop_text=stop_text,
-                stop_token_id=token_ids[-1] if by_token and token_ids else None,
-                timings=Timings(
-                    timings.queue_ms + waited_ms, timings.prefill_ms, timings.decode_ms
-                ),
-                resumptions=self._losses.resumptions,
-            )
+        finished = Finished(
+            reason=reason,
+            prompt_tokens=prompt_tokens,
+            # One that went on had the tokens so far looked up along with its prompt.
+            cached_tokens=min(self._cached_tokens, prompt_tokens),
+            completion_tokens=len(token_ids),
+            stop_text=stop_text,
+            stop_token_id=token_ids[-1] if by_token and token_ids else None,
+            timings=Timings(timings.queue_ms + waited_ms, timings.prefill_ms, timings.decode_ms),
+            resumptions=self._losses.resumptions,
         )
+        self._watched.finished(finished, token_ids)
+        self.events.put(finished)
         self._on_ended()
 
     # Going elsewhere.
 
     def _on_failure(self, error: MeshError) -> None:
+        self._watched.engine_failed(error)
         if self._output.stop_text is not None:
             # The answer was complete; only the engine's last word on it is missing.
             self._finish(FinishReason.STOP, Timings())
@@ -244,6 +232,8 @@ class Generation:
         refused = not self._taken and not isinstance(error, EngineLost)
         if not refused and not self._losses.may_go_on(len(self._output.token_ids)):
             return False
+        if not refused:
+            self._watched.resumed()
         self._go_on_elsewhere(pause_s=RETRY_PAUSE_S if refused else 0.0)
         return True
 
@@ -314,7 +304,9 @@ class Generation:
             timeout_ms=self._timeout_ms(),
         )
         submit.generated_token_ids.extend(self._output.token_ids)
+        submit.traceparent = self._watched.try_engine()
         self._sequence = self._engines.place(self._plan.version, submit, self, avoid=avoid)
+        self._watched.placed(self._sequence.engine_id)
 
     def _stop_recovery(self) -> None:
         recovery, self._recovery = self._recovery, None

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 from mlxmesh_generation import prompts
 from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.generation import ENGINE_WAIT_S, Generation, Plan
+from mlxmesh_generation.generation import ENGINE_WAIT_S, Generation
 from mlxmesh_generation.limits import GenerationLimits
 from mlxmesh_generation.mirror import CatalogueMirror
+from mlxmesh_generation.plan import Plan
 from mlxmesh_generation.replicas import Replicas
 from mlxmesh_generation.request import GenerationRequest, PromptInput, Resumed
 from mlxmesh_generation.retention import Retention, RetentionLimits
+from mlxmesh_generation.telemetry import GenerationTelemetry
 from mlxmesh_generation.tokenizer import ModelTokenizer
 from mlxmesh_generation.tokenizers import Tokenizers
 from mlxmesh_generation.transcript import Listeners, Transcript
@@ -22,6 +24,7 @@ from mlxmesh_shared.errors import (
     Cancelled,
     GenerationExists,
     GenerationNotFound,
+    MeshError,
     ModelNotLoaded,
     ReaderReplaced,
     SequenceGone,
@@ -79,12 +82,14 @@ class Generations:
         patience: Patience,
         limits: GenerationLimits,
         retained: RetentionLimits,
+        telemetry: GenerationTelemetry | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._tokenizers = tokenizers
         self._replicas = replicas
         self._patience = patience
         self._limits = limits
+        self._telemetry = telemetry or GenerationTelemetry()
         self._retention = Retention(retained, forget=self._forget)
         self._entries: dict[str, _Entry] = {}
 
@@ -185,6 +190,7 @@ class Generations:
     ) -> Transcript:
         generation = entry.generation = Generation(
             plan,
+            watched=self._telemetry.begin(plan, tokenizer.decode),
             engines=self._replicas,
             detokenizer=tokenizer.detokenizer(),
             resumed=resumed,
@@ -201,7 +207,11 @@ class Generations:
             self._retention.add(entry.request_id, transcript)
         if entry.cancelled:
             generation.cancel()
-        generation.start()
+        try:
+            generation.start()
+        except MeshError as error:
+            generation.fail(error)
+            raise
         return transcript
 
     def _listeners(self, entry: _Entry) -> Listeners:

@@ -21,6 +21,8 @@ from mlxmesh_shared.registry import local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import ModelSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.telemetry.calls import ServedCalls
+from mlxmesh_shared.telemetry.setup import ProcessTelemetry
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 SERVICE = "model"
@@ -37,11 +39,13 @@ async def main() -> None:
         level=settings.log_level,
         json=wants_json(settings.log_format),
     )
+    telemetry = ProcessTelemetry(settings, SERVICE, instance_id)
     async with AsyncExitStack() as stack:
         certificates = open_certificates(settings, SERVICE)
         registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
         await stack.enter_async_context(following(live, SERVICE))
+        await stack.enter_async_context(telemetry.exporting(registry, certificates))
         store = await Store.open(_database_url(settings))
         stack.push_async_callback(store.close)
         fleet = GrpcFleet(
@@ -63,7 +67,8 @@ async def main() -> None:
             await pulls.recover()
             # From here on the catalogue says what runs now, not what ran when it was written.
             await reconciler.reconcile()
-        server = _server(settings, store, pulls, reconciler, certificates)
+        watcher = ServedCalls(telemetry.of_process)
+        server = _server(settings, store, pulls, reconciler, certificates, watcher)
         address = await server.start()
         instance = local_instance(settings, SERVICE, instance_id, address)
         async with asyncio.TaskGroup() as background:
@@ -102,6 +107,7 @@ def _server(
     pulls: Pulls,
     reconciler: Reconciler,
     certificates: CertificateSource | None,
+    watcher: ServedCalls,
 ) -> MeshServer:
     servicer = ModelServicer(
         store=store,
@@ -115,6 +121,7 @@ def _server(
         options=ServerOptions(reflection=settings.reflection),
         name=SERVICE,
         tls=certificates and ServerTls(certificates),
+        watcher=watcher,
     )
 
 

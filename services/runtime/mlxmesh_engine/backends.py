@@ -11,6 +11,7 @@ from mlxmesh_engine.backend import Backend
 from mlxmesh_engine.blas import MEND, Blas, prepare_blas
 from mlxmesh_engine.mlx_lm_import import import_mlx_lm
 from mlxmesh_engine.simulated import Pace, SimulatedEngine, SimulatedModel
+from mlxmesh_engine.step_counts import StepCounts
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.settings import EngineSettings
 
@@ -19,16 +20,18 @@ _MOST_PREFIX_BYTES = 2**30
 _log = logging.getLogger(__name__)
 
 
-def open_backend(settings: EngineSettings) -> Backend:
+def open_backend(settings: EngineSettings, steps: StepCounts) -> Backend:
     """The backend that the settings name, not started. Raises: InvalidArgument."""
     if settings.model_dir is None:
         raise InvalidArgument("name a model: --model-dir DIRECTORY", field="model_dir")
     open_ = _simulated if settings.backend == "simulated" else _mlx
-    return open_(settings, settings.model_dir)
+    return open_(settings, settings.model_dir, steps)
 
 
 def import_backend(settings: EngineSettings) -> None:
     """Does ahead of time what takes most of it: importing MLX, where the settings name it."""
+    if settings.telemetry:
+        import_module("mlxmesh_shared.telemetry.exporter")
     if settings.backend == "mlx":
         _import_mlx()
 
@@ -41,7 +44,7 @@ def _import_mlx() -> Blas:
     return blas
 
 
-def _mlx(settings: EngineSettings, model_dir: Path) -> Backend:
+def _mlx(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backend:
     blas = _import_mlx()
     if blas == "reference":
         _log.warning(MEND)
@@ -65,7 +68,7 @@ def _mlx(settings: EngineSettings, model_dir: Path) -> Backend:
         prefix_cache_bytes=_prefix_cache_bytes(settings),
         token_interval_s=settings.token_interval_ms / 1e3,
     )
-    return MlxThread(load_model, options)
+    return MlxThread(load_model, options, steps)
 
 
 def _prefix_cache_bytes(settings: EngineSettings) -> int:
@@ -74,7 +77,7 @@ def _prefix_cache_bytes(settings: EngineSettings) -> int:
     return min(_MOST_PREFIX_BYTES, psutil.virtual_memory().total // 10)
 
 
-def _simulated(settings: EngineSettings, model_dir: Path) -> Backend:
+def _simulated(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backend:
     return SimulatedEngine(
         partial(
             SimulatedModel.read,
@@ -95,4 +98,5 @@ def _simulated(settings: EngineSettings, model_dir: Path) -> Backend:
         max_waiting=settings.max_waiting,
         prefill_tokens_per_step=settings.prefill_tokens_per_step,
         prefill_slowdown=settings.prefill_slowdown,
+        steps=steps,
     )

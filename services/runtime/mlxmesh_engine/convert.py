@@ -46,6 +46,7 @@ def to_sequence(
         deadline_s=now_s + submit.timeout_ms / 1e3 if submit.HasField("timeout_ms") else None,
         priority=submit.priority,
         caller=submit.caller,
+        traceparent=submit.traceparent,
     )
 
 

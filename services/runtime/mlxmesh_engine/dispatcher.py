@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from mlxmesh_engine.admission import Admission
@@ -13,6 +13,8 @@ from mlxmesh_shared.errors import InvalidArgument, MeshError
 
 News = Mapping[int, list[Update]]
 """By stream id, in order."""
+OnEnd = Callable[[Sequence, Update], None]
+"""Is told of each sequence that ended, and its last news."""
 
 
 class Worker(Protocol):
@@ -21,6 +23,9 @@ class Worker(Protocol):
     def submit(self, request: Sequence) -> None: ...
     def cancel(self, key: SequenceKey) -> None: ...
     def drop_stream(self, stream_id: int) -> None: ...
+
+
+def _nothing(_request: Sequence, _last: Update) -> None: ...
 
 
 class Stream:
@@ -50,8 +55,9 @@ class Stream:
 class Dispatcher:
     """Used on the event loop only."""
 
-    def __init__(self, worker: Worker, admission: Admission) -> None:
+    def __init__(self, worker: Worker, admission: Admission, *, on_end: OnEnd = _nothing) -> None:
         self._worker = worker
+        self._on_end = on_end
         self._admission = admission
         self._streams: dict[int, Stream] = {}
         self._stream_ids = itertools.count(1)
@@ -106,7 +112,7 @@ class Dispatcher:
             stream.outbox.put(updates, load)
             for update in updates:
                 if update.last:
-                    self._release(stream, update.sequence_id)
+                    self._on_end(self._release(stream, update.sequence_id), update)
 
     def tell_load(self, load: Load) -> None:
         """Tells every stream: one without news would go on with what it was last told."""
@@ -124,7 +130,9 @@ class Dispatcher:
         for stream in self._streams.values():
             stream.outbox.close()
 
-    def _release(self, stream: Stream, sequence_id: int) -> None:
-        self._admission.release(stream.end(sequence_id), time.monotonic())
+    def _release(self, stream: Stream, sequence_id: int) -> Sequence:
+        request = stream.end(sequence_id)
+        self._admission.release(request, time.monotonic())
         if not self._admission.held:
             self._empty.set()
+        return request

@@ -14,6 +14,7 @@ from mlxmesh_engine.loader import LoadedModel
 from mlxmesh_engine.rate import TokenRate
 from mlxmesh_engine.request import Load, Sequence, SequenceKey
 from mlxmesh_engine.scheduler import Scheduler
+from mlxmesh_engine.step_counts import StepCounts
 from mlxmesh_engine.step_loop import News, StepLoop
 from mlxmesh_engine.token_interval import TokenInterval
 
@@ -46,10 +47,14 @@ class MlxThread:
     """
 
     def __init__(
-        self, load_model: Callable[[], LoadedModel], options: LoopOptions = LoopOptions()
+        self,
+        load_model: Callable[[], LoadedModel],
+        options: LoopOptions = LoopOptions(),
+        steps: StepCounts | None = None,
     ) -> None:
         self._load_model = load_model
         self._options = options
+        self._steps = steps
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
         self._rate = TokenRate()
@@ -114,7 +119,9 @@ class MlxThread:
             prefill_slowdown=options.prefill_slowdown,
             kv_capacity_tokens=loaded.kv.capacity_tokens,
         )
-        loop = StepLoop(loaded, scheduler, prefix_cache_bytes=options.prefix_cache_bytes)
+        loop = StepLoop(
+            loaded, scheduler, prefix_cache_bytes=options.prefix_cache_bytes, steps=self._steps
+        )
         while True:
             for command in self._next_commands(loop.idle):
                 if command is None:

@@ -62,6 +62,8 @@ class Sequence:
     priority: int = 0
     """Of the caller's sequences that wait, higher goes first."""
     caller: str = ""
+    traceparent: str = ""
+    """The span that the sequence's own belong under; empty when there are to be none."""
 
     @property
     def most_tokens(self) -> int:
@@ -78,9 +80,15 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
+    """Where a sequence's time went, and on how many tokens."""
+
     queue_ms: float
     prefill_ms: float
     decode_ms: float
+    cached_tokens: int = 0
+    """Prompt tokens that were not to be read."""
+    output_tokens: int = 0
+    """Tokens made here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,8 @@ class Active:
             queue_ms=(admitted_s - self.request.submitted_s) * 1e3,
             prefill_ms=(first_token_s - admitted_s) * 1e3,
             decode_ms=(last_token_s - first_token_s) * 1e3,
+            cached_tokens=self.cached_prompt_tokens,
+            output_tokens=len(self.output),
         )
 
 

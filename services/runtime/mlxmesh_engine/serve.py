@@ -13,6 +13,8 @@ from mlxmesh_engine.backend import Backend, ModelFacts
 from mlxmesh_engine.backends import open_backend
 from mlxmesh_engine.dispatcher import Dispatcher
 from mlxmesh_engine.servicer import SERVICE, EngineServicer
+from mlxmesh_engine.step_counts import StepCounts
+from mlxmesh_engine.telemetry import SequenceSpans, observe_engine
 from mlxmesh_shared.errors import EngineFailed
 from mlxmesh_shared.process import (
     EXIT_WITH_PARENT,
@@ -20,9 +22,12 @@ from mlxmesh_shared.process import (
     die_with_parent,
     wait_for_stop,
 )
+from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.server import SETTLE_S, MeshServer, ServerOptions
 from mlxmesh_shared.settings import EngineSettings, load_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.telemetry.calls import ServedCalls
+from mlxmesh_shared.telemetry.setup import ProcessTelemetry
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 # How old the load may be that a caller goes by; after a second without it we count as lost.
@@ -36,14 +41,16 @@ Announce = Callable[[dict[str, str]], None]
 async def serve() -> None:
     settings = _settings()
     certificates = open_certificates(settings, "engine")
+    telemetry, steps = _telemetry(settings), StepCounts()
     _follow_parent()
     announce = _announcer()
 
     announce({"phase": "loading"})
     async with contextlib.AsyncExitStack() as stack:
-        backend = open_backend(settings)
+        backend = open_backend(settings, steps)
         admission = Admission(max_running=settings.max_running, max_waiting=settings.max_waiting)
-        dispatcher = Dispatcher(backend, admission)
+        spans = SequenceSpans(telemetry.of_process.tracer)
+        dispatcher = Dispatcher(backend, admission, on_end=spans.on_end)
         loaded = await backend.start(dispatcher.deliver)
         admission.set_kv_capacity(loaded.kv.capacity_tokens)
         stack.push_async_callback(backend.stop)
@@ -52,13 +59,20 @@ async def serve() -> None:
         servicer = EngineServicer(
             dispatcher=dispatcher, backend=backend, loaded=loaded, settings=settings
         )
-        server = _server(settings, servicer, certificates)
+        observe_engine(telemetry.of_process.metrics, backend, steps)
+        watcher = ServedCalls(telemetry.of_process)
+        server = _server(settings, servicer, certificates, watcher)
         address = await server.start()
         stack.push_async_callback(server.drain, grace_s=1.0, settle_s=0)
         telling = asyncio.create_task(_tell_load(dispatcher, backend))
         stack.callback(telling.cancel)
         await server.set_serving()
         announce({"address": address})
+        registry = None
+        if telemetry.goes_to_gateway:
+            registry = open_registry(settings, certificates)
+            stack.push_async_callback(registry.close)
+        await stack.enter_async_context(telemetry.exporting(registry, certificates))
 
         await stopped_or_dead(backend.dead, server.leaving)
         # The runtime withdraws the engine's record; until callers know, they are not refused.
@@ -82,7 +96,10 @@ def _settings() -> EngineSettings:
 
 
 def _server(
-    settings: EngineSettings, servicer: EngineServicer, certificates: CertificateSource | None
+    settings: EngineSettings,
+    servicer: EngineServicer,
+    certificates: CertificateSource | None,
+    watcher: ServedCalls,
 ) -> MeshServer:
     return MeshServer(
         listen=settings.listen,
@@ -92,6 +109,14 @@ def _server(
         options=ServerOptions(log_successes=False, reflection=settings.reflection),
         name="engine",
         tls=certificates and ServerTls(certificates),
+        watcher=watcher,
+    )
+
+
+def _telemetry(settings: EngineSettings) -> ProcessTelemetry:
+    facts = {"mlxmesh.model": settings.model, "mlxmesh.model.version": str(settings.model_version)}
+    return ProcessTelemetry(
+        settings, "engine", settings.engine_id, model=settings.model, facts=facts
     )
 
 

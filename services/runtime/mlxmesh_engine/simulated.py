@@ -18,6 +18,7 @@ from mlxmesh_engine.kv_memory import UNKNOWN, KvMemory, kv_memory
 from mlxmesh_engine.rate import TokenRate
 from mlxmesh_engine.request import FinishReason, Load, Sequence, SequenceKey, Update
 from mlxmesh_engine.scheduler import Active, Scheduler, read_of
+from mlxmesh_engine.step_counts import StepCounts
 from mlxmesh_shared.errors import DeadlineExceeded, EngineFailed, MeshError
 
 _IDLE_TURN_S = 0.25
@@ -106,9 +107,11 @@ class SimulatedEngine:
         max_waiting: int = 256,
         prefill_tokens_per_step: int = 512,
         prefill_slowdown: float = 2.0,
+        steps: StepCounts | None = None,
     ) -> None:
         self._load_model = load_model
         self._pace = pace
+        self._steps = steps or StepCounts()
         self._limits = (max_running, max_waiting)
         self._scheduler = Scheduler(
             max_running=max_running,
@@ -178,6 +181,7 @@ class SimulatedEngine:
             await self._pass_time(self._read_prompts())
             self._turned_s = time.monotonic()
             self._end_expired(self._turned_s)
+            self._steps.turned(self._turned_s, len(self._decoding))
             self._decode(model, self._turned_s)
             self.turns += 1
             self._rate.add(self._turned_s, self._tokens)
@@ -251,7 +255,8 @@ class SimulatedEngine:
                 self._fail(active, DeadlineExceeded("the deadline passed; allow more time"))
 
     def _fail(self, active: Active, error: MeshError) -> None:
-        self._end(active, Update(active.key[1], error=error))
+        timings = active.timings(time.monotonic())
+        self._end(active, Update(active.key[1], error=error, timings=timings))
 
     def _end(self, active: Active, last: Update) -> None:
         self._tell(active, last)

@@ -18,6 +18,7 @@ from mlxmesh_engine.prefill import Prefill, groups
 from mlxmesh_engine.prefix_store import PrefixStore
 from mlxmesh_engine.request import FinishReason, Sequence, SequenceKey, Update
 from mlxmesh_engine.scheduler import Active, PrefillSlice, Scheduler, read_of
+from mlxmesh_engine.step_counts import StepCounts
 from mlxmesh_shared.errors import DeadlineExceeded, EngineFailed, MeshError
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class StepLoop:
         scheduler: Scheduler,
         *,
         prefix_cache_bytes: int = 0,
+        steps: StepCounts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
@@ -49,6 +51,7 @@ class StepLoop:
         self._clock = clock
         self._prefill_began_s: float | None = None
         self._pace = DecodePace()
+        self._steps = steps or StepCounts()
         self._news: News = {}
         self.turns = 0
         self.prompt_tokens = 0
@@ -98,7 +101,7 @@ class StepLoop:
         elif self._launched is None:
             # Nothing else bounds how much prefill is under way.
             mx.synchronize()
-        self._note_times(decoded=before is not None)
+        self._note_times(rows=len(before.rows) if before is not None else 0)
         yield self._take_news()
         self._read_prompts()
         if self.idle:
@@ -151,12 +154,13 @@ class StepLoop:
     def _keep_row(self, active: Active, cache: BatchCache, row: int) -> None:
         self._prefixes.keep(active.held_tokens, cache, row)
 
-    def _note_times(self, *, decoded: bool) -> None:
+    def _note_times(self, *, rows: int) -> None:
         """Reading is only started by its own turn; a later one waits for it."""
         now_s = self._clock()
+        self._steps.turned(now_s, rows)
         if self._prefill_began_s is not None:
             self._scheduler.note_prefill_took(now_s - self._prefill_began_s)
-        if not decoded:
+        if not rows:
             self._pace.no_step_ended()
         elif (step := self._pace.step_ended(now_s)) is not None:
             self._scheduler.note_decode_took(*step)
@@ -193,7 +197,8 @@ class StepLoop:
             self._decode.join(done, cache)
 
     def _fail(self, active: Active, error: MeshError) -> None:
-        self._end(active, Update(active.key[1], error=error))
+        timings = active.timings(self._clock())
+        self._end(active, Update(active.key[1], error=error, timings=timings))
 
     def _end(self, active: Active, last: Update) -> None:
         self._tell(active, last)

@@ -23,6 +23,8 @@ from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import RuntimeSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.telemetry.calls import ServedCalls
+from mlxmesh_shared.telemetry.setup import ProcessTelemetry
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
 DRAIN_GRACE_S = 5.0
@@ -40,11 +42,12 @@ async def main() -> None:
         json=wants_json(settings.log_format),
     )
     async with following(live, "runtime"):
-        await serve(settings, runtime_id, _engine_command(settings))
+        await serve(settings, runtime_id, EngineCommand(mesh=settings))
 
 
 async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineCommand) -> None:
     """Run the service with this engine program until told to stop."""
+    telemetry = ProcessTelemetry(settings, "runtime", runtime_id)
     certificates = open_certificates(settings, "runtime")
     async with AsyncExitStack() as stack:
         spare = SpareEngine(command.spare_line() if settings.spare_engine else ())
@@ -53,6 +56,7 @@ async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineComma
         device = await find_device()
         registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
+        await stack.enter_async_context(telemetry.exporting(registry, certificates))
         engines = Engines(
             host=_host(settings, runtime_id, registry, command, certificates, spare),
             limits=_restart_limits(settings),
@@ -72,6 +76,7 @@ async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineComma
             options=ServerOptions(log_successes=False, reflection=settings.reflection),
             name="runtime",
             tls=certificates and ServerTls(certificates),
+            watcher=ServedCalls(telemetry.of_process),
         )
         address = await server.start()
         await server.set_serving()
@@ -109,16 +114,6 @@ def _host(
         spare=spare,
         stop_grace_s=settings.stop_grace_s,
         open_probe=partial(GrpcEngineProbe, open_=partial(open_channel, certificates=certificates)),
-    )
-
-
-def _engine_command(settings: RuntimeSettings) -> EngineCommand:
-    return EngineCommand(
-        data_dir=settings.data_dir,
-        log_level=settings.log_level,
-        log_format=settings.log_format,
-        tls_dir=settings.tls_dir,
-        reflection=settings.reflection,
     )
 
 

@@ -106,8 +106,9 @@ def _validated(cls: type[S], layered: Mapping[str, _Raw]) -> S:
     except ValidationError as error:
         problem = error.errors()[0]
         name = str(problem["loc"][0])
+        where = ".".join(map(str, problem["loc"]))
         says = problem["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{layered[name].source}: {name}: {says}") from None
+        raise SettingsError(f"{layered[name].source}: {where}: {says}") from None
 
 
 def _environment(section: str, env: Mapping[str, str]) -> dict[str, _Raw]:
@@ -187,7 +188,7 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
         action = argparse.BooleanOptionalAction
         parser.add_argument(_flag(name), action=action, default=argparse.SUPPRESS, help=text)
         return
-    shown = f"{text} Default: {default}." if default not in (None, "") else text
+    shown = f"{text} Default: {default}." if default not in (None, "", ()) else text
     parser.add_argument(_flag(name), default=argparse.SUPPRESS, metavar="VALUE", help=shown)
 
 

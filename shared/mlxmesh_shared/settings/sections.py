@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from mlxmesh_shared.settings.consul import ConsulSettings, FullPath, Seconds
 from mlxmesh_shared.settings.listen import check_listen
+from mlxmesh_shared.settings.sinks import Sinks, SinkSettings
 
 MIB = 2**20
 
@@ -31,7 +32,23 @@ def _allowed(listen: str, info: ValidationInfo) -> str:
     return listen
 
 
+def _http_listen(listen: str, info: ValidationInfo) -> str:
+    if listen == "auto":
+        anywhere = str(info.data.get("listen", "")).endswith(":0")
+        return "127.0.0.1:0" if anywhere else "127.0.0.1:8051"
+    return _allowed(listen, info) if listen else listen
+
+
+def _split(names: object) -> object:
+    """Names in a flag or a variable are separated by commas; in a file they are a list."""
+    if isinstance(names, str):
+        return [name.strip() for name in names.split(",") if name.strip()]
+    return names
+
+
 Listen = Annotated[str, AfterValidator(_allowed)]
+HttpListen = Annotated[str, AfterValidator(_http_listen)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -67,6 +84,10 @@ class MeshSettings(ConsulSettings):
     """Allows listening beyond this machine without TLS."""
     reflection: bool = True
     """Whether callers may ask for the contracts."""
+    telemetry: bool = True
+    """Whether traces, metrics and logs are sent to a gateway, or to otlp_endpoint."""
+    otlp_endpoint: Annotated[str, Field(pattern=r"^$|^[^\s/]+:\d+$")] = ""
+    """A collector that takes OTLP over gRPC, host:port; empty for the mesh's own gateway."""
 
 
 class GatewaySettings(MeshSettings):
@@ -74,6 +95,9 @@ class GatewaySettings(MeshSettings):
 
     listen: Listen = "127.0.0.1:50051"
     """Where clients connect, host:port; port 0 takes a free one."""
+    http_listen: HttpListen = "auto"
+    """Where /metrics and /healthz are, host:port; port 0 takes a free one, empty means no HTTP.
+    auto is 127.0.0.1:8051, or a free port where listen takes one."""
     default_deadline_s: Annotated[Seconds, Dynamic()] = 300
     """The deadline of a call that came without one."""
     max_deadline_s: Annotated[Seconds, Dynamic()] = 3600
@@ -95,8 +119,23 @@ class GatewaySettings(MeshSettings):
     """With TLS: off lets in everybody who can connect as a client, who may generate."""
     resume_wait_s: Seconds = 10
     """How long a stream whose generation instance was lost waits for another."""
+    telemetry_sinks: Sinks = (SinkSettings(kind="prometheus"),)
+    """Where telemetry goes, separated by semicolons: KIND[:TARGET][?OPTION=VALUE&...], of the kinds
+    prometheus, otlp:HOST:PORT, file:PATH and console; docs/operations.md has the options."""
+    trace_export_ratio: Chance = 1.0
+    """The part of the traces that sinks get, besides those with errors and slow ones."""
+    trace_slow_ms: Amount = 10_000
+    """A request that took so long is slow: sinks get its trace in any case."""
+    kept_traces: Count = 4096
+    """Most recent traces kept for `mlxmesh trace`; the oldest goes first."""
+    kept_trace_bytes: Count = 32 * MIB
+    """Most memory for recent traces; the oldest goes first."""
+    kept_trace_s: Seconds = 900
+    """How long a trace is kept."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
+    trace_sample_ratio: Chance = 1.0
+    """The part of the requests that are traced, of those whose client does not decide it."""
 
 
 class GenerationSettings(MeshSettings):
@@ -126,6 +165,8 @@ class GenerationSettings(MeshSettings):
     """Most memory for kept messages; the generation that ended first goes first."""
     drain_grace_s: Seconds = 30
     """How long running generations may go on after a stop was asked for."""
+    log_content_models: Names = ()
+    """Models whose prompts and outputs may stand in traces, separated by commas; else none do."""
 
 
 class ModelSettings(MeshSettings):

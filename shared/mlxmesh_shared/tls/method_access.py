@@ -48,12 +48,30 @@ class MethodAccess:
         raise _refusal(caller, allowed)
 
 
+_PROCESSES = (
+    Role.ROLE_GATEWAY,
+    Role.ROLE_GENERATION,
+    Role.ROLE_MODEL,
+    Role.ROLE_RUNTIME,
+    Role.ROLE_ENGINE,
+)
+# OpenTelemetry's contracts are not ours to write roles into: a gateway takes telemetry from every
+# process of the mesh, and nobody else takes any.
+_FOREIGN_RULES = {
+    f"/opentelemetry.proto.collector.{service}/Export": rules_pb2.MethodRules(
+        gateway_roles=_PROCESSES
+    )
+    for service in ("trace.v1.TraceService", "metrics.v1.MetricsService", "logs.v1.LogsService")
+}
+
+
 def stated_rules(service: ServiceDescriptor) -> Iterator[tuple[str, rules_pb2.MethodRules]]:
     """The path of each method, as on the wire, and who may call it."""
     methods: Iterable[Any] = service.methods
     for method in methods:
+        path = f"/{service.full_name}/{method.name}"
         rules: rules_pb2.MethodRules = method.GetOptions().Extensions[rules_pb2.method_rules]
-        yield f"/{service.full_name}/{method.name}", rules
+        yield path, _FOREIGN_RULES.get(path, rules)
 
 
 def role_words(roles: Iterable[Role.ValueType]) -> str:

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh_client import MeshClient
 from mlxmesh_gateway.__main__ import serve
+from mlxmesh_gateway.otlp.assembly import open_receiver
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.server import MeshServer
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings
@@ -79,7 +80,13 @@ class Stand:
             serving.set_result(leaving)
             await leaving.wait()
 
-        task = asyncio.create_task(serve(live, name, self.registry, until=until))
+        receiver = open_receiver(options, name)
+
+        async def run() -> None:
+            async with receiver.running():
+                await serve(live, name, self.registry, receiver, until=until)
+
+        task = asyncio.create_task(run())
         try:
             yield await self._gateway_address(name, task), await serving
         finally:

@@ -122,7 +122,9 @@ async def running_runtime(
     async with AsyncExitStack() as stack:
         registry = open_registry(folder / "registry")
         stack.push_async_callback(registry.close)
-        command = EngineCommand(data_dir=folder, program=program or engine_process.command())
+        command = EngineCommand(
+            mesh=MeshSettings(data_dir=folder), program=program or engine_process.command()
+        )
         engines = _engines(limits, _host(folder, limits, registry, command), memory)
         server = _server(engines, await find_device())
         address = await server.start()

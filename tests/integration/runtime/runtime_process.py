@@ -10,5 +10,5 @@ from mlxmesh_shared.settings import RuntimeSettings, load_settings
 if __name__ == "__main__":
     fake_engine = sys.argv.pop(1)
     settings = load_settings(RuntimeSettings, sys.argv[1:])
-    command = EngineCommand(data_dir=settings.data_dir, program=[sys.executable, fake_engine])
+    command = EngineCommand(mesh=settings, program=[sys.executable, fake_engine])
     sys.exit(run_service(lambda: serve(settings, "runtime-test", command)))

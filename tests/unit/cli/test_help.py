@@ -39,7 +39,8 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; sys.argv = ['mlxmesh', '--help']\n"
         "from mlxmesh_cli.__main__ import main\n"
         "try: main()\nexcept SystemExit: pass\n"
-        "heavy = {'grpc', 'mlx', 'transformers', 'pydantic', 'sqlalchemy'} & set(sys.modules)\n"
+        "heavy = {'grpc', 'mlx', 'opentelemetry', 'transformers', 'pydantic', 'sqlalchemy'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     result = subprocess.run(

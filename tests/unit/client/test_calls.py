@@ -27,14 +27,16 @@ class ScriptedMethod:
         self.timeouts_s: list[float | None] = []
         self.calls: list[ScriptedStream] = []
 
-    async def unary(self, request: str, *, timeout: float | None = None) -> Any:
+    async def unary(
+        self, request: str, *, timeout: float | None = None, metadata: Any = None
+    ) -> Any:
         self.timeouts_s.append(timeout)
         result = self._script.pop(0)
         if isinstance(result, Exception):
             raise result
         return result
 
-    def stream(self, request: str, *, timeout: float | None = None) -> Any:
+    def stream(self, request: str, *, timeout: float | None = None, metadata: Any = None) -> Any:
         self.timeouts_s.append(timeout)
         self.calls.append(ScriptedStream(self._script.pop(0)))
         return self.calls[-1]

@@ -45,7 +45,6 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
 
     caller = ("mlxmesh-caller", "team-a")
     assert forwarded([*metadata, ("mlxmesh-caller", "other")], caller="team-a") == (
-        ("traceparent", "00-aa-bb-01"),
         ("x-request-id", "r-1"),
         caller,
     )

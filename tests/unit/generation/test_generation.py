@@ -9,7 +9,8 @@ import pytest
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Accepted, SequenceOutput, SequenceTimings, Submit
 from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.generation import Generation, Plan
+from mlxmesh_generation.generation import Generation
+from mlxmesh_generation.plan import Plan
 from mlxmesh_generation.request import (
     Delta,
     Event,
@@ -23,6 +24,7 @@ from mlxmesh_generation.request import (
 )
 from mlxmesh_generation.sequence import SequenceSink
 from mlxmesh_generation.stream import MAX_BACKLOG_TOKENS
+from mlxmesh_generation.telemetry import GenerationTelemetry
 from mlxmesh_generation.tokenizer import ModelTokenizer
 from mlxmesh_generation.transcript import Transcript
 from mlxmesh_shared.errors import (
@@ -114,6 +116,7 @@ class Running:
         )
         self.generation = Generation(
             plan,
+            watched=GenerationTelemetry().begin(plan, tokenizer.decode),
             engines=self.engines,
             detokenizer=tokenizer.detokenizer(),
             resumed=resumed,

@@ -1,9 +1,11 @@
 import sys
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_record import EngineOptions, EngineSpec
-from mlxmesh_shared.settings import EngineSettings, load_settings
+from mlxmesh_shared.settings import EngineSettings, MeshSettings, RuntimeSettings, load_settings
 
 SPEC = EngineSpec(
     engine_id="e1",
@@ -15,7 +17,8 @@ SPEC = EngineSpec(
 
 
 def test_flags_are_what_the_engine_understands(tmp_path: Path) -> None:
-    command = EngineCommand(data_dir=tmp_path, log_level="debug", log_format="json")
+    mesh = MeshSettings(data_dir=tmp_path, log_level="debug", log_format="json")
+    command = EngineCommand(mesh=mesh)
     interpreter, dash_m, module, *flags = command.line(SPEC)
     assert (interpreter, dash_m, module) == (sys.executable, "-m", "mlxmesh_engine")
     settings = load_settings(EngineSettings, flags, env={})
@@ -27,21 +30,25 @@ def test_flags_are_what_the_engine_understands(tmp_path: Path) -> None:
     assert (settings.log_level, settings.log_format) == ("debug", "json")
 
 
-def test_the_engine_gets_the_runtimes_certificates_and_reflection(tmp_path: Path) -> None:
-    command = EngineCommand(data_dir=tmp_path, tls_dir=tmp_path / "tls", reflection=False)
-    _, _, _, *flags = command.line(SPEC)
-    settings = load_settings(EngineSettings, flags, env={})
-    assert settings.tls_dir == tmp_path / "tls"
-    assert settings.reflection is False
+def test_what_the_runtime_was_told_about_the_mesh_the_engine_is_told(tmp_path: Path) -> None:
+    told = {"data_dir": tmp_path, "tls_dir": tmp_path / "tls", "reflection": False}
+    told |= {"registry": "consul", "consul_address": "127.0.0.1:1234", "telemetry": True}
+    runtime = RuntimeSettings(**told, listen="127.0.0.1:7", consul_token=SecretStr("secret"))
+    _, _, _, *flags = EngineCommand(mesh=runtime).line(SPEC)
+    env = {"MLXMESH_TELEMETRY": "off"}
+    settings = load_settings(EngineSettings, flags, env=env)
+    assert {name: getattr(settings, name) for name in told} == told
+    assert "secret" not in flags
+    assert settings.listen != runtime.listen
 
 
 def test_options_that_are_not_set_are_left_to_the_engine(tmp_path: Path) -> None:
-    line = EngineCommand(data_dir=tmp_path, program=["engine"]).line(SPEC)
+    line = EngineCommand(mesh=MeshSettings(data_dir=tmp_path), program=["engine"]).line(SPEC)
     assert line[0] == "engine"
     assert "--prefill-tokens-per-step" not in line
 
 
 def test_a_spare_is_started_by_flags_that_the_engine_understands(tmp_path: Path) -> None:
-    flags = EngineCommand(data_dir=tmp_path).spare_line()[3:]
+    flags = EngineCommand(mesh=MeshSettings(data_dir=tmp_path)).spare_line()[3:]
     settings = load_settings(EngineSettings, flags, env={})
     assert (settings.spare, settings.data_dir) == (True, tmp_path)

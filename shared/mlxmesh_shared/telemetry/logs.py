@@ -11,6 +11,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+_OF_SPANS = ("trace_id", "span_id", "model")
+
 
 def new_instance_id(service: str) -> str:
     """An id that no other instance has: the service and 8 random hex digits."""
@@ -49,7 +51,7 @@ def wants_json(log_format: str, stream: TextIO | None = None) -> bool:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, component, operation, message, fields, error."""
+    """One JSON object a line: time, level, component, operation, message, trace, fields, error."""
 
     def __init__(self, identity: dict[str, str]) -> None:
         super().__init__()
@@ -64,6 +66,8 @@ class JsonFormatter(logging.Formatter):
             "operation": getattr(record, "operation", record.funcName),
             "message": record.getMessage(),
         }
+        # Where OpenTelemetry is used, of the span that the record was made in.
+        line |= {name: vars(record)[name] for name in _OF_SPANS if name in vars(record)}
         fields = getattr(record, "fields", None)
         if fields:
             line["fields"] = fields

@@ -1,0 +1,1 @@
+"""The gateway's HTTP port: what is there, and the server that is started when somebody asks."""

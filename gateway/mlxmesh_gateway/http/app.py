@@ -1,0 +1,36 @@
+"""What the HTTP port answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from mlxmesh_gateway.otlp.exposition import expose
+from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
+
+_NO_METRICS = (
+    "there are no metrics here: the setting telemetry_sinks of the gateway lacks prometheus\n"
+)
+
+
+def create_app(prometheus: PrometheusSink | None) -> Starlette:
+    """The application; without a Prometheus sink /metrics says so."""
+
+    async def metrics(request: Request) -> Response:
+        if prometheus is None:
+            return PlainTextResponse(_NO_METRICS, status_code=404)
+        accept, processes = request.headers.get("accept", ""), list(prometheus.processes())
+        # On a thread: a page of many engines would hold up what this process relays.
+        page, content_type = await asyncio.to_thread(expose, processes, accept)
+        return Response(page, headers={"content-type": content_type})
+
+    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", _healthz)])
+
+
+async def _healthz(_request: Request) -> Response:
+    """That this process answers; whether it takes calls is told by its gRPC health service."""
+    return PlainTextResponse("ok\n")

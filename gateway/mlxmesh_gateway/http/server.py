@@ -1,0 +1,162 @@
+"""The HTTP server: its socket is there from the start, its libraries come with the first client.
+
+Importing them takes a quarter of a second, which neither a start nor a mesh without HTTP clients
+should pay for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from mlxmesh_shared import shared_port
+from mlxmesh_shared.errors import IllegalState
+
+_log = logging.getLogger(__name__)
+
+BACKLOG = 128
+# Requests that run when the gateway leaves; a scrape takes milliseconds.
+GRACE_S = 2
+
+MakeApp = Callable[[], Any]
+"""Imports and makes the ASGI application; called on a thread."""
+
+
+class HttpPort:
+    """A port that is bound, and answers while `serving`; used as a context, which frees it."""
+
+    def __init__(self, listen: str, *, take_over: bool = False) -> None:
+        """Binds host:port, or nothing for an empty text; with take_over, beside another process's.
+
+        Raises: IllegalState when the address cannot be listened on.
+        """
+        self._socket = _bind(listen, take_over=take_over) if listen else None
+        self._host = listen.rpartition(":")[0]
+
+    @property
+    def address(self) -> str:
+        """host:port as it really is; empty without a port."""
+        return f"{self._host}:{self._socket.getsockname()[1]}" if self._socket else ""
+
+    def __enter__(self) -> HttpPort:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+    @contextlib.asynccontextmanager
+    async def serving(
+        self, make_app: MakeApp, tls: Callable[[], ssl.SSLContext] | None = None
+    ) -> AsyncGenerator[None]:
+        """Answers meanwhile; then the port is closed.
+
+        tls: makes the context of an HTTPS port.
+        """
+        if self._socket is None:
+            yield
+            return
+        server = _LazyServer(self._socket, make_app, tls)
+        task = asyncio.create_task(server.run(), name="http")
+        try:
+            yield
+        finally:
+            await server.stop(task)
+            self._socket.close()
+
+
+def _bind(listen: str, *, take_over: bool) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    try:
+        # A shared port could be bound while another process listens on it.
+        if not take_over and not shared_port.is_free(listen):
+            raise OSError
+        return socket.create_server(
+            (host, int(port)),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=BACKLOG,
+            reuse_port=shared_port.CAN_SHARE,
+        )
+    except OSError as error:
+        raise IllegalState(
+            f"cannot listen on {listen} for HTTP; stop what uses it, choose another http_listen, or"
+            " leave that empty to do without"
+        ) from error
+
+
+class _LazyServer:
+    """Waits for the first connection, then runs uvicorn in this event loop."""
+
+    def __init__(
+        self, bound: socket.socket, make_app: MakeApp, tls: Callable[[], ssl.SSLContext] | None
+    ) -> None:
+        self._socket = bound
+        self._make_app = make_app
+        self._tls = tls
+        self._uvicorn: Any = None
+
+    async def run(self) -> None:
+        await _readable(self._socket)
+        try:
+            self._uvicorn = await asyncio.to_thread(self._load)
+            await self._uvicorn.serve(sockets=[self._socket])
+        except Exception:
+            _log.exception("the HTTP port answers no more")
+            raise
+
+    async def stop(self, task: asyncio.Task[None]) -> None:
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True
+        else:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    def _load(self) -> Any:
+        uvicorn: Any = importlib.import_module("uvicorn")
+
+        class Server(uvicorn.Server):
+            @contextlib.contextmanager
+            def capture_signals(self) -> Any:
+                # SIGTERM is the gateway's own, which stops this server in its turn.
+                yield
+
+        config = uvicorn.Config(
+            self._make_app(),
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=GRACE_S,
+            ssl_context_factory=self._context_factory(),
+        )
+        config.load()
+        return Server(config)
+
+    def _context_factory(self) -> Any:
+        tls = self._tls
+        if tls is None:
+            return None
+
+        def context(_config: Any, _default: Any) -> ssl.SSLContext:
+            return tls()
+
+        return context
+
+
+async def _readable(bound: socket.socket) -> None:
+    """Returns once somebody connects."""
+    loop, connected = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(bound, connected.set)
+    try:
+        await connected.wait()
+    finally:
+        loop.remove_reader(bound)

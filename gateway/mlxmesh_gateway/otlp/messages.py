@@ -1,0 +1,124 @@
+"""OTLP's messages: what telemetry is made of, and whose it is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+Signal = Literal["traces", "metrics", "logs"]
+ExportRequest = ExportTraceServiceRequest | ExportMetricsServiceRequest | ExportLogsServiceRequest
+
+
+@dataclass(frozen=True)
+class OtlpService:
+    """One of OTLP's services; each has the one method Export."""
+
+    name: str
+    request: type[Message]
+    response: type[Message]
+
+
+_COLLECTOR = "opentelemetry.proto.collector"
+SERVICES: Mapping[Signal, OtlpService] = {
+    "traces": OtlpService(
+        f"{_COLLECTOR}.trace.v1.TraceService", ExportTraceServiceRequest, ExportTraceServiceResponse
+    ),
+    "metrics": OtlpService(
+        f"{_COLLECTOR}.metrics.v1.MetricsService",
+        ExportMetricsServiceRequest,
+        ExportMetricsServiceResponse,
+    ),
+    "logs": OtlpService(
+        f"{_COLLECTOR}.logs.v1.LogsService", ExportLogsServiceRequest, ExportLogsServiceResponse
+    ),
+}
+
+REQUEST_ID = "mlxmesh.request_id"
+"""The attribute of a request's root span that names the request."""
+
+
+def text(value: AnyValue) -> str:
+    """A value as text; of lists and maps, protobuf's own."""
+    kind = value.WhichOneof("value")
+    if kind is None:
+        return ""
+    plain: Any = getattr(value, kind)
+    if kind == "bool_value":
+        return "true" if plain else "false"
+    if kind in ("array_value", "kvlist_value"):
+        return " ".join(str(plain).split())
+    return plain.hex() if kind == "bytes_value" else str(plain)
+
+
+def attribute(attributes: Any, key: str) -> str:
+    """One attribute as text; empty where it is not set."""
+    found: Iterator[KeyValue] = (each for each in attributes if each.key == key)
+    one = next(found, None)
+    return "" if one is None else text(one.value)
+
+
+def texts(attributes: Any) -> dict[str, str]:
+    """All attributes as texts."""
+    pairs: Iterator[KeyValue] = iter(attributes)
+    return {each.key: text(each.value) for each in pairs}
+
+
+def origin(resource: Resource) -> tuple[str, str]:
+    """The service and the instance that telemetry is of."""
+    return (
+        attribute(resource.attributes, "service.name"),
+        attribute(resource.attributes, "service.instance.id"),
+    )
+
+
+def is_root(span: Span, service: str) -> bool:
+    """Whether a span stands for a whole request; one whose client traces has a parent too."""
+    return not span.parent_span_id or (
+        service == "gateway" and span.kind == Span.SpanKind.SPAN_KIND_SERVER
+    )
+
+
+def failed(span: Span) -> bool:
+    """Whether it ended in an error."""
+    return span.status.code == Status.StatusCode.STATUS_CODE_ERROR
+
+
+def points(metric: Metric) -> Any:
+    """The data points of a metric, whatever its kind."""
+    kind = metric.WhichOneof("data")
+    return () if kind is None else getattr(metric, kind).data_points
+
+
+def item_count(request: ExportRequest) -> int:
+    """Spans, points of metrics, or log records."""
+    if isinstance(request, ExportTraceServiceRequest):
+        return sum(len(scope.spans) for one in request.resource_spans for scope in one.scope_spans)
+    if isinstance(request, ExportLogsServiceRequest):
+        return sum(
+            len(scope.log_records) for one in request.resource_logs for scope in one.scope_logs
+        )
+    return sum(
+        len(points(metric))
+        for one in request.resource_metrics
+        for scope in one.scope_metrics
+        for metric in scope.metrics
+    )

@@ -1,0 +1,92 @@
+"""What the fan-out tells of itself: how each sink fares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    Metric,
+    NumberDataPoint,
+)
+
+from mlxmesh_gateway.otlp.lane import LaneStatus
+
+
+class Instrument(NamedTuple):
+    """One metric."""
+
+    name: str
+    unit: str
+    description: str
+    field: str
+    """Of LaneStatus."""
+    counter: bool
+
+
+INSTRUMENTS = (
+    Instrument(
+        "mlxmesh.telemetry.sink.sent",
+        "{item}",
+        "Spans, points of metrics and log records that a sink of the gateway took.",
+        "sent_items",
+        counter=True,
+    ),
+    Instrument(
+        "mlxmesh.telemetry.sink.dropped",
+        "{item}",
+        "Spans, points of metrics and log records that a sink of the gateway lost.",
+        "dropped_items",
+        counter=True,
+    ),
+    Instrument(
+        "mlxmesh.telemetry.sink.queue.size",
+        "By",
+        "Bytes that wait for a sink of the gateway.",
+        "queued_bytes",
+        counter=False,
+    ),
+)
+
+
+def sink_metrics(statuses: Sequence[LaneStatus], instance_id: str) -> ExportMetricsServiceRequest:
+    """The instruments as they stand, of this gateway."""
+    request = ExportMetricsServiceRequest()
+    one = request.resource_metrics.add()
+    identity = {"service.name": "gateway", "service.instance.id": instance_id}
+    one.resource.attributes.extend(_attributes(identity))
+    scope = one.scope_metrics.add()
+    scope.scope.name = "mlxmesh.gateway.telemetry"
+    now_ns = time.time_ns()
+    scope.metrics.extend(_metric(instrument, statuses, now_ns) for instrument in INSTRUMENTS)
+    return request
+
+
+def _metric(instrument: Instrument, statuses: Sequence[LaneStatus], now_ns: int) -> Metric:
+    metric = Metric(name=instrument.name, unit=instrument.unit, description=instrument.description)
+    points = [
+        NumberDataPoint(
+            time_unix_nano=now_ns,
+            as_int=getattr(status, instrument.field),
+            attributes=_attributes({"sink": status.name}),
+        )
+        for status in statuses
+    ]
+    if instrument.counter:
+        metric.sum.is_monotonic = True
+        cumulative = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+        metric.sum.aggregation_temporality = cumulative
+        metric.sum.data_points.extend(points)
+    else:
+        metric.gauge.data_points.extend(points)
+    return metric
+
+
+def _attributes(texts: Mapping[str, str]) -> list[KeyValue]:
+    return [KeyValue(key=key, value=AnyValue(string_value=text)) for key, text in texts.items()]

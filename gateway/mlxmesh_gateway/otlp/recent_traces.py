@@ -1,0 +1,113 @@
+"""The traces of the last minutes, in bounded memory: what `mlxmesh trace` shows. Pure.
+
+Spans are kept as bytes: their size is then their cost, and no message that they came with is held.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from mlxmesh_gateway.otlp.messages import REQUEST_ID, attribute, origin
+
+# What a span costs besides its bytes: the tuple, the list's place, the object's head.
+_SPAN_OVERHEAD_BYTES = 200
+
+
+class KeptSpan(NamedTuple):
+    """A span and whose it is."""
+
+    service: str
+    instance_id: str
+    encoded: bytes
+
+    def span(self) -> Span:
+        """As it came."""
+        return Span.FromString(self.encoded)
+
+
+@dataclass(frozen=True)
+class KeepOptions:
+    """How much is kept, and how long."""
+
+    max_traces: int = 4096
+    max_bytes: int = 32 * 2**20
+    max_age_s: float = 900
+
+
+@dataclass
+class KeptTrace:
+    """A trace: its spans as they came, and when its first and its last one did."""
+
+    first_s: float
+    last_s: float
+    request_id: str = ""
+    size_bytes: int = 0
+    spans: list[KeptSpan] = field(default_factory=list[KeptSpan])
+
+
+class RecentTraces:
+    """Every recorded span of recent traces; the trace that began first goes first."""
+
+    def __init__(self, options: KeepOptions) -> None:
+        self.options = options
+        self._traces: OrderedDict[bytes, KeptTrace] = OrderedDict()
+        self._by_request: dict[str, list[bytes]] = {}
+        self._size_bytes = 0
+
+    def add(self, request: ExportTraceServiceRequest, now_s: float) -> None:
+        """Keeps the spans. The clock is the caller's, in seconds."""
+        for resource in request.resource_spans:
+            service, instance_id = origin(resource.resource)
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    kept = KeptSpan(service, instance_id, span.SerializeToString())
+                    self._keep(span, kept, now_s)
+        while len(self._traces) > self.options.max_traces or (
+            self._size_bytes > self.options.max_bytes
+        ):
+            self._forget(next(iter(self._traces)))
+
+    def expire(self, now_s: float) -> None:
+        """Forgets what is too old."""
+        while self._traces:
+            trace_id, oldest = next(iter(self._traces.items()))
+            if now_s - oldest.first_s < self.options.max_age_s:
+                return
+            self._forget(trace_id)
+
+    def of_request(self, request_id: str) -> list[KeptTrace]:
+        """All traces of a request."""
+        return [self._traces[trace_id] for trace_id in self._by_request.get(request_id, ())]
+
+    def of_trace(self, trace_id: bytes) -> list[KeptTrace]:
+        """The trace of that id, if it is here."""
+        trace = self._traces.get(trace_id)
+        return [] if trace is None else [trace]
+
+    def _keep(self, span: Span, kept: KeptSpan, now_s: float) -> None:
+        trace = self._traces.get(span.trace_id)
+        if trace is None:
+            trace = self._traces[span.trace_id] = KeptTrace(now_s, now_s)
+        trace.last_s = now_s
+        trace.spans.append(kept)
+        size_bytes = len(kept.encoded) + _SPAN_OVERHEAD_BYTES
+        trace.size_bytes += size_bytes
+        self._size_bytes += size_bytes
+        request_id = attribute(span.attributes, REQUEST_ID)
+        if request_id and not trace.request_id:
+            trace.request_id = request_id
+            self._by_request.setdefault(request_id, []).append(span.trace_id)
+
+    def _forget(self, trace_id: bytes) -> None:
+        trace = self._traces.pop(trace_id)
+        self._size_bytes -= trace.size_bytes
+        if trace.request_id:
+            others = self._by_request[trace.request_id]
+            others.remove(trace_id)
+            if not others:
+                del self._by_request[trace.request_id]

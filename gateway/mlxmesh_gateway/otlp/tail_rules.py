@@ -1,0 +1,157 @@
+"""Which traces sinks get: those with an error and slow ones always, of the others a part. Pure.
+
+A trace is decided when its root span has ended and every process had time to tell of its spans, or
+after a hold time. What comes later follows the decision; a late error turns it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+
+from mlxmesh_gateway.otlp.messages import failed, is_root, origin
+
+SETTLE_S = 2.5
+"""After the end of its root a trace gets no more spans: processes tell of theirs every second."""
+_NS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True)
+class TailOptions:
+    """What is kept, and how much may be undecided."""
+
+    export_ratio: float = 1.0
+    slow_ms: float = 10_000
+    hold_s: float = 60
+    max_held_bytes: int = 16 * 2**20
+    max_decisions: int = 50_000
+
+
+class _Source(NamedTuple):
+    """Whose the spans are that stand side by side in a message; `number` tells it from others."""
+
+    number: int
+    service: str
+    resource: ResourceSpans
+    scope: ScopeSpans
+
+
+class _Gathered:
+    """Copies of spans: a reference would keep the whole message that each came with."""
+
+    def __init__(self) -> None:
+        self.request = ExportTraceServiceRequest()
+        self._last_source = 0
+
+    def add(self, source: _Source, span: Span) -> None:
+        """Spans of one source that follow each other share what says whose they are."""
+        if source.number != self._last_source:
+            self._last_source = source.number
+            of_resource = self.request.resource_spans.add(
+                resource=source.resource.resource, schema_url=source.resource.schema_url
+            )
+            of_resource.scope_spans.add(
+                scope=source.scope.scope, schema_url=source.scope.schema_url
+            )
+        self.request.resource_spans[-1].scope_spans[-1].spans.append(span)
+
+
+@dataclass
+class _Held:
+    """A trace that is not decided yet."""
+
+    decide_at_s: float
+    spans: _Gathered = field(default_factory=_Gathered)
+    size_bytes: int = 0
+    keep: bool = False
+    begin_ns: int = 2**63
+    end_ns: int = 0
+
+    def add(self, source: _Source, span: Span) -> int:
+        """Takes a copy; returns its size."""
+        self.spans.add(source, span)
+        size_bytes = span.ByteSize()
+        self.size_bytes += size_bytes
+        self.begin_ns = min(self.begin_ns, span.start_time_unix_nano)
+        self.end_ns = max(self.end_ns, span.end_time_unix_nano)
+        self.keep = self.keep or failed(span)
+        return size_bytes
+
+
+class TailRules:
+    """Holds traces until they are decided. The clock is its caller's, in seconds."""
+
+    def __init__(self, options: TailOptions) -> None:
+        self._options = options
+        self._held: OrderedDict[bytes, _Held] = OrderedDict()
+        self._held_bytes = 0
+        self._decisions: OrderedDict[bytes, bool] = OrderedDict()
+        self._numbers = itertools.count(1)
+
+    def add(
+        self, request: ExportTraceServiceRequest, now_s: float
+    ) -> Iterator[ExportTraceServiceRequest]:
+        """Takes spans; gives those that sinks get already."""
+        if self._options.export_ratio >= 1:
+            yield request
+            return
+        passing = _Gathered()
+        for source in self._sources_of(request):
+            for span in source.scope.spans:
+                if self._passes(source, span, now_s):
+                    passing.add(source, span)
+        if passing.request.resource_spans:
+            yield passing.request
+        yield from self._make_room()
+
+    def decided(self, now_s: float) -> Iterator[ExportTraceServiceRequest]:
+        """The kept ones among the traces whose time has come."""
+        due = [key for key, held in self._held.items() if held.decide_at_s <= now_s]
+        for key in due:
+            yield from self._decide(key)
+
+    def _sources_of(self, request: ExportTraceServiceRequest) -> Iterator[_Source]:
+        for resource in request.resource_spans:
+            service = origin(resource.resource)[0]
+            for scope in resource.scope_spans:
+                yield _Source(next(self._numbers), service, resource, scope)
+
+    def _passes(self, source: _Source, span: Span, now_s: float) -> bool:
+        """Whether the span follows a decision to keep; else it is held, or dropped."""
+        decision = self._decisions.get(span.trace_id)
+        if decision is not None:
+            if failed(span) and not decision:
+                decision = self._decisions[span.trace_id] = True
+            return decision
+        held = self._held.get(span.trace_id)
+        if held is None:
+            held = self._held[span.trace_id] = _Held(now_s + self._options.hold_s)
+        self._held_bytes += held.add(source, span)
+        if is_root(span, source.service):
+            held.decide_at_s = min(held.decide_at_s, now_s + SETTLE_S)
+        return False
+
+    def _make_room(self) -> Iterator[ExportTraceServiceRequest]:
+        while self._held_bytes > self._options.max_held_bytes:
+            yield from self._decide(next(iter(self._held)))
+
+    def _decide(self, trace_id: bytes) -> Iterator[ExportTraceServiceRequest]:
+        held = self._held.pop(trace_id)
+        self._held_bytes -= held.size_bytes
+        took_ms = (held.end_ns - held.begin_ns) / _NS_PER_MS
+        keep = held.keep or took_ms >= self._options.slow_ms or self._in_ratio(trace_id)
+        self._decisions[trace_id] = keep
+        if len(self._decisions) > self._options.max_decisions:
+            self._decisions.popitem(last=False)
+        if keep:
+            yield held.spans.request
+
+    def _in_ratio(self, trace_id: bytes) -> bool:
+        # Every gateway decides alike. Source: OpenTelemetry, TraceIdRatioBased.
+        return int.from_bytes(trace_id[-8:], "big") < self._options.export_ratio * 2**64

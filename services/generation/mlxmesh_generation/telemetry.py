@@ -1,0 +1,193 @@
+"""What a generation tells of itself: a span from its arrival to its end, one below it for each
+engine that works on it, and the metrics of OpenTelemetry's conventions for generative AI.
+"""
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import Histogram
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.util.types import AttributeValue
+
+from mlxmesh_generation.plan import Plan
+from mlxmesh_generation.request import Chat, Finished, PromptInput, PromptText
+from mlxmesh_shared.errors import Cancelled, MeshError, ReaderReplaced
+from mlxmesh_shared.telemetry import attributes, instruments
+from mlxmesh_shared.telemetry.process import Telemetry
+from mlxmesh_shared.telemetry.tracing import traceparent_of
+
+Decode = Callable[[Sequence[int]], str]
+"""Text of token ids."""
+Labels = dict[str, AttributeValue]
+
+_PROVIDER = "mlxmesh"
+_NS = 10**9
+
+
+class GenerationTelemetry:
+    """That of all generations of a process; `content_models` may have their texts in traces."""
+
+    def __init__(
+        self, telemetry: Telemetry | None = None, content_models: Collection[str] = ()
+    ) -> None:
+        telemetry = telemetry or Telemetry()
+        self.tracer = telemetry.tracer
+        self.running = 0
+        self.resumptions = 0
+        metrics = telemetry.metrics
+        self.durations = metrics.histogram(instruments.REQUEST_DURATION)
+        self.first_tokens = metrics.histogram(instruments.TIME_TO_FIRST_TOKEN)
+        self.token_times = metrics.histogram(instruments.TIME_PER_OUTPUT_TOKEN)
+        self.usage = metrics.histogram(instruments.TOKEN_USAGE)
+        metrics.observe_value(instruments.GENERATIONS, lambda: self.running)
+        metrics.observe_value(instruments.RESUMPTIONS, lambda: self.resumptions)
+        self._content_models = frozenset(content_models)
+
+    def begin(self, plan: Plan, decode: Decode) -> "WatchedGeneration":
+        """Watches a generation as a part of the call that is being served."""
+        tells = plan.version.name in self._content_models
+        return WatchedGeneration(self, plan, decode if tells else None)
+
+
+class WatchedGeneration:
+    """One generation. Nothing is done here for each token."""
+
+    def __init__(self, owner: GenerationTelemetry, plan: Plan, decode: Decode | None) -> None:
+        """Without `decode`, no text of its caller or of its model is told."""
+        self._owner = owner
+        self._plan = plan
+        self._decode = decode
+        self._first_token_s: float | None = None
+        self._engine_span = trace.INVALID_SPAN
+        self._span = self._begun()
+        self._context = trace.set_span_in_context(self._span, Context())
+        owner.running += 1
+
+    def _begun(self) -> Span:
+        plan, operation = self._plan, _operation(self._plan.request.input)
+        name = plan.version.name
+        of_request: Labels = {
+            attributes.OPERATION: operation,
+            attributes.REQUEST_MODEL: name,
+            attributes.REQUEST_ID: plan.request.request_id,
+        }
+        trace.get_current_span().set_attributes(of_request)
+        more: Labels = {
+            attributes.PROVIDER: _PROVIDER,
+            attributes.RESPONSE_MODEL: str(plan.version),
+            attributes.MAX_TOKENS: plan.max_tokens,
+            attributes.INPUT_TOKENS: len(plan.prompt_token_ids),
+        }
+        since_ns = round((time.monotonic() - plan.received_s) * _NS)
+        return self._owner.tracer.start_span(
+            f"{operation} {name}",
+            attributes=of_request | more,
+            start_time=time.time_ns() - since_ns,
+        )
+
+    def try_engine(self) -> str:
+        """Begins the span of a try to get an engine; returns its traceparent for the engine.
+
+        One that no engine takes is forgotten.
+        """
+        self._engine_span = self._owner.tracer.start_span("execute", self._context, SpanKind.CLIENT)
+        return traceparent_of(self._engine_span)
+
+    def placed(self, engine_id: str) -> None:
+        self._engine_span.set_attribute(attributes.ENGINE_ID, engine_id)
+
+    def first_token(self) -> None:
+        self._first_token_s = time.monotonic()
+
+    def resumed(self) -> None:
+        """It goes on after the loss of its engine."""
+        self._owner.resumptions += 1
+
+    def engine_failed(self, error: MeshError) -> None:
+        _note_error(self._engine_span, error)
+        self._engine_span.end()
+        self._engine_span = trace.INVALID_SPAN
+
+    def finished(self, event: Finished, token_ids: Sequence[int]) -> None:
+        self._span.set_attributes(
+            {
+                attributes.FINISH_REASONS: [event.reason.value],
+                attributes.CACHED_TOKENS: event.cached_tokens,
+                attributes.RESUMPTIONS: event.resumptions,
+            }
+        )
+        self._end(token_ids, {})
+
+    def failed(self, error: MeshError, token_ids: Sequence[int], resumptions: int) -> None:
+        self._span.set_attribute(attributes.RESUMPTIONS, resumptions)
+        _note_error(self._span, error)
+        self._end(token_ids, {attributes.ERROR_TYPE: error.reason})
+
+    def _end(self, token_ids: Sequence[int], failure: Labels) -> None:
+        self._owner.running -= 1
+        self._span.set_attribute(attributes.OUTPUT_TOKENS, len(token_ids))
+        if self._decode is not None and self._span.is_recording():
+            self._tell_content(self._decode, token_ids)
+        self._engine_span.end()
+        self._measure(len(token_ids), failure)
+        self._span.end()
+
+    def _measure(self, tokens: int, failure: Labels) -> None:
+        plan, owner, now_s = self._plan, self._owner, time.monotonic()
+        labels: Labels = {
+            attributes.OPERATION: _operation(plan.request.input),
+            attributes.PROVIDER: _PROVIDER,
+            attributes.REQUEST_MODEL: plan.version.name,
+            attributes.MODEL_VERSION: plan.version.version,
+        }
+
+        def record(histogram: Histogram, value: float, more: Labels) -> None:
+            histogram.record(value, labels | more, self._context)
+
+        record(owner.durations, now_s - plan.received_s, failure)
+        record(owner.usage, len(plan.prompt_token_ids), {attributes.TOKEN_TYPE: "input"})
+        record(owner.usage, tokens, {attributes.TOKEN_TYPE: "output"})
+        if self._first_token_s is not None:
+            record(owner.first_tokens, self._first_token_s - plan.received_s, {})
+            if tokens > 1:
+                record(owner.token_times, (now_s - self._first_token_s) / (tokens - 1), {})
+
+    def _tell_content(self, decode: Decode, token_ids: Sequence[int]) -> None:
+        said = _messages(self._plan, decode)
+        self._span.set_attributes(
+            {
+                attributes.INPUT_MESSAGES: _content(said),
+                attributes.OUTPUT_MESSAGES: _content([("assistant", decode(token_ids))]),
+            }
+        )
+
+
+def _operation(source: PromptInput) -> str:
+    return "chat" if isinstance(source, Chat) else "text_completion"
+
+
+def _messages(plan: Plan, decode: Decode) -> list[tuple[str, str]]:
+    """Role and text of each."""
+    source = plan.request.input
+    if isinstance(source, Chat):
+        return [(turn.role, turn.content) for turn in source.turns]
+    text = source.text if isinstance(source, PromptText) else decode(source.token_ids)
+    return [("user", text)]
+
+
+def _content(messages: Iterable[tuple[str, str]]) -> str:
+    """As the conventions have it: JSON of messages with parts."""
+    return json.dumps(
+        [{"role": role, "parts": [{"type": "text", "content": text}]} for role, text in messages],
+        ensure_ascii=False,
+    )
+
+
+def _note_error(span: Span, error: MeshError) -> None:
+    span.set_attribute(attributes.ERROR_TYPE, error.reason)
+    # That its caller left is no fault of the mesh's.
+    if not isinstance(error, Cancelled | ReaderReplaced):
+        span.set_status(Status(StatusCode.ERROR))

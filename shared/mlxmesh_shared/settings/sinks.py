@@ -1,0 +1,123 @@
+"""The sinks of telemetry: where the gateway passes traces, metrics and logs on to.
+
+Each is a table in mlxmesh.toml, or a text `KIND[:TARGET][?OPTION=VALUE&...]`; several texts in one
+are separated by semicolons, as in a variable or flag:
+
+    prometheus; otlp:collector:4317?signals=traces,logs&severity=warning; file:/var/log/mesh.jsonl
+"""
+
+from typing import Annotated, Any, Literal, cast
+from urllib.parse import parse_qsl
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from mlxmesh_shared.settings.consul import FullPath
+
+MIB = 2**20
+SIGNALS = ("traces", "metrics", "logs")
+
+
+def _listed(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) else value
+
+
+Signal = Literal["traces", "metrics", "logs"]
+Signals = Annotated[tuple[Signal, ...], BeforeValidator(_listed), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class SinkSettings(BaseModel):
+    """One sink."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
+
+    kind: Literal["prometheus", "otlp", "file", "console"]
+    """prometheus: /metrics of the gateway's HTTP port; otlp: a collector, by gRPC; file: JSON
+    lines; console: lines for people on stdout."""
+    target: str = ""
+    """The collector's host:port, or the file's path."""
+    signals: Signals = SIGNALS
+    """What it gets: traces, metrics, logs."""
+    services: Names = ()
+    """Whose: names of services, none for all."""
+    severity: Literal["debug", "info", "warning", "error"] = "debug"
+    """The least important log record that it gets."""
+    queue_bytes: Count = 8 * MIB
+    """Most that waits for it; what comes beyond that is dropped and counted."""
+    tls: bool = False
+    """otlp: whether to connect by TLS."""
+    ca: FullPath | None = None
+    """otlp: the authority of the collector's certificate; default the system's."""
+    cert: FullPath | None = None
+    """otlp: the certificate to show to the collector, with key."""
+    key: FullPath | None = None
+    """otlp: the key of cert."""
+    headers_file: FullPath | None = None
+    """otlp: a file with metadata for each call, such as `authorization: Bearer ...`, one a line."""
+    max_bytes: Count = 64 * MIB
+    """file: the size at which it is put aside as FILE.1 and begun anew."""
+    keep_files: Count = 4
+    """file: how many files put aside are kept."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> "SinkSettings":
+        if self.kind == "otlp" and not _is_address(self.target):
+            raise ValueError("an otlp sink needs the collector's host:port: otlp:localhost:4317")
+        if self.kind == "file" and not self.target:
+            raise ValueError("a file sink needs a path: file:/var/log/mlxmesh/telemetry.jsonl")
+        if self.kind in ("prometheus", "console") and self.target:
+            raise ValueError(f"a {self.kind} sink takes no target; write {self.kind}")
+        if self.kind == "prometheus" and set(self.signals) not in ({"metrics"}, set(SIGNALS)):
+            raise ValueError("a prometheus sink takes metrics only")
+        if bool(self.cert) != bool(self.key):
+            raise ValueError("cert and key need each other")
+        if (self.ca or self.cert) and not self.tls:
+            raise ValueError("ca, cert and key are for TLS: add tls=true")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What it is called in metrics, status and logs."""
+        return f"{self.kind}:{self.target}" if self.target else self.kind
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _is_address(target: str) -> bool:
+    host, _, port = target.rpartition(":")
+    return bool(host) and port.isdigit()
+
+
+def _parsed(value: Any) -> Any:
+    """The table of each sink that stands there as text."""
+    if isinstance(value, str):
+        value = [part for part in value.split(";") if part.strip()]
+    if not isinstance(value, list):
+        return value
+    sinks = cast("list[Any]", value)
+    return tuple(_table(sink.strip()) if isinstance(sink, str) else sink for sink in sinks)
+
+
+def _table(text: str) -> dict[str, str]:
+    head, separator, options = text.partition("?")
+    kind, _, target = head.partition(":")
+    try:
+        pairs = parse_qsl(options, keep_blank_values=True, strict_parsing=bool(separator))
+    except ValueError:
+        raise ValueError(f"{text}: write options as ?name=value&name=value") from None
+    return {"kind": kind, "target": target, **dict(pairs)}
+
+
+def _named_once(sinks: tuple[SinkSettings, ...]) -> tuple[SinkSettings, ...]:
+    names = [sink.name for sink in sinks]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"there are two sinks {name}; give each kind and target once")
+    return sinks
+
+
+Sinks = Annotated[tuple[SinkSettings, ...], BeforeValidator(_parsed), AfterValidator(_named_once)]

@@ -1,0 +1,27 @@
+"""Names of attributes: OpenTelemetry's semantic conventions, and the mesh's own."""
+
+# A test compares these with the conventions' own package, which is slow to import.
+RPC_SYSTEM = "rpc.system.name"
+RPC_METHOD = "rpc.method"
+RPC_STATUS = "rpc.response.status_code"
+ERROR_TYPE = "error.type"
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+RESPONSE_MODEL = "gen_ai.response.model"
+MAX_TOKENS = "gen_ai.request.max_tokens"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105 - no secret
+INPUT_MESSAGES = "gen_ai.input.messages"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+
+REQUEST_ID = "mlxmesh.request_id"
+MODEL_VERSION = "mlxmesh.model.version"
+ENGINE_ID = "mlxmesh.engine.id"
+RESUMPTIONS = "mlxmesh.resumptions"
+SERVICE = "mlxmesh.service"
+BREAKER_STATE = "mlxmesh.breaker.state"
+SIGNAL = "mlxmesh.signal"

@@ -1,0 +1,144 @@
+"""Metrics as Prometheus reads them, read back by its own parser."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as classic_families
+
+from mlxmesh_gateway.otlp.exposition import expose, prometheus_name
+from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
+from tests.fakes.telemetry import CUMULATIVE, attributes, counter, gauge, metrics
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def histogram(*counts: int, bounds: tuple[float, ...] = (0.1, 1.0)) -> Metric:
+    metric = Metric(name="gen_ai.server.request.duration", unit="s", description="It took.")
+    metric.histogram.aggregation_temporality = CUMULATIVE
+    metric.histogram.data_points.add(
+        count=sum(counts), sum=2.5, bucket_counts=counts, explicit_bounds=bounds
+    )
+    return metric
+
+
+async def page(*given: Metric, service: str = "engine", accept: str = OPENMETRICS) -> str:
+    sink = PrometheusSink()
+    await sink.metrics(metrics(*given, service=service))
+    return expose(sink.processes(), accept)[0].decode()
+
+
+def value_of(text: str, name: str, **labels: str) -> float:
+    (found,) = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "expected"),
+    [
+        ("mlxmesh.engine.queue.depth", "{sequence}", "mlxmesh_engine_queue_depth"),
+        ("mlxmesh.engine.kv.bytes", "By", "mlxmesh_engine_kv_bytes"),
+        ("mlxmesh.engine.kv.capacity", "By", "mlxmesh_engine_kv_capacity_bytes"),
+        ("rpc.server.call.duration", "s", "rpc_server_call_duration_seconds"),
+        ("a-b c", "1", "a_b_c"),
+    ],
+)
+def test_names_end_with_their_unit(name: str, unit: str, expected: str) -> None:
+    assert prometheus_name(name, unit) == expected
+
+
+async def test_gauges_and_counters_carry_service_and_instance() -> None:
+    text = await page(gauge("mlxmesh.kv", 1.5, "By"), counter("mlxmesh.tokens", 7, model="pocket"))
+    whose = {"service": "engine", "instance": "engine-1"}
+    assert value_of(text, "mlxmesh_kv_bytes", **whose) == 1.5
+    assert value_of(text, "mlxmesh_tokens_total", model="pocket", **whose) == 7
+
+
+async def test_histograms_have_cumulative_buckets() -> None:
+    text = await page(histogram(3, 2, 1))
+    name = "gen_ai_server_request_duration_seconds"
+    assert value_of(text, f"{name}_bucket", le="0.1") == 3
+    assert value_of(text, f"{name}_bucket", le="1.0") == 5
+    assert value_of(text, f"{name}_bucket", le="+Inf") == 6
+    assert value_of(text, f"{name}_count") == 6
+    assert value_of(text, f"{name}_sum") == 2.5
+
+
+async def test_an_exemplar_stands_at_its_bucket() -> None:
+    metric = histogram(3, 2, 1)
+    point = metric.histogram.data_points[0]
+    ids = {"trace_id": bytes(15) + b"\x01", "span_id": bytes(7) + b"\x02"}
+    point.exemplars.add(as_double=0.5, time_unix_nano=10**9, **ids)
+    point.exemplars.add(as_double=7.0, time_unix_nano=10**9)  # of no trace
+    samples = [
+        sample
+        for family in text_string_to_metric_families(await page(metric))
+        for sample in family.samples
+        if sample.exemplar
+    ]
+    assert [sample.labels["le"] for sample in samples] == ["1.0"]
+    exemplar = samples[0].exemplar
+    assert exemplar is not None
+    assert (exemplar.labels["trace_id"], exemplar.value) == (f"{1:032x}", 0.5)
+
+
+async def test_the_older_format_is_there_for_who_wants_it() -> None:
+    sink = PrometheusSink()
+    await sink.metrics(metrics(counter("mlxmesh.tokens", 7), histogram(1, 1, 1)))
+    encoded, content_type = expose(sink.processes(), "text/plain")
+    assert content_type.startswith("text/plain")
+    names = {family.name for family in classic_families(encoded.decode())}
+    assert names == {"mlxmesh_tokens", "gen_ai_server_request_duration_seconds"}
+
+
+async def test_an_attribute_never_hides_whose_a_metric_is() -> None:
+    text = await page(counter("c", 1, service="other", **{"rpc.method": "Get"}))
+    labels = {"service": "engine", "exported_service": "other", "rpc_method": "Get"}
+    assert value_of(text, "c_total", **labels) == 1
+
+
+async def test_processes_share_a_family() -> None:
+    sink = PrometheusSink()
+    for service in ("engine", "gateway"):
+        await sink.metrics(metrics(counter("c", 1), service=service))
+    text = expose(sink.processes(), OPENMETRICS)[0].decode()
+    assert text.count("# TYPE c counter") == 1
+    assert value_of(text, "c_total", service="gateway") == 1
+
+
+async def test_what_prometheus_would_misread_is_left_out() -> None:
+    delta = counter("delta", 1)
+    delta.sum.aggregation_temporality = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
+    summary = Metric(name="summary")
+    summary.summary.data_points.add(count=1)
+    clash = gauge("c", 1)
+    text = await page(delta, summary, Metric(name="empty"), counter("c", 1, other="x"))
+    assert "delta" not in text
+    assert "summary" not in text
+    sink = PrometheusSink()
+    await sink.metrics(metrics(counter("c", 1)))
+    await sink.metrics(metrics(clash, service="model"))
+    list(text_string_to_metric_families(expose(sink.processes(), OPENMETRICS)[0].decode()))
+
+
+async def test_a_label_may_hold_any_text() -> None:
+    odd = 'a"b\\c\nd'
+    metric = counter("c", 1)
+    metric.sum.data_points[0].attributes.extend(attributes({"x": odd}))
+    assert value_of(await page(metric), "c_total", x=odd) == 1
+
+
+async def test_a_process_that_is_silent_is_forgotten() -> None:
+    now_s = 0.0
+    sink = PrometheusSink(clock=lambda: now_s)
+    await sink.metrics(metrics(counter("c", 1)))
+    now_s = 59
+    assert len(list(sink.processes())) == 1
+    now_s = 61
+    assert list(sink.processes()) == []

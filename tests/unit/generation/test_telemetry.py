@@ -1,0 +1,203 @@
+"""A generation's spans and metrics."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import attach, detach
+from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
+
+from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.plan import Plan
+from mlxmesh_generation.request import (
+    Chat,
+    ChatTurn,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    PromptInput,
+    PromptText,
+    PromptTokens,
+)
+from mlxmesh_generation.telemetry import GenerationTelemetry, WatchedGeneration
+from mlxmesh_shared.errors import EngineLost, ReaderReplaced
+from mlxmesh_shared.reference import ModelReference
+from mlxmesh_shared.telemetry.sdk import Recorder
+from tests.fakes.otlp_collector import Received, values
+
+PROMPT = PromptText("secret prompt")
+VERSION = ModelVersion("pocket", 2, "d", 100, 100, 1)
+
+
+def text_of(token_ids: Sequence[int]) -> str:
+    return " ".join(f"<{each}>" for each in token_ids)
+
+
+class Stand:
+    """Generations of one process, begun within one call."""
+
+    def __init__(self, *content_models: str) -> None:
+        self.recorder = Recorder({"service.name": "generation"})
+        self.telemetry = GenerationTelemetry(self.recorder.telemetry, content_models)
+        self.call = self.recorder.telemetry.tracer.start_span("call")
+        self.received = Received()
+
+    def begin(self, source: PromptInput = PROMPT) -> WatchedGeneration:
+        request = GenerationRequest("r-1", ModelReference("pocket"), source)
+        plan = Plan(request, VERSION, (1, 2, 3), 9, 0, time.monotonic() - 1, None)
+        token = attach(trace.set_span_in_context(self.call))
+        try:
+            return self.telemetry.begin(plan, text_of)
+        finally:
+            detach(token)
+
+    async def collect(self) -> Received:
+        self.call.end()
+        await self.received.traces(self.recorder.take_spans(100))
+        await self.received.metrics(self.recorder.read_metrics())
+        return self.received
+
+    def points(self, name: str) -> list[HistogramDataPoint]:
+        return list(self.received.metrics_by_service["generation"][name].histogram.data_points)
+
+
+def finished(**more: Any) -> Finished:
+    return Finished(
+        FinishReason.STOP, prompt_tokens=3, cached_tokens=1, completion_tokens=2, **more
+    )
+
+
+async def test_a_generation_is_one_span_with_one_for_its_engine() -> None:
+    stand = Stand()
+    watched = stand.begin()
+    traceparent = watched.try_engine()
+    watched.placed("engine-1")
+    watched.first_token()
+    watched.finished(finished(), [7, 8])
+    received = await stand.collect()
+    (call,), (span,), (execute,) = map(
+        received.named, ("call", "text_completion pocket", "execute")
+    )
+    assert (span.parent_id, execute.parent_id) == (call.span_id, span.span_id)
+    assert traceparent == f"00-{span.trace_id}-{execute.span_id}-03"
+    assert execute.attributes == {"mlxmesh.engine.id": "engine-1"}
+    assert span.attributes == {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.provider.name": "mlxmesh",
+        "gen_ai.request.model": "pocket",
+        "gen_ai.response.model": "pocket@2",
+        "gen_ai.request.max_tokens": 9,
+        "gen_ai.response.finish_reasons": ["stop"],
+        "gen_ai.usage.input_tokens": 3,
+        "gen_ai.usage.cache_read.input_tokens": 1,
+        "gen_ai.usage.output_tokens": 2,
+        "mlxmesh.request_id": "r-1",
+        "mlxmesh.resumptions": 0,
+    }
+    of_call = {"mlxmesh.request_id", "gen_ai.request.model", "gen_ai.operation.name"}
+    assert call.attributes.keys() == of_call
+    assert (span.end_ns - span.start_ns) / 1e9 >= 1
+
+
+async def test_the_conventions_metrics_are_measured() -> None:
+    stand = Stand()
+    watched = stand.begin()
+    watched.first_token()
+    watched.finished(finished(), [7, 8])
+    await stand.collect()
+    labels = {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.provider.name": "mlxmesh",
+        "gen_ai.request.model": "pocket",
+        "mlxmesh.model.version": 2,
+    }
+    for name in ("request.duration", "time_to_first_token"):
+        (point,) = stand.points(f"gen_ai.server.{name}")
+        assert values(point.attributes) == labels
+        assert point.sum >= 1
+    (per_token,) = stand.points("gen_ai.server.time_per_output_token")
+    assert per_token.count == 1
+    usage = stand.points("gen_ai.client.token.usage")
+    assert {values(each.attributes)["gen_ai.token.type"]: each.sum for each in usage} == {
+        "input": 3,
+        "output": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [(EngineLost("gone"), True), (ReaderReplaced("another reader"), False)],
+)
+async def test_a_failure_is_told_by_its_reason(error: Any, failed: bool) -> None:
+    stand = Stand()
+    watched = stand.begin()
+    watched.try_engine()
+    watched.failed(error, [7], 1)
+    received = await stand.collect()
+    (span,) = received.named("text_completion pocket")
+    assert (span.failed, span.attributes["error.type"]) == (failed, error.reason)
+    assert (span.attributes["mlxmesh.resumptions"], error.message in str(span)) == (1, False)
+    (point,) = stand.points("gen_ai.server.request.duration")
+    assert values(point.attributes)["error.type"] == error.reason
+    assert "gen_ai.server.time_to_first_token" not in received.metrics_by_service["generation"]
+
+
+async def test_each_engine_that_works_on_it_has_a_span_of_its_own() -> None:
+    stand = Stand()
+    watched = stand.begin()
+    for engine in ("engine-1", "engine-2"):
+        watched.try_engine()  # which no engine takes
+        watched.try_engine()
+        watched.placed(engine)
+        if engine == "engine-1":
+            watched.engine_failed(EngineLost("gone"))
+            watched.resumed()
+    watched.finished(finished(resumptions=1), [7, 8])
+    received = await stand.collect()
+    (span,) = received.named("text_completion pocket")
+    told = [(one.attributes["mlxmesh.engine.id"], one.failed) for one in received.children(span)]
+    assert told == [("engine-1", True), ("engine-2", False)]
+    assert span.attributes["mlxmesh.resumptions"] == 1
+    resumptions = received.metrics_by_service["generation"]["mlxmesh.generation.resumptions"]
+    assert [point.as_int for point in resumptions.sum.data_points] == [1]
+
+
+async def test_those_that_run_are_counted() -> None:
+    stand = Stand()
+    first, second = stand.begin(), stand.begin()
+    assert stand.telemetry.running == 2
+    first.finished(finished(), [7])
+    second.failed(EngineLost("gone"), [], 0)
+    assert stand.telemetry.running == 0
+
+
+SOURCES = [
+    (PromptText("secret prompt"), [("user", "secret prompt")]),
+    (PromptTokens((4, 5)), [("user", "<4> <5>")]),
+    (
+        Chat((ChatTurn("system", "secret rule"), ChatTurn("user", "secret question"))),
+        [("system", "secret rule"), ("user", "secret question")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "said"), SOURCES)
+async def test_texts_are_told_of_named_models_only(
+    source: PromptInput, said: list[tuple[str, str]]
+) -> None:
+    told, silent = Stand("other", "pocket"), Stand("other")
+    for stand in (told, silent):
+        stand.begin(source).finished(finished(), [7, 8])
+        await stand.collect()
+    (span,) = [one for one in told.received.spans if one.name.endswith("pocket")]
+    for role, content in said:
+        assert (
+            f'{{"role": "{role}", "parts": [{{"type": "text", "content": "{content}"}}]}}'
+            in (span.attributes["gen_ai.input.messages"])
+        )
+    assert '"<7> <8>"' in span.attributes["gen_ai.output.messages"]
+    everything = b"".join(silent.received.raw)
+    assert b"secret" not in everything
+    assert b"<7>" not in everything
