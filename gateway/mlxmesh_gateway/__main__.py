@@ -7,12 +7,17 @@ from functools import partial
 
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.backends import Backends
+from mlxmesh_gateway.events import GatewayEvents
 from mlxmesh_gateway.limits import Deadlines, places_per_caller
+from mlxmesh_gateway.overload import OverloadEvents
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
-from mlxmesh_gateway.status import MeshStatusServicer
+from mlxmesh_gateway.status import MeshStatus
+from mlxmesh_gateway.telemetry_servicer import TelemetryServicer
+from mlxmesh_gateway.traffic import GatewayTraffic
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.events import tell_changes
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Instance, Registry, local_instance, open_registry
@@ -61,30 +66,39 @@ async def serve(
 
     settings = live.current
     certificates = open_certificates(settings, "gateway")
+    traffic = GatewayTraffic()
+    events = GatewayEvents(registry, instance_id=instance_id, certificates=certificates)
+    tell_changes(live, events.publish)
     backends = Backends(
         registry,
         tuple(BACKENDS),
         on_change=show_backend,
         open_=partial(open_channel, certificates=certificates),
+        publish=events.publish,
     )
-    relay = _relay(settings, backends)
-    status = MeshStatusServicer(registry, backends, certificates)
-    server = _server(settings, relay, status, certificates)
+    relay = _relay(settings, backends, traffic)
+    status = MeshStatus(
+        registry, backends, own_id=instance_id, traffic=traffic, certificates=certificates
+    )
+    servicer = TelemetryServicer(status=status, events=events.log, traffic=traffic)
+    overload = OverloadEvents(events.publish, instance_id=instance_id)
+    server = _server(settings, relay, servicer, certificates, overload.refused)
     live.subscribe(lambda now: _limit(now, relay, server))
     instance = local_instance(settings, "gateway", instance_id, await server.start())
-    try:
-        await backends.start()
-        await server.set_health("", serving=True)
-        await server.set_health(TELEMETRY, serving=True)
-        await registry.register(instance)
-        await until(server.leaving)
-    finally:
-        await registry.deregister(instance)
-        if await _followed(registry, instance):
-            await server.hand_over()
-        await backends.stop_following()
-        await server.drain(settings.drain_grace_s)
-        await backends.close()
+    async with events.running(settings.event_webhooks):
+        try:
+            await backends.start()
+            await server.set_health("", serving=True)
+            await server.set_health(TELEMETRY, serving=True)
+            await registry.register(instance)
+            await until(server.leaving)
+        finally:
+            await registry.deregister(instance)
+            if await _followed(registry, instance):
+                await server.hand_over()
+            await backends.stop_following()
+            await server.drain(settings.drain_grace_s)
+            await backends.close()
 
 
 async def _followed(registry: Registry, instance: Instance) -> bool:
@@ -112,21 +126,23 @@ def _places_per_caller(settings: GatewaySettings) -> int:
     return places_per_caller(settings.max_concurrent_rpcs, settings.max_rpcs_per_caller)
 
 
-def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
+def _relay(settings: GatewaySettings, backends: Backends, traffic: GatewayTraffic) -> Relay:
     return Relay(
         routes=public_routes(),
         backends=backends,
         validator=Validator.for_services(*BACKENDS.values()),
         deadlines=_deadlines(settings),
         resume_wait_s=settings.resume_wait_s,
+        traffic=traffic,
     )
 
 
 def _server(
     settings: GatewaySettings,
     relay: Relay,
-    status: MeshStatusServicer,
+    telemetry: TelemetryServicer,
     certificates: CertificateSource | None,
+    on_refused: Callable[[int], None],
 ) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
     options = ServerOptions(
@@ -141,12 +157,13 @@ def _server(
     )
     return MeshServer(
         listen=settings.listen,
-        services=[(add_TelemetryServiceServicer_to_server, status)],
+        services=[(add_TelemetryServiceServicer_to_server, telemetry)],
         service_names=[*names, TELEMETRY],
         options=options,
         generic_handlers=(relay,),
         name="gateway",
         tls=certificates and _tls(settings, certificates),
+        on_refused=on_refused,
     )
 
 

@@ -27,6 +27,7 @@ Candidates = Callable[[], Sequence[Endpoint]]
 CallOptions = Callable[[], dict[str, Any]]
 """What a call made now gets: the time that is left, and the metadata."""
 Write = Callable[[bytes], Awaitable[None]]
+Observe = Callable[[bytes], None]
 
 
 class GenerateStream:
@@ -40,12 +41,15 @@ class GenerateStream:
         candidates: Candidates,
         call_options: CallOptions,
         resume_wait_s: float,
+        observe: Observe = lambda _: None,
     ) -> None:
+        """`observe` is shown each message as it comes."""
         self._request = request
         self._write = write
         self._candidates = candidates
         self._call_options = call_options
         self._resume_wait_s = resume_wait_s
+        self._observe = observe
         self._recording = Recording()
         self._lost: Endpoint | None = None
 
@@ -62,8 +66,7 @@ class GenerateStream:
             message = await call.read()
             answered()
             while message is not aio.EOF:
-                self._recording.add(message)
-                await self._write(message)
+                await self._pass_on(message)
                 message = await call.read()
         finally:
             call.cancel()
@@ -120,8 +123,7 @@ class GenerateStream:
             while (answer := await call.read()) is not aio.EOF:
                 taken, self._lost = True, endpoint
                 message = ResumeGenerationResponse.FromString(answer).message.SerializeToString()
-                self._recording.add(message)
-                await self._write(message)
+                await self._pass_on(message)
         except MeshError as error:
             if taken or not (error.retryable or _is_loss(error)):
                 raise
@@ -129,6 +131,11 @@ class GenerateStream:
         finally:
             call.cancel()
         self._check_finished()
+
+    async def _pass_on(self, message: bytes) -> None:
+        self._observe(message)
+        self._recording.add(message)
+        await self._write(message)
 
     def _check_finished(self) -> None:
         if self.answered and not self._recording.finished:

@@ -18,6 +18,7 @@ from mlxmesh_gateway.generate_stream import GENERATE, GenerateStream
 from mlxmesh_gateway.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
 from mlxmesh_gateway.routes import Route
 from mlxmesh_gateway.statuses import service_status
+from mlxmesh_gateway.traffic import GatewayTraffic
 from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Cancelled,
@@ -31,6 +32,7 @@ from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import remaining_s
 
 T = TypeVar("T")
+COMPLETE = "/mlxmesh.generation.v1.GenerationService/Complete"
 Context = aio.ServicerContext[Any, Any]
 
 
@@ -59,7 +61,9 @@ class Relay(grpc.GenericRpcHandler):
         validator: Validator,
         deadlines: Deadlines,
         resume_wait_s: float,
+        traffic: GatewayTraffic,
     ) -> None:
+        self._traffic = traffic
         self._resume_wait_s = resume_wait_s
         self._backends = backends
         self._validator = validator
@@ -90,6 +94,8 @@ class Relay(grpc.GenericRpcHandler):
             return self._stream_everywhere if route.streams else self._everywhere
         if route.path == GENERATE:
             return self._generate
+        if route.path == COMPLETE:
+            return self._complete
         return self._stream if route.streams else self._unary
 
     def _call(self, route: Route, request: bytes, context: Context) -> Call:
@@ -120,6 +126,12 @@ class Relay(grpc.GenericRpcHandler):
 
         return await self._attempts(call, ask).run(call.hedge_after_s)
 
+    async def _complete(self, call: Call, context: Context) -> bytes:
+        with self._traffic.generation() as observed:
+            answer = await self._unary(call, context)
+            observed.answer(answer)
+            return answer
+
     async def _stream(self, call: Call, context: Context) -> None:
         async def pass_on(endpoint: Endpoint, answered: Answered) -> None:
             messages = endpoint.stream(call.route.path)(call.request, **call.options())
@@ -135,17 +147,19 @@ class Relay(grpc.GenericRpcHandler):
         await self._attempts(call, pass_on).run(call.hedge_after_s)
 
     async def _generate(self, call: Call, context: Context) -> None:
-        stream = GenerateStream(
-            call.request,
-            write=context.write,
-            candidates=lambda: self._candidates(call),
-            call_options=call.options,
-            resume_wait_s=self._resume_wait_s,
-        )
-        try:
-            await self._attempts(call, stream.begin).run(call.hedge_after_s)
-        except MeshError as error:
-            await stream.go_on(error)
+        with self._traffic.generation() as observed:
+            stream = GenerateStream(
+                call.request,
+                write=context.write,
+                candidates=lambda: self._candidates(call),
+                call_options=call.options,
+                resume_wait_s=self._resume_wait_s,
+                observe=observed.message,
+            )
+            try:
+                await self._attempts(call, stream.begin).run(call.hedge_after_s)
+            except MeshError as error:
+                await stream.go_on(error)
 
     def _attempts(self, call: Call, attempt: Try[T]) -> Attempts[T]:
         route = call.route

@@ -20,6 +20,7 @@ from mlxmesh_generation.retention import RetentionLimits
 from mlxmesh_generation.servicer import GenerationServicer
 from mlxmesh_generation.tokenizers import Tokenizers
 from mlxmesh_shared.channels import ChannelPool, open_channel
+from mlxmesh_shared.events import Publish, publishing, unheard
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Registry, local_instance, open_registry
@@ -44,7 +45,18 @@ async def main() -> None:
         registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
         await stack.enter_async_context(following(live, "generation"))
-        generations, engines = await open_generations(stack, live, registry, certificates)
+        events = await stack.enter_async_context(
+            publishing(
+                live,
+                registry,
+                service="generation",
+                instance_id=instance_id,
+                certificates=certificates,
+            )
+        )
+        generations, engines = await open_generations(
+            stack, live, registry, certificates, events.publish
+        )
         server = make_server(settings, generations, engines, certificates)
         live.subscribe(lambda now: server.limit_concurrent_rpcs(now.max_concurrent_rpcs))
         address = await server.start()
@@ -61,6 +73,7 @@ async def open_generations(
     live: LiveSettings[GenerationSettings],
     registry: Registry,
     certificates: CertificateSource | None = None,
+    publish: Publish = unheard,
 ) -> tuple[Generations, Engines]:
     """The domain, following the registry and the model service until the stack is closed."""
     settings = live.current
@@ -69,7 +82,7 @@ async def open_generations(
     stack.push_async_callback(channels.close)
     models = ModelService(registry=registry, channels=channels)
     catalogue = CatalogueMirror(models)
-    engines = Engines(registry, open_=open_)
+    engines = Engines(registry, open_=open_, publish=publish)
     live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))
     await stack.enter_async_context(beside(catalogue.run(), engines.run()))
     tokenizers = Tokenizers(
@@ -86,6 +99,7 @@ async def open_generations(
             max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
         ),
         retained=RetentionLimits(settings.kept_bytes, settings.kept_generations, settings.kept_s),
+        publish=publish,
     )
     return generations, engines
 

@@ -26,6 +26,7 @@ from mlxmesh_shared.errors import (
     ReaderReplaced,
     SequenceGone,
 )
+from mlxmesh_shared.events import Publish, unheard
 from mlxmesh_shared.reference import ModelReference
 
 # An engine that was just loaded, or is being started again, may be connected within this time.
@@ -79,12 +80,14 @@ class Generations:
         patience: Patience,
         limits: GenerationLimits,
         retained: RetentionLimits,
+        publish: Publish = unheard,
     ) -> None:
         self._catalogue = catalogue
         self._tokenizers = tokenizers
         self._replicas = replicas
         self._patience = patience
         self._limits = limits
+        self._publish = publish
         self._retention = Retention(retained, forget=self._forget)
         self._entries: dict[str, _Entry] = {}
 
@@ -190,6 +193,7 @@ class Generations:
             resumed=resumed,
             engine_wait_s=self._patience.engine_wait_s,
             on_ended=lambda: self._on_ended(entry),
+            publish=self._publish,
         )
         transcript = entry.transcript = Transcript(
             generation.events,

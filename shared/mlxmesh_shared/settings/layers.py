@@ -187,7 +187,7 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
         action = argparse.BooleanOptionalAction
         parser.add_argument(_flag(name), action=action, default=argparse.SUPPRESS, help=text)
         return
-    shown = f"{text} Default: {default}." if default not in (None, "") else text
+    shown = f"{text} Default: {default}." if default not in (None, "", ()) else text
     parser.add_argument(_flag(name), default=argparse.SUPPRESS, metavar="VALUE", help=shown)
 
 

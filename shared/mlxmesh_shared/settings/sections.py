@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from mlxmesh_shared.settings.consul import ConsulSettings, FullPath, Seconds
 from mlxmesh_shared.settings.listen import check_listen
+from mlxmesh_shared.settings.webhooks import check_webhook, split_texts
 
 MIB = 2**20
 
@@ -31,6 +32,7 @@ def _allowed(listen: str, info: ValidationInfo) -> str:
     return listen
 
 
+Webhook = Annotated[str, AfterValidator(check_webhook)]
 Listen = Annotated[str, AfterValidator(_allowed)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -95,6 +97,9 @@ class GatewaySettings(MeshSettings):
     """With TLS: off lets in everybody who can connect as a client, who may generate."""
     resume_wait_s: Seconds = 10
     """How long a stream whose generation instance was lost waits for another."""
+    event_webhooks: Annotated[tuple[Webhook, ...], BeforeValidator(split_texts)] = ()
+    """URLs that events are posted to, each followed by the names that it wants, such as model.*;
+    a list, or one text with commas in between."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
 

@@ -4,10 +4,7 @@ from typing import Any
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from mlxmesh.telemetry.v1 import telemetry_pb2 as t
-from mlxmesh.telemetry.v1.telemetry_pb2_grpc import (
-    TelemetryServiceServicer,
-    add_TelemetryServiceServicer_to_server,
-)
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.server import MeshServer
@@ -20,7 +17,7 @@ HALF_OPEN = t.Breaker(state=t.BREAKER_STATE_HALF_OPEN, failures=9)
 CLOSED = t.Breaker(state=t.BREAKER_STATE_CLOSED)
 
 
-class FakeEngineStatus(TelemetryServiceServicer):
+class FakeEngineStatus:
     """What one generation instance thinks of the engines."""
 
     def __init__(self, breakers: dict[str, t.Breaker]) -> None:
@@ -32,6 +29,8 @@ class FakeEngineStatus(TelemetryServiceServicer):
             for engine_id, breaker in self._breakers.items()
         ]
         return t.GetMeshStatusResponse(instances=instances)
+
+    WatchEvents = PublishEvents = GetTraffic = GetMeshStatus  # never called
 
 
 def generation_that_tells(breakers: dict[str, t.Breaker]) -> MeshServer:
