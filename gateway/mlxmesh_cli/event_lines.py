@@ -44,7 +44,7 @@ def _words(facts: Message, *, told: str) -> Iterable[str]:
         elif field.is_repeated:
             pairs: Any = value
             yield from (_shown(f"{name}={pairs[name]}") for name in sorted(pairs))
-        elif value != told and str(value) not in told.split("@"):
+        elif value != told and not (field.name in ("model", "version") and "@" in told):
             yield f"{field.name}={_shown(str(value))}"
 
 

@@ -24,7 +24,8 @@ def events(
         list[str] | None, typer.Option(help="Only this one, or `model.*`; may be repeated.")
     ] = None,
     about: Annotated[
-        str, typer.Option(help="Only what belongs to a request id, engine, instance or NAME@VERSION.")
+        str,
+        typer.Option(help="Only of this request id, engine, instance or NAME@VERSION."),
     ] = "",
     since: Annotated[
         int | None, typer.Option(min=0, help="Only events after this number.  [default: all kept]")
@@ -40,7 +41,10 @@ def events(
     wanted: dict[str, Any] = {"after_sequence": since, "names": name or [], "correlation_id": about}
 
     async def work() -> None:
-        async with connect(address, data_dir) as client, aclosing(_news(client, follow, wanted)) as news:
+        async with (
+            connect(address, data_dir) as client,
+            aclosing(_news(client, follow, wanted)) as news,
+        ):
             async for one in news:
                 _print(one, json)
                 if one.HasField("synced") and not follow:
