@@ -103,13 +103,17 @@ class Delivery:
 
     async def _deliver(self, stub: TelemetryServiceStub, batch: Batch, gateway: Instance) -> None:
         request = PublishEventsRequest(events=batch.events)
+
+        async def attempt() -> None:
+            await stub.PublishEvents(request, timeout=CALL_TIMEOUT_S)
+
         retrying = AsyncRetrying(
             retry=retry_if_exception(_may_go_well_later),
             wait=wait_random_exponential(multiplier=RETRY_MIN_S, max=RETRY_MAX_S),
             reraise=True,
         )
         try:
-            await retrying(stub.PublishEvents, request, timeout=CALL_TIMEOUT_S)
+            await retrying(attempt)
         except MeshError as error:
             self._drop(len(batch.events), gateway, error.reason)
         self._taken = max(self._taken, batch.last)
