@@ -17,6 +17,8 @@ from mlxmesh_shared.registry import Instance
 from tests.fakes.event_gateway import FakeEventGateway, event_server
 from tests.fakes.registry import InMemoryRegistry
 
+OVERLAP_S = 0.5
+
 
 class Gateway(Protocol):
     @property
@@ -42,7 +44,7 @@ class Stand:
     def __init__(self, stack: AsyncExitStack) -> None:
         self.registry = InMemoryRegistry()
         self.bus = EventBus(service="model", instance_id="model-1")
-        self.delivery = Delivery(self.registry, most_kept=8)
+        self.delivery = Delivery(self.registry, most_kept=8, overlap_s=OVERLAP_S)
         self.bus.subscribe(self.delivery.put)
         self._stack = stack
 
@@ -108,18 +110,20 @@ async def test_what_happens_before_there_is_a_gateway_waits_for_it(
 
 
 @MAKE
-async def test_a_gateway_that_comes_later_gets_no_history(
+async def test_a_gateway_that_comes_later_gets_what_happened_just_before_and_no_history(
     stand: Stand, make: Callable[[], Gateway]
 ) -> None:
     first, second = make(), make()
     await stand.gateway("gateway-1", first)
     stand.happens(1)
     await told(first, 1)
-    await stand.gateway("gateway-2", second)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(OVERLAP_S)
     stand.happens(2)
-    await told(first, 1, 2)
-    await told(second, 2)
+    await stand.gateway("gateway-2", second)
+    await asyncio.sleep(OVERLAP_S)
+    stand.happens(3)
+    await told(first, 1, 2, 3)
+    await told(second, 2, 3)
 
 
 @MAKE
@@ -137,9 +141,7 @@ async def test_what_a_lost_gateway_did_not_take_goes_to_the_next(
 
 
 @MAKE
-async def test_an_event_told_twice_is_kept_once(
-    stand: Stand, make: Callable[[], Gateway]
-) -> None:
+async def test_an_event_told_twice_is_kept_once(stand: Stand, make: Callable[[], Gateway]) -> None:
     gateway = make()
     await stand.gateway("gateway-1", gateway)
     stand.bus.subscribe(stand.delivery.put)  # each event twice

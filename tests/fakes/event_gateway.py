@@ -18,7 +18,7 @@ class FakeEventGateway:
         self.calls = 0
         self._known: set[str] = set()
         self.failures: list[MeshError] = []
-        """Raised by the next calls, one each, after their events were kept: answers that got lost."""
+        """Raised by the next calls, one each, after their events were kept: lost answers."""
 
     async def PublishEvents(self, request: Any, context: Any) -> PublishEventsResponse:
         self.calls += 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
@@ -14,6 +15,7 @@ from mlxmesh_shared.events.log import Batch, EventLog
 from mlxmesh_shared.registry import Instance, Registry
 
 MOST_KEPT = 1024
+OVERLAP_S = 5.0
 CALL_TIMEOUT_S = 5.0
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 2.0
@@ -26,7 +28,8 @@ class Delivery:
     """Keeps the last events, and for each gateway how far it has them.
 
     A gateway that is new gets what no gateway has taken yet, so what happens while there is none
-    is not lost; what others have taken before is history, which it does not get.
+    is not lost, and what happened within `overlap_s`: it may have served before it was noticed
+    here. What others have taken before is history, which it does not get.
     """
 
     def __init__(
@@ -36,12 +39,14 @@ class Delivery:
         own_id: str = "",
         open_: OpenChannel = open_channel,
         most_kept: int = MOST_KEPT,
+        overlap_s: float = OVERLAP_S,
     ) -> None:
         """`own_id` is a gateway's own, which needs no delivery to itself."""
         self._registry = registry
         self._own_id = own_id
         self._open = open_
         self._log = EventLog(most_kept)
+        self._overlap_ns = round(overlap_s * 1e9)
         self._taken = 0  # by any gateway: the number of the last event
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
@@ -91,7 +96,8 @@ class Delivery:
         """Delivers to one gateway until cancelled; connects with the first event."""
         channel = None
         try:
-            async for batch in self._log.follow(self._taken):
+            recent = self._log.before(time.time_ns() - self._overlap_ns)
+            async for batch in self._log.follow(min(self._taken, recent)):
                 if channel is None:
                     channel = self._open(gateway.address, role="gateway")
                 if batch.lost:

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 
 from mlxmesh.telemetry.v1.events_pb2 import Event
 
@@ -45,6 +45,13 @@ class EventLog:
         self._events.append(event)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def before(self, time_ns: int) -> int:
+        """The number of the last event that happened before a time, in nanoseconds since 1970."""
+        later = takewhile(
+            lambda event: event.time.ToNanoseconds() >= time_ns, reversed(self._events)
+        )
+        return self.newest - sum(1 for _ in later)
 
     async def follow(self, after: int) -> AsyncGenerator[Batch]:
         """The events after a number, as soon as there are some; never ends."""

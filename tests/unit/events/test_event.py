@@ -7,8 +7,8 @@ from google.protobuf.message_factory import GetMessageClass
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.telemetry.v1.events_pb2 import (
     Event,
-    ModelLoadFailed,
     ModelLoaded,
+    ModelLoadFailed,
     PublishEventsRequest,
 )
 from mlxmesh_shared.events import EventFilter, event_facts, event_of, name_of

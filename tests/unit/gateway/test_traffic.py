@@ -108,9 +108,7 @@ def test_an_error_is_counted_and_a_client_that_left_is_none(
 def test_an_answer_in_one_piece_counts_its_tokens() -> None:
     stand = Stand()
     usage = g.Usage(completion_tokens=7)
-    answer = g.CompleteResponse(
-        started=g.Started(model="pocket"), finished=g.Finished(usage=usage)
-    )
+    answer = g.CompleteResponse(started=g.Started(model="pocket"), finished=g.Finished(usage=usage))
     with stand.traffic.generation() as observed:
         observed.answer(answer.SerializeToString())
     [unknown, pocket] = stand.traffic.counts()
