@@ -27,7 +27,8 @@ def top(
 ) -> None:
     """Watch a mesh at work: traffic, engines, services, the last events. Ctrl-C ends it.
 
-    With --json, or where nobody watches a screen, it looks once.
+    Times are milliseconds: ttft to the first output, gap from one message to the next. With --json,
+    or where nobody watches a screen, it looks once.
     """
     from rich.console import Console
 

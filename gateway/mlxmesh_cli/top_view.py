@@ -66,9 +66,9 @@ def _headline(screen: Screen) -> Text:
 
 
 def _traffic(traffic: Iterable[t.Traffic]) -> Table:
-    """Times in milliseconds: to the first output, and from one message to the next."""
-    columns = ("runs", "ended", "errors", "first p50", "p90", "p99", "next p50", "p90", "p99")
-    table = _table("last minute (ms)", *columns)
+    """Times in milliseconds: to the first output, and the gap from one message to the next."""
+    columns = ("runs", "ended", "errors", "ttft p50", "p90", "p99", "gap p50", "p90", "p99")
+    table = _table("last minute", *columns)
     for one in traffic:
         first, between = one.time_to_first_token, one.between_messages
         table.add_row(

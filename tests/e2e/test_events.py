@@ -25,9 +25,10 @@ def rows(mesh: RunningMesh, service: str) -> list[dict[str, Any]]:
     return [row for row in mesh.status()["instances"] if row["service"] == service]
 
 
-async def read_until(
-    news: AsyncIterator[WatchEventsResponse], last: str, count: int
-) -> list[Event]:
+News = AsyncIterator[WatchEventsResponse]
+
+
+async def read_until(news: News, last: str, count: int) -> list[Event]:
     """The events until so many of the name `last` have come."""
     seen: list[Event] = []
     async with asyncio.timeout(120):

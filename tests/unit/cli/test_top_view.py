@@ -93,7 +93,7 @@ def test_nothing_is_wider_than_80_columns() -> None:
     assert max(len(line.rstrip()) for line in lines) <= 80
 
 
-@pytest.mark.parametrize(("height", "expected"), [(24, 10), (16, 3), (5, 3), (100, 30)])
+@pytest.mark.parametrize(("height", "expected"), [(24, 11), (16, 3), (5, 3), (100, 30)])
 def test_the_height_decides_how_many_of_the_last_events_are_shown(
     height: int, expected: int
 ) -> None:

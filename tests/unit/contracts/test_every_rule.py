@@ -195,5 +195,6 @@ def test_there_are_cases_for_every_public_request() -> None:
         "GenerateRequest", "Sampling", "ChatInput", "TokenInput", "CancelGenerationRequest",
         "CountTokensRequest", "PullModelRequest", "RegisterModelRequest", "GetModelRequest",
         "ListModelsRequest", "DeleteModelRequest", "LoadModelRequest", "UnloadModelRequest",
-        "SetAliasRequest", "GetTokenizerRequest", "StartEngineRequest", "Submit", "WatchEventsRequest", "Event",
+        "SetAliasRequest", "GetTokenizerRequest", "StartEngineRequest", "Submit",
+        "WatchEventsRequest", "Event",
     }  # fmt: skip
