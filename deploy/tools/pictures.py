@@ -23,6 +23,8 @@ IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 COLUMNS, LINES = 80, 30
 STREAMS = 24
 LOAD_S = 20.0
+# Long enough for its keys and values to be kept, so that the picture shows prefix hits.
+SYSTEM = "You tell long stories to children in simple words, and no story is like another. " * 4
 PROMPTS = ("a fox", "the sea", "two friends", "a long road")
 
 
@@ -61,9 +63,8 @@ async def _keep_asking(client: MeshClient, number: int) -> None:
     """Streams one answer after another, each of a length of its own."""
     while True:
         about = PROMPTS[number % len(PROMPTS)]
-        asked = client.generate(
-            "pocket", messages=[("user", f"Tell me a long story about {about}.")], max_tokens=300
-        )
+        messages = [("system", SYSTEM), ("user", f"Tell me a long story about {about}.")]
+        asked = client.generate("pocket", messages=messages, max_tokens=300)
         with suppress(MeshError):
             async for _ in asked:
                 pass
