@@ -1,4 +1,4 @@
-"""`make pictures`: screens for the documentation, taken from a mesh that runs and has work to do."""
+"""`make pictures`: screens for the documentation, taken from a mesh that runs and has work."""
 
 import asyncio
 import re

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as t
 from mlxmesh.telemetry.v1.events_pb2 import Event
+from mlxmesh.telemetry.v1.traffic_pb2 import Traffic
 from mlxmesh_cli.event_lines import event_line
 
 BAR_CELLS = 8
@@ -65,7 +66,7 @@ def _headline(screen: Screen) -> Text:
     return line
 
 
-def _traffic(traffic: Iterable[t.Traffic]) -> Table:
+def _traffic(traffic: Iterable[Traffic]) -> Table:
     """Times in milliseconds: to the first output, and the gap from one message to the next."""
     columns = ("runs", "ended", "errors", "ttft p50", "p90", "p99", "gap p50", "p90", "p99")
     table = _table("last minute", *columns)

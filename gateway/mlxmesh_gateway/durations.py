@@ -14,8 +14,8 @@ _STEP_BITS = 4
 
 def bucket_of(duration_us: int) -> int:
     """The bucket of a duration in microseconds."""
-    shift = max(0, duration_us.bit_length() - 1 - _STEP_BITS)
-    return shift * _STEPS + (duration_us >> shift)
+    shift = duration_us.bit_length() - 1 - _STEP_BITS
+    return duration_us if shift <= 0 else shift * _STEPS + (duration_us >> shift)
 
 
 def middle_us(bucket: int) -> float:

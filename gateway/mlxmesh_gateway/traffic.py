@@ -28,6 +28,7 @@ class _Slot:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.ends_ns = (number + 1) * SLOT_NS
         self.requests = 0
         self.errors = 0
         self.completion_tokens = 0
@@ -92,6 +93,7 @@ class Observed:
         self._clock = clock
         self._window = windows[""]
         self._started_ns = self._last_ns = clock()
+        self._slot = self._window.slot(self._started_ns)
         self._has_output = False
         self._last = b""
 
@@ -117,19 +119,19 @@ class Observed:
         """One message of the stream, as it came."""
         now_ns = self._clock()
         self._last = encoded
-        if not self._has_output:
-            self._begin(encoded, now_ns)
+        if now_ns >= self._slot.ends_ns:
+            self._slot = self._window.slot(now_ns)
+        if self._has_output:
+            self._slot.between[bucket_of((now_ns - self._last_ns) // 1000)] += 1
         else:
-            slot = self._window.slot(now_ns)
-            slot.between[bucket_of((now_ns - self._last_ns) // 1000)] += 1
+            self._begin(encoded, now_ns)
         self._last_ns = now_ns
 
     def answer(self, encoded: bytes) -> None:
         """The answer of a generation that is no stream."""
         response = CompleteResponse.FromString(encoded)
         self._belongs_to(response.started.model)
-        slot = self._window.slot(self._clock())
-        slot.completion_tokens += _tokens(response.finished)
+        self._slot.completion_tokens += _tokens(response.finished)
 
     def _begin(self, encoded: bytes, now_ns: int) -> None:
         response = GenerateResponse.FromString(encoded)
@@ -137,13 +139,13 @@ class Observed:
             self._belongs_to(response.started.model)
         elif response.HasField("delta") or response.HasField("finished"):
             self._has_output = True
-            slot = self._window.slot(now_ns)
-            slot.first[bucket_of((now_ns - self._started_ns) // 1000)] += 1
+            self._slot.first[bucket_of((now_ns - self._started_ns) // 1000)] += 1
 
     def _belongs_to(self, model: str) -> None:
         self._window.running -= 1
         self._window = self._windows[model]
         self._window.running += 1
+        self._slot = self._window.slot(self._clock())
 
 
 def merged(counts: Iterable[TrafficCounts]) -> list[Traffic]:

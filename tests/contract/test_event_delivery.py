@@ -35,7 +35,7 @@ class RealGateway(TelemetryServicer):
 
     @property
     def events(self) -> Sequence[Event]:
-        return list(self.log.events._events)  # pyright: ignore[reportPrivateUsage]
+        return list(self.log.events._events)
 
 
 class Stand:

@@ -59,7 +59,7 @@ async def test_an_engine_that_is_killed_under_a_stream_is_followed_to_its_return
     async with MeshClient(mesh.address) as client:
         before = [one async for one in _kept(client)][-1]
         asked = {"prompt": "A", "max_tokens": 3000, "ignore_eos": True, "request_id": REQUEST_ID}
-        stream = client.generate("pocket", **asked)  # pyright: ignore[reportArgumentType]
+        stream = client.generate("pocket", **asked)
         first = await anext(stream)
         assert first.started is not None
         engine = first.started.engine_id

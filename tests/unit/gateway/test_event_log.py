@@ -100,12 +100,13 @@ async def test_only_what_was_asked_for_is_sent() -> None:
     log = filled(2)
     log.add([wire.Event(event_id="3", name="engine.ready", service="runtime")])
     log.add([wire.Event(event_id="4", name="model.loaded", correlation_id="pocket@1")])
-    for asked, expected in (
+    cases: list[tuple[dict[str, Any], list[Any]]] = [
         ({"names": ["engine.*"]}, [3, "synced"]),
         ({"services": ["runtime"]}, [3, "synced"]),
         ({"correlation_id": "pocket@1"}, [4, "synced"]),
         ({"names": ["model.loaded"], "services": ["engine"]}, ["synced"]),
-    ):
+    ]
+    for asked, expected in cases:
         request = wire.WatchEventsRequest(**asked)
         assert await take(log.watch(request), len(expected)) == expected
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Collection
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -121,11 +121,14 @@ class Running:
             detokenizer=tokenizer.detokenizer(),
             resumed=resumed,
             engine_wait_s=engine_wait_s,
-            publish=lambda payload, about="": self.told.append((cast("Any", payload), about)),
+            publish=self._publish,
         )
         if cancelled:
             self.generation.cancel()
         self.generation.start()
+
+    def _publish(self, payload: Any, correlation_id: str = "") -> None:
+        self.told.append((payload, correlation_id))
 
     @property
     def sequence(self) -> Sequence:
