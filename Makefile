@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-all tools collector prometheus consul consul-agent demo up down chaos fuzz bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-all tools collector prometheus consul consul-agent demo pictures up down chaos fuzz bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ test-all: protos tools ## Every test, also those that use Go, Node and grpcurl, 
 
 demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything
 	$(BIN)/python -m mlxmesh_launcher.demo
+
+pictures: protos ## Take docs/images/top.svg from a running mesh with work to do
+	$(BIN)/python deploy/tools/pictures.py
 
 up: protos ## Start the mesh in the foreground (Ctrl-C stops it); REGISTRY=consul for Consul
 	$(BIN)/mlxmesh up $(if $(REGISTRY),--registry $(REGISTRY))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mlxmesh_cli import certs, lifecycle, models, rolling, settings, text, trace
+from mlxmesh_cli import certs, events, lifecycle, models, rolling, settings, text, top, trace
 from mlxmesh_cli.session import TLS_VARIABLES
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app.command(rich_help_panel=MESH)(lifecycle.up)
 app.command(rich_help_panel=MESH)(lifecycle.down)
 app.command(rich_help_panel=MESH)(lifecycle.status)
 app.command(rich_help_panel=MESH)(lifecycle.logs)
+app.command(rich_help_panel=MESH)(events.events)
+app.command(rich_help_panel=MESH)(top.top)
 app.command(rich_help_panel=MESH)(rolling.restart)
 app.command(rich_help_panel=MESH)(rolling.drain)
 app.command(rich_help_panel=MESH)(settings.doctor)

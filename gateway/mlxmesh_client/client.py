@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from types import TracebackType
@@ -36,6 +36,7 @@ from mlxmesh.model.v1.model_pb2 import (
     WatchModelsResponse,
 )
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh.telemetry.v1.events_pb2 import WatchEventsRequest, WatchEventsResponse
 from mlxmesh.telemetry.v1.telemetry_pb2 import (
     GetMeshStatusRequest,
     GetMeshStatusResponse,
@@ -47,6 +48,7 @@ from mlxmesh.telemetry.v1.telemetry_pb2 import (
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.events import GenerationEvent
+from mlxmesh_client.following import follow
 from mlxmesh_client.reading import read_to_end
 from mlxmesh_client.request import (
     GenerateOptions,
@@ -270,11 +272,70 @@ class MeshClient:
 
     async def mesh_status(self, *, timeout_s: float | None = None) -> list[Instance]:
         """Every process of the mesh as the gateway sees it, by kind and id."""
-        return list((await self._mesh_status(timeout_s)).instances)
+        return list((await self.mesh_state(timeout_s=timeout_s)).instances)
+
+    async def mesh_state(self, *, timeout_s: float | None = None) -> GetMeshStatusResponse:
+        """Every process of the mesh, and what passed through its gateways in the last minute."""
+        return await self._calls.unary(
+            self._telemetry.GetMeshStatus,
+            GetMeshStatusRequest(),
+            self._limit_s(timeout_s),
+            safe=True,
+        )
+
+    def watch_events(
+        self,
+        *,
+        after_sequence: int | None = None,
+        log_id: str = "",
+        names: Sequence[str] = (),
+        services: Sequence[str] = (),
+        correlation_id: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[WatchEventsResponse]:
+        """The events that the gateway has kept, EventsSynced, then each as it happens.
+
+        To go on, pass `sequence` and `log_id` of the last message. A name is exact, or `model.*`.
+        """
+        request = WatchEventsRequest(
+            after_sequence=after_sequence,
+            log_id=log_id,
+            names=names,
+            services=services,
+            correlation_id=correlation_id,
+        )
+        return self._calls.stream(
+            self._telemetry.WatchEvents, request, self._limit_s(timeout_s), safe=True
+        )
+
+    def follow_events(
+        self,
+        *,
+        after_sequence: int | None = None,
+        names: Sequence[str] = (),
+        services: Sequence[str] = (),
+        correlation_id: str = "",
+        on_lost: Callable[[MeshError], None] = lambda _: None,
+    ) -> AsyncGenerator[WatchEventsResponse]:
+        """As watch_events, but it never ends: it goes on when the gateway is back.
+
+        `on_lost` is told of each loss. What may be missing then is told by a Gap.
+        """
+
+        def open_(sequence: int | None, log_id: str) -> AsyncGenerator[WatchEventsResponse]:
+            return self.watch_events(
+                after_sequence=sequence,
+                log_id=log_id,
+                names=names,
+                services=services,
+                correlation_id=correlation_id,
+            )
+
+        return follow(open_, after_sequence, on_lost=on_lost)
 
     async def telemetry_sinks(self, *, timeout_s: float | None = None) -> list[TelemetrySink]:
         """Where the gateway passes telemetry on to, and how much each sink took and lost."""
-        return list((await self._mesh_status(timeout_s)).telemetry_sinks)
+        return list((await self.mesh_state(timeout_s=timeout_s)).telemetry_sinks)
 
     async def trace(
         self, request_id: str = "", *, trace_id: str = "", timeout_s: float | None = None
@@ -308,14 +369,6 @@ class MeshClient:
         async with aclosing(answers):
             async for answer in answers:
                 yield answer.message
-
-    async def _mesh_status(self, timeout_s: float | None) -> GetMeshStatusResponse:
-        return await self._calls.unary(
-            self._telemetry.GetMeshStatus,
-            GetMeshStatusRequest(),
-            self._limit_s(timeout_s),
-            safe=True,
-        )
 
     def _limit_s(self, timeout_s: float | None) -> float | None:
         return self._timeout_s if timeout_s is None else timeout_s

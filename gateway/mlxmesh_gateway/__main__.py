@@ -9,6 +9,7 @@ from typing import Any
 
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.backends import Backends
+from mlxmesh_gateway.events import GatewayEvents
 from mlxmesh_gateway.http.server import HttpPort
 from mlxmesh_gateway.http.tls import server_context
 from mlxmesh_gateway.limits import Deadlines, places_per_caller
@@ -16,12 +17,16 @@ from mlxmesh_gateway.otlp.assembly import Receiver, open_receiver
 from mlxmesh_gateway.otlp.messages import SERVICES as OTLP_SERVICES
 from mlxmesh_gateway.otlp.services import otlp_handlers
 from mlxmesh_gateway.otlp.traces import Traces
+from mlxmesh_gateway.overload import OverloadEvents
 from mlxmesh_gateway.relay import Relay
 from mlxmesh_gateway.routes import BACKENDS, public_routes
-from mlxmesh_gateway.status import MeshStatusServicer
+from mlxmesh_gateway.status import MeshStatus
 from mlxmesh_gateway.telemetry import observe_gateway
+from mlxmesh_gateway.telemetry_servicer import TelemetryServicer
+from mlxmesh_gateway.traffic import GatewayTraffic
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.events import tell_changes
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Instance, Registry, local_instance, open_registry
@@ -84,32 +89,61 @@ async def serve(
     settings, telemetry = live.current, telemetry or Telemetry()
     certificates = open_certificates(settings, "gateway")
     open_ = partial(open_channel, certificates=certificates)
-    backends = Backends(registry, tuple(BACKENDS), on_change=show_backend, open_=open_)
-    relay = _relay(settings, backends)
-    traces = Traces(receiver.recent, registry, open_, instance_id=instance_id)
-    status = MeshStatusServicer(
-        registry, backends, certificates, traces=traces, sinks=receiver.fan_out.statuses
+    traffic = GatewayTraffic()
+    events = GatewayEvents(registry, instance_id=instance_id, certificates=certificates)
+    tell_changes(live, events.publish)
+    backends = Backends(
+        registry,
+        tuple(BACKENDS),
+        on_change=show_backend,
+        open_=open_,
+        publish=events.publish,
+    )
+    relay = _relay(settings, backends, traffic)
+    status = MeshStatus(
+        registry,
+        backends,
+        own_id=instance_id,
+        traffic=traffic,
+        certificates=certificates,
+        sinks=receiver.fan_out.statuses,
+    )
+    servicer = TelemetryServicer(
+        status=status,
+        events=events.log,
+        traffic=traffic,
+        traces=Traces(receiver.recent, registry, open_, instance_id=instance_id),
     )
     observe_gateway(telemetry.metrics, relay.counts, backends)
-    server = _server(settings, relay, status, receiver.fan_out, certificates, telemetry)
+    overload = OverloadEvents(events.publish, instance_id=instance_id)
+    server = _server(
+        settings,
+        relay,
+        servicer,
+        receiver.fan_out,
+        certificates,
+        on_refused=overload.refused,
+        watcher=ServedCalls(telemetry, begins={route.path for route in public_routes()}),
+    )
     live.subscribe(lambda now: _limit(now, relay, server))
     with HttpPort(settings.http_listen, take_over=settings.take_over) as http:
         address = await server.start()
         instance = local_instance(settings, "gateway", instance_id, address, http=http.address)
-        try:
-            async with http.serving(partial(_http_app, receiver), _http_tls(settings)):
-                await backends.start()
-                await server.set_health("", serving=True)
-                await server.set_health(TELEMETRY, serving=True)
-                await registry.register(instance)
-                await until(server.leaving)
-        finally:
-            await registry.deregister(instance)
-            if await _followed(registry, instance):
-                await server.hand_over()
-            await backends.stop_following()
-            await server.drain(settings.drain_grace_s)
-            await backends.close()
+        async with events.running(settings.event_webhooks):
+            try:
+                async with http.serving(partial(_http_app, receiver), _http_tls(settings)):
+                    await backends.start()
+                    await server.set_health("", serving=True)
+                    await server.set_health(TELEMETRY, serving=True)
+                    await registry.register(instance)
+                    await until(server.leaving)
+            finally:
+                await registry.deregister(instance)
+                if await _followed(registry, instance):
+                    await server.hand_over()
+                await backends.stop_following()
+                await server.drain(settings.drain_grace_s)
+                await backends.close()
 
 
 def _http_app(receiver: Receiver) -> Any:
@@ -154,23 +188,26 @@ def _places_per_caller(settings: GatewaySettings) -> int:
     return places_per_caller(settings.max_concurrent_rpcs, settings.max_rpcs_per_caller)
 
 
-def _relay(settings: GatewaySettings, backends: Backends) -> Relay:
+def _relay(settings: GatewaySettings, backends: Backends, traffic: GatewayTraffic) -> Relay:
     return Relay(
         routes=public_routes(),
         backends=backends,
         validator=Validator.for_services(*BACKENDS.values()),
         deadlines=_deadlines(settings),
         resume_wait_s=settings.resume_wait_s,
+        traffic=traffic,
     )
 
 
 def _server(
     settings: GatewaySettings,
     relay: Relay,
-    status: MeshStatusServicer,
+    servicer: TelemetryServicer,
     sink: TelemetrySink,
     certificates: CertificateSource | None,
-    telemetry: Telemetry,
+    *,
+    on_refused: Callable[[int], None],
+    watcher: ServedCalls,
 ) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
     names += [service.name for service in OTLP_SERVICES.values()]
@@ -186,14 +223,15 @@ def _server(
     )
     return MeshServer(
         listen=settings.listen,
-        services=[(add_TelemetryServiceServicer_to_server, status)],
+        services=[(add_TelemetryServiceServicer_to_server, servicer)],
         service_names=[*names, TELEMETRY],
         options=options,
         generic_handlers=(relay, *otlp_handlers(sink)),
         name="gateway",
         tls=certificates and _tls(settings, certificates),
+        on_refused=on_refused,
         # What clients ask for begins a trace, what the mesh asks itself does not.
-        watcher=ServedCalls(telemetry, begins={route.path for route in public_routes()}),
+        watcher=watcher,
     )
 
 

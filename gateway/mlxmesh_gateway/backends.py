@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -14,6 +15,8 @@ from mlxmesh_gateway.statuses import is_gone
 from mlxmesh_shared.breaker import Breaker, BreakerState, Permit
 from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import Cancelled, MeshError, ServiceUnavailable
+from mlxmesh_shared.events import Publish, unheard
+from mlxmesh_shared.mesh_status import breaker_change
 from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.retry_budget import RetryBudget
 
@@ -34,10 +37,10 @@ WINDOW_BYTES = 256
 class Endpoint:
     """One instance and its channel; counts the calls that run there and judges how they end."""
 
-    def __init__(self, instance: Instance, channel: aio.Channel) -> None:
+    def __init__(self, instance: Instance, channel: aio.Channel, breaker: Breaker) -> None:
         self.instance = instance
         self.outstanding = 0
-        self.breaker = Breaker()
+        self.breaker = breaker
         self._channel = channel
         self._retired = False
         self._methods: dict[str, Any] = {}
@@ -105,8 +108,10 @@ class Backends:
         *,
         on_change: OnChange,
         open_: OpenChannel = open_channel,
+        publish: Publish = unheard,
     ) -> None:
         self._registry = registry
+        self._publish = publish
         self._on_change = on_change
         self._open = open_
         self._endpoints: dict[str, dict[Place, Endpoint]] = {name: {} for name in services}
@@ -203,7 +208,10 @@ class Backends:
 
     def _endpoint(self, instance: Instance) -> Endpoint:
         channel = self._open(instance.address, role=instance.service, window_bytes=WINDOW_BYTES)
-        return Endpoint(instance, channel)
+        return Endpoint(instance, channel, Breaker(on_change=partial(self._on_breaker, instance)))
+
+    def _on_breaker(self, instance: Instance, breaker: Breaker) -> None:
+        self._publish(breaker_change(instance, breaker), instance.instance_id)
 
 
 def _tell_breaker(permit: Permit, error: MeshError) -> None:

@@ -28,6 +28,7 @@ Candidates = Callable[[], Sequence[Endpoint]]
 CallOptions = Callable[[], dict[str, Any]]
 """What a call made now gets: the time that is left, and the metadata."""
 Write = Callable[[bytes], Awaitable[None]]
+Observe = Callable[[bytes], None]
 
 
 class GenerateStream:
@@ -41,8 +42,10 @@ class GenerateStream:
         candidates: Candidates,
         call_options: CallOptions,
         resume_wait_s: float,
+        observe: Observe = lambda _: None,
         counts: RelayCounts | None = None,
     ) -> None:
+        """`observe` is shown each message as it comes."""
         self.recording = Recording()
         """What the client has got."""
         self._request = request
@@ -51,6 +54,7 @@ class GenerateStream:
         self._candidates = candidates
         self._call_options = call_options
         self._resume_wait_s = resume_wait_s
+        self._observe = observe
         self._lost: Endpoint | None = None
 
     @property
@@ -66,9 +70,7 @@ class GenerateStream:
             message = await call.read()
             answered()
             while message is not aio.EOF:
-                self.recording.add(message)
-                await self._write(message)
-                self._counts.messages += 1
+                await self._pass_on(message)
                 message = await call.read()
         finally:
             call.cancel()
@@ -126,9 +128,7 @@ class GenerateStream:
             while (answer := await call.read()) is not aio.EOF:
                 taken, self._lost = True, endpoint
                 message = ResumeGenerationResponse.FromString(answer).message.SerializeToString()
-                self.recording.add(message)
-                await self._write(message)
-                self._counts.messages += 1
+                await self._pass_on(message)
         except MeshError as error:
             if taken or not (error.retryable or _is_loss(error)):
                 raise
@@ -136,6 +136,12 @@ class GenerateStream:
         finally:
             call.cancel()
         self._check_finished()
+
+    async def _pass_on(self, message: bytes) -> None:
+        self._observe(message)
+        self.recording.add(message)
+        await self._write(message)
+        self._counts.messages += 1
 
     def _check_finished(self) -> None:
         if self.answered and not self.recording.finished:

@@ -8,6 +8,7 @@ from mlxmesh.engine.v1.engine_pb2 import GetEngineInfoRequest
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
+from mlxmesh.telemetry.v1.traffic_pb2 import GetTrafficRequest, TrafficCounts
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.health import health
 from mlxmesh_shared.registry import Instance
@@ -43,6 +44,9 @@ async def engine_load(channel: aio.Channel) -> wire.Load:
         kv_bytes=info.load.kv_bytes,
         kv_capacity_bytes=info.load.kv_capacity_bytes,
         tokens_per_second=info.load.tokens_per_second,
+        prefix_bytes=info.load.prefix_bytes,
+        prompt_tokens=info.load.prompt_tokens,
+        cached_prompt_tokens=info.load.cached_prompt_tokens,
     )
 
 
@@ -55,3 +59,14 @@ async def engines_seen(channel: aio.Channel) -> Sequence[wire.Instance]:
     except MeshError:
         return ()
     return response.instances
+
+
+async def traffic(channel: aio.Channel) -> Sequence[TrafficCounts] | None:
+    """What passed through another gateway; None when it does not tell."""
+    try:
+        response = await TelemetryServiceStub(channel).GetTraffic(
+            GetTrafficRequest(), timeout=TIMEOUT_S
+        )
+    except MeshError:
+        return None
+    return response.models

@@ -25,6 +25,7 @@ from mlxmesh_gateway.telemetry import (
     describe_request,
     describe_stream,
 )
+from mlxmesh_gateway.traffic import GatewayTraffic
 from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Cancelled,
@@ -39,6 +40,7 @@ from mlxmesh_shared.server import remaining_s
 from mlxmesh_shared.telemetry.tracing import metadata_of
 
 T = TypeVar("T")
+COMPLETE = "/mlxmesh.generation.v1.GenerationService/Complete"
 Context = aio.ServicerContext[Any, Any]
 
 
@@ -67,7 +69,9 @@ class Relay(grpc.GenericRpcHandler):
         validator: Validator,
         deadlines: Deadlines,
         resume_wait_s: float,
+        traffic: GatewayTraffic,
     ) -> None:
+        self._traffic = traffic
         self._resume_wait_s = resume_wait_s
         self._backends = backends
         self._validator = validator
@@ -99,6 +103,8 @@ class Relay(grpc.GenericRpcHandler):
             return self._stream_everywhere if route.streams else self._everywhere
         if route.path == GENERATE:
             return self._generate
+        if route.path == COMPLETE:
+            return self._complete
         return self._stream if route.streams else self._unary
 
     def _call(self, route: Route, request: bytes, context: Context) -> Call:
@@ -132,6 +138,12 @@ class Relay(grpc.GenericRpcHandler):
         describe_answer(call.route.path, answer)
         return answer
 
+    async def _complete(self, call: Call, context: Context) -> bytes:
+        with self._traffic.generation() as observed:
+            answer = await self._unary(call, context)
+            observed.answer(answer)
+            return answer
+
     async def _stream(self, call: Call, context: Context) -> None:
         async def pass_on(endpoint: Endpoint, answered: Answered) -> None:
             messages = endpoint.stream(call.route.path)(call.request, **call.options())
@@ -148,20 +160,22 @@ class Relay(grpc.GenericRpcHandler):
         await self._attempts(call, pass_on).run(call.hedge_after_s)
 
     async def _generate(self, call: Call, context: Context) -> None:
-        stream = GenerateStream(
-            call.request,
-            write=context.write,
-            candidates=lambda: self._candidates(call),
-            call_options=call.options,
-            resume_wait_s=self._resume_wait_s,
-            counts=self.counts,
-        )
-        try:
-            await self._attempts(call, stream.begin).run(call.hedge_after_s)
-        except MeshError as error:
-            await stream.go_on(error)
-        finally:
-            describe_stream(stream.recording)
+        with self._traffic.generation() as observed:
+            stream = GenerateStream(
+                call.request,
+                write=context.write,
+                candidates=lambda: self._candidates(call),
+                call_options=call.options,
+                resume_wait_s=self._resume_wait_s,
+                observe=observed.message,
+                counts=self.counts,
+            )
+            try:
+                await self._attempts(call, stream.begin).run(call.hedge_after_s)
+            except MeshError as error:
+                await stream.go_on(error)
+            finally:
+                describe_stream(stream.recording)
 
     def _attempts(self, call: Call, attempt: Try[T]) -> Attempts[T]:
         route = call.route

@@ -1,16 +1,16 @@
-"""TelemetryService: the whole mesh as this gateway sees it."""
+"""The whole mesh as this gateway sees it."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
-from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
+from mlxmesh.telemetry.v1.traffic_pb2 import TrafficCounts
 from mlxmesh_gateway import probes
 from mlxmesh_gateway.backends import Backends, Endpoint
 from mlxmesh_gateway.otlp.convert import sink_message
 from mlxmesh_gateway.otlp.lane import LaneStatus
-from mlxmesh_gateway.otlp.traces import Traces
+from mlxmesh_gateway.traffic import GatewayTraffic, merged, total
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.mesh_status import breaker_message, instance_message
@@ -27,39 +27,49 @@ _SEVERITY = (
 )
 
 
-class MeshStatusServicer(TelemetryServiceServicer):
+@dataclass
+class _Answer:
+    """An instance with all that it answered, and what it told of others."""
+
+    instance: wire.Instance
+    engines: Sequence[wire.Instance] = ()
+    traffic: Sequence[TrafficCounts] = ()
+
+
+class MeshStatus:
     """Asks every process at once, afresh each time: nothing is kept between two calls."""
 
     def __init__(
         self,
         registry: Registry,
         backends: Backends,
-        certificates: CertificateSource | None = None,
         *,
-        traces: Traces,
+        own_id: str,
+        traffic: GatewayTraffic,
+        certificates: CertificateSource | None = None,
         sinks: Callable[[], Iterable[LaneStatus]],
     ) -> None:
         self._registry = registry
         self._backends = backends
+        self._own_id = own_id
+        self._traffic = traffic
         self._certificates = certificates
-        self._traces = traces
         self._sinks = sinks
 
-    async def GetMeshStatus(
-        self, request: wire.GetMeshStatusRequest, context: Any
-    ) -> wire.GetMeshStatusResponse:
+    async def now(self) -> wire.GetMeshStatusResponse:
+        """Everything, within about a second."""
         asked = [self._asked(instance) for instance in await self._instances()]
         answers = await asyncio.gather(*asked)
-        breakers = _worst_by_engine([seen for _, engines in answers for seen in engines])
-        instances = [instance for instance, _ in answers]
+        breakers = _worst_by_engine([seen for one in answers for seen in one.engines])
+        instances = [one.instance for one in answers]
         for instance in instances:
             if instance.service == "engine" and instance.instance_id in breakers:
                 instance.breaker.CopyFrom(breakers[instance.instance_id])
+        traffic = merged(counts for one in answers for counts in one.traffic)
         sinks = [sink_message(sink) for sink in self._sinks()]
-        return wire.GetMeshStatusResponse(instances=instances, telemetry_sinks=sinks)
-
-    async def GetTrace(self, request: wire.GetTraceRequest, context: Any) -> wire.GetTraceResponse:
-        return await self._traces.find(request)
+        return wire.GetMeshStatusResponse(
+            instances=instances, traffic=traffic, telemetry_sinks=sinks
+        )
 
     async def _instances(self) -> list[Instance]:
         """Those of the registry, and those that this gateway still uses though it lacks them."""
@@ -78,26 +88,31 @@ class MeshStatusServicer(TelemetryServiceServicer):
         except (MeshError, OSError):
             return ()  # a registry that is ill must not hide what this gateway knows itself
 
-    async def _asked(self, instance: Instance) -> tuple[wire.Instance, Sequence[wire.Instance]]:
-        """An instance with all that it answered, and the engines as it sees them."""
-        message = instance_message(instance)
-        self._add_own_view(message)
-        message.health, engines = await asyncio.gather(
-            probes.health_of(instance, self._certificates), self._ask_more(message)
+    async def _asked(self, instance: Instance) -> _Answer:
+        answer = _Answer(instance_message(instance))
+        self._add_own_view(answer.instance)
+        answer.instance.health, _ = await asyncio.gather(
+            probes.health_of(instance, self._certificates), self._ask_more(answer)
         )
-        return message, engines
+        return answer
 
-    async def _ask_more(self, message: wire.Instance) -> Sequence[wire.Instance]:
-        """An engine's load goes into its message; a generation instance tells of the engines."""
+    async def _ask_more(self, answer: _Answer) -> None:
+        """An engine tells its load, a generation instance of the engines, a gateway its traffic."""
+        message = answer.instance
         service, address = message.service, message.address
         async with open_channel(address, role=service, certificates=self._certificates) as channel:
             if service == "generation":
-                return await probes.engines_seen(channel)
-            if service == "engine":
+                answer.engines = await probes.engines_seen(channel)
+            elif service == "engine":
                 load = await probes.engine_load(channel)
                 message.load.CopyFrom(load)
                 message.outstanding = load.running + load.waiting
-            return ()
+            elif service == "gateway":
+                own = message.instance_id == self._own_id
+                counts = self._traffic.counts() if own else await probes.traffic(channel)
+                if counts is not None:
+                    answer.traffic = counts
+                    message.traffic.CopyFrom(total(counts))
 
     def _add_own_view(self, message: wire.Instance) -> None:
         endpoint = self._endpoint(message.service, message.instance_id, message.address)

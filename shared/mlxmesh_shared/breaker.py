@@ -48,8 +48,11 @@ class Breaker:
         *,
         now_s: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
+        on_change: "Callable[[Breaker], None]" = lambda _: None,
     ) -> None:
+        """`on_change` is told when it opens, and when it closes again."""
         self._policy = policy
+        self._on_change = on_change
         self._now_s = now_s
         self._uniform = uniform
         self._outcomes = _Outcomes(policy.window_s)
@@ -136,14 +139,18 @@ class Breaker:
         doubled_s = self._policy.backoff_min_s * 2.0 ** min(self._openings, 32)
         # Jitter takes away up to a half, so that many observers do not all try at one moment.
         pause_s = min(self._policy.backoff_max_s, doubled_s) * (1 - self._uniform() / 2)
+        was_closed = self._retry_s is None
         self._retry_s = self._opened_s + pause_s
         self._openings += 1
         self._probe = None
+        if was_closed:
+            self._on_change(self)
 
     def _close(self) -> None:
         self._retry_s = self._probe = None
         self._openings = self._consecutive = self._failures = 0
         self._outcomes = _Outcomes(self._policy.window_s)
+        self._on_change(self)
 
 
 class Permit:

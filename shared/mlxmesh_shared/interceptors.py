@@ -65,8 +65,12 @@ class CallGuard(aio.ServerInterceptor):
         log_successes: bool = True,
         access: MethodAccess | None = None,
         watcher: CallWatcher | None = None,
+        on_refused: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Without `places`, any number of calls may run."""
+        """Without `places`, any number of calls may run.
+
+        `on_refused` is told of each call that gets no place: how many are taken.
+        """
         self._service = service
         self._validator = validator
         self._max_message_bytes = max_message_bytes
@@ -74,6 +78,7 @@ class CallGuard(aio.ServerInterceptor):
         self._log_successes = log_successes
         self._access = access
         self._watcher = watcher
+        self._on_refused = on_refused
         self._guarded: dict[str, tuple[Any, Any]] = {}
         # Running calls by the task that handles each, and those that a drain has ended.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
@@ -226,6 +231,7 @@ class CallGuard(aio.ServerInterceptor):
         caller = caller_of(context)
         delay_s = self._places.take(caller, time.monotonic())
         if delay_s is not None:
+            self._on_refused(self._places.held)
             raise TooManyRequests(
                 f"{self._places.held} calls are running here and there is no place for more of "
                 "this caller's; try again later",

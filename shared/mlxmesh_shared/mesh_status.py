@@ -1,8 +1,9 @@
-"""Instances and breakers as GetMeshStatus tells of them."""
+"""Instances and breakers as GetMeshStatus and events tell of them."""
 
 import math
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
+from mlxmesh.telemetry.v1.events_pb2 import BreakerClosed, BreakerOpened
 from mlxmesh_shared.breaker import Breaker, BreakerState
 from mlxmesh_shared.registry.port import Instance
 
@@ -27,6 +28,19 @@ def breaker_message(breaker: Breaker) -> wire.Breaker:
     """A breaker as it is now."""
     return wire.Breaker(
         state=_STATES[breaker.state],
+        failures=breaker.failures,
+        retry_in_ms=math.ceil(breaker.retry_in_s * 1000),
+    )
+
+
+def breaker_change(instance: Instance, breaker: Breaker) -> BreakerOpened | BreakerClosed:
+    """The event of a breaker that has just opened or closed."""
+    service, instance_id = instance.service, instance.instance_id
+    if breaker.state is BreakerState.CLOSED:
+        return BreakerClosed(service=service, instance_id=instance_id)
+    return BreakerOpened(
+        service=service,
+        instance_id=instance_id,
         failures=breaker.failures,
         retry_in_ms=math.ceil(breaker.retry_in_s * 1000),
     )

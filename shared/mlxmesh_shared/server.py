@@ -101,7 +101,9 @@ class MeshServer:
         tls: ServerTls | None = None,
         leaving: asyncio.Event | None = None,
         watcher: CallWatcher | None = None,
+        on_refused: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """`on_refused` is told of each call that gets no place: how many are taken."""
         self.address = ""
         self.leaving = leaving or asyncio.Event()
         """Set once this process was asked to leave, by ControlService."""
@@ -118,6 +120,7 @@ class MeshServer:
             log_successes=options.log_successes,
             access=tls.access(descriptors) if tls is not None else None,
             watcher=watcher,
+            on_refused=on_refused,
         )
         self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
         self._health = health.aio.HealthServicer()

@@ -102,13 +102,28 @@ def test_the_command_takes_certificates_by_flags(mesh: RunningMesh) -> None:
     assert json.loads(result.stdout)["models"]
 
 
+def test_services_tell_the_gateway_what_happens_and_an_admin_sees_it(mesh: RunningMesh) -> None:
+    result = mesh.command("events", "--json")
+    assert result.returncode == 0, result.stderr
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {"model", "runtime", "gateway"} <= {event["service"] for event in events}
+    tls_dir = mesh.data_dir / "tls"
+    flags = [f"--ca={tls_dir / 'ca.crt'}"]
+    flags += [f"--cert={tls_dir / 'client.crt'}", f"--key={tls_dir / 'client.key'}"]
+    top = mlxmesh(*flags, "top", "--address", mesh.address)
+    assert top.returncode == 0, top.stderr
+    assert "all models" in top.stdout
+    assert "no events: the role client may not" in top.stdout
+
+
 def test_the_log_tells_who_was_refused(mesh: RunningMesh) -> None:
     result = mesh.command("logs", "gateway", "--lines", "1000")
     lines = [line.partition(": ")[2] for line in result.stdout.splitlines()]
     records = [json.loads(line) for line in lines if line.startswith("{")]
     refused = [record["fields"] for record in records if record["component"] == "mlxmesh.audit"]
     assert {(fields["caller"], fields["method"]) for fields in refused} == {
-        ("spiffe://mlxmesh/client", "/mlxmesh.model.v1.ModelService/UnloadModel")
+        ("spiffe://mlxmesh/client", "/mlxmesh.model.v1.ModelService/UnloadModel"),
+        ("spiffe://mlxmesh/client", "/mlxmesh.telemetry.v1.TelemetryService/WatchEvents"),
     }
     # Who gets no connection is told by gRPC itself.
     assert "Handshake failed" in result.stdout

@@ -21,6 +21,7 @@ from mlxmesh_generation.servicer import GenerationServicer
 from mlxmesh_generation.telemetry import GenerationTelemetry
 from mlxmesh_generation.tokenizers import Tokenizers
 from mlxmesh_shared.channels import ChannelPool, open_channel
+from mlxmesh_shared.events import Publish, publishing, unheard
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Registry, local_instance, open_registry
@@ -52,8 +53,17 @@ async def main() -> None:
         await stack.enter_async_context(following(live, "generation"))
         await stack.enter_async_context(telemetry.exporting(registry, certificates))
         of_process = telemetry.of_process
+        events = await stack.enter_async_context(
+            publishing(
+                live,
+                registry,
+                service="generation",
+                instance_id=instance_id,
+                certificates=certificates,
+            )
+        )
         generations, engines = await open_generations(
-            stack, live, registry, certificates, of_process
+            stack, live, registry, certificates, of_process, events.publish
         )
         observe_breakers(
             of_process.metrics, lambda: (("engine", each) for _, each in engines.breakers())
@@ -75,6 +85,7 @@ async def open_generations(
     registry: Registry,
     certificates: CertificateSource | None = None,
     telemetry: Telemetry | None = None,
+    publish: Publish = unheard,
 ) -> tuple[Generations, Engines]:
     """The domain, following the registry and the model service until the stack is closed."""
     settings = live.current
@@ -83,7 +94,7 @@ async def open_generations(
     stack.push_async_callback(channels.close)
     models = ModelService(registry=registry, channels=channels)
     catalogue = CatalogueMirror(models)
-    engines = Engines(registry, open_=open_)
+    engines = Engines(registry, open_=open_, publish=publish)
     live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))
     await stack.enter_async_context(beside(catalogue.run(), engines.run()))
     tokenizers = Tokenizers(
@@ -101,6 +112,7 @@ async def open_generations(
         ),
         retained=RetentionLimits(settings.kept_bytes, settings.kept_generations, settings.kept_s),
         telemetry=GenerationTelemetry(telemetry, settings.log_content_models),
+        publish=publish,
     )
     return generations, engines
 

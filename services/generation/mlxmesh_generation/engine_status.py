@@ -23,6 +23,15 @@ class EngineStatusServicer(TelemetryServiceServicer):
     def GetTrace(self, request: Any, context: Any) -> Any:
         raise _at_the_gateway()
 
+    def WatchEvents(self, request: Any, context: Any) -> Any:
+        raise _at_the_gateway()
+
+    def PublishEvents(self, request: Any, context: Any) -> Any:
+        raise _at_the_gateway()
+
+    def GetTraffic(self, request: Any, context: Any) -> Any:
+        raise _at_the_gateway()
+
     def _instances(self) -> list[Instance]:
         instances: list[Instance] = []
         for engine, breaker in self._engines.breakers():

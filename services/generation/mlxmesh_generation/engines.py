@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import partial
 
 from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh_generation import router
@@ -16,6 +17,8 @@ from mlxmesh_generation.sequence import EngineSequence, SequenceSink
 from mlxmesh_shared.breaker import Breaker
 from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import QueueFull
+from mlxmesh_shared.events import Publish, unheard
+from mlxmesh_shared.mesh_status import breaker_change
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.vacancies import Vacancies
 
@@ -23,8 +26,11 @@ from mlxmesh_shared.vacancies import Vacancies
 class Engines:
     """A link to every engine; one whose record is gone takes nothing new, and closes when idle."""
 
-    def __init__(self, registry: Registry, *, open_: OpenChannel = open_channel) -> None:
+    def __init__(
+        self, registry: Registry, *, open_: OpenChannel = open_channel, publish: Publish = unheard
+    ) -> None:
         self._registry = registry
+        self._publish = publish
         self._open = open_
         # By engine id: its record, and the link to it.
         self._links: dict[str, tuple[Instance, EngineLink]] = {}
@@ -123,8 +129,11 @@ class Engines:
                 vacancies=self._vacancies[_version_of(instance)],
             )
             self._links[engine_id] = (instance, link)
-            self._breakers[engine_id] = Breaker()
+            self._breakers[engine_id] = Breaker(on_change=partial(self._on_breaker, instance))
             tasks.create_task(link.run(), name=f"link to {engine_id}")
+
+    def _on_breaker(self, engine: Instance, breaker: Breaker) -> None:
+        self._publish(breaker_change(engine, breaker), engine.instance_id)
 
     def _on_connected(self) -> None:
         self._connected.set()

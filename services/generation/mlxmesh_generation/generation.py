@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from mlxmesh.engine.v1.engine_pb2 import SequenceOutput
+from mlxmesh.telemetry.v1.events_pb2 import GenerationResumed
 from mlxmesh_generation import convert
 from mlxmesh_generation.detokenize import Detokenizer
 from mlxmesh_generation.losses import Losses
@@ -31,6 +32,7 @@ from mlxmesh_shared.errors import (
     NoReplica,
     QueueFull,
 )
+from mlxmesh_shared.events import Publish, unheard
 
 # So that what an engine made before its deadline still reaches the caller before the caller's own.
 DEADLINE_MARGIN_S = 0.05
@@ -56,6 +58,7 @@ class Generation:
         resumed: Resumed | None = None,
         engine_wait_s: float = ENGINE_WAIT_S,
         on_ended: Callable[[], None] = lambda: None,
+        publish: Publish = unheard,
     ) -> None:
         self.events = EventBuffer()
         self._plan = plan
@@ -63,6 +66,8 @@ class Generation:
         self._engines = engines
         self._engine_wait_s = engine_wait_s
         self._on_ended = on_ended
+        self._publish = publish
+        self._lost_engine = ""
         self._output = Output(detokenizer, plan.request.stop)
         self._losses = Losses()
         self._sequence: EngineSequence | None = None
@@ -138,6 +143,7 @@ class Generation:
         self._taken = True
         self._cached_tokens = cached_tokens
         if self._begun:
+            self._tell_resumed()
             return
         self._begun = True
         version, sequence = self._plan.version, self._sequence
@@ -151,6 +157,21 @@ class Generation:
                 cached_tokens=cached_tokens,
                 seed=self._plan.seed,
             )
+        )
+
+    def _tell_resumed(self) -> None:
+        version, request_id = self._plan.version, self._plan.request.request_id
+        self._publish(
+            GenerationResumed(
+                request_id=request_id,
+                model=version.name,
+                model_version=version.version,
+                from_engine=self._lost_engine,
+                to_engine=self._sequence.engine_id if self._sequence else "",
+                completion_tokens=len(self._output.token_ids),
+                resumptions=self._losses.resumptions,
+            ),
+            request_id,
         )
 
     def _on_progress(self, output: SequenceOutput) -> None:
@@ -261,6 +282,7 @@ class Generation:
     def _go_on_elsewhere(self, pause_s: float = 0.0) -> None:
         if not pause_s:
             self._waiting_since_s = time.monotonic()
+            self._lost_engine = self._sequence.engine_id if self._sequence else ""
         self._taken = False
         self._recovery = asyncio.create_task(self._recover(pause_s))
 

@@ -29,6 +29,7 @@ from mlxmesh_shared.errors import (
     ReaderReplaced,
     SequenceGone,
 )
+from mlxmesh_shared.events import Publish, unheard
 from mlxmesh_shared.reference import ModelReference
 
 # An engine that was just loaded, or is being started again, may be connected within this time.
@@ -83,6 +84,7 @@ class Generations:
         limits: GenerationLimits,
         retained: RetentionLimits,
         telemetry: GenerationTelemetry | None = None,
+        publish: Publish = unheard,
     ) -> None:
         self._catalogue = catalogue
         self._tokenizers = tokenizers
@@ -90,6 +92,7 @@ class Generations:
         self._patience = patience
         self._limits = limits
         self._telemetry = telemetry or GenerationTelemetry()
+        self._publish = publish
         self._retention = Retention(retained, forget=self._forget)
         self._entries: dict[str, _Entry] = {}
 
@@ -196,6 +199,7 @@ class Generations:
             resumed=resumed,
             engine_wait_s=self._patience.engine_wait_s,
             on_ended=lambda: self._on_ended(entry),
+            publish=self._publish,
         )
         transcript = entry.transcript = Transcript(
             generation.events,

@@ -9,12 +9,14 @@ from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.fleet import GrpcFleet
 from mlxmesh_model.hub import Hub, HubOnDemand
 from mlxmesh_model.loads import Loads
+from mlxmesh_model.model_events import publish_change
 from mlxmesh_model.pulls import Pulls
 from mlxmesh_model.reconciler import Reconciler
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_model.store import Store
 from mlxmesh_model.turn import Turn
 from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.events import publishing
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import local_instance, open_registry
@@ -46,7 +48,12 @@ async def main() -> None:
         stack.push_async_callback(registry.close)
         await stack.enter_async_context(following(live, SERVICE))
         await stack.enter_async_context(telemetry.exporting(registry, certificates))
-        store = await Store.open(_database_url(settings))
+        events = await stack.enter_async_context(
+            publishing(
+                live, registry, service=SERVICE, instance_id=instance_id, certificates=certificates
+            )
+        )
+        store = await Store.open(_database_url(settings), partial(publish_change, events.publish))
         stack.push_async_callback(store.close)
         fleet = GrpcFleet(
             registry,

@@ -22,6 +22,13 @@ from mlxmesh_shared.reference import ModelReference
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 
+OnChange = Callable[[Model | None, Model | None], None]
+"""Told of a model before and after a change; None where there was or is none."""
+
+
+def _nobody(before: Model | None, after: Model | None) -> None:
+    pass
+
 
 def _to_its_end(
     method: "Callable[Concatenate[Store, _Args], Coroutine[Any, Any, _Result]]",
@@ -49,17 +56,19 @@ class Change:
 class Store:
     """The catalogue; every change that a watcher could see gets the next sequence number."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, on_change: OnChange = _nobody) -> None:
+        """`on_change` is told of each change that this process makes."""
         self._engine = engine
+        self._on_change = on_change
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
         self._writing = asyncio.Lock()
         self._bells: set[asyncio.Event] = set()
         self._running: set[asyncio.Task[Any]] = set()
 
     @classmethod
-    async def open(cls, url: str) -> "Store":
+    async def open(cls, url: str, on_change: OnChange = _nobody) -> "Store":
         """Opens the catalogue and brings its tables up to date."""
-        return cls(await open_database(url))
+        return cls(await open_database(url), on_change)
 
     async def close(self) -> None:
         """Closes the database, once what runs has ended."""
@@ -271,6 +280,7 @@ class Store:
                 await queries.number_change(session, name, removed=after is None)
         if changed:
             self._ring()
+            self._on_change(before, after)
 
     def _ring(self) -> None:
         for bell in self._bells:

@@ -17,11 +17,12 @@ from mlxmesh_runtime.servicer import RuntimeServicer
 from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_runtime.supervisor import RestartLimits
 from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.events import publishing
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
-from mlxmesh_shared.settings import RuntimeSettings, live_settings
+from mlxmesh_shared.settings import LiveSettings, RuntimeSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.telemetry.calls import ServedCalls
 from mlxmesh_shared.telemetry.setup import ProcessTelemetry
@@ -42,11 +43,14 @@ async def main() -> None:
         json=wants_json(settings.log_format),
     )
     async with following(live, "runtime"):
-        await serve(settings, runtime_id, EngineCommand(mesh=settings))
+        await serve(live, runtime_id, EngineCommand(mesh=settings))
 
 
-async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineCommand) -> None:
+async def serve(
+    live: LiveSettings[RuntimeSettings], runtime_id: str, command: EngineCommand
+) -> None:
     """Run the service with this engine program until told to stop."""
+    settings = live.current
     telemetry = ProcessTelemetry(settings, "runtime", runtime_id)
     certificates = open_certificates(settings, "runtime")
     async with AsyncExitStack() as stack:
@@ -57,11 +61,17 @@ async def serve(settings: RuntimeSettings, runtime_id: str, command: EngineComma
         registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)
         await stack.enter_async_context(telemetry.exporting(registry, certificates))
+        events = await stack.enter_async_context(
+            publishing(
+                live, registry, service="runtime", instance_id=runtime_id, certificates=certificates
+            )
+        )
         engines = Engines(
             host=_host(settings, runtime_id, registry, command, certificates, spare),
             limits=_restart_limits(settings),
             free_memory=lambda: free_memory(device.kind),
             memory_fraction=settings.memory_fraction,
+            publish=events.publish,
         )
         servicer = RuntimeServicer(
             engines=engines,

@@ -72,6 +72,11 @@ class ChangeFeed:
         for watcher in self._watchers:
             watcher.put(engine_id, change)
 
+    def latest(self, engine_id: str) -> EngineRecord | None:
+        """An engine as it was last published; None before, and once it was STOPPED."""
+        change = self._latest.get(engine_id)
+        return change.record if change is not None else None
+
     def records(self) -> list[EngineRecord]:
         """Every engine as it is, by id."""
         records = [change.record for change in self._latest.values() if change.record]

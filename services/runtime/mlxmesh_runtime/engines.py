@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from mlxmesh_runtime.change_feed import Change, ChangeFeed
+from mlxmesh_runtime.engine_events import engine_event
 from mlxmesh_runtime.engine_record import EngineRecord, EngineSpec
 from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.lifecycle import EngineState
@@ -18,6 +19,7 @@ from mlxmesh_shared.errors import (
     EngineNotFound,
     InvalidArgument,
 )
+from mlxmesh_shared.events import Publish, unheard
 
 
 class Engines:
@@ -30,11 +32,13 @@ class Engines:
         limits: RestartLimits,
         free_memory: Callable[[], Awaitable[Memory]],
         memory_fraction: float,
+        publish: Publish = unheard,
     ) -> None:
         self._host = host
         self._limits = limits
         self._free_memory = free_memory
         self._memory_fraction = memory_fraction
+        self._publish = publish
         self._supervisors: dict[str, Supervisor] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._feed = ChangeFeed()
@@ -57,7 +61,7 @@ class Engines:
         self._check_model_dir(spec)
         self._check_memory(spec, memory)
         supervisor = Supervisor(
-            spec=spec, host=self._host, limits=self._limits, publish=self._feed.publish
+            spec=spec, host=self._host, limits=self._limits, publish=self._on_change
         )
         self._supervisors[spec.engine_id] = supervisor
         self._none_left.clear()
@@ -104,6 +108,13 @@ class Engines:
         self.refuse_new()
         supervisors = tuple(self._supervisors.values())
         await asyncio.gather(*(self._stop_and_forget(each, grace_s) for each in supervisors))
+
+    def _on_change(self, record: EngineRecord) -> None:
+        engine_id = record.spec.engine_id
+        event = engine_event(self._feed.latest(engine_id), record)
+        self._feed.publish(record)
+        if event is not None:
+            self._publish(event, engine_id)
 
     def _supervisor(self, engine_id: str) -> Supervisor:
         supervisor = self._supervisors.get(engine_id)

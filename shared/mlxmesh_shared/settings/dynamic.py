@@ -29,6 +29,7 @@ class LiveSettings(Generic[S]):
         self._good: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._subscribers: list[Callable[[S], None]] = []
+        self._watchers: list[Callable[[Mapping[str, object]], None]] = []
         self.current = load({})
         self._dynamic = dynamic_names(type(self.current))
 
@@ -41,6 +42,10 @@ class LiveSettings(Generic[S]):
         """Has `use` called with the settings now, and again after each change."""
         self._subscribers.append(use)
         use(self.current)
+
+    def watch(self, tell: Callable[[Mapping[str, object]], None]) -> None:
+        """Has `tell` called after each change with the settings that changed, by name."""
+        self._watchers.append(tell)
 
     def apply(self, values: Mapping[str, str]) -> None:
         """Takes a store's whole content, setting name to text; one that is gone is unset."""
@@ -75,3 +80,5 @@ class LiveSettings(Generic[S]):
         _log.info("settings changed", extra={"fields": fields})
         for use in self._subscribers:
             use(changed)
+        for tell in self._watchers:
+            tell(fields)

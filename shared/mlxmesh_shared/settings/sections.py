@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from mlxmesh_shared.settings.consul import ConsulSettings, FullPath, Seconds
 from mlxmesh_shared.settings.listen import check_listen
 from mlxmesh_shared.settings.sinks import Sinks, SinkSettings
+from mlxmesh_shared.settings.webhooks import check_webhook, split_texts
 
 MIB = 2**20
 
@@ -39,16 +40,10 @@ def _http_listen(listen: str, info: ValidationInfo) -> str:
     return _allowed(listen, info) if listen else listen
 
 
-def _split(names: object) -> object:
-    """Names in a flag or a variable are separated by commas; in a file they are a list."""
-    if isinstance(names, str):
-        return [name.strip() for name in names.split(",") if name.strip()]
-    return names
-
-
+Webhook = Annotated[str, AfterValidator(check_webhook)]
 Listen = Annotated[str, AfterValidator(_allowed)]
 HttpListen = Annotated[str, AfterValidator(_http_listen)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], BeforeValidator(split_texts)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -132,6 +127,9 @@ class GatewaySettings(MeshSettings):
     """Most memory for recent traces; the oldest goes first."""
     kept_trace_s: Seconds = 900
     """How long a trace is kept."""
+    event_webhooks: Annotated[tuple[Webhook, ...], BeforeValidator(split_texts)] = ()
+    """URLs that events are posted to, each followed by the names that it wants, such as model.*;
+    a list, or one text with commas in between."""
     drain_grace_s: Seconds = 30
     """How long running calls may go on after a stop was asked for."""
     trace_sample_ratio: Chance = 1.0

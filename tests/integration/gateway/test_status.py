@@ -30,7 +30,7 @@ class FakeEngineStatus:
         ]
         return t.GetMeshStatusResponse(instances=instances)
 
-    GetTrace = GetMeshStatus  # never called
+    WatchEvents = PublishEvents = GetTraffic = GetTrace = GetMeshStatus  # never called
 
 
 def generation_that_tells(breakers: dict[str, t.Breaker]) -> MeshServer:

@@ -20,13 +20,14 @@ from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh.runtime.v1 import runtime_pb2
+from mlxmesh.telemetry.v1 import telemetry_pb2
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.rules.words import field_rules, oneof_rules
 
 SERVICES = [
     service
-    for module in (engine_pb2, generation_pb2, model_pb2, runtime_pb2)
+    for module in (engine_pb2, generation_pb2, model_pb2, runtime_pb2, telemetry_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 VALIDATOR = Validator.for_services(*SERVICES)
@@ -195,4 +196,5 @@ def test_there_are_cases_for_every_public_request() -> None:
         "CountTokensRequest", "PullModelRequest", "RegisterModelRequest", "GetModelRequest",
         "ListModelsRequest", "DeleteModelRequest", "LoadModelRequest", "UnloadModelRequest",
         "SetAliasRequest", "GetTokenizerRequest", "StartEngineRequest", "Submit",
+        "WatchEventsRequest", "Event",
     }  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from mlxmesh_gateway.attempts import MAX_TRIES, Answered, Attempts
 from mlxmesh_gateway.backends import Endpoint
-from mlxmesh_shared.breaker import BreakerState
+from mlxmesh_shared.breaker import Breaker, BreakerState
 from mlxmesh_shared.errors import MeshError, NotFound, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.retry_budget import MOST, RetryBudget
@@ -24,8 +24,8 @@ class Script:
     def __init__(self, *acts: Callable[[Answered], Any] | MeshError | str) -> None:
         channel: Any = object()
         self.endpoints = [
-            Endpoint(Instance("generation", f"g-{number}", f"host:{number}", pid=1), channel)
-            for number in range(len(acts))
+            Endpoint(Instance("generation", f"g-{n}", f"host:{n}", pid=1), channel, Breaker())
+            for n in range(len(acts))
         ]
         self.acts = acts
         self.tries: list[int] = []

@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Collection
+from typing import Any
 
 import pytest
 
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Accepted, SequenceOutput, SequenceTimings, Submit
+from mlxmesh.telemetry.v1.events_pb2 import GenerationResumed
 from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.generation import Generation
 from mlxmesh_generation.plan import Plan
@@ -102,6 +104,7 @@ class Running:
     ) -> None:
         self.tokenizer = tokenizer
         self.engines = Placements(*engines)
+        self.told: list[tuple[GenerationResumed, str]] = []
         received_s = time.monotonic()
         plan = Plan(
             request=GenerationRequest(
@@ -121,10 +124,14 @@ class Running:
             detokenizer=tokenizer.detokenizer(),
             resumed=resumed,
             engine_wait_s=engine_wait_s,
+            publish=self._publish,
         )
         if cancelled:
             self.generation.cancel()
         self.generation.start()
+
+    def _publish(self, payload: Any, correlation_id: str = "") -> None:
+        self.told.append((payload, correlation_id))
 
     @property
     def sequence(self) -> Sequence:
@@ -435,6 +442,35 @@ async def test_it_goes_on_elsewhere_with_its_tokens_so_far(tokenizer: ModelToken
     assert text_of(events) == "one two three"
     assert end_of(events).resumptions == 1
     assert end_of(events).completion_tokens > len(token_ids)
+
+
+async def test_going_on_is_told_once_the_other_engine_has_taken_it(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, engines=("engine-1", "engine-2"))
+    running.accept()
+    token_ids = running.tokens("one two ")
+    running.generation.on_lost(EngineLost("gone"))
+    await placed_again(running)
+    assert running.told == []
+    running.accept()
+    [(resumed, about)] = running.told
+    assert about == resumed.request_id == "r"
+    assert (resumed.from_engine, resumed.to_engine) == ("engine-1", "engine-2")
+    assert (resumed.model, resumed.model_version, resumed.resumptions) == ("pocket", 1, 1)
+    assert resumed.completion_tokens == len(token_ids)
+
+
+async def test_an_engine_that_refuses_it_on_the_way_is_no_loss(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, engines=("engine-1", "engine-2"))
+    running.accept()
+    running.generation.on_lost(EngineLost("gone"))
+    await placed_again(running)
+    running.say(failure=to_failure(QueueFull("no place")))
+    await placed_again(running, times=2)
+    running.accept()
+    [(resumed, _)] = running.told
+    assert (resumed.from_engine, resumed.to_engine) == ("engine-1", "engine-1")
 
 
 async def test_a_character_and_a_stop_text_may_lie_across_the_cut(

@@ -250,3 +250,17 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine = BreakerMachine.TestCase
+
+
+def test_it_tells_when_it_opens_and_when_it_closes_but_not_of_each_failed_try() -> None:
+    told, clock = list[BreakerState](), Clock()
+    breaker = Breaker(
+        POLICY, now_s=clock, uniform=lambda: 0.0, on_change=lambda one: told.append(one.state)
+    )
+    for _ in range(3):
+        breaker.admit().failed(at_once=True)
+        clock.now_s += breaker.retry_in_s
+    assert told == [BreakerState.OPEN]
+    breaker.admit().succeeded()
+    breaker.admit().succeeded()
+    assert told == [BreakerState.OPEN, BreakerState.CLOSED]

@@ -94,3 +94,14 @@ def test_a_sections_own_key_lies_above_the_meshs() -> None:
 
     assert section_values(values, "gateway") == {"log_level": "debug", "max_deadline_s": "7"}
     assert section_values(values, "runtime") == {"log_level": "warning"}
+
+
+def test_a_watcher_hears_what_changed_and_nothing_at_first() -> None:
+    settings, heard = live(), list[dict[str, object]]()
+    settings.watch(lambda changed: heard.append(dict(changed)))
+
+    settings.apply({"max_deadline_s": "7", "log_level": "debug"})
+    settings.apply({"max_deadline_s": "7"})
+    settings.apply({"max_deadline_s": "7"})
+
+    assert heard == [{"max_deadline_s": 7, "log_level": "debug"}, {"log_level": "info"}]

@@ -1,0 +1,82 @@
+"""The events that this gateway keeps, each once, and the watches that read them."""
+
+import secrets
+from collections.abc import AsyncGenerator, Iterable
+
+from mlxmesh.telemetry.v1 import events_pb2 as wire
+from mlxmesh_shared.events import EventFilter, EventLog
+
+MOST_KEPT = 4096
+# A watch that passes over so many events tells how far it is, so that it may go on from there.
+MOST_UNTOLD = 256
+
+
+class GatewayEventLog:
+    """One log for each start of a gateway; its events are numbered, and unique by event_id."""
+
+    def __init__(self, most_kept: int = MOST_KEPT) -> None:
+        self.log_id = secrets.token_hex(8)
+        self.events = EventLog(most_kept)
+        self._most_known = 2 * most_kept
+        self._known: dict[str, None] = {}  # ids, oldest first
+
+    def add(self, events: Iterable[wire.Event]) -> None:
+        """Keeps those that are new, and from now on owns them."""
+        for event in events:
+            if event.event_id in self._known:
+                continue
+            self._known[event.event_id] = None
+            if len(self._known) > self._most_known:
+                del self._known[next(iter(self._known))]
+            event.sequence = self.events.newest + 1
+            self.events.add(event)
+
+    async def watch(
+        self, request: wire.WatchEventsRequest
+    ) -> AsyncGenerator[wire.WatchEventsResponse]:
+        """What was asked for, from where it was asked for, or a Gap first; never ends."""
+        sequence, gap = self._start(request)
+        if gap is not None:
+            yield self._response(sequence, gap=gap)
+        backlog_end = told = self.events.newest
+        if sequence >= backlog_end:
+            yield self._response(sequence, synced=wire.EventsSynced())
+        wanted = EventFilter(request.names, request.services, request.correlation_id)
+        async for batch in self.events.follow(sequence):
+            if batch.lost:
+                yield self._response(batch.last - len(batch.events), gap=_gone(batch.lost))
+            for event in filter(wanted.passes, batch.events):
+                yield self._response(event.sequence, event=event)
+                told = event.sequence
+            if sequence < backlog_end <= batch.last or batch.last - told >= MOST_UNTOLD:
+                yield self._response(batch.last, synced=wire.EventsSynced())
+                told = batch.last
+            sequence = batch.last
+
+    def _start(self, request: wire.WatchEventsRequest) -> tuple[int, wire.Gap | None]:
+        """The number to begin after, and what is missing there."""
+        before_oldest = self.events.oldest - 1
+        after = request.after_sequence
+        if request.log_id not in ("", self.log_id) or after > self.events.newest:
+            return before_oldest, wire.Gap(reason=wire.GAP_REASON_OTHER_LOG)
+        if not request.HasField("after_sequence"):
+            return before_oldest, None
+        if after < before_oldest:
+            return before_oldest, _gone(before_oldest - after)
+        return after, None
+
+    def _response(
+        self,
+        sequence: int,
+        *,
+        event: wire.Event | None = None,
+        gap: wire.Gap | None = None,
+        synced: wire.EventsSynced | None = None,
+    ) -> wire.WatchEventsResponse:
+        return wire.WatchEventsResponse(
+            log_id=self.log_id, sequence=sequence, event=event, gap=gap, synced=synced
+        )
+
+
+def _gone(missing: int) -> wire.Gap:
+    return wire.Gap(reason=wire.GAP_REASON_NO_LONGER_KEPT, missing_events=missing)

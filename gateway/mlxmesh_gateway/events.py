@@ -1,0 +1,52 @@
+"""All that a gateway does with events: it keeps them, tells its own, and passes them on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from mlxmesh_gateway.event_log import GatewayEventLog
+from mlxmesh_gateway.instance_events import InstanceEvents
+from mlxmesh_gateway.status import SERVICES
+from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.events import Delivery, EventBus
+from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.tls import CertificateSource
+
+
+class GatewayEvents:
+    """Its own events go into its own log at once, and to the other gateways."""
+
+    def __init__(
+        self, registry: Registry, *, instance_id: str, certificates: CertificateSource | None
+    ) -> None:
+        self.log = GatewayEventLog()
+        bus = EventBus(service="gateway", instance_id=instance_id)
+        self.publish = bus.publish
+        open_ = partial(open_channel, certificates=certificates)
+        self._delivery = Delivery(registry, own_id=instance_id, open_=open_)
+        self._instances = InstanceEvents(
+            registry, SERVICES, own_id=instance_id, publish=self.publish
+        )
+        bus.subscribe(lambda event: self.log.add([event]))
+        bus.subscribe(self._delivery.put)
+
+    @asynccontextmanager
+    async def running(self, webhooks: tuple[str, ...]) -> AsyncGenerator[None]:
+        """Delivers, follows the registry and tells webhooks beside the body."""
+        async with AsyncExitStack() as stack:
+            if webhooks:
+                # Not at the top: few gateways need an HTTP client.
+                from mlxmesh_gateway.webhooks import running_webhooks
+
+                await stack.enter_async_context(running_webhooks(webhooks, self.log.events))
+            work = (self._delivery.run(), self._instances.run())
+            tasks = [asyncio.create_task(each) for each in work]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,183 @@
+"""What passes through this gateway, counted over the last minute.
+
+A message costs two additions and a look at the clock; only the first messages of a stream, until
+its first output, and its last one are parsed.
+"""
+
+import asyncio
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+from mlxmesh.generation.v1.generation_pb2 import CompleteResponse, Finished, GenerateResponse
+from mlxmesh.telemetry.v1.traffic_pb2 import Histogram, Traffic, TrafficCounts
+from mlxmesh_gateway.durations import bucket_of, percentiles
+from mlxmesh_shared.errors import Cancelled
+
+SLOT_NS = 5 * 10**9
+SLOTS = 12
+
+Clock = Callable[[], int]
+"""Nanoseconds, of a clock that never goes back."""
+
+
+class _Slot:
+    """The counts of five seconds."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.ends_ns = (number + 1) * SLOT_NS
+        self.requests = 0
+        self.errors = 0
+        self.completion_tokens = 0
+        self.first: Counter[int] = Counter()
+        self.between: Counter[int] = Counter()
+
+
+class ModelWindow:
+    """The counts of one model over the last minute."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self._slots: deque[_Slot] = deque([_Slot(0)], maxlen=SLOTS)
+
+    def slot(self, now_ns: int) -> _Slot:
+        """What is counted now is counted there."""
+        number = now_ns // SLOT_NS
+        if self._slots[-1].number != number:
+            self._slots.append(_Slot(number))
+        return self._slots[-1]
+
+    def counts(self, model: str, now_ns: int) -> TrafficCounts:
+        """The sum of the last minute."""
+        oldest = now_ns // SLOT_NS - SLOTS + 1
+        slots = [slot for slot in self._slots if slot.number >= oldest]
+        return TrafficCounts(
+            model=model,
+            running=self.running,
+            requests=sum(slot.requests for slot in slots),
+            errors=sum(slot.errors for slot in slots),
+            completion_tokens=sum(slot.completion_tokens for slot in slots),
+            time_to_first_token=Histogram(counts=_sum(slot.first for slot in slots)),
+            between_messages=Histogram(counts=_sum(slot.between for slot in slots)),
+        )
+
+
+class GatewayTraffic:
+    """The windows of all models that have answered through this gateway.
+
+    A model is what Started names, which the catalogue bounds; never what a client asked for.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic_ns) -> None:
+        self._clock = clock
+        self._windows: defaultdict[str, ModelWindow] = defaultdict(ModelWindow)
+
+    def generation(self) -> "Observed":
+        """Counts one generation, from now to the end of the body."""
+        return Observed(self._windows, self._clock)
+
+    def counts(self) -> list[TrafficCounts]:
+        """By model; the empty name has what ended before a model was known."""
+        now_ns = self._clock()
+        return [window.counts(model, now_ns) for model, window in sorted(self._windows.items())]
+
+
+class Observed:
+    """One generation on its way through."""
+
+    def __init__(self, windows: defaultdict[str, ModelWindow], clock: Clock) -> None:
+        self._windows = windows
+        self._clock = clock
+        self._window = windows[""]
+        self._started_ns = self._last_ns = clock()
+        self._slot = self._window.slot(self._started_ns)
+        self._has_output = False
+        self._last = b""
+
+    def __enter__(self) -> Self:
+        self._window.running += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._window.running -= 1
+        slot = self._window.slot(self._clock())
+        slot.requests += 1
+        if error is not None:
+            slot.errors += not isinstance(error, Cancelled | asyncio.CancelledError)
+        elif self._last:
+            slot.completion_tokens += _tokens(GenerateResponse.FromString(self._last).finished)
+
+    def message(self, encoded: bytes) -> None:
+        """One message of the stream, as it came."""
+        now_ns = self._clock()
+        self._last = encoded
+        if now_ns >= self._slot.ends_ns:
+            self._slot = self._window.slot(now_ns)
+        if self._has_output:
+            self._slot.between[bucket_of((now_ns - self._last_ns) // 1000)] += 1
+        else:
+            self._begin(encoded, now_ns)
+        self._last_ns = now_ns
+
+    def answer(self, encoded: bytes) -> None:
+        """The answer of a generation that is no stream."""
+        response = CompleteResponse.FromString(encoded)
+        self._belongs_to(response.started.model)
+        self._slot.completion_tokens += _tokens(response.finished)
+
+    def _begin(self, encoded: bytes, now_ns: int) -> None:
+        response = GenerateResponse.FromString(encoded)
+        if response.HasField("started"):
+            self._belongs_to(response.started.model)
+        elif response.HasField("delta") or response.HasField("finished"):
+            self._has_output = True
+            self._slot.first[bucket_of((now_ns - self._started_ns) // 1000)] += 1
+
+    def _belongs_to(self, model: str) -> None:
+        self._window.running -= 1
+        self._window = self._windows[model]
+        self._window.running += 1
+        self._slot = self._window.slot(self._clock())
+
+
+def merged(counts: Iterable[TrafficCounts]) -> list[Traffic]:
+    """What several gateways counted: all models together, then each by name."""
+    by_model: dict[str, list[TrafficCounts]] = defaultdict(list)
+    every = list(counts)
+    for one in every:
+        by_model[one.model].append(one)
+    named = sorted(by_model.items())
+    return [total(every), *(total(each, model) for model, each in named if model)]
+
+
+def total(counts: Iterable[TrafficCounts], model: str = "") -> Traffic:
+    """The sum of some counts, with percentiles instead of histograms."""
+    every = list(counts)
+    return Traffic(
+        model=model,
+        running=sum(one.running for one in every),
+        requests=sum(one.requests for one in every),
+        errors=sum(one.errors for one in every),
+        completion_tokens=sum(one.completion_tokens for one in every),
+        time_to_first_token=percentiles(_sum(one.time_to_first_token.counts for one in every)),
+        between_messages=percentiles(_sum(one.between_messages.counts for one in every)),
+    )
+
+
+def _sum(each: Iterable[Mapping[int, int]]) -> Counter[int]:
+    result: Counter[int] = Counter()
+    for counts in each:
+        result.update(counts)
+    return result
+
+
+def _tokens(finished: Finished) -> int:
+    return finished.usage.completion_tokens

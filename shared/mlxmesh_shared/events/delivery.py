@@ -1,0 +1,134 @@
+"""Brings the events of a process to every gateway: at least once, in order for each of them."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
+
+from mlxmesh.telemetry.v1.events_pb2 import Event, PublishEventsRequest
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
+from mlxmesh_shared.channels import OpenChannel, open_channel
+from mlxmesh_shared.errors import DeadlineExceeded, MeshError
+from mlxmesh_shared.events.log import Batch, EventLog
+from mlxmesh_shared.registry import Instance, Registry
+
+MOST_KEPT = 1024
+OVERLAP_S = 5.0
+CALL_TIMEOUT_S = 5.0
+RETRY_MIN_S = 0.1
+RETRY_MAX_S = 2.0
+WATCH_AGAIN_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Delivery:
+    """Keeps the last events, and for each gateway how far it has them.
+
+    A gateway that is new gets what no gateway has taken yet, so what happens while there is none
+    is not lost, and what happened within `overlap_s`: it may have served before it was noticed
+    here. What others have taken before is history, which it does not get.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        own_id: str = "",
+        open_: OpenChannel = open_channel,
+        most_kept: int = MOST_KEPT,
+        overlap_s: float = OVERLAP_S,
+    ) -> None:
+        """`own_id` is a gateway's own, which needs no delivery to itself."""
+        self._registry = registry
+        self._own_id = own_id
+        self._open = open_
+        self._log = EventLog(most_kept)
+        self._overlap_ns = round(overlap_s * 1e9)
+        self._taken = 0  # by any gateway: the number of the last event
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._idle = asyncio.Event()
+        self.dropped = 0
+        """Deliveries that were given up: the gateway was too far behind, or refused the events."""
+
+    def put(self, event: Event) -> None:
+        """Takes an event for delivery; returns at once."""
+        self._log.add(event)
+        if self._own_id:
+            self._taken = self._log.newest
+
+    async def run(self) -> None:
+        """Delivers until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                try:
+                    async for gateways in self._registry.watch("gateway"):
+                        self._follow(gateways, tasks)
+                except (MeshError, OSError):
+                    _log.exception("the registry's watch of gateways failed; trying again")
+                await asyncio.sleep(WATCH_AGAIN_S)
+
+    async def flush(self, timeout_s: float) -> None:
+        """Waits until some gateway has every event; not longer than timeout_s, or without one."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._tasks and self._taken < self._log.newest:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            _log.warning("the last events of this process reached no gateway in time")
+
+    def _follow(self, gateways: Sequence[Instance], tasks: asyncio.TaskGroup) -> None:
+        named = {
+            (one.instance_id, one.address): one
+            for one in gateways
+            if one.instance_id != self._own_id
+        }
+        for place in self._tasks.keys() - named.keys():
+            self._tasks.pop(place).cancel()
+        for place in named.keys() - self._tasks.keys():
+            self._tasks[place] = tasks.create_task(self._serve(named[place]))
+        self._idle.set()
+
+    async def _serve(self, gateway: Instance) -> None:
+        """Delivers to one gateway until cancelled; connects with the first event."""
+        channel = None
+        try:
+            recent = self._log.before(time.time_ns() - self._overlap_ns)
+            async for batch in self._log.follow(min(self._taken, recent)):
+                if channel is None:
+                    channel = self._open(gateway.address, role="gateway")
+                if batch.lost:
+                    self._drop(batch.lost, gateway, "it is too far behind")
+                await self._deliver(TelemetryServiceStub(channel), batch, gateway)
+        finally:
+            if channel is not None:
+                await channel.close()
+
+    async def _deliver(self, stub: TelemetryServiceStub, batch: Batch, gateway: Instance) -> None:
+        request = PublishEventsRequest(events=batch.events)
+
+        async def attempt() -> None:
+            await stub.PublishEvents(request, timeout=CALL_TIMEOUT_S)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(_may_go_well_later),
+            wait=wait_random_exponential(multiplier=RETRY_MIN_S, max=RETRY_MAX_S),
+            reraise=True,
+        )
+        try:
+            await retrying(attempt)
+        except MeshError as error:
+            self._drop(len(batch.events), gateway, error.reason)
+        self._taken = max(self._taken, batch.last)
+        self._idle.set()
+
+    def _drop(self, count: int, gateway: Instance, why: str) -> None:
+        self.dropped += count
+        _log.warning("%d events did not reach %s: %s", count, gateway.instance_id, why)
+
+
+def _may_go_well_later(error: BaseException) -> bool:
+    return isinstance(error, MeshError) and (error.retryable or isinstance(error, DeadlineExceeded))

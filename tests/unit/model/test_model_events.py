@@ -1,0 +1,99 @@
+"""Which changes of the catalogue are events."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from mlxmesh_model.catalog import (
+    Artifact,
+    FailureRecord,
+    Model,
+    Phase,
+    Replica,
+    Source,
+    Version,
+)
+from mlxmesh_model.lifecycle import State
+from mlxmesh_model.model_events import publish_change
+
+ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 10, 20, "float32", 4096, 1024)
+FAILURE = FailureRecord(8, "INSUFFICIENT_MEMORY", "it does not fit")
+
+
+def version(state: State, number: int = 1, **facts: Any) -> Version:
+    now = datetime.now(UTC)
+    return replace(
+        Version("pocket", number, state, Source(hub_id="owner/pocket"), now, ARTIFACT), **facts
+    )
+
+
+def model(*versions: Version, **aliases: int) -> Model:
+    return Model("pocket", versions, aliases)
+
+
+def events(before: Model | None, after: Model | None) -> list[tuple[str, str]]:
+    told: list[tuple[str, str]] = []
+    payloads.clear()
+
+    def publish(payload: Any, correlation_id: str = "") -> None:
+        payloads.append(payload)
+        told.append((type(payload).__name__, correlation_id))
+
+    publish_change(publish, before, after)
+    return told
+
+
+payloads: list[Any] = []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (None, State.AVAILABLE, "ModelRegistered"),
+        (None, State.PULLING, None),
+        (State.PULLING, State.AVAILABLE, "ModelPulled"),
+        (State.PULLING, State.PULL_FAILED, "ModelPullFailed"),
+        (State.PULL_FAILED, State.PULLING, None),
+        (State.AVAILABLE, State.LOADING, None),
+        (State.LOADING, State.READY, "ModelLoaded"),
+        (State.READY, State.READY, None),
+        (State.READY, State.LOADING, None),
+        (State.LOADING, State.LOAD_FAILED, "ModelLoadFailed"),
+        (State.READY, State.UNLOADING, None),
+        (State.UNLOADING, State.AVAILABLE, "ModelUnloaded"),
+    ],
+)
+def test_a_change_of_state_is_an_event_when_it_is_news(
+    before: State | None, after: State, expected: str | None
+) -> None:
+    old = model(version(before)) if before else None
+    assert events(old, model(version(after))) == ([(expected, "pocket@1")] if expected else [])
+
+
+def test_the_facts_are_those_of_the_version() -> None:
+    ready = Replica("e-1", "r-1", Phase.READY)
+    loaded = version(State.READY, replicas=(ready,), desired_replicas=2)
+    events(model(version(State.LOADING)), model(loaded))
+    assert (payloads[0].ready_replicas, payloads[0].desired_replicas) == (1, 2)
+    events(model(version(State.PULLING)), model(version(State.AVAILABLE)))
+    assert (payloads[0].source, payloads[0].weights_bytes) == ("owner/pocket@", 20)
+    events(model(version(State.LOADING)), model(version(State.LOAD_FAILED, failure=FAILURE)))
+    assert payloads[0].failure.reason == "INSUFFICIENT_MEMORY"
+
+
+def test_versions_that_are_gone_were_deleted() -> None:
+    one, two = version(State.AVAILABLE), version(State.AVAILABLE, 2)
+    assert events(model(one, two), model(two)) == [("ModelDeleted", "pocket@1")]
+    assert sorted(events(model(one, two, stable=1), None)) == [
+        ("ModelDeleted", "pocket@1"),
+        ("ModelDeleted", "pocket@2"),
+    ]
+
+
+def test_aliases_that_were_set_moved_and_removed() -> None:
+    one = version(State.AVAILABLE)
+    before, after = model(one, a=1, b=1, same=1), model(one, b=2, c=1, same=1)
+    assert [each for _, each in events(before, after)] == ["pocket:a", "pocket:b", "pocket:c"]
+    assert [(each.alias, each.version) for each in payloads] == [("a", 0), ("b", 2), ("c", 1)]
