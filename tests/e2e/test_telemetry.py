@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,18 @@ class Observed:
     mesh: RunningMesh
     received: Received
 
-    async def generate(self, number: int, trace_id: int, **options: Any) -> int:
-        """One stream within a trace of the caller's own; returns its prompt's tokens."""
+    async def generate(
+        self,
+        number: int,
+        trace_id: int,
+        on_first_token: Callable[[str], None] = lambda _: None,
+        **options: Any,
+    ) -> int:
+        """One stream within a trace of the caller's own; returns its prompt's tokens.
+
+        `on_first_token` is told the engine.
+        """
+        engine_id, tokens = "", 0
         prompt_tokens = 0
         parent = SpanContext(trace_id, number, is_remote=False, trace_flags=TraceFlags(1))
         token = attach(trace.set_span_in_context(NonRecordingSpan(parent)))
@@ -51,6 +61,11 @@ class Observed:
                     "ignore_eos": True,
                 } | options
                 async for event in client.generate("pocket", **options):
+                    if event.started is not None:
+                        engine_id = event.started.engine_id
+                    if event.token_ids and not tokens:
+                        on_first_token(engine_id)
+                    tokens += len(event.token_ids)
                     if event.finished is not None:
                         prompt_tokens = event.finished.usage.prompt_tokens
         finally:
@@ -128,14 +143,11 @@ async def test_each_of_many_sequences_keeps_its_own_parent(observed: Observed) -
 async def test_a_stream_that_goes_on_at_another_engine_stays_in_its_trace(
     observed: Observed,
 ) -> None:
-    running = asyncio.create_task(observed.generate(1, 0xC1, max_tokens=300))
     rows = await asyncio.to_thread(lambda: observed.mesh.status()["instances"])
-    while not (
-        busy := [row for row in rows if row["service"] == "engine" and row["load"]["running"]]
-    ):
-        rows = await asyncio.to_thread(lambda: observed.mesh.status()["instances"])
-    os.kill(busy[0]["pid"], signal.SIGKILL)
-    await running
+    pids = {row["instance_id"]: row["pid"] for row in rows if row["service"] == "engine"}
+    await observed.generate(
+        1, 0xC1, lambda engine_id: os.kill(pids[engine_id], signal.SIGKILL), max_tokens=300
+    )
     spans = await observed.spans_of(0xC1, 8)
     (generation,) = [span for span in spans if span.name == "text_completion pocket"]
     lost, second = observed.received.children(generation)
