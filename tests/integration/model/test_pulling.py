@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -141,8 +142,8 @@ async def test_a_pull_that_goes_on_at_another_commit_mixes_nothing(service, hub)
 class _SlowStore(Store):
     """A catalogue whose `begin_pull` is done before it tells so."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        super().__init__(engine)
+    def __init__(self, engine: AsyncEngine, *more: Any) -> None:
+        super().__init__(engine, *more)
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
 
     async def begin_pull(self, name: str, source: Source) -> Version:

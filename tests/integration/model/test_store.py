@@ -155,3 +155,16 @@ async def test_changes_by_another_process_ring(tmp_path):
         await asyncio.gather(following, return_exceptions=True)
         await mine.close()
         await other.close()
+
+
+async def test_whoever_opens_the_catalogue_is_told_of_its_own_changes(tmp_path):
+    told: list[tuple[bool, bool]] = []
+    store = await Store.open(
+        url(tmp_path), lambda before, after: told.append((before is not None, after is not None))
+    )
+    await store.register("pocket", ARTIFACT)
+    await store.register("pocket", ARTIFACT)  # the same again: no change
+    await store.set_alias("pocket", "stable", 1)
+    await store.delete(ModelReference("pocket"))
+    assert told == [(False, True), (True, True), (True, False)]
+    await store.close()
