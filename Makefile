@@ -86,7 +86,7 @@ test-all: protos tools ## Every test, also those that use Go, Node and grpcurl, 
 demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything
 	$(BIN)/python -m mlxmesh_launcher.demo
 
-pictures: protos ## Take docs/images/top.svg from a running mesh with work to do
+pictures: protos ## Take docs/images/top.svg and trace.svg from a running mesh
 	$(BIN)/python deploy/tools/pictures.py
 
 up: protos ## Start the mesh in the foreground (Ctrl-C stops it); REGISTRY=consul for Consul

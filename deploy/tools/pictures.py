@@ -11,7 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from mlxmesh_cli.look import Look
+from mlxmesh_cli.timeline import timeline
 from mlxmesh_cli.top_view import frame
+from mlxmesh_cli.trace import whole_trace
 from mlxmesh_client import MeshClient, MeshError
 from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.mesh import Mesh, MeshOptions
@@ -21,6 +23,7 @@ from mlxmesh_shared.settings import MeshSettings, load_settings
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 COLUMNS, LINES = 80, 30
+TRACE_COLUMNS = 120
 STREAMS = 24
 LOAD_S = 20.0
 # Long enough for its keys and values to be kept, so that the picture shows prefix hits.
@@ -37,6 +40,7 @@ async def pictures(forked: Mapping[str, ForkedProcess]) -> None:
         try:
             await mesh.start(lambda _: None)
             await _top(mesh.gateway)
+            await _trace(mesh.gateway)
         finally:
             await mesh.stop(lambda _: None)
             await registry.close()
@@ -57,6 +61,19 @@ async def _top(gateway: str) -> None:
     console = Console(record=True, width=COLUMNS, height=LINES, file=sys.stderr)
     console.print(frame(look.screen, LINES))
     _save(console, "top", title="mlxmesh top")
+
+
+async def _trace(gateway: str) -> None:
+    """Of one request to a mesh at rest."""
+    async with MeshClient(gateway) as client:
+        messages = [("user", "Tell me a long story about the moon.")]
+        request_id = "moon"
+        async for _ in client.generate("pocket", messages=messages, request_id=request_id):
+            pass
+        trace = await whole_trace(client, request_id)
+    console = Console(record=True, width=TRACE_COLUMNS, file=sys.stderr)
+    console.print(timeline(trace.spans))
+    _save(console, "trace", title=f"mlxmesh trace {request_id}")
 
 
 async def _keep_asking(client: MeshClient, number: int) -> None:

@@ -46,13 +46,13 @@ def timeline(spans: Sequence[Span]) -> Group:
 
 def _table() -> Table:
     """What there is no room for is left out of the details, and then of the names."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("span", no_wrap=True, overflow="ellipsis", min_width=20)
     table.add_column("process", no_wrap=True, overflow="ellipsis", min_width=10)
-    table.add_column("at ms", justify="right", no_wrap=True, min_width=7)
-    table.add_column("took ms", justify="right", no_wrap=True, min_width=7)
-    table.add_column("", no_wrap=True, min_width=BAR_CHARACTERS)
-    table.add_column("details", no_wrap=True, overflow="ellipsis", min_width=0)
+    table.add_column("at ms", justify="right", no_wrap=True, width=8)
+    table.add_column("took ms", justify="right", no_wrap=True, width=8)
+    table.add_column("", no_wrap=True, width=BAR_CHARACTERS)
+    table.add_column("details", no_wrap=True, overflow="ellipsis", ratio=1)
     return table
 
 

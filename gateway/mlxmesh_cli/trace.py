@@ -31,7 +31,7 @@ def trace(
     json: Json = False,
 ) -> None:
     """Show the timeline of one recent request: what each process did for it, and how long."""
-    response = run(_found(request, address, data_dir))
+    response = run(_asked(request, address, data_dir))
     if json:
         print_json(to_dict(response))
         return
@@ -42,21 +42,25 @@ def trace(
     Console().print(timeline(response.spans))
 
 
-async def _found(request: str, address: str | None, data_dir: DataDir) -> GetTraceResponse:
-    """The whole trace; one that is not there yet is waited for. Raises: TraceNotFound."""
+async def _asked(request: str, address: str | None, data_dir: DataDir) -> GetTraceResponse:
+    async with connect(address, data_dir) as client:
+        return await whole_trace(client, request)
+
+
+async def whole_trace(client: MeshClient, request: str) -> GetTraceResponse:
+    """The trace of one request; one that is not whole yet is waited for. Raises: TraceNotFound."""
     from mlxmesh_shared.errors import TraceNotFound
 
     until_s = time.monotonic() + PATIENCE_S
-    async with connect(address, data_dir) as client:
-        while True:
-            try:
-                response = await _ask(client, request)
-                if response.settled_ms >= WHOLE_AFTER_MS or time.monotonic() >= until_s:
-                    return response
-            except TraceNotFound:
-                if time.monotonic() >= until_s:
-                    raise
-            await asyncio.sleep(POLL_S)
+    while True:
+        try:
+            response = await _ask(client, request)
+            if response.settled_ms >= WHOLE_AFTER_MS or time.monotonic() >= until_s:
+                return response
+        except TraceNotFound:
+            if time.monotonic() >= until_s:
+                raise
+        await asyncio.sleep(POLL_S)
 
 
 async def _ask(client: MeshClient, request: str) -> GetTraceResponse:
