@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, HistogramDataPoint, Metric
 
 from mlxmesh_gateway.otlp.messages import origin
 
@@ -45,7 +46,9 @@ class PrometheusSink:
         for one in request.resource_metrics:
             process = self._process(*origin(one.resource))
             for scope in one.scope_metrics:
-                process.by_name.update((metric.name, metric) for metric in scope.metrics)
+                for metric in scope.metrics:
+                    before = process.by_name.get(metric.name)
+                    process.by_name[metric.name] = _with_exemplars(metric, before)
 
     async def logs(self, request: ExportLogsServiceRequest) -> None:
         """Prometheus has no use for them."""
@@ -67,3 +70,25 @@ class PrometheusSink:
             process = self._processes[key] = ProcessMetrics(service, instance_id, 0)
         process.seen_s = self._clock()
         return process
+
+
+def _with_exemplars(metric: Metric, before: Metric | None) -> Metric:
+    """The metric; an exemplar, which is told only once, stays until its bucket has a newer one."""
+    if before is None or not metric.HasField("histogram"):
+        return metric
+    known = {_labels(point): point.exemplars for point in before.histogram.data_points}
+    # The request belongs to the other sinks too.
+    joined = Metric()
+    joined.CopyFrom(metric)
+    for point in joined.histogram.data_points:
+        bounds = list(point.explicit_bounds)
+        told = (*known.get(_labels(point), ()), *point.exemplars)
+        newest = {bisect_left(bounds, each.as_double): each for each in told}
+        kept = [Exemplar.FromString(each.SerializeToString()) for each in newest.values()]
+        del point.exemplars[:]
+        point.exemplars.extend(kept)
+    return joined
+
+
+def _labels(point: HistogramDataPoint) -> tuple[bytes, ...]:
+    return tuple(sorted(each.SerializeToString(deterministic=True) for each in point.attributes))

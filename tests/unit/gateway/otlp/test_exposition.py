@@ -142,3 +142,23 @@ async def test_a_process_that_is_silent_is_forgotten() -> None:
     assert len(list(sink.processes())) == 1
     now_s = 61
     assert list(sink.processes()) == []
+
+
+async def test_an_exemplar_stays_until_its_bucket_has_a_newer_one() -> None:
+    sink = PrometheusSink()
+    told = {1: (0.5, 0.05), 2: (0.6,), 3: ()}
+    for trace, values in told.items():
+        metric = histogram(3, 2, 1)
+        for value in values:
+            metric.histogram.data_points[0].exemplars.add(
+                as_double=value, trace_id=trace.to_bytes(16), span_id=bytes(7) + b"\x02"
+            )
+        await sink.metrics(metrics(metric))
+    text = expose(sink.processes(), OPENMETRICS)[0].decode()
+    found = {
+        sample.labels["le"]: sample.exemplar.labels["trace_id"]
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.exemplar
+    }
+    assert found == {"0.1": f"{1:032x}", "1.0": f"{2:032x}"}
