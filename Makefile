@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := $(HOME)/.cache/mlxmesh/tools
 PYTEST := $(BIN)/python -m pytest
-# Two at a time: most tests wait more than they compute.
-WORKERS := -n 2 --dist loadgroup
+# Two at a time: most tests wait more than they compute. tests/conftest.py says which go together.
+WORKERS := -n 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup protos constraints docs format lint check test test-all tools collector prometheus consul consul-agent demo pictures up down chaos fuzz bench bench-peers clean
@@ -95,10 +95,10 @@ up: protos ## Start the mesh in the foreground (Ctrl-C stops it); REGISTRY=consu
 down: $(VENV)/.ready ## Stop the mesh
 	$(BIN)/mlxmesh down
 
-# The curves of the peers are drawn too where `make bench-peers` left its figures.
 fuzz: protos ## Fuzz what reads bytes from outside, 60 s for each target (FUZZ="--seconds 600 wire")
 	$(BIN)/python -m tests.chaos.fuzz $(FUZZ)
 
+# The curves of the peers are drawn too where `make bench-peers` left its figures.
 bench: protos ## Measure the mesh, say which targets are met, draw the curves (BENCH="--only 1,4 --rounds 3")
 	$(BIN)/python -m tests.bench --json build/bench.json --picture docs/images/benchmarks.svg \
 		$(addprefix --peers ,$(wildcard build/bench-peers.json)) $(BENCH)

@@ -1,21 +1,25 @@
 """What every test of this project shares."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Shared machines pause at any moment: an example is judged by its result, never by its time.
 settings.register_profile("mlxmesh", deadline=None, print_blob=True)
 settings.load_profile("mlxmesh")
 
-HERE = Path(__file__).parent
-WHOLE_MESHES = [HERE / name for name in ("chaos", "clients", "e2e")]
+WHOLE_MESHES = ("tests/chaos/", "tests/clients/", "tests/e2e/")
 """Their tests start meshes of many processes, which would disturb each other."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (`-n 2 --dist loadgroup`): one mesh at a time, and each file in one."""
-    for item in items:
-        mesh = any(item.path.is_relative_to(folder) for folder in WHOLE_MESHES)
-        item.add_marker(pytest.mark.xdist_group("mesh" if mesh else str(item.path)))
+class OneMeshAtATime(LoadScopeScheduling):
+    """With several workers (`-n 2`): one of them has all whole meshes, and each file has one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "mesh" if nodeid.startswith(WHOLE_MESHES) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneMeshAtATime:
+    return OneMeshAtATime(config, log)

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RetryLimits:
-    """How hard one event is tried: by default for about two minutes."""
+    """How hard one event is tried: by default for half a minute, two when nobody answers."""
 
     attempts: int = 8
     pause_min_s: float = 0.5
