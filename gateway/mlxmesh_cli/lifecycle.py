@@ -38,7 +38,9 @@ def up(
     ] = 50051,
     http_port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Port of its HTTP; 0 takes a free one.  [default: 8051]"),
+        typer.Option(
+            min=0, max=65535, help="Port of its HTTP; 0 takes a free one.  [default: 8051]"
+        ),
     ] = None,
     replicas: Annotated[
         int | None,

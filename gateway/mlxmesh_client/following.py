@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from mlxmesh.telemetry.v1.events_pb2 import WatchEventsResponse
-from mlxmesh_shared.errors import MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import DeadlineExceeded, MeshError, ServiceUnavailable
 
 PAUSE_S = 1.0
 # So many ids are remembered, to leave out what another gateway tells again.
@@ -36,6 +36,8 @@ async def follow(
                         yield one
                     if one.HasField("event"):
                         _remember(seen, one.event.event_id)
+        except DeadlineExceeded:
+            continue  # the client's own limit for a call: nothing is lost
         except ServiceUnavailable as error:
             on_lost(error)
         await asyncio.sleep(pause_s)

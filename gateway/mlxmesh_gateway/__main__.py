@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -129,17 +130,21 @@ async def serve(
     with HttpPort(settings.http_listen, take_over=settings.take_over) as http:
         address = await server.start()
         instance = local_instance(settings, "gateway", instance_id, address, http=http.address)
-        async with events.running(settings.event_webhooks):
+        async with events.running(settings.event_webhooks), AsyncExitStack() as answering:
             try:
-                async with http.serving(partial(_http_app, receiver), _http_tls(settings)):
-                    await backends.start()
-                    await server.set_health("", serving=True)
-                    await server.set_health(TELEMETRY, serving=True)
-                    await registry.register(instance)
-                    await until(server.leaving)
+                await answering.enter_async_context(
+                    http.serving(partial(_http_app, receiver), _http_tls(settings))
+                )
+                await backends.start()
+                await server.set_health("", serving=True)
+                await server.set_health(TELEMETRY, serving=True)
+                await registry.register(instance)
+                await until(server.leaving)
             finally:
                 await registry.deregister(instance)
                 if await _followed(registry, instance):
+                    # HTTP clients go to the successor, like the others; else they see the drain.
+                    await answering.aclose()
                     await server.hand_over()
                 await backends.stop_following()
                 await server.drain(settings.drain_grace_s)

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from mlxmesh.telemetry.v1.events_pb2 import InstanceDraining, InstanceLeft, InstanceRegistered
-from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.registry import Instance, Registry
 
@@ -48,7 +47,7 @@ class InstanceEvents:
                     if before is not None and self._tells():
                         self._tell(changes(before, now))
                     before = now
-            except (MeshError, OSError):
+            except Exception:  # noqa: BLE001 - nothing may end this for good
                 _log.exception("the registry's watch of %s failed; trying again", service)
             await asyncio.sleep(WATCH_AGAIN_S)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,7 +84,7 @@ async def _address(process: asyncio.subprocess.Process) -> str:
     async for line in process.stdout:
         _, found, rest = line.decode().partition("serving on ")
         if found:
-            return rest.split(";")[0]
+            return re.split("[,;]", rest)[0]
     raise SystemExit("the mesh ended before it served; see `mlxmesh logs`")
 
 

@@ -129,6 +129,24 @@ async def test_a_gateway_that_comes_later_gets_what_happened_just_before_and_no_
 
 
 @MAKE
+async def test_a_gateway_that_was_away_goes_on_where_it_was(
+    stand: Stand, make: Callable[[], Gateway]
+) -> None:
+    stays, leaves = make(), make()
+    await stand.gateway("gateway-1", stays)
+    instance = await stand.gateway("gateway-2", leaves)
+    stand.happens(1)
+    await told(leaves, 1)
+    await stand.registry.deregister(instance)
+    await asyncio.sleep(0.05)
+    stand.happens(2)
+    await told(stays, 1, 2)
+    await asyncio.sleep(OVERLAP_S)
+    await stand.registry.register(instance)
+    await told(leaves, 1, 2)
+
+
+@MAKE
 async def test_what_a_lost_gateway_did_not_take_goes_to_the_next(
     stand: Stand, make: Callable[[], Gateway]
 ) -> None:

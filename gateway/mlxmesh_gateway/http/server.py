@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 BACKLOG = 128
 # Requests that run when the gateway leaves; a scrape takes milliseconds.
 GRACE_S = 2
+RETRY_S = 1.0
 
 MakeApp = Callable[[], Any]
 """Imports and makes the ASGI application; called on a thread."""
@@ -103,13 +104,15 @@ class _LazyServer:
         self._uvicorn: Any = None
 
     async def run(self) -> None:
-        await _readable(self._socket)
-        try:
-            self._uvicorn = await asyncio.to_thread(self._load)
-            await self._uvicorn.serve(sockets=[self._socket])
-        except Exception:
-            _log.exception("the HTTP port answers no more")
-            raise
+        while self._uvicorn is None:
+            await _readable(self._socket)
+            try:
+                self._uvicorn = await asyncio.to_thread(self._load)
+            except Exception:  # noqa: BLE001 - it must not end the port
+                # Certificates that are being renewed, for one.
+                _log.exception("the HTTP port cannot answer yet; trying again")
+                await asyncio.sleep(RETRY_S)
+        await self._uvicorn.serve(sockets=[self._socket])
 
     async def stop(self, task: asyncio.Task[None]) -> None:
         if self._uvicorn is not None:

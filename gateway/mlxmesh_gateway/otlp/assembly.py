@@ -69,7 +69,7 @@ def open_receiver(settings: GatewaySettings, instance_id: str) -> Receiver:
             each.name,
             sink,
             Selection(_signals(each), each.services, each.severity),
-            LaneOptions(queue_bytes=each.queue_bytes),
+            _lane_options(each),
         )
         for each, sink in zip(settings.telemetry_sinks, sinks, strict=True)
     ]
@@ -79,6 +79,13 @@ def open_receiver(settings: GatewaySettings, instance_id: str) -> Receiver:
     fan_out = FanOut(lanes, recent, tail, instance_id=instance_id)
     prometheus = next((sink for sink in sinks if isinstance(sink, PrometheusSink)), None)
     return Receiver(fan_out, recent, prometheus, sinks)
+
+
+def _lane_options(settings: SinkSettings) -> LaneOptions:
+    if settings.kind in ("file", "console"):
+        # A write that hangs cannot be called back: another one beside it would hang as well.
+        return LaneOptions(queue_bytes=settings.queue_bytes, send_timeout_s=None)
+    return LaneOptions(queue_bytes=settings.queue_bytes)
 
 
 def _signals(settings: SinkSettings) -> tuple[Signal, ...]:

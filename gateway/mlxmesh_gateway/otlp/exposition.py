@@ -54,7 +54,8 @@ def _families(processes: Iterable[ProcessMetrics]) -> list[Metric]:
     """One family a name, with the samples of every process that has it."""
     families: dict[str, Metric] = {}
     for process in processes:
-        for metric in process.by_name.values():
+        # A copy: this runs on a thread, and new ones may come meanwhile.
+        for metric in list(process.by_name.values()):
             kind = _kind(metric)
             if kind is None:
                 continue

@@ -32,7 +32,8 @@ class LaneOptions:
     """How much may wait for a sink, and how often it is tried."""
 
     queue_bytes: int = 8 * 2**20
-    send_timeout_s: float = 10.0
+    send_timeout_s: float | None = 10.0
+    """None for a sink whose sending cannot be broken off."""
     attempts: int = 6
     backoff_min_s: float = 0.5
     backoff_max_s: float = 15.0

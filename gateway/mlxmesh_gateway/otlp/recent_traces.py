@@ -45,7 +45,7 @@ class KeptTrace:
 
     first_s: float
     last_s: float
-    request_id: str = ""
+    request_ids: set[str] = field(default_factory=set[str])
     size_bytes: int = 0
     spans: list[KeptSpan] = field(default_factory=list[KeptSpan])
 
@@ -99,15 +99,15 @@ class RecentTraces:
         trace.size_bytes += size_bytes
         self._size_bytes += size_bytes
         request_id = attribute(span.attributes, REQUEST_ID)
-        if request_id and not trace.request_id:
-            trace.request_id = request_id
+        if request_id and request_id not in trace.request_ids:
+            trace.request_ids.add(request_id)
             self._by_request.setdefault(request_id, []).append(span.trace_id)
 
     def _forget(self, trace_id: bytes) -> None:
         trace = self._traces.pop(trace_id)
         self._size_bytes -= trace.size_bytes
-        if trace.request_id:
-            others = self._by_request[trace.request_id]
+        for request_id in trace.request_ids:
+            others = self._by_request[request_id]
             others.remove(trace_id)
             if not others:
-                del self._by_request[trace.request_id]
+                del self._by_request[request_id]

@@ -126,7 +126,7 @@ class TailRules:
         """Whether the span follows a decision to keep; else it is held, or dropped."""
         decision = self._decisions.get(span.trace_id)
         if decision is not None:
-            if failed(span) and not decision:
+            if not decision and (failed(span) or self._is_slow(span)):
                 decision = self._decisions[span.trace_id] = True
             return decision
         held = self._held.get(span.trace_id)
@@ -136,6 +136,10 @@ class TailRules:
         if is_root(span, source.service):
             held.decide_at_s = min(held.decide_at_s, now_s + SETTLE_S)
         return False
+
+    def _is_slow(self, span: Span) -> bool:
+        took_ns = span.end_time_unix_nano - span.start_time_unix_nano
+        return took_ns >= self._options.slow_ms * _NS_PER_MS
 
     def _make_room(self) -> Iterator[ExportTraceServiceRequest]:
         while self._held_bytes > self._options.max_held_bytes:

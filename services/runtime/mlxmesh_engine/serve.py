@@ -63,9 +63,7 @@ async def serve() -> None:
         watcher = ServedCalls(telemetry.of_process)
         server = _server(settings, servicer, certificates, watcher)
         address = await server.start()
-        stack.push_async_callback(server.drain, grace_s=1.0, settle_s=0)
         telling = asyncio.create_task(_tell_load(dispatcher, backend))
-        stack.callback(telling.cancel)
         await server.set_serving()
         announce({"address": address})
         registry = None
@@ -73,6 +71,9 @@ async def serve() -> None:
             registry = open_registry(settings, certificates)
             stack.push_async_callback(registry.close)
         await stack.enter_async_context(telemetry.exporting(registry, certificates))
+        # First of all at the end: callers must not wait until what was recorded is sent.
+        stack.push_async_callback(server.drain, grace_s=1.0, settle_s=0)
+        stack.callback(telling.cancel)
 
         await stopped_or_dead(backend.dead, server.leaving)
         # The runtime withdraws the engine's record; until callers know, they are not refused.

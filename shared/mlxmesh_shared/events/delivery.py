@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
@@ -20,6 +21,8 @@ CALL_TIMEOUT_S = 5.0
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 2.0
 WATCH_AGAIN_S = 1.0
+# Of gateways, most of which will not come back.
+MOST_REMEMBERED = 64
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class Delivery:
         self._overlap_ns = round(overlap_s * 1e9)
         self._taken = 0  # by any gateway: the number of the last event
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._reached: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._idle = asyncio.Event()
         self.dropped = 0
         """Deliveries that were given up: the gateway was too far behind, or refused the events."""
@@ -66,7 +70,7 @@ class Delivery:
                 try:
                     async for gateways in self._registry.watch("gateway"):
                         self._follow(gateways, tasks)
-                except (MeshError, OSError):
+                except Exception:  # noqa: BLE001 - nothing may end this for good
                     _log.exception("the registry's watch of gateways failed; trying again")
                 await asyncio.sleep(WATCH_AGAIN_S)
 
@@ -97,12 +101,16 @@ class Delivery:
         channel = None
         try:
             recent = self._log.before(time.time_ns() - self._overlap_ns)
-            async for batch in self._log.follow(min(self._taken, recent)):
+            place = gateway.instance_id, gateway.address
+            # One that was away for a while goes on where it was.
+            start = self._reached.get(place, min(self._taken, recent))
+            async for batch in self._log.follow(start):
                 if channel is None:
                     channel = self._open(gateway.address, role="gateway")
                 if batch.lost:
                     self._drop(batch.lost, gateway, "it is too far behind")
                 await self._deliver(TelemetryServiceStub(channel), batch, gateway)
+                self._note_reached(place, batch.last)
         finally:
             if channel is not None:
                 await channel.close()
@@ -122,8 +130,15 @@ class Delivery:
             await retrying(attempt)
         except MeshError as error:
             self._drop(len(batch.events), gateway, error.reason)
-        self._taken = max(self._taken, batch.last)
+        else:
+            self._taken = max(self._taken, batch.last)
         self._idle.set()
+
+    def _note_reached(self, place: tuple[str, str], number: int) -> None:
+        self._reached[place] = number
+        self._reached.move_to_end(place)
+        if len(self._reached) > MOST_REMEMBERED:
+            self._reached.popitem(last=False)
 
     def _drop(self, count: int, gateway: Instance, why: str) -> None:
         self.dropped += count

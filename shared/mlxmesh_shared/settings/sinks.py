@@ -12,18 +12,16 @@ from urllib.parse import parse_qsl
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mlxmesh_shared.settings.consul import FullPath
+from mlxmesh_shared.settings.webhooks import split_texts
 
 MIB = 2**20
 SIGNALS = ("traces", "metrics", "logs")
 
 
-def _listed(value: Any) -> Any:
-    return value.split(",") if isinstance(value, str) else value
-
-
 Signal = Literal["traces", "metrics", "logs"]
-Signals = Annotated[tuple[Signal, ...], BeforeValidator(_listed), Field(min_length=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Signals = Annotated[tuple[Signal, ...], BeforeValidator(split_texts), Field(min_length=1)]
+Service = Literal["gateway", "generation", "model", "runtime", "engine"]
+Services = Annotated[tuple[Service, ...], BeforeValidator(split_texts)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -41,7 +39,7 @@ class SinkSettings(BaseModel):
     """The collector's host:port, or the file's path."""
     signals: Signals = SIGNALS
     """What it gets: traces, metrics, logs."""
-    services: Names = ()
+    services: Services = ()
     """Whose: names of services, none for all."""
     severity: Literal["debug", "info", "warning", "error"] = "debug"
     """The least important log record that it gets."""

@@ -9,7 +9,7 @@ import pytest
 
 from mlxmesh.telemetry.v1 import events_pb2 as wire
 from mlxmesh_client.following import follow
-from mlxmesh_shared.errors import MeshError, PermissionDenied, ServiceUnavailable
+from mlxmesh_shared.errors import DeadlineExceeded, MeshError, PermissionDenied, ServiceUnavailable
 
 LOST = ServiceUnavailable("lost")
 
@@ -65,6 +65,12 @@ async def test_it_begins_where_it_was_asked_to() -> None:
     script = Script([event(8)])
     assert await script.take(1, after_sequence=7) == ["e-8"]
     assert script.asked == [(7, "")]
+
+
+async def test_the_clients_own_limit_for_a_call_is_no_loss() -> None:
+    script = Script([event(1), DeadlineExceeded("30 s are over")], [event(2)])
+    assert await script.take(2) == ["e-1", "e-2"]
+    assert script.lost == []
 
 
 async def test_what_is_no_loss_ends_it() -> None:

@@ -23,7 +23,7 @@ def test_by_default_prometheus_can_scrape() -> None:
 def test_several_stand_in_one_text() -> None:
     one, two, three, four = sinks(
         "prometheus; otlp:collector:4317?signals=traces,logs&severity=warning&tls=true;"
-        "file:/var/log/mesh.jsonl?max_bytes=10&services=gateway ; console"
+        "file:/var/log/mesh.jsonl?max_bytes=10&services=gateway, engine ; console"
     )
     assert (one.name, two.name, three.name, four.name) == (
         "prometheus",
@@ -32,7 +32,7 @@ def test_several_stand_in_one_text() -> None:
         "console",
     )
     assert (two.signals, two.severity, two.tls) == (("traces", "logs"), "warning", True)
-    assert (three.max_bytes, three.services) == (10, ("gateway",))
+    assert (three.max_bytes, three.services) == (10, ("gateway", "engine"))
     assert sinks("") == ()
 
 
@@ -58,6 +58,7 @@ def test_each_may_be_a_table_of_the_file(tmp_path: Path) -> None:
         ("console:x", "a console sink takes no target"),
         ("prometheus?signals=traces", "takes metrics only"),
         ("console?signals=tracks", "telemetry_sinks.0.signals.0"),
+        ("console?services=motor", "telemetry_sinks.0.services.0"),
         ("console?severity=loud", "telemetry_sinks.0.severity"),
         ("console?a=b", "telemetry_sinks.0.a"),
         ("console?a", r"write options as \?name=value"),

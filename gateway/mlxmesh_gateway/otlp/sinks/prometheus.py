@@ -43,6 +43,7 @@ class PrometheusSink:
 
     async def metrics(self, request: ExportMetricsServiceRequest) -> None:
         """Keeps them until the next ones come."""
+        self._forget_stale()
         for one in request.resource_metrics:
             process = self._process(*origin(one.resource))
             for scope in one.scope_metrics:
@@ -58,10 +59,14 @@ class PrometheusSink:
 
     def processes(self) -> Iterable[ProcessMetrics]:
         """Those that told something of late."""
+        self._forget_stale()
+        return self._processes.values()
+
+    def _forget_stale(self) -> None:
         oldest_s = self._clock() - STALE_S
-        fresh = {key: each for key, each in self._processes.items() if each.seen_s > oldest_s}
-        self._processes = fresh
-        return fresh.values()
+        self._processes = {
+            key: each for key, each in self._processes.items() if each.seen_s > oldest_s
+        }
 
     def _process(self, service: str, instance_id: str) -> ProcessMetrics:
         key = (service, instance_id)

@@ -8,7 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as classic_families
 
 from mlxmesh_gateway.otlp.exposition import expose, prometheus_name
-from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
+from mlxmesh_gateway.otlp.sinks.prometheus import STALE_S, PrometheusSink
 from tests.fakes.telemetry import CUMULATIVE, attributes, counter, gauge, metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -142,6 +142,15 @@ async def test_a_process_that_is_silent_is_forgotten() -> None:
     assert len(list(sink.processes())) == 1
     now_s = 61
     assert list(sink.processes()) == []
+
+
+async def test_a_process_that_is_silent_is_forgotten_though_nobody_scrapes() -> None:
+    now_s = [0.0]
+    sink = PrometheusSink(clock=lambda: now_s[0])
+    for number in range(5):
+        await sink.metrics(metrics(gauge("mlxmesh.kv", 1.5), service=f"engine-{number}"))
+        now_s[0] += STALE_S + 1
+    assert len(sink._processes) == 1
 
 
 async def test_an_exemplar_stays_until_its_bucket_has_a_newer_one() -> None:

@@ -19,9 +19,18 @@ def test_a_request_has_the_spans_of_every_process_and_of_each_of_its_traces() ->
     first, second = recent.of_request("r")
     assert [kept.service for kept in first.spans] == ["engine", "gateway"]
     assert (first.last_s, second.last_s) == (1, 2)
-    assert recent.of_trace((2).to_bytes(16, "big"))[0].request_id == "s"
+    assert recent.of_trace((2).to_bytes(16, "big"))[0].request_ids == {"s"}
     assert recent.of_request("t") == []
     assert recent.of_trace(bytes(16)) == []
+
+
+def test_each_request_of_one_clients_trace_is_found() -> None:
+    recent = RecentTraces(KeepOptions(max_traces=1))
+    for request_id in ("r", "s"):
+        recent.add(traces(span(1, request_id, request_id=request_id)), 0)
+    assert names(recent, "r") == names(recent, "s") == ["r", "s"]
+    recent.add(traces(span(2)), 1)
+    assert recent.of_request("r") == recent.of_request("s") == []
 
 
 def test_the_oldest_trace_goes_when_there_are_too_many() -> None:

@@ -87,6 +87,13 @@ def test_what_comes_late_follows_the_decision_and_an_error_turns_it() -> None:
     assert passed(rules, span(2, "later still", parent=1)) == ["later still"]
 
 
+def test_a_slow_request_turns_the_decision_on_its_clients_trace() -> None:
+    rules = TailRules(NONE)
+    passed(rules, span(1, "quick"))
+    list(rules.decided(AFTER_S))
+    assert passed(rules, span(1, "slow", took_s=1.0)) == ["slow"]
+
+
 def test_memory_is_bounded_the_oldest_is_decided_early() -> None:
     rules = TailRules(TailOptions(export_ratio=0, max_held_bytes=2000))
     early = [
