@@ -44,7 +44,7 @@ class Rig:
         *,
         max_running: int = 64,
         prefill_tokens_per_step: int = 512,
-        prefill_slowdown: float = 2.0,
+        prefill_slowdown: float = 1.7,
         prefix_cache_bytes: int = 0,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:

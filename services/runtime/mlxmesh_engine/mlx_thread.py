@@ -30,7 +30,7 @@ class LoopOptions:
     max_running: int = 64
     max_waiting: int = 256
     prefill_tokens_per_step: int = 512
-    prefill_slowdown: float = 2.0
+    prefill_slowdown: float = 1.7
     prefix_cache_bytes: int = 0
     token_interval_s: float = 0.0
 

@@ -137,7 +137,7 @@ class Scheduler:
         *,
         max_running: int,
         prefill_tokens_per_step: int,
-        prefill_slowdown: float = 2.0,
+        prefill_slowdown: float = 1.7,
         kv_capacity_tokens: int | None = None,
     ) -> None:
         self.kv_capacity_tokens = kv_capacity_tokens

@@ -106,7 +106,7 @@ class SimulatedEngine:
         max_running: int = 64,
         max_waiting: int = 256,
         prefill_tokens_per_step: int = 512,
-        prefill_slowdown: float = 2.0,
+        prefill_slowdown: float = 1.7,
         steps: StepCounts | None = None,
     ) -> None:
         self._load_model = load_model

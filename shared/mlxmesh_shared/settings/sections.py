@@ -238,7 +238,7 @@ class EngineSettings(MeshSettings):
     """Sequences that may wait; more are refused with RESOURCE_EXHAUSTED."""
     prefill_tokens_per_step: Count = 512
     """Most prompt tokens read between two decode steps."""
-    prefill_slowdown: Annotated[float, Field(gt=1, le=1000)] = 2.0
+    prefill_slowdown: Annotated[float, Field(gt=1, le=1000)] = 1.7
     """How many times as long a decode step may take while prompts above 256 tokens are read."""
     token_interval_ms: Annotated[float, Field(ge=0, le=1000)] = 10.0
     """Tokens of steps faster than this go out several at a time; 0 for each at once."""

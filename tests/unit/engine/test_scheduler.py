@@ -15,6 +15,7 @@ def scheduler(
     return Scheduler(
         max_running=max_running,
         prefill_tokens_per_step=budget,
+        prefill_slowdown=2.0,
         kv_capacity_tokens=kv_capacity_tokens,
     )
 
