@@ -103,18 +103,20 @@ async def test_the_whole_mesh_is_replaced_twice_and_no_call_fails(
     tmp_path: Path, quick_handover: None
 ) -> None:
     mesh = await asyncio.to_thread(start_mesh, tmp_path)
-    before = await asyncio.to_thread(pids, mesh)
-    async with load_on(mesh) as load:
-        for _ in range(2):
-            answer = await command(mesh, "restart", "--rolling")
-            assert answer == {"restarted": list(SERVICES)}
-        during = load.counts, load.streams
-        await asyncio.sleep(1)
-    assert min(during) > 0
-    after = await asyncio.to_thread(pids, mesh)
-    assert len(after) == len(before)
-    assert not {*before.values()} & {*after.values()}
-    await asyncio.to_thread(stop_mesh, mesh)
+    try:
+        before = await asyncio.to_thread(pids, mesh)
+        async with load_on(mesh) as load:
+            for _ in range(2):
+                answer = await command(mesh, "restart", "--rolling")
+                assert answer == {"restarted": list(SERVICES)}
+            during = load.counts, load.streams
+            await asyncio.sleep(1)
+        assert min(during) > 0
+        after = await asyncio.to_thread(pids, mesh)
+        assert len(after) == len(before)
+        assert not {*before.values()} & {*after.values()}
+    finally:
+        await asyncio.to_thread(stop_mesh, mesh)
 
 
 async def test_a_drained_generation_instance_loses_no_call(tmp_path: Path) -> None:
