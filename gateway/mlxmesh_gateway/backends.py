@@ -17,12 +17,11 @@ from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import Cancelled, MeshError, ServiceUnavailable
 from mlxmesh_shared.events import Publish, unheard
 from mlxmesh_shared.mesh_status import breaker_change
-from mlxmesh_shared.registry import Instance, Registry
+from mlxmesh_shared.registry import Instance, Registry, follow_service
 from mlxmesh_shared.retry_budget import RetryBudget
 
 _log = logging.getLogger(__name__)
 
-WATCH_AGAIN_S = 1.0
 Place = tuple[str, str]
 """An instance's id and address: together they name one life of one process."""
 OnChange = Callable[[str, bool], Awaitable[None]]
@@ -122,7 +121,10 @@ class Backends:
         """Learns who is there now, then follows every change until closed."""
         for service in self._endpoints:
             await self._update(service, await self._registry.resolve(service))
-        self._watches = [asyncio.create_task(self._follow(name)) for name in self._endpoints]
+        self._watches = [
+            asyncio.create_task(follow_service(self._registry, name, partial(self._update, name)))
+            for name in self._endpoints
+        ]
 
     async def stop_following(self) -> None:
         """Keeps everything as it is now."""
@@ -179,15 +181,6 @@ class Backends:
             ),
         )
         return [endpoint for _, endpoint in ranked]
-
-    async def _follow(self, service: str) -> None:
-        while True:
-            try:
-                async for instances in self._registry.watch(service):
-                    await self._update(service, instances)
-            except (MeshError, OSError):
-                _log.exception("the registry's watch of %s failed; trying again", service)
-            await asyncio.sleep(WATCH_AGAIN_S)
 
     async def _update(self, service: str, instances: Collection[Instance]) -> None:
         if instances:

@@ -1,16 +1,12 @@
 """Tells of instances that come and go, as the registry says: one gateway tells for all."""
 
 import asyncio
-import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from mlxmesh.telemetry.v1.events_pb2 import InstanceDraining, InstanceLeft, InstanceRegistered
 from mlxmesh_shared.events import Publish
-from mlxmesh_shared.registry import Instance, Registry
-
-WATCH_AGAIN_S = 1.0
-
-_log = logging.getLogger(__name__)
+from mlxmesh_shared.registry import Instance, Registry, follow_service
 
 InstanceEvent = InstanceRegistered | InstanceDraining | InstanceLeft
 
@@ -30,26 +26,22 @@ class InstanceEvents:
         self._own_id = own_id
         self._publish = publish
         self._gateways: Sequence[Instance] = ()
+        self._known: dict[str, Sequence[Instance]] = {}
 
     async def run(self) -> None:
         """Follows until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for service in self._services:
-                tasks.create_task(self._follow(service))
+                told = partial(self._told, service)
+                tasks.create_task(follow_service(self._registry, service, told))
 
-    async def _follow(self, service: str) -> None:
-        before: Sequence[Instance] | None = None
-        while True:
-            try:
-                async for now in self._registry.watch(service):
-                    if service == "gateway":
-                        self._gateways = now
-                    if before is not None and self._tells():
-                        self._tell(changes(before, now))
-                    before = now
-            except Exception:  # noqa: BLE001 - nothing may end this for good
-                _log.exception("the registry's watch of %s failed; trying again", service)
-            await asyncio.sleep(WATCH_AGAIN_S)
+    async def _told(self, service: str, now: Sequence[Instance]) -> None:
+        if service == "gateway":
+            self._gateways = now
+        before = self._known.get(service)
+        if before is not None and self._tells():
+            self._tell(changes(before, now))
+        self._known[service] = now
 
     def _tells(self) -> bool:
         first = min((gateway.instance_id for gateway in self._gateways), default="")

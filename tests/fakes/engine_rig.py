@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from mlxmesh_engine.blas import Blas
 from mlxmesh_engine.kv_cache import BatchCache
 from mlxmesh_engine.loader import LoadedModel, load
-from mlxmesh_engine.request import Sequence, Update
+from mlxmesh_engine.request import News, Sequence, Update
 from mlxmesh_engine.scheduler import Scheduler
-from mlxmesh_engine.step_loop import News, StepLoop
+from mlxmesh_engine.step_loop import StepLoop
 from tests.fakes.tiny_model import BLAS, mx
 
 STREAM = 1

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from mlxmesh_gateway.otlp.fan_out import FanOut
 from mlxmesh_gateway.otlp.lane import Lane, LaneOptions
-from mlxmesh_gateway.otlp.messages import Signal
 from mlxmesh_gateway.otlp.recent_traces import KeepOptions, RecentTraces
 from mlxmesh_gateway.otlp.selection import Selection
 from mlxmesh_gateway.otlp.sinks.collector import CollectorSink
@@ -21,7 +20,7 @@ from mlxmesh_gateway.otlp.sinks.json_lines import JsonLinesSink
 from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
 from mlxmesh_gateway.otlp.tail_rules import TailOptions, TailRules
 from mlxmesh_shared.settings import GatewaySettings
-from mlxmesh_shared.settings.sinks import SinkSettings
+from mlxmesh_shared.settings.sinks import Signal, SinkSettings
 
 _log = logging.getLogger(__name__)
 

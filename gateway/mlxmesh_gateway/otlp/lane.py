@@ -17,9 +17,10 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from mlxmesh_gateway.otlp.messages import ExportRequest, Signal, item_count
+from mlxmesh_gateway.otlp.messages import ExportRequest, item_count
 from mlxmesh_gateway.otlp.selection import Selection
 from mlxmesh_shared.errors import DeadlineExceeded, MeshError
+from mlxmesh_shared.settings.sinks import Signal
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 
 _log = logging.getLogger(__name__)

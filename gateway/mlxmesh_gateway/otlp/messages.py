@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
@@ -24,7 +24,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-Signal = Literal["traces", "metrics", "logs"]
+from mlxmesh_shared.settings.sinks import Signal
+
 ExportRequest = ExportTraceServiceRequest | ExportMetricsServiceRequest | ExportLogsServiceRequest
 
 
@@ -51,9 +52,6 @@ SERVICES: Mapping[Signal, OtlpService] = {
         f"{_COLLECTOR}.logs.v1.LogsService", ExportLogsServiceRequest, ExportLogsServiceResponse
     ),
 }
-
-REQUEST_ID = "mlxmesh.request_id"
-"""The attribute of a request's root span that names the request."""
 
 
 def text(value: AnyValue) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AggregationTemporality,
     Metric,
@@ -17,6 +16,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 
 from mlxmesh_gateway.otlp.lane import LaneStatus
+from mlxmesh_shared.telemetry.log_records import attribute
 
 
 class Instrument(NamedTuple):
@@ -60,7 +60,7 @@ def sink_metrics(statuses: Sequence[LaneStatus], instance_id: str) -> ExportMetr
     request = ExportMetricsServiceRequest()
     one = request.resource_metrics.add()
     identity = {"service.name": "gateway", "service.instance.id": instance_id}
-    one.resource.attributes.extend(_attributes(identity))
+    one.resource.attributes.extend(attribute(key, value) for key, value in identity.items())
     scope = one.scope_metrics.add()
     scope.scope.name = "mlxmesh.gateway.telemetry"
     now_ns = time.time_ns()
@@ -74,7 +74,7 @@ def _metric(instrument: Instrument, statuses: Sequence[LaneStatus], now_ns: int)
         NumberDataPoint(
             time_unix_nano=now_ns,
             as_int=getattr(status, instrument.field),
-            attributes=_attributes({"sink": status.name}),
+            attributes=[attribute("sink", status.name)],
         )
         for status in statuses
     ]
@@ -86,7 +86,3 @@ def _metric(instrument: Instrument, statuses: Sequence[LaneStatus], now_ns: int)
     else:
         metric.gauge.data_points.extend(points)
     return metric
-
-
-def _attributes(texts: Mapping[str, str]) -> list[KeyValue]:
-    return [KeyValue(key=key, value=AnyValue(string_value=text)) for key, text in texts.items()]

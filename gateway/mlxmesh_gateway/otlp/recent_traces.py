@@ -12,7 +12,8 @@ from typing import NamedTuple
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from mlxmesh_gateway.otlp.messages import REQUEST_ID, attribute, origin
+from mlxmesh_gateway.otlp.messages import attribute, origin
+from mlxmesh_shared.telemetry.attributes import REQUEST_ID
 
 # What a span costs besides its bytes: the tuple, the list's place, the object's head.
 _SPAN_OVERHEAD_BYTES = 200

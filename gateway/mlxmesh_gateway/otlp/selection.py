@@ -13,7 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, SeverityNumber
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from mlxmesh_gateway.otlp.messages import ExportRequest, Signal, origin
+from mlxmesh_gateway.otlp.messages import ExportRequest, origin
+from mlxmesh_shared.settings.sinks import Signal
 
 _LEAST = {
     "debug": SeverityNumber.SEVERITY_NUMBER_UNSPECIFIED,

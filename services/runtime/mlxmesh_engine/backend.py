@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from mlxmesh_engine.dispatcher import News, Worker
+from mlxmesh_engine.dispatcher import Worker
 from mlxmesh_engine.kv_memory import KvMemory
-from mlxmesh_engine.request import Load
+from mlxmesh_engine.request import Load, News
 
 Deliver = Callable[[News, Load], None]
 """Takes one turn's news; called on the event loop."""

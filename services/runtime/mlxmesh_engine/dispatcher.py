@@ -3,16 +3,14 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 from mlxmesh_engine.admission import Admission
 from mlxmesh_engine.outbox import Outbox
-from mlxmesh_engine.request import Load, Sequence, SequenceKey, Update
+from mlxmesh_engine.request import Load, News, Sequence, SequenceKey, Update
 from mlxmesh_shared.errors import InvalidArgument, MeshError
 
-News = Mapping[int, list[Update]]
-"""By stream id, in order."""
 OnEnd = Callable[[Sequence, Update], None]
 """Is told of each sequence that ended, and its last news."""
 

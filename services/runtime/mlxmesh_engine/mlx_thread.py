@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mlxmesh_engine.backend import Deliver
 from mlxmesh_engine.kv_memory import UNKNOWN, KvMemory
 from mlxmesh_engine.loader import LoadedModel
 from mlxmesh_engine.rate import TokenRate
-from mlxmesh_engine.request import Load, Sequence, SequenceKey
+from mlxmesh_engine.request import Load, News, Sequence, SequenceKey
 from mlxmesh_engine.scheduler import Scheduler
 from mlxmesh_engine.step_counts import StepCounts
-from mlxmesh_engine.step_loop import News, StepLoop
+from mlxmesh_engine.step_loop import StepLoop
 from mlxmesh_engine.token_interval import TokenInterval
 
 _log = logging.getLogger(__name__)
@@ -35,8 +36,6 @@ class LoopOptions:
     token_interval_s: float = 0.0
 
 
-Deliver = Callable[[News, Load], None]
-"""Takes one turn's news; called on the event loop."""
 Command = Callable[[StepLoop], None]
 
 

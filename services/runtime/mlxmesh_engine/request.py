@@ -126,6 +126,10 @@ class Update:
         )
 
 
+News = dict[int, list[Update]]
+"""By stream id, in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """How busy the engine is."""

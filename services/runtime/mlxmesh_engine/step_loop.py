@@ -16,15 +16,12 @@ from mlxmesh_engine.kv_cache import BatchCache
 from mlxmesh_engine.loader import LoadedModel
 from mlxmesh_engine.prefill import Prefill, groups
 from mlxmesh_engine.prefix_store import PrefixStore
-from mlxmesh_engine.request import FinishReason, Sequence, SequenceKey, Update
+from mlxmesh_engine.request import FinishReason, News, Sequence, SequenceKey, Update
 from mlxmesh_engine.scheduler import Active, PrefillSlice, Scheduler, read_of
 from mlxmesh_engine.step_counts import StepCounts
 from mlxmesh_shared.errors import DeadlineExceeded, EngineFailed, MeshError
 
 _log = logging.getLogger(__name__)
-
-News = dict[int, list[Update]]
-"""By stream id, in order."""
 
 # MLX keeps freed buffers for reuse; a changing batch leaves sizes that are never asked for again.
 _TURNS_BETWEEN_CLEARS = 512
@@ -88,7 +85,7 @@ class StepLoop:
             self._forget(active)
 
     def turn(self) -> Iterator[News]:
-        """One step, to be iterated to its end: the news of decoding, then those of reading.
+        """One step, to be iterated to its end: its news, those of decoding before any of reading.
 
         What was decoded need not wait for what is read.
         """
@@ -102,7 +99,8 @@ class StepLoop:
             # Nothing else bounds how much prefill is under way.
             mx.synchronize()
         self._note_times(rows=len(before.rows) if before is not None else 0)
-        yield self._take_news()
+        if self._scheduler.reading:
+            yield self._take_news()
         self._read_prompts()
         if self.idle:
             self._decode.drop_finished()

@@ -1,9 +1,6 @@
 """When the tokens of fast steps go out. Pure."""
 
-from mlxmesh_engine.request import Update
-
-News = dict[int, list[Update]]
-"""By stream id, in order."""
+from mlxmesh_engine.request import News
 
 
 class TokenInterval:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
@@ -13,14 +14,13 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import DeadlineExceeded, MeshError
 from mlxmesh_shared.events.log import Batch, EventLog
-from mlxmesh_shared.registry import Instance, Registry
+from mlxmesh_shared.registry import Instance, Registry, follow_service
 
 MOST_KEPT = 1024
 OVERLAP_S = 5.0
 CALL_TIMEOUT_S = 5.0
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 2.0
-WATCH_AGAIN_S = 1.0
 # Of gateways, most of which will not come back.
 MOST_REMEMBERED = 64
 
@@ -66,13 +66,8 @@ class Delivery:
     async def run(self) -> None:
         """Delivers until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            while True:
-                try:
-                    async for gateways in self._registry.watch("gateway"):
-                        self._follow(gateways, tasks)
-                except Exception:  # noqa: BLE001 - nothing may end this for good
-                    _log.exception("the registry's watch of gateways failed; trying again")
-                await asyncio.sleep(WATCH_AGAIN_S)
+            told = partial(self._follow, tasks)
+            await follow_service(self._registry, "gateway", told)
 
     async def flush(self, timeout_s: float) -> None:
         """Waits until some gateway has every event; not longer than timeout_s, or without one."""
@@ -84,7 +79,7 @@ class Delivery:
         except TimeoutError:
             _log.warning("the last events of this process reached no gateway in time")
 
-    def _follow(self, gateways: Sequence[Instance], tasks: asyncio.TaskGroup) -> None:
+    async def _follow(self, tasks: asyncio.TaskGroup, gateways: Sequence[Instance]) -> None:
         named = {
             (one.instance_id, one.address): one
             for one in gateways

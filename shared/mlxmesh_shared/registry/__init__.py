@@ -4,11 +4,12 @@ import os
 import socket
 
 from mlxmesh_shared.registry.directory import DirectoryRegistry
+from mlxmesh_shared.registry.following import follow_service
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.tls import CertificateSource
 
-__all__ = ["Instance", "Registry", "local_instance", "open_registry"]
+__all__ = ["Instance", "Registry", "follow_service", "local_instance", "open_registry"]
 
 CONTRACT_VERSION = "v1"
 """The version in the names of the contracts' packages."""

@@ -11,8 +11,7 @@ import pytest
 
 from mlxmesh_engine.loader import LoadedModel
 from mlxmesh_engine.mlx_thread import MlxThread
-from mlxmesh_engine.request import FinishReason, Load, Sequence
-from mlxmesh_engine.step_loop import News
+from mlxmesh_engine.request import FinishReason, Load, News, Sequence
 from mlxmesh_shared.errors import EngineFailed, InvalidArgument
 from tests.fakes.engine_rig import load_model
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_engine.dispatcher import News
-from mlxmesh_engine.request import FinishReason, Load, Sampling, Sequence, Update
+from mlxmesh_engine.request import FinishReason, Load, News, Sampling, Sequence, Update
 from mlxmesh_engine.simulated import Pace, SimulatedEngine, SimulatedModel
 from mlxmesh_shared.errors import EngineFailed, InvalidArgument
 
