@@ -38,6 +38,8 @@ class Faults:
     """Requests are never answered."""
     garbage: bool = False
     """Answers are not JSON."""
+    unreachable: set[str] = field(default_factory=set[str])
+    """Services whose checks fail, however they are."""
 
 
 @dataclass
@@ -255,7 +257,7 @@ class FakeConsulAgent:
         if self.faults.empty_health or not self._may(request, "read_services", name):
             return self._answer([])
         found = [
-            {"Node": {"Node": "fake"}, "Service": service}
+            {"Node": {"Node": "fake"}, "Service": service, "Checks": self._checks(service["ID"])}
             for service in self._state.services.values()
             if service["Service"] == name and self._passes(service["ID"], request)
         ]
@@ -264,6 +266,10 @@ class FakeConsulAgent:
     def _passes(self, service_id: str, request: web.Request) -> bool:
         check = self._state.checks.get(f"service:{service_id}")
         return "passing" not in request.query or check is None or check.status == "passing"
+
+    def _checks(self, service_id: str) -> list[Json]:
+        check = self._state.checks.get(f"service:{service_id}")
+        return [{"Status": check.status}] if check is not None else []
 
     async def _run_checks(self) -> None:
         while True:
@@ -279,7 +285,8 @@ class FakeConsulAgent:
                 await self._set_status(check, "critical")
             return
         check.due_s = now_s + _seconds(check.definition["interval"])
-        if await health(check.definition["grpc"]) == "serving":
+        reached = check.service_id not in self.faults.unreachable
+        if reached and await health(check.definition["grpc"]) == "serving":
             check.failures = 0
             await self._set_status(check, "passing")
             return

@@ -27,6 +27,8 @@ class ConsulService(NamedTuple):
     address: str
     port: int
     meta: Mapping[str, str]
+    passing: bool = True
+    """Whether all its checks, and those of its host, passed when they last ran."""
 
 
 class ConsulAgent:
@@ -66,13 +68,11 @@ class ConsulAgent:
         checks = await self._ask("list its checks", self._consul.agent.checks())
         return frozenset(check["ServiceID"] for check in checks.values())
 
-    async def passing(
+    async def services(
         self, name: str, index: int, wait_s: float
     ) -> tuple[int, tuple[ConsulService, ...]]:
-        """The services of a name whose checks pass, once the index has moved on or wait_s ended."""
-        answer = self._consul.health.service(
-            name, passing=True, index=index or None, wait=_duration(wait_s)
-        )
+        """The services of a name, once the index has moved on or wait_s ended."""
+        answer = self._consul.health.service(name, index=index or None, wait=_duration(wait_s))
         found_at, entries = await self._ask(f"tell of {name}", answer, index and wait_s)
         return int(found_at), tuple(map(_service, cast("Sequence[Any]", entries or ())))
 
@@ -166,6 +166,7 @@ def _service(entry: Mapping[str, Any]) -> ConsulService:
         address=service["Address"],
         port=service["Port"],
         meta=service.get("Meta") or {},
+        passing=all(check["Status"] == "passing" for check in entry.get("Checks") or ()),
     )
 
 

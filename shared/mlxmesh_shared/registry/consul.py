@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
@@ -22,7 +22,7 @@ from mlxmesh_shared.tls import CertificateSource
 _log = logging.getLogger(__name__)
 
 _PID = "mlxmesh-pid"
-# How soon to ask again while an empty answer is not believed.
+# How soon to ask again while Consul is not believed.
 _DOUBT_S = 1.0
 _META_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _META_VALUE_CHARACTERS = 512
@@ -77,7 +77,7 @@ class ConsulRegistry:
         """
         name = self._name(service)
         try:
-            _, found = await self._agent.passing(name, 0, 0)
+            _, found = await self._agent.services(name, 0, 0)
         except RegistryUnavailable:
             if service not in self._known:
                 raise
@@ -91,9 +91,9 @@ class ConsulRegistry:
         in_doubt = False
         while True:
             wait_s = _DOUBT_S if in_doubt else LONGEST_WAIT_S
-            found = await query.next(partial(self._agent.passing, name), wait_s)
+            found = await query.next(partial(self._agent.services, name), wait_s)
             believed = await self._believe(service, found)
-            in_doubt = not found and bool(believed)
+            in_doubt = len(believed) > sum(one.passing for one in found)
             if believed != last:
                 last = believed
                 yield believed
@@ -124,21 +124,25 @@ class ConsulRegistry:
     async def _believe(
         self, service: str, found: tuple[ConsulService, ...]
     ) -> tuple[Instance, ...]:
-        """The instances found; an empty answer is believed only of those that do not serve.
+        """The instances found whose checks pass, and known ones that say so themselves.
 
-        A Consul that lost its memory or its leader may answer with nobody.
+        An agent that restarted begins with every check as failed, and a Consul that lost its memory
+        or its leader may answer with nobody. What was withdrawn while others stayed is gone.
         """
-        instances = sorted(map(self._from_consul, found), key=lambda one: one.instance_id)
-        believed = tuple(instances) or await self._still_serving(service)
+        passing = [self._from_consul(one) for one in found if one.passing]
+        failing = [self._from_consul(one) for one in found if not one.passing]
+        doubted = [
+            one
+            for one in self._known.get(service, ())
+            if (one in failing or not found)
+            and self._to_consul(one).service_id not in self._withdrawn
+        ]
+        instances = [*passing, *await self._serving(service, doubted)]
+        believed = tuple(sorted(instances, key=lambda one: one.instance_id))
         self._known[service] = believed
         return believed
 
-    async def _still_serving(self, service: str) -> tuple[Instance, ...]:
-        known = [
-            one
-            for one in self._known.get(service, ())
-            if self._to_consul(one).service_id not in self._withdrawn
-        ]
+    async def _serving(self, service: str, known: Sequence[Instance]) -> tuple[Instance, ...]:
         answers = await asyncio.gather(
             *(health(one.address, role=service, certificates=self._certificates) for one in known)
         )

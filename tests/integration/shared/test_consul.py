@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_shared.consul.agent import ConsulAgent
+from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import BlockingQuery
 from mlxmesh_shared.consul.key_values import follow_stored, read_stored
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
@@ -170,6 +170,36 @@ async def test_an_empty_answer_is_true_of_those_that_are_gone(stand: Stand) -> N
         assert await ids(watching) == ["a"]
     assert await ids(watching) == []
     await watching.aclose()
+
+
+async def test_a_failed_check_takes_nobody_away_that_serves(stand: Stand) -> None:
+    registry = stand.registry()
+    await registry.register(await stand.instance("b"))
+    async with aclosing(registry.watch("engine")) as watching:
+        assert await ids(watching) == ["b"]
+        async with healthy("127.0.0.1:0") as address:
+            await registry.register(Instance("engine", "a", address, 1))
+            assert await ids(watching) == ["a", "b"]
+            stand.agent.faults.unreachable.add("mlxmesh-engine:a")
+            async with asyncio.timeout(PATIENCE_S):
+                while [one.passing for one in await checked(stand)] != [False, True]:
+                    await asyncio.sleep(0.02)
+            assert [one.instance_id for one in await registry.resolve("engine")] == ["a", "b"]
+
+            # Whoever did not know it believes the check.
+            stranger = stand.registry()
+            assert [one.instance_id for one in await stranger.resolve("engine")] == ["b"]
+        assert await ids(watching) == ["b"]
+
+
+async def checked(stand: Stand) -> list[ConsulService]:
+    """As the agent tells of them."""
+    agent = ConsulAgent(stand.settings())
+    try:
+        _, found = await agent.services("mlxmesh-engine", 0, 0)
+    finally:
+        await agent.close()
+    return sorted(found)
 
 
 async def test_an_instance_that_stops_to_answer_is_taken_out_by_its_check(stand: Stand) -> None:
