@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-all tools collector prometheus consul consul-agent demo pictures up down chaos fuzz bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-all coverage tools collector prometheus consul consul-agent demo pictures up down chaos fuzz bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,13 +74,16 @@ consul-agent: consul ## Run a Consul agent for development in the foreground (Ct
 	$(TOOLS)/consul agent -dev
 
 ifneq ($(wildcard $(TOOLS)/consul),)
-test-all chaos: export CONSUL_BIN := $(TOOLS)/consul
+test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
-test-all: export PATH := $(TOOLS):$(PATH)
-test-all: export COVERAGE_FILE := $(CURDIR)/.coverage
-test-all: protos tools ## Every test, also those that use Go, Node and grpcurl, with coverage
+test-all coverage: export PATH := $(TOOLS):$(PATH)
+test-all: protos tools ## Every test, also those that use Go, Node and grpcurl
+	$(PYTEST) -m "" $(WORKERS) --durations 10
+
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
+coverage: protos tools ## Every test again, and which lines none of them ran, in child processes too
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "" $(WORKERS) --durations 10; passed=$$?; \
+	$(BIN)/coverage run -m pytest -m "" $(WORKERS); passed=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$passed
 
 demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything
