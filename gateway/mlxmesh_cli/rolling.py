@@ -105,7 +105,7 @@ async def _restart(data_dir: Path, services: list[str], report: Report) -> list[
     from mlxmesh.control.v1 import launcher_pb2 as pb
     from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
     from mlxmesh_launcher.record import read_record
-    from mlxmesh_shared.channels import open_channel
+    from mlxmesh_shared.channels import PATIENT, open_channel
     from mlxmesh_shared.tls import CertificateSource
 
     record = read_record(data_dir)
@@ -115,7 +115,9 @@ async def _restart(data_dir: Path, services: list[str], report: Report) -> list[
     certificates = CertificateSource(files) if files is not None else None
     done: list[str] = []
     # The launcher has a runtime's certificate.
-    async with open_channel(record.control, role="runtime", certificates=certificates) as channel:
+    async with open_channel(
+        record.control, role="runtime", certificates=certificates, patience=PATIENT
+    ) as channel:
         async for step in LauncherServiceStub(channel).Restart(
             pb.RestartRequest(services=services)
         ):
@@ -150,11 +152,11 @@ async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) ->
 async def _ask_to_leave(found: Instance, certificates: CertificateSource | None) -> None:
     from mlxmesh.control.v1.control_pb2 import DrainRequest
     from mlxmesh.control.v1.control_pb2_grpc import ControlServiceStub
-    from mlxmesh_shared.channels import open_channel
+    from mlxmesh_shared.channels import PATIENT, open_channel
     from mlxmesh_shared.errors import DeadlineExceeded
 
     async with open_channel(
-        found.address, role=found.service, certificates=certificates
+        found.address, role=found.service, certificates=certificates, patience=PATIENT
     ) as channel:
         control = ControlServiceStub(channel)
         try:

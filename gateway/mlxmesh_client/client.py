@@ -56,7 +56,7 @@ from mlxmesh_client.request import (
     count_request,
     generate_request,
 )
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.channels import PATIENT, QUICK, open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
@@ -87,8 +87,9 @@ class MeshClient:
         tls: CertificateFiles | None = None,
     ) -> None:
         certificates = CertificateSource(tls) if tls is not None else None
+        patience = QUICK if gateways else PATIENT
         self._channels = [
-            open_channel(each, role="gateway", certificates=certificates)
+            open_channel(each, role="gateway", certificates=certificates, patience=patience)
             for each in (address, *gateways)
         ]
         self._gateways = [GenerationServiceStub(channel) for channel in self._channels]

@@ -11,7 +11,7 @@ from mlxmesh_gateway.backends import Backends, Endpoint
 from mlxmesh_gateway.otlp.convert import sink_message
 from mlxmesh_gateway.otlp.lane import LaneStatus
 from mlxmesh_gateway.traffic import GatewayTraffic, merged, total
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.channels import PATIENT, open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.mesh_status import breaker_message, instance_message
 from mlxmesh_shared.registry import Instance, Registry
@@ -100,7 +100,9 @@ class MeshStatus:
         """An engine tells its load, a generation instance of the engines, a gateway its traffic."""
         message = answer.instance
         service, address = message.service, message.address
-        async with open_channel(address, role=service, certificates=self._certificates) as channel:
+        async with open_channel(
+            address, role=service, certificates=self._certificates, patience=PATIENT
+        ) as channel:
             if service == "generation":
                 answer.engines = await probes.engines_seen(channel)
             elif service == "engine":

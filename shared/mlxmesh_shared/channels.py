@@ -6,6 +6,7 @@ interceptor starts a task for each call and puts a queue in front of each writte
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import grpc
@@ -18,18 +19,9 @@ from mlxmesh_shared.tls.renewing_channel import RenewingChannel
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 
-# Every value was measured: a frozen peer is noticed in under a second only with ping_timeout_ms,
-# and a peer that is back is found again in 0.1 to 0.5 s instead of 6 s.
-_PINGS: tuple[tuple[str, int], ...] = (
-    ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 500),
-    ("grpc.http2.ping_timeout_ms", 500),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-)
+# A peer that is back is found again in 0.1 to 0.5 s instead of 6 s.
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.absolute_max_metadata_size", 32 * 1024),
@@ -38,6 +30,37 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # One channel, one connection: a closed or frozen one must not linger in a shared pool.
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a peer may be silent before it counts as gone."""
+
+    connect_s: float
+    """From the first packet to the peer's HTTP/2 settings; gRPC's own default is 20 s."""
+    ping_s: float
+
+    def options(self, *, pings: bool) -> tuple[tuple[str, int], ...]:
+        """For gRPC's core, which takes the time to connect from the backoff's least."""
+        ping_ms = round(self.ping_s * 1000)
+        connect = (("grpc.min_reconnect_backoff_ms", round(self.connect_s * 1000)),)
+        if not pings:
+            return connect
+        return (
+            *connect,
+            ("grpc.keepalive_time_ms", 1000),
+            ("grpc.keepalive_timeout_ms", ping_ms),
+            # Without this one a frozen peer is not noticed at all.
+            ("grpc.http2.ping_timeout_ms", ping_ms),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+        )
+
+
+QUICK = Patience(connect_s=1.0, ping_s=0.5)
+"""Where calls can go elsewhere. A busy peer takes some 0.1 s to say hello, so not much less."""
+PATIENT = Patience(connect_s=10.0, ping_s=5.0)
+"""Where there is nobody else to ask: giving a slow peer up early would only make an error of it."""
 
 
 class OpenChannel(Protocol):
@@ -56,6 +79,7 @@ def open_channel(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     window_bytes: int | None = None,
     pings: bool = True,
+    patience: Patience = QUICK,
 ) -> aio.Channel:
     """A channel to host:port whose calls raise `MeshError`; the caller closes it.
 
@@ -75,7 +99,7 @@ def open_channel(
     )
     if window_bytes is not None:
         sizes += (("grpc.http2.lookahead_bytes", window_bytes), ("grpc.http2.bdp_probe", 0))
-    options = (*_OPTIONS, *(_PINGS if pings else ()), *sizes)
+    options = (*_OPTIONS, *patience.options(pings=pings), *sizes)
     if certificates is None:
         return _MeshChannel(aio.insecure_channel(address, options=options))
     name = (("grpc.ssl_target_name_override", server_name(role)),) if role else ()
@@ -132,9 +156,13 @@ class _Call:
 
     def __await__(self) -> Generator[Any, None, Any]:
         awaiting: Generator[Any, None, Any] = self._call.__await__()
+        cancels = _cancels()
         try:
             return (yield from awaiting)
         except aio.AioRpcError as error:
+            # gRPC forgets that its caller was cancelled when the call ends in the same moment.
+            if _cancels() > cancels:
+                raise asyncio.CancelledError from error
             raise from_rpc_error(error) from error
 
     async def __aiter__(self) -> AsyncIterator[Any]:
@@ -174,6 +202,12 @@ class _Call:
             return ServiceUnavailable("the peer ended the stream; open a new one")
         trailing = await self._call.trailing_metadata()
         return from_rpc_error(aio.AioRpcError(code, aio.Metadata(), trailing))
+
+
+def _cancels() -> int:
+    """How often the running task was asked to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
 
 
 class _MeshChannel(aio.Channel):

@@ -3,7 +3,7 @@
 import grpc
 from grpc_health.v1 import health_pb2
 
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.channels import PATIENT, open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.tls import CertificateSource
 
@@ -21,7 +21,9 @@ async def health(
 
     role, certificates: as of open_channel.
     """
-    async with open_channel(address, role=role, certificates=certificates) as channel:
+    async with open_channel(
+        address, role=role, certificates=certificates, patience=PATIENT
+    ) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

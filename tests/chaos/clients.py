@@ -18,7 +18,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.channels import PATIENT, QUICK, open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.tls import CertificateSource
 from tests.chaos.history import OK, Call, Ending, Message
@@ -176,6 +176,7 @@ class Crowd:
         self.readers: list[Reader] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._channels: list[aio.Channel] = []
+        self._patience = PATIENT if len(gateways) == 1 else QUICK
         self._stubs = [[self._stub(address) for address in gateways] for _ in range(connections)]
 
     async def __aenter__(self) -> Crowd:
@@ -236,6 +237,8 @@ class Crowd:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _stub(self, address: str) -> GenerationServiceStub:
-        channel = open_channel(address, role="gateway", certificates=self._certificates)
+        channel = open_channel(
+            address, role="gateway", certificates=self._certificates, patience=self._patience
+        )
         self._channels.append(channel)
         return GenerationServiceStub(channel)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mlxmesh.generation.v1.generation_pb2 import CountTokensRequest, GenerateRequest
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.channels import PATIENT, open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.tls import CertificateSource
 from tests.bench.results import Row
@@ -40,7 +40,9 @@ class SteadyLoad:
         self._requests = requests
         self._streams = streams
         self._numbers = itertools.count()
-        self._channel = open_channel(address, role="gateway", certificates=certificates)
+        self._channel = open_channel(
+            address, role="gateway", certificates=certificates, patience=PATIENT
+        )
         self._stub = GenerationServiceStub(self._channel)
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []

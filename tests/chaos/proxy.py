@@ -71,16 +71,23 @@ class Proxy:
         """How many connections were made so far."""
         self._target = target
         self._connections: set[_Connection] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
         self.address = f"127.0.0.1:{port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # asyncio loses a connection that it has accepted and not handed over yet when it closes.
+        for listening in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        await asyncio.sleep(0.01)
         self._server.close()
-        self._end_all(reset=False)
+        while self._handlers:
+            self._end_all(reset=False)
+            await asyncio.wait(self._handlers, timeout=0.05)
         await self._server.wait_closed()
 
     @property
@@ -118,6 +125,11 @@ class Proxy:
     def _end_all(self, *, reset: bool) -> None:
         for connection in list(self._connections):
             connection.close(reset=reset)
+
+    async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        handler = asyncio.create_task(self._serve(reader, client))
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         host, _, port = self._target.rpartition(":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -39,7 +40,7 @@ class Load:
                     await client.count_tokens("pocket", prompt="Hi there")
                     self.counts += 1
                 except Exception as error:  # noqa: BLE001  every kind is a lost call
-                    self.errors.append(f"CountTokens: {error!r}")
+                    self.errors.append(f"CountTokens: {error!r} {error.__cause__!r}")
                 await asyncio.sleep(0.02)
 
     async def stream(self, address: str, story: str) -> None:
@@ -50,7 +51,7 @@ class Load:
                         self.errors.append("Generate: other tokens than undisturbed")
                     self.streams += 1
                 except Exception as error:  # noqa: BLE001
-                    self.errors.append(f"Generate: {error!r}")
+                    self.errors.append(f"Generate: {error!r} {error.__cause__!r}")
 
 
 async def tokens_of(client: MeshClient, story: str) -> list[int]:
@@ -194,7 +195,9 @@ async def instances(mesh: RunningMesh, service: str, at_least: int) -> dict[str,
 async def drained(mesh: RunningMesh, instance_id: str) -> None:
     answer = await command(mesh, "drain", instance_id)
     assert answer["gone"]
-    assert not psutil.pid_exists(int(str(answer["pid"])))
+    with contextlib.suppress(psutil.NoSuchProcess):
+        # It has ended; whoever started it may not have looked yet.
+        assert psutil.Process(int(str(answer["pid"]))).status() == psutil.STATUS_ZOMBIE
 
 
 async def more_streams(load: Load) -> None:

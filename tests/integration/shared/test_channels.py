@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
+import grpc
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -22,6 +23,7 @@ from mlxmesh_shared.errors import (
     ServiceUnavailable,
 )
 from mlxmesh_shared.server import MeshServer
+from tests.chaos.proxy import Proxy
 
 from .conftest import Context, Serve, complete
 
@@ -138,6 +140,27 @@ async def test_nobody_listens() -> None:
         assert caught.value.retryable
 
 
+async def test_a_peer_that_is_slow_to_say_hello_is_waited_for() -> None:
+    server = engine_server()
+    async with Proxy(await server.start()) as slow, open_channel(slow.address) as channel:
+        slow.down.latency_s = 0.3
+        await engine_grpc.EngineServiceStub(channel).GetEngineInfo(engine_pb.GetEngineInfoRequest())
+        assert slow.accepted == 1
+    await server.drain(grace_s=0, settle_s=0)
+
+
+async def test_a_peer_that_never_says_hello_is_given_up() -> None:
+    server = engine_server()
+    async with Proxy(await server.start()) as silent, open_channel(silent.address) as channel:
+        silent.black_hole()
+        async with asyncio.timeout(20):
+            with pytest.raises(ServiceUnavailable):
+                await engine_grpc.EngineServiceStub(channel).GetEngineInfo(
+                    engine_pb.GetEngineInfoRequest()
+                )
+    await server.drain(grace_s=0, settle_s=0)
+
+
 async def test_a_peer_that_comes_back_is_found_soon() -> None:
     server = engine_server()
     address = await server.start()
@@ -153,6 +176,32 @@ async def test_a_peer_that_comes_back_is_found_soon() -> None:
         # Without our settings it takes up to 5.7 s more.
         assert time.monotonic() - started_s < 5
         await again.drain(grace_s=0, settle_s=0)
+
+
+async def test_a_caller_that_is_cancelled_as_its_call_ends_is_cancelled(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = asyncio.Event()
+
+    def ends_cancelled(call: Any) -> Generator[Any, None, Any]:
+        """As gRPC's does when the answer is there and not yet taken."""
+        try:
+            yield from ended.wait().__await__()
+        except asyncio.CancelledError:
+            ok = aio.AioRpcError(grpc.StatusCode.OK, aio.Metadata(), aio.Metadata())
+            raise ok from None
+
+    monkeypatch.setattr("grpc.aio._call.UnaryUnaryCall.__await__", ends_cancelled)
+    served = await serve()
+
+    async def ask() -> None:
+        await served.stub.Complete(complete())
+
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
 
 
 FROZEN = """
