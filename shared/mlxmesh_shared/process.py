@@ -11,18 +11,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.grpc_threads import grpc_environment
 from mlxmesh_shared.settings import SettingsError
 
 EXIT_WITH_PARENT = "MLXMESH_EXIT_WITH_PARENT"
 
-# gRPC's event engine hands every read and write to threads of its own; docs/decisions/0013.
-_FEWER_GRPC_THREADS = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener"}
 
-
-def child_environment(*, platform: str = sys.platform) -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """The environment of a service process: ours, and that it ends with this process."""
-    tuned = _FEWER_GRPC_THREADS if platform == "linux" else {}
-    return tuned | os.environ | {EXIT_WITH_PARENT: "1"}
+    return {**grpc_environment(), **os.environ, EXIT_WITH_PARENT: "1"}
 
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:

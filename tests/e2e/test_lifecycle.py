@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -42,6 +43,39 @@ def test_up_status_down(tmp_path: Path) -> None:
     stop_mesh(mesh)
     assert records_of(tmp_path) == []
     assert not any(psutil.pid_exists(row["pid"]) for row in rows)
+
+
+CALLS = 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there gRPC is tuned, and /proc tells")
+def test_the_event_engine_of_grpc_has_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
+    mesh = start_mesh(tmp_path)
+    before = wakes_of_event_engine(mesh.pid("gateway"))
+    asyncio.run(count_tokens(mesh.address))
+    # Its timers alone make some 40 a second; if it did the reading, there were 8 for each call.
+    assert wakes_of_event_engine(mesh.pid("gateway")) - before < 3 * CALLS
+    stop_mesh(mesh)
+
+
+async def count_tokens(address: str) -> None:
+    async with MeshClient(address) as client:
+        for _ in range(CALLS):
+            await client.count_tokens("pocket", prompt="Hi there")
+
+
+def wakes_of_event_engine(pid: int) -> int:
+    """How often its threads have slept and were woken."""
+    tasks = [task for task in Path(f"/proc/{pid}/task").iterdir() if named(task)]
+    lines = [line for task in tasks for line in (task / "status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt"))
+
+
+def named(task: Path) -> bool:
+    return (task / "comm").read_text().strip() == "event_engine"
 
 
 def test_a_second_up_is_refused_and_says_where_the_first_is(tmp_path: Path) -> None:

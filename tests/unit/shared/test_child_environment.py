@@ -1,5 +1,8 @@
+import sys
+
 import pytest
 
+from mlxmesh_shared.grpc_threads import grpc_environment
 from mlxmesh_shared.process import EXIT_WITH_PARENT, child_environment
 
 NAME = "GRPC_EXPERIMENTS"
@@ -9,12 +12,16 @@ def test_a_service_ends_with_its_parent() -> None:
     assert child_environment()[EXIT_WITH_PARENT] == "1"
 
 
-def test_grpc_is_tuned_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grpc_is_tuned_where_it_was_measured() -> None:
+    assert "-event_engine_client" in grpc_environment(platform="linux")[NAME]
+    assert NAME not in grpc_environment(platform="darwin")
+
+
+def test_services_are_tuned_as_their_platform_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(NAME, raising=False)
-    assert "-event_engine_client" in child_environment(platform="linux")[NAME]
-    assert NAME not in child_environment(platform="darwin")
+    assert child_environment().get(NAME) == grpc_environment(platform=sys.platform).get(NAME)
 
 
 def test_what_was_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NAME, "own")
-    assert child_environment(platform="linux")[NAME] == "own"
+    assert child_environment()[NAME] == "own"
