@@ -10,13 +10,16 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
+from mlxmesh_shared.afterwards import Afterwards
 from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Draining,
@@ -43,11 +46,11 @@ Behaviour = Callable[[Any, Context], Any]
 class WatchedCall(Protocol):
     """A call that somebody watches."""
 
-    def end(self, code: grpc.StatusCode, took_s: float) -> None: ...
+    def end(self, code: grpc.StatusCode, took_s: float, ended_ns: int) -> None: ...
 
 
 class CallWatcher(Protocol):
-    """Is told of each call's begin and end, in the call's own context."""
+    """Is told of each call's begin, and a little later of its end, in the call's own context."""
 
     def begin(self, method: str, context: Context) -> WatchedCall: ...
 
@@ -83,6 +86,7 @@ class CallGuard(aio.ServerInterceptor):
         # Running calls by the task that handles each, and those that a drain has ended.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
         self._ended: set[asyncio.Task[Any] | None] = set()
+        self._afterwards = Afterwards()
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -92,7 +96,7 @@ class CallGuard(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             # Its name may be any text of the caller's, which belongs in no log.
-            return _METHOD_HANDLERS[False, False](self._guard_unary("(unknown)", _no_method))
+            return _METHOD_HANDLERS[False, False](self._served("(unknown)", _no_method))
         known, guarded = self._guarded.get(method, (None, None))
         if known is not handler:
             guarded = self._guard(method, handler)
@@ -104,6 +108,10 @@ class CallGuard(aio.ServerInterceptor):
         if self._places is not None:
             self._places.resize(limit, per_caller=per_caller)
 
+    def catch_up(self) -> None:
+        """Records the calls that have ended, which otherwise takes a moment."""
+        self._afterwards.catch_up()
+
     def end_calls(self, chosen: Callable[[str], bool]) -> None:
         """Ends the running calls of the chosen methods with UNAVAILABLE (DRAINING)."""
         for task, method in self._running.items():
@@ -111,22 +119,15 @@ class CallGuard(aio.ServerInterceptor):
                 self._ended.add(task)
                 task.cancel()
 
-    def _record(self, method: str, context: Context, code: grpc.StatusCode, took_s: float) -> None:
-        succeeded = code is grpc.StatusCode.OK
-        quiet = is_background(method) or (succeeded and not self._log_successes)
-        level = logging.DEBUG if quiet else logging.INFO
-        if _access.isEnabledFor(level):
-            outcome = {"code": code.name, "ms": round(took_s * 1000, 1), "peer": context.peer()}
-            fields = {"method": method, **outcome}
-            _access.log(level, "call", extra={"operation": "access", "fields": fields})
-
     def _guard(self, method: str, handler: Any) -> Any:
         # No deserializer for gRPC: what one raises there becomes UNKNOWN with the raw text.
         parsed = _parsed_stream if handler.request_streaming else _parsed
         behaviour = parsed(_behaviour(handler), self._parser(handler.request_deserializer))
-        guard = self._guard_stream if handler.response_streaming else self._guard_unary
+        if handler.response_streaming:
+            behaviour = _written(behaviour)
         make = _METHOD_HANDLERS[handler.request_streaming, handler.response_streaming]
-        return make(guard(method, behaviour), response_serializer=handler.response_serializer)
+        served = self._served(method, behaviour)
+        return make(served, response_serializer=handler.response_serializer)
 
     def _parser(self, deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
         """Bytes to a checked message; a handler without deserializer gets the bytes."""
@@ -146,43 +147,37 @@ class CallGuard(aio.ServerInterceptor):
 
         return parse
 
-    def _guard_unary(self, method: str, behaviour: Behaviour) -> Behaviour:
-        async def unary(request: Any, context: Context) -> Any:
-            async with self._call(method, context):
-                return await behaviour(request, context)
+    def _served(self, method: str, behaviour: Behaviour) -> Behaviour:
+        async def serve(request: Any, context: Context) -> Any:
+            return await self._serve(method, behaviour, request, context)
 
-        return unary
+        return serve
 
-    def _guard_stream(self, method: str, behaviour: Behaviour) -> Behaviour:
-        # Written by hand instead of yielded, so that a cancelled call closes the handler's
-        # generator, and with it runs its `finally`, before the call counts as ended.
-        async def stream(request: Any, context: Context) -> None:
-            async with self._call(method, context):
-                responses = behaviour(request, context)
-                if not hasattr(responses, "__aiter__"):
-                    await responses
-                    return
-                async with contextlib.aclosing(responses):
-                    async for response in responses:
-                        await context.write(response)
-
-        return stream
-
-    @contextlib.asynccontextmanager
-    async def _call(self, method: str, context: Context) -> AsyncGenerator[None]:
+    async def _serve(
+        self, method: str, behaviour: Behaviour, request: Any, context: Context
+    ) -> Any:
+        # In one piece: each context manager or generator more costs every call.
         started_s = time.perf_counter()
         code = grpc.StatusCode.OK
+        caller: str | None = None
+        task = asyncio.current_task()
         watched = self._watched(method, context)
         try:
             self._authorize(method, context)
-            with self._admitted(method, context), self._known_as_running(method):
-                yield
+            caller = self._admitted(method, context)
+            self._running[task] = method
+            return await behaviour(request, context)
         except aio.AbortError:
             code = context.code()
             raise
         except asyncio.CancelledError:
-            code = _cancelled_code(context)
-            raise
+            if task is None or task not in self._ended:
+                code = _cancelled_code(context)
+                raise
+            task.uncancel()
+            draining = Draining("this instance is stopping; try again at another")
+            code = draining.code
+            await context.abort_with_status(to_status(draining))
         except aio.InternalError:
             # gRPC took no answer of ours: the caller is gone, which this task is yet to be told.
             code = _cancelled_code(context)
@@ -192,10 +187,11 @@ class CallGuard(aio.ServerInterceptor):
             code = known.code
             await context.abort_with_status(to_status(known))
         finally:
-            took_s = time.perf_counter() - started_s
-            self._record(method, context, code, took_s)
-            if watched is not None:
-                watched.end(code, took_s)
+            self._running.pop(task, None)
+            self._ended.discard(task)
+            if caller is not None and self._places is not None:
+                self._places.give_back(caller, time.monotonic())
+            self._conclude(method, context, code, time.perf_counter() - started_s, watched)
 
     def _watched(self, method: str, context: Context) -> WatchedCall | None:
         if self._watcher is None or is_background(method):
@@ -206,41 +202,53 @@ class CallGuard(aio.ServerInterceptor):
         if self._access is not None and not is_infrastructure(method):
             self._access.check(method, context)
 
-    @contextlib.contextmanager
-    def _known_as_running(self, method: str) -> Generator[None]:
-        """Raises: Draining when a drain has ended the call."""
-        task = asyncio.current_task()
-        self._running[task] = method
-        try:
-            yield
-        except asyncio.CancelledError:
-            if task is None or task not in self._ended:
-                raise
-            task.uncancel()
-            raise Draining("this instance is stopping; try again at another") from None
-        finally:
-            del self._running[task]
-            self._ended.discard(task)
+    def _admitted(self, method: str, context: Context) -> str | None:
+        """Whose place the call has taken, None when it needs none.
 
-    @contextlib.contextmanager
-    def _admitted(self, method: str, context: Context) -> Generator[None]:
-        """A place of the caller's. Raises: TooManyRequests, InvalidArgument."""
+        Raises: TooManyRequests, InvalidArgument.
+        """
         if self._places is None or is_background(method):
-            yield
-            return
+            return None
         caller = caller_of(context)
         delay_s = self._places.take(caller, time.monotonic())
-        if delay_s is not None:
-            self._on_refused(self._places.held)
-            raise TooManyRequests(
-                f"{self._places.held} calls are running here and there is no place for more of "
-                "this caller's; try again later",
-                retry_delay_s=delay_s,
-            )
-        try:
-            yield
-        finally:
-            self._places.give_back(caller, time.monotonic())
+        if delay_s is None:
+            return caller
+        self._on_refused(self._places.held)
+        raise TooManyRequests(
+            f"{self._places.held} calls are running here and there is no place for more of "
+            "this caller's; try again later",
+            retry_delay_s=delay_s,
+        )
+
+    def _conclude(
+        self,
+        method: str,
+        context: Context,
+        code: grpc.StatusCode,
+        took_s: float,
+        watched: WatchedCall | None,
+    ) -> None:
+        """Has the call recorded once its answer is on its way, as of now and in its own context."""
+        recorded = self._recorded(method, code)
+        if watched is None and recorded is None:
+            return
+        ended_ns = time.time_ns()
+        peer = context.peer() if recorded is not None else ""
+
+        def record() -> None:
+            if recorded is not None:
+                _record(recorded, ended_ns, method, code, took_s, peer)
+            if watched is not None:
+                watched.end(code, took_s, ended_ns)
+
+        self._afterwards.add(partial(copy_context().run, record))
+
+    def _recorded(self, method: str, code: grpc.StatusCode) -> int | None:
+        """The level of a call's access record, None for no record."""
+        succeeded = code is grpc.StatusCode.OK
+        quiet = is_background(method) or (succeeded and not self._log_successes)
+        level = logging.DEBUG if quiet else logging.INFO
+        return level if _access.isEnabledFor(level) else None
 
     def _known(self, method: str, raised: Exception) -> MeshError:
         error = _first(raised)
@@ -290,6 +298,31 @@ def _parsed_stream(behaviour: Behaviour, parse: Callable[[bytes], Any]) -> Behav
             yield parse(encoded)
 
     return lambda requests, context: behaviour(messages(requests), context)
+
+
+def _written(behaviour: Behaviour) -> Behaviour:
+    # Written by hand instead of yielded, so that a cancelled call closes the handler's generator,
+    # and with it runs its `finally`, before the call counts as ended.
+    async def write(request: Any, context: Context) -> None:
+        responses = behaviour(request, context)
+        if not hasattr(responses, "__aiter__"):
+            await responses
+            return
+        async with contextlib.aclosing(responses):
+            async for response in responses:
+                await context.write(response)
+
+    return write
+
+
+def _record(
+    level: int, ended_ns: int, method: str, code: grpc.StatusCode, took_s: float, peer: str
+) -> None:
+    outcome = {"code": code.name, "ms": round(took_s * 1000, 1), "peer": peer}
+    extra = {"operation": "access", "fields": {"method": method, **outcome}}
+    record = _access.makeRecord(_access.name, level, "", 0, "call", (), None, extra=extra)
+    record.created = ended_ns / 1e9
+    _access.handle(record)
 
 
 def _deserialized(deserialize: Callable[[bytes], Any], encoded: bytes) -> Any:

@@ -158,6 +158,10 @@ class MeshServer:
         """Changes how many calls may run, where that is bounded; those that run go on."""
         self._guard.resize(limit, per_caller)
 
+    def catch_up(self) -> None:
+        """Has the calls that have ended recorded now, and not in a moment."""
+        self._guard.catch_up()
+
     def _bind(self) -> int:
         if self._tls is None:
             return self._server.add_insecure_port(self._listen)
@@ -199,6 +203,7 @@ class MeshServer:
         await asyncio.wait({stopping}, timeout=grace_s)
         self._guard.end_calls(lambda _: True)
         await stopping
+        self._guard.catch_up()
 
     async def _set_health(self, status: Any) -> None:
         for service in ("", *self._service_names):

@@ -5,7 +5,7 @@ from typing import Any
 
 from grpc import StatusCode, aio
 from opentelemetry import trace
-from opentelemetry.context import attach, detach
+from opentelemetry.context import attach
 from opentelemetry.trace import Span, SpanKind, Status
 from opentelemetry.trace import StatusCode as SpanStatus
 
@@ -53,15 +53,16 @@ class ServedCalls:
 
 
 class ServedCall:
-    """One call; to be ended in the context that it began in."""
+    """One call, whose span is the current one of the task that it began in."""
 
     def __init__(self, method: str, span: Span, record: Callable[..., None]) -> None:
         self._method = method
         self._span = span
         self._record = record
-        self._token = attach(trace.set_span_in_context(span))
+        attach(trace.set_span_in_context(span))
 
-    def end(self, code: StatusCode, took_s: float) -> None:
+    def end(self, code: StatusCode, took_s: float, ended_ns: int) -> None:
+        """To be called in a copy of that context; `ended_ns` is of the wall clock."""
         labels = {**_GRPC, RPC_METHOD: self._method.removeprefix("/"), RPC_STATUS: code.name}
         self._record(took_s, labels | ({ERROR_TYPE: code.name} if code in _FAULTS else {}))
         span = self._span
@@ -70,5 +71,4 @@ class ServedCall:
             if code in _FAULTS:
                 span.set_attribute(ERROR_TYPE, code.name)
                 span.set_status(Status(SpanStatus.ERROR))
-        span.end()
-        detach(self._token)
+        span.end(ended_ns)

@@ -49,7 +49,10 @@ class Servicer(FakeGeneration):
 class Stand:
     """A server whose calls are watched, and a client of it."""
 
-    def __init__(self, stub: GenerationServiceStub, channel: Any, servicer: Servicer) -> None:
+    def __init__(
+        self, server: MeshServer, stub: GenerationServiceStub, channel: Any, servicer: Servicer
+    ) -> None:
+        self.server = server
         self.servicer = servicer
         self.stub = stub
         self.channel = channel
@@ -60,12 +63,14 @@ class Stand:
             await self.stub.CountTokens(CountTokensRequest(model="pocket", prompt="x"), **options)
 
     async def spans(self) -> list[ReceivedSpan]:
+        self.server.catch_up()
         received = Received()
         await received.traces(self.recorder.take_spans(100))
         return received.spans
 
     async def codes(self) -> dict[str, int]:
         """Calls counted, by method and status."""
+        self.server.catch_up()
         received = Received()
         await received.metrics(self.recorder.read_metrics())
         metric = received.metrics_by_service["x"].get("rpc.server.call.duration")
@@ -88,7 +93,7 @@ async def running(*begins: str) -> AsyncIterator[Stand]:
     )
     address = await server.start()
     async with open_channel(address) as channel:
-        stand = Stand(GenerationServiceStub(channel), channel, servicer)
+        stand = Stand(server, GenerationServiceStub(channel), channel, servicer)
         stand.recorder = recorder
         yield stand
     await server.drain(0, 0)

@@ -1,0 +1,40 @@
+"""What is done after a call: soon, all at once, and each whatever becomes of the others."""
+
+import asyncio
+
+import pytest
+
+from mlxmesh_shared.afterwards import Afterwards
+
+
+async def test_it_is_done_in_order_and_not_at_once() -> None:
+    done: list[int] = []
+    afterwards = Afterwards(delay_s=0.01)
+    for number in range(3):
+        afterwards.add(lambda number=number: done.append(number))
+    assert done == []
+    async with asyncio.timeout(10):
+        while not done:
+            await asyncio.sleep(0.005)
+    assert done == [0, 1, 2]
+
+
+async def test_catching_up_leaves_nothing_for_later() -> None:
+    done: list[str] = []
+    afterwards = Afterwards(delay_s=0.01)
+    afterwards.add(lambda: done.append("first"))
+    afterwards.catch_up()
+    assert done == ["first"]
+    afterwards.add(lambda: done.append("second"))
+    await asyncio.sleep(0.1)
+    assert done == ["first", "second"]
+
+
+async def test_a_failure_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
+    afterwards = Afterwards()
+    afterwards.add(lambda: 1 / 0)
+    afterwards.add(lambda: done.append("the rest"))
+    afterwards.catch_up()
+    assert done == ["the rest"]
+    assert "ZeroDivisionError" in caplog.text
