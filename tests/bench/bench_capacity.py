@@ -9,7 +9,9 @@ CPU times are read from the operating system by process, so they hold on a busy 
 from __future__ import annotations
 
 import asyncio
+import statistics
 
+from tests.bench.bare_relay import BareClient, bare_relay
 from tests.bench.load import DirectEngine, Load, cost_row
 from tests.bench.results import Findings, Result, Row, run_alone
 from tests.bench.samples import percentile
@@ -18,7 +20,9 @@ from tests.bench.serving import Mesh, bench_model, simulated
 STREAMS = (1, 8, 32, 64, 128, 256)
 PROMPT_TOKENS = (64, 512, 2_000, 8_000)
 CALLS = 300
+TURNS = 7
 DIRECT, THROUGH, COUNT = "engine, first token", "mesh, first token", "CountTokens"
+BARE = "bare relay, unary"
 
 
 async def costs(on: Mesh, rounds: int) -> list[Row]:
@@ -41,15 +45,32 @@ async def costs_by_prompt(on: Mesh, rounds: int) -> list[Row]:
     return rows
 
 
-async def latencies(on: Mesh) -> dict[str, Row]:
-    """One call at a time, by turns: the engine directly, through the mesh, and CountTokens."""
-    found: dict[str, list[float]] = {DIRECT: [], THROUGH: [], COUNT: []}
-    async with Load(on.address, on.pids) as load, DirectEngine(on.addresses["engine"]) as engine:
+async def latencies(on: Mesh, relay: str) -> tuple[dict[str, Row], Row]:
+    """One call at a time, by turns: the engine directly, the mesh, CountTokens, a bare relay."""
+    found: dict[str, list[float]] = {DIRECT: [], THROUGH: [], COUNT: [], BARE: []}
+    async with (
+        Load(on.address, on.pids) as load,
+        DirectEngine(on.addresses["engine"]) as engine,
+        BareClient(relay, {}) as bare,
+    ):
         for _ in range(CALLS):
+            found[BARE].append(await bare.echo_s())
             found[DIRECT].append(await engine.first_token_s(64))
             found[THROUGH].append(await load.first_token_s(64))
             found[COUNT].append(await load.count_tokens_s("How much is it? " * 4))
-    return {name: latency_row(name, sorted(values)) for name, values in found.items()}
+    unary = _beside("unary call, s", list(zip(found[COUNT], found[BARE], strict=True)))
+    return {name: latency_row(name, sorted(values)) for name, values in found.items()}, unary
+
+
+async def beside_relay(on: Mesh, relay: str, pids: dict[str, int]) -> Row:
+    """What 32 streams cost gateway and generation, and a bare relay and its server, by turns."""
+    pairs: list[tuple[float, float]] = []
+    async with Load(on.address, on.pids) as load, BareClient(relay, pids) as bare:
+        for _ in range(TURNS):
+            run = await load.run(32, new_tokens=300)
+            bare_us = await bare.us_per_message(32, 300, 4)
+            pairs.append((run.cpu_us_per_message("gateway", "generation"), bare_us))
+    return _beside("us of CPU a message, 32 streams", pairs)
 
 
 def latency_row(name: str, sorted_s: list[float]) -> Row:
@@ -60,14 +81,15 @@ def latency_row(name: str, sorted_s: list[float]) -> Row:
 
 def measure(rounds: int) -> Findings:
     """Three meshes one after the other, each with an engine of another speed."""
-    with bench_model() as model:
+    with bench_model() as model, bare_relay() as (relay, pids):
         with simulated(model, simulated_step_ms=4, max_running=256) as on:
             steady = asyncio.run(costs(on, rounds))
+            message = asyncio.run(beside_relay(on, relay, pids))
         with simulated(model, simulated_step_ms=2, max_running=256) as on:
             fast = asyncio.run(costs(on, rounds))
             by_prompt = asyncio.run(costs_by_prompt(on, rounds))
         with simulated(model, simulated_step_ms=0) as on:
-            calls = asyncio.run(latencies(on))
+            calls, unary = asyncio.run(latencies(on, relay))
     return Findings(
         [*speeds(fast), *delays(calls)],
         {
@@ -75,6 +97,7 @@ def measure(rounds: int) -> Findings:
             "every 2 ms: more than the mesh can send one by one": fast,
             "8 streams, by prompt length": by_prompt,
             "one call at a time": list(calls.values()),
+            "beside a relay and a server that do nothing else": [message, unary],
         },
     )
 
@@ -93,6 +116,18 @@ def speeds(rows: list[Row]) -> list[Result]:
         Result("256 streams, tokens joined", float(at[256]["tokens/s"]), 40_000, "tokens/s"),
         Result("gateway and generation, 32 streams", cpu_us, 150, unit, at_least=False),
     ]
+
+
+def _beside(what: str, pairs: list[tuple[float, float]]) -> Row:
+    """Medians of the mesh's figures and the bare relay's, and of their ratios turn by turn."""
+    mesh, bare = zip(*pairs, strict=True)
+    ratio = statistics.median(above / below for above, below in pairs)
+    return {
+        "what": what,
+        "mesh": statistics.median(mesh),
+        "bare": statistics.median(bare),
+        "ratio": ratio,
+    }
 
 
 def delays(calls: dict[str, Row]) -> list[Result]:
