@@ -70,6 +70,8 @@ class MeshClient:
     `timeout_s` bounds one call, its retries included; without one the gateway's default holds.
     `attempts` is how often a call that is safe to repeat is tried when the mesh is unavailable.
     `gateways` are further ones of the same mesh, for generations whose gateway is lost.
+    With one gateway, it may take 10 s to connect and 5 s to answer a ping before it counts as gone;
+    with several 1 s and 0.5 s, since another can be asked.
     `tls` names the certificates for a gateway with TLS; renewed ones hold from the next call on.
 
         async with MeshClient("localhost:50051") as mesh:

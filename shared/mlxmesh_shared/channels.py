@@ -156,12 +156,12 @@ class _Call:
 
     def __await__(self) -> Generator[Any, None, Any]:
         awaiting: Generator[Any, None, Any] = self._call.__await__()
-        cancels = _cancels()
+        cancels = cancel_requests()
         try:
             return (yield from awaiting)
         except aio.AioRpcError as error:
             # gRPC forgets that its caller was cancelled when the call ends in the same moment.
-            if _cancels() > cancels:
+            if cancel_requests() > cancels:
                 raise asyncio.CancelledError from error
             raise from_rpc_error(error) from error
 
@@ -204,8 +204,8 @@ class _Call:
         return from_rpc_error(aio.AioRpcError(code, aio.Metadata(), trailing))
 
 
-def _cancels() -> int:
-    """How often the running task was asked to end."""
+def cancel_requests() -> int:
+    """How often the running task itself was asked to end, which a call of it may do by itself."""
     task = asyncio.current_task()
     return task.cancelling() if task is not None else 0
 

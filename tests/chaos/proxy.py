@@ -71,10 +71,9 @@ class Proxy:
         """How many connections were made so far."""
         self._target = target
         self._connections: set[_Connection] = set()
-        self._handlers: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
         self.address = f"127.0.0.1:{port}"
         return self
@@ -85,9 +84,7 @@ class Proxy:
             asyncio.get_running_loop().remove_reader(listening.fileno())
         await asyncio.sleep(0.01)
         self._server.close()
-        while self._handlers:
-            self._end_all(reset=False)
-            await asyncio.wait(self._handlers, timeout=0.05)
+        self._end_all(reset=False)
         await self._server.wait_closed()
 
     @property
@@ -125,11 +122,6 @@ class Proxy:
     def _end_all(self, *, reset: bool) -> None:
         for connection in list(self._connections):
             connection.close(reset=reset)
-
-    async def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        handler = asyncio.create_task(self._serve(reader, client))
-        self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         host, _, port = self._target.rpartition(":")

@@ -126,7 +126,9 @@ class TailRules:
         """Whether the span follows a decision to keep; else it is held, or dropped."""
         decision = self._decisions.get(span.trace_id)
         if decision is not None:
-            if not decision and (failed(span) or self._is_slow(span)):
+            if not decision and (
+                failed(span) or self._is_slow(span.start_time_unix_nano, span.end_time_unix_nano)
+            ):
                 decision = self._decisions[span.trace_id] = True
             return decision
         held = self._held.get(span.trace_id)
@@ -137,9 +139,8 @@ class TailRules:
             held.decide_at_s = min(held.decide_at_s, now_s + SETTLE_S)
         return False
 
-    def _is_slow(self, span: Span) -> bool:
-        took_ns = span.end_time_unix_nano - span.start_time_unix_nano
-        return took_ns >= self._options.slow_ms * _NS_PER_MS
+    def _is_slow(self, begin_ns: int, end_ns: int) -> bool:
+        return end_ns - begin_ns >= self._options.slow_ms * _NS_PER_MS
 
     def _make_room(self) -> Iterator[ExportTraceServiceRequest]:
         while self._held_bytes > self._options.max_held_bytes:
@@ -148,8 +149,8 @@ class TailRules:
     def _decide(self, trace_id: bytes) -> Iterator[ExportTraceServiceRequest]:
         held = self._held.pop(trace_id)
         self._held_bytes -= held.size_bytes
-        took_ms = (held.end_ns - held.begin_ns) / _NS_PER_MS
-        keep = held.keep or took_ms >= self._options.slow_ms or self._in_ratio(trace_id)
+        slow = self._is_slow(held.begin_ns, held.end_ns)
+        keep = held.keep or slow or self._in_ratio(trace_id)
         self._decisions[trace_id] = keep
         if len(self._decisions) > self._options.max_decisions:
             self._decisions.popitem(last=False)

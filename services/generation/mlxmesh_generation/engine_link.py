@@ -21,7 +21,7 @@ from mlxmesh.engine.v1.engine_pb2 import (
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh_generation.router import Replica
 from mlxmesh_generation.sequence import EngineSequence, SequenceSink
-from mlxmesh_shared.channels import OpenChannel, open_channel, wait_ready
+from mlxmesh_shared.channels import OpenChannel, cancel_requests, open_channel, wait_ready
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError
 from mlxmesh_shared.vacancies import Vacancies
 
@@ -163,7 +163,7 @@ class EngineLink:
                     self._on_connected()
                 self._dispatch(response)
         except asyncio.CancelledError:
-            if _is_cancelled_itself():
+            if cancel_requests():
                 raise
             raise EngineLost(f"{self.engine_id} said nothing for {SILENT_S:g} s") from None
         finally:
@@ -249,9 +249,3 @@ def _has_memory(load: EngineLoad) -> bool:
         return True
     most_bytes = load.kv_capacity_bytes * (1 + load.max_waiting / load.max_running)
     return load.kv_promised_bytes < most_bytes
-
-
-def _is_cancelled_itself() -> bool:
-    """Whether it is this task that is cancelled, and not only a call that it reads."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
