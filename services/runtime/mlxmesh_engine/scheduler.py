@@ -240,7 +240,7 @@ class Scheduler:
         if not prompts:
             return {}
         oldest, *others = prompts
-        budget_tokens = self._budget.tokens
+        budget_tokens = self._budget.tokens(decoding=bool(self._running))
         counts = {oldest.key: self._share(oldest, max(1, budget_tokens // 2))}
         left = budget_tokens - counts[oldest.key]
         for active in sorted(others, key=_remaining):
@@ -249,9 +249,9 @@ class Scheduler:
         counts[oldest.key] += min(left, _remaining(oldest) - counts[oldest.key])
         return counts
 
-    def note_prefill_took(self, step_s: float) -> None:
-        """Fits the next steps' token budget to how long one took."""
-        self._budget.note(step_s)
+    def note_prefill_took(self, step_s: float, tokens: int, *, decoding: bool) -> None:
+        """Fits the next steps' token budget to how long one took that prefilled so many tokens."""
+        self._budget.note(step_s, tokens, decoding=decoding)
 
     def note_decode_took(self, step_s: float, read: Read) -> None:
         """Fits what a step may read of long prompts to how long one took beside such a read."""

@@ -46,7 +46,8 @@ class StepLoop:
         self._actives: dict[SequenceKey, Active] = {}
         self._launched: LaunchedStep | None = None
         self._clock = clock
-        self._prefill_began_s: float | None = None
+        # When it began, its tokens, and whether others decode beside it.
+        self._prefill_began: tuple[float, int, bool] | None = None
         self._pace = DecodePace()
         self._steps = steps or StepCounts()
         self._news: News = {}
@@ -156,8 +157,9 @@ class StepLoop:
         """Reading is only started by its own turn; a later one waits for it."""
         now_s = self._clock()
         self._steps.turned(now_s, rows)
-        if self._prefill_began_s is not None:
-            self._scheduler.note_prefill_took(now_s - self._prefill_began_s)
+        if self._prefill_began is not None:
+            began_s, tokens, decoding = self._prefill_began
+            self._scheduler.note_prefill_took(now_s - began_s, tokens, decoding=decoding)
         if not rows:
             self._pace.no_step_ended()
         elif (step := self._pace.step_ended(now_s)) is not None:
@@ -166,8 +168,10 @@ class StepLoop:
     def _read_prompts(self) -> None:
         self._look_up_again()
         slices = self._scheduler.plan_prefill()
-        self._prefill_began_s = self._clock() if slices else None
-        self._pace.reads(read_of(slices))
+        read = read_of(slices)
+        decoding = self._launched is not None
+        self._prefill_began = (self._clock(), read.tokens, decoding) if read.tokens else None
+        self._pace.reads(read)
         self._prefill.begin(slices)
         for slice_ in slices:
             if slice_.first:
