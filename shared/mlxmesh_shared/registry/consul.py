@@ -18,6 +18,7 @@ from mlxmesh_shared.health import health
 from mlxmesh_shared.registry.port import Instance, checked_name
 from mlxmesh_shared.settings.consul import ConsulSettings
 from mlxmesh_shared.tls import CertificateSource
+from mlxmesh_shared.tls.identity import server_name
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +40,15 @@ class ConsulRegistry:
         *,
         certificates: CertificateSource | None = None,
     ) -> None:
-        """The agent is closed with the registry. certificates: to ask instances how they are."""
+        """The agent is closed with the registry.
+
+        certificates: this process's, where the mesh uses TLS.
+        """
         self._certificates = certificates
         self._agent = agent or ConsulAgent(settings)
         self._prefix = settings.consul_prefix
+        given = settings.consul_check_tls
+        self._checks_tls = certificates is not None if given is None else given
         self._interval_s = settings.consul_check_interval_s
         self._own: dict[str, ConsulService] = {}
         self._withdrawn: set[str] = set()
@@ -162,6 +168,7 @@ class ConsulRegistry:
             address=host.strip("[]"),
             port=int(port),
             meta=_checked_meta(instance.metadata) | {_PID: str(instance.pid)},
+            tls_server_name=server_name(instance.service) if self._checks_tls else "",
         )
 
     def _from_consul(self, service: ConsulService) -> Instance:

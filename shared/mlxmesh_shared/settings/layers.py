@@ -184,7 +184,7 @@ def _flags(section: str, argv: Sequence[str]) -> dict[str, _Raw]:
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
     text = (field.description or "").replace("%", "%%")
     default = field.get_default(call_default_factory=True)
-    if field.annotation is bool:
+    if field.annotation in (bool, bool | None):
         action = argparse.BooleanOptionalAction
         parser.add_argument(_flag(name), action=action, default=argparse.SUPPRESS, help=text)
         return
