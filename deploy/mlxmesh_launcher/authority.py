@@ -122,7 +122,7 @@ class Authority:
     def _extensions(self, role: str, hosts: Iterable[str]) -> Iterator[x509.ExtensionType]:
         serves = role in (*SERVER_ROLES, CONSUL)
         names: list[x509.GeneralName] = []
-        own = []
+        own: list[str] = []
         if role in ROLES:
             names.append(x509.UniformResourceIdentifier(spiffe_id(role)))
             own.append(server_name(role))

@@ -135,6 +135,12 @@ class TwoHosts:
         rows = self.rows()
         return sorted((row["service"], row["host"]) for row in rows if row["state"] == "serving")
 
+    def known(self) -> list[tuple[str, str]]:
+        """Service and host of each that the gateway sends calls to."""
+        rows = json.loads(self.command("top", "--json"))["instances"]
+        serving = [row for row in rows if row["health"] == "HEALTH_SERVING"]
+        return sorted((row["service"], row["metadata"]["host"]) for row in serving)
+
     def all_serve(self) -> bool:
         """Whether every process that was started serves."""
         wanted = {(service, name) for name in "ab" for service in self._host(name).services}
@@ -146,6 +152,12 @@ class TwoHosts:
         env = {"MLXMESH_CONSUL_TOKEN": self.tokens[service]}
         log = host.folder / f"{service}.log"
         host.services[service] = host.host.start(*command, log=log, env=env)
+
+    def stop_service(self, host: MeshHost, service: str) -> None:
+        """Asks it to leave, and waits until it has."""
+        process = host.services.pop(service)
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0, host.log(service)
 
     def _host(self, name: str) -> MeshHost:
         return self.a if name == "a" else self.b

@@ -31,7 +31,7 @@ async def read(client: MeshClient, max_tokens: int, begun: asyncio.Event) -> dic
             if event.finished is not None:
                 resumptions = event.finished.timings.resumptions
     except MeshError as error:
-        return {"tokens": tokens, "reason": error.reason, "retriable": error.retryable}
+        return {"tokens": tokens, "reason": error.reason, "retryable": error.retryable}
     finally:
         begun.set()
     return {"tokens": tokens, "resumptions": resumptions}
