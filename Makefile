@@ -58,7 +58,7 @@ check: lint ## Lint, contracts against the last landed ones, unit tests
 test: protos ## Every test that needs only Python (unit, contract, integration, end to end)
 	$(PYTEST) $(WORKERS)
 
-tools: collector prometheus ## Build the tools that `make test-all` needs (Go and Node must be there)
+tools: collector prometheus ## Build the tools that `make test-all` needs (Go, Node, Maven and Rust must be there)
 	deploy/tools/fetch-tools $(TOOLS)
 
 collector: ## Build an OpenTelemetry collector for `make test-all` (Go must be there)
@@ -77,7 +77,7 @@ ifneq ($(wildcard $(TOOLS)/consul),)
 test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
 test-all coverage: export PATH := $(TOOLS):$(PATH)
-test-all: protos tools ## Every test, also those that use Go, Node and grpcurl
+test-all: protos tools ## Every test, also those in other languages, and those with Consul
 	$(PYTEST) -m "" $(WORKERS) --durations 10
 
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage

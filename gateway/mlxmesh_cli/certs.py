@@ -43,7 +43,7 @@ def init(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False)
 
 @certs.command("issue")
 def issue(
-    role: Annotated[str, typer.Argument(help="gateway, generation, ..., client or admin.")],
+    role: Annotated[str, typer.Argument(help="gateway, ..., client, admin, or consul.")],
     host: Annotated[
         list[str] | None,
         typer.Option(help="A name or address that its server is reached by; may be repeated."),
@@ -68,11 +68,11 @@ def rotate(
 ) -> None:
     """Issue certificates again, for the same hosts. A running mesh takes them up by itself."""
     from mlxmesh_launcher.authority import Authority
-    from mlxmesh_shared.tls.identity import ROLES
 
     path = _tls_dir(directory, data_dir)
     with told_errors():
-        issued = Authority(path).renew(roles or ROLES)
+        authority = Authority(path)
+        issued = authority.renew(roles or authority.issued())
     _show(issued, json)
 
 

@@ -47,7 +47,8 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
 
 
 def gateway_address(address: str | None, data_dir: Path | None) -> str:
-    """Where the gateway is: as given, as the launcher wrote, or the default port."""
+    """Where the gateway is: as given, as launcher or registry know it, or the default port."""
+    from mlxmesh_cli.registered import registered_gateway
     from mlxmesh_launcher.record import read_record
 
     address = address or (os.environ.get("MLXMESH_ADDRESS") if data_dir is None else None)
@@ -56,6 +57,10 @@ def gateway_address(address: str | None, data_dir: Path | None) -> str:
     record = read_record(resolve_data_dir(data_dir))
     if record is not None and record.gateway:
         return record.gateway
+    with told_errors():
+        registered = registered_gateway(resolve_data_dir(data_dir))
+    if registered is not None:
+        return registered
     if data_dir is not None:
         fail(f"no mesh runs in {data_dir}; start one with `mlxmesh up --data-dir {data_dir}`")
     return DEFAULT_ADDRESS

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,12 @@ async def test_registered_is_found_whole(registry: Registry) -> None:
     await registry.register(instance(model="pocket", state="ready"))
 
     assert await registry.resolve("engine") == (instance(model="pocket", state="ready"),)
+
+
+async def test_an_ipv6_address_is_found_as_it_was_registered(registry: Registry) -> None:
+    six = replace(instance(), address="[::1]:5")
+    await registry.register(six)
+    assert await registry.resolve("engine") == (six,)
 
 
 async def test_services_are_kept_apart(registry: Registry) -> None:
@@ -368,3 +375,16 @@ def test_every_instance_tells_where_it_is_and_what_it_speaks() -> None:
     wanted = {"zone": "rack-7", "contract": "v1", "host": host, "model": "pocket"}
     assert found.metadata == wanted
     assert local_instance(MeshSettings(), "model", "m", "[::1]:5").address == "[::1]:5"
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7:5", "[fd00::7", "mac/5", "a" * 254])
+def test_a_host_to_advertise_is_a_name_or_an_address(host: str) -> None:
+    with pytest.raises(ValueError, match="advertise_host"):
+        MeshSettings(advertise_host=host)
+
+
+@pytest.mark.parametrize("host", ["fd00::7", "[fd00::7]"])
+def test_an_ipv6_host_is_told_in_brackets(host: str) -> None:
+    settings = MeshSettings(advertise_host=host)
+
+    assert local_instance(settings, "engine", "engine-1", "[::]:5").address == "[fd00::7]:5"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from mlxmesh_shared.settings.consul import ConsulSettings, FullPath, Seconds
-from mlxmesh_shared.settings.listen import check_listen
+from mlxmesh_shared.settings.listen import check_host, check_listen, check_reachable
 from mlxmesh_shared.settings.sinks import Sinks, SinkSettings
 from mlxmesh_shared.settings.webhooks import check_webhook, split_texts
 
@@ -33,6 +33,12 @@ def _allowed(listen: str, info: ValidationInfo) -> str:
     return listen
 
 
+def _told_to_others(listen: str, info: ValidationInfo) -> str:
+    if info.data.get("registry") == "consul":
+        check_reachable(listen, advertise_host=info.data.get("advertise_host", ""))
+    return listen
+
+
 def _http_listen(listen: str, info: ValidationInfo) -> str:
     if listen == "auto":
         anywhere = str(info.data.get("listen", "")).endswith(":0")
@@ -41,7 +47,7 @@ def _http_listen(listen: str, info: ValidationInfo) -> str:
 
 
 Webhook = Annotated[str, AfterValidator(check_webhook)]
-Listen = Annotated[str, AfterValidator(_allowed)]
+Listen = Annotated[str, AfterValidator(_allowed), AfterValidator(_told_to_others)]
 HttpListen = Annotated[str, AfterValidator(_http_listen)]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_texts)]
 Count = Annotated[int, Field(ge=1)]
@@ -67,8 +73,8 @@ class MeshSettings(ConsulSettings):
     """How instances find each other: "directory" on one machine, "consul" also across machines."""
     zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
     """Where this host stands (a rack, a room): told to the registry with every instance."""
-    advertise_host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_-]{0,253}$")] = ""
-    """The host that others reach this process at; empty for the host of listen."""
+    advertise_host: Annotated[str, AfterValidator(check_host)] = ""
+    """The name or address that others reach this process at; empty for the host of listen."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Dynamic()] = "info"
     """The least important record that is logged."""
     log_format: Literal["auto", "json", "text"] = "auto"

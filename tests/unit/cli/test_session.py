@@ -17,6 +17,8 @@ from mlxmesh_cli.session import (
 )
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ModelNotFound, ServiceUnavailable
+from mlxmesh_shared.registry import local_instance, open_registry
+from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.tls import CertificateFiles
 
 
@@ -29,6 +31,19 @@ def test_the_running_mesh_of_the_data_directory_is_next(tmp_path: Path) -> None:
     record.claim()
     record.publish("127.0.0.1:4242", control="127.0.0.1:4243")
     assert gateway_address(None, tmp_path) == "127.0.0.1:4242"
+
+
+async def test_services_that_were_started_by_hand_are_found_in_their_registry(
+    tmp_path: Path,
+) -> None:
+    settings = MeshSettings(data_dir=tmp_path)
+    registry = open_registry(settings)
+    await registry.register(local_instance(settings, "gateway", "gateway-1", "[::1]:4242"))
+
+    # From within an event loop, as commands ask.
+    assert gateway_address(None, tmp_path) == "[::1]:4242"
+
+    await registry.close()
 
 
 def test_a_data_directory_without_a_mesh_is_an_error(
