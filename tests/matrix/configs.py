@@ -1,111 +1,36 @@
-"""Tiny configurations."""
-VOCAB_SIZE=128
-COMMON=dict(
- hidden_size=32,num_hidden_layers=2,intermediate_size=64,num_attention_heads=4,num_key_value_heads=2,head_dim=8,
- rms_norm_eps=1e-5,layer_norm_eps=1e-5,layer_norm_epsilon=1e-5,norm_eps=1e-5,norm_epsilon=1e-5,layernorm_epsilon=1e-5,vocab_size=128,max_position_embeddings=512,rope_theta=10000.0,
- tie_word_embeddings=True,sliding_window=16,moe_intermediate_size=32,num_experts=4,num_experts_per_tok=2,n_routed_experts=4,
- n_shared_experts=1,num_shared_experts=1,num_local_experts=4,first_k_dense_replace=1,moe_layer_freq=1,routed_scaling_factor=1.0,n_group=1,topk_group=1,
- q_lora_rank=16,kv_lora_rank=16,qk_rope_head_dim=8,qk_nope_head_dim=8,v_head_dim=8,topk_method="noaux_tc",scoring_func="sigmoid",norm_topk_prob=True,
- attention_bias=False,mlp_bias=False,use_bias=False,
- decoder_sparse_step=1,mlp_only_layers=[],partial_rotary_factor=0.5,rope_scaling=None,use_qk_norm=True,
- n_embd=32,n_head=4,n_layer=2,n_positions=512,n_ctx=512,num_layers=2,num_heads=4,num_kv_heads=2,
- rotary_dim=4,model_dim=32,
- index_head_dim=16,index_n_heads=2,index_topk=8,
- layer_group_size=2,group_norm_size=2,
- shared_expert_intermediate_size=32,moe_shared_expert_intermediate_size=32,shared_intermediate_size=32,
- embedding_multiplier=1.0,attention_multiplier=0.3,logits_scaling=1.0,residual_multiplier=1.0,
- mamba_n_heads=4,mamba_d_head=16,mamba_d_state=16,mamba_d_conv=4,mamba_n_groups=1,mamba_conv_bias=True,mamba_proj_bias=False,mamba_expand=2,mamba_d_ssm=64,
- conv_kernel=4,state_size=16,use_conv_bias=True,ssm_state_size=16,n_groups=1,
- linear_num_value_heads=4,linear_num_key_heads=2,linear_key_head_dim=8,linear_value_head_dim=8,linear_conv_kernel_dim=4,
- dim_model_base=32,scale_depth=1.4,scale_emb=1.0,
- conv_L_cache=3,
-)
-S,F="sliding_attention","full_attention"
-OVER=dict(
- afm7=dict(hidden_dim=32,num_kv_reuse_layers=1,hidden_dim_scale_factor=2.0,num_layers=3),
- afmoe=dict(layer_types=[S,F,S,F],num_hidden_layers=4,num_dense_layers=1),
- apertus=dict(post_norm=False,qk_norm=True),
- baichuan_m1=dict(tie_word_embeddings=False,sliding_window_layers=[1],conv_window=2),
- bailing_moe_linear=dict(num_hidden_layers=4),bailing_hybrid=dict(num_hidden_layers=4),
- bailing_moe_v3=dict(num_hidden_layers=4),
- cohere2=dict(num_hidden_layers=4),
- dbrx=dict(d_model=32,n_layers=2,n_heads=4,ffn_config=dict(ffn_hidden_size=32,moe_num_experts=4,moe_top_k=2,moe_jitter_eps=0),attn_config=dict(kv_n_heads=2,clip_qkv=8,rope_theta=10000.0)),
- deepseek_v2=dict(rope_scaling=dict(factor=1.0,mscale=1.0,mscale_all_dim=0,original_max_position_embeddings=512,beta_fast=32,beta_slow=1,type="yarn"),topk_method="gready"),
- ernie4_5_moe=dict(moe_num_experts=4,moe_k=2,moe_intermediate_size=32,moe_num_shared_experts=1),
- exaone4=dict(sliding_window_pattern="LG"),
- exaone_moe=dict(layer_types=[S,F],is_moe_layer=[False,True]),
- gear=dict(layer_types=["conv_mixer",F,S,F],num_hidden_layers=4),
- gemma3_text=dict(num_hidden_layers=6),
- gemma4_text=dict(num_hidden_layers=4,num_kv_shared_layers=0,layer_types=[S,F,S,F],global_head_dim=8,hidden_size_per_layer_input=8,vocab_size_per_layer_input=128),
- glm_moe_dsa=dict(rope_parameters=dict(rope_theta=10000.0,rope_type="default")),
- gpt_bigcode=dict(n_inner=64),
- gpt_neox=dict(rotary_emb_base=10000,rotary_pct=0.25),
- gptj=dict(),
- hunyuan=dict(rope_scaling=dict(alpha=1000.0,factor=1.0,type="dynamic"),moe_topk=2,num_shared_expert=1,use_mixed_mlp_moe=True,use_cla=True,cla_share_factor=2),
- jamba=dict(attn_layer_offset=1,attn_layer_period=2,expert_layer_offset=1,expert_layer_period=2,num_hidden_layers=4),
- kimi_linear=dict(linear_attn_config=dict(kda_layers=[1,3],num_heads=4,head_dim=8,short_conv_kernel_size=4),model_max_length=512,num_hidden_layers=4,num_experts_per_token=2),
- granitemoehybrid=dict(layer_types=["mamba","attention"]),
- laguna=dict(layer_types=[S,F],mlp_layer_types=["dense","sparse"]),
- lfm2=dict(conv_bias=False,block_dim=32,block_multiple_of=8,block_ffn_dim_multiplier=1.0,block_auto_adjust_ff_dim=False,layer_types=["conv",F],block_ff_dim=64),
- lfm2_moe=dict(conv_bias=False,use_expert_bias=True,num_dense_layers=1,layer_types=["conv",F]),
- llama4_text=dict(intermediate_size_mlp=64,no_rope_layers=[1,0]),
- longcat_flash=dict(attention_method="MLA",zero_expert_type="identity",ffn_hidden_size=64,moe_topk=2,expert_ffn_hidden_size=32,zero_expert_num=1,mla_scale_q_lora=True,mla_scale_kv_lora=True),
- minicpm3=dict(rope_scaling=dict(short_factor=[1.0]*4,long_factor=[1.0]*4,original_max_position_embeddings=512,type="longrope")),
- mamba=dict(intermediate_size=64,time_step_rank=4),
- mamba2=dict(num_heads=4,head_dim=16,time_step_limit=(0.0,100.0),time_step_rank=4),
- mellum=dict(layer_types=[S,F],rope_parameters={S:dict(rope_theta=10000.0,rope_type="default"),F:dict(rope_theta=10000.0,rope_type="default")}),
- minicpm=dict(tie_word_embeddings=False),
- mimo=dict(num_nextn_predict_layers=0),
- mimo_v2_flash=dict(hybrid_layer_pattern=[0,1],add_swa_attention_sink_bias=True,add_full_attention_sink_bias=False,sliding_window_size=16,swa_rope_theta=10000.0,swa_num_attention_heads=4,swa_num_key_value_heads=2,swa_head_dim=8,swa_v_head_dim=8,moe_layer_freq=[0,1]),
- ministral3=dict(rope_parameters=dict(rope_theta=10000.0,original_max_position_embeddings=512,llama_4_scaling_beta=0.1,rope_type="default"),layer_types=[S,F]),
- mistral4=dict(rope_parameters=dict(rope_theta=10000.0,original_max_position_embeddings=512,llama_4_scaling_beta=0.1,rope_type="default",type="default")),
- muse_glimmer=dict(layer_types=[S,F]),
- nemotron=dict(hidden_act="relu2"),
- nemotron_h=dict(mamba_num_heads=4,mamba_head_dim=16,mamba_proj_bias=False,hybrid_override_pattern="M*E-",num_hidden_layers=4,time_step_limit=(0.0,100.0)),
- olmo=dict(d_model=32,n_layers=2,mlp_hidden_size=64,n_heads=4,embedding_size=128,weight_tying=True),
- olmo3=dict(num_hidden_layers=4),
- olmo_hybrid=dict(linear_allow_neg_eigval=True,layer_types=["linear_attention",F],linear_num_key_heads=4),
- openelm=dict(num_transformer_layers=2,ffn_dim_divisor=8,num_query_heads=[4,4],num_kv_heads=[2,2],ffn_multipliers=[1.0,2.0]),
- phi3small=dict(vocab_size=100352,dense_attention_every_n_layers=2,ff_intermediate_size=64,gegelu_limit=20.0),
- phixtral=dict(num_vocab=128),
- plamo=dict(n_shared_head=2),
- plamo2=dict(hidden_size_per_head=16,mamba_num_heads=4,attention_window_size=16,num_hidden_layers=4),
- plamo3=dict(window_size=16,sliding_window_pattern=2),
- qwen3_next=dict(num_hidden_layers=4),
- qwen=dict(kv_channels=8),
- recurrent_gemma=dict(conv1d_width=4,logits_soft_cap=30.0,attention_window_size=16,block_types=["recurrent","attention"]),
- rwkv7=dict(a_low_rank_dim=8,v_low_rank_dim=8,gate_low_rank_dim=8,decay_low_rank_dim=8),
- spark2_5=dict(rope_parameters={S:dict(rope_theta=10000.0,rope_type="default"),F:dict(rope_theta=10000.0,rope_type="default")},layer_types=[S,F]),
- stablelm=dict(use_qkv_bias=True),
- step3p5=dict(num_attention_groups=2,layer_types=[S,F],moe_num_experts=4,moe_top_k=2,share_expert_dim=32,moe_layers_enum="1"),
- talkie=dict(),
- **{"lille-130m":dict(n_embd=96,block_size=512,n_kv_heads=2),
- "nemotron-nas":dict(block_configs=[dict(attention=dict(n_heads_in_group=2),ffn=dict(ffn_mult=1.0)),dict(attention=dict(no_op=True),ffn=dict(no_op=True)),dict(attention=dict(n_heads_in_group=2),ffn=dict(ffn_mult=1.0))],num_hidden_layers=3)},
-)
-OVER["longcat_flash_ngram"]=OVER["longcat_flash"]|dict(ngram_vocab_size_ratio=2)
-QWEN35=dict(rope_parameters=dict(type="default",mrope_section=[1,1,0],rope_theta=10000.0,partial_rotary_factor=0.25),full_attention_interval=2)
-TEXT=dict(
- gemma3=("gemma3_text",{}),
- gemma3n=("gemma3n_text",dict(num_hidden_layers=4,num_kv_shared_layers=2,vocab_size_per_layer_input=128,rope_local_base_freq=10000.0,final_logit_softcapping=30.0,layer_types=[S,F,S,F],activation_sparsity_pattern=[0.0]*4,hidden_size_per_layer_input=8,altup_num_inputs=2,altup_coef_clip=120.0,altup_correct_scale=True,altup_active_idx=0,laurel_rank=4,query_pre_attn_scalar=8,intermediate_size=64)),
- gemma4=("gemma4_text",{}),
- kimi_k25=("deepseek_v3",{}),
- kimi_k3=("kimi_linear",dict(num_hidden_layers=4,linear_attn_config=dict(kda_layers=[1,3],full_attn_layers=[2,4],num_heads=4,head_dim=8,short_conv_kernel_size=4),attn_res_block_size=2)),
- kimi_vl=("deepseek_v3",{}),
- llama4=("llama4_text",dict(num_experts_per_tok=1,rope_scaling=None,attention_chunk_size=16,interleave_moe_layer_step=2,intermediate_size_mlp=64,num_hidden_layers=4)),
- minimax_m3_vl=("minimax_m3",dict(dense_intermediate_size=64,mlp_layer_types=["dense","sparse"])),
- mistral3=("ministral3",OVER["ministral3"]),
- muse_spark=("muse_spark_text",dict(num_shared_experts=0,post_norm_eps=1e-5,rope_parameters=dict(rope_theta=10000.0,rope_type="default"),layer_rope_theta=[10000.0,10000.0],layer_types=[S,F],final_logit_softcapping=20.0,output_multiplier=0.2,moe_hidden_size=32)),
- pixtral=("mistral",{}),
- qwen2_vl=("qwen2_vl",{}),
- qwen3_5=("qwen3_5_text",QWEN35|dict(num_experts=0)),
- qwen3_5_moe=("qwen3_5_moe_text",QWEN35),
- qwen3_vl=("qwen3_vl_text",{}),
- qwen3_vl_moe=("qwen3_vl_moe_text",{}),
- **{"lfm2-vl":("lfm2",OVER["lfm2"])},
-)
-def config_of(n):
-    c=COMMON|{"model_type":n}|OVER.get(n,{})
-    if n in TEXT:
-        t,o=TEXT[n]
-        c["text_config"]=COMMON|{"model_type":t}|OVER.get(t,{})|o
-    return c
+"""A tiny configuration of every architecture of mlx-lm 0.32.2, as config.json has it.
+
+configs.json says what is common, since mlx-lm ignores what an architecture does not know, then what
+each adds, and what the text model of a multimodal one adds.
+"""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+VOCAB_SIZE = 128
+
+_TABLE: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text())
+# Cannot be made of random weights, each with the reason.
+NOT_TRIED = {"prism_hadamard_qwen35": "its weights only come as packs of 2 bits"}
+
+
+def config_of(architecture: str, **changes: Any) -> dict[str, Any]:
+    """Its configuration; `changes` go to the text model of a multimodal one as well."""
+    common = {**_TABLE["common"], "model_type": architecture}
+    config = {**common, **_TABLE["architectures"].get(architecture, {}), **changes}
+    if (text := _TABLE["text_configs"].get(architecture)) is not None:
+        config["text_config"] = {**common, **text, **changes}
+    return config
+
+
+def architectures() -> list[str]:
+    """Every module of mlx_lm.models that is a model, whether there is a configuration or not."""
+    folder = Path(cast("str", import_module("mlx_lm.models.cache").__file__)).parent
+    sources = {file.stem: file.read_text() for file in folder.glob("*.py")}
+    return sorted(
+        name
+        for name, source in sources.items()
+        if "class ModelArgs" in source and ("class Model(" in source or "import Model\n" in source)
+    )

@@ -2,7 +2,7 @@
 
 # A request that ends every engine it is given must not end them all, again and again.
 MAX_WITHOUT_PROGRESS = 3
-# From then on it shares no batch: one that ends engines is found out, one that was near it survives.
+# From then on it shares no batch: the batch may have been the cause, and not one of its rows.
 ISOLATED_AFTER = 2
 
 

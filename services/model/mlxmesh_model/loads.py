@@ -19,8 +19,8 @@ class Loads:
     async def load(self, reference: ModelReference, replicas: int) -> AsyncGenerator[Version]:
         """The version as it is, after each change, and at last with every replica ready.
 
-        Raises: what prevents it (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused); Cancelled when
-        somebody unloads it meanwhile.
+        Raises: what prevents it (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused);
+        Cancelled when somebody unloads it meanwhile.
         """
         async for version in self._follow(reference, replicas):
             yield version

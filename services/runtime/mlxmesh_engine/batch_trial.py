@@ -51,8 +51,7 @@ class BatchTrial:
             scores = self._scores_alone([0])
         except Exception as error:
             raise FeatureNotSupported(
-                f"this model cannot be computed here: {type(error).__name__}: {error}; "
-                "choose another model"
+                f"this model cannot be computed on this device: {type(error).__name__}: {error}"
             ) from error
         self.vocab_size = int(scores.shape[-1])
         # A cache that forgets or sums up is counted as if it kept every token: more than it takes.

@@ -107,6 +107,8 @@ def _read(model_dir: Path) -> tuple[nn.Module, dict[str, Any]]:
     # Architectures raise whatever a configuration leads to; one exits where a package is missing.
     except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {error}"
+        if isinstance(error, SystemExit):
+            what = "a package that it needs is missing; the engine's log names it"
         raise InvalidArgument(
             f"mlx-lm cannot load {model_dir.name}: {what}", field="model_dir"
         ) from error

@@ -1,8 +1,8 @@
 """One engine process: spawned, heard until it announces its address, ended.
 
 The process tells on stdout, one JSON object a line, how its start goes, then its address or why it
-cannot serve, and that it drains when another than this runtime asked it to leave. Its stdin is a pipe that stays open:
-when this process dies, the engine sees it close and exits.
+cannot serve, and that it drains when another than this runtime asked it to leave. Its stdin is a
+pipe that stays open: when this process dies, the engine sees it close and exits.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from mlxmesh_engine.request import FinishReason, Sequence
 from mlxmesh_shared.errors import EngineFailed
 from tests.fakes.engine_rig import STREAM, Rig, load_model
 from tests.fakes.tiny_model import mx, write_model
-from tests.matrix.matrix import prompt
+from tests.matrix.examination import prompt
 
 _TOKENS = 10
 

@@ -1,6 +1,7 @@
 """Desired replicas become engines, whatever happens to runtimes and to the model service."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -320,6 +321,6 @@ async def test_a_model_that_its_engine_refuses_is_a_failed_precondition(mesh, se
         await asyncio.sleep(0.01)
     [engine_id] = host.runtime.engines
     host.runtime.refuse_model(engine_id, "Missing 2 parameters: \na,\nb.")
-    with pytest.raises(ModelRefused, match="pocket@1: Missing 2 parameters: \na,\nb."):
+    with pytest.raises(ModelRefused, match=re.escape("pocket@1: Missing 2 parameters: \na,\nb.")):
         await loading
     assert (await service.version()).failure.code == 9
