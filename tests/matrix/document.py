@@ -15,16 +15,17 @@ and sequences resumed in mid-stream. `make test-all` runs it again and fails whe
 true.
 
 - **in batches**: close prompts are prefilled together, all sequences decode together.
-- **in batches; prompts of equal length are read together**: padding would enter the state that these
-  models keep, so prompts of different lengths are prefilled one after another. They decode together.
+- **in batches; prompts of equal length are read together**: padding would enter the state that
+  these models keep, so prompts of different lengths are prefilled one after another. All sequences
+  decode together.
 - **one row at a time**: mlx-lm cannot batch the architecture exactly, so an engine computes its
   sequences in turn. Throughput does not grow with the number of streams.
 - **refused**: LoadModel ends with FAILED_PRECONDITION and this reason, without a second try.
 
-An engine finds out by itself: at load it compares the model's scores in batches of two, three, and as
-many rows as there are KV heads with those of each row alone
-([0024](decisions/0024-batch-trial.md)). So a newer mlx-lm, or weights in another type, may be served
-otherwise than the table says, but not wrongly.
+An engine finds out by itself: at load it compares the model's scores in batches of two, three, and
+as many rows as there are KV heads with those of each row alone
+([0024](decisions/0024-batch-trial.md)). So a newer mlx-lm, or weights of another type, may be
+served in another way than the table says, but not wrongly.
 
 The prefix cache needs keys and values of every token. Models that slide a window, keep a recurrent
 state, or cache something else beside keys and values read each prompt anew.
@@ -40,7 +41,7 @@ def text(outcomes: Iterable[Outcome]) -> str:
 
 def rows(document: str) -> list[Outcome]:
     """The outcomes that a document tells of."""
-    table = document.removeprefix(_BEGINNING).splitlines()
+    table = [line for line in document.splitlines() if line.startswith("| `")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     return [Outcome(name.strip("`"), served, cached == "yes") for name, served, cached in cells]
 

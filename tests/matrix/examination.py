@@ -26,7 +26,7 @@ _PREFIX_CACHE_BYTES = 2**26
 # Two scores that are nearer, relative to how far all lie apart, may change places by rounding.
 _ROUNDING = 1e-4
 
-_SERVED = {
+SERVED = {
     Batching.TOGETHER: "in batches",
     Batching.EQUAL_LENGTHS: "in batches; prompts of equal length are read together",
     Batching.ALONE: "one row at a time",
@@ -44,7 +44,9 @@ class Outcome:
     prefix_cache: bool = False
 
 
-def write_architecture(folder: Path, name: str, **changes: Any) -> Path:
+def write_architecture(
+    folder: Path, name: str, *, dtype: mx.Dtype = mx.float32, **changes: Any
+) -> Path:
     """A model directory with random weights. Raises what mlx-lm raises."""
     config = config_of(name, **changes)
     module: Any = import_module(f"mlx_lm.models.{name}")
@@ -53,9 +55,11 @@ def write_architecture(folder: Path, name: str, **changes: Any) -> Path:
 
     def random(weight: mx.array) -> mx.array:
         # Vectors are norms, biases and decays: they begin in a sensible range.
-        if weight.ndim < 2 or not mx.issubdtype(weight.dtype, mx.floating):
+        if not mx.issubdtype(weight.dtype, mx.floating):
             return weight
-        return mx.random.normal(weight.shape, key=next(keys)) * 0.2
+        if weight.ndim < 2:
+            return weight.astype(dtype)
+        return (mx.random.normal(weight.shape, key=next(keys)) * 0.2).astype(dtype)
 
     model.update(tree_map(random, model.parameters()))
     return _write(folder, config, dict(tree_flatten(model.parameters())))
@@ -80,7 +84,7 @@ class Reference:
         return self._generated(prompt)[0]
 
     def check(self, prompt: Prompt, found: Seq[int]) -> None:
-        """Raises AssertionError unless these are its tokens, up to two scores that are all but equal."""
+        """Raises AssertionError unless these are its tokens, up to two all but equal scores."""
         tokens, scores = self._generated(prompt)
         for index, (mine, theirs) in enumerate(zip(tokens, found, strict=True)):
             if mine != theirs:
@@ -188,4 +192,4 @@ def examine(name: str, folder: Path) -> Outcome:
         return Outcome(name, f"refused: {error.message}")
     phases = Phases(loaded, Reference(path))
     phases.run()
-    return Outcome(name, _SERVED[loaded.batching], phases.cached_tokens > 0)
+    return Outcome(name, SERVED[loaded.batching], phases.cached_tokens > 0)
