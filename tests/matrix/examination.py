@@ -102,10 +102,10 @@ class Reference:
         cache = import_module("mlx_lm.models.cache").make_prompt_cache(self._model)
         if len(prompt) > 1:
             self._model(mx.array([prompt[:-1]]), cache=cache)
-        tokens, scores = [prompt[-1]], list[mx.array]()
+        tokens, scores = list(prompt[-1:]), list[mx.array]()
         for _ in range(MAX_TOKENS):
             scores.append(self._model(mx.array([tokens[-1:]]), cache=cache)[0, -1])
-            tokens.append(int(mx.argmax(scores[-1]).item()))
+            tokens.append(int(np.array(mx.argmax(scores[-1]))))
         return tokens[1:], scores
 
 

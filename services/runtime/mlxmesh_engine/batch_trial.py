@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -25,7 +25,7 @@ from mlxmesh_shared.errors import FeatureNotSupported
 _LENGTHS = (2, 3, 5)
 _MAX_ROWS = 16
 # Relative to the scores' spread; wrong ones were off by 0.1 and more. Narrow types round otherwise
-# in batches, and a rounding may send a token to another expert: there, all of some tries must differ.
+# in batches, and a rounding may send a token to another expert: there, all tries must differ.
 _TOLERANCE = 0.01
 _NARROW_TOLERANCE = 0.05
 _NARROW_TRIES = 3
@@ -146,6 +146,6 @@ def _difference(alone: mx.array, batched: mx.array) -> float:
 def _leaves(caches: Seq[Any]) -> Iterator[Any]:
     for cache in caches:
         if isinstance(cache, CacheList):
-            yield from _leaves(list(cache.caches))
+            yield from _leaves(cast("Seq[Any]", cast("Any", cache).caches))
         else:
             yield cache

@@ -66,14 +66,10 @@ def load(
 ) -> LoadedModel:
     """Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; each says what to do."""
     read_config(model_dir)
-    model, config = _read(model_dir)
-    device = device_name()
-    shipped = shipped_weights(model)
-    choice = choose_dtype(dtype, shipped, device=device, blas=blas, available_bytes=available_bytes)
-    model = converted(model, choice)
-    compute(every_array(model))
-    if name := first_not_finite(model):
-        raise InvalidArgument(_not_finite(model_dir, name, choice), field="model_dir")
+    shipped, config = _read(model_dir)
+    device, weights = device_name(), shipped_weights(shipped)
+    choice = choose_dtype(dtype, weights, device=device, blas=blas, available_bytes=available_bytes)
+    model = _computed(model_dir, shipped, choice)
     weights_bytes = sum(array.nbytes for _, array in parameters(model))
     forward = _forward(model, device)
     proven = isinstance(forward, LlamaForward)
@@ -106,12 +102,23 @@ def _read(model_dir: Path) -> tuple[nn.Module, dict[str, Any]]:
         return _load_model(model_dir, lazy=True)
     # Architectures raise whatever a configuration leads to; one exits where a package is missing.
     except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise  # a disk or a network may be better at the next try
         what = f"{type(error).__name__}: {error}"
         if isinstance(error, SystemExit):
             what = "a package that it needs is missing; the engine's log names it"
         raise InvalidArgument(
             f"mlx-lm cannot load {model_dir.name}: {what}", field="model_dir"
         ) from error
+
+
+def _computed(model_dir: Path, shipped: nn.Module, choice: DtypeChoice) -> nn.Module:
+    """The model with its weights in memory. Raises: InvalidArgument when some are no numbers."""
+    model = converted(shipped, choice)
+    compute(every_array(model))
+    if name := first_not_finite(model):
+        raise InvalidArgument(_not_finite(model_dir, name, choice), field="model_dir")
+    return model
 
 
 def _not_finite(model_dir: Path, name: str, choice: DtypeChoice) -> str:

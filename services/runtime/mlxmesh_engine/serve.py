@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from mlxmesh_engine.admission import Admission
 from mlxmesh_engine.backend import Backend, ModelFacts
@@ -166,7 +166,7 @@ def _announcer() -> Announce:
 
 
 @contextlib.contextmanager
-def _failures_announced(announce: Announce) -> Iterator[None]:
+def _failures_announced(announce: Announce) -> Generator[None]:
     """Tells the parent why there is no serving; it need not try again what can never work."""
     try:
         yield
