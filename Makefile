@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-all coverage tools collector prometheus consul consul-agent demo pictures up down chaos fuzz bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-all coverage tools collector prometheus consul consul-agent models demo pictures up down chaos fuzz bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ constraints: $(VENV)/.ready ## Pin again after a change of dependencies in pypro
 
 docs: protos ## Generate docs/api.md and docs/modules.md
 	$(BIN)/python deploy/tools/generate_docs.py
+
+models: protos ## Examine every architecture of mlx-lm and write docs/models.md
+	$(BIN)/python -m tests.matrix
 
 format: setup ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix

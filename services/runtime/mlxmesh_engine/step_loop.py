@@ -40,7 +40,8 @@ class StepLoop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
-        self._prefixes = PrefixStore(loaded.model, prefix_cache_bytes)
+        self._batching = loaded.batching
+        self._prefixes = PrefixStore(loaded.model, loaded.batching, prefix_cache_bytes)
         self._decode = DecodeGroups(loaded, on_leave=self._keep_row)
         self._prefill = Prefill(loaded, self._prefixes)
         self._actives: dict[SequenceKey, Active] = {}
@@ -99,6 +100,8 @@ class StepLoop:
         elif self._launched is None:
             # Nothing else bounds how much prefill is under way.
             mx.synchronize()
+        # Now that their last tokens are collected, nothing is under way for them.
+        self._isolate(self._decode.take_failed())
         self._note_times(rows=len(before.rows) if before is not None else 0)
         if self._scheduler.reading:
             yield self._take_news()
@@ -177,26 +180,37 @@ class StepLoop:
             if slice_.first:
                 self.prompt_tokens += len(slice_.active.request.prompt)
                 self.cached_prompt_tokens += slice_.active.cached_prompt_tokens
-        for group in groups(slices):
+        for group in groups(slices, self._batching):
             try:
                 cache = self._prefill.read(group)
             except Exception:  # noqa: BLE001 - MLX raises what it likes
-                # Its cache is its own, so nobody else is harmed. In a decode step all are.
                 _log.exception("a prompt could not be read")
-                for slice_ in group:
-                    self._fail(slice_.active, EngineFailed("the engine failed on this prompt"))
+                self._isolate([slice_.active for slice_ in group])
             else:
                 self._note_read(group, cache)
 
     def _note_read(self, group: list[PrefillSlice], cache: BatchCache) -> None:
         done = [slice_.active for slice_ in group if self._scheduler.advance(slice_)]
-        for slice_ in group:
-            active = slice_.active
-            self._tell(active, Update(active.key[1], prefilled_tokens=_prompt_tokens_read(active)))
+        for active in (slice_.active for slice_ in group):
+            if not active.output:
+                read_tokens = _prompt_tokens_read(active)
+                self._tell(active, Update(active.key[1], prefilled_tokens=read_tokens))
         if done:
             for row, active in enumerate(done):
                 self._keep_row(active, cache, row)
             self._decode.join(done, cache)
+
+    def _isolate(self, failed: list[Active]) -> None:
+        """Computes each apart from the others, of which one is to blame; fails it when it was."""
+        for active in failed:
+            if active.ended:
+                continue
+            self._prefill.forget(active.key)
+            if active.isolated:
+                self._fail(active, EngineFailed("the engine failed on this sequence"))
+            else:
+                active.isolate()
+                self._scheduler.read_again(active)
 
     def _fail(self, active: Active, error: MeshError) -> None:
         timings = active.timings(self._clock())

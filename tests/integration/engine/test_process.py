@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
@@ -120,6 +122,26 @@ async def test_a_start_that_cannot_work_is_one_line_and_code_1(tmp_path: Path) -
         errors = (await spawned.errors()).splitlines()
         assert len(errors) == 1
         assert "has no config.json" in errors[0]
+
+
+async def test_it_tells_its_parent_the_whole_reason_why_it_never_can_serve(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text()) | {"num_hidden_layers": 3}
+    (broken / "config.json").write_text(json.dumps(config))
+    async with engine("--model-dir", str(broken)) as spawned:
+        with pytest.raises(AssertionError, match="it ended"):
+            await spawned.address()
+        assert await spawned.ended() == 1
+    [failed] = [news for news in spawned.news if news["phase"] == "failed"]
+    assert failed["permanent"] is True
+    for part in (
+        "mlx-lm cannot load broken",
+        "layers.2.input_layernorm",
+        "layers.2.self_attn.v_proj",
+    ):
+        assert part in failed["message"]
 
 
 async def test_without_a_model_it_says_how_to_name_one() -> None:
