@@ -31,6 +31,7 @@ from mlxmesh_shared.events import tell_changes
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Instance, Registry, local_instance, open_registry
+from mlxmesh_shared.requests import RequestParser
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
@@ -197,7 +198,7 @@ def _relay(settings: GatewaySettings, backends: Backends, traffic: GatewayTraffi
     return Relay(
         routes=public_routes(),
         backends=backends,
-        validator=Validator.for_services(*BACKENDS.values()),
+        parser=RequestParser(Validator.for_services(*BACKENDS.values())),
         deadlines=_deadlines(settings),
         resume_wait_s=settings.resume_wait_s,
         traffic=traffic,

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,24 +17,25 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpc import aio
 
 from mlxmesh_shared.afterwards import Afterwards
-from mlxmesh_shared.caller import caller_of
+from mlxmesh_shared.caller import caller_of, host_of
 from mlxmesh_shared.errors import (
     Draining,
     Internal,
-    MalformedMessage,
+    InvalidArgument,
     MeshError,
-    MessageTooLarge,
     MethodNotFound,
     TooManyRequests,
     from_rpc_error,
     to_status,
 )
 from mlxmesh_shared.places import Places
-from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.requests import Arrivals, HeldBytes, RequestParser
+from mlxmesh_shared.requests.held_bytes import SMALL_BYTES
+from mlxmesh_shared.requests.parser import check_size
 from mlxmesh_shared.tls.method_access import MethodAccess
 
 _access = logging.getLogger("mlxmesh.access")
@@ -41,6 +43,15 @@ _log = logging.getLogger(__name__)
 
 Context = aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Any]
+Held = list[tuple[str, int]]
+"""Whose bytes a call holds, and how many; empty for a small request."""
+Receive = Callable[[Any, Context, Held], Awaitable[Any]]
+"""What a handler gets: from the stream of encoded messages its one request, or all of them."""
+
+MAX_INFRASTRUCTURE_BYTES = 64 * 1024
+"""Of a request of health or reflection: they have a name or two."""
+MAX_TELEMETRY_BYTES = 4 * 2**20
+"""Of an OTLP export; the processes of the mesh send less than 1 MiB at once."""
 
 
 class WatchedCall(Protocol):
@@ -62,8 +73,9 @@ class CallGuard(aio.ServerInterceptor):
         self,
         *,
         service: str,
-        validator: Validator,
+        parser: RequestParser,
         max_message_bytes: int,
+        max_held_bytes: int,
         places: Places | None,
         log_successes: bool = True,
         access: MethodAccess | None = None,
@@ -75,14 +87,17 @@ class CallGuard(aio.ServerInterceptor):
         `on_refused` is told of each call that gets no place: how many are taken.
         """
         self._service = service
-        self._validator = validator
+        self._parser = parser
         self._max_message_bytes = max_message_bytes
         self._places = places
         self._log_successes = log_successes
         self._access = access
         self._watcher = watcher
         self._on_refused = on_refused
+        self._arrivals = Arrivals()
+        self._held_bytes = HeldBytes(max_held_bytes)
         self._guarded: dict[str, tuple[Any, Any]] = {}
+        self._unknown = self._guard("(unknown)", grpc.stream_stream_rpc_method_handler(_no_method))
         # Running calls by the task that handles each, and those that a drain has ended.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
         self._ended: set[asyncio.Task[Any] | None] = set()
@@ -96,7 +111,7 @@ class CallGuard(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             # Its name may be any text of the caller's, which belongs in no log.
-            return _METHOD_HANDLERS[False, False](self._served("(unknown)", _no_method))
+            return self._unknown
         known, guarded = self._guarded.get(method, (None, None))
         if known is not handler:
             guarded = self._guard(method, handler)
@@ -120,53 +135,67 @@ class CallGuard(aio.ServerInterceptor):
                 task.cancel()
 
     def _guard(self, method: str, handler: Any) -> Any:
-        # No deserializer for gRPC: what one raises there becomes UNKNOWN with the raw text.
-        parsed = _parsed_stream if handler.request_streaming else _parsed
-        behaviour = parsed(_behaviour(handler), self._parser(handler.request_deserializer))
+        behaviour = _behaviour(handler)
         if handler.response_streaming:
             behaviour = _written(behaviour)
-        make = _METHOD_HANDLERS[handler.request_streaming, handler.response_streaming]
-        served = self._served(method, behaviour)
-        return make(served, response_serializer=handler.response_serializer)
+        receive = self._receiver(method, handler)
 
-    def _parser(self, deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-        """Bytes to a checked message; a handler without deserializer gets the bytes."""
+        async def serve(requests: Any, context: Context) -> Any:
+            return await self._serve(method, receive, behaviour, requests, context)
 
-        def parse(encoded: bytes) -> Any:
-            if len(encoded) > self._max_message_bytes:
-                raise MessageTooLarge(
-                    f"the message has {len(encoded)} bytes;"
-                    f" at most {self._max_message_bytes} are accepted"
-                )
-            if deserialize is None:
+        # For gRPC each method takes a stream: what takes one message would have it read to its end
+        # before anything here is asked. There is no difference on the wire.
+        make = _METHOD_HANDLERS[True, handler.response_streaming]
+        return make(serve, response_serializer=handler.response_serializer)
+
+    def _receiver(self, method: str, handler: Any) -> Receive:
+        # No deserializer for gRPC: what one raises there becomes UNKNOWN with the raw text.
+        cls = _message_class(handler.request_deserializer)
+        max_bytes = min(self._max_message_bytes, _max_bytes(method))
+
+        async def parsed(encoded: bytes, caller: str) -> Any:
+            check_size(encoded, max_bytes)
+            if cls is None:
                 return encoded
-            message = _deserialized(deserialize, encoded)
-            if isinstance(message, Message):
-                self._validator.check(message)
-            return message
+            return await self._parser.parse(cls, encoded, caller)
 
-        return parse
+        async def messages(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+            async for encoded in requests:
+                yield await parsed(encoded, _caller_of(context))
 
-    def _served(self, method: str, behaviour: Behaviour) -> Behaviour:
-        async def serve(request: Any, context: Context) -> Any:
-            return await self._serve(method, behaviour, request, context)
+        async def receive(requests: Any, context: Context, held: Held) -> Any:
+            if handler.request_streaming:
+                return messages(requests, context)
+            encoded = await self._arrivals.read(context)
+            if len(encoded) <= SMALL_BYTES:
+                return await parsed(encoded, "")
+            caller = _caller_of(context)
+            self._held_bytes.take(caller, len(encoded))
+            held.append((caller, len(encoded)))
+            return await parsed(encoded, caller)
 
-        return serve
+        return receive
 
     async def _serve(
-        self, method: str, behaviour: Behaviour, request: Any, context: Context
+        self,
+        method: str,
+        receive: Receive,
+        behaviour: Behaviour,
+        requests: Any,
+        context: Context,
     ) -> Any:
         # In one piece: each context manager or generator more costs every call.
         started_s = time.perf_counter()
         code = grpc.StatusCode.OK
         caller: str | None = None
+        held: Held = []
         task = asyncio.current_task()
         watched = self._watched(method, context)
         try:
             self._authorize(method, context)
             caller = self._admitted(method, context)
             self._running[task] = method
-            return await behaviour(request, context)
+            return await behaviour(await receive(requests, context, held), context)
         except aio.AbortError:
             code = context.code()
             raise
@@ -191,6 +220,8 @@ class CallGuard(aio.ServerInterceptor):
             self._ended.discard(task)
             if caller is not None and self._places is not None:
                 self._places.give_back(caller, time.monotonic())
+            for who, size_bytes in held:
+                self._held_bytes.give_back(who, size_bytes)
             self._conclude(method, context, code, time.perf_counter() - started_s, watched)
 
     def _watched(self, method: str, context: Context) -> WatchedCall | None:
@@ -288,16 +319,26 @@ def _behaviour(handler: Any) -> Behaviour:
     return handler.unary_stream or handler.unary_unary
 
 
-def _parsed(behaviour: Behaviour, parse: Callable[[bytes], Any]) -> Behaviour:
-    return lambda encoded, context: behaviour(parse(encoded), context)
+def _message_class(deserialize: Any) -> type[Message] | None:
+    """The type that FromString is of; None for a handler that takes bytes."""
+    owner = getattr(deserialize, "__self__", None)
+    is_message = isinstance(owner, type) and issubclass(owner, Message)
+    assert is_message or deserialize is None, "requests are parsed by a message's own FromString"
+    return cast("type[Message]", owner) if is_message else None
 
 
-def _parsed_stream(behaviour: Behaviour, parse: Callable[[bytes], Any]) -> Behaviour:
-    async def messages(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for encoded in requests:
-            yield parse(encoded)
+def _max_bytes(method: str) -> int:
+    if is_infrastructure(method):
+        return MAX_INFRASTRUCTURE_BYTES
+    return MAX_TELEMETRY_BYTES if is_background(method) else sys.maxsize
 
-    return lambda requests, context: behaviour(messages(requests), context)
+
+def _caller_of(context: Context) -> str:
+    """Who takes the turns; whoever has no legal name takes those of its host."""
+    try:
+        return caller_of(context)
+    except InvalidArgument:
+        return host_of(context.peer())
 
 
 def _written(behaviour: Behaviour) -> Behaviour:
@@ -325,16 +366,6 @@ def _record(
     _access.handle(record)
 
 
-def _deserialized(deserialize: Callable[[bytes], Any], encoded: bytes) -> Any:
-    try:
-        return deserialize(encoded)
-    except (DecodeError, ValueError):
-        # Its text may quote the message.
-        raise MalformedMessage(
-            "the message is not valid protobuf of the method's request type"
-        ) from None
-
-
 def _first(error: BaseException) -> BaseException:
     """The first error of a task group's errors; the others fell with it."""
     if isinstance(error, BaseExceptionGroup):
@@ -342,7 +373,7 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _no_method(_request: Any, _context: Context) -> Any:
+async def _no_method(_requests: Any, _context: Context) -> Any:
     raise MethodNotFound("there is no such method here; list the services by reflection")
 
 
