@@ -39,6 +39,8 @@ class ServerOptions:
     max_message_bytes: int = 16 * 2**20
     max_held_bytes: int = 512 * 2**20
     """What the large requests of running calls may have in all, half of it for each caller."""
+    max_connections: int = 1024
+    """More are closed as soon as they come."""
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_rpcs: int | None = None
     max_rpcs_per_caller: int | None = None
@@ -75,6 +77,7 @@ class ServerOptions:
             ("grpc.max_metadata_size", self.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
             ("grpc.max_concurrent_streams", self.max_concurrent_streams),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
             ("grpc.keepalive_time_ms", round(self.keepalive_time_s * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
             ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_s * 1000)),

@@ -11,6 +11,7 @@ from mlxmesh_shared.errors import MalformedMessage, MessageTooLarge
 from mlxmesh_shared.requests.held_bytes import SMALL_BYTES
 from mlxmesh_shared.requests.turns import Turns
 from mlxmesh_shared.rules import Validator, WireLimits
+from mlxmesh_shared.rules.wire import MAX_UNCOUNTED_BYTES
 
 M = TypeVar("M", bound=Message)
 
@@ -28,16 +29,24 @@ class RequestParser:
 
         Raises: MalformedMessage, InvalidArgument, FeatureNotSupported.
         """
-        if len(encoded) <= SMALL_BYTES:
-            return self.parse_now(cls, encoded)
+        if self._is_light(cls, encoded):
+            return self._parsed(cls, encoded)
         async with self._turns.of(caller):
             # The interpreter is shared with the event loop, but the count and the rules let go of
             # it every few milliseconds, and what is parsed after the count takes little time.
             return await asyncio.to_thread(self.parse_now, cls, encoded)
 
+    def _is_light(self, cls: type[Message], encoded: bytes) -> bool:
+        if len(encoded) <= MAX_UNCOUNTED_BYTES:
+            return True
+        return len(encoded) <= SMALL_BYTES and self._limits.is_light(cls.DESCRIPTOR, encoded)
+
     def parse_now(self, cls: type[M], encoded: bytes) -> M:
         """The message, of any size, at once. Raises: as `parse`."""
         self._limits.check(cls.DESCRIPTOR, encoded)
+        return self._parsed(cls, encoded)
+
+    def _parsed(self, cls: type[M], encoded: bytes) -> M:
         try:
             message = cls.FromString(encoded)
         except (DecodeError, ValueError):

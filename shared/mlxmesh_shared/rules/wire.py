@@ -15,14 +15,16 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from mlxmesh_shared.errors import InvalidArgument, MalformedMessage
 from mlxmesh_shared.rules.words import field_rules, given, items_words
 
-MAX_UNCOUNTED_BYTES = 4096
-"""Smaller messages are not counted: parsing the worst of them takes a millisecond."""
+MAX_UNCOUNTED_BYTES = 1024
+"""Smaller messages are not counted: parsing the worst of them takes half a millisecond."""
 MAX_FIELDS = 100_000
 """Fields of one message and of all that it contains; elements of numbers' lists count apart."""
 MAX_UNKNOWN_FIELDS = 1000
 """Of those, the fields that the contract does not know."""
 MAX_DEPTH = 64
 """Messages within messages; protobuf's own limit is 100."""
+
+_MAX_LIGHT_FIELDS = 500
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -69,6 +71,15 @@ class WireLimits:
         """Raises: InvalidArgument for too much of anything; MalformedMessage."""
         if len(encoded) > MAX_UNCOUNTED_BYTES:
             _Count(self._max_fields).message(self._shape(descriptor), encoded, 0, len(encoded))
+
+    def is_light(self, descriptor: Descriptor, encoded: bytes) -> bool:
+        """Whether parsing takes less than a millisecond; asked for what is not tiny."""
+        count = _Count(_MAX_LIGHT_FIELDS)
+        try:
+            count.message(self._shape(descriptor), encoded, 0, len(encoded))
+        except InvalidArgument:
+            return False
+        return True
 
     def _shape(self, descriptor: Descriptor) -> _Shape:
         known = self._shapes.get(descriptor.full_name)
@@ -127,15 +138,9 @@ class _Count:
         if tag >= 0x80:
             tag, at = _varint(data, at - 1)
         number, wire_type = tag >> 3, tag & 7
-        self._left -= 1
-        if self._left < 0:
-            raise InvalidArgument(
-                f"the message has more than {self._max_fields} fields; send less at once"
-            )
         known = shape.fields.get(number)
-        if known is None:
-            self._count_unknown()
-        elif known.run is not None and wire_type == known.packed:
+        self._count_field(known)
+        if known is not None and known.run is not None and wire_type == known.packed:
             run = known.run.match(data, start, end)
             if run is not None:  # else its tag is longer than it need be
                 _add(counts, known, number, _elements_of_run(wire_type, number, run.group()))
@@ -148,11 +153,7 @@ class _Count:
             if known is not None:
                 self._content(known, number, data, inner, at, depth, counts)
             return at
-        if wire_type == _VARINT:
-            while data[at] >= 0x80:
-                at += 1
-            return at + 1
-        return at + _fixed_size(wire_type)
+        return _varint(data, at)[1] if wire_type == _VARINT else at + _fixed_size(wire_type)
 
     def _content(
         self,
@@ -173,7 +174,14 @@ class _Count:
             except InvalidArgument as error:
                 raise _within(error, known, counts.get(number)) from None
 
-    def _count_unknown(self) -> None:
+    def _count_field(self, known: _Field | None) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidArgument(
+                f"the message has more than {self._max_fields} fields; send less at once"
+            )
+        if known is not None:
+            return
         self._unknown_left -= 1
         if self._unknown_left < 0:
             raise InvalidArgument(

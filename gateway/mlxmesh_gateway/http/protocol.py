@@ -1,0 +1,66 @@
+"""HTTP connections that cannot be held: each request has a time limit, and so has its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_CONNECTIONS = 64
+REQUEST_S = 15.0
+"""From the start of a connection, or from an answer's end, to the end of the next answer."""
+
+
+class BoundedProtocol(H11Protocol):
+    """Beyond MAX_CONNECTIONS, a new connection ends the one that has waited longest for a request.
+
+    So whoever sends a request at once is answered, however many connections are held open.
+    """
+
+    _limit: asyncio.TimerHandle | None = None
+    _since_s = 0.0
+    on_made: Callable[[Any], None] = lambda _: None
+    on_lost: Callable[[Any], None] = lambda _: None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Counts the connection."""
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self._end_an_idle_one()
+        super().connection_made(transport)
+        self._peer = transport.get_extra_info("peername")
+        type(self).on_made(self._peer)
+        self._restart_limit()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Frees its place."""
+        if self._limit is not None:
+            self._limit.cancel()
+        type(self).on_lost(self._peer)
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """The next request has the whole time again."""
+        super().on_response_complete()
+        self._restart_limit()
+
+    def _restart_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+        self._since_s = self.loop.time()
+        self._limit = self.loop.call_later(REQUEST_S, self._end)
+
+    def _end(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _end_an_idle_one(self) -> None:
+        idle = [one for one in self.connections if isinstance(one, BoundedProtocol) and one.is_idle]
+        if idle:
+            min(idle, key=lambda one: one._since_s)._end()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no whole request is here that has no answer yet."""
+        return self.cycle is None or self.cycle.response_complete
