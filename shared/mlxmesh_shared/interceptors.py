@@ -192,29 +192,29 @@ class CallGuard(aio.ServerInterceptor):
         task = asyncio.current_task()
         watched = self._watched(method, context)
         try:
-            self._authorize(method, context)
-            caller = self._admitted(method, context)
-            self._running[task] = method
-            return await behaviour(await receive(requests, context, held), context)
-        except aio.AbortError:
-            code = context.code()
-            raise
-        except asyncio.CancelledError:
-            if task is None or task not in self._ended:
-                code = _cancelled_code(context)
+            try:
+                self._authorize(method, context)
+                caller = self._admitted(method, context)
+                self._running[task] = method
+                return await behaviour(await receive(requests, context, held), context)
+            except aio.AbortError:
+                code = context.code()
                 raise
-            task.uncancel()
-            draining = Draining("this instance is stopping; try again at another")
-            code = draining.code
-            await context.abort_with_status(to_status(draining))
-        except aio.InternalError:
-            # gRPC took no answer of ours: the caller is gone, which this task is yet to be told.
-            code = _cancelled_code(context)
-            raise asyncio.CancelledError from None
-        except Exception as error:  # noqa: BLE001 - each becomes a status
-            known = self._known(method, error)
-            code = known.code
-            await context.abort_with_status(to_status(known))
+            except asyncio.CancelledError:
+                if task is None or task not in self._ended:
+                    code = _cancelled_code(context)
+                    raise
+                task.uncancel()
+                code, status = _DRAINING.code, to_status(_DRAINING)
+            except aio.InternalError:
+                # gRPC took no answer of ours: the caller is gone, and this task is yet to hear it.
+                code = _cancelled_code(context)
+                raise asyncio.CancelledError from None
+            except Exception as error:  # noqa: BLE001 - each becomes a status
+                code, status = self._status_of(method, error)
+            # Not within the handler above: gRPC keeps what this raises, and with it would be the
+            # error, its frames and their request, until the garbage collector finds the cycle.
+            await context.abort_with_status(status)
         finally:
             self._running.pop(task, None)
             self._ended.discard(task)
@@ -281,6 +281,10 @@ class CallGuard(aio.ServerInterceptor):
         level = logging.DEBUG if quiet else logging.INFO
         return level if _access.isEnabledFor(level) else None
 
+    def _status_of(self, method: str, raised: Exception) -> tuple[grpc.StatusCode, Any]:
+        known = self._known(method, raised)
+        return known.code, to_status(known)
+
     def _known(self, method: str, raised: Exception) -> MeshError:
         error = _first(raised)
         if isinstance(error, MeshError):
@@ -292,6 +296,7 @@ class CallGuard(aio.ServerInterceptor):
         return Internal(f"internal error; see the log of {self._service}, id {short_id}")
 
 
+_DRAINING = Draining("this instance is stopping; try again at another")
 _METHOD_HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,

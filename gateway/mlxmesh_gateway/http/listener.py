@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import Any
 
-MAX_OPEN = 128
+MAX_OPEN = 512
 """Connections, those included whose TLS handshake goes on."""
 HANDSHAKE_S = 5.0
 """After so long a connection must be one that the server knows."""

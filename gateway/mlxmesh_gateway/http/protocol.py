@@ -9,12 +9,13 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 64
+IDLE_S = 1.0
 REQUEST_S = 15.0
 """From the start of a connection, or from an answer's end, to the end of the next answer."""
 
 
 class BoundedProtocol(H11Protocol):
-    """Beyond MAX_CONNECTIONS, a new connection ends the one that has waited longest for a request.
+    """Beyond MAX_CONNECTIONS, a new connection ends those that have sent no request for IDLE_S.
 
     So whoever sends a request at once is answered, however many connections are held open.
     """
@@ -27,7 +28,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Counts the connection."""
         if len(self.connections) >= MAX_CONNECTIONS:
-            self._end_an_idle_one()
+            self._end_idle_ones()
         super().connection_made(transport)
         self._peer = transport.get_extra_info("peername")
         type(self).on_made(self._peer)
@@ -49,18 +50,20 @@ class BoundedProtocol(H11Protocol):
         if self._limit is not None:
             self._limit.cancel()
         self._since_s = self.loop.time()
-        self._limit = self.loop.call_later(REQUEST_S, self._end)
+        self._limit = self.loop.call_later(REQUEST_S, self.end)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Closes the connection, whatever is under way on it."""
         if self.transport is not None:
             self.transport.abort()
 
-    def _end_an_idle_one(self) -> None:
-        idle = [one for one in self.connections if isinstance(one, BoundedProtocol) and one.is_idle]
-        if idle:
-            min(idle, key=lambda one: one._since_s)._end()
+    def _end_idle_ones(self) -> None:
+        for one in list(self.connections):
+            if isinstance(one, BoundedProtocol) and one.is_idle:
+                one.end()
 
     @property
     def is_idle(self) -> bool:
-        """Whether no whole request is here that has no answer yet."""
-        return self.cycle is None or self.cycle.response_complete
+        """Whether no request has come for a while that has no answer yet."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and self.loop.time() - self._since_s >= IDLE_S

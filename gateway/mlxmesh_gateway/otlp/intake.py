@@ -86,10 +86,12 @@ def _fits(source: Any, schema_url: str) -> bool:
 def _source(request: ExportRequest, resource: Any, scope: Any) -> Any:
     """A new scope in the request, of the same source."""
     of_resource = _resources(request).add()
-    of_resource.resource.CopyFrom(resource.resource)
+    if resource.HasField("resource"):
+        of_resource.resource.CopyFrom(resource.resource)
     of_resource.schema_url = resource.schema_url
     of_scope = _scopes(of_resource).add()
-    of_scope.scope.CopyFrom(scope.scope)
+    if scope.HasField("scope"):
+        of_scope.scope.CopyFrom(scope.scope)
     of_scope.schema_url = scope.schema_url
     return of_scope
 

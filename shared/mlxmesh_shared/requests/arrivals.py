@@ -1,8 +1,8 @@
 """Requests that are on their way: a bounded number at once, since each holds what came of it.
 
 A call that nobody reads holds one window of 64 KiB; one that is read may hold a whole message. So
-only some are read at a time, connections take turns, and while others wait, a message that does
-not come to its end loses its place.
+only some are read at a time, no connection has more than half of the places, connections that wait
+take turns, and meanwhile a message that does not come to its end loses its place.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ _CROWDED_SWEEP_S = 0.05
 _CROWDED = 64  # connections that wait
 
 
+Context = aio.ServicerContext[Any, Any]
+
+
 class Arrivals:
     """Reads the one message of each call."""
 
@@ -29,31 +32,32 @@ class Arrivals:
         self._places = places
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
-        # By the task that reads: since when. The oldest comes first.
-        self._reading: dict[asyncio.Task[Any], float] = {}
+        self._places_each = max(1, places // 2)
+        # By the task that reads: since when, and for which call. The oldest comes first.
+        self._reading: dict[asyncio.Task[Any], tuple[float, Context]] = {}
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._waiting_count = 0
         self._ended: dict[asyncio.Task[Any], MeshError] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def read(self, context: aio.ServicerContext[Any, Any]) -> bytes:
+    async def read(self, context: Context) -> bytes:
         """The message. Raises: MalformedMessage, TooManyRequests, DeadlineExceeded."""
         task = asyncio.current_task()
         assert task is not None
-        if len(self._reading) >= self._places or self._waiting:
+        # While half of the places are free, nobody needs to know whose the others are.
+        if len(self._reading) >= self._places_each and not self._may_read(context.peer()):
             await self._wait(context.peer())
         loop = asyncio.get_running_loop()
-        self._reading[task] = loop.time()
+        self._reading[task] = loop.time(), context
         if self._sweep is None:
             self._sweep = loop.call_later(_SWEEP_S, self._end_late)
         try:
             message: Any = await context.read()
         except asyncio.CancelledError:
-            error = self._ended.pop(task, None)
-            if error is None:
+            if task not in self._ended:
                 raise
             task.uncancel()
-            raise error from None
+            raise self._ended.pop(task) from None
         finally:
             del self._reading[task]
             self._ended.pop(task, None)
@@ -86,17 +90,24 @@ class Arrivals:
             if not mine:
                 del self._waiting[peer]
 
+    def _may_read(self, peer: str) -> bool:
+        if len(self._reading) >= self._places:
+            return False
+        return sum(one.peer() == peer for _, one in self._reading.values()) < self._places_each
+
     def _admit(self) -> None:
-        """Gives the free places to those who wait, each connection in its turn."""
-        while self._waiting and len(self._reading) < self._places:
-            peer, mine = self._waiting.popitem(last=False)
+        """Gives a free place to one who waits, each connection in its turn."""
+        for peer in self._waiting:
+            if not self._may_read(peer):
+                continue
+            mine = self._waiting.pop(peer)
             place = mine.popleft()
             self._waiting_count -= 1
             if mine:
                 self._waiting[peer] = mine
             if not place.done():
                 place.set_result(None)
-                return  # it takes the place in a moment, and the next one comes after it
+            return
 
     def _refuse_one(self, peer: str) -> None:
         """Makes room by refusing the newest of the connection that has most who wait."""
@@ -118,7 +129,7 @@ class Arrivals:
         expired_s = loop.time() - self._timeout_s
         late = [
             task
-            for index, (task, since_s) in enumerate(self._reading.items())
+            for index, (task, (since_s, _)) in enumerate(self._reading.items())
             if since_s <= expired_s or (since_s <= late_s and index < self._waiting_count)
         ]
         # What came meanwhile is handed over before this runs, however long the loop was busy.
@@ -131,10 +142,11 @@ class Arrivals:
     def _end(self, late: list[asyncio.Task[Any]]) -> None:
         expired_s = asyncio.get_running_loop().time() - self._timeout_s
         for task in late:
-            since_s = self._reading.get(task)
-            if since_s is None or task in self._ended:
+            reading = self._reading.get(task)
+            if reading is None or task in self._ended:
                 continue
-            self._ended[task] = _too_slow(self._timeout_s) if since_s <= expired_s else _crowded()
+            expired = reading[0] <= expired_s
+            self._ended[task] = _too_slow(self._timeout_s) if expired else _crowded()
             task.cancel()
 
 

@@ -128,7 +128,7 @@ def test_too_many_fields_that_are_in_no_list() -> None:
 def test_what_protobuf_writes_passes(texts: list[str], ids: list[int]) -> None:
     chat = ChatInput(messages=[ChatMessage(role=1, content=text) for text in texts])
     request = GenerateRequest(model="m", chat=chat, stop=texts[:16], stop_token_ids=ids[:64])
-    request.sampling.logit_bias.update({each: 1.5 for each in ids})
+    request.sampling.logit_bias.update(dict.fromkeys(ids, 1.5))
     limits = WireLimits()
     limits.check(GENERATE, request.SerializeToString() + PADDING)
     limits.check(ExecuteRequest.DESCRIPTOR, ExecuteRequest().SerializeToString())
