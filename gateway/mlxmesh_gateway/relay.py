@@ -108,7 +108,7 @@ class Relay(grpc.GenericRpcHandler):
     async def _call(self, route: Route, request: bytes, context: Context) -> Call:
         """Raises: MalformedMessage, InvalidArgument."""
         caller = caller_of(context)
-        message = await self._parser.parse(route.request_class, request, caller)
+        message = await self._parser.parse(route.request_class, request, lambda: caller)
         describe_request(message)
         key = route.policy.key(message)
         after_s = hedge_after_s(context.invocation_metadata()) if route.policy.hedged else None

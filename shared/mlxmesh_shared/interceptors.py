@@ -8,50 +8,39 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import sys
 import time
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import Message
 from grpc import aio
 
+from mlxmesh_shared.access_log import access_level, record_access
 from mlxmesh_shared.afterwards import Afterwards
-from mlxmesh_shared.caller import caller_of, host_of
+from mlxmesh_shared.caller import caller_of
+from mlxmesh_shared.error_trace import first_of, trace_of
 from mlxmesh_shared.errors import (
     Draining,
     Internal,
-    InvalidArgument,
     MeshError,
     MethodNotFound,
     TooManyRequests,
     from_rpc_error,
     to_status,
 )
+from mlxmesh_shared.methods import is_background, is_infrastructure
 from mlxmesh_shared.places import Places
-from mlxmesh_shared.requests import Arrivals, HeldBytes, RequestParser
-from mlxmesh_shared.requests.held_bytes import SMALL_BYTES
-from mlxmesh_shared.requests.parser import check_size
+from mlxmesh_shared.requests import Receiver
+from mlxmesh_shared.requests.receiver import Context, Held, Receive
 from mlxmesh_shared.tls.method_access import MethodAccess
 
-_access = logging.getLogger("mlxmesh.access")
 _log = logging.getLogger(__name__)
 
-Context = aio.ServicerContext[Any, Any]
-Behaviour = Callable[[Any, Context], Any]
-Held = list[tuple[str, int]]
-"""Whose bytes a call holds, and how many; empty for a small request."""
-Receive = Callable[[Any, Context, Held], Awaitable[Any]]
-"""What a handler gets: from the stream of encoded messages its one request, or all of them."""
+MAX_INFRASTRUCTURE_STREAMS = 1000
 
-MAX_INFRASTRUCTURE_BYTES = 64 * 1024
-"""Of a request of health or reflection: they have a name or two."""
-MAX_TELEMETRY_BYTES = 4 * 2**20
-"""Of an OTLP export; the processes of the mesh send less than 1 MiB at once."""
+Behaviour = Callable[[Any, Context], Any]
 
 
 class WatchedCall(Protocol):
@@ -73,9 +62,7 @@ class CallGuard(aio.ServerInterceptor):
         self,
         *,
         service: str,
-        parser: RequestParser,
-        max_message_bytes: int,
-        max_held_bytes: int,
+        receiver: Receiver,
         places: Places | None,
         log_successes: bool = True,
         access: MethodAccess | None = None,
@@ -87,15 +74,13 @@ class CallGuard(aio.ServerInterceptor):
         `on_refused` is told of each call that gets no place: how many are taken.
         """
         self._service = service
-        self._parser = parser
-        self._max_message_bytes = max_message_bytes
+        self._receiver = receiver
         self._places = places
         self._log_successes = log_successes
         self._access = access
         self._watcher = watcher
         self._on_refused = on_refused
-        self._arrivals = Arrivals()
-        self._held_bytes = HeldBytes(max_held_bytes)
+        self._infrastructure_streams = 0
         self._guarded: dict[str, tuple[Any, Any]] = {}
         self._unknown = self._guard("(unknown)", grpc.stream_stream_rpc_method_handler(_no_method))
         # Running calls by the task that handles each, and those that a drain has ended.
@@ -138,7 +123,9 @@ class CallGuard(aio.ServerInterceptor):
         behaviour = _behaviour(handler)
         if handler.response_streaming:
             behaviour = _written(behaviour)
-        receive = self._receiver(method, handler)
+        if is_infrastructure(method) and handler.response_streaming:
+            behaviour = self._bounded(behaviour)
+        receive = self._receiver.of(method, handler)
 
         async def serve(requests: Any, context: Context) -> Any:
             return await self._serve(method, receive, behaviour, requests, context)
@@ -148,33 +135,22 @@ class CallGuard(aio.ServerInterceptor):
         make = _METHOD_HANDLERS[True, handler.response_streaming]
         return make(serve, response_serializer=handler.response_serializer)
 
-    def _receiver(self, method: str, handler: Any) -> Receive:
-        # No deserializer for gRPC: what one raises there becomes UNKNOWN with the raw text.
-        cls = _message_class(handler.request_deserializer)
-        max_bytes = min(self._max_message_bytes, _max_bytes(method))
+    def _bounded(self, behaviour: Behaviour) -> Behaviour:
+        """Watches of health and streams of reflection take no places, but there is an end."""
 
-        async def parsed(encoded: bytes, caller: str) -> Any:
-            check_size(encoded, max_bytes)
-            if cls is None:
-                return encoded
-            return await self._parser.parse(cls, encoded, caller)
+        async def run(request: Any, context: Context) -> None:
+            if self._infrastructure_streams >= MAX_INFRASTRUCTURE_STREAMS:
+                raise TooManyRequests(
+                    f"{MAX_INFRASTRUCTURE_STREAMS} streams of health and reflection run here",
+                    retry_delay_s=1.0,
+                )
+            self._infrastructure_streams += 1
+            try:
+                await behaviour(request, context)
+            finally:
+                self._infrastructure_streams -= 1
 
-        async def messages(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
-            async for encoded in requests:
-                yield await parsed(encoded, _caller_of(context))
-
-        async def receive(requests: Any, context: Context, held: Held) -> Any:
-            if handler.request_streaming:
-                return messages(requests, context)
-            encoded = await self._arrivals.read(context)
-            if len(encoded) <= SMALL_BYTES:
-                return await parsed(encoded, "")
-            caller = _caller_of(context)
-            self._held_bytes.take(caller, len(encoded))
-            held.append((caller, len(encoded)))
-            return await parsed(encoded, caller)
-
-        return receive
+        return run
 
     async def _serve(
         self,
@@ -220,8 +196,8 @@ class CallGuard(aio.ServerInterceptor):
             self._ended.discard(task)
             if caller is not None and self._places is not None:
                 self._places.give_back(caller, time.monotonic())
-            for who, size_bytes in held:
-                self._held_bytes.give_back(who, size_bytes)
+            if held:
+                self._receiver.give_back(held)
             self._conclude(method, context, code, time.perf_counter() - started_s, watched)
 
     def _watched(self, method: str, context: Context) -> WatchedCall | None:
@@ -260,7 +236,7 @@ class CallGuard(aio.ServerInterceptor):
         watched: WatchedCall | None,
     ) -> None:
         """Has the call recorded once its answer is on its way, as of now and in its own context."""
-        recorded = self._recorded(method, code)
+        recorded = access_level(method, code, log_successes=self._log_successes)
         if watched is None and recorded is None:
             return
         ended_ns = time.time_ns()
@@ -268,31 +244,24 @@ class CallGuard(aio.ServerInterceptor):
 
         def record() -> None:
             if recorded is not None:
-                _record(recorded, ended_ns, method, code, took_s, peer)
+                record_access(recorded, ended_ns, method, code, took_s, peer)
             if watched is not None:
                 watched.end(code, took_s, ended_ns)
 
         self._afterwards.add(partial(copy_context().run, record))
-
-    def _recorded(self, method: str, code: grpc.StatusCode) -> int | None:
-        """The level of a call's access record, None for no record."""
-        succeeded = code is grpc.StatusCode.OK
-        quiet = is_background(method) or (succeeded and not self._log_successes)
-        level = logging.DEBUG if quiet else logging.INFO
-        return level if _access.isEnabledFor(level) else None
 
     def _status_of(self, method: str, raised: Exception) -> tuple[grpc.StatusCode, Any]:
         known = self._known(method, raised)
         return known.code, to_status(known)
 
     def _known(self, method: str, raised: Exception) -> MeshError:
-        error = _first(raised)
+        error = first_of(raised)
         if isinstance(error, MeshError):
             return error
         if isinstance(error, aio.AioRpcError):
             return from_rpc_error(error)
         short_id = secrets.token_hex(4)
-        _log.error("%s failed, id %s\n%s", method, short_id, _trace(error))
+        _log.error("%s failed, id %s\n%s", method, short_id, trace_of(error))
         return Internal(f"internal error; see the log of {self._service}, id {short_id}")
 
 
@@ -305,45 +274,10 @@ _METHOD_HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
 }
 
 
-def is_infrastructure(method: str) -> bool:
-    """Whether a method is health or reflection: no work of ours, never refused for load."""
-    return method.startswith("/grpc.")
-
-
-def is_background(method: str) -> bool:
-    """Whether a method serves the mesh itself: infrastructure, and the receiving of telemetry.
-
-    Watching the calls that bring what was watched would never end.
-    """
-    return is_infrastructure(method) or method.startswith("/opentelemetry.")
-
-
 def _behaviour(handler: Any) -> Behaviour:
     if handler.request_streaming:
         return handler.stream_stream or handler.stream_unary
     return handler.unary_stream or handler.unary_unary
-
-
-def _message_class(deserialize: Any) -> type[Message] | None:
-    """The type that FromString is of; None for a handler that takes bytes."""
-    owner = getattr(deserialize, "__self__", None)
-    is_message = isinstance(owner, type) and issubclass(owner, Message)
-    assert is_message or deserialize is None, "requests are parsed by a message's own FromString"
-    return cast("type[Message]", owner) if is_message else None
-
-
-def _max_bytes(method: str) -> int:
-    if is_infrastructure(method):
-        return MAX_INFRASTRUCTURE_BYTES
-    return MAX_TELEMETRY_BYTES if is_background(method) else sys.maxsize
-
-
-def _caller_of(context: Context) -> str:
-    """Who takes the turns; whoever has no legal name takes those of its host."""
-    try:
-        return caller_of(context)
-    except InvalidArgument:
-        return host_of(context.peer())
 
 
 def _written(behaviour: Behaviour) -> Behaviour:
@@ -361,23 +295,6 @@ def _written(behaviour: Behaviour) -> Behaviour:
     return write
 
 
-def _record(
-    level: int, ended_ns: int, method: str, code: grpc.StatusCode, took_s: float, peer: str
-) -> None:
-    outcome = {"code": code.name, "ms": round(took_s * 1000, 1), "peer": peer}
-    extra = {"operation": "access", "fields": {"method": method, **outcome}}
-    record = _access.makeRecord(_access.name, level, "", 0, "call", (), None, extra=extra)
-    record.created = ended_ns / 1e9
-    _access.handle(record)
-
-
-def _first(error: BaseException) -> BaseException:
-    """The first error of a task group's errors; the others fell with it."""
-    if isinstance(error, BaseExceptionGroup):
-        return _first(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
-    return error
-
-
 async def _no_method(_requests: Any, _context: Context) -> Any:
     raise MethodNotFound("there is no such method here; list the services by reflection")
 
@@ -386,11 +303,3 @@ def _cancelled_code(context: Context) -> grpc.StatusCode:
     # gRPC cancels a handler at the deadline just as when the client goes away.
     expired = context.time_remaining() == 0
     return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-
-
-def _trace(error: BaseException) -> str:
-    """Where an error came from, by frames and classes: its text may quote a prompt."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    cause = error.__cause__ or error.__context__
-    before = f"{_trace(cause)}which led to\n" if cause is not None else ""
-    return f"{before}{frames}{type(error).__qualname__}\n"

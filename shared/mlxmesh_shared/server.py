@@ -14,10 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from mlxmesh.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 from mlxmesh_shared import control, shared_port
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.interceptors import CallGuard, CallWatcher, is_infrastructure
+from mlxmesh_shared.interceptors import CallGuard, CallWatcher
+from mlxmesh_shared.methods import is_infrastructure
 from mlxmesh_shared.places import Places
 from mlxmesh_shared.reflection import reflection_handlers
-from mlxmesh_shared.requests import RequestParser
+from mlxmesh_shared.requests import Receiver, RequestParser
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.tls import ServerTls
 
@@ -127,9 +128,11 @@ class MeshServer:
         descriptors = _descriptors((*service_names, control.SERVICE_NAME))
         self._guard = CallGuard(
             service=name,
-            parser=RequestParser(Validator.for_services(*descriptors)),
-            max_message_bytes=options.max_message_bytes,
-            max_held_bytes=options.max_held_bytes,
+            receiver=Receiver(
+                RequestParser(Validator.for_services(*descriptors)),
+                max_message_bytes=options.max_message_bytes,
+                max_held_bytes=options.max_held_bytes,
+            ),
             places=options.places(),
             log_successes=options.log_successes,
             access=tls.access(descriptors) if tls is not None else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -71,7 +71,6 @@ def _handler(
         return await exports.take(service, pass_on, encoded, host_of(context.peer()))
 
     # Without a deserializer gRPC hands over the bytes as they came.
-    method = grpc.unary_unary_rpc_method_handler(
-        export, response_serializer=service.response.SerializeToString
-    )
+    serialize: Any = service.response.SerializeToString
+    method = cast("Any", grpc).unary_unary_rpc_method_handler(export, response_serializer=serialize)
     return grpc.method_handlers_generic_handler(service.name, {"Export": method})

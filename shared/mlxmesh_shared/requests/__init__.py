@@ -3,6 +3,7 @@
 from mlxmesh_shared.requests.arrivals import Arrivals
 from mlxmesh_shared.requests.held_bytes import HeldBytes
 from mlxmesh_shared.requests.parser import RequestParser
+from mlxmesh_shared.requests.receiver import Receiver
 from mlxmesh_shared.requests.turns import Turns
 
-__all__ = ["Arrivals", "HeldBytes", "RequestParser", "Turns"]
+__all__ = ["Arrivals", "HeldBytes", "Receiver", "RequestParser", "Turns"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from collections.abc import Callable
+from typing import TypeVar, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from mlxmesh_shared.errors import MalformedMessage, MessageTooLarge
@@ -24,14 +26,14 @@ class RequestParser:
         self._limits = limits or WireLimits()
         self._turns = Turns()
 
-    async def parse(self, cls: type[M], encoded: bytes, caller: str) -> M:
-        """The message. `caller` takes the turn, which only a large one needs.
+    async def parse(self, cls: type[M], encoded: bytes, caller: Callable[[], str]) -> M:
+        """The message. `caller` names who takes the turn, which only a large one needs.
 
         Raises: MalformedMessage, InvalidArgument, FeatureNotSupported.
         """
         if self._is_light(cls, encoded):
             return self._parsed(cls, encoded)
-        async with self._turns.of(caller):
+        async with self._turns.of(caller()):
             # The interpreter is shared with the event loop, but the count and the rules let go of
             # it every few milliseconds, and what is parsed after the count takes little time.
             return await asyncio.to_thread(self.parse_now, cls, encoded)
@@ -39,11 +41,11 @@ class RequestParser:
     def _is_light(self, cls: type[Message], encoded: bytes) -> bool:
         if len(encoded) <= MAX_UNCOUNTED_BYTES:
             return True
-        return len(encoded) <= SMALL_BYTES and self._limits.is_light(cls.DESCRIPTOR, encoded)
+        return len(encoded) <= SMALL_BYTES and self._limits.is_light(_descriptor(cls), encoded)
 
     def parse_now(self, cls: type[M], encoded: bytes) -> M:
         """The message, of any size, at once. Raises: as `parse`."""
-        self._limits.check(cls.DESCRIPTOR, encoded)
+        self._limits.check(_descriptor(cls), encoded)
         return self._parsed(cls, encoded)
 
     def _parsed(self, cls: type[M], encoded: bytes) -> M:
@@ -56,6 +58,10 @@ class RequestParser:
             ) from None
         self._validator.check(message)
         return message
+
+
+def _descriptor(cls: type[Message]) -> Descriptor:
+    return cast("Descriptor", cls.DESCRIPTOR)
 
 
 def check_size(encoded: bytes, max_bytes: int) -> None:

@@ -23,9 +23,11 @@ from grpc import aio
 from grpc_health.v1 import health_pb2
 
 from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh.telemetry.v1.telemetry_pb2 import HEALTH_SERVING, GetMeshStatusResponse
 from mlxmesh_shared.registry import Instance, open_registry
 from mlxmesh_shared.settings import MeshSettings
-from tests.chaos.attacks import ATTACKS, COUNT_TOKENS, GENERATE, HTTP_ATTACKS
+from tests.chaos.attack_calls import COUNT_TOKENS, GENERATE, STATUS
+from tests.chaos.attacks import ATTACKS, HTTP_ATTACKS
 from tests.fakes.public_services import FakeGeneration, FakeModels, generation_server, model_server
 
 DEADLINE_S = 5.0
@@ -154,3 +156,15 @@ async def test_others_are_served_meanwhile(tmp_path: Path, name: str, port: str)
         assert rounds > 3
         assert most_bytes - quiet_bytes < MAX_GROWTH_BYTES
         assert gateway.log.stat().st_size < 5 * 2**20
+
+
+async def test_all_of_it_on_ipv6(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, "[::1]:0") as gateway:
+        assert gateway.address.startswith("[::1]:")
+        assert gateway.http.startswith("[::1]:")
+        async with aio.insecure_channel(gateway.address) as channel:
+            await OtherClient(gateway, channel).call_everything()
+            status: Any = channel.unary_unary(STATUS)
+            answer = GetMeshStatusResponse.FromString(await status(b"", timeout=DEADLINE_S))
+        health = {one.service: one.health for one in answer.instances}
+        assert health["gateway"] == HEALTH_SERVING

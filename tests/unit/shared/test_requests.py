@@ -225,7 +225,7 @@ async def test_large_requests_leave_the_event_loop_alone() -> None:
             await asyncio.sleep(0)
 
     beating = asyncio.create_task(beat())
-    parsed = await parser.parse(GenerateRequest, encoded, "a")
+    parsed = await parser.parse(GenerateRequest, encoded, lambda: "a")
     beating.cancel()
 
     assert len(parsed.chat.messages) == 10_000
@@ -239,11 +239,11 @@ async def test_what_is_too_much_or_malformed_is_said() -> None:
     size = bytes([count & 0x7F | 0x80, count >> 7 & 0x7F | 0x80, count >> 14])
     tag = bytes([GenerateRequest.DESCRIPTOR.fields_by_name["chat"].number << 3 | 2])
     with pytest.raises(InvalidArgument) as caught:
-        await parser.parse(GenerateRequest, tag + size + empties, "a")
+        await parser.parse(GenerateRequest, tag + size + empties, lambda: "a")
     assert caught.value.field == "chat.messages"
     with pytest.raises(MalformedMessage):
-        await parser.parse(GenerateRequest, b"\xff\xff", "a")
+        await parser.parse(GenerateRequest, b"\xff\xff", lambda: "a")
     with pytest.raises(MalformedMessage):
-        await parser.parse(GenerateRequest, b"\xff" * 2000, "a")
+        await parser.parse(GenerateRequest, b"\xff" * 2000, lambda: "a")
     with pytest.raises(MessageTooLarge):
         check_size(bytes(11), 10)

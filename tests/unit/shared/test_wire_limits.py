@@ -18,7 +18,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     TokenInput,
 )
-from mlxmesh.telemetry.v1.events_pb2 import PublishEventsRequest
+from mlxmesh.telemetry.v1.events_pb2 import Event, PublishEventsRequest
 from mlxmesh_shared.errors import InvalidArgument, MalformedMessage
 from mlxmesh_shared.rules import WireLimits
 from mlxmesh_shared.rules.wire import MAX_FIELDS, MAX_UNKNOWN_FIELDS
@@ -117,16 +117,15 @@ def test_messages_within_messages() -> None:
 
 def test_too_many_fields_that_are_in_no_list() -> None:
     events = PublishEventsRequest.DESCRIPTOR
-    config = events.fields_by_name["events"].message_type.fields_by_name["config_changed"]
-    assert config.message_type is not None
-    too_many = nested("config_changed", b"\x0a\x00" * MAX_FIELDS, events.fields[0].message_type)
+    event: Descriptor = Event.DESCRIPTOR
+    too_many = nested("config_changed", b"\x0a\x00" * MAX_FIELDS, event)
     error = refusal(nested("events", b"", events) * 3 + nested("events", too_many, events), events)
     assert str(error) == f"the message has more than {MAX_FIELDS} fields; send less at once"
 
 
 @given(st.lists(st.text(max_size=40), max_size=40), st.lists(st.integers(0, 2**32 - 1)))
 def test_what_protobuf_writes_passes(texts: list[str], ids: list[int]) -> None:
-    chat = ChatInput(messages=[ChatMessage(role=1, content=text) for text in texts])
+    chat = ChatInput(messages=[ChatMessage(content=text) for text in texts])
     request = GenerateRequest(model="m", chat=chat, stop=texts[:16], stop_token_ids=ids[:64])
     request.sampling.logit_bias.update(dict.fromkeys(ids, 1.5))
     limits = WireLimits()
