@@ -132,7 +132,7 @@ class CallGuard(aio.ServerInterceptor):
 
         # For gRPC each method takes a stream: what takes one message would have it read to its end
         # before anything here is asked. There is no difference on the wire.
-        make = _METHOD_HANDLERS[True, handler.response_streaming]
+        make = _METHOD_HANDLERS[handler.response_streaming]
         return make(serve, response_serializer=handler.response_serializer)
 
     def _bounded(self, behaviour: Behaviour) -> Behaviour:
@@ -266,18 +266,16 @@ class CallGuard(aio.ServerInterceptor):
 
 
 _DRAINING = Draining("this instance is stopping; try again at another")
-_METHOD_HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
+# By whether the response is a stream.
+_METHOD_HANDLERS: dict[bool, Callable[..., Any]] = {
+    False: grpc.stream_unary_rpc_method_handler,
+    True: grpc.stream_stream_rpc_method_handler,
 }
 
 
 def _behaviour(handler: Any) -> Behaviour:
-    if handler.request_streaming:
-        return handler.stream_stream or handler.stream_unary
-    return handler.unary_stream or handler.unary_unary
+    streaming = handler.stream_stream or handler.stream_unary
+    return streaming or handler.unary_stream or handler.unary_unary
 
 
 def _written(behaviour: Behaviour) -> Behaviour:

@@ -23,7 +23,7 @@ from tests.chaos.attack_calls import (
 
 
 async def empty_spans(address: str, for_s: float) -> Outcomes:
-    """4 MiB of empty spans at once."""
+    """Millions of empty spans at once."""
     spans = field(1, field(2, b"\x12\x00" * (2 * MIB - 64)))
     return await calls(address, for_s, TRACES, lambda: spans)
 

@@ -19,8 +19,8 @@ from mlxmesh_gateway.otlp.messages import ExportRequest, origin, points
 
 MAX_ITEMS = 10_000
 """Spans, metrics or log records of one export."""
-MAX_ITEM_BYTES = 64 * 1024
-"""Of a span or a log record."""
+MAX_ITEM_BYTES = 2**20
+"""Of a span, which may have a prompt where the settings say so, or a log record."""
 MAX_METRIC_BYTES = 256 * 1024
 MAX_POINTS = 1000
 """Series of one metric."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -12,15 +11,13 @@ from grpc import aio
 
 from mlxmesh_shared.caller import caller_of, host_of
 from mlxmesh_shared.errors import InvalidArgument
-from mlxmesh_shared.methods import is_background, is_infrastructure
+from mlxmesh_shared.methods import is_infrastructure
 from mlxmesh_shared.requests.arrivals import Arrivals
 from mlxmesh_shared.requests.held_bytes import SMALL_BYTES, HeldBytes
 from mlxmesh_shared.requests.parser import RequestParser, check_size
 
 MAX_INFRASTRUCTURE_BYTES = 64 * 1024
 """Of a request of health or reflection: they have a name or two."""
-MAX_TELEMETRY_BYTES = 4 * 2**20
-"""Of an OTLP export; the processes of the mesh send less than 1 MiB at once."""
 
 Context = aio.ServicerContext[Any, Any]
 Held = list[tuple[str, int]]
@@ -44,7 +41,9 @@ class Receiver:
         """For one method; a handler without deserializer gets bytes."""
         # No deserializer for gRPC: what one raises there becomes UNKNOWN with the raw text.
         cls = _message_class(handler.request_deserializer)
-        max_bytes = min(self._max_message_bytes, _max_bytes(method))
+        max_bytes = self._max_message_bytes
+        if is_infrastructure(method):
+            max_bytes = min(max_bytes, MAX_INFRASTRUCTURE_BYTES)
 
         async def parsed(encoded: bytes, context: Context) -> Any:
             check_size(encoded, max_bytes)
@@ -83,12 +82,6 @@ def _message_class(deserialize: Any) -> type[Message] | None:
     if isinstance(owner, type) and issubclass(owner, Message):
         return owner
     raise TypeError("requests are parsed by a message's own FromString")
-
-
-def _max_bytes(method: str) -> int:
-    if is_infrastructure(method):
-        return MAX_INFRASTRUCTURE_BYTES
-    return MAX_TELEMETRY_BYTES if is_background(method) else sys.maxsize
 
 
 def _caller_of(context: Context) -> str:
