@@ -53,3 +53,10 @@ def test_across_hosts_all_addresses_is_nobodys_address(service: str, listen: str
         load(service, *flags)
 
     assert load(service, *flags, "--advertise-host", "10.0.0.7") == listen
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("listen", ["::1:50051", "::1", "fe80::1:1", "[::1:50051"])
+def test_an_ipv6_address_stands_in_brackets(service: str, listen: str) -> None:
+    with pytest.raises(SettingsError, match=r"brackets|host:port"):
+        load(service, "--listen", listen, "--insecure-listen")
