@@ -21,16 +21,14 @@ from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.settings import ConsulSettings, MeshSettings
 from tests.fakes.consul_agent import FakeConsulAgent
-from tests.fakes.consul_process import ConsulAgentProcess, free_port
+from tests.fakes.consul_process import ConsulAgentProcess, free_port, if_built
 from tests.fakes.health import healthy
 from tests.fakes.registry import InMemoryRegistry
 
 LEASE_S = 1.5
 # Something serves there where an adapter has it checked.
 ADDRESS = f"127.0.0.1:{free_port()}"
-ADAPTERS = ["directory", "memory", "consul and a fake agent"]
-if "CONSUL_BIN" in os.environ:
-    ADAPTERS.append("consul")
+ADAPTERS = ["directory", "memory", "consul and a fake agent", *if_built("consul")]
 
 
 def instance(instance_id: str = "engine-1", service: str = "engine", **metadata: str) -> Instance:

@@ -10,6 +10,7 @@ import psutil
 from mlxmesh_engine.backend import Backend
 from mlxmesh_engine.blas import OpenedBlas, open_blas
 from mlxmesh_engine.mlx_lm_import import import_mlx_lm
+from mlxmesh_engine.open_files import WANTED_OPEN_FILES, raise_open_files
 from mlxmesh_engine.simulated import Pace, SimulatedEngine, SimulatedModel
 from mlxmesh_engine.step_counts import StepCounts
 from mlxmesh_shared.errors import InvalidArgument
@@ -45,7 +46,7 @@ def _import_mlx() -> OpenedBlas:
 
 
 def _mlx(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backend:
-    opened = _import_mlx()
+    opened, open_files = _import_mlx(), raise_open_files()
     from mlxmesh_engine.loader import LoadedModel, load
     from mlxmesh_engine.mlx_thread import LoopOptions, MlxThread
 
@@ -58,9 +59,16 @@ def _mlx(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backen
             kv_cache_bytes=settings.kv_cache_bytes,
             available_bytes=lambda: psutil.virtual_memory().available,
         )
-        # Only now: of a start that fails, its error is the news.
+        # Only now: where a start fails, its error comes alone.
         if opened.blas == "reference":
             _log.warning(opened.fix)
+        if open_files < WANTED_OPEN_FILES:
+            _log.warning(
+                "this engine may open only %d files, too few for a model of many: "
+                "raise the limit (ulimit -n %d) and restart the mesh",
+                open_files,
+                WANTED_OPEN_FILES,
+            )
         return loaded
 
     options = LoopOptions(

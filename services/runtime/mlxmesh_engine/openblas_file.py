@@ -97,7 +97,7 @@ def _finish(partial: Path, target: Path) -> None:
 
 
 def _renames(library: bytes) -> bytes:
-    """patchelf's lines `OLD NEW`. It ignores those that are no symbol of the library."""
+    """Patchelf's lines `OLD NEW`. It ignores those that are no symbol of the library."""
     names = sorted(set(_PREFIXED_NAME.findall(library)))
     return b"".join(b"scipy_%b %b\n" % (name, name) for name in names)
 

@@ -19,6 +19,8 @@ from mlxmesh_shared.settings import ConsulSettings, GatewaySettings, LiveSetting
 from tests.fakes.consul_process import DENY, ROOT_TOKEN, ConsulAgentProcess, free_port
 from tests.fakes.health import healthy
 
+pytestmark = pytest.mark.tools
+
 RECIPE = Path(__file__).resolve().parents[3] / "deploy" / "consul"
 PATIENCE_S = 30
 
