@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := $(HOME)/.cache/mlxmesh/tools
 PYTEST := $(BIN)/python -m pytest
-# Two at a time: most tests wait more than they compute. tests/conftest.py says which go together.
+# Two at a time: most tests wait more than they compute. tests/conftest.py says who runs what.
 WORKERS := -n 2
 
 .DEFAULT_GOAL := help
@@ -77,8 +77,9 @@ ifneq ($(wildcard $(TOOLS)/consul),)
 test-rest test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
 test-rest test-all coverage: export PATH := $(TOOLS):$(PATH)
+# One at a time: nearly all of these start whole meshes.
 test-rest: protos tools ## The tests that `make test` leaves out: Go, Node, grpcurl, Consul, short chaos
-	$(PYTEST) -m "tools or chaos" $(WORKERS) --durations 10
+	$(PYTEST) -m "tools or chaos" --durations 10
 
 test-all: protos tools ## Every test: `make test` and `make test-rest` in one run
 	$(PYTEST) -m "" $(WORKERS) --durations 10

@@ -5,17 +5,20 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 # Shared machines pause at any moment: an example is judged by its result, never by its time.
 settings.register_profile("mlxmesh", deadline=None, print_blob=True)
 settings.load_profile("mlxmesh")
 
-WHOLE_MESHES = ("tests/chaos/", "tests/clients/", "tests/e2e/")
-"""Their tests start meshes of many processes, which would disturb each other."""
-
-
-SLOWEST_FIRST = (*WHOLE_MESHES, "tests/integration/", "tests/contract/")
-"""The order: a long test that begins last would keep one worker busy while the others are done."""
+# The first three start whole meshes of many processes.
+SLOWEST_FIRST = (
+    "tests/chaos/",
+    "tests/clients/",
+    "tests/e2e/",
+    "tests/integration/",
+    "tests/contract/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,14 +31,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-class OneMeshAtATime(LoadScopeScheduling):
-    """With several workers: one of them has all whole meshes; each file stays on one."""
+class FromBothEnds(LoadScopeScheduling):
+    """With several workers: the first begins with the whole meshes, the others with the quick tests
+    at the end, and all go on towards the middle. So there is rarely more than one mesh at a time,
+    and nobody is idle before the end. Each file stays on one worker.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "mesh" if nodeid.startswith(WHOLE_MESHES) else nodeid.partition("::")[0]
+        return nodeid.partition("::")[0]
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if node is not self.nodes[0]:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneMeshAtATime:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FromBothEnds:
     # In the order above, and not by the number of tests in a file.
     config.option.loadscopereorder = False
-    return OneMeshAtATime(config, log)
+    return FromBothEnds(config, log)

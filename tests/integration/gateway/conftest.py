@@ -24,7 +24,6 @@ from tests.fakes.public_services import (
 )
 from tests.fakes.registry import InMemoryRegistry
 
-
 # All of them hear of it at once here.
 SETTLE_S = 0.02
 
