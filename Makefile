@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := $(HOME)/.cache/mlxmesh/tools
 PYTEST := $(BIN)/python -m pytest
-# Two at a time: most tests wait more than they compute. tests/conftest.py says which go together.
+# Two at a time: most tests wait more than they compute. tests/conftest.py says who runs what.
 WORKERS := -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-all coverage tools collector prometheus consul consul-agent models demo pictures up down chaos fuzz bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-rest test-all coverage tools collector prometheus consul consul-agent models demo pictures up down chaos fuzz bench bench-peers clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ docs: protos ## Generate docs/api.md and docs/modules.md
 models: protos ## Examine every architecture of mlx-lm and write docs/models.md
 	$(BIN)/python -m tests.matrix
 
-format: setup ## Format the code and mend what ruff can mend
+format: setup ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -61,26 +61,30 @@ check: lint ## Lint, contracts against the last landed ones, unit tests
 test: protos ## Every test that needs only Python (unit, contract, integration, end to end)
 	$(PYTEST) $(WORKERS)
 
-tools: collector prometheus ## Build the tools that `make test-all` needs (Go, Node, Maven and Rust must be there)
+tools: collector prometheus ## Build the tools that `make test-rest` needs (Go, Node, Maven and Rust must be there)
 	deploy/tools/fetch-tools $(TOOLS)
 
-collector: ## Build an OpenTelemetry collector for `make test-all` (Go must be there)
+collector: ## Build an OpenTelemetry collector for `make test-rest` (Go must be there)
 	deploy/tools/build-collector $(TOOLS)
 
-prometheus: ## Put Prometheus where `make test-all` finds it, unless it is installed (Debian)
+prometheus: ## Put Prometheus where `make test-rest` finds it, unless it is installed (Debian)
 	deploy/tools/fetch-prometheus $(TOOLS)
 
-consul: ## Build a Consul agent for `make test-all` and `make consul-agent` (Go must be there)
+consul: ## Build a Consul agent for `make test-rest` and `make consul-agent` (Go must be there)
 	deploy/tools/build-consul $(TOOLS)
 
 consul-agent: consul ## Run a Consul agent for development in the foreground (Ctrl-C stops it)
 	$(TOOLS)/consul agent -dev
 
 ifneq ($(wildcard $(TOOLS)/consul),)
-test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
+test-rest test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
-test-all coverage: export PATH := $(TOOLS):$(PATH)
-test-all: protos tools ## Every test, also those in other languages, and those with Consul
+test-rest test-all coverage: export PATH := $(TOOLS):$(PATH)
+# One at a time: nearly all of these start whole meshes.
+test-rest: protos tools ## The tests that `make test` leaves out: other languages, Consul, architectures, short chaos
+	$(PYTEST) -m "tools or chaos or matrix" --durations 10
+
+test-all: protos tools ## Every test: `make test` and `make test-rest` in one run
 	$(PYTEST) -m "" $(WORKERS) --durations 10
 
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage

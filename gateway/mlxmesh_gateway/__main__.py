@@ -35,7 +35,7 @@ from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Instance, Registry, local_instance, open_registry
 from mlxmesh_shared.requests import RequestParser
 from mlxmesh_shared.rules import Validator
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.server import SETTLE_S, MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.telemetry.calls import ServedCalls
@@ -80,10 +80,12 @@ async def serve(
     telemetry: Telemetry | None = None,
     *,
     until: Callable[[asyncio.Event], Awaitable[object]],
+    settle_s: float = SETTLE_S,
 ) -> None:
     """Serves from registration to the end of the drain; the caller owns registry and receiver.
 
-    `until` is given the event that a call of ControlService's Drain sets.
+    `until` is given the event that a call of ControlService's Drain sets. settle_s: how long
+    clients get to see that this gateway is leaving, before its port closes.
     """
 
     async def show_backend(backend: str, known: bool) -> None:
@@ -127,6 +129,7 @@ async def serve(
         certificates,
         on_refused=overload.refused,
         watcher=ServedCalls(telemetry, begins={route.path for route in public_routes()}),
+        settle_s=settle_s,
     )
     live.subscribe(lambda now: _limit(now, relay, server))
     with HttpPort(settings.http_listen, take_over=settings.take_over) as http:
@@ -219,6 +222,7 @@ def _server(
     *,
     on_refused: Callable[[int], None],
     watcher: ServedCalls,
+    settle_s: float,
 ) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
     names += [service.name for service in OTLP_SERVICES.values()]
@@ -233,6 +237,7 @@ def _server(
         max_connection_age_s=settings.max_connection_age_s,
         hands_over_port=True,
         takes_over=settings.take_over,
+        settle_s=settle_s,
     )
     return MeshServer(
         listen=settings.listen,

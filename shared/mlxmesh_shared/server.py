@@ -58,6 +58,8 @@ class ServerOptions:
     """Whether a successor may listen on the same port while this server leaves; needs an age."""
     takes_over: bool = False
     """Whether this server may begin beside another one on its port."""
+    settle_s: float = SETTLE_S
+    """How long others get to see that it is leaving, before its port closes."""
 
     def places(self) -> Places | None:
         """Those for running calls; None for any number."""
@@ -206,15 +208,16 @@ class MeshServer:
         """
         shared_port.stop_listening(self.address)
         age_s = self._options.max_connection_age_s or 0
-        await asyncio.sleep(_AGE_JITTER * age_s + SETTLE_S)
+        await asyncio.sleep(_AGE_JITTER * age_s + self._options.settle_s)
 
-    async def drain(self, grace_s: float, settle_s: float = SETTLE_S) -> None:
+    async def drain(self, grace_s: float, settle_s: float | None = None) -> None:
         """Stops without losing a call; whatever still runs after grace_s ends as DRAINING.
 
-        Settling gives resolvers and balancers the time to look elsewhere before the port closes.
+        Settling gives resolvers and balancers the time to look elsewhere before the port closes;
+        by default as long as the options say.
         """
         await self.set_not_serving()
-        await asyncio.sleep(settle_s)
+        await asyncio.sleep(self._options.settle_s if settle_s is None else settle_s)
         self._guard.end_calls(_never_ends)
         stopping = asyncio.create_task(self._server.stop(grace_s + 1))
         await asyncio.wait({stopping}, timeout=grace_s)

@@ -22,16 +22,15 @@ from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.settings import ConsulSettings, MeshSettings
 from tests.fakes.consul_agent import FakeConsulAgent
-from tests.fakes.consul_process import ConsulAgentProcess, free_port
+from tests.fakes.consul_process import ConsulAgentProcess, free_port, if_built
 from tests.fakes.health import healthy
 from tests.fakes.registry import InMemoryRegistry
 
 LEASE_S = 1.5
+POLL_S = 0.2
 # Something serves there where an adapter has it checked.
 ADDRESS = f"127.0.0.1:{free_port()}"
-ADAPTERS = ["directory", "memory", "consul and a fake agent"]
-if "CONSUL_BIN" in os.environ:
-    ADAPTERS.append("consul")
+ADAPTERS = ["directory", "memory", "consul and a fake agent", *if_built("consul")]
 
 
 def instance(instance_id: str = "engine-1", service: str = "engine", **metadata: str) -> Instance:
@@ -179,7 +178,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def directory(path: Path) -> AsyncIterator[DirectoryRegistry]:
-    registry = DirectoryRegistry(path, lease_s=LEASE_S)
+    registry = DirectoryRegistry(path, lease_s=LEASE_S, poll_s=POLL_S)
     yield registry
     await registry.close()
 
@@ -200,8 +199,7 @@ async def test_a_directory_that_cannot_be_read_is_not_an_empty_one(
         aside = path.with_name("aside")
         path.rename(aside)
         path.write_text("not a directory")
-        # The watch looks at least every two seconds.
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(3 * POLL_S)
         assert not change.done()
         path.unlink()
         aside.rename(path)
@@ -273,10 +271,19 @@ async def test_a_living_process_here_may_be_late(path: Path, host: str, found: b
     assert bool(await DirectoryRegistry(path).resolve("engine")) is found
 
 
+async def test_a_change_just_after_the_first_look_is_seen_at_once(path: Path) -> None:
+    directory = DirectoryRegistry(path, poll_s=3600)
+    async with aclosing(directory.watch("engine")) as watching:
+        assert await next_set(watching) == []
+        await directory.register(instance())
+        assert await next_set(watching) == ["engine-1"]
+    await directory.close()
+
+
 async def test_a_lease_that_nobody_keeps_ends(path: Path) -> None:
-    owner = DirectoryRegistry(path, lease_s=LEASE_S)
+    owner = DirectoryRegistry(path, lease_s=0.5)
     await owner.register(instance())
-    reader = DirectoryRegistry(path, lease_s=LEASE_S)
+    reader = DirectoryRegistry(path, lease_s=0.5, poll_s=POLL_S)
     async with aclosing(reader.watch("engine")) as watching:
         assert await next_set(watching) == ["engine-1"]
         await owner.close()

@@ -228,10 +228,12 @@ async def test_too_many_calls_at_once(serve: Serve) -> None:
 
 async def test_a_client_that_goes_away_cancels_its_handler(serve: Serve) -> None:
     served = await serve()
+    begun = asyncio.Event()
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def wait(_request: Any, _context: Context) -> None:
         try:
+            begun.set()
             await asyncio.sleep(60)
         finally:
             ended.set_result("cleaned up")
@@ -239,9 +241,10 @@ async def test_a_client_that_goes_away_cancels_its_handler(serve: Serve) -> None
     served.servicer.act = wait
     call = served.stub.Generate(generate())
     assert (await anext(aiter(call))).sequence == 1
-    call.cancel()
-
     async with asyncio.timeout(5):
+        # A handler that is cancelled before it waits has nothing to clean up.
+        await begun.wait()
+        call.cancel()
         assert await ended == "cleaned up"
 
 

@@ -23,6 +23,8 @@ from tests.fakes.certificates import issue_all, source
 from tests.fakes.consul_process import DENY, ROOT_TOKEN, ConsulAgentProcess, free_port
 from tests.fakes.health import healthy
 
+pytestmark = pytest.mark.tools
+
 RECIPE = Path(__file__).resolve().parents[3] / "deploy" / "consul"
 ENGINE = engine_pb2.DESCRIPTOR.services_by_name["EngineService"].full_name
 PATIENCE_S = 30
