@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlxmesh_cli.output import print_view
 from mlxmesh_cli.session import (
     DataDir,
     Json,
@@ -97,14 +98,18 @@ def _show(certificates: list[IssuedCertificate], json: bool) -> None:
     if json:
         print_json([_row(each) for each in certificates])
         return
-    from rich.console import Console
-    from rich.table import Table
+    from mlxmesh_cli.grid import Column, Grid
 
-    table = Table("role", "days left", "hosts", "file", box=None, pad_edge=False)
+    table = Grid(
+        Column("role"),
+        Column("days left", right=True),
+        Column("hosts", drop=1),
+        Column("file", drop=2),
+    )
     for each in certificates:
         hosts = ", ".join(each.hosts)
-        table.add_row(each.role, str(_days_left(each)), hosts, str(each.path))
-    Console().print(table)
+        table.add(each.role, str(_days_left(each)), hosts, str(each.path))
+    print_view(table)
 
 
 def _row(certificate: IssuedCertificate) -> dict[str, object]:

@@ -1,21 +1,25 @@
-"""Commands that make text: generate, chat, tokens."""
+"""Commands about single texts: generate, attach, tokens."""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from mlxmesh_cli.completion import complete_model
 from mlxmesh_cli.session import Address, DataDir, Json, connect, fail, print_json, run, to_dict
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from mlxmesh_client import GenerationEvent
-
-DEFAULT_MODEL = "pocket"
-Model = Annotated[str, typer.Option("--model", "-m", help="NAME, NAME@VERSION or NAME:ALIAS.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="NAME, NAME@VERSION or NAME:ALIAS.  [default: pocket, or the first that serves]",
+        autocompletion=complete_model,
+    ),
+]
 Prompt = Annotated[str | None, typer.Argument(help="The text; `-` or none reads standard input.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate.  [default: 512]")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.  [default: 0]")]
@@ -27,7 +31,7 @@ Stop = Annotated[list[str] | None, typer.Option(help="Ends the answer; may be re
 
 def generate(
     prompt: Prompt = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     max_tokens: MaxTokens = None,
@@ -48,16 +52,19 @@ def generate(
     if raw and system:
         fail("--system needs the chat template; leave out --raw")
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(system, text)}
-    options = _options(max_tokens, temperature, top_p, top_k, seed, stop)
+    options = options_given(max_tokens, temperature, top_p, top_k, seed, stop)
     if request_id is not None:
         options["request_id"] = request_id
 
     async def work() -> None:
+        from mlxmesh_cli.answers import default_model, show
+
         async with connect(address, data_dir) as client:
+            name = model or await default_model(client)
             if json:
-                print_json(to_dict(await client.complete(model, **what, **options)))
+                print_json(to_dict(await client.complete(name, **what, **options)))
             else:
-                await _show(client.generate(model, **what, **options))
+                await show(client.generate(name, **what, **options))
 
     run(work())
 
@@ -69,44 +76,24 @@ def attach(
     ] = 0,
     address: Address = None,
     data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
     """Stream an answer that was begun with --request-id, from its beginning or any message on."""
 
     async def work() -> None:
+        from mlxmesh_cli.answers import show
+
         async with connect(address, data_dir) as client:
-            await _show(client.attach(request_id, after_sequence=after))
-
-    run(work())
-
-
-def chat(
-    model: Model = DEFAULT_MODEL,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    seed: Seed = None,
-    address: Address = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Talk to a model over several turns. An empty line or Ctrl-D ends it."""
-    options = _options(max_tokens, temperature, top_p, top_k, seed, None)
-    messages = [("system", system)] if system else []
-
-    async def work() -> None:
-        async with connect(address, data_dir) as client:
-            while question := _ask():
-                messages.append(("user", question))
-                answer = await _show(client.generate(model, messages=messages, **options))
-                messages.append(("assistant", answer))
+            answer = await show(client.attach(request_id, after_sequence=after), quiet=json)
+            if json:
+                print_json(answer.as_dict())
 
     run(work())
 
 
 def tokens(
     prompt: Prompt = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
     address: Address = None,
     data_dir: DataDir = None,
@@ -117,8 +104,11 @@ def tokens(
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(None, text)}
 
     async def work() -> dict[str, Any]:
+        from mlxmesh_cli.answers import default_model
+
         async with connect(address, data_dir) as client:
-            return to_dict(await client.count_tokens(model, **what, return_token_ids=json))
+            name = model or await default_model(client)
+            return to_dict(await client.count_tokens(name, **what, return_token_ids=json))
 
     result = run(work())
     if json:
@@ -127,17 +117,7 @@ def tokens(
         typer.echo(result["tokens"])
 
 
-async def _show(events: AsyncIterator[GenerationEvent]) -> str:
-    """Print an answer as it comes; returns it whole."""
-    pieces: list[str] = []
-    async for event in events:
-        pieces.append(event.text)
-        typer.echo(event.text, nl=False)
-    typer.echo()
-    return "".join(pieces)
-
-
-def _options(
+def options_given(
     max_tokens: int | None,
     temperature: float | None,
     top_p: float | None,
@@ -163,14 +143,14 @@ def _messages(system: str | None, text: str) -> list[tuple[str, str]]:
 
 def _read(prompt: str | None) -> str:
     if prompt is not None and prompt != "-":
-        return prompt
+        return _as_text(os.fsencode(prompt))
     if sys.stdin.isatty():
         fail('give a prompt, for example `mlxmesh generate "Hi"`, or pipe one in')
-    return sys.stdin.read()
+    return _as_text(sys.stdin.buffer.read())
 
 
-def _ask() -> str:
+def _as_text(data: bytes) -> str:
     try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return ""
+        return data.decode()
+    except UnicodeDecodeError:
+        fail("the prompt is not UTF-8")
