@@ -22,7 +22,9 @@ class Column:
     right: bool = False
     """Numbers end below each other."""
     min_cells: int = 0
-    """Prose may be cut down to so many cells, with an ellipsis; 0 is never cut."""
+    """It may be cut down to so many cells, with an ellipsis; 0 is never cut."""
+    by_words: bool = True
+    """It is cut between words, so that no number in it is."""
     rare: bool = False
     """Left out where every row has nothing to say there."""
 
@@ -68,7 +70,7 @@ def layout(columns: Sequence[Column], natural: Sequence[int], width: int) -> lis
 
 
 def _cut(columns: Sequence[Column], sizes: dict[int, int], width: int) -> dict[int, int]:
-    """Prose gives way, the last column first, each down to its minimum."""
+    """What may be cut gives way, the last column first, each down to its minimum."""
     for at in reversed(sizes):
         excess = _total(sizes) - width
         if excess > 0 and columns[at].min_cells:
@@ -92,7 +94,9 @@ def _line(columns: Sequence[Column], row: Sequence[Text], sizes: Sequence[int | 
 
 def _padded(column: Column, cell: Text, cells: int) -> Text:
     shown = cell.copy()
-    if column.min_cells:
+    if column.min_cells and column.by_words:
+        shown = WholeWords(shown).cut(cells)
+    elif column.min_cells:
         shown.truncate(cells, overflow="ellipsis")
     blanks = " " * (cells - cell_len(shown.plain))
     return Text(blanks) + shown if column.right else shown + Text(blanks)
@@ -115,4 +119,4 @@ class WholeWords:
         ends = [at for at in spaces if cell_len(self._line.plain[:at]) + 2 <= width]
         kept = self._line[: max(ends, default=0)]
         kept.rstrip()
-        return kept + Text(" …")
+        return kept + Text(" …" if kept.plain else "…")

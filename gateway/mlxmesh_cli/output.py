@@ -79,43 +79,40 @@ def print_json_line(value: object, *, err: bool = False) -> None:
 def to_dict(message: Any) -> dict[str, Any]:
     """A protobuf message as data for JSON: the contract's field names, states in short words.
 
-    States are those of the tables: `serving`, not `HEALTH_SERVING`.
+    States are those of the tables: `serving`, not `HEALTH_SERVING`. As everywhere in the JSON of
+    protobuf, numbers of 64 bits are strings.
     """
     from google.protobuf.json_format import MessageToDict
 
     data = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    _simplify(message.DESCRIPTOR, data)
+    _shorten_enums(message.DESCRIPTOR, data)
     return data
 
 
-def _simplify(message: Descriptor, data: dict[str, Any]) -> None:
-    """Enum values become short words, and 64-bit numbers numbers, in place."""
+def _shorten_enums(message: Descriptor, data: dict[str, Any]) -> None:
     for field in message.fields:
         value = data.get(field.name)
-        if value is None:
+        if value is None or (field.enum_type is None and field.message_type is None):
             continue
         kind = field.message_type
         if kind is not None and kind.GetOptions().map_entry:
             held = kind.fields_by_name["value"]
-            data[field.name] = {key: _simple(held, each) for key, each in value.items()}
+            data[field.name] = {key: _shortened(held, each) for key, each in value.items()}
         elif field.is_repeated:
-            data[field.name] = [_simple(field, each) for each in value]
+            data[field.name] = [_shortened(field, each) for each in value]
         else:
-            data[field.name] = _simple(field, value)
+            data[field.name] = _shortened(field, value)
 
 
-def _simple(field: FieldDescriptor, value: Any) -> Any:
+def _shortened(field: FieldDescriptor, value: Any) -> Any:
     if field.enum_type is not None:
         return enum_word(field.enum_type.name, value)
-    if field.message_type is not None:
-        # Times and durations are texts already.
-        if not isinstance(value, str):
-            _simplify(field.message_type, value)
-        return value
-    is_whole = field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64)
-    return int(value) if is_whole else value
+    # Times and durations are texts already.
+    if field.message_type is not None and not isinstance(value, str):
+        _shorten_enums(field.message_type, value)
+    return value
 
 
 def enum_word(enum: str, value: str) -> str:

@@ -32,7 +32,7 @@ def timeline(spans: Sequence[Span]) -> Group:
     begin_ns = min(span.start_unix_nano for span in spans)
     whole_ns = max(max(_end_ns(span) for span in spans) - begin_ns, 1)
     table = Grid(
-        Column("span", min_cells=MIN_SPAN_CELLS),
+        Column("span", min_cells=MIN_SPAN_CELLS, by_words=False),
         Column("process", drop=2),
         Column("at ms", right=True),
         Column("took ms", right=True),

@@ -41,7 +41,7 @@ def test_with_room_everything_is_there() -> None:
 
 
 def test_prose_is_cut_first() -> None:
-    assert shown(45)[1] == "gateway  gateway-54e02b37      4  all is wel…"
+    assert shown(45)[1] == "gateway  gateway-54e02b37      4  all is …"
 
 
 def test_then_columns_are_left_out_one_after_the_other() -> None:
