@@ -56,7 +56,7 @@ async def show(
                 answer.add(event)
                 writer.write(event.text)
     finally:
-        writer.end()
+        writer.end(of_line=bool(answer.text or answer.finished))
     return answer
 
 
@@ -70,8 +70,9 @@ class _Writer:
     def write(self, text: str) -> None:
         self._put(self._wrap.feed(text) if self._wrap is not None else text)
 
-    def end(self) -> None:
-        self._put((self._wrap.flush() if self._wrap is not None else "") + "\n")
+    def end(self, *, of_line: bool) -> None:
+        rest = self._wrap.flush() if self._wrap is not None else ""
+        self._put(rest + ("\n" if of_line else ""))
 
     def _put(self, text: str) -> None:
         if text and not self._quiet:

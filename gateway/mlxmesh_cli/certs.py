@@ -30,7 +30,7 @@ TlsDir = Annotated[
 Roles = Annotated[list[str] | None, typer.Argument(help="Roles; none means all of them.")]
 
 
-@certs.command("init")
+@certs.command("init", epilog="Example: mlxmesh certs init --dir /etc/mlxmesh/tls")
 def init(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
     """Make an authority, and a certificate for each role."""
     from mlxmesh_launcher.authority import Authority
@@ -42,14 +42,14 @@ def init(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False)
     _show(issued, json)
 
 
-@certs.command("issue")
+@certs.command("issue", epilog="Example: mlxmesh certs issue gateway --host mesh.example --days 30")
 def issue(
     role: Annotated[str, typer.Argument(help="gateway, generation, ..., client or admin.")],
     host: Annotated[
         list[str] | None,
         typer.Option(help="A name or address that its server is reached by; may be repeated."),
     ] = None,
-    days: Annotated[int, typer.Option(min=1, max=825, help="Lifetime.")] = 90,
+    days: Annotated[int, typer.Option(min=1, max=825, help="Lifetime in days.")] = 90,
     directory: TlsDir = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -63,7 +63,7 @@ def issue(
     _show([issued], json)
 
 
-@certs.command("rotate")
+@certs.command("rotate", epilog="Example: mlxmesh certs rotate gateway generation")
 def rotate(
     roles: Roles = None, directory: TlsDir = None, data_dir: DataDir = None, json: Json = False
 ) -> None:
@@ -77,7 +77,7 @@ def rotate(
     _show(issued, json)
 
 
-@certs.command("show")
+@certs.command("show", epilog="Example: mlxmesh certs show --json")
 def show(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
     """List the certificates, whom they prove, and until when."""
     from mlxmesh_launcher.authority import read_certificates

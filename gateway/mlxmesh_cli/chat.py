@@ -29,8 +29,6 @@ def chat(
 
     Ctrl-C stops an answer and keeps the conversation, Ctrl-D leaves. Where standard input is not a
     terminal each line is a question, and answers remember the lines before.
-
-    Example: mlxmesh chat --model pocket --temperature 0.7
     """
     options = options_given(max_tokens, temperature, top_p, top_k, seed, None)
 

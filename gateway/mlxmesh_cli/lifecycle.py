@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlxmesh_cli.extras import missing_packages
 from mlxmesh_cli.failures import remember_json
 from mlxmesh_cli.output import is_watched, print_json_line, print_view
 from mlxmesh_cli.session import (
@@ -71,6 +72,11 @@ def up(
 
     Without --model it serves what it served before, and in a fresh directory the bundled `pocket`.
     """
+    if missing := missing_packages():
+        fail(
+            f'a whole mesh needs `pip install "mlxmesh[all]"`; missing here: {", ".join(missing)}',
+            reason="NOT_INSTALLED",
+        )
     directory = resolve_data_dir(data_dir)
     models = model or []
     flags = _registry_flags(registry, consul_address)
@@ -218,7 +224,8 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
 
     console.print(
         f"serving on {mesh.gateway}{_http_words(mesh.http)}; try `mlxmesh chat` in another"
-        " terminal; Ctrl-C stops"
+        " terminal; Ctrl-C stops",
+        soft_wrap=True,
     )
     if not is_watched():
         await stop

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 config = typer.Typer(help="Settings and where they come from.", no_args_is_help=True)
 
 
-@config.command("show")
+@config.command("show", epilog="Example: mlxmesh config show | grep max_")
 def show(data_dir: DataDir = None, json: Json = False) -> None:
     """Print every setting, its value, and what set it: a default, a file, Consul, ...
 

@@ -21,18 +21,38 @@ Model = Annotated[
     ),
 ]
 Prompt = Annotated[str | None, typer.Argument(help="The text; `-` or none reads standard input.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate.  [default: 512]")]
-Temperature = Annotated[float | None, typer.Option(help="0 is greedy.  [default: 0]")]
-TopP = Annotated[float | None, typer.Option(help="Nucleus sampling.  [default: 1]")]
-TopK = Annotated[int | None, typer.Option(help="Keep the best k tokens.  [default: all]")]
-Seed = Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")]
-Stop = Annotated[list[str] | None, typer.Option(help="Ends the answer; may be repeated.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="Tokens at most, 1 to 1,000,000.  [default: 512]")
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="0 always takes the likeliest token, 10 is wildest.  [default: 0]"),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        help="Draw from the likeliest tokens that together have this probability, up"
+        " to 1.  [default: 1, which is all]"
+    ),
+]
+TopK = Annotated[
+    int | None, typer.Option(help="Draw from this many likeliest tokens.  [default: 0, all]")
+]
+Seed = Annotated[
+    int | None, typer.Option(help="The same seed gives the same answer.  [default: a new one]")
+]
+Stop = Annotated[
+    list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")
+]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Send the text as it is, without the model's chat template.")
+]
 
 
 def generate(
     prompt: Prompt = None,
     model: Model = None,
-    raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
+    raw: Raw = False,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -47,7 +67,11 @@ def generate(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Stream one answer to a prompt; with --json, print the whole result at the end."""
+    """Stream one answer to a prompt; with --json, print the whole result at the end.
+
+    Without a prompt all of standard input is one. On a terminal long lines are wrapped between
+    words; piped text is as the model made it.
+    """
     text = _read(prompt)
     if raw and system:
         fail("--system needs the chat template; leave out --raw")
@@ -78,7 +102,10 @@ def attach(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Stream an answer that was begun with --request-id, from its beginning or any message on."""
+    """Stream an answer that was begun with --request-id, from its start or after any message.
+
+    It is kept for five minutes after its end. Only one reader has it at a time.
+    """
 
     async def work() -> None:
         from mlxmesh_cli.answers import show
@@ -94,7 +121,7 @@ def attach(
 def tokens(
     prompt: Prompt = None,
     model: Model = None,
-    raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
+    raw: Raw = False,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
