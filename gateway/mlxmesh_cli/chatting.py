@@ -89,7 +89,7 @@ class Chatting:
     async def _obey(self, command: Command) -> None:
         match command.name:
             case "help":
-                say(HELP, err=True)
+                say(wrapped(HELP, terminal_columns()), err=True)
             case "reset":
                 self._talk.turns.clear()
                 _note("forgotten; the next question starts a new conversation")
@@ -120,7 +120,7 @@ class Chatting:
         version = next((each for each in model.versions if each.version == number), None)
         if version is None:
             return reference
-        return f"{model.name}@{number}, {version.context_tokens:,} tokens of context,"
+        return f"{model.name}@{number} ({version.context_tokens:,} tokens of context)"
 
     def _save(self, name: str) -> None:
         if not name:
@@ -157,7 +157,7 @@ async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _note(text: str) -> None:
-    say(wrapped(f"({text})", terminal_columns()), "bright_black", err=True)
+    say(wrapped(text, terminal_columns()), "bright_black", err=True)
 
 
 def _warn(text: str) -> None:

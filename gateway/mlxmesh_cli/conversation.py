@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 
 MAX_NAME_CHARACTERS = 80
 HELP = """\
-/help          this list
-/quit          leave, as Ctrl-D does
-/reset         forget the conversation; the system message stays
-/system TEXT   set the system message; `/system` shows it, `/system -` removes it
-/model NAME    go on with another model; `/model` shows the one that answers
-/save FILE     write the conversation to a new file: Markdown, or JSON for *.json
-//TEXT         send a message that begins with a slash
+/help         this list
+/quit         leave, as Ctrl-D does
+/reset        forget what was said, not the system message
+/system       show the system message
+/system TEXT  set it; `/system -` removes it
+/model        show which model answers
+/model NAME   go on with another one
+/save FILE    write what was said to a new file (.md or .json)
+//TEXT        send a message that begins with a slash
 
-Enter sends. Alt-Enter, or a backslash at the end of a line, starts a new line; pasted lines stay
+Enter sends. Alt-Enter, or a backslash at the end of a line, starts a new line; pasted lines stay \
 together. Ctrl-C stops an answer and keeps what there is of it. Ctrl-D on an empty line leaves."""
 
 

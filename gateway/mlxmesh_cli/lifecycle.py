@@ -140,6 +140,8 @@ def logs(
     """Show the end of the services' and engines' logs."""
     directory = resolve_data_dir(data_dir) / "logs"
     paths = sorted(directory.glob("*.log"))
+    if not paths:
+        fail(f"no logs in {directory}; `mlxmesh up` starts a mesh, which writes them")
     if component is not None:
         known = ", ".join(path.stem for path in paths) or "none"
         paths = [path for path in paths if path.stem == component]

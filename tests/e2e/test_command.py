@@ -77,20 +77,31 @@ def test_logs_show_each_component(mesh: RunningMesh) -> None:
     result = mesh.command("logs", "gateway", "-n", "5")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("gateway: ")
-    missing = mesh.command("logs", "nobody")
+    missing = mesh.command("logs", "nobody", "-n", "1")
     assert missing.returncode == 1
     assert "gateway" in missing.stderr
 
 
 def test_without_a_mesh_commands_say_how_to_start_one(tmp_path: Path) -> None:
-    for command in (("models",), ("generate", "Hi"), ("load", "pocket"), ("status",), ("down",)):
+    commands = (
+        "models", "status", "down", "restart", "drain x", "top", "events", "trace x", "chat",
+        "generate Hi", "attach x", "tokens Hi", "load x", "unload x", "delete x", "alias x y 1",
+    )  # fmt: skip
+    for command in map(str.split, commands):
         result = mlxmesh(*command, "--data-dir", str(tmp_path))
         assert result.returncode == 3, command
         assert result.stdout == ""
         assert f"mlxmesh up --data-dir {tmp_path}" in result.stderr
+    for command in (("status",), ("generate", "Hi"), ("drain", "x")):
         told = mlxmesh(*command, "--json", "--data-dir", str(tmp_path))
-        assert told.returncode == 3, command
+        assert (told.returncode, told.stdout) == (3, ""), command
         assert json.loads(told.stderr)["error"]["reason"] == "NO_MESH"
+
+
+def test_there_are_no_logs_where_no_mesh_was(tmp_path: Path) -> None:
+    result = mlxmesh("logs", "--data-dir", str(tmp_path))
+    assert result.returncode == 1
+    assert "no logs in" in result.stderr
 
 
 def test_a_gateway_that_is_away_is_exit_code_3_and_asked_about() -> None:
