@@ -8,10 +8,10 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-rest test-all coverage tools collector prometheus consul consul-agent models demo pictures up down chaos fuzz bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-rest test-all coverage tools collector prometheus consul consul-agent models demo pictures up down chaos fuzz bench bench-peers bench-pictures clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Make .venv with everything pinned by hash (nothing to do when up to date)
 
@@ -42,12 +42,14 @@ docs: protos ## Generate docs/api.md and docs/modules.md
 models: protos ## Examine every architecture of mlx-lm and write docs/models.md
 	$(BIN)/python -m tests.matrix
 
-format: setup ## Format the code and fix what ruff can fix
+format: setup ## Format the code and the contracts, and fix what ruff can fix
+	$(BIN)/buf format --write
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 lint: protos ## Check contracts, style, types and layering
 	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
@@ -110,12 +112,15 @@ fuzz: protos ## Fuzz what reads bytes from outside, 60 s for each target (FUZZ="
 
 # The curves of the peers are drawn too where `make bench-peers` left its figures.
 bench: protos ## Measure the mesh, say which targets are met, draw the curves (BENCH="--only 1,4 --rounds 3")
-	$(BIN)/python -m tests.bench --json build/bench.json --picture docs/images/benchmarks.svg \
+	$(BIN)/python -m tests.bench --json build/bench.json --picture build/benchmarks.svg \
 		$(addprefix --peers ,$(wildcard build/bench-peers.json)) $(BENCH)
 
 bench-peers: protos ## Install the peers apart and print tokens/s of each beside the mesh (BENCH=...)
 	$(BIN)/python -m tests.bench.bench_peers --json build/bench-peers.json \
-		--picture docs/images/peers.svg $(BENCH)
+		--picture build/peers.svg $(BENCH)
+
+bench-pictures: ## Put the curves that `make bench` and `make bench-peers` drew into docs/images
+	cp $(wildcard build/benchmarks.svg build/peers.svg) docs/images/
 
 chaos: protos ## Break a mesh in every way it should survive, half an hour (CHAOS="--only engine-kill --count 5")
 	$(BIN)/python -m tests.chaos --json build/chaos.json $(CHAOS)

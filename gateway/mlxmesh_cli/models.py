@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlxmesh_cli.completion import complete_model
+from mlxmesh_cli.output import print_view
 from mlxmesh_cli.session import (
     Address,
     DataDir,
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
         PullModelResponse,
     )
 
-Reference = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME:ALIAS.")]
-Name = Annotated[str, typer.Argument(help="The model's name.")]
+Reference = Annotated[
+    str,
+    typer.Argument(help="NAME, NAME@VERSION or NAME:ALIAS.", autocompletion=complete_model),
+]
+Name = Annotated[str, typer.Argument(help="The model's name.", autocompletion=complete_model)]
 
 
 def list_models(address: Address = None, data_dir: DataDir = None, json: Json = False) -> None:
@@ -41,9 +46,12 @@ def list_models(address: Address = None, data_dir: DataDir = None, json: Json = 
     if json:
         print_json({"models": [to_dict(model) for model in models]})
         return
-    from mlxmesh_cli.tables import print_models
+    if not models:
+        typer.echo("no models; add one with `mlxmesh register DIRECTORY` or `mlxmesh pull`")
+        return
+    from mlxmesh_cli.tables import models_table
 
-    print_models(models)
+    print_view(models_table(models))
 
 
 def register(
@@ -139,7 +147,9 @@ def unload(
         typer.echo(f"{model} (version {version.version}) is unloaded")
 
 
-def delete(model: Reference, address: Address = None, data_dir: DataDir = None) -> None:
+def delete(
+    model: Reference, address: Address = None, data_dir: DataDir = None, json: Json = False
+) -> None:
     """Remove a version, or a whole model, from the catalogue; it must be unloaded."""
 
     async def work() -> None:
@@ -147,7 +157,10 @@ def delete(model: Reference, address: Address = None, data_dir: DataDir = None) 
             await client.delete_model(model)
 
     run(work())
-    typer.echo(f"{model} is deleted")
+    if json:
+        print_json({"deleted": model})
+    else:
+        typer.echo(f"{model} is deleted")
 
 
 def alias(

@@ -73,15 +73,17 @@ SERVICES: Mapping[Signal, OtlpService] = {
 
 
 def text(value: AnyValue) -> str:
-    """A value as text; of lists and maps, protobuf's own."""
+    """A value as text: lists as `a,b`, maps as `key=value,...`."""
     kind = value.WhichOneof("value")
     if kind is None:
         return ""
     plain: Any = getattr(value, kind)
     if kind == "bool_value":
         return "true" if plain else "false"
-    if kind in ("array_value", "kvlist_value"):
-        return " ".join(str(plain).split())
+    if kind == "array_value":
+        return ",".join(text(each) for each in plain.values)
+    if kind == "kvlist_value":
+        return ",".join(f"{each.key}={text(each.value)}" for each in plain.values)
     return plain.hex() if kind == "bytes_value" else str(plain)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from mlxmesh_cli.__main__ import app
 from mlxmesh_cli.checks import check_blas, check_disk, check_port, run_checks
+from mlxmesh_cli.commands import app
 
 
 def test_every_bad_finding_comes_with_the_mend(tmp_path: Path) -> None:

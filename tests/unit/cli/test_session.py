@@ -65,7 +65,7 @@ def test_else_the_default_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         (InvalidArgument("must be at most 1", field="top_p"), "error: top_p: must be at most 1"),
         (ModelNotFound("no model 'x'"), "error: no model 'x'"),
-        (ServiceUnavailable("connection refused"), "error: connection refused; is the mesh up?"),
+        (ServiceUnavailable("no runtime is up"), "error: no runtime is up\n"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_1(
