@@ -34,8 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 class FromBothEnds(LoadScopeScheduling):
     """With several workers: the first begins with the whole meshes, the others with the quick tests
-    at the end, and all go on towards the middle. So there is rarely more than one mesh at a time,
-    and nobody is idle before the end. Each file stays on one worker.
+    at the end, and all go on towards the middle. So nobody is idle before the end, and meshes run
+    one at a time for as long as there is something else to do. Each file stays on one worker.
     """
 
     def _split_scope(self, nodeid: str) -> str:
