@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -90,14 +90,14 @@ def maximal_requests() -> Iterator[Request]:
             yield from _requests(path, method.input_type, bool(method.server_streaming))
 
 
-def _requests(path: str, message: Descriptor, streams: bool) -> Iterator[Request]:
+def _requests(path: str, message: Any, streams: bool) -> Iterator[Request]:
     for steps in _fields(message, ()):
         field = ".".join(step.name for step in steps)
         yield Request(path, streams, field, partial(_filled, message, steps))
 
 
 def _fields(
-    message: Descriptor, above: tuple[FieldDescriptor, ...]
+    message: Any, above: tuple[FieldDescriptor, ...]
 ) -> Iterator[tuple[FieldDescriptor, ...]]:
     """The paths to every field that can grow; no message type twice on one path."""
     for field in message.fields:
@@ -111,7 +111,7 @@ def _fields(
             yield from _fields(inner, (*above, field))
 
 
-def _filled(message: Descriptor, steps: tuple[FieldDescriptor, ...]) -> Message:
+def _filled(message: Any, steps: tuple[FieldDescriptor, ...]) -> Message:
     """The base message with the last of the fields as large as is legal."""
     base = _base(message)
     field, *below = steps
@@ -143,7 +143,7 @@ _NUMBERS = {
 }
 
 
-def _base(message: Descriptor) -> Message:
+def _base(message: Any) -> Message:
     made = GetMessageClass(message)()
     if (known := _BASES.get(message.full_name)) is not None:
         made.CopyFrom(known)

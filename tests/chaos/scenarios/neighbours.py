@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import psutil
 from grpc import aio
@@ -181,7 +182,7 @@ async def _chat(channel: aio.Channel, seen: Seen) -> None:
 
 
 async def _ask_health(channel: aio.Channel, seen: Seen) -> None:
-    stub = HealthStub(channel)
+    stub: Any = HealthStub(channel)
     while True:
         started_s = time.monotonic()
         await stub.Check(HealthCheckRequest(), timeout=CHAT_TIMEOUT_S)
