@@ -101,7 +101,10 @@ def test_with_room_nothing_is_left_out(name: str) -> None:
     assert "…" not in "".join(lines(VIEWS[name], 1000))
 
 
-def test_a_piped_command_has_all_the_room(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_piped_command_has_all_the_room(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     print_view(overview_view({"instances": [ROW] * 30, "models": []}))
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 33
