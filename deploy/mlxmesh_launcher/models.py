@@ -13,7 +13,7 @@ DEFAULT_MODEL = "pocket"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model to register and load: a directory, a GGUF file, or a hub id (`owner/name`) to pull."""
+    """A model to register and load: a directory, a GGUF file, or a hub id (`owner/name`)."""
 
     name: str
     directory: Path | None = None
@@ -57,6 +57,7 @@ def parse_source(text: str) -> ModelSource:
         return ModelSource(name=name, hub_id=text)
     raise InvalidArgument(
         f"{text!r} is not a bundled model ({', '.join(bundled) or 'none here'}), "
-        "a directory with a config.json, a GGUF file, or a hub id such as mlx-community/Qwen3-0.6B-4bit",
+        "a directory with a config.json, a GGUF file, or a hub id such as "
+        "mlx-community/Qwen3-0.6B-4bit",
         field="model",
     )

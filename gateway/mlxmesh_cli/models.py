@@ -17,6 +17,7 @@ from mlxmesh_cli.session import (
     run,
     to_dict,
 )
+from mlxmesh_launcher.models import model_name
 
 if TYPE_CHECKING:
     from mlxmesh.model.v1.model_pb2 import (

@@ -143,7 +143,10 @@ class GgufTokenizer:
         for left, right in merges:
             if left not in vocab or right not in vocab or left + right not in vocab:
                 raise BadFile("tokenizer.ggml.merges has a pair that is not in the vocabulary")
-        return BPE(vocab, merges, **options)
+        try:
+            return BPE(vocab, merges, **options)
+        except Exception as error:  # the library has no narrower one
+            raise BadFile(f"its vocabulary is no BPE: {error}") from error
 
     def _listed_merges(self) -> list[tuple[str, str]]:
         merges: list[tuple[str, str]] = []
