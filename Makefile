@@ -86,8 +86,8 @@ coverage: protos tools ## Every test again, and which lines none of them ran, in
 	$(BIN)/coverage run -m pytest -m "" $(WORKERS); passed=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$passed
 
-demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything
-	$(BIN)/python -m mlxmesh_launcher.demo
+demo: protos ## Start a mesh, stream one answer, stop everything (MODEL=smollm2: a real model, 93 MB)
+	$(BIN)/python -m mlxmesh_launcher.demo $(MODEL)
 
 pictures: protos ## Take docs/images/top.svg and trace.svg from a running mesh
 	$(BIN)/python deploy/tools/pictures.py

@@ -10,7 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 settings.register_profile("mlxmesh", deadline=None, print_blob=True)
 settings.load_profile("mlxmesh")
 
-WHOLE_MESHES = ("tests/chaos/", "tests/clients/", "tests/e2e/")
+WHOLE_MESHES = ("tests/chaos/", "tests/clients/", "tests/e2e/", "tests/real/")
 """Their tests start meshes of many processes, which would disturb each other."""
 
 

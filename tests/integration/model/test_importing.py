@@ -205,7 +205,7 @@ async def test_files_and_dtypes_of_one_commit_are_versions_of_their_own(service,
 async def test_a_broken_download_of_a_file_goes_on(service, hub):
     write_gguf(service.tmp_path / FILE, Shape(kind=Type.Q4_1, vocab=60_000))
     hub.models[HUB_ID][FILE] = (service.tmp_path / FILE).read_bytes()
-    hub.break_after_bytes, hub.breaks_left = 3 * 2**19, 2
+    hub.break_after_bytes, hub.breaks_left = 2**20, 2
     with pytest.raises(HubUnavailable, match="pull again"):
         await pull(service)
     hub.ranges_seen.clear()

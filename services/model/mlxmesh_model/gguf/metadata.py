@@ -13,14 +13,14 @@ class Metadata:
     """Raises BadFile with the key where a value is missing, of another type, or out of range."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
+        self.values = values
 
     def __contains__(self, key: str) -> bool:
-        return key in self._values
+        return key in self.values
 
     def integer(self, key: str, low: int, high: int, *, default: int | None = None) -> int:
         """A whole number; an array of equal ones counts as one."""
-        value = self._values.get(key, default)
+        value = self.values.get(key, default)
         if isinstance(value, np.ndarray):
             array = cast("np.ndarray[Any, Any]", value)
             same = array.size and (array == array[0]).all()
@@ -35,7 +35,7 @@ class Metadata:
 
     def number(self, key: str, low: float, high: float, *, default: float | None = None) -> float:
         """A finite number, as the shortest decimal that is the same float32."""
-        value = self._values.get(key, default)
+        value = self.values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadFile(f"{key} is no number, or missing")
         if not math.isfinite(value) or not low <= value <= high:
@@ -44,28 +44,28 @@ class Metadata:
 
     def flag(self, key: str, *, default: bool) -> bool:
         """True or false."""
-        value = self._values.get(key, default)
+        value = self.values.get(key, default)
         if isinstance(value, bool):
             return value
         raise BadFile(f"{key} is neither true nor false")
 
     def text(self, key: str, *, default: str | None = None) -> str:
         """A text."""
-        value = self._values.get(key, default)
+        value = self.values.get(key, default)
         if isinstance(value, str):
             return value
         raise BadFile(f"{key} is no text, or missing")
 
     def texts(self, key: str) -> list[str]:
         """An array of texts, not empty."""
-        value = self._values.get(key)
+        value = self.values.get(key)
         if isinstance(value, list) and value:
             return cast("list[str]", value)
         raise BadFile(f"{key} is no array of texts, or missing")
 
     def numbers(self, key: str, count: int) -> list[float]:
         """An array of so many finite numbers."""
-        value = self._values.get(key)
+        value = self.values.get(key)
         if isinstance(value, np.ndarray):
             array = cast("np.ndarray[Any, Any]", value)
             if array.size == count and array.dtype != bool and np.isfinite(array).all():
