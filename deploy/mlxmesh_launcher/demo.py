@@ -10,12 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
-from mlxmesh_client import MeshClient
+from mlxmesh_client import GenerateOptions, MeshClient
 from mlxmesh_launcher import smollm2
 from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.mesh import Mesh, MeshOptions
@@ -28,11 +28,11 @@ from mlxmesh_shared.settings import MeshSettings, load_settings
 
 @dataclass(frozen=True)
 class Demo:
-    """Which model is asked what; `temperature` is the model's own where it is None."""
+    """Which model is asked what."""
 
     model: str
-    prompt: str
-    temperature: float | None = None
+    question: str
+    options: GenerateOptions = field(default_factory=GenerateOptions)
     fetch: Callable[[], Path] | None = None
     """Gets the model's GGUF file where it does not come with mlxmesh."""
 
@@ -48,7 +48,7 @@ DEMOS = {
         Demo(
             smollm2.NAME,
             "What is the capital of France? Answer in one sentence.",
-            temperature=0,
+            options={"temperature": 0},
             fetch=smollm2.smollm2,
         ),
     )
@@ -79,16 +79,12 @@ async def run_demo(demo: Demo, console: Console, forked: Mapping[str, ForkedProc
 
 
 async def _stream(demo: Demo, console: Console, gateway: str) -> int:
-    console.print(f"[bold]you:[/bold] {demo.prompt}\n[bold]{demo.model}:[/bold] ", end="")
+    console.print(f"[bold]you:[/bold] {demo.question}\n[bold]{demo.model}:[/bold] ", end="")
     start = time.perf_counter()
     first_s, tokens = 0.0, 0
     async with MeshClient(gateway) as client:
-        answer = client.generate(
-            demo.model,
-            messages=[("user", demo.prompt)],
-            temperature=demo.temperature,
-            max_tokens=300,
-        )
+        asked = [("user", demo.question)]
+        answer = client.generate(demo.model, messages=asked, max_tokens=300, **demo.options)
         async for event in answer:
             first_s = first_s or time.perf_counter() - start
             tokens += len(event.token_ids)

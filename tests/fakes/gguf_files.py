@@ -27,6 +27,8 @@ TEMPLATE = (
 )
 EPSILON = 1e-5
 
+Floats = NDArray[Any]
+
 
 @dataclass
 class Shape:
@@ -104,9 +106,7 @@ def _write_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_float32(key, value)
 
 
-def _write_tensor(
-    writer: gguf.GGUFWriter, name: str, values: NDArray[np.float32], kind: Type
-) -> None:
+def _write_tensor(writer: gguf.GGUFWriter, name: str, values: Floats, kind: Type) -> None:
     data = values if kind == Type.F32 else gguf.quants.quantize(values, kind)
     writer.add_tensor(name, data, raw_dtype=kind)
 
@@ -144,13 +144,13 @@ def tensors_of(shape: Shape) -> dict[str, tuple[tuple[int, ...], Type]]:
     return found
 
 
-def _random(shape: Shape, name: str, size: tuple[int, ...]) -> NDArray[np.float32]:
+def _random(shape: Shape, name: str, size: tuple[int, ...]) -> Floats:
     generator = np.random.default_rng([shape.seed, *name.encode()])
     values = generator.normal(size=size).astype(np.float32)
     return 1 + values * 0.1 if "norm" in name else values * 0.2
 
 
-def weights_of(path: Path) -> dict[str, NDArray[np.float32]]:
+def weights_of(path: Path) -> dict[str, Floats]:
     """Every tensor in float32, as llama.cpp's package dequantizes it, (rows, columns)."""
     return {
         tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
@@ -158,9 +158,7 @@ def weights_of(path: Path) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def logits(
-    path: Path, shape: Shape, ids: Sequence[int], *, position_scale: float = 1.0
-) -> NDArray[np.float32]:
+def logits(path: Path, shape: Shape, ids: Sequence[int], *, position_scale: float = 1.0) -> Floats:
     """The scores after each token, (tokens, vocab)."""
     w = weights_of(path)
     x = w["token_embd.weight"][list(ids)]
@@ -180,13 +178,11 @@ def logits(
     return x @ w.get("output.weight", w["token_embd.weight"]).T
 
 
-def _norm(x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+def _norm(x: Floats, weight: Floats) -> Floats:
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + EPSILON) * weight
 
 
-def _angles(
-    shape: Shape, tokens: int, divisors: NDArray[np.float32] | None, scale: float
-) -> NDArray[np.float64]:
+def _angles(shape: Shape, tokens: int, divisors: Floats | None, scale: float) -> Floats:
     """(tokens, head_dim / 2)"""
     frequencies = shape.theta ** -(np.arange(0, shape.head_dim, 2) / shape.head_dim)
     if divisors is not None:
@@ -196,11 +192,11 @@ def _angles(
 
 def _attention(
     shape: Shape,
-    layer: dict[str, NDArray[np.float32]],
-    h: NDArray[np.float32],
-    angles: NDArray[np.float64],
-) -> NDArray[np.float32]:
-    def heads(name: str, count: int) -> NDArray[np.float32]:
+    layer: dict[str, Floats],
+    h: Floats,
+    angles: Floats,
+) -> Floats:
+    def heads(name: str, count: int) -> Floats:
         flat = h @ layer[f"{name}.weight"].T + layer.get(f"{name}.bias", np.float32(0))
         return flat.reshape(len(h), count, shape.head_dim).transpose(1, 0, 2)
 
@@ -222,9 +218,7 @@ def _attention(
     return out + layer.get("attn_output.bias", np.float32(0))
 
 
-def _rotate(
-    shape: Shape, x: NDArray[np.float32], angles: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def _rotate(shape: Shape, x: Floats, angles: Floats) -> Floats:
     """Neighbours in a llama's file, halves in the others."""
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     if shape.architecture == "llama":
