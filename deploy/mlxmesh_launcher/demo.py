@@ -83,9 +83,12 @@ async def _stream(demo: Demo, console: Console, gateway: str) -> int:
     start = time.perf_counter()
     first_s, tokens = 0.0, 0
     async with MeshClient(gateway) as client:
-        asked = [("user", demo.question)]
-        answer = client.generate(demo.model, messages=asked, max_tokens=300, **demo.options)
-        async for event in answer:
+        asked: GenerateOptions = {
+            "messages": [("user", demo.question)],
+            "max_tokens": 300,
+            **demo.options,
+        }
+        async for event in client.generate(demo.model, **asked):
             first_s = first_s or time.perf_counter() - start
             tokens += len(event.token_ids)
             console.print(event.text, end="", markup=False, highlight=False)

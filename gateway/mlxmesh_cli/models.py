@@ -17,7 +17,6 @@ from mlxmesh_cli.session import (
     run,
     to_dict,
 )
-from mlxmesh_launcher.models import model_name
 
 if TYPE_CHECKING:
     from mlxmesh.model.v1.model_pb2 import (
@@ -72,6 +71,8 @@ def register(
     """
     path = path.expanduser().resolve()
     if path.is_file():
+        from mlxmesh_launcher.models import model_name
+
         _import(path, name or model_name(path), dtype, address, data_dir, json)
         return
     if not path.is_dir():
