@@ -84,7 +84,7 @@ endif
 test-rest test-all coverage: export PATH := $(TOOLS):$(PATH)
 # One at a time: nearly all of these start whole meshes.
 test-rest: protos tools ## The tests that `make test` leaves out: other languages, Consul, architectures, short chaos
-	$(PYTEST) -m "tools or chaos or matrix" --durations 10
+	$(PYTEST) -m "tools or chaos or matrix or real" --durations 10
 
 test-all: protos tools ## Every test: `make test` and `make test-rest` in one run
 	$(PYTEST) -m "" $(WORKERS) --durations 10
@@ -95,8 +95,8 @@ coverage: protos tools ## Every test again, and which lines none of them ran, in
 	$(BIN)/coverage run -m pytest -m "" $(WORKERS); passed=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$passed
 
-demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything
-	$(BIN)/python -m mlxmesh_launcher.demo
+demo: protos ## Start a mesh, stream one answer, stop everything (MODEL=smollm2: a real model, 93 MB)
+	$(BIN)/python -m mlxmesh_launcher.demo $(MODEL)
 
 pictures: protos ## Take docs/images/top.svg and trace.svg from a running mesh
 	$(BIN)/python deploy/tools/pictures.py

@@ -11,12 +11,13 @@ from xdist.workermanage import WorkerController
 settings.register_profile("mlxmesh", deadline=None, print_blob=True)
 settings.load_profile("mlxmesh")
 
-# The first four start whole meshes of many processes.
+# The first five start whole meshes of many processes.
 SLOWEST_FIRST = (
     "tests/chaos/",
     "tests/clients/",
     "tests/e2e/",
     "tests/hosts/",
+    "tests/real/",
     "tests/integration/",
     "tests/contract/",
 )

@@ -160,6 +160,12 @@ class FakeModels(ModelServiceServicer):
         )
         return m.RegisterModelResponse(model=model, version=1)
 
+    async def ImportModel(self, request: Any, context: Any) -> AsyncIterator[m.ImportModelResponse]:
+        self._enter(request)
+        yield m.ImportModelResponse(name=request.name, done_bytes=1, total_bytes=2)
+        version = m.ModelVersion(version=1, state=m.VERSION_STATE_AVAILABLE)
+        yield m.ImportModelResponse(name=request.name, done_bytes=2, total_bytes=2, version=version)
+
     async def GetModel(self, request: Any, context: Any) -> m.GetModelResponse:
         self._enter(request)
         return m.GetModelResponse(model=self._find(request.model))

@@ -41,8 +41,11 @@ class HuggingFaceHub:
         self._attempts = attempts
         self._pause_s = pause_s
 
-    async def find(self, hub_id: str, revision: str) -> HubModel:
-        """What is there. Raises: SourceNotFound, HubUnavailable, InvalidArgument."""
+    async def find(self, hub_id: str, revision: str, file: str = "") -> HubModel:
+        """What is there; with a file, that alone.
+
+        Raises: SourceNotFound, HubUnavailable, InvalidArgument.
+        """
         try:
             info = await asyncio.to_thread(
                 self._api.model_info,
@@ -61,7 +64,10 @@ class HuggingFaceHub:
             ) from error
         except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
             raise _unavailable(self._api.endpoint, error) from error
-        return _checked(hub_id, info.sha or revision, info.siblings or [])
+        siblings, commit = info.siblings or [], info.sha or revision
+        if file:
+            return HubModel(hub_id, commit, (_only(hub_id, siblings, file),))
+        return _checked(hub_id, commit, siblings)
 
     async def download(self, model: HubModel, directory: Path, progress: Progress) -> None:
         """Brings every file into a directory, each verified; see the port."""
@@ -132,6 +138,18 @@ async def _stream(client: httpx2.AsyncClient, url: str, part: PartFile, progress
             progress.done_bytes += len(chunk)
             if offset > part.file.size_bytes:
                 return  # more than was announced: the checksum will refuse it
+
+
+def _only(hub_id: str, siblings: list[RepoSibling], file: str) -> HubFile:
+    """The one file that was asked for, by its name."""
+    for sibling in siblings:
+        if sibling.rfilename == file:
+            return _hub_file(sibling)
+    others = sorted(s.rfilename for s in siblings if s.rfilename.endswith(".gguf"))[:20]
+    raise SourceNotFound(
+        f"{hub_id} has no file {file}; its GGUF files are {', '.join(others) or 'none'}",
+        field="file",
+    )
 
 
 def _checked(hub_id: str, commit: str, siblings: list[RepoSibling]) -> HubModel:

@@ -80,6 +80,8 @@ def converted(model: nn.Module, choice: DtypeChoice) -> nn.Module:
     dtype = _DTYPES[choice.dtype]
     # Scales first: unpacked from narrow scales, the weights would be rounded once more.
     model.set_dtype(dtype)
+    if not choice.unpack:
+        return model
     model = mlx_lm.utils.dequantize_model(model)
     model.set_dtype(dtype)
     return model
