@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from pathlib import Path
 
 import httpx2
@@ -28,6 +29,7 @@ from mlxmesh_shared.errors import HubUnavailable, InvalidArgument, SourceNotFoun
 _log = logging.getLogger(__name__)
 
 _PARTIAL_CONTENT = 206
+_PART_OF_MANY = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
 _TIMEOUT_S = 30.0
 _READ_BYTES = 1024 * 1024
 
@@ -142,6 +144,8 @@ async def _stream(client: httpx2.AsyncClient, url: str, part: PartFile, progress
 
 def _only(hub_id: str, siblings: list[RepoSibling], file: str) -> HubFile:
     """The one file that was asked for, by its name."""
+    if _PART_OF_MANY.search(file):
+        raise InvalidArgument(f"{file} is one part of a split file; not taken", field="file")
     for sibling in siblings:
         if sibling.rfilename == file:
             return _hub_file(sibling)

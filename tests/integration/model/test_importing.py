@@ -234,6 +234,14 @@ async def test_a_file_that_the_hub_does_not_have_is_named_with_those_that_it_has
     assert caught.value.field == "file"
 
 
+async def test_a_part_of_a_split_file_is_refused_before_it_is_downloaded(service, hub):
+    hub.ranges_seen.clear()
+    with pytest.raises(InvalidArgument, match="split file") as caught:
+        await pull(service, "x-00001-of-00003.gguf")
+    assert caught.value.field == "file"
+    assert hub.ranges_seen == []
+
+
 async def test_a_dtype_goes_with_a_file_only(service, hub):
     with pytest.raises(InvalidArgument) as caught:
         await pull(service, "", dtype="float16")
