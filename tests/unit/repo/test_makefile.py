@@ -37,8 +37,8 @@ def test_ci_runs_the_readmes_commands_before_it_installs_any_tool():
     assert block is not None
     promised = re.findall(r"^make ([a-z-]+)", block[1], re.MULTILINE)
     run = re.findall(r"^(make [a-z-]+|install \$\(tool_packages\))", ci, re.MULTILINE)
-    assert promised == ["demo", "test"]
-    assert run[:3] == [*(f"make {target}" for target in promised), "install $(tool_packages)"]
+    assert list(dict.fromkeys(promised)) == ["demo", "test"]
+    assert run[:3] == ["make demo", "make test", "install $(tool_packages)"]
 
 
 def test_no_test_is_left_out_of_ci():
