@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 # MLX keeps freed buffers for reuse; a changing batch leaves sizes that are never asked for again.
 _TURNS_BETWEEN_CLEARS = 512
+# So many sequences that fail by themselves, and no token in between: the engine itself is broken.
+_MAX_FAILURES_IN_A_ROW = 8
 
 
 class StepLoop:
@@ -52,6 +54,7 @@ class StepLoop:
         self._pace = DecodePace()
         self._steps = steps or StepCounts()
         self._news: News = {}
+        self._failures_in_a_row = 0
         self.turns = 0
         self.prompt_tokens = 0
         self.cached_prompt_tokens = 0
@@ -126,6 +129,7 @@ class StepLoop:
             if active.ended:
                 continue
             active.collect(token, now_s)
+            self._failures_in_a_row = 0
             if token in active.request.end_token_ids:
                 self._finish(active, FinishReason.STOP, token, now_s)
             elif active.collected >= active.request.max_tokens:
@@ -201,12 +205,18 @@ class StepLoop:
             self._decode.join(done, cache)
 
     def _isolate(self, failed: list[Active]) -> None:
-        """Computes each apart from the others, of which one is to blame; fails it when it was."""
+        """Computes each apart from the others, of which one is to blame; fails it when it was.
+
+        Raises: EngineFailed when every one is.
+        """
         for active in failed:
             if active.ended:
                 continue
             self._prefill.forget(active.key)
             if active.isolated:
+                self._failures_in_a_row += 1
+                if self._failures_in_a_row == _MAX_FAILURES_IN_A_ROW:
+                    raise EngineFailed("every sequence fails by itself")
                 self._fail(active, EngineFailed("the engine failed on this sequence"))
             else:
                 active.isolate()

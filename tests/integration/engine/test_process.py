@@ -150,7 +150,7 @@ async def test_it_tells_its_parent_the_whole_reason_why_it_never_can_serve(
     async with engine("--model-dir", str(broken)) as spawned:
         with pytest.raises(AssertionError, match="it ended"):
             await spawned.address()
-        assert await spawned.ended() == 1
+        assert await spawned.ended() != 0
     [failed] = [news for news in spawned.news if news["phase"] == "failed"]
     assert failed["permanent"] is True
     for part in (
