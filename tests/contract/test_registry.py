@@ -367,4 +367,6 @@ def test_every_instance_tells_where_it_is_and_what_it_speaks() -> None:
     host = socket.gethostname()
     wanted = {"zone": "rack-7", "contract": "v1", "host": host, "model": "pocket"}
     assert found.metadata == wanted
+    advertised = MeshSettings(advertise_host="fd00::7")
+    assert local_instance(advertised, "model", "m", "[::]:5").address == "[fd00::7]:5"
     assert local_instance(MeshSettings(), "model", "m", "[::1]:5").address == "[::1]:5"

@@ -44,10 +44,13 @@ def local_instance(
     if settings.zone:
         everywhere["zone"] = settings.zone
     host, _, port = address.rpartition(":")
+    host = settings.advertise_host or host
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"  # IPv6
     return Instance(
         service=service,
         instance_id=instance_id,
-        address=f"{settings.advertise_host or host}:{port}",
+        address=f"{host}:{port}",
         pid=os.getpid() if pid is None else pid,
         metadata=everywhere | facts,
     )

@@ -8,6 +8,8 @@ def check_listen(listen: str, *, allowed: bool) -> None:
     host, separator, port = listen.rpartition(":")
     if not separator or not port.isdigit():
         raise ValueError(f"must be host:port, for example 127.0.0.1:50051, not {listen}")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"must have its IPv6 address in brackets, as in [::1]:{port}")
     if allowed or is_loopback(host):
         return
     raise ValueError(

@@ -43,6 +43,7 @@ def _http_listen(listen: str, info: ValidationInfo) -> str:
 Webhook = Annotated[str, AfterValidator(check_webhook)]
 Listen = Annotated[str, AfterValidator(_allowed)]
 HttpListen = Annotated[str, AfterValidator(_http_listen)]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_texts)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -93,6 +94,9 @@ class GatewaySettings(MeshSettings):
     http_listen: HttpListen = "auto"
     """Where /metrics and /healthz are, host:port; port 0 takes a free one, empty means no HTTP.
     auto is 127.0.0.1:8051, or a free port where listen takes one."""
+    http_hosts: Annotated[tuple[HostName, ...], BeforeValidator(split_texts)] = ()
+    """Host names that /metrics is asked for by, besides localhost, those of http_listen and
+    advertise_host, and every IP address; a list, or one text with commas in between."""
     default_deadline_s: Annotated[Seconds, Dynamic()] = 300
     """The deadline of a call that came without one."""
     max_deadline_s: Annotated[Seconds, Dynamic()] = 3600
@@ -105,6 +109,11 @@ class GatewaySettings(MeshSettings):
     """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
     """The largest request."""
+    max_held_bytes: Count = 512 * MIB
+    """What running calls' requests above 64 KiB may have in all, half of it for each caller; more
+    are refused with RESOURCE_EXHAUSTED."""
+    max_connections: Count = 1024
+    """Connections at one time; more are closed at once."""
     max_connection_age_s: Seconds = 20
     """After so long a client is told to connect anew; its running calls go on. A gateway that is
     being replaced waits for it."""
