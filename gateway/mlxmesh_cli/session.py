@@ -27,11 +27,21 @@ DataDir = Annotated[
         "--data-dir", help="The mesh's directory. Default: MLXMESH_DATA_DIR or ~/.mlxmesh."
     ),
 ]
+
+
+def _host_and_port(address: str | None) -> str | None:
+    """Called with the value of --address."""
+    if address is not None and not address.rpartition(":")[0]:
+        raise typer.BadParameter("must be host:port, for example 127.0.0.1:50051")
+    return address
+
+
 Address = Annotated[
     str | None,
     typer.Option(
         "--address",
         help="host:port of a gateway. Default: MLXMESH_ADDRESS, or that of the data directory.",
+        callback=_host_and_port,
     ),
 ]
 Json = Annotated[

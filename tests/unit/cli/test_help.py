@@ -77,6 +77,7 @@ def test_help_imports_nothing_heavy() -> None:
         ["alias", "pocket", "stable", "-1"],
         ["generate", "--max-tokens", "many"],
         ["logs", "-n", "-1"],
+        ["models", "--address", "nonsense"],
         ["nonsense"],
     ],
 )
