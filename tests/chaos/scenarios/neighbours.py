@@ -99,11 +99,9 @@ async def neighbour(run: Run, only: Sequence[str] = ()) -> Findings:
                 HEALTH_ABOVE_QUIET_MS,
                 "ms",
             ),
-            at_most(
-                "growth of the gateway, worst", _worst(rows, "gateway MB"), MAX_GROWTH_MB, "MB"
-            ),
-            at_most(
-                "growth of generation, worst", _worst(rows, "generation MB"), MAX_GROWTH_MB, "MB"
+            *(
+                at_most(f"growth of {name}, worst", _worst(rows, f"{name} MB"), most_mb, "MB")
+                for name, most_mb in MAX_GROWTH_MB.items()
             ),
         ],
         {"by request": rows},
