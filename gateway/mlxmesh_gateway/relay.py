@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ from mlxmesh_gateway.telemetry import (
     describe_stream,
 )
 from mlxmesh_gateway.traffic import GatewayTraffic
-from mlxmesh_shared.caller import caller_of
+from mlxmesh_shared.caller import caller_of, owner_of
 from mlxmesh_shared.errors import (
     Cancelled,
     InvalidArgument,
@@ -111,7 +112,9 @@ class Relay(grpc.GenericRpcHandler):
         """Raises: MalformedMessage, InvalidArgument."""
         message = self._checked(route, request)
         describe_request(message)
-        key = route.policy.key(message)
+        owner, request_id = owner_of(context), route.policy.key(message)
+        # Another owner's generation with the same request_id is another generation.
+        key = f"{owner} {request_id}" if request_id else ""
         after_s = hedge_after_s(context.invocation_metadata()) if route.policy.hedged else None
         if after_s is not None and key:
             raise InvalidArgument(
@@ -119,7 +122,7 @@ class Relay(grpc.GenericRpcHandler):
                 " end; leave one of them out",
                 field=HEDGE_MS,
             )
-        return Call(route, request, key, after_s, self._call_options(route, context))
+        return Call(route, request, key, after_s, self._call_options(route, context, owner))
 
     def _checked(self, route: Route, request: bytes) -> Message:
         try:
@@ -201,24 +204,23 @@ class Relay(grpc.GenericRpcHandler):
         return await self._first_of_all(call, ask)
 
     async def _stream_everywhere(self, call: Call, context: Context) -> None:
-        async def begin(endpoint: Endpoint) -> tuple[Endpoint, Any, Any]:
-            messages = endpoint.stream(call.route.path)(call.request, **call.options())
-            try:
-                async with endpoint.busy():
-                    return endpoint, messages, await messages.read()
-            except BaseException:
-                messages.cancel()
-                raise
+        async with AsyncExitStack() as stack:
 
-        endpoint, messages, message = await self._first_of_all(call, begin)
-        async with endpoint.busy():
-            try:
-                while message is not aio.EOF:
-                    await context.write(message)
-                    self.counts.messages += 1
+            async def begin(endpoint: Endpoint) -> tuple[Any, Any]:
+                # Busy from its begin to its end: a channel that nobody uses may be closed.
+                async with AsyncExitStack() as begun:
+                    await begun.enter_async_context(endpoint.busy())
+                    messages = endpoint.stream(call.route.path)(call.request, **call.options())
+                    begun.callback(messages.cancel)
                     message = await messages.read()
-            finally:
-                messages.cancel()
+                    stack.push_async_exit(begun.pop_all())
+                return messages, message
+
+            messages, message = await self._first_of_all(call, begin)
+            while message is not aio.EOF:
+                await context.write(message)
+                self.counts.messages += 1
+                message = await messages.read()
 
     async def _first_of_all(self, call: Call, ask: Callable[[Endpoint], Awaitable[T]]) -> T:
         """The first good answer of all instances; else what stopped them, NOT_FOUND last."""
@@ -237,13 +239,15 @@ class Relay(grpc.GenericRpcHandler):
             await asyncio.gather(*asked, return_exceptions=True)
         raise min(errors, key=lambda error: isinstance(error, NotFound))
 
-    def _call_options(self, route: Route, context: Context) -> Callable[[], dict[str, Any]]:
+    def _call_options(
+        self, route: Route, context: Context, owner: str
+    ) -> Callable[[], dict[str, Any]]:
         """What a call gets that is made when this is called: the time that is left by then."""
         timeout_s = self.deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
         until_s = time.monotonic() + timeout_s
         metadata = (
             *metadata_of(get_current()),
-            *forwarded(context.invocation_metadata(), caller=caller_of(context)),
+            *forwarded(context.invocation_metadata(), caller=caller_of(context), owner=owner),
         )
         return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}
 
