@@ -26,6 +26,7 @@ from mlxmesh_gateway.otlp.messages import SERVICES as OTLP
 from mlxmesh_launcher.authority import Authority
 from mlxmesh_shared.channels import PATIENT, open_channel
 from mlxmesh_shared.errors import (
+    Internal,
     InvalidArgument,
     MethodNotFound,
     PermissionDenied,
