@@ -115,7 +115,7 @@ class GatewaySettings(MeshSettings):
     """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
     """The largest request."""
-    max_held_bytes: Count = 512 * MIB
+    max_held_bytes: Count = 256 * MIB
     """What running calls' requests above 64 KiB may have in all, half of it for each caller; more
     are refused with RESOURCE_EXHAUSTED."""
     max_connections: Count = 1024
