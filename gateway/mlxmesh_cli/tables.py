@@ -56,7 +56,8 @@ def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
 
 def overview_view(state: dict[str, Any]) -> Group:
     """The instances of a mesh and its models, one table above the other."""
-    return Group(instances_table(state["instances"]), "", _states_table(state["models"]))
+    problems = [Text(problem, style="red") for problem in state.get("problems", ())]
+    return Group(instances_table(state["instances"]), "", _states_table(state["models"]), *problems)
 
 
 def instances_table(instances: Sequence[dict[str, Any]]) -> Grid:
