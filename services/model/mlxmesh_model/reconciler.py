@@ -44,6 +44,10 @@ class _Pass:
         return frozenset(r.runtime_id for r in self.runtimes.values() if r.open)
 
     @property
+    def silent(self) -> list[str]:
+        return sorted(r.runtime_id for r in self.runtimes.values() if r.engines is None)
+
+    @property
     def leaving(self) -> frozenset[str]:
         return frozenset(r.runtime_id for r in self.runtimes.values() if r.draining)
 
@@ -163,7 +167,8 @@ class Reconciler:
                 refused_by=frozenset(refusals),
             )
             if isinstance(runtime, NoRoom):
-                failure = next(iter(refusals.values()), None) or _no_room(version, runtime)
+                refused = next(iter(refusals.values()), None)
+                failure = refused or _no_room(version, runtime, this_pass.silent)
                 return self._refuse(version, this_pass, failure)
             replica = Replica(_new_engine_id(version), runtime.runtime_id)
             # In the catalogue before its runtime is told: an engine that it does not know is
@@ -249,7 +254,10 @@ def _first_failure(replicas: tuple[Replica, ...]) -> FailureRecord | None:
     return next((failure for failure in failed if failure is not None), None)
 
 
-def _no_room(version: Version, room: NoRoom) -> FailureRecord:
+def _no_room(version: Version, room: NoRoom, silent: list[str]) -> FailureRecord:
+    if room.runtimes == 0 and silent:
+        names = ", ".join(silent)
+        return FailureRecord.of(NoRuntime(f"no runtime answers just now; not answering: {names}"))
     if room.runtimes == 0:
         return FailureRecord.of(NoRuntime("no runtime is up; start one, then load again"))
     return FailureRecord.of(

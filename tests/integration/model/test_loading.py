@@ -1,6 +1,7 @@
 """Desired replicas become engines, whatever happens to runtimes and to the model service."""
 
 import asyncio
+import os
 import re
 
 import pytest
@@ -17,6 +18,7 @@ from mlxmesh_shared.errors import (
     ModelRefused,
     NoRuntime,
 )
+from mlxmesh_shared.registry.port import Instance
 from tests.fakes.runtime import FakeRuntime
 
 READY = pb.VERSION_STATE_READY
@@ -102,6 +104,13 @@ async def test_no_runtime(service):
     version = await service.version()
     assert (version.state, version.desired_replicas) == (pb.VERSION_STATE_FAILED, 1)
     assert version.failure.reason == "NO_RUNTIME"
+
+
+async def test_a_runtime_that_does_not_answer_is_named(mesh, service):
+    await mesh.registry.register(Instance("runtime", "runtime-frozen", "127.0.0.1:1", os.getpid()))
+    await service.register()
+    with pytest.raises(NoRuntime, match="not answering: runtime-frozen"):
+        await service.load()
 
 
 async def test_a_runtime_that_comes_later_gets_what_is_desired(mesh, service):
