@@ -45,7 +45,7 @@ async def generate(
 
 
 async def test_no_priority_starves_another_caller(mesh: RunningMesh) -> None:
-    """A real engine with two places, one caller's 120 at priority 100, then another's 10 at -100."""
+    """Two places, a real engine: 120 of one caller at priority 100, 10 of another at -100."""
     ended: list[str] = []
 
     async def one(stub: GenerationServiceStub, caller: str, priority: int) -> None:
