@@ -7,6 +7,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -32,7 +33,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 
 
 async def generate(
-    stub: GenerationServiceStub, caller: str, model: str = "pocket", **options: int | str
+    stub: GenerationServiceStub, caller: str, model: str = "pocket", **options: Any
 ) -> grpc.StatusCode:
     request = GenerateRequest(model=model, prompt="Hi", ignore_eos=True, **options)
     try:
