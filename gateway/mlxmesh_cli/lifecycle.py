@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlxmesh_cli.extras import missing_packages
-from mlxmesh_cli.failures import remember_json
+from mlxmesh_cli.failures import INTERRUPTED, remember_json
+from mlxmesh_cli.log_lines import readable
 from mlxmesh_cli.output import is_watched, print_json_line, print_view
 from mlxmesh_cli.session import (
     DataDir,
@@ -23,6 +24,7 @@ from mlxmesh_cli.session import (
     resolve_data_dir,
     run,
     tls_of,
+    with_data_dir,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ def up(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A bundled model, a directory or a hub id; may be repeated."),
+        typer.Option(
+            help="A bundled model, a directory, a GGUF file or a hub id; may be repeated."
+        ),
     ] = None,
     registry: Annotated[
         str | None,
@@ -137,7 +141,10 @@ def logs(
         typer.Option("--json", help="Print one JSON object a line.", callback=remember_json),
     ] = False,
 ) -> None:
-    """Show the end of the services' and engines' logs."""
+    """Show the end of the services' and engines' logs.
+
+    A terminal gets each record as text; a pipe gets the lines as they were written.
+    """
     directory = resolve_data_dir(data_dir) / "logs"
     paths = sorted(directory.glob("*.log"))
     if not paths:
@@ -165,9 +172,10 @@ def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
         reached = {"address": record.gateway, "http": record.http, "pid": record.pid}
         print_json({**reached, "data_dir": str(directory)})
         return
+    status_command, down_command = (with_data_dir(name, directory) for name in ("status", "down"))
     typer.echo(
-        f"serving on {record.gateway}{_http_words(record.http)}; `mlxmesh status` shows it,"
-        " `mlxmesh down` stops it"
+        f"serving on {record.gateway}{_http_words(record.http)}; `{status_command}` shows it,"
+        f" `{down_command}` stops it"
     )
 
 
@@ -225,8 +233,8 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
     from mlxmesh_cli.tables import overview_view
 
     console.print(
-        f"serving on {mesh.gateway}{_http_words(mesh.http)}; try `mlxmesh chat` in another"
-        " terminal; Ctrl-C stops",
+        f"serving on {mesh.gateway}{_http_words(mesh.http)};"
+        f" try `{with_data_dir('chat', data_dir)}` in another terminal; Ctrl-C stops",
         soft_wrap=True,
     )
     if not is_watched():
@@ -247,7 +255,7 @@ def _print_line(component: str, line: str, json: bool) -> None:
     if json:
         print_json_line({"component": component, "line": line})
     else:
-        typer.echo(f"{component}: {line}")
+        typer.echo(f"{component}: {readable(line) if is_watched() else line}")
 
 
 def _follow(paths: list[Path], json: bool) -> None:
@@ -261,7 +269,7 @@ def _follow(paths: list[Path], json: bool) -> None:
                     _print_line(name, line.rstrip(), json)
             time.sleep(FOLLOW_POLL_S)
     except KeyboardInterrupt:
-        raise typer.Exit from None
+        raise typer.Exit(INTERRUPTED) from None
     finally:
         for file in files.values():
             file.close()
