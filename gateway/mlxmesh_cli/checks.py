@@ -1,4 +1,4 @@
-"""The checks of `mlxmesh doctor`: each finds a fact and, when it is bad, says how to mend it."""
+"""The checks of `mlxmesh doctor`: each finds a fact and, when it is bad, says how to fix it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Check:
     name: str
     ok: bool
     finding: str
-    mend: str = ""
+    fix: str = ""
 
 
 def run_checks(data_dir: Path) -> list[Check]:
-    """All checks, in the order in which a reader should mend them."""
+    """All checks, in the order in which a reader should fix them."""
     checks: tuple[Callable[[], Check], ...] = (
         check_python,
         check_versions,

@@ -110,4 +110,4 @@ def _print_checks(checks: list[Check]) -> None:
         say("ok   " if check.ok else "fix  ", "green" if check.ok else "red", nl=False)
         typer.echo(f"{check.name}: {check.finding}")
         if not check.ok:
-            typer.echo(f"       {check.mend}")
+            typer.echo(f"       {check.fix}")

@@ -20,7 +20,7 @@ def test_every_bad_finding_comes_with_the_mend(tmp_path: Path) -> None:
         "python", "versions", "device", "blas", "memory", "disk", "port",
     ]  # fmt: skip
     assert all(check.finding for check in checks)
-    assert all(check.mend for check in checks if not check.ok)
+    assert all(check.fix for check in checks if not check.ok)
 
 
 def test_a_taken_port_is_found(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_a_taken_port_is_found(tmp_path: Path) -> None:
         port = server.getsockname()[1]
         taken = check_port(port, tmp_path)
     assert not taken.ok
-    assert "--grpc-port" in taken.mend
+    assert "--grpc-port" in taken.fix
     assert check_port(port, tmp_path).ok
 
 
@@ -44,6 +44,6 @@ def test_json_is_a_list_of_checks(tmp_path: Path) -> None:
 def test_the_blas_in_use_is_named() -> None:
     """Wherever engines run, every machine has at least the one that mlxmesh makes."""
     blas = check_blas()
-    assert blas.ok, blas.mend
+    assert blas.ok, blas.fix
     if sys.platform == "linux":
         assert re.search(r"openblas \(.*/libopenblas-[\d.]+-\w+\.so\)", blas.finding)
