@@ -15,7 +15,7 @@ from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.grpc_threads import grpc_environment
 from mlxmesh_shared.settings import SettingsError
 
-MAX_OPEN_FILES = 8192
+MAX_DESCRIPTORS = 8192
 EXIT_WITH_PARENT = "MLXMESH_EXIT_WITH_PARENT"
 
 
@@ -26,7 +26,7 @@ def child_environment() -> dict[str, str]:
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     """Runs a process's story; an expected error is one line on stderr and exit code 1."""
-    raise_open_files()
+    raise_descriptor_limit()
     try:
         asyncio.run(main())
     except (MeshError, SettingsError) as error:
@@ -37,18 +37,19 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     return 0
 
 
-def raise_open_files() -> int:
-    """Lets this process have as many files and connections open as it may; returns how many.
-
-    macOS begins with 256.
+def raise_descriptor_limit() -> int:
+    """Lets this process have as many connections and files as it may, and returns how many these
+    are; macOS begins with 256.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(MAX_OPEN_FILES, _number(hard))
-    if _number(soft) < wanted:
+    soft, hard = map(_number, resource.getrlimit(resource.RLIMIT_NOFILE))
+    wanted = min(MAX_DESCRIPTORS, hard)
+    if soft < wanted:
         # macOS may allow less than it says.
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return _number(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+            _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, limit))
+            return wanted
+    return soft
 
 
 def _number(limit: int) -> int:
