@@ -39,7 +39,7 @@ async def _no_method(_requests: Any, _context: Context) -> Any:
     raise MethodNotFound("there is no such method here; list the services by reflection")
 
 
-UNKNOWN_METHOD = grpc.stream_stream_rpc_method_handler(_no_method)
+UNKNOWN_METHOD = _MAKERS[True](_no_method)
 
 
 def _written(behaviour: Behaviour) -> Behaviour:

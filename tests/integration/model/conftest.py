@@ -82,6 +82,9 @@ class Mesh:
         self._stack.push_async_callback(host.crash)
         return host
 
+    def _publish(self, payload: Message, correlation_id: str = "") -> None:
+        self.events.append(payload)
+
     async def service(self) -> ModelService:
         """Starts the model service, ending the one that ran; the database stays."""
         await self.stop_service()
@@ -90,12 +93,12 @@ class Mesh:
         self.events: list[Message] = []
         store = await Store.open(
             f"sqlite+aiosqlite:///{self.tmp_path / 'model.db'}",
-            partial(publish_change, lambda event, _: self.events.append(event)),
+            partial(publish_change, self._publish),
         )
         stack.push_async_callback(store.close)
         fleet = GrpcFleet(self.registry, timeout_s=2)
         stack.push_async_callback(fleet.close)
-        passed_over = PassedOver(lambda event, _: self.events.append(event))
+        passed_over = PassedOver(self._publish)
         reconciler = Reconciler(
             store=store,
             fleet=fleet,
