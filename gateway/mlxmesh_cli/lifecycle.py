@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -29,8 +30,6 @@ from mlxmesh_cli.session import (
 
 if TYPE_CHECKING:
     from mlxmesh_launcher.mesh import Mesh
-
-if TYPE_CHECKING:
     from mlxmesh_shared.forked import ForkedProcess
 
 START_TIMEOUT_S = 1800.0
@@ -89,7 +88,7 @@ def up(
 
         forked = fork_services()
         ports = (grpc_port, http_port)
-        run(_up_foreground(directory, ports, replicas, models, flags, tls, forked))
+        run(_up_foreground(directory, ports, replicas, models, flags, tls, forked, json=json))
         return
     arguments = ["--grpc-port", str(grpc_port), *flags, *(["--tls"] if tls else [])]
     arguments += ["--http-port", str(http_port)] if http_port is not None else []
@@ -169,14 +168,17 @@ def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
     with Console(stderr=True).status("starting") as status:
         record = run(start_detached(directory, arguments, status.update, timeout_s=START_TIMEOUT_S))
     if json:
-        reached = {"address": record.gateway, "http": record.http, "pid": record.pid}
-        print_json({**reached, "data_dir": str(directory)})
+        _print_reached(record.gateway, record.http, record.pid, directory)
         return
     status_command, down_command = (with_data_dir(name, directory) for name in ("status", "down"))
     typer.echo(
         f"serving on {record.gateway}{_http_words(record.http)}; `{status_command}` shows it,"
         f" `{down_command}` stops it"
     )
+
+
+def _print_reached(gateway: str, http: str, pid: int, directory: Path) -> None:
+    print_json({"address": gateway, "http": http, "pid": pid, "data_dir": str(directory)})
 
 
 def _http_words(http: str) -> str:
@@ -197,6 +199,8 @@ async def _up_foreground(
     flags: tuple[str, ...],
     tls: bool,
     forked: Mapping[str, ForkedProcess],
+    *,
+    json: bool,
 ) -> None:
     from rich.console import Console
 
@@ -211,12 +215,15 @@ async def _up_foreground(
     registry = open_registry(settings)
     options = MeshOptions(data_dir, *ports, replicas, sources, flags, tls, settings.tls_dir)
     mesh = Mesh(options, registry, forked)
-    console = Console()
+    console = Console(stderr=json)
     stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
         with console.status("starting") as status:
             serves = await start_unless_stopped(mesh, stop, status.update)
-        if serves:
+        if serves and json:
+            _print_reached(mesh.gateway, mesh.http, os.getpid(), data_dir)
+            await stop
+        elif serves:
             await _live_view(console, data_dir, mesh, stop)
     finally:
         stop.cancel()

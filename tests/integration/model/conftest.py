@@ -84,6 +84,9 @@ class Mesh:
         self._stack.push_async_callback(host.crash)
         return host
 
+    def _publish(self, payload: Message, correlation_id: str = "") -> None:
+        self.events.append(payload)
+
     async def service(self) -> ModelService:
         """Starts the model service, ending the one that ran; the database stays."""
         await self.stop_service()
