@@ -38,12 +38,19 @@ FOLLOW_POLL_S = 0.2
 def up(
     data_dir: DataDir = None,
     grpc_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")
-    ] = 50051,
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of the gateway; 0 takes a free one.  [default: 50051, or the next free one]",
+        ),
+    ] = None,
     http_port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="Port of its HTTP; 0 takes a free one.  [default: 8051]"
+            min=0,
+            max=65535,
+            help="Port of its HTTP; 0 takes a free one.  [default: 8051, or the next free one]",
         ),
     ] = None,
     replicas: Annotated[
@@ -87,7 +94,8 @@ def up(
         ports = (grpc_port, http_port)
         run(_up_foreground(directory, ports, replicas, models, flags, tls, forked))
         return
-    arguments = ["--grpc-port", str(grpc_port), *flags, *(["--tls"] if tls else [])]
+    arguments = [*flags, *(["--tls"] if tls else [])]
+    arguments += ["--grpc-port", str(grpc_port)] if grpc_port is not None else []
     arguments += ["--http-port", str(http_port)] if http_port is not None else []
     arguments += ["--replicas", str(replicas)] if replicas is not None else []
     for name in models:
@@ -165,6 +173,8 @@ def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
         reached = {"address": record.gateway, "http": record.http, "pid": record.pid}
         print_json({**reached, "data_dir": str(directory)})
         return
+    for note in record.notes:
+        typer.echo(note)
     typer.echo(
         f"serving on {record.gateway}{_http_words(record.http)}; `mlxmesh status` shows it,"
         " `mlxmesh down` stops it"
@@ -183,7 +193,7 @@ def _registry_flags(registry: str | None, consul_address: str | None) -> tuple[s
 
 async def _up_foreground(
     data_dir: Path,
-    ports: tuple[int, int | None],
+    ports: tuple[int | None, int | None],
     replicas: int | None,
     models: list[str],
     flags: tuple[str, ...],
@@ -192,8 +202,9 @@ async def _up_foreground(
 ) -> None:
     from rich.console import Console
 
-    from mlxmesh_launcher.mesh import Mesh, MeshOptions, start_unless_stopped
+    from mlxmesh_launcher.mesh import Mesh, start_unless_stopped
     from mlxmesh_launcher.models import parse_source
+    from mlxmesh_launcher.options import MeshOptions
     from mlxmesh_shared.process import wait_for_stop
     from mlxmesh_shared.registry import open_registry
     from mlxmesh_shared.settings import MeshSettings, load_settings
@@ -224,6 +235,8 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
     from mlxmesh_cli.overview import overview
     from mlxmesh_cli.tables import overview_view
 
+    for note in mesh.notes:
+        console.print(note, soft_wrap=True)
     console.print(
         f"serving on {mesh.gateway}{_http_words(mesh.http)}; try `mlxmesh chat` in another"
         " terminal; Ctrl-C stops",

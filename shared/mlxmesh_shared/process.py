@@ -32,9 +32,19 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     except (MeshError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except ExceptionGroup as group:
+        if group.split((MeshError, SettingsError))[1] is not None:
+            raise
+        # The first is why the others were cancelled, or failed too.
+        sys.stderr.write(f"{_first(group)}\n")
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _first(error: Exception) -> Exception:
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
 def raise_descriptor_limit() -> None:
