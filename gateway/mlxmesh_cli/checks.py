@@ -14,7 +14,7 @@ from pathlib import Path
 
 MIN_DISK_BYTES = 2 << 30
 MIN_MEMORY_BYTES = 2 << 30
-GATEWAY_PORT = 50051
+GATEWAY_PORT, HTTP_PORT = 50051, 8051
 PACKAGES = ("mlxmesh", "mlx", "mlx-lm", "grpcio", "protobuf", "transformers")
 
 
@@ -38,6 +38,7 @@ def run_checks(data_dir: Path) -> list[Check]:
         check_memory,
         lambda: check_disk(data_dir),
         lambda: check_port(GATEWAY_PORT, data_dir),
+        lambda: check_port(HTTP_PORT, data_dir),
     )
     return [check() for check in checks]
 
@@ -112,9 +113,23 @@ def check_port(port: int, data_dir: Path) -> Check:
     from mlxmesh_launcher.record import read_record
 
     record = read_record(data_dir)
-    if record is not None and record.gateway.endswith(f":{port}"):
+    own = (record.gateway, record.http, record.control) if record is not None else ()
+    if any(address.endswith(f":{port}") for address in (*own, *_registered(data_dir))):
         return Check("port", True, f"{port} serves this mesh")
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", port)) == 0
     finding = f"{port} is taken by another program" if taken else f"{port} is free"
-    return Check("port", not taken, finding, "choose another: `mlxmesh up --grpc-port 0`")
+    mend = "`mlxmesh up` takes the next free one, or that of --grpc-port and --http-port"
+    return Check("port", not taken, finding, mend)
+
+
+def _registered(data_dir: Path) -> list[str]:
+    """Where services of this mesh listen that were started one by one."""
+    from mlxmesh_cli.registered import registered_addresses
+    from mlxmesh_shared.errors import MeshError
+    from mlxmesh_shared.settings import SettingsError
+
+    try:
+        return registered_addresses(data_dir)
+    except (MeshError, SettingsError):
+        return []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ import typer
 
 from mlxmesh_cli.extras import missing_packages
 from mlxmesh_cli.failures import remember_json
+from mlxmesh_cli.log_lines import FollowedLog, last_lines
 from mlxmesh_cli.output import is_watched, print_json_line, print_view
 from mlxmesh_cli.session import (
     DataDir,
@@ -156,7 +156,7 @@ def logs(
         if not paths:
             fail(f"no log of {component!r} in {directory}; there are: {known}")
     for path in paths:
-        for line in _tail(path, lines):
+        for line in last_lines(path, lines):
             _print_line(path.stem, line, json)
     if follow:
         _follow(paths, json)
@@ -251,11 +251,6 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
             await asyncio.wait((stop,), timeout=1.0)
 
 
-def _tail(path: Path, lines: int) -> list[str]:
-    with path.open(errors="replace") as file:
-        return [line.rstrip("\n") for line in deque(file, maxlen=lines)]
-
-
 def _print_line(component: str, line: str, json: bool) -> None:
     if json:
         print_json_line({"component": component, "line": line})
@@ -264,17 +259,15 @@ def _print_line(component: str, line: str, json: bool) -> None:
 
 
 def _follow(paths: list[Path], json: bool) -> None:
-    files = {path.stem: path.open(errors="replace") for path in paths}
-    for file in files.values():
-        file.seek(0, 2)
+    from mlxmesh_shared.interrupt import raise_at_interrupt
+
+    logs = [FollowedLog(path) for path in paths]
     try:
+        raise_at_interrupt()
         while True:
-            for name, file in files.items():
-                for line in file:
-                    _print_line(name, line.rstrip(), json)
+            for log in logs:
+                for line in log.new_lines():
+                    _print_line(log.path.stem, line, json)
             time.sleep(FOLLOW_POLL_S)
     except KeyboardInterrupt:
         raise typer.Exit from None
-    finally:
-        for file in files.values():
-            file.close()

@@ -1,5 +1,10 @@
 """The gateway's process: `python -m mlxmesh_gateway`."""
 
+if __name__ == "__main__":
+    from mlxmesh_shared.interrupt import end_at_interrupt
+
+    end_at_interrupt()  # the imports below take a while
+
 import asyncio
 import ssl
 import sys

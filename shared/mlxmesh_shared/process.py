@@ -13,6 +13,7 @@ from typing import Any
 
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.grpc_threads import grpc_environment
+from mlxmesh_shared.interrupt import end_at_interrupt
 from mlxmesh_shared.settings import SettingsError
 
 MAX_DESCRIPTORS = 8192
@@ -40,6 +41,8 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        end_at_interrupt()
     return 0
 
 

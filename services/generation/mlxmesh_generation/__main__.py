@@ -1,5 +1,10 @@
 """The generation process: everything about text, between the gateway and the engines."""
 
+if __name__ == "__main__":
+    from mlxmesh_shared.interrupt import end_at_interrupt
+
+    end_at_interrupt()  # the imports below take a while
+
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Coroutine

@@ -1,5 +1,10 @@
 """The model service: `python -m mlxmesh_model`."""
 
+if __name__ == "__main__":
+    from mlxmesh_shared.interrupt import end_at_interrupt
+
+    end_at_interrupt()  # the imports below take a while
+
 import asyncio
 import sys
 from contextlib import AsyncExitStack

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from mlxmesh_shared.interrupt import end_at_interrupt
+
+    end_at_interrupt()  # the imports below take a while
+
 import sys
 from contextlib import AsyncExitStack
 from functools import partial

@@ -12,12 +12,15 @@ from typer.testing import CliRunner
 
 from mlxmesh_cli.checks import check_blas, check_disk, check_port, run_checks
 from mlxmesh_cli.commands import app
+from mlxmesh_launcher.record import RecordFile
+from mlxmesh_shared.registry import local_instance, open_registry
+from mlxmesh_shared.settings import MeshSettings
 
 
 def test_every_bad_finding_comes_with_the_mend(tmp_path: Path) -> None:
     checks = run_checks(tmp_path)
     assert [check.name for check in checks] == [
-        "python", "versions", "device", "blas", "memory", "disk", "port",
+        "python", "versions", "device", "blas", "memory", "disk", "port", "port",
     ]  # fmt: skip
     assert all(check.finding for check in checks)
     assert all(check.mend for check in checks if not check.ok)
@@ -30,6 +33,34 @@ def test_a_taken_port_is_found(tmp_path: Path) -> None:
     assert not taken.ok
     assert "--grpc-port" in taken.mend
     assert check_port(port, tmp_path).ok
+
+
+def test_a_port_of_this_very_mesh_is_not_taken(tmp_path: Path) -> None:
+    record = RecordFile(tmp_path)
+    record.claim()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        record.publish("127.0.0.1:1", http=f"127.0.0.1:{port}", control="127.0.0.1:2")
+        assert check_port(port, tmp_path).finding == f"{port} serves this mesh"
+    record.release()
+
+
+async def test_nor_is_one_of_a_service_that_was_started_by_hand(tmp_path: Path) -> None:
+    settings = MeshSettings(data_dir=tmp_path)
+    registry = open_registry(settings)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0)) as http_server,
+    ):
+        port, http = server.getsockname()[1], http_server.getsockname()[1]
+        await registry.register(
+            local_instance(
+                settings, "gateway", "g-1", f"127.0.0.1:{port}", http=f"127.0.0.1:{http}"
+            )
+        )
+        assert check_port(port, tmp_path).ok
+        assert check_port(http, tmp_path).ok
+    await registry.close()
 
 
 def test_disk_is_measured_where_the_directory_will_be(tmp_path: Path) -> None:
