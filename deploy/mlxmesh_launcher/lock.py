@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.process import unusable_data_dir
 
 FILE_NAME = "launcher.lock"
 POLL_S = 0.05
@@ -36,7 +37,7 @@ class DirectoryLock:
             path = data_dir / FILE_NAME
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _unusable(data_dir, error) from None
+            raise unusable_data_dir(data_dir, error) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             lock = cls(data_dir, descriptor)
@@ -46,13 +47,14 @@ class DirectoryLock:
             raise _held(data_dir) from None
         except OSError as error:
             os.close(descriptor)
-            raise _unusable(data_dir, error) from None
+            raise unusable_data_dir(data_dir, error) from None
         return lock
 
-    def name_holder(self, pid: int) -> None:
-        """Write down which process holds it from now on."""
+    def name_holder(self, pid: int, gateway: str = "") -> None:
+        """Write down which process holds it from now on, and where its gateway is."""
+        where = f", {gateway}" if gateway else ", starting"
         os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, f"{pid}\n".encode(), 0)
+        os.pwrite(self.descriptor, f"launcher pid {pid}{where}\n".encode(), 0)
 
     def is_in_place(self) -> bool:
         """Whether the data directory still has this very file."""
@@ -69,10 +71,10 @@ class DirectoryLock:
 
 def _held(data_dir: Path) -> IllegalState:
     deadline_s = time.monotonic() + NAME_TIMEOUT_S
-    while not (pid := _holder(data_dir)) and time.monotonic() < deadline_s:
+    while not (holder := _holder(data_dir)) and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
     return IllegalState(
-        f"a mesh already runs in {data_dir} (launcher pid {pid or 'unknown'}); stop it with"
+        f"a mesh already runs in {data_dir} ({holder or 'which one is not known'}); stop it with"
         f" `mlxmesh down --data-dir {data_dir}`, or choose another --data-dir"
     )
 
@@ -82,10 +84,3 @@ def _holder(data_dir: Path) -> str:
         return (data_dir / FILE_NAME).read_text().strip()
     except OSError:
         return ""
-
-
-def _unusable(data_dir: Path, error: OSError) -> IllegalState:
-    return IllegalState(
-        f"{data_dir} cannot be used as the data directory: {error.strerror}; choose another with"
-        " --data-dir, or make it one that you may write to"
-    )

@@ -162,7 +162,8 @@ class Mesh:
             asyncio.create_task(old.stop(self._stop_timeouts_s[old.name])) for old in self._leaving
         ]
         for name in reversed(SERVICES):
-            report(f"stopping {name}")
+            if self.children[name].pid is not None:
+                report(f"stopping {name}")
             await self.children[name].stop(self._stop_timeouts_s[name])
         await asyncio.gather(*leaving, *self._leaving.values())
         await self._crashes.stop()
@@ -177,8 +178,8 @@ class Mesh:
 
     def _begin_upkeep(self) -> None:
         data_dir = self._options.data_dir
-        keep_directory(self._upkeep, self._record, data_dir)
         launcher = self._log_file("launcher")
+        keep_directory(self._upkeep, self._record, launcher)
         bound_logs(self._upkeep, [*(child.log for child in self.children.values()), launcher])
         if self._options.tls:
             renew_certificates(self._upkeep, data_dir / "tls")

@@ -107,6 +107,8 @@ class RecordFile:
         tls = str(tls_dir or "")
         self._record = replace(self._record, **reached, tls_dir=tls, notes=tuple(notes))
         self._write()
+        if self._lock is not None:
+            self._lock.name_holder(os.getpid(), gateway)
 
     def keep(self) -> bool:
         """Claim the directory again where it was removed; whether that was so.
@@ -119,6 +121,7 @@ class RecordFile:
             new = DirectoryLock.take(self._data_dir)
             self._lock.release()
             self._lock = new
+            new.name_holder(os.getpid(), self._record.gateway)
         self._write()
         return True
 

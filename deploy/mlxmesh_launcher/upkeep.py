@@ -81,16 +81,20 @@ def bound_logs(upkeep: Upkeep, logs: Iterable[LogFile]) -> None:
         upkeep.every(LOG_CHECK_INTERVAL_S, f"rotating {log.path}", log.rotate_if_large)
 
 
-def keep_directory(upkeep: Upkeep, record: RecordFile, data_dir: Path) -> None:
-    """Notice that the data directory was removed, say what that means, and claim it again."""
+def keep_directory(upkeep: Upkeep, record: RecordFile, log: LogFile) -> None:
+    """Notice that the data directory was removed, say what that means, and claim it again.
+
+    `log` is the launcher's: what it logs goes to the file that was removed with the directory.
+    """
+    lost = (
+        "the data directory was removed while the mesh runs: catalogue, logs, certificates, models"
+        " and settings in it are lost; what is loaded goes on until the mesh stops, so stop it with"
+        " `mlxmesh down` and start it afresh"
+    )
 
     def check() -> None:
         if record.keep():
-            _log.error(
-                "%s was removed while the mesh runs: catalogue, logs, models and settings in it are"
-                " lost; what is loaded goes on until the mesh stops, so stop it with `mlxmesh down`"
-                " and start it afresh",
-                data_dir,
-            )
+            _log.error(lost)
+            log.append(lost)
 
     upkeep.every(DIRECTORY_CHECK_INTERVAL_S, "holding the data directory", check)

@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.errors import IllegalState, MeshError
 from mlxmesh_shared.grpc_threads import grpc_environment
 from mlxmesh_shared.interrupt import end_at_interrupt
 from mlxmesh_shared.settings import SettingsError
@@ -46,8 +48,27 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     return 0
 
 
-def _first(error: Exception) -> Exception:
-    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
+
+
+def check_data_dir(data_dir: Path) -> None:
+    """Makes the directory where it is missing. Raises: IllegalState when it cannot be used."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(data_dir, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it cannot be written to")
+    except OSError as error:
+        raise unusable_data_dir(data_dir, error) from None
+
+
+def unusable_data_dir(data_dir: Path, error: OSError) -> IllegalState:
+    """One line with the reason, and what to do."""
+    return IllegalState(
+        f"{data_dir} cannot be used as the data directory: {error.strerror}; choose another with"
+        " --data-dir, or make it one that you may write to"
+    )
 
 
 def raise_descriptor_limit() -> None:

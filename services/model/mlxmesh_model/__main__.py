@@ -24,7 +24,7 @@ from mlxmesh_model.turn import Turn
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.events import publishing
 from mlxmesh_shared.live import following
-from mlxmesh_shared.process import run_service, wait_for_stop
+from mlxmesh_shared.process import check_data_dir, run_service, wait_for_stop
 from mlxmesh_shared.registry import local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import ModelSettings, live_settings
@@ -40,6 +40,7 @@ async def main() -> None:
     """The story of the process."""
     live = live_settings(ModelSettings, sys.argv[1:])
     settings = live.current
+    check_data_dir(settings.data_dir)
     instance_id = new_instance_id(SERVICE)
     setup_logging(
         service=SERVICE,
