@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mlxmesh_shared.errors import IllegalState, MeshError
 from mlxmesh_shared.grpc_threads import grpc_environment
@@ -48,9 +48,10 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     return 0
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, ExceptionGroup) else error
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+    return error
 
 
 def check_data_dir(data_dir: Path) -> None:
