@@ -18,6 +18,7 @@ from mlxmesh_launcher.record import LauncherRecord, read_record
 from mlxmesh_shared.errors import IllegalState, ServiceUnavailable
 
 POLL_S = 0.1
+RESUME_INTERVAL_S = 1.0
 
 
 async def start_detached(
@@ -91,10 +92,24 @@ async def stop_detached(data_dir: Path) -> bool:
         launcher = psutil.Process(record.pid)
         family = [launcher, *launcher.children(recursive=True)]
         launcher.terminate()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, family, timeout=record.stop_timeout_s)
-        for process in alive:
+        for process in await asyncio.to_thread(_wait_for_end, family, record.stop_timeout_s):
             process.kill()
     return True
+
+
+def _wait_for_end(family: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that still run after the timeout. A process that SIGSTOP holds is continued: it could
+    not hear that it should end, nor could it tell others so.
+    """
+    deadline = time.monotonic() + timeout_s
+    alive = list(family)
+    while alive and time.monotonic() < deadline:
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_STOPPED:
+                    process.resume()
+        _, alive = psutil.wait_procs(alive, timeout=RESUME_INTERVAL_S)
+    return alive
 
 
 def _log_path(data_dir: Path) -> Path:

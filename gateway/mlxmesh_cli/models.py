@@ -183,6 +183,8 @@ def load(
         print_json({"name": name, "version": to_dict(version)})
     else:
         typer.echo(f"{name}@{version.version} is ready ({version.ready_replicas} replicas)")
+        for runtime, why in sorted(version.passed_over.items()):
+            typer.echo(f"passed over {runtime}: {why.message}", err=True)
 
 
 def unload(

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
@@ -14,6 +16,8 @@ from mlxmesh_model.fleet import GrpcFleet
 from mlxmesh_model.huggingface import HuggingFaceHub
 from mlxmesh_model.imports import Imports
 from mlxmesh_model.loads import Loads
+from mlxmesh_model.model_events import publish_change
+from mlxmesh_model.passed_over import PassedOver
 from mlxmesh_model.pulls import Pulls
 from mlxmesh_model.reconciler import Reconciler
 from mlxmesh_model.servicer import ModelServicer
@@ -83,11 +87,22 @@ class Mesh:
         await self.stop_service()
         stack = self._service = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
-        store = await Store.open(f"sqlite+aiosqlite:///{self.tmp_path / 'model.db'}")
+        self.events: list[Message] = []
+        store = await Store.open(
+            f"sqlite+aiosqlite:///{self.tmp_path / 'model.db'}",
+            partial(publish_change, lambda event, _: self.events.append(event)),
+        )
         stack.push_async_callback(store.close)
         fleet = GrpcFleet(self.registry, timeout_s=2)
         stack.push_async_callback(fleet.close)
-        reconciler = Reconciler(store=store, fleet=fleet, interval_s=0.1, refusal_pause_s=0.2)
+        passed_over = PassedOver(lambda event, _: self.events.append(event))
+        reconciler = Reconciler(
+            store=store,
+            fleet=fleet,
+            interval_s=0.1,
+            refusal_pause_s=0.2,
+            passed_over=passed_over,
+        )
         pulls = Pulls(
             store=store,
             hub=HuggingFaceHub(self.hub_endpoint, attempts=2, pause_s=0.01),
@@ -97,7 +112,9 @@ class Mesh:
         imports = Imports(store=store, models_dir=self.tmp_path / "models")
         await imports.recover()
         loads = Loads(store=store, wake_reconciler=reconciler.wake)
-        servicer = ModelServicer(store=store, pulls=pulls, imports=imports, loads=loads)
+        servicer = ModelServicer(
+            store=store, pulls=pulls, imports=imports, loads=loads, passed_over=passed_over.of
+        )
         server = MeshServer(
             services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
             service_names=["mlxmesh.model.v1.ModelService"],
