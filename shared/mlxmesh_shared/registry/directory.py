@@ -2,9 +2,9 @@
 
 A record is written whole and renamed into place. Its lease is its modification time, renewed by
 whoever registered it. How old a lease is, the wall clock says only at the first look; afterwards
-the monotonic clock does, so that no lease ends when the wall clock is set. A record whose process is dead on this host counts as gone at once, and one
-whose process lives on this host may be late, as after the host slept. A watch goes on with what it
-knew while the directory cannot be read.
+the monotonic clock does, so that no lease ends when the wall clock is set. A record whose process
+is dead on this host counts as gone at once, and one whose process lives on this host may be late,
+as after the host slept. A watch goes on with what it knew while the directory cannot be read.
 """
 
 import asyncio
