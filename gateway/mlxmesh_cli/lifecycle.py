@@ -12,7 +12,7 @@ import typer
 
 from mlxmesh_cli.extras import missing_packages
 from mlxmesh_cli.failures import remember_json
-from mlxmesh_cli.log_lines import FollowedLog, last_lines
+from mlxmesh_cli.followed_log import FollowedLog, last_lines
 from mlxmesh_cli.output import is_watched, print_json_line, print_view
 from mlxmesh_cli.session import (
     DataDir,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_cli.log_lines import MAX_LOOKS_FOR_COPY, FollowedLog, last_lines
+from mlxmesh_cli.followed_log import MAX_LOOKS_FOR_COPY, FollowedLog, last_lines
 from mlxmesh_shared.log_file import LogFile
 
 
