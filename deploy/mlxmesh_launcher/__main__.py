@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from mlxmesh_shared.interrupt import end_at_interrupt
+
+    end_at_interrupt()  # the imports below take a while
+
 import argparse
 import asyncio
 import logging
@@ -10,8 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlxmesh_launcher.forked import fork_services
-from mlxmesh_launcher.mesh import Mesh, MeshOptions, start_unless_stopped
+from mlxmesh_launcher.lock import DirectoryLock
+from mlxmesh_launcher.mesh import Mesh, start_unless_stopped
 from mlxmesh_launcher.models import parse_source
+from mlxmesh_launcher.options import MeshOptions
 from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import open_registry
@@ -36,7 +43,10 @@ async def serve(
     settings = load_settings(MeshSettings, ["--data-dir", str(arguments.data_dir), *flags])
     options = _options(arguments, flags, settings)
     registry = open_registry(settings)
-    mesh = Mesh(options, registry, forked)
+    lock = None
+    if arguments.lock_fd is not None:
+        lock = DirectoryLock(options.data_dir, arguments.lock_fd)
+    mesh = Mesh(options, registry, forked, lock)
     stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
         if await start_unless_stopped(mesh, stop, _log.info):
@@ -69,8 +79,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="mlxmesh_launcher", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--grpc-port", type=int, default=MeshOptions.grpc_port)
+    parser.add_argument("--grpc-port", type=int, default=None)
     parser.add_argument("--http-port", type=int, default=None)
+    parser.add_argument("--lock-fd", type=int, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--replicas", type=int, default=None)
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--model", action="append", default=[], metavar="NAME|DIRECTORY|HUB_ID")

@@ -1,37 +1,72 @@
-"""One service process: spawned, restarted with backoff, stopped with grace."""
+"""One service process: spawned, restarted with backoff for ever, stopped with grace."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
+import os
+import signal
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from tenacity import (
     AsyncRetrying,
-    RetryError,
+    RetryCallState,
     retry_if_exception_type,
-    stop_after_attempt,
+    stop_never,
     wait_exponential_jitter,
 )
 
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.forked import ForkedProcess
+from mlxmesh_shared.log_file import LogFile
 from mlxmesh_shared.process import child_environment
 from mlxmesh_shared.standby import order_line
 
 _log = logging.getLogger(__name__)
 
-MAX_QUICK_FAILURES = 10
 STEADY_S = 60.0
 LOG_TAIL_LINES = 5
+MAX_EXIT_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """The pauses between restarts of a process that keeps ending."""
+
+    first_s: float = 0.2
+    max_s: float = 60.0
+    steady_s: float = STEADY_S
+    """A process that ran for so long ran steadily: the pauses begin anew."""
+
+
+DEFAULT_BACKOFF = Backoff()
+
+
+@dataclass(frozen=True)
+class Crash:
+    """An end of a process that nobody asked for."""
+
+    name: str
+    last_exit: str
+    """How it ended, and the last line of its log."""
+    failures: int
+    """Ends in a row without a steady run in between; 0 after a steady run."""
+    restart_at_s: float
+    """When the next process is started, by the monotonic clock."""
+
+    @property
+    def restart_in_s(self) -> float:
+        """How soon the next process is started."""
+        return max(0.0, self.restart_at_s - time.monotonic())
 
 
 class _EndedEarly(Exception):
-    """The process ended before it had run steadily."""
+    """The process ended before it had run steadily, or could not be started."""
 
 
 class Child:
@@ -47,15 +82,21 @@ class Child:
         *,
         name: str,
         command: Callable[[], Sequence[str]],
-        log: Path,
+        log: LogFile,
         forked: ForkedProcess | None = None,
+        backoff: Backoff = DEFAULT_BACKOFF,
+        on_crash: Callable[[Crash], None] = lambda _: None,
     ) -> None:
         """`forked`, where there is one, becomes its first process."""
         self.name = name
         self.restarts = 0
+        self.crash: Crash | None = None
+        """The last one."""
         self._command = command
-        self._log = log
+        self.log = log
         self._forked = forked
+        self._backoff = backoff
+        self._on_crash = on_crash
         self._process: Process | ForkedProcess | None = None
         self._supervision: asyncio.Task[None] | None = None
 
@@ -65,29 +106,32 @@ class Child:
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def spawn(self) -> None:
-        """Start the process; its output is appended to the log."""
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        """Start the process; its output is appended to the log. Raises: OSError."""
         if self._forked is not None:
+            self.log.path.parent.mkdir(parents=True, exist_ok=True)
             self._process, self._forked = self._forked, None
             with contextlib.suppress(BrokenPipeError):  # it has ended; ended() tells how
-                self._process.stdin.write(order_line(self._command(), self._log))
+                self._process.stdin.write(order_line(self._command(), self.log.path))
             return
-        with self._log.open("ab") as log:
+        descriptor = self.log.open_for_append()
+        try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command(),
                 stdin=PIPE,
-                stdout=log,
-                stderr=log,
+                stdout=descriptor,
+                stderr=descriptor,
                 start_new_session=True,
                 env=child_environment(),
             )
+        finally:
+            os.close(descriptor)
 
     async def ended(self) -> None:
         """Wait until the process ends, then raise ServiceUnavailable with its last words."""
         assert self._process is not None, "spawn first"
         code = await self._process.wait()
         raise ServiceUnavailable(
-            f"{self.name} ended with code {code}: {self.log_tail()} (log: {self._log})"
+            f"{self.name} ended with {exit_words(code)}: {self.log_tail()} (log: {self.log.path})"
         )
 
     def keep_running(self) -> None:
@@ -114,33 +158,74 @@ class Child:
     def log_tail(self) -> str:
         """The last lines of the log, joined."""
         try:
-            lines = self._log.read_text(errors="replace").splitlines()
-        except FileNotFoundError:
-            return "no log"
-        return " | ".join(line.strip() for line in lines[-LOG_TAIL_LINES:]) or "empty log"
+            lines = self.log.tail(LOG_TAIL_LINES)
+        except OSError as error:
+            return f"its log cannot be read: {error.strerror}"
+        return " | ".join(line.strip() for line in lines) or "nothing in its log"
 
     async def _restart_loop(self) -> None:
-        """Restart until it ended MAX_QUICK_FAILURES times in a row without a steady run."""
-        try:
-            while True:
-                async for attempt in AsyncRetrying(
-                    retry=retry_if_exception_type(_EndedEarly),
-                    stop=stop_after_attempt(MAX_QUICK_FAILURES),
-                    wait=wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.2),
-                ):
-                    with attempt:
-                        await self._run_once()
-        except RetryError:
-            _log.error("gave up on %s: %s (log: %s)", self.name, self.log_tail(), self._log)
+        """Restart for ever; the pauses begin anew after each steady run."""
+        while True:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(_EndedEarly),
+                stop=stop_never,
+                wait=wait_exponential_jitter(
+                    multiplier=self._backoff.first_s,
+                    max=self._backoff.max_s,
+                    jitter=self._backoff.first_s,
+                ),
+                before_sleep=self._note_early_end,
+            ):
+                with attempt:
+                    await self._run_once()
+            self._note_crash(self._exit(), failures=0, pause_s=0)
 
     async def _run_once(self) -> None:
         if self.pid is None:
-            code = self._process.returncode if self._process is not None else None
-            _log.warning("%s ended with code %s; starting it again", self.name, code)
             self.restarts += 1
-            await self.spawn()
+            try:
+                await self.spawn()
+            except OSError as error:
+                raise _EndedEarly(f"it cannot be started: {error.strerror}") from None
         assert self._process is not None
         start = time.monotonic()
         await self._process.wait()
-        if time.monotonic() - start < STEADY_S:
-            raise _EndedEarly
+        if time.monotonic() - start < self._backoff.steady_s:
+            raise _EndedEarly(self._exit())
+
+    def _note_early_end(self, state: RetryCallState) -> None:
+        assert state.outcome is not None
+        assert state.next_action is not None
+        self._note_crash(
+            str(state.outcome.exception()),
+            failures=state.attempt_number,
+            pause_s=state.next_action.sleep,
+        )
+
+    def _note_crash(self, last_exit: str, *, failures: int, pause_s: float) -> None:
+        self.crash = Crash(self.name, last_exit, failures, time.monotonic() + pause_s)
+        _log.warning("%s ended with %s; starting it again in %.1f s", self.name, last_exit, pause_s)
+        self._on_crash(self.crash)
+
+    def _exit(self) -> str:
+        assert self._process is not None
+        assert self._process.returncode is not None
+        words = f"{exit_words(self._process.returncode)}: {last_message(self.log_tail())}"
+        return words[:MAX_EXIT_CHARACTERS]
+
+
+def last_message(tail: str) -> str:
+    """The last thing that a log says: of a JSON record, its message."""
+    line = tail.rpartition(" | ")[2]
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return str(json.loads(line)["message"])
+    return line
+
+
+def exit_words(code: int) -> str:
+    """How a process ended, by its exit code, which is negative for a signal."""
+    if code >= 0:
+        return f"code {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"

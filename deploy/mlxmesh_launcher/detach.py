@@ -12,15 +12,13 @@ from pathlib import Path
 
 import psutil
 
-from mlxmesh_launcher.mesh import SERVICES, MeshOptions
+from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.provision import Report
-from mlxmesh_launcher.record import FILE_NAME, LauncherRecord, already_running, read_record
-from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_launcher.record import LauncherRecord, read_record
+from mlxmesh_shared.errors import IllegalState, ServiceUnavailable
 
 POLL_S = 0.1
 RESUME_INTERVAL_S = 1.0
-# The launcher gives each service its grace, and a little to end in.
-STOP_TIMEOUT_S = len(SERVICES) * (MeshOptions.stop_grace_s + 5.0) + 10.0
 
 
 async def start_detached(
@@ -28,26 +26,42 @@ async def start_detached(
 ) -> LauncherRecord:
     """Start a launcher and return its record once the mesh serves and its models are loaded.
 
-    Raises ServiceUnavailable with the launcher's last line when it ends before that.
+    Raises ServiceUnavailable with the launcher's last line when it ends before that, and
+    IllegalState when another launcher has the data directory, or it cannot be used.
     """
-    if read_record(data_dir) is not None:
-        raise already_running(data_dir)
-    log_path = _log_path(data_dir)
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(  # noqa: ASYNC220  returns at once
-            [sys.executable, "-m", "mlxmesh_launcher", "--data-dir", str(data_dir), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    # Taken here and handed on: of several starts at a time, only one writes the launcher's log.
+    lock = DirectoryLock.take(data_dir)
+    try:
+        process = _spawn(data_dir, arguments, lock)
+        lock.name_holder(process.pid)
+    except OSError as error:
+        raise IllegalState(f"cannot start a launcher in {data_dir}: {error.strerror}") from None
+    finally:
+        lock.release()
     try:
         return await _ready(process, data_dir, report, timeout_s)
     except BaseException:
         # Nobody would wait for it any more, Ctrl-C included.
         process.terminate()
         raise
+
+
+def _spawn(
+    data_dir: Path, arguments: Sequence[str], lock: DirectoryLock
+) -> subprocess.Popen[bytes]:
+    log_path = _log_path(data_dir)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log_path.write_bytes(b"")
+    ours = ["--data-dir", str(data_dir), "--lock-fd", str(lock.descriptor)]
+    with log_path.open("ab") as log:  # the launcher rotates it, which needs O_APPEND
+        return subprocess.Popen(
+            [sys.executable, "-m", "mlxmesh_launcher", *ours, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=(lock.descriptor,),
+        )
 
 
 async def _ready(
@@ -57,7 +71,7 @@ async def _ready(
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         record = read_record(data_dir)
-        if record is not None and record.gateway:
+        if record is not None and record.pid == process.pid and record.gateway:
             return record
         if process.poll() is not None:
             raise ServiceUnavailable(f"the mesh did not start: {_last_line(log)}")
@@ -78,9 +92,8 @@ async def stop_detached(data_dir: Path) -> bool:
         launcher = psutil.Process(record.pid)
         family = [launcher, *launcher.children(recursive=True)]
         launcher.terminate()
-        for process in await asyncio.to_thread(_wait_for_end, family, STOP_TIMEOUT_S):
+        for process in await asyncio.to_thread(_wait_for_end, family, record.stop_timeout_s):
             process.kill()
-    (data_dir / FILE_NAME).unlink(missing_ok=True)
     return True
 
 

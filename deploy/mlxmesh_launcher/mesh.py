@@ -6,56 +6,31 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from mlxmesh.control.v1 import launcher_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.child import Child
-from mlxmesh_launcher.models import ModelSource
+from mlxmesh_launcher.convert import service_message
+from mlxmesh_launcher.crash_events import CrashEvents
+from mlxmesh_launcher.lock import DirectoryLock
+from mlxmesh_launcher.options import MeshOptions
+from mlxmesh_launcher.ports import choose, port_of, with_port
 from mlxmesh_launcher.provision import Report, provide_models
 from mlxmesh_launcher.record import RecordFile
+from mlxmesh_launcher.service_settings import SERVICES, STOP_MARGIN_S, ServiceSettings
 from mlxmesh_launcher.servicer import control_server
+from mlxmesh_launcher.upkeep import Upkeep, bound_logs, keep_directory, renew_certificates
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.forked import ForkedProcess
+from mlxmesh_shared.log_file import LogFile
 from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.server import MeshServer
-from mlxmesh_shared.shared_port import CAN_SHARE
+from mlxmesh_shared.shared_port import CAN_SHARE, is_free
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
 
-SERVICES = ("runtime", "model", "generation", "gateway")
 START_TIMEOUT_S = 60.0
-RENEWAL_CHECK_INTERVAL_S = 3600.0
 # A process that was replaced waits for its engines to load elsewhere, or its clients to move.
 LEAVE_TIMEOUT_S = 600.0
-
-
-@dataclass(frozen=True)
-class MeshOptions:
-    """What to run."""
-
-    data_dir: Path
-    grpc_port: int = 50051
-    """Port of the gateway on the loopback address; 0 takes a free one."""
-    http_port: int | None = None
-    """Port of its HTTP, likewise; None leaves it to the gateway's settings."""
-    replicas: int | None = None
-    """Of each model that is loaded; None is one, or as many as before."""
-    models: tuple[ModelSource, ...] = ()
-    """What to load; with none, what was loaded before, and in a fresh data directory `pocket`."""
-    flags: tuple[str, ...] = ()
-    """Settings' flags that every service gets, such as `--registry consul`."""
-    tls: bool = False
-    """Whether to run with TLS, by certificates made and renewed in the data directory."""
-    tls_dir: Path | None = None
-    """Certificates that others make, where the settings name them; `tls` comes before it."""
-    stop_grace_s: float = 30.0
-    """How long running streams may go on when the mesh stops."""
-
-    @property
-    def settings_flags(self) -> tuple[str, ...]:
-        """The flags that make a process, or this one, belong to the mesh."""
-        return ("--data-dir", str(self.data_dir), *self.flags)
 
 
 class Mesh:
@@ -66,19 +41,33 @@ class Mesh:
         options: MeshOptions,
         registry: Registry,
         forked: Mapping[str, ForkedProcess] | None = None,
+        lock: DirectoryLock | None = None,
     ) -> None:
-        """`forked` are processes by the module that they will run, as of `fork_services`."""
+        """`forked` are processes by the module that they will run, as of `fork_services`; `lock`
+        is that of the data directory where this process was handed it. Raises: SettingsError.
+        """
         self._options = options
         self._registry = registry
         self._forked = dict(forked or {})
-        self._record = RecordFile(options.data_dir, options.flags)
         self._tls_dir = options.data_dir / "tls" if options.tls else options.tls_dir
-        self._renewal: asyncio.Task[None] | None = None
-        self._gateway = f"127.0.0.1:{options.grpc_port}"
-        self._http = "" if options.http_port is None else f"127.0.0.1:{options.http_port}"
-        self._claimed = False
+        tls = ("--tls-dir", str(self._tls_dir)) if self._tls_dir is not None else ()
+        self._flags = (*options.settings_flags, *tls)
+        self._settings = ServiceSettings(self._flags)
+        self._stop_timeouts_s = self._settings.stop_timeouts_s(options.stop_grace_s)
+        self._record = RecordFile(
+            options.data_dir,
+            options.flags,
+            stop_timeout_s=sum(self._stop_timeouts_s.values()) + STOP_MARGIN_S,
+            lock=lock,
+        )
+        self._upkeep = Upkeep()
+        self._crashes = CrashEvents(registry)
+        self._listens: Mapping[str, str] = {}
+        self._gateway = self._http = ""
         self._leaving: dict[Child, asyncio.Task[None]] = {}
         self._control: MeshServer | None = None
+        self.notes: tuple[str, ...] = ()
+        """What its owner should know once it is started: ports that were taken."""
         self.leaving = asyncio.Event()
         """Set once somebody asked for the end of the mesh."""
         self.children = {name: self._child(name) for name in SERVICES}
@@ -101,38 +90,60 @@ class Mesh:
     async def start(self, report: Report = lambda _: None) -> None:
         """Start every service and load the models. Raises MeshError with the log's last words."""
         self._record.claim()
-        self._claimed = True
-        if self._options.tls:
-            await self._keep_certificates()
+        options = self._options
+        wishes = self._settings.wishes(options.grpc_port, options.http_port)
+        self._listens, self.notes = choose(wishes, is_free)
+        self._begin_upkeep()
+        for note in self.notes:
+            report(note)
         report("starting services")
-        await asyncio.gather(*(child.spawn() for child in self.children.values()))
+        await asyncio.gather(*map(self._spawn, self.children.values()))
         instances = await asyncio.gather(*map(self._serving, self.children.values()))
-        gateway = instances[SERVICES.index("gateway")]
-        self._gateway, self._http = gateway.address, gateway.metadata.get("http", "")
+        self._note_gateway(instances[SERVICES.index("gateway")])
+        self._crashes.start(self._certificates())
         for child in self.children.values():
             child.keep_running()
         async with MeshClient(self._gateway, tls=self.tls) as client:
-            await provide_models(client, self._options.models, self._options.replicas, report)
-        self._control = control_server(self, leaving=self.leaving, tls=self._control_tls())
+            await provide_models(client, options.models, options.replicas, report)
+        certificates = self._certificates()
+        tls = ServerTls(certificates) if certificates is not None else None
+        self._control = control_server(self, leaving=self.leaving, tls=tls)
         control = await self._control.start()
         await self._control.set_serving()
-        self._record.publish(self._gateway, http=self._http, control=control, tls_dir=self._tls_dir)
+        self._record.publish(
+            self._gateway,
+            http=self._http,
+            control=control,
+            tls_dir=self._tls_dir,
+            notes=self.notes,
+        )
 
     def names(self, services: Sequence[str]) -> list[str]:
-        """As of Replaceable."""
+        """As of Supervised."""
         return [name for name in self.children if not services or name in services]
 
+    def services(self) -> Sequence[launcher_pb2.SupervisedService]:
+        """As of Supervised."""
+        return [service_message(child) for child in self.children.values()]
+
     async def replace(self, name: str) -> AsyncGenerator[launcher_pb2.RestartPhase.ValueType]:
-        """As of Replaceable: the new process serves before the old one is told to leave."""
-        old, new = self.children[name], self._child(name, takes_over=CAN_SHARE)
+        """As of Supervised: the new process serves before the old one is told to leave, where two
+        can listen at the same time.
+        """
+        overlaps = self._can_overlap(name)
+        old, new = self.children[name], self._child(name, takes_over=overlaps)
         yield launcher_pb2.RESTART_PHASE_STARTING
-        if name == "gateway" and not CAN_SHARE:
+        if not overlaps:
             await old.stop(LEAVE_TIMEOUT_S)
+            self.children[name] = new
         try:
-            await new.spawn()
+            await self._spawn(new)
             await self._serving(new)
         except BaseException:
-            await new.stop(0)
+            if overlaps:
+                await new.stop(0)
+            else:
+                new.keep_running()  # there is no other
             raise
         new.keep_running()
         self.children[name] = new
@@ -147,55 +158,86 @@ class Mesh:
         """Stop every service, the gateway first: nothing new comes in while the rest drains."""
         if self._control is not None:
             await self._control.drain(0, settle_s=0)
-        grace_s = self._options.stop_grace_s + 5.0
-        leaving = [asyncio.create_task(old.stop(grace_s)) for old in self._leaving]
+        leaving = [
+            asyncio.create_task(old.stop(self._stop_timeouts_s[old.name])) for old in self._leaving
+        ]
         for name in reversed(SERVICES):
-            report(f"stopping {name}")
-            await self.children[name].stop(grace_s)
+            if self.children[name].pid is not None:
+                report(f"stopping {name}")
+            await self.children[name].stop(self._stop_timeouts_s[name])
         await asyncio.gather(*leaving, *self._leaving.values())
-        if self._renewal is not None:
-            self._renewal.cancel()
-            await asyncio.gather(self._renewal, return_exceptions=True)
-        if self._claimed:
-            self._record.release()
+        await self._crashes.stop()
+        await self._upkeep.stop()
+        self._record.release()
 
-    def _control_tls(self) -> ServerTls | None:
+    def _certificates(self) -> CertificateSource | None:
         """The launcher supervises its host as a runtime does, and has that one's certificate."""
         if self._tls_dir is None:
             return None
-        return ServerTls(CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime")))
+        return CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime"))
 
-    async def _keep_certificates(self) -> None:
-        """Makes what is missing, then renews what is due; every process picks that up itself."""
-        # Only a mesh with TLS needs the library behind it.
-        from mlxmesh_launcher.authority import ensure_certificates
+    def _begin_upkeep(self) -> None:
+        data_dir = self._options.data_dir
+        launcher = self._log_file("launcher")
+        keep_directory(self._upkeep, self._record, launcher)
+        bound_logs(self._upkeep, [*(child.log for child in self.children.values()), launcher])
+        if self._options.tls:
+            renew_certificates(self._upkeep, data_dir / "tls")
 
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(RENEWAL_CHECK_INTERVAL_S)
-                ensure_certificates(self._options.data_dir / "tls")
+    def _can_overlap(self, name: str) -> bool:
+        if name == "gateway":
+            return CAN_SHARE
+        return port_of(self._settings.listens()[name]) == 0
 
-        ensure_certificates(self._options.data_dir / "tls")
-        self._renewal = asyncio.create_task(renew(), name="renew-certificates")
+    def _log_file(self, name: str) -> LogFile:
+        settings = self._settings.of_runtime
+        return LogFile(
+            self._options.data_dir / "logs" / f"{name}.log",
+            max_bytes=settings.log_file_bytes,
+            max_files=settings.log_files,
+        )
 
     def _child(self, name: str, *, takes_over: bool = False) -> Child:
         return Child(
             name=name,
             command=lambda: self._command(name, takes_over=takes_over),
-            log=self._options.data_dir / "logs" / f"{name}.log",
+            log=self._log_file(name),
             forked=self._forked.pop(f"mlxmesh_{name}", None),
+            on_crash=self._crashes.tell,
         )
 
     def _command(self, name: str, *, takes_over: bool) -> Sequence[str]:
-        # A restarted gateway must come back where its clients expect it.
-        listen = self._gateway if name == "gateway" else "127.0.0.1:0"
-        command = [sys.executable, "-m", f"mlxmesh_{name}", "--listen", listen]
+        command = [sys.executable, "-m", f"mlxmesh_{name}", *self._flags]
         if name == "gateway":
-            command += ["--drain-grace-s", str(self._options.stop_grace_s)]
-            command += ["--http-listen", self._http] if self._http else []
+            command += [
+                "--listen",
+                self._listens["gateway"],
+                "--http-listen",
+                self._listens["HTTP"],
+            ]
+            grace_s = self._options.stop_grace_s
+            command += ["--drain-grace-s", str(grace_s)] if grace_s is not None else []
             command += ["--take-over"] if takes_over else []
-        tls = ["--tls-dir", str(self._tls_dir)] if self._tls_dir is not None else []
-        return [*command, *self._options.settings_flags, *tls]
+        return command
+
+    def _note_gateway(self, gateway: Instance) -> None:
+        """A gateway that is started again must come back where its clients expect it."""
+        self._gateway, self._http = gateway.address, gateway.metadata.get("http", "")
+        reached = {"gateway": self._gateway, "HTTP": self._http}
+        self._listens = {
+            **self._listens,
+            **{
+                what: with_port(self._listens[what], port_of(address))
+                for what, address in reached.items()
+                if address
+            },
+        }
+
+    async def _spawn(self, child: Child) -> None:
+        try:
+            await child.spawn()
+        except OSError as error:
+            raise ServiceUnavailable(f"cannot start {child.name}: {error}") from None
 
     async def _serving(self, child: Child) -> Instance:
         """The child once it has registered itself, which it does when it serves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import psutil
 
+from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.process_start import start_of
 from mlxmesh_shared.errors import IllegalState
 
 FILE_NAME = "launcher.json"
 MAX_START_DIFFERENCE_S = 2.0
 """Two looks at one process may differ by a second: the time of the boot is in whole ones."""
+DEFAULT_STOP_TIMEOUT_S = 150.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class LauncherRecord:
     """The settings' flags that every service was started with: how to find its registry."""
     tls_dir: str = ""
     """Where the mesh's certificates are; empty for a mesh without TLS."""
+    stop_timeout_s: float = DEFAULT_STOP_TIMEOUT_S
+    """How long it may take to stop, by its services' settings."""
+    notes: tuple[str, ...] = ()
+    """What its owner should know of its start: ports that were taken, and what it took instead."""
 
     def is_running(self) -> bool:
         """Whether this very process still runs."""
@@ -52,52 +59,89 @@ def read_record(data_dir: Path) -> LauncherRecord | None:
     """The record of the running launcher, or None when none runs."""
     try:
         content = json.loads((data_dir / FILE_NAME).read_text())
-        record = LauncherRecord(**content | {"flags": tuple(content.get("flags", ()))})
-    except (FileNotFoundError, AttributeError, ValueError, TypeError):
+        texts = {name: tuple(content.get(name, ())) for name in ("flags", "notes")}
+        record = LauncherRecord(**content | texts)
+    except (OSError, AttributeError, ValueError, TypeError):
         return None
     return record if record.is_running() else None
-
-
-def already_running(data_dir: Path) -> IllegalState:
-    """The error for a second mesh in one data directory."""
-    holder = read_record(data_dir)
-    where = f" (pid {holder.pid}, {holder.gateway or 'starting'})" if holder else ""
-    return IllegalState(
-        f"a mesh already runs in {data_dir}{where}; "
-        "stop it with `mlxmesh down`, or choose another --data-dir"
-    )
 
 
 class RecordFile:
     """This process's claim on a data directory; one mesh runs in each."""
 
-    def __init__(self, data_dir: Path, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        flags: Sequence[str] = (),
+        *,
+        stop_timeout_s: float = DEFAULT_STOP_TIMEOUT_S,
+        lock: DirectoryLock | None = None,
+    ) -> None:
+        """`lock` is that of the directory where this process was handed it."""
+        self._data_dir = data_dir
         self._path = data_dir / FILE_NAME
+        self._lock = lock
         pid = os.getpid()
         create_time = start_of(psutil.Process(pid))
-        self._record = LauncherRecord(pid=pid, create_time=create_time, flags=tuple(flags))
+        self._record = LauncherRecord(
+            pid=pid, create_time=create_time, flags=tuple(flags), stop_timeout_s=stop_timeout_s
+        )
 
     def claim(self) -> None:
-        """Take the data directory. Raises IllegalState when another launcher holds it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if read_record(self._path.parent) is None:
-            self._path.unlink(missing_ok=True)
-        try:
-            with self._path.open("x") as file:
-                file.write(json.dumps(asdict(self._record)))
-        except FileExistsError:
-            raise already_running(self._path.parent) from None
+        """Take the data directory. Raises: IllegalState when another launcher holds it, or it
+        cannot be used.
+        """
+        if self._lock is None:
+            self._lock = DirectoryLock.take(self._data_dir)
+        self._lock.name_holder(os.getpid())
+        self._write()
 
     def publish(
-        self, gateway: str, *, control: str, http: str = "", tls_dir: Path | None = None
+        self,
+        gateway: str,
+        *,
+        control: str,
+        http: str = "",
+        tls_dir: Path | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Write how the gateway and this launcher are reached, for clients on this host."""
         reached = {"gateway": gateway, "http": http, "control": control}
-        self._record = replace(self._record, **reached, tls_dir=str(tls_dir or ""))
-        partial = self._path.with_suffix(".part")
-        partial.write_text(json.dumps(asdict(self._record)))
-        partial.replace(self._path)
+        tls = str(tls_dir or "")
+        self._record = replace(self._record, **reached, tls_dir=tls, notes=tuple(notes))
+        self._write()
+        if self._lock is not None:
+            self._lock.name_holder(os.getpid(), gateway)
+
+    def keep(self) -> bool:
+        """Claim the directory again where it was removed; whether that was so.
+
+        Raises: IllegalState when another launcher has it by now, or it cannot be used.
+        """
+        if self._lock is not None and self._lock.is_in_place() and self._path.exists():
+            return False
+        if self._lock is not None and not self._lock.is_in_place():
+            new = DirectoryLock.take(self._data_dir)
+            self._lock.release()
+            self._lock = new
+            new.name_holder(os.getpid(), self._record.gateway)
+        self._write()
+        return True
 
     def release(self) -> None:
-        """Give the data directory back."""
-        self._path.unlink(missing_ok=True)
+        """Give the data directory back, if this process has it."""
+        if self._lock is None:
+            return
+        if self._lock.is_in_place():
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+        self._lock.release()
+        self._lock = None
+
+    def _write(self) -> None:
+        partial = self._path.with_suffix(".part")
+        try:
+            partial.write_text(json.dumps(asdict(self._record)))
+            partial.replace(self._path)
+        except OSError as error:
+            raise IllegalState(f"cannot write {self._path}: {error.strerror}") from None

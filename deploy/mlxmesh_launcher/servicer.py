@@ -1,4 +1,4 @@
-"""LauncherService: the processes of a running mesh are replaced one at a time."""
+"""LauncherService: what the launcher keeps running, and how it is replaced one at a time."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import Protocol
 from mlxmesh.control.v1 import launcher_pb2 as pb
 from mlxmesh.control.v1 import launcher_pb2_grpc as pb_grpc
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.tls import ServerTls
 
 
-class Replaceable(Protocol):
+class Supervised(Protocol):
     """The processes that the launcher runs."""
 
     def names(self, services: Sequence[str]) -> list[str]:
         """The processes of these kinds, of all kinds when none is named, in starting order."""
+        ...
+
+    def services(self) -> Sequence[pb.SupervisedService]:
+        """All of them as they are now, in starting order."""
         ...
 
     def replace(self, name: str) -> AsyncGenerator[pb.RestartPhase.ValueType]:
@@ -28,7 +32,7 @@ class Replaceable(Protocol):
 class LauncherServicer(pb_grpc.LauncherServiceServicer):
     """One restart at a time; requests have passed the contract's rules."""
 
-    def __init__(self, processes: Replaceable) -> None:
+    def __init__(self, processes: Supervised) -> None:
         self._processes = processes
         self._restarting = False
 
@@ -45,14 +49,21 @@ class LauncherServicer(pb_grpc.LauncherServiceServicer):
         finally:
             self._restarting = False
 
+    async def ListServices(
+        self, request: pb.ListServicesRequest, context: object
+    ) -> pb.ListServicesResponse:
+        return pb.ListServicesResponse(services=self._processes.services())
+
 
 def control_server(
-    processes: Replaceable, *, leaving: asyncio.Event, tls: ServerTls | None = None
+    processes: Supervised, *, leaving: asyncio.Event, tls: ServerTls | None = None
 ) -> MeshServer:
     """The launcher's own server, reachable from this host only; Drain sets `leaving`."""
     return MeshServer(
         services=[(pb_grpc.add_LauncherServiceServicer_to_server, LauncherServicer(processes))],
         service_names=[pb.DESCRIPTOR.services_by_name["LauncherService"].full_name],
+        # The live view of `mlxmesh up` asks each second.
+        options=ServerOptions(log_successes=False),
         name="launcher",
         tls=tls,
         leaving=leaving,

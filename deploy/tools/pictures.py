@@ -16,7 +16,8 @@ from mlxmesh_cli.top_view import frame
 from mlxmesh_cli.trace import whole_trace
 from mlxmesh_client import MeshClient, MeshError
 from mlxmesh_launcher.forked import fork_services
-from mlxmesh_launcher.mesh import Mesh, MeshOptions
+from mlxmesh_launcher.mesh import Mesh
+from mlxmesh_launcher.options import MeshOptions
 from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings

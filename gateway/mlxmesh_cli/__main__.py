@@ -11,6 +11,9 @@ CLI_PACKAGES = frozenset({"cryptography", "prompt_toolkit", "psutil", "rich", "t
 def main() -> None:
     """Run the command line."""
     try:
+        from mlxmesh_shared.interrupt import end_at_interrupt
+
+        end_at_interrupt()
         from mlxmesh_cli.commands import app
 
         app()

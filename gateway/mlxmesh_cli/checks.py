@@ -16,8 +16,7 @@ from mlxmesh_launcher.record import read_record
 
 MIN_DISK_BYTES = 2 << 30
 MIN_MEMORY_BYTES = 2 << 30
-GATEWAY_PORT = 50051
-HTTP_PORT = 8051
+GATEWAY_PORT, HTTP_PORT = 50051, 8051
 PACKAGES = ("mlxmesh", "mlx", "mlx-lm", "grpcio", "protobuf", "transformers")
 
 
@@ -114,19 +113,34 @@ def check_disk(data_dir: Path) -> Check:
 def check_port(port: int, data_dir: Path) -> Check:
     """The gateway's port is free, or this data directory's own mesh serves."""
     record = read_record(data_dir)
-    return _port("port", port, record.gateway if record else "", "--grpc-port 0")
+    return _port("port", port, data_dir, record.gateway if record else "", "--grpc-port")
 
 
 def check_http_port(port: int, data_dir: Path) -> Check:
     """The same of its HTTP port."""
     record = read_record(data_dir)
-    return _port("http port", port, record.http if record else "", "--http-port 0")
+    return _port("http port", port, data_dir, record.http if record else "", "--http-port")
 
 
-def _port(name: str, port: int, served: str, other: str) -> Check:
+def _port(name: str, port: int, data_dir: Path, served: str, option: str) -> Check:
     if served:
         return Check(name, True, f"{served} serves this mesh")
+    if any(address.endswith(f":{port}") for address in _registered(data_dir)):
+        return Check(name, True, f"{port} serves this mesh")
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", port)) == 0
     finding = f"{port} is taken by another program" if taken else f"{port} is free"
-    return Check(name, not taken, finding, f"choose another: `mlxmesh up {other}`")
+    fix = f"`mlxmesh up` takes the next free one, or that of {option}"
+    return Check(name, not taken, finding, fix)
+
+
+def _registered(data_dir: Path) -> list[str]:
+    """Where services of this mesh listen that were started one by one."""
+    from mlxmesh_cli.registered import registered_addresses
+    from mlxmesh_shared.errors import MeshError
+    from mlxmesh_shared.settings import SettingsError
+
+    try:
+        return registered_addresses(data_dir)
+    except (MeshError, SettingsError):
+        return []

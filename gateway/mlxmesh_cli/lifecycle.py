@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ import typer
 
 from mlxmesh_cli.extras import missing_packages
 from mlxmesh_cli.failures import INTERRUPTED, remember_json
+from mlxmesh_cli.followed_log import FollowedLog, last_lines
 from mlxmesh_cli.log_lines import readable
 from mlxmesh_cli.output import is_watched, print_json_line, print_view
 from mlxmesh_cli.session import (
@@ -39,12 +39,19 @@ FOLLOW_POLL_S = 0.2
 def up(
     data_dir: DataDir = None,
     grpc_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the gateway; 0 takes a free one.")
-    ] = 50051,
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of the gateway; 0 takes a free one.  [default: 50051, or the next free one]",
+        ),
+    ] = None,
     http_port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="Port of its HTTP; 0 takes a free one.  [default: 8051]"
+            min=0,
+            max=65535,
+            help="Port of its HTTP; 0 takes a free one.  [default: 8051, or the next free one]",
         ),
     ] = None,
     replicas: Annotated[
@@ -90,7 +97,8 @@ def up(
         ports = (grpc_port, http_port)
         run(_up_foreground(directory, ports, replicas, models, flags, tls, forked, json=json))
         return
-    arguments = ["--grpc-port", str(grpc_port), *flags, *(["--tls"] if tls else [])]
+    arguments = [*flags, *(["--tls"] if tls else [])]
+    arguments += ["--grpc-port", str(grpc_port)] if grpc_port is not None else []
     arguments += ["--http-port", str(http_port)] if http_port is not None else []
     arguments += ["--replicas", str(replicas)] if replicas is not None else []
     for name in models:
@@ -154,7 +162,7 @@ def logs(
         if not paths:
             fail(f"no log of {component!r} in {directory}; there are: {known}")
     for path in paths:
-        for line in _tail(path, lines):
+        for line in last_lines(path, lines):
             _print_line(path.stem, line, json)
     if follow:
         _follow(paths, json)
@@ -170,6 +178,8 @@ def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
     if json:
         _print_reached(record.gateway, record.http, record.pid, directory)
         return
+    for note in record.notes:
+        typer.echo(note)
     status_command, down_command = (with_data_dir(name, directory) for name in ("status", "down"))
     typer.echo(
         f"serving on {record.gateway}{_http_words(record.http)}; `{status_command}` shows it,"
@@ -193,7 +203,7 @@ def _registry_flags(registry: str | None, consul_address: str | None) -> tuple[s
 
 async def _up_foreground(
     data_dir: Path,
-    ports: tuple[int, int | None],
+    ports: tuple[int | None, int | None],
     replicas: int | None,
     models: list[str],
     flags: tuple[str, ...],
@@ -204,8 +214,9 @@ async def _up_foreground(
 ) -> None:
     from rich.console import Console
 
-    from mlxmesh_launcher.mesh import Mesh, MeshOptions, start_unless_stopped
+    from mlxmesh_launcher.mesh import Mesh, start_unless_stopped
     from mlxmesh_launcher.models import parse_source
+    from mlxmesh_launcher.options import MeshOptions
     from mlxmesh_shared.process import wait_for_stop
     from mlxmesh_shared.registry import open_registry
     from mlxmesh_shared.settings import MeshSettings, load_settings
@@ -239,6 +250,8 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
     from mlxmesh_cli.overview import overview
     from mlxmesh_cli.tables import overview_view
 
+    for note in mesh.notes:
+        console.print(note, soft_wrap=True)
     console.print(
         f"serving on {mesh.gateway}{_http_words(mesh.http)};"
         f" try `{with_data_dir('chat', data_dir)}` in another terminal; Ctrl-C stops",
@@ -253,11 +266,6 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
             await asyncio.wait((stop,), timeout=1.0)
 
 
-def _tail(path: Path, lines: int) -> list[str]:
-    with path.open(errors="replace") as file:
-        return [line.rstrip("\n") for line in deque(file, maxlen=lines)]
-
-
 def _print_line(component: str, line: str, json: bool) -> None:
     if json:
         print_json_line({"component": component, "line": line})
@@ -266,17 +274,15 @@ def _print_line(component: str, line: str, json: bool) -> None:
 
 
 def _follow(paths: list[Path], json: bool) -> None:
-    files = {path.stem: path.open(errors="replace") for path in paths}
-    for file in files.values():
-        file.seek(0, 2)
+    from mlxmesh_shared.interrupt import raise_at_interrupt
+
+    logs = [FollowedLog(path) for path in paths]
     try:
+        raise_at_interrupt()
         while True:
-            for name, file in files.items():
-                for line in file:
-                    _print_line(name, line.rstrip(), json)
+            for log in logs:
+                for line in log.new_lines():
+                    _print_line(log.path.stem, line, json)
             time.sleep(FOLLOW_POLL_S)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-    finally:
-        for file in files.values():
-            file.close()

@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from mlxmesh_cli.session import settings_flags, to_dict
+from mlxmesh_cli.supervised import services_down
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.health import health
@@ -36,14 +37,15 @@ async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[
     finally:
         await registry.close()
     gateways = [one.address for one in instances if one.service == "gateway"]
-    states, models, seen = await asyncio.gather(
+    states, models, seen, down = await asyncio.gather(
         asyncio.gather(*(_state(instance, certificates) for instance in instances)),
         _ask(gateways, tls, lambda client: client.list_models()),
         _ask(gateways, tls, lambda client: client.mesh_status()),
+        services_down(data_dir, {one.pid for one in instances}, certificates),
     )
     rows = [_row(instance, state) for instance, state in zip(instances, states, strict=True)]
     return {
-        "instances": [row | _seen(row, seen or []) for row in rows],
+        "instances": [row | _seen(row, seen or []) for row in rows] + down,
         "models": models or [],
         "problems": _problems(gateways, models, seen),
     }

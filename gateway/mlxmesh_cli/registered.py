@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlxmesh_shared.registry import Instance
+
+SERVICES = ("gateway", "generation", "model", "runtime", "engine")
 
 
 def registered_gateway(data_dir: Path) -> str | None:
@@ -13,20 +20,34 @@ def registered_gateway(data_dir: Path) -> str | None:
 
     Raises: RegistryUnavailable, SettingsError.
     """
+    here = socket.gethostname()
+    gateways = _resolve(data_dir, ("gateway",))
+    nearest = sorted(gateways, key=lambda one: one.metadata.get("host") != here)
+    return nearest[0].address if nearest else None
+
+
+def registered_addresses(data_dir: Path) -> list[str]:
+    """host:port of every service and engine of this host, and of its gateways' HTTP.
+
+    Raises: RegistryUnavailable, SettingsError.
+    """
+    here = socket.gethostname()
+    found = [one for one in _resolve(data_dir, SERVICES) if one.metadata.get("host") == here]
+    return [address for one in found for address in (one.address, one.metadata.get("http", ""))]
+
+
+def _resolve(data_dir: Path, services: Sequence[str]) -> list[Instance]:
     # On a thread, because commands ask from within their event loop as well.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, _find(data_dir)).result()
+        return thread.submit(asyncio.run, _find(data_dir, services)).result()
 
 
-async def _find(data_dir: Path) -> str | None:
+async def _find(data_dir: Path, services: Sequence[str]) -> list[Instance]:
     from mlxmesh_shared.registry import open_registry
     from mlxmesh_shared.settings import MeshSettings, load_settings
 
     registry = open_registry(load_settings(MeshSettings, ["--data-dir", str(data_dir)]))
     try:
-        gateways = await registry.resolve("gateway")
+        return [one for service in services for one in await registry.resolve(service)]
     finally:
         await registry.close()
-    here = socket.gethostname()
-    nearest = sorted(gateways, key=lambda one: one.metadata.get("host") != here)
-    return nearest[0].address if nearest else None

@@ -160,4 +160,26 @@ def tls_of(data_dir: Path, gateway: str | None = None) -> CertificateFiles | Non
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine; a MeshError becomes one line and exit code 1."""
     with told_errors():
-        return asyncio.run(work)
+        return _run(work)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    from mlxmesh_shared.interrupt import (
+        end_at_interrupt,
+        hold_interrupts,
+        raise_at_interrupt,
+        release_interrupts,
+    )
+
+    async def interruptible() -> T:
+        release_interrupts()
+        return await work
+
+    # From the first step of the work on, Ctrl-C cancels it; until then it waits.
+    hold_interrupts()
+    raise_at_interrupt()
+    try:
+        return asyncio.run(interruptible())
+    finally:
+        end_at_interrupt()
+        release_interrupts()

@@ -84,25 +84,33 @@ def instances_table(instances: Sequence[dict[str, Any]]) -> Grid:
     table = Grid(
         Column("service", drop=1),
         Column("instance"),
-        Column("address", drop=3),
-        Column("pid", drop=4, right=True),
+        Column("address", drop=4),
+        Column("pid", drop=5, right=True),
         Column("state"),
-        Column("calls", drop=2, right=True),
-        Column("breaker", drop=5),
-        Column("model", drop=6),
+        Column("calls", drop=3, right=True),
+        Column("breaker", drop=6),
+        Column("model", drop=7),
+        Column("last exit", drop=2, min_cells=MIN_FAILURE_CELLS, rare=True),
     )
     for row in instances:
         table.add(
             row["service"],
             row["instance_id"],
             row["address"],
-            str(row["pid"]),
-            Text(row["state"], style="green" if row["state"] == "serving" else "red"),
+            str(row["pid"] or ""),
+            _state(row),
             _calls(row),
             _breaker(row.get("breaker")),
             row.get("model", ""),
+            row.get("last_exit", ""),
         )
     return table
+
+
+def _state(row: dict[str, Any]) -> Text:
+    """Of a service that is down, how soon its launcher starts it again."""
+    again = f" in {row['restart_in_ms'] / 1000:.0f} s" if row["state"] == "restarting" else ""
+    return Text(f"{row['state']}{again}", style="green" if row["state"] == "serving" else "red")
 
 
 def _calls(row: dict[str, Any]) -> str:

@@ -1,5 +1,10 @@
 """The gateway's process: `python -m mlxmesh_gateway`."""
 
+if __name__ == "__main__":
+    from mlxmesh_shared.interrupt import end_at_interrupt
+
+    end_at_interrupt()  # the imports below take a while
+
 import asyncio
 import ssl
 import sys
@@ -31,7 +36,7 @@ from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.events import tell_changes
 from mlxmesh_shared.live import following
-from mlxmesh_shared.process import run_service, wait_for_stop
+from mlxmesh_shared.process import check_data_dir, run_service, wait_for_stop
 from mlxmesh_shared.registry import Instance, Registry, local_instance, open_registry
 from mlxmesh_shared.requests import RequestParser
 from mlxmesh_shared.rules import Validator
@@ -50,6 +55,8 @@ async def main() -> None:
     """Reads the settings, then serves until a stop is asked for."""
     live = live_settings(GatewaySettings, sys.argv[1:])
     settings = live.current
+    if settings.registry == "directory":  # else it keeps nothing there
+        check_data_dir(settings.data_dir)
     instance_id = new_instance_id("gateway")
     setup_logging(
         service="gateway",

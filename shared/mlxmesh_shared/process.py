@@ -3,16 +3,19 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.errors import IllegalState, MeshError
 from mlxmesh_shared.grpc_threads import grpc_environment
+from mlxmesh_shared.interrupt import end_at_interrupt
 from mlxmesh_shared.settings import SettingsError
 
 MAX_DESCRIPTORS = 8192
@@ -32,9 +35,41 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     except (MeshError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except ExceptionGroup as group:
+        if group.split((MeshError, SettingsError))[1] is not None:
+            raise
+        # The first is why the others were cancelled, or failed too.
+        sys.stderr.write(f"{_first(group)}\n")
+        return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        end_at_interrupt()
     return 0
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+    return error
+
+
+def check_data_dir(data_dir: Path) -> None:
+    """Makes the directory where it is missing. Raises: IllegalState when it cannot be used."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(data_dir, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it cannot be written to")
+    except OSError as error:
+        raise unusable_data_dir(data_dir, error) from None
+
+
+def unusable_data_dir(data_dir: Path, error: OSError) -> IllegalState:
+    """One line with the reason, and what to do."""
+    return IllegalState(
+        f"{data_dir} cannot be used as the data directory: {error.strerror}; choose another with"
+        " --data-dir, or make it one that you may write to"
+    )
 
 
 def raise_descriptor_limit() -> int:

@@ -1,5 +1,10 @@
 """The generation process: everything about text, between the gateway and the engines."""
 
+if __name__ == "__main__":
+    from mlxmesh_shared.interrupt import end_at_interrupt
+
+    end_at_interrupt()  # the imports below take a while
+
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Coroutine
@@ -27,7 +32,7 @@ from mlxmesh_generation.turns import Turns
 from mlxmesh_shared.channels import ChannelPool, open_channel
 from mlxmesh_shared.events import Publish, publishing, unheard
 from mlxmesh_shared.live import following
-from mlxmesh_shared.process import run_service, wait_for_stop
+from mlxmesh_shared.process import check_data_dir, run_service, wait_for_stop
 from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GenerationSettings, LiveSettings, live_settings
@@ -42,6 +47,7 @@ from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 async def main() -> None:
     live = live_settings(GenerationSettings, sys.argv[1:])
     settings = live.current
+    check_data_dir(settings.data_dir)
     instance_id = new_instance_id("generation")
     setup_logging(
         service="generation",

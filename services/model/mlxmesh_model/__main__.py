@@ -1,5 +1,10 @@
 """The model service: `python -m mlxmesh_model`."""
 
+if __name__ == "__main__":
+    from mlxmesh_shared.interrupt import end_at_interrupt
+
+    end_at_interrupt()  # the imports below take a while
+
 import asyncio
 import sys
 from contextlib import AsyncExitStack
@@ -20,7 +25,7 @@ from mlxmesh_model.turn import Turn
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.events import publishing
 from mlxmesh_shared.live import following
-from mlxmesh_shared.process import run_service, wait_for_stop
+from mlxmesh_shared.process import check_data_dir, run_service, wait_for_stop
 from mlxmesh_shared.registry import local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import ModelSettings, live_settings
@@ -36,6 +41,7 @@ async def main() -> None:
     """The story of the process."""
     live = live_settings(ModelSettings, sys.argv[1:])
     settings = live.current
+    check_data_dir(settings.data_dir)
     instance_id = new_instance_id(SERVICE)
     setup_logging(
         service=SERVICE,

@@ -1,5 +1,10 @@
 """The engine process: one model, one backend, one gRPC service."""
 
+if __name__ == "__main__":
+    from mlxmesh_shared.interrupt import end_at_interrupt
+
+    end_at_interrupt()  # the imports below take a while
+
 import sys
 
 from mlxmesh_engine.serve import serve

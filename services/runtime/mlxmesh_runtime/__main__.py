@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from mlxmesh_shared.interrupt import end_at_interrupt
+
+    end_at_interrupt()  # the imports below take a while
+
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
@@ -19,7 +24,7 @@ from mlxmesh_runtime.supervisor import RestartLimits
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.events import publishing
 from mlxmesh_shared.live import following
-from mlxmesh_shared.process import run_service, wait_for_stop
+from mlxmesh_shared.process import check_data_dir, run_service, wait_for_stop
 from mlxmesh_shared.registry import Registry, local_instance, open_registry
 from mlxmesh_shared.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import LiveSettings, RuntimeSettings, live_settings
@@ -35,6 +40,7 @@ async def main() -> None:
     """Serve until told to stop; then hand over or stop every engine, and only then leave."""
     live = live_settings(RuntimeSettings, sys.argv[1:])
     settings = live.current
+    check_data_dir(settings.data_dir)
     runtime_id = new_instance_id("runtime")
     setup_logging(
         service="runtime",

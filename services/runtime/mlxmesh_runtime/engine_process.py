@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from mlxmesh_runtime.log_file import LogFile
 from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_shared.forked import ForkedProcess
+from mlxmesh_shared.log_file import LogFile
 from mlxmesh_shared.process import child_environment
 
 READ_REST_S = 0.5

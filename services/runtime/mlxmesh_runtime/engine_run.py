@@ -13,8 +13,8 @@ from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_process import EngineProcess, StartFailure
 from mlxmesh_runtime.engine_record import EngineFailure, EngineSpec, FailureReason
 from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, until_hung
-from mlxmesh_runtime.log_file import LogFile
 from mlxmesh_runtime.spare_engine import SpareEngine
+from mlxmesh_shared.log_file import LogFile
 from mlxmesh_shared.registry import Instance, Registry, local_instance
 from mlxmesh_shared.settings import MeshSettings
 
@@ -50,7 +50,11 @@ class EngineHost:
 
     def log_of(self, engine_id: str) -> LogFile:
         """The log file of an engine."""
-        return LogFile(self.logs_dir / f"{engine_id}.log")
+        return LogFile(
+            self.logs_dir / f"{engine_id}.log",
+            max_bytes=self.mesh.log_file_bytes,
+            max_files=self.mesh.log_files,
+        )
 
 
 class EngineRun:

@@ -80,6 +80,10 @@ class MeshSettings(ConsulSettings):
     """The least important record that is logged."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """How records look; auto is text on a terminal and JSON elsewhere."""
+    log_file_bytes: Count = 16 * MIB
+    """About how large a service's or engine's log file gets before it begins anew."""
+    log_files: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Files of each log, the current one among them; the oldest is removed."""
     tls_dir: FullPath | None = None
     """Where the certificates are (`mlxmesh certs`): turns TLS on; every process needs the same."""
     insecure_listen: bool = False

@@ -54,6 +54,7 @@ class CertificateSource:
         self._lock = threading.Lock()
         self._stamps, self._current = _load(files)
         self._check_at_s = clock() + CHECK_INTERVAL_S
+        self._problem = ""
 
     def current(self) -> Certificates:
         """The same object until the files have changed."""
@@ -65,13 +66,15 @@ class CertificateSource:
 
     def _renew(self) -> None:
         try:
-            if _stamps(self._files) == self._stamps:
-                return
-            self._stamps, self._current = _load(self._files)
-            _log.info("the certificates in %s were renewed", self._files.ca.parent)
+            if _stamps(self._files) != self._stamps:
+                self._stamps, self._current = _load(self._files)
+                _log.info("the certificates in %s were renewed", self._files.ca.parent)
+            self._problem = ""
         except (OSError, IllegalState) as error:
-            # Half of a rotation: the other files follow within moments.
-            _log.warning("keeping the certificates as they were: %s", error)
+            # Half of a rotation: the other files follow within moments. Else it is told once.
+            if self._problem != (problem := str(error)):
+                self._problem = problem
+                _log.warning("keeping the certificates as they were: %s", problem)
 
 
 def _load(files: CertificateFiles) -> tuple[_Stamps, Certificates]:

@@ -25,6 +25,9 @@ class Processes:
     def names(self, services: Sequence[str]) -> list[str]:
         return [name for name in ("runtime", "model") if not services or name in services]
 
+    def services(self) -> Sequence[pb.SupervisedService]:
+        return [pb.SupervisedService(name="model", restart_in_ms=34_000, last_exit="code 1: full")]
+
     async def replace(self, name: str) -> AsyncGenerator[pb.RestartPhase.ValueType]:
         yield pb.RESTART_PHASE_STARTING
         if name == self.fails:
@@ -52,6 +55,10 @@ async def test_steps_one_at_a_time_and_failures() -> None:
         assert await restart("model") == [("model", 1), ("model", 2), ("model", 3)]
         with pytest.raises(InvalidArgument):
             await restart("database")
+
+        (down,) = (await stub.ListServices(pb.ListServicesRequest())).services
+        assert (down.name, down.pid, down.restart_in_ms) == ("model", 0, 34_000)
+        assert down.last_exit == "code 1: full"
 
         processes.go_on.clear()
         first = asyncio.create_task(restart())

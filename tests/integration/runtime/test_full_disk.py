@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from mlxmesh_runtime.engine_process import EngineProcess
-from mlxmesh_runtime.log_file import LogFile
 from mlxmesh_runtime.spare_engine import SpareEngine
+from mlxmesh_shared.log_file import LogFile
 from tests.integration.runtime.harness import PATIENCE_S
 
 

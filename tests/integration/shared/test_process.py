@@ -130,6 +130,34 @@ async def test_an_expected_error_is_one_line(start: Start) -> None:
     ]
 
 
+FAILS_IN_A_TASK = """
+import asyncio, sys
+from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.process import run_service
+
+async def fail(error):
+    raise error
+
+async def main():
+    error = KeyError("a bug") if "bug" in sys.argv else IllegalState("stop the other one first")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(fail(error))
+
+sys.exit(run_service(main))
+"""
+
+
+async def test_an_expected_error_in_a_task_is_one_line_too(start: Start) -> None:
+    code, _, err = await end_of(await start(FAILS_IN_A_TASK))
+    assert (code, err) == (1, "stop the other one first\n")
+
+
+async def test_a_bug_in_a_task_keeps_its_trace(start: Start) -> None:
+    code, _, err = await end_of(await start(FAILS_IN_A_TASK.replace('"bug" in sys.argv', "True")))
+    assert code == 1
+    assert "KeyError: 'a bug'" in err
+
+
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", '''

@@ -19,6 +19,8 @@ from mlxmesh_cli.checks import (
 )
 from mlxmesh_cli.commands import app
 from mlxmesh_launcher.record import RecordFile
+from mlxmesh_shared.registry import local_instance, open_registry
+from mlxmesh_shared.settings import MeshSettings
 
 
 def test_every_bad_finding_comes_with_the_fix(tmp_path: Path) -> None:
@@ -51,6 +53,24 @@ def test_a_mesh_that_serves_elsewhere_does_not_need_the_usual_ports(tmp_path: Pa
         port = server.getsockname()[1]
         assert check_port(port, tmp_path).finding == "127.0.0.1:4242 serves this mesh"
         assert check_http_port(port, tmp_path).finding == "127.0.0.1:4243 serves this mesh"
+
+
+async def test_nor_is_one_of_a_service_that_was_started_by_hand(tmp_path: Path) -> None:
+    settings = MeshSettings(data_dir=tmp_path)
+    registry = open_registry(settings)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0)) as http_server,
+    ):
+        port, http = server.getsockname()[1], http_server.getsockname()[1]
+        await registry.register(
+            local_instance(
+                settings, "gateway", "g-1", f"127.0.0.1:{port}", http=f"127.0.0.1:{http}"
+            )
+        )
+        assert check_port(port, tmp_path).ok
+        assert check_http_port(http, tmp_path).ok
+    await registry.close()
 
 
 def test_disk_is_measured_where_the_directory_will_be(tmp_path: Path) -> None:

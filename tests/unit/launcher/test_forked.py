@@ -29,6 +29,7 @@ import asyncio, sys
 from pathlib import Path
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.forked import run_when_told
+from mlxmesh_shared.log_file import LogFile
 from mlxmesh_shared.forked import ForkedProcess
 
 first, second = (
@@ -38,7 +39,8 @@ first, second = (
 
 async def main() -> None:
     command = [sys.executable, "-m", "mlxmesh_fake", *sys.argv[2:]]
-    child = Child(name="fake", command=lambda: command, log=Path(sys.argv[1]), forked=first)
+    log = LogFile(Path(sys.argv[1]))
+    child = Child(name="fake", command=lambda: command, log=log, forked=first)
     await child.spawn()
     assert child.pid == first.pid
     {then}

@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-from mlxmesh_runtime.log_file import TAIL_BYTES, LogFile
+from mlxmesh_shared.log_file import TAIL_BYTES, LogFile
 
 
 def test_no_log_has_no_tail(tmp_path: Path) -> None:
@@ -34,6 +34,24 @@ def test_large_log_is_rotated_under_a_writing_process(tmp_path: Path) -> None:
     os.close(writer)
     assert log.path.read_bytes() == b"next\n"
     assert (tmp_path / "e.log.1").read_bytes() == b"0123456789\n"
+
+
+def test_older_parts_are_numbered_and_the_oldest_goes(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "e.log", max_bytes=1, max_files=3)
+    for number in range(5):
+        log.append(f"part {number}")
+        log.rotate_if_large()
+    assert log.path.read_bytes() == b""
+    assert log.part(1).read_text() == "part 4\n"
+    assert log.part(2).read_text() == "part 3\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["e.log", "e.log.1", "e.log.2"]
+
+
+def test_a_single_file_begins_anew(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "e.log", max_bytes=1, max_files=1)
+    log.append("old")
+    log.rotate_if_large()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b""]
 
 
 def test_log_is_private_to_its_owner(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""What the launcher does from time to time while a mesh runs; a failure ends none of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mlxmesh_launcher.record import RecordFile
+from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.log_file import LogFile
+
+RENEWAL_CHECK_INTERVAL_S = 3600.0
+RENEWAL_RETRY_S = 60.0
+LOG_CHECK_INTERVAL_S = 1.0
+DIRECTORY_CHECK_INTERVAL_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """Tasks beside the mesh, until `stop`."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def every(
+        self, interval_s: float, what: str, work: Callable[[], object], *, retry_s: float = 0
+    ) -> None:
+        """Do it again and again, on a thread; after a failure in `retry_s` where that is given."""
+        task = _repeat(interval_s, what, work, retry_s or interval_s)
+        self._tasks.append(asyncio.create_task(task, name=what))
+
+    async def stop(self) -> None:
+        """End all of it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _repeat(interval_s: float, what: str, work: Callable[[], object], retry_s: float) -> None:
+    """Logs a failure when it begins, when its reason changes, and when it is over."""
+    failure = ""
+    while True:
+        await asyncio.sleep(retry_s if failure else interval_s)
+        try:
+            await asyncio.to_thread(work)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may succeed
+            if failure != (failure := str(error) or repr(error)):
+                _log.error("%s fails, and is tried again: %s", what, failure)
+        else:
+            if failure:
+                failure = ""
+                _log.info("%s works again", what)
+
+
+def renew_certificates(upkeep: Upkeep, tls_dir: Path) -> None:
+    """Make what is missing now, then renew what is due; every process picks that up itself.
+
+    Raises: IllegalState when it cannot be made.
+    """
+    # Only a mesh with TLS needs the library behind it.
+    from mlxmesh_launcher.authority import ensure_certificates
+
+    try:
+        ensure_certificates(tls_dir)
+    except OSError as error:
+        raise IllegalState(f"cannot make certificates in {tls_dir}: {error.strerror}") from None
+    upkeep.every(
+        RENEWAL_CHECK_INTERVAL_S,
+        "renewing certificates",
+        lambda: ensure_certificates(tls_dir),
+        retry_s=RENEWAL_RETRY_S,
+    )
+
+
+def bound_logs(upkeep: Upkeep, logs: Iterable[LogFile]) -> None:
+    """Rotate each log that has become too large."""
+    for log in logs:
+        upkeep.every(LOG_CHECK_INTERVAL_S, f"rotating {log.path}", log.rotate_if_large)
+
+
+def keep_directory(upkeep: Upkeep, record: RecordFile, log: LogFile) -> None:
+    """Notice that the data directory was removed, say what that means, and claim it again.
+
+    `log` is the launcher's: what it logs goes to the file that was removed with the directory.
+    """
+    lost = (
+        "the data directory was removed while the mesh runs: catalogue, logs, certificates, models"
+        " and settings in it are lost; what is loaded goes on until the mesh stops, so stop it with"
+        " `mlxmesh down` and start it afresh"
+    )
+
+    def check() -> None:
+        if record.keep():
+            _log.error(lost)
+            log.append(lost)
+
+    upkeep.every(DIRECTORY_CHECK_INTERVAL_S, "holding the data directory", check)
