@@ -72,6 +72,8 @@ class Mesh:
     def __init__(self, tmp_path: Path, stack: AsyncExitStack) -> None:
         self.tmp_path = tmp_path
         self.registry = InMemoryRegistry()
+        self.events: list[Message] = []
+        """Published by the service that runs, the payloads alone."""
         self.hub_endpoint = "http://127.0.0.1:9"
         self._stack = stack
         self._service: AsyncExitStack | None = None
@@ -82,20 +84,23 @@ class Mesh:
         self._stack.push_async_callback(host.crash)
         return host
 
+    def _publish(self, payload: Message, correlation_id: str = "") -> None:
+        self.events.append(payload)
+
     async def service(self) -> ModelService:
         """Starts the model service, ending the one that ran; the database stays."""
         await self.stop_service()
         stack = self._service = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
-        self.events: list[Message] = []
+        self.events.clear()
         store = await Store.open(
             f"sqlite+aiosqlite:///{self.tmp_path / 'model.db'}",
-            partial(publish_change, lambda event, _: self.events.append(event)),
+            partial(publish_change, self._publish),
         )
         stack.push_async_callback(store.close)
         fleet = GrpcFleet(self.registry, timeout_s=2)
         stack.push_async_callback(fleet.close)
-        passed_over = PassedOver(lambda event, _: self.events.append(event))
+        passed_over = PassedOver(self._publish)
         reconciler = Reconciler(
             store=store,
             fleet=fleet,
@@ -127,6 +132,9 @@ class Mesh:
         stack.push_async_callback(channel.close)
         stub = model_pb2_grpc.ModelServiceStub(channel)
         return ModelService(stub, store, self.registry, self.tmp_path, address)
+
+    def _publish(self, payload: Message, correlation_id: str = "") -> None:
+        self.events.append(payload)
 
     async def stop_service(self) -> None:
         """Ends the model service."""

@@ -15,6 +15,7 @@ import pytest
 
 from mlxmesh_launcher.lock import FILE_NAME as LOCK
 from mlxmesh_launcher.lock import DirectoryLock
+from mlxmesh_launcher.process_start import start_of
 from mlxmesh_launcher.record import FILE_NAME, LauncherRecord, RecordFile, read_record
 from mlxmesh_shared.errors import IllegalState
 
@@ -52,7 +53,7 @@ def test_the_record_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
 
 
 def test_a_reused_pid_is_not_the_launcher() -> None:
-    mine = LauncherRecord(pid=os.getpid(), create_time=psutil.Process().create_time())
+    mine = LauncherRecord(pid=os.getpid(), create_time=start_of(psutil.Process()))
     assert mine.is_running()
     assert not replace(mine, create_time=mine.create_time - 100).is_running()
 
