@@ -133,9 +133,6 @@ class Mesh:
         stub = model_pb2_grpc.ModelServiceStub(channel)
         return ModelService(stub, store, self.registry, self.tmp_path, address)
 
-    def _publish(self, payload: Message, correlation_id: str = "") -> None:
-        self.events.append(payload)
-
     async def stop_service(self) -> None:
         """Ends the model service."""
         if self._service is not None:
