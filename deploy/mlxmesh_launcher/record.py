@@ -16,9 +16,9 @@ from mlxmesh_launcher.process_start import start_of
 from mlxmesh_shared.errors import IllegalState
 
 FILE_NAME = "launcher.json"
+DEFAULT_STOP_TIMEOUT_S = 150.0
 MAX_START_DIFFERENCE_S = 2.0
 """Two looks at one process may differ by a second: the time of the boot is in whole ones."""
-DEFAULT_STOP_TIMEOUT_S = 150.0
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,14 @@ def test_a_taken_port_is_found(tmp_path: Path) -> None:
     assert check_port(port, tmp_path).ok
 
 
-def test_a_mesh_that_serves_elsewhere_does_not_need_the_usual_ports(tmp_path: Path) -> None:
+def test_a_port_of_this_very_mesh_is_not_taken(tmp_path: Path) -> None:
     record = RecordFile(tmp_path)
     record.claim()
-    record.publish("127.0.0.1:4242", control="", http="127.0.0.1:4243")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert check_port(port, tmp_path).finding == "127.0.0.1:4242 serves this mesh"
-        assert check_http_port(port, tmp_path).finding == "127.0.0.1:4243 serves this mesh"
+        record.publish("127.0.0.1:1", http=f"127.0.0.1:{port}", control="127.0.0.1:2")
+        assert check_http_port(port, tmp_path).finding == f"127.0.0.1:{port} serves this mesh"
+    record.release()
 
 
 async def test_nor_is_one_of_a_service_that_was_started_by_hand(tmp_path: Path) -> None:
@@ -71,6 +71,16 @@ async def test_nor_is_one_of_a_service_that_was_started_by_hand(tmp_path: Path) 
         assert check_port(port, tmp_path).ok
         assert check_http_port(http, tmp_path).ok
     await registry.close()
+
+
+def test_a_mesh_that_serves_elsewhere_does_not_need_the_usual_ports(tmp_path: Path) -> None:
+    record = RecordFile(tmp_path)
+    record.claim()
+    record.publish("127.0.0.1:4242", control="", http="127.0.0.1:4243")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert check_port(port, tmp_path).finding == "127.0.0.1:4242 serves this mesh"
+        assert check_http_port(port, tmp_path).finding == "127.0.0.1:4243 serves this mesh"
 
 
 def test_disk_is_measured_where_the_directory_will_be(tmp_path: Path) -> None:
