@@ -115,6 +115,10 @@ class MessageTooLarge(MeshError):
     code = StatusCode.RESOURCE_EXHAUSTED
 
 
+class DiskFull(MeshError):
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
 class QueueFull(MeshError):
     code, retryable = StatusCode.RESOURCE_EXHAUSTED, True
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from mlxmesh_shared.disk import disk_error
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.grpc_threads import grpc_environment
 from mlxmesh_shared.settings import SettingsError
@@ -28,6 +29,12 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
         asyncio.run(main())
     except (MeshError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except OSError as error:
+        known = disk_error(error)
+        if known is None:
+            raise
+        sys.stderr.write(f"{known}\n")
         return 1
     except KeyboardInterrupt:
         return 130

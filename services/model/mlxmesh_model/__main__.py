@@ -5,7 +5,10 @@ import sys
 from contextlib import AsyncExitStack
 from functools import partial
 
+from sqlalchemy import URL
+
 from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh_model.database import sqlite_url
 from mlxmesh_model.fleet import GrpcFleet
 from mlxmesh_model.hub import Hub, HubOnDemand
 from mlxmesh_model.loads import Loads
@@ -132,8 +135,8 @@ def _server(
     )
 
 
-def _database_url(settings: ModelSettings) -> str:
-    return settings.database_url or f"sqlite+aiosqlite:///{settings.data_dir / 'model.db'}"
+def _database_url(settings: ModelSettings) -> str | URL:
+    return settings.database_url or sqlite_url(settings.data_dir / "model.db")
 
 
 if __name__ == "__main__":

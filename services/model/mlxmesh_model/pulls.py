@@ -12,6 +12,7 @@ from mlxmesh_model.catalog import FailureRecord, Source, Version
 from mlxmesh_model.hub import Hub, HubModel, Progress
 from mlxmesh_model.lifecycle import ON_DISK, State
 from mlxmesh_model.store import Store
+from mlxmesh_shared.disk import disk_error
 from mlxmesh_shared.errors import (
     Cancelled,
     Internal,
@@ -132,7 +133,7 @@ def _why(error: BaseException) -> MeshError:
     if isinstance(error, asyncio.CancelledError):
         return _interrupted()
     if isinstance(error, OSError):
-        return ServiceUnavailable(
+        return disk_error(error) or ServiceUnavailable(
             f"the model cannot be written ({error.strerror}); make room, then pull again"
         )
     return Internal("the pull failed; see the log of the model service")

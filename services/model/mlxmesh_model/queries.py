@@ -25,9 +25,11 @@ async def read_models(
     session: AsyncSession, where: ColumnElement[bool], *, limit: int | None = None
 ) -> list[Model]:
     """The models that a condition selects, by name, whole, in four statements however many."""
-    query = select(ModelRow).where(where).order_by(ModelRow.name).limit(limit)
-    found = (await session.scalars(query)).all()
-    names = [row.name for row in found]
+    found = (
+        await session.scalars(select(ModelRow).where(where).order_by(ModelRow.name).limit(limit))
+    ).all()
+    # Not as parameters: SQLite takes no more than 32,766 of them.
+    names = select(ModelRow.name).where(where).order_by(ModelRow.name).limit(limit)
     versions = _by_model(
         await session.scalars(
             select(VersionRow).where(VersionRow.model.in_(names)).order_by(VersionRow.number)
@@ -72,7 +74,9 @@ async def add_version(session: AsyncSession, name: str, source: Source) -> Versi
     """A new version under the next number, and its model where it is the first."""
     model = await session.get(ModelRow, name)
     if model is None:
-        model = ModelRow(name=name, sequence=0, last_version=0)
+        removed = await session.get(TombstoneRow, name)
+        last_version = removed.last_version if removed is not None else 0
+        model = ModelRow(name=name, sequence=0, last_version=last_version)
         session.add(model)
         await session.flush()
     model.last_version += 1
@@ -108,8 +112,15 @@ async def retry_failed_replicas(session: AsyncSession, version: Version) -> None
     )
 
 
-async def number_change(session: AsyncSession, name: str, *, removed: bool) -> None:
-    """Gives a change of a model the next sequence number."""
+async def last_version(session: AsyncSession, name: str) -> int:
+    """The newest version number that a model ever had, 0 for none."""
+    return await session.scalar(select(ModelRow.last_version).where(ModelRow.name == name)) or 0
+
+
+async def number_change(
+    session: AsyncSession, name: str, *, removed: bool, last_version: int
+) -> None:
+    """Gives a change of a model the next sequence number; a removed one keeps its last version."""
     sequence = (
         await session.scalars(
             update(CounterRow).values(value=CounterRow.value + 1).returning(CounterRow.value)
@@ -117,7 +128,7 @@ async def number_change(session: AsyncSession, name: str, *, removed: bool) -> N
     ).one()
     await session.execute(delete(TombstoneRow).where(TombstoneRow.name == name))
     if removed:
-        session.add(TombstoneRow(name=name, sequence=sequence))
+        session.add(TombstoneRow(name=name, sequence=sequence, last_version=last_version))
     else:
         await session.execute(
             update(ModelRow).where(ModelRow.name == name).values(sequence=sequence)

@@ -1,26 +1,23 @@
 """The catalogue in SQL, and the one place where its rows change."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from functools import partial
 
-from sqlalchemy import delete, select
+from sqlalchemy import URL, delete, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from mlxmesh_model import lifecycle, queries, rows
 from mlxmesh_model.catalog import Artifact, FailureRecord, Model, Source, Version
 from mlxmesh_model.database import open_database
 from mlxmesh_model.lifecycle import ON_DISK, Move, State
 from mlxmesh_model.tables import AliasRow, CounterRow, ModelRow, TombstoneRow, VersionRow
-from mlxmesh_shared.errors import ModelNotFound
+from mlxmesh_model.transactions import Transactions, to_its_end
+from mlxmesh_shared.errors import MeshError, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
-
-_Args = ParamSpec("_Args")
-_Result = TypeVar("_Result")
 
 OnChange = Callable[[Model | None, Model | None], None]
 """Told of a model before and after a change; None where there was or is none."""
@@ -28,20 +25,6 @@ OnChange = Callable[[Model | None, Model | None], None]
 
 def _nobody(before: Model | None, after: Model | None) -> None:
     pass
-
-
-def _to_its_end(
-    method: "Callable[Concatenate[Store, _Args], Coroutine[Any, Any, _Result]]",
-) -> "Callable[Concatenate[Store, _Args], Coroutine[Any, Any, _Result]]":
-    """Lets a method run on when its caller is cancelled: a statement that is broken off can leave
-    its connection, or the whole pool, unusable.
-    """
-
-    @wraps(method)
-    async def run(store: "Store", *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
-        return await asyncio.shield(store.keep(method(store, *args, **kwargs)))
-
-    return run
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +41,18 @@ class Store:
 
     def __init__(self, engine: AsyncEngine, on_change: OnChange = _nobody) -> None:
         """`on_change` is told of each change that this process makes."""
-        self._engine = engine
+        self.transactions = Transactions(engine)
         self._on_change = on_change
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
-        self._writing = asyncio.Lock()
         self._bells: set[asyncio.Event] = set()
-        self._running: set[asyncio.Task[Any]] = set()
 
     @classmethod
-    async def open(cls, url: str, on_change: OnChange = _nobody) -> "Store":
+    async def open(cls, url: str | URL, on_change: OnChange = _nobody) -> "Store":
         """Opens the catalogue and brings its tables up to date."""
         return cls(await open_database(url), on_change)
 
     async def close(self) -> None:
         """Closes the database, once what runs has ended."""
-        await asyncio.gather(*self._running, return_exceptions=True)
-        await self._engine.dispose()
-
-    def keep(self, running: Coroutine[Any, Any, _Result]) -> "asyncio.Task[_Result]":
-        """A task that `close` waits for, whoever else does."""
-        task = asyncio.create_task(running)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
+        await self.transactions.close()
 
     @contextmanager
     def bell(self) -> Generator[asyncio.Event]:
@@ -97,7 +69,7 @@ class Store:
         known = await self.sequence()
         while True:
             await asyncio.sleep(interval_s)
-            with suppress(SQLAlchemyError):  # whoever needs the database just now tells of it
+            with suppress(SQLAlchemyError, MeshError):  # whoever needs the database just now tells of it
                 now = await self.sequence()
                 if now != known:
                     known = now
@@ -105,45 +77,51 @@ class Store:
 
     # Reading.
 
-    @_to_its_end
+    @to_its_end
     async def model(self, name: str, *, field: str = "model") -> Model:
         """One model.
 
         Raises: ModelNotFound.
         """
-        async with self._sessions() as session:
-            model = await queries.find_model(session, name)
+        model = await self.transactions.read(partial(queries.find_model, name=name))
         if model is None:
             raise _not_found(name, field=field)
         return model
 
-    @_to_its_end
+    @to_its_end
     async def models(self, *, after: str = "", limit: int | None = None) -> list[Model]:
         """The models whose name comes after, by name."""
-        async with self._sessions() as session:
-            return await queries.read_models(session, ModelRow.name > after, limit=limit)
+        return await self.transactions.read(
+            partial(queries.read_models, where=ModelRow.name > after, limit=limit)
+        )
 
-    @_to_its_end
+    @to_its_end
     async def changes(self, after: int) -> list[Change]:
         """What changed after a sequence number, in order; after 0 every model as it is."""
-        removed = select(TombstoneRow).where(TombstoneRow.sequence > after)
-        async with self._sessions() as session:
+
+        async def statements(session: AsyncSession) -> list[Change]:
             changed = await queries.read_models(session, ModelRow.sequence > after)
             found = [Change(model.sequence, model.name, model) for model in changed]
             if after:
+                removed = select(TombstoneRow).where(TombstoneRow.sequence > after)
                 tombstones = await session.scalars(removed)
                 found += [Change(row.sequence, row.name, None) for row in tombstones]
-        return sorted(found, key=lambda change: change.sequence)
+            return sorted(found, key=lambda change: change.sequence)
 
-    @_to_its_end
+        return await self.transactions.read(statements)
+
+    @to_its_end
     async def sequence(self) -> int:
         """The number of the last change."""
-        async with self._sessions() as session:
+
+        async def statements(session: AsyncSession) -> int:
             return (await session.scalars(select(CounterRow.value))).one()
+
+        return await self.transactions.read(statements)
 
     # Versions come and go.
 
-    @_to_its_end
+    @to_its_end
     async def register(self, name: str, artifact: Artifact) -> tuple[Model, int]:
         """A directory as a version; the same content is the version that it already was, from now
         on in this directory.
@@ -161,7 +139,7 @@ class Store:
                 rows.set_artifact(row, artifact)
         return await self.model(name), row.number
 
-    @_to_its_end
+    @to_its_end
     async def begin_pull(self, name: str, source: Source) -> Version:
         """The version that a pull goes into: the one that it already filled, an earlier try that
         failed, or a new one.
@@ -181,20 +159,20 @@ class Store:
                 rows.set_failure(row, None)
         return (await self.model(name)).version(row.number)
 
-    @_to_its_end
+    @to_its_end
     async def finish_pull(self, version: Version, artifact: Artifact) -> Version:
         """The pulled version, which is on disk now."""
         async with self._moving(version, Move.FINISH_PULL) as (_, row):
             rows.set_artifact(row, artifact)
         return (await self.model(version.model)).version(version.number)
 
-    @_to_its_end
+    @to_its_end
     async def fail_pull(self, version: Version, failure: FailureRecord) -> None:
         """Keeps why a pull ended early."""
         async with self._moving(version, Move.FAIL_PULL) as (_, row):
             rows.set_failure(row, failure)
 
-    @_to_its_end
+    @to_its_end
     async def delete(self, reference: ModelReference) -> list[Version]:
         """Removes a version, or all of a model, and tells which; files are the caller's.
 
@@ -212,7 +190,7 @@ class Store:
                 await session.execute(delete(ModelRow).where(ModelRow.name == model.name))
         return doomed
 
-    @_to_its_end
+    @to_its_end
     async def set_alias(self, name: str, alias: str, number: int) -> Model:
         """Points an alias at a version; 0 removes it.
 
@@ -232,7 +210,7 @@ class Store:
 
     # Replicas.
 
-    @_to_its_end
+    @to_its_end
     async def intend(self, reference: ModelReference, *, replicas: int) -> Version:
         """Sets how many replicas should be loaded, 0 for none; whatever failed is tried anew.
 
@@ -248,7 +226,7 @@ class Store:
                 await queries.retry_failed_replicas(session, version)
         return (await self.model(version.model)).version(version.number)
 
-    @_to_its_end
+    @to_its_end
     async def record(self, version: Version) -> bool:
         """Writes a version's replicas and what follows from them; False, and nothing written, when
         its intent has changed since it was read.
@@ -269,15 +247,18 @@ class Store:
         """A transaction on one model, with the model as it was; numbers the change when there is
         one that a watcher sees.
         """
-        async with self._writing, self._sessions.begin() as session:
+        async with self.transactions.write() as session:
             before = await queries.find_model(session, name)
+            last_version = await queries.last_version(session, name)
             yield session, before
             await session.flush()
             session.expire_all()
             after = await queries.find_model(session, name)
             changed = _visible(before) != _visible(after)
             if changed:
-                await queries.number_change(session, name, removed=after is None)
+                await queries.number_change(
+                    session, name, removed=after is None, last_version=last_version
+                )
         if changed:
             self._ring()
             self._on_change(before, after)

@@ -1,0 +1,107 @@
+"""What an error of the catalogue's database means, and which go away when one tries again."""
+
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from mlxmesh_shared.disk import disk_full, has_no_space, not_writable
+from mlxmesh_shared.errors import IllegalState, MeshError, ServiceUnavailable
+
+MAX_ATTEMPTS = 5
+_SQLITE_PRIMARY_CODE = 0xFF
+# Source: PostgreSQL's documentation, appendix A: classes 08 and 57P are about the connection.
+_POSTGRES_FULL = "53100"
+_POSTGRES_AGAIN = ("40001", "40P01", "55P03")
+_POSTGRES_AWAY = ("08", "57P")
+
+
+class CatalogueBusy(ServiceUnavailable):
+    """Others used the database for too long."""
+
+
+def retrying() -> AsyncRetrying:
+    """Tries again what only found the database in use; for what changes nothing when it fails."""
+    return AsyncRetrying(
+        retry=retry_if_exception_type(CatalogueBusy),
+        stop=stop_after_attempt(MAX_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.05, max=1.0),
+        reraise=True,
+    )
+
+
+@contextmanager
+def explained(url: URL) -> Generator[None]:
+    """Turns a database's error into one that says what to do, where that is known."""
+    try:
+        yield
+    except DBAPIError as error:
+        known = _known(error, url)
+        if known is None:
+            raise
+        raise known from error
+
+
+def damaged(url: URL, why: str) -> MeshError:
+    """For a database that holds no catalogue, or only parts of one."""
+    return IllegalState(
+        f"the catalogue {place(url)} cannot be used: {why}; restore a copy of it, or move it away"
+        " to begin an empty one (files of models are kept; register or pull them again)"
+    )
+
+
+def newer(url: URL, revision: str, known: str) -> MeshError:
+    """For a database that a later version of this software has written."""
+    return IllegalState(
+        f"the catalogue {place(url)} is of a newer mlxmesh (revision {revision}, this one knows"
+        f" {known}); upgrade mlxmesh, or choose another --data-dir or database_url"
+    )
+
+
+def place(url: URL) -> str:
+    """Where a database is, as it may be told: a path, or a URL without its password."""
+    sqlite = url.get_backend_name() == "sqlite"
+    return str(url.database) if sqlite else url.render_as_string(hide_password=True)
+
+
+def _known(error: DBAPIError, url: URL) -> MeshError | None:
+    if isinstance(error.orig, sqlite3.Error):
+        return _of_sqlite(error.orig, url)
+    return _of_postgres(error, url)
+
+
+def _of_sqlite(error: sqlite3.Error, url: URL) -> MeshError | None:
+    path = Path(url.database or ".")
+    match getattr(error, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return _busy()
+        case sqlite3.SQLITE_FULL:
+            return disk_full(path.parent)
+        case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if has_no_space(path):
+            return disk_full(path.parent)
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_IOERR:
+            return not_writable(path, str(error))
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return damaged(url, str(error))
+        case _:
+            return None
+
+
+def _of_postgres(error: DBAPIError, url: URL) -> MeshError | None:
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    if state == _POSTGRES_FULL:
+        return disk_full(f"the database server at {url.host}")
+    if state in _POSTGRES_AGAIN:
+        return _busy()
+    if error.connection_invalidated or state.startswith(_POSTGRES_AWAY):
+        return ServiceUnavailable("the catalogue's database went away; try again")
+    return None
+
+
+def _busy() -> CatalogueBusy:
+    return CatalogueBusy("the catalogue is in use by another process; try again")
