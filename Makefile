@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := $(HOME)/.cache/mlxmesh/tools
 PYTEST := $(BIN)/python -m pytest
-# Two at a time: most tests wait more than they compute. tests/conftest.py says which go together.
+# Two at a time: most tests wait more than they compute. tests/conftest.py says who runs what.
 WORKERS := -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-all coverage tools collector prometheus consul consul-agent demo pictures up down chaos fuzz bench bench-peers clean
+.PHONY: help setup protos constraints docs format lint check test test-rest test-all coverage tools collector prometheus consul consul-agent models demo pictures up down chaos fuzz bench bench-peers bench-pictures clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Make .venv with everything pinned by hash (nothing to do when up to date)
 
@@ -39,12 +39,17 @@ constraints: $(VENV)/.ready ## Pin again after a change of dependencies in pypro
 docs: protos ## Generate docs/api.md and docs/modules.md
 	$(BIN)/python deploy/tools/generate_docs.py
 
-format: setup ## Format the code and mend what ruff can mend
+models: protos ## Examine every architecture of mlx-lm and write docs/models.md
+	$(BIN)/python -m tests.matrix
+
+format: setup ## Format the code and the contracts, and fix what ruff can fix
+	$(BIN)/buf format --write
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 lint: protos ## Check contracts, style, types and layering
 	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
@@ -58,26 +63,30 @@ check: lint ## Lint, contracts against the last landed ones, unit tests
 test: protos ## Every test that needs only Python (unit, contract, integration, end to end)
 	$(PYTEST) $(WORKERS)
 
-tools: collector prometheus ## Build the tools that `make test-all` needs (Go and Node must be there)
+tools: collector prometheus ## Build the tools that `make test-rest` needs (Go, Node, Maven and Rust must be there)
 	deploy/tools/fetch-tools $(TOOLS)
 
-collector: ## Build an OpenTelemetry collector for `make test-all` (Go must be there)
+collector: ## Build an OpenTelemetry collector for `make test-rest` (Go must be there)
 	deploy/tools/build-collector $(TOOLS)
 
-prometheus: ## Put Prometheus where `make test-all` finds it, unless it is installed (Debian)
+prometheus: ## Put Prometheus where `make test-rest` finds it, unless it is installed (Debian)
 	deploy/tools/fetch-prometheus $(TOOLS)
 
-consul: ## Build a Consul agent for `make test-all` and `make consul-agent` (Go must be there)
+consul: ## Build a Consul agent for `make test-rest` and `make consul-agent` (Go must be there)
 	deploy/tools/build-consul $(TOOLS)
 
 consul-agent: consul ## Run a Consul agent for development in the foreground (Ctrl-C stops it)
 	$(TOOLS)/consul agent -dev
 
 ifneq ($(wildcard $(TOOLS)/consul),)
-test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
+test-rest test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
-test-all coverage: export PATH := $(TOOLS):$(PATH)
-test-all: protos tools ## Every test, also those that use Go, Node and grpcurl
+test-rest test-all coverage: export PATH := $(TOOLS):$(PATH)
+# One at a time: nearly all of these start whole meshes.
+test-rest: protos tools ## The tests that `make test` leaves out: other languages, Consul, architectures, short chaos
+	$(PYTEST) -m "tools or chaos or matrix or real" --durations 10
+
+test-all: protos tools ## Every test: `make test` and `make test-rest` in one run
 	$(PYTEST) -m "" $(WORKERS) --durations 10
 
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
@@ -86,8 +95,8 @@ coverage: protos tools ## Every test again, and which lines none of them ran, in
 	$(BIN)/coverage run -m pytest -m "" $(WORKERS); passed=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$passed
 
-demo: protos ## Start a mesh, stream one answer from the bundled model, stop everything
-	$(BIN)/python -m mlxmesh_launcher.demo
+demo: protos ## Start a mesh, stream one answer, stop everything (MODEL=smollm2: a real model, 93 MB)
+	$(BIN)/python -m mlxmesh_launcher.demo $(MODEL)
 
 pictures: protos ## Take docs/images/top.svg and trace.svg from a running mesh
 	$(BIN)/python deploy/tools/pictures.py
@@ -103,12 +112,15 @@ fuzz: protos ## Fuzz what reads bytes from outside, 60 s for each target (FUZZ="
 
 # The curves of the peers are drawn too where `make bench-peers` left its figures.
 bench: protos ## Measure the mesh, say which targets are met, draw the curves (BENCH="--only 1,4 --rounds 3")
-	$(BIN)/python -m tests.bench --json build/bench.json --picture docs/images/benchmarks.svg \
+	$(BIN)/python -m tests.bench --json build/bench.json --picture build/benchmarks.svg \
 		$(addprefix --peers ,$(wildcard build/bench-peers.json)) $(BENCH)
 
 bench-peers: protos ## Install the peers apart and print tokens/s of each beside the mesh (BENCH=...)
 	$(BIN)/python -m tests.bench.bench_peers --json build/bench-peers.json \
-		--picture docs/images/peers.svg $(BENCH)
+		--picture build/peers.svg $(BENCH)
+
+bench-pictures: ## Put the curves that `make bench` and `make bench-peers` drew into docs/images
+	cp $(wildcard build/benchmarks.svg build/peers.svg) docs/images/
 
 chaos: protos ## Break a mesh in every way it should survive, half an hour (CHAOS="--only engine-kill --count 5")
 	$(BIN)/python -m tests.chaos --json build/chaos.json $(CHAOS)

@@ -5,21 +5,50 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 # Shared machines pause at any moment: an example is judged by its result, never by its time.
 settings.register_profile("mlxmesh", deadline=None, print_blob=True)
 settings.load_profile("mlxmesh")
 
-WHOLE_MESHES = ("tests/chaos/", "tests/clients/", "tests/e2e/")
-"""Their tests start meshes of many processes, which would disturb each other."""
+# The first five start whole meshes of many processes.
+SLOWEST_FIRST = (
+    "tests/chaos/",
+    "tests/clients/",
+    "tests/e2e/",
+    "tests/hosts/",
+    "tests/real/",
+    "tests/integration/",
+    "tests/contract/",
+)
 
 
-class OneMeshAtATime(LoadScopeScheduling):
-    """With several workers (`-n 2`): one of them has all whole meshes, and each file has one."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts whole files; the order within each stays."""
+
+    def place(item: pytest.Item) -> int:
+        is_below = map(item.nodeid.startswith, SLOWEST_FIRST)
+        return next((index for index, below in enumerate(is_below) if below), len(SLOWEST_FIRST))
+
+    items.sort(key=place)
+
+
+class FromBothEnds(LoadScopeScheduling):
+    """With several workers: the first begins with the whole meshes, the others with the quick tests
+    at the end, and all go on towards the middle. So nobody is idle before the end, and meshes run
+    one at a time for as long as there is something else to do. Each file stays on one worker.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "mesh" if nodeid.startswith(WHOLE_MESHES) else nodeid.partition("::")[0]
+        return nodeid.partition("::")[0]
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if node is not self.nodes[0]:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneMeshAtATime:
-    return OneMeshAtATime(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FromBothEnds:
+    # In the order above, and not by the number of tests in a file.
+    config.option.loadscopereorder = False
+    return FromBothEnds(config, log)

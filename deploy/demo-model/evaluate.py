@@ -13,9 +13,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from blas import prefer_openblas
+from mlxmesh_engine.blas import prepare_blas
 
-prefer_openblas()
+prepare_blas()
 
 import mlx.core as mx  # noqa: E402
 from corpus import sample  # noqa: E402

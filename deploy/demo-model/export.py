@@ -6,9 +6,9 @@ python deploy/demo-model/export.py --model pocket --output /tmp/demo-model/now
 import argparse
 from pathlib import Path
 
-from blas import prefer_openblas
+from mlxmesh_engine.blas import prepare_blas
 
-prefer_openblas()
+prepare_blas()
 
 from checkpoint import weights  # noqa: E402
 from model_folder import CHECKPOINTS, SIZES, export  # noqa: E402

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from blas import prefer_openblas
+from mlxmesh_engine.blas import prepare_blas
 
-prefer_openblas()
+prepare_blas()
 
 import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402

@@ -1,7 +1,8 @@
 """A certificate authority for one mesh, in a directory.
 
-`ca.crt` and `ca.key`, then for each role `ROLE.crt` and `ROLE.key`. Whoever can read `ca.key` can
-be anyone in the mesh: it stays on the host that issues.
+`ca.crt` and `ca.key`, then for each role `ROLE.crt` and `ROLE.key`, and for Consul agents
+`consul.crt` and `consul.key`. Whoever can read `ca.key` can be anyone in the mesh: it stays on the
+host that issues.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ RENEW_WITH_LEFT = LIFETIME / 3
 """A certificate with less than this left is due for renewal."""
 # Clocks of hosts differ a little.
 _BACKDATED = timedelta(minutes=5)
+CONSUL = "consul"
+"""What Consul agents show: a certificate without a role, whose owner may ask for health only."""
+SUBJECTS = (*ROLES, CONSUL)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -37,7 +41,7 @@ class IssuedCertificate:
 
     path: Path
     role: str
-    """The role it proves; "ca" for the authority's own."""
+    """The role it proves, "consul", or "ca" for the authority's own."""
     hosts: tuple[str, ...]
     """Names and addresses under which its server may be reached."""
     expires: datetime
@@ -84,13 +88,14 @@ class Authority:
     def issue(
         self, role: str, *, hosts: Iterable[str] = (), lifetime: timedelta = LIFETIME
     ) -> IssuedCertificate:
-        """Writes a new certificate and key of a role, in place of those it had.
+        """Writes a new certificate and key of a role (or of CONSUL), in place of those it had.
 
         A server's is good for this host's name, the loopback addresses and `hosts`.
         Raises: InvalidArgument for an unknown role or an illegal host.
         """
-        if role not in ROLES:
-            raise InvalidArgument(f"{role} is no role; there are: {', '.join(ROLES)}", field="role")
+        if role not in SUBJECTS:
+            known = ", ".join(SUBJECTS)
+            raise InvalidArgument(f"{role} is no role; there are: {known}", field="role")
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"mlxmesh {role}")])
         builder = _builder(name, self._certificate.subject, key.public_key(), lifetime)
@@ -98,6 +103,11 @@ class Authority:
             builder = builder.add_extension(extension, critical=False)
         _write_pair(self._dir / role, builder.sign(self._key, hashes.SHA256()), key)
         return read_certificate(self._dir / f"{role}.crt")
+
+    def issued(self) -> tuple[str, ...]:
+        """Every role, and CONSUL where it has a certificate."""
+        agents = (self._dir / f"{CONSUL}.crt").exists()
+        return SUBJECTS if agents else ROLES
 
     def renew(self, roles: Iterable[str], *, only_due: bool = False) -> list[IssuedCertificate]:
         """Issues these roles' certificates again, for the hosts they had, and those missing."""
@@ -110,11 +120,15 @@ class Authority:
         ]
 
     def _extensions(self, role: str, hosts: Iterable[str]) -> Iterator[x509.ExtensionType]:
-        serves = role in SERVER_ROLES
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id(role))]
+        serves = role in (*SERVER_ROLES, CONSUL)
+        names: list[x509.GeneralName] = []
+        own: list[str] = []
+        if role in ROLES:
+            names.append(x509.UniformResourceIdentifier(spiffe_id(role)))
+            own.append(server_name(role))
         if serves:
             # Each once, in this order.
-            everywhere = (server_name(role), *_LOOPBACK, socket.gethostname(), *hosts)
+            everywhere = (*own, *_LOOPBACK, socket.gethostname(), *hosts)
             names += [_host(host) for host in dict.fromkeys(everywhere)]
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
         usages += [ExtendedKeyUsageOID.SERVER_AUTH] if serves else []
@@ -135,7 +149,7 @@ def ensure_certificates(tls_dir: Path) -> list[IssuedCertificate]:
 
 def read_certificates(tls_dir: Path) -> list[IssuedCertificate]:
     """Every certificate in a directory, the authority's first."""
-    names = ("ca", *ROLES)
+    names = ("ca", *SUBJECTS)
     paths = [tls_dir / f"{name}.crt" for name in names]
     return [read_certificate(path) for path in paths if path.exists()]
 

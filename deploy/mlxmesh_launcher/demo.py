@@ -1,4 +1,7 @@
-"""`make demo`: the whole mesh in a temporary directory, one streamed answer, nothing left."""
+"""`make demo`: the whole mesh in a temporary directory, one streamed answer, nothing left.
+
+With `MODEL=smollm2` a real model answers, which is fetched the first time.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,59 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
-from mlxmesh_client import MeshClient
+from mlxmesh_client import GenerateOptions, MeshClient
+from mlxmesh_launcher import smollm2
 from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.mesh import Mesh, MeshOptions
+from mlxmesh_launcher.models import DEFAULT_MODEL, ModelSource
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.forked import ForkedProcess
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
 
-PROMPT = "Tell me a long story about a fox."
+
+@dataclass(frozen=True)
+class Demo:
+    """Which model is asked what."""
+
+    model: str
+    question: str
+    options: GenerateOptions = field(default_factory=GenerateOptions)
+    fetch: Callable[[], Path] | None = None
+    """Gets the model's GGUF file where it does not come with mlxmesh."""
+
+    def sources(self) -> tuple[ModelSource, ...]:
+        """What the mesh should load."""
+        return (ModelSource(name=self.model, file=self.fetch()),) if self.fetch else ()
 
 
-async def demo(console: Console, forked: Mapping[str, ForkedProcess]) -> int:
+DEMOS = {
+    demo.model: demo
+    for demo in (
+        Demo(DEFAULT_MODEL, "Tell me a long story about a fox."),
+        Demo(
+            smollm2.NAME,
+            "What is the capital of France? Answer in one sentence.",
+            options={"temperature": 0},
+            fetch=smollm2.smollm2,
+        ),
+    )
+}
+
+
+async def run_demo(demo: Demo, console: Console, forked: Mapping[str, ForkedProcess]) -> int:
     """Start, stream, stop; returns the number of tokens that were streamed."""
+    models = demo.sources()
     with tempfile.TemporaryDirectory(prefix="mlxmesh-demo-") as directory:
         settings = load_settings(MeshSettings, ["--data-dir", directory])
         registry = open_registry(settings)
-        options = MeshOptions(data_dir=Path(directory), grpc_port=0, stop_grace_s=5)
+        options = MeshOptions(data_dir=Path(directory), grpc_port=0, stop_grace_s=5, models=models)
         mesh = Mesh(options, registry, forked)
         try:
             with console.status("starting") as status:
@@ -37,19 +71,24 @@ async def demo(console: Console, forked: Mapping[str, ForkedProcess]) -> int:
                 f"[dim]mesh of {len(mesh.children)} services and an engine on {mesh.gateway}, "
                 f"ready in {time.perf_counter() - start:.1f} s[/dim]"
             )
-            return await _stream(console, mesh.gateway)
+            return await _stream(demo, console, mesh.gateway)
         finally:
             with console.status("stopping") as status:
                 await mesh.stop(status.update)
             await registry.close()
 
 
-async def _stream(console: Console, gateway: str) -> int:
-    console.print(f"[bold]you:[/bold]    {PROMPT}\n[bold]pocket:[/bold] ", end="")
+async def _stream(demo: Demo, console: Console, gateway: str) -> int:
+    console.print(f"[bold]you:[/bold] {demo.question}\n[bold]{demo.model}:[/bold] ", end="")
     start = time.perf_counter()
     first_s, tokens = 0.0, 0
     async with MeshClient(gateway) as client:
-        async for event in client.generate("pocket", messages=[("user", PROMPT)], max_tokens=300):
+        asked: GenerateOptions = {
+            "messages": [("user", demo.question)],
+            "max_tokens": 300,
+            **demo.options,
+        }
+        async for event in client.generate(demo.model, **asked):
             first_s = first_s or time.perf_counter() - start
             tokens += len(event.token_ids)
             console.print(event.text, end="", markup=False, highlight=False)
@@ -64,8 +103,12 @@ async def _stream(console: Console, gateway: str) -> int:
 def main() -> int:
     """Exit code 0 only when an answer was streamed."""
     console = Console()
+    name = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_MODEL
+    if name not in DEMOS:
+        console.print(f"there is no demo of {name}; there are {', '.join(DEMOS)}")
+        return 2
     try:
-        return 0 if asyncio.run(demo(console, fork_services())) else 1
+        return 0 if asyncio.run(run_demo(DEMOS[name], console, fork_services())) else 1
     except MeshError as error:
         console.print(f"[red]demo failed:[/red] {error}", markup=True)
         return 1

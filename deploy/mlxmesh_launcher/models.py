@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,18 @@ DEFAULT_MODEL = "pocket"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model to register and load: a directory, or a hub id (`owner/name`) to pull."""
+    """A model to register and load: a directory, a GGUF file, or a hub id (`owner/name`)."""
 
     name: str
     directory: Path | None = None
     hub_id: str = ""
+    file: Path | None = None
+
+
+def model_name(file: Path) -> str:
+    """A model's name for a file: its own, as far as names allow."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).lstrip("._-")
+    return name[:96] or "model"
 
 
 def bundled_models() -> dict[str, ModelSource]:
@@ -31,7 +39,8 @@ def bundled_models() -> dict[str, ModelSource]:
 
 
 def parse_source(text: str) -> ModelSource:
-    """What `--model TEXT` means: a bundled name, a directory, or a hub id, in this order.
+    """What `--model TEXT` means: a bundled name, a directory, a GGUF file, or a hub id, in this
+    order.
 
     Raises InvalidArgument with the possibilities when it is none of them.
     """
@@ -41,11 +50,14 @@ def parse_source(text: str) -> ModelSource:
     directory = Path(text).expanduser()
     if (directory / "config.json").is_file():
         return ModelSource(name=directory.resolve().name, directory=directory.resolve())
+    if directory.suffix == ".gguf" and directory.is_file():
+        return ModelSource(name=model_name(directory), file=directory.resolve())
     owner, _, name = text.partition("/")
     if owner and name and "/" not in name and not text.startswith((".", "~", "/")):
         return ModelSource(name=name, hub_id=text)
     raise InvalidArgument(
         f"{text!r} is not a bundled model ({', '.join(bundled) or 'none here'}), "
-        "a directory with a config.json, or a hub id such as mlx-community/Qwen3-0.6B-4bit",
+        "a directory with a config.json, a GGUF file, or a hub id such as "
+        "mlx-community/Qwen3-0.6B-4bit",
         field="model",
     )

@@ -70,9 +70,13 @@ async def add_model(client: MeshClient, model: ModelSource, report: Report) -> N
     if model.directory is not None:
         await client.register_model(name=model.name, directory=str(model.directory))
         return
-    async for progress in client.pull_model(model.hub_id, name=model.name):
+    if model.file is not None:
+        verb, steps = "converting", client.import_model(name=model.name, file=str(model.file))
+    else:
+        verb, steps = "pulling", client.pull_model(model.hub_id, name=model.name)
+    async for progress in steps:
         done, total = progress.done_bytes / 1e6, progress.total_bytes / 1e6
-        report(f"pulling {model.name}: {done:,.0f} of {total:,.0f} MB")
+        report(f"{verb} {model.name}: {done:,.0f} of {total:,.0f} MB")
 
 
 async def load(client: MeshClient, reference: str, replicas: int, report: Report) -> None:

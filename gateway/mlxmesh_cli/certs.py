@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlxmesh_cli.output import print_view
 from mlxmesh_cli.session import (
     DataDir,
     Json,
@@ -29,7 +30,7 @@ TlsDir = Annotated[
 Roles = Annotated[list[str] | None, typer.Argument(help="Roles; none means all of them.")]
 
 
-@certs.command("init")
+@certs.command("init", epilog="Example: mlxmesh certs init --dir /etc/mlxmesh/tls")
 def init(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
     """Make an authority, and a certificate for each role."""
     from mlxmesh_launcher.authority import Authority
@@ -41,14 +42,14 @@ def init(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False)
     _show(issued, json)
 
 
-@certs.command("issue")
+@certs.command("issue", epilog="Example: mlxmesh certs issue gateway --host mesh.example --days 30")
 def issue(
-    role: Annotated[str, typer.Argument(help="gateway, generation, ..., client or admin.")],
+    role: Annotated[str, typer.Argument(help="gateway, ..., client, admin, or consul.")],
     host: Annotated[
         list[str] | None,
         typer.Option(help="A name or address that its server is reached by; may be repeated."),
     ] = None,
-    days: Annotated[int, typer.Option(min=1, max=825, help="Lifetime.")] = 90,
+    days: Annotated[int, typer.Option(min=1, max=825, help="Lifetime in days.")] = 90,
     directory: TlsDir = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -62,21 +63,21 @@ def issue(
     _show([issued], json)
 
 
-@certs.command("rotate")
+@certs.command("rotate", epilog="Example: mlxmesh certs rotate gateway generation")
 def rotate(
     roles: Roles = None, directory: TlsDir = None, data_dir: DataDir = None, json: Json = False
 ) -> None:
     """Issue certificates again, for the same hosts. A running mesh takes them up by itself."""
     from mlxmesh_launcher.authority import Authority
-    from mlxmesh_shared.tls.identity import ROLES
 
     path = _tls_dir(directory, data_dir)
     with told_errors():
-        issued = Authority(path).renew(roles or ROLES)
+        authority = Authority(path)
+        issued = authority.renew(roles or authority.issued())
     _show(issued, json)
 
 
-@certs.command("show")
+@certs.command("show", epilog="Example: mlxmesh certs show --json")
 def show(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
     """List the certificates, whom they prove, and until when."""
     from mlxmesh_launcher.authority import read_certificates
@@ -97,14 +98,18 @@ def _show(certificates: list[IssuedCertificate], json: bool) -> None:
     if json:
         print_json([_row(each) for each in certificates])
         return
-    from rich.console import Console
-    from rich.table import Table
+    from mlxmesh_cli.grid import Column, Grid
 
-    table = Table("role", "days left", "hosts", "file", box=None, pad_edge=False)
+    table = Grid(
+        Column("role"),
+        Column("days left", right=True),
+        Column("hosts", drop=1),
+        Column("file", drop=2),
+    )
     for each in certificates:
         hosts = ", ".join(each.hosts)
-        table.add_row(each.role, str(_days_left(each)), hosts, str(each.path))
-    Console().print(table)
+        table.add(each.role, str(_days_left(each)), hosts, str(each.path))
+    print_view(table)
 
 
 def _row(certificate: IssuedCertificate) -> dict[str, object]:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.session import Address, DataDir, connect, run, to_dict
+from mlxmesh_cli.failures import remember_json
+from mlxmesh_cli.output import console, print_json_line, say, to_dict
+from mlxmesh_cli.session import Address, DataDir, connect, run
 
 if TYPE_CHECKING:
     from mlxmesh.telemetry.v1.events_pb2 import WatchEventsResponse
@@ -32,7 +34,10 @@ def events(
     ] = None,
     address: Address = None,
     data_dir: DataDir = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object a line.", callback=remember_json),
+    ] = False,
 ) -> None:
     """Show what happened in the mesh: models, engines, instances, resumed streams, breakers.
 
@@ -64,27 +69,23 @@ def _news(
 
 
 def _told_lost(error: MeshError) -> None:
-    typer.secho(f"the gateway is away ({error.reason}); waiting for it", fg="yellow", err=True)
+    say(f"the gateway is away ({error.reason}); waiting for it", "yellow", err=True)
 
 
 def _print(one: WatchEventsResponse, json: bool) -> None:
-    from rich.console import Console
-
     from mlxmesh_cli.event_lines import event_line, gap_line
 
     if json:
         _print_json(one)
     elif one.HasField("event"):
-        Console().print(event_line(one.event), soft_wrap=True)
+        console().print(event_line(one.event), soft_wrap=True)
     elif one.HasField("gap"):
-        Console(stderr=True).print(gap_line(one.gap))
+        say(gap_line(one.gap).plain, "red", err=True)
 
 
 def _print_json(one: WatchEventsResponse) -> None:
-    """An event as in the contract; a gap as {"gap": ...}."""
-    import json
-
+    """An event with the fields of the contract; a gap as {"gap": ...}."""
     if one.HasField("event"):
-        typer.echo(json.dumps(to_dict(one.event), ensure_ascii=False))
+        print_json_line(to_dict(one.event))
     elif one.HasField("gap"):
-        typer.echo(json.dumps({"gap": to_dict(one.gap)}))
+        print_json_line({"gap": to_dict(one.gap)})

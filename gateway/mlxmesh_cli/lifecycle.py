@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlxmesh_cli.extras import missing_packages
+from mlxmesh_cli.failures import remember_json
+from mlxmesh_cli.output import is_watched, print_json_line, print_view
 from mlxmesh_cli.session import (
     DataDir,
     Json,
     fail,
+    fail_without_mesh,
     print_json,
     resolve_data_dir,
     run,
@@ -68,6 +72,11 @@ def up(
 
     Without --model it serves what it served before, and in a fresh directory the bundled `pocket`.
     """
+    if missing := missing_packages():
+        fail(
+            f'a whole mesh needs `pip install "mlxmesh[all]"`; missing here: {", ".join(missing)}',
+            reason="NOT_INSTALLED",
+        )
     directory = resolve_data_dir(data_dir)
     models = model or []
     flags = _registry_flags(registry, consul_address)
@@ -92,10 +101,12 @@ def down(data_dir: DataDir = None, json: Json = False) -> None:
 
     directory = resolve_data_dir(data_dir)
     stopped = run(stop_detached(directory))
+    if not stopped:
+        fail_without_mesh(directory)
     if json:
-        print_json({"stopped": stopped, "data_dir": str(directory)})
+        print_json({"stopped": True, "data_dir": str(directory)})
     else:
-        typer.echo("stopped" if stopped else f"no mesh runs in {directory}")
+        typer.echo("stopped")
 
 
 def status(data_dir: DataDir = None, json: Json = False) -> None:
@@ -104,17 +115,14 @@ def status(data_dir: DataDir = None, json: Json = False) -> None:
 
     directory = resolve_data_dir(data_dir)
     state = run(overview(directory, tls_of(directory)))
+    if not state["instances"]:
+        fail_without_mesh(directory)
     if json:
         print_json(state)
         return
-    if not state["instances"]:
-        typer.echo(f"no mesh runs in {directory}; start one with `mlxmesh up`")
-        return
-    from rich.console import Console
-
     from mlxmesh_cli.tables import overview_view
 
-    Console().print(overview_view(state))
+    print_view(overview_view(state))
 
 
 def logs(
@@ -124,10 +132,16 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of each log.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
     data_dir: DataDir = None,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object a line.", callback=remember_json),
+    ] = False,
 ) -> None:
     """Show the end of the services' and engines' logs."""
     directory = resolve_data_dir(data_dir) / "logs"
     paths = sorted(directory.glob("*.log"))
+    if not paths:
+        fail(f"no logs in {directory}; `mlxmesh up` starts a mesh, which writes them")
     if component is not None:
         known = ", ".join(path.stem for path in paths) or "none"
         paths = [path for path in paths if path.stem == component]
@@ -135,9 +149,9 @@ def logs(
             fail(f"no log of {component!r} in {directory}; there are: {known}")
     for path in paths:
         for line in _tail(path, lines):
-            typer.echo(f"{path.stem}: {line}")
+            _print_line(path.stem, line, json)
     if follow:
-        _follow(paths)
+        _follow(paths, json)
 
 
 def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
@@ -212,9 +226,10 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
 
     console.print(
         f"serving on {mesh.gateway}{_http_words(mesh.http)}; try `mlxmesh chat` in another"
-        " terminal; Ctrl-C stops"
+        " terminal; Ctrl-C stops",
+        soft_wrap=True,
     )
-    if not console.is_terminal:
+    if not is_watched():
         await stop
         return
     with Live(console=console, refresh_per_second=2) as live:
@@ -228,7 +243,14 @@ def _tail(path: Path, lines: int) -> list[str]:
         return [line.rstrip("\n") for line in deque(file, maxlen=lines)]
 
 
-def _follow(paths: list[Path]) -> None:
+def _print_line(component: str, line: str, json: bool) -> None:
+    if json:
+        print_json_line({"component": component, "line": line})
+    else:
+        typer.echo(f"{component}: {line}")
+
+
+def _follow(paths: list[Path], json: bool) -> None:
     files = {path.stem: path.open(errors="replace") for path in paths}
     for file in files.values():
         file.seek(0, 2)
@@ -236,7 +258,7 @@ def _follow(paths: list[Path]) -> None:
         while True:
             for name, file in files.items():
                 for line in file:
-                    typer.echo(f"{name}: {line.rstrip()}")
+                    _print_line(name, line.rstrip(), json)
             time.sleep(FOLLOW_POLL_S)
     except KeyboardInterrupt:
         raise typer.Exit from None

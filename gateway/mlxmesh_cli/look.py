@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.live import Live
 
 from mlxmesh.telemetry.v1.events_pb2 import Event, WatchEventsResponse
-from mlxmesh_cli.session import to_dict
+from mlxmesh_cli.output import to_dict
 from mlxmesh_cli.top_view import Screen, frame
 from mlxmesh_client import MeshClient, MeshError
 
 STATUS_TIMEOUT_S = 3.0
-MOST_EVENTS = 50
+MAX_EVENTS = 50
 
 
 class Look:
@@ -27,12 +27,16 @@ class Look:
     def __init__(self, client: MeshClient, gateway: str) -> None:
         self.screen = Screen(gateway, datetime.now().astimezone())
         self._client = client
-        self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
+        self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
 
     async def ask(self) -> None:
         """The state as it is now. Raises: MeshError."""
         status = await self._client.mesh_state(timeout_s=STATUS_TIMEOUT_S)
         self._update(status=status, problem="")
+
+    async def once(self) -> None:
+        """The state and the events as they are now. Raises: MeshError."""
+        await asyncio.gather(self.ask(), self.read_kept_events())
 
     async def ask_or_say(self) -> None:
         """The state as it is now, or why it is not known."""
@@ -70,15 +74,9 @@ class Look:
 
 async def as_json(look: Look) -> dict[str, Any]:
     """One look, as `mlxmesh top --json` prints it. Raises: MeshError."""
-    await asyncio.gather(look.ask(), look.read_kept_events())
+    await look.once()
     events = [to_dict(event) for event in look.screen.events]
     return {**to_dict(look.screen.status), "events": events}
-
-
-async def show_once(look: Look, console: Console) -> None:
-    """One look, printed. Raises: MeshError."""
-    await asyncio.gather(look.ask(), look.read_kept_events())
-    console.print(frame(look.screen, console.height))
 
 
 async def watch(look: Look, console: Console, interval_s: float) -> None:

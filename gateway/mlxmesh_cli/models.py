@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlxmesh_cli.completion import complete_model
+from mlxmesh_cli.output import print_view
 from mlxmesh_cli.session import (
     Address,
     DataDir,
@@ -20,14 +22,25 @@ from mlxmesh_cli.session import (
 
 if TYPE_CHECKING:
     from mlxmesh.model.v1.model_pb2 import (
+        ImportModelResponse,
         LoadModelResponse,
         Model,
         ModelVersion,
         PullModelResponse,
     )
 
-Reference = Annotated[str, typer.Argument(help="NAME, NAME@VERSION or NAME:ALIAS.")]
-Name = Annotated[str, typer.Argument(help="The model's name.")]
+Reference = Annotated[
+    str,
+    typer.Argument(help="NAME, NAME@VERSION or NAME:ALIAS.", autocompletion=complete_model),
+]
+Name = Annotated[str, typer.Argument(help="The model's name.", autocompletion=complete_model)]
+GgufDtype = Annotated[
+    str,
+    typer.Option(
+        metavar="float32|float16|bfloat16",
+        help="Store every weight of a GGUF file as this. Default: quantized weights stay so.",
+    ),
+]
 
 
 def list_models(address: Address = None, data_dir: DataDir = None, json: Json = False) -> None:
@@ -41,22 +54,39 @@ def list_models(address: Address = None, data_dir: DataDir = None, json: Json = 
     if json:
         print_json({"models": [to_dict(model) for model in models]})
         return
-    from mlxmesh_cli.tables import print_models
+    if not models:
+        typer.echo("no models; add one with `mlxmesh register DIRECTORY` or `mlxmesh pull`")
+        return
+    from mlxmesh_cli.tables import models_table
 
-    print_models(models)
+    print_view(models_table(models))
 
 
 def register(
-    directory: Annotated[Path, typer.Argument(help="An mlx-lm model directory.")],
-    name: Annotated[str | None, typer.Option(help="Default: the directory's name.")] = None,
+    path: Annotated[Path, typer.Argument(help="An mlx-lm model directory, or a GGUF file.")],
+    name: Annotated[
+        str | None, typer.Option(help="Default: the name of the directory or file.")
+    ] = None,
+    dtype: GgufDtype = "",
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Add a directory to the catalogue as a new version of a model."""
-    path = directory.expanduser().resolve()
+    """Add a model to the catalogue as a new version: a directory, or a GGUF file.
+
+    A directory stays where it is. A GGUF file is converted into the mesh's own directory, exactly:
+    architectures llama, qwen2 and qwen3; types F32, F16, BF16, Q8_0, Q4_0 and Q4_1.
+    """
+    path = path.expanduser().resolve()
+    if path.is_file():
+        from mlxmesh_launcher.models import model_name
+
+        _import(path, name or model_name(path), dtype, address, data_dir, json)
+        return
     if not path.is_dir():
-        fail(f"{path} is not a directory")
+        fail(f"{path} is neither a directory nor a file")
+    if dtype:
+        fail("--dtype goes with a GGUF file only")
 
     async def work() -> dict[str, Any]:
         async with connect(address, data_dir) as client:
@@ -70,10 +100,39 @@ def register(
         typer.echo(f"{result['name']}@{result['version']} registered; load it with `mlxmesh load`")
 
 
+def _import(
+    file: Path,
+    name: str,
+    dtype: str,
+    address: str | None,
+    data_dir: Path | None,
+    json: bool,
+) -> None:
+    async def work() -> tuple[str, ModelVersion]:
+        from mlxmesh_cli.progress import bytes_bar
+
+        async with connect(address, data_dir) as client:
+            with bytes_bar(f"converting {file.name}", quiet=json) as advance:
+                last = None
+                async for last in client.import_model(name=name, file=str(file), dtype=dtype):
+                    advance(last.done_bytes, last.total_bytes)
+        return _final(last)
+
+    imported, version = run(work())
+    if json:
+        print_json({"name": imported, "version": version.version})
+    else:
+        typer.echo(f"{imported}@{version.version} registered; load it with `mlxmesh load`")
+
+
 def pull(
     hub_id: Annotated[str, typer.Argument(help="OWNER/NAME on the hub.")],
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
     name: Annotated[str | None, typer.Option(help="Default: the hub id's last part.")] = None,
+    file: Annotated[
+        str, typer.Option(metavar="X.gguf", help="Take this GGUF file, and convert it.")
+    ] = "",
+    dtype: GgufDtype = "",
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -86,7 +145,10 @@ def pull(
         async with connect(address, data_dir) as client:
             with bytes_bar(f"pulling {hub_id}", quiet=json) as advance:
                 last = None
-                async for last in client.pull_model(hub_id, revision=revision, name=name or ""):
+                pulling = client.pull_model(
+                    hub_id, revision=revision, name=name or "", file=file, dtype=dtype
+                )
+                async for last in pulling:
                     advance(last.done_bytes, last.total_bytes)
         return _final(last)
 
@@ -139,7 +201,9 @@ def unload(
         typer.echo(f"{model} (version {version.version}) is unloaded")
 
 
-def delete(model: Reference, address: Address = None, data_dir: DataDir = None) -> None:
+def delete(
+    model: Reference, address: Address = None, data_dir: DataDir = None, json: Json = False
+) -> None:
     """Remove a version, or a whole model, from the catalogue; it must be unloaded."""
 
     async def work() -> None:
@@ -147,7 +211,10 @@ def delete(model: Reference, address: Address = None, data_dir: DataDir = None) 
             await client.delete_model(model)
 
     run(work())
-    typer.echo(f"{model} is deleted")
+    if json:
+        print_json({"deleted": model})
+    else:
+        typer.echo(f"{model} is deleted")
 
 
 def alias(
@@ -171,7 +238,9 @@ def alias(
         typer.echo(f"{name}:{alias} means version {version}" if version else f"{alias} removed")
 
 
-def _final(last: PullModelResponse | LoadModelResponse | None) -> tuple[str, ModelVersion]:
+def _final(
+    last: PullModelResponse | ImportModelResponse | LoadModelResponse | None,
+) -> tuple[str, ModelVersion]:
     """The name and version that the last progress message carries."""
     if last is None:
         fail("the mesh answered nothing; see `mlxmesh logs model`")

@@ -16,6 +16,7 @@ from mlxmesh_cli.session import (
     DataDir,
     Json,
     fail,
+    fail_without_mesh,
     print_json,
     resolve_data_dir,
     run,
@@ -109,8 +110,10 @@ async def _restart(data_dir: Path, services: list[str], report: Report) -> list[
     from mlxmesh_shared.tls import CertificateSource
 
     record = read_record(data_dir)
-    if record is None or not record.control:
-        fail(f"no mesh runs in {data_dir}, or it is starting; `mlxmesh status` tells")
+    if record is None:
+        fail_without_mesh(data_dir)
+    if not record.control:
+        fail("the mesh is starting; try again once `mlxmesh status` shows that it serves")
     files = tls_of(data_dir)
     certificates = CertificateSource(files) if files is not None else None
     done: list[str] = []
@@ -140,6 +143,8 @@ async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) ->
     registry = open_registry(load_settings(MeshSettings, settings_flags(data_dir)), certificates)
     try:
         known = [one for service in SERVICES for one in await registry.resolve(service)]
+        if not known:
+            fail_without_mesh(data_dir)
         found = chosen(known, name)
         await _ask_to_leave(found, certificates)
         if timeout_s:

@@ -1,4 +1,4 @@
-"""What every command shares: options, how errors reach the reader, and how output is printed.
+"""What every command shares: its options, and how it finds and reaches its mesh.
 
 Nothing heavy is imported at the top: `mlxmesh --help` must not pay for gRPC.
 """
@@ -6,14 +6,16 @@ Nothing heavy is imported at the top: `mlxmesh --help` must not pay for gRPC.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from collections.abc import Coroutine, Generator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
+
+from mlxmesh_cli.failures import NO_MESH, fail, remember_json, told_errors
+from mlxmesh_cli.output import print_json, to_dict
 
 if TYPE_CHECKING:
     from mlxmesh_client import MeshClient
@@ -25,16 +27,45 @@ DataDir = Annotated[
         "--data-dir", help="The mesh's directory. Default: MLXMESH_DATA_DIR or ~/.mlxmesh."
     ),
 ]
+
+
+def _host_and_port(address: str | None) -> str | None:
+    """Called with the value of --address."""
+    if address is not None and not address.rpartition(":")[0]:
+        raise typer.BadParameter("must be host:port, for example 127.0.0.1:50051")
+    return address
+
+
 Address = Annotated[
     str | None,
     typer.Option(
         "--address",
         help="host:port of a gateway. Default: MLXMESH_ADDRESS, or that of the data directory.",
+        callback=_host_and_port,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON for scripts, errors too.", callback=remember_json),
+]
 
 T = TypeVar("T")
+
+__all__ = [
+    "Address",
+    "DataDir",
+    "Json",
+    "connect",
+    "fail",
+    "gateway_address",
+    "print_json",
+    "resolve_data_dir",
+    "run",
+    "settings_flags",
+    "tls_of",
+    "to_dict",
+    "told_errors",
+]
 
 TLS_VARIABLES = ("MLXMESH_CA", "MLXMESH_CERT", "MLXMESH_KEY")
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -47,7 +78,8 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
 
 
 def gateway_address(address: str | None, data_dir: Path | None) -> str:
-    """Where the gateway is: as given, as the launcher wrote, or the default port."""
+    """Where the gateway is: as given, as launcher or registry know it, or the default port."""
+    from mlxmesh_cli.registered import registered_gateway
     from mlxmesh_launcher.record import read_record
 
     address = address or (os.environ.get("MLXMESH_ADDRESS") if data_dir is None else None)
@@ -56,9 +88,21 @@ def gateway_address(address: str | None, data_dir: Path | None) -> str:
     record = read_record(resolve_data_dir(data_dir))
     if record is not None and record.gateway:
         return record.gateway
+    with told_errors():
+        registered = registered_gateway(resolve_data_dir(data_dir))
+    if registered is not None:
+        return registered
     if data_dir is not None:
-        fail(f"no mesh runs in {data_dir}; start one with `mlxmesh up --data-dir {data_dir}`")
+        fail_without_mesh(data_dir)
     return DEFAULT_ADDRESS
+
+
+def fail_without_mesh(data_dir: Path) -> NoReturn:
+    """Ends the command because no mesh runs in its data directory."""
+    is_default = data_dir == resolve_data_dir(None)
+    start = "mlxmesh up" if is_default else f"mlxmesh up --data-dir {data_dir}"
+    message = f"no mesh runs in {data_dir}; start one with `{start}`"
+    fail(message, exit_code=NO_MESH, reason="NO_MESH")
 
 
 def settings_flags(data_dir: Path | None) -> list[str]:
@@ -70,12 +114,16 @@ def settings_flags(data_dir: Path | None) -> list[str]:
     return [*given, *(record.flags if record else ())]
 
 
-def connect(address: str | None, data_dir: Path | None) -> AbstractAsyncContextManager[MeshClient]:
-    """A client of the mesh that the options name."""
+@asynccontextmanager
+async def connect(address: str | None, data_dir: Path | None) -> AsyncGenerator[MeshClient]:
+    """A client of the mesh that the options name. Raises: GatewayUnreachable, within."""
+    from mlxmesh_cli.reaching import told_whether_reached
     from mlxmesh_client import MeshClient
 
     gateway = gateway_address(address, data_dir)
-    return MeshClient(gateway, tls=tls_of(resolve_data_dir(data_dir), gateway))
+    tls = tls_of(resolve_data_dir(data_dir), gateway)
+    async with told_whether_reached(gateway, tls), MeshClient(gateway, tls=tls) as client:
+        yield client
 
 
 def tls_of(data_dir: Path, gateway: str | None = None) -> CertificateFiles | None:
@@ -107,41 +155,3 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine; a MeshError becomes one line and exit code 1."""
     with told_errors():
         return asyncio.run(work)
-
-
-@contextmanager
-def told_errors() -> Generator[None]:
-    """Ends the command with one line and exit code 1 at an error that its reader can mend."""
-    from mlxmesh_shared.errors import MeshError, ServiceUnavailable
-    from mlxmesh_shared.settings import SettingsError
-
-    try:
-        yield
-    except ServiceUnavailable as error:
-        fail(f"{error}; is the mesh up? `mlxmesh status` tells, `mlxmesh up` starts it")
-    except MeshError as error:
-        fail(f"{error.field}: {error}" if error.field else str(error))
-    except SettingsError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-def fail(message: str) -> NoReturn:
-    """End the command with one line on standard error."""
-    typer.secho(f"error: {message}", fg="red", err=True)
-    raise typer.Exit(1)
-
-
-def print_json(value: object) -> None:
-    """Print one JSON document."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def to_dict(message: Any) -> dict[str, Any]:
-    """A protobuf message as JSON-ready data with the field names of the contract."""
-    from google.protobuf.json_format import MessageToDict
-
-    return MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )

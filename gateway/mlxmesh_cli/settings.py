@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from mlxmesh_cli.output import print_view, say
 from mlxmesh_cli.session import (
     DataDir,
     Json,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 config = typer.Typer(help="Settings and where they come from.", no_args_is_help=True)
 
 
-@config.command("show")
+@config.command("show", epilog="Example: mlxmesh config show | grep max_")
 def show(data_dir: DataDir = None, json: Json = False) -> None:
     """Print every setting, its value, and what set it: a default, a file, Consul, ...
 
@@ -39,13 +40,18 @@ def show(data_dir: DataDir = None, json: Json = False) -> None:
     if json:
         print_json(rows)
         return
-    from rich.console import Console
-    from rich.table import Table
+    from mlxmesh_cli.grid import Column, Grid
 
-    table = Table("section", "setting", "value", "source", "changes", box=None, pad_edge=False)
+    table = Grid(
+        Column("section"),
+        Column("setting"),
+        Column("value"),
+        Column("source", drop=1),
+        Column("changes", drop=2),
+    )
     for row in rows:
-        table.add_row(*row.values())
-    Console().print(table)
+        table.add(*row.values())
+    print_view(table)
 
 
 def _rows(flags: list[str]) -> list[dict[str, str]]:
@@ -82,12 +88,12 @@ def _stored(settings: MeshSettings) -> Mapping[str, Mapping[str, str]]:
     try:
         return asyncio.run(read_stored(settings))
     except RegistryUnavailable as error:
-        typer.secho(f"without Consul's keys: {error}", fg="yellow", err=True)
+        say(f"without Consul's keys: {error}", "yellow", err=True)
         return {}
 
 
 def doctor(data_dir: DataDir = None, json: Json = False) -> None:
-    """Check this host: ports, BLAS, device, disk, memory, versions; each with the mend."""
+    """Check this host: ports, BLAS, device, disk, memory, versions; each with the fix."""
     from mlxmesh_cli.checks import run_checks
 
     checks = run_checks(resolve_data_dir(data_dir))
@@ -101,7 +107,7 @@ def doctor(data_dir: DataDir = None, json: Json = False) -> None:
 
 def _print_checks(checks: list[Check]) -> None:
     for check in checks:
-        typer.secho("ok   " if check.ok else "mend ", fg="green" if check.ok else "red", nl=False)
+        say("ok   " if check.ok else "fix  ", "green" if check.ok else "red", nl=False)
         typer.echo(f"{check.name}: {check.finding}")
         if not check.ok:
             typer.echo(f"       {check.mend}")

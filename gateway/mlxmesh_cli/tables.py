@@ -5,47 +5,52 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Group
+from rich.text import Text
 
-from mlxmesh.model.v1 import model_pb2
+from mlxmesh_cli.grid import Column, Grid
+from mlxmesh_cli.output import to_dict
 
 if TYPE_CHECKING:
-    from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
+    from mlxmesh.model.v1.model_pb2 import Model
+
+MIN_FAILURE_CELLS = 20
 
 
-def print_models(models: Sequence[Model]) -> None:
+def models_table(models: Sequence[Model]) -> Grid:
     """One row a version."""
-    console = Console()
-    if not models:
-        console.print("no models; add one with `mlxmesh register DIRECTORY` or `mlxmesh pull`")
-        return
-    console.print(models_table(models))
-
-
-def models_table(models: Sequence[Model]) -> Table:
-    """The models as a table."""
-    table = _table("model", "state", "ready", "params", "size", "context", "aliases", "source")
-    for model in models:
-        for version in model.versions:
-            table.add_row(*_model_row(model, version))
+    table = Grid(
+        Column("model"),
+        Column("state"),
+        Column("ready", right=True),
+        Column("params", drop=3, right=True),
+        Column("size", drop=4, right=True),
+        Column("dtype", drop=6),
+        Column("context", drop=5, right=True),
+        Column("aliases", drop=2),
+        Column("source", drop=7),
+        Column("failure", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
+    )
+    for model in map(to_dict, models):
+        for version in model["versions"]:
+            table.add(*_model_row(model, version))
     return table
 
 
-def _model_row(model: Model, version: ModelVersion) -> Iterable[str]:
-    aliases = sorted(alias for alias, number in model.aliases.items() if number == version.version)
-    state = model_pb2.VersionState.Name(version.state).removeprefix("VERSION_STATE_").lower()
-    if version.HasField("failure"):
-        state += f": {version.failure.message}"
+def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
+    number = version["version"]
+    aliases = sorted(alias for alias, meant in model["aliases"].items() if meant == number)
     return (
-        f"{model.name}@{version.version}",
-        state,
-        f"{version.ready_replicas}/{version.desired_replicas}",
-        f"{version.parameters / 1e6:,.1f} M",
-        f"{version.weights_bytes / 1e6:,.1f} MB {version.dtype}",
-        str(version.context_tokens),
+        f"{model['name']}@{number}",
+        version["state"],
+        f"{version['ready_replicas']}/{version['desired_replicas']}",
+        f"{int(version['parameters']) / 1e6:,.1f} M",
+        f"{int(version['weights_bytes']) / 1e6:,.1f} MB",
+        version["dtype"],
+        f"{version['context_tokens']:,}",
         " ".join(aliases),
-        version.source,
+        version["source"],
+        version.get("failure", {}).get("message", ""),
     )
 
 
@@ -54,21 +59,28 @@ def overview_view(state: dict[str, Any]) -> Group:
     return Group(instances_table(state["instances"]), "", _states_table(state["models"]))
 
 
-def instances_table(instances: Sequence[dict[str, Any]]) -> Table:
+def instances_table(instances: Sequence[dict[str, Any]]) -> Grid:
     """The instances of a mesh as a table; keys as `mlxmesh status --json` prints them."""
-    table = _table("service", "instance", "address", "pid", "state", "calls", "breaker", "model")
+    table = Grid(
+        Column("service", drop=1),
+        Column("instance"),
+        Column("address", drop=3),
+        Column("pid", drop=4, right=True),
+        Column("state"),
+        Column("calls", drop=2, right=True),
+        Column("breaker", drop=5),
+        Column("model", drop=6),
+    )
     for row in instances:
-        model = row.get("model", "")
-        colour = "green" if row["state"] == "serving" else "red"
-        table.add_row(
+        table.add(
             row["service"],
             row["instance_id"],
             row["address"],
             str(row["pid"]),
-            f"[{colour}]{row['state']}[/{colour}]",
+            Text(row["state"], style="green" if row["state"] == "serving" else "red"),
             _calls(row),
             _breaker(row.get("breaker")),
-            model,
+            row.get("model", ""),
         )
     return table
 
@@ -82,32 +94,20 @@ def _calls(row: dict[str, Any]) -> str:
     return f"{load['running']}/{load['max_running']}{waiting}"
 
 
-def _breaker(breaker: dict[str, Any] | None) -> str:
+def _breaker(breaker: dict[str, Any] | None) -> Text:
     """Empty where there is none; of an open one, how soon a call will try."""
     if breaker is None:
-        return ""
-    state = breaker["state"].removeprefix("BREAKER_STATE_").lower()
-    if state == "closed":
-        return state
+        return Text("")
+    if breaker["state"] == "closed":
+        return Text("closed")
     again = f", tries in {breaker['retry_in_ms'] / 1000:.1f} s" if breaker["retry_in_ms"] else ""
-    return f"[red]{state}[/red] ({breaker['failures']} failed{again})"
+    return Text(breaker["state"], style="red") + f" ({breaker['failures']} failed{again})"
 
 
-def _states_table(models: Sequence[dict[str, Any]]) -> Table:
-    table = _table("model", "state", "ready")
+def _states_table(models: Sequence[dict[str, Any]]) -> Grid:
+    table = Grid(Column("model"), Column("state"), Column("ready", right=True))
     for model in models:
         for version in model["versions"]:
-            table.add_row(
-                f"{model['name']}@{version['version']}",
-                version["state"].removeprefix("VERSION_STATE_").lower(),
-                f"{version['ready_replicas']}/{version['desired_replicas']}",
-            )
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        # Narrow terminals fold the other columns first: the name is what gets copied.
-        table.add_column(column, overflow="fold", no_wrap=column == "model")
+            ready = f"{version['ready_replicas']}/{version['desired_replicas']}"
+            table.add(f"{model['name']}@{version['version']}", version["state"], ready)
     return table

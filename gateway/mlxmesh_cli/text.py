@@ -1,34 +1,58 @@
-"""Commands that make text: generate, chat, tokens."""
+"""Commands about single texts: generate, attach, tokens."""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from mlxmesh_cli.completion import complete_model
 from mlxmesh_cli.session import Address, DataDir, Json, connect, fail, print_json, run, to_dict
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from mlxmesh_client import GenerationEvent
-
-DEFAULT_MODEL = "pocket"
-Model = Annotated[str, typer.Option("--model", "-m", help="NAME, NAME@VERSION or NAME:ALIAS.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="NAME, NAME@VERSION or NAME:ALIAS.  [default: pocket, or the first that serves]",
+        autocompletion=complete_model,
+    ),
+]
 Prompt = Annotated[str | None, typer.Argument(help="The text; `-` or none reads standard input.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Most tokens to generate.  [default: 512]")]
-Temperature = Annotated[float | None, typer.Option(help="0 is greedy.  [default: 0]")]
-TopP = Annotated[float | None, typer.Option(help="Nucleus sampling.  [default: 1]")]
-TopK = Annotated[int | None, typer.Option(help="Keep the best k tokens.  [default: all]")]
-Seed = Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")]
-Stop = Annotated[list[str] | None, typer.Option(help="Ends the answer; may be repeated.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="Tokens at most, 1 to 1,000,000.  [default: 512]")
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="0 always takes the likeliest token, 10 is wildest.  [default: 0]"),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        help="Draw from the likeliest tokens that together have this probability, up"
+        " to 1.  [default: 1, which is all]"
+    ),
+]
+TopK = Annotated[
+    int | None, typer.Option(help="Draw from this many likeliest tokens.  [default: 0, all]")
+]
+Seed = Annotated[
+    int | None, typer.Option(help="The same seed gives the same answer.  [default: a new one]")
+]
+Stop = Annotated[
+    list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")
+]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Send the text as it is, without the model's chat template.")
+]
 
 
 def generate(
     prompt: Prompt = None,
-    model: Model = DEFAULT_MODEL,
-    raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
+    model: Model = None,
+    raw: Raw = False,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -43,21 +67,28 @@ def generate(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Stream one answer to a prompt; with --json, print the whole result at the end."""
+    """Stream one answer to a prompt; with --json, print the whole result at the end.
+
+    Without a prompt all of standard input is one. On a terminal long lines are wrapped between
+    words; piped text is as the model made it.
+    """
     text = _read(prompt)
     if raw and system:
         fail("--system needs the chat template; leave out --raw")
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(system, text)}
-    options = _options(max_tokens, temperature, top_p, top_k, seed, stop)
+    options = options_given(max_tokens, temperature, top_p, top_k, seed, stop)
     if request_id is not None:
         options["request_id"] = request_id
 
     async def work() -> None:
+        from mlxmesh_cli.answers import default_model, show
+
         async with connect(address, data_dir) as client:
+            name = model or await default_model(client)
             if json:
-                print_json(to_dict(await client.complete(model, **what, **options)))
+                print_json(to_dict(await client.complete(name, **what, **options)))
             else:
-                await _show(client.generate(model, **what, **options))
+                await show(client.generate(name, **what, **options))
 
     run(work())
 
@@ -69,45 +100,28 @@ def attach(
     ] = 0,
     address: Address = None,
     data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
-    """Stream an answer that was begun with --request-id, from its beginning or any message on."""
+    """Stream an answer that was begun with --request-id, from its start or after any message.
+
+    It is kept for five minutes after its end. Only one reader has it at a time.
+    """
 
     async def work() -> None:
+        from mlxmesh_cli.answers import show
+
         async with connect(address, data_dir) as client:
-            await _show(client.attach(request_id, after_sequence=after))
-
-    run(work())
-
-
-def chat(
-    model: Model = DEFAULT_MODEL,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    seed: Seed = None,
-    address: Address = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Talk to a model over several turns. An empty line or Ctrl-D ends it."""
-    options = _options(max_tokens, temperature, top_p, top_k, seed, None)
-    messages = [("system", system)] if system else []
-
-    async def work() -> None:
-        async with connect(address, data_dir) as client:
-            while question := _ask():
-                messages.append(("user", question))
-                answer = await _show(client.generate(model, messages=messages, **options))
-                messages.append(("assistant", answer))
+            answer = await show(client.attach(request_id, after_sequence=after), quiet=json)
+            if json:
+                print_json(answer.as_dict())
 
     run(work())
 
 
 def tokens(
     prompt: Prompt = None,
-    model: Model = DEFAULT_MODEL,
-    raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
+    model: Model = None,
+    raw: Raw = False,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -117,8 +131,11 @@ def tokens(
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(None, text)}
 
     async def work() -> dict[str, Any]:
+        from mlxmesh_cli.answers import default_model
+
         async with connect(address, data_dir) as client:
-            return to_dict(await client.count_tokens(model, **what, return_token_ids=json))
+            name = model or await default_model(client)
+            return to_dict(await client.count_tokens(name, **what, return_token_ids=json))
 
     result = run(work())
     if json:
@@ -127,17 +144,7 @@ def tokens(
         typer.echo(result["tokens"])
 
 
-async def _show(events: AsyncIterator[GenerationEvent]) -> str:
-    """Print an answer as it comes; returns it whole."""
-    pieces: list[str] = []
-    async for event in events:
-        pieces.append(event.text)
-        typer.echo(event.text, nl=False)
-    typer.echo()
-    return "".join(pieces)
-
-
-def _options(
+def options_given(
     max_tokens: int | None,
     temperature: float | None,
     top_p: float | None,
@@ -163,14 +170,14 @@ def _messages(system: str | None, text: str) -> list[tuple[str, str]]:
 
 def _read(prompt: str | None) -> str:
     if prompt is not None and prompt != "-":
-        return prompt
+        return _as_text(os.fsencode(prompt))
     if sys.stdin.isatty():
         fail('give a prompt, for example `mlxmesh generate "Hi"`, or pipe one in')
-    return sys.stdin.read()
+    return _as_text(sys.stdin.buffer.read())
 
 
-def _ask() -> str:
+def _as_text(data: bytes) -> str:
     try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return ""
+        return data.decode()
+    except UnicodeDecodeError:
+        fail("the prompt is not UTF-8")

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from mlxmesh.telemetry.v1.telemetry_pb2 import Span
+from mlxmesh_cli.grid import Column, Grid
 
 BAR_CHARACTERS = 24
+MIN_SPAN_CELLS, MIN_DETAILS_CELLS = 20, 10
 _NS_PER_MS = 1_000_000
 # The header has them.
 _LEFT_OUT = frozenset({"mlxmesh.request_id"})
@@ -30,30 +31,24 @@ def timeline(spans: Sequence[Span]) -> Group:
     """A line about the whole, then a row for each span."""
     begin_ns = min(span.start_unix_nano for span in spans)
     whole_ns = max(max(_end_ns(span) for span in spans) - begin_ns, 1)
-    table = _table()
+    table = Grid(
+        Column("span", min_cells=MIN_SPAN_CELLS, by_words=False),
+        Column("process", drop=2),
+        Column("at ms", right=True),
+        Column("took ms", right=True),
+        Column("", drop=1),
+        Column("details", drop=3, min_cells=MIN_DETAILS_CELLS),
+    )
     for span, guide in rows(spans):
-        colour = "red" if span.failed else "cyan"
-        table.add_row(
-            f"{guide}{escape(_short(span.name))}",
-            escape(span.instance_id),
+        table.add(
+            f"{guide}{_short(span.name)}",
+            span.instance_id,
             f"{(span.start_unix_nano - begin_ns) / _NS_PER_MS:.1f}",
             f"{span.duration_nano / _NS_PER_MS:.1f}",
-            f"[{colour}]{bar(span, begin_ns, whole_ns)}[/{colour}]",
-            escape(details(span)),
+            Text(bar(span, begin_ns, whole_ns), style="red" if span.failed else "cyan"),
+            details(span),
         )
     return Group(_header(spans, whole_ns), "", table)
-
-
-def _table() -> Table:
-    """What there is no room for is left out of the details, and then of the names."""
-    table = Table(box=None, pad_edge=False, expand=True)
-    table.add_column("span", no_wrap=True, overflow="ellipsis", min_width=20)
-    table.add_column("process", no_wrap=True, overflow="ellipsis", min_width=10)
-    table.add_column("at ms", justify="right", no_wrap=True, width=8)
-    table.add_column("took ms", justify="right", no_wrap=True, width=8)
-    table.add_column("", no_wrap=True, width=BAR_CHARACTERS)
-    table.add_column("details", no_wrap=True, overflow="ellipsis", ratio=1)
-    return table
 
 
 def _short(name: str) -> str:
@@ -105,11 +100,11 @@ def _facts(attributes: Mapping[str, str]) -> Iterator[str]:
             yield f"{key.removeprefix(prefix)}={attributes[key]}"
 
 
-def _header(spans: Sequence[Span], whole_ns: int) -> str:
+def _header(spans: Sequence[Span], whole_ns: int) -> Text:
     ids = {span.attributes.get("mlxmesh.request_id", "") for span in spans} - {""}
     traces = sorted({span.trace_id for span in spans})
     request = f"request {', '.join(sorted(ids))} · " if ids else ""
-    return escape(
+    return Text(
         f"{request}{whole_ns / _NS_PER_MS:.1f} ms · {len(spans)} spans · trace {', '.join(traces)}"
     )
 

@@ -6,15 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mlxmesh_cli.session import (
-    Address,
-    DataDir,
-    Json,
-    connect,
-    gateway_address,
-    print_json,
-    run,
-)
+from mlxmesh_cli.output import is_watched, print_json, print_view
+from mlxmesh_cli.session import Address, DataDir, Json, connect, gateway_address, run
 
 
 def top(
@@ -32,18 +25,18 @@ def top(
     """
     from rich.console import Console
 
-    from mlxmesh_cli.look import Look, as_json, show_once, watch
-
-    console = Console()
+    from mlxmesh_cli.look import Look, as_json, watch
+    from mlxmesh_cli.top_view import frame
 
     async def work() -> None:
         async with connect(address, data_dir) as client:
             look = Look(client, gateway_address(address, data_dir))
             if json:
                 print_json(await as_json(look))
-            elif console.is_terminal:
-                await watch(look, console, interval_s)
+            elif is_watched():
+                await watch(look, Console(), interval_s)
             else:
-                await show_once(look, console)
+                await look.once()
+                print_view(frame(look.screen))
 
     run(work())

@@ -1,4 +1,4 @@
-"""One screen of `mlxmesh top`, from what a gateway told. Pure; readable at 80 columns."""
+"""One screen of `mlxmesh top`, from what a gateway told. Pure; readable at any width."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as t
 from mlxmesh.telemetry.v1.events_pb2 import Event
 from mlxmesh.telemetry.v1.traffic_pb2 import Traffic
 from mlxmesh_cli.event_lines import event_line
+from mlxmesh_cli.grid import Column, Grid, WholeWords
 
 BAR_CELLS = 8
 MIN_EVENTS = 3
@@ -21,7 +21,7 @@ _MB = 1e6
 
 _HEALTH = {
     t.HEALTH_SERVING: ("serving", "green"),
-    t.HEALTH_NOT_SERVING: ("not serving", "yellow"),
+    t.HEALTH_NOT_SERVING: ("not_serving", "yellow"),
     t.HEALTH_UNREACHABLE: ("unreachable", "red"),
 }
 
@@ -66,13 +66,23 @@ def _headline(screen: Screen) -> Text:
     return line
 
 
-def _traffic(traffic: Iterable[Traffic]) -> Table:
+def _traffic(traffic: Iterable[Traffic]) -> Grid:
     """Times in milliseconds: to the first output, and the gap from one message to the next."""
-    columns = ("runs", "ended", "errors", "ttft p50", "p90", "p99", "gap p50", "p90", "p99")
-    table = _table("last minute", *columns)
+    table = Grid(
+        Column("last minute"),
+        Column("runs", right=True),
+        Column("ended", drop=2, right=True),
+        Column("errors", right=True),
+        Column("ttft p50", drop=1, right=True),
+        Column("p90", drop=5, right=True),
+        Column("p99", drop=3, right=True),
+        Column("gap p50", drop=4, right=True),
+        Column("p90", drop=7, right=True),
+        Column("p99", drop=6, right=True),
+    )
     for one in traffic:
         first, between = one.time_to_first_token, one.between_messages
-        table.add_row(
+        table.add(
             one.model or "all models",
             str(one.running),
             f"{one.requests:,}",
@@ -83,14 +93,23 @@ def _traffic(traffic: Iterable[Traffic]) -> Table:
     return table
 
 
-def _engines(engines: Iterable[t.Instance]) -> Table:
-    table = _table("engine", "batch", "queue", "tok/s", "KV MB", "prefix", "breaker")
-    table.columns[1].justify = "left"
+def _engines(engines: Iterable[t.Instance]) -> Grid:
+    table = Grid(
+        Column("engine"),
+        Column("batch", drop=5),
+        Column("", right=True),
+        Column("queue", drop=1, right=True),
+        Column("tok/s", drop=2, right=True),
+        Column("KV MB", drop=4, right=True),
+        Column("prefix", drop=6, right=True),
+        Column("breaker", drop=3),
+    )
     for one in engines:
         load = one.load
-        table.add_row(
+        table.add(
             _health(one, one.instance_id),
-            _bar(load.running, load.max_running) + f" {load.running}/{load.max_running}",
+            _bar(load.running, load.max_running),
+            f"{load.running}/{load.max_running}",
             Text(str(load.waiting), style="yellow" if load.waiting else ""),
             f"{load.tokens_per_second:,.0f}",
             _of(load.kv_bytes, load.kv_capacity_bytes),
@@ -100,23 +119,26 @@ def _engines(engines: Iterable[t.Instance]) -> Table:
     return table
 
 
-def _services(services: Iterable[t.Instance]) -> Table:
-    table = _table("instance", "address", "state", "calls", "breaker")
-    table.columns[1].justify = table.columns[2].justify = "left"
+def _services(services: Iterable[t.Instance]) -> Grid:
+    table = Grid(
+        Column("instance"),
+        Column("address", drop=3),
+        Column("state"),
+        Column("calls", drop=1, right=True),
+        Column("breaker", drop=2),
+    )
     for one in services:
-        words, _ = _HEALTH.get(one.health, ("not asked", ""))
+        words, _ = _HEALTH.get(one.health, ("not_asked", ""))
         state = "draining" if one.metadata.get("state") == "draining" else words
         calls = str(one.outstanding) if one.HasField("breaker") else ""
-        table.add_row(one.instance_id, one.address, _health(one, state), calls, _breaker(one))
+        table.add(one.instance_id, one.address, _health(one, state), calls, _breaker(one))
     return table
 
 
-def _events(screen: Screen, most: int) -> list[Text]:
+def _events(screen: Screen, most: int) -> list[RenderableType]:
     if screen.no_events:
         return [Text(f"no events: {screen.no_events}", style="dim")]
-    lines = [event_line(event) for event in screen.events[-most:]]
-    for line in lines:
-        line.no_wrap, line.overflow = True, "ellipsis"
+    lines = [WholeWords(event_line(event)) for event in screen.events[-most:]]
     return [Text("last events" if lines else "no events yet", style="dim"), *lines]
 
 
@@ -147,11 +169,3 @@ def _part(part: int, whole: int) -> str:
 
 def _ms(value: float) -> str:
     return f"{value:.1f}" if 0 < value < 100 else f"{value:,.0f}"
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(first, no_wrap=True, overflow="ellipsis")
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table

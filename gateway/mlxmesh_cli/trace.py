@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlxmesh_cli.output import print_view
 from mlxmesh_cli.session import Address, DataDir, Json, connect, print_json, run, to_dict
 
 if TYPE_CHECKING:
@@ -35,11 +36,9 @@ def trace(
     if json:
         print_json(to_dict(response))
         return
-    from rich.console import Console
-
     from mlxmesh_cli.timeline import timeline
 
-    Console().print(timeline(response.spans))
+    print_view(timeline(response.spans))
 
 
 async def _asked(request: str, address: str | None, data_dir: DataDir) -> GetTraceResponse:

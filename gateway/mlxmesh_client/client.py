@@ -21,6 +21,8 @@ from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.model_pb2 import (
     DeleteModelRequest,
     GetModelRequest,
+    ImportModelRequest,
+    ImportModelResponse,
     ListModelsRequest,
     LoadModelRequest,
     LoadModelResponse,
@@ -221,11 +223,33 @@ class MeshClient:
             self._models.RegisterModel, request, self._limit_s(timeout_s), safe=False
         )
 
+    def import_model(
+        self, *, name: str, file: str, dtype: str = "", timeout_s: float | None = None
+    ) -> AsyncGenerator[ImportModelResponse]:
+        """Converts an absolute GGUF file on the model service's host, and registers it; the last
+        progress message holds the version.
+        """
+        request = ImportModelRequest(name=name, file=file, dtype=dtype)
+        return self._calls.stream(
+            self._models.ImportModel, request, self._limit_s(timeout_s), safe=False
+        )
+
     def pull_model(
-        self, hub_id: str, *, revision: str = "", name: str = "", timeout_s: float | None = None
+        self,
+        hub_id: str,
+        *,
+        revision: str = "",
+        name: str = "",
+        file: str = "",
+        dtype: str = "",
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[PullModelResponse]:
-        """Downloads a model from a hub; the last progress message holds the version."""
-        request = PullModelRequest(hub_id=hub_id, revision=revision, name=name)
+        """Downloads a model from a hub, as a GGUF file where one is named; the last progress
+        message holds the version.
+        """
+        request = PullModelRequest(
+            hub_id=hub_id, revision=revision, name=name, file=file, dtype=dtype
+        )
         return self._calls.stream(
             self._models.PullModel, request, self._limit_s(timeout_s), safe=False
         )

@@ -11,10 +11,12 @@ from typing import Any
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.backends import Backends
 from mlxmesh_gateway.events import GatewayEvents
+from mlxmesh_gateway.http.hosts import AnsweredHosts
 from mlxmesh_gateway.http.server import HttpPort
 from mlxmesh_gateway.http.tls import server_context
 from mlxmesh_gateway.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.otlp.assembly import Receiver, open_receiver
+from mlxmesh_gateway.otlp.fan_out import FanOut
 from mlxmesh_gateway.otlp.messages import SERVICES as OTLP_SERVICES
 from mlxmesh_gateway.otlp.services import otlp_handlers
 from mlxmesh_gateway.otlp.traces import Traces
@@ -31,14 +33,14 @@ from mlxmesh_shared.events import tell_changes
 from mlxmesh_shared.live import following
 from mlxmesh_shared.process import run_service, wait_for_stop
 from mlxmesh_shared.registry import Instance, Registry, local_instance, open_registry
+from mlxmesh_shared.requests import RequestParser
 from mlxmesh_shared.rules import Validator
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.server import SETTLE_S, MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.telemetry.calls import ServedCalls
 from mlxmesh_shared.telemetry.process import Telemetry
 from mlxmesh_shared.telemetry.setup import ProcessTelemetry
-from mlxmesh_shared.telemetry.sink import TelemetrySink
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls, open_certificates
 
 TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
@@ -78,10 +80,12 @@ async def serve(
     telemetry: Telemetry | None = None,
     *,
     until: Callable[[asyncio.Event], Awaitable[object]],
+    settle_s: float = SETTLE_S,
 ) -> None:
     """Serves from registration to the end of the drain; the caller owns registry and receiver.
 
-    `until` is given the event that a call of ControlService's Drain sets.
+    `until` is given the event that a call of ControlService's Drain sets. settle_s: how long
+    clients get to see that this gateway is leaving, before its port closes.
     """
 
     async def show_backend(backend: str, known: bool) -> None:
@@ -125,6 +129,7 @@ async def serve(
         certificates,
         on_refused=overload.refused,
         watcher=ServedCalls(telemetry, begins={route.path for route in public_routes()}),
+        settle_s=settle_s,
     )
     live.subscribe(lambda now: _limit(now, relay, server))
     with HttpPort(settings.http_listen, take_over=settings.take_over) as http:
@@ -133,7 +138,7 @@ async def serve(
         async with events.running(settings.event_webhooks), AsyncExitStack() as answering:
             try:
                 await answering.enter_async_context(
-                    http.serving(partial(_http_app, receiver), _http_tls(settings))
+                    http.serving(partial(_http_app, receiver, settings), _http_tls(settings))
                 )
                 await backends.start()
                 await server.set_health("", serving=True)
@@ -148,14 +153,18 @@ async def serve(
                     await server.hand_over()
                 await backends.stop_following()
                 await server.drain(settings.drain_grace_s)
+                await status.close()
                 await backends.close()
 
 
-def _http_app(receiver: Receiver) -> Any:
+def _http_app(receiver: Receiver, settings: GatewaySettings) -> Any:
     # Not at the top: only a gateway that HTTP clients use needs the libraries behind it.
     from mlxmesh_gateway.http.app import create_app
 
-    return create_app(receiver.prometheus)
+    if settings.tls_dir is not None:
+        return create_app(receiver.prometheus)  # no page has a certificate for this port
+    own = (settings.http_listen.rpartition(":")[0], settings.advertise_host)
+    return create_app(receiver.prometheus, AnsweredHosts([*settings.http_hosts, *own]))
 
 
 def _http_tls(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | None:
@@ -197,7 +206,7 @@ def _relay(settings: GatewaySettings, backends: Backends, traffic: GatewayTraffi
     return Relay(
         routes=public_routes(),
         backends=backends,
-        validator=Validator.for_services(*BACKENDS.values()),
+        parser=RequestParser(Validator.for_services(*BACKENDS.values())),
         deadlines=_deadlines(settings),
         resume_wait_s=settings.resume_wait_s,
         traffic=traffic,
@@ -208,16 +217,19 @@ def _server(
     settings: GatewaySettings,
     relay: Relay,
     servicer: TelemetryServicer,
-    sink: TelemetrySink,
+    fan_out: FanOut,
     certificates: CertificateSource | None,
     *,
     on_refused: Callable[[int], None],
     watcher: ServedCalls,
+    settle_s: float,
 ) -> MeshServer:
     names = [service.full_name for service in BACKENDS.values()]
     names += [service.name for service in OTLP_SERVICES.values()]
     options = ServerOptions(
         max_message_bytes=settings.max_message_bytes,
+        max_held_bytes=settings.max_held_bytes,
+        max_connections=settings.max_connections,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
         max_rpcs_per_caller=_places_per_caller(settings),
         max_concurrent_streams=settings.max_streams_per_connection,
@@ -225,13 +237,14 @@ def _server(
         max_connection_age_s=settings.max_connection_age_s,
         hands_over_port=True,
         takes_over=settings.take_over,
+        settle_s=settle_s,
     )
     return MeshServer(
         listen=settings.listen,
         services=[(add_TelemetryServiceServicer_to_server, servicer)],
         service_names=[*names, TELEMETRY],
         options=options,
-        generic_handlers=(relay, *otlp_handlers(sink)),
+        generic_handlers=(relay, *otlp_handlers(fan_out, fan_out.reject)),
         name="gateway",
         tls=certificates and _tls(settings, certificates),
         on_refused=on_refused,

@@ -21,15 +21,19 @@ class GatewayEventLog:
         self._known: dict[str, None] = {}  # ids, oldest first
 
     def add(self, events: Iterable[wire.Event]) -> None:
-        """Keeps those that are new, and from now on owns them."""
+        """Keeps copies of those that are new: without what their contract does not know, and
+        without the message that they came with, all of which a reference would hold.
+        """
         for event in events:
             if event.event_id in self._known:
                 continue
             self._known[event.event_id] = None
             if len(self._known) > self._most_known:
                 del self._known[next(iter(self._known))]
-            event.sequence = self.events.newest + 1
-            self.events.add(event)
+            kept = wire.Event()
+            kept.CopyFrom(event)
+            kept.sequence = self.events.newest + 1
+            self.events.add(kept)
 
     async def watch(
         self, request: wire.WatchEventsRequest

@@ -12,6 +12,7 @@ FORWARDED_METADATA = frozenset({"x-request-id"})
 HEDGE_MS = "mlxmesh-hedge-ms"
 """Metadata that asks for a second try beside a slow first one; documented in generation.proto."""
 MAX_HEDGE_MS = 60_000
+_MAX_HEDGE_DIGITS = 9  # zeros in front are legal, thousands of them are not
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -44,7 +45,8 @@ def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float |
     for key, value in metadata or ():
         if key == HEDGE_MS:
             asked = value if isinstance(value, str) else ""
-            if not (asked.isascii() and asked.isdigit() and 1 <= int(asked[:9]) <= MAX_HEDGE_MS):
+            digits = asked.isascii() and asked.isdigit() and len(asked) <= _MAX_HEDGE_DIGITS
+            if not (digits and 1 <= int(asked) <= MAX_HEDGE_MS):
                 raise InvalidArgument(
                     f"{HEDGE_MS} must be a whole number from 1 to {MAX_HEDGE_MS}, in milliseconds",
                     field=HEDGE_MS,

@@ -10,22 +10,16 @@ from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh.telemetry.v1.traffic_pb2 import GetTrafficRequest, TrafficCounts
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.health import health
-from mlxmesh_shared.registry import Instance
-from mlxmesh_shared.tls import CertificateSource
+from mlxmesh_shared.health import health_by
 
 TIMEOUT_S = 1.0
 
 _HEALTH = {"serving": wire.HEALTH_SERVING, "unreachable": wire.HEALTH_UNREACHABLE}
 
 
-async def health_of(
-    instance: Instance, certificates: CertificateSource | None
-) -> "wire.Health.ValueType":
-    """As its health service says of the whole process."""
-    said = await health(
-        instance.address, role=instance.service, certificates=certificates, timeout_s=TIMEOUT_S
-    )
+async def health_of(channel: aio.Channel) -> "wire.Health.ValueType":
+    """As a process's health service says of the whole of it."""
+    said = await health_by(channel, timeout_s=TIMEOUT_S)
     return _HEALTH.get(said, wire.HEALTH_NOT_SERVING)
 
 

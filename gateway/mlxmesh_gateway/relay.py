@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 from grpc import aio
 from opentelemetry.context import get_current
 
@@ -30,12 +29,11 @@ from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.errors import (
     Cancelled,
     InvalidArgument,
-    MalformedMessage,
     MeshError,
     NotFound,
     ServiceUnavailable,
 )
-from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.requests import RequestParser
 from mlxmesh_shared.server import remaining_s
 from mlxmesh_shared.telemetry.tracing import metadata_of
 
@@ -66,7 +64,7 @@ class Relay(grpc.GenericRpcHandler):
         *,
         routes: Sequence[Route],
         backends: Backends,
-        validator: Validator,
+        parser: RequestParser,
         deadlines: Deadlines,
         resume_wait_s: float,
         traffic: GatewayTraffic,
@@ -74,7 +72,7 @@ class Relay(grpc.GenericRpcHandler):
         self._traffic = traffic
         self._resume_wait_s = resume_wait_s
         self._backends = backends
-        self._validator = validator
+        self._parser = parser
         self.deadlines = deadlines
         """Of the calls that come from now on."""
         self.counts = RelayCounts()
@@ -91,7 +89,7 @@ class Relay(grpc.GenericRpcHandler):
         relayed = self._way(route)
 
         async def handle(request: bytes, context: Context) -> Any:
-            call = self._call(route, request, context)
+            call = await self._call(route, request, context)
             return await self._translated(relayed(call, context), context)
 
         if route.streams:
@@ -107,9 +105,10 @@ class Relay(grpc.GenericRpcHandler):
             return self._complete
         return self._stream if route.streams else self._unary
 
-    def _call(self, route: Route, request: bytes, context: Context) -> Call:
+    async def _call(self, route: Route, request: bytes, context: Context) -> Call:
         """Raises: MalformedMessage, InvalidArgument."""
-        message = self._checked(route, request)
+        caller = caller_of(context)
+        message = await self._parser.parse(route.request_class, request, lambda: caller)
         describe_request(message)
         key = route.policy.key(message)
         after_s = hedge_after_s(context.invocation_metadata()) if route.policy.hedged else None
@@ -119,16 +118,7 @@ class Relay(grpc.GenericRpcHandler):
                 " end; leave one of them out",
                 field=HEDGE_MS,
             )
-        return Call(route, request, key, after_s, self._call_options(route, context))
-
-    def _checked(self, route: Route, request: bytes) -> Message:
-        try:
-            message: Any = route.request_class.FromString(request)
-        except DecodeError:
-            name = route.request_class.DESCRIPTOR.full_name
-            raise MalformedMessage(f"the message is not a valid {name}") from None
-        self._validator.check(message)
-        return message
+        return Call(route, request, key, after_s, self._call_options(route, context, caller))
 
     async def _unary(self, call: Call, _context: Context) -> bytes:
         async def ask(endpoint: Endpoint, _answered: Answered) -> bytes:
@@ -237,13 +227,15 @@ class Relay(grpc.GenericRpcHandler):
             await asyncio.gather(*asked, return_exceptions=True)
         raise min(errors, key=lambda error: isinstance(error, NotFound))
 
-    def _call_options(self, route: Route, context: Context) -> Callable[[], dict[str, Any]]:
+    def _call_options(
+        self, route: Route, context: Context, caller: str
+    ) -> Callable[[], dict[str, Any]]:
         """What a call gets that is made when this is called: the time that is left by then."""
         timeout_s = self.deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
         until_s = time.monotonic() + timeout_s
         metadata = (
             *metadata_of(get_current()),
-            *forwarded(context.invocation_metadata(), caller=caller_of(context)),
+            *forwarded(context.invocation_metadata(), caller=caller),
         )
         return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}
 

@@ -54,6 +54,7 @@ _GENERATION: Mapping[str, Policy] = {
 _MODEL: Mapping[str, Policy] = {
     "PullModel": Policy(lasting=True),
     "RegisterModel": Policy(),
+    "ImportModel": Policy(lasting=True),
     "GetModel": Policy(safe=True),
     "ListModels": Policy(safe=True),
     "DeleteModel": Policy(),

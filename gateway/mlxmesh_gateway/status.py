@@ -1,8 +1,11 @@
 """The whole mesh as this gateway sees it."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+from grpc import aio
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.traffic_pb2 import TrafficCounts
@@ -18,6 +21,9 @@ from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.tls import CertificateSource
 
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")
+
+_Place = tuple[str, str]
+"""A service's name, and the address of an instance of it."""
 
 _SEVERITY = (
     wire.BREAKER_STATE_UNSPECIFIED,
@@ -37,7 +43,10 @@ class _Answer:
 
 
 class MeshStatus:
-    """Asks every process at once, afresh each time: nothing is kept between two calls."""
+    """Asks every process at once, on one connection each that is kept for the next time.
+
+    No answer is kept between two calls; calls that come while one runs get what that one finds.
+    """
 
     def __init__(
         self,
@@ -53,23 +62,37 @@ class MeshStatus:
         self._backends = backends
         self._own_id = own_id
         self._traffic = traffic
-        self._certificates = certificates
         self._sinks = sinks
+        self._channels: dict[_Place, aio.Channel] = {}
+        self._open = partial(open_channel, certificates=certificates, patience=PATIENT)
+        self._running: asyncio.Task[wire.GetMeshStatusResponse] | None = None
 
     async def now(self) -> wire.GetMeshStatusResponse:
         """Everything, within about a second."""
-        asked = [self._asked(instance) for instance in await self._instances()]
-        answers = await asyncio.gather(*asked)
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._ask_all())
+        # Whoever gives up waiting must not end it for the others.
+        return await asyncio.shield(self._running)
+
+    async def close(self) -> None:
+        """Ends its connections."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self._close_but(())
+
+    async def _ask_all(self) -> wire.GetMeshStatusResponse:
+        instances = await self._instances()
+        await self._close_but({(one.service, one.address) for one in instances})
+        answers = await asyncio.gather(*(self._asked(instance) for instance in instances))
         breakers = _worst_by_engine([seen for one in answers for seen in one.engines])
-        instances = [one.instance for one in answers]
-        for instance in instances:
+        told = [one.instance for one in answers]
+        for instance in told:
             if instance.service == "engine" and instance.instance_id in breakers:
                 instance.breaker.CopyFrom(breakers[instance.instance_id])
         traffic = merged(counts for one in answers for counts in one.traffic)
         sinks = [sink_message(sink) for sink in self._sinks()]
-        return wire.GetMeshStatusResponse(
-            instances=instances, traffic=traffic, telemetry_sinks=sinks
-        )
+        return wire.GetMeshStatusResponse(instances=told, traffic=traffic, telemetry_sinks=sinks)
 
     async def _instances(self) -> list[Instance]:
         """Those of the registry, and those that this gateway still uses though it lacks them."""
@@ -91,30 +114,39 @@ class MeshStatus:
     async def _asked(self, instance: Instance) -> _Answer:
         answer = _Answer(instance_message(instance))
         self._add_own_view(answer.instance)
+        channel = self._channel(instance)
         answer.instance.health, _ = await asyncio.gather(
-            probes.health_of(instance, self._certificates), self._ask_more(answer)
+            probes.health_of(channel), self._ask_more(answer, channel)
         )
         return answer
 
-    async def _ask_more(self, answer: _Answer) -> None:
+    async def _ask_more(self, answer: _Answer, channel: aio.Channel) -> None:
         """An engine tells its load, a generation instance of the engines, a gateway its traffic."""
         message = answer.instance
-        service, address = message.service, message.address
-        async with open_channel(
-            address, role=service, certificates=self._certificates, patience=PATIENT
-        ) as channel:
-            if service == "generation":
-                answer.engines = await probes.engines_seen(channel)
-            elif service == "engine":
-                load = await probes.engine_load(channel)
-                message.load.CopyFrom(load)
-                message.outstanding = load.running + load.waiting
-            elif service == "gateway":
-                own = message.instance_id == self._own_id
-                counts = self._traffic.counts() if own else await probes.traffic(channel)
-                if counts is not None:
-                    answer.traffic = counts
-                    message.traffic.CopyFrom(total(counts))
+        if message.service == "generation":
+            answer.engines = await probes.engines_seen(channel)
+        elif message.service == "engine":
+            load = await probes.engine_load(channel)
+            message.load.CopyFrom(load)
+            message.outstanding = load.running + load.waiting
+        elif message.service == "gateway":
+            own = message.instance_id == self._own_id
+            counts = self._traffic.counts() if own else await probes.traffic(channel)
+            if counts is not None:
+                answer.traffic = counts
+                message.traffic.CopyFrom(total(counts))
+
+    def _channel(self, instance: Instance) -> aio.Channel:
+        place = instance.service, instance.address
+        channel = self._channels.get(place)
+        if channel is None:
+            channel = self._channels[place] = self._open(instance.address, role=instance.service)
+        return channel
+
+    async def _close_but(self, places: Collection[_Place]) -> None:
+        """Closes the channels to all other places."""
+        for place in [place for place in self._channels if place not in places]:
+            await self._channels.pop(place).close()
 
     def _add_own_view(self, message: wire.Instance) -> None:
         endpoint = self._endpoint(message.service, message.instance_id, message.address)

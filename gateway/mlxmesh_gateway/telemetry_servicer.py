@@ -48,6 +48,8 @@ class TelemetryServicer(TelemetryServiceServicer):
     async def PublishEvents(
         self, request: events.PublishEventsRequest, context: Any
     ) -> events.PublishEventsResponse:
+        # An older gateway does not pass on what only a newer one knows: nobody bounds it.
+        request.DiscardUnknownFields()
         for index, event in enumerate(request.events):
             _check(event, f"events[{index}]")
         self._events.add(request.events)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlxmesh_shared.errors import DiskFull, IllegalState, MeshError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NEXT_TO_NOTHING_BYTES = 256 * 1024
 
@@ -17,16 +17,17 @@ def disk_error(error: OSError, where: object = "") -> MeshError | None:
     `where` is the file or directory, where the error itself does not name one.
     """
     place = str(error.filename or where or "the disk")
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         return disk_full(place)
     if error.errno in _FORBIDDEN:
         return not_writable(place, error.strerror or "")
     return None
 
 
-def disk_full(place: object) -> DiskFull:
+def disk_full(place: object, detail: str = "") -> DiskFull:
     """For a file or directory that nothing more can be written to."""
-    return DiskFull(f"disk full: free space in {place}, then try again")
+    why = f" ({detail})" if detail else ""
+    return DiskFull(f"the disk is full{why}: free space in {place}, then try again")
 
 
 def not_writable(place: object, why: str) -> MeshError:

@@ -1,6 +1,7 @@
 """The contracts with their comments, for reflection; the generated stubs have lost them."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Container, Iterable
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -47,11 +48,38 @@ class DocumentedPool:
         return DocumentedFile(self._pool.FindFileByName(name), self._documented)
 
     def FindFileContainingSymbol(self, symbol: str) -> DocumentedFile:
-        """The file that defines the symbol. Raises KeyError when there is none."""
-        return DocumentedFile(self._pool.FindFileContainingSymbol(symbol), self._documented)
+        """The file that defines the symbol, whatever it names: also a method, a field, a oneof or
+        an enum's value. Raises KeyError when there is none.
+        """
+        return DocumentedFile(_file_of(self._pool, symbol), self._documented)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
+
+
+def _file_of(pool: descriptor_pool.DescriptorPool, symbol: str) -> FileDescriptor:
+    """The pool itself knows messages, enums, services and extensions, and values of some enums."""
+    try:
+        return pool.FindFileContainingSymbol(symbol)
+    except KeyError:
+        owner, _, name = symbol.rpartition(".")
+        if not owner:
+            raise
+        file = pool.FindFileContainingSymbol(owner)
+        if not any(name in members for members in _members(pool, owner)):
+            raise
+        return file
+
+
+def _members(pool: descriptor_pool.DescriptorPool, owner: str) -> Iterable[Container[str]]:
+    """The names of what stands in a message, an enum or a service."""
+    with contextlib.suppress(KeyError):
+        message = pool.FindMessageTypeByName(owner)
+        yield from (message.fields_by_name, message.oneofs_by_name, message.enum_values_by_name)
+    with contextlib.suppress(KeyError):
+        yield pool.FindServiceByName(owner).methods_by_name
+    with contextlib.suppress(KeyError):
+        yield pool.FindEnumTypeByName(owner).values_by_name
 
 
 def documented_pool() -> DocumentedPool:

@@ -103,6 +103,9 @@ class IllegalState(MeshError):
 class ModelNotLoaded(IllegalState): ...
 
 
+class ModelRefused(IllegalState): ...
+
+
 class Unauthenticated(MeshError):
     code = StatusCode.UNAUTHENTICATED
 

@@ -24,13 +24,18 @@ async def health(
     async with open_channel(
         address, role=role, certificates=certificates, patience=PATIENT
     ) as channel:
-        check = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        try:
-            response = await check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
-        except (grpc.aio.AioRpcError, MeshError):
-            return "unreachable"
+        return await health_by(channel, timeout_s=timeout_s)
+
+
+async def health_by(channel: grpc.aio.Channel, *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
+    """The same, on a channel that is open already."""
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    try:
+        response = await check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+    except (grpc.aio.AioRpcError, MeshError):
+        return "unreachable"
     return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status).lower()

@@ -9,38 +9,38 @@ import contextlib
 import logging
 import secrets
 import time
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
+from mlxmesh_shared.access_log import access_level, record_access
 from mlxmesh_shared.afterwards import Afterwards
 from mlxmesh_shared.caller import caller_of
 from mlxmesh_shared.disk import disk_error
+from mlxmesh_shared.error_trace import first_of, trace_of
 from mlxmesh_shared.errors import (
     Draining,
     Internal,
-    MalformedMessage,
     MeshError,
-    MessageTooLarge,
     MethodNotFound,
     TooManyRequests,
     from_rpc_error,
     to_status,
 )
+from mlxmesh_shared.methods import is_background, is_infrastructure
 from mlxmesh_shared.places import Places
-from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.requests import Receiver
+from mlxmesh_shared.requests.receiver import Context, Held, Receive
 from mlxmesh_shared.tls.method_access import MethodAccess
 
-_access = logging.getLogger("mlxmesh.access")
 _log = logging.getLogger(__name__)
 
-Context = aio.ServicerContext[Any, Any]
+MAX_INFRASTRUCTURE_STREAMS = 1000
+
 Behaviour = Callable[[Any, Context], Any]
 
 
@@ -63,8 +63,7 @@ class CallGuard(aio.ServerInterceptor):
         self,
         *,
         service: str,
-        validator: Validator,
-        max_message_bytes: int,
+        receiver: Receiver,
         places: Places | None,
         log_successes: bool = True,
         access: MethodAccess | None = None,
@@ -76,14 +75,15 @@ class CallGuard(aio.ServerInterceptor):
         `on_refused` is told of each call that gets no place: how many are taken.
         """
         self._service = service
-        self._validator = validator
-        self._max_message_bytes = max_message_bytes
+        self._receiver = receiver
         self._places = places
         self._log_successes = log_successes
         self._access = access
         self._watcher = watcher
         self._on_refused = on_refused
+        self._infrastructure_streams = 0
         self._guarded: dict[str, tuple[Any, Any]] = {}
+        self._unknown = self._guard("(unknown)", grpc.stream_stream_rpc_method_handler(_no_method))
         # Running calls by the task that handles each, and those that a drain has ended.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
         self._ended: set[asyncio.Task[Any] | None] = set()
@@ -97,7 +97,7 @@ class CallGuard(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             # Its name may be any text of the caller's, which belongs in no log.
-            return _METHOD_HANDLERS[False, False](self._served("(unknown)", _no_method))
+            return self._unknown
         known, guarded = self._guarded.get(method, (None, None))
         if known is not handler:
             guarded = self._guard(method, handler)
@@ -121,77 +121,84 @@ class CallGuard(aio.ServerInterceptor):
                 task.cancel()
 
     def _guard(self, method: str, handler: Any) -> Any:
-        # No deserializer for gRPC: what one raises there becomes UNKNOWN with the raw text.
-        parsed = _parsed_stream if handler.request_streaming else _parsed
-        behaviour = parsed(_behaviour(handler), self._parser(handler.request_deserializer))
+        behaviour = _behaviour(handler)
         if handler.response_streaming:
             behaviour = _written(behaviour)
-        make = _METHOD_HANDLERS[handler.request_streaming, handler.response_streaming]
-        served = self._served(method, behaviour)
-        return make(served, response_serializer=handler.response_serializer)
+        if is_infrastructure(method) and handler.response_streaming:
+            behaviour = self._bounded(behaviour)
+        receive = self._receiver.of(method, handler)
 
-    def _parser(self, deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-        """Bytes to a checked message; a handler without deserializer gets the bytes."""
+        async def serve(requests: Any, context: Context) -> Any:
+            return await self._serve(method, receive, behaviour, requests, context)
 
-        def parse(encoded: bytes) -> Any:
-            if len(encoded) > self._max_message_bytes:
-                raise MessageTooLarge(
-                    f"the message has {len(encoded)} bytes;"
-                    f" at most {self._max_message_bytes} are accepted"
+        # For gRPC each method takes a stream: what takes one message would have it read to its end
+        # before anything here is asked. There is no difference on the wire.
+        make = _METHOD_HANDLERS[handler.response_streaming]
+        return make(serve, response_serializer=handler.response_serializer)
+
+    def _bounded(self, behaviour: Behaviour) -> Behaviour:
+        """Watches of health and streams of reflection take no places, but there is an end."""
+
+        async def run(request: Any, context: Context) -> None:
+            if self._infrastructure_streams >= MAX_INFRASTRUCTURE_STREAMS:
+                raise TooManyRequests(
+                    f"{MAX_INFRASTRUCTURE_STREAMS} streams of health and reflection run here",
+                    retry_delay_s=1.0,
                 )
-            if deserialize is None:
-                return encoded
-            message = _deserialized(deserialize, encoded)
-            if isinstance(message, Message):
-                self._validator.check(message)
-            return message
+            self._infrastructure_streams += 1
+            try:
+                await behaviour(request, context)
+            finally:
+                self._infrastructure_streams -= 1
 
-        return parse
-
-    def _served(self, method: str, behaviour: Behaviour) -> Behaviour:
-        async def serve(request: Any, context: Context) -> Any:
-            return await self._serve(method, behaviour, request, context)
-
-        return serve
+        return run
 
     async def _serve(
-        self, method: str, behaviour: Behaviour, request: Any, context: Context
+        self,
+        method: str,
+        receive: Receive,
+        behaviour: Behaviour,
+        requests: Any,
+        context: Context,
     ) -> Any:
         # In one piece: each context manager or generator more costs every call.
         started_s = time.perf_counter()
         code = grpc.StatusCode.OK
         caller: str | None = None
+        held: Held = []
         task = asyncio.current_task()
         watched = self._watched(method, context)
         try:
-            self._authorize(method, context)
-            caller = self._admitted(method, context)
-            self._running[task] = method
-            return await behaviour(request, context)
-        except aio.AbortError:
-            code = context.code()
-            raise
-        except asyncio.CancelledError:
-            if task is None or task not in self._ended:
-                code = _cancelled_code(context)
+            try:
+                self._authorize(method, context)
+                caller = self._admitted(method, context)
+                self._running[task] = method
+                return await behaviour(await receive(requests, context, held), context)
+            except aio.AbortError:
+                code = context.code()
                 raise
-            task.uncancel()
-            draining = Draining("this instance is stopping; try again at another")
-            code = draining.code
-            await context.abort_with_status(to_status(draining))
-        except aio.InternalError:
-            # gRPC took no answer of ours: the caller is gone, which this task is yet to be told.
-            code = _cancelled_code(context)
-            raise asyncio.CancelledError from None
-        except Exception as error:  # noqa: BLE001 - each becomes a status
-            known = self._known(method, error)
-            code = known.code
-            await context.abort_with_status(to_status(known))
+            except asyncio.CancelledError:
+                if task is None or task not in self._ended:
+                    code = _cancelled_code(context)
+                    raise
+                task.uncancel()
+                code, status = _DRAINING.code, to_status(_DRAINING)
+            except aio.InternalError:
+                # gRPC took no answer of ours: the caller is gone, and this task is yet to hear it.
+                code = _cancelled_code(context)
+                raise asyncio.CancelledError from None
+            except Exception as error:  # noqa: BLE001 - each becomes a status
+                code, status = self._status_of(method, error)
+            # Not within the handler above: gRPC keeps what this raises, and with it would be the
+            # error, its frames and their request, until the garbage collector finds the cycle.
+            await context.abort_with_status(status)
         finally:
             self._running.pop(task, None)
             self._ended.discard(task)
             if caller is not None and self._places is not None:
                 self._places.give_back(caller, time.monotonic())
+            if held:
+                self._receiver.give_back(held)
             self._conclude(method, context, code, time.perf_counter() - started_s, watched)
 
     def _watched(self, method: str, context: Context) -> WatchedCall | None:
@@ -230,7 +237,7 @@ class CallGuard(aio.ServerInterceptor):
         watched: WatchedCall | None,
     ) -> None:
         """Has the call recorded once its answer is on its way, as of now and in its own context."""
-        recorded = self._recorded(method, code)
+        recorded = access_level(method, code, log_successes=self._log_successes)
         if watched is None and recorded is None:
             return
         ended_ns = time.time_ns()
@@ -238,21 +245,18 @@ class CallGuard(aio.ServerInterceptor):
 
         def record() -> None:
             if recorded is not None:
-                _record(recorded, ended_ns, method, code, took_s, peer)
+                record_access(recorded, ended_ns, method, code, took_s, peer)
             if watched is not None:
                 watched.end(code, took_s, ended_ns)
 
         self._afterwards.add(partial(copy_context().run, record))
 
-    def _recorded(self, method: str, code: grpc.StatusCode) -> int | None:
-        """The level of a call's access record, None for no record."""
-        succeeded = code is grpc.StatusCode.OK
-        quiet = is_background(method) or (succeeded and not self._log_successes)
-        level = logging.DEBUG if quiet else logging.INFO
-        return level if _access.isEnabledFor(level) else None
+    def _status_of(self, method: str, raised: Exception) -> tuple[grpc.StatusCode, Any]:
+        known = self._known(method, raised)
+        return known.code, to_status(known)
 
     def _known(self, method: str, raised: Exception) -> MeshError:
-        error = _first(raised)
+        error = first_of(raised)
         if isinstance(error, MeshError):
             return error
         if isinstance(error, aio.AioRpcError):
@@ -261,47 +265,21 @@ class CallGuard(aio.ServerInterceptor):
             _log.error("%s failed: %s", method, known.message)
             return known
         short_id = secrets.token_hex(4)
-        _log.error("%s failed, id %s\n%s", method, short_id, _trace(error))
+        _log.error("%s failed, id %s\n%s", method, short_id, trace_of(error))
         return Internal(f"internal error; see the log of {self._service}, id {short_id}")
 
 
-_METHOD_HANDLERS: dict[tuple[bool, bool], Callable[..., Any]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
+_DRAINING = Draining("this instance is stopping; try again at another")
+# By whether the response is a stream.
+_METHOD_HANDLERS: dict[bool, Callable[..., Any]] = {
+    False: grpc.stream_unary_rpc_method_handler,
+    True: grpc.stream_stream_rpc_method_handler,
 }
 
 
-def is_infrastructure(method: str) -> bool:
-    """Whether a method is health or reflection: no work of ours, never refused for load."""
-    return method.startswith("/grpc.")
-
-
-def is_background(method: str) -> bool:
-    """Whether a method serves the mesh itself: infrastructure, and the receiving of telemetry.
-
-    Watching the calls that bring what was watched would never end.
-    """
-    return is_infrastructure(method) or method.startswith("/opentelemetry.")
-
-
 def _behaviour(handler: Any) -> Behaviour:
-    if handler.request_streaming:
-        return handler.stream_stream or handler.stream_unary
-    return handler.unary_stream or handler.unary_unary
-
-
-def _parsed(behaviour: Behaviour, parse: Callable[[bytes], Any]) -> Behaviour:
-    return lambda encoded, context: behaviour(parse(encoded), context)
-
-
-def _parsed_stream(behaviour: Behaviour, parse: Callable[[bytes], Any]) -> Behaviour:
-    async def messages(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for encoded in requests:
-            yield parse(encoded)
-
-    return lambda requests, context: behaviour(messages(requests), context)
+    streaming = handler.stream_stream or handler.stream_unary
+    return streaming or handler.unary_stream or handler.unary_unary
 
 
 def _written(behaviour: Behaviour) -> Behaviour:
@@ -319,34 +297,7 @@ def _written(behaviour: Behaviour) -> Behaviour:
     return write
 
 
-def _record(
-    level: int, ended_ns: int, method: str, code: grpc.StatusCode, took_s: float, peer: str
-) -> None:
-    outcome = {"code": code.name, "ms": round(took_s * 1000, 1), "peer": peer}
-    extra = {"operation": "access", "fields": {"method": method, **outcome}}
-    record = _access.makeRecord(_access.name, level, "", 0, "call", (), None, extra=extra)
-    record.created = ended_ns / 1e9
-    _access.handle(record)
-
-
-def _deserialized(deserialize: Callable[[bytes], Any], encoded: bytes) -> Any:
-    try:
-        return deserialize(encoded)
-    except (DecodeError, ValueError):
-        # Its text may quote the message.
-        raise MalformedMessage(
-            "the message is not valid protobuf of the method's request type"
-        ) from None
-
-
-def _first(error: BaseException) -> BaseException:
-    """The first error of a task group's errors; the others fell with it."""
-    if isinstance(error, BaseExceptionGroup):
-        return _first(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
-    return error
-
-
-async def _no_method(_request: Any, _context: Context) -> Any:
+async def _no_method(_requests: Any, _context: Context) -> Any:
     raise MethodNotFound("there is no such method here; list the services by reflection")
 
 
@@ -354,11 +305,3 @@ def _cancelled_code(context: Context) -> grpc.StatusCode:
     # gRPC cancels a handler at the deadline just as when the client goes away.
     expired = context.time_remaining() == 0
     return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
-
-
-def _trace(error: BaseException) -> str:
-    """Where an error came from, by frames and classes: its text may quote a prompt."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    cause = error.__cause__ or error.__context__
-    before = f"{_trace(cause)}which led to\n" if cause is not None else ""
-    return f"{before}{frames}{type(error).__qualname__}\n"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.grpc_threads import grpc_environment
 from mlxmesh_shared.settings import SettingsError
 
+MAX_DESCRIPTORS = 8192
 EXIT_WITH_PARENT = "MLXMESH_EXIT_WITH_PARENT"
 
 
@@ -25,6 +27,7 @@ def child_environment() -> dict[str, str]:
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     """Runs a process's story; an expected error is one line on stderr and exit code 1."""
+    raise_descriptor_limit()
     try:
         asyncio.run(main())
     except (MeshError, SettingsError) as error:
@@ -39,6 +42,16 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def raise_descriptor_limit() -> None:
+    """Lets this process have as many connections and files as it may; macOS begins with 256."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MAX_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # macOS may allow less than it says.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def wait_for_stop(leaving: asyncio.Event | None = None) -> None:

@@ -14,9 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from mlxmesh.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 from mlxmesh_shared import control, shared_port
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.interceptors import CallGuard, CallWatcher, is_infrastructure
+from mlxmesh_shared.interceptors import CallGuard, CallWatcher
+from mlxmesh_shared.methods import is_infrastructure
 from mlxmesh_shared.places import Places
 from mlxmesh_shared.reflection import reflection_handlers
+from mlxmesh_shared.requests import Receiver, RequestParser
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.tls import ServerTls
 
@@ -26,6 +28,7 @@ _HEALTH = "grpc.health.v1.Health"
 _NO_DEADLINE_S = 10 * 365 * 86400
 SETTLE_S = 0.5
 """How long others may take to see that an instance is leaving; the registry tells within 0.2 s."""
+_BACKSTOP_BYTES = 2**20
 # gRPC ends each connection up to a tenth later or earlier, so that not all come back at once.
 _AGE_JITTER = 1.1
 
@@ -35,6 +38,10 @@ class ServerOptions:
     """Limits of one server."""
 
     max_message_bytes: int = 16 * 2**20
+    max_held_bytes: int = 512 * 2**20
+    """What the large requests of running calls may have in all, half of it for each caller."""
+    max_connections: int = 1024
+    """More are closed as soon as they come."""
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_rpcs: int | None = None
     max_rpcs_per_caller: int | None = None
@@ -51,6 +58,8 @@ class ServerOptions:
     """Whether a successor may listen on the same port while this server leaves; needs an age."""
     takes_over: bool = False
     """Whether this server may begin beside another one on its port."""
+    settle_s: float = SETTLE_S
+    """How long others get to see that it is leaving, before its port closes."""
 
     def places(self) -> Places | None:
         """Those for running calls; None for any number."""
@@ -61,10 +70,17 @@ class ServerOptions:
         """The options for gRPC's core."""
         arguments = [
             # The guard's limit is exact and answers with a reason; this one is a backstop.
-            ("grpc.max_receive_message_length", 2 * self.max_message_bytes),
+            ("grpc.max_receive_message_length", self.max_message_bytes + _BACKSTOP_BYTES),
+            # A compressed message costs its sender a thousandth of what it costs here, and gRPC
+            # has expanded it before it looks at its size: docs/decisions/0025.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
+            # Without this one a connection that sends fast may have megabytes here for each call
+            # that nobody reads yet, instead of 64 KiB.
+            ("grpc.http2.bdp_probe", 0),
             ("grpc.max_metadata_size", self.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
             ("grpc.max_concurrent_streams", self.max_concurrent_streams),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
             ("grpc.keepalive_time_ms", round(self.keepalive_time_s * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
             ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_s * 1000)),
@@ -114,8 +130,11 @@ class MeshServer:
         descriptors = _descriptors((*service_names, control.SERVICE_NAME))
         self._guard = CallGuard(
             service=name,
-            validator=Validator.for_services(*descriptors),
-            max_message_bytes=options.max_message_bytes,
+            receiver=Receiver(
+                RequestParser(Validator.for_services(*descriptors)),
+                max_message_bytes=options.max_message_bytes,
+                max_held_bytes=options.max_held_bytes,
+            ),
             places=options.places(),
             log_successes=options.log_successes,
             access=tls.access(descriptors) if tls is not None else None,
@@ -189,15 +208,16 @@ class MeshServer:
         """
         shared_port.stop_listening(self.address)
         age_s = self._options.max_connection_age_s or 0
-        await asyncio.sleep(_AGE_JITTER * age_s + SETTLE_S)
+        await asyncio.sleep(_AGE_JITTER * age_s + self._options.settle_s)
 
-    async def drain(self, grace_s: float, settle_s: float = SETTLE_S) -> None:
+    async def drain(self, grace_s: float, settle_s: float | None = None) -> None:
         """Stops without losing a call; whatever still runs after grace_s ends as DRAINING.
 
-        Settling gives resolvers and balancers the time to look elsewhere before the port closes.
+        Settling gives resolvers and balancers the time to look elsewhere before the port closes;
+        by default as long as the options say.
         """
         await self.set_not_serving()
-        await asyncio.sleep(settle_s)
+        await asyncio.sleep(self._options.settle_s if settle_s is None else settle_s)
         self._guard.end_calls(_never_ends)
         stopping = asyncio.create_task(self._server.stop(grace_s + 1))
         await asyncio.wait({stopping}, timeout=grace_s)

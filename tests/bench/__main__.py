@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench.picture import draw_suite
-from tests.bench.results import Findings, console, drawn, machine, write
+from tests.bench.results import MODEL_VARIABLE, MODELS, Findings, console, drawn, machine, write
 from tests.bench.suite import Outcome, Part, Suite, parts_for
 
 PART_LIMIT_S = 400.0
@@ -82,7 +83,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write all results and tables here")
     parser.add_argument("--picture", type=Path, help="draw the curves into this .svg or .png")
     parser.add_argument("--peers", type=Path, help="the JSON of bench_peers, to draw them too")
+    parser.add_argument("--model", choices=MODELS, help="measure a real model instead of our own")
     args = parser.parse_args()
+    if args.model:
+        os.environ[MODEL_VARIABLE] = args.model
     try:
         parts = parts_for(args.only)
     except ValueError as error:

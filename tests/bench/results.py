@@ -127,6 +127,11 @@ def write(path: Path, text: str) -> None:
     path.write_text(text + "\n")
 
 
+MODEL_VARIABLE = "BENCH_MODEL"
+MODELS = ("smollm2",)
+"""Real models that can be measured; the variable tells every process of a benchmark."""
+
+
 def run_alone(
     about: str | None, measure: Callable[..., Findings], *, rounds: int, **lists: Sequence[float]
 ) -> None:
@@ -141,7 +146,10 @@ def run_alone(
     for name, values in lists.items():
         parser.add_argument(f"--{name}", type=type(values[0]), nargs="+", default=values)
     parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument("--model", choices=MODELS, help="measure a real model instead of our own")
     args = parser.parse_args()
+    if args.model:
+        os.environ[MODEL_VARIABLE] = args.model
     findings = measure(args.rounds, **{name: getattr(args, name) for name in lists})
     show(findings)
     if args.json:

@@ -1,4 +1,4 @@
-"""The short runs here start whole meshes and take a while: `make test-all` has them."""
+"""The short runs here start whole meshes and take a while: `make test-rest` has them."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path.home() / ".cache" / "mlxmesh" / "tools"
+# A first build fetches everything that it is made of.
+BUILD_TIMEOUT_S = 600
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -27,7 +29,7 @@ def run(mesh: RunningMesh) -> Run:
     """Runs a command in an example's folder, with the mesh's address in its environment."""
 
     def run_in(
-        folder: str, *command: str, model: str = "pocket", lines: str = ""
+        folder: str | Path, *command: str, model: str = "pocket", lines: str = ""
     ) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join([str(TOOLS), str(ROOT / ".venv/bin"), os.environ["PATH"]])
         return subprocess.run(
@@ -42,7 +44,7 @@ def run(mesh: RunningMesh) -> Run:
             input=lines,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=BUILD_TIMEOUT_S,
             check=False,
         )
 

@@ -2,14 +2,17 @@
 
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .building import kept_copy
+
 PROMPT = "Once upon a time"
 
 
-def streamed(run: Any, folder: str, *command: str) -> None:
+def streamed(run: Any, folder: str | Path, *command: str) -> None:
     """Runs an example that streams; it must print a text and its usage."""
     result = run(folder, *command, PROMPT)
 
@@ -22,7 +25,17 @@ def streamed(run: Any, folder: str, *command: str) -> None:
     assert 0 < int(match[2]) <= 60
 
 
-def refused(run: Any, folder: str, *command: str) -> str:
+def cancelled(run: Any, folder: Path, *command: str) -> None:
+    """Runs an example that cancels after 20 characters; it must print no fewer, and no usage."""
+    result = run(folder, *command, PROMPT, "20")
+
+    assert result.returncode == 0, result.stderr
+    text, _, end = result.stdout.rpartition("\n[")
+    assert end == "cancelled]\n"
+    assert len(text) >= 20
+
+
+def refused(run: Any, folder: str | Path, *command: str) -> str:
     """Runs an example with a model that is not there; returns what it says of it."""
     result = run(folder, *command, PROMPT, model="nix")
 
@@ -55,6 +68,31 @@ def test_go_streams(run: Any) -> None:
 
     streamed(run, "go", "gen/example")
     assert refused(run, "go", "gen/example").startswith("MODEL_NOT_FOUND: ")
+
+
+@pytest.mark.tools
+@pytest.mark.timeout(900)
+def test_java_streams(run: Any) -> None:
+    with kept_copy("java") as folder:
+        built = run(folder, "mvn", "--quiet", "--batch-mode", "compile")
+        assert built.returncode == 0, built.stdout + built.stderr
+        command = ("java", "-cp", "target/classes:target/lib/*", "mlxmesh.example.Generate")
+
+        streamed(run, folder, *command)
+        cancelled(run, folder, *command)
+        assert refused(run, folder, *command).startswith("MODEL_NOT_FOUND: ")
+
+
+@pytest.mark.tools
+@pytest.mark.timeout(900)
+def test_rust_streams(run: Any) -> None:
+    with kept_copy("rust") as folder:
+        built = run(folder, "cargo", "build", "--quiet")
+        assert built.returncode == 0, built.stderr
+
+        streamed(run, folder, "target/debug/mlxmesh-example")
+        cancelled(run, folder, "target/debug/mlxmesh-example")
+        assert refused(run, folder, "target/debug/mlxmesh-example").startswith("MODEL_NOT_FOUND: ")
 
 
 @pytest.mark.tools

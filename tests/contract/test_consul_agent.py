@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ import aiohttp
 import pytest
 
 from tests.fakes.consul_agent import FakeConsulAgent
-from tests.fakes.consul_process import ConsulAgentProcess
+from tests.fakes.consul_process import ConsulAgentProcess, if_built
 
-AGENTS = ["fake", *(["real"] if "CONSUL_BIN" in os.environ else [])]
+AGENTS = ["fake", *if_built("real")]
 
 
 class Api:

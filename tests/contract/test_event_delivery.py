@@ -185,7 +185,8 @@ async def test_what_a_gateway_refuses_is_dropped_and_counted(stand: Stand) -> No
     await stand.gateway("gateway-1", gateway)
     stand.happens(1)
     await told(gateway, 1)
-    await stand.delivery.flush(10)
+    async with asyncio.timeout(5):
+        await stand.delivery.flush(60)
     stand.happens(2)
     await told(gateway, 1, 2)
     assert (gateway.calls, stand.delivery.dropped) == (2, 1)

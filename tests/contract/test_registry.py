@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,15 @@ from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.settings import ConsulSettings, MeshSettings
 from tests.fakes.consul_agent import FakeConsulAgent
-from tests.fakes.consul_process import ConsulAgentProcess, free_port
+from tests.fakes.consul_process import ConsulAgentProcess, free_port, if_built
 from tests.fakes.health import healthy
 from tests.fakes.registry import InMemoryRegistry
 
 LEASE_S = 1.5
+POLL_S = 0.2
 # Something serves there where an adapter has it checked.
 ADDRESS = f"127.0.0.1:{free_port()}"
-ADAPTERS = ["directory", "memory", "consul and a fake agent"]
-if "CONSUL_BIN" in os.environ:
-    ADAPTERS.append("consul")
+ADAPTERS = ["directory", "memory", "consul and a fake agent", *if_built("consul")]
 
 
 def instance(instance_id: str = "engine-1", service: str = "engine", **metadata: str) -> Instance:
@@ -74,6 +74,12 @@ async def test_registered_is_found_whole(registry: Registry) -> None:
     await registry.register(instance(model="pocket", state="ready"))
 
     assert await registry.resolve("engine") == (instance(model="pocket", state="ready"),)
+
+
+async def test_an_ipv6_address_is_found_as_it_was_registered(registry: Registry) -> None:
+    six = replace(instance(), address="[::1]:5")
+    await registry.register(six)
+    assert await registry.resolve("engine") == (six,)
 
 
 async def test_services_are_kept_apart(registry: Registry) -> None:
@@ -172,7 +178,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def directory(path: Path) -> AsyncIterator[DirectoryRegistry]:
-    registry = DirectoryRegistry(path, lease_s=LEASE_S)
+    registry = DirectoryRegistry(path, lease_s=LEASE_S, poll_s=POLL_S)
     yield registry
     await registry.close()
 
@@ -193,8 +199,7 @@ async def test_a_directory_that_cannot_be_read_is_not_an_empty_one(
         aside = path.with_name("aside")
         path.rename(aside)
         path.write_text("not a directory")
-        # The watch looks at least every two seconds.
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(3 * POLL_S)
         assert not change.done()
         path.unlink()
         aside.rename(path)
@@ -266,10 +271,19 @@ async def test_a_living_process_here_may_be_late(path: Path, host: str, found: b
     assert bool(await DirectoryRegistry(path).resolve("engine")) is found
 
 
+async def test_a_change_just_after_the_first_look_is_seen_at_once(path: Path) -> None:
+    directory = DirectoryRegistry(path, poll_s=3600)
+    async with aclosing(directory.watch("engine")) as watching:
+        assert await next_set(watching) == []
+        await directory.register(instance())
+        assert await next_set(watching) == ["engine-1"]
+    await directory.close()
+
+
 async def test_a_lease_that_nobody_keeps_ends(path: Path) -> None:
-    owner = DirectoryRegistry(path, lease_s=LEASE_S)
+    owner = DirectoryRegistry(path, lease_s=0.5)
     await owner.register(instance())
-    reader = DirectoryRegistry(path, lease_s=LEASE_S)
+    reader = DirectoryRegistry(path, lease_s=0.5, poll_s=POLL_S)
     async with aclosing(reader.watch("engine")) as watching:
         assert await next_set(watching) == ["engine-1"]
         await owner.close()
@@ -367,4 +381,19 @@ def test_every_instance_tells_where_it_is_and_what_it_speaks() -> None:
     host = socket.gethostname()
     wanted = {"zone": "rack-7", "contract": "v1", "host": host, "model": "pocket"}
     assert found.metadata == wanted
+    advertised = MeshSettings(advertise_host="fd00::7")
+    assert local_instance(advertised, "model", "m", "[::]:5").address == "[fd00::7]:5"
     assert local_instance(MeshSettings(), "model", "m", "[::1]:5").address == "[::1]:5"
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7:5", "[fd00::7", "mac/5", "a" * 254])
+def test_a_host_to_advertise_is_a_name_or_an_address(host: str) -> None:
+    with pytest.raises(ValueError, match="advertise_host"):
+        MeshSettings(advertise_host=host)
+
+
+@pytest.mark.parametrize("host", ["fd00::7", "[fd00::7]"])
+def test_an_ipv6_host_is_told_in_brackets(host: str) -> None:
+    settings = MeshSettings(advertise_host=host)
+
+    assert local_instance(settings, "engine", "engine-1", "[::]:5").address == "[fd00::7]:5"

@@ -225,13 +225,15 @@ async def test_calls_that_are_left_or_cut_leave_no_trace(mesh: RunningMesh, told
         f"{GENERATION}/Generate",
         generate(prompt=CANARY, max_tokens=3000, ignore_eos=True),
     )
+    engine_pid = mesh.pid("engine")
     async with channel_to(mesh) as channel:
         left = await call(channel, path, lasting, messages=3)
         late = await call(channel, path, lasting, timeout_s=0.3)
         cut = asyncio.create_task(call(channel, path, lasting))
         await asyncio.sleep(0.5)
-        os.kill(mesh.pid("engine"), signal.SIGKILL)
+        os.kill(engine_pid, signal.SIGKILL)
         answers = [left, late, await cut]
+        await asyncio.to_thread(wait_until_serving, mesh)
         await all_told(channel, told)
     codes = [answer.code.name for answer in answers]
     assert codes[:2] == ["CANCELLED", "DEADLINE_EXCEEDED"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.e2e.running_mesh import MLXMESH, RunningMesh, mlxmesh
@@ -75,18 +77,110 @@ def test_logs_show_each_component(mesh: RunningMesh) -> None:
     result = mesh.command("logs", "gateway", "-n", "5")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("gateway: ")
-    missing = mesh.command("logs", "nobody")
+    missing = mesh.command("logs", "nobody", "-n", "1")
     assert missing.returncode == 1
     assert "gateway" in missing.stderr
 
 
 def test_without_a_mesh_commands_say_how_to_start_one(tmp_path: Path) -> None:
-    for command in (("models",), ("generate", "Hi"), ("load", "pocket")):
+    commands = (
+        "models", "status", "down", "restart", "drain x", "top", "events", "trace x", "chat",
+        "generate Hi", "attach x", "tokens Hi", "load x", "unload x", "delete x", "alias x y 1",
+    )  # fmt: skip
+    for command in map(str.split, commands):
         result = mlxmesh(*command, "--data-dir", str(tmp_path))
-        assert result.returncode == 1
-        assert "mlxmesh up" in result.stderr
-    assert json.loads(mlxmesh("status", "--json", "--data-dir", str(tmp_path)).stdout) == {
-        "instances": [],
-        "models": [],
-    }
-    assert "no mesh" in mlxmesh("down", "--data-dir", str(tmp_path)).stdout
+        assert result.returncode == 3, command
+        assert result.stdout == ""
+        assert f"mlxmesh up --data-dir {tmp_path}" in result.stderr
+    for command in (("status",), ("generate", "Hi"), ("drain", "x")):
+        told = mlxmesh(*command, "--json", "--data-dir", str(tmp_path))
+        assert (told.returncode, told.stdout) == (3, ""), command
+        assert json.loads(told.stderr)["error"]["reason"] == "NO_MESH"
+
+
+def test_there_are_no_logs_where_no_mesh_was(tmp_path: Path) -> None:
+    result = mlxmesh("logs", "--data-dir", str(tmp_path))
+    assert result.returncode == 1
+    assert "no logs in" in result.stderr
+
+
+def test_a_gateway_that_is_away_is_exit_code_3_and_asked_about() -> None:
+    result = mlxmesh("models", "--address", "127.0.0.1:1")
+    assert result.returncode == 3
+    assert "is the mesh up?" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_listens_but_is_no_gateway_is_told_apart(mesh: RunningMesh) -> None:
+    http = next(row["http"] for row in mesh.status()["instances"] if row["service"] == "gateway")
+    result = mlxmesh("models", "--address", http)
+    assert result.returncode == 3
+    assert "does not answer" in result.stderr
+    assert "is the mesh up?" not in result.stderr
+
+
+def test_errors_are_json_where_the_output_is(mesh: RunningMesh) -> None:
+    result = mesh.command("generate", "Hi", "--top-p", "7", "--json")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    error = json.loads(result.stderr)["error"]
+    assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert error["field"].endswith("top_p")
+    assert not error["retryable"]
+
+
+def test_every_command_with_json_prints_json(mesh: RunningMesh) -> None:
+    generated = mesh.command("generate", "Hi", "--request-id", "again", "--json")
+    attached = mesh.command("attach", "again", "--json")
+    assert json.loads(attached.stdout)["text"] == json.loads(generated.stdout)["text"]
+    assert json.loads(attached.stdout)["finished"]["finish_reason"] == "stop"
+    lines = mesh.command("logs", "gateway", "-n", "3", "--json").stdout.splitlines()
+    assert {json.loads(line)["component"] for line in lines} == {"gateway"}
+
+
+def test_output_that_nobody_reads_on_ends_quietly(mesh: RunningMesh) -> None:
+    for command in (["generate", "Tell me a long story about a fox."], ["status"], ["events"]):
+        arguments = [*MLXMESH, *command, "--data-dir", str(mesh.data_dir)]
+        with subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.read(1)
+            process.stdout.close()
+            assert process.stderr.read() == ""
+            # A command whose output came at once was done before anybody left.
+            assert process.wait(30) in (0, 141)
+
+
+def test_the_shell_completes_names_of_models(mesh: RunningMesh) -> None:
+    def completed(line: str, address: str) -> list[str]:
+        """What Tab offers at the end of the line."""
+        env = {
+            "_MLXMESH_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(line.count(" ")),
+            "MLXMESH_ADDRESS": address,
+        }
+        command = Path(sys.executable).parent / "mlxmesh"
+        result = subprocess.run(
+            [command], env=os.environ | env, capture_output=True, text=True, check=False
+        )
+        assert result.stderr == ""
+        return result.stdout.split()
+
+    assert completed("mlxmesh load pocket-", mesh.address) == ["pocket-mini", "pocket-mini@1"]
+    assert "pocket@1" in completed("mlxmesh generate --model ", mesh.address)
+    assert completed("mlxmesh load ", "127.0.0.1:1") == []
+
+
+def test_the_version_is_told() -> None:
+    result = mlxmesh("--version")
+    assert result.stdout.split()[0] == "mlxmesh"
+    assert result.returncode == 0
+
+
+def test_a_prompt_that_is_no_text_is_one_line() -> None:
+    result = subprocess.run([*MLXMESH, "tokens"], input=b"\xff", capture_output=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == b"error: the prompt is not UTF-8\n"

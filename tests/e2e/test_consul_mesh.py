@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import pytest
 
 from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
 from tests.fakes.consul_agent import FakeConsulAgent
-from tests.fakes.consul_process import ConsulAgentProcess
+from tests.fakes.consul_process import ConsulAgentProcess, if_built
 
 PATIENCE_S = 60
-AGENTS = ["fake", *(["real"] if "CONSUL_BIN" in os.environ else [])]
+AGENTS = ["fake", *if_built("real")]
 Agent = FakeConsulAgent | ConsulAgentProcess
 
 

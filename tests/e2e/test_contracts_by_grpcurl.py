@@ -19,7 +19,7 @@ TOOLS = Path.home() / ".cache" / "mlxmesh" / "tools"
 def grpcurl(*arguments: str) -> str:
     path = os.pathsep.join([str(TOOLS), str(TOOLS / "bin"), os.environ["PATH"]])
     program = shutil.which("grpcurl", path=path)
-    assert program, "grpcurl is missing: `make test-all` fetches it"
+    assert program, "grpcurl is missing: `make tools` fetches it"
     result = subprocess.run(
         [program, "-plaintext", *arguments], capture_output=True, text=True, timeout=60, check=False
     )

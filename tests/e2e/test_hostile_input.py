@@ -39,13 +39,16 @@ GENERATE = f"{GENERATION}/Generate"
 COMPLETE = f"{GENERATION}/Complete"
 COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
-STREAMING = {GENERATE, f"{MODELS}/PullModel", f"{MODELS}/LoadModel"}
+STREAMING = {GENERATE, f"{MODELS}/PullModel", f"{MODELS}/ImportModel", f"{MODELS}/LoadModel"}
 # None of them takes an empty message, so that no raw bytes are legal by chance.
 RAW_METHODS = (
     GENERATE,
     COMPLETE,
     COUNT_TOKENS,
-    *(f"{MODELS}/{name}" for name in ("PullModel", "RegisterModel", "GetModel", "LoadModel")),
+    *(
+        f"{MODELS}/{name}"
+        for name in ("PullModel", "ImportModel", "RegisterModel", "GetModel", "LoadModel")
+    ),
 )
 # What a caller must not repeat: a retry would be as hopeless as the first try.
 HOPELESS = {
@@ -153,6 +156,12 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
     yield f"{MODELS}/ListModels", "page_token", model_pb2.ListModelsRequest(page_token="\x00")
     for hub_id in ("", "pocket", "../../etc", "a/b/c", "a/b?x"):
         yield f"{MODELS}/PullModel", "hub_id", model_pb2.PullModelRequest(hub_id=hub_id)
+    for file in ("x.bin", "../x.gguf", "a/x.gguf", ".gguf"):
+        yield f"{MODELS}/PullModel", "file", model_pb2.PullModelRequest(hub_id="a/b", file=file)
+    yield f"{MODELS}/PullModel", "dtype", model_pb2.PullModelRequest(hub_id="a/b", dtype="int4")
+    for file in ("", "relative.gguf", "/no/such.gguf", "/etc", "/dev/zero", "x" * 5000, "/\x00"):
+        importing = model_pb2.ImportModelRequest(name="hostile", file=file)
+        yield f"{MODELS}/ImportModel", "file", importing
     for directory in ("", "relative", "/no/such/directory", "/etc", "x" * 5000, "/\x00"):
         register = model_pb2.RegisterModelRequest(name="hostile", directory=directory)
         yield f"{MODELS}/RegisterModel", "directory", register

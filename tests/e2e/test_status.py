@@ -21,7 +21,7 @@ def test_the_command_shows_every_process_with_load_and_breaker(mesh: RunningMesh
     assert [row["service"] for row in rows] == KINDS
     assert {row["state"] for row in rows} == {"serving"}
     guarded = {row["service"]: row["breaker"]["state"] for row in rows if "breaker" in row}
-    assert guarded == dict.fromkeys(("generation", "model", "engine"), "BREAKER_STATE_CLOSED")
+    assert guarded == dict.fromkeys(("generation", "model", "engine"), "closed")
     assert rows[-1]["load"]["max_running"] > 0
 
     table = mesh.command("status").stdout

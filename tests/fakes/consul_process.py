@@ -5,8 +5,10 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import pytest
 
 from mlxmesh_shared.errors import RegistryUnavailable
 
@@ -18,6 +20,12 @@ DENY = f"""acl {{
   default_policy = "deny"
   tokens {{ initial_management = "{ROOT_TOKEN}", agent = "{ROOT_TOKEN}" }}
 }}"""
+
+
+def if_built(parameter: str) -> list[Any]:
+    """The parameter of tests with a real agent, which are marked `tools`; none without an agent."""
+    is_there = "CONSUL_BIN" in os.environ
+    return [pytest.param(parameter, marks=pytest.mark.tools)] if is_there else []
 
 
 def free_port() -> int:

@@ -45,6 +45,7 @@ class Behaviour:
     load_s: float = 0.0  # pause before it announces its address
     announce: bool = True  # False: it never tells its address
     crashes: int = 0  # so many first starts exit with CRASH_EXIT_CODE before the announcement
+    refuses: str = ""  # every start ends with this reason, which no other start would change
     drain_s: float = 0.0  # how long it drains after SIGTERM
     ignore_sigterm: bool = False  # it must be killed
     loop_age_ms: int = 1  # large: its loop is stuck although it answers
@@ -147,6 +148,9 @@ async def _run(flags: argparse.Namespace) -> None:
     _say(phase="loading", note="weights")
     print("fake engine: flags", *sys.argv[1:], file=sys.stderr, flush=True)
     await asyncio.sleep(behaviour.load_s)
+    if behaviour.refuses:
+        _say(phase="failed", permanent=True, message=behaviour.refuses)
+        raise SystemExit(1)
     _crash_if_asked(model_dir, behaviour)
     server = grpc.aio.server()
     pb_grpc.add_EngineServiceServicer_to_server(FakeEngineServicer(flags), server)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxmesh_engine.batching import Batching
 from mlxmesh_engine.blas import Blas
 from mlxmesh_engine.kv_cache import BatchCache
 from mlxmesh_engine.loader import LoadedModel, load
@@ -92,6 +93,6 @@ class Rig:
 
 def scores_after(loaded: LoadedModel, tokens: Iterable[int]) -> NDArray[np.float64]:
     """The model's scores (length, vocab) after each of the tokens, in one pass without the loop."""
-    cache = BatchCache.empty(loaded.model, 1)
+    cache = BatchCache.empty(loaded.model, 1, Batching.TOGETHER)
     logits = loaded.model(mx.array([list(tokens)], mx.uint32), cache=cache.layers)
     return np.array(logits[0].astype(mx.float32)).astype(np.float64)

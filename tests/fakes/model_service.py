@@ -118,5 +118,5 @@ class FakeModelService(ModelServiceServicer):
         raise MethodNotFound("this fake has no such method")
         yield
 
-    PullModel = LoadModel = _absent_stream
+    PullModel = ImportModel = LoadModel = _absent_stream
     RegisterModel = GetModel = ListModels = DeleteModel = UnloadModel = SetAlias = _absent

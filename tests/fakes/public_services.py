@@ -60,7 +60,7 @@ class FakeGeneration(GenerationServiceServicer):
             seed=7,
         )
         yield g.GenerateResponse(sequence=1, started=started)
-        async for response in self._deltas(request.prompt.split(), 0, 1, 0):
+        async for response in self._deltas(_text(request).split(), 0, 1, 0):
             yield response
 
     async def ResumeGeneration(
@@ -122,6 +122,11 @@ class FakeGeneration(GenerationServiceServicer):
         return g.CountTokensResponse(tokens=len(request.prompt.split()))
 
 
+def _text(request: g.GenerateRequest) -> str:
+    """The prompt, or the last message."""
+    return request.prompt or (request.chat.messages[-1].content if request.chat.messages else "")
+
+
 class FakeModels(ModelServiceServicer):
     """A catalogue of names; pages hold two models."""
 
@@ -150,8 +155,16 @@ class FakeModels(ModelServiceServicer):
     async def RegisterModel(self, request: Any, context: Any) -> m.RegisterModelResponse:
         self._enter(request)
         version = m.ModelVersion(version=1, source=request.directory)
-        model = self.models[request.name] = m.Model(name=request.name, versions=[version])
+        model = self.models[request.name] = m.Model(
+            name=request.name, versions=[version], default_version=1
+        )
         return m.RegisterModelResponse(model=model, version=1)
+
+    async def ImportModel(self, request: Any, context: Any) -> AsyncIterator[m.ImportModelResponse]:
+        self._enter(request)
+        yield m.ImportModelResponse(name=request.name, done_bytes=1, total_bytes=2)
+        version = m.ModelVersion(version=1, state=m.VERSION_STATE_AVAILABLE)
+        yield m.ImportModelResponse(name=request.name, done_bytes=2, total_bytes=2, version=version)
 
     async def GetModel(self, request: Any, context: Any) -> m.GetModelResponse:
         self._enter(request)

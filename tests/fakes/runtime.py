@@ -54,6 +54,11 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
         failure = Failure(code=13, reason="ENGINE_CRASHED", message=message)
         self.set_state(engine_id, pb.ENGINE_STATE_FAILED, failure=failure)
 
+    def refuse_model(self, engine_id: str, message: str) -> None:
+        """Ends an engine that can never serve its model."""
+        failure = Failure(code=9, reason="MODEL_REFUSED", message=message)
+        self.set_state(engine_id, pb.ENGINE_STATE_FAILED, failure=failure)
+
     def lose_everything(self) -> None:
         """Comes back empty, under the same id."""
         self.engines.clear()

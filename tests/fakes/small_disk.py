@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 CAN_MOUNT = sys.platform == "linux" and os.geteuid() == 0
-needs_mount = pytest.mark.skipif(not CAN_MOUNT, reason="mounting a file system needs Linux and root")
+needs_mount = pytest.mark.skipif(
+    not CAN_MOUNT, reason="mounting a file system needs Linux and root"
+)
 
 
 class SmallDisk:
@@ -21,8 +23,8 @@ class SmallDisk:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def fill(self) -> None:
-        """Leaves not a byte."""
+    def fill(self, *, left_bytes: int = 0) -> None:
+        """Leaves not a byte, or not many."""
         with (self.path / "filler").open("ab") as file:
             for size in (4096, 1):
                 try:
@@ -30,6 +32,7 @@ class SmallDisk:
                         os.write(file.fileno(), bytes(size))
                 except OSError:
                     continue
+            file.truncate(file.tell() - left_bytes)
 
     def free(self) -> None:
         """Makes room again."""

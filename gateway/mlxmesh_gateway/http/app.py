@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from mlxmesh_gateway.http.hosts import AnsweredHosts
 from mlxmesh_gateway.otlp.exposition import expose
 from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
 
@@ -17,10 +18,22 @@ _NO_METRICS = (
 )
 
 
-def create_app(prometheus: PrometheusSink | None) -> Starlette:
-    """The application; without a Prometheus sink /metrics says so."""
+_OTHER_HOST = (
+    "this port does not answer requests for that host name, since any web page could make them:"
+    " name it in the setting http_hosts of the gateway, or ask for the address\n"
+)
+
+
+def create_app(prometheus: PrometheusSink | None, hosts: AnsweredHosts | None = None) -> Starlette:
+    """The application; without a Prometheus sink /metrics says so.
+
+    hosts: those that /metrics is shown to; None for all.
+    """
 
     async def metrics(request: Request) -> Response:
+        asked = request.headers.get("host")
+        if hosts is not None and asked is not None and not hosts.answers(asked):
+            return PlainTextResponse(_OTHER_HOST, status_code=421)
         if prometheus is None:
             return PlainTextResponse(_NO_METRICS, status_code=404)
         accept, processes = request.headers.get("accept", ""), list(prometheus.processes())

@@ -15,6 +15,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+from mlxmesh_gateway.http.listener import BoundedListener
 from mlxmesh_shared import shared_port
 from mlxmesh_shared.errors import IllegalState
 
@@ -72,19 +73,20 @@ class HttpPort:
             self._socket.close()
 
 
-def _bind(listen: str, *, take_over: bool) -> socket.socket:
+def _bind(listen: str, *, take_over: bool) -> BoundedListener:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     try:
         # A shared port could be bound while another process listens on it.
         if not take_over and not shared_port.is_free(listen):
             raise OSError
-        return socket.create_server(
+        bound = socket.create_server(
             (host, int(port)),
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=BACKLOG,
             reuse_port=shared_port.CAN_SHARE,
         )
+        return BoundedListener(bound)
     except OSError as error:
         raise IllegalState(
             f"cannot listen on {listen} for HTTP; stop what uses it, choose another http_listen, or"
@@ -96,7 +98,7 @@ class _LazyServer:
     """Waits for the first connection, then runs uvicorn in this event loop."""
 
     def __init__(
-        self, bound: socket.socket, make_app: MakeApp, tls: Callable[[], ssl.SSLContext] | None
+        self, bound: BoundedListener, make_app: MakeApp, tls: Callable[[], ssl.SSLContext] | None
     ) -> None:
         self._socket = bound
         self._make_app = make_app
@@ -123,6 +125,12 @@ class _LazyServer:
 
     def _load(self) -> Any:
         uvicorn: Any = importlib.import_module("uvicorn")
+        protocol = importlib.import_module("mlxmesh_gateway.http.protocol")
+        listener = self._socket
+
+        class Protocol(protocol.BoundedProtocol):  # type: ignore[misc, name-defined]
+            on_made = listener.know
+            on_lost = listener.forget
 
         class Server(uvicorn.Server):
             @contextlib.contextmanager
@@ -138,6 +146,8 @@ class _LazyServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            http=Protocol,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE_S,
             ssl_context_factory=self._context_factory(),
         )

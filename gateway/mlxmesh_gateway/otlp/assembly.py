@@ -75,8 +75,14 @@ def open_receiver(settings: GatewaySettings, instance_id: str) -> Receiver:
     kept = KeepOptions(settings.kept_traces, settings.kept_trace_bytes, settings.kept_trace_s)
     recent = RecentTraces(kept)
     tail = TailRules(TailOptions(settings.trace_export_ratio, settings.trace_slow_ms))
-    fan_out = FanOut(lanes, recent, tail, instance_id=instance_id)
     prometheus = next((sink for sink in sinks if isinstance(sink, PrometheusSink)), None)
+    fan_out = FanOut(
+        lanes,
+        recent,
+        tail,
+        instance_id=instance_id,
+        left_out=lambda: prometheus.left_out if prometheus is not None else 0,
+    )
     return Receiver(fan_out, recent, prometheus, sinks)
 
 

@@ -22,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar
 
+from mlxmesh_gateway.otlp.intake import is_legal_metric
 from mlxmesh_gateway.otlp.messages import texts
 from mlxmesh_gateway.otlp.sinks.prometheus import ProcessMetrics
 
@@ -45,9 +46,14 @@ def expose(processes: Iterable[ProcessMetrics], accept: str) -> tuple[bytes, str
 
 def prometheus_name(name: str, unit: str) -> str:
     """A metric's name in Prometheus, without the endings of its samples (_total, _bucket ...)."""
-    legal = _ILLEGAL.sub("_", name)
+    legal = _legal(name)
     suffix = _UNITS.get(unit, "")
     return legal if not suffix or legal.endswith(f"_{suffix}") else f"{legal}_{suffix}"
+
+
+def _legal(name: str) -> str:
+    legal = _ILLEGAL.sub("_", name)
+    return f"_{legal}" if not legal or legal[0].isdigit() else legal
 
 
 def _families(processes: Iterable[ProcessMetrics]) -> list[Metric]:
@@ -57,7 +63,8 @@ def _families(processes: Iterable[ProcessMetrics]) -> list[Metric]:
         # A copy: this runs on a thread, and new ones may come meanwhile.
         for metric in list(process.by_name.values()):
             kind = _kind(metric)
-            if kind is None:
+            # What one process has wrong must not take the page from the others.
+            if kind is None or not is_legal_metric(metric):
                 continue
             name = prometheus_name(metric.name, metric.unit)
             unit = _UNITS.get(metric.unit, "")
@@ -118,7 +125,7 @@ _ADD: dict[str, Callable[[Metric, OtlpMetric, ProcessMetrics], None]] = {
 def _labels(point: Any, process: ProcessMetrics) -> dict[str, str]:
     """The point's attributes; the process's own names come first."""
     own = {"service": process.service, "instance": process.instance_id}
-    given = {_ILLEGAL.sub("_", key): value for key, value in texts(point.attributes).items()}
+    given = {_legal(key): value for key, value in texts(point.attributes).items()}
     return {(f"exported_{key}" if key in own else key): value for key, value in given.items()} | own
 
 

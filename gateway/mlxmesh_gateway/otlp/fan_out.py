@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from mlxmesh_gateway.otlp.lane import Lane, LaneStatus
-from mlxmesh_gateway.otlp.own_metrics import sink_metrics
+from mlxmesh_gateway.otlp.own_metrics import own_metrics
 from mlxmesh_gateway.otlp.recent_traces import RecentTraces
 from mlxmesh_gateway.otlp.tail_rules import TailRules
 
@@ -33,14 +33,24 @@ class FanOut:
         tail: TailRules,
         *,
         instance_id: str,
+        left_out: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """instance_id: this gateway's, which counts what its sinks took and lost."""
+        """instance_id: this gateway's, which counts what its sinks took and lost.
+
+        left_out: how many items sinks have not kept, besides those that their lanes count.
+        """
         self._lanes = lanes
         self._recent = recent
         self._tail = tail
         self._instance_id = instance_id
         self._clock = clock
+        self._left_out = left_out
+        self._rejected = 0
+
+    def reject(self, items: int) -> None:
+        """Counts what was left out before it came here."""
+        self._rejected += items
 
     async def traces(self, request: ExportTraceServiceRequest) -> None:
         """Keeps them for a while; those that the tail rules pass go on."""
@@ -86,7 +96,8 @@ class FanOut:
 
     async def _tell_of_sinks(self) -> None:
         while True:
-            await self.metrics(sink_metrics(self.statuses(), self._instance_id))
+            own = own_metrics(self.statuses(), self._rejected + self._left_out(), self._instance_id)
+            await self.metrics(own)
             await asyncio.sleep(OWN_METRICS_INTERVAL_S)
 
     def _offer(self, requests: Iterable[ExportTraceServiceRequest]) -> None:

@@ -26,6 +26,8 @@ from mlxmesh_shared.telemetry.sink import TelemetrySink
 _log = logging.getLogger(__name__)
 
 WARN_INTERVAL_S = 60.0
+# An empty item has two bytes on the wire, and hundreds here.
+_MIN_ITEM_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Lane:
         wanted = self._selection.of(signal, request)
         if wanted is None:
             return
-        size_bytes = wanted.ByteSize()
+        size_bytes = max(wanted.ByteSize(), _MIN_ITEM_BYTES * item_count(wanted))
         if self._queued_bytes + size_bytes > self._options.queue_bytes:
             self._drop(wanted, self._failure or "QUEUE_FULL")
             return

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
     ExportLogsServiceResponse,
@@ -27,6 +26,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from mlxmesh_shared.settings.sinks import Signal
 
 ExportRequest = ExportTraceServiceRequest | ExportMetricsServiceRequest | ExportLogsServiceRequest
+ExportResponse = (
+    ExportTraceServiceResponse | ExportMetricsServiceResponse | ExportLogsServiceResponse
+)
 
 
 @dataclass(frozen=True)
@@ -34,36 +36,54 @@ class OtlpService:
     """One of OTLP's services; each has the one method Export."""
 
     name: str
-    request: type[Message]
-    response: type[Message]
+    request: type[ExportRequest]
+    response: type[ExportResponse]
+    rejected_field: str
+    """Of the response's partial_success: how many items were left out."""
+
+    def answer(self, rejected: int, message: str) -> ExportResponse:
+        """The response; one with no partial_success where everything was taken."""
+        if not rejected:
+            return self.response()
+        partial = {self.rejected_field: rejected, "error_message": message}
+        return self.response(partial_success=cast("Any", partial))
 
 
 _COLLECTOR = "opentelemetry.proto.collector"
 SERVICES: Mapping[Signal, OtlpService] = {
     "traces": OtlpService(
-        f"{_COLLECTOR}.trace.v1.TraceService", ExportTraceServiceRequest, ExportTraceServiceResponse
+        f"{_COLLECTOR}.trace.v1.TraceService",
+        ExportTraceServiceRequest,
+        ExportTraceServiceResponse,
+        "rejected_spans",
     ),
     "metrics": OtlpService(
         f"{_COLLECTOR}.metrics.v1.MetricsService",
         ExportMetricsServiceRequest,
         ExportMetricsServiceResponse,
+        "rejected_data_points",
     ),
     "logs": OtlpService(
-        f"{_COLLECTOR}.logs.v1.LogsService", ExportLogsServiceRequest, ExportLogsServiceResponse
+        f"{_COLLECTOR}.logs.v1.LogsService",
+        ExportLogsServiceRequest,
+        ExportLogsServiceResponse,
+        "rejected_log_records",
     ),
 }
 
 
 def text(value: AnyValue) -> str:
-    """A value as text; of lists and maps, protobuf's own."""
+    """A value as text: lists as `a,b`, maps as `key=value,...`."""
     kind = value.WhichOneof("value")
     if kind is None:
         return ""
     plain: Any = getattr(value, kind)
     if kind == "bool_value":
         return "true" if plain else "false"
-    if kind in ("array_value", "kvlist_value"):
-        return " ".join(str(plain).split())
+    if kind == "array_value":
+        return ",".join(text(each) for each in plain.values)
+    if kind == "kvlist_value":
+        return ",".join(f"{each.key}={text(each.value)}" for each in plain.values)
     return plain.hex() if kind == "bytes_value" else str(plain)
 
 

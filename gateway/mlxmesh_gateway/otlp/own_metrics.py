@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -55,7 +55,16 @@ INSTRUMENTS = (
 )
 
 
-def sink_metrics(statuses: Sequence[LaneStatus], instance_id: str) -> ExportMetricsServiceRequest:
+REJECTED = (
+    "mlxmesh.telemetry.rejected",
+    "{item}",
+    "Spans, points of metrics and log records that the gateway did not take from their senders.",
+)
+
+
+def own_metrics(
+    statuses: Sequence[LaneStatus], rejected: int, instance_id: str
+) -> ExportMetricsServiceRequest:
     """The instruments as they stand, of this gateway."""
     request = ExportMetricsServiceRequest()
     one = request.resource_metrics.add()
@@ -65,6 +74,9 @@ def sink_metrics(statuses: Sequence[LaneStatus], instance_id: str) -> ExportMetr
     scope.scope.name = "mlxmesh.gateway.telemetry"
     now_ns = time.time_ns()
     scope.metrics.extend(_metric(instrument, statuses, now_ns) for instrument in INSTRUMENTS)
+    name, unit, description = REJECTED
+    metric = scope.metrics.add(name=name, unit=unit, description=description)
+    _count(metric, [NumberDataPoint(time_unix_nano=now_ns, as_int=rejected)])
     return request
 
 
@@ -79,10 +91,13 @@ def _metric(instrument: Instrument, statuses: Sequence[LaneStatus], now_ns: int)
         for status in statuses
     ]
     if instrument.counter:
-        metric.sum.is_monotonic = True
-        cumulative = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
-        metric.sum.aggregation_temporality = cumulative
-        metric.sum.data_points.extend(points)
+        _count(metric, points)
     else:
         metric.gauge.data_points.extend(points)
     return metric
+
+
+def _count(metric: Metric, points: Iterable[NumberDataPoint]) -> None:
+    metric.sum.is_monotonic = True
+    metric.sum.aggregation_temporality = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+    metric.sum.data_points.extend(points)

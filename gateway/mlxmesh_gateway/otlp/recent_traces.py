@@ -17,6 +17,10 @@ from mlxmesh_shared.telemetry.attributes import REQUEST_ID
 
 # What a span costs besides its bytes: the tuple, the list's place, the object's head.
 _SPAN_OVERHEAD_BYTES = 200
+MAX_TRACE_SPANS = 2000
+"""Of one trace; later ones are not kept. Those of a request are at most some fifty."""
+MAX_REQUEST_TRACES = 16
+"""Of one request; the first ones stay."""
 
 
 class KeptSpan(NamedTuple):
@@ -25,6 +29,12 @@ class KeptSpan(NamedTuple):
     service: str
     instance_id: str
     encoded: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """What it costs."""
+        names = len(self.service) + len(self.instance_id)
+        return len(self.encoded) + names + _SPAN_OVERHEAD_BYTES
 
     def span(self) -> Span:
         """As it came."""
@@ -94,15 +104,19 @@ class RecentTraces:
         trace = self._traces.get(span.trace_id)
         if trace is None:
             trace = self._traces[span.trace_id] = KeptTrace(now_s, now_s)
+        if len(trace.spans) >= MAX_TRACE_SPANS:
+            return
         trace.last_s = now_s
         trace.spans.append(kept)
-        size_bytes = len(kept.encoded) + _SPAN_OVERHEAD_BYTES
+        size_bytes = kept.size_bytes
         trace.size_bytes += size_bytes
         self._size_bytes += size_bytes
         request_id = attribute(span.attributes, REQUEST_ID)
         if request_id and request_id not in trace.request_ids:
-            trace.request_ids.add(request_id)
-            self._by_request.setdefault(request_id, []).append(span.trace_id)
+            traces = self._by_request.setdefault(request_id, [])
+            if len(traces) < MAX_REQUEST_TRACES:
+                trace.request_ids.add(request_id)
+                traces.append(span.trace_id)
 
     def _forget(self, trace_id: bytes) -> None:
         trace = self._traces.pop(trace_id)

@@ -2,31 +2,75 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import grpc
+from google.protobuf.message import Message
 
+from mlxmesh_gateway.otlp.intake import Accepted, accept
 from mlxmesh_gateway.otlp.messages import SERVICES, OtlpService
+from mlxmesh_shared.caller import host_of
+from mlxmesh_shared.requests import RequestParser, Turns
+from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 
+_MESSAGE = "too large, or not as OTLP has them; docs/operations.md lists the bounds"
+# Above this, what is sent is looked at beside the event loop.
+_LARGE_BYTES = 16 * 1024
 
-def otlp_handlers(sink: TelemetrySink) -> list[grpc.GenericRpcHandler]:
-    """Handlers of the three services, all feeding one sink."""
+
+class _Exports:
+    """Exports of all senders, one after another: telemetry takes at most half of the loop."""
+
+    def __init__(self, on_rejected: Callable[[int], None]) -> None:
+        self._on_rejected = on_rejected
+        self._parser = RequestParser(Validator([]))
+        self._turns = Turns()
+
+    async def take(
+        self,
+        service: OtlpService,
+        pass_on: Callable[[Any], Awaitable[None]],
+        encoded: bytes,
+        sender: str,
+    ) -> Message:
+        """The answer, which says what was left out. Raises: InvalidArgument, MalformedMessage."""
+        async with self._turns.of(sender):
+            accepted = await self._accepted(service, encoded)
+            for each in accepted.slices:
+                await pass_on(each)
+                await asyncio.sleep(0)
+        if accepted.rejected:
+            self._on_rejected(accepted.rejected)
+        return service.answer(accepted.rejected, _MESSAGE if accepted.rejected else "")
+
+    async def _accepted(self, service: OtlpService, encoded: bytes) -> Accepted:
+        def read() -> Accepted:
+            return accept(self._parser.parse_now(service.request, encoded))
+
+        return read() if len(encoded) <= _LARGE_BYTES else await asyncio.to_thread(read)
+
+
+def otlp_handlers(
+    sink: TelemetrySink, on_rejected: Callable[[int], None] = lambda _: None
+) -> list[grpc.GenericRpcHandler]:
+    """Handlers of the three services, all feeding one sink; `on_rejected` is told of the number of
+    items that were left out.
+    """
+    exports = _Exports(on_rejected)
     take = {"traces": sink.traces, "metrics": sink.metrics, "logs": sink.logs}
-    return [_handler(service, take[signal]) for signal, service in SERVICES.items()]
+    return [_handler(service, exports, take[signal]) for signal, service in SERVICES.items()]
 
 
 def _handler(
-    service: OtlpService, take: Callable[[Any], Awaitable[None]]
+    service: OtlpService, exports: _Exports, pass_on: Callable[[Any], Awaitable[None]]
 ) -> grpc.GenericRpcHandler:
-    async def export(request: Any, _context: Any) -> Any:
-        await take(request)
-        return service.response()
+    async def export(encoded: bytes, context: Any) -> Any:
+        return await exports.take(service, pass_on, encoded, host_of(context.peer()))
 
-    method = grpc.unary_unary_rpc_method_handler(
-        export,
-        request_deserializer=service.request.FromString,
-        response_serializer=service.response.SerializeToString,
-    )
+    # Without a deserializer gRPC hands over the bytes as they came.
+    serialize: Any = service.response.SerializeToString
+    method = cast("Any", grpc).unary_unary_rpc_method_handler(export, response_serializer=serialize)
     return grpc.method_handlers_generic_handler(service.name, {"Export": method})

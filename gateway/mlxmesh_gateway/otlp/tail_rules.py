@@ -20,6 +20,8 @@ from mlxmesh_gateway.otlp.messages import failed, is_root, origin
 SETTLE_S = 2.5
 """After the end of its root a trace gets no more spans: processes tell of theirs every second."""
 _NS_PER_MS = 1_000_000
+# What a span that is held costs besides its bytes on the wire.
+_SPAN_OVERHEAD_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class _Source(NamedTuple):
     service: str
     resource: ResourceSpans
     scope: ScopeSpans
+    size_bytes: int
+    """Of what says so."""
 
 
 class _Gathered:
@@ -49,10 +53,15 @@ class _Gathered:
         self.request = ExportTraceServiceRequest()
         self._last_source = 0
 
-    def add(self, source: _Source, span: Span) -> None:
-        """Spans of one source that follow each other share what says whose they are."""
+    def add(self, source: _Source, span: Span) -> int:
+        """Takes a copy; returns its size.
+
+        Spans of one source that follow each other share what says whose they are.
+        """
+        size_bytes = span.ByteSize() + _SPAN_OVERHEAD_BYTES
         if source.number != self._last_source:
             self._last_source = source.number
+            size_bytes += source.size_bytes
             of_resource = self.request.resource_spans.add(
                 resource=source.resource.resource, schema_url=source.resource.schema_url
             )
@@ -60,6 +69,7 @@ class _Gathered:
                 scope=source.scope.scope, schema_url=source.scope.schema_url
             )
         self.request.resource_spans[-1].scope_spans[-1].spans.append(span)
+        return size_bytes
 
 
 @dataclass
@@ -75,8 +85,7 @@ class _Held:
 
     def add(self, source: _Source, span: Span) -> int:
         """Takes a copy; returns its size."""
-        self.spans.add(source, span)
-        size_bytes = span.ByteSize()
+        size_bytes = self.spans.add(source, span)
         self.size_bytes += size_bytes
         self.begin_ns = min(self.begin_ns, span.start_time_unix_nano)
         self.end_ns = max(self.end_ns, span.end_time_unix_nano)
@@ -120,7 +129,8 @@ class TailRules:
         for resource in request.resource_spans:
             service = origin(resource.resource)[0]
             for scope in resource.scope_spans:
-                yield _Source(next(self._numbers), service, resource, scope)
+                size_bytes = resource.resource.ByteSize() + scope.scope.ByteSize()
+                yield _Source(next(self._numbers), service, resource, scope, size_bytes)
 
     def _passes(self, source: _Source, span: Span, now_s: float) -> bool:
         """Whether the span follows a decision to keep; else it is held, or dropped."""

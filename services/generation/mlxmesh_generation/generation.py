@@ -326,6 +326,7 @@ class Generation:
             timeout_ms=self._timeout_ms(),
         )
         submit.generated_token_ids.extend(self._output.token_ids)
+        submit.isolated = self._losses.isolated
         submit.traceparent = self._watched.try_engine()
         self._sequence = self._engines.place(self._plan.version, submit, self, avoid=avoid)
         self._watched.placed(self._sequence.engine_id)

@@ -1,7 +1,9 @@
 """How often a generation may lose its engine. Pure."""
 
 # A request that ends every engine it is given must not end them all, again and again.
-MOST_WITHOUT_PROGRESS = 3
+MAX_WITHOUT_PROGRESS = 3
+# From then on it shares no batch: the batch may have been the cause, and not one of its rows.
+ISOLATED_AFTER = 2
 
 
 class Losses:
@@ -20,4 +22,9 @@ class Losses:
         self._tokens = tokens
         self._without_progress += 1
         self.resumptions += 1
-        return self._without_progress <= MOST_WITHOUT_PROGRESS
+        return self._without_progress <= MAX_WITHOUT_PROGRESS
+
+    @property
+    def isolated(self) -> bool:
+        """Whether it may be to blame: it lost engines in a row and got no token in between."""
+        return self._without_progress >= ISOLATED_AFTER

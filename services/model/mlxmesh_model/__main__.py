@@ -11,6 +11,7 @@ from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.database import sqlite_url
 from mlxmesh_model.fleet import GrpcFleet
 from mlxmesh_model.hub import Hub, HubOnDemand
+from mlxmesh_model.imports import Imports
 from mlxmesh_model.loads import Loads
 from mlxmesh_model.model_events import publish_change
 from mlxmesh_model.pulls import Pulls
@@ -65,25 +66,34 @@ async def main() -> None:
         )
         stack.push_async_callback(fleet.close)
         reconciler = Reconciler(store=store, fleet=fleet, interval_s=settings.reconcile_interval_s)
+        models_dir = settings.models_dir or settings.data_dir / "models"
         pulls = Pulls(
             store=store,
             hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
-            models_dir=settings.models_dir or settings.data_dir / "models",
+            models_dir=models_dir,
         )
+        imports = Imports(store=store, models_dir=models_dir)
         turn = Turn(settings.data_dir / "model.turn")
         stack.callback(turn.release)
         if turn.take():
             # Before anybody can ask for one of them.
             await pulls.recover()
+            await imports.recover()
             # From here on the catalogue says what runs now, not what ran when it was written.
             await reconciler.reconcile()
         watcher = ServedCalls(telemetry.of_process)
-        server = _server(settings, store, pulls, reconciler, certificates, watcher)
+        servicer = ModelServicer(
+            store=store,
+            pulls=pulls,
+            imports=imports,
+            loads=Loads(store=store, wake_reconciler=reconciler.wake),
+        )
+        server = _server(settings, servicer, certificates, watcher)
         address = await server.start()
         instance = local_instance(settings, SERVICE, instance_id, address)
         async with asyncio.TaskGroup() as background:
             loops = [
-                background.create_task(_tend(turn, pulls, reconciler)),
+                background.create_task(_tend(turn, pulls, imports, reconciler)),
                 background.create_task(fleet.listen(reconciler.wake)),
                 background.create_task(store.follow_others()),
             ]
@@ -97,10 +107,11 @@ async def main() -> None:
                 loop.cancel()
 
 
-async def _tend(turn: Turn, pulls: Pulls, reconciler: Reconciler) -> None:
+async def _tend(turn: Turn, pulls: Pulls, imports: Imports, reconciler: Reconciler) -> None:
     """Two reconcilers would each place the replicas that are missing: one waits for the other."""
     await turn.wait()
     await pulls.recover()
+    await imports.recover()
     await reconciler.run()
 
 
@@ -113,17 +124,10 @@ def _open_hub(endpoint: str) -> Hub:
 
 def _server(
     settings: ModelSettings,
-    store: Store,
-    pulls: Pulls,
-    reconciler: Reconciler,
+    servicer: ModelServicer,
     certificates: CertificateSource | None,
     watcher: ServedCalls,
 ) -> MeshServer:
-    servicer = ModelServicer(
-        store=store,
-        pulls=pulls,
-        loads=Loads(store=store, wake_reconciler=reconciler.wake),
-    )
     return MeshServer(
         listen=settings.listen,
         services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],

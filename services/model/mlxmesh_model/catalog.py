@@ -28,15 +28,26 @@ class FailureRecord:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a version came from: a directory, or a hub id with its revision and commit."""
+    """Where a version came from: a directory, a GGUF file and the dtype that it was asked for in,
+    or a hub id with its revision and commit, and the file where it is one.
+    """
 
     directory: str = ""
     hub_id: str = ""
     revision: str = ""
     commit: str = ""
+    file: str = ""
+    dtype: str = ""
 
     def __str__(self) -> str:
-        return f"{self.hub_id}@{self.revision}" if self.hub_id else self.directory
+        if not self.hub_id:
+            return self.directory or self.file
+        path = f"{self.hub_id}/{self.file}" if self.file else self.hub_id
+        return f"{path}@{self.revision}"
+
+    def is_like(self, other: "Source") -> bool:
+        """Whether both name the same thing at a hub, at whatever revision."""
+        return (self.hub_id, self.file, self.dtype) == (other.hub_id, other.file, other.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +175,7 @@ class Model:
         """The version that was pulled from the same commit, else one of the same revision that was
         not pulled to the end.
         """
-        versions = [v for v in reversed(self.versions) if v.source.hub_id == source.hub_id]
+        versions = [v for v in reversed(self.versions) if v.source.is_like(source)]
         for version in versions:
             if version.state in ON_DISK and version.source.commit == source.commit:
                 return version

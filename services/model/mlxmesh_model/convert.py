@@ -77,6 +77,16 @@ def to_progress(step: PullProgress) -> model_pb2.PullModelResponse:
     )
 
 
+def to_import_progress(step: PullProgress) -> model_pb2.ImportModelResponse:
+    """How far an import is."""
+    return model_pb2.ImportModelResponse(
+        name=step.name,
+        done_bytes=step.progress.done_bytes,
+        total_bytes=step.progress.total_bytes,
+        version=to_version(step.version) if step.version else None,
+    )
+
+
 def to_page_token(name: str) -> str:
     """The token for the models after a name."""
     return base64.urlsafe_b64encode(f"{_PAGE}{name}".encode()).decode()

@@ -10,7 +10,7 @@ from mlxmesh_model.database_errors import damaged, explained, newer, retrying
 from mlxmesh_shared.disk import disk_error
 from mlxmesh_shared.errors import ServiceUnavailable
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in `migrations/versions`."""
 
 BUSY_TIMEOUT_MS = 5000

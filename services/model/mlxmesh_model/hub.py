@@ -16,6 +16,7 @@ class HubModel:
     hub_id: str
     commit: str
     files: tuple[HubFile, ...]
+    """One GGUF file, or those of an mlx-lm model."""
 
     @property
     def total_bytes(self) -> int:
@@ -40,8 +41,11 @@ class Progress:
 class Hub(Protocol):
     """Where models are pulled from."""
 
-    async def find(self, hub_id: str, revision: str) -> HubModel:
-        """What is there. Raises: SourceNotFound, HubUnavailable, InvalidArgument."""
+    async def find(self, hub_id: str, revision: str, file: str = "") -> HubModel:
+        """What is there; with a file, that alone.
+
+        Raises: SourceNotFound, HubUnavailable, InvalidArgument.
+        """
         ...
 
     async def download(self, model: HubModel, directory: Path, progress: Progress) -> None:
@@ -62,9 +66,9 @@ class HubOnDemand:
     def _hub(self) -> Hub:
         return self._open()
 
-    async def find(self, hub_id: str, revision: str) -> HubModel:
+    async def find(self, hub_id: str, revision: str, file: str = "") -> HubModel:
         """What is there; see the port."""
-        return await self._hub.find(hub_id, revision)
+        return await self._hub.find(hub_id, revision, file)
 
     async def download(self, model: HubModel, directory: Path, progress: Progress) -> None:
         """Brings every file into a directory; see the port."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from pathlib import Path
 
 import httpx2
@@ -29,6 +30,7 @@ from mlxmesh_shared.json_file import MIB, max_file_bytes
 _log = logging.getLogger(__name__)
 
 _PARTIAL_CONTENT = 206
+_PART_OF_MANY = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
 _TIMEOUT_S = 30.0
 _READ_BYTES = 1024 * 1024
 
@@ -42,8 +44,11 @@ class HuggingFaceHub:
         self._attempts = attempts
         self._pause_s = pause_s
 
-    async def find(self, hub_id: str, revision: str) -> HubModel:
-        """What is there. Raises: SourceNotFound, HubUnavailable, InvalidArgument."""
+    async def find(self, hub_id: str, revision: str, file: str = "") -> HubModel:
+        """What is there; with a file, that alone.
+
+        Raises: SourceNotFound, HubUnavailable, InvalidArgument.
+        """
         try:
             info = await asyncio.to_thread(
                 self._api.model_info,
@@ -62,7 +67,10 @@ class HuggingFaceHub:
             ) from error
         except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
             raise _unavailable(self._api.endpoint, error) from error
-        return _checked(hub_id, info.sha or revision, info.siblings or [])
+        siblings, commit = info.siblings or [], info.sha or revision
+        if file:
+            return HubModel(hub_id, commit, (_only(hub_id, siblings, file),))
+        return _checked(hub_id, commit, siblings)
 
     async def download(self, model: HubModel, directory: Path, progress: Progress) -> None:
         """Brings every file into a directory, each verified; see the port."""
@@ -133,6 +141,20 @@ async def _stream(client: httpx2.AsyncClient, url: str, part: PartFile, progress
             progress.done_bytes += len(chunk)
             if offset > part.file.size_bytes:
                 return  # more than was announced: the checksum will refuse it
+
+
+def _only(hub_id: str, siblings: list[RepoSibling], file: str) -> HubFile:
+    """The one file that was asked for, by its name."""
+    if _PART_OF_MANY.search(file):
+        raise InvalidArgument(f"{file} is one part of a split file; not taken", field="file")
+    for sibling in siblings:
+        if sibling.rfilename == file:
+            return _hub_file(sibling)
+    others = sorted(s.rfilename for s in siblings if s.rfilename.endswith(".gguf"))[:20]
+    raise SourceNotFound(
+        f"{hub_id} has no file {file}; its GGUF files are {', '.join(others) or 'none'}",
+        field="file",
+    )
 
 
 def _checked(hub_id: str, commit: str, siblings: list[RepoSibling]) -> HubModel:

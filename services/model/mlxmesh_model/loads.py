@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from mlxmesh_model.catalog import Phase, Version
 from mlxmesh_model.convert import to_error
 from mlxmesh_model.store import Store
-from mlxmesh_shared.errors import Cancelled, EngineFailed
+from mlxmesh_shared.errors import Cancelled, EngineFailed, ModelRefused
 from mlxmesh_shared.reference import ModelReference
 
 
@@ -19,8 +19,8 @@ class Loads:
     async def load(self, reference: ModelReference, replicas: int) -> AsyncGenerator[Version]:
         """The version as it is, after each change, and at last with every replica ready.
 
-        Raises: what prevents it (InsufficientMemory, NoRuntime, EngineFailed); Cancelled when
-        somebody unloads it meanwhile.
+        Raises: what prevents it (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused);
+        Cancelled when somebody unloads it meanwhile.
         """
         async for version in self._follow(reference, replicas):
             yield version
@@ -55,6 +55,8 @@ def _raise_failure(version: Version) -> None:
         raise Cancelled(f"{version.label} was unloaded before it was ready")
     for replica in version.replicas:
         if replica.phase is Phase.FAILED and replica.failure:
+            if replica.failure.reason == ModelRefused.reason:
+                raise ModelRefused(f"{version.label}: {replica.failure.message}")
             raise EngineFailed(f"{replica.engine_id}: {replica.failure.message}")
     if version.failure:
         raise to_error(version.failure)

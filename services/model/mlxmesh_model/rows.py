@@ -40,7 +40,14 @@ def _to_version(row: VersionRow, replicas: tuple[Replica, ...]) -> Version:
         model=row.model,
         number=row.number,
         state=State(row.state),
-        source=Source(row.source_directory, row.hub_id, row.revision, row.commit),
+        source=Source(
+            directory=row.source_directory,
+            hub_id=row.hub_id,
+            revision=row.revision,
+            commit=row.commit,
+            file=row.source_file,
+            dtype=row.source_dtype,
+        ),
         created_at=_utc(row.created_at),
         artifact=_to_artifact(row) if row.digest else None,
         desired_replicas=row.desired_replicas,
@@ -110,6 +117,7 @@ def new_replica_row(version: Version, replica: Replica) -> ReplicaRow:
 def set_source(row: VersionRow, source: Source) -> None:
     """Writes where a version came from."""
     row.source_directory = source.directory
+    row.source_file, row.source_dtype = source.file, source.dtype
     row.hub_id, row.revision, row.commit = source.hub_id, source.revision, source.commit
 
 

@@ -33,7 +33,8 @@ class _Entry(BaseModel):
     data_offsets: tuple[_Number, _Number]
 
 
-_HEADER = TypeAdapter(dict[str, _Entry | dict[str, str]])
+# mlx writes null where there is no metadata.
+_HEADER = TypeAdapter(dict[str, _Entry | dict[str, str] | None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def _parse(raw: bytes, *, data_bytes: int) -> list[Tensor]:
     for name, entry in _HEADER.validate_json(raw).items():
         if name == "__metadata__":
             continue
-        if isinstance(entry, dict):
+        if not isinstance(entry, _Entry):
             raise NotSafetensors("its header cannot be read")
         begin, end = entry.data_offsets
         elements = math.prod(entry.shape)

@@ -11,6 +11,7 @@ from grpc.aio import ServicerContext
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model import artifacts, convert
+from mlxmesh_model.imports import Imports
 from mlxmesh_model.loads import Loads
 from mlxmesh_model.pulls import Pulls
 from mlxmesh_model.store import Store
@@ -26,16 +27,25 @@ _CHUNK_BYTES = 1024 * 1024
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     """The catalogue on the wire; the comments in the contract tell what each RPC promises."""
 
-    def __init__(self, *, store: Store, pulls: Pulls, loads: Loads) -> None:
+    def __init__(self, *, store: Store, pulls: Pulls, imports: Imports, loads: Loads) -> None:
         self._store = store
         self._pulls = pulls
+        self._imports = imports
         self._loads = loads
 
     async def PullModel(
         self, request: pb.PullModelRequest, context: _Context
     ) -> AsyncGenerator[pb.PullModelResponse]:
+        if request.dtype and not request.file:
+            raise InvalidArgument("dtype goes with a GGUF file only", field="dtype")
         name = request.name or request.hub_id.rpartition("/")[2]
-        pull = self._pulls.pull(request.hub_id, request.revision or "main", name)
+        pull = self._pulls.pull(
+            request.hub_id,
+            request.revision or "main",
+            name,
+            file=request.file,
+            dtype=request.dtype,
+        )
         async with aclosing(pull):
             async for step in pull:
                 yield convert.to_progress(step)
@@ -49,6 +59,14 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         artifact = await asyncio.to_thread(artifacts.inspect, directory)
         model, version = await self._store.register(request.name, artifact)
         return pb.RegisterModelResponse(model=convert.to_model(model), version=version)
+
+    async def ImportModel(
+        self, request: pb.ImportModelRequest, context: _Context
+    ) -> AsyncGenerator[pb.ImportModelResponse]:
+        importing = self._imports.run(request.name, Path(request.file), request.dtype)
+        async with aclosing(importing):
+            async for step in importing:
+                yield convert.to_import_progress(step)
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
         reference = ModelReference.parse(request.model)
@@ -74,6 +92,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> pb.DeleteModelResponse:
         for version in await self._store.delete(ModelReference.parse(request.model)):
             await self._pulls.remove_files(version)
+            await self._imports.remove_files(version)
         return pb.DeleteModelResponse()
 
     async def LoadModel(

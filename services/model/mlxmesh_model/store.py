@@ -69,7 +69,9 @@ class Store:
         known = await self.sequence()
         while True:
             await asyncio.sleep(interval_s)
-            with suppress(SQLAlchemyError, MeshError):  # whoever needs the database just now tells of it
+            with suppress(
+                SQLAlchemyError, MeshError
+            ):  # whoever needs the database just now tells of it
                 now = await self.sequence()
                 if now != known:
                     known = now
@@ -122,11 +124,13 @@ class Store:
     # Versions come and go.
 
     @to_its_end
-    async def register(self, name: str, artifact: Artifact) -> tuple[Model, int]:
+    async def register(
+        self, name: str, artifact: Artifact, source: Source | None = None
+    ) -> tuple[Model, int]:
         """A directory as a version; the same content is the version that it already was, from now
-        on in this directory.
+        on in this directory. One that was made of a `source` does not replace another.
         """
-        source = Source(directory=artifact.directory)
+        source = source or Source(directory=artifact.directory)
         async with self._changing(name) as (session, model):
             known = model.with_content(artifact.digest) if model else None
             if known is None:
@@ -134,7 +138,7 @@ class Store:
                 row.state = State.AVAILABLE.value
             else:
                 row = await queries.version_row(session, known)
-            if known is None or known.source.directory:
+            if known is None or (known.source.directory and source.directory):
                 rows.set_source(row, source)
                 rows.set_artifact(row, artifact)
         return await self.model(name), row.number

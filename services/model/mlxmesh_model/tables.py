@@ -31,6 +31,8 @@ class VersionRow(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     state: Mapped[str]
     source_directory: Mapped[str]
+    source_file: Mapped[str]
+    source_dtype: Mapped[str]
     hub_id: Mapped[str]
     revision: Mapped[str]
     commit: Mapped[str]

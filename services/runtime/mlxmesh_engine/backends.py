@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 
 from mlxmesh_engine.backend import Backend
-from mlxmesh_engine.blas import MEND, Blas, prepare_blas
+from mlxmesh_engine.blas import OpenedBlas, open_blas
 from mlxmesh_engine.mlx_lm_import import import_mlx_lm
+from mlxmesh_engine.open_files import WANTED_OPEN_FILES, raise_open_files
 from mlxmesh_engine.simulated import Pace, SimulatedEngine, SimulatedModel
 from mlxmesh_engine.step_counts import StepCounts
 from mlxmesh_shared.errors import InvalidArgument
@@ -36,8 +37,8 @@ def import_backend(settings: EngineSettings) -> None:
         _import_mlx()
 
 
-def _import_mlx() -> Blas:
-    blas = prepare_blas()
+def _import_mlx() -> OpenedBlas:
+    blas = open_blas()
     # Only now, for MLX's products resolve to whatever BLAS is loaded when it is imported.
     import_mlx_lm()
     import_module("mlxmesh_engine.mlx_thread")
@@ -45,21 +46,31 @@ def _import_mlx() -> Blas:
 
 
 def _mlx(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backend:
-    blas = _import_mlx()
-    if blas == "reference":
-        _log.warning(MEND)
-    from mlxmesh_engine.loader import load
+    opened, open_files = _import_mlx(), raise_open_files()
+    from mlxmesh_engine.loader import LoadedModel, load
     from mlxmesh_engine.mlx_thread import LoopOptions, MlxThread
 
-    load_model = partial(
-        load,
-        model_dir,
-        blas=blas,
-        dtype=settings.dtype,
-        context_tokens=settings.context_tokens,
-        kv_cache_bytes=settings.kv_cache_bytes,
-        available_bytes=lambda: psutil.virtual_memory().available,
-    )
+    def load_model() -> LoadedModel:
+        loaded = load(
+            model_dir,
+            blas=opened.blas,
+            dtype=settings.dtype,
+            context_tokens=settings.context_tokens,
+            kv_cache_bytes=settings.kv_cache_bytes,
+            available_bytes=lambda: psutil.virtual_memory().available,
+        )
+        # Only now: where a start fails, its error comes alone.
+        if opened.blas == "reference":
+            _log.warning(opened.fix)
+        if open_files < WANTED_OPEN_FILES:
+            _log.warning(
+                "this engine may open only %d files, too few for a model of many: "
+                "raise the limit (ulimit -n %d) and restart the mesh",
+                open_files,
+                WANTED_OPEN_FILES,
+            )
+        return loaded
+
     options = LoopOptions(
         max_running=settings.max_running,
         max_waiting=settings.max_waiting,

@@ -1,16 +1,19 @@
 """Fast float32 products on a Linux CPU; must run before anything imports mlx.
 
 The Linux wheel of mlx brings the reference BLAS. Its symbols resolve to OpenBLAS when that was
-loaded globally before: on two cores that is 10 to 20 times faster, with no rebuild.
+loaded globally before: 10 to 20 times faster, with no rebuild.
 """
 
 import ctypes
 import os
 import sys
-from collections.abc import Sequence as Seq
+from collections.abc import Iterable, Iterator
 from ctypes.util import find_library
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from mlxmesh_engine.openblas_file import OpenBlasUnavailable, cached_openblas, default_cache
 
 Blas = Literal["openblas", "accelerate", "reference"]
 
@@ -18,30 +21,57 @@ _NAMES = ("libopenblas.so.0", "libopenblas.so")
 _FOLDERS = ("/usr/lib64", "/usr/local/lib", "/opt/OpenBLAS/lib", "/opt/openblas/lib")
 _CPU_FACTS = Path("/proc/cpuinfo")
 _AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-MEND = (
-    "OpenBLAS was not found, so float32 products run on the slow reference BLAS; "
-    "install it (Debian, Ubuntu: apt-get install libopenblas0-pthread; Fedora: dnf install "
-    "openblas-openmp) and start the engine again"
-)
 
 
-def prepare_blas(*, platform: str = sys.platform, candidates: Seq[str] | None = None) -> Blas:
+@dataclass(frozen=True, slots=True)
+class OpenedBlas:
+    """Which BLAS serves float32 products on the CPU, from which file, and why not a better one."""
+
+    blas: Blas
+    library: str = ""
+    problem: str = ""
+
+    @property
+    def fix(self) -> str:
+        """What its user can do about the slow one."""
+        return (
+            f"float32 products run on the slow reference BLAS: {self.problem}; fix that, or "
+            "install a system-wide OpenBLAS (Debian, Ubuntu: apt-get install "
+            "libopenblas0-pthread; Fedora: dnf install openblas-openmp), and restart the engine"
+        )
+
+
+def prepare_blas() -> Blas:
     """Loads OpenBLAS where it helps (Linux) and says which BLAS serves products on the CPU."""
+    return open_blas().blas
+
+
+def open_blas(
+    *,
+    platform: str = sys.platform,
+    cache: Path | None = None,
+    system_libraries: Iterable[str] | None = None,
+) -> OpenedBlas:
+    """As `prepare_blas`, with the file and the problem.
+
+    cache: where the file made of PyPI's OpenBLAS is kept; by default the user's cache.
+    system_libraries: what is tried after it; by default where Linux distributions install one.
+    """
     if platform == "darwin":
-        return "accelerate"
+        return OpenedBlas("accelerate")
     if platform != "linux":
-        return "reference"
+        return OpenedBlas("reference", problem=f"OpenBLAS is not looked for on {platform}")
     # At decode, a second thread gave nothing and took a core from serving.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if takes_avx512_for_avx2(_read(_CPU_FACTS)):
         os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
-    for library in _candidates() if candidates is None else candidates:
-        try:
-            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
-        except OSError:
-            continue
-        return "openblas"
-    return "reference"
+    problem = ""
+    try:
+        library = _open_cached(cache)
+    except (OSError, OpenBlasUnavailable) as error:
+        problem = str(error)
+        library = _open_first(_system_libraries() if system_libraries is None else system_libraries)
+    return OpenedBlas("openblas" if library else "reference", library, problem)
 
 
 def takes_avx512_for_avx2(cpu_facts: str) -> bool:
@@ -56,6 +86,28 @@ def takes_avx512_for_avx2(cpu_facts: str) -> bool:
     return named.get("vendor_id") == ["AuthenticAMD"] and _AVX512.issubset(named.get("flags", []))
 
 
+def _open_cached(cache: Path | None) -> str:
+    """Raises: OpenBlasUnavailable, and OSError when the file cannot be opened."""
+    library = str(cached_openblas(default_cache() if cache is None else cache))
+    _open(library)
+    return library
+
+
+def _open_first(libraries: Iterable[str]) -> str:
+    """The first that opens, or nothing."""
+    for library in libraries:
+        try:
+            _open(library)
+        except OSError:
+            continue
+        return library
+    return ""
+
+
+def _open(library: str) -> None:
+    ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text()
@@ -63,7 +115,9 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _candidates() -> list[str]:
-    found = find_library("openblas")
-    in_folders = [f"{folder}/{name}" for folder in _FOLDERS for name in _NAMES]
-    return [*_NAMES, *([found] if found else []), *in_folders]
+def _system_libraries() -> Iterator[str]:
+    """Names before the slow search by `find_library`, which starts processes."""
+    yield from _NAMES
+    if found := find_library("openblas"):
+        yield found
+    yield from (f"{folder}/{name}" for folder in _FOLDERS for name in _NAMES)

@@ -47,6 +47,7 @@ def to_sequence(
         priority=submit.priority,
         caller=submit.caller,
         traceparent=submit.traceparent,
+        isolated=submit.isolated,
     )
 
 

@@ -47,6 +47,10 @@ class DecodeBatch:
         return len(self._rows)
 
     @property
+    def rows(self) -> tuple[Active, ...]:
+        return tuple(self._rows)
+
+    @property
     def kv_bytes(self) -> int:
         return self._cache.nbytes if self._cache else 0
 

@@ -32,6 +32,8 @@ class DtypeChoice:
     """What activations and unpacked weights are computed in."""
     convert: bool
     note: str
+    unpack: bool = True
+    """Whether packed weights are unpacked when they are converted."""
 
 
 def choose_dtype(
@@ -57,10 +59,12 @@ def choose_dtype(
     if plain and shipped.dtype == "float32":
         return _keep(shipped, "float32 as shipped")
     if blas != "openblas":
-        return _keep(shipped, f"as shipped; expanding needs OpenBLAS, and the BLAS here is {blas}")
+        return _unexpanded(
+            shipped, f"as shipped; expanding needs OpenBLAS, and the BLAS here is {blas}"
+        )
     needed, usable = _needed_bytes("float32", shipped), int(available_bytes() * _USABLE_FRACTION)
     if needed > usable:
-        return _keep(
+        return _unexpanded(
             shipped,
             f"as shipped and slow on this CPU: float32 needs {_mib(needed)}, "
             f"usable are {_mib(usable)}",
@@ -68,6 +72,15 @@ def choose_dtype(
     return DtypeChoice(
         "float32", True, f"expanded from {shipped.description}: only float32 is fast with OpenBLAS"
     )
+
+
+def _unexpanded(shipped: Weights, note: str) -> DtypeChoice:
+    """Packed weights stay packed, but mlx multiplies with them on a CPU 8 times as fast in float32
+    as in bfloat16, and 37 times as fast as in float16.
+    """
+    if not shipped.quantized_bits:
+        return _keep(shipped, note)
+    return DtypeChoice("float32", True, f"{note}; computed in float32", unpack=False)
 
 
 def _keep(shipped: Weights, note: str) -> DtypeChoice:

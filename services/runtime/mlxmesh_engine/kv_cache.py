@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import mlx.core as mx
-from mlx_lm.models.cache import BatchKVCache, make_prompt_cache
+from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
 
-from mlxmesh_shared.errors import FeatureNotSupported
+from mlxmesh_engine.batching import Batching
 
 
 class LayerCache(Protocol):
@@ -53,36 +53,35 @@ RowCache = list[KeysValues]
 
 
 class BatchCache:
-    """The cache of `rows` sequences; `layers` is what a model's `cache` argument takes."""
+    """The cache of `rows` sequences; `layers` is what a model's `cache` argument takes.
+
+    A row that is served alone has mlx-lm's own caches for one sequence, which can do all but
+    `extend`, `keep` and padding.
+    """
 
     def __init__(self, layers: list[LayerCache], rows: int) -> None:
         self.layers = layers
         self.rows = rows
 
     @classmethod
-    def empty(cls, model: object, rows: int) -> "BatchCache":
-        """Raises: FeatureNotSupported when the model's kind of cache cannot be batched."""
-        return cls.starting_with(model, [None] * rows)
+    def empty(cls, model: object, rows: int, batching: Batching) -> "BatchCache":
+        return cls.starting_with(model, [None] * rows, batching)
 
     @classmethod
-    def starting_with(cls, model: object, rows: "Seq[RowCache | None]") -> "BatchCache":
-        """A cache whose rows hold copies of these. Raises: as `empty` does."""
+    def starting_with(
+        cls, model: object, rows: "Seq[RowCache | None]", batching: Batching
+    ) -> "BatchCache":
+        """A cache whose rows hold copies of these."""
         singles = [_single_cache(model, row) for row in rows]
-        layers: list[LayerCache] = []
-        for of_layer in zip(*singles, strict=True):
-            kind = cast("type[Any]", type(of_layer[0]))
-            if not hasattr(kind, "merge"):
-                raise FeatureNotSupported(
-                    f"this model keeps a {kind.__name__}, which cannot be batched; "
-                    "choose another model"
-                )
-            layers.append(of_layer[0].merge(list(of_layer)))
-        return cls(layers, len(rows))
+        if batching is Batching.ALONE:
+            (alone,) = singles
+            return cls(alone, 1)
+        return cls([of[0].merge(list(of)) for of in zip(*singles, strict=True)], len(rows))
 
     @property
     def divisible(self) -> bool:
         """Whether every token's keys and values are kept apart, so that a row can be cut."""
-        return all(isinstance(layer, BatchKVCache) for layer in self.layers)
+        return all(isinstance(layer, BatchKVCache | KVCache) for layer in self.layers)
 
     @property
     def token_bytes(self) -> int:
@@ -94,7 +93,7 @@ class BatchCache:
         """Tokens of a row of a divisible cache, counted back from its end, which is 0."""
         copied: RowCache = []
         for layer in self.layers:
-            keys, values, _, _, end = layer.state
+            keys, values, *_, end = layer.state
             part = (slice(row, row + 1), slice(None), slice(end + start, end + stop))
             copied.append(KeysValues(mx.contiguous(keys[part]), mx.contiguous(values[part])))
         return copied

@@ -6,22 +6,30 @@ Everything here runs on the MLX thread: arrays belong to the thread that evaluat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx_lm.utils
 from mlx import nn
 
 from mlxmesh_engine import model_config
+from mlxmesh_engine.batch_trial import BatchTrial
+from mlxmesh_engine.batching import Batching
 from mlxmesh_engine.blas import Blas
-from mlxmesh_engine.dtype_policy import choose_dtype
+from mlxmesh_engine.dtype_policy import DtypeChoice, choose_dtype
 from mlxmesh_engine.evaluation import compute
-from mlxmesh_engine.kv_cache import BatchCache
+from mlxmesh_engine.forward import Forward
 from mlxmesh_engine.kv_memory import KvMemory, kv_memory
 from mlxmesh_engine.llama_forward import LlamaForward
 from mlxmesh_engine.llama_weights import is_plain_llama, prepare_llama
 from mlxmesh_engine.model_config import read_config
-from mlxmesh_engine.weights import converted, every_array, parameters, shipped_weights
+from mlxmesh_engine.weights import (
+    converted,
+    every_array,
+    first_not_finite,
+    parameters,
+    shipped_weights,
+)
 from mlxmesh_shared.errors import InvalidArgument
 
 _load_model = cast(
@@ -30,17 +38,12 @@ _load_model = cast(
 )
 
 
-class Forward(Protocol):
-    """A language model: token ids (batch, length) to scores (batch, length, vocab)."""
-
-    def __call__(self, inputs: mx.array, *, cache: list[Any]) -> mx.array: ...
-
-
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model that is ready to run, and its facts."""
 
     model: Forward
+    batching: Batching
     vocab_size: int
     context_tokens: int
     eos_token_ids: frozenset[int]
@@ -63,24 +66,19 @@ def load(
 ) -> LoadedModel:
     """Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; each says what to do."""
     read_config(model_dir)
-    try:
-        model, config = _load_model(model_dir, lazy=True)
-    except (ValueError, KeyError, TypeError, FileNotFoundError, RuntimeError) as error:
-        raise InvalidArgument(
-            f"mlx-lm cannot load {model_dir.name}: {error}", field="model_dir"
-        ) from error
-    device = device_name()
-    shipped = shipped_weights(model)
-    choice = choose_dtype(dtype, shipped, device=device, blas=blas, available_bytes=available_bytes)
-    model = converted(model, choice)
-    compute(every_array(model))
+    shipped, config = _read(model_dir)
+    device, weights = device_name(), shipped_weights(shipped)
+    choice = choose_dtype(dtype, weights, device=device, blas=blas, available_bytes=available_bytes)
+    model = _computed(model_dir, shipped, choice)
     weights_bytes = sum(array.nbytes for _, array in parameters(model))
     forward = _forward(model, device)
-    vocab_size, token_bytes = _try_out(forward)
+    proven = isinstance(forward, LlamaForward)
+    trial = BatchTrial(forward, narrow=choice.dtype != "float32", proven=proven)
     context_tokens = model_config.context_tokens(config, context_tokens)
     return LoadedModel(
         model=forward,
-        vocab_size=vocab_size,
+        batching=trial.best(),
+        vocab_size=trial.vocab_size,
         context_tokens=context_tokens,
         # mlx-lm has merged generation_config.json into the config.
         eos_token_ids=model_config.eos_token_ids(config),
@@ -90,11 +88,50 @@ def load(
         blas=blas,
         weights_bytes=weights_bytes,
         kv=kv_memory(
-            token_bytes=token_bytes,
+            token_bytes=trial.token_bytes,
             context_tokens=context_tokens,
             available_bytes=available_bytes(),
             asked_bytes=kv_cache_bytes,
         ),
+    )
+
+
+def _read(model_dir: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, its weights yet to be read, and its configuration."""
+    try:
+        return _load_model(model_dir, lazy=True)
+    # Architectures raise whatever a configuration leads to; one exits where a package is missing.
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise  # a disk or a network may be better at the next try
+        what = f"{type(error).__name__}: {error}"
+        if isinstance(error, SystemExit):
+            what = "a package that it needs is missing; the engine's log names it"
+        raise InvalidArgument(
+            f"mlx-lm cannot load {model_dir.name}: {what}", field="model_dir"
+        ) from error
+
+
+def _computed(model_dir: Path, shipped: nn.Module, choice: DtypeChoice) -> nn.Module:
+    """The model with its weights in memory. Raises: InvalidArgument when some are no numbers."""
+    model = converted(shipped, choice)
+    compute(every_array(model))
+    if name := first_not_finite(model):
+        raise InvalidArgument(_not_finite(model_dir, name, choice), field="model_dir")
+    return model
+
+
+def _not_finite(model_dir: Path, name: str, choice: DtypeChoice) -> str:
+    """Says which tensor of the files is to blame for what the loaded model holds."""
+    shipped, _ = _read(model_dir)
+    if in_file := first_not_finite(shipped):
+        return (
+            f"the tensor {in_file} of {model_dir.name} holds NaN or infinite values; "
+            "download or convert the model again"
+        )
+    return (
+        f"the tensor {name} of {model_dir.name} does not fit into {choice.dtype}; "
+        "choose another dtype"
     )
 
 
@@ -110,14 +147,3 @@ def _forward(model: nn.Module, device: str) -> Forward:
     if device == "cpu" and is_plain_llama(model):
         return LlamaForward(prepare_llama(model))
     return cast("Forward", model)
-
-
-def _try_out(model: Forward) -> tuple[int, int]:
-    """Runs one token through the model: the size of its vocabulary, and the token's KV bytes.
-
-    A cache that forgets or sums up is counted as if it kept every token: more than it takes.
-    """
-    cache = BatchCache.empty(model, 1)
-    logits = model(mx.zeros((1, 1), mx.uint32), cache=cache.layers)
-    compute([logits])
-    return int(logits.shape[-1]), cache.token_bytes

@@ -1,9 +1,11 @@
-"""Imports mlx-lm without the libraries that it tokenizes and downloads with.
+"""Imports mlx-lm without what its import does that an engine does not want.
 
-An engine does neither, and importing them takes most of the time that it needs to start.
+The libraries that it tokenizes and downloads with take most of the time that an engine needs to
+start. It also sets the limits of open files, which fails where the hard limit is below 4096.
 """
 
 import importlib
+import resource
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -33,7 +35,7 @@ def import_mlx_lm() -> None:
 
     Only for a process that is an engine and nothing else; its BLAS must be loaded before.
     """
-    with _stand_ins():
+    with _stand_ins(), _limits_kept():
         for name in ("mlx_lm.utils", "mlx_lm.models.cache"):
             importlib.import_module(name)
 
@@ -49,3 +51,19 @@ def _stand_ins() -> Generator[None]:
         # A model's architecture that does need one of them gets the real one.
         for name in added:
             del sys.modules[name]
+
+
+def _set_nothing(which: int, limits: tuple[int, int]) -> None:
+    """In place of `setrlimit`."""
+
+
+@contextmanager
+def _limits_kept() -> Generator[None]:
+    """While the body runs, who imports `resource` gets one that sets no limits."""
+    reads_only = ModuleType("resource")
+    vars(reads_only).update(vars(resource) | {"setrlimit": _set_nothing})
+    sys.modules["resource"] = reads_only
+    try:
+        yield
+    finally:
+        sys.modules["resource"] = resource

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 
-import mlx.core as mx
-
+from mlxmesh_engine.batching import Batching
 from mlxmesh_engine.evaluation import start_computing
+from mlxmesh_engine.forward import feed
 from mlxmesh_engine.kv_cache import BatchCache, RowCache
 from mlxmesh_engine.loader import LoadedModel
 from mlxmesh_engine.prefix_store import PrefixStore
@@ -13,7 +13,7 @@ from mlxmesh_engine.request import SequenceKey
 from mlxmesh_engine.scheduler import PrefillSlice
 
 # Prompts are read together only where padding wastes less than half of the work.
-_MOST_PADDED = 2
+_MAX_PADDED = 2
 
 
 class Prefill:
@@ -21,6 +21,7 @@ class Prefill:
 
     def __init__(self, loaded: LoadedModel, prefixes: PrefixStore) -> None:
         self._model = loaded.model
+        self._batching = loaded.batching
         self._prefixes = prefixes
         self._taken: dict[SequenceKey, RowCache] = {}
         self._partial: dict[SequenceKey, BatchCache] = {}
@@ -49,7 +50,9 @@ class Prefill:
         first = slices[0]
         cache = self._partial.get(first.active.key) or self._started(slices)
         if first.count:
-            self._forward([slice_.token_ids for slice_ in slices], cache)
+            # The logits are never computed: only the cache is evaluated.
+            feed(self._model, [slice_.token_ids for slice_ in slices], cache)
+            start_computing(cache.arrays())
         if first.start + first.count < first.active.prefill_tokens:
             self._partial[first.active.key] = cache
         else:
@@ -58,27 +61,14 @@ class Prefill:
 
     def _started(self, slices: Seq[PrefillSlice]) -> BatchCache:
         known = [self._taken.pop(slice_.active.key, None) for slice_ in slices]
-        return BatchCache.starting_with(self._model, known)
-
-    def _forward(self, rows: list[tuple[int, ...]], cache: BatchCache) -> None:
-        lengths = [len(row) for row in rows]
-        longest = max(lengths)
-        padded = min(lengths) < longest
-        if padded:
-            cache.prepare(lengths)
-        tokens = mx.array([[*row, *[0] * (longest - len(row))] for row in rows], mx.uint32)
-        # The logits are never computed: only the cache is evaluated.
-        self._model(tokens, cache=cache.layers)
-        if padded:
-            cache.finalize()
-        start_computing(cache.arrays())
+        return BatchCache.starting_with(self._model, known, self._batching)
 
 
-def groups(slices: Seq[PrefillSlice]) -> Iterator[list[PrefillSlice]]:
-    """Slices to read together: all of prompts of similar length; anything else is read alone."""
+def groups(slices: Seq[PrefillSlice], batching: Batching) -> Iterator[list[PrefillSlice]]:
+    """Slices to prefill in one pass: of whole prompts of close (or equal) length."""
     group: list[PrefillSlice] = []
     for slice_ in sorted(slices, key=lambda each: (each.start, each.count)):
-        if group and not all(_alike(each, slice_) for each in group):
+        if group and not all(_fit_together(each, slice_, batching) for each in group):
             yield group
             group = []
         group.append(slice_)
@@ -86,15 +76,15 @@ def groups(slices: Seq[PrefillSlice]) -> Iterator[list[PrefillSlice]]:
         yield group
 
 
-def _alike(one: PrefillSlice, other: PrefillSlice) -> bool:
-    """Whether both read all that is left, as much or nearly, after as much or nearly."""
-    return (
-        one.whole_prompt
-        and other.whole_prompt
-        and _near(one.count, other.count)
-        and _near(one.start + one.count, other.start + other.count)
-    )
+def _fit_together(one: PrefillSlice, other: PrefillSlice, batching: Batching) -> bool:
+    if one.active.isolated or other.active.isolated or batching is Batching.ALONE:
+        return False
+    if not (one.whole_prompt and other.whole_prompt):
+        return False
+    if batching is Batching.EQUAL_LENGTHS:
+        return (one.start, one.count) == (other.start, other.count)
+    return _near(one.count, other.count) and _near(one.start + one.count, other.start + other.count)
 
 
 def _near(one: int, other: int) -> bool:
-    return max(one, other) <= _MOST_PADDED * min(one, other)
+    return max(one, other) <= _MAX_PADDED * min(one, other)

@@ -1,25 +1,87 @@
-"""How many prompt tokens one step may read, so that nobody waits long for the next. Pure."""
+"""How many prompt tokens one step may prefill, so that nobody waits long for the next. Pure."""
 
-# A step that takes tens of seconds looks like one that hangs.
-_SLOW_S = 1.0
-_FAST_S = 0.5
-_LEAST_TOKENS = 8
+_MIN_TOKENS = 8
+# Longer steps keep those that decode waiting.
+_MAX_STEP_S = 1.0
+# Where nobody decodes only liveness bounds a step: one of tens of seconds looks like a stall.
+_MAX_LONE_STEP_S = 5.0
 
 
 class PrefillBudget:
-    """Shrinks after a slow step, and grows back up to the setting after fast ones."""
+    """Fits the tokens of a step to what earlier ones took, never beyond the setting.
 
-    def __init__(self, most_tokens: int) -> None:
-        self._most_tokens = most_tokens
-        self.tokens = most_tokens
+    A step costs something before its first token, so slices are never so small that this fixed cost
+    is most of it: cutting them further would make every step dearer and none of them short.
+    """
 
-    def note(self, step_s: float) -> None:
-        """Notes how long a step that read prompts took."""
-        if step_s > _SLOW_S:
-            fitting = int(self.tokens * min(0.5, _SLOW_S / step_s))
-            self.tokens = min(self._most_tokens, max(_LEAST_TOKENS, fitting))
-        elif step_s < _FAST_S:
-            self.tokens = min(self._most_tokens, self.tokens * 2)
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._beside = LinearCost()
+        self._alone = LinearCost()
+
+    def tokens(self, *, decoding: bool) -> int:
+        """The most tokens for the next step; `decoding` tells whether others decode meanwhile."""
+        cost, max_s = (self._beside, _MAX_STEP_S) if decoding else (self._alone, _MAX_LONE_STEP_S)
+        if not cost.known:
+            return self._max_tokens
+        fitting = max(cost.tokens_within(max_s), cost.break_even_tokens, _MIN_TOKENS)
+        return min(self._max_tokens, int(fitting))
+
+    def note(self, step_s: float, tokens: int, *, decoding: bool) -> None:
+        """Notes how long a step took that prefilled so many tokens."""
+        (self._beside if decoding else self._alone).note(step_s, tokens)
+
+
+_MEMORY = 0.9
+# Sizes that spread by less than this, relative to their mean, do not tell the two costs apart.
+_MIN_SPREAD = 0.05
+_MIN_TOKEN_S = 1e-9
+
+
+class LinearCost:
+    """Estimates seconds = fixed_s + tokens * per_token_s by least squares; old steps fade."""
+
+    def __init__(self) -> None:
+        self._weight = self._tokens = self._tokens2 = self._seconds = self._product = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether any step was noted."""
+        return self._tokens > 0
+
+    @property
+    def per_token_s(self) -> float:
+        """Seconds that one more token takes; all of the time while sizes were alike."""
+        mean_tokens, mean_s = self._tokens / self._weight, self._seconds / self._weight
+        proportional_s = max(mean_s / mean_tokens, _MIN_TOKEN_S)
+        variance = self._tokens2 / self._weight - mean_tokens**2
+        if variance < (_MIN_SPREAD * mean_tokens) ** 2:
+            return proportional_s
+        slope_s = (self._product / self._weight - mean_tokens * mean_s) / variance
+        # The fixed cost is not negative, and each token takes some time.
+        return min(max(slope_s, 0.01 * proportional_s), proportional_s)
+
+    @property
+    def fixed_s(self) -> float:
+        """Seconds that a step takes before its first token."""
+        return max(0.0, (self._seconds - self.per_token_s * self._tokens) / self._weight)
+
+    @property
+    def break_even_tokens(self) -> float:
+        """The size of a step of which half is the fixed cost."""
+        return self.fixed_s / self.per_token_s
+
+    def tokens_within(self, seconds: float) -> float:
+        """The size of a step that takes so long; not above zero where none is so short."""
+        return (seconds - self.fixed_s) / self.per_token_s
+
+    def note(self, seconds: float, tokens: int) -> None:
+        """Notes one step."""
+        self._weight = _MEMORY * self._weight + 1
+        self._tokens = _MEMORY * self._tokens + tokens
+        self._tokens2 = _MEMORY * self._tokens2 + tokens**2
+        self._seconds = _MEMORY * self._seconds + seconds
+        self._product = _MEMORY * self._product + tokens * seconds
 
 
 # Between two looks at how long a step takes without prompts to read.

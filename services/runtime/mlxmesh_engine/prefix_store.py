@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence as Seq
 
+from mlxmesh_engine.batching import Batching
 from mlxmesh_engine.evaluation import start_computing
 from mlxmesh_engine.kv_cache import BatchCache, RowCache
 from mlxmesh_engine.prefix_cache import PrefixCache
@@ -13,11 +14,11 @@ _log = logging.getLogger(__name__)
 class PrefixStore:
     """Empty for ever where capacity_bytes is 0 or the model's caches cannot be cut at a token."""
 
-    def __init__(self, model: object, capacity_bytes: int) -> None:
+    def __init__(self, model: object, batching: Batching, capacity_bytes: int) -> None:
         self._cache: PrefixCache[RowCache] | None = None
         if capacity_bytes == 0:
             return
-        if BatchCache.empty(model, 1).divisible:
+        if BatchCache.empty(model, 1, batching).divisible:
             self._cache = PrefixCache(capacity_bytes)
         else:
             _log.info("this model forgets tokens as it reads, so no prefix is kept for reuse")

@@ -64,6 +64,8 @@ class Sequence:
     caller: str = ""
     traceparent: str = ""
     """The span that the sequence's own belong under; empty when there are to be none."""
+    isolated: bool = False
+    """Whether it may have ended engines, and so must not share a batch with others."""
 
     @property
     def most_tokens(self) -> int:

@@ -28,6 +28,8 @@ class Active:
         self.launched = len(request.generated)
         """Tokens whose computation was started, which is the position of the next draw."""
         self.ended = False
+        self.isolated = request.isolated
+        """Whether it goes through the model apart from all others."""
         self._admitted_s: float | None = None
         self._first_token_s: float | None = None
         self._last_token_s = request.submitted_s
@@ -64,11 +66,18 @@ class Active:
     def held_tokens(self) -> tuple[int, ...]:
         """What its row of the decode batch's cache holds: all tokens that went into the model."""
         held = len(self.request.prompt) + self.launched - 1
-        return (*self.tokens, *self.output)[:held]
+        return (*self.request.prompt, *self.request.generated, *self.output)[:held]
 
     def start_after(self, cached_tokens: int) -> None:
         """Skips so many of the tokens to read."""
         self.cached_tokens = self.prefilled = cached_tokens
+
+    def isolate(self) -> None:
+        """Begins again by itself, after all that it has made; nothing may be under way for it."""
+        self.isolated = True
+        self.tokens = self.request.prompt + self.request.generated + tuple(self.output)
+        self.looked_up = None
+        self.start_after(0)
 
     def admit(self, now_s: float) -> None:
         self._admitted_s = now_s
@@ -240,7 +249,7 @@ class Scheduler:
         if not prompts:
             return {}
         oldest, *others = prompts
-        budget_tokens = self._budget.tokens
+        budget_tokens = self._budget.tokens(decoding=bool(self._running))
         counts = {oldest.key: self._share(oldest, max(1, budget_tokens // 2))}
         left = budget_tokens - counts[oldest.key]
         for active in sorted(others, key=_remaining):
@@ -249,9 +258,9 @@ class Scheduler:
         counts[oldest.key] += min(left, _remaining(oldest) - counts[oldest.key])
         return counts
 
-    def note_prefill_took(self, step_s: float) -> None:
-        """Fits the next steps' token budget to how long one took."""
-        self._budget.note(step_s)
+    def note_prefill_took(self, step_s: float, tokens: int, *, decoding: bool) -> None:
+        """Fits the next steps' token budget to how long one took that prefilled so many tokens."""
+        self._budget.note(step_s, tokens, decoding=decoding)
 
     def note_decode_took(self, step_s: float, read: Read) -> None:
         """Fits what a step may read of long prompts to how long one took beside such a read."""
@@ -267,6 +276,12 @@ class Scheduler:
         self._prefilling.remove(active)
         self._running.append(active)
         return True
+
+    def read_again(self, active: Active) -> None:
+        """Sends one that has a place back to have its prompt read once more."""
+        if active in self._running:
+            self._running.remove(active)
+            self._prefilling.append(active)
 
     @staticmethod
     def _share(active: Active, tokens: int) -> int:

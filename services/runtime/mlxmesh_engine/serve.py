@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from mlxmesh_engine.admission import Admission
 from mlxmesh_engine.backend import Backend, ModelFacts
@@ -15,7 +15,7 @@ from mlxmesh_engine.dispatcher import Dispatcher
 from mlxmesh_engine.servicer import SERVICE, EngineServicer
 from mlxmesh_engine.step_counts import StepCounts
 from mlxmesh_engine.telemetry import SequenceSpans, observe_engine
-from mlxmesh_shared.errors import EngineFailed
+from mlxmesh_shared.errors import EngineFailed, Internal, MeshError
 from mlxmesh_shared.process import (
     EXIT_WITH_PARENT,
     call_at_end_of_stdin,
@@ -35,7 +35,9 @@ LOAD_EVERY_S = 0.3
 
 _log = logging.getLogger(__name__)
 
-Announce = Callable[[dict[str, str]], None]
+Announce = Callable[[dict[str, str | bool]], None]
+# A reason is for people, and a line on stdout has a limit.
+MAX_REASON_CHARACTERS = 4000
 
 
 async def serve() -> None:
@@ -47,6 +49,7 @@ async def serve() -> None:
 
     announce({"phase": "loading"})
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_failures_announced(announce))
         backend = open_backend(settings, steps)
         admission = Admission(max_running=settings.max_running, max_waiting=settings.max_waiting)
         spans = SequenceSpans(telemetry.of_process.tracer)
@@ -155,11 +158,27 @@ def _announcer() -> Announce:
     """Writes JSON lines to the parent; stray prints of libraries go to the log instead."""
     to_parent, sys.stdout = sys.stdout, sys.stderr
 
-    def announce(news: dict[str, str]) -> None:
+    def announce(news: dict[str, str | bool]) -> None:
         to_parent.write(json.dumps(news) + "\n")
         to_parent.flush()
 
     return announce
+
+
+@contextlib.contextmanager
+def _failures_announced(announce: Announce) -> Generator[None]:
+    """Tells the parent why there is no serving; it need not try again what can never work."""
+    try:
+        yield
+    except MeshError as error:
+        announce(
+            {
+                "phase": "failed",
+                "permanent": not error.retryable and not isinstance(error, Internal),
+                "message": error.message[:MAX_REASON_CHARACTERS],
+            }
+        )
+        raise
 
 
 def _follow_parent() -> None:

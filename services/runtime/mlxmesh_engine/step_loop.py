@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 # MLX keeps freed buffers for reuse; a changing batch leaves sizes that are never asked for again.
 _TURNS_BETWEEN_CLEARS = 512
+# So many sequences that fail by themselves, and no token in between: the engine itself is broken.
+_MAX_FAILURES_IN_A_ROW = 8
 
 
 class StepLoop:
@@ -40,16 +42,19 @@ class StepLoop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
-        self._prefixes = PrefixStore(loaded.model, prefix_cache_bytes)
+        self._batching = loaded.batching
+        self._prefixes = PrefixStore(loaded.model, loaded.batching, prefix_cache_bytes)
         self._decode = DecodeGroups(loaded, on_leave=self._keep_row)
         self._prefill = Prefill(loaded, self._prefixes)
         self._actives: dict[SequenceKey, Active] = {}
         self._launched: LaunchedStep | None = None
         self._clock = clock
-        self._prefill_began_s: float | None = None
+        # When it began, its tokens, and whether others decode beside it.
+        self._prefill_began: tuple[float, int, bool] | None = None
         self._pace = DecodePace()
         self._steps = steps or StepCounts()
         self._news: News = {}
+        self._failures_in_a_row = 0
         self.turns = 0
         self.prompt_tokens = 0
         self.cached_prompt_tokens = 0
@@ -98,6 +103,8 @@ class StepLoop:
         elif self._launched is None:
             # Nothing else bounds how much prefill is under way.
             mx.synchronize()
+        # Now that their last tokens are collected, nothing is under way for them.
+        self._isolate(self._decode.take_failed())
         self._note_times(rows=len(before.rows) if before is not None else 0)
         if self._scheduler.reading:
             yield self._take_news()
@@ -122,6 +129,7 @@ class StepLoop:
             if active.ended:
                 continue
             active.collect(token, now_s)
+            self._failures_in_a_row = 0
             if token in active.request.end_token_ids:
                 self._finish(active, FinishReason.STOP, token, now_s)
             elif active.collected >= active.request.max_tokens:
@@ -156,8 +164,9 @@ class StepLoop:
         """Reading is only started by its own turn; a later one waits for it."""
         now_s = self._clock()
         self._steps.turned(now_s, rows)
-        if self._prefill_began_s is not None:
-            self._scheduler.note_prefill_took(now_s - self._prefill_began_s)
+        if self._prefill_began is not None:
+            began_s, tokens, decoding = self._prefill_began
+            self._scheduler.note_prefill_took(now_s - began_s, tokens, decoding=decoding)
         if not rows:
             self._pace.no_step_ended()
         elif (step := self._pace.step_ended(now_s)) is not None:
@@ -166,33 +175,52 @@ class StepLoop:
     def _read_prompts(self) -> None:
         self._look_up_again()
         slices = self._scheduler.plan_prefill()
-        self._prefill_began_s = self._clock() if slices else None
-        self._pace.reads(read_of(slices))
+        read = read_of(slices)
+        decoding = self._launched is not None
+        self._prefill_began = (self._clock(), read.tokens, decoding) if read.tokens else None
+        self._pace.reads(read)
         self._prefill.begin(slices)
         for slice_ in slices:
             if slice_.first:
                 self.prompt_tokens += len(slice_.active.request.prompt)
                 self.cached_prompt_tokens += slice_.active.cached_prompt_tokens
-        for group in groups(slices):
+        for group in groups(slices, self._batching):
             try:
                 cache = self._prefill.read(group)
             except Exception:  # noqa: BLE001 - MLX raises what it likes
-                # Its cache is its own, so nobody else is harmed. In a decode step all are.
                 _log.exception("a prompt could not be read")
-                for slice_ in group:
-                    self._fail(slice_.active, EngineFailed("the engine failed on this prompt"))
+                self._isolate([slice_.active for slice_ in group])
             else:
                 self._note_read(group, cache)
 
     def _note_read(self, group: list[PrefillSlice], cache: BatchCache) -> None:
         done = [slice_.active for slice_ in group if self._scheduler.advance(slice_)]
-        for slice_ in group:
-            active = slice_.active
-            self._tell(active, Update(active.key[1], prefilled_tokens=_prompt_tokens_read(active)))
+        for active in (slice_.active for slice_ in group):
+            if not active.output:
+                read_tokens = _prompt_tokens_read(active)
+                self._tell(active, Update(active.key[1], prefilled_tokens=read_tokens))
         if done:
             for row, active in enumerate(done):
                 self._keep_row(active, cache, row)
             self._decode.join(done, cache)
+
+    def _isolate(self, failed: list[Active]) -> None:
+        """Computes each apart from the others, of which one is to blame; fails it when it was.
+
+        Raises: EngineFailed when every one is.
+        """
+        for active in failed:
+            if active.ended:
+                continue
+            self._prefill.forget(active.key)
+            if active.isolated:
+                self._failures_in_a_row += 1
+                if self._failures_in_a_row == _MAX_FAILURES_IN_A_ROW:
+                    raise EngineFailed("every sequence fails by itself")
+                self._fail(active, EngineFailed("the engine failed on this sequence"))
+            else:
+                active.isolate()
+                self._scheduler.read_again(active)
 
     def _fail(self, active: Active, error: MeshError) -> None:
         timings = active.timings(self._clock())

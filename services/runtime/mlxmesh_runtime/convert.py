@@ -54,8 +54,9 @@ def engine_to(
 
 
 def failure_to(failure: EngineFailure) -> Failure:
-    """Why an engine failed, as kept with its record: INTERNAL, no field to blame."""
-    code: int = StatusCode.INTERNAL.value[0]
+    """Why an engine failed, as kept with its record: no field to blame."""
+    status = StatusCode.FAILED_PRECONDITION if failure.permanent else StatusCode.INTERNAL
+    code: int = status.value[0]
     return Failure(code=code, reason=failure.reason, message=failure.message)
 
 

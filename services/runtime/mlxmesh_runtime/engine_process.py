@@ -1,8 +1,8 @@
 """One engine process: spawned, heard until it announces its address, ended.
 
-The process tells on stdout, one JSON object a line, how its start goes, then its address, and that
-it drains when another than this runtime asked it to leave. Its stdin is a pipe that stays open:
-when this process dies, the engine sees it close and exits.
+The process tells on stdout, one JSON object a line, how its start goes, then its address or why it
+cannot serve, and that it drains when another than this runtime asked it to leave. Its stdin is a
+pipe that stays open: when this process dies, the engine sees it close and exits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from mlxmesh_runtime.log_file import LogFile
@@ -25,6 +26,14 @@ from mlxmesh_shared.process import child_environment
 READ_REST_S = 0.5
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailure:
+    """Why an engine could not start, in its own words; `permanent` when it never will."""
+
+    message: str
+    permanent: bool
 
 
 def describe_exit(returncode: int) -> str:
@@ -48,6 +57,7 @@ class EngineProcess:
         self._log = log
         self._address = asyncio.get_running_loop().create_future()
         self._draining = asyncio.Event()
+        self._start_failure: StartFailure | None = None
         self._reader = asyncio.create_task(self._read_stdout(), name=f"stdout-{process.pid}")
         self._told_to_end = False
 
@@ -89,6 +99,11 @@ class EngineProcess:
     async def ended(self) -> str:
         """Wait until the process is gone, and say how it ended."""
         return describe_exit(await self._process.wait())
+
+    async def start_failure(self) -> StartFailure | None:
+        """Why the process, which has ended, could not start; None when it did not say."""
+        await asyncio.wait({self._reader}, timeout=READ_REST_S)
+        return self._start_failure
 
     async def stop(self, grace_s: float) -> None:
         """Drain it and return when it is gone; kill it after the grace. Safe to call again."""
@@ -132,6 +147,9 @@ class EngineProcess:
             self._address.set_result(address)
         elif news.get("phase") == "draining":
             self._draining.set()
+        elif news.get("phase") == "failed":
+            permanent = news.get("permanent") is True
+            self._start_failure = StartFailure(str(news.get("message", "")), permanent)
         elif "phase" in news:
             _log.debug("engine process %d: %s", self.pid, line)
         elif line:

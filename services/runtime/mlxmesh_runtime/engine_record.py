@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from mlxmesh_runtime.lifecycle import EngineState
+from mlxmesh_shared.errors import ModelRefused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class FailureReason(StrEnum):
     CRASHED = "ENGINE_CRASHED"
     STUCK = "ENGINE_STUCK"
     START_FAILED = "ENGINE_START_FAILED"
+    REFUSED = ModelRefused.reason
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class EngineFailure:
 
     reason: FailureReason
     message: str
+
+    @property
+    def permanent(self) -> bool:
+        """Whether another start of the same model would fail as well."""
+        return self.reason is FailureReason.REFUSED
 
 
 @dataclass(frozen=True, kw_only=True)

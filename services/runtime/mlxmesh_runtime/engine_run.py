@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from mlxmesh_runtime.engine_command import EngineCommand
-from mlxmesh_runtime.engine_process import EngineProcess
+from mlxmesh_runtime.engine_process import EngineProcess, StartFailure
 from mlxmesh_runtime.engine_record import EngineFailure, EngineSpec, FailureReason
 from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, until_hung
 from mlxmesh_runtime.log_file import LogFile
@@ -135,9 +135,12 @@ class EngineRun:
 
     async def _end_of(self, reason: FailureReason) -> NoReturn:
         how = await self._running.ended()
-        # Before it serves, an engine has seen no prompt: what it says last can be repeated.
-        words = self._last_words() if reason is FailureReason.START_FAILED else ""
-        raise EngineDown(EngineFailure(reason, f"the engine process {how}{words}"))
+        if reason is FailureReason.START_FAILED:
+            if (told := await self._running.start_failure()) is not None:
+                raise EngineDown(_failure_of(told))
+            # Before it serves, an engine has seen no prompt: what it says last can be repeated.
+            how += self._last_words()
+        raise EngineDown(EngineFailure(reason, f"the engine process {how}"))
 
     def _last_words(self) -> str:
         [line] = self._log.tail(1) or [START_MARK]
@@ -157,6 +160,11 @@ class EngineRun:
     def _running(self) -> EngineProcess:
         assert self._process is not None, "spawn first"
         return self._process
+
+
+def _failure_of(told: StartFailure) -> EngineFailure:
+    reason = FailureReason.REFUSED if told.permanent else FailureReason.START_FAILED
+    return EngineFailure(reason, told.message)
 
 
 def _start_failed(message: str) -> EngineDown:

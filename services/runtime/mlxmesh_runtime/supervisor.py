@@ -12,7 +12,7 @@ from typing import Any
 
 from tenacity import (
     AsyncRetrying,
-    retry_if_exception_type,
+    retry_if_exception,
     stop_after_attempt,
     wait_exponential,
     wait_random,
@@ -81,19 +81,23 @@ class Supervisor:
         await self._go_on_after(self._run.withdraw())
 
     async def _keep_running(self) -> None:
-        """Start the engine again each time it goes down, until its breaker opens."""
+        """Start the engine again each time it goes down, until its breaker opens.
+
+        One that refuses its model would refuse it again, and is not started again.
+        """
         try:
             while True:  # a steady run starts the count and the pauses afresh
                 async for attempt in self._attempts():
                     with attempt:
                         await self._run_once()
-        except EngineDown:
+        except EngineDown as down:
             self._become(EngineState.FAILED)
-            _log.error("engine %s failed too often and stays down", self._id)
+            why = "refused its model" if down.failure.permanent else "failed too often"
+            _log.error("engine %s %s and stays down", self._id, why)
 
     def _attempts(self) -> AsyncRetrying:
         return AsyncRetrying(
-            retry=retry_if_exception_type(EngineDown),
+            retry=retry_if_exception(_may_be_repeated),
             wait=wait_exponential(
                 multiplier=self._limits.backoff_min_s, max=self._limits.backoff_max_s
             )
@@ -173,3 +177,7 @@ class Supervisor:
     @property
     def _id(self) -> str:
         return self.record.spec.engine_id
+
+
+def _may_be_repeated(error: BaseException) -> bool:
+    return isinstance(error, EngineDown) and not error.failure.permanent

@@ -29,6 +29,8 @@ class ConsulService(NamedTuple):
     meta: Mapping[str, str]
     passing: bool = True
     """Whether all its checks, and those of its host, passed when they last ran."""
+    tls_server_name: str = ""
+    """The name that its health check must find in its certificate; empty for a check in clear."""
 
 
 class ConsulAgent:
@@ -139,7 +141,8 @@ def _health_check(service: ConsulService, settings: ConsulSettings) -> dict[str,
     return {
         "Name": "gRPC health",
         "GRPC": f"{_bracketed(service.address)}:{service.port}",
-        "GRPCUseTLS": settings.consul_check_tls,
+        "GRPCUseTLS": bool(service.tls_server_name),
+        "TLSServerName": service.tls_server_name,
         "Interval": _duration(interval_s),
         "Timeout": _duration(max(1.0, interval_s / 2)),
         # A process registers once it serves: nobody need wait for the first check.

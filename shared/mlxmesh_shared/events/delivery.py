@@ -70,14 +70,23 @@ class Delivery:
             await follow_service(self._registry, "gateway", told)
 
     async def flush(self, timeout_s: float) -> None:
-        """Waits until some gateway has every event; not longer than timeout_s, or without one."""
+        """Waits until some gateway has every event, or all have those that they do not refuse.
+
+        Not longer than timeout_s, and not at all without a gateway.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                while self._tasks and self._taken < self._log.newest:
+                while not self._is_flushed():
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
             _log.warning("the last events of this process reached no gateway in time")
+
+    def _is_flushed(self) -> bool:
+        newest = self._log.newest
+        return self._taken >= newest or all(
+            self._reached.get(place, 0) >= newest for place in self._tasks
+        )
 
     async def _follow(self, tasks: asyncio.TaskGroup, gateways: Sequence[Instance]) -> None:
         named = {
@@ -127,11 +136,11 @@ class Delivery:
             self._drop(len(batch.events), gateway, error.reason)
         else:
             self._taken = max(self._taken, batch.last)
-        self._idle.set()
 
     def _note_reached(self, place: tuple[str, str], number: int) -> None:
         self._reached[place] = number
         self._reached.move_to_end(place)
+        self._idle.set()
         if len(self._reached) > MOST_REMEMBERED:
             self._reached.popitem(last=False)
 

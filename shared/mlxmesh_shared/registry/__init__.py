@@ -43,11 +43,12 @@ def local_instance(
     everywhere = {"contract": CONTRACT_VERSION, "host": socket.gethostname()}
     if settings.zone:
         everywhere["zone"] = settings.zone
-    host, _, port = address.rpartition(":")
+    listens_on, _, port = address.rpartition(":")
+    host = settings.advertise_host or listens_on.strip("[]")
     return Instance(
         service=service,
         instance_id=instance_id,
-        address=f"{settings.advertise_host or host}:{port}",
+        address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         pid=os.getpid() if pid is None else pid,
         metadata=everywhere | facts,
     )

@@ -10,23 +10,36 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import LONGEST_WAIT_S, BlockingQuery
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
-from mlxmesh_shared.health import health
+from mlxmesh_shared.health import PROBE_TIMEOUT_S, health
 from mlxmesh_shared.registry.port import Instance, checked_name
 from mlxmesh_shared.settings.consul import ConsulSettings
 from mlxmesh_shared.tls import CertificateSource
+from mlxmesh_shared.tls.identity import server_name
 
 _log = logging.getLogger(__name__)
 
 _PID = "mlxmesh-pid"
 # How soon to ask again while Consul is not believed.
 _DOUBT_S = 1.0
+# An instance that stopped to serve is asked for so long, each time for a moment only.
+_LOST_S = 600.0
+_LOST_PROBE_S = 0.5
 _META_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _META_VALUE_CHARACTERS = 512
 _META_PAIRS = 63  # and the pid
+
+
+class _Lost(NamedTuple):
+    """A known instance that stopped to serve while Consul still lists it."""
+
+    instance: Instance
+    until_s: float
+    """When it is given up, by the event loop's clock."""
 
 
 class ConsulRegistry:
@@ -39,14 +52,20 @@ class ConsulRegistry:
         *,
         certificates: CertificateSource | None = None,
     ) -> None:
-        """The agent is closed with the registry. certificates: to ask instances how they are."""
+        """The agent is closed with the registry.
+
+        certificates: this process's, where the mesh uses TLS.
+        """
         self._certificates = certificates
         self._agent = agent or ConsulAgent(settings)
         self._prefix = settings.consul_prefix
+        given = settings.consul_check_tls
+        self._checks_tls = certificates is not None if given is None else given
         self._interval_s = settings.consul_check_interval_s
         self._own: dict[str, ConsulService] = {}
         self._withdrawn: set[str] = set()
         self._known: dict[str, tuple[Instance, ...]] = {}
+        self._lost: dict[str, tuple[_Lost, ...]] = {}
         self._keeper: asyncio.Task[None] | None = None
 
     async def register(self, instance: Instance) -> None:
@@ -93,7 +112,8 @@ class ConsulRegistry:
             wait_s = _DOUBT_S if in_doubt else LONGEST_WAIT_S
             found = await query.next(partial(self._agent.services, name), wait_s)
             believed = await self._believe(service, found)
-            in_doubt = len(believed) > sum(one.passing for one in found)
+            is_more = len(believed) > sum(one.passing for one in found)
+            in_doubt = is_more or bool(self._lost.get(service))
             if believed != last:
                 last = believed
                 yield believed
@@ -124,28 +144,53 @@ class ConsulRegistry:
     async def _believe(
         self, service: str, found: tuple[ConsulService, ...]
     ) -> tuple[Instance, ...]:
-        """The instances found whose checks pass, and known ones that say so themselves.
+        """The instances found whose checks pass, and those once known that say so themselves.
 
-        An agent that restarted begins with every check as failed, and a Consul that lost its memory
-        or its leader may answer with nobody. What was withdrawn while others stayed is gone.
+        An agent that restarted begins with every check as failed, a Consul that lost its memory or
+        its leader may answer with nobody, and after a broken link a host counts as failed for ten
+        seconds and more. What was withdrawn while others stayed is gone.
         """
         passing = [self._from_consul(one) for one in found if one.passing]
         failing = [self._from_consul(one) for one in found if not one.passing]
         doubted = [
             one
             for one in self._known.get(service, ())
-            if (one in failing or not found)
-            and self._to_consul(one).service_id not in self._withdrawn
+            if (one in failing or not found) and not self._is_withdrawn(one)
         ]
-        instances = [*passing, *await self._serving(service, doubted)]
+        lost = self._still_lost(service, failing)
+        known, back = await asyncio.gather(
+            self._serving(service, doubted, PROBE_TIMEOUT_S),
+            self._serving(service, [one.instance for one in lost], _LOST_PROBE_S),
+        )
+        instances = (*passing, *known, *back)
+        until_s = asyncio.get_running_loop().time() + _LOST_S
+        newly_lost = [_Lost(one, until_s) for one in doubted if one in failing]
+        self._lost[service] = tuple(
+            one for one in (*lost, *newly_lost) if one.instance not in instances
+        )
         believed = tuple(sorted(instances, key=lambda one: one.instance_id))
         self._known[service] = believed
         return believed
 
-    async def _serving(self, service: str, known: Sequence[Instance]) -> tuple[Instance, ...]:
-        answers = await asyncio.gather(
-            *(health(one.address, role=service, certificates=self._certificates) for one in known)
-        )
+    def _still_lost(self, service: str, failing: Sequence[Instance]) -> list[_Lost]:
+        """Those that stopped to serve, which Consul lists and nobody has withdrawn."""
+        now_s = asyncio.get_running_loop().time()
+        return [
+            one
+            for one in self._lost.get(service, ())
+            if one.until_s > now_s
+            and one.instance in failing
+            and not self._is_withdrawn(one.instance)
+        ]
+
+    def _is_withdrawn(self, instance: Instance) -> bool:
+        return self._to_consul(instance).service_id in self._withdrawn
+
+    async def _serving(
+        self, service: str, known: Sequence[Instance], timeout_s: float
+    ) -> tuple[Instance, ...]:
+        ask = partial(health, role=service, certificates=self._certificates, timeout_s=timeout_s)
+        answers = await asyncio.gather(*(ask(one.address) for one in known))
         return tuple(one for one, state in zip(known, answers, strict=True) if state == "serving")
 
     def _name(self, service: str) -> str:
@@ -162,6 +207,7 @@ class ConsulRegistry:
             address=host.strip("[]"),
             port=int(port),
             meta=_checked_meta(instance.metadata) | {_PID: str(instance.pid)},
+            tls_server_name=server_name(instance.service) if self._checks_tls else "",
         )
 
     def _from_consul(self, service: ConsulService) -> Instance:

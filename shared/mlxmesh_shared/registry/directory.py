@@ -25,7 +25,7 @@ from mlxmesh_shared.registry.port import Instance, checked_name
 _log = logging.getLogger(__name__)
 # A change is seen through the file system at once; polling sees what is not a change: an end of
 # a lease, a death, and everything where file events are not to be had.
-_POLL_S = 2.0
+POLL_S = 2.0
 # A process that lives on this host may miss so many leases before it counts as gone.
 _LEASES_OF_THE_LIVING = 3
 
@@ -34,11 +34,17 @@ class DirectoryRegistry:
     """The embedded registry; one per process, on one event loop."""
 
     def __init__(
-        self, path: Path, *, lease_s: float = 10.0, heartbeat_s: float | None = None
+        self,
+        path: Path,
+        *,
+        lease_s: float = 10.0,
+        heartbeat_s: float | None = None,
+        poll_s: float = POLL_S,
     ) -> None:
         self._path = path
         self._lease_s = lease_s
         self._heartbeat_s = heartbeat_s if heartbeat_s is not None else lease_s / 4
+        self._poll_s = poll_s
         self._host = socket.gethostname()
         self._own: dict[Path, Instance] = {}
         self._heartbeat: asyncio.Task[None] | None = None
@@ -65,7 +71,7 @@ class DirectoryRegistry:
         folder.mkdir(parents=True, exist_ok=True)
         last: tuple[Instance, ...] | None = None
         blind_until_s = 0.0
-        async with contextlib.aclosing(_ticks(folder)) as ticks:
+        async with contextlib.aclosing(_ticks(folder, self._poll_s)) as ticks:
             async for _ in ticks:
                 alive = self._alive(folder)
                 if not _readable(folder):
@@ -155,32 +161,40 @@ class DirectoryRegistry:
                     record.unlink()
 
 
-async def _ticks(folder: Path) -> AsyncGenerator[None, None]:
+async def _ticks(folder: Path, poll_s: float) -> AsyncGenerator[None, None]:
     """Now, then after each change in the folder, and every poll interval at the latest."""
-    last_s = time.monotonic()
-    yield
     changes = watchfiles.awatch(  # pyright: ignore[reportUnknownMemberType]
         folder,
         watch_filter=None,
         debounce=100,
         step=10,
-        rust_timeout=round(_POLL_S * 1000),
+        rust_timeout=round(poll_s * 1000),
         yield_on_timeout=True,
         recursive=False,
     )
+    last_s = time.monotonic()
+    # It watches before the first look, so that no change falls in between.
+    change = asyncio.ensure_future(anext(changes))
     try:
-        async with contextlib.aclosing(changes):
-            async for news in changes:
-                now_s = time.monotonic()
-                # A lease that is renewed changes nothing but a file's time.
-                if now_s - last_s >= _POLL_S or any(c is not Change.modified for c, _ in news):
-                    last_s = now_s
-                    yield
+        await asyncio.sleep(0)
+        yield
+        while True:
+            news = await change
+            change = asyncio.ensure_future(anext(changes))
+            now_s = time.monotonic()
+            # A lease that is renewed changes nothing but a file's time.
+            if now_s - last_s >= poll_s or any(kind is not Change.modified for kind, _ in news):
+                last_s = now_s
+                yield
     except OSError as error:
         # Out of inotify instances, or a file system without events.
         _log.warning("watching %s by polling alone: %s", folder, error)
+    finally:
+        change.cancel()
+        await asyncio.gather(change, return_exceptions=True)
+        await changes.aclose()
     while True:
-        await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(poll_s)
         yield
 
 

@@ -40,5 +40,5 @@ class ConsulSettings(BaseModel):
     """The key of consul_cert."""
     consul_check_interval_s: Seconds = 2.0
     """How often the agent checks an instance's health, and the instance its registration."""
-    consul_check_tls: bool = False
-    """Whether the agent's health checks use TLS, as instances that serve with TLS need."""
+    consul_check_tls: bool | None = None
+    """Whether the agent's health checks use TLS; by default where the instances do (tls_dir)."""

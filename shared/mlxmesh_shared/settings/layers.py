@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -184,7 +184,7 @@ def _flags(section: str, argv: Sequence[str]) -> dict[str, _Raw]:
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
     text = (field.description or "").replace("%", "%%")
     default = field.get_default(call_default_factory=True)
-    if field.annotation is bool:
+    if bool in (field.annotation, *get_args(field.annotation)):
         action = argparse.BooleanOptionalAction
         parser.add_argument(_flag(name), action=action, default=argparse.SUPPRESS, help=text)
         return

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from mlxmesh_shared.settings.consul import ConsulSettings, FullPath, Seconds
-from mlxmesh_shared.settings.listen import check_listen
+from mlxmesh_shared.settings.listen import check_host, check_listen, check_reachable
 from mlxmesh_shared.settings.sinks import Sinks, SinkSettings
 from mlxmesh_shared.settings.webhooks import check_webhook, split_texts
 
@@ -33,6 +33,12 @@ def _allowed(listen: str, info: ValidationInfo) -> str:
     return listen
 
 
+def _told_to_others(listen: str, info: ValidationInfo) -> str:
+    if info.data.get("registry") == "consul":
+        check_reachable(listen, advertise_host=info.data.get("advertise_host", ""))
+    return listen
+
+
 def _http_listen(listen: str, info: ValidationInfo) -> str:
     if listen == "auto":
         anywhere = str(info.data.get("listen", "")).endswith(":0")
@@ -41,8 +47,9 @@ def _http_listen(listen: str, info: ValidationInfo) -> str:
 
 
 Webhook = Annotated[str, AfterValidator(check_webhook)]
-Listen = Annotated[str, AfterValidator(_allowed)]
+Listen = Annotated[str, AfterValidator(_allowed), AfterValidator(_told_to_others)]
 HttpListen = Annotated[str, AfterValidator(_http_listen)]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_texts)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -67,8 +74,8 @@ class MeshSettings(ConsulSettings):
     """How instances find each other: "directory" on one machine, "consul" also across machines."""
     zone: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
     """Where this host stands (a rack, a room): told to the registry with every instance."""
-    advertise_host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_-]{0,253}$")] = ""
-    """The host that others reach this process at; empty for the host of listen."""
+    advertise_host: Annotated[str, AfterValidator(check_host)] = ""
+    """The name or address that others reach this process at; empty for the host of listen."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Dynamic()] = "info"
     """The least important record that is logged."""
     log_format: Literal["auto", "json", "text"] = "auto"
@@ -93,6 +100,9 @@ class GatewaySettings(MeshSettings):
     http_listen: HttpListen = "auto"
     """Where /metrics and /healthz are, host:port; port 0 takes a free one, empty means no HTTP.
     auto is 127.0.0.1:8051, or a free port where listen takes one."""
+    http_hosts: Annotated[tuple[HostName, ...], BeforeValidator(split_texts)] = ()
+    """Host names that /metrics is asked for by, besides localhost, those of http_listen and
+    advertise_host, and every IP address; a list, or one text with commas in between."""
     default_deadline_s: Annotated[Seconds, Dynamic()] = 300
     """The deadline of a call that came without one."""
     max_deadline_s: Annotated[Seconds, Dynamic()] = 3600
@@ -105,6 +115,11 @@ class GatewaySettings(MeshSettings):
     """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
     """The largest request."""
+    max_held_bytes: Count = 512 * MIB
+    """What running calls' requests above 64 KiB may have in all, half of it for each caller; more
+    are refused with RESOURCE_EXHAUSTED."""
+    max_connections: Count = 1024
+    """Connections at one time; more are closed at once."""
     max_connection_age_s: Seconds = 20
     """After so long a client is told to connect anew; its running calls go on. A gateway that is
     being replaced waits for it."""

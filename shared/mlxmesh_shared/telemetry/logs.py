@@ -11,6 +11,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from mlxmesh_shared.telemetry.log_rate import LogRate
+
 _OF_SPANS = ("trace_id", "span_id", "model")
 
 
@@ -31,6 +33,7 @@ def setup_logging(
     handler = logging.StreamHandler(stream or sys.stderr)
     identity = {"service": service, "instance": instance_id}
     handler.setFormatter(JsonFormatter(identity) if json else TextFormatter(service))
+    handler.addFilter(LogRate())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_log_level(level)

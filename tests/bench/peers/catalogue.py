@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mlxmesh_engine.blas import open_blas
+
 Argv = list[str]
 
 
@@ -53,7 +55,7 @@ AS_SHIPPED = Variant("as shipped", "bfloat16")
 GIVEN_OURS = Variant(
     "float32, OpenBLAS",
     "float32",
-    {"LD_PRELOAD": "libopenblas.so.0", "OPENBLAS_NUM_THREADS": "1"},
+    {"LD_PRELOAD": open_blas().library, "OPENBLAS_NUM_THREADS": "1"},
 )
 VARIANTS = (AS_SHIPPED, GIVEN_OURS)
 

@@ -7,6 +7,7 @@ from tests.chaos.scenarios import (
     hostile,
     kills,
     links,
+    neighbours,
     registries,
     rolling,
 )
@@ -19,5 +20,6 @@ SCENARIOS = (
     *registries.SCENARIOS,
     *crowds.SCENARIOS,
     *hostile.SCENARIOS,
+    *neighbours.SCENARIOS,
     *certificates.SCENARIOS,
 )

@@ -54,7 +54,10 @@ def test_attention_is_the_textbooks(rows: int, length: int, tokens: int, padded:
         seen &= np.arange(tokens) >= np.arange(rows)[:, None, None]
     mask = mx.array(seen[:, None].tolist()) if padded else None
     found = attend(mx.array(queries), mx.array(keys), mx.array(values), mask)
-    np.testing.assert_allclose(np.array(found), textbook(queries, keys, values, seen), atol=2e-5)
+    # What float32 gives with any BLAS: sums of 40,000 terms round more often.
+    atol, rtol = (2e-5, 1e-7) if tokens < 10_000 else (6e-5, 3e-5)
+    wanted = textbook(queries, keys, values, seen)
+    np.testing.assert_allclose(np.array(found), wanted, atol=atol, rtol=rtol)
 
 
 @pytest.mark.parametrize("count", [3, MANY])

@@ -10,6 +10,7 @@ import pytest
 from mlx import nn
 from numpy.typing import NDArray
 
+from mlxmesh_engine.batching import Batching
 from mlxmesh_engine.kv_cache import BatchCache
 from mlxmesh_engine.llama_forward import LlamaForward
 from mlxmesh_engine.llama_weights import is_plain_llama, prepare_llama
@@ -34,7 +35,7 @@ def log_probabilities(forward: Any, lengths: list[int]) -> list[NDArray[np.float
     """Of prompts of these lengths read as one padded batch, then of three decode steps."""
     rng = np.random.default_rng(5)
     tokens = mx.array(rng.integers(3, VOCAB_SIZE, (len(lengths), max(lengths))), mx.uint32)
-    cache = BatchCache.empty(forward, len(lengths))
+    cache = BatchCache.empty(forward, len(lengths), Batching.TOGETHER)
     cache.prepare(lengths)
     of_prompts = forward(tokens, cache=cache.layers)
     cache.finalize()

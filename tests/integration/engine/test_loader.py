@@ -127,6 +127,46 @@ def test_a_directory_without_a_proper_config_is_refused(
     assert caught.value.field == "model_dir"
 
 
+def spoil(folder: Path, name: str, value: float) -> None:
+    """Replaces the last number of a tensor."""
+    file = str(folder / "model.safetensors")
+    tensors: Any = mx.load(file)
+    flat = tensors[name].flatten()
+    flat[-1] = value
+    tensors[name] = flat.reshape(tensors[name].shape)
+    mx.save_safetensors(file, tensors)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
+@pytest.mark.parametrize("loaded_as", ["auto", "as_shipped"])
+def test_weights_that_are_no_numbers_are_refused_by_name(
+    tmp_path: Path, value: float, dtype: mx.Dtype, loaded_as: str
+) -> None:
+    name = "model.layers.1.mlp.down_proj.weight"
+    spoil(write_model(tmp_path, dtype=dtype), name, value)
+    with pytest.raises(InvalidArgument, match=f"{name} .*NaN or infinite"):
+        load_model(tmp_path, dtype=loaded_as)
+
+
+@pytest.mark.parametrize("part", ["scales", "biases"])
+@pytest.mark.parametrize("loaded_as", ["auto", "as_shipped"])
+def test_scales_that_are_no_numbers_are_refused_by_name(
+    tmp_path: Path, part: str, loaded_as: str
+) -> None:
+    name = f"model.layers.0.self_attn.q_proj.{part}"
+    spoil(write_model(tmp_path, bits=4, dtype=mx.bfloat16), name, float("nan"))
+    with pytest.raises(InvalidArgument, match=f"{name} .*NaN or infinite"):
+        load_model(tmp_path, dtype=loaded_as, blas="openblas")
+
+
+def test_weights_that_overflow_the_asked_dtype_are_refused_by_name(tmp_path: Path) -> None:
+    spoil(write_model(tmp_path), "model.norm.weight", 1e6)
+    assert load_model(tmp_path).dtype == "float32"
+    with pytest.raises(InvalidArgument, match=r"model\.norm\.weight .*does not fit into float16"):
+        load_model(tmp_path, dtype="float16")
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"model_type": "no_such_architecture"}, {"hidden_size": 96}, {"num_hidden_layers": 3}],

@@ -123,12 +123,17 @@ async def test_a_prompt_that_breaks_mlx_fails_alone(tiny_model: Path, listener: 
     await subject.stop()
 
 
-async def test_a_broken_decode_step_kills_the_thread_and_says_so(
+async def test_where_every_step_breaks_sequences_fail_and_then_the_thread_dies(
     tiny_model: Path, listener: Listener
 ) -> None:
     subject = broken(tiny_model, 1)
     await subject.start(listener.deliver)
-    subject.submit(Sequence((1, 1), (5, 6, 7), 30))
-    with pytest.raises(RuntimeError, match="malloc"):
+    for number in range(1, 8):
+        subject.submit(Sequence((1, number), (5, 6, 7), 30))
+        _, last = await listener.until_last(number)
+        assert isinstance(last.error, EngineFailed)
+    assert not subject.dead.done()
+    subject.submit(Sequence((1, 8), (5, 6, 7), 30))
+    with pytest.raises(EngineFailed, match="every sequence fails"):
         await asyncio.wait_for(subject.dead, 30)
     await subject.stop()

@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
@@ -17,6 +20,15 @@ from mlxmesh_engine.blas import prepare_blas
 from mlxmesh_shared.channels import open_channel
 
 START_TIMEOUT_S = 60
+# Root may raise its own limits: without CAP_SYS_RESOURCE (24) it may not. No effect on others.
+LIMITED = """
+import ctypes, os, resource, sys
+if sys.platform == "linux":
+    PR_CAPBSET_DROP = 24
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, 24, 0, 0, 0)
+resource.setrlimit(resource.RLIMIT_NOFILE, {limits})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Process:
@@ -44,9 +56,12 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def engine(*arguments: str, **environment: str) -> AsyncIterator[Process]:
+async def engine(*arguments: str, before: str = "", **environment: str) -> AsyncIterator[Process]:
+    """before: Python to run in the process first."""
+    program = ("-c", before, sys.executable) if before else ()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        *program,
         "-m",
         "mlxmesh_engine",
         *arguments,
@@ -61,6 +76,10 @@ async def engine(*arguments: str, **environment: str) -> AsyncIterator[Process]:
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+def open_files(pid: int) -> tuple[int, int]:
+    return psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)
 
 
 def submit(max_tokens: int) -> engine_pb2.ExecuteRequest:
@@ -120,6 +139,49 @@ async def test_a_start_that_cannot_work_is_one_line_and_code_1(tmp_path: Path) -
         errors = (await spawned.errors()).splitlines()
         assert len(errors) == 1
         assert "has no config.json" in errors[0]
+
+
+async def test_it_tells_its_parent_the_whole_reason_why_it_never_can_serve(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text()) | {"num_hidden_layers": 3}
+    (broken / "config.json").write_text(json.dumps(config))
+    async with engine("--model-dir", str(broken)) as spawned:
+        with pytest.raises(AssertionError, match="it ended"):
+            await spawned.address()
+        assert await spawned.ended() != 0
+    [failed] = [news for news in spawned.news if news["phase"] == "failed"]
+    assert failed["permanent"] is True
+    for part in (
+        "mlx-lm cannot load broken",
+        "layers.2.input_layernorm",
+        "layers.2.self_attn.v_proj",
+    ):
+        assert part in failed["message"]
+
+
+async def test_without_any_openblas_a_start_that_cannot_work_is_one_line_too(
+    tmp_path: Path,
+) -> None:
+    async with engine("--model-dir", str(tmp_path), XDG_CACHE_HOME="/dev/null") as spawned:
+        assert await spawned.ended() == 1
+        assert len((await spawned.errors()).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("limits", "warned"), [((256, 1024), True), ((256, 3000), False)])
+async def test_few_open_files_are_no_reason_not_to_start(
+    tiny_model: Path, limits: tuple[int, int], warned: bool
+) -> None:
+    """mlx-lm asks for 2048 and 4096 when it is imported, and fails with less."""
+    arguments = ("--model-dir", str(tiny_model))
+    async with engine(*arguments, before=LIMITED.format(limits=limits)) as spawned:
+        assert await spawned.address()
+        if sys.platform == "linux":
+            assert open_files(spawned.process.pid) == (min(2048, limits[1]), limits[1])
+        assert spawned.process.stdin is not None
+        spawned.process.stdin.close()
+        assert ("may open only 1024 files" in await spawned.errors()) is warned
 
 
 async def test_without_a_model_it_says_how_to_name_one() -> None:

@@ -24,6 +24,9 @@ from tests.fakes.public_services import (
 )
 from tests.fakes.registry import InMemoryRegistry
 
+# All of them hear of it at once here.
+SETTLE_S = 0.02
+
 
 class Stand:
     """Builds what a test needs; everything ends with the test."""
@@ -84,7 +87,7 @@ class Stand:
 
         async def run() -> None:
             async with receiver.running():
-                await serve(live, name, self.registry, receiver, until=until)
+                await serve(live, name, self.registry, receiver, until=until, settle_s=SETTLE_S)
 
         task = asyncio.create_task(run())
         try:

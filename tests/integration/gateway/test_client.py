@@ -44,6 +44,18 @@ async def test_a_pull_reports_bytes_and_ends_with_the_version(stand: Any) -> Non
     assert models.calls[0].revision == "v1"
 
 
+async def test_an_import_reports_bytes_and_ends_with_the_version(stand: Any) -> None:
+    models = await stand.models()
+    client = await stand.client(await stand.gateway())
+
+    importing = client.import_model(name="tiny", file="/models/tiny.gguf", dtype="float16")
+    steps = [step async for step in importing]
+
+    assert [(step.name, step.done_bytes) for step in steps] == [("tiny", 1), ("tiny", 2)]
+    assert steps[-1].version.version == 1
+    assert (models.calls[0].file, models.calls[0].dtype) == ("/models/tiny.gguf", "float16")
+
+
 async def test_a_watch_starts_with_what_there_is(stand: Any) -> None:
     await stand.models()
     client = await stand.client(await stand.gateway())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import resource
+import socket
 import ssl
 import subprocess
 import sys
@@ -15,8 +19,11 @@ import httpx2
 import pytest
 
 from mlxmesh_gateway.http.app import create_app
+from mlxmesh_gateway.http.hosts import AnsweredHosts
+from mlxmesh_gateway.http.listener import BoundedListener
 from mlxmesh_gateway.http.server import HttpPort
 from mlxmesh_gateway.http.tls import server_context
+from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
 from mlxmesh_launcher.authority import Authority
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.shared_port import CAN_SHARE
@@ -117,3 +124,65 @@ async def shown(address: str, context: ssl.SSLContext) -> bytes:
     writer.close()
     assert certificate is not None
     return certificate
+
+
+async def status_of(url: str, host: str) -> int:
+    async with httpx2.AsyncClient() as client:
+        return (await client.get(url, headers={"Host": host})).status_code
+
+
+async def test_metrics_are_shown_to_no_other_host() -> None:
+    hosts = AnsweredHosts(["mesh.example"])
+    with HttpPort("127.0.0.1:0") as port:
+        async with port.serving(lambda: create_app(PrometheusSink(), hosts)):
+            metrics = f"http://{port.address}/metrics"
+            assert await status_of(metrics, "evil.example") == 421
+            for host in ("localhost:1", "mesh.example", port.address):
+                assert await status_of(metrics, host) == 200
+            # It tells nothing, and balancers ask under any name.
+            assert await status_of(f"http://{port.address}/healthz", "evil.example") == 200
+
+
+async def test_the_listener_turns_away_whom_it_has_no_room_for() -> None:
+    bound = socket.create_server(("127.0.0.1", 0))
+    address = bound.getsockname()
+    with BoundedListener(bound, max_open=3) as listener:
+        clients = [socket.create_connection(address) for _ in range(5)]
+        accepted: list[socket.socket] = []
+        for _ in clients:
+            with contextlib.suppress(BlockingIOError):
+                accepted.append(listener.accept()[0])
+        assert len(accepted) == 3
+        for client in clients[3:]:
+            assert client.recv(1) == b""
+
+        accepted.pop().close()
+        clients.append(socket.create_connection(address))
+        accepted.append(listener.accept()[0])
+        for each in (*clients, *accepted):
+            each.close()
+
+
+async def test_an_exhausted_process_turns_away_and_goes_on() -> None:
+    bound = socket.create_server(("127.0.0.1", 0))
+    address = bound.getsockname()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with BoundedListener(bound) as listener, socket.create_connection(address) as client:
+        used = max(int(name) for name in os.listdir("/dev/fd"))
+        held = [os.dup(0) for _ in range(10)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(used, *held), limits[1]))
+        try:
+            while True:
+                try:
+                    held.append(os.dup(0))
+                except OSError:
+                    break
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for each in held:
+                os.close(each)
+        assert client.recv(1) == b""
+        with socket.create_connection(address):
+            listener.accept()[0].close()

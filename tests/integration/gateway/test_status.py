@@ -1,5 +1,6 @@
 """GetMeshStatus: every process is there, well or not, and nothing that is ill hides the rest."""
 
+import asyncio
 from typing import Any
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
@@ -121,3 +122,24 @@ async def test_an_instance_that_left_the_registry_but_is_still_used_is_listed(st
 async def test_the_contract_is_served_and_says_so(stand: Any) -> None:
     channel = await stand.channel(await stand.gateway())
     assert await stand.health(channel, TELEMETRY) == "SERVING"
+
+
+async def test_one_connection_a_process_is_kept_for_the_next_time(stand: Any) -> None:
+    peers: set[str] = set()
+
+    class Telling(FakeEngineStatus):
+        async def GetMeshStatus(self, request: Any, context: Any) -> t.GetMeshStatusResponse:
+            peers.add(context.peer())
+            return await super().GetMeshStatus(request, context)
+
+    server = MeshServer(
+        services=[(add_TelemetryServiceServicer_to_server, Telling({}))],
+        service_names=[TELEMETRY],
+    )
+    await stand.announce("generation", "generation-1", server)
+    client = await stand.client(await stand.gateway())
+
+    for _ in range(3):
+        await asyncio.gather(*(client.mesh_status() for _ in range(5)))
+
+    assert len(peers) == 1

@@ -12,6 +12,7 @@ from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.fleet import GrpcFleet
 from mlxmesh_model.huggingface import HuggingFaceHub
+from mlxmesh_model.imports import Imports
 from mlxmesh_model.loads import Loads
 from mlxmesh_model.pulls import Pulls
 from mlxmesh_model.reconciler import Reconciler
@@ -93,8 +94,10 @@ class Mesh:
             models_dir=self.tmp_path / "models",
         )
         await pulls.recover()
+        imports = Imports(store=store, models_dir=self.tmp_path / "models")
+        await imports.recover()
         loads = Loads(store=store, wake_reconciler=reconciler.wake)
-        servicer = ModelServicer(store=store, pulls=pulls, loads=loads)
+        servicer = ModelServicer(store=store, pulls=pulls, imports=imports, loads=loads)
         server = MeshServer(
             services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
             service_names=["mlxmesh.model.v1.ModelService"],

@@ -1,12 +1,19 @@
 """Desired replicas become engines, whatever happens to runtimes and to the model service."""
 
 import asyncio
+import re
 
 import pytest
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2
-from mlxmesh_shared.errors import EngineFailed, IllegalState, InsufficientMemory, NoRuntime
+from mlxmesh_shared.errors import (
+    EngineFailed,
+    IllegalState,
+    InsufficientMemory,
+    ModelRefused,
+    NoRuntime,
+)
 from tests.fakes.runtime import FakeRuntime
 
 READY = pb.VERSION_STATE_READY
@@ -303,3 +310,17 @@ async def test_replicas_leave_a_draining_runtime_once_others_serve(mesh, service
     new.runtime.set_state(second, runtime_pb2.ENGINE_STATE_READY)
     await until(lambda: not old.runtime.engines)
     await service.until("pocket@1", lambda v: v.ready_replicas == 2)
+
+
+async def test_a_model_that_its_engine_refuses_is_a_failed_precondition(mesh, service):
+    host = await mesh.host()
+    host.runtime.hold = True
+    await service.register()
+    loading = asyncio.create_task(service.load())
+    while not host.runtime.engines:
+        await asyncio.sleep(0.01)
+    [engine_id] = host.runtime.engines
+    host.runtime.refuse_model(engine_id, "Missing 2 parameters: \na,\nb.")
+    with pytest.raises(ModelRefused, match=re.escape("pocket@1: Missing 2 parameters: \na,\nb.")):
+        await loading
+    assert (await service.version()).failure.code == 9

@@ -251,7 +251,7 @@ async def test_a_model_with_its_own_code_is_refused(service, hub):
 
 async def test_a_text_that_is_too_large_is_refused_before_anything_is_downloaded(service, hub):
     hub.models[HUB_ID]["config.json"] = b" " * (4 * MIB) + b"{}"
-    with pytest.raises(InvalidArgument, match="config.json is larger than 4 MiB") as caught:
+    with pytest.raises(InvalidArgument, match=r"config.json is larger than 4 MiB") as caught:
         await pull(service)
     assert caught.value.field == "hub_id"
     assert (await service.stub.ListModels(pb.ListModelsRequest())).models == []

@@ -74,6 +74,22 @@ async def test_breaker_opens_and_a_new_start_closes_it(tmp_path: Path) -> None:
         await runtime.until_state(READY)
 
 
+async def test_a_refused_model_is_not_tried_again_and_the_whole_reason_is_kept(
+    runtime: RuntimeUnderTest,
+) -> None:
+    reason = "mlx-lm cannot load it: Missing 2 parameters: \nmodel.norm.weight,\nlm_head.weight."
+    runtime.behave(refuses=reason)
+    await runtime.start()
+    failed = await runtime.until_state(FAILED)
+    assert (failed.restarts, failed.pid) == (0, 0)
+    failure = failed.last_failure
+    assert (failure.code, failure.reason) == (9, "MODEL_REFUSED")  # FAILED_PRECONDITION
+    assert failure.message == reason
+    runtime.behave()
+    await runtime.start()
+    await runtime.until_state(READY)
+
+
 async def test_failed_engine_can_be_stopped(tmp_path: Path) -> None:
     async with running_runtime(tmp_path, Limits(breaker_failures=1)) as runtime:
         runtime.behave(crashes=1)

@@ -192,6 +192,28 @@ async def test_a_failed_check_takes_nobody_away_that_serves(stand: Stand) -> Non
         assert await ids(watching) == ["b"]
 
 
+async def test_who_is_reached_again_need_not_wait_for_its_check(stand: Stand) -> None:
+    """As after a broken link, which Consul's gossip takes ten seconds and more to find healed."""
+    registry = stand.registry()
+    await registry.register(await stand.instance("b"))
+    async with aclosing(registry.watch("engine")) as watching:
+        assert await ids(watching) == ["b"]
+        async with healthy("127.0.0.1:0") as address:
+            await registry.register(Instance("engine", "a", address, 1))
+            assert await ids(watching) == ["a", "b"]
+            stand.agent.faults.unreachable.add("mlxmesh-engine:a")
+        assert await ids(watching) == ["b"]
+
+        async with healthy(address):
+            assert await ids(watching) == ["a", "b"]
+        assert await ids(watching) == ["b"]
+
+        await registry.deregister(Instance("engine", "a", address, 1))
+        async with healthy(address):
+            await registry.register(await stand.instance("c"))
+            assert await ids(watching) == ["b", "c"]
+
+
 async def checked(stand: Stand) -> list[ConsulService]:
     """As the agent tells of them."""
     agent = ConsulAgent(stand.settings())

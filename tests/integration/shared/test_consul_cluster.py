@@ -15,6 +15,8 @@ from mlxmesh_shared.settings import ConsulSettings
 from tests.fakes.consul_process import ConsulAgentProcess, ConsulCluster
 from tests.fakes.health import healthy
 
+pytestmark = pytest.mark.tools
+
 PATIENCE_S = 30
 SERVICE = "engine"
 

@@ -1,9 +1,11 @@
 """What a caller gets when something is wrong: a clear status, and nothing that is secret."""
 
 import asyncio
+import gc
 import logging
 import random
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -226,10 +228,12 @@ async def test_too_many_calls_at_once(serve: Serve) -> None:
 
 async def test_a_client_that_goes_away_cancels_its_handler(serve: Serve) -> None:
     served = await serve()
+    begun = asyncio.Event()
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def wait(_request: Any, _context: Context) -> None:
         try:
+            begun.set()
             await asyncio.sleep(60)
         finally:
             ended.set_result("cleaned up")
@@ -237,9 +241,10 @@ async def test_a_client_that_goes_away_cancels_its_handler(serve: Serve) -> None
     served.servicer.act = wait
     call = served.stub.Generate(generate())
     assert (await anext(aiter(call))).sequence == 1
-    call.cancel()
-
     async with asyncio.timeout(5):
+        # A handler that is cancelled before it waits has nothing to clean up.
+        await begun.wait()
+        call.cancel()
         assert await ended == "cleaned up"
 
 
@@ -334,3 +339,74 @@ async def test_an_answer_to_a_caller_that_just_left_is_no_error(
 async def read_all(call: Any) -> None:
     async for _ in call:
         pass
+
+
+async def test_compressed_messages_are_refused(serve: Serve) -> None:
+    served = await serve()
+
+    with pytest.raises(MeshError) as caught:
+        await served.stub.Complete(complete(), compression=grpc.Compression.Gzip)
+
+    assert caught.value.code is grpc.StatusCode.UNIMPLEMENTED
+    assert served.servicer.requests == []
+
+
+async def test_a_large_list_is_refused_by_name_before_it_is_parsed(serve: Serve) -> None:
+    served = await serve()
+    chat = pb.GenerateRequest.DESCRIPTOR.fields_by_name["chat"].number
+    empties = b"\x0a\x00" * 2**20  # two MiB of messages
+    encoded = bytes([chat << 3 | 2, 0x80, 0x80, 0x80, 1]) + empties
+
+    with pytest.raises(InvalidArgument) as caught:
+        _ = [each async for each in served.channel.unary_stream(f"/{SERVICE}/Generate")(encoded)]
+
+    assert caught.value.field == "chat.messages"
+
+
+async def test_an_infrastructure_request_is_small(serve: Serve) -> None:
+    served = await serve()
+    check = served.channel.unary_unary("/grpc.health.v1.Health/Check")
+
+    with pytest.raises(MessageTooLarge):
+        await check(b"\x0a\x80\x80\x08" + b"x" * 2**17)
+
+    assert await check(b"")
+
+
+async def test_large_requests_of_running_calls_are_bounded(serve: Serve) -> None:
+    served = await serve(ServerOptions(max_held_bytes=400_000))
+    go_on = asyncio.Event()
+
+    async def wait(_request: Any, _context: Context) -> None:
+        await go_on.wait()
+
+    served.servicer.act = wait
+    first = asyncio.ensure_future(served.stub.Complete(complete("x" * 150_000)))
+    while not served.servicer.requests:
+        await asyncio.sleep(0.01)
+
+    with pytest.raises(TooManyRequests) as caught:
+        await served.stub.Complete(complete("x" * 150_000))
+
+    assert caught.value.retry_delay_s == 1
+    small = asyncio.ensure_future(served.stub.Complete(complete()))
+    go_on.set()
+    assert (await first).text == (await small).text == "done"
+    assert (await served.stub.Complete(complete("x" * 150_000))).text == "done"
+
+
+async def test_a_refused_request_is_not_kept_in_memory(serve: Serve) -> None:
+    served = await serve()
+    call = served.channel.unary_unary(f"/{SERVICE}/Complete")
+    gc.collect()
+    gc.disable()  # or it might find in time what should not be there at all
+    try:
+        for _ in range(5):
+            with pytest.raises(MalformedMessage):
+                await call(b"\xff" * 100)
+        await asyncio.sleep(0.1)
+        frames = [each for each in gc.get_objects() if isinstance(each, types.FrameType)]
+        kept = [each for each in frames if "encoded" in each.f_code.co_varnames]
+        assert [each.f_code.co_qualname for each in kept] == []
+    finally:
+        gc.enable()

@@ -10,16 +10,23 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh_shared.consul.key_values import read_stored
 from mlxmesh_shared.errors import RegistryUnavailable
 from mlxmesh_shared.live import following
 from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
+from mlxmesh_shared.server import MeshServer
 from mlxmesh_shared.settings import ConsulSettings, GatewaySettings, LiveSettings, load_settings
+from mlxmesh_shared.tls import ServerTls
+from tests.fakes.certificates import issue_all, source
 from tests.fakes.consul_process import DENY, ROOT_TOKEN, ConsulAgentProcess, free_port
 from tests.fakes.health import healthy
 
+pytestmark = pytest.mark.tools
+
 RECIPE = Path(__file__).resolve().parents[3] / "deploy" / "consul"
+ENGINE = engine_pb2.DESCRIPTOR.services_by_name["EngineService"].full_name
 PATIENCE_S = 30
 
 
@@ -127,6 +134,47 @@ async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: P
         nobody = ConsulRegistry(settings(agent))
         stack.push_async_callback(nobody.close)
         assert await nobody.resolve("gateway") == ()
+
+
+async def test_the_agent_checks_an_instance_that_serves_with_tls(tmp_path: Path) -> None:
+    """By the role's name, and with a certificate that proves no role."""
+    tls_dir = tmp_path / "tls"
+    issue_all(tls_dir).issue("consul")
+    agent = ConsulAgentProcess(
+        tmp_path,
+        f"""enable_agent_tls_for_checks = true
+        tls {{ defaults {{
+          ca_file = "{tls_dir / "ca.crt"}"
+          cert_file = "{tls_dir / "consul.crt"}"
+          key_file = "{tls_dir / "consul.key"}"
+        }} }}""",
+    )
+    await agent.start()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(agent.stop)
+        certificates = source(tls_dir, "engine")
+        server = MeshServer(services=(), service_names=[ENGINE], tls=ServerTls(certificates))
+        address = await server.start()
+        stack.push_async_callback(server.drain, grace_s=0, settle_s=0)
+        await server.set_serving()
+        registry = ConsulRegistry(settings(agent), certificates=certificates)
+        stack.push_async_callback(registry.close)
+        await registry.register(Instance("engine", "a", address, 1))
+
+        await until_checked(agent, "passing", "success")
+        await server.set_not_serving()
+        await until_checked(agent, "critical", "")
+
+
+async def until_checked(agent: ConsulAgentProcess, status: str, output: str) -> None:
+    """Until the agent's only check says so, and not because nobody has run it yet."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_S):
+        while True:
+            async with session.get(f"http://{agent.address}/v1/agent/checks") as answer:
+                [check] = (await answer.json()).values()
+            if check["Status"] == status and output in check["Output"]:
+                return
+            await asyncio.sleep(0.1)
 
 
 async def make_certificates(folder: Path) -> None:

@@ -54,3 +54,39 @@ async def test_can_be_switched_off(serve: Serve) -> None:
 
     with pytest.raises(MethodNotFound):
         await ask(served, V1, Request(list_services=""))
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    [
+        f"{SERVICE}.Generate",
+        "mlxmesh.generation.v1.GenerateRequest.model",
+        "mlxmesh.generation.v1.GenerateRequest.input",
+        "mlxmesh.generation.v1.FINISH_REASON_STOP",
+        "mlxmesh.generation.v1.FinishReason.FINISH_REASON_STOP",
+        "mlxmesh.generation.v1.FinishReason",
+        "mlxmesh.common.v1.Sampling.LogitBiasEntry",
+        "mlxmesh.common.v1.rules",
+        "grpc.health.v1.Health.Check",
+        "grpc.health.v1.HealthCheckResponse.ServingStatus",
+        f"{V1}.ServerReflectionInfo",
+    ],
+)
+async def test_finds_whatever_a_contract_names(serve: Serve, symbol: str) -> None:
+    (answer,) = await ask(await serve(), V1, Request(file_containing_symbol=symbol))
+
+    files = [
+        descriptor_pb2.FileDescriptorProto.FromString(encoded)
+        for encoded in answer.file_descriptor_response.file_descriptor_proto
+    ]
+    assert any(symbol.startswith(f"{file.package}.") for file in files)
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    [f"{SERVICE}.NoSuchMethod", "mlxmesh.generation.v1.GenerateRequest.no_such_field", "", "."],
+)
+async def test_does_not_find_what_is_not_there(serve: Serve, symbol: str) -> None:
+    (answer,) = await ask(await serve(), V1, Request(file_containing_symbol=symbol))
+
+    assert answer.error_response.error_code == 5

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import sys
 from pathlib import Path
 
 from typer.testing import CliRunner
 
-from mlxmesh_cli.__main__ import app
-from mlxmesh_cli.checks import check_disk, check_port, run_checks
+from mlxmesh_cli.checks import check_blas, check_disk, check_port, run_checks
+from mlxmesh_cli.commands import app
 
 
 def test_every_bad_finding_comes_with_the_mend(tmp_path: Path) -> None:
@@ -37,3 +39,11 @@ def test_disk_is_measured_where_the_directory_will_be(tmp_path: Path) -> None:
 def test_json_is_a_list_of_checks(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", "--json", "--data-dir", str(tmp_path)])
     assert {check["name"] for check in json.loads(result.stdout)} >= {"blas", "port"}
+
+
+def test_the_blas_in_use_is_named() -> None:
+    """Wherever engines run, every machine has at least the one that mlxmesh makes."""
+    blas = check_blas()
+    assert blas.ok, blas.mend
+    if sys.platform == "linux":
+        assert re.search(r"openblas \(.*/libopenblas-[\d.]+-\w+\.so\)", blas.finding)

@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from mlxmesh_cli.__main__ import app
+from mlxmesh_cli.commands import app
 
 GROUP = cast("Any", get_command(app))
 COMMANDS: list[str] = sorted(GROUP.commands)
@@ -19,7 +19,7 @@ COMMANDS: list[str] = sorted(GROUP.commands)
 def test_the_promised_commands_are_there() -> None:
     promised = {
         "up", "down", "status", "models", "pull", "load", "unload", "alias", "generate", "chat",
-        "tokens", "logs", "config", "doctor", "drain", "restart",
+        "tokens", "logs", "config", "doctor", "drain", "restart", "attach", "trace", "certs",
     }  # fmt: skip
     assert promised <= set(COMMANDS)
 
@@ -30,8 +30,25 @@ def test_every_command_and_option_has_help(command: str) -> None:
     assert result.exit_code == 0
     described = GROUP.commands[command]
     assert described.help
+    assert "Example: mlxmesh " in result.output or hasattr(described, "commands")
     for parameter in described.params:
         assert getattr(parameter, "help", None), f"{command} {parameter.name}"
+
+
+def test_the_list_of_commands_cuts_no_line() -> None:
+    lines = CliRunner().invoke(app, ["--help"]).output.splitlines()
+    listed = [line for line in lines if line.split(" ")[2:3] and line.split()[0] in COMMANDS]
+    assert len(listed) == len(COMMANDS)
+    assert not [line for line in listed if line.endswith("...")]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(group, name) for group in ("config", "certs") for name in GROUP.commands[group].commands],
+)
+def test_every_subcommand_has_an_example(command: tuple[str, str]) -> None:
+    output = CliRunner().invoke(app, [*command, "--help"]).output
+    assert f"Example: mlxmesh {' '.join(command)}" in " ".join(output.split())
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -39,7 +56,8 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; sys.argv = ['mlxmesh', '--help']\n"
         "from mlxmesh_cli.__main__ import main\n"
         "try: main()\nexcept SystemExit: pass\n"
-        "heavy = {'grpc', 'mlx', 'opentelemetry', 'transformers', 'pydantic', 'sqlalchemy'}\n"
+        "heavy = {'grpc', 'mlx', 'opentelemetry', 'transformers', 'pydantic', 'sqlalchemy',\n"
+        "    'prompt_toolkit', 'rich', 'google'}\n"
         "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
@@ -59,6 +77,7 @@ def test_help_imports_nothing_heavy() -> None:
         ["alias", "pocket", "stable", "-1"],
         ["generate", "--max-tokens", "many"],
         ["logs", "-n", "-1"],
+        ["models", "--address", "nonsense"],
         ["nonsense"],
     ],
 )

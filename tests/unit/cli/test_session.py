@@ -17,6 +17,8 @@ from mlxmesh_cli.session import (
 )
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ModelNotFound, ServiceUnavailable
+from mlxmesh_shared.registry import local_instance, open_registry
+from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.tls import CertificateFiles
 
 
@@ -29,6 +31,19 @@ def test_the_running_mesh_of_the_data_directory_is_next(tmp_path: Path) -> None:
     record.claim()
     record.publish("127.0.0.1:4242", control="127.0.0.1:4243")
     assert gateway_address(None, tmp_path) == "127.0.0.1:4242"
+
+
+async def test_services_that_were_started_by_hand_are_found_in_their_registry(
+    tmp_path: Path,
+) -> None:
+    settings = MeshSettings(data_dir=tmp_path)
+    registry = open_registry(settings)
+    await registry.register(local_instance(settings, "gateway", "gateway-1", "[::1]:4242"))
+
+    # From within an event loop, as commands ask.
+    assert gateway_address(None, tmp_path) == "[::1]:4242"
+
+    await registry.close()
 
 
 def test_a_data_directory_without_a_mesh_is_an_error(
@@ -50,7 +65,7 @@ def test_else_the_default_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         (InvalidArgument("must be at most 1", field="top_p"), "error: top_p: must be at most 1"),
         (ModelNotFound("no model 'x'"), "error: no model 'x'"),
-        (ServiceUnavailable("connection refused"), "error: connection refused; is the mesh up?"),
+        (ServiceUnavailable("no runtime is up"), "error: no runtime is up\n"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_1(

@@ -196,5 +196,5 @@ def test_there_are_cases_for_every_public_request() -> None:
         "CountTokensRequest", "PullModelRequest", "RegisterModelRequest", "GetModelRequest",
         "ListModelsRequest", "DeleteModelRequest", "LoadModelRequest", "UnloadModelRequest",
         "SetAliasRequest", "GetTokenizerRequest", "StartEngineRequest", "Submit",
-        "WatchEventsRequest", "Event",
+        "ImportModelRequest", "WatchEventsRequest", "Event",
     }  # fmt: skip

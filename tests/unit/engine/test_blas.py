@@ -1,31 +1,26 @@
-from ctypes.util import find_library
+from pathlib import Path
 
 import pytest
 
-from mlxmesh_engine.blas import MEND, prepare_blas, takes_avx512_for_avx2
+from mlxmesh_engine.blas import open_blas, takes_avx512_for_avx2
 
-SOME_LIBRARY = find_library("c") or ""
+NO_CACHE = Path("/dev/null")
 
 
 def test_a_mac_has_its_own() -> None:
-    assert prepare_blas(platform="darwin") == "accelerate"
+    assert open_blas(platform="darwin").blas == "accelerate"
 
 
 def test_nothing_is_loaded_elsewhere() -> None:
-    assert prepare_blas(platform="freebsd") == "reference"
+    assert open_blas(platform="freebsd").blas == "reference"
 
 
-def test_linux_takes_the_first_that_loads() -> None:
-    found = prepare_blas(platform="linux", candidates=["libnosuchblas.so.9", SOME_LIBRARY])
-    assert found == "openblas"
-
-
-def test_linux_says_when_there_is_none() -> None:
-    assert prepare_blas(platform="linux", candidates=["libnosuchblas.so.9"]) == "reference"
-
-
-def test_the_mend_names_a_command() -> None:
-    assert "apt-get install libopenblas0-pthread" in MEND
+def test_linux_says_when_there_is_none_and_what_to_do() -> None:
+    opened = open_blas(platform="linux", cache=NO_CACHE, system_libraries=["libnosuchblas.so.9"])
+    assert (opened.blas, opened.library) == ("reference", "")
+    assert opened.problem
+    assert opened.problem in opened.fix
+    assert "apt-get install libopenblas0-pthread" in opened.fix
 
 
 @pytest.mark.parametrize(

@@ -1,37 +1,71 @@
-from mlxmesh_engine.prefill_budget import LongPromptBudget, PrefillBudget
+"""How many prompt tokens a step may prefill, over step times from 1 ms to a minute."""
+
+import pytest
+
+from mlxmesh_engine.prefill_budget import LinearCost, LongPromptBudget, PrefillBudget
 
 
-def test_it_is_the_setting_while_steps_are_fast() -> None:
-    subject = PrefillBudget(512)
-    for step_s in (0.01, 0.4, 0.9):
-        subject.note(step_s)
-    assert subject.tokens == 512
+def settled_tokens(
+    subject: PrefillBudget, *, fixed_s: float, per_token_s: float, decoding: bool = True
+) -> int:
+    """The size that steps of such a cost come to."""
+    for _ in range(40):
+        tokens = subject.tokens(decoding=decoding)
+        subject.note(fixed_s + tokens * per_token_s, tokens, decoding=decoding)
+    return subject.tokens(decoding=decoding)
 
 
-def test_a_slow_step_halves_it_and_a_very_slow_one_cuts_it_to_what_fits() -> None:
-    subject = PrefillBudget(512)
-    subject.note(1.1)
-    assert subject.tokens == 256
-    subject.note(16)
-    assert subject.tokens == 16
+@pytest.mark.parametrize(("fixed_s", "per_token_s"), [(0.002, 0.00002), (0.03, 0.001)])
+def test_it_is_the_setting_while_steps_are_fast(fixed_s: float, per_token_s: float) -> None:
+    assert settled_tokens(PrefillBudget(512), fixed_s=fixed_s, per_token_s=per_token_s) == 512
+
+
+def test_slow_steps_are_cut_to_a_second() -> None:
+    tokens = settled_tokens(PrefillBudget(512), fixed_s=0.1, per_token_s=0.01)
+    assert 75 <= tokens <= 100
+
+
+@pytest.mark.parametrize("fixed_s", [0.7, 2.0, 20.0])
+def test_a_step_is_never_mostly_fixed_cost(fixed_s: float) -> None:
+    tokens = settled_tokens(PrefillBudget(2048), fixed_s=fixed_s, per_token_s=0.02)
+    assert tokens >= 0.7 * fixed_s / 0.02
+
+
+def test_where_nobody_decodes_steps_may_be_longer() -> None:
+    alone = settled_tokens(PrefillBudget(512), fixed_s=0.7, per_token_s=0.02, decoding=False)
+    beside = settled_tokens(PrefillBudget(512), fixed_s=0.7, per_token_s=0.02, decoding=True)
+    assert 190 <= alone <= 230
+    assert beside <= 40
 
 
 def test_fast_steps_bring_it_back_up_to_the_setting() -> None:
     subject = PrefillBudget(100)
-    subject.note(4)
-    sizes = [subject.tokens]
+    assert settled_tokens(subject, fixed_s=0.0, per_token_s=0.05) <= 25
+    assert settled_tokens(subject, fixed_s=0.0, per_token_s=0.001) == 100
+
+
+@pytest.mark.parametrize(("setting", "least"), [(512, 8), (3, 3)])
+def test_it_never_comes_to_nothing_nor_above_a_small_setting(setting: int, least: int) -> None:
+    tokens = settled_tokens(PrefillBudget(setting), fixed_s=0.0, per_token_s=60)
+    assert tokens == least
+
+
+def test_a_cost_is_told_apart_into_its_parts() -> None:
+    subject = LinearCost()
+    for tokens in (512, 100, 37, 256):
+        subject.note(0.7 + 0.02 * tokens, tokens)
+    assert subject.fixed_s == pytest.approx(0.7)
+    assert subject.per_token_s == pytest.approx(0.02)
+    assert subject.break_even_tokens == pytest.approx(35)
+    assert subject.tokens_within(2.7) == pytest.approx(100)
+
+
+def test_one_size_alone_counts_as_proportional() -> None:
+    subject = LinearCost()
     for _ in range(3):
-        subject.note(0.2)
-        sizes.append(subject.tokens)
-    assert sizes == [25, 50, 100, 100]
-
-
-def test_it_never_comes_to_nothing_nor_above_a_small_setting() -> None:
-    for setting, least in ((512, 8), (3, 3)):
-        subject = PrefillBudget(setting)
-        for _ in range(5):
-            subject.note(3600)
-        assert subject.tokens == least
+        subject.note(1.0, 100)
+    assert (subject.fixed_s, subject.break_even_tokens) == (0, 0)
+    assert subject.tokens_within(0.5) == pytest.approx(50)
 
 
 def test_what_a_decode_step_carries_is_cut_to_what_fits_and_grows_slowly() -> None:

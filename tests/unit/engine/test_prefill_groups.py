@@ -1,3 +1,4 @@
+from mlxmesh_engine.batching import Batching
 from mlxmesh_engine.prefill import groups
 from mlxmesh_engine.request import Sequence
 from mlxmesh_engine.scheduler import Active, PrefillSlice
@@ -13,8 +14,8 @@ def part(number: int, count: int) -> PrefillSlice:
     return PrefillSlice(active, 100, count)
 
 
-def numbers(slices: list[PrefillSlice]) -> list[list[int]]:
-    return [[each.active.key[1] for each in group] for group in groups(slices)]
+def numbers(slices: list[PrefillSlice], batching: Batching = Batching.TOGETHER) -> list[list[int]]:
+    return [[each.active.key[1] for each in group] for group in groups(slices, batching)]
 
 
 def test_whole_prompts_of_similar_length_are_read_together() -> None:
@@ -47,3 +48,18 @@ def test_rests_after_similar_prefixes_are_read_together() -> None:
 
 def test_nothing_makes_no_group() -> None:
     assert numbers([]) == []
+
+
+def test_where_padding_would_enter_the_state_only_equal_lengths_are_read_together() -> None:
+    slices = [whole(1, 60), whole(2, 61), whole(3, 60), rest(4, 60, cached=32)]
+    assert numbers(slices, Batching.EQUAL_LENGTHS) == [[1, 3], [2], [4]]
+
+
+def test_what_cannot_be_batched_is_read_row_by_row() -> None:
+    assert numbers([whole(1, 60), whole(2, 60)], Batching.ALONE) == [[1], [2]]
+
+
+def test_an_isolated_sequence_is_read_by_itself() -> None:
+    slices = [whole(1, 60), whole(2, 60), whole(3, 60)]
+    slices[1].active.isolate()
+    assert [2] in numbers(slices)

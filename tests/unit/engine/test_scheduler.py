@@ -251,7 +251,7 @@ def test_after_a_slow_step_less_is_read() -> None:
     subject.add(active(1, 5000))
     subject.admit(0.0)
     assert plan(subject) == {1: 100}
-    subject.note_prefill_took(4.0)
+    subject.note_prefill_took(20.0, 100, decoding=False)
     assert plan(subject) == {1: 25}
 
 

@@ -125,3 +125,14 @@ async def test_what_is_known_is_bounded() -> None:
     add(log, *range(1, 6))
     add(log, 1)  # so old that nobody knows it any more
     assert log.events.newest == 6
+
+
+def test_what_is_kept_is_a_copy_of_what_the_contract_knows() -> None:
+    log = GatewayEventLog(10)
+    request = wire.PublishEventsRequest(events=[wire.Event(event_id="1", name="model.loaded")])
+
+    log.add(request.events)
+    request.events[0].name = "changed"
+
+    (batch,) = log.events._events
+    assert batch.name == "model.loaded"

@@ -65,7 +65,21 @@ def test_hedging_is_asked_for_in_milliseconds(asked: str, expected_s: float) -> 
 
 
 @pytest.mark.parametrize(
-    "asked", ["0", "60001", "-1", "1.5", "", "soon", "1e3", "\u0661", b"250", "1" + "0" * 40]
+    "asked",
+    [
+        "0",
+        "60001",
+        "-1",
+        "1.5",
+        "",
+        "soon",
+        "1e3",
+        "\u0661",
+        b"250",
+        "1" + "0" * 40,
+        "00060000000",
+        "0" * 5000,
+    ],
 )
 def test_an_illegal_hedge_is_refused_by_name(asked: str | bytes) -> None:
     with pytest.raises(InvalidArgument) as caught:

@@ -444,6 +444,22 @@ async def test_it_goes_on_elsewhere_with_its_tokens_so_far(tokenizer: ModelToken
     assert end_of(events).completion_tokens > len(token_ids)
 
 
+async def test_one_that_lost_two_engines_without_a_token_goes_on_isolated(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, engines=("engine-1", "engine-2"))
+    for times in (1, 2):
+        running.accept()
+        running.generation.on_lost(EngineLost("gone"))
+        await placed_again(running, times)
+    assert [submit.isolated for submit in running.engines.submits] == [False, False, True]
+    running.accept()
+    running.tokens("one ")
+    running.generation.on_lost(EngineLost("gone"))
+    await placed_again(running, times=3)
+    assert not running.engines.submits[-1].isolated
+
+
 async def test_going_on_is_told_once_the_other_engine_has_taken_it(
     tokenizer: ModelTokenizer,
 ) -> None:

@@ -62,7 +62,7 @@ async def test_pieces_become_whole_files(tmp_path: Path, loader: Loader) -> None
 async def test_a_file_that_is_too_large_is_not_kept(tmp_path: Path, loader: Loader) -> None:
     piece = ("chat_template.jinja", b"x" * 2**19)
     tokenizers = Tokenizers(source=Source(*[piece] * 3), directory=tmp_path / "c", load=loader)
-    with pytest.raises(IllegalState, match="chat_template.jinja .* too large"):
+    with pytest.raises(IllegalState, match=r"chat_template.jinja .* too large"):
         await tokenizers.get(pocket())
     assert (loader.read, names_in(tmp_path / "c")) == ([], [])
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from mlxmesh_launcher.authority import (
     LIFETIME,
@@ -86,3 +87,19 @@ def test_a_host_must_be_ascii(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument) as caught:
         Authority.create(tmp_path).issue("gateway", hosts=["münchen"])
     assert caught.value.field == "host"
+
+
+def test_consul_agents_get_a_certificate_without_a_role(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path)
+    authority = Authority(tmp_path)
+    assert "consul" not in authority.issued()
+
+    hosts = authority.issue("consul", hosts=["server.dc1.consul"]).hosts
+
+    assert {"server.dc1.consul", "localhost", "127.0.0.1"} <= set(hosts)
+    assert not any(host.endswith(".mlxmesh") for host in hosts)
+    certificate = x509.load_pem_x509_certificate((tmp_path / "consul.crt").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == []
+    assert "consul" in authority.issued()
+    assert [each.role for each in read_certificates(tmp_path)] == ["ca", *ROLES, "consul"]

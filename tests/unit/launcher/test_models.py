@@ -23,6 +23,18 @@ def test_a_directory_is_named_for_itself(tmp_path: Path) -> None:
     assert (source.name, source.directory) == ("mine", tmp_path / "mine")
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("Tiny-1.5B.Q8_0.gguf", "Tiny-1.5B.Q8_0"), ("_my model (1).gguf", "my-model-1-")],
+)
+def test_a_gguf_file_is_named_for_itself_as_far_as_names_allow(
+    tmp_path: Path, file: str, name: str
+) -> None:
+    (tmp_path / file).write_bytes(b"GGUF")
+    source = parse_source(str(tmp_path / file))
+    assert (source.name, source.file) == (name, tmp_path / file)
+
+
 def test_a_hub_id_is_named_for_its_last_part() -> None:
     source = parse_source("mlx-community/Qwen3-0.6B-4bit")
     assert (source.name, source.hub_id) == ("Qwen3-0.6B-4bit", "mlx-community/Qwen3-0.6B-4bit")

@@ -225,5 +225,5 @@ def test_a_tokenizer_may_be_large_within_its_bound(tmp_path):
     directory = write_model(tmp_path / "m")
     with (directory / "tokenizer.json").open("r+b") as file:
         file.truncate(128 * 2**20 + 1)
-    with pytest.raises(InvalidArgument, match="tokenizer.json is larger than 128 MiB"):
+    with pytest.raises(InvalidArgument, match=r"tokenizer.json is larger than 128 MiB"):
         artifacts.inspect(directory)

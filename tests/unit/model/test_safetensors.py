@@ -19,9 +19,11 @@ def test_tensors(tmp_path):
     assert read_tensors(path) == [Tensor("a", "BF16", 6, 12), Tensor("b", "F32", 1, 4)]
 
 
-def test_metadata_is_no_tensor(tmp_path):
+# mlx writes null where there is none.
+@pytest.mark.parametrize("metadata", [{"format": "mlx"}, None])
+def test_metadata_is_no_tensor(tmp_path, metadata):
     path = tmp_path / "m.safetensors"
-    header = json.dumps({"__metadata__": {"format": "mlx"}}).encode()
+    header = json.dumps({"__metadata__": metadata}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     assert read_tensors(path) == []
 
@@ -35,6 +37,7 @@ def test_metadata_is_no_tensor(tmp_path):
         b"[" * 5000,
         b'{"a": 1}',
         b'{"a": {}}',
+        b'{"a": null}',
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}',
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 99]}}',
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}',

@@ -1,4 +1,4 @@
-"""The Makefile explains itself, and CI runs only targets that exist."""
+"""The Makefile explains itself, and CI begins with what the README tells a new user to run."""
 
 import re
 from pathlib import Path
@@ -27,5 +27,23 @@ def test_ci_and_guides_name_only_existing_targets():
     guides = [ROOT / ".ci" / "run", ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     text = "\n".join(path.read_text() for path in guides)
     named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", text, re.MULTILINE))
-    assert {"setup", "check", "demo", "test-all"} <= named
+    assert {"setup", "check", "demo", "test", "test-rest", "test-all"} <= named
     assert named <= set(_targets())
+
+
+def test_ci_runs_the_readmes_commands_before_it_installs_any_tool():
+    readme, ci = ((ROOT / name).read_text() for name in ("README.md", ".ci/run"))
+    block = re.search(r"```sh\n(.*?)```", readme, re.DOTALL)
+    assert block is not None
+    promised = re.findall(r"^make ([a-z-]+)", block[1], re.MULTILINE)
+    run = re.findall(r"^(make [a-z-]+|install \$\(tool_packages\))", ci, re.MULTILINE)
+    assert list(dict.fromkeys(promised)) == ["demo", "test"]
+    assert run[:3] == ["make demo", "make test", "install $(tool_packages)"]
+
+
+def test_no_test_is_left_out_of_ci():
+    """`make test` runs the tests that pytest runs unasked; `make test-rest` the others."""
+    options = re.search(r'"-m",\s*"(not [a-z ]+)"', (ROOT / "pyproject.toml").read_text())
+    assert options is not None
+    left_out = options[1].removeprefix("not ").replace(" and not ", " or ")
+    assert f'$(PYTEST) -m "{left_out}" ' in MAKEFILE

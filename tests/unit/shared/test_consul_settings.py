@@ -40,3 +40,13 @@ def test_what_consul_could_not_use_is_refused_with_its_name(flag: str, value: st
 
     with pytest.raises(SettingsError, match=f"flag {flag}: {name}: "):
         load_settings(GatewaySettings, [flag, value], env={})
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [((), None), (("--consul-check-tls",), True), (("--no-consul-check-tls",), False)],
+)
+def test_whether_checks_use_tls_can_be_said_or_left_open(
+    flags: tuple[str, ...], wanted: bool | None
+) -> None:
+    assert load_settings(GatewaySettings, flags, env={}).consul_check_tls is wanted

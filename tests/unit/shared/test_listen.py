@@ -43,3 +43,20 @@ def test_one_variable_permits_the_whole_mesh() -> None:
     env = {"MLXMESH_INSECURE_LISTEN": "true", "MLXMESH_MODEL_LISTEN": "0.0.0.0:1"}
 
     assert load_settings(SETTINGS["model"], env=env).insecure_listen is True
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1"])
+def test_across_hosts_all_addresses_is_nobodys_address(service: str, listen: str) -> None:
+    flags = ("--registry", "consul", "--listen", listen, "--insecure-listen")
+    with pytest.raises(SettingsError, match=r"flag --listen: .*advertise_host"):
+        load(service, *flags)
+
+    assert load(service, *flags, "--advertise-host", "10.0.0.7") == listen
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("listen", ["::1:50051", "::1", "fe80::1:1", "[::1:50051"])
+def test_an_ipv6_address_stands_in_brackets(service: str, listen: str) -> None:
+    with pytest.raises(SettingsError, match=r"brackets|host:port"):
+        load(service, "--listen", listen, "--insecure-listen")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from grpc import aio
@@ -37,7 +37,7 @@ class CollectorSink:
         self._export = {
             signal: self._channel.unary_unary(
                 f"/{service.name}/Export",
-                request_serializer=service.request.SerializeToString,
+                request_serializer=cast("Any", service.request.SerializeToString),
                 response_deserializer=service.response.FromString,
             )
             for signal, service in SERVICES.items()

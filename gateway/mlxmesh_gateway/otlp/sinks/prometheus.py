@@ -14,11 +14,19 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, HistogramDataPoint, Metric
 
-from mlxmesh_gateway.otlp.messages import origin
+from mlxmesh_gateway.otlp.messages import origin, points
 
 STALE_S = 60.0
 """Without news for so long, the metrics of a process are forgotten: it has ended, or tells another
 gateway now."""
+MAX_PROCESSES = 256
+MAX_BYTES = 64 * 2**20
+"""Of the metrics of all processes."""
+MAX_PROCESS_BYTES = 2 * 2**20
+"""Of the metrics of one process; an engine has some 30 KB."""
+
+# What a point costs in memory besides its bytes on the wire.
+_POINT_OVERHEAD_BYTES = 200
 
 
 @dataclass
@@ -29,6 +37,18 @@ class ProcessMetrics:
     instance_id: str
     seen_s: float
     by_name: dict[str, Metric] = field(default_factory=dict[str, Metric])
+    size_bytes: int = 0
+
+    def keep(self, metric: Metric, room_bytes: int) -> bool:
+        """Keeps a copy, in place of what it said before, where there is room for it."""
+        before = self.by_name.get(metric.name)
+        joined = _with_exemplars(metric, before)
+        grows_bytes = _size_bytes(joined) - (_size_bytes(before) if before is not None else 0)
+        if grows_bytes > min(room_bytes, MAX_PROCESS_BYTES - self.size_bytes):
+            return False
+        self.by_name[metric.name] = joined
+        self.size_bytes += grows_bytes
+        return True
 
 
 class PrometheusSink:
@@ -37,6 +57,8 @@ class PrometheusSink:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._processes: dict[tuple[str, str], ProcessMetrics] = {}
+        self.left_out = 0
+        """Points of metrics that there was no room for."""
 
     async def traces(self, request: ExportTraceServiceRequest) -> None:
         """Prometheus has no use for them."""
@@ -46,10 +68,9 @@ class PrometheusSink:
         self._forget_stale()
         for one in request.resource_metrics:
             process = self._process(*origin(one.resource))
-            for scope in one.scope_metrics:
-                for metric in scope.metrics:
-                    before = process.by_name.get(metric.name)
-                    process.by_name[metric.name] = _with_exemplars(metric, before)
+            for metric in (metric for scope in one.scope_metrics for metric in scope.metrics):
+                if process is None or not process.keep(metric, self._room_bytes()):
+                    self.left_out += len(points(metric))
 
     async def logs(self, request: ExportLogsServiceRequest) -> None:
         """Prometheus has no use for them."""
@@ -68,23 +89,33 @@ class PrometheusSink:
             key: each for key, each in self._processes.items() if each.seen_s > oldest_s
         }
 
-    def _process(self, service: str, instance_id: str) -> ProcessMetrics:
+    def _room_bytes(self) -> int:
+        return MAX_BYTES - sum(each.size_bytes for each in self._processes.values())
+
+    def _process(self, service: str, instance_id: str) -> ProcessMetrics | None:
+        """Where its metrics are kept; None for one more than there may be."""
         key = (service, instance_id)
         process = self._processes.get(key)
         if process is None:
+            if len(self._processes) >= MAX_PROCESSES:
+                return None
             process = self._processes[key] = ProcessMetrics(service, instance_id, 0)
         process.seen_s = self._clock()
         return process
 
 
+def _size_bytes(metric: Metric) -> int:
+    return metric.ByteSize() + _POINT_OVERHEAD_BYTES * (1 + len(points(metric)))
+
+
 def _with_exemplars(metric: Metric, before: Metric | None) -> Metric:
     """The metric; an exemplar, which is told only once, stays until its bucket has a newer one."""
-    if before is None or not metric.HasField("histogram"):
-        return metric
-    known = {_labels(point): point.exemplars for point in before.histogram.data_points}
-    # The request belongs to the other sinks too.
+    # A copy: the request belongs to the other sinks too, and a reference would keep all of it.
     joined = Metric()
     joined.CopyFrom(metric)
+    if before is None or not metric.HasField("histogram"):
+        return joined
+    known = {_labels(point): point.exemplars for point in before.histogram.data_points}
     for point in joined.histogram.data_points:
         bounds = list(point.explicit_bounds)
         told = (*known.get(_labels(point), ()), *point.exemplars)

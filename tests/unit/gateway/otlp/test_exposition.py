@@ -8,7 +8,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as classic_families
 
 from mlxmesh_gateway.otlp.exposition import expose, prometheus_name
-from mlxmesh_gateway.otlp.sinks.prometheus import STALE_S, PrometheusSink
+from mlxmesh_gateway.otlp.sinks.prometheus import (
+    MAX_PROCESS_BYTES,
+    MAX_PROCESSES,
+    STALE_S,
+    PrometheusSink,
+)
 from tests.fakes.telemetry import CUMULATIVE, attributes, counter, gauge, metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -171,3 +176,41 @@ async def test_an_exemplar_stays_until_its_bucket_has_a_newer_one() -> None:
         if sample.exemplar
     }
     assert found == {"0.1": f"{1:032x}", "1.0": f"{2:032x}"}
+
+
+async def test_what_one_process_has_wrong_takes_the_page_from_nobody() -> None:
+    ids = counter("long.ids", 1)
+    ids.sum.data_points[0].exemplars.add(trace_id=bytes(200), span_id=bytes(200))
+    wrong = (histogram(1, 2), gauge("", 1), ids, gauge("1st", 1))
+    text = await page(*wrong, gauge("mlxmesh.kv", 1.5))
+    assert value_of(text, "mlxmesh_kv") == 1.5
+    assert "request_duration" not in text
+
+
+async def test_attributes_get_legal_label_names() -> None:
+    point = gauge("a", 1)
+    for key, value in {"1st": "x", "": "y", "a b": "z"}.items():
+        point.gauge.data_points[0].attributes.add(key=key).value.string_value = value
+    assert value_of(await page(point), "a", _1st="x", _="y", a_b="z") == 1
+
+
+async def test_processes_and_their_metrics_are_bounded() -> None:
+    sink = PrometheusSink()
+    for number in range(MAX_PROCESSES + 5):
+        await sink.metrics(metrics(gauge("a", 1), service=f"s-{number}"))
+    assert len(list(sink.processes())) == MAX_PROCESSES
+    assert sink.left_out == 5
+
+    one = PrometheusSink()
+    large = [gauge(f"a.{number}", 1) for number in range(200)]
+    for each in large:
+        each.description = "x" * 100_000
+    await one.metrics(metrics(*large))
+    (process,) = one.processes()
+    assert 0 < process.size_bytes <= MAX_PROCESS_BYTES
+    assert one.left_out == 200 - len(process.by_name)
+    # What is there may change, and be told again and again.
+    for _ in range(3):
+        await one.metrics(metrics(gauge("a.0", 2)))
+    assert process.by_name["a.0"].gauge.data_points[0].as_double == 2
+    assert process.size_bytes < MAX_PROCESS_BYTES - 90_000

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from mlxmesh_gateway.otlp.recent_traces import KeepOptions, RecentTraces
+from mlxmesh_gateway.otlp.recent_traces import (
+    MAX_REQUEST_TRACES,
+    MAX_TRACE_SPANS,
+    KeepOptions,
+    RecentTraces,
+)
 from tests.fakes.telemetry import span, traces
 
 
@@ -66,3 +71,14 @@ def test_a_request_that_lost_one_of_its_traces_keeps_the_other() -> None:
     recent.add(traces(span(1, "first", request_id="r"), span(2, "second", request_id="r")), 0)
     recent.add(traces(span(3)), 1)
     assert names(recent, "r") == ["second"]
+
+
+def test_one_trace_and_one_request_are_bounded() -> None:
+    recent = RecentTraces(KeepOptions())
+    recent.add(traces(*(span(1, number=each) for each in range(1, MAX_TRACE_SPANS + 9))), 0)
+    (trace,) = recent.of_trace((1).to_bytes(16, "big"))
+    assert len(trace.spans) == MAX_TRACE_SPANS
+
+    for number in range(2, MAX_REQUEST_TRACES + 9):
+        recent.add(traces(span(number, request_id="r")), number)
+    assert len(recent.of_request("r")) == MAX_REQUEST_TRACES

@@ -1,0 +1,24 @@
+"""Lines of standard input, in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+
+MAX_LINE_BYTES = 16 << 20
+
+
+async def stdin_lines() -> AsyncGenerator[str]:
+    """Each line as it comes. Raises: ValueError for one above MAX_LINE_BYTES."""
+    reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    except (ValueError, PermissionError):
+        # A file: reading it never waits for anybody.
+        for line in sys.stdin:
+            yield line
+        return
+    while line := await reader.readline():
+        yield line.decode(errors="replace")

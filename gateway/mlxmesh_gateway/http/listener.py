@@ -1,0 +1,85 @@
+"""The HTTP port's listening socket: so many connections at a time, whatever their clients do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import time
+from collections import deque
+from typing import Any
+
+MAX_OPEN = 512
+"""Connections, those included whose TLS handshake goes on."""
+HANDSHAKE_S = 5.0
+"""After so long a connection must be one that the server knows."""
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE)
+
+
+class BoundedListener(socket.socket):
+    """Accepts as any socket does, but ends a connection where there is no room for another one."""
+
+    def __init__(self, bound: socket.socket, *, max_open: int = MAX_OPEN) -> None:
+        """Takes the socket over."""
+        super().__init__(bound.family, bound.type, bound.proto, fileno=bound.detach())
+        self._max_open = max_open
+        self._accepted: deque[tuple[float, socket.socket, Any]] = deque()
+        self._known: set[Any] = set()
+        # Given up for a moment when the process has no descriptor left to accept with.
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Raises: BlockingIOError when nobody waits, or the one who did is turned away."""
+        try:
+            connection, address = super().accept()
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            self._turn_away()
+            raise BlockingIOError from None
+        self._end_unknown()
+        if len(self._accepted) >= self._max_open:
+            connection.close()
+            raise BlockingIOError
+        self._accepted.append((time.monotonic(), connection, address))
+        return connection, address
+
+    def know(self, address: Any) -> None:
+        """The server has a connection of this peer's, and will end it in time."""
+        self._known.add(address)
+
+    def forget(self, address: Any) -> None:
+        """It has ended."""
+        self._known.discard(address)
+
+    def close(self) -> None:
+        """Of what was accepted nothing is closed."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        super().close()
+
+    def _end_unknown(self) -> None:
+        """Forgets connections that are closed, and ends those that never became one of HTTP."""
+        late_s = time.monotonic() - HANDSHAKE_S
+        open_ = ((since, one, who) for since, one, who in self._accepted if one.fileno() >= 0)
+        kept: deque[tuple[float, socket.socket, Any]] = deque()
+        for since_s, connection, address in open_:
+            if since_s <= late_s and address not in self._known:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            kept.append((since_s, connection, address))
+        self._accepted = kept
+
+    def _turn_away(self) -> None:
+        if self._spare is None:
+            return
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            connection, _ = super().accept()
+            connection.close()
+        try:
+            self._spare = os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            self._spare = None  # somebody else was quicker

@@ -1,0 +1,70 @@
+"""HTTP connections that cannot be held: each request has a time limit, and so has its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_CONNECTIONS = 64
+IDLE_S = 1.0
+REQUEST_S = 15.0
+"""From the start of a connection, or from an answer's end, to the end of the next answer."""
+
+
+class BoundedProtocol(H11Protocol):
+    """Beyond MAX_CONNECTIONS, a new connection ends those that have sent no request for IDLE_S.
+
+    So whoever sends a request at once is answered, however many connections are held open.
+    """
+
+    _limit: asyncio.TimerHandle | None = None
+    _since_s = 0.0
+    on_made: Callable[[Any], None] = lambda _: None
+    on_lost: Callable[[Any], None] = lambda _: None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Counts the connection."""
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self._end_idle_ones()
+        super().connection_made(transport)
+        self._peer = transport.get_extra_info("peername")
+        type(self).on_made(self._peer)
+        self._restart_limit()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Frees its place."""
+        if self._limit is not None:
+            self._limit.cancel()
+        type(self).on_lost(self._peer)
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """The next request has the whole time again."""
+        super().on_response_complete()
+        self._restart_limit()
+
+    def _restart_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+        self._since_s = self.loop.time()
+        self._limit = self.loop.call_later(REQUEST_S, self.end)
+
+    def end(self) -> None:
+        """Closes the connection, whatever is under way on it."""
+        self.transport.abort()
+
+    def _end_idle_ones(self) -> None:
+        # All of them are of this class: the server makes no others.
+        connections = cast("set[BoundedProtocol]", self.connections)
+        for one in [one for one in connections if one.is_idle]:
+            one.end()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request has come for a while that has no answer yet."""
+        cycle: Any = self.cycle  # None before the first request
+        answered = cycle is None or cycle.response_complete
+        return answered and self.loop.time() - self._since_s >= IDLE_S

@@ -1,0 +1,1 @@
+"""GGUF files, converted to mlx-lm model directories by a process of its own, without MLX."""

@@ -1,0 +1,22 @@
+"""Versions that were made of a GGUF file."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Those that are there were made of none."""
+    for name in ("source_file", "source_dtype"):
+        op.add_column("versions", sa.Column(name, sa.String(), nullable=False, server_default=""))
+
+
+def downgrade() -> None:
+    """Forgets the files; the models stay."""
+    with op.batch_alter_table("versions") as versions:
+        versions.drop_column("source_dtype")
+        versions.drop_column("source_file")

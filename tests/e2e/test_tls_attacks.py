@@ -1,0 +1,243 @@
+"""Every port of a running mesh against every role, and against whoever has no right to connect.
+
+Each method of each contract is called at each port. The message is no protobuf, so that a call that
+is let in ends as INVALID_ARGUMENT and changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import ssl
+from collections.abc import Callable, Iterator
+from importlib import import_module, resources
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx2
+import pytest
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from grpc import aio
+
+from mlxmesh.common.v1.rules_pb2 import Role
+from mlxmesh_gateway.otlp.messages import SERVICES as OTLP
+from mlxmesh_launcher.authority import Authority
+from mlxmesh_shared.channels import PATIENT, open_channel
+from mlxmesh_shared.errors import (
+    InvalidArgument,
+    MethodNotFound,
+    PermissionDenied,
+    ServiceUnavailable,
+    Unauthenticated,
+)
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource
+from mlxmesh_shared.tls.identity import ROLES
+from mlxmesh_shared.tls.method_access import stated_rules
+from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
+from tests.fakes.certificates import expired, issue_all
+
+NO_PROTOBUF = b"\xff\xff"
+GENERATION, MODEL, RUNTIME, ENGINE, TELEMETRY, CONTROL, LAUNCHER = (
+    f"mlxmesh.{package}.v1.{name}Service"
+    for package, name in (
+        ("generation", "Generation"),
+        ("model", "Model"),
+        ("runtime", "Runtime"),
+        ("engine", "Engine"),
+        ("telemetry", "Telemetry"),
+        ("control", "Control"),
+        ("control", "Launcher"),
+    )
+)
+OTLP_NAMES = {service.name for service in OTLP.values()}
+SERVED = {
+    "gateway": {
+        GENERATION,
+        MODEL,
+        TELEMETRY,
+        CONTROL,
+        *OTLP_NAMES,
+    },
+    "generation": {GENERATION, TELEMETRY, CONTROL},
+    "model": {MODEL, CONTROL},
+    "runtime": {RUNTIME, CONTROL},
+    "engine": {ENGINE, CONTROL},
+    "launcher": {LAUNCHER, CONTROL},
+}
+"""What answers at each port."""
+SHOWS = {port: port for port in SERVED} | {"launcher": "runtime"}
+"""The role of the certificate that each port shows."""
+
+
+class Method(NamedTuple):
+    """A method of a contract, and the roles that may call it."""
+
+    path: str
+    service: str
+    descriptor: MethodDescriptor
+    at_gateway: frozenset[str]
+    elsewhere: frozenset[str]
+
+
+def words(numbers: Iterator[Role.ValueType]) -> frozenset[str]:
+    return frozenset(Role.Name(number).removeprefix("ROLE_").lower() for number in numbers)
+
+
+def every_method() -> list[Method]:
+    """Those of every contract that the package has, OpenTelemetry's too."""
+    encoded = resources.files("mlxmesh").joinpath("descriptors.binpb").read_bytes()
+    names = sorted(OTLP_NAMES)
+    for file in FileDescriptorSet.FromString(encoded).file:
+        if file.package.startswith("mlxmesh."):
+            import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2")
+            names += [f"{file.package}.{service.name}" for service in file.service]
+    services = [descriptor_pool.Default().FindServiceByName(name) for name in names]
+    return [
+        Method(
+            path,
+            service.full_name,
+            service.methods_by_name[path.rpartition("/")[2]],
+            words(iter(rules.gateway_roles)),
+            words(iter(rules.allowed_roles)),
+        )
+        for service in services
+        for path, rules in stated_rules(service)
+    ]
+
+
+METHODS = every_method()
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    running = start_mesh(tmp_path_factory.mktemp("tls"), "--tls", "--http-port", "0")
+    yield running
+    stop_mesh(running)
+
+
+@pytest.fixture(scope="module")
+def ports(mesh: RunningMesh) -> dict[str, str]:
+    """host:port of each gRPC port."""
+    record = json.loads((mesh.data_dir / "launcher.json").read_text())
+    rows = mesh.status()["instances"]
+    return {row["service"]: row["address"] for row in rows} | {"launcher": record["control"]}
+
+
+async def outcome(channel: aio.Channel, method: Method) -> str:
+    """What comes of a call: allowed, refused, or absent."""
+    if method.descriptor.client_streaming:
+        call = channel.stream_stream(method.path)(iter([NO_PROTOBUF]), timeout=20)
+    else:
+        call = channel.unary_stream(method.path)(NO_PROTOBUF, timeout=20)
+    try:
+        async for _ in call:
+            pass
+    except InvalidArgument:
+        return "allowed"
+    except (PermissionDenied, Unauthenticated):
+        return "refused"
+    except MethodNotFound:
+        return "absent"
+    return "answered"
+
+
+def expected(port: str, method: Method, role: str) -> str:
+    allowed = method.at_gateway if port == "gateway" else method.elsewhere
+    # A gateway does not have the methods of its services that it relays for nobody.
+    relayed = bool(allowed) or port != "gateway"
+    if method.service not in SERVED[port] or not relayed:
+        return "absent"
+    return "allowed" if role in allowed else "refused"
+
+
+@pytest.mark.parametrize("role", [*ROLES, "consul"])
+async def test_a_role_may_call_at_each_port_what_the_contract_lists_it_for(
+    mesh: RunningMesh, ports: dict[str, str], role: str
+) -> None:
+    tls_dir = mesh.data_dir / "tls"
+    if role == "consul":
+        Authority(tls_dir).issue("consul")
+    certificates = CertificateSource(CertificateFiles.of_role(tls_dir, role))
+    found: dict[tuple[str, str], str] = {}
+    for port, address in ports.items():
+        async with open_channel(
+            address, role=SHOWS[port], certificates=certificates, patience=PATIENT
+        ) as channel:
+            for method in METHODS:
+                found[port, method.path] = await outcome(channel, method)
+
+    assert set(ports) == set(SERVED)
+    assert found == {
+        (port, method.path): expected(port, method, role) for port in SERVED for method in METHODS
+    }
+
+
+def test_clients_call_only_the_gateway_and_admins_change_nothing_behind_it() -> None:
+    """As the contracts state; but an admin may ask any process to leave."""
+    assert not any("client" in method.elsewhere for method in METHODS)
+    names = {method.descriptor.name for method in METHODS if "admin" in method.elsewhere}
+    changing = {name for name in names if not name.startswith(("Get", "List", "Watch"))}
+    assert changing == {"Drain", "Restart"}
+
+
+def foreign(tls_dir: Path, work: Path) -> CertificateFiles:
+    issue_all(work / "foreign")
+    files = CertificateFiles.of_role(work / "foreign", "admin")
+    return CertificateFiles(tls_dir / "ca.crt", files.certificate, files.key)
+
+
+Intruder = Callable[[Path, Path], CertificateFiles | None]
+INTRUDERS: dict[str, Intruder] = {
+    "in the clear": lambda _tls, _work: None,
+    "without a certificate": lambda tls, _work: CertificateFiles(tls / "ca.crt"),
+    "with one that has expired": lambda _tls, work: expired(work, "admin"),
+    "of another authority": foreign,
+}
+
+
+@pytest.fixture(params=INTRUDERS)
+def intruder(
+    request: pytest.FixtureRequest, mesh: RunningMesh, tmp_path: Path
+) -> CertificateFiles | None:
+    """The files of somebody who has no right to connect."""
+    work = tmp_path / "tls"
+    shutil.copytree(mesh.data_dir / "tls", work)
+    return INTRUDERS[request.param](mesh.data_dir / "tls", work)
+
+
+async def test_an_intruder_gets_no_connection_at_any_grpc_port(
+    ports: dict[str, str], intruder: CertificateFiles | None
+) -> None:
+    certificates = CertificateSource(intruder) if intruder is not None else None
+    for port, address in ports.items():
+        role = SHOWS[port] if certificates is not None else ""
+        async with open_channel(address, role=role, certificates=certificates) as channel:
+            # Health is open to every certificate of the mesh, so this is about the connection.
+            with pytest.raises(ServiceUnavailable):
+                await channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)
+
+
+async def test_an_intruder_gets_no_answer_at_the_http_port(
+    mesh: RunningMesh, intruder: CertificateFiles | None
+) -> None:
+    record = json.loads((mesh.data_dir / "launcher.json").read_text())
+    scheme = "http" if intruder is None else "https"
+    async with httpx2.AsyncClient(verify=context_of(intruder)) as client:
+        for page in ("/metrics", "/healthz"):
+            with pytest.raises(httpx2.TransportError):
+                await client.get(f"{scheme}://{record['http']}{page}")
+
+    admin = mesh.tls("admin")
+    async with httpx2.AsyncClient(verify=context_of(admin)) as client:
+        assert (await client.get(f"https://{record['http']}/healthz")).status_code == 200
+
+
+def context_of(files: CertificateFiles | None) -> ssl.SSLContext | bool:
+    if files is None:
+        return True
+    context = ssl.create_default_context(cafile=files.ca)
+    if files.certificate is not None:
+        context.load_cert_chain(files.certificate, files.key)
+    return context

@@ -1,0 +1,1 @@
+"""Hosts of their own on one machine, for tests across a network that can be cut."""

@@ -1,0 +1,110 @@
+"""Faults in a batch: whoever is to blame fails with a reason, nobody else notices."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlxmesh_engine.forward import Forward
+from mlxmesh_engine.loader import LoadedModel
+from mlxmesh_engine.request import FinishReason, Sequence
+from mlxmesh_shared.errors import EngineFailed
+from tests.fakes.engine_rig import STREAM, Rig, load_model
+from tests.fakes.tiny_model import mx, write_model
+from tests.matrix.examination import prompt
+
+_TOKENS = 10
+
+
+class Failing:
+    """A real model that raises at some inputs, after half of its layers' caches went on."""
+
+    def __init__(self, model: Forward, fails_at: Callable[[mx.array], bool]) -> None:
+        self._model: Any = model
+        self._fails_at = fails_at
+        self.layers = self._model.layers
+
+    def __call__(self, inputs: mx.array, *, cache: list[Any]) -> mx.array:
+        if self._fails_at(inputs):
+            self._model(inputs, cache=[*cache])
+            raise ValueError("[broadcast_shapes] Shapes (6,1,3,3) and (6,2,2,3,3)")
+        return self._model(inputs, cache=cache)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_model(write_model(tmp_path_factory.mktemp("plain")))
+
+
+def failing(loaded: LoadedModel, fails_at: Callable[[mx.array], bool]) -> LoadedModel:
+    return replace(loaded, model=Failing(loaded.model, fails_at))
+
+
+def requests(*lengths: int) -> list[Sequence]:
+    return [
+        Sequence((STREAM, number), prompt(number, length), _TOKENS)
+        for number, length in enumerate(lengths, 1)
+    ]
+
+
+def tokens_of(rig: Rig, count: int) -> list[list[int]]:
+    return [rig.tokens(number) for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("prefix_cache_bytes", [0, 2**26])
+@pytest.mark.parametrize("length", ["prompts", "steps"])
+def test_a_model_that_fails_in_batches_serves_every_sequence_by_itself(
+    loaded: LoadedModel, length: str, prefix_cache_bytes: int
+) -> None:
+    asked = requests(40, 45, 50, 300)
+    expected = tokens_of(Rig(loaded).submit(*asked).run(), 4)
+
+    def fails_at(inputs: mx.array) -> bool:
+        return inputs.shape[0] > 1 and (inputs.shape[1] > 1) == (length == "prompts")
+
+    rig = Rig(failing(loaded, fails_at), prefix_cache_bytes=prefix_cache_bytes)
+    assert tokens_of(rig.submit(*asked).run(), 4) == expected
+    assert {rig.last(number).finish_reason for number in range(1, 5)} == {FinishReason.LENGTH}
+
+
+def test_only_the_sequence_that_is_to_blame_fails(loaded: LoadedModel) -> None:
+    asked = requests(40, 45, 50)
+    expected = tokens_of(Rig(loaded).submit(*asked).run(), 3)
+    others = {token for tokens in (expected[0], expected[2]) for token in tokens}
+    at, poison = next((at, t) for at, t in enumerate(expected[1]) if t not in others)
+
+    def fails_at(inputs: mx.array) -> bool:
+        return inputs.shape[1] == 1 and bool((inputs == poison).any().item())
+
+    rig = Rig(failing(loaded, fails_at)).submit(*asked).run()
+    found = tokens_of(rig, 3)
+    assert (found[0], found[2]) == (expected[0], expected[2])
+    assert found[1] == expected[1][: at + 1]
+    assert isinstance(rig.last(2).error, EngineFailed)
+
+
+def test_a_prompt_that_cannot_be_read_fails_alone(loaded: LoadedModel) -> None:
+    asked = requests(40, 45, 50)
+    expected = tokens_of(Rig(loaded).submit(*asked).run(), 3)
+    poison = next(t for t in asked[1].prompt if t not in asked[0].prompt + asked[2].prompt)
+
+    def fails_at(inputs: mx.array) -> bool:
+        return inputs.shape[1] > 1 and bool((inputs == poison).any().item())
+
+    rig = Rig(failing(loaded, fails_at)).submit(*asked).run()
+    assert (rig.tokens(1), rig.tokens(3)) == (expected[0], expected[2])
+    assert isinstance(rig.last(2).error, EngineFailed)
+
+
+def test_an_isolated_sequence_shares_no_batch(loaded: LoadedModel) -> None:
+    rows: list[int] = []
+
+    def fails_at(inputs: mx.array) -> bool:
+        rows.append(inputs.shape[0])
+        return False
+
+    asked = [replace(each, isolated=True) for each in requests(40, 45, 50)]
+    rig = Rig(failing(loaded, fails_at)).submit(*asked).run()
+    assert tokens_of(rig, 3) == tokens_of(Rig(loaded).submit(*asked).run(), 3)
+    assert set(rows) == {1}

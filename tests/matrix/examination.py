@@ -1,0 +1,195 @@
+"""One architecture through the engine's step loop in every phase, against mlx-lm row by row."""
+
+import json
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlxmesh_engine.batching import Batching
+from mlxmesh_engine.loader import LoadedModel
+from mlxmesh_engine.request import Sequence
+from mlxmesh_shared.errors import InvalidArgument
+from tests.fakes.engine_rig import STREAM, Rig, load_model
+from tests.fakes.tiny_model import mx, tree_flatten, tree_map
+from tests.matrix.configs import VOCAB_SIZE, config_of
+
+MAX_TOKENS = 8
+# Padding errors showed only where prompts of close lengths were prefilled together.
+CLOSE_LENGTHS = (20, 21, 23, 24, 27, 29, 31, 34)
+MIXED_LENGTHS = (1, 3, 12, 26, 60, 90)
+SHARED_PREFIX_TOKENS = 64
+_PREFIX_CACHE_BYTES = 2**26
+# Two scores that are nearer, relative to how far all lie apart, may change places by rounding.
+_ROUNDING = 1e-4
+
+SERVED = {
+    Batching.TOGETHER: "in batches",
+    Batching.EQUAL_LENGTHS: "in batches; prompts of equal length are read together",
+    Batching.ALONE: "one row at a time",
+}
+
+Prompt = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an architecture is served, as docs/models.md has it."""
+
+    architecture: str
+    served: str
+    prefix_cache: bool = False
+
+
+def write_architecture(
+    folder: Path, name: str, *, dtype: mx.Dtype = mx.float32, **changes: Any
+) -> Path:
+    """A model directory with random weights. Raises what mlx-lm raises."""
+    config = config_of(name, **changes)
+    module: Any = import_module(f"mlx_lm.models.{name}")
+    model = module.Model(module.ModelArgs.from_dict(config))
+    keys = iter(mx.random.split(mx.random.key(sum(name.encode())), 2000))
+
+    def random(weight: mx.array) -> mx.array:
+        # Vectors are norms, biases and decays: they begin in a sensible range.
+        if not mx.issubdtype(weight.dtype, mx.floating):
+            return weight
+        if weight.ndim < 2:
+            return weight.astype(dtype)
+        return (mx.random.normal(weight.shape, key=next(keys)) * 0.2).astype(dtype)
+
+    model.update(tree_map(random, model.parameters()))
+    return _write(folder, config, dict(tree_flatten(model.parameters())))
+
+
+def _write(folder: Path, config: dict[str, Any], tensors: dict[str, mx.array]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    mx.save_safetensors(str(folder / "model.safetensors"), tensors)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+class Reference:
+    """mlx-lm by itself: greedy, one sequence at a time, on its own caches."""
+
+    def __init__(self, folder: Path) -> None:
+        load: Any = import_module("mlx_lm.utils").load_model
+        self._model: Any = load(folder)[0]
+        self._known: dict[Prompt, tuple[list[int], list[mx.array]]] = {}
+
+    def tokens(self, prompt: Prompt) -> list[int]:
+        return self._generated(prompt)[0]
+
+    def check(self, prompt: Prompt, found: Seq[int]) -> None:
+        """Raises AssertionError unless these are its tokens, up to two all but equal scores."""
+        tokens, scores = self._generated(prompt)
+        for index, (mine, theirs) in enumerate(zip(tokens, found, strict=True)):
+            if mine != theirs:
+                of_step = np.array(scores[index])
+                gap = (of_step[mine] - of_step[theirs]) / of_step[np.isfinite(of_step)].std()
+                assert gap < _ROUNDING, f"token {index} of {len(prompt)}: a gap of {gap:.4f}"
+                return
+
+    def _generated(self, prompt: Prompt) -> tuple[list[int], list[mx.array]]:
+        if prompt not in self._known:
+            self._known[prompt] = self._generate(prompt)
+        return self._known[prompt]
+
+    def _generate(self, prompt: Prompt) -> tuple[list[int], list[mx.array]]:
+        cache = import_module("mlx_lm.models.cache").make_prompt_cache(self._model)
+        if len(prompt) > 1:
+            self._model(mx.array([prompt[:-1]]), cache=cache)
+        tokens, scores = list(prompt[-1:]), list[mx.array]()
+        for _ in range(MAX_TOKENS):
+            scores.append(self._model(mx.array([tokens[-1:]]), cache=cache)[0, -1])
+            tokens.append(int(np.array(mx.argmax(scores[-1]))))
+        return tokens[1:], scores
+
+
+def prompt(seed: int, tokens: int) -> Prompt:
+    drawn = np.random.default_rng(seed).integers(3, VOCAB_SIZE, tokens)
+    return tuple(int(token) for token in drawn)
+
+
+class Phases:
+    """The phases of one loaded model; each raises AssertionError at a wrong token."""
+
+    def __init__(self, loaded: LoadedModel, reference: Reference) -> None:
+        self._loaded = loaded
+        self._reference = reference
+        self.cached_tokens = 0
+
+    def run(self) -> None:
+        close = [prompt(length, length) for length in CLOSE_LENGTHS]
+        for one in close[:2]:
+            self._check("alone", self._rig(), [one])
+        self._check("six at once", self._rig(), [prompt(at, at) for at in MIXED_LENGTHS])
+        self._check("close lengths at once", self._rig(), close)
+        self._check("in slices", self._rig(prefill_tokens_per_step=16), close[2:5], apart=2)
+        self._warm()
+        self._two_turns(close[:3])
+        self._resumed(close)
+
+    def _warm(self) -> None:
+        rig, shared = self._rig(), prompt(7, SHARED_PREFIX_TOKENS)
+        self._check("before a warm prefix", rig, [shared + prompt(8, 5)])
+        self._check("warm prefix", rig, [shared + prompt(9, 6), shared + prompt(10, 9)])
+        self.cached_tokens += rig.loop.cached_prompt_tokens
+
+    def _two_turns(self, prompts: Seq[Prompt]) -> None:
+        rig = self._rig()
+        self._check("first turn", rig, prompts)
+        second = [(*each, *self._reference.tokens(each), *prompt(11, 7)) for each in prompts]
+        self._check("second turn", rig, second)
+
+    def _resumed(self, prompts: Seq[Prompt]) -> None:
+        tokens = [self._reference.tokens(each) for each in prompts]
+        done = [tuple(of[: 1 + at % 5]) for at, of in enumerate(tokens)]
+        self._check("resumed", self._rig(), prompts, generated=done)
+
+    def _rig(self, **options: Any) -> Rig:
+        return Rig(self._loaded, prefix_cache_bytes=_PREFIX_CACHE_BYTES, **options)
+
+    def _check(
+        self,
+        phase: str,
+        rig: Rig,
+        prompts: Seq[Prompt],
+        *,
+        generated: Seq[Prompt] = (),
+        apart: int = 0,
+    ) -> None:
+        """All at once, or each so many turns after the one before."""
+        first = 1 + max(rig.updates, default=0)
+        for number, each in enumerate(prompts, first):
+            made = generated[number - first] if generated else ()
+            rig.submit(Sequence((STREAM, number), each, MAX_TOKENS, made))
+            rig.turn(apart)
+        rig.run()
+        for number, each in enumerate(prompts, first):
+            made = generated[number - first] if generated else ()
+            assert rig.last(number).error is None, f"{phase}: {rig.last(number).error}"
+            try:
+                self._reference.check(each, [*made, *rig.tokens(number)])
+            except AssertionError as error:
+                raise AssertionError(f"{phase}: {error}") from None
+
+
+def examine(name: str, folder: Path) -> Outcome:
+    """How an architecture is served. Raises AssertionError when a token is wrong."""
+    path = folder / name
+    try:
+        write_architecture(path, name)
+    except SystemExit:
+        # Its module ends the process where a package is missing; loading must not.
+        _write(path, config_of(name), {"weight": mx.zeros(1)})
+    try:
+        loaded = load_model(path)
+    except InvalidArgument as error:
+        return Outcome(name, f"refused: {error.message}")
+    phases = Phases(loaded, Reference(path))
+    phases.run()
+    return Outcome(name, SERVED[loaded.batching], phases.cached_tokens > 0)

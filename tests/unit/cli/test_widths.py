@@ -1,0 +1,111 @@
+"""Every table at every width: one line a row, and no id, address or number broken or cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+
+from mlxmesh.common.v1.failure_pb2 import Failure
+from mlxmesh.model.v1 import model_pb2 as m
+from mlxmesh.telemetry.v1 import telemetry_pb2 as t
+from mlxmesh_cli.output import print_view
+from mlxmesh_cli.tables import models_table, overview_view
+from mlxmesh_cli.timeline import timeline
+from mlxmesh_cli.top_view import Screen, frame
+from tests.unit.cli.test_timeline import TRACE
+from tests.unit.cli.test_top_view import ENGINE, GENERATION, NOW, TRAFFIC, event
+
+WIDTHS = [40, 60, 80, 120, 200]
+
+MODEL = m.Model(
+    name="Qwen3-0.6B-4bit",
+    aliases={"stable": 12},
+    versions=[
+        m.ModelVersion(
+            version=12,
+            state=m.VERSION_STATE_FAILED,
+            failure=Failure(message="the model does not fit: 12,345 MB of 11,000 MB"),
+            source="/var/lib/mlxmesh/models/Qwen3-0.6B-4bit/12",
+            parameters=596_049_920,
+            weights_bytes=335_000_000,
+            dtype="bfloat16",
+            context_tokens=40960,
+            desired_replicas=2,
+        )
+    ],
+)
+ROW: dict[str, Any] = {
+    "service": "generation",
+    "instance_id": "generation-e8ee1621",
+    "address": "192.168.100.200:43859",
+    "pid": 4194304,
+    "state": "not_serving",
+    "outstanding": 1024,
+    "breaker": {"state": "half_open", "failures": 12, "retry_in_ms": 1250},
+    "model": "Qwen3-0.6B-4bit",
+}
+
+
+def lines(view: RenderableType, width: int) -> list[str]:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(view, crop=False)
+    return capture.get().splitlines()
+
+
+def words(view: RenderableType) -> set[str]:
+    """All words of a view that has room for all."""
+    return {word for line in lines(view, 1000) for word in line.split()}
+
+
+SCREEN = Screen(
+    "127.0.0.1:50051",
+    NOW,
+    status=t.GetMeshStatusResponse(instances=[GENERATION, ENGINE], traffic=[TRAFFIC]),
+    events=[event(number) for number in range(3)],
+)
+VIEWS: dict[str, RenderableType] = {
+    "status": overview_view({"instances": [ROW, ROW], "models": []}),
+    "models": models_table([MODEL]),
+    "trace": timeline(TRACE),
+    "top": frame(SCREEN),
+}
+# Text that runs over several lines where it must.
+RUNNING_LINES = {"trace": 1, "top": 1}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", VIEWS)
+def test_no_value_is_cut_and_no_line_too_wide(name: str, width: int) -> None:
+    shown = lines(VIEWS[name], width)
+    assert all(cell_len(line) <= width for line in shown)
+    whole = words(VIEWS[name])
+    cut = {word for line in shown for word in line.split()} - whole - {"…"}
+    # Names of spans are neither ids nor numbers.
+    assert name == "trace" or not cut
+    assert all(word.endswith("…") and not word[0].isdigit() for word in cut)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", VIEWS)
+def test_each_row_is_one_line(name: str, width: int) -> None:
+    wide = len(lines(VIEWS[name], 1000))
+    assert len(lines(VIEWS[name], width)) - wide <= RUNNING_LINES.get(name, 0)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_with_room_nothing_is_left_out(name: str) -> None:
+    assert "…" not in "".join(lines(VIEWS[name], 1000))
+
+
+def test_a_piped_command_has_all_the_room(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_view(overview_view({"instances": [ROW] * 30, "models": []}))
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 33
+    assert all("half_open (12 failed, tries in 1.2 s)" in line for line in shown[1:31])

@@ -1,0 +1,78 @@
+"""Each role runs with its own extra alone, installed from the wheel into an empty environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.tools, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[3]
+UV = Path(sys.executable).parent / "uv"
+# Alembic runs these by path, and main modules run below.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    if ".migrations" not in module.name and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+
+
+def run(*command: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    """Far from this checkout, so that nothing of it can be imported."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, env=environ, cwd="/"
+    )
+    assert not ok or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder)
+    run(*build, ROOT)
+    (wheel,) = folder.glob("mlxmesh-*.whl")
+    return wheel
+
+
+def installed(wheel: Path, extra: str, folder: Path) -> Path:
+    """The programs of an environment with one extra; packages come from uv's cache."""
+    run(UV, "venv", "--quiet", "--offline", "--python", sys.executable, folder)
+    pins = ("--constraint", ROOT / "constraints" / "all.txt")
+    install = (UV, "pip", "install", "--quiet", "--offline", "--python", folder / "bin" / "python")
+    run(*install, *pins, f"mlxmesh[{extra}] @ {wheel.as_uri()}")
+    return folder / "bin"
+
+
+@pytest.mark.parametrize("role", ["gateway", "generation", "model", "runtime", "engine"])
+def test_a_role_needs_its_extra_only(wheel: Path, role: str, tmp_path: Path) -> None:
+    programs = installed(wheel, role, tmp_path / "env")
+    python = programs / "python"
+    run(python, "-c", IMPORT_ALL, f"mlxmesh_{role}")
+    assert "--help" in run(python, "-m", f"mlxmesh_{role}", "--help").stdout
+    # Packages of some roles bring typer along, but none brings what certificates need.
+    command = run(programs / "mlxmesh", "certs", "init", "--dir", tmp_path / "tls", ok=False)
+    assert command.returncode == 1
+    assert command.stderr.count("\n") == 1
+    assert 'pip install "mlxmesh[cli]"' in command.stderr
+
+
+def test_the_command_needs_its_extra_only(wheel: Path, tmp_path: Path) -> None:
+    programs = installed(wheel, "cli", tmp_path / "env")
+    run(programs / "python", "-c", IMPORT_ALL, "mlxmesh_cli")
+    run(programs / "python", "-c", IMPORT_ALL, "mlxmesh_launcher")
+    assert "mlxmesh up" in run(programs / "mlxmesh", "--help").stdout
+    data_dir = ("--data-dir", tmp_path / "data")
+    doctor = run(programs / "mlxmesh", "doctor", *data_dir, ok=False)
+    assert "Traceback" not in doctor.stderr
+    up = run(programs / "mlxmesh", "up", "--grpc-port", "0", *data_dir, ok=False)
+    assert up.returncode == 1
+    assert up.stderr.count("\n") == 1
+    assert 'pip install "mlxmesh[all]"' in up.stderr
