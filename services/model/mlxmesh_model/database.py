@@ -3,51 +3,40 @@
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import URL, Connection, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, event, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mlxmesh_model.database_errors import damaged, explained, newer, retrying
-from mlxmesh_shared.disk import disk_error
-from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_model.database_urls import is_sqlite
+from mlxmesh_shared.errors import IllegalState
 
 HEAD = "0003"
 """The newest revision in `migrations/versions`."""
 
 BUSY_TIMEOUT_MS = 5000
+_CONNECT_TIMEOUT_S = 10
+_IDLE_TIMEOUT_MS = 60_000
+# Any number, as long as every version of this software takes the same.
+_UPGRADE_LOCK = 6_518_374_011
 _WRITES = "mlxmesh_writes"
 
 
-def sqlite_url(path: Path) -> URL:
-    """The URL of a file; a path may hold characters that mean something in the text of a URL."""
-    return URL.create("sqlite+aiosqlite", database=str(path))
-
-
-async def open_database(url: str | URL) -> AsyncEngine:
+async def open_database(url: URL) -> AsyncEngine:
     """An engine on a database that has been brought up to date; the caller disposes of it.
 
     Raises: MeshError that says what is wrong with the database, and what to do.
     """
-    parsed = make_url(url)
-    engine = create_async_engine(parsed)
+    with explained(url):
+        engine = _sqlite_engine(url) if is_sqlite(url) else _postgres_engine(url)
     try:
-        if is_sqlite(engine):
-            _prepare_sqlite(engine, parsed)
         async for attempt in retrying():
-            with attempt, explained(parsed):
+            with attempt, explained(url):
                 async with for_writing(engine).begin() as connection:
                     await connection.run_sync(_upgrade)
-    except OSError as error:
-        await engine.dispose()
-        raise disk_error(error, parsed.database) or _unreachable(parsed) from error
     except BaseException:
         await engine.dispose()
         raise
     return engine
-
-
-def is_sqlite(engine: AsyncEngine) -> bool:
-    """Whether the database is a file of this host."""
-    return engine.dialect.name == "sqlite"
 
 
 def for_writing(engine: AsyncEngine) -> AsyncEngine:
@@ -57,16 +46,38 @@ def for_writing(engine: AsyncEngine) -> AsyncEngine:
 
 def for_reading(engine: AsyncEngine) -> AsyncEngine:
     """The same database, for transactions whose statements all see one state of it."""
-    if is_sqlite(engine):
+    if is_sqlite(engine.url):
         return engine
     return engine.execution_options(isolation_level="REPEATABLE READ")
 
 
-def _prepare_sqlite(engine: AsyncEngine, url: URL) -> None:
+def _postgres_engine(url: URL) -> AsyncEngine:
+    settings = {
+        "application_name": "mlxmesh",
+        "lock_timeout": str(BUSY_TIMEOUT_MS),
+        # A process that is frozen in a transaction must not stop the others for ever.
+        "idle_in_transaction_session_timeout": str(_IDLE_TIMEOUT_MS),
+    }
+    try:
+        return create_async_engine(
+            url,
+            # A server that was restarted costs no call.
+            pool_pre_ping=True,
+            connect_args={"timeout": _CONNECT_TIMEOUT_S, "server_settings": settings},
+        )
+    except ModuleNotFoundError as error:
+        raise IllegalState(
+            'a catalogue in PostgreSQL needs asyncpg: pip install "mlxmesh[postgres]"'
+        ) from error
+
+
+def _sqlite_engine(url: URL) -> AsyncEngine:
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(url)
     event.listen(engine.sync_engine, "connect", _tune_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
 
 
 class _Connection(Protocol):
@@ -93,21 +104,29 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
+    url = connection.engine.url
+    if not is_sqlite(url):
+        # Of processes that begin at once, one makes the tables.
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
     revision = _revision(connection)
     if revision == HEAD:
         return
     if revision is not None and revision > HEAD:
-        raise newer(connection.engine.url, revision, HEAD)
+        raise newer(url, revision, HEAD)
     if revision is None and inspect(connection).get_table_names():
-        raise damaged(connection.engine.url, "it holds other tables than a catalogue's")
+        raise damaged(url, "it holds other tables than a catalogue's")
     # Not at the top: it is slow to import and only a change of the tables needs it.
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", "mlxmesh_model:migrations")
     config.attributes["connection"] = connection
-    command.upgrade(config, HEAD)
+    try:
+        command.upgrade(config, HEAD)
+    except CommandError as error:
+        raise damaged(url, f"its revision {revision} is not known") from error
 
 
 def _revision(connection: Connection) -> str | None:
@@ -115,10 +134,3 @@ def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-
-
-def _unreachable(url: URL) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        f"the catalogue's database at {url.host or url.database} cannot be reached;"
-        " see that it runs, and check `[model] database_url`"
-    )

@@ -10,15 +10,19 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from mlxmesh_shared.disk import disk_full, has_no_space, not_writable
+from mlxmesh_model.database_urls import is_sqlite, place, server_of
+from mlxmesh_shared.disk import disk_error, disk_full, has_no_space, not_writable
 from mlxmesh_shared.errors import IllegalState, MeshError, ServiceUnavailable
 
 MAX_ATTEMPTS = 5
 _SQLITE_PRIMARY_CODE = 0xFF
-# Source: PostgreSQL's documentation, appendix A: classes 08 and 57P are about the connection.
+# Source: PostgreSQL's documentation, appendix A.
 _POSTGRES_FULL = "53100"
 _POSTGRES_AGAIN = ("40001", "40P01", "55P03")
-_POSTGRES_AWAY = ("08", "57P")
+# The connection, its end by the server, too many of them.
+_POSTGRES_AWAY = ("08", "57P", "53300", "25P03")
+# No such user, wrong password, no such database, no right to do it.
+_POSTGRES_REFUSED = ("28", "3D000", "42501")
 
 
 class CatalogueBusy(ServiceUnavailable):
@@ -40,7 +44,9 @@ def explained(url: URL) -> Generator[None]:
     """Turns a database's error into one that says what to do, where that is known."""
     try:
         yield
-    except DBAPIError as error:
+    except MeshError:
+        raise
+    except Exception as error:
         known = _known(error, url)
         if known is None:
             raise
@@ -50,8 +56,8 @@ def explained(url: URL) -> Generator[None]:
 def damaged(url: URL, why: str) -> MeshError:
     """For a database that holds no catalogue, or only parts of one."""
     return IllegalState(
-        f"the catalogue {place(url)} cannot be used: {why}; restore a copy of it, or move it away"
-        " to begin an empty one (files of models are kept; register or pull them again)"
+        f"the catalogue {place(url)} cannot be used: {why}; restore a copy of it, or begin with an"
+        " empty one elsewhere (files of models are kept; register or pull them again)"
     )
 
 
@@ -63,16 +69,19 @@ def newer(url: URL, revision: str, known: str) -> MeshError:
     )
 
 
-def place(url: URL) -> str:
-    """Where a database is, as it may be told: a path, or a URL without its password."""
-    sqlite = url.get_backend_name() == "sqlite"
-    return str(url.database) if sqlite else url.render_as_string(hide_password=True)
-
-
-def _known(error: DBAPIError, url: URL) -> MeshError | None:
-    if isinstance(error.orig, sqlite3.Error):
-        return _of_sqlite(error.orig, url)
-    return _of_postgres(error, url)
+def _known(error: Exception, url: URL) -> MeshError | None:
+    # As a connection is made, the driver's errors come as they are.
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    if isinstance(cause, sqlite3.Error):
+        return _of_sqlite(cause, url)
+    if isinstance(cause, OSError):
+        return disk_error(cause, url.database) if is_sqlite(url) else _away(url, cause.strerror)
+    state = getattr(cause, "sqlstate", None)
+    if isinstance(state, str):
+        return _of_postgres(state, cause, url)
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return _away(url)
+    return None
 
 
 def _of_sqlite(error: sqlite3.Error, url: URL) -> MeshError | None:
@@ -92,15 +101,27 @@ def _of_sqlite(error: sqlite3.Error, url: URL) -> MeshError | None:
             return None
 
 
-def _of_postgres(error: DBAPIError, url: URL) -> MeshError | None:
-    state = str(getattr(error.orig, "sqlstate", None) or "")
+def _of_postgres(state: str, error: BaseException, url: URL) -> MeshError | None:
     if state == _POSTGRES_FULL:
-        return disk_full(f"the database server at {url.host}")
+        return disk_full(f"the data directory of PostgreSQL at {server_of(url)}")
     if state in _POSTGRES_AGAIN:
         return _busy()
-    if error.connection_invalidated or state.startswith(_POSTGRES_AWAY):
-        return ServiceUnavailable("the catalogue's database went away; try again")
+    if state.startswith(_POSTGRES_AWAY):
+        return _away(url)
+    if state.startswith(_POSTGRES_REFUSED):
+        return IllegalState(
+            f"the database {place(url)} refuses the catalogue: {error}; check `[model]"
+            " database_url`, and that its user may create tables there"
+        )
     return None
+
+
+def _away(url: URL, why: str | None = None) -> ServiceUnavailable:
+    reason = f" ({why})" if why else ""
+    return ServiceUnavailable(
+        f"the catalogue's database at {server_of(url)} cannot be reached{reason}; see that it runs,"
+        " and check `[model] database_url`"
+    )
 
 
 def _busy() -> CatalogueBusy:

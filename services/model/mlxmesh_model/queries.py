@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from mlxmesh_model import rows
-from mlxmesh_model.catalog import Model, Phase, Source, Version
+from mlxmesh_model.catalog import Change, Model, Phase, Source, Version
 from mlxmesh_model.tables import (
     AliasRow,
     CounterRow,
@@ -63,6 +63,22 @@ async def find_model(session: AsyncSession, name: str) -> Model | None:
     """A model by its name."""
     found = await read_models(session, ModelRow.name == name)
     return found[0] if found else None
+
+
+async def read_changes(session: AsyncSession, *, after: int) -> list[Change]:
+    """What changed after a sequence number, in order; after 0 every model as it is."""
+    changed = await read_models(session, ModelRow.sequence > after)
+    found = [Change(model.sequence, model.name, model) for model in changed]
+    if after:
+        removed = select(TombstoneRow).where(TombstoneRow.sequence > after)
+        tombstones = await session.scalars(removed)
+        found += [Change(row.sequence, row.name, None) for row in tombstones]
+    return sorted(found, key=lambda change: change.sequence)
+
+
+async def last_sequence(session: AsyncSession) -> int:
+    """The number of the last change."""
+    return (await session.scalars(select(CounterRow.value))).one()
 
 
 async def version_row(session: AsyncSession, version: Version) -> VersionRow:

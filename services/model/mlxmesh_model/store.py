@@ -1,20 +1,21 @@
 """The catalogue in SQL, and the one place where its rows change."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
-from sqlalchemy import URL, delete, select
+from sqlalchemy import URL, delete
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from mlxmesh_model import lifecycle, queries, rows
-from mlxmesh_model.catalog import Artifact, FailureRecord, Model, Source, Version
+from mlxmesh_model.bells import Bells
+from mlxmesh_model.catalog import Artifact, Change, FailureRecord, Model, Source, Version
 from mlxmesh_model.database import open_database
 from mlxmesh_model.lifecycle import ON_DISK, Move, State
-from mlxmesh_model.tables import AliasRow, CounterRow, ModelRow, TombstoneRow, VersionRow
+from mlxmesh_model.tables import AliasRow, ModelRow, VersionRow
 from mlxmesh_model.transactions import Transactions, to_its_end
 from mlxmesh_shared.errors import MeshError, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
@@ -27,15 +28,6 @@ def _nobody(before: Model | None, after: Model | None) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A model after a change, or None where it was removed."""
-
-    sequence: int
-    name: str
-    model: Model | None
-
-
 class Store:
     """The catalogue; every change that a watcher could see gets the next sequence number."""
 
@@ -43,10 +35,10 @@ class Store:
         """`on_change` is told of each change that this process makes."""
         self.transactions = Transactions(engine)
         self._on_change = on_change
-        self._bells: set[asyncio.Event] = set()
+        self._bells = Bells()
 
     @classmethod
-    async def open(cls, url: str | URL, on_change: OnChange = _nobody) -> "Store":
+    async def open(cls, url: URL, on_change: OnChange = _nobody) -> "Store":
         """Opens the catalogue and brings its tables up to date."""
         return cls(await open_database(url), on_change)
 
@@ -54,15 +46,9 @@ class Store:
         """Closes the database, once what runs has ended."""
         await self.transactions.close()
 
-    @contextmanager
-    def bell(self) -> Generator[asyncio.Event]:
+    def bell(self) -> AbstractContextManager[asyncio.Event]:
         """An event that is set after each change; the holder clears it before it looks."""
-        event = asyncio.Event()
-        self._bells.add(event)
-        try:
-            yield event
-        finally:
-            self._bells.discard(event)
+        return self._bells.listening()
 
     async def follow_others(self, interval_s: float = 0.5) -> None:
         """Rings for changes by other processes too, as while one replaces another; never ends."""
@@ -75,7 +61,7 @@ class Store:
                 now = await self.sequence()
                 if now != known:
                     known = now
-                    self._ring()
+                    self._bells.ring()
 
     # Reading.
 
@@ -100,26 +86,12 @@ class Store:
     @to_its_end
     async def changes(self, after: int) -> list[Change]:
         """What changed after a sequence number, in order; after 0 every model as it is."""
-
-        async def statements(session: AsyncSession) -> list[Change]:
-            changed = await queries.read_models(session, ModelRow.sequence > after)
-            found = [Change(model.sequence, model.name, model) for model in changed]
-            if after:
-                removed = select(TombstoneRow).where(TombstoneRow.sequence > after)
-                tombstones = await session.scalars(removed)
-                found += [Change(row.sequence, row.name, None) for row in tombstones]
-            return sorted(found, key=lambda change: change.sequence)
-
-        return await self.transactions.read(statements)
+        return await self.transactions.read(partial(queries.read_changes, after=after))
 
     @to_its_end
     async def sequence(self) -> int:
         """The number of the last change."""
-
-        async def statements(session: AsyncSession) -> int:
-            return (await session.scalars(select(CounterRow.value))).one()
-
-        return await self.transactions.read(statements)
+        return await self.transactions.read(queries.last_sequence)
 
     # Versions come and go.
 
@@ -264,12 +236,8 @@ class Store:
                     session, name, removed=after is None, last_version=last_version
                 )
         if changed:
-            self._ring()
+            self._bells.ring()
             self._on_change(before, after)
-
-    def _ring(self) -> None:
-        for bell in self._bells:
-            bell.set()
 
     @asynccontextmanager
     async def _moving(

@@ -1,15 +1,17 @@
 """A model service with real SQL and real gRPC, in this process, beside fake runtimes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh_model.database_urls import sqlite_url
 from mlxmesh_model.fleet import GrpcFleet
 from mlxmesh_model.huggingface import HuggingFaceHub
 from mlxmesh_model.imports import Imports
@@ -21,8 +23,24 @@ from mlxmesh_model.store import Store
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.server import MeshServer
 from tests.fakes.model_directory import write_model
+from tests.fakes.postgres import PostgresServer, postgres_server
 from tests.fakes.registry import InMemoryRegistry
 from tests.fakes.runtime import FakeHost, FakeRuntime
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[PostgresServer]:
+    """A PostgreSQL server; whoever stops it starts it again."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "deep/er/model.db")
+    return request.getfixturevalue("postgres").create_database()
 
 
 @dataclass
@@ -83,7 +101,7 @@ class Mesh:
         await self.stop_service()
         stack = self._service = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
-        store = await Store.open(f"sqlite+aiosqlite:///{self.tmp_path / 'model.db'}")
+        store = await Store.open(sqlite_url(self.tmp_path / "model.db"))
         stack.push_async_callback(store.close)
         fleet = GrpcFleet(self.registry, timeout_s=2)
         stack.push_async_callback(fleet.close)

@@ -1,20 +1,22 @@
-"""The catalogue's database: others beside it, full, damaged, of another version, or large."""
+"""The catalogue's database of either kind: others beside it, of another version, or large."""
 
 import asyncio
-import sqlite3
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, text
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from mlxmesh_model.catalog import Artifact
-from mlxmesh_model.database import open_database, sqlite_url
+from mlxmesh_model.database import HEAD, open_database
 from mlxmesh_model.store import Store
-from mlxmesh_shared.errors import DiskFull, IllegalState, MeshError
+from mlxmesh_model.tables import VersionRow
+from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.reference import ModelReference
-from tests.fakes.small_disk import needs_mount, small_disk
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
 
@@ -23,16 +25,44 @@ def artifact(number: int) -> Artifact:
     return replace(ARTIFACT, digest=f"{number:064x}")
 
 
-async def fill(store: Store) -> None:
-    for number in range(2, 1000):
-        await store.register("pocket", artifact(number))
+async def run_sql(url: URL, *statements: str) -> None:
+    """Runs statements beside the store."""
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+    await engine.dispose()
 
 
-async def test_stores_beside_each_other_lose_no_call_and_no_version(tmp_path: Path) -> None:
+def copies_of_a_model(count: int) -> list[str]:
+    """Statements that copy the one model that is there."""
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+    columns = [column.name for column in VersionRow.__table__.columns if column.name != "model"]
+    return [
+        f"{numbers} INSERT INTO models (name, sequence, last_version)"
+        " SELECT 'copy-' || i, i + 1, 1 FROM n",
+        f"INSERT INTO versions (model, {', '.join(map(quoted, columns))}) SELECT models.name, "
+        + ", ".join(f"versions.{quoted(name)}" for name in columns)
+        + " FROM models, versions WHERE models.name <> 'pocket'",
+    ]
+
+
+def quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+async def test_stores_that_open_an_empty_database_at_once_all_succeed(database: URL) -> None:
+    stores = await asyncio.gather(*(Store.open(database) for _ in range(4)))
+    numbers = [(await store.register("pocket", artifact(1)))[1] for store in stores]
+    await asyncio.gather(*(store.close() for store in stores))
+    assert numbers == [1, 1, 1, 1]
+
+
+async def test_stores_beside_each_other_lose_no_call_and_no_version(database: URL) -> None:
     async with AsyncExitStack() as stack:
         stores: list[Store] = []
         for _ in range(4):
-            stores.append(await Store.open(sqlite_url(tmp_path / "model.db")))
+            stores.append(await Store.open(database))
             stack.push_async_callback(stores[-1].close)
         calls = [
             store.register("shared" if number % 2 else f"own-{number}", artifact(number))
@@ -47,16 +77,8 @@ async def test_stores_beside_each_other_lose_no_call_and_no_version(tmp_path: Pa
         assert await stores[0].sequence() == 120
 
 
-@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "ä & b", "a?mode=ro"])
-async def test_a_path_may_hold_what_means_something_in_a_url(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name / "model.db"
-    store = await Store.open(sqlite_url(path))
-    await store.close()
-    assert path.is_file()
-
-
-async def test_a_version_number_is_never_given_again(tmp_path: Path) -> None:
-    store = await Store.open(sqlite_url(tmp_path / "model.db"))
+async def test_a_version_number_is_never_given_again(database: URL) -> None:
+    store = await Store.open(database)
     _, first = await store.register("pocket", artifact(1))
     _, second = await store.register("pocket", artifact(2))
     await store.delete(ModelReference("pocket"))
@@ -67,105 +89,70 @@ async def test_a_version_number_is_never_given_again(tmp_path: Path) -> None:
     assert (first, second, third, fourth) == (1, 2, 3, 4)
 
 
-async def test_more_models_than_a_statement_takes_variables(tmp_path: Path) -> None:
-    """SQLite takes at most 32,766 of them."""
-    store = await Store.open(sqlite_url(tmp_path / "model.db"))
+async def test_more_models_than_a_statement_takes_variables(database: URL) -> None:
+    """SQLite takes at most 32,766 of them, PostgreSQL's driver 32,767."""
+    store = await Store.open(database)
     await store.register("pocket", ARTIFACT)
-    await asyncio.to_thread(_copy_model, tmp_path / "model.db", 33_000)
+    await run_sql(database, *copies_of_a_model(33_000))
     assert len(await store.models()) == 33_001
     assert len(await store.changes(0)) == 33_001
     assert len(await store.models(after="copy-1", limit=10)) == 10
     await store.close()
 
 
-def _copy_model(path: Path, count: int) -> None:
-    with closing(sqlite3.connect(path)) as connection, connection:
-        numbers = (
-            f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
-        )
-        connection.execute(f"{numbers} INSERT INTO models SELECT 'copy-' || i, i + 1, 1 FROM n")
-        names = [row[1] for row in connection.execute("PRAGMA table_info(versions)")][1:]
-        columns = ", ".join(f'"{name}"' for name in names)
-        connection.execute(
-            f"INSERT INTO versions (model, {columns}) SELECT models.name, "
-            + ", ".join(f'versions."{name}"' for name in names)
-            + " FROM models, versions WHERE models.name != 'pocket'"
-        )
-
-
-async def test_a_newer_catalogue_is_refused_in_one_line(tmp_path: Path) -> None:
-    engine = await open_database(sqlite_url(tmp_path / "model.db"))
-    async with engine.begin() as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = '0099'"))
-    await engine.dispose()
-    with pytest.raises(IllegalState, match=r"of a newer mlxmesh .*0099.*upgrade mlxmesh") as caught:
-        await open_database(sqlite_url(tmp_path / "model.db"))
+@pytest.mark.parametrize("revision", ["0099", "ffff"])
+async def test_a_newer_catalogue_is_refused_in_one_line(database: URL, revision: str) -> None:
+    await (await open_database(database)).dispose()
+    await run_sql(database, f"UPDATE alembic_version SET version_num = '{revision}'")
+    match = rf"of a newer mlxmesh .*{revision}.*knows {HEAD}.*upgrade mlxmesh"
+    with pytest.raises(IllegalState, match=match) as caught:
+        await open_database(database)
     assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("content", [b"not a database" * 99, b"SQLite format 3\0" + b"\xff" * 9999])
-async def test_a_damaged_catalogue_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "model.db"
-    path.write_bytes(content)
-    with pytest.raises(MeshError, match=r"cannot be used: .*; restore a copy") as caught:
-        await open_database(sqlite_url(path))
-    assert str(path) in caught.value.message
-    assert "\n" not in caught.value.message
+async def test_a_catalogue_of_no_version_is_refused_in_one_line(database: URL) -> None:
+    await (await open_database(database)).dispose()
+    await run_sql(database, "UPDATE alembic_version SET version_num = '0000'")
+    with pytest.raises(IllegalState, match="its revision 0000 is not known; restore a copy"):
+        await open_database(database)
 
 
-async def test_a_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "model.db"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE models (mine INTEGER)")
+async def test_a_database_of_something_else_is_left_alone(database: URL) -> None:
+    if database.database and database.drivername.startswith("sqlite"):
+        Path(database.database).parent.mkdir(parents=True)
+    await run_sql(database, "CREATE TABLE models (mine INTEGER)")
     with pytest.raises(IllegalState, match="other tables than a catalogue's"):
-        await open_database(sqlite_url(path))
+        await open_database(database)
+    await run_sql(database, "INSERT INTO models (mine) VALUES (1)")
 
 
-async def test_a_catalogue_that_may_not_grow_says_that_the_disk_is_full(tmp_path: Path) -> None:
-    engine = await open_database(sqlite_url(tmp_path / "model.db"))
-    await engine.dispose()
-
-    def stop_growing(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA max_page_count=1").close()
-
-    event.listen(engine.sync_engine, "connect", stop_growing)
-    store = Store(engine)
-    with pytest.raises(DiskFull, match=f"disk is full: free space in {tmp_path}"):
-        await fill(store)
-    assert await store.models()
+async def test_numbers_go_on_where_an_older_catalogue_stopped(database: URL) -> None:
+    """A catalogue of the revision before version numbers outlived their models."""
+    await upgrade_to(database, "0001")
+    await run_sql(
+        database,
+        "INSERT INTO models (name, sequence, last_version) VALUES ('old', 1, 7)",
+        "INSERT INTO tombstones (name, sequence) VALUES ('gone', 2)",
+        "UPDATE change_counter SET value = 2",
+    )
+    store = await Store.open(database)
+    _, number = await store.register("old", artifact(1))
+    _, first = await store.register("gone", artifact(1))
     await store.close()
+    assert (number, first) == (8, 1)
 
 
-@needs_mount
-async def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
-        store = await Store.open(sqlite_url(disk.path / "model.db"))
-        _, first = await store.register("pocket", artifact(1))
-        disk.fill()
-        with pytest.raises(DiskFull, match="disk is full: free space in"):
-            await fill(store)
-        before = [version.number for version in (await store.model("pocket")).versions]
-        disk.free()
-        _, last = await store.register("pocket", artifact(1001))
-        await store.close()
-    assert (first, last) == (1, before[-1] + 1)
+async def upgrade_to(url: URL, revision: str) -> None:
+    if url.database and url.drivername.startswith("sqlite"):
+        Path(url.database).parent.mkdir(parents=True)
+    config = Config()
+    config.set_main_option("script_location", "mlxmesh_model:migrations")
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
 
+        def upgrade(sync: Connection) -> None:
+            config.attributes["connection"] = sync
+            command.upgrade(config, revision)
 
-@needs_mount
-@pytest.mark.parametrize("present", [True, False], ids=["opened before", "never opened"])
-async def test_a_read_only_disk_is_told_in_one_line(tmp_path: Path, present: bool) -> None:
-    with small_disk(tmp_path / "disk") as disk:
-        url = sqlite_url(disk.path / "deep" / "model.db")
-        if present:
-            await (await open_database(url)).dispose()
-        disk.make_read_only()
-        with pytest.raises(IllegalState, match="cannot be written") as caught:
-            await open_database(url)
-    assert "\n" not in caught.value.message
-
-
-async def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
-    url = "postgresql+asyncpg://me:secret@127.0.0.1:9/catalogue"
-    with pytest.raises(MeshError, match=r"127\.0\.0\.1 cannot be reached") as caught:
-        await open_database(url)
-    assert "secret" not in caught.value.message
+        await connection.run_sync(upgrade)
+    await engine.dispose()

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh_model.database import sqlite_url
+from mlxmesh_model.database_urls import sqlite_url
 from mlxmesh_model.hub import Progress
 from mlxmesh_model.imports import Imports
 from mlxmesh_model.store import Store
@@ -170,7 +170,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
         directory.mkdir(parents=True)
         raise OSError(28, "No space left on device")
 
-    store = await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'model.db'}")
+    store = await Store.open(sqlite_url(tmp_path / "model.db"))
     imports = Imports(store=store, models_dir=tmp_path / "models", convert=on_a_full_disk)
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     with pytest.raises(DiskFull, match=r"free space in .*/models"):

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model.catalog import Source, Version
+from mlxmesh_model.database_urls import sqlite_url
 from mlxmesh_model.huggingface import HuggingFaceHub
 from mlxmesh_model.lifecycle import State
 from mlxmesh_model.pulls import Pulls
@@ -155,7 +156,7 @@ class _SlowStore(Store):
 
 
 async def test_a_pull_cancelled_while_it_begins_is_not_left_pulling(tmp_path, hub):
-    store = await _SlowStore.open(f"sqlite+aiosqlite:///{tmp_path / 'slow.db'}")
+    store = await _SlowStore.open(sqlite_url(tmp_path / "slow.db"))
     assert isinstance(store, _SlowStore)
     pulls = Pulls(store=store, hub=HuggingFaceHub(hub.endpoint), models_dir=tmp_path / "models")
 
