@@ -75,13 +75,18 @@ def _known(error: Exception, url: URL) -> MeshError | None:
     if isinstance(cause, sqlite3.Error):
         return _of_sqlite(cause, url)
     if isinstance(cause, OSError):
-        return disk_error(cause, url.database) if is_sqlite(url) else _away(url, cause.strerror)
+        return _of_file(cause, url) if is_sqlite(url) else _away(url, cause.strerror)
     state = getattr(cause, "sqlstate", None)
     if isinstance(state, str):
         return _of_postgres(state, cause, url)
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return _away(url)
     return None
+
+
+def _of_file(error: OSError, url: URL) -> MeshError:
+    known = disk_error(error, url.database)
+    return known or not_writable(Path(url.database or "."), error.strerror or "")
 
 
 def _of_sqlite(error: sqlite3.Error, url: URL) -> MeshError | None:
