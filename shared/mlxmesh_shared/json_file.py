@@ -49,8 +49,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise UnusableJson("is not JSON") from error
     if not isinstance(parsed, dict):
         raise UnusableJson("must hold a JSON object")
-    _check_depth(parsed)
-    return cast("dict[str, Any]", parsed)
+    content_object = cast("dict[str, Any]", parsed)
+    _check_depth(content_object)
+    return content_object
 
 
 def _integer(text: str) -> int:

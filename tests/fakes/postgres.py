@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict
 
 from sqlalchemy import URL
 
@@ -37,6 +38,11 @@ if identity:
 die_with_parent()
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+class _Identity(TypedDict, total=False):
+    user: int
+    group: int
 
 
 class PostgresServer:
@@ -116,8 +122,7 @@ def postgres_server() -> Generator[PostgresServer]:
     # Not pytest's directory: the path of a socket must be short, and that one is root's alone.
     folder = Path(tempfile.mkdtemp(prefix="mesh-pg-"))
     identity = _identity()
-    if identity:
-        os.chown(folder, identity["user"], identity["group"])
+    os.chown(folder, identity.get("user", -1), identity.get("group", -1))
     try:
         server = PostgresServer(folder)
         server.initialize()
@@ -149,7 +154,7 @@ def _copied(package: Path, to: Path) -> Path:
     return to / _PACKAGE
 
 
-def _identity() -> dict[str, int]:
+def _identity() -> _Identity:
     """PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}

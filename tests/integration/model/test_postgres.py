@@ -36,6 +36,17 @@ async def test_a_server_that_restarts_costs_no_call_afterwards(postgres: Postgre
     await store.close()
 
 
+async def test_a_restart_between_calls_costs_none(postgres: PostgresServer) -> None:
+    store = await Store.open(postgres.create_database())
+    await store.register("pocket", ARTIFACT)
+    await asyncio.gather(*(store.models() for _ in range(4)))
+    postgres.stop()
+    postgres.start()
+    await asyncio.gather(*(store.models() for _ in range(4)))
+    await store.register("other", replace(ARTIFACT, digest="e" * 64))
+    await store.close()
+
+
 async def cut_off_in_a_transaction(
     store: Store, postgres: PostgresServer, database: str | None
 ) -> None:
