@@ -134,6 +134,10 @@ class TooManyRequests(MeshError):
     code, retryable = StatusCode.RESOURCE_EXHAUSTED, True
 
 
+class CatalogueBusy(MeshError):
+    code, retryable = StatusCode.UNAVAILABLE, True
+
+
 class ServiceUnavailable(MeshError):
     code, retryable = StatusCode.UNAVAILABLE, True
 

@@ -12,7 +12,7 @@ from tenacity.wait import wait_random_exponential
 
 from mlxmesh_model.database_urls import is_sqlite, place, server_of
 from mlxmesh_shared.disk import disk_error, disk_full, has_no_space, not_writable
-from mlxmesh_shared.errors import IllegalState, MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import CatalogueBusy, IllegalState, MeshError, ServiceUnavailable
 
 MAX_ATTEMPTS = 5
 _SQLITE_PRIMARY_CODE = 0xFF
@@ -23,10 +23,6 @@ _POSTGRES_AGAIN = ("40001", "40P01", "55P03")
 _POSTGRES_AWAY = ("08", "57P", "53300", "25P03")
 # No such user, wrong password, no such database, no right to do it.
 _POSTGRES_REFUSED = ("28", "3D000", "42501")
-
-
-class CatalogueBusy(ServiceUnavailable):
-    """Others used the database for too long."""
 
 
 def retrying() -> AsyncRetrying:
