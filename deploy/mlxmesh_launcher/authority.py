@@ -27,8 +27,9 @@ CA_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=90)
 RENEW_WITH_LEFT = LIFETIME / 3
 """A certificate with less than this left is due for renewal."""
-# Clocks of hosts differ a little.
-_BACKDATED = timedelta(minutes=5)
+# Clocks of hosts differ, and one may be set back, as by daylight saving time taken for UTC: a peer
+# whose certificate is not valid yet is refused.
+_BACKDATED = timedelta(days=1)
 CONSUL = "consul"
 """What Consul agents show: a certificate without a role, whose owner may ask for health only."""
 SUBJECTS = (*ROLES, CONSUL)

@@ -18,6 +18,7 @@ from mlxmesh_launcher.record import FILE_NAME, LauncherRecord, already_running, 
 from mlxmesh_shared.errors import ServiceUnavailable
 
 POLL_S = 0.1
+RESUME_INTERVAL_S = 1.0
 # The launcher gives each service its grace, and a little to end in.
 STOP_TIMEOUT_S = len(SERVICES) * (MeshOptions.stop_grace_s + 5.0) + 10.0
 
@@ -77,11 +78,25 @@ async def stop_detached(data_dir: Path) -> bool:
         launcher = psutil.Process(record.pid)
         family = [launcher, *launcher.children(recursive=True)]
         launcher.terminate()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, family, timeout=STOP_TIMEOUT_S)
-        for process in alive:
+        for process in await asyncio.to_thread(_wait_for_end, family, STOP_TIMEOUT_S):
             process.kill()
     (data_dir / FILE_NAME).unlink(missing_ok=True)
     return True
+
+
+def _wait_for_end(family: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that still run after the timeout. A process that SIGSTOP holds is continued: it could
+    not hear that it should end, nor could it tell others so.
+    """
+    deadline = time.monotonic() + timeout_s
+    alive = list(family)
+    while alive and time.monotonic() < deadline:
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_STOPPED:
+                    process.resume()
+        _, alive = psutil.wait_procs(alive, timeout=RESUME_INTERVAL_S)
+    return alive
 
 
 def _log_path(data_dir: Path) -> Path:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import psutil
 
+from mlxmesh_launcher.process_start import start_of
 from mlxmesh_shared.errors import IllegalState
 
 FILE_NAME = "launcher.json"
+MAX_START_DIFFERENCE_S = 2.0
+"""Two looks at one process may differ by a second: the time of the boot is in whole ones."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class LauncherRecord:
 
     pid: int
     create_time: float
-    """Start of the process, in seconds since the epoch: tells a reused pid from the launcher."""
+    """As `start_of` has it: tells a reused pid from the launcher."""
     gateway: str = ""
     """host:port of the gateway; empty until it serves."""
     http: str = ""
@@ -38,7 +41,7 @@ class LauncherRecord:
         try:
             process = psutil.Process(self.pid)
             return (
-                abs(process.create_time() - self.create_time) < 1.0
+                abs(start_of(process) - self.create_time) < MAX_START_DIFFERENCE_S
                 and process.status() != psutil.STATUS_ZOMBIE
             )
         except psutil.NoSuchProcess:
@@ -71,7 +74,7 @@ class RecordFile:
     def __init__(self, data_dir: Path, flags: Sequence[str] = ()) -> None:
         self._path = data_dir / FILE_NAME
         pid = os.getpid()
-        create_time = psutil.Process(pid).create_time()
+        create_time = start_of(psutil.Process(pid))
         self._record = LauncherRecord(pid=pid, create_time=create_time, flags=tuple(flags))
 
     def claim(self) -> None:

@@ -1,4 +1,4 @@
-"""The checks of `mlxmesh doctor`: each finds a fact and, when it is bad, says how to mend it."""
+"""The checks of `mlxmesh doctor`: each finds a fact and, when it is bad, says how to fix it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlxmesh_launcher.record import read_record
+
 MIN_DISK_BYTES = 2 << 30
 MIN_MEMORY_BYTES = 2 << 30
 GATEWAY_PORT = 50051
+HTTP_PORT = 8051
 PACKAGES = ("mlxmesh", "mlx", "mlx-lm", "grpcio", "protobuf", "transformers")
 
 
@@ -25,11 +28,11 @@ class Check:
     name: str
     ok: bool
     finding: str
-    mend: str = ""
+    fix: str = ""
 
 
 def run_checks(data_dir: Path) -> list[Check]:
-    """All checks, in the order in which a reader should mend them."""
+    """All checks, in the order in which a reader should fix them."""
     checks: tuple[Callable[[], Check], ...] = (
         check_python,
         check_versions,
@@ -38,6 +41,7 @@ def run_checks(data_dir: Path) -> list[Check]:
         check_memory,
         lambda: check_disk(data_dir),
         lambda: check_port(GATEWAY_PORT, data_dir),
+        lambda: check_http_port(HTTP_PORT, data_dir),
     )
     return [check() for check in checks]
 
@@ -108,13 +112,21 @@ def check_disk(data_dir: Path) -> Check:
 
 
 def check_port(port: int, data_dir: Path) -> Check:
-    """The gateway's port is free, or this data directory's own mesh has it."""
-    from mlxmesh_launcher.record import read_record
-
+    """The gateway's port is free, or this data directory's own mesh serves."""
     record = read_record(data_dir)
-    if record is not None and record.gateway.endswith(f":{port}"):
-        return Check("port", True, f"{port} serves this mesh")
+    return _port("port", port, record.gateway if record else "", "--grpc-port 0")
+
+
+def check_http_port(port: int, data_dir: Path) -> Check:
+    """The same of its HTTP port."""
+    record = read_record(data_dir)
+    return _port("http port", port, record.http if record else "", "--http-port 0")
+
+
+def _port(name: str, port: int, served: str, other: str) -> Check:
+    if served:
+        return Check(name, True, f"{served} serves this mesh")
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", port)) == 0
     finding = f"{port} is taken by another program" if taken else f"{port} is free"
-    return Check("port", not taken, finding, "choose another: `mlxmesh up --grpc-port 0`")
+    return Check(name, not taken, finding, f"choose another: `mlxmesh up {other}`")

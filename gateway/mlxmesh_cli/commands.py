@@ -66,7 +66,7 @@ _add(MODELS, models.list_models, "List the models.", "mlxmesh models --json", na
 _add(
     MODELS,
     models.register,
-    "Add a directory as a new version of a model.",
+    "Add a directory or a GGUF file to the models.",
     "mlxmesh register ~/models/Qwen3-0.6B-4bit --name qwen",
 )
 _add(
@@ -131,7 +131,8 @@ def credentials(
     Start with `mlxmesh up`, then `mlxmesh chat` in another terminal. A mesh with TLS that runs on
     this host needs no --ca, --cert and --key; they come before the command's name.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no mesh to be found, 130 Ctrl-C.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no mesh to be found, 130 Ctrl-C, 141
+    the reader of the output left.
     """
     # As variables they reach `session.tls_of` without every command handing them on.
     given = zip(TLS_VARIABLES, (ca, cert, key), strict=True)

@@ -53,6 +53,11 @@ def told_errors() -> Generator[None]:
         fail_with(error)
     except SettingsError as error:
         fail(str(error), reason="INVALID_SETTING")
+    except OSError as error:
+        # Without a file name it is a broken pipe, or no fault of the reader's.
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}", reason="FILE_ERROR")
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 
@@ -73,7 +78,9 @@ def fail_with(error: MeshError) -> NoReturn:
 
 def described(error: MeshError) -> str:
     """One line: the field, where it is one's fault, and what to do."""
-    return f"{error.field}: {error}" if error.field else str(error)
+    message = str(error)
+    named = not error.field or message.startswith(error.field)
+    return message if named else f"{error.field}: {message}"
 
 
 def _facts(error: MeshError) -> dict[str, Any]:

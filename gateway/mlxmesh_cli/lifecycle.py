@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlxmesh_cli.extras import missing_packages
-from mlxmesh_cli.failures import remember_json
+from mlxmesh_cli.failures import INTERRUPTED, remember_json
+from mlxmesh_cli.log_lines import readable
 from mlxmesh_cli.output import is_watched, print_json_line, print_view
 from mlxmesh_cli.session import (
     DataDir,
@@ -23,12 +25,11 @@ from mlxmesh_cli.session import (
     resolve_data_dir,
     run,
     tls_of,
+    with_data_dir,
 )
 
 if TYPE_CHECKING:
     from mlxmesh_launcher.mesh import Mesh
-
-if TYPE_CHECKING:
     from mlxmesh_shared.forked import ForkedProcess
 
 START_TIMEOUT_S = 1800.0
@@ -52,7 +53,9 @@ def up(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A bundled model, a directory or a hub id; may be repeated."),
+        typer.Option(
+            help="A bundled model, a directory, a GGUF file or a hub id; may be repeated."
+        ),
     ] = None,
     registry: Annotated[
         str | None,
@@ -85,7 +88,7 @@ def up(
 
         forked = fork_services()
         ports = (grpc_port, http_port)
-        run(_up_foreground(directory, ports, replicas, models, flags, tls, forked))
+        run(_up_foreground(directory, ports, replicas, models, flags, tls, forked, json=json))
         return
     arguments = ["--grpc-port", str(grpc_port), *flags, *(["--tls"] if tls else [])]
     arguments += ["--http-port", str(http_port)] if http_port is not None else []
@@ -137,7 +140,10 @@ def logs(
         typer.Option("--json", help="Print one JSON object a line.", callback=remember_json),
     ] = False,
 ) -> None:
-    """Show the end of the services' and engines' logs."""
+    """Show the end of the services' and engines' logs.
+
+    A terminal gets each record as text; a pipe gets the lines as they were written.
+    """
     directory = resolve_data_dir(data_dir) / "logs"
     paths = sorted(directory.glob("*.log"))
     if not paths:
@@ -162,13 +168,17 @@ def _up_detached(directory: Path, arguments: list[str], json: bool) -> None:
     with Console(stderr=True).status("starting") as status:
         record = run(start_detached(directory, arguments, status.update, timeout_s=START_TIMEOUT_S))
     if json:
-        reached = {"address": record.gateway, "http": record.http, "pid": record.pid}
-        print_json({**reached, "data_dir": str(directory)})
+        _print_reached(record.gateway, record.http, record.pid, directory)
         return
+    status_command, down_command = (with_data_dir(name, directory) for name in ("status", "down"))
     typer.echo(
-        f"serving on {record.gateway}{_http_words(record.http)}; `mlxmesh status` shows it,"
-        " `mlxmesh down` stops it"
+        f"serving on {record.gateway}{_http_words(record.http)}; `{status_command}` shows it,"
+        f" `{down_command}` stops it"
     )
+
+
+def _print_reached(gateway: str, http: str, pid: int, directory: Path) -> None:
+    print_json({"address": gateway, "http": http, "pid": pid, "data_dir": str(directory)})
 
 
 def _http_words(http: str) -> str:
@@ -189,6 +199,8 @@ async def _up_foreground(
     flags: tuple[str, ...],
     tls: bool,
     forked: Mapping[str, ForkedProcess],
+    *,
+    json: bool,
 ) -> None:
     from rich.console import Console
 
@@ -203,12 +215,15 @@ async def _up_foreground(
     registry = open_registry(settings)
     options = MeshOptions(data_dir, *ports, replicas, sources, flags, tls, settings.tls_dir)
     mesh = Mesh(options, registry, forked)
-    console = Console()
+    console = Console(stderr=json)
     stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
         with console.status("starting") as status:
             serves = await start_unless_stopped(mesh, stop, status.update)
-        if serves:
+        if serves and json:
+            _print_reached(mesh.gateway, mesh.http, os.getpid(), data_dir)
+            await stop
+        elif serves:
             await _live_view(console, data_dir, mesh, stop)
     finally:
         stop.cancel()
@@ -225,8 +240,8 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
     from mlxmesh_cli.tables import overview_view
 
     console.print(
-        f"serving on {mesh.gateway}{_http_words(mesh.http)}; try `mlxmesh chat` in another"
-        " terminal; Ctrl-C stops",
+        f"serving on {mesh.gateway}{_http_words(mesh.http)};"
+        f" try `{with_data_dir('chat', data_dir)}` in another terminal; Ctrl-C stops",
         soft_wrap=True,
     )
     if not is_watched():
@@ -247,7 +262,7 @@ def _print_line(component: str, line: str, json: bool) -> None:
     if json:
         print_json_line({"component": component, "line": line})
     else:
-        typer.echo(f"{component}: {line}")
+        typer.echo(f"{component}: {readable(line) if is_watched() else line}")
 
 
 def _follow(paths: list[Path], json: bool) -> None:
@@ -261,7 +276,7 @@ def _follow(paths: list[Path], json: bool) -> None:
                     _print_line(name, line.rstrip(), json)
             time.sleep(FOLLOW_POLL_S)
     except KeyboardInterrupt:
-        raise typer.Exit from None
+        raise typer.Exit(INTERRUPTED) from None
     finally:
         for file in files.values():
             file.close()

@@ -55,7 +55,7 @@ def list_models(address: Address = None, data_dir: DataDir = None, json: Json = 
         print_json({"models": [to_dict(model) for model in models]})
         return
     if not models:
-        typer.echo("no models; add one with `mlxmesh register DIRECTORY` or `mlxmesh pull`")
+        typer.echo("no models; add one with `mlxmesh register` or `mlxmesh pull`")
         return
     from mlxmesh_cli.tables import models_table
 
@@ -182,7 +182,11 @@ def load(
     if json:
         print_json({"name": name, "version": to_dict(version)})
     else:
-        typer.echo(f"{name}@{version.version} is ready ({version.ready_replicas} replicas)")
+        replicas = version.ready_replicas
+        noun = "replica" if replicas == 1 else "replicas"
+        typer.echo(f"{name}@{version.version} is ready ({replicas} {noun})")
+        for runtime, why in sorted(version.passed_over.items()):
+            typer.echo(f"passed over {runtime}: {why.message}", err=True)
 
 
 def unload(

@@ -26,7 +26,9 @@ GATEWAY_TIMEOUT_S = 5.0
 
 
 async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[str, Any]:
-    """`{"instances": [...], "models": [...]}`, as `mlxmesh status --json` prints it."""
+    """`{"instances": [...], "models": [...], "problems": [...]}`, as `mlxmesh status --json` prints
+    it; a problem is a sentence about what nobody answered.
+    """
     certificates = CertificateSource(tls) if tls is not None else None
     registry = open_registry(load_settings(MeshSettings, settings_flags(data_dir)), certificates)
     try:
@@ -40,7 +42,23 @@ async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[
         _ask(gateways, tls, lambda client: client.mesh_status()),
     )
     rows = [_row(instance, state) for instance, state in zip(instances, states, strict=True)]
-    return {"instances": [row | _seen(row, seen) for row in rows], "models": models}
+    return {
+        "instances": [row | _seen(row, seen or []) for row in rows],
+        "models": models or [],
+        "problems": _problems(gateways, models, seen),
+    }
+
+
+def _problems(gateways: list[str], models: object, seen: object) -> list[str]:
+    """What is not shown since nobody answered."""
+    if not gateways:
+        return ["no gateway is registered: calls and models cannot be shown"]
+    if seen is None:
+        return [f"no gateway answers within {GATEWAY_TIMEOUT_S:g} s; see `mlxmesh logs gateway`"]
+    if models is None:
+        limit = f"within {GATEWAY_TIMEOUT_S:g} s"
+        return [f"the model service does not answer {limit}; see `mlxmesh logs model`"]
+    return []
 
 
 async def _state(instance: Instance, certificates: CertificateSource | None) -> str:
@@ -66,15 +84,15 @@ async def _ask(
     gateways: list[str],
     tls: CertificateFiles | None,
     question: Callable[[MeshClient], Awaitable[Sequence[Message]]],
-) -> list[dict[str, Any]]:
-    """The answer of the first gateway that has one; empty when none has."""
+) -> list[dict[str, Any]] | None:
+    """The answer of the first gateway that has one; None when none has."""
     for address in gateways:
         try:
             async with MeshClient(address, tls=tls, timeout_s=GATEWAY_TIMEOUT_S) as client:
                 return [to_dict(message) for message in await question(client)]
         except MeshError:
             continue
-    return []
+    return None
 
 
 def _seen(row: dict[str, Any], seen: list[dict[str, Any]]) -> dict[str, Any]:

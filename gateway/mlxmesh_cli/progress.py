@@ -29,7 +29,8 @@ def bytes_bar(label: str, *, quiet: bool) -> Generator[Callable[[int, int], None
         def advance(done_bytes: int, total_bytes: int) -> None:
             bar.update(task, completed=done_bytes, total=total_bytes or None)
 
-        yield advance
+        with _gone_at_failure(bar):
+            yield advance
 
 
 @contextmanager
@@ -44,4 +45,18 @@ def steps_bar(label: str, *, total: int, quiet: bool) -> Generator[Callable[[int
         def advance(done: int) -> None:
             bar.update(task, completed=done)
 
-        yield advance
+        with _gone_at_failure(bar):
+            yield advance
+
+
+@contextmanager
+def _gone_at_failure(bar: Progress) -> Generator[None]:
+    """A bar that stands still above an error tells nobody anything."""
+    try:
+        yield
+    except BaseException:
+        bar.live.transient = True
+        bar.live.stop()
+        # Else the bar's own stop ends a line that was never written.
+        bar.disable = True
+        raise

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.health import health
+from mlxmesh_shared.host_port import split_host_port
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 CONNECT_TIMEOUT_S = 2.0
@@ -55,10 +56,10 @@ async def _why(gateway: str, tls: CertificateFiles | None) -> str:
 
 
 async def _listens(gateway: str) -> bool:
-    host, _, port = gateway.rpartition(":")
+    host, port = split_host_port(gateway)
     with suppress(OSError, ValueError, TimeoutError):
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            _, writer = await asyncio.open_connection(host, int(port))
         writer.close()
         return True
     return False

@@ -31,7 +31,8 @@ DataDir = Annotated[
 
 def _host_and_port(address: str | None) -> str | None:
     """Called with the value of --address."""
-    if address is not None and not address.rpartition(":")[0]:
+    host, _, port = (address or "").rpartition(":")
+    if address is not None and not (host and port.isdecimal()):
         raise typer.BadParameter("must be host:port, for example 127.0.0.1:50051")
     return address
 
@@ -65,6 +66,7 @@ __all__ = [
     "tls_of",
     "to_dict",
     "told_errors",
+    "with_data_dir",
 ]
 
 TLS_VARIABLES = ("MLXMESH_CA", "MLXMESH_CERT", "MLXMESH_KEY")
@@ -99,10 +101,14 @@ def gateway_address(address: str | None, data_dir: Path | None) -> str:
 
 def fail_without_mesh(data_dir: Path) -> NoReturn:
     """Ends the command because no mesh runs in its data directory."""
-    is_default = data_dir == resolve_data_dir(None)
-    start = "mlxmesh up" if is_default else f"mlxmesh up --data-dir {data_dir}"
-    message = f"no mesh runs in {data_dir}; start one with `{start}`"
+    message = f"no mesh runs in {data_dir}; start one with `{with_data_dir('up', data_dir)}`"
     fail(message, exit_code=NO_MESH, reason="NO_MESH")
+
+
+def with_data_dir(command: str, data_dir: Path) -> str:
+    """`mlxmesh COMMAND` as the reader has to type it to reach the mesh of this directory."""
+    is_default = data_dir == resolve_data_dir(None)
+    return f"mlxmesh {command}" if is_default else f"mlxmesh {command} --data-dir {data_dir}"
 
 
 def settings_flags(data_dir: Path | None) -> list[str]:

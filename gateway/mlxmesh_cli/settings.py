@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
 
@@ -27,7 +27,7 @@ config = typer.Typer(help="Settings and where they come from.", no_args_is_help=
 
 @config.command("show", epilog="Example: mlxmesh config show | grep max_")
 def show(data_dir: DataDir = None, json: Json = False) -> None:
-    """Print every setting, its value, and what set it: a default, a file, Consul, ...
+    """Print every setting, its value, and where it came from.
 
     Those marked "while running" are followed in Consul's keys and change without a restart.
     """
@@ -75,7 +75,20 @@ def _section_rows(
     live.apply(stored)
     for name, value, source in sources(cls, flags, stored=live.stored):
         changes = "while running" if name in dynamic_names(cls) else "at a start"
-        yield {"name": name, "value": str(value), "source": source, "changes": changes}
+        yield {"name": name, "value": _shown(value), "source": source, "changes": changes}
+
+
+def _shown(value: object) -> str:
+    """A value as one would write it in mlxmesh.toml, without the quotes; nothing for none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        # A sink's repr is its text, as one writes it in the settings.
+        each_of = cast("tuple[object, ...]", value)
+        return ", ".join(each if isinstance(each, str) else repr(each) for each in each_of)
+    return str(value)
 
 
 def _stored(settings: MeshSettings) -> Mapping[str, Mapping[str, str]]:
@@ -110,4 +123,4 @@ def _print_checks(checks: list[Check]) -> None:
         say("ok   " if check.ok else "fix  ", "green" if check.ok else "red", nl=False)
         typer.echo(f"{check.name}: {check.finding}")
         if not check.ok:
-            typer.echo(f"       {check.mend}")
+            typer.echo(f"       {check.fix}")

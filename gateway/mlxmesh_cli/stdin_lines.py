@@ -17,8 +17,8 @@ async def stdin_lines() -> AsyncGenerator[str]:
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     except (ValueError, PermissionError):
         # A file: reading it never waits for anybody.
-        for line in sys.stdin:
-            yield line
+        for line in sys.stdin.buffer:
+            yield line.decode(errors="replace")
         return
     while line := await reader.readline():
         yield line.decode(errors="replace")

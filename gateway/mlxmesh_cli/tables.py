@@ -50,13 +50,33 @@ def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
         f"{version['context_tokens']:,}",
         " ".join(aliases),
         version["source"],
-        version.get("failure", {}).get("message", ""),
+        _failure(version),
     )
+
+
+def _failure(version: dict[str, Any]) -> str:
+    """What failed, when it is tried again, and which runtimes were passed over."""
+    failed = version.get("failure", {}).get("message", "")
+    words = [failed + _again(version)] if failed else []
+    for runtime, why in sorted(version.get("passed_over", {}).items()):
+        message = why["message"]
+        if message not in failed:
+            words.append(message if runtime in message else f"{runtime}: {message}")
+    return "; ".join(words)
+
+
+def _again(version: dict[str, Any]) -> str:
+    if not version["desired_replicas"]:
+        return ""
+    if version["retry_in_ms"]:
+        return f" (tried again within {version['retry_in_ms'] / 1000:g} s)"
+    return " (`mlxmesh load` tries again)"
 
 
 def overview_view(state: dict[str, Any]) -> Group:
     """The instances of a mesh and its models, one table above the other."""
-    return Group(instances_table(state["instances"]), "", _states_table(state["models"]))
+    problems = [Text(problem, style="red") for problem in state.get("problems", ())]
+    return Group(instances_table(state["instances"]), "", _states_table(state["models"]), *problems)
 
 
 def instances_table(instances: Sequence[dict[str, Any]]) -> Grid:
@@ -105,9 +125,15 @@ def _breaker(breaker: dict[str, Any] | None) -> Text:
 
 
 def _states_table(models: Sequence[dict[str, Any]]) -> Grid:
-    table = Grid(Column("model"), Column("state"), Column("ready", right=True))
+    table = Grid(
+        Column("model"),
+        Column("state"),
+        Column("ready", right=True),
+        Column("failure", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
+    )
     for model in models:
         for version in model["versions"]:
             ready = f"{version['ready_replicas']}/{version['desired_replicas']}"
-            table.add(f"{model['name']}@{version['version']}", version["state"], ready)
+            label = f"{model['name']}@{version['version']}"
+            table.add(label, version["state"], ready, _failure(version))
     return table

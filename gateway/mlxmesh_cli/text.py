@@ -169,11 +169,18 @@ def _messages(system: str | None, text: str) -> list[tuple[str, str]]:
 
 
 def _read(prompt: str | None) -> str:
+    text = _as_text(_given(prompt))
+    if not text:
+        fail("the prompt is empty")
+    return text
+
+
+def _given(prompt: str | None) -> bytes:
     if prompt is not None and prompt != "-":
-        return _as_text(os.fsencode(prompt))
+        return os.fsencode(prompt)
     if sys.stdin.isatty():
         fail('give a prompt, for example `mlxmesh generate "Hi"`, or pipe one in')
-    return _as_text(sys.stdin.buffer.read())
+    return sys.stdin.buffer.read()
 
 
 def _as_text(data: bytes) -> str:

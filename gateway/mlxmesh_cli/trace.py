@@ -42,8 +42,12 @@ def trace(
 
 
 async def _asked(request: str, address: str | None, data_dir: DataDir) -> GetTraceResponse:
-    async with connect(address, data_dir) as client:
-        return await whole_trace(client, request)
+    from rich.console import Console
+
+    # A trace that is not there yet is waited for; whoever watches is told why.
+    with Console(stderr=True).status("waiting for the whole trace"):
+        async with connect(address, data_dir) as client:
+            return await whole_trace(client, request)
 
 
 async def whole_trace(client: MeshClient, request: str) -> GetTraceResponse:

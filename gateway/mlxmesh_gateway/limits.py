@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlxmesh_shared.caller import CALLER_METADATA
+from mlxmesh_shared.caller import CALLER_METADATA, OWNER_METADATA
 from mlxmesh_shared.errors import InvalidArgument
 
 FORWARDED_METADATA = frozenset({"x-request-id"})
@@ -31,10 +31,12 @@ class Deadlines:
         return min(remaining_s, self.max_s)
 
 
-def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, *, caller: str) -> Metadata:
+def forwarded(
+    metadata: Iterable[tuple[str, str | bytes]] | None, *, caller: str, owner: str
+) -> Metadata:
     """The part of a call's metadata that is passed on, and who calls."""
     kept = ((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
-    return (*kept, (CALLER_METADATA, caller))
+    return (*kept, (CALLER_METADATA, caller), (OWNER_METADATA, owner))
 
 
 def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ from mlxmesh_gateway.telemetry import (
     describe_stream,
 )
 from mlxmesh_gateway.traffic import GatewayTraffic
-from mlxmesh_shared.caller import caller_of
+from mlxmesh_shared.caller import caller_of, owner_of
 from mlxmesh_shared.errors import (
     Cancelled,
     InvalidArgument,
@@ -110,7 +111,9 @@ class Relay(grpc.GenericRpcHandler):
         caller = caller_of(context)
         message = await self._parser.parse(route.request_class, request, lambda: caller)
         describe_request(message)
-        key = route.policy.key(message)
+        owner, request_id = owner_of(context), route.policy.key(message)
+        # Another owner's generation with the same request_id is another generation.
+        key = f"{owner} {request_id}" if request_id else ""
         after_s = hedge_after_s(context.invocation_metadata()) if route.policy.hedged else None
         if after_s is not None and key:
             raise InvalidArgument(
@@ -118,7 +121,8 @@ class Relay(grpc.GenericRpcHandler):
                 " end; leave one of them out",
                 field=HEDGE_MS,
             )
-        return Call(route, request, key, after_s, self._call_options(route, context, caller))
+        options = self._call_options(route, context, caller=caller, owner=owner)
+        return Call(route, request, key, after_s, options)
 
     async def _unary(self, call: Call, _context: Context) -> bytes:
         async def ask(endpoint: Endpoint, _answered: Answered) -> bytes:
@@ -191,24 +195,23 @@ class Relay(grpc.GenericRpcHandler):
         return await self._first_of_all(call, ask)
 
     async def _stream_everywhere(self, call: Call, context: Context) -> None:
-        async def begin(endpoint: Endpoint) -> tuple[Endpoint, Any, Any]:
-            messages = endpoint.stream(call.route.path)(call.request, **call.options())
-            try:
-                async with endpoint.busy():
-                    return endpoint, messages, await messages.read()
-            except BaseException:
-                messages.cancel()
-                raise
+        async with AsyncExitStack() as stack:
 
-        endpoint, messages, message = await self._first_of_all(call, begin)
-        async with endpoint.busy():
-            try:
-                while message is not aio.EOF:
-                    await context.write(message)
-                    self.counts.messages += 1
+            async def begin(endpoint: Endpoint) -> tuple[Any, Any]:
+                # Busy from its begin to its end: a channel that nobody uses may be closed.
+                async with AsyncExitStack() as begun:
+                    await begun.enter_async_context(endpoint.busy())
+                    messages = endpoint.stream(call.route.path)(call.request, **call.options())
+                    begun.callback(messages.cancel)
                     message = await messages.read()
-            finally:
-                messages.cancel()
+                    stack.push_async_exit(begun.pop_all())
+                return messages, message
+
+            messages, message = await self._first_of_all(call, begin)
+            while message is not aio.EOF:
+                await context.write(message)
+                self.counts.messages += 1
+                message = await messages.read()
 
     async def _first_of_all(self, call: Call, ask: Callable[[Endpoint], Awaitable[T]]) -> T:
         """The first good answer of all instances; else what stopped them, NOT_FOUND last."""
@@ -228,14 +231,14 @@ class Relay(grpc.GenericRpcHandler):
         raise min(errors, key=lambda error: isinstance(error, NotFound))
 
     def _call_options(
-        self, route: Route, context: Context, caller: str
+        self, route: Route, context: Context, *, caller: str, owner: str
     ) -> Callable[[], dict[str, Any]]:
         """What a call gets that is made when this is called: the time that is left by then."""
         timeout_s = self.deadlines.timeout_s(remaining_s(context), lasting=route.policy.lasting)
         until_s = time.monotonic() + timeout_s
         metadata = (
             *metadata_of(get_current()),
-            *forwarded(context.invocation_metadata(), caller=caller),
+            *forwarded(context.invocation_metadata(), caller=caller, owner=owner),
         )
         return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}
 

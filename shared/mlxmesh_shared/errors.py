@@ -106,6 +106,9 @@ class ModelNotLoaded(IllegalState): ...
 class ModelRefused(IllegalState): ...
 
 
+class ModelFilesMissing(IllegalState): ...
+
+
 class Unauthenticated(MeshError):
     code = StatusCode.UNAUTHENTICATED
 

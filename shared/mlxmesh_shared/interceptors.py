@@ -5,7 +5,6 @@ raised into a rich status. One access record per call, without payload.
 """
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -26,11 +25,11 @@ from mlxmesh_shared.errors import (
     Draining,
     Internal,
     MeshError,
-    MethodNotFound,
     TooManyRequests,
     from_rpc_error,
     to_status,
 )
+from mlxmesh_shared.handlers import UNKNOWN_METHOD, Behaviour, behaviour_of, rebuilt
 from mlxmesh_shared.methods import is_background, is_infrastructure
 from mlxmesh_shared.places import Places
 from mlxmesh_shared.requests import Receiver
@@ -40,8 +39,6 @@ from mlxmesh_shared.tls.method_access import MethodAccess
 _log = logging.getLogger(__name__)
 
 MAX_INFRASTRUCTURE_STREAMS = 1000
-
-Behaviour = Callable[[Any, Context], Any]
 
 
 class WatchedCall(Protocol):
@@ -83,7 +80,7 @@ class CallGuard(aio.ServerInterceptor):
         self._on_refused = on_refused
         self._infrastructure_streams = 0
         self._guarded: dict[str, tuple[Any, Any]] = {}
-        self._unknown = self._guard("(unknown)", grpc.stream_stream_rpc_method_handler(_no_method))
+        self._unknown = self._guard("(unknown)", UNKNOWN_METHOD)
         # Running calls by the task that handles each, and those that a drain has ended.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
         self._ended: set[asyncio.Task[Any] | None] = set()
@@ -121,9 +118,7 @@ class CallGuard(aio.ServerInterceptor):
                 task.cancel()
 
     def _guard(self, method: str, handler: Any) -> Any:
-        behaviour = _behaviour(handler)
-        if handler.response_streaming:
-            behaviour = _written(behaviour)
+        behaviour = behaviour_of(handler)
         if is_infrastructure(method) and handler.response_streaming:
             behaviour = self._bounded(behaviour)
         receive = self._receiver.of(method, handler)
@@ -131,10 +126,7 @@ class CallGuard(aio.ServerInterceptor):
         async def serve(requests: Any, context: Context) -> Any:
             return await self._serve(method, receive, behaviour, requests, context)
 
-        # For gRPC each method takes a stream: what takes one message would have it read to its end
-        # before anything here is asked. There is no difference on the wire.
-        make = _METHOD_HANDLERS[handler.response_streaming]
-        return make(serve, response_serializer=handler.response_serializer)
+        return rebuilt(handler, serve)
 
     def _bounded(self, behaviour: Behaviour) -> Behaviour:
         """Watches of health and streams of reflection take no places, but there is an end."""
@@ -270,35 +262,6 @@ class CallGuard(aio.ServerInterceptor):
 
 
 _DRAINING = Draining("this instance is stopping; try again at another")
-# By whether the response is a stream.
-_METHOD_HANDLERS: dict[bool, Callable[..., Any]] = {
-    False: grpc.stream_unary_rpc_method_handler,
-    True: grpc.stream_stream_rpc_method_handler,
-}
-
-
-def _behaviour(handler: Any) -> Behaviour:
-    streaming = handler.stream_stream or handler.stream_unary
-    return streaming or handler.unary_stream or handler.unary_unary
-
-
-def _written(behaviour: Behaviour) -> Behaviour:
-    # Written by hand instead of yielded, so that a cancelled call closes the handler's generator,
-    # and with it runs its `finally`, before the call counts as ended.
-    async def write(request: Any, context: Context) -> None:
-        responses = behaviour(request, context)
-        if not hasattr(responses, "__aiter__"):
-            await responses
-            return
-        async with contextlib.aclosing(responses):
-            async for response in responses:
-                await context.write(response)
-
-    return write
-
-
-async def _no_method(_requests: Any, _context: Context) -> Any:
-    raise MethodNotFound("there is no such method here; list the services by reflection")
 
 
 def _cancelled_code(context: Context) -> grpc.StatusCode:

@@ -44,14 +44,23 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     return 0
 
 
-def raise_descriptor_limit() -> None:
-    """Lets this process have as many connections and files as it may; macOS begins with 256."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MAX_DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+def raise_descriptor_limit() -> int:
+    """Lets this process have as many connections and files as it may, and returns how many these
+    are; macOS begins with 256.
+    """
+    soft, hard = map(_number, resource.getrlimit(resource.RLIMIT_NOFILE))
+    wanted = min(MAX_DESCRIPTORS, hard)
+    if soft < wanted:
         # macOS may allow less than it says.
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, limit))
+            return wanted
+    return soft
+
+
+def _number(limit: int) -> int:
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 async def wait_for_stop(leaving: asyncio.Event | None = None) -> None:

@@ -38,7 +38,7 @@ class ServerOptions:
     """Limits of one server."""
 
     max_message_bytes: int = 16 * 2**20
-    max_held_bytes: int = 512 * 2**20
+    max_held_bytes: int = 256 * 2**20
     """What the large requests of running calls may have in all, half of it for each caller."""
     max_connections: int = 1024
     """More are closed as soon as they come."""

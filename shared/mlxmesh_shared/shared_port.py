@@ -14,14 +14,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlxmesh_shared.host_port import split_host_port
+
 CAN_SHARE = sys.platform == "linux"
 """Whether two processes may listen on one port, each getting a part of the new connections."""
 
 
 def is_free(listen: str) -> bool:
     """Whether nobody listens on host:port, by a socket that shares its port with nobody."""
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]")
+    host, port = split_host_port(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # Connections that ended a moment ago do not count.

@@ -21,6 +21,13 @@ SHORT = (
 TIMES = ("ms", "s", "ratio")
 
 
+async def test_a_caller_at_its_limits_costs_its_neighbour_nothing(tmp_path: Path) -> None:
+    (scenario,) = chosen("neighbour-short")
+    findings = await scenario.play(Run(count=1, folder=tmp_path, report=print))
+    missed = [one for one in findings.results if not one.met and one.unit not in TIMES]
+    assert missed == [], findings.tables
+
+
 @pytest.mark.parametrize("name", SHORT)
 async def test_a_fault_costs_no_call_and_no_token(name: str, tmp_path: Path) -> None:
     (scenario,) = chosen(name)

@@ -61,6 +61,16 @@ async def open_adapter(
     )
 
 
+class WallClock:
+    """The wall clock, set ahead or back."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_s
+
+
 async def next_set(watching: AsyncGenerator[tuple[Instance, ...], None]) -> list[str]:
     async with asyncio.timeout(10):
         return [found.instance_id for found in await anext(watching)]
@@ -298,7 +308,48 @@ async def test_a_record_from_the_future_is_not_believed(
     future = time.time() + 3600
     os.utime(path / "engine" / "engine-1.json", (future, future))
 
-    assert await directory.resolve("engine") == ()
+    assert await DirectoryRegistry(path).resolve("engine") == ()
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+async def test_no_lease_ends_when_the_wall_clock_is_set(path: Path, jump_s: float) -> None:
+    wall_clock = WallClock()
+    owner = DirectoryRegistry(path, lease_s=LEASE_S)
+    reader = DirectoryRegistry(path, lease_s=LEASE_S, poll_s=POLL_S, wall_clock=wall_clock)
+    await owner.register(instance())
+    async with aclosing(reader.watch("engine")) as watching:
+        assert await next_set(watching) == ["engine-1"]
+        wall_clock.ahead_s = jump_s
+        change = asyncio.ensure_future(next_set(watching))
+        await asyncio.sleep(2 * LEASE_S)
+        assert not change.done()
+        assert await reader.resolve("engine") == (instance(),)
+        await owner.close()
+        assert await change == []
+
+
+async def test_setting_the_clock_removes_no_record_of_the_living(path: Path) -> None:
+    wall_clock = WallClock()
+    owner = DirectoryRegistry(path)
+    await owner.register(instance("old"))
+    wall_clock.ahead_s = 3600.0
+    newcomer = DirectoryRegistry(path, wall_clock=wall_clock)
+    await newcomer.register(instance("new"))
+    assert (path / "engine" / "old.json").exists()
+    await owner.close()
+    await newcomer.close()
+
+
+async def test_a_lease_that_ended_between_two_looks_has_ended(path: Path) -> None:
+    """A reader who looks seldom must not take an old renewal for one of just now."""
+    reader = DirectoryRegistry(path, lease_s=LEASE_S)
+    owner = DirectoryRegistry(path, lease_s=LEASE_S)
+    await owner.register(instance())
+    assert await reader.resolve("engine") == (instance(),)
+    await asyncio.sleep(LEASE_S)
+    await owner.close()
+    await asyncio.sleep(3.2 * LEASE_S)
+    assert await reader.resolve("engine") == ()
 
 
 @pytest.mark.parametrize(

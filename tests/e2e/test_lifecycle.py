@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -103,6 +104,24 @@ def test_ctrl_c_in_the_foreground_stops_everything(tmp_path: Path) -> None:
         assert process.wait(60) == 0
     assert processes_of(tmp_path) == []
     assert records_of(tmp_path) == []
+
+
+def test_json_in_the_foreground_is_one_document_once_it_serves(tmp_path: Path) -> None:
+    command = [*MLXMESH, "up", "--json", "--data-dir", str(tmp_path), "--grpc-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        document = ""
+        for line in process.stdout:
+            document += line
+            if line == "}\n":
+                break
+        state = json.loads(mlxmesh("status", "--json", "--data-dir", str(tmp_path)).stdout)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == ""
+        assert process.wait(60) == 0
+    told = json.loads(document)
+    assert told["address"] in [row["address"] for row in state["instances"]]
+    assert (told["pid"], told["data_dir"]) == (process.pid, str(tmp_path))
 
 
 def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from mlxmesh_gateway.otlp.messages import SERVICES as OTLP
 from mlxmesh_launcher.authority import Authority
 from mlxmesh_shared.channels import PATIENT, open_channel
 from mlxmesh_shared.errors import (
+    Internal,
     InvalidArgument,
     MethodNotFound,
     PermissionDenied,
@@ -127,6 +128,15 @@ def ports(mesh: RunningMesh) -> dict[str, str]:
 
 async def outcome(channel: aio.Channel, method: Method) -> str:
     """What comes of a call: allowed, refused, or absent."""
+    while True:
+        try:
+            return await _outcome(channel, method)
+        except Internal:
+            # gRPC's client says INTERNAL when it is told the end of a call while it still sends.
+            assert method.descriptor.client_streaming
+
+
+async def _outcome(channel: aio.Channel, method: Method) -> str:
     if method.descriptor.client_streaming:
         call = channel.stream_stream(method.path)(iter([NO_PROTOBUF]), timeout=20)
     else:

@@ -1,10 +1,12 @@
 """Small tokenizers of the three families, trained on the spot and saved as a model's files."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import (
+    AddedToken,
     Tokenizer,
     decoders,
     models,
@@ -113,6 +115,19 @@ def without_fast_form(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     config = {"tokenizer_class": "ByT5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>"}
     (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return directory
+
+
+def with_special_tokens(
+    make: Callable[[Path], Path], directory: Path, tokens: Sequence[str], chat_template: str
+) -> Path:
+    """One of the tokenizers here, with more special tokens and another chat template."""
+    make(directory)
+    path = str(directory / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in tokens])
+    tokenizer.save(path)
+    (directory / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     return directory
 
 

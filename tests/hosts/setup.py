@@ -88,7 +88,7 @@ class MeshHost:
 
 
 def consul_binary() -> str:
-    """As `make test-all` names it, or as `make consul` leaves it."""
+    """As `make test-rest` names it, or as `make consul` leaves it."""
     return os.environ.get("CONSUL_BIN") or tool("consul")
 
 

@@ -11,8 +11,8 @@ _BEGINNING = """# Models
 Every architecture of mlx-lm 0.32.2, and how it is served. Written by `make models`, which runs a
 tiny random model of each through the engine and compares every token with mlx-lm alone: one
 sequence, six at once, eight of close lengths at once, prompts in slices, a warm prefix, two turns,
-and sequences resumed in mid-stream. `make test-all` runs it again and fails where this table is not
-true.
+and sequences resumed in mid-stream. `make test-rest` runs it again and fails where this table is
+not true.
 
 - **in batches**: close prompts are prefilled together, all sequences decode together.
 - **in batches; prompts of equal length are read together**: padding would enter the state that

@@ -27,17 +27,22 @@ class BoundedListener(socket.socket):
         self._accepted: deque[tuple[float, socket.socket, Any]] = deque()
         self._known: set[Any] = set()
         # Given up for a moment when the process has no descriptor left to accept with.
-        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._spare: int | None = None
+        self._open_spare()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Raises: BlockingIOError when nobody waits, or the one who did is turned away."""
+        """Raises: BlockingIOError when nobody waits, or the one who did is turned away; OSError
+        when nobody can be: the event loop tries again after a second.
+        """
         try:
             connection, address = super().accept()
         except OSError as error:
-            if error.errno not in _EXHAUSTED:
+            if error.errno not in _EXHAUSTED or self._spare is None:
+                self._open_spare()
                 raise
-            self._turn_away()
+            self._turn_away(self._spare)
             raise BlockingIOError from None
+        self._open_spare()
         self._end_unknown()
         if len(self._accepted) >= self._max_open:
             connection.close()
@@ -72,14 +77,16 @@ class BoundedListener(socket.socket):
             kept.append((since_s, connection, address))
         self._accepted = kept
 
-    def _turn_away(self) -> None:
-        if self._spare is None:
-            return
-        os.close(self._spare)
+    def _turn_away(self, spare: int) -> None:
+        os.close(spare)
+        self._spare = None
         with contextlib.suppress(OSError):
             connection, _ = super().accept()
             connection.close()
-        try:
-            self._spare = os.open(os.devnull, os.O_RDONLY)
-        except OSError:
-            self._spare = None  # somebody else was quicker
+        self._open_spare()
+
+    def _open_spare(self) -> None:
+        """Somebody else may have been quicker: then at the next connection."""
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY)

@@ -18,6 +18,7 @@ from typing import Any
 from mlxmesh_gateway.http.listener import BoundedListener
 from mlxmesh_shared import shared_port
 from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.host_port import split_host_port
 
 _log = logging.getLogger(__name__)
 
@@ -74,8 +75,7 @@ class HttpPort:
 
 
 def _bind(listen: str, *, take_over: bool) -> BoundedListener:
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]")
+    host, port = split_host_port(listen)
     try:
         # A shared port could be bound while another process listens on it.
         if not take_over and not shared_port.is_free(listen):

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from mlxmesh_gateway.otlp.intake import Accepted, accept
 from mlxmesh_gateway.otlp.messages import SERVICES, OtlpService
 from mlxmesh_shared.caller import host_of
-from mlxmesh_shared.requests import RequestParser, Turns
+from mlxmesh_shared.requests import RequestParser, Turns, finish_in_thread
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 
@@ -50,7 +50,7 @@ class _Exports:
         def read() -> Accepted:
             return accept(self._parser.parse_now(service.request, encoded))
 
-        return read() if len(encoded) <= _LARGE_BYTES else await asyncio.to_thread(read)
+        return read() if len(encoded) <= _LARGE_BYTES else await finish_in_thread(read)
 
 
 def otlp_handlers(

@@ -15,11 +15,15 @@ from mlxmesh_generation.generations import Generations, Patience
 from mlxmesh_generation.limits import GenerationLimits
 from mlxmesh_generation.mirror import CatalogueMirror
 from mlxmesh_generation.model_service import ModelService
+from mlxmesh_generation.preparation import Preparation
+from mlxmesh_generation.prompts import Prompts
+from mlxmesh_generation.rendering import Renderers
 from mlxmesh_generation.replicas import Replicas
 from mlxmesh_generation.retention import RetentionLimits
 from mlxmesh_generation.servicer import GenerationServicer
 from mlxmesh_generation.telemetry import GenerationTelemetry
 from mlxmesh_generation.tokenizers import Tokenizers
+from mlxmesh_generation.turns import Turns
 from mlxmesh_shared.channels import ChannelPool, open_channel
 from mlxmesh_shared.events import Publish, publishing, unheard
 from mlxmesh_shared.live import following
@@ -97,24 +101,38 @@ async def open_generations(
     engines = Engines(registry, open_=open_, publish=publish)
     live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))
     await stack.enter_async_context(beside(catalogue.run(), engines.run()))
-    tokenizers = Tokenizers(
-        source=models,
-        directory=settings.data_dir / "tokenizers",
-        max_loaded=settings.tokenizer_cache_models,
+    replicas = Replicas(engines, catalogue)
+    preparation = Preparation(
+        catalogue=catalogue,
+        tokenizers=Tokenizers(
+            source=models,
+            directory=settings.data_dir / "tokenizers",
+            max_loaded=settings.tokenizer_cache_models,
+        ),
+        prompts=open_prompts(stack),
+        replicas=replicas,
     )
     generations = Generations(
-        catalogue=catalogue,
-        tokenizers=tokenizers,
-        replicas=Replicas(engines, catalogue),
+        preparation=preparation,
+        engines=replicas,
         patience=Patience(settings.engine_wait_s, settings.unread_s),
         limits=GenerationLimits(
             max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
         ),
         retained=RetentionLimits(settings.kept_bytes, settings.kept_generations, settings.kept_s),
+        max_unread_bytes=settings.max_unread_bytes,
         telemetry=GenerationTelemetry(telemetry, settings.log_content_models),
         publish=publish,
     )
     return generations, engines
+
+
+def open_prompts(stack: AsyncExitStack) -> Prompts:
+    """Its threads and processes end with the stack."""
+    turns, renderers = Turns(), Renderers()
+    stack.callback(turns.close)
+    stack.callback(renderers.close)
+    return Prompts(turns, renderers)
 
 
 def make_server(

@@ -1,4 +1,6 @@
-"""A model's own chat template, run in a sandbox with caps on time and size.
+"""A model's own chat template, compiled, in a sandbox with limits on time and size.
+
+It runs in a process of its own (docs/decisions/0026), which is why nothing here may import gRPC.
 
 The environment is the one that chat templates are written for.
 Source: transformers 5.23, utils/chat_template_utils.py.
@@ -18,8 +20,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlxmesh_generation import template_limits
-from mlxmesh_generation.request import Chat
-from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_generation.template_errors import TemplateRefused, TemplateUnusable
 
 MAX_RENDER_S = 5.0
 MAX_RENDERED_CHARACTERS = 16_000_000
@@ -27,7 +28,7 @@ MAX_TEMPLATE_CHARACTERS = 2**20
 _DEFAULT_GLOBALS = ("range", "dict", "namespace")
 
 
-class ChatTemplate:
+class CompiledTemplate:
     """Turns conversations into prompt text."""
 
     def __init__(
@@ -49,46 +50,33 @@ class ChatTemplate:
         # Not before it is used: a model whose template is broken still continues prompts.
         return _compile(self._source)
 
-    def render(self, chat: Chat) -> str:
-        """The prompt text. Blocks: call it in a thread.
+    def render(self, conversation: Mapping[str, Any]) -> str:
+        """The prompt text. `conversation` holds messages, add_generation_prompt and the like.
 
-        Raises: InvalidArgument(field="chat") when the template does not compile, refuses the
-        conversation, fails, or exceeds its caps.
+        Raises: TemplateRefused, TemplateUnusable.
         """
         budget = _Budget(self._max_render_s)
+        context = {**_NOTHING, **self._variables, **conversation, _BUDGET: budget}
         pieces: list[str] = []
         characters = 0
         try:
-            for piece in self._template.generate(**self._context(chat, budget)):
+            for piece in self._template.generate(**context):
                 characters += len(piece)
                 if characters > self._max_characters:
-                    raise _unusable(f"makes more than {self._max_characters} characters")
+                    raise TemplateUnusable(f"makes more than {self._max_characters} characters")
                 pieces.append(piece)
         except _Refused as error:
-            raise InvalidArgument(self._refusal(str(error)), field="chat") from error
-        except InvalidArgument:
+            # Words that do not stand in the template could be from the conversation.
+            message = str(error)
+            raise TemplateRefused(message if message in self._source else "") from error
+        except (TemplateUnusable, MemoryError):
             raise
         except Exception as error:  # a template is foreign code: it may raise anything
-            raise _unusable(f"failed ({type(error).__name__})") from error
+            raise TemplateUnusable(f"failed ({type(error).__name__})") from error
         return "".join(pieces)
 
-    def _context(self, chat: Chat, budget: "_Budget") -> dict[str, Any]:
-        return {
-            **self._variables,
-            "messages": [{"role": turn.role, "content": turn.content} for turn in chat.turns],
-            "tools": None,
-            "documents": None,
-            "add_generation_prompt": chat.add_generation_prompt,
-            _BUDGET: budget,
-        }
 
-    def _refusal(self, message: str) -> str:
-        # Only words that stand in the template are repeated: others could be from the conversation.
-        if message and message in self._source:
-            return f"the model's chat template refuses this conversation: {message}"
-        return "the model's chat template refuses this conversation"
-
-
+_NOTHING: Mapping[str, Any] = {"tools": None, "documents": None}
 _BUDGET = "mlxmesh_budget"
 
 
@@ -110,7 +98,7 @@ class _Budget:
 
     def check(self) -> None:
         if time.monotonic() > self._end_s:
-            raise _unusable(f"took longer than {self._limit_s:g} s")
+            raise TemplateUnusable(f"took longer than {self._limit_s:g} s")
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -150,7 +138,7 @@ class _GenerationBlocks(Extension):
 
 def _compile(source: str) -> Template:
     if len(source) > MAX_TEMPLATE_CHARACTERS:
-        raise _unusable(f"has more than {MAX_TEMPLATE_CHARACTERS} characters")
+        raise TemplateUnusable(f"has more than {MAX_TEMPLATE_CHARACTERS} characters")
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols]
     )
@@ -196,7 +184,3 @@ def _to_json(
 
 
 _OWN_GLOBALS = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-
-
-def _unusable(what: str) -> InvalidArgument:
-    return InvalidArgument(f"the model's chat template {what}; send a prompt instead", field="chat")

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from array import array
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -22,6 +23,7 @@ from mlxmesh_generation.catalogue import CatalogueChange, Model, ModelVersion
 from mlxmesh_generation.request import (
     Chat,
     ChatTurn,
+    CountRequest,
     Delta,
     Event,
     Finished,
@@ -61,7 +63,9 @@ _MADE_UP_ID = re.compile("gen-[0-9a-f]{16}")
 # From callers.
 
 
-def generation_request(message: GenerateRequest, *, caller: str = "") -> GenerationRequest:
+def generation_request(
+    message: GenerateRequest, *, caller: str = "", owner: str = ""
+) -> GenerationRequest:
     """Gives a request without an id a new one."""
     is_callers = bool(message.request_id) and not _MADE_UP_ID.fullmatch(message.request_id)
     return GenerationRequest(
@@ -76,13 +80,23 @@ def generation_request(message: GenerateRequest, *, caller: str = "") -> Generat
         ignore_eos=message.ignore_eos,
         priority=message.priority,
         caller=caller,
+        owner=owner,
+        message_bytes=message.ByteSize(),
+    )
+
+
+def count_request(message: CountTokensRequest, *, caller: str = "") -> CountRequest:
+    return CountRequest(
+        model=ModelReference.parse(message.model),
+        input=prompt_input(message),
+        caller=caller,
         message_bytes=message.ByteSize(),
     )
 
 
 def resumed(message: ResumeGenerationRequest) -> Resumed:
     return Resumed(
-        token_ids=tuple(message.generated_token_ids),
+        token_ids=array("I", message.generated_token_ids),
         text_characters=message.text_characters,
         after_sequence=message.after_sequence,
         resumptions=message.resumptions,
@@ -99,7 +113,7 @@ def prompt_input(message: GenerateRequest | CountTokensRequest) -> PromptInput:
     if message.HasField("chat"):
         return _chat(message.chat)
     if isinstance(message, GenerateRequest) and message.HasField("tokens"):
-        return PromptTokens(tuple(message.tokens.token_ids))
+        return PromptTokens(array("I", message.tokens.token_ids))
     raise InvalidArgument("input: set what the model should continue", field="input")
 
 
@@ -140,19 +154,16 @@ def generate_response(sequence: int, event: Event) -> GenerateResponse:
     return GenerateResponse(sequence=sequence, finished=_finished(event))
 
 
-def complete_response(events: Sequence[Event]) -> CompleteResponse:
-    """All events of a generation that ended well, as one message."""
-    response = CompleteResponse()
-    deltas = [event for event in events if isinstance(event, Delta)]
-    response.text = "".join(delta.text for delta in deltas)
-    for delta in deltas:
-        response.token_ids.extend(delta.token_ids)
-    for event in events:
-        if isinstance(event, Started):
-            response.started.CopyFrom(_started(event))
-        elif isinstance(event, Finished):
-            response.finished.CopyFrom(_finished(event))
-    return response
+def add_to_complete(response: CompleteResponse, event: Event) -> str:
+    """Adds a generation's next event to what it comes to as one message; returns its text."""
+    if isinstance(event, Delta):
+        response.token_ids.extend(event.token_ids)
+        return event.text
+    if isinstance(event, Started):
+        response.started.CopyFrom(_started(event))
+    elif isinstance(event, Finished):
+        response.finished.CopyFrom(_finished(event))
+    return ""
 
 
 def _started(event: Started) -> generation_pb2.Started:

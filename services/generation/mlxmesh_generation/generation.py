@@ -58,9 +58,10 @@ class Generation:
         resumed: Resumed | None = None,
         engine_wait_s: float = ENGINE_WAIT_S,
         on_ended: Callable[[], None] = lambda: None,
+        on_waiting: Callable[[int], None] = lambda _: None,
         publish: Publish = unheard,
     ) -> None:
-        self.events = EventBuffer()
+        self.events = EventBuffer(on_waiting)
         self._plan = plan
         self._watched = watched
         self._engines = engines
@@ -108,8 +109,18 @@ class Generation:
         if self.events.ended:
             return
         self._put(self._output.flush())
-        self._watched.failed(error, self._output.token_ids, self._losses.resumptions)
         self.events.fail(error)
+        self._failed(error)
+
+    def give_up(self, error: MeshError) -> None:
+        """Ends it with an error, without the text that its reader has not read."""
+        had_ended = self.events.ended
+        self.events.drop(error)
+        if not had_ended:
+            self._failed(error)
+
+    def _failed(self, error: MeshError) -> None:
+        self._watched.failed(error, self._output.token_ids, self._losses.resumptions)
         self.close()
         self._on_ended()
 

@@ -1,41 +1,33 @@
 """The generations that run or are kept in this process, by request id."""
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from mlxmesh_generation import prompts
-from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.generation import ENGINE_WAIT_S, Generation
 from mlxmesh_generation.limits import GenerationLimits
-from mlxmesh_generation.mirror import CatalogueMirror
 from mlxmesh_generation.plan import Plan
-from mlxmesh_generation.replicas import Replicas
-from mlxmesh_generation.request import GenerationRequest, PromptInput, Resumed
+from mlxmesh_generation.preparation import Preparation
+from mlxmesh_generation.request import CountRequest, GenerationKey, GenerationRequest, Resumed
 from mlxmesh_generation.retention import Retention, RetentionLimits
+from mlxmesh_generation.sequence import Placer
 from mlxmesh_generation.telemetry import GenerationTelemetry
 from mlxmesh_generation.tokenizer import ModelTokenizer
-from mlxmesh_generation.tokenizers import Tokenizers
 from mlxmesh_generation.transcript import Listeners, Transcript
+from mlxmesh_generation.unread import UnreadLimit, UnreadOutput
 from mlxmesh_shared.errors import (
     Cancelled,
     GenerationExists,
     GenerationNotFound,
     MeshError,
-    ModelNotLoaded,
     ReaderReplaced,
     SequenceGone,
 )
 from mlxmesh_shared.events import Publish, unheard
-from mlxmesh_shared.reference import ModelReference
 
-# An engine that was just loaded, or is being started again, may be connected within this time.
-REPLICA_WAIT_S = 2.0
-# Survives JSON, in which many clients keep numbers as doubles.
-_SEED_BITS = 53
+MAX_UNREAD_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,8 @@ class Patience:
 class _Entry:
     """A request id in use; without a generation while that is prepared, and once it has ended."""
 
-    request_id: str
+    key: GenerationKey
+    caller: str
     digest: bytes | None
     resumed: bool = False
     place: ExitStack = field(default_factory=ExitStack)
@@ -77,24 +70,24 @@ class Generations:
     def __init__(
         self,
         *,
-        catalogue: CatalogueMirror,
-        tokenizers: Tokenizers,
-        replicas: Replicas,
+        preparation: Preparation,
+        engines: Placer,
         patience: Patience,
         limits: GenerationLimits,
         retained: RetentionLimits,
+        max_unread_bytes: int = MAX_UNREAD_BYTES,
         telemetry: GenerationTelemetry | None = None,
         publish: Publish = unheard,
     ) -> None:
-        self._catalogue = catalogue
-        self._tokenizers = tokenizers
-        self._replicas = replicas
+        self._preparation = preparation
+        self._engines = engines
         self._patience = patience
         self._limits = limits
         self._telemetry = telemetry or GenerationTelemetry()
         self._publish = publish
         self._retention = Retention(retained, forget=self._forget)
-        self._entries: dict[str, _Entry] = {}
+        self._unread = UnreadLimit(max_unread_bytes)
+        self._entries: dict[GenerationKey, _Entry] = {}
 
     async def begin(self, request: GenerationRequest, timeout_s: float | None) -> Transcript:
         """A started generation's messages, or those of the same request begun before.
@@ -113,7 +106,7 @@ class Generations:
         Raises: as begin().
         """
         received_s = time.monotonic()
-        known = self._entries.get(request.request_id)
+        known = self._entries.get(request.key)
         if known is not None and known.transcript is not None:
             if known.keeps and not known.transcript.failed:
                 return known.transcript
@@ -122,19 +115,21 @@ class Generations:
             raise GenerationExists("this generation is being started here", field="request_id")
         return await self._start(request, resumed, received_s, timeout_s)
 
-    def find(self, request_id: str) -> Transcript:
-        """Raises: GenerationNotFound when no generation whose messages are kept has the id."""
+    def find(self, key: GenerationKey) -> Transcript:
+        """Raises: GenerationNotFound when the owner has no such generation whose messages are
+        kept.
+        """
         self._retention.expire()
-        entry = self._entries.get(request_id)
+        entry = self._entries.get(key)
         if entry is None or entry.transcript is None or not entry.keeps:
             raise GenerationNotFound(
                 "no generation with this request_id is kept here", field="request_id"
             )
         return entry.transcript
 
-    def cancel(self, request_id: str) -> None:
-        """Raises: GenerationNotFound when no running generation has the id."""
-        entry = self._entries.get(request_id)
+    def cancel(self, key: GenerationKey) -> None:
+        """Raises: GenerationNotFound when the owner has no such generation that runs."""
+        entry = self._entries.get(key)
         if entry is None or (entry.transcript is not None and entry.transcript.ended):
             raise GenerationNotFound(
                 "no running generation has this request_id", field="request_id"
@@ -143,15 +138,18 @@ class Generations:
         if entry.generation is not None:
             entry.generation.cancel()
 
-    async def count(self, model: ModelReference, source: PromptInput) -> Sequence[int]:
-        """The token ids that an input comes to."""
-        version = await self._catalogue.resolve(model)
-        return await prompts.token_ids(source, await self._tokenizers.get(version))
+    async def count(self, request: CountRequest) -> Sequence[int]:
+        """The token ids that an input comes to.
+
+        Raises: TooManyRequests, and whatever is wrong with request or mesh.
+        """
+        with self._limits.holding(request.caller, request.message_bytes):
+            return await self._preparation.count(request)
 
     async def _repeated(self, request: GenerationRequest) -> Transcript | None:
         """The messages of the same request, when it was made before and has not failed."""
         self._retention.expire()
-        while (entry := self._entries.get(request.request_id)) is not None:
+        while (entry := self._entries.get(request.key)) is not None:
             if entry.resumed and entry.keeps:
                 raise SequenceGone(
                     "this generation went on here after its beginning; attach to it instead"
@@ -175,11 +173,13 @@ class Generations:
         received_s: float,
         timeout_s: float | None,
     ) -> Transcript:
-        entry = _Entry(request.request_id, request.digest, resumed=resumed is not None)
-        self._entries[entry.request_id] = entry
+        entry = _Entry(request.key, request.caller, request.digest, resumed=resumed is not None)
+        self._entries[entry.key] = entry
         try:
-            entry.place.enter_context(self._limits.holding(request))
-            plan, tokenizer = await self._prepare(request, resumed, received_s, timeout_s)
+            entry.place.enter_context(self._limits.holding(request.caller, request.message_bytes))
+            plan, tokenizer = await self._preparation.prepare(
+                request, resumed, received_s, timeout_s
+            )
             transcript = self._begun(entry, plan, tokenizer, resumed)
         except BaseException:
             self._give_up(entry)
@@ -191,14 +191,16 @@ class Generations:
     def _begun(
         self, entry: _Entry, plan: Plan, tokenizer: ModelTokenizer, resumed: Resumed | None
     ) -> Transcript:
+        unread = UnreadOutput(entry.caller, lambda: self._on_too_much_unread(entry))
         generation = entry.generation = Generation(
             plan,
             watched=self._telemetry.begin(plan, tokenizer.decode),
-            engines=self._replicas,
+            engines=self._engines,
             detokenizer=tokenizer.detokenizer(),
             resumed=resumed,
             engine_wait_s=self._patience.engine_wait_s,
             on_ended=lambda: self._on_ended(entry),
+            on_waiting=lambda by_bytes: self._unread.changed(unread, by_bytes),
             publish=self._publish,
         )
         transcript = entry.transcript = Transcript(
@@ -208,7 +210,7 @@ class Generations:
             listeners=self._listeners(entry),
         )
         if entry.keeps:
-            self._retention.add(entry.request_id, transcript)
+            self._retention.add(entry.key, transcript, entry.caller)
         if entry.cancelled:
             generation.cancel()
         try:
@@ -222,21 +224,21 @@ class Generations:
         return Listeners(
             on_read=lambda: self._on_read(entry),
             on_left=lambda: self._on_left(entry),
-            on_kept=lambda size_bytes: self._retention.grew(entry.request_id, size_bytes),
+            on_kept=lambda size_bytes: self._retention.grew(entry.key, size_bytes),
         )
 
     def _on_ended(self, entry: _Entry) -> None:
         # With the generation goes its prompt, which may be much larger than what is kept.
         entry.generation = None
         entry.place.close()
-        self._retention.note_end(entry.request_id)
+        self._retention.note_end(entry.key)
 
     def _on_read(self, entry: _Entry) -> None:
         if entry.unread is not None:
             entry.unread.cancel()
 
     def _on_left(self, entry: _Entry) -> None:
-        if not entry.keeps:
+        if not entry.keeps or self._entries.get(entry.key) is not entry:
             self._give_up(entry)
         elif entry.transcript is not None and not entry.transcript.ended:
             loop = asyncio.get_running_loop()
@@ -246,62 +248,29 @@ class Generations:
         if entry.generation is not None:
             entry.generation.fail(Cancelled("nobody read it any more, so it was cancelled"))
 
+    def _on_too_much_unread(self, entry: _Entry) -> None:
+        error = Cancelled("too much output waits for readers here; read faster or ask for less")
+        if entry.generation is not None:
+            entry.generation.give_up(error)
+        elif entry.transcript is not None:
+            entry.transcript.drop_unread(error)
+
     def _give_up(self, entry: _Entry) -> None:
         """Ends what is left of it; its request_id is free again."""
-        if self._entries.get(entry.request_id) is entry:
-            del self._entries[entry.request_id]
-            self._retention.remove(entry.request_id)
+        if self._entries.get(entry.key) is entry:
+            del self._entries[entry.key]
+            self._retention.remove(entry.key)
         if entry.unread is not None:
             entry.unread.cancel()
+        error = ReaderReplaced("this generation goes on for another reader")
         if entry.generation is not None:
-            entry.generation.fail(ReaderReplaced("this generation goes on for another reader"))
+            entry.generation.fail(error)
+        if entry.transcript is not None:
+            entry.transcript.drop_unread(error)
         entry.place.close()
 
-    def _forget(self, request_id: str) -> None:
-        self._entries.pop(request_id, None)
-
-    async def _prepare(
-        self,
-        request: GenerationRequest,
-        resumed: Resumed | None,
-        received_s: float,
-        timeout_s: float | None,
-    ) -> tuple[Plan, ModelTokenizer]:
-        version = await self._catalogue.resolve(request.model)
-        self._check_loaded(version)
-        prompts.check_vocabulary(request, version)
-        tokenizer = await self._tokenizers.get(version)
-        plan = await self._plan(request, version, tokenizer, received_s, timeout_s)
-        if resumed is not None:
-            prompts.check_resumed(resumed, request, version, plan.max_tokens)
-        else:
-            wait_s = REPLICA_WAIT_S if timeout_s is None else min(REPLICA_WAIT_S, timeout_s / 2)
-            await self._replicas.wait_connected(version, wait_s)
-        return plan, tokenizer
-
-    async def _plan(
-        self,
-        request: GenerationRequest,
-        version: ModelVersion,
-        tokenizer: ModelTokenizer,
-        received_s: float,
-        timeout_s: float | None,
-    ) -> Plan:
-        token_ids = await prompts.token_ids(request.input, tokenizer)
-        has_seed = request.sampling.HasField("seed")
-        return Plan(
-            request=request,
-            version=version,
-            prompt_token_ids=token_ids,
-            max_tokens=prompts.max_tokens(request, version, len(token_ids)),
-            seed=request.sampling.seed if has_seed else random.getrandbits(_SEED_BITS),
-            received_s=received_s,
-            deadline_s=None if timeout_s is None else received_s + timeout_s,
-        )
-
-    def _check_loaded(self, version: ModelVersion) -> None:
-        if not self._replicas.expected(version):
-            raise ModelNotLoaded(
-                f"model {version} is registered but not loaded; run `mlxmesh load {version}`",
-                field="model",
-            )
+    def _forget(self, key: GenerationKey) -> None:
+        entry = self._entries.pop(key, None)
+        # Who reads it now may read on; what is left is dropped when it leaves.
+        if entry is not None and entry.transcript is not None and not entry.transcript.is_read:
+            entry.transcript.drop_unread(GenerationNotFound("it is kept no longer"))

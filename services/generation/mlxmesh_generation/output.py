@@ -1,5 +1,6 @@
 """The output of one generation: tokens in, deltas out, up to a stop text. Pure."""
 
+from array import array
 from collections.abc import Sequence
 
 from mlxmesh_generation.detokenize import Detokenizer
@@ -11,7 +12,7 @@ class Output:
     """Every token so far, whichever engine made it, and the text that they come to."""
 
     def __init__(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
-        self.token_ids: list[int] = []
+        self.token_ids = array("I")
         self.stop_text: str | None = None
         """The stop text that was found; nothing is taken after it."""
         self._detokenizer = detokenizer
@@ -23,7 +24,7 @@ class Output:
 
     def replay(self, resumed: Resumed) -> list[Delta]:
         """Takes what another process gave out; returns what of its text was held back there."""
-        self.token_ids += resumed.token_ids
+        self.token_ids.extend(resumed.token_ids)
         self._sent_characters = resumed.text_characters
         self._unconfirmed = resumed.token_ids[-1:]
         return self._silent(resumed.token_ids[:-1])
@@ -79,5 +80,5 @@ class Output:
             known = min(self._sent_characters, len(text))
             self._sent_characters -= known
             text = text[known:]
-        self.token_ids += token_ids
+        self.token_ids.extend(token_ids)
         return Delta(text, tuple(token_ids))

@@ -7,6 +7,7 @@ and its token ids, so a new sampling option needs no change here.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh_shared.reference import ModelReference
@@ -63,10 +64,34 @@ class GenerationRequest:
     ignore_eos: bool = False
     priority: int = 0
     caller: str = ""
+    """Who shares what is contended for."""
+    owner: str = ""
+    """To whom the request_id belongs."""
     message_bytes: int = 0
     """The size of the request as it came."""
     digest: bytes | None = None
     """What tells whether a request is the same; None when its id was not the caller's."""
+
+    @property
+    def key(self) -> "GenerationKey":
+        return GenerationKey(self.owner, self.request_id)
+
+
+class GenerationKey(NamedTuple):
+    """What a generation is known by: another owner's generation may have the same request_id."""
+
+    owner: str
+    request_id: str
+
+
+@dataclass(frozen=True)
+class CountRequest:
+    """Whose tokens are to be counted, of what."""
+
+    model: ModelReference
+    input: PromptInput
+    caller: str = ""
+    message_bytes: int = 0
 
 
 @dataclass(frozen=True)

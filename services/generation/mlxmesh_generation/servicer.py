@@ -21,8 +21,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceServicer
 from mlxmesh_generation import convert
 from mlxmesh_generation.generations import Generations
-from mlxmesh_shared.caller import caller_of
-from mlxmesh_shared.reference import ModelReference
+from mlxmesh_generation.request import GenerationKey, GenerationRequest
+from mlxmesh_shared.caller import caller_of, told_owner
 from mlxmesh_shared.server import remaining_s
 
 
@@ -35,22 +35,26 @@ class GenerationServicer(GenerationServiceServicer):
     async def Generate(
         self, request: GenerateRequest, context: Any
     ) -> AsyncIterator[GenerateResponse]:
-        asked = convert.generation_request(request, caller=caller_of(context))
+        asked = _asked(request, context)
         transcript = await self._generations.begin(asked, remaining_s(context))
         async with aclosing(transcript.read()) as events:
             async for sequence, event in events:
                 yield convert.generate_response(sequence, event)
 
     async def Complete(self, request: CompleteRequest, context: Any) -> CompleteResponse:
-        asked = convert.generation_request(request.generation, caller=caller_of(context))
+        asked = _asked(request.generation, context)
         transcript = await self._generations.begin(asked, remaining_s(context))
         async with aclosing(transcript.read()) as events:
-            return convert.complete_response([event async for _, event in events])
+            response, texts = CompleteResponse(), list[str]()
+            async for _, event in events:
+                texts.append(convert.add_to_complete(response, event))
+            response.text = "".join(texts)
+            return response
 
     async def AttachGeneration(
         self, request: AttachGenerationRequest, context: Any
     ) -> AsyncIterator[AttachGenerationResponse]:
-        transcript = self._generations.find(request.request_id)
+        transcript = self._generations.find(_key(request, context))
         async with aclosing(transcript.read(request.after_sequence)) as events:
             async for sequence, event in events:
                 message = convert.generate_response(sequence, event)
@@ -59,7 +63,7 @@ class GenerationServicer(GenerationServiceServicer):
     async def ResumeGeneration(
         self, request: ResumeGenerationRequest, context: Any
     ) -> AsyncIterator[ResumeGenerationResponse]:
-        asked = convert.generation_request(request.generation, caller=caller_of(context))
+        asked = _asked(request.generation, context)
         resumed = convert.resumed(request)
         transcript = await self._generations.resume(asked, resumed, remaining_s(context))
         async with aclosing(transcript.read(request.after_sequence)) as events:
@@ -70,11 +74,19 @@ class GenerationServicer(GenerationServiceServicer):
     async def CancelGeneration(
         self, request: CancelGenerationRequest, context: Any
     ) -> CancelGenerationResponse:
-        self._generations.cancel(request.request_id)
+        self._generations.cancel(_key(request, context))
         return CancelGenerationResponse()
 
     async def CountTokens(self, request: CountTokensRequest, context: Any) -> CountTokensResponse:
-        source = convert.prompt_input(request)
-        token_ids = await self._generations.count(ModelReference.parse(request.model), source)
+        asked = convert.count_request(request, caller=caller_of(context))
+        token_ids = await self._generations.count(asked)
         returned = token_ids if request.return_token_ids else ()
         return CountTokensResponse(tokens=len(token_ids), token_ids=returned)
+
+
+def _asked(request: GenerateRequest, context: Any) -> GenerationRequest:
+    return convert.generation_request(request, caller=caller_of(context), owner=told_owner(context))
+
+
+def _key(request: AttachGenerationRequest | CancelGenerationRequest, context: Any) -> GenerationKey:
+    return GenerationKey(told_owner(context), request.request_id)

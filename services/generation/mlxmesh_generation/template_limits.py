@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import Any, cast
 
-from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_generation.template_errors import TemplateUnusable
 
-MOST_ITEMS = 10_000
+MAX_ITEMS = 10_000
 """Characters or items that a repetition may make; also the widest padding."""
-MOST_BITS = 4_096
+MAX_BITS = 4_096
 """Of a whole number."""
 SIZED_FILTERS = ("batch", "center", "format", "indent", "round", "slice", "tojson")
 """jinja2's filters with a number that their time or memory grows with."""
@@ -20,39 +20,39 @@ _WIDE_BRACES = re.compile(r":[^{}]*(\d{5}|\{)")
 
 
 def check_operands(operator: str, left: Any, right: Any) -> None:
-    """For `*`, `**` and `%`. Raises: InvalidArgument."""
+    """For `*`, `**` and `%`. Raises: TemplateUnusable."""
     if operator == "%":
         check_percent(left)
     elif isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length()
-        _check(bits * right if operator == "**" else bits + right.bit_length(), MOST_BITS)
+        _check(bits * right if operator == "**" else bits + right.bit_length(), MAX_BITS)
     elif operator == "*":
         for items, times in ((left, right), (right, left)):
             if isinstance(items, Collection) and isinstance(times, int):
-                _check(len(cast("Collection[Any]", items)) * times, MOST_ITEMS)
+                _check(len(cast("Collection[Any]", items)) * times, MAX_ITEMS)
 
 
 def check_percent(template: Any) -> None:
-    """For `template % values`. Raises: InvalidArgument."""
+    """For `template % values`. Raises: TemplateUnusable."""
     if isinstance(template, str) and _WIDE_PERCENT.search(template):
         raise _too_much()
 
 
 def check_braces(template: Any) -> None:
-    """For `template.format(values)`. Raises: InvalidArgument."""
+    """For `template.format(values)`. Raises: TemplateUnusable."""
     if isinstance(template, str) and _WIDE_BRACES.search(template):
         raise _too_much()
 
 
 def check_arguments(args: Collection[Any], kwargs: Mapping[str, Any]) -> None:
-    """For what pads or repeats as often as a number says. Raises: InvalidArgument."""
+    """For what pads or repeats as often as a number says. Raises: TemplateUnusable."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, int):
-            _check(abs(value), MOST_ITEMS)
+            _check(abs(value), MAX_ITEMS)
 
 
 def limited(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
-    """One of SIZED_FILTERS, with its arguments checked. Raises: InvalidArgument."""
+    """One of SIZED_FILTERS, with its arguments checked. Raises: TemplateUnusable."""
 
     @wraps(apply)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -70,8 +70,5 @@ def _check(asked: int, most: int) -> None:
         raise _too_much()
 
 
-def _too_much() -> InvalidArgument:
-    return InvalidArgument(
-        "the model's chat template repeats, pads or computes too much; send a prompt instead",
-        field="chat",
-    )
+def _too_much() -> TemplateUnusable:
+    return TemplateUnusable("repeats, pads or computes too much")

@@ -2,23 +2,20 @@
 
 import importlib
 import os
-import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from mlxmesh_generation.chat import ChatTemplate
-from mlxmesh_generation.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer
+from mlxmesh_generation.detokenize import Detokenizer
+from mlxmesh_generation.rendering import ChatTemplate
+from mlxmesh_generation.tokenizer_codecs import Codec, FastCodec, PlainCodec
 from mlxmesh_generation.tokenizer_files import read_files
-
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class ModelTokenizer:
     """Blocks while it works on long text, but lets other threads run meanwhile."""
 
-    def __init__(self, codec: "_Codec", chat: ChatTemplate | None, bos_token: str | None) -> None:
+    def __init__(self, codec: Codec, chat: ChatTemplate | None, bos_token: str | None) -> None:
         self._codec = codec
         self._bos_token = bos_token
         self.chat = chat
@@ -29,16 +26,17 @@ class ModelTokenizer:
         files = read_files(directory)
         if files is None:
             return cls._load_with_transformers(directory)
-        chat = _chat_template(files.chat_template, files.special_tokens)
-        return cls(_FastCodec(files.backend), chat, files.special_tokens.get("bos_token"))
+        codec = FastCodec(files.backend)
+        chat = _chat_template(files.chat_template, files.special_tokens, codec)
+        return cls(codec, chat, files.special_tokens.get("bos_token"))
 
     @classmethod
     def _load_with_transformers(cls, directory: Path) -> "ModelTokenizer":
         loaded = _import_transformers().AutoTokenizer.from_pretrained(
             str(directory), trust_remote_code=False, local_files_only=True
         )
-        codec = _FastCodec(loaded.backend_tokenizer) if loaded.is_fast else _PlainCodec(loaded)
-        chat = _chat_template(loaded.chat_template, loaded.special_tokens_map)
+        codec = FastCodec(loaded.backend_tokenizer) if loaded.is_fast else PlainCodec(loaded)
+        chat = _chat_template(loaded.chat_template, loaded.special_tokens_map, codec)
         return cls(codec, chat, loaded.bos_token)
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -49,9 +47,19 @@ class ModelTokenizer:
         has_bos = self._bos_token is not None and text.startswith(self._bos_token)
         return self._codec.encode(text, add_special_tokens=not has_bos)
 
-    def encode_rendered(self, text: str) -> list[int]:
-        """Ids of a rendered chat template, which holds its special tokens already."""
+    def encode_rendered(self, text: str, *, has_marks: bool = False) -> list[int]:
+        """Ids of a rendered chat template, which holds its special tokens already.
+
+        What is marked in it is text, even where it reads like a special token.
+        """
+        if has_marks:
+            return self._codec.encode_marked(text)
         return self._codec.encode(text, add_special_tokens=False)
+
+    @property
+    def max_token_bytes(self) -> int | None:
+        """No token stands for more bytes of a text; None where that cannot be told."""
+        return self._codec.max_token_bytes
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The one-shot decode, special tokens left out."""
@@ -69,98 +77,12 @@ def _import_transformers() -> Any:
     return importlib.import_module("transformers")
 
 
-def _chat_template(source: Any, special_tokens: Mapping[str, Any]) -> ChatTemplate | None:
+def _chat_template(
+    source: Any, special_tokens: Mapping[str, Any], codec: Codec
+) -> ChatTemplate | None:
     if isinstance(source, dict):
         source = cast("dict[str, str]", source).get("default")
     if not source:
         return None
     variables = {name: token for name, token in special_tokens.items() if isinstance(token, str)}
-    return ChatTemplate(source, variables=variables)
-
-
-class _Codec(Protocol):
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
-    def decode(self, token_ids: list[int]) -> str: ...
-    def detokenizer(self) -> Detokenizer: ...
-
-
-class _FastCodec:
-    """Over the `tokenizers` library, past transformers, whose wrapper is not safe in threads."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        backend.no_truncation()
-        backend.no_padding()
-        added: dict[int, Any] = backend.get_added_tokens_decoder()
-        self._special = frozenset(number for number, token in added.items() if token.special)
-        decoder = backend.decoder
-        self._byte_level = decoder is not None and type(decoder).__name__ == "ByteLevel"
-        self._byte_tokens = frozenset(
-            number
-            for token, number in cast("dict[str, int]", backend.get_vocab()).items()
-            if _BYTE_TOKEN.fullmatch(token)
-        )
-        # One token's bytes never change, and a generation asks for the same few again and again.
-        self._token_bytes = cache(self._read_token_bytes)
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        # The batch call lets other threads run; `encode` would stop every stream of this process.
-        [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        return encoding.ids
-
-    def decode(self, token_ids: list[int]) -> str:
-        return self._backend.decode(token_ids, skip_special_tokens=True)
-
-    def detokenizer(self) -> Detokenizer:
-        if self._byte_level:
-            return ByteDetokenizer(self._token_bytes)
-        return WindowDetokenizer(self.decode, skipped=self._skipped, byte_tokens=self._byte_tokens)
-
-    def _skipped(self, token_id: int) -> bool:
-        return token_id in self._special or self._backend.id_to_token(token_id) is None
-
-    def _read_token_bytes(self, token_id: int) -> bytes:
-        token: str | None = self._backend.id_to_token(token_id)
-        if token is None or token_id in self._special:
-            return b""
-        alphabet = _byte_level_alphabet()
-        try:
-            return bytes(alphabet[character] for character in token)
-        except KeyError:  # an added token, kept as it is written
-            return token.encode()
-
-
-class _PlainCodec:
-    """Over a transformers tokenizer that has no fast form."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._special = frozenset(cast("list[int]", tokenizer.all_special_ids))
-        self._size = len(tokenizer)
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
-
-    def decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(
-            [token_id for token_id in token_ids if not self._skipped(token_id)],
-            clean_up_tokenization_spaces=False,
-        )
-
-    def detokenizer(self) -> Detokenizer:
-        return WindowDetokenizer(self.decode, skipped=self._skipped, byte_tokens=frozenset())
-
-    def _skipped(self, token_id: int) -> bool:
-        return token_id in self._special or token_id >= self._size
-
-
-@cache
-def _byte_level_alphabet() -> dict[str, int]:
-    """Which byte each character of a byte-level vocabulary stands for.
-
-    Source: bytes_to_unicode in openai/gpt-2, src/encoder.py.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    shifted = {chr(256 + index): byte for index, byte in enumerate(others)}
-    return {chr(byte): byte for byte in printable} | shifted
+    return ChatTemplate(source, variables, tuple(codec.special_texts))

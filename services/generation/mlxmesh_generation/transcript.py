@@ -4,13 +4,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from mlxmesh_generation.request import Delta, Event, Finished
-from mlxmesh_generation.stream import EventBuffer
-from mlxmesh_shared.errors import InvalidArgument, ReaderReplaced, SequenceGone
-
-# What an event takes beside its text and tokens, on a 64-bit CPython.
-_EVENT_BYTES = 200
-_TOKEN_BYTES = 36
+from mlxmesh_generation.request import Event, Finished
+from mlxmesh_generation.stream import EventBuffer, size_bytes
+from mlxmesh_shared.errors import InvalidArgument, MeshError, ReaderReplaced, SequenceGone
 
 
 def _nothing() -> None: ...
@@ -91,6 +87,10 @@ class Transcript:
                 self._reader = None
                 self._listeners.on_left()
 
+    def drop_unread(self, error: MeshError) -> None:
+        """Drops what waits for a reader, who gets the error instead."""
+        self._events.drop(error)
+
     def drop_oldest(self) -> int:
         """Gives up the oldest message that is kept; returns its size in bytes, 0 without one."""
         if not self._kept:
@@ -139,10 +139,3 @@ class Transcript:
             self._listeners.on_kept(size_bytes(event))
         else:
             self._gone = self._last
-
-
-def size_bytes(event: Event) -> int:
-    """What an event takes in memory, about."""
-    if isinstance(event, Delta):
-        return _EVENT_BYTES + len(event.text) + _TOKEN_BYTES * len(event.token_ids)
-    return 2 * _EVENT_BYTES

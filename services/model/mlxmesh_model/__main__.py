@@ -14,6 +14,7 @@ from mlxmesh_model.hub import Hub, HubOnDemand
 from mlxmesh_model.imports import Imports
 from mlxmesh_model.loads import Loads
 from mlxmesh_model.model_events import publish_change
+from mlxmesh_model.passed_over import PassedOver
 from mlxmesh_model.pulls import Pulls
 from mlxmesh_model.reconciler import Reconciler
 from mlxmesh_model.servicer import ModelServicer
@@ -65,7 +66,13 @@ async def main() -> None:
             open_=partial(open_channel, certificates=certificates),
         )
         stack.push_async_callback(fleet.close)
-        reconciler = Reconciler(store=store, fleet=fleet, interval_s=settings.reconcile_interval_s)
+        passed_over = PassedOver(events.publish)
+        reconciler = Reconciler(
+            store=store,
+            fleet=fleet,
+            interval_s=settings.reconcile_interval_s,
+            passed_over=passed_over,
+        )
         models_dir = settings.models_dir or settings.data_dir / "models"
         pulls = Pulls(
             store=store,
@@ -87,6 +94,7 @@ async def main() -> None:
             pulls=pulls,
             imports=imports,
             loads=Loads(store=store, wake_reconciler=reconciler.wake),
+            passed_over=passed_over.of,
         )
         server = _server(settings, servicer, certificates, watcher)
         address = await server.start()

@@ -10,6 +10,8 @@ from mlxmesh_shared.errors import MeshError, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_ALIAS = "default"
+REFUSAL_PAUSE_S = 10.0
+"""After so long runtimes are asked again for a replica that all of them refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,15 @@ class Version:
     def ready_replicas(self) -> int:
         """Replicas that serve."""
         return sum(replica.phase is Phase.READY for replica in self.replicas)
+
+    @property
+    def retry_in_s(self) -> float:
+        """Within which time passes try again what failed; 0 when nothing did, or when it waits for
+        a load, as an engine does that its runtime gave up.
+        """
+        given_up = any(replica.phase is Phase.FAILED for replica in self.replicas)
+        waits = self.failure is None or self.desired_replicas == 0 or given_up
+        return 0.0 if waits else REFUSAL_PAUSE_S
 
     def settle(self, replicas: tuple[Replica, ...], failure: FailureRecord | None) -> "Version":
         """This version with other replicas, and the state that follows from them."""

@@ -1,6 +1,7 @@
 """The catalogue's domain objects to wire messages and back."""
 
 import base64
+from collections.abc import Callable, Mapping
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -20,22 +21,33 @@ _STATES = {
     State.UNLOADING: model_pb2.VERSION_STATE_UNLOADING,
     State.LOAD_FAILED: model_pb2.VERSION_STATE_FAILED,
 }
+PassedOverBy = Callable[[Version], Mapping[str, FailureRecord]]
+"""Which runtimes refused a version, and why."""
 # Tells our tokens from other texts.
 _PAGE = "after:"
 _NOTHING_ON_DISK = Artifact("", "", "", 0, 0, "", 0, 0)
 
 
-def to_model(model: Model, *, only: Version | None = None) -> model_pb2.Model:
+def _nobody(_: Version) -> Mapping[str, FailureRecord]:
+    return {}
+
+
+def to_model(
+    model: Model, *, only: Version | None = None, passed_over: PassedOverBy = _nobody
+) -> model_pb2.Model:
     """A model, with all its versions or only one of them."""
+    versions = [version for version in model.versions if only in (None, version)]
     return model_pb2.Model(
         name=model.name,
-        versions=[to_version(version) for version in model.versions if only in (None, version)],
+        versions=[to_version(version, passed_over(version)) for version in versions],
         aliases=model.aliases,
         default_version=model.default_version,
     )
 
 
-def to_version(version: Version) -> model_pb2.ModelVersion:
+def to_version(
+    version: Version, passed_over: Mapping[str, FailureRecord] | None = None
+) -> model_pb2.ModelVersion:
     """A version; what is not known before it is on disk stays unset."""
     artifact = version.artifact or _NOTHING_ON_DISK
     created = Timestamp()
@@ -55,6 +67,8 @@ def to_version(version: Version) -> model_pb2.ModelVersion:
         ready_replicas=version.ready_replicas,
         failure=to_failure(version.failure) if version.failure else None,
         create_time=created,
+        retry_in_ms=round(version.retry_in_s * 1000),
+        passed_over={one: to_failure(why) for one, why in (passed_over or {}).items()},
     )
 
 

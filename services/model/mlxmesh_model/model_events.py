@@ -28,10 +28,12 @@ def publish_change(publish: Publish, before: Model | None, after: Model | None) 
 def version_event(before: Version | None, after: Version) -> Message | None:
     """What to tell of a version's change of state; None when it is nothing new to others."""
     was = before.state if before is not None else None
-    if was is after.state:
-        return None
     model, version = after.model, after.number
     why = to_failure(after.failure) if after.failure is not None else None
+    if was is after.state:
+        known = before.failure if before is not None else None
+        lacks_some = was is State.READY and known is None and why is not None
+        return _load_failed(after) if lacks_some else None
     weights_bytes = after.artifact.weights_bytes if after.artifact is not None else 0
     match was, after.state:
         case None, State.AVAILABLE:
@@ -50,11 +52,20 @@ def version_event(before: Version | None, after: Version) -> Message | None:
                 desired_replicas=after.desired_replicas,
             )
         case _, State.LOAD_FAILED:
-            return events.ModelLoadFailed(model=model, version=version, failure=why)
+            return _load_failed(after)
         case State.UNLOADING, State.AVAILABLE:
             return events.ModelUnloaded(model=model, version=version)
         case _:
             return None
+
+
+def _load_failed(version: Version) -> events.ModelLoadFailed:
+    return events.ModelLoadFailed(
+        model=version.model,
+        version=version.number,
+        failure=to_failure(version.failure) if version.failure is not None else None,
+        retry_in_ms=round(version.retry_in_s * 1000),
+    )
 
 
 def _alias_events(before: Model | None, after: Model | None) -> Iterator[events.ModelAliasSet]:

@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from mlxmesh_model import plan
-from mlxmesh_model.catalog import FailureRecord, Phase, Replica, Version
+from mlxmesh_model.catalog import REFUSAL_PAUSE_S, FailureRecord, Phase, Replica, Version
 from mlxmesh_model.fleet import Fleet
+from mlxmesh_model.passed_over import PassedOver, refusal
 from mlxmesh_model.placement import NoRoom, Runtime, place
 from mlxmesh_model.store import Store
 from mlxmesh_shared.errors import (
@@ -43,6 +44,10 @@ class _Pass:
         return frozenset(r.runtime_id for r in self.runtimes.values() if r.open)
 
     @property
+    def silent(self) -> list[str]:
+        return sorted(r.runtime_id for r in self.runtimes.values() if r.engines is None)
+
+    @property
     def leaving(self) -> frozenset[str]:
         return frozenset(r.runtime_id for r in self.runtimes.values() if r.draining)
 
@@ -71,13 +76,15 @@ class Reconciler:
         store: Store,
         fleet: Fleet,
         interval_s: float = 1.0,
-        refusal_pause_s: float = 10.0,
+        refusal_pause_s: float = REFUSAL_PAUSE_S,
+        passed_over: PassedOver | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._fleet = fleet
         self._interval_s = interval_s
         self._refusal_pause_s = refusal_pause_s
+        self._passed_over = passed_over or PassedOver()
         self._clock = clock
         self._bell = asyncio.Event()
         self._stopping: dict[str, asyncio.Task[None]] = {}
@@ -112,6 +119,8 @@ class Reconciler:
         runtimes = {runtime.runtime_id: runtime for runtime in await self._fleet.observe()}
         this_pass = _Pass(runtimes)
         versions = [v for model in await self._store.models() for v in model.versions]
+        wanted = {version.label for version in versions if version.desired_replicas}
+        self._passed_over.keep_only(wanted, runtimes)
         for version in versions:
             if version.desired_replicas or version.replicas:
                 try:
@@ -126,7 +135,7 @@ class Reconciler:
         desired, leaving = version.desired_replicas, this_pass.leaving
         replicas = plan.observe(version, this_pass.runtimes)
         replicas = plan.trim(replicas, desired=desired, leaving=leaving)
-        refusal: FailureRecord | None = None
+        refused: FailureRecord | None = None
         for pending in [replica for replica in replicas if replica.phase is Phase.PENDING]:
             started = await self._start(version, pending, this_pass)
             replicas = _without(replicas, pending)
@@ -135,10 +144,10 @@ class Reconciler:
         for _ in range(plan.missing(replicas, desired=desired, leaving=leaving)):
             placed = await self._place(version, replicas, this_pass)
             if isinstance(placed, FailureRecord):
-                refusal = placed
+                refused = placed
                 break
             replicas += (placed,)
-        await self._record(version, replicas, refusal or _first_failure(replicas))
+        await self._record(version, replicas, refused or _first_failure(replicas))
         for replica in replicas:
             if replica.phase is Phase.STOPPING:
                 self._stop(replica.runtime_id, replica.engine_id)
@@ -160,7 +169,8 @@ class Reconciler:
                 refused_by=frozenset(refusals),
             )
             if isinstance(runtime, NoRoom):
-                failure = next(iter(refusals.values()), None) or _no_room(version, runtime)
+                refused = next(iter(refusals.values()), None)
+                failure = refused or _no_room(version, runtime, this_pass.silent)
                 return self._refuse(version, this_pass, failure)
             replica = Replica(_new_engine_id(version), runtime.runtime_id)
             # In the catalogue before its runtime is told: an engine that it does not know is
@@ -184,8 +194,10 @@ class Reconciler:
             _log.warning("%s could not be started yet: %s", replica.engine_id, error.message)
             return replica
         except MeshError as error:
-            _log.warning("%s refuses %s: %s", replica.runtime_id, version.label, error.message)
-            return FailureRecord.of(error)
+            failure = refusal(replica.runtime_id, version, error)
+            self._passed_over.note(version, replica.runtime_id, failure)
+            return failure
+        self._passed_over.accepted(version, replica.runtime_id)
         this_pass.promised_bytes[replica.runtime_id] += _weights_bytes(version)
         return replace(replica, phase=engine.phase, failure=engine.failure)
 
@@ -244,7 +256,10 @@ def _first_failure(replicas: tuple[Replica, ...]) -> FailureRecord | None:
     return next((failure for failure in failed if failure is not None), None)
 
 
-def _no_room(version: Version, room: NoRoom) -> FailureRecord:
+def _no_room(version: Version, room: NoRoom, silent: list[str]) -> FailureRecord:
+    if room.runtimes == 0 and silent:
+        names = ", ".join(silent)
+        return FailureRecord.of(NoRuntime(f"no runtime answers just now; not answering: {names}"))
     if room.runtimes == 0:
         return FailureRecord.of(NoRuntime("no runtime is up; start one, then load again"))
     return FailureRecord.of(

@@ -27,11 +27,20 @@ _CHUNK_BYTES = 1024 * 1024
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     """The catalogue on the wire; the comments in the contract tell what each RPC promises."""
 
-    def __init__(self, *, store: Store, pulls: Pulls, imports: Imports, loads: Loads) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        pulls: Pulls,
+        imports: Imports,
+        loads: Loads,
+        passed_over: convert.PassedOverBy,
+    ) -> None:
         self._store = store
         self._pulls = pulls
         self._imports = imports
         self._loads = loads
+        self._passed_over = passed_over
 
     async def PullModel(
         self, request: pb.PullModelRequest, context: _Context
@@ -73,7 +82,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         model = await self._store.model(reference.name)
         pinned = reference.version is not None or reference.alias is not None
         only = model.resolve(reference) if pinned else None
-        return pb.GetModelResponse(model=convert.to_model(model, only=only))
+        shown = convert.to_model(model, only=only, passed_over=self._passed_over)
+        return pb.GetModelResponse(model=shown)
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: _Context
@@ -84,7 +94,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         page = found[:size]
         token = convert.to_page_token(page[-1].name) if len(found) > size else ""
         return pb.ListModelsResponse(
-            models=[convert.to_model(model) for model in page], next_page_token=token
+            models=[convert.to_model(model, passed_over=self._passed_over) for model in page],
+            next_page_token=token,
         )
 
     async def DeleteModel(
@@ -102,7 +113,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         load = self._loads.load(ModelReference.parse(request.model), replicas)
         async with aclosing(load):
             async for version in load:
-                yield pb.LoadModelResponse(name=version.model, version=convert.to_version(version))
+                shown = convert.to_version(version, self._passed_over(version))
+                yield pb.LoadModelResponse(name=version.model, version=shown)
 
     async def UnloadModel(
         self, request: pb.UnloadModelRequest, context: _Context

@@ -10,13 +10,16 @@ import psutil
 from mlxmesh_engine.backend import Backend
 from mlxmesh_engine.blas import OpenedBlas, open_blas
 from mlxmesh_engine.mlx_lm_import import import_mlx_lm
-from mlxmesh_engine.open_files import WANTED_OPEN_FILES, raise_open_files
 from mlxmesh_engine.simulated import Pace, SimulatedEngine, SimulatedModel
 from mlxmesh_engine.step_counts import StepCounts
 from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.process import raise_descriptor_limit
 from mlxmesh_shared.settings import EngineSettings
 
 _MOST_PREFIX_BYTES = 2**30
+
+_WANTED_OPEN_FILES = 2048
+"""All files of a model are open while it is loaded, and large models have hundreds."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ def _import_mlx() -> OpenedBlas:
 
 
 def _mlx(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backend:
-    opened, open_files = _import_mlx(), raise_open_files()
+    opened, open_files = _import_mlx(), raise_descriptor_limit()
     from mlxmesh_engine.loader import LoadedModel, load
     from mlxmesh_engine.mlx_thread import LoopOptions, MlxThread
 
@@ -62,12 +65,12 @@ def _mlx(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backen
         # Only now: where a start fails, its error comes alone.
         if opened.blas == "reference":
             _log.warning(opened.fix)
-        if open_files < WANTED_OPEN_FILES:
+        if open_files < _WANTED_OPEN_FILES:
             _log.warning(
                 "this engine may open only %d files, too few for a model of many: "
                 "raise the limit (ulimit -n %d) and restart the mesh",
                 open_files,
-                WANTED_OPEN_FILES,
+                _WANTED_OPEN_FILES,
             )
         return loaded
 

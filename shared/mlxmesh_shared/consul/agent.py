@@ -9,6 +9,7 @@ import consul.base as py_consul  # pyright: ignore[reportMissingTypeStubs] - it 
 
 from mlxmesh_shared.consul.transport import Transport
 from mlxmesh_shared.errors import RegistryUnavailable
+from mlxmesh_shared.host_port import join_host_port
 from mlxmesh_shared.settings.consul import ConsulSettings
 
 _log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def _health_check(service: ConsulService, settings: ConsulSettings) -> dict[str,
     interval_s = settings.consul_check_interval_s
     return {
         "Name": "gRPC health",
-        "GRPC": f"{_bracketed(service.address)}:{service.port}",
+        "GRPC": join_host_port(service.address, service.port),
         "GRPCUseTLS": bool(service.tls_server_name),
         "TLSServerName": service.tls_server_name,
         "Interval": _duration(interval_s),
@@ -151,10 +152,6 @@ def _health_check(service: ConsulService, settings: ConsulSettings) -> dict[str,
         # Clean-up of what never came back, not failure detection; Consul's least is a minute.
         "DeregisterCriticalServiceAfter": "10m",
     }
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import os
 import socket
 
+from mlxmesh_shared.host_port import join_host_port, split_host_port
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.following import follow_service
 from mlxmesh_shared.registry.port import Instance, Registry
@@ -43,12 +44,11 @@ def local_instance(
     everywhere = {"contract": CONTRACT_VERSION, "host": socket.gethostname()}
     if settings.zone:
         everywhere["zone"] = settings.zone
-    listens_on, _, port = address.rpartition(":")
-    host = settings.advertise_host or listens_on.strip("[]")
+    host, port = split_host_port(address)
     return Instance(
         service=service,
         instance_id=instance_id,
-        address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        address=join_host_port(settings.advertise_host or host, port),
         pid=os.getpid() if pid is None else pid,
         metadata=everywhere | facts,
     )

@@ -16,6 +16,7 @@ from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import LONGEST_WAIT_S, BlockingQuery
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
 from mlxmesh_shared.health import PROBE_TIMEOUT_S, health
+from mlxmesh_shared.host_port import join_host_port, split_host_port
 from mlxmesh_shared.registry.port import Instance, checked_name
 from mlxmesh_shared.settings.consul import ConsulSettings
 from mlxmesh_shared.tls import CertificateSource
@@ -198,13 +199,13 @@ class ConsulRegistry:
 
     def _to_consul(self, instance: Instance) -> ConsulService:
         name = self._name(instance.service)
-        host, _, port = instance.address.rpartition(":")
+        host, port = split_host_port(instance.address)
         if not port.isdigit():
             raise InvalidArgument("address must be host:port", field="address")
         return ConsulService(
             name=name,
             service_id=f"{name}:{checked_name(instance.instance_id, 'instance_id')}",
-            address=host.strip("[]"),
+            address=host,
             port=int(port),
             meta=_checked_meta(instance.metadata) | {_PID: str(instance.pid)},
             tls_server_name=server_name(instance.service) if self._checks_tls else "",
@@ -212,11 +213,10 @@ class ConsulRegistry:
 
     def _from_consul(self, service: ConsulService) -> Instance:
         meta = dict(service.meta)
-        host = f"[{service.address}]" if ":" in service.address else service.address
         return Instance(
             service=service.name.removeprefix(f"{self._prefix}-"),
             instance_id=service.service_id.removeprefix(f"{service.name}:"),
-            address=f"{host}:{service.port}",
+            address=join_host_port(service.address, service.port),
             pid=int(meta.pop(_PID, 0)),
             metadata=meta,
         )

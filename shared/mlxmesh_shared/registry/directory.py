@@ -1,9 +1,10 @@
 """Discovery on one machine: a directory with one JSON record per instance.
 
 A record is written whole and renamed into place. Its lease is its modification time, renewed by
-whoever registered it; a record whose process is dead on this host counts as gone at once, and one
-whose process lives on this host may be late, as after the host slept. A watch goes on with what it
-knew while the directory cannot be read.
+whoever registered it. How old a lease is, the wall clock says only at the first look; afterwards
+the monotonic clock does, so that no lease ends when the wall clock is set. A record whose process
+is dead on this host counts as gone at once, and one whose process lives on this host may be late,
+as after the host slept. A watch goes on with what it knew while the directory cannot be read.
 """
 
 import asyncio
@@ -13,7 +14,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,15 @@ POLL_S = 2.0
 _LEASES_OF_THE_LIVING = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """A record's modification time, and when it was renewed and last looked at, both monotonic."""
+
+    mtime_s: float
+    renewed_s: float
+    looked_s: float
+
+
 class DirectoryRegistry:
     """The embedded registry; one per process, on one event loop."""
 
@@ -40,11 +51,14 @@ class DirectoryRegistry:
         lease_s: float = 10.0,
         heartbeat_s: float | None = None,
         poll_s: float = POLL_S,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
         self._lease_s = lease_s
         self._heartbeat_s = heartbeat_s if heartbeat_s is not None else lease_s / 4
         self._poll_s = poll_s
+        self._wall_clock = wall_clock
+        self._leases: dict[Path, _Lease] = {}
         self._host = socket.gethostname()
         self._own: dict[Path, Instance] = {}
         self._heartbeat: asyncio.Task[None] | None = None
@@ -125,7 +139,11 @@ class DirectoryRegistry:
             self._write(record, instance)
 
     def _alive(self, folder: Path) -> tuple[Instance, ...]:
-        found = (self._read(record) for record in _records(folder))
+        records = set(_records(folder))
+        gone = [one for one in self._leases if one.parent == folder and one not in records]
+        for record in gone:
+            del self._leases[record]
+        found = (self._read(record) for record in records)
         return tuple(sorted((i for i in found if i is not None), key=lambda i: i.instance_id))
 
     def _read(self, record: Path) -> Instance | None:
@@ -151,14 +169,35 @@ class DirectoryRegistry:
             return None
 
     def _expired(self, record: Path, leases: int) -> bool:
-        return abs(time.time() - record.stat().st_mtime) > leases * self._lease_s
+        return time.monotonic() - self._lease(record).renewed_s > leases * self._lease_s
+
+    def _lease(self, record: Path) -> _Lease:
+        """The lease as it is; of the ages that the two clocks tell, the smaller one holds."""
+        now_s, mtime_s = time.monotonic(), record.stat().st_mtime
+        known = self._leases.get(record)
+        if known is not None and known.mtime_s == mtime_s:
+            renewed_s = known.renewed_s
+        else:
+            age_s = abs(self._wall_clock() - mtime_s)
+            renewed_s = now_s - age_s if known is None else max(now_s - age_s, known.looked_s)
+        lease = self._leases[record] = _Lease(mtime_s, renewed_s, now_s)
+        return lease
 
     def _sweep(self, folder: Path) -> None:
         """Removes what was left behind; an owner that only slept will write its record again."""
         for record in _records(folder):
             with contextlib.suppress(OSError):
-                if self._expired(record, leases=10):
+                age_s = abs(self._wall_clock() - record.stat().st_mtime)
+                if age_s > 10 * self._lease_s and not self._lives_here(record):
                     record.unlink()
+
+    def _lives_here(self, record: Path) -> bool:
+        """Whether a record's process lives on this host, however old its lease looks."""
+        try:
+            content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+            return content["host"] == self._host and _process_alive(content["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
 
 async def _ticks(folder: Path, poll_s: float) -> AsyncGenerator[None, None]:

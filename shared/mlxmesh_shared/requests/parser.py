@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -11,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from mlxmesh_shared.errors import MalformedMessage, MessageTooLarge
 from mlxmesh_shared.requests.held_bytes import SMALL_BYTES
+from mlxmesh_shared.requests.threads import finish_in_thread
 from mlxmesh_shared.requests.turns import Turns
 from mlxmesh_shared.rules import Validator, WireLimits
 from mlxmesh_shared.rules.wire import MAX_UNCOUNTED_BYTES
@@ -36,7 +36,7 @@ class RequestParser:
         async with self._turns.of(caller()):
             # The interpreter is shared with the event loop, but the count and the rules let go of
             # it every few milliseconds, and what is parsed after the count takes little time.
-            return await asyncio.to_thread(self.parse_now, cls, encoded)
+            return await finish_in_thread(self.parse_now, cls, encoded)
 
     def _is_light(self, cls: type[Message], encoded: bytes) -> bool:
         if len(encoded) <= MAX_UNCOUNTED_BYTES:

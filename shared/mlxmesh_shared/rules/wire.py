@@ -25,6 +25,9 @@ MAX_DEPTH = 64
 """Messages within messages; protobuf's own limit is 100."""
 
 _MAX_LIGHT_FIELDS = 500
+# So much of a run is matched at once: a match holds the interpreter, and its elements are counted
+# only afterwards.
+_MAX_RUN_BYTES = 64 * 1024
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -141,7 +144,7 @@ class _Count:
         known = shape.fields.get(number)
         self._count_field(known)
         if known is not None and known.run is not None and wire_type == known.packed:
-            run = known.run.match(data, start, end)
+            run = known.run.match(data, start, min(end, start + _MAX_RUN_BYTES))
             if run is not None:  # else its tag is longer than it need be
                 _add(counts, known, number, _elements_of_run(wire_type, number, run.group()))
                 return run.end()

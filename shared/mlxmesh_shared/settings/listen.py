@@ -3,6 +3,8 @@
 import ipaddress
 import re
 
+from mlxmesh_shared.host_port import split_host_port
+
 _NAME = re.compile(r"[A-Za-z0-9._-]{0,253}")
 
 
@@ -36,7 +38,7 @@ def check_host(host: str) -> str:
 
 def check_reachable(listen: str, *, advertise_host: str) -> None:
     """Raises: ValueError when nobody on another host could tell where it listens."""
-    host = listen.rpartition(":")[0].strip("[]")
+    host, _ = split_host_port(listen)
     if host in ("0.0.0.0", "::") and not advertise_host:  # noqa: S104 - to refuse it
         raise ValueError(
             f"{listen} means all addresses of this host, and none that other hosts can use: set "

@@ -115,7 +115,7 @@ class GatewaySettings(MeshSettings):
     """Calls at one time on one connection; its client holds back more."""
     max_message_bytes: Count = 16 * MIB
     """The largest request."""
-    max_held_bytes: Count = 512 * MIB
+    max_held_bytes: Count = 256 * MIB
     """What running calls' requests above 64 KiB may have in all, half of it for each caller; more
     are refused with RESOURCE_EXHAUSTED."""
     max_connections: Count = 1024
@@ -161,9 +161,13 @@ class GenerationSettings(MeshSettings):
     prefix_routing: Annotated[bool, Dynamic()] = True
     """Whether a prompt goes by preference to an engine that has read its beginning before."""
     max_generations: Count = 1024
-    """Generations held at one time, read or not; more are refused with RESOURCE_EXHAUSTED."""
+    """Generations held at one time, read or not, and inputs whose tokens are being counted; more
+    are refused with RESOURCE_EXHAUSTED."""
     max_held_bytes: Count = 256 * MIB
-    """Bytes of the requests of all generations held; more are refused with RESOURCE_EXHAUSTED."""
+    """Bytes of the requests of all of these; more are refused with RESOURCE_EXHAUSTED."""
+    max_unread_bytes: Count = 128 * MIB
+    """Most memory for output that waits for slow readers; beyond it, the caller with the most
+    loses its largest generation, with CANCELLED."""
     tokenizer_cache_models: Count = 16
     """Tokenizers kept in memory."""
     engine_wait_s: Seconds = 30
@@ -173,9 +177,9 @@ class GenerationSettings(MeshSettings):
     kept_s: Seconds = 300
     """How long the messages of such a generation are kept after its end."""
     kept_generations: Count = 4096
-    """Most generations whose messages are kept; the one that ended first goes first."""
+    """Most generations whose messages are kept; the caller with the most loses its oldest first."""
     kept_bytes: Count = 64 * MIB
-    """Most memory for kept messages; the generation that ended first goes first."""
+    """Most memory for kept messages; the caller with the most loses its oldest generation first."""
     drain_grace_s: Seconds = 30
     """How long running generations may go on after a stop was asked for."""
     log_content_models: Names = ()

@@ -34,7 +34,12 @@ def server_name(role: str) -> str:
 
 def caller_of(auth_context: Mapping[str, Iterable[bytes]]) -> Caller:
     """The peer as gRPC's handshake has verified it."""
-    identity = next(iter(auth_context.get(_PEER_ID, ())), b"").decode(errors="replace")
+    identity = spiffe_id_of(auth_context)
     name = identity.removeprefix(_TRUST_DOMAIN)
     known = identity.startswith(_TRUST_DOMAIN) and name in ROLES
     return Caller(identity, Role.Value(f"ROLE_{name.upper()}") if known else Role.ROLE_UNSPECIFIED)
+
+
+def spiffe_id_of(auth_context: Mapping[str, Iterable[bytes]]) -> str:
+    """The peer's SPIFFE id as gRPC's handshake has verified it; empty without a certificate."""
+    return next(iter(auth_context.get(_PEER_ID, ())), b"").decode(errors="replace")

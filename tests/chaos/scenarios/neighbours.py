@@ -24,16 +24,18 @@ from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh_shared.caller import CALLER_METADATA
 from tests.bench.results import Findings, Row
 from tests.bench.samples import percentile
+from tests.chaos.attacks import ATTACKS
 from tests.chaos.figures import at_most
 from tests.chaos.maximal import maximal_requests
 from tests.chaos.mesh import ChaosMesh, Shape, running
 from tests.chaos.scenario import Run, Scenario
 
+ADDRESS = "ADDRESS"
 QUIET_S, ATTACK_S, RECOVERY_S = 6.0, 4.0, 1.0
 HEALTH_ABOVE_QUIET_MS = 100
-MAX_GROWTH_MB = {"gateway": 1_100, "generation": 512}
-"""As docs/operations.md says: the gateway holds 512 MiB of large requests and reads 32 others of up
-to 17 MiB; generation holds 256 MiB of requests, and as much again while it works on them."""
+MAX_GROWTH_MB = {"gateway": 1_400, "generation": 512}
+"""As docs/operations.md says: the gateway holds 256 MiB of large requests, each up to three times,
+and reads 32 others of up to 17 MiB; generation holds 256 MiB of requests, up to twice."""
 CHAT_TIMEOUT_S = 20.0
 UNCLEAR = ("UNKNOWN", "INTERNAL")
 _MB = 1_000_000
@@ -64,13 +66,31 @@ SHORT = (
 """One for each way to be expensive: many parts, long text, large bytes that are kept."""
 
 
-async def neighbour(run: Run, only: Sequence[str] = ()) -> Findings:
-    """Each request at its legal maximum, a hundred at once, as it is and compressed."""
-    requests = [
-        (number, request)
-        for number, request in enumerate(maximal_requests())
-        if not only or request.name in only
+Assault = tuple[str, Sequence[str]]
+"""Its name for the table, and the words after `python -m` that start it, without the address."""
+
+
+def requests(only: Sequence[str] = ()) -> list[Assault]:
+    """Each request at its legal maximum, a hundred at once; those of SHORT also compressed."""
+    found: list[Assault] = []
+    for number, request in enumerate(maximal_requests()):
+        words = ("tests.chaos.attacker", ADDRESS, str(number), str(ATTACK_S))
+        if not only or request.name in only:
+            found.append((request.name, words))
+        if request.name in SHORT:
+            found.append((f"{request.name}, gzip", (*words, "--gzip")))
+    return found
+
+
+def attacks() -> list[Assault]:
+    """What is not legal: floods of elements, half-sent requests, readers that do not read."""
+    return [
+        (name, ("tests.chaos.attacks", name, ADDRESS, str(ATTACK_S))) for name in sorted(ATTACKS)
     ]
+
+
+async def neighbour(run: Run, assaults: Sequence[Assault]) -> Findings:
+    """One assault after the other, and what the neighbour saw during each."""
     rows: list[Row] = []
     statuses: Counter[str] = Counter()
     async with running(Shape(replicas=1, environment={})) as mesh:
@@ -78,15 +98,13 @@ async def neighbour(run: Run, only: Sequence[str] = ()) -> Findings:
         for _ in run.rounds():
             async with watching(mesh) as quiet:
                 await asyncio.sleep(QUIET_S)
-            for number, request in requests:
-                for gzip in (False, True):
-                    async with watching(mesh) as seen:
-                        ends = await _attack(mesh.address, number, gzip=gzip)
-                    statuses.update(ends)
-                    label = f"{request.name}{', gzip' if gzip else ''}"
-                    rows.append(_row(label, seen, quiet, ends))
-                    run.report(", ".join(f"{name} {value}" for name, value in rows[-1].items()))
-                    await asyncio.sleep(RECOVERY_S)
+            for label, words in assaults:
+                async with watching(mesh) as seen:
+                    ends = await _ends_of(mesh.address, words)
+                statuses.update(ends)
+                rows.append(_row(label, seen, quiet, ends))
+                run.report(", ".join(f"{name} {value}" for name, value in rows[-1].items()))
+                await asyncio.sleep(RECOVERY_S)
         died = before - await mesh.pids()
     return Findings(
         [
@@ -129,10 +147,13 @@ def _sum(rows: Sequence[Row], column: str) -> float:
     return sum(float(row[column]) for row in rows)
 
 
-async def _attack(address: str, number: int, *, gzip: bool) -> Counter[str]:
-    words = [str(number), str(ATTACK_S), *(["--gzip"] if gzip else [])]
+async def _ends_of(address: str, words: Sequence[str]) -> Counter[str]:
+    """Runs an assault in a process of its own; how many of its calls ended with which status."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.chaos.attacker", address, *words, stdout=PIPE
+        sys.executable,
+        "-m",
+        *(address if word == ADDRESS else word for word in words),
+        stdout=PIPE,
     )
     try:
         async with asyncio.timeout(ATTACK_S + 60):
@@ -201,6 +222,25 @@ async def _weigh(mesh: ChaosMesh, seen: Seen) -> None:
 
 
 SCENARIOS = (
-    Scenario("neighbour", "every request at its legal maximum, 100 at once", 1, 900, neighbour),
-    Scenario("neighbour-short", "three such requests", 1, 90, partial(neighbour, only=SHORT)),
+    Scenario(
+        "neighbour",
+        "every request at its legal maximum, 100 at once",
+        1,
+        600,
+        partial(neighbour, assaults=requests()),
+    ),
+    Scenario(
+        "neighbour-short",
+        "three such requests",
+        1,
+        90,
+        partial(neighbour, assaults=requests(SHORT)),
+    ),
+    Scenario(
+        "neighbour-attacks",
+        "floods, half-sent requests, silent readers and connections",
+        1,
+        300,
+        partial(neighbour, assaults=attacks()),
+    ),
 )

@@ -72,8 +72,8 @@ def test_quantized_weights_are_unpacked(tmp_path: Path, bits: int, dtype: mx.Dty
 def test_quantized_weights_stay_packed_where_memory_is_short(tmp_path: Path) -> None:
     write_model(tmp_path, bits=4, dtype=mx.bfloat16)
     loaded = load_model(tmp_path, blas="openblas", available_bytes=100_000)
-    assert loaded.dtype == "bfloat16"
-    assert "needs" in loaded.dtype_note
+    assert loaded.dtype == "float32"
+    assert "computed in float32" in loaded.dtype_note
     assert loaded.weights_bytes < 100_000
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import socket
@@ -186,3 +187,28 @@ async def test_an_exhausted_process_turns_away_and_goes_on() -> None:
         assert client.recv(1) == b""
         with socket.create_connection(address):
             listener.accept()[0].close()
+
+
+async def test_a_listener_without_a_spare_descriptor_says_so_until_it_has_one_again() -> None:
+    bound = socket.create_server(("127.0.0.1", 0))
+    address = bound.getsockname()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def accept_without_descriptors(listener: BoundedListener) -> int | None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            listener.accept()[0].close()
+        except OSError as error:
+            return error.errno
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        return 0
+
+    with BoundedListener(bound) as listener, socket.create_connection(address):
+        # It gives up its spare one, and does not get it back. An event loop that was told of
+        # "nobody waits" would come back at once, for ever.
+        assert accept_without_descriptors(listener) is None
+        assert accept_without_descriptors(listener) == errno.EMFILE
+        listener.accept()[0].close()
+        with socket.create_connection(address):
+            assert accept_without_descriptors(listener) is None

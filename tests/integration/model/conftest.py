@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
 from sqlalchemy import URL
 
 from mlxmesh.model.v1 import model_pb2 as pb
@@ -16,6 +18,8 @@ from mlxmesh_model.fleet import GrpcFleet
 from mlxmesh_model.huggingface import HuggingFaceHub
 from mlxmesh_model.imports import Imports
 from mlxmesh_model.loads import Loads
+from mlxmesh_model.model_events import publish_change
+from mlxmesh_model.passed_over import PassedOver
 from mlxmesh_model.pulls import Pulls
 from mlxmesh_model.reconciler import Reconciler
 from mlxmesh_model.servicer import ModelServicer
@@ -86,6 +90,8 @@ class Mesh:
     def __init__(self, tmp_path: Path, stack: AsyncExitStack) -> None:
         self.tmp_path = tmp_path
         self.registry = InMemoryRegistry()
+        self.events: list[Message] = []
+        """Published by the service that runs, the payloads alone."""
         self.hub_endpoint = "http://127.0.0.1:9"
         self._stack = stack
         self._service: AsyncExitStack | None = None
@@ -96,16 +102,30 @@ class Mesh:
         self._stack.push_async_callback(host.crash)
         return host
 
+    def _publish(self, payload: Message, correlation_id: str = "") -> None:
+        self.events.append(payload)
+
     async def service(self) -> ModelService:
         """Starts the model service, ending the one that ran; the database stays."""
         await self.stop_service()
         stack = self._service = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
-        store = await Store.open(sqlite_url(self.tmp_path / "model.db"))
+        self.events.clear()
+        store = await Store.open(
+            sqlite_url(self.tmp_path / "model.db"),
+            partial(publish_change, self._publish),
+        )
         stack.push_async_callback(store.close)
         fleet = GrpcFleet(self.registry, timeout_s=2)
         stack.push_async_callback(fleet.close)
-        reconciler = Reconciler(store=store, fleet=fleet, interval_s=0.1, refusal_pause_s=0.2)
+        passed_over = PassedOver(self._publish)
+        reconciler = Reconciler(
+            store=store,
+            fleet=fleet,
+            interval_s=0.1,
+            refusal_pause_s=0.2,
+            passed_over=passed_over,
+        )
         pulls = Pulls(
             store=store,
             hub=HuggingFaceHub(self.hub_endpoint, attempts=2, pause_s=0.01),
@@ -115,7 +135,9 @@ class Mesh:
         imports = Imports(store=store, models_dir=self.tmp_path / "models")
         await imports.recover()
         loads = Loads(store=store, wake_reconciler=reconciler.wake)
-        servicer = ModelServicer(store=store, pulls=pulls, imports=imports, loads=loads)
+        servicer = ModelServicer(
+            store=store, pulls=pulls, imports=imports, loads=loads, passed_over=passed_over.of
+        )
         server = MeshServer(
             services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
             service_names=["mlxmesh.model.v1.ModelService"],
@@ -128,6 +150,9 @@ class Mesh:
         stack.push_async_callback(channel.close)
         stub = model_pb2_grpc.ModelServiceStub(channel)
         return ModelService(stub, store, self.registry, self.tmp_path, address)
+
+    def _publish(self, payload: Message, correlation_id: str = "") -> None:
+        self.events.append(payload)
 
     async def stop_service(self) -> None:
         """Ends the model service."""

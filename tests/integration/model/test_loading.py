@@ -1,19 +1,24 @@
 """Desired replicas become engines, whatever happens to runtimes and to the model service."""
 
 import asyncio
+import os
 import re
 
 import pytest
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2
+from mlxmesh.telemetry.v1.events_pb2 import ModelLoadFailed, ModelPassedOver
 from mlxmesh_shared.errors import (
     EngineFailed,
     IllegalState,
     InsufficientMemory,
+    InvalidArgument,
+    ModelFilesMissing,
     ModelRefused,
     NoRuntime,
 )
+from mlxmesh_shared.registry.port import Instance
 from tests.fakes.runtime import FakeRuntime
 
 READY = pb.VERSION_STATE_READY
@@ -99,6 +104,13 @@ async def test_no_runtime(service):
     version = await service.version()
     assert (version.state, version.desired_replicas) == (pb.VERSION_STATE_FAILED, 1)
     assert version.failure.reason == "NO_RUNTIME"
+
+
+async def test_a_runtime_that_does_not_answer_is_named(mesh, service):
+    await mesh.registry.register(Instance("runtime", "runtime-frozen", "127.0.0.1:1", os.getpid()))
+    await service.register()
+    with pytest.raises(NoRuntime, match="not answering: runtime-frozen"):
+        await service.load()
 
 
 async def test_a_runtime_that_comes_later_gets_what_is_desired(mesh, service):
@@ -324,3 +336,78 @@ async def test_a_model_that_its_engine_refuses_is_a_failed_precondition(mesh, se
     with pytest.raises(ModelRefused, match=re.escape("pocket@1: Missing 2 parameters: \na,\nb.")):
         await loading
     assert (await service.version()).failure.code == 9
+
+
+async def test_a_runtime_without_the_files_is_passed_over_and_told(mesh, service):
+    """The two hosts of one mesh have different disks; nobody may believe that both serve."""
+    bare = await mesh.host(FakeRuntime("runtime-bare", available_bytes=9 * 2**30))
+    full = await mesh.host(FakeRuntime("runtime-full"))
+    bare.runtime.refuse_with = InvalidArgument(
+        "model_dir is not a directory on the runtime's host: /x", field="model_dir"
+    )
+    await service.register()
+
+    version = await service.load(replicas=2)
+
+    assert (version.ready_replicas, len(full.runtime.engines)) == (2, 2)
+    why = f"runtime-bare has not the files of pocket@1: {mesh.tmp_path / 'pocket-8'}"
+    for shown in (version, await service.version(), (await service.model("pocket")).versions[0]):
+        assert list(shown.passed_over) == ["runtime-bare"]
+        assert shown.passed_over["runtime-bare"].reason == "MODEL_FILES_MISSING"
+        assert shown.passed_over["runtime-bare"].message.startswith(why)
+    [event] = [event for event in mesh.events if isinstance(event, ModelPassedOver)]
+    assert (event.model, event.version, event.runtime_id) == ("pocket", 1, "runtime-bare")
+    assert event.failure.message.startswith(why)
+
+
+async def test_no_runtime_has_the_files(mesh, service):
+    host = await mesh.host()
+    host.runtime.refuse_with = InvalidArgument("model_dir is missing", field="model_dir")
+    await service.register()
+    with pytest.raises(ModelFilesMissing, match=r"runtime-1 has not the files of pocket@1"):
+        await service.load()
+
+    host.runtime.refuse_with = None
+    await service.until("pocket", lambda v: v.state == READY and not v.passed_over)
+
+
+async def test_a_refusal_is_forgotten_with_the_wish(mesh, service):
+    host = await mesh.host()
+    host.runtime.refuse_with = InsufficientMemory("needs 4 GiB, has 3 GiB")
+    await service.register()
+    with pytest.raises(InsufficientMemory):
+        await service.load()
+    assert "runtime-1" in (await service.version()).passed_over
+    await service.stub.UnloadModel(pb.UnloadModelRequest(model="pocket"))
+    await service.until("pocket", lambda v: not v.passed_over)
+
+
+async def test_a_failed_load_says_that_it_is_tried_again(mesh, service):
+    await service.register()
+    with pytest.raises(NoRuntime):
+        await service.load()
+    assert (await service.version()).retry_in_ms == 10_000
+    [event] = [event for event in mesh.events if isinstance(event, ModelLoadFailed)]
+    assert (event.failure.reason, event.retry_in_ms) == ("NO_RUNTIME", 10_000)
+
+
+async def test_an_engine_that_was_given_up_waits_for_a_load(mesh, service):
+    host = await mesh.host()
+    await service.register()
+    await service.load()
+    [engine_id] = host.runtime.engines
+    host.runtime.fail(engine_id)
+    await service.until("pocket", lambda v: v.state == pb.VERSION_STATE_FAILED)
+    assert (await service.version()).retry_in_ms == 0
+
+
+async def test_a_replica_without_a_place_is_an_event_though_others_serve(mesh, service):
+    host = await mesh.host()
+    await service.register()
+    await service.load()
+    host.runtime.refuse_with = InsufficientMemory("needs 4 GiB, has 3 GiB")
+    with pytest.raises(InsufficientMemory):
+        await service.load(replicas=2)
+    assert (await service.version()).state == READY
+    [event] = [event for event in mesh.events if isinstance(event, ModelLoadFailed)]
+    assert (event.failure.reason, event.retry_in_ms) == ("INSUFFICIENT_MEMORY", 10_000)

@@ -10,26 +10,47 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from mlxmesh_cli.checks import check_blas, check_disk, check_port, run_checks
+from mlxmesh_cli.checks import (
+    check_blas,
+    check_disk,
+    check_http_port,
+    check_port,
+    run_checks,
+)
 from mlxmesh_cli.commands import app
+from mlxmesh_launcher.record import RecordFile
 
 
-def test_every_bad_finding_comes_with_the_mend(tmp_path: Path) -> None:
+def test_every_bad_finding_comes_with_the_fix(tmp_path: Path) -> None:
     checks = run_checks(tmp_path)
     assert [check.name for check in checks] == [
         "python", "versions", "device", "blas", "memory", "disk", "port",
+        "http port",
     ]  # fmt: skip
     assert all(check.finding for check in checks)
-    assert all(check.mend for check in checks if not check.ok)
+    assert all(check.fix for check in checks if not check.ok)
 
 
 def test_a_taken_port_is_found(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         taken = check_port(port, tmp_path)
+        http_taken = check_http_port(port, tmp_path)
     assert not taken.ok
-    assert "--grpc-port" in taken.mend
+    assert "--grpc-port" in taken.fix
+    assert not http_taken.ok
+    assert "--http-port" in http_taken.fix
     assert check_port(port, tmp_path).ok
+
+
+def test_a_mesh_that_serves_elsewhere_does_not_need_the_usual_ports(tmp_path: Path) -> None:
+    record = RecordFile(tmp_path)
+    record.claim()
+    record.publish("127.0.0.1:4242", control="", http="127.0.0.1:4243")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert check_port(port, tmp_path).finding == "127.0.0.1:4242 serves this mesh"
+        assert check_http_port(port, tmp_path).finding == "127.0.0.1:4243 serves this mesh"
 
 
 def test_disk_is_measured_where_the_directory_will_be(tmp_path: Path) -> None:
@@ -44,6 +65,6 @@ def test_json_is_a_list_of_checks(tmp_path: Path) -> None:
 def test_the_blas_in_use_is_named() -> None:
     """Wherever engines run, every machine has at least the one that mlxmesh makes."""
     blas = check_blas()
-    assert blas.ok, blas.mend
+    assert blas.ok, blas.fix
     if sys.platform == "linux":
         assert re.search(r"openblas \(.*/libopenblas-[\d.]+-\w+\.so\)", blas.finding)

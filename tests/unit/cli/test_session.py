@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from mlxmesh_cli.commands import app
 from mlxmesh_cli.session import (
     DEFAULT_ADDRESS,
     TLS_VARIABLES,
@@ -14,6 +16,7 @@ from mlxmesh_cli.session import (
     resolve_data_dir,
     run,
     tls_of,
+    with_data_dir,
 )
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ModelNotFound, ServiceUnavailable
@@ -64,6 +67,7 @@ def test_else_the_default_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ("error", "line"),
     [
         (InvalidArgument("must be at most 1", field="top_p"), "error: top_p: must be at most 1"),
+        (InvalidArgument("top_p must be up to 1", field="top_p"), "error: top_p must be up to 1"),
         (ModelNotFound("no model 'x'"), "error: no model 'x'"),
         (ServiceUnavailable("no runtime is up"), "error: no runtime is up\n"),
     ],
@@ -80,6 +84,35 @@ def test_an_error_is_one_line_and_exit_code_1(
     text = capsys.readouterr().err
     assert text.startswith(line)
     assert text.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_used_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    async def work() -> None:
+        (tmp_path / "file" / "logs").mkdir()
+
+    with pytest.raises(typer.Exit) as caught:
+        run(work())
+    assert caught.value.exit_code == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/file/logs: Not a directory\n"
+
+
+def test_a_command_is_named_with_the_directory_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert with_data_dir("down", tmp_path) == f"mlxmesh down --data-dir {tmp_path}"
+    monkeypatch.setenv("MLXMESH_DATA_DIR", str(tmp_path))
+    assert with_data_dir("down", tmp_path) == "mlxmesh down"
+
+
+@pytest.mark.parametrize("address", ["nohost", ":50051", "host:port", "host:"])
+def test_an_address_needs_host_and_port(address: str) -> None:
+    result = CliRunner().invoke(app, ["models", "--address", address])
+    assert result.exit_code == 2
+    assert "host:port" in result.stderr
 
 
 def test_the_owner_of_a_mesh_with_tls_is_its_admin(tmp_path: Path) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from mlxmesh_cli.tables import instances_table
+from mlxmesh.common.v1.failure_pb2 import Failure
+from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
+from mlxmesh_cli.output import to_dict
+from mlxmesh_cli.tables import instances_table, models_table, overview_view
 
 ENGINE: dict[str, Any] = {
     "service": "engine",
@@ -50,3 +54,52 @@ def test_an_engine_shows_its_load_and_others_their_calls() -> None:
 
 def test_without_a_gateway_the_columns_stay_empty() -> None:
     assert shown().split() == ["engine", "engine-1", "127.0.0.1:1", "7", "serving"]
+
+
+def failing(**facts: Any) -> Model:
+    version = ModelVersion(version=1, desired_replicas=2, ready_replicas=1, **facts)
+    return Model(name="pocket", versions=[version])
+
+
+def in_both_tables(model: Model) -> tuple[str, str]:
+    """What `mlxmesh models` and `mlxmesh status` show of it."""
+    console = Console(width=300, record=True)
+    console.print(overview_view({"instances": [], "models": [to_dict(model)]}))
+    return models_table([model]).lines(300)[1].plain, console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("retry_in_ms", "expected"),
+    [
+        (10_000, "no runtime is up (tried again within 10 s)"),
+        (0, "no runtime is up (`mlxmesh load` tries again)"),
+    ],
+)
+def test_a_failed_load_that_stays_wanted_says_when_it_is_tried_again(
+    retry_in_ms: int, expected: str
+) -> None:
+    failure = Failure(reason="NO_RUNTIME", message="no runtime is up")
+    for table in in_both_tables(failing(failure=failure, retry_in_ms=retry_in_ms)):
+        assert expected in table
+
+
+def test_a_runtime_that_was_passed_over_is_named_with_the_reason() -> None:
+    refusals = {
+        "runtime-1": Failure(message="runtime-1 has not the files of pocket@1: /models"),
+        "runtime-2": Failure(message="needs 4 GiB"),
+    }
+    for table in in_both_tables(failing(passed_over=refusals)):
+        assert "runtime-1 has not the files of pocket@1: /models; runtime-2: needs 4 GiB" in table
+
+
+def test_a_reason_that_ended_the_load_is_told_once() -> None:
+    failure = Failure(message="runtime-1 has not the files")
+    for table in in_both_tables(failing(failure=failure, passed_over={"runtime-1": failure})):
+        assert table.count("has not the files") == 1
+
+
+def test_what_nobody_answered_stands_below_the_tables() -> None:
+    console = Console(width=100, record=True)
+    problem = "the model service does not answer within 5 s; see `mlxmesh logs model`"
+    console.print(overview_view({"instances": [], "models": [], "problems": [problem]}))
+    assert problem in console.export_text()

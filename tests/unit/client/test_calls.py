@@ -112,7 +112,7 @@ async def test_attempts_share_the_deadline() -> None:
         (ValueError("x"), False),
     ],
 )
-def test_only_what_time_can_mend_is_worth_a_retry(error: Exception, worth: bool) -> None:
+def test_only_what_time_can_fix_is_worth_a_retry(error: Exception, worth: bool) -> None:
     assert is_worth_a_retry(error) is worth
 
 

@@ -43,12 +43,13 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
         ("x-own", "1"),
     ]
 
-    caller = ("mlxmesh-caller", "team-a")
-    assert forwarded([*metadata, ("mlxmesh-caller", "other")], caller="team-a") == (
+    told = (("mlxmesh-caller", "team-a"), ("mlxmesh-owner", "#team-a"))
+    forged = [("mlxmesh-caller", "other"), ("mlxmesh-owner", "#other")]
+    assert forwarded([*metadata, *forged], caller="team-a", owner="#team-a") == (
         ("x-request-id", "r-1"),
-        caller,
+        *told,
     )
-    assert forwarded(None, caller="team-a") == (caller,)
+    assert forwarded(None, caller="team-a", owner="#team-a") == told
 
 
 def test_one_caller_leaves_an_eighth_of_the_places_to_others() -> None:

@@ -6,17 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_generation.chat import ChatTemplate
+from mlxmesh_generation.chat import CompiledTemplate
+from mlxmesh_generation.prompts import conversation
 from mlxmesh_generation.request import Chat, ChatTurn
-from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_generation.template_errors import TemplateRefused, TemplateUnusable
 from tests.fakes.tokenizer_files import CHAT_TEMPLATE
 
 HELLO = Chat((ChatTurn("user", "hello"),))
 
 
 def render(source: str, chat: Chat = HELLO, **limits: float) -> str:
-    template = ChatTemplate(source, variables={"bos_token": "<s>"}, **limits)  # pyright: ignore[reportArgumentType]
-    return template.render(chat)
+    template = CompiledTemplate(source, variables={"bos_token": "<s>"}, **limits)  # pyright: ignore[reportArgumentType]
+    return template.render(conversation(chat))
 
 
 def test_turns_and_the_opening_of_the_answer() -> None:
@@ -61,10 +62,9 @@ def test_the_date_is_there() -> None:
 
 
 def test_a_refusal_repeats_the_templates_words_but_not_the_callers() -> None:
-    with pytest.raises(InvalidArgument, match="tools are not for this model") as caught:
+    with pytest.raises(TemplateRefused, match="tools are not for this model"):
         render(CHAT_TEMPLATE, Chat((ChatTurn("tool", "x"),)))
-    assert caught.value.field == "chat"
-    with pytest.raises(InvalidArgument) as caught:
+    with pytest.raises(TemplateRefused) as caught:
         render("{{ raise_exception(messages[0].content) }}", Chat((ChatTurn("user", "canary"),)))
     assert "canary" not in str(caught.value)
 
@@ -82,10 +82,8 @@ def test_a_refusal_repeats_the_templates_words_but_not_the_callers() -> None:
     ],
 )
 def test_a_template_that_fails_is_the_callers_to_avoid(source: str) -> None:
-    with pytest.raises(InvalidArgument) as caught:
+    with pytest.raises(TemplateUnusable):
         render(source)
-    assert caught.value.field == "chat"
-    assert "chat template" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +95,7 @@ def test_a_template_that_fails_is_the_callers_to_avoid(source: str) -> None:
     ],
 )
 def test_an_endless_template_is_stopped(source: str) -> None:
-    with pytest.raises(InvalidArgument, match=r"longer than 0\.05 s|RecursionError"):
+    with pytest.raises(TemplateUnusable, match=r"longer than 0\.05 s|RecursionError"):
         render(source, max_render_s=0.05)
 
 
@@ -126,9 +124,8 @@ def test_an_endless_template_is_stopped(source: str) -> None:
     ],
 )
 def test_one_expression_cannot_ask_for_much(expression: str) -> None:
-    with pytest.raises(InvalidArgument, match="too much") as caught:
+    with pytest.raises(TemplateUnusable, match="too much"):
         render("{% set width = 300000000 %}{{ (" + expression + ")|string|length }}")
-    assert caught.value.field == "chat"
 
 
 @pytest.mark.parametrize(
@@ -150,16 +147,16 @@ def test_what_is_usual_is_no_more_than_it_was(expression: str, expected: str) ->
 
 
 def test_an_endless_output_is_stopped() -> None:
-    with pytest.raises(InvalidArgument, match="more than 1000 characters"):
+    with pytest.raises(TemplateUnusable, match="more than 1000 characters"):
         render("{% for i in range(1000) %}{{ 'x' * 100 }}{% endfor %}", max_characters=1000)
 
 
 def test_a_template_that_is_too_long_is_not_compiled() -> None:
-    with pytest.raises(InvalidArgument, match="more than 1048576 characters"):
+    with pytest.raises(TemplateUnusable, match="more than 1048576 characters"):
         render("x" * (2**20 + 1))
 
 
 def test_a_broken_template_is_told_only_to_those_who_use_it() -> None:
-    template = ChatTemplate("{% for %}", variables={})
-    with pytest.raises(InvalidArgument):
-        template.render(HELLO)
+    template = CompiledTemplate("{% for %}", variables={})
+    with pytest.raises(TemplateUnusable):
+        template.render(conversation(HELLO))

@@ -1,5 +1,7 @@
 """What goes in comes out again, and nothing that was asked for is lost on the way."""
 
+from array import array
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from mlxmesh.common.v1.rules_pb2 import rules
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.generation.v1 import generation_pb2
-from mlxmesh.generation.v1.generation_pb2 import ChatMessage, GenerateRequest
+from mlxmesh.generation.v1.generation_pb2 import ChatMessage, CompleteResponse, GenerateRequest
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh_generation import convert
 from mlxmesh_generation.request import (
@@ -129,7 +131,7 @@ def test_a_role_that_this_version_does_not_know_is_named() -> None:
 def test_token_ids_and_no_input() -> None:
     message = GenerateRequest(model="pocket")
     message.tokens.token_ids.extend([5, 6])
-    assert convert.prompt_input(message) == PromptTokens((5, 6))
+    assert convert.prompt_input(message) == PromptTokens(array("I", [5, 6]))
     with pytest.raises(InvalidArgument):
         convert.prompt_input(GenerateRequest(model="pocket"))
 
@@ -177,8 +179,9 @@ def test_an_end_says_what_stopped_it(event: Finished, stopped_by: str | None) ->
 
 def test_a_whole_generation_in_one_message() -> None:
     events = [STARTED, PrefillProgress(1, 2), Delta("a", (1,)), Delta("b", (2, 3)), FINISHED]
-    response = convert.complete_response(events)
-    assert (response.text, list(response.token_ids)) == ("ab", [1, 2, 3])
+    response = CompleteResponse()
+    texts = [convert.add_to_complete(response, event) for event in events]
+    assert ("".join(texts), list(response.token_ids)) == ("ab", [1, 2, 3])
     assert response.started == convert.generate_response(1, STARTED).started
     assert response.finished == convert.generate_response(1, FINISHED).finished
 

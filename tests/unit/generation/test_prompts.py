@@ -1,8 +1,14 @@
+from collections.abc import Iterator
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh_generation import prompts
 from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.prompts import Prompts
+from mlxmesh_generation.rendering import Renderers
 from mlxmesh_generation.request import (
     Chat,
     ChatTurn,
@@ -12,10 +18,12 @@ from mlxmesh_generation.request import (
     PromptTokens,
 )
 from mlxmesh_generation.tokenizer import ModelTokenizer
+from mlxmesh_generation.turns import Turns
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
 
 VERSION = ModelVersion("pocket", 1, "ab" * 32, 1000, 300, 1)
+LARGE = ModelVersion("pocket", 1, "ab" * 32, 100_000, 300, 1)
 TEXT = PromptText("x")
 HELLO = Chat((ChatTurn("user", "hello"),))
 
@@ -37,26 +45,41 @@ def asking(
     )
 
 
+@pytest.fixture
+def subject() -> Iterator[Prompts]:
+    turns, renderers = Turns(), Renderers()
+    yield Prompts(turns, renderers)
+    turns.close()
+    renderers.close()
+
+
 @pytest.mark.parametrize("repeats", [1, 2000])
-async def test_a_prompt_is_tokenized_as_it_is(byte_level: ModelTokenizer, repeats: int) -> None:
+async def test_a_prompt_is_tokenized_as_it_is(
+    subject: Prompts, byte_level: ModelTokenizer, repeats: int
+) -> None:
     text = "hello there " * repeats
-    token_ids = await prompts.token_ids(PromptText(text), byte_level)
+    token_ids = await subject.token_ids(PromptText(text), byte_level, LARGE, caller="a")
     assert byte_level.decode(token_ids) == text
 
 
-async def test_a_conversation_goes_through_the_template(byte_level: ModelTokenizer) -> None:
-    token_ids = await prompts.token_ids(HELLO, byte_level)
+async def test_a_conversation_goes_through_the_template(
+    subject: Prompts, byte_level: ModelTokenizer
+) -> None:
+    token_ids = await subject.token_ids(HELLO, byte_level, VERSION, caller="a")
     assert byte_level.decode(token_ids) == "<|user|>hello<|assistant|>"
     assert 2 in token_ids  # the template's end of turn became the special token
 
 
-async def test_token_ids_are_used_as_they_are(byte_level: ModelTokenizer) -> None:
-    assert await prompts.token_ids(PromptTokens((7, 8)), byte_level) == (7, 8)
+async def test_token_ids_are_used_as_they_are(subject: Prompts, byte_level: ModelTokenizer) -> None:
+    source = PromptTokens((7, 8))
+    assert await subject.token_ids(source, byte_level, VERSION, caller="a") == (7, 8)
 
 
-async def test_a_model_without_a_template_takes_no_conversation(metaspace: ModelTokenizer) -> None:
+async def test_a_model_without_a_template_takes_no_conversation(
+    subject: Prompts, metaspace: ModelTokenizer
+) -> None:
     with pytest.raises(InvalidArgument, match="no chat template") as caught:
-        await prompts.token_ids(HELLO, metaspace)
+        await subject.token_ids(HELLO, metaspace, VERSION, caller="a")
     assert caught.value.field == "chat"
 
 
@@ -108,3 +131,45 @@ def test_an_input_of_no_tokens_is_refused() -> None:
     with pytest.raises(InvalidArgument) as caught:
         prompts.max_tokens(asking(), VERSION, 0)
     assert caught.value.field == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("context_tokens", "max_token_bytes", "limit"),
+    [
+        (1000, 16, 16_000),
+        (1000, None, 2**20),
+        (131_072, 128, 2**21),
+        (131_072, None, 2**21),
+        (131_072, 8, 2**20),
+    ],
+)
+def test_how_long_a_text_may_be(
+    context_tokens: int, max_token_bytes: int | None, limit: int
+) -> None:
+    assert prompts.max_text_bytes(context_tokens, max_token_bytes) == limit
+
+
+@pytest.mark.parametrize("character", ["a", "ä", "\U0001f642"])
+def test_what_has_more_bytes_than_the_context_can_hold_is_refused_by_its_length(
+    byte_level: ModelTokenizer, character: str
+) -> None:
+    longest = byte_level.max_token_bytes
+    assert longest is not None
+    fits = longest * VERSION.context_tokens // len(character.encode())
+    prompts.check_length(character * fits, byte_level, VERSION, "prompt")
+    with pytest.raises(ContextTooLong) as caught:
+        prompts.check_length(character * (fits + 1), byte_level, VERSION, "prompt")
+    assert caught.value.field == "prompt"
+
+
+@given(text=st.text())
+def test_no_token_has_more_bytes_than_the_longest(byte_level: ModelTokenizer, text: str) -> None:
+    assert byte_level.max_token_bytes is not None
+    tokens = len(byte_level.encode_rendered(text))
+    assert len(text.encode()) <= tokens * byte_level.max_token_bytes
+
+
+def test_where_bytes_may_be_dropped_no_length_proves_anything(
+    metaspace: ModelTokenizer, word_piece: ModelTokenizer, plain: ModelTokenizer
+) -> None:
+    assert metaspace.max_token_bytes is word_piece.max_token_bytes is plain.max_token_bytes is None

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_generation.request import Chat, ChatTurn
 from mlxmesh_generation.tokenizer import ModelTokenizer
 from tests.fakes import tokenizer_files
 
@@ -26,8 +25,8 @@ def test_a_long_text_is_not_truncated(byte_level: ModelTokenizer) -> None:
 
 def test_the_models_own_chat_template_is_used(byte_level: ModelTokenizer) -> None:
     assert byte_level.chat is not None
-    rendered = byte_level.chat.render(Chat((ChatTurn("user", "Hi"),)))
-    assert rendered == "<|user|>Hi</s><|assistant|>"
+    assert byte_level.chat.source == tokenizer_files.CHAT_TEMPLATE
+    assert byte_level.chat.variables["bos_token"] == "<s>"
 
 
 def test_a_model_may_have_no_chat_template(metaspace: ModelTokenizer) -> None:

@@ -103,3 +103,11 @@ def test_consul_agents_get_a_certificate_without_a_role(tmp_path: Path) -> None:
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == []
     assert "consul" in authority.issued()
     assert [each.role for each in read_certificates(tmp_path)] == ["ca", *ROLES, "consul"]
+
+
+def test_certificates_hold_when_the_clock_is_set_back_by_hours(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path)
+    earlier = datetime.now(UTC) - timedelta(hours=23)
+    for name in ("ca", *ROLES):
+        certificate = x509.load_pem_x509_certificate((tmp_path / f"{name}.crt").read_bytes())
+        assert certificate.not_valid_before_utc < earlier

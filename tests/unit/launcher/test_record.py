@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mlxmesh_launcher.process_start import start_of
 from mlxmesh_launcher.record import FILE_NAME, LauncherRecord, RecordFile, read_record
 from mlxmesh_shared.errors import IllegalState
 
@@ -46,7 +47,7 @@ def test_the_record_of_a_dead_process_does_not_block(tmp_path: Path) -> None:
 
 
 def test_a_reused_pid_is_not_the_launcher() -> None:
-    mine = LauncherRecord(pid=os.getpid(), create_time=psutil.Process().create_time())
+    mine = LauncherRecord(pid=os.getpid(), create_time=start_of(psutil.Process()))
     assert mine.is_running()
     assert not replace(mine, create_time=mine.create_time - 100).is_running()
 

@@ -4,19 +4,23 @@ from dataclasses import dataclass
 
 import pytest
 
-from mlxmesh_shared.caller import caller_of, host_of
+from mlxmesh_shared.caller import caller_of, host_of, owner_of, told_owner
 from mlxmesh_shared.errors import InvalidArgument
 
 
 @dataclass
 class Call:
     metadata: tuple[tuple[str, str | bytes], ...] | None = None
+    identity: bytes = b""
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...] | None:
         return self.metadata
 
     def peer(self) -> str:
         return "ipv4:10.0.0.7:41234"
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {"peer_spiffe_id": [self.identity]} if self.identity else {}
 
 
 @pytest.mark.parametrize("name", ["a", "team-a", "A.b_c:9-", "x" * 128])
@@ -51,3 +55,26 @@ def test_without_a_name_it_is_the_host(metadata: tuple[tuple[str, str], ...] | N
 )
 def test_the_host_of_a_peer(peer: str, host: str) -> None:
     assert host_of(peer) == host
+
+
+CLIENT = b"spiffe://mlxmesh/client"
+NAMED = ("mlxmesh-caller", "a")
+
+
+def test_an_owner_is_a_certificates_identity_and_a_name_within_it() -> None:
+    calls = [Call(), Call((NAMED,)), Call(identity=CLIENT), Call((NAMED,), CLIENT)]
+    owners = [owner_of(call) for call in calls]
+    assert owners == ["#", "#a", "spiffe://mlxmesh/client#", "spiffe://mlxmesh/client#a"]
+
+
+def test_a_client_cannot_name_its_owner_only_a_gateway_can() -> None:
+    told = ("mlxmesh-owner", "spiffe://mlxmesh/client#a")
+    assert owner_of(Call((told,))) == "#"
+    assert told_owner(Call((told, NAMED))) == told[1]
+    assert told_owner(Call((NAMED,))) == "#a"
+
+
+@pytest.mark.parametrize("name", ["a#b", "", "a b"])
+def test_a_name_cannot_pass_for_an_identity(name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        owner_of(Call((("mlxmesh-caller", name),)))

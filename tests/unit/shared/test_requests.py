@@ -1,6 +1,7 @@
 """Turns, bytes and places of requests: what many or large ones of one client cost the others."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from mlxmesh_shared.errors import (
     MessageTooLarge,
     TooManyRequests,
 )
-from mlxmesh_shared.requests import Arrivals, HeldBytes, RequestParser, Turns
+from mlxmesh_shared.requests import Arrivals, HeldBytes, RequestParser, Turns, finish_in_thread
 from mlxmesh_shared.requests.parser import check_size
 from mlxmesh_shared.rules import Validator
 
@@ -209,6 +210,84 @@ async def test_a_turn_that_fails_ends() -> None:
         with pytest.raises(ValueError, match="nothing"):
             async with turns.of("a"):
                 raise ValueError("nothing")
+
+
+async def test_a_turn_lasts_as_long_as_its_thread_though_its_call_is_cancelled() -> None:
+    may_end, began = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def work() -> None:
+        loop.call_soon_threadsafe(began.set)
+        may_end.wait(10)
+
+    async def in_turn() -> None:
+        async with turns.of("a"):
+            await finish_in_thread(work)
+
+    turns = Turns()
+    gone = asyncio.create_task(in_turn())
+    await began.wait()
+    gone.cancel()
+    await pause()
+    gone.cancel()
+    began.clear()
+    other = asyncio.create_task(in_turn())
+    await asyncio.sleep(0.2)
+    assert not began.is_set()
+    assert not gone.done()
+
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    async with asyncio.timeout(5):
+        await other
+
+
+async def test_a_cancelled_call_is_not_told_what_its_thread_raised() -> None:
+    may_end, began = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        began.set()
+        may_end.wait(10)
+        raise ValueError("nobody asks any more")
+
+    task = asyncio.create_task(finish_in_thread(fail))
+    await asyncio.to_thread(began.wait, 10)
+    task.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_large_requests_of_cancelled_calls_are_parsed_one_at_a_time() -> None:
+    parsing = most = 0
+    lock, may_end = threading.Lock(), threading.Event()
+
+    class Slow(RequestParser):
+        """Counts how many threads are in it."""
+
+        def parse_now(self, cls: Any, encoded: bytes) -> Any:
+            nonlocal parsing, most
+            with lock:
+                parsing += 1
+                most = max(most, parsing)
+            may_end.wait(10)
+            with lock:
+                parsing -= 1
+            return super().parse_now(cls, encoded)
+
+    parser = Slow(Validator([GenerateRequest.DESCRIPTOR]))
+    encoded = GenerateRequest(model="m", prompt="x" * 100_000).SerializeToString()
+    calls: list[asyncio.Task[Any]] = []
+    for _ in range(4):
+        calls.append(asyncio.create_task(parser.parse(GenerateRequest, encoded, lambda: "a")))
+        await asyncio.sleep(0.05)
+        calls[-1].cancel()
+    await asyncio.sleep(0.05)
+    may_end.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+    assert most == 1
 
 
 async def test_large_requests_leave_the_event_loop_alone() -> None:

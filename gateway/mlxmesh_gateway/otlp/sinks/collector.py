@@ -95,5 +95,5 @@ def _read(path: Path | None) -> bytes | None:
         return None if path is None else path.read_bytes()
     except OSError as error:
         raise IllegalState(
-            f"telemetry_sinks: cannot read {path}: {error.strerror}; mend the setting or the file"
+            f"telemetry_sinks: cannot read {path}: {error.strerror}; fix the setting or the file"
         ) from error
