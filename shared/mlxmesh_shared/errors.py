@@ -121,6 +121,10 @@ class MessageTooLarge(MeshError):
     code = StatusCode.RESOURCE_EXHAUSTED
 
 
+class DiskFull(MeshError):
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
 class QueueFull(MeshError):
     code, retryable = StatusCode.RESOURCE_EXHAUSTED, True
 
@@ -131,6 +135,10 @@ class InsufficientMemory(MeshError):
 
 class TooManyRequests(MeshError):
     code, retryable = StatusCode.RESOURCE_EXHAUSTED, True
+
+
+class CatalogueBusy(MeshError):
+    code, retryable = StatusCode.UNAVAILABLE, True
 
 
 class ServiceUnavailable(MeshError):

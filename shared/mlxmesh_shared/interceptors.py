@@ -19,6 +19,7 @@ from grpc import aio
 from mlxmesh_shared.access_log import access_level, record_access
 from mlxmesh_shared.afterwards import Afterwards
 from mlxmesh_shared.caller import caller_of
+from mlxmesh_shared.disk import disk_error
 from mlxmesh_shared.error_trace import first_of, trace_of
 from mlxmesh_shared.errors import (
     Draining,
@@ -252,6 +253,9 @@ class CallGuard(aio.ServerInterceptor):
             return error
         if isinstance(error, aio.AioRpcError):
             return from_rpc_error(error)
+        if isinstance(error, OSError) and (known := disk_error(error)) is not None:
+            _log.error("%s failed: %s", method, known.message)
+            return known
         short_id = secrets.token_hex(4)
         _log.error("%s failed, id %s\n%s", method, short_id, trace_of(error))
         return Internal(f"internal error; see the log of {self._service}, id {short_id}")

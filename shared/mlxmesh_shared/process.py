@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
 
+from mlxmesh_shared.disk import disk_error
 from mlxmesh_shared.errors import IllegalState, MeshError
 from mlxmesh_shared.grpc_threads import grpc_environment
 from mlxmesh_shared.interrupt import end_at_interrupt
@@ -40,6 +41,12 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
             raise
         # The first is why the others were cancelled, or failed too.
         sys.stderr.write(f"{_first(group)}\n")
+        return 1
+    except OSError as error:
+        known = disk_error(error)
+        if known is None:
+            raise
+        sys.stderr.write(f"{known}\n")
         return 1
     except KeyboardInterrupt:
         return 130

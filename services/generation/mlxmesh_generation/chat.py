@@ -24,6 +24,7 @@ from mlxmesh_generation.template_errors import TemplateRefused, TemplateUnusable
 
 MAX_RENDER_S = 5.0
 MAX_RENDERED_CHARACTERS = 16_000_000
+MAX_TEMPLATE_CHARACTERS = 2**20
 _DEFAULT_GLOBALS = ("range", "dict", "namespace")
 
 
@@ -136,6 +137,8 @@ class _GenerationBlocks(Extension):
 
 
 def _compile(source: str) -> Template:
+    if len(source) > MAX_TEMPLATE_CHARACTERS:
+        raise TemplateUnusable(f"has more than {MAX_TEMPLATE_CHARACTERS} characters")
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols]
     )

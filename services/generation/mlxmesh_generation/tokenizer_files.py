@@ -5,13 +5,14 @@ nothing in tokenizer.json. Else transformers has to interpret them.
 Source: transformers 5.23, tokenization_utils_tokenizers.py, TokenizersBackend.__init__.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from tokenizers import Tokenizer
+
+from mlxmesh_shared.json_file import read_json_object
 
 _GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "mask_token")
@@ -42,12 +43,12 @@ class TokenizerFiles:
 def read_files(directory: Path) -> TokenizerFiles | None:
     """None when only transformers knows what the files mean.
 
-    Raises: OSError, or whatever json and tokenizers make of damaged files.
+    Raises: OSError, UnusableJson, or whatever tokenizers makes of damaged files.
     """
     config_path, tokenizer_path = directory / "tokenizer_config.json", directory / "tokenizer.json"
     if not config_path.is_file() or not tokenizer_path.is_file():
         return None
-    config: dict[str, Any] = json.loads(config_path.read_bytes())
+    config = read_json_object(config_path)
     if not _is_plain(config) or any((directory / name).exists() for name in _OTHER_FILES):
         return None
     backend = Tokenizer.from_file(str(tokenizer_path))

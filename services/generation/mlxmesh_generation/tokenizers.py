@@ -14,6 +14,7 @@ from typing import Protocol
 from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import IllegalState, Internal
+from mlxmesh_shared.json_file import max_file_bytes
 
 _log = logging.getLogger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -84,7 +85,10 @@ class Tokenizers:
         files: dict[str, bytearray] = {}
         async with aclosing(self._source.tokenizer_files(version.name, version.version)) as pieces:
             async for name, data in pieces:
-                files.setdefault(_checked(_FILE_NAME, name), bytearray()).extend(data)
+                content = files.setdefault(_checked(_FILE_NAME, name), bytearray())
+                content.extend(data)
+                if len(content) > max_file_bytes(name):
+                    raise IllegalState(f"{name} of model {version} is too large to be read")
         await asyncio.to_thread(_store, files, directory)
 
 

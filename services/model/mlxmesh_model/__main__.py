@@ -10,7 +10,10 @@ import sys
 from contextlib import AsyncExitStack
 from functools import partial
 
+from sqlalchemy import URL
+
 from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh_model.database_urls import database_url, sqlite_url
 from mlxmesh_model.fleet import GrpcFleet
 from mlxmesh_model.hub import Hub, HubOnDemand
 from mlxmesh_model.imports import Imports
@@ -150,8 +153,10 @@ def _server(
     )
 
 
-def _database_url(settings: ModelSettings) -> str:
-    return settings.database_url or f"sqlite+aiosqlite:///{settings.data_dir / 'model.db'}"
+def _database_url(settings: ModelSettings) -> URL:
+    if settings.database_url:
+        return database_url(settings.database_url)
+    return sqlite_url(settings.data_dir / "model.db")
 
 
 if __name__ == "__main__":

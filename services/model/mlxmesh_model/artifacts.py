@@ -1,7 +1,6 @@
 """What is in a model directory: whether it can be served, and its facts."""
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any, cast
 from mlxmesh_model.catalog import Artifact
 from mlxmesh_model.safetensors import NotSafetensors, Tensor, read_tensors
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
+from mlxmesh_shared.json_file import MIB, UnusableJson, max_file_bytes, read_json_object
 
 # What a model may consist of, at the top of its directory. Nothing else is read, hashed or pulled:
 # above all no code (.py) and no pickles (.bin, .pt, .pkl), and no weights that engines pass over.
@@ -110,6 +110,8 @@ class _ModelDirectory:
             homes.append(self.path.parent.parent / "blobs")
         if real.parent not in homes or not real.is_file():
             raise _Unusable(f"{name} is not a file inside the directory")
+        if is_text(name) and real.stat().st_size > max_file_bytes(name):
+            raise _Unusable(f"{name} is larger than {max_file_bytes(name) // MIB} MiB")
         return real
 
     def json(self, name: str) -> _Json:
@@ -117,12 +119,9 @@ class _ModelDirectory:
         if name not in self.files:
             return {}
         try:
-            content = json.loads(self.files[name].read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise _Unusable(f"{name} is not JSON") from error
-        if not isinstance(content, dict):
-            raise _Unusable(f"{name} must hold a JSON object")
-        return cast("_Json", content)
+            return read_json_object(self.files[name])
+        except UnusableJson as error:
+            raise _Unusable(f"{name} {error}") from error
 
 
 def _inspect(model: _ModelDirectory, known_sha256: Mapping[str, str]) -> Artifact:
@@ -148,6 +147,7 @@ def _checked_config(model: _ModelDirectory) -> _Json:
     if "config.json" not in model.files:
         raise _Unusable("has no config.json")
     config = model.json("config.json")
+    model.json("generation_config.json")  # engines read it
     for name, keys in _CODE_KEYS.items():
         for key in keys:
             if key in model.json(name):

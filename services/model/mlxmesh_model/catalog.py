@@ -196,6 +196,15 @@ class Model:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A model after a change, or None where it was removed."""
+
+    sequence: int
+    name: str
+    model: Model | None
+
+
 def default_version(versions: tuple[Version, ...], aliases: Mapping[str, int]) -> int:
     """The alias `default`, else the newest version with a ready replica, else the newest on disk,
     else the newest; 0 where there is none.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlxmesh_model.hub import Progress
+from mlxmesh_shared.disk import disk_full
 from mlxmesh_shared.errors import (
     FeatureNotSupported,
     Internal,
@@ -29,7 +30,8 @@ class Converter(Protocol):
 
     async def __call__(self, file: Path, directory: Path, dtype: str, progress: Progress) -> None:
         """The directory appears whole or not at all, in place of what was there; `progress` goes on
-        from where it is. Raises: InvalidArgument, ServiceUnavailable, Internal.
+        from where it is. Raises: InvalidArgument, DiskFull, ServiceUnavailable,
+        Internal.
         """
         ...
 
@@ -58,7 +60,7 @@ async def _run(file: Path, growing: Path, dtype: str, progress: Progress) -> Non
         *(sys.executable, "-P", "-m", "mlxmesh_model.gguf", *arguments), stdin=PIPE, stdout=PIPE
     )  # fmt: skip
     try:
-        failure = await _follow(process, progress)
+        failure = await _follow(process, progress, growing.parent)
         code = await process.wait()
     finally:
         if process.returncode is None:
@@ -71,7 +73,7 @@ async def _run(file: Path, growing: Path, dtype: str, progress: Progress) -> Non
         raise Internal("the conversion ended unexpectedly; see the log of the model service")
 
 
-async def _follow(process: Process, progress: Progress) -> MeshError | None:
+async def _follow(process: Process, progress: Progress, place: Path) -> MeshError | None:
     """Reads what the process tells; the failure that it tells of, if any."""
     assert process.stdout is not None
     done, total = progress.done_bytes, progress.total_bytes
@@ -79,7 +81,7 @@ async def _follow(process: Process, progress: Progress) -> MeshError | None:
     async for line in process.stdout:
         told: dict[str, Any] = json.loads(line)
         if "failure" in told:
-            failure = _failure(told["failure"], told["message"])
+            failure = _failure(told["failure"], told["message"], place)
         else:
             progress.file = WEIGHTS
             progress.done_bytes = done + told["done"]
@@ -87,12 +89,14 @@ async def _follow(process: Process, progress: Progress) -> MeshError | None:
     return failure
 
 
-def _failure(kind: str, message: str) -> MeshError:
+def _failure(kind: str, message: str, place: Path) -> MeshError:
     if kind == "bad":
         return InvalidArgument(f"the GGUF file is damaged: {message}", field=_FIELD)
     if kind == "unsupported":
         return FeatureNotSupported(f"the GGUF file is not taken: {message}", field=_FIELD)
+    if kind == "full":
+        return disk_full(place, message)
     return ServiceUnavailable(
-        f"the GGUF file cannot be read, or the model not be written ({message}); make room, then "
-        "try again"
+        f"the GGUF file cannot be read, or the model not be written ({message}); check both disks,"
+        " then try again"
     )

@@ -25,6 +25,7 @@ from mlxmesh_model.artifacts import is_pickle, is_text, is_weights
 from mlxmesh_model.hub import HubModel, Progress
 from mlxmesh_model.part_file import HubFile, PartFile
 from mlxmesh_shared.errors import HubUnavailable, InvalidArgument, SourceNotFound
+from mlxmesh_shared.json_file import MIB, max_file_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -163,8 +164,19 @@ def _checked(hub_id: str, commit: str, siblings: list[RepoSibling]) -> HubModel:
         what = "pickled weights only" if any(map(is_pickle, names)) else "no weights"
         raise InvalidArgument(f"{hub_id} has {what}; only safetensors are taken", field="hub_id")
     wanted = [s for s in siblings if is_text(s.rfilename) or is_weights(s.rfilename)]
+    for sibling in wanted:
+        _check_size(hub_id, sibling)
     wanted.sort(key=lambda s: (is_weights(s.rfilename), s.rfilename))
     return HubModel(hub_id, commit, tuple(map(_hub_file, wanted)))
+
+
+def _check_size(hub_id: str, sibling: RepoSibling) -> None:
+    """Refuses a file before it is downloaded that would be refused afterwards."""
+    name, max_bytes = sibling.rfilename, max_file_bytes(sibling.rfilename)
+    if is_text(name) and (sibling.size or 0) > max_bytes:
+        raise InvalidArgument(
+            f"{hub_id}: {name} is larger than {max_bytes // MIB} MiB", field="hub_id"
+        )
 
 
 def _hub_file(sibling: RepoSibling) -> HubFile:

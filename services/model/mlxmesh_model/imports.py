@@ -47,7 +47,7 @@ class Imports:
         """Converts and registers; yields at most ten times a second. Ended early, it leaves
         nothing.
 
-        Raises: InvalidArgument, ServiceUnavailable.
+        Raises: InvalidArgument, DiskFull, ServiceUnavailable.
         """
         if not file.is_absolute():
             raise InvalidArgument("file must be absolute", field="file")
@@ -80,10 +80,12 @@ class Imports:
         except BaseException as error:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
             if isinstance(error, OSError):
-                raise why_failed(error) from error
+                raise why_failed(error, self._root.parent) from error
             raise
         # From here on it goes to its end, whoever waits: a directory is known, or it is removed.
-        return await asyncio.shield(self._store.keep(self._register(name, artifact, source)))
+        return await asyncio.shield(
+            self._store.transactions.keep(self._register(name, artifact, source))
+        )
 
     async def _register(self, name: str, artifact: Artifact, source: Source) -> Version:
         """The version, which may be there already, with the same content in another directory."""

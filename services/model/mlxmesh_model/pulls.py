@@ -13,6 +13,7 @@ from mlxmesh_model.gguf_process import Converter, convert_gguf
 from mlxmesh_model.hub import Hub, HubModel, Progress
 from mlxmesh_model.lifecycle import ON_DISK, State
 from mlxmesh_model.store import Store
+from mlxmesh_shared.disk import disk_error
 from mlxmesh_shared.errors import (
     Cancelled,
     Internal,
@@ -108,7 +109,7 @@ class Pulls:
             await asyncio.to_thread(shutil.rmtree, _download_of(directory), ignore_errors=True)
             return filled
         except BaseException as error:  # whatever it was, the version must not stay PULLING
-            failure = why_failed(error)
+            failure = why_failed(error, self._models_dir)
             await self._store.fail_pull(version, FailureRecord.of(failure))
             if isinstance(error, OSError):
                 raise failure from error
@@ -158,15 +159,16 @@ async def progress_of(task: asyncio.Task[Version], progress: Progress) -> AsyncG
         await asyncio.wait({task}, timeout=_PROGRESS_INTERVAL_S)
 
 
-def why_failed(error: BaseException) -> MeshError:
-    """What is told of whatever ended a pull or an import."""
+def why_failed(error: BaseException, models_dir: Path) -> MeshError:
+    """What is told of whatever ended a pull or an import into a directory."""
     if isinstance(error, MeshError):
         return error
     if isinstance(error, asyncio.CancelledError):
         return _interrupted()
     if isinstance(error, OSError):
-        return ServiceUnavailable(
-            f"the model cannot be written ({error.strerror}); make room, then pull again"
+        return disk_error(error, models_dir) or ServiceUnavailable(
+            f"the model cannot be written ({error.strerror}); check the disk under {models_dir},"
+            " then try again"
         )
     return Internal("the pull failed; see the log of the model service")
 

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from mlxmesh_model import rows
-from mlxmesh_model.catalog import Model, Phase, Source, Version
+from mlxmesh_model.catalog import Change, Model, Phase, Source, Version
 from mlxmesh_model.tables import (
     AliasRow,
     CounterRow,
@@ -25,9 +25,11 @@ async def read_models(
     session: AsyncSession, where: ColumnElement[bool], *, limit: int | None = None
 ) -> list[Model]:
     """The models that a condition selects, by name, whole, in four statements however many."""
-    query = select(ModelRow).where(where).order_by(ModelRow.name).limit(limit)
-    found = (await session.scalars(query)).all()
-    names = [row.name for row in found]
+    found = (
+        await session.scalars(select(ModelRow).where(where).order_by(ModelRow.name).limit(limit))
+    ).all()
+    # Not as parameters: SQLite takes no more than 32,766 of them.
+    names = select(ModelRow.name).where(where).order_by(ModelRow.name).limit(limit)
     versions = _by_model(
         await session.scalars(
             select(VersionRow).where(VersionRow.model.in_(names)).order_by(VersionRow.number)
@@ -63,6 +65,22 @@ async def find_model(session: AsyncSession, name: str) -> Model | None:
     return found[0] if found else None
 
 
+async def read_changes(session: AsyncSession, *, after: int) -> list[Change]:
+    """What changed after a sequence number, in order; after 0 every model as it is."""
+    changed = await read_models(session, ModelRow.sequence > after)
+    found = [Change(model.sequence, model.name, model) for model in changed]
+    if after:
+        removed = select(TombstoneRow).where(TombstoneRow.sequence > after)
+        tombstones = await session.scalars(removed)
+        found += [Change(row.sequence, row.name, None) for row in tombstones]
+    return sorted(found, key=lambda change: change.sequence)
+
+
+async def last_sequence(session: AsyncSession) -> int:
+    """The number of the last change."""
+    return (await session.scalars(select(CounterRow.value))).one()
+
+
 async def version_row(session: AsyncSession, version: Version) -> VersionRow:
     """The row of a version that is known to exist."""
     return await session.get_one(VersionRow, (version.model, version.number))
@@ -72,7 +90,9 @@ async def add_version(session: AsyncSession, name: str, source: Source) -> Versi
     """A new version under the next number, and its model where it is the first."""
     model = await session.get(ModelRow, name)
     if model is None:
-        model = ModelRow(name=name, sequence=0, last_version=0)
+        removed = await session.get(TombstoneRow, name)
+        last_version = removed.last_version if removed is not None else 0
+        model = ModelRow(name=name, sequence=0, last_version=last_version)
         session.add(model)
         await session.flush()
     model.last_version += 1
@@ -108,8 +128,15 @@ async def retry_failed_replicas(session: AsyncSession, version: Version) -> None
     )
 
 
-async def number_change(session: AsyncSession, name: str, *, removed: bool) -> None:
-    """Gives a change of a model the next sequence number."""
+async def last_version(session: AsyncSession, name: str) -> int:
+    """The newest version number that a model ever had, 0 for none."""
+    return await session.scalar(select(ModelRow.last_version).where(ModelRow.name == name)) or 0
+
+
+async def number_change(
+    session: AsyncSession, name: str, *, removed: bool, last_version: int
+) -> None:
+    """Gives a change of a model the next sequence number; a removed one keeps its last version."""
     sequence = (
         await session.scalars(
             update(CounterRow).values(value=CounterRow.value + 1).returning(CounterRow.value)
@@ -117,7 +144,7 @@ async def number_change(session: AsyncSession, name: str, *, removed: bool) -> N
     ).one()
     await session.execute(delete(TombstoneRow).where(TombstoneRow.name == name))
     if removed:
-        session.add(TombstoneRow(name=name, sequence=sequence))
+        session.add(TombstoneRow(name=name, sequence=sequence, last_version=last_version))
     else:
         await session.execute(
             update(ModelRow).where(ModelRow.name == name).values(sequence=sequence)

@@ -101,6 +101,8 @@ class Reconciler:
                 self._bell.clear()
                 try:
                     await self.reconcile()
+                except MeshError as error:
+                    _log.warning("a pass failed (%s); the next starts soon", error.message)
                 except Exception:  # noqa: BLE001 - one failed pass must not end all later ones
                     _log.exception("a pass failed; the next starts in %g s", self._interval_s)
                 # Not wait_for: in Python 3.11 it may lose a cancellation that meets the bell.

@@ -1,26 +1,24 @@
 """The catalogue in SQL, and the one place where its rows change."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 
-from sqlalchemy import delete, select
+from sqlalchemy import URL, delete
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from mlxmesh_model import lifecycle, queries, rows
-from mlxmesh_model.catalog import Artifact, FailureRecord, Model, Source, Version
+from mlxmesh_model.bells import Bells
+from mlxmesh_model.catalog import Artifact, Change, FailureRecord, Model, Source, Version
 from mlxmesh_model.database import open_database
 from mlxmesh_model.lifecycle import ON_DISK, Move, State
-from mlxmesh_model.tables import AliasRow, CounterRow, ModelRow, TombstoneRow, VersionRow
-from mlxmesh_shared.errors import ModelNotFound
+from mlxmesh_model.tables import AliasRow, ModelRow, VersionRow
+from mlxmesh_model.transactions import Transactions, to_its_end
+from mlxmesh_shared.errors import MeshError, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
-
-_Args = ParamSpec("_Args")
-_Result = TypeVar("_Result")
 
 OnChange = Callable[[Model | None, Model | None], None]
 """Told of a model before and after a change; None where there was or is none."""
@@ -30,120 +28,74 @@ def _nobody(before: Model | None, after: Model | None) -> None:
     pass
 
 
-def _to_its_end(
-    method: "Callable[Concatenate[Store, _Args], Coroutine[Any, Any, _Result]]",
-) -> "Callable[Concatenate[Store, _Args], Coroutine[Any, Any, _Result]]":
-    """Lets a method run on when its caller is cancelled: a statement that is broken off can leave
-    its connection, or the whole pool, unusable.
-    """
-
-    @wraps(method)
-    async def run(store: "Store", *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
-        return await asyncio.shield(store.keep(method(store, *args, **kwargs)))
-
-    return run
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A model after a change, or None where it was removed."""
-
-    sequence: int
-    name: str
-    model: Model | None
-
-
 class Store:
     """The catalogue; every change that a watcher could see gets the next sequence number."""
 
     def __init__(self, engine: AsyncEngine, on_change: OnChange = _nobody) -> None:
         """`on_change` is told of each change that this process makes."""
-        self._engine = engine
+        self.transactions = Transactions(engine)
         self._on_change = on_change
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
-        self._writing = asyncio.Lock()
-        self._bells: set[asyncio.Event] = set()
-        self._running: set[asyncio.Task[Any]] = set()
+        self._bells = Bells()
 
     @classmethod
-    async def open(cls, url: str, on_change: OnChange = _nobody) -> "Store":
+    async def open(cls, url: URL, on_change: OnChange = _nobody) -> "Store":
         """Opens the catalogue and brings its tables up to date."""
         return cls(await open_database(url), on_change)
 
     async def close(self) -> None:
         """Closes the database, once what runs has ended."""
-        await asyncio.gather(*self._running, return_exceptions=True)
-        await self._engine.dispose()
+        await self.transactions.close()
 
-    def keep(self, running: Coroutine[Any, Any, _Result]) -> "asyncio.Task[_Result]":
-        """A task that `close` waits for, whoever else does."""
-        task = asyncio.create_task(running)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
-    @contextmanager
-    def bell(self) -> Generator[asyncio.Event]:
+    def bell(self) -> AbstractContextManager[asyncio.Event]:
         """An event that is set after each change; the holder clears it before it looks."""
-        event = asyncio.Event()
-        self._bells.add(event)
-        try:
-            yield event
-        finally:
-            self._bells.discard(event)
+        return self._bells.listening()
 
     async def follow_others(self, interval_s: float = 0.5) -> None:
         """Rings for changes by other processes too, as while one replaces another; never ends."""
         known = await self.sequence()
         while True:
             await asyncio.sleep(interval_s)
-            with suppress(SQLAlchemyError):  # whoever needs the database just now tells of it
+            with suppress(
+                SQLAlchemyError, MeshError
+            ):  # whoever needs the database just now tells of it
                 now = await self.sequence()
                 if now != known:
                     known = now
-                    self._ring()
+                    self._bells.ring()
 
     # Reading.
 
-    @_to_its_end
+    @to_its_end
     async def model(self, name: str, *, field: str = "model") -> Model:
         """One model.
 
         Raises: ModelNotFound.
         """
-        async with self._sessions() as session:
-            model = await queries.find_model(session, name)
+        model = await self.transactions.read(partial(queries.find_model, name=name))
         if model is None:
             raise _not_found(name, field=field)
         return model
 
-    @_to_its_end
+    @to_its_end
     async def models(self, *, after: str = "", limit: int | None = None) -> list[Model]:
         """The models whose name comes after, by name."""
-        async with self._sessions() as session:
-            return await queries.read_models(session, ModelRow.name > after, limit=limit)
+        return await self.transactions.read(
+            partial(queries.read_models, where=ModelRow.name > after, limit=limit)
+        )
 
-    @_to_its_end
+    @to_its_end
     async def changes(self, after: int) -> list[Change]:
         """What changed after a sequence number, in order; after 0 every model as it is."""
-        removed = select(TombstoneRow).where(TombstoneRow.sequence > after)
-        async with self._sessions() as session:
-            changed = await queries.read_models(session, ModelRow.sequence > after)
-            found = [Change(model.sequence, model.name, model) for model in changed]
-            if after:
-                tombstones = await session.scalars(removed)
-                found += [Change(row.sequence, row.name, None) for row in tombstones]
-        return sorted(found, key=lambda change: change.sequence)
+        return await self.transactions.read(partial(queries.read_changes, after=after))
 
-    @_to_its_end
+    @to_its_end
     async def sequence(self) -> int:
         """The number of the last change."""
-        async with self._sessions() as session:
-            return (await session.scalars(select(CounterRow.value))).one()
+        return await self.transactions.read(queries.last_sequence)
 
     # Versions come and go.
 
-    @_to_its_end
+    @to_its_end
     async def register(
         self, name: str, artifact: Artifact, source: Source | None = None
     ) -> tuple[Model, int]:
@@ -163,7 +115,7 @@ class Store:
                 rows.set_artifact(row, artifact)
         return await self.model(name), row.number
 
-    @_to_its_end
+    @to_its_end
     async def begin_pull(self, name: str, source: Source) -> Version:
         """The version that a pull goes into: the one that it already filled, an earlier try that
         failed, or a new one.
@@ -183,20 +135,20 @@ class Store:
                 rows.set_failure(row, None)
         return (await self.model(name)).version(row.number)
 
-    @_to_its_end
+    @to_its_end
     async def finish_pull(self, version: Version, artifact: Artifact) -> Version:
         """The pulled version, which is on disk now."""
         async with self._moving(version, Move.FINISH_PULL) as (_, row):
             rows.set_artifact(row, artifact)
         return (await self.model(version.model)).version(version.number)
 
-    @_to_its_end
+    @to_its_end
     async def fail_pull(self, version: Version, failure: FailureRecord) -> None:
         """Keeps why a pull ended early."""
         async with self._moving(version, Move.FAIL_PULL) as (_, row):
             rows.set_failure(row, failure)
 
-    @_to_its_end
+    @to_its_end
     async def delete(self, reference: ModelReference) -> list[Version]:
         """Removes a version, or all of a model, and tells which; files are the caller's.
 
@@ -214,7 +166,7 @@ class Store:
                 await session.execute(delete(ModelRow).where(ModelRow.name == model.name))
         return doomed
 
-    @_to_its_end
+    @to_its_end
     async def set_alias(self, name: str, alias: str, number: int) -> Model:
         """Points an alias at a version; 0 removes it.
 
@@ -234,7 +186,7 @@ class Store:
 
     # Replicas.
 
-    @_to_its_end
+    @to_its_end
     async def intend(self, reference: ModelReference, *, replicas: int) -> Version:
         """Sets how many replicas should be loaded, 0 for none; whatever failed is tried anew.
 
@@ -250,7 +202,7 @@ class Store:
                 await queries.retry_failed_replicas(session, version)
         return (await self.model(version.model)).version(version.number)
 
-    @_to_its_end
+    @to_its_end
     async def record(self, version: Version) -> bool:
         """Writes a version's replicas and what follows from them; False, and nothing written, when
         its intent has changed since it was read.
@@ -271,22 +223,21 @@ class Store:
         """A transaction on one model, with the model as it was; numbers the change when there is
         one that a watcher sees.
         """
-        async with self._writing, self._sessions.begin() as session:
+        async with self.transactions.write() as session:
             before = await queries.find_model(session, name)
+            last_version = await queries.last_version(session, name)
             yield session, before
             await session.flush()
             session.expire_all()
             after = await queries.find_model(session, name)
             changed = _visible(before) != _visible(after)
             if changed:
-                await queries.number_change(session, name, removed=after is None)
+                await queries.number_change(
+                    session, name, removed=after is None, last_version=last_version
+                )
         if changed:
-            self._ring()
+            self._bells.ring()
             self._on_change(before, after)
-
-    def _ring(self) -> None:
-        for bell in self._bells:
-            bell.set()
 
     @asynccontextmanager
     async def _moving(

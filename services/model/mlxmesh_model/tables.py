@@ -88,12 +88,15 @@ class ReplicaRow(Base):
 
 
 class TombstoneRow(Base):
-    """A model that was removed, so that a watcher who was away learns of it."""
+    """A model that was removed, so that a watcher who was away learns of it, and no version number
+    of it is given again.
+    """
 
     __tablename__ = "tombstones"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(BigInteger, index=True)
+    last_version: Mapped[int] = mapped_column(server_default="0")
 
 
 class CounterRow(Base):

@@ -1,10 +1,10 @@
 """What a model directory's configuration says; read without MLX."""
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
+from mlxmesh_shared.json_file import UnusableJson, read_json_object
 
 _DEFAULT_CONTEXT_TOKENS = 4096
 
@@ -22,12 +22,12 @@ def read_config(model_dir: Path) -> dict[str, Any]:
             field="model_dir",
         )
     try:
-        config: Any = json.loads(config_path.read_bytes())
-    except ValueError as error:
+        config = read_json_object(config_path)
+    except UnusableJson as error:
         raise InvalidArgument(
-            f"{config_path} is not JSON; download it again", field="model_dir"
+            f"{config_path} {error}; download it again", field="model_dir"
         ) from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    if "model_type" not in config:
         raise InvalidArgument(f"{config_path} names no model_type", field="model_dir")
     for key in ("auto_map", "model_file"):
         if key in config:
@@ -42,7 +42,7 @@ def read_config(model_dir: Path) -> dict[str, Any]:
             "convert it first (mlx_lm.convert)",
             field="model_dir",
         )
-    return cast("dict[str, Any]", config)
+    return config
 
 
 def context_tokens(config: dict[str, Any], asked: int) -> int:

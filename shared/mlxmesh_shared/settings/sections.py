@@ -196,7 +196,8 @@ class ModelSettings(MeshSettings):
     listen: Listen = "127.0.0.1:0"
     """Where other services connect, host:port; port 0 takes a free one."""
     database_url: str = ""
-    """An SQLAlchemy URL; empty for model.db in the data directory."""
+    """postgresql:// or sqlite:///, as docs/operations.md shows; empty for model.db in the data
+    directory."""
     models_dir: FullPath | None = None
     """Where pulled models are kept; default models in the data directory."""
     reconcile_interval_s: Seconds = 1.0

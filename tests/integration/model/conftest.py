@@ -1,7 +1,7 @@
 """A model service with real SQL and real gRPC, in this process, beside fake runtimes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.message import Message
+from sqlalchemy import URL
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh_model.database_urls import sqlite_url
 from mlxmesh_model.fleet import GrpcFleet
 from mlxmesh_model.huggingface import HuggingFaceHub
 from mlxmesh_model.imports import Imports
@@ -25,8 +27,24 @@ from mlxmesh_model.store import Store
 from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.server import MeshServer
 from tests.fakes.model_directory import write_model
+from tests.fakes.postgres import PostgresServer, postgres_server
 from tests.fakes.registry import InMemoryRegistry
 from tests.fakes.runtime import FakeHost, FakeRuntime
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[PostgresServer]:
+    """A PostgreSQL server; whoever stops it starts it again."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "deep/er/model.db")
+    return request.getfixturevalue("postgres").create_database()
 
 
 @dataclass
@@ -94,7 +112,7 @@ class Mesh:
         self._stack.push_async_callback(stack.aclose)
         self.events.clear()
         store = await Store.open(
-            f"sqlite+aiosqlite:///{self.tmp_path / 'model.db'}",
+            sqlite_url(self.tmp_path / "model.db"),
             partial(publish_change, self._publish),
         )
         stack.push_async_callback(store.close)

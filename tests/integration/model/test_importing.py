@@ -10,19 +10,21 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from mlxmesh.model.v1 import model_pb2 as pb
+from mlxmesh_model.database_urls import sqlite_url
 from mlxmesh_model.hub import Progress
 from mlxmesh_model.imports import Imports
 from mlxmesh_model.store import Store
 from mlxmesh_shared.errors import (
+    DiskFull,
     FeatureNotSupported,
     HubUnavailable,
     Internal,
     InvalidArgument,
-    ServiceUnavailable,
     SourceNotFound,
 )
 from tests.fakes.gguf_files import Shape, write_gguf
 from tests.fakes.hub import serving_hub
+from tests.fakes.small_disk import needs_mount, small_disk
 
 HUB_ID = "owner/tiny-GGUF"
 FILE = "tiny-Q4_1.gguf"
@@ -168,14 +170,33 @@ async def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
         directory.mkdir(parents=True)
         raise OSError(28, "No space left on device")
 
-    store = await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'model.db'}")
+    store = await Store.open(sqlite_url(tmp_path / "model.db"))
     imports = Imports(store=store, models_dir=tmp_path / "models", convert=on_a_full_disk)
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
-    with pytest.raises(ServiceUnavailable, match="No space left"):
+    with pytest.raises(DiskFull, match=r"free space in .*/models"):
         async for _ in imports.run("tiny", path, ""):
             pass
     assert list((tmp_path / "models/_imported").glob("*/*")) == []
     assert await store.models() == []
+    await store.close()
+
+
+@needs_mount
+@pytest.mark.parametrize("left_bytes", [0, 60_000])
+async def test_a_small_disk_is_told_and_survived(tmp_path, left_bytes: int):
+    path = write_gguf(tmp_path / "tiny.gguf", Shape())
+    store = await Store.open(sqlite_url(tmp_path / "model.db"))
+    with small_disk(tmp_path / "disk") as disk:
+        imports = Imports(store=store, models_dir=disk.path / "models")
+        disk.fill(left_bytes=left_bytes)
+        with pytest.raises(DiskFull, match=r"the disk is full.*: free space in .*/disk/models"):
+            async for _ in imports.run("tiny", path, ""):
+                pass
+        assert list(disk.path.glob("models/_imported/*/*")) == []
+        disk.free()
+        async for _ in imports.run("tiny", path, ""):
+            pass
+        assert len(await store.models()) == 1
     await store.close()
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,56 @@ async def until_registered(registry: Registry, service: str) -> Instance:
 async def load(stub: model_pb2_grpc.ModelServiceStub) -> pb.ModelVersion:
     call = stub.LoadModel(pb.LoadModelRequest(model="mini"))
     return [message async for message in call][-1].version
+
+
+async def stderr_of(data_dir: Path, **env: str) -> tuple[int | None, list[str]]:
+    """How a model service that cannot start ends, and what it says."""
+    async with running("mlxmesh_model", data_dir, **env) as model, asyncio.timeout(60):
+        _, said = await model.communicate()
+        return model.returncode, said.decode().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("", "model.db cannot be used: file is not a database; restore a copy of it"),
+        ("mysql://me:secret@host/db", "database_url begins with mysql; it must be like postgresql"),
+        ("postgresql://me:secret@127.0.0.1:9/db", "127.0.0.1 cannot be reached"),
+        ("sqlite:////proc/nowhere/model.db", "/proc/nowhere"),
+    ],
+)
+async def test_a_catalogue_that_cannot_be_used_is_told_in_one_line(tmp_path, url: str, why: str):
+    (tmp_path / "model.db").write_bytes(b"not a database" * 100)
+    code, lines = await stderr_of(tmp_path, MLXMESH_MODEL_DATABASE_URL=url)
+    assert code == 1
+    assert [why in line for line in lines] == [True], lines
+    assert "secret" not in lines[0]
+
+
+async def test_two_services_on_one_database_lose_no_call(tmp_path, database):
+    """Each of two processes gets half of the calls, for the same models."""
+    url = database.render_as_string(hide_password=False)
+    homes = [tmp_path / "a", tmp_path / "b?c"]
+    async with AsyncExitStack() as stack:
+        stubs: list[model_pb2_grpc.ModelServiceStub] = []
+        for home in homes:
+            running_model = running("mlxmesh_model", home, MLXMESH_MODEL_DATABASE_URL=url)
+            await stack.enter_async_context(running_model)
+            registry = open_registry(MeshSettings(data_dir=home))
+            stack.push_async_callback(registry.close)
+            instance = await until_registered(registry, "model")
+            channel = await stack.enter_async_context(open_channel(instance.address))
+            stubs.append(model_pb2_grpc.ModelServiceStub(channel))
+        calls = [register_mini(stub, f"mini-{n}") for n in range(60) for stub in stubs]
+        async with asyncio.timeout(90):
+            responses = await asyncio.gather(*calls)
+        assert {response.version for response in responses} == {1}
+        assert len((await stubs[0].ListModels(pb.ListModelsRequest(page_size=100))).models) == 60
+
+
+async def register_mini(stub: model_pb2_grpc.ModelServiceStub, name: str) -> Any:
+    request = pb.RegisterModelRequest(name=name, directory=str(POCKET_MINI))
+    return await stub.RegisterModel(request)
 
 
 async def test_loaded_models_come_back_after_a_killed_runtime(tmp_path, registry):

@@ -1,6 +1,7 @@
 """Pulling from a hub on loopback: whole, broken off and gone on with, and refused."""
 
 import asyncio
+import struct
 import time
 from collections.abc import Generator
 from typing import Any
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model.catalog import Source, Version
+from mlxmesh_model.database_urls import sqlite_url
 from mlxmesh_model.huggingface import HuggingFaceHub
 from mlxmesh_model.lifecycle import State
 from mlxmesh_model.pulls import Pulls
@@ -154,7 +156,7 @@ class _SlowStore(Store):
 
 
 async def test_a_pull_cancelled_while_it_begins_is_not_left_pulling(tmp_path, hub):
-    store = await _SlowStore.open(f"sqlite+aiosqlite:///{tmp_path / 'slow.db'}")
+    store = await _SlowStore.open(sqlite_url(tmp_path / "slow.db"))
     assert isinstance(store, _SlowStore)
     pulls = Pulls(store=store, hub=HuggingFaceHub(hub.endpoint), models_dir=tmp_path / "models")
 
@@ -246,6 +248,22 @@ async def test_a_model_with_its_own_code_is_refused(service, hub):
     with pytest.raises(InvalidArgument, match="auto_map"):
         await pull(service)
     assert (await service.version()).failure.reason == "INVALID_FIELD"
+
+
+async def test_a_text_that_is_too_large_is_refused_before_anything_is_downloaded(service, hub):
+    hub.models[HUB_ID]["config.json"] = b" " * (4 * MIB) + b"{}"
+    with pytest.raises(InvalidArgument, match=r"config.json is larger than 4 MiB") as caught:
+        await pull(service)
+    assert caught.value.field == "hub_id"
+    assert (await service.stub.ListModels(pb.ListModelsRequest())).models == []
+
+
+async def test_a_hostile_header_at_the_hub_does_not_block_the_service(service, hub):
+    shape = b",".join([b"9" * 4000] * 3000)
+    header = b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 4]}}' % shape
+    hub.models[HUB_ID]["model.safetensors"] = struct.pack("<Q", len(header)) + header + bytes(4)
+    with pytest.raises(InvalidArgument, match="header cannot be read"):
+        await pull(service)
 
 
 async def test_names_that_lead_elsewhere_are_not_taken(service, hub):

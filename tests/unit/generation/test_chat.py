@@ -151,6 +151,11 @@ def test_an_endless_output_is_stopped() -> None:
         render("{% for i in range(1000) %}{{ 'x' * 100 }}{% endfor %}", max_characters=1000)
 
 
+def test_a_template_that_is_too_long_is_not_compiled() -> None:
+    with pytest.raises(TemplateUnusable, match="more than 1048576 characters"):
+        render("x" * (2**20 + 1))
+
+
 def test_a_broken_template_is_told_only_to_those_who_use_it() -> None:
     template = CompiledTemplate("{% for %}", variables={})
     with pytest.raises(TemplateUnusable):

@@ -59,6 +59,14 @@ async def test_pieces_become_whole_files(tmp_path: Path, loader: Loader) -> None
     assert loader.read == [{"tokenizer.json": b"abcd", "config.json": b"{}"}]
 
 
+async def test_a_file_that_is_too_large_is_not_kept(tmp_path: Path, loader: Loader) -> None:
+    piece = ("chat_template.jinja", b"x" * 2**19)
+    tokenizers = Tokenizers(source=Source(*[piece] * 3), directory=tmp_path / "c", load=loader)
+    with pytest.raises(IllegalState, match=r"chat_template.jinja .* too large"):
+        await tokenizers.get(pocket())
+    assert (loader.read, names_in(tmp_path / "c")) == ([], [])
+
+
 async def test_many_callers_fetch_and_read_once(tmp_path: Path, loader: Loader) -> None:
     source = Source(("tokenizer.json", b"x"))
     tokenizers = Tokenizers(source=source, directory=tmp_path, load=loader)

@@ -197,3 +197,33 @@ def test_json_is_not_trusted(tmp_path):
     directory = write_model(tmp_path / "m", config=config)
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": []}))
     assert artifacts.inspect(directory).dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("config.json", b'{"a": ' + b"[" * 65 + b"]" * 65 + b"}", "nested more than 64 deep"),
+        ("config.json", b'{"a": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "not JSON"),
+        ("config.json", b'{"vocab_size": 1' + b"0" * 4000 + b"}", "more than 32 digits"),
+        ("config.json", b'{"a": "' + b"x" * 4 * 2**20 + b'"}', "larger than 4 MiB"),
+        ("tokenizer_config.json", b'{"a": "' + b"x" * 16 * 2**20 + b'"}', "larger than 16 MiB"),
+        ("generation_config.json", b"[" * 50_000, "not JSON"),
+        ("generation_config.json", b" " * 2**20 + b"{}", "larger than 1 MiB"),
+        ("chat_template.jinja", b"x" * (2**20 + 1), "larger than 1 MiB"),
+        ("model.safetensors.index.json", b'{"weight_map": 1' + b"0" * 99 + b"}", "32 digits"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_texts_are_bounded(tmp_path, name: str, content: bytes, why: str):
+    directory = write_model(tmp_path / "m")
+    (directory / name).write_bytes(content)
+    with pytest.raises(InvalidArgument, match=f"{name}.*{why}"):
+        artifacts.inspect(directory)
+
+
+def test_a_tokenizer_may_be_large_within_its_bound(tmp_path):
+    directory = write_model(tmp_path / "m")
+    with (directory / "tokenizer.json").open("r+b") as file:
+        file.truncate(128 * 2**20 + 1)
+    with pytest.raises(InvalidArgument, match=r"tokenizer.json is larger than 128 MiB"):
+        artifacts.inspect(directory)

@@ -9,11 +9,19 @@ from hypothesis import strategies as st
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model import convert
-from mlxmesh_model.catalog import Artifact, FailureRecord, Model, Phase, Replica, Source, Version
+from mlxmesh_model.catalog import (
+    Artifact,
+    Change,
+    FailureRecord,
+    Model,
+    Phase,
+    Replica,
+    Source,
+    Version,
+)
 from mlxmesh_model.hub import Progress
 from mlxmesh_model.lifecycle import State
 from mlxmesh_model.pulls import PullProgress
-from mlxmesh_model.store import Change
 from mlxmesh_shared.errors import InsufficientMemory, InvalidArgument
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)

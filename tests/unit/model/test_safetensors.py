@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from contextlib import suppress
 
 import pytest
@@ -44,7 +45,12 @@ def test_metadata_is_no_tensor(tmp_path, metadata):
         b'{"a": {"dtype": "F32", "shape": [9223372036854775807], "data_offsets": [0, 4]}}',
         b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
         b"\xff\xfe",
+        b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 4]}}' % b",".join([b"1"] * 17),
+        b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 4]}}' % (b"9" * 400),
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, %s]}}' % (b"9" * 4000),
+        b'{"a": {"dtype": "%s", "shape": [1], "data_offsets": [0, 4]}}' % (b"F" * 99),
     ],
+    ids=lambda header: header[:60].decode(errors="replace"),
 )
 def test_broken_headers(tmp_path, header):
     path = tmp_path / "m.safetensors"
@@ -59,3 +65,24 @@ def test_random_bytes_are_refused_or_read(tmp_path_factory, content):
     path.write_bytes(content)
     with suppress(NotSafetensors):
         assert isinstance(read_tensors(path), list)
+
+
+def test_long_numbers_in_many_dimensions_cost_next_to_nothing(tmp_path):
+    """Their product took 18 minutes of CPU; bounds are checked before anything is multiplied."""
+    shape = b",".join([b"9" * 4000] * 3000)
+    header = b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 4]}}' % shape
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    before_s = time.process_time()
+    with pytest.raises(NotSafetensors):
+        read_tensors(path)
+    assert time.process_time() - before_s < 20
+
+
+def test_a_header_above_the_bound_is_not_read(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 33 * 2**20))
+        file.truncate(40 * 2**20)
+    with pytest.raises(NotSafetensors, match="no safetensors header"):
+        read_tensors(path)

@@ -76,3 +76,13 @@ def test_the_command_needs_its_extra_only(wheel: Path, tmp_path: Path) -> None:
     assert up.returncode == 1
     assert up.stderr.count("\n") == 1
     assert 'pip install "mlxmesh[all]"' in up.stderr
+
+
+def test_postgresql_needs_its_extra(wheel: Path, tmp_path: Path) -> None:
+    programs = installed(wheel, "model", tmp_path / "env")
+    settings = tmp_path / "mlxmesh.toml"
+    settings.write_text('[model]\ndatabase_url = "postgresql://me@127.0.0.1:9/catalogue"\n')
+    service = (programs / "python", "-m", "mlxmesh_model", "--data-dir", tmp_path)
+    without = run(*service, ok=False)
+    assert (without.returncode, without.stderr.count("\n")) == (1, 1), without.stderr
+    assert 'pip install "mlxmesh[postgres]"' in without.stderr

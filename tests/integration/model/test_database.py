@@ -1,0 +1,158 @@
+"""The catalogue's database of either kind: others beside it, of another version, or large."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from mlxmesh_model.catalog import Artifact
+from mlxmesh_model.database import HEAD, open_database
+from mlxmesh_model.store import Store
+from mlxmesh_model.tables import VersionRow
+from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.reference import ModelReference
+
+ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
+
+
+def artifact(number: int) -> Artifact:
+    return replace(ARTIFACT, digest=f"{number:064x}")
+
+
+async def run_sql(url: URL, *statements: str) -> None:
+    """Runs statements beside the store."""
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+    await engine.dispose()
+
+
+def copies_of_a_model(count: int) -> list[str]:
+    """Statements that copy the one model that is there."""
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+    columns = [column.name for column in VersionRow.__table__.columns if column.name != "model"]
+    return [
+        f"{numbers} INSERT INTO models (name, sequence, last_version)"
+        " SELECT 'copy-' || i, i + 1, 1 FROM n",
+        f"INSERT INTO versions (model, {', '.join(map(quoted, columns))}) SELECT models.name, "
+        + ", ".join(f"versions.{quoted(name)}" for name in columns)
+        + " FROM models, versions WHERE models.name <> 'pocket'",
+    ]
+
+
+def quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+async def test_stores_that_open_an_empty_database_at_once_all_succeed(database: URL) -> None:
+    stores = await asyncio.gather(*(Store.open(database) for _ in range(4)))
+    numbers = [(await store.register("pocket", artifact(1)))[1] for store in stores]
+    await asyncio.gather(*(store.close() for store in stores))
+    assert numbers == [1, 1, 1, 1]
+
+
+async def test_stores_beside_each_other_lose_no_call_and_no_version(database: URL) -> None:
+    async with AsyncExitStack() as stack:
+        stores: list[Store] = []
+        for _ in range(4):
+            stores.append(await Store.open(database))
+            stack.push_async_callback(stores[-1].close)
+        calls = [
+            store.register("shared" if number % 2 else f"own-{number}", artifact(number))
+            for number in range(120)
+            for store in stores
+        ]
+        await asyncio.gather(*calls)
+        models = await stores[0].models()
+        versions = {model.name: len(model.versions) for model in models}
+        assert versions.pop("shared") == 60
+        assert versions == {f"own-{number}": 1 for number in range(0, 120, 2)}
+        assert await stores[0].sequence() == 120
+
+
+async def test_a_version_number_is_never_given_again(database: URL) -> None:
+    store = await Store.open(database)
+    _, first = await store.register("pocket", artifact(1))
+    _, second = await store.register("pocket", artifact(2))
+    await store.delete(ModelReference("pocket"))
+    _, third = await store.register("pocket", artifact(1))
+    await store.delete(ModelReference("pocket", version=3))
+    _, fourth = await store.register("pocket", artifact(1))
+    await store.close()
+    assert (first, second, third, fourth) == (1, 2, 3, 4)
+
+
+async def test_more_models_than_a_statement_takes_variables(database: URL) -> None:
+    """SQLite takes at most 32,766 of them, PostgreSQL's driver 32,767."""
+    store = await Store.open(database)
+    await store.register("pocket", ARTIFACT)
+    await run_sql(database, *copies_of_a_model(33_000))
+    assert len(await store.models()) == 33_001
+    assert len(await store.changes(0)) == 33_001
+    assert len(await store.models(after="copy-1", limit=10)) == 10
+    await store.close()
+
+
+@pytest.mark.parametrize("revision", ["0099", "ffff"])
+async def test_a_newer_catalogue_is_refused_in_one_line(database: URL, revision: str) -> None:
+    await (await open_database(database)).dispose()
+    await run_sql(database, f"UPDATE alembic_version SET version_num = '{revision}'")
+    match = rf"of a newer mlxmesh .*{revision}.*knows {HEAD}.*upgrade mlxmesh"
+    with pytest.raises(IllegalState, match=match) as caught:
+        await open_database(database)
+    assert "\n" not in caught.value.message
+
+
+async def test_a_catalogue_of_no_version_is_refused_in_one_line(database: URL) -> None:
+    await (await open_database(database)).dispose()
+    await run_sql(database, "UPDATE alembic_version SET version_num = '0000'")
+    with pytest.raises(IllegalState, match="its revision 0000 is not known; restore a copy"):
+        await open_database(database)
+
+
+async def test_a_database_of_something_else_is_left_alone(database: URL) -> None:
+    if database.database and database.drivername.startswith("sqlite"):
+        Path(database.database).parent.mkdir(parents=True)
+    await run_sql(database, "CREATE TABLE models (mine INTEGER)")
+    with pytest.raises(IllegalState, match="other tables than a catalogue's"):
+        await open_database(database)
+    await run_sql(database, "INSERT INTO models (mine) VALUES (1)")
+
+
+async def test_numbers_go_on_where_an_older_catalogue_stopped(database: URL) -> None:
+    """A catalogue of the revision before version numbers outlived their models."""
+    await upgrade_to(database, "0001")
+    await run_sql(
+        database,
+        "INSERT INTO models (name, sequence, last_version) VALUES ('old', 1, 7)",
+        "INSERT INTO tombstones (name, sequence) VALUES ('gone', 2)",
+        "UPDATE change_counter SET value = 2",
+    )
+    store = await Store.open(database)
+    _, number = await store.register("old", artifact(1))
+    _, first = await store.register("gone", artifact(1))
+    await store.close()
+    assert (number, first) == (8, 1)
+
+
+async def upgrade_to(url: URL, revision: str) -> None:
+    if url.database and url.drivername.startswith("sqlite"):
+        Path(url.database).parent.mkdir(parents=True)
+    config = Config()
+    config.set_main_option("script_location", "mlxmesh_model:migrations")
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+
+        def upgrade(sync: Connection) -> None:
+            config.attributes["connection"] = sync
+            command.upgrade(config, revision)
+
+        await connection.run_sync(upgrade)
+    await engine.dispose()

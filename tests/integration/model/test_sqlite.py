@@ -1,0 +1,87 @@
+"""What is special to SQLite: paths, damaged files, and disks that are full or read-only."""
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from mlxmesh_model.catalog import Artifact
+from mlxmesh_model.database import open_database
+from mlxmesh_model.database_urls import sqlite_url
+from mlxmesh_model.store import Store
+from mlxmesh_shared.errors import DiskFull, IllegalState, MeshError
+from tests.fakes.small_disk import needs_mount, small_disk
+
+ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
+
+
+def artifact(number: int) -> Artifact:
+    return replace(ARTIFACT, digest=f"{number:064x}")
+
+
+async def fill(store: Store) -> None:
+    for number in range(2, 1000):
+        await store.register("pocket", artifact(number))
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "ä & b", "a?mode=ro"])
+async def test_a_path_may_hold_what_means_something_in_a_url(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "model.db"
+    store = await Store.open(sqlite_url(path))
+    await store.close()
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 99, b"SQLite format 3\0" + b"\xff" * 9999])
+async def test_a_damaged_catalogue_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.db"
+    path.write_bytes(content)
+    with pytest.raises(MeshError, match=r"cannot be used: .*; restore a copy") as caught:
+        await open_database(sqlite_url(path))
+    assert str(path) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+async def test_a_catalogue_that_may_not_grow_says_that_the_disk_is_full(tmp_path: Path) -> None:
+    engine = await open_database(sqlite_url(tmp_path / "model.db"))
+    await engine.dispose()
+
+    def stop_growing(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA max_page_count=1").close()
+
+    event.listen(engine.sync_engine, "connect", stop_growing)
+    store = Store(engine)
+    with pytest.raises(DiskFull, match=f"disk is full: free space in {tmp_path}"):
+        await fill(store)
+    assert await store.models()
+    await store.close()
+
+
+@needs_mount
+async def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        store = await Store.open(sqlite_url(disk.path / "model.db"))
+        _, first = await store.register("pocket", artifact(1))
+        disk.fill()
+        with pytest.raises(DiskFull, match="disk is full: free space in"):
+            await fill(store)
+        before = [version.number for version in (await store.model("pocket")).versions]
+        disk.free()
+        _, last = await store.register("pocket", artifact(1001))
+        await store.close()
+    assert (first, last) == (1, before[-1] + 1)
+
+
+@needs_mount
+@pytest.mark.parametrize("present", [True, False], ids=["opened before", "never opened"])
+async def test_a_read_only_disk_is_told_in_one_line(tmp_path: Path, present: bool) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        url = sqlite_url(disk.path / "deep" / "model.db")
+        if present:
+            await (await open_database(url)).dispose()
+        disk.make_read_only()
+        with pytest.raises(IllegalState, match="cannot be written") as caught:
+            await open_database(url)
+    assert "\n" not in caught.value.message
