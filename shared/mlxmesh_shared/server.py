@@ -28,6 +28,7 @@ _HEALTH = "grpc.health.v1.Health"
 _NO_DEADLINE_S = 10 * 365 * 86400
 SETTLE_S = 0.5
 """How long others may take to see that an instance is leaving; the registry tells within 0.2 s."""
+_MAX_PENDING_CALLS = 50_000
 _BACKSTOP_BYTES = 2**20
 # gRPC ends each connection up to a tenth later or earlier, so that not all come back at once.
 _AGE_JITTER = 1.1
@@ -81,6 +82,10 @@ class ServerOptions:
             ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
             ("grpc.max_concurrent_streams", self.max_concurrent_streams),
             ("grpc.max_allowed_incoming_connections", self.max_connections),
+            # Of more than 1,000 calls without a handler yet, gRPC would end some at random (CANCELLED),
+            # whoever made them: a client that opens and resets streams would end those of others.
+            ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_PENDING_CALLS),
             ("grpc.keepalive_time_ms", round(self.keepalive_time_s * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
             ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_s * 1000)),
