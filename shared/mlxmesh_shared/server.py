@@ -82,8 +82,8 @@ class ServerOptions:
             ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
             ("grpc.max_concurrent_streams", self.max_concurrent_streams),
             ("grpc.max_allowed_incoming_connections", self.max_connections),
-            # Of more than 1,000 calls without a handler yet, gRPC would end some at random (CANCELLED),
-            # whoever made them: a client that opens and resets streams would end those of others.
+            # By default gRPC ends some calls at random (CANCELLED) once 1,000 have no handler yet:
+            # a client that opens and resets streams would end those of others.
             ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_PENDING_CALLS),
             ("grpc.keepalive_time_ms", round(self.keepalive_time_s * 1000)),
