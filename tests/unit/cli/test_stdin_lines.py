@@ -28,3 +28,8 @@ def test_a_file(tmp_path: Path) -> None:
 
 def test_a_pipe() -> None:
     assert json.loads(subprocess.check_output(COMMAND, input=CONTENT, timeout=30)) == WANTED
+
+
+def test_a_line_that_is_too_long_is_refused_in_words() -> None:
+    refused = subprocess.run(COMMAND, input=b"x" * (17 << 20), capture_output=True, timeout=60)
+    assert b"InvalidArgument: a line of standard input has more than 16 MiB" in refused.stderr
