@@ -1,11 +1,16 @@
 """What every test of this project shares."""
 
+import signal
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
+
+# A shell ignores Ctrl-C for what it runs in the background, and children would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Shared machines pause at any moment: an example is judged by its result, never by its time.
 settings.register_profile("mlxmesh", deadline=None, print_blob=True)

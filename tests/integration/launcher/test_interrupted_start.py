@@ -57,4 +57,5 @@ def _interrupted(command: list[str], after_s: float) -> tuple[int | None, str]:
         _, text = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.wait()
     return process.returncode, text

@@ -222,10 +222,11 @@ def test_a_process_has_nobody_elses_files(renderers: Renderers) -> None:
 
 def test_where_the_kernel_does_not_limit_memory_the_process_does_itself() -> None:
     script = (
+        "import time\n"
         "from mlxmesh_generation import render_process\n"
         "render_process.limit_memory('another kernel')\n"
         "kept = []\n"
-        "while True: kept.append(bytes(2**20))\n"
+        "while True: kept.append(b'x' * 2**20), time.sleep(0.001)\n"
     )
     run = [sys.executable, "-c", script]
     with subprocess.Popen(run) as process, ThreadPoolExecutor(1) as threads:

@@ -227,7 +227,7 @@ def test_a_file_that_cannot_be_written_to_its_end_is_told_as_such(tmp_path):
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     code, told = child(path, tmp_path / "model", before=limit)
     assert code == 1
-    assert any('"failure": "disk"' in line for line in told)
+    assert any('"failure": "full"' in line for line in told)
 
 
 @pytest.fixture(scope="module")

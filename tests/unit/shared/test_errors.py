@@ -25,8 +25,10 @@ from mlxmesh_shared.errors import (
 
 
 def every_class(cls: type[MeshError] = MeshError) -> Iterator[type[MeshError]]:
+    """Those of the module; the command has more, which never travel."""
     for subclass in cls.__subclasses__():
-        yield subclass
+        if subclass.__module__ == cls.__module__:
+            yield subclass
         yield from every_class(subclass)
 
 
