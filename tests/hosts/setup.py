@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mlxmesh_cli.failures import NO_MESH
 from mlxmesh_shared.tls.identity import ROLES
 from tests.fakes.tools import tool
 from tests.hosts.network import Host, Network
@@ -62,10 +63,13 @@ class MeshHost:
 
     def mlxmesh(self, *words: str | Path, token: str = "") -> str:
         """The output of a command; it must succeed."""
-        env = {"MLXMESH_CONSUL_TOKEN": token} if token else {}
-        done = self.host.run(sys.executable, "-m", "mlxmesh_cli", *words, env=env)
+        done = self.try_mlxmesh(*words, token=token)
         assert done.returncode == 0, f"mlxmesh {' '.join(map(str, words))}: {done.stderr}"
         return done.stdout
+
+    def try_mlxmesh(self, *words: str | Path, token: str = "") -> subprocess.CompletedProcess[str]:
+        env = {"MLXMESH_CONSUL_TOKEN": token} if token else {}
+        return self.host.run(sys.executable, "-m", "mlxmesh_cli", *words, env=env)
 
     def consul(self, *words: str | Path, token: str = "") -> str:
         """The output of a command of Consul's; it must succeed."""
@@ -127,8 +131,13 @@ class TwoHosts:
         return self.a.mlxmesh(*words, "--data-dir", self.a.data_dir, token=self.tokens["operator"])
 
     def rows(self) -> list[dict[str, Any]]:
-        """The instances that `mlxmesh status` shows."""
-        return json.loads(self.command("status", "--json"))["instances"]
+        """The instances that `mlxmesh status` shows; none before the first is registered."""
+        words = ("status", "--json", "--data-dir", self.a.data_dir)
+        done = self.a.try_mlxmesh(*words, token=self.tokens["operator"])
+        if done.returncode == NO_MESH:
+            return []
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["instances"]
 
     def serving(self) -> list[tuple[str, str]]:
         """Service and host of each that serves."""
@@ -138,7 +147,7 @@ class TwoHosts:
     def known(self) -> list[tuple[str, str]]:
         """Service and host of each that the gateway sends calls to."""
         rows = json.loads(self.command("top", "--json"))["instances"]
-        serving = [row for row in rows if row["health"] == "HEALTH_SERVING"]
+        serving = [row for row in rows if row["health"] == "serving"]
         return sorted((row["service"], row["metadata"]["host"]) for row in serving)
 
     def all_serve(self) -> bool:
