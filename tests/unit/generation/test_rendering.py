@@ -225,11 +225,15 @@ def test_where_the_kernel_does_not_limit_memory_the_process_does_itself() -> Non
         "import time\n"
         "from mlxmesh_generation import render_process\n"
         "render_process.limit_memory('another kernel')\n"
+        "print(flush=True)\n"
         "kept = []\n"
         "while True: kept.append(b'x' * 2**20), time.sleep(0.001)\n"
     )
     run = [sys.executable, "-c", script]
-    with subprocess.Popen(run) as process, ThreadPoolExecutor(1) as threads:
+    with subprocess.Popen(run, stdout=subprocess.PIPE) as process, ThreadPoolExecutor(1) as threads:
+        # Until it runs a program of its own, a child has the memory of this process.
+        assert process.stdout is not None
+        assert process.stdout.readline()
         most = threads.submit(_peak_bytes, psutil.Process(process.pid))
         assert process.wait(30) == 1
         assert most.result() < render_process.MAX_MEMORY_BYTES + 400 * 2**20
