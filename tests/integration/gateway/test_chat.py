@@ -82,6 +82,9 @@ async def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(
         await chatting.shown.ends_in("\nfirst")
         await chatting.shown.types(CTRL_C)
         await chatting.shown.shows("stopped; the conversation goes on")
+        async with asyncio.timeout(20):
+            while not chatting.generation.interrupted:
+                await asyncio.sleep(0.01)
         chatting.generation.go_on.set()
         await chatting.is_answered()
         await chatting.asks("and now")
