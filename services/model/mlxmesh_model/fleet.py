@@ -13,6 +13,7 @@ from mlxmesh_model.catalog import FailureRecord, Phase, Version
 from mlxmesh_model.placement import Engine, Runtime
 from mlxmesh_shared.channels import ChannelPool, OpenChannel, open_channel
 from mlxmesh_shared.errors import EngineNotFound, MeshError, NoRuntime
+from mlxmesh_shared.host_port import split_host_port
 from mlxmesh_shared.registry.port import Instance, Registry
 
 _log = logging.getLogger(__name__)
@@ -177,10 +178,10 @@ class GrpcFleet:
 
 async def _refuses(address: str) -> bool:
     """Whether nothing listens at an address; a host or process that is asleep leaves it open."""
-    host, _, port = address.rpartition(":")
+    host, port = split_host_port(address)
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host.strip("[]"), port)
+            _, writer = await asyncio.open_connection(host, port)
     except ConnectionRefusedError:
         return True
     except OSError:  # a timeout too
