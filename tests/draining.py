@@ -2,7 +2,7 @@
 
 from mlxmesh.control.v1.control_pb2 import DrainRequest
 from mlxmesh.control.v1.control_pb2_grpc import ControlServiceStub
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.rpc.channels import open_channel
 
 
 async def drain(address: str) -> None:

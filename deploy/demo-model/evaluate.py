@@ -13,7 +13,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from mlxmesh_engine.blas import prepare_blas
+from mlxmesh_engine.forward.blas import prepare_blas
 
 prepare_blas()
 

@@ -6,7 +6,7 @@ python deploy/demo-model/export.py --model pocket --output /tmp/demo-model/now
 import argparse
 from pathlib import Path
 
-from mlxmesh_engine.blas import prepare_blas
+from mlxmesh_engine.forward.blas import prepare_blas
 
 prepare_blas()
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mlxmesh_engine.blas import prepare_blas
+from mlxmesh_engine.forward.blas import prepare_blas
 
 prepare_blas()
 

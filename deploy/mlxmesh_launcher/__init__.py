@@ -1,6 +1,6 @@
 """Runs the whole mesh as processes on one host: what `mlxmesh up` and `make demo` do."""
 
-from mlxmesh_shared.grpc_threads import use_fewer_threads
+from mlxmesh_shared.rpc.grpc_threads import use_fewer_threads
 
 # Here, because services are forks of the launcher, and gRPC looks only once: when it is imported.
 use_fewer_threads()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from mlxmesh_shared.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import end_at_interrupt
 
     end_at_interrupt()  # the imports below take a while
 
@@ -17,10 +17,9 @@ from pathlib import Path
 from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.mesh import Mesh, start_unless_stopped
-from mlxmesh_launcher.models import parse_source
-from mlxmesh_launcher.options import MeshOptions
-from mlxmesh_shared.forked import ForkedProcess
-from mlxmesh_shared.process import run_service, wait_for_stop
+from mlxmesh_launcher.options import MeshOptions, parse_source
+from mlxmesh_shared.process.forked import ForkedProcess
+from mlxmesh_shared.process.startup import run_service, wait_for_stop
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
 from mlxmesh_shared.telemetry import setup_logging

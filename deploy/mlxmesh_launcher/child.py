@@ -22,10 +22,10 @@ from tenacity import (
 )
 
 from mlxmesh_shared.errors import ServiceUnavailable
-from mlxmesh_shared.forked import ForkedProcess
-from mlxmesh_shared.log_file import LogFile
-from mlxmesh_shared.process import child_environment
-from mlxmesh_shared.standby import order_line
+from mlxmesh_shared.host.log_file import LogFile
+from mlxmesh_shared.process.forked import ForkedProcess
+from mlxmesh_shared.process.standby import order_line
+from mlxmesh_shared.process.startup import child_environment
 
 _log = logging.getLogger(__name__)
 

@@ -1,18 +1,41 @@
-"""Tells every gateway of services that ended unasked, as soon as there is a gateway to tell."""
+"""Between what the launcher knows of its processes and the contracts' messages."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from functools import partial
 
-from mlxmesh_launcher.child import Crash
-from mlxmesh_launcher.convert import crash_event
-from mlxmesh_shared.channels import open_channel
+from mlxmesh.control.v1.launcher_pb2 import SupervisedService
+from mlxmesh.telemetry.v1.events_pb2 import ServiceCrashed
+from mlxmesh_launcher.child import Child, Crash
 from mlxmesh_shared.events import EventBus
 from mlxmesh_shared.events.delivery import Delivery
 from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.tls import CertificateSource
+
+
+def service_message(child: Child) -> SupervisedService:
+    """A service as it is now."""
+    pid, crash = child.pid or 0, child.crash
+    message = SupervisedService(name=child.name, pid=pid, restarts=child.restarts)
+    if crash is not None:
+        message.last_exit = crash.last_exit
+        message.failures = crash.failures
+        message.restart_in_ms = 0 if pid else math.ceil(crash.restart_in_s * 1000)
+    return message
+
+
+def crash_event(crash: Crash) -> ServiceCrashed:
+    """What everybody is told of it."""
+    return ServiceCrashed(
+        name=crash.name,
+        last_exit=crash.last_exit,
+        failures=crash.failures,
+        restart_in_ms=math.ceil(crash.restart_in_s * 1000),
+    )
 
 
 class CrashEvents:

@@ -19,10 +19,9 @@ from mlxmesh_client import GenerateOptions, MeshClient
 from mlxmesh_launcher import smollm2
 from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.mesh import Mesh
-from mlxmesh_launcher.models import DEFAULT_MODEL, ModelSource
-from mlxmesh_launcher.options import MeshOptions
+from mlxmesh_launcher.options import DEFAULT_MODEL, MeshOptions, ModelSource
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.forked import ForkedProcess
+from mlxmesh_shared.process.forked import ForkedProcess
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
 

@@ -10,16 +10,16 @@ import gc
 import importlib
 from functools import partial
 
-from mlxmesh_shared.forked import ForkedProcess, can_fork
-from mlxmesh_shared.process import run_service
+from mlxmesh_shared.process.forked import ForkedProcess, can_fork
+from mlxmesh_shared.process.standby import STDERR, STDOUT, take_order
+from mlxmesh_shared.process.startup import run_service
 from mlxmesh_shared.settings import MeshSettings
-from mlxmesh_shared.standby import STDERR, STDOUT, take_order
 
 # The one with the most of its own to import begins first.
 _SERVICES = ("mlxmesh_model", "mlxmesh_runtime", "mlxmesh_generation", "mlxmesh_gateway")
 _NEEDED_BY_ALL = (
     "mlxmesh_launcher.mesh",
-    "mlxmesh_shared.server",
+    "mlxmesh_shared.rpc.server",
     "mlxmesh_shared.telemetry.exporter",
     "mlxmesh_shared.telemetry.otlp",
     "mlxmesh_shared.telemetry.setup",

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.process import unusable_data_dir
+from mlxmesh_shared.process.startup import unusable_data_dir
 
 FILE_NAME = "launcher.lock"
 POLL_S = 0.05

@@ -10,8 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from mlxmesh.control.v1 import launcher_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.child import Child
-from mlxmesh_launcher.convert import service_message
-from mlxmesh_launcher.crash_events import CrashEvents
+from mlxmesh_launcher.crash_events import CrashEvents, service_message
 from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.options import MeshOptions
 from mlxmesh_launcher.ports import choose, port_of, with_port
@@ -21,11 +20,11 @@ from mlxmesh_launcher.service_settings import SERVICES, STOP_MARGIN_S, ServiceSe
 from mlxmesh_launcher.servicer import control_server
 from mlxmesh_launcher.upkeep import Upkeep, bound_logs, keep_directory, renew_certificates
 from mlxmesh_shared.errors import ServiceUnavailable
-from mlxmesh_shared.forked import ForkedProcess
-from mlxmesh_shared.log_file import LogFile
+from mlxmesh_shared.host.log_file import LogFile
+from mlxmesh_shared.process.forked import ForkedProcess
 from mlxmesh_shared.registry import Instance, Registry
-from mlxmesh_shared.server import MeshServer
-from mlxmesh_shared.shared_port import CAN_SHARE, is_free
+from mlxmesh_shared.rpc.server import MeshServer
+from mlxmesh_shared.rpc.shared_port import CAN_SHARE, is_free
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
 
 START_TIMEOUT_S = 60.0

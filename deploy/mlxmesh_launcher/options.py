@@ -1,11 +1,66 @@
-"""What a whole mesh on one host is started with."""
+"""The models that a fresh mesh serves: the bundled ones, or those that the caller names."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxmesh_launcher.models import ModelSource
+from mlxmesh_shared.errors import InvalidArgument
+
+DEFAULT_MODEL = "pocket"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model to register and load: a directory, a GGUF file, or a hub id (`owner/name`)."""
+
+    name: str
+    directory: Path | None = None
+    hub_id: str = ""
+    file: Path | None = None
+
+
+def model_name(file: Path) -> str:
+    """A model's name for a file: its own, as far as names allow."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).lstrip("._-")
+    return name[:96] or "model"
+
+
+def bundled_models() -> dict[str, ModelSource]:
+    """The models that come with mlxmesh, by name: in the wheel, or in a source checkout."""
+    here = Path(__file__).parent
+    roots = (here / "models", here.parent / "demo-model")
+    return {
+        config.parent.name: ModelSource(name=config.parent.name, directory=config.parent)
+        for root in roots
+        for config in sorted(root.glob("*/config.json"))
+    }
+
+
+def parse_source(text: str) -> ModelSource:
+    """What `--model TEXT` means: a bundled name, a directory, a GGUF file, or a hub id, in this
+    order.
+
+    Raises InvalidArgument with the possibilities when it is none of them.
+    """
+    bundled = bundled_models()
+    if text in bundled:
+        return bundled[text]
+    directory = Path(text).expanduser()
+    if (directory / "config.json").is_file():
+        return ModelSource(name=directory.resolve().name, directory=directory.resolve())
+    if directory.suffix == ".gguf" and directory.is_file():
+        return ModelSource(name=model_name(directory), file=directory.resolve())
+    owner, _, name = text.partition("/")
+    if owner and name and "/" not in name and not text.startswith((".", "~", "/")):
+        return ModelSource(name=name, hub_id=text)
+    raise InvalidArgument(
+        f"{text!r} is not a bundled model ({', '.join(bundled) or 'none here'}), "
+        "a directory with a config.json, a GGUF file, or a hub id such as "
+        "mlx-community/Qwen3-0.6B-4bit",
+        field="model",
+    )
 
 
 @dataclass(frozen=True)

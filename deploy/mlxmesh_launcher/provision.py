@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlxmesh.model.v1.model_pb2 import Model, ModelVersion, VersionState
 from mlxmesh_client import MeshClient
-from mlxmesh_launcher.models import DEFAULT_MODEL, ModelSource, bundled_models
+from mlxmesh_launcher.options import DEFAULT_MODEL, ModelSource, bundled_models
 from mlxmesh_shared.errors import NoRuntime
 
 Report = Callable[[str], None]

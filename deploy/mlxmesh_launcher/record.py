@@ -1,19 +1,42 @@
-"""`launcher.json`: which launcher runs the mesh of a data directory, and its gateway's address."""
+"""When a process started, as a number that stays the same when the wall clock is set."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
 from mlxmesh_launcher.lock import DirectoryLock
-from mlxmesh_launcher.process_start import start_of
 from mlxmesh_shared.errors import IllegalState
+
+
+class Started(Protocol):
+    """A process, as psutil shows it."""
+
+    def create_time(self) -> float:
+        """Its start, in seconds since the epoch."""
+        ...
+
+
+def start_of(
+    process: Started,
+    boot_time: Callable[[], float] = psutil.boot_time,
+    *,
+    linux: bool = psutil.LINUX,
+) -> float:
+    """Seconds since the boot (Linux) or since the epoch.
+
+    Linux counts from the boot, and psutil adds the time of the boot, which moves when the clock is
+    set. Elsewhere the kernel keeps the time of day as it was.
+    """
+    return process.create_time() - boot_time() if linux else process.create_time()
+
 
 FILE_NAME = "launcher.json"
 DEFAULT_STOP_TIMEOUT_S = 150.0

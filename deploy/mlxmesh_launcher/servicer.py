@@ -9,7 +9,7 @@ from typing import Protocol
 from mlxmesh.control.v1 import launcher_pb2 as pb
 from mlxmesh.control.v1 import launcher_pb2_grpc as pb_grpc
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.tls import ServerTls
 
 

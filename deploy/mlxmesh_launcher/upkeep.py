@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.log_file import LogFile
+from mlxmesh_shared.host.log_file import LogFile
 
 RENEWAL_CHECK_INTERVAL_S = 3600.0
 RENEWAL_RETRY_S = 60.0

@@ -32,7 +32,7 @@ PACKAGES = {
     "services/model/mlxmesh_model": "the catalogue",
     "services/generation/mlxmesh_generation": "text in, text out",
     "gateway/mlxmesh_gateway": "the public process",
-    "gateway/mlxmesh_client": "the Python client",
+    "shared/mlxmesh_client": "the Python client",
     "gateway/mlxmesh_cli": "the `mlxmesh` command",
     "deploy/mlxmesh_launcher": "the whole mesh as processes of one host",
 }

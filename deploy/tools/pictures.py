@@ -10,15 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mlxmesh_cli.look import Look
-from mlxmesh_cli.timeline import timeline
-from mlxmesh_cli.top_view import frame
-from mlxmesh_cli.trace import whole_trace
+from mlxmesh_cli.commands.trace import whole_trace
+from mlxmesh_cli.mesh.look import Look
+from mlxmesh_cli.screen.timeline import timeline
+from mlxmesh_cli.screen.top_view import frame
 from mlxmesh_client import MeshClient, MeshError
 from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.mesh import Mesh
 from mlxmesh_launcher.options import MeshOptions
-from mlxmesh_shared.forked import ForkedProcess
+from mlxmesh_shared.process.forked import ForkedProcess
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
 

@@ -11,10 +11,10 @@ CLI_PACKAGES = frozenset({"cryptography", "prompt_toolkit", "psutil", "rich", "t
 def main() -> None:
     """Run the command line."""
     try:
-        from mlxmesh_shared.interrupt import end_at_interrupt
+        from mlxmesh_shared.process.interrupt import end_at_interrupt
 
         end_at_interrupt()
-        from mlxmesh_cli.commands import app
+        from mlxmesh_cli.commands.app import app
 
         app()
     except ModuleNotFoundError as error:

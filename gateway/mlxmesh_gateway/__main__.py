@@ -1,7 +1,7 @@
 """The gateway's process: `python -m mlxmesh_gateway`."""
 
 if __name__ == "__main__":
-    from mlxmesh_shared.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import end_at_interrupt
 
     end_at_interrupt()  # the imports below take a while
 
@@ -32,19 +32,19 @@ from mlxmesh_gateway.status import MeshStatus
 from mlxmesh_gateway.telemetry import observe_gateway
 from mlxmesh_gateway.telemetry_servicer import TelemetryServicer
 from mlxmesh_gateway.traffic import GatewayTraffic
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.events import tell_changes
-from mlxmesh_shared.live import following
-from mlxmesh_shared.process import check_data_dir, run_service, wait_for_stop
+from mlxmesh_shared.process.live import following
+from mlxmesh_shared.process.startup import check_data_dir, run_service, wait_for_stop
 from mlxmesh_shared.registry import Instance, Registry, local_instance, open_registry
-from mlxmesh_shared.requests import RequestParser
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.requests import RequestParser
+from mlxmesh_shared.rpc.server import SETTLE_S, MeshServer, ServerOptions
 from mlxmesh_shared.rules import Validator
-from mlxmesh_shared.server import SETTLE_S, MeshServer, ServerOptions
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.telemetry.calls import ServedCalls
-from mlxmesh_shared.telemetry.process import Telemetry
+from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.telemetry.setup import ProcessTelemetry
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls, open_certificates
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from mlxmesh_gateway.backends import Endpoint
 from mlxmesh_gateway.statuses import is_gone
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.retry_budget import RetryBudget
+from mlxmesh_shared.resilience.retries import RetryBudget
 
 T = TypeVar("T")
 

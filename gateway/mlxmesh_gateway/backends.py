@@ -12,13 +12,13 @@ import grpc
 from grpc import aio
 
 from mlxmesh_gateway.statuses import is_gone
-from mlxmesh_shared.breaker import Breaker, BreakerState, Permit
-from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import Cancelled, MeshError, ServiceUnavailable
 from mlxmesh_shared.events import Publish, unheard
-from mlxmesh_shared.mesh_status import breaker_change
 from mlxmesh_shared.registry import Instance, Registry, follow_service
-from mlxmesh_shared.retry_budget import RetryBudget
+from mlxmesh_shared.registry.convert import breaker_change
+from mlxmesh_shared.resilience.breaker import Breaker, BreakerState, Permit
+from mlxmesh_shared.resilience.retries import RetryBudget
+from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
 
 _log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from functools import partial
 from mlxmesh_gateway.event_log import GatewayEventLog
 from mlxmesh_gateway.instance_events import InstanceEvents
 from mlxmesh_gateway.status import SERVICES
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.events import Delivery, EventBus
 from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.tls import CertificateSource
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlxmesh_shared.caller import CALLER_METADATA, OWNER_METADATA
 from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.rpc.caller import CALLER_METADATA, OWNER_METADATA
 
 FORWARDED_METADATA = frozenset({"x-request-id"})
 """Metadata that services get to see as it came; everything else ends at the gateway."""

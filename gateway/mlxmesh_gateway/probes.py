@@ -10,7 +10,7 @@ from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh.telemetry.v1.traffic_pb2 import GetTrafficRequest, TrafficCounts
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.health import health_by
+from mlxmesh_shared.rpc.health import health_by
 
 TIMEOUT_S = 1.0
 

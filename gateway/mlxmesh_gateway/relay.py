@@ -26,7 +26,6 @@ from mlxmesh_gateway.telemetry import (
     describe_stream,
 )
 from mlxmesh_gateway.traffic import GatewayTraffic
-from mlxmesh_shared.caller import caller_of, owner_of
 from mlxmesh_shared.errors import (
     Cancelled,
     InvalidArgument,
@@ -34,8 +33,9 @@ from mlxmesh_shared.errors import (
     NotFound,
     ServiceUnavailable,
 )
-from mlxmesh_shared.requests import RequestParser
-from mlxmesh_shared.server import remaining_s
+from mlxmesh_shared.rpc.caller import caller_of, owner_of
+from mlxmesh_shared.rpc.requests import RequestParser
+from mlxmesh_shared.rpc.server import remaining_s
 from mlxmesh_shared.telemetry.tracing import metadata_of
 
 T = TypeVar("T")

@@ -14,10 +14,10 @@ from mlxmesh_gateway.backends import Backends, Endpoint
 from mlxmesh_gateway.otlp.convert import sink_message
 from mlxmesh_gateway.otlp.lane import LaneStatus
 from mlxmesh_gateway.traffic import GatewayTraffic, merged, total
-from mlxmesh_shared.channels import PATIENT, open_channel
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.mesh_status import breaker_message, instance_message
 from mlxmesh_shared.registry import Instance, Registry
+from mlxmesh_shared.registry.convert import breaker_message, instance_message
+from mlxmesh_shared.rpc.channels import PATIENT, open_channel
 from mlxmesh_shared.tls import CertificateSource
 
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")

@@ -15,8 +15,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh_gateway.backends import Backends
 from mlxmesh_gateway.recording import Recording
 from mlxmesh_shared.telemetry import attributes, instruments
-from mlxmesh_shared.telemetry.breakers import observe_breakers
-from mlxmesh_shared.telemetry.metrics import Metrics
+from mlxmesh_shared.telemetry.metrics import Metrics, observe_breakers
 
 
 @dataclass

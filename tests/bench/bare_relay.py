@@ -20,8 +20,8 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from mlxmesh_shared.channels import open_channel
-from mlxmesh_shared.process import call_at_end_of_stdin, child_environment
+from mlxmesh_shared.process.startup import call_at_end_of_stdin, child_environment
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.bench.load import cpu_s
 
 ECHO, STREAM = "/bare.Relay/Echo", "/bare.Relay/Stream"

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from mlxmesh_engine.blas import prepare_blas
+from mlxmesh_engine.forward.blas import prepare_blas
 
 prepare_blas()
 
 from mlx_lm.generate import BatchGenerator  # noqa: E402 - only after the BLAS
 from mlx_lm.utils import load_model as load_as_shipped  # noqa: E402
 
-from mlxmesh_engine.loader import LoadedModel  # noqa: E402
-from mlxmesh_engine.request import Sampling, Sequence  # noqa: E402
+from mlxmesh_engine.forward.loader import LoadedModel  # noqa: E402
+from mlxmesh_engine.scheduling.request import Sampling, Sequence  # noqa: E402
 from tests.bench.results import Findings, Result, Row, run_alone  # noqa: E402
 from tests.bench.samplers import Settings, greedy, mixed  # noqa: E402
 from tests.fakes.engine_rig import Rig, load_model  # noqa: E402

@@ -19,11 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from mlxmesh_engine.blas import prepare_blas
+from mlxmesh_engine.forward.blas import prepare_blas
 
 prepare_blas()
 
-from mlxmesh_engine.request import Sequence  # noqa: E402 - only after the BLAS
+from mlxmesh_engine.scheduling.request import Sequence  # noqa: E402 - only after the BLAS
 from mlxmesh_shared.settings.sections import EngineSettings  # noqa: E402
 from tests.bench.bench_model import prompts, write_model  # noqa: E402
 from tests.bench.results import Findings, Result, Row, median_of, run_alone  # noqa: E402

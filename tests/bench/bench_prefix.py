@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxmesh_client import MeshClient
-from mlxmesh_engine.prefix_cache import BLOCK_TOKENS, PrefixCache
+from mlxmesh_engine.cache.prefix_cache import BLOCK_TOKENS, PrefixCache
 from tests.bench.bench_model import VOCAB, prompts
 from tests.bench.results import Findings, Result, Row, median_of, median_ratio, run_alone
 from tests.bench.serving import MODEL, bench_model, serving

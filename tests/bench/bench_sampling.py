@@ -10,16 +10,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlxmesh_engine.blas import prepare_blas
+from mlxmesh_engine.forward.blas import prepare_blas
 
 prepare_blas()
 
 import mlx.core as mx  # noqa: E402 - only after the BLAS
 
-from mlxmesh_engine.evaluation import compute  # noqa: E402
-from mlxmesh_engine.request import Sampling, Sequence  # noqa: E402
-from mlxmesh_engine.sampling import BatchSampler  # noqa: E402
-from mlxmesh_engine.scheduler import Active  # noqa: E402
+from mlxmesh_engine.forward.evaluation import compute  # noqa: E402
+from mlxmesh_engine.sampling.sampler import BatchSampler  # noqa: E402
+from mlxmesh_engine.scheduling.request import Sampling, Sequence  # noqa: E402
+from mlxmesh_engine.scheduling.scheduler import Active  # noqa: E402
 from tests.bench.results import Findings, Result, Row, run_alone  # noqa: E402
 from tests.bench.samplers import Settings, greedy, mixed  # noqa: E402
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from mlxmesh_client import MeshClient
-from mlxmesh_launcher.models import DEFAULT_MODEL, bundled_models
+from mlxmesh_launcher.options import DEFAULT_MODEL, bundled_models
 from tests.bench.results import Findings, Result, Row, median_of, median_ratio, run_alone
 
 PROMPT = "What is 2 + 3?"

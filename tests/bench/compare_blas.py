@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from mlxmesh_engine.blas import open_blas
+from mlxmesh_engine.forward.blas import open_blas
 from tests.bench.results import Findings, Result, Row, show
 
 ROWS = (1, 8, 32, 512)

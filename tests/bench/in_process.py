@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from mlxmesh_engine.blas import prepare_blas
+from mlxmesh_engine.forward.blas import prepare_blas
 from tests.bench.bench_model import prompts
 
 

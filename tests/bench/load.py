@@ -21,8 +21,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     TokenInput,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.bench.bench_model import prompts
 from tests.bench.results import Row, median_of
 from tests.bench.samplers import Settings, greedy

@@ -18,7 +18,7 @@ from collections import Counter
 import grpc
 from grpc import aio
 
-from mlxmesh_shared.caller import CALLER_METADATA
+from mlxmesh_shared.rpc.caller import CALLER_METADATA
 from tests.chaos.maximal import Request, maximal_requests
 
 CALLS_AT_ONCE = 100

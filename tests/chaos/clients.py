@@ -18,8 +18,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_shared.channels import PATIENT, QUICK, open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.rpc.channels import PATIENT, QUICK, open_channel
 from mlxmesh_shared.tls import CertificateSource
 from tests.chaos.history import OK, Call, Ending, Message
 

@@ -20,7 +20,7 @@ import psutil
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.record import read_record
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.process import child_environment
+from mlxmesh_shared.process.startup import child_environment
 from tests.chaos.mesh import SIMULATED
 
 PROCESSES = ("gateway", "generation", "model", "runtime", "engine", "launcher")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from mlxmesh.generation.v1.generation_pb2 import CountTokensRequest, GenerateRequest
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_shared.channels import PATIENT, open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.rpc.channels import PATIENT, open_channel
 from mlxmesh_shared.tls import CertificateSource
 from tests.bench.results import Row
 from tests.chaos.clients import Reader, no_pause, status_of

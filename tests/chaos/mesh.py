@@ -19,7 +19,7 @@ from typing import Any
 
 from mlxmesh_launcher.record import read_record
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.process import child_environment
+from mlxmesh_shared.process.startup import child_environment
 from mlxmesh_shared.registry import Instance, open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
 

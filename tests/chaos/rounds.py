@@ -70,7 +70,7 @@ class Trial:
         """When generation gave the engine up, as its log tells."""
         if not engine_id:
             return None
-        component = "mlxmesh_generation.engine_link"
+        component = "mlxmesh_generation.placement.engine_link"
         at_s = self.mesh.first_log_s("generation", component, engine_id, fault_s)
         return at_s if at_s is not None and at_s < fault_s + NOTICED_WITHIN_S else None
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from mlxmesh_engine import model_config
-from mlxmesh_model import artifacts
+from mlxmesh_engine.forward import model_config
+from mlxmesh_model.artifacts import folder as artifacts
 from mlxmesh_shared.errors import MeshError
 from tests.fakes.model_directory import write_model
 

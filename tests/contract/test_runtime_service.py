@@ -7,8 +7,8 @@ import pytest
 
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1.runtime_pb2_grpc import RuntimeServiceStub
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import EngineExists, EngineNotFound, InvalidArgument
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.fakes.engine_process import write_model_dir
 from tests.fakes.registry import InMemoryRegistry
 from tests.fakes.runtime import FakeHost, FakeRuntime

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from mlxmesh_client import MeshClient, PermissionDenied, ServiceUnavailable
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.tls import CertificateSource
 from tests.e2e.running_mesh import RunningMesh, mlxmesh, start_mesh, stop_mesh, wait_until_serving
 

@@ -24,7 +24,6 @@ from grpc import aio
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_gateway.otlp.messages import SERVICES as OTLP
 from mlxmesh_launcher.authority import Authority
-from mlxmesh_shared.channels import PATIENT, open_channel
 from mlxmesh_shared.errors import (
     Internal,
     InvalidArgument,
@@ -33,6 +32,7 @@ from mlxmesh_shared.errors import (
     ServiceUnavailable,
     Unauthenticated,
 )
+from mlxmesh_shared.rpc.channels import PATIENT, open_channel
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 from mlxmesh_shared.tls.identity import ROLES
 from mlxmesh_shared.tls.method_access import stated_rules

@@ -14,8 +14,8 @@ import pytest
 
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
 
 FEW_PLACES = {"MLXMESH_ENGINE_MAX_RUNNING": "2"}

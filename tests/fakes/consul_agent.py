@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from mlxmesh_shared.health import health
+from mlxmesh_shared.rpc.health import health
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Json = dict[str, Any]

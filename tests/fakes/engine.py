@@ -37,7 +37,7 @@ from mlxmesh_shared.errors import (
     to_failure,
 )
 from mlxmesh_shared.registry.port import Instance
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.server import MeshServer
 
 LOAD_EVERY_S = 0.3
 

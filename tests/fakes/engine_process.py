@@ -25,8 +25,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from mlxmesh.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 from mlxmesh.engine.v1 import engine_pb2 as pb
 from mlxmesh.engine.v1 import engine_pb2_grpc as pb_grpc
-from mlxmesh_shared.control import ControlServicer
-from mlxmesh_shared.process import die_with_parent
+from mlxmesh_shared.process.startup import die_with_parent
+from mlxmesh_shared.rpc.control import ControlServicer
 
 BEHAVIOUR_FILE = "fake_engine.json"
 STARTS_FILE = "fake_engine.starts"

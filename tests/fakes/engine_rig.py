@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxmesh_engine.batching import Batching
-from mlxmesh_engine.blas import Blas
-from mlxmesh_engine.kv_cache import BatchCache
-from mlxmesh_engine.loader import LoadedModel, load
-from mlxmesh_engine.request import News, Sequence, Update
-from mlxmesh_engine.scheduler import Scheduler
-from mlxmesh_engine.step_loop import StepLoop
+from mlxmesh_engine.cache.kv_cache import BatchCache
+from mlxmesh_engine.forward.blas import Blas
+from mlxmesh_engine.forward.loader import LoadedModel, load
+from mlxmesh_engine.scheduling.batching import Batching
+from mlxmesh_engine.scheduling.request import News, Sequence, Update
+from mlxmesh_engine.scheduling.scheduler import Scheduler
+from mlxmesh_engine.service.step_loop import StepLoop
 from tests.fakes.tiny_model import BLAS, mx
 
 STREAM = 1

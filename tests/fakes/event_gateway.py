@@ -5,7 +5,7 @@ from typing import Any
 from mlxmesh.telemetry.v1.events_pb2 import Event, PublishEventsResponse
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.server import MeshServer
 
 TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
 

@@ -20,7 +20,7 @@ from mlxmesh.model.v1.model_pb2_grpc import (
 )
 from mlxmesh_shared.errors import MeshError, MethodNotFound, ModelNotFound
 from mlxmesh_shared.registry.port import Instance
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.server import MeshServer
 
 
 class FakeModelService(ModelServiceServicer):

@@ -29,7 +29,7 @@ _FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_
 # A program that ends with this process, also where this one is killed.
 _WITH_THIS_PROCESS = """
 import json, os, sys
-from mlxmesh_shared.process import die_with_parent
+from mlxmesh_shared.process.startup import die_with_parent
 identity = json.loads(sys.argv[1])
 if identity:
     os.setgroups([])

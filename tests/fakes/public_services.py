@@ -12,7 +12,7 @@ from mlxmesh.generation.v1.generation_pb2_grpc import (
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 from mlxmesh_shared.errors import GenerationNotFound, MeshError, ModelNotFound
-from mlxmesh_shared.server import MeshServer, remaining_s
+from mlxmesh_shared.rpc.server import MeshServer, remaining_s
 
 GENERATION = g.DESCRIPTOR.services_by_name["GenerationService"].full_name
 MODEL = m.DESCRIPTOR.services_by_name["ModelService"].full_name

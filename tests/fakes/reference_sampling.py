@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxmesh_engine.request import Sampling
+from mlxmesh_engine.scheduling.request import Sampling
 
 Vector = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2_grpc
 from mlxmesh_shared.errors import EngineExists, EngineNotFound, InsufficientMemory, InvalidArgument
 from mlxmesh_shared.registry.port import Instance, Registry
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.server import MeshServer
 
 _Context = ServicerContext[Any, Any]
 GIB = 2**30

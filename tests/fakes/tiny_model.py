@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mlxmesh_engine.blas import prepare_blas
+from mlxmesh_engine.forward.blas import prepare_blas
 
 BLAS = prepare_blas()
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from mlxmesh.engine.v1 import engine_pb2
-from mlxmesh_shared.process import wait_for_stop
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.process.startup import wait_for_stop
+from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.tls import ServerTls
 from tests.fakes.certificates import source
 

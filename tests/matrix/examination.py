@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mlxmesh_engine.batching import Batching
-from mlxmesh_engine.loader import LoadedModel
-from mlxmesh_engine.request import Sequence
+from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.scheduling.batching import Batching
+from mlxmesh_engine.scheduling.request import Sequence
 from mlxmesh_shared.errors import InvalidArgument
 from tests.fakes.engine_rig import STREAM, Rig, load_model
 from tests.fakes.tiny_model import mx, tree_flatten, tree_map

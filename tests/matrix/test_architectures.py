@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_engine.loader import device_name
+from mlxmesh_engine.forward.loader import device_name
 from tests.fakes.engine_rig import load_model
 from tests.fakes.tiny_model import mx
 from tests.matrix import document

@@ -16,9 +16,9 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from mlxmesh_gateway.http.listener import BoundedListener
-from mlxmesh_shared import shared_port
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.host_port import split_host_port
+from mlxmesh_shared.host.host_port import split_host_port
+from mlxmesh_shared.rpc import shared_port
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 
 from mlxmesh_gateway.otlp.intake import Accepted, accept
 from mlxmesh_gateway.otlp.messages import SERVICES, OtlpService
-from mlxmesh_shared.caller import host_of
-from mlxmesh_shared.requests import RequestParser, Turns, finish_in_thread
+from mlxmesh_shared.rpc.caller import host_of
+from mlxmesh_shared.rpc.requests import RequestParser, Turns, finish_in_thread
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 

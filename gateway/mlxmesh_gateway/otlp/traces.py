@@ -10,9 +10,9 @@ from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_gateway.otlp.convert import span_message
 from mlxmesh_gateway.otlp.recent_traces import RecentTraces
-from mlxmesh_shared.channels import OpenChannel
 from mlxmesh_shared.errors import MeshError, TraceNotFound
 from mlxmesh_shared.registry import Instance, Registry
+from mlxmesh_shared.rpc.channels import OpenChannel
 
 TIMEOUT_S = 2.0
 

@@ -1,7 +1,7 @@
 """The generation process: everything about text, between the gateway and the engines."""
 
 if __name__ == "__main__":
-    from mlxmesh_shared.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import end_at_interrupt
 
     end_at_interrupt()  # the imports below take a while
 
@@ -14,32 +14,28 @@ from typing import Any
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
-from mlxmesh_generation.engine_status import EngineStatusServicer
-from mlxmesh_generation.engines import Engines
-from mlxmesh_generation.generations import Generations, Patience
-from mlxmesh_generation.limits import GenerationLimits
-from mlxmesh_generation.mirror import CatalogueMirror
-from mlxmesh_generation.model_service import ModelService
-from mlxmesh_generation.preparation import Preparation
-from mlxmesh_generation.prompts import Prompts
-from mlxmesh_generation.rendering import Renderers
-from mlxmesh_generation.replicas import Replicas
-from mlxmesh_generation.retention import RetentionLimits
-from mlxmesh_generation.servicer import GenerationServicer
+from mlxmesh_generation.placement.engines import Engines, Replicas
+from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
+from mlxmesh_generation.servicer import EngineStatusServicer, GenerationServicer
+from mlxmesh_generation.streams.generations import Generations, Patience
+from mlxmesh_generation.streams.limits import GenerationLimits
+from mlxmesh_generation.streams.retention import RetentionLimits
 from mlxmesh_generation.telemetry import GenerationTelemetry
-from mlxmesh_generation.tokenizers import Tokenizers
-from mlxmesh_generation.turns import Turns
-from mlxmesh_shared.channels import ChannelPool, open_channel
+from mlxmesh_generation.text.preparation import Preparation
+from mlxmesh_generation.text.prompts import Prompts
+from mlxmesh_generation.text.rendering import Renderers
+from mlxmesh_generation.text.tokenizers import Tokenizers
+from mlxmesh_generation.text.worker_threads import Turns
 from mlxmesh_shared.events import Publish, publishing, unheard
-from mlxmesh_shared.live import following
-from mlxmesh_shared.process import check_data_dir, run_service, wait_for_stop
+from mlxmesh_shared.process.live import following
+from mlxmesh_shared.process.startup import check_data_dir, run_service, wait_for_stop
 from mlxmesh_shared.registry import Registry, local_instance, open_registry
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.rpc.channels import ChannelPool, open_channel
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GenerationSettings, LiveSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
-from mlxmesh_shared.telemetry.breakers import observe_breakers
 from mlxmesh_shared.telemetry.calls import ServedCalls
-from mlxmesh_shared.telemetry.process import Telemetry
+from mlxmesh_shared.telemetry.metrics import Telemetry, observe_breakers
 from mlxmesh_shared.telemetry.setup import ProcessTelemetry
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 

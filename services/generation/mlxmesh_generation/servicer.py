@@ -19,11 +19,16 @@ from mlxmesh.generation.v1.generation_pb2 import (
     ResumeGenerationResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceServicer
+from mlxmesh.telemetry.v1.telemetry_pb2 import GetMeshStatusRequest, GetMeshStatusResponse, Instance
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
 from mlxmesh_generation import convert
-from mlxmesh_generation.generations import Generations
-from mlxmesh_generation.request import GenerationKey, GenerationRequest
-from mlxmesh_shared.caller import caller_of, told_owner
-from mlxmesh_shared.server import remaining_s
+from mlxmesh_generation.placement.engines import Engines
+from mlxmesh_generation.streams.generations import Generations
+from mlxmesh_generation.streams.request import GenerationKey, GenerationRequest
+from mlxmesh_shared.errors import MethodNotFound
+from mlxmesh_shared.registry.convert import breaker_message, instance_message
+from mlxmesh_shared.rpc.caller import caller_of, told_owner
+from mlxmesh_shared.rpc.server import remaining_s
 
 
 class GenerationServicer(GenerationServiceServicer):
@@ -90,3 +95,39 @@ def _asked(request: GenerateRequest, context: Any) -> GenerationRequest:
 
 def _key(request: AttachGenerationRequest | CancelGenerationRequest, context: Any) -> GenerationKey:
     return GenerationKey(told_owner(context), request.request_id)
+
+
+class EngineStatusServicer(TelemetryServiceServicer):
+    """Tells of the engines alone, without asking them anything; all else is the gateways'."""
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+
+    async def GetMeshStatus(
+        self, request: GetMeshStatusRequest, context: Any
+    ) -> GetMeshStatusResponse:
+        return GetMeshStatusResponse(instances=self._instances())
+
+    def GetTrace(self, request: Any, context: Any) -> Any:
+        raise _at_the_gateway()
+
+    def WatchEvents(self, request: Any, context: Any) -> Any:
+        raise _at_the_gateway()
+
+    def PublishEvents(self, request: Any, context: Any) -> Any:
+        raise _at_the_gateway()
+
+    def GetTraffic(self, request: Any, context: Any) -> Any:
+        raise _at_the_gateway()
+
+    def _instances(self) -> list[Instance]:
+        instances: list[Instance] = []
+        for engine, breaker in self._engines.breakers():
+            message = instance_message(engine)
+            message.breaker.CopyFrom(breaker_message(breaker))
+            instances.append(message)
+        return instances
+
+
+def _at_the_gateway() -> MethodNotFound:
+    return MethodNotFound("generation does not serve this; ask a gateway")

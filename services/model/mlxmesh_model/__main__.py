@@ -1,7 +1,7 @@
 """The model service: `python -m mlxmesh_model`."""
 
 if __name__ == "__main__":
-    from mlxmesh_shared.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import end_at_interrupt
 
     end_at_interrupt()  # the imports below take a while
 
@@ -13,24 +13,24 @@ from functools import partial
 from sqlalchemy import URL
 
 from mlxmesh.model.v1 import model_pb2_grpc
-from mlxmesh_model.database_urls import database_url, sqlite_url
-from mlxmesh_model.fleet import GrpcFleet
-from mlxmesh_model.hub import Hub, HubOnDemand
-from mlxmesh_model.imports import Imports
-from mlxmesh_model.loads import Loads
-from mlxmesh_model.model_events import publish_change
-from mlxmesh_model.passed_over import PassedOver
-from mlxmesh_model.pulls import Pulls
-from mlxmesh_model.reconciler import Reconciler
+from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
+from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.catalogue.database import database_url, sqlite_url
+from mlxmesh_model.catalogue.model_events import publish_change
+from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.fleet.loads import Loads
+from mlxmesh_model.fleet.passed_over import PassedOver
+from mlxmesh_model.fleet.reconciler import Reconciler
+from mlxmesh_model.fleet.runtimes import GrpcFleet
+from mlxmesh_model.fleet.turn import Turn
 from mlxmesh_model.servicer import ModelServicer
-from mlxmesh_model.store import Store
-from mlxmesh_model.turn import Turn
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.events import publishing
-from mlxmesh_shared.live import following
-from mlxmesh_shared.process import check_data_dir, run_service, wait_for_stop
+from mlxmesh_shared.process.live import following
+from mlxmesh_shared.process.startup import check_data_dir, run_service, wait_for_stop
 from mlxmesh_shared.registry import local_instance, open_registry
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import ModelSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.telemetry.calls import ServedCalls
@@ -131,7 +131,7 @@ async def _tend(turn: Turn, pulls: Pulls, imports: Imports, reconciler: Reconcil
 
 def _open_hub(endpoint: str) -> Hub:
     # Not at the top: its libraries are slow to import and only a pull needs them.
-    from mlxmesh_model.huggingface import HuggingFaceHub
+    from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 
     return HuggingFaceHub(endpoint)
 

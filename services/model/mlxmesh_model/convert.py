@@ -7,9 +7,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1 import model_pb2
-from mlxmesh_model.catalog import Artifact, Change, FailureRecord, Model, Version
-from mlxmesh_model.lifecycle import State
-from mlxmesh_model.pulls import PullProgress
+from mlxmesh_model.artifacts.pulls import PullProgress
+from mlxmesh_model.catalogue.lifecycle import State
+from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
 from mlxmesh_shared.errors import InvalidArgument, MeshError, from_failure
 
 _STATES = {

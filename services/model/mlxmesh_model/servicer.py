@@ -10,11 +10,12 @@ from grpc.aio import ServicerContext
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
-from mlxmesh_model import artifacts, convert
-from mlxmesh_model.imports import Imports
-from mlxmesh_model.loads import Loads
-from mlxmesh_model.pulls import Pulls
-from mlxmesh_model.store import Store
+from mlxmesh_model import convert
+from mlxmesh_model.artifacts import folder as artifacts
+from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.fleet.loads import Loads
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
 

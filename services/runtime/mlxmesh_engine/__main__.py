@@ -1,15 +1,15 @@
 """The engine process: one model, one backend, one gRPC service."""
 
 if __name__ == "__main__":
-    from mlxmesh_shared.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import end_at_interrupt
 
     end_at_interrupt()  # the imports below take a while
 
 import sys
 
-from mlxmesh_engine.serve import serve
-from mlxmesh_engine.spare import serve_when_told
-from mlxmesh_shared.process import run_service
+from mlxmesh_engine.service.serve import serve
+from mlxmesh_engine.service.spare import serve_when_told
+from mlxmesh_shared.process.startup import run_service
 
 
 async def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from mlxmesh_shared.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import end_at_interrupt
 
     end_at_interrupt()  # the imports below take a while
 
@@ -21,12 +21,12 @@ from mlxmesh_runtime.heartbeat import GrpcEngineProbe, HeartbeatLimits
 from mlxmesh_runtime.servicer import RuntimeServicer
 from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_runtime.supervisor import RestartLimits
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.events import publishing
-from mlxmesh_shared.live import following
-from mlxmesh_shared.process import check_data_dir, run_service, wait_for_stop
+from mlxmesh_shared.process.live import following
+from mlxmesh_shared.process.startup import check_data_dir, run_service, wait_for_stop
 from mlxmesh_shared.registry import Registry, local_instance, open_registry
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import LiveSettings, RuntimeSettings, live_settings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.telemetry.calls import ServedCalls

@@ -10,10 +10,9 @@ from grpc import StatusCode
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh_runtime.change_feed import Change
-from mlxmesh_runtime.device import Device
+from mlxmesh_runtime.device import Device, Memory
 from mlxmesh_runtime.engine_record import EngineFailure, EngineOptions, EngineRecord, EngineSpec
 from mlxmesh_runtime.lifecycle import EngineState
-from mlxmesh_runtime.memory import Memory
 
 _STATES = {state: pb.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState}
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from mlxmesh_runtime.spare_engine import SpareEngine
-from mlxmesh_shared.forked import ForkedProcess
-from mlxmesh_shared.log_file import LogFile
-from mlxmesh_shared.process import child_environment
+from mlxmesh_shared.host.log_file import LogFile
+from mlxmesh_shared.process.forked import ForkedProcess
+from mlxmesh_shared.process.startup import child_environment
 
 READ_REST_S = 0.5
 

@@ -14,7 +14,7 @@ from mlxmesh_runtime.engine_process import EngineProcess, StartFailure
 from mlxmesh_runtime.engine_record import EngineFailure, EngineSpec, FailureReason
 from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, until_hung
 from mlxmesh_runtime.spare_engine import SpareEngine
-from mlxmesh_shared.log_file import LogFile
+from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.registry import Instance, Registry, local_instance
 from mlxmesh_shared.settings import MeshSettings
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
 from mlxmesh_runtime.engine_record import EngineFailure, FailureReason
-from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
 
 MIN_MISSED_BEATS = 3
 

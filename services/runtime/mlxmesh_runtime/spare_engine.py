@@ -12,9 +12,9 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from mlxmesh_shared.forked import ForkedProcess, can_fork
-from mlxmesh_shared.process import child_environment, run_service
-from mlxmesh_shared.standby import order_line
+from mlxmesh_shared.process.forked import ForkedProcess, can_fork
+from mlxmesh_shared.process.standby import order_line
+from mlxmesh_shared.process.startup import child_environment, run_service
 
 # The engine that took the last one starts and serves its first requests before the next is made.
 REFILL_AFTER_S = 10.0

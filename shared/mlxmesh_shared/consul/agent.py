@@ -9,7 +9,7 @@ import consul.base as py_consul  # pyright: ignore[reportMissingTypeStubs] - it 
 
 from mlxmesh_shared.consul.transport import Transport
 from mlxmesh_shared.errors import RegistryUnavailable
-from mlxmesh_shared.host_port import join_host_port
+from mlxmesh_shared.host.host_port import join_host_port
 from mlxmesh_shared.settings.consul import ConsulSettings
 
 _log = logging.getLogger(__name__)

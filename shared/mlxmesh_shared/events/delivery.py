@@ -1,20 +1,25 @@
 """Brings the events of a process to every gateway: at least once, in order for each of them."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
-from mlxmesh.telemetry.v1.events_pb2 import Event, PublishEventsRequest
+from mlxmesh.telemetry.v1.events_pb2 import ConfigChanged, Event, PublishEventsRequest
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
-from mlxmesh_shared.channels import OpenChannel, open_channel
 from mlxmesh_shared.errors import DeadlineExceeded, MeshError
+from mlxmesh_shared.events.bus import EventBus, Publish
 from mlxmesh_shared.events.log import Batch, EventLog
 from mlxmesh_shared.registry import Instance, Registry, follow_service
+from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
+from mlxmesh_shared.settings import LiveSettings, MeshSettings
+from mlxmesh_shared.tls import CertificateSource
 
 MOST_KEPT = 1024
 OVERLAP_S = 5.0
@@ -151,3 +156,40 @@ class Delivery:
 
 def _may_go_well_later(error: BaseException) -> bool:
     return isinstance(error, MeshError) and (error.retryable or isinstance(error, DeadlineExceeded))
+
+
+FLUSH_S = 1.0
+
+S = TypeVar("S", bound=MeshSettings)
+
+
+def tell_changes(live: LiveSettings[S], publish: Publish) -> None:
+    """Has every change of a process's settings told as an event."""
+
+    def tell(changed: Mapping[str, object]) -> None:
+        publish(ConfigChanged(settings={name: str(value) for name, value in changed.items()}))
+
+    live.watch(tell)
+
+
+@contextlib.asynccontextmanager
+async def publishing(
+    live: LiveSettings[S],
+    registry: Registry,
+    *,
+    service: str,
+    instance_id: str,
+    certificates: CertificateSource | None = None,
+) -> AsyncGenerator[EventBus]:
+    """A process's bus; at the end its last events get a second to reach a gateway."""
+    bus = EventBus(service=service, instance_id=instance_id)
+    delivery = Delivery(registry, open_=partial(open_channel, certificates=certificates))
+    bus.subscribe(delivery.put)
+    tell_changes(live, bus.publish)
+    delivering = asyncio.create_task(delivery.run(), name="deliver-events")
+    try:
+        yield bus
+    finally:
+        await delivery.flush(FLUSH_S)
+        delivering.cancel()
+        await asyncio.gather(delivering, return_exceptions=True)

@@ -3,10 +3,9 @@
 import os
 import socket
 
-from mlxmesh_shared.host_port import join_host_port, split_host_port
+from mlxmesh_shared.host.host_port import join_host_port, split_host_port
 from mlxmesh_shared.registry.directory import DirectoryRegistry
-from mlxmesh_shared.registry.following import follow_service
-from mlxmesh_shared.registry.port import Instance, Registry
+from mlxmesh_shared.registry.port import Instance, Registry, follow_service
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.tls import CertificateSource
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import LONGEST_WAIT_S, BlockingQuery
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
-from mlxmesh_shared.health import PROBE_TIMEOUT_S, health
-from mlxmesh_shared.host_port import join_host_port, split_host_port
+from mlxmesh_shared.host.host_port import join_host_port, split_host_port
 from mlxmesh_shared.registry.port import Instance, checked_name
+from mlxmesh_shared.rpc.health import PROBE_TIMEOUT_S, health
 from mlxmesh_shared.settings.consul import ConsulSettings
 from mlxmesh_shared.tls import CertificateSource
 from mlxmesh_shared.tls.identity import server_name

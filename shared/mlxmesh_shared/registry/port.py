@@ -1,7 +1,9 @@
 """Where instances announce themselves and find each other."""
 
+import asyncio
+import logging
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -59,3 +61,22 @@ def checked_name(name: str, field: str) -> str:
     if _NAME.fullmatch(name) is None:
         raise InvalidArgument(f"{field} may hold only letters, digits, '.', '_', '-'", field=field)
     return name
+
+
+AGAIN_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+Told = Callable[[Sequence[Instance]], Awaitable[None]]
+"""Takes the instances as they are now."""
+
+
+async def follow_service(registry: Registry, service: str, told: Told) -> None:
+    """Tells of each change, until cancelled: a watch that ends or fails is begun anew."""
+    while True:
+        try:
+            async for instances in registry.watch(service):
+                await told(instances)
+        except Exception:  # noqa: BLE001 - nothing may end this for good
+            _log.exception("the registry's watch of %s failed; trying again", service)
+        await asyncio.sleep(AGAIN_S)

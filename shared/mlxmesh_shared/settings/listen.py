@@ -3,7 +3,7 @@
 import ipaddress
 import re
 
-from mlxmesh_shared.host_port import split_host_port
+from mlxmesh_shared.host.host_port import split_host_port
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{0,253}")
 

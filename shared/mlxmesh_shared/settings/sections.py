@@ -7,8 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 
 from mlxmesh_shared.settings.consul import ConsulSettings, FullPath, Seconds
 from mlxmesh_shared.settings.listen import check_host, check_listen, check_reachable
-from mlxmesh_shared.settings.sinks import Sinks, SinkSettings
-from mlxmesh_shared.settings.webhooks import check_webhook, split_texts
+from mlxmesh_shared.settings.sinks import Sinks, SinkSettings, check_webhook, split_texts
 
 MIB = 2**20
 

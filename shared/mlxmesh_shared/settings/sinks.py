@@ -1,18 +1,36 @@
-"""The sinks of telemetry: where the gateway passes traces, metrics and logs on to.
+"""What a webhook's setting may say: a URL, and the names of the events that it wants."""
 
-Each is a table in mlxmesh.toml, or a text `KIND[:TARGET][?OPTION=VALUE&...]`; several texts in one
-are separated by semicolons, as in a variable or flag:
-
-    prometheus; otlp:collector:4317?signals=traces,logs&severity=warning; file:/var/log/mesh.jsonl
-"""
-
+import re
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mlxmesh_shared.settings.consul import FullPath
-from mlxmesh_shared.settings.webhooks import split_texts
+
+_NAME = re.compile(r"[a-z]{1,32}\.([a-z_]{1,32}|\*)")
+
+
+def split_texts(value: object) -> object:
+    """A list as it is; one text, from a flag or a variable, at its commas."""
+    if not isinstance(value, str):
+        return value
+    return tuple(text.strip() for text in value.split(",") if text.strip())
+
+
+def check_webhook(text: str) -> str:
+    """The text, if it can be used. Raises: ValueError."""
+    url, *names = text.split() or [""]
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(
+            "each webhook must begin with a URL, for example http://127.0.0.1:9000/events model.*"
+        )
+    for name in names:
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f"{name} is no event's name; write model.loaded, or model.*")
+    return text
+
 
 MIB = 2**20
 SIGNALS = ("traces", "metrics", "logs")

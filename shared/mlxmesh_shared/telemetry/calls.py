@@ -11,7 +11,7 @@ from opentelemetry.trace import StatusCode as SpanStatus
 
 from mlxmesh_shared.telemetry.attributes import ERROR_TYPE, RPC_METHOD, RPC_STATUS, RPC_SYSTEM
 from mlxmesh_shared.telemetry.instruments import RPC_DURATION
-from mlxmesh_shared.telemetry.process import Telemetry
+from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.telemetry.tracing import context_of
 
 # As the conventions for gRPC have it: what is the server's fault, and not its caller's.

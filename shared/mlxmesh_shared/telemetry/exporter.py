@@ -13,9 +13,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.telemetry.bounded_queue import BoundedQueue
 from mlxmesh_shared.telemetry.sdk import Recorder
-from mlxmesh_shared.telemetry.sink import TelemetrySink
+from mlxmesh_shared.telemetry.sink import BoundedQueue, TelemetrySink
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
 
 from mlxmesh_shared.telemetry.attributes import REQUEST_MODEL
-from mlxmesh_shared.telemetry.bounded_queue import BoundedQueue
+from mlxmesh_shared.telemetry.sink import BoundedQueue
 
 _NS = 10**9
 _SEVERITIES = {

@@ -31,12 +31,10 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope as Scope
 
 from mlxmesh_shared.telemetry.attributes import SIGNAL
-from mlxmesh_shared.telemetry.bounded_queue import BoundedQueue
-from mlxmesh_shared.telemetry.bucket_counts import BucketCounts
 from mlxmesh_shared.telemetry.instruments import DROPPED, Instrument
 from mlxmesh_shared.telemetry.log_records import attribute
-from mlxmesh_shared.telemetry.metrics import SCOPE, Metrics, Reading
-from mlxmesh_shared.telemetry.process import Telemetry
+from mlxmesh_shared.telemetry.metrics import SCOPE, BucketCounts, Metrics, Reading, Telemetry
+from mlxmesh_shared.telemetry.sink import BoundedQueue
 
 MOST_SPANS = 4096
 MOST_LOG_RECORDS = 4096

@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.settings.listen import is_loopback
-from mlxmesh_shared.telemetry.process import Telemetry
+from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.tls import CertificateSource
 
 # Not before it is known that there is to be telemetry: the SDK is slow to import.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mlxmesh_engine.blas import open_blas
+from mlxmesh_engine.forward.blas import open_blas
 
 Argv = list[str]
 

@@ -16,8 +16,8 @@ with atheris.instrument_imports(include=["mlxmesh_shared", "mlxmesh_generation",
     from mlxmesh.generation.v1 import generation_pb2
     from mlxmesh.model.v1 import model_pb2
     from mlxmesh_generation import convert
-    from mlxmesh_generation.stops import StopScanner
-    from mlxmesh_model.safetensors import NotSafetensors, read_tensors
+    from mlxmesh_generation.text.output import StopScanner
+    from mlxmesh_model.artifacts.safetensors import NotSafetensors, read_tensors
     from mlxmesh_shared.errors import MeshError
     from mlxmesh_shared.reference import ModelReference
     from mlxmesh_shared.rules import Validator

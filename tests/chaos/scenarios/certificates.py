@@ -13,8 +13,8 @@ from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh.generation.v1.generation_pb2 import CountTokensRequest
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh_launcher.authority import Authority
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 from mlxmesh_shared.tls.identity import ROLES
 from tests.bench.results import Findings, Row

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from mlxmesh.engine.v1.engine_pb2 import GetEngineInfoRequest
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.bench.results import Findings, Row, median_of
 from tests.bench.samples import percentile
 from tests.chaos.checker import by_request, check

@@ -21,7 +21,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from mlxmesh.generation.v1.generation_pb2 import ChatInput, ChatMessage, GenerateRequest, Role
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_shared.caller import CALLER_METADATA
+from mlxmesh_shared.rpc.caller import CALLER_METADATA
 from tests.bench.results import Findings, Row
 from tests.bench.samples import percentile
 from tests.chaos.attacks import ATTACKS

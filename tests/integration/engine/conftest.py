@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_engine.blas import prepare_blas
+from mlxmesh_engine.forward.blas import prepare_blas
 
 prepare_blas()
 

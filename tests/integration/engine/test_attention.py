@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxmesh_engine.attention import attend
-from mlxmesh_engine.exponentials import MANY, exp2
+from mlxmesh_engine.forward.attention import MANY, attend, exp2
 from tests.fakes.tiny_model import mx
 
 HEADS, KV_HEADS, DIMS = 4, 2, 8

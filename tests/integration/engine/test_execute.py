@@ -11,14 +11,14 @@ from grpc import aio
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
-from mlxmesh_engine.admission import Admission
-from mlxmesh_engine.dispatcher import Dispatcher
-from mlxmesh_engine.loader import device_name
-from mlxmesh_engine.mlx_thread import LoopOptions, MlxThread
-from mlxmesh_engine.servicer import SERVICE, EngineServicer
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_engine.forward.loader import device_name
+from mlxmesh_engine.scheduling.capacity import Admission
+from mlxmesh_engine.service.dispatcher import Dispatcher
+from mlxmesh_engine.service.mlx_thread import LoopOptions, MlxThread
+from mlxmesh_engine.service.servicer import SERVICE, EngineServicer
 from mlxmesh_shared.errors import EngineDraining, MalformedMessage
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import EngineSettings
 from tests.fakes.engine_rig import load_model
 from tests.fakes.tiny_model import CONTEXT_TOKENS, VOCAB_SIZE

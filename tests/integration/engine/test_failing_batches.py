@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from mlxmesh_engine.forward import Forward
-from mlxmesh_engine.loader import LoadedModel
-from mlxmesh_engine.request import FinishReason, Sequence
+from mlxmesh_engine.forward.forward_pass import Forward
+from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.scheduling.request import FinishReason, Sequence
 from mlxmesh_shared.errors import EngineFailed
 from tests.fakes.engine_rig import STREAM, Rig, load_model
 from tests.fakes.tiny_model import mx, write_model

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxmesh_engine.model_config import kv_token_bytes, read_config
+from mlxmesh_engine.forward.model_config import kv_token_bytes, read_config
 from mlxmesh_shared.errors import FeatureNotSupported, InsufficientMemory, InvalidArgument
 from tests.fakes.engine_rig import load_model, scores_after
 from tests.fakes.tiny_model import CONTEXT_TOKENS, EOS, VOCAB_SIZE, write_model

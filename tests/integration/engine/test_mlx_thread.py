@@ -9,9 +9,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlxmesh_engine.loader import LoadedModel
-from mlxmesh_engine.mlx_thread import MlxThread
-from mlxmesh_engine.request import FinishReason, Load, News, Sequence
+from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.scheduling.request import FinishReason, Load, News, Sequence
+from mlxmesh_engine.service.mlx_thread import MlxThread
 from mlxmesh_shared.errors import EngineFailed, InvalidArgument
 from tests.fakes.engine_rig import load_model
 

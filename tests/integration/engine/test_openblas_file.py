@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_engine.blas import open_blas
-from mlxmesh_engine.openblas_file import OpenBlasUnavailable, cached_openblas
+from mlxmesh_engine.forward.blas import open_blas
+from mlxmesh_engine.forward.openblas_file import OpenBlasUnavailable, cached_openblas
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="macOS brings Accelerate")
 
 MAKE = """
 import sys
 from pathlib import Path
-from mlxmesh_engine.openblas_file import cached_openblas
+from mlxmesh_engine.forward.openblas_file import cached_openblas
 print(cached_openblas(Path(sys.argv[1])))
 """
 OPEN = """
@@ -30,7 +30,7 @@ print(library.openblas_get_num_threads(), library.openblas_get_corename().decode
 MULTIPLY = """
 import sys
 from pathlib import Path
-from mlxmesh_engine.blas import open_blas
+from mlxmesh_engine.forward.blas import open_blas
 assert open_blas(cache=Path(sys.argv[1])).blas == "openblas"
 import mlx.core as mx
 with mx.stream(mx.cpu):

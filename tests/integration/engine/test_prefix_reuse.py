@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mlxmesh_engine.loader import LoadedModel
-from mlxmesh_engine.prefix_cache import BLOCK_TOKENS
-from mlxmesh_engine.request import Sampling, Sequence
+from mlxmesh_engine.cache.prefix_cache import BLOCK_TOKENS
+from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.scheduling.request import Sampling, Sequence
 from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
 from tests.fakes.reference_sampling import contest
 from tests.fakes.tiny_model import VOCAB_SIZE, mx, write_model

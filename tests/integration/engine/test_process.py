@@ -16,8 +16,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
-from mlxmesh_engine.blas import prepare_blas
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_engine.forward.blas import prepare_blas
+from mlxmesh_shared.rpc.channels import open_channel
 
 START_TIMEOUT_S = 60
 # Root may raise its own limits: without CAP_SYS_RESOURCE (24) it may not. No effect on others.

@@ -9,9 +9,9 @@ import pytest
 
 from mlxmesh.engine.v1.engine_pb2 import ExecuteRequest, ExecuteResponse, Submit
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
-from mlxmesh_engine.serve import stopped_or_dead
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_engine.service.serve import stopped_or_dead
 from mlxmesh_shared.errors import EngineFailed
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.fakes.engine_child import engine_child
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxmesh_engine.loader import LoadedModel
-from mlxmesh_engine.request import FinishReason, Sampling, Sequence
+from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.scheduling.request import FinishReason, Sampling, Sequence
 from mlxmesh_shared.errors import DeadlineExceeded
 from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
 from tests.fakes.reference_sampling import contest

@@ -14,7 +14,7 @@ from mlxmesh_client import MeshClient
 from mlxmesh_gateway.__main__ import serve
 from mlxmesh_gateway.otlp.assembly import open_receiver
 from mlxmesh_shared.registry import Instance
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import GatewaySettings, LiveSettings
 from tests.fakes.public_services import (
     FakeGeneration,

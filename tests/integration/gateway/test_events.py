@@ -11,10 +11,10 @@ from mlxmesh.telemetry.v1 import events_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client import MeshClient
 from mlxmesh_gateway.telemetry_servicer import MOST_EVENT_BYTES
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ServiceUnavailable, TooManyRequests
 from mlxmesh_shared.events import event_of
 from mlxmesh_shared.registry import Instance
+from mlxmesh_shared.rpc.channels import open_channel
 
 ENGINE = Instance("engine", "engine-1", "127.0.0.1:1", pid=1)
 

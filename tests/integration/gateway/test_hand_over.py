@@ -13,10 +13,10 @@ import pytest
 
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.process import EXIT_WITH_PARENT
+from mlxmesh_shared.process.startup import EXIT_WITH_PARENT
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.registry.directory import DirectoryRegistry
-from mlxmesh_shared.shared_port import CAN_SHARE
+from mlxmesh_shared.rpc.shared_port import CAN_SHARE
 from tests.draining import drain
 from tests.fakes.public_services import FakeGeneration, generation_server
 

@@ -27,7 +27,7 @@ from mlxmesh_gateway.http.tls import server_context
 from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
 from mlxmesh_launcher.authority import Authority
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.shared_port import CAN_SHARE
+from mlxmesh_shared.rpc.shared_port import CAN_SHARE
 from mlxmesh_shared.tls import CertificateFiles
 from tests.fakes.certificates import issue_all
 

@@ -11,9 +11,9 @@ from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.telemetry.v1 import telemetry_pb2 as t
 from mlxmesh_client import MeshClient
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError
 from mlxmesh_shared.registry import Instance
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.fakes.public_services import FakeGeneration
 
 HEDGE = (("mlxmesh-hedge-ms", "50"),)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlxmesh_cli.reaching import GatewayUnreachable, told_whether_reached
+from mlxmesh_cli.mesh.reaching import GatewayUnreachable, told_whether_reached
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import HubUnavailable, MeshError, NoRuntime, ServiceUnavailable
 

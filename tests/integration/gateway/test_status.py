@@ -8,7 +8,7 @@ from mlxmesh.telemetry.v1 import telemetry_pb2 as t
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.registry import Instance
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.server import MeshServer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.public_services import GENERATION, FakeGeneration
 

@@ -18,8 +18,8 @@ from mlxmesh_gateway.otlp.recent_traces import KeepOptions, RecentTraces
 from mlxmesh_gateway.otlp.services import otlp_handlers
 from mlxmesh_gateway.otlp.sinks.collector import CollectorSink
 from mlxmesh_gateway.otlp.traces import Traces
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import IllegalState, TraceNotFound
+from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.settings import GatewaySettings
 from mlxmesh_shared.settings.sinks import SinkSettings
 from tests.fakes.registry import InMemoryRegistry

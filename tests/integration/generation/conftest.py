@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_generation.tokenizer import ModelTokenizer
+from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from tests.fakes import tokenizer_files
 from tests.integration.generation.harness import Mesh, running_mesh
 

@@ -13,8 +13,8 @@ from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateRespon
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.model_pb2 import VERSION_STATE_READY, Model, ModelVersion
 from mlxmesh_generation.__main__ import make_server, open_generations
-from mlxmesh_shared.channels import ChannelPool
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.channels import ChannelPool
+from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import GenerationSettings, LiveSettings
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
 from tests.fakes.model_service import FakeModelService

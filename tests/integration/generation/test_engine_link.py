@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mlxmesh.engine.v1.engine_pb2 import SequenceOutput, Submit
-from mlxmesh_generation.engine_link import EngineLink
+from mlxmesh_generation.placement.engine_link import EngineLink
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError
 from tests.fakes.engine import FakeEngine
 from tests.integration.generation.harness import until

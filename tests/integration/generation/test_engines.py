@@ -11,7 +11,6 @@ import pytest
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
 from mlxmesh.telemetry.v1 import telemetry_pb2
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import (
     DeadlineExceeded,
     EngineDraining,
@@ -23,6 +22,7 @@ from mlxmesh_shared.errors import (
     NoReplica,
     QueueFull,
 )
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.fakes.engine import FakeEngine
 from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
 

@@ -19,7 +19,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     TokenInput,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_generation.tokenizer import ModelTokenizer
+from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import (
     ContextTooLong,
     DeadlineExceeded,

@@ -18,7 +18,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateResponse,
     ResumeGenerationRequest,
 )
-from mlxmesh_generation.tokenizer import ModelTokenizer
+from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import (
     Cancelled,
     EngineLost,

@@ -16,10 +16,10 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import Draining, ServiceUnavailable
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from mlxmesh_shared.registry.port import Instance
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.fakes.engine import FakeEngine
 from tests.fakes.model_service import FakeModelService
 from tests.integration.generation.harness import pocket

@@ -17,9 +17,9 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_generation.tokenizer import ModelTokenizer
-from mlxmesh_shared.channels import open_channel
+from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.registry.port import Instance
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.fakes.engine_child import POCKET_MINI, engine_child
 from tests.fakes.model_service import FakeModelService
 from tests.fakes.registry import InMemoryRegistry

@@ -25,7 +25,7 @@ COMMANDS = (
 )
 # What Python does before it comes to a file of the mesh is its own, and so is that traceback.
 # So is one in the few milliseconds until the mesh's first line has taken the signal over.
-TAKES_OVER = "from mlxmesh_shared.interrupt import"
+TAKES_OVER = "from mlxmesh_shared.process.interrupt import"
 BAD = re.compile(r'File "[^"]*/mlxmesh_\w+/|Warning|Exception ignored|never awaited')
 
 

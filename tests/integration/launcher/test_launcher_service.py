@@ -8,8 +8,8 @@ import pytest
 from mlxmesh.control.v1 import launcher_pb2 as pb
 from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
 from mlxmesh_launcher.servicer import control_server
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, ServiceUnavailable
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.draining import drain
 
 

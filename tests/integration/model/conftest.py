@@ -13,19 +13,19 @@ from sqlalchemy import URL
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
-from mlxmesh_model.database_urls import sqlite_url
-from mlxmesh_model.fleet import GrpcFleet
-from mlxmesh_model.huggingface import HuggingFaceHub
-from mlxmesh_model.imports import Imports
-from mlxmesh_model.loads import Loads
-from mlxmesh_model.model_events import publish_change
-from mlxmesh_model.passed_over import PassedOver
-from mlxmesh_model.pulls import Pulls
-from mlxmesh_model.reconciler import Reconciler
+from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
+from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.catalogue.database import sqlite_url
+from mlxmesh_model.catalogue.model_events import publish_change
+from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.fleet.loads import Loads
+from mlxmesh_model.fleet.passed_over import PassedOver
+from mlxmesh_model.fleet.reconciler import Reconciler
+from mlxmesh_model.fleet.runtimes import GrpcFleet
 from mlxmesh_model.servicer import ModelServicer
-from mlxmesh_model.store import Store
-from mlxmesh_shared.channels import open_channel
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer
 from tests.fakes.model_directory import write_model
 from tests.fakes.postgres import PostgresServer, postgres_server
 from tests.fakes.registry import InMemoryRegistry

@@ -11,10 +11,10 @@ from alembic.config import Config
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from mlxmesh_model.catalog import Artifact
-from mlxmesh_model.database import HEAD, open_database
-from mlxmesh_model.store import Store
-from mlxmesh_model.tables import VersionRow
+from mlxmesh_model.catalogue.database import HEAD, open_database
+from mlxmesh_model.catalogue.models import Artifact
+from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.catalogue.tables import VersionRow
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.reference import ModelReference
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from mlxmesh_model.fleet import GrpcFleet
+from mlxmesh_model.fleet.runtimes import GrpcFleet
 from mlxmesh_shared.registry.port import Instance
 from tests.fakes.registry import InMemoryRegistry
 

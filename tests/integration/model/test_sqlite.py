@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from mlxmesh_model.catalog import Artifact
-from mlxmesh_model.database import open_database
-from mlxmesh_model.database_urls import sqlite_url
-from mlxmesh_model.store import Store
+from mlxmesh_model.catalogue.database import open_database, sqlite_url
+from mlxmesh_model.catalogue.models import Artifact
+from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import DiskFull, IllegalState, MeshError
 from tests.fakes.small_disk import needs_mount, small_disk
 

@@ -12,12 +12,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 import mlxmesh_model
-from mlxmesh_model.catalog import Artifact, Phase, Replica
-from mlxmesh_model.database import HEAD, open_database
-from mlxmesh_model.database_urls import sqlite_url
-from mlxmesh_model.lifecycle import State
-from mlxmesh_model.store import Store
-from mlxmesh_model.tables import Base
+from mlxmesh_model.catalogue.database import HEAD, open_database, sqlite_url
+from mlxmesh_model.catalogue.lifecycle import State
+from mlxmesh_model.catalogue.models import Artifact, Phase, Replica
+from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.catalogue.tables import Base
 from mlxmesh_shared.reference import ModelReference
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)

@@ -11,18 +11,17 @@ import psutil
 
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2_grpc as pb_grpc
-from mlxmesh_runtime.device import find_device
+from mlxmesh_runtime.device import Memory, find_device
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.heartbeat import HeartbeatLimits
-from mlxmesh_runtime.memory import Memory
 from mlxmesh_runtime.servicer import RuntimeServicer
 from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_runtime.supervisor import RestartLimits
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.registry.directory import DirectoryRegistry
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import MeshSettings
 from tests.fakes import engine_process
 

@@ -4,7 +4,7 @@ import sys
 
 from mlxmesh_runtime.__main__ import serve
 from mlxmesh_runtime.engine_command import EngineCommand
-from mlxmesh_shared.process import run_service
+from mlxmesh_shared.process.startup import run_service
 from mlxmesh_shared.settings import RuntimeSettings, live_settings
 
 if __name__ == "__main__":

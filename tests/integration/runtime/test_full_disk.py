@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlxmesh_runtime.engine_process import EngineProcess
 from mlxmesh_runtime.spare_engine import SpareEngine
-from mlxmesh_shared.log_file import LogFile
+from mlxmesh_shared.host.log_file import LogFile
 from tests.integration.runtime.harness import PATIENCE_S
 
 

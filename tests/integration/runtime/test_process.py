@@ -16,8 +16,8 @@ import pytest
 from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2_grpc as pb_grpc
-from mlxmesh_shared.channels import open_channel, wait_ready
 from mlxmesh_shared.registry.directory import DirectoryRegistry
+from mlxmesh_shared.rpc.channels import open_channel, wait_ready
 from tests.fakes import engine_process
 from tests.integration.runtime.harness import PATIENCE_S, READY, until_gone
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 
 from mlxmesh_runtime.spare_engine import SpareEngine
-from mlxmesh_shared.forked import ForkedProcess
+from mlxmesh_shared.process.forked import ForkedProcess
 from tests.integration.runtime.harness import PATIENCE_S, until_gone
 
 PROGRAM = (
-    "import sys; from mlxmesh_shared.standby import STDERR, take_order\n"
+    "import sys; from mlxmesh_shared.process.standby import STDERR, take_order\n"
     "if take_order(STDERR):\n"
     "    print(*sys.argv, flush=True); print('logged', file=sys.stderr, flush=True)"
 )

@@ -11,8 +11,8 @@ from grpc import aio
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh.generation.v1 import generation_pb2_grpc as pb_grpc
-from mlxmesh_shared.channels import open_channel
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 
 SERVICE = "mlxmesh.generation.v1.GenerationService"
 Context = aio.ServicerContext[Any, Any]

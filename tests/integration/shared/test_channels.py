@@ -15,14 +15,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh.engine.v1 import engine_pb2 as engine_pb
 from mlxmesh.engine.v1 import engine_pb2_grpc as engine_grpc
-from mlxmesh_shared.channels import ChannelPool, open_channel, wait_ready
 from mlxmesh_shared.errors import (
     DeadlineExceeded,
     EngineLost,
     QueueFull,
     ServiceUnavailable,
 )
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.channels import ChannelPool, open_channel, wait_ready
+from mlxmesh_shared.rpc.server import MeshServer
 from tests.chaos.proxy import Proxy
 
 from .conftest import Context, Serve, complete
@@ -206,7 +206,7 @@ async def test_a_caller_that_is_cancelled_as_its_call_ends_is_cancelled(
 
 FROZEN = """
 import asyncio
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.server import MeshServer
 
 async def main():
     server = MeshServer(services=[], service_names=[])

@@ -13,7 +13,7 @@ from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import BlockingQuery
 from mlxmesh_shared.consul.key_values import follow_stored, read_stored
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
-from mlxmesh_shared.live import following
+from mlxmesh_shared.process.live import following
 from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.settings import ConsulSettings, GatewaySettings, LiveSettings, load_settings

@@ -4,7 +4,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from mlxmesh.generation.v1 import generation_pb2
-from mlxmesh_shared.documented import documented_pool
+from mlxmesh_shared.rpc.reflection import documented_pool
 
 NAME = "mlxmesh/generation/v1/generation.proto"
 

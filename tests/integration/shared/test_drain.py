@@ -8,9 +8,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh.generation.v1 import generation_pb2_grpc as pb_grpc
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import Draining, IllegalState, MeshError, NotFound
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from tests.draining import drain
 
 from .conftest import SERVICE, Context, Scripted, Serve, complete, generate

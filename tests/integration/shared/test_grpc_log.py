@@ -9,7 +9,7 @@ PROGRAM = """
 import asyncio
 import grpc
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 
 def server(listen):
     options = ServerOptions(settle_s=0)

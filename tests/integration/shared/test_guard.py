@@ -25,7 +25,7 @@ from mlxmesh_shared.errors import (
     QueueFull,
     TooManyRequests,
 )
-from mlxmesh_shared.server import ServerOptions, remaining_s
+from mlxmesh_shared.rpc.server import ServerOptions, remaining_s
 
 from .conftest import SERVICE, Context, Serve, complete, generate
 

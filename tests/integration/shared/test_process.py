@@ -11,7 +11,7 @@ import pytest
 
 SERVICE = """
 import asyncio, sys
-from mlxmesh_shared.process import run_service, wait_for_stop
+from mlxmesh_shared.process.startup import run_service, wait_for_stop
 
 async def main():
     asyncio.get_running_loop().call_soon(lambda: print("ready", flush=True))
@@ -105,7 +105,7 @@ async def test_without_the_variable_the_end_of_stdin_means_nothing(start: Start)
 FAILS = """
 import sys
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.process import run_service
+from mlxmesh_shared.process.startup import run_service
 from mlxmesh_shared.settings import GatewaySettings, load_settings
 
 async def main():
@@ -133,7 +133,7 @@ async def test_an_expected_error_is_one_line(start: Start) -> None:
 FAILS_IN_A_TASK = """
 import asyncio, sys
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.process import run_service
+from mlxmesh_shared.process.startup import run_service
 
 async def fail(error):
     raise error
@@ -162,7 +162,7 @@ PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", '''
 import time
-from mlxmesh_shared.process import die_with_parent
+from mlxmesh_shared.process.startup import die_with_parent
 die_with_parent()
 print("ready", flush=True)
 time.sleep(60)

@@ -13,10 +13,10 @@ import pytest
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh_shared.consul.key_values import read_stored
 from mlxmesh_shared.errors import RegistryUnavailable
-from mlxmesh_shared.live import following
+from mlxmesh_shared.process.live import following
 from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import ConsulSettings, GatewaySettings, LiveSettings, load_settings
 from mlxmesh_shared.tls import ServerTls
 from tests.fakes.certificates import issue_all, source

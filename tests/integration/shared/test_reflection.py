@@ -4,10 +4,10 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from mlxmesh_shared.control import SERVICE_NAME as CONTROL
 from mlxmesh_shared.errors import MethodNotFound
-from mlxmesh_shared.reflection import V1, V1ALPHA
-from mlxmesh_shared.server import ServerOptions
+from mlxmesh_shared.rpc.control import SERVICE_NAME as CONTROL
+from mlxmesh_shared.rpc.reflection import V1, V1ALPHA
+from mlxmesh_shared.rpc.server import ServerOptions
 
 from .conftest import SERVICE, Serve, Served
 

@@ -14,9 +14,9 @@ from mlxmesh.generation.v1.generation_pb2_grpc import (
     GenerationServiceStub,
     add_GenerationServiceServicer_to_server,
 )
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import EngineFailed, MeshError, ModelNotFound
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.telemetry.calls import ServedCalls
 from mlxmesh_shared.telemetry.log_records import TraceFilter
 from mlxmesh_shared.telemetry.sdk import Recorder

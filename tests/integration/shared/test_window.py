@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh.generation.v1 import generation_pb2_grpc as pb_grpc
-from mlxmesh_shared.channels import open_channel
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer
 
 from .conftest import SERVICE, Context, Scripted, complete, generate
 

@@ -15,8 +15,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc import aio
 
-from mlxmesh_shared.channels import open_channel
-from mlxmesh_shared.server import MeshServer, ServerOptions
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.tls import CertificateSource, ServerTls
 from tests.fakes.certificates import issue_all, source
 

@@ -9,7 +9,7 @@ from asyncio.subprocess import PIPE
 from pathlib import Path
 
 from mlxmesh_launcher.authority import Authority
-from mlxmesh_shared.process import child_environment
+from mlxmesh_shared.process.startup import child_environment
 from mlxmesh_shared.tls.identity import server_name
 
 AT_ONCE, EACH = 64, 30

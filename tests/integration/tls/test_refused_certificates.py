@@ -9,9 +9,9 @@ import pytest
 from grpc import aio
 
 from mlxmesh_launcher.authority import Authority
-from mlxmesh_shared.channels import open_channel
 from mlxmesh_shared.errors import ServiceUnavailable, Unauthenticated
-from mlxmesh_shared.server import MeshServer
+from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 from mlxmesh_shared.tls.identity import SERVER_ROLES
 from tests.fakes.certificates import expired, issue_all, source, without_role

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_shared.errors import MethodNotFound, PermissionDenied, Unauthenticated
-from mlxmesh_shared.reflection import V1
+from mlxmesh_shared.rpc.reflection import V1
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 from mlxmesh_shared.tls.identity import ROLES
 from mlxmesh_shared.tls.method_access import stated_rules

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from mlxmesh_cli.commands import app
+from mlxmesh_cli.commands.app import app
 
 
 def certs(*arguments: str) -> tuple[int, str]:

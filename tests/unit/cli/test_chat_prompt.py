@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_cli.chat_prompt import MAX_HISTORY_BYTES, PrivateHistory, history_path
+from mlxmesh_cli.screen.chat_prompt import MAX_HISTORY_BYTES, PrivateHistory, history_path
 
 
 def kept(path: Path) -> list[str]:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from mlxmesh_cli.checks import (
+from mlxmesh_cli.commands.app import app
+from mlxmesh_cli.commands.checks import (
     check_blas,
     check_disk,
     check_http_port,
     check_port,
     run_checks,
 )
-from mlxmesh_cli.commands import app
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_shared.registry import local_instance, open_registry
 from mlxmesh_shared.settings import MeshSettings

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mlxmesh_cli.conversation import HELP, Command, Conversation, parse_line
+from mlxmesh_cli.screen.conversation import HELP, Command, Conversation, parse_line
 
 
 def talk() -> Conversation:

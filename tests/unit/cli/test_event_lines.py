@@ -6,9 +6,9 @@ from google.protobuf.message_factory import GetMessageClass
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.telemetry.v1 import events_pb2 as wire
-from mlxmesh_cli.event_lines import event_line, gap_line
+from mlxmesh_cli.screen.event_lines import event_line, gap_line
 from mlxmesh_shared.events import event_of
-from mlxmesh_shared.events.event import PAYLOAD
+from mlxmesh_shared.events.bus import PAYLOAD
 
 
 def line(payload: Message, about: str = "") -> str:

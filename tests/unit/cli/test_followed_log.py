@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_cli.followed_log import MAX_LOOKS_FOR_COPY, FollowedLog, last_lines
-from mlxmesh_shared.log_file import LogFile
+from mlxmesh_cli.screen.followed_log import MAX_LOOKS_FOR_COPY, FollowedLog, last_lines
+from mlxmesh_shared.host.log_file import LogFile
 
 
 @pytest.fixture

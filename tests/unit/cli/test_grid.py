@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from mlxmesh_cli.grid import Column, Grid, WholeWords, layout
+from mlxmesh_cli.screen.grid import Column, Grid, WholeWords, layout
 
 COLUMNS = (
     Column("service", drop=1),

@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from mlxmesh_cli.commands import app
+from mlxmesh_cli.commands.app import app
 
 GROUP = cast("Any", get_command(app))
 COMMANDS: list[str] = sorted(GROUP.commands)

@@ -6,8 +6,8 @@ import pytest
 
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh.telemetry.v1 import telemetry_pb2 as t
-from mlxmesh_cli.output import enum_word, say, to_dict
-from mlxmesh_cli.word_wrap import printable
+from mlxmesh_cli.screen.output import enum_word, say, to_dict
+from mlxmesh_cli.screen.word_wrap import printable
 
 
 def test_states_are_the_words_of_the_tables() -> None:

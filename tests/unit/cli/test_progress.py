@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlxmesh_cli.progress import bytes_bar, steps_bar
+from mlxmesh_cli.screen.progress import bytes_bar, steps_bar
 
 
 @pytest.mark.parametrize("is_of_bytes", [True, False])

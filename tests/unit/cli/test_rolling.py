@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from mlxmesh_cli.rolling import chosen
+from mlxmesh_cli.commands.rolling import chosen
 from mlxmesh_shared.registry import Instance
 
 KNOWN = [Instance("engine", name, "127.0.0.1:1", 1) for name in ("pocket-a", "pocket-ab", "tiny-a")]

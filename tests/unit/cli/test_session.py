@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mlxmesh_cli.commands import app
-from mlxmesh_cli.session import (
+from mlxmesh_cli.commands.app import app
+from mlxmesh_cli.commands.session import (
     DEFAULT_ADDRESS,
     TLS_VARIABLES,
     gateway_address,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from mlxmesh_cli.commands import app
+from mlxmesh_cli.commands.app import app
 
 
 def test_values_are_shown_as_one_would_write_them(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
-from mlxmesh_cli.output import to_dict
-from mlxmesh_cli.tables import instances_table, models_table, overview_view
+from mlxmesh_cli.screen.output import to_dict
+from mlxmesh_cli.screen.tables import instances_table, models_table, overview_view
 
 ENGINE: dict[str, Any] = {
     "service": "engine",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from mlxmesh_cli.commands import app
+from mlxmesh_cli.commands.app import app
 
 
 @pytest.mark.parametrize("command", ["generate", "tokens"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from mlxmesh.telemetry.v1.telemetry_pb2 import Span, SpanEvent
-from mlxmesh_cli.timeline import BAR_CHARACTERS, bar, details, rows, timeline
+from mlxmesh_cli.screen.timeline import BAR_CHARACTERS, bar, details, rows, timeline
 
 MS = 1_000_000
 

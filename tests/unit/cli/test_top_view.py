@@ -9,7 +9,7 @@ from rich.console import Console
 from mlxmesh.telemetry.v1 import telemetry_pb2 as t
 from mlxmesh.telemetry.v1.events_pb2 import Event, InstanceLeft
 from mlxmesh.telemetry.v1.traffic_pb2 import Percentiles, Traffic
-from mlxmesh_cli.top_view import BAR_CELLS, Screen, frame
+from mlxmesh_cli.screen.top_view import BAR_CELLS, Screen, frame
 from mlxmesh_shared.events import event_of
 
 NOW = datetime(2026, 11, 21, 16, 0, tzinfo=UTC)

@@ -11,10 +11,10 @@ from rich.console import Console, RenderableType
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh.telemetry.v1 import telemetry_pb2 as t
-from mlxmesh_cli.output import print_view
-from mlxmesh_cli.tables import models_table, overview_view
-from mlxmesh_cli.timeline import timeline
-from mlxmesh_cli.top_view import Screen, frame
+from mlxmesh_cli.screen.output import print_view
+from mlxmesh_cli.screen.tables import models_table, overview_view
+from mlxmesh_cli.screen.timeline import timeline
+from mlxmesh_cli.screen.top_view import Screen, frame
 from tests.unit.cli.test_timeline import TRACE
 from tests.unit.cli.test_top_view import ENGINE, GENERATION, NOW, TRAFFIC, event
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mlxmesh_cli.word_wrap import WordWrap
+from mlxmesh_cli.screen.word_wrap import WordWrap
 
 WORDS = st.lists(st.text("abcdeé漢字かな", min_size=1, max_size=12), max_size=40)
 

@@ -25,7 +25,8 @@ def test_a_call_brings_the_span_that_it_is_made_in() -> None:
 def test_who_does_not_use_opentelemetry_does_not_import_it() -> None:
     code = (
         "import sys\n"
-        "import mlxmesh_client, mlxmesh_cli.text, mlxmesh_cli.models, mlxmesh_cli.overview\n"
+        "import mlxmesh_client, mlxmesh_cli.commands.text, mlxmesh_cli.commands.models\n"
+        "import mlxmesh_cli.mesh.overview\n"
         "from mlxmesh_client.tracing import trace_metadata\n"
         "assert trace_metadata() is None\n"
         "sys.exit('opentelemetry' in sys.modules)\n"

@@ -1,7 +1,7 @@
 import pytest
 
-from mlxmesh_engine.admission import Admission
-from mlxmesh_engine.request import Sequence
+from mlxmesh_engine.scheduling.capacity import Admission
+from mlxmesh_engine.scheduling.request import Sequence
 from mlxmesh_shared.errors import EngineDraining, QueueFull
 
 

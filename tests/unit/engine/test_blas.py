@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_engine.blas import open_blas, takes_avx512_for_avx2
+from mlxmesh_engine.forward.blas import open_blas, takes_avx512_for_avx2
 
 NO_CACHE = Path("/dev/null")
 

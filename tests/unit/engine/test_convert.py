@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling as SamplingMessage
 from mlxmesh.engine.v1 import engine_pb2
-from mlxmesh_engine.convert import ModelLimits, to_load, to_response, to_sequence
-from mlxmesh_engine.request import FinishReason, Load, Sampling, Sequence, Timings, Update
+from mlxmesh_engine.scheduling.request import (
+    FinishReason,
+    Load,
+    Sampling,
+    Sequence,
+    Timings,
+    Update,
+)
+from mlxmesh_engine.service.convert import ModelLimits, to_load, to_response, to_sequence
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, QueueFull
 
 LIMITS = ModelLimits(vocab_size=100, context_tokens=50, eos_token_ids=frozenset({2, 3}))

@@ -1,4 +1,4 @@
-from mlxmesh_engine.decode_pace import DecodePace, Read
+from mlxmesh_engine.scheduling.pace import DecodePace, Read
 
 
 def test_the_larger_of_the_last_two_reads_lies_between_two_ends() -> None:

@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from mlxmesh_engine.admission import Admission
-from mlxmesh_engine.dispatcher import Dispatcher, Stream
-from mlxmesh_engine.request import FinishReason, Load, Sequence, SequenceKey, Update
+from mlxmesh_engine.scheduling.capacity import Admission
+from mlxmesh_engine.scheduling.request import FinishReason, Load, Sequence, SequenceKey, Update
+from mlxmesh_engine.service.dispatcher import Dispatcher, Stream
 from mlxmesh_shared.errors import EngineDraining, InvalidArgument, QueueFull
 
 LOAD = Load(1, 0, 2, 1)

@@ -1,7 +1,7 @@
 import pytest
 
-from mlxmesh_engine.blas import Blas
-from mlxmesh_engine.dtype_policy import DtypeChoice, Weights, choose_dtype
+from mlxmesh_engine.forward.blas import Blas
+from mlxmesh_engine.forward.dtype_policy import DtypeChoice, Weights, choose_dtype
 from mlxmesh_shared.errors import InsufficientMemory
 
 GIB = 2**30

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_engine.fair_queue import FairQueue
+from mlxmesh_engine.scheduling.fair_queue import FairQueue
 
 Item = tuple[str, int]
 

@@ -1,4 +1,4 @@
-from mlxmesh_engine.kv_memory import UNKNOWN, KvMemory, kv_memory
+from mlxmesh_engine.scheduling.capacity import UNKNOWN, KvMemory, kv_memory
 
 
 def test_half_of_what_is_available_by_default() -> None:

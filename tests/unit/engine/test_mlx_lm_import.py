@@ -6,7 +6,9 @@ from pathlib import Path
 
 from tests.fakes.tiny_model import write_model
 
-IMPORT = "import sys; from mlxmesh_engine.mlx_lm_import import import_mlx_lm; import_mlx_lm()\n"
+IMPORT = (
+    "import sys; from mlxmesh_engine.forward.mlx_lm_import import import_mlx_lm; import_mlx_lm()\n"
+)
 
 
 def run(script: str, *arguments: str) -> None:

@@ -1,7 +1,7 @@
 import asyncio
 
-from mlxmesh_engine.outbox import Outbox
-from mlxmesh_engine.request import FinishReason, Load, Update
+from mlxmesh_engine.scheduling.request import FinishReason, Load, Update
+from mlxmesh_engine.service.dispatcher import Outbox
 from mlxmesh_shared.errors import QueueFull
 
 

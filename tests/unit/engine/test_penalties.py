@@ -1,9 +1,9 @@
 import mlx.core as mx
 import numpy as np
 
-from mlxmesh_engine.penalties import CountPenalty, RepetitionPenalty
-from mlxmesh_engine.request import Sampling, Sequence
-from mlxmesh_engine.scheduler import Active
+from mlxmesh_engine.sampling.penalties import CountPenalty, RepetitionPenalty
+from mlxmesh_engine.scheduling.request import Sampling, Sequence
+from mlxmesh_engine.scheduling.scheduler import Active
 
 VOCAB = 6
 SCORES = mx.array([[4.0, -4.0, 4.0, -4.0, 0.0, 1.0]] * 3)

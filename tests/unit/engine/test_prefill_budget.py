@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxmesh_engine.prefill_budget import LinearCost, LongPromptBudget, PrefillBudget
+from mlxmesh_engine.scheduling.prefill_budget import LinearCost, LongPromptBudget, PrefillBudget
 
 
 def settled_tokens(

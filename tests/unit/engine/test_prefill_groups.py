@@ -1,7 +1,7 @@
-from mlxmesh_engine.batching import Batching
-from mlxmesh_engine.prefill import groups
-from mlxmesh_engine.request import Sequence
-from mlxmesh_engine.scheduler import Active, PrefillSlice
+from mlxmesh_engine.forward.prefill import groups
+from mlxmesh_engine.scheduling.batching import Batching
+from mlxmesh_engine.scheduling.request import Sequence
+from mlxmesh_engine.scheduling.scheduler import Active, PrefillSlice
 
 
 def whole(number: int, tokens: int) -> PrefillSlice:

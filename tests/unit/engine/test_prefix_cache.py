@@ -3,7 +3,7 @@ from collections.abc import Sequence as Seq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_engine.prefix_cache import BLOCK_TOKENS, PrefixCache
+from mlxmesh_engine.cache.prefix_cache import BLOCK_TOKENS, PrefixCache
 
 Tokens = tuple[int, ...]
 

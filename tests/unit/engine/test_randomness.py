@@ -2,7 +2,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxmesh_engine.randomness import draw, padded, uniforms
+from mlxmesh_engine.sampling.randomness import draw, padded, uniforms
 
 
 def numbers(seeds: list[int], positions: list[int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-from mlxmesh_engine.rate import TokenRate
+from mlxmesh_engine.scheduling.pace import TokenRate
 
 
 def test_counts_the_last_second() -> None:

@@ -1,4 +1,4 @@
-from mlxmesh_engine.request import FinishReason, Sampling, Timings, Update
+from mlxmesh_engine.scheduling.request import FinishReason, Sampling, Timings, Update
 from mlxmesh_shared.errors import EngineFailed
 
 

@@ -2,7 +2,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxmesh_engine.row_table import RowSet, RowTable
+from mlxmesh_engine.sampling.row_table import RowSet, RowTable
 
 
 def row(*values: float) -> np.ndarray:

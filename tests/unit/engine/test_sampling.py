@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxmesh_engine.request import Sampling, Sequence
-from mlxmesh_engine.sampling import BatchSampler
-from mlxmesh_engine.scheduler import Active
+from mlxmesh_engine.sampling.sampler import BatchSampler
+from mlxmesh_engine.scheduling.request import Sampling, Sequence
+from mlxmesh_engine.scheduling.scheduler import Active
 from tests.fakes.reference_sampling import adjusted, contest, probabilities
 
 VOCAB = 600

@@ -1,6 +1,6 @@
-from mlxmesh_engine.decode_pace import Read
-from mlxmesh_engine.request import Sequence, Timings
-from mlxmesh_engine.scheduler import Active, PrefillSlice, Scheduler
+from mlxmesh_engine.scheduling.pace import Read
+from mlxmesh_engine.scheduling.request import Sequence, Timings
+from mlxmesh_engine.scheduling.scheduler import Active, PrefillSlice, Scheduler
 
 
 def active(number: int, tokens: int, generated: int = 0) -> Active:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_engine.request import FinishReason, Load, News, Sampling, Sequence, Update
-from mlxmesh_engine.simulated import Pace, SimulatedEngine, SimulatedModel
+from mlxmesh_engine.scheduling.request import FinishReason, Load, News, Sampling, Sequence, Update
+from mlxmesh_engine.service.simulated import Pace, SimulatedEngine, SimulatedModel
 from mlxmesh_shared.errors import EngineFailed, InvalidArgument
 
 MODEL = SimulatedModel(vocab_size=50, context_tokens=100, eos_token_ids=frozenset({0, 1}))
@@ -162,5 +162,5 @@ def test_a_configuration_without_a_vocabulary_is_refused(tmp_path: Path) -> None
 
 
 def test_the_process_does_not_import_mlx_for_it() -> None:
-    script = "import sys, mlxmesh_engine.serve; sys.exit('mlx' in sys.modules)"
+    script = "import sys, mlxmesh_engine.service.serve; sys.exit('mlx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

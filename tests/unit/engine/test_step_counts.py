@@ -1,6 +1,6 @@
 import pytest
 
-from mlxmesh_engine.step_counts import StepCounts
+from mlxmesh_engine.scheduling.pace import StepCounts
 
 
 def test_a_step_lasts_from_the_end_of_the_one_before() -> None:

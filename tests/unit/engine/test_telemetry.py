@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from mlxmesh_engine.request import FinishReason, Sequence, Timings, Update
-from mlxmesh_engine.telemetry import SequenceSpans
+from mlxmesh_engine.scheduling.request import FinishReason, Sequence, Timings, Update
+from mlxmesh_engine.service.telemetry import SequenceSpans
 from mlxmesh_shared.errors import DeadlineExceeded, MeshError
 from mlxmesh_shared.telemetry.sdk import Recorder
 from tests.fakes.otlp_collector import Received, ReceivedSpan

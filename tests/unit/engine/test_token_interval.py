@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlxmesh_engine.request import FinishReason, News, Update
-from mlxmesh_engine.token_interval import TokenInterval
+from mlxmesh_engine.scheduling.pace import TokenInterval
+from mlxmesh_engine.scheduling.request import FinishReason, News, Update
 
 
 def token(number: int, sequence_id: int = 1) -> Update:

@@ -2,9 +2,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxmesh_engine.randomness import padded
-from mlxmesh_engine.request import Sampling
-from mlxmesh_engine.truncation import Truncation
+from mlxmesh_engine.sampling.randomness import padded
+from mlxmesh_engine.sampling.truncation import Truncation
+from mlxmesh_engine.scheduling.request import Sampling
 from tests.fakes.reference_sampling import probabilities
 
 VOCABULARIES = [10, 255, 256, 257, 3000, 20_003]

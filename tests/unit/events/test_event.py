@@ -12,7 +12,7 @@ from mlxmesh.telemetry.v1.events_pb2 import (
     PublishEventsRequest,
 )
 from mlxmesh_shared.events import EventFilter, event_facts, event_of, name_of
-from mlxmesh_shared.events.event import PAYLOAD
+from mlxmesh_shared.events.bus import PAYLOAD
 from mlxmesh_shared.rules import Validator
 
 VALIDATOR = Validator([PublishEventsRequest.DESCRIPTOR])

@@ -8,10 +8,10 @@ import pytest
 
 from mlxmesh_gateway.attempts import MAX_TRIES, Answered, Attempts
 from mlxmesh_gateway.backends import Endpoint
-from mlxmesh_shared.breaker import Breaker, BreakerState
 from mlxmesh_shared.errors import MeshError, NotFound, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
-from mlxmesh_shared.retry_budget import MOST, RetryBudget
+from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
+from mlxmesh_shared.resilience.retries import MOST, RetryBudget
 from tests.fakes.lost import lost
 
 GONE = lost()

@@ -7,9 +7,9 @@ import grpc
 import pytest
 
 from mlxmesh_gateway.backends import Backends, Endpoint
-from mlxmesh_shared.breaker import Breaker, BreakerState
 from mlxmesh_shared.errors import Draining, MeshError, NoReplica, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
+from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
 from tests.fakes.lost import lost
 from tests.fakes.registry import InMemoryRegistry
 

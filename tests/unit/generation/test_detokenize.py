@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlxmesh_generation.tokenizer import ModelTokenizer
+from mlxmesh_generation.text.tokenizer import ModelTokenizer
 
 # Joined emoji, a flag, Thai and Devanagari with combining marks, CJK beyond the BMP, a lone mark.
 HARD = "👩‍👩‍👧‍👦 🇨🇭 สวัสดีครับ नमस्ते 𠮷野家 e\u0301 \u0301 ﷽ \ufffd a\ufffd\ufffd 日本語"

@@ -10,10 +10,11 @@ import pytest
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Accepted, SequenceOutput, SequenceTimings, Submit
 from mlxmesh.telemetry.v1.events_pb2 import GenerationResumed
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.generation import Generation
-from mlxmesh_generation.plan import Plan
-from mlxmesh_generation.request import (
+from mlxmesh_generation.placement.catalogue import ModelVersion
+from mlxmesh_generation.placement.sequence import SequenceSink
+from mlxmesh_generation.streams.generation import Generation
+from mlxmesh_generation.streams.plan import Plan
+from mlxmesh_generation.streams.request import (
     Delta,
     Event,
     Finished,
@@ -24,11 +25,10 @@ from mlxmesh_generation.request import (
     Resumed,
     Started,
 )
-from mlxmesh_generation.sequence import SequenceSink
-from mlxmesh_generation.stream import MAX_BACKLOG_TOKENS
+from mlxmesh_generation.streams.stream import MAX_BACKLOG_TOKENS
+from mlxmesh_generation.streams.transcript import Transcript
 from mlxmesh_generation.telemetry import GenerationTelemetry
-from mlxmesh_generation.tokenizer import ModelTokenizer
-from mlxmesh_generation.transcript import Transcript
+from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import (
     Cancelled,
     ContextTooLong,

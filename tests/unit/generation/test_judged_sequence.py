@@ -6,8 +6,7 @@ import pytest
 
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Accepted, SequenceOutput
-from mlxmesh_generation.judged_sequence import JudgedSequence, JudgedSink
-from mlxmesh_shared.breaker import Breaker, BreakerState
+from mlxmesh_generation.placement.engines import JudgedSequence, JudgedSink
 from mlxmesh_shared.errors import (
     EngineFailed,
     EngineLost,
@@ -17,6 +16,7 @@ from mlxmesh_shared.errors import (
     QueueFull,
     to_failure,
 )
+from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
 
 LENGTH = engine_pb2.ENGINE_FINISH_REASON_LENGTH
 

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from mlxmesh_generation.limits import GenerationLimits
+from mlxmesh_generation.streams.limits import GenerationLimits
 from mlxmesh_shared.errors import MessageTooLarge, TooManyRequests
 
 

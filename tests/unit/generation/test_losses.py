@@ -1,4 +1,4 @@
-from mlxmesh_generation.losses import ISOLATED_AFTER, MAX_WITHOUT_PROGRESS, Losses
+from mlxmesh_generation.streams.plan import ISOLATED_AFTER, MAX_WITHOUT_PROGRESS, Losses
 
 
 def test_losses_in_a_row_without_a_token_are_limited() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from mlxmesh_generation.router import Replica, most_outstanding, pick
+from mlxmesh_generation.placement.router import Replica, most_outstanding, pick
 from mlxmesh_shared.errors import NoReplica, QueueFull
 
 IDS = [f"engine-{number}" for number in range(4)]

@@ -3,8 +3,15 @@ from collections import OrderedDict
 
 import pytest
 
-from mlxmesh_generation.prefix_affinity import BLOCK_TOKENS, PrefixAffinity, prefixes
-from mlxmesh_generation.router import ALWAYS_ALLOWED, MOST_OF_MEAN_LOAD, Replica, pick
+from mlxmesh_generation.placement.router import (
+    ALWAYS_ALLOWED,
+    BLOCK_TOKENS,
+    MOST_OF_MEAN_LOAD,
+    PrefixAffinity,
+    Replica,
+    pick,
+    prefixes,
+)
 
 
 def prompt(name: int, blocks: int) -> list[int]:

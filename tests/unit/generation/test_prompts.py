@@ -5,11 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
-from mlxmesh_generation import prompts
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.prompts import Prompts
-from mlxmesh_generation.rendering import Renderers
-from mlxmesh_generation.request import (
+from mlxmesh_generation.placement.catalogue import ModelVersion
+from mlxmesh_generation.streams.request import (
     Chat,
     ChatTurn,
     GenerationRequest,
@@ -17,8 +14,11 @@ from mlxmesh_generation.request import (
     PromptText,
     PromptTokens,
 )
-from mlxmesh_generation.tokenizer import ModelTokenizer
-from mlxmesh_generation.turns import Turns
+from mlxmesh_generation.text import prompts
+from mlxmesh_generation.text.prompts import Prompts
+from mlxmesh_generation.text.rendering import Renderers
+from mlxmesh_generation.text.tokenizer import ModelTokenizer
+from mlxmesh_generation.text.worker_threads import Turns
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
 

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from mlxmesh_generation import render_process
-from mlxmesh_generation.prompts import conversation
-from mlxmesh_generation.rendering import ChatTemplate, Renderers
-from mlxmesh_generation.request import Chat, ChatTurn
+from mlxmesh_generation.streams.request import Chat, ChatTurn
+from mlxmesh_generation.text import render_process
+from mlxmesh_generation.text.prompts import conversation
+from mlxmesh_generation.text.rendering import ChatTemplate, Renderers
 from mlxmesh_shared.errors import Draining, InvalidArgument, ServiceUnavailable
 from tests.fakes.tokenizer_files import CHAT_TEMPLATE
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_generation.request import GenerationKey
-from mlxmesh_generation.retention import Retention, RetentionLimits
+from mlxmesh_generation.streams.request import GenerationKey
+from mlxmesh_generation.streams.retention import Retention, RetentionLimits
 
 
 def key(request_id: str) -> GenerationKey:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_generation.router import ALWAYS_ALLOWED, MOST_OF_MEAN_LOAD, Replica, pick
+from mlxmesh_generation.placement.router import ALWAYS_ALLOWED, MOST_OF_MEAN_LOAD, Replica, pick
 from mlxmesh_shared.errors import NoReplica, QueueFull
 
 replicas = st.builds(

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from mlxmesh_generation.chat import CompiledTemplate
-from mlxmesh_generation.prompts import conversation
-from mlxmesh_generation.request import Chat, ChatTurn
-from mlxmesh_generation.special_text import MARK, SpecialTexts, without_marks
-from mlxmesh_generation.tokenizer import ModelTokenizer
+from mlxmesh_generation.streams.request import Chat, ChatTurn
+from mlxmesh_generation.text.chat_template import CompiledTemplate
+from mlxmesh_generation.text.prompts import conversation
+from mlxmesh_generation.text.special_text import MARK, SpecialTexts, without_marks
+from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from tests.fakes import tokenizer_files
 
 POCKET = Path(__file__).parents[3] / "deploy/demo-model/pocket"

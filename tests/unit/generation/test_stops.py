@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_generation.stops import StopScanner
+from mlxmesh_generation.text.output import StopScanner
 
 # Few letters, so that stop texts overlap with themselves, each other and the text.
 short_texts = st.text(alphabet="ab", min_size=1, max_size=5)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mlxmesh_generation.request import (
+from mlxmesh_generation.streams.request import (
     Delta,
     Event,
     Finished,
@@ -12,7 +12,7 @@ from mlxmesh_generation.request import (
     PrefillProgress,
     Started,
 )
-from mlxmesh_generation.stream import MAX_BACKLOG_TOKENS, MAX_DELTA_TOKENS, EventBuffer
+from mlxmesh_generation.streams.stream import MAX_BACKLOG_TOKENS, MAX_DELTA_TOKENS, EventBuffer
 from mlxmesh_shared.errors import EngineLost
 
 STARTED = Started("r", "pocket", 1, "engine-1", 3, 0, 0)

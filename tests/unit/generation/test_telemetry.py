@@ -9,9 +9,9 @@ from opentelemetry import trace
 from opentelemetry.context import attach, detach
 from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.plan import Plan
-from mlxmesh_generation.request import (
+from mlxmesh_generation.placement.catalogue import ModelVersion
+from mlxmesh_generation.streams.plan import Plan
+from mlxmesh_generation.streams.request import (
     Chat,
     ChatTurn,
     Finished,

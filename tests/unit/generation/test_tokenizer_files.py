@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from mlxmesh_generation.tokenizer_files import read_files
+from mlxmesh_generation.text.tokenizer import read_files
 from tests.fakes import tokenizer_files
 
 TEXTS = ("Grüße, 日本 👩‍👩‍👧 \n  end", "<s>one</s> two", "")
@@ -89,7 +89,7 @@ def test_transformers_is_not_imported_for_it(tmp_path: Path) -> None:
     directory = tokenizer_files.byte_level(tmp_path / "files")
     script = (
         "import sys; from pathlib import Path\n"
-        "from mlxmesh_generation.tokenizer import ModelTokenizer\n"
+        "from mlxmesh_generation.text.tokenizer import ModelTokenizer\n"
         "tokenizer = ModelTokenizer.load(Path(sys.argv[1]))\n"
         "assert tokenizer.encode_prompt('one')\n"
         "assert 'transformers' not in sys.modules\n"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.tokenizer import ModelTokenizer
-from mlxmesh_generation.tokenizers import Tokenizers
+from mlxmesh_generation.placement.catalogue import ModelVersion
+from mlxmesh_generation.text.tokenizer import ModelTokenizer
+from mlxmesh_generation.text.tokenizers import Tokenizers
 from mlxmesh_shared.errors import IllegalState, Internal, ServiceUnavailable
 from tests.fakes import tokenizer_files
 

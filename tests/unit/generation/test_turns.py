@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlxmesh_generation.turns import Turns
+from mlxmesh_generation.text.worker_threads import Turns
 from tests.integration.generation.harness import until
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_generation.unread import UnreadLimit, UnreadOutput
+from mlxmesh_generation.streams.limits import UnreadLimit, UnreadOutput
 
 
 class Reader:

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from mlxmesh_launcher.child import Backoff, Child, Crash, exit_words, last_message
-from mlxmesh_launcher.convert import crash_event, service_message
+from mlxmesh_launcher.crash_events import crash_event, service_message
 from mlxmesh_shared.errors import ServiceUnavailable
-from mlxmesh_shared.log_file import LogFile
+from mlxmesh_shared.host.log_file import LogFile
 
 SLEEP = "import time; time.sleep(60)"
 STUBBORN = (
@@ -173,7 +173,7 @@ async def test_it_can_see_that_its_parent_is_gone(tmp_path: Path) -> None:
     script = (
         "import asyncio, sys, os, pathlib\n"
         "from mlxmesh_launcher.child import Child\n"
-        "from mlxmesh_shared.log_file import LogFile\n"
+        "from mlxmesh_shared.host.log_file import LogFile\n"
         "async def main():\n"
         f"    command = [sys.executable, '-c', {watcher!r}, sys.argv[1]]\n"
         "    log = LogFile(pathlib.Path(sys.argv[2]))\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_shared.forked import can_fork
+from mlxmesh_shared.process.forked import can_fork
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there services are forked")
 
@@ -29,8 +29,8 @@ import asyncio, sys
 from pathlib import Path
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.forked import run_when_told
-from mlxmesh_shared.log_file import LogFile
-from mlxmesh_shared.forked import ForkedProcess
+from mlxmesh_shared.host.log_file import LogFile
+from mlxmesh_shared.process.forked import ForkedProcess
 
 first, second = (
     ForkedProcess.fork(lambda: run_when_told("mlxmesh_fake"), "fake", pipe_stdout=False)

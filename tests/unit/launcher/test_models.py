@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_launcher.models import bundled_models, parse_source
+from mlxmesh_launcher.options import bundled_models, parse_source
 from mlxmesh_shared.errors import InvalidArgument
 
 

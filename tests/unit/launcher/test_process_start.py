@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlxmesh_launcher.process_start import start_of
+from mlxmesh_launcher.record import start_of
 
 
 class Process:

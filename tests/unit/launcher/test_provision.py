@@ -18,7 +18,7 @@ from mlxmesh.model.v1.model_pb2 import (
 )
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher import provision
-from mlxmesh_launcher.models import ModelSource
+from mlxmesh_launcher.options import ModelSource
 from mlxmesh_shared.errors import InsufficientMemory
 
 READY, FAILED = VersionState.VERSION_STATE_READY, VersionState.VERSION_STATE_FAILED

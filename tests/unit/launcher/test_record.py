@@ -15,8 +15,7 @@ import pytest
 
 from mlxmesh_launcher.lock import FILE_NAME as LOCK
 from mlxmesh_launcher.lock import DirectoryLock
-from mlxmesh_launcher.process_start import start_of
-from mlxmesh_launcher.record import FILE_NAME, LauncherRecord, RecordFile, read_record
+from mlxmesh_launcher.record import FILE_NAME, LauncherRecord, RecordFile, read_record, start_of
 from mlxmesh_shared.errors import IllegalState
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from mlxmesh_launcher.authority import Authority, ensure_certificates, read_certificate
 from mlxmesh_launcher.upkeep import Upkeep, bound_logs
-from mlxmesh_shared.log_file import LogFile
+from mlxmesh_shared.host.log_file import LogFile
 
 
 async def until(done: object, timeout_s: float = 20) -> None:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from mlxmesh_model import artifacts
+from mlxmesh_model.artifacts import folder as artifacts
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
 from tests.fakes.model_directory import CONFIG, write_model, write_safetensors
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_model.catalog import (
+from mlxmesh_model.catalogue.lifecycle import State
+from mlxmesh_model.catalogue.models import (
     FailureRecord,
     Model,
     Phase,
@@ -15,7 +16,6 @@ from mlxmesh_model.catalog import (
     Version,
     default_version,
 )
-from mlxmesh_model.lifecycle import State
 from mlxmesh_shared.errors import ModelNotFound, QueueFull
 from mlxmesh_shared.reference import ModelReference
 

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model import convert
-from mlxmesh_model.catalog import (
+from mlxmesh_model.artifacts.hub import Progress
+from mlxmesh_model.artifacts.pulls import PullProgress
+from mlxmesh_model.catalogue.lifecycle import State
+from mlxmesh_model.catalogue.models import (
     Artifact,
     Change,
     FailureRecord,
@@ -19,9 +22,6 @@ from mlxmesh_model.catalog import (
     Source,
     Version,
 )
-from mlxmesh_model.hub import Progress
-from mlxmesh_model.lifecycle import State
-from mlxmesh_model.pulls import PullProgress
 from mlxmesh_shared.errors import InsufficientMemory, InvalidArgument
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)

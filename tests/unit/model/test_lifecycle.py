@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_model.lifecycle import MOVES, ON_DISK, Move, State, after, settled
+from mlxmesh_model.catalogue.lifecycle import MOVES, ON_DISK, Move, State, after, settled
 from mlxmesh_shared.errors import IllegalState
 
 LIVING = [state for state in State if state is not State.DELETED]

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from mlxmesh_model.catalog import (
+from mlxmesh_model.catalogue.lifecycle import State
+from mlxmesh_model.catalogue.model_events import publish_change
+from mlxmesh_model.catalogue.models import (
     Artifact,
     FailureRecord,
     Model,
@@ -15,8 +17,6 @@ from mlxmesh_model.catalog import (
     Source,
     Version,
 )
-from mlxmesh_model.lifecycle import State
-from mlxmesh_model.model_events import publish_change
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 10, 20, "float32", 4096, 1024)
 FAILURE = FailureRecord(8, "INSUFFICIENT_MEMORY", "it does not fit")

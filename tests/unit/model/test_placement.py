@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_model.placement import OVERHEAD_BYTES, NoRoom, Runtime, place
+from mlxmesh_model.fleet.placement import OVERHEAD_BYTES, NoRoom, Runtime, place
 
 GIB = 2**30
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_model.safetensors import NotSafetensors, Tensor, read_tensors
+from mlxmesh_model.artifacts.safetensors import NotSafetensors, Tensor, read_tensors
 from tests.fakes.model_directory import write_safetensors
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mlxmesh_model.turn import Turn
+from mlxmesh_model.fleet.turn import Turn
 
 
 async def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ async def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
 
 def test_the_end_of_a_process_passes_its_turn_on(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from mlxmesh_model.turn import Turn; "
+        "import sys; from pathlib import Path; from mlxmesh_model.fleet.turn import Turn; "
         "turn = Turn(Path(sys.argv[1])); print(turn.take(), flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "t")]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh_runtime import convert
 from mlxmesh_runtime.change_feed import Change
-from mlxmesh_runtime.device import Device
+from mlxmesh_runtime.device import Device, Memory
 from mlxmesh_runtime.engine_record import (
     EngineFailure,
     EngineOptions,
@@ -18,7 +18,6 @@ from mlxmesh_runtime.engine_record import (
     FailureReason,
 )
 from mlxmesh_runtime.lifecycle import EngineState
-from mlxmesh_runtime.memory import Memory
 
 SPEC = EngineSpec(engine_id="e1", model="pocket", model_version=2, model_dir=Path("/m"))
 

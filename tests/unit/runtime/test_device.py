@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlxmesh_runtime.device import (
+    Memory,
     cpu_name,
     find_device,
     free_memory,
@@ -12,7 +13,6 @@ from mlxmesh_runtime.device import (
     resident_bytes,
     within_cgroup,
 )
-from mlxmesh_runtime.memory import Memory
 
 GIB = 2**30
 HOST = Memory(total_bytes=64 * GIB, available_bytes=32 * GIB)

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlxmesh_runtime.engine_events import engine_event
 from mlxmesh_runtime.engine_record import EngineFailure, EngineRecord, EngineSpec, FailureReason
+from mlxmesh_runtime.engines import engine_event
 from mlxmesh_runtime.lifecycle import EngineState
 
 SPEC = EngineSpec(engine_id="e-1", model="pocket", model_version=2, model_dir=Path("/m"))

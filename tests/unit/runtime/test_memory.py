@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_runtime.memory import ENGINE_OVERHEAD_BYTES, Memory, check_fits, needed_bytes
+from mlxmesh_runtime.device import ENGINE_OVERHEAD_BYTES, Memory, check_fits, needed_bytes
 from mlxmesh_shared.errors import InsufficientMemory
 
 GIB = 2**30

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mlxmesh_shared.afterwards import Afterwards
+from mlxmesh_shared.rpc.deferred_tasks import Afterwards
 
 
 async def test_it_is_done_in_order_and_not_at_once() -> None:

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from mlxmesh_shared.breaker import Breaker, BreakerPolicy, BreakerState, Permit
 from mlxmesh_shared.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -16,6 +15,7 @@ from mlxmesh_shared.errors import (
     NotFound,
     QueueFull,
 )
+from mlxmesh_shared.resilience.breaker import Breaker, BreakerPolicy, BreakerState, Permit
 
 POLICY = BreakerPolicy()
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from mlxmesh_shared.caller import caller_of, host_of, owner_of, told_owner
 from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.rpc.caller import caller_of, host_of, owner_of, told_owner
 
 
 @dataclass

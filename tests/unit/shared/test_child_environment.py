@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from mlxmesh_shared.grpc_threads import grpc_environment
-from mlxmesh_shared.process import EXIT_WITH_PARENT, child_environment
+from mlxmesh_shared.process.startup import EXIT_WITH_PARENT, child_environment
+from mlxmesh_shared.rpc.grpc_threads import grpc_environment
 
 NAME = "GRPC_EXPERIMENTS"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxmesh_shared.host_port import join_host_port, split_host_port
+from mlxmesh_shared.host.host_port import join_host_port, split_host_port
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_shared.json_file import MAX_DEPTH, UnusableJson, read_json_object
+from mlxmesh_shared.host.json_file import MAX_DEPTH, UnusableJson, read_json_object
 
 
 def written(tmp_path: Path, content: bytes) -> Path:

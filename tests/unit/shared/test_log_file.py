@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-from mlxmesh_shared.log_file import TAIL_BYTES, LogFile
+from mlxmesh_shared.host.log_file import TAIL_BYTES, LogFile
 
 
 def test_no_log_has_no_tail(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Who gets one of a bounded number of places."""
 
-from mlxmesh_shared.places import Places
+from mlxmesh_shared.resilience.concurrency_limiter import Places
 
 
 def fill(subject: Places, caller: str, count: int, now_s: float = 0.0) -> int:

@@ -17,8 +17,8 @@ from mlxmesh_shared.errors import (
     MessageTooLarge,
     TooManyRequests,
 )
-from mlxmesh_shared.requests import Arrivals, HeldBytes, RequestParser, Turns, finish_in_thread
-from mlxmesh_shared.requests.parser import check_size
+from mlxmesh_shared.rpc.requests import Arrivals, HeldBytes, RequestParser, Turns, finish_in_thread
+from mlxmesh_shared.rpc.requests.parser import check_size
 from mlxmesh_shared.rules import Validator
 
 MIB = 2**20

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxmesh_shared.retry_budget import FLOOR_PER_S, MOST, PER_CALL, RetryBudget
+from mlxmesh_shared.resilience.retries import FLOOR_PER_S, MOST, PER_CALL, RetryBudget
 
 
 class Clock:

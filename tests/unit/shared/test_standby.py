@@ -4,11 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mlxmesh_shared.standby import order_line
+from mlxmesh_shared.process.standby import order_line
 
 WAITING = (
     "import os, sys\n"
-    "from mlxmesh_shared.standby import STDERR, take_order\n"
+    "from mlxmesh_shared.process.standby import STDERR, take_order\n"
     "print(take_order(STDERR), sys.argv, flush=True)\n"
     "print('to the log', file=sys.stderr, flush=True)\n"
     "print(open('/proc/self/cmdline').read() if sys.platform == 'linux' else '')\n"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlxmesh_shared.places import Places
-from mlxmesh_shared.vacancies import LONGEST_DELAY_S, SHORTEST_DELAY_S, SLACK, Vacancies
+from mlxmesh_shared.resilience.concurrency_limiter import Places
+from mlxmesh_shared.resilience.retries import LONGEST_DELAY_S, SHORTEST_DELAY_S, SLACK, Vacancies
 
 
 def busy(held: int, *, ends: int, gap_s: float, servers: int | None = None) -> Vacancies:

@@ -14,8 +14,8 @@ from typing import Any
 from mlxmesh_model.gguf.conversion import NoRoom, convert
 from mlxmesh_model.gguf.problems import BadFile, NotSupported
 from mlxmesh_model.gguf.weights import Dtype
-from mlxmesh_shared.disk import DISK_FULL
-from mlxmesh_shared.process import call_at_end_of_stdin, die_with_parent
+from mlxmesh_shared.host.disk import DISK_FULL
+from mlxmesh_shared.process.startup import call_at_end_of_stdin, die_with_parent
 
 _PROGRESS_INTERVAL_S = 0.1
 # The kinds of failure, as the parent reads them.

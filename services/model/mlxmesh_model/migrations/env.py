@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from mlxmesh_model.tables import Base
+from mlxmesh_model.catalogue.tables import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -2,7 +2,7 @@
 
 import logging
 
-from mlxmesh_shared.telemetry.log_rate import MAX_RECORDS, WINDOW_S, LogRate
+from mlxmesh_shared.telemetry.logs import MAX_RECORDS, WINDOW_S, LogRate
 
 
 def record(line: int, name: str = "asyncio") -> logging.LogRecord:

@@ -12,9 +12,9 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, SeverityNumber
 
 from mlxmesh_shared.telemetry import JsonFormatter
 from mlxmesh_shared.telemetry.attributes import REQUEST_MODEL
-from mlxmesh_shared.telemetry.bounded_queue import BoundedQueue
 from mlxmesh_shared.telemetry.log_records import QueueingHandler, TraceFilter
 from mlxmesh_shared.telemetry.sdk import Recorder
+from mlxmesh_shared.telemetry.sink import BoundedQueue
 from tests.fakes.otlp_collector import values
 
 

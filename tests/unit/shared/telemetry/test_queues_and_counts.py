@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlxmesh_shared.telemetry.bounded_queue import BoundedQueue
-from mlxmesh_shared.telemetry.bucket_counts import BucketCounts
+from mlxmesh_shared.telemetry.metrics import BucketCounts
+from mlxmesh_shared.telemetry.sink import BoundedQueue
 
 
 def test_a_full_queue_drops_what_comes_and_counts_it() -> None:

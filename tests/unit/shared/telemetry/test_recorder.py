@@ -5,7 +5,6 @@ from opentelemetry import trace
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlxmesh_shared.telemetry.bucket_counts import BucketCounts
 from mlxmesh_shared.telemetry.instruments import (
     BREAKERS,
     DROPPED,
@@ -13,6 +12,7 @@ from mlxmesh_shared.telemetry.instruments import (
     RPC_DURATION,
     STEP_DURATION,
 )
+from mlxmesh_shared.telemetry.metrics import BucketCounts
 from mlxmesh_shared.telemetry.sdk import QueueingSpanProcessor, Recorder
 from mlxmesh_shared.telemetry.tracing import context_from
 from tests.fakes.otlp_collector import values

@@ -1,0 +1,126 @@
+"""Commands about certificates: an authority for one mesh, and what it issues."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlxmesh_cli.commands.session import (
+    DataDir,
+    Json,
+    fail,
+    print_json,
+    resolve_data_dir,
+    told_errors,
+)
+from mlxmesh_cli.screen.output import print_view
+
+if TYPE_CHECKING:
+    from mlxmesh_launcher.authority import IssuedCertificate
+
+certs = typer.Typer(help="Certificates for a mesh with TLS.", no_args_is_help=True)
+
+TlsDir = Annotated[
+    Path | None,
+    typer.Option("--dir", help="Where they are kept. Default: `tls` in the data directory."),
+]
+Roles = Annotated[list[str] | None, typer.Argument(help="Roles; none means all of them.")]
+
+
+@certs.command("init", epilog="Example: mlxmesh certs init --dir /etc/mlxmesh/tls")
+def init(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """Make an authority, and a certificate for each role."""
+    from mlxmesh_launcher.authority import Authority
+    from mlxmesh_shared.tls.identity import ROLES
+
+    path = _tls_dir(directory, data_dir)
+    with told_errors():
+        issued = Authority.create(path).renew(ROLES)
+    _show(issued, json)
+
+
+@certs.command("issue", epilog="Example: mlxmesh certs issue gateway --host mesh.example --days 30")
+def issue(
+    role: Annotated[str, typer.Argument(help="gateway, ..., client, admin, or consul.")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name or address that its server is reached by; may be repeated."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=825, help="Lifetime in days.")] = 90,
+    directory: TlsDir = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Issue one certificate in place of the one that the role had."""
+    from mlxmesh_launcher.authority import Authority
+
+    path = _tls_dir(directory, data_dir)
+    with told_errors():
+        issued = Authority(path).issue(role, hosts=host or (), lifetime=timedelta(days=days))
+    _show([issued], json)
+
+
+@certs.command("rotate", epilog="Example: mlxmesh certs rotate gateway generation")
+def rotate(
+    roles: Roles = None, directory: TlsDir = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Issue certificates again, for the same hosts. A running mesh takes them up by itself."""
+    from mlxmesh_launcher.authority import Authority
+
+    path = _tls_dir(directory, data_dir)
+    with told_errors():
+        authority = Authority(path)
+        issued = authority.renew(roles or authority.issued())
+    _show(issued, json)
+
+
+@certs.command("show", epilog="Example: mlxmesh certs show --json")
+def show(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """List the certificates, whom they prove, and until when."""
+    from mlxmesh_launcher.authority import read_certificates
+
+    path = _tls_dir(directory, data_dir)
+    with told_errors():
+        found = read_certificates(path)
+    if not found:
+        fail(f"no certificates in {path}; make them with `mlxmesh certs init`")
+    _show(found, json)
+
+
+def _tls_dir(directory: Path | None, data_dir: Path | None) -> Path:
+    return (directory or resolve_data_dir(data_dir) / "tls").expanduser().absolute()
+
+
+def _show(certificates: list[IssuedCertificate], json: bool) -> None:
+    if json:
+        print_json([_row(each) for each in certificates])
+        return
+    from mlxmesh_cli.screen.grid import Column, Grid
+
+    table = Grid(
+        Column("role"),
+        Column("days left", right=True),
+        Column("hosts", drop=1),
+        Column("file", drop=2),
+    )
+    for each in certificates:
+        hosts = ", ".join(each.hosts)
+        table.add(each.role, str(_days_left(each)), hosts, str(each.path))
+    print_view(table)
+
+
+def _row(certificate: IssuedCertificate) -> dict[str, object]:
+    return {
+        "role": certificate.role,
+        "expires": certificate.expires.isoformat(timespec="seconds"),
+        "days_left": _days_left(certificate),
+        "hosts": list(certificate.hosts),
+        "path": str(certificate.path),
+    }
+
+
+def _days_left(certificate: IssuedCertificate) -> int:
+    return (certificate.expires - datetime.now(UTC)).days

@@ -1,0 +1,251 @@
+"""Commands about models: what there is, bring one in, load, unload, name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlxmesh_cli.commands.completion import complete_model
+from mlxmesh_cli.commands.session import (
+    Address,
+    DataDir,
+    Json,
+    connect,
+    fail,
+    print_json,
+    run,
+    to_dict,
+)
+from mlxmesh_cli.screen.output import print_view
+
+if TYPE_CHECKING:
+    from mlxmesh.model.v1.model_pb2 import (
+        ImportModelResponse,
+        LoadModelResponse,
+        Model,
+        ModelVersion,
+        PullModelResponse,
+    )
+
+Reference = Annotated[
+    str,
+    typer.Argument(help="NAME, NAME@VERSION or NAME:ALIAS.", autocompletion=complete_model),
+]
+Name = Annotated[str, typer.Argument(help="The model's name.", autocompletion=complete_model)]
+GgufDtype = Annotated[
+    str,
+    typer.Option(
+        metavar="float32|float16|bfloat16",
+        help="Store every weight of a GGUF file as this. Default: quantized weights stay so.",
+    ),
+]
+
+
+def list_models(address: Address = None, data_dir: DataDir = None, json: Json = False) -> None:
+    """List the models, their versions and how many replicas serve."""
+
+    async def work() -> list[Model]:
+        async with connect(address, data_dir) as client:
+            return await client.list_models()
+
+    models = run(work())
+    if json:
+        print_json({"models": [to_dict(model) for model in models]})
+        return
+    if not models:
+        typer.echo("no models; add one with `mlxmesh register` or `mlxmesh pull`")
+        return
+    from mlxmesh_cli.screen.tables import models_table
+
+    print_view(models_table(models))
+
+
+def register(
+    path: Annotated[Path, typer.Argument(help="An mlx-lm model directory, or a GGUF file.")],
+    name: Annotated[
+        str | None, typer.Option(help="Default: the name of the directory or file.")
+    ] = None,
+    dtype: GgufDtype = "",
+    address: Address = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Add a model to the catalogue as a new version: a directory, or a GGUF file.
+
+    A directory stays where it is. A GGUF file is converted into the mesh's own directory, exactly:
+    architectures llama, qwen2 and qwen3; types F32, F16, BF16, Q8_0, Q4_0 and Q4_1.
+    """
+    path = path.expanduser().resolve()
+    if path.is_file():
+        from mlxmesh_launcher.options import model_name
+
+        _import(path, name or model_name(path), dtype, address, data_dir, json)
+        return
+    if not path.is_dir():
+        fail(f"{path} is neither a directory nor a file")
+    if dtype:
+        fail("--dtype goes with a GGUF file only")
+
+    async def work() -> dict[str, Any]:
+        async with connect(address, data_dir) as client:
+            response = await client.register_model(name=name or path.name, directory=str(path))
+            return {"name": response.model.name, "version": response.version}
+
+    result = run(work())
+    if json:
+        print_json(result)
+    else:
+        typer.echo(f"{result['name']}@{result['version']} registered; load it with `mlxmesh load`")
+
+
+def _import(
+    file: Path,
+    name: str,
+    dtype: str,
+    address: str | None,
+    data_dir: Path | None,
+    json: bool,
+) -> None:
+    async def work() -> tuple[str, ModelVersion]:
+        from mlxmesh_cli.screen.progress import bytes_bar
+
+        async with connect(address, data_dir) as client:
+            with bytes_bar(f"converting {file.name}", quiet=json) as advance:
+                last = None
+                async for last in client.import_model(name=name, file=str(file), dtype=dtype):
+                    advance(last.done_bytes, last.total_bytes)
+        return _final(last)
+
+    imported, version = run(work())
+    if json:
+        print_json({"name": imported, "version": version.version})
+    else:
+        typer.echo(f"{imported}@{version.version} registered; load it with `mlxmesh load`")
+
+
+def pull(
+    hub_id: Annotated[str, typer.Argument(help="OWNER/NAME on the hub.")],
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
+    name: Annotated[str | None, typer.Option(help="Default: the hub id's last part.")] = None,
+    file: Annotated[
+        str, typer.Option(metavar="X.gguf", help="Take this GGUF file, and convert it.")
+    ] = "",
+    dtype: GgufDtype = "",
+    address: Address = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Download a model from a hub into the catalogue. Run it again to go on after a break."""
+
+    async def work() -> tuple[str, ModelVersion]:
+        from mlxmesh_cli.screen.progress import bytes_bar
+
+        async with connect(address, data_dir) as client:
+            with bytes_bar(f"pulling {hub_id}", quiet=json) as advance:
+                last = None
+                pulling = client.pull_model(
+                    hub_id, revision=revision, name=name or "", file=file, dtype=dtype
+                )
+                async for last in pulling:
+                    advance(last.done_bytes, last.total_bytes)
+        return _final(last)
+
+    pulled, version = run(work())
+    if json:
+        print_json({"name": pulled, "version": to_dict(version)})
+    else:
+        typer.echo(f"{pulled}@{version.version} pulled; load it with `mlxmesh load {pulled}`")
+
+
+def load(
+    model: Reference,
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="How many.")] = 1,
+    address: Address = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Load a model and wait until its replicas are ready."""
+
+    async def work() -> tuple[str, ModelVersion]:
+        from mlxmesh_cli.screen.progress import steps_bar
+
+        async with connect(address, data_dir) as client:
+            with steps_bar(f"loading {model}", total=replicas, quiet=json) as advance:
+                last = None
+                async for last in client.load_model(model, replicas=replicas):
+                    advance(last.version.ready_replicas)
+        return _final(last)
+
+    name, version = run(work())
+    if json:
+        print_json({"name": name, "version": to_dict(version)})
+    else:
+        replicas = version.ready_replicas
+        noun = "replica" if replicas == 1 else "replicas"
+        typer.echo(f"{name}@{version.version} is ready ({replicas} {noun})")
+        for runtime, why in sorted(version.passed_over.items()):
+            typer.echo(f"passed over {runtime}: {why.message}", err=True)
+
+
+def unload(
+    model: Reference, address: Address = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Drain and unload every replica of a model."""
+
+    async def work() -> ModelVersion:
+        async with connect(address, data_dir) as client:
+            return await client.unload_model(model)
+
+    version = run(work())
+    if json:
+        print_json(to_dict(version))
+    else:
+        typer.echo(f"{model} (version {version.version}) is unloaded")
+
+
+def delete(
+    model: Reference, address: Address = None, data_dir: DataDir = None, json: Json = False
+) -> None:
+    """Remove a version, or a whole model, from the catalogue; it must be unloaded."""
+
+    async def work() -> None:
+        async with connect(address, data_dir) as client:
+            await client.delete_model(model)
+
+    run(work())
+    if json:
+        print_json({"deleted": model})
+    else:
+        typer.echo(f"{model} is deleted")
+
+
+def alias(
+    name: Name,
+    alias: Annotated[str, typer.Argument(help="The alias; `default` is what the bare name means.")],
+    version: Annotated[int, typer.Argument(min=0, help="The version; 0 removes the alias.")],
+    address: Address = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Point NAME:ALIAS at a version."""
+
+    async def work() -> Model:
+        async with connect(address, data_dir) as client:
+            return await client.set_alias(name=name, alias=alias, version=version)
+
+    model = run(work())
+    if json:
+        print_json(to_dict(model))
+    else:
+        typer.echo(f"{name}:{alias} means version {version}" if version else f"{alias} removed")
+
+
+def _final(
+    last: PullModelResponse | ImportModelResponse | LoadModelResponse | None,
+) -> tuple[str, ModelVersion]:
+    """The name and version that the last progress message carries."""
+    if last is None:
+        fail("the mesh answered nothing; see `mlxmesh logs model`")
+    return last.name, last.version

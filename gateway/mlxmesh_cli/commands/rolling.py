@@ -1,0 +1,224 @@
+"""Commands that replace what runs without losing a call: drain, restart."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlxmesh_cli.commands.session import (
+    DataDir,
+    Json,
+    fail,
+    fail_without_mesh,
+    print_json,
+    resolve_data_dir,
+    run,
+    settings_flags,
+    tls_of,
+)
+
+if TYPE_CHECKING:
+    from mlxmesh_shared.registry import Instance, Registry
+    from mlxmesh_shared.tls import CertificateSource
+
+POLL_S = 0.1
+CALL_TIMEOUT_S = 10.0
+Report = Callable[[str], None]
+
+
+class Service(StrEnum):
+    """What can be restarted."""
+
+    RUNTIME = "runtime"
+    MODEL = "model"
+    GENERATION = "generation"
+    GATEWAY = "gateway"
+
+
+def restart(
+    services: Annotated[
+        list[Service] | None, typer.Argument(help="Which services.  [default: all]")
+    ] = None,
+    rolling: Annotated[
+        bool, typer.Option("--rolling", help="One process at a time; the only way there is.")
+    ] = True,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Replace the processes of a mesh one at a time, without a failed call.
+
+    Each new process serves before the old one is told to leave. A runtime is replaced with its
+    engines, so for a while the loaded models are in memory twice.
+    """
+    directory = resolve_data_dir(data_dir)
+    names = [service.value for service in services or ()]
+    with _progress(show=not json) as report:
+        done = run(_restart(directory, names, report))
+    if json:
+        print_json({"restarted": done})
+
+
+def drain(
+    instance: Annotated[
+        str, typer.Argument(help="An instance's id, or as much of it as is unique.")
+    ],
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait until it is gone.")
+    ] = 120.0,
+    wait: Annotated[bool, typer.Option(help="Return once it is gone, or at once.")] = True,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Ask one process to leave: it takes nothing new, lets its calls finish or move, and ends.
+
+    Whoever supervises it starts another: the launcher a service, the runtime an engine.
+    """
+    started_s = time.monotonic()
+    with _progress(show=not json) as report:
+        found = run(_drain(resolve_data_dir(data_dir), instance, timeout_s if wait else 0, report))
+    if json:
+        facts = {"service": found.service, "address": found.address, "pid": found.pid}
+        waited_s = round(time.monotonic() - started_s, 3)
+        print_json({"instance_id": found.instance_id, **facts, "gone": wait, "waited_s": waited_s})
+    elif not wait:
+        typer.echo(f"{found.instance_id} was asked to leave")
+
+
+@contextmanager
+def _progress(*, show: bool) -> Generator[Report]:
+    """Reports on one line that changes, or a line a step where nobody watches a screen."""
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=not show)
+    with console.status("") as status:
+        yield status.update if console.is_terminal else console.print
+
+
+async def _restart(data_dir: Path, services: list[str], report: Report) -> list[str]:
+    """The names of the processes that were replaced, in order."""
+    from mlxmesh.control.v1 import launcher_pb2 as pb
+    from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
+    from mlxmesh_launcher.record import read_record
+    from mlxmesh_shared.rpc.channels import PATIENT, open_channel
+    from mlxmesh_shared.tls import CertificateSource
+
+    record = read_record(data_dir)
+    if record is None:
+        fail_without_mesh(data_dir)
+    if not record.control:
+        fail("the mesh is starting; try again once `mlxmesh status` shows that it serves")
+    files = tls_of(data_dir)
+    certificates = CertificateSource(files) if files is not None else None
+    done: list[str] = []
+    # The launcher has a runtime's certificate.
+    async with open_channel(
+        record.control, role="runtime", certificates=certificates, patience=PATIENT
+    ) as channel:
+        async for step in LauncherServiceStub(channel).Restart(
+            pb.RestartRequest(services=services)
+        ):
+            phase = pb.RestartPhase.Name(step.phase).removeprefix("RESTART_PHASE_").lower()
+            report(f"{step.name}: {phase}")
+            if step.phase == pb.RESTART_PHASE_DONE:
+                done.append(step.name)
+    return done
+
+
+async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) -> Instance:
+    """The instance, which was asked to leave, and is gone unless timeout_s is 0."""
+    from mlxmesh_cli.mesh.overview import SERVICES
+    from mlxmesh_shared.registry import open_registry
+    from mlxmesh_shared.settings import MeshSettings, load_settings
+    from mlxmesh_shared.tls import CertificateSource
+
+    files = tls_of(data_dir)
+    certificates = CertificateSource(files) if files is not None else None
+    registry = open_registry(load_settings(MeshSettings, settings_flags(data_dir)), certificates)
+    try:
+        known = [one for service in SERVICES for one in await registry.resolve(service)]
+        if not known:
+            fail_without_mesh(data_dir)
+        found = chosen(known, name)
+        await _ask_to_leave(found, certificates)
+        if timeout_s:
+            await _until_gone(registry, found, timeout_s, report)
+        return found
+    finally:
+        await registry.close()
+
+
+async def _ask_to_leave(found: Instance, certificates: CertificateSource | None) -> None:
+    from mlxmesh.control.v1.control_pb2 import DrainRequest
+    from mlxmesh.control.v1.control_pb2_grpc import ControlServiceStub
+    from mlxmesh_shared.errors import DeadlineExceeded
+    from mlxmesh_shared.rpc.channels import PATIENT, open_channel
+
+    async with open_channel(
+        found.address, role=found.service, certificates=certificates, patience=PATIENT
+    ) as channel:
+        control = ControlServiceStub(channel)
+        try:
+            # Asking twice does no harm, so a busy process may take its time to connect.
+            await control.Drain(DrainRequest(), timeout=CALL_TIMEOUT_S, wait_for_ready=True)
+        except DeadlineExceeded:
+            fail(f"{found.instance_id} does not answer at {found.address}; end process {found.pid}")
+
+
+def chosen(known: list[Instance], name: str) -> Instance:
+    """The instance of that id, or the only one whose id begins so; else the command ends."""
+    matching = [one for one in known if one.instance_id.startswith(name)]
+    exact = [one for one in matching if one.instance_id == name]
+    ids = ", ".join(one.instance_id for one in matching or known) or "none"
+    if not matching:
+        fail(f"no instance is called {name!r}; there are: {ids}")
+    if len(exact or matching) > 1:
+        fail(f"{name!r} is the beginning of several instances: {ids}")
+    return (exact or matching)[0]
+
+
+async def _until_gone(
+    registry: Registry, found: Instance, timeout_s: float, report: Report
+) -> None:
+    """Until neither the record nor the process is there; a successor may have the same id."""
+    deadline_s = time.monotonic() + timeout_s
+    told = ""
+    while left := await _what_is_left(registry, found):
+        if time.monotonic() > deadline_s:
+            fail(
+                f"{found.instance_id} is still there after {timeout_s:g} s: {left}; it goes on"
+                f" draining, and `mlxmesh logs {found.service}` tells what it does"
+            )
+        if left != told:
+            report(f"{found.instance_id}: {left}")
+            told = left
+        await asyncio.sleep(POLL_S)
+    report(f"{found.instance_id}: gone")
+
+
+async def _what_is_left(registry: Registry, found: Instance) -> str:
+    """In words; nothing when it is gone."""
+    present: Any = await registry.resolve(found.service)
+    if any((one.instance_id, one.pid) == (found.instance_id, found.pid) for one in present):
+        return "about to leave"
+    return f"process {found.pid} finishes its calls" if _runs_here(found) else ""
+
+
+def _runs_here(found: Instance) -> bool:
+    """Whether its process runs; of another host's processes nothing is known."""
+    import psutil
+
+    from mlxmesh_shared.settings.listen import is_loopback
+
+    if not is_loopback(found.address.rpartition(":")[0]):
+        return False
+    try:
+        return psutil.Process(found.pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

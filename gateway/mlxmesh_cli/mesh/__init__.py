@@ -1,0 +1,1 @@
+"""What the command asks of a mesh, and how it reaches one."""

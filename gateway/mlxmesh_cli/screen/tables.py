@@ -1,0 +1,147 @@
+"""Tables for people: models, and the instances of a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.text import Text
+
+from mlxmesh_cli.screen.grid import Column, Grid
+from mlxmesh_cli.screen.output import to_dict
+
+if TYPE_CHECKING:
+    from mlxmesh.model.v1.model_pb2 import Model
+
+MIN_FAILURE_CELLS = 20
+
+
+def models_table(models: Sequence[Model]) -> Grid:
+    """One row a version."""
+    table = Grid(
+        Column("model"),
+        Column("state"),
+        Column("ready", right=True),
+        Column("params", drop=3, right=True),
+        Column("size", drop=4, right=True),
+        Column("dtype", drop=6),
+        Column("context", drop=5, right=True),
+        Column("aliases", drop=2),
+        Column("source", drop=7),
+        Column("failure", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
+    )
+    for model in map(to_dict, models):
+        for version in model["versions"]:
+            table.add(*_model_row(model, version))
+    return table
+
+
+def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
+    number = version["version"]
+    aliases = sorted(alias for alias, meant in model["aliases"].items() if meant == number)
+    return (
+        f"{model['name']}@{number}",
+        version["state"],
+        f"{version['ready_replicas']}/{version['desired_replicas']}",
+        f"{int(version['parameters']) / 1e6:,.1f} M",
+        f"{int(version['weights_bytes']) / 1e6:,.1f} MB",
+        version["dtype"],
+        f"{version['context_tokens']:,}",
+        " ".join(aliases),
+        version["source"],
+        _failure(version),
+    )
+
+
+def _failure(version: dict[str, Any]) -> str:
+    """What failed, when it is tried again, and which runtimes were passed over."""
+    failed = version.get("failure", {}).get("message", "")
+    words = [failed + _again(version)] if failed else []
+    for runtime, why in sorted(version.get("passed_over", {}).items()):
+        message = why["message"]
+        if message not in failed:
+            words.append(message if runtime in message else f"{runtime}: {message}")
+    return "; ".join(words)
+
+
+def _again(version: dict[str, Any]) -> str:
+    if not version["desired_replicas"]:
+        return ""
+    if version["retry_in_ms"]:
+        return f" (tried again within {version['retry_in_ms'] / 1000:g} s)"
+    return " (`mlxmesh load` tries again)"
+
+
+def overview_view(state: dict[str, Any]) -> Group:
+    """The instances of a mesh and its models, one table above the other."""
+    problems = [Text(problem, style="red") for problem in state.get("problems", ())]
+    return Group(instances_table(state["instances"]), "", _states_table(state["models"]), *problems)
+
+
+def instances_table(instances: Sequence[dict[str, Any]]) -> Grid:
+    """The instances of a mesh as a table; keys as `mlxmesh status --json` prints them."""
+    table = Grid(
+        Column("service", drop=1),
+        Column("instance"),
+        Column("address", drop=4),
+        Column("pid", drop=5, right=True),
+        Column("state"),
+        Column("calls", drop=3, right=True),
+        Column("breaker", drop=6),
+        Column("model", drop=7),
+        Column("last exit", drop=2, min_cells=MIN_FAILURE_CELLS, rare=True),
+    )
+    for row in instances:
+        table.add(
+            row["service"],
+            row["instance_id"],
+            row["address"],
+            str(row["pid"] or ""),
+            _state(row),
+            _calls(row),
+            _breaker(row.get("breaker")),
+            row.get("model", ""),
+            row.get("last_exit", ""),
+        )
+    return table
+
+
+def _state(row: dict[str, Any]) -> Text:
+    """Of a service that is down, how soon its launcher starts it again."""
+    again = f" in {row['restart_in_ms'] / 1000:.0f} s" if row["state"] == "restarting" else ""
+    return Text(f"{row['state']}{again}", style="green" if row["state"] == "serving" else "red")
+
+
+def _calls(row: dict[str, Any]) -> str:
+    """Calls that run there; of an engine, sequences: running of at most, and waiting."""
+    load = row.get("load")
+    if load is None:
+        return str(row.get("outstanding", ""))
+    waiting = f" +{load['waiting']}" if load["waiting"] else ""
+    return f"{load['running']}/{load['max_running']}{waiting}"
+
+
+def _breaker(breaker: dict[str, Any] | None) -> Text:
+    """Empty where there is none; of an open one, how soon a call will try."""
+    if breaker is None:
+        return Text("")
+    if breaker["state"] == "closed":
+        return Text("closed")
+    again = f", tries in {breaker['retry_in_ms'] / 1000:.1f} s" if breaker["retry_in_ms"] else ""
+    return Text(breaker["state"], style="red") + f" ({breaker['failures']} failed{again})"
+
+
+def _states_table(models: Sequence[dict[str, Any]]) -> Grid:
+    table = Grid(
+        Column("model"),
+        Column("state"),
+        Column("ready", right=True),
+        Column("failure", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
+    )
+    for model in models:
+        for version in model["versions"]:
+            ready = f"{version['ready_replicas']}/{version['desired_replicas']}"
+            label = f"{model['name']}@{version['version']}"
+            table.add(label, version["state"], ready, _failure(version))
+    return table

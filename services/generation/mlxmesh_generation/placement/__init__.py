@@ -1,0 +1,1 @@
+"""Which engine a sequence runs on, and the streams to the engines."""

@@ -1,0 +1,218 @@
+"""A sequence whose end is told to the breaker of its engine."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from functools import partial
+
+from mlxmesh.engine.v1.engine_pb2 import SequenceOutput, Submit
+from mlxmesh_generation.placement import router
+from mlxmesh_generation.placement.catalogue import ModelVersion
+from mlxmesh_generation.placement.engine_link import EngineLink
+from mlxmesh_generation.placement.mirror import CatalogueMirror
+from mlxmesh_generation.placement.router import PrefixAffinity, prefixes
+from mlxmesh_generation.placement.sequence import EngineSequence, SequenceSink
+from mlxmesh_shared.errors import EngineLost, MeshError, QueueFull, from_failure
+from mlxmesh_shared.events import Publish, unheard
+from mlxmesh_shared.registry.convert import breaker_change
+from mlxmesh_shared.registry.port import Instance, Registry
+from mlxmesh_shared.resilience.breaker import Breaker, Permit
+from mlxmesh_shared.resilience.retries import Vacancies
+from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
+
+
+class JudgedSink:
+    """Satisfies SequenceSink: passes everything on to the generation's own."""
+
+    def __init__(self, sink: SequenceSink, permit: Permit) -> None:
+        self._sink = sink
+        self._permit = permit
+
+    def on_output(self, output: SequenceOutput) -> None:
+        # The breaker first: what the generation does next may be to look for another engine.
+        if output.HasField("failure"):
+            self._permit.ended_by(from_failure(output.failure))
+        elif output.finish_reason:
+            self._permit.succeeded()
+        else:
+            self._permit.answered()
+        self._sink.on_output(output)
+
+    def on_lost(self, error: MeshError) -> None:
+        if isinstance(error, EngineLost):
+            self._permit.failed(at_once=True)
+        else:
+            self._permit.drop()
+        self._sink.on_lost(error)
+
+
+class JudgedSequence:
+    """Satisfies EngineSequence: one that is dropped says nothing about its engine."""
+
+    def __init__(self, sequence: EngineSequence, permit: Permit) -> None:
+        self._sequence = sequence
+        self._permit = permit
+
+    @property
+    def engine_id(self) -> str:
+        return self._sequence.engine_id
+
+    def cancel(self) -> None:
+        self._sequence.cancel()
+
+    def drop(self) -> None:
+        self._permit.drop()
+        self._sequence.drop()
+
+
+class Engines:
+    """A link to every engine; one whose record is gone takes nothing new, and closes when idle."""
+
+    def __init__(
+        self, registry: Registry, *, open_: OpenChannel = open_channel, publish: Publish = unheard
+    ) -> None:
+        self._registry = registry
+        self._publish = publish
+        self._open = open_
+        # By engine id: its record, and the link to it.
+        self._links: dict[str, tuple[Instance, EngineLink]] = {}
+        # Likewise: what became of the sequences there.
+        self._breakers: dict[str, Breaker] = {}
+        self._connected = asyncio.Event()
+        self._affinity = PrefixAffinity()
+        self._prefer_warm = True
+        # By model and version: how fast all of its engines together end sequences.
+        self._vacancies: defaultdict[tuple[str, str], Vacancies] = defaultdict(Vacancies)
+
+    def prefer_warm(self, preferred: bool) -> None:
+        """Says whether a prompt goes by preference where its beginning was read before."""
+        self._prefer_warm = preferred
+
+    async def run(self) -> None:
+        """Follows the registry until cancelled; then every link is closed."""
+        async with asyncio.TaskGroup() as tasks:
+            async for instances in self._registry.watch("engine"):
+                self._update({instance.instance_id: instance for instance in instances}, tasks)
+
+    def place(
+        self,
+        version: ModelVersion,
+        submit: Submit,
+        sink: SequenceSink,
+        *,
+        avoid: Collection[str] = (),
+    ) -> EngineSequence:
+        """As of Placer."""
+        links = self._serving(version)
+        beginnings = prefixes(submit.prompt_token_ids)
+        try:
+            chosen = router.pick(
+                [self._replica(link) for link in links.values()],
+                avoid=avoid,
+                warm_tokens=self._affinity.warm_tokens(beginnings) if self._prefer_warm else {},
+                spread_by=beginnings[0] if beginnings else 0,
+            )
+        except QueueFull as error:
+            vacancies = self._vacancies[version.name, str(version.version)]
+            error.retry_delay_s = vacancies.promise(time.monotonic())
+            raise
+        self._affinity.note(beginnings, chosen)
+        permit = self._breakers[chosen].admit()
+        return JudgedSequence(links[chosen].submit(submit, JudgedSink(sink, permit)), permit)
+
+    def breakers(self) -> Iterator[tuple[Instance, Breaker]]:
+        """Every engine, and the breaker in front of it."""
+        for engine_id, (instance, _) in self._links.items():
+            yield instance, self._breakers[engine_id]
+
+    def known(self, version: ModelVersion) -> bool:
+        """Whether there is an engine of this version, connected or not."""
+        return bool(self._serving(version))
+
+    async def wait_connected(self, version: ModelVersion, timeout_s: float) -> None:
+        """Returns once an engine of this version is connected, or after timeout_s without one."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._any_connected(version):
+                    await self._connected.wait()
+        except TimeoutError:
+            return  # placing on one will say that there is none
+
+    def _replica(self, link: EngineLink) -> router.Replica:
+        return replace(link.replica(), ejected=not self._breakers[link.engine_id].ready)
+
+    def _any_connected(self, version: ModelVersion) -> bool:
+        return any(link.connected for link in self._serving(version).values())
+
+    def _serving(self, version: ModelVersion) -> dict[str, EngineLink]:
+        wanted = {"model": version.name, "version": str(version.version)}
+        return {
+            engine_id: link
+            for engine_id, (instance, link) in self._links.items()
+            if wanted.items() <= instance.metadata.items()
+        }
+
+    def _update(self, instances: dict[str, Instance], tasks: asyncio.TaskGroup) -> None:
+        for engine_id, (known, link) in list(self._links.items()):
+            now = instances.get(engine_id)
+            if now is None or now.address != known.address:
+                del self._links[engine_id], self._breakers[engine_id]
+                link.retire()
+                self._affinity.forget(engine_id)
+            else:
+                self._links[engine_id] = (now, link)
+        for engine_id in instances.keys() - self._links.keys():
+            instance = instances[engine_id]
+            link = EngineLink(
+                engine_id=engine_id,
+                address=instance.address,
+                on_connected=self._on_connected,
+                open_=self._open,
+                vacancies=self._vacancies[_version_of(instance)],
+            )
+            self._links[engine_id] = (instance, link)
+            self._breakers[engine_id] = Breaker(on_change=partial(self._on_breaker, instance))
+            tasks.create_task(link.run(), name=f"link to {engine_id}")
+
+    def _on_breaker(self, engine: Instance, breaker: Breaker) -> None:
+        self._publish(breaker_change(engine, breaker), engine.instance_id)
+
+    def _on_connected(self) -> None:
+        self._connected.set()
+        self._connected = asyncio.Event()
+
+
+def _version_of(engine: Instance) -> tuple[str, str]:
+    return engine.metadata.get("model", ""), engine.metadata.get("version", "")
+
+
+# How old the catalogue's word on a version may get while someone waits for a replica of it.
+ASK_AGAIN_S = 1.0
+
+
+class Replicas:
+    """Satisfies Placer: the engines that there are, and the catalogue's word on those to come."""
+
+    def __init__(self, engines: Engines, catalogue: CatalogueMirror) -> None:
+        self._engines = engines
+        self._catalogue = catalogue
+
+    def place(
+        self, version: ModelVersion, submit: Submit, sink: SequenceSink, *, avoid: Collection[str]
+    ) -> EngineSequence:
+        return self._engines.place(version, submit, sink, avoid=avoid)
+
+    def expected(self, version: ModelVersion) -> bool:
+        """Whether there is a replica, or one is to come."""
+        return self._engines.known(version) or self._catalogue.wants(version)
+
+    async def wait_connected(self, version: ModelVersion, timeout_s: float) -> None:
+        """Returns once an engine of this version is connected, or after timeout_s without one."""
+        await self._engines.wait_connected(version, timeout_s)
+
+    async def wait_for_replica(self, version: ModelVersion) -> None:
+        if not self.expected(version):
+            raise EngineLost(f"the engine was lost, and {version} is no longer loaded")
+        await self._engines.wait_connected(version, ASK_AGAIN_S)

@@ -1,0 +1,156 @@
+"""Which engines have likely read the beginning of a prompt before. Pure, and only a guess.
+
+What an engine keeps is its own affair: a wrong guess costs reading, never a wrong answer.
+"""
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
+from types import MappingProxyType
+from zlib import crc32
+
+from mlxmesh_shared.errors import NoReplica, QueueFull
+
+BLOCK_TOKENS = 32
+
+# About 20 MB. 2 million tokens, more than a replica on one host keeps.
+MOST_BLOCKS = 65_536
+
+Prefixes = list[int]
+"""A prompt's beginnings as numbers, one for each whole block: each stands for all up to there."""
+
+
+class PrefixAffinity:
+    """Remembers the latest prompts of each engine; what was longest unused is forgotten first."""
+
+    def __init__(self, most_blocks: int = MOST_BLOCKS) -> None:
+        self._most_blocks = most_blocks
+        self._engines: OrderedDict[int, set[str]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    def warm_tokens(self, prefixes: Prefixes) -> dict[str, int]:
+        """How many of the prompt's first tokens each engine has read; none for the others."""
+        warm: dict[str, int] = {}
+        left: set[str] | None = None
+        for blocks, prefix in enumerate(prefixes, start=1):
+            here = self._engines.get(prefix, set[str]())
+            left = here if left is None else left & here
+            if not left:
+                break
+            warm.update(dict.fromkeys(left, blocks * BLOCK_TOKENS))
+        return warm
+
+    def note(self, prefixes: Prefixes, engine_id: str) -> None:
+        """An engine was given this prompt."""
+        # Backwards, so that a beginning is not forgotten before what follows it.
+        for prefix in reversed(prefixes):
+            self._engines.setdefault(prefix, set()).add(engine_id)
+            self._engines.move_to_end(prefix)
+        while len(self._engines) > self._most_blocks:
+            self._engines.popitem(last=False)
+
+    def forget(self, engine_id: str) -> None:
+        """An engine is gone, and all it had read."""
+        for prefix, engines in list(self._engines.items()):
+            engines.discard(engine_id)
+            if not engines:
+                del self._engines[prefix]
+
+
+def prefixes(tokens: Seq[int]) -> Prefixes:
+    """The same numbers in every process."""
+    packed = array("I", tokens)
+    text = memoryview(packed).cast("B")
+    edges = range(0, len(text) + 1, BLOCK_TOKENS * packed.itemsize)
+    found: Prefixes = []
+    before = b""
+    for start, stop in pairwise(edges):
+        digest = blake2b(text[start:stop], key=before, digest_size=8).digest()
+        found.append(int.from_bytes(digest))
+        before = digest
+    return found
+
+
+# A second is about what an engine takes to be back, or one short answer.
+RETRY_DELAY_S = 1.0
+
+# Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2018).
+MOST_OF_MEAN_LOAD = 1.25
+# Of so few sequences, one more is no overload, whatever the mean.
+ALWAYS_ALLOWED = 2
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One engine as seen from here.
+
+    `outstanding` counts the sequences that run or wait on it, `capacity` how many may (None while
+    the engine has not told). Without `has_memory`, it promised all that it has for keys and values.
+    An `ejected` one failed too often of late.
+    """
+
+    engine_id: str
+    connected: bool
+    outstanding: int
+    capacity: int | None = None
+    has_memory: bool = True
+    ejected: bool = False
+
+    @property
+    def full(self) -> bool:
+        has_place = self.capacity is None or self.outstanding < self.capacity
+        return not (has_place and self.has_memory)
+
+
+def pick(
+    replicas: Iterable[Replica],
+    *,
+    avoid: Collection[str] = (),
+    warm_tokens: Mapping[str, int] = MappingProxyType({}),
+    spread_by: int = 0,
+) -> str:
+    """The sound replica that has the longest part of the prompt warm and is not overloaded.
+
+    Without one, the replica with the least outstanding work; of equals, the same one for the same
+    `spread_by`, the first by id when it is 0. Sound are those that are connected and not ejected;
+    when all that are connected are ejected, they count as sound: the last one is never given up.
+
+    Raises: NoReplica when none is connected, QueueFull when all that are sound have a full queue.
+    """
+    connected = [r for r in replicas if r.connected and r.engine_id not in avoid]
+    candidates = [r for r in connected if not r.ejected] or connected
+    if not candidates:
+        raise NoReplica(
+            "no replica of this model is ready just now; try again shortly",
+            retry_delay_s=RETRY_DELAY_S,
+        )
+    free = [replica for replica in candidates if not replica.full]
+    if not free:
+        raise QueueFull(
+            f"the queues of all {len(candidates)} replicas are full; try again later",
+            retry_delay_s=RETRY_DELAY_S,
+        )
+    most = most_outstanding(candidates)
+    warm = [r for r in free if r.engine_id in warm_tokens and r.outstanding < most]
+    if warm:
+        best = min(warm, key=lambda r: (-warm_tokens[r.engine_id], r.outstanding, r.engine_id))
+    else:
+        best = min(free, key=lambda r: (r.outstanding, _rank(spread_by, r), r.engine_id))
+    return best.engine_id
+
+
+def most_outstanding(replicas: Sequence[Replica]) -> int:
+    """What a replica may have, the next sequence included, for the sake of a warm prefix."""
+    mean = (sum(replica.outstanding for replica in replicas) + 1) / len(replicas)
+    return max(ALWAYS_ALLOWED, int(MOST_OF_MEAN_LOAD * mean))
+
+
+def _rank(spread_by: int, replica: Replica) -> int:
+    """Source: Thaler, Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996)."""
+    return crc32(f"{spread_by} {replica.engine_id}".encode()) if spread_by else 0

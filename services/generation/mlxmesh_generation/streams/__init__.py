@@ -1,0 +1,1 @@
+"""Running generations, their events and their readers."""

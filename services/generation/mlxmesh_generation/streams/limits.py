@@ -1,0 +1,98 @@
+"""How much output waits for readers: for all generations together, and for each caller. Pure."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mlxmesh_shared.errors import MessageTooLarge, TooManyRequests
+from mlxmesh_shared.resilience.concurrency_limiter import Places
+
+
+@dataclass(eq=False)
+class UnreadOutput:
+    """What waits for the reader of one generation."""
+
+    caller: str
+    give_up: Callable[[], None]
+    """Ends the generation and drops what waits."""
+    size_bytes: int = 0
+
+
+class UnreadLimit:
+    """Beyond it, the caller with the most unread output loses its largest generation.
+
+    So a caller whose readers stand still takes nothing from the readers of others.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._waiting: dict[str, set[UnreadOutput]] = {}
+        self._bytes: Counter[str] = Counter()
+        self.total_bytes = 0
+
+    def changed(self, output: UnreadOutput, by_bytes: int) -> None:
+        """More waits than before, or less."""
+        self._count(output, by_bytes)
+        while self.total_bytes > self._max_bytes and self._give_up_largest():
+            pass
+
+    def _count(self, output: UnreadOutput, by_bytes: int) -> None:
+        output.size_bytes += by_bytes
+        self.total_bytes += by_bytes
+        self._bytes[output.caller] += by_bytes
+        waiting = self._waiting.setdefault(output.caller, set())
+        if output.size_bytes:
+            waiting.add(output)
+            return
+        waiting.discard(output)
+        if not waiting:
+            del self._waiting[output.caller], self._bytes[output.caller]
+
+    def _give_up_largest(self) -> bool:
+        """Whether that made room."""
+        before = self.total_bytes
+        caller = max(self._waiting, key=lambda name: self._bytes[name])
+        max(self._waiting[caller], key=lambda output: output.size_bytes).give_up()
+        return self.total_bytes < before
+
+
+class GenerationLimits:
+    """Counts a request from before its prompt is tokenized until its generation is given up, or
+    its tokens are counted.
+    """
+
+    def __init__(self, *, max_generations: int, max_held_bytes: int) -> None:
+        self._places = Places(max_generations)
+        self._max_held_bytes = max_held_bytes
+        self._held_bytes = 0
+
+    @contextmanager
+    def holding(self, caller: str, message_bytes: int) -> Generator[None]:
+        """Raises: TooManyRequests (with the time to come back), MessageTooLarge."""
+        self._take(caller, message_bytes)
+        self._held_bytes += message_bytes
+        try:
+            yield
+        finally:
+            self._held_bytes -= message_bytes
+            self._places.give_back(caller, time.monotonic())
+
+    def _take(self, caller: str, message_bytes: int) -> None:
+        now_s = time.monotonic()
+        if message_bytes > self._max_held_bytes:
+            raise MessageTooLarge(
+                f"the request has {message_bytes} bytes; all requests together may have "
+                f"{self._max_held_bytes}; send a shorter prompt"
+            )
+        if self._held_bytes + message_bytes > self._max_held_bytes:
+            delay_s: float | None = self._places.refuse(caller, now_s)
+        else:
+            delay_s = self._places.take(caller, now_s)
+        if delay_s is not None:
+            raise TooManyRequests(
+                f"{self._places.held} requests are held here and there is no room for more of "
+                "this caller's; try again later",
+                retry_delay_s=delay_s,
+            )

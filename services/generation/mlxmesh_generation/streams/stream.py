@@ -1,0 +1,110 @@
+"""The buffer between an engine's pace and one reader's."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from mlxmesh_generation.streams.request import Delta, Event, Finished, PrefillProgress
+from mlxmesh_shared.errors import MeshError
+
+# Keeps a message far below any receiver's size limit.
+MAX_DELTA_TOKENS = 512
+MAX_BACKLOG_TOKENS = 65_536
+# What an event takes beside its text and tokens, on a 64-bit CPython.
+_EVENT_BYTES = 200
+_TOKEN_BYTES = 36
+
+
+def size_bytes(event: Event) -> int:
+    """What an event takes in memory, about."""
+    if isinstance(event, Delta):
+        return _EVENT_BYTES + len(event.text) + _TOKEN_BYTES * len(event.token_ids)
+    return 2 * _EVENT_BYTES
+
+
+def _nobody(_by_bytes: int) -> None: ...
+
+
+class EventBuffer:
+    """Events in order, for one reader. While it is away, its deltas join into larger ones.
+
+    So a slow reader gets fewer messages, and what waits for it is text, not messages. It is full
+    once `MAX_BACKLOG_TOKENS` wait; the writer has to look, for it cannot slow an engine down.
+    """
+
+    def __init__(self, on_waiting: Callable[[int], None] = _nobody) -> None:
+        """`on_waiting` is told of so many bytes more, or less, that wait for the reader."""
+        self._on_waiting = on_waiting
+        self._events: deque[Event] = deque()
+        self._backlog_tokens = 0
+        self._finished = False
+        self._error: MeshError | None = None
+        self._reader: asyncio.Future[None] | None = None
+
+    @property
+    def full(self) -> bool:
+        return self._backlog_tokens > MAX_BACKLOG_TOKENS
+
+    def put(self, event: Event) -> None:
+        last = self._events[-1] if self._events else None
+        before_bytes = 0
+        if isinstance(event, Delta):
+            self._backlog_tokens += len(event.token_ids)
+            if isinstance(last, Delta) and len(last.token_ids) < MAX_DELTA_TOKENS:
+                event = Delta(last.text + event.text, last.token_ids + event.token_ids)
+                before_bytes = size_bytes(self._events.pop())
+        elif isinstance(event, PrefillProgress) and isinstance(last, PrefillProgress):
+            before_bytes = size_bytes(self._events.pop())
+        elif isinstance(event, Finished):
+            self._finished = True
+        self._events.append(event)
+        self.wake()
+        self._on_waiting(size_bytes(event) - before_bytes)
+
+    def fail(self, error: MeshError) -> None:
+        """Ends the stream with an error, after the events already in it."""
+        self._error = error
+        self.wake()
+
+    def drop(self, error: MeshError) -> None:
+        """Drops what waits; the reader gets the error next, unless there was one before."""
+        waiting = sum(map(size_bytes, self._events))
+        self._events.clear()
+        self._backlog_tokens = 0
+        self._error = self._error or error
+        self.wake()
+        if waiting:
+            self._on_waiting(-waiting)
+
+    async def news(self) -> None:
+        """Returns when something was put, or somebody called wake()."""
+        self._reader = asyncio.get_running_loop().create_future()
+        await self._reader
+
+    def take(self) -> Event | None:
+        """The next event, the last one being Finished; None when there is none yet.
+
+        Raises: the error that the stream failed with, once every event before it was taken.
+        """
+        if not self._events:
+            if self._error is not None:
+                raise self._error
+            return None
+        event = self._events.popleft()
+        if isinstance(event, Delta):
+            self._backlog_tokens -= len(event.token_ids)
+        self._on_waiting(-size_bytes(event))
+        return event
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can be added any more."""
+        return self._finished or self._error is not None
+
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
+
+    def wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

@@ -1,0 +1,141 @@
+"""The numbered messages of one generation, for one reader at a time."""
+
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from mlxmesh_generation.streams.request import Event, Finished
+from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
+from mlxmesh_shared.errors import InvalidArgument, MeshError, ReaderReplaced, SequenceGone
+
+
+def _nothing() -> None: ...
+
+
+def _grew(_size_bytes: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who is told what becomes of a transcript."""
+
+    on_read: Callable[[], None] = _nothing
+    """A reader came."""
+    on_left: Callable[[], None] = _nothing
+    """The reader left, or has all there is."""
+    on_kept: Callable[[int], None] = _grew
+    """So many bytes more are kept."""
+
+
+class Transcript:
+    """Events get their numbers when they are first read, so those that wait may still join.
+
+    With `keeps`, what was read stays, for a reader that comes again.
+    """
+
+    def __init__(
+        self,
+        events: EventBuffer,
+        *,
+        keeps: bool,
+        after_sequence: int = 0,
+        listeners: Listeners = Listeners(),
+    ) -> None:
+        self._events = events
+        self._keeps = keeps
+        self._listeners = listeners
+        self._kept: deque[Event] = deque()
+        # Messages before the first one kept; and up to the last one numbered.
+        self._gone = self._last = after_sequence
+        self._ends_with_last = False
+        self._reader: object | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the generation has ended; messages of it may still wait for a reader."""
+        return self._events.ended
+
+    @property
+    def failed(self) -> bool:
+        return self._events.failed
+
+    @property
+    def is_read(self) -> bool:
+        return self._reader is not None
+
+    async def read(self, after_sequence: int = 0) -> AsyncGenerator[tuple[int, Event]]:
+        """The messages after a number, each with its own; the reader before is sent away.
+
+        Raises: InvalidArgument beyond the last message, SequenceGone, ReaderReplaced, and what the
+        generation failed with.
+        """
+        self._check_known(after_sequence)
+        reader = self._take_over()
+        try:
+            position = after_sequence
+            while not (self._ends_with_last and position == self._last):
+                event = self._find(position)
+                if event is None:
+                    await self._events.news()
+                else:
+                    position += 1
+                    yield position, event
+                if self._reader is not reader:
+                    raise ReaderReplaced("another reader took over; only one can read at a time")
+        finally:
+            if self._reader is reader:
+                self._reader = None
+                self._listeners.on_left()
+
+    def drop_unread(self, error: MeshError) -> None:
+        """Drops what waits for a reader, who gets the error instead."""
+        self._events.drop(error)
+
+    def drop_oldest(self) -> int:
+        """Gives up the oldest message that is kept; returns its size in bytes, 0 without one."""
+        if not self._kept:
+            return 0
+        self._gone += 1
+        return size_bytes(self._kept.popleft())
+
+    def _check_known(self, after_sequence: int) -> None:
+        while self._last < after_sequence and self._find(self._last) is not None:
+            pass  # what waits for a reader counts
+        if after_sequence > self._last:
+            raise InvalidArgument(
+                f"after_sequence: the last message there is has number {self._last}",
+                field="after_sequence",
+            )
+        self._check_kept(after_sequence)
+
+    def _check_kept(self, position: int) -> None:
+        if position < self._gone:
+            raise SequenceGone(
+                f"the messages up to number {self._gone} are no longer kept; start a new generation"
+            )
+
+    def _take_over(self) -> object:
+        reader = self._reader = object()
+        self._events.wake()
+        self._listeners.on_read()
+        return reader
+
+    def _find(self, position: int) -> Event | None:
+        """The message after `position`, numbered now if it is new; None while there is none."""
+        if position == self._last:
+            event = self._events.take()
+            if event is None:
+                return None
+            self._number(event)
+            return event
+        self._check_kept(position)
+        return self._kept[position - self._gone]
+
+    def _number(self, event: Event) -> None:
+        self._last += 1
+        self._ends_with_last = isinstance(event, Finished)
+        if self._keeps:
+            self._kept.append(event)
+            self._listeners.on_kept(size_bytes(event))
+        else:
+            self._gone = self._last

@@ -1,0 +1,168 @@
+"""From what the caller sent to token ids, within the model's limits."""
+
+from array import array
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from mlxmesh_generation.placement.catalogue import ModelVersion
+from mlxmesh_generation.streams.request import (
+    Chat,
+    GenerationRequest,
+    PromptInput,
+    PromptText,
+    Resumed,
+)
+from mlxmesh_generation.text.rendering import ChatTemplate, Renderers
+from mlxmesh_generation.text.tokenizer import ModelTokenizer
+from mlxmesh_generation.text.worker_threads import Turns
+from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
+
+DEFAULT_MAX_TOKENS = 512
+# Shorter text takes less time to tokenize than a thread takes to start on it.
+INLINE_CHARACTERS = 4_096
+# Text of up to so many bytes is tokenized wherever it might fit. Above, it has to come to more
+# tokens than one for so many bytes each, as all text does that people and programs write.
+CHEAP_BYTES = 2**20
+CAPPED_TOKEN_BYTES = 16
+
+
+class Prompts:
+    """Turns inputs into token ids; in turns by caller, so that no caller holds up another."""
+
+    def __init__(self, turns: Turns, renderers: Renderers) -> None:
+        self._turns = turns
+        self._renderers = renderers
+
+    def expect(self, source: PromptInput) -> None:
+        """Has ready by then what takes a moment to start."""
+        if isinstance(source, Chat):
+            self._renderers.warm()
+
+    async def token_ids(
+        self, source: PromptInput, tokenizer: ModelTokenizer, version: ModelVersion, *, caller: str
+    ) -> Sequence[int]:
+        """The input's ids, not yet checked against any limit but the context, and that roughly.
+
+        Raises: InvalidArgument(field="chat") when there is no template or it refuses,
+        ContextTooLong for a text so long that it cannot fit.
+        """
+        if isinstance(source, PromptText):
+            check_length(source.text, tokenizer, version, "prompt")
+            if len(source.text) <= INLINE_CHARACTERS:
+                return _compact(tokenizer.encode_prompt(source.text))
+            return await self._turns.run(caller, _prompt_ids, source, tokenizer)
+        if isinstance(source, Chat):
+            return await self._turns.run(caller, self._chat_ids, source, tokenizer, version)
+        return source.token_ids
+
+    def _chat_ids(
+        self, chat: Chat, tokenizer: ModelTokenizer, version: ModelVersion
+    ) -> Sequence[int]:
+        rendered = self._renderers.render(_template(tokenizer), conversation(chat))
+        check_length(rendered.text, tokenizer, version, "chat")
+        token_ids = tokenizer.encode_rendered(rendered.text, has_marks=rendered.has_marks)
+        return _compact(token_ids)
+
+
+def conversation(chat: Chat) -> dict[str, Any]:
+    """What a template is given of a request."""
+    return {
+        "messages": [{"role": turn.role, "content": turn.content} for turn in chat.turns],
+        "add_generation_prompt": chat.add_generation_prompt,
+    }
+
+
+def check_length(text: str, tokenizer: ModelTokenizer, version: ModelVersion, field: str) -> None:
+    """Raises: ContextTooLong when the text is too long to be worth tokenizing."""
+    limit = max_text_bytes(version.context_tokens, tokenizer.max_token_bytes)
+    # No character has more than four bytes: most texts need not be encoded to see that they pass.
+    if 4 * len(text) > limit and len(text.encode()) > limit:
+        raise ContextTooLong(
+            f"{field} comes to more than the {limit} bytes that may fit into the context of "
+            f"{version}, {version.context_tokens} tokens; shorten it",
+            field=field,
+        )
+
+
+def max_text_bytes(context_tokens: int, max_token_bytes: int | None) -> int:
+    """No longer text is tokenized: it could not fit, or only if it were nothing like text."""
+    cap = max(CHEAP_BYTES, CAPPED_TOKEN_BYTES * context_tokens)
+    return cap if max_token_bytes is None else min(cap, max_token_bytes * context_tokens)
+
+
+def _template(tokenizer: ModelTokenizer) -> ChatTemplate:
+    if tokenizer.chat is None:
+        raise InvalidArgument(
+            "this model has no chat template; send a prompt instead", field="chat"
+        )
+    return tokenizer.chat
+
+
+def _prompt_ids(source: PromptText, tokenizer: ModelTokenizer) -> Sequence[int]:
+    return _compact(tokenizer.encode_prompt(source.text))
+
+
+def _compact(token_ids: Sequence[int]) -> Sequence[int]:
+    # A list of Python's integers takes nine times the memory.
+    return array("I", token_ids)
+
+
+def check_vocabulary(request: GenerationRequest, version: ModelVersion) -> None:
+    """Raises: InvalidArgument naming the first token id that the model does not have."""
+    size = version.vocab_size
+    if not isinstance(request.input, PromptText | Chat):
+        _check_ids(request.input.token_ids, size, "tokens.token_ids[{index}]")
+    _check_ids(request.stop_token_ids, size, "stop_token_ids[{index}]")
+    _check_ids(request.sampling.logit_bias, size, "sampling.logit_bias[{token_id}]")
+
+
+def check_resumed(
+    resumed: Resumed, request: GenerationRequest, version: ModelVersion, max_tokens: int
+) -> None:
+    """Raises: InvalidArgument for tokens that this request cannot have given."""
+    field = "generated_token_ids"
+    _check_ids(resumed.token_ids, version.vocab_size, field + "[{index}]")
+    if request.max_tokens is not None and len(resumed.token_ids) > max_tokens:
+        raise InvalidArgument(
+            f"{field} has {len(resumed.token_ids)} tokens, the request allows {max_tokens}",
+            field=field,
+        )
+
+
+def _check_ids(ids: Collection[int], size: int, path: str) -> None:
+    if max(ids, default=0) < size:
+        return
+    for index, token_id in enumerate(ids):
+        if token_id >= size:
+            field = path.format(index=index, token_id=token_id)
+            raise InvalidArgument(
+                f"{field}: token {token_id} is outside the vocabulary of {size}", field=field
+            )
+
+
+def max_tokens(request: GenerationRequest, version: ModelVersion, prompt_tokens: int) -> int:
+    """How many tokens to generate at most.
+
+    Raises: InvalidArgument for an empty prompt, ContextTooLong when the prompt alone or with the
+    asked for max_tokens is longer than the context.
+    """
+    name = request.input.field
+    if prompt_tokens == 0:
+        raise InvalidArgument(f"{name} comes to no tokens; send some text", field=name)
+    left = version.context_tokens - prompt_tokens
+    if left < 1:
+        raise ContextTooLong(
+            f"{name} comes to {prompt_tokens} tokens, the context of {version} holds "
+            f"{version.context_tokens}; shorten it",
+            field=name,
+        )
+    wanted = request.max_tokens
+    if wanted is None:
+        return min(DEFAULT_MAX_TOKENS, left)
+    if wanted > left:
+        raise ContextTooLong(
+            f"max_tokens {wanted} with a prompt of {prompt_tokens} tokens exceeds the context of "
+            f"{version.context_tokens}; ask for at most {left}",
+            field="max_tokens",
+        )
+    return wanted

@@ -1,0 +1,155 @@
+"""The libraries that tokenize: `tokenizers` for nearly all models, transformers for the others."""
+
+import json
+import re
+from collections.abc import Collection, Iterable
+from functools import cache, cached_property
+from typing import Any, Protocol, cast
+
+from tokenizers import Tokenizer
+
+from mlxmesh_generation.text.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer
+from mlxmesh_generation.text.special_text import MARK, without_marks
+
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+class Codec(Protocol):
+    """Text to ids and back."""
+
+    @property
+    def special_texts(self) -> Collection[str]: ...
+    @property
+    def max_token_bytes(self) -> int | None: ...
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+    def encode_marked(self, text: str) -> list[int]: ...
+    def decode(self, token_ids: list[int]) -> str: ...
+    def detokenizer(self) -> Detokenizer: ...
+
+
+class FastCodec:
+    """Over the `tokenizers` library, past transformers, whose wrapper is not safe in threads."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        backend.no_truncation()
+        backend.no_padding()
+        added: dict[int, Any] = backend.get_added_tokens_decoder()
+        special = {number: token.content for number, token in added.items() if token.special}
+        self._special = frozenset(special)
+        self.special_texts = frozenset(special.values())
+        decoder = backend.decoder
+        self._byte_level = decoder is not None and type(decoder).__name__ == "ByteLevel"
+        vocabulary: dict[str, int] = backend.get_vocab()
+        self._byte_tokens = frozenset(
+            number for token, number in vocabulary.items() if _BYTE_TOKEN.fullmatch(token)
+        )
+        drops_nothing = self._byte_level and _drops_nothing(backend, added.values())
+        # In a byte-level vocabulary one character stands for one byte, but in added tokens.
+        self.max_token_bytes = (
+            max(len(token.encode()) for token in vocabulary) if drops_nothing else None
+        )
+        # One token's bytes never change, and a generation asks for the same few again and again.
+        self._token_bytes = cache(self._read_token_bytes)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        # The batch call lets other threads run; `encode` would stop every stream of this process.
+        [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return encoding.ids
+
+    def encode_marked(self, text: str) -> list[int]:
+        [encoding] = self._without_marks.encode_batch_fast([text], add_special_tokens=False)
+        return encoding.ids
+
+    @cached_property
+    def _without_marks(self) -> Tokenizer:
+        """The same tokenizer, which drops marks once it has found the special tokens.
+
+        Takes as long to make, and as much memory, as the tokenizer itself; few requests need it.
+        """
+        state = json.loads(self._backend.to_str())
+        for token in state["added_tokens"]:
+            # Else a token is looked for where the marks are gone already.
+            token["normalized"] = token["normalized"] and not token["special"]
+        drop = {"type": "Replace", "pattern": {"String": MARK}, "content": ""}
+        normalizers = [drop, *filter(None, [state["normalizer"]])]
+        state["normalizer"] = {"type": "Sequence", "normalizers": normalizers}
+        return Tokenizer.from_str(json.dumps(state))
+
+    def decode(self, token_ids: list[int]) -> str:
+        return self._backend.decode(token_ids, skip_special_tokens=True)
+
+    def detokenizer(self) -> Detokenizer:
+        if self._byte_level:
+            return ByteDetokenizer(self._token_bytes)
+        return WindowDetokenizer(self.decode, skipped=self._skipped, byte_tokens=self._byte_tokens)
+
+    def _skipped(self, token_id: int) -> bool:
+        return token_id in self._special or self._backend.id_to_token(token_id) is None
+
+    def _read_token_bytes(self, token_id: int) -> bytes:
+        token: str | None = self._backend.id_to_token(token_id)
+        if token is None or token_id in self._special:
+            return b""
+        alphabet = _byte_level_alphabet()
+        try:
+            return bytes(alphabet[character] for character in token)
+        except KeyError:  # an added token, kept as it is written
+            return token.encode()
+
+
+class PlainCodec:
+    """Over a transformers tokenizer that has no fast form."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._special = frozenset(cast("list[int]", tokenizer.all_special_ids))
+        self._size = len(tokenizer)
+        self.special_texts = frozenset(cast("list[str]", tokenizer.all_special_tokens))
+        self.max_token_bytes = None
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def encode_marked(self, text: str) -> list[int]:
+        token_ids: list[int] = []
+        either = "|".join(map(re.escape, sorted(self.special_texts, key=len, reverse=True)))
+        for piece in re.split(f"({either})", text):
+            if piece in self.special_texts:
+                token_ids.append(self._tokenizer.convert_tokens_to_ids(piece))
+            elif piece:
+                token_ids += self._tokenizer.encode(
+                    without_marks(piece), add_special_tokens=False, split_special_tokens=True
+                )
+        return token_ids
+
+    def decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(
+            [token_id for token_id in token_ids if not self._skipped(token_id)],
+            clean_up_tokenization_spaces=False,
+        )
+
+    def detokenizer(self) -> Detokenizer:
+        return WindowDetokenizer(self.decode, skipped=self._skipped, byte_tokens=frozenset())
+
+    def _skipped(self, token_id: int) -> bool:
+        return token_id in self._special or token_id >= self._size
+
+
+def _drops_nothing(backend: Tokenizer, added: Iterable[Any]) -> bool:
+    """Whether every byte of a text is in one of its tokens."""
+    splits: bytes = backend.pre_tokenizer.__getstate__() if backend.pre_tokenizer else b""
+    strips = any(token.lstrip or token.rstrip for token in added)
+    return backend.normalizer is None and b"Removed" not in splits and not strips
+
+
+@cache
+def _byte_level_alphabet() -> dict[str, int]:
+    """Which byte each character of a byte-level vocabulary stands for.
+
+    Source: bytes_to_unicode in openai/gpt-2, src/encoder.py.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    shifted = {chr(256 + index): byte for index, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | shifted

@@ -1,0 +1,1 @@
+"""Model files: pulled from a hub, imported, checked, stored."""

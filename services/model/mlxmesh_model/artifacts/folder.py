@@ -1,0 +1,246 @@
+"""What is in a model directory: whether it can be served, and its facts."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from mlxmesh_model.artifacts.safetensors import NotSafetensors, Tensor, read_tensors
+from mlxmesh_model.catalogue.models import Artifact
+from mlxmesh_shared.errors import IllegalState, InvalidArgument
+from mlxmesh_shared.host.json_file import MIB, UnusableJson, max_file_bytes, read_json_object
+
+# What a model may consist of, at the top of its directory. Nothing else is read, hashed or pulled:
+# above all no code (.py) and no pickles (.bin, .pt, .pkl), and no weights that engines pass over.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,250}")
+_WEIGHTS = re.compile(r"model[A-Za-z0-9._-]{0,250}\.safetensors")
+_TEXT_SUFFIXES = (".json", ".jinja", ".tiktoken", "tokenizer.model", "merges.txt", "vocab.txt")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+# What an engine allows where the configuration tells none; tests/contract/test_model_config.py
+# holds this module and the engine's to the same rules.
+DEFAULT_CONTEXT_TOKENS = 4096
+# What makes mlx-lm run code that comes with a model.
+_CODE_KEYS = {"config.json": ("auto_map", "model_file"), "tokenizer_config.json": ("auto_map",)}
+_DTYPES = {
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "F8_E4M3": "float8",
+}
+_READ_BYTES = 1024 * 1024
+
+_Json = dict[str, Any]
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of that name holds weights."""
+    return bool(_WEIGHTS.fullmatch(name))
+
+
+def is_text(name: str) -> bool:
+    """Whether a file of that name configures a model or its tokenizer."""
+    return bool(_PLAIN_NAME.fullmatch(name)) and name.endswith(_TEXT_SUFFIXES)
+
+
+def is_tokenizing(name: str) -> bool:
+    """Whether tokenizing needs a file of that name."""
+    return is_text(name) and not name.endswith(".safetensors.index.json")
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file of that name could run code when it is loaded."""
+    return name.endswith(_PICKLES)
+
+
+def inspect(
+    directory: Path, *, field: str = "directory", known_sha256: Mapping[str, str] | None = None
+) -> Artifact:
+    """The facts of a model directory; reads every byte once, but for files whose SHA-256 is known.
+
+    Raises: InvalidArgument with the field and what is missing or wrong.
+    """
+    try:
+        return _inspect(_ModelDirectory(directory), known_sha256 or {})
+    except _Unusable as error:
+        raise InvalidArgument(f"{directory}: {error}", field=field) from error
+    except OSError as error:
+        raise InvalidArgument(
+            f"{directory}: cannot be read: {error.strerror}", field=field
+        ) from error
+
+
+def tokenizer_files(directory: Path) -> dict[str, Path]:
+    """The files that tokenizing needs, by name.
+
+    Raises: IllegalState when the directory is no longer what it was.
+    """
+    try:
+        files = _ModelDirectory(directory).files
+    except (_Unusable, OSError) as error:
+        raise IllegalState(f"{directory}: {error}; register the model again") from error
+    return {name: path for name, path in files.items() if is_tokenizing(name)}
+
+
+class _Unusable(Exception):
+    """Why a directory cannot be served."""
+
+
+class _ModelDirectory:
+    """The files of a directory that count, by name."""
+
+    def __init__(self, directory: Path) -> None:
+        if not directory.is_dir():
+            raise _Unusable("is not a directory on the model service's host")
+        self.path = directory.resolve()
+        self.names = sorted(path.name for path in self.path.iterdir())
+        self.files = {
+            name: self._inside(name) for name in self.names if is_weights(name) or is_text(name)
+        }
+
+    def _inside(self, name: str) -> Path:
+        """The real path of a file; a link may only lead to where a hub cache keeps its files."""
+        real = (self.path / name).resolve()
+        homes = [self.path]
+        if self.path.parent.name == "snapshots":
+            homes.append(self.path.parent.parent / "blobs")
+        if real.parent not in homes or not real.is_file():
+            raise _Unusable(f"{name} is not a file inside the directory")
+        if is_text(name) and real.stat().st_size > max_file_bytes(name):
+            raise _Unusable(f"{name} is larger than {max_file_bytes(name) // MIB} MiB")
+        return real
+
+    def json(self, name: str) -> _Json:
+        """A JSON object, empty where there is no such file."""
+        if name not in self.files:
+            return {}
+        try:
+            return read_json_object(self.files[name])
+        except UnusableJson as error:
+            raise _Unusable(f"{name} {error}") from error
+
+
+def _inspect(model: _ModelDirectory, known_sha256: Mapping[str, str]) -> Artifact:
+    config = _checked_config(model)
+    weights = _checked_weights(model)
+    if not any(name in model.files for name in _TOKENIZERS):
+        raise _Unusable(f"has no tokenizer; one of {', '.join(_TOKENIZERS)} is needed")
+    tensors = [tensor for name in weights for tensor in _tensors(name, model.files[name])]
+    quantization = _object(config.get("quantization"))
+    return Artifact(
+        directory=str(model.path),
+        digest=_digest(model.files, known_sha256),
+        architecture=str(config["model_type"]),
+        parameters=_parameters(tensors, quantization),
+        weights_bytes=sum(tensor.size_bytes for tensor in tensors),
+        dtype=_dtype(tensors, quantization),
+        context_tokens=_number(config, "max_position_embeddings", DEFAULT_CONTEXT_TOKENS),
+        vocab_size=_number(config, "vocab_size"),
+    )
+
+
+def _checked_config(model: _ModelDirectory) -> _Json:
+    if "config.json" not in model.files:
+        raise _Unusable("has no config.json")
+    config = model.json("config.json")
+    model.json("generation_config.json")  # engines read it
+    for name, keys in _CODE_KEYS.items():
+        for key in keys:
+            if key in model.json(name):
+                raise _Unusable(f"{name} has {key}, which runs the model's own code; refused")
+    if not isinstance(config.get("model_type"), str):
+        raise _Unusable("config.json has no model_type")
+    if config.get("text_config") and not isinstance(config["text_config"], dict):
+        raise _Unusable("config.json has a text_config that is no JSON object")
+    return config
+
+
+def _checked_weights(model: _ModelDirectory) -> list[str]:
+    weights = [name for name in model.files if is_weights(name)]
+    if not weights and any(map(is_pickle, model.names)):
+        raise _Unusable("has pickled weights only, which can run code; convert to safetensors")
+    if not weights:
+        raise _Unusable("has no model*.safetensors weights")
+    index = _object(model.json("model.safetensors.index.json").get("weight_map"))
+    absent = sorted({str(name) for name in index.values()} - set(weights))
+    if absent:
+        raise _Unusable(f"lacks {absent[0]}, which its index names, as a model*.safetensors file")
+    return weights
+
+
+def _tensors(name: str, path: Path) -> list[Tensor]:
+    try:
+        return read_tensors(path)
+    except NotSafetensors as error:
+        raise _Unusable(f"{name} is not a whole safetensors file: {error}") from error
+
+
+def _parameters(tensors: list[Tensor], quantization: _Json) -> int:
+    """Parameters before quantizing: packed words hold 32 / bits of them, scales and biases none."""
+    scaled = {t.name.removesuffix("scales") for t in tensors if t.name.endswith(".scales")}
+    total = 0
+    for tensor in tensors:
+        layer, _, part = tensor.name.rpartition(".")
+        if f"{layer}." not in scaled:
+            total += tensor.elements
+        elif part == "weight":
+            total += tensor.elements * 32 // _bits(quantization, layer)
+    return total
+
+
+def _bits(quantization: _Json, layer: str) -> int:
+    """The bits of a layer, which may have its own."""
+    bits = _object(quantization.get(layer)).get("bits") or quantization.get("bits")
+    if not isinstance(bits, int) or not 0 < bits <= 32:
+        raise _Unusable("config.json does not tell the bits of its quantization")
+    return bits
+
+
+def _dtype(tensors: list[Tensor], quantization: _Json) -> str:
+    if quantization:
+        return f"{_bits(quantization, '')}-bit"
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        sizes[tensor.dtype] += tensor.size_bytes
+    if not sizes:
+        raise _Unusable("its weights are empty")
+    dtype = sizes.most_common(1)[0][0]
+    return _DTYPES.get(dtype, dtype.lower())
+
+
+def _number(config: _Json, key: str, default: int | None = None) -> int:
+    """A positive number of the language model, which in a multimodal configuration is one part."""
+    value = config.get(key)
+    if value is None:
+        value = _object(config.get("text_config")).get(key)
+    if value is None:
+        value = default
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**32:
+        return value
+    raise _Unusable(f"config.json does not tell {key}, or it is no positive number")
+
+
+def _object(value: object) -> _Json:
+    """A JSON object, empty where it is anything else."""
+    return cast("_Json", value) if isinstance(value, dict) else {}
+
+
+def _digest(files: Mapping[str, Path], known_sha256: Mapping[str, str]) -> str:
+    """SHA-256 over the sorted lines `name sha256`, one a file."""
+    lines = (
+        f"{name} {known_sha256.get(name) or sha256(path)}\n" for name, path in sorted(files.items())
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

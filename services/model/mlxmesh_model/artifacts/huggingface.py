@@ -1,0 +1,195 @@
+"""A model hub that speaks the Hugging Face protocol: what is there, and resumable downloads."""
+
+import asyncio
+import logging
+import re
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, get_token, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoSibling
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from mlxmesh_model.artifacts.folder import is_pickle, is_text, is_weights
+from mlxmesh_model.artifacts.hub import HubModel, Progress
+from mlxmesh_model.artifacts.part_file import HubFile, PartFile
+from mlxmesh_shared.errors import HubUnavailable, InvalidArgument, SourceNotFound
+from mlxmesh_shared.host.json_file import MIB, max_file_bytes
+
+_log = logging.getLogger(__name__)
+
+_PARTIAL_CONTENT = 206
+_PART_OF_MANY = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
+_TIMEOUT_S = 30.0
+_READ_BYTES = 1024 * 1024
+
+
+class HuggingFaceHub:
+    """The hub at an endpoint, by default the one that HF_ENDPOINT names; HF_TOKEN is used."""
+
+    def __init__(self, endpoint: str = "", *, attempts: int = 4, pause_s: float = 1.0) -> None:
+        self._endpoint = endpoint.rstrip("/") or None
+        self._api = HfApi(endpoint=self._endpoint)
+        self._attempts = attempts
+        self._pause_s = pause_s
+
+    async def find(self, hub_id: str, revision: str, file: str = "") -> HubModel:
+        """What is there; with a file, that alone.
+
+        Raises: SourceNotFound, HubUnavailable, InvalidArgument.
+        """
+        try:
+            info = await asyncio.to_thread(
+                self._api.model_info,
+                hub_id,
+                revision=revision,
+                files_metadata=True,
+                timeout=_TIMEOUT_S,
+            )
+        except RevisionNotFoundError as error:
+            raise SourceNotFound(f"{hub_id} has no revision {revision}") from error
+        except GatedRepoError as error:
+            raise SourceNotFound(f"{hub_id} is gated; accept its terms, set HF_TOKEN") from error
+        except RepositoryNotFoundError as error:
+            raise SourceNotFound(
+                f"the hub has no model {hub_id}, or it is private and HF_TOKEN is not set"
+            ) from error
+        except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
+            raise _unavailable(self._api.endpoint, error) from error
+        siblings, commit = info.siblings or [], info.sha or revision
+        if file:
+            return HubModel(hub_id, commit, (_only(hub_id, siblings, file),))
+        return _checked(hub_id, commit, siblings)
+
+    async def download(self, model: HubModel, directory: Path, progress: Progress) -> None:
+        """Brings every file into a directory, each verified; see the port."""
+        parts = [PartFile(file, directory) for file in model.files]
+        await _remove_others(directory, parts)
+        progress.total_bytes = model.total_bytes
+        progress.done_bytes = sum(part.size_bytes for part in parts)
+        # Compressed on the way, a download could not go on from a byte.
+        headers = {"accept-encoding": "identity"}
+        if token := get_token():
+            headers["authorization"] = f"Bearer {token}"
+        async with httpx2.AsyncClient(
+            headers=headers, follow_redirects=True, timeout=_TIMEOUT_S
+        ) as client:
+            for part in parts:
+                if not part.complete:
+                    progress.file = part.file.name
+                    await self._fetch(client, model, part, progress)
+
+    async def _fetch(
+        self, client: httpx2.AsyncClient, model: HubModel, part: PartFile, progress: Progress
+    ) -> None:
+        """One file, tried again from where it broke off, then verified."""
+        name = part.file.name
+        url = hf_hub_url(model.hub_id, name, revision=model.commit, endpoint=self._endpoint)
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_random_exponential(multiplier=self._pause_s, max=30),
+            retry=retry_if_exception_type(httpx2.HTTPError),
+            reraise=True,
+        )
+        try:
+            await retrying(_stream, client, url, part, progress)
+        except httpx2.HTTPError as error:
+            raise _unavailable(self._api.endpoint, error) from error
+        here = part.size_bytes
+        if not await asyncio.to_thread(part.finish):
+            progress.done_bytes -= here
+            raise HubUnavailable(f"{name} did not match its checksum and was removed; pull again")
+
+
+async def _remove_others(directory: Path, parts: list[PartFile]) -> None:
+    """Removes what an earlier pull left that is not of this commit, whole or in part."""
+    growing = {part.path for part in parts}
+    whole = {part.final_path: part for part in parts}
+    for path in list(directory.iterdir()) if directory.exists() else []:
+        part = whole.get(path)
+        if path in growing or (part and await asyncio.to_thread(part.is_content, path)):
+            continue
+        _log.info("removing %s: it is not of the commit that is pulled", path)
+        path.unlink()
+
+
+async def _stream(client: httpx2.AsyncClient, url: str, part: PartFile, progress: Progress) -> None:
+    """Appends what is missing of a file."""
+    offset = part.size_bytes
+    if offset >= part.file.size_bytes:
+        return
+    headers = {"range": f"bytes={offset}-"} if offset else {}
+    async with client.stream("GET", url, headers=headers) as response:
+        response.raise_for_status()
+        if response.status_code != _PARTIAL_CONTENT:
+            progress.done_bytes -= offset  # the hub sends it from the start
+            offset = 0
+        async for chunk in response.aiter_raw(_READ_BYTES):
+            await asyncio.to_thread(part.write_at, offset, chunk)
+            offset += len(chunk)
+            progress.done_bytes += len(chunk)
+            if offset > part.file.size_bytes:
+                return  # more than was announced: the checksum will refuse it
+
+
+def _only(hub_id: str, siblings: list[RepoSibling], file: str) -> HubFile:
+    """The one file that was asked for, by its name."""
+    if _PART_OF_MANY.search(file):
+        raise InvalidArgument(f"{file} is one part of a split file; not taken", field="file")
+    for sibling in siblings:
+        if sibling.rfilename == file:
+            return _hub_file(sibling)
+    others = sorted(s.rfilename for s in siblings if s.rfilename.endswith(".gguf"))[:20]
+    raise SourceNotFound(
+        f"{hub_id} has no file {file}; its GGUF files are {', '.join(others) or 'none'}",
+        field="file",
+    )
+
+
+def _checked(hub_id: str, commit: str, siblings: list[RepoSibling]) -> HubModel:
+    """The files that serving needs, text first: small, and wrong ones end the pull early."""
+    names = [sibling.rfilename for sibling in siblings]
+    if not any(map(is_weights, names)):
+        what = "pickled weights only" if any(map(is_pickle, names)) else "no weights"
+        raise InvalidArgument(f"{hub_id} has {what}; only safetensors are taken", field="hub_id")
+    wanted = [s for s in siblings if is_text(s.rfilename) or is_weights(s.rfilename)]
+    for sibling in wanted:
+        _check_size(hub_id, sibling)
+    wanted.sort(key=lambda s: (is_weights(s.rfilename), s.rfilename))
+    return HubModel(hub_id, commit, tuple(map(_hub_file, wanted)))
+
+
+def _check_size(hub_id: str, sibling: RepoSibling) -> None:
+    """Refuses a file before it is downloaded that would be refused afterwards."""
+    name, max_bytes = sibling.rfilename, max_file_bytes(sibling.rfilename)
+    if is_text(name) and (sibling.size or 0) > max_bytes:
+        raise InvalidArgument(
+            f"{hub_id}: {name} is larger than {max_bytes // MIB} MiB", field="hub_id"
+        )
+
+
+def _hub_file(sibling: RepoSibling) -> HubFile:
+    sha = sibling.lfs.sha256 if sibling.lfs else ""
+    oid = sibling.blob_id or ""
+    if sibling.size is None or not (sha or oid):
+        raise HubUnavailable(f"the hub tells no checksum for {sibling.rfilename}; not taken")
+    return HubFile(sibling.rfilename, sibling.size, sha, oid)
+
+
+def _unavailable(endpoint: str, error: Exception) -> HubUnavailable:
+    _log.warning("%s: %r", endpoint, error)
+    return HubUnavailable(
+        f"the hub at {endpoint} cannot be reached or broke off ({type(error).__name__});"
+        " pull again to go on where it stopped"
+    )

@@ -1,0 +1,203 @@
+"""Where the catalogue's database is: a file of this host, or a PostgreSQL server."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import URL, Connection, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from mlxmesh_model.catalogue.database_errors import damaged, explained, newer, retrying
+from mlxmesh_shared.errors import IllegalState, InvalidArgument
+
+_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+}
+_OPTIONS = {"host", "port", "ssl", "sslmode", "prepared_statement_cache_size"}
+_FORMS = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:////PATH"
+
+
+def sqlite_url(path: Path) -> URL:
+    """The URL of a file; a path may hold characters that mean something in the text of a URL."""
+    return URL.create(_DRIVERS["sqlite"], database=str(path))
+
+
+def database_url(text: str) -> URL:
+    """The URL that a setting holds, with the driver that is used here.
+
+    Raises: InvalidArgument, which does not repeat the text: it may hold a password.
+    """
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:
+        raise _refused(f"is not a URL; it must be like {_FORMS}") from error
+    driver = _DRIVERS.get(url.get_backend_name())
+    if driver is None or url.drivername not in (url.get_backend_name(), driver):
+        raise _refused(f"begins with {url.drivername}; it must be like {_FORMS}")
+    url = url.set(drivername=driver)
+    return _checked_sqlite(url) if is_sqlite(url) else _checked_postgres(url)
+
+
+def is_sqlite(url: URL) -> bool:
+    """Whether the database is a file of this host."""
+    return url.get_backend_name() == "sqlite"
+
+
+def place(url: URL) -> str:
+    """Where a database is, as it may be told: a path, or a URL without its password."""
+    return str(url.database) if is_sqlite(url) else url.render_as_string(hide_password=True)
+
+
+def server_of(url: URL) -> str:
+    """The host of a PostgreSQL server, or the directory of its socket."""
+    return str(url.host or url.query.get("host") or "localhost")
+
+
+def _checked_sqlite(url: URL) -> URL:
+    if not url.database or url.database == ":memory:":
+        raise _refused("must name a file")
+    return url
+
+
+def _checked_postgres(url: URL) -> URL:
+    unknown = sorted(set(url.query) - _OPTIONS)
+    if unknown:
+        raise _refused(f"has the option {unknown[0]}; known are {', '.join(sorted(_OPTIONS))}")
+    if not url.database:
+        raise _refused(f"names no database; it must be like {_FORMS}")
+    # Other programs know this option by its longer name.
+    if mode := url.query.get("sslmode"):
+        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+    return url
+
+
+def _refused(why: str) -> InvalidArgument:
+    return InvalidArgument(f"database_url {why}", field="database_url")
+
+
+HEAD = "0003"
+"""The newest revision in `migrations/versions`."""
+
+BUSY_TIMEOUT_MS = 5000
+_CONNECT_TIMEOUT_S = 10
+_IDLE_TIMEOUT_MS = 60_000
+# Any number, as long as every version of this software takes the same.
+_UPGRADE_LOCK = 6_518_374_011
+_WRITES = "mlxmesh_writes"
+
+
+async def open_database(url: URL) -> AsyncEngine:
+    """An engine on a database that has been brought up to date; the caller disposes of it.
+
+    Raises: MeshError that says what is wrong with the database, and what to do.
+    """
+    with explained(url):
+        engine = _sqlite_engine(url) if is_sqlite(url) else _postgres_engine(url)
+    try:
+        async for attempt in retrying():
+            with attempt, explained(url):
+                async with for_writing(engine).begin() as connection:
+                    await connection.run_sync(_upgrade)
+    except BaseException:
+        await engine.dispose()
+        raise
+    return engine
+
+
+def for_writing(engine: AsyncEngine) -> AsyncEngine:
+    """The same database, for transactions that write: of all processes, one at a time in SQLite."""
+    return engine.execution_options(**{_WRITES: True})
+
+
+def for_reading(engine: AsyncEngine) -> AsyncEngine:
+    """The same database, for transactions whose statements all see one state of it."""
+    if is_sqlite(engine.url):
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ")
+
+
+def _postgres_engine(url: URL) -> AsyncEngine:
+    settings = {
+        "application_name": "mlxmesh",
+        "lock_timeout": str(BUSY_TIMEOUT_MS),
+        # A process that is frozen in a transaction must not stop the others for ever.
+        "idle_in_transaction_session_timeout": str(_IDLE_TIMEOUT_MS),
+    }
+    try:
+        return create_async_engine(
+            url,
+            # A server that was restarted costs no call.
+            pool_pre_ping=True,
+            connect_args={"timeout": _CONNECT_TIMEOUT_S, "server_settings": settings},
+        )
+    except ModuleNotFoundError as error:
+        raise IllegalState(
+            'a catalogue in PostgreSQL needs asyncpg: pip install "mlxmesh[postgres]"'
+        ) from error
+
+
+def _sqlite_engine(url: URL) -> AsyncEngine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(url)
+    event.listen(engine.sync_engine, "connect", _tune_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+class _Connection(Protocol):
+    """The part of a DB-API connection that is used here."""
+
+    isolation_level: str | None
+
+    def execute(self, sql: str, /) -> Any: ...
+
+
+def _tune_sqlite(connection: _Connection, _record: object) -> None:
+    """Readers beside one writer, enforced foreign keys, a wait instead of an error on a lock."""
+    # Else the driver begins transactions itself, and only at the first change: what was read
+    # before may be out of date by then.
+    connection.isolation_level = None
+    # The wait first: the others need locks themselves.
+    for pragma in [f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "foreign_keys=ON"]:
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _upgrade(connection: Connection) -> None:
+    url = connection.engine.url
+    if not is_sqlite(url):
+        # Of processes that begin at once, one makes the tables.
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
+    revision = _revision(connection)
+    if revision == HEAD:
+        return
+    if revision is not None and revision > HEAD:
+        raise newer(url, revision, HEAD)
+    if revision is None and inspect(connection).get_table_names():
+        raise damaged(url, "it holds other tables than a catalogue's")
+    # Not at the top: it is slow to import and only a change of the tables needs it.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", "mlxmesh_model:migrations")
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, HEAD)
+    except CommandError as error:
+        raise damaged(url, f"its revision {revision} is not known") from error
+
+
+def _revision(connection: Connection) -> str | None:
+    """The revision of the tables that are there, None in a database without a catalogue."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -1,0 +1,79 @@
+"""The events that a change of a model in the catalogue is. Pure."""
+
+from collections.abc import Iterator, Mapping
+
+from google.protobuf.message import Message
+
+from mlxmesh.telemetry.v1 import events_pb2 as events
+from mlxmesh_model.catalogue.lifecycle import State
+from mlxmesh_model.catalogue.models import Model, Version
+from mlxmesh_model.convert import to_failure
+from mlxmesh_shared.events import Publish
+
+
+def publish_change(publish: Publish, before: Model | None, after: Model | None) -> None:
+    """Tells what a change of one model was; each event belongs to a version, or to an alias."""
+    old = {version.number: version for version in before.versions} if before else {}
+    new = {version.number: version for version in after.versions} if after else {}
+    for number, version in new.items():
+        event = version_event(old.get(number), version)
+        if event is not None:
+            publish(event, version.label)
+    for number in old.keys() - new.keys():
+        publish(events.ModelDeleted(model=old[number].model, version=number), old[number].label)
+    for event in _alias_events(before, after):
+        publish(event, f"{event.model}:{event.alias}")
+
+
+def version_event(before: Version | None, after: Version) -> Message | None:
+    """What to tell of a version's change of state; None when it is nothing new to others."""
+    was = before.state if before is not None else None
+    model, version = after.model, after.number
+    why = to_failure(after.failure) if after.failure is not None else None
+    if was is after.state:
+        known = before.failure if before is not None else None
+        lacks_some = was is State.READY and known is None and why is not None
+        return _load_failed(after) if lacks_some else None
+    weights_bytes = after.artifact.weights_bytes if after.artifact is not None else 0
+    match was, after.state:
+        case None, State.AVAILABLE:
+            return events.ModelRegistered(model=model, version=version, weights_bytes=weights_bytes)
+        case State.PULLING, State.AVAILABLE:
+            return events.ModelPulled(
+                model=model, version=version, source=str(after.source), weights_bytes=weights_bytes
+            )
+        case _, State.PULL_FAILED:
+            return events.ModelPullFailed(model=model, version=version, failure=why)
+        case _, State.READY:
+            return events.ModelLoaded(
+                model=model,
+                version=version,
+                ready_replicas=after.ready_replicas,
+                desired_replicas=after.desired_replicas,
+            )
+        case _, State.LOAD_FAILED:
+            return _load_failed(after)
+        case State.UNLOADING, State.AVAILABLE:
+            return events.ModelUnloaded(model=model, version=version)
+        case _:
+            return None
+
+
+def _load_failed(version: Version) -> events.ModelLoadFailed:
+    return events.ModelLoadFailed(
+        model=version.model,
+        version=version.number,
+        failure=to_failure(version.failure) if version.failure is not None else None,
+        retry_in_ms=round(version.retry_in_s * 1000),
+    )
+
+
+def _alias_events(before: Model | None, after: Model | None) -> Iterator[events.ModelAliasSet]:
+    """None for a model that is gone: its aliases went with it."""
+    if after is None:
+        return
+    old: Mapping[str, int] = before.aliases if before is not None else {}
+    for alias in sorted(old.keys() | after.aliases.keys()):
+        version = after.aliases.get(alias, 0)
+        if version != old.get(alias, 0):
+            yield events.ModelAliasSet(model=after.name, alias=alias, version=version)

@@ -1,0 +1,216 @@
+"""What the catalogue holds: models, their versions, and the replicas of these."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from mlxmesh_model.catalogue.lifecycle import ON_DISK, State, settled
+from mlxmesh_shared.errors import MeshError, ModelNotFound
+from mlxmesh_shared.reference import ModelReference
+
+DEFAULT_ALIAS = "default"
+REFUSAL_PAUSE_S = 10.0
+"""After so long runtimes are asked again for a replica that all of them refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """Why something failed, as it is kept: a gRPC code number, a stable reason, one sentence."""
+
+    code: int
+    reason: str
+    message: str
+
+    @classmethod
+    def of(cls, error: MeshError) -> "FailureRecord":
+        """An error, to be kept."""
+        return cls(error.code.value[0], error.reason, error.message)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a version came from: a directory, a GGUF file and the dtype that it was asked for in,
+    or a hub id with its revision and commit, and the file where it is one.
+    """
+
+    directory: str = ""
+    hub_id: str = ""
+    revision: str = ""
+    commit: str = ""
+    file: str = ""
+    dtype: str = ""
+
+    def __str__(self) -> str:
+        if not self.hub_id:
+            return self.directory or self.file
+        path = f"{self.hub_id}/{self.file}" if self.file else self.hub_id
+        return f"{path}@{self.revision}"
+
+    def is_like(self, other: "Source") -> bool:
+        """Whether both name the same thing at a hub, at whatever revision."""
+        return (self.hub_id, self.file, self.dtype) == (other.hub_id, other.file, other.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """The facts of a model directory."""
+
+    directory: str
+    digest: str
+    architecture: str
+    parameters: int
+    weights_bytes: int
+    dtype: str
+    context_tokens: int
+    vocab_size: int
+
+
+class Phase(StrEnum):
+    """Where a replica is, as its runtime last said; the values are stored."""
+
+    PENDING = "pending"  # wanted, its runtime has not been told yet
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    STOPPING = "stopping"  # no longer wanted, still there
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One engine of a version, placed on a runtime."""
+
+    engine_id: str
+    runtime_id: str
+    phase: Phase = Phase.PENDING
+    failure: FailureRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a model.
+
+    `intent` grows with each load and unload: what was observed under an older one is out of date.
+    """
+
+    model: str
+    number: int
+    state: State
+    source: Source
+    created_at: datetime
+    artifact: Artifact | None = None
+    desired_replicas: int = 0
+    replicas: tuple[Replica, ...] = ()
+    failure: FailureRecord | None = None
+    intent: int = 0
+
+    @property
+    def ready_replicas(self) -> int:
+        """Replicas that serve."""
+        return sum(replica.phase is Phase.READY for replica in self.replicas)
+
+    @property
+    def retry_in_s(self) -> float:
+        """Within which time passes try again what failed; 0 when nothing did, or when it waits for
+        a load, as an engine does that its runtime gave up.
+        """
+        given_up = any(replica.phase is Phase.FAILED for replica in self.replicas)
+        waits = self.failure is None or self.desired_replicas == 0 or given_up
+        return 0.0 if waits else REFUSAL_PAUSE_S
+
+    def settle(self, replicas: tuple[Replica, ...], failure: FailureRecord | None) -> "Version":
+        """This version with other replicas, and the state that follows from them."""
+        ready = sum(replica.phase is Phase.READY for replica in replicas)
+        state = settled(
+            self.state,
+            desired=self.desired_replicas,
+            present=len(replicas),
+            ready=ready,
+            failed=failure is not None,
+        )
+        return replace(self, replicas=replicas, failure=failure, state=state)
+
+    @property
+    def label(self) -> str:
+        """How it is written in messages and references: name@version."""
+        return f"{self.model}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model with its versions, oldest first; `sequence` is that of its last change."""
+
+    name: str
+    versions: tuple[Version, ...]
+    aliases: Mapping[str, int] = field(default_factory=dict[str, int])
+    sequence: int = 0
+
+    @property
+    def default_version(self) -> int:
+        """What the bare name means just now."""
+        return default_version(self.versions, self.aliases)
+
+    def version(self, number: int, *, field: str = "model") -> Version:
+        """The version of that number.
+
+        Raises: ModelNotFound.
+        """
+        for version in self.versions:
+            if version.number == number:
+                return version
+        known = ", ".join(str(version.number) for version in self.versions)
+        raise ModelNotFound(f"{self.name} has no version {number}; it has {known}", field=field)
+
+    def resolve(self, reference: ModelReference) -> Version:
+        """The version that a reference to this model means.
+
+        Raises: ModelNotFound.
+        """
+        if reference.version is not None:
+            return self.version(reference.version)
+        if reference.alias is None:
+            return self.version(self.default_version)
+        if reference.alias not in self.aliases:
+            known = ", ".join(sorted(self.aliases)) or "none"
+            raise ModelNotFound(
+                f"{self.name} has no alias {reference.alias}; it has {known}", field="model"
+            )
+        return self.version(self.aliases[reference.alias])
+
+    def with_content(self, digest: str) -> Version | None:
+        """The version that holds that content."""
+        known = (v for v in self.versions if v.artifact and v.artifact.digest == digest)
+        return next(known, None)
+
+    def pulled_from(self, source: Source) -> Version | None:
+        """The version that was pulled from the same commit, else one of the same revision that was
+        not pulled to the end.
+        """
+        versions = [v for v in reversed(self.versions) if v.source.is_like(source)]
+        for version in versions:
+            if version.state in ON_DISK and version.source.commit == source.commit:
+                return version
+        for version in versions:
+            if version.state not in ON_DISK and version.source.revision == source.revision:
+                return version
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A model after a change, or None where it was removed."""
+
+    sequence: int
+    name: str
+    model: Model | None
+
+
+def default_version(versions: tuple[Version, ...], aliases: Mapping[str, int]) -> int:
+    """The alias `default`, else the newest version with a ready replica, else the newest on disk,
+    else the newest; 0 where there is none.
+    """
+    if DEFAULT_ALIAS in aliases:
+        return aliases[DEFAULT_ALIAS]
+    ready = [version.number for version in versions if version.ready_replicas]
+    on_disk = [version.number for version in versions if version.state in ON_DISK]
+    return max(ready or on_disk or [version.number for version in versions], default=0)

@@ -1,0 +1,96 @@
+"""Transactions on the catalogue's database, those of other processes beside them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from mlxmesh_model.catalogue.database import for_reading, for_writing
+from mlxmesh_model.catalogue.database_errors import explained, retrying
+from mlxmesh_model.catalogue.tables import CounterRow
+
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
+
+
+class Transactions:
+    """Reads see one state of the database; writes follow one another."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Owns the engine from now on."""
+        self._engine = engine
+        self._readers = async_sessionmaker(for_reading(engine), expire_on_commit=False)
+        self._writers = async_sessionmaker(for_writing(engine), expire_on_commit=False)
+        # Of this process: waiting here is cheaper than in the database.
+        self._writing = asyncio.Lock()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def close(self) -> None:
+        """Closes the database, once what runs has ended."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._engine.dispose()
+
+    def keep(self, running: Coroutine[Any, Any, _Result]) -> "asyncio.Task[_Result]":
+        """A task that `close` waits for, whoever else does."""
+        task = asyncio.create_task(running)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def read(self, statements: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
+        """What the statements find; they may run more than once. Raises: MeshError."""
+        async for attempt in retrying():
+            with attempt, explained(self._engine.url):
+                async with self._readers() as session:
+                    return await statements(session)
+        raise AssertionError("retrying ends with a result or an error")
+
+    @asynccontextmanager
+    async def write(self) -> AsyncGenerator[AsyncSession]:
+        """A transaction that nobody else's change comes between. Raises: MeshError."""
+        async with self._writing:
+            session = await self._begin()
+            with explained(self._engine.url):
+                async with session:
+                    yield session
+                    await session.commit()
+
+    async def _begin(self) -> AsyncSession:
+        """A session whose transaction holds the right to write."""
+        async for attempt in retrying():
+            with attempt, explained(self._engine.url):
+                session = self._writers()
+                try:
+                    # SQLite takes the lock as the transaction begins, PostgreSQL with this row.
+                    await session.execute(select(CounterRow.value).with_for_update())
+                except BaseException:
+                    await session.close()
+                    raise
+                return session
+        raise AssertionError("retrying ends with a result or an error")
+
+
+class _HasTransactions(Protocol):
+    @property
+    def transactions(self) -> Transactions: ...
+
+
+_Owner = TypeVar("_Owner", bound=_HasTransactions)
+
+
+def to_its_end(
+    method: Callable[Concatenate[_Owner, _Args], Coroutine[Any, Any, _Result]],
+) -> Callable[Concatenate[_Owner, _Args], Coroutine[Any, Any, _Result]]:
+    """Lets a method run on when its caller is cancelled: a statement that is broken off can leave
+    its connection, or the whole pool, unusable.
+    """
+
+    @wraps(method)
+    async def run(owner: _Owner, *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        return await asyncio.shield(owner.transactions.keep(method(owner, *args, **kwargs)))
+
+    return run

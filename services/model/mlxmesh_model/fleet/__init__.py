@@ -1,0 +1,1 @@
+"""The engines that there should be: which versions are loaded, and where."""

@@ -1,0 +1,1 @@
+"""Keys and values of the running batch, and of prefixes that are kept."""

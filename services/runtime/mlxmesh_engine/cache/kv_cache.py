@@ -1,0 +1,146 @@
+"""The keys and values of a batch: mlx-lm's batched caches, one per layer, moved as one."""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import mlx.core as mx
+from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
+
+from mlxmesh_engine.scheduling.batching import Batching
+
+
+class LayerCache(Protocol):
+    """What mlx-lm's BatchKVCache, BatchRotatingKVCache, ArraysCache and CacheList have in common.
+
+    Source: mlx_lm/models/cache.py, mlx-lm 0.32.2.
+    """
+
+    state: Any
+
+    @property
+    def nbytes(self) -> int: ...
+    def filter(self, batch_indices: list[int]) -> None: ...
+    def extend(self, other: "LayerCache") -> None: ...
+    def prepare(self, *, lengths: list[int], right_padding: list[int]) -> None: ...
+    def finalize(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeysValues:
+    """One layer's keys and values of one sequence's tokens, each (1, heads, tokens, dims)."""
+
+    keys: mx.array
+    values: mx.array
+
+    def first(self, tokens: int) -> "KeysValues":
+        if tokens == self.keys.shape[2]:
+            return self
+        return KeysValues(self.keys[:, :, :tokens], self.values[:, :, :tokens])
+
+    def joined(self, later: "Seq[KeysValues]") -> "KeysValues":
+        if not later:
+            return self
+        parts = [self, *later]
+        return KeysValues(
+            mx.concatenate([part.keys for part in parts], axis=2),
+            mx.concatenate([part.values for part in parts], axis=2),
+        )
+
+
+RowCache = list[KeysValues]
+"""One sequence's keys and values, layer for layer."""
+
+
+class BatchCache:
+    """The cache of `rows` sequences; `layers` is what a model's `cache` argument takes.
+
+    A row that is served alone has mlx-lm's own caches for one sequence, which can do all but
+    `extend`, `keep` and padding.
+    """
+
+    def __init__(self, layers: list[LayerCache], rows: int) -> None:
+        self.layers = layers
+        self.rows = rows
+
+    @classmethod
+    def empty(cls, model: object, rows: int, batching: Batching) -> "BatchCache":
+        return cls.starting_with(model, [None] * rows, batching)
+
+    @classmethod
+    def starting_with(
+        cls, model: object, rows: "Seq[RowCache | None]", batching: Batching
+    ) -> "BatchCache":
+        """A cache whose rows hold copies of these."""
+        singles = [_single_cache(model, row) for row in rows]
+        if batching is Batching.ALONE:
+            (alone,) = singles
+            return cls(alone, 1)
+        return cls([of[0].merge(list(of)) for of in zip(*singles, strict=True)], len(rows))
+
+    @property
+    def divisible(self) -> bool:
+        """Whether every token's keys and values are kept apart, so that a row can be cut."""
+        return all(isinstance(layer, BatchKVCache | KVCache) for layer in self.layers)
+
+    @property
+    def token_bytes(self) -> int:
+        """What one token of one row takes, of the arrays that are (rows, heads, tokens, dims)."""
+        shaped = [array for array in self.arrays() if array.ndim == 4]
+        return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in shaped)
+
+    def copy_row(self, row: int, start: int, stop: int) -> RowCache:
+        """Tokens of a row of a divisible cache, counted back from its end, which is 0."""
+        copied: RowCache = []
+        for layer in self.layers:
+            keys, values, *_, end = layer.state
+            part = (slice(row, row + 1), slice(None), slice(end + start, end + stop))
+            copied.append(KeysValues(mx.contiguous(keys[part]), mx.contiguous(values[part])))
+        return copied
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.nbytes for layer in self.layers)
+
+    def arrays(self) -> list[mx.array]:
+        """Every array it holds, to be evaluated."""
+        found: list[mx.array] = []
+        for layer in self.layers:
+            _collect(layer.state, found)
+        return found
+
+    def extend(self, other: "BatchCache") -> None:
+        """Appends the other's rows; the other must not be used again."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.extend(theirs)
+        self.rows += other.rows
+
+    def keep(self, rows: Seq[int]) -> None:
+        for layer in self.layers:
+            layer.filter(list(rows))
+        self.rows = len(rows)
+
+    def prepare(self, lengths: list[int]) -> None:
+        """Announces right-padded input of these true lengths; `finalize` after the last of it."""
+        longest = max(lengths)
+        for layer in self.layers:
+            layer.prepare(lengths=lengths, right_padding=[longest - n for n in lengths])
+
+    def finalize(self) -> None:
+        for layer in self.layers:
+            layer.finalize()
+
+
+def _single_cache(model: object, row: RowCache | None) -> list[Any]:
+    layers: list[Any] = make_prompt_cache(cast("Any", model))
+    for layer, held in zip(layers, row or (), strict=row is not None):
+        layer.state = (held.keys, held.values, held.keys.shape[2])
+    return layers
+
+
+def _collect(state: Any, found: list[mx.array]) -> None:
+    if isinstance(state, mx.array):
+        found.append(state)
+    elif isinstance(state, list | tuple):
+        for part in cast("list[Any]", state):
+            _collect(part, found)

@@ -1,0 +1,151 @@
+"""Finds out at load how a model can be batched: its scores in a batch must be those of each alone.
+
+mlx-lm's batched caches do not suit all of its models. Gemma 2 broadcasts the mask of a padded batch
+onto its heads, without an error where there are as many rows as heads; recurrent states take
+padding in; some caches cannot be batched at all.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from typing import Any, cast
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
+
+from mlxmesh_engine.cache.kv_cache import BatchCache
+from mlxmesh_engine.forward.evaluation import compute
+from mlxmesh_engine.forward.forward_pass import Forward, feed
+from mlxmesh_engine.scheduling.batching import Batching
+from mlxmesh_shared.errors import FeatureNotSupported
+
+# Of unequal lengths; a token each is left for the decode step.
+_LENGTHS = (2, 3, 5)
+_MAX_ROWS = 16
+# Relative to the scores' spread; wrong ones were off by 0.1 and more. Narrow types round otherwise
+# in batches, and a rounding may send a token to another expert: there, all tries must differ.
+_TOLERANCE = 0.01
+_NARROW_TOLERANCE = 0.05
+_NARROW_TRIES = 3
+
+_log = logging.getLogger(__name__)
+
+
+class BatchTrial:
+    """One loaded model, tried out; `vocab_size` and `token_bytes` are known once it ran alone.
+
+    A forward pass that is `proven` by tests of its own needs batched caches, and is tried no more.
+    """
+
+    def __init__(self, model: Forward, *, narrow: bool, proven: bool = False) -> None:
+        """Raises: FeatureNotSupported when the model cannot compute even one row."""
+        self._model = model
+        self._proven = proven
+        self._single = Batching.TOGETHER if proven else Batching.ALONE
+        self._tolerance = _NARROW_TOLERANCE if narrow else _TOLERANCE
+        self._tries = _NARROW_TRIES if narrow else 1
+        self._cache = BatchCache.empty(model, 1, self._single)
+        try:
+            scores = self._scores_alone([0])
+        except Exception as error:
+            raise FeatureNotSupported(
+                f"this model cannot be computed on this device: {type(error).__name__}: {error}"
+            ) from error
+        self.vocab_size = int(scores.shape[-1])
+        # A cache that forgets or sums up is counted as if it kept every token: more than it takes.
+        self.token_bytes = self._cache.token_bytes
+
+    def best(self) -> Batching:
+        """The batching with the most rows in one pass that leaves the scores as they are alone."""
+        if self._proven:
+            return Batching.TOGETHER
+        for batching in self._candidates():
+            if problem := self._problem(batching):
+                _log.info("prompts cannot be batched (%s): %s", batching.value, problem)
+            else:
+                return batching
+        _log.warning("mlx-lm cannot batch this model exactly: its sequences are computed in turn")
+        return Batching.ALONE
+
+    def _candidates(self) -> Iterator[Batching]:
+        caches = list(_leaves(self._cache.layers))
+        if not all(hasattr(cache, "merge") for cache in caches):
+            return
+        if all(type(cache) in (KVCache, RotatingKVCache) for cache in caches):
+            yield Batching.TOGETHER
+        yield Batching.EQUAL_LENGTHS
+
+    def _problem(self, batching: Batching) -> str:
+        """Why this batching must not be used; empty when it may."""
+        try:
+            wrong = all(self._differs(batching, 1 + 10 * at) for at in range(self._tries))
+        except Exception as error:  # noqa: BLE001 - models raise what they like
+            return f"{type(error).__name__}: {error}"
+        return "the scores differ from those of each row alone" if wrong else ""
+
+    def _differs(self, batching: Batching, first_id: int) -> bool:
+        rows = list(self._rows(first_id))
+        alone = [self._scores_alone(row) for row in rows]
+        return any(
+            _difference(alone[index % len(rows)], batched) > self._tolerance
+            for count in self._row_counts()
+            for index, batched in enumerate(self._scores_batched(_cycled(rows, count), batching))
+        )
+
+    def _rows(self, first_id: int) -> Iterator[list[int]]:
+        for length in _LENGTHS:
+            yield [(first_id + at) % self.vocab_size for at in range(length)]
+            first_id += length
+
+    def _row_counts(self) -> list[int]:
+        """Two and three rows, and as many as the layers have heads in their caches."""
+        heads = {array.shape[1] for array in self._cache.arrays() if array.ndim == 4}
+        return sorted({2, 3} | {count for count in heads if 1 < count <= _MAX_ROWS})
+
+    def _scores_alone(self, row: list[int]) -> mx.array:
+        self._cache = BatchCache.empty(self._model, 1, self._single)
+        scores = feed(self._model, [row], self._cache)[0, -1].astype(mx.float32)
+        compute([scores, *self._cache.arrays()])
+        return scores
+
+    def _scores_batched(self, rows: Seq[list[int]], batching: Batching) -> list[mx.array]:
+        """The last row joins after the others, which are prefilled together as far as they may."""
+        first, *later = self._prefilled(rows, batching)
+        for cache in later:
+            first.extend(cache)
+        scores = feed(self._model, [row[-1:] for row in rows], first)[:, -1].astype(mx.float32)
+        compute([scores])
+        return list(scores)
+
+    def _prefilled(self, rows: Seq[list[int]], batching: Batching) -> Iterator[BatchCache]:
+        *early, last = rows
+        together = batching is Batching.TOGETHER and len(early) > 1
+        for group in ([early] if together else [[row] for row in early]) + [[last]]:
+            cache = BatchCache.empty(self._model, len(group), batching)
+            feed(self._model, [row[:-1] for row in group], cache)
+            yield cache
+
+
+def _cycled(rows: Seq[list[int]], count: int) -> list[list[int]]:
+    return [rows[index % len(rows)] for index in range(count)]
+
+
+def _difference(alone: mx.array, batched: mx.array) -> float:
+    """Relative to how far the scores lie apart; what is infinite or no number in both is equal."""
+    mine, theirs = np.array(alone, np.float64), np.array(batched, np.float64)
+    finite = np.isfinite(mine)
+    if not np.array_equal(mine[~finite], theirs[~finite], equal_nan=True):
+        return math.inf
+    gap = np.linalg.norm(mine[finite] - theirs[finite])
+    spread = np.linalg.norm(mine[finite] - mine[finite].mean()) if finite.any() else 0.0
+    return float(gap / (spread + 1e-6)) if np.isfinite(gap) else math.inf
+
+
+def _leaves(caches: Seq[Any]) -> Iterator[Any]:
+    for cache in caches:
+        if isinstance(cache, CacheList):
+            yield from _leaves(cast("Seq[Any]", cast("Any", cache).caches))
+        else:
+            yield cache

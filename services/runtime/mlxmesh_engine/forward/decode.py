@@ -1,0 +1,99 @@
+"""The sequences that are being decoded: one new token each per step."""
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlxmesh_engine.cache.kv_cache import BatchCache
+from mlxmesh_engine.forward.evaluation import start_computing, token_ids
+from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.sampling.sampler import BatchSampler
+from mlxmesh_engine.scheduling.scheduler import Active
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step whose computation was started: row for row, whose token is coming."""
+
+    rows: tuple[Active, ...]
+    tokens: mx.array
+
+    def read(self) -> list[int]:
+        """Waits for the computation."""
+        return token_ids(self.tokens)
+
+
+OnLeave = Callable[[Active, BatchCache, int], None]
+"""Told of a row that leaves, while it is still in the cache."""
+
+
+class DecodeBatch:
+    """Rows join and leave between steps; a step is started without waiting for the one before.
+
+    A row's next input is the token that the step before it sampled, which stays on the device.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, on_leave: OnLeave) -> None:
+        self._model = loaded.model
+        self._on_leave = on_leave
+        self._sampler = BatchSampler(loaded.vocab_size)
+        self._rows: list[Active] = []
+        self._cache: BatchCache | None = None
+        self._inputs = mx.zeros((0,), mx.uint32)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def rows(self) -> tuple[Active, ...]:
+        return tuple(self._rows)
+
+    @property
+    def kv_bytes(self) -> int:
+        return self._cache.nbytes if self._cache else 0
+
+    def join(self, actives: Seq[Active], cache: BatchCache) -> None:
+        """Takes over `cache`, which holds all of each row's tokens but the last."""
+        if self._cache is None:
+            self._cache = cache
+        else:
+            self._cache.extend(cache)
+        last = mx.array([active.tokens[-1] for active in actives], mx.uint32)
+        self._inputs = mx.concatenate([self._inputs, last])
+        self._rows += actives
+        self._sampler.join(actives)
+
+    def drop_finished(self) -> None:
+        """Lets go of rows that ended or whose last token is already being computed."""
+        keep = [index for index, row in enumerate(self._rows) if _wants_more(row)]
+        if len(keep) == len(self._rows):
+            return
+        for index, row in enumerate(self._rows):
+            if self._cache is not None and not _wants_more(row):
+                self._on_leave(row, self._cache, index)
+        self._rows = [self._rows[index] for index in keep]
+        self._inputs = self._inputs[mx.array(keep, mx.uint32)]
+        self._sampler.keep(keep)
+        if not keep:
+            self._cache = None
+        elif self._cache is not None:
+            self._cache.keep(keep)
+
+    def launch(self) -> Launched | None:
+        """Starts one step for every row."""
+        self.drop_finished()
+        if self._cache is None or not self._rows:
+            return None
+        logits = self._model(self._inputs[:, None], cache=self._cache.layers)[:, -1, :]
+        tokens = self._sampler.sample(logits, [row.launched for row in self._rows])
+        start_computing([tokens, *self._sampler.arrays()])
+        self._inputs = tokens
+        for row in self._rows:
+            row.launched += 1
+        return Launched(tuple(self._rows), tokens)
+
+
+def _wants_more(row: Active) -> bool:
+    return not row.ended and row.launched < row.request.max_tokens

@@ -1,0 +1,31 @@
+"""What a loaded model is to the step loop, and feeding it rows of unequal length."""
+
+from collections.abc import Sequence as Seq
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from mlxmesh_engine.cache.kv_cache import BatchCache
+
+
+class Forward(Protocol):
+    """A language model: token ids (batch, length) to scores (batch, length, vocab)."""
+
+    def __call__(self, inputs: mx.array, *, cache: list[Any]) -> mx.array: ...
+
+
+def feed(model: Forward, rows: Seq[Seq[int]], cache: BatchCache) -> mx.array:
+    """Appends each row's tokens to its row of the cache; shorter rows are padded on the right.
+
+    Returns scores (batch, longest, vocab); those of padding mean nothing.
+    """
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    padded = min(lengths) < longest
+    if padded:
+        cache.prepare(lengths)
+    tokens = mx.array([[*row, *[0] * (longest - len(row))] for row in rows], mx.uint32)
+    scores = model(tokens, cache=cache.layers)
+    if padded:
+        cache.finalize()
+    return scores

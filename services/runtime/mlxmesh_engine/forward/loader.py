@@ -1,0 +1,149 @@
+"""Loading a model directory: what is refused, which dtype, and every array evaluated.
+
+Everything here runs on the MLX thread: arrays belong to the thread that evaluates them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx_lm.utils
+from mlx import nn
+
+from mlxmesh_engine.forward import model_config
+from mlxmesh_engine.forward.batch_trial import BatchTrial
+from mlxmesh_engine.forward.blas import Blas
+from mlxmesh_engine.forward.dtype_policy import DtypeChoice, choose_dtype
+from mlxmesh_engine.forward.evaluation import compute
+from mlxmesh_engine.forward.forward_pass import Forward
+from mlxmesh_engine.forward.llama_forward import LlamaForward
+from mlxmesh_engine.forward.llama_weights import is_plain_llama, prepare_llama
+from mlxmesh_engine.forward.model_config import read_config
+from mlxmesh_engine.forward.weights import (
+    converted,
+    every_array,
+    first_not_finite,
+    parameters,
+    shipped_weights,
+)
+from mlxmesh_engine.scheduling.batching import Batching
+from mlxmesh_engine.scheduling.capacity import KvMemory, kv_memory
+from mlxmesh_shared.errors import InvalidArgument
+
+_load_model = cast(
+    "Callable[..., tuple[nn.Module, dict[str, Any]]]",
+    mlx_lm.utils.load_model,  # pyright: ignore[reportUnknownMemberType]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to run, and its facts."""
+
+    model: Forward
+    batching: Batching
+    vocab_size: int
+    context_tokens: int
+    eos_token_ids: frozenset[int]
+    device: str
+    dtype: str
+    dtype_note: str
+    blas: Blas
+    weights_bytes: int
+    kv: KvMemory
+
+
+def load(
+    model_dir: Path,
+    *,
+    blas: Blas,
+    dtype: str = "auto",
+    context_tokens: int = 0,
+    kv_cache_bytes: int | None = None,
+    available_bytes: Callable[[], int],
+) -> LoadedModel:
+    """Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; each says what to do."""
+    read_config(model_dir)
+    shipped, config = _read(model_dir)
+    device, weights = device_name(), shipped_weights(shipped)
+    choice = choose_dtype(dtype, weights, device=device, blas=blas, available_bytes=available_bytes)
+    model = _computed(model_dir, shipped, choice)
+    weights_bytes = sum(array.nbytes for _, array in parameters(model))
+    forward = _forward(model, device)
+    proven = isinstance(forward, LlamaForward)
+    trial = BatchTrial(forward, narrow=choice.dtype != "float32", proven=proven)
+    context_tokens = model_config.context_tokens(config, context_tokens)
+    return LoadedModel(
+        model=forward,
+        batching=trial.best(),
+        vocab_size=trial.vocab_size,
+        context_tokens=context_tokens,
+        # mlx-lm has merged generation_config.json into the config.
+        eos_token_ids=model_config.eos_token_ids(config),
+        device=device,
+        dtype=choice.dtype,
+        dtype_note=choice.note,
+        blas=blas,
+        weights_bytes=weights_bytes,
+        kv=kv_memory(
+            token_bytes=trial.token_bytes,
+            context_tokens=context_tokens,
+            available_bytes=available_bytes(),
+            asked_bytes=kv_cache_bytes,
+        ),
+    )
+
+
+def _read(model_dir: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, its weights yet to be read, and its configuration."""
+    try:
+        return _load_model(model_dir, lazy=True)
+    # Architectures raise whatever a configuration leads to; one exits where a package is missing.
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise  # a disk or a network may be better at the next try
+        what = f"{type(error).__name__}: {error}"
+        if isinstance(error, SystemExit):
+            what = "a package that it needs is missing; the engine's log names it"
+        raise InvalidArgument(
+            f"mlx-lm cannot load {model_dir.name}: {what}", field="model_dir"
+        ) from error
+
+
+def _computed(model_dir: Path, shipped: nn.Module, choice: DtypeChoice) -> nn.Module:
+    """The model with its weights in memory. Raises: InvalidArgument when some are no numbers."""
+    model = converted(shipped, choice)
+    compute(every_array(model))
+    if name := first_not_finite(model):
+        raise InvalidArgument(_not_finite(model_dir, name, choice), field="model_dir")
+    return model
+
+
+def _not_finite(model_dir: Path, name: str, choice: DtypeChoice) -> str:
+    """Says which tensor of the files is to blame for what the loaded model holds."""
+    shipped, _ = _read(model_dir)
+    if in_file := first_not_finite(shipped):
+        return (
+            f"the tensor {in_file} of {model_dir.name} holds NaN or infinite values; "
+            "download or convert the model again"
+        )
+    return (
+        f"the tensor {name} of {model_dir.name} does not fit into {choice.dtype}; "
+        "choose another dtype"
+    )
+
+
+def device_name() -> str:
+    """cpu, metal or cuda."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
+def _forward(model: nn.Module, device: str) -> Forward:
+    """mlx-lm's own, or one with less to do on a CPU where there is one for this model."""
+    if device == "cpu" and is_plain_llama(model):
+        return LlamaForward(prepare_llama(model))
+    return cast("Forward", model)

@@ -1,0 +1,1 @@
+"""Which sequences run next, and how much of each: decisions without MLX."""

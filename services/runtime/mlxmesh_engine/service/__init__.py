@@ -1,0 +1,1 @@
+"""The process around the engine: its gRPC service, its MLX thread, its telemetry."""

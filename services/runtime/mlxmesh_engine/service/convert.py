@@ -1,0 +1,161 @@
+"""Wire messages to sequences and back; every check that needs the vocabulary or the context."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mlxmesh.common.v1 import sampling_pb2
+from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh_engine.scheduling.request import (
+    FinishReason,
+    Load,
+    Sampling,
+    Sequence,
+    Timings,
+    Update,
+)
+from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, to_failure
+
+_FINISH_REASONS = {
+    FinishReason.STOP: engine_pb2.ENGINE_FINISH_REASON_STOP,
+    FinishReason.LENGTH: engine_pb2.ENGINE_FINISH_REASON_LENGTH,
+    FinishReason.CANCELLED: engine_pb2.ENGINE_FINISH_REASON_CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What a request must respect so that it cannot harm MLX."""
+
+    vocab_size: int
+    context_tokens: int
+    eos_token_ids: frozenset[int]
+    kv_tokens: int | None = None
+    """Most tokens whose keys and values there is memory for; None when that is not known."""
+
+
+def to_sequence(
+    submit: engine_pb2.Submit, *, stream_id: int, limits: ModelLimits, now_s: float
+) -> Sequence:
+    """Raises: InvalidArgument, ContextTooLong."""
+    vocab_size = limits.vocab_size
+    prompt = _token_ids("prompt_token_ids", submit.prompt_token_ids, vocab_size)
+    generated = _token_ids("generated_token_ids", submit.generated_token_ids, vocab_size)
+    stops = _token_ids("stop_token_ids", submit.stop_token_ids, vocab_size)
+    _check_lengths(len(prompt), len(generated), submit.max_tokens, limits)
+    return Sequence(
+        key=(stream_id, submit.sequence_id),
+        prompt=prompt,
+        generated=generated,
+        max_tokens=submit.max_tokens,
+        sampling=_sampling(submit.sampling, vocab_size),
+        end_token_ids=frozenset(stops if submit.ignore_eos else (*stops, *limits.eos_token_ids)),
+        submitted_s=now_s,
+        deadline_s=now_s + submit.timeout_ms / 1e3 if submit.HasField("timeout_ms") else None,
+        priority=submit.priority,
+        caller=submit.caller,
+        traceparent=submit.traceparent,
+        isolated=submit.isolated,
+    )
+
+
+def _token_ids(field: str, ids: Iterable[int], vocab_size: int) -> tuple[int, ...]:
+    checked = tuple(ids)
+    if checked and max(checked) >= vocab_size:
+        index = next(i for i, token_id in enumerate(checked) if token_id >= vocab_size)
+        raise InvalidArgument(
+            f"{field}[{index}] is {checked[index]}; the model's token ids end at {vocab_size - 1}",
+            field=f"{field}[{index}]",
+        )
+    return checked
+
+
+def _check_lengths(prompt: int, generated: int, max_tokens: int, limits: ModelLimits) -> None:
+    if not prompt:
+        raise InvalidArgument("prompt_token_ids must not be empty", field="prompt_token_ids")
+    if max_tokens < generated:
+        raise InvalidArgument(
+            f"max_tokens must cover the {generated} generated_token_ids", field="max_tokens"
+        )
+    if prompt + max_tokens > limits.context_tokens:
+        raise ContextTooLong(
+            f"{prompt} prompt tokens and max_tokens {max_tokens} exceed the model's context of "
+            f"{limits.context_tokens}; shorten the prompt or lower max_tokens",
+            field="max_tokens",
+        )
+    if limits.kv_tokens is not None and prompt + max_tokens > limits.kv_tokens:
+        raise ContextTooLong(
+            f"{prompt} prompt tokens and max_tokens {max_tokens} exceed the {limits.kv_tokens} "
+            "tokens that the engine has memory for; shorten the prompt, lower max_tokens, or "
+            "raise the engine's kv_cache_bytes",
+            field="max_tokens",
+        )
+
+
+def _sampling(message: sampling_pb2.Sampling, vocab_size: int) -> Sampling:
+    for token_id in message.logit_bias:
+        if token_id >= vocab_size:
+            raise InvalidArgument(
+                f"logit_bias has token id {token_id}; the model's end at {vocab_size - 1}",
+                field=f"sampling.logit_bias[{token_id}]",
+            )
+    return Sampling(
+        temperature=message.temperature,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        top_k=message.top_k,
+        min_p=message.min_p,
+        repetition_penalty=(
+            message.repetition_penalty if message.HasField("repetition_penalty") else 1.0
+        ),
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        seed=message.seed,
+        logit_bias=dict(message.logit_bias),
+    )
+
+
+def to_response(updates: Iterable[Update], load: Load | None) -> engine_pb2.ExecuteResponse:
+    response = engine_pb2.ExecuteResponse(outputs=[_output(update) for update in updates])
+    if load is not None:
+        response.load.CopyFrom(to_load(load))
+    return response
+
+
+def _output(update: Update) -> engine_pb2.SequenceOutput:
+    output = engine_pb2.SequenceOutput(
+        sequence_id=update.sequence_id,
+        prefilled_tokens=update.prefilled_tokens,
+        token_ids=update.token_ids,
+    )
+    if update.accepted:
+        output.accepted.cached_tokens = update.cached_tokens or 0
+    elif update.cached_tokens is not None:
+        output.cached_tokens = update.cached_tokens
+    if update.finish_reason is not None:
+        output.finish_reason = _FINISH_REASONS[update.finish_reason]
+    if update.error is not None:
+        output.failure.CopyFrom(to_failure(update.error))
+    if update.timings is not None:
+        output.timings.CopyFrom(_timings(update.timings))
+    return output
+
+
+def _timings(timings: Timings) -> engine_pb2.SequenceTimings:
+    return engine_pb2.SequenceTimings(
+        queue_ms=timings.queue_ms, prefill_ms=timings.prefill_ms, decode_ms=timings.decode_ms
+    )
+
+
+def to_load(load: Load) -> engine_pb2.EngineLoad:
+    return engine_pb2.EngineLoad(
+        running=load.running,
+        waiting=load.waiting,
+        max_running=load.max_running,
+        max_waiting=load.max_waiting,
+        kv_bytes=load.kv_bytes,
+        tokens_per_second=load.tokens_per_second,
+        prefix_bytes=load.prefix_bytes,
+        prompt_tokens=load.prompt_tokens,
+        cached_prompt_tokens=load.cached_prompt_tokens,
+        kv_capacity_bytes=load.kv_capacity_bytes,
+        kv_promised_bytes=load.kv_promised_bytes,
+    )

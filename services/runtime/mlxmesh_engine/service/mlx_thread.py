@@ -1,0 +1,179 @@
+"""The one thread that touches MLX: loads the model, then turns the step loop."""
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.scheduling.capacity import UNKNOWN, KvMemory
+from mlxmesh_engine.scheduling.pace import StepCounts, TokenInterval, TokenRate
+from mlxmesh_engine.scheduling.request import Load, News, Sequence, SequenceKey
+from mlxmesh_engine.scheduling.scheduler import Scheduler
+from mlxmesh_engine.service.backend import Deliver
+from mlxmesh_engine.service.step_loop import StepLoop
+
+_log = logging.getLogger(__name__)
+
+# When idle, requests that arrive one by one start together: their prefill is one batch.
+_GATHER_S = 0.0015
+_IDLE_TURN_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class LoopOptions:
+    max_running: int = 64
+    max_waiting: int = 256
+    prefill_tokens_per_step: int = 512
+    prefill_slowdown: float = 1.7
+    prefix_cache_bytes: int = 0
+    token_interval_s: float = 0.0
+
+
+Command = Callable[[StepLoop], None]
+
+
+class MlxThread:
+    """Commands go in from the event loop; news come out, once a turn.
+
+    `dead` fails with what ended the thread, whatever that was; it never just stops.
+    """
+
+    def __init__(
+        self,
+        load_model: Callable[[], LoadedModel],
+        options: LoopOptions = LoopOptions(),
+        steps: StepCounts | None = None,
+    ) -> None:
+        self._load_model = load_model
+        self._options = options
+        self._steps = steps
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
+        self._rate = TokenRate()
+        self._interval = TokenInterval(options.token_interval_s)
+        self._deliver: Deliver | None = None
+        self._turned_s = time.monotonic()
+        self._kv: KvMemory = UNKNOWN
+        self._last_load = self._idle_load()
+        self.turns = 0
+        self._event_loop = asyncio.get_running_loop()
+        self._loaded: asyncio.Future[LoadedModel] = self._event_loop.create_future()
+        self.dead: asyncio.Future[None] = self._event_loop.create_future()
+
+    async def start(self, deliver: Deliver) -> LoadedModel:
+        """Loads the model and begins to turn. Raises what loading raised."""
+        self._deliver = deliver
+        self._thread.start()
+        return await self._loaded
+
+    async def stop(self) -> None:
+        """Ends the thread after its present turn; what is running is forgotten."""
+        self._commands.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def submit(self, request: Sequence) -> None:
+        self._commands.put(lambda loop: loop.submit(request))
+
+    def cancel(self, key: SequenceKey) -> None:
+        self._commands.put(lambda loop: loop.cancel(key))
+
+    def drop_stream(self, stream_id: int) -> None:
+        self._commands.put(lambda loop: loop.drop_stream(stream_id))
+
+    @property
+    def age_s(self) -> float:
+        """Time since the loop last turned; it turns also when idle."""
+        return time.monotonic() - self._turned_s
+
+    @property
+    def load(self) -> Load:
+        return self._last_load
+
+    def _run(self) -> None:
+        try:
+            loaded = self._load_model()
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the model
+            self._call(_fail, self._loaded, error)
+            return
+        self._call(_succeed, self._loaded, loaded)
+        try:
+            self._turn_until_stopped(loaded)
+        except BaseException as error:  # noqa: BLE001 - nothing may end the thread unseen
+            _log.exception("the MLX thread died")
+            self._call(_fail, self.dead, error)
+
+    def _turn_until_stopped(self, loaded: LoadedModel) -> None:
+        options = self._options
+        self._kv = loaded.kv
+        scheduler = Scheduler(
+            max_running=options.max_running,
+            prefill_tokens_per_step=options.prefill_tokens_per_step,
+            prefill_slowdown=options.prefill_slowdown,
+            kv_capacity_tokens=loaded.kv.capacity_tokens,
+        )
+        loop = StepLoop(
+            loaded, scheduler, prefix_cache_bytes=options.prefix_cache_bytes, steps=self._steps
+        )
+        while True:
+            for command in self._next_commands(loop.idle):
+                if command is None:
+                    return
+                command(loop)
+            for news in loop.turn():
+                self._report(news, scheduler, loop)
+
+    def _next_commands(self, idle: bool) -> list[Command | None]:
+        """All that are there; when idle, waits for one and gathers those that come with it."""
+        commands: list[Command | None] = []
+        if idle:
+            with contextlib.suppress(queue.Empty):
+                commands.append(self._commands.get(timeout=_IDLE_TURN_S))
+                time.sleep(_GATHER_S)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                commands.append(self._commands.get_nowait())
+        return commands
+
+    def _report(self, news: News, scheduler: Scheduler, loop: StepLoop) -> None:
+        now_s = self._turned_s = time.monotonic()
+        self.turns = loop.turns
+        tokens = sum(len(update.token_ids) for updates in news.values() for update in updates)
+        self._rate.add(now_s, tokens)
+        self._last_load = Load(
+            running=scheduler.running,
+            waiting=scheduler.waiting,
+            max_running=self._options.max_running,
+            max_waiting=self._options.max_waiting,
+            kv_bytes=loop.kv_bytes,
+            tokens_per_second=self._rate.per_second(now_s),
+            prefix_bytes=loop.prefix_bytes,
+            prompt_tokens=loop.prompt_tokens,
+            cached_prompt_tokens=loop.cached_prompt_tokens,
+            kv_capacity_bytes=self._kv.capacity_bytes,
+            kv_promised_bytes=scheduler.promised_tokens * self._kv.token_bytes,
+        )
+        if (due := self._interval.release(news, now_s)) and self._deliver is not None:
+            self._call(self._deliver, due, self._last_load)
+
+    def _idle_load(self) -> Load:
+        return Load(0, 0, self._options.max_running, self._options.max_waiting)
+
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        # The event loop may have been closed under a thread that is being abandoned.
+        with contextlib.suppress(RuntimeError):
+            self._event_loop.call_soon_threadsafe(function, *args)
+
+
+def _succeed(future: asyncio.Future[LoadedModel], loaded: LoadedModel) -> None:
+    if not future.done():
+        future.set_result(loaded)
+
+
+def _fail(future: asyncio.Future[object], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

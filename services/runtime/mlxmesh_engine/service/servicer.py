@@ -1,0 +1,149 @@
+"""EngineService: check, call, reply."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh_engine.scheduling.request import Update
+from mlxmesh_engine.service.backend import Backend, ModelFacts
+from mlxmesh_engine.service.convert import ModelLimits, to_load, to_response, to_sequence
+from mlxmesh_engine.service.dispatcher import Dispatcher, Stream
+from mlxmesh_shared.errors import EngineDraining, MalformedMessage, MeshError
+from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.settings import EngineSettings
+
+SERVICE = engine_pb2.DESCRIPTOR.services_by_name["EngineService"]
+Context = aio.ServicerContext[Any, Any]
+
+
+class EngineServicer:
+    """Answers generation services and the runtime."""
+
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatcher,
+        backend: Backend,
+        loaded: ModelFacts,
+        settings: EngineSettings,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._backend = backend
+        self._loaded = loaded
+        self._settings = settings
+        self._limits = ModelLimits(
+            loaded.vocab_size,
+            loaded.context_tokens,
+            loaded.eos_token_ids,
+            loaded.kv.capacity_tokens,
+        )
+        self._validator = Validator.for_services(SERVICE)
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The service's methods.
+
+        Execute takes raw messages: it checks each itself, because an illegal command must end its
+        own sequence and not, as the server's guard would have it, the stream of all.
+        """
+        return grpc.method_handlers_generic_handler(
+            SERVICE.full_name,
+            {
+                "Execute": grpc.stream_stream_rpc_method_handler(
+                    self.Execute,
+                    response_serializer=engine_pb2.ExecuteResponse.SerializeToString,
+                ),
+                "GetEngineInfo": grpc.unary_unary_rpc_method_handler(
+                    self.GetEngineInfo,
+                    request_deserializer=engine_pb2.GetEngineInfoRequest.FromString,
+                    response_serializer=engine_pb2.GetEngineInfoResponse.SerializeToString,
+                ),
+            },
+        )
+
+    async def Execute(
+        self,
+        requests: AsyncIterator[bytes],
+        context: Context,
+    ) -> AsyncIterator[engine_pb2.ExecuteResponse]:
+        stream = self._dispatcher.open_stream()
+        stream.outbox.put([], self._backend.load)
+        reader = asyncio.create_task(self._read(stream, requests))
+        try:
+            while (taken := await stream.outbox.take()) is not None:
+                yield to_response(*taken)
+            if reader.done():
+                await reader
+            else:
+                raise EngineDraining("the engine is shutting down; go on at another replica")
+        finally:
+            reader.cancel()
+            self._dispatcher.close_stream(stream)
+
+    async def GetEngineInfo(
+        self,
+        request: engine_pb2.GetEngineInfoRequest,
+        context: Context,
+    ) -> engine_pb2.GetEngineInfoResponse:
+        return engine_pb2.GetEngineInfoResponse(
+            engine_id=self._settings.engine_id,
+            model=self._settings.model,
+            model_version=self._settings.model_version,
+            device=self._loaded.device,
+            dtype=self._loaded.dtype,
+            dtype_note=self._loaded.dtype_note,
+            blas=self._loaded.blas,
+            context_tokens=self._loaded.context_tokens,
+            vocab_size=self._loaded.vocab_size,
+            weights_bytes=self._loaded.weights_bytes,
+            steps=self._backend.turns,
+            loop_age_ms=round(self._backend.age_s * 1e3),
+            load=to_load(self._backend.load),
+        )
+
+    async def _read(self, stream: Stream, requests: AsyncIterator[bytes]) -> None:
+        """Takes commands; when the caller has no more, lets what runs finish, then ends."""
+        try:
+            async for encoded in requests:
+                self._command(stream, _parse(encoded))
+                await stream.outbox.room()
+            await stream.none_living()
+        finally:
+            stream.outbox.close()
+
+    def _command(self, stream: Stream, request: engine_pb2.ExecuteRequest) -> None:
+        sequence_id = request.submit.sequence_id or request.cancel.sequence_id
+        try:
+            self._validator.check(request)
+            if request.HasField("cancel"):
+                for number in (sequence_id, *request.cancel.more_sequence_ids):
+                    self._dispatcher.cancel(stream, number)
+            else:
+                self._submit(stream, request.submit)
+        except MeshError as error:
+            self._dispatcher.refuse(stream, sequence_id, error)
+
+    def _submit(self, stream: Stream, submit: engine_pb2.Submit) -> None:
+        sequence_id = submit.sequence_id
+        sequence = to_sequence(
+            submit, stream_id=stream.stream_id, limits=self._limits, now_s=time.monotonic()
+        )
+        if (reason := sequence.complete) is not None:
+            self._dispatcher.answer(
+                stream, Update(sequence_id, accepted=True, finish_reason=reason)
+            )
+        else:
+            self._dispatcher.submit(stream, sequence)
+
+
+def _parse(encoded: bytes) -> engine_pb2.ExecuteRequest:
+    try:
+        return engine_pb2.ExecuteRequest.FromString(encoded)
+    except DecodeError as error:
+        # Whose sequence it was cannot be told, so the stream ends.
+        raise MalformedMessage("the message is not a valid ExecuteRequest") from error

@@ -1,0 +1,74 @@
+"""What an engine tells of itself: a span for each phase of a sequence, and metrics of its load."""
+
+import time
+from collections.abc import Iterator, Mapping
+
+from opentelemetry.trace import Span, Status, StatusCode, Tracer
+from opentelemetry.util.types import AttributeValue
+
+from mlxmesh_engine.scheduling.pace import StepCounts
+from mlxmesh_engine.scheduling.request import Sequence, Timings, Update
+from mlxmesh_engine.service.backend import Backend
+from mlxmesh_shared.telemetry import attributes, instruments
+from mlxmesh_shared.telemetry.metrics import Metrics
+from mlxmesh_shared.telemetry.tracing import context_from
+
+_MS = 10**6
+"""In nanoseconds."""
+Phase = tuple[str, float, Mapping[str, AttributeValue]]
+"""Name, milliseconds, attributes."""
+
+
+class SequenceSpans:
+    """Makes a sequence's spans once it has ended, from its timings: no work for each token."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def on_end(self, request: Sequence, last: Update) -> None:
+        """As of Dispatcher."""
+        if not request.traceparent or last.timings is None:
+            return
+        parent = context_from(request.traceparent)
+        begin_ns = time.time_ns() - round((time.monotonic() - request.submitted_s) * 1e3 * _MS)
+        for name, took_ms, facts in _phases(request, last.timings):
+            end_ns = begin_ns + round(took_ms * _MS)
+            span = self._tracer.start_span(name, parent, attributes=facts, start_time=begin_ns)
+            if last.error is not None:
+                _note_error(span, last.error.reason)
+            span.end(end_ns)
+            begin_ns = end_ns
+
+
+def _phases(request: Sequence, timings: Timings) -> Iterator[Phase]:
+    """Those that began."""
+    yield "queue", timings.queue_ms, {}
+    if timings.prefill_ms:
+        read = {
+            attributes.INPUT_TOKENS: len(request.prompt) + len(request.generated),
+            attributes.CACHED_TOKENS: timings.cached_tokens,
+        }
+        yield "prefill", timings.prefill_ms, read
+    if timings.output_tokens:
+        yield "decode", timings.decode_ms, {attributes.OUTPUT_TOKENS: timings.output_tokens}
+
+
+def _note_error(span: Span, reason: str) -> None:
+    span.set_attribute(attributes.ERROR_TYPE, reason)
+    span.set_status(Status(StatusCode.ERROR))
+
+
+def observe_engine(metrics: Metrics, backend: Backend, steps: StepCounts) -> None:
+    """Has the engine's load read for each export."""
+    metrics.count(instruments.STEP_DURATION, steps.durations)
+    metrics.count(instruments.BATCH_SIZE, steps.batch_sizes)
+    metrics.observe_value(instruments.OUTPUT_TOKENS, lambda: steps.tokens)
+    metrics.observe_value(instruments.RUNNING, lambda: backend.load.running)
+    metrics.observe_value(instruments.MAX_RUNNING, lambda: backend.load.max_running)
+    metrics.observe_value(instruments.QUEUE_DEPTH, lambda: backend.load.waiting)
+    metrics.observe_value(instruments.KV_BYTES, lambda: backend.load.kv_bytes)
+    metrics.observe_value(instruments.KV_PROMISED, lambda: backend.load.kv_promised_bytes)
+    metrics.observe_value(instruments.KV_CAPACITY, lambda: backend.load.kv_capacity_bytes)
+    metrics.observe_value(instruments.PREFIX_BYTES, lambda: backend.load.prefix_bytes)
+    metrics.observe_value(instruments.PROMPT_TOKENS, lambda: backend.load.prompt_tokens)
+    metrics.observe_value(instruments.CACHED_TOKENS, lambda: backend.load.cached_prompt_tokens)

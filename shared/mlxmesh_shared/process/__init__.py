@@ -1,0 +1,1 @@
+"""How a service process starts, forks, follows its settings and stops."""

@@ -1,0 +1,1 @@
+"""What keeps an overload or a failure from spreading."""

@@ -1,0 +1,275 @@
+"""The guard around every handler: nothing illegal gets in, nothing secret gets out.
+
+For each call: see whether the caller may, parse safely, check the rules, run, and turn whatever was
+raised into a rich status. One access record per call, without payload.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Protocol
+
+import grpc
+from grpc import aio
+
+from mlxmesh_shared.errors import (
+    Draining,
+    Internal,
+    MeshError,
+    TooManyRequests,
+    from_rpc_error,
+    to_status,
+)
+from mlxmesh_shared.host.disk import disk_error
+from mlxmesh_shared.resilience.concurrency_limiter import Places
+from mlxmesh_shared.rpc.access_log import access_level, first_of, record_access, trace_of
+from mlxmesh_shared.rpc.caller import caller_of
+from mlxmesh_shared.rpc.deferred_tasks import Afterwards
+from mlxmesh_shared.rpc.methods import (
+    UNKNOWN_METHOD,
+    Behaviour,
+    behaviour_of,
+    is_background,
+    is_infrastructure,
+    rebuilt,
+)
+from mlxmesh_shared.rpc.requests import Receiver
+from mlxmesh_shared.rpc.requests.receiver import Context, Held, Receive
+from mlxmesh_shared.tls.method_access import MethodAccess
+
+_log = logging.getLogger(__name__)
+
+MAX_INFRASTRUCTURE_STREAMS = 1000
+
+
+class WatchedCall(Protocol):
+    """A call that somebody watches."""
+
+    def end(self, code: grpc.StatusCode, took_s: float, ended_ns: int) -> None: ...
+
+
+class CallWatcher(Protocol):
+    """Is told of each call's begin, and a little later of its end, in the call's own context."""
+
+    def begin(self, method: str, context: Context) -> WatchedCall: ...
+
+
+class CallGuard(aio.ServerInterceptor):
+    """Guards all methods of one server."""
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        receiver: Receiver,
+        places: Places | None,
+        log_successes: bool = True,
+        access: MethodAccess | None = None,
+        watcher: CallWatcher | None = None,
+        on_refused: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Without `places`, any number of calls may run.
+
+        `on_refused` is told of each call that gets no place: how many are taken.
+        """
+        self._service = service
+        self._receiver = receiver
+        self._places = places
+        self._log_successes = log_successes
+        self._access = access
+        self._watcher = watcher
+        self._on_refused = on_refused
+        self._infrastructure_streams = 0
+        self._guarded: dict[str, tuple[Any, Any]] = {}
+        self._unknown = self._guard("(unknown)", UNKNOWN_METHOD)
+        # Running calls by the task that handles each, and those that a drain has ended.
+        self._running: dict[asyncio.Task[Any] | None, str] = {}
+        self._ended: set[asyncio.Task[Any] | None] = set()
+        self._afterwards = Afterwards()
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """The handler of a method, guarded; one that answers UNIMPLEMENTED where there is none."""
+        method: str = handler_call_details.method
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            # Its name may be any text of the caller's, which belongs in no log.
+            return self._unknown
+        known, guarded = self._guarded.get(method, (None, None))
+        if known is not handler:
+            guarded = self._guard(method, handler)
+            self._guarded[method] = (handler, guarded)
+        return guarded
+
+    def resize(self, limit: int, per_caller: int | None) -> None:
+        """Changes how many calls may run, where that is bounded; those that run go on."""
+        if self._places is not None:
+            self._places.resize(limit, per_caller=per_caller)
+
+    def catch_up(self) -> None:
+        """Records the calls that have ended, which otherwise takes a moment."""
+        self._afterwards.catch_up()
+
+    def end_calls(self, chosen: Callable[[str], bool]) -> None:
+        """Ends the running calls of the chosen methods with UNAVAILABLE (DRAINING)."""
+        for task, method in self._running.items():
+            if task is not None and task not in self._ended and chosen(method):
+                self._ended.add(task)
+                task.cancel()
+
+    def _guard(self, method: str, handler: Any) -> Any:
+        behaviour = behaviour_of(handler)
+        if is_infrastructure(method) and handler.response_streaming:
+            behaviour = self._bounded(behaviour)
+        receive = self._receiver.of(method, handler)
+
+        async def serve(requests: Any, context: Context) -> Any:
+            return await self._serve(method, receive, behaviour, requests, context)
+
+        return rebuilt(handler, serve)
+
+    def _bounded(self, behaviour: Behaviour) -> Behaviour:
+        """Watches of health and streams of reflection take no places, but there is an end."""
+
+        async def run(request: Any, context: Context) -> None:
+            if self._infrastructure_streams >= MAX_INFRASTRUCTURE_STREAMS:
+                raise TooManyRequests(
+                    f"{MAX_INFRASTRUCTURE_STREAMS} streams of health and reflection run here",
+                    retry_delay_s=1.0,
+                )
+            self._infrastructure_streams += 1
+            try:
+                await behaviour(request, context)
+            finally:
+                self._infrastructure_streams -= 1
+
+        return run
+
+    async def _serve(
+        self,
+        method: str,
+        receive: Receive,
+        behaviour: Behaviour,
+        requests: Any,
+        context: Context,
+    ) -> Any:
+        # In one piece: each context manager or generator more costs every call.
+        started_s = time.perf_counter()
+        code = grpc.StatusCode.OK
+        caller: str | None = None
+        held: Held = []
+        task = asyncio.current_task()
+        watched = self._watched(method, context)
+        try:
+            try:
+                self._authorize(method, context)
+                caller = self._admitted(method, context)
+                self._running[task] = method
+                return await behaviour(await receive(requests, context, held), context)
+            except aio.AbortError:
+                code = context.code()
+                raise
+            except asyncio.CancelledError:
+                if task is None or task not in self._ended:
+                    code = _cancelled_code(context)
+                    raise
+                task.uncancel()
+                code, status = _DRAINING.code, to_status(_DRAINING)
+            except aio.InternalError:
+                # gRPC took no answer of ours: the caller is gone, and this task is yet to hear it.
+                code = _cancelled_code(context)
+                raise asyncio.CancelledError from None
+            except Exception as error:  # noqa: BLE001 - each becomes a status
+                code, status = self._status_of(method, error)
+            # Not within the handler above: gRPC keeps what this raises, and with it would be the
+            # error, its frames and their request, until the garbage collector finds the cycle.
+            await context.abort_with_status(status)
+        finally:
+            self._running.pop(task, None)
+            self._ended.discard(task)
+            if caller is not None and self._places is not None:
+                self._places.give_back(caller, time.monotonic())
+            if held:
+                self._receiver.give_back(held)
+            self._conclude(method, context, code, time.perf_counter() - started_s, watched)
+
+    def _watched(self, method: str, context: Context) -> WatchedCall | None:
+        if self._watcher is None or is_background(method):
+            return None
+        return self._watcher.begin(method, context)
+
+    def _authorize(self, method: str, context: Context) -> None:
+        if self._access is not None and not is_infrastructure(method):
+            self._access.check(method, context)
+
+    def _admitted(self, method: str, context: Context) -> str | None:
+        """Whose place the call has taken, None when it needs none.
+
+        Raises: TooManyRequests, InvalidArgument.
+        """
+        if self._places is None or is_background(method):
+            return None
+        caller = caller_of(context)
+        delay_s = self._places.take(caller, time.monotonic())
+        if delay_s is None:
+            return caller
+        self._on_refused(self._places.held)
+        raise TooManyRequests(
+            f"{self._places.held} calls are running here and there is no place for more of "
+            "this caller's; try again later",
+            retry_delay_s=delay_s,
+        )
+
+    def _conclude(
+        self,
+        method: str,
+        context: Context,
+        code: grpc.StatusCode,
+        took_s: float,
+        watched: WatchedCall | None,
+    ) -> None:
+        """Has the call recorded once its answer is on its way, as of now and in its own context."""
+        recorded = access_level(method, code, log_successes=self._log_successes)
+        if watched is None and recorded is None:
+            return
+        ended_ns = time.time_ns()
+        peer = context.peer() if recorded is not None else ""
+
+        def record() -> None:
+            if recorded is not None:
+                record_access(recorded, ended_ns, method, code, took_s, peer)
+            if watched is not None:
+                watched.end(code, took_s, ended_ns)
+
+        self._afterwards.add(partial(copy_context().run, record))
+
+    def _status_of(self, method: str, raised: Exception) -> tuple[grpc.StatusCode, Any]:
+        known = self._known(method, raised)
+        return known.code, to_status(known)
+
+    def _known(self, method: str, raised: Exception) -> MeshError:
+        error = first_of(raised)
+        if isinstance(error, MeshError):
+            return error
+        if isinstance(error, aio.AioRpcError):
+            return from_rpc_error(error)
+        if isinstance(error, OSError) and (known := disk_error(error)) is not None:
+            _log.error("%s failed: %s", method, known.message)
+            return known
+        short_id = secrets.token_hex(4)
+        _log.error("%s failed, id %s\n%s", method, short_id, trace_of(error))
+        return Internal(f"internal error; see the log of {self._service}, id {short_id}")
+
+
+_DRAINING = Draining("this instance is stopping; try again at another")
+
+
+def _cancelled_code(context: Context) -> grpc.StatusCode:
+    # gRPC cancels a handler at the deadline just as when the client goes away.
+    expired = context.time_remaining() == 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED

@@ -1,0 +1,255 @@
+"""One gRPC server: guarded handlers, health, reflection, limits, and a drain that loses no call."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from mlxmesh.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
+from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.resilience.concurrency_limiter import Places
+from mlxmesh_shared.rpc import control, shared_port
+from mlxmesh_shared.rpc.interceptors import CallGuard, CallWatcher
+from mlxmesh_shared.rpc.methods import is_infrastructure
+from mlxmesh_shared.rpc.reflection import reflection_handlers
+from mlxmesh_shared.rpc.requests import Receiver, RequestParser
+from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.tls import ServerTls
+
+AddServicer = Callable[[Any, aio.Server], None]
+_HEALTH = "grpc.health.v1.Health"
+# Beyond this a client's deadline is as good as none.
+_NO_DEADLINE_S = 10 * 365 * 86400
+SETTLE_S = 0.5
+"""How long others may take to see that an instance is leaving; the registry tells within 0.2 s."""
+_MAX_PENDING_CALLS = 50_000
+_BACKSTOP_BYTES = 2**20
+# gRPC ends each connection up to a tenth later or earlier, so that not all come back at once.
+_AGE_JITTER = 1.1
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Limits of one server."""
+
+    max_message_bytes: int = 16 * 2**20
+    max_held_bytes: int = 256 * 2**20
+    """What the large requests of running calls may have in all, half of it for each caller."""
+    max_connections: int = 1024
+    """More are closed as soon as they come."""
+    max_metadata_bytes: int = 16 * 1024
+    max_concurrent_rpcs: int | None = None
+    max_rpcs_per_caller: int | None = None
+    """Within max_concurrent_rpcs."""
+    max_concurrent_streams: int = 1024
+    reflection: bool = True
+    log_successes: bool = True
+    """Whether a call that went well is an INFO record; else DEBUG, for services that are polled."""
+    keepalive_time_s: float = 5
+    keepalive_timeout_s: float = 5
+    max_connection_age_s: float | None = None
+    max_connection_idle_s: float | None = None
+    hands_over_port: bool = False
+    """Whether a successor may listen on the same port while this server leaves; needs an age."""
+    takes_over: bool = False
+    """Whether this server may begin beside another one on its port."""
+    settle_s: float = SETTLE_S
+    """How long others get to see that it is leaving, before its port closes."""
+
+    def places(self) -> Places | None:
+        """Those for running calls; None for any number."""
+        limit = self.max_concurrent_rpcs
+        return None if limit is None else Places(limit, per_caller=self.max_rpcs_per_caller)
+
+    def channel_arguments(self) -> list[tuple[str, int]]:
+        """The options for gRPC's core."""
+        arguments = [
+            # The guard's limit is exact and answers with a reason; this one is a backstop.
+            ("grpc.max_receive_message_length", self.max_message_bytes + _BACKSTOP_BYTES),
+            # A compressed message costs its sender a thousandth of what it costs here, and gRPC
+            # has expanded it before it looks at its size: docs/decisions/0025.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
+            # Without this one a connection that sends fast may have megabytes here for each call
+            # that nobody reads yet, instead of 64 KiB.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.max_metadata_size", self.max_metadata_bytes),
+            ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
+            ("grpc.max_concurrent_streams", self.max_concurrent_streams),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
+            # By default gRPC ends some calls at random (CANCELLED) once 1,000 have no handler yet:
+            # a client that opens and resets streams would end those of others.
+            ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_PENDING_CALLS),
+            ("grpc.keepalive_time_ms", round(self.keepalive_time_s * 1000)),
+            ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
+            ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_s * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            # Clients ping each second; the default would answer GOAWAY too_many_pings.
+            ("grpc.http2.min_ping_interval_without_data_ms", 300),
+            ("grpc.server_handshake_timeout_ms", 2000),
+            # Else two processes share one port, and each gets half of the connections.
+            ("grpc.so_reuseport", int(self.hands_over_port and shared_port.CAN_SHARE)),
+        ]
+        if self.max_connection_age_s is not None:
+            arguments.append(
+                ("grpc.max_connection_age_ms", round(self.max_connection_age_s * 1000))
+            )
+        if self.max_connection_idle_s is not None:
+            arguments.append(
+                ("grpc.max_connection_idle_ms", round(self.max_connection_idle_s * 1000))
+            )
+        return arguments
+
+
+class MeshServer:
+    """A server that says NOT_SERVING until it is told otherwise, and drains before it stops."""
+
+    def __init__(
+        self,
+        *,
+        listen: str = "127.0.0.1:0",
+        services: Sequence[tuple[AddServicer, Any]],
+        service_names: Sequence[str],
+        options: ServerOptions = ServerOptions(),
+        generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
+        name: str = "this service",
+        tls: ServerTls | None = None,
+        leaving: asyncio.Event | None = None,
+        watcher: CallWatcher | None = None,
+        on_refused: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`on_refused` is told of each call that gets no place: how many are taken."""
+        self.address = ""
+        self.leaving = leaving or asyncio.Event()
+        """Set once this process was asked to leave, by ControlService."""
+        self._tls = tls
+        self._listen = listen
+        self._options = options
+        self._service_names = tuple(service_names)
+        descriptors = _descriptors((*service_names, control.SERVICE_NAME))
+        self._guard = CallGuard(
+            service=name,
+            receiver=Receiver(
+                RequestParser(Validator.for_services(*descriptors)),
+                max_message_bytes=options.max_message_bytes,
+                max_held_bytes=options.max_held_bytes,
+            ),
+            places=options.places(),
+            log_successes=options.log_successes,
+            access=tls.access(descriptors) if tls is not None else None,
+            watcher=watcher,
+            on_refused=on_refused,
+        )
+        self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        add_ControlServiceServicer_to_server(control.ControlServicer(self.leaving), self._server)
+        for add_servicer, servicer in services:
+            add_servicer(servicer, self._server)
+        if options.reflection:
+            generic_handlers = (
+                *generic_handlers,
+                *reflection_handlers((*service_names, control.SERVICE_NAME, _HEALTH)),
+            )
+        self._server.add_generic_rpc_handlers(generic_handlers)
+
+    async def start(self) -> str:
+        """Listens, still NOT_SERVING, and returns the bound host:port.
+
+        Raises: IllegalState when the address cannot be listened on.
+        """
+        await self.set_not_serving()
+        host, _, _ = self._listen.rpartition(":")
+        # A port that can be handed over could be bound while another process listens on it.
+        exclusive = self._options.hands_over_port and not self._options.takes_over
+        if exclusive and not shared_port.is_free(self._listen):
+            raise _cannot_listen(self._listen)
+        try:
+            port = self._bind()
+        except RuntimeError as error:
+            raise _cannot_listen(self._listen) from error
+        await self._server.start()
+        self.address = f"{host}:{port}"
+        return self.address
+
+    def limit_concurrent_rpcs(self, limit: int, *, per_caller: int | None = None) -> None:
+        """Changes how many calls may run, where that is bounded; those that run go on."""
+        self._guard.resize(limit, per_caller)
+
+    def catch_up(self) -> None:
+        """Has the calls that have ended recorded now, and not in a moment."""
+        self._guard.catch_up()
+
+    def _bind(self) -> int:
+        if self._tls is None:
+            return self._server.add_insecure_port(self._listen)
+        return self._server.add_secure_port(self._listen, self._tls.credentials())
+
+    async def set_serving(self) -> None:
+        """Tells health checks that calls are welcome."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def set_not_serving(self) -> None:
+        """Tells health checks that calls should go elsewhere."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def set_health(self, service: str, *, serving: bool) -> None:
+        """Tells health checks of one service, or of the whole process for the empty name."""
+        statuses = health_pb2.HealthCheckResponse
+        await self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
+
+    async def hand_over(self) -> None:
+        """Accepts no connection any more, and returns once every client has been told to connect
+        anew, which it does at the successor.
+
+        Calls go on meanwhile, new ones too: those that are on their way when a server stops are
+        lost, so that has to wait until nobody makes any.
+        """
+        shared_port.stop_listening(self.address)
+        age_s = self._options.max_connection_age_s or 0
+        await asyncio.sleep(_AGE_JITTER * age_s + self._options.settle_s)
+
+    async def drain(self, grace_s: float, settle_s: float | None = None) -> None:
+        """Stops without losing a call; whatever still runs after grace_s ends as DRAINING.
+
+        Settling gives resolvers and balancers the time to look elsewhere before the port closes;
+        by default as long as the options say.
+        """
+        await self.set_not_serving()
+        await asyncio.sleep(self._options.settle_s if settle_s is None else settle_s)
+        self._guard.end_calls(_never_ends)
+        stopping = asyncio.create_task(self._server.stop(grace_s + 1))
+        await asyncio.wait({stopping}, timeout=grace_s)
+        self._guard.end_calls(lambda _: True)
+        await stopping
+        self._guard.catch_up()
+
+    async def _set_health(self, status: Any) -> None:
+        for service in ("", *self._service_names):
+            await self._health.set(service, status)
+
+
+def _cannot_listen(listen: str) -> IllegalState:
+    return IllegalState(f"cannot listen on {listen}; stop what uses it or choose another address")
+
+
+def remaining_s(context: aio.ServicerContext[Any, Any]) -> float | None:
+    """The time left until the caller's deadline, None when it set none."""
+    left_s = cast("float | None", context.time_remaining())
+    return left_s if left_s is not None and left_s < _NO_DEADLINE_S else None
+
+
+def _never_ends(method: str) -> bool:
+    # A watch goes on until someone ends it, so waiting for it would take the whole grace.
+    return is_infrastructure(method) or method.rpartition("/")[2].startswith("Watch")
+
+
+def _descriptors(service_names: Sequence[str]) -> list[ServiceDescriptor]:
+    pool = descriptor_pool.Default()
+    return [pool.FindServiceByName(name) for name in service_names]
