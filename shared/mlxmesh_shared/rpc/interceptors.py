@@ -29,14 +29,8 @@ from mlxmesh_shared.resilience.concurrency_limiter import Places
 from mlxmesh_shared.rpc.access_log import access_level, first_of, record_access, trace_of
 from mlxmesh_shared.rpc.caller import caller_of
 from mlxmesh_shared.rpc.deferred_tasks import Afterwards
-from mlxmesh_shared.rpc.methods import (
-    UNKNOWN_METHOD,
-    Behaviour,
-    behaviour_of,
-    is_background,
-    is_infrastructure,
-    rebuilt,
-)
+from mlxmesh_shared.rpc.handlers import UNKNOWN_METHOD, Behaviour, behaviour_of, rebuilt
+from mlxmesh_shared.rpc.methods import is_background, is_infrastructure
 from mlxmesh_shared.rpc.requests import Receiver
 from mlxmesh_shared.rpc.requests.receiver import Context, Held, Receive
 from mlxmesh_shared.tls.method_access import MethodAccess
