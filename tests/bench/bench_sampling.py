@@ -16,7 +16,7 @@ prepare_blas()
 
 import mlx.core as mx  # noqa: E402 - only after the BLAS
 
-from mlxmesh_engine.forward.evaluation import compute  # noqa: E402
+from mlxmesh_engine.evaluation import compute  # noqa: E402
 from mlxmesh_engine.sampling.sampler import BatchSampler  # noqa: E402
 from mlxmesh_engine.scheduling.request import Sampling, Sequence  # noqa: E402
 from mlxmesh_engine.scheduling.scheduler import Active  # noqa: E402

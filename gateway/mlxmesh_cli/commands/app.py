@@ -21,8 +21,8 @@ from mlxmesh_cli.commands import (
     top,
     trace,
 )
-from mlxmesh_cli.commands.session import TLS_VARIABLES
-from mlxmesh_cli.screen.pipes import QuietGroup
+from mlxmesh_cli.commands.pipes import QuietGroup
+from mlxmesh_cli.mesh.session import TLS_VARIABLES
 
 app = typer.Typer(
     name="mlxmesh",

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mlxmesh_cli.commands.session import Address, DataDir, connect, gateway_address, run
 from mlxmesh_cli.commands.text import MaxTokens, Model, Seed, Temperature, TopK, TopP, options_given
+from mlxmesh_cli.mesh.session import Address, DataDir, connect, gateway_address, run
 
 
 def chat(
@@ -33,8 +33,8 @@ def chat(
     options = options_given(max_tokens, temperature, top_p, top_k, seed, None)
 
     async def work() -> None:
+        from mlxmesh_cli.commands.chatting import Chatting
         from mlxmesh_cli.screen.answers import default_model
-        from mlxmesh_cli.screen.chatting import Chatting
         from mlxmesh_cli.screen.conversation import Conversation
 
         async with connect(address, data_dir) as client:

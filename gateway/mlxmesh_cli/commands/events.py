@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.commands.failures import remember_json
-from mlxmesh_cli.commands.session import Address, DataDir, connect, run
+from mlxmesh_cli.mesh.failures import remember_json
+from mlxmesh_cli.mesh.session import Address, DataDir, connect, run
 from mlxmesh_cli.screen.output import console, print_json_line, say, to_dict
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlxmesh_cli.commands.extras import missing_packages
-from mlxmesh_cli.commands.failures import INTERRUPTED, remember_json
-from mlxmesh_cli.commands.session import (
+from mlxmesh_cli.mesh.failures import INTERRUPTED, remember_json
+from mlxmesh_cli.mesh.session import (
     DataDir,
     Json,
     fail,

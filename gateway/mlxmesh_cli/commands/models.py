@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlxmesh_cli.commands.completion import complete_model
-from mlxmesh_cli.commands.session import (
+from mlxmesh_cli.mesh.session import (
     Address,
     DataDir,
     Json,

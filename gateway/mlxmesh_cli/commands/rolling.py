@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.commands.session import (
+from mlxmesh_cli.mesh.session import (
     DataDir,
     Json,
     fail,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, gateway_address, run
+from mlxmesh_cli.mesh.session import Address, DataDir, Json, connect, gateway_address, run
 from mlxmesh_cli.screen.output import is_watched, print_json, print_view
 
 

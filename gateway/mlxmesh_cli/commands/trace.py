@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, print_json, run, to_dict
+from mlxmesh_cli.mesh.session import Address, DataDir, Json, connect, print_json, run, to_dict
 from mlxmesh_cli.screen.output import print_view
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
-from mlxmesh_cli.commands.session import settings_flags, to_dict
+from mlxmesh_cli.mesh.session import settings_flags, to_dict
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.record import read_record
 from mlxmesh_shared.errors import MeshError

@@ -19,9 +19,9 @@ from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
 from mlxmesh_generation.servicer import EngineStatusServicer, GenerationServicer
 from mlxmesh_generation.streams.generations import Generations, Patience
 from mlxmesh_generation.streams.limits import GenerationLimits
+from mlxmesh_generation.streams.preparation import Preparation
 from mlxmesh_generation.streams.retention import RetentionLimits
-from mlxmesh_generation.telemetry import GenerationTelemetry
-from mlxmesh_generation.text.preparation import Preparation
+from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.text.prompts import Prompts
 from mlxmesh_generation.text.rendering import Renderers
 from mlxmesh_generation.text.tokenizers import Tokenizers

@@ -19,8 +19,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     ResumeGenerationRequest,
 )
 from mlxmesh.model.v1 import model_pb2
-from mlxmesh_generation.placement.catalogue import CatalogueChange, Model, ModelVersion
-from mlxmesh_generation.streams.request import (
+from mlxmesh_generation.catalogue import CatalogueChange, Model, ModelVersion
+from mlxmesh_generation.request import (
     Chat,
     ChatTurn,
     CountRequest,

@@ -23,8 +23,8 @@ from mlxmesh.telemetry.v1.telemetry_pb2 import GetMeshStatusRequest, GetMeshStat
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
 from mlxmesh_generation import convert
 from mlxmesh_generation.placement.engines import Engines
+from mlxmesh_generation.request import GenerationKey, GenerationRequest
 from mlxmesh_generation.streams.generations import Generations
-from mlxmesh_generation.streams.request import GenerationKey, GenerationRequest
 from mlxmesh_shared.errors import MethodNotFound
 from mlxmesh_shared.registry.convert import breaker_message, instance_message
 from mlxmesh_shared.rpc.caller import caller_of, told_owner

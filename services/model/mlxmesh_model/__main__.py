@@ -16,14 +16,14 @@ from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database import database_url, sqlite_url
-from mlxmesh_model.catalogue.model_events import publish_change
+from mlxmesh_model.catalogue.database_urls import database_url, sqlite_url
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.fleet.loads import Loads
 from mlxmesh_model.fleet.passed_over import PassedOver
 from mlxmesh_model.fleet.reconciler import Reconciler
 from mlxmesh_model.fleet.runtimes import GrpcFleet
 from mlxmesh_model.fleet.turn import Turn
+from mlxmesh_model.model_events import publish_change
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.events import publishing
 from mlxmesh_shared.process.live import following

@@ -16,13 +16,13 @@ from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database import sqlite_url
-from mlxmesh_model.catalogue.model_events import publish_change
+from mlxmesh_model.catalogue.database_urls import sqlite_url
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.fleet.loads import Loads
 from mlxmesh_model.fleet.passed_over import PassedOver
 from mlxmesh_model.fleet.reconciler import Reconciler
 from mlxmesh_model.fleet.runtimes import GrpcFleet
+from mlxmesh_model.model_events import publish_change
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer

@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType as Type
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model.artifacts.hub import Progress
 from mlxmesh_model.artifacts.imports import Imports
-from mlxmesh_model.catalogue.database import sqlite_url
+from mlxmesh_model.catalogue.database_urls import sqlite_url
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import (
     DiskFull,

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from mlxmesh_model.catalogue.database import database_url, open_database
+from mlxmesh_model.catalogue.database import open_database
+from mlxmesh_model.catalogue.database_urls import database_url
 from mlxmesh_model.catalogue.models import Artifact
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import IllegalState, ServiceUnavailable

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database import sqlite_url
+from mlxmesh_model.catalogue.database_urls import sqlite_url
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Source, Version
 from mlxmesh_model.catalogue.store import Store

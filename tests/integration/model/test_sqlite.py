@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from mlxmesh_model.catalogue.database import open_database, sqlite_url
+from mlxmesh_model.catalogue.database import open_database
+from mlxmesh_model.catalogue.database_urls import sqlite_url
 from mlxmesh_model.catalogue.models import Artifact
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import DiskFull, IllegalState, MeshError

@@ -12,7 +12,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 import mlxmesh_model
-from mlxmesh_model.catalogue.database import HEAD, open_database, sqlite_url
+from mlxmesh_model.catalogue.database import HEAD, open_database
+from mlxmesh_model.catalogue.database_urls import sqlite_url
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Phase, Replica
 from mlxmesh_model.catalogue.store import Store

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from mlxmesh_cli.commands.app import app
-from mlxmesh_cli.commands.session import (
+from mlxmesh_cli.mesh.session import (
     DEFAULT_ADDRESS,
     TLS_VARIABLES,
     gateway_address,

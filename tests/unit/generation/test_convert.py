@@ -13,7 +13,7 @@ from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.generation.v1.generation_pb2 import ChatMessage, CompleteResponse, GenerateRequest
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh_generation import convert
-from mlxmesh_generation.streams.request import (
+from mlxmesh_generation.request import (
     Chat,
     ChatTurn,
     Delta,

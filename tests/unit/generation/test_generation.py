@@ -10,11 +10,9 @@ import pytest
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Accepted, SequenceOutput, SequenceTimings, Submit
 from mlxmesh.telemetry.v1.events_pb2 import GenerationResumed
-from mlxmesh_generation.placement.catalogue import ModelVersion
+from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.placement.sequence import SequenceSink
-from mlxmesh_generation.streams.generation import Generation
-from mlxmesh_generation.streams.plan import Plan
-from mlxmesh_generation.streams.request import (
+from mlxmesh_generation.request import (
     Delta,
     Event,
     Finished,
@@ -25,9 +23,11 @@ from mlxmesh_generation.streams.request import (
     Resumed,
     Started,
 )
+from mlxmesh_generation.streams.generation import Generation
+from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.streams.stream import MAX_BACKLOG_TOKENS
+from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.streams.transcript import Transcript
-from mlxmesh_generation.telemetry import GenerationTelemetry
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import (
     Cancelled,

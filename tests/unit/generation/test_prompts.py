@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
-from mlxmesh_generation.placement.catalogue import ModelVersion
-from mlxmesh_generation.streams.request import (
+from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.request import (
     Chat,
     ChatTurn,
     GenerationRequest,

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from mlxmesh_generation.streams.request import Chat, ChatTurn
+from mlxmesh_generation.request import Chat, ChatTurn
 from mlxmesh_generation.text import render_process
 from mlxmesh_generation.text.prompts import conversation
 from mlxmesh_generation.text.rendering import ChatTemplate, Renderers
@@ -223,7 +223,7 @@ def test_a_process_has_nobody_elses_files(renderers: Renderers) -> None:
 def test_where_the_kernel_does_not_limit_memory_the_process_does_itself() -> None:
     script = (
         "import os, time\n"
-        "from mlxmesh_generation import render_process\n"
+        "from mlxmesh_generation.text import render_process\n"
         "render_process.limit_memory('another kernel')\n"
         "print(os.getpid(), flush=True)\n"
         "kept = []\n"

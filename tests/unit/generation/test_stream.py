@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mlxmesh_generation.streams.request import (
+from mlxmesh_generation.request import (
     Delta,
     Event,
     Finished,

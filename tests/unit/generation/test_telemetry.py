@@ -9,9 +9,8 @@ from opentelemetry import trace
 from opentelemetry.context import attach, detach
 from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 
-from mlxmesh_generation.placement.catalogue import ModelVersion
-from mlxmesh_generation.streams.plan import Plan
-from mlxmesh_generation.streams.request import (
+from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.request import (
     Chat,
     ChatTurn,
     Finished,
@@ -21,7 +20,8 @@ from mlxmesh_generation.streams.request import (
     PromptText,
     PromptTokens,
 )
-from mlxmesh_generation.telemetry import GenerationTelemetry, WatchedGeneration
+from mlxmesh_generation.streams.plan import Plan
+from mlxmesh_generation.streams.telemetry import GenerationTelemetry, WatchedGeneration
 from mlxmesh_shared.errors import EngineLost, ReaderReplaced
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.telemetry.sdk import Recorder

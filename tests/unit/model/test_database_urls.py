@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxmesh_model.catalogue.database import database_url, place, server_of
+from mlxmesh_model.catalogue.database_urls import database_url, place, server_of
 from mlxmesh_shared.errors import InvalidArgument
 
 

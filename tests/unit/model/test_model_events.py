@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from mlxmesh_model.catalogue.lifecycle import State
-from mlxmesh_model.catalogue.model_events import publish_change
 from mlxmesh_model.catalogue.models import (
     Artifact,
     FailureRecord,
@@ -17,6 +16,7 @@ from mlxmesh_model.catalogue.models import (
     Source,
     Version,
 )
+from mlxmesh_model.model_events import publish_change
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 10, 20, "float32", 4096, 1024)
 FAILURE = FailureRecord(8, "INSUFFICIENT_MEMORY", "it does not fit")

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlxmesh_model.catalogue import plan
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import FailureRecord, Phase, Replica, Source, Version
+from mlxmesh_model.fleet import plan
 from mlxmesh_model.fleet.placement import Engine, Runtime
 
 CRASHED = FailureRecord(13, "ENGINE_CRASHED", "exit code 1")

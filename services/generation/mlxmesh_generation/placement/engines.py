@@ -8,8 +8,8 @@ from dataclasses import replace
 from functools import partial
 
 from mlxmesh.engine.v1.engine_pb2 import SequenceOutput, Submit
+from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.placement import router
-from mlxmesh_generation.placement.catalogue import ModelVersion
 from mlxmesh_generation.placement.engine_link import EngineLink
 from mlxmesh_generation.placement.mirror import CatalogueMirror
 from mlxmesh_generation.placement.router import PrefixAffinity, prefixes

@@ -9,7 +9,7 @@ from typing import Protocol
 from mlxmesh.model.v1.model_pb2 import GetTokenizerRequest, WatchModelsRequest
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh_generation import convert
-from mlxmesh_generation.placement.catalogue import Catalogue, CatalogueChange, ModelVersion
+from mlxmesh_generation.catalogue import Catalogue, CatalogueChange, ModelVersion
 from mlxmesh_shared.errors import MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.registry.port import Registry

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from mlxmesh.engine.v1.engine_pb2 import SequenceOutput, Submit
-from mlxmesh_generation.placement.catalogue import ModelVersion
+from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_shared.errors import MeshError
 
 

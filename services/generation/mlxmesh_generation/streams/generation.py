@@ -8,8 +8,7 @@ from mlxmesh.engine.v1.engine_pb2 import SequenceOutput
 from mlxmesh.telemetry.v1.events_pb2 import GenerationResumed
 from mlxmesh_generation import convert
 from mlxmesh_generation.placement.sequence import EngineSequence, Placer
-from mlxmesh_generation.streams.plan import Losses, Plan
-from mlxmesh_generation.streams.request import (
+from mlxmesh_generation.request import (
     Delta,
     Finished,
     FinishReason,
@@ -18,8 +17,9 @@ from mlxmesh_generation.streams.request import (
     Started,
     Timings,
 )
+from mlxmesh_generation.streams.plan import Losses, Plan
 from mlxmesh_generation.streams.stream import EventBuffer
-from mlxmesh_generation.telemetry import WatchedGeneration
+from mlxmesh_generation.streams.telemetry import WatchedGeneration
 from mlxmesh_generation.text.detokenize import Detokenizer
 from mlxmesh_generation.text.output import Output
 from mlxmesh_shared.errors import (

@@ -7,19 +7,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from mlxmesh_generation.placement.sequence import Placer
-from mlxmesh_generation.streams.generation import ENGINE_WAIT_S, Generation
-from mlxmesh_generation.streams.limits import GenerationLimits, UnreadLimit, UnreadOutput
-from mlxmesh_generation.streams.plan import Plan
-from mlxmesh_generation.streams.request import (
+from mlxmesh_generation.request import (
     CountRequest,
     GenerationKey,
     GenerationRequest,
     Resumed,
 )
+from mlxmesh_generation.streams.generation import ENGINE_WAIT_S, Generation
+from mlxmesh_generation.streams.limits import GenerationLimits, UnreadLimit, UnreadOutput
+from mlxmesh_generation.streams.plan import Plan
+from mlxmesh_generation.streams.preparation import Preparation
 from mlxmesh_generation.streams.retention import Retention, RetentionLimits
+from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.streams.transcript import Listeners, Transcript
-from mlxmesh_generation.telemetry import GenerationTelemetry
-from mlxmesh_generation.text.preparation import Preparation
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import (
     Cancelled,

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxmesh_generation.placement.catalogue import ModelVersion
-from mlxmesh_generation.streams.request import GenerationRequest
+from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.request import GenerationRequest
 
 # A request that ends every engine it is given must not end them all, again and again.
 MAX_WITHOUT_PROGRESS = 3

@@ -4,8 +4,8 @@ from array import array
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from mlxmesh_generation.placement.catalogue import ModelVersion
-from mlxmesh_generation.streams.request import (
+from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.request import (
     Chat,
     GenerationRequest,
     PromptInput,

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from mlxmesh_model.catalogue.database import is_sqlite, place, server_of
+from mlxmesh_model.catalogue.database_urls import is_sqlite, place, server_of
 from mlxmesh_shared.errors import CatalogueBusy, IllegalState, MeshError, ServiceUnavailable
 from mlxmesh_shared.host.disk import disk_error, disk_full, has_no_space, not_writable
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from mlxmesh_model.catalogue import plan
 from mlxmesh_model.catalogue.models import REFUSAL_PAUSE_S, FailureRecord, Phase, Replica, Version
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.fleet import plan
 from mlxmesh_model.fleet.passed_over import PassedOver, refusal
 from mlxmesh_model.fleet.placement import NoRoom, Runtime, place
 from mlxmesh_model.fleet.runtimes import Fleet

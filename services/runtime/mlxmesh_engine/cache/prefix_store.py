@@ -5,7 +5,7 @@ from collections.abc import Sequence as Seq
 
 from mlxmesh_engine.cache.kv_cache import BatchCache, RowCache
 from mlxmesh_engine.cache.prefix_cache import PrefixCache
-from mlxmesh_engine.forward.evaluation import start_computing
+from mlxmesh_engine.evaluation import start_computing
 from mlxmesh_engine.scheduling.batching import Batching
 
 _log = logging.getLogger(__name__)

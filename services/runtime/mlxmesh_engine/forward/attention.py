@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxmesh_engine.forward.evaluation import compute
+from mlxmesh_engine.evaluation import compute
 
 LOG2_E = math.log2(math.e)
 

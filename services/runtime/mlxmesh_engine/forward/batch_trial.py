@@ -16,7 +16,7 @@ import numpy as np
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
 from mlxmesh_engine.cache.kv_cache import BatchCache
-from mlxmesh_engine.forward.evaluation import compute
+from mlxmesh_engine.evaluation import compute
 from mlxmesh_engine.forward.forward_pass import Forward, feed
 from mlxmesh_engine.scheduling.batching import Batching
 from mlxmesh_shared.errors import FeatureNotSupported

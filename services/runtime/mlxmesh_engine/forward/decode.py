@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlxmesh_engine.cache.kv_cache import BatchCache
-from mlxmesh_engine.forward.evaluation import start_computing, token_ids
+from mlxmesh_engine.evaluation import start_computing, token_ids
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.sampling.sampler import BatchSampler
 from mlxmesh_engine.scheduling.scheduler import Active

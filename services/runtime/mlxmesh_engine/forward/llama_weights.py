@@ -15,8 +15,8 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.rope_utils import Llama3RoPE
 
+from mlxmesh_engine.evaluation import compute
 from mlxmesh_engine.forward.attention import LOG2_E
-from mlxmesh_engine.forward.evaluation import compute
 from mlxmesh_engine.forward.weights import parameters
 
 _FAMILIES = ("mlx_lm.models.llama", "mlx_lm.models.qwen2")

@@ -12,11 +12,11 @@ import mlx.core as mx
 import mlx_lm.utils
 from mlx import nn
 
+from mlxmesh_engine.evaluation import compute
 from mlxmesh_engine.forward import model_config
 from mlxmesh_engine.forward.batch_trial import BatchTrial
 from mlxmesh_engine.forward.blas import Blas
 from mlxmesh_engine.forward.dtype_policy import DtypeChoice, choose_dtype
-from mlxmesh_engine.forward.evaluation import compute
 from mlxmesh_engine.forward.forward_pass import Forward
 from mlxmesh_engine.forward.llama_forward import LlamaForward
 from mlxmesh_engine.forward.llama_weights import is_plain_llama, prepare_llama

@@ -5,7 +5,7 @@ from collections.abc import Sequence as Seq
 
 from mlxmesh_engine.cache.kv_cache import BatchCache, RowCache
 from mlxmesh_engine.cache.prefix_store import PrefixStore
-from mlxmesh_engine.forward.evaluation import start_computing
+from mlxmesh_engine.evaluation import start_computing
 from mlxmesh_engine.forward.forward_pass import feed
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.scheduling.batching import Batching

@@ -8,8 +8,8 @@ import mlx.utils
 import mlx_lm.utils
 from mlx import nn
 
+from mlxmesh_engine.evaluation import compute
 from mlxmesh_engine.forward.dtype_policy import DtypeChoice, Weights
-from mlxmesh_engine.forward.evaluation import compute
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 # As integers, infinity and NaN lie above all finite numbers of their sign, so two largest values

@@ -3,11 +3,11 @@
 import random
 from collections.abc import Sequence
 
-from mlxmesh_generation.placement.catalogue import ModelVersion
+from mlxmesh_generation.catalogue import ModelVersion
 from mlxmesh_generation.placement.engines import Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror
+from mlxmesh_generation.request import CountRequest, GenerationRequest, Resumed
 from mlxmesh_generation.streams.plan import Plan
-from mlxmesh_generation.streams.request import CountRequest, GenerationRequest, Resumed
 from mlxmesh_generation.text import prompts
 from mlxmesh_generation.text.prompts import Prompts
 from mlxmesh_generation.text.tokenizer import ModelTokenizer

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from mlxmesh_cli.commands.failures import BROKEN_PIPE, errors_as_asked
+from mlxmesh_cli.mesh.failures import BROKEN_PIPE, errors_as_asked
 
 
 class QuietGroup(TyperGroup):

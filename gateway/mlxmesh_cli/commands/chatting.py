@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlxmesh.generation.v1.generation_pb2 import FINISH_REASON_LENGTH
-from mlxmesh_cli.commands.failures import described
+from mlxmesh_cli.mesh.failures import described
 from mlxmesh_cli.screen.answers import Answer, show
 from mlxmesh_cli.screen.conversation import HELP, Command, Conversation, parse_line
 from mlxmesh_cli.screen.output import say, terminal_columns

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from mlxmesh_cli.commands.failures import NO_MESH, fail, remember_json, told_errors
+from mlxmesh_cli.mesh.failures import NO_MESH, fail, remember_json, told_errors
 from mlxmesh_cli.screen.output import print_json, to_dict
 
 if TYPE_CHECKING:
