@@ -83,7 +83,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--lock-fd", type=int, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--replicas", type=int, default=None)
     parser.add_argument("--tls", action="store_true")
-    parser.add_argument("--model", action="append", default=[], metavar="NAME|DIRECTORY|HUB_ID")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME|DIRECTORY|REPO_ID")
     return parser.parse_known_args(argv)
 
 

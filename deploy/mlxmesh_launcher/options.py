@@ -17,7 +17,7 @@ class ModelSource:
 
     name: str
     directory: Path | None = None
-    hub_id: str = ""
+    repo_id: str = ""
     file: Path | None = None
 
 
@@ -54,7 +54,7 @@ def parse_source(text: str) -> ModelSource:
         return ModelSource(name=model_name(directory), file=directory.resolve())
     owner, _, name = text.partition("/")
     if owner and name and "/" not in name and not text.startswith((".", "~", "/")):
-        return ModelSource(name=name, hub_id=text)
+        return ModelSource(name=name, repo_id=text)
     raise InvalidArgument(
         f"{text!r} is not a bundled model ({', '.join(bundled) or 'none here'}), "
         "a directory with a config.json, a GGUF file, or a hub id such as "

@@ -73,7 +73,7 @@ async def add_model(client: MeshClient, model: ModelSource, report: Report) -> N
     if model.file is not None:
         verb, steps = "converting", client.import_model(name=model.name, file=str(model.file))
     else:
-        verb, steps = "pulling", client.pull_model(model.hub_id, name=model.name)
+        verb, steps = "pulling", client.pull_model(model.repo_id, name=model.name)
     async for progress in steps:
         done, total = progress.done_bytes / 1e6, progress.total_bytes / 1e6
         report(f"{verb} {model.name}: {done:,.0f} of {total:,.0f} MB")

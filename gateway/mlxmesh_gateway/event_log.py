@@ -6,15 +6,15 @@ from collections.abc import AsyncGenerator, Iterable
 from mlxmesh.telemetry.v1 import events_pb2 as wire
 from mlxmesh_shared.events import EventFilter, EventLog
 
-MOST_KEPT = 4096
+MAX_KEPT = 4096
 # A watch that passes over so many events tells how far it is, so that it may go on from there.
-MOST_UNTOLD = 256
+MAX_UNTOLD = 256
 
 
 class GatewayEventLog:
     """One log for each start of a gateway; its events are numbered, and unique by event_id."""
 
-    def __init__(self, most_kept: int = MOST_KEPT) -> None:
+    def __init__(self, most_kept: int = MAX_KEPT) -> None:
         self.log_id = secrets.token_hex(8)
         self.events = EventLog(most_kept)
         self._most_known = 2 * most_kept
@@ -52,7 +52,7 @@ class GatewayEventLog:
             for event in filter(wanted.passes, batch.events):
                 yield self._response(event.sequence, event=event)
                 told = event.sequence
-            if sequence < backlog_end <= batch.last or batch.last - told >= MOST_UNTOLD:
+            if sequence < backlog_end <= batch.last or batch.last - told >= MAX_UNTOLD:
                 yield self._response(batch.last, synced=wire.EventsSynced())
                 told = batch.last
             sequence = batch.last

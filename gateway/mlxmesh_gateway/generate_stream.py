@@ -21,7 +21,7 @@ GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
 RESUME = "/mlxmesh.generation.v1.GenerationService/ResumeGeneration"
 RETRY_PAUSE_S = 0.1
 # A request that ends every instance it is given must not end them all, again and again.
-MOST_WITHOUT_PROGRESS = 3
+MAX_WITHOUT_PROGRESS = 3
 
 Candidates = Callable[[], Sequence[Endpoint]]
 """The instances as they are now, the best first. Raises ServiceUnavailable when there is none."""
@@ -79,7 +79,7 @@ class GenerateStream:
     async def go_on(self, error: MeshError) -> None:
         """Goes on elsewhere until the end. Raises: `error` itself when it was no loss."""
         without_progress = 0
-        while self.answered and _is_loss(error) and without_progress < MOST_WITHOUT_PROGRESS:
+        while self.answered and _is_loss(error) and without_progress < MAX_WITHOUT_PROGRESS:
             tokens = self.recording.tokens
             try:
                 return await self._resume(error)

@@ -10,7 +10,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 )
 
 # Messages are kept as they came, and read only when an instance is lost, or when so many wait.
-MOST_RAW_MESSAGES = 1000
+MAX_RAW_MESSAGES = 1000
 
 
 class Recording:
@@ -31,7 +31,7 @@ class Recording:
 
     def add(self, message: bytes) -> None:
         self._raw.append(message)
-        if len(self._raw) > MOST_RAW_MESSAGES:
+        if len(self._raw) > MAX_RAW_MESSAGES:
             self._read()
 
     @property

@@ -13,7 +13,7 @@ from mlxmesh_gateway.status import MeshStatus
 from mlxmesh_gateway.traffic import GatewayTraffic
 from mlxmesh_shared.errors import InvalidArgument
 
-MOST_EVENT_BYTES = 8 * 1024
+MAX_EVENT_BYTES = 8 * 1024
 
 
 class TelemetryServicer(TelemetryServiceServicer):
@@ -61,8 +61,8 @@ class TelemetryServicer(TelemetryServiceServicer):
 
 def _check(event: events.Event, path: str) -> None:
     """What no rule of the contract can say. Raises: InvalidArgument."""
-    if event.ByteSize() > MOST_EVENT_BYTES:
-        raise InvalidArgument(f"{path} has more than {MOST_EVENT_BYTES} bytes", field=path)
+    if event.ByteSize() > MAX_EVENT_BYTES:
+        raise InvalidArgument(f"{path} has more than {MAX_EVENT_BYTES} bytes", field=path)
     try:
         event.time.ToDatetime()
     except (OverflowError, ValueError):

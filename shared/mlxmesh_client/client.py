@@ -236,7 +236,7 @@ class MeshClient:
 
     def pull_model(
         self,
-        hub_id: str,
+        repo_id: str,
         *,
         revision: str = "",
         name: str = "",
@@ -248,7 +248,7 @@ class MeshClient:
         message holds the version.
         """
         request = PullModelRequest(
-            hub_id=hub_id, revision=revision, name=name, file=file, dtype=dtype
+            repo_id=repo_id, revision=revision, name=name, file=file, dtype=dtype
         )
         return self._calls.stream(
             self._models.PullModel, request, self._limit_s(timeout_s), safe=False

@@ -9,7 +9,7 @@ from mlxmesh_shared.errors import DeadlineExceeded, MeshError, ServiceUnavailabl
 
 PAUSE_S = 1.0
 # So many ids are remembered, to leave out what another gateway tells again.
-MOST_REMEMBERED = 8192
+MAX_REMEMBERED = 8192
 
 Open = Callable[[int | None, str], AsyncGenerator[WatchEventsResponse]]
 """Begins a watch after a number of a log; None for all that is kept."""
@@ -45,5 +45,5 @@ async def follow(
 
 def _remember(seen: dict[str, None], event_id: str) -> None:
     seen[event_id] = None
-    if len(seen) > MOST_REMEMBERED:
+    if len(seen) > MAX_REMEMBERED:
         del seen[next(iter(seen))]

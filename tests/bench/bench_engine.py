@@ -21,7 +21,7 @@ from mlx_lm.generate import BatchGenerator  # noqa: E402 - only after the BLAS
 from mlx_lm.utils import load_model as load_as_shipped  # noqa: E402
 
 from mlxmesh_engine.forward.loader import LoadedModel  # noqa: E402
-from mlxmesh_engine.scheduling.request import Sampling, Sequence  # noqa: E402
+from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest  # noqa: E402
 from tests.bench.results import Findings, Result, Row, run_alone  # noqa: E402
 from tests.bench.samplers import Settings, greedy, mixed  # noqa: E402
 from tests.fakes.engine_rig import Rig, load_model  # noqa: E402
@@ -46,10 +46,10 @@ Workload = Callable[[], int]
 """Runs once and returns the number of tokens made."""
 
 
-def requests(rows: int, sampling: Callable[[int], Settings]) -> list[Sequence]:
+def requests(rows: int, sampling: Callable[[int], Settings]) -> list[SequenceRequest]:
     rng = np.random.default_rng(rows)
     return [
-        Sequence(
+        SequenceRequest(
             (1, number),
             tuple(int(token) for token in rng.integers(0, VOCAB_SIZE, PROMPT_TOKENS)),
             NEW_TOKENS,

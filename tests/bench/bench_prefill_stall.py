@@ -23,7 +23,7 @@ from mlxmesh_engine.forward.blas import prepare_blas
 
 prepare_blas()
 
-from mlxmesh_engine.scheduling.request import Sequence  # noqa: E402 - only after the BLAS
+from mlxmesh_engine.scheduling.request import SequenceRequest  # noqa: E402 - only after the BLAS
 from mlxmesh_shared.settings.sections import EngineSettings  # noqa: E402
 from tests.bench.bench_model import prompts, write_model  # noqa: E402
 from tests.bench.results import Findings, Result, Row, median_of, run_alone  # noqa: E402
@@ -66,15 +66,15 @@ def stalled(rig: Rig, *, seed: int) -> Stall:
     for number, ids in zip(
         numbers, prompts(STREAMS, STREAM_PROMPT_TOKENS, seed=10_000 + seed), strict=True
     ):
-        rig.submit(Sequence((1, number), tuple(ids), CONTEXT_TOKENS - STREAM_PROMPT_TOKENS))
+        rig.submit(SequenceRequest((1, number), tuple(ids), CONTEXT_TOKENS - STREAM_PROMPT_TOKENS))
     while not all(_tokens(rig, number) for number in numbers):
-        rig.turn()
+        rig.step()
     before = [_gap(rig) for _ in range(QUIET_TURNS)]
 
     long_numbers = range(STREAMS + 1, STREAMS + LONG_PROMPTS + 1)
     long_prompts = prompts(LONG_PROMPTS, LONG_PROMPT_TOKENS, seed=seed)
     for number, ids in zip(long_numbers, long_prompts, strict=True):
-        rig.submit(Sequence((1, number), tuple(ids), 1))
+        rig.submit(SequenceRequest((1, number), tuple(ids), 1))
     busy: list[Gap] = []
     while not all(_tokens(rig, number) for number in long_numbers):
         busy.append(_gap(rig))
@@ -104,7 +104,7 @@ def stall_p99(
 def _gap(rig: Rig) -> Gap:
     """One turn: it gives every running stream a token."""
     wall_s, cpu_s = time.perf_counter(), time.process_time()
-    rig.turn()
+    rig.step()
     return Gap(time.perf_counter() - wall_s, time.process_time() - cpu_s)
 
 

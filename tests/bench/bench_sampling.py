@@ -18,8 +18,8 @@ import mlx.core as mx  # noqa: E402 - only after the BLAS
 
 from mlxmesh_engine.evaluation import compute  # noqa: E402
 from mlxmesh_engine.sampling.sampler import BatchSampler  # noqa: E402
-from mlxmesh_engine.scheduling.request import Sampling, Sequence  # noqa: E402
-from mlxmesh_engine.scheduling.scheduler import Active  # noqa: E402
+from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest  # noqa: E402
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence  # noqa: E402
 from tests.bench.results import Findings, Result, Row, run_alone  # noqa: E402
 from tests.bench.samplers import Settings, greedy, mixed  # noqa: E402
 
@@ -47,10 +47,10 @@ def sampler_step(scores: mx.array, sampling: Callable[[int], Settings]) -> Step:
     rows, vocab_size = scores.shape
     sampler = BatchSampler(vocab_size)
     sequences = [
-        Sequence((1, row), tuple(range(20)), 1000, sampling=Sampling(**sampling(row)))
+        SequenceRequest((1, row), tuple(range(20)), 1000, sampling=Sampling(**sampling(row)))
         for row in range(rows)
     ]
-    sampler.join([Active(sequence) for sequence in sequences])
+    sampler.join([ActiveSequence(sequence) for sequence in sequences])
     return lambda number: [sampler.sample(scores, [number] * rows), *sampler.arrays()]
 
 

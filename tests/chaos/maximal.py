@@ -37,7 +37,7 @@ _BASES: Mapping[str, Message] = {
         generation_pb2.CancelGenerationRequest(request_id="nobody"),
         generation_pb2.CountTokensRequest(model="pocket", prompt="Hi"),
         generation_pb2.ChatMessage(role=generation_pb2.ROLE_USER),
-        model_pb2.PullModelRequest(hub_id="nobody/nothing"),
+        model_pb2.PullModelRequest(repo_id="nobody/nothing"),
         model_pb2.RegisterModelRequest(name="nothing", directory="/nothing"),
         model_pb2.GetModelRequest(model="pocket"),
         telemetry_pb2.GetTraceRequest(request_id="nobody"),

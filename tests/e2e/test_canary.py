@@ -189,7 +189,7 @@ BAD: list[tuple[str, bytes]] = [
     (f"{GENERATION}/Generate", b"\x12\x11" + b"\xff" + CANARY.encode()[1:]),
     (f"{GENERATION}/{CANARY}", generate(prompt=CANARY)),
     (f"{MODELS}/GetTokenizer", generate(prompt=CANARY)),
-    (f"{MODELS}/PullModel", PullModelRequest(hub_id=CANARY, name="a b").SerializeToString()),
+    (f"{MODELS}/PullModel", PullModelRequest(repo_id=CANARY, name="a b").SerializeToString()),
 ]
 
 

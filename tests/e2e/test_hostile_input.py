@@ -154,11 +154,11 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
     yield f"{MODELS}/LoadModel", "replicas", model_pb2.LoadModelRequest(model="pocket", replicas=65)
     yield f"{MODELS}/ListModels", "page_size", model_pb2.ListModelsRequest(page_size=-1)
     yield f"{MODELS}/ListModels", "page_token", model_pb2.ListModelsRequest(page_token="\x00")
-    for hub_id in ("", "pocket", "../../etc", "a/b/c", "a/b?x"):
-        yield f"{MODELS}/PullModel", "hub_id", model_pb2.PullModelRequest(hub_id=hub_id)
+    for repo_id in ("", "pocket", "../../etc", "a/b/c", "a/b?x"):
+        yield f"{MODELS}/PullModel", "repo_id", model_pb2.PullModelRequest(repo_id=repo_id)
     for file in ("x.bin", "../x.gguf", "a/x.gguf", ".gguf"):
-        yield f"{MODELS}/PullModel", "file", model_pb2.PullModelRequest(hub_id="a/b", file=file)
-    yield f"{MODELS}/PullModel", "dtype", model_pb2.PullModelRequest(hub_id="a/b", dtype="int4")
+        yield f"{MODELS}/PullModel", "file", model_pb2.PullModelRequest(repo_id="a/b", file=file)
+    yield f"{MODELS}/PullModel", "dtype", model_pb2.PullModelRequest(repo_id="a/b", dtype="int4")
     for file in ("", "relative.gguf", "/no/such.gguf", "/etc", "/dev/zero", "x" * 5000, "/\x00"):
         importing = model_pb2.ImportModelRequest(name="hostile", file=file)
         yield f"{MODELS}/ImportModel", "file", importing

@@ -39,7 +39,7 @@ def engine_child(data_dir: Path, *flags: str, model_dir: Path = POCKET_MINI) -> 
 def _address(child: "subprocess.Popen[bytes]", log: Path) -> str:
     assert child.stdout is not None
     for line in child.stdout:
-        news = json.loads(line)
-        if "address" in news:
-            return news["address"]
+        outputs = json.loads(line)
+        if "address" in outputs:
+            return outputs["address"]
     raise AssertionError(f"the engine did not start: {log.read_text()[-2000:]}")

@@ -11,7 +11,7 @@ from mlxmesh_engine.cache.kv_cache import BatchCache
 from mlxmesh_engine.forward.blas import Blas
 from mlxmesh_engine.forward.loader import LoadedModel, load
 from mlxmesh_engine.scheduling.batching import Batching
-from mlxmesh_engine.scheduling.request import News, Sequence, Update
+from mlxmesh_engine.scheduling.request import SequenceRequest, StepOutputs, Update
 from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.step_loop import StepLoop
 from tests.fakes.tiny_model import BLAS, mx
@@ -37,7 +37,7 @@ def load_model(
 
 
 class Rig:
-    """One step loop and all the news that it has told, by sequence id."""
+    """One step loop and all the outputs that it has told, by sequence id."""
 
     def __init__(
         self,
@@ -59,28 +59,28 @@ class Rig:
         )
         self.updates: dict[int, list[Update]] = {}
 
-    def submit(self, *requests: Sequence) -> "Rig":
+    def submit(self, *requests: SequenceRequest) -> "Rig":
         for request in requests:
             self.loop.submit(request)
         return self
 
-    def turn(self, times: int = 1) -> News:
-        news: News = {}
+    def step(self, times: int = 1) -> StepOutputs:
+        outputs: StepOutputs = {}
         for _ in range(times):
-            news = {}
-            for part in self.loop.turn():
+            outputs = {}
+            for part in self.loop.step():
                 for stream_id, updates in part.items():
-                    news.setdefault(stream_id, []).extend(updates)
-            for update in itertools.chain.from_iterable(news.values()):
+                    outputs.setdefault(stream_id, []).extend(updates)
+            for update in itertools.chain.from_iterable(outputs.values()):
                 self.updates.setdefault(update.sequence_id, []).append(update)
-        return news
+        return outputs
 
     def run(self) -> "Rig":
         """Turns until everything ended."""
         for _ in range(20_000):
             if self.loop.idle:
                 return self
-            self.turn()
+            self.step()
         raise AssertionError("the loop did not come to an end")
 
     def tokens(self, sequence_id: int) -> list[int]:

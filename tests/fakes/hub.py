@@ -32,14 +32,14 @@ class FakeHub:
     gate: threading.Event = field(default_factory=threading.Event)  # cleared: bodies stall halfway
     endpoint: str = ""
 
-    def add(self, hub_id: str, directory: Path) -> None:
+    def add(self, repo_id: str, directory: Path) -> None:
         """Offers the files of a directory."""
-        self.models[hub_id] = {path.name: path.read_bytes() for path in directory.iterdir()}
+        self.models[repo_id] = {path.name: path.read_bytes() for path in directory.iterdir()}
 
-    def info(self, hub_id: str) -> dict[str, Any]:
+    def info(self, repo_id: str) -> dict[str, Any]:
         """What the API tells of a model."""
-        siblings = [_sibling(name, data) for name, data in sorted(self.models[hub_id].items())]
-        return {"id": hub_id, "modelId": hub_id, "sha": self.commit, "siblings": siblings}
+        siblings = [_sibling(name, data) for name, data in sorted(self.models[repo_id].items())]
+        return {"id": repo_id, "modelId": repo_id, "sha": self.commit, "siblings": siblings}
 
 
 def _sibling(name: str, data: bytes) -> dict[str, Any]:
@@ -66,16 +66,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
-    def _info(self, hub_id: str, revision: str) -> None:
-        if hub_id not in self.hub.models:
+    def _info(self, repo_id: str, revision: str) -> None:
+        if repo_id not in self.hub.models:
             self._error(404, "RepoNotFound")
         elif revision not in ("main", self.hub.commit):
             self._error(404, "RevisionNotFound")
         else:
-            self._send(200, json.dumps(self.hub.info(hub_id)).encode(), {})
+            self._send(200, json.dumps(self.hub.info(repo_id)).encode(), {})
 
-    def _file(self, hub_id: str, name: str) -> None:
-        data = self.hub.models.get(hub_id, {}).get(name)
+    def _file(self, repo_id: str, name: str) -> None:
+        data = self.hub.models.get(repo_id, {}).get(name)
         if data is None:
             self._error(404, "EntryNotFound")
             return

@@ -147,7 +147,7 @@ class FakeModels(ModelServiceServicer):
 
     async def PullModel(self, request: Any, context: Any) -> AsyncIterator[m.PullModelResponse]:
         self._enter(request)
-        name = request.name or request.hub_id.partition("/")[2]
+        name = request.name or request.repo_id.partition("/")[2]
         yield m.PullModelResponse(name=name, done_bytes=1, total_bytes=2)
         version = m.ModelVersion(version=1, state=m.VERSION_STATE_AVAILABLE)
         yield m.PullModelResponse(name=name, done_bytes=2, total_bytes=2, version=version)

@@ -1,7 +1,7 @@
 """One architecture through the engine's step loop in every phase, against mlx-lm row by row."""
 
 import json
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.scheduling.batching import Batching
-from mlxmesh_engine.scheduling.request import Sequence
+from mlxmesh_engine.scheduling.request import SequenceRequest
 from mlxmesh_shared.errors import InvalidArgument
 from tests.fakes.engine_rig import STREAM, Rig, load_model
 from tests.fakes.tiny_model import mx, tree_flatten, tree_map
@@ -83,7 +83,7 @@ class Reference:
     def tokens(self, prompt: Prompt) -> list[int]:
         return self._generated(prompt)[0]
 
-    def check(self, prompt: Prompt, found: Seq[int]) -> None:
+    def check(self, prompt: Prompt, found: Sequence[int]) -> None:
         """Raises AssertionError unless these are its tokens, up to two all but equal scores."""
         tokens, scores = self._generated(prompt)
         for index, (mine, theirs) in enumerate(zip(tokens, found, strict=True)):
@@ -139,13 +139,13 @@ class Phases:
         self._check("warm prefix", rig, [shared + prompt(9, 6), shared + prompt(10, 9)])
         self.cached_tokens += rig.loop.cached_prompt_tokens
 
-    def _two_turns(self, prompts: Seq[Prompt]) -> None:
+    def _two_turns(self, prompts: Sequence[Prompt]) -> None:
         rig = self._rig()
         self._check("first turn", rig, prompts)
         second = [(*each, *self._reference.tokens(each), *prompt(11, 7)) for each in prompts]
         self._check("second turn", rig, second)
 
-    def _resumed(self, prompts: Seq[Prompt]) -> None:
+    def _resumed(self, prompts: Sequence[Prompt]) -> None:
         tokens = [self._reference.tokens(each) for each in prompts]
         done = [tuple(of[: 1 + at % 5]) for at, of in enumerate(tokens)]
         self._check("resumed", self._rig(), prompts, generated=done)
@@ -157,17 +157,17 @@ class Phases:
         self,
         phase: str,
         rig: Rig,
-        prompts: Seq[Prompt],
+        prompts: Sequence[Prompt],
         *,
-        generated: Seq[Prompt] = (),
+        generated: Sequence[Prompt] = (),
         apart: int = 0,
     ) -> None:
         """All at once, or each so many turns after the one before."""
         first = 1 + max(rig.updates, default=0)
         for number, each in enumerate(prompts, first):
             made = generated[number - first] if generated else ()
-            rig.submit(Sequence((STREAM, number), each, MAX_TOKENS, made))
-            rig.turn(apart)
+            rig.submit(SequenceRequest((STREAM, number), each, MAX_TOKENS, made))
+            rig.step(apart)
         rig.run()
         for number, each in enumerate(prompts, first):
             made = generated[number - first] if generated else ()

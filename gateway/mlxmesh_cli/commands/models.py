@@ -126,7 +126,7 @@ def _import(
 
 
 def pull(
-    hub_id: Annotated[str, typer.Argument(help="OWNER/NAME on the hub.")],
+    repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the hub.")],
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
     name: Annotated[str | None, typer.Option(help="Default: the hub id's last part.")] = None,
     file: Annotated[
@@ -143,10 +143,10 @@ def pull(
         from mlxmesh_cli.screen.progress import bytes_bar
 
         async with connect(address, data_dir) as client:
-            with bytes_bar(f"pulling {hub_id}", quiet=json) as advance:
+            with bytes_bar(f"pulling {repo_id}", quiet=json) as advance:
                 last = None
                 pulling = client.pull_model(
-                    hub_id, revision=revision, name=name or "", file=file, dtype=dtype
+                    repo_id, revision=revision, name=name or "", file=file, dtype=dtype
                 )
                 async for last in pulling:
                     advance(last.done_bytes, last.total_bytes)

@@ -117,11 +117,13 @@ async def open_generations(
     generations = Generations(
         preparation=preparation,
         engines=replicas,
-        patience=Patience(settings.engine_wait_s, settings.unread_s),
+        patience=Patience(settings.engine_wait_s, settings.detached_timeout_s),
         limits=GenerationLimits(
             max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
         ),
-        retained=RetentionLimits(settings.kept_bytes, settings.kept_generations, settings.kept_s),
+        retained=RetentionLimits(
+            settings.retained_bytes, settings.retained_generations, settings.retention_s
+        ),
         max_unread_bytes=settings.max_unread_bytes,
         telemetry=GenerationTelemetry(telemetry, settings.log_content_models),
         publish=publish,

@@ -48,9 +48,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> AsyncGenerator[pb.PullModelResponse]:
         if request.dtype and not request.file:
             raise InvalidArgument("dtype goes with a GGUF file only", field="dtype")
-        name = request.name or request.hub_id.rpartition("/")[2]
+        name = request.name or request.repo_id.rpartition("/")[2]
         pull = self._pulls.pull(
-            request.hub_id,
+            request.repo_id,
             request.revision or "main",
             name,
             file=request.file,

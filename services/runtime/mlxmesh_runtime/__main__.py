@@ -123,8 +123,8 @@ def _host(
         heartbeat=HeartbeatLimits(
             interval_s=settings.heartbeat_interval_s,
             timeout_s=settings.heartbeat_timeout_s,
-            silent_after_s=settings.silent_after_s,
-            stuck_after_s=settings.stuck_after_s,
+            liveness_timeout_s=settings.liveness_timeout_s,
+            step_stall_timeout_s=settings.step_stall_timeout_s,
         ),
         start_timeout_s=settings.start_timeout_s,
         spare=spare,
@@ -138,7 +138,7 @@ def _restart_limits(settings: RuntimeSettings) -> RestartLimits:
         backoff_min_s=settings.restart_backoff_min_s,
         backoff_max_s=settings.restart_backoff_max_s,
         breaker_failures=settings.breaker_failures,
-        steady_after_s=settings.steady_after_s,
+        failure_reset_s=settings.failure_reset_s,
     )
 
 

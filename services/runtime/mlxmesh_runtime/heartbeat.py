@@ -21,8 +21,8 @@ class HeartbeatLimits:
 
     interval_s: float
     timeout_s: float  # of one question
-    silent_after_s: float  # without any answer: the process is frozen
-    stuck_after_s: float  # answering, but its loop has not turned: a step hangs
+    liveness_timeout_s: float  # without any answer: the process is frozen
+    step_stall_timeout_s: float  # answering, but its loop has not turned: a step hangs
 
 
 class EngineProbe(Protocol):
@@ -65,11 +65,11 @@ async def until_hung(probe: EngineProbe, limits: HeartbeatLimits) -> EngineFailu
             missed += 1
             silent_s = time.monotonic() - last_answer_s
             # Counted as well as timed: this process may have been the one that was paused.
-            if silent_s > limits.silent_after_s and missed >= MIN_MISSED_BEATS:
+            if silent_s > limits.liveness_timeout_s and missed >= MIN_MISSED_BEATS:
                 return _stuck(f"it has not answered for {silent_s:.1f} s")
             continue
         last_answer_s, missed = time.monotonic(), 0
-        if loop_age_s > limits.stuck_after_s:
+        if loop_age_s > limits.step_stall_timeout_s:
             return _stuck(f"its loop has not turned for {loop_age_s:.1f} s")
 
 

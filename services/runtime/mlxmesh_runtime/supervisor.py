@@ -32,7 +32,7 @@ class RestartLimits:
     backoff_min_s: float
     backoff_max_s: float
     breaker_failures: int  # in a row, without a steady run between them
-    steady_after_s: float  # a run that served so long was steady
+    failure_reset_s: float  # a run that served so long was steady
 
 
 class Supervisor:
@@ -127,7 +127,7 @@ class Supervisor:
     def _is_steady(self) -> bool:
         if self._ready_at_s is None:
             return False
-        return time.monotonic() - self._ready_at_s >= self._limits.steady_after_s
+        return time.monotonic() - self._ready_at_s >= self._limits.failure_reset_s
 
     async def _run_until_drains(self) -> None:
         try:

@@ -21,13 +21,13 @@ from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
 from mlxmesh_shared.settings import LiveSettings, MeshSettings
 from mlxmesh_shared.tls import CertificateSource
 
-MOST_KEPT = 1024
+MAX_KEPT = 1024
 OVERLAP_S = 5.0
 CALL_TIMEOUT_S = 5.0
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 2.0
 # Of gateways, most of which will not come back.
-MOST_REMEMBERED = 64
+MAX_REMEMBERED = 64
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Delivery:
         *,
         own_id: str = "",
         open_: OpenChannel = open_channel,
-        most_kept: int = MOST_KEPT,
+        most_kept: int = MAX_KEPT,
         overlap_s: float = OVERLAP_S,
     ) -> None:
         """`own_id` is a gateway's own, which needs no delivery to itself."""
@@ -146,7 +146,7 @@ class Delivery:
         self._reached[place] = number
         self._reached.move_to_end(place)
         self._idle.set()
-        if len(self._reached) > MOST_REMEMBERED:
+        if len(self._reached) > MAX_REMEMBERED:
             self._reached.popitem(last=False)
 
     def _drop(self, count: int, gateway: Instance, why: str) -> None:

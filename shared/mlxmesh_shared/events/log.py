@@ -8,7 +8,7 @@ from itertools import islice, takewhile
 
 from mlxmesh.telemetry.v1.events_pb2 import Event
 
-MOST_IN_A_BATCH = 256
+MAX_IN_A_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,6 @@ class EventLog:
                 await self._changed.wait()
             lost = max(0, self.oldest - 1 - after)
             start = after + lost + 1 - self.oldest
-            events = list(islice(self._events, start, start + MOST_IN_A_BATCH))
+            events = list(islice(self._events, start, start + MAX_IN_A_BATCH))
             after += lost + len(events)
             yield Batch(events, lost, after)

@@ -2,14 +2,14 @@
 
 from collections import Counter
 
-from mlxmesh_shared.resilience.retries import Vacancies
+from mlxmesh_shared.resilience.retries import RetryDelayEstimator
 
 # Who was refused counts as asking until it should have come back, and so much longer.
 _STILL_ASKING_S = 2.0
-_MOST_ASKING = 256
+_MAX_ASKING = 256
 
 
-class Places:
+class ConcurrencyLimiter:
     """Whoever finds no place is told when to come back; until then others keep to their shares.
 
     While nobody is refused, one caller may take all places up to `per_caller`. Once another was, a
@@ -24,7 +24,7 @@ class Places:
         self._held: Counter[str] = Counter()
         self._asking: dict[str, float] = {}
         """Until when each who was refused counts as asking; the longest refused first."""
-        self._vacancies = Vacancies(servers=servers)
+        self._retry_delays = RetryDelayEstimator(servers=servers)
 
     def resize(self, limit: int, *, per_caller: int | None = None) -> None:
         """Changes the number of places; those that are held stay."""
@@ -33,7 +33,7 @@ class Places:
 
     @property
     def held(self) -> int:
-        return self._vacancies.held
+        return self._retry_delays.held
 
     def take(self, caller: str, now_s: float) -> float | None:
         """None when the caller has a place now; else after how many seconds it should ask again."""
@@ -41,14 +41,14 @@ class Places:
             return self.refuse(caller, now_s)
         self._asking.pop(caller, None)
         self._held[caller] += 1
-        self._vacancies.take(now_s)
+        self._retry_delays.take(now_s)
         return None
 
     def refuse(self, caller: str, now_s: float) -> float:
         """As if there were no place: after how many seconds the caller should ask again."""
-        delay_s = self._vacancies.promise(now_s)
+        delay_s = self._retry_delays.promise(now_s)
         self._asking.pop(caller, None)
-        if len(self._asking) >= _MOST_ASKING:
+        if len(self._asking) >= _MAX_ASKING:
             del self._asking[next(iter(self._asking))]
         self._asking[caller] = now_s + delay_s + _STILL_ASKING_S
         return delay_s
@@ -57,14 +57,14 @@ class Places:
         self._held[caller] -= 1
         if not self._held[caller]:
             del self._held[caller]
-        self._vacancies.give_back(now_s)
+        self._retry_delays.give_back(now_s)
 
     def _refuses(self, caller: str, now_s: float) -> bool:
         mine = self._held[caller]
         return (
             mine >= self._per_caller
             or self._above_share(caller, mine, now_s)
-            or not self._vacancies.welcome(self._limit - self.held, now_s)
+            or not self._retry_delays.welcome(self._limit - self.held, now_s)
         )
 
     def _above_share(self, caller: str, mine: int, now_s: float) -> bool:

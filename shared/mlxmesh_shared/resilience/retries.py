@@ -51,10 +51,10 @@ _MEMORY_S = 30.0
 SLACK = 1.25
 # How much later than told somebody may come back and still find the place kept.
 _GRACE_S = 0.25
-_MOST_PROMISED = 4096
+_MAX_PROMISED = 4096
 
 
-class Vacancies:
+class RetryDelayEstimator:
     """Tells each who is refused a time of its own to come back, as places are likely to come free.
 
     A place is held for (place-seconds passed) / (places given back) on average, both fading with
@@ -90,7 +90,7 @@ class Vacancies:
         due_s = max(last_s, now_s + SHORTEST_DELAY_S - self._gap_s) + self._gap_s
         if due_s - now_s > LONGEST_DELAY_S:
             return LONGEST_DELAY_S
-        if len(self._promised_s) < _MOST_PROMISED:
+        if len(self._promised_s) < _MAX_PROMISED:
             self._promised_s.append(due_s)
         return due_s - now_s
 

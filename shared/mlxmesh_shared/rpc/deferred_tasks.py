@@ -9,7 +9,7 @@ DELAY_S = 0.05
 _log = logging.getLogger(__name__)
 
 
-class Afterwards:
+class DeferredTasks:
     """Keeps what there is to do after a call until its answer is under way.
 
     Together it is cheaper as well: measured on a busy gateway, an access record takes 200 to 260 us

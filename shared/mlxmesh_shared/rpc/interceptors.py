@@ -25,10 +25,10 @@ from mlxmesh_shared.errors import (
     to_status,
 )
 from mlxmesh_shared.host.disk import disk_error
-from mlxmesh_shared.resilience.concurrency_limiter import Places
+from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 from mlxmesh_shared.rpc.access_log import access_level, first_of, record_access, trace_of
 from mlxmesh_shared.rpc.caller import caller_of
-from mlxmesh_shared.rpc.deferred_tasks import Afterwards
+from mlxmesh_shared.rpc.deferred_tasks import DeferredTasks
 from mlxmesh_shared.rpc.handlers import UNKNOWN_METHOD, Behaviour, behaviour_of, rebuilt
 from mlxmesh_shared.rpc.methods import is_background, is_infrastructure
 from mlxmesh_shared.rpc.requests import Receiver
@@ -60,19 +60,19 @@ class CallGuard(aio.ServerInterceptor):
         *,
         service: str,
         receiver: Receiver,
-        places: Places | None,
+        limiter: ConcurrencyLimiter | None,
         log_successes: bool = True,
         access: MethodAccess | None = None,
         watcher: CallWatcher | None = None,
         on_refused: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Without `places`, any number of calls may run.
+        """Without `limiter`, any number of calls may run.
 
         `on_refused` is told of each call that gets no place: how many are taken.
         """
         self._service = service
         self._receiver = receiver
-        self._places = places
+        self._limiter = limiter
         self._log_successes = log_successes
         self._access = access
         self._watcher = watcher
@@ -83,7 +83,7 @@ class CallGuard(aio.ServerInterceptor):
         # Running calls by the task that handles each, and those that a drain has ended.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
         self._ended: set[asyncio.Task[Any] | None] = set()
-        self._afterwards = Afterwards()
+        self._deferred = DeferredTasks()
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -102,12 +102,12 @@ class CallGuard(aio.ServerInterceptor):
 
     def resize(self, limit: int, per_caller: int | None) -> None:
         """Changes how many calls may run, where that is bounded; those that run go on."""
-        if self._places is not None:
-            self._places.resize(limit, per_caller=per_caller)
+        if self._limiter is not None:
+            self._limiter.resize(limit, per_caller=per_caller)
 
     def catch_up(self) -> None:
         """Records the calls that have ended, which otherwise takes a moment."""
-        self._afterwards.catch_up()
+        self._deferred.catch_up()
 
     def end_calls(self, chosen: Callable[[str], bool]) -> None:
         """Ends the running calls of the chosen methods with UNAVAILABLE (DRAINING)."""
@@ -186,8 +186,8 @@ class CallGuard(aio.ServerInterceptor):
         finally:
             self._running.pop(task, None)
             self._ended.discard(task)
-            if caller is not None and self._places is not None:
-                self._places.give_back(caller, time.monotonic())
+            if caller is not None and self._limiter is not None:
+                self._limiter.give_back(caller, time.monotonic())
             if held:
                 self._receiver.give_back(held)
             self._conclude(method, context, code, time.perf_counter() - started_s, watched)
@@ -206,15 +206,15 @@ class CallGuard(aio.ServerInterceptor):
 
         Raises: TooManyRequests, InvalidArgument.
         """
-        if self._places is None or is_background(method):
+        if self._limiter is None or is_background(method):
             return None
         caller = caller_of(context)
-        delay_s = self._places.take(caller, time.monotonic())
+        delay_s = self._limiter.take(caller, time.monotonic())
         if delay_s is None:
             return caller
-        self._on_refused(self._places.held)
+        self._on_refused(self._limiter.held)
         raise TooManyRequests(
-            f"{self._places.held} calls are running here and there is no place for more of "
+            f"{self._limiter.held} calls are running here and there is no place for more of "
             "this caller's; try again later",
             retry_delay_s=delay_s,
         )
@@ -240,7 +240,7 @@ class CallGuard(aio.ServerInterceptor):
             if watched is not None:
                 watched.end(code, took_s, ended_ns)
 
-        self._afterwards.add(partial(copy_context().run, record))
+        self._deferred.add(partial(copy_context().run, record))
 
     def _status_of(self, method: str, raised: Exception) -> tuple[grpc.StatusCode, Any]:
         known = self._known(method, raised)

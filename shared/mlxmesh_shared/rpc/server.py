@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from mlxmesh.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.resilience.concurrency_limiter import Places
+from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 from mlxmesh_shared.rpc import control, shared_port
 from mlxmesh_shared.rpc.interceptors import CallGuard, CallWatcher
 from mlxmesh_shared.rpc.methods import is_infrastructure
@@ -62,10 +62,14 @@ class ServerOptions:
     settle_s: float = SETTLE_S
     """How long others get to see that it is leaving, before its port closes."""
 
-    def places(self) -> Places | None:
+    def limiter(self) -> ConcurrencyLimiter | None:
         """Those for running calls; None for any number."""
         limit = self.max_concurrent_rpcs
-        return None if limit is None else Places(limit, per_caller=self.max_rpcs_per_caller)
+        return (
+            None
+            if limit is None
+            else ConcurrencyLimiter(limit, per_caller=self.max_rpcs_per_caller)
+        )
 
     def channel_arguments(self) -> list[tuple[str, int]]:
         """The options for gRPC's core."""
@@ -140,7 +144,7 @@ class MeshServer:
                 max_message_bytes=options.max_message_bytes,
                 max_held_bytes=options.max_held_bytes,
             ),
-            places=options.places(),
+            limiter=options.limiter(),
             log_successes=options.log_successes,
             access=tls.access(descriptors) if tls is not None else None,
             watcher=watcher,

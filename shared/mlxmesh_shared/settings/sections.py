@@ -175,13 +175,13 @@ class GenerationSettings(MeshSettings):
     """Tokenizers kept in memory."""
     engine_wait_s: Seconds = 30
     """How long a generation without a deadline waits for another engine when it lost its own."""
-    unread_s: Seconds = 60
+    detached_timeout_s: Seconds = 60
     """How long a generation with a request_id of its caller goes on while nobody reads it."""
-    kept_s: Seconds = 300
+    retention_s: Seconds = 300
     """How long the messages of such a generation are kept after its end."""
-    kept_generations: Count = 4096
+    retained_generations: Count = 4096
     """Most generations whose messages are kept; the caller with the most loses its oldest first."""
-    kept_bytes: Count = 64 * MIB
+    retained_bytes: Count = 64 * MIB
     """Most memory for kept messages; the caller with the most loses its oldest generation first."""
     drain_grace_s: Seconds = 30
     """How long running generations may go on after a stop was asked for."""
@@ -218,9 +218,9 @@ class RuntimeSettings(MeshSettings):
     """How often each engine is asked how it is."""
     heartbeat_timeout_s: Seconds = 2.0
     """How long an engine may take to answer that."""
-    silent_after_s: Seconds = 10.0
+    liveness_timeout_s: Seconds = 10.0
     """An engine that has not answered for so long is restarted."""
-    stuck_after_s: Seconds = 30
+    step_stall_timeout_s: Seconds = 30
     """An engine whose loop has not turned for so long is restarted."""
     start_timeout_s: Seconds = 600
     """How long an engine may take to load its model."""
@@ -232,7 +232,7 @@ class RuntimeSettings(MeshSettings):
     """The longest pause before a crashed engine is started again."""
     breaker_failures: Count = 5
     """So many failures in a row, without a steady run between, and the engine stays down."""
-    steady_after_s: Seconds = 120
+    failure_reset_s: Seconds = 120
     """An engine that was ready for so long ran steadily; its failures count afresh."""
     stop_grace_s: Seconds = 30
     """How long a stopping engine may finish what it runs before it is killed."""

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
 
-MOST_AT_ONCE = 512
+MAX_AT_ONCE = 512
 # Encoding holds the interpreter's lock, which in an engine the MLX thread waits for.
 SLICE = 16
 
@@ -76,7 +76,7 @@ class Outgoing(Generic[M]):
 
     async def _filled(self) -> tuple[M, int]:
         """A batch of what waits, held from the first on: time may run out while it is encoded."""
-        wanted = min(len(self._queue), MOST_AT_ONCE)
+        wanted = min(len(self._queue), MAX_AT_ONCE)
         items = min(SLICE, wanted)
         batch = self._take(items)
         self._held = batch, items
@@ -121,7 +121,7 @@ class Exporter:
         while True:
             await asyncio.sleep(self._pace.tick_s)
             now_s = time.monotonic()
-            many = max(self._traces.waiting, self._logs.waiting) >= MOST_AT_ONCE
+            many = max(self._traces.waiting, self._logs.waiting) >= MAX_AT_ONCE
             if many or now_s - self._exported_s >= self._pace.export_every_s:
                 self._exported_s = now_s
                 with_metrics = now_s - self._metrics_s >= self._pace.metrics_every_s

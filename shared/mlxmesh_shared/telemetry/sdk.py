@@ -36,8 +36,8 @@ from mlxmesh_shared.telemetry.log_records import attribute
 from mlxmesh_shared.telemetry.metrics import SCOPE, BucketCounts, Metrics, Reading, Telemetry
 from mlxmesh_shared.telemetry.sink import BoundedQueue
 
-MOST_SPANS = 4096
-MOST_LOG_RECORDS = 4096
+MAX_SPANS = 4096
+MAX_LOG_RECORDS = 4096
 
 
 class Recorder:
@@ -48,8 +48,8 @@ class Recorder:
         identity: Mapping[str, str],
         *,
         sample_ratio: float = 1.0,
-        most_spans: int = MOST_SPANS,
-        most_log_records: int = MOST_LOG_RECORDS,
+        most_spans: int = MAX_SPANS,
+        most_log_records: int = MAX_LOG_RECORDS,
     ) -> None:
         """`identity`: the resource's attributes; `sample_ratio`: of traces that begin here."""
         self.spans: BoundedQueue[ReadableSpan] = BoundedQueue(most_spans)

@@ -17,7 +17,7 @@ from typing import Any
 NAMES = ("wire", "reference", "stops", "safetensors", "settings")
 FOUND = Path("build/fuzz")
 AT_A_TIME = 2
-MOST_BYTES = 4096
+MAX_BYTES = 4096
 
 
 def main() -> int:
@@ -60,7 +60,7 @@ def _fuzz(name: str, seconds: int) -> None:
     corpus = Path(tempfile.mkdtemp(prefix="mlxmesh-fuzz-"))
     for number, seed in enumerate(seeds(name)):
         (corpus / str(number)).write_bytes(seed)
-    limits = [f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", "-timeout=10"]
+    limits = [f"-max_total_time={seconds}", f"-max_len={MAX_BYTES}", "-timeout=10"]
     memory = ["-rss_limit_mb=2048", "-print_final_stats=0"]
     flags = [*limits, *memory, f"-artifact_prefix={FOUND}/{name}-", str(corpus)]
     atheris.Setup([sys.argv[0], *flags], TARGETS[name])

@@ -8,7 +8,7 @@ import pytest
 
 from mlxmesh_engine.forward.forward_pass import Forward
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.request import FinishReason, Sequence
+from mlxmesh_engine.scheduling.request import FinishReason, SequenceRequest
 from mlxmesh_shared.errors import EngineFailed
 from tests.fakes.engine_rig import STREAM, Rig, load_model
 from tests.fakes.tiny_model import mx, write_model
@@ -41,9 +41,9 @@ def failing(loaded: LoadedModel, fails_at: Callable[[mx.array], bool]) -> Loaded
     return replace(loaded, model=Failing(loaded.model, fails_at))
 
 
-def requests(*lengths: int) -> list[Sequence]:
+def requests(*lengths: int) -> list[SequenceRequest]:
     return [
-        Sequence((STREAM, number), prompt(number, length), _TOKENS)
+        SequenceRequest((STREAM, number), prompt(number, length), _TOKENS)
         for number, length in enumerate(lengths, 1)
     ]
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.request import FinishReason, Load, News, Sequence
+from mlxmesh_engine.scheduling.request import FinishReason, Load, SequenceRequest, StepOutputs
 from mlxmesh_engine.service.mlx_thread import MlxThread
 from mlxmesh_shared.errors import EngineFailed, InvalidArgument
 from tests.fakes.engine_rig import load_model
@@ -20,16 +20,16 @@ class Listener:
     """Takes what is delivered."""
 
     def __init__(self) -> None:
-        self.news: asyncio.Queue[tuple[News, Load]] = asyncio.Queue()
+        self.outputs: asyncio.Queue[tuple[StepOutputs, Load]] = asyncio.Queue()
 
-    def deliver(self, news: News, load: Load) -> None:
-        self.news.put_nowait((news, load))
+    def deliver(self, outputs: StepOutputs, load: Load) -> None:
+        self.outputs.put_nowait((outputs, load))
 
     async def until_last(self, sequence_id: int) -> tuple[list[int], Any]:
         tokens: list[int] = []
         while True:
-            news, _ = await asyncio.wait_for(self.news.get(), 30)
-            for updates in news.values():
+            outputs, _ = await asyncio.wait_for(self.outputs.get(), 30)
+            for updates in outputs.values():
                 for update in updates:
                     if update.sequence_id != sequence_id:
                         continue
@@ -76,7 +76,7 @@ def broken(tiny_model: Path, length: int) -> MlxThread:
 
 
 async def test_a_sequence_runs_to_its_end(thread: MlxThread, listener: Listener) -> None:
-    thread.submit(Sequence((1, 7), (4, 5, 6), 9))
+    thread.submit(SequenceRequest((1, 7), (4, 5, 6), 9))
     tokens, last = await listener.until_last(7)
     assert len(tokens) == 9
     assert last.finish_reason is FinishReason.LENGTH
@@ -86,12 +86,12 @@ async def test_a_sequence_runs_to_its_end(thread: MlxThread, listener: Listener)
 
 async def test_many_at_once_from_two_streams(thread: MlxThread, listener: Listener) -> None:
     for number in range(1, 21):
-        thread.submit(Sequence((number % 2, number), (4, 5, number), 5))
+        thread.submit(SequenceRequest((number % 2, number), (4, 5, number), 5))
     thread.cancel((1, 1))
     ends = 0
     while ends < 20:
-        news, load = await asyncio.wait_for(listener.news.get(), 30)
-        ends += sum(update.last for updates in news.values() for update in updates)
+        outputs, load = await asyncio.wait_for(listener.outputs.get(), 30)
+        ends += sum(update.last for updates in outputs.values() for update in updates)
         assert load.running <= 20
     assert thread.load.running == 0
 
@@ -113,8 +113,8 @@ async def test_a_model_that_cannot_be_loaded_is_told_to_who_starts(tmp_path: Pat
 async def test_a_prompt_that_breaks_mlx_fails_alone(tiny_model: Path, listener: Listener) -> None:
     subject = broken(tiny_model, 12)
     await subject.start(listener.deliver)
-    subject.submit(Sequence((1, 1), (5, 6, 7), 30))
-    subject.submit(Sequence((1, 2), tuple(range(3, 16)), 5))
+    subject.submit(SequenceRequest((1, 1), (5, 6, 7), 30))
+    subject.submit(SequenceRequest((1, 2), tuple(range(3, 16)), 5))
     _, last = await listener.until_last(2)
     assert isinstance(last.error, EngineFailed)
     tokens, last = await listener.until_last(1)
@@ -129,11 +129,11 @@ async def test_where_every_step_breaks_sequences_fail_and_then_the_thread_dies(
     subject = broken(tiny_model, 1)
     await subject.start(listener.deliver)
     for number in range(1, 8):
-        subject.submit(Sequence((1, number), (5, 6, 7), 30))
+        subject.submit(SequenceRequest((1, number), (5, 6, 7), 30))
         _, last = await listener.until_last(number)
         assert isinstance(last.error, EngineFailed)
     assert not subject.dead.done()
-    subject.submit(Sequence((1, 8), (5, 6, 7), 30))
+    subject.submit(SequenceRequest((1, 8), (5, 6, 7), 30))
     with pytest.raises(EngineFailed, match="every sequence fails"):
         await asyncio.wait_for(subject.dead, 30)
     await subject.stop()

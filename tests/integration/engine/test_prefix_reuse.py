@@ -5,7 +5,7 @@ import pytest
 
 from mlxmesh_engine.cache.prefix_cache import BLOCK_TOKENS
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.request import Sampling, Sequence
+from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest
 from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
 from tests.fakes.reference_sampling import contest
 from tests.fakes.tiny_model import VOCAB_SIZE, mx, write_model
@@ -29,8 +29,8 @@ def text(number: int, tokens: int) -> tuple[int, ...]:
 
 def ask(
     number: int, prompt: tuple[int, ...], *, max_tokens: int = 8, sampling: Sampling = GREEDY
-) -> Sequence:
-    return Sequence((STREAM, number), prompt, max_tokens, sampling=sampling)
+) -> SequenceRequest:
+    return SequenceRequest((STREAM, number), prompt, max_tokens, sampling=sampling)
 
 
 def cached(rig: Rig, number: int) -> int:
@@ -54,7 +54,7 @@ def rig_of(
     )
 
 
-def assert_as_without_cache(loaded: LoadedModel, rig: Rig, *asked: Sequence) -> None:
+def assert_as_without_cache(loaded: LoadedModel, rig: Rig, *asked: SequenceRequest) -> None:
     """The rig's tokens are those of an engine that keeps nothing, but for rounding."""
     for each in asked:
         alone = Rig(loaded).submit(each).run().tokens(each.key[1])
@@ -86,7 +86,7 @@ def test_a_shared_prefix_is_read_once(loaded: LoadedModel, sampling: Sampling) -
 def test_a_conversation_reads_only_its_new_turn(loaded: LoadedModel, sampling: Sampling) -> None:
     rig = rig_of(loaded)
     conversation = text(1, 200)
-    turns: list[Sequence] = []
+    turns: list[SequenceRequest] = []
     for number in range(1, 5):
         turns.append(ask(number, conversation, max_tokens=50, sampling=sampling))
         rig.submit(turns[-1]).run()
@@ -148,9 +148,9 @@ def test_what_waits_finds_what_was_read_in_the_meantime(loaded: LoadedModel) -> 
 
 def test_of_a_cancelled_sequence_its_tokens_are_kept(loaded: LoadedModel) -> None:
     rig = rig_of(loaded).submit(ask(1, text(1, 100), max_tokens=500))
-    rig.turn(80)
+    rig.step(80)
     rig.loop.cancel((STREAM, 1))
-    rig.turn()
+    rig.step()
     asked = ask(2, (*text(1, 100), *rig.tokens(1), 9))
     rig.submit(asked).run()
     assert cached(rig, 2) >= 100 + len(rig.tokens(1)) - BLOCK_TOKENS
@@ -163,7 +163,7 @@ def test_a_sequence_that_goes_on_from_another_engine_finds_its_output_too(
     prompt = text(1, 64)
     rig = rig_of(loaded).submit(ask(1, prompt, max_tokens=80)).run()
     half = tuple(rig.tokens(1)[:40])
-    rig.submit(Sequence((STREAM, 2), prompt, 80, half)).run()
+    rig.submit(SequenceRequest((STREAM, 2), prompt, 80, half)).run()
     assert [*half, *rig.tokens(2)] == rig.tokens(1)
     # Of the prompt alone: what was generated is not part of it.
     assert cached(rig, 2) == 64
@@ -176,7 +176,7 @@ def test_what_is_kept_is_bounded_and_what_was_evicted_is_read_again(loaded: Load
     asked = [ask(number, text(number, 4 * BLOCK_TOKENS + 1)) for number in range(1, 9)]
     rig.submit(*asked)
     for _ in range(200):
-        rig.turn()
+        rig.step()
         assert rig.loop.prefix_bytes <= budget
     again = [ask(20, asked[0].prompt), ask(21, asked[-1].prompt)]
     rig.submit(*again).run()
@@ -190,7 +190,7 @@ def test_a_kept_prefix_is_not_changed_by_those_who_use_it(loaded: LoadedModel) -
     rig = rig_of(loaded).submit(ask(1, (*shared, 5))).run()
     asked = [ask(number, (*shared, *text(number, 9)), max_tokens=40) for number in range(2, 8)]
     for each in asked:
-        rig.submit(each).turn(3)
+        rig.submit(each).step(3)
     rig.run()
     last = ask(9, (*shared, 5))
     rig.submit(last).run()

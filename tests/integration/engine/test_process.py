@@ -36,15 +36,15 @@ class Process:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.news: list[dict[str, Any]] = []
+        self.outputs: list[dict[str, Any]] = []
 
     async def address(self) -> str:
         assert self.process.stdout is not None
         async with asyncio.timeout(START_TIMEOUT_S):
             while line := await self.process.stdout.readline():
-                self.news.append(json.loads(line))
-                if "address" in self.news[-1]:
-                    return self.news[-1]["address"]
+                self.outputs.append(json.loads(line))
+                if "address" in self.outputs[-1]:
+                    return self.outputs[-1]["address"]
         raise AssertionError(f"it ended: {await self.errors()}")
 
     async def ended(self) -> int:
@@ -93,7 +93,7 @@ def submit(max_tokens: int) -> engine_pb2.ExecuteRequest:
 async def test_it_loads_serves_and_ends_with_its_parent(tiny_model: Path) -> None:
     async with engine("--model-dir", str(tiny_model), "--engine-id", "engine-7") as spawned:
         address = await spawned.address()
-        assert spawned.news[0] == {"phase": "loading"}
+        assert spawned.outputs[0] == {"phase": "loading"}
         channel = open_channel(address)
         health: Any = health_pb2_grpc.HealthStub(channel)
         for service in ("", "mlxmesh.engine.v1.EngineService"):
@@ -151,7 +151,7 @@ async def test_it_tells_its_parent_the_whole_reason_why_it_never_can_serve(
         with pytest.raises(AssertionError, match="it ended"):
             await spawned.address()
         assert await spawned.ended() != 0
-    [failed] = [news for news in spawned.news if news["phase"] == "failed"]
+    [failed] = [outputs for outputs in spawned.outputs if outputs["phase"] == "failed"]
     assert failed["permanent"] is True
     for part in (
         "mlx-lm cannot load broken",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.request import FinishReason, Sampling, Sequence
+from mlxmesh_engine.scheduling.request import FinishReason, Sampling, SequenceRequest
 from mlxmesh_shared.errors import DeadlineExceeded
 from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
 from tests.fakes.reference_sampling import contest
@@ -39,9 +39,9 @@ def request(
     generated: tuple[int, ...] = (),
     ends: frozenset[int] = frozenset(),
     deadline_s: float | None = None,
-) -> Sequence:
+) -> SequenceRequest:
     draw = np.random.default_rng(number).integers(3, VOCAB_SIZE, prompt_tokens)
-    return Sequence(
+    return SequenceRequest(
         (STREAM, number),
         tuple(int(token) for token in draw),
         max_tokens,
@@ -52,7 +52,7 @@ def request(
     )
 
 
-def mixed(count: int) -> list[Sequence]:
+def mixed(count: int) -> list[SequenceRequest]:
     """Requests of different lengths with as many different sampling settings."""
     rng = np.random.default_rng(11)
     return [
@@ -76,7 +76,7 @@ def mixed(count: int) -> list[Sequence]:
     ]
 
 
-def assert_chosen_as_agreed(loaded: LoadedModel, asked: Sequence, tokens: list[int]) -> None:
+def assert_chosen_as_agreed(loaded: LoadedModel, asked: SequenceRequest, tokens: list[int]) -> None:
     """Each token is the contract's choice, given those before it."""
     everything = [*asked.prompt, *asked.generated, *tokens]
     scores = scores_after(loaded, everything[:-1])
@@ -88,7 +88,7 @@ def assert_chosen_as_agreed(loaded: LoadedModel, asked: Sequence, tokens: list[i
 
 
 def assert_equal_but_for_rounding(
-    loaded: LoadedModel, asked: Sequence, one: list[int], other: list[int]
+    loaded: LoadedModel, asked: SequenceRequest, one: list[int], other: list[int]
 ) -> None:
     """Equal, or different only from a place on where the two best were within rounding."""
     if one == other:
@@ -116,7 +116,7 @@ def test_late_arrivals_and_early_leavers_change_nothing(loaded: LoadedModel) -> 
     rig = Rig(loaded, max_running=6, prefill_tokens_per_step=16)
     for asked in requests:
         rig.submit(asked)
-        rig.turn(2)
+        rig.step(2)
     rig.loop.cancel(requests[3].key)
     rig.run()
     for asked in requests[:3] + requests[4:]:
@@ -131,7 +131,9 @@ def test_a_sequence_goes_on_from_its_middle_as_it_would_have(loaded: LoadedModel
         half = asked.max_tokens // 2
         head = tuple(whole.tokens(asked.key[1])[:half])
         resumed.submit(
-            Sequence(asked.key, asked.prompt, asked.max_tokens, head, sampling=asked.sampling)
+            SequenceRequest(
+                asked.key, asked.prompt, asked.max_tokens, head, sampling=asked.sampling
+            )
         )
     resumed.run()
     for asked in requests:
@@ -166,11 +168,11 @@ def test_running_sequences_get_a_token_each_turn_while_a_long_prompt_is_read(
 ) -> None:
     rig = Rig(loaded, prefill_tokens_per_step=50)
     rig.submit(request(1, prompt_tokens=10, max_tokens=100))
-    rig.turn(3)
+    rig.step(3)
     rig.submit(request(2, prompt_tokens=1501, max_tokens=5))
     read = [0]
     for _ in range(30):
-        (updates,) = rig.turn().values()
+        (updates,) = rig.step().values()
         assert [len(update.token_ids) for update in updates if update.sequence_id == 1] == [1]
         read += [update.prefilled_tokens or 0 for update in updates if update.sequence_id == 2]
     assert 30 <= read[-1] <= 1500
@@ -220,10 +222,10 @@ def test_an_end_token_as_the_very_last_is_a_stop(loaded: LoadedModel) -> None:
 
 def test_cancel_frees_the_place_within_one_turn(loaded: LoadedModel) -> None:
     rig = Rig(loaded, max_running=1).submit(request(1), request(2, max_tokens=2))
-    rig.turn(4)
+    rig.step(4)
     rig.loop.cancel((STREAM, 1))
     before = len(rig.tokens(1))
-    rig.turn()
+    rig.step()
     assert rig.last(1).finish_reason is FinishReason.CANCELLED
     assert len(rig.tokens(1)) == before
     assert rig.scheduler.waiting == 0
@@ -236,11 +238,11 @@ def test_cancel_frees_the_place_within_one_turn(loaded: LoadedModel) -> None:
 def test_a_dropped_stream_goes_silent(loaded: LoadedModel, turns: int) -> None:
     rig = Rig(loaded, max_running=2, prefill_tokens_per_step=8)
     rig.submit(request(1), request(2, prompt_tokens=200), request(3))
-    rig.turn(turns)
+    rig.step(turns)
     rig.loop.drop_stream(STREAM)
     assert rig.loop.idle
     told = {number: len(updates) for number, updates in rig.updates.items()}
-    rig.turn(2)
+    rig.step(2)
     later = {number: len(updates) for number, updates in rig.updates.items()}
     # What was told before the drop may still come; nobody listens any more.
     assert all(later[number] - told.get(number, 0) <= 1 for number in later)
@@ -256,10 +258,10 @@ def test_a_deadline_ends_waiting_reading_and_running_alike(loaded: LoadedModel) 
         request(3, deadline_s=5.0),
         request(4, max_tokens=2),
     )
-    rig.turn(6)
+    rig.step(6)
     assert rig.tokens(1)
     now_s[0] = 5.0
-    rig.turn()
+    rig.step()
     for number in (1, 2, 3):
         assert isinstance(rig.last(number).error, DeadlineExceeded)
     rig.run()
@@ -270,9 +272,9 @@ def test_slow_prefill_steps_become_shorter(loaded: LoadedModel) -> None:
     now_s = [0.0]
     rig = Rig(loaded, prefill_tokens_per_step=64, clock=lambda: now_s[0])
     rig.submit(request(1, prompt_tokens=200, max_tokens=2))
-    rig.turn()
+    rig.step()
     now_s[0] = 20.0
-    rig.turn()
+    rig.step()
     read = [update.prefilled_tokens for update in rig.updates[1] if update.prefilled_tokens]
     assert read == [64, 64 + 16]
     rig.run()
@@ -281,7 +283,7 @@ def test_slow_prefill_steps_become_shorter(loaded: LoadedModel) -> None:
 
 def test_cache_bytes_are_counted_and_freed(loaded: LoadedModel) -> None:
     rig = Rig(loaded).submit(request(1, prompt_tokens=600, max_tokens=2))
-    rig.turn()
+    rig.step()
     assert rig.loop.kv_bytes > 0
     rig.run()
     assert rig.loop.kv_bytes == 0
@@ -308,8 +310,8 @@ def test_extreme_but_legal_options_are_served(loaded: LoadedModel, sampling: Sam
 def test_the_same_prompt_again_and_an_earlier_output_as_prompt(loaded: LoadedModel) -> None:
     asked = request(1, max_tokens=6)
     rig = Rig(loaded).submit(asked).run()
-    again = Sequence((STREAM, 2), asked.prompt, 6)
-    longer = Sequence((STREAM, 3), (*asked.prompt, *rig.tokens(1)), 6)
+    again = SequenceRequest((STREAM, 2), asked.prompt, 6)
+    longer = SequenceRequest((STREAM, 3), (*asked.prompt, *rig.tokens(1)), 6)
     rig.submit(again, longer).run()
     assert rig.tokens(2) == rig.tokens(1)
     assert len(rig.tokens(3)) == 6

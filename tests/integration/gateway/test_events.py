@@ -10,7 +10,7 @@ import pytest
 from mlxmesh.telemetry.v1 import events_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client import MeshClient
-from mlxmesh_gateway.telemetry_servicer import MOST_EVENT_BYTES
+from mlxmesh_gateway.telemetry_servicer import MAX_EVENT_BYTES
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ServiceUnavailable, TooManyRequests
 from mlxmesh_shared.events import event_of
 from mlxmesh_shared.registry import Instance
@@ -181,7 +181,7 @@ HOSTILE_EVENTS: dict[str, Any] = {
     "a time before time": ({"time": {"seconds": -(2**62)}}, "events[0].time"),
     "a time after time": ({"time": {"seconds": 2**62}}, "events[0].time"),
     "a time with too many nanoseconds": ({"time": {"nanos": -5}}, "events[0].time"),
-    "too large": ({"model_loaded": {"model": "x" * MOST_EVENT_BYTES}}, "events[0]"),
+    "too large": ({"model_loaded": {"model": "x" * MAX_EVENT_BYTES}}, "events[0]"),
 }
 
 

@@ -249,7 +249,7 @@ async def end_of(stream: Any) -> Any:
 async def test_what_one_caller_has_kept_evicts_nobody_elses(
     tmp_path: Path, tokenizer_dir: Path
 ) -> None:
-    settings = {"kept_bytes": 20_000, "kept_generations": 20}
+    settings = {"retained_bytes": 20_000, "retained_generations": 20}
     async with running_mesh(tmp_path, tokenizer_dir, settings=settings) as mesh:
         await mesh.stub.Complete(
             g.CompleteRequest(generation=generation("mine", max_tokens=20)), **by("a")

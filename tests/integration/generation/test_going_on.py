@@ -289,7 +289,7 @@ async def mesh_with(tmp_path: Path, tokenizer_dir: Path, **settings: object) -> 
 async def test_one_that_nobody_reads_is_cancelled_in_time(
     tmp_path: Path, tokenizer_dir: Path
 ) -> None:
-    async with mesh_with(tmp_path, tokenizer_dir, unread_s=0.1) as mesh:
+    async with mesh_with(tmp_path, tokenizer_dir, detached_timeout_s=0.1) as mesh:
         mesh.engine.options.step_s = 0.05
         call = mesh.stub.Generate(request(request_id="mine", max_tokens=900))
         await call.read()
@@ -301,13 +301,13 @@ async def test_one_that_nobody_reads_is_cancelled_in_time(
 
 
 async def test_what_is_kept_is_bounded(tmp_path: Path, tokenizer_dir: Path) -> None:
-    async with mesh_with(tmp_path, tokenizer_dir, kept_generations=2) as mesh:
+    async with mesh_with(tmp_path, tokenizer_dir, retained_generations=2) as mesh:
         for number in range(3):
             await mesh.collect(request(request_id=f"id-{number}", max_tokens=3))
         with pytest.raises(GenerationNotFound):
             await attach(mesh, "id-0")
         assert await attach(mesh, "id-2")
-    async with mesh_with(tmp_path, tokenizer_dir, kept_bytes=4000) as mesh:
+    async with mesh_with(tmp_path, tokenizer_dir, retained_bytes=4000) as mesh:
         call = mesh.stub.Generate(request(request_id="long", max_tokens=900))
         assert [response async for response in responses_of(call)]
         with pytest.raises((SequenceGone, GenerationNotFound)):

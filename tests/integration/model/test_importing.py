@@ -26,7 +26,7 @@ from tests.fakes.gguf_files import Shape, write_gguf
 from tests.fakes.hub import serving_hub
 from tests.fakes.small_disk import needs_mount, small_disk
 
-HUB_ID = "owner/tiny-GGUF"
+REPO_ID = "owner/tiny-GGUF"
 FILE = "tiny-Q4_1.gguf"
 LARGE = Shape(hidden=1024, heads=8, kv_heads=8, head_dim=128, intermediate=16_384, layers=1,
               vocab=32_768)  # fmt: skip
@@ -40,7 +40,7 @@ def hub(tmp_path, mesh):
         write_gguf(directory / FILE, Shape(kind=Type.Q4_1))
         write_gguf(directory / "tiny-Q8_0.gguf", Shape(kind=Type.Q8_0))
         (directory / "README.md").write_text("not for serving")
-        hub.add(HUB_ID, directory)
+        hub.add(REPO_ID, directory)
         mesh.hub_endpoint = hub.endpoint
         yield hub
 
@@ -56,7 +56,7 @@ async def run(service, file: Path, name: str = "tiny", dtype: str = ""):
 
 
 async def pull(service, file: str = FILE, **fields: str):
-    request = pb.PullModelRequest(hub_id=HUB_ID, file=file, **fields)
+    request = pb.PullModelRequest(repo_id=REPO_ID, file=file, **fields)
     return [message async for message in service.stub.PullModel(request)]
 
 
@@ -204,7 +204,7 @@ async def test_a_file_of_a_hub(service, hub):
     messages = await pull(service)
     version = messages[-1].version
     assert messages[-1].name == "tiny-GGUF"
-    assert version.source == f"{HUB_ID}/{FILE}@main"
+    assert version.source == f"{REPO_ID}/{FILE}@main"
     assert version.dtype == "4-bit"
     done = [message.done_bytes for message in messages]
     assert done == sorted(done)
@@ -225,7 +225,7 @@ async def test_files_and_dtypes_of_one_commit_are_versions_of_their_own(service,
 
 async def test_a_broken_download_of_a_file_goes_on(service, hub):
     write_gguf(service.tmp_path / FILE, Shape(kind=Type.Q4_1, vocab=60_000))
-    hub.models[HUB_ID][FILE] = (service.tmp_path / FILE).read_bytes()
+    hub.models[REPO_ID][FILE] = (service.tmp_path / FILE).read_bytes()
     hub.break_after_bytes, hub.breaks_left = 2**20, 2
     with pytest.raises(HubUnavailable, match="pull again"):
         await pull(service)
@@ -241,7 +241,7 @@ async def test_a_file_with_a_wrong_checksum_is_not_converted(service, hub):
 
 
 async def test_a_pulled_file_that_is_not_taken_is_removed(service, hub):
-    hub.models[HUB_ID]["bad.gguf"] = hub.models[HUB_ID][FILE].replace(b"smollm", b"smolln")
+    hub.models[REPO_ID]["bad.gguf"] = hub.models[REPO_ID][FILE].replace(b"smollm", b"smolln")
     with pytest.raises(FeatureNotSupported, match="smolln"):
         await pull(service, "bad.gguf")
     version = await service.version("tiny-GGUF@1")

@@ -27,7 +27,7 @@ from tests.fakes.hub import FakeHub, serving_hub
 from tests.fakes.model_directory import write_model
 
 MIB = 2**20
-HUB_ID = "mlx/pocket"
+REPO_ID = "mlx/pocket"
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def hub(tmp_path, mesh) -> Generator[FakeHub]:
         directory = write_model(tmp_path / "at-the-hub", rows=3 * MIB // 16)
         (directory / "README.md").write_text("not for serving")
         (directory / "modeling.py").write_text("raise SystemExit")
-        hub.add(HUB_ID, directory)
+        hub.add(REPO_ID, directory)
         mesh.hub_endpoint = hub.endpoint
         yield hub
 
@@ -46,8 +46,8 @@ async def service(mesh, hub):
     return await mesh.service()
 
 
-async def pull(service, hub_id: str = HUB_ID, **fields: str) -> list[pb.PullModelResponse]:
-    request = pb.PullModelRequest(hub_id=hub_id, **fields)
+async def pull(service, repo_id: str = REPO_ID, **fields: str) -> list[pb.PullModelResponse]:
+    request = pb.PullModelRequest(repo_id=repo_id, **fields)
     return [message async for message in service.stub.PullModel(request)]
 
 
@@ -123,20 +123,20 @@ async def test_a_broken_download_goes_on_with_the_next_pull(service, hub):
 
 
 async def test_a_pull_that_goes_on_at_another_commit_mixes_nothing(service, hub):
-    hub.models[HUB_ID]["extra.json"] = b"{}"
+    hub.models[REPO_ID]["extra.json"] = b"{}"
     hub.break_after_bytes, hub.breaks_left = MIB, 2
     with pytest.raises(HubUnavailable):
         await pull(service)
     hub.commit = hub.commit[::-1]
-    hub.models[HUB_ID]["config.json"] += b" "
-    hub.models[HUB_ID]["model.safetensors"] = hub.models[HUB_ID]["model.safetensors"][:-1] + b"!"
-    del hub.models[HUB_ID]["extra.json"]
+    hub.models[REPO_ID]["config.json"] += b" "
+    hub.models[REPO_ID]["model.safetensors"] = hub.models[REPO_ID]["model.safetensors"][:-1] + b"!"
+    del hub.models[REPO_ID]["extra.json"]
 
     await pull(service)
 
     directory = service.tmp_path / "models/pocket/1"
     kept = {path.name: path.read_bytes() for path in directory.iterdir()}
-    wanted = {name: data for name, data in hub.models[HUB_ID].items() if name in kept}
+    wanted = {name: data for name, data in hub.models[REPO_ID].items() if name in kept}
     assert kept == wanted
     assert {"config.json", "model.safetensors"} <= kept.keys()
 
@@ -161,7 +161,7 @@ async def test_a_pull_cancelled_while_it_begins_is_not_left_pulling(tmp_path, hu
     pulls = Pulls(store=store, hub=HuggingFaceHub(hub.endpoint), models_dir=tmp_path / "models")
 
     async def run() -> None:
-        async for _ in pulls.pull(HUB_ID, "main", "pocket"):
+        async for _ in pulls.pull(REPO_ID, "main", "pocket"):
             pass
 
     pulling = asyncio.create_task(run())
@@ -184,7 +184,7 @@ async def test_a_hub_without_ranges_starts_over(service, hub):
 
 async def test_a_cancelled_pull_keeps_what_it_has(service, hub):
     hub.gate.clear()
-    call = service.stub.PullModel(pb.PullModelRequest(hub_id=HUB_ID))
+    call = service.stub.PullModel(pb.PullModelRequest(repo_id=REPO_ID))
     async for message in call:
         if message.done_bytes >= MIB:
             call.cancel()
@@ -201,7 +201,7 @@ async def test_a_cancelled_pull_keeps_what_it_has(service, hub):
 
 async def test_a_pull_that_ended_with_the_service_can_be_pulled_on(mesh, service, hub):
     hub.gate.clear()
-    call = service.stub.PullModel(pb.PullModelRequest(hub_id=HUB_ID))
+    call = service.stub.PullModel(pb.PullModelRequest(repo_id=REPO_ID))
     await anext(aiter(call))
     service = await mesh.service()
     assert (await service.version()).state == pb.VERSION_STATE_FAILED
@@ -236,39 +236,39 @@ async def test_wrong_content_is_removed(service, hub, name):
 
 
 async def test_pickled_weights_are_refused(service, hub):
-    hub.models[HUB_ID] = {"pytorch_model.bin": b"x", "config.json": b"{}"}
+    hub.models[REPO_ID] = {"pytorch_model.bin": b"x", "config.json": b"{}"}
     with pytest.raises(InvalidArgument, match="pickled weights only") as caught:
         await pull(service)
-    assert caught.value.field == "hub_id"
+    assert caught.value.field == "repo_id"
     assert (await service.stub.ListModels(pb.ListModelsRequest())).models == []
 
 
 async def test_a_model_with_its_own_code_is_refused(service, hub):
-    hub.models[HUB_ID]["config.json"] = b'{"model_type": "x", "auto_map": {"a": "b"}}'
+    hub.models[REPO_ID]["config.json"] = b'{"model_type": "x", "auto_map": {"a": "b"}}'
     with pytest.raises(InvalidArgument, match="auto_map"):
         await pull(service)
     assert (await service.version()).failure.reason == "INVALID_FIELD"
 
 
 async def test_a_text_that_is_too_large_is_refused_before_anything_is_downloaded(service, hub):
-    hub.models[HUB_ID]["config.json"] = b" " * (4 * MIB) + b"{}"
+    hub.models[REPO_ID]["config.json"] = b" " * (4 * MIB) + b"{}"
     with pytest.raises(InvalidArgument, match=r"config.json is larger than 4 MiB") as caught:
         await pull(service)
-    assert caught.value.field == "hub_id"
+    assert caught.value.field == "repo_id"
     assert (await service.stub.ListModels(pb.ListModelsRequest())).models == []
 
 
 async def test_a_hostile_header_at_the_hub_does_not_block_the_service(service, hub):
     shape = b",".join([b"9" * 4000] * 3000)
     header = b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 4]}}' % shape
-    hub.models[HUB_ID]["model.safetensors"] = struct.pack("<Q", len(header)) + header + bytes(4)
+    hub.models[REPO_ID]["model.safetensors"] = struct.pack("<Q", len(header)) + header + bytes(4)
     with pytest.raises(InvalidArgument, match="header cannot be read"):
         await pull(service)
 
 
 async def test_names_that_lead_elsewhere_are_not_taken(service, hub):
-    hub.models[HUB_ID]["../../outside.json"] = b"{}"
-    hub.models[HUB_ID]["deeper/inside.json"] = b"{}"
+    hub.models[REPO_ID]["../../outside.json"] = b"{}"
+    hub.models[REPO_ID]["deeper/inside.json"] = b"{}"
     await pull(service)
     assert len(files(service)) == 4
     assert not (service.tmp_path / "models/outside.json").exists()
@@ -289,7 +289,7 @@ async def test_no_hub(mesh, hub):
 
 
 async def test_progress_of_many_small_steps_is_thinned(service, hub):
-    hub.models[HUB_ID] |= {f"extra-{n}.json": b"{}" for n in range(50)}
+    hub.models[REPO_ID] |= {f"extra-{n}.json": b"{}" for n in range(50)}
     began_s = time.monotonic()
     messages = await pull(service)
     # Ten a second at most, beside the first and the last.

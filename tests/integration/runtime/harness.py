@@ -43,12 +43,12 @@ class Limits:
 
     interval_s: float = 0.1
     timeout_s: float = 0.5
-    silent_after_s: float = 1.0
-    stuck_after_s: float = 30.0
+    liveness_timeout_s: float = 1.0
+    step_stall_timeout_s: float = 30.0
     start_timeout_s: float = PATIENCE_S
     backoff_min_s: float = 0.05
     breaker_failures: int = 5
-    steady_after_s: float = 600.0
+    failure_reset_s: float = 600.0
 
 
 @dataclass
@@ -151,8 +151,8 @@ def _host(
         heartbeat=HeartbeatLimits(
             interval_s=limits.interval_s,
             timeout_s=limits.timeout_s,
-            silent_after_s=limits.silent_after_s,
-            stuck_after_s=limits.stuck_after_s,
+            liveness_timeout_s=limits.liveness_timeout_s,
+            step_stall_timeout_s=limits.step_stall_timeout_s,
         ),
         start_timeout_s=limits.start_timeout_s,
         stop_grace_s=PATIENCE_S,
@@ -170,7 +170,7 @@ def _engines(limits: Limits, host: EngineHost, memory: Memory) -> Engines:
             backoff_min_s=limits.backoff_min_s,
             backoff_max_s=1.0,
             breaker_failures=limits.breaker_failures,
-            steady_after_s=limits.steady_after_s,
+            failure_reset_s=limits.failure_reset_s,
         ),
         free_memory=free_memory,
         memory_fraction=0.9,

@@ -101,7 +101,7 @@ async def test_failed_engine_can_be_stopped(tmp_path: Path) -> None:
 
 async def test_steady_runs_do_not_open_the_breaker(tmp_path: Path) -> None:
     # Every run counts as steady, so that no two failures count together.
-    limits = Limits(breaker_failures=2, steady_after_s=0.001)
+    limits = Limits(breaker_failures=2, failure_reset_s=0.001)
     async with running_runtime(tmp_path, limits) as runtime:
         ready = await runtime.start_ready()
         for restarts in (1, 2, 3):
@@ -111,7 +111,7 @@ async def test_steady_runs_do_not_open_the_breaker(tmp_path: Path) -> None:
 
 
 async def test_starts_that_take_longer_than_a_steady_run_open_the_breaker(tmp_path: Path) -> None:
-    limits = Limits(breaker_failures=2, steady_after_s=0.001, start_timeout_s=0.2)
+    limits = Limits(breaker_failures=2, failure_reset_s=0.001, start_timeout_s=0.2)
     async with running_runtime(tmp_path, limits) as runtime:
         runtime.behave(announce=False)
         await runtime.start()
@@ -146,7 +146,7 @@ async def test_frozen_engine_is_killed_and_started_again(runtime: RuntimeUnderTe
 
 
 async def test_engine_whose_loop_hangs_is_started_again(tmp_path: Path) -> None:
-    async with running_runtime(tmp_path, Limits(stuck_after_s=5)) as runtime:
+    async with running_runtime(tmp_path, Limits(step_stall_timeout_s=5)) as runtime:
         await runtime.start_ready()
         runtime.behave(loop_age_ms=6_000)
         failed = await runtime.until(lambda engine: engine.HasField("last_failure"))

@@ -1,12 +1,12 @@
 import pytest
 
 from mlxmesh_engine.scheduling.capacity import Admission
-from mlxmesh_engine.scheduling.request import Sequence
+from mlxmesh_engine.scheduling.request import SequenceRequest
 from mlxmesh_shared.errors import EngineDraining, QueueFull
 
 
-def request(number: int = 1, *, tokens: int = 10, caller: str = "") -> Sequence:
-    return Sequence((1, number), (1,), tokens - 1, caller=caller)
+def request(number: int = 1, *, tokens: int = 10, caller: str = "") -> SequenceRequest:
+    return SequenceRequest((1, number), (1,), tokens - 1, caller=caller)
 
 
 def test_takes_as_many_as_may_run_and_wait() -> None:

@@ -11,7 +11,7 @@ from mlxmesh_engine.scheduling.request import (
     FinishReason,
     Load,
     Sampling,
-    Sequence,
+    SequenceRequest,
     Timings,
     Update,
 )
@@ -28,13 +28,13 @@ def submit(**fields: Any) -> engine_pb2.Submit:
 
 def convert(
     message: engine_pb2.Submit, now_s: float = 100.0, limits: ModelLimits = LIMITS
-) -> Sequence:
+) -> SequenceRequest:
     return to_sequence(message, stream_id=3, limits=limits, now_s=now_s)
 
 
 def test_what_memory_never_suffices_for_is_refused_with_what_to_do() -> None:
     limits = ModelLimits(100, 50, frozenset(), kv_tokens=12)
-    assert convert(submit(max_tokens=10), limits=limits).most_tokens == 12
+    assert convert(submit(max_tokens=10), limits=limits).max_total_tokens == 12
     with pytest.raises(ContextTooLong, match=r"12 tokens.*kv_cache_bytes") as caught:
         convert(submit(max_tokens=11), limits=limits)
     assert caught.value.field == "max_tokens"
@@ -46,7 +46,7 @@ def test_who_asks_and_how_urgently_arrives() -> None:
 
 
 def test_a_plain_submit_is_greedy_and_ends_at_the_models_end_tokens() -> None:
-    assert convert(submit()) == Sequence(
+    assert convert(submit()) == SequenceRequest(
         (3, 7),
         (1, 5),
         10,

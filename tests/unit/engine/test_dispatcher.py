@@ -3,7 +3,13 @@ import asyncio
 import pytest
 
 from mlxmesh_engine.scheduling.capacity import Admission
-from mlxmesh_engine.scheduling.request import FinishReason, Load, Sequence, SequenceKey, Update
+from mlxmesh_engine.scheduling.request import (
+    FinishReason,
+    Load,
+    SequenceKey,
+    SequenceRequest,
+    Update,
+)
 from mlxmesh_engine.service.dispatcher import Dispatcher, Stream
 from mlxmesh_shared.errors import EngineDraining, InvalidArgument, QueueFull
 
@@ -16,7 +22,7 @@ class RecordingWorker:
     def __init__(self) -> None:
         self.commands: list[tuple[str, object]] = []
 
-    def submit(self, request: Sequence) -> None:
+    def submit(self, request: SequenceRequest) -> None:
         self.commands.append(("submit", request.key))
 
     def cancel(self, key: SequenceKey) -> None:
@@ -36,8 +42,8 @@ async def subject(worker: RecordingWorker) -> Dispatcher:
     return Dispatcher(worker, Admission(max_running=2, max_waiting=1))
 
 
-def sequence(stream: Stream, number: int) -> Sequence:
-    return Sequence((stream.stream_id, number), (1,), 5)
+def sequence(stream: Stream, number: int) -> SequenceRequest:
+    return SequenceRequest((stream.stream_id, number), (1,), 5)
 
 
 def finish(stream: Stream, number: int) -> dict[int, list[Update]]:
@@ -96,7 +102,7 @@ async def test_a_closed_stream_gives_its_places_back(
         subject.submit(stream, sequence(stream, number))
     subject.close_stream(stream)
     assert worker.commands[-1] == ("drop_stream", stream.stream_id)
-    # News that were under way when it closed change nothing.
+    # StepOutputs that were under way when it closed change nothing.
     subject.deliver(finish(stream, 1), LOAD)
     other = subject.open_stream()
     for number in (1, 2, 3):

@@ -2,8 +2,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlxmesh_engine.sampling.penalties import CountPenalty, RepetitionPenalty
-from mlxmesh_engine.scheduling.request import Sampling, Sequence
-from mlxmesh_engine.scheduling.scheduler import Active
+from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence
 
 VOCAB = 6
 SCORES = mx.array([[4.0, -4.0, 4.0, -4.0, 0.0, 1.0]] * 3)
@@ -14,8 +14,11 @@ ROWS = [
 ]
 
 
-def actives() -> list[Active]:
-    return [Active(Sequence((1, at), (0, 1), 9, (2, 2), row)) for at, row in enumerate(ROWS)]
+def actives() -> list[ActiveSequence]:
+    return [
+        ActiveSequence(SequenceRequest((1, at), (0, 1), 9, (2, 2), row))
+        for at, row in enumerate(ROWS)
+    ]
 
 
 def applied(subject: RepetitionPenalty | CountPenalty) -> list[list[float]]:

@@ -1,16 +1,16 @@
 from mlxmesh_engine.forward.prefill import groups
 from mlxmesh_engine.scheduling.batching import Batching
-from mlxmesh_engine.scheduling.request import Sequence
-from mlxmesh_engine.scheduling.scheduler import Active, PrefillSlice
+from mlxmesh_engine.scheduling.request import SequenceRequest
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence, PrefillSlice
 
 
 def whole(number: int, tokens: int) -> PrefillSlice:
-    active = Active(Sequence((1, number), tuple(range(tokens + 1)), 10))
+    active = ActiveSequence(SequenceRequest((1, number), tuple(range(tokens + 1)), 10))
     return PrefillSlice(active, 0, tokens)
 
 
 def part(number: int, count: int) -> PrefillSlice:
-    active = Active(Sequence((1, number), tuple(range(1000)), 10))
+    active = ActiveSequence(SequenceRequest((1, number), tuple(range(1000)), 10))
     return PrefillSlice(active, 100, count)
 
 
@@ -36,7 +36,7 @@ def test_prompts_of_one_token_form_a_group() -> None:
 
 def rest(number: int, tokens: int, *, cached: int) -> PrefillSlice:
     """All that is left of a prompt whose beginning is cached."""
-    active = Active(Sequence((1, number), tuple(range(cached + tokens + 1)), 10))
+    active = ActiveSequence(SequenceRequest((1, number), tuple(range(cached + tokens + 1)), 10))
     active.start_after(cached)
     return PrefillSlice(active, cached, tokens)
 

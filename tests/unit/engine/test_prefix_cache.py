@@ -1,4 +1,4 @@
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +14,7 @@ class Rig:
     def __init__(self, capacity_bytes: int) -> None:
         self.cache: PrefixCache[Tokens] = PrefixCache(capacity_bytes)
 
-    def keep(self, tokens: Seq[int]) -> list[tuple[int, int]]:
+    def keep(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
         """Returns which tokens were extracted."""
         extracted: list[tuple[int, int]] = []
 
@@ -25,7 +25,7 @@ class Rig:
         self.cache.keep(tokens, token_bytes=1, extract=extract)
         return extracted
 
-    def found(self, tokens: Seq[int]) -> Tokens:
+    def found(self, tokens: Sequence[int]) -> Tokens:
         """What the pieces hold, one after the other."""
         pieces = self.cache.find(tokens)
         return tuple(token for piece in pieces for token in piece.kept[: piece.tokens])

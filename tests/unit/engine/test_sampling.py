@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mlxmesh_engine.sampling.sampler import BatchSampler
-from mlxmesh_engine.scheduling.request import Sampling, Sequence
-from mlxmesh_engine.scheduling.scheduler import Active
+from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence
 from tests.fakes.reference_sampling import adjusted, contest, probabilities
 
 VOCAB = 600
@@ -39,9 +39,9 @@ OPTIONS = [
 ]
 
 
-def active(sampling: Sampling, index: int, output: tuple[int, ...] = ()) -> Active:
+def active(sampling: Sampling, index: int, output: tuple[int, ...] = ()) -> ActiveSequence:
     prompt = tuple(int(i) for i in np.random.default_rng(index).integers(0, VOCAB, 30))
-    return Active(Sequence((1, index), prompt, 100, output, sampling))
+    return ActiveSequence(SequenceRequest((1, index), prompt, 100, output, sampling))
 
 
 def seeded(sampling: Sampling, seed: int) -> Sampling:

@@ -1,11 +1,13 @@
 from mlxmesh_engine.scheduling.pace import Read
-from mlxmesh_engine.scheduling.request import Sequence, Timings
-from mlxmesh_engine.scheduling.scheduler import Active, PrefillSlice, Scheduler
+from mlxmesh_engine.scheduling.request import SequenceRequest, Timings
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence, PrefillSlice, Scheduler
 
 
-def active(number: int, tokens: int, generated: int = 0) -> Active:
-    return Active(
-        Sequence((1, number), tuple(range(tokens)), 10_000, generated=tuple(range(generated)))
+def active(number: int, tokens: int, generated: int = 0) -> ActiveSequence:
+    return ActiveSequence(
+        SequenceRequest(
+            (1, number), tuple(range(tokens)), 10_000, generated=tuple(range(generated))
+        )
     )
 
 
@@ -52,10 +54,12 @@ def test_a_place_is_free_again_after_a_removal() -> None:
     assert (subject.running, subject.waiting) == (1, 0)
 
 
-def wanting(number: int, tokens: int, *, caller: str = "", priority: int = 0) -> Active:
+def wanting(number: int, tokens: int, *, caller: str = "", priority: int = 0) -> ActiveSequence:
     """One that may come to so many tokens."""
-    return Active(
-        Sequence((1, number), (1, 2), tokens - 2, caller=caller, priority=priority, submitted_s=0.0)
+    return ActiveSequence(
+        SequenceRequest(
+            (1, number), (1, 2), tokens - 2, caller=caller, priority=priority, submitted_s=0.0
+        )
     )
 
 
@@ -230,7 +234,7 @@ def test_cached_output_is_not_cached_prompt() -> None:
 
 
 def test_timings_follow_the_clock() -> None:
-    each = Active(Sequence((1, 1), (1, 2), 10, submitted_s=1.0))
+    each = ActiveSequence(SequenceRequest((1, 1), (1, 2), 10, submitted_s=1.0))
     each.admit(1.5)
     each.collect(7, 2.5)
     each.collect(7, 3.0)
@@ -240,7 +244,7 @@ def test_timings_follow_the_clock() -> None:
 
 
 def test_what_had_not_begun_took_no_time() -> None:
-    each = Active(Sequence((1, 1), (1, 2), 10, submitted_s=1.0))
+    each = ActiveSequence(SequenceRequest((1, 1), (1, 2), 10, submitted_s=1.0))
     assert each.timings(3.0) == Timings(2000, 0, 0)
     each.admit(1.5)
     assert each.timings(3.0) == Timings(500, 1500, 0)
@@ -256,7 +260,7 @@ def test_after_a_slow_step_less_is_read() -> None:
 
 
 def decoding_beside(*prompts: int) -> Scheduler:
-    """Sequence 1 decodes; these prompts, of sequences 2 and on, have a place."""
+    """SequenceRequest 1 decodes; these prompts, of sequences 2 and on, have a place."""
     subject = scheduler(budget=500)
     subject.add(active(1, 1))
     subject.admit(0.0)

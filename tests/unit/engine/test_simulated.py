@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_engine.scheduling.request import FinishReason, Load, News, Sampling, Sequence, Update
+from mlxmesh_engine.scheduling.request import (
+    FinishReason,
+    Load,
+    Sampling,
+    SequenceRequest,
+    StepOutputs,
+    Update,
+)
 from mlxmesh_engine.service.simulated import Pace, SimulatedEngine, SimulatedModel
 from mlxmesh_shared.errors import EngineFailed, InvalidArgument
 
@@ -26,19 +33,19 @@ class Heard:
     def __init__(self) -> None:
         self.updates: dict[int, list[Update]] = {}
         self.loads: list[Load] = []
-        self._news = asyncio.Event()
+        self._outputs = asyncio.Event()
 
-    def deliver(self, news: News, load: Load) -> None:
+    def deliver(self, outputs: StepOutputs, load: Load) -> None:
         self.loads.append(load)
-        for update in (update for updates in news.values() for update in updates):
+        for update in (update for updates in outputs.values() for update in updates):
             self.updates.setdefault(update.sequence_id, []).append(update)
-        self._news.set()
+        self._outputs.set()
 
     async def end_of(self, number: int) -> Update:
         async with asyncio.timeout(30):
             while not (self.updates.get(number) and self.updates[number][-1].last):
-                self._news.clear()
-                await self._news.wait()
+                self._outputs.clear()
+                await self._outputs.wait()
         return self.updates[number][-1]
 
     def tokens(self, number: int) -> list[int]:
@@ -57,8 +64,8 @@ async def engine(
         await subject.stop()
 
 
-def sequence(number: int, *, max_tokens: int = 10, seed: int = 0) -> Sequence:
-    return Sequence((1, number), (2, 3, 4), max_tokens, sampling=Sampling(seed=seed))
+def sequence(number: int, *, max_tokens: int = 10, seed: int = 0) -> SequenceRequest:
+    return SequenceRequest((1, number), (2, 3, 4), max_tokens, sampling=Sampling(seed=seed))
 
 
 def test_a_token_depends_on_the_seed_and_the_position_and_is_never_an_end_token() -> None:

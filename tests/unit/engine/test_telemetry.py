@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mlxmesh_engine.scheduling.request import FinishReason, Sequence, Timings, Update
+from mlxmesh_engine.scheduling.request import FinishReason, SequenceRequest, Timings, Update
 from mlxmesh_engine.service.telemetry import SequenceSpans
 from mlxmesh_shared.errors import DeadlineExceeded, MeshError
 from mlxmesh_shared.telemetry.sdk import Recorder
@@ -21,7 +21,7 @@ async def spans_of(
     error: MeshError | None = None,
 ) -> list[ReceivedSpan]:
     recorder, received = Recorder({"service.name": "engine"}), Received()
-    request = Sequence(
+    request = SequenceRequest(
         key=(1, 1),
         prompt=(1, 2, 3),
         generated=(4,),

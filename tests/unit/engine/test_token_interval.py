@@ -3,7 +3,7 @@
 import pytest
 
 from mlxmesh_engine.scheduling.pace import TokenInterval
-from mlxmesh_engine.scheduling.request import FinishReason, News, Update
+from mlxmesh_engine.scheduling.request import FinishReason, StepOutputs, Update
 
 
 def token(number: int, sequence_id: int = 1) -> Update:
@@ -31,18 +31,18 @@ def test_each_token_of_a_slow_step_goes_out_at_once() -> None:
         Update(2, finish_reason=FinishReason.STOP),
     ],
 )
-def test_what_somebody_waits_for_takes_everything_along(news: Update) -> None:
+def test_what_somebody_waits_for_takes_everything_along(outputs: Update) -> None:
     interval = TokenInterval(0.005)
     interval.release({1: [token(1)]}, 1.0)
     assert interval.release({1: [token(2)]}, 1.001) == {}
-    assert interval.release({1: [token(3), news]}, 1.002) == {1: [token(2), token(3), news]}
+    assert interval.release({1: [token(3), outputs]}, 1.002) == {1: [token(2), token(3), outputs]}
 
 
 def test_the_streams_are_kept_apart() -> None:
     interval = TokenInterval(0.005)
     interval.release({1: [token(1)]}, 1.0)
     interval.release({1: [token(2)], 2: [token(3)]}, 1.001)
-    both: News = {1: [token(2)], 2: [token(3), token(4)]}
+    both: StepOutputs = {1: [token(2)], 2: [token(3), token(4)]}
     assert interval.release({2: [token(4)]}, 1.1) == both
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mlxmesh.telemetry.v1 import events_pb2 as wire
-from mlxmesh_gateway.event_log import MOST_UNTOLD, GatewayEventLog
+from mlxmesh_gateway.event_log import MAX_UNTOLD, GatewayEventLog
 
 
 def filled(count: int, most_kept: int = 1000, name: str = "model.loaded") -> GatewayEventLog:
@@ -115,9 +115,9 @@ async def test_a_watch_that_nothing_concerns_still_learns_how_far_it_is() -> Non
     log = filled(0)
     watch = log.watch(wire.WatchEventsRequest(names=["engine.*"]))
     assert await take(watch, 1) == ["synced"]
-    add(log, *range(1, MOST_UNTOLD + 1))
+    add(log, *range(1, MAX_UNTOLD + 1))
     async with asyncio.timeout(5):
-        assert (await anext(watch)).sequence == MOST_UNTOLD
+        assert (await anext(watch)).sequence == MAX_UNTOLD
 
 
 async def test_what_is_known_is_bounded() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2 as g
-from mlxmesh_gateway.recording import MOST_RAW_MESSAGES, Recording
+from mlxmesh_gateway.recording import MAX_RAW_MESSAGES, Recording
 
 REQUEST = g.GenerateRequest(model="pocket:stable", prompt="x", sampling=Sampling(temperature=1))
 
@@ -23,7 +23,7 @@ def recorded(deltas: int, *, finished: bool = False) -> Recording:
     return recording
 
 
-@pytest.mark.parametrize("deltas", [0, 1, MOST_RAW_MESSAGES, 3 * MOST_RAW_MESSAGES + 5])
+@pytest.mark.parametrize("deltas", [0, 1, MAX_RAW_MESSAGES, 3 * MAX_RAW_MESSAGES + 5])
 def test_everything_another_instance_needs(deltas: int) -> None:
     recording = recorded(deltas)
     assert recording.tokens == 2 * deltas
@@ -42,7 +42,7 @@ def test_nothing_is_recorded_at_first() -> None:
     assert recorded(0)
 
 
-@pytest.mark.parametrize("deltas", [0, MOST_RAW_MESSAGES - 1, 2 * MOST_RAW_MESSAGES])
+@pytest.mark.parametrize("deltas", [0, MAX_RAW_MESSAGES - 1, 2 * MAX_RAW_MESSAGES])
 def test_the_end_is_known_by_the_last_message(deltas: int) -> None:
     assert recorded(deltas, finished=True).finished
     unfinished = recorded(deltas)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_generation.placement.router import ALWAYS_ALLOWED, MOST_OF_MEAN_LOAD, Replica, pick
+from mlxmesh_generation.placement.router import ALWAYS_ALLOWED, MAX_OF_MEAN_LOAD, Replica, pick
 from mlxmesh_shared.errors import NoReplica, QueueFull
 
 replicas = st.builds(
@@ -104,7 +104,7 @@ def test_a_warm_prefix_never_overloads(
     now = outstanding[chosen] + 1
     mean = (sum(outstanding.values()) + 1) / len(able)
     least = min(r.outstanding for r in able if not r.full)
-    assert now <= max(ALWAYS_ALLOWED, MOST_OF_MEAN_LOAD * mean) or now == least + 1
+    assert now <= max(ALWAYS_ALLOWED, MAX_OF_MEAN_LOAD * mean) or now == least + 1
 
 
 @pytest.mark.parametrize("candidates", [[], [replica("a", 0, connected=False)]])

@@ -37,7 +37,7 @@ def test_a_gguf_file_is_named_for_itself_as_far_as_names_allow(
 
 def test_a_hub_id_is_named_for_its_last_part() -> None:
     source = parse_source("mlx-community/Qwen3-0.6B-4bit")
-    assert (source.name, source.hub_id) == ("Qwen3-0.6B-4bit", "mlx-community/Qwen3-0.6B-4bit")
+    assert (source.name, source.repo_id) == ("Qwen3-0.6B-4bit", "mlx-community/Qwen3-0.6B-4bit")
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "./nothing", "/no/where", "a/b/c", "~/x", "/x"])

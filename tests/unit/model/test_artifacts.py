@@ -147,8 +147,8 @@ def test_refusals_say_what_is_wrong(tmp_path, spoil, message):
     directory = write_model(tmp_path / "m")
     spoil(directory)
     with pytest.raises(InvalidArgument, match=message) as caught:
-        artifacts.inspect(directory, field="hub_id")
-    assert caught.value.field == "hub_id"
+        artifacts.inspect(directory, field="repo_id")
+    assert caught.value.field == "repo_id"
 
 
 def test_a_hub_caches_snapshot_may_link_to_its_blobs(tmp_path):

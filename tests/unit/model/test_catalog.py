@@ -88,6 +88,6 @@ def test_settling_keeps_replicas_failure_and_state_together():
 
 
 def test_sources_and_labels():
-    assert str(Source(hub_id="a/b", revision="main", commit="1")) == "a/b@main"
+    assert str(Source(repo_id="a/b", revision="main", commit="1")) == "a/b@main"
     assert str(Source("/models/x")) == "/models/x"
     assert version(3).label == "pocket@3"

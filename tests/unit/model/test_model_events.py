@@ -25,7 +25,7 @@ FAILURE = FailureRecord(8, "INSUFFICIENT_MEMORY", "it does not fit")
 def version(state: State, number: int = 1, **facts: Any) -> Version:
     now = datetime.now(UTC)
     return replace(
-        Version("pocket", number, state, Source(hub_id="owner/pocket"), now, ARTIFACT), **facts
+        Version("pocket", number, state, Source(repo_id="owner/pocket"), now, ARTIFACT), **facts
     )
 
 

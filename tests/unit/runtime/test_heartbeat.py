@@ -9,7 +9,9 @@ from mlxmesh_runtime.engine_record import EngineFailure
 from mlxmesh_runtime.heartbeat import HeartbeatLimits, until_hung
 from mlxmesh_shared.errors import ServiceUnavailable
 
-LIMITS = HeartbeatLimits(interval_s=0.001, timeout_s=1, silent_after_s=0.0001, stuck_after_s=5)
+LIMITS = HeartbeatLimits(
+    interval_s=0.001, timeout_s=1, liveness_timeout_s=0.0001, step_stall_timeout_s=5
+)
 LOST = None
 
 
@@ -57,6 +59,8 @@ async def test_an_answer_in_between_counts(script: tuple[int | None, ...]) -> No
 
 
 async def test_short_silence_is_forgiven() -> None:
-    patient = HeartbeatLimits(interval_s=0.001, timeout_s=1, silent_after_s=60, stuck_after_s=5)
+    patient = HeartbeatLimits(
+        interval_s=0.001, timeout_s=1, liveness_timeout_s=60, step_stall_timeout_s=5
+    )
     probe = ScriptedProbe(*[LOST] * 20)
     assert "has not turned" in (await watch(probe, patient)).message

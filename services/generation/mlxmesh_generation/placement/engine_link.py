@@ -22,7 +22,7 @@ from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh_generation.placement.router import Replica
 from mlxmesh_generation.placement.sequence import EngineSequence, SequenceSink
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError
-from mlxmesh_shared.resilience.retries import Vacancies
+from mlxmesh_shared.resilience.retries import RetryDelayEstimator
 from mlxmesh_shared.rpc.channels import OpenChannel, cancel_requests, open_channel, wait_ready
 
 CONNECT_TIMEOUT_S = 5.0
@@ -34,7 +34,7 @@ _TICK_S = 0.1
 # engine it joins into fewer, larger outputs.
 WINDOW_BYTES = 4096
 # The contract's limit.
-MOST_CANCELLED_BESIDE = 4096
+MAX_CANCELLED_BESIDE = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -67,16 +67,16 @@ class EngineLink:
         address: str,
         on_connected: Callable[[], None] = lambda: None,
         open_: OpenChannel = open_channel,
-        vacancies: Vacancies | None = None,
+        retry_delays: RetryDelayEstimator | None = None,
     ) -> None:
-        """`vacancies`, which links to like engines may share, learns what begins and ends."""
+        """`retry_delays`, which links to like engines may share, learns what begins and ends."""
         self.engine_id = engine_id
         self.address = address
         self._sinks: dict[int, SequenceSink] = {}
         self._next_id = 1
         self._on_connected = on_connected
         self._open = open_
-        self._vacancies = vacancies or Vacancies()
+        self._retry_delays = retry_delays or RetryDelayEstimator()
         self._load = EngineLoad()
         self._own_at_report = 0
         self._outbox: deque[ExecuteRequest] = deque()
@@ -103,7 +103,7 @@ class EngineLink:
         sequence_id = submit.sequence_id = self._next_id
         self._next_id += 1
         self._sinks[sequence_id] = sink
-        self._vacancies.take(time.monotonic())
+        self._retry_delays.take(time.monotonic())
         self._send(ExecuteRequest(submit=submit))
         return _LinkedSequence(self, sequence_id)
 
@@ -231,7 +231,7 @@ class EngineLink:
 
     def _end(self, sequence_id: int, *, refused: bool = False) -> None:
         if self._sinks.pop(sequence_id, None) is not None:
-            self._vacancies.give_back(time.monotonic(), counts=not refused)
+            self._retry_delays.give_back(time.monotonic(), counts=not refused)
 
     def _finish_if_done(self) -> None:
         if self._retired and not self._sinks:
@@ -240,7 +240,7 @@ class EngineLink:
 
 def _has_room(cancel: Cancel) -> bool:
     """Whether it is a command to cancel, and takes more."""
-    return cancel.sequence_id > 0 and len(cancel.more_sequence_ids) < MOST_CANCELLED_BESIDE
+    return cancel.sequence_id > 0 and len(cancel.more_sequence_ids) < MAX_CANCELLED_BESIDE
 
 
 def _has_memory(load: EngineLoad) -> bool:

@@ -19,7 +19,7 @@ from mlxmesh_shared.events import Publish, unheard
 from mlxmesh_shared.registry.convert import breaker_change
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.resilience.breaker import Breaker, Permit
-from mlxmesh_shared.resilience.retries import Vacancies
+from mlxmesh_shared.resilience.retries import RetryDelayEstimator
 from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
 
 
@@ -84,7 +84,9 @@ class Engines:
         self._affinity = PrefixAffinity()
         self._prefer_warm = True
         # By model and version: how fast all of its engines together end sequences.
-        self._vacancies: defaultdict[tuple[str, str], Vacancies] = defaultdict(Vacancies)
+        self._retry_delays: defaultdict[tuple[str, str], RetryDelayEstimator] = defaultdict(
+            RetryDelayEstimator
+        )
 
     def prefer_warm(self, preferred: bool) -> None:
         """Says whether a prompt goes by preference where its beginning was read before."""
@@ -115,8 +117,8 @@ class Engines:
                 spread_by=beginnings[0] if beginnings else 0,
             )
         except QueueFull as error:
-            vacancies = self._vacancies[version.name, str(version.version)]
-            error.retry_delay_s = vacancies.promise(time.monotonic())
+            retry_delays = self._retry_delays[version.name, str(version.version)]
+            error.retry_delay_s = retry_delays.promise(time.monotonic())
             raise
         self._affinity.note(beginnings, chosen)
         permit = self._breakers[chosen].admit()
@@ -170,7 +172,7 @@ class Engines:
                 address=instance.address,
                 on_connected=self._on_connected,
                 open_=self._open,
-                vacancies=self._vacancies[_version_of(instance)],
+                retry_delays=self._retry_delays[_version_of(instance)],
             )
             self._links[engine_id] = (instance, link)
             self._breakers[engine_id] = Breaker(on_change=partial(self._on_breaker, instance))

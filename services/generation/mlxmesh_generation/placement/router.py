@@ -6,7 +6,6 @@ What an engine keeps is its own affair: a wrong guess costs reading, never a wro
 from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
@@ -18,7 +17,7 @@ from mlxmesh_shared.errors import NoReplica, QueueFull
 BLOCK_TOKENS = 32
 
 # About 20 MB. 2 million tokens, more than a replica on one host keeps.
-MOST_BLOCKS = 65_536
+MAX_BLOCKS = 65_536
 
 Prefixes = list[int]
 """A prompt's beginnings as numbers, one for each whole block: each stands for all up to there."""
@@ -27,7 +26,7 @@ Prefixes = list[int]
 class PrefixAffinity:
     """Remembers the latest prompts of each engine; what was longest unused is forgotten first."""
 
-    def __init__(self, most_blocks: int = MOST_BLOCKS) -> None:
+    def __init__(self, most_blocks: int = MAX_BLOCKS) -> None:
         self._most_blocks = most_blocks
         self._engines: OrderedDict[int, set[str]] = OrderedDict()
 
@@ -63,7 +62,7 @@ class PrefixAffinity:
                 del self._engines[prefix]
 
 
-def prefixes(tokens: Seq[int]) -> Prefixes:
+def prefixes(tokens: Sequence[int]) -> Prefixes:
     """The same numbers in every process."""
     packed = array("I", tokens)
     text = memoryview(packed).cast("B")
@@ -81,7 +80,7 @@ def prefixes(tokens: Seq[int]) -> Prefixes:
 RETRY_DELAY_S = 1.0
 
 # Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2018).
-MOST_OF_MEAN_LOAD = 1.25
+MAX_OF_MEAN_LOAD = 1.25
 # Of so few sequences, one more is no overload, whatever the mean.
 ALWAYS_ALLOWED = 2
 
@@ -148,7 +147,7 @@ def pick(
 def most_outstanding(replicas: Sequence[Replica]) -> int:
     """What a replica may have, the next sequence included, for the sake of a warm prefix."""
     mean = (sum(replica.outstanding for replica in replicas) + 1) / len(replicas)
-    return max(ALWAYS_ALLOWED, int(MOST_OF_MEAN_LOAD * mean))
+    return max(ALWAYS_ALLOWED, int(MAX_OF_MEAN_LOAD * mean))
 
 
 def _rank(spread_by: int, replica: Replica) -> int:

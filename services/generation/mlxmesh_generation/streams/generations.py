@@ -39,7 +39,7 @@ class Patience:
     """How long things may take that nobody is there to end."""
 
     engine_wait_s: float = ENGINE_WAIT_S
-    unread_s: float = 60.0
+    detached_timeout_s: float = 60.0
 
 
 @dataclass
@@ -246,7 +246,9 @@ class Generations:
             self._give_up(entry)
         elif entry.transcript is not None and not entry.transcript.ended:
             loop = asyncio.get_running_loop()
-            entry.unread = loop.call_later(self._patience.unread_s, self._on_unread, entry)
+            entry.unread = loop.call_later(
+                self._patience.detached_timeout_s, self._on_unread, entry
+            )
 
     def _on_unread(self, entry: _Entry) -> None:
         if entry.generation is not None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mlxmesh_shared.errors import MessageTooLarge, TooManyRequests
-from mlxmesh_shared.resilience.concurrency_limiter import Places
+from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class GenerationLimits:
     """
 
     def __init__(self, *, max_generations: int, max_held_bytes: int) -> None:
-        self._places = Places(max_generations)
+        self._limiter = ConcurrencyLimiter(max_generations)
         self._max_held_bytes = max_held_bytes
         self._held_bytes = 0
 
@@ -77,7 +77,7 @@ class GenerationLimits:
             yield
         finally:
             self._held_bytes -= message_bytes
-            self._places.give_back(caller, time.monotonic())
+            self._limiter.give_back(caller, time.monotonic())
 
     def _take(self, caller: str, message_bytes: int) -> None:
         now_s = time.monotonic()
@@ -87,12 +87,12 @@ class GenerationLimits:
                 f"{self._max_held_bytes}; send a shorter prompt"
             )
         if self._held_bytes + message_bytes > self._max_held_bytes:
-            delay_s: float | None = self._places.refuse(caller, now_s)
+            delay_s: float | None = self._limiter.refuse(caller, now_s)
         else:
-            delay_s = self._places.take(caller, now_s)
+            delay_s = self._limiter.take(caller, now_s)
         if delay_s is not None:
             raise TooManyRequests(
-                f"{self._places.held} requests are held here and there is no room for more of "
+                f"{self._limiter.held} requests are held here and there is no room for more of "
                 "this caller's; try again later",
                 retry_delay_s=delay_s,
             )

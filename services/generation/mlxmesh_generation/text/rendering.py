@@ -25,7 +25,7 @@ _END_S = 0.2
 _MAX_IDLE = 2
 _MAX_TEMPLATES = 64
 # A process that had so much to do with keeps memory that it no longer needs.
-_MAX_KEPT_BYTES = 4 * 2**20
+_MAX_RETAINED_BYTES = 4 * 2**20
 # What of our environment a renderer gets: no settings, no secrets.
 _ENVIRONMENT = ("PATH", "TZ", "LANG", "LC_ALL")
 _ENVIRONMENT_PREFIXES = ("PYTHON", "COVERAGE")
@@ -167,7 +167,7 @@ class _Renderer:
         self._known.add(template.name)
         self.is_worth_keeping = (
             answer[:1] != render_process.EXHAUSTED
-            and max(len(request), len(answer)) <= _MAX_KEPT_BYTES
+            and max(len(request), len(answer)) <= _MAX_RETAINED_BYTES
             and len(self._known) < _MAX_TEMPLATES
         )
         return answer

@@ -13,7 +13,7 @@ from mlxmesh_model.artifacts.part_file import HubFile
 class HubModel:
     """A model at one commit, with the files that serving needs."""
 
-    hub_id: str
+    repo_id: str
     commit: str
     files: tuple[HubFile, ...]
     """One GGUF file, or those of an mlx-lm model."""
@@ -41,7 +41,7 @@ class Progress:
 class Hub(Protocol):
     """Where models are pulled from."""
 
-    async def find(self, hub_id: str, revision: str, file: str = "") -> HubModel:
+    async def find(self, repo_id: str, revision: str, file: str = "") -> HubModel:
         """What is there; with a file, that alone.
 
         Raises: SourceNotFound, HubUnavailable, InvalidArgument.
@@ -66,9 +66,9 @@ class HubOnDemand:
     def _hub(self) -> Hub:
         return self._open()
 
-    async def find(self, hub_id: str, revision: str, file: str = "") -> HubModel:
+    async def find(self, repo_id: str, revision: str, file: str = "") -> HubModel:
         """What is there; see the port."""
-        return await self._hub.find(hub_id, revision, file)
+        return await self._hub.find(repo_id, revision, file)
 
     async def download(self, model: HubModel, directory: Path, progress: Progress) -> None:
         """Brings every file into a directory; see the port."""

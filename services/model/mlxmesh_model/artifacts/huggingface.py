@@ -44,7 +44,7 @@ class HuggingFaceHub:
         self._attempts = attempts
         self._pause_s = pause_s
 
-    async def find(self, hub_id: str, revision: str, file: str = "") -> HubModel:
+    async def find(self, repo_id: str, revision: str, file: str = "") -> HubModel:
         """What is there; with a file, that alone.
 
         Raises: SourceNotFound, HubUnavailable, InvalidArgument.
@@ -52,25 +52,25 @@ class HuggingFaceHub:
         try:
             info = await asyncio.to_thread(
                 self._api.model_info,
-                hub_id,
+                repo_id,
                 revision=revision,
                 files_metadata=True,
                 timeout=_TIMEOUT_S,
             )
         except RevisionNotFoundError as error:
-            raise SourceNotFound(f"{hub_id} has no revision {revision}") from error
+            raise SourceNotFound(f"{repo_id} has no revision {revision}") from error
         except GatedRepoError as error:
-            raise SourceNotFound(f"{hub_id} is gated; accept its terms, set HF_TOKEN") from error
+            raise SourceNotFound(f"{repo_id} is gated; accept its terms, set HF_TOKEN") from error
         except RepositoryNotFoundError as error:
             raise SourceNotFound(
-                f"the hub has no model {hub_id}, or it is private and HF_TOKEN is not set"
+                f"the hub has no model {repo_id}, or it is private and HF_TOKEN is not set"
             ) from error
         except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
             raise _unavailable(self._api.endpoint, error) from error
         siblings, commit = info.siblings or [], info.sha or revision
         if file:
-            return HubModel(hub_id, commit, (_only(hub_id, siblings, file),))
-        return _checked(hub_id, commit, siblings)
+            return HubModel(repo_id, commit, (_only(repo_id, siblings, file),))
+        return _checked(repo_id, commit, siblings)
 
     async def download(self, model: HubModel, directory: Path, progress: Progress) -> None:
         """Brings every file into a directory, each verified; see the port."""
@@ -95,7 +95,7 @@ class HuggingFaceHub:
     ) -> None:
         """One file, tried again from where it broke off, then verified."""
         name = part.file.name
-        url = hf_hub_url(model.hub_id, name, revision=model.commit, endpoint=self._endpoint)
+        url = hf_hub_url(model.repo_id, name, revision=model.commit, endpoint=self._endpoint)
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts),
             wait=wait_random_exponential(multiplier=self._pause_s, max=30),
@@ -143,7 +143,7 @@ async def _stream(client: httpx2.AsyncClient, url: str, part: PartFile, progress
                 return  # more than was announced: the checksum will refuse it
 
 
-def _only(hub_id: str, siblings: list[RepoSibling], file: str) -> HubFile:
+def _only(repo_id: str, siblings: list[RepoSibling], file: str) -> HubFile:
     """The one file that was asked for, by its name."""
     if _PART_OF_MANY.search(file):
         raise InvalidArgument(f"{file} is one part of a split file; not taken", field="file")
@@ -152,30 +152,30 @@ def _only(hub_id: str, siblings: list[RepoSibling], file: str) -> HubFile:
             return _hub_file(sibling)
     others = sorted(s.rfilename for s in siblings if s.rfilename.endswith(".gguf"))[:20]
     raise SourceNotFound(
-        f"{hub_id} has no file {file}; its GGUF files are {', '.join(others) or 'none'}",
+        f"{repo_id} has no file {file}; its GGUF files are {', '.join(others) or 'none'}",
         field="file",
     )
 
 
-def _checked(hub_id: str, commit: str, siblings: list[RepoSibling]) -> HubModel:
+def _checked(repo_id: str, commit: str, siblings: list[RepoSibling]) -> HubModel:
     """The files that serving needs, text first: small, and wrong ones end the pull early."""
     names = [sibling.rfilename for sibling in siblings]
     if not any(map(is_weights, names)):
         what = "pickled weights only" if any(map(is_pickle, names)) else "no weights"
-        raise InvalidArgument(f"{hub_id} has {what}; only safetensors are taken", field="hub_id")
+        raise InvalidArgument(f"{repo_id} has {what}; only safetensors are taken", field="repo_id")
     wanted = [s for s in siblings if is_text(s.rfilename) or is_weights(s.rfilename)]
     for sibling in wanted:
-        _check_size(hub_id, sibling)
+        _check_size(repo_id, sibling)
     wanted.sort(key=lambda s: (is_weights(s.rfilename), s.rfilename))
-    return HubModel(hub_id, commit, tuple(map(_hub_file, wanted)))
+    return HubModel(repo_id, commit, tuple(map(_hub_file, wanted)))
 
 
-def _check_size(hub_id: str, sibling: RepoSibling) -> None:
+def _check_size(repo_id: str, sibling: RepoSibling) -> None:
     """Refuses a file before it is downloaded that would be refused afterwards."""
     name, max_bytes = sibling.rfilename, max_file_bytes(sibling.rfilename)
     if is_text(name) and (sibling.size or 0) > max_bytes:
         raise InvalidArgument(
-            f"{hub_id}: {name} is larger than {max_bytes // MIB} MiB", field="hub_id"
+            f"{repo_id}: {name} is larger than {max_bytes // MIB} MiB", field="repo_id"
         )
 
 

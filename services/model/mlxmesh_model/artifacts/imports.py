@@ -106,7 +106,7 @@ class Imports:
     async def remove_files(self, version: Version) -> None:
         """Removes what was imported as a version, and nothing that was made otherwise."""
         source, artifact = version.source, version.artifact
-        if not source.file or source.hub_id or artifact is None:
+        if not source.file or source.repo_id or artifact is None:
             return
         directory = Path(artifact.directory)
         if directory.parent.parent == self._root.resolve():

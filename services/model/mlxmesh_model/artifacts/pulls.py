@@ -54,16 +54,16 @@ class Pulls:
                     await self._store.fail_pull(version, FailureRecord.of(_interrupted()))
 
     async def pull(
-        self, hub_id: str, revision: str, name: str, *, file: str = "", dtype: str = ""
+        self, repo_id: str, revision: str, name: str, *, file: str = "", dtype: str = ""
     ) -> AsyncGenerator[PullProgress]:
         """Downloads, verifies and registers; yields at most ten times a second. Ended early, it
         keeps what it has. A GGUF file is converted, into this dtype where one is named.
 
         Raises: SourceNotFound, HubUnavailable, InvalidArgument, IllegalState.
         """
-        found = await self._hub.find(hub_id, revision, file)
+        found = await self._hub.find(repo_id, revision, file)
         source = Source(
-            hub_id=hub_id, revision=revision, commit=found.commit, file=file, dtype=dtype
+            repo_id=repo_id, revision=revision, commit=found.commit, file=file, dtype=dtype
         )
         version = await self._begin(name, source)
         if version.state in ON_DISK:
@@ -103,7 +103,7 @@ class Pulls:
             else:
                 await self._hub.download(found, directory, progress)
                 artifact = await asyncio.to_thread(
-                    inspect, directory, field="hub_id", known_sha256=found.sha256_by_name
+                    inspect, directory, field="repo_id", known_sha256=found.sha256_by_name
                 )
             filled = await self._store.finish_pull(version, artifact)
             await asyncio.to_thread(shutil.rmtree, _download_of(directory), ignore_errors=True)
@@ -130,7 +130,7 @@ class Pulls:
 
     async def remove_files(self, version: Version) -> None:
         """Removes what was pulled for a version; a registered directory is left alone."""
-        if version.source.hub_id:
+        if version.source.repo_id:
             directory = self._directory(version)
             for path in (directory, _download_of(directory)):
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)

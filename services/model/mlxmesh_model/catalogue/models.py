@@ -35,21 +35,21 @@ class Source:
     """
 
     directory: str = ""
-    hub_id: str = ""
+    repo_id: str = ""
     revision: str = ""
     commit: str = ""
     file: str = ""
     dtype: str = ""
 
     def __str__(self) -> str:
-        if not self.hub_id:
+        if not self.repo_id:
             return self.directory or self.file
-        path = f"{self.hub_id}/{self.file}" if self.file else self.hub_id
+        path = f"{self.repo_id}/{self.file}" if self.file else self.repo_id
         return f"{path}@{self.revision}"
 
     def is_like(self, other: "Source") -> bool:
         """Whether both name the same thing at a hub, at whatever revision."""
-        return (self.hub_id, self.file, self.dtype) == (other.hub_id, other.file, other.dtype)
+        return (self.repo_id, self.file, self.dtype) == (other.repo_id, other.file, other.dtype)
 
 
 @dataclass(frozen=True, slots=True)

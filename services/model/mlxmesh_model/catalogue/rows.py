@@ -42,7 +42,7 @@ def _to_version(row: VersionRow, replicas: tuple[Replica, ...]) -> Version:
         state=State(row.state),
         source=Source(
             directory=row.source_directory,
-            hub_id=row.hub_id,
+            repo_id=row.repo_id,
             revision=row.revision,
             commit=row.commit,
             file=row.source_file,
@@ -118,7 +118,7 @@ def set_source(row: VersionRow, source: Source) -> None:
     """Writes where a version came from."""
     row.source_directory = source.directory
     row.source_file, row.source_dtype = source.file, source.dtype
-    row.hub_id, row.revision, row.commit = source.hub_id, source.revision, source.commit
+    row.repo_id, row.revision, row.commit = source.repo_id, source.revision, source.commit
 
 
 def set_artifact(row: VersionRow, artifact: Artifact) -> None:

@@ -33,7 +33,7 @@ class VersionRow(Base):
     source_directory: Mapped[str]
     source_file: Mapped[str]
     source_dtype: Mapped[str]
-    hub_id: Mapped[str]
+    repo_id: Mapped[str]
     revision: Mapped[str]
     commit: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

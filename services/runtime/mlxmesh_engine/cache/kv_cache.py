@@ -1,6 +1,6 @@
 """The keys and values of a batch: mlx-lm's batched caches, one per layer, moved as one."""
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -38,7 +38,7 @@ class KeysValues:
             return self
         return KeysValues(self.keys[:, :, :tokens], self.values[:, :, :tokens])
 
-    def joined(self, later: "Seq[KeysValues]") -> "KeysValues":
+    def joined(self, later: "Sequence[KeysValues]") -> "KeysValues":
         if not later:
             return self
         parts = [self, *later]
@@ -69,7 +69,7 @@ class BatchCache:
 
     @classmethod
     def starting_with(
-        cls, model: object, rows: "Seq[RowCache | None]", batching: Batching
+        cls, model: object, rows: "Sequence[RowCache | None]", batching: Batching
     ) -> "BatchCache":
         """A cache whose rows hold copies of these."""
         singles = [_single_cache(model, row) for row in rows]
@@ -115,7 +115,7 @@ class BatchCache:
             mine.extend(theirs)
         self.rows += other.rows
 
-    def keep(self, rows: Seq[int]) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         for layer in self.layers:
             layer.filter(list(rows))
         self.rows = len(rows)

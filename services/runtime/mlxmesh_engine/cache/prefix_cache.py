@@ -7,8 +7,7 @@ one time is a segment: blocks that begin a prompt, or that follow a block of an 
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -66,14 +65,14 @@ class PrefixCache(Generic[Kept]):
     def __len__(self) -> int:
         return len(self._segments)
 
-    def find(self, tokens: Seq[int]) -> list[Piece[Kept]]:
+    def find(self, tokens: Sequence[int]) -> list[Piece[Kept]]:
         """The longest beginning of `tokens` that is kept, as pieces in order."""
         path = self._walk(_blocks(tokens))
         self._use(path)
         return [Piece(segment.kept, BLOCK_TOKENS * blocks) for segment, blocks in path.segments]
 
     def keep(
-        self, tokens: Seq[int], *, token_bytes: int, extract: Callable[[int, int], Kept]
+        self, tokens: Sequence[int], *, token_bytes: int, extract: Callable[[int, int], Kept]
     ) -> None:
         """Keeps what is missing of these tokens, in whole blocks, as far as it can fit.
 
@@ -135,7 +134,7 @@ class PrefixCache(Generic[Kept]):
         self.version += 1
 
 
-def _blocks(tokens: Seq[int]) -> list[bytes]:
+def _blocks(tokens: Sequence[int]) -> list[bytes]:
     """Every whole block, packed: as exact as the tokens, and with a hash that none can foresee."""
     packed = array("I", tokens)
     block_bytes = BLOCK_TOKENS * packed.itemsize

@@ -1,7 +1,7 @@
 """Keys and values of what was read before, for prompts that begin alike. On the MLX thread."""
 
 import logging
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 
 from mlxmesh_engine.cache.kv_cache import BatchCache, RowCache
 from mlxmesh_engine.cache.prefix_cache import PrefixCache
@@ -32,11 +32,11 @@ class PrefixStore:
         """Changes with what is kept."""
         return self._cache.version if self._cache else 0
 
-    def known(self, tokens: Seq[int]) -> int:
+    def known(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, from the first on, need not be read."""
         return sum(piece.tokens for piece in self._cache.find(tokens)) if self._cache else 0
 
-    def take(self, tokens: Seq[int]) -> RowCache | None:
+    def take(self, tokens: Sequence[int]) -> RowCache | None:
         """What is known of these tokens; not to be changed in place."""
         pieces = self._cache.find(tokens) if self._cache else []
         if not pieces:
@@ -44,7 +44,7 @@ class PrefixStore:
         by_piece = [[layer.first(piece.tokens) for layer in piece.kept] for piece in pieces]
         return [of_layer[0].joined(of_layer[1:]) for of_layer in zip(*by_piece, strict=True)]
 
-    def keep(self, tokens: Seq[int], cache: BatchCache, row: int) -> None:
+    def keep(self, tokens: Sequence[int], cache: BatchCache, row: int) -> None:
         """Copies a row of `cache` that holds exactly these tokens, as far as they are not known."""
         if self._cache is None or not tokens:
             return

@@ -31,7 +31,7 @@ def on_host(array: mx.array) -> NDArray[Any]:
 
 
 # A block's scores, 2 MiB, stay in the caches of a CPU.
-_MOST_SCORES = 2**19
+_MAX_SCORES = 2**19
 _LEAST_QUERIES = 16
 
 
@@ -45,7 +45,7 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array |
     rows, length, heads, _ = queries.shape
     kv_heads, tokens = keys.shape[1:3]
     by_kv_head = mx.unflatten(queries, 2, (kv_heads, -1))
-    size = max(_LEAST_QUERIES, _MOST_SCORES // (rows * heads * tokens))
+    size = max(_LEAST_QUERIES, _MAX_SCORES // (rows * heads * tokens))
     blocks: list[mx.array] = []
     for start in range(0, length, size):
         stop = min(start + size, length)

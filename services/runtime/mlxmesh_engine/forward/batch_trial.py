@@ -7,8 +7,7 @@ padding in; some caches cannot be batched at all.
 
 import logging
 import math
-from collections.abc import Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -110,7 +109,7 @@ class BatchTrial:
         compute([scores, *self._cache.arrays()])
         return scores
 
-    def _scores_batched(self, rows: Seq[list[int]], batching: Batching) -> list[mx.array]:
+    def _scores_batched(self, rows: Sequence[list[int]], batching: Batching) -> list[mx.array]:
         """The last row joins after the others, which are prefilled together as far as they may."""
         first, *later = self._prefilled(rows, batching)
         for cache in later:
@@ -119,7 +118,7 @@ class BatchTrial:
         compute([scores])
         return list(scores)
 
-    def _prefilled(self, rows: Seq[list[int]], batching: Batching) -> Iterator[BatchCache]:
+    def _prefilled(self, rows: Sequence[list[int]], batching: Batching) -> Iterator[BatchCache]:
         *early, last = rows
         together = batching is Batching.TOGETHER and len(early) > 1
         for group in ([early] if together else [[row] for row in early]) + [[last]]:
@@ -128,7 +127,7 @@ class BatchTrial:
             yield cache
 
 
-def _cycled(rows: Seq[list[int]], count: int) -> list[list[int]]:
+def _cycled(rows: Sequence[list[int]], count: int) -> list[list[int]]:
     return [rows[index % len(rows)] for index in range(count)]
 
 
@@ -143,9 +142,9 @@ def _difference(alone: mx.array, batched: mx.array) -> float:
     return float(gap / (spread + 1e-6)) if np.isfinite(gap) else math.inf
 
 
-def _leaves(caches: Seq[Any]) -> Iterator[Any]:
+def _leaves(caches: Sequence[Any]) -> Iterator[Any]:
     for cache in caches:
         if isinstance(cache, CacheList):
-            yield from _leaves(cast("Seq[Any]", cast("Any", cache).caches))
+            yield from _leaves(cast("Sequence[Any]", cast("Any", cache).caches))
         else:
             yield cache

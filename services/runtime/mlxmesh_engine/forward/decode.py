@@ -1,7 +1,6 @@
 """The sequences that are being decoded: one new token each per step."""
 
-from collections.abc import Callable
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -10,14 +9,14 @@ from mlxmesh_engine.cache.kv_cache import BatchCache
 from mlxmesh_engine.evaluation import start_computing, token_ids
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.sampling.sampler import BatchSampler
-from mlxmesh_engine.scheduling.scheduler import Active
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
     """A step whose computation was started: row for row, whose token is coming."""
 
-    rows: tuple[Active, ...]
+    rows: tuple[ActiveSequence, ...]
     tokens: mx.array
 
     def read(self) -> list[int]:
@@ -25,7 +24,7 @@ class Launched:
         return token_ids(self.tokens)
 
 
-OnLeave = Callable[[Active, BatchCache, int], None]
+OnLeave = Callable[[ActiveSequence, BatchCache, int], None]
 """Told of a row that leaves, while it is still in the cache."""
 
 
@@ -39,7 +38,7 @@ class DecodeBatch:
         self._model = loaded.model
         self._on_leave = on_leave
         self._sampler = BatchSampler(loaded.vocab_size)
-        self._rows: list[Active] = []
+        self._rows: list[ActiveSequence] = []
         self._cache: BatchCache | None = None
         self._inputs = mx.zeros((0,), mx.uint32)
 
@@ -47,14 +46,14 @@ class DecodeBatch:
         return len(self._rows)
 
     @property
-    def rows(self) -> tuple[Active, ...]:
+    def rows(self) -> tuple[ActiveSequence, ...]:
         return tuple(self._rows)
 
     @property
     def kv_bytes(self) -> int:
         return self._cache.nbytes if self._cache else 0
 
-    def join(self, actives: Seq[Active], cache: BatchCache) -> None:
+    def join(self, actives: Sequence[ActiveSequence], cache: BatchCache) -> None:
         """Takes over `cache`, which holds all of each row's tokens but the last."""
         if self._cache is None:
             self._cache = cache
@@ -95,5 +94,5 @@ class DecodeBatch:
         return Launched(tuple(self._rows), tokens)
 
 
-def _wants_more(row: Active) -> bool:
+def _wants_more(row: ActiveSequence) -> bool:
     return not row.ended and row.launched < row.request.max_tokens

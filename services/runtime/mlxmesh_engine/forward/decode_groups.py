@@ -1,7 +1,7 @@
 """Decoding by length: rows of a batch are padded to the longest, and pay for its padding."""
 
 import logging
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxmesh_engine.cache.kv_cache import BatchCache
@@ -9,7 +9,7 @@ from mlxmesh_engine.forward.decode import DecodeBatch, Launched, OnLeave
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.scheduling.batching import Batching
 from mlxmesh_engine.scheduling.request import SequenceKey
-from mlxmesh_engine.scheduling.scheduler import Active
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class LaunchedStep:
     groups: tuple[Launched, ...]
 
     @property
-    def rows(self) -> list[Active]:
+    def rows(self) -> list[ActiveSequence]:
         return [row for group in self.groups for row in group.rows]
 
     def read(self) -> list[int]:
@@ -42,13 +42,13 @@ class DecodeGroups:
         self._loaded = loaded
         self._on_leave = on_leave
         self._batches: dict[_Group, DecodeBatch] = {}
-        self._failed: list[Active] = []
+        self._failed: list[ActiveSequence] = []
 
     @property
     def kv_bytes(self) -> int:
         return sum(batch.kv_bytes for batch in self._batches.values())
 
-    def join(self, actives: Seq[Active], cache: BatchCache) -> None:
+    def join(self, actives: Sequence[ActiveSequence], cache: BatchCache) -> None:
         """Takes over `cache`, which holds all of each row's tokens but the last."""
         group = self._group_of(actives)
         if group not in self._batches:
@@ -72,7 +72,7 @@ class DecodeGroups:
         groups = tuple(group for group in launched if group is not None)
         return LaunchedStep(groups) if groups else None
 
-    def take_failed(self) -> list[Active]:
+    def take_failed(self) -> list[ActiveSequence]:
         """Rows whose batch could not be computed and is gone; each is told of once."""
         failed, self._failed = self._failed, []
         return failed
@@ -84,14 +84,14 @@ class DecodeGroups:
             self._drop_failed(group)
             return None
 
-    def _drop_failed(self, group: "_Group", joining: Seq[Active] = ()) -> None:
+    def _drop_failed(self, group: "_Group", joining: Sequence[ActiveSequence] = ()) -> None:
         """Some layers' caches may have gone on and others not, so nothing of it can be kept."""
         _log.exception("a batch of %d sequences failed", len(self._batches[group]))
         rows = [*self._batches.pop(group).rows, *joining]
         # One that was joining may be among the rows already.
         self._failed += dict.fromkeys(rows)
 
-    def _group_of(self, actives: Seq[Active]) -> "_Group":
+    def _group_of(self, actives: Sequence[ActiveSequence]) -> "_Group":
         if self._loaded.batching is Batching.ALONE or actives[0].isolated:
             return actives[0].key
         longest = max(active.prefill_tokens for active in actives)

@@ -1,6 +1,6 @@
 """What a loaded model is to the step loop, and feeding it rows of unequal length."""
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -14,7 +14,7 @@ class Forward(Protocol):
     def __call__(self, inputs: mx.array, *, cache: list[Any]) -> mx.array: ...
 
 
-def feed(model: Forward, rows: Seq[Seq[int]], cache: BatchCache) -> mx.array:
+def feed(model: Forward, rows: Sequence[Sequence[int]], cache: BatchCache) -> mx.array:
     """Appends each row's tokens to its row of the cache; shorter rows are padded on the right.
 
     Returns scores (batch, longest, vocab); those of padding mean nothing.

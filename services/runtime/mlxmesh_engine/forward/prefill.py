@@ -1,7 +1,6 @@
 """Reading prompts into caches, in slices."""
 
-from collections.abc import Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence
 
 from mlxmesh_engine.cache.kv_cache import BatchCache, RowCache
 from mlxmesh_engine.cache.prefix_store import PrefixStore
@@ -34,7 +33,7 @@ class Prefill:
         self._partial.pop(key, None)
         self._taken.pop(key, None)
 
-    def begin(self, slices: Seq[PrefillSlice]) -> None:
+    def begin(self, slices: Sequence[PrefillSlice]) -> None:
         """Takes hold of the known prefixes, before reading others' prompts displaces them."""
         for slice_ in slices:
             if slice_.first and slice_.start:
@@ -42,7 +41,7 @@ class Prefill:
                 assert known is not None
                 self._taken[slice_.active.key] = known
 
-    def read(self, slices: Seq[PrefillSlice]) -> BatchCache:
+    def read(self, slices: Sequence[PrefillSlice]) -> BatchCache:
         """Reads one group of `groups`; returns the cache that holds its tokens, row for row.
 
         The cache of a prompt that is not done yet is kept here for its next slice.
@@ -59,12 +58,12 @@ class Prefill:
             self.forget(first.active.key)
         return cache
 
-    def _started(self, slices: Seq[PrefillSlice]) -> BatchCache:
+    def _started(self, slices: Sequence[PrefillSlice]) -> BatchCache:
         known = [self._taken.pop(slice_.active.key, None) for slice_ in slices]
         return BatchCache.starting_with(self._model, known, self._batching)
 
 
-def groups(slices: Seq[PrefillSlice], batching: Batching) -> Iterator[list[PrefillSlice]]:
+def groups(slices: Sequence[PrefillSlice], batching: Batching) -> Iterator[list[PrefillSlice]]:
     """Slices to prefill in one pass: of whole prompts of close (or equal) length."""
     group: list[PrefillSlice] = []
     for slice_ in sorted(slices, key=lambda each: (each.start, each.count)):

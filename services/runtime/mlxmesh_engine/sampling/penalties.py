@@ -1,6 +1,6 @@
 """What the prompt and the output so far do to the scores, for the rows that ask for it."""
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mlxmesh_engine.sampling.row_table import RowTable
 from mlxmesh_engine.scheduling.request import Sampling
-from mlxmesh_engine.scheduling.scheduler import Active
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence
 
 
 class RepetitionPenalty:
@@ -19,13 +19,13 @@ class RepetitionPenalty:
         self._factors = RowTable()
         self._penalties = mx.zeros((0,))
 
-    def join(self, actives: Seq[Active]) -> None:
+    def join(self, actives: Sequence[ActiveSequence]) -> None:
         self._factors.join([self._row(active) for active in actives])
 
-    def keep(self, rows: Seq[int]) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         self._factors.keep(rows)
 
-    def refresh(self, rows: Seq[Sampling]) -> None:
+    def refresh(self, rows: Sequence[Sampling]) -> None:
         """Takes note of the batch's options after rows joined or left."""
         self._penalties = mx.array([row.repetition_penalty for row in rows if _repetition(row)])
 
@@ -43,7 +43,7 @@ class RepetitionPenalty:
     def arrays(self) -> list[mx.array]:
         return self._factors.arrays()
 
-    def _row(self, active: Active) -> NDArray[np.float32] | None:
+    def _row(self, active: ActiveSequence) -> NDArray[np.float32] | None:
         if not _repetition(active.request.sampling):
             return None
         factors = np.ones(self._vocab_size, np.float32)
@@ -59,13 +59,13 @@ class CountPenalty:
         self._counts = RowTable()
         self._presence = self._frequency = mx.zeros((0, 1))
 
-    def join(self, actives: Seq[Active]) -> None:
+    def join(self, actives: Sequence[ActiveSequence]) -> None:
         self._counts.join([self._row(active) for active in actives])
 
-    def keep(self, rows: Seq[int]) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         self._counts.keep(rows)
 
-    def refresh(self, rows: Seq[Sampling]) -> None:
+    def refresh(self, rows: Sequence[Sampling]) -> None:
         """Takes note of the batch's options after rows joined or left."""
         own = [row for row in rows if _counting(row)]
         self._presence = mx.array([[row.presence_penalty] for row in own])
@@ -85,7 +85,7 @@ class CountPenalty:
     def arrays(self) -> list[mx.array]:
         return self._counts.arrays()
 
-    def _row(self, active: Active) -> NDArray[np.float32] | None:
+    def _row(self, active: ActiveSequence) -> NDArray[np.float32] | None:
         if not _counting(active.request.sampling):
             return None
         ids = np.array(active.request.generated, np.int64)

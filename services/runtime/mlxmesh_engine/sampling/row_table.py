@@ -1,6 +1,6 @@
 """Some rows of a batch, and a table that only they have."""
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 class RowSet:
     """Rows of a batch that are computed apart; all of them cost no copy."""
 
-    def __init__(self, rows: Seq[int], batch: int) -> None:
+    def __init__(self, rows: Sequence[int], batch: int) -> None:
         self.count = len(rows)
         self._index = None if len(rows) == batch else mx.array(list(rows), mx.uint32)
 
@@ -37,7 +37,7 @@ class RowTable:
         self.values: mx.array | None = None
         """(rows that have one, vocab); None where none has."""
 
-    def join(self, rows: Seq[NDArray[np.float32] | None]) -> None:
+    def join(self, rows: Sequence[NDArray[np.float32] | None]) -> None:
         """Appends sequences; None for one that needs no numbers."""
         new = [row for row in rows if row is not None]
         self._owners += [self._batch + at for at, row in enumerate(rows) if row is not None]
@@ -47,7 +47,7 @@ class RowTable:
             self.values = added if self.values is None else mx.concatenate([self.values, added])
         self.rows = RowSet(self._owners, self._batch)
 
-    def keep(self, rows: Seq[int]) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Keeps these sequences, in this order."""
         place = {owner: at for at, owner in enumerate(self._owners)}
         kept = [place[row] for row in rows if row in place]

@@ -5,7 +5,7 @@ scaled scores. Each option costs the rows that ask for it: a greedy batch is an 
 """
 
 import math
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -16,7 +16,7 @@ from mlxmesh_engine.sampling.randomness import draw, padded, uniforms
 from mlxmesh_engine.sampling.row_table import RowSet
 from mlxmesh_engine.sampling.truncation import Truncation
 from mlxmesh_engine.scheduling.request import Sampling
-from mlxmesh_engine.scheduling.scheduler import Active
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence
 
 _SMALLEST_TEMPERATURE = 1e-30
 
@@ -30,19 +30,19 @@ class BatchSampler:
         self._penalties = (RepetitionPenalty(vocab_size), CountPenalty(vocab_size))
         self._refresh()
 
-    def join(self, actives: Seq[Active]) -> None:
+    def join(self, actives: Sequence[ActiveSequence]) -> None:
         self._rows += [active.request.sampling for active in actives]
         for penalty in self._penalties:
             penalty.join(actives)
         self._refresh()
 
-    def keep(self, rows: Seq[int]) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         self._rows = [self._rows[row] for row in rows]
         for penalty in self._penalties:
             penalty.keep(rows)
         self._refresh()
 
-    def sample(self, logits: mx.array, positions: Seq[int]) -> mx.array:
+    def sample(self, logits: mx.array, positions: Sequence[int]) -> mx.array:
         """The next token (batch,) of each row. logits: (batch, vocab)."""
         scores = self._bias.apply(logits.astype(mx.float32))
         for penalty in self._penalties:
@@ -56,7 +56,7 @@ class BatchSampler:
         """The state that the last `sample` changed, to be evaluated with its tokens."""
         return [array for penalty in self._penalties for array in penalty.arrays()]
 
-    def _choose(self, scores: mx.array, positions: Seq[int]) -> mx.array:
+    def _choose(self, scores: mx.array, positions: Sequence[int]) -> mx.array:
         if self._draws is None:
             return mx.argmax(scores, axis=-1)
         drawn = self._draws.of(self._drawn.take(scores), positions)
@@ -77,7 +77,7 @@ class BatchSampler:
 class _Bias:
     """The batch's logit_bias, entry by entry."""
 
-    def __init__(self, rows: Seq[Sampling]) -> None:
+    def __init__(self, rows: Sequence[Sampling]) -> None:
         entries = [
             (at, token, bias)
             for at, row in enumerate(rows)
@@ -95,7 +95,7 @@ class _Bias:
 class _Draws:
     """How the rows that are not greedy draw."""
 
-    def __init__(self, rows: Seq[Sampling], drawn: list[int], vocab_size: int) -> None:
+    def __init__(self, rows: Sequence[Sampling], drawn: list[int], vocab_size: int) -> None:
         own = [rows[at] for at in drawn]
         self._drawn = drawn
         self._seeds = np.array([row.seed for row in own], np.uint64)
@@ -103,7 +103,7 @@ class _Draws:
         temperatures = np.array([max(row.temperature, _SMALLEST_TEMPERATURE) for row in own])
         self._scale = mx.array((math.log2(math.e) / temperatures).astype(np.float32)[:, None])
 
-    def of(self, scores: mx.array, positions: Seq[int]) -> mx.array:
+    def of(self, scores: mx.array, positions: Sequence[int]) -> mx.array:
         """A token (drawn rows,) for each. scores: of the drawn rows; positions: of the batch."""
         # Relative to the best, so that a temperature near 0 cannot overflow.
         scaled = (scores - mx.max(scores, axis=-1, keepdims=True)) * self._scale

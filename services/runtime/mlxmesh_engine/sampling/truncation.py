@@ -10,7 +10,7 @@ only, `of_many` halves the vocabulary until few weights are left.
 """
 
 import math
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 
 import mlx.core as mx
 
@@ -33,7 +33,7 @@ _NO_RANK = 2**30
 class Truncation:
     """The options of one batch's drawn rows, as arrays."""
 
-    def __init__(self, rows: Seq[Sampling], vocab_size: int) -> None:
+    def __init__(self, rows: Sequence[Sampling], vocab_size: int) -> None:
         few = [at for at, row in enumerate(rows) if 0 < row.top_k <= min(_FEW, vocab_size - 1)]
         cut = [at for at, row in enumerate(rows) if row.top_p < 1 or 0 < row.top_k < vocab_size]
         many = [at for at in cut if at not in few]
@@ -59,7 +59,7 @@ class Truncation:
 class RankThreshold:
     """What top_k and top_p ask of rows that have one of them: either all a small top_k, or none."""
 
-    def __init__(self, rows: Seq[Sampling], vocab_size: int) -> None:
+    def __init__(self, rows: Sequence[Sampling], vocab_size: int) -> None:
         # A top_k of the whole vocabulary or more keeps all, as 0 does.
         ranks = [row.top_k if 0 < row.top_k < vocab_size else _NO_RANK for row in rows]
         self._candidates = max(ranks) if max(ranks) <= _FEW else 0

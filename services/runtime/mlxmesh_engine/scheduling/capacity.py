@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from mlxmesh_engine.scheduling.request import Sequence
+from mlxmesh_engine.scheduling.request import SequenceRequest
 from mlxmesh_shared.errors import EngineDraining, QueueFull
-from mlxmesh_shared.resilience.concurrency_limiter import Places
+from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 
 # Of what is free once the weights are loaded; the rest is for the computation and for others.
 _PART_OF_AVAILABLE = 0.5
@@ -44,7 +44,7 @@ class Admission:
     """
 
     def __init__(self, *, max_running: int, max_waiting: int) -> None:
-        self._places = Places(max_running + max_waiting, servers=max_running)
+        self._limiter = ConcurrencyLimiter(max_running + max_waiting, servers=max_running)
         self._queue_factor = 1 + max_waiting / max_running
         self._most_tokens: float | None = None
         self._held_tokens = 0
@@ -52,7 +52,7 @@ class Admission:
 
     @property
     def held(self) -> int:
-        return self._places.held
+        return self._limiter.held
 
     @property
     def draining(self) -> bool:
@@ -65,7 +65,7 @@ class Admission:
         """Of the sequences that run; None for no limit."""
         self._most_tokens = None if tokens is None else tokens * self._queue_factor
 
-    def take(self, request: Sequence, now_s: float) -> None:
+    def take(self, request: SequenceRequest, now_s: float) -> None:
         """Raises: EngineDraining, QueueFull (with the time until a place is likely free)."""
         if self._draining:
             raise EngineDraining("the engine is shutting down; send this to another replica")
@@ -73,21 +73,21 @@ class Admission:
             raise QueueFull(
                 "what the engine holds may need all memory for keys and values; try again later, "
                 "or with a lower max_tokens",
-                retry_delay_s=self._places.refuse(request.caller, now_s),
+                retry_delay_s=self._limiter.refuse(request.caller, now_s),
             )
-        if (delay_s := self._places.take(request.caller, now_s)) is not None:
+        if (delay_s := self._limiter.take(request.caller, now_s)) is not None:
             raise QueueFull(
                 f"the engine holds {self.held} sequences and has no place for more of this "
                 "caller's; try again later",
                 retry_delay_s=delay_s,
             )
-        self._held_tokens += request.most_tokens
+        self._held_tokens += request.max_total_tokens
 
-    def release(self, request: Sequence, now_s: float) -> None:
+    def release(self, request: SequenceRequest, now_s: float) -> None:
         """A sequence ended; how often that happens is what a retry delay is estimated from."""
-        self._held_tokens -= request.most_tokens
-        self._places.give_back(request.caller, now_s)
+        self._held_tokens -= request.max_total_tokens
+        self._limiter.give_back(request.caller, now_s)
 
-    def _lacks_memory(self, request: Sequence) -> bool:
+    def _lacks_memory(self, request: SequenceRequest) -> bool:
         most = self._most_tokens
-        return most is not None and self._held_tokens + request.most_tokens > most
+        return most is not None and self._held_tokens + request.max_total_tokens > most

@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from mlxmesh_engine.scheduling.request import News
+from mlxmesh_engine.scheduling.request import StepOutputs
 from mlxmesh_shared.telemetry.instruments import BATCH_SIZE, STEP_DURATION
 from mlxmesh_shared.telemetry.metrics import BucketCounts
 
@@ -99,17 +99,17 @@ class TokenInterval:
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._told_s = 0.0
-        self._held: News = {}
+        self._held: StepOutputs = {}
 
-    def release(self, news: News, now_s: float) -> News:
+    def release(self, outputs: StepOutputs, now_s: float) -> StepOutputs:
         """What to tell now, of earlier turns too; nothing while all of it may wait."""
         if not self._held:
-            self._held = news
+            self._held = outputs
         else:
-            for stream_id, updates in news.items():
+            for stream_id, updates in outputs.items():
                 self._held.setdefault(stream_id, []).extend(updates)
         soon = now_s - self._told_s < self._interval_s
-        if soon and all(update.may_wait for updates in news.values() for update in updates):
+        if soon and all(update.may_wait for updates in outputs.values() for update in updates):
             return {}
         self._told_s = now_s
         held, self._held = self._held, {}

@@ -1,4 +1,4 @@
-"""What a sequence is: the request for it, its news, and the engine's load."""
+"""What a sequence is: the request for it, its updates, and the engine's load."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -45,7 +45,7 @@ class FinishReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class SequenceRequest:
     """A legal request for one sequence: nothing in it can harm MLX."""
 
     key: SequenceKey
@@ -68,7 +68,7 @@ class Sequence:
     """Whether it may have ended engines, and so must not share a batch with others."""
 
     @property
-    def most_tokens(self) -> int:
+    def max_total_tokens(self) -> int:
         """How many tokens its keys and values may come to."""
         return len(self.prompt) + self.max_tokens
 
@@ -95,7 +95,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """News of one sequence; the last one has either a finish reason or an error."""
+    """What a step did to one sequence; the last one has either a finish reason or an error."""
 
     sequence_id: int
     accepted: bool = False
@@ -128,7 +128,7 @@ class Update:
         )
 
 
-News = dict[int, list[Update]]
+StepOutputs = dict[int, list[Update]]
 """By stream id, in order."""
 
 

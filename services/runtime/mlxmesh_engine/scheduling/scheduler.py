@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from mlxmesh_engine.scheduling.fair_queue import FairQueue
 from mlxmesh_engine.scheduling.pace import Read
 from mlxmesh_engine.scheduling.prefill_budget import LongPromptBudget, PrefillBudget
-from mlxmesh_engine.scheduling.request import Sequence, SequenceKey, Timings
+from mlxmesh_engine.scheduling.request import SequenceKey, SequenceRequest, Timings
 
 # Reading a shorter prompt at once is over soon, and its stream begins to count.
 _LONG_PROMPT_TOKENS = 256
 
 
-class Active:
+class ActiveSequence:
     """One sequence in the engine and how far it has come; owned by the MLX thread."""
 
-    def __init__(self, request: Sequence) -> None:
+    def __init__(self, request: SequenceRequest) -> None:
         self.request = request
         self.tokens = request.prompt + request.generated
         self.output: list[int] = []
@@ -108,7 +108,7 @@ class Active:
 class PrefillSlice:
     """The next `count` tokens of one prompt."""
 
-    active: Active
+    active: ActiveSequence
     start: int
     count: int
 
@@ -153,11 +153,11 @@ class Scheduler:
         self._max_running = max_running
         self._budget = PrefillBudget(prefill_tokens_per_step)
         self._long_budget = LongPromptBudget(slowdown=prefill_slowdown)
-        self._waiting: FairQueue[Active] = FairQueue()
+        self._waiting: FairQueue[ActiveSequence] = FairQueue()
         self._waiting_tokens = 0
         self._placed_tokens = 0
-        self._prefilling: list[Active] = []
-        self._running: list[Active] = []
+        self._prefilling: list[ActiveSequence] = []
+        self._running: list[ActiveSequence] = []
 
     @property
     def waiting(self) -> int:
@@ -173,7 +173,7 @@ class Scheduler:
         """Whether there are prompts to read for those that have a place."""
         return bool(self._prefilling)
 
-    def __iter__(self) -> Iterator[Active]:
+    def __iter__(self) -> Iterator[ActiveSequence]:
         yield from self._running
         yield from self._prefilling
         yield from self._waiting
@@ -183,25 +183,25 @@ class Scheduler:
         """How many tokens all sequences may come to."""
         return self._placed_tokens + self._waiting_tokens
 
-    def add(self, active: Active) -> None:
+    def add(self, active: ActiveSequence) -> None:
         request = active.request
         self._waiting.push(
             active,
             caller=request.caller,
             priority=request.priority,
-            cost=request.most_tokens,
+            cost=request.max_total_tokens,
             since_s=request.submitted_s,
         )
-        self._waiting_tokens += request.most_tokens
+        self._waiting_tokens += request.max_total_tokens
 
-    def remove(self, active: Active) -> None:
+    def remove(self, active: ActiveSequence) -> None:
         if self._waiting.remove(active):
-            self._waiting_tokens -= active.request.most_tokens
+            self._waiting_tokens -= active.request.max_total_tokens
             return
         for group in (self._running, self._prefilling):
             if active in group:
                 group.remove(active)
-                self._placed_tokens -= active.request.most_tokens
+                self._placed_tokens -= active.request.max_total_tokens
 
     def admit(self, now_s: float) -> None:
         """Gives free places to those whose turn it is, as long as there is memory for them.
@@ -212,16 +212,16 @@ class Scheduler:
             if not self._has_memory_for(active):
                 return
             self._waiting.pop()
-            self._waiting_tokens -= active.request.most_tokens
-            self._placed_tokens += active.request.most_tokens
+            self._waiting_tokens -= active.request.max_total_tokens
+            self._placed_tokens += active.request.max_total_tokens
             active.admit(now_s)
             self._prefilling.append(active)
 
-    def _has_memory_for(self, active: Active) -> bool:
-        needed = self._placed_tokens + active.request.most_tokens
+    def _has_memory_for(self, active: ActiveSequence) -> bool:
+        needed = self._placed_tokens + active.request.max_total_tokens
         return self.kv_capacity_tokens is None or needed <= self.kv_capacity_tokens
 
-    def unread(self) -> list[Active]:
+    def unread(self) -> list[ActiveSequence]:
         """Those that have a place and of whom nothing was read yet."""
         return [active for active in self._prefilling if active.unread]
 
@@ -245,7 +245,7 @@ class Scheduler:
             if (count := counts.get(active.key, 0)) > 0 or _remaining(active) == 0
         ]
 
-    def _shares(self, prompts: list[Active]) -> dict[SequenceKey, int]:
+    def _shares(self, prompts: list[ActiveSequence]) -> dict[SequenceKey, int]:
         if not prompts:
             return {}
         oldest, *others = prompts
@@ -277,16 +277,16 @@ class Scheduler:
         self._running.append(active)
         return True
 
-    def read_again(self, active: Active) -> None:
+    def read_again(self, active: ActiveSequence) -> None:
         """Sends one that has a place back to have its prompt read once more."""
         if active in self._running:
             self._running.remove(active)
             self._prefilling.append(active)
 
     @staticmethod
-    def _share(active: Active, tokens: int) -> int:
+    def _share(active: ActiveSequence, tokens: int) -> int:
         return min(tokens, _remaining(active))
 
 
-def _remaining(active: Active) -> int:
+def _remaining(active: ActiveSequence) -> int:
     return active.prefill_tokens - active.prefilled

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mlxmesh_engine.scheduling.capacity import KvMemory
-from mlxmesh_engine.scheduling.request import Load, News
+from mlxmesh_engine.scheduling.request import Load, StepOutputs
 from mlxmesh_engine.service.dispatcher import Worker
 
-Deliver = Callable[[News, Load], None]
-"""Takes one turn's news; called on the event loop."""
+Deliver = Callable[[StepOutputs, Load], None]
+"""Takes one step's outputs; called on the event loop."""
 
 
 class ModelFacts(Protocol):

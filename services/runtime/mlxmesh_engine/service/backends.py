@@ -16,7 +16,7 @@ from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.process.startup import raise_descriptor_limit
 from mlxmesh_shared.settings import EngineSettings
 
-_MOST_PREFIX_BYTES = 2**30
+_MAX_PREFIX_BYTES = 2**30
 
 _WANTED_OPEN_FILES = 2048
 """All files of a model are open while it is loaded, and large models have hundreds."""
@@ -88,7 +88,7 @@ def _mlx(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backen
 def _prefix_cache_bytes(settings: EngineSettings) -> int:
     if settings.prefix_cache_bytes is not None:
         return settings.prefix_cache_bytes
-    return min(_MOST_PREFIX_BYTES, psutil.virtual_memory().total // 10)
+    return min(_MAX_PREFIX_BYTES, psutil.virtual_memory().total // 10)
 
 
 def _simulated(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backend:

@@ -9,7 +9,7 @@ from mlxmesh_engine.scheduling.request import (
     FinishReason,
     Load,
     Sampling,
-    Sequence,
+    SequenceRequest,
     Timings,
     Update,
 )
@@ -35,14 +35,14 @@ class ModelLimits:
 
 def to_sequence(
     submit: engine_pb2.Submit, *, stream_id: int, limits: ModelLimits, now_s: float
-) -> Sequence:
+) -> SequenceRequest:
     """Raises: InvalidArgument, ContextTooLong."""
     vocab_size = limits.vocab_size
     prompt = _token_ids("prompt_token_ids", submit.prompt_token_ids, vocab_size)
     generated = _token_ids("generated_token_ids", submit.generated_token_ids, vocab_size)
     stops = _token_ids("stop_token_ids", submit.stop_token_ids, vocab_size)
     _check_lengths(len(prompt), len(generated), submit.max_tokens, limits)
-    return Sequence(
+    return SequenceRequest(
         key=(stream_id, submit.sequence_id),
         prompt=prompt,
         generated=generated,

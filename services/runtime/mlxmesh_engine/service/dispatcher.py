@@ -1,4 +1,4 @@
-"""The news that one Execute stream has yet to send, in bounded memory."""
+"""The outputs that one Execute stream has yet to send, in bounded memory."""
 
 import asyncio
 import itertools
@@ -7,14 +7,20 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mlxmesh_engine.scheduling.capacity import Admission
-from mlxmesh_engine.scheduling.request import Load, News, Sequence, SequenceKey, Update
+from mlxmesh_engine.scheduling.request import (
+    Load,
+    SequenceKey,
+    SequenceRequest,
+    StepOutputs,
+    Update,
+)
 from mlxmesh_shared.errors import InvalidArgument, MeshError
 
-_MOST_PENDING = 4096
+_MAX_PENDING = 4096
 
 
 class Outbox:
-    """Coalesces: while the reader is behind, a sequence's news pile up in one entry.
+    """Coalesces: while the reader is behind, a sequence's outputs pile up in one entry.
 
     Used on the event loop only.
     """
@@ -23,7 +29,7 @@ class Outbox:
         self._pending: list[Update] = []
         self._open_entry: dict[int, int] = {}
         self._load: Load | None = None
-        self._news = asyncio.Event()
+        self._outputs = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._closed = False
@@ -42,50 +48,50 @@ class Outbox:
         self._note_news()
 
     def put_apart(self, update: Update) -> None:
-        """Adds news that must not mix with those of a living sequence of the same number."""
+        """Adds outputs that must not mix with those of a living sequence of the same number."""
         self._pending.append(update)
         self._note_news()
 
     def close(self) -> None:
-        """No more news: `take` gives what is left, then None."""
+        """No more outputs: `take` gives what is left, then None."""
         self._closed = True
-        self._news.set()
+        self._outputs.set()
 
     async def room(self) -> None:
         """Returns when the reader has caught up enough for more commands."""
         await self._room.wait()
 
     async def take(self) -> tuple[list[Update], Load | None] | None:
-        """All news since the last call, waiting for some; None once closed and empty."""
-        await self._news.wait()
+        """All outputs since the last call, waiting for some; None once closed and empty."""
+        await self._outputs.wait()
         if not self._pending and self._closed:
             return None
         taken, self._pending = self._pending, []
         self._open_entry.clear()
         if not self._closed:
-            self._news.clear()
+            self._outputs.clear()
         self._room.set()
         return taken, self._load
 
     def _note_news(self) -> None:
-        self._news.set()
-        if len(self._pending) >= _MOST_PENDING:
+        self._outputs.set()
+        if len(self._pending) >= _MAX_PENDING:
             self._room.clear()
 
 
-OnEnd = Callable[[Sequence, Update], None]
-"""Is told of each sequence that ended, and its last news."""
+OnEnd = Callable[[SequenceRequest, Update], None]
+"""Is told of each sequence that ended, and its last outputs."""
 
 
 class Worker(Protocol):
     """What the dispatcher needs of the backend."""
 
-    def submit(self, request: Sequence) -> None: ...
+    def submit(self, request: SequenceRequest) -> None: ...
     def cancel(self, key: SequenceKey) -> None: ...
     def drop_stream(self, stream_id: int) -> None: ...
 
 
-def _nothing(_request: Sequence, _last: Update) -> None: ...
+def _nothing(_request: SequenceRequest, _last: Update) -> None: ...
 
 
 class Stream:
@@ -94,15 +100,15 @@ class Stream:
     def __init__(self, stream_id: int) -> None:
         self.stream_id = stream_id
         self.outbox = Outbox()
-        self.living: dict[int, Sequence] = {}
+        self.living: dict[int, SequenceRequest] = {}
         self._quiet = asyncio.Event()
         self._quiet.set()
 
-    def begin(self, request: Sequence) -> None:
+    def begin(self, request: SequenceRequest) -> None:
         self.living[request.key[1]] = request
         self._quiet.clear()
 
-    def end(self, sequence_id: int) -> Sequence:
+    def end(self, sequence_id: int) -> SequenceRequest:
         request = self.living.pop(sequence_id)
         if not self.living:
             self._quiet.set()
@@ -139,7 +145,7 @@ class Dispatcher:
         for sequence_id in list(stream.living):
             self._release(stream, sequence_id)
 
-    def submit(self, stream: Stream, request: Sequence) -> None:
+    def submit(self, stream: Stream, request: SequenceRequest) -> None:
         """Raises: InvalidArgument, QueueFull, EngineDraining; then nothing was taken."""
         sequence_id = request.key[1]
         if sequence_id in stream.living:
@@ -163,9 +169,9 @@ class Dispatcher:
         if sequence_id in stream.living:
             self._worker.cancel((stream.stream_id, sequence_id))
 
-    def deliver(self, news: News, load: Load) -> None:
-        """Takes one turn's news from the backend."""
-        for stream_id, updates in news.items():
+    def deliver(self, outputs: StepOutputs, load: Load) -> None:
+        """Takes one turn's outputs from the backend."""
+        for stream_id, updates in outputs.items():
             stream = self._streams.get(stream_id)
             if stream is None:
                 continue
@@ -175,7 +181,7 @@ class Dispatcher:
                     self._on_end(self._release(stream, update.sequence_id), update)
 
     def tell_load(self, load: Load) -> None:
-        """Tells every stream: one without news would go on with what it was last told."""
+        """Tells every stream: one without outputs would go on with what it was last told."""
         for stream in self._streams.values():
             stream.outbox.put([], load)
 
@@ -190,7 +196,7 @@ class Dispatcher:
         for stream in self._streams.values():
             stream.outbox.close()
 
-    def _release(self, stream: Stream, sequence_id: int) -> Sequence:
+    def _release(self, stream: Stream, sequence_id: int) -> SequenceRequest:
         request = stream.end(sequence_id)
         self._admission.release(request, time.monotonic())
         if not self._admission.held:

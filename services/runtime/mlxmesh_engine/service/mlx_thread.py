@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.scheduling.capacity import UNKNOWN, KvMemory
 from mlxmesh_engine.scheduling.pace import StepCounts, TokenInterval, TokenRate
-from mlxmesh_engine.scheduling.request import Load, News, Sequence, SequenceKey
+from mlxmesh_engine.scheduling.request import Load, SequenceKey, SequenceRequest, StepOutputs
 from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.backend import Deliver
 from mlxmesh_engine.service.step_loop import StepLoop
@@ -38,7 +38,7 @@ Command = Callable[[StepLoop], None]
 
 
 class MlxThread:
-    """Commands go in from the event loop; news come out, once a turn.
+    """Commands go in from the event loop; outputs come out, once a turn.
 
     `dead` fails with what ended the thread, whatever that was; it never just stops.
     """
@@ -76,7 +76,7 @@ class MlxThread:
         self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def submit(self, request: Sequence) -> None:
+    def submit(self, request: SequenceRequest) -> None:
         self._commands.put(lambda loop: loop.submit(request))
 
     def cancel(self, key: SequenceKey) -> None:
@@ -124,8 +124,8 @@ class MlxThread:
                 if command is None:
                     return
                 command(loop)
-            for news in loop.turn():
-                self._report(news, scheduler, loop)
+            for outputs in loop.step():
+                self._report(outputs, scheduler, loop)
 
     def _next_commands(self, idle: bool) -> list[Command | None]:
         """All that are there; when idle, waits for one and gathers those that come with it."""
@@ -139,10 +139,10 @@ class MlxThread:
                 commands.append(self._commands.get_nowait())
         return commands
 
-    def _report(self, news: News, scheduler: Scheduler, loop: StepLoop) -> None:
+    def _report(self, outputs: StepOutputs, scheduler: Scheduler, loop: StepLoop) -> None:
         now_s = self._turned_s = time.monotonic()
         self.turns = loop.turns
-        tokens = sum(len(update.token_ids) for updates in news.values() for update in updates)
+        tokens = sum(len(update.token_ids) for updates in outputs.values() for update in updates)
         self._rate.add(now_s, tokens)
         self._last_load = Load(
             running=scheduler.running,
@@ -157,7 +157,7 @@ class MlxThread:
             kv_capacity_bytes=self._kv.capacity_bytes,
             kv_promised_bytes=scheduler.promised_tokens * self._kv.token_bytes,
         )
-        if (due := self._interval.release(news, now_s)) and self._deliver is not None:
+        if (due := self._interval.release(outputs, now_s)) and self._deliver is not None:
             self._call(self._deliver, due, self._last_load)
 
     def _idle_load(self) -> Load:

@@ -158,8 +158,8 @@ def _announcer() -> Announce:
     """Writes JSON lines to the parent; stray prints of libraries go to the log instead."""
     to_parent, sys.stdout = sys.stdout, sys.stderr
 
-    def announce(news: dict[str, str | bool]) -> None:
-        to_parent.write(json.dumps(news) + "\n")
+    def announce(outputs: dict[str, str | bool]) -> None:
+        to_parent.write(json.dumps(outputs) + "\n")
         to_parent.flush()
 
     return announce

@@ -14,8 +14,14 @@ from pathlib import Path
 from mlxmesh_engine.forward import model_config
 from mlxmesh_engine.scheduling.capacity import UNKNOWN, KvMemory, kv_memory
 from mlxmesh_engine.scheduling.pace import Read, StepCounts, TokenRate
-from mlxmesh_engine.scheduling.request import FinishReason, Load, Sequence, SequenceKey, Update
-from mlxmesh_engine.scheduling.scheduler import Active, Scheduler, read_of
+from mlxmesh_engine.scheduling.request import (
+    FinishReason,
+    Load,
+    SequenceKey,
+    SequenceRequest,
+    Update,
+)
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence, Scheduler, read_of
 from mlxmesh_engine.service.backend import Deliver
 from mlxmesh_shared.errors import DeadlineExceeded, EngineFailed, MeshError
 
@@ -118,9 +124,9 @@ class SimulatedEngine:
         )
         self._kv: KvMemory = UNKNOWN
         self._chance = random.Random(0)
-        self._actives: dict[SequenceKey, Active] = {}
-        self._decoding: dict[SequenceKey, Active] = {}
-        self._news: dict[int, list[Update]] = {}
+        self._actives: dict[SequenceKey, ActiveSequence] = {}
+        self._decoding: dict[SequenceKey, ActiveSequence] = {}
+        self._outputs: dict[int, list[Update]] = {}
         self._tokens = 0
         self._rate = TokenRate()
         self._has_work = asyncio.Event()
@@ -141,8 +147,8 @@ class SimulatedEngine:
             self._turning.cancel()
             await asyncio.wait({self._turning})
 
-    def submit(self, request: Sequence) -> None:
-        active = self._actives[request.key] = Active(request)
+    def submit(self, request: SequenceRequest) -> None:
+        active = self._actives[request.key] = ActiveSequence(request)
         self._scheduler.add(active)
         self._tell(active, Update(active.key[1], accepted=True))
 
@@ -174,7 +180,7 @@ class SimulatedEngine:
 
     async def _turn_until_stopped(self, model: SimulatedModel, deliver: Deliver) -> None:
         while True:
-            if not self._actives and not self._news:
+            if not self._actives and not self._outputs:
                 await self._work()
             await self._pass_time(self._read_prompts())
             self._turned_s = time.monotonic()
@@ -184,9 +190,9 @@ class SimulatedEngine:
             self.turns += 1
             self._rate.add(self._turned_s, self._tokens)
             self._tokens = 0
-            news, self._news = self._news, {}
-            if news:
-                deliver(news, self.load)
+            outputs, self._outputs = self._outputs, {}
+            if outputs:
+                deliver(outputs, self.load)
 
     async def _work(self) -> None:
         """Waits for some, or for as long as an idle turn takes."""
@@ -228,7 +234,7 @@ class SimulatedEngine:
             else:
                 self._make_token(active, model, now_s)
 
-    def _make_token(self, active: Active, model: SimulatedModel, now_s: float) -> None:
+    def _make_token(self, active: ActiveSequence, model: SimulatedModel, now_s: float) -> None:
         request, number = active.request, active.key[1]
         token = model.token(request.sampling.seed, active.collected)
         active.collect(token, now_s)
@@ -252,21 +258,21 @@ class SimulatedEngine:
             if deadline_s is not None and now_s >= deadline_s:
                 self._fail(active, DeadlineExceeded("the deadline passed; allow more time"))
 
-    def _fail(self, active: Active, error: MeshError) -> None:
+    def _fail(self, active: ActiveSequence, error: MeshError) -> None:
         timings = active.timings(time.monotonic())
         self._end(active, Update(active.key[1], error=error, timings=timings))
 
-    def _end(self, active: Active, last: Update) -> None:
+    def _end(self, active: ActiveSequence, last: Update) -> None:
         self._tell(active, last)
         self._forget(active)
 
-    def _forget(self, active: Active) -> None:
+    def _forget(self, active: ActiveSequence) -> None:
         self._scheduler.remove(active)
         self._decoding.pop(active.key, None)
         self._actives.pop(active.key, None)
 
-    def _tell(self, active: Active, update: Update) -> None:
-        self._news.setdefault(active.key[0], []).append(update)
+    def _tell(self, active: ActiveSequence, update: Update) -> None:
+        self._outputs.setdefault(active.key[0], []).append(update)
         self._has_work.set()
 
     def _note_death(self, turning: asyncio.Task[None]) -> None:

@@ -16,8 +16,14 @@ from mlxmesh_engine.forward.decode_groups import DecodeGroups, LaunchedStep
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.forward.prefill import Prefill, groups
 from mlxmesh_engine.scheduling.pace import DecodePace, StepCounts
-from mlxmesh_engine.scheduling.request import FinishReason, News, Sequence, SequenceKey, Update
-from mlxmesh_engine.scheduling.scheduler import Active, PrefillSlice, Scheduler, read_of
+from mlxmesh_engine.scheduling.request import (
+    FinishReason,
+    SequenceKey,
+    SequenceRequest,
+    StepOutputs,
+    Update,
+)
+from mlxmesh_engine.scheduling.scheduler import ActiveSequence, PrefillSlice, Scheduler, read_of
 from mlxmesh_shared.errors import DeadlineExceeded, EngineFailed, MeshError
 
 _log = logging.getLogger(__name__)
@@ -45,14 +51,14 @@ class StepLoop:
         self._prefixes = PrefixStore(loaded.model, loaded.batching, prefix_cache_bytes)
         self._decode = DecodeGroups(loaded, on_leave=self._keep_row)
         self._prefill = Prefill(loaded, self._prefixes)
-        self._actives: dict[SequenceKey, Active] = {}
+        self._actives: dict[SequenceKey, ActiveSequence] = {}
         self._launched: LaunchedStep | None = None
         self._clock = clock
         # When it began, its tokens, and whether others decode beside it.
         self._prefill_began: tuple[float, int, bool] | None = None
         self._pace = DecodePace()
         self._steps = steps or StepCounts()
-        self._news: News = {}
+        self._outputs: StepOutputs = {}
         self._failures_in_a_row = 0
         self.turns = 0
         self.prompt_tokens = 0
@@ -71,8 +77,8 @@ class StepLoop:
     def prefix_bytes(self) -> int:
         return self._prefixes.nbytes
 
-    def submit(self, request: Sequence) -> None:
-        active = self._actives[request.key] = Active(request)
+    def submit(self, request: SequenceRequest) -> None:
+        active = self._actives[request.key] = ActiveSequence(request)
         self._scheduler.add(active)
         self._look_up(active)
         cached = active.cached_prompt_tokens
@@ -88,10 +94,10 @@ class StepLoop:
         for active in [each for each in self._actives.values() if each.key[0] == stream_id]:
             self._forget(active)
 
-    def turn(self) -> Iterator[News]:
-        """One step, to be iterated to its end: its news, those of decoding before any of reading.
+    def step(self) -> Iterator[StepOutputs]:
+        """One step, to be iterated to its end: outputs of decoding come before those of prefill.
 
-        What was decoded need not wait for what is read.
+        So decoded tokens do not wait for prefill.
         """
         now_s = self._clock()
         self._end_expired(now_s)
@@ -106,14 +112,14 @@ class StepLoop:
         self._isolate(self._decode.take_failed())
         self._note_times(rows=len(before.rows) if before is not None else 0)
         if self._scheduler.reading:
-            yield self._take_news()
+            yield self._take_outputs()
         self._read_prompts()
         if self.idle:
             self._decode.drop_finished()
         self.turns += 1
         if self.turns % _TURNS_BETWEEN_CLEARS == 0:
             mx.clear_cache()
-        yield self._take_news()
+        yield self._take_outputs()
 
     def _end_expired(self, now_s: float) -> None:
         for active in list(self._actives.values()):
@@ -137,12 +143,14 @@ class StepLoop:
                 may_wait = active.collected > 1 and not self._scheduler.reading
                 self._tell(active, Update(active.key[1], token_ids=(token,), may_wait=may_wait))
 
-    def _finish(self, active: Active, reason: FinishReason, token: int, now_s: float) -> None:
+    def _finish(
+        self, active: ActiveSequence, reason: FinishReason, token: int, now_s: float
+    ) -> None:
         timings = active.timings(now_s)
         last = Update(active.key[1], token_ids=(token,), finish_reason=reason, timings=timings)
         self._end(active, last)
 
-    def _look_up(self, active: Active) -> None:
+    def _look_up(self, active: ActiveSequence) -> None:
         if active.looked_up != self._prefixes.version:
             # The last token is always read: it is the first decode step's input.
             active.start_after(self._prefixes.known(active.tokens[:-1]))
@@ -156,7 +164,7 @@ class StepLoop:
             if (cached := active.cached_prompt_tokens) != told:
                 self._tell(active, Update(active.key[1], cached_tokens=cached))
 
-    def _keep_row(self, active: Active, cache: BatchCache, row: int) -> None:
+    def _keep_row(self, active: ActiveSequence, cache: BatchCache, row: int) -> None:
         self._prefixes.keep(active.held_tokens, cache, row)
 
     def _note_times(self, *, rows: int) -> None:
@@ -203,7 +211,7 @@ class StepLoop:
                 self._keep_row(active, cache, row)
             self._decode.join(done, cache)
 
-    def _isolate(self, failed: list[Active]) -> None:
+    def _isolate(self, failed: list[ActiveSequence]) -> None:
         """Computes each apart from the others, of which one is to blame; fails it when it was.
 
         Raises: EngineFailed when every one is.
@@ -221,29 +229,29 @@ class StepLoop:
                 active.isolate()
                 self._scheduler.read_again(active)
 
-    def _fail(self, active: Active, error: MeshError) -> None:
+    def _fail(self, active: ActiveSequence, error: MeshError) -> None:
         timings = active.timings(self._clock())
         self._end(active, Update(active.key[1], error=error, timings=timings))
 
-    def _end(self, active: Active, last: Update) -> None:
+    def _end(self, active: ActiveSequence, last: Update) -> None:
         self._tell(active, last)
         self._forget(active)
 
-    def _forget(self, active: Active) -> None:
+    def _forget(self, active: ActiveSequence) -> None:
         active.ended = True
         self._scheduler.remove(active)
         self._prefill.forget(active.key)
         self._actives.pop(active.key, None)
 
-    def _take_news(self) -> News:
-        news, self._news = self._news, {}
-        return news
+    def _take_outputs(self) -> StepOutputs:
+        outputs, self._outputs = self._outputs, {}
+        return outputs
 
-    def _tell(self, active: Active, update: Update) -> None:
-        self._news.setdefault(active.key[0], []).append(update)
+    def _tell(self, active: ActiveSequence, update: Update) -> None:
+        self._outputs.setdefault(active.key[0], []).append(update)
 
 
-def _prompt_tokens_read(active: Active) -> int:
+def _prompt_tokens_read(active: ActiveSequence) -> int:
     prompt_tokens = len(active.request.prompt)
     # The last token of all is read by the first decode step.
     return (

@@ -7,7 +7,7 @@ from opentelemetry.trace import Span, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
 from mlxmesh_engine.scheduling.pace import StepCounts
-from mlxmesh_engine.scheduling.request import Sequence, Timings, Update
+from mlxmesh_engine.scheduling.request import SequenceRequest, Timings, Update
 from mlxmesh_engine.service.backend import Backend
 from mlxmesh_shared.telemetry import attributes, instruments
 from mlxmesh_shared.telemetry.metrics import Metrics
@@ -25,7 +25,7 @@ class SequenceSpans:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
-    def on_end(self, request: Sequence, last: Update) -> None:
+    def on_end(self, request: SequenceRequest, last: Update) -> None:
         """As of Dispatcher."""
         if not request.traceparent or last.timings is None:
             return
@@ -40,7 +40,7 @@ class SequenceSpans:
             begin_ns = end_ns
 
 
-def _phases(request: Sequence, timings: Timings) -> Iterator[Phase]:
+def _phases(request: SequenceRequest, timings: Timings) -> Iterator[Phase]:
     """Those that began."""
     yield "queue", timings.queue_ms, {}
     if timings.prefill_ms:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mlxmesh_shared.errors import PermissionDenied, ServiceUnavailable
-from mlxmesh_shared.telemetry.exporter import MOST_AT_ONCE, Exporter, Pace
+from mlxmesh_shared.telemetry.exporter import MAX_AT_ONCE, Exporter, Pace
 from mlxmesh_shared.telemetry.log_records import QueueingHandler
 from mlxmesh_shared.telemetry.sdk import Recorder
 from tests.fakes.otlp_collector import Received
@@ -62,11 +62,11 @@ async def test_everything_goes_out_in_order_beside_the_body(recorder: Recorder) 
     QueueingHandler(recorder.log_records).emit(
         logging.LogRecord("a", logging.INFO, "a.py", 1, "hello", (), None)
     )
-    record_spans(recorder, MOST_AT_ONCE + 40)
+    record_spans(recorder, MAX_AT_ONCE + 40)
     async with Exporter(recorder, sink, FAST).running():
-        await until(lambda: len(sink.spans) == MOST_AT_ONCE + 40 and bool(sink.log_records))
+        await until(lambda: len(sink.spans) == MAX_AT_ONCE + 40 and bool(sink.log_records))
         await until(lambda: "mlxmesh.telemetry.dropped" in sink.metrics_by_service.get("x", {}))
-    assert [span.name for span in sink.spans] == [f"span {n}" for n in range(MOST_AT_ONCE + 40)]
+    assert [span.name for span in sink.spans] == [f"span {n}" for n in range(MAX_AT_ONCE + 40)]
 
 
 async def test_what_is_left_at_the_end_goes_out(recorder: Recorder) -> None:

@@ -47,7 +47,7 @@ def _models() -> None:
         "versions",
         _text("model", primary_key=True),
         _number("number", primary_key=True),
-        *map(_text, ["state", "source_directory", "hub_id", "revision", "commit"]),
+        *map(_text, ["state", "source_directory", "repo_id", "revision", "commit"]),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         *map(_text, ["directory", "digest", "architecture"]),
         *map(_big, ["parameters", "weights_bytes"]),

@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from mlxmesh_shared.rpc.deferred_tasks import Afterwards
+from mlxmesh_shared.rpc.deferred_tasks import DeferredTasks
 
 
 async def test_it_is_done_in_order_and_not_at_once() -> None:
     done: list[int] = []
-    afterwards = Afterwards(delay_s=0.01)
+    deferred = DeferredTasks(delay_s=0.01)
     for number in range(3):
-        afterwards.add(lambda number=number: done.append(number))
+        deferred.add(lambda number=number: done.append(number))
     assert done == []
     async with asyncio.timeout(10):
         while not done:
@@ -21,20 +21,20 @@ async def test_it_is_done_in_order_and_not_at_once() -> None:
 
 async def test_catching_up_leaves_nothing_for_later() -> None:
     done: list[str] = []
-    afterwards = Afterwards(delay_s=0.01)
-    afterwards.add(lambda: done.append("first"))
-    afterwards.catch_up()
+    deferred = DeferredTasks(delay_s=0.01)
+    deferred.add(lambda: done.append("first"))
+    deferred.catch_up()
     assert done == ["first"]
-    afterwards.add(lambda: done.append("second"))
+    deferred.add(lambda: done.append("second"))
     await asyncio.sleep(0.1)
     assert done == ["first", "second"]
 
 
 async def test_a_failure_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     done: list[str] = []
-    afterwards = Afterwards()
-    afterwards.add(lambda: 1 / 0)
-    afterwards.add(lambda: done.append("the rest"))
-    afterwards.catch_up()
+    deferred = DeferredTasks()
+    deferred.add(lambda: 1 / 0)
+    deferred.add(lambda: done.append("the rest"))
+    deferred.catch_up()
     assert done == ["the rest"]
     assert "ZeroDivisionError" in caplog.text

@@ -6,13 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlxmesh_shared.resilience.concurrency_limiter import Places
-from mlxmesh_shared.resilience.retries import LONGEST_DELAY_S, SHORTEST_DELAY_S, SLACK, Vacancies
+from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
+from mlxmesh_shared.resilience.retries import (
+    LONGEST_DELAY_S,
+    SHORTEST_DELAY_S,
+    SLACK,
+    RetryDelayEstimator,
+)
 
 
-def busy(held: int, *, ends: int, gap_s: float, servers: int | None = None) -> Vacancies:
+def busy(held: int, *, ends: int, gap_s: float, servers: int | None = None) -> RetryDelayEstimator:
     """All places held, and one given back and taken again every gap_s until now, which is 0."""
-    subject = Vacancies(servers=servers)
+    subject = RetryDelayEstimator(servers=servers)
     began_s = -gap_s * ends
     for _ in range(held):
         subject.take(began_s)
@@ -31,7 +36,7 @@ def test_the_delay_is_a_little_over_the_time_between_two_places_that_come_free(
 
 
 def test_places_that_come_free_together_count_as_those_that_come_one_by_one() -> None:
-    subject = Vacancies()
+    subject = RetryDelayEstimator()
     for wave in range(10):
         for _ in range(64):
             subject.take(wave * 6.4)
@@ -97,7 +102,7 @@ class Overload:
     """Clients that obey what they are told, on a simulated clock."""
 
     def __init__(self, *, places: int, hold_s: float, seed: int) -> None:
-        self.places = Places(places)
+        self.places = ConcurrencyLimiter(places)
         self.hold_s = hold_s
         self.chance = random.Random(seed)
         self.events: list[tuple[float, int, str, int]] = []

@@ -1,27 +1,27 @@
 """Who gets one of a bounded number of places."""
 
-from mlxmesh_shared.resilience.concurrency_limiter import Places
+from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 
 
-def fill(subject: Places, caller: str, count: int, now_s: float = 0.0) -> int:
+def fill(subject: ConcurrencyLimiter, caller: str, count: int, now_s: float = 0.0) -> int:
     """How many of so many places a caller gets."""
     return sum(subject.take(caller, now_s) is None for _ in range(count))
 
 
 def test_nobody_else_asks_and_one_caller_may_have_all() -> None:
-    subject = Places(8)
+    subject = ConcurrencyLimiter(8)
     assert fill(subject, "a", 10) == 8
     assert subject.held == 8
 
 
 def test_a_caller_has_no_more_than_its_own_limit() -> None:
-    subject = Places(8, per_caller=6)
+    subject = ConcurrencyLimiter(8, per_caller=6)
     assert fill(subject, "a", 10) == 6
     assert fill(subject, "b", 10) == 2
 
 
 def test_a_place_that_comes_free_goes_to_who_has_less() -> None:
-    subject = Places(4)
+    subject = ConcurrencyLimiter(4)
     fill(subject, "greedy", 4)
     delay_s = subject.take("late", 1.0)
     assert delay_s is not None
@@ -33,7 +33,7 @@ def test_a_place_that_comes_free_goes_to_who_has_less() -> None:
 
 def test_places_that_come_free_make_the_shares_equal() -> None:
     """All ask every quarter second, the one that holds most always first."""
-    subject = Places(9)
+    subject = ConcurrencyLimiter(9)
     held = {"a": fill(subject, "a", 9), "b": 0, "c": 0}
     for step in range(1, 101):
         now_s = step * 0.25
@@ -48,7 +48,7 @@ def test_places_that_come_free_make_the_shares_equal() -> None:
 
 
 def test_who_stopped_asking_holds_nobody_back() -> None:
-    subject = Places(2)
+    subject = ConcurrencyLimiter(2)
     fill(subject, "a", 2)
     delay_s = subject.take("gone", 0.0)
     assert delay_s is not None
@@ -57,7 +57,7 @@ def test_who_stopped_asking_holds_nobody_back() -> None:
 
 
 def test_a_refused_crowd_of_callers_is_remembered_in_bounded_memory() -> None:
-    subject = Places(1)
+    subject = ConcurrencyLimiter(1)
     fill(subject, "a", 1)
     for number in range(2000):
         assert subject.take(f"caller-{number}", 0.0) is not None
