@@ -23,7 +23,7 @@ def test_each_token_of_a_slow_step_goes_out_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "news",
+    "outputs",
     [
         Update(2, accepted=True),
         Update(2, prefilled_tokens=5),
