@@ -7,11 +7,11 @@ from functools import partial
 
 import pytest
 
+from mlxmesh_engine.instruments import STEP_DURATION
 from mlxmesh_shared.errors import MethodNotFound, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
-from mlxmesh_shared.telemetry.instruments import STEP_DURATION
 from mlxmesh_shared.telemetry.metrics import BucketCounts
 from mlxmesh_shared.telemetry.otlp import CollectingGateway, OtlpSink
 from mlxmesh_shared.telemetry.sdk import Recorder

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, EngineLost, Internal, MeshError
+from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, Internal, MeshError
 
 
 class BreakerState(Enum):
@@ -39,18 +39,29 @@ class BreakerPolicy:
     """A probe that gives no sign of life for so long no longer keeps others from trying."""
 
 
+Classifier = Callable[[MeshError], bool]
+"""Whether an error that an instance answered with is a failure of that instance."""
+
+
+def is_internal(error: MeshError) -> bool:
+    """The classifier for instances that have no failures of their own kind."""
+    return isinstance(error, Internal)
+
+
 class Breaker:
-    """Judges one peer by how its calls end; all times are those of `now_s`."""
+    """Rates one instance by how its calls end; all times are those of `now_s`."""
 
     def __init__(
         self,
         policy: BreakerPolicy = BreakerPolicy(),
         *,
+        is_failure: Classifier = is_internal,
         now_s: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
         on_change: "Callable[[Breaker], None]" = lambda _: None,
     ) -> None:
-        """`on_change` is told when it opens, and when it closes again."""
+        """`on_change` is called when the breaker opens and when it closes again."""
+        self.is_failure = is_failure
         self._policy = policy
         self._on_change = on_change
         self._now_s = now_s
@@ -181,7 +192,7 @@ class Permit:
     def ended_by(self, error: MeshError) -> None:
         """It ended by an error that the peer itself answered with."""
         slow_probe = isinstance(error, DeadlineExceeded) and self._breaker.is_probe(self)
-        if isinstance(error, EngineLost | Internal) or slow_probe:
+        if self._breaker.is_failure(error) or slow_probe:
             self.failed()
         elif isinstance(error, DeadlineExceeded | Cancelled):
             self.drop()

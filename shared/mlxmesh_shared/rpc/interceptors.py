@@ -16,19 +16,13 @@ from typing import Any, Protocol
 import grpc
 from grpc import aio
 
-from mlxmesh_shared.errors import (
-    Draining,
-    Internal,
-    MeshError,
-    TooManyRequests,
-    from_rpc_error,
-    to_status,
-)
+from mlxmesh_shared.errors import Draining, Internal, MeshError, TooManyRequests
 from mlxmesh_shared.host.disk import disk_error
 from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 from mlxmesh_shared.rpc.access_log import access_level, first_of, record_access, trace_of
 from mlxmesh_shared.rpc.caller import caller_of
 from mlxmesh_shared.rpc.deferred_tasks import DeferredTasks
+from mlxmesh_shared.rpc.error_status import from_rpc_error, to_status
 from mlxmesh_shared.rpc.handlers import UNKNOWN_METHOD, Behaviour, behaviour_of, rebuilt
 from mlxmesh_shared.rpc.methods import is_background, is_infrastructure
 from mlxmesh_shared.rpc.requests import Receiver

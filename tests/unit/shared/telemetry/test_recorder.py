@@ -5,13 +5,8 @@ from opentelemetry import trace
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlxmesh_shared.telemetry.instruments import (
-    BREAKERS,
-    DROPPED,
-    OUTPUT_TOKENS,
-    RPC_DURATION,
-    STEP_DURATION,
-)
+from mlxmesh_engine.instruments import OUTPUT_TOKENS, STEP_DURATION
+from mlxmesh_shared.telemetry.instruments import BREAKERS, DROPPED, RPC_DURATION
 from mlxmesh_shared.telemetry.metrics import BucketCounts
 from mlxmesh_shared.telemetry.sdk import QueueingSpanProcessor, Recorder
 from mlxmesh_shared.telemetry.tracing import context_from
