@@ -108,7 +108,7 @@ class ConsulAgent:
         else:
             self._note(what, "")
             return answered
-        message = f"the Consul agent at {self._settings.consul_address} {trouble}"
+        message = f"the Consul agent at {self._settings.address} {trouble}"
         self._note(what, message)
         raise RegistryUnavailable(f"{message} (asked to {what})")
 
@@ -131,14 +131,14 @@ def _client(transport: Transport, settings: ConsulSettings) -> Any:
         def http_connect(self, *_: Any, **__: Any) -> Any:
             return transport
 
-    client: Any = Client("", 0, scheme="", dc=settings.consul_datacenter or None, verify=False)
+    client: Any = Client("", 0, scheme="", dc=settings.datacenter or None, verify=False)
     # The environment's CONSUL_HTTP_TOKEN would win over an argument.
-    client.token = settings.consul_token.get_secret_value() or None
+    client.token = settings.token.get_secret_value() or None
     return client
 
 
 def _health_check(service: ConsulService, settings: ConsulSettings) -> dict[str, Any]:
-    interval_s = settings.consul_check_interval_s
+    interval_s = settings.check_interval_s
     return {
         "Name": "gRPC health",
         "GRPC": join_host_port(service.address, service.port),

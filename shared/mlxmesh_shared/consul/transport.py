@@ -22,7 +22,7 @@ class Transport:
 
     def __init__(self, settings: ConsulSettings) -> None:
         tls = _tls(settings)
-        self._agent = f"{'http' if tls is None else 'https'}://{settings.consul_address}"
+        self._agent = f"{'http' if tls is None else 'https'}://{settings.address}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=True if tls is None else tls, limit=0),
             # Each request has an end of its own: see ConsulAgent.
@@ -59,7 +59,7 @@ class Transport:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # Its name alone: the text may quote headers, and the token is one.
             raise RegistryUnavailable(
-                f"cannot be reached ({type(error).__name__}); start it, or correct consul_address"
+                f"cannot be reached ({type(error).__name__}); start it, or correct consul.address"
             ) from None
         if response.status >= 400 and response.status != 404:  # 404 is an answer: no such key
             raise RegistryUnavailable(_refusal(response.status))
@@ -68,17 +68,17 @@ class Transport:
 
 def _tls(settings: ConsulSettings) -> ssl.SSLContext | None:
     """Raises: RegistryUnavailable when the files cannot be used."""
-    if settings.consul_ca is None:
-        if settings.consul_cert is not None:
-            raise RegistryUnavailable("consul_cert is of no use without consul_ca, which means TLS")
+    if settings.ca is None:
+        if settings.cert is not None:
+            raise RegistryUnavailable("consul.cert needs consul.ca, which turns TLS on")
         return None
     try:
-        context = ssl.create_default_context(cafile=str(settings.consul_ca))
-        if settings.consul_cert is not None:
-            context.load_cert_chain(settings.consul_cert, settings.consul_key)
+        context = ssl.create_default_context(cafile=str(settings.ca))
+        if settings.cert is not None:
+            context.load_cert_chain(settings.cert, settings.key)
     except (OSError, ssl.SSLError) as error:
         raise RegistryUnavailable(
-            f"consul_ca, consul_cert or consul_key cannot be used: {error.strerror or error}"
+            f"consul.ca, consul.cert or consul.key cannot be used: {error.strerror or error}"
         ) from None
     return context
 
@@ -87,7 +87,7 @@ def _refusal(status: int) -> str:
     if status == 403:
         return (
             "refuses that by its ACL (403); "
-            "set consul_token to a token whose policy allows it, as in deploy/consul/policies"
+            "set consul.token to a token whose policy allows it, as in deploy/consul/policies"
         )
     if status == 429:
         return "asks for fewer requests (429)"

@@ -26,7 +26,7 @@ def open_registry(
         # Not at the top: a mesh on one machine need not pay for an HTTP client.
         from mlxmesh_shared.registry.consul import ConsulRegistry
 
-        return ConsulRegistry(settings, certificates=certificates)
+        return ConsulRegistry(settings.consul, certificates=certificates)
     return DirectoryRegistry(settings.data_dir / "registry")
 
 

@@ -59,10 +59,10 @@ class ConsulRegistry:
         """
         self._certificates = certificates
         self._agent = agent or ConsulAgent(settings)
-        self._prefix = settings.consul_prefix
-        given = settings.consul_check_tls
+        self._prefix = settings.prefix
+        given = settings.check_tls
         self._checks_tls = certificates is not None if given is None else given
-        self._interval_s = settings.consul_check_interval_s
+        self._interval_s = settings.check_interval_s
         self._own: dict[str, ConsulService] = {}
         self._withdrawn: set[str] = set()
         self._known: dict[str, tuple[Instance, ...]] = {}
