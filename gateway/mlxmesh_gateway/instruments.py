@@ -6,11 +6,11 @@ RELAYED_MESSAGES = Instrument(
     "mlxmesh.gateway.relayed.messages",
     Kind.COUNTER,
     "{message}",
-    "Messages of streams that were passed on to clients",
+    "Messages of streams relayed to clients",
 )
 RESUMPTIONS = Instrument(
     "mlxmesh.gateway.resumptions",
     Kind.COUNTER,
     "{resumption}",
-    "Times that a stream went on after the loss of its generation instance",
+    "Resumptions of streams that lost their generation instance",
 )

@@ -9,9 +9,9 @@ import tenacity
 from mlxmesh_shared.errors import RegistryUnavailable
 
 # Bounds how long a change may be missed where Consul's count began again between two queries.
-LONGEST_WAIT_S = 30.0
+MAX_WAIT_S = 30.0
 # Between two answers of one query: what changes faster is told in fewer answers.
-_LEAST_PAUSE_S = 0.05
+_MIN_PAUSE_S = 0.05
 _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.2, max=3.0, jitter=0.3)
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class BlockingQuery:
     async def next(
         self,
         ask: Callable[[int, float], Awaitable[tuple[int, T]]],
-        wait_s: float = LONGEST_WAIT_S,
+        wait_s: float = MAX_WAIT_S,
     ) -> T:
         """The next answer; a Consul that does not give one is asked again for ever."""
         await self._pause()
@@ -54,5 +54,5 @@ class BlockingQuery:
 
     async def _pause(self) -> None:
         now_s = asyncio.get_running_loop().time()
-        await asyncio.sleep(max(0.0, self._last_s + _LEAST_PAUSE_S - now_s))
+        await asyncio.sleep(max(0.0, self._last_s + _MIN_PAUSE_S - now_s))
         self._last_s = asyncio.get_running_loop().time()

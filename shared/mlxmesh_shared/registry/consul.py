@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
-from mlxmesh_shared.consul.blocking import LONGEST_WAIT_S, BlockingQuery
+from mlxmesh_shared.consul.blocking import MAX_WAIT_S, BlockingQuery
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
 from mlxmesh_shared.host.host_port import join_host_port, split_host_port
 from mlxmesh_shared.registry.port import Instance, checked_name
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _PID = "mlxmesh-pid"
 # How soon to ask again while Consul is not believed.
-_DOUBT_S = 1.0
+_RECHECK_S = 1.0
 # An instance that stopped to serve is asked for so long, each time for a moment only.
 _LOST_S = 600.0
 _LOST_PROBE_S = 0.5
@@ -102,7 +102,7 @@ class ConsulRegistry:
             if service not in self._known:
                 raise
             return self._known[service]
-        return await self._believe(service, found)
+        return await self._confirmed(service, found)
 
     async def watch(self, service: str) -> AsyncGenerator[tuple[Instance, ...], None]:
         name = self._name(service)
@@ -110,9 +110,9 @@ class ConsulRegistry:
         last: tuple[Instance, ...] | None = None
         in_doubt = False
         while True:
-            wait_s = _DOUBT_S if in_doubt else LONGEST_WAIT_S
+            wait_s = _RECHECK_S if in_doubt else MAX_WAIT_S
             found = await query.next(partial(self._agent.services, name), wait_s)
-            believed = await self._believe(service, found)
+            believed = await self._confirmed(service, found)
             is_more = len(believed) > sum(one.passing for one in found)
             in_doubt = is_more or bool(self._lost.get(service))
             if believed != last:
@@ -142,7 +142,7 @@ class ConsulRegistry:
             await self._agent.register(service)
             _log.info("registered %s again; the agent did not have it any more", service_id)
 
-    async def _believe(
+    async def _confirmed(
         self, service: str, found: tuple[ConsulService, ...]
     ) -> tuple[Instance, ...]:
         """The instances found whose checks pass, and those once known that say so themselves.

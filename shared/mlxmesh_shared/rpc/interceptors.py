@@ -181,7 +181,7 @@ class CallGuard(aio.ServerInterceptor):
             self._running.pop(task, None)
             self._ended.discard(task)
             if caller is not None and self._limiter is not None:
-                self._limiter.give_back(caller, time.monotonic())
+                self._limiter.release(caller, time.monotonic())
             if held:
                 self._receiver.give_back(held)
             self._conclude(method, context, code, time.perf_counter() - started_s, watched)
@@ -203,7 +203,7 @@ class CallGuard(aio.ServerInterceptor):
         if self._limiter is None or is_background(method):
             return None
         caller = caller_of(context)
-        delay_s = self._limiter.take(caller, time.monotonic())
+        delay_s = self._limiter.try_acquire(caller, time.monotonic())
         if delay_s is None:
             return caller
         self._on_refused(self._limiter.held)

@@ -8,16 +8,16 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """How a metric is made."""
+    """How a metric is recorded."""
 
     HISTOGRAM = "histogram"
-    """Recorded as things happen, once for each call or request."""
+    """Recorded once for each call or request."""
     COUNTED_HISTOGRAM = "counted histogram"
-    """Counted in plain numbers on a hot path, and read for each export."""
+    """Counted in BucketCounts on a hot path, and read at each export."""
     COUNTER = "counter"
-    """A total, read for each export."""
+    """A total, read at each export."""
     GAUGE = "gauge"
-    """A value of now, read for each export."""
+    """A current value, read at each export."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Instrument:
     unit: str
     description: str
     bounds: tuple[float, ...] = ()
-    """Of a histogram's buckets."""
+    """The upper bounds of a histogram's buckets."""
 
 
 TOKEN_TIME_BOUNDS_S = (
@@ -56,18 +56,18 @@ RPC_DURATION = Instrument(
     "rpc.server.call.duration",
     Kind.HISTOGRAM,
     "s",
-    "How long calls took that a process served, by method and status",
+    "Duration of the calls that a process served, by method and status",
     _CALL_S,
 )
 BREAKERS = Instrument(
     "mlxmesh.breaker.state",
     Kind.GAUGE,
     "{instance}",
-    "Instances by the state of the breaker in front of them: closed, open or half_open",
+    "Instances by the state of their breaker: closed, open or half_open",
 )
 DROPPED = Instrument(
     "mlxmesh.telemetry.dropped",
     Kind.COUNTER,
     "{item}",
-    "Spans and log records of this process that were lost, by signal",
+    "Spans and log records that this process lost, by signal",
 )

@@ -1,6 +1,6 @@
 """Modules that import the contracts' messages although they are neither converters nor servicers.
 
-Each has a reason. Entries of `ALLOWED` stay; those of `KNOWN` still have to move into a `convert.py`.
+Each has a reason. Entries of `ALLOWED` stay; those of `KNOWN` must still move to a `convert.py`.
 """
 
 _STUB = "adapter: holds a stub and calls another process"
@@ -39,7 +39,7 @@ KNOWN = {
     "mlxmesh_gateway.durations": "counts durations and answers with the wire's Percentiles",
     "mlxmesh_gateway.status": "assembles GetMeshStatus's answer while it asks the instances",
     "mlxmesh_gateway.telemetry": "describes requests on spans by their message types",
-    "mlxmesh_gateway.traffic": "counts traffic by the message types of streams, and answers with TrafficCounts",
+    "mlxmesh_gateway.traffic": "counts streams by their message types, and returns TrafficCounts",
     "mlxmesh_generation.placement.engines": "reads SequenceOutput to rate an engine's calls",
     "mlxmesh_generation.placement.sequence": "its ports carry Submit and SequenceOutput",
     "mlxmesh_generation.request": "a request's sampling is the wire's Sampling",

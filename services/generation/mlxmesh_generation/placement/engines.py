@@ -119,7 +119,7 @@ class Engines:
             )
         except QueueFull as error:
             retry_delays = self._retry_delays[version.name, str(version.version)]
-            error.retry_delay_s = retry_delays.promise(time.monotonic())
+            error.retry_delay_s = retry_delays.schedule_retry(time.monotonic())
             raise
         self._affinity.note(beginnings, chosen)
         permit = self._breakers[chosen].admit()

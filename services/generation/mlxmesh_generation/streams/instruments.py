@@ -58,11 +58,11 @@ TOKEN_USAGE = Instrument(
 # The mesh's own.
 
 GENERATIONS = Instrument(
-    "mlxmesh.generation.running", Kind.GAUGE, "{generation}", "Generations that have not ended"
+    "mlxmesh.generation.running", Kind.GAUGE, "{generation}", "Running generations"
 )
 RESUMPTIONS = Instrument(
     "mlxmesh.generation.resumptions",
     Kind.COUNTER,
     "{resumption}",
-    "Times that a generation went on after the loss of its engine",
+    "Resumptions of generations that lost their engine",
 )
