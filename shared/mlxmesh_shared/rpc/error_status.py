@@ -45,24 +45,24 @@ _DETAILS_KEY = "grpc-status-details-bin"
 # A status without our ErrorInfo comes from gRPC itself or from a foreign server. Its text may say
 # anything, so ours replaces it.
 _WITHOUT_REASON: dict[StatusCode, tuple[type[MeshError], str]] = {
-    StatusCode.INVALID_ARGUMENT: (InvalidArgument, "the request is not legal"),
-    StatusCode.NOT_FOUND: (NotFound, "there is no such thing"),
-    StatusCode.ALREADY_EXISTS: (AlreadyExists, "it exists already"),
-    StatusCode.FAILED_PRECONDITION: (IllegalState, "not possible in the present state"),
+    StatusCode.INVALID_ARGUMENT: (InvalidArgument, "the request is invalid"),
+    StatusCode.NOT_FOUND: (NotFound, "not found"),
+    StatusCode.ALREADY_EXISTS: (AlreadyExists, "it already exists"),
+    StatusCode.FAILED_PRECONDITION: (IllegalState, "not possible in the current state"),
     StatusCode.UNIMPLEMENTED: (MethodNotFound, "the server has no such method"),
-    StatusCode.UNAUTHENTICATED: (Unauthenticated, "credentials are missing or not valid"),
-    StatusCode.PERMISSION_DENIED: (PermissionDenied, "the caller may not do this"),
+    StatusCode.UNAUTHENTICATED: (Unauthenticated, "credentials are missing or invalid"),
+    StatusCode.PERMISSION_DENIED: (PermissionDenied, "the caller is not permitted to do this"),
     StatusCode.RESOURCE_EXHAUSTED: (
         MessageTooLarge,
         "the message or its metadata is larger than the receiver accepts; send less",
     ),
     StatusCode.UNAVAILABLE: (
         ServiceUnavailable,
-        "the service cannot be reached or went away; try again",
+        "the service is unreachable or has stopped; try again",
     ),
     StatusCode.DEADLINE_EXCEEDED: (
         DeadlineExceeded,
-        "the deadline passed before the answer was complete; allow more time",
+        "the deadline passed before the response was complete; allow more time",
     ),
     StatusCode.CANCELLED: (Cancelled, "the call was cancelled"),
 }
