@@ -67,7 +67,7 @@ class ConsulRegistry:
         self._deregistered: set[str] = set()
         self._known: dict[str, tuple[Instance, ...]] = {}
         self._lost: dict[str, tuple[_Lost, ...]] = {}
-        self._keeper: asyncio.Task[None] | None = None
+        self._restorer: asyncio.Task[None] | None = None
 
     async def register(self, instance: Instance) -> None:
         """As in Registry; while the agent is unavailable or refuses, registration is retried.
@@ -79,8 +79,8 @@ class ConsulRegistry:
         self._deregistered.discard(service.service_id)
         with contextlib.suppress(RegistryUnavailable):  # logged and retried
             await self._agent.register(service)
-        if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep_registered(), name="consul-keeper")
+        if self._restorer is None:
+            self._restorer = asyncio.create_task(self._restore_lost(), name="consul-restorer")
 
     async def deregister(self, instance: Instance) -> None:
         """As in Registry; if the agent is unavailable, its health check removes the instance."""
@@ -113,20 +113,20 @@ class ConsulRegistry:
             wait_s = _RECHECK_S if recheck else MAX_WAIT_S
             found = await query.next(partial(self._agent.services, name), wait_s)
             confirmed = await self._confirmed(service, found)
-            unconfirmed = len(confirmed) > sum(one.passing for one in found)
-            recheck = unconfirmed or bool(self._lost.get(service))
+            differs = len(confirmed) > sum(one.passing for one in found)
+            recheck = differs or bool(self._lost.get(service))
             if confirmed != last:
                 last = confirmed
                 yield confirmed
 
     async def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-            self._keeper = None
+        if self._restorer is not None:
+            self._restorer.cancel()
+            await asyncio.gather(self._restorer, return_exceptions=True)
+            self._restorer = None
         await self._agent.close()
 
-    async def _keep_registered(self) -> None:
+    async def _restore_lost(self) -> None:
         """Registers again what the agent lost, by a restart or by the removal of its checks."""
         while True:
             await asyncio.sleep(self._interval_s)

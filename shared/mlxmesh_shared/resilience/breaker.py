@@ -97,7 +97,7 @@ class Breaker:
         return 0.0 if self._retry_s is None else max(0.0, self._retry_s - self._now_s())
 
     def admit(self) -> "Permit":
-        """Registers a call, as the probe if one is due; its permit is told the outcome."""
+        """Registers a call, as the probe if one is due; its permit gets the outcome."""
         permit = Permit(self, self._now_s())
         if self._retry_s is not None and self._may_probe():
             self._probe = permit

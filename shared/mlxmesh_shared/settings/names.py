@@ -91,7 +91,7 @@ def table_fields(table: str) -> frozenset[str]:
 
 
 def right_place(name: str) -> str:
-    """Where a name that stands in the wrong table belongs, as a hint; empty when nowhere."""
+    """A hint for a name in the wrong table; empty if no table has it."""
     if name in SHARED_TABLES:
         return f" (it belongs in [{name}])"
     if name in MeshSettings.model_fields:

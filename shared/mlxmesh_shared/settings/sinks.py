@@ -75,9 +75,9 @@ class SinkSettings(BaseModel):
         if self.kind == "file" and not self.target:
             raise ValueError("a file sink needs a path: file:/var/log/mlxmesh/telemetry.jsonl")
         if self.kind in ("prometheus", "console") and self.target:
-            raise ValueError(f"a {self.kind} sink takes no target; write {self.kind}")
+            raise ValueError(f"a {self.kind} sink has no target; write {self.kind}")
         if self.kind == "prometheus" and set(self.signals) not in ({"metrics"}, set(SIGNALS)):
-            raise ValueError("a prometheus sink takes metrics only")
+            raise ValueError("a prometheus sink accepts metrics only")
         if bool(self.cert) != bool(self.key):
             raise ValueError("cert and key need each other")
         if (self.ca or self.cert) and not self.tls:
