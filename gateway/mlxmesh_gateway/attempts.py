@@ -93,7 +93,7 @@ class Attempts(Generic[T]):
     def _spare(self) -> Endpoint | None:
         """Another endpoint, paid for; None when there is none or the budget is spent."""
         spare = next(self._endpoints, None)
-        return spare if spare is not None and self._budget.take() else None
+        return spare if spare is not None and self._budget.try_spend() else None
 
     async def _cancel_rest(self) -> None:
         for task in self._running:

@@ -12,7 +12,7 @@ import grpc
 from grpc import aio
 
 from mlxmesh_gateway.statuses import is_gone
-from mlxmesh_shared.errors import Cancelled, MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import Cancelled, EngineLost, Internal, MeshError, ServiceUnavailable
 from mlxmesh_shared.events import Publish, unheard
 from mlxmesh_shared.registry import Instance, Registry, follow_service
 from mlxmesh_shared.registry.convert import breaker_change
@@ -201,10 +201,16 @@ class Backends:
 
     def _endpoint(self, instance: Instance) -> Endpoint:
         channel = self._open(instance.address, role=instance.service, window_bytes=WINDOW_BYTES)
-        return Endpoint(instance, channel, Breaker(on_change=partial(self._on_breaker, instance)))
+        on_change = partial(self._on_breaker, instance)
+        breaker = Breaker(is_failure=_is_failure, on_change=on_change)
+        return Endpoint(instance, channel, breaker)
 
     def _on_breaker(self, instance: Instance, breaker: Breaker) -> None:
         self._publish(breaker_change(instance, breaker), instance.instance_id)
+
+
+def _is_failure(error: MeshError) -> bool:
+    return isinstance(error, EngineLost | Internal)
 
 
 def _tell_breaker(permit: Permit, error: MeshError) -> None:

@@ -12,9 +12,10 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensRequest,
     GenerateRequest,
 )
+from mlxmesh_gateway import instruments
 from mlxmesh_gateway.backends import Backends
 from mlxmesh_gateway.recording import Recording
-from mlxmesh_shared.telemetry import attributes, instruments
+from mlxmesh_shared.telemetry import attributes
 from mlxmesh_shared.telemetry.metrics import Metrics, observe_breakers
 
 
@@ -29,7 +30,7 @@ class RelayCounts:
 def observe_gateway(metrics: Metrics, counts: RelayCounts, backends: Backends) -> None:
     """Has the gateway's counts and breakers read for each export."""
     metrics.observe_value(instruments.RELAYED_MESSAGES, lambda: counts.messages)
-    metrics.observe_value(instruments.GATEWAY_RESUMPTIONS, lambda: counts.resumptions)
+    metrics.observe_value(instruments.RESUMPTIONS, lambda: counts.resumptions)
     observe_breakers(
         metrics, lambda: ((one.instance.service, one.breaker) for one in backends.endpoints())
     )

@@ -9,7 +9,8 @@ from grpc import aio
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
 from mlxmesh_client.request import GenerateOptions, generate_request
 from mlxmesh_client.tracing import trace_metadata
-from mlxmesh_shared.errors import ServiceUnavailable, from_rpc_error
+from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.rpc.error_status import from_rpc_error
 
 _GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
 

@@ -1,4 +1,4 @@
-"""A model reference as people write it: `name`, `name@version` or `name:alias`."""
+"""Model references: `name`, `name@version` or `name:alias`."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _REFERENCE = re.compile(
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A model by name, pinned to a version or to an alias, or to neither."""
+    """The name of a model, optionally with a version or an alias."""
 
     name: str
     version: int | None = None
@@ -22,7 +22,7 @@ class ModelReference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises: InvalidArgument(field="model") for anything that is not a reference."""
+        """The reference in a text. Raises: InvalidArgument(field="model")."""
         match = _REFERENCE.fullmatch(text)
         if match is None:
             raise InvalidArgument(

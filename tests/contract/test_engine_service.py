@@ -17,8 +17,8 @@ from mlxmesh.engine.v1.engine_pb2 import (
     Submit,
 )
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
-from mlxmesh_shared.errors import from_failure
 from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.error_status import from_failure
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
 from tests.fakes.engine_child import engine_child
 

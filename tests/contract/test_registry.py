@@ -56,9 +56,7 @@ async def open_adapter(
     await agent.start()
     stack.push_async_callback(agent.stop)
     await stack.enter_async_context(healthy(ADDRESS))
-    return ConsulRegistry(
-        ConsulSettings(consul_address=agent.address, consul_check_interval_s=LEASE_S / 3)
-    )
+    return ConsulRegistry(ConsulSettings(address=agent.address, check_interval_s=LEASE_S / 3))
 
 
 class WallClock:
@@ -414,7 +412,9 @@ async def test_the_settings_choose_the_adapter(tmp_path: Path) -> None:
 async def test_the_settings_choose_consul(tmp_path: Path) -> None:
     agent = FakeConsulAgent()
     await agent.start()
-    settings = MeshSettings(data_dir=tmp_path, registry="consul", consul_address=agent.address)
+    settings = MeshSettings(
+        data_dir=tmp_path, registry="consul", consul=ConsulSettings(address=agent.address)
+    )
     registry = open_registry(settings)
     await registry.register(instance())
 

@@ -7,11 +7,11 @@ from functools import partial
 
 import pytest
 
+from mlxmesh_engine.instruments import STEP_DURATION
 from mlxmesh_shared.errors import MethodNotFound, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
-from mlxmesh_shared.telemetry.instruments import STEP_DURATION
 from mlxmesh_shared.telemetry.metrics import BucketCounts
 from mlxmesh_shared.telemetry.otlp import CollectingGateway, OtlpSink
 from mlxmesh_shared.telemetry.sdk import Recorder
@@ -76,9 +76,9 @@ async def test_all_three_signals_arrive(case: Case) -> None:
     recorder.telemetry.metrics.count(STEP_DURATION, counts)
     counts.record(0.1)
     recorder.telemetry.tracer.start_span("a", attributes={"rows": 3}).end()
-    await case.sink.traces(recorder.take_spans(10))
+    await case.sink.traces(recorder.drain_spans(10))
     await case.sink.metrics(recorder.read_metrics())
-    await case.sink.logs(recorder.take_log_records(10))
+    await case.sink.logs(recorder.drain_log_records(10))
     (span,) = case.received.spans
     assert (span.service, span.name, span.attributes) == ("x", "a", {"rows": 3})
     assert STEP_DURATION.name in case.received.metrics_by_service["x"]
@@ -89,20 +89,20 @@ async def test_without_a_gateway_nobody_takes_it() -> None:
     registry = InMemoryRegistry()
     sink, received = CollectingGateway(registry, OPEN), Received()
     with pytest.raises(ServiceUnavailable, match="no gateway"):
-        await sink.traces(Recorder({}).take_spans(1))
+        await sink.traces(Recorder({}).drain_spans(1))
     async with collector(received) as address:
         await registry.register(Instance("gateway", "gateway-1", address, pid=1))
-        await sink.traces(Recorder({}).take_spans(1))
+        await sink.traces(Recorder({}).drain_spans(1))
         await sink.close()
     assert len(received.raw) == 1
 
 
 async def test_all_go_to_the_gateway_with_the_smallest_id_and_follow_it() -> None:
     first, second = Received(), Received()
-    empty = Recorder({}).take_spans(1)
+    empty = Recorder({}).drain_spans(1)
     async with collector(first) as one, collector(second) as two:
         registry = await registry_of(("gateway-b", two))
-        sink = CollectingGateway(registry, OPEN, look_again_s=0)
+        sink = CollectingGateway(registry, OPEN, lookup_interval_s=0)
         await sink.traces(empty)
         smaller = Instance("gateway", "gateway-a", one, pid=1)
         await registry.register(smaller)
@@ -122,7 +122,7 @@ async def test_a_server_that_takes_no_telemetry_says_so() -> None:
     server = MeshServer(services=[], service_names=[])
     sink = OtlpSink(OPEN(await server.start()))
     with pytest.raises(MethodNotFound):
-        await sink.traces(Recorder({}).take_spans(1))
+        await sink.traces(Recorder({}).drain_spans(1))
     await sink.close()
     await server.drain(0, 0)
 

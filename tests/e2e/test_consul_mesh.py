@@ -64,18 +64,18 @@ async def test_config_show_tells_what_stands_in_consul(tmp_path: Path) -> None:
     await agent.put("mlxmesh/config/mesh/log_level", "loud")
     mesh = RunningMesh(tmp_path, "")
     (tmp_path / "mlxmesh.toml").write_text(
-        f'[mesh]\nregistry = "consul"\nconsul_address = "{agent.address}"\n'
+        f'[mesh]\nregistry = "consul"\n[consul]\naddress = "{agent.address}"\n'
     )
 
     result = await asyncio.to_thread(mesh.command, "config", "show", "--json")
 
     rows = {(row["section"], row["name"]): row for row in json.loads(result.stdout)}
     deadline = rows["gateway", "max_deadline_s"]
-    assert (deadline["value"], deadline["source"]) == ("7.0", "Consul KV")
+    assert (deadline["value"], deadline["source"]) == ("7.0", "configuration store")
     assert deadline["changes"] == "while running"
     assert rows["gateway", "log_level"]["source"] == "default"
     assert "log_level" in result.stderr
     await agent.stop()
     result = await asyncio.to_thread(mesh.command, "config", "show")
     assert result.returncode == 0
-    assert "without Consul's keys" in result.stderr
+    assert "without the configuration store" in result.stderr

@@ -12,8 +12,8 @@ import pytest
 
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh_shared.errors import from_rpc_error
 from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.error_status import from_rpc_error
 from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
 
 SETTINGS = """

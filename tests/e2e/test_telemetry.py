@@ -15,9 +15,9 @@ from opentelemetry.context import attach, detach
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from mlxmesh_client import MeshClient
-from mlxmesh_shared.telemetry import instruments
 from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
 from tests.fakes.otlp_collector import Received, ReceivedSpan, collector_beside
+from tests.instruments import ALL
 
 GENERATE = "mlxmesh.generation.v1.GenerationService/Generate"
 SIMULATED = {"MLXMESH_ENGINE_BACKEND": "simulated", "MLXMESH_ENGINE_SIMULATED_STEP_MS": "10"}
@@ -170,7 +170,7 @@ async def test_a_stream_that_goes_on_at_another_engine_stays_in_its_trace(
 async def test_every_process_tells_its_metrics(observed: Observed) -> None:
     await observed.generate(1, 0xD1)
     told = observed.received.metrics_by_service
-    wanted = {each.name for each in instruments.ALL}
+    wanted = {each.name for each in ALL}
 
     def all_there(_: Received) -> bool:
         return wanted == {name for of_one in list(told.values()) for name in list(of_one)}

@@ -34,9 +34,9 @@ from mlxmesh_shared.errors import (
     MeshError,
     QueueFull,
     ServiceUnavailable,
-    to_failure,
 )
 from mlxmesh_shared.registry.port import Instance
+from mlxmesh_shared.rpc.error_status import to_failure
 from mlxmesh_shared.rpc.server import MeshServer
 
 LOAD_EVERY_S = 0.3

@@ -3,7 +3,8 @@
 import grpc
 from grpc import aio
 
-from mlxmesh_shared.errors import MeshError, from_rpc_error
+from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.rpc.error_status import from_rpc_error
 
 
 def lost(code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> MeshError:

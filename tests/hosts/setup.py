@@ -243,10 +243,11 @@ class TwoHosts:
         lines = [
             "[mesh]",
             'registry = "consul"',
-            'consul_address = "127.0.0.1:8501"',
-            f'consul_ca = "{host.tls_dir / "ca.crt"}"',
             f'tls_dir = "{host.tls_dir}"',
             f'advertise_host = "{host.address}"',
+            "[consul]",
+            'address = "127.0.0.1:8501"',
+            f'ca = "{host.tls_dir / "ca.crt"}"',
         ]
         for service in ("gateway", "generation", "model", "runtime", "engine"):
             port = GATEWAY_PORT if service == "gateway" else 0

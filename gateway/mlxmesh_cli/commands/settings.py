@@ -29,7 +29,7 @@ config = typer.Typer(help="Settings and where they come from.", no_args_is_help=
 def show(data_dir: DataDir = None, json: Json = False) -> None:
     """Print every setting, its value, and where it came from.
 
-    Those marked "while running" are followed in Consul's keys and change without a restart.
+    Those marked "while running" follow the configuration store and change without a restart.
     """
     from mlxmesh_shared.settings import SettingsError
 
@@ -56,13 +56,13 @@ def show(data_dir: DataDir = None, json: Json = False) -> None:
 
 def _rows(flags: list[str]) -> list[dict[str, str]]:
     """A row for each setting. Raises: SettingsError."""
-    from mlxmesh_shared.settings import SETTINGS, MeshSettings, load_settings
+    from mlxmesh_shared.settings import SETTINGS, MeshSettings, load_settings, section_values
 
-    stored = _stored(load_settings(MeshSettings, flags))
+    stored = asyncio.run(_stored(load_settings(MeshSettings, flags)))
     return [
         {"section": section, **row}
         for section, cls in SETTINGS.items()
-        for row in _section_rows(cls, flags, stored.get(section, {}))
+        for row in _section_rows(cls, flags, section_values(stored, section))
     ]
 
 
@@ -91,17 +91,16 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _stored(settings: MeshSettings) -> Mapping[str, Mapping[str, str]]:
-    """What Consul's keys say, where it is the registry; a Consul that is away is told of."""
-    if settings.registry != "consul":
-        return {}
-    from mlxmesh_shared.consul.key_values import read_stored
+async def _stored(settings: MeshSettings) -> Mapping[str, str]:
+    """The content of the configuration store; empty, with a warning, while it is unavailable."""
+    from mlxmesh_shared.config_store import open_config_store
     from mlxmesh_shared.errors import RegistryUnavailable
 
     try:
-        return asyncio.run(read_stored(settings))
+        async with open_config_store(settings) as store:
+            return await store.read()
     except RegistryUnavailable as error:
-        say(f"without Consul's keys: {error}", "yellow", err=True)
+        say(f"without the configuration store: {error}", "yellow", err=True)
         return {}
 
 

@@ -37,8 +37,9 @@ from mlxmesh_generation.request import (
     Started,
     Timings,
 )
-from mlxmesh_shared.errors import InvalidArgument, MeshError, from_failure
+from mlxmesh_shared.errors import InvalidArgument, MeshError
 from mlxmesh_shared.reference import ModelReference
+from mlxmesh_shared.rpc.error_status import from_failure
 
 _ROLES: dict[int, str] = {
     generation_pb2.ROLE_SYSTEM: "system",

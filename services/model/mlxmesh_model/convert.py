@@ -10,7 +10,8 @@ from mlxmesh.model.v1 import model_pb2
 from mlxmesh_model.artifacts.pulls import PullProgress
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
-from mlxmesh_shared.errors import InvalidArgument, MeshError, from_failure
+from mlxmesh_shared.errors import InvalidArgument, MeshError
+from mlxmesh_shared.rpc.error_status import from_failure
 
 _STATES = {
     State.PULLING: model_pb2.VERSION_STATE_PULLING,

@@ -8,19 +8,20 @@ from dataclasses import asdict, dataclass
 
 from mlxmesh_runtime.engine_record import EngineSpec
 from mlxmesh_shared.settings import MeshSettings
+from mlxmesh_shared.settings.names import flag, given_names, setting_value
 
 # The runtime ends every drain: the engine's own limit must not cut a longer grace short.
 DRAIN_WITHOUT_LIMIT_S = 24 * 3600
 MLXMESH_ENGINE = (sys.executable, "-m", "mlxmesh_engine")
-# Others on the host can see a command line; who sets it in the environment sets it for engines too.
-_SECRET = "consul_token"  # noqa: S105 - its name
+# Other users of the host can see a command line; engines inherit the token's variable.
+_SECRET = "consul.token"  # noqa: S105 - its name
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineCommand:
     """Builds command lines; `program` is what comes before the engine's flags.
 
-    What its runtime was told about the mesh, an engine is told too.
+    An engine gets the settings of the mesh that its runtime was given.
     """
 
     mesh: MeshSettings
@@ -34,7 +35,7 @@ class EngineCommand:
             "model_version": spec.model_version,
             "model_dir": spec.model_dir,
             "drain_grace_s": DRAIN_WITHOUT_LIMIT_S,
-            **self._told(),
+            **self._mesh_flags(),
             **asdict(spec.options),
         }
         return [*self.program, *_words(flags)]
@@ -43,16 +44,15 @@ class EngineCommand:
         """The command line for an engine process that waits for its own."""
         return [*self.program, *_words({"spare": True, "data_dir": self.mesh.data_dir})]
 
-    def _told(self) -> dict[str, object]:
-        told = self.mesh.model_fields_set | {"data_dir"}
-        names = [name for name in MeshSettings.model_fields if name in told and name != _SECRET]
-        return {name: getattr(self.mesh, name) for name in names}
+    def _mesh_flags(self) -> dict[str, object]:
+        given = {name: setting_value(self.mesh, name) for name in given_names(self.mesh)}
+        given.pop(_SECRET, None)
+        return {"data_dir": self.mesh.data_dir, **given}
 
 
 def _words(flags: Mapping[str, object]) -> Iterator[str]:
     for name, value in flags.items():
-        flag = name.replace("_", "-")
         if isinstance(value, bool):
-            yield f"--{flag}" if value else f"--no-{flag}"
+            yield flag(name) if value else flag(f"no_{name}")
         elif value is not None:
-            yield from (f"--{flag}", str(value))
+            yield from (flag(name), str(value))

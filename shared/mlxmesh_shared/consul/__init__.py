@@ -1,1 +1,1 @@
-"""What the mesh uses of Consul: an agent's API, and the queries that wait for a change."""
+"""A client of a Consul agent, and its blocking queries."""

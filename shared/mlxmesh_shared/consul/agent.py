@@ -1,4 +1,4 @@
-"""What the mesh asks of a Consul agent: every failure is a RegistryUnavailable that says why."""
+"""A client of a Consul agent; every failure is a RegistryUnavailable that says why."""
 
 import asyncio
 import logging
@@ -14,14 +14,14 @@ from mlxmesh_shared.settings.consul import ConsulSettings
 
 _log = logging.getLogger(__name__)
 
-# Consul adds up to a sixteenth to a wait, so that not all come back at once.
+# Consul adds up to a sixteenth to a wait, so that answers are spread out.
 _WAIT_SLACK = 1 / 16
 
 T = TypeVar("T")
 
 
 class ConsulService(NamedTuple):
-    """An instance of a service, as Consul keeps it."""
+    """An instance of a service in Consul's terms."""
 
     name: str
     service_id: str
@@ -29,24 +29,24 @@ class ConsulService(NamedTuple):
     port: int
     meta: Mapping[str, str]
     passing: bool = True
-    """Whether all its checks, and those of its host, passed when they last ran."""
+    """Whether all its checks, and those of its host, passed in their last run."""
     tls_server_name: str = ""
-    """The name that its health check must find in its certificate; empty for a check in clear."""
+    """The name that the health check expects in its certificate; empty for a check without TLS."""
 
 
 class ConsulAgent:
     """A client of one agent; one per process, made on the event loop that uses it."""
 
     def __init__(self, settings: ConsulSettings, *, request_timeout_s: float = 5.0) -> None:
-        """The timeout is that of a request that does not wait for a change."""
+        """`request_timeout_s` is for requests that do not wait for a change."""
         self._settings = settings
         self._request_timeout_s = request_timeout_s
         self._transport = Transport(settings)
         self._consul = _client(self._transport, settings)
-        self._troubles: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
 
     async def register(self, service: ConsulService) -> None:
-        """Registers a service whose check passes until the agent finds otherwise."""
+        """Registers a service; its check counts as passing until the agent has run it."""
         await self._ask(
             f"register {service.service_id}",
             self._consul.agent.service.register(
@@ -61,30 +61,30 @@ class ConsulAgent:
         )
 
     async def deregister(self, service_id: str) -> None:
-        """Removes a service; nothing happens when the agent does not have it."""
+        """Removes a service; an unknown one is ignored."""
         await self._ask(
             f"deregister {service_id}", self._consul.agent.service.deregister(service_id)
         )
 
     async def checked_services(self) -> frozenset[str]:
-        """The ids of the services that the agent has and checks."""
+        """The ids of the services that the agent checks."""
         checks = await self._ask("list its checks", self._consul.agent.checks())
         return frozenset(check["ServiceID"] for check in checks.values())
 
     async def services(
         self, name: str, index: int, wait_s: float
     ) -> tuple[int, tuple[ConsulService, ...]]:
-        """The services of a name, once the index has moved on or wait_s ended."""
+        """The services of a name, when the index has advanced or after wait_s."""
         answer = self._consul.health.service(name, index=index or None, wait=_duration(wait_s))
-        found_at, entries = await self._ask(f"tell of {name}", answer, index and wait_s)
+        found_at, entries = await self._ask(f"list {name}", answer, index and wait_s)
         return int(found_at), tuple(map(_service, cast("Sequence[Any]", entries or ())))
 
     async def values(self, prefix: str, index: int, wait_s: float) -> tuple[int, Mapping[str, str]]:
-        """The values below a prefix by the rest of their key, when the index has moved on."""
+        """The values below a prefix by the rest of their key, as soon as the index has advanced."""
         answer = self._consul.kv.get(
             prefix, recurse=True, index=index or None, wait=_duration(wait_s)
         )
-        found_at, entries = await self._ask(f"tell the keys of {prefix}", answer, index and wait_s)
+        found_at, entries = await self._ask(f"list the keys of {prefix}", answer, index and wait_s)
         return int(found_at), {
             str(entry["Key"]).removeprefix(prefix): _text(entry["Value"])
             for entry in cast("Sequence[Any]", entries or ())
@@ -100,27 +100,27 @@ class ConsulAgent:
             async with asyncio.timeout(timeout_s):
                 answered = await answer
         except TimeoutError:
-            trouble = f"did not answer within {timeout_s:g} s"
+            problem = f"did not answer within {timeout_s:g} s"
         except py_consul.ConsulException:
-            trouble = "answered with something that is no answer of Consul's; is it an agent?"
+            problem = "answered with something that Consul does not send; is it an agent?"
         except RegistryUnavailable as error:
-            trouble = error.message
+            problem = error.message
         else:
             self._note(what, "")
             return answered
-        message = f"the Consul agent at {self._settings.consul_address} {trouble}"
+        message = f"the Consul agent at {self._settings.address} {problem}"
         self._note(what, message)
         raise RegistryUnavailable(f"{message} (asked to {what})")
 
-    def _note(self, what: str, trouble: str) -> None:
-        """Logs a trouble when it comes, changes or ends, not each time that it is met."""
-        if self._troubles.get(what, "") == trouble:
+    def _note(self, what: str, problem: str) -> None:
+        """Logs a problem when it begins, changes or ends, not each time that it occurs."""
+        if self._problems.get(what, "") == problem:
             return
-        self._troubles[what] = trouble
-        if trouble:
-            _log.warning("cannot have Consul %s: %s; trying again", what, trouble)
+        self._problems[what] = problem
+        if problem:
+            _log.warning("Consul cannot %s: %s; retrying", what, problem)
         else:
-            del self._troubles[what]
+            del self._problems[what]
             _log.info("Consul can %s again", what)
 
 
@@ -131,14 +131,14 @@ def _client(transport: Transport, settings: ConsulSettings) -> Any:
         def http_connect(self, *_: Any, **__: Any) -> Any:
             return transport
 
-    client: Any = Client("", 0, scheme="", dc=settings.consul_datacenter or None, verify=False)
+    client: Any = Client("", 0, scheme="", dc=settings.datacenter or None, verify=False)
     # The environment's CONSUL_HTTP_TOKEN would win over an argument.
-    client.token = settings.consul_token.get_secret_value() or None
+    client.token = settings.token.get_secret_value() or None
     return client
 
 
 def _health_check(service: ConsulService, settings: ConsulSettings) -> dict[str, Any]:
-    interval_s = settings.consul_check_interval_s
+    interval_s = settings.check_interval_s
     return {
         "Name": "gRPC health",
         "GRPC": join_host_port(service.address, service.port),
@@ -146,10 +146,10 @@ def _health_check(service: ConsulService, settings: ConsulSettings) -> dict[str,
         "TLSServerName": service.tls_server_name,
         "Interval": _duration(interval_s),
         "Timeout": _duration(max(1.0, interval_s / 2)),
-        # A process registers once it serves: nobody need wait for the first check.
+        # A process registers when it serves: no need to wait for the first check.
         "Status": "passing",
         "FailuresBeforeCritical": 2,
-        # Clean-up of what never came back, not failure detection; Consul's least is a minute.
+        # Removes instances that never return; this is not failure detection. At least a minute.
         "DeregisterCriticalServiceAfter": "10m",
     }
 

@@ -1,4 +1,4 @@
-"""Consul's blocking queries: one question, asked again and again as its answer changes."""
+"""Consul's blocking queries, which wait until their result changes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,38 +8,38 @@ import tenacity
 
 from mlxmesh_shared.errors import RegistryUnavailable
 
-# Bounds how long a change may be missed where Consul's count began again between two queries.
-LONGEST_WAIT_S = 30.0
-# Between two answers of one query: what changes faster is told in fewer answers.
-_LEAST_PAUSE_S = 0.05
+# The longest time that a change is missed if Consul's index restarted between two queries.
+MAX_WAIT_S = 30.0
+# Between two results of one query: several faster changes give one result.
+_MIN_PAUSE_S = 0.05
 _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.2, max=3.0, jitter=0.3)
 
 T = TypeVar("T")
 
 
 class BlockingQuery:
-    """Asks one question again and again, each time waiting for the answer to change."""
+    """Repeats one query, each time waiting for a change of its result."""
 
     def __init__(self) -> None:
         self._index = 0
         self._seen = 0
         self._last_s = 0.0
         self.went_back = False
-        """Whether Consul's index went backwards with the last answer: it lost what it knew."""
+        """Whether the index decreased with the last result: Consul lost its state."""
 
     async def next(
         self,
         ask: Callable[[int, float], Awaitable[tuple[int, T]]],
-        wait_s: float = LONGEST_WAIT_S,
+        wait_s: float = MAX_WAIT_S,
     ) -> T:
-        """The next answer; a Consul that does not give one is asked again for ever."""
+        """The next result; retries without end while Consul does not answer."""
         await self._pause()
         async for attempt in tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(RegistryUnavailable), wait=_BACKOFF
         ):
             with attempt:
-                # After a failure Consul may have begun its count again, and would not answer
-                # before it had reached this one.
+                # After a failure Consul's index may have restarted: it would not answer before it
+                # had reached this one again.
                 index, self._index = self._index, 0
                 found_at, answer = await ask(index, wait_s)
                 self._move_to(found_at)
@@ -54,5 +54,5 @@ class BlockingQuery:
 
     async def _pause(self) -> None:
         now_s = asyncio.get_running_loop().time()
-        await asyncio.sleep(max(0.0, self._last_s + _LEAST_PAUSE_S - now_s))
+        await asyncio.sleep(max(0.0, self._last_s + _MIN_PAUSE_S - now_s))
         self._last_s = asyncio.get_running_loop().time()

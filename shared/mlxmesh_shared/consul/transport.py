@@ -1,6 +1,6 @@
 """HTTP to a Consul agent, beneath py-consul's API.
 
-py-consul's own leaks aiohttp's errors and has no timeout of a request.
+py-consul's own raises aiohttp's errors and has no timeout for a request.
 """
 
 import ssl
@@ -18,23 +18,23 @@ Params = Sequence[tuple[str, str | int]]
 
 
 class Transport:
-    """What py-consul takes for its HTTP client; a refusal raises RegistryUnavailable."""
+    """Satisfies py-consul's HTTPClient; an error status raises RegistryUnavailable."""
 
     def __init__(self, settings: ConsulSettings) -> None:
         tls = _tls(settings)
-        self._agent = f"{'http' if tls is None else 'https'}://{settings.consul_address}"
+        self._agent = f"{'http' if tls is None else 'https'}://{settings.address}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=True if tls is None else tls, limit=0),
-            # Each request has an end of its own: see ConsulAgent.
+            # ConsulAgent limits each request.
             timeout=aiohttp.ClientTimeout(total=None),
         )
 
     async def get(self, callback: Callback, path: str, params: Params = (), **more: Any) -> Any:
-        """The callback's view of the answer; as of py-consul's HTTPClient."""
+        """The callback's result for the response, as in py-consul's HTTPClient."""
         return await self._request("GET", callback, path, params, **more)
 
     async def put(self, callback: Callback, path: str, params: Params = (), **more: Any) -> Any:
-        """As get."""
+        """As `get`."""
         return await self._request("PUT", callback, path, params, **more)
 
     async def close(self) -> None:
@@ -57,28 +57,28 @@ class Transport:
             ) as response:
                 body = await response.text()
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # Its name alone: the text may quote headers, and the token is one.
+            # Only its type: the text may contain headers, and the token is one.
             raise RegistryUnavailable(
-                f"cannot be reached ({type(error).__name__}); start it, or correct consul_address"
+                f"cannot be reached ({type(error).__name__}); start it, or correct consul.address"
             ) from None
-        if response.status >= 400 and response.status != 404:  # 404 is an answer: no such key
+        if response.status >= 400 and response.status != 404:  # 404 is a result: no such key
             raise RegistryUnavailable(_refusal(response.status))
         return callback(py_consul.Response(response.status, response.headers, body))
 
 
 def _tls(settings: ConsulSettings) -> ssl.SSLContext | None:
-    """Raises: RegistryUnavailable when the files cannot be used."""
-    if settings.consul_ca is None:
-        if settings.consul_cert is not None:
-            raise RegistryUnavailable("consul_cert is of no use without consul_ca, which means TLS")
+    """The TLS context; None without TLS. Raises: RegistryUnavailable for unusable files."""
+    if settings.ca is None:
+        if settings.cert is not None:
+            raise RegistryUnavailable("consul.cert needs consul.ca, which turns TLS on")
         return None
     try:
-        context = ssl.create_default_context(cafile=str(settings.consul_ca))
-        if settings.consul_cert is not None:
-            context.load_cert_chain(settings.consul_cert, settings.consul_key)
+        context = ssl.create_default_context(cafile=str(settings.ca))
+        if settings.cert is not None:
+            context.load_cert_chain(settings.cert, settings.key)
     except (OSError, ssl.SSLError) as error:
         raise RegistryUnavailable(
-            f"consul_ca, consul_cert or consul_key cannot be used: {error.strerror or error}"
+            f"consul.ca, consul.cert or consul.key cannot be used: {error.strerror or error}"
         ) from None
     return context
 
@@ -86,9 +86,9 @@ def _tls(settings: ConsulSettings) -> ssl.SSLContext | None:
 def _refusal(status: int) -> str:
     if status == 403:
         return (
-            "refuses that by its ACL (403); "
-            "set consul_token to a token whose policy allows it, as in deploy/consul/policies"
+            "denies that by its ACL (403); "
+            "set consul.token to a token whose policy allows it, as in deploy/consul/policies"
         )
     if status == 429:
         return "asks for fewer requests (429)"
-    return f"answered with HTTP status {status}; its own log tells why"
+    return f"answered with HTTP status {status}; see its log"

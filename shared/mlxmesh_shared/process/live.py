@@ -1,11 +1,12 @@
-"""What every process does with settings that change: it follows the store, and its log level."""
+"""Applies changes of settings to a running process."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
-from mlxmesh_shared.settings import LiveSettings, MeshSettings
+from mlxmesh_shared.config_store import ConfigStore, open_config_store
+from mlxmesh_shared.settings import LiveSettings, MeshSettings, section_values
 from mlxmesh_shared.telemetry import set_log_level
 
 S = TypeVar("S", bound=MeshSettings)
@@ -13,17 +14,19 @@ S = TypeVar("S", bound=MeshSettings)
 
 @contextlib.asynccontextmanager
 async def following(live: LiveSettings[S], section: str) -> AsyncGenerator[None]:
-    """Has a process's settings follow Consul's keys, where Consul is its registry."""
+    """Keeps a process's settings, and its log level, in step with the configuration store."""
     live.subscribe(lambda now: set_log_level(now.log_level))
-    if live.current.registry != "consul":
-        yield
-        return
-    # Not at the top: a mesh on one machine need not pay for an HTTP client.
-    from mlxmesh_shared.consul.key_values import follow_stored
+    async with open_config_store(live.current) as store:
+        task = asyncio.create_task(follow_store(store, live, section), name="follow-settings")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
-    task = asyncio.create_task(follow_stored(live, section), name="follow-settings")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+
+async def follow_store(store: ConfigStore, live: LiveSettings[S], section: str) -> None:
+    """Applies each content of the store to the settings, until cancelled."""
+    async with contextlib.aclosing(store.watch()) as contents:
+        async for content in contents:
+            live.apply(section_values(content, section))

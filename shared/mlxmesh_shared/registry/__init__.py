@@ -1,4 +1,4 @@
-"""Discovery: the port, the adapter that the settings choose, and what instances tell."""
+"""Discovery: the port, the adapter that the settings choose, and the facts of an instance."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from mlxmesh_shared.tls import CertificateSource
 __all__ = ["Instance", "Registry", "follow_service", "local_instance", "open_registry"]
 
 CONTRACT_VERSION = "v1"
-"""The version in the names of the contracts' packages."""
+"""The version in the package names of the contracts."""
 
 
 def open_registry(
@@ -20,13 +20,13 @@ def open_registry(
 ) -> Registry:
     """The registry of a mesh, on a running event loop; the caller closes it.
 
-    certificates: this process's, where the mesh uses TLS.
+    certificates: those of this process, if the mesh uses TLS.
     """
     if settings.registry == "consul":
-        # Not at the top: a mesh on one machine need not pay for an HTTP client.
+        # Not at the top: a mesh on one machine does not need an HTTP client.
         from mlxmesh_shared.registry.consul import ConsulRegistry
 
-        return ConsulRegistry(settings, certificates=certificates)
+        return ConsulRegistry(settings.consul, certificates=certificates)
     return DirectoryRegistry(settings.data_dir / "registry")
 
 
@@ -39,15 +39,15 @@ def local_instance(
     pid: int | None = None,
     **facts: str,
 ) -> Instance:
-    """An instance on this host, by default this process, with what every instance tells."""
-    everywhere = {"contract": CONTRACT_VERSION, "host": socket.gethostname()}
+    """An instance on this host, by default this process, with the metadata of every instance."""
+    common = {"contract": CONTRACT_VERSION, "host": socket.gethostname()}
     if settings.zone:
-        everywhere["zone"] = settings.zone
+        common["zone"] = settings.zone
     host, port = split_host_port(address)
     return Instance(
         service=service,
         instance_id=instance_id,
         address=join_host_port(settings.advertise_host or host, port),
         pid=os.getpid() if pid is None else pid,
-        metadata=everywhere | facts,
+        metadata=common | facts,
     )

@@ -1,7 +1,7 @@
-"""Discovery by Consul: the host's agent checks instances, watchers hear of each change.
+"""Discovery by Consul: the host's agent checks the health of instances.
 
-Consul's absence stops nothing: what was last known stays known, and whatever this process has
-registered is registered again within seconds of the agent's return.
+While Consul is unavailable, the last known instances stay known. Within seconds of the agent's
+return, the instances of this process are registered again.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
-from mlxmesh_shared.consul.blocking import LONGEST_WAIT_S, BlockingQuery
+from mlxmesh_shared.consul.blocking import MAX_WAIT_S, BlockingQuery
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
 from mlxmesh_shared.host.host_port import join_host_port, split_host_port
 from mlxmesh_shared.registry.port import Instance, checked_name
@@ -25,9 +25,9 @@ from mlxmesh_shared.tls.identity import server_name
 _log = logging.getLogger(__name__)
 
 _PID = "mlxmesh-pid"
-# How soon to ask again while Consul is not believed.
-_DOUBT_S = 1.0
-# An instance that stopped to serve is asked for so long, each time for a moment only.
+# The interval of queries while Consul's answer differs from what instances say themselves.
+_RECHECK_S = 1.0
+# For this long an instance that stopped serving is probed, each time with the short timeout.
 _LOST_S = 600.0
 _LOST_PROBE_S = 0.5
 _META_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -36,15 +36,15 @@ _META_PAIRS = 63  # and the pid
 
 
 class _Lost(NamedTuple):
-    """A known instance that stopped to serve while Consul still lists it."""
+    """A known instance that stopped serving while Consul still lists it."""
 
     instance: Instance
     until_s: float
-    """When it is given up, by the event loop's clock."""
+    """When its probes end, by the event loop's clock."""
 
 
 class ConsulRegistry:
-    """The registry across machines; one per process, on one event loop."""
+    """Satisfies Registry across machines; one per process, on one event loop."""
 
     def __init__(
         self,
@@ -53,47 +53,47 @@ class ConsulRegistry:
         *,
         certificates: CertificateSource | None = None,
     ) -> None:
-        """The agent is closed with the registry.
+        """The registry closes the agent.
 
-        certificates: this process's, where the mesh uses TLS.
+        certificates: those of this process, if the mesh uses TLS.
         """
         self._certificates = certificates
         self._agent = agent or ConsulAgent(settings)
-        self._prefix = settings.consul_prefix
-        given = settings.consul_check_tls
-        self._checks_tls = certificates is not None if given is None else given
-        self._interval_s = settings.consul_check_interval_s
+        self._prefix = settings.prefix
+        chosen = settings.check_tls
+        self._checks_tls = certificates is not None if chosen is None else chosen
+        self._interval_s = settings.check_interval_s
         self._own: dict[str, ConsulService] = {}
-        self._withdrawn: set[str] = set()
+        self._deregistered: set[str] = set()
         self._known: dict[str, tuple[Instance, ...]] = {}
         self._lost: dict[str, tuple[_Lost, ...]] = {}
-        self._keeper: asyncio.Task[None] | None = None
+        self._restorer: asyncio.Task[None] | None = None
 
     async def register(self, instance: Instance) -> None:
-        """As of Registry; an agent that is away or refuses is told as soon as it listens.
+        """As in Registry; while the agent is unavailable or refuses, registration is retried.
 
-        Raises: InvalidArgument when Consul cannot hold the name or the metadata.
+        Raises: InvalidArgument when Consul cannot store the name or the metadata.
         """
         service = self._to_consul(instance)
         self._own[service.service_id] = service
-        self._withdrawn.discard(service.service_id)
-        with contextlib.suppress(RegistryUnavailable):  # logged, and tried again
+        self._deregistered.discard(service.service_id)
+        with contextlib.suppress(RegistryUnavailable):  # logged and retried
             await self._agent.register(service)
-        if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep_registered(), name="consul-keeper")
+        if self._restorer is None:
+            self._restorer = asyncio.create_task(self._restore_lost(), name="consul-restorer")
 
     async def deregister(self, instance: Instance) -> None:
-        """As of Registry; where the agent is away, its health check finds the instance gone."""
+        """As in Registry; if the agent is unavailable, its health check removes the instance."""
         service_id = self._to_consul(instance).service_id
         self._own.pop(service_id, None)
-        self._withdrawn.add(service_id)
+        self._deregistered.add(service_id)
         with contextlib.suppress(RegistryUnavailable):
             await self._agent.deregister(service_id)
 
     async def resolve(self, service: str) -> tuple[Instance, ...]:
-        """As of Registry; the last known set while Consul does not answer.
+        """As in Registry; the last known set while Consul does not answer.
 
-        Raises: RegistryUnavailable when it does not and never did.
+        Raises: RegistryUnavailable when it has never answered.
         """
         name = self._name(service)
         try:
@@ -102,32 +102,32 @@ class ConsulRegistry:
             if service not in self._known:
                 raise
             return self._known[service]
-        return await self._believe(service, found)
+        return await self._confirmed(service, found)
 
     async def watch(self, service: str) -> AsyncGenerator[tuple[Instance, ...], None]:
         name = self._name(service)
         query = BlockingQuery()
         last: tuple[Instance, ...] | None = None
-        in_doubt = False
+        recheck = False
         while True:
-            wait_s = _DOUBT_S if in_doubt else LONGEST_WAIT_S
+            wait_s = _RECHECK_S if recheck else MAX_WAIT_S
             found = await query.next(partial(self._agent.services, name), wait_s)
-            believed = await self._believe(service, found)
-            is_more = len(believed) > sum(one.passing for one in found)
-            in_doubt = is_more or bool(self._lost.get(service))
-            if believed != last:
-                last = believed
-                yield believed
+            confirmed = await self._confirmed(service, found)
+            differs = len(confirmed) > sum(one.passing for one in found)
+            recheck = differs or bool(self._lost.get(service))
+            if confirmed != last:
+                last = confirmed
+                yield confirmed
 
     async def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-            self._keeper = None
+        if self._restorer is not None:
+            self._restorer.cancel()
+            await asyncio.gather(self._restorer, return_exceptions=True)
+            self._restorer = None
         await self._agent.close()
 
-    async def _keep_registered(self) -> None:
-        """Registers again what an agent lost: it restarted, or its checks were removed."""
+    async def _restore_lost(self) -> None:
+        """Registers again what the agent lost, by a restart or by the removal of its checks."""
         while True:
             await asyncio.sleep(self._interval_s)
             with contextlib.suppress(RegistryUnavailable):
@@ -136,56 +136,56 @@ class ConsulRegistry:
                     await self._restore(service_id)
 
     async def _restore(self, service_id: str) -> None:
-        # It may have been withdrawn while the agent was asked.
+        # It may have been deregistered while the agent answered.
         service = self._own.get(service_id)
         if service is not None:
             await self._agent.register(service)
-            _log.info("registered %s again; the agent did not have it any more", service_id)
+            _log.info("registered %s again; the agent had lost it", service_id)
 
-    async def _believe(
+    async def _confirmed(
         self, service: str, found: tuple[ConsulService, ...]
     ) -> tuple[Instance, ...]:
-        """The instances found whose checks pass, and those once known that say so themselves.
+        """The instances whose checks pass, and known ones that answer a probe themselves.
 
-        An agent that restarted begins with every check as failed, a Consul that lost its memory or
-        its leader may answer with nobody, and after a broken link a host counts as failed for ten
-        seconds and more. What was withdrawn while others stayed is gone.
+        After its restart an agent reports every check as failed. A Consul that lost its state or
+        its leader may return no instance. After a network failure a host counts as failed for ten
+        seconds and more. An instance that is missing while others are listed was deregistered.
         """
         passing = [self._from_consul(one) for one in found if one.passing]
         failing = [self._from_consul(one) for one in found if not one.passing]
-        doubted = [
+        suspected = [
             one
             for one in self._known.get(service, ())
-            if (one in failing or not found) and not self._is_withdrawn(one)
+            if (one in failing or not found) and not self._is_deregistered(one)
         ]
         lost = self._still_lost(service, failing)
         known, back = await asyncio.gather(
-            self._serving(service, doubted, PROBE_TIMEOUT_S),
+            self._serving(service, suspected, PROBE_TIMEOUT_S),
             self._serving(service, [one.instance for one in lost], _LOST_PROBE_S),
         )
         instances = (*passing, *known, *back)
         until_s = asyncio.get_running_loop().time() + _LOST_S
-        newly_lost = [_Lost(one, until_s) for one in doubted if one in failing]
+        newly_lost = [_Lost(one, until_s) for one in suspected if one in failing]
         self._lost[service] = tuple(
             one for one in (*lost, *newly_lost) if one.instance not in instances
         )
-        believed = tuple(sorted(instances, key=lambda one: one.instance_id))
-        self._known[service] = believed
-        return believed
+        confirmed = tuple(sorted(instances, key=lambda one: one.instance_id))
+        self._known[service] = confirmed
+        return confirmed
 
     def _still_lost(self, service: str, failing: Sequence[Instance]) -> list[_Lost]:
-        """Those that stopped to serve, which Consul lists and nobody has withdrawn."""
+        """Those that stopped serving, that Consul lists and that were not deregistered here."""
         now_s = asyncio.get_running_loop().time()
         return [
             one
             for one in self._lost.get(service, ())
             if one.until_s > now_s
             and one.instance in failing
-            and not self._is_withdrawn(one.instance)
+            and not self._is_deregistered(one.instance)
         ]
 
-    def _is_withdrawn(self, instance: Instance) -> bool:
-        return self._to_consul(instance).service_id in self._withdrawn
+    def _is_deregistered(self, instance: Instance) -> bool:
+        return self._to_consul(instance).service_id in self._deregistered
 
     async def _serving(
         self, service: str, known: Sequence[Instance], timeout_s: float
@@ -223,13 +223,13 @@ class ConsulRegistry:
 
 
 def _checked_meta(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Raises: InvalidArgument when Consul would refuse it."""
+    """Raises: InvalidArgument when Consul would reject it."""
     if len(metadata) > _META_PAIRS:
-        raise InvalidArgument(f"metadata may hold {_META_PAIRS} facts", field="metadata")
+        raise InvalidArgument(f"metadata may have {_META_PAIRS} entries", field="metadata")
     for key, value in metadata.items():
         if _META_KEY.fullmatch(key) is None or len(value) > _META_VALUE_CHARACTERS:
             raise InvalidArgument(
-                f"metadata keys may hold up to 128 letters, digits, '_', '-', "
+                f"metadata keys may have up to 128 letters, digits, '_', '-', "
                 f"and values up to {_META_VALUE_CHARACTERS} characters",
                 field=f"metadata.{key}"[:100],
             )

@@ -1,4 +1,4 @@
-"""Instances and breakers as GetMeshStatus and events tell of them."""
+"""Instances and breakers as messages of GetMeshStatus and of events."""
 
 import math
 
@@ -15,7 +15,7 @@ _STATES = {
 
 
 def instance_message(instance: Instance) -> wire.Instance:
-    """What an instance registered of itself."""
+    """A registered instance."""
     return wire.Instance(
         service=instance.service,
         instance_id=instance.instance_id,
@@ -25,7 +25,7 @@ def instance_message(instance: Instance) -> wire.Instance:
 
 
 def breaker_message(breaker: Breaker) -> wire.Breaker:
-    """A breaker as it is now."""
+    """The current state of a breaker."""
     return wire.Breaker(
         state=_STATES[breaker.state],
         failures=breaker.failures,

@@ -1,10 +1,10 @@
 """Discovery on one machine: a directory with one JSON record per instance.
 
-A record is written whole and renamed into place. Its lease is its modification time, renewed by
-whoever registered it. How old a lease is, the wall clock says only at the first look; afterwards
-the monotonic clock does, so that no lease ends when the wall clock is set. A record whose process
-is dead on this host counts as gone at once, and one whose process lives on this host may be late,
-as after the host slept. A watch goes on with what it knew while the directory cannot be read.
+A record is written to a draft and renamed into place. Its lease is its modification time, which its
+owner renews. The wall clock measures the age of a lease only when it is first read; afterwards the
+monotonic clock does, so that a change of the wall clock expires no lease. A record whose process on
+this host is dead counts as expired at once. One whose process on this host lives may miss several
+renewals, as after the host slept. A watch keeps its last set while the directory cannot be read.
 """
 
 import asyncio
@@ -25,24 +25,24 @@ from watchfiles import Change
 from mlxmesh_shared.registry.port import Instance, checked_name
 
 _log = logging.getLogger(__name__)
-# A change is seen through the file system at once; polling sees what is not a change: an end of
-# a lease, a death, and everything where file events are not to be had.
+# File events report changes at once. Polling finds the rest: expired leases, dead processes, and
+# every change on file systems without events.
 POLL_S = 2.0
-# A process that lives on this host may miss so many leases before it counts as gone.
-_LEASES_OF_THE_LIVING = 3
+# A live process on this host may miss this many leases before it counts as gone.
+_LEASES_OF_LIVE_PROCESS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    """A record's modification time, and when it was renewed and last looked at, both monotonic."""
+    """A record's modification time; when it was renewed and last read, by the monotonic clock."""
 
     mtime_s: float
     renewed_s: float
-    looked_s: float
+    read_s: float
 
 
 class DirectoryRegistry:
-    """The embedded registry; one per process, on one event loop."""
+    """Satisfies Registry on one machine; one per process, on one event loop."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class DirectoryRegistry:
         self._heartbeat: asyncio.Task[None] | None = None
 
     async def register(self, instance: Instance) -> None:
-        """Raises: InvalidArgument when service or id cannot be a file's name."""
+        """As in Registry. Raises: InvalidArgument when service or id cannot be a file's name."""
         record = self._record_path(instance.service, instance.instance_id)
         self._write(record, instance)
         self._own[record] = instance
@@ -84,14 +84,14 @@ class DirectoryRegistry:
         folder = self._service_path(service)
         folder.mkdir(parents=True, exist_ok=True)
         last: tuple[Instance, ...] | None = None
-        blind_until_s = 0.0
+        hold_until_s = 0.0
         async with contextlib.aclosing(_ticks(folder, self._poll_s)) as ticks:
             async for _ in ticks:
                 alive = self._alive(folder)
                 if not _readable(folder):
-                    # Afterwards the leases have run out: each owner needs its next heartbeat.
-                    blind_until_s = time.monotonic() + 2 * self._heartbeat_s
-                if alive != last and time.monotonic() >= blind_until_s:
+                    # Leases may have expired meanwhile: wait for the next heartbeat of each owner.
+                    hold_until_s = time.monotonic() + 2 * self._heartbeat_s
+                if alive != last and time.monotonic() >= hold_until_s:
                     last = alive
                     yield alive
 
@@ -129,7 +129,7 @@ class DirectoryRegistry:
                 try:
                     self._renew(record, instance)
                 except OSError as error:
-                    # The next turn tries again: a full disk today may have room tomorrow.
+                    # The next heartbeat retries: the disk may have been full.
                     _log.warning("cannot renew the lease of %s: %s", record, error)
 
     def _renew(self, record: Path, instance: Instance) -> None:
@@ -147,11 +147,11 @@ class DirectoryRegistry:
         return tuple(sorted((i for i in found if i is not None), key=lambda i: i.instance_id))
 
     def _read(self, record: Path) -> Instance | None:
-        """The instance of a record, None when it is gone, dead, expired or unreadable."""
+        """The instance of a record; None if it is removed, dead, expired or unreadable."""
         try:
             content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
             here = content["host"] == self._host
-            if self._expired(record, leases=_LEASES_OF_THE_LIVING if here else 1):
+            if self._expired(record, leases=_LEASES_OF_LIVE_PROCESS if here else 1):
                 return None
             if here and not _process_alive(content["pid"]):
                 return None
@@ -165,26 +165,26 @@ class DirectoryRegistry:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("passed over the unreadable record %s: %r", record, error)
+            _log.warning("ignored the unreadable record %s: %r", record, error)
             return None
 
     def _expired(self, record: Path, leases: int) -> bool:
         return time.monotonic() - self._lease(record).renewed_s > leases * self._lease_s
 
     def _lease(self, record: Path) -> _Lease:
-        """The lease as it is; of the ages that the two clocks tell, the smaller one holds."""
+        """The current lease; if the two clocks disagree about its age, the smaller age counts."""
         now_s, mtime_s = time.monotonic(), record.stat().st_mtime
         known = self._leases.get(record)
         if known is not None and known.mtime_s == mtime_s:
             renewed_s = known.renewed_s
         else:
             age_s = abs(self._wall_clock() - mtime_s)
-            renewed_s = now_s - age_s if known is None else max(now_s - age_s, known.looked_s)
+            renewed_s = now_s - age_s if known is None else max(now_s - age_s, known.read_s)
         lease = self._leases[record] = _Lease(mtime_s, renewed_s, now_s)
         return lease
 
     def _sweep(self, folder: Path) -> None:
-        """Removes what was left behind; an owner that only slept will write its record again."""
+        """Removes stale records; an owner that only slept will write its record again."""
         for record in _records(folder):
             with contextlib.suppress(OSError):
                 age_s = abs(self._wall_clock() - record.stat().st_mtime)
@@ -192,7 +192,7 @@ class DirectoryRegistry:
                     record.unlink()
 
     def _lives_here(self, record: Path) -> bool:
-        """Whether a record's process lives on this host, however old its lease looks."""
+        """Whether a record's process lives on this host, regardless of its lease."""
         try:
             content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
             return content["host"] == self._host and _process_alive(content["pid"])
@@ -201,7 +201,7 @@ class DirectoryRegistry:
 
 
 async def _ticks(folder: Path, poll_s: float) -> AsyncGenerator[None, None]:
-    """Now, then after each change in the folder, and every poll interval at the latest."""
+    """Yields now, after each change in the folder, and at least once in each poll interval."""
     changes = watchfiles.awatch(  # pyright: ignore[reportUnknownMemberType]
         folder,
         watch_filter=None,
@@ -212,21 +212,21 @@ async def _ticks(folder: Path, poll_s: float) -> AsyncGenerator[None, None]:
         recursive=False,
     )
     last_s = time.monotonic()
-    # It watches before the first look, so that no change falls in between.
+    # The watch starts before the first read, so that no change is missed.
     change = asyncio.ensure_future(anext(changes))
     try:
         await asyncio.sleep(0)
         yield
         while True:
-            news = await change
+            events = await change
             change = asyncio.ensure_future(anext(changes))
             now_s = time.monotonic()
-            # A lease that is renewed changes nothing but a file's time.
-            if now_s - last_s >= poll_s or any(kind is not Change.modified for kind, _ in news):
+            # Renewing a lease changes only the time of a file.
+            if now_s - last_s >= poll_s or any(kind is not Change.modified for kind, _ in events):
                 last_s = now_s
                 yield
     except OSError as error:
-        # Out of inotify instances, or a file system without events.
+        # No inotify instances are left, or the file system has no events.
         _log.warning("watching %s by polling alone: %s", folder, error)
     finally:
         change.cancel()
@@ -238,7 +238,7 @@ async def _ticks(folder: Path, poll_s: float) -> AsyncGenerator[None, None]:
 
 
 def _readable(folder: Path) -> bool:
-    """Whether finding nobody means that nobody is there."""
+    """Whether an empty result means that there is no instance."""
     return folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
 
 
@@ -257,7 +257,7 @@ def _process_alive(pid: int) -> bool:
 
 
 def _zombie(pid: int) -> bool:
-    """Whether a process only waits to be reaped; where there is no /proc, init always reaps."""
+    """Whether a process has ended but was not reaped; without /proc, init always reaps."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

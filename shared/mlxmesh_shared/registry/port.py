@@ -1,4 +1,4 @@
-"""Where instances announce themselves and find each other."""
+"""The port of the registry, where instances register and find each other."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 @dataclass(frozen=True)
 class Instance:
-    """One process that serves: `address` is host:port, `metadata` small facts such as its state."""
+    """A serving process: `address` is host:port, `metadata` has small facts such as its state."""
 
     service: str
     instance_id: str
@@ -24,59 +24,59 @@ class Instance:
 
     @property
     def draining(self) -> bool:
-        """Whether it is about to leave and begins nothing new."""
+        """Whether it drains: it finishes its calls and accepts no new ones."""
         return self.metadata.get("state") == "draining"
 
     def as_draining(self) -> "Instance":
-        """The same instance, about to leave."""
+        """The same instance, draining."""
         return replace(self, metadata={**self.metadata, "state": "draining"})
 
 
 class Registry(Protocol):
-    """What every adapter promises; tests/contract/test_registry.py holds them to it."""
+    """What every adapter guarantees; tests/contract/test_registry.py checks it."""
 
     async def register(self, instance: Instance) -> None:
-        """Announces an instance, or changes it, and keeps its lease until it is deregistered."""
+        """Registers or updates an instance, and renews its lease until it is deregistered."""
         ...
 
     async def deregister(self, instance: Instance) -> None:
-        """Withdraws an instance at once; nothing happens when it is not there."""
+        """Removes an instance at once; an unknown one is ignored."""
         ...
 
     async def resolve(self, service: str) -> tuple[Instance, ...]:
-        """The instances alive now, sorted by id; those whose lease ran out are left out."""
+        """The live instances, sorted by id; those with an expired lease are left out."""
         ...
 
     def watch(self, service: str) -> AsyncGenerator[tuple[Instance, ...], None]:
-        """The set as it is, then the whole set again after each change, until closed."""
+        """Yields the current set, then the whole set after each change, until closed."""
         ...
 
     async def close(self) -> None:
-        """Stops heartbeats and frees resources; what is registered stays until its lease ends."""
+        """Stops heartbeats and frees resources; registrations stay until their leases expire."""
         ...
 
 
 def checked_name(name: str, field: str) -> str:
-    """The name, if every adapter can hold it. Raises: InvalidArgument naming the field."""
+    """The name, if every adapter can store it. Raises: InvalidArgument naming the field."""
     if _NAME.fullmatch(name) is None:
         raise InvalidArgument(f"{field} may hold only letters, digits, '.', '_', '-'", field=field)
     return name
 
 
-AGAIN_S = 1.0
+RETRY_INTERVAL_S = 1.0
 
 _log = logging.getLogger(__name__)
 
-Told = Callable[[Sequence[Instance]], Awaitable[None]]
-"""Takes the instances as they are now."""
+OnInstances = Callable[[Sequence[Instance]], Awaitable[None]]
+"""Called with the current instances."""
 
 
-async def follow_service(registry: Registry, service: str, told: Told) -> None:
-    """Tells of each change, until cancelled: a watch that ends or fails is begun anew."""
+async def follow_service(registry: Registry, service: str, on_change: OnInstances) -> None:
+    """Calls `on_change` after each change, until cancelled; restarts a watch that ends or fails."""
     while True:
         try:
             async for instances in registry.watch(service):
-                await told(instances)
-        except Exception:  # noqa: BLE001 - nothing may end this for good
+                await on_change(instances)
+        except Exception:  # noqa: BLE001 - following must not end
             _log.exception("the registry's watch of %s failed; trying again", service)
-        await asyncio.sleep(AGAIN_S)
+        await asyncio.sleep(RETRY_INTERVAL_S)

@@ -1,1 +1,1 @@
-"""What keeps an overload or a failure from spreading."""
+"""Parts that keep an overload or a failure from spreading."""

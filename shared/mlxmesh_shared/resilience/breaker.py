@@ -1,7 +1,7 @@
-"""A circuit breaker: after too many failures calls go elsewhere, until a probe ends well. Pure.
+"""A circuit breaker: after too many failures calls go elsewhere, until a probe succeeds. Pure.
 
-It never refuses a call: it advises whoever picks (`ready`), and the last instance of a service is
-used whatever its breaker says.
+It never refuses a call: `ready` advises the caller that picks an instance. The last instance of a
+service is used even if its breaker is open.
 
 Source: M. Nygard, "Release It!" (2007), the pattern; Envoy's outlier detection, the two triggers.
 """
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, EngineLost, Internal, MeshError
+from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, Internal, MeshError
 
 
 class BreakerState(Enum):
-    """What a breaker advises."""
+    """The state of a breaker, by the usual names."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -31,26 +31,37 @@ class BreakerPolicy:
     consecutive_failures: int = 5
     window_s: float = 10.0
     window_calls: int = 10
-    """Fewer calls than this in the window say nothing about their ratio."""
+    """The ratio is judged only if the window has at least this many calls."""
     failure_ratio: float = 0.5
     backoff_min_s: float = 0.5
     backoff_max_s: float = 30.0
     probe_timeout_s: float = 10.0
-    """A probe that gives no sign of life for so long no longer keeps others from trying."""
+    """After this time without an answer to a probe, another call may be the probe."""
+
+
+Classifier = Callable[[MeshError], bool]
+"""Whether an error that an instance answered with is a failure of that instance."""
+
+
+def is_internal(error: MeshError) -> bool:
+    """The classifier for instances that have no failures of their own kind."""
+    return isinstance(error, Internal)
 
 
 class Breaker:
-    """Judges one peer by how its calls end; all times are those of `now_s`."""
+    """Rates one instance by the outcomes of its calls; all times are those of `now_s`."""
 
     def __init__(
         self,
         policy: BreakerPolicy = BreakerPolicy(),
         *,
+        is_failure: Classifier = is_internal,
         now_s: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
         on_change: "Callable[[Breaker], None]" = lambda _: None,
     ) -> None:
-        """`on_change` is told when it opens, and when it closes again."""
+        """`on_change` is called when the breaker opens and when it closes again."""
+        self.is_failure = is_failure
         self._policy = policy
         self._on_change = on_change
         self._now_s = now_s
@@ -60,7 +71,7 @@ class Breaker:
         self._openings = 0
         self._opened_s = 0.0
         self._retry_s: float | None = None
-        """When a probe may go; None while closed."""
+        """When a probe is allowed; None while closed."""
         self._probe: Permit | None = None
         self._failures = 0
 
@@ -72,52 +83,52 @@ class Breaker:
 
     @property
     def ready(self) -> bool:
-        """Whether the next call should come here: closed, or half-open with no probe under way."""
+        """Whether to pick this instance: closed, or half-open without a running probe."""
         return self._retry_s is None or self._may_probe()
 
     @property
     def failures(self) -> int:
-        """Calls that failed since it last closed."""
+        """Failed calls since the breaker last closed."""
         return self._failures
 
     @property
     def retry_in_s(self) -> float:
-        """Seconds until a probe may go; 0 unless open."""
+        """Seconds until a probe is allowed; 0 unless open."""
         return 0.0 if self._retry_s is None else max(0.0, self._retry_s - self._now_s())
 
     def admit(self) -> "Permit":
-        """Registers one call, the probe if one is due; whoever makes it tells how it went."""
+        """Registers a call, as the probe if one is due; its permit gets the outcome."""
         permit = Permit(self, self._now_s())
         if self._retry_s is not None and self._may_probe():
             self._probe = permit
         return permit
 
     def is_probe(self, permit: "Permit") -> bool:
-        """Whether this call is the one that tries."""
+        """Whether this call is the probe."""
         return permit is self._probe
 
     def on_alive(self, permit: "Permit") -> None:
-        """The peer answered a call; one that began after the opening closes the breaker."""
+        """The instance answered; if the call began after the breaker opened, the breaker closes."""
         if self._retry_s is not None and permit.started_s >= self._opened_s:
             self._close()
 
     def on_success(self, permit: "Permit") -> None:
-        """A call ended well."""
+        """A call succeeded."""
         self.on_alive(permit)
         self._consecutive = 0
         self._outcomes.add(self._now_s(), failed=False)
 
     def on_failure(self, permit: "Permit", *, at_once: bool) -> None:
-        """A call failed; `at_once` opens without waiting for more."""
+        """A call failed; `at_once` opens the breaker regardless of other calls."""
         self._failures += 1
         self._consecutive += 1
         self._outcomes.add(self._now_s(), failed=True)
-        tried = self._retry_s is not None and self.is_probe(permit)
-        if tried or (self._retry_s is None and (at_once or self._too_many())):
+        probe_failed = self._retry_s is not None and self.is_probe(permit)
+        if probe_failed or (self._retry_s is None and (at_once or self._exceeds_limits())):
             self._open()
 
     def on_end(self, permit: "Permit") -> None:
-        """A call is over, whatever became of it."""
+        """A call ended, with any outcome."""
         if self.is_probe(permit):
             self._probe = None
 
@@ -127,7 +138,7 @@ class Breaker:
         waited_s = self._now_s() - self._probe.started_s if self._probe is not None else None
         return waited_s is None or waited_s >= self._policy.probe_timeout_s
 
-    def _too_many(self) -> bool:
+    def _exceeds_limits(self) -> bool:
         policy, now_s = self._policy, self._now_s()
         if self._consecutive >= policy.consecutive_failures:
             return True
@@ -137,7 +148,7 @@ class Breaker:
     def _open(self) -> None:
         self._opened_s = self._now_s()
         doubled_s = self._policy.backoff_min_s * 2.0 ** min(self._openings, 32)
-        # Jitter takes away up to a half, so that many observers do not all try at one moment.
+        # Jitter of up to a half, so that many observers do not probe at the same moment.
         pause_s = min(self._policy.backoff_max_s, doubled_s) * (1 - self._uniform() / 2)
         was_closed = self._retry_s is None
         self._retry_s = self._opened_s + pause_s
@@ -154,7 +165,7 @@ class Breaker:
 
 
 class Permit:
-    """One call through a breaker; what is told after the first end is not heard."""
+    """One call through a breaker; only its first outcome counts."""
 
     def __init__(self, breaker: Breaker, started_s: float) -> None:
         self.started_s = started_s
@@ -162,26 +173,26 @@ class Permit:
         self._ended = False
 
     def answered(self) -> None:
-        """The peer lives: a stream began. The call goes on."""
+        """The instance answered, for example a stream began; the call continues."""
         if not self._ended:
             self._breaker.on_alive(self)
 
     def succeeded(self) -> None:
-        """It ended well, or the peer said itself what is wrong with the call."""
+        """The call succeeded, or the instance rejected it for a reason of the call's own."""
         if not self._ended:
             self._breaker.on_success(self)
             self.drop()
 
     def failed(self, *, at_once: bool = False) -> None:
-        """It ended by the peer's fault; `at_once` when the peer was lost."""
+        """The call failed because of the instance; `at_once` when the instance was lost."""
         if not self._ended:
             self._breaker.on_failure(self, at_once=at_once)
             self.drop()
 
     def ended_by(self, error: MeshError) -> None:
-        """It ended by an error that the peer itself answered with."""
+        """The call ended with an error that the instance answered with."""
         slow_probe = isinstance(error, DeadlineExceeded) and self._breaker.is_probe(self)
-        if isinstance(error, EngineLost | Internal) or slow_probe:
+        if self._breaker.is_failure(error) or slow_probe:
             self.failed()
         elif isinstance(error, DeadlineExceeded | Cancelled):
             self.drop()
@@ -189,13 +200,13 @@ class Permit:
             self.succeeded()
 
     def drop(self) -> None:
-        """It is over, and says nothing about the peer."""
+        """The call ended, and its outcome says nothing about the instance."""
         self._ended = True
         self._breaker.on_end(self)
 
 
 class _Outcomes:
-    """Counts of the last seconds, in buckets of one second: bounded whatever the rate."""
+    """Counts of the last seconds in buckets of one second, so that memory is bounded."""
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
@@ -207,14 +218,14 @@ class _Outcomes:
         if self._buckets and self._buckets[-1][0] == second:
             _, calls, failures = self._buckets.pop()
         self._buckets.append((second, calls + 1, failures + failed))
-        self._forget(now_s)
+        self._drop_old(now_s)
 
     def count(self, now_s: float) -> tuple[int, int]:
-        """Calls and failures."""
-        self._forget(now_s)
+        """Calls and failures within the window."""
+        self._drop_old(now_s)
         calls = sum(bucket[1] for bucket in self._buckets)
         return calls, sum(bucket[2] for bucket in self._buckets)
 
-    def _forget(self, now_s: float) -> None:
+    def _drop_old(self, now_s: float) -> None:
         while self._buckets and self._buckets[0][0] <= now_s - self._window_s:
             self._buckets.popleft()

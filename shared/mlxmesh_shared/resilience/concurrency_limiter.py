@@ -1,77 +1,79 @@
-"""A bounded number of places, without a queue, shared fairly by those who ask. Pure."""
+"""A concurrency limit without a queue, shared fairly between callers. Pure."""
 
 from collections import Counter
 
 from mlxmesh_shared.resilience.retries import RetryDelayEstimator
 
-# Who was refused counts as asking until it should have come back, and so much longer.
-_STILL_ASKING_S = 2.0
-_MAX_ASKING = 256
+# A refused caller counts as waiting until its retry is due, and for this long afterwards.
+_RETRY_GRACE_S = 2.0
+_MAX_WAITING = 256
 
 
 class ConcurrencyLimiter:
-    """Whoever finds no place is told when to come back; until then others keep to their shares.
+    """Grants slots; a caller that is refused gets a retry delay and has precedence afterwards.
 
-    While nobody is refused, one caller may take all places up to `per_caller`. Once another was, a
-    caller that holds its equal share or more gets nothing until the other had its chance.
+    While no caller is refused, one caller may use all slots up to `per_caller`. After another was
+    refused, a caller that holds its equal share or more is refused until the other has retried.
     """
 
     def __init__(
         self, limit: int, *, per_caller: int | None = None, servers: int | None = None
     ) -> None:
-        """Of the places held, at most `servers` are worked on at a time; the rest wait."""
+        """`servers`: how many of the acquired slots are processed concurrently; the rest queue."""
         self.resize(limit, per_caller=per_caller)
         self._held: Counter[str] = Counter()
-        self._asking: dict[str, float] = {}
-        """Until when each who was refused counts as asking; the longest refused first."""
+        self._waiting: dict[str, float] = {}
+        """Until when each refused caller counts as waiting; the earliest refused first."""
         self._retry_delays = RetryDelayEstimator(servers=servers)
 
     def resize(self, limit: int, *, per_caller: int | None = None) -> None:
-        """Changes the number of places; those that are held stay."""
+        """Changes the number of slots; those in use are unaffected."""
         self._limit = limit
         self._per_caller = limit if per_caller is None else min(per_caller, limit)
 
     @property
     def held(self) -> int:
+        """Slots in use."""
         return self._retry_delays.held
 
-    def take(self, caller: str, now_s: float) -> float | None:
-        """None when the caller has a place now; else after how many seconds it should ask again."""
+    def try_acquire(self, caller: str, now_s: float) -> float | None:
+        """None if the caller got a slot, else the delay in seconds before its retry."""
         if self._refuses(caller, now_s):
             return self.refuse(caller, now_s)
-        self._asking.pop(caller, None)
+        self._waiting.pop(caller, None)
         self._held[caller] += 1
-        self._retry_delays.take(now_s)
+        self._retry_delays.acquire(now_s)
         return None
 
     def refuse(self, caller: str, now_s: float) -> float:
-        """As if there were no place: after how many seconds the caller should ask again."""
-        delay_s = self._retry_delays.promise(now_s)
-        self._asking.pop(caller, None)
-        if len(self._asking) >= _MAX_ASKING:
-            del self._asking[next(iter(self._asking))]
-        self._asking[caller] = now_s + delay_s + _STILL_ASKING_S
+        """Refuses as if all slots were in use: the delay in seconds before the caller's retry."""
+        delay_s = self._retry_delays.schedule_retry(now_s)
+        self._waiting.pop(caller, None)
+        if len(self._waiting) >= _MAX_WAITING:
+            del self._waiting[next(iter(self._waiting))]
+        self._waiting[caller] = now_s + delay_s + _RETRY_GRACE_S
         return delay_s
 
-    def give_back(self, caller: str, now_s: float) -> None:
+    def release(self, caller: str, now_s: float) -> None:
+        """Frees one slot of the caller."""
         self._held[caller] -= 1
         if not self._held[caller]:
             del self._held[caller]
-        self._retry_delays.give_back(now_s)
+        self._retry_delays.release(now_s)
 
     def _refuses(self, caller: str, now_s: float) -> bool:
-        mine = self._held[caller]
+        own = self._held[caller]
         return (
-            mine >= self._per_caller
-            or self._above_share(caller, mine, now_s)
-            or not self._retry_delays.welcome(self._limit - self.held, now_s)
+            own >= self._per_caller
+            or self._exceeds_share(caller, own, now_s)
+            or not self._retry_delays.may_acquire(self._limit - self.held, now_s)
         )
 
-    def _above_share(self, caller: str, mine: int, now_s: float) -> bool:
-        """Whether somebody else asks who holds less than its share, and the caller has its own."""
-        self._asking = {who: until_s for who, until_s in self._asking.items() if until_s > now_s}
-        others = self._asking.keys() - {caller}
+    def _exceeds_share(self, caller: str, own: int, now_s: float) -> bool:
+        """Whether the caller has its share while a waiting caller has less than its own."""
+        self._waiting = {who: until_s for who, until_s in self._waiting.items() if until_s > now_s}
+        others = self._waiting.keys() - {caller}
         if not others:
             return False
-        share = max(1, self._limit // len(self._held.keys() | self._asking.keys() | {caller}))
-        return mine >= share and any(self._held[who] < share for who in others)
+        share = max(1, self._limit // len(self._held.keys() | self._waiting.keys() | {caller}))
+        return own >= share and any(self._held[who] < share for who in others)

@@ -12,7 +12,8 @@ from typing import Any, Protocol, cast
 import grpc
 from grpc import aio
 
-from mlxmesh_shared.errors import ServiceUnavailable, from_rpc_error
+from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.rpc.error_status import from_rpc_error
 from mlxmesh_shared.tls import CertificateSource
 from mlxmesh_shared.tls.identity import server_name
 from mlxmesh_shared.tls.renewing_channel import RenewingChannel

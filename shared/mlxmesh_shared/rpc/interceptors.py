@@ -16,19 +16,13 @@ from typing import Any, Protocol
 import grpc
 from grpc import aio
 
-from mlxmesh_shared.errors import (
-    Draining,
-    Internal,
-    MeshError,
-    TooManyRequests,
-    from_rpc_error,
-    to_status,
-)
+from mlxmesh_shared.errors import Draining, Internal, MeshError, TooManyRequests
 from mlxmesh_shared.host.disk import disk_error
 from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 from mlxmesh_shared.rpc.access_log import access_level, first_of, record_access, trace_of
 from mlxmesh_shared.rpc.caller import caller_of
 from mlxmesh_shared.rpc.deferred_tasks import DeferredTasks
+from mlxmesh_shared.rpc.error_status import from_rpc_error, to_status
 from mlxmesh_shared.rpc.handlers import UNKNOWN_METHOD, Behaviour, behaviour_of, rebuilt
 from mlxmesh_shared.rpc.methods import is_background, is_infrastructure
 from mlxmesh_shared.rpc.requests import Receiver
@@ -187,7 +181,7 @@ class CallGuard(aio.ServerInterceptor):
             self._running.pop(task, None)
             self._ended.discard(task)
             if caller is not None and self._limiter is not None:
-                self._limiter.give_back(caller, time.monotonic())
+                self._limiter.release(caller, time.monotonic())
             if held:
                 self._receiver.give_back(held)
             self._conclude(method, context, code, time.perf_counter() - started_s, watched)
@@ -209,7 +203,7 @@ class CallGuard(aio.ServerInterceptor):
         if self._limiter is None or is_background(method):
             return None
         caller = caller_of(context)
-        delay_s = self._limiter.take(caller, time.monotonic())
+        delay_s = self._limiter.try_acquire(caller, time.monotonic())
         if delay_s is None:
             return caller
         self._on_refused(self._limiter.held)

@@ -1,4 +1,4 @@
-"""Checks requests against the rules that stand beside each field in the protos."""
+"""Checks requests against the rules of the fields in the protos."""
 
 from mlxmesh_shared.rules.validator import Validator
 from mlxmesh_shared.rules.wire import WireLimits

@@ -1,6 +1,6 @@
 """Checks of single values: a number, a text, an enum's number, a map's key, a size.
 
-Each function builds a check from the rules once, or None where nothing can be wrong.
+Each function builds a check from the rules once; None if every value is valid.
 """
 
 import math
@@ -24,19 +24,19 @@ from mlxmesh_shared.rules.words import (
 
 
 class Violation(NamedTuple):
-    """What is wrong, and the path of the field from the value that was checked."""
+    """A problem, and the path of its field below the checked value."""
 
     path: str
     problem: str
     error: type[MeshError] = InvalidArgument
 
 
-# Says what is wrong with a value, or None.
+# The violation of a value; None if it is valid.
 Check = Callable[[Any], Violation | None]
 
 
 def scalar_check(field: FieldDescriptor, rules: FieldRules, *, required: bool) -> Check | None:
-    """A check of one number, text or enum number; a required one must not be its zero value."""
+    """A check of a number, text or enum number; a required one must not have its zero value."""
     if field.enum_type is not None:
         return _enum_check(field.enum_type, required=required)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
@@ -45,7 +45,7 @@ def scalar_check(field: FieldDescriptor, rules: FieldRules, *, required: bool) -
 
 
 def key_check(rules: FieldRules) -> Check | None:
-    """A check of one key of a map."""
+    """A check of a map's key."""
     problem = f"has a key that is not {key_words(rules)}"
     if rules.HasField("key_pattern"):
         pattern = re.compile(rules.key_pattern, re.ASCII)
@@ -68,9 +68,9 @@ def size_check(rules: FieldRules) -> Check | None:
 
 
 def _enum_check(enum: EnumDescriptor, *, required: bool) -> Check:
-    legal = set(enum.values_by_number) - ({0} if required else set())
+    valid = set(enum.values_by_number) - ({0} if required else set())
     violation = Violation("", f"must be one of the values of {enum.name}")
-    return lambda number: None if number in legal else violation
+    return lambda number: None if number in valid else violation
 
 
 def _text_check(rules: FieldRules, *, required: bool) -> Check | None:
@@ -100,22 +100,22 @@ def _number_check(cpp_type: int, rules: FieldRules) -> Check | None:
     floating = cpp_type in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
     if not words and not floating:
         return None
-    # A float field can hold a bound such as 0.1 only as the nearest float32.
+    # A float field has a bound such as 0.1 only as the nearest float32.
     stored = _as_float32 if cpp_type == FieldDescriptor.CPPTYPE_FLOAT else _unchanged
     least, most = map(stored, _interval(given(rules, "gte"), given(rules, "lte")))
     above, below = map(stored, _interval(given(rules, "gt"), given(rules, "lt")))
     violation = Violation("", f"must be {words or 'a finite number'}")
 
     def check(number: Any) -> Violation | None:
-        # NaN fails every comparison; infinity is caught by the open interval.
-        legal = least <= number <= most and above < number < below
-        return None if legal else violation
+        # NaN fails every comparison, and infinity is outside of the open interval.
+        valid = least <= number <= most and above < number < below
+        return None if valid else violation
 
     return check
 
 
 def _supported_check(rules: FieldRules, check: Check | None) -> Check | None:
-    """The check, and beyond it one that blames the feature instead of the number."""
+    """The check, extended by one for values that this version does not support."""
     words = unsupported_words(rules)
     if not words:
         return check

@@ -1,7 +1,7 @@
-"""The table of checks, compiled from the descriptors once, and the walk of a message through it.
+"""Checks messages by rules that are compiled from their descriptors once.
 
-A request is checked in microseconds, so that the gateway and the service behind it can both do it.
-Beyond the written rules, NaN, infinity and enum numbers that the contract lacks are illegal.
+A check takes microseconds, so that the gateway and the service behind it both check a request.
+Beside the written rules, NaN, infinity and enum numbers outside of the contract are invalid.
 """
 
 from collections.abc import Iterable
@@ -23,16 +23,16 @@ from mlxmesh_shared.rules.words import FieldRules, field_rules, items_words, one
 
 @dataclass
 class _Plan:
-    """The checks of one message type; every violation's path starts at the message."""
+    """The checks of one message type; paths of violations start at the message."""
 
-    # By field number: what to do with a field that is set.
+    # By field number: the check of a field that is set.
     present: dict[int, Check] = field(default_factory=dict[int, Check])
-    # Fields and oneofs whose absence is illegal.
+    # Required fields and oneofs.
     fields_needed: dict[int, Violation] = field(default_factory=dict[int, Violation])
     oneofs_needed: dict[str, Violation] = field(default_factory=dict[str, Violation])
 
     def check(self, message: Message) -> Violation | None:
-        """The first violation: of what is set in the order of field numbers, then of absences."""
+        """The first violation: of set fields in the order of their numbers, then of absent ones."""
         found = message.ListFields()
         for descriptor, value in found:
             check = self.present.get(descriptor.number)
@@ -50,7 +50,7 @@ class _Plan:
 
 
 class Validator:
-    """The compiled rules of some message types and of all that they contain."""
+    """The compiled rules of some message types and of all types in their fields."""
 
     def __init__(self, descriptors: Iterable[Descriptor]) -> None:
         self._plans: dict[str, _Plan] = {}
@@ -59,12 +59,12 @@ class Validator:
 
     @classmethod
     def from_files(cls, descriptors: Iterable[FileDescriptor | Descriptor]) -> Self:
-        """For every message of some files, or for some messages."""
+        """For all messages of some files, or for some messages."""
         return cls(message for descriptor in descriptors for message in _messages(descriptor))
 
     @classmethod
     def for_services(cls, *services: ServiceDescriptor) -> Self:
-        """For every request of some services."""
+        """For the requests of some services."""
         return cls(method.input_type for service in services for method in service.methods)
 
     def check(self, message: Message) -> None:
@@ -79,7 +79,7 @@ class Validator:
         known = self._plans.get(descriptor.full_name)
         if known is not None:
             return known
-        # In the table before it is full, so that a type may contain itself.
+        # In the table before it is complete, so that a type may contain itself.
         plan = self._plans[descriptor.full_name] = _Plan()
         for member in descriptor.fields:
             self._compile_field(plan, member)
@@ -107,7 +107,7 @@ class Validator:
         if entry is not None:
             check_value = self._value_check(entry.fields_by_name["value"], rules, required=False)
             return _map_check(member.name, check_value, rules)
-        # A required list must not be empty; that says nothing about its elements.
+        # A required list must not be empty; its elements are not required to differ from zero.
         required = rules.required and not member.is_repeated
         check_value = self._value_check(member, rules, required=required)
         if member.is_repeated:
@@ -191,7 +191,7 @@ def _map_check(name: str, check_value: Check | None, rules: FieldRules) -> Check
 
 
 def _shown_key(key: object) -> str:
-    # A text key is the caller's own text, which belongs in no message.
+    # A text key is the caller's own text, which must not appear in a message.
     return "*" if isinstance(key, str) else str(key)
 
 

@@ -1,8 +1,8 @@
-"""How many fields and elements an encoded message has, counted before anything parses it. Pure.
+"""Limits the fields and elements of an encoded message before it is parsed. Pure.
 
-Parsing costs up to 0.5 microseconds and 50 bytes of memory for two bytes on the wire, on the event
-loop and in one piece. The count ends at the first element too many, so it costs what the rules
-allow and not what was sent. Source: Protocol Buffers, Encoding.
+Parsing takes up to 0.5 microseconds and 50 bytes of memory for two bytes on the wire, and blocks
+the event loop. Counting ends at the first element above a limit, so that its cost depends on the
+rules and not on the request. Source: Protocol Buffers, Encoding.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from mlxmesh_shared.errors import InvalidArgument, MalformedMessage
 from mlxmesh_shared.rules.words import field_rules, given, items_words
 
 MAX_UNCOUNTED_BYTES = 1024
-"""Smaller messages are not counted: parsing the worst of them takes half a millisecond."""
+"""Messages up to this size are not counted: parsing takes at most half a millisecond."""
 MAX_FIELDS = 100_000
-"""Fields of one message and of all that it contains; elements of numbers' lists count apart."""
+"""Fields of a message and all messages in it; elements of lists of numbers count separately."""
 MAX_UNKNOWN_FIELDS = 1000
-"""Of those, the fields that the contract does not know."""
+"""The fields among those that are not in the contract."""
 MAX_DEPTH = 64
-"""Messages within messages; protobuf's own limit is 100."""
+"""Levels of nested messages; protobuf's own limit is 100."""
 
 _MAX_LIGHT_FIELDS = 500
-# So much of a run is matched at once: a match holds the interpreter, and its elements are counted
+# The most bytes of a run in one match: a match blocks the interpreter, and its elements are counted
 # only afterwards.
 _MAX_RUN_BYTES = 64 * 1024
 
@@ -43,7 +43,7 @@ _MALFORMED = "the message is not valid protobuf of the method's request type"
 
 @dataclass
 class _Field:
-    """One field as the wire has it."""
+    """One field in the wire format."""
 
     name: str
     repeated: bool
@@ -64,19 +64,19 @@ class _Shape:
 
 
 class WireLimits:
-    """The limits of message types and of all that they contain, compiled when first asked for."""
+    """The limits of message types and of all types in their fields, compiled at their first use."""
 
     def __init__(self, *, max_fields: int = MAX_FIELDS) -> None:
         self._max_fields = max_fields
         self._shapes: dict[str, _Shape] = {}
 
     def check(self, descriptor: Descriptor, encoded: bytes) -> None:
-        """Raises: InvalidArgument for too much of anything; MalformedMessage."""
+        """Raises: InvalidArgument above a limit; MalformedMessage."""
         if len(encoded) > MAX_UNCOUNTED_BYTES:
             _Count(self._max_fields).message(self._shape(descriptor), encoded, 0, len(encoded))
 
     def is_light(self, descriptor: Descriptor, encoded: bytes) -> bool:
-        """Whether parsing takes less than a millisecond; asked for what is not tiny."""
+        """Whether parsing takes less than a millisecond; for messages that are not tiny."""
         count = _Count(_MAX_LIGHT_FIELDS)
         try:
             count.message(self._shape(descriptor), encoded, 0, len(encoded))
@@ -88,7 +88,7 @@ class WireLimits:
         known = self._shapes.get(descriptor.full_name)
         if known is not None:
             return known
-        # In the table before it is full, so that a type may contain itself.
+        # In the table before it is complete, so that a type may contain itself.
         shape = self._shapes[descriptor.full_name] = _Shape()
         for member in descriptor.fields:
             shape.fields[member.number] = self._field(member)
@@ -111,7 +111,7 @@ class WireLimits:
 
 
 class _Count:
-    """One walk through one message."""
+    """Counts one message."""
 
     def __init__(self, max_fields: int) -> None:
         self._max_fields = max_fields
@@ -119,7 +119,7 @@ class _Count:
         self._unknown_left = MAX_UNKNOWN_FIELDS
 
     def message(self, shape: _Shape, data: bytes, at: int, end: int, depth: int = 0) -> None:
-        """Counts what lies between two places."""
+        """Counts the message between two offsets."""
         if depth > MAX_DEPTH:
             raise MalformedMessage(f"the message has more than {MAX_DEPTH} levels")
         counts: dict[int, int] = {}
@@ -134,7 +134,7 @@ class _Count:
     def _next(
         self, shape: _Shape, data: bytes, at: int, end: int, depth: int, counts: dict[int, int]
     ) -> int:
-        """Counts the field that begins there; returns where the next one does."""
+        """Counts the field at an offset; returns the offset of the next one."""
         start = at
         tag = data[at]
         at += 1
@@ -145,7 +145,7 @@ class _Count:
         self._count_field(known)
         if known is not None and known.run is not None and wire_type == known.packed:
             run = known.run.match(data, start, min(end, start + _MAX_RUN_BYTES))
-            if run is not None:  # else its tag is longer than it need be
+            if run is not None:  # else its tag is longer than necessary
                 _add(counts, known, number, _elements_of_run(wire_type, number, run.group()))
                 return run.end()
         if wire_type == _BYTES:
@@ -188,8 +188,8 @@ class _Count:
         self._unknown_left -= 1
         if self._unknown_left < 0:
             raise InvalidArgument(
-                f"the message has more than {MAX_UNKNOWN_FIELDS} fields that the contract does not"
-                " know; is it of another type?"
+                f"the message has more than {MAX_UNKNOWN_FIELDS} fields that are not in the"
+                " contract; does it have another type?"
             )
 
 
@@ -200,7 +200,7 @@ def _add(counts: dict[int, int], known: _Field, number: int, elements: int) -> N
 
 
 def _within(error: InvalidArgument, known: _Field, count: int | None) -> InvalidArgument:
-    """The error with the place where its field lies; that of a whole message has none."""
+    """The error with the path of its field; errors about a whole message have none."""
     if type(error) is not InvalidArgument or not error.field:
         return error
     place = known.name if count is None else f"{known.name}[{count - 1}]"

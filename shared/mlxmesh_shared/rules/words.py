@@ -1,4 +1,4 @@
-"""A field's rules in words: the same words in error messages and in the documentation."""
+"""The rules of fields in words, for error messages and for the documentation."""
 
 from typing import Any, cast
 
@@ -10,17 +10,17 @@ FieldRules = rules_pb2.FieldRules
 
 
 def field_rules(field: FieldDescriptor) -> FieldRules:
-    """The rules written beside a field; empty when there are none."""
+    """The rules of a field; empty if there are none."""
     return field.GetOptions().Extensions[rules_pb2.rules]
 
 
 def oneof_rules(oneof: OneofDescriptor) -> rules_pb2.OneofRules:
-    """The rules written beside a oneof; empty when there are none."""
+    """The rules of a oneof; empty if there are none."""
     return oneof.GetOptions().Extensions[rules_pb2.oneof_rules]
 
 
 def describe(field: FieldDescriptor) -> str:
-    """A field's rules for a reader of the documentation; empty when there are none."""
+    """The rules of a field for the documentation; empty if there are none."""
     rules = field_rules(field)
     if rules.unsupported:
         return "not supported yet"
@@ -67,14 +67,14 @@ def items_words(rules: FieldRules) -> str:
 
 
 def key_words(rules: FieldRules) -> str:
-    """For example "0 to 9"; what a map's keys must be."""
+    """For example "0 to 9": the valid keys of a map."""
     if rules.HasField("key_pattern"):
         return f"matching `{rules.key_pattern}`"
     return _bounds(given(rules, "key_gte"), given(rules, "key_lte"))
 
 
 def given(rules: FieldRules, name: str) -> Any:
-    """The value of one rule, None when the rule is not written."""
+    """The value of a rule; None if the field does not have the rule."""
     return getattr(rules, name) if rules.HasField(cast("Any", name)) else None
 
 

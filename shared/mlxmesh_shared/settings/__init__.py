@@ -1,7 +1,7 @@
-"""Settings, read once in each process's `main()`; the dynamic ones may change after that."""
+"""Settings: each process loads them once in `main()`; the dynamic ones may change afterwards."""
 
 from mlxmesh_shared.settings.consul import ConsulSettings
-from mlxmesh_shared.settings.dynamic import LiveSettings, live_settings
+from mlxmesh_shared.settings.dynamic import LiveSettings, live_settings, section_values
 from mlxmesh_shared.settings.layers import SettingsError, Sourced, load_settings, sources
 from mlxmesh_shared.settings.sections import (
     SETTINGS,
@@ -29,5 +29,6 @@ __all__ = [
     "dynamic_names",
     "live_settings",
     "load_settings",
+    "section_values",
     "sources",
 ]

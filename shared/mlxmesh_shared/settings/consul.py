@@ -1,9 +1,10 @@
-"""Where the Consul agent is and how to speak to it; used with `registry = "consul"`."""
+"""Where the Consul agent of this host is and how to connect to it: the table `[consul]`."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+from mlxmesh_shared.settings.fields import FullPath, Seconds
 
 
 def _agent(address: str) -> str:
@@ -13,32 +14,32 @@ def _agent(address: str) -> str:
     return address
 
 
-FullPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# What DNS and Consul's enterprise rules for names both take.
+# Both DNS and Consul's enterprise rules for names allow it.
 SafeName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 
 
 class ConsulSettings(BaseModel):
-    """The Consul agent of this host; a part of every process's settings."""
+    """The Consul agent of this host, for the registry and the configuration store."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
 
-    consul_address: Annotated[str, AfterValidator(_agent)] = "127.0.0.1:8500"
-    """The HTTP (with consul_ca, HTTPS) address of this host's Consul agent, host:port."""
-    consul_token: SecretStr = SecretStr("")
-    """The ACL token; better in the environment than in a flag, which others on the host can see."""
-    consul_datacenter: Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,64}$")] = ""
-    """The datacenter to look for instances in; empty for the agent's own."""
-    consul_prefix: SafeName = "mlxmesh"
-    """Begins the name of each service and key: two meshes in one Consul need two prefixes."""
-    consul_ca: FullPath | None = None
-    """Certificates that the agent's own is checked with; setting it means HTTPS."""
-    consul_cert: FullPath | None = None
-    """The certificate to show to the agent, with consul_key."""
-    consul_key: FullPath | None = None
-    """The key of consul_cert."""
-    consul_check_interval_s: Seconds = 2.0
-    """How often the agent checks an instance's health, and the instance its registration."""
-    consul_check_tls: bool | None = None
-    """Whether the agent's health checks use TLS; by default where the instances do (tls_dir)."""
+    address: Annotated[str, AfterValidator(_agent)] = "127.0.0.1:8500"
+    """The HTTP (with consul.ca, HTTPS) address of this host's Consul agent, host:port."""
+    token: SecretStr = SecretStr("")
+    """The ACL token. Set it in the environment: other users of the host can read flags."""
+    datacenter: Annotated[str, Field(pattern=r"^[a-z0-9_-]{0,64}$")] = ""
+    """The datacenter in which to look up instances; empty for the agent's own."""
+    prefix: SafeName = "mlxmesh"
+    """The prefix of all names of services and keys; two meshes in one Consul need two prefixes."""
+    ca: FullPath | None = None
+    """The authority that verifies the agent's certificate; setting it turns HTTPS on."""
+    cert: FullPath | None = None
+    """The client certificate for the agent; needs consul.key."""
+    key: FullPath | None = None
+    """The key of consul.cert."""
+    check_interval_s: Seconds = 2.0
+    """How often the agent checks an instance's health, and an instance its registration."""
+    check_tls: bool | None = None
+    """Whether the agent's health checks use TLS; by default if the instances do (tls_dir)."""

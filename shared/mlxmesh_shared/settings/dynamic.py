@@ -1,4 +1,4 @@
-"""Settings that may change while their process runs, and what a key-value store says of them."""
+"""Settings that may change while their process runs, by the content of a configuration store."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,17 +17,34 @@ def live_settings(cls: type[S], argv: Sequence[str]) -> "LiveSettings[S]":
     return LiveSettings(lambda stored: load_settings(cls, argv, stored=stored))
 
 
-class LiveSettings(Generic[S]):
-    """A process's settings as they are now; only those marked dynamic ever change.
+def section_values(content: Mapping[str, str], section: str) -> dict[str, str]:
+    """A section's settings in a store's content (SECTION/SETTING to text).
 
-    A value that is not legal is logged and passed over: the last good one stays.
+    A key of the section overrides the same key of `mesh`.
+    """
+    return _below(content, "mesh/") | _below(content, f"{section}/")
+
+
+def _below(content: Mapping[str, str], folder: str) -> dict[str, str]:
+    # A key that ends in a slash is a folder; Consul's own pages create such keys.
+    return {
+        key.removeprefix(folder): text
+        for key, text in content.items()
+        if key.startswith(folder) and key != folder
+    }
+
+
+class LiveSettings(Generic[S]):
+    """The current settings of a process; only those marked dynamic ever change.
+
+    An invalid value is logged and ignored: the last valid one stays in use.
     """
 
     def __init__(self, load: Callable[[Mapping[str, str]], S]) -> None:
-        """`load` makes the settings with what a store says, and may raise SettingsError."""
+        """`load` makes the settings from a store's values, and may raise SettingsError."""
         self._load = load
-        self._good: dict[str, str] = {}
-        self._refused: dict[str, str] = {}
+        self._valid: dict[str, str] = {}
+        self._rejected: dict[str, str] = {}
         self._subscribers: list[Callable[[S], None]] = []
         self._watchers: list[Callable[[Mapping[str, object]], None]] = []
         self.current = load({})
@@ -35,50 +52,53 @@ class LiveSettings(Generic[S]):
 
     @property
     def stored(self) -> Mapping[str, str]:
-        """What of the store's content is in use."""
-        return self._good
+        """The store's values that are in use."""
+        return self._valid
 
-    def subscribe(self, use: Callable[[S], None]) -> None:
-        """Has `use` called with the settings now, and again after each change."""
-        self._subscribers.append(use)
-        use(self.current)
+    def subscribe(self, apply: Callable[[S], None]) -> None:
+        """Calls `apply` with the settings now and after each change."""
+        self._subscribers.append(apply)
+        apply(self.current)
 
-    def watch(self, tell: Callable[[Mapping[str, object]], None]) -> None:
-        """Has `tell` called after each change with the settings that changed, by name."""
-        self._watchers.append(tell)
+    def watch(self, on_change: Callable[[Mapping[str, object]], None]) -> None:
+        """Calls `on_change` after each change with the settings that changed, by name."""
+        self._watchers.append(on_change)
 
     def apply(self, values: Mapping[str, str]) -> None:
-        """Takes a store's whole content, setting name to text; one that is gone is unset."""
-        self._refused = {name: text for name, text in self._refused.items() if name in values}
-        self._good = {name: text for name, text in self._good.items() if name in values}
+        """Applies all values of a store, setting name to text; a setting without one is unset."""
+        self._rejected = {name: text for name, text in self._rejected.items() if name in values}
+        kept = {name: text for name, text in self._valid.items() if name in values}
+        if not values and kept == self._valid:
+            return
+        self._valid = kept
         for name, text in values.items():
-            self._take(name, text)
-        changed = self._load(self._good)
+            self._apply_one(name, text)
+        changed = self._load(self._valid)
         if changed != self.current:
-            self._tell(changed)
+            self._notify(changed)
 
-    def _take(self, name: str, text: str) -> None:
+    def _apply_one(self, name: str, text: str) -> None:
         try:
             if name not in self._dynamic:
                 raise SettingsError(
                     f"{name} is not a setting that can change while the process runs; "
                     f"these can: {', '.join(sorted(self._dynamic))}"
                 )
-            self._load(self._good | {name: text})
-            self._good[name] = text
-            self._refused.pop(name, None)
+            self._load(self._valid | {name: text})
+            self._valid[name] = text
+            self._rejected.pop(name, None)
         except SettingsError as error:
-            # Once for each illegal value, not each time that something else changes.
-            if self._refused.get(name) != text:
-                self._refused[name] = text
-                _log.error("passed over a setting of the key-value store: %s", error)
+            # Once for each invalid value, not after each change of another one.
+            if self._rejected.get(name) != text:
+                self._rejected[name] = text
+                _log.error("ignored a setting in the configuration store: %s", error)
 
-    def _tell(self, changed: S) -> None:
+    def _notify(self, changed: S) -> None:
         before, self.current = self.current, changed
         names = [n for n in self._dynamic if getattr(before, n) != getattr(changed, n)]
         fields = {name: getattr(changed, name) for name in sorted(names)}
         _log.info("settings changed", extra={"fields": fields})
-        for use in self._subscribers:
-            use(changed)
-        for tell in self._watchers:
-            tell(fields)
+        for apply in self._subscribers:
+            apply(changed)
+        for on_change in self._watchers:
+            on_change(fields)

@@ -1,28 +1,38 @@
-"""Where a setting's value comes from: default, mlxmesh.toml, stored keys, environment, flags.
+"""Loads settings from their layers: default, mlxmesh.toml, stored keys, environment, flags.
 
-A name that nobody knows is an error that names the nearest known one.
+An unknown name is an error that names the nearest known one.
 """
 
 import argparse
-import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from mlxmesh_shared.settings.names import (
+    PREFIX,
+    SHARED_TABLES,
+    by_table,
+    flag,
+    nearest,
+    right_place,
+    setting_fields,
+    setting_value,
+    table_fields,
+    variable,
+)
 from mlxmesh_shared.settings.sections import SETTINGS, MeshSettings
 
-PREFIX = "MLXMESH_"
 CONFIG = "MLXMESH_CONFIG"
-# Variables that are no section's field.
+# Variables that are not settings.
 _OTHER_VARIABLES = {
     CONFIG,
     "MLXMESH_EXIT_WITH_PARENT",
-    # What clients and the examples read.
+    # For clients and the examples.
     "MLXMESH_ADDRESS",
     "MLXMESH_EXAMPLE_MODEL",
     "MLXMESH_CA",
@@ -34,11 +44,11 @@ S = TypeVar("S", bound=MeshSettings)
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used; the message names it and says what would be right."""
+    """A setting that cannot be used; the message names it and says what is valid."""
 
 
 class Sourced(NamedTuple):
-    """A setting's value and where it came from."""
+    """A setting's value and its source."""
 
     name: str
     value: Any
@@ -57,9 +67,9 @@ def load_settings(
     env: Mapping[str, str] | None = None,
     stored: Mapping[str, str] | None = None,
 ) -> S:
-    """The section's settings; argv None means no flags. Raises: SettingsError.
+    """Loads a section's settings; argv None means no flags. Raises: SettingsError.
 
-    `stored` is what a key-value store says, setting name to text.
+    `stored`: the configuration store's content, setting name to text.
     """
     env = os.environ if env is None else env
     return _validated(cls, _layered(cls, argv or (), env, stored or {}))
@@ -76,18 +86,13 @@ def sources(
     layered = _layered(cls, argv or (), os.environ if env is None else env, stored or {})
     settings = _validated(cls, layered)
     return [
-        Sourced(
-            name, getattr(settings, name), layered[name].source if name in layered else "default"
-        )
-        for name in cls.model_fields
+        Sourced(name, setting_value(settings, name), _source(layered, name))
+        for name in setting_fields(cls)
     ]
 
 
-def variable(section: str, name: str) -> str:
-    """The environment variable of a section's field."""
-    if section == "mesh" or name in MeshSettings.model_fields:
-        return f"{PREFIX}{name}".upper()
-    return f"{PREFIX}{section}_{name}".upper()
+def _source(layered: Mapping[str, _Raw], name: str) -> str:
+    return layered[name].source if name in layered else "default"
 
 
 def _layered(
@@ -96,29 +101,29 @@ def _layered(
     section = next(name for name, known in SETTINGS.items() if known is cls)
     from_env, from_flags = _environment(section, env), _flags(section, argv)
     upper = {**from_env, **from_flags}
-    from_store = {name: _Raw(text, "Consul KV") for name, text in stored.items()}
+    from_store = {name: _Raw(text, "configuration store") for name, text in stored.items()}
     return {**_file(section, _config_path(upper, env)), **from_store, **upper}
 
 
 def _validated(cls: type[S], layered: Mapping[str, _Raw]) -> S:
     try:
-        return cls(**{name: raw.value for name, raw in layered.items()})
+        return cls(**by_table({name: raw.value for name, raw in layered.items()}))
     except ValidationError as error:
         problem = error.errors()[0]
-        name = str(problem["loc"][0])
-        where = ".".join(map(str, problem["loc"]))
-        says = problem["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{layered[name].source}: {where}: {says}") from None
+        where = [str(part) for part in problem["loc"]]
+        name = ".".join(where[: 2 if where[0] in SHARED_TABLES else 1])
+        text = problem["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{_source(layered, name)}: {'.'.join(where)}: {text}") from None
 
 
 def _environment(section: str, env: Mapping[str, str]) -> dict[str, _Raw]:
-    known = {variable(s, name) for s, cls in SETTINGS.items() for name in cls.model_fields}
+    known = {variable(s, name) for s, cls in SETTINGS.items() for name in setting_fields(cls)}
     for name in env:
         if name.startswith(PREFIX) and name not in known | _OTHER_VARIABLES:
-            raise SettingsError(f"unknown variable {name}{_nearest(name, known)}")
+            raise SettingsError(f"unknown variable {name}{nearest(name, known)}")
     return {
         name: _Raw(env[variable(section, name)], f"environment {variable(section, name)}")
-        for name in SETTINGS[section].model_fields
+        for name in setting_fields(SETTINGS[section])
         if variable(section, name) in env
     }
 
@@ -146,39 +151,39 @@ def _file(section: str, path: Path) -> dict[str, _Raw]:
         raise SettingsError(f"{path} is not TOML: {error}") from None
     for table, content in tables.items():
         _check_table(path, table, content)
-    wanted = {**tables.get("mesh", {}), **(tables.get(section, {}))}
+    wanted = {**tables.get("mesh", {}), **tables.get(section, {})}
+    for table in SHARED_TABLES:
+        wanted |= {f"{table}.{name}": value for name, value in tables.get(table, {}).items()}
     return {name: _Raw(value, f"file {path}") for name, value in wanted.items()}
 
 
 def _check_table(path: Path, table: str, content: Any) -> None:
-    if table not in SETTINGS:
-        raise SettingsError(f"{path}: unknown table [{table}]{_nearest(table, SETTINGS)}")
+    tables = [*SETTINGS, *SHARED_TABLES]
+    if table not in tables:
+        raise SettingsError(f"{path}: unknown table [{table}]{nearest(table, tables)}")
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: {table} must be a table: write [{table}]")
-    own = set(SETTINGS[table].model_fields)
-    known = own if table == "mesh" else own - set(MeshSettings.model_fields)
+    known = table_fields(table)
     for name in cast("dict[str, Any]", content):
         if name not in known:
-            hint = " (it belongs in [mesh])" if name in own else _nearest(name, known)
+            hint = right_place(name) or nearest(name, known)
             raise SettingsError(f"{path}: unknown setting {name} in [{table}]{hint}")
 
 
 class _Parser(argparse.ArgumentParser):
-    known: frozenset[str] = frozenset()
-
     def error(self, message: str) -> Any:
         raise SettingsError(message)
 
 
 def _flags(section: str, argv: Sequence[str]) -> dict[str, _Raw]:
     parser = _Parser(prog=f"python -m mlxmesh_{section}", allow_abbrev=False)
-    for name, field in SETTINGS[section].model_fields.items():
+    fields = setting_fields(SETTINGS[section])
+    for name, field in fields.items():
         _add_flag(parser, name, field)
     parsed, unknown = parser.parse_known_args(argv)
     if unknown:
-        known = [_flag(name) for name in SETTINGS[section].model_fields]
-        raise SettingsError(f"unknown flag {unknown[0]}{_nearest(unknown[0], known)}")
-    return {name: _Raw(value, f"flag {_flag(name)}") for name, value in vars(parsed).items()}
+        raise SettingsError(f"unknown flag {unknown[0]}{nearest(unknown[0], map(flag, fields))}")
+    return {name: _Raw(value, f"flag {flag(name)}") for name, value in vars(parsed).items()}
 
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
@@ -186,16 +191,11 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
     default = field.get_default(call_default_factory=True)
     if bool in (field.annotation, *get_args(field.annotation)):
         action = argparse.BooleanOptionalAction
-        parser.add_argument(_flag(name), action=action, default=argparse.SUPPRESS, help=text)
+        parser.add_argument(
+            flag(name), dest=name, action=action, default=argparse.SUPPRESS, help=text
+        )
         return
     shown = f"{text} Default: {default}." if default not in (None, "", ()) else text
-    parser.add_argument(_flag(name), default=argparse.SUPPRESS, metavar="VALUE", help=shown)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    parser.add_argument(
+        flag(name), dest=name, default=argparse.SUPPRESS, metavar="VALUE", help=shown
+    )

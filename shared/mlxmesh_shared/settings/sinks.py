@@ -1,4 +1,4 @@
-"""What a webhook's setting may say: a URL, and the names of the events that it wants."""
+"""The values of the settings for telemetry sinks and for webhooks."""
 
 import re
 from typing import Annotated, Any, Literal, cast
@@ -6,20 +6,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mlxmesh_shared.settings.consul import FullPath
+from mlxmesh_shared.settings.fields import MIB, Count, FullPath, split_texts
 
 _NAME = re.compile(r"[a-z]{1,32}\.([a-z_]{1,32}|\*)")
 
 
-def split_texts(value: object) -> object:
-    """A list as it is; one text, from a flag or a variable, at its commas."""
-    if not isinstance(value, str):
-        return value
-    return tuple(text.strip() for text in value.split(",") if text.strip())
-
-
 def check_webhook(text: str) -> str:
-    """The text, if it can be used. Raises: ValueError."""
+    """Checks a URL and the names of the events that it wants. Raises: ValueError."""
     url, *names = text.split() or [""]
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -28,19 +21,16 @@ def check_webhook(text: str) -> str:
         )
     for name in names:
         if _NAME.fullmatch(name) is None:
-            raise ValueError(f"{name} is no event's name; write model.loaded, or model.*")
+            raise ValueError(f"{name} is not the name of an event; write model.loaded, or model.*")
     return text
 
 
-MIB = 2**20
 SIGNALS = ("traces", "metrics", "logs")
-
 
 Signal = Literal["traces", "metrics", "logs"]
 Signals = Annotated[tuple[Signal, ...], BeforeValidator(split_texts), Field(min_length=1)]
 Service = Literal["gateway", "generation", "model", "runtime", "engine"]
 Services = Annotated[tuple[Service, ...], BeforeValidator(split_texts)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class SinkSettings(BaseModel):
@@ -51,32 +41,32 @@ class SinkSettings(BaseModel):
     )
 
     kind: Literal["prometheus", "otlp", "file", "console"]
-    """prometheus: /metrics of the gateway's HTTP port; otlp: a collector, by gRPC; file: JSON
-    lines; console: lines for people on stdout."""
+    """prometheus: /metrics on the gateway's HTTP port; otlp: a collector, over gRPC; file: JSON
+    lines; console: readable lines on stdout."""
     target: str = ""
     """The collector's host:port, or the file's path."""
     signals: Signals = SIGNALS
-    """What it gets: traces, metrics, logs."""
+    """The signals that it receives: traces, metrics, logs."""
     services: Services = ()
-    """Whose: names of services, none for all."""
+    """The services whose telemetry it receives; none for all."""
     severity: Literal["debug", "info", "warning", "error"] = "debug"
-    """The least important log record that it gets."""
+    """The lowest severity of the log records that it receives."""
     queue_bytes: Count = 8 * MIB
-    """Most that waits for it; what comes beyond that is dropped and counted."""
+    """The capacity of its queue; what no longer fits is dropped and counted."""
     tls: bool = False
-    """otlp: whether to connect by TLS."""
+    """otlp: whether to connect with TLS."""
     ca: FullPath | None = None
-    """otlp: the authority of the collector's certificate; default the system's."""
+    """otlp: the authority of the collector's certificate; default the system's authorities."""
     cert: FullPath | None = None
-    """otlp: the certificate to show to the collector, with key."""
+    """otlp: the client certificate for the collector; needs key."""
     key: FullPath | None = None
     """otlp: the key of cert."""
     headers_file: FullPath | None = None
     """otlp: a file with metadata for each call, such as `authorization: Bearer ...`, one a line."""
     max_bytes: Count = 64 * MIB
-    """file: the size at which it is put aside as FILE.1 and begun anew."""
+    """file: the size at which the file is rotated to FILE.1."""
     keep_files: Count = 4
-    """file: how many files put aside are kept."""
+    """file: the number of rotated files that are kept."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> "SinkSettings":
@@ -85,9 +75,9 @@ class SinkSettings(BaseModel):
         if self.kind == "file" and not self.target:
             raise ValueError("a file sink needs a path: file:/var/log/mlxmesh/telemetry.jsonl")
         if self.kind in ("prometheus", "console") and self.target:
-            raise ValueError(f"a {self.kind} sink takes no target; write {self.kind}")
+            raise ValueError(f"a {self.kind} sink has no target; write {self.kind}")
         if self.kind == "prometheus" and set(self.signals) not in ({"metrics"}, set(SIGNALS)):
-            raise ValueError("a prometheus sink takes metrics only")
+            raise ValueError("a prometheus sink accepts metrics only")
         if bool(self.cert) != bool(self.key):
             raise ValueError("cert and key need each other")
         if (self.ca or self.cert) and not self.tls:
@@ -96,7 +86,7 @@ class SinkSettings(BaseModel):
 
     @property
     def name(self) -> str:
-        """What it is called in metrics, status and logs."""
+        """Its name in metrics, status and logs."""
         return f"{self.kind}:{self.target}" if self.target else self.kind
 
     def __repr__(self) -> str:
@@ -109,7 +99,7 @@ def _is_address(target: str) -> bool:
 
 
 def _parsed(value: Any) -> Any:
-    """The table of each sink that stands there as text."""
+    """Each sink as a table, if it is given as text."""
     if isinstance(value, str):
         value = [part for part in value.split(";") if part.strip()]
     if not isinstance(value, list):
@@ -132,7 +122,7 @@ def _named_once(sinks: tuple[SinkSettings, ...]) -> tuple[SinkSettings, ...]:
     names = [sink.name for sink in sinks]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"there are two sinks {name}; give each kind and target once")
+            raise ValueError(f"there are two sinks {name}; name each kind and target once")
     return sinks
 
 

@@ -1,6 +1,6 @@
-"""Telemetry: logs, and what makes a process's spans and metrics and sends them to a collector.
+"""Telemetry: logs, spans and metrics of a process, and their export.
 
-Here are the logs alone: the rest needs OpenTelemetry, which commands should not have to import.
+This module exports logging only. The rest needs OpenTelemetry, which commands do not import.
 """
 
 from mlxmesh_shared.telemetry.logs import (

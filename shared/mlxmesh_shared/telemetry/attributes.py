@@ -1,6 +1,6 @@
-"""Names of attributes: OpenTelemetry's semantic conventions, and the mesh's own."""
+"""Names of attributes: those of OpenTelemetry's semantic conventions, and the mesh's own."""
 
-# A test compares these with the conventions' own package, which is slow to import.
+# A test compares them with the conventions' package, which is slow to import.
 RPC_SYSTEM = "rpc.system.name"
 RPC_METHOD = "rpc.method"
 RPC_STATUS = "rpc.response.status_code"

@@ -14,7 +14,7 @@ from mlxmesh_shared.telemetry.instruments import RPC_DURATION
 from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.telemetry.tracing import context_of
 
-# As the conventions for gRPC have it: what is the server's fault, and not its caller's.
+# The statuses that the conventions for gRPC count as errors of the server.
 _FAULTS = frozenset(
     {
         StatusCode.UNKNOWN,
@@ -29,10 +29,10 @@ _GRPC = {RPC_SYSTEM: "grpc"}
 
 
 class ServedCalls:
-    """Watches a server's calls: each is measured, and has a span where it is part of a trace.
+    """Measures the calls of a server, and records a span for each call that is part of a trace.
 
-    Only the methods in `begins` begin a trace, when their caller brings none: a mesh that polls
-    itself makes no traces of that.
+    Only the methods in `begins` start a trace if their caller did not: the mesh's own polls are not
+    traced.
     """
 
     def __init__(self, telemetry: Telemetry, *, begins: Container[str] = ()) -> None:
@@ -41,7 +41,7 @@ class ServedCalls:
         self._begins = begins
 
     def begin(self, method: str, context: aio.ServicerContext[Any, Any]) -> "ServedCall":
-        """From here on the call's span is the current one."""
+        """Starts a call; its span becomes the current one."""
         return ServedCall(method, self._span(method, context), self._durations.record)
 
     def _span(self, method: str, context: aio.ServicerContext[Any, Any]) -> Span:
@@ -53,7 +53,7 @@ class ServedCalls:
 
 
 class ServedCall:
-    """One call, whose span is the current one of the task that it began in."""
+    """One call; its span is the current one of the task that started it."""
 
     def __init__(self, method: str, span: Span, record: Callable[..., None]) -> None:
         self._method = method
@@ -62,7 +62,7 @@ class ServedCall:
         attach(trace.set_span_in_context(span))
 
     def end(self, code: StatusCode, took_s: float, ended_ns: int) -> None:
-        """To be called in a copy of that context; `ended_ns` is of the wall clock."""
+        """Ends the call, in a copy of that task's context; `ended_ns` is wall clock time."""
         labels = {**_GRPC, RPC_METHOD: self._method.removeprefix("/"), RPC_STATUS: code.name}
         self._record(took_s, labels | ({ERROR_TYPE: code.name} if code in _FAULTS else {}))
         span = self._span

@@ -1,4 +1,4 @@
-"""Hands what a process recorded to a sink: each second, in slices, and in nobody's way."""
+"""Exports the recorded telemetry of a process to a sink, every second and in small slices."""
 
 import asyncio
 import contextlib
@@ -20,95 +20,96 @@ _log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
 
-MAX_AT_ONCE = 512
-# Encoding holds the interpreter's lock, which in an engine the MLX thread waits for.
-SLICE = 16
+MAX_BATCH_ITEMS = 512
+# Encoding holds the interpreter's lock, and an engine's MLX thread waits for it.
+SLICE_ITEMS = 16
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How often what is recorded goes out, and how long that may take, in seconds."""
+    """Intervals and timeouts of the export, in seconds."""
 
     tick_s: float = 0.25
     export_every_s: float = 1.0
     metrics_every_s: float = 5.0
     send_timeout_s: float = 5.0
     last_timeout_s: float = 1.0
-    """For what is left at the end of the process."""
-    complain_every_s: float = 60.0
+    """The timeout of the last export, at the end of the process."""
+    warn_every_s: float = 60.0
 
 
-class Outgoing(Generic[M]):
-    """One signal's way out: a batch that cannot be taken now is held, any other failure loses it.
+class BatchSender(Generic[M]):
+    """Sends the batches of one signal; a batch is kept after a retryable failure, else it is lost.
 
-    Meanwhile the queue behind it fills, and drops what no longer fits.
+    Meanwhile the queue behind it fills, and drops items that no longer fit.
     """
 
     def __init__(
         self,
         queue: BoundedQueue[Any],
-        take: Callable[[int], M],
+        drain: Callable[[int], M],
         send: Callable[[M], Awaitable[None]],
     ) -> None:
         self.lost = 0
         self._queue = queue
-        self._take = take
+        self._drain = drain
         self._send = send
-        self._held: tuple[M, int] | None = None
+        self._pending: tuple[M, int] | None = None
 
     @property
     def waiting(self) -> int:
-        return len(self._queue) + (self._held[1] if self._held else 0)
+        """Items that were recorded and not sent yet."""
+        return len(self._queue) + (self._pending[1] if self._pending else 0)
 
     async def send_all(self) -> None:
-        """Raises: what the sink said to the first batch that it did not take."""
+        """Sends all items. Raises: the sink's error for the first batch that it refused."""
         while self.waiting:
-            batch, items = self._held or await self._filled()
-            self._held = None
+            batch, items = self._pending or await self._filled()
+            self._pending = None
             try:
                 await self._send(batch)
             except BaseException as error:
                 if isinstance(error, MeshError) and error.retryable:
-                    self._held = batch, items
+                    self._pending = batch, items
                 else:
                     self.lost += items
                 raise
 
     async def _filled(self) -> tuple[M, int]:
-        """A batch of what waits, held from the first on: time may run out while it is encoded."""
-        wanted = min(len(self._queue), MAX_AT_ONCE)
-        items = min(SLICE, wanted)
-        batch = self._take(items)
-        self._held = batch, items
+        """The next batch, pending from its first item on: the timeout may end its encoding."""
+        wanted = min(len(self._queue), MAX_BATCH_ITEMS)
+        items = min(SLICE_ITEMS, wanted)
+        batch = self._drain(items)
+        self._pending = batch, items
         while items < wanted:
             await asyncio.sleep(0)
-            slice_ = min(SLICE, wanted - items)
-            batch.MergeFrom(self._take(slice_))
+            slice_ = min(SLICE_ITEMS, wanted - items)
+            batch.MergeFrom(self._drain(slice_))
             items += slice_
-            self._held = batch, items
+            self._pending = batch, items
         return batch, items
 
 
 class Exporter:
-    """Run it as a task of its own; nothing that it does can fail a call."""
+    """Exports in a task of its own, so that a failing export never fails a call."""
 
     def __init__(self, recorder: Recorder, sink: TelemetrySink, pace: Pace = Pace()) -> None:
         self._recorder = recorder
         self._sink = sink
         self._pace = pace
-        self._traces: Outgoing[ExportTraceServiceRequest] = Outgoing(
-            recorder.spans, recorder.take_spans, sink.traces
+        self._traces: BatchSender[ExportTraceServiceRequest] = BatchSender(
+            recorder.spans, recorder.drain_spans, sink.traces
         )
-        self._logs: Outgoing[ExportLogsServiceRequest] = Outgoing(
-            recorder.log_records, recorder.take_log_records, sink.logs
+        self._logs: BatchSender[ExportLogsServiceRequest] = BatchSender(
+            recorder.log_records, recorder.drain_log_records, sink.logs
         )
         self._exported_s = self._metrics_s = time.monotonic()
-        # While a mesh starts or stops it is no wonder that nobody is there.
-        self._complained_s = time.monotonic()
+        # No warning while the mesh starts: its gateway may not be running yet.
+        self._warned_s = time.monotonic()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Exports beside the body, and at its end what is left, if that is quickly done."""
+        """Exports while the body runs, and the rest after it, within `last_timeout_s`."""
         task = asyncio.create_task(self._run(), name="export-telemetry")
         try:
             yield
@@ -121,7 +122,7 @@ class Exporter:
         while True:
             await asyncio.sleep(self._pace.tick_s)
             now_s = time.monotonic()
-            many = max(self._traces.waiting, self._logs.waiting) >= MAX_AT_ONCE
+            many = max(self._traces.waiting, self._logs.waiting) >= MAX_BATCH_ITEMS
             if many or now_s - self._exported_s >= self._pace.export_every_s:
                 self._exported_s = now_s
                 with_metrics = now_s - self._metrics_s >= self._pace.metrics_every_s
@@ -144,21 +145,19 @@ class Exporter:
         try:
             async with asyncio.timeout(timeout_s):
                 await export()
-        except Exception as error:  # noqa: BLE001 - whatever a sink does, serving goes on
-            self._complain(error)
+        except Exception as error:  # noqa: BLE001 - a failing sink must not stop the process
+            self._warn(error)
 
-    def _complain(self, error: Exception) -> None:
-        """Now and then: who cannot be reached by telemetry is asked for it all the time."""
+    def _warn(self, error: Exception) -> None:
+        """Logs a failed export, at most once in `warn_every_s`: each tick may fail."""
         now_s = time.monotonic()
-        if now_s - self._complained_s < self._pace.complain_every_s:
+        if now_s - self._warned_s < self._pace.warn_every_s:
             return
-        self._complained_s = now_s
+        self._warned_s = now_s
         fields = {
             "error": error.reason if isinstance(error, MeshError) else type(error).__name__,
             "waiting": self._traces.waiting + self._logs.waiting,
             "dropped": self._recorder.spans.dropped + self._recorder.log_records.dropped,
             "lost": self._traces.lost + self._logs.lost,
         }
-        _log.warning(
-            "telemetry finds nobody to take it", extra={"operation": "export", "fields": fields}
-        )
+        _log.warning("telemetry export failed", extra={"operation": "export", "fields": fields})

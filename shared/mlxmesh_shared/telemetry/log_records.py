@@ -1,4 +1,4 @@
-"""Log records on their way to a collector, and the trace that each belongs to."""
+"""Log records as OTLP messages, with the trace that each belongs to."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -22,10 +22,10 @@ _SEVERITIES = {
 
 
 class TraceFilter(logging.Filter):
-    """Lets every record pass, with the trace that it is part of and the model that it is about."""
+    """Adds the trace and the model to every record; drops none."""
 
     def __init__(self, model: str = "") -> None:
-        """`model` is what the whole process is about, if it is about one."""
+        """`model`: the model that the process serves, if it serves one."""
         super().__init__()
         self._model = model
 
@@ -43,7 +43,7 @@ class TraceFilter(logging.Filter):
 
 
 class QueueingHandler(logging.Handler):
-    """Puts every record into a queue, as OTLP has it."""
+    """Encodes every record for OTLP and queues it."""
 
     def __init__(self, queue: BoundedQueue[LogRecord]) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class QueueingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._queue.put(self._encoded(record))
-        except Exception:  # noqa: BLE001 - as every handler: the caller has better things to do
+        except Exception:  # noqa: BLE001 - logging must not fail its caller
             self.handleError(record)
 
     def _encoded(self, record: logging.LogRecord) -> LogRecord:
@@ -85,7 +85,7 @@ class QueueingHandler(logging.Handler):
 
 
 def attribute(name: str, value: object) -> KeyValue:
-    """A name and a value as OTLP has them; what is no number is a text."""
+    """A name and a value as an OTLP attribute; values that are not numbers become text."""
     if isinstance(value, bool):
         return KeyValue(key=name, value=AnyValue(bool_value=value))
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""A bound on log records of one kind: what a client can cause a million times must fill no disk."""
+"""Logging of a process: JSON or text on stderr, with a rate limit for each place in the code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import Any, TextIO
 
 WINDOW_S = 10.0
 MAX_RECORDS = 50
-"""Of one place in the code, in one window."""
+"""For each place in the code, in one window."""
 _MAX_PLACES = 1000
 
 
 class LogRate(logging.Filter):
-    """Lets the first records of each place pass; the next window's first says how many did not.
+    """Limits the records of each place; the next window's first record counts the suppressed ones.
 
-    Access records are one for each call, which the limits on calls bound, and pass always.
+    Clients can cause records without end, which must not fill a disk. Access records always pass:
+    there is one for each call, and calls are limited.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,10 +29,10 @@ class LogRate(logging.Filter):
         self._clock = clock
         self._window_ends_s = 0.0
         self._counts: dict[tuple[str, int], int] = {}
-        self._left_out: dict[tuple[str, int], int] = {}
+        self._suppressed: dict[tuple[str, int], int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is written; one that follows others that were not says so."""
+        """Whether the record is written; adds the number of suppressed records before it."""
         if record.name == "mlxmesh.access":
             return True
         if self._clock() >= self._window_ends_s:
@@ -40,24 +41,24 @@ class LogRate(logging.Filter):
         count = self._counts[place] = self._counts.get(place, 0) + 1
         if count > MAX_RECORDS:
             return False
-        if left_out := self._left_out.pop(place, 0):
+        if suppressed := self._suppressed.pop(place, 0):
             fields = getattr(record, "fields", {})
-            record.fields = {**fields, "like_this_left_out": left_out}
+            record.fields = {**fields, "records_suppressed": suppressed}
         return True
 
     def _begin_window(self) -> None:
         for place, count in self._counts.items():
-            if count > MAX_RECORDS and len(self._left_out) < _MAX_PLACES:
-                self._left_out[place] = self._left_out.get(place, 0) + count - MAX_RECORDS
+            if count > MAX_RECORDS and len(self._suppressed) < _MAX_PLACES:
+                self._suppressed[place] = self._suppressed.get(place, 0) + count - MAX_RECORDS
         self._counts.clear()
         self._window_ends_s = self._clock() + WINDOW_S
 
 
-_OF_SPANS = ("trace_id", "span_id", "model")
+_SPAN_FIELDS = ("trace_id", "span_id", "model")
 
 
 def new_instance_id(service: str) -> str:
-    """An id that no other instance has: the service and 8 random hex digits."""
+    """A unique id of an instance: the service and 8 random hex digits."""
     return f"{service}-{secrets.token_hex(4)}"
 
 
@@ -69,7 +70,7 @@ def setup_logging(
     json: bool,
     stream: TextIO | None = None,
 ) -> None:
-    """Sends every record of this process to stderr (or stream), replacing earlier set-ups."""
+    """Writes the records of this process to stderr (or stream); replaces an earlier setup."""
     handler = logging.StreamHandler(stream or sys.stderr)
     identity = {"service": service, "instance": instance_id}
     handler.setFormatter(JsonFormatter(identity) if json else TextFormatter(service))
@@ -77,18 +78,18 @@ def setup_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_log_level(level)
-    # Their INFO records tell of each request's internals, or of each file change.
+    # They log each request's internals, or each change of a file, as INFO.
     for noisy in ("grpc", "httpx2", "httpcore", "watchfiles", "alembic", "filelock", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def set_log_level(level: str) -> None:
-    """Sets the least important record that is logged, from now on."""
+    """Sets the lowest severity that is logged."""
     logging.getLogger().setLevel(level.upper())
 
 
 def wants_json(log_format: str, stream: TextIO | None = None) -> bool:
-    """Whether the setting `log_format` comes to JSON here: auto is text on a terminal only."""
+    """Whether the setting `log_format` means JSON here: auto is text on a terminal only."""
     terminal = (stream or sys.stderr).isatty()
     return log_format == "json" or (log_format == "auto" and not terminal)
 
@@ -109,8 +110,8 @@ class JsonFormatter(logging.Formatter):
             "operation": getattr(record, "operation", record.funcName),
             "message": record.getMessage(),
         }
-        # Where OpenTelemetry is used, of the span that the record was made in.
-        line |= {name: vars(record)[name] for name in _OF_SPANS if name in vars(record)}
+        # Present if OpenTelemetry is in use: the span in which the record was made.
+        line |= {name: vars(record)[name] for name in _SPAN_FIELDS if name in vars(record)}
         fields = getattr(record, "fields", None)
         if fields:
             line["fields"] = fields
@@ -120,7 +121,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """One line for a person: time, level, service, message, fields."""
+    """One readable line: time, level, service, message, fields."""
 
     def __init__(self, service: str) -> None:
         super().__init__()

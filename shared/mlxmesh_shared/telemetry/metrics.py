@@ -1,4 +1,4 @@
-"""A histogram for places where a microsecond counts: plain counts, read now and then."""
+"""Metrics and traces as the modules of a process record them."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -14,49 +14,49 @@ from mlxmesh_shared.telemetry.instruments import BREAKERS, Instrument, Kind
 
 
 class BucketCounts:
-    """Counts values by upper bounds; written by one thread, read by any.
+    """A histogram for hot paths: one thread records, any thread reads.
 
-    A reader may see a value's count without its sum; the next reading has both.
+    A reader may see the count of a value without its sum; its next reading has both.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
         self.total = 0.0
-        self.least = float("inf")
-        self.most = float("-inf")
+        self.minimum = float("inf")
+        self.maximum = float("-inf")
         self._counts = [0] * (len(self.bounds) + 1)
 
     def record(self, value: float) -> None:
         self._counts[bisect_left(self.bounds, value)] += 1
         self.total += value
-        if value < self.least:
-            self.least = value
-        if value > self.most:
-            self.most = value
+        if value < self.minimum:
+            self.minimum = value
+        if value > self.maximum:
+            self.maximum = value
 
     @property
     def counts(self) -> list[int]:
-        """One for each bound, values up to it, and one for those beyond the last."""
+        """Values up to each bound, and values above the last one."""
         return self._counts.copy()
 
 
 Labels = Mapping[str, str | int]
 Reading = Iterable[tuple[float, Labels]]
-"""Values, each with the labels that tell it from the others."""
+"""Values, each with its labels."""
 
 SCOPE = "mlxmesh"
 
 
 class Metrics:
-    """Without a meter they go nowhere."""
+    """Creates the metrics of a process; without a meter nothing is recorded."""
 
     def __init__(self, meter: Meter | None = None) -> None:
         self._meter = meter or NoOpMeter(SCOPE)
         self.counted: list[tuple[Instrument, BucketCounts]] = []
-        """What the exporter reads beside the meter."""
+        """The counted histograms, which the exporter reads beside the meter."""
 
     def histogram(self, instrument: Instrument) -> Histogram:
-        """To record into; about 10 us for each value."""
+        """A histogram to record into; about 10 us per value."""
         return self._meter.create_histogram(
             instrument.name,
             instrument.unit,
@@ -65,11 +65,11 @@ class Metrics:
         )
 
     def count(self, instrument: Instrument, counts: BucketCounts) -> None:
-        """Has a histogram read for each export that is counted on a hot path."""
+        """Exports a histogram that is counted on a hot path."""
         self.counted.append((instrument, counts))
 
     def observe(self, instrument: Instrument, read: Callable[[], Reading]) -> None:
-        """Has a counter or gauge read for each export."""
+        """Calls `read` at each export for the values of a counter or gauge."""
 
         def observations(_: CallbackOptions) -> Iterable[Observation]:
             return [Observation(value, labels) for value, labels in read()]
@@ -82,13 +82,13 @@ class Metrics:
         make(instrument.name, [observations], instrument.unit, instrument.description)
 
     def observe_value(self, instrument: Instrument, read: Callable[[], float]) -> None:
-        """The same, for one value without labels."""
+        """Calls `read` at each export for the one value, without labels, of a counter or gauge."""
         self.observe(instrument, lambda: [(read(), {})])
 
 
 @dataclass(frozen=True)
 class Telemetry:
-    """Handed to whoever makes spans or metrics; by default both go nowhere."""
+    """What modules record spans and metrics with; by default nothing is recorded."""
 
     tracer: Tracer = field(default_factory=NoOpTracer)
     metrics: Metrics = field(default_factory=Metrics)
@@ -97,7 +97,7 @@ class Telemetry:
 def observe_breakers(
     metrics: Metrics, breakers: Callable[[], Iterable[tuple[str, Breaker]]]
 ) -> None:
-    """Has breakers read for each export; each comes with the service that it stands in front of."""
+    """Exports the states of breakers, each paired with the service of its instance."""
 
     def read() -> Reading:
         found = [(service, breaker.state) for service, breaker in breakers()]

@@ -1,4 +1,4 @@
-"""OTLP over gRPC, on channels of the mesh: to the gateway that collects, or to a collector."""
+"""OTLP over gRPC: to the collecting gateway of the mesh, or to another collector."""
 
 import time
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 
-LOOK_AGAIN_S = 5.0
+LOOKUP_INTERVAL_S = 5.0
 OpenChannel = Callable[[str], aio.Channel]
 
 
 class OtlpSink:
-    """Satisfies TelemetrySink: whoever serves OTLP at the other end of a channel."""
+    """Satisfies TelemetrySink: a server of OTLP at the other end of a channel."""
 
     def __init__(self, channel: aio.Channel) -> None:
-        """It owns the channel."""
+        """The sink owns the channel and closes it."""
         self._channel = channel
         # Their stubs have no types.
         self._traces: Any = TraceServiceStub(channel)
@@ -47,9 +47,9 @@ class OtlpSink:
 
 
 class CollectingGateway:
-    """Satisfies TelemetrySink: the gateway with the smallest id, so that traces meet in one place.
+    """Satisfies TelemetrySink: the gateway with the smallest id, which thus has whole traces.
 
-    At that gateway itself, what is `local`. Raises: ServiceUnavailable while there is no gateway.
+    At that gateway itself, telemetry goes to `local`. Raises: ServiceUnavailable without a gateway.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class CollectingGateway:
         *,
         own_id: str = "",
         local: TelemetrySink | None = None,
-        look_again_s: float = LOOK_AGAIN_S,
+        lookup_interval_s: float = LOOKUP_INTERVAL_S,
     ) -> None:
         self._registry = registry
         self._open = open_
         self._own_id = own_id
         self._local = local
-        self._look_again_s = look_again_s
-        self._looked_s: float | None = None
+        self._look_again_s = lookup_interval_s
+        self._resolved_s: float | None = None
         self._gateway: Instance | None = None
         self._remote: OtlpSink | None = None
 
@@ -86,18 +86,18 @@ class CollectingGateway:
 
     async def _sink(self) -> TelemetrySink:
         now_s = time.monotonic()
-        if self._looked_s is None or now_s - self._looked_s >= self._look_again_s:
-            await self._look()
-            self._looked_s = now_s if self._gateway is not None else None
+        if self._resolved_s is None or now_s - self._resolved_s >= self._look_again_s:
+            await self._resolve()
+            self._resolved_s = now_s if self._gateway is not None else None
         if self._gateway is None:
-            raise ServiceUnavailable("no gateway is running that could collect telemetry")
+            raise ServiceUnavailable("no gateway is running to collect telemetry")
         if self._gateway.instance_id == self._own_id and self._local is not None:
             return self._local
         self._remote = self._remote or OtlpSink(self._open(self._gateway.address))
         return self._remote
 
-    async def _look(self) -> None:
-        """A registry that is ill, or empty, changes nothing."""
+    async def _resolve(self) -> None:
+        """Finds the collecting gateway; keeps the known one if the registry fails or has none."""
         try:
             gateways = await self._registry.resolve("gateway")
         except (MeshError, OSError):

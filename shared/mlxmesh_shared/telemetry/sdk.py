@@ -1,6 +1,6 @@
-"""OpenTelemetry's SDK as the mesh uses it: no threads, no globals, everything into bounded queues.
+"""OpenTelemetry's SDK as the mesh uses it: without threads and globals, with bounded queues.
 
-Slow to import: a process that serves pays for it once, a command never.
+The import is slow: services pay for it once, commands never.
 """
 
 import time
@@ -41,21 +41,21 @@ MAX_LOG_RECORDS = 4096
 
 
 class Recorder:
-    """Records what a process's `telemetry` is told, and gives it out as OTLP's messages."""
+    """Records the spans, metrics and logs of a process, and returns them as OTLP messages."""
 
     def __init__(
         self,
         identity: Mapping[str, str],
         *,
         sample_ratio: float = 1.0,
-        most_spans: int = MAX_SPANS,
-        most_log_records: int = MAX_LOG_RECORDS,
+        max_spans: int = MAX_SPANS,
+        max_log_records: int = MAX_LOG_RECORDS,
     ) -> None:
-        """`identity`: the resource's attributes; `sample_ratio`: of traces that begin here."""
-        self.spans: BoundedQueue[ReadableSpan] = BoundedQueue(most_spans)
-        self.log_records: BoundedQueue[LogRecord] = BoundedQueue(most_log_records)
+        """`identity`: the resource's attributes; `sample_ratio`: of the traces that start here."""
+        self.spans: BoundedQueue[ReadableSpan] = BoundedQueue(max_spans)
+        self.log_records: BoundedQueue[LogRecord] = BoundedQueue(max_log_records)
         self.lost_spans = self.lost_log_records = 0
-        """What was taken from here and reached nobody."""
+        """Items that were drained and could not be delivered."""
         self._resource = Resource(dict(identity))
         self._log_resource = ResourceMessage(
             attributes=[attribute(name, value) for name, value in identity.items()]
@@ -71,21 +71,21 @@ class Recorder:
         self._metrics.observe(DROPPED, self._dropped)
         self.telemetry = Telemetry(tracers.get_tracer(SCOPE), self._metrics)
 
-    def take_spans(self, most: int) -> ExportTraceServiceRequest:
-        """Up to so many spans; about 30 us for each."""
-        return encode_spans(self.spans.take(most))
+    def drain_spans(self, limit: int) -> ExportTraceServiceRequest:
+        """Removes and encodes up to `limit` spans; about 30 us for each."""
+        return encode_spans(self.spans.pop(limit))
 
-    def take_log_records(self, most: int) -> ExportLogsServiceRequest:
-        """Up to so many log records."""
+    def drain_log_records(self, limit: int) -> ExportLogsServiceRequest:
+        """Removes and encodes up to `limit` log records."""
         scope = ScopeLogs(
-            scope=InstrumentationScope(name=SCOPE), log_records=self.log_records.take(most)
+            scope=InstrumentationScope(name=SCOPE), log_records=self.log_records.pop(limit)
         )
         return ExportLogsServiceRequest(
             resource_logs=[ResourceLogs(resource=self._log_resource, scope_logs=[scope])]
         )
 
     def read_metrics(self) -> ExportMetricsServiceRequest:
-        """Every metric as it is now; totals are those since the start."""
+        """The current values of all metrics; totals count from the start of the process."""
         metrics = ScopeMetrics(Scope(SCOPE), [*self._measured(), *self._counted()], "")
         return encode_metrics(MetricsData([ResourceMetrics(self._resource, [metrics], "")]))
 
@@ -109,7 +109,7 @@ class Recorder:
 
 
 class QueueingSpanProcessor(SpanProcessor):
-    """Puts every sampled span that has ended into a queue."""
+    """Queues every sampled span when it ends."""
 
     def __init__(self, queue: BoundedQueue[ReadableSpan]) -> None:
         self._queue = queue
@@ -131,8 +131,8 @@ def _point(counts: BucketCounts, started_ns: int, now_ns: int) -> HistogramDataP
         sum=counts.total,
         bucket_counts=by_bucket,
         explicit_bounds=counts.bounds,
-        min=counts.least,
-        max=counts.most,
+        min=counts.minimum,
+        max=counts.maximum,
     )
 
 

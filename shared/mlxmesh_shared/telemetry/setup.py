@@ -1,4 +1,4 @@
-"""A process's telemetry, as its settings want it."""
+"""The telemetry of a process, by its settings."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from mlxmesh_shared.settings.listen import is_loopback
 from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.tls import CertificateSource
 
-# Not before it is known that there is to be telemetry: the SDK is slow to import.
+# Imported only when telemetry is on: the SDK is slow to import.
 if TYPE_CHECKING:
     from mlxmesh_shared.telemetry.otlp import CollectingGateway, OtlpSink
     from mlxmesh_shared.telemetry.sdk import Recorder
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ProcessTelemetry:
-    """Records from the start; what it recorded goes out while `exporting` is entered."""
+    """Records from its construction on; exports while `exporting` is entered."""
 
     def __init__(
         self,
@@ -34,13 +34,13 @@ class ProcessTelemetry:
         facts: Mapping[str, str] | None = None,
         sample_ratio: float = 1.0,
     ) -> None:
-        """`model` is the one that the process is about; `facts` go with all that it tells."""
+        """`model`: the model that the process serves; `facts`: more attributes of the resource."""
         self._settings = settings
         self._instance_id = instance_id
         self._recorder: Recorder | None = None
         self._records: logging.Handler | None = None
         self.of_process = Telemetry()
-        """What the process's modules are handed."""
+        """For the modules of the process."""
         if settings.telemetry:
             identity = _identity(settings, service, instance_id) | dict(facts or {})
             self._recorder = _open_recorder(identity, sample_ratio)
@@ -49,7 +49,7 @@ class ProcessTelemetry:
 
     @property
     def goes_to_gateway(self) -> bool:
-        """Whether `exporting` needs a registry."""
+        """Whether telemetry goes to a gateway, for which `exporting` needs a registry."""
         return self._recorder is not None and not self._settings.otlp_endpoint
 
     @contextlib.asynccontextmanager
@@ -60,8 +60,8 @@ class ProcessTelemetry:
         *,
         local: "TelemetrySink | None" = None,
     ) -> AsyncGenerator[None]:
-        """Exports beside the body: to `otlp_endpoint` where it is set, else to the collecting
-        gateway; where this process is that gateway, to `local`.
+        """Exports while the body runs: to `otlp_endpoint` if it is set, else to the collecting
+        gateway; if this process is that gateway, to `local`.
         """
         if self._recorder is None or self._records is None:
             yield
@@ -86,7 +86,7 @@ class ProcessTelemetry:
 
         endpoint = self._settings.otlp_endpoint
         if endpoint:
-            # What listens on this host alone is mostly an agent that knows nothing of our TLS.
+            # A collector on the loopback address is usually an agent without the mesh's TLS.
             near = is_loopback(endpoint.rpartition(":")[0])
             shown = None if near else certificates
             return OtlpSink(open_channel(endpoint, certificates=shown, pings=False))
@@ -102,7 +102,7 @@ def _open_recorder(identity: Mapping[str, str], sample_ratio: float) -> "Recorde
 
 
 def _record_logs(recorder: "Recorder", model: str) -> logging.Handler:
-    """Log records go out too, and name the trace that they are part of, here and on stderr."""
+    """Exports log records too, and adds the trace to each, also on stderr."""
     from mlxmesh_shared.telemetry.log_records import QueueingHandler, TraceFilter
 
     records = QueueingHandler(recorder.log_records)

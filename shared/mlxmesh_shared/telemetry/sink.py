@@ -1,4 +1,4 @@
-"""Where a process's telemetry goes."""
+"""The port for exported telemetry, and the bounded queue in front of it."""
 
 from collections import deque
 from typing import Generic, Protocol, TypeVar
@@ -9,7 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class TelemetrySink(Protocol):
-    """Takes OTLP's own messages. Raises: MeshError for what it cannot take."""
+    """Receives OTLP messages. Raises: MeshError for a message that it cannot accept."""
 
     async def traces(self, request: ExportTraceServiceRequest) -> None: ...
     async def metrics(self, request: ExportMetricsServiceRequest) -> None: ...
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class BoundedQueue(Generic[T]):
-    """First in, first out; what finds it full is dropped and counted."""
+    """First in, first out; an item that no longer fits is dropped and counted."""
 
     def __init__(self, capacity: int) -> None:
         self._items: deque[T] = deque()
@@ -36,6 +36,6 @@ class BoundedQueue(Generic[T]):
         else:
             self.dropped += 1
 
-    def take(self, most: int) -> list[T]:
-        """Up to so many, the oldest first."""
-        return [self._items.popleft() for _ in range(min(most, len(self._items)))]
+    def pop(self, limit: int) -> list[T]:
+        """Removes up to `limit` items, the oldest first."""
+        return [self._items.popleft() for _ in range(min(limit, len(self._items)))]

@@ -18,7 +18,7 @@ _W3C = TraceContextTextMapPropagator()
 
 
 def context_of(metadata: Metadata | None) -> Context:
-    """The context that a call brings; an empty one when it brings none, or none that is legal."""
+    """The context in a call's metadata; empty if there is none, or an invalid one."""
     carrier = {
         key: value
         for key, value in metadata or ()
@@ -28,19 +28,19 @@ def context_of(metadata: Metadata | None) -> Context:
 
 
 def context_from(traceparent: str) -> Context:
-    """The context that a message names; an empty one for an empty or illegal name."""
+    """The context of a message's traceparent; empty if that is empty or invalid."""
     return context_of([(TRACEPARENT, traceparent)] if traceparent else None)
 
 
 def metadata_of(context: Context) -> tuple[tuple[str, str], ...]:
-    """What a call should bring, so that its spans hang under the context's span."""
+    """The metadata of a call whose spans are children of the context's span."""
     carrier: dict[str, str] = {}
     _W3C.inject(carrier, context)
     return tuple(carrier.items())
 
 
 def traceparent_of(span: Span) -> str:
-    """The name of a span that is recorded, for a message; empty for any other."""
+    """The traceparent of a recorded span, for a message; empty for any other span."""
     if not span.is_recording():
         return ""
     return dict(metadata_of(trace.set_span_in_context(span, Context())))[TRACEPARENT]

@@ -9,14 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from mlxmesh_shared.config_store.consul import ConsulConfigStore
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import BlockingQuery
-from mlxmesh_shared.consul.key_values import follow_stored, read_stored
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
-from mlxmesh_shared.process.live import following
+from mlxmesh_shared.process.live import follow_store, following
 from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
-from mlxmesh_shared.settings import ConsulSettings, GatewaySettings, LiveSettings, load_settings
+from mlxmesh_shared.settings import (
+    ConsulSettings,
+    GatewaySettings,
+    LiveSettings,
+    load_settings,
+    section_values,
+)
 from tests.fakes.consul_agent import FakeConsulAgent, Policy
 from tests.fakes.health import healthy
 
@@ -31,7 +37,7 @@ class Stand:
         self._stack = stack
 
     def settings(self, **changes: object) -> ConsulSettings:
-        given = {"consul_address": self.agent.address, "consul_check_interval_s": 0.3}
+        given = {"address": self.agent.address, "check_interval_s": 0.3}
         return ConsulSettings.model_validate(given | changes)
 
     def registry(self, **changes: object) -> ConsulRegistry:
@@ -323,22 +329,22 @@ async def test_each_token_may_do_what_its_policy_says(
         stand = Stand(agent, stack)
         instance = await stand.instance()
 
-        reader = stand.registry(consul_token="readers-token")
+        reader = stand.registry(token="readers-token")
         await reader.register(instance)
         assert agent.services == {}
         assert "ACL (403)" in caplog.text
         assert "deploy/consul/policies" in caplog.text
 
-        await stand.registry(consul_token="engines-token").register(instance)
+        await stand.registry(token="engines-token").register(instance)
         assert await reader.resolve("engine") == (instance,)
         assert await stand.registry().resolve("engine") == ()
     assert "readers-token" not in caplog.text
 
 
 def test_a_token_is_shown_nowhere() -> None:
-    settings = ConsulSettings.model_validate({"consul_token": "a-secret"})
+    settings = ConsulSettings.model_validate({"token": "a-secret"})
 
-    assert "a-secret" not in f"{settings} {settings!r} {settings.consul_token}"
+    assert "a-secret" not in f"{settings} {settings!r} {settings.token}"
 
 
 @pytest.mark.parametrize(
@@ -360,7 +366,7 @@ async def test_metadata_that_consul_cannot_hold(
 
 
 async def test_two_meshes_share_a_consul_by_their_prefixes(stand: Stand) -> None:
-    one, two = stand.registry(), stand.registry(consul_prefix="staging")
+    one, two = stand.registry(), stand.registry(prefix="staging")
     instance = await stand.instance()
     await one.register(instance)
 
@@ -379,17 +385,17 @@ async def test_a_silent_agent_is_given_up_on(stand: Stand) -> None:
 
 
 async def test_certificates_that_cannot_be_read_are_named(stand: Stand, tmp_path: Path) -> None:
-    with pytest.raises(RegistryUnavailable, match="consul_ca"):
-        stand.registry(consul_ca=tmp_path / "none.pem")
-    with pytest.raises(RegistryUnavailable, match="consul_cert"):
-        stand.registry(consul_cert=tmp_path / "some.pem")
+    with pytest.raises(RegistryUnavailable, match=r"consul\.ca"):
+        stand.registry(ca=tmp_path / "none.pem")
+    with pytest.raises(RegistryUnavailable, match=r"consul\.cert"):
+        stand.registry(cert=tmp_path / "some.pem")
 
 
 # Settings in Consul's keys.
 
 
-def live_gateway(stand: Stand) -> LiveSettings[GatewaySettings]:
-    flags = ["--registry", "consul", "--consul-address", stand.agent.address]
+def live_gateway(stand: Stand, *flags: str) -> LiveSettings[GatewaySettings]:
+    flags = flags or ("--registry", "consul", "--consul-address", stand.agent.address)
     return LiveSettings(lambda stored: load_settings(GatewaySettings, flags, env={}, stored=stored))
 
 
@@ -449,16 +455,36 @@ async def test_the_keys_of_every_section_can_be_read_once(stand: Stand) -> None:
     await stand.agent.put("mlxmesh/config/mesh/log_level", "error")
     await stand.agent.put("mlxmesh/config/model/log_level", "debug")
 
-    stored = await read_stored(stand.settings())
+    store = ConsulConfigStore(stand.settings())
+    stored = await store.read()
+    await store.close()
 
-    assert stored["gateway"] == {"log_level": "error"}
-    assert stored["model"] == {"log_level": "debug"}
+    assert section_values(stored, "gateway") == {"log_level": "error"}
+    assert section_values(stored, "model") == {"log_level": "debug"}
 
 
 async def test_following_ends_with_its_task(stand: Stand) -> None:
-    task = asyncio.create_task(follow_stored(live_gateway(stand), "gateway"))
+    store = ConsulConfigStore(stand.settings())
+    task = asyncio.create_task(follow_store(store, live_gateway(stand), "gateway"))
     await asyncio.sleep(0.1)
     task.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await task
+    await store.close()
+
+
+async def test_the_choice_of_registry_is_not_the_choice_of_the_configuration_store(
+    stand: Stand,
+) -> None:
+    await stand.agent.put("mlxmesh/config/gateway/max_deadline_s", "7")
+    address = ("--consul-address", stand.agent.address)
+    chosen = live_gateway(stand, "--config-store", "consul", *address)
+    assert chosen.current.registry == "directory"
+    async with following(chosen, "gateway"):
+        await until_max_deadline(chosen, 7)
+
+    without = live_gateway(stand, "--registry", "consul", "--config-store", "none", *address)
+    async with following(without, "gateway"):
+        await asyncio.sleep(0.3)
+        assert without.current.max_deadline_s == 3600

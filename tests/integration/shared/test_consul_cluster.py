@@ -54,7 +54,7 @@ def registries(stack: AsyncExitStack, agents: Sequence[ConsulAgentProcess]) -> l
     """One at each agent."""
     made: list[ConsulRegistry] = []
     for agent in agents:
-        given = {"consul_address": agent.address, "consul_check_interval_s": 1}
+        given = {"address": agent.address, "check_interval_s": 1}
         made.append(ConsulRegistry(ConsulSettings.model_validate(given)))
         stack.push_async_callback(made[-1].close)
     return made

@@ -11,13 +11,19 @@ import aiohttp
 import pytest
 
 from mlxmesh.engine.v1 import engine_pb2
-from mlxmesh_shared.consul.key_values import read_stored
+from mlxmesh_shared.config_store.consul import ConsulConfigStore
 from mlxmesh_shared.errors import RegistryUnavailable
 from mlxmesh_shared.process.live import following
 from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.rpc.server import MeshServer
-from mlxmesh_shared.settings import ConsulSettings, GatewaySettings, LiveSettings, load_settings
+from mlxmesh_shared.settings import (
+    ConsulSettings,
+    GatewaySettings,
+    LiveSettings,
+    load_settings,
+    section_values,
+)
 from mlxmesh_shared.tls import ServerTls
 from tests.fakes.certificates import issue_all, source
 from tests.fakes.consul_process import DENY, ROOT_TOKEN, ConsulAgentProcess, free_port
@@ -40,7 +46,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[ConsulAgentProcess]:
 
 def settings(agent: ConsulAgentProcess, token: str = "") -> ConsulSettings:
     return ConsulSettings.model_validate(
-        {"consul_address": agent.address, "consul_check_interval_s": 1, "consul_token": token}
+        {"address": agent.address, "check_interval_s": 1, "token": token}
     )
 
 
@@ -124,8 +130,10 @@ async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: P
             await registry.register(Instance(service, "own", address, 1))
             await registry.register(Instance("engine", service, address, 1))
             assert await put_key(agent, key, "debug", tokens[service]) == 403
-            stored = await read_stored(settings(agent, tokens[service]))
-            assert stored[service] == {"log_level": "error"}
+            store = ConsulConfigStore(settings(agent, tokens[service]))
+            stack.push_async_callback(store.close)
+            stored = section_values(await store.read(), service)
+            assert stored == {"log_level": "error"}
 
         reader = registries["operator"]
         await until_found(reader, "runtime")
@@ -203,8 +211,8 @@ async def test_an_agent_that_wants_certificates(tmp_path: Path) -> None:
     await agent.start()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(agent.stop)
-        given = {"consul_address": f"127.0.0.1:{port}", "consul_ca": ca}
-        shown = {"consul_cert": f"{client}.pem", "consul_key": f"{client}-key.pem"}
+        given = {"address": f"127.0.0.1:{port}", "ca": ca}
+        shown = {"cert": f"{client}.pem", "key": f"{client}-key.pem"}
         known = ConsulRegistry(ConsulSettings.model_validate(given | shown))
         stack.push_async_callback(known.close)
         stranger = ConsulRegistry(ConsulSettings.model_validate(given))

@@ -65,7 +65,7 @@ class Stand:
     async def spans(self) -> list[ReceivedSpan]:
         self.server.catch_up()
         received = Received()
-        await received.traces(self.recorder.take_spans(100))
+        await received.traces(self.recorder.drain_spans(100))
         return received.spans
 
     async def codes(self) -> dict[str, int]:

@@ -10,7 +10,8 @@ import pytest
 
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh_client.sync import generate_text
-from mlxmesh_shared.errors import InvalidArgument, ModelNotFound, ServiceUnavailable, to_status
+from mlxmesh_shared.errors import InvalidArgument, ModelNotFound, ServiceUnavailable
+from mlxmesh_shared.rpc.error_status import to_status
 
 SERVICE = g.DESCRIPTOR.services_by_name["GenerationService"]
 GENERATE = SERVICE.methods_by_name["Generate"]

@@ -9,6 +9,6 @@ def test_a_step_lasts_from_the_end_of_the_one_before() -> None:
         steps.turned(now_s, rows)
     assert steps.tokens == 13
     assert sum(steps.batch_sizes.counts) == 5
-    assert (steps.batch_sizes.least, steps.batch_sizes.most) == (1, 4)
+    assert (steps.batch_sizes.minimum, steps.batch_sizes.maximum) == (1, 4)
     assert sum(steps.durations.counts) == 3
     assert steps.durations.total == pytest.approx(0.05)

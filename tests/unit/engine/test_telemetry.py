@@ -31,7 +31,7 @@ async def spans_of(
     )
     last = Update(1, timings=timings, finish_reason=finish_reason, error=error)
     SequenceSpans(recorder.telemetry.tracer).on_end(request, last)
-    await received.traces(recorder.take_spans(10))
+    await received.traces(recorder.drain_spans(10))
     return received.spans
 
 

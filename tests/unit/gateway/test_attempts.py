@@ -11,7 +11,7 @@ from mlxmesh_gateway.backends import Endpoint
 from mlxmesh_shared.errors import MeshError, NotFound, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
-from mlxmesh_shared.resilience.retries import MOST, RetryBudget
+from mlxmesh_shared.resilience.retries import MAX_TOKENS, RetryBudget
 from tests.fakes.lost import lost
 
 GONE = lost()
@@ -79,8 +79,8 @@ async def test_tries_are_bounded() -> None:
 @pytest.mark.parametrize("hedge_after_s", [None, HEDGE_S])
 async def test_a_spent_budget_ends_the_tries(hedge_after_s: float | None) -> None:
     budget = RetryBudget(now_s=lambda: 0.0)
-    for _ in range(int(MOST)):
-        assert budget.take()
+    for _ in range(int(MAX_TOKENS)):
+        assert budget.try_spend()
     script = Script(GONE, "b")
     with pytest.raises(ServiceUnavailable):
         await script.call(budget).run(hedge_after_s)

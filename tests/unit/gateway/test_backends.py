@@ -7,7 +7,15 @@ import grpc
 import pytest
 
 from mlxmesh_gateway.backends import Backends, Endpoint
-from mlxmesh_shared.errors import Draining, MeshError, NoReplica, ServiceUnavailable
+from mlxmesh_shared.errors import (
+    Draining,
+    EngineLost,
+    Internal,
+    MeshError,
+    NoReplica,
+    NotFound,
+    ServiceUnavailable,
+)
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
 from tests.fakes.lost import lost
@@ -67,6 +75,16 @@ async def test_without_an_instance_there_is_nothing_to_prefer() -> None:
     with pytest.raises(ServiceUnavailable, match="no generation service"):
         backends.by_preference("generation")
     assert stand.changes == [("generation", False)]
+
+
+async def test_a_breaker_counts_internal_errors_and_lost_engines_as_failures() -> None:
+    stand = Stand()
+    await stand.add(1)
+    (endpoint,) = (await stand.started()).all("generation")
+
+    for error in (EngineLost("x"), Internal("x"), NotFound("x")):
+        endpoint.breaker.admit().ended_by(error)
+    assert endpoint.breaker.failures == 2
 
 
 async def test_the_least_busy_reachable_endpoint_comes_first() -> None:

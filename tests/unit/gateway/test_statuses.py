@@ -13,9 +13,8 @@ from mlxmesh_shared.errors import (
     NoReplica,
     QueueFull,
     ServiceUnavailable,
-    from_rpc_error,
-    to_status,
 )
+from mlxmesh_shared.rpc.error_status import from_rpc_error, to_status
 
 
 def as_received(status: grpc.Status | grpc.StatusCode) -> MeshError:

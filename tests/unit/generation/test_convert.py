@@ -25,8 +25,9 @@ from mlxmesh_generation.request import (
     Started,
     Timings,
 )
-from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, to_failure
+from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
+from mlxmesh_shared.rpc.error_status import to_failure
 
 uint32 = st.integers(0, 2**32 - 1)
 samplings = st.builds(

@@ -40,9 +40,9 @@ from mlxmesh_shared.errors import (
     MeshError,
     NoReplica,
     QueueFull,
-    to_failure,
 )
 from mlxmesh_shared.reference import ModelReference
+from mlxmesh_shared.rpc.error_status import to_failure
 
 VERSION = ModelVersion("pocket", 1, "ab" * 32, 1024, 500, 1)
 STOP = engine_pb2.ENGINE_FINISH_REASON_STOP

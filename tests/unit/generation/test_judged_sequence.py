@@ -14,9 +14,9 @@ from mlxmesh_shared.errors import (
     InvalidArgument,
     MeshError,
     QueueFull,
-    to_failure,
 )
 from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
+from mlxmesh_shared.rpc.error_status import to_failure
 
 LENGTH = engine_pb2.ENGINE_FINISH_REASON_LENGTH
 

@@ -55,7 +55,7 @@ class Stand:
 
     async def collect(self) -> Received:
         self.call.end()
-        await self.received.traces(self.recorder.take_spans(100))
+        await self.received.traces(self.recorder.drain_spans(100))
         await self.received.metrics(self.recorder.read_metrics())
         return self.received
 

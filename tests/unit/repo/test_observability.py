@@ -12,7 +12,8 @@ import pytest
 
 from mlxmesh_gateway.otlp.exposition import prometheus_name
 from mlxmesh_gateway.otlp.own_metrics import INSTRUMENTS as OF_THE_GATEWAY
-from mlxmesh_shared.telemetry.instruments import ALL, Kind
+from mlxmesh_shared.telemetry.instruments import Kind
+from tests.instruments import ALL
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deploy" / "observability"

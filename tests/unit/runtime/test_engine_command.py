@@ -5,7 +5,13 @@ from pydantic import SecretStr
 
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_record import EngineOptions, EngineSpec
-from mlxmesh_shared.settings import EngineSettings, MeshSettings, RuntimeSettings, load_settings
+from mlxmesh_shared.settings import (
+    ConsulSettings,
+    EngineSettings,
+    MeshSettings,
+    RuntimeSettings,
+    load_settings,
+)
 
 SPEC = EngineSpec(
     engine_id="e1",
@@ -32,12 +38,14 @@ def test_flags_are_what_the_engine_understands(tmp_path: Path) -> None:
 
 def test_what_the_runtime_was_told_about_the_mesh_the_engine_is_told(tmp_path: Path) -> None:
     told = {"data_dir": tmp_path, "tls_dir": tmp_path / "tls", "reflection": False}
-    told |= {"registry": "consul", "consul_address": "127.0.0.1:1234", "telemetry": True}
-    runtime = RuntimeSettings(**told, listen="127.0.0.1:7", consul_token=SecretStr("secret"))
+    told |= {"registry": "consul", "telemetry": True}
+    consul = ConsulSettings(address="127.0.0.1:1234", check_tls=True, token=SecretStr("secret"))
+    runtime = RuntimeSettings(**told, listen="127.0.0.1:7", consul=consul)
     _, _, _, *flags = EngineCommand(mesh=runtime).line(SPEC)
     env = {"MLXMESH_TELEMETRY": "off"}
     settings = load_settings(EngineSettings, flags, env=env)
     assert {name: getattr(settings, name) for name in told} == told
+    assert settings.consul == ConsulSettings(address="127.0.0.1:1234", check_tls=True)
     assert "secret" not in flags
     assert settings.listen != runtime.listen
 

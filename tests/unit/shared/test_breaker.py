@@ -28,10 +28,16 @@ class Clock:
         return self.now_s
 
 
+def is_failure(error: MeshError) -> bool:
+    return isinstance(error, EngineLost | Internal)
+
+
 class Stand:
     def __init__(self, uniform: float = 0.0) -> None:
         self.clock = Clock()
-        self.breaker = Breaker(POLICY, now_s=self.clock, uniform=lambda: uniform)
+        self.breaker = Breaker(
+            POLICY, is_failure=is_failure, now_s=self.clock, uniform=lambda: uniform
+        )
 
     def lose(self) -> None:
         self.breaker.admit().failed(at_once=True)
@@ -173,6 +179,13 @@ def test_what_is_not_the_peers_fault(error: MeshError) -> None:
     for _ in range(20):
         stand.breaker.admit().ended_by(error)
     assert (stand.breaker.state, stand.breaker.failures) == (BreakerState.CLOSED, 0)
+
+
+@pytest.mark.parametrize(("error", "failures"), [(Internal("x"), 1), (EngineLost("x"), 0)])
+def test_without_a_classifier_only_internal_errors_count(error: MeshError, failures: int) -> None:
+    breaker = Breaker(POLICY)
+    breaker.admit().ended_by(error)
+    assert breaker.failures == failures
 
 
 def test_an_answer_of_any_kind_ends_a_probe_well_and_a_deadline_badly() -> None:

@@ -9,14 +9,14 @@ def test_a_laptop_needs_no_consul() -> None:
     settings = load_settings(GatewaySettings, env={})
 
     assert settings.registry == "directory"
-    assert settings.consul_address == "127.0.0.1:8500"
+    assert settings.consul.address == "127.0.0.1:8500"
 
 
 def test_the_environment_holds_the_token() -> None:
     settings = load_settings(GatewaySettings, env={"MLXMESH_CONSUL_TOKEN": "a-secret"})
 
-    assert settings.consul_token.get_secret_value() == "a-secret"
-    assert "a-secret" not in f"{settings!r} {settings.consul_token}"
+    assert settings.consul.token.get_secret_value() == "a-secret"
+    assert "a-secret" not in f"{settings!r} {settings.consul.token}"
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_the_environment_holds_the_token() -> None:
     ],
 )
 def test_what_consul_could_not_use_is_refused_with_its_name(flag: str, value: str) -> None:
-    name = flag.removeprefix("--").replace("-", "_")
+    name = flag.removeprefix("--").replace("consul-", "consul.").replace("-", "_")
 
     with pytest.raises(SettingsError, match=f"flag {flag}: {name}: "):
         load_settings(GatewaySettings, [flag, value], env={})
@@ -49,4 +49,4 @@ def test_what_consul_could_not_use_is_refused_with_its_name(flag: str, value: st
 def test_whether_checks_use_tls_can_be_said_or_left_open(
     flags: tuple[str, ...], wanted: bool | None
 ) -> None:
-    assert load_settings(GatewaySettings, flags, env={}).consul_check_tls is wanted
+    assert load_settings(GatewaySettings, flags, env={}).consul.check_tls is wanted

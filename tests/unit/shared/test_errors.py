@@ -17,11 +17,8 @@ from mlxmesh_shared.errors import (
     MessageTooLarge,
     QueueFull,
     ServiceUnavailable,
-    from_failure,
-    from_rpc_error,
-    to_failure,
-    to_status,
 )
+from mlxmesh_shared.rpc.error_status import from_failure, from_rpc_error, to_failure, to_status
 
 
 def every_class(cls: type[MeshError] = MeshError) -> Iterator[type[MeshError]]:

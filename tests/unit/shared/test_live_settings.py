@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_shared.consul.key_values import section_values
 from mlxmesh_shared.settings import (
     SETTINGS,
     GatewaySettings,
     LiveSettings,
     dynamic_names,
     load_settings,
+    section_values,
     sources,
 )
 
@@ -55,7 +55,7 @@ def test_an_illegal_value_is_logged_once_and_the_last_good_one_stays(
     assert "max_deadline_s: Input should be a valid number" in record.getMessage()
 
 
-@pytest.mark.parametrize("name", ["listen", "registry", "consul_token", "no_such_setting"])
+@pytest.mark.parametrize("name", ["listen", "registry", "consul.token", "no_such_setting"])
 def test_only_dynamic_settings_change(name: str, caplog: pytest.LogCaptureFixture) -> None:
     settings = live()
     before = settings.current
@@ -78,7 +78,7 @@ def test_the_store_lies_between_the_file_and_the_environment(tmp_path: Path) -> 
         (row,) = [row for row in rows if row.name == "max_deadline_s"]
         return row.value, row.source
 
-    assert found({}) == (2, "Consul KV")
+    assert found({}) == (2, "configuration store")
     assert found(env) == (3, "environment MLXMESH_GATEWAY_MAX_DEADLINE_S")
     assert found(env, "--max-deadline-s", "4") == (4, "flag --max-deadline-s")
 

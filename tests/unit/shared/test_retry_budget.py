@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxmesh_shared.resilience.retries import FLOOR_PER_S, MOST, PER_CALL, RetryBudget
+from mlxmesh_shared.resilience.retries import FLOOR_PER_S, MAX_TOKENS, PER_CALL, RetryBudget
 
 
 class Clock:
@@ -14,7 +14,7 @@ class Clock:
 
 def spend(budget: RetryBudget) -> int:
     taken = 0
-    while budget.take():
+    while budget.try_spend():
         taken += 1
     return taken
 
@@ -22,7 +22,7 @@ def spend(budget: RetryBudget) -> int:
 def empty_budget() -> tuple[RetryBudget, Clock]:
     clock = Clock()
     budget = RetryBudget(now_s=clock)
-    assert spend(budget) == MOST
+    assert spend(budget) == MAX_TOKENS
     return budget, clock
 
 
@@ -42,4 +42,4 @@ def test_a_quiet_process_may_retry_at_the_floor() -> None:
 def test_what_was_not_used_is_not_saved_for_ever() -> None:
     budget, clock = empty_budget()
     clock.now_s += 3600
-    assert spend(budget) == MOST
+    assert spend(budget) == MAX_TOKENS

@@ -8,8 +8,8 @@ import pytest
 
 from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 from mlxmesh_shared.resilience.retries import (
-    LONGEST_DELAY_S,
-    SHORTEST_DELAY_S,
+    MAX_DELAY_S,
+    MIN_DELAY_S,
     SLACK,
     RetryDelayEstimator,
 )
@@ -20,10 +20,10 @@ def busy(held: int, *, ends: int, gap_s: float, servers: int | None = None) -> R
     subject = RetryDelayEstimator(servers=servers)
     began_s = -gap_s * ends
     for _ in range(held):
-        subject.take(began_s)
+        subject.acquire(began_s)
     for number in range(1, ends + 1):
-        subject.give_back(began_s + number * gap_s)
-        subject.take(began_s + number * gap_s)
+        subject.release(began_s + number * gap_s)
+        subject.acquire(began_s + number * gap_s)
     return subject
 
 
@@ -32,70 +32,72 @@ def busy(held: int, *, ends: int, gap_s: float, servers: int | None = None) -> R
 def test_the_delay_is_a_little_over_the_time_between_two_places_that_come_free(
     held: int, gap_s: float
 ) -> None:
-    assert busy(held, ends=100, gap_s=gap_s).promise(0.0) == pytest.approx(SLACK * gap_s, rel=0.15)
+    assert busy(held, ends=100, gap_s=gap_s).schedule_retry(0.0) == pytest.approx(
+        SLACK * gap_s, rel=0.15
+    )
 
 
 def test_places_that_come_free_together_count_as_those_that_come_one_by_one() -> None:
     subject = RetryDelayEstimator()
     for wave in range(10):
         for _ in range(64):
-            subject.take(wave * 6.4)
+            subject.acquire(wave * 6.4)
         for _ in range(64):
-            subject.give_back((wave + 1) * 6.4)
+            subject.release((wave + 1) * 6.4)
     for _ in range(64):
-        subject.take(64.0)
-    assert [subject.promise(64.0) for _ in range(20)][-1] == pytest.approx(
+        subject.acquire(64.0)
+    assert [subject.schedule_retry(64.0) for _ in range(20)][-1] == pytest.approx(
         20 * SLACK * 0.1, rel=0.2
     )
 
 
 def test_those_who_only_wait_free_no_places() -> None:
-    assert busy(40, ends=400, gap_s=0.5, servers=8).promise(0.0) == pytest.approx(
+    assert busy(40, ends=400, gap_s=0.5, servers=8).schedule_retry(0.0) == pytest.approx(
         SLACK * 0.5, rel=0.15
     )
 
 
 def test_each_is_told_a_later_time_than_the_one_before() -> None:
     subject = busy(4, ends=200, gap_s=0.5)
-    told = [subject.promise(0.0) for _ in range(10)]
+    told = [subject.schedule_retry(0.0) for _ in range(10)]
     assert told == pytest.approx([SLACK * 0.5 * number for number in range(1, 11)], rel=0.15)
 
 
 def test_delays_stay_between_their_bounds() -> None:
-    assert busy(4, ends=2000, gap_s=0.0001).promise(0.0) == pytest.approx(SHORTEST_DELAY_S)
-    assert busy(1, ends=3, gap_s=900.0).promise(0.0) == LONGEST_DELAY_S
+    assert busy(4, ends=2000, gap_s=0.0001).schedule_retry(0.0) == pytest.approx(MIN_DELAY_S)
+    assert busy(1, ends=3, gap_s=900.0).schedule_retry(0.0) == MAX_DELAY_S
     slow = busy(2, ends=20, gap_s=20.0)
-    assert [slow.promise(0.0) for _ in range(9)][3:] == [LONGEST_DELAY_S] * 6
+    assert [slow.schedule_retry(0.0) for _ in range(9)][3:] == [MAX_DELAY_S] * 6
 
 
 def test_nothing_ends_and_the_delay_grows() -> None:
     subject = busy(4, ends=100, gap_s=0.5)
-    assert subject.promise(30.0) > 2 * 0.5
-    assert subject.promise(1e9) == LONGEST_DELAY_S
+    assert subject.schedule_retry(30.0) > 2 * 0.5
+    assert subject.schedule_retry(1e9) == MAX_DELAY_S
 
 
 def test_a_quiet_hour_changes_nothing() -> None:
     subject = busy(1, ends=100, gap_s=2.0)
-    subject.give_back(0.0)
-    subject.take(3600.0)
-    assert subject.promise(3600.0) == pytest.approx(SLACK * 2.0, rel=0.15)
+    subject.release(0.0)
+    subject.acquire(3600.0)
+    assert subject.schedule_retry(3600.0) == pytest.approx(SLACK * 2.0, rel=0.15)
 
 
 def test_a_place_is_kept_for_who_is_about_to_come() -> None:
     subject = busy(4, ends=100, gap_s=1.0)
-    due_s = subject.promise(0.0)
-    assert subject.welcome(1, now_s=due_s - 0.5)
-    assert not subject.welcome(1, now_s=due_s - 0.1)
-    assert subject.welcome(2, now_s=due_s - 0.1)
-    assert subject.welcome(1, now_s=due_s + 0.1)
-    assert not subject.welcome(0, now_s=due_s + 0.1)
+    due_s = subject.schedule_retry(0.0)
+    assert subject.may_acquire(1, now_s=due_s - 0.5)
+    assert not subject.may_acquire(1, now_s=due_s - 0.1)
+    assert subject.may_acquire(2, now_s=due_s - 0.1)
+    assert subject.may_acquire(1, now_s=due_s + 0.1)
+    assert not subject.may_acquire(0, now_s=due_s + 0.1)
 
 
 def test_who_does_not_come_loses_the_place_kept() -> None:
     subject = busy(4, ends=100, gap_s=1.0)
-    due_s = subject.promise(0.0)
-    assert subject.welcome(1, now_s=due_s + 0.3)
-    assert subject.welcome(1, now_s=due_s + 0.3)
+    due_s = subject.schedule_retry(0.0)
+    assert subject.may_acquire(1, now_s=due_s + 0.3)
+    assert subject.may_acquire(1, now_s=due_s + 0.3)
 
 
 class Overload:
@@ -118,8 +120,8 @@ class Overload:
         while self.events and self.events[0][0] < end_s:
             now_s, number, what, attempts = heapq.heappop(self.events)
             if what == "end":
-                self.places.give_back("anyone", now_s)
-            elif (delay_s := self.places.take("anyone", now_s)) is None:
+                self.places.release("anyone", now_s)
+            elif (delay_s := self.places.try_acquire("anyone", now_s)) is None:
                 self.refusals[number] = attempts
                 self.at(now_s + self.chance.expovariate(1 / self.hold_s), "end")
             else:

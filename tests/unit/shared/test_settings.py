@@ -15,6 +15,7 @@ from mlxmesh_shared.settings import (
     load_settings,
     sources,
 )
+from mlxmesh_shared.settings.names import setting_fields
 
 
 @pytest.fixture
@@ -88,6 +89,7 @@ def test_switches() -> None:
     ("env", "says"),
     [
         ({"MLXMESH_GATWAY_LISTEN": "x"}, "did you mean MLXMESH_GATEWAY_LISTEN"),
+        ({"MLXMESH_CONSUL_ADRESS": "x"}, "did you mean MLXMESH_CONSUL_ADDRESS"),
         ({"MLXMESH_LOGLEVEL": "x"}, "did you mean MLXMESH_LOG_LEVEL"),
         ({"MLXMESH_QQQQQQQQQQQQQQQQ": "x"}, "unknown variable MLXMESH_QQQQQQQQQQQQQQQQ"),
         # A section's variable for what belongs to the whole mesh.
@@ -112,6 +114,12 @@ def test_other_programs_variables_are_their_own() -> None:
         ("[gateway]\nlisen = 1", "unknown setting lisen in .gateway.; did you mean listen"),
         ("[gatewy]\n", r"unknown table \[gatewy\]; did you mean gateway"),
         ('[gateway]\nlog_level = "info"', r"it belongs in \[mesh\]"),
+        ('[consul]\nadress = "x"', r"unknown setting adress in .consul.; did you mean address"),
+        ('[mesh]\nconsul_address = "x"', r"write it as address in \[consul\]"),
+        ('[gateway]\nconsul_token = "x"', r"write it as token in \[consul\]"),
+        ('[gateway.consul]\naddress = "x"', r"unknown setting consul .*it belongs in \[consul\]"),
+        ('[consol]\naddress = "x"', r"unknown table \[consol\]; did you mean consul"),
+        ('consul = "127.0.0.1:8500"', r"write \[consul\]"),
         ("gateway = 1", r"write \[gateway\]"),
         ("[gateway", "is not TOML"),
         # Another process's table must be right as well: the file is one.
@@ -128,6 +136,7 @@ def test_bad_files(data_dir: Path, text: str, says: str) -> None:
     [
         (["--lissten", "x"], "unknown flag --lissten; did you mean --listen"),
         (["--listen"], "--listen"),
+        (["--consul-adress", "x"], "did you mean --consul-address"),
         (["--list", "x"], "unknown flag --list"),
         (["stray"], "unknown flag stray"),
     ],
@@ -166,7 +175,44 @@ def test_sources_tell_where_each_value_came_from(data_dir: Path) -> None:
     assert found["log_level"].source == "environment MLXMESH_LOG_LEVEL"
     assert found["listen"].source == "flag --listen"
     assert found["drain_grace_s"].source == "default"
-    assert set(found) == set(GatewaySettings.model_fields)
+    assert set(found) == set(setting_fields(GatewaySettings))
+
+
+def test_each_layer_covers_the_one_below_in_a_shared_table_too(data_dir: Path) -> None:
+    env = config(data_dir, '[consul]\naddress = "a:1"\nprefix = "p"\n')
+    with_env = env | {"MLXMESH_CONSUL_ADDRESS": "a:2", "MLXMESH_CONSUL_TOKEN": "t"}
+
+    consul = load_settings(GatewaySettings, ["--consul-ca", "/ca"], env=with_env).consul
+    found = {
+        s.name: s.source for s in sources(GatewaySettings, ["--consul-ca", "/ca"], env=with_env)
+    }
+
+    assert (consul.address, consul.prefix, consul.token.get_secret_value()) == ("a:2", "p", "t")
+    assert consul.ca == Path("/ca")
+    assert found["consul.address"] == "environment MLXMESH_CONSUL_ADDRESS"
+    assert found["consul.prefix"] == f"file {data_dir / 'mlxmesh.toml'}"
+    assert found["consul.ca"] == "flag --consul-ca"
+    assert found["consul.datacenter"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("flags", "store"),
+    [
+        ([], "none"),
+        (["--registry", "consul"], "consul"),
+        (["--registry", "consul", "--config-store", "none"], "none"),
+        (["--config-store", "consul"], "consul"),
+    ],
+)
+def test_the_configuration_store_is_a_choice_beside_the_registry(
+    flags: list[str], store: str
+) -> None:
+    assert load_settings(GatewaySettings, flags, env={}).config_store == store
+
+
+def test_an_unknown_configuration_store_is_refused() -> None:
+    with pytest.raises(SettingsError, match="flag --config-store: config_store: "):
+        load_settings(GatewaySettings, ["--config-store", "etcd"], env={})
 
 
 def test_made_directly_only_arguments_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,13 +235,15 @@ def test_help_explains_every_setting(section: str, capsys: pytest.CaptureFixture
 
     shown = capsys.readouterr().out
     assert caught.value.code == 0
-    for name, field in SETTINGS[section].model_fields.items():
-        assert f"--{name.replace('_', '-')}" in shown
+    for name, field in setting_fields(SETTINGS[section]).items():
+        assert f"--{name.replace('.', '-').replace('_', '-')}" in shown
         assert field.description, f"{name} has no description"
 
 
 def test_no_variable_means_two_settings() -> None:
-    names = set(MeshSettings.model_fields)
+    of_mesh = setting_fields(MeshSettings)
+    names = {name.replace(".", "_") for name in of_mesh}
+    assert len(names) == len(of_mesh)
     for section, cls in SETTINGS.items():
-        own = {f"{section}_{name}" for name in set(cls.model_fields) - names}
+        own = {f"{section}_{name}" for name in setting_fields(cls).keys() - of_mesh.keys()}
         assert not own & names

@@ -28,8 +28,8 @@ def test_a_file_has_a_list() -> None:
         ("127.0.0.1:9000", "must begin with a URL"),
         ("http://", "must begin with a URL"),
         ("model.* http://127.0.0.1", "must begin with a URL"),
-        ("http://127.0.0.1 model", "no event's name"),
-        ("http://127.0.0.1 *", "no event's name"),
+        ("http://127.0.0.1 model", "is not the name of an event"),
+        ("http://127.0.0.1 *", "is not the name of an event"),
         ("http://[::1", "event_webhooks"),
     ],
 )

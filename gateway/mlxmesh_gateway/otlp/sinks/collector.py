@@ -15,7 +15,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from mlxmesh_gateway.otlp.messages import SERVICES, ExportRequest
-from mlxmesh_shared.errors import IllegalState, from_rpc_error
+from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.rpc.error_status import from_rpc_error
 from mlxmesh_shared.settings.sinks import Signal, SinkSettings
 
 TIMEOUT_S = 10.0

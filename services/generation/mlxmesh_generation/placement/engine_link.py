@@ -103,7 +103,7 @@ class EngineLink:
         sequence_id = submit.sequence_id = self._next_id
         self._next_id += 1
         self._sinks[sequence_id] = sink
-        self._retry_delays.take(time.monotonic())
+        self._retry_delays.acquire(time.monotonic())
         self._send(ExecuteRequest(submit=submit))
         return _LinkedSequence(self, sequence_id)
 
@@ -231,7 +231,7 @@ class EngineLink:
 
     def _end(self, sequence_id: int, *, refused: bool = False) -> None:
         if self._sinks.pop(sequence_id, None) is not None:
-            self._retry_delays.give_back(time.monotonic(), counts=not refused)
+            self._retry_delays.release(time.monotonic(), counts=not refused)
 
     def _finish_if_done(self) -> None:
         if self._retired and not self._sinks:

@@ -14,13 +14,14 @@ from mlxmesh_generation.placement.engine_link import EngineLink
 from mlxmesh_generation.placement.mirror import CatalogueMirror
 from mlxmesh_generation.placement.router import PrefixAffinity, prefixes
 from mlxmesh_generation.placement.sequence import EngineSequence, SequenceSink
-from mlxmesh_shared.errors import EngineLost, MeshError, QueueFull, from_failure
+from mlxmesh_shared.errors import EngineLost, Internal, MeshError, QueueFull
 from mlxmesh_shared.events import Publish, unheard
 from mlxmesh_shared.registry.convert import breaker_change
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.resilience.breaker import Breaker, Permit
 from mlxmesh_shared.resilience.retries import RetryDelayEstimator
 from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
+from mlxmesh_shared.rpc.error_status import from_failure
 
 
 class JudgedSink:
@@ -118,7 +119,7 @@ class Engines:
             )
         except QueueFull as error:
             retry_delays = self._retry_delays[version.name, str(version.version)]
-            error.retry_delay_s = retry_delays.promise(time.monotonic())
+            error.retry_delay_s = retry_delays.schedule_retry(time.monotonic())
             raise
         self._affinity.note(beginnings, chosen)
         permit = self._breakers[chosen].admit()
@@ -175,7 +176,9 @@ class Engines:
                 retry_delays=self._retry_delays[_version_of(instance)],
             )
             self._links[engine_id] = (instance, link)
-            self._breakers[engine_id] = Breaker(on_change=partial(self._on_breaker, instance))
+            self._breakers[engine_id] = Breaker(
+                is_failure=_is_failure, on_change=partial(self._on_breaker, instance)
+            )
             tasks.create_task(link.run(), name=f"link to {engine_id}")
 
     def _on_breaker(self, engine: Instance, breaker: Breaker) -> None:
@@ -184,6 +187,10 @@ class Engines:
     def _on_connected(self) -> None:
         self._connected.set()
         self._connected = asyncio.Event()
+
+
+def _is_failure(error: MeshError) -> bool:
+    return isinstance(error, EngineLost | Internal)
 
 
 def _version_of(engine: Instance) -> tuple[str, str]:

@@ -77,7 +77,7 @@ class GenerationLimits:
             yield
         finally:
             self._held_bytes -= message_bytes
-            self._limiter.give_back(caller, time.monotonic())
+            self._limiter.release(caller, time.monotonic())
 
     def _take(self, caller: str, message_bytes: int) -> None:
         now_s = time.monotonic()
@@ -89,7 +89,7 @@ class GenerationLimits:
         if self._held_bytes + message_bytes > self._max_held_bytes:
             delay_s: float | None = self._limiter.refuse(caller, now_s)
         else:
-            delay_s = self._limiter.take(caller, now_s)
+            delay_s = self._limiter.try_acquire(caller, now_s)
         if delay_s is not None:
             raise TooManyRequests(
                 f"{self._limiter.held} requests are held here and there is no room for more of "

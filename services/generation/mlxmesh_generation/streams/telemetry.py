@@ -13,9 +13,10 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from mlxmesh_generation.request import Chat, Finished, PromptInput, PromptText
+from mlxmesh_generation.streams import instruments
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_shared.errors import Cancelled, MeshError, ReaderReplaced
-from mlxmesh_shared.telemetry import attributes, instruments
+from mlxmesh_shared.telemetry import attributes
 from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.telemetry.tracing import traceparent_of
 

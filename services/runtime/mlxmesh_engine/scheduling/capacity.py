@@ -75,7 +75,7 @@ class Admission:
                 "or with a lower max_tokens",
                 retry_delay_s=self._limiter.refuse(request.caller, now_s),
             )
-        if (delay_s := self._limiter.take(request.caller, now_s)) is not None:
+        if (delay_s := self._limiter.try_acquire(request.caller, now_s)) is not None:
             raise QueueFull(
                 f"the engine holds {self.held} sequences and has no place for more of this "
                 "caller's; try again later",
@@ -86,7 +86,7 @@ class Admission:
     def release(self, request: SequenceRequest, now_s: float) -> None:
         """A sequence ended; how often that happens is what a retry delay is estimated from."""
         self._held_tokens -= request.max_total_tokens
-        self._limiter.give_back(request.caller, now_s)
+        self._limiter.release(request.caller, now_s)
 
     def _lacks_memory(self, request: SequenceRequest) -> bool:
         most = self._most_tokens

@@ -3,8 +3,8 @@
 from collections import deque
 from dataclasses import dataclass
 
+from mlxmesh_engine.instruments import BATCH_SIZE, STEP_DURATION
 from mlxmesh_engine.scheduling.request import StepOutputs
-from mlxmesh_shared.telemetry.instruments import BATCH_SIZE, STEP_DURATION
 from mlxmesh_shared.telemetry.metrics import BucketCounts
 
 

@@ -13,7 +13,8 @@ from mlxmesh_engine.scheduling.request import (
     Timings,
     Update,
 )
-from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, to_failure
+from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
+from mlxmesh_shared.rpc.error_status import to_failure
 
 _FINISH_REASONS = {
     FinishReason.STOP: engine_pb2.ENGINE_FINISH_REASON_STOP,

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 from opentelemetry.util.types import AttributeValue
 
+from mlxmesh_engine import instruments
 from mlxmesh_engine.scheduling.pace import StepCounts
 from mlxmesh_engine.scheduling.request import SequenceRequest, Timings, Update
 from mlxmesh_engine.service.backend import Backend
-from mlxmesh_shared.telemetry import attributes, instruments
+from mlxmesh_shared.telemetry import attributes
 from mlxmesh_shared.telemetry.metrics import Metrics
 from mlxmesh_shared.telemetry.tracing import context_from
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mlxmesh_shared.errors import PermissionDenied, ServiceUnavailable
-from mlxmesh_shared.telemetry.exporter import MAX_AT_ONCE, Exporter, Pace
+from mlxmesh_shared.telemetry.exporter import MAX_BATCH_ITEMS, Exporter, Pace
 from mlxmesh_shared.telemetry.log_records import QueueingHandler
 from mlxmesh_shared.telemetry.sdk import Recorder
 from tests.fakes.otlp_collector import Received
@@ -19,7 +19,7 @@ FAST = Pace(
     metrics_every_s=0.005,
     send_timeout_s=10.0,
     last_timeout_s=0.05,
-    complain_every_s=0.0,
+    warn_every_s=0.0,
 )
 
 
@@ -62,11 +62,11 @@ async def test_everything_goes_out_in_order_beside_the_body(recorder: Recorder) 
     QueueingHandler(recorder.log_records).emit(
         logging.LogRecord("a", logging.INFO, "a.py", 1, "hello", (), None)
     )
-    record_spans(recorder, MAX_AT_ONCE + 40)
+    record_spans(recorder, MAX_BATCH_ITEMS + 40)
     async with Exporter(recorder, sink, FAST).running():
-        await until(lambda: len(sink.spans) == MAX_AT_ONCE + 40 and bool(sink.log_records))
+        await until(lambda: len(sink.spans) == MAX_BATCH_ITEMS + 40 and bool(sink.log_records))
         await until(lambda: "mlxmesh.telemetry.dropped" in sink.metrics_by_service.get("x", {}))
-    assert [span.name for span in sink.spans] == [f"span {n}" for n in range(MAX_AT_ONCE + 40)]
+    assert [span.name for span in sink.spans] == [f"span {n}" for n in range(MAX_BATCH_ITEMS + 40)]
 
 
 async def test_what_is_left_at_the_end_goes_out(recorder: Recorder) -> None:
@@ -104,11 +104,11 @@ async def test_what_is_refused_is_lost_and_counted(
         sink.trouble = None
         record_spans(recorder, 1)
         await until(lambda: len(sink.spans) == 1)
-    assert "telemetry finds nobody to take it" in caplog.text
+    assert "telemetry export failed" in caplog.text
 
 
 async def test_a_sink_that_hangs_holds_up_nobody_and_nothing_grows() -> None:
-    recorder, sink = Recorder({"service.name": "x"}, most_spans=10), Troubled()
+    recorder, sink = Recorder({"service.name": "x"}, max_spans=10), Troubled()
     sink.hangs = True
     impatient = replace(FAST, send_timeout_s=0.05)
     async with Exporter(recorder, sink, impatient).running():

@@ -20,7 +20,7 @@ def test_one_place_is_bounded_and_says_how_many_were_left_out() -> None:
     first, second = record(1), record(1)
     assert rate.filter(first)
     assert rate.filter(second)
-    assert vars(first)["fields"] == {"like_this_left_out": 1000 - MAX_RECORDS}
+    assert vars(first)["fields"] == {"records_suppressed": 1000 - MAX_RECORDS}
     assert "fields" not in vars(second)
 
 

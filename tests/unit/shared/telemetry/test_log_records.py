@@ -33,7 +33,7 @@ class Log:
 
     @property
     def record(self) -> LogRecord:
-        (record,) = self.queue.take(10)
+        (record,) = self.queue.pop(10)
         return record
 
     @property

@@ -11,10 +11,10 @@ def test_a_full_queue_drops_what_comes_and_counts_it() -> None:
     for number in range(5):
         queue.put(number)
     assert (len(queue), queue.dropped) == (3, 2)
-    assert queue.take(2) == [0, 1]
+    assert queue.pop(2) == [0, 1]
     queue.put(5)
-    assert queue.take(10) == [2, 5]
-    assert (queue.take(1), queue.dropped) == ([], 2)
+    assert queue.pop(10) == [2, 5]
+    assert (queue.pop(1), queue.dropped) == ([], 2)
 
 
 def test_buckets_hold_values_up_to_their_bound() -> None:
@@ -23,7 +23,7 @@ def test_buckets_hold_values_up_to_their_bound() -> None:
         counts.record(value)
     assert counts.counts == [2, 2, 1]
     assert counts.total == pytest.approx(9)
-    assert (counts.least, counts.most) == (0.5, 3)
+    assert (counts.minimum, counts.maximum) == (0.5, 3)
 
 
 def test_a_reading_does_not_change_with_what_comes_after() -> None:

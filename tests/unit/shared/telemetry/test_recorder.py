@@ -5,13 +5,8 @@ from opentelemetry import trace
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlxmesh_shared.telemetry.instruments import (
-    BREAKERS,
-    DROPPED,
-    OUTPUT_TOKENS,
-    RPC_DURATION,
-    STEP_DURATION,
-)
+from mlxmesh_engine.instruments import OUTPUT_TOKENS, STEP_DURATION
+from mlxmesh_shared.telemetry.instruments import BREAKERS, DROPPED, RPC_DURATION
 from mlxmesh_shared.telemetry.metrics import BucketCounts
 from mlxmesh_shared.telemetry.sdk import QueueingSpanProcessor, Recorder
 from mlxmesh_shared.telemetry.tracing import context_from
@@ -28,7 +23,7 @@ def metrics_of(recorder: Recorder) -> dict[str, Metric]:
 
 
 def spans_of(recorder: Recorder) -> list[str]:
-    request = recorder.take_spans(100)
+    request = recorder.drain_spans(100)
     return [
         one.name for all_ in request.resource_spans for of in all_.scope_spans for one in of.spans
     ]
@@ -65,14 +60,14 @@ def test_who_brings_a_trace_decides_whether_it_is_recorded(
 
 
 def test_a_part_of_the_traces_is_recorded() -> None:
-    recorder = Recorder(IDENTITY, sample_ratio=0.5, most_spans=1000)
+    recorder = Recorder(IDENTITY, sample_ratio=0.5, max_spans=1000)
     for _ in range(1000):
         recorder.telemetry.tracer.start_span("a").end()
     assert 400 < len(recorder.spans) < 600
 
 
 def test_spans_beyond_the_queue_are_dropped_and_counted() -> None:
-    recorder = Recorder(IDENTITY, most_spans=2)
+    recorder = Recorder(IDENTITY, max_spans=2)
     for _ in range(5):
         recorder.telemetry.tracer.start_span("a").end()
     recorder.lost_spans = 10

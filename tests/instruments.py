@@ -1,0 +1,12 @@
+"""Every metric of the mesh, gathered from the packages that declare them."""
+
+from mlxmesh_engine import instruments as of_engine
+from mlxmesh_gateway import instruments as of_gateway
+from mlxmesh_generation.streams import instruments as of_generation
+from mlxmesh_shared.telemetry import instruments as of_every_process
+from mlxmesh_shared.telemetry.instruments import Instrument
+
+OWNERS = (of_every_process, of_gateway, of_generation, of_engine)
+ALL = tuple(
+    value for owner in OWNERS for value in vars(owner).values() if isinstance(value, Instrument)
+)
