@@ -195,16 +195,19 @@ class MeshServer:
             return self._server.add_insecure_port(self._listen)
         return self._server.add_secure_port(self._listen, self._tls.credentials())
 
-    async def set_serving(self) -> None:
-        """Tells health checks that calls are welcome."""
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+    async def set_serving(self, services: Sequence[str] | None = None) -> None:
+        """Reports SERVING to health checks of the process and of these services; None for all."""
+        names = self._service_names if services is None else services
+        for service in ("", *names):
+            await self.set_health(service, serving=True)
 
     async def set_not_serving(self) -> None:
-        """Tells health checks that calls should go elsewhere."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        """Reports NOT_SERVING to health checks of the process and of all its services."""
+        for service in ("", *self._service_names):
+            await self.set_health(service, serving=False)
 
     async def set_health(self, service: str, *, serving: bool) -> None:
-        """Tells health checks of one service, or of the whole process for the empty name."""
+        """Reports the health of one service, or of the whole process for the empty name."""
         statuses = health_pb2.HealthCheckResponse
         await self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
 
@@ -233,10 +236,6 @@ class MeshServer:
         self._guard.end_calls(lambda _: True)
         await stopping
         self._guard.catch_up()
-
-    async def _set_health(self, status: Any) -> None:
-        for service in ("", *self._service_names):
-            await self._health.set(service, status)
 
 
 def _cannot_listen(listen: str) -> IllegalState:
