@@ -1,9 +1,9 @@
 """The gateway's process: `python -m mlxmesh_gateway`."""
 
 if __name__ == "__main__":
-    from mlxmesh_shared.process.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import exit_on_interrupt
 
-    end_at_interrupt()  # the imports below take a while
+    exit_on_interrupt()  # the imports below take a while
 
 import sys
 from contextlib import AsyncExitStack

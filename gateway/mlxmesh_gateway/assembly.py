@@ -20,7 +20,7 @@ from mlxmesh_gateway.status import MeshStatus
 from mlxmesh_gateway.telemetry import observe_gateway
 from mlxmesh_gateway.telemetry_servicer import TelemetryServicer
 from mlxmesh_gateway.traffic import GatewayTraffic
-from mlxmesh_shared.events import tell_changes
+from mlxmesh_shared.events import publish_changes
 from mlxmesh_shared.process.service_host import ServiceHost
 from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.rpc.requests import RequestParser
@@ -60,7 +60,7 @@ def make_gateway(
     events = GatewayEvents(
         registry, instance_id=process.instance_id, certificates=process.certificates
     )
-    tell_changes(process.live, events.publish)
+    publish_changes(process.live, events.publish)
     backends = Backends(
         registry,
         tuple(BACKENDS),

@@ -20,7 +20,7 @@ from mlxmesh_generation.text.prompts import Prompts
 from mlxmesh_generation.text.rendering import Renderers
 from mlxmesh_generation.text.tokenizers import Tokenizers
 from mlxmesh_generation.text.worker_threads import Turns
-from mlxmesh_shared.events import Publish, unheard
+from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.process.background import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.registry import Registry
@@ -41,7 +41,7 @@ async def open_generations(
     stack: AsyncExitStack,
     process: ServiceProcess[GenerationSettings],
     registry: Registry,
-    publish: Publish = unheard,
+    publish: Publish = discard_event,
 ) -> Parts:
     """The parts, which follow the registry and the model service until the stack is closed."""
     settings = process.settings

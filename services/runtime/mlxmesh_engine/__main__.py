@@ -1,9 +1,9 @@
 """The engine process: one model, one backend, one gRPC service."""
 
 if __name__ == "__main__":
-    from mlxmesh_shared.process.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import exit_on_interrupt
 
-    end_at_interrupt()  # the imports below take a while
+    exit_on_interrupt()  # the imports below take a while
 
 import sys
 

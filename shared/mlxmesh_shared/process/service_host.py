@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.events import EventBus, publishing
-from mlxmesh_shared.process.live import following
 from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.process.startup import wait_for_stop
 from mlxmesh_shared.registry import Instance, Registry, local_instance, open_registry
 from mlxmesh_shared.rpc.server import MeshServer
-from mlxmesh_shared.settings import MeshSettings
+from mlxmesh_shared.settings import LiveSettings, MeshSettings
+from mlxmesh_shared.telemetry import set_log_level
 
 if TYPE_CHECKING:
     from mlxmesh_shared.telemetry.sink import TelemetrySink
@@ -120,9 +120,27 @@ async def open_host(
     registry = open_registry(process.settings, process.certificates)
     try:
         async with (
-            following(process.live, process.service),
+            following_settings(process.live, process.service),
             process.telemetry.exporting(registry, process.certificates, local=local_sink),
         ):
             yield ServiceHost(process, registry)
     finally:
         await registry.close()
+
+
+@contextlib.asynccontextmanager
+async def following_settings(live: LiveSettings[S], section: str) -> AsyncGenerator[None]:
+    """Follows a process's settings in the keys of Consul, where Consul is its registry."""
+    live.subscribe(lambda now: set_log_level(now.log_level))
+    if live.current.registry != "consul":
+        yield
+        return
+    # Not at the top: a mesh on one machine does not need an HTTP client.
+    from mlxmesh_shared.consul.key_values import follow_stored
+
+    task = asyncio.create_task(follow_stored(live, section), name="follow-settings")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

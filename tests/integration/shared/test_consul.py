@@ -13,7 +13,7 @@ from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import BlockingQuery
 from mlxmesh_shared.consul.key_values import follow_stored, read_stored
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
-from mlxmesh_shared.process.live import following
+from mlxmesh_shared.process.service_host import following_settings
 from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.settings import ConsulSettings, GatewaySettings, LiveSettings, load_settings
@@ -402,7 +402,7 @@ async def until_max_deadline(live: LiveSettings[GatewaySettings], wanted_s: floa
 async def test_settings_follow_the_keys(stand: Stand) -> None:
     await stand.agent.put("mlxmesh/config/gateway/max_deadline_s", "7")
     live = live_gateway(stand)
-    async with following(live, "gateway"):
+    async with following_settings(live, "gateway"):
         await until_max_deadline(live, 7)
         await stand.agent.put("mlxmesh/config/gateway/max_deadline_s", "8")
         await until_max_deadline(live, 8)
@@ -422,7 +422,7 @@ async def test_an_agent_that_forgot_its_keys_changes_nothing(
     for number in range(20):
         await stand.agent.put("mlxmesh/config/gateway/max_deadline_s", str(number + 1))
     live = live_gateway(stand)
-    async with following(live, "gateway"):
+    async with following_settings(live, "gateway"):
         await until_max_deadline(live, 20)
         await asyncio.sleep(0.2)  # the next query waits
         await stand.agent.restart()
@@ -437,7 +437,7 @@ async def test_an_agent_that_forgot_its_keys_changes_nothing(
 
 async def test_the_log_level_follows_at_once(stand: Stand) -> None:
     root, live = logging.getLogger(), live_gateway(stand)
-    async with following(live, "gateway"):
+    async with following_settings(live, "gateway"):
         assert root.level == logging.INFO
         await stand.agent.put("mlxmesh/config/mesh/log_level", "error")
         async with asyncio.timeout(PATIENCE_S):
