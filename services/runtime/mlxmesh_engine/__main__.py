@@ -8,12 +8,12 @@ if __name__ == "__main__":
 import sys
 
 from mlxmesh_engine.service.serve import serve
-from mlxmesh_engine.service.spare import serve_when_told
+from mlxmesh_engine.service.spare import serve_on_command
 from mlxmesh_shared.process.startup import run_service
 
 
 async def main() -> None:
-    await (serve_when_told() if "--spare" in sys.argv else serve())
+    await (serve_on_command() if "--spare" in sys.argv else serve())
 
 
 if __name__ == "__main__":
