@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from mlxmesh_shared.process.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import exit_on_interrupt
 
-    end_at_interrupt()  # the imports below take a while
+    exit_on_interrupt()  # the imports below take a while
 
 import argparse
 import asyncio

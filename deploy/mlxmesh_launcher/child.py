@@ -24,7 +24,7 @@ from tenacity import (
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.process.forked import ForkedProcess
-from mlxmesh_shared.process.standby import order_line
+from mlxmesh_shared.process.standby import encode_command
 from mlxmesh_shared.process.startup import child_environment
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Child:
             self.log.path.parent.mkdir(parents=True, exist_ok=True)
             self._process, self._forked = self._forked, None
             with contextlib.suppress(BrokenPipeError):  # it has ended; ended() tells how
-                self._process.stdin.write(order_line(self._command(), self.log.path))
+                self._process.stdin.write(encode_command(self._command(), self.log.path))
             return
         descriptor = self.log.open_for_append()
         try:

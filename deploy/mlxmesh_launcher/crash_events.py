@@ -11,7 +11,7 @@ from mlxmesh.control.v1.launcher_pb2 import SupervisedService
 from mlxmesh.telemetry.v1.events_pb2 import ServiceCrashed
 from mlxmesh_launcher.child import Child, Crash
 from mlxmesh_shared.events import EventBus
-from mlxmesh_shared.events.delivery import Delivery
+from mlxmesh_shared.events.delivery import EventDelivery
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.tls import CertificateSource
@@ -49,7 +49,7 @@ class CrashEvents:
     def start(self, certificates: CertificateSource | None) -> None:
         """Deliver from now on."""
         open_ = partial(open_channel, certificates=certificates)
-        delivery = Delivery(self._registry, open_=open_)
+        delivery = EventDelivery(self._registry, open_=open_)
         self._bus.subscribe(delivery.put)
         self._delivering = asyncio.create_task(delivery.run(), name="deliver-events")
 

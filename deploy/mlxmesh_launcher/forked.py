@@ -11,7 +11,7 @@ import importlib
 from functools import partial
 
 from mlxmesh_shared.process.forked import ForkedProcess, can_fork
-from mlxmesh_shared.process.standby import STDERR, STDOUT, take_order
+from mlxmesh_shared.process.standby import STDERR, STDOUT, receive_command
 from mlxmesh_shared.process.startup import run_service
 from mlxmesh_shared.settings import MeshSettings
 
@@ -48,4 +48,4 @@ def _fork(module: str) -> ForkedProcess:
 def run_when_told(module: str) -> int:
     """Import a service, and run it once stdin tells its command line; returns the exit code."""
     service = importlib.import_module(f"{module}.__main__")
-    return run_service(service.main) if take_order(STDOUT, STDERR) else 0
+    return run_service(service.main) if receive_command(STDOUT, STDERR) else 0

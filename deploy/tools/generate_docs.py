@@ -22,7 +22,7 @@ from google.protobuf.descriptor_pb2 import (
 
 from mlxmesh.common.v1.rules_pb2 import MethodRules
 from mlxmesh_shared.rules import describe
-from mlxmesh_shared.tls.method_access import role_words, stated_rules
+from mlxmesh_shared.tls.method_access import declared_rules, format_roles
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
@@ -92,7 +92,7 @@ def _service(
     package: str, service: ServiceDescriptorProto, comments: Comments, path: Place
 ) -> Iterator[str]:
     known = descriptor_pool.Default().FindServiceByName(f"{package}.{service.name}")
-    callers = [_callers(rules) for _, rules in stated_rules(known)]
+    callers = [_callers(rules) for _, rules in declared_rules(known)]
     yield from ("", f"### service {service.name}", "", comments.at(*path), "")
     yield from ("| RPC | request | response | callers | |", "| --- | --- | --- | --- | --- |")
     for index, method in enumerate(service.method):
@@ -103,8 +103,10 @@ def _service(
 
 
 def _callers(rules: MethodRules) -> str:
-    at_gateway = role_words(rules.gateway_roles)
-    return role_words(rules.allowed_roles) + (f"; at the gateway: {at_gateway}" * bool(at_gateway))
+    at_gateway = format_roles(rules.gateway_roles)
+    return format_roles(rules.allowed_roles) + (
+        f"; at the gateway: {at_gateway}" * bool(at_gateway)
+    )
 
 
 def _message(

@@ -11,9 +11,9 @@ CLI_PACKAGES = frozenset({"cryptography", "prompt_toolkit", "psutil", "rich", "t
 def main() -> None:
     """Run the command line."""
     try:
-        from mlxmesh_shared.process.interrupt import end_at_interrupt
+        from mlxmesh_shared.process.interrupt import exit_on_interrupt
 
-        end_at_interrupt()
+        exit_on_interrupt()
         from mlxmesh_cli.commands.app import app
 
         app()

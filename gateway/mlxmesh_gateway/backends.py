@@ -13,7 +13,7 @@ from grpc import aio
 
 from mlxmesh_gateway.statuses import is_gone
 from mlxmesh_shared.errors import Cancelled, EngineLost, Internal, MeshError, ServiceUnavailable
-from mlxmesh_shared.events import Publish, unheard
+from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.registry import Instance, Registry, follow_service
 from mlxmesh_shared.registry.convert import breaker_change
 from mlxmesh_shared.resilience.breaker import Breaker, BreakerState, Permit
@@ -107,7 +107,7 @@ class Backends:
         *,
         on_change: OnChange,
         open_: OpenChannel = open_channel,
-        publish: Publish = unheard,
+        publish: Publish = discard_event,
     ) -> None:
         self._registry = registry
         self._publish = publish

@@ -10,7 +10,7 @@ from functools import partial
 from mlxmesh_gateway.event_log import GatewayEventLog
 from mlxmesh_gateway.instance_events import InstanceEvents
 from mlxmesh_gateway.status import SERVICES
-from mlxmesh_shared.events import Delivery, EventBus
+from mlxmesh_shared.events import EventBus, EventDelivery
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.tls import CertificateSource
@@ -26,7 +26,7 @@ class GatewayEvents:
         bus = EventBus(service="gateway", instance_id=instance_id)
         self.publish = bus.publish
         open_ = partial(open_channel, certificates=certificates)
-        self._delivery = Delivery(registry, own_id=instance_id, open_=open_)
+        self._delivery = EventDelivery(registry, own_id=instance_id, open_=open_)
         self._instances = InstanceEvents(
             registry, SERVICES, own_id=instance_id, publish=self.publish
         )

@@ -33,7 +33,7 @@ from mlxmesh_shared.errors import (
     NotFound,
     ServiceUnavailable,
 )
-from mlxmesh_shared.rpc.caller import caller_of, owner_of
+from mlxmesh_shared.rpc.caller import claimed_caller, owner_of
 from mlxmesh_shared.rpc.requests import RequestParser
 from mlxmesh_shared.rpc.server import remaining_s
 from mlxmesh_shared.telemetry.tracing import metadata_of
@@ -108,7 +108,7 @@ class Relay(grpc.GenericRpcHandler):
 
     async def _call(self, route: Route, request: bytes, context: Context) -> Call:
         """Raises: MalformedMessage, InvalidArgument."""
-        caller = caller_of(context)
+        caller = claimed_caller(context)
         message = await self._parser.parse(route.request_class, request, lambda: caller)
         describe_request(message)
         owner, request_id = owner_of(context), route.policy.key(message)

@@ -17,7 +17,7 @@ from mlxmesh_gateway.traffic import GatewayTraffic, merged, total
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.registry.convert import breaker_message, instance_message
-from mlxmesh_shared.rpc.channels import PATIENT, open_channel
+from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
 from mlxmesh_shared.tls import CertificateSource
 
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")
@@ -64,7 +64,7 @@ class MeshStatus:
         self._traffic = traffic
         self._sinks = sinks
         self._channels: dict[_Place, aio.Channel] = {}
-        self._open = partial(open_channel, certificates=certificates, patience=PATIENT)
+        self._open = partial(open_channel, certificates=certificates, timeouts=LONG_TIMEOUTS)
         self._running: asyncio.Task[wire.GetMeshStatusResponse] | None = None
 
     async def now(self) -> wire.GetMeshStatusResponse:

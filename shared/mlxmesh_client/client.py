@@ -59,7 +59,7 @@ from mlxmesh_client.request import (
     generate_request,
 )
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.rpc.channels import PATIENT, QUICK, open_channel
+from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, SHORT_TIMEOUTS, open_channel
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -91,9 +91,9 @@ class MeshClient:
         tls: CertificateFiles | None = None,
     ) -> None:
         certificates = CertificateSource(tls) if tls is not None else None
-        patience = QUICK if gateways else PATIENT
+        timeouts = SHORT_TIMEOUTS if gateways else LONG_TIMEOUTS
         self._channels = [
-            open_channel(each, role="gateway", certificates=certificates, patience=patience)
+            open_channel(each, role="gateway", certificates=certificates, timeouts=timeouts)
             for each in (address, *gateways)
         ]
         self._gateways = [GenerationServiceStub(channel) for channel in self._channels]

@@ -19,7 +19,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.rpc.channels import PATIENT, QUICK, open_channel
+from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, SHORT_TIMEOUTS, open_channel
 from mlxmesh_shared.tls import CertificateSource
 from tests.chaos.history import OK, Call, Ending, Message
 
@@ -176,7 +176,7 @@ class Crowd:
         self.readers: list[Reader] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._channels: list[aio.Channel] = []
-        self._patience = PATIENT if len(gateways) == 1 else QUICK
+        self._patience = LONG_TIMEOUTS if len(gateways) == 1 else SHORT_TIMEOUTS
         self._stubs = [[self._stub(address) for address in gateways] for _ in range(connections)]
 
     async def __aenter__(self) -> Crowd:
@@ -238,7 +238,7 @@ class Crowd:
 
     def _stub(self, address: str) -> GenerationServiceStub:
         channel = open_channel(
-            address, role="gateway", certificates=self._certificates, patience=self._patience
+            address, role="gateway", certificates=self._certificates, timeouts=self._patience
         )
         self._channels.append(channel)
         return GenerationServiceStub(channel)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from mlxmesh.generation.v1.generation_pb2 import CountTokensRequest, GenerateRequest
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.rpc.channels import PATIENT, open_channel
+from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
 from mlxmesh_shared.tls import CertificateSource
 from tests.bench.results import Row
 from tests.chaos.clients import Reader, no_pause, status_of
@@ -41,7 +41,7 @@ class SteadyLoad:
         self._streams = streams
         self._numbers = itertools.count()
         self._channel = open_channel(
-            address, role="gateway", certificates=certificates, patience=PATIENT
+            address, role="gateway", certificates=certificates, timeouts=LONG_TIMEOUTS
         )
         self._stub = GenerationServiceStub(self._channel)
         self._stop = asyncio.Event()

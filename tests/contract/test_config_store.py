@@ -10,7 +10,7 @@ import pytest
 
 from mlxmesh_shared.config_store import ConfigStore, NoConfigStore, open_config_store
 from mlxmesh_shared.config_store.consul import ConsulConfigStore
-from mlxmesh_shared.process.live import follow_store
+from mlxmesh_shared.process.service_host import follow_store
 from mlxmesh_shared.settings import ConsulSettings, GatewaySettings, LiveSettings, MeshSettings
 from tests.fakes.config_store import InMemoryConfigStore
 from tests.fakes.consul_agent import FakeConsulAgent

@@ -12,7 +12,7 @@ from mlxmesh_gateway.event_log import GatewayEventLog
 from mlxmesh_gateway.telemetry_servicer import TelemetryServicer
 from mlxmesh_gateway.traffic import GatewayTraffic
 from mlxmesh_shared.errors import Internal, ServiceUnavailable
-from mlxmesh_shared.events import Delivery, EventBus
+from mlxmesh_shared.events import EventBus, EventDelivery
 from mlxmesh_shared.registry import Instance
 from tests.fakes.event_gateway import FakeEventGateway, event_server
 from tests.fakes.registry import InMemoryRegistry
@@ -46,7 +46,7 @@ class Stand:
     def __init__(self, stack: AsyncExitStack) -> None:
         self.registry = InMemoryRegistry()
         self.bus = EventBus(service="model", instance_id="model-1")
-        self.delivery = Delivery(self.registry, most_kept=8, overlap_s=OVERLAP_S)
+        self.delivery = EventDelivery(self.registry, max_events=8, overlap_s=OVERLAP_S)
         self.bus.subscribe(self.delivery.put)
         self._stack = stack
 
@@ -213,4 +213,4 @@ async def test_a_flush_gives_up_on_a_gateway_that_is_lost(
     stand.happens(1)
     await asyncio.sleep(0.05)
     await stand.delivery.flush(0.1)
-    assert "reached no gateway in time" in caplog.text
+    assert "did not reach a gateway in time" in caplog.text

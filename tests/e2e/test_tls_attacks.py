@@ -32,10 +32,10 @@ from mlxmesh_shared.errors import (
     ServiceUnavailable,
     Unauthenticated,
 )
-from mlxmesh_shared.rpc.channels import PATIENT, open_channel
+from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 from mlxmesh_shared.tls.identity import ROLES
-from mlxmesh_shared.tls.method_access import stated_rules
+from mlxmesh_shared.tls.method_access import declared_rules
 from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
 from tests.fakes.certificates import expired, issue_all
 
@@ -104,7 +104,7 @@ def every_method() -> list[Method]:
             words(iter(rules.allowed_roles)),
         )
         for service in services
-        for path, rules in stated_rules(service)
+        for path, rules in declared_rules(service)
     ]
 
 
@@ -173,7 +173,7 @@ async def test_a_role_may_call_at_each_port_what_the_contract_lists_it_for(
     found: dict[tuple[str, str], str] = {}
     for port, address in ports.items():
         async with open_channel(
-            address, role=SHOWS[port], certificates=certificates, patience=PATIENT
+            address, role=SHOWS[port], certificates=certificates, timeouts=LONG_TIMEOUTS
         ) as channel:
             for method in METHODS:
                 found[port, method.path] = await outcome(channel, method)

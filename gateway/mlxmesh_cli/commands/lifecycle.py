@@ -273,11 +273,11 @@ def _print_line(component: str, line: str, json: bool) -> None:
 
 
 def _follow(paths: list[Path], json: bool) -> None:
-    from mlxmesh_shared.process.interrupt import raise_at_interrupt
+    from mlxmesh_shared.process.interrupt import raise_on_interrupt
 
     logs = [FollowedLog(path) for path in paths]
     try:
-        raise_at_interrupt()
+        raise_on_interrupt()
         while True:
             for log in logs:
                 for line in log.new_lines():

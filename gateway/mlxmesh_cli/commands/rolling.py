@@ -106,7 +106,7 @@ async def _restart(data_dir: Path, services: list[str], report: Report) -> list[
     from mlxmesh.control.v1 import launcher_pb2 as pb
     from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
     from mlxmesh_launcher.record import read_record
-    from mlxmesh_shared.rpc.channels import PATIENT, open_channel
+    from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
     from mlxmesh_shared.tls import CertificateSource
 
     record = read_record(data_dir)
@@ -119,7 +119,7 @@ async def _restart(data_dir: Path, services: list[str], report: Report) -> list[
     done: list[str] = []
     # The launcher has a runtime's certificate.
     async with open_channel(
-        record.control, role="runtime", certificates=certificates, patience=PATIENT
+        record.control, role="runtime", certificates=certificates, timeouts=LONG_TIMEOUTS
     ) as channel:
         async for step in LauncherServiceStub(channel).Restart(
             pb.RestartRequest(services=services)
@@ -158,10 +158,10 @@ async def _ask_to_leave(found: Instance, certificates: CertificateSource | None)
     from mlxmesh.control.v1.control_pb2 import DrainRequest
     from mlxmesh.control.v1.control_pb2_grpc import ControlServiceStub
     from mlxmesh_shared.errors import DeadlineExceeded
-    from mlxmesh_shared.rpc.channels import PATIENT, open_channel
+    from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
 
     async with open_channel(
-        found.address, role=found.service, certificates=certificates, patience=PATIENT
+        found.address, role=found.service, certificates=certificates, timeouts=LONG_TIMEOUTS
     ) as channel:
         control = ControlServiceStub(channel)
         try:

@@ -165,21 +165,21 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
     from mlxmesh_shared.process.interrupt import (
-        end_at_interrupt,
-        hold_interrupts,
-        raise_at_interrupt,
-        release_interrupts,
+        block_interrupts,
+        exit_on_interrupt,
+        raise_on_interrupt,
+        unblock_interrupts,
     )
 
     async def interruptible() -> T:
-        release_interrupts()
+        unblock_interrupts()
         return await work
 
     # From the first step of the work on, Ctrl-C cancels it; until then it waits.
-    hold_interrupts()
-    raise_at_interrupt()
+    block_interrupts()
+    raise_on_interrupt()
     try:
         return asyncio.run(interruptible())
     finally:
-        end_at_interrupt()
-        release_interrupts()
+        exit_on_interrupt()
+        unblock_interrupts()

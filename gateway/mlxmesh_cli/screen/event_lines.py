@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.telemetry.v1.events_pb2 import GAP_REASON_OTHER_LOG, Event, Gap
-from mlxmesh_shared.events import event_facts
+from mlxmesh_shared.events import event_payload
 
 _BAD = ("crashed", "failed", "opened", "overloaded", "left")
 _GOOD = ("ready", "loaded", "resumed", "closed", "registered", "pulled")
@@ -22,7 +22,7 @@ def event_line(event: Event) -> Text:
     time = event.time.ToDatetime(tzinfo=UTC).astimezone()
     line = Text(f"{time:%H:%M:%S}.{time.microsecond // 1000:03d} ", style="dim")
     line.append(f"{event.name:20} ", style=_style(event.name))
-    facts = event_facts(event)
+    facts = event_payload(event)
     told = _shown(event.correlation_id)
     line.append(told, style="bold")
     words = list(_words(facts, told=event.correlation_id)) if facts is not None else []

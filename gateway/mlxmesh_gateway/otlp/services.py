@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 
 from mlxmesh_gateway.otlp.intake import Accepted, accept
 from mlxmesh_gateway.otlp.messages import SERVICES, OtlpService
-from mlxmesh_shared.rpc.caller import host_of
-from mlxmesh_shared.rpc.requests import RequestParser, Turns, finish_in_thread
+from mlxmesh_shared.rpc.caller import peer_host
+from mlxmesh_shared.rpc.requests import FairLock, RequestParser, finish_in_thread
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 
@@ -27,7 +27,7 @@ class _Exports:
     def __init__(self, on_rejected: Callable[[int], None]) -> None:
         self._on_rejected = on_rejected
         self._parser = RequestParser(Validator([]))
-        self._turns = Turns()
+        self._lock = FairLock()
 
     async def take(
         self,
@@ -37,7 +37,7 @@ class _Exports:
         sender: str,
     ) -> Message:
         """The answer, which says what was left out. Raises: InvalidArgument, MalformedMessage."""
-        async with self._turns.of(sender):
+        async with self._lock.held_by(sender):
             accepted = await self._accepted(service, encoded)
             for each in accepted.slices:
                 await pass_on(each)
@@ -68,7 +68,7 @@ def _handler(
     service: OtlpService, exports: _Exports, pass_on: Callable[[Any], Awaitable[None]]
 ) -> grpc.GenericRpcHandler:
     async def export(encoded: bytes, context: Any) -> Any:
-        return await exports.take(service, pass_on, encoded, host_of(context.peer()))
+        return await exports.take(service, pass_on, encoded, peer_host(context.peer()))
 
     # Without a deserializer gRPC hands over the bytes as they came.
     serialize: Any = service.response.SerializeToString

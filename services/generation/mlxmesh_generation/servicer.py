@@ -27,7 +27,7 @@ from mlxmesh_generation.request import GenerationKey, GenerationRequest
 from mlxmesh_generation.streams.generations import Generations
 from mlxmesh_shared.errors import MethodNotFound
 from mlxmesh_shared.registry.convert import breaker_message, instance_message
-from mlxmesh_shared.rpc.caller import caller_of, told_owner
+from mlxmesh_shared.rpc.caller import claimed_caller, forwarded_owner
 from mlxmesh_shared.rpc.server import remaining_s
 
 
@@ -83,18 +83,20 @@ class GenerationServicer(GenerationServiceServicer):
         return CancelGenerationResponse()
 
     async def CountTokens(self, request: CountTokensRequest, context: Any) -> CountTokensResponse:
-        asked = convert.count_request(request, caller=caller_of(context))
+        asked = convert.count_request(request, caller=claimed_caller(context))
         token_ids = await self._generations.count(asked)
         returned = token_ids if request.return_token_ids else ()
         return CountTokensResponse(tokens=len(token_ids), token_ids=returned)
 
 
 def _asked(request: GenerateRequest, context: Any) -> GenerationRequest:
-    return convert.generation_request(request, caller=caller_of(context), owner=told_owner(context))
+    return convert.generation_request(
+        request, caller=claimed_caller(context), owner=forwarded_owner(context)
+    )
 
 
 def _key(request: AttachGenerationRequest | CancelGenerationRequest, context: Any) -> GenerationKey:
-    return GenerationKey(told_owner(context), request.request_id)
+    return GenerationKey(forwarded_owner(context), request.request_id)
 
 
 class EngineStatusServicer(TelemetryServiceServicer):

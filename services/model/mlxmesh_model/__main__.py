@@ -1,162 +1,37 @@
 """The model service: `python -m mlxmesh_model`."""
 
 if __name__ == "__main__":
-    from mlxmesh_shared.process.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import exit_on_interrupt
 
-    end_at_interrupt()  # the imports below take a while
+    exit_on_interrupt()  # the imports below take a while
 
-import asyncio
 import sys
 from contextlib import AsyncExitStack
-from functools import partial
 
-from sqlalchemy import URL
-
-from mlxmesh.model.v1 import model_pb2_grpc
-from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
-from mlxmesh_model.artifacts.imports import Imports
-from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database_urls import database_url, sqlite_url
-from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.fleet.loads import Loads
-from mlxmesh_model.fleet.passed_over import PassedOver
-from mlxmesh_model.fleet.reconciler import Reconciler
-from mlxmesh_model.fleet.runtimes import GrpcFleet
-from mlxmesh_model.fleet.turn import Turn
-from mlxmesh_model.model_events import publish_change
-from mlxmesh_model.servicer import ModelServicer
-from mlxmesh_shared.events import publishing
-from mlxmesh_shared.process.live import following
-from mlxmesh_shared.process.startup import check_data_dir, run_service, wait_for_stop
-from mlxmesh_shared.registry import local_instance, open_registry
-from mlxmesh_shared.rpc.channels import open_channel
-from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
+from mlxmesh_model.assembly import make_server, open_catalogue
+from mlxmesh_shared.process.service_host import ServiceSteps, open_host
+from mlxmesh_shared.process.service_process import start_process
+from mlxmesh_shared.process.startup import run_service
 from mlxmesh_shared.settings import ModelSettings, live_settings
-from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
-from mlxmesh_shared.telemetry.calls import ServedCalls
-from mlxmesh_shared.telemetry.setup import ProcessTelemetry
-from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
-
-SERVICE = "model"
 
 
 async def main() -> None:
-    """The story of the process."""
-    live = live_settings(ModelSettings, sys.argv[1:])
-    settings = live.current
-    check_data_dir(settings.data_dir)
-    instance_id = new_instance_id(SERVICE)
-    setup_logging(
-        service=SERVICE,
-        instance_id=instance_id,
-        level=settings.log_level,
-        json=wants_json(settings.log_format),
-    )
-    telemetry = ProcessTelemetry(settings, SERVICE, instance_id)
-    async with AsyncExitStack() as stack:
-        certificates = open_certificates(settings, SERVICE)
-        registry = open_registry(settings, certificates)
-        stack.push_async_callback(registry.close)
-        await stack.enter_async_context(following(live, SERVICE))
-        await stack.enter_async_context(telemetry.exporting(registry, certificates))
-        events = await stack.enter_async_context(
-            publishing(
-                live, registry, service=SERVICE, instance_id=instance_id, certificates=certificates
+    """Serves until a stop is requested, then drains."""
+    process = start_process(live_settings(ModelSettings, sys.argv[1:]), "model")
+    async with open_host(process) as host, host.publishing() as events, AsyncExitStack() as stack:
+        catalogue = await open_catalogue(stack, process, host.registry, events.publish)
+        if catalogue.turn.take():
+            # Before a caller can ask for one of the models.
+            await catalogue.recover()
+            # From here on the catalogue states what runs now, not what ran when it was written.
+            await catalogue.reconciler.reconcile()
+        server = make_server(process, catalogue)
+        # Calls that run during the drain may wait for the reconciler, so it is stopped afterwards.
+        async with AsyncExitStack() as background:
+            steps = ServiceSteps(
+                before_ready=lambda: background.enter_async_context(catalogue.running())
             )
-        )
-        store = await Store.open(_database_url(settings), partial(publish_change, events.publish))
-        stack.push_async_callback(store.close)
-        fleet = GrpcFleet(
-            registry,
-            grace_s=settings.runtime_grace_s,
-            open_=partial(open_channel, certificates=certificates),
-        )
-        stack.push_async_callback(fleet.close)
-        passed_over = PassedOver(events.publish)
-        reconciler = Reconciler(
-            store=store,
-            fleet=fleet,
-            interval_s=settings.reconcile_interval_s,
-            passed_over=passed_over,
-        )
-        models_dir = settings.models_dir or settings.data_dir / "models"
-        pulls = Pulls(
-            store=store,
-            hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
-            models_dir=models_dir,
-        )
-        imports = Imports(store=store, models_dir=models_dir)
-        turn = Turn(settings.data_dir / "model.turn")
-        stack.callback(turn.release)
-        if turn.take():
-            # Before anybody can ask for one of them.
-            await pulls.recover()
-            await imports.recover()
-            # From here on the catalogue says what runs now, not what ran when it was written.
-            await reconciler.reconcile()
-        watcher = ServedCalls(telemetry.of_process)
-        servicer = ModelServicer(
-            store=store,
-            pulls=pulls,
-            imports=imports,
-            loads=Loads(store=store, wake_reconciler=reconciler.wake),
-            passed_over=passed_over.of,
-        )
-        server = _server(settings, servicer, certificates, watcher)
-        address = await server.start()
-        instance = local_instance(settings, SERVICE, instance_id, address)
-        async with asyncio.TaskGroup() as background:
-            loops = [
-                background.create_task(_tend(turn, pulls, imports, reconciler)),
-                background.create_task(fleet.listen(reconciler.wake)),
-                background.create_task(store.follow_others()),
-            ]
-            await server.set_serving()
-            await registry.register(instance)
-            await wait_for_stop(server.leaving)
-            await registry.deregister(instance)
-            # The calls that run here may wait for what the reconciler does: it goes last.
-            await server.drain(settings.drain_grace_s)
-            for loop in loops:
-                loop.cancel()
-
-
-async def _tend(turn: Turn, pulls: Pulls, imports: Imports, reconciler: Reconciler) -> None:
-    """Two reconcilers would each place the replicas that are missing: one waits for the other."""
-    await turn.wait()
-    await pulls.recover()
-    await imports.recover()
-    await reconciler.run()
-
-
-def _open_hub(endpoint: str) -> Hub:
-    # Not at the top: its libraries are slow to import and only a pull needs them.
-    from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
-
-    return HuggingFaceHub(endpoint)
-
-
-def _server(
-    settings: ModelSettings,
-    servicer: ModelServicer,
-    certificates: CertificateSource | None,
-    watcher: ServedCalls,
-) -> MeshServer:
-    return MeshServer(
-        listen=settings.listen,
-        services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
-        service_names=["mlxmesh.model.v1.ModelService"],
-        options=ServerOptions(reflection=settings.reflection),
-        name=SERVICE,
-        tls=certificates and ServerTls(certificates),
-        watcher=watcher,
-    )
-
-
-def _database_url(settings: ModelSettings) -> URL:
-    if settings.database_url:
-        return database_url(settings.database_url)
-    return sqlite_url(settings.data_dir / "model.db")
+            await host.serve(server, grace_s=process.settings.drain_grace_s, steps=steps)
 
 
 if __name__ == "__main__":

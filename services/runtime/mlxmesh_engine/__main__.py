@@ -1,19 +1,19 @@
 """The engine process: one model, one backend, one gRPC service."""
 
 if __name__ == "__main__":
-    from mlxmesh_shared.process.interrupt import end_at_interrupt
+    from mlxmesh_shared.process.interrupt import exit_on_interrupt
 
-    end_at_interrupt()  # the imports below take a while
+    exit_on_interrupt()  # the imports below take a while
 
 import sys
 
 from mlxmesh_engine.service.serve import serve
-from mlxmesh_engine.service.spare import serve_when_told
+from mlxmesh_engine.service.spare import serve_on_command
 from mlxmesh_shared.process.startup import run_service
 
 
 async def main() -> None:
-    await (serve_when_told() if "--spare" in sys.argv else serve())
+    await (serve_on_command() if "--spare" in sys.argv else serve())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from mlxmesh_shared.errors import (
     EngineNotFound,
     InvalidArgument,
 )
-from mlxmesh_shared.events import Publish, unheard
+from mlxmesh_shared.events import Publish, discard_event
 
 
 class _What(TypedDict):
@@ -70,7 +70,7 @@ class Engines:
         limits: RestartLimits,
         free_memory: Callable[[], Awaitable[Memory]],
         memory_fraction: float,
-        publish: Publish = unheard,
+        publish: Publish = discard_event,
     ) -> None:
         self._host = host
         self._limits = limits

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from mlxmesh_shared.process.forked import ForkedProcess, can_fork
-from mlxmesh_shared.process.standby import order_line
+from mlxmesh_shared.process.standby import encode_command
 from mlxmesh_shared.process.startup import child_environment, run_service
 
 # The engine that took the last one starts and serves its first requests before the next is made.
@@ -62,7 +62,7 @@ class SpareEngine:
             return None
         assert process.stdin is not None, "spawned with a pipe"
         with contextlib.suppress(BrokenPipeError):  # whoever waits for it learns how it ended
-            process.stdin.write(order_line(command, log))
+            process.stdin.write(encode_command(command, log))
         return process
 
     async def close(self) -> None:

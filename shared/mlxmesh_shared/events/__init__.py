@@ -1,28 +1,28 @@
-"""Domain events: what happens in the mesh, told to every gateway by the process where it does."""
+"""Domain events, which each process publishes to every gateway."""
 
 from mlxmesh_shared.events.bus import (
     EventBus,
     EventFilter,
     Publish,
-    event_facts,
-    event_of,
-    name_of,
-    unheard,
+    discard_event,
+    event_name,
+    event_payload,
+    make_event,
 )
-from mlxmesh_shared.events.delivery import Delivery, publishing, tell_changes
+from mlxmesh_shared.events.delivery import EventDelivery, publish_changes, publishing
 from mlxmesh_shared.events.log import Batch, EventLog
 
 __all__ = [
     "Batch",
-    "Delivery",
     "EventBus",
+    "EventDelivery",
     "EventFilter",
     "EventLog",
     "Publish",
-    "event_facts",
-    "event_of",
-    "name_of",
+    "discard_event",
+    "event_name",
+    "event_payload",
+    "make_event",
+    "publish_changes",
     "publishing",
-    "tell_changes",
-    "unheard",
 ]

@@ -1,4 +1,4 @@
-"""Events made from their payloads: the contract's oneof is the one list of names."""
+"""Makes and publishes events; the oneof of the contract is the only list of their names."""
 
 import logging
 import secrets
@@ -19,21 +19,21 @@ _FIELDS = {
 }
 
 
-def name_of(payload: Message) -> str:
-    """The name of the event that has this payload, for example model.load_failed.
+def event_name(payload: Message) -> str:
+    """The name of the event with this payload, for example model.load_failed.
 
     Raises: KeyError when no event has such a payload.
     """
     return _FIELDS[payload.DESCRIPTOR.full_name].replace("_", ".", 1)
 
 
-def event_of(
+def make_event(
     payload: Message, *, service: str, instance_id: str, correlation_id: str = ""
 ) -> Event:
-    """An event that happens now. Raises: KeyError when no event has such a payload."""
+    """An event with the time of now. Raises: KeyError when no event has such a payload."""
     event = Event(
         event_id=secrets.token_hex(12),
-        name=name_of(payload),
+        name=event_name(payload),
         service=service,
         instance_id=instance_id,
         correlation_id=correlation_id,
@@ -43,15 +43,15 @@ def event_of(
     return event
 
 
-def event_facts(event: Event) -> Message | None:
-    """Its payload; None for one that this version of the contract does not know."""
+def event_payload(event: Event) -> Message | None:
+    """The payload of an event; None for one that this version of the contract does not know."""
     field = event.WhichOneof("payload")
     return None if field is None else getattr(event, field)
 
 
 @dataclass(frozen=True)
 class EventFilter:
-    """What an event must be to pass; an empty part lets all pass."""
+    """Selects events; an empty field selects all."""
 
     names: Collection[str] = ()
     """Each exact, or `area.*`."""
@@ -59,7 +59,7 @@ class EventFilter:
     correlation_id: str = ""
 
     def passes(self, event: Event) -> bool:
-        """Whether the event is wanted."""
+        """Whether the event is selected."""
         return (
             (not self.names or self._is_named(event.name))
             and (not self.services or event.service in self.services)
@@ -73,45 +73,45 @@ class EventFilter:
 _log = logging.getLogger(__name__)
 
 Hook = Callable[[Event], None]
-"""Told of an event; must return at once."""
+"""Receives an event; must return at once."""
 
 EVERYTHING = EventFilter()
 
 
 class Publish(Protocol):
-    """What a domain module tells of an event with: its payload, and what it belongs to."""
+    """Publishes an event by its payload and the id of what it concerns."""
 
     def __call__(self, payload: Message, correlation_id: str = "") -> None: ...
 
 
-def unheard(payload: Message, correlation_id: str = "") -> None:
-    """Satisfies Publish where nobody listens."""
+def discard_event(payload: Message, correlation_id: str = "") -> None:
+    """Satisfies Publish for modules that run without a bus."""
 
 
 class EventBus:
-    """Publishing never waits and never fails: what a hook raises is logged and counted."""
+    """Passes events to hooks. Never waits or fails: errors of hooks are logged and counted."""
 
     def __init__(self, *, service: str, instance_id: str) -> None:
         self._service = service
         self._instance_id = instance_id
         self._hooks: list[tuple[EventFilter, Hook]] = []
         self.failures = 0
-        """Times that an event could not be made, or a hook failed on one."""
+        """How often an event could not be made or a hook failed."""
 
     def subscribe(self, hook: Hook, wanted: EventFilter = EVERYTHING) -> None:
-        """Has `hook` told of every event from now on that passes the filter."""
+        """Calls `hook` with every event from now on that passes the filter."""
         self._hooks.append((wanted, hook))
 
     def publish(self, payload: Message, correlation_id: str = "") -> None:
-        """Tells of something that happened just now; satisfies Publish."""
+        """Publishes an event with the time of now; satisfies Publish."""
         try:
-            event = event_of(
+            event = make_event(
                 payload,
                 service=self._service,
                 instance_id=self._instance_id,
                 correlation_id=correlation_id,
             )
-        except Exception:  # noqa: BLE001 - whatever it is, the caller's work goes on
+        except Exception:  # noqa: BLE001 - no error may stop the work of the caller
             self._failed(payload.DESCRIPTOR.name)
             return
         for wanted, hook in self._hooks:
@@ -123,4 +123,4 @@ class EventBus:
 
     def _failed(self, what: str) -> None:
         self.failures += 1
-        _log.exception("an event could not be told: %s", what)
+        _log.exception("an event could not be published: %s", what)

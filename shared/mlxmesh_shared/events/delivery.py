@@ -1,4 +1,4 @@
-"""Brings the events of a process to every gateway: at least once, in order for each of them."""
+"""Delivers the events of a process to every gateway: at least once, and to each in order."""
 
 import asyncio
 import contextlib
@@ -21,23 +21,23 @@ from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
 from mlxmesh_shared.settings import LiveSettings, MeshSettings
 from mlxmesh_shared.tls import CertificateSource
 
-MAX_KEPT = 1024
+MAX_EVENTS = 1024
 OVERLAP_S = 5.0
 CALL_TIMEOUT_S = 5.0
 RETRY_MIN_S = 0.1
 RETRY_MAX_S = 2.0
-# Of gateways, most of which will not come back.
-MAX_REMEMBERED = 64
+# Gateways that are gone, most of which will not come back.
+MAX_KNOWN_GATEWAYS = 64
 
 _log = logging.getLogger(__name__)
 
 
-class Delivery:
-    """Keeps the last events, and for each gateway how far it has them.
+class EventDelivery:
+    """Retains the last events, and for each gateway the number of the last one that it has.
 
-    A gateway that is new gets what no gateway has taken yet, so what happens while there is none
-    is not lost, and what happened within `overlap_s`: it may have served before it was noticed
-    here. What others have taken before is history, which it does not get.
+    A new gateway gets the events that no gateway has received yet, so that none is lost while there
+    is no gateway, and those of the last `overlap_s`, because it may have served before this process
+    discovered it. It does not get older events that other gateways have received.
     """
 
     def __init__(
@@ -46,38 +46,37 @@ class Delivery:
         *,
         own_id: str = "",
         open_: OpenChannel = open_channel,
-        most_kept: int = MAX_KEPT,
+        max_events: int = MAX_EVENTS,
         overlap_s: float = OVERLAP_S,
     ) -> None:
-        """`own_id` is a gateway's own, which needs no delivery to itself."""
+        """own_id: that of this process if it is a gateway, which does not deliver to itself."""
         self._registry = registry
         self._own_id = own_id
         self._open = open_
-        self._log = EventLog(most_kept)
+        self._log = EventLog(max_events)
         self._overlap_ns = round(overlap_s * 1e9)
-        self._taken = 0  # by any gateway: the number of the last event
+        self._received = 0  # the number of the last event that any gateway has
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._reached: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._idle = asyncio.Event()
         self.dropped = 0
-        """Deliveries that were given up: the gateway was too far behind, or refused the events."""
+        """Events that a gateway did not get because it was too far behind or refused them."""
 
     def put(self, event: Event) -> None:
-        """Takes an event for delivery; returns at once."""
+        """Queues an event for delivery; returns at once."""
         self._log.add(event)
         if self._own_id:
-            self._taken = self._log.newest
+            self._received = self._log.newest
 
     async def run(self) -> None:
         """Delivers until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            told = partial(self._follow, tasks)
-            await follow_service(self._registry, "gateway", told)
+            await follow_service(self._registry, "gateway", partial(self._follow, tasks))
 
     async def flush(self, timeout_s: float) -> None:
-        """Waits until some gateway has every event, or all have those that they do not refuse.
+        """Waits until one gateway has every event, or all have those that they do not refuse.
 
-        Not longer than timeout_s, and not at all without a gateway.
+        Waits at most timeout_s, and not at all without a gateway.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -85,11 +84,11 @@ class Delivery:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            _log.warning("the last events of this process reached no gateway in time")
+            _log.warning("the last events of this process did not reach a gateway in time")
 
     def _is_flushed(self) -> bool:
         newest = self._log.newest
-        return self._taken >= newest or all(
+        return self._received >= newest or all(
             self._reached.get(place, 0) >= newest for place in self._tasks
         )
 
@@ -111,8 +110,8 @@ class Delivery:
         try:
             recent = self._log.before(time.time_ns() - self._overlap_ns)
             place = gateway.instance_id, gateway.address
-            # One that was away for a while goes on where it was.
-            start = self._reached.get(place, min(self._taken, recent))
+            # A gateway that is back after a while continues where it was.
+            start = self._reached.get(place, min(self._received, recent))
             async for batch in self._log.follow(start):
                 if channel is None:
                     channel = self._open(gateway.address, role="gateway")
@@ -131,7 +130,7 @@ class Delivery:
             await stub.PublishEvents(request, timeout=CALL_TIMEOUT_S)
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(_may_go_well_later),
+            retry=retry_if_exception(_is_retryable),
             wait=wait_random_exponential(multiplier=RETRY_MIN_S, max=RETRY_MAX_S),
             reraise=True,
         )
@@ -140,13 +139,13 @@ class Delivery:
         except MeshError as error:
             self._drop(len(batch.events), gateway, error.reason)
         else:
-            self._taken = max(self._taken, batch.last)
+            self._received = max(self._received, batch.last)
 
     def _note_reached(self, place: tuple[str, str], number: int) -> None:
         self._reached[place] = number
         self._reached.move_to_end(place)
         self._idle.set()
-        if len(self._reached) > MAX_REMEMBERED:
+        if len(self._reached) > MAX_KNOWN_GATEWAYS:
             self._reached.popitem(last=False)
 
     def _drop(self, count: int, gateway: Instance, why: str) -> None:
@@ -154,7 +153,7 @@ class Delivery:
         _log.warning("%d events did not reach %s: %s", count, gateway.instance_id, why)
 
 
-def _may_go_well_later(error: BaseException) -> bool:
+def _is_retryable(error: BaseException) -> bool:
     return isinstance(error, MeshError) and (error.retryable or isinstance(error, DeadlineExceeded))
 
 
@@ -163,13 +162,13 @@ FLUSH_S = 1.0
 S = TypeVar("S", bound=MeshSettings)
 
 
-def tell_changes(live: LiveSettings[S], publish: Publish) -> None:
-    """Has every change of a process's settings told as an event."""
+def publish_changes(live: LiveSettings[S], publish: Publish) -> None:
+    """Publishes every change of a process's settings as an event."""
 
-    def tell(changed: Mapping[str, object]) -> None:
+    def publish_change(changed: Mapping[str, object]) -> None:
         publish(ConfigChanged(settings={name: str(value) for name, value in changed.items()}))
 
-    live.watch(tell)
+    live.watch(publish_change)
 
 
 @contextlib.asynccontextmanager
@@ -181,11 +180,11 @@ async def publishing(
     instance_id: str,
     certificates: CertificateSource | None = None,
 ) -> AsyncGenerator[EventBus]:
-    """A process's bus; at the end its last events get a second to reach a gateway."""
+    """The bus of a process; at the end its last events have FLUSH_S to reach a gateway."""
     bus = EventBus(service=service, instance_id=instance_id)
-    delivery = Delivery(registry, open_=partial(open_channel, certificates=certificates))
+    delivery = EventDelivery(registry, open_=partial(open_channel, certificates=certificates))
     bus.subscribe(delivery.put)
-    tell_changes(live, bus.publish)
+    publish_changes(live, bus.publish)
     delivering = asyncio.create_task(delivery.run(), name="deliver-events")
     try:
         yield bus

@@ -1,4 +1,4 @@
-"""The last events of a process, in order, for readers that each go at their own pace."""
+"""The last events of a process in order, for readers of different speed."""
 
 import asyncio
 from collections import deque
@@ -8,39 +8,39 @@ from itertools import islice, takewhile
 
 from mlxmesh.telemetry.v1.events_pb2 import Event
 
-MAX_IN_A_BATCH = 256
+MAX_BATCH_EVENTS = 256
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a reader gets at once; at least one event."""
+    """Consecutive events, at least one."""
 
     events: list[Event]
     lost: int
-    """Events before these that were given up before this reader came to them."""
+    """How many events before these were dropped before this reader read them."""
     last: int
     """The number of the last of them."""
 
 
 class EventLog:
-    """Numbers events 1, 2, 3 ... and keeps the last `most` of them.
+    """Numbers events 1, 2, 3 ... and retains the last `max_events` of them.
 
-    A slow reader costs nothing and holds nobody up: it is told how many events it missed.
+    A slow reader does not delay others; it gets the number of the events that it missed.
     """
 
-    def __init__(self, most: int) -> None:
-        self._events: deque[Event] = deque(maxlen=most)
+    def __init__(self, max_events: int) -> None:
+        self._events: deque[Event] = deque(maxlen=max_events)
         self._changed = asyncio.Event()
         self.newest = 0
         """The number of the last event; 0 before the first."""
 
     @property
     def oldest(self) -> int:
-        """The number of the first event that is kept, or of the next one where none is."""
+        """The number of the first retained event, or of the next event if none is retained."""
         return self.newest - len(self._events) + 1
 
     def add(self, event: Event) -> None:
-        """Keeps one more event; the log owns it."""
+        """Appends an event; the log owns it."""
         self.newest += 1
         self._events.append(event)
         self._changed.set()
@@ -54,12 +54,12 @@ class EventLog:
         return self.newest - sum(1 for _ in later)
 
     async def follow(self, after: int) -> AsyncGenerator[Batch]:
-        """The events after a number, as soon as there are some; never ends."""
+        """Yields the events after a number as they arrive; never ends."""
         while True:
             while after >= self.newest:
                 await self._changed.wait()
             lost = max(0, self.oldest - 1 - after)
             start = after + lost + 1 - self.oldest
-            events = list(islice(self._events, start, start + MAX_IN_A_BATCH))
+            events = list(islice(self._events, start, start + MAX_BATCH_EVENTS))
             after += lost + len(events)
             yield Batch(events, lost, after)

@@ -1,4 +1,4 @@
-"""Reads JSON files that somebody else wrote, in bounded time and memory."""
+"""Reads untrusted JSON files in bounded time and memory."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ MAX_DEPTH = 64
 MAX_INTEGER_DIGITS = 32
 _CONTAINERS = (dict, list)
 
-# What real models need, several times over; the largest known index has 9 MB, tokenizer 33 MB.
+# Several times what real models need: the largest known index has 9 MB, tokenizer 33 MB.
 MAX_BYTES_BY_NAME: Mapping[str, int] = {
     "config.json": 4 * MIB,
     "generation_config.json": MIB,
@@ -21,15 +21,15 @@ MAX_BYTES_BY_NAME: Mapping[str, int] = {
     "chat_template.json": MIB,
 }
 MAX_FILE_BYTES = 64 * MIB
-"""Of a file of a model that is neither weights nor JSON and has no limit of its own."""
+"""For a model file that is neither weights nor JSON and has no limit of its own."""
 
 
 class UnusableJson(ValueError):
-    """Why a JSON file is refused; the message follows the file's name in a sentence."""
+    """A rejected JSON file; the message continues a sentence that starts with the file name."""
 
 
 def max_file_bytes(name: str) -> int:
-    """The largest file of that name that a model may have, weights apart."""
+    """The maximum size of a model file of this name, except weights."""
     default = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
     return MAX_BYTES_BY_NAME.get(name, default)
 
@@ -61,7 +61,7 @@ def _integer(text: str) -> int:
 
 
 def _check_depth(value: object) -> None:
-    """By levels, not by recursion: what is checked may be deep."""
+    """Checks level by level instead of by recursion, which could exceed the stack."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [item for parent in level for item in _items(parent)]

@@ -1,1 +1,1 @@
-"""How a service process starts, forks, follows its settings and stops."""
+"""How a service process starts, joins its mesh, follows its settings, forks and stops."""

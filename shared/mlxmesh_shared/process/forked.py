@@ -1,4 +1,4 @@
-"""Processes that are forks of this one, and so need not import again what it has imported.
+"""Processes that are forks of this one, and so do not repeat its imports.
 
 docs/decisions/0012.
 """
@@ -16,20 +16,20 @@ from setproctitle import setproctitle
 
 from mlxmesh_shared.process.startup import child_environment
 
-_FIRST_FD_OF_OUR_OWN = 3
+_FIRST_INHERITED_FD = 3
 _THREADS = Path("/proc/self/task")
 
 
 def can_fork(platform: str = sys.platform) -> bool:
-    """Whether a fork of this process is whole: Linux, and no other thread, so no use of gRPC yet.
+    """Whether a fork of this process is safe: on Linux, without other threads, so before gRPC.
 
-    On macOS system libraries have threads of their own that a fork breaks.
+    On macOS system libraries have threads of their own, which a fork breaks.
     """
     return platform == "linux" and len(list(_THREADS.iterdir())) == 1
 
 
 class ForkedProcess:
-    """A process that does not outlive this one; used like a process of asyncio's."""
+    """A process that does not outlive this one, with the interface of asyncio's Process."""
 
     def __init__(self, pid: int, stdin: int, stdout: int | None) -> None:
         self.pid = pid
@@ -40,7 +40,7 @@ class ForkedProcess:
 
     @classmethod
     def fork(cls, main: Callable[[], int], title: str, *, pipe_stdout: bool) -> "ForkedProcess":
-        """Start a process that ends with what `main` returns; only where can_fork() says so."""
+        """Starts a process that exits with what `main` returns; requires can_fork()."""
         child_stdin, stdin = os.pipe()
         stdout, child_stdout = os.pipe() if pipe_stdout else (None, sys.stdout.fileno())
         sys.stdout.flush()
@@ -54,22 +54,22 @@ class ForkedProcess:
         return cls(pid, stdin, stdout)
 
     async def wait(self) -> int:
-        """Wait for its end; the exit code, negative for a signal."""
+        """Waits for its end, and returns the exit code, negative for a signal."""
         if self._reaping is None:
             self._reaping = asyncio.create_task(self._reap(), name=f"reap-{self.pid}")
         return await asyncio.shield(self._reaping)
 
     def terminate(self) -> None:
-        """Send SIGTERM."""
+        """Sends SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL."""
+        """Sends SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
-        # Until it is reaped, its pid is nobody else's.
+        """Sends a signal, unless it has ended."""
+        # Until it is reaped, no other process can have its pid.
         if self.returncode is None:
             os.kill(self.pid, number)
 
@@ -89,19 +89,19 @@ class ForkedProcess:
 
 
 def _become(main: Callable[[], int], title: str, stdin: int, stdout: int) -> NoReturn:
-    """What a fork does; nothing of its parent's own may run on in here."""
+    """Runs in the fork; no code of the parent may continue in it."""
     code = 1
     try:
-        # Before the environment changes, which hides where the title is kept.
+        # Before the environment changes: setproctitle finds the title by it.
         setproctitle(title)
-        os.setsid()  # Ctrl-C in the terminal is for the parent
-        # A loop that runs in the parent must hear nothing of signals to this process.
+        os.setsid()  # Ctrl-C in the terminal must reach only the parent
+        # The event loop of the parent must not be woken by signals to this process.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(stdin, 0)
         os.dup2(stdout, 1)
-        # Among them other forks' pipes, which would outlive the parent in here.
-        os.closerange(_FIRST_FD_OF_OUR_OWN, os.sysconf("SC_OPEN_MAX"))
+        # This includes the pipes of other forks, which must close when the parent ends.
+        os.closerange(_FIRST_INHERITED_FD, os.sysconf("SC_OPEN_MAX"))
         os.environ.update(child_environment())
         code = main()
     except BaseException:  # noqa: BLE001

@@ -1,7 +1,7 @@
-"""Ctrl-C while a program starts ends it at once and without a word; later, as its work wants.
+"""Chooses what Ctrl-C does: while a program starts, it exits at once and prints nothing.
 
-Python raises KeyboardInterrupt wherever it is, which in an import is a traceback, and between the
-making of a coroutine and its first step a warning.
+By default Python raises KeyboardInterrupt wherever it is: during an import that prints a traceback,
+and between the creation of a coroutine and its first step a warning.
 """
 
 import signal
@@ -9,23 +9,23 @@ import signal
 _SIGINT = frozenset({signal.SIGINT})
 
 
-def end_at_interrupt() -> None:
-    """From now on SIGINT ends this process by itself, unless it is ignored, as under nohup."""
+def exit_on_interrupt() -> None:
+    """Lets SIGINT kill this process from now on, unless it is ignored, as under nohup."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def raise_at_interrupt() -> None:
-    """From now on SIGINT raises KeyboardInterrupt, unless it is ignored."""
+def raise_on_interrupt() -> None:
+    """Lets SIGINT raise KeyboardInterrupt from now on, unless it is ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def hold_interrupts() -> None:
-    """A SIGINT waits until `release_interrupts`."""
+def block_interrupts() -> None:
+    """Blocks SIGINT until `unblock_interrupts`."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGINT)
 
 
-def release_interrupts() -> None:
-    """A SIGINT that waits comes now."""
+def unblock_interrupts() -> None:
+    """Delivers a SIGINT that was blocked."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGINT)

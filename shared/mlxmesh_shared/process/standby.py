@@ -1,4 +1,4 @@
-"""Processes that are started before it is known what they should run: they wait for it on stdin."""
+"""Standby processes, which start before their command line is known and read it from stdin."""
 
 import json
 import os
@@ -11,25 +11,25 @@ from setproctitle import setproctitle
 STDOUT, STDERR = 1, 2
 
 
-def order_line(command: Sequence[str], log: Path) -> bytes:
-    """What to write to a waiting process's stdin, so that it is what `command` would start.
+def encode_command(command: Sequence[str], log: Path) -> bytes:
+    """The line for the stdin of a standby process that makes it run as `command`.
 
-    `command` is an interpreter, `-m`, the module that waits, and its arguments.
+    command: an interpreter, `-m`, the module of the standby process, and its arguments.
     """
     return f"{json.dumps([str(log), *command])}\n".encode()
 
 
-def take_order(*to_log: int) -> bool:
-    """Waits, and takes on the command line and the log; False when stdin ended instead.
+def receive_command(*to_log: int) -> bool:
+    """Waits for a command line and a log file, and adopts them; False if stdin ended instead.
 
-    `to_log` are the descriptors that shall write to the log. Stdin stays open, as the sign that the
-    parent lives.
+    to_log: the descriptors to redirect to the log file. Stdin stays open, because its end means
+    that the parent has died.
     """
     with open(0, closefd=False) as stdin:
-        order = stdin.readline()
-    if not order:
+        line = stdin.readline()
+    if not line:
         return False
-    log, *command = json.loads(order)
+    log, *command = json.loads(line)
     with Path(log).open("ab") as file:
         for descriptor in to_log:
             os.dup2(file.fileno(), descriptor)

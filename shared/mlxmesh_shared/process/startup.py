@@ -1,4 +1,4 @@
-"""How a service process starts and how it learns that it should stop."""
+"""How a service process starts, and how it is asked to stop."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from mlxmesh_shared.errors import IllegalState, MeshError
 from mlxmesh_shared.host.disk import disk_error
-from mlxmesh_shared.process.interrupt import end_at_interrupt
+from mlxmesh_shared.process.interrupt import exit_on_interrupt
 from mlxmesh_shared.rpc.grpc_threads import grpc_environment
 from mlxmesh_shared.settings import SettingsError
 
@@ -24,12 +24,12 @@ EXIT_WITH_PARENT = "MLXMESH_EXIT_WITH_PARENT"
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a service process: ours, and that it ends with this process."""
+    """The environment for a child service process, which ends with this process."""
     return {**grpc_environment(), **os.environ, EXIT_WITH_PARENT: "1"}
 
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    """Runs a process's story; an expected error is one line on stderr and exit code 1."""
+    """Runs a process and returns its exit code; an expected error is one line on stderr and 1."""
     raise_descriptor_limit()
     try:
         asyncio.run(main())
@@ -39,7 +39,7 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     except ExceptionGroup as group:
         if group.split((MeshError, SettingsError))[1] is not None:
             raise
-        # The first is why the others were cancelled, or failed too.
+        # The first error caused the others.
         sys.stderr.write(f"{_first(group)}\n")
         return 1
     except OSError as error:
@@ -51,7 +51,7 @@ def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        end_at_interrupt()
+        exit_on_interrupt()
     return 0
 
 
@@ -62,7 +62,7 @@ def _first(error: Exception) -> Exception:
 
 
 def check_data_dir(data_dir: Path) -> None:
-    """Makes the directory where it is missing. Raises: IllegalState when it cannot be used."""
+    """Creates the directory if it is missing. Raises: IllegalState when it cannot be used."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(data_dir, os.W_OK | os.X_OK):
@@ -72,7 +72,7 @@ def check_data_dir(data_dir: Path) -> None:
 
 
 def unusable_data_dir(data_dir: Path, error: OSError) -> IllegalState:
-    """One line with the reason, and what to do."""
+    """The error for it, with the reason and what to do."""
     return IllegalState(
         f"{data_dir} cannot be used as the data directory: {error.strerror}; choose another with"
         " --data-dir, or make it one that you may write to"
@@ -80,13 +80,13 @@ def unusable_data_dir(data_dir: Path, error: OSError) -> IllegalState:
 
 
 def raise_descriptor_limit() -> int:
-    """Lets this process have as many connections and files as it may, and returns how many these
-    are; macOS begins with 256.
+    """Raises the limit of open files and connections as far as it is allowed and needed, and
+    returns it; macOS starts with 256.
     """
     soft, hard = map(_number, resource.getrlimit(resource.RLIMIT_NOFILE))
     wanted = min(MAX_DESCRIPTORS, hard)
     if soft < wanted:
-        # macOS may allow less than it says.
+        # macOS may allow less than its hard limit.
         with contextlib.suppress(OSError, ValueError):
             _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, limit))
@@ -102,14 +102,14 @@ async def wait_for_stop(leaving: asyncio.Event | None = None) -> None:
     """Returns on SIGTERM or SIGINT, at the end of stdin where MLXMESH_EXIT_WITH_PARENT is 1, or
     when the event is set, as ControlService's Drain does.
 
-    A parent that holds the other end of stdin need do nothing to end its children: its death
-    closes the pipe, however it died. Such a child leaves SIGINT to its parent, because Ctrl-C
-    reaches a whole group of processes at once, and only the parent knows in which order to stop.
+    The death of a parent that has the other end of stdin closes the pipe, so that its children end
+    however it died. Such a child ignores SIGINT: Ctrl-C reaches the whole process group at once,
+    and only the parent knows in which order to stop.
     """
     loop = asyncio.get_running_loop()
     stop = leaving or asyncio.Event()
     with_parent = os.environ.get(EXIT_WITH_PARENT) == "1"
-    # The handlers stay: a second signal must not cut the drain short.
+    # The handlers stay installed: a second signal must not interrupt the drain.
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, _nothing if with_parent else stop.set)
     if with_parent:
@@ -122,13 +122,13 @@ def _nothing() -> None:
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    # The loop may have ended before the parent did.
+    # The loop may have closed before the parent died.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)
 
 
 def call_at_end_of_stdin(callback: Callable[[], None]) -> None:
-    """Calls it, on a thread of its own, once nobody holds the other end of stdin any more."""
+    """Calls it on a thread of its own after the other end of stdin was closed."""
 
     def watch() -> None:
         with contextlib.suppress(OSError):
@@ -140,10 +140,10 @@ def call_at_end_of_stdin(callback: Callable[[], None]) -> None:
 
 
 def die_with_parent() -> None:
-    """Asks the kernel to kill this process when its parent dies, where it can (Linux).
+    """Asks the kernel to kill this process when its parent dies; does nothing except on Linux.
 
-    Covers a process that is too busy or too frozen to see the end of its stdin. Meant for a child
-    whose parent spawns from its main thread: Linux counts the spawning thread as the parent.
+    Covers a process that is too busy or frozen to read the end of its stdin. For a child whose
+    parent spawns it from its main thread: to Linux the spawning thread is the parent.
     """
     if sys.platform != "linux":
         return

@@ -1,1 +1,1 @@
-"""gRPC as the mesh uses it: channels, servers, interceptors, reflection, health."""
+"""gRPC as the mesh uses it: channels, servers, the call guard, reflection, health."""

@@ -1,7 +1,7 @@
-"""Who makes a call: by what name places are shared, and to whom what it starts belongs.
+"""Who makes a call, as limits count it and as what it starts is owned.
 
-The two differ where callers have no names: places are then shared between hosts, but a client may
-come again from another address of its host, so that what it started belongs to all without a name.
+The two differ for callers without a name. Limits count them by host. An owner must not depend on
+the address, which a client may change, so all callers without a name are one owner.
 """
 
 import re
@@ -10,33 +10,33 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from mlxmesh_shared.errors import InvalidArgument
-from mlxmesh_shared.tls.identity import spiffe_id_of
+from mlxmesh_shared.tls.identity import peer_spiffe_id
 
 CALLER_METADATA = "mlxmesh-caller"
 OWNER_METADATA = "mlxmesh-owner"
-"""Says within the mesh to whom a request belongs. Gateways set it, and drop a client's own."""
+"""The owner of a request within the mesh. Gateways set it, and drop a value from a client."""
 _LEGAL = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ILLEGAL_CHARACTER = re.compile(r"[^A-Za-z0-9._:-]")
 
 
 class Call(Protocol):
-    """What of a call tells who makes it."""
+    """The part of a call's context that identifies its caller."""
 
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
     def peer(self) -> str: ...
     def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
 
 
-def caller_of(call: Call | Any) -> str:
-    """The name that the call brings, else its peer's host.
+def claimed_caller(call: Call | Any) -> str:
+    """The name that the caller claims, else the host of its peer. Nothing verifies the name.
 
     Raises: InvalidArgument when the name is not 1 to 128 of A-Z a-z 0-9 . _ : -
     """
-    return claimed_name(call) or host_of(call.peer())
+    return claimed_name(call) or peer_host(call.peer())
 
 
 def claimed_name(call: Call | Any) -> str:
-    """The name that the call brings, empty when it brings none.
+    """The name that the caller claims, unverified; empty when it claims none.
 
     Raises: InvalidArgument when it is not 1 to 128 of A-Z a-z 0-9 . _ : -
     """
@@ -45,16 +45,16 @@ def claimed_name(call: Call | Any) -> str:
 
 
 def owner_of(call: Call | Any) -> str:
-    """To whom belongs what a client starts: its certificate's identity, and its name within that.
+    """The owner of what this call starts: the verified identity, and the claimed name within it.
 
-    Without a certificate the name alone; without a name too, all such clients are one owner.
+    Clients with neither a certificate nor a name are one owner.
     Raises: InvalidArgument as claimed_name().
     """
-    return f"{spiffe_id_of(call.auth_context())}#{claimed_name(call)}"
+    return f"{peer_spiffe_id(call.auth_context())}#{claimed_name(call)}"
 
 
-def told_owner(call: Call | Any) -> str:
-    """The owner that a gateway told; of a call that came past the gateways, owner_of()."""
+def forwarded_owner(call: Call | Any) -> str:
+    """The owner that a gateway forwarded; owner_of() for a call that came through no gateway."""
     value = _metadata(call, OWNER_METADATA)
     return value if isinstance(value, str) else owner_of(call)
 
@@ -63,8 +63,8 @@ def _metadata(call: Call | Any, name: str) -> str | bytes | None:
     return next((value for key, value in call.invocation_metadata() or () if key == name), None)
 
 
-def host_of(peer: str) -> str:
-    """The host of gRPC's name for a peer, such as ipv4:127.0.0.1:50051; of a socket, the kind."""
+def peer_host(peer: str) -> str:
+    """The host in gRPC's name of a peer, such as ipv4:127.0.0.1:50051; else the kind of name."""
     kind, _, address = peer.partition(":")
     host = unquote(address).rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else kind
     return _ILLEGAL_CHARACTER.sub("_", host)[:128] or "unknown"

@@ -1,4 +1,4 @@
-"""Channels to other services that notice a dead peer fast and raise `MeshError`s.
+"""Channels to other services that detect a dead peer fast and raise `MeshError`s.
 
 Errors are translated by thin wrappers around the calls instead of client interceptors: an aio
 interceptor starts a task for each call and puts a queue in front of each written message.
@@ -20,29 +20,29 @@ from mlxmesh_shared.tls.renewing_channel import RenewingChannel
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 
-# A peer that is back is found again in 0.1 to 0.5 s instead of 6 s.
+# Reconnects to a peer that is back within 0.1 to 0.5 s instead of 6 s.
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.absolute_max_metadata_size", 32 * 1024),
-    # A proxy that is set for the outside world must not come between services.
+    # A proxy that is configured for the internet must not come between services.
     ("grpc.enable_http_proxy", 0),
-    # One channel, one connection: a closed or frozen one must not linger in a shared pool.
+    # One connection for each channel: a closed or frozen one must not stay in a shared pool.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a peer may be silent before it counts as gone."""
+class PeerTimeouts:
+    """How long a peer may be silent before it counts as lost."""
 
     connect_s: float
     """From the first packet to the peer's HTTP/2 settings; gRPC's own default is 20 s."""
     ping_s: float
 
     def options(self, *, pings: bool) -> tuple[tuple[str, int], ...]:
-        """For gRPC's core, which takes the time to connect from the backoff's least."""
+        """Options for gRPC's core, which uses the minimum backoff as the timeout to connect."""
         ping_ms = round(self.ping_s * 1000)
         connect = (("grpc.min_reconnect_backoff_ms", round(self.connect_s * 1000)),)
         if not pings:
@@ -51,21 +51,21 @@ class Patience:
             *connect,
             ("grpc.keepalive_time_ms", 1000),
             ("grpc.keepalive_timeout_ms", ping_ms),
-            # Without this one a frozen peer is not noticed at all.
+            # Without this option a frozen peer is not detected at all.
             ("grpc.http2.ping_timeout_ms", ping_ms),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
         )
 
 
-QUICK = Patience(connect_s=1.0, ping_s=0.5)
-"""Where calls can go elsewhere. A busy peer takes some 0.1 s to say hello, so not much less."""
-PATIENT = Patience(connect_s=10.0, ping_s=5.0)
-"""Where there is nobody else to ask: giving a slow peer up early would only make an error of it."""
+SHORT_TIMEOUTS = PeerTimeouts(connect_s=1.0, ping_s=0.5)
+"""For calls that can go to another instance. A busy peer may need 0.1 s to accept a connection."""
+LONG_TIMEOUTS = PeerTimeouts(connect_s=10.0, ping_s=5.0)
+"""For calls that have no alternative: a short timeout would turn a slow peer into an error."""
 
 
 class OpenChannel(Protocol):
-    """`open_channel`, with the process's certificates filled in."""
+    """`open_channel` with the certificates of the process."""
 
     def __call__(
         self, address: str, *, role: str = "", window_bytes: int | None = None
@@ -80,27 +80,26 @@ def open_channel(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     window_bytes: int | None = None,
     pings: bool = True,
-    patience: Patience = QUICK,
+    timeouts: PeerTimeouts = SHORT_TIMEOUTS,
 ) -> aio.Channel:
     """A channel to host:port whose calls raise `MeshError`; the caller closes it.
 
-    In the clear without `certificates`; else by TLS, and the peer must show a certificate of
-    `role`, or for no role one of the host in its address.
+    Without `certificates` the connection is in plain text. With them it uses TLS, and the peer must
+    present a certificate of `role`, or without a role one for the host in its address.
 
-    With `window_bytes`, a peer that streams is held up once so much waits here to be read; else it
-    may run ahead by about a megabyte. A larger message still passes, in two pieces.
-
-    Servers that are not of this mesh refuse to be pinged each second: without `pings`, a frozen
-    peer is noticed by the calls' own time limits only.
+    window_bytes: how many unread bytes of a stream may be buffered here before the peer is blocked;
+    by default about a megabyte. A larger message still passes, in two pieces.
+    pings: False for servers outside this mesh, which refuse a ping each second; a frozen peer is
+    then detected only by the deadlines of calls.
     """
     sizes: tuple[tuple[str, int], ...] = (
-        # The sender's limit, checked by the receiver's guard, is exact; this one is a backstop.
+        # The guard of the receiver checks the exact limit; this one is a backstop.
         ("grpc.max_receive_message_length", 2 * max_message_bytes),
         ("grpc.max_send_message_length", 2 * max_message_bytes),
     )
     if window_bytes is not None:
         sizes += (("grpc.http2.lookahead_bytes", window_bytes), ("grpc.http2.bdp_probe", 0))
-    options = (*_OPTIONS, *patience.options(pings=pings), *sizes)
+    options = (*_OPTIONS, *timeouts.options(pings=pings), *sizes)
     if certificates is None:
         return _MeshChannel(aio.insecure_channel(address, options=options))
     name = (("grpc.ssl_target_name_override", server_name(role)),) if role else ()
@@ -117,37 +116,39 @@ async def wait_ready(channel: aio.Channel, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
             await channel.channel_ready()
     except TimeoutError as error:
-        raise ServiceUnavailable(f"no answer within {timeout_s:g} s; is the peer up?") from error
+        raise ServiceUnavailable(
+            f"no connection within {timeout_s:g} s; is the peer running?"
+        ) from error
 
 
 class ChannelPool:
-    """One channel per address, opened when first asked for; closes them all in the end."""
+    """One channel per address, opened at first use; `close` closes them all."""
 
     def __init__(self, open_: Callable[[str], aio.Channel] = open_channel) -> None:
         self._open = open_
         self._channels: dict[str, aio.Channel] = {}
 
     def get(self, address: str) -> aio.Channel:
-        """The channel to an address; the pool keeps owning it."""
+        """The channel to an address; the pool owns it."""
         channel = self._channels.get(address)
         if channel is None:
             channel = self._channels[address] = self._open(address)
         return channel
 
     async def discard(self, address: str) -> None:
-        """Closes the channel to an address, ending its calls; nothing happens if there is none."""
+        """Closes the channel to an address, which ends its calls; does nothing if there is none."""
         channel = self._channels.pop(address, None)
         if channel is not None:
             await channel.close()
 
     async def close(self) -> None:
-        """Closes every channel, ending their calls."""
+        """Closes every channel, which ends their calls."""
         for address in list(self._channels):
             await self.discard(address)
 
 
 class _Call:
-    """A call whose errors are translated; everything else is the inner call's."""
+    """Wraps a call to translate its errors; delegates everything else."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -161,7 +162,7 @@ class _Call:
         try:
             return (yield from awaiting)
         except aio.AioRpcError as error:
-            # gRPC forgets that its caller was cancelled when the call ends in the same moment.
+            # gRPC loses the cancellation of its caller when the call ends at the same moment.
             if cancel_requests() > cancels:
                 raise asyncio.CancelledError from error
             raise from_rpc_error(error) from error
@@ -194,7 +195,7 @@ class _Call:
         except aio.AioRpcError as error:
             raise from_rpc_error(error) from error
         except asyncio.InvalidStateError as error:
-            # The call has ended: how it ended says more than that it did.
+            # The call has ended: raise the error that it ended with.
             raise await self._how_it_ended() from error
 
     async def _how_it_ended(self) -> Exception:
@@ -206,13 +207,13 @@ class _Call:
 
 
 def cancel_requests() -> int:
-    """How often the running task itself was asked to end, which a call of it may do by itself."""
+    """The pending cancellations of the running task itself, not of a call that it awaits."""
     task = asyncio.current_task()
     return task.cancelling() if task is not None else 0
 
 
 class _MeshChannel(aio.Channel):
-    """A channel that hands out translated calls."""
+    """A channel whose calls translate their errors."""
 
     def __init__(self, inner: aio.Channel) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""ControlService, which every server carries: a process is asked to leave without losing a call."""
+"""ControlService, which every server has: it requests the drain of the process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ControlService"].full_name
 
 
 class ControlServicer(pb_grpc.ControlServiceServicer):
-    """Sets `leaving`, on which the process waits as it does for a signal."""
+    """Sets `leaving`, which stops the process as a signal does."""
 
     def __init__(self, leaving: asyncio.Event) -> None:
         self._leaving = leaving

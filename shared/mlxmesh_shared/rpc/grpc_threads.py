@@ -1,6 +1,7 @@
-"""How many threads gRPC's core uses: as few as it can, where that was measured.
+"""Reduces the threads of gRPC's core, on the platforms where that was measured.
 
-It hands every read and write to an "event engine" with threads of its own; docs/decisions/0013.
+By default it runs every read and write on an "event engine" with threads of its own;
+docs/decisions/0013.
 """
 
 import os
@@ -11,11 +12,11 @@ _FEWER: Mapping[str, str] = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_en
 
 
 def grpc_environment(*, platform: str = sys.platform) -> Mapping[str, str]:
-    """What the environment of a process that serves should have, unless it has its own."""
+    """Environment variables for a service process; values that it has already take precedence."""
     return _FEWER if platform == "linux" else {}
 
 
 def use_fewer_threads() -> None:
-    """For this process and its forks; to be called before gRPC is imported, which reads it then."""
+    """Configures this process and its forks; must be called before gRPC is imported."""
     for name, value in grpc_environment().items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""A method's handler in gRPC's table, taken apart and put together again."""
+"""Extracts and replaces the behaviour of a method handler of gRPC."""
 
 import contextlib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from mlxmesh_shared.rpc.requests.receiver import Context
 
 Behaviour = Callable[[Any, Context], Any]
 
-# By whether the response is a stream.
+# By whether the response is streamed.
 _MAKERS: dict[bool, Callable[..., Any]] = {
     False: grpc.stream_unary_rpc_method_handler,
     True: grpc.stream_stream_rpc_method_handler,
@@ -19,17 +19,17 @@ _MAKERS: dict[bool, Callable[..., Any]] = {
 
 
 def behaviour_of(handler: Any) -> Behaviour:
-    """What a servicer does for one call, its responses written to the context where they stream."""
+    """The behaviour of a handler, which writes streamed responses to the context."""
     streaming = handler.stream_stream or handler.stream_unary
     behaviour = streaming or handler.unary_stream or handler.unary_unary
     return _written(behaviour) if handler.response_streaming else behaviour
 
 
-def rebuilt(handler: Any, serve: Behaviour) -> Any:
-    """The handler with another behaviour, which is given the stream of encoded requests.
+def with_behaviour(handler: Any, serve: Behaviour) -> Any:
+    """The handler with another behaviour, which receives the stream of encoded requests.
 
-    For gRPC each method takes a stream: what takes one message would have it read to its end before
-    anything here is asked. There is no difference on the wire.
+    To gRPC every method takes a stream: for a method with one request it would read the whole
+    message before it calls any code here. There is no difference on the wire.
     """
     make = _MAKERS[handler.response_streaming]
     return make(serve, response_serializer=handler.response_serializer)
@@ -43,8 +43,8 @@ UNKNOWN_METHOD = _MAKERS[True](_no_method)
 
 
 def _written(behaviour: Behaviour) -> Behaviour:
-    # Written by hand instead of yielded, so that a cancelled call closes the handler's generator,
-    # and with it runs its `finally`, before the call counts as ended.
+    # Writes the responses instead of yielding them, so that a cancelled call closes the handler's
+    # generator, and thereby runs its `finally`, before the call ends.
     async def write(request: Any, context: Context) -> None:
         responses = behaviour(request, context)
         if not hasattr(responses, "__aiter__"):

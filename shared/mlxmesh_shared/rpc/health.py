@@ -1,10 +1,10 @@
-"""How a peer is, as its own health service says."""
+"""Checks the health of a peer by its health service."""
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.rpc.channels import PATIENT, open_channel
+from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
 from mlxmesh_shared.tls import CertificateSource
 
 PROBE_TIMEOUT_S = 2.0
@@ -17,18 +17,18 @@ async def health(
     certificates: CertificateSource | None = None,
     timeout_s: float = PROBE_TIMEOUT_S,
 ) -> str:
-    """`serving` or `not_serving` as its health check says, or `unreachable`.
+    """`serving` or `not_serving` as the health check reports, or `unreachable`.
 
     role, certificates: as of open_channel.
     """
     async with open_channel(
-        address, role=role, certificates=certificates, patience=PATIENT
+        address, role=role, certificates=certificates, timeouts=LONG_TIMEOUTS
     ) as channel:
         return await health_by(channel, timeout_s=timeout_s)
 
 
 async def health_by(channel: grpc.aio.Channel, *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
-    """The same, on a channel that is open already."""
+    """Like `health`, on an open channel."""
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

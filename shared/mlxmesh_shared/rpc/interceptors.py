@@ -1,7 +1,7 @@
-"""The guard around every handler: nothing illegal gets in, nothing secret gets out.
+"""The guard around every handler: it rejects illegal requests and hides internal errors.
 
-For each call: see whether the caller may, parse safely, check the rules, run, and turn whatever was
-raised into a rich status. One access record per call, without payload.
+For each call it checks the caller's role and the limits, parses and validates the request, runs the
+handler, and turns an error into a status with details. It logs one access record, without payload.
 """
 
 import asyncio
@@ -19,11 +19,16 @@ from grpc import aio
 from mlxmesh_shared.errors import Draining, Internal, MeshError, TooManyRequests
 from mlxmesh_shared.host.disk import disk_error
 from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
-from mlxmesh_shared.rpc.access_log import access_level, first_of, record_access, trace_of
-from mlxmesh_shared.rpc.caller import caller_of
-from mlxmesh_shared.rpc.deferred_tasks import DeferredTasks
+from mlxmesh_shared.rpc.access_log import (
+    DeferredTasks,
+    access_level,
+    first_error,
+    record_access,
+    redacted_trace,
+)
+from mlxmesh_shared.rpc.caller import claimed_caller
 from mlxmesh_shared.rpc.error_status import from_rpc_error, to_status
-from mlxmesh_shared.rpc.handlers import UNKNOWN_METHOD, Behaviour, behaviour_of, rebuilt
+from mlxmesh_shared.rpc.handlers import UNKNOWN_METHOD, Behaviour, behaviour_of, with_behaviour
 from mlxmesh_shared.rpc.methods import is_background, is_infrastructure
 from mlxmesh_shared.rpc.requests import Receiver
 from mlxmesh_shared.rpc.requests.receiver import Context, Held, Receive
@@ -35,13 +40,13 @@ MAX_INFRASTRUCTURE_STREAMS = 1000
 
 
 class WatchedCall(Protocol):
-    """A call that somebody watches."""
+    """A call in progress that a watcher observes."""
 
     def end(self, code: grpc.StatusCode, took_s: float, ended_ns: int) -> None: ...
 
 
 class CallWatcher(Protocol):
-    """Is told of each call's begin, and a little later of its end, in the call's own context."""
+    """Observes the start of each call, and shortly after its end the end, in the call's context."""
 
     def begin(self, method: str, context: Context) -> WatchedCall: ...
 
@@ -62,7 +67,7 @@ class CallGuard(aio.ServerInterceptor):
     ) -> None:
         """Without `limiter`, any number of calls may run.
 
-        `on_refused` is told of each call that gets no place: how many are taken.
+        on_refused: called for each call that the limiter refuses, with the number of running calls.
         """
         self._service = service
         self._receiver = receiver
@@ -74,7 +79,7 @@ class CallGuard(aio.ServerInterceptor):
         self._infrastructure_streams = 0
         self._guarded: dict[str, tuple[Any, Any]] = {}
         self._unknown = self._guard("(unknown)", UNKNOWN_METHOD)
-        # Running calls by the task that handles each, and those that a drain has ended.
+        # Running methods by the task that handles the call, and tasks that a drain has cancelled.
         self._running: dict[asyncio.Task[Any] | None, str] = {}
         self._ended: set[asyncio.Task[Any] | None] = set()
         self._deferred = DeferredTasks()
@@ -82,11 +87,11 @@ class CallGuard(aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
-        """The handler of a method, guarded; one that answers UNIMPLEMENTED where there is none."""
+        """The guarded handler of a method, or one that returns UNIMPLEMENTED if it is unknown."""
         method: str = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None:
-            # Its name may be any text of the caller's, which belongs in no log.
+            # Its name may be any text from the caller, which must not be logged.
             return self._unknown
         known, guarded = self._guarded.get(method, (None, None))
         if known is not handler:
@@ -95,13 +100,13 @@ class CallGuard(aio.ServerInterceptor):
         return guarded
 
     def resize(self, limit: int, per_caller: int | None) -> None:
-        """Changes how many calls may run, where that is bounded; those that run go on."""
+        """Changes the limit of concurrent calls, if there is one; running calls continue."""
         if self._limiter is not None:
             self._limiter.resize(limit, per_caller=per_caller)
 
-    def catch_up(self) -> None:
-        """Records the calls that have ended, which otherwise takes a moment."""
-        self._deferred.catch_up()
+    def flush(self) -> None:
+        """Records the calls that have ended now instead of shortly after."""
+        self._deferred.flush()
 
     def end_calls(self, chosen: Callable[[str], bool]) -> None:
         """Ends the running calls of the chosen methods with UNAVAILABLE (DRAINING)."""
@@ -119,15 +124,15 @@ class CallGuard(aio.ServerInterceptor):
         async def serve(requests: Any, context: Context) -> Any:
             return await self._serve(method, receive, behaviour, requests, context)
 
-        return rebuilt(handler, serve)
+        return with_behaviour(handler, serve)
 
     def _bounded(self, behaviour: Behaviour) -> Behaviour:
-        """Watches of health and streams of reflection take no places, but there is an end."""
+        """Streams of health and reflection have a limit of their own, not that of other calls."""
 
         async def run(request: Any, context: Context) -> None:
             if self._infrastructure_streams >= MAX_INFRASTRUCTURE_STREAMS:
                 raise TooManyRequests(
-                    f"{MAX_INFRASTRUCTURE_STREAMS} streams of health and reflection run here",
+                    f"{MAX_INFRASTRUCTURE_STREAMS} streams of health and reflection are open here",
                     retry_delay_s=1.0,
                 )
             self._infrastructure_streams += 1
@@ -146,7 +151,7 @@ class CallGuard(aio.ServerInterceptor):
         requests: Any,
         context: Context,
     ) -> Any:
-        # In one piece: each context manager or generator more costs every call.
+        # In one function: every context manager or generator would cost time in every call.
         started_s = time.perf_counter()
         code = grpc.StatusCode.OK
         caller: str | None = None
@@ -169,13 +174,13 @@ class CallGuard(aio.ServerInterceptor):
                 task.uncancel()
                 code, status = _DRAINING.code, to_status(_DRAINING)
             except aio.InternalError:
-                # gRPC took no answer of ours: the caller is gone, and this task is yet to hear it.
+                # gRPC accepted no response: the caller is gone, and the cancellation is on its way.
                 code = _cancelled_code(context)
                 raise asyncio.CancelledError from None
             except Exception as error:  # noqa: BLE001 - each becomes a status
                 code, status = self._status_of(method, error)
-            # Not within the handler above: gRPC keeps what this raises, and with it would be the
-            # error, its frames and their request, until the garbage collector finds the cycle.
+            # Outside the except clause: gRPC stores what this raises. Inside, that would reference
+            # the error, its frames and their request until the garbage collector runs.
             await context.abort_with_status(status)
         finally:
             self._running.pop(task, None)
@@ -183,7 +188,7 @@ class CallGuard(aio.ServerInterceptor):
             if caller is not None and self._limiter is not None:
                 self._limiter.release(caller, time.monotonic())
             if held:
-                self._receiver.give_back(held)
+                self._receiver.release(held)
             self._conclude(method, context, code, time.perf_counter() - started_s, watched)
 
     def _watched(self, method: str, context: Context) -> WatchedCall | None:
@@ -196,20 +201,20 @@ class CallGuard(aio.ServerInterceptor):
             self._access.check(method, context)
 
     def _admitted(self, method: str, context: Context) -> str | None:
-        """Whose place the call has taken, None when it needs none.
+        """The caller that the limiter has admitted; None for a call without a limit.
 
         Raises: TooManyRequests, InvalidArgument.
         """
         if self._limiter is None or is_background(method):
             return None
-        caller = caller_of(context)
+        caller = claimed_caller(context)
         delay_s = self._limiter.try_acquire(caller, time.monotonic())
         if delay_s is None:
             return caller
         self._on_refused(self._limiter.held)
         raise TooManyRequests(
-            f"{self._limiter.held} calls are running here and there is no place for more of "
-            "this caller's; try again later",
+            f"{self._limiter.held} calls are running here, and the limit allows no more of this "
+            "caller; try again later",
             retry_delay_s=delay_s,
         )
 
@@ -221,7 +226,7 @@ class CallGuard(aio.ServerInterceptor):
         took_s: float,
         watched: WatchedCall | None,
     ) -> None:
-        """Has the call recorded once its answer is on its way, as of now and in its own context."""
+        """Records the call after its response was sent, with the current time and context."""
         recorded = access_level(method, code, log_successes=self._log_successes)
         if watched is None and recorded is None:
             return
@@ -241,7 +246,7 @@ class CallGuard(aio.ServerInterceptor):
         return known.code, to_status(known)
 
     def _known(self, method: str, raised: Exception) -> MeshError:
-        error = first_of(raised)
+        error = first_error(raised)
         if isinstance(error, MeshError):
             return error
         if isinstance(error, aio.AioRpcError):
@@ -250,7 +255,7 @@ class CallGuard(aio.ServerInterceptor):
             _log.error("%s failed: %s", method, known.message)
             return known
         short_id = secrets.token_hex(4)
-        _log.error("%s failed, id %s\n%s", method, short_id, trace_of(error))
+        _log.error("%s failed, id %s\n%s", method, short_id, redacted_trace(error))
         return Internal(f"internal error; see the log of {self._service}, id {short_id}")
 
 
@@ -258,6 +263,6 @@ _DRAINING = Draining("this instance is stopping; try again at another")
 
 
 def _cancelled_code(context: Context) -> grpc.StatusCode:
-    # gRPC cancels a handler at the deadline just as when the client goes away.
+    # gRPC cancels a handler at its deadline as it does when the client disconnects.
     expired = context.time_remaining() == 0
     return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED

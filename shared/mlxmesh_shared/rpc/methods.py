@@ -1,14 +1,14 @@
-"""Kinds of methods: what serves the mesh itself is neither counted nor traced as work."""
+"""Kinds of methods: those of the mesh itself are neither limited nor traced like others."""
 
 
 def is_infrastructure(method: str) -> bool:
-    """Whether a method is health or reflection: no work of ours, never refused for load."""
+    """Whether a method is health or reflection, which is never rejected because of load."""
     return method.startswith("/grpc.")
 
 
 def is_background(method: str) -> bool:
-    """Whether a method serves the mesh itself: infrastructure, and the receiving of telemetry.
+    """Whether a method is infrastructure or receives telemetry.
 
-    Watching the calls that bring what was watched would never end.
+    To measure the calls that export measurements would produce ever more of them.
     """
     return is_infrastructure(method) or method.startswith("/opentelemetry.")

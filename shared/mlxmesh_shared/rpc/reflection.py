@@ -1,4 +1,4 @@
-"""The contracts with their comments, for reflection; the generated stubs have lost them."""
+"""Reflection of the contracts with their comments, which the generated stubs do not have."""
 
 import contextlib
 from collections.abc import Container, Iterable, Sequence
@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 
 class DocumentedFile:
-    """A file's descriptor as reflection reads it, with the source info of its contract."""
+    """A file descriptor for reflection, with the source info of its contract."""
 
     def __init__(
         self, descriptor: FileDescriptor, documented: dict[str, FileDescriptorProto]
@@ -30,7 +30,7 @@ class DocumentedFile:
         return [DocumentedFile(file, self._documented) for file in imported]
 
     def CopyToProto(self, proto: FileDescriptorProto) -> None:
-        """Fills `proto`, comments included where the file is one of ours."""
+        """Fills `proto`, with comments if the file is a contract of this mesh."""
         documented = self._documented.get(self.name)
         if documented is None:
             self._descriptor.CopyToProto(proto)
@@ -39,7 +39,7 @@ class DocumentedFile:
 
 
 class DocumentedPool:
-    """A descriptor pool whose files have their comments; all else is the default pool's."""
+    """The default descriptor pool, with comments in its files."""
 
     def __init__(self, documented: FileDescriptorSet) -> None:
         self._pool = descriptor_pool.Default()
@@ -50,8 +50,8 @@ class DocumentedPool:
         return DocumentedFile(self._pool.FindFileByName(name), self._documented)
 
     def FindFileContainingSymbol(self, symbol: str) -> DocumentedFile:
-        """The file that defines the symbol, whatever it names: also a method, a field, a oneof or
-        an enum's value. Raises KeyError when there is none.
+        """The file that defines a symbol of any kind, such as a method, a field, a oneof or an
+        enum value. Raises KeyError when there is none.
         """
         return DocumentedFile(_file_of(self._pool, symbol), self._documented)
 
@@ -60,7 +60,7 @@ class DocumentedPool:
 
 
 def _file_of(pool: descriptor_pool.DescriptorPool, symbol: str) -> FileDescriptor:
-    """The pool itself knows messages, enums, services and extensions, and values of some enums."""
+    """The pool itself finds messages, enums, services, extensions and only some enum values."""
     try:
         return pool.FindFileContainingSymbol(symbol)
     except KeyError:
@@ -74,7 +74,7 @@ def _file_of(pool: descriptor_pool.DescriptorPool, symbol: str) -> FileDescripto
 
 
 def _members(pool: descriptor_pool.DescriptorPool, owner: str) -> Iterable[Container[str]]:
-    """The names of what stands in a message, an enum or a service."""
+    """The names of the members of a message, an enum or a service."""
     with contextlib.suppress(KeyError):
         message = pool.FindMessageTypeByName(owner)
         yield from (message.fields_by_name, message.oneofs_by_name, message.enum_values_by_name)
@@ -85,7 +85,7 @@ def _members(pool: descriptor_pool.DescriptorPool, owner: str) -> Iterable[Conta
 
 
 def documented_pool() -> DocumentedPool:
-    """The pool of the contracts that this process was built with."""
+    """The pool with the contracts that this process was built with."""
     encoded = resources.files("mlxmesh").joinpath("descriptors.binpb").read_bytes()
     return DocumentedPool(FileDescriptorSet.FromString(encoded))
 
@@ -95,7 +95,7 @@ V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 
 
 def reflection_handlers(service_names: Sequence[str]) -> list[grpc.GenericRpcHandler]:
-    """Handlers that list the services and describe them, comments included."""
+    """Handlers of both reflection services, which list and describe the services with comments."""
     _add_v1_descriptor(descriptor_pool.Default())
     names, pool = (*service_names, V1, V1ALPHA), documented_pool()
     servicer: Any = reflection.aio.ReflectionServicer(names, pool=pool)

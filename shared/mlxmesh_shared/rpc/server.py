@@ -24,13 +24,13 @@ from mlxmesh_shared.tls import ServerTls
 
 AddServicer = Callable[[Any, aio.Server], None]
 _HEALTH = "grpc.health.v1.Health"
-# Beyond this a client's deadline is as good as none.
+# gRPC reports a far deadline for a call without one.
 _NO_DEADLINE_S = 10 * 365 * 86400
 SETTLE_S = 0.5
-"""How long others may take to see that an instance is leaving; the registry tells within 0.2 s."""
+"""How long other processes have to see that an instance leaves; the registry needs up to 0.2 s."""
 _MAX_PENDING_CALLS = 50_000
 _BACKSTOP_BYTES = 2**20
-# gRPC ends each connection up to a tenth later or earlier, so that not all come back at once.
+# gRPC ends each connection up to a tenth earlier or later, so that not all reconnect at once.
 _AGE_JITTER = 1.1
 
 
@@ -40,9 +40,9 @@ class ServerOptions:
 
     max_message_bytes: int = 16 * 2**20
     max_held_bytes: int = 256 * 2**20
-    """What the large requests of running calls may have in all, half of it for each caller."""
+    """The total size of the large requests of running calls, half of it for each caller."""
     max_connections: int = 1024
-    """More are closed as soon as they come."""
+    """Further connections are closed at once."""
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_rpcs: int | None = None
     max_rpcs_per_caller: int | None = None
@@ -50,20 +50,20 @@ class ServerOptions:
     max_concurrent_streams: int = 1024
     reflection: bool = True
     log_successes: bool = True
-    """Whether a call that went well is an INFO record; else DEBUG, for services that are polled."""
+    """Whether a successful call is logged at INFO; else at DEBUG, for services that are polled."""
     keepalive_time_s: float = 5
     keepalive_timeout_s: float = 5
     max_connection_age_s: float | None = None
     max_connection_idle_s: float | None = None
     hands_over_port: bool = False
-    """Whether a successor may listen on the same port while this server leaves; needs an age."""
+    """Whether a successor may listen on the port during the drain; needs max_connection_age_s."""
     takes_over: bool = False
-    """Whether this server may begin beside another one on its port."""
+    """Whether this server may start while another one listens on its port."""
     settle_s: float = SETTLE_S
-    """How long others get to see that it is leaving, before its port closes."""
+    """How long other processes have to see that it leaves, before its port closes."""
 
     def limiter(self) -> ConcurrencyLimiter | None:
-        """Those for running calls; None for any number."""
+        """The limiter of concurrent calls; None for any number."""
         limit = self.max_concurrent_rpcs
         return (
             None
@@ -74,30 +74,30 @@ class ServerOptions:
     def channel_arguments(self) -> list[tuple[str, int]]:
         """The options for gRPC's core."""
         arguments = [
-            # The guard's limit is exact and answers with a reason; this one is a backstop.
+            # The guard checks the exact limit and returns a reason; this one is a backstop.
             ("grpc.max_receive_message_length", self.max_message_bytes + _BACKSTOP_BYTES),
-            # A compressed message costs its sender a thousandth of what it costs here, and gRPC
-            # has expanded it before it looks at its size: docs/decisions/0025.
+            # gRPC expands a compressed message before it checks its size, so that one could cost
+            # a thousand times what it costs its sender: docs/decisions/0025.
             ("grpc.compression_enabled_algorithms_bitset", 1),
-            # Without this one a connection that sends fast may have megabytes here for each call
-            # that nobody reads yet, instead of 64 KiB.
+            # Otherwise a fast connection may buffer megabytes here for each call that is not read
+            # yet, instead of 64 KiB.
             ("grpc.http2.bdp_probe", 0),
             ("grpc.max_metadata_size", self.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", self.max_metadata_bytes),
             ("grpc.max_concurrent_streams", self.max_concurrent_streams),
             ("grpc.max_allowed_incoming_connections", self.max_connections),
-            # By default gRPC ends some calls at random (CANCELLED) once 1,000 have no handler yet:
-            # a client that opens and resets streams would end those of others.
+            # By default gRPC cancels random calls once 1,000 have no handler yet: a client that
+            # opens and resets streams would end those of others.
             ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_PENDING_CALLS),
             ("grpc.keepalive_time_ms", round(self.keepalive_time_s * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
             ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_s * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
-            # Clients ping each second; the default would answer GOAWAY too_many_pings.
+            # Clients ping each second; by default gRPC would reply GOAWAY too_many_pings.
             ("grpc.http2.min_ping_interval_without_data_ms", 300),
             ("grpc.server_handshake_timeout_ms", 2000),
-            # Else two processes share one port, and each gets half of the connections.
+            # Otherwise two processes may share one port, and each gets half of the connections.
             ("grpc.so_reuseport", int(self.hands_over_port and shared_port.CAN_SHARE)),
         ]
         if self.max_connection_age_s is not None:
@@ -112,7 +112,7 @@ class ServerOptions:
 
 
 class MeshServer:
-    """A server that says NOT_SERVING until it is told otherwise, and drains before it stops."""
+    """A server that is NOT_SERVING until `set_serving`, and drains before it stops."""
 
     def __init__(
         self,
@@ -128,10 +128,10 @@ class MeshServer:
         watcher: CallWatcher | None = None,
         on_refused: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`on_refused` is told of each call that gets no place: how many are taken."""
+        """on_refused: as of CallGuard."""
         self.address = ""
         self.leaving = leaving or asyncio.Event()
-        """Set once this process was asked to leave, by ControlService."""
+        """Set when ControlService is asked to drain this process."""
         self._tls = tls
         self._listen = listen
         self._options = options
@@ -164,13 +164,13 @@ class MeshServer:
         self._server.add_generic_rpc_handlers(generic_handlers)
 
     async def start(self) -> str:
-        """Listens, still NOT_SERVING, and returns the bound host:port.
+        """Listens while NOT_SERVING, and returns the bound host:port.
 
         Raises: IllegalState when the address cannot be listened on.
         """
         await self.set_not_serving()
         host, _, _ = self._listen.rpartition(":")
-        # A port that can be handed over could be bound while another process listens on it.
+        # With SO_REUSEPORT the bind would succeed while another process listens.
         exclusive = self._options.hands_over_port and not self._options.takes_over
         if exclusive and not shared_port.is_free(self._listen):
             raise _cannot_listen(self._listen)
@@ -183,47 +183,50 @@ class MeshServer:
         return self.address
 
     def limit_concurrent_rpcs(self, limit: int, *, per_caller: int | None = None) -> None:
-        """Changes how many calls may run, where that is bounded; those that run go on."""
+        """Changes the limit of concurrent calls, if there is one; running calls continue."""
         self._guard.resize(limit, per_caller)
 
-    def catch_up(self) -> None:
-        """Has the calls that have ended recorded now, and not in a moment."""
-        self._guard.catch_up()
+    def flush(self) -> None:
+        """Records the calls that have ended now instead of shortly after."""
+        self._guard.flush()
 
     def _bind(self) -> int:
         if self._tls is None:
             return self._server.add_insecure_port(self._listen)
         return self._server.add_secure_port(self._listen, self._tls.credentials())
 
-    async def set_serving(self) -> None:
-        """Tells health checks that calls are welcome."""
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+    async def set_serving(self, services: Sequence[str] | None = None) -> None:
+        """Reports SERVING to health checks of the process and of these services; None for all."""
+        names = self._service_names if services is None else services
+        for service in ("", *names):
+            await self.set_health(service, serving=True)
 
     async def set_not_serving(self) -> None:
-        """Tells health checks that calls should go elsewhere."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        """Reports NOT_SERVING to health checks of the process and of all its services."""
+        for service in ("", *self._service_names):
+            await self.set_health(service, serving=False)
 
     async def set_health(self, service: str, *, serving: bool) -> None:
-        """Tells health checks of one service, or of the whole process for the empty name."""
+        """Reports the health of one service, or of the whole process for the empty name."""
         statuses = health_pb2.HealthCheckResponse
         await self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
 
     async def hand_over(self) -> None:
-        """Accepts no connection any more, and returns once every client has been told to connect
-        anew, which it does at the successor.
+        """Stops accepting connections, and returns after every client was told to reconnect, which
+        it does at the successor.
 
-        Calls go on meanwhile, new ones too: those that are on their way when a server stops are
-        lost, so that has to wait until nobody makes any.
+        Meanwhile running calls continue and new ones are accepted: a server that stops loses the
+        calls that are on their way, so it must not stop before clients have moved.
         """
         shared_port.stop_listening(self.address)
         age_s = self._options.max_connection_age_s or 0
         await asyncio.sleep(_AGE_JITTER * age_s + self._options.settle_s)
 
     async def drain(self, grace_s: float, settle_s: float | None = None) -> None:
-        """Stops without losing a call; whatever still runs after grace_s ends as DRAINING.
+        """Stops without losing a call; calls that still run after grace_s end as DRAINING.
 
-        Settling gives resolvers and balancers the time to look elsewhere before the port closes;
-        by default as long as the options say.
+        settle_s: how long resolvers and balancers have to pick other instances before the port
+        closes; by default that of the options.
         """
         await self.set_not_serving()
         await asyncio.sleep(self._options.settle_s if settle_s is None else settle_s)
@@ -232,25 +235,23 @@ class MeshServer:
         await asyncio.wait({stopping}, timeout=grace_s)
         self._guard.end_calls(lambda _: True)
         await stopping
-        self._guard.catch_up()
-
-    async def _set_health(self, status: Any) -> None:
-        for service in ("", *self._service_names):
-            await self._health.set(service, status)
+        self._guard.flush()
 
 
 def _cannot_listen(listen: str) -> IllegalState:
-    return IllegalState(f"cannot listen on {listen}; stop what uses it or choose another address")
+    return IllegalState(
+        f"cannot listen on {listen}; stop the process that uses it or choose another address"
+    )
 
 
 def remaining_s(context: aio.ServicerContext[Any, Any]) -> float | None:
-    """The time left until the caller's deadline, None when it set none."""
+    """The time left until the caller's deadline; None if it set none."""
     left_s = cast("float | None", context.time_remaining())
     return left_s if left_s is not None and left_s < _NO_DEADLINE_S else None
 
 
 def _never_ends(method: str) -> bool:
-    # A watch goes on until someone ends it, so waiting for it would take the whole grace.
+    # A watch runs until its caller ends it, so waiting for it would use the whole grace period.
     return is_infrastructure(method) or method.rpartition("/")[2].startswith("Watch")
 
 

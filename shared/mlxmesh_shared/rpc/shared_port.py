@@ -1,8 +1,8 @@
-"""One port, two processes: how a public listener is handed over to a successor.
+"""Hands a public listening port over from one process to its successor.
 
-On Linux two sockets may listen on one port, and the kernel deals new connections out between them
-(SO_REUSEPORT). That is wanted while one process takes over from another, and a fault at any other
-time: each would get half of the connections. docs/decisions/0017 has the whole hand-over.
+On Linux two sockets may listen on one port, and the kernel distributes new connections among them
+(SO_REUSEPORT). That is intended only during a hand-over: at any other time it is a fault, because
+each process gets half of the connections. docs/decisions/0017 describes the whole hand-over.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ CAN_SHARE = sys.platform == "linux"
 
 
 def is_free(listen: str) -> bool:
-    """Whether nobody listens on host:port, by a socket that shares its port with nobody."""
+    """Whether no socket listens on host:port; tests it by an exclusive bind."""
     host, port = split_host_port(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Connections that ended a moment ago do not count.
+        # Allows connections in TIME_WAIT.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, int(port)))
@@ -35,14 +35,14 @@ def is_free(listen: str) -> bool:
 
 
 def stop_listening(address: str) -> None:
-    """Closes this process's listeners at host:port to new connections; those made go on.
+    """Stops this process's listeners at host:port; established connections continue.
 
-    gRPC can stop listening only together with serving, and then drops the calls that are on their
-    way to it, so this goes behind its back: a listener that is shut down accepts nothing more.
+    gRPC can stop listening only by stopping the server, which drops calls that are on their way.
+    So this shuts the listening sockets down without gRPC: they accept no more connections.
     """
     port = int(address.rpartition(":")[2])
     for listener in _listeners(port):
-        # Elsewhere than on Linux a listener cannot be shut down; it goes with the server.
+        # Only Linux can shut a listener down; elsewhere it closes with the server.
         with listener, contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
 

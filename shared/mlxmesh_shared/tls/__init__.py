@@ -1,4 +1,4 @@
-"""TLS between services: whose certificate, which peers are believed, and what each may call."""
+"""TLS between services: certificates, the identity of peers, and which methods each may call."""
 
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.tls.certificates import CertificateFiles, Certificates, CertificateSource
@@ -14,7 +14,7 @@ __all__ = [
 
 
 def open_certificates(settings: MeshSettings, role: str) -> CertificateSource | None:
-    """The certificates of a process; None where the settings have TLS off. Raises: IllegalState."""
+    """The certificates of a process; None without TLS in the settings. Raises: IllegalState."""
     if settings.tls_dir is None:
         return None
     return CertificateSource(CertificateFiles.of_role(settings.tls_dir, role))

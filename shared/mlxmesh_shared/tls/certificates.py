@@ -1,4 +1,4 @@
-"""A process's certificate, key and CA: read from files, and read again when these change."""
+"""The certificate, key and CA of a process, read from files and again when these change."""
 
 import logging
 import ssl
@@ -18,7 +18,7 @@ _Stamps = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class CertificateFiles:
-    """Where they are; without certificate and key a client verifies its server and is nobody."""
+    """Their paths; a client without certificate and key verifies its server and is anonymous."""
 
     ca: Path
     certificate: Path | None = None
@@ -26,13 +26,13 @@ class CertificateFiles:
 
     @classmethod
     def of_role(cls, tls_dir: Path, role: str) -> "CertificateFiles":
-        """The files of one role in a directory that `mlxmesh certs` keeps."""
+        """The files of a role in a directory that `mlxmesh certs` manages."""
         return cls(tls_dir / "ca.crt", tls_dir / f"{role}.crt", tls_dir / f"{role}.key")
 
 
 @dataclass(frozen=True, repr=False)
 class Certificates:
-    """What the files hold, PEM; `certificate` may be a chain, and `ca` several authorities."""
+    """The contents of the files as PEM; `certificate` may be a chain, `ca` several authorities."""
 
     ca: bytes
     certificate: bytes
@@ -40,15 +40,15 @@ class Certificates:
 
 
 class CertificateSource:
-    """The certificates as they are now; files that do not fit together leave the last good ones.
+    """The current certificates; the last valid ones while the files do not match each other.
 
-    Safe to ask from any thread: gRPC asks from its own.
+    Thread-safe, because gRPC calls it from its own threads.
     """
 
     def __init__(
         self, files: CertificateFiles, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Raises: IllegalState when the files are missing, unreadable or no match."""
+        """Raises: IllegalState when the files are missing, unreadable or do not match."""
         self._files = files
         self._clock = clock
         self._lock = threading.Lock()
@@ -71,10 +71,10 @@ class CertificateSource:
                 _log.info("the certificates in %s were renewed", self._files.ca.parent)
             self._problem = ""
         except (OSError, IllegalState) as error:
-            # Half of a rotation: the other files follow within moments. Else it is told once.
+            # Often half of a rotation, and the other files follow. Otherwise it is logged once.
             if self._problem != (problem := str(error)):
                 self._problem = problem
-                _log.warning("keeping the certificates as they were: %s", problem)
+                _log.warning("the previous certificates stay in use: %s", problem)
 
 
 def _load(files: CertificateFiles) -> tuple[_Stamps, Certificates]:

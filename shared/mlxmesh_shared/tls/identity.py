@@ -1,4 +1,4 @@
-"""Who a peer is: its role, as the URI of its certificate says it."""
+"""The verified identity of a peer: the role in the URI of its certificate."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -6,19 +6,19 @@ from typing import NamedTuple
 from mlxmesh.common.v1.rules_pb2 import Role
 
 ROLES = tuple(name.removeprefix("ROLE_").lower() for name in Role.keys()[1:])
-"""Every role, as certificates and file names spell it."""
+"""Every role, as spelled in certificates and file names."""
 SERVER_ROLES = ("gateway", "generation", "model", "runtime", "engine")
-"""The roles whose processes serve; a certificate of the others never passes for a server's."""
+"""The roles of servers; a certificate of another role is never accepted from a server."""
 _TRUST_DOMAIN = "spiffe://mlxmesh/"
-# gRPC sets it where the certificate has exactly one URI and that is a SPIFFE id.
+# gRPC sets it if the certificate has exactly one URI and that is a SPIFFE id.
 _PEER_ID = "peer_spiffe_id"
 
 
-class Caller(NamedTuple):
-    """The peer of a call."""
+class PeerIdentity(NamedTuple):
+    """Who the peer of a call is, by its certificate."""
 
     spiffe_id: str
-    """Empty where it showed no certificate, or one without a SPIFFE id."""
+    """Empty if it presented no certificate, or one without a SPIFFE id."""
     role: Role.ValueType
 
 
@@ -28,18 +28,20 @@ def spiffe_id(role: str) -> str:
 
 
 def server_name(role: str) -> str:
-    """The DNS name in a server's certificate, which its callers check whatever its address."""
+    """The DNS name in a server's certificate, which callers check instead of its address."""
     return f"{role}.mlxmesh"
 
 
-def caller_of(auth_context: Mapping[str, Iterable[bytes]]) -> Caller:
-    """The peer as gRPC's handshake has verified it."""
-    identity = spiffe_id_of(auth_context)
+def peer_identity(auth_context: Mapping[str, Iterable[bytes]]) -> PeerIdentity:
+    """The identity of the peer, as verified in gRPC's handshake."""
+    identity = peer_spiffe_id(auth_context)
     name = identity.removeprefix(_TRUST_DOMAIN)
     known = identity.startswith(_TRUST_DOMAIN) and name in ROLES
-    return Caller(identity, Role.Value(f"ROLE_{name.upper()}") if known else Role.ROLE_UNSPECIFIED)
+    return PeerIdentity(
+        identity, Role.Value(f"ROLE_{name.upper()}") if known else Role.ROLE_UNSPECIFIED
+    )
 
 
-def spiffe_id_of(auth_context: Mapping[str, Iterable[bytes]]) -> str:
-    """The peer's SPIFFE id as gRPC's handshake has verified it; empty without a certificate."""
+def peer_spiffe_id(auth_context: Mapping[str, Iterable[bytes]]) -> str:
+    """The peer's SPIFFE id, as verified in gRPC's handshake; empty without a certificate."""
     return next(iter(auth_context.get(_PEER_ID, ())), b"").decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Who may call which method: the table that the contracts state, denied by default."""
+"""Which roles may call which method, as the contracts declare it; denied by default."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -10,15 +10,15 @@ from grpc import aio
 from mlxmesh.common.v1 import rules_pb2
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_shared.errors import MethodNotFound, PermissionDenied, Unauthenticated
-from mlxmesh_shared.tls.identity import Caller, caller_of
+from mlxmesh_shared.tls.identity import PeerIdentity, peer_identity
 
 _audit = logging.getLogger("mlxmesh.audit")
 
 
 class MethodAccess:
-    """The allowed roles of some services' methods, read from the descriptors once.
+    """The allowed roles of each method, read once from the descriptors of its services.
 
-    A caller without a role counts as `anonymous_role`.
+    A caller without a role has `anonymous_role`.
     """
 
     def __init__(
@@ -31,16 +31,16 @@ class MethodAccess:
         self._allowed = {
             path: frozenset(rules.gateway_roles if at_gateway else rules.allowed_roles)
             for service in services
-            for path, rules in stated_rules(service)
+            for path, rules in declared_rules(service)
         }
         self._anonymous_role = anonymous_role
 
     def check(self, method: str, context: aio.ServicerContext[Any, Any]) -> None:
-        """Raises: Unauthenticated, PermissionDenied, or MethodNotFound; refusals are audited."""
+        """Raises: Unauthenticated, PermissionDenied, or MethodNotFound; audits refusals."""
         allowed = self._allowed.get(method)
         if allowed is None:
             raise MethodNotFound("there is no such method here; list the services by reflection")
-        caller = caller_of(context.auth_context())
+        caller = peer_identity(context.auth_context())
         if (caller.role or self._anonymous_role) in allowed:
             return
         fields = {"method": method, "caller": caller.spiffe_id, "peer": context.peer()}
@@ -55,9 +55,9 @@ _PROCESSES = (
     Role.ROLE_RUNTIME,
     Role.ROLE_ENGINE,
 )
-# OpenTelemetry's contracts are not ours to write roles into: a gateway takes telemetry from every
-# process of the mesh, and nobody else takes any.
-_FOREIGN_RULES = {
+# OpenTelemetry's contracts cannot declare our roles. A gateway accepts telemetry from every
+# process of the mesh, and no other process accepts any.
+_OPENTELEMETRY_RULES = {
     f"/opentelemetry.proto.collector.{service}/Export": rules_pb2.MethodRules(
         gateway_roles=_PROCESSES
     )
@@ -65,23 +65,23 @@ _FOREIGN_RULES = {
 }
 
 
-def stated_rules(service: ServiceDescriptor) -> Iterator[tuple[str, rules_pb2.MethodRules]]:
-    """The path of each method, as on the wire, and who may call it."""
+def declared_rules(service: ServiceDescriptor) -> Iterator[tuple[str, rules_pb2.MethodRules]]:
+    """The path of each method on the wire, and its rules."""
     methods: Iterable[Any] = service.methods
     for method in methods:
         path = f"/{service.full_name}/{method.name}"
         rules: rules_pb2.MethodRules = method.GetOptions().Extensions[rules_pb2.method_rules]
-        yield path, _FOREIGN_RULES.get(path, rules)
+        yield path, _OPENTELEMETRY_RULES.get(path, rules)
 
 
-def role_words(roles: Iterable[Role.ValueType]) -> str:
+def format_roles(roles: Iterable[Role.ValueType]) -> str:
     """For example "admin, client"."""
     return ", ".join(sorted(Role.Name(role).removeprefix("ROLE_").lower() for role in roles))
 
 
-def _refusal(caller: Caller, allowed: frozenset[Role.ValueType]) -> Exception:
-    needed = role_words(allowed) or "no role"
+def _refusal(caller: PeerIdentity, allowed: frozenset[Role.ValueType]) -> Exception:
+    needed = format_roles(allowed) or "no role"
     if caller.role == Role.ROLE_UNSPECIFIED:
         return Unauthenticated(f"this method needs a certificate of one of the roles {needed}")
-    has = role_words([caller.role])
+    has = format_roles([caller.role])
     return PermissionDenied(f"the role {has} may not call this method; allowed: {needed}")

@@ -1,4 +1,4 @@
-"""A channel whose next call uses the newest certificates; running calls end where they began."""
+"""A channel whose new calls use the newest certificates; running calls stay on their connection."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ OpenWith = Callable[[grpc.ChannelCredentials], aio.Channel]
 
 
 class _Connection:
-    """One channel with one set of certificates, closed once it is retired and idle."""
+    """A channel with one set of certificates, closed once it is retired and idle."""
 
     def __init__(self, certificates: Certificates, open_: OpenWith) -> None:
         self.certificates = certificates
@@ -26,8 +26,8 @@ class _Connection:
         self._retired = False
         self._closing: asyncio.Task[None] | None = None
 
-    def start(self, call: Any) -> Any:
-        """Counts a call until it ends, and hands it on."""
+    def count(self, call: Any) -> Any:
+        """Counts a call until it ends, and returns it."""
         self._running += 1
         call.add_done_callback(self._ended)
         return call
@@ -50,13 +50,13 @@ class _Connection:
 
 
 class RenewingChannel(aio.Channel):
-    """Opens a new connection when the certificates have changed; the caller closes it."""
+    """Opens a new connection after the certificates have changed; the caller closes it."""
 
     def __init__(self, source: CertificateSource, open_: OpenWith) -> None:
         self._source = source
         self._open = open_
-        self._now = _Connection(source.current(), open_)
-        self._before: list[_Connection] = []
+        self._current = _Connection(source.current(), open_)
+        self._previous: list[_Connection] = []
 
     async def __aenter__(self) -> "RenewingChannel":
         return self
@@ -65,14 +65,14 @@ class RenewingChannel(aio.Channel):
         await self.close()
 
     async def close(self, grace: float | None = None) -> None:
-        for connection in (*self._before, self._now):
+        for connection in (*self._previous, self._current):
             await connection.channel.close(grace)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        return self._now.channel.get_state(try_to_connect)
+        return self._current.channel.get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self._now.channel.wait_for_state_change(last_observed_state)
+        await self._current.channel.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
         await self._renewed().channel.channel_ready()
@@ -93,14 +93,14 @@ class RenewingChannel(aio.Channel):
         def call(*call_args: Any, **call_kwargs: Any) -> Any:
             connection = self._renewed()
             method = getattr(connection.channel, kind)(*args, **kwargs)
-            return connection.start(method(*call_args, **call_kwargs))
+            return connection.count(method(*call_args, **call_kwargs))
 
         return call
 
     def _renewed(self) -> _Connection:
         certificates = self._source.current()
-        if certificates is not self._now.certificates:
-            self._now.retire()
-            self._before = [one for one in self._before if not one.closed] + [self._now]
-            self._now = _Connection(certificates, self._open)
-        return self._now
+        if certificates is not self._current.certificates:
+            self._current.retire()
+            self._previous = [one for one in self._previous if not one.closed] + [self._current]
+            self._current = _Connection(certificates, self._open)
+        return self._current

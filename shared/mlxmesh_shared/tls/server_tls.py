@@ -1,4 +1,4 @@
-"""How a server uses TLS: its credentials, renewed without a restart, and whom it lets in."""
+"""TLS of a server: credentials that are renewed without a restart, and who may call it."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -12,22 +12,22 @@ from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_shared.tls.certificates import Certificates, CertificateSource
 from mlxmesh_shared.tls.method_access import MethodAccess
 
-_UNDER_WAY_S = 0.02
-"""A handshake that has asked for certificates has begun to use them after so long."""
+_HANDSHAKE_GRACE_S = 0.02
+"""How long a handshake may take from getting certificates to using them."""
 
 
 @dataclass(frozen=True)
 class ServerTls:
-    """TLS of one server."""
+    """The TLS configuration of one server."""
 
     certificates: CertificateSource
     at_gateway: bool = False
-    """Whether the contracts' roles for the gateway hold, or those for the services."""
+    """Whether the roles that the contracts declare for the gateway apply, or those for services."""
     client_certificates: bool = True
-    """Whether every caller must show a certificate; else none is asked for, and all are clients."""
+    """Whether every caller must present a certificate; if not, every caller has the role client."""
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For the port: each new connection gets the newest certificates, old ones stay open."""
+        """The credentials of the port; each new connection gets the newest certificates."""
         first = self.certificates.current()
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(first),
@@ -36,7 +36,7 @@ class ServerTls:
         )
 
     def access(self, services: Iterable[ServiceDescriptor]) -> MethodAccess:
-        """Who may call what of these services."""
+        """The allowed roles of the methods of these services."""
         return MethodAccess(
             services,
             at_gateway=self.at_gateway,
@@ -44,21 +44,21 @@ class ServerTls:
         )
 
     def _renewal(self, first: Certificates) -> Callable[[], Any]:
-        """What gRPC asks at each handshake, one at a time: new certificates, or None.
+        """Returns new certificates or None; gRPC calls it at each handshake, one at a time.
 
-        gRPC frees the old ones as it takes new ones, also from under a handshake on another thread
-        that has not begun to use them, which ends the process (grpc/grpc#36693). So it gets new
-        ones only when there are some, and handshakes on their way get a moment before that.
+        When gRPC gets new certificates it frees the old ones, even if a handshake on another thread
+        is about to use them, which crashes the process (grpc/grpc#36693). So it gets certificates
+        only when they have changed, and after a pause for handshakes in progress.
         """
-        told = first
+        known = first
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal told
+            nonlocal known
             now = self.certificates.current()
-            if now is told:
+            if now is known:
                 return None
-            told = now
-            time.sleep(_UNDER_WAY_S)
+            known = now
+            time.sleep(_HANDSHAKE_GRACE_S)
             return self._configuration(now)
 
         return renewed

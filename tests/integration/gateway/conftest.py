@@ -13,9 +13,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mlxmesh_client import MeshClient
 from mlxmesh_gateway.__main__ import serve
 from mlxmesh_gateway.otlp.assembly import open_receiver
+from mlxmesh_shared.process.service_host import ServiceHost
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.server import MeshServer
-from mlxmesh_shared.settings import GatewaySettings, LiveSettings
+from mlxmesh_shared.settings import GatewaySettings
 from tests.fakes.public_services import (
     FakeGeneration,
     FakeModels,
@@ -23,6 +24,7 @@ from tests.fakes.public_services import (
     model_server,
 )
 from tests.fakes.registry import InMemoryRegistry
+from tests.fakes.service_process import quiet_process
 
 # All of them hear of it at once here.
 SETTLE_S = 0.02
@@ -75,19 +77,20 @@ class Stand:
         # One that leaves others behind stops only once its connections have come of age.
         short = {"drain_grace_s": 1, "max_connection_age_s": 1}
         options = GatewaySettings(**{"listen": "127.0.0.1:0", **short, **settings})
-        live = LiveSettings(lambda _: options)
         name = f"gateway-{next(self._gateways)}"
         serving: asyncio.Future[asyncio.Event] = asyncio.get_running_loop().create_future()
 
-        async def until(leaving: asyncio.Event) -> None:
+        async def wait_for_stop(leaving: asyncio.Event) -> None:
             serving.set_result(leaving)
             await leaving.wait()
 
+        process = quiet_process(options, "gateway", name)
+        host = ServiceHost(process, self.registry, wait_for_stop=wait_for_stop)
         receiver = open_receiver(options, name)
 
         async def run() -> None:
             async with receiver.running():
-                await serve(live, name, self.registry, receiver, until=until, settle_s=SETTLE_S)
+                await serve(host, receiver, settle_s=SETTLE_S)
 
         task = asyncio.create_task(run())
         try:

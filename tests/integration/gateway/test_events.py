@@ -12,7 +12,7 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client import MeshClient
 from mlxmesh_gateway.telemetry_servicer import MAX_EVENT_BYTES
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ServiceUnavailable, TooManyRequests
-from mlxmesh_shared.events import event_of
+from mlxmesh_shared.events import make_event
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.channels import open_channel
 
@@ -22,7 +22,7 @@ ENGINE = Instance("engine", "engine-1", "127.0.0.1:1", pid=1)
 def loaded(version: int) -> wire.Event:
     payload = wire.ModelLoaded(model="pocket", version=version)
     about = f"pocket@{version}"
-    return event_of(payload, service="model", instance_id="model-1", correlation_id=about)
+    return make_event(payload, service="model", instance_id="model-1", correlation_id=about)
 
 
 async def stub(stack: AsyncExitStack, address: str) -> TelemetryServiceStub:

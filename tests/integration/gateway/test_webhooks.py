@@ -11,7 +11,7 @@ from aiohttp import web
 from mlxmesh.telemetry.v1.events_pb2 import EngineReady, Event, ModelLoaded
 from mlxmesh_gateway.event_log import GatewayEventLog
 from mlxmesh_gateway.webhooks import RetryLimits, running_webhooks
-from mlxmesh_shared.events import event_of
+from mlxmesh_shared.events import make_event
 from mlxmesh_shared.registry import Instance
 
 QUICK = RetryLimits(attempts=3, pause_min_s=0.01, pause_max_s=0.02)
@@ -47,7 +47,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 def loaded(version: int) -> Event:
     payload = ModelLoaded(model="pocket", version=version)
-    return event_of(payload, service="model", instance_id="model-1")
+    return make_event(payload, service="model", instance_id="model-1")
 
 
 async def until(condition: Any) -> None:
@@ -70,7 +70,7 @@ async def test_an_event_is_posted_with_its_id_as_idempotency_key(receiver: Recei
 
 async def test_only_what_the_hook_wants_is_told(receiver: Receiver) -> None:
     log = GatewayEventLog()
-    ready = event_of(EngineReady(engine_id="e"), service="runtime", instance_id="r")
+    ready = make_event(EngineReady(engine_id="e"), service="runtime", instance_id="r")
     setting = f"{receiver.url} engine.* model.unloaded"
     async with running_webhooks((setting,), log.events, limits=QUICK) as [hook]:
         await asyncio.sleep(0)

@@ -12,13 +12,14 @@ from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.model_pb2 import VERSION_STATE_READY, Model, ModelVersion
-from mlxmesh_generation.__main__ import make_server, open_generations
+from mlxmesh_generation.assembly import make_server, open_generations
 from mlxmesh_shared.rpc.channels import ChannelPool
 from mlxmesh_shared.rpc.server import MeshServer
-from mlxmesh_shared.settings import GenerationSettings, LiveSettings
+from mlxmesh_shared.settings import GenerationSettings
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
 from tests.fakes.model_service import FakeModelService
 from tests.fakes.registry import InMemoryRegistry
+from tests.fakes.service_process import quiet_process
 
 DIGEST = "ab" * 32
 
@@ -69,12 +70,11 @@ def pocket(*, desired: int = 1, **changes: object) -> Model:
 async def generation_service(
     registry: InMemoryRegistry, data_dir: Path, **changes: Any
 ) -> AsyncIterator[MeshServer]:
-    """As __main__ builds it, in this process."""
+    """As `assembly` builds it, in this process."""
     settings = GenerationSettings(data_dir=data_dir, **changes)
     async with AsyncExitStack() as stack:
-        live = LiveSettings(lambda _: settings)
-        generations, engines = await open_generations(stack, live, registry)
-        server = make_server(settings, generations, engines)
+        process = quiet_process(settings, "generation", "generation-1")
+        server = make_server(process, await open_generations(stack, process, registry))
         await server.start()
         await server.set_serving()
         try:

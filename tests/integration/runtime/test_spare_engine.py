@@ -14,8 +14,8 @@ from mlxmesh_shared.process.forked import ForkedProcess
 from tests.integration.runtime.harness import PATIENCE_S, until_gone
 
 PROGRAM = (
-    "import sys; from mlxmesh_shared.process.standby import STDERR, take_order\n"
-    "if take_order(STDERR):\n"
+    "import sys; from mlxmesh_shared.process.standby import STDERR, receive_command\n"
+    "if receive_command(STDERR):\n"
     "    print(*sys.argv, flush=True); print('logged', file=sys.stderr, flush=True)"
 )
 LINE = (sys.executable, "-c", PROGRAM)

@@ -131,7 +131,7 @@ async def test_the_rest_of_a_call_is_still_there(serve: Serve) -> None:
 
 async def test_nobody_listens() -> None:
     async with open_channel("127.0.0.1:1") as channel:
-        with pytest.raises(ServiceUnavailable, match="is the peer up"):
+        with pytest.raises(ServiceUnavailable, match="is the peer running"):
             await wait_ready(channel, 0.3)
         with pytest.raises(ServiceUnavailable) as caught:
             await engine_grpc.EngineServiceStub(channel).GetEngineInfo(

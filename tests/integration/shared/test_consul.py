@@ -13,7 +13,7 @@ from mlxmesh_shared.config_store.consul import ConsulConfigStore
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import BlockingQuery
 from mlxmesh_shared.errors import InvalidArgument, RegistryUnavailable
-from mlxmesh_shared.process.live import follow_store, following
+from mlxmesh_shared.process.service_host import follow_store, following_settings
 from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.settings import (
@@ -408,7 +408,7 @@ async def until_max_deadline(live: LiveSettings[GatewaySettings], wanted_s: floa
 async def test_settings_follow_the_keys(stand: Stand) -> None:
     await stand.agent.put("mlxmesh/config/gateway/max_deadline_s", "7")
     live = live_gateway(stand)
-    async with following(live, "gateway"):
+    async with following_settings(live, "gateway"):
         await until_max_deadline(live, 7)
         await stand.agent.put("mlxmesh/config/gateway/max_deadline_s", "8")
         await until_max_deadline(live, 8)
@@ -428,7 +428,7 @@ async def test_an_agent_that_forgot_its_keys_changes_nothing(
     for number in range(20):
         await stand.agent.put("mlxmesh/config/gateway/max_deadline_s", str(number + 1))
     live = live_gateway(stand)
-    async with following(live, "gateway"):
+    async with following_settings(live, "gateway"):
         await until_max_deadline(live, 20)
         await asyncio.sleep(0.2)  # the next query waits
         await stand.agent.restart()
@@ -443,7 +443,7 @@ async def test_an_agent_that_forgot_its_keys_changes_nothing(
 
 async def test_the_log_level_follows_at_once(stand: Stand) -> None:
     root, live = logging.getLogger(), live_gateway(stand)
-    async with following(live, "gateway"):
+    async with following_settings(live, "gateway"):
         assert root.level == logging.INFO
         await stand.agent.put("mlxmesh/config/mesh/log_level", "error")
         async with asyncio.timeout(PATIENCE_S):
@@ -481,10 +481,10 @@ async def test_the_choice_of_registry_is_not_the_choice_of_the_configuration_sto
     address = ("--consul-address", stand.agent.address)
     chosen = live_gateway(stand, "--config-store", "consul", *address)
     assert chosen.current.registry == "directory"
-    async with following(chosen, "gateway"):
+    async with following_settings(chosen, "gateway"):
         await until_max_deadline(chosen, 7)
 
     without = live_gateway(stand, "--registry", "consul", "--config-store", "none", *address)
-    async with following(without, "gateway"):
+    async with following_settings(without, "gateway"):
         await asyncio.sleep(0.3)
         assert without.current.max_deadline_s == 3600

@@ -13,7 +13,7 @@ import pytest
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh_shared.config_store.consul import ConsulConfigStore
 from mlxmesh_shared.errors import RegistryUnavailable
-from mlxmesh_shared.process.live import following
+from mlxmesh_shared.process.service_host import following_settings
 from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.rpc.server import MeshServer
@@ -81,7 +81,7 @@ async def test_a_restarted_agent_is_told_again(agent: ConsulAgentProcess) -> Non
 async def test_settings_follow_the_keys(agent: ConsulAgentProcess) -> None:
     flags = ["--registry", "consul", "--consul-address", agent.address]
     live = LiveSettings(lambda stored: load_settings(GatewaySettings, flags, env={}, stored=stored))
-    async with following(live, "gateway"):
+    async with following_settings(live, "gateway"):
         for wanted in (7, 8):
             await put_key(agent, "mlxmesh/config/gateway/max_deadline_s", str(wanted))
             async with asyncio.timeout(PATIENCE_S):

@@ -63,14 +63,14 @@ class Stand:
             await self.stub.CountTokens(CountTokensRequest(model="pocket", prompt="x"), **options)
 
     async def spans(self) -> list[ReceivedSpan]:
-        self.server.catch_up()
+        self.server.flush()
         received = Received()
         await received.traces(self.recorder.drain_spans(100))
         return received.spans
 
     async def codes(self) -> dict[str, int]:
         """Calls counted, by method and status."""
-        self.server.catch_up()
+        self.server.flush()
         received = Received()
         await received.metrics(self.recorder.read_metrics())
         metric = received.metrics_by_service["x"].get("rpc.server.call.duration")

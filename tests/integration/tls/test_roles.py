@@ -15,11 +15,11 @@ from mlxmesh_shared.errors import MethodNotFound, PermissionDenied, Unauthentica
 from mlxmesh_shared.rpc.reflection import V1
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 from mlxmesh_shared.tls.identity import ROLES
-from mlxmesh_shared.tls.method_access import stated_rules
+from mlxmesh_shared.tls.method_access import declared_rules
 
 from .conftest import GENERATE, LOAD_MODEL, Connect, Serve, all_services, call
 
-RULES = {path: rules for service in all_services() for path, rules in stated_rules(service)}
+RULES = {path: rules for service in all_services() for path, rules in declared_rules(service)}
 ROLE_NUMBERS = {role: Role.Value(f"ROLE_{role.upper()}") for role in ROLES}
 
 
@@ -31,7 +31,7 @@ def name_of(service: ServiceDescriptor) -> str:
 def test_every_method_states_its_roles(service: ServiceDescriptor) -> None:
     silent = [
         path
-        for path, rules in stated_rules(service)
+        for path, rules in declared_rules(service)
         if not rules.allowed_roles and not rules.gateway_roles
     ]
     assert silent == []

@@ -7,12 +7,12 @@ from google.protobuf.message_factory import GetMessageClass
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.telemetry.v1 import events_pb2 as wire
 from mlxmesh_cli.screen.event_lines import event_line, gap_line
-from mlxmesh_shared.events import event_of
+from mlxmesh_shared.events import make_event
 from mlxmesh_shared.events.bus import PAYLOAD
 
 
 def line(payload: Message, about: str = "") -> str:
-    event = event_of(payload, service="model", instance_id="model-1", correlation_id=about)
+    event = make_event(payload, service="model", instance_id="model-1", correlation_id=about)
     return event_line(event).plain.partition(" ")[2]
 
 

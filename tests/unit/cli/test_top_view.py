@@ -10,7 +10,7 @@ from mlxmesh.telemetry.v1 import telemetry_pb2 as t
 from mlxmesh.telemetry.v1.events_pb2 import Event, InstanceLeft
 from mlxmesh.telemetry.v1.traffic_pb2 import Percentiles, Traffic
 from mlxmesh_cli.screen.top_view import BAR_CELLS, Screen, frame
-from mlxmesh_shared.events import event_of
+from mlxmesh_shared.events import make_event
 
 NOW = datetime(2026, 11, 21, 16, 0, tzinfo=UTC)
 CLOSED = t.Breaker(state=t.BREAKER_STATE_CLOSED)
@@ -49,7 +49,7 @@ TRAFFIC = Traffic(
 
 
 def event(number: int) -> Event:
-    return event_of(
+    return make_event(
         InstanceLeft(), service="gateway", instance_id="g", correlation_id=f"e-{number}"
     )
 

@@ -11,7 +11,7 @@ from mlxmesh.telemetry.v1.events_pb2 import (
     ModelLoadFailed,
     PublishEventsRequest,
 )
-from mlxmesh_shared.events import EventFilter, event_facts, event_of, name_of
+from mlxmesh_shared.events import EventFilter, event_name, event_payload, make_event
 from mlxmesh_shared.events.bus import PAYLOAD
 from mlxmesh_shared.rules import Validator
 
@@ -23,7 +23,7 @@ def field_name(field: FieldDescriptor) -> str:
 
 
 def made(payload: object, correlation_id: str = "") -> Event:
-    return event_of(
+    return make_event(
         payload,  # pyright: ignore[reportArgumentType]
         service="model",
         instance_id="model-1",
@@ -38,7 +38,7 @@ def test_every_payload_makes_a_legal_event_of_its_own_name(field: FieldDescripto
     event = made(payload)
     area, _, action = event.name.partition(".")
     assert f"{area}_{action}" == field.name == event.WhichOneof("payload")
-    assert event_facts(event) == payload
+    assert event_payload(event) == payload
     VALIDATOR.check(PublishEventsRequest(events=[event]))
 
 
@@ -56,14 +56,14 @@ def test_an_event_says_when_and_where_and_is_unlike_any_other() -> None:
 
 def test_what_is_no_payload_makes_no_event() -> None:
     with pytest.raises(KeyError):
-        name_of(Failure())
+        event_name(Failure())
 
 
 def test_a_newer_publishers_event_has_a_name_and_no_facts() -> None:
     event = Event(event_id="e", name="experiment.started", service="model", instance_id="m")
     event.time.FromSeconds(1)
     VALIDATOR.check(PublishEventsRequest(events=[event]))
-    assert event_facts(event) is None
+    assert event_payload(event) is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from mlxmesh.telemetry.v1.events_pb2 import Event
 from mlxmesh_shared.events import Batch, EventLog
-from mlxmesh_shared.events.log import MAX_IN_A_BATCH
+from mlxmesh_shared.events.log import MAX_BATCH_EVENTS
 
 
 def filled(count: int, most: int = 100) -> EventLog:
@@ -48,9 +48,9 @@ async def test_a_reader_that_is_too_slow_is_told_how_much_it_missed() -> None:
 
 
 async def test_much_comes_in_parts() -> None:
-    reader = filled(MAX_IN_A_BATCH + 1, most=1000).follow(0)
-    assert len((await take(reader))[0]) == MAX_IN_A_BATCH
-    assert (await take(reader))[0] == [MAX_IN_A_BATCH + 1]
+    reader = filled(MAX_BATCH_EVENTS + 1, most=1000).follow(0)
+    assert len((await take(reader))[0]) == MAX_BATCH_EVENTS
+    assert (await take(reader))[0] == [MAX_BATCH_EVENTS + 1]
 
 
 def test_an_empty_log_begins_with_the_next_event() -> None:

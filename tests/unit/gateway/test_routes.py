@@ -4,7 +4,7 @@ from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh.runtime.v1 import runtime_pb2
 from mlxmesh_gateway.routes import BACKENDS, public_routes
-from mlxmesh_shared.tls.method_access import stated_rules
+from mlxmesh_shared.tls.method_access import declared_rules
 
 
 def test_public_is_what_the_contracts_open_to_a_role_at_the_gateway() -> None:
@@ -14,7 +14,10 @@ def test_public_is_what_the_contracts_open_to_a_role_at_the_gateway() -> None:
         *BACKENDS.values(),
     ]
     opened = {
-        path for service in services for path, rules in stated_rules(service) if rules.gateway_roles
+        path
+        for service in services
+        for path, rules in declared_rules(service)
+        if rules.gateway_roles
     }
 
     assert {route.path for route in public_routes()} == opened

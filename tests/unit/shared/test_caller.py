@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from mlxmesh_shared.errors import InvalidArgument
-from mlxmesh_shared.rpc.caller import caller_of, host_of, owner_of, told_owner
+from mlxmesh_shared.rpc.caller import claimed_caller, forwarded_owner, owner_of, peer_host
 
 
 @dataclass
@@ -25,20 +25,20 @@ class Call:
 
 @pytest.mark.parametrize("name", ["a", "team-a", "A.b_c:9-", "x" * 128])
 def test_a_call_may_name_its_caller(name: str) -> None:
-    assert caller_of(Call((("other", "1"), ("mlxmesh-caller", name)))) == name
+    assert claimed_caller(Call((("other", "1"), ("mlxmesh-caller", name)))) == name
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "a b", "a/b", "ä", "a\n", b"a"])
 def test_an_illegal_name_is_refused_and_not_repeated(name: str | bytes) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        caller_of(Call((("mlxmesh-caller", name),)))
+        claimed_caller(Call((("mlxmesh-caller", name),)))
     assert caught.value.field == "mlxmesh-caller"
     assert "a/b" not in caught.value.message
 
 
 @pytest.mark.parametrize("metadata", [None, (), (("x-request-id", "1"),)])
 def test_without_a_name_it_is_the_host(metadata: tuple[tuple[str, str], ...] | None) -> None:
-    assert caller_of(Call(metadata)) == "10.0.0.7"
+    assert claimed_caller(Call(metadata)) == "10.0.0.7"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_without_a_name_it_is_the_host(metadata: tuple[tuple[str, str], ...] | N
     ],
 )
 def test_the_host_of_a_peer(peer: str, host: str) -> None:
-    assert host_of(peer) == host
+    assert peer_host(peer) == host
 
 
 CLIENT = b"spiffe://mlxmesh/client"
@@ -70,8 +70,8 @@ def test_an_owner_is_a_certificates_identity_and_a_name_within_it() -> None:
 def test_a_client_cannot_name_its_owner_only_a_gateway_can() -> None:
     told = ("mlxmesh-owner", "spiffe://mlxmesh/client#a")
     assert owner_of(Call((told,))) == "#"
-    assert told_owner(Call((told, NAMED))) == told[1]
-    assert told_owner(Call((NAMED,))) == "#a"
+    assert forwarded_owner(Call((told, NAMED))) == told[1]
+    assert forwarded_owner(Call((NAMED,))) == "#a"
 
 
 @pytest.mark.parametrize("name", ["a#b", "", "a b"])

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mlxmesh_shared.rpc.deferred_tasks import DeferredTasks
+from mlxmesh_shared.rpc.access_log import DeferredTasks
 
 
 async def test_it_is_done_in_order_and_not_at_once() -> None:
@@ -23,7 +23,7 @@ async def test_catching_up_leaves_nothing_for_later() -> None:
     done: list[str] = []
     deferred = DeferredTasks(delay_s=0.01)
     deferred.add(lambda: done.append("first"))
-    deferred.catch_up()
+    deferred.flush()
     assert done == ["first"]
     deferred.add(lambda: done.append("second"))
     await asyncio.sleep(0.1)
@@ -35,6 +35,6 @@ async def test_a_failure_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFi
     deferred = DeferredTasks()
     deferred.add(lambda: 1 / 0)
     deferred.add(lambda: done.append("the rest"))
-    deferred.catch_up()
+    deferred.flush()
     assert done == ["the rest"]
     assert "ZeroDivisionError" in caplog.text

@@ -3,17 +3,17 @@
 import pytest
 
 from mlxmesh.common.v1.rules_pb2 import Role
-from mlxmesh_shared.tls.identity import ROLES, Caller, caller_of, spiffe_id
+from mlxmesh_shared.tls.identity import ROLES, PeerIdentity, peer_identity, spiffe_id
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_is_known_by_its_uri(role: str) -> None:
-    caller = caller_of({"peer_spiffe_id": [spiffe_id(role).encode()]})
-    assert caller == Caller(f"spiffe://mlxmesh/{role}", Role.Value(f"ROLE_{role.upper()}"))
+    caller = peer_identity({"peer_spiffe_id": [spiffe_id(role).encode()]})
+    assert caller == PeerIdentity(f"spiffe://mlxmesh/{role}", Role.Value(f"ROLE_{role.upper()}"))
 
 
 def test_without_a_certificate_there_is_no_role() -> None:
-    assert caller_of({}) == Caller("", Role.ROLE_UNSPECIFIED)
+    assert peer_identity({}) == PeerIdentity("", Role.ROLE_UNSPECIFIED)
 
 
 @pytest.mark.parametrize(
@@ -28,5 +28,5 @@ def test_without_a_certificate_there_is_no_role() -> None:
     ],
 )
 def test_any_other_uri_is_no_role(uri: str) -> None:
-    caller = caller_of({"peer_spiffe_id": [uri.encode()]})
-    assert caller == Caller(uri, Role.ROLE_UNSPECIFIED)
+    caller = peer_identity({"peer_spiffe_id": [uri.encode()]})
+    assert caller == PeerIdentity(uri, Role.ROLE_UNSPECIFIED)

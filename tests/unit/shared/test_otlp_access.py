@@ -7,7 +7,7 @@ from google.protobuf import descriptor_pool
 
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_gateway.otlp.messages import SERVICES
-from mlxmesh_shared.tls.method_access import stated_rules
+from mlxmesh_shared.tls.method_access import declared_rules
 
 PROCESSES = {"gateway", "generation", "model", "runtime", "engine"}
 
@@ -15,7 +15,7 @@ PROCESSES = {"gateway", "generation", "model", "runtime", "engine"}
 @pytest.mark.parametrize("name", [service.name for service in SERVICES.values()])
 def test_every_process_exports_to_a_gateway_and_nobody_else(name: str) -> None:
     service = descriptor_pool.Default().FindServiceByName(name)
-    ((path, rules),) = stated_rules(service)
+    ((path, rules),) = declared_rules(service)
     assert path == f"/{name}/Export"
     roles = {Role.Name(role).removeprefix("ROLE_").lower() for role in rules.gateway_roles}
     assert roles == PROCESSES

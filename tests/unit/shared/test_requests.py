@@ -1,4 +1,4 @@
-"""Turns, bytes and places of requests: what many or large ones of one client cost the others."""
+"""Limits of reading and parsing: what many or large requests of one client cost the others."""
 
 import asyncio
 import threading
@@ -17,7 +17,13 @@ from mlxmesh_shared.errors import (
     MessageTooLarge,
     TooManyRequests,
 )
-from mlxmesh_shared.rpc.requests import Arrivals, HeldBytes, RequestParser, Turns, finish_in_thread
+from mlxmesh_shared.rpc.requests import (
+    FairLock,
+    HeldBytes,
+    RequestParser,
+    RequestReader,
+    finish_in_thread,
+)
 from mlxmesh_shared.rpc.requests.parser import check_size
 from mlxmesh_shared.rules import Validator
 
@@ -43,10 +49,10 @@ class Call:
 Read = Callable[[Call], asyncio.Task[bytes]]
 
 
-def reading(arrivals: Arrivals) -> Read:
+def reading(reader: RequestReader) -> Read:
     def read(call: Call) -> asyncio.Task[bytes]:
         context: Any = call
-        return asyncio.create_task(arrivals.read(context))
+        return asyncio.create_task(reader.read(context))
 
     return read
 
@@ -64,7 +70,7 @@ async def failure(task: asyncio.Task[bytes]) -> MeshError:
 
 
 async def test_one_connection_leaves_half_of_the_places_to_others() -> None:
-    read = reading(Arrivals(places=4))
+    read = reading(RequestReader(max_reading=4))
     greedy = [Call("greedy") for _ in range(10)]
     tasks = [read(call) for call in greedy]
     await pause()
@@ -82,7 +88,7 @@ async def test_one_connection_leaves_half_of_the_places_to_others() -> None:
 
 
 async def test_what_does_not_come_to_its_end_makes_room_for_those_that_wait() -> None:
-    read = reading(Arrivals(places=2))
+    read = reading(RequestReader(max_reading=2))
     stuck = [Call("one"), Call("two")]
     tasks = [read(call) for call in stuck]
     await pause()
@@ -98,7 +104,7 @@ async def test_what_does_not_come_to_its_end_makes_room_for_those_that_wait() ->
 
 
 async def test_connections_that_wait_take_turns() -> None:
-    read = reading(Arrivals(places=2))
+    read = reading(RequestReader(max_reading=2))
     holders = [Call("a"), Call("b")]
     tasks = [read(call) for call in holders]
     await pause()
@@ -122,7 +128,7 @@ async def test_connections_that_wait_take_turns() -> None:
 
 
 async def test_a_full_queue_refuses_the_newest_of_whoever_has_most_in_it() -> None:
-    read = reading(Arrivals(places=2, max_waiting=3))
+    read = reading(RequestReader(max_reading=2, max_waiting=3))
     holders = [Call("a"), Call("b")]
     tasks = [read(call) for call in holders]
     await pause()
@@ -142,7 +148,7 @@ async def test_a_full_queue_refuses_the_newest_of_whoever_has_most_in_it() -> No
 
 
 async def test_a_request_that_never_ends_times_out_though_nobody_waits() -> None:
-    task = reading(Arrivals(timeout_s=0.2))(Call("slow"))
+    task = reading(RequestReader(timeout_s=0.2))(Call("slow"))
 
     assert isinstance(await failure(task), DeadlineExceeded)
 
@@ -151,12 +157,12 @@ async def test_a_call_without_a_request() -> None:
     call = Call("empty")
     call.came.set_result(aio.EOF)
 
-    assert isinstance(await failure(reading(Arrivals())(call)), MalformedMessage)
+    assert isinstance(await failure(reading(RequestReader())(call)), MalformedMessage)
 
 
 async def test_who_gives_up_waiting_costs_no_place() -> None:
-    arrivals = Arrivals(places=2)
-    read = reading(arrivals)
+    reader = RequestReader(max_reading=2)
+    read = reading(reader)
     holders = [Call("a"), Call("b")]
     tasks = [read(call) for call in holders]
     await pause()
@@ -176,26 +182,26 @@ async def test_who_gives_up_waiting_costs_no_place() -> None:
 
 def test_bytes_of_all_callers_and_of_one() -> None:
     held = HeldBytes(100)
-    held.take("a", 50)
+    held.acquire("a", 50)
     with pytest.raises(TooManyRequests) as caught:
-        held.take("a", 1)
+        held.acquire("a", 1)
     assert caught.value.retry_delay_s == 1
-    held.take("b", 50)
+    held.acquire("b", 50)
     with pytest.raises(TooManyRequests):
-        held.take("c", 1)
+        held.acquire("c", 1)
 
-    held.give_back("a", 50)
-    held.take("c", 50)
-    held.give_back("b", 50)
-    held.give_back("c", 50)
+    held.release("a", 50)
+    held.acquire("c", 50)
+    held.release("b", 50)
+    held.release("c", 50)
     assert held.held_bytes == 0
 
 
-async def test_callers_take_turns_and_rests_lie_between() -> None:
-    turns, order = Turns(), list[str]()
+async def test_callers_acquire_the_lock_in_turn_with_pauses_between() -> None:
+    lock, order = FairLock(), list[str]()
 
     async def work(caller: str) -> None:
-        async with turns.of(caller):
+        async with lock.held_by(caller):
             order.append(caller)
             await asyncio.sleep(0.01)
 
@@ -205,10 +211,10 @@ async def test_callers_take_turns_and_rests_lie_between() -> None:
 
 
 async def test_a_turn_that_fails_ends() -> None:
-    turns = Turns()
+    lock = FairLock()
     for _ in range(2):
         with pytest.raises(ValueError, match="nothing"):
-            async with turns.of("a"):
+            async with lock.held_by("a"):
                 raise ValueError("nothing")
 
 
@@ -221,10 +227,10 @@ async def test_a_turn_lasts_as_long_as_its_thread_though_its_call_is_cancelled()
         may_end.wait(10)
 
     async def in_turn() -> None:
-        async with turns.of("a"):
+        async with lock.held_by("a"):
             await finish_in_thread(work)
 
-    turns = Turns()
+    lock = FairLock()
     gone = asyncio.create_task(in_turn())
     await began.wait()
     gone.cancel()

@@ -15,7 +15,7 @@ from mlxmesh_generation.placement.mirror import CatalogueMirror
 from mlxmesh_generation.placement.router import PrefixAffinity, prefixes
 from mlxmesh_generation.placement.sequence import EngineSequence, SequenceSink
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError, QueueFull
-from mlxmesh_shared.events import Publish, unheard
+from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.registry.convert import breaker_change
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.resilience.breaker import Breaker, Permit
@@ -72,7 +72,11 @@ class Engines:
     """A link to every engine; one whose record is gone takes nothing new, and closes when idle."""
 
     def __init__(
-        self, registry: Registry, *, open_: OpenChannel = open_channel, publish: Publish = unheard
+        self,
+        registry: Registry,
+        *,
+        open_: OpenChannel = open_channel,
+        publish: Publish = discard_event,
     ) -> None:
         self._registry = registry
         self._publish = publish

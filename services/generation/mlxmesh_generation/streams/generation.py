@@ -31,7 +31,7 @@ from mlxmesh_shared.errors import (
     NoReplica,
     QueueFull,
 )
-from mlxmesh_shared.events import Publish, unheard
+from mlxmesh_shared.events import Publish, discard_event
 
 # So that what an engine made before its deadline still reaches the caller before the caller's own.
 DEADLINE_MARGIN_S = 0.05
@@ -58,7 +58,7 @@ class Generation:
         engine_wait_s: float = ENGINE_WAIT_S,
         on_ended: Callable[[], None] = lambda: None,
         on_waiting: Callable[[int], None] = lambda _: None,
-        publish: Publish = unheard,
+        publish: Publish = discard_event,
     ) -> None:
         self.events = EventBuffer(on_waiting)
         self._plan = plan

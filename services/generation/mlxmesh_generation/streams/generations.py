@@ -29,7 +29,7 @@ from mlxmesh_shared.errors import (
     ReaderReplaced,
     SequenceGone,
 )
-from mlxmesh_shared.events import Publish, unheard
+from mlxmesh_shared.events import Publish, discard_event
 
 MAX_UNREAD_BYTES = 128 * 2**20
 
@@ -81,7 +81,7 @@ class Generations:
         retained: RetentionLimits,
         max_unread_bytes: int = MAX_UNREAD_BYTES,
         telemetry: GenerationTelemetry | None = None,
-        publish: Publish = unheard,
+        publish: Publish = discard_event,
     ) -> None:
         self._preparation = preparation
         self._engines = engines

@@ -7,7 +7,7 @@ from mlxmesh.telemetry.v1 import events_pb2 as events
 from mlxmesh_model.catalogue.models import FailureRecord, Version
 from mlxmesh_model.convert import to_failure
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ModelFilesMissing
-from mlxmesh_shared.events import Publish, unheard
+from mlxmesh_shared.events import Publish, discard_event
 
 _log = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 class PassedOver:
     """What the reconciler notes, and the servicer shows."""
 
-    def __init__(self, publish: Publish = unheard) -> None:
+    def __init__(self, publish: Publish = discard_event) -> None:
         self._publish = publish
         self._refusals: dict[str, dict[str, FailureRecord]] = {}
 

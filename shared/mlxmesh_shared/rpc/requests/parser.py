@@ -1,4 +1,6 @@
-"""Work on a thread that counts as long as it runs: a thread cannot be stopped from outside."""
+"""Parses requests within limits: large ones on a thread, one caller after another, and only so
+many bytes at once.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,10 @@ T = TypeVar("T")
 
 
 async def finish_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """As asyncio.to_thread, but a cancellation is raised only once the work has ended.
+    """Like asyncio.to_thread, but raises a cancellation only after the work has ended.
 
-    Else who cancels calls could have any number of threads at work, and as many requests in memory.
+    A thread cannot be stopped. If the call returned before it, a client that cancels its calls
+    could keep any number of threads busy, and as many requests in memory.
     """
     running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     cancelled: asyncio.CancelledError | None = None
@@ -34,79 +37,80 @@ async def finish_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwar
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        running.exception()  # seen, so that nobody logs it
+        running.exception()  # retrieved, so that asyncio does not log it
         raise cancelled
     return running.result()
 
 
-MAX_REST_S = 0.5
+MAX_PAUSE_S = 0.5
 
 
 @dataclass
-class _Line:
-    """Those of one caller: only the first of them waits for the turn that all share."""
+class _CallerQueue:
+    """The requests of one caller: only the first of them waits for the lock that all share."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
 
 
-class Turns:
-    """Callers take turns, whatever the number of requests of each.
+class FairLock:
+    """A lock that callers acquire in turn, whatever the number of requests of each.
 
-    Since the next turn begins only after the rest, such work takes at most half of the event loop.
+    After each use it stays locked for as long as the use took, so that the work under it takes at
+    most half of the event loop.
     """
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
-        self._lines: dict[str, _Line] = {}
+        self._lock = asyncio.Lock()
+        self._queues: dict[str, _CallerQueue] = {}
 
     @asynccontextmanager
-    async def of(self, caller: str) -> AsyncGenerator[None]:
-        """Runs the body when it is this caller's turn."""
-        line = self._lines.setdefault(caller, _Line())
-        line.waiting += 1
+    async def held_by(self, caller: str) -> AsyncGenerator[None]:
+        """Acquires the lock for a caller, and releases it after the body and the pause."""
+        queue = self._queues.setdefault(caller, _CallerQueue())
+        queue.waiting += 1
         try:
-            async with line.lock:
-                await self._turn.acquire()
+            async with queue.lock:
+                await self._lock.acquire()
                 started_s = time.monotonic()
                 try:
                     yield
                 finally:
-                    rest_s = min(MAX_REST_S, time.monotonic() - started_s)
-                    asyncio.get_running_loop().call_later(rest_s, self._turn.release)
+                    pause_s = min(MAX_PAUSE_S, time.monotonic() - started_s)
+                    asyncio.get_running_loop().call_later(pause_s, self._lock.release)
         finally:
-            line.waiting -= 1
-            if not line.waiting:
-                del self._lines[caller]
+            queue.waiting -= 1
+            if not queue.waiting:
+                del self._queues[caller]
 
 
 SMALL_BYTES = 64 * 1024
-"""Requests up to this size do not count: the number of calls bounds them."""
+"""Requests up to this size are not counted: the limit of concurrent calls bounds them."""
 _RETRY_DELAY_S = 1.0
 
 
 class HeldBytes:
-    """A number of bytes for all callers together, half of it for each."""
+    """Limits the bytes of the requests in progress: a total, and half of it for each caller."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._by_caller: Counter[str] = Counter()
         self.held_bytes = 0
 
-    def take(self, caller: str, size_bytes: int) -> None:
-        """Counts a large request. Raises: TooManyRequests where there is no room for it."""
+    def acquire(self, caller: str, size_bytes: int) -> None:
+        """Counts a large request. Raises: TooManyRequests when it would exceed a limit."""
         mine = self._by_caller[caller] + size_bytes
         if self.held_bytes + size_bytes > self._limit_bytes or mine > self._limit_bytes // 2:
             raise TooManyRequests(
-                f"requests that are under way here hold {self.held_bytes} bytes and there is no"
-                f" room for {size_bytes} more of this caller's; try again later",
+                f"the requests in progress here have {self.held_bytes} bytes, and {size_bytes} more"
+                " of this caller would exceed the limit; try again later",
                 retry_delay_s=_RETRY_DELAY_S,
             )
         self._by_caller[caller] = mine
         self.held_bytes += size_bytes
 
-    def give_back(self, caller: str, size_bytes: int) -> None:
-        """The call has ended."""
+    def release(self, caller: str, size_bytes: int) -> None:
+        """Stops counting a request whose call has ended."""
         self.held_bytes -= size_bytes
         self._by_caller[caller] -= size_bytes
         if not self._by_caller[caller]:
@@ -117,23 +121,24 @@ M = TypeVar("M", bound=Message)
 
 
 class RequestParser:
-    """Parses requests for one server; whatever is wrong with one is an error that says so."""
+    """Parses and validates the requests of one server."""
 
     def __init__(self, validator: Validator, *, limits: WireLimits | None = None) -> None:
         self._validator = validator
         self._limits = limits or WireLimits()
-        self._turns = Turns()
+        self._lock = FairLock()
 
     async def parse(self, cls: type[M], encoded: bytes, caller: Callable[[], str]) -> M:
-        """The message. `caller` names who takes the turn, which only a large one needs.
+        """The message. `caller` names the caller; it is called only for a large message, whose
+        parsing waits for its turn.
 
         Raises: MalformedMessage, InvalidArgument, FeatureNotSupported.
         """
         if self._is_light(cls, encoded):
             return self._parsed(cls, encoded)
-        async with self._turns.of(caller()):
-            # The interpreter is shared with the event loop, but the count and the rules let go of
-            # it every few milliseconds, and what is parsed after the count takes little time.
+        async with self._lock.held_by(caller()):
+            # The thread shares the interpreter lock with the event loop. Counting and validating
+            # release it every few milliseconds; parsing a message of legal size is short.
             return await finish_in_thread(self.parse_now, cls, encoded)
 
     def _is_light(self, cls: type[Message], encoded: bytes) -> bool:
@@ -142,7 +147,7 @@ class RequestParser:
         return len(encoded) <= SMALL_BYTES and self._limits.is_light(_descriptor(cls), encoded)
 
     def parse_now(self, cls: type[M], encoded: bytes) -> M:
-        """The message, of any size, at once. Raises: as `parse`."""
+        """Parses a message of any size on this thread. Raises: as `parse`."""
         self._limits.check(_descriptor(cls), encoded)
         return self._parsed(cls, encoded)
 
@@ -150,7 +155,7 @@ class RequestParser:
         try:
             message = cls.FromString(encoded)
         except (DecodeError, ValueError):
-            # Its text may quote the message.
+            # The text of the error may quote the message.
             raise MalformedMessage(
                 f"the message is not a valid {cls.DESCRIPTOR.full_name}: malformed protobuf"
             ) from None

@@ -1,4 +1,4 @@
-"""What a handler gets of a call: its one request, or the stream of them, checked."""
+"""Receives what a handler is called with: one checked request, or a stream of them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from mlxmesh_shared.errors import InvalidArgument
-from mlxmesh_shared.rpc.caller import caller_of, host_of
+from mlxmesh_shared.rpc.caller import claimed_caller, peer_host
 from mlxmesh_shared.rpc.methods import is_infrastructure
-from mlxmesh_shared.rpc.requests.arrivals import Arrivals
 from mlxmesh_shared.rpc.requests.parser import SMALL_BYTES, HeldBytes, RequestParser, check_size
+from mlxmesh_shared.rpc.requests.reader import RequestReader
 
 MAX_INFRASTRUCTURE_BYTES = 64 * 1024
-"""Of a request of health or reflection: they have a name or two."""
+"""The largest request of health and reflection, which contains only a name or two."""
 
 Context = aio.ServicerContext[Any, Any]
 Held = list[tuple[str, int]]
-"""Whose bytes a call holds, and how many; empty for a small request."""
+"""The caller and size of each large request of a call, to be released when the call ends."""
 Receive = Callable[[Any, Context, Held], Awaitable[Any]]
-"""From the stream of encoded messages, what the handler gets."""
+"""Makes the argument of a handler from the stream of encoded messages."""
 
 
 class Receiver:
@@ -33,12 +33,12 @@ class Receiver:
     ) -> None:
         self._parser = parser
         self._max_message_bytes = max_message_bytes
-        self._arrivals = Arrivals()
+        self._reader = RequestReader()
         self._held_bytes = HeldBytes(max_held_bytes)
 
     def of(self, method: str, handler: Any) -> Receive:
-        """For one method; a handler without deserializer gets bytes."""
-        # No deserializer for gRPC: what one raises there becomes UNKNOWN with the raw text.
+        """The function that receives for one method; a handler without deserializer gets bytes."""
+        # gRPC gets no deserializer: it would turn its errors into UNKNOWN with their raw text.
         cls = _message_class(handler.request_deserializer)
         max_bytes = self._max_message_bytes
         if is_infrastructure(method):
@@ -48,7 +48,7 @@ class Receiver:
             check_size(encoded, max_bytes)
             if cls is None:
                 return encoded
-            return await self._parser.parse(cls, encoded, partial(_caller_of, context))
+            return await self._parser.parse(cls, encoded, partial(_caller, context))
 
         async def messages(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
             async for encoded in requests:
@@ -58,34 +58,34 @@ class Receiver:
             return messages(requests, context)
 
         async def one(_requests: Any, context: Context, held: Held) -> Any:
-            encoded = await self._arrivals.read(context)
+            encoded = await self._reader.read(context)
             if len(encoded) > SMALL_BYTES:
-                caller = _caller_of(context)
-                self._held_bytes.take(caller, len(encoded))
+                caller = _caller(context)
+                self._held_bytes.acquire(caller, len(encoded))
                 held.append((caller, len(encoded)))
             return await parsed(encoded, context)
 
         return stream if handler.request_streaming else one
 
-    def give_back(self, held: Held) -> None:
-        """The call has ended."""
+    def release(self, held: Held) -> None:
+        """Stops counting the requests of a call that has ended."""
         for caller, size_bytes in held:
-            self._held_bytes.give_back(caller, size_bytes)
+            self._held_bytes.release(caller, size_bytes)
 
 
 def _message_class(deserialize: Any) -> type[Message] | None:
-    """The type that FromString is of; None for a handler that takes bytes."""
+    """The message class of a FromString method; None for a handler of bytes."""
     if deserialize is None:
         return None
     owner = getattr(deserialize, "__self__", None)
     if isinstance(owner, type) and issubclass(owner, Message):
         return owner
-    raise TypeError("requests are parsed by a message's own FromString")
+    raise TypeError("the deserializer of a request must be the FromString of its message")
 
 
-def _caller_of(context: Context) -> str:
-    """Who takes the turns; whoever has no legal name takes those of its host."""
+def _caller(context: Context) -> str:
+    """The caller that a limit counts for; the peer's host if the claimed name is illegal."""
     try:
-        return caller_of(context)
+        return claimed_caller(context)
     except InvalidArgument:
-        return host_of(context.peer())
+        return peer_host(context.peer())

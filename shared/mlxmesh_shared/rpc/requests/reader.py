@@ -1,8 +1,8 @@
-"""Requests that are on their way: a bounded number at once, since each holds what came of it.
+"""Reads incoming requests, a bounded number at once, since each occupies memory until it is whole.
 
-A call that nobody reads holds one window of 64 KiB; one that is read may hold a whole message. So
-only some are read at a time, no connection has more than half of the places, connections that wait
-take turns, and meanwhile a message that does not come to its end loses its place.
+A call that is not read occupies one window of 64 KiB; one that is read may occupy a whole message.
+So only some are read at a time: no connection has more than half of the slots, waiting connections
+get them in turn, and a message that does not arrive whole while others wait loses its slot.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from mlxmesh_shared.errors import DeadlineExceeded, MalformedMessage, MeshError,
 
 _SWEEP_S = 0.25
 _CROWDED_SWEEP_S = 0.05
-_CROWDED = 64  # connections that wait
+_CROWDED = 64  # waiting connections
 
 
 Context = aio.ServicerContext[Any, Any]
 
 
-class Arrivals:
-    """Reads the one message of each call."""
+class RequestReader:
+    """Reads the one message of each call of a server."""
 
     def __init__(
-        self, *, places: int = 32, max_waiting: int = 1024, timeout_s: float = 30.0
+        self, *, max_reading: int = 32, max_waiting: int = 1024, timeout_s: float = 30.0
     ) -> None:
-        self._places = places
+        self._max_reading = max_reading
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
-        self._places_each = max(1, places // 2)
-        # By the task that reads: since when, and for which call. The oldest comes first.
+        self._max_per_peer = max(1, max_reading // 2)
+        # For each task that reads: since when, and for which call; the oldest comes first.
         self._reading: dict[asyncio.Task[Any], tuple[float, Context]] = {}
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._waiting_count = 0
@@ -44,8 +44,8 @@ class Arrivals:
         """The message. Raises: MalformedMessage, TooManyRequests, DeadlineExceeded."""
         task = asyncio.current_task()
         assert task is not None
-        # While half of the places are free, nobody needs to know whose the others are.
-        if len(self._reading) >= self._places_each and not self._may_read(context.peer()):
+        # While half of the slots are free, no peer can exceed its share: nothing to count.
+        if len(self._reading) >= self._max_per_peer and not self._may_read(context.peer()):
             await self._wait(context.peer())
         loop = asyncio.get_running_loop()
         self._reading[task] = loop.time(), context
@@ -70,50 +70,51 @@ class Arrivals:
     async def _wait(self, peer: str) -> None:
         if self._waiting_count >= self._max_waiting:
             self._refuse_one(peer)
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(peer, deque()).append(place)
+        slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(peer, deque()).append(slot)
         self._waiting_count += 1
         try:
-            await place
+            await slot
         except asyncio.CancelledError:
-            if not place.cancelled():  # the place was given just now: to the next one
+            if not slot.cancelled():  # the slot was granted just now: grant it to the next one
                 self._admit()
             raise
         finally:
-            self._forget(peer, place)
+            self._forget(peer, slot)
 
-    def _forget(self, peer: str, place: asyncio.Future[None]) -> None:
+    def _forget(self, peer: str, slot: asyncio.Future[None]) -> None:
         mine = self._waiting.get(peer)
-        if mine is not None and place in mine:
-            mine.remove(place)
+        if mine is not None and slot in mine:
+            mine.remove(slot)
             self._waiting_count -= 1
             if not mine:
                 del self._waiting[peer]
 
     def _may_read(self, peer: str) -> bool:
-        if len(self._reading) >= self._places:
+        if len(self._reading) >= self._max_reading:
             return False
-        return sum(one.peer() == peer for _, one in self._reading.values()) < self._places_each
+        return sum(one.peer() == peer for _, one in self._reading.values()) < self._max_per_peer
 
     def _admit(self) -> None:
-        """Gives a free place to one who waits, each connection in its turn."""
+        """Grants a free slot to a waiting call, one connection after another."""
         for peer in self._waiting:
             if not self._may_read(peer):
                 continue
             mine = self._waiting.pop(peer)
-            place = mine.popleft()
+            slot = mine.popleft()
             self._waiting_count -= 1
             if mine:
                 self._waiting[peer] = mine
-            if not place.done():
-                place.set_result(None)
+            if not slot.done():
+                slot.set_result(None)
             return
 
     def _refuse_one(self, peer: str) -> None:
-        """Makes room by refusing the newest of the connection that has most who wait."""
+        """Refuses the newest waiting call of the connection that has the most of them."""
         greediest = max(self._waiting, key=lambda each: len(self._waiting[each]))
         refusal = TooManyRequests(
-            f"{self._max_waiting} requests wait here to be read; try again later", retry_delay_s=1.0
+            f"{self._max_waiting} requests are waiting to be read here; try again later",
+            retry_delay_s=1.0,
         )
         if len(self._waiting[greediest]) <= len(self._waiting.get(peer, ())):
             raise refusal
@@ -132,7 +133,7 @@ class Arrivals:
             for index, (task, (since_s, _)) in enumerate(self._reading.items())
             if since_s <= expired_s or (since_s <= late_s and index < self._waiting_count)
         ]
-        # What came meanwhile is handed over before this runs, however long the loop was busy.
+        # Messages that arrived while the loop was busy are delivered before this runs.
         loop.call_soon(self._end, late)
         sweep_s = _CROWDED_SWEEP_S if crowded else _SWEEP_S
         busy = self._reading or self._waiting
@@ -151,11 +152,11 @@ class Arrivals:
 
 
 def _too_slow(timeout_s: float) -> MeshError:
-    return DeadlineExceeded(f"the request did not come to its end within {timeout_s:g} s")
+    return DeadlineExceeded(f"the request did not arrive completely within {timeout_s:g} s")
 
 
 def _crowded() -> MeshError:
     return TooManyRequests(
-        "the request did not come to its end while others waited to be read; try again later",
+        "the request did not arrive completely while others were waiting; try again later",
         retry_delay_s=1.0,
     )

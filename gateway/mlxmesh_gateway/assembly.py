@@ -1,0 +1,177 @@
+"""The gateway put together from its parts, as the settings want it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
+from mlxmesh_gateway.backends import Backends
+from mlxmesh_gateway.events import GatewayEvents
+from mlxmesh_gateway.limits import Deadlines, places_per_caller
+from mlxmesh_gateway.otlp.assembly import Receiver
+from mlxmesh_gateway.otlp.fan_out import FanOut
+from mlxmesh_gateway.otlp.messages import SERVICES as OTLP_SERVICES
+from mlxmesh_gateway.otlp.services import otlp_handlers
+from mlxmesh_gateway.otlp.traces import Traces
+from mlxmesh_gateway.overload import OverloadEvents
+from mlxmesh_gateway.relay import Relay
+from mlxmesh_gateway.routes import BACKENDS, public_routes
+from mlxmesh_gateway.status import MeshStatus
+from mlxmesh_gateway.telemetry import observe_gateway
+from mlxmesh_gateway.telemetry_servicer import TelemetryServicer
+from mlxmesh_gateway.traffic import GatewayTraffic
+from mlxmesh_shared.events import publish_changes
+from mlxmesh_shared.process.service_host import ServiceHost
+from mlxmesh_shared.process.service_process import ServiceProcess
+from mlxmesh_shared.rpc.requests import RequestParser
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
+from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.settings import GatewaySettings
+from mlxmesh_shared.tls import ServerTls
+
+TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """The parts that have a beginning or an end."""
+
+    events: GatewayEvents
+    backends: Backends
+    status: MeshStatus
+    server: MeshServer
+
+    async def close(self) -> None:
+        """Closes the connections to other instances."""
+        await self.status.close()
+        await self.backends.close()
+
+
+def make_gateway(
+    host: ServiceHost[GatewaySettings], receiver: Receiver, *, settle_s: float
+) -> Gateway:
+    """A gateway that is not started; its limits follow the settings."""
+
+    async def show_backend(backend: str, known: bool) -> None:
+        await server.set_health(BACKENDS[backend].full_name, serving=known)
+
+    process, registry = host.process, host.registry
+    traffic = GatewayTraffic()
+    events = GatewayEvents(
+        registry, instance_id=process.instance_id, certificates=process.certificates
+    )
+    publish_changes(process.live, events.publish)
+    backends = Backends(
+        registry,
+        tuple(BACKENDS),
+        on_change=show_backend,
+        open_=process.open_channel,
+        publish=events.publish,
+    )
+    relay = _relay(process.settings, backends, traffic)
+    observe_gateway(process.telemetry.of_process.metrics, relay.counts, backends)
+    status = _status(host, receiver, backends, traffic)
+    servicer = TelemetryServicer(
+        status=status,
+        events=events.log,
+        traffic=traffic,
+        traces=Traces(
+            receiver.recent, registry, process.open_channel, instance_id=process.instance_id
+        ),
+    )
+    overload = OverloadEvents(events.publish, instance_id=process.instance_id)
+    server = _server(process, relay, servicer, receiver.fan_out, overload, settle_s)
+    process.live.subscribe(lambda now: _limit(now, relay, server))
+    return Gateway(events=events, backends=backends, status=status, server=server)
+
+
+def _limit(settings: GatewaySettings, relay: Relay, server: MeshServer) -> None:
+    """Applies the settings that may change."""
+    relay.deadlines = _deadlines(settings)
+    server.limit_concurrent_rpcs(
+        settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings)
+    )
+
+
+def _deadlines(settings: GatewaySettings) -> Deadlines:
+    return Deadlines(settings.default_deadline_s, settings.max_deadline_s)
+
+
+def _places_per_caller(settings: GatewaySettings) -> int:
+    return places_per_caller(settings.max_concurrent_rpcs, settings.max_rpcs_per_caller)
+
+
+def _relay(settings: GatewaySettings, backends: Backends, traffic: GatewayTraffic) -> Relay:
+    return Relay(
+        routes=public_routes(),
+        backends=backends,
+        parser=RequestParser(Validator.for_services(*BACKENDS.values())),
+        deadlines=_deadlines(settings),
+        resume_wait_s=settings.resume_wait_s,
+        traffic=traffic,
+    )
+
+
+def _status(
+    host: ServiceHost[GatewaySettings],
+    receiver: Receiver,
+    backends: Backends,
+    traffic: GatewayTraffic,
+) -> MeshStatus:
+    return MeshStatus(
+        host.registry,
+        backends,
+        own_id=host.process.instance_id,
+        traffic=traffic,
+        certificates=host.process.certificates,
+        sinks=receiver.fan_out.statuses,
+    )
+
+
+def _server(
+    process: ServiceProcess[GatewaySettings],
+    relay: Relay,
+    servicer: TelemetryServicer,
+    fan_out: FanOut,
+    overload: OverloadEvents,
+    settle_s: float,
+) -> MeshServer:
+    names = [service.full_name for service in BACKENDS.values()]
+    names += [service.name for service in OTLP_SERVICES.values()]
+    return process.make_server(
+        process.settings.listen,
+        services=[(add_TelemetryServiceServicer_to_server, servicer)],
+        service_names=[*names, TELEMETRY],
+        options=_server_options(process.settings, settle_s),
+        generic_handlers=(relay, *otlp_handlers(fan_out, fan_out.reject)),
+        tls=_tls(process),
+        on_refused=overload.refused,
+        # Calls of clients begin a trace, the mesh's own do not.
+        traced_methods={route.path for route in public_routes()},
+    )
+
+
+def _server_options(settings: GatewaySettings, settle_s: float) -> ServerOptions:
+    return ServerOptions(
+        max_message_bytes=settings.max_message_bytes,
+        max_held_bytes=settings.max_held_bytes,
+        max_connections=settings.max_connections,
+        max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        max_rpcs_per_caller=_places_per_caller(settings),
+        max_concurrent_streams=settings.max_streams_per_connection,
+        reflection=settings.reflection,
+        max_connection_age_s=settings.max_connection_age_s,
+        hands_over_port=True,
+        takes_over=settings.take_over,
+        settle_s=settle_s,
+    )
+
+
+def _tls(process: ServiceProcess[GatewaySettings]) -> ServerTls | None:
+    if process.certificates is None:
+        return None
+    return ServerTls(
+        process.certificates,
+        at_gateway=True,
+        client_certificates=process.settings.client_certificates == "required",
+    )

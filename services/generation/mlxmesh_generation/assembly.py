@@ -1,0 +1,125 @@
+"""The generation service put together from its parts, as the settings want it."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import NamedTuple
+
+from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
+from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
+from mlxmesh_generation.placement.engines import Engines, Replicas
+from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
+from mlxmesh_generation.servicer import EngineStatusServicer, GenerationServicer
+from mlxmesh_generation.streams.generations import Generations, Patience
+from mlxmesh_generation.streams.limits import GenerationLimits
+from mlxmesh_generation.streams.preparation import Preparation
+from mlxmesh_generation.streams.retention import RetentionLimits
+from mlxmesh_generation.streams.telemetry import GenerationTelemetry
+from mlxmesh_generation.text.prompts import Prompts
+from mlxmesh_generation.text.rendering import Renderers
+from mlxmesh_generation.text.tokenizers import Tokenizers
+from mlxmesh_generation.text.worker_threads import Turns
+from mlxmesh_shared.events import Publish, discard_event
+from mlxmesh_shared.process.background import running_in_background
+from mlxmesh_shared.process.service_process import ServiceProcess
+from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.rpc.channels import ChannelPool
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
+from mlxmesh_shared.settings import GenerationSettings
+from mlxmesh_shared.telemetry.metrics import observe_breakers
+
+
+class Parts(NamedTuple):
+    """What the servicers need."""
+
+    generations: Generations
+    engines: Engines
+
+
+async def open_generations(
+    stack: AsyncExitStack,
+    process: ServiceProcess[GenerationSettings],
+    registry: Registry,
+    publish: Publish = discard_event,
+) -> Parts:
+    """The parts, which follow the registry and the model service until the stack is closed."""
+    settings = process.settings
+    channels = ChannelPool(partial(process.open_channel, role="model"))
+    stack.push_async_callback(channels.close)
+    models = ModelService(registry=registry, channels=channels)
+    catalogue = CatalogueMirror(models)
+    engines = Engines(registry, open_=process.open_channel, publish=publish)
+    process.live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))
+    await stack.enter_async_context(running_in_background(catalogue.run(), engines.run()))
+    replicas = Replicas(engines, catalogue)
+    preparation = Preparation(
+        catalogue=catalogue,
+        tokenizers=Tokenizers(
+            source=models,
+            directory=settings.data_dir / "tokenizers",
+            max_loaded=settings.tokenizer_cache_models,
+        ),
+        prompts=_open_prompts(stack),
+        replicas=replicas,
+    )
+    return Parts(_generations(process, preparation, replicas, publish), engines)
+
+
+def _open_prompts(stack: AsyncExitStack) -> Prompts:
+    """Its threads and processes end with the stack."""
+    turns, renderers = Turns(), Renderers()
+    stack.callback(turns.close)
+    stack.callback(renderers.close)
+    return Prompts(turns, renderers)
+
+
+def _generations(
+    process: ServiceProcess[GenerationSettings],
+    preparation: Preparation,
+    replicas: Replicas,
+    publish: Publish,
+) -> Generations:
+    settings = process.settings
+    return Generations(
+        preparation=preparation,
+        engines=replicas,
+        patience=Patience(settings.engine_wait_s, settings.detached_timeout_s),
+        limits=GenerationLimits(
+            max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
+        ),
+        retained=RetentionLimits(
+            settings.retained_bytes, settings.retained_generations, settings.retention_s
+        ),
+        max_unread_bytes=settings.max_unread_bytes,
+        telemetry=GenerationTelemetry(process.telemetry.of_process, settings.log_content_models),
+        publish=publish,
+    )
+
+
+def make_server(process: ServiceProcess[GenerationSettings], parts: Parts) -> MeshServer:
+    """The server with both servicers; its limit of concurrent calls follows the settings."""
+    settings = process.settings
+    observe_breakers(
+        process.telemetry.of_process.metrics,
+        lambda: (("engine", each) for _, each in parts.engines.breakers()),
+    )
+    server = process.make_server(
+        settings.listen,
+        services=[
+            (add_GenerationServiceServicer_to_server, GenerationServicer(parts.generations)),
+            (add_TelemetryServiceServicer_to_server, EngineStatusServicer(parts.engines)),
+        ],
+        service_names=[
+            "mlxmesh.generation.v1.GenerationService",
+            "mlxmesh.telemetry.v1.TelemetryService",
+        ],
+        # The gateway has logged each call already, so here only failed calls are logged.
+        options=ServerOptions(
+            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            log_successes=False,
+            reflection=settings.reflection,
+        ),
+    )
+    process.live.subscribe(lambda now: server.limit_concurrent_rpcs(now.max_concurrent_rpcs))
+    return server

@@ -1,0 +1,128 @@
+"""The model service put together from its parts, as the settings want it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import URL
+
+from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
+from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.catalogue.database_urls import database_url, sqlite_url
+from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.fleet.loads import Loads
+from mlxmesh_model.fleet.passed_over import PassedOver
+from mlxmesh_model.fleet.reconciler import Reconciler
+from mlxmesh_model.fleet.runtimes import GrpcFleet
+from mlxmesh_model.fleet.turn import Turn
+from mlxmesh_model.model_events import publish_change
+from mlxmesh_model.servicer import ModelServicer
+from mlxmesh_shared.events import Publish
+from mlxmesh_shared.process.background import running_in_background
+from mlxmesh_shared.process.service_process import ServiceProcess
+from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
+from mlxmesh_shared.settings import ModelSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """The catalogue, and everything that changes it or acts on it."""
+
+    store: Store
+    fleet: GrpcFleet
+    pulls: Pulls
+    imports: Imports
+    passed_over: PassedOver
+    reconciler: Reconciler
+    turn: Turn
+
+    async def recover(self) -> None:
+        """Marks the pulls and removes the imports that a previous process left unfinished."""
+        await self.pulls.recover()
+        await self.imports.recover()
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Reconciles and follows runtimes and other instances until the body ends."""
+        return running_in_background(
+            self._reconcile(),
+            self.fleet.listen(self.reconciler.wake),
+            self.store.follow_others(),
+        )
+
+    async def _reconcile(self) -> None:
+        """One instance reconciles at a time: each of two would place the missing replicas."""
+        await self.turn.wait()
+        await self.recover()
+        await self.reconciler.run()
+
+
+async def open_catalogue(
+    stack: AsyncExitStack,
+    process: ServiceProcess[ModelSettings],
+    registry: Registry,
+    publish: Publish,
+) -> Catalogue:
+    """Opens the database and the connections to runtimes, which the stack closes."""
+    settings = process.settings
+    store = await Store.open(_database_url(settings), partial(publish_change, publish))
+    stack.push_async_callback(store.close)
+    fleet = GrpcFleet(registry, grace_s=settings.runtime_grace_s, open_=process.open_channel)
+    stack.push_async_callback(fleet.close)
+    passed_over = PassedOver(publish)
+    models_dir = settings.models_dir or settings.data_dir / "models"
+    turn = Turn(settings.data_dir / "model.turn")
+    stack.callback(turn.release)
+    return Catalogue(
+        store=store,
+        fleet=fleet,
+        pulls=Pulls(
+            store=store,
+            hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
+            models_dir=models_dir,
+        ),
+        imports=Imports(store=store, models_dir=models_dir),
+        passed_over=passed_over,
+        reconciler=Reconciler(
+            store=store,
+            fleet=fleet,
+            interval_s=settings.reconcile_interval_s,
+            passed_over=passed_over,
+        ),
+        turn=turn,
+    )
+
+
+def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) -> MeshServer:
+    """The server with its servicer."""
+    servicer = ModelServicer(
+        store=catalogue.store,
+        pulls=catalogue.pulls,
+        imports=catalogue.imports,
+        loads=Loads(store=catalogue.store, wake_reconciler=catalogue.reconciler.wake),
+        passed_over=catalogue.passed_over.of,
+    )
+    settings = process.settings
+    return process.make_server(
+        settings.listen,
+        services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
+        service_names=["mlxmesh.model.v1.ModelService"],
+        options=ServerOptions(reflection=settings.reflection),
+    )
+
+
+def _open_hub(endpoint: str) -> Hub:
+    # Not at the top: its libraries are slow to import and only a pull needs them.
+    from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
+
+    return HuggingFaceHub(endpoint)
+
+
+def _database_url(settings: ModelSettings) -> URL:
+    if settings.database_url:
+        return database_url(settings.database_url)
+    return sqlite_url(settings.data_dir / "model.db")

@@ -1,0 +1,89 @@
+"""The runtime service put together from its parts, as the settings want it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mlxmesh.runtime.v1.runtime_pb2_grpc import add_RuntimeServiceServicer_to_server
+from mlxmesh_runtime.device import Device, free_memory
+from mlxmesh_runtime.engine_command import EngineCommand
+from mlxmesh_runtime.engine_run import EngineHost
+from mlxmesh_runtime.engines import Engines
+from mlxmesh_runtime.heartbeat import GrpcEngineProbe, HeartbeatLimits
+from mlxmesh_runtime.servicer import RuntimeServicer
+from mlxmesh_runtime.spare_engine import SpareEngine
+from mlxmesh_runtime.supervisor import RestartLimits
+from mlxmesh_shared.events import Publish
+from mlxmesh_shared.process.service_process import ServiceProcess
+from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
+from mlxmesh_shared.settings import RuntimeSettings
+
+
+def open_engines(
+    process: ServiceProcess[RuntimeSettings],
+    registry: Registry,
+    command: EngineCommand,
+    spare: SpareEngine,
+    device: Device,
+    publish: Publish,
+) -> Engines:
+    """The engines of this host, none of which runs yet."""
+    settings = process.settings
+    return Engines(
+        host=_engine_host(process, registry, command, spare),
+        limits=RestartLimits(
+            backoff_min_s=settings.restart_backoff_min_s,
+            backoff_max_s=settings.restart_backoff_max_s,
+            breaker_failures=settings.breaker_failures,
+            failure_reset_s=settings.failure_reset_s,
+        ),
+        free_memory=lambda: free_memory(device.kind),
+        memory_fraction=settings.memory_fraction,
+        publish=publish,
+    )
+
+
+def _engine_host(
+    process: ServiceProcess[RuntimeSettings],
+    registry: Registry,
+    command: EngineCommand,
+    spare: SpareEngine,
+) -> EngineHost:
+    settings = process.settings
+    return EngineHost(
+        runtime_id=process.instance_id,
+        mesh=settings,
+        registry=registry,
+        command=command,
+        logs_dir=settings.data_dir / "logs",
+        heartbeat=HeartbeatLimits(
+            interval_s=settings.heartbeat_interval_s,
+            timeout_s=settings.heartbeat_timeout_s,
+            liveness_timeout_s=settings.liveness_timeout_s,
+            step_stall_timeout_s=settings.step_stall_timeout_s,
+        ),
+        start_timeout_s=settings.start_timeout_s,
+        spare=spare,
+        stop_grace_s=settings.stop_grace_s,
+        open_probe=partial(GrpcEngineProbe, open_=process.open_channel),
+    )
+
+
+def make_server(
+    process: ServiceProcess[RuntimeSettings], engines: Engines, device: Device
+) -> MeshServer:
+    """The server with its servicer."""
+    settings = process.settings
+    servicer = RuntimeServicer(
+        engines=engines,
+        device=device,
+        runtime_id=process.instance_id,
+        stop_grace_s=settings.stop_grace_s,
+    )
+    return process.make_server(
+        settings.listen,
+        services=[(add_RuntimeServiceServicer_to_server, servicer)],
+        service_names=["mlxmesh.runtime.v1.RuntimeService"],
+        options=ServerOptions(log_successes=False, reflection=settings.reflection),
+    )
