@@ -18,12 +18,12 @@ from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.database_urls import database_url, sqlite_url
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.fleet.loads import Loads
-from mlxmesh_model.fleet.passed_over import PassedOver
-from mlxmesh_model.fleet.reconciler import Reconciler
-from mlxmesh_model.fleet.runtimes import GrpcFleet
-from mlxmesh_model.fleet.turn import Turn
-from mlxmesh_model.model_events import publish_change
+from mlxmesh_model.model_events import publish_change, publish_rejection
+from mlxmesh_model.replicas.leader import LeaderLock
+from mlxmesh_model.replicas.loader import Loader
+from mlxmesh_model.replicas.reconciler import Reconciler
+from mlxmesh_model.replicas.rejections import Rejections
+from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.events import publishing
 from mlxmesh_shared.process.live import following
@@ -66,18 +66,18 @@ async def main() -> None:
         )
         store = await Store.open(_database_url(settings), partial(publish_change, events.publish))
         stack.push_async_callback(store.close)
-        fleet = GrpcFleet(
+        runtimes = GrpcRuntimes(
             registry,
             grace_s=settings.runtime_grace_s,
             open_=partial(open_channel, certificates=certificates),
         )
-        stack.push_async_callback(fleet.close)
-        passed_over = PassedOver(events.publish)
+        stack.push_async_callback(runtimes.close)
+        rejections = Rejections(partial(publish_rejection, events.publish))
         reconciler = Reconciler(
             store=store,
-            fleet=fleet,
+            runtimes=runtimes,
             interval_s=settings.reconcile_interval_s,
-            passed_over=passed_over,
+            rejections=rejections,
         )
         models_dir = settings.models_dir or settings.data_dir / "models"
         pulls = Pulls(
@@ -86,51 +86,51 @@ async def main() -> None:
             models_dir=models_dir,
         )
         imports = Imports(store=store, models_dir=models_dir)
-        turn = Turn(settings.data_dir / "model.turn")
-        stack.callback(turn.release)
-        if turn.take():
-            # Before anybody can ask for one of them.
+        leader = LeaderLock(settings.data_dir / "model.lock")
+        stack.callback(leader.release)
+        if leader.try_acquire():
+            # Before the server accepts calls for them.
             await pulls.recover()
             await imports.recover()
-            # From here on the catalogue says what runs now, not what ran when it was written.
+            # From here on the catalogue reflects what runs now, not what ran when it was written.
             await reconciler.reconcile()
         watcher = ServedCalls(telemetry.of_process)
         servicer = ModelServicer(
             store=store,
             pulls=pulls,
             imports=imports,
-            loads=Loads(store=store, wake_reconciler=reconciler.wake),
-            passed_over=passed_over.of,
+            loader=Loader(store=store, wake_reconciler=reconciler.wake),
+            rejections=rejections.of,
         )
         server = _server(settings, servicer, certificates, watcher)
         address = await server.start()
         instance = local_instance(settings, SERVICE, instance_id, address)
         async with asyncio.TaskGroup() as background:
             loops = [
-                background.create_task(_tend(turn, pulls, imports, reconciler)),
-                background.create_task(fleet.listen(reconciler.wake)),
-                background.create_task(store.follow_others()),
+                background.create_task(_lead(leader, pulls, imports, reconciler)),
+                background.create_task(runtimes.watch(reconciler.wake)),
+                background.create_task(store.poll_changes()),
             ]
             await server.set_serving()
             await registry.register(instance)
             await wait_for_stop(server.leaving)
             await registry.deregister(instance)
-            # The calls that run here may wait for what the reconciler does: it goes last.
+            # Running calls may wait for the reconciler, so it stops last.
             await server.drain(settings.drain_grace_s)
             for loop in loops:
                 loop.cancel()
 
 
-async def _tend(turn: Turn, pulls: Pulls, imports: Imports, reconciler: Reconciler) -> None:
-    """Two reconcilers would each place the replicas that are missing: one waits for the other."""
-    await turn.wait()
+async def _lead(leader: LeaderLock, pulls: Pulls, imports: Imports, reconciler: Reconciler) -> None:
+    """Reconciles while this process is the leader: two reconcilers would both place replicas."""
+    await leader.acquire()
     await pulls.recover()
     await imports.recover()
     await reconciler.run()
 
 
 def _open_hub(endpoint: str) -> Hub:
-    # Not at the top: its libraries are slow to import and only a pull needs them.
+    # Imported late: its libraries are slow to import and only a pull needs them.
     from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 
     return HuggingFaceHub(endpoint)

@@ -18,11 +18,11 @@ from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.database_urls import sqlite_url
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.fleet.loads import Loads
-from mlxmesh_model.fleet.passed_over import PassedOver
-from mlxmesh_model.fleet.reconciler import Reconciler
-from mlxmesh_model.fleet.runtimes import GrpcFleet
-from mlxmesh_model.model_events import publish_change
+from mlxmesh_model.model_events import publish_change, publish_rejection
+from mlxmesh_model.replicas.loader import Loader
+from mlxmesh_model.replicas.reconciler import Reconciler
+from mlxmesh_model.replicas.rejections import Rejections
+from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
@@ -116,15 +116,15 @@ class Mesh:
             partial(publish_change, self._publish),
         )
         stack.push_async_callback(store.close)
-        fleet = GrpcFleet(self.registry, timeout_s=2)
-        stack.push_async_callback(fleet.close)
-        passed_over = PassedOver(self._publish)
+        runtimes = GrpcRuntimes(self.registry, timeout_s=2)
+        stack.push_async_callback(runtimes.close)
+        rejections = Rejections(partial(publish_rejection, self._publish))
         reconciler = Reconciler(
             store=store,
-            fleet=fleet,
+            runtimes=runtimes,
             interval_s=0.1,
-            refusal_pause_s=0.2,
-            passed_over=passed_over,
+            placement_retry_s=0.2,
+            rejections=rejections,
         )
         pulls = Pulls(
             store=store,
@@ -134,16 +134,16 @@ class Mesh:
         await pulls.recover()
         imports = Imports(store=store, models_dir=self.tmp_path / "models")
         await imports.recover()
-        loads = Loads(store=store, wake_reconciler=reconciler.wake)
+        loader = Loader(store=store, wake_reconciler=reconciler.wake)
         servicer = ModelServicer(
-            store=store, pulls=pulls, imports=imports, loads=loads, passed_over=passed_over.of
+            store=store, pulls=pulls, imports=imports, loader=loader, rejections=rejections.of
         )
         server = MeshServer(
             services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
             service_names=["mlxmesh.model.v1.ModelService"],
         )
         address = await server.start()
-        for loop in (reconciler.run(), fleet.listen(reconciler.wake)):
+        for loop in (reconciler.run(), runtimes.watch(reconciler.wake)):
             stack.push_async_callback(_cancel, asyncio.create_task(loop))
         stack.push_async_callback(server.drain, 0, 0)
         channel = open_channel(address)

@@ -104,7 +104,7 @@ async def test_more_models_than_a_statement_takes_variables(database: URL) -> No
 async def test_a_newer_catalogue_is_refused_in_one_line(database: URL, revision: str) -> None:
     await (await open_database(database)).dispose()
     await run_sql(database, f"UPDATE alembic_version SET version_num = '{revision}'")
-    match = rf"of a newer mlxmesh .*{revision}.*knows {HEAD}.*upgrade mlxmesh"
+    match = rf"by a newer mlxmesh .*{revision}.*supports {HEAD}.*upgrade mlxmesh"
     with pytest.raises(IllegalState, match=match) as caught:
         await open_database(database)
     assert "\n" not in caught.value.message
@@ -113,7 +113,7 @@ async def test_a_newer_catalogue_is_refused_in_one_line(database: URL, revision:
 async def test_a_catalogue_of_no_version_is_refused_in_one_line(database: URL) -> None:
     await (await open_database(database)).dispose()
     await run_sql(database, "UPDATE alembic_version SET version_num = '0000'")
-    with pytest.raises(IllegalState, match="its revision 0000 is not known; restore a copy"):
+    with pytest.raises(IllegalState, match="its revision 0000 is unknown; restore a copy"):
         await open_database(database)
 
 
@@ -121,7 +121,7 @@ async def test_a_database_of_something_else_is_left_alone(database: URL) -> None
     if database.database and database.drivername.startswith("sqlite"):
         Path(database.database).parent.mkdir(parents=True)
     await run_sql(database, "CREATE TABLE models (mine INTEGER)")
-    with pytest.raises(IllegalState, match="other tables than a catalogue's"):
+    with pytest.raises(IllegalState, match="tables of another application"):
         await open_database(database)
     await run_sql(database, "INSERT INTO models (mine) VALUES (1)")
 

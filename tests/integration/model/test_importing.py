@@ -174,7 +174,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
     imports = Imports(store=store, models_dir=tmp_path / "models", convert=on_a_full_disk)
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     with pytest.raises(DiskFull, match=r"free space in .*/models"):
-        async for _ in imports.run("tiny", path, ""):
+        async for _ in imports.import_file("tiny", path, ""):
             pass
     assert list((tmp_path / "models/_imported").glob("*/*")) == []
     assert await store.models() == []
@@ -190,11 +190,11 @@ async def test_a_small_disk_is_told_and_survived(tmp_path, left_bytes: int):
         imports = Imports(store=store, models_dir=disk.path / "models")
         disk.fill(left_bytes=left_bytes)
         with pytest.raises(DiskFull, match=r"the disk is full.*: free space in .*/disk/models"):
-            async for _ in imports.run("tiny", path, ""):
+            async for _ in imports.import_file("tiny", path, ""):
                 pass
         assert list(disk.path.glob("models/_imported/*/*")) == []
         disk.free()
-        async for _ in imports.run("tiny", path, ""):
+        async for _ in imports.import_file("tiny", path, ""):
             pass
         assert len(await store.models()) == 1
     await store.close()

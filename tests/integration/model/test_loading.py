@@ -8,7 +8,7 @@ import pytest
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2
-from mlxmesh.telemetry.v1.events_pb2 import ModelLoadFailed, ModelPassedOver
+from mlxmesh.telemetry.v1.events_pb2 import ModelLoadFailed, ModelReplicaRejected
 from mlxmesh_shared.errors import (
     EngineFailed,
     IllegalState,
@@ -109,7 +109,7 @@ async def test_no_runtime(service):
 async def test_a_runtime_that_does_not_answer_is_named(mesh, service):
     await mesh.registry.register(Instance("runtime", "runtime-frozen", "127.0.0.1:1", os.getpid()))
     await service.register()
-    with pytest.raises(NoRuntime, match="not answering: runtime-frozen"):
+    with pytest.raises(NoRuntime, match="not responding: runtime-frozen"):
         await service.load()
 
 
@@ -131,7 +131,7 @@ async def test_no_room_tells_the_figures(mesh, service):
         await service.load("big")
 
 
-async def test_a_runtime_that_refuses_is_passed_over(mesh, service):
+async def test_a_runtime_that_rejects_a_replica_is_skipped(mesh, service):
     full = await mesh.host(FakeRuntime("runtime-1", available_bytes=9 * 2**30))
     other = await mesh.host(FakeRuntime("runtime-2"))
     full.runtime.refuse_with = InsufficientMemory("4 of 3 GiB")
@@ -338,7 +338,7 @@ async def test_a_model_that_its_engine_refuses_is_a_failed_precondition(mesh, se
     assert (await service.version()).failure.code == 9
 
 
-async def test_a_runtime_without_the_files_is_passed_over_and_told(mesh, service):
+async def test_a_runtime_without_the_files_is_reported(mesh, service):
     """The two hosts of one mesh have different disks; nobody may believe that both serve."""
     bare = await mesh.host(FakeRuntime("runtime-bare", available_bytes=9 * 2**30))
     full = await mesh.host(FakeRuntime("runtime-full"))
@@ -350,12 +350,12 @@ async def test_a_runtime_without_the_files_is_passed_over_and_told(mesh, service
     version = await service.load(replicas=2)
 
     assert (version.ready_replicas, len(full.runtime.engines)) == (2, 2)
-    why = f"runtime-bare has not the files of pocket@1: {mesh.tmp_path / 'pocket-8'}"
+    why = f"runtime-bare does not have the files of pocket@1: {mesh.tmp_path / 'pocket-8'}"
     for shown in (version, await service.version(), (await service.model("pocket")).versions[0]):
-        assert list(shown.passed_over) == ["runtime-bare"]
-        assert shown.passed_over["runtime-bare"].reason == "MODEL_FILES_MISSING"
-        assert shown.passed_over["runtime-bare"].message.startswith(why)
-    [event] = [event for event in mesh.events if isinstance(event, ModelPassedOver)]
+        assert list(shown.rejections) == ["runtime-bare"]
+        assert shown.rejections["runtime-bare"].reason == "MODEL_FILES_MISSING"
+        assert shown.rejections["runtime-bare"].message.startswith(why)
+    [event] = [event for event in mesh.events if isinstance(event, ModelReplicaRejected)]
     assert (event.model, event.version, event.runtime_id) == ("pocket", 1, "runtime-bare")
     assert event.failure.message.startswith(why)
 
@@ -364,11 +364,11 @@ async def test_no_runtime_has_the_files(mesh, service):
     host = await mesh.host()
     host.runtime.refuse_with = InvalidArgument("model_dir is missing", field="model_dir")
     await service.register()
-    with pytest.raises(ModelFilesMissing, match=r"runtime-1 has not the files of pocket@1"):
+    with pytest.raises(ModelFilesMissing, match=r"runtime-1 does not have the files of pocket@1"):
         await service.load()
 
     host.runtime.refuse_with = None
-    await service.until("pocket", lambda v: v.state == READY and not v.passed_over)
+    await service.until("pocket", lambda v: v.state == READY and not v.rejections)
 
 
 async def test_a_refusal_is_forgotten_with_the_wish(mesh, service):
@@ -377,9 +377,9 @@ async def test_a_refusal_is_forgotten_with_the_wish(mesh, service):
     await service.register()
     with pytest.raises(InsufficientMemory):
         await service.load()
-    assert "runtime-1" in (await service.version()).passed_over
+    assert "runtime-1" in (await service.version()).rejections
     await service.stub.UnloadModel(pb.UnloadModelRequest(model="pocket"))
-    await service.until("pocket", lambda v: not v.passed_over)
+    await service.until("pocket", lambda v: not v.rejections)
 
 
 async def test_a_failed_load_says_that_it_is_tried_again(mesh, service):

@@ -66,9 +66,9 @@ async def test_opening_again_keeps_everything(database, store):
 async def test_an_observation_under_an_older_intent_is_not_written(store):
     await store.register("pocket", ARTIFACT)
     reference = ModelReference("pocket")
-    seen = await store.intend(reference, replicas=1)
-    await store.intend(reference, replicas=0)
-    ready = seen.settle((Replica("e", "r", Phase.READY),), None)
+    seen = await store.set_desired_replicas(reference, replicas=1)
+    await store.set_desired_replicas(reference, replicas=0)
+    ready = seen.with_replicas((Replica("e", "r", Phase.READY),), None)
     assert not await store.record(ready)
     assert (await store.model("pocket")).versions[0].replicas == ()
 
@@ -82,13 +82,13 @@ async def test_a_version_that_is_gone_is_not_written(store):
 
 async def test_only_what_a_watcher_sees_is_a_change(store):
     await store.register("pocket", ARTIFACT)
-    version = await store.intend(ModelReference("pocket"), replicas=2)
+    version = await store.set_desired_replicas(ModelReference("pocket"), replicas=2)
     before = await store.sequence()
     pending = (Replica("e", "r"), Replica("f", "r"))
-    assert await store.record(version.settle(pending, None))
+    assert await store.record(version.with_replicas(pending, None))
     assert await store.sequence() == before
     ready = (Replica("e", "r", Phase.READY), pending[1])
-    assert await store.record(version.settle(ready, None))
+    assert await store.record(version.with_replicas(ready, None))
     assert await store.sequence() == before + 1
     [stored] = (await store.model("pocket")).versions
     assert (stored.replicas, stored.state) == (ready, State.READY)
@@ -96,9 +96,9 @@ async def test_only_what_a_watcher_sees_is_a_change(store):
 
 async def test_loading_again_retries_what_failed(store):
     await store.register("pocket", ARTIFACT)
-    version = await store.intend(ModelReference("pocket"), replicas=1)
-    await store.record(version.settle((Replica("e", "r", Phase.FAILED),), None))
-    version = await store.intend(ModelReference("pocket"), replicas=1)
+    version = await store.set_desired_replicas(ModelReference("pocket"), replicas=1)
+    await store.record(version.with_replicas((Replica("e", "r", Phase.FAILED),), None))
+    version = await store.set_desired_replicas(ModelReference("pocket"), replicas=1)
     assert version.replicas == (Replica("e", "r", Phase.PENDING),)
 
 
@@ -138,14 +138,14 @@ async def test_concurrent_writers_each_get_a_sequence_number(store):
 
 async def test_changes_by_another_process_ring(database):
     mine, other = await Store.open(database), await Store.open(database)
-    following = asyncio.create_task(mine.follow_others(interval_s=0.01))
+    following = asyncio.create_task(mine.poll_changes(interval_s=0.01))
     try:
-        with mine.bell() as bell:
+        with mine.subscribe() as changed:
             await asyncio.sleep(0.1)
-            assert not bell.is_set()
+            assert not changed.is_set()
             await other.register("pocket", ARTIFACT)
             async with asyncio.timeout(5):
-                await bell.wait()
+                await changed.wait()
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

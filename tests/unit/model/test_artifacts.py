@@ -119,7 +119,7 @@ def cut_short(directory):
         (lose("model.safetensors"), r"no model\*\.safetensors"),
         (renamed, r"no model\*\.safetensors"),
         (pickled, "pickled weights only"),
-        (cut_short, "not a whole safetensors file"),
+        (cut_short, "not a complete safetensors file"),
         (link_outside, "extra.json is not a file inside"),
         (put("config.json", "{"), "config.json is not JSON"),
         (put("config.json", "[]"), "must hold a JSON object"),

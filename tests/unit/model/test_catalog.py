@@ -81,9 +81,9 @@ def test_settling_keeps_replicas_failure_and_state_together():
     loading = Version(
         "pocket", 1, State.LOADING, Source("/m"), datetime.now(UTC), desired_replicas=1
     )
-    failed = loading.settle((), failure)
+    failed = loading.with_replicas((), failure)
     assert (failed.state, failed.failure) == (State.LOAD_FAILED, failure)
-    ready = failed.settle((Replica("e", "r", Phase.READY),), None)
+    ready = failed.with_replicas((Replica("e", "r", Phase.READY),), None)
     assert (ready.state, ready.failure, ready.ready_replicas) == (State.READY, None, 1)
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_model.fleet.placement import OVERHEAD_BYTES, NoRoom, Runtime, place
+from mlxmesh_model.replicas.placement import OVERHEAD_BYTES, NoCapacity, Runtime, place
 
 GIB = 2**30
 
@@ -18,13 +18,13 @@ def chosen_id(*args, **kwargs) -> str:
     return answer.runtime_id
 
 
-def choose(runtimes, *, weights_bytes=GIB, replicas_on=None, promised=None, refused=()):
+def choose(runtimes, *, weights_bytes=GIB, replicas_on=None, reserved=None, rejected=()):
     return place(
         runtimes,
         weights_bytes=weights_bytes,
         replicas_on=replicas_on or {},
-        promised_bytes=promised or {},
-        refused_by=frozenset(refused),
+        reserved_bytes=reserved or {},
+        rejected_by=frozenset(rejected),
     )
 
 
@@ -41,24 +41,24 @@ def test_the_first_id_when_all_else_is_equal():
     assert chosen_id([runtime("b"), runtime("a")]) == "a"
 
 
-def test_promised_memory_is_not_free():
-    promised = {"b": 6 * GIB}
-    assert chosen_id([runtime("a", 4 * GIB), runtime("b")], promised=promised) == "a"
+def test_reserved_memory_is_not_free():
+    reserved = {"b": 6 * GIB}
+    assert chosen_id([runtime("a", 4 * GIB), runtime("b")], reserved=reserved) == "a"
 
 
 def test_who_refused_or_does_not_answer_is_not_asked():
     runtimes = [runtime("a"), Runtime("b", 64 * GIB, None), runtime("c", 2 * GIB)]
-    assert chosen_id(runtimes, refused=["a"]) == "c"
+    assert chosen_id(runtimes, rejected=["a"]) == "c"
 
 
 def test_no_runtime():
-    assert choose([]) == NoRoom(0, GIB + OVERHEAD_BYTES, 0)
+    assert choose([]) == NoCapacity(0, GIB + OVERHEAD_BYTES, 0)
 
 
 def test_figures_when_none_fits():
     runtimes = [runtime("a", GIB), runtime("b", 2 * GIB)]
     answer = choose(runtimes, weights_bytes=4 * GIB)
-    assert answer == NoRoom(2, 4 * GIB + OVERHEAD_BYTES, 2 * GIB)
+    assert answer == NoCapacity(2, 4 * GIB + OVERHEAD_BYTES, 2 * GIB)
 
 
 @given(
@@ -70,7 +70,7 @@ def test_what_is_chosen_fits_and_no_fitting_one_has_fewer_replicas(memory, weigh
     runtimes = [runtime(runtime_id, free) for runtime_id, free in memory.items()]
     chosen = choose(runtimes, weights_bytes=weights, replicas_on=replicas_on)
     fitting = [name for name, free in memory.items() if free >= weights + OVERHEAD_BYTES]
-    if isinstance(chosen, NoRoom):
+    if isinstance(chosen, NoCapacity):
         assert not fitting
         return
     assert chosen.runtime_id in fitting
@@ -79,6 +79,6 @@ def test_what_is_chosen_fits_and_no_fitting_one_has_fewer_replicas(memory, weigh
 
 
 def test_a_draining_runtime_gets_nothing():
-    leaving = Runtime("a", 8 * GIB, {}, draining=True)
-    assert chosen_id([leaving, runtime("b", 2 * GIB)]) == "b"
-    assert choose([leaving]) == NoRoom(0, GIB + OVERHEAD_BYTES, 0)
+    draining = Runtime("a", 8 * GIB, {}, draining=True)
+    assert chosen_id([draining, runtime("b", 2 * GIB)]) == "b"
+    assert choose([draining]) == NoCapacity(0, GIB + OVERHEAD_BYTES, 0)

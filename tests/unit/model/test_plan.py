@@ -6,8 +6,8 @@ import pytest
 
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import FailureRecord, Phase, Replica, Source, Version
-from mlxmesh_model.fleet import plan
-from mlxmesh_model.fleet.placement import Engine, Runtime
+from mlxmesh_model.replicas import plan
+from mlxmesh_model.replicas.placement import Engine, Runtime
 
 CRASHED = FailureRecord(13, "ENGINE_CRASHED", "exit code 1")
 
@@ -73,10 +73,10 @@ def test_missing_does_not_count_what_stops(desired, missing):
     assert plan.missing(replicas, desired=desired) == missing
 
 
-def test_strangers():
+def test_orphans():
     runtimes = hosts(r={"e": Phase.READY, "stray": Phase.READY}, q=None)
     known = version(Replica("e", "r", Phase.READY))
-    assert plan.strangers([known], runtimes.values()) == [("r", "stray")]
+    assert plan.orphans([known], runtimes.values()) == [("r", "stray")]
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_strangers():
         ([Phase.READY, Phase.READY], ["a", "b"], 0),
     ],
 )
-def test_replicas_on_a_leaving_runtime_go_one_by_one_as_others_get_ready(others, stopping, missing):
+def test_replicas_on_a_draining_runtime_stop_as_others_get_ready(others, stopping, missing):
     here = (Replica("a", "old", Phase.READY), Replica("b", "old", Phase.READY))
     there = tuple(Replica(f"n{i}", "new", phase) for i, phase in enumerate(others))
-    trimmed = plan.trim((*here, *there), desired=2, leaving={"old"})
+    trimmed = plan.trim((*here, *there), desired=2, draining={"old"})
     assert [r.engine_id for r in trimmed if r.phase is Phase.STOPPING] == stopping
-    assert plan.missing(trimmed, desired=2, leaving={"old"}) == missing
+    assert plan.missing(trimmed, desired=2, draining={"old"}) == missing

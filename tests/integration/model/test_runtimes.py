@@ -1,10 +1,10 @@
-"""Which runtimes the fleet counts when the registry no longer names them."""
+"""Which runtimes are kept when they are absent from the registry."""
 
 import socket
 
 import pytest
 
-from mlxmesh_model.fleet.runtimes import GrpcFleet
+from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_shared.registry.port import Instance
 from tests.fakes.registry import InMemoryRegistry
 
@@ -19,18 +19,18 @@ async def asleep():
 
 
 class Watched:
-    """A fleet that once saw one runtime, and a clock to turn."""
+    """Runtimes that once observed one runtime, with a settable clock."""
 
     def __init__(self, address: str) -> None:
         self.registry = InMemoryRegistry()
         self.now_s = 0.0
         self.instance = Instance("runtime", "runtime-1", address, 1)
-        self.fleet = GrpcFleet(
+        self.runtimes = GrpcRuntimes(
             self.registry, timeout_s=0.1, grace_s=GRACE_S, clock=lambda: self.now_s
         )
 
     async def seen(self) -> list[str]:
-        return [runtime.runtime_id for runtime in await self.fleet.observe()]
+        return [runtime.runtime_id for runtime in await self.runtimes.observe()]
 
     async def lose(self) -> None:
         await self.registry.register(self.instance)
@@ -42,13 +42,13 @@ async def test_a_runtime_that_is_away_stays_for_the_grace(asleep):
     mesh = Watched(asleep)
     await mesh.lose()
     mesh.now_s = 1000  # this process may have been asleep as well
-    [runtime] = await mesh.fleet.observe()
+    [runtime] = await mesh.runtimes.observe()
     assert runtime.engines is None
     mesh.now_s += GRACE_S - 1
     assert await mesh.seen() == ["runtime-1"]
     mesh.now_s += 1
     assert await mesh.seen() == []
-    await mesh.fleet.close()
+    await mesh.runtimes.close()
 
 
 async def test_the_grace_begins_anew_each_time(asleep):
@@ -57,7 +57,7 @@ async def test_the_grace_begins_anew_each_time(asleep):
         await mesh.lose()
         assert await mesh.seen() == ["runtime-1"]
         mesh.now_s += GRACE_S - 1
-    await mesh.fleet.close()
+    await mesh.runtimes.close()
 
 
 async def test_a_runtime_whose_address_refuses_is_gone_at_once():
@@ -66,7 +66,7 @@ async def test_a_runtime_whose_address_refuses_is_gone_at_once():
     mesh = Watched(address)
     await mesh.lose()
     assert await mesh.seen() == []
-    await mesh.fleet.close()
+    await mesh.runtimes.close()
 
 
 async def test_a_runtime_whose_address_another_has_now_is_gone(asleep):
@@ -74,4 +74,4 @@ async def test_a_runtime_whose_address_another_has_now_is_gone(asleep):
     await mesh.lose()
     await mesh.registry.register(Instance("runtime", "runtime-2", asleep, 2))
     assert await mesh.seen() == ["runtime-2"]
-    await mesh.fleet.close()
+    await mesh.runtimes.close()
