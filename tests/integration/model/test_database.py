@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mlxmesh_model.catalogue.database import HEAD, open_database
-from mlxmesh_model.catalogue.models import Artifact
+from mlxmesh_model.catalogue.models import Artifact, Source
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.catalogue.tables import VersionRow
 from mlxmesh_shared.errors import IllegalState
@@ -140,6 +140,31 @@ async def test_numbers_go_on_where_an_older_catalogue_stopped(database: URL) -> 
     _, first = await store.register("gone", artifact(1))
     await store.close()
     assert (number, first) == (8, 1)
+
+
+async def test_sources_of_an_older_catalogue_are_kept(database: URL) -> None:
+    """A catalogue of the revision whose column of the repository had another name."""
+    await upgrade_to(database, "0003")
+    texts = ("source_directory", "source_file", "source_dtype", "directory", "digest", "dtype")
+    more = ("architecture", "failure_reason", "failure_message")
+    numbers = ("parameters", "weights_bytes", "context_tokens", "vocab_size", "desired_replicas")
+    counts = (*numbers, "intent", "failure_code")
+    await run_sql(
+        database,
+        "INSERT INTO models (name, sequence, last_version) VALUES ('old', 1, 1)",
+        'INSERT INTO versions (model, number, state, hub_id, revision, "commit", created_at, '
+        + ", ".join((*texts, *more, *counts))
+        + ") VALUES ('old', 1, 'pull_failed', 'owner/name', 'main', 'c0ffee',"
+        " '2026-01-01 00:00:00+00:00', "
+        + ", ".join(["''"] * len((*texts, *more)) + ["0"] * len(counts))
+        + ")",
+        "INSERT INTO aliases (model, alias, number) VALUES ('old', 'stable', 1)",
+    )
+    store = await Store.open(database)
+    model = await store.model("old")
+    await store.close()
+    assert model.version(1).source == Source("", "owner/name", "main", "c0ffee")
+    assert model.aliases == {"stable": 1}
 
 
 async def upgrade_to(url: URL, revision: str) -> None:

@@ -10,8 +10,8 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh_model.artifacts.hub import Progress
 from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.progress import Progress
 from mlxmesh_model.catalogue.database_urls import sqlite_url
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import (
@@ -111,7 +111,7 @@ async def test_a_damaged_file_is_refused_and_leaves_nothing(service, tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1000)
-    with pytest.raises(InvalidArgument, match=r"damaged: tensor .* behind the end") as caught:
+    with pytest.raises(InvalidArgument, match=r"damaged: tensor .* beyond the end") as caught:
         await run(service, path)
     assert caught.value.field == "file"
     assert left(service) == []

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from mlxmesh_model.gguf.conversion import convert
 from mlxmesh_model.gguf.header import read_header
-from mlxmesh_model.gguf.problems import BadFile, NotSupported
+from mlxmesh_model.gguf.metadata import BadFile, NotSupported
 from mlxmesh_model.gguf.weights import Dtype
 from tests.fakes.gguf_files import TOKENS, Shape, write_gguf
 
@@ -37,8 +37,8 @@ def tensor(name: str, shape: list[int], kind: int = 0, offset: int = 0) -> bytes
 
 KEY = text("a") + struct.pack("<I", UINT32) + b"\0\0\0\0"
 HOSTILE = {
-    "empty": (b"", "does not begin"),
-    "another format": (b"PK\3\4" + bytes(100), "does not begin"),
+    "empty": (b"", "does not start"),
+    "another format": (b"PK\3\4" + bytes(100), "does not start"),
     "version": (head(version=1), "version is 1"),
     "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "little-endian"),
     "tensor count": (head(tensors=2**63), "tensors"),
@@ -48,7 +48,7 @@ HOSTILE = {
     "same key": (head(keys=2) + KEY + KEY, "key a twice"),
     "text": (
         head(keys=1) + text("a") + struct.pack("<IQ", TEXT, 2**50),
-        "a has a text of",
+        "a has a string of",
     ),
     "not UTF-8": (head(keys=1) + text("a") + struct.pack("<I", TEXT) + text(b"\xff"), "UTF-8"),
     "value type": (head(keys=1) + text("a") + struct.pack("<I", 77) + bytes(64), "type"),
@@ -66,10 +66,10 @@ HOSTILE = {
     ),
     "dimensions": (head(tensors=1) + tensor("t", [1] * 9), "9 dimensions"),
     "no dimension": (head(tensors=1) + tensor("t", []), "0 dimensions"),
-    "shape": (head(tensors=1) + tensor("t", [2**62, 2**62]), "impossible shape"),
-    "nothing in it": (head(tensors=1) + tensor("t", [0]), "impossible shape"),
-    "blocks": (head(tensors=1) + tensor("t", [33], kind=2), "whole blocks"),
-    "offset": (head(tensors=1) + tensor("t", [4], offset=2**60), "behind the end"),
+    "shape": (head(tensors=1) + tensor("t", [2**62, 2**62]), "illegal shape"),
+    "nothing in it": (head(tensors=1) + tensor("t", [0]), "illegal shape"),
+    "blocks": (head(tensors=1) + tensor("t", [33], kind=2), "whole number of blocks"),
+    "offset": (head(tensors=1) + tensor("t", [4], offset=2**60), "beyond the end"),
     "same tensor": (head(tensors=2) + tensor("t", [4]) * 2 + bytes(64), "tensor t twice"),
     "overlap": (
         head(tensors=2) + tensor("t", [4]) + tensor("u", [4], offset=8) + bytes(64),
@@ -135,7 +135,9 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, kind, value):
     with path.open("r+b") as file:
         file.seek(place.offset + 7 * place.row_bytes)
         file.write(bad.get(kind, struct.pack("<e", value)))
-    with pytest.raises(BadFile, match=r"blk\.1\.ffn_up\.weight has values that are no numbers"):
+    with pytest.raises(
+        BadFile, match=r"blk\.1\.ffn_up\.weight has values that are NaN or infinite"
+    ):
         convert(path, tmp_path / "model", None, lambda done, total: None)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxmesh_model.gguf.metadata import Metadata
-from mlxmesh_model.gguf.problems import BadFile
+from mlxmesh_model.gguf.metadata import BadFile, Metadata
 from mlxmesh_model.gguf.tokenizer import GgufTokenizer
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data/llama_cpp_tokens.json").read_text())

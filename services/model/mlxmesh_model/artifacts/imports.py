@@ -7,10 +7,9 @@ from contextlib import aclosing
 from pathlib import Path
 from uuid import uuid4
 
-from mlxmesh_model.artifacts.failures import failure_of
 from mlxmesh_model.artifacts.folder import inspect
 from mlxmesh_model.artifacts.gguf_process import Converter, convert_gguf
-from mlxmesh_model.artifacts.progress import Progress, Step, report
+from mlxmesh_model.artifacts.progress import Progress, Step, failure_of, report
 from mlxmesh_model.catalogue.models import Artifact, Source, Version
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import InvalidArgument

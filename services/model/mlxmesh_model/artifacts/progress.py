@@ -1,11 +1,14 @@
-"""Progress of work that runs in a task of its own: a pull or an import."""
+"""Runs a pull or an import in a task: reports its progress and explains its errors."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mlxmesh_model.catalogue.models import Version
+from mlxmesh_shared.errors import Cancelled, Internal, MeshError, ServiceUnavailable
+from mlxmesh_shared.host.disk import disk_error
 
 _INTERVAL_S = 0.1
 
@@ -47,3 +50,22 @@ async def report(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def failure_of(error: BaseException, models_dir: Path) -> MeshError:
+    """The error to report for any exception that ended a pull or an import."""
+    if isinstance(error, MeshError):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        return interrupted()
+    if isinstance(error, OSError):
+        return disk_error(error, models_dir) or ServiceUnavailable(
+            f"the model cannot be written ({error.strerror}); check the disk under {models_dir},"
+            " then try again"
+        )
+    return Internal("the pull failed; see the log of the model service")
+
+
+def interrupted() -> MeshError:
+    """The error of a pull or an import that was cancelled."""
+    return Cancelled("the pull was interrupted; pull again to continue it")

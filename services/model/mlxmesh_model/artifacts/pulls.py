@@ -6,11 +6,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from pathlib import Path
 
-from mlxmesh_model.artifacts.failures import failure_of, interrupted
 from mlxmesh_model.artifacts.folder import inspect
 from mlxmesh_model.artifacts.gguf_process import Converter, convert_gguf
 from mlxmesh_model.artifacts.hub import Hub, HubModel
-from mlxmesh_model.artifacts.progress import Progress, Step, report
+from mlxmesh_model.artifacts.progress import Progress, Step, failure_of, interrupted, report
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, State
 from mlxmesh_model.catalogue.models import Artifact, FailureRecord, Source, Version
 from mlxmesh_model.catalogue.store import Store
