@@ -1,4 +1,4 @@
-"""A model service with real SQL and real gRPC, in this process, beside fake runtimes."""
+"""A model service with real SQL and real gRPC in this process, and fake runtimes."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -34,7 +34,7 @@ from tests.fakes.runtime import FakeHost, FakeRuntime
 
 @pytest.fixture(scope="session")
 def postgres() -> Generator[PostgresServer]:
-    """A PostgreSQL server; whoever stops it starts it again."""
+    """A PostgreSQL server; a test that stops it must start it again."""
     with postgres_server() as server:
         yield server
 
@@ -49,7 +49,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
 
 @dataclass
 class ModelService:
-    """A running model service, its client, and what stands around it."""
+    """A running model service, its client and its dependencies."""
 
     stub: model_pb2_grpc.ModelServiceStub
     store: Store
@@ -65,33 +65,33 @@ class ModelService:
         )
 
     async def load(self, model: str = "pocket", *, replicas: int = 1) -> pb.ModelVersion:
-        """Loads and waits; the version in the last message."""
+        """Loads a model and returns the version of the last message."""
         request = pb.LoadModelRequest(model=model, replicas=replicas)
         messages = [message async for message in self.stub.LoadModel(request)]
         return messages[-1].version
 
     async def model(self, model: str = "pocket") -> pb.Model:
-        """The model as it is."""
+        """The model in its present state."""
         return (await self.stub.GetModel(pb.GetModelRequest(model=model))).model
 
     async def version(self, model: str = "pocket@1") -> pb.ModelVersion:
-        """One version as it is."""
+        """One version in its present state."""
         return (await self.model(model)).versions[0]
 
     async def until(self, model: str, condition: Callable[[pb.ModelVersion], bool]) -> None:
-        """Waits until a version is as wished."""
+        """Waits until a version satisfies the condition."""
         while not condition(await self.version(model)):
             await asyncio.sleep(0.01)
 
 
 class Mesh:
-    """What a test needs: fake hosts, and a model service that it may restart."""
+    """Fake hosts, and a model service that a test may restart."""
 
     def __init__(self, tmp_path: Path, stack: AsyncExitStack) -> None:
         self.tmp_path = tmp_path
         self.registry = InMemoryRegistry()
         self.events: list[Message] = []
-        """Published by the service that runs, the payloads alone."""
+        """The payloads published by the running service."""
         self.hub_endpoint = "http://127.0.0.1:9"
         self._stack = stack
         self._service: AsyncExitStack | None = None
@@ -106,7 +106,7 @@ class Mesh:
         self.events.append(payload)
 
     async def service(self) -> ModelService:
-        """Starts the model service, ending the one that ran; the database stays."""
+        """Restarts the model service on the same database."""
         await self.stop_service()
         stack = self._service = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
@@ -152,7 +152,7 @@ class Mesh:
         return ModelService(stub, store, self.registry, self.tmp_path, address)
 
     async def stop_service(self) -> None:
-        """Ends the model service."""
+        """Stops the model service."""
         if self._service is not None:
             await self._service.aclose()
 

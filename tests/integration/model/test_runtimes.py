@@ -13,7 +13,7 @@ GRACE_S = 30
 
 @pytest.fixture
 async def asleep():
-    """An address that accepts connections and never answers, like a stopped process."""
+    """An address that accepts connections but never responds, like a stopped process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -38,7 +38,7 @@ class Watched:
         await self.registry.deregister(self.instance)
 
 
-async def test_a_runtime_that_is_away_stays_for_the_grace(asleep):
+async def test_an_absent_runtime_is_kept_for_the_grace_period(asleep):
     mesh = Watched(asleep)
     await mesh.lose()
     mesh.now_s = 1000  # this process may have been asleep as well
@@ -51,7 +51,7 @@ async def test_a_runtime_that_is_away_stays_for_the_grace(asleep):
     await mesh.runtimes.close()
 
 
-async def test_the_grace_begins_anew_each_time(asleep):
+async def test_the_grace_period_starts_with_each_absence(asleep):
     mesh = Watched(asleep)
     for _ in range(3):
         await mesh.lose()
@@ -60,7 +60,7 @@ async def test_the_grace_begins_anew_each_time(asleep):
     await mesh.runtimes.close()
 
 
-async def test_a_runtime_whose_address_refuses_is_gone_at_once():
+async def test_a_runtime_whose_address_refuses_connections_is_removed_at_once():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     mesh = Watched(address)
@@ -69,7 +69,7 @@ async def test_a_runtime_whose_address_refuses_is_gone_at_once():
     await mesh.runtimes.close()
 
 
-async def test_a_runtime_whose_address_another_has_now_is_gone(asleep):
+async def test_a_runtime_whose_address_is_reused_is_removed(asleep):
     mesh = Watched(asleep)
     await mesh.lose()
     await mesh.registry.register(Instance("runtime", "runtime-2", asleep, 2))

@@ -1,4 +1,4 @@
-"""Domain objects on the wire."""
+"""Domain objects as messages."""
 
 from datetime import UTC, datetime
 
@@ -51,7 +51,7 @@ def test_a_version():
     )
 
 
-def test_every_state_but_deleted_is_on_the_wire():
+def test_every_state_but_deleted_is_in_the_contract():
     for state in set(State) - {State.DELETED}:
         message = convert.to_version(Version("p", 1, state, Source("/m"), NOW))
         assert message.state != pb.VERSION_STATE_UNSPECIFIED
@@ -80,7 +80,7 @@ def test_progress():
     assert convert.to_progress(Step("p", Progress(), version())).version.version == 1
 
 
-def test_failures_come_back_as_the_error_that_they_were():
+def test_failures_convert_back_to_their_error():
     error = to_error(FailureRecord.of(InsufficientMemory("4 of 3 GiB")))
     assert isinstance(error, InsufficientMemory)
     assert error.message == "4 of 3 GiB"
@@ -92,11 +92,11 @@ def test_page_tokens_round_trip(name):
 
 
 @given(st.text(min_size=1))
-def test_other_texts_are_no_page_tokens(text):
+def test_other_texts_are_not_page_tokens(text):
     with pytest.raises(InvalidArgument) as caught:
         convert.from_page_token(text)
     assert caught.value.field == "page_token"
 
 
-def test_no_token_is_the_start():
+def test_an_empty_token_is_the_first_page():
     assert convert.from_page_token("") == ""

@@ -56,7 +56,7 @@ def metadata(processor: Any, **changes: Any) -> Metadata:
     return Metadata({f"tokenizer.ggml.{k}": v for k, v in (values | changes).items()})
 
 
-def test_its_tokens_are_those_of_sentencepiece(processor):
+def test_its_tokens_equal_those_of_sentencepiece(processor):
     tokenizer = GgufTokenizer(metadata(processor)).build()
     for text in TEXTS:
         assert tokenizer.encode(text, add_special_tokens=False).ids == processor.encode(text), text
@@ -71,7 +71,7 @@ def test_without_a_prefix_space(processor):
     assert tokenizer.encode("the", add_special_tokens=False).tokens[0] != "\u2581the"
 
 
-def test_special_tokens_are_whole_in_a_text(processor):
+def test_special_tokens_are_matched_as_a_whole(processor):
     tokenizer = GgufTokenizer(metadata(processor, add_bos_token=False)).build()
     assert tokenizer.encode("a</s>b").ids.count(2) == 1
     assert GgufTokenizer(metadata(processor)).end_token_ids() == [2]
@@ -88,6 +88,6 @@ def test_special_tokens_are_whole_in_a_text(processor):
         ({"bos_token_id": -1}, "bos_token_id"),
     ],
 )
-def test_metadata_that_does_not_fit_is_refused_by_its_key(processor, changes, message):
+def test_inconsistent_metadata_is_rejected_by_its_key(processor, changes, message):
     with pytest.raises(BadFile, match=message):
         GgufTokenizer(metadata(processor, **changes)).build()

@@ -1,4 +1,4 @@
-"""The life of a version: transitions, errors that name the state, and what replicas imply."""
+"""The lifecycle of a version: transitions, errors that name the state, and what replicas imply."""
 
 import pytest
 from hypothesis import given
@@ -30,7 +30,7 @@ def test_every_action_is_legal_or_names_the_state(state, action):
 
 
 @pytest.mark.parametrize("state", [State.LOADING, State.READY, State.LOAD_FAILED])
-def test_what_is_loaded_cannot_be_deleted(state):
+def test_loaded_versions_cannot_be_deleted_in_any_state(state):
     with pytest.raises(IllegalState, match="unload it first"):
         next_state(state, Action.DELETE, subject="pocket@1")
 
@@ -40,7 +40,7 @@ def test_only_a_failed_pull_is_pulled_again():
 
 
 @given(st.lists(st.sampled_from(list(Action)), max_size=30))
-def test_no_way_leads_out_of_deleted_or_into_a_load_without_files(actions):
+def test_deleted_is_final_and_loading_needs_files(actions):
     state = State.PULLING
     downloaded = False
     for action in actions:
@@ -80,5 +80,5 @@ def test_the_state_follows_from_the_replicas_alone(state, counts):
 
 
 @given(st.sampled_from([State.PULLING, State.PULL_FAILED]), replica_counts())
-def test_a_pull_is_not_touched_by_replicas(state, counts):
+def test_replicas_do_not_change_the_state_of_a_pull(state, counts):
     assert state_of(state, **counts) is state

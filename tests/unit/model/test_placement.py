@@ -1,4 +1,4 @@
-"""Which runtime gets a replica."""
+"""Which runtime is chosen for a replica."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,12 +32,12 @@ def test_the_most_free_memory_wins():
     assert chosen_id([runtime("a", 4 * GIB), runtime("b", 8 * GIB)]) == "b"
 
 
-def test_spreading_comes_before_memory():
+def test_spreading_has_priority_over_memory():
     runtimes = [runtime("a", 4 * GIB), runtime("b")]
     assert chosen_id(runtimes, replicas_on={"b": 1}) == "a"
 
 
-def test_the_first_id_when_all_else_is_equal():
+def test_the_first_id_breaks_ties():
     assert chosen_id([runtime("b"), runtime("a")]) == "a"
 
 
@@ -46,7 +46,7 @@ def test_reserved_memory_is_not_free():
     assert chosen_id([runtime("a", 4 * GIB), runtime("b")], reserved=reserved) == "a"
 
 
-def test_who_refused_or_does_not_answer_is_not_asked():
+def test_unresponsive_and_rejecting_runtimes_are_skipped():
     runtimes = [runtime("a"), Runtime("b", 64 * GIB, None), runtime("c", 2 * GIB)]
     assert chosen_id(runtimes, rejected=["a"]) == "c"
 
@@ -55,7 +55,7 @@ def test_no_runtime():
     assert choose([]) == NoCapacity(0, GIB + OVERHEAD_BYTES, 0)
 
 
-def test_figures_when_none_fits():
+def test_amounts_when_no_runtime_fits():
     runtimes = [runtime("a", GIB), runtime("b", 2 * GIB)]
     answer = choose(runtimes, weights_bytes=4 * GIB)
     assert answer == NoCapacity(2, 4 * GIB + OVERHEAD_BYTES, 2 * GIB)
@@ -66,7 +66,7 @@ def test_figures_when_none_fits():
     st.integers(0, 8 * GIB),
     st.dictionaries(st.text("abcdef", min_size=1), st.integers(0, 4), max_size=6),
 )
-def test_what_is_chosen_fits_and_no_fitting_one_has_fewer_replicas(memory, weights, replicas_on):
+def test_the_choice_fits_and_has_the_fewest_replicas(memory, weights, replicas_on):
     runtimes = [runtime(runtime_id, free) for runtime_id, free in memory.items()]
     chosen = choose(runtimes, weights_bytes=weights, replicas_on=replicas_on)
     fitting = [name for name, free in memory.items() if free >= weights + OVERHEAD_BYTES]
@@ -78,7 +78,7 @@ def test_what_is_chosen_fits_and_no_fitting_one_has_fewer_replicas(memory, weigh
     assert replicas_on.get(chosen.runtime_id, 0) == fewest
 
 
-def test_a_draining_runtime_gets_nothing():
+def test_a_draining_runtime_gets_no_replica():
     draining = Runtime("a", 8 * GIB, {}, draining=True)
     assert chosen_id([draining, runtime("b", 2 * GIB)]) == "b"
     assert choose([draining]) == NoCapacity(0, GIB + OVERHEAD_BYTES, 0)

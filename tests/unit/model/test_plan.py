@@ -1,4 +1,4 @@
-"""What a pass of the reconciler makes of replicas and runtimes."""
+"""What a pass of the reconciler does with replicas."""
 
 from datetime import UTC, datetime
 
@@ -53,14 +53,14 @@ def test_observe(before, runtimes, expected):
     assert [replica.phase for replica in found] == ([expected] if expected else [])
 
 
-def test_a_failure_is_seen_and_forgotten():
+def test_a_failure_is_observed_and_cleared():
     [failed] = plan.observe(version(Replica("e", "r", Phase.READY)), hosts(r={"e": Phase.FAILED}))
     assert failed.failure == CRASHED
     [ready] = plan.observe(version(failed), hosts(r={"e": Phase.READY}))
     assert ready.failure is None
 
 
-def test_the_least_useful_replica_goes_first():
+def test_the_least_useful_replica_is_stopped_first():
     phases = [Phase.READY, Phase.STARTING, Phase.FAILED, Phase.READY, Phase.STOPPING]
     replicas = tuple(Replica(f"e{n}", "r", phase) for n, phase in enumerate(phases))
     kept = [r.engine_id for r in plan.trim(replicas, desired=2) if r.phase is not Phase.STOPPING]
@@ -68,7 +68,7 @@ def test_the_least_useful_replica_goes_first():
 
 
 @pytest.mark.parametrize(("desired", "missing"), [(0, 0), (1, 0), (3, 2)])
-def test_missing_does_not_count_what_stops(desired, missing):
+def test_missing_does_not_count_stopping_replicas(desired, missing):
     replicas = [Replica("a", "r", Phase.READY), Replica("b", "r", Phase.STOPPING)]
     assert plan.missing(replicas, desired=desired) == missing
 
