@@ -56,7 +56,7 @@ lint: protos ## Check contracts, style, types and layering
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python deploy/tools/generate_docs.py --check
 
-check: lint ## Lint, contracts against the last landed ones, unit tests
+check: lint ## Lint, contracts against their baseline, unit tests
 	deploy/tools/buf-breaking
 	$(PYTEST) tests/unit
 

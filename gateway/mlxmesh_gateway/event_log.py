@@ -62,7 +62,7 @@ class GatewayEventLog:
         before_oldest = self.events.oldest - 1
         after = request.after_sequence
         if request.log_id not in ("", self.log_id) or after > self.events.newest:
-            return before_oldest, wire.Gap(reason=wire.GAP_REASON_OTHER_LOG)
+            return before_oldest, wire.Gap(reason=wire.GAP_REASON_LOG_MISMATCH)
         if not request.HasField("after_sequence"):
             return before_oldest, None
         if after < before_oldest:
@@ -83,4 +83,4 @@ class GatewayEventLog:
 
 
 def _gone(missing: int) -> wire.Gap:
-    return wire.Gap(reason=wire.GAP_REASON_NO_LONGER_KEPT, missing_events=missing)
+    return wire.Gap(reason=wire.GAP_REASON_EXPIRED, missing_events=missing)

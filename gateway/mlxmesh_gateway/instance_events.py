@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from mlxmesh.telemetry.v1.events_pb2 import InstanceDraining, InstanceLeft, InstanceRegistered
+from mlxmesh.telemetry.v1.events_pb2 import (
+    InstanceDeregistered,
+    InstanceDraining,
+    InstanceRegistered,
+)
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.registry import Instance, Registry, follow_service
 
-InstanceEvent = InstanceRegistered | InstanceDraining | InstanceLeft
+InstanceEvent = InstanceRegistered | InstanceDraining | InstanceDeregistered
 
 
 class InstanceEvents:
@@ -58,7 +62,9 @@ def changes(before: Sequence[Instance], now: Sequence[Instance]) -> Iterator[Ins
     new = {_life(one): one for one in now}
     for life in sorted(old.keys() - new.keys()):
         left = old[life]
-        yield InstanceLeft(service=left.service, instance_id=left.instance_id, address=left.address)
+        yield InstanceDeregistered(
+            service=left.service, instance_id=left.instance_id, address=left.address
+        )
     for life in sorted(new.keys() - old.keys()):
         came = new[life]
         yield InstanceRegistered(

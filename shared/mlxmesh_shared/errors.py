@@ -148,7 +148,7 @@ class ReaderReplaced(MeshError):
     code = StatusCode.ABORTED
 
 
-class SequenceGone(MeshError):
+class MessagesExpired(MeshError):
     code = StatusCode.OUT_OF_RANGE
 
 

@@ -77,7 +77,7 @@ class Talk:
         await self._call.write(ExecuteRequest(submit=submit))
 
     async def cancel(self, sequence_id: int, *more: int) -> None:
-        cancel = Cancel(sequence_id=sequence_id, more_sequence_ids=more)
+        cancel = Cancel(sequence_ids=[sequence_id, *more])
         await self._call.write(ExecuteRequest(cancel=cancel))
 
     async def read(self) -> None:
@@ -283,16 +283,16 @@ async def test_memory_is_promised_for_all_that_each_may_come_to(
 ) -> None:
     await talk.submit(1, prompt_token_ids=[5] * 10, max_tokens=90)
     await talk.until_tokens(1)
-    one = talk.load.kv_promised_bytes
+    one = talk.load.kv_reserved_bytes
     assert one > 0
     assert one % 100 == 0
     await talk.submit(2, prompt_token_ids=[5] * 50, max_tokens=250)
     await talk.until_tokens(2)
-    assert talk.load.kv_promised_bytes in (4 * one, 3 * one)  # the first may have ended
+    assert talk.load.kv_reserved_bytes in (4 * one, 3 * one)  # the first may have ended
     await talk.cancel(2)
     await talk.end(1, 2)
     load = (await stub.GetEngineInfo(GetEngineInfoRequest())).load
     while load.running:
         await asyncio.sleep(0.01)
         load = (await stub.GetEngineInfo(GetEngineInfoRequest())).load
-    assert load.kv_promised_bytes == 0
+    assert load.kv_reserved_bytes == 0

@@ -205,7 +205,7 @@ class FakeEngine(EngineServiceServicer):
                 self._submit(request.submit, outbox)
             else:
                 self.cancels.append(request.cancel)
-                for number in (request.cancel.sequence_id, *request.cancel.more_sequence_ids):
+                for number in request.cancel.sequence_ids:
                     self._cancel((outbox, number))
 
     def _submit(self, submit: Submit, outbox: _Outbox) -> None:
@@ -325,7 +325,7 @@ class FakeEngine(EngineServiceServicer):
             max_running=self.options.max_running,
             max_waiting=self.options.max_waiting,
             kv_capacity_bytes=self.options.kv_capacity_bytes,
-            kv_promised_bytes=tokens * self.options.kv_token_bytes,
+            kv_reserved_bytes=tokens * self.options.kv_token_bytes,
         )
 
 

@@ -48,7 +48,7 @@ class Behaviour:
     refuses: str = ""  # every start ends with this reason, which no other start would change
     drain_s: float = 0.0  # how long it drains after SIGTERM
     ignore_sigterm: bool = False  # it must be killed
-    loop_age_ms: int = 1  # large: its loop is stuck although it answers
+    time_since_progress_ms: int = 1  # large: its loop is stuck although it answers
     slow_info_s: float = 0.0  # delay of GetEngineInfo
 
     def write(self, model_dir: Path) -> None:
@@ -100,7 +100,7 @@ class FakeEngineServicer(pb_grpc.EngineServiceServicer):
             context_tokens=256,
             vocab_size=64,
             weights_bytes=1024,
-            loop_age_ms=behaviour.loop_age_ms,
+            time_since_progress_ms=behaviour.time_since_progress_ms,
             load=pb.EngineLoad(max_running=64, max_waiting=256),
         )
 

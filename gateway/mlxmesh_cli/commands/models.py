@@ -185,8 +185,8 @@ def load(
         replicas = version.ready_replicas
         noun = "replica" if replicas == 1 else "replicas"
         typer.echo(f"{name}@{version.version} is ready ({replicas} {noun})")
-        for runtime, why in sorted(version.passed_over.items()):
-            typer.echo(f"passed over {runtime}: {why.message}", err=True)
+        for runtime, why in sorted(version.rejections.items()):
+            typer.echo(f"rejected by {runtime}: {why.message}", err=True)
 
 
 def unload(

@@ -58,7 +58,7 @@ async def whole_trace(client: MeshClient, request: str) -> GetTraceResponse:
     while True:
         try:
             response = await _ask(client, request)
-            if response.settled_ms >= WHOLE_AFTER_MS or time.monotonic() >= until_s:
+            if response.time_since_last_span_ms >= WHOLE_AFTER_MS or time.monotonic() >= until_s:
                 return response
         except TraceNotFound:
             if time.monotonic() >= until_s:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from rich.text import Text
 
 from mlxmesh.common.v1.failure_pb2 import Failure
-from mlxmesh.telemetry.v1.events_pb2 import GAP_REASON_OTHER_LOG, Event, Gap
+from mlxmesh.telemetry.v1.events_pb2 import GAP_REASON_LOG_MISMATCH, Event, Gap
 from mlxmesh_shared.events import event_payload
 
 _BAD = ("crashed", "failed", "opened", "overloaded", "left")
@@ -32,7 +32,7 @@ def event_line(event: Event) -> Text:
 
 def gap_line(gap: Gap) -> Text:
     """What a Gap says, in words."""
-    if gap.reason == GAP_REASON_OTHER_LOG:
+    if gap.reason == GAP_REASON_LOG_MISMATCH:
         return Text("-- another gateway, or restarted: events may be missing here --", style="red")
     return Text(f"-- {gap.missing_events} events are no longer kept --", style="red")
 

@@ -55,10 +55,10 @@ def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
 
 
 def _failure(version: dict[str, Any]) -> str:
-    """What failed, when it is tried again, and which runtimes were passed over."""
+    """What failed, when it is tried again, and which runtimes rejected a replica."""
     failed = version.get("failure", {}).get("message", "")
     words = [failed + _again(version)] if failed else []
-    for runtime, why in sorted(version.get("passed_over", {}).items()):
+    for runtime, why in sorted(version.get("rejections", {}).items()):
         message = why["message"]
         if message not in failed:
             words.append(message if runtime in message else f"{runtime}: {message}")

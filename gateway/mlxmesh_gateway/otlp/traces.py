@@ -39,14 +39,14 @@ class Traces:
     async def find(self, request: wire.GetTraceRequest) -> wire.GetTraceResponse:
         """Raises: TraceNotFound when no gateway has it."""
         answers = [] if (own := self._here(request)) is None else [own]
-        if not answers and not request.here_only:
+        if not answers and not request.local_only:
             answers = await self._elsewhere(request)
         if not answers:
             raise TraceNotFound(self._why_not())
         spans = [span for answer in answers for span in answer.spans]
         spans.sort(key=lambda span: (span.start_unix_nano, -span.duration_nano))
-        settled_ms = min(answer.settled_ms for answer in answers)
-        return wire.GetTraceResponse(spans=spans, settled_ms=settled_ms)
+        since_ms = min(answer.time_since_last_span_ms for answer in answers)
+        return wire.GetTraceResponse(spans=spans, time_since_last_span_ms=since_ms)
 
     def _here(self, request: wire.GetTraceRequest) -> wire.GetTraceResponse | None:
         if request.WhichOneof("key") == "trace_id":
@@ -58,13 +58,13 @@ class Traces:
         settled_s = self._clock() - max(trace.last_s for trace in traces)
         return wire.GetTraceResponse(
             spans=[span_message(kept) for trace in traces for kept in trace.spans],
-            settled_ms=round(settled_s * 1000),
+            time_since_last_span_ms=round(settled_s * 1000),
         )
 
     async def _elsewhere(self, request: wire.GetTraceRequest) -> list[wire.GetTraceResponse]:
         asked = wire.GetTraceRequest()
         asked.CopyFrom(request)
-        asked.here_only = True
+        asked.local_only = True
         others = [one for one in await self._gateways() if one.instance_id != self._instance_id]
         answers = await asyncio.gather(*(self._ask(one, asked) for one in others))
         return [answer for answer in answers if answer is not None]

@@ -1,4 +1,4 @@
-"""The model service put together from its parts, as the settings want it."""
+"""Builds the model service from its settings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.database_urls import database_url, sqlite_url
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.fleet.loads import Loads
-from mlxmesh_model.fleet.passed_over import PassedOver
-from mlxmesh_model.fleet.reconciler import Reconciler
-from mlxmesh_model.fleet.runtimes import GrpcFleet
-from mlxmesh_model.fleet.turn import Turn
-from mlxmesh_model.model_events import publish_change
+from mlxmesh_model.model_events import publish_change, publish_rejection
+from mlxmesh_model.replicas.leader import LeaderLock
+from mlxmesh_model.replicas.loader import Loader
+from mlxmesh_model.replicas.reconciler import Reconciler
+from mlxmesh_model.replicas.rejections import Rejections
+from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.process.background import running_in_background
@@ -34,12 +34,12 @@ class Catalogue:
     """The catalogue, and everything that changes it or acts on it."""
 
     store: Store
-    fleet: GrpcFleet
+    runtimes: GrpcRuntimes
     pulls: Pulls
     imports: Imports
-    passed_over: PassedOver
+    rejections: Rejections
     reconciler: Reconciler
-    turn: Turn
+    leader: LeaderLock
 
     async def recover(self) -> None:
         """Marks the pulls and removes the imports that a previous process left unfinished."""
@@ -50,13 +50,13 @@ class Catalogue:
         """Reconciles and follows runtimes and other instances until the body ends."""
         return running_in_background(
             self._reconcile(),
-            self.fleet.listen(self.reconciler.wake),
-            self.store.follow_others(),
+            self.runtimes.watch(self.reconciler.wake),
+            self.store.poll_changes(),
         )
 
     async def _reconcile(self) -> None:
         """One instance reconciles at a time: each of two would place the missing replicas."""
-        await self.turn.wait()
+        await self.leader.acquire()
         await self.recover()
         await self.reconciler.run()
 
@@ -71,29 +71,29 @@ async def open_catalogue(
     settings = process.settings
     store = await Store.open(_database_url(settings), partial(publish_change, publish))
     stack.push_async_callback(store.close)
-    fleet = GrpcFleet(registry, grace_s=settings.runtime_grace_s, open_=process.open_channel)
-    stack.push_async_callback(fleet.close)
-    passed_over = PassedOver(publish)
+    runtimes = GrpcRuntimes(registry, grace_s=settings.runtime_grace_s, open_=process.open_channel)
+    stack.push_async_callback(runtimes.close)
+    rejections = Rejections(partial(publish_rejection, publish))
     models_dir = settings.models_dir or settings.data_dir / "models"
-    turn = Turn(settings.data_dir / "model.turn")
-    stack.callback(turn.release)
+    leader = LeaderLock(settings.data_dir / "model.lock")
+    stack.callback(leader.release)
     return Catalogue(
         store=store,
-        fleet=fleet,
+        runtimes=runtimes,
         pulls=Pulls(
             store=store,
             hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
             models_dir=models_dir,
         ),
         imports=Imports(store=store, models_dir=models_dir),
-        passed_over=passed_over,
+        rejections=rejections,
         reconciler=Reconciler(
             store=store,
-            fleet=fleet,
+            runtimes=runtimes,
             interval_s=settings.reconcile_interval_s,
-            passed_over=passed_over,
+            rejections=rejections,
         ),
-        turn=turn,
+        leader=leader,
     )
 
 
@@ -103,8 +103,8 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         store=catalogue.store,
         pulls=catalogue.pulls,
         imports=catalogue.imports,
-        loads=Loads(store=catalogue.store, wake_reconciler=catalogue.reconciler.wake),
-        passed_over=catalogue.passed_over.of,
+        loader=Loader(store=catalogue.store, wake_reconciler=catalogue.reconciler.wake),
+        rejections=catalogue.rejections.of,
     )
     settings = process.settings
     return process.make_server(

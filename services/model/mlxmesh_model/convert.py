@@ -1,17 +1,16 @@
-"""The catalogue's domain objects to wire messages and back."""
+"""Converts the catalogue's domain objects to ModelService's messages and back."""
 
 import base64
 from collections.abc import Callable, Mapping
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1 import model_pb2
-from mlxmesh_model.artifacts.pulls import PullProgress
+from mlxmesh_model.artifacts.progress import Step
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
-from mlxmesh_shared.errors import InvalidArgument, MeshError
-from mlxmesh_shared.rpc.error_status import from_failure
+from mlxmesh_model.replicas.convert import to_failure
+from mlxmesh_shared.errors import InvalidArgument
 
 _STATES = {
     State.PULLING: model_pb2.VERSION_STATE_PULLING,
@@ -22,34 +21,34 @@ _STATES = {
     State.UNLOADING: model_pb2.VERSION_STATE_UNLOADING,
     State.LOAD_FAILED: model_pb2.VERSION_STATE_FAILED,
 }
-PassedOverBy = Callable[[Version], Mapping[str, FailureRecord]]
-"""Which runtimes refused a version, and why."""
-# Tells our tokens from other texts.
+RejectionsOf = Callable[[Version], Mapping[str, FailureRecord]]
+"""The runtimes that rejected a version, and why."""
+# Identifies our page tokens.
 _PAGE = "after:"
 _NOTHING_ON_DISK = Artifact("", "", "", 0, 0, "", 0, 0)
 
 
-def _nobody(_: Version) -> Mapping[str, FailureRecord]:
+def _none(_: Version) -> Mapping[str, FailureRecord]:
     return {}
 
 
 def to_model(
-    model: Model, *, only: Version | None = None, passed_over: PassedOverBy = _nobody
+    model: Model, *, only: Version | None = None, rejections: RejectionsOf = _none
 ) -> model_pb2.Model:
-    """A model, with all its versions or only one of them."""
+    """A model with all its versions, or with only one of them."""
     versions = [version for version in model.versions if only in (None, version)]
     return model_pb2.Model(
         name=model.name,
-        versions=[to_version(version, passed_over(version)) for version in versions],
+        versions=[to_version(version, rejections(version)) for version in versions],
         aliases=model.aliases,
         default_version=model.default_version,
     )
 
 
 def to_version(
-    version: Version, passed_over: Mapping[str, FailureRecord] | None = None
+    version: Version, rejections: Mapping[str, FailureRecord] | None = None
 ) -> model_pb2.ModelVersion:
-    """A version; what is not known before it is on disk stays unset."""
+    """A version; the properties of its files are unset until it is on disk."""
     artifact = version.artifact or _NOTHING_ON_DISK
     created = Timestamp()
     created.FromDatetime(version.created_at)
@@ -69,19 +68,19 @@ def to_version(
         failure=to_failure(version.failure) if version.failure else None,
         create_time=created,
         retry_in_ms=round(version.retry_in_s * 1000),
-        passed_over={one: to_failure(why) for one, why in (passed_over or {}).items()},
+        rejections={one: to_failure(cause) for one, cause in (rejections or {}).items()},
     )
 
 
 def to_change(change: Change) -> model_pb2.WatchModelsResponse:
-    """A change, as a watcher gets it."""
+    """A change for a watcher."""
     if change.model is None:
         return model_pb2.WatchModelsResponse(sequence=change.sequence, removed_name=change.name)
     return model_pb2.WatchModelsResponse(sequence=change.sequence, model=to_model(change.model))
 
 
-def to_progress(step: PullProgress) -> model_pb2.PullModelResponse:
-    """How far a pull is."""
+def to_progress(step: Step) -> model_pb2.PullModelResponse:
+    """The progress of a pull."""
     return model_pb2.PullModelResponse(
         name=step.name,
         done_bytes=step.progress.done_bytes,
@@ -91,8 +90,8 @@ def to_progress(step: PullProgress) -> model_pb2.PullModelResponse:
     )
 
 
-def to_import_progress(step: PullProgress) -> model_pb2.ImportModelResponse:
-    """How far an import is."""
+def to_import_progress(step: Step) -> model_pb2.ImportModelResponse:
+    """The progress of an import."""
     return model_pb2.ImportModelResponse(
         name=step.name,
         done_bytes=step.progress.done_bytes,
@@ -102,14 +101,14 @@ def to_import_progress(step: PullProgress) -> model_pb2.ImportModelResponse:
 
 
 def to_page_token(name: str) -> str:
-    """The token for the models after a name."""
+    """The token of the page that starts after a name."""
     return base64.urlsafe_b64encode(f"{_PAGE}{name}".encode()).decode()
 
 
 def from_page_token(token: str) -> str:
     """The name that a page starts after.
 
-    Raises: InvalidArgument for what to_page_token did not make.
+    Raises: InvalidArgument for a token that to_page_token did not make.
     """
     try:
         text = base64.b64decode(token, altchars=b"-_", validate=True).decode()
@@ -117,16 +116,6 @@ def from_page_token(token: str) -> str:
         text = ""
     if token and not text.startswith(_PAGE):
         raise InvalidArgument(
-            "page_token must be next_page_token of an earlier answer", field="page_token"
+            "page_token must be next_page_token of an earlier response", field="page_token"
         )
     return text.removeprefix(_PAGE)
-
-
-def to_failure(failure: FailureRecord) -> Failure:
-    """A kept failure."""
-    return Failure(code=failure.code, reason=failure.reason, message=failure.message)
-
-
-def to_error(failure: FailureRecord) -> MeshError:
-    """A kept failure, to be raised."""
-    return from_failure(to_failure(failure))

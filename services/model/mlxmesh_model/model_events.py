@@ -1,4 +1,4 @@
-"""The events that a change of a model in the catalogue is. Pure."""
+"""Builds and publishes the events of models. Pure but for the publisher it is given."""
 
 from collections.abc import Iterator, Mapping
 
@@ -6,13 +6,13 @@ from google.protobuf.message import Message
 
 from mlxmesh.telemetry.v1 import events_pb2 as events
 from mlxmesh_model.catalogue.lifecycle import State
-from mlxmesh_model.catalogue.models import Model, Version
-from mlxmesh_model.convert import to_failure
+from mlxmesh_model.catalogue.models import FailureRecord, Model, Version
+from mlxmesh_model.replicas.convert import to_failure
 from mlxmesh_shared.events import Publish
 
 
 def publish_change(publish: Publish, before: Model | None, after: Model | None) -> None:
-    """Tells what a change of one model was; each event belongs to a version, or to an alias."""
+    """Publishes the events of a change of one model, correlated with a version or an alias."""
     old = {version.number: version for version in before.versions} if before else {}
     new = {version.number: version for version in after.versions} if after else {}
     for number, version in new.items():
@@ -25,15 +25,28 @@ def publish_change(publish: Publish, before: Model | None, after: Model | None) 
         publish(event, f"{event.model}:{event.alias}")
 
 
+def publish_rejection(
+    publish: Publish, version: Version, runtime_id: str, cause: FailureRecord
+) -> None:
+    """Publishes that a runtime rejected a replica of a version."""
+    event = events.ModelReplicaRejected(
+        model=version.model,
+        version=version.number,
+        runtime_id=runtime_id,
+        failure=to_failure(cause),
+    )
+    publish(event, version.label)
+
+
 def version_event(before: Version | None, after: Version) -> Message | None:
-    """What to tell of a version's change of state; None when it is nothing new to others."""
+    """The event of a version's change of state; None when there is nothing to report."""
     was = before.state if before is not None else None
     model, version = after.model, after.number
-    why = to_failure(after.failure) if after.failure is not None else None
+    cause = to_failure(after.failure) if after.failure is not None else None
     if was is after.state:
         known = before.failure if before is not None else None
-        lacks_some = was is State.READY and known is None and why is not None
-        return _load_failed(after) if lacks_some else None
+        newly_failed = was is State.READY and known is None and cause is not None
+        return _load_failed(after) if newly_failed else None
     weights_bytes = after.artifact.weights_bytes if after.artifact is not None else 0
     match was, after.state:
         case None, State.AVAILABLE:
@@ -43,7 +56,7 @@ def version_event(before: Version | None, after: Version) -> Message | None:
                 model=model, version=version, source=str(after.source), weights_bytes=weights_bytes
             )
         case _, State.PULL_FAILED:
-            return events.ModelPullFailed(model=model, version=version, failure=why)
+            return events.ModelPullFailed(model=model, version=version, failure=cause)
         case _, State.READY:
             return events.ModelLoaded(
                 model=model,
@@ -68,12 +81,16 @@ def _load_failed(version: Version) -> events.ModelLoadFailed:
     )
 
 
-def _alias_events(before: Model | None, after: Model | None) -> Iterator[events.ModelAliasSet]:
-    """None for a model that is gone: its aliases went with it."""
+def _alias_events(
+    before: Model | None, after: Model | None
+) -> Iterator[events.ModelAliasSet | events.ModelAliasRemoved]:
+    """The changes of a model's aliases; none for a removed model, whose aliases went with it."""
     if after is None:
         return
     old: Mapping[str, int] = before.aliases if before is not None else {}
     for alias in sorted(old.keys() | after.aliases.keys()):
-        version = after.aliases.get(alias, 0)
-        if version != old.get(alias, 0):
+        version = after.aliases.get(alias)
+        if version is None:
+            yield events.ModelAliasRemoved(model=after.name, alias=alias)
+        elif version != old.get(alias):
             yield events.ModelAliasSet(model=after.name, alias=alias, version=version)

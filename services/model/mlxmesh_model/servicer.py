@@ -1,4 +1,4 @@
-"""ModelService: each RPC checks, calls, and answers."""
+"""ModelService: each method checks, calls and replies."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -15,7 +15,7 @@ from mlxmesh_model.artifacts import folder as artifacts
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.fleet.loads import Loads
+from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
 
@@ -26,7 +26,7 @@ _CHUNK_BYTES = 1024 * 1024
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
-    """The catalogue on the wire; the comments in the contract tell what each RPC promises."""
+    """The catalogue over gRPC; the contract documents each method."""
 
     def __init__(
         self,
@@ -34,20 +34,20 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         store: Store,
         pulls: Pulls,
         imports: Imports,
-        loads: Loads,
-        passed_over: convert.PassedOverBy,
+        loader: Loader,
+        rejections: convert.RejectionsOf,
     ) -> None:
         self._store = store
         self._pulls = pulls
         self._imports = imports
-        self._loads = loads
-        self._passed_over = passed_over
+        self._loader = loader
+        self._rejections = rejections
 
     async def PullModel(
         self, request: pb.PullModelRequest, context: _Context
     ) -> AsyncGenerator[pb.PullModelResponse]:
         if request.dtype and not request.file:
-            raise InvalidArgument("dtype goes with a GGUF file only", field="dtype")
+            raise InvalidArgument("dtype requires file, a GGUF file", field="dtype")
         name = request.name or request.repo_id.rpartition("/")[2]
         pull = self._pulls.pull(
             request.repo_id,
@@ -73,7 +73,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def ImportModel(
         self, request: pb.ImportModelRequest, context: _Context
     ) -> AsyncGenerator[pb.ImportModelResponse]:
-        importing = self._imports.run(request.name, Path(request.file), request.dtype)
+        importing = self._imports.import_file(request.name, Path(request.file), request.dtype)
         async with aclosing(importing):
             async for step in importing:
                 yield convert.to_import_progress(step)
@@ -83,7 +83,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         model = await self._store.model(reference.name)
         pinned = reference.version is not None or reference.alias is not None
         only = model.resolve(reference) if pinned else None
-        shown = convert.to_model(model, only=only, passed_over=self._passed_over)
+        shown = convert.to_model(model, only=only, rejections=self._rejections)
         return pb.GetModelResponse(model=shown)
 
     async def ListModels(
@@ -95,7 +95,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         page = found[:size]
         token = convert.to_page_token(page[-1].name) if len(found) > size else ""
         return pb.ListModelsResponse(
-            models=[convert.to_model(model, passed_over=self._passed_over) for model in page],
+            models=[convert.to_model(model, rejections=self._rejections) for model in page],
             next_page_token=token,
         )
 
@@ -111,16 +111,16 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self, request: pb.LoadModelRequest, context: _Context
     ) -> AsyncGenerator[pb.LoadModelResponse]:
         replicas = request.replicas if request.HasField("replicas") else 1
-        load = self._loads.load(ModelReference.parse(request.model), replicas)
+        load = self._loader.load(ModelReference.parse(request.model), replicas)
         async with aclosing(load):
             async for version in load:
-                shown = convert.to_version(version, self._passed_over(version))
+                shown = convert.to_version(version, self._rejections(version))
                 yield pb.LoadModelResponse(name=version.model, version=shown)
 
     async def UnloadModel(
         self, request: pb.UnloadModelRequest, context: _Context
     ) -> pb.UnloadModelResponse:
-        version = await self._loads.unload(ModelReference.parse(request.model))
+        version = await self._loader.unload(ModelReference.parse(request.model))
         return pb.UnloadModelResponse(version=convert.to_version(version))
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: _Context) -> pb.SetAliasResponse:
@@ -130,17 +130,17 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def WatchModels(
         self, request: pb.WatchModelsRequest, context: _Context
     ) -> AsyncGenerator[pb.WatchModelsResponse]:
-        with self._store.bell() as bell:
+        with self._store.subscribe() as changed:
             newest = await self._store.sequence()
-            # A watcher that is ahead watched another catalogue: it gets all of this one.
+            # A watcher that is ahead watched another catalogue: it gets every model of this one.
             after = request.after_sequence if request.after_sequence <= newest else 0
             for change in await self._store.changes(after):
                 yield convert.to_change(change)
                 newest = max(newest, change.sequence)
             yield pb.WatchModelsResponse(sequence=newest, synced=pb.Synced())
             while True:
-                await bell.wait()
-                bell.clear()
+                await changed.wait()
+                changed.clear()
                 for change in await self._store.changes(newest):
                     yield convert.to_change(change)
                     newest = change.sequence

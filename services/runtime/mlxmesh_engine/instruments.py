@@ -30,8 +30,8 @@ STEP_DURATION = Instrument(
 KV_BYTES = Instrument(
     "mlxmesh.engine.kv.bytes", Kind.GAUGE, "By", "Keys and values of running sequences"
 )
-KV_PROMISED = Instrument(
-    "mlxmesh.engine.kv.promised",
+KV_RESERVED = Instrument(
+    "mlxmesh.engine.kv.reserved",
     Kind.GAUGE,
     "By",
     "Most keys and values that running and waiting sequences may need",

@@ -41,7 +41,7 @@ class FailureReason(StrEnum):
     """Why an engine failed; the reason of the record's Failure."""
 
     CRASHED = "ENGINE_CRASHED"
-    STUCK = "ENGINE_STUCK"
+    STALLED = "ENGINE_STALLED"
     START_FAILED = "ENGINE_START_FAILED"
     REFUSED = ModelRefused.reason
 

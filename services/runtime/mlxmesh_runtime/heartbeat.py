@@ -60,7 +60,7 @@ async def until_hung(probe: EngineProbe, limits: HeartbeatLimits) -> EngineFailu
     while True:
         await asyncio.sleep(limits.interval_s)
         try:
-            loop_age_s = (await probe.info(limits.timeout_s)).loop_age_ms / 1000
+            loop_age_s = (await probe.info(limits.timeout_s)).time_since_progress_ms / 1000
         except MeshError:
             missed += 1
             silent_s = time.monotonic() - last_answer_s
@@ -74,4 +74,4 @@ async def until_hung(probe: EngineProbe, limits: HeartbeatLimits) -> EngineFailu
 
 
 def _stuck(what: str) -> EngineFailure:
-    return EngineFailure(FailureReason.STUCK, f"{what}; it was killed")
+    return EngineFailure(FailureReason.STALLED, f"{what}; it was killed")

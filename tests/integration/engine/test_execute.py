@@ -64,7 +64,7 @@ class Talk:
         await self.call.write(engine_pb2.ExecuteRequest(submit=submit))
 
     async def cancel(self, sequence_id: int) -> None:
-        cancel = engine_pb2.Cancel(sequence_id=sequence_id)
+        cancel = engine_pb2.Cancel(sequence_ids=[sequence_id])
         await self.call.write(engine_pb2.ExecuteRequest(cancel=cancel))
 
     async def end(self, sequence_id: int) -> engine_pb2.SequenceOutput:
@@ -297,5 +297,5 @@ async def test_engine_info(engine: Engine) -> None:
     assert (info.device, info.dtype) == (device_name(), "float32")
     assert (info.vocab_size, info.context_tokens) == (VOCAB_SIZE, CONTEXT_TOKENS)
     assert info.weights_bytes > 0
-    assert info.loop_age_ms < 5000
+    assert info.time_since_progress_ms < 5000
     assert (info.load.max_running, info.load.max_waiting) == (64, 256)

@@ -83,7 +83,7 @@ async def test_another_gateways_log_is_told_by_a_gap(stand: Any) -> None:
     client = await stand.client(await stand.gateway())
     async with aclosing(client.watch_events(after_sequence=7, log_id="another")) as news:
         first = await anext(news)
-    assert first.gap.reason == wire.GAP_REASON_OTHER_LOG
+    assert first.gap.reason == wire.GAP_REASON_LOG_MISMATCH
     assert first.log_id not in ("", "another")
 
 
@@ -106,17 +106,17 @@ async def test_instances_that_come_and_go_are_told_once_at_every_gateway(stand: 
         assert (await until_named(watch, "instance.draining")).correlation_id == "engine-1"
     await stand.registry.deregister(ENGINE)
     for watch in watches:
-        left = await until_named(watch, "instance.left")
-        assert left.instance_left.service == "engine"
+        left = await until_named(watch, "instance.deregistered")
+        assert left.instance_deregistered.service == "engine"
         await watch.aclose()
 
 
 async def test_when_the_gateway_that_told_of_instances_leaves_the_next_one_does(stand: Any) -> None:
     async with stand.running_gateway() as (_, leaving):
         client = await stand.client(await stand.gateway())
-        watch = client.watch_events(names=["instance.left"])
+        watch = client.watch_events(names=["instance.deregistered"])
         leaving.set()
-        left = await until_named(watch, "instance.left")
+        left = await until_named(watch, "instance.deregistered")
         await watch.aclose()
     assert (left.correlation_id, left.instance_id) == ("gateway-1", "gateway-2")
 
@@ -235,7 +235,7 @@ async def test_a_hostile_watch_is_refused_by_its_field(
 async def test_a_number_that_no_log_has_reached_is_another_log(stand: Any) -> None:
     client = await stand.client(await stand.gateway())
     async with aclosing(client.watch_events(after_sequence=2**64 - 1)) as news:
-        assert (await anext(news)).gap.reason == wire.GAP_REASON_OTHER_LOG
+        assert (await anext(news)).gap.reason == wire.GAP_REASON_LOG_MISMATCH
 
 
 async def test_traffic_of_all_gateways_is_added_up(stand: Any) -> None:

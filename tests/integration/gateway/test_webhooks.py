@@ -130,10 +130,10 @@ async def test_a_hook_that_is_slower_than_the_log_loses_what_is_given_up() -> No
 
 
 async def test_a_gateway_with_the_setting_tells_its_hook(stand: Any, receiver: Receiver) -> None:
-    await stand.gateway(event_webhooks=(f"{receiver.url} instance.left",))
+    await stand.gateway(event_webhooks=(f"{receiver.url} instance.deregistered",))
     engine = Instance("engine", "engine-1", "127.0.0.1:1", pid=1)
     await stand.registry.register(engine)
     await asyncio.sleep(0.1)
     await stand.registry.deregister(engine)
     await until(lambda: receiver.got)
-    assert receiver.got[0][1]["instance_left"]["instance_id"] == "engine-1"
+    assert receiver.got[0][1]["instance_deregistered"]["instance_id"] == "engine-1"

@@ -25,8 +25,8 @@ from mlxmesh_shared.errors import (
     GenerationExists,
     GenerationNotFound,
     InvalidArgument,
+    MessagesExpired,
     ReaderReplaced,
-    SequenceGone,
 )
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
 from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
@@ -271,7 +271,7 @@ async def test_one_that_went_on_here_can_be_attached_to_but_not_begun(mesh: Mesh
     rest = [answer.message async for answer in mesh.stub.ResumeGeneration(resume)]
     assert await attach(mesh, "mine", 3) == rest
     for repeat in (mesh.collect(request(request_id="mine")), attach(mesh, "mine", 2)):
-        with pytest.raises(SequenceGone):
+        with pytest.raises(MessagesExpired):
             await repeat
     again = [answer.message async for answer in mesh.stub.ResumeGeneration(resume)]
     assert again == rest
@@ -310,7 +310,7 @@ async def test_what_is_kept_is_bounded(tmp_path: Path, tokenizer_dir: Path) -> N
     async with mesh_with(tmp_path, tokenizer_dir, retained_bytes=4000) as mesh:
         call = mesh.stub.Generate(request(request_id="long", max_tokens=900))
         assert [response async for response in responses_of(call)]
-        with pytest.raises((SequenceGone, GenerationNotFound)):
+        with pytest.raises((MessagesExpired, GenerationNotFound)):
             await attach(mesh, "long")
 
 

@@ -1,4 +1,4 @@
-"""A model service with real SQL and real gRPC, in this process, beside fake runtimes."""
+"""A model service with real SQL and real gRPC in this process, and fake runtimes."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -18,11 +18,11 @@ from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.database_urls import sqlite_url
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.fleet.loads import Loads
-from mlxmesh_model.fleet.passed_over import PassedOver
-from mlxmesh_model.fleet.reconciler import Reconciler
-from mlxmesh_model.fleet.runtimes import GrpcFleet
-from mlxmesh_model.model_events import publish_change
+from mlxmesh_model.model_events import publish_change, publish_rejection
+from mlxmesh_model.replicas.loader import Loader
+from mlxmesh_model.replicas.reconciler import Reconciler
+from mlxmesh_model.replicas.rejections import Rejections
+from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
@@ -34,7 +34,7 @@ from tests.fakes.runtime import FakeHost, FakeRuntime
 
 @pytest.fixture(scope="session")
 def postgres() -> Generator[PostgresServer]:
-    """A PostgreSQL server; whoever stops it starts it again."""
+    """A PostgreSQL server; a test that stops it must start it again."""
     with postgres_server() as server:
         yield server
 
@@ -49,7 +49,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
 
 @dataclass
 class ModelService:
-    """A running model service, its client, and what stands around it."""
+    """A running model service, its client and its dependencies."""
 
     stub: model_pb2_grpc.ModelServiceStub
     store: Store
@@ -65,33 +65,33 @@ class ModelService:
         )
 
     async def load(self, model: str = "pocket", *, replicas: int = 1) -> pb.ModelVersion:
-        """Loads and waits; the version in the last message."""
+        """Loads a model and returns the version of the last message."""
         request = pb.LoadModelRequest(model=model, replicas=replicas)
         messages = [message async for message in self.stub.LoadModel(request)]
         return messages[-1].version
 
     async def model(self, model: str = "pocket") -> pb.Model:
-        """The model as it is."""
+        """The model in its present state."""
         return (await self.stub.GetModel(pb.GetModelRequest(model=model))).model
 
     async def version(self, model: str = "pocket@1") -> pb.ModelVersion:
-        """One version as it is."""
+        """One version in its present state."""
         return (await self.model(model)).versions[0]
 
     async def until(self, model: str, condition: Callable[[pb.ModelVersion], bool]) -> None:
-        """Waits until a version is as wished."""
+        """Waits until a version satisfies the condition."""
         while not condition(await self.version(model)):
             await asyncio.sleep(0.01)
 
 
 class Mesh:
-    """What a test needs: fake hosts, and a model service that it may restart."""
+    """Fake hosts, and a model service that a test may restart."""
 
     def __init__(self, tmp_path: Path, stack: AsyncExitStack) -> None:
         self.tmp_path = tmp_path
         self.registry = InMemoryRegistry()
         self.events: list[Message] = []
-        """Published by the service that runs, the payloads alone."""
+        """The payloads published by the running service."""
         self.hub_endpoint = "http://127.0.0.1:9"
         self._stack = stack
         self._service: AsyncExitStack | None = None
@@ -106,7 +106,7 @@ class Mesh:
         self.events.append(payload)
 
     async def service(self) -> ModelService:
-        """Starts the model service, ending the one that ran; the database stays."""
+        """Restarts the model service on the same database."""
         await self.stop_service()
         stack = self._service = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
@@ -116,15 +116,15 @@ class Mesh:
             partial(publish_change, self._publish),
         )
         stack.push_async_callback(store.close)
-        fleet = GrpcFleet(self.registry, timeout_s=2)
-        stack.push_async_callback(fleet.close)
-        passed_over = PassedOver(self._publish)
+        runtimes = GrpcRuntimes(self.registry, timeout_s=2)
+        stack.push_async_callback(runtimes.close)
+        rejections = Rejections(partial(publish_rejection, self._publish))
         reconciler = Reconciler(
             store=store,
-            fleet=fleet,
+            runtimes=runtimes,
             interval_s=0.1,
-            refusal_pause_s=0.2,
-            passed_over=passed_over,
+            placement_retry_s=0.2,
+            rejections=rejections,
         )
         pulls = Pulls(
             store=store,
@@ -134,16 +134,16 @@ class Mesh:
         await pulls.recover()
         imports = Imports(store=store, models_dir=self.tmp_path / "models")
         await imports.recover()
-        loads = Loads(store=store, wake_reconciler=reconciler.wake)
+        loader = Loader(store=store, wake_reconciler=reconciler.wake)
         servicer = ModelServicer(
-            store=store, pulls=pulls, imports=imports, loads=loads, passed_over=passed_over.of
+            store=store, pulls=pulls, imports=imports, loader=loader, rejections=rejections.of
         )
         server = MeshServer(
             services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
             service_names=["mlxmesh.model.v1.ModelService"],
         )
         address = await server.start()
-        for loop in (reconciler.run(), fleet.listen(reconciler.wake)):
+        for loop in (reconciler.run(), runtimes.watch(reconciler.wake)):
             stack.push_async_callback(_cancel, asyncio.create_task(loop))
         stack.push_async_callback(server.drain, 0, 0)
         channel = open_channel(address)
@@ -152,7 +152,7 @@ class Mesh:
         return ModelService(stub, store, self.registry, self.tmp_path, address)
 
     async def stop_service(self) -> None:
-        """Ends the model service."""
+        """Stops the model service."""
         if self._service is not None:
             await self._service.aclose()
 

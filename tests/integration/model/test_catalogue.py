@@ -16,7 +16,7 @@ async def register(service, directory, name: str = "pocket") -> pb.RegisterModel
     return await service.stub.RegisterModel(request)
 
 
-async def test_register_tells_the_facts(service, tmp_path):
+async def test_register_returns_the_properties(service, tmp_path):
     directory = write_model(tmp_path / "model")
     answer = await register(service, directory)
     [version] = answer.model.versions
@@ -30,7 +30,7 @@ async def test_register_tells_the_facts(service, tmp_path):
     assert version.create_time.seconds > 1_700_000_000
 
 
-async def test_the_same_content_is_the_same_version_now_in_its_new_place(service, tmp_path):
+async def test_the_same_content_is_the_same_version_in_its_new_directory(service, tmp_path):
     await register(service, write_model(tmp_path / "old"))
     moved = write_model(tmp_path / "new")
     answer = await register(service, moved)
@@ -38,7 +38,7 @@ async def test_the_same_content_is_the_same_version_now_in_its_new_place(service
     assert [version.source for version in answer.model.versions] == [str(moved)]
 
 
-async def test_version_numbers_are_not_given_again(service):
+async def test_version_numbers_are_not_reused(service):
     await service.register(rows=8)
     await service.register(rows=16)
     await service.stub.DeleteModel(pb.DeleteModelRequest(model="pocket@2"))
@@ -56,7 +56,7 @@ async def test_one_version_by_number_and_by_alias(service):
     assert len((await service.model("pocket")).versions) == 2
 
 
-async def test_the_alias_default_is_what_the_bare_name_means(service):
+async def test_the_bare_name_refers_to_the_alias_default(service):
     await service.register(rows=8)
     await service.register(rows=16)
     alias = pb.SetAliasRequest(name="pocket", alias="default", version=1)
@@ -67,7 +67,7 @@ async def test_the_alias_default_is_what_the_bare_name_means(service):
     assert (answer.model.default_version, dict(answer.model.aliases)) == (2, {})
 
 
-async def test_the_aliases_of_a_deleted_version_go_with_it(service):
+async def test_the_aliases_of_a_deleted_version_are_deleted(service):
     await service.register(rows=8)
     await service.register(rows=16)
     await service.stub.SetAlias(pb.SetAliasRequest(name="pocket", alias="stable", version=1))
@@ -76,7 +76,7 @@ async def test_the_aliases_of_a_deleted_version_go_with_it(service):
     assert ([v.version for v in model.versions], dict(model.aliases)) == ([2], {})
 
 
-async def test_registered_directories_are_left_alone(service, tmp_path):
+async def test_registered_directories_are_not_removed(service, tmp_path):
     directory = write_model(tmp_path / "model")
     await register(service, directory)
     await service.stub.DeleteModel(pb.DeleteModelRequest(model="pocket"))
@@ -216,7 +216,7 @@ async def test_watch_sends_all_then_each_change(service):
     assert removal.sequence > change.sequence > start[-1].sequence
 
 
-async def test_watch_goes_on_after_a_sequence_number_also_over_a_restart(mesh, service):
+async def test_a_watch_resumes_after_a_sequence_number_across_a_restart(mesh, service):
     await service.register("a")
     await service.register("b")
     last = (await until_synced(await watch(service)))[-1].sequence
@@ -264,7 +264,7 @@ async def tokenizer(service, version: int = 1) -> dict[str, bytes]:
     return files
 
 
-async def test_tokenizer_files_come_whole_and_no_weights(service, tmp_path):
+async def test_tokenizer_files_are_complete_and_contain_no_weights(service, tmp_path):
     directory = write_model(tmp_path / "model")
     (directory / "vocab.json").write_bytes(os.urandom(2**20 * 5 // 2))
     (directory / "merges.txt").write_bytes(b"")
@@ -281,7 +281,7 @@ async def test_tokenizer_files_come_whole_and_no_weights(service, tmp_path):
         assert content == (directory / name).read_bytes()
 
 
-async def test_a_directory_that_went_away(service, tmp_path):
+async def test_a_directory_that_was_removed(service, tmp_path):
     directory = write_model(tmp_path / "model")
     await register(service, directory)
     directory.rename(tmp_path / "gone")
@@ -289,7 +289,7 @@ async def test_a_directory_that_went_away(service, tmp_path):
         await tokenizer(service)
 
 
-async def test_a_directory_that_is_no_model_tells_what_is_missing(service, tmp_path):
+async def test_errors_of_an_invalid_directory_name_what_is_missing(service, tmp_path):
     directory = write_model(tmp_path / "model", config={**CONFIG, "auto_map": {}})
     with pytest.raises(InvalidArgument, match="auto_map"):
         await register(service, directory)

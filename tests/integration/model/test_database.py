@@ -1,4 +1,4 @@
-"""The catalogue's database of either kind: others beside it, of another version, or large."""
+"""Both kinds of database: concurrent stores, other revisions, and large catalogues."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mlxmesh_model.catalogue.database import HEAD, open_database
-from mlxmesh_model.catalogue.models import Artifact
+from mlxmesh_model.catalogue.models import Artifact, Source
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.catalogue.tables import VersionRow
 from mlxmesh_shared.errors import IllegalState
@@ -26,7 +26,7 @@ def artifact(number: int) -> Artifact:
 
 
 async def run_sql(url: URL, *statements: str) -> None:
-    """Runs statements beside the store."""
+    """Runs statements on the store's database."""
     engine = create_async_engine(url)
     async with engine.begin() as connection:
         for statement in statements:
@@ -35,7 +35,7 @@ async def run_sql(url: URL, *statements: str) -> None:
 
 
 def copies_of_a_model(count: int) -> list[str]:
-    """Statements that copy the one model that is there."""
+    """Statements that copy the only model."""
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
     columns = [column.name for column in VersionRow.__table__.columns if column.name != "model"]
     return [
@@ -51,14 +51,14 @@ def quoted(name: str) -> str:
     return f'"{name}"'
 
 
-async def test_stores_that_open_an_empty_database_at_once_all_succeed(database: URL) -> None:
+async def test_stores_can_open_an_empty_database_concurrently(database: URL) -> None:
     stores = await asyncio.gather(*(Store.open(database) for _ in range(4)))
     numbers = [(await store.register("pocket", artifact(1)))[1] for store in stores]
     await asyncio.gather(*(store.close() for store in stores))
     assert numbers == [1, 1, 1, 1]
 
 
-async def test_stores_beside_each_other_lose_no_call_and_no_version(database: URL) -> None:
+async def test_concurrent_stores_lose_no_call_and_no_version(database: URL) -> None:
     async with AsyncExitStack() as stack:
         stores: list[Store] = []
         for _ in range(4):
@@ -77,7 +77,7 @@ async def test_stores_beside_each_other_lose_no_call_and_no_version(database: UR
         assert await stores[0].sequence() == 120
 
 
-async def test_a_version_number_is_never_given_again(database: URL) -> None:
+async def test_a_version_number_is_never_reused(database: URL) -> None:
     store = await Store.open(database)
     _, first = await store.register("pocket", artifact(1))
     _, second = await store.register("pocket", artifact(2))
@@ -89,7 +89,7 @@ async def test_a_version_number_is_never_given_again(database: URL) -> None:
     assert (first, second, third, fourth) == (1, 2, 3, 4)
 
 
-async def test_more_models_than_a_statement_takes_variables(database: URL) -> None:
+async def test_more_models_than_the_parameters_of_a_statement(database: URL) -> None:
     """SQLite takes at most 32,766 of them, PostgreSQL's driver 32,767."""
     store = await Store.open(database)
     await store.register("pocket", ARTIFACT)
@@ -101,33 +101,33 @@ async def test_more_models_than_a_statement_takes_variables(database: URL) -> No
 
 
 @pytest.mark.parametrize("revision", ["0099", "ffff"])
-async def test_a_newer_catalogue_is_refused_in_one_line(database: URL, revision: str) -> None:
+async def test_a_newer_catalogue_is_rejected_in_one_line(database: URL, revision: str) -> None:
     await (await open_database(database)).dispose()
     await run_sql(database, f"UPDATE alembic_version SET version_num = '{revision}'")
-    match = rf"of a newer mlxmesh .*{revision}.*knows {HEAD}.*upgrade mlxmesh"
+    match = rf"by a newer mlxmesh .*{revision}.*supports {HEAD}.*upgrade mlxmesh"
     with pytest.raises(IllegalState, match=match) as caught:
         await open_database(database)
     assert "\n" not in caught.value.message
 
 
-async def test_a_catalogue_of_no_version_is_refused_in_one_line(database: URL) -> None:
+async def test_a_catalogue_of_an_unknown_revision_is_rejected_in_one_line(database: URL) -> None:
     await (await open_database(database)).dispose()
     await run_sql(database, "UPDATE alembic_version SET version_num = '0000'")
-    with pytest.raises(IllegalState, match="its revision 0000 is not known; restore a copy"):
+    with pytest.raises(IllegalState, match="its revision 0000 is unknown; restore a copy"):
         await open_database(database)
 
 
-async def test_a_database_of_something_else_is_left_alone(database: URL) -> None:
+async def test_a_database_of_another_application_is_not_changed(database: URL) -> None:
     if database.database and database.drivername.startswith("sqlite"):
         Path(database.database).parent.mkdir(parents=True)
     await run_sql(database, "CREATE TABLE models (mine INTEGER)")
-    with pytest.raises(IllegalState, match="other tables than a catalogue's"):
+    with pytest.raises(IllegalState, match="tables of another application"):
         await open_database(database)
     await run_sql(database, "INSERT INTO models (mine) VALUES (1)")
 
 
-async def test_numbers_go_on_where_an_older_catalogue_stopped(database: URL) -> None:
-    """A catalogue of the revision before version numbers outlived their models."""
+async def test_version_numbers_continue_those_of_an_older_catalogue(database: URL) -> None:
+    """A catalogue of a revision that did not keep the version numbers of removed models."""
     await upgrade_to(database, "0001")
     await run_sql(
         database,
@@ -140,6 +140,31 @@ async def test_numbers_go_on_where_an_older_catalogue_stopped(database: URL) -> 
     _, first = await store.register("gone", artifact(1))
     await store.close()
     assert (number, first) == (8, 1)
+
+
+async def test_sources_of_an_older_catalogue_are_kept(database: URL) -> None:
+    """A catalogue of a revision whose column of the repository had another name."""
+    await upgrade_to(database, "0003")
+    texts = ("source_directory", "source_file", "source_dtype", "directory", "digest", "dtype")
+    more = ("architecture", "failure_reason", "failure_message")
+    numbers = ("parameters", "weights_bytes", "context_tokens", "vocab_size", "desired_replicas")
+    counts = (*numbers, "intent", "failure_code")
+    await run_sql(
+        database,
+        "INSERT INTO models (name, sequence, last_version) VALUES ('old', 1, 1)",
+        'INSERT INTO versions (model, number, state, hub_id, revision, "commit", created_at, '
+        + ", ".join((*texts, *more, *counts))
+        + ") VALUES ('old', 1, 'pull_failed', 'owner/name', 'main', 'c0ffee',"
+        " '2026-01-01 00:00:00+00:00', "
+        + ", ".join(["''"] * len((*texts, *more)) + ["0"] * len(counts))
+        + ")",
+        "INSERT INTO aliases (model, alias, number) VALUES ('old', 'stable', 1)",
+    )
+    store = await Store.open(database)
+    model = await store.model("old")
+    await store.close()
+    assert model.version(1).source == Source("", "owner/name", "main", "c0ffee")
+    assert model.aliases == {"stable": 1}
 
 
 async def upgrade_to(url: URL, revision: str) -> None:

@@ -1,4 +1,4 @@
-"""Importing GGUF files, from this host and from a hub: whole, refused, cancelled and broken off."""
+"""Importing GGUF files from this host and a hub: complete, rejected, cancelled, interrupted."""
 
 import asyncio
 import os
@@ -10,8 +10,8 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh_model.artifacts.hub import Progress
 from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.progress import Progress
 from mlxmesh_model.catalogue.database_urls import sqlite_url
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import (
@@ -61,7 +61,7 @@ async def pull(service, file: str = FILE, **fields: str):
 
 
 def left(service) -> list[str]:
-    """What there is in the folder of imports."""
+    """The contents of the folder of imports."""
     root = service.tmp_path / "models/_imported"
     return sorted(str(path.relative_to(root)) for path in root.glob("*/*"))
 
@@ -90,7 +90,7 @@ async def test_the_same_content_is_the_same_version(service, tmp_path):
     assert (await run(service, path, dtype="float16"))[-1].version.version == 2
 
 
-async def test_deleted_its_files_go_and_the_gguf_file_stays(service, tmp_path):
+async def test_deleting_removes_the_model_but_not_the_gguf_file(service, tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     await run(service, path)
     await service.stub.DeleteModel(pb.DeleteModelRequest(model="tiny"))
@@ -98,7 +98,7 @@ async def test_deleted_its_files_go_and_the_gguf_file_stays(service, tmp_path):
     assert path.exists()
 
 
-async def test_what_is_no_file_is_refused(service, tmp_path):
+async def test_a_path_that_is_not_a_file_is_rejected(service, tmp_path):
     os.mkfifo(tmp_path / "pipe.gguf")
     for file in ("relative.gguf", str(tmp_path), "/nowhere.gguf", str(tmp_path / "pipe.gguf"),
                  "/dev/zero", "/\0"):  # fmt: skip
@@ -107,17 +107,17 @@ async def test_what_is_no_file_is_refused(service, tmp_path):
         assert caught.value.field == "file"
 
 
-async def test_a_damaged_file_is_refused_and_leaves_nothing(service, tmp_path):
+async def test_a_damaged_file_is_rejected_and_leaves_nothing(service, tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1000)
-    with pytest.raises(InvalidArgument, match=r"damaged: tensor .* behind the end") as caught:
+    with pytest.raises(InvalidArgument, match=r"damaged: tensor .* beyond the end") as caught:
         await run(service, path)
     assert caught.value.field == "file"
     assert left(service) == []
 
 
-async def test_what_is_not_taken_is_named(service, tmp_path):
+async def test_the_unsupported_feature_is_named(service, tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", Shape(metadata={"general.architecture": "rwkv7"}))
     with pytest.raises(FeatureNotSupported, match="architecture is rwkv7"):
         await run(service, path)
@@ -155,7 +155,7 @@ def _conversion_of(path: Path) -> int | None:
     return None
 
 
-async def test_what_a_killed_service_left_goes_at_the_next_start(mesh, service, tmp_path):
+async def test_files_of_a_killed_service_are_removed_at_the_next_start(mesh, service, tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     await run(service, path)
     [kept] = left(service)
@@ -165,7 +165,7 @@ async def test_what_a_killed_service_left_goes_at_the_next_start(mesh, service, 
     assert left(again) == [kept]
 
 
-async def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
+async def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
     async def on_a_full_disk(file: Path, directory: Path, dtype: str, progress: Progress) -> None:
         directory.mkdir(parents=True)
         raise OSError(28, "No space left on device")
@@ -174,7 +174,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
     imports = Imports(store=store, models_dir=tmp_path / "models", convert=on_a_full_disk)
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     with pytest.raises(DiskFull, match=r"free space in .*/models"):
-        async for _ in imports.run("tiny", path, ""):
+        async for _ in imports.import_file("tiny", path, ""):
             pass
     assert list((tmp_path / "models/_imported").glob("*/*")) == []
     assert await store.models() == []
@@ -183,18 +183,18 @@ async def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
 
 @needs_mount
 @pytest.mark.parametrize("left_bytes", [0, 60_000])
-async def test_a_small_disk_is_told_and_survived(tmp_path, left_bytes: int):
+async def test_a_small_disk_is_reported_and_survived(tmp_path, left_bytes: int):
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     store = await Store.open(sqlite_url(tmp_path / "model.db"))
     with small_disk(tmp_path / "disk") as disk:
         imports = Imports(store=store, models_dir=disk.path / "models")
         disk.fill(left_bytes=left_bytes)
         with pytest.raises(DiskFull, match=r"the disk is full.*: free space in .*/disk/models"):
-            async for _ in imports.run("tiny", path, ""):
+            async for _ in imports.import_file("tiny", path, ""):
                 pass
         assert list(disk.path.glob("models/_imported/*/*")) == []
         disk.free()
-        async for _ in imports.run("tiny", path, ""):
+        async for _ in imports.import_file("tiny", path, ""):
             pass
         assert len(await store.models()) == 1
     await store.close()

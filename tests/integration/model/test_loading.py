@@ -1,4 +1,4 @@
-"""Desired replicas become engines, whatever happens to runtimes and to the model service."""
+"""Desired replicas become engines despite failures of runtimes and of the model service."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ import pytest
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2
-from mlxmesh.telemetry.v1.events_pb2 import ModelLoadFailed, ModelPassedOver
+from mlxmesh.telemetry.v1.events_pb2 import ModelLoadFailed, ModelReplicaRejected
 from mlxmesh_shared.errors import (
     EngineFailed,
     IllegalState,
@@ -38,7 +38,7 @@ async def test_load_streams_until_every_replica_is_ready(mesh, service):
     assert engine.engine_id.startswith("pocket-v1-")
 
 
-async def test_load_tells_each_step(mesh, service):
+async def test_load_reports_each_step(mesh, service):
     host = await mesh.host()
     host.runtime.hold = True
     await service.register()
@@ -80,7 +80,7 @@ async def test_more_and_fewer_replicas(mesh, service):
     assert len(host.runtime.stops) == 2
 
 
-async def test_unload_answers_when_the_replicas_are_gone(mesh, service):
+async def test_unload_returns_when_the_replicas_have_stopped(mesh, service):
     host = await mesh.host()
     await service.register()
     await service.load(replicas=2)
@@ -91,7 +91,7 @@ async def test_unload_answers_when_the_replicas_are_gone(mesh, service):
     assert host.runtime.engines == {}
 
 
-async def test_unload_of_what_is_not_loaded_answers_at_once(service):
+async def test_unloading_an_unloaded_version_returns_at_once(service):
     await service.register()
     answer = await service.stub.UnloadModel(pb.UnloadModelRequest(model="pocket"))
     assert answer.version.state == AVAILABLE
@@ -106,14 +106,14 @@ async def test_no_runtime(service):
     assert version.failure.reason == "NO_RUNTIME"
 
 
-async def test_a_runtime_that_does_not_answer_is_named(mesh, service):
+async def test_an_unresponsive_runtime_is_named(mesh, service):
     await mesh.registry.register(Instance("runtime", "runtime-frozen", "127.0.0.1:1", os.getpid()))
     await service.register()
-    with pytest.raises(NoRuntime, match="not answering: runtime-frozen"):
+    with pytest.raises(NoRuntime, match="not responding: runtime-frozen"):
         await service.load()
 
 
-async def test_a_runtime_that_comes_later_gets_what_is_desired(mesh, service):
+async def test_a_runtime_that_registers_later_gets_the_replicas(mesh, service):
     await service.register()
     with pytest.raises(NoRuntime):
         await service.load()
@@ -121,7 +121,7 @@ async def test_a_runtime_that_comes_later_gets_what_is_desired(mesh, service):
     await service.until("pocket", lambda v: v.state == READY and not v.HasField("failure"))
 
 
-async def test_no_room_tells_the_figures(mesh, service):
+async def test_insufficient_memory_reports_the_amounts(mesh, service):
     await mesh.host(FakeRuntime(available_bytes=300 * 2**20))
     await mesh.host(FakeRuntime("runtime-2", available_bytes=100 * 2**20))
     await service.register(rows=8 * 2**20 // 4)  # 32 MiB
@@ -131,7 +131,7 @@ async def test_no_room_tells_the_figures(mesh, service):
         await service.load("big")
 
 
-async def test_a_runtime_that_refuses_is_passed_over(mesh, service):
+async def test_a_runtime_that_rejects_a_replica_is_skipped(mesh, service):
     full = await mesh.host(FakeRuntime("runtime-1", available_bytes=9 * 2**30))
     other = await mesh.host(FakeRuntime("runtime-2"))
     full.runtime.refuse_with = InsufficientMemory("4 of 3 GiB")
@@ -140,7 +140,7 @@ async def test_a_runtime_that_refuses_is_passed_over(mesh, service):
     assert len(other.runtime.engines) == 1
 
 
-async def test_every_runtime_refuses(mesh, service):
+async def test_every_runtime_rejects_the_replica(mesh, service):
     host = await mesh.host()
     host.runtime.refuse_with = InsufficientMemory("needs 4 GiB, has 3 GiB")
     await service.register()
@@ -151,7 +151,7 @@ async def test_every_runtime_refuses(mesh, service):
     await service.until("pocket", lambda v: v.state == READY)
 
 
-async def test_a_failed_engine_ends_the_load_and_a_new_load_tries_again(mesh, service):
+async def test_a_failed_engine_ends_the_load_and_a_new_load_retries(mesh, service):
     host = await mesh.host()
     host.runtime.hold = True
     await service.register()
@@ -184,7 +184,7 @@ async def test_a_crashed_engine_that_its_runtime_restarts(mesh, service):
     assert host.runtime.starts == [engine_id]
 
 
-async def test_a_runtime_that_comes_back_empty_gets_its_engines_again(mesh, service):
+async def test_a_runtime_restarted_without_engines_gets_them_again(mesh, service):
     host = await mesh.host()
     await service.register()
     await service.load(replicas=2)
@@ -207,7 +207,7 @@ async def test_replicas_of_a_lost_runtime_are_placed_elsewhere(mesh, service):
         await asyncio.sleep(0.01)
 
 
-async def test_a_runtime_that_is_away_for_a_moment_keeps_its_engines(mesh, service):
+async def test_a_briefly_absent_runtime_keeps_its_engines(mesh, service):
     first = await mesh.host(FakeRuntime("runtime-1", available_bytes=9 * 2**30))
     second = await mesh.host(FakeRuntime("runtime-2"))
     await service.register()
@@ -238,7 +238,7 @@ async def test_a_restarted_model_service_adopts_running_engines(mesh):
     assert (host.runtime.starts, host.runtime.stops) == (before, [])
 
 
-async def test_what_was_loaded_is_loaded_after_all_restart(mesh):
+async def test_loaded_versions_are_loaded_again_after_a_full_restart(mesh):
     host = await mesh.host()
     service = await mesh.service()
     await service.register()
@@ -254,7 +254,7 @@ async def test_what_was_loaded_is_loaded_after_all_restart(mesh):
         await asyncio.sleep(0.01)
 
 
-async def test_an_engine_that_no_version_knows_is_stopped(mesh, service):
+async def test_an_orphaned_engine_is_stopped(mesh, service):
     runtime = FakeRuntime()
     runtime.engines["stray-v1-abcdef"] = runtime_pb2.Engine(
         engine_id="stray-v1-abcdef", model="stray", model_version=1
@@ -289,7 +289,7 @@ async def test_ending_the_call_does_not_undo_the_load(mesh, service):
     await service.until("pocket", lambda v: v.state == READY)
 
 
-async def test_the_bare_name_means_the_version_that_is_ready(mesh, service):
+async def test_the_bare_name_refers_to_the_ready_version(mesh, service):
     await mesh.host()
     await service.register()
     await service.load()
@@ -299,7 +299,7 @@ async def test_the_bare_name_means_the_version_that_is_ready(mesh, service):
     assert (await service.model()).default_version == 2
 
 
-async def test_replicas_leave_a_draining_runtime_once_others_serve(mesh, service):
+async def test_replicas_leave_a_draining_runtime_once_replacements_serve(mesh, service):
     async def until(condition):
         async with asyncio.timeout(10):
             while not condition():
@@ -324,7 +324,7 @@ async def test_replicas_leave_a_draining_runtime_once_others_serve(mesh, service
     await service.until("pocket@1", lambda v: v.ready_replicas == 2)
 
 
-async def test_a_model_that_its_engine_refuses_is_a_failed_precondition(mesh, service):
+async def test_a_model_refused_by_its_engine_is_a_failed_precondition(mesh, service):
     host = await mesh.host()
     host.runtime.hold = True
     await service.register()
@@ -338,8 +338,8 @@ async def test_a_model_that_its_engine_refuses_is_a_failed_precondition(mesh, se
     assert (await service.version()).failure.code == 9
 
 
-async def test_a_runtime_without_the_files_is_passed_over_and_told(mesh, service):
-    """The two hosts of one mesh have different disks; nobody may believe that both serve."""
+async def test_a_runtime_without_the_files_is_reported(mesh, service):
+    """When only one of two hosts has the files, nothing may suggest that both serve."""
     bare = await mesh.host(FakeRuntime("runtime-bare", available_bytes=9 * 2**30))
     full = await mesh.host(FakeRuntime("runtime-full"))
     bare.runtime.refuse_with = InvalidArgument(
@@ -350,12 +350,12 @@ async def test_a_runtime_without_the_files_is_passed_over_and_told(mesh, service
     version = await service.load(replicas=2)
 
     assert (version.ready_replicas, len(full.runtime.engines)) == (2, 2)
-    why = f"runtime-bare has not the files of pocket@1: {mesh.tmp_path / 'pocket-8'}"
+    why = f"runtime-bare does not have the files of pocket@1: {mesh.tmp_path / 'pocket-8'}"
     for shown in (version, await service.version(), (await service.model("pocket")).versions[0]):
-        assert list(shown.passed_over) == ["runtime-bare"]
-        assert shown.passed_over["runtime-bare"].reason == "MODEL_FILES_MISSING"
-        assert shown.passed_over["runtime-bare"].message.startswith(why)
-    [event] = [event for event in mesh.events if isinstance(event, ModelPassedOver)]
+        assert list(shown.rejections) == ["runtime-bare"]
+        assert shown.rejections["runtime-bare"].reason == "MODEL_FILES_MISSING"
+        assert shown.rejections["runtime-bare"].message.startswith(why)
+    [event] = [event for event in mesh.events if isinstance(event, ModelReplicaRejected)]
     assert (event.model, event.version, event.runtime_id) == ("pocket", 1, "runtime-bare")
     assert event.failure.message.startswith(why)
 
@@ -364,25 +364,25 @@ async def test_no_runtime_has_the_files(mesh, service):
     host = await mesh.host()
     host.runtime.refuse_with = InvalidArgument("model_dir is missing", field="model_dir")
     await service.register()
-    with pytest.raises(ModelFilesMissing, match=r"runtime-1 has not the files of pocket@1"):
+    with pytest.raises(ModelFilesMissing, match=r"runtime-1 does not have the files of pocket@1"):
         await service.load()
 
     host.runtime.refuse_with = None
-    await service.until("pocket", lambda v: v.state == READY and not v.passed_over)
+    await service.until("pocket", lambda v: v.state == READY and not v.rejections)
 
 
-async def test_a_refusal_is_forgotten_with_the_wish(mesh, service):
+async def test_rejections_are_removed_when_the_version_is_unloaded(mesh, service):
     host = await mesh.host()
     host.runtime.refuse_with = InsufficientMemory("needs 4 GiB, has 3 GiB")
     await service.register()
     with pytest.raises(InsufficientMemory):
         await service.load()
-    assert "runtime-1" in (await service.version()).passed_over
+    assert "runtime-1" in (await service.version()).rejections
     await service.stub.UnloadModel(pb.UnloadModelRequest(model="pocket"))
-    await service.until("pocket", lambda v: not v.passed_over)
+    await service.until("pocket", lambda v: not v.rejections)
 
 
-async def test_a_failed_load_says_that_it_is_tried_again(mesh, service):
+async def test_a_failed_load_reports_its_retry(mesh, service):
     await service.register()
     with pytest.raises(NoRuntime):
         await service.load()
@@ -391,7 +391,7 @@ async def test_a_failed_load_says_that_it_is_tried_again(mesh, service):
     assert (event.failure.reason, event.retry_in_ms) == ("NO_RUNTIME", 10_000)
 
 
-async def test_an_engine_that_was_given_up_waits_for_a_load(mesh, service):
+async def test_a_failed_engine_is_retried_only_by_a_new_load(mesh, service):
     host = await mesh.host()
     await service.register()
     await service.load()
@@ -401,7 +401,7 @@ async def test_an_engine_that_was_given_up_waits_for_a_load(mesh, service):
     assert (await service.version()).retry_in_ms == 0
 
 
-async def test_a_replica_without_a_place_is_an_event_though_others_serve(mesh, service):
+async def test_an_unplaced_replica_is_an_event_although_others_serve(mesh, service):
     host = await mesh.host()
     await service.register()
     await service.load()

@@ -1,4 +1,4 @@
-"""The process as the launcher starts it, beside a real runtime with a real engine and model."""
+"""The process as the launcher starts it, with a real runtime, engine and model."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ READY = pb.VERSION_STATE_READY
 async def running(
     module: str, data_dir: Path, **env: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """A service process; killed in the end if it still runs."""
+    """A service process; it is killed at the end if it still runs."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("MLXMESH_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, "--data-dir", str(data_dir), env=own | env,
@@ -62,7 +62,7 @@ async def load(stub: model_pb2_grpc.ModelServiceStub) -> pb.ModelVersion:
 
 
 async def stderr_of(data_dir: Path, **env: str) -> tuple[int | None, list[str]]:
-    """How a model service that cannot start ends, and what it says."""
+    """The exit code and output of a model service that cannot start."""
     async with running("mlxmesh_model", data_dir, **env) as model, asyncio.timeout(60):
         _, said = await model.communicate()
         return model.returncode, said.decode().splitlines()
@@ -77,7 +77,7 @@ async def stderr_of(data_dir: Path, **env: str) -> tuple[int | None, list[str]]:
         ("sqlite:////proc/nowhere/model.db", "/proc/nowhere"),
     ],
 )
-async def test_a_catalogue_that_cannot_be_used_is_told_in_one_line(tmp_path, url: str, why: str):
+async def test_an_unusable_catalogue_is_reported_in_one_line(tmp_path, url: str, why: str):
     (tmp_path / "model.db").write_bytes(b"not a database" * 100)
     code, lines = await stderr_of(tmp_path, MLXMESH_MODEL_DATABASE_URL=url)
     assert code == 1
@@ -86,7 +86,7 @@ async def test_a_catalogue_that_cannot_be_used_is_told_in_one_line(tmp_path, url
 
 
 async def test_two_services_on_one_database_lose_no_call(tmp_path, database):
-    """Each of two processes gets half of the calls, for the same models."""
+    """Each of two processes gets half of the calls, all for the same models."""
     url = database.render_as_string(hide_password=False)
     homes = [tmp_path / "a", tmp_path / "b?c"]
     async with AsyncExitStack() as stack:
@@ -111,7 +111,7 @@ async def register_mini(stub: model_pb2_grpc.ModelServiceStub, name: str) -> Any
     return await stub.RegisterModel(request)
 
 
-async def test_loaded_models_come_back_after_a_killed_runtime(tmp_path, registry):
+async def test_loaded_models_are_restored_after_a_killed_runtime(tmp_path, registry):
     async with running("mlxmesh_model", tmp_path) as model:
         instance = await until_registered(registry, "model")
         async with open_channel(instance.address) as channel:

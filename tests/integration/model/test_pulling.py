@@ -105,7 +105,7 @@ async def test_a_connection_that_breaks_once_is_not_noticed(service, hub):
     assert any(seen.startswith("model.safetensors bytes=") for seen in hub.ranges_seen)
 
 
-async def test_a_broken_download_goes_on_with_the_next_pull(service, hub):
+async def test_the_next_pull_continues_a_broken_download(service, hub):
     hub.break_after_bytes, hub.breaks_left = MIB, 2
     with pytest.raises(HubUnavailable, match="pull again"):
         await pull(service)
@@ -122,7 +122,7 @@ async def test_a_broken_download_goes_on_with_the_next_pull(service, hub):
     assert not messages[-1].version.HasField("failure")
 
 
-async def test_a_pull_that_goes_on_at_another_commit_mixes_nothing(service, hub):
+async def test_continuing_at_another_commit_mixes_no_files(service, hub):
     hub.models[REPO_ID]["extra.json"] = b"{}"
     hub.break_after_bytes, hub.breaks_left = MIB, 2
     with pytest.raises(HubUnavailable):
@@ -142,7 +142,7 @@ async def test_a_pull_that_goes_on_at_another_commit_mixes_nothing(service, hub)
 
 
 class _SlowStore(Store):
-    """A catalogue whose `begin_pull` is done before it tells so."""
+    """A catalogue whose `begin_pull` returns some time after it is done."""
 
     def __init__(self, engine: AsyncEngine, *more: Any) -> None:
         super().__init__(engine, *more)
@@ -155,7 +155,7 @@ class _SlowStore(Store):
         return version
 
 
-async def test_a_pull_cancelled_while_it_begins_is_not_left_pulling(tmp_path, hub):
+async def test_a_pull_cancelled_at_its_start_is_not_left_pulling(tmp_path, hub):
     store = await _SlowStore.open(sqlite_url(tmp_path / "slow.db"))
     assert isinstance(store, _SlowStore)
     pulls = Pulls(store=store, hub=HuggingFaceHub(hub.endpoint), models_dir=tmp_path / "models")
@@ -182,7 +182,7 @@ async def test_a_hub_without_ranges_starts_over(service, hub):
     assert last.done_bytes == last.total_bytes
 
 
-async def test_a_cancelled_pull_keeps_what_it_has(service, hub):
+async def test_a_cancelled_pull_keeps_its_bytes(service, hub):
     hub.gate.clear()
     call = service.stub.PullModel(pb.PullModelRequest(repo_id=REPO_ID))
     async for message in call:
@@ -199,7 +199,7 @@ async def test_a_cancelled_pull_keeps_what_it_has(service, hub):
     assert not any(name.endswith(".part") for name in files(service))
 
 
-async def test_a_pull_that_ended_with_the_service_can_be_pulled_on(mesh, service, hub):
+async def test_a_pull_interrupted_by_the_service_can_be_continued(mesh, service, hub):
     hub.gate.clear()
     call = service.stub.PullModel(pb.PullModelRequest(repo_id=REPO_ID))
     await anext(aiter(call))
@@ -235,7 +235,7 @@ async def test_wrong_content_is_removed(service, hub, name):
     assert (await pull(service))[-1].version.state == pb.VERSION_STATE_AVAILABLE
 
 
-async def test_pickled_weights_are_refused(service, hub):
+async def test_pickled_weights_are_rejected(service, hub):
     hub.models[REPO_ID] = {"pytorch_model.bin": b"x", "config.json": b"{}"}
     with pytest.raises(InvalidArgument, match="pickled weights only") as caught:
         await pull(service)
@@ -243,14 +243,14 @@ async def test_pickled_weights_are_refused(service, hub):
     assert (await service.stub.ListModels(pb.ListModelsRequest())).models == []
 
 
-async def test_a_model_with_its_own_code_is_refused(service, hub):
+async def test_a_model_with_its_own_code_is_rejected(service, hub):
     hub.models[REPO_ID]["config.json"] = b'{"model_type": "x", "auto_map": {"a": "b"}}'
     with pytest.raises(InvalidArgument, match="auto_map"):
         await pull(service)
     assert (await service.version()).failure.reason == "INVALID_FIELD"
 
 
-async def test_a_text_that_is_too_large_is_refused_before_anything_is_downloaded(service, hub):
+async def test_a_text_file_that_is_too_large_is_rejected_before_the_download(service, hub):
     hub.models[REPO_ID]["config.json"] = b" " * (4 * MIB) + b"{}"
     with pytest.raises(InvalidArgument, match=r"config.json is larger than 4 MiB") as caught:
         await pull(service)
@@ -266,7 +266,7 @@ async def test_a_hostile_header_at_the_hub_does_not_block_the_service(service, h
         await pull(service)
 
 
-async def test_names_that_lead_elsewhere_are_not_taken(service, hub):
+async def test_names_with_directories_are_ignored(service, hub):
     hub.models[REPO_ID]["../../outside.json"] = b"{}"
     hub.models[REPO_ID]["deeper/inside.json"] = b"{}"
     await pull(service)
@@ -288,7 +288,7 @@ async def test_no_hub(mesh, hub):
         await pull(service)
 
 
-async def test_progress_of_many_small_steps_is_thinned(service, hub):
+async def test_progress_is_rate_limited(service, hub):
     hub.models[REPO_ID] |= {f"extra-{n}.json": b"{}" for n in range(50)}
     began_s = time.monotonic()
     messages = await pull(service)
@@ -313,7 +313,7 @@ async def test_a_link_in_the_models_directory_is_not_followed(service, hub):
     assert list(elsewhere.iterdir()) == []
 
 
-async def test_what_cannot_be_written_is_told(service, hub):
+async def test_a_write_error_is_reported(service, hub):
     (service.tmp_path / "models").mkdir()
     (service.tmp_path / "models/pocket").write_text("a file where a directory has to be")
     with pytest.raises(ServiceUnavailable, match="cannot be written"):

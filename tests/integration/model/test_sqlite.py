@@ -1,4 +1,4 @@
-"""What is special to SQLite: paths, damaged files, and disks that are full or read-only."""
+"""SQLite in particular: paths, damaged files, and full or read-only disks."""
 
 import sqlite3
 from dataclasses import replace
@@ -27,7 +27,7 @@ async def fill(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "ä & b", "a?mode=ro"])
-async def test_a_path_may_hold_what_means_something_in_a_url(tmp_path: Path, name: str) -> None:
+async def test_a_path_may_contain_characters_special_in_urls(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "model.db"
     store = await Store.open(sqlite_url(path))
     await store.close()
@@ -35,7 +35,7 @@ async def test_a_path_may_hold_what_means_something_in_a_url(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 99, b"SQLite format 3\0" + b"\xff" * 9999])
-async def test_a_damaged_catalogue_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+async def test_a_damaged_catalogue_is_rejected_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.db"
     path.write_bytes(content)
     with pytest.raises(MeshError, match=r"cannot be used: .*; restore a copy") as caught:
@@ -44,7 +44,7 @@ async def test_a_damaged_catalogue_is_refused_in_one_line(tmp_path: Path, conten
     assert "\n" not in caught.value.message
 
 
-async def test_a_catalogue_that_may_not_grow_says_that_the_disk_is_full(tmp_path: Path) -> None:
+async def test_a_size_limit_is_reported_as_a_full_disk(tmp_path: Path) -> None:
     engine = await open_database(sqlite_url(tmp_path / "model.db"))
     await engine.dispose()
 
@@ -60,7 +60,7 @@ async def test_a_catalogue_that_may_not_grow_says_that_the_disk_is_full(tmp_path
 
 
 @needs_mount
-async def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
+async def test_a_full_disk_is_reported_and_survived(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         store = await Store.open(sqlite_url(disk.path / "model.db"))
         _, first = await store.register("pocket", artifact(1))
@@ -76,7 +76,7 @@ async def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
 
 @needs_mount
 @pytest.mark.parametrize("present", [True, False], ids=["opened before", "never opened"])
-async def test_a_read_only_disk_is_told_in_one_line(tmp_path: Path, present: bool) -> None:
+async def test_a_read_only_disk_is_reported_in_one_line(tmp_path: Path, present: bool) -> None:
     with small_disk(tmp_path / "disk") as disk:
         url = sqlite_url(disk.path / "deep" / "model.db")
         if present:

@@ -1,4 +1,4 @@
-"""The catalogue in both databases: migrations, cancellation, observations that come too late."""
+"""The catalogue in both databases: migrations, cancellation, outdated observations."""
 
 import asyncio
 import random
@@ -34,7 +34,7 @@ def _difference(connection: Connection) -> list[object]:
     return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
 
 
-async def test_the_migrations_make_the_tables_that_the_code_names(database):
+async def test_the_migrations_create_the_tables_of_the_code(database):
     engine = await open_database(database)
     async with engine.connect() as connection:
         assert await connection.run_sync(_difference) == []
@@ -54,7 +54,7 @@ def test_the_newest_revision_is_the_one_that_is_opened_without_alembic():
     assert ScriptDirectory(str(migrations)).get_heads() == [HEAD]
 
 
-async def test_opening_again_keeps_everything(database, store):
+async def test_reopening_keeps_everything(database, store):
     await store.register("pocket", ARTIFACT)
     other = await Store.open(database)
     [model] = await other.models()
@@ -66,43 +66,43 @@ async def test_opening_again_keeps_everything(database, store):
 async def test_an_observation_under_an_older_intent_is_not_written(store):
     await store.register("pocket", ARTIFACT)
     reference = ModelReference("pocket")
-    seen = await store.intend(reference, replicas=1)
-    await store.intend(reference, replicas=0)
-    ready = seen.settle((Replica("e", "r", Phase.READY),), None)
+    seen = await store.set_desired_replicas(reference, replicas=1)
+    await store.set_desired_replicas(reference, replicas=0)
+    ready = seen.with_replicas((Replica("e", "r", Phase.READY),), None)
     assert not await store.record(ready)
     assert (await store.model("pocket")).versions[0].replicas == ()
 
 
-async def test_a_version_that_is_gone_is_not_written(store):
+async def test_a_removed_version_is_not_written(store):
     await store.register("pocket", ARTIFACT)
     [version] = (await store.model("pocket")).versions
     await store.delete(ModelReference("pocket"))
     assert not await store.record(version)
 
 
-async def test_only_what_a_watcher_sees_is_a_change(store):
+async def test_only_visible_changes_are_numbered(store):
     await store.register("pocket", ARTIFACT)
-    version = await store.intend(ModelReference("pocket"), replicas=2)
+    version = await store.set_desired_replicas(ModelReference("pocket"), replicas=2)
     before = await store.sequence()
     pending = (Replica("e", "r"), Replica("f", "r"))
-    assert await store.record(version.settle(pending, None))
+    assert await store.record(version.with_replicas(pending, None))
     assert await store.sequence() == before
     ready = (Replica("e", "r", Phase.READY), pending[1])
-    assert await store.record(version.settle(ready, None))
+    assert await store.record(version.with_replicas(ready, None))
     assert await store.sequence() == before + 1
     [stored] = (await store.model("pocket")).versions
     assert (stored.replicas, stored.state) == (ready, State.READY)
 
 
-async def test_loading_again_retries_what_failed(store):
+async def test_loading_again_retries_failed_replicas(store):
     await store.register("pocket", ARTIFACT)
-    version = await store.intend(ModelReference("pocket"), replicas=1)
-    await store.record(version.settle((Replica("e", "r", Phase.FAILED),), None))
-    version = await store.intend(ModelReference("pocket"), replicas=1)
+    version = await store.set_desired_replicas(ModelReference("pocket"), replicas=1)
+    await store.record(version.with_replicas((Replica("e", "r", Phase.FAILED),), None))
+    version = await store.set_desired_replicas(ModelReference("pocket"), replicas=1)
     assert version.replicas == (Replica("e", "r", Phase.PENDING),)
 
 
-async def test_a_removed_and_registered_model_is_no_tombstone(store):
+async def test_a_model_registered_again_has_no_tombstone(store):
     await store.register("pocket", ARTIFACT)
     await store.delete(ModelReference("pocket"))
     [gone] = await store.changes(1)
@@ -136,16 +136,16 @@ async def test_concurrent_writers_each_get_a_sequence_number(store):
     assert sequences == list(range(1, 21))
 
 
-async def test_changes_by_another_process_ring(database):
+async def test_changes_by_another_process_notify_subscribers(database):
     mine, other = await Store.open(database), await Store.open(database)
-    following = asyncio.create_task(mine.follow_others(interval_s=0.01))
+    following = asyncio.create_task(mine.poll_changes(interval_s=0.01))
     try:
-        with mine.bell() as bell:
+        with mine.subscribe() as changed:
             await asyncio.sleep(0.1)
-            assert not bell.is_set()
+            assert not changed.is_set()
             await other.register("pocket", ARTIFACT)
             async with asyncio.timeout(5):
-                await bell.wait()
+                await changed.wait()
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
@@ -153,7 +153,7 @@ async def test_changes_by_another_process_ring(database):
         await other.close()
 
 
-async def test_whoever_opens_the_catalogue_is_told_of_its_own_changes(database):
+async def test_on_change_is_called_for_each_visible_change(database):
     told: list[tuple[bool, bool]] = []
     store = await Store.open(
         database, lambda before, after: told.append((before is not None, after is not None))

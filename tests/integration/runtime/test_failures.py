@@ -140,7 +140,7 @@ async def test_frozen_engine_is_killed_and_started_again(runtime: RuntimeUnderTe
     first = await runtime.start_ready()
     os.kill(first.pid, signal.SIGSTOP)
     second = await runtime.until_ready_again(restarts=1)
-    assert second.last_failure.reason == "ENGINE_STUCK"
+    assert second.last_failure.reason == "ENGINE_STALLED"
     assert "not answered" in second.last_failure.message
     assert not alive(first.pid)
 
@@ -148,9 +148,9 @@ async def test_frozen_engine_is_killed_and_started_again(runtime: RuntimeUnderTe
 async def test_engine_whose_loop_hangs_is_started_again(tmp_path: Path) -> None:
     async with running_runtime(tmp_path, Limits(step_stall_timeout_s=5)) as runtime:
         await runtime.start_ready()
-        runtime.behave(loop_age_ms=6_000)
+        runtime.behave(time_since_progress_ms=6_000)
         failed = await runtime.until(lambda engine: engine.HasField("last_failure"))
-        assert failed.last_failure.reason == "ENGINE_STUCK"
+        assert failed.last_failure.reason == "ENGINE_STALLED"
         assert "has not turned for 6.0 s" in failed.last_failure.message
         runtime.behave()
         await runtime.until_state(READY)
@@ -158,7 +158,7 @@ async def test_engine_whose_loop_hangs_is_started_again(tmp_path: Path) -> None:
 
 async def test_slow_answers_are_no_failure(runtime: RuntimeUnderTest) -> None:
     await runtime.start_ready()
-    runtime.behave(slow_info_s=0.3, loop_age_ms=20_000)  # both within their limits
+    runtime.behave(slow_info_s=0.3, time_since_progress_ms=20_000)  # both within their limits
     steps = 0
     async for change in runtime.engines.watch():
         assert change.record is None or change.record.state.name == "READY"

@@ -58,7 +58,7 @@ def engine_server(error: Exception | None = None, listen: str = "127.0.0.1:0") -
 
 
 def some_request() -> engine_pb.ExecuteRequest:
-    return engine_pb.ExecuteRequest(cancel=engine_pb.Cancel(sequence_id=1))
+    return engine_pb.ExecuteRequest(cancel=engine_pb.Cancel(sequence_ids=[1]))
 
 
 async def test_a_bidirectional_stream_fails_on_reading_and_on_writing() -> None:

@@ -88,13 +88,13 @@ def test_a_runtime_that_was_passed_over_is_named_with_the_reason() -> None:
         "runtime-1": Failure(message="runtime-1 has not the files of pocket@1: /models"),
         "runtime-2": Failure(message="needs 4 GiB"),
     }
-    for table in in_both_tables(failing(passed_over=refusals)):
+    for table in in_both_tables(failing(rejections=refusals)):
         assert "runtime-1 has not the files of pocket@1: /models; runtime-2: needs 4 GiB" in table
 
 
 def test_a_reason_that_ended_the_load_is_told_once() -> None:
     failure = Failure(message="runtime-1 has not the files")
-    for table in in_both_tables(failing(failure=failure, passed_over={"runtime-1": failure})):
+    for table in in_both_tables(failing(failure=failure, rejections={"runtime-1": failure})):
         assert table.count("has not the files") == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as t
-from mlxmesh.telemetry.v1.events_pb2 import Event, InstanceLeft
+from mlxmesh.telemetry.v1.events_pb2 import Event, InstanceDeregistered
 from mlxmesh.telemetry.v1.traffic_pb2 import Percentiles, Traffic
 from mlxmesh_cli.screen.top_view import BAR_CELLS, Screen, frame
 from mlxmesh_shared.events import make_event
@@ -50,7 +50,7 @@ TRAFFIC = Traffic(
 
 def event(number: int) -> Event:
     return make_event(
-        InstanceLeft(), service="gateway", instance_id="g", correlation_id=f"e-{number}"
+        InstanceDeregistered(), service="gateway", instance_id="g", correlation_id=f"e-{number}"
     )
 
 
@@ -98,7 +98,7 @@ def test_the_height_decides_how_many_of_the_last_events_are_shown(
     height: int, expected: int
 ) -> None:
     lines = shown(height=height, events=[event(number) for number in range(30)])
-    told = [line for line in lines if "instance.left" in line]
+    told = [line for line in lines if "instance.deregistered" in line]
     assert len(told) == expected
     assert "e-29" in told[-1]
     assert height < 16 or len(lines) <= height

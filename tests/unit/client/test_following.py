@@ -20,7 +20,7 @@ def event(number: int, log_id: str = "a") -> wire.WatchEventsResponse:
 
 
 def gap(log_id: str) -> wire.WatchEventsResponse:
-    lost = wire.Gap(reason=wire.GAP_REASON_OTHER_LOG)
+    lost = wire.Gap(reason=wire.GAP_REASON_LOG_MISMATCH)
     return wire.WatchEventsResponse(log_id=log_id, sequence=0, gap=lost)
 
 

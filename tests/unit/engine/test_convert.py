@@ -160,9 +160,9 @@ def test_cached_tokens_come_with_the_acceptance_and_again_when_they_change() -> 
 
 def test_the_prefix_caches_figures_are_part_of_the_load() -> None:
     load = Load(0, 0, 8, 16, prefix_bytes=2**35, prompt_tokens=100, cached_prompt_tokens=64)
-    message = to_load(replace(load, kv_capacity_bytes=2**40, kv_promised_bytes=2**41))
+    message = to_load(replace(load, kv_capacity_bytes=2**40, kv_reserved_bytes=2**41))
     assert message.prefix_bytes == 2**35
-    assert (message.kv_capacity_bytes, message.kv_promised_bytes) == (2**40, 2**41)
+    assert (message.kv_capacity_bytes, message.kv_reserved_bytes) == (2**40, 2**41)
     assert (message.prompt_tokens, message.cached_prompt_tokens) == (100, 64)
 
 

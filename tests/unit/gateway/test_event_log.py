@@ -31,11 +31,11 @@ async def take(watch: Any, count: int) -> list[Any]:
         return [shown(await anext(watch)) for _ in range(count)]
 
 
-OTHER = (wire.GAP_REASON_OTHER_LOG, 0)
+OTHER = (wire.GAP_REASON_LOG_MISMATCH, 0)
 
 
 def gone(count: int) -> tuple[Any, int]:
-    return (wire.GAP_REASON_NO_LONGER_KEPT, count)
+    return (wire.GAP_REASON_EXPIRED, count)
 
 
 @pytest.mark.parametrize(

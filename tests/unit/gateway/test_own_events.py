@@ -18,12 +18,12 @@ def told(before: list[Instance], now: list[Instance]) -> list[tuple[str, str]]:
 def test_who_comes_and_who_goes() -> None:
     a, b = instance("a"), instance("b")
     assert told([], [a, b]) == [("InstanceRegistered", "a"), ("InstanceRegistered", "b")]
-    assert told([a, b], [b]) == [("InstanceLeft", "a")]
+    assert told([a, b], [b]) == [("InstanceDeregistered", "a")]
     assert told([a], [a]) == []
 
 
 def test_one_that_was_started_again_left_and_came() -> None:
-    expected = [("InstanceLeft", "a"), ("InstanceRegistered", "a")]
+    expected = [("InstanceDeregistered", "a"), ("InstanceRegistered", "a")]
     assert told([instance("a", port=1)], [instance("a", port=2)]) == expected
     assert told([instance("a", pid=1)], [instance("a", pid=2)]) == expected
 

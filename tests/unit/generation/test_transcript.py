@@ -8,7 +8,7 @@ import pytest
 from mlxmesh_generation.request import Delta, Event, Finished, FinishReason
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_generation.streams.transcript import Listeners, Transcript
-from mlxmesh_shared.errors import EngineLost, InvalidArgument, ReaderReplaced, SequenceGone
+from mlxmesh_shared.errors import EngineLost, InvalidArgument, MessagesExpired, ReaderReplaced
 
 FINISHED = Finished(FinishReason.STOP, 3, 0, 2)
 
@@ -47,14 +47,14 @@ async def test_beyond_the_last_message_is_an_error() -> None:
 async def test_without_keeping_what_was_read_is_gone() -> None:
     transcript = Transcript(filled("a", "b"), keeps=False)
     assert len(await read(transcript)) == 3
-    with pytest.raises(SequenceGone):
+    with pytest.raises(MessagesExpired):
         await read(transcript, 1)
 
 
 async def test_one_that_goes_on_here_begins_after_what_the_reader_has() -> None:
     transcript = Transcript(filled("a"), keeps=True, after_sequence=7)
     assert [number for number, _ in await read(transcript, 7)] == [8, 9]
-    with pytest.raises(SequenceGone):
+    with pytest.raises(MessagesExpired):
         await read(transcript, 6)
 
 
@@ -64,7 +64,7 @@ async def test_the_oldest_messages_can_be_given_up() -> None:
     events = await read(transcript)
     assert kept == [size_bytes(event) for _, event in events]
     assert transcript.drop_oldest() == kept[0]
-    with pytest.raises(SequenceGone):
+    with pytest.raises(MessagesExpired):
         await read(transcript)
     assert await read(transcript, 1) == events[1:]
     assert [transcript.drop_oldest() for _ in range(3)] == [kept[1], kept[2], 0]

@@ -1,4 +1,4 @@
-"""What counts as a model directory, and its facts."""
+"""Validation and properties of model directories."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from mlxmesh_shared.errors import IllegalState, InvalidArgument
 from tests.fakes.model_directory import CONFIG, write_model, write_safetensors
 
 
-def test_facts(tmp_path):
+def test_properties(tmp_path):
     found = artifacts.inspect(write_model(tmp_path / "m"))
     assert (found.architecture, found.dtype, found.parameters) == ("llama", "float32", 32)
     assert (found.weights_bytes, found.context_tokens, found.vocab_size) == (128, 256, 32)
     assert found.directory == str(tmp_path / "m")
 
 
-def test_the_digest_is_of_the_content_not_of_the_place(tmp_path):
+def test_the_digest_depends_on_the_content_not_on_the_path(tmp_path):
     here = artifacts.inspect(write_model(tmp_path / "here"))
     there = artifacts.inspect(write_model(tmp_path / "there"))
     other = artifacts.inspect(write_model(tmp_path / "other", rows=9))
@@ -25,7 +25,7 @@ def test_the_digest_is_of_the_content_not_of_the_place(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
-def test_each_file_counts(tmp_path, name):
+def test_each_file_changes_the_digest(tmp_path, name):
     directory = write_model(tmp_path / "m")
     before = artifacts.inspect(directory).digest
     path = directory / name
@@ -36,7 +36,7 @@ def test_each_file_counts(tmp_path, name):
     assert artifacts.inspect(directory).digest != before
 
 
-def test_other_files_do_not_count(tmp_path):
+def test_other_files_do_not_change_the_digest(tmp_path):
     directory = write_model(tmp_path / "m")
     before = artifacts.inspect(directory).digest
     (directory / "README.md").write_text("hello")
@@ -44,7 +44,7 @@ def test_other_files_do_not_count(tmp_path):
     assert artifacts.inspect(directory).digest == before
 
 
-def test_a_known_checksum_is_not_read_again(tmp_path):
+def test_a_file_with_a_known_checksum_is_not_read(tmp_path):
     directory = write_model(tmp_path / "m")
     sha = artifacts.sha256(directory / "model.safetensors")
     known = {"model.safetensors": sha}
@@ -77,7 +77,7 @@ def test_quantized(tmp_path):
     assert (found.dtype, found.parameters) == ("4-bit", 16 * 64 + 4 * 64 + 64)
 
 
-def test_weights_that_engines_pass_over_do_not_count(tmp_path):
+def test_weights_that_engines_ignore_do_not_count(tmp_path):
     directory = write_model(tmp_path / "m")
     before = artifacts.inspect(directory)
     write_safetensors(directory / "consolidated.safetensors", {"w": ("F32", [8], 32)})
@@ -119,7 +119,7 @@ def cut_short(directory):
         (lose("model.safetensors"), r"no model\*\.safetensors"),
         (renamed, r"no model\*\.safetensors"),
         (pickled, "pickled weights only"),
-        (cut_short, "not a whole safetensors file"),
+        (cut_short, "not a complete safetensors file"),
         (link_outside, "extra.json is not a file inside"),
         (put("config.json", "{"), "config.json is not JSON"),
         (put("config.json", "[]"), "must hold a JSON object"),
@@ -143,7 +143,7 @@ def cut_short(directory):
         ),
     ],
 )
-def test_refusals_say_what_is_wrong(tmp_path, spoil, message):
+def test_errors_say_what_is_wrong(tmp_path, spoil, message):
     directory = write_model(tmp_path / "m")
     spoil(directory)
     with pytest.raises(InvalidArgument, match=message) as caught:
@@ -162,7 +162,7 @@ def test_a_hub_caches_snapshot_may_link_to_its_blobs(tmp_path):
     assert "tokenizer.json" in artifacts.tokenizer_files(snapshot)
 
 
-def test_tokenizer_files_of_nothing(tmp_path):
+def test_tokenizer_files_of_a_missing_directory(tmp_path):
     with pytest.raises(IllegalState, match="register the model again"):
         artifacts.tokenizer_files(tmp_path / "gone")
 
@@ -183,7 +183,7 @@ def test_tokenizer_files_of_nothing(tmp_path):
         ("line\n.json", False, False),
     ],
 )
-def test_which_files_are_taken(name, weights, text):
+def test_which_files_belong_to_a_model(name, weights, text):
     assert (artifacts.is_weights(name), artifacts.is_text(name)) == (weights, text)
 
 
@@ -214,7 +214,7 @@ def test_json_is_not_trusted(tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_texts_are_bounded(tmp_path, name: str, content: bytes, why: str):
+def test_text_files_are_bounded(tmp_path, name: str, content: bytes, why: str):
     directory = write_model(tmp_path / "m")
     (directory / name).write_bytes(content)
     with pytest.raises(InvalidArgument, match=f"{name}.*{why}"):

@@ -1,4 +1,4 @@
-"""What a reference means, and the default version."""
+"""Resolving references, and the default version."""
 
 from datetime import UTC, datetime
 
@@ -47,12 +47,12 @@ def test_the_default_is_the_newest_ready_else_newest_on_disk_else_newest(version
 
 
 @given(some_versions(), st.data())
-def test_the_alias_default_comes_first(versions, data):
+def test_the_alias_default_has_priority(versions, data):
     number = data.draw(st.sampled_from([v.number for v in versions]))
     assert default_version(versions, {"default": number, "stable": 99}) == number
 
 
-def test_nothing_means_nothing():
+def test_no_version_has_no_default():
     assert default_version((), {}) == 0
 
 
@@ -70,20 +70,20 @@ def test_references():
         ("pocket:x", "has no alias x; it has stable"),
     ],
 )
-def test_unknown_references_tell_what_there_is(reference, message):
+def test_errors_of_unknown_references_list_the_known_ones(reference, message):
     model = Model("pocket", (version(1), version(2)), {"stable": 1})
     with pytest.raises(ModelNotFound, match=message):
         model.resolve(ModelReference.parse(reference))
 
 
-def test_settling_keeps_replicas_failure_and_state_together():
+def test_replicas_failure_and_state_change_together():
     failure = FailureRecord.of(QueueFull("full"))
     loading = Version(
         "pocket", 1, State.LOADING, Source("/m"), datetime.now(UTC), desired_replicas=1
     )
-    failed = loading.settle((), failure)
+    failed = loading.with_replicas((), failure)
     assert (failed.state, failed.failure) == (State.LOAD_FAILED, failure)
-    ready = failed.settle((Replica("e", "r", Phase.READY),), None)
+    ready = failed.with_replicas((Replica("e", "r", Phase.READY),), None)
     assert (ready.state, ready.failure, ready.ready_replicas) == (State.READY, None, 1)
 
 

@@ -1,4 +1,4 @@
-"""Domain objects on the wire."""
+"""Domain objects as messages."""
 
 from datetime import UTC, datetime
 
@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model import convert
-from mlxmesh_model.artifacts.hub import Progress
-from mlxmesh_model.artifacts.pulls import PullProgress
+from mlxmesh_model.artifacts.progress import Progress, Step
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import (
     Artifact,
@@ -22,6 +21,7 @@ from mlxmesh_model.catalogue.models import (
     Source,
     Version,
 )
+from mlxmesh_model.replicas.convert import to_error
 from mlxmesh_shared.errors import InsufficientMemory, InvalidArgument
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
@@ -51,7 +51,7 @@ def test_a_version():
     )
 
 
-def test_every_state_but_deleted_is_on_the_wire():
+def test_every_state_but_deleted_is_in_the_contract():
     for state in set(State) - {State.DELETED}:
         message = convert.to_version(Version("p", 1, state, Source("/m"), NOW))
         assert message.state != pb.VERSION_STATE_UNSPECIFIED
@@ -73,15 +73,15 @@ def test_changes():
 
 
 def test_progress():
-    step = PullProgress("pocket", Progress(1, 2, "a.json"))
+    step = Step("pocket", Progress(1, 2, "a.json"))
     assert convert.to_progress(step) == pb.PullModelResponse(
         name="pocket", done_bytes=1, total_bytes=2, file="a.json"
     )
-    assert convert.to_progress(PullProgress("p", Progress(), version())).version.version == 1
+    assert convert.to_progress(Step("p", Progress(), version())).version.version == 1
 
 
-def test_failures_come_back_as_the_error_that_they_were():
-    error = convert.to_error(FailureRecord.of(InsufficientMemory("4 of 3 GiB")))
+def test_failures_convert_back_to_their_error():
+    error = to_error(FailureRecord.of(InsufficientMemory("4 of 3 GiB")))
     assert isinstance(error, InsufficientMemory)
     assert error.message == "4 of 3 GiB"
 
@@ -92,11 +92,11 @@ def test_page_tokens_round_trip(name):
 
 
 @given(st.text(min_size=1))
-def test_other_texts_are_no_page_tokens(text):
+def test_other_texts_are_not_page_tokens(text):
     with pytest.raises(InvalidArgument) as caught:
         convert.from_page_token(text)
     assert caught.value.field == "page_token"
 
 
-def test_no_token_is_the_start():
+def test_an_empty_token_is_the_first_page():
     assert convert.from_page_token("") == ""

@@ -1,4 +1,4 @@
-"""Which databases a setting may name, and that no message repeats a password."""
+"""Legal and illegal database URLs; no message repeats a password."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from mlxmesh_shared.errors import InvalidArgument
         ("postgresql:///mesh?host=/run/pg", "postgresql+asyncpg:///mesh?host=%2Frun%2Fpg"),
     ],
 )
-def test_what_may_be_named(text: str, rendered: str) -> None:
+def test_legal_urls(text: str, rendered: str) -> None:
     assert database_url(text).render_as_string(hide_password=False) == rendered
 
 
@@ -34,14 +34,14 @@ def test_what_may_be_named(text: str, rendered: str) -> None:
         ("sqlite:///:memory:", "must name a file"),
     ],
 )
-def test_what_is_refused(text: str, why: str) -> None:
+def test_illegal_urls(text: str, why: str) -> None:
     with pytest.raises(InvalidArgument, match=f"database_url {why}") as caught:
         database_url(text)
     assert caught.value.field == "database_url"
     assert "secret" not in caught.value.message
 
 
-def test_where_a_database_is() -> None:
+def test_the_location_of_a_database() -> None:
     assert place(database_url("sqlite:////a b/model.db")) == "/a b/model.db"
     assert place(database_url("postgresql://me:secret@db/mesh")).endswith("//me:***@db/mesh")
     assert server_of(database_url("postgresql://me:secret@db/mesh")) == "db"

@@ -1,4 +1,4 @@
-"""GGUF files that are damaged, hostile, or hold what mlx cannot: each refused by name, in time."""
+"""Damaged, hostile and unsupported GGUF files: each is rejected by name, in bounded time."""
 
 import random
 import shutil
@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from mlxmesh_model.gguf.conversion import convert
 from mlxmesh_model.gguf.header import read_header
-from mlxmesh_model.gguf.problems import BadFile, NotSupported
+from mlxmesh_model.gguf.metadata import BadFile, NotSupported
 from mlxmesh_model.gguf.weights import Dtype
 from tests.fakes.gguf_files import TOKENS, Shape, write_gguf
 
@@ -37,8 +37,8 @@ def tensor(name: str, shape: list[int], kind: int = 0, offset: int = 0) -> bytes
 
 KEY = text("a") + struct.pack("<I", UINT32) + b"\0\0\0\0"
 HOSTILE = {
-    "empty": (b"", "does not begin"),
-    "another format": (b"PK\3\4" + bytes(100), "does not begin"),
+    "empty": (b"", "does not start"),
+    "another format": (b"PK\3\4" + bytes(100), "does not start"),
     "version": (head(version=1), "version is 1"),
     "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "little-endian"),
     "tensor count": (head(tensors=2**63), "tensors"),
@@ -48,7 +48,7 @@ HOSTILE = {
     "same key": (head(keys=2) + KEY + KEY, "key a twice"),
     "text": (
         head(keys=1) + text("a") + struct.pack("<IQ", TEXT, 2**50),
-        "a has a text of",
+        "a has a string of",
     ),
     "not UTF-8": (head(keys=1) + text("a") + struct.pack("<I", TEXT) + text(b"\xff"), "UTF-8"),
     "value type": (head(keys=1) + text("a") + struct.pack("<I", 77) + bytes(64), "type"),
@@ -66,10 +66,10 @@ HOSTILE = {
     ),
     "dimensions": (head(tensors=1) + tensor("t", [1] * 9), "9 dimensions"),
     "no dimension": (head(tensors=1) + tensor("t", []), "0 dimensions"),
-    "shape": (head(tensors=1) + tensor("t", [2**62, 2**62]), "impossible shape"),
-    "nothing in it": (head(tensors=1) + tensor("t", [0]), "impossible shape"),
-    "blocks": (head(tensors=1) + tensor("t", [33], kind=2), "whole blocks"),
-    "offset": (head(tensors=1) + tensor("t", [4], offset=2**60), "behind the end"),
+    "shape": (head(tensors=1) + tensor("t", [2**62, 2**62]), "illegal shape"),
+    "nothing in it": (head(tensors=1) + tensor("t", [0]), "illegal shape"),
+    "blocks": (head(tensors=1) + tensor("t", [33], kind=2), "whole number of blocks"),
+    "offset": (head(tensors=1) + tensor("t", [4], offset=2**60), "beyond the end"),
     "same tensor": (head(tensors=2) + tensor("t", [4]) * 2 + bytes(64), "tensor t twice"),
     "overlap": (
         head(tensors=2) + tensor("t", [4]) + tensor("u", [4], offset=8) + bytes(64),
@@ -81,7 +81,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_header_is_refused_by_name(tmp_path, case):
+def test_a_hostile_header_is_rejected_by_name(tmp_path, case):
     content, message = HOSTILE[case]
     path = tmp_path / "x.gguf"
     path.write_bytes(content)
@@ -119,7 +119,7 @@ def converted(tmp_path: Path, shape: Shape, dtype: Dtype | None = None) -> Path:
         ({"tokenizer.chat_template": "x" * 2**19}, "chat_template"),
     ],
 )
-def test_metadata_that_does_not_fit_is_refused_by_its_key(tmp_path, metadata, message):
+def test_inconsistent_metadata_is_rejected_by_its_key(tmp_path, metadata, message):
     # The writer keeps the last value of a key that is written twice.
     with pytest.raises((BadFile, NotSupported), match=message):
         converted(tmp_path, Shape(metadata=metadata))
@@ -128,18 +128,20 @@ def test_metadata_that_does_not_fit_is_refused_by_its_key(tmp_path, metadata, me
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", [Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_1])
-def test_weights_that_are_no_numbers_are_refused(tmp_path, kind, value):
+def test_weights_that_are_not_finite_are_rejected(tmp_path, kind, value):
     path = write_gguf(tmp_path / "x.gguf", Shape(kind=kind))
     place = read_header(path).tensors["blk.1.ffn_up.weight"]
     bad = {Type.F32: struct.pack("<f", value), Type.BF16: struct.pack("<f", value)[2:]}
     with path.open("r+b") as file:
         file.seek(place.offset + 7 * place.row_bytes)
         file.write(bad.get(kind, struct.pack("<e", value)))
-    with pytest.raises(BadFile, match=r"blk\.1\.ffn_up\.weight has values that are no numbers"):
+    with pytest.raises(
+        BadFile, match=r"blk\.1\.ffn_up\.weight has values that are NaN or infinite"
+    ):
         convert(path, tmp_path / "model", None, lambda done, total: None)
 
 
-def test_a_value_too_large_for_float16_is_refused_with_what_to_do(tmp_path):
+def test_a_value_too_large_for_float16_is_rejected_with_a_remedy(tmp_path):
     path = write_gguf(tmp_path / "x.gguf", Shape(kind=Type.Q8_0))
     place = read_header(path).tensors["output_norm.weight"]
     with path.open("r+b") as file:
@@ -150,7 +152,7 @@ def test_a_value_too_large_for_float16_is_refused_with_what_to_do(tmp_path):
     convert(path, tmp_path / "other", Dtype.BFLOAT16, lambda done, total: None)
 
 
-def test_a_tensor_without_a_place_is_refused(tmp_path):
+def test_an_unknown_tensor_is_rejected(tmp_path):
     path = write_gguf(tmp_path / "x.gguf", Shape("qwen3"))
     content = path.read_bytes()
     # The same length, so that every offset stays right.
@@ -159,8 +161,8 @@ def test_a_tensor_without_a_place_is_refused(tmp_path):
         convert(path, tmp_path / "model", None, lambda done, total: None)
 
 
-def test_whatever_byte_is_wrong_it_is_refused_or_converted(tmp_path):
-    """Thousands of damaged headers: never another error, never a model with infinite weights."""
+def test_damaged_bytes_are_rejected_or_converted(tmp_path):
+    """Thousands of damaged headers: no other errors, and no model with infinite weights."""
     path = write_gguf(tmp_path / "x.gguf", Shape(layers=1, vocab=288))
     content = path.read_bytes()
     header_bytes = min(t.offset for t in read_header(path).tensors.values())
@@ -191,7 +193,7 @@ def test_safetensors_reads_what_was_written(tmp_path):
         assert file.get_tensor("model.embed_tokens.weight").dtype == np.float16
 
 
-def test_progress_ends_at_all_bytes(tmp_path):
+def test_progress_ends_with_the_total(tmp_path):
     path = write_gguf(tmp_path / "x.gguf", Shape())
     steps: list[tuple[int, int]] = []
     convert(path, tmp_path / "model", None, lambda done, total: steps.append((done, total)))
@@ -201,7 +203,7 @@ def test_progress_ends_at_all_bytes(tmp_path):
 
 
 def child(*arguments: Path | str, before: str = "") -> tuple[int, list[str]]:
-    """The process itself, after a statement of the test: its exit code and what it told."""
+    """Runs the process after a statement of the test; returns its exit code and reports."""
     program = (
         "import resource, sys\n"
         "from mlxmesh_model.gguf.__main__ import main\n"
@@ -222,7 +224,7 @@ def child(*arguments: Path | str, before: str = "") -> tuple[int, list[str]]:
     return process.returncode, told
 
 
-def test_a_file_that_cannot_be_written_to_its_end_is_told_as_such(tmp_path):
+def test_an_incomplete_write_is_reported(tmp_path):
     path = write_gguf(tmp_path / "x.gguf", Shape())
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     code, told = child(path, tmp_path / "model", before=limit)
@@ -238,7 +240,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(tmp_path_factory.mktemp("large") / "large.gguf", shape)
 
 
-def test_memory_is_bounded_whatever_the_size_of_the_model(tmp_path, large):
+def test_memory_is_bounded_for_any_size_of_model(tmp_path, large):
     assert large.stat().st_size > 300e6
     code, told = child(large, tmp_path / "model", "bfloat16")
     assert code == 0
@@ -247,7 +249,7 @@ def test_memory_is_bounded_whatever_the_size_of_the_model(tmp_path, large):
 
 
 def test_the_process_ends_with_its_parent(tmp_path, large):
-    """The end of its stdin is how it learns; the file takes much longer than that."""
+    """It detects the end of its stdin; converting the file would take much longer."""
     command = [sys.executable, "-m", "mlxmesh_model.gguf", str(large), str(tmp_path / "model")]
     process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert process.returncode == 1

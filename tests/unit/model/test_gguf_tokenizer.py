@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxmesh_model.gguf.metadata import Metadata
-from mlxmesh_model.gguf.problems import BadFile
+from mlxmesh_model.gguf.metadata import BadFile, Metadata
 from mlxmesh_model.gguf.tokenizer import GgufTokenizer
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data/llama_cpp_tokens.json").read_text())
@@ -57,7 +56,7 @@ def metadata(processor: Any, **changes: Any) -> Metadata:
     return Metadata({f"tokenizer.ggml.{k}": v for k, v in (values | changes).items()})
 
 
-def test_its_tokens_are_those_of_sentencepiece(processor):
+def test_its_tokens_equal_those_of_sentencepiece(processor):
     tokenizer = GgufTokenizer(metadata(processor)).build()
     for text in TEXTS:
         assert tokenizer.encode(text, add_special_tokens=False).ids == processor.encode(text), text
@@ -72,7 +71,7 @@ def test_without_a_prefix_space(processor):
     assert tokenizer.encode("the", add_special_tokens=False).tokens[0] != "\u2581the"
 
 
-def test_special_tokens_are_whole_in_a_text(processor):
+def test_special_tokens_are_matched_as_a_whole(processor):
     tokenizer = GgufTokenizer(metadata(processor, add_bos_token=False)).build()
     assert tokenizer.encode("a</s>b").ids.count(2) == 1
     assert GgufTokenizer(metadata(processor)).end_token_ids() == [2]
@@ -89,6 +88,6 @@ def test_special_tokens_are_whole_in_a_text(processor):
         ({"bos_token_id": -1}, "bos_token_id"),
     ],
 )
-def test_metadata_that_does_not_fit_is_refused_by_its_key(processor, changes, message):
+def test_inconsistent_metadata_is_rejected_by_its_key(processor, changes, message):
     with pytest.raises(BadFile, match=message):
         GgufTokenizer(metadata(processor, **changes)).build()

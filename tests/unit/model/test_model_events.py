@@ -16,7 +16,7 @@ from mlxmesh_model.catalogue.models import (
     Source,
     Version,
 )
-from mlxmesh_model.model_events import publish_change
+from mlxmesh_model.model_events import publish_change, publish_rejection
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 10, 20, "float32", 4096, 1024)
 FAILURE = FailureRecord(8, "INSUFFICIENT_MEMORY", "it does not fit")
@@ -65,14 +65,14 @@ payloads: list[Any] = []
         (State.UNLOADING, State.AVAILABLE, "ModelUnloaded"),
     ],
 )
-def test_a_change_of_state_is_an_event_when_it_is_news(
+def test_a_relevant_change_of_state_is_an_event(
     before: State | None, after: State, expected: str | None
 ) -> None:
     old = model(version(before)) if before else None
     assert events(old, model(version(after))) == ([(expected, "pocket@1")] if expected else [])
 
 
-def test_the_facts_are_those_of_the_version() -> None:
+def test_events_have_the_properties_of_the_version() -> None:
     ready = Replica("e-1", "r-1", Phase.READY)
     loaded = version(State.READY, replicas=(ready,), desired_replicas=2)
     events(model(version(State.LOADING)), model(loaded))
@@ -83,7 +83,7 @@ def test_the_facts_are_those_of_the_version() -> None:
     assert payloads[0].failure.reason == "INSUFFICIENT_MEMORY"
 
 
-def test_versions_that_are_gone_were_deleted() -> None:
+def test_missing_versions_are_reported_as_deleted() -> None:
     one, two = version(State.AVAILABLE), version(State.AVAILABLE, 2)
     assert events(model(one, two), model(two)) == [("ModelDeleted", "pocket@1")]
     assert sorted(events(model(one, two, stable=1), None)) == [
@@ -92,8 +92,28 @@ def test_versions_that_are_gone_were_deleted() -> None:
     ]
 
 
-def test_aliases_that_were_set_moved_and_removed() -> None:
+def test_aliases_that_are_set_moved_and_removed() -> None:
     one = version(State.AVAILABLE)
     before, after = model(one, a=1, b=1, same=1), model(one, b=2, c=1, same=1)
-    assert [each for _, each in events(before, after)] == ["pocket:a", "pocket:b", "pocket:c"]
-    assert [(each.alias, each.version) for each in payloads] == [("a", 0), ("b", 2), ("c", 1)]
+    assert events(before, after) == [
+        ("ModelAliasRemoved", "pocket:a"),
+        ("ModelAliasSet", "pocket:b"),
+        ("ModelAliasSet", "pocket:c"),
+    ]
+    removed, *changed = payloads
+    assert (removed.model, removed.alias) == ("pocket", "a")
+    assert [(each.alias, each.version) for each in changed] == [("b", 2), ("c", 1)]
+
+
+def test_a_rejection_names_the_runtime_and_the_cause() -> None:
+    published: list[Any] = []
+    publish_rejection(
+        lambda payload, correlation_id="": published.append((payload, correlation_id)),
+        version(State.LOADING),
+        "r-1",
+        FAILURE,
+    )
+    [(event, correlation_id)] = published
+    assert correlation_id == "pocket@1"
+    assert (event.model, event.version, event.runtime_id) == ("pocket", 1, "r-1")
+    assert (event.failure.code, event.failure.reason) == (8, "INSUFFICIENT_MEMORY")

@@ -1,4 +1,4 @@
-"""A file while it is downloaded."""
+"""Partially downloaded files."""
 
 import hashlib
 
@@ -19,7 +19,7 @@ def by_git(content: bytes = CONTENT) -> HubFile:
 
 
 @pytest.mark.parametrize("file", [by_sha256(), by_git(), by_sha256(b""), by_git(b"")])
-def test_whole_and_right(tmp_path, file):
+def test_complete_and_correct(tmp_path, file):
     part = PartFile(file, tmp_path / "new")
     content = CONTENT if file.size_bytes else b""
     assert (part.size_bytes, part.complete) == (0, False)
@@ -41,14 +41,14 @@ def test_wrong_content_is_removed(tmp_path, file, content):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_starting_over_drops_what_was_there(tmp_path):
+def test_starting_over_truncates_the_file(tmp_path):
     part = PartFile(by_sha256(), tmp_path)
     part.write_at(0, b"something longer than the real content")
     part.write_at(0, CONTENT)
     assert part.finish()
 
 
-def test_a_whole_file_of_another_content_is_told_apart(tmp_path):
+def test_a_complete_file_with_other_content_is_detected(tmp_path):
     old = PartFile(by_sha256(), tmp_path)
     old.write_at(0, CONTENT)
     assert old.finish()
@@ -56,7 +56,7 @@ def test_a_whole_file_of_another_content_is_told_apart(tmp_path):
     assert not PartFile(by_sha256(CONTENT[::-1]), tmp_path).is_content(old.final_path)
 
 
-def test_another_content_grows_elsewhere(tmp_path):
+def test_other_content_has_another_path(tmp_path):
     old = PartFile(by_sha256(b"old"), tmp_path)
     old.write_at(0, b"o")
     assert PartFile(by_sha256(b"new"), tmp_path).size_bytes == 0

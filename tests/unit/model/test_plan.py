@@ -1,4 +1,4 @@
-"""What a pass of the reconciler makes of replicas and runtimes."""
+"""What a pass of the reconciler does with replicas."""
 
 from datetime import UTC, datetime
 
@@ -6,8 +6,8 @@ import pytest
 
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import FailureRecord, Phase, Replica, Source, Version
-from mlxmesh_model.fleet import plan
-from mlxmesh_model.fleet.placement import Engine, Runtime
+from mlxmesh_model.replicas import plan
+from mlxmesh_model.replicas.placement import Engine, Runtime
 
 CRASHED = FailureRecord(13, "ENGINE_CRASHED", "exit code 1")
 
@@ -53,14 +53,14 @@ def test_observe(before, runtimes, expected):
     assert [replica.phase for replica in found] == ([expected] if expected else [])
 
 
-def test_a_failure_is_seen_and_forgotten():
+def test_a_failure_is_observed_and_cleared():
     [failed] = plan.observe(version(Replica("e", "r", Phase.READY)), hosts(r={"e": Phase.FAILED}))
     assert failed.failure == CRASHED
     [ready] = plan.observe(version(failed), hosts(r={"e": Phase.READY}))
     assert ready.failure is None
 
 
-def test_the_least_useful_replica_goes_first():
+def test_the_least_useful_replica_is_stopped_first():
     phases = [Phase.READY, Phase.STARTING, Phase.FAILED, Phase.READY, Phase.STOPPING]
     replicas = tuple(Replica(f"e{n}", "r", phase) for n, phase in enumerate(phases))
     kept = [r.engine_id for r in plan.trim(replicas, desired=2) if r.phase is not Phase.STOPPING]
@@ -68,15 +68,15 @@ def test_the_least_useful_replica_goes_first():
 
 
 @pytest.mark.parametrize(("desired", "missing"), [(0, 0), (1, 0), (3, 2)])
-def test_missing_does_not_count_what_stops(desired, missing):
+def test_missing_does_not_count_stopping_replicas(desired, missing):
     replicas = [Replica("a", "r", Phase.READY), Replica("b", "r", Phase.STOPPING)]
     assert plan.missing(replicas, desired=desired) == missing
 
 
-def test_strangers():
+def test_orphans():
     runtimes = hosts(r={"e": Phase.READY, "stray": Phase.READY}, q=None)
     known = version(Replica("e", "r", Phase.READY))
-    assert plan.strangers([known], runtimes.values()) == [("r", "stray")]
+    assert plan.orphans([known], runtimes.values()) == [("r", "stray")]
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_strangers():
         ([Phase.READY, Phase.READY], ["a", "b"], 0),
     ],
 )
-def test_replicas_on_a_leaving_runtime_go_one_by_one_as_others_get_ready(others, stopping, missing):
+def test_replicas_on_a_draining_runtime_stop_as_others_get_ready(others, stopping, missing):
     here = (Replica("a", "old", Phase.READY), Replica("b", "old", Phase.READY))
     there = tuple(Replica(f"n{i}", "new", phase) for i, phase in enumerate(others))
-    trimmed = plan.trim((*here, *there), desired=2, leaving={"old"})
+    trimmed = plan.trim((*here, *there), desired=2, draining={"old"})
     assert [r.engine_id for r in trimmed if r.phase is Phase.STOPPING] == stopping
-    assert plan.missing(trimmed, desired=2, leaving={"old"}) == missing
+    assert plan.missing(trimmed, desired=2, draining={"old"}) == missing

@@ -21,7 +21,7 @@ def test_tensors(tmp_path):
 
 # mlx writes null where there is none.
 @pytest.mark.parametrize("metadata", [{"format": "mlx"}, None])
-def test_metadata_is_no_tensor(tmp_path, metadata):
+def test_metadata_is_not_a_tensor(tmp_path, metadata):
     path = tmp_path / "m.safetensors"
     header = json.dumps({"__metadata__": metadata}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
@@ -60,14 +60,14 @@ def test_broken_headers(tmp_path, header):
 
 
 @given(st.binary(max_size=64))
-def test_random_bytes_are_refused_or_read(tmp_path_factory, content):
+def test_random_bytes_are_rejected_or_read(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "random.safetensors"
     path.write_bytes(content)
     with suppress(NotSafetensors):
         assert isinstance(read_tensors(path), list)
 
 
-def test_long_numbers_in_many_dimensions_cost_next_to_nothing(tmp_path):
+def test_long_numbers_in_many_dimensions_are_cheap(tmp_path):
     """Their product took 18 minutes of CPU; bounds are checked before anything is multiplied."""
     shape = b",".join([b"9" * 4000] * 3000)
     header = b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 4]}}' % shape

@@ -27,7 +27,7 @@ class ScriptedProbe:
         age_ms = next(self._script)
         if age_ms is None:
             raise ServiceUnavailable("gone")
-        return GetEngineInfoResponse(loop_age_ms=age_ms)
+        return GetEngineInfoResponse(time_since_progress_ms=age_ms)
 
     async def close(self) -> None: ...
 
@@ -40,7 +40,7 @@ async def watch(probe: ScriptedProbe, limits: HeartbeatLimits = LIMITS) -> Engin
 async def test_old_loop_is_stuck() -> None:
     probe = ScriptedProbe(10, 5_000, 5_001)
     failure = await watch(probe)
-    assert failure.reason == "ENGINE_STUCK"
+    assert failure.reason == "ENGINE_STALLED"
     assert failure.message == "its loop has not turned for 5.0 s; it was killed"
     assert probe.asked == 3
 

@@ -26,7 +26,7 @@ def test_json_records() -> None:
     stream = io.StringIO()
     setup_logging(service="model", instance_id="model-1", level="info", json=True, stream=stream)
 
-    log = logging.getLogger("mlxmesh_model.fleet.reconciler")
+    log = logging.getLogger("mlxmesh_model.replicas.reconciler")
     log.info("placed %d replicas", 2, extra={"operation": "place", "fields": {"model": "pocket"}})
     log.debug("not this")
 
@@ -37,7 +37,7 @@ def test_json_records() -> None:
         "level": "info",
         "service": "model",
         "instance": "model-1",
-        "component": "mlxmesh_model.fleet.reconciler",
+        "component": "mlxmesh_model.replicas.reconciler",
         "operation": "place",
         "message": "placed 2 replicas",
         "fields": {"model": "pocket"},

@@ -34,7 +34,7 @@ _TICK_S = 0.1
 # engine it joins into fewer, larger outputs.
 WINDOW_BYTES = 4096
 # The contract's limit.
-MAX_CANCELLED_BESIDE = 4096
+MAX_CANCELLED_TOGETHER = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -112,9 +112,9 @@ class EngineLink:
             return
         # When a crowd of clients leaves at once, a message for each would take most of the time.
         if self._outbox and _has_room(cancel := self._outbox[-1].cancel):
-            cancel.more_sequence_ids.append(sequence_id)
+            cancel.sequence_ids.append(sequence_id)
         else:
-            self._send(ExecuteRequest(cancel=Cancel(sequence_id=sequence_id)))
+            self._send(ExecuteRequest(cancel=Cancel(sequence_ids=[sequence_id])))
 
     def drop(self, sequence_id: int) -> None:
         self.cancel(sequence_id)
@@ -240,7 +240,7 @@ class EngineLink:
 
 def _has_room(cancel: Cancel) -> bool:
     """Whether it is a command to cancel, and takes more."""
-    return cancel.sequence_id > 0 and len(cancel.more_sequence_ids) < MAX_CANCELLED_BESIDE
+    return 0 < len(cancel.sequence_ids) < MAX_CANCELLED_TOGETHER
 
 
 def _has_memory(load: EngineLoad) -> bool:
@@ -248,4 +248,4 @@ def _has_memory(load: EngineLoad) -> bool:
     if not load.kv_capacity_bytes or not load.max_running:
         return True
     most_bytes = load.kv_capacity_bytes * (1 + load.max_waiting / load.max_running)
-    return load.kv_promised_bytes < most_bytes
+    return load.kv_reserved_bytes < most_bytes

@@ -26,8 +26,8 @@ from mlxmesh_shared.errors import (
     GenerationExists,
     GenerationNotFound,
     MeshError,
+    MessagesExpired,
     ReaderReplaced,
-    SequenceGone,
 )
 from mlxmesh_shared.events import Publish, discard_event
 
@@ -155,7 +155,7 @@ class Generations:
         self._retention.expire()
         while (entry := self._entries.get(request.key)) is not None:
             if entry.resumed and entry.keeps:
-                raise SequenceGone(
+                raise MessagesExpired(
                     "this generation went on here after its beginning; attach to it instead"
                 )
             if request.digest is None or entry.digest != request.digest:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mlxmesh_generation.request import Event, Finished
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
-from mlxmesh_shared.errors import InvalidArgument, MeshError, ReaderReplaced, SequenceGone
+from mlxmesh_shared.errors import InvalidArgument, MeshError, MessagesExpired, ReaderReplaced
 
 
 def _nothing() -> None: ...
@@ -66,8 +66,8 @@ class Transcript:
     async def read(self, after_sequence: int = 0) -> AsyncGenerator[tuple[int, Event]]:
         """The messages after a number, each with its own; the reader before is sent away.
 
-        Raises: InvalidArgument beyond the last message, SequenceGone, ReaderReplaced, and what the
-        generation failed with.
+        Raises: InvalidArgument beyond the last message, MessagesExpired, ReaderReplaced, and what
+        the generation failed with.
         """
         self._check_known(after_sequence)
         reader = self._take_over()
@@ -110,7 +110,7 @@ class Transcript:
 
     def _check_kept(self, position: int) -> None:
         if position < self._gone:
-            raise SequenceGone(
+            raise MessagesExpired(
                 f"the messages up to number {self._gone} are no longer kept; start a new generation"
             )
 

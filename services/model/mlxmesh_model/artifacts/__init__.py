@@ -1,1 +1,1 @@
-"""Model files: pulled from a hub, imported, checked, stored."""
+"""Model files: pulling from a hub, importing, validating and storing."""

@@ -1,4 +1,4 @@
-"""What is in a model directory: whether it can be served, and its facts."""
+"""Validates a model directory and reads its properties."""
 
 import hashlib
 import re
@@ -12,18 +12,18 @@ from mlxmesh_model.catalogue.models import Artifact
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
 from mlxmesh_shared.host.json_file import MIB, UnusableJson, max_file_bytes, read_json_object
 
-# What a model may consist of, at the top of its directory. Nothing else is read, hashed or pulled:
-# above all no code (.py) and no pickles (.bin, .pt, .pkl), and no weights that engines pass over.
+# The files that a model may consist of, in the top directory. No others are read, hashed or pulled:
+# in particular no code (.py), no pickles (.bin, .pt, .pkl), and no weights that engines ignore.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,250}")
 _WEIGHTS = re.compile(r"model[A-Za-z0-9._-]{0,250}\.safetensors")
 _TEXT_SUFFIXES = (".json", ".jinja", ".tiktoken", "tokenizer.model", "merges.txt", "vocab.txt")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
-# What an engine allows where the configuration tells none; tests/contract/test_model_config.py
-# holds this module and the engine's to the same rules.
+# The engine's default when the configuration has no context length. tests/contract/
+# test_model_config.py checks that this module and the engine have the same rules.
 DEFAULT_CONTEXT_TOKENS = 4096
-# What makes mlx-lm run code that comes with a model.
+# The keys that make mlx-lm run code of the model.
 _CODE_KEYS = {"config.json": ("auto_map", "model_file"), "tokenizer_config.json": ("auto_map",)}
 _DTYPES = {
     "BF16": "bfloat16",
@@ -38,31 +38,31 @@ _Json = dict[str, Any]
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file of that name holds weights."""
+    """Whether a file with this name contains weights."""
     return bool(_WEIGHTS.fullmatch(name))
 
 
 def is_text(name: str) -> bool:
-    """Whether a file of that name configures a model or its tokenizer."""
+    """Whether a file with this name configures a model or its tokenizer."""
     return bool(_PLAIN_NAME.fullmatch(name)) and name.endswith(_TEXT_SUFFIXES)
 
 
 def is_tokenizing(name: str) -> bool:
-    """Whether tokenizing needs a file of that name."""
+    """Whether tokenizing needs a file with this name."""
     return is_text(name) and not name.endswith(".safetensors.index.json")
 
 
 def is_pickle(name: str) -> bool:
-    """Whether a file of that name could run code when it is loaded."""
+    """Whether a file with this name could run code when it is loaded."""
     return name.endswith(_PICKLES)
 
 
 def inspect(
     directory: Path, *, field: str = "directory", known_sha256: Mapping[str, str] | None = None
 ) -> Artifact:
-    """The facts of a model directory; reads every byte once, but for files whose SHA-256 is known.
+    """The properties of a model directory; reads each file without a known SHA-256 once.
 
-    Raises: InvalidArgument with the field and what is missing or wrong.
+    Raises: InvalidArgument, which names the field and what is missing or wrong.
     """
     try:
         return _inspect(_ModelDirectory(directory), known_sha256 or {})
@@ -77,7 +77,7 @@ def inspect(
 def tokenizer_files(directory: Path) -> dict[str, Path]:
     """The files that tokenizing needs, by name.
 
-    Raises: IllegalState when the directory is no longer what it was.
+    Raises: IllegalState when the directory is no longer valid.
     """
     try:
         files = _ModelDirectory(directory).files
@@ -87,11 +87,11 @@ def tokenizer_files(directory: Path) -> dict[str, Path]:
 
 
 class _Unusable(Exception):
-    """Why a directory cannot be served."""
+    """The directory cannot be served; the message says why."""
 
 
 class _ModelDirectory:
-    """The files of a directory that count, by name."""
+    """The files of a model directory, by name."""
 
     def __init__(self, directory: Path) -> None:
         if not directory.is_dir():
@@ -103,7 +103,7 @@ class _ModelDirectory:
         }
 
     def _inside(self, name: str) -> Path:
-        """The real path of a file; a link may only lead to where a hub cache keeps its files."""
+        """The real path of a file; a link may only lead to the blobs of a hub cache."""
         real = (self.path / name).resolve()
         homes = [self.path]
         if self.path.parent.name == "snapshots":
@@ -115,7 +115,7 @@ class _ModelDirectory:
         return real
 
     def json(self, name: str) -> _Json:
-        """A JSON object, empty where there is no such file."""
+        """A JSON object; empty when the file does not exist."""
         if name not in self.files:
             return {}
         try:
@@ -151,11 +151,11 @@ def _checked_config(model: _ModelDirectory) -> _Json:
     for name, keys in _CODE_KEYS.items():
         for key in keys:
             if key in model.json(name):
-                raise _Unusable(f"{name} has {key}, which runs the model's own code; refused")
+                raise _Unusable(f"{name} has {key}, which runs the model's own code; not allowed")
     if not isinstance(config.get("model_type"), str):
         raise _Unusable("config.json has no model_type")
     if config.get("text_config") and not isinstance(config["text_config"], dict):
-        raise _Unusable("config.json has a text_config that is no JSON object")
+        raise _Unusable("config.json has a text_config that is not a JSON object")
     return config
 
 
@@ -176,11 +176,11 @@ def _tensors(name: str, path: Path) -> list[Tensor]:
     try:
         return read_tensors(path)
     except NotSafetensors as error:
-        raise _Unusable(f"{name} is not a whole safetensors file: {error}") from error
+        raise _Unusable(f"{name} is not a complete safetensors file: {error}") from error
 
 
 def _parameters(tensors: list[Tensor], quantization: _Json) -> int:
-    """Parameters before quantizing: packed words hold 32 / bits of them, scales and biases none."""
+    """Parameters before quantization: a packed word has 32 / bits of them, scales have none."""
     scaled = {t.name.removesuffix("scales") for t in tensors if t.name.endswith(".scales")}
     total = 0
     for tensor in tensors:
@@ -193,10 +193,10 @@ def _parameters(tensors: list[Tensor], quantization: _Json) -> int:
 
 
 def _bits(quantization: _Json, layer: str) -> int:
-    """The bits of a layer, which may have its own."""
+    """The bits of a layer, which may differ from the default."""
     bits = _object(quantization.get(layer)).get("bits") or quantization.get("bits")
     if not isinstance(bits, int) or not 0 < bits <= 32:
-        raise _Unusable("config.json does not tell the bits of its quantization")
+        raise _Unusable("config.json does not specify the bits of its quantization")
     return bits
 
 
@@ -213,7 +213,7 @@ def _dtype(tensors: list[Tensor], quantization: _Json) -> str:
 
 
 def _number(config: _Json, key: str, default: int | None = None) -> int:
-    """A positive number of the language model, which in a multimodal configuration is one part."""
+    """A positive number of the language model, which may be in a multimodal text_config."""
     value = config.get(key)
     if value is None:
         value = _object(config.get("text_config")).get(key)
@@ -221,16 +221,16 @@ def _number(config: _Json, key: str, default: int | None = None) -> int:
         value = default
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**32:
         return value
-    raise _Unusable(f"config.json does not tell {key}, or it is no positive number")
+    raise _Unusable(f"config.json has no {key}, or it is not a positive number")
 
 
 def _object(value: object) -> _Json:
-    """A JSON object, empty where it is anything else."""
+    """A JSON object; empty for any other value."""
     return cast("_Json", value) if isinstance(value, dict) else {}
 
 
 def _digest(files: Mapping[str, Path], known_sha256: Mapping[str, str]) -> str:
-    """SHA-256 over the sorted lines `name sha256`, one a file."""
+    """SHA-256 over the sorted lines `name sha256`, one per file."""
     lines = (
         f"{name} {known_sha256.get(name) or sha256(path)}\n" for name, path in sorted(files.items())
     )
@@ -238,7 +238,7 @@ def _digest(files: Mapping[str, Path], known_sha256: Mapping[str, str]) -> str:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_READ_BYTES):

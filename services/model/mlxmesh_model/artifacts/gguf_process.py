@@ -1,4 +1,4 @@
-"""Conversions of GGUF files, each in a process of its own: it may be slow, or die of its file."""
+"""Converts a GGUF file in a separate process, because a conversion may be slow or crash."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlxmesh_model.artifacts.hub import Progress
+from mlxmesh_model.artifacts.progress import Progress
 from mlxmesh_shared.errors import (
     FeatureNotSupported,
     Internal,
@@ -26,41 +26,40 @@ _FIELD = "file"
 
 
 class Converter(Protocol):
-    """What makes an mlx-lm directory of a GGUF file."""
+    """Converts a GGUF file to an mlx-lm directory."""
 
     async def __call__(self, file: Path, directory: Path, dtype: str, progress: Progress) -> None:
-        """The directory appears whole or not at all, in place of what was there; `progress` goes on
-        from where it is. Raises: InvalidArgument, DiskFull, ServiceUnavailable,
-        Internal.
+        """Replaces the directory atomically once the conversion is complete; adds to `progress`.
+        Raises: InvalidArgument, DiskFull, ServiceUnavailable, Internal.
         """
         ...
 
 
 async def convert_gguf(file: Path, directory: Path, dtype: str, progress: Progress) -> None:
-    """Converts in a process that ends with this one; see the port."""
-    growing = directory.with_name(f"{directory.name}.part")
+    """Converts in a child process that ends with this process; see the port."""
+    partial = directory.with_name(f"{directory.name}.part")
     try:
-        await asyncio.to_thread(_make_room, growing)
-        await _run(file, growing, dtype, progress)
+        await asyncio.to_thread(_prepare, partial)
+        await _run(file, partial, dtype, progress)
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-        growing.replace(directory)
+        partial.replace(directory)
     finally:
-        await asyncio.to_thread(shutil.rmtree, growing, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
 
 
-def _make_room(growing: Path) -> None:
-    shutil.rmtree(growing, ignore_errors=True)
-    growing.parent.mkdir(parents=True, exist_ok=True)
+def _prepare(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
 
 
-async def _run(file: Path, growing: Path, dtype: str, progress: Progress) -> None:
-    arguments = [str(file), str(growing), *([dtype] if dtype else [])]
+async def _run(file: Path, partial: Path, dtype: str, progress: Progress) -> None:
+    arguments = [str(file), str(partial), *([dtype] if dtype else [])]
     process = await asyncio.create_subprocess_exec(
-        # -P: no module of the directory that the service runs in.
+        # -P: import no modules from the working directory.
         *(sys.executable, "-P", "-m", "mlxmesh_model.gguf", *arguments), stdin=PIPE, stdout=PIPE
     )  # fmt: skip
     try:
-        failure = await _follow(process, progress, growing.parent)
+        failure = await _follow(process, progress, partial.parent)
         code = await process.wait()
     finally:
         if process.returncode is None:
@@ -74,18 +73,18 @@ async def _run(file: Path, growing: Path, dtype: str, progress: Progress) -> Non
 
 
 async def _follow(process: Process, progress: Progress, place: Path) -> MeshError | None:
-    """Reads what the process tells; the failure that it tells of, if any."""
+    """Reads the process's reports; returns the failure that it reports, if any."""
     assert process.stdout is not None
     done, total = progress.done_bytes, progress.total_bytes
     failure: MeshError | None = None
     async for line in process.stdout:
-        told: dict[str, Any] = json.loads(line)
-        if "failure" in told:
-            failure = _failure(told["failure"], told["message"], place)
+        message: dict[str, Any] = json.loads(line)
+        if "failure" in message:
+            failure = _failure(message["failure"], message["message"], place)
         else:
             progress.file = WEIGHTS
-            progress.done_bytes = done + told["done"]
-            progress.total_bytes = total + told["total"]
+            progress.done_bytes = done + message["done"]
+            progress.total_bytes = total + message["total"]
     return failure
 
 
@@ -93,10 +92,10 @@ def _failure(kind: str, message: str, place: Path) -> MeshError:
     if kind == "bad":
         return InvalidArgument(f"the GGUF file is damaged: {message}", field=_FIELD)
     if kind == "unsupported":
-        return FeatureNotSupported(f"the GGUF file is not taken: {message}", field=_FIELD)
+        return FeatureNotSupported(f"the GGUF file is not supported: {message}", field=_FIELD)
     if kind == "full":
         return disk_full(place, message)
     return ServiceUnavailable(
-        f"the GGUF file cannot be read, or the model not be written ({message}); check both disks,"
-        " then try again"
+        f"the GGUF file cannot be read, or the model cannot be written ({message}); check both"
+        " disks, then try again"
     )

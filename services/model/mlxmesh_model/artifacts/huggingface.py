@@ -1,4 +1,4 @@
-"""A model hub that speaks the Hugging Face protocol: what is there, and resumable downloads."""
+"""A hub with the Hugging Face protocol: finding models and resumable downloads."""
 
 import asyncio
 import logging
@@ -22,8 +22,9 @@ from tenacity import (
 )
 
 from mlxmesh_model.artifacts.folder import is_pickle, is_text, is_weights
-from mlxmesh_model.artifacts.hub import HubModel, Progress
+from mlxmesh_model.artifacts.hub import HubModel
 from mlxmesh_model.artifacts.part_file import HubFile, PartFile
+from mlxmesh_model.artifacts.progress import Progress
 from mlxmesh_shared.errors import HubUnavailable, InvalidArgument, SourceNotFound
 from mlxmesh_shared.host.json_file import MIB, max_file_bytes
 
@@ -36,7 +37,7 @@ _READ_BYTES = 1024 * 1024
 
 
 class HuggingFaceHub:
-    """The hub at an endpoint, by default the one that HF_ENDPOINT names; HF_TOKEN is used."""
+    """The hub at an endpoint; the default is HF_ENDPOINT. Sends HF_TOKEN if it is set."""
 
     def __init__(self, endpoint: str = "", *, attempts: int = 4, pause_s: float = 1.0) -> None:
         self._endpoint = endpoint.rstrip("/") or None
@@ -45,7 +46,7 @@ class HuggingFaceHub:
         self._pause_s = pause_s
 
     async def find(self, repo_id: str, revision: str, file: str = "") -> HubModel:
-        """What is there; with a file, that alone.
+        """The files of a model; with `file`, only that one.
 
         Raises: SourceNotFound, HubUnavailable, InvalidArgument.
         """
@@ -73,12 +74,12 @@ class HuggingFaceHub:
         return _checked(repo_id, commit, siblings)
 
     async def download(self, model: HubModel, directory: Path, progress: Progress) -> None:
-        """Brings every file into a directory, each verified; see the port."""
+        """Downloads every file into a directory and verifies it; see the port."""
         parts = [PartFile(file, directory) for file in model.files]
         await _remove_others(directory, parts)
         progress.total_bytes = model.total_bytes
         progress.done_bytes = sum(part.size_bytes for part in parts)
-        # Compressed on the way, a download could not go on from a byte.
+        # A compressed download could not be continued from a byte offset.
         headers = {"accept-encoding": "identity"}
         if token := get_token():
             headers["authorization"] = f"Bearer {token}"
@@ -93,7 +94,7 @@ class HuggingFaceHub:
     async def _fetch(
         self, client: httpx2.AsyncClient, model: HubModel, part: PartFile, progress: Progress
     ) -> None:
-        """One file, tried again from where it broke off, then verified."""
+        """Downloads one file, with retries that continue it, and verifies it."""
         name = part.file.name
         url = hf_hub_url(model.repo_id, name, revision=model.commit, endpoint=self._endpoint)
         retrying = AsyncRetrying(
@@ -113,19 +114,19 @@ class HuggingFaceHub:
 
 
 async def _remove_others(directory: Path, parts: list[PartFile]) -> None:
-    """Removes what an earlier pull left that is not of this commit, whole or in part."""
+    """Removes complete and partial files of other commits."""
     growing = {part.path for part in parts}
     whole = {part.final_path: part for part in parts}
     for path in list(directory.iterdir()) if directory.exists() else []:
         part = whole.get(path)
         if path in growing or (part and await asyncio.to_thread(part.is_content, path)):
             continue
-        _log.info("removing %s: it is not of the commit that is pulled", path)
+        _log.info("removing %s: it belongs to another commit", path)
         path.unlink()
 
 
 async def _stream(client: httpx2.AsyncClient, url: str, part: PartFile, progress: Progress) -> None:
-    """Appends what is missing of a file."""
+    """Downloads the missing rest of a file."""
     offset = part.size_bytes
     if offset >= part.file.size_bytes:
         return
@@ -133,20 +134,22 @@ async def _stream(client: httpx2.AsyncClient, url: str, part: PartFile, progress
     async with client.stream("GET", url, headers=headers) as response:
         response.raise_for_status()
         if response.status_code != _PARTIAL_CONTENT:
-            progress.done_bytes -= offset  # the hub sends it from the start
+            progress.done_bytes -= offset  # the hub sends the file from its start
             offset = 0
         async for chunk in response.aiter_raw(_READ_BYTES):
             await asyncio.to_thread(part.write_at, offset, chunk)
             offset += len(chunk)
             progress.done_bytes += len(chunk)
             if offset > part.file.size_bytes:
-                return  # more than was announced: the checksum will refuse it
+                return  # larger than announced: the checksum will not match
 
 
 def _only(repo_id: str, siblings: list[RepoSibling], file: str) -> HubFile:
-    """The one file that was asked for, by its name."""
+    """The requested file."""
     if _PART_OF_MANY.search(file):
-        raise InvalidArgument(f"{file} is one part of a split file; not taken", field="file")
+        raise InvalidArgument(
+            f"{file} is one part of a split file, which is not supported", field="file"
+        )
     for sibling in siblings:
         if sibling.rfilename == file:
             return _hub_file(sibling)
@@ -158,11 +161,13 @@ def _only(repo_id: str, siblings: list[RepoSibling], file: str) -> HubFile:
 
 
 def _checked(repo_id: str, commit: str, siblings: list[RepoSibling]) -> HubModel:
-    """The files that serving needs, text first: small, and wrong ones end the pull early."""
+    """The files needed to serve the model. Text files first: they are small, and an invalid one
+    ends the pull early.
+    """
     names = [sibling.rfilename for sibling in siblings]
     if not any(map(is_weights, names)):
         what = "pickled weights only" if any(map(is_pickle, names)) else "no weights"
-        raise InvalidArgument(f"{repo_id} has {what}; only safetensors are taken", field="repo_id")
+        raise InvalidArgument(f"{repo_id} has {what}; safetensors are required", field="repo_id")
     wanted = [s for s in siblings if is_text(s.rfilename) or is_weights(s.rfilename)]
     for sibling in wanted:
         _check_size(repo_id, sibling)
@@ -171,7 +176,7 @@ def _checked(repo_id: str, commit: str, siblings: list[RepoSibling]) -> HubModel
 
 
 def _check_size(repo_id: str, sibling: RepoSibling) -> None:
-    """Refuses a file before it is downloaded that would be refused afterwards."""
+    """Rejects a file before the download if validation would reject it afterwards."""
     name, max_bytes = sibling.rfilename, max_file_bytes(sibling.rfilename)
     if is_text(name) and (sibling.size or 0) > max_bytes:
         raise InvalidArgument(
@@ -183,13 +188,13 @@ def _hub_file(sibling: RepoSibling) -> HubFile:
     sha = sibling.lfs.sha256 if sibling.lfs else ""
     oid = sibling.blob_id or ""
     if sibling.size is None or not (sha or oid):
-        raise HubUnavailable(f"the hub tells no checksum for {sibling.rfilename}; not taken")
+        raise HubUnavailable(f"the hub reports no checksum for {sibling.rfilename}")
     return HubFile(sibling.rfilename, sibling.size, sha, oid)
 
 
 def _unavailable(endpoint: str, error: Exception) -> HubUnavailable:
     _log.warning("%s: %r", endpoint, error)
     return HubUnavailable(
-        f"the hub at {endpoint} cannot be reached or broke off ({type(error).__name__});"
-        " pull again to go on where it stopped"
+        f"the hub at {endpoint} cannot be reached or interrupted the download"
+        f" ({type(error).__name__}); pull again to continue"
     )

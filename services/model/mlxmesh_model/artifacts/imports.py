@@ -1,25 +1,25 @@
-"""Importing a GGUF file of this host into the catalogue."""
+"""Imports a GGUF file of this host into the catalogue."""
 
 import asyncio
 import shutil
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from uuid import uuid4
 
 from mlxmesh_model.artifacts.folder import inspect
 from mlxmesh_model.artifacts.gguf_process import Converter, convert_gguf
-from mlxmesh_model.artifacts.hub import Progress
-from mlxmesh_model.artifacts.pulls import PullProgress, progress_of, why_failed
+from mlxmesh_model.artifacts.progress import Progress, Step, failure_of, report
 from mlxmesh_model.catalogue.models import Artifact, Source, Version
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import InvalidArgument
 
-# No model's name begins so: pulled models are kept beside it.
+# No model name starts with an underscore: pulled models are stored beside this folder.
 _FOLDER = "_imported"
 
 
 class Imports:
-    """Converts into a folder of `models_dir`, which nobody else writes to."""
+    """Converts into a folder of `models_dir` that only this class writes to."""
 
     def __init__(
         self, *, store: Store, models_dir: Path, convert: Converter = convert_gguf
@@ -27,12 +27,12 @@ class Imports:
         self._store = store
         self._root = models_dir / _FOLDER
         self._convert = convert
-        self._own: set[Path] = set()
-        # Each reads and writes as fast as the disk can: one after another is as fast as together.
-        self._turn = asyncio.Lock()
+        self._active: set[Path] = set()
+        # The disk is the bottleneck: concurrent conversions would not be faster.
+        self._converting = asyncio.Lock()
 
     async def recover(self) -> None:
-        """Removes what was left by an import that ended with its process."""
+        """Removes the files of imports that were interrupted when their process ended."""
         known = {
             Path(version.artifact.directory)
             for model in await self._store.models()
@@ -40,12 +40,12 @@ class Imports:
             if version.artifact
         }
         for directory in self._root.glob("*/*"):
-            if directory.resolve() not in known and directory.with_suffix("") not in self._own:
+            if directory.resolve() not in known and directory.with_suffix("") not in self._active:
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
-    async def run(self, name: str, file: Path, dtype: str) -> AsyncGenerator[PullProgress]:
-        """Converts and registers; yields at most ten times a second. Ended early, it leaves
-        nothing.
+    async def import_file(self, name: str, file: Path, dtype: str) -> AsyncGenerator[Step]:
+        """Converts and registers; yields at most ten times a second. Closing it early leaves no
+        files.
 
         Raises: InvalidArgument, DiskFull, ServiceUnavailable.
         """
@@ -57,38 +57,36 @@ class Imports:
             )
         progress = Progress()
         directory = self._root.resolve() / name / uuid4().hex[:12]
-        self._own.add(directory)
-        task = asyncio.create_task(
-            self._fill(name, Source(file=str(file), dtype=dtype), directory, progress)
-        )
+        self._active.add(directory)
+        source = Source(file=str(file), dtype=dtype)
+        steps = report(name, self._fill(name, source, directory, progress), progress)
         try:
-            async for step in progress_of(task, progress):
-                yield PullProgress(name, step)
-            yield PullProgress(name, progress, task.result())
+            async with aclosing(steps):
+                async for step in steps:
+                    yield step
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            self._own.discard(directory)
+            self._active.discard(directory)
 
     async def _fill(
         self, name: str, source: Source, directory: Path, progress: Progress
     ) -> Version:
         try:
-            async with self._turn:
+            async with self._converting:
                 await self._convert(Path(source.file), directory, source.dtype, progress)
             artifact = await asyncio.to_thread(inspect, directory, field="file")
         except BaseException as error:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
             if isinstance(error, OSError):
-                raise why_failed(error, self._root.parent) from error
+                raise failure_of(error, self._root.parent) from error
             raise
-        # From here on it goes to its end, whoever waits: a directory is known, or it is removed.
+        # From here on it completes even if its caller is cancelled, so that the directory is either
+        # registered or removed.
         return await asyncio.shield(
-            self._store.transactions.keep(self._register(name, artifact, source))
+            self._store.transactions.run_to_completion(self._register(name, artifact, source))
         )
 
     async def _register(self, name: str, artifact: Artifact, source: Source) -> Version:
-        """The version, which may be there already, with the same content in another directory."""
+        """The version, which may already exist with the same content in another directory."""
         directory = Path(artifact.directory)
         kept = directory
         try:
@@ -104,7 +102,7 @@ class Imports:
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def remove_files(self, version: Version) -> None:
-        """Removes what was imported as a version, and nothing that was made otherwise."""
+        """Removes the files of an imported version; does nothing for any other version."""
         source, artifact = version.source, version.artifact
         if not source.file or source.repo_id or artifact is None:
             return

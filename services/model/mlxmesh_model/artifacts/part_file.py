@@ -1,4 +1,4 @@
-"""A file of a model while it is being downloaded, and its checksum."""
+"""A partially downloaded file and its checksum."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ SUFFIX = ".part"
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file at the hub; its checksum is a SHA-256, or, for small ones, git's object id."""
+    """A file at the hub; its checksum is a SHA-256 or, for small files, a git object id."""
 
     name: str
     size_bytes: int
@@ -21,7 +21,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class PartFile:
-    """Where a file grows; another content at the hub gets another place."""
+    """A file that is being downloaded; different content at the hub has a different path."""
 
     file: HubFile
     directory: Path
@@ -34,23 +34,23 @@ class PartFile:
 
     @property
     def final_path(self) -> Path:
-        """The whole file."""
+        """The complete file."""
         return self.directory / self.file.name
 
     @property
     def complete(self) -> bool:
-        """Whether there is a whole file of that name; what it holds, `is_content` tells."""
+        """Whether the complete file exists; `is_content` checks its content."""
         return self.final_path.exists()
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that are there already."""
+        """Bytes downloaded so far."""
         if self.complete:
             return self.file.size_bytes
         return self.path.stat().st_size if self.path.exists() else 0
 
     def write_at(self, offset: int, chunk: bytes) -> None:
-        """Writes a piece; whatever was behind it goes."""
+        """Writes a chunk and truncates the file after it."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.path.open("r+b" if offset else "wb") as file:
             file.seek(offset)
@@ -58,9 +58,9 @@ class PartFile:
             file.truncate()
 
     def finish(self) -> bool:
-        """Gives the file its name when its content is what the hub announced, else removes it."""
+        """Renames the file to its final name if its checksum matches, otherwise removes it."""
         if not self.path.exists():
-            self.write_at(0, b"")  # an empty file has no piece
+            self.write_at(0, b"")  # an empty file has no chunks
         if not self.is_content(self.path):
             self.path.unlink()
             return False
@@ -68,7 +68,7 @@ class PartFile:
         return True
 
     def is_content(self, path: Path) -> bool:
-        """Whether a file holds what the hub announced; reads it whole."""
+        """Whether a file matches the announced size and checksum; reads the whole file."""
         if path.stat().st_size != self.file.size_bytes:
             return False
         if self.file.sha256:

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: what it holds, without reading the weights.
+"""Reads the header of a safetensors file, not its weights.
 
 Source: the format's description in the safetensors repository (8 bytes of little-endian header
 length, a JSON header, then the tensors; at most 100 MB of header, of which this reads 32 MiB).
@@ -11,9 +11,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-# A third of what the format allows, and three times the largest header that is known.
+# A third of what the format allows, and three times the largest known header.
 _MAX_HEADER_BYTES = 32 * 2**20
-# Without these bounds a product of long numbers takes minutes.
+# Without these bounds, multiplying very long numbers could take minutes.
 _MAX_DIMENSIONS = 16
 _MAX_VALUE = 2**63 - 1
 # The smallest element has one bit.
@@ -21,7 +21,7 @@ _MAX_ELEMENTS_PER_BYTE = 8
 
 
 class NotSafetensors(Exception):
-    """The file is not what its name says."""
+    """The file is not a valid safetensors file."""
 
 
 _Number = Annotated[int, Field(ge=0, le=_MAX_VALUE)]
@@ -33,13 +33,13 @@ class _Entry(BaseModel):
     data_offsets: tuple[_Number, _Number]
 
 
-# mlx writes null where there is no metadata.
+# mlx writes null when there is no metadata.
 _HEADER = TypeAdapter(dict[str, _Entry | dict[str, str] | None])
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor's facts; `dtype` is the format's own name, for example BF16."""
+    """The properties of a tensor; `dtype` is the format's name, for example BF16."""
 
     name: str
     dtype: str

@@ -1,1 +1,1 @@
-"""The catalogue: models, versions and aliases, and the database that holds them."""
+"""The catalogue: models, versions and aliases, and their database."""

@@ -10,21 +10,21 @@ from mlxmesh_model.catalogue.database_errors import damaged, explained, newer, r
 from mlxmesh_model.catalogue.database_urls import is_sqlite
 from mlxmesh_shared.errors import IllegalState
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in `migrations/versions`."""
 
 BUSY_TIMEOUT_MS = 5000
 _CONNECT_TIMEOUT_S = 10
 _IDLE_TIMEOUT_MS = 60_000
-# Any number, as long as every version of this software takes the same.
+# An arbitrary number that must be the same in every version of this software.
 _UPGRADE_LOCK = 6_518_374_011
 _WRITES = "mlxmesh_writes"
 
 
 async def open_database(url: URL) -> AsyncEngine:
-    """An engine on a database that has been brought up to date; the caller disposes of it.
+    """Opens a database and upgrades its tables; the caller disposes of the engine.
 
-    Raises: MeshError that says what is wrong with the database, and what to do.
+    Raises: MeshError that names the problem with the database and its remedy.
     """
     with explained(url):
         engine = _sqlite_engine(url) if is_sqlite(url) else _postgres_engine(url)
@@ -40,12 +40,12 @@ async def open_database(url: URL) -> AsyncEngine:
 
 
 def for_writing(engine: AsyncEngine) -> AsyncEngine:
-    """The same database, for transactions that write: of all processes, one at a time in SQLite."""
+    """The same database for writing transactions; in SQLite, one at a time across processes."""
     return engine.execution_options(**{_WRITES: True})
 
 
 def for_reading(engine: AsyncEngine) -> AsyncEngine:
-    """The same database, for transactions whose statements all see one state of it."""
+    """The same database for reading transactions, each of which sees one state of it."""
     if is_sqlite(engine.url):
         return engine
     return engine.execution_options(isolation_level="REPEATABLE READ")
@@ -55,13 +55,13 @@ def _postgres_engine(url: URL) -> AsyncEngine:
     settings = {
         "application_name": "mlxmesh",
         "lock_timeout": str(BUSY_TIMEOUT_MS),
-        # A process that is frozen in a transaction must not stop the others for ever.
+        # A process that is suspended within a transaction must not block the others forever.
         "idle_in_transaction_session_timeout": str(_IDLE_TIMEOUT_MS),
     }
     try:
         return create_async_engine(
             url,
-            # A server that was restarted costs no call.
+            # No call fails because the server was restarted.
             pool_pre_ping=True,
             connect_args={"timeout": _CONNECT_TIMEOUT_S, "server_settings": settings},
         )
@@ -81,7 +81,7 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
 
 
 class _Connection(Protocol):
-    """The part of a DB-API connection that is used here."""
+    """The methods of a DB-API connection that are used here."""
 
     isolation_level: str | None
 
@@ -89,11 +89,11 @@ class _Connection(Protocol):
 
 
 def _tune_sqlite(connection: _Connection, _record: object) -> None:
-    """Readers beside one writer, enforced foreign keys, a wait instead of an error on a lock."""
-    # Else the driver begins transactions itself, and only at the first change: what was read
-    # before may be out of date by then.
+    """Concurrent readers with one writer, enforced foreign keys, waiting for locks."""
+    # Otherwise the driver begins a transaction itself, and only at the first write: by then, data
+    # that was read before may be outdated.
     connection.isolation_level = None
-    # The wait first: the others need locks themselves.
+    # The timeout first, because the other pragmas need locks.
     for pragma in [f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "foreign_keys=ON"]:
         connection.execute(f"PRAGMA {pragma}").close()
 
@@ -106,7 +106,7 @@ def _begin_sqlite(connection: Connection) -> None:
 def _upgrade(connection: Connection) -> None:
     url = connection.engine.url
     if not is_sqlite(url):
-        # Of processes that begin at once, one makes the tables.
+        # Of several processes that start at once, one creates the tables.
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
     revision = _revision(connection)
     if revision == HEAD:
@@ -114,8 +114,8 @@ def _upgrade(connection: Connection) -> None:
     if revision is not None and revision > HEAD:
         raise newer(url, revision, HEAD)
     if revision is None and inspect(connection).get_table_names():
-        raise damaged(url, "it holds other tables than a catalogue's")
-    # Not at the top: it is slow to import and only a change of the tables needs it.
+        raise damaged(url, "it contains tables of another application")
+    # Imported late: Alembic is slow to import and is needed only for an upgrade.
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -126,11 +126,11 @@ def _upgrade(connection: Connection) -> None:
     try:
         command.upgrade(config, HEAD)
     except CommandError as error:
-        raise damaged(url, f"its revision {revision} is not known") from error
+        raise damaged(url, f"its revision {revision} is unknown") from error
 
 
 def _revision(connection: Connection) -> str | None:
-    """The revision of the tables that are there, None in a database without a catalogue."""
+    """The revision of the tables; None in a database without a catalogue."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -1,4 +1,4 @@
-"""What an error of the catalogue's database means, and which go away when one tries again."""
+"""Translates errors of the catalogue's database; decides which of them a retry can fix."""
 
 import sqlite3
 from collections.abc import Generator
@@ -18,15 +18,15 @@ MAX_ATTEMPTS = 5
 _SQLITE_PRIMARY_CODE = 0xFF
 # Source: PostgreSQL's documentation, appendix A.
 _POSTGRES_FULL = "53100"
-_POSTGRES_AGAIN = ("40001", "40P01", "55P03")
-# The connection, its end by the server, too many of them.
-_POSTGRES_AWAY = ("08", "57P", "53300", "25P03")
-# No such user, wrong password, no such database, no right to do it.
-_POSTGRES_REFUSED = ("28", "3D000", "42501")
+_POSTGRES_CONFLICT = ("40001", "40P01", "55P03")
+# Connection failures, shutdown by the server, too many connections.
+_POSTGRES_UNREACHABLE = ("08", "57P", "53300", "25P03")
+# Unknown user, wrong password, unknown database, missing privilege.
+_POSTGRES_DENIED = ("28", "3D000", "42501")
 
 
 def retrying() -> AsyncRetrying:
-    """Tries again what only found the database in use; for what changes nothing when it fails."""
+    """Retries while the database is busy; for operations that change nothing if they fail."""
     return AsyncRetrying(
         retry=retry_if_exception_type(CatalogueBusy),
         stop=stop_after_attempt(MAX_ATTEMPTS),
@@ -37,7 +37,7 @@ def retrying() -> AsyncRetrying:
 
 @contextmanager
 def explained(url: URL) -> Generator[None]:
-    """Turns a database's error into one that says what to do, where that is known."""
+    """Translates a database error into a MeshError with a remedy, if it is known."""
     try:
         yield
     except MeshError:
@@ -50,33 +50,33 @@ def explained(url: URL) -> Generator[None]:
 
 
 def damaged(url: URL, why: str) -> MeshError:
-    """For a database that holds no catalogue, or only parts of one."""
+    """The error for a database without a catalogue, or with only parts of one."""
     return IllegalState(
-        f"the catalogue {place(url)} cannot be used: {why}; restore a copy of it, or begin with an"
-        " empty one elsewhere (files of models are kept; register or pull them again)"
+        f"the catalogue {place(url)} cannot be used: {why}; restore a copy of it, or start with"
+        " an empty one elsewhere (model files remain; register or pull them again)"
     )
 
 
 def newer(url: URL, revision: str, known: str) -> MeshError:
-    """For a database that a later version of this software has written."""
+    """The error for a database that a newer version of this software has written."""
     return IllegalState(
-        f"the catalogue {place(url)} is of a newer mlxmesh (revision {revision}, this one knows"
-        f" {known}); upgrade mlxmesh, or choose another --data-dir or database_url"
+        f"the catalogue {place(url)} was written by a newer mlxmesh (revision {revision}; this"
+        f" one supports {known}); upgrade mlxmesh, or choose another --data-dir or database_url"
     )
 
 
 def _known(error: Exception, url: URL) -> MeshError | None:
-    # As a connection is made, the driver's errors come as they are.
+    # While connecting, SQLAlchemy does not wrap the driver's errors.
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     if isinstance(cause, sqlite3.Error):
         return _of_sqlite(cause, url)
     if isinstance(cause, OSError):
-        return _of_file(cause, url) if is_sqlite(url) else _away(url, cause.strerror)
+        return _of_file(cause, url) if is_sqlite(url) else _unreachable(url, cause.strerror)
     state = getattr(cause, "sqlstate", None)
     if isinstance(state, str):
         return _of_postgres(state, cause, url)
     if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return _away(url)
+        return _unreachable(url)
     return None
 
 
@@ -105,23 +105,23 @@ def _of_sqlite(error: sqlite3.Error, url: URL) -> MeshError | None:
 def _of_postgres(state: str, error: BaseException, url: URL) -> MeshError | None:
     if state == _POSTGRES_FULL:
         return disk_full(f"the data directory of PostgreSQL at {server_of(url)}")
-    if state in _POSTGRES_AGAIN:
+    if state in _POSTGRES_CONFLICT:
         return _busy()
-    if state.startswith(_POSTGRES_AWAY):
-        return _away(url)
-    if state.startswith(_POSTGRES_REFUSED):
+    if state.startswith(_POSTGRES_UNREACHABLE):
+        return _unreachable(url)
+    if state.startswith(_POSTGRES_DENIED):
         return IllegalState(
-            f"the database {place(url)} refuses the catalogue: {error}; check `[model]"
-            " database_url`, and that its user may create tables there"
+            f"the database {place(url)} denies access: {error}; check `[model] database_url`,"
+            " and that its user may create tables there"
         )
     return None
 
 
-def _away(url: URL, why: str | None = None) -> ServiceUnavailable:
+def _unreachable(url: URL, why: str | None = None) -> ServiceUnavailable:
     reason = f" ({why})" if why else ""
     return ServiceUnavailable(
-        f"the catalogue's database at {server_of(url)} cannot be reached{reason}; see that it runs,"
-        " and check `[model] database_url`"
+        f"the catalogue's database at {server_of(url)} cannot be reached{reason}; check that it is"
+        " running, and check `[model] database_url`"
     )
 
 

@@ -1,4 +1,4 @@
-"""The life of a model version: which moves are legal, and what follows from its replicas."""
+"""The lifecycle of a model version: its states and transitions. Pure."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from mlxmesh_shared.errors import IllegalState
 
 
 class State(StrEnum):
-    """Where a version is in its life; the values are stored."""
+    """The lifecycle state of a version; the values are stored."""
 
     PULLING = "pulling"
     PULL_FAILED = "pull_failed"
@@ -18,8 +18,8 @@ class State(StrEnum):
     DELETED = "deleted"
 
 
-class Move(StrEnum):
-    """What somebody wants to do with a version."""
+class Action(StrEnum):
+    """What a caller does with a version; the values are part of messages."""
 
     PULL = "pull"
     FINISH_PULL = "finish the pull of"
@@ -29,52 +29,52 @@ class Move(StrEnum):
     DELETE = "delete"
 
 
-MOVES: dict[tuple[State, Move], State] = {
-    (State.PULLING, Move.FINISH_PULL): State.AVAILABLE,
-    (State.PULLING, Move.FAIL_PULL): State.PULL_FAILED,
-    (State.PULL_FAILED, Move.PULL): State.PULLING,
-    (State.PULL_FAILED, Move.DELETE): State.DELETED,
-    (State.AVAILABLE, Move.LOAD): State.LOADING,
-    (State.AVAILABLE, Move.UNLOAD): State.AVAILABLE,
-    (State.AVAILABLE, Move.DELETE): State.DELETED,
-    (State.LOADING, Move.LOAD): State.LOADING,
-    (State.LOADING, Move.UNLOAD): State.UNLOADING,
-    (State.READY, Move.LOAD): State.READY,
-    (State.READY, Move.UNLOAD): State.UNLOADING,
-    (State.UNLOADING, Move.LOAD): State.LOADING,
-    (State.UNLOADING, Move.UNLOAD): State.UNLOADING,
-    (State.LOAD_FAILED, Move.LOAD): State.LOADING,
-    (State.LOAD_FAILED, Move.UNLOAD): State.UNLOADING,
+TRANSITIONS: dict[tuple[State, Action], State] = {
+    (State.PULLING, Action.FINISH_PULL): State.AVAILABLE,
+    (State.PULLING, Action.FAIL_PULL): State.PULL_FAILED,
+    (State.PULL_FAILED, Action.PULL): State.PULLING,
+    (State.PULL_FAILED, Action.DELETE): State.DELETED,
+    (State.AVAILABLE, Action.LOAD): State.LOADING,
+    (State.AVAILABLE, Action.UNLOAD): State.AVAILABLE,
+    (State.AVAILABLE, Action.DELETE): State.DELETED,
+    (State.LOADING, Action.LOAD): State.LOADING,
+    (State.LOADING, Action.UNLOAD): State.UNLOADING,
+    (State.READY, Action.LOAD): State.READY,
+    (State.READY, Action.UNLOAD): State.UNLOADING,
+    (State.UNLOADING, Action.LOAD): State.LOADING,
+    (State.UNLOADING, Action.UNLOAD): State.UNLOADING,
+    (State.LOAD_FAILED, Action.LOAD): State.LOADING,
+    (State.LOAD_FAILED, Action.UNLOAD): State.UNLOADING,
 }
 
-_REMEDY: dict[tuple[State, Move], str] = {
-    (State.PULLING, Move.PULL): "another call is pulling it, wait for that one",
-    (State.PULLING, Move.LOAD): "wait until it is downloaded",
-    (State.PULLING, Move.DELETE): "cancel the pull first",
-    (State.PULL_FAILED, Move.LOAD): "pull it again first",
-    (State.LOADING, Move.DELETE): "unload it first",
-    (State.READY, Move.DELETE): "unload it first",
-    (State.UNLOADING, Move.DELETE): "wait until it is unloaded",
-    (State.LOAD_FAILED, Move.DELETE): "unload it first",
+_REMEDY: dict[tuple[State, Action], str] = {
+    (State.PULLING, Action.PULL): "another call is pulling it; wait for that call",
+    (State.PULLING, Action.LOAD): "wait until it is downloaded",
+    (State.PULLING, Action.DELETE): "cancel the pull first",
+    (State.PULL_FAILED, Action.LOAD): "pull it again first",
+    (State.LOADING, Action.DELETE): "unload it first",
+    (State.READY, Action.DELETE): "unload it first",
+    (State.UNLOADING, Action.DELETE): "wait until it is unloaded",
+    (State.LOAD_FAILED, Action.DELETE): "unload it first",
 }
 
 ON_DISK = frozenset(State) - {State.PULLING, State.PULL_FAILED, State.DELETED}
 
 
-def after(state: State, move: Move, *, subject: str) -> State:
-    """The state that a move leads to.
+def next_state(state: State, action: Action, *, subject: str) -> State:
+    """The state after an action.
 
-    Raises: IllegalState, naming the subject, its state and what to do.
+    Raises: IllegalState, which names the subject, its state and the remedy.
     """
-    target = MOVES.get((state, move))
+    target = TRANSITIONS.get((state, action))
     if target is None:
-        remedy = _REMEDY.get((state, move), "nothing has to be done")
-        raise IllegalState(f"cannot {move} {subject}: it is {state.upper()}; {remedy}")
+        remedy = _REMEDY.get((state, action), "no action is needed")
+        raise IllegalState(f"cannot {action} {subject}: it is {state.upper()}; {remedy}")
     return target
 
 
-def settled(state: State, *, desired: int, present: int, ready: int, failed: bool) -> State:
-    """The state that follows from a version's replicas; pulls are not touched by it."""
+def state_of(state: State, *, desired: int, present: int, ready: int, failed: bool) -> State:
+    """The state that follows from a version's replicas; if not on disk, the present state."""
     if state not in ON_DISK:
         return state
     if desired == 0:

@@ -1,22 +1,22 @@
-"""What the catalogue holds: models, their versions, and the replicas of these."""
+"""The catalogue's domain objects: models, versions and replicas. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
-from mlxmesh_model.catalogue.lifecycle import ON_DISK, State, settled
+from mlxmesh_model.catalogue.lifecycle import ON_DISK, State, state_of
 from mlxmesh_shared.errors import MeshError, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_ALIAS = "default"
-REFUSAL_PAUSE_S = 10.0
-"""After so long runtimes are asked again for a replica that all of them refused."""
+PLACEMENT_RETRY_S = 10.0
+"""How long to wait before runtimes are asked again for a replica that all of them rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailureRecord:
-    """Why something failed, as it is kept: a gRPC code number, a stable reason, one sentence."""
+    """A stored failure: a gRPC code number, a stable reason and one sentence."""
 
     code: int
     reason: str
@@ -24,14 +24,14 @@ class FailureRecord:
 
     @classmethod
     def of(cls, error: MeshError) -> "FailureRecord":
-        """An error, to be kept."""
+        """The record of an error."""
         return cls(error.code.value[0], error.reason, error.message)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a version came from: a directory, a GGUF file and the dtype that it was asked for in,
-    or a hub id with its revision and commit, and the file where it is one.
+    """The origin of a version: a directory; a GGUF file and the requested dtype; or a repository at
+    a hub with its revision and commit and, for a GGUF file, the file name.
     """
 
     directory: str = ""
@@ -48,13 +48,13 @@ class Source:
         return f"{path}@{self.revision}"
 
     def is_like(self, other: "Source") -> bool:
-        """Whether both name the same thing at a hub, at whatever revision."""
+        """Whether both have the same repository, file and dtype, at any revision."""
         return (self.repo_id, self.file, self.dtype) == (other.repo_id, other.file, other.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """The facts of a model directory."""
+    """The properties of a model directory."""
 
     directory: str
     digest: str
@@ -67,13 +67,13 @@ class Artifact:
 
 
 class Phase(StrEnum):
-    """Where a replica is, as its runtime last said; the values are stored."""
+    """The phase of a replica, as its runtime last reported it; the values are stored."""
 
-    PENDING = "pending"  # wanted, its runtime has not been told yet
+    PENDING = "pending"  # placed, not yet requested from its runtime
     STARTING = "starting"
     READY = "ready"
     FAILED = "failed"
-    STOPPING = "stopping"  # no longer wanted, still there
+    STOPPING = "stopping"  # surplus, not yet stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Replica:
 class Version:
     """A version of a model.
 
-    `intent` grows with each load and unload: what was observed under an older one is out of date.
+    `intent` grows with each load and unload; observations made under an older one are outdated.
     """
 
     model: str
@@ -106,22 +106,24 @@ class Version:
 
     @property
     def ready_replicas(self) -> int:
-        """Replicas that serve."""
+        """The number of ready replicas."""
         return sum(replica.phase is Phase.READY for replica in self.replicas)
 
     @property
     def retry_in_s(self) -> float:
-        """Within which time passes try again what failed; 0 when nothing did, or when it waits for
-        a load, as an engine does that its runtime gave up.
+        """The longest time until the reconciler retries a failure; 0 when nothing failed, or when
+        only a new load retries, because a runtime no longer restarts an engine.
         """
-        given_up = any(replica.phase is Phase.FAILED for replica in self.replicas)
-        waits = self.failure is None or self.desired_replicas == 0 or given_up
-        return 0.0 if waits else REFUSAL_PAUSE_S
+        failed_for_good = any(replica.phase is Phase.FAILED for replica in self.replicas)
+        idle = self.failure is None or self.desired_replicas == 0 or failed_for_good
+        return 0.0 if idle else PLACEMENT_RETRY_S
 
-    def settle(self, replicas: tuple[Replica, ...], failure: FailureRecord | None) -> "Version":
-        """This version with other replicas, and the state that follows from them."""
+    def with_replicas(
+        self, replicas: tuple[Replica, ...], failure: FailureRecord | None
+    ) -> "Version":
+        """This version with these replicas, and the state that follows from them."""
         ready = sum(replica.phase is Phase.READY for replica in replicas)
-        state = settled(
+        state = state_of(
             self.state,
             desired=self.desired_replicas,
             present=len(replicas),
@@ -132,13 +134,13 @@ class Version:
 
     @property
     def label(self) -> str:
-        """How it is written in messages and references: name@version."""
+        """The version as it is written in messages and references: name@version."""
         return f"{self.model}@{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model with its versions, oldest first; `sequence` is that of its last change."""
+    """A model with its versions, oldest first; `sequence` is the number of its last change."""
 
     name: str
     versions: tuple[Version, ...]
@@ -147,11 +149,11 @@ class Model:
 
     @property
     def default_version(self) -> int:
-        """What the bare name means just now."""
+        """The version that the bare name refers to at present."""
         return default_version(self.versions, self.aliases)
 
     def version(self, number: int, *, field: str = "model") -> Version:
-        """The version of that number.
+        """The version with this number.
 
         Raises: ModelNotFound.
         """
@@ -162,7 +164,7 @@ class Model:
         raise ModelNotFound(f"{self.name} has no version {number}; it has {known}", field=field)
 
     def resolve(self, reference: ModelReference) -> Version:
-        """The version that a reference to this model means.
+        """The version that a reference to this model refers to.
 
         Raises: ModelNotFound.
         """
@@ -178,13 +180,13 @@ class Model:
         return self.version(self.aliases[reference.alias])
 
     def with_content(self, digest: str) -> Version | None:
-        """The version that holds that content."""
+        """The version with this content."""
         known = (v for v in self.versions if v.artifact and v.artifact.digest == digest)
         return next(known, None)
 
     def pulled_from(self, source: Source) -> Version | None:
-        """The version that was pulled from the same commit, else one of the same revision that was
-        not pulled to the end.
+        """The version pulled from the same commit, else one of the same revision whose pull is not
+        complete.
         """
         versions = [v for v in reversed(self.versions) if v.source.is_like(source)]
         for version in versions:
@@ -198,7 +200,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A model after a change, or None where it was removed."""
+    """A model after a change; None if it was removed."""
 
     sequence: int
     name: str
@@ -207,7 +209,7 @@ class Change:
 
 def default_version(versions: tuple[Version, ...], aliases: Mapping[str, int]) -> int:
     """The alias `default`, else the newest version with a ready replica, else the newest on disk,
-    else the newest; 0 where there is none.
+    else the newest; 0 when there is no version.
     """
     if DEFAULT_ALIAS in aliases:
         return aliases[DEFAULT_ALIAS]

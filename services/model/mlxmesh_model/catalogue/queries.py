@@ -1,4 +1,4 @@
-"""The statements that the store is made of; each runs in its caller's transaction."""
+"""SQL statements of the store; each runs in its caller's transaction."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -24,11 +24,11 @@ _Row = TypeVar("_Row", VersionRow, AliasRow, ReplicaRow)
 async def read_models(
     session: AsyncSession, where: ColumnElement[bool], *, limit: int | None = None
 ) -> list[Model]:
-    """The models that a condition selects, by name, whole, in four statements however many."""
+    """The models that a condition selects, ordered by name, read in four statements."""
     found = (
         await session.scalars(select(ModelRow).where(where).order_by(ModelRow.name).limit(limit))
     ).all()
-    # Not as parameters: SQLite takes no more than 32,766 of them.
+    # A subquery, because SQLite accepts at most 32,766 parameters.
     names = select(ModelRow.name).where(where).order_by(ModelRow.name).limit(limit)
     versions = _by_model(
         await session.scalars(
@@ -66,7 +66,7 @@ async def find_model(session: AsyncSession, name: str) -> Model | None:
 
 
 async def read_changes(session: AsyncSession, *, after: int) -> list[Change]:
-    """What changed after a sequence number, in order; after 0 every model as it is."""
+    """The changes after a sequence number, in order; after 0, every model as it is."""
     changed = await read_models(session, ModelRow.sequence > after)
     found = [Change(model.sequence, model.name, model) for model in changed]
     if after:
@@ -77,17 +77,17 @@ async def read_changes(session: AsyncSession, *, after: int) -> list[Change]:
 
 
 async def last_sequence(session: AsyncSession) -> int:
-    """The number of the last change."""
+    """The sequence number of the last change."""
     return (await session.scalars(select(CounterRow.value))).one()
 
 
 async def version_row(session: AsyncSession, version: Version) -> VersionRow:
-    """The row of a version that is known to exist."""
+    """The row of an existing version."""
     return await session.get_one(VersionRow, (version.model, version.number))
 
 
 async def add_version(session: AsyncSession, name: str, source: Source) -> VersionRow:
-    """A new version under the next number, and its model where it is the first."""
+    """Adds a version with the next number, and its model if it does not exist."""
     model = await session.get(ModelRow, name)
     if model is None:
         removed = await session.get(TombstoneRow, name)
@@ -102,13 +102,13 @@ async def add_version(session: AsyncSession, name: str, source: Source) -> Versi
 
 
 async def set_replicas(session: AsyncSession, version: Version) -> None:
-    """Makes the stored replicas of a version those that it has."""
-    kept = [replica.engine_id for replica in version.replicas]
+    """Replaces the stored replicas of a version with its present ones."""
+    engine_ids = [replica.engine_id for replica in version.replicas]
     await session.execute(
         delete(ReplicaRow).where(
             ReplicaRow.model == version.model,
             ReplicaRow.number == version.number,
-            ReplicaRow.engine_id.not_in(kept),
+            ReplicaRow.engine_id.not_in(engine_ids),
         )
     )
     for replica in version.replicas:
@@ -116,7 +116,7 @@ async def set_replicas(session: AsyncSession, version: Version) -> None:
 
 
 async def retry_failed_replicas(session: AsyncSession, version: Version) -> None:
-    """Marks failed replicas as waiting to be started."""
+    """Marks failed replicas as pending, so that they are started again."""
     await session.execute(
         update(ReplicaRow)
         .where(
@@ -129,14 +129,14 @@ async def retry_failed_replicas(session: AsyncSession, version: Version) -> None
 
 
 async def last_version(session: AsyncSession, name: str) -> int:
-    """The newest version number that a model ever had, 0 for none."""
+    """The largest version number that a model ever had; 0 for none."""
     return await session.scalar(select(ModelRow.last_version).where(ModelRow.name == name)) or 0
 
 
 async def number_change(
     session: AsyncSession, name: str, *, removed: bool, last_version: int
 ) -> None:
-    """Gives a change of a model the next sequence number; a removed one keeps its last version."""
+    """Gives a change the next sequence number; a removed model leaves a tombstone."""
     sequence = (
         await session.scalars(
             update(CounterRow).values(value=CounterRow.value + 1).returning(CounterRow.value)

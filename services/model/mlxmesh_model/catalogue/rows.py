@@ -1,4 +1,4 @@
-"""Rows of the catalogue to domain objects and back."""
+"""Converts rows of the catalogue to domain objects and back."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ def to_model(
     aliases: Iterable[AliasRow],
     replicas: Iterable[ReplicaRow],
 ) -> Model:
-    """A model from its rows; the versions come ordered by number, the replicas by engine id."""
+    """A model from its rows: versions ordered by number, replicas by engine id."""
     by_number: dict[int, list[Replica]] = {}
     for replica in replicas:
         by_number.setdefault(replica.number, []).append(_to_replica(replica))
@@ -58,7 +58,7 @@ def _to_version(row: VersionRow, replicas: tuple[Replica, ...]) -> Version:
 
 
 def _utc(moment: datetime) -> datetime:
-    """SQLite forgets the zone; every time in the catalogue is UTC."""
+    """SQLite does not store the time zone; every time in the catalogue is UTC."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -86,7 +86,7 @@ def _to_failure(row: VersionRow | ReplicaRow) -> FailureRecord | None:
 
 
 def new_version_row(model: str, number: int, source: Source) -> VersionRow:
-    """A version of which nothing but the source is known."""
+    """A version with only its source set."""
     row = VersionRow(
         model=model,
         number=number,
@@ -115,14 +115,14 @@ def new_replica_row(version: Version, replica: Replica) -> ReplicaRow:
 
 
 def set_source(row: VersionRow, source: Source) -> None:
-    """Writes where a version came from."""
+    """Sets the origin of a version."""
     row.source_directory = source.directory
     row.source_file, row.source_dtype = source.file, source.dtype
     row.repo_id, row.revision, row.commit = source.repo_id, source.revision, source.commit
 
 
 def set_artifact(row: VersionRow, artifact: Artifact) -> None:
-    """Writes what is on disk."""
+    """Sets the properties of the files on disk."""
     row.directory, row.digest = artifact.directory, artifact.digest
     row.architecture, row.dtype = artifact.architecture, artifact.dtype
     row.parameters, row.weights_bytes = artifact.parameters, artifact.weights_bytes
@@ -130,7 +130,7 @@ def set_artifact(row: VersionRow, artifact: Artifact) -> None:
 
 
 def set_failure(row: VersionRow | ReplicaRow, failure: FailureRecord | None) -> None:
-    """Writes why it failed, or that it did not."""
+    """Sets the failure, or clears it."""
     record = failure or FailureRecord(0, "", "")
     row.failure_code, row.failure_reason = record.code, record.reason
     row.failure_message = record.message

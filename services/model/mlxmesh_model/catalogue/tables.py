@@ -1,4 +1,4 @@
-"""The catalogue's tables; `migrations/` makes them, this only names them."""
+"""The catalogue's tables, as created by `migrations/`."""
 
 from datetime import datetime
 
@@ -7,11 +7,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """What the tables have in common."""
+    """The base class of all tables."""
 
 
 class ModelRow(Base):
-    """A model; `sequence` is that of its last change, `last_version` is never given again."""
+    """A model; `sequence` numbers its last change, `last_version` is never used again."""
 
     __tablename__ = "models"
 
@@ -21,7 +21,7 @@ class ModelRow(Base):
 
 
 class VersionRow(Base):
-    """A version; what its artifact says is empty until it is on disk."""
+    """A version; the columns of its artifact are empty until it is on disk."""
 
     __tablename__ = "versions"
 
@@ -53,7 +53,7 @@ class VersionRow(Base):
 
 
 class AliasRow(Base):
-    """A name for a version of a model."""
+    """An alias of a version."""
 
     __tablename__ = "aliases"
     __table_args__ = (
@@ -68,7 +68,7 @@ class AliasRow(Base):
 
 
 class ReplicaRow(Base):
-    """An engine of a version, and the runtime that it was placed on."""
+    """An engine of a version, and the runtime it was placed on."""
 
     __tablename__ = "replicas"
     __table_args__ = (
@@ -88,8 +88,8 @@ class ReplicaRow(Base):
 
 
 class TombstoneRow(Base):
-    """A model that was removed, so that a watcher who was away learns of it, and no version number
-    of it is given again.
+    """A removed model. It tells watchers that were disconnected of the removal, and its version
+    numbers are not used again.
     """
 
     __tablename__ = "tombstones"
@@ -100,7 +100,7 @@ class TombstoneRow(Base):
 
 
 class CounterRow(Base):
-    """The number of the last change; one row, which never goes back."""
+    """The sequence number of the last change; one row, whose value never decreases."""
 
     __tablename__ = "change_counter"
 

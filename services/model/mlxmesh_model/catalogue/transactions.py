@@ -1,4 +1,4 @@
-"""Transactions on the catalogue's database, those of other processes beside them."""
+"""Transactions on the catalogue's database, which other processes may use concurrently."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -18,31 +18,31 @@ _Result = TypeVar("_Result")
 
 
 class Transactions:
-    """Reads see one state of the database; writes follow one another."""
+    """Each read sees one state of the database; writes are serialized."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        """Owns the engine from now on."""
+        """Takes ownership of the engine."""
         self._engine = engine
         self._readers = async_sessionmaker(for_reading(engine), expire_on_commit=False)
         self._writers = async_sessionmaker(for_writing(engine), expire_on_commit=False)
-        # Of this process: waiting here is cheaper than in the database.
+        # Within this process, waiting for a lock is cheaper than waiting in the database.
         self._writing = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
-        """Closes the database, once what runs has ended."""
+        """Closes the database after running operations have ended."""
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._engine.dispose()
 
-    def keep(self, running: Coroutine[Any, Any, _Result]) -> "asyncio.Task[_Result]":
-        """A task that `close` waits for, whoever else does."""
-        task = asyncio.create_task(running)
+    def run_to_completion(self, operation: Coroutine[Any, Any, _Result]) -> "asyncio.Task[_Result]":
+        """A task that `close` waits for, even if its caller is cancelled."""
+        task = asyncio.create_task(operation)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
 
     async def read(self, statements: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
-        """What the statements find; they may run more than once. Raises: MeshError."""
+        """The result of the statements, which may run more than once. Raises: MeshError."""
         async for attempt in retrying():
             with attempt, explained(self._engine.url):
                 async with self._readers() as session:
@@ -51,7 +51,7 @@ class Transactions:
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncSession]:
-        """A transaction that nobody else's change comes between. Raises: MeshError."""
+        """A transaction isolated from all other changes. Raises: MeshError."""
         async with self._writing:
             session = await self._begin()
             with explained(self._engine.url):
@@ -60,12 +60,12 @@ class Transactions:
                     await session.commit()
 
     async def _begin(self) -> AsyncSession:
-        """A session whose transaction holds the right to write."""
+        """A session whose transaction holds the write lock."""
         async for attempt in retrying():
             with attempt, explained(self._engine.url):
                 session = self._writers()
                 try:
-                    # SQLite takes the lock as the transaction begins, PostgreSQL with this row.
+                    # SQLite locks when the transaction begins, PostgreSQL when it selects this row.
                     await session.execute(select(CounterRow.value).with_for_update())
                 except BaseException:
                     await session.close()
@@ -82,15 +82,17 @@ class _HasTransactions(Protocol):
 _Owner = TypeVar("_Owner", bound=_HasTransactions)
 
 
-def to_its_end(
+def uncancellable(
     method: Callable[Concatenate[_Owner, _Args], Coroutine[Any, Any, _Result]],
 ) -> Callable[Concatenate[_Owner, _Args], Coroutine[Any, Any, _Result]]:
-    """Lets a method run on when its caller is cancelled: a statement that is broken off can leave
-    its connection, or the whole pool, unusable.
+    """Completes a method even when its caller is cancelled, because an interrupted statement can
+    leave its connection, or the whole pool, unusable.
     """
 
     @wraps(method)
     async def run(owner: _Owner, *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
-        return await asyncio.shield(owner.transactions.keep(method(owner, *args, **kwargs)))
+        return await asyncio.shield(
+            owner.transactions.run_to_completion(method(owner, *args, **kwargs))
+        )
 
     return run

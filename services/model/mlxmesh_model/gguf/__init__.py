@@ -1,1 +1,1 @@
-"""GGUF files, converted to mlx-lm model directories by a process of its own, without MLX."""
+"""Converts GGUF files to mlx-lm model directories in a separate process, without MLX."""

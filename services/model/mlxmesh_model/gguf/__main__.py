@@ -1,6 +1,6 @@
 """The process that converts one file: `python -m mlxmesh_model.gguf FILE DIRECTORY [DTYPE]`.
 
-It tells how far it is by lines of JSON on stdout, and ends when its parent does.
+It reports its progress as lines of JSON on stdout, and exits when its parent exits.
 """
 
 import json
@@ -11,24 +11,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlxmesh_model.gguf.conversion import NoRoom, convert
-from mlxmesh_model.gguf.problems import BadFile, NotSupported
+from mlxmesh_model.gguf.conversion import NotEnoughDisk, convert
+from mlxmesh_model.gguf.metadata import BadFile, NotSupported
 from mlxmesh_model.gguf.weights import Dtype
 from mlxmesh_shared.host.disk import DISK_FULL
 from mlxmesh_shared.process.startup import call_at_end_of_stdin, die_with_parent
 
 _PROGRESS_INTERVAL_S = 0.1
-# The kinds of failure, as the parent reads them.
+# The names of failures in the protocol with the parent.
 _FAILURES: dict[type[Exception], str] = {
     BadFile: "bad",
     NotSupported: "unsupported",
-    NoRoom: "full",
+    NotEnoughDisk: "full",
     OSError: "disk",
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 0 once the directory is whole."""
+    """Converts; the exit code is 0 once the directory is complete."""
     die_with_parent()
     call_at_end_of_stdin(lambda: os._exit(1))
     path, directory, *dtype = arguments
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         convert(Path(path), Path(directory), Dtype(dtype[0]) if dtype else None, _progress())
     except tuple(_FAILURES) as error:
         text = error.strerror if isinstance(error, OSError) else str(error)
-        _tell({"failure": _kind(error), "message": text})
+        _send({"failure": _kind(error), "message": text})
         return 1
     return 0
 
@@ -48,20 +48,20 @@ def _kind(error: Exception) -> str:
 
 
 def _progress() -> Callable[[int, int], None]:
-    """Tells at most ten times a second, and at the end."""
+    """A callback that sends the progress at most ten times a second, and at the end."""
     last = 0.0
 
-    def tell(done: int, total: int) -> None:
+    def send(done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
         if done == total or now - last >= _PROGRESS_INTERVAL_S:
             last = now
-            _tell({"done": done, "total": total})
+            _send({"done": done, "total": total})
 
-    return tell
+    return send
 
 
-def _tell(line: dict[str, Any]) -> None:
+def _send(line: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 

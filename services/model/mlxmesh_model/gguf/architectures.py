@@ -1,5 +1,5 @@
-"""What a GGUF file's architecture is for mlx-lm: the configuration, and the name and shape of each
-tensor that belongs to it.
+"""Maps a GGUF file's architecture to mlx-lm: the configuration, and the name and shape of each
+tensor.
 
 Source: tensor and key names of llama.cpp (gguf-py constants.py), names of mlx-lm's models.
 """
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxmesh_model.gguf.header import GgufHeader, GgufTensor
-from mlxmesh_model.gguf.metadata import Metadata
-from mlxmesh_model.gguf.problems import BadFile, NotSupported
+from mlxmesh_model.gguf.metadata import BadFile, Metadata, NotSupported
 from mlxmesh_model.gguf.rope import ROPE_FREQUENCIES, Rope, rope_scaling
 
 MAX_HIDDEN = 2**16
@@ -26,16 +25,16 @@ _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """How one of llama.cpp's architectures differs from the others."""
+    """The differences of one of llama.cpp's architectures from the others."""
 
     name: str
-    """As llama.cpp and mlx-lm both call it."""
+    """The name in both llama.cpp and mlx-lm."""
     rotated_pairs: bool = False
-    """The rows of q and k are stored for a rotation of neighbours; mlx-lm rotates halves."""
+    """The rows of q and k are stored for rotating adjacent pairs; mlx-lm rotates halves."""
     query_biases: bool = False
-    """q, k and v have biases, and the output has none."""
+    """q, k and v have biases and the output projection has none."""
     head_norms: bool = False
-    """q and k are normalized for each head."""
+    """q and k are normalized per head."""
 
 
 ARCHITECTURES = {
@@ -49,9 +48,9 @@ ARCHITECTURES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A tensor that the model needs: its name at mlx-lm, its shape, and, where its rows are stored
-    for a rotation of neighbours, how many rows a head has.
+class Target:
+    """A tensor of the mlx-lm model: its name, its shape and, if the rows are stored for rotating
+    adjacent pairs, the number of rows per head.
     """
 
     name: str
@@ -72,21 +71,23 @@ class _Sizes:
 
 
 def architecture_of(header: GgufHeader) -> Architecture:
-    """Raises: NotSupported by name."""
+    """The architecture of a file. Raises: NotSupported, which names it."""
     name = header.metadata.text("general.architecture")
     if header.metadata.integer("split.count", 0, 2**16, default=0) > 1:
         raise NotSupported("it is one part of a split file; join the parts with llama-gguf-split")
     if name not in ARCHITECTURES:
-        raise NotSupported(f"its architecture is {name}; {', '.join(ARCHITECTURES)} are taken")
+        raise NotSupported(f"its architecture is {name}; {', '.join(ARCHITECTURES)} are supported")
     if header.metadata.integer(f"{name}.expert_count", 0, 2**16, default=0):
-        raise NotSupported(f"it is a {name} with experts ({name}.expert_count); not taken")
+        raise NotSupported(
+            f"it is a {name} with experts ({name}.expert_count), which is not supported"
+        )
     return ARCHITECTURES[name]
 
 
 def config_of(
     header: GgufHeader, architecture: Architecture, rope_divisors: Sequence[float] | None
 ) -> dict[str, Any]:
-    """The model's config.json, without its end tokens and quantization.
+    """The model's config.json without end tokens and quantization.
 
     Raises: BadFile, NotSupported.
     """
@@ -115,22 +116,22 @@ def config_of(
     return config | ({"rope_scaling": scaling} if scaling else {})
 
 
-def wanted_tensors(header: GgufHeader, architecture: Architecture) -> dict[str, Wanted]:
-    """What each of the file's tensors is for mlx-lm, by its name in the file.
+def target_tensors(header: GgufHeader, architecture: Architecture) -> dict[str, Target]:
+    """The target of each of the file's tensors, by the name in the file.
 
-    Raises: BadFile for one that is missing, has no place, or another shape than its place.
+    Raises: BadFile for a missing tensor or a wrong shape, NotSupported for an unknown tensor.
     """
-    wanted = dict(_wanted(header, architecture, _sizes(header, architecture.name)))
-    for name, place in wanted.items():
+    targets = dict(_targets(header, architecture, _sizes(header, architecture.name)))
+    for name, target in targets.items():
         if name not in header.tensors:
             raise BadFile(f"it has no tensor {name}")
         shape = header.tensors[name].shape
-        if shape != place.shape:
-            raise BadFile(f"tensor {name} has the shape {list(shape)}, not {list(place.shape)}")
+        if shape != target.shape:
+            raise BadFile(f"tensor {name} has the shape {list(shape)}, not {list(target.shape)}")
     for name in header.tensors:
-        if name not in wanted and name != ROPE_FREQUENCIES:
-            raise NotSupported(f"tensor {name} has no place in a {architecture.name} of mlx-lm")
-    return wanted
+        if name not in targets and name != ROPE_FREQUENCIES:
+            raise NotSupported(f"tensor {name} is unknown to mlx-lm's {architecture.name}")
+    return targets
 
 
 def _sizes(header: GgufHeader, name: str) -> _Sizes:
@@ -143,9 +144,9 @@ def _sizes(header: GgufHeader, name: str) -> _Sizes:
     )
     for key in ("attention.value_length", "rope.dimension_count"):
         if metadata.integer(f"{name}.{key}", 1, 2**16, default=head_dim) != head_dim:
-            raise NotSupported(f"{name}.{key} is not the size of a head ({head_dim})")
+            raise NotSupported(f"{name}.{key} is not the head dimension ({head_dim})")
     if heads % kv_heads or head_dim % 2:
-        raise BadFile(f"{heads} heads of {head_dim} cannot share {kv_heads} heads of keys")
+        raise BadFile(f"{heads} heads of {head_dim} cannot share {kv_heads} key-value heads")
     return _Sizes(
         hidden=hidden,
         intermediate=metadata.integer(f"{name}.feed_forward_length", 1, MAX_INTERMEDIATE),
@@ -172,40 +173,40 @@ def _has_biases(header: GgufHeader) -> bool:
     return "blk.0.attn_q.bias" in header.tensors
 
 
-def _wanted(
+def _targets(
     header: GgufHeader, architecture: Architecture, sizes: _Sizes
-) -> Iterator[tuple[str, Wanted]]:
-    yield _EMBEDDING, Wanted("model.embed_tokens.weight", (sizes.vocab, sizes.hidden))
-    yield "output_norm.weight", Wanted("model.norm.weight", (sizes.hidden,))
+) -> Iterator[tuple[str, Target]]:
+    yield _EMBEDDING, Target("model.embed_tokens.weight", (sizes.vocab, sizes.hidden))
+    yield "output_norm.weight", Target("model.norm.weight", (sizes.hidden,))
     if _OUTPUT in header.tensors:
-        yield _OUTPUT, Wanted("lm_head.weight", (sizes.vocab, sizes.hidden))
+        yield _OUTPUT, Target("lm_head.weight", (sizes.vocab, sizes.hidden))
     biases = architecture.query_biases or _has_biases(header)
     for number in range(sizes.layers):
-        for name, place in _layer(architecture, sizes, biases):
+        for name, target in _layer(architecture, sizes, biases):
             yield (
                 f"blk.{number}.{name}",
-                Wanted(f"model.layers.{number}.{place.name}", place.shape, place.head_rows),
+                Target(f"model.layers.{number}.{target.name}", target.shape, target.head_rows),
             )
 
 
-def _layer(architecture: Architecture, sizes: _Sizes, biases: bool) -> Iterator[tuple[str, Wanted]]:
+def _layer(architecture: Architecture, sizes: _Sizes, biases: bool) -> Iterator[tuple[str, Target]]:
     hidden, intermediate, head_dim = sizes.hidden, sizes.intermediate, sizes.head_dim
     queries, keys = sizes.heads * head_dim, sizes.kv_heads * head_dim
     head_rows = head_dim if architecture.rotated_pairs else 0
-    yield "attn_norm.weight", Wanted("input_layernorm.weight", (hidden,))
-    yield "ffn_norm.weight", Wanted("post_attention_layernorm.weight", (hidden,))
-    yield "ffn_gate.weight", Wanted("mlp.gate_proj.weight", (intermediate, hidden))
-    yield "ffn_up.weight", Wanted("mlp.up_proj.weight", (intermediate, hidden))
-    yield "ffn_down.weight", Wanted("mlp.down_proj.weight", (hidden, intermediate))
-    yield "attn_output.weight", Wanted("self_attn.o_proj.weight", (hidden, queries))
+    yield "attn_norm.weight", Target("input_layernorm.weight", (hidden,))
+    yield "ffn_norm.weight", Target("post_attention_layernorm.weight", (hidden,))
+    yield "ffn_gate.weight", Target("mlp.gate_proj.weight", (intermediate, hidden))
+    yield "ffn_up.weight", Target("mlp.up_proj.weight", (intermediate, hidden))
+    yield "ffn_down.weight", Target("mlp.down_proj.weight", (hidden, intermediate))
+    yield "attn_output.weight", Target("self_attn.o_proj.weight", (hidden, queries))
     projections = [("q", queries, head_rows), ("k", keys, head_rows), ("v", keys, 0)]
     for name, rows, permuted in projections:
         place = f"self_attn.{name}_proj"
-        yield f"attn_{name}.weight", Wanted(f"{place}.weight", (rows, hidden), permuted)
+        yield f"attn_{name}.weight", Target(f"{place}.weight", (rows, hidden), permuted)
         if biases:
-            yield f"attn_{name}.bias", Wanted(f"{place}.bias", (rows,), permuted)
+            yield f"attn_{name}.bias", Target(f"{place}.bias", (rows,), permuted)
     if biases and not architecture.query_biases:
-        yield "attn_output.bias", Wanted("self_attn.o_proj.bias", (hidden,))
+        yield "attn_output.bias", Target("self_attn.o_proj.bias", (hidden,))
     if architecture.head_norms:
-        yield "attn_q_norm.weight", Wanted("self_attn.q_norm.weight", (head_dim,))
-        yield "attn_k_norm.weight", Wanted("self_attn.k_norm.weight", (head_dim,))
+        yield "attn_q_norm.weight", Target("self_attn.q_norm.weight", (head_dim,))
+        yield "attn_k_norm.weight", Target("self_attn.k_norm.weight", (head_dim,))

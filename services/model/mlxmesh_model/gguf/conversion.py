@@ -1,4 +1,4 @@
-"""From a GGUF file to an mlx-lm model directory, in bounded memory."""
+"""Converts a GGUF file to an mlx-lm model directory in bounded memory."""
 
 import json
 import os
@@ -9,35 +9,35 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mlxmesh_model.gguf.architectures import architecture_of, config_of, wanted_tensors
+from mlxmesh_model.gguf.architectures import architecture_of, config_of, target_tensors
 from mlxmesh_model.gguf.header import GgufHeader, GgufTensor, read_header
 from mlxmesh_model.gguf.kinds import Raw
-from mlxmesh_model.gguf.problems import BadFile
+from mlxmesh_model.gguf.metadata import BadFile
 from mlxmesh_model.gguf.rope import ROPE_FREQUENCIES
 from mlxmesh_model.gguf.tensor_file import TensorFile
 from mlxmesh_model.gguf.tokenizer import GgufTokenizer
 from mlxmesh_model.gguf.weights import Dtype, Weight, plan_weights, quantization_of
 
 OnProgress = Callable[[int, int], None]
-"""Receives the bytes written so far, and in all."""
+"""Called with the bytes written so far and the total."""
 
 
-class NoRoom(Exception):
-    """The model would not fit on the disk."""
+class NotEnoughDisk(Exception):
+    """The disk has too little free space for the model."""
 
 
 def convert(path: Path, directory: Path, dtype: Dtype | None, on_progress: OnProgress) -> None:
-    """Fills a new directory; what is wrong with the file is found before any weight is written,
-    except values that are no numbers.
+    """Fills a new directory. All errors of the file are found before any weight is written, except
+    values that are not finite.
 
-    Raises: BadFile, NotSupported, NoRoom; OSError, as when the disk is full.
+    Raises: BadFile, NotSupported, NotEnoughDisk; OSError, for example when the disk is full.
     """
     header = read_header(path)
     with path.open("rb") as file:
         architecture = architecture_of(header)
-        wanted = wanted_tensors(header, architecture)
+        targets = target_tensors(header, architecture)
         config = config_of(header, architecture, _rope_divisors(header, file))
-        weights = plan_weights(header.tensors, wanted, dtype)
+        weights = plan_weights(header.tensors, targets, dtype)
         tokenizer = GgufTokenizer(header.metadata)
         texts = _texts(config, tokenizer, weights)
         directory.mkdir(parents=True)
@@ -50,7 +50,7 @@ def convert(path: Path, directory: Path, dtype: Dtype | None, on_progress: OnPro
 def _texts(
     config: dict[str, Any], tokenizer: GgufTokenizer, weights: list[Weight]
 ) -> dict[str, str]:
-    """The small files, by name."""
+    """The contents of the text files, by name."""
     ends = tokenizer.end_token_ids()
     quantization = quantization_of(weights)
     config = {
@@ -72,10 +72,10 @@ def _rope_divisors(header: GgufHeader, file: BinaryIO) -> list[float] | None:
     if tensor is None:
         return None
     if tensor.rows != 1 or tensor.columns > 4096:
-        raise BadFile(f"tensor {ROPE_FREQUENCIES} is no vector of a head's size")
+        raise BadFile(f"tensor {ROPE_FREQUENCIES} is not a vector of a head's size")
     values = tensor.kind.numbers(_read_rows(file, tensor, 0, 1))[0]
     if not np.isfinite(values).all() or not (values > 0).all():
-        raise BadFile(f"tensor {ROPE_FREQUENCIES} has values that are no factors")
+        raise BadFile(f"tensor {ROPE_FREQUENCIES} has values that are not positive numbers")
     return values.tolist()
 
 
@@ -86,7 +86,7 @@ def _write_weights(
     total = sum(part.size_bytes for part in parts)
     free = shutil.disk_usage(path.parent).free
     if total > free:
-        raise NoRoom(f"the model needs {total:,} bytes, and {free:,} are free")
+        raise NotEnoughDisk(f"the model needs {total:,} bytes, and {free:,} are free")
     done = 0
     on_progress(done, total)
     with TensorFile(path, parts) as output:
@@ -103,7 +103,9 @@ def _read_rows(file: BinaryIO, tensor: GgufTensor, first: int, rows: int) -> Raw
     file.seek(tensor.offset + first * tensor.row_bytes)
     content = file.read(rows * tensor.row_bytes)
     if len(content) != rows * tensor.row_bytes:
-        raise BadFile(f"tensor {tensor.name} is cut short: the file became shorter meanwhile")
+        raise BadFile(
+            f"tensor {tensor.name} is cut short: the file was truncated during the conversion"
+        )
     return np.frombuffer(content, np.uint8).reshape(rows, tensor.row_bytes)
 
 
@@ -115,7 +117,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _sync(directory: Path) -> None:
-    """Names in a directory last only once it has been written itself."""
+    """Makes the names in a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

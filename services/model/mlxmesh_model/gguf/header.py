@@ -1,7 +1,7 @@
-"""The header of a GGUF file: its metadata and its list of tensors, read within fixed bounds.
+"""Reads the header of a GGUF file, its metadata and list of tensors, within fixed bounds.
 
-A hostile file can make this neither read beyond its end, nor take more than a few hundred MB, nor
-more than seconds: each count is checked before anything of that size is read.
+Each count is checked before that much is read, so a hostile file cannot cause reads beyond its end,
+more than a few hundred MB of memory, or more than seconds of work.
 Source: the GGUF specification in the ggml repository (docs/gguf.md), versions 2 and 3.
 """
 
@@ -15,8 +15,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from mlxmesh_model.gguf.kinds import KINDS, OTHER_KINDS, Kind
-from mlxmesh_model.gguf.metadata import Metadata
-from mlxmesh_model.gguf.problems import BadFile, NotSupported
+from mlxmesh_model.gguf.metadata import BadFile, Metadata, NotSupported
 
 MAX_HEADER_BYTES = 256 * 2**20
 MAX_KEYS = 10_000
@@ -24,7 +23,7 @@ MAX_TENSORS = 100_000
 MAX_NAME_BYTES = 256
 MAX_TEXT_BYTES = 2**20
 MAX_ELEMENTS = 2**21
-"""Of all arrays together; the largest vocabularies, with their merges, have about a million."""
+"""The limit of all arrays together; the largest vocabularies with merges have about a million."""
 MAX_DIMENSION = 2**31
 MAX_ALIGNMENT = 2**16
 
@@ -37,7 +36,7 @@ _FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A tensor of the file; `shape` is outermost first, `offset` counts from the file's start."""
+    """A tensor of the file; `shape` is outermost first, `offset` is from the start of the file."""
 
     name: str
     kind: Kind
@@ -46,7 +45,7 @@ class GgufTensor:
 
     @property
     def rows(self) -> int:
-        """Rows of `columns` values; a vector is one row."""
+        """The number of rows of `columns` values; a vector is one row."""
         return math.prod(self.shape[:-1])
 
     @property
@@ -67,20 +66,20 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a file says of itself."""
+    """The metadata and tensors of a file."""
 
     metadata: Metadata
     tensors: dict[str, GgufTensor]
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Raises: BadFile, NotSupported; OSError when the file cannot be read."""
+    """The header of a file. Raises: BadFile, NotSupported; OSError if it cannot be read."""
     with path.open("rb") as file:
         return _Reader(file, path.stat().st_size).header()
 
 
 class _Reader:
-    """Reads forward, never beyond the file or MAX_HEADER_BYTES."""
+    """Reads sequentially, never beyond the end of the file or MAX_HEADER_BYTES."""
 
     def __init__(self, file: BinaryIO, file_bytes: int) -> None:
         self._file = file
@@ -89,11 +88,13 @@ class _Reader:
         self._elements = 0
 
     def header(self) -> GgufHeader:
-        if self._file_bytes < 24 or self._take(4) != b"GGUF":
-            raise BadFile("it does not begin as a GGUF file does")
+        if self._file_bytes < 24 or self._read(4) != b"GGUF":
+            raise BadFile("it does not start like a GGUF file")
         version = self._number("I")
         if version not in (2, 3):
-            raise NotSupported(f"its GGUF version is {version}; 2 and 3, little-endian, are read")
+            raise NotSupported(
+                f"its GGUF version is {version}; 2 and 3, little-endian, are supported"
+            )
         tensor_count, key_count = self._number("Q"), self._number("Q")
         _check_count("tensors", tensor_count, MAX_TENSORS)
         _check_count("metadata keys", key_count, MAX_KEYS)
@@ -127,16 +128,16 @@ class _Reader:
 
     def _scalars(self, key: str, kind: int, count: int) -> Any:
         if kind not in _FORMATS:
-            raise BadFile(f"{key} has values of a type ({kind}) that is not read here")
+            raise BadFile(f"{key} has values of an unknown type ({kind})")
         dtype = np.dtype(_FORMATS[kind])
-        values = np.frombuffer(self._take(dtype.itemsize * count), dtype)
+        values = np.frombuffer(self._read(dtype.itemsize * count), dtype)
         return values.astype(bool) if kind == _BOOL else values
 
     def _tensors(self, count: int, metadata: Metadata) -> dict[str, GgufTensor]:
         found: dict[str, GgufTensor] = self._unique(count, "tensor", self._tensor)
         alignment = metadata.integer("general.alignment", 8, MAX_ALIGNMENT, default=32)
         if alignment & (alignment - 1):
-            raise BadFile(f"general.alignment is {alignment}, which is no power of two")
+            raise BadFile(f"general.alignment is {alignment}, which is not a power of two")
         start = -(-self._position // alignment) * alignment
         placed = {
             name: GgufTensor(name, tensor.kind, tensor.shape, start + tensor.offset)
@@ -151,46 +152,48 @@ class _Reader:
             raise BadFile(f"tensor {name} has {dimensions} dimensions; 1 to 4 are legal")
         shape = tuple(self._number("Q") for _ in range(dimensions))[::-1]
         if not all(1 <= size <= MAX_DIMENSION for size in shape):
-            raise BadFile(f"tensor {name} has an impossible shape, {list(shape)}")
+            raise BadFile(f"tensor {name} has an illegal shape, {list(shape)}")
         kind, offset = self._number("I"), self._number("Q")
         if kind not in KINDS:
             raise NotSupported(
                 f"tensor {name} is of type {OTHER_KINDS.get(kind, kind)}; "
-                f"{', '.join(known.name for known in KINDS.values())} are taken"
+                f"{', '.join(known.name for known in KINDS.values())} are supported"
             )
         if shape[-1] % KINDS[kind].block_values:
             raise BadFile(
-                f"tensor {name} has rows of {shape[-1]} values, which are no whole blocks"
+                f"tensor {name} has rows of {shape[-1]} values, not a whole number of blocks"
             )
         return GgufTensor(name, KINDS[kind], shape, offset)
 
-    def _text(self, what: str, most_bytes: int = MAX_TEXT_BYTES) -> str:
+    def _text(self, what: str, max_bytes: int = MAX_TEXT_BYTES) -> str:
         size = self._number("Q")
-        if size > most_bytes:
-            raise BadFile(f"{what} has a text of {size} bytes; {most_bytes} are the most")
+        if size > max_bytes:
+            raise BadFile(f"{what} has a string of {size} bytes; at most {max_bytes} are allowed")
         try:
-            return self._take(size).decode()
+            return self._read(size).decode()
         except UnicodeDecodeError as error:
-            raise BadFile(f"{what} has a text that is not UTF-8") from error
+            raise BadFile(f"{what} has a string that is not UTF-8") from error
 
     def _number(self, form: str) -> int:
-        return cast("int", struct.unpack(f"<{form}", self._take(struct.calcsize(form)))[0])
+        return cast("int", struct.unpack(f"<{form}", self._read(struct.calcsize(form)))[0])
 
-    def _take(self, size: int) -> bytes:
+    def _read(self, size: int) -> bytes:
         self._position += size
         if self._position > min(self._file_bytes, MAX_HEADER_BYTES):
-            raise BadFile("its header goes beyond the end of the file, or is larger than 256 MiB")
+            raise BadFile(
+                "its header extends beyond the end of the file, or is larger than 256 MiB"
+            )
         return self._file.read(size)
 
 
-def _check_count(what: str, count: int, most: int) -> None:
-    if count > most:
-        raise BadFile(f"it claims {count} {what}; {most} are the most")
+def _check_count(what: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise BadFile(f"it claims {count} {what}; at most {limit} are allowed")
 
 
 def _check_places(tensors: dict[str, GgufTensor], file_bytes: int) -> None:
-    """Each inside the file, and no byte in two: so what is written is no larger than what is read,
-    times what a type grows by.
+    """Requires each tensor to be inside the file and to overlap no other, which bounds the size of
+    the converted weights.
     """
     end = 0
     for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):
@@ -199,6 +202,6 @@ def _check_places(tensors: dict[str, GgufTensor], file_bytes: int) -> None:
         end = tensor.offset + tensor.size_bytes
         if end > file_bytes:
             raise BadFile(
-                f"tensor {tensor.name} ends at byte {end}, behind the end of the file "
-                f"({file_bytes} bytes); is the download whole?"
+                f"tensor {tensor.name} ends at byte {end}, beyond the end of the file "
+                f"({file_bytes} bytes); is the download complete?"
             )

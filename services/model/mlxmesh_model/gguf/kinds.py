@@ -1,4 +1,4 @@
-"""The types of GGUF tensors that mlx can hold: exactly in packed form, or as plain numbers.
+"""The GGUF tensor types that mlx can represent exactly, packed or as plain numbers.
 
 A quantized type has blocks of 32 values along a row. mlx's affine form with groups of 32 has the
 same blocks: value = scale * q + bias, with q unsigned.
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 GROUP = 32
 
 Raw = NDArray[np.uint8]
-"""(rows, bytes of a row), as in the file."""
+"""(rows, bytes per row), as in the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Rows in mlx's form: words (rows, columns * bits / 32), scales and biases (rows, groups)."""
+    """Rows in mlx's format: words (rows, columns * bits / 32), scales and biases (rows, groups)."""
 
     words: NDArray[np.uint32]
     scales: NDArray[np.float16]
@@ -29,21 +29,21 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A type of tensor; `bits` is 0 for plain numbers."""
+    """A tensor type; `bits` is 0 for plain numbers."""
 
     name: str
     block_values: int
     block_bytes: int
     bits: int
     numbers: Callable[[Raw], NDArray[np.float32]]
-    """The values, (rows, columns) float32."""
+    """The values as (rows, columns) float32."""
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of a row."""
         return columns // self.block_values * self.block_bytes
 
     def pack(self, raw: Raw) -> Packed:
-        """A quantized kind's rows in mlx's form; nothing is rounded."""
+        """The rows of a quantized type in mlx's format, without rounding."""
         scales, offsets, quants = _BLOCKS[self.name](raw)
         rows = raw.shape[0]
         flat = quants.reshape(rows, -1)
@@ -78,7 +78,7 @@ def _half(blocks: NDArray[np.uint8], at: int) -> NDArray[np.float16]:
 
 
 def _nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The low halves of a block's 16 bytes are its first 16 values, the high ones the others."""
+    """Unpacks nibbles: the low nibbles of a block's 16 bytes come first, then the high ones."""
     return np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], axis=2)
 
 
@@ -100,8 +100,8 @@ def _q8_0(raw: Raw) -> _Blocks:
 
 
 def _times(scales: NDArray[np.float16], power: int) -> NDArray[np.float16]:
-    """Exact, as it only moves the exponent; a scale too large for that becomes infinite, which is
-    refused where it is written.
+    """Multiplies by a power of two, which is exact; an overflow becomes infinite and is rejected
+    when the weights are checked.
     """
     with np.errstate(over="ignore"):
         return scales * np.float16(power)
@@ -128,7 +128,7 @@ KINDS = {
     8: Kind("Q8_0", GROUP, 34, 8, _dequantized("Q8_0")),
     30: Kind("BF16", 1, 2, 0, _bfloat16),
 }
-"""By their number in the file."""
+"""The supported types, by their number in the file."""
 
 OTHER_KINDS = {
     6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K",
@@ -136,4 +136,4 @@ OTHER_KINDS = {
     22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M",
     34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
-"""Names of types that are not taken, for the messages."""
+"""Names of unsupported types, for messages."""

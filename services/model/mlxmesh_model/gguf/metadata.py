@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file, each value asked for by its type and range."""
+"""The metadata of a GGUF file, with values checked for type and range; the conversion's errors."""
 
 import math
 from collections.abc import Mapping
@@ -6,11 +6,17 @@ from typing import Any, cast
 
 import numpy as np
 
-from mlxmesh_model.gguf.problems import BadFile
+
+class BadFile(Exception):
+    """The file is damaged or malicious; the message names the key or the tensor."""
+
+
+class NotSupported(Exception):
+    """mlx-lm or this conversion does not support the file; the message names the key or tensor."""
 
 
 class Metadata:
-    """Raises BadFile with the key where a value is missing, of another type, or out of range."""
+    """Methods raise BadFile, naming the key, for a missing value, a wrong type or a bad range."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
@@ -19,7 +25,7 @@ class Metadata:
         return key in self.values
 
     def integer(self, key: str, low: int, high: int, *, default: int | None = None) -> int:
-        """A whole number; an array of equal ones counts as one."""
+        """An integer; an array of equal integers counts as one."""
         value = self.values.get(key, default)
         if isinstance(value, np.ndarray):
             array = cast("np.ndarray[Any, Any]", value)
@@ -27,10 +33,10 @@ class Metadata:
             value = array[0].item() if same else None
         if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
             return value
-        raise BadFile(f"{key} is no whole number between {low} and {high}, or missing")
+        raise BadFile(f"{key} is not an integer between {low} and {high}, or is missing")
 
     def optional_integer(self, key: str, low: int, high: int) -> int | None:
-        """None where there is no such key."""
+        """An integer, or None if the key is missing."""
         return self.integer(key, low, high) if key in self else None
 
     def number(self, key: str, low: float, high: float, *, default: float | None = None) -> float:
@@ -54,20 +60,20 @@ class Metadata:
         value = self.values.get(key, default)
         if isinstance(value, str):
             return value
-        raise BadFile(f"{key} is no text, or missing")
+        raise BadFile(f"{key} is not a string, or is missing")
 
     def texts(self, key: str) -> list[str]:
-        """An array of texts, not empty."""
+        """A non-empty array of strings."""
         value = self.values.get(key)
         if isinstance(value, list) and value:
             return cast("list[str]", value)
-        raise BadFile(f"{key} is no array of texts, or missing")
+        raise BadFile(f"{key} is not an array of strings, or is missing")
 
     def numbers(self, key: str, count: int) -> list[float]:
-        """An array of so many finite numbers."""
+        """An array of `count` finite numbers."""
         value = self.values.get(key)
         if isinstance(value, np.ndarray):
             array = cast("np.ndarray[Any, Any]", value)
             if array.size == count and array.dtype != bool and np.isfinite(array).all():
                 return array.tolist()
-        raise BadFile(f"{key} is no array of {count} finite numbers, or missing")
+        raise BadFile(f"{key} is not an array of {count} finite numbers, or is missing")

@@ -1,7 +1,7 @@
-"""How each kind of byte-level vocabulary splits a text before its merges apply.
+"""Pre-tokenization: how a byte-level vocabulary splits a text before merges apply.
 
-The name is `tokenizer.ggml.pre`; one that is not in the table is refused, because a wrong split
-gives other tokens without any error.
+`tokenizer.ggml.pre` names the pre-tokenizer. An unknown name is rejected, because a wrong split
+would silently produce wrong tokens.
 Source: the regular expressions of llm_tokenizer_bpe in llama.cpp's llama-vocab.cpp.
 """
 
@@ -11,7 +11,7 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 from tokenizers.normalizers import Normalizer
 from tokenizers.pre_tokenizers import PreTokenizer
 
-from mlxmesh_model.gguf.problems import NotSupported
+from mlxmesh_model.gguf.metadata import NotSupported
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -28,19 +28,19 @@ _DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿
 
 @dataclass(frozen=True, slots=True)
 class Splitting:
-    """`patterns` one after another; with `words`, GPT-2's own pattern comes last."""
+    """Splits by `patterns`, one after another, and with `words` by GPT-2's pattern last."""
 
     patterns: tuple[str, ...]
     words: bool = False
     whole_tokens_first: bool = False
-    """A piece that is a token is not merged step by step."""
+    """A piece that is itself a token is not split further."""
     adds_bos: bool = False
-    """Where the file does not say."""
+    """The default of the file's add_bos_token."""
     composes: bool = False
-    """Characters are composed first (NFC)."""
+    """The text is normalized to NFC first."""
 
     def pre_tokenizer(self) -> PreTokenizer:
-        """The splits, then the byte alphabet."""
+        """The splits, followed by the byte-level encoding."""
         splits: list[PreTokenizer] = [
             pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns
         ]
@@ -48,7 +48,7 @@ class Splitting:
         return pre_tokenizers.Sequence([*splits, bytes_])
 
     def normalizer(self) -> Normalizer | None:
-        """What happens to a text before it is split."""
+        """The normalizer that runs before the splits."""
         return normalizers.NFC() if self.composes else None
 
 
@@ -69,10 +69,10 @@ SPLITTINGS = {name: splitting for names, splitting in _NAMES.items() for name in
 
 
 def splitting_of(name: str) -> Splitting:
-    """Raises: NotSupported by name."""
+    """The pre-tokenizer with this name. Raises: NotSupported, which names it."""
     if name not in SPLITTINGS:
         raise NotSupported(
             f"its pre-tokenizer (tokenizer.ggml.pre) is {name or 'not named'}; "
-            f"{', '.join(sorted(SPLITTINGS))} are taken"
+            f"{', '.join(sorted(SPLITTINGS))} are supported"
         )
     return SPLITTINGS[name]

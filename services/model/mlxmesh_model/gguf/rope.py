@@ -1,4 +1,4 @@
-"""How positions are scaled, from a GGUF file's metadata to mlx-lm's `rope_scaling`."""
+"""Converts the position scaling of a GGUF file to mlx-lm's `rope_scaling`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxmesh_model.gguf.metadata import Metadata
-from mlxmesh_model.gguf.problems import NotSupported
+from mlxmesh_model.gguf.metadata import Metadata, NotSupported
 
 ROPE_FREQUENCIES = "rope_freqs.weight"
 
 _MAX_FACTOR = 1e6
 _TOLERANCE = 1e-3
-# What every Llama 3 has; only its factor and the context that it grew from differ.
+# Constants of every Llama 3; only the factor and the original context length differ.
 _LOW_FREQUENCY_FACTOR, _HIGH_FREQUENCY_FACTOR = 1.0, 4.0
 _LLAMA3_CONTEXTS = (8192, 4096, 2048, 16384, 32768)
 
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """The rotation before it is scaled."""
+    """The rotary embedding before scaling."""
 
     theta: float
     head_dim: int
@@ -31,7 +30,7 @@ class Rope:
 def rope_scaling(
     metadata: Metadata, name: str, rope: Rope, divisors: Sequence[float] | None
 ) -> dict[str, Any] | None:
-    """None where positions are not scaled; `divisors` of the frequencies are those of a Llama 3.
+    """The scaling, or None without one; `divisors` are the frequency divisors of a Llama 3.
 
     Raises: BadFile, NotSupported.
     """
@@ -46,12 +45,12 @@ def rope_scaling(
     if kind == "yarn":
         return _yarn(metadata, prefix, factor, rope)
     if kind not in ("none", "linear"):
-        raise NotSupported(f"{prefix}.type is {kind}; none, linear and yarn are taken")
+        raise NotSupported(f"{prefix}.type is {kind}; none, linear and yarn are supported")
     return {"rope_type": "linear", "factor": factor} if factor != 1 else None
 
 
 def _yarn(metadata: Metadata, prefix: str, factor: float, rope: Rope) -> dict[str, Any]:
-    # Files since late 2025 say yarn_attn_factor where older ones say attn_factor.
+    # Files since late 2025 use yarn_attn_factor, older ones attn_factor.
     for key, usual in {"attn_factor": 1.0, "yarn_attn_factor": 1.0, "yarn_ext_factor": 1.0}.items():
         if metadata.number(f"{prefix}.{key}", -1, _MAX_FACTOR, default=usual) not in (usual, -1):
             raise NotSupported(
@@ -69,7 +68,7 @@ def _yarn(metadata: Metadata, prefix: str, factor: float, rope: Rope) -> dict[st
 
 
 def _llama3(rope: Rope, divisors: NDArray[np.float64]) -> dict[str, Any]:
-    """The settings that these divisors were computed from: the file keeps only the result."""
+    """The settings that these divisors were computed from; the file contains only the result."""
     factor = float(divisors.max())
     for original in _LLAMA3_CONTEXTS:
         expected = llama3_divisors(rope, factor, original)
@@ -81,11 +80,13 @@ def _llama3(rope: Rope, divisors: NDArray[np.float64]) -> dict[str, Any]:
                 "high_freq_factor": _HIGH_FREQUENCY_FACTOR,
                 "original_max_position_embeddings": original,
             }
-    raise NotSupported(f"tensor {ROPE_FREQUENCIES} scales positions in a way unknown to mlx-lm")
+    raise NotSupported(
+        f"tensor {ROPE_FREQUENCIES} scales positions in a way that mlx-lm does not support"
+    )
 
 
 def llama3_divisors(rope: Rope, factor: float, original_tokens: int) -> NDArray[np.float64]:
-    """What Llama 3 divides each frequency by: slow ones by `factor`, fast ones by 1.
+    """The divisor of each frequency in Llama 3: `factor` for low ones, 1 for high ones.
 
     Source: modeling_rope_utils.py of transformers, _compute_llama3_parameters.
     """

@@ -1,6 +1,6 @@
-"""A safetensors file whose tensors are written piece by piece, several at once.
+"""Writes a safetensors file incrementally, with several tensors at once.
 
-The safetensors library writes only what is in memory as a whole.
+The safetensors library can only write tensors that are completely in memory.
 Source: the format's description in the safetensors repository.
 """
 
@@ -20,7 +20,7 @@ _SIZES = {"F32": 4, "U32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A tensor of the file; `dtype` is the format's own name."""
+    """A tensor of the file; `dtype` is the format's name."""
 
     name: str
     dtype: str
@@ -33,10 +33,10 @@ class Part:
 
 
 class TensorFile:
-    """Open for writing; whole once each part has been written to its end."""
+    """A file open for writing; complete once every part has been written completely."""
 
     def __init__(self, path: Path, parts: Iterable[Part]) -> None:
-        # The widest values first: so each tensor begins at a multiple of its own size.
+        # The widest values first, so that each tensor is aligned to its element size.
         ordered = sorted(parts, key=lambda part: (-_SIZES[part.dtype], part.name))
         header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
         offset = 0
@@ -56,7 +56,7 @@ class TensorFile:
         self._file.write(len(encoded).to_bytes(8, "little") + encoded)
 
     def append(self, part: Part, values: NDArray[Any]) -> int:
-        """Writes the next values of a part; returns how many bytes they are."""
+        """Writes the next values of a part; returns the number of bytes."""
         self._file.seek(self._start + self._next[part.name])
         self._file.write(values.data)
         self._next[part.name] += values.nbytes

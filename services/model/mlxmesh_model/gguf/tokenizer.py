@@ -1,6 +1,6 @@
-"""The tokenizer in a GGUF file's metadata, as tokenizer.json and tokenizer_config.json.
+"""Converts the tokenizer in a GGUF file's metadata to tokenizer.json and tokenizer_config.json.
 
-Two kinds: byte-level BPE (`gpt2`) and SentencePiece's BPE (`llama`).
+Two kinds are supported: byte-level BPE (`gpt2`) and SentencePiece's BPE (`llama`).
 Source: llama.cpp's llama-vocab.cpp; LlamaTokenizer and SentencePieceExtractor of transformers.
 """
 
@@ -12,9 +12,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 
-from mlxmesh_model.gguf.metadata import Metadata
+from mlxmesh_model.gguf.metadata import BadFile, Metadata, NotSupported
 from mlxmesh_model.gguf.pre_tokenizers import splitting_of
-from mlxmesh_model.gguf.problems import BadFile, NotSupported
 
 MAX_TEMPLATE_BYTES = 2**18
 MAX_TOKEN_CHARACTERS = 1024
@@ -26,7 +25,7 @@ _ROLES = {
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
-# A generation ends at these as well, whatever the file calls its end token.
+# A generation also ends at these tokens, whatever end token the file names.
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _END_TOKENS = frozenset(
     "<|eot_id|> <|eom_id|> <|im_end|> <|end|> <|endoftext|> <|end_of_text|> <end_of_turn>".split()
@@ -34,7 +33,7 @@ _END_TOKENS = frozenset(
 
 
 class _Type(IntEnum):
-    """What `tokenizer.ggml.token_type` says of a token."""
+    """The values of `tokenizer.ggml.token_type`."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -46,7 +45,7 @@ class _Type(IntEnum):
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """What the metadata says of the tokenizer. Methods raise BadFile and NotSupported."""
+    """The tokenizer in a file's metadata. Methods raise BadFile and NotSupported."""
 
     metadata: Metadata
 
@@ -58,7 +57,7 @@ class GgufTokenizer:
             raise BadFile("tokenizer.ggml.tokens has a token twice")
         if max(map(len, tokens)) > MAX_TOKEN_CHARACTERS:
             raise BadFile(
-                f"tokenizer.ggml.tokens has one of over {MAX_TOKEN_CHARACTERS} characters"
+                f"tokenizer.ggml.tokens has one with more than {MAX_TOKEN_CHARACTERS} characters"
             )
         return tokens
 
@@ -70,7 +69,7 @@ class GgufTokenizer:
         return [int(value) for value in self.metadata.numbers(key, len(self.tokens))]
 
     def end_token_ids(self) -> list[int]:
-        """The ids at which a generation ends."""
+        """The ids of the tokens that end a generation."""
         named = [self._token_id(key) for key in _END_KEYS]
         known = [
             number
@@ -80,7 +79,7 @@ class GgufTokenizer:
         return sorted({number for number in (*named, *known) if number is not None})
 
     def config(self, context_tokens: int) -> dict[str, Any]:
-        """tokenizer_config.json."""
+        """The contents of tokenizer_config.json."""
         roles = {role: self._token(key) for role, key in _ROLES.items()}
         template = self.metadata.text("tokenizer.chat_template", default="")
         if len(template.encode()) > MAX_TEMPLATE_BYTES:
@@ -94,18 +93,18 @@ class GgufTokenizer:
         }
 
     def build(self) -> Tokenizer:
-        """tokenizer.json."""
+        """The tokenizer, to be saved as tokenizer.json."""
         kind = self.metadata.text("tokenizer.ggml.model")
         if kind == "gpt2":
             tokenizer, adds_bos = self._byte_level()
         elif kind == "llama":
             tokenizer, adds_bos = self._sentencepiece(), True
         else:
-            raise NotSupported(f"tokenizer.ggml.model is {kind}; gpt2 and llama are taken")
+            raise NotSupported(f"tokenizer.ggml.model is {kind}; gpt2 and llama are supported")
         self._add_special(tokenizer)
         self._frame(tokenizer, adds_bos)
         if tokenizer.get_vocab_size() != len(self.tokens):
-            raise BadFile("tokenizer.ggml.tokens and tokenizer.ggml.token_type do not fit together")
+            raise BadFile("tokenizer.ggml.tokens and tokenizer.ggml.token_type do not match")
         return tokenizer
 
     def _byte_level(self) -> tuple[Tokenizer, bool]:
@@ -146,7 +145,7 @@ class GgufTokenizer:
         try:
             return BPE(vocab, merges, **options)
         except Exception as error:  # the library has no narrower one
-            raise BadFile(f"its vocabulary is no BPE: {error}") from error
+            raise BadFile(f"its vocabulary is not a BPE vocabulary: {error}") from error
 
     def _listed_merges(self) -> list[tuple[str, str]]:
         merges: list[tuple[str, str]] = []
@@ -157,7 +156,7 @@ class GgufTokenizer:
         return merges
 
     def _add_special(self, tokenizer: Tokenizer) -> None:
-        """Tokens that a text holds as a whole; the special ones are left out of an output."""
+        """Adds the tokens that are matched as a whole; decoded text omits special ones."""
         roles = {self._token(key) for key in _ROLES.values()}
         adding: Any = tokenizer  # its stubs leave the types of the lists open
         for token, kind in zip(self.tokens, self._types, strict=True):
@@ -167,7 +166,7 @@ class GgufTokenizer:
                 adding.add_tokens([AddedToken(token, normalized=False, special=False)])
 
     def _frame(self, tokenizer: Tokenizer, adds_bos: bool) -> None:
-        """BOS and EOS around a text, where the file wants them."""
+        """Adds BOS and EOS around a text if the file requests them."""
         flags = (
             ("bos_token_id", "add_bos_token", adds_bos),
             ("eos_token_id", "add_eos_token", False),
@@ -195,10 +194,10 @@ class GgufTokenizer:
 
 
 def merges_by_score(tokens: list[str], scores: list[float]) -> list[tuple[str, str]]:
-    """The merges of a SentencePiece vocabulary: each way to cut a token in two tokens, best first.
+    """The merges of a SentencePiece vocabulary: each split of a token into two tokens, best first.
 
-    SentencePiece joins the pair whose whole has the best score, which is what merges in that order
-    do.
+    SentencePiece merges the pair whose result has the best score, which merges in this order
+    reproduce.
     """
     rank = {token: number for number, token in enumerate(tokens)}
     merges: list[tuple[float, int, int, str, str]] = []

@@ -1,1 +1,1 @@
-"""How the catalogue's tables came to be: one alembic revision a change."""
+"""The catalogue's schema: one Alembic revision per change."""

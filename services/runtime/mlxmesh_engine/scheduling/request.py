@@ -148,5 +148,5 @@ class Load:
     cached_prompt_tokens: int = 0
     kv_capacity_bytes: int = 0
     """What the sequences that run may come to need; 0 when it is not known."""
-    kv_promised_bytes: int = 0
+    kv_reserved_bytes: int = 0
     """What those that run or wait may come to need."""

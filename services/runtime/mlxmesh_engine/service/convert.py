@@ -158,5 +158,5 @@ def to_load(load: Load) -> engine_pb2.EngineLoad:
         prompt_tokens=load.prompt_tokens,
         cached_prompt_tokens=load.cached_prompt_tokens,
         kv_capacity_bytes=load.kv_capacity_bytes,
-        kv_promised_bytes=load.kv_promised_bytes,
+        kv_reserved_bytes=load.kv_reserved_bytes,
     )

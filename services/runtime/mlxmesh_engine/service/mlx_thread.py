@@ -155,7 +155,7 @@ class MlxThread:
             prompt_tokens=loop.prompt_tokens,
             cached_prompt_tokens=loop.cached_prompt_tokens,
             kv_capacity_bytes=self._kv.capacity_bytes,
-            kv_promised_bytes=scheduler.promised_tokens * self._kv.token_bytes,
+            kv_reserved_bytes=scheduler.promised_tokens * self._kv.token_bytes,
         )
         if (due := self._interval.release(outputs, now_s)) and self._deliver is not None:
             self._call(self._deliver, due, self._last_load)

@@ -102,7 +102,7 @@ class EngineServicer:
             vocab_size=self._loaded.vocab_size,
             weights_bytes=self._loaded.weights_bytes,
             steps=self._backend.turns,
-            loop_age_ms=round(self._backend.age_s * 1e3),
+            time_since_progress_ms=round(self._backend.age_s * 1e3),
             load=to_load(self._backend.load),
         )
 
@@ -117,11 +117,11 @@ class EngineServicer:
             stream.outbox.close()
 
     def _command(self, stream: Stream, request: engine_pb2.ExecuteRequest) -> None:
-        sequence_id = request.submit.sequence_id or request.cancel.sequence_id
+        sequence_id = request.submit.sequence_id or next(iter(request.cancel.sequence_ids), 0)
         try:
             self._validator.check(request)
             if request.HasField("cancel"):
-                for number in (sequence_id, *request.cancel.more_sequence_ids):
+                for number in request.cancel.sequence_ids:
                     self._dispatcher.cancel(stream, number)
             else:
                 self._submit(stream, request.submit)

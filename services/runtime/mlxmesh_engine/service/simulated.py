@@ -175,7 +175,7 @@ class SimulatedEngine:
             max_waiting=self._limits[1],
             tokens_per_second=self._rate.per_second(time.monotonic()),
             kv_capacity_bytes=self._kv.capacity_bytes,
-            kv_promised_bytes=self._scheduler.promised_tokens * self._kv.token_bytes,
+            kv_reserved_bytes=self._scheduler.promised_tokens * self._kv.token_bytes,
         )
 
     async def _turn_until_stopped(self, model: SimulatedModel, deliver: Deliver) -> None:

@@ -68,7 +68,7 @@ def observe_engine(metrics: Metrics, backend: Backend, steps: StepCounts) -> Non
     metrics.observe_value(instruments.MAX_RUNNING, lambda: backend.load.max_running)
     metrics.observe_value(instruments.QUEUE_DEPTH, lambda: backend.load.waiting)
     metrics.observe_value(instruments.KV_BYTES, lambda: backend.load.kv_bytes)
-    metrics.observe_value(instruments.KV_PROMISED, lambda: backend.load.kv_promised_bytes)
+    metrics.observe_value(instruments.KV_RESERVED, lambda: backend.load.kv_reserved_bytes)
     metrics.observe_value(instruments.KV_CAPACITY, lambda: backend.load.kv_capacity_bytes)
     metrics.observe_value(instruments.PREFIX_BYTES, lambda: backend.load.prefix_bytes)
     metrics.observe_value(instruments.PROMPT_TOKENS, lambda: backend.load.prompt_tokens)

@@ -1,4 +1,4 @@
-"""The catalogue as it began."""
+"""The first tables of the catalogue."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -32,7 +32,7 @@ def _of_version() -> sa.ForeignKeyConstraint:
 
 
 def upgrade() -> None:
-    """Makes the tables."""
+    """Creates the tables."""
     _models()
     _replicas_and_aliases()
     _changes()
@@ -47,7 +47,7 @@ def _models() -> None:
         "versions",
         _text("model", primary_key=True),
         _number("number", primary_key=True),
-        *map(_text, ["state", "source_directory", "repo_id", "revision", "commit"]),
+        *map(_text, ["state", "source_directory", "hub_id", "revision", "commit"]),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         *map(_text, ["directory", "digest", "architecture"]),
         *map(_big, ["parameters", "weights_bytes"]),
@@ -87,6 +87,6 @@ def _changes() -> None:
 
 
 def downgrade() -> None:
-    """Drops them, with everything in them."""
+    """Drops the tables and their contents."""
     for table in ["change_counter", "tombstones", "replicas", "aliases", "versions", "models"]:
         op.drop_table(table)

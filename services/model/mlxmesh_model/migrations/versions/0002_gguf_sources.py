@@ -1,4 +1,4 @@
-"""Versions that were made of a GGUF file."""
+"""Adds the GGUF file that a version was made from."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,13 +10,13 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Those that are there were made of none."""
+    """Adds the columns; existing versions have no GGUF file."""
     for name in ("source_file", "source_dtype"):
         op.add_column("versions", sa.Column(name, sa.String(), nullable=False, server_default=""))
 
 
 def downgrade() -> None:
-    """Forgets the files; the models stay."""
+    """Drops the columns; the models remain."""
     with op.batch_alter_table("versions") as versions:
         versions.drop_column("source_dtype")
         versions.drop_column("source_file")

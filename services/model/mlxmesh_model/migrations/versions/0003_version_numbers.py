@@ -1,4 +1,4 @@
-"""The last version number of a model outlives the model, so that it is never given again."""
+"""Keeps the last version number of a removed model, so that it is never used again."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the number to the tombstones; of models removed before, it is not known."""
+    """Adds the number to the tombstones; it is unknown for models removed earlier."""
     with op.batch_alter_table("tombstones") as tombstones:
         tombstones.add_column(
             sa.Column("last_version", sa.Integer(), nullable=False, server_default="0")
@@ -18,6 +18,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forgets the numbers."""
+    """Drops the numbers."""
     with op.batch_alter_table("tombstones") as tombstones:
         tombstones.drop_column("last_version")

@@ -1,1 +1,1 @@
-"""The revisions, by number."""
+"""The Alembic revisions, by number."""

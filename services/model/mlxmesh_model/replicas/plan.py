@@ -1,30 +1,30 @@
-"""What one pass of the reconciler should make of a version's replicas."""
+"""Decides what one pass of the reconciler does with a version's replicas. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from mlxmesh_model.catalogue.models import Phase, Replica, Version
-from mlxmesh_model.fleet.placement import Runtime
+from mlxmesh_model.replicas.placement import Runtime
 
-# Which replica goes first when there are too many: the one that serves least.
-_USEFULNESS = [Phase.FAILED, Phase.PENDING, Phase.STARTING, Phase.READY]
+# The order in which surplus replicas are stopped: the least useful first.
+_STOP_ORDER = [Phase.FAILED, Phase.PENDING, Phase.STARTING, Phase.READY]
 
 
 def observe(version: Version, runtimes: Mapping[str, Runtime]) -> tuple[Replica, ...]:
-    """The version's replicas as the runtimes show them now; what is gone is left out."""
+    """The version's replicas as the runtimes report them, without those that are gone."""
     seen = (_observe(replica, runtimes.get(replica.runtime_id)) for replica in version.replicas)
     return tuple(replica for replica in seen if replica is not None)
 
 
 def _observe(replica: Replica, runtime: Runtime | None) -> Replica | None:
     if runtime is None:
-        return None  # its process is gone, or has been away for too long; its engines with it
+        return None  # the runtime is gone, or was absent for too long, and its engines with it
     if runtime.engines is None:
-        return replica  # it does not answer just now, or has left the registry for a moment
+        return replica  # the runtime does not respond, or is briefly absent from the registry
     engine = runtime.engines.get(replica.engine_id)
     stopping = replica.phase is Phase.STOPPING
     if engine is None:
-        # A runtime that came back empty is told again.
+        # A runtime that restarted without its engines is asked again.
         return None if stopping else replace(replica, phase=Phase.PENDING, failure=None)
     retried = replica.phase is Phase.PENDING and engine.phase is Phase.FAILED
     if stopping or retried:
@@ -33,14 +33,14 @@ def _observe(replica: Replica, runtime: Runtime | None) -> Replica | None:
 
 
 def trim(
-    replicas: tuple[Replica, ...], *, desired: int, leaving: Collection[str] = ()
+    replicas: tuple[Replica, ...], *, desired: int, draining: Collection[str] = ()
 ) -> tuple[Replica, ...]:
-    """The replicas with those that are too many marked as stopping.
+    """The replicas, with surplus ones marked as stopping.
 
-    Those on `leaving` runtimes are too many as soon as others are ready in their place.
+    Replicas on `draining` runtimes are surplus once replacements are ready.
     """
-    staying = [replica for replica in replicas if replica.runtime_id not in leaving]
-    moving = [replica for replica in replicas if replica.runtime_id in leaving]
+    staying = [replica for replica in replicas if replica.runtime_id not in draining]
+    moving = [replica for replica in replicas if replica.runtime_id in draining]
     ready = sum(replica.phase is Phase.READY for replica in staying)
     surplus = _surplus(staying, desired) | _surplus(moving, max(0, desired - ready))
     return tuple(
@@ -50,23 +50,23 @@ def trim(
 
 
 def _surplus(replicas: Iterable[Replica], wanted: int) -> set[str]:
-    """The engines to stop, for that many to be left."""
+    """The engines to stop so that `wanted` remain."""
     active = [replica for replica in replicas if replica.phase is not Phase.STOPPING]
-    active.sort(key=lambda replica: (_USEFULNESS.index(replica.phase), replica.engine_id))
+    active.sort(key=lambda replica: (_STOP_ORDER.index(replica.phase), replica.engine_id))
     return {replica.engine_id for replica in active[: max(0, len(active) - wanted)]}
 
 
-def missing(replicas: Iterable[Replica], *, desired: int, leaving: Collection[str] = ()) -> int:
-    """How many replicas have to be placed; those on `leaving` runtimes do not count."""
+def missing(replicas: Iterable[Replica], *, desired: int, draining: Collection[str] = ()) -> int:
+    """How many replicas to place; those on `draining` runtimes do not count."""
     active = sum(
-        replica.phase is not Phase.STOPPING and replica.runtime_id not in leaving
+        replica.phase is not Phase.STOPPING and replica.runtime_id not in draining
         for replica in replicas
     )
     return max(0, desired - active)
 
 
-def strangers(versions: Iterable[Version], runtimes: Iterable[Runtime]) -> list[tuple[str, str]]:
-    """Runtime and id of each engine that no version knows of: nobody will ever stop it."""
+def orphans(versions: Iterable[Version], runtimes: Iterable[Runtime]) -> list[tuple[str, str]]:
+    """The runtime and id of each engine that belongs to no version; it has to be stopped."""
     known = {replica.engine_id for version in versions for replica in version.replicas}
     return [
         (runtime.runtime_id, engine_id)

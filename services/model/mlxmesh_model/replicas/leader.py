@@ -1,4 +1,4 @@
-"""Whose turn it is to tend the fleet: of the model services on one catalogue, one at a time."""
+"""Leader election between the model services of one data directory, by a lock on a file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import IO
 POLL_S = 0.1
 
 
-class Turn:
-    """A lock on a file; its process's end, however it comes, passes it on."""
+class LeaderLock:
+    """An exclusive lock on a file; the operating system releases it when the process ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
 
-    def take(self) -> bool:
-        """Whether it is this process's turn now; it stays so until `release`."""
+    def try_acquire(self) -> bool:
+        """Whether this process is the leader now; it remains the leader until `release`."""
         if self._file is not None:
             return True
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,13 +31,13 @@ class Turn:
         self._file = file
         return True
 
-    async def wait(self) -> None:
-        """Returns once it is this process's turn."""
-        while not self.take():  # noqa: ASYNC110  nobody tells when a file's lock is free
+    async def acquire(self) -> None:
+        """Returns once this process is the leader."""
+        while not self.try_acquire():  # noqa: ASYNC110  no event reports that a file lock is free
             await asyncio.sleep(POLL_S)
 
     def release(self) -> None:
-        """Passes the turn on."""
+        """Gives up leadership."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,26 +1,26 @@
-"""Loading and unloading: says what is desired, and waits until it is so."""
+"""Loading and unloading: sets the desired replicas and waits until the reconciler is done."""
 
 from collections.abc import AsyncGenerator, Callable
 
 from mlxmesh_model.catalogue.models import Phase, Version
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.convert import to_error
+from mlxmesh_model.replicas.convert import to_error
 from mlxmesh_shared.errors import Cancelled, EngineFailed, ModelRefused
 from mlxmesh_shared.reference import ModelReference
 
 
-class Loads:
-    """Waits on the catalogue for what the reconciler brings about."""
+class Loader:
+    """Changes what is desired in the catalogue and follows how the reconciler reaches it."""
 
     def __init__(self, *, store: Store, wake_reconciler: Callable[[], None]) -> None:
         self._store = store
         self._wake_reconciler = wake_reconciler
 
     async def load(self, reference: ModelReference, replicas: int) -> AsyncGenerator[Version]:
-        """The version as it is, after each change, and at last with every replica ready.
+        """Yields the version after each change, and ends once every replica is ready.
 
-        Raises: what prevents it (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused);
-        Cancelled when somebody unloads it meanwhile.
+        Raises: the cause of a failure (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused);
+        Cancelled when another call unloads the version meanwhile.
         """
         async for version in self._follow(reference, replicas):
             yield version
@@ -29,23 +29,23 @@ class Loads:
                 return
 
     async def unload(self, reference: ModelReference) -> Version:
-        """The version, once its replicas are gone or somebody loads it again."""
+        """The version, once its replicas have stopped or another call loads it again."""
         async for version in self._follow(reference, 0):
             if not version.replicas or version.desired_replicas:
                 return version
         raise AssertionError("following a version never ends by itself")
 
     async def _follow(self, reference: ModelReference, replicas: int) -> AsyncGenerator[Version]:
-        with self._store.bell() as bell:
-            version = await self._store.intend(reference, replicas=replicas)
+        with self._store.subscribe() as changed:
+            version = await self._store.set_desired_replicas(reference, replicas=replicas)
             self._wake_reconciler()
-            shown: Version | None = None
+            last: Version | None = None
             while True:
-                if version != shown:
+                if version != last:
                     yield version
-                shown = version
-                await bell.wait()
-                bell.clear()
+                last = version
+                await changed.wait()
+                changed.clear()
                 model = await self._store.model(version.model)
                 version = model.version(version.number)
 

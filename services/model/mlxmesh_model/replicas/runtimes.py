@@ -1,4 +1,4 @@
-"""The runtimes that the registry knows, and their RuntimeService."""
+"""The registered runtimes, observed and controlled by RuntimeService."""
 
 import asyncio
 import logging
@@ -8,9 +8,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-from mlxmesh.runtime.v1 import runtime_pb2, runtime_pb2_grpc
-from mlxmesh_model.catalogue.models import FailureRecord, Phase, Version
-from mlxmesh_model.fleet.placement import Engine, Runtime
+from mlxmesh.runtime.v1 import runtime_pb2_grpc
+from mlxmesh_model.catalogue.models import Version
+from mlxmesh_model.replicas import convert
+from mlxmesh_model.replicas.placement import Engine, Runtime
 from mlxmesh_shared.errors import EngineNotFound, MeshError, NoRuntime
 from mlxmesh_shared.host.host_port import split_host_port
 from mlxmesh_shared.registry.port import Instance, Registry
@@ -20,34 +21,30 @@ _log = logging.getLogger(__name__)
 
 RUNTIME = "runtime"
 _PROBE_TIMEOUT_S = 0.5
-_PHASES = {
-    runtime_pb2.ENGINE_STATE_READY: Phase.READY,
-    runtime_pb2.ENGINE_STATE_FAILED: Phase.FAILED,
-}
 
 
-class Fleet(Protocol):
+class Runtimes(Protocol):
     """All runtimes, as the reconciler sees them."""
 
     async def observe(self) -> tuple[Runtime, ...]:
-        """The runtimes with their engines; None for engines where nobody can tell just now."""
+        """The runtimes with their engines; engines is None while a runtime does not respond."""
         ...
 
     async def start(self, runtime_id: str, engine_id: str, version: Version) -> Engine:
-        """Starts an engine of a version, or finds it started. Raises: MeshError."""
+        """Starts an engine of a version; a repeated call has no effect. Raises: MeshError."""
         ...
 
     async def stop(self, runtime_id: str, engine_id: str) -> None:
-        """Drains and stops an engine; returns when it is gone. Raises: MeshError."""
+        """Drains and stops an engine; returns when it has stopped. Raises: MeshError."""
         ...
 
 
-class GrpcFleet:
-    """The fleet by registry and gRPC.
+class GrpcRuntimes:
+    """The runtimes found in the registry and called by gRPC.
 
-    How long a stopped engine may finish is its runtime's setting; a stop that takes longer than
-    `stop_timeout_s` is asked for again. A runtime that left the registry (asleep, paused) stays for
-    `grace_s`, unless nothing listens at its address any more.
+    The grace period of a stopped engine is a setting of its runtime; a stop that takes longer than
+    `stop_timeout_s` is retried. A runtime that is absent from the registry (suspended, paused) is
+    kept for `grace_s`, unless its address refuses connections.
     """
 
     def __init__(
@@ -67,7 +64,7 @@ class GrpcFleet:
         self._reconnect_s = 0.5
         self._grace_s = grace_s
         self._clock = clock
-        self._away_since: dict[str, float] = {}
+        self._absent_since: dict[str, float] = {}
         self._known: dict[str, Instance] = {}
 
     async def close(self) -> None:
@@ -75,7 +72,7 @@ class GrpcFleet:
         await self._channels.close()
 
     async def observe(self) -> tuple[Runtime, ...]:
-        """The runtimes with their engines; None for engines where nobody can tell just now."""
+        """The runtimes with their engines; engines is None while a runtime does not respond."""
         present = await self._registry.resolve(RUNTIME)
         absent = await self._absent(present)
         before = {instance.address for instance in self._known.values()}
@@ -86,29 +83,27 @@ class GrpcFleet:
         return (*observed, *(Runtime(instance.instance_id) for instance in absent))
 
     async def _absent(self, present: Iterable[Instance]) -> list[Instance]:
-        """The runtimes that left the registry within the grace and may still run."""
-        away = self._known.keys() - {instance.instance_id for instance in present}
-        taken = {instance.address for instance in present}
+        """The runtimes that are absent from the registry for less than the grace period."""
+        missing = self._known.keys() - {instance.instance_id for instance in present}
+        reused = {instance.address for instance in present}
         now = self._clock()
-        # Counted from the pass that missed them: this process may have slept as long as they did.
-        self._away_since = {runtime: self._away_since.get(runtime, now) for runtime in away}
+        # Measured from the pass that first missed them: this process may have been suspended too.
+        self._absent_since = {runtime: self._absent_since.get(runtime, now) for runtime in missing}
         absent: list[Instance] = []
-        for runtime_id, since in self._away_since.items():
+        for runtime_id, since in self._absent_since.items():
             instance = self._known[runtime_id]
-            recent = now - since < self._grace_s and instance.address not in taken
-            if recent and not await _refuses(instance.address):
+            recent = now - since < self._grace_s and instance.address not in reused
+            if recent and not await _refuses_connections(instance.address):
                 absent.append(instance)
         return absent
 
     async def _observe(self, instance: Instance) -> Runtime:
         stub = self._stub(instance.instance_id)
         try:
-            info = await stub.GetRuntimeInfo(
-                runtime_pb2.GetRuntimeInfoRequest(), timeout=self._timeout_s
-            )
+            info = await stub.GetRuntimeInfo(convert.info_request(), timeout=self._timeout_s)
             engines = await self._engines(stub)
         except MeshError as error:
-            _log.warning("%s does not answer: %s", instance.instance_id, error.message)
+            _log.warning("%s does not respond: %s", instance.instance_id, error.message)
             return Runtime(instance.instance_id, draining=instance.draining)
         available_bytes = info.memory_available_bytes
         return Runtime(instance.instance_id, available_bytes, engines, instance.draining)
@@ -117,67 +112,63 @@ class GrpcFleet:
         engines: dict[str, Engine] = {}
         token = ""
         while True:
-            page = await stub.ListEngines(
-                runtime_pb2.ListEnginesRequest(page_size=1000, page_token=token),
-                timeout=self._timeout_s,
-            )
-            engines.update((engine.engine_id, _to_engine(engine)) for engine in page.engines)
+            page = await stub.ListEngines(convert.list_request(token), timeout=self._timeout_s)
+            found = map(convert.to_engine, page.engines)
+            engines.update((engine.engine_id, engine) for engine in found)
             token = page.next_page_token
             if not token:
                 return engines
 
     async def start(self, runtime_id: str, engine_id: str, version: Version) -> Engine:
-        """Starts an engine of a version, or finds it started. Raises: MeshError."""
-        request = runtime_pb2.StartEngineRequest(
-            engine_id=engine_id,
-            model=version.model,
-            model_version=version.number,
-            model_dir=version.artifact.directory if version.artifact else "",
-        )
-        answer = await self._stub(runtime_id).StartEngine(request, timeout=self._timeout_s)
-        return _to_engine(answer.engine)
+        """Starts an engine of a version; a repeated call has no effect. Raises: MeshError."""
+        request = convert.start_request(engine_id, version)
+        response = await self._stub(runtime_id).StartEngine(request, timeout=self._timeout_s)
+        return convert.to_engine(response.engine)
 
     async def stop(self, runtime_id: str, engine_id: str) -> None:
-        """Drains and stops an engine; returns when it is gone. Raises: MeshError."""
-        request = runtime_pb2.StopEngineRequest(engine_id=engine_id)
+        """Drains and stops an engine; returns when it has stopped. Raises: MeshError."""
+        request = convert.stop_request(engine_id)
         with suppress(EngineNotFound):
             await self._stub(runtime_id).StopEngine(request, timeout=self._stop_timeout_s)
 
     def _stub(self, runtime_id: str) -> runtime_pb2_grpc.RuntimeServiceStub:
         if runtime_id not in self._known:
-            raise NoRuntime(f"{runtime_id} is gone; its engines ended with it")
+            raise NoRuntime(f"{runtime_id} is not registered; its engines stopped with it")
         return runtime_pb2_grpc.RuntimeServiceStub(
             self._channels.get(self._known[runtime_id].address)
         )
 
-    async def listen(self, ring: Callable[[], None]) -> None:
-        """Rings whenever a runtime comes, goes, or tells of a change; runs until cancelled."""
-        ears: dict[str, asyncio.Task[None]] = {}
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        """Calls `on_change` when a runtime registers, deregisters or reports a change of its
+        engines; runs until cancelled.
+        """
+        watches: dict[str, asyncio.Task[None]] = {}
         try:
             async for instances in self._registry.watch(RUNTIME):
-                ring()
+                on_change()
                 present = {instance.address for instance in instances}
-                for address in ears.keys() - present:
-                    ears.pop(address).cancel()
+                for address in watches.keys() - present:
+                    watches.pop(address).cancel()
                 for address in present:
-                    if address not in ears or ears[address].done():
-                        ears[address] = asyncio.create_task(self._listen_to(address, ring))
+                    if address not in watches or watches[address].done():
+                        watch = self._watch_engines(address, on_change)
+                        watches[address] = asyncio.create_task(watch)
         finally:
-            for ear in ears.values():
-                ear.cancel()
-            await asyncio.gather(*ears.values(), return_exceptions=True)
+            for task in watches.values():
+                task.cancel()
+            await asyncio.gather(*watches.values(), return_exceptions=True)
 
-    async def _listen_to(self, address: str, ring: Callable[[], None]) -> None:
+    async def _watch_engines(self, address: str, on_change: Callable[[], None]) -> None:
         while True:
             stub = runtime_pb2_grpc.RuntimeServiceStub(self._channels.get(address))
             with suppress(MeshError):
-                async for _ in stub.WatchEngines(runtime_pb2.WatchEnginesRequest()):
-                    ring()
+                async for _ in stub.WatchEngines(convert.watch_request()):
+                    on_change()
             await asyncio.sleep(self._reconnect_s)
 
 
-async def _refuses(address: str) -> bool:
-    """Whether nothing listens at an address; a host or process that is asleep leaves it open."""
+async def _refuses_connections(address: str) -> bool:
+    """Whether nothing listens at an address; a suspended host or process keeps its port open."""
     host, port = split_host_port(address)
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
@@ -188,11 +179,3 @@ async def _refuses(address: str) -> bool:
         return False
     writer.close()
     return False
-
-
-def _to_engine(engine: runtime_pb2.Engine) -> Engine:
-    failure = None
-    if engine.HasField("last_failure"):
-        last = engine.last_failure
-        failure = FailureRecord(last.code, last.reason, last.message)
-    return Engine(engine.engine_id, _PHASES.get(engine.state, Phase.STARTING), failure)

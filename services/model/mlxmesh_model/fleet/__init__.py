@@ -1,1 +1,0 @@
-"""The engines that there should be: which versions are loaded, and where."""

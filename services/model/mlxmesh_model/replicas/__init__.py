@@ -1,0 +1,1 @@
+"""Replicas of loaded versions: where they are placed, and the loop that reconciles them."""

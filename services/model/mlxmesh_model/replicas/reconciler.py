@@ -1,0 +1,281 @@
+"""The loop that makes the running replicas match the desired replicas."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from mlxmesh_model.catalogue.models import (
+    PLACEMENT_RETRY_S,
+    FailureRecord,
+    Phase,
+    Replica,
+    Version,
+)
+from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.replicas import plan
+from mlxmesh_model.replicas.placement import NoCapacity, Runtime, place
+from mlxmesh_model.replicas.rejections import Rejections, rejection_cause
+from mlxmesh_model.replicas.runtimes import Runtimes
+from mlxmesh_shared.errors import (
+    DeadlineExceeded,
+    InsufficientMemory,
+    MeshError,
+    NoRuntime,
+    ServiceUnavailable,
+)
+
+_log = logging.getLogger(__name__)
+
+_MIB = 1024 * 1024
+
+
+class _Outdated(Exception):
+    """The version was loaded or unloaded since this pass read it."""
+
+
+@dataclass(slots=True)
+class _Pass:
+    """The state of one pass: the runtimes, and the bytes placed on each of them."""
+
+    runtimes: Mapping[str, Runtime]
+    reserved_bytes: Counter[str] = field(default_factory=Counter[str])
+
+    @property
+    def open_runtimes(self) -> frozenset[str]:
+        return frozenset(r.runtime_id for r in self.runtimes.values() if r.accepts_engines)
+
+    @property
+    def unresponsive(self) -> list[str]:
+        return sorted(r.runtime_id for r in self.runtimes.values() if r.engines is None)
+
+    @property
+    def draining(self) -> frozenset[str]:
+        return frozenset(r.runtime_id for r in self.runtimes.values() if r.draining)
+
+
+@dataclass(frozen=True, slots=True)
+class _PlacementFailure:
+    """Why a version could not be placed; valid until `retry_at_s`, or until its intent or the open
+    runtimes change.
+    """
+
+    failure: FailureRecord
+    intent: int
+    open_runtimes: frozenset[str]
+    retry_at_s: float
+
+
+class Reconciler:
+    """Compares the desired replicas with the engines of all runtimes and corrects the difference.
+
+    A pass is serial and short: engines are stopped in separate tasks, because stopping drains them.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        runtimes: Runtimes,
+        interval_s: float = 1.0,
+        placement_retry_s: float = PLACEMENT_RETRY_S,
+        rejections: Rejections | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._runtimes = runtimes
+        self._interval_s = interval_s
+        self._placement_retry_s = placement_retry_s
+        self._rejections = rejections or Rejections()
+        self._clock = clock
+        self._woken = asyncio.Event()
+        self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._placement_failures: dict[str, _PlacementFailure] = {}
+
+    def wake(self) -> None:
+        """Starts the next pass at once."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Runs a pass when woken and at least once per interval, until cancelled."""
+        try:
+            while True:
+                self._woken.clear()
+                try:
+                    await self.reconcile()
+                except MeshError as error:
+                    _log.warning("reconciling failed (%s); retrying soon", error.message)
+                except Exception:  # noqa: BLE001 - one failed pass must not end all later ones
+                    _log.exception("reconciling failed; retrying in %g s", self._interval_s)
+                # Not wait_for: in Python 3.11 it may lose a cancellation at the time of the event.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval_s):
+                        await self._woken.wait()
+        finally:
+            for task in self._stopping.values():
+                task.cancel()
+            await asyncio.gather(*self._stopping.values(), return_exceptions=True)
+
+    async def reconcile(self) -> None:
+        """One pass over all versions."""
+        runtimes = {runtime.runtime_id: runtime for runtime in await self._runtimes.observe()}
+        this_pass = _Pass(runtimes)
+        versions = [v for model in await self._store.models() for v in model.versions]
+        wanted = {version.label for version in versions if version.desired_replicas}
+        self._rejections.retain(wanted, runtimes)
+        for version in versions:
+            if version.desired_replicas or version.replicas:
+                try:
+                    await self._settle(version, this_pass)
+                except _Outdated:
+                    self.wake()
+        for runtime_id, engine_id in plan.orphans(versions, runtimes.values()):
+            self._stop(runtime_id, engine_id)
+
+    async def _settle(self, version: Version, this_pass: _Pass) -> None:
+        """Brings one version as close to its desired replicas as one pass can."""
+        desired, draining = version.desired_replicas, this_pass.draining
+        replicas = plan.observe(version, this_pass.runtimes)
+        replicas = plan.trim(replicas, desired=desired, draining=draining)
+        unplaced: FailureRecord | None = None
+        for pending in [replica for replica in replicas if replica.phase is Phase.PENDING]:
+            started = await self._start(version, pending, this_pass)
+            replicas = _without(replicas, pending)
+            if isinstance(started, Replica):
+                replicas += (started,)
+        for _ in range(plan.missing(replicas, desired=desired, draining=draining)):
+            placed = await self._place(version, replicas, this_pass)
+            if isinstance(placed, FailureRecord):
+                unplaced = placed
+                break
+            replicas += (placed,)
+        await self._record(version, replicas, unplaced or _first_failure(replicas))
+        for replica in replicas:
+            if replica.phase is Phase.STOPPING:
+                self._stop(replica.runtime_id, replica.engine_id)
+
+    async def _place(
+        self, version: Version, replicas: tuple[Replica, ...], this_pass: _Pass
+    ) -> Replica | FailureRecord:
+        """One more replica on the best runtime that accepts it, or why none does."""
+        known = self._placement_failures.get(version.label)
+        if known and self._is_valid(known, version, this_pass):
+            return known.failure
+        rejections: dict[str, FailureRecord] = {}
+        while True:
+            runtime = place(
+                this_pass.runtimes.values(),
+                weights_bytes=_weights_bytes(version),
+                replicas_on=Counter(replica.runtime_id for replica in replicas),
+                reserved_bytes=this_pass.reserved_bytes,
+                rejected_by=frozenset(rejections),
+            )
+            if isinstance(runtime, NoCapacity):
+                rejection = next(iter(rejections.values()), None)
+                failure = rejection or _no_capacity(version, runtime, this_pass.unresponsive)
+                return self._remember(version, this_pass, failure)
+            replica = Replica(_new_engine_id(version), runtime.runtime_id)
+            # Recorded before the runtime is asked, because an engine that is not in the catalogue
+            # is stopped. The version's failure is updated only once the runtime has responded.
+            await self._record(version, (*replicas, replica), version.failure)
+            started = await self._start(version, replica, this_pass)
+            if isinstance(started, Replica):
+                self._placement_failures.pop(version.label, None)
+                return started
+            rejections[runtime.runtime_id] = started
+
+    async def _start(
+        self, version: Version, replica: Replica, this_pass: _Pass
+    ) -> Replica | FailureRecord:
+        """The started replica, still pending when its runtime does not respond, or why the runtime
+        rejected it.
+        """
+        try:
+            engine = await self._runtimes.start(replica.runtime_id, replica.engine_id, version)
+        except (ServiceUnavailable, DeadlineExceeded) as error:
+            _log.warning("%s could not be started yet: %s", replica.engine_id, error.message)
+            return replica
+        except MeshError as error:
+            cause = rejection_cause(replica.runtime_id, version, error)
+            self._rejections.add(version, replica.runtime_id, cause)
+            return cause
+        self._rejections.remove(version, replica.runtime_id)
+        this_pass.reserved_bytes[replica.runtime_id] += _weights_bytes(version)
+        return replace(replica, phase=engine.phase, failure=engine.failure)
+
+    async def _record(
+        self, version: Version, replicas: tuple[Replica, ...], failure: FailureRecord | None
+    ) -> None:
+        updated = version.with_replicas(replicas, failure)
+        # Most passes find nothing to change, and an idle mesh must not write to the database.
+        if updated != version and not await self._store.record(updated):
+            raise _Outdated
+
+    def _remember(
+        self, version: Version, this_pass: _Pass, failure: FailureRecord
+    ) -> FailureRecord:
+        """Stores the failure, so that full runtimes are not asked in every pass."""
+        self._placement_failures[version.label] = _PlacementFailure(
+            failure,
+            version.intent,
+            this_pass.open_runtimes,
+            retry_at_s=self._clock() + self._placement_retry_s,
+        )
+        return failure
+
+    def _is_valid(self, known: _PlacementFailure, version: Version, this_pass: _Pass) -> bool:
+        same = (known.intent, known.open_runtimes) == (version.intent, this_pass.open_runtimes)
+        return same and self._clock() < known.retry_at_s
+
+    def _stop(self, runtime_id: str, engine_id: str) -> None:
+        """Stops an engine in the background; a later pass retries a failure."""
+        if engine_id in self._stopping:
+            return
+        _log.info("stopping %s on %s", engine_id, runtime_id)
+
+        async def stop() -> None:
+            try:
+                await self._runtimes.stop(runtime_id, engine_id)
+            except MeshError as error:
+                _log.warning("%s could not be stopped yet: %s", engine_id, error.message)
+            finally:
+                del self._stopping[engine_id]
+                self.wake()
+
+        self._stopping[engine_id] = asyncio.create_task(stop())
+
+
+def _without(replicas: tuple[Replica, ...], gone: Replica) -> tuple[Replica, ...]:
+    return tuple(replica for replica in replicas if replica.engine_id != gone.engine_id)
+
+
+def _weights_bytes(version: Version) -> int:
+    return version.artifact.weights_bytes if version.artifact else 0
+
+
+def _new_engine_id(version: Version) -> str:
+    return f"{version.model}-v{version.number}-{secrets.token_hex(3)}"
+
+
+def _first_failure(replicas: tuple[Replica, ...]) -> FailureRecord | None:
+    failed = (replica.failure for replica in replicas if replica.phase is Phase.FAILED)
+    return next((failure for failure in failed if failure is not None), None)
+
+
+def _no_capacity(version: Version, found: NoCapacity, unresponsive: list[str]) -> FailureRecord:
+    if found.runtimes == 0 and unresponsive:
+        names = ", ".join(unresponsive)
+        return FailureRecord.of(NoRuntime(f"no runtime responds; not responding: {names}"))
+    if found.runtimes == 0:
+        return FailureRecord.of(NoRuntime("no runtime is running; start one, then load again"))
+    return FailureRecord.of(
+        InsufficientMemory(
+            f"{version.label} needs {found.needed_bytes // _MIB:,} MiB and the freest of"
+            f" {found.runtimes} runtimes has {found.most_available_bytes // _MIB:,} MiB;"
+            " unload another model or add a host",
+        )
+    )
