@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxmesh_engine.cache.kv_cache import BatchCache
+from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
 from mlxmesh_engine.forward.blas import Blas
 from mlxmesh_engine.forward.loader import LoadedModel, load
-from mlxmesh_engine.scheduling.batching import Batching
 from mlxmesh_engine.scheduling.request import SequenceRequest, StepOutputs, Update
 from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.step_loop import StepLoop

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxmesh_engine.forward.attention import MANY, attend, exp2
+from mlxmesh_engine.forward.attention import MIN_NUMPY_VALUES, attend, exp2
 from tests.fakes.tiny_model import mx
 
 HEADS, KV_HEADS, DIMS = 4, 2, 8
@@ -59,7 +59,7 @@ def test_attention_is_the_textbooks(rows: int, length: int, tokens: int, padded:
     np.testing.assert_allclose(np.array(found), wanted, atol=atol, rtol=rtol)
 
 
-@pytest.mark.parametrize("count", [3, MANY])
+@pytest.mark.parametrize("count", [3, MIN_NUMPY_VALUES])
 def test_powers_of_two_down_to_nothing(count: int) -> None:
     given = np.resize(np.array([0.0, -1.5, -np.inf, -150.0], np.float32), count)
     np.testing.assert_allclose(np.array(exp2(mx.array(given))), np.exp2(given), rtol=1e-6)

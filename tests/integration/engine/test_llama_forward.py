@@ -10,10 +10,9 @@ import pytest
 from mlx import nn
 from numpy.typing import NDArray
 
-from mlxmesh_engine.cache.kv_cache import BatchCache
+from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
 from mlxmesh_engine.forward.llama_forward import LlamaForward
 from mlxmesh_engine.forward.llama_weights import is_plain_llama, prepare_llama
-from mlxmesh_engine.scheduling.batching import Batching
 from tests.fakes.engine_rig import load_model
 from tests.fakes.tiny_model import VOCAB_SIZE, write_model
 

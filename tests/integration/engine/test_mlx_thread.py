@@ -80,7 +80,7 @@ async def test_a_sequence_runs_to_its_end(thread: MlxThread, listener: Listener)
     tokens, last = await listener.until_last(7)
     assert len(tokens) == 9
     assert last.finish_reason is FinishReason.LENGTH
-    assert thread.turns > 9
+    assert thread.steps > 9
     assert thread.load.tokens_per_second > 0
 
 
@@ -98,10 +98,10 @@ async def test_many_at_once_from_two_streams(thread: MlxThread, listener: Listen
 
 async def test_the_loop_turns_while_idle(thread: MlxThread) -> None:
     await asyncio.sleep(0.6)
-    assert thread.age_s < 5
-    before = thread.turns
+    assert thread.loop_age_s < 5
+    before = thread.steps
     await asyncio.sleep(0.6)
-    assert thread.turns > before
+    assert thread.steps > before
 
 
 async def test_a_model_that_cannot_be_loaded_is_told_to_who_starts(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_engine.forward.blas import open_blas, takes_avx512_for_avx2
+from mlxmesh_engine.forward.blas import misdetects_avx512, open_blas
 
 NO_CACHE = Path("/dev/null")
 
@@ -35,4 +35,4 @@ def test_linux_says_when_there_is_none_and_what_to_do() -> None:
 )
 def test_openblas_is_told_of_avx512_where_it_may_not_see_it(facts: str, answer: bool) -> None:
     flags = "fpu avx2 avx512f avx512dq avx512cd avx512bw avx512vl avx512_bf16"
-    assert takes_avx512_for_avx2(facts.format(all=flags)) is answer
+    assert misdetects_avx512(facts.format(all=flags)) is answer

@@ -15,7 +15,7 @@ from mlxmesh_engine.scheduling.request import (
     Timings,
     Update,
 )
-from mlxmesh_engine.service.convert import ModelLimits, to_load, to_response, to_sequence
+from mlxmesh_engine.service.convert import ModelLimits, to_load, to_request, to_response
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, QueueFull
 
 LIMITS = ModelLimits(vocab_size=100, context_tokens=50, eos_token_ids=frozenset({2, 3}))
@@ -29,7 +29,7 @@ def submit(**fields: Any) -> engine_pb2.Submit:
 def convert(
     message: engine_pb2.Submit, now_s: float = 100.0, limits: ModelLimits = LIMITS
 ) -> SequenceRequest:
-    return to_sequence(message, stream_id=3, limits=limits, now_s=now_s)
+    return to_request(message, stream_id=3, limits=limits, now_s=now_s)
 
 
 def test_what_memory_never_suffices_for_is_refused_with_what_to_do() -> None:

@@ -56,8 +56,8 @@ async def test_each_streams_news_go_to_it(subject: Dispatcher) -> None:
         subject.submit(stream, sequence(stream, 1))
     subject.deliver({one.stream_id: [Update(1, token_ids=(4,))]}, LOAD)
     subject.deliver({two.stream_id: [Update(1, token_ids=(5,))]}, LOAD)
-    assert await one.outbox.take() == ([Update(1, token_ids=(4,))], LOAD)
-    assert await two.outbox.take() == ([Update(1, token_ids=(5,))], LOAD)
+    assert await one.outbox.get() == ([Update(1, token_ids=(4,))], LOAD)
+    assert await two.outbox.get() == ([Update(1, token_ids=(5,))], LOAD)
 
 
 async def test_a_full_engine_refuses_and_an_end_makes_room(subject: Dispatcher) -> None:
@@ -123,24 +123,24 @@ async def test_a_drain_lets_what_runs_finish_and_then_ends_the_streams(
     assert not drain.done()
     subject.deliver(finish(stream, 1), LOAD)
     await asyncio.wait_for(drain, 5)
-    assert await stream.outbox.take() is not None
-    assert await stream.outbox.take() is None
+    assert await stream.outbox.get() is not None
+    assert await stream.outbox.get() is None
     late = subject.open_stream()
-    assert await late.outbox.take() is None
+    assert await late.outbox.get() is None
 
 
 async def test_a_drain_does_not_wait_for_ever(subject: Dispatcher) -> None:
     stream = subject.open_stream()
     subject.submit(stream, sequence(stream, 1))
     await asyncio.wait_for(subject.drain(0.01), 5)
-    assert await stream.outbox.take() is None
+    assert await stream.outbox.get() is None
 
 
 async def test_none_living_returns_once_all_ended(subject: Dispatcher) -> None:
     stream = subject.open_stream()
-    await stream.none_living()
+    await stream.wait_idle()
     subject.submit(stream, sequence(stream, 1))
-    quiet = asyncio.create_task(stream.none_living())
+    quiet = asyncio.create_task(stream.wait_idle())
     await asyncio.sleep(0)
     assert not quiet.done()
     subject.deliver(finish(stream, 1), LOAD)
@@ -150,6 +150,6 @@ async def test_none_living_returns_once_all_ended(subject: Dispatcher) -> None:
 async def test_the_load_goes_also_to_streams_without_news(subject: Dispatcher) -> None:
     busy, quiet = subject.open_stream(), subject.open_stream()
     subject.submit(busy, sequence(busy, 1))
-    subject.tell_load(LOAD)
+    subject.publish_load(LOAD)
     for stream in (busy, quiet):
-        assert await asyncio.wait_for(stream.outbox.take(), 5) == ([], LOAD)
+        assert await asyncio.wait_for(stream.outbox.get(), 5) == ([], LOAD)

@@ -11,7 +11,7 @@ def settled_tokens(
     """The size that steps of such a cost come to."""
     for _ in range(40):
         tokens = subject.tokens(decoding=decoding)
-        subject.note(fixed_s + tokens * per_token_s, tokens, decoding=decoding)
+        subject.record(fixed_s + tokens * per_token_s, tokens, decoding=decoding)
     return subject.tokens(decoding=decoding)
 
 
@@ -53,7 +53,7 @@ def test_it_never_comes_to_nothing_nor_above_a_small_setting(setting: int, least
 def test_a_cost_is_told_apart_into_its_parts() -> None:
     subject = LinearCost()
     for tokens in (512, 100, 37, 256):
-        subject.note(0.7 + 0.02 * tokens, tokens)
+        subject.record(0.7 + 0.02 * tokens, tokens)
     assert subject.fixed_s == pytest.approx(0.7)
     assert subject.per_token_s == pytest.approx(0.02)
     assert subject.break_even_tokens == pytest.approx(35)
@@ -63,36 +63,36 @@ def test_a_cost_is_told_apart_into_its_parts() -> None:
 def test_one_size_alone_counts_as_proportional() -> None:
     subject = LinearCost()
     for _ in range(3):
-        subject.note(1.0, 100)
+        subject.record(1.0, 100)
     assert (subject.fixed_s, subject.break_even_tokens) == (0, 0)
     assert subject.tokens_within(0.5) == pytest.approx(50)
 
 
 def test_what_a_decode_step_carries_is_cut_to_what_fits_and_grows_slowly() -> None:
     subject = LongPromptBudget(slowdown=3)
-    subject.note(0.010, 0)
-    subject.note(0.090, 40)
+    subject.record(0.010, 0)
+    subject.record(0.090, 40)
     assert settled(subject) == 10
-    subject.note(0.015, 10)
+    subject.record(0.015, 10)
     assert settled(subject) == 11
 
 
 def test_it_is_never_nothing_for_long() -> None:
     subject = LongPromptBudget(slowdown=1.5)
     for _ in range(20):
-        subject.note(0.01, 0)
-        subject.note(9.0, 100)
-    taken = [subject.take() for _ in range(300)]
+        subject.record(0.01, 0)
+        subject.record(9.0, 100)
+    taken = [subject.next_tokens() for _ in range(300)]
     assert set(taken) == {0, 4}
     assert taken.count(0) <= 20
 
 
 def test_without_a_measurement_it_starts_small() -> None:
     subject = LongPromptBudget(slowdown=2)
-    subject.note(5.0, 16)
+    subject.record(5.0, 16)
     assert settled(subject) == 16
 
 
 def settled(subject: LongPromptBudget) -> int:
     """What it gives once it has looked at quiet steps."""
-    return max(subject.take() for _ in range(5))
+    return max(subject.next_tokens() for _ in range(5))

@@ -1,7 +1,8 @@
-from mlxmesh_engine.forward.prefill import groups
-from mlxmesh_engine.scheduling.batching import Batching
+from mlxmesh_engine.cache.kv_cache import Batching
+from mlxmesh_engine.forward.prefill import group_slices
 from mlxmesh_engine.scheduling.request import SequenceRequest
-from mlxmesh_engine.scheduling.scheduler import ActiveSequence, PrefillSlice
+from mlxmesh_engine.scheduling.scheduler import PrefillSlice
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 
 def whole(number: int, tokens: int) -> PrefillSlice:
@@ -15,7 +16,7 @@ def part(number: int, count: int) -> PrefillSlice:
 
 
 def numbers(slices: list[PrefillSlice], batching: Batching = Batching.TOGETHER) -> list[list[int]]:
-    return [[each.active.key[1] for each in group] for group in groups(slices, batching)]
+    return [[each.active.key[1] for each in group] for group in group_slices(slices, batching)]
 
 
 def test_whole_prompts_of_similar_length_are_read_together() -> None:
@@ -37,7 +38,7 @@ def test_prompts_of_one_token_form_a_group() -> None:
 def rest(number: int, tokens: int, *, cached: int) -> PrefillSlice:
     """All that is left of a prompt whose beginning is cached."""
     active = ActiveSequence(SequenceRequest((1, number), tuple(range(cached + tokens + 1)), 10))
-    active.start_after(cached)
+    active.skip_cached(cached)
     return PrefillSlice(active, cached, tokens)
 
 

@@ -22,13 +22,13 @@ class Rig:
             extracted.append((start, stop))
             return tuple(tokens[start:stop])
 
-        self.cache.keep(tokens, token_bytes=1, extract=extract)
+        self.cache.insert(tokens, token_bytes=1, extract=extract)
         return extracted
 
     def found(self, tokens: Sequence[int]) -> Tokens:
         """What the pieces hold, one after the other."""
         pieces = self.cache.find(tokens)
-        return tuple(token for piece in pieces for token in piece.kept[: piece.tokens])
+        return tuple(token for piece in pieces for token in piece.value[: piece.tokens])
 
 
 def prompt(name: int, blocks: int) -> Tokens:

@@ -1,6 +1,7 @@
-from mlxmesh_engine.scheduling.pace import Read
+from mlxmesh_engine.scheduling.prefill_budget import PrefillTokens
 from mlxmesh_engine.scheduling.request import SequenceRequest, Timings
-from mlxmesh_engine.scheduling.scheduler import ActiveSequence, PrefillSlice, Scheduler
+from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 
 def active(number: int, tokens: int, generated: int = 0) -> ActiveSequence:
@@ -157,7 +158,7 @@ def test_generated_tokens_are_read_like_the_prompt() -> None:
     resumed = active(1, 3, generated=4)
     assert resumed.tokens == (0, 1, 2, 0, 1, 2, 3)
     assert resumed.prefill_tokens == 6
-    assert resumed.launched == resumed.collected == 4
+    assert resumed.launched == resumed.generated_tokens == 4
 
 
 def test_a_prompt_of_one_token_needs_no_reading() -> None:
@@ -192,15 +193,15 @@ def test_what_is_cached_is_not_planned() -> None:
     for each in (long, short):
         subject.add(each)
     subject.admit(0.0)
-    assert subject.unread() == [long, short]
-    long.start_after(480)
+    assert subject.awaiting_prefill() == [long, short]
+    long.skip_cached(480)
     first, second = subject.plan_prefill()
     assert (first.start, first.count) == (480, 20)
     assert first.first
     assert first.whole_prompt
     assert subject.advance(first)
     assert (second.start, second.count) == (0, 40)
-    assert subject.unread() == [short]
+    assert subject.awaiting_prefill() == [short]
 
 
 def test_a_prompt_that_is_all_cached_needs_no_reading() -> None:
@@ -208,37 +209,37 @@ def test_a_prompt_that_is_all_cached_needs_no_reading() -> None:
     each = active(1, 65)
     subject.add(each)
     subject.admit(0.0)
-    each.start_after(64)
+    each.skip_cached(64)
     (slice_,) = subject.plan_prefill()
     assert slice_.count == 0
     assert subject.advance(slice_)
-    assert each.held_tokens == tuple(range(64))
+    assert each.kv_token_ids == tuple(range(64))
 
 
 def test_a_cache_row_holds_all_that_went_into_the_model() -> None:
     each = active(1, 3, generated=2)
-    assert each.held_tokens == (0, 1, 2, 0)
+    assert each.kv_token_ids == (0, 1, 2, 0)
     each.launched += 1
-    assert each.held_tokens == (0, 1, 2, 0, 1)
+    assert each.kv_token_ids == (0, 1, 2, 0, 1)
     # The step after this token was started before the token was known.
     each.launched += 1
-    each.collect(77, 1.0)
-    assert each.held_tokens == (0, 1, 2, 0, 1, 77)
-    assert each.collected == 3
+    each.append_token(77, 1.0)
+    assert each.kv_token_ids == (0, 1, 2, 0, 1, 77)
+    assert each.generated_tokens == 3
 
 
 def test_cached_output_is_not_cached_prompt() -> None:
     each = active(1, 3, generated=40)
-    each.start_after(32)
+    each.skip_cached(32)
     assert each.cached_prompt_tokens == 3
 
 
 def test_timings_follow_the_clock() -> None:
     each = ActiveSequence(SequenceRequest((1, 1), (1, 2), 10, submitted_s=1.0))
     each.admit(1.5)
-    each.collect(7, 2.5)
-    each.collect(7, 3.0)
-    each.collect(7, 4.5)
+    each.append_token(7, 2.5)
+    each.append_token(7, 3.0)
+    each.append_token(7, 4.5)
     timings = each.timings(9.0)
     assert (timings.queue_ms, timings.prefill_ms, timings.decode_ms) == (500, 1000, 2000)
 
@@ -255,7 +256,7 @@ def test_after_a_slow_step_less_is_read() -> None:
     subject.add(active(1, 5000))
     subject.admit(0.0)
     assert plan(subject) == {1: 100}
-    subject.note_prefill_took(20.0, 100, decoding=False)
+    subject.record_prefill(20.0, 100, decoding=False)
     assert plan(subject) == {1: 25}
 
 
@@ -268,7 +269,7 @@ def decoding_beside(*prompts: int) -> Scheduler:
     for number, tokens in enumerate(prompts, start=2):
         subject.add(active(number, tokens))
     subject.admit(0.0)
-    subject.note_decode_took(0.010, Read())
+    subject.record_decode(0.010, PrefillTokens())
     for _ in range(4):
         # It looks at how long a step takes without them.
         assert not {2, 3} & plan(subject).keys()
@@ -277,7 +278,7 @@ def decoding_beside(*prompts: int) -> Scheduler:
 
 def test_while_others_decode_one_long_prompt_reads_what_they_can_bear() -> None:
     subject = decoding_beside(4001, 4001)
-    subject.note_decode_took(0.040, Read(long_tokens=16))
+    subject.record_decode(0.040, PrefillTokens(long_tokens=16))
     assert plan(subject) == {2: 5}
 
 
@@ -288,7 +289,7 @@ def test_a_short_prompt_is_read_at_once_beside_them() -> None:
 
 def test_a_step_that_read_short_prompts_too_says_nothing_of_long_ones() -> None:
     subject = decoding_beside(4001)
-    subject.note_decode_took(9.0, Read(long_tokens=16, other_tokens=100))
+    subject.record_decode(9.0, PrefillTokens(long_tokens=16, other_tokens=100))
     assert plan(subject) == {2: 16}
 
 

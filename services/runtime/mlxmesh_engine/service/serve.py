@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Generator
 
 from mlxmesh_engine.scheduling.capacity import Admission
-from mlxmesh_engine.scheduling.pace import StepCounts
 from mlxmesh_engine.service.backend import Backend, ModelFacts
 from mlxmesh_engine.service.backends import open_backend
 from mlxmesh_engine.service.dispatcher import Dispatcher
 from mlxmesh_engine.service.servicer import SERVICE, EngineServicer
+from mlxmesh_engine.service.step_metrics import StepMetrics
 from mlxmesh_engine.service.telemetry import SequenceSpans, observe_engine
 from mlxmesh_shared.errors import EngineFailed, Internal, MeshError
 from mlxmesh_shared.process.startup import (
@@ -43,7 +43,7 @@ MAX_REASON_CHARACTERS = 4000
 async def serve() -> None:
     settings = _settings()
     certificates = open_certificates(settings, "engine")
-    telemetry, steps = _telemetry(settings), StepCounts()
+    telemetry, steps = _telemetry(settings), StepMetrics()
     _follow_parent()
     announce = _announcer()
 
@@ -127,7 +127,7 @@ def _telemetry(settings: EngineSettings) -> ProcessTelemetry:
 async def _tell_load(dispatcher: Dispatcher, backend: Backend) -> None:
     while True:
         await asyncio.sleep(LOAD_EVERY_S)
-        dispatcher.tell_load(backend.load)
+        dispatcher.publish_load(backend.load)
 
 
 def _facts(loaded: ModelFacts) -> dict[str, object]:
