@@ -62,7 +62,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         spare = SpareEngine(command.spare_line() if settings.spare_engine else ())
         stack.push_async_callback(spare.close)
-        await spare.prepare()
+        await spare.start()
         device = await find_device()
         registry = open_registry(settings, certificates)
         stack.push_async_callback(registry.close)

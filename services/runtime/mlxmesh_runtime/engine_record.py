@@ -1,4 +1,4 @@
-"""What the runtime knows about one engine."""
+"""One engine as plain data: what to run, its state and the legal transitions, its failure. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,42 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from mlxmesh_runtime.lifecycle import EngineState
-from mlxmesh_shared.errors import ModelRefused
+from mlxmesh_shared.errors import IllegalState, ModelRefused
+
+
+class EngineState(StrEnum):
+    """The lifecycle state of an engine, as in the contract."""
+
+    STARTING = "STARTING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+    BACKOFF = "BACKOFF"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+
+_S = EngineState
+# Every failure passes through BACKOFF, also the one that opens the circuit breaker.
+TRANSITIONS: dict[EngineState, frozenset[EngineState]] = {
+    _S.STARTING: frozenset({_S.READY, _S.BACKOFF, _S.DRAINING}),
+    _S.READY: frozenset({_S.BACKOFF, _S.DRAINING}),
+    _S.BACKOFF: frozenset({_S.STARTING, _S.FAILED, _S.DRAINING}),
+    _S.FAILED: frozenset({_S.DRAINING}),
+    # An engine that drains although its runtime did not ask it to is replaced.
+    _S.DRAINING: frozenset({_S.STOPPED, _S.STARTING}),
+    _S.STOPPED: frozenset(),
+}
+
+
+def check_transition(before: EngineState, after: EngineState) -> None:
+    """Raises: IllegalState, naming both states, if the transition is not legal."""
+    if after not in TRANSITIONS[before]:
+        raise IllegalState(f"an engine that is {before} cannot become {after}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Limits of an engine; None leaves the engine's own default."""
+    """Limits of an engine; None means the engine's default."""
 
     max_running: int | None = None
     max_waiting: int | None = None
@@ -38,7 +67,7 @@ class EngineSpec:
 
 
 class FailureReason(StrEnum):
-    """Why an engine failed; the reason of the record's Failure."""
+    """Why an engine failed, as the `reason` of the contract's Failure."""
 
     CRASHED = "ENGINE_CRASHED"
     STUCK = "ENGINE_STUCK"
@@ -55,13 +84,13 @@ class EngineFailure:
 
     @property
     def permanent(self) -> bool:
-        """Whether another start of the same model would fail as well."""
+        """Whether every other start of the same model would fail as well."""
         return self.reason is FailureReason.REFUSED
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """An engine at one moment; `address` is empty and `pid` 0 while there is none."""
+    """A snapshot of an engine; without a process, `address` is empty and `pid` is 0."""
 
     spec: EngineSpec
     state: EngineState
@@ -70,3 +99,11 @@ class EngineRecord:
     restarts: int = 0
     last_failure: EngineFailure | None = None
     started_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineHealth:
+    """What a running engine answers to a heartbeat."""
+
+    device: str
+    loop_age_s: float  # since its last step; an idle engine runs empty steps

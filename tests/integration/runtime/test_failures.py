@@ -53,7 +53,7 @@ async def test_failed_starts_are_repeated_until_one_works(runtime: RuntimeUnderT
     assert ready.restarts == 2
     assert ready.last_failure.reason == "ENGINE_START_FAILED"
     assert ready.last_failure.message == (
-        f"the engine process ended with exit code {CRASH_EXIT_CODE} without being asked to: "
+        f"the engine process ended unexpectedly with exit code {CRASH_EXIT_CODE}: "
         "fake engine: crash 2 on purpose"
     )
 
@@ -151,7 +151,7 @@ async def test_engine_whose_loop_hangs_is_started_again(tmp_path: Path) -> None:
         runtime.behave(loop_age_ms=6_000)
         failed = await runtime.until(lambda engine: engine.HasField("last_failure"))
         assert failed.last_failure.reason == "ENGINE_STUCK"
-        assert "has not turned for 6.0 s" in failed.last_failure.message
+        assert "has run no step for 6.0 s" in failed.last_failure.message
         runtime.behave()
         await runtime.until_state(READY)
 

@@ -25,6 +25,6 @@ async def test_a_line_that_cannot_be_logged_hides_no_address(tmp_path: Path) -> 
     )
     try:
         async with asyncio.timeout(PATIENCE_S):
-            assert await process.announced() == "127.0.0.1:1"
+            assert await process.wait_for_address() == "127.0.0.1:1"
     finally:
         await process.stop(0)

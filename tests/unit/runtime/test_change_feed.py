@@ -6,8 +6,7 @@ import pytest
 
 from mlxmesh_runtime import change_feed
 from mlxmesh_runtime.change_feed import Change, ChangeFeed
-from mlxmesh_runtime.engine_record import EngineRecord, EngineSpec
-from mlxmesh_runtime.lifecycle import EngineState
+from mlxmesh_runtime.engine_record import EngineRecord, EngineSpec, EngineState
 from mlxmesh_shared.errors import ServiceUnavailable
 
 

@@ -4,9 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlxmesh_runtime.engine_record import EngineFailure, EngineRecord, EngineSpec, FailureReason
-from mlxmesh_runtime.engines import engine_event
-from mlxmesh_runtime.lifecycle import EngineState
+from mlxmesh_runtime.convert import engine_event_to
+from mlxmesh_runtime.engine_record import (
+    EngineFailure,
+    EngineRecord,
+    EngineSpec,
+    EngineState,
+    FailureReason,
+)
 
 SPEC = EngineSpec(engine_id="e-1", model="pocket", model_version=2, model_dir=Path("/m"))
 NEW = EngineRecord(spec=SPEC, state=EngineState.STARTING)
@@ -20,11 +25,11 @@ AGAIN = {"state": EngineState.STARTING, "restarts": 1}
 
 def life(*steps: dict[str, Any]) -> list[Any]:
     """The events of a record that changes step by step."""
-    events = [engine_event(None, NEW)]
+    events = [engine_event_to(None, NEW)]
     before = NEW
     for step in steps:
         after = replace(before, **step)
-        events.append(engine_event(before, after))
+        events.append(engine_event_to(before, after))
         before = after
     return [event for event in events if event is not None]
 

@@ -4,9 +4,8 @@ from itertools import chain, repeat
 
 import pytest
 
-from mlxmesh.engine.v1.engine_pb2 import GetEngineInfoResponse
-from mlxmesh_runtime.engine_record import EngineFailure
-from mlxmesh_runtime.heartbeat import HeartbeatLimits, until_hung
+from mlxmesh_runtime.engine_record import EngineFailure, EngineHealth
+from mlxmesh_runtime.heartbeat import HeartbeatLimits, wait_until_hung
 from mlxmesh_shared.errors import ServiceUnavailable
 
 LIMITS = HeartbeatLimits(
@@ -22,26 +21,26 @@ class ScriptedProbe:
         self._script: Iterator[int | None] = chain(loop_ages_ms, repeat(99_000))
         self.asked = 0
 
-    async def info(self, timeout_s: float) -> GetEngineInfoResponse:
+    async def check(self, timeout_s: float) -> EngineHealth:
         self.asked += 1
         age_ms = next(self._script)
         if age_ms is None:
             raise ServiceUnavailable("gone")
-        return GetEngineInfoResponse(loop_age_ms=age_ms)
+        return EngineHealth(device="cpu", loop_age_s=age_ms / 1000)
 
     async def close(self) -> None: ...
 
 
 async def watch(probe: ScriptedProbe, limits: HeartbeatLimits = LIMITS) -> EngineFailure:
     async with asyncio.timeout(10):
-        return await until_hung(probe, limits)
+        return await wait_until_hung(probe, limits)
 
 
 async def test_old_loop_is_stuck() -> None:
     probe = ScriptedProbe(10, 5_000, 5_001)
     failure = await watch(probe)
     assert failure.reason == "ENGINE_STUCK"
-    assert failure.message == "its loop has not turned for 5.0 s; it was killed"
+    assert failure.message == "it has run no step for 5.0 s; it was killed"
     assert probe.asked == 3
 
 
@@ -54,7 +53,7 @@ async def test_silence_is_frozen_only_after_several_questions() -> None:
 @pytest.mark.parametrize("script", [(LOST, LOST, 10), (LOST, 10, LOST, LOST, 10)])
 async def test_an_answer_in_between_counts(script: tuple[int | None, ...]) -> None:
     probe = ScriptedProbe(*script)
-    assert "has not turned for 99.0 s" in (await watch(probe)).message
+    assert "has run no step for 99.0 s" in (await watch(probe)).message
     assert probe.asked == len(script) + 1
 
 
@@ -63,4 +62,4 @@ async def test_short_silence_is_forgiven() -> None:
         interval_s=0.001, timeout_s=1, liveness_timeout_s=60, step_stall_timeout_s=5
     )
     probe = ScriptedProbe(*[LOST] * 20)
-    assert "has not turned" in (await watch(probe, patient)).message
+    assert "has run no step" in (await watch(probe, patient)).message

@@ -50,7 +50,7 @@ def test_refusal_gives_the_figures() -> None:
             needed_bytes=20 * GIB, reserved_bytes=2 * GIB, memory=memory, memory_fraction=0.5
         )
     assert refusal.value.message == (
-        "the model needs at least 20,480 MiB, but 0 MiB can be used: 50% of 0 MiB that are free "
-        "of 16,384 MiB, with 2,048 MiB set aside for engines that still load; unload a model, or "
+        "the model needs at least 20,480 MiB, but 0 MiB can be used: 50% of 0 MiB free memory, "
+        "of 16,384 MiB in total, with 2,048 MiB reserved for loading engines; unload a model, or "
         "load a smaller or quantized one"
     )
