@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from mlxmesh_runtime.engine_record import EngineRecord, EngineState
+from mlxmesh_runtime.engine_record import EngineRecord
+from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_shared.errors import ServiceUnavailable
 
 # Changes of one engine are merged, so this limits the number of engines, not of changes.

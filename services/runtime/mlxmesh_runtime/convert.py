@@ -21,8 +21,8 @@ from mlxmesh_runtime.engine_record import (
     EngineOptions,
     EngineRecord,
     EngineSpec,
-    EngineState,
 )
+from mlxmesh_runtime.lifecycle import EngineState
 
 HEALTH_REQUEST = engine_pb2.GetEngineInfoRequest()
 _STATES = {state: pb.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState}

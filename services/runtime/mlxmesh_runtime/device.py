@@ -53,8 +53,8 @@ def check_fits(
         raise InsufficientMemory(
             f"the model needs at least {_mib(needed_bytes)}, but {_mib(usable_bytes)} can be used: "
             f"{memory_fraction:.0%} of {_mib(free_bytes)} free memory, of "
-            f"{_mib(memory.total_bytes)} in total, with {_mib(reserved_bytes)} reserved for loading "
-            "engines; unload a model, or load a smaller or quantized one"
+            f"{_mib(memory.total_bytes)} in total, with {_mib(reserved_bytes)} reserved for "
+            "loading engines; unload a model, or load a smaller or quantized one"
         )
 
 

@@ -1,4 +1,4 @@
-"""One engine as plain data: what to run, its state and the legal transitions, its failure. Pure."""
+"""One engine as plain data: what to run, its current record, its failure and its health."""
 
 from __future__ import annotations
 
@@ -7,37 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from mlxmesh_shared.errors import IllegalState, ModelRefused
-
-
-class EngineState(StrEnum):
-    """The lifecycle state of an engine, as in the contract."""
-
-    STARTING = "STARTING"
-    READY = "READY"
-    DRAINING = "DRAINING"
-    BACKOFF = "BACKOFF"
-    FAILED = "FAILED"
-    STOPPED = "STOPPED"
-
-
-_S = EngineState
-# Every failure passes through BACKOFF, also the one that opens the circuit breaker.
-TRANSITIONS: dict[EngineState, frozenset[EngineState]] = {
-    _S.STARTING: frozenset({_S.READY, _S.BACKOFF, _S.DRAINING}),
-    _S.READY: frozenset({_S.BACKOFF, _S.DRAINING}),
-    _S.BACKOFF: frozenset({_S.STARTING, _S.FAILED, _S.DRAINING}),
-    _S.FAILED: frozenset({_S.DRAINING}),
-    # An engine that drains although its runtime did not ask it to is replaced.
-    _S.DRAINING: frozenset({_S.STOPPED, _S.STARTING}),
-    _S.STOPPED: frozenset(),
-}
-
-
-def check_transition(before: EngineState, after: EngineState) -> None:
-    """Raises: IllegalState, naming both states, if the transition is not legal."""
-    if after not in TRANSITIONS[before]:
-        raise IllegalState(f"an engine that is {before} cannot become {after}")
+from mlxmesh_runtime.lifecycle import EngineState
+from mlxmesh_shared.errors import ModelRefused
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from mlxmesh_runtime.change_feed import Change, ChangeFeed
 from mlxmesh_runtime.convert import engine_event_to
 from mlxmesh_runtime.device import Memory, check_fits, needed_bytes
-from mlxmesh_runtime.engine_record import EngineRecord, EngineSpec, EngineState
+from mlxmesh_runtime.engine_record import EngineRecord, EngineSpec
 from mlxmesh_runtime.engine_run import EngineHost
+from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_runtime.supervisor import RestartLimits, Supervisor
 from mlxmesh_shared.errors import (
     Draining,

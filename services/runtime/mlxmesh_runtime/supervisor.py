@@ -21,15 +21,9 @@ from tenacity import (
     wait_random,
 )
 
-from mlxmesh_runtime.engine_record import (
-    EngineFailure,
-    EngineRecord,
-    EngineSpec,
-    EngineState,
-    FailureReason,
-    check_transition,
-)
+from mlxmesh_runtime.engine_record import EngineFailure, EngineRecord, EngineSpec, FailureReason
 from mlxmesh_runtime.engine_run import EngineDown, EngineHost, EngineRun
+from mlxmesh_runtime.lifecycle import EngineState, check_transition
 
 _log = logging.getLogger(__name__)
 

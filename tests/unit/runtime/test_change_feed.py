@@ -6,7 +6,8 @@ import pytest
 
 from mlxmesh_runtime import change_feed
 from mlxmesh_runtime.change_feed import Change, ChangeFeed
-from mlxmesh_runtime.engine_record import EngineRecord, EngineSpec, EngineState
+from mlxmesh_runtime.engine_record import EngineRecord, EngineSpec
+from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_shared.errors import ServiceUnavailable
 
 
@@ -64,7 +65,7 @@ async def test_watcher_that_falls_behind_is_told_to_start_again() -> None:
     await take(watch, 1)
     for number in range(change_feed.MAX_PENDING_ENGINES + 1):
         feed.publish(record(f"e{number}", EngineState.STOPPED))
-    with pytest.raises(ServiceUnavailable, match="start it again"):
+    with pytest.raises(ServiceUnavailable, match="start a new one"):
         await take(watch, 1)
 
 

@@ -15,9 +15,9 @@ from mlxmesh_runtime.engine_record import (
     EngineOptions,
     EngineRecord,
     EngineSpec,
-    EngineState,
     FailureReason,
 )
+from mlxmesh_runtime.lifecycle import EngineState
 
 SPEC = EngineSpec(engine_id="e1", model="pocket", model_version=2, model_dir=Path("/m"))
 

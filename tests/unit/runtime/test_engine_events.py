@@ -5,13 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxmesh_runtime.convert import engine_event_to
-from mlxmesh_runtime.engine_record import (
-    EngineFailure,
-    EngineRecord,
-    EngineSpec,
-    EngineState,
-    FailureReason,
-)
+from mlxmesh_runtime.engine_record import EngineFailure, EngineRecord, EngineSpec, FailureReason
+from mlxmesh_runtime.lifecycle import EngineState
 
 SPEC = EngineSpec(engine_id="e-1", model="pocket", model_version=2, model_dir=Path("/m"))
 NEW = EngineRecord(spec=SPEC, state=EngineState.STARTING)

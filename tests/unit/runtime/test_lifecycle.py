@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_runtime.engine_record import TRANSITIONS, EngineState, check_transition
+from mlxmesh_runtime.lifecycle import TRANSITIONS, EngineState, check_transition
 from mlxmesh_shared.errors import IllegalState
 
 S = EngineState
