@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -54,6 +54,11 @@ def test_a_plain_submit_is_greedy_and_ends_at_the_models_end_tokens() -> None:
         end_token_ids=frozenset({2, 3}),
         submitted_s=100.0,
     )
+
+
+def test_sampling_has_the_contracts_options_under_their_names() -> None:
+    names = {field.name for field in fields(Sampling)}
+    assert names == set(SamplingMessage.DESCRIPTOR.fields_by_name)
 
 
 def test_every_option_arrives() -> None:
