@@ -1,4 +1,4 @@
-"""A process in reserve is used once, replaced, and never outlives its owner."""
+"""A spare process is used once, replaced, and never outlives its owner."""
 
 import asyncio
 import sys
@@ -43,7 +43,7 @@ def children() -> set[int]:
     return {process.pid for process in psutil.Process().children()}
 
 
-async def test_it_becomes_the_engine_that_is_asked_for(tmp_path: Path) -> None:
+async def test_it_becomes_the_requested_engine(tmp_path: Path) -> None:
     async with prepared(*LINE) as spare:
         process = spare.acquire(COMMAND, tmp_path / "e1.log")
         assert process is not None
@@ -52,7 +52,7 @@ async def test_it_becomes_the_engine_that_is_asked_for(tmp_path: Path) -> None:
         assert spare.acquire(COMMAND, tmp_path / "e2.log") is None
 
 
-async def test_another_is_prepared_later(tmp_path: Path) -> None:
+async def test_another_spare_is_started_later(tmp_path: Path) -> None:
     async with prepared(*LINE, refill_after_s=0.01) as spare:
         first = spare.acquire(COMMAND, tmp_path / "e1.log")
         assert first is not None
@@ -64,7 +64,7 @@ async def test_another_is_prepared_later(tmp_path: Path) -> None:
         await output_of(second)
 
 
-async def test_one_that_died_is_not_handed_out(tmp_path: Path) -> None:
+async def test_a_spare_that_died_is_not_used(tmp_path: Path) -> None:
     async with prepared(sys.executable, "-c", "pass") as spare:
         async with asyncio.timeout(PATIENCE_S):
             while any(psutil.pid_exists(pid) for pid in children()):
@@ -72,7 +72,7 @@ async def test_one_that_died_is_not_handed_out(tmp_path: Path) -> None:
         assert spare.acquire(COMMAND, tmp_path / "e1.log") is None
 
 
-async def test_a_program_that_is_not_there_only_means_no_spare(tmp_path: Path) -> None:
+async def test_a_missing_program_only_means_no_spare(tmp_path: Path) -> None:
     async with prepared(str(tmp_path / "nothing")) as spare:
         assert spare.acquire(COMMAND, tmp_path / "e1.log") is None
 

@@ -9,7 +9,7 @@ def request(number: int = 1, *, tokens: int = 10, caller: str = "") -> SequenceR
     return SequenceRequest((1, number), (1,), tokens - 1, caller=caller)
 
 
-def test_takes_as_many_as_may_run_and_wait() -> None:
+def test_admits_as_many_as_may_run_and_wait() -> None:
     subject = Admission(max_running=2, max_waiting=1)
     for _ in range(3):
         subject.acquire(request(), 0.0)
@@ -43,7 +43,7 @@ def test_without_a_queue_no_more_is_promised_than_there_is() -> None:
     subject.acquire(request(tokens=40), 10.0)
 
 
-def test_a_place_that_comes_free_goes_to_the_caller_with_less() -> None:
+def test_a_free_slot_goes_to_the_caller_with_fewer_sequences() -> None:
     subject = Admission(max_running=1, max_waiting=1)
     for _ in range(2):
         subject.acquire(request(caller="a"), 0.0)
@@ -55,7 +55,7 @@ def test_a_place_that_comes_free_goes_to_the_caller_with_less() -> None:
     subject.acquire(request(caller="b"), 1.0 + (caught.value.retry_delay_s or 0))
 
 
-def test_draining_refuses_and_keeps_what_it_holds() -> None:
+def test_draining_refuses_new_sequences_and_keeps_admitted_ones() -> None:
     subject = Admission(max_running=1, max_waiting=0)
     subject.acquire(request(), 0.0)
     subject.set_draining()

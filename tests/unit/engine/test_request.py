@@ -2,7 +2,7 @@ from mlxmesh_engine.scheduling.request import FinishReason, Sampling, Timings, U
 from mlxmesh_shared.errors import EngineFailed
 
 
-def test_two_updates_as_one_lose_nothing() -> None:
+def test_merging_two_updates_loses_nothing() -> None:
     first = Update(1, accepted=True, prefilled_tokens=4, token_ids=(1, 2))
     timings = Timings(1, 2, 3)
     second = Update(1, token_ids=(3,), finish_reason=FinishReason.LENGTH, timings=timings)

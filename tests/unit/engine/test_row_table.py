@@ -14,7 +14,7 @@ def listed(table: RowTable) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("rows", [[0], [2, 0], [0, 1, 2]])
-def test_a_set_of_rows_is_taken_and_put_back(rows: list[int]) -> None:
+def test_a_set_of_rows_is_selected_and_replaced(rows: list[int]) -> None:
     batch = mx.array([[1.0], [2.0], [3.0]])
     subject = RowSet(rows, 3)
     taken = subject.select(batch)
@@ -25,7 +25,7 @@ def test_a_set_of_rows_is_taken_and_put_back(rows: list[int]) -> None:
     assert np.array(batch)[:, 0].tolist() == [1, 2, 3]
 
 
-def test_exists_only_while_a_row_needs_it() -> None:
+def test_the_table_exists_only_while_a_row_needs_it() -> None:
     subject = RowTable()
     subject.join([None, None])
     assert subject.values is None
@@ -41,7 +41,7 @@ def test_exists_only_while_a_row_needs_it() -> None:
     assert listed(subject) == [[7, 8, 9]]
 
 
-def test_rows_keep_the_order_they_are_asked_for() -> None:
+def test_filtered_rows_keep_the_given_order() -> None:
     subject = RowTable()
     subject.join([row(1), None, row(3)])
     subject.filter([2, 0])

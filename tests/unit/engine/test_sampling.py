@@ -108,7 +108,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
         assert token.item() == tokens[index], row.request.sampling
 
 
-def test_rows_that_leave_take_their_state_along() -> None:
+def test_rows_that_leave_remove_their_state() -> None:
     penalized = Sampling(frequency_penalty=2.0)
     rows = [active(Sampling(), 0), active(penalized, 1), active(Sampling(logit_bias={5: 9.0}), 2)]
     sampler = BatchSampler(VOCAB)

@@ -28,11 +28,11 @@ def plan(of: Scheduler) -> dict[int, int]:
 
 
 def step(of: Scheduler) -> list[int]:
-    """One prefill step; returns who is ready to decode."""
+    """Runs one prefill step; returns the sequences that are ready to decode."""
     return [each.active.key[1] for each in of.plan_prefill() if of.advance(each)]
 
 
-def test_places_go_to_the_longest_waiting() -> None:
+def test_slots_go_to_the_longest_waiting() -> None:
     subject = scheduler(max_running=2)
     for number in (1, 2, 3):
         subject.add(active(number, 5))
@@ -41,7 +41,7 @@ def test_places_go_to_the_longest_waiting() -> None:
     assert set(plan(subject)) == {1, 2}
 
 
-def test_a_place_is_free_again_after_a_removal() -> None:
+def test_a_slot_is_free_after_a_removal() -> None:
     subject = scheduler(max_running=1)
     first, second = active(1, 5), active(2, 5)
     subject.add(first)
@@ -56,7 +56,7 @@ def test_a_place_is_free_again_after_a_removal() -> None:
 
 
 def wanting(number: int, tokens: int, *, caller: str = "", priority: int = 0) -> ActiveSequence:
-    """One that may come to so many tokens."""
+    """A sequence that may reach this many tokens."""
     return ActiveSequence(
         SequenceRequest(
             (1, number), (1, 2), tokens - 2, caller=caller, priority=priority, submitted_s=0.0
@@ -69,7 +69,7 @@ def admitted(of: Scheduler) -> list[int]:
     return [each.active.key[1] for each in of.plan_prefill()]
 
 
-def test_one_that_memory_does_not_suffice_for_waits_and_nobody_passes_it() -> None:
+def test_a_sequence_that_lacks_memory_waits_and_is_not_overtaken() -> None:
     subject = scheduler(kv_capacity_tokens=100)
     first, large, small = wanting(1, 60), wanting(2, 50), wanting(3, 10)
     for each in (first, large, small):
@@ -81,7 +81,7 @@ def test_one_that_memory_does_not_suffice_for_waits_and_nobody_passes_it() -> No
     assert admitted(subject) == [2, 3]
 
 
-def test_what_is_promised_ends_with_each_whatever_its_state() -> None:
+def test_promised_tokens_end_with_each_sequence_in_every_state() -> None:
     subject = scheduler(max_running=2, kv_capacity_tokens=1000)
     for each in (all_ := [wanting(number, 100) for number in range(1, 5)]):
         subject.add(each)
@@ -94,7 +94,7 @@ def test_what_is_promised_ends_with_each_whatever_its_state() -> None:
         assert subject.promised_tokens == left
 
 
-def test_places_go_to_callers_in_turn_and_to_each_ones_highest_priority() -> None:
+def test_slots_alternate_between_callers_and_go_to_the_highest_priority() -> None:
     subject = scheduler(max_running=3)
     for number in (1, 2, 3):
         subject.add(wanting(number, 50, caller="a", priority=number))
@@ -122,7 +122,7 @@ def test_the_budget_bounds_a_step() -> None:
     assert sum(plan(subject).values()) == 100
 
 
-def test_a_short_prompt_passes_long_ones() -> None:
+def test_a_short_prompt_overtakes_long_ones() -> None:
     subject = scheduler(budget=100)
     subject.add(active(1, 4001))
     subject.add(active(2, 4001))
@@ -132,7 +132,7 @@ def test_a_short_prompt_passes_long_ones() -> None:
     assert step(subject) == [3]
 
 
-def test_the_oldest_takes_what_nobody_else_needs() -> None:
+def test_the_oldest_gets_the_rest_of_the_budget() -> None:
     subject = scheduler(budget=100)
     subject.add(active(1, 4001))
     subject.add(active(2, 11))
@@ -154,14 +154,14 @@ def test_slices_are_consecutive_and_end_before_the_last_token() -> None:
     assert subject.plan_prefill() == []
 
 
-def test_generated_tokens_are_read_like_the_prompt() -> None:
+def test_generated_tokens_are_prefilled_like_the_prompt() -> None:
     resumed = active(1, 3, generated=4)
     assert resumed.tokens == (0, 1, 2, 0, 1, 2, 3)
     assert resumed.prefill_tokens == 6
     assert resumed.launched == resumed.generated_tokens == 4
 
 
-def test_a_prompt_of_one_token_needs_no_reading() -> None:
+def test_a_prompt_of_one_token_needs_no_prefill() -> None:
     subject = scheduler()
     subject.add(active(1, 1))
     subject.admit(0.0)
@@ -171,7 +171,7 @@ def test_a_prompt_of_one_token_needs_no_reading() -> None:
     assert subject.advance(slice_)
 
 
-def test_a_budget_of_one_still_moves() -> None:
+def test_a_budget_of_one_makes_progress() -> None:
     subject = scheduler(budget=1)
     subject.add(active(1, 3))
     subject.add(active(2, 3))
@@ -180,14 +180,14 @@ def test_a_budget_of_one_still_moves() -> None:
     assert ready == [1, 2]
 
 
-def test_whole_prompt_is_said_only_of_the_whole() -> None:
+def test_whole_prompt_is_true_only_for_all_of_it() -> None:
     each = active(1, 11)
     assert PrefillSlice(each, 0, 10).whole_prompt
     assert not PrefillSlice(each, 0, 9).whole_prompt
     assert not PrefillSlice(each, 5, 5).whole_prompt
 
 
-def test_what_is_cached_is_not_planned() -> None:
+def test_cached_tokens_are_not_planned() -> None:
     subject = scheduler(budget=100)
     long, short = active(1, 501), active(2, 41)
     for each in (long, short):
@@ -204,7 +204,7 @@ def test_what_is_cached_is_not_planned() -> None:
     assert subject.awaiting_prefill() == [short]
 
 
-def test_a_prompt_that_is_all_cached_needs_no_reading() -> None:
+def test_a_fully_cached_prompt_needs_no_prefill() -> None:
     subject = scheduler()
     each = active(1, 65)
     subject.add(each)
@@ -216,7 +216,7 @@ def test_a_prompt_that_is_all_cached_needs_no_reading() -> None:
     assert each.kv_token_ids == tuple(range(64))
 
 
-def test_a_cache_row_holds_all_that_went_into_the_model() -> None:
+def test_a_cache_row_has_all_tokens_that_went_into_the_model() -> None:
     each = active(1, 3, generated=2)
     assert each.kv_token_ids == (0, 1, 2, 0)
     each.launched += 1
@@ -244,14 +244,14 @@ def test_timings_follow_the_clock() -> None:
     assert (timings.queue_ms, timings.prefill_ms, timings.decode_ms) == (500, 1000, 2000)
 
 
-def test_what_had_not_begun_took_no_time() -> None:
+def test_a_phase_that_had_not_begun_took_no_time() -> None:
     each = ActiveSequence(SequenceRequest((1, 1), (1, 2), 10, submitted_s=1.0))
     assert each.timings(3.0) == Timings(2000, 0, 0)
     each.admit(1.5)
     assert each.timings(3.0) == Timings(500, 1500, 0)
 
 
-def test_after_a_slow_step_less_is_read() -> None:
+def test_after_a_slow_step_less_is_prefilled() -> None:
     subject = scheduler(budget=100)
     subject.add(active(1, 5000))
     subject.admit(0.0)
@@ -261,7 +261,7 @@ def test_after_a_slow_step_less_is_read() -> None:
 
 
 def decoding_beside(*prompts: int) -> Scheduler:
-    """SequenceRequest 1 decodes; these prompts, of sequences 2 and on, have a place."""
+    """Sequence 1 decodes; these prompts, of sequences 2 and up, have slots."""
     subject = scheduler(budget=500)
     subject.add(active(1, 1))
     subject.admit(0.0)
@@ -271,29 +271,29 @@ def decoding_beside(*prompts: int) -> Scheduler:
     subject.admit(0.0)
     subject.record_decode(0.010, PrefillTokens())
     for _ in range(4):
-        # It looks at how long a step takes without them.
+        # A probe measures steps without them.
         assert not {2, 3} & plan(subject).keys()
     return subject
 
 
-def test_while_others_decode_one_long_prompt_reads_what_they_can_bear() -> None:
+def test_beside_decode_one_long_prompt_advances_within_the_slowdown() -> None:
     subject = decoding_beside(4001, 4001)
     subject.record_decode(0.040, PrefillTokens(long_tokens=16))
     assert plan(subject) == {2: 5}
 
 
-def test_a_short_prompt_is_read_at_once_beside_them() -> None:
+def test_beside_decode_a_short_prompt_is_prefilled_at_once() -> None:
     subject = decoding_beside(4001, 4001, 101)
     assert plan(subject) == {2: 16, 4: 100}
 
 
-def test_a_step_that_read_short_prompts_too_says_nothing_of_long_ones() -> None:
+def test_a_step_with_short_prompts_does_not_change_the_long_prompt_budget() -> None:
     subject = decoding_beside(4001)
     subject.record_decode(9.0, PrefillTokens(long_tokens=16, other_tokens=100))
     assert plan(subject) == {2: 16}
 
 
-def test_the_tail_of_a_long_prompt_is_still_of_a_long_prompt() -> None:
+def test_the_rest_of_a_long_prompt_still_counts_as_long() -> None:
     subject = decoding_beside(258)
     while (slices := subject.plan_prefill()) and not any(map(subject.advance, slices)):
         assert all(each.count <= 16 for each in slices)

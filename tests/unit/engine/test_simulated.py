@@ -1,4 +1,4 @@
-"""The simulated engine: known tokens, set times, faults on request."""
+"""The simulated engine: fixed tokens, configured times, injected faults."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ AT_ONCE = Pace(step_s=0, prefill_s_per_token=0)
 
 
 class Heard:
-    """What an engine told of each sequence."""
+    """Collects an engine's updates by sequence."""
 
     def __init__(self) -> None:
         self.updates: dict[int, list[Update]] = {}
@@ -95,7 +95,7 @@ async def test_an_end_token_ends_it() -> None:
     assert heard.tokens(1)[-1] == stop
 
 
-async def test_no_more_run_than_may() -> None:
+async def test_no_more_sequences_run_than_allowed() -> None:
     async with engine(max_running=2) as (subject, heard):
         for number in range(1, 6):
             subject.submit(sequence(number))
@@ -105,7 +105,7 @@ async def test_no_more_run_than_may() -> None:
     assert max(load.waiting for load in heard.loads) == 3
 
 
-async def test_what_is_dropped_with_its_stream_is_not_heard_of_again() -> None:
+async def test_a_dropped_stream_gets_no_more_outputs() -> None:
     async with engine() as (subject, heard):
         subject.submit(sequence(1, max_tokens=10_000))
         subject.drop_stream(1)
@@ -123,7 +123,7 @@ async def test_a_failing_engine_fails_sequences_one_by_one() -> None:
         assert not subject.dead.done()
 
 
-async def test_a_stalled_step_lets_the_age_grow() -> None:
+async def test_the_loop_age_grows_during_a_stalled_step() -> None:
     async with engine(replace(AT_ONCE, stall_rate=1, stall_s=60)) as (subject, heard):
         subject.submit(sequence(1))
         async with asyncio.timeout(30):
@@ -132,7 +132,7 @@ async def test_a_stalled_step_lets_the_age_grow() -> None:
         assert not heard.updates
 
 
-def test_a_step_takes_what_it_is_set_to() -> None:
+def test_a_step_takes_its_configured_time() -> None:
     pace = Pace(step_s=0.01, prefill_s_per_token=0.001)
     rng = random.Random(1)
     assert pace.duration_s(decodes=True, prefill_tokens=5, rng=rng) == pytest.approx(0.015)
@@ -144,7 +144,7 @@ def test_a_step_takes_what_it_is_set_to() -> None:
     assert stalled.duration_s(decodes=True, prefill_tokens=0, rng=rng) > 2
 
 
-def test_the_facts_come_from_the_configuration(tmp_path: Path) -> None:
+def test_the_properties_come_from_the_configuration(tmp_path: Path) -> None:
     config = {
         "model_type": "llama",
         "max_position_embeddings": 64,

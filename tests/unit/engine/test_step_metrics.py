@@ -3,7 +3,7 @@ import pytest
 from mlxmesh_engine.service.step_metrics import StepMetrics, TokenRate
 
 
-def test_a_step_lasts_from_the_end_of_the_one_before() -> None:
+def test_a_step_lasts_from_the_end_of_the_previous_one() -> None:
     steps = StepMetrics()
     for now_s, rows in ((1.0, 2), (1.01, 2), (1.03, 1), (5.0, 0), (9.0, 4), (9.02, 4)):
         steps.record(now_s, rows)

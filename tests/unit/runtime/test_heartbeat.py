@@ -15,14 +15,14 @@ LOST = None
 
 
 class ScriptedProbe:
-    """Answers with loop ages in milliseconds, LOST being no answer; ends as a stuck engine."""
+    """Answers with these loop ages in milliseconds (LOST: no answer), then as a hung engine."""
 
     def __init__(self, *loop_ages_ms: int | None) -> None:
         self._script: Iterator[int | None] = chain(loop_ages_ms, repeat(99_000))
-        self.asked = 0
+        self.checks = 0
 
     async def check(self, timeout_s: float) -> EngineHealth:
-        self.asked += 1
+        self.checks += 1
         age_ms = next(self._script)
         if age_ms is None:
             raise ServiceUnavailable("gone")
@@ -41,23 +41,23 @@ async def test_old_loop_is_stuck() -> None:
     failure = await watch(probe)
     assert failure.reason == "ENGINE_STUCK"
     assert failure.message == "it has run no step for 5.0 s; it was killed"
-    assert probe.asked == 3
+    assert probe.checks == 3
 
 
-async def test_silence_is_frozen_only_after_several_questions() -> None:
+async def test_an_engine_is_frozen_only_after_several_missed_heartbeats() -> None:
     probe = ScriptedProbe(10, LOST, LOST, LOST)
     assert "has not answered" in (await watch(probe)).message
-    assert probe.asked == 4
+    assert probe.checks == 4
 
 
 @pytest.mark.parametrize("script", [(LOST, LOST, 10), (LOST, 10, LOST, LOST, 10)])
-async def test_an_answer_in_between_counts(script: tuple[int | None, ...]) -> None:
+async def test_an_answer_resets_the_count(script: tuple[int | None, ...]) -> None:
     probe = ScriptedProbe(*script)
     assert "has run no step for 99.0 s" in (await watch(probe)).message
-    assert probe.asked == len(script) + 1
+    assert probe.checks == len(script) + 1
 
 
-async def test_short_silence_is_forgiven() -> None:
+async def test_a_short_silence_is_tolerated() -> None:
     patient = HeartbeatLimits(
         interval_s=0.001, timeout_s=1, liveness_timeout_s=60, step_stall_timeout_s=5
     )

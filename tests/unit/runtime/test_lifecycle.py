@@ -20,13 +20,13 @@ S = EngineState
         [S.STARTING, S.BACKOFF, S.DRAINING, S.STOPPED],
     ],
 )
-def test_lives_that_happen_are_legal(life: list[EngineState]) -> None:
+def test_typical_lifecycles_are_legal(life: list[EngineState]) -> None:
     for before, after in pairwise(life):
         check_transition(before, after)
 
 
 @given(st.sampled_from(EngineState), st.sampled_from(EngineState))
-def test_every_other_move_names_both_states(before: EngineState, after: EngineState) -> None:
+def test_an_illegal_transition_names_both_states(before: EngineState, after: EngineState) -> None:
     if after in TRANSITIONS[before]:
         check_transition(before, after)
     else:
