@@ -13,7 +13,7 @@ def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDArra
     """Two numbers (batch, 2) in the open interval (0, 1) for each row's draw."""
     mixed = _mix64(_mix64(seeds) + positions * _GOLDEN)
     words = np.stack([mixed >> np.uint64(32), mixed & np.uint64(0xFFFFFFFF)], axis=-1)
-    # 23 bits plus one half: exact in float32, and below any sum that it is multiplied by.
+    # 23 bits plus one half: exact in float32, and its product with a sum stays below the sum.
     return ((words >> np.uint64(9)) + 0.5).astype(np.float32) * np.float32(2**-23)
 
 
