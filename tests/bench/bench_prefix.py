@@ -139,7 +139,7 @@ def look_up() -> list[Row]:
         tokens = [rng.randrange(VOCAB) for _ in range(100_000)]
         for entry in range(1, entries + 1):
             known = tokens[: entry * len(tokens) // entries]
-            cache.keep(known, token_bytes=1, extract=lambda start, stop: None)
+            cache.insert(known, token_bytes=1, extract=lambda start, stop: None)
         took_ms: list[float] = []
         for _ in range(21):
             started_s = time.process_time()

@@ -16,10 +16,10 @@ prepare_blas()
 
 import mlx.core as mx  # noqa: E402 - only after the BLAS
 
-from mlxmesh_engine.evaluation import compute  # noqa: E402
+from mlxmesh_engine.evaluation import evaluate  # noqa: E402
 from mlxmesh_engine.sampling.sampler import BatchSampler  # noqa: E402
 from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest  # noqa: E402
-from mlxmesh_engine.scheduling.scheduler import ActiveSequence  # noqa: E402
+from mlxmesh_engine.scheduling.sequence import ActiveSequence  # noqa: E402
 from tests.bench.results import Findings, Result, Row, run_alone  # noqa: E402
 from tests.bench.samplers import Settings, greedy, mixed  # noqa: E402
 
@@ -59,7 +59,7 @@ def steps(vocab_size: int) -> dict[str, Step]:
     scores = mx.array(rng.normal(0, 2.4, (ROWS, vocab_size)).astype(np.float32))
     head = mx.array(rng.normal(0, 1, (vocab_size, HIDDEN)).astype(np.float32))
     hidden = mx.array(rng.normal(0, 1, (ROWS, HIDDEN)).astype(np.float32))
-    compute([scores, head, hidden])
+    evaluate([scores, head, hidden])
     found = {name: sampler_step(scores, sampling) for name, sampling in KINDS.items()}
     found[SORT] = lambda number: [mx.sort(scores, axis=-1)]
     found["(scores of a head)"] = lambda number: [hidden @ head.T]
@@ -72,7 +72,7 @@ def costs_ms(work: dict[str, Step], rounds: int) -> dict[str, float]:
     for number in range(rounds):
         for name, step in work.items():
             started_s = time.process_time()
-            compute(step(number))
+            evaluate(step(number))
             found[name].append((time.process_time() - started_s) * 1e3)
     return {name: min(values) for name, values in found.items()}
 

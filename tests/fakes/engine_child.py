@@ -1,4 +1,4 @@
-"""The real engine as a child process, for tests that need one and do not look inside it."""
+"""The real engine as a child process, for tests that use it as a black box."""
 
 import json
 import os
@@ -13,7 +13,7 @@ POCKET_MINI = Path(__file__).parents[2] / "deploy" / "demo-model" / "pocket-mini
 
 @contextmanager
 def engine_child(data_dir: Path, *flags: str, model_dir: Path = POCKET_MINI) -> Iterator[str]:
-    """Its address; it ends with the context, and with this process however that ends."""
+    """Yields its address; it ends with the context, and with this process however that ends."""
     command = [sys.executable, "-m", "mlxmesh_engine", "--data-dir", str(data_dir)]
     command += ["--engine-id", "engine-1", "--model", "pocket", "--model-version", "1"]
     command += ["--model-dir", str(model_dir), *flags]

@@ -40,26 +40,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """What the fake does; the default is a good engine that is ready at once."""
+    """What the fake does; by default it works and is ready at once."""
 
     load_s: float = 0.0  # pause before it announces its address
-    announce: bool = True  # False: it never tells its address
-    crashes: int = 0  # so many first starts exit with CRASH_EXIT_CODE before the announcement
-    refuses: str = ""  # every start ends with this reason, which no other start would change
+    announce: bool = True  # False: it never reports its address
+    crashes: int = 0  # this many first starts exit with CRASH_EXIT_CODE without an address
+    refuses: str = ""  # every start fails permanently with this reason
     drain_s: float = 0.0  # how long it drains after SIGTERM
     ignore_sigterm: bool = False  # it must be killed
-    time_since_progress_ms: int = 1  # large: its loop is stuck although it answers
+    time_since_progress_ms: int = 1  # large: it answers although its loop hangs
     slow_info_s: float = 0.0  # delay of GetEngineInfo
 
     def write(self, model_dir: Path) -> None:
-        """Make engines of this model directory behave so, those that run included."""
+        """Set the behaviour of this model directory's engines, including running ones."""
         draft = model_dir / f".{BEHAVIOUR_FILE}"
         draft.write_text(json.dumps(asdict(self)))
         draft.replace(model_dir / BEHAVIOUR_FILE)
 
     @classmethod
     def read(cls, model_dir: Path) -> Behaviour:
-        """The behaviour asked for, or a good engine's."""
+        """The configured behaviour, or the default."""
         try:
             return cls(**json.loads((model_dir / BEHAVIOUR_FILE).read_text()))
         except FileNotFoundError:
@@ -72,7 +72,7 @@ def command() -> list[str]:
 
 
 def write_model_dir(path: Path, behaviour: Behaviour | None = None) -> Path:
-    """Make `path` a directory that passes for a model, served with `behaviour`."""
+    """Make `path` a minimal model directory, served with `behaviour`."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text('{"model_type": "fake"}')
     (path / "model.safetensors").write_bytes(b"\0" * 1024)
@@ -81,7 +81,7 @@ def write_model_dir(path: Path, behaviour: Behaviour | None = None) -> Path:
 
 
 class FakeEngineServicer(pb_grpc.EngineServiceServicer):
-    """Answers GetEngineInfo as an idle engine would."""
+    """Answers GetEngineInfo like an idle engine."""
 
     def __init__(self, flags: argparse.Namespace) -> None:
         self._flags = flags
@@ -133,7 +133,7 @@ def _crash_if_asked(model_dir: Path, behaviour: Behaviour) -> None:
 
 
 def _on_sigterm(behaviour: Behaviour) -> asyncio.Event:
-    """An event that SIGTERM sets, unless it is to be ignored."""
+    """An event that SIGTERM sets, unless SIGTERM is ignored."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGTERM, (lambda: None) if behaviour.ignore_sigterm else stop.set

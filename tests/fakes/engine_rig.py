@@ -1,4 +1,4 @@
-"""The engine's step loop on a real model, turned by hand."""
+"""The engine's step loop on a real model, stepped by the test."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxmesh_engine.cache.kv_cache import BatchCache
+from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
 from mlxmesh_engine.forward.blas import Blas
 from mlxmesh_engine.forward.loader import LoadedModel, load
-from mlxmesh_engine.scheduling.batching import Batching
 from mlxmesh_engine.scheduling.request import SequenceRequest, StepOutputs, Update
 from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.step_loop import StepLoop
@@ -37,7 +36,7 @@ def load_model(
 
 
 class Rig:
-    """One step loop and all the outputs that it has told, by sequence id."""
+    """One step loop and all updates that it has emitted, by sequence id."""
 
     def __init__(
         self,
@@ -76,12 +75,12 @@ class Rig:
         return outputs
 
     def run(self) -> "Rig":
-        """Turns until everything ended."""
+        """Steps until every sequence ended."""
         for _ in range(20_000):
             if self.loop.idle:
                 return self
             self.step()
-        raise AssertionError("the loop did not come to an end")
+        raise AssertionError("the loop did not end")
 
     def tokens(self, sequence_id: int) -> list[int]:
         found = (update.token_ids for update in self.updates[sequence_id])

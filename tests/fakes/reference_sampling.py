@@ -30,7 +30,7 @@ def adjusted(
 
 
 def probabilities(scores: Vector, sampling: Sampling) -> Vector:
-    """What a draw chooses from, after temperature and truncation."""
+    """The distribution of a draw, after temperature and truncation."""
     scaled = scores / sampling.temperature
     weights = np.exp(scaled - scaled.max())
     share = weights / weights.sum()
@@ -52,7 +52,7 @@ def contest(
     prompt: Sequence[int],
     output: Sequence[int],
 ) -> Vector:
-    """Scores whose largest is the next token; their distance is what rounding must bridge.
+    """Scores whose maximum is the next token; their distance must exceed the rounding error.
 
     Of a draw: how far, as a share, its numbers are from those that choose the token.
     """
@@ -69,7 +69,7 @@ def contest(
 
 
 def _missed(weights: Vector, number: float) -> Vector:
-    """How far the number is from each index's part of the running share; infinite without one."""
+    """The distance of the number from each index's part of the cumulative share, or infinity."""
     if not weights.any():
         return np.full(len(weights), np.inf)
     ends = np.cumsum(weights) / weights.sum()

@@ -1,4 +1,4 @@
-"""Small random models of the Llama family, written as any mlx-lm model directory is."""
+"""Small random models of the Llama family, as mlx-lm model directories."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def write_model(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """A model directory; weights are large enough for scores that differ clearly."""
+    """A model directory with weights so large that scores differ clearly."""
     settings = {
         "model_type": "llama",
         "hidden_size": hidden,

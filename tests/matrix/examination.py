@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mlxmesh_engine.cache.kv_cache import Batching
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.batching import Batching
 from mlxmesh_engine.scheduling.request import SequenceRequest
 from mlxmesh_shared.errors import InvalidArgument
 from tests.fakes.engine_rig import STREAM, Rig, load_model

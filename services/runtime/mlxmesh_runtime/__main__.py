@@ -37,7 +37,7 @@ async def serve(process: ServiceProcess[RuntimeSettings], command: EngineCommand
         # Before anything starts a thread: a fork is possible only without one.
         spare = SpareEngine(command.spare_line() if settings.spare_engine else ())
         stack.push_async_callback(spare.close)
-        await spare.prepare()
+        await spare.start()
         device = await find_device()
         host = await stack.enter_async_context(open_host(process))
         events = await stack.enter_async_context(host.publishing())

@@ -1,4 +1,4 @@
-"""The engines as they are, and every change of them, for any number of watchers."""
+"""The current record of every engine, and a feed of changes for any number of watchers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mlxmesh_runtime.engine_record import EngineRecord
 from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_shared.errors import ServiceUnavailable
 
-# Changes of one engine are merged, so only a watcher that misses this many engines falls behind.
+# Changes of one engine are merged, so this limits the number of engines, not of changes.
 MAX_PENDING_ENGINES = 1024
 
 
 @dataclass(frozen=True)
 class Change:
-    """An engine after its change; `sequence` counts all changes since the runtime started.
+    """An engine's record after a change; `sequence` counts all changes since the runtime started.
 
-    `record` is None once in a watch: after the engines that were there when it started.
+    `record` is None once per watch: after the engines that existed when the watch started.
     """
 
     sequence: int
@@ -26,34 +26,34 @@ class Change:
 
 
 class _Watcher:
-    """What one watcher has not seen yet, the newest change of each engine only."""
+    """The changes that one watcher has not read yet; only the newest one of each engine."""
 
     def __init__(self) -> None:
         self._pending: dict[str, Change] = {}
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._fell_behind = False
 
     def put(self, engine_id: str, change: Change) -> None:
-        self._pending.pop(engine_id, None)  # so that the dict stays in the order of sequences
+        self._pending.pop(engine_id, None)  # keeps the dict ordered by sequence
         self._pending[engine_id] = change
         if len(self._pending) > MAX_PENDING_ENGINES:
             self._pending.clear()
             self._fell_behind = True
-        self._news.set()
+        self._changed.set()
 
-    async def take(self) -> list[Change]:
-        """Wait for changes and take them all. Raises: ServiceUnavailable."""
-        await self._news.wait()
+    async def get(self) -> list[Change]:
+        """Wait for changes and return all pending ones. Raises: ServiceUnavailable."""
+        await self._changed.wait()
         if self._fell_behind:
-            raise ServiceUnavailable("this watch fell too far behind; start it again")
-        self._news.clear()
+            raise ServiceUnavailable("this watch fell too far behind; start a new one")
+        self._changed.clear()
         changes = list(self._pending.values())
         self._pending.clear()
         return changes
 
 
 class ChangeFeed:
-    """Holds the latest record of every engine and hands changes to watchers."""
+    """Stores the latest record of every engine and publishes changes to watchers."""
 
     def __init__(self) -> None:
         self._sequence = 0
@@ -61,7 +61,7 @@ class ChangeFeed:
         self._watchers: set[_Watcher] = set()
 
     def publish(self, record: EngineRecord) -> None:
-        """Make this the engine's record; a STOPPED one is told to watchers and forgotten."""
+        """Store and publish a record; a STOPPED engine is published and removed."""
         self._sequence += 1
         engine_id = record.spec.engine_id
         change = Change(self._sequence, record)
@@ -73,19 +73,19 @@ class ChangeFeed:
             watcher.put(engine_id, change)
 
     def latest(self, engine_id: str) -> EngineRecord | None:
-        """An engine as it was last published; None before, and once it was STOPPED."""
+        """The last published record of an engine; None if there is none or it is STOPPED."""
         change = self._latest.get(engine_id)
         return change.record if change is not None else None
 
     def records(self) -> list[EngineRecord]:
-        """Every engine as it is, by id."""
+        """Every engine's current record, ordered by id."""
         records = [change.record for change in self._latest.values() if change.record]
         return sorted(records, key=lambda record: record.spec.engine_id)
 
     async def watch(self) -> AsyncIterator[Change]:
-        """Every engine as it is, then one Change without a record, then changes as they happen.
+        """Every engine's current record, then a Change without a record, then each change.
 
-        Raises: ServiceUnavailable when the reader is too slow.
+        Raises: ServiceUnavailable if the reader is too slow.
         """
         watcher = _Watcher()
         self._watchers.add(watcher)
@@ -93,7 +93,7 @@ class ChangeFeed:
             for change in (*self._latest.values(), Change(self._sequence, None)):
                 yield change
             while True:
-                for change in await watcher.take():
+                for change in await watcher.get():
                     yield change
         finally:
             self._watchers.discard(watcher)

@@ -1,24 +1,35 @@
-"""Contract messages to what the runtime works with, and back."""
+"""Converts the contracts' messages to the runtime's own types and back."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
 from mlxmesh.common.v1.failure_pb2 import Failure
+from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
+from mlxmesh.telemetry.v1 import events_pb2 as events
 from mlxmesh_runtime.change_feed import Change
 from mlxmesh_runtime.device import Device, Memory
-from mlxmesh_runtime.engine_record import EngineFailure, EngineOptions, EngineRecord, EngineSpec
+from mlxmesh_runtime.engine_record import (
+    EngineFailure,
+    EngineHealth,
+    EngineOptions,
+    EngineRecord,
+    EngineSpec,
+)
 from mlxmesh_runtime.lifecycle import EngineState
 
+HEALTH_REQUEST = engine_pb2.GetEngineInfoRequest()
 _STATES = {state: pb.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState}
 
 
 def spec_from(request: pb.StartEngineRequest) -> EngineSpec:
-    """What to run; an option that is not set stays the engine's own default."""
+    """What to run; an option that is not set keeps the engine's default."""
     options = request.options
     set_options = {field.name: value for field, value in options.ListFields()}
     return EngineSpec(
@@ -33,7 +44,7 @@ def spec_from(request: pb.StartEngineRequest) -> EngineSpec:
 def engine_to(
     record: EngineRecord, *, memory_bytes: int, log_tail: tuple[str, ...] = ()
 ) -> pb.Engine:
-    """An engine as the contract shows it."""
+    """An engine's record as a message."""
     engine = pb.Engine(
         engine_id=record.spec.engine_id,
         model=record.spec.model,
@@ -53,24 +64,31 @@ def engine_to(
 
 
 def failure_to(failure: EngineFailure) -> Failure:
-    """Why an engine failed, as kept with its record: no field to blame."""
+    """An engine's failure as a message; it names no field."""
     status = StatusCode.FAILED_PRECONDITION if failure.permanent else StatusCode.INTERNAL
     code: int = status.value[0]
     return Failure(code=code, reason=failure.reason, message=failure.message)
 
 
 def change_to(change: Change, *, memory_bytes: int) -> pb.WatchEnginesResponse:
-    """One change of an engine, or the end of the engines that were there at the start."""
+    """One change of an engine, or the mark after the engines that existed at the start."""
     if change.record is None:
         return pb.WatchEnginesResponse(sequence=change.sequence, synced=True)
     engine = engine_to(change.record, memory_bytes=memory_bytes)
     return pb.WatchEnginesResponse(sequence=change.sequence, engine=engine)
 
 
+def health_from(info: engine_pb2.GetEngineInfoResponse) -> EngineHealth:
+    """An engine's answer to HEALTH_REQUEST."""
+    return EngineHealth(
+        device=info.device, time_since_progress_s=info.time_since_progress_ms / 1000
+    )
+
+
 def runtime_info_to(
     device: Device, memory: Memory, *, runtime_id: str
 ) -> pb.GetRuntimeInfoResponse:
-    """The host's facts."""
+    """The properties of the host."""
     return pb.GetRuntimeInfoResponse(
         runtime_id=runtime_id,
         host=device.host,
@@ -82,6 +100,40 @@ def runtime_info_to(
         cores=device.cores,
         versions=device.versions,
     )
+
+
+class _Subject(TypedDict):
+    engine_id: str
+    model: str
+    model_version: int
+
+
+def engine_event_to(before: EngineRecord | None, after: EngineRecord) -> Message | None:
+    """The event for a change of an engine's record; None if others need not know of it."""
+    moved = before is None or before.state is not after.state
+    had_process = before is not None and before.pid != 0
+    spec, failure = after.spec, after.last_failure
+    subject: _Subject = {
+        "engine_id": spec.engine_id,
+        "model": spec.model,
+        "model_version": spec.model_version,
+    }
+    cause = failure_to(failure) if failure is not None else None
+    match after.state:
+        case EngineState.STARTING if after.pid and not had_process:
+            return events.EngineStarted(**subject, pid=after.pid, restarts=after.restarts)
+        case EngineState.READY if moved:
+            return events.EngineReady(**subject, address=after.address, restarts=after.restarts)
+        case EngineState.BACKOFF if moved:
+            return events.EngineCrashed(**subject, failure=cause, restarts=after.restarts)
+        case EngineState.FAILED if moved:
+            return events.EngineFailed(**subject, failure=cause)
+        case EngineState.DRAINING if had_process and not after.pid:
+            return events.EngineDrained(**subject)
+        case EngineState.STOPPED:
+            return events.EngineStopped(**subject)
+        case _:
+            return None
 
 
 def _timestamp(record: EngineRecord) -> Timestamp:

@@ -1,4 +1,4 @@
-"""Whether a model can fit into this host's memory. Pure but for reading file sizes."""
+"""This host's device and memory: what they are, what is free, and whether a model fits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import psutil
 
 from mlxmesh_shared.errors import InsufficientMemory
 
-# An engine process with mlx, mlx-lm, a small KV cache and its working memory, beside the weights.
+# An engine process without its weights: mlx, mlx-lm, a small KV cache and working memory.
 ENGINE_OVERHEAD_BYTES = 256 * 2**20
 
 
@@ -30,10 +30,10 @@ class Memory:
 
 
 def needed_bytes(model_dir: Path) -> int:
-    """The least memory that an engine of this model takes: its weights as shipped, and itself.
+    """The minimum memory for an engine of this model: the weights as shipped, and the process.
 
-    An engine on a CPU expands weights to float32 only where memory allows, so that the expanded
-    size is no reason to refuse it.
+    An engine on a CPU expands weights to float32 only if memory allows it, so the expanded size
+    does not count.
     """
     weights_bytes = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
     return weights_bytes + ENGINE_OVERHEAD_BYTES
@@ -42,9 +42,9 @@ def needed_bytes(model_dir: Path) -> int:
 def check_fits(
     *, needed_bytes: int, reserved_bytes: int, memory: Memory, memory_fraction: float
 ) -> None:
-    """Refuse an engine that would not fit into `memory_fraction` of what is free.
+    """Refuse an engine that does not fit into `memory_fraction` of the free memory.
 
-    `reserved_bytes` is what engines that still load are going to take.
+    `reserved_bytes` is the memory that engines which are still loading will need.
     Raises: InsufficientMemory, with the figures.
     """
     free_bytes = max(0, memory.available_bytes - reserved_bytes)
@@ -52,9 +52,9 @@ def check_fits(
     if needed_bytes > usable_bytes:
         raise InsufficientMemory(
             f"the model needs at least {_mib(needed_bytes)}, but {_mib(usable_bytes)} can be used: "
-            f"{memory_fraction:.0%} of {_mib(free_bytes)} that are free of "
-            f"{_mib(memory.total_bytes)}, with {_mib(reserved_bytes)} set aside for engines that "
-            "still load; unload a model, or load a smaller or quantized one"
+            f"{memory_fraction:.0%} of {_mib(free_bytes)} free memory, of "
+            f"{_mib(memory.total_bytes)} in total, with {_mib(reserved_bytes)} reserved for "
+            "loading engines; unload a model, or load a smaller or quantized one"
         )
 
 
@@ -70,7 +70,7 @@ _QUERY_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What does not change while the runtime runs; `kind` is cpu, metal or cuda."""
+    """The constant properties of the host; `kind` is cpu, metal or cuda."""
 
     host: str
     platform: str
@@ -81,7 +81,7 @@ class Device:
 
 
 async def find_device() -> Device:
-    """Look at this host."""
+    """Inspect this host."""
     kind = _kind()
     return Device(
         host=platform.node(),
@@ -94,7 +94,7 @@ async def find_device() -> Device:
 
 
 async def free_memory(kind: str) -> Memory:
-    """Memory that models can use on a device of this kind now."""
+    """The memory that models can use on a device of this kind at present."""
     if kind == "cuda":
         # mlx computes on the first GPU.
         printed = await _nvidia_smi("memory.total,memory.free")
@@ -103,7 +103,7 @@ async def free_memory(kind: str) -> Memory:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process, 0 when there is none."""
+    """The resident memory of a process; 0 if it does not exist."""
     try:
         return psutil.Process(pid).memory_info().rss if pid else 0
     except psutil.Error:
@@ -118,7 +118,7 @@ def _kind() -> str:
 
 
 async def _name(kind: str) -> str:
-    """The device's own name, or the processor's architecture when it tells none."""
+    """The device's name; the processor's architecture if it has none."""
     name = ""
     if kind == "cuda":
         name = await _nvidia_smi("name")
@@ -130,7 +130,7 @@ async def _name(kind: str) -> str:
 
 
 def cpu_name(cpuinfo: str) -> str:
-    """The model name in a Linux /proc/cpuinfo, empty where it has none (as on ARM)."""
+    """The model name in a Linux /proc/cpuinfo; empty if it has none (as on ARM)."""
     for line in cpuinfo.splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
@@ -145,14 +145,14 @@ def _main_memory() -> Memory:
 
 
 def within_cgroup(host: Memory, cgroup: Path) -> Memory:
-    """The host's memory, or what a container's limit (cgroup v2) leaves of it.
+    """The host's memory, reduced to a container's limit (cgroup v2) if there is one.
 
     Source: the kernel's admin-guide/cgroup-v2: memory.max, memory.current, memory.stat.
     """
     limit, used = _read(cgroup / "memory.max").strip(), _read(cgroup / "memory.current").strip()
     if not (limit.isdecimal() and used.isdecimal()):
         return host
-    # Page cache counts as used, but is given back when a process needs it.
+    # Page cache counts as used, but the kernel reclaims it on demand.
     stat = dict(line.split() for line in _read(cgroup / "memory.stat").splitlines())
     free_bytes = int(limit) - int(used) + int(stat.get("inactive_file", "0"))
     return Memory(
@@ -162,7 +162,7 @@ def within_cgroup(host: Memory, cgroup: Path) -> Memory:
 
 
 def parse_gpu_memory(printed: str) -> Memory | None:
-    """Total and free memory from what nvidia-smi prints; None when it does not tell."""
+    """Total and free memory from the output of nvidia-smi; None if it has neither."""
     words = printed.split(", ")
     if len(words) != 2 or not all(word.isdecimal() for word in words):
         return None
@@ -177,7 +177,7 @@ async def _nvidia_smi(what: str) -> str:
 
 
 async def _output(*command: str) -> str:
-    """What a command prints, empty when it fails, is missing, or takes too long."""
+    """The output of a command; empty if it fails, is missing, or takes too long."""
     try:
         process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=DEVNULL)
     except OSError:

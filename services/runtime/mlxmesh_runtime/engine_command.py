@@ -1,4 +1,4 @@
-"""The command line that starts an engine process."""
+"""Builds the command lines of engine processes."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from mlxmesh_runtime.engine_record import EngineSpec
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.settings.names import flag, given_names, setting_value
 
-# The runtime ends every drain: the engine's own limit must not cut a longer grace short.
-DRAIN_WITHOUT_LIMIT_S = 24 * 3600
+# The runtime limits every drain: the engine's own limit must not end it earlier.
+UNLIMITED_DRAIN_S = 24 * 3600
 MLXMESH_ENGINE = (sys.executable, "-m", "mlxmesh_engine")
-# Other users of the host can see a command line; engines inherit the token's variable.
+# Command lines are visible to other users; engines inherit the environment variable instead.
 _SECRET = "consul.token"  # noqa: S105 - its name
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineCommand:
-    """Builds command lines; `program` is what comes before the engine's flags.
+    """Builds command lines; `program` precedes the engine's flags.
 
-    An engine gets the settings of the mesh that its runtime was given.
+    An engine gets the runtime's own settings of the mesh.
     """
 
     mesh: MeshSettings
     program: Sequence[str] = MLXMESH_ENGINE
 
     def line(self, spec: EngineSpec) -> list[str]:
-        """The whole command line for one engine."""
+        """The command line for one engine."""
         flags: dict[str, object] = {
             "engine_id": spec.engine_id,
             "model": spec.model,
             "model_version": spec.model_version,
             "model_dir": spec.model_dir,
-            "drain_grace_s": DRAIN_WITHOUT_LIMIT_S,
+            "drain_grace_s": UNLIMITED_DRAIN_S,
             **self._mesh_flags(),
             **asdict(spec.options),
         }
-        return [*self.program, *_words(flags)]
+        return [*self.program, *_arguments(flags)]
 
     def spare_line(self) -> list[str]:
-        """The command line for an engine process that waits for its own."""
-        return [*self.program, *_words({"spare": True, "data_dir": self.mesh.data_dir})]
+        """The command line for a spare engine process."""
+        return [*self.program, *_arguments({"spare": True, "data_dir": self.mesh.data_dir})]
 
     def _mesh_flags(self) -> dict[str, object]:
         given = {name: setting_value(self.mesh, name) for name in given_names(self.mesh)}
@@ -50,7 +50,7 @@ class EngineCommand:
         return {"data_dir": self.mesh.data_dir, **given}
 
 
-def _words(flags: Mapping[str, object]) -> Iterator[str]:
+def _arguments(flags: Mapping[str, object]) -> Iterator[str]:
     for name, value in flags.items():
         if isinstance(value, bool):
             yield flag(name) if value else flag(f"no_{name}")

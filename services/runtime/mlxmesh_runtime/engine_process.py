@@ -1,8 +1,8 @@
-"""One engine process: spawned, heard until it announces its address, ended.
+"""One operating-system process of an engine: spawns it, reads its stdout, signals it.
 
-The process tells on stdout, one JSON object a line, how its start goes, then its address or why it
-cannot serve, and that it drains when another than this runtime asked it to leave. Its stdin is a
-pipe that stays open: when this process dies, the engine sees it close and exits.
+The process reports on stdout, one JSON object per line: the phases of its start, then its address
+or why it cannot serve, and that it drains. Its stdin is a pipe that stays open: when the runtime
+dies, the engine reads the end of the pipe and exits. `EngineRun` adds the registry and heartbeats.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StartFailure:
-    """Why an engine could not start, in its own words; `permanent` when it never will."""
+    """Why an engine could not start, as it reported; `permanent` if a retry cannot succeed."""
 
     message: str
     permanent: bool
 
 
 def describe_exit(returncode: int) -> str:
-    """How a process ended, in words, from its return code (negative: a signal)."""
+    """Describes how a process ended, from its return code (negative: a signal)."""
     if returncode >= 0:
-        return f"ended with exit code {returncode} without being asked to"
+        return f"ended unexpectedly with exit code {returncode}"
     try:
         name = signal.Signals(-returncode).name
     except ValueError:
         name = f"signal {-returncode}"
     if name == "SIGKILL":
-        return "was killed by SIGKILL, not by its runtime; is the host out of memory?"
-    return f"was ended by {name}"
+        return "was killed with SIGKILL, but not by its runtime; is the host out of memory?"
+    return f"was terminated by {name}"
 
 
 class EngineProcess:
-    """Owns one process from spawn to end; make it with `spawn`."""
+    """Owns one process from `spawn` to its end."""
 
     def __init__(self, process: Process | ForkedProcess, log: LogFile) -> None:
         self._process = process
@@ -59,13 +59,13 @@ class EngineProcess:
         self._draining = asyncio.Event()
         self._start_failure: StartFailure | None = None
         self._reader = asyncio.create_task(self._read_stdout(), name=f"stdout-{process.pid}")
-        self._told_to_end = False
+        self._terminated = False
 
     @classmethod
     async def spawn(cls, command: Sequence[str], log: LogFile, spare: SpareEngine) -> EngineProcess:
-        """Start the process, its stderr appended to the log. Raises: OSError."""
-        spared = spare.take(command, log.path)
-        return cls(spared or await cls._start(command, log), log)
+        """Use the spare process or start one; stderr is appended to the log. Raises: OSError."""
+        process = spare.acquire(command, log.path)
+        return cls(process or await cls._start(command, log), log)
 
     @staticmethod
     async def _start(command: Sequence[str], log: LogFile) -> Process:
@@ -76,7 +76,7 @@ class EngineProcess:
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=stderr,
-                # Ctrl-C in a terminal must reach the runtime alone, which then drains its engines.
+                # Ctrl-C in a terminal must only reach the runtime, which then drains its engines.
                 start_new_session=True,
                 env=child_environment(),
             )
@@ -85,42 +85,42 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
-        """The process id; stays after its end."""
+        """The process id, also after the process ended."""
         return self._process.pid
 
-    async def announced(self) -> str:
-        """The host:port at which the engine serves; never returns if it tells none."""
+    async def wait_for_address(self) -> str:
+        """Wait until the engine serves and return its host:port."""
         return await asyncio.shield(self._address)
 
-    async def drains(self) -> None:
-        """Wait until the process says that it is leaving."""
+    async def wait_for_drain(self) -> None:
+        """Wait until the process reports that it drains."""
         await self._draining.wait()
 
-    async def ended(self) -> str:
-        """Wait until the process is gone, and say how it ended."""
+    async def wait_for_exit(self) -> str:
+        """Wait for the end of the process and describe it."""
         return describe_exit(await self._process.wait())
 
     async def start_failure(self) -> StartFailure | None:
-        """Why the process, which has ended, could not start; None when it did not say."""
+        """Why the process, which has ended, could not start; None if it did not report it."""
         await asyncio.wait({self._reader}, timeout=READ_REST_S)
         return self._start_failure
 
     async def stop(self, grace_s: float) -> None:
-        """Drain it and return when it is gone; kill it after the grace. Safe to call again."""
-        if not self._told_to_end:
-            self._told_to_end = True
+        """Drain the process, kill it after the grace, return once it ended. Safe to call again."""
+        if not self._terminated:
+            self._terminated = True
             self._send(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace_s):
                 await self._process.wait()
         except TimeoutError:
             await self.kill()
-        # A child of the engine may hold the pipe open for ever.
+        # A child of the engine may keep the pipe open.
         await asyncio.wait({self._reader}, timeout=READ_REST_S)
         self._reader.cancel()
 
     async def kill(self) -> None:
-        """End it at once and return when it is gone."""
+        """Kill the process and return once it ended."""
         self._send(signal.SIGKILL)
         await self._process.wait()
 
@@ -129,31 +129,31 @@ class EngineProcess:
             self._process.send_signal(number)
 
     async def _read_stdout(self) -> None:
-        """Take in every line until the end, so that the process never blocks on a full pipe."""
+        """Read every line until the end, so that the process never blocks on a full pipe."""
         stdout = await _stdout_of(self._process)
         while True:
             try:
                 line = await stdout.readline()
-            except ValueError:  # longer than the reader's limit: nothing that concerns us
+            except ValueError:  # longer than the reader's limit: not a report
                 continue
             if not line:
                 return
-            self._take(line.decode(errors="replace").strip())
+            self._handle_line(line.decode(errors="replace").strip())
 
-    def _take(self, line: str) -> None:
-        news = _parse(line)
-        address = news.get("address")
+    def _handle_line(self, line: str) -> None:
+        report = _parse(line)
+        address = report.get("address")
         if isinstance(address, str) and not self._address.done():
             self._address.set_result(address)
-        elif news.get("phase") == "draining":
+        elif report.get("phase") == "draining":
             self._draining.set()
-        elif news.get("phase") == "failed":
-            permanent = news.get("permanent") is True
-            self._start_failure = StartFailure(str(news.get("message", "")), permanent)
-        elif "phase" in news:
+        elif report.get("phase") == "failed":
+            permanent = report.get("permanent") is True
+            self._start_failure = StartFailure(str(report.get("message", "")), permanent)
+        elif "phase" in report:
             _log.debug("engine process %d: %s", self.pid, line)
         elif line:
-            # A full disk must not end the reading: the engine would block on its full pipe.
+            # A full disk must not stop the reader: the engine would block on a full pipe.
             with contextlib.suppress(OSError):
                 self._log.append(line)
 
@@ -171,7 +171,7 @@ async def _stdout_of(process: Process | ForkedProcess) -> asyncio.StreamReader:
 
 def _parse(line: str) -> dict[str, Any]:
     try:
-        news = json.loads(line)
+        report = json.loads(line)
     except ValueError:
         return {}
-    return cast("dict[str, Any]", news) if isinstance(news, dict) else {}
+    return cast("dict[str, Any]", report) if isinstance(report, dict) else {}

@@ -1,4 +1,4 @@
-"""What the runtime knows about one engine."""
+"""One engine as plain data: what to run, its current record, its failure and its health."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlxmesh_shared.errors import ModelRefused
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Limits of an engine; None leaves the engine's own default."""
+    """Limits of an engine; None means the engine's default."""
 
     max_running: int | None = None
     max_waiting: int | None = None
@@ -38,7 +38,7 @@ class EngineSpec:
 
 
 class FailureReason(StrEnum):
-    """Why an engine failed; the reason of the record's Failure."""
+    """Why an engine failed, as the `reason` of the contract's Failure."""
 
     CRASHED = "ENGINE_CRASHED"
     STALLED = "ENGINE_STALLED"
@@ -55,13 +55,13 @@ class EngineFailure:
 
     @property
     def permanent(self) -> bool:
-        """Whether another start of the same model would fail as well."""
+        """Whether every other start of the same model would fail as well."""
         return self.reason is FailureReason.REFUSED
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """An engine at one moment; `address` is empty and `pid` 0 while there is none."""
+    """A snapshot of an engine; without a process, `address` is empty and `pid` is 0."""
 
     spec: EngineSpec
     state: EngineState
@@ -70,3 +70,11 @@ class EngineRecord:
     restarts: int = 0
     last_failure: EngineFailure | None = None
     started_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineHealth:
+    """What a running engine answers to a heartbeat."""
+
+    device: str
+    time_since_progress_s: float  # since its last step; an idle engine runs empty steps

@@ -1,4 +1,7 @@
-"""One run of an engine: a process from spawn to end, registered while it serves."""
+"""One run of an engine: one process, registered and probed while it serves.
+
+`Supervisor` starts one run after another; `EngineProcess` is the process of a run.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,21 @@ from typing import Any, NoReturn, TypeVar
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_process import EngineProcess, StartFailure
 from mlxmesh_runtime.engine_record import EngineFailure, EngineSpec, FailureReason
-from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, until_hung
+from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, wait_until_hung
 from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.registry import Instance, Registry, local_instance
 from mlxmesh_shared.settings import MeshSettings
 
 START_MARK = "--- the runtime starts the engine process ---"
-MAX_LAST_WORDS = 300
+MAX_LOG_LINE_CHARACTERS = 300
 LOG_CHECK_INTERVAL_S = 10.0
 
 T = TypeVar("T")
 
 
 class EngineDown(Exception):
-    """The engine does not run any more, or never did."""
+    """The engine does not run any more, or could not start."""
 
     def __init__(self, failure: EngineFailure) -> None:
         super().__init__(failure.message)
@@ -35,7 +38,7 @@ class EngineDown(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class EngineHost:
-    """What all engines of one runtime share."""
+    """What all engines of a runtime have in common."""
 
     runtime_id: str
     mesh: MeshSettings
@@ -58,7 +61,7 @@ class EngineHost:
 
 
 class EngineRun:
-    """Call spawn, until_ready, until_drains in this order; a cancelled one may still be stopped."""
+    """Call `spawn`, `wait_until_ready`, `wait_for_drain` in this order, `stop` at any time."""
 
     def __init__(self, spec: EngineSpec, host: EngineHost) -> None:
         self._spec = spec
@@ -81,30 +84,32 @@ class EngineRun:
             raise _start_failed(f"its process cannot be started: {error.strerror}") from error
         return self._process.pid
 
-    async def until_ready(self) -> str:
-        """Return the engine's address once it serves and is registered. Raises: EngineDown."""
+    async def wait_until_ready(self) -> str:
+        """Wait until the engine is registered; return its address. Raises: EngineDown."""
         try:
             async with asyncio.timeout(self._host.start_timeout_s):
-                return await _first_of(self._end_of(FailureReason.START_FAILED), self._get_ready())
+                return await _first_of(
+                    self._raise_at_exit(FailureReason.START_FAILED), self._register()
+                )
         except TimeoutError:
             raise _start_failed(
                 f"it was not ready within {self._host.start_timeout_s:g} s and was killed"
             ) from None
 
-    async def until_drains(self) -> None:
-        """Watch the engine; returns when somebody asked it to leave.
+    async def wait_for_drain(self) -> None:
+        """Watch the engine until it drains because another process asked it to.
 
-        Raises: EngineDown, when it has ended or counts as hung.
+        Raises: EngineDown if it ended or counts as hung.
         """
         await _first_of(
-            self._running.drains(),
-            self._end_of(FailureReason.CRASHED),
-            self._hang(),
-            self._bound_log(),
+            self._running.wait_for_drain(),
+            self._raise_at_exit(FailureReason.CRASHED),
+            self._raise_if_hung(),
+            self._rotate_log(),
         )
 
-    async def withdraw(self) -> None:
-        """Take the engine out of the registry, if it is there."""
+    async def deregister(self) -> None:
+        """Remove the engine from the registry if it is registered."""
         if self._registering is None or self._instance is None:
             return
         await asyncio.gather(self._registering, return_exceptions=True)
@@ -112,16 +117,16 @@ class EngineRun:
         self._registering = None
 
     async def stop(self, grace_s: float) -> None:
-        """Drain and end the process, killing it after the grace; returns when it is gone."""
+        """Drain the process, kill it after the grace; returns once it ended."""
         if self._process is not None:
             await self._process.stop(grace_s)
         if self._probe is not None:
             await self._probe.close()
 
-    async def _get_ready(self) -> str:
-        address = await self._running.announced()
+    async def _register(self) -> str:
+        address = await self._running.wait_for_address()
         self._probe = self._host.open_probe(address)
-        info = await self._probe.info(self._host.start_timeout_s)
+        health = await self._probe.check(self._host.start_timeout_s)
         self._instance = local_instance(
             self._host.mesh,
             "engine",
@@ -130,34 +135,34 @@ class EngineRun:
             pid=self._running.pid,
             model=self._spec.model,
             version=str(self._spec.model_version),
-            device=info.device,
+            device=health.device,
             runtime=self._host.runtime_id,
         )
         self._registering = asyncio.create_task(self._host.registry.register(self._instance))
         await asyncio.shield(self._registering)
         return address
 
-    async def _end_of(self, reason: FailureReason) -> NoReturn:
-        how = await self._running.ended()
+    async def _raise_at_exit(self, reason: FailureReason) -> NoReturn:
+        how = await self._running.wait_for_exit()
         if reason is FailureReason.START_FAILED:
-            if (told := await self._running.start_failure()) is not None:
-                raise EngineDown(_failure_of(told))
-            # Before it serves, an engine has seen no prompt: what it says last can be repeated.
-            how += self._last_words()
+            if (reported := await self._running.start_failure()) is not None:
+                raise EngineDown(_failure_of(reported))
+            # Before it serves, an engine has seen no prompt: its last log line may be shown.
+            how += self._last_log_line()
         raise EngineDown(EngineFailure(reason, f"the engine process {how}"))
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         [line] = self._log.tail(1) or [START_MARK]
-        return "" if line == START_MARK else f": {line[:MAX_LAST_WORDS]}"
+        return "" if line == START_MARK else f": {line[:MAX_LOG_LINE_CHARACTERS]}"
 
-    async def _hang(self) -> NoReturn:
-        assert self._probe is not None, "get ready first"
-        raise EngineDown(await until_hung(self._probe, self._host.heartbeat))
+    async def _raise_if_hung(self) -> NoReturn:
+        assert self._probe is not None, "register first"
+        raise EngineDown(await wait_until_hung(self._probe, self._host.heartbeat))
 
-    async def _bound_log(self) -> NoReturn:
+    async def _rotate_log(self) -> NoReturn:
         while True:
             await asyncio.sleep(LOG_CHECK_INTERVAL_S)
-            with contextlib.suppress(OSError):  # a full disk is no reason to lose an engine
+            with contextlib.suppress(OSError):  # a full disk must not end an engine
                 self._log.rotate_if_large()
 
     @property
@@ -166,9 +171,9 @@ class EngineRun:
         return self._process
 
 
-def _failure_of(told: StartFailure) -> EngineFailure:
-    reason = FailureReason.REFUSED if told.permanent else FailureReason.START_FAILED
-    return EngineFailure(reason, told.message)
+def _failure_of(reported: StartFailure) -> EngineFailure:
+    reason = FailureReason.REFUSED if reported.permanent else FailureReason.START_FAILED
+    return EngineFailure(reason, reported.message)
 
 
 def _start_failed(message: str) -> EngineDown:
@@ -176,7 +181,7 @@ def _start_failed(message: str) -> EngineDown:
 
 
 async def _first_of(*coroutines: Coroutine[Any, Any, T]) -> T:
-    """What the first to finish returned or raised, the first given winning a tie."""
+    """The result or error of the first coroutine that finishes; of several, the first one given."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,16 +1,12 @@
-"""The event that a change of an engine's record is. Pure."""
+"""All engines of this host: admits, starts, finds, watches and stops them by id."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypedDict
 
-from google.protobuf.message import Message
-
-from mlxmesh.telemetry.v1 import events_pb2 as events
 from mlxmesh_runtime.change_feed import Change, ChangeFeed
-from mlxmesh_runtime.convert import failure_to
+from mlxmesh_runtime.convert import engine_event_to
 from mlxmesh_runtime.device import Memory, check_fits, needed_bytes
 from mlxmesh_runtime.engine_record import EngineRecord, EngineSpec
 from mlxmesh_runtime.engine_run import EngineHost
@@ -26,42 +22,8 @@ from mlxmesh_shared.errors import (
 from mlxmesh_shared.events import Publish, discard_event
 
 
-class _What(TypedDict):
-    engine_id: str
-    model: str
-    model_version: int
-
-
-def engine_event(before: EngineRecord | None, after: EngineRecord) -> Message | None:
-    """What to tell of a change; None when it is nothing new to others."""
-    moved = before is None or before.state is not after.state
-    had_process = before is not None and before.pid != 0
-    spec, failure = after.spec, after.last_failure
-    what: _What = {
-        "engine_id": spec.engine_id,
-        "model": spec.model,
-        "model_version": spec.model_version,
-    }
-    why = failure_to(failure) if failure is not None else None
-    match after.state:
-        case EngineState.STARTING if after.pid and not had_process:
-            return events.EngineStarted(**what, pid=after.pid, restarts=after.restarts)
-        case EngineState.READY if moved:
-            return events.EngineReady(**what, address=after.address, restarts=after.restarts)
-        case EngineState.BACKOFF if moved:
-            return events.EngineCrashed(**what, failure=why, restarts=after.restarts)
-        case EngineState.FAILED if moved:
-            return events.EngineFailed(**what, failure=why)
-        case EngineState.DRAINING if had_process and not after.pid:
-            return events.EngineDrained(**what)
-        case EngineState.STOPPED:
-            return events.EngineStopped(**what)
-        case _:
-            return None
-
-
 class Engines:
-    """Starts, stops and finds engines by id."""
+    """One supervisor for each engine id; publishes every change of a record."""
 
     def __init__(
         self,
@@ -80,19 +42,19 @@ class Engines:
         self._supervisors: dict[str, Supervisor] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._feed = ChangeFeed()
-        self._none_left = asyncio.Event()
-        self._none_left.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._closing = False
 
     async def start(self, spec: EngineSpec) -> EngineRecord:
-        """Start an engine; one that is there already is left alone, one that FAILED starts anew.
+        """Start an engine; a running one is left alone, a FAILED one is replaced.
 
         Raises: EngineExists, EngineDraining, InvalidArgument, InsufficientMemory, Draining.
         """
         memory = await self._free_memory()
-        # No await from here on: of two starts of one id, the second must find the first one's.
+        # No await from here on: of two starts of one id, the second must find the first engine.
         if self._closing:
-            raise Draining("the runtime is shutting down; start the engine on another one")
+            raise Draining("the runtime is shutting down; start the engine on another runtime")
         present = self._supervisors.get(spec.engine_id)
         if present is not None and not self._may_replace(present.record, spec):
             return present.record
@@ -102,54 +64,54 @@ class Engines:
             spec=spec, host=self._host, limits=self._limits, publish=self._on_change
         )
         self._supervisors[spec.engine_id] = supervisor
-        self._none_left.clear()
+        self._empty.clear()
         supervisor.start()
         return supervisor.record
 
     async def stop(self, engine_id: str, grace_s: float) -> None:
-        """Drain, stop, in the end kill, and forget an engine; goes on if its caller goes away.
+        """Drain an engine, kill it after the grace, and remove it, even if the caller goes away.
 
         Raises: EngineNotFound.
         """
-        stopping = asyncio.create_task(self._stop_and_forget(self._supervisor(engine_id), grace_s))
+        stopping = asyncio.create_task(self._stop_and_remove(self._supervisor(engine_id), grace_s))
         self._stopping.add(stopping)
         stopping.add_done_callback(self._stopping.discard)
         await asyncio.shield(stopping)
 
     def get(self, engine_id: str) -> EngineRecord:
-        """One engine as it is. Raises: EngineNotFound."""
+        """The current record of an engine. Raises: EngineNotFound."""
         return self._supervisor(engine_id).record
 
     def log_tail(self, engine_id: str) -> tuple[str, ...]:
-        """The last lines that an engine logged, over all its runs."""
+        """The last lines of an engine's log, across all its runs."""
         return self._host.log_of(engine_id).tail()
 
     def page(self, *, after_id: str, limit: int) -> list[EngineRecord]:
-        """Engines in the order of their ids, at most `limit` of those behind `after_id`."""
+        """At most `limit` engines with ids above `after_id`, ordered by id."""
         ids = sorted(engine_id for engine_id in self._supervisors if engine_id > after_id)
         return [self._supervisors[engine_id].record for engine_id in ids[:limit]]
 
     def watch(self) -> AsyncIterator[Change]:
-        """Every engine as it is, then each change."""
+        """Every engine's current record, then each change."""
         return self._feed.watch()
 
-    async def none_left(self) -> None:
-        """Return once there is no engine, in whatever state."""
-        await self._none_left.wait()
+    async def wait_until_empty(self) -> None:
+        """Return once no engine is left, in any state."""
+        await self._empty.wait()
 
-    def refuse_new(self) -> None:
-        """Start no engine any more."""
+    def refuse_starts(self) -> None:
+        """Refuse every further start."""
         self._closing = True
 
     async def close(self, grace_s: float) -> None:
-        """Stop every engine and start none any more."""
-        self.refuse_new()
+        """Stop every engine and refuse every further start."""
+        self.refuse_starts()
         supervisors = tuple(self._supervisors.values())
-        await asyncio.gather(*(self._stop_and_forget(each, grace_s) for each in supervisors))
+        await asyncio.gather(*(self._stop_and_remove(each, grace_s) for each in supervisors))
 
     def _on_change(self, record: EngineRecord) -> None:
         engine_id = record.spec.engine_id
-        event = engine_event(self._feed.latest(engine_id), record)
+        event = engine_event_to(self._feed.latest(engine_id), record)
         self._feed.publish(record)
         if event is not None:
             self._publish(event, engine_id)
@@ -160,19 +122,19 @@ class Engines:
             raise EngineNotFound(f"no engine {engine_id} on this host", field="engine_id")
         return supervisor
 
-    async def _stop_and_forget(self, supervisor: Supervisor, grace_s: float) -> None:
+    async def _stop_and_remove(self, supervisor: Supervisor, grace_s: float) -> None:
         await supervisor.stop(grace_s)
         engine_id = supervisor.record.spec.engine_id
         if self._supervisors.get(engine_id) is supervisor:
             del self._supervisors[engine_id]
         if not self._supervisors:
-            self._none_left.set()
+            self._empty.set()
 
     @staticmethod
     def _may_replace(present: EngineRecord, wanted: EngineSpec) -> bool:
-        """Whether a start makes a new engine of the present one; False leaves that as it is."""
+        """Whether a start replaces the present engine; False if that one keeps running."""
         if present.state is EngineState.DRAINING:
-            raise EngineDraining(f"engine {wanted.engine_id} is being stopped; start it afterwards")
+            raise EngineDraining(f"engine {wanted.engine_id} is stopping; start it again later")
         if not present.spec.same_model(wanted):
             raise EngineExists(
                 f"engine {wanted.engine_id} serves {present.spec.model}@"
@@ -190,7 +152,7 @@ class Engines:
         elif not spec.model_dir.is_dir():
             problem = "is not a directory on the runtime's host"
         elif not (spec.model_dir / "config.json").is_file():
-            problem = "holds no config.json, so it is not a model"
+            problem = "has no config.json, so it is not a model"
         if problem:
             raise InvalidArgument(f"model_dir {problem}: {spec.model_dir}", field="model_dir")
 

@@ -1,4 +1,4 @@
-"""A leaving runtime keeps its engines until the model service has replaced them elsewhere."""
+"""Hands the engines of a runtime that shuts down over to other runtimes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ _log = logging.getLogger(__name__)
 async def hand_over(
     registry: Registry, instance: Instance, engines: Engines, timeout_s: float
 ) -> None:
-    """Says in the registry that this runtime leaves, and waits until its engines were stopped.
+    """Marks this runtime as draining in the registry, and waits until its engines are stopped.
 
-    Returns at once when no other runtime could take them over, and after timeout_s whatever is
-    left. The model service places each replica elsewhere, and stops the one here once the other is
-    ready.
+    The model service places each replica on another runtime, and stops the one here once the new
+    one is ready. Returns at once if there is no other runtime, and after timeout_s in any case.
     """
-    engines.refuse_new()
+    engines.refuse_starts()
     if not await _successors(registry, instance):
         return
     await registry.register(instance.as_draining())
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            await engines.none_left()
+            await engines.wait_until_empty()
             return
-    _log.warning("not all engines were replaced within %g s; they are stopped now", timeout_s)
+    _log.warning("not all engines were replaced within %g s; stopping the rest", timeout_s)
 
 
 async def _successors(registry: Registry, instance: Instance) -> list[Instance]:

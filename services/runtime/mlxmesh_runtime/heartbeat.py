@@ -1,4 +1,4 @@
-"""Tells a hung engine from one that is merely busy."""
+"""Detects hung engines: without an answer, or without a step for too long."""
 
 from __future__ import annotations
 
@@ -7,70 +7,71 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from mlxmesh.engine.v1 import engine_pb2, engine_pb2_grpc
-from mlxmesh_runtime.engine_record import EngineFailure, FailureReason
+from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
+from mlxmesh_runtime.convert import HEALTH_REQUEST, health_from
+from mlxmesh_runtime.engine_record import EngineFailure, EngineHealth, FailureReason
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
 
-MIN_MISSED_BEATS = 3
+MIN_MISSED_HEARTBEATS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeartbeatLimits:
-    """How often an engine is asked how it is, and what counts as hung."""
+    """How often an engine is probed, and when it counts as hung."""
 
     interval_s: float
-    timeout_s: float  # of one question
-    liveness_timeout_s: float  # without any answer: the process is frozen
-    step_stall_timeout_s: float  # answering, but its loop has not turned: a step hangs
+    timeout_s: float  # of one probe
+    liveness_timeout_s: float  # without an answer: the process is frozen
+    step_stall_timeout_s: float  # with answers, but without a step: a step hangs
 
 
 class EngineProbe(Protocol):
-    """Asks a running engine how it is."""
+    """Checks the health of a running engine."""
 
-    async def info(self, timeout_s: float) -> engine_pb2.GetEngineInfoResponse:
-        """Its facts. Raises: MeshError when it does not answer in time."""
+    async def check(self, timeout_s: float) -> EngineHealth:
+        """Raises: MeshError if the engine does not answer in time."""
         ...
 
     async def close(self) -> None:
-        """Free what the probe holds."""
+        """Release the connection."""
         ...
 
 
 class GrpcEngineProbe:
-    """Asks an engine at an address through its EngineService."""
+    """Checks the engine at an address with its EngineService."""
 
     def __init__(self, address: str, open_: OpenChannel = open_channel) -> None:
         self._channel = open_(address, role="engine")
-        self._stub = engine_pb2_grpc.EngineServiceStub(self._channel)
+        self._stub = EngineServiceStub(self._channel)
 
-    async def info(self, timeout_s: float) -> engine_pb2.GetEngineInfoResponse:
-        """Its facts. Raises: MeshError."""
-        return await self._stub.GetEngineInfo(engine_pb2.GetEngineInfoRequest(), timeout=timeout_s)
+    async def check(self, timeout_s: float) -> EngineHealth:
+        """Raises: MeshError."""
+        return health_from(await self._stub.GetEngineInfo(HEALTH_REQUEST, timeout=timeout_s))
 
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close()
 
 
-async def until_hung(probe: EngineProbe, limits: HeartbeatLimits) -> EngineFailure:
-    """Ask again and again; return, with the reason, once the engine counts as hung."""
+async def wait_until_hung(probe: EngineProbe, limits: HeartbeatLimits) -> EngineFailure:
+    """Probe at intervals; return the reason once the engine counts as hung."""
     last_answer_s = time.monotonic()
     missed = 0
     while True:
         await asyncio.sleep(limits.interval_s)
         try:
-            loop_age_s = (await probe.info(limits.timeout_s)).time_since_progress_ms / 1000
+            health = await probe.check(limits.timeout_s)
         except MeshError:
             missed += 1
             silent_s = time.monotonic() - last_answer_s
-            # Counted as well as timed: this process may have been the one that was paused.
-            if silent_s > limits.liveness_timeout_s and missed >= MIN_MISSED_BEATS:
+            # Both limits must be exceeded: this process itself may have been paused.
+            if silent_s > limits.liveness_timeout_s and missed >= MIN_MISSED_HEARTBEATS:
                 return _stuck(f"it has not answered for {silent_s:.1f} s")
             continue
         last_answer_s, missed = time.monotonic(), 0
-        if loop_age_s > limits.step_stall_timeout_s:
-            return _stuck(f"its loop has not turned for {loop_age_s:.1f} s")
+        if health.time_since_progress_s > limits.step_stall_timeout_s:
+            return _stuck(f"it has run no step for {health.time_since_progress_s:.1f} s")
 
 
 def _stuck(what: str) -> EngineFailure:

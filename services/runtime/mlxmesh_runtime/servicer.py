@@ -1,4 +1,4 @@
-"""RuntimeService: check, call, reply."""
+"""RuntimeService: checks requests, calls `Engines`, replies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_PAGE_SIZE = 100
 
 
 class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
-    """Answers for the engines of this host; requests have passed the contract's rules."""
+    """Serves the engines of this host; requests have passed the contract's rules."""
 
     def __init__(
         self, *, engines: Engines, device: Device, runtime_id: str, stop_grace_s: float
@@ -30,7 +30,7 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
         self, request: pb.StartEngineRequest, context: object
     ) -> pb.StartEngineResponse:
         record = await self._engines.start(convert.spec_from(request))
-        return pb.StartEngineResponse(engine=_shown(record))
+        return pb.StartEngineResponse(engine=_engine(record))
 
     async def StopEngine(
         self, request: pb.StopEngineRequest, context: object
@@ -44,17 +44,17 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
     ) -> pb.GetEngineResponse:
         record = self._engines.get(request.engine_id)
         tail = self._engines.log_tail(request.engine_id)
-        return pb.GetEngineResponse(engine=_shown(record, log_tail=tail))
+        return pb.GetEngineResponse(engine=_engine(record, log_tail=tail))
 
     async def ListEngines(
         self, request: pb.ListEnginesRequest, context: object
     ) -> pb.ListEnginesResponse:
         size = request.page_size or DEFAULT_PAGE_SIZE
         records = self._engines.page(after_id=_after_id(request.page_token), limit=size + 1)
-        shown = [_shown(record) for record in records[:size]]
+        page = [_engine(record) for record in records[:size]]
         has_more = len(records) > size
         return pb.ListEnginesResponse(
-            engines=shown, next_page_token=_page_token(shown[-1]) if has_more else ""
+            engines=page, next_page_token=_page_token(page[-1]) if has_more else ""
         )
 
     async def WatchEngines(
@@ -81,10 +81,10 @@ def _page_token(last: pb.Engine) -> str:
 def _after_id(page_token: str) -> str:
     if page_token and not page_token.startswith(_TOKEN_PREFIX):
         raise InvalidArgument(
-            "page_token must be the next_page_token of the answer before", field="page_token"
+            "page_token must be the next_page_token of the previous response", field="page_token"
         )
     return page_token.removeprefix(_TOKEN_PREFIX)
 
 
-def _shown(record: EngineRecord, *, log_tail: tuple[str, ...] = ()) -> pb.Engine:
+def _engine(record: EngineRecord, *, log_tail: tuple[str, ...] = ()) -> pb.Engine:
     return convert.engine_to(record, memory_bytes=resident_bytes(record.pid), log_tail=log_tail)

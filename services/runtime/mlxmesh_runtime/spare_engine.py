@@ -1,4 +1,7 @@
-"""An engine process in reserve: it has imported MLX, and waits to be told which model to load."""
+"""A spare engine process: it has imported MLX and waits for the model to load.
+
+`EngineProcess.spawn` acquires it, so that an engine starts without the time of the imports.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ from mlxmesh_shared.process.forked import ForkedProcess, can_fork
 from mlxmesh_shared.process.standby import encode_command
 from mlxmesh_shared.process.startup import child_environment, run_service
 
-# The engine that took the last one starts and serves its first requests before the next is made.
+# The engine that used the last one starts and serves its first requests before the next starts.
 REFILL_AFTER_S = 10.0
 
 _log = logging.getLogger(__name__)
 
 
 class SpareEngine:
-    """At most one process at a time; with an empty command line there never is one."""
+    """At most one process at a time; none if the command line is empty."""
 
     def __init__(self, line: Sequence[str], *, refill_after_s: float = REFILL_AFTER_S) -> None:
         self._line = line
@@ -31,16 +34,16 @@ class SpareEngine:
         self._process: Process | ForkedProcess | None = None
         self._refilling: asyncio.Task[None] | None = None
 
-    async def prepare(self) -> None:
-        """Start the process; a failure is logged, for engines start without it as well."""
+    async def start(self) -> None:
+        """Start the process; a failure is only logged, since engines also start without it."""
         if not self._line:
             return
         try:
-            self._process = await self._start()
+            self._process = await self._spawn()
         except OSError as error:
-            _log.warning("no spare engine: its process cannot be started: %s", error.strerror)
+            _log.warning("the spare engine process cannot be started: %s", error.strerror)
 
-    async def _start(self) -> Process | ForkedProcess:
+    async def _spawn(self) -> Process | ForkedProcess:
         if self._line[1:2] == ["-m"] and can_fork():
             return ForkedProcess.fork(
                 partial(run_module, self._line), " ".join(self._line), pipe_stdout=True
@@ -53,20 +56,20 @@ class SpareEngine:
             env=child_environment(),
         )
 
-    def take(self, command: Sequence[str], log: Path) -> Process | ForkedProcess | None:
-        """The process, told to be what `command` would start; None when there is none."""
+    def acquire(self, command: Sequence[str], log: Path) -> Process | ForkedProcess | None:
+        """The process, which becomes what `command` would start; None if there is none."""
         process, self._process = self._process, None
         if self._line:
             self._refilling = asyncio.create_task(self._refill(), name="refill-spare-engine")
         if process is None or process.returncode is not None:
             return None
         assert process.stdin is not None, "spawned with a pipe"
-        with contextlib.suppress(BrokenPipeError):  # whoever waits for it learns how it ended
+        with contextlib.suppress(BrokenPipeError):  # its user sees that it ended
             process.stdin.write(encode_command(command, log))
         return process
 
     async def close(self) -> None:
-        """End the process, if there is one."""
+        """Kill the process if there is one."""
         if self._refilling is not None:
             self._refilling.cancel()
             await asyncio.gather(self._refilling, return_exceptions=True)
@@ -78,10 +81,10 @@ class SpareEngine:
     async def _refill(self) -> None:
         await asyncio.sleep(self._refill_after_s)
         if self._process is None:
-            await self.prepare()
+            await self.start()
 
 
 def run_module(line: Sequence[str]) -> int:
-    """Be what a command line `python -m module arguments` starts; returns the exit code."""
+    """Run what the command line `python -m module arguments` starts; returns the exit code."""
     module, *_ = sys.argv = list(line[2:])
     return run_service(import_module(f"{module}.__main__").main)

@@ -1,4 +1,7 @@
-"""Keeps one engine running: starts it, restarts it with growing pauses, gives up, stops it."""
+"""Keeps one engine running: restarts it with backoff, opens a circuit breaker, stops it.
+
+Each start is an `EngineRun`. The breaker opens after too many failures in a row.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,23 @@ from tenacity import (
 
 from mlxmesh_runtime.engine_record import EngineFailure, EngineRecord, EngineSpec, FailureReason
 from mlxmesh_runtime.engine_run import EngineDown, EngineHost, EngineRun
-from mlxmesh_runtime.lifecycle import EngineState, check_move
+from mlxmesh_runtime.lifecycle import EngineState, check_transition
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestartLimits:
-    """How long to pause before a restart, and when to give up."""
+    """The backoff before a restart, and when the breaker opens."""
 
     backoff_min_s: float
     backoff_max_s: float
-    breaker_failures: int  # in a row, without a steady run between them
-    failure_reset_s: float  # a run that served so long was steady
+    breaker_failures: int  # in a row, without a stable run between them
+    failure_reset_s: float  # a run that served this long was stable
 
 
 class Supervisor:
-    """One engine's life; each new record is handed to `publish`."""
+    """Supervises one engine; calls `publish` with each new record."""
 
     def __init__(
         self,
@@ -53,51 +56,51 @@ class Supervisor:
         self._run = EngineRun(spec, host)
         self._ready_at_s: float | None = None
         self._task: asyncio.Task[None] | None = None
-        self._halting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the supervision in the background."""
         self._publish(self.record)
         self._task = asyncio.create_task(self._keep_running(), name=f"supervise {self._id}")
 
     async def stop(self, grace_s: float) -> None:
-        """Drain, end and, after the grace, kill the engine; returns when it is gone.
+        """Drain the engine, kill it after the grace, return once it ended.
 
-        Safe to call again and at the same time: the shortest grace counts.
+        Safe to call again and concurrently: the shortest grace counts.
         """
-        if self._halting is None:
-            self._halting = asyncio.create_task(self._halt())
-        await asyncio.shield(self._halting)
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._end_supervision())
+        await asyncio.shield(self._stopping)
         await self._run.stop(grace_s)
         if self.record.state is not EngineState.STOPPED:
-            self._become(EngineState.STOPPED, address="", pid=0)
+            self._transition(EngineState.STOPPED, address="", pid=0)
 
-    async def _halt(self) -> None:
-        """Take the engine out of use and end its supervision, leaving its process as it is."""
-        self._become(EngineState.DRAINING)
+    async def _end_supervision(self) -> None:
+        """Deregister the engine and end its supervision; its process keeps running."""
+        self._transition(EngineState.DRAINING)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._go_on_after(self._run.withdraw())
+        await self._log_errors(self._run.deregister())
 
     async def _keep_running(self) -> None:
-        """Start the engine again each time it goes down, until its breaker opens.
+        """Restart the engine each time it goes down, until the breaker opens.
 
-        One that refuses its model would refuse it again, and is not started again.
+        An engine that refused its model would refuse it again and is not restarted.
         """
         try:
-            while True:  # a steady run starts the count and the pauses afresh
+            while True:  # a stable run resets the backoff
                 async for attempt in self._attempts():
                     with attempt:
                         await self._run_once()
         except EngineDown as down:
-            self._become(EngineState.FAILED)
-            why = "refused its model" if down.failure.permanent else "failed too often"
-            _log.error("engine %s %s and stays down", self._id, why)
+            self._transition(EngineState.FAILED)
+            cause = "refused its model" if down.failure.permanent else "failed too often"
+            _log.error("engine %s %s and is not restarted", self._id, cause)
 
     def _attempts(self) -> AsyncRetrying:
         return AsyncRetrying(
-            retry=retry_if_exception(_may_be_repeated),
+            retry=retry_if_exception(_may_retry),
             wait=wait_exponential(
                 multiplier=self._limits.backoff_min_s, max=self._limits.backoff_max_s
             )
@@ -107,70 +110,70 @@ class Supervisor:
         )
 
     async def _run_once(self) -> None:
-        """Run the engine until it leaves or goes down.
+        """Run the engine until it drains or goes down.
 
-        Raises: EngineDown, unless it had run steadily.
+        Raises: EngineDown, unless the run was stable.
         """
         if self.record.state is not EngineState.STARTING:
             self._run = EngineRun(self.record.spec, self._host)
-            self._become(EngineState.STARTING, restarts=self.record.restarts + 1)
+            self._transition(EngineState.STARTING, restarts=self.record.restarts + 1)
         self._ready_at_s = None
         try:
-            await self._run_until_drains()
-            await self._let_go()
+            await self._run_until_drain()
+            await self._replace_drained()
         except EngineDown as down:
-            was_steady = self._is_steady()
-            await self._note_down(down.failure)
-            if not was_steady:
+            was_stable = self._is_stable()
+            await self._record_failure(down.failure)
+            if not was_stable:
                 raise
 
-    def _is_steady(self) -> bool:
+    def _is_stable(self) -> bool:
         if self._ready_at_s is None:
             return False
         return time.monotonic() - self._ready_at_s >= self._limits.failure_reset_s
 
-    async def _run_until_drains(self) -> None:
+    async def _run_until_drain(self) -> None:
         try:
             pid = await self._run.spawn()
-            self._become(EngineState.STARTING, pid=pid, started_at=datetime.now(UTC))
-            address = await self._run.until_ready()
-            self._become(EngineState.READY, address=address)
+            self._transition(EngineState.STARTING, pid=pid, started_at=datetime.now(UTC))
+            address = await self._run.wait_until_ready()
+            self._transition(EngineState.READY, address=address)
             self._ready_at_s = time.monotonic()
             _log.info("engine %s is ready at %s", self._id, address)
-            await self._run.until_drains()
+            await self._run.wait_for_drain()
         except EngineDown:
             raise
         except Exception as error:
-            # Supervision must outlive whatever a registry or a probe throws at it.
+            # No error of a registry or a probe may end the supervision.
             _log.exception("engine %s: supervision failed", self._id)
-            what = f"its supervision failed with {type(error).__name__}; see the runtime's log"
-            raise EngineDown(EngineFailure(FailureReason.START_FAILED, what)) from error
+            message = f"its supervision failed with {type(error).__name__}; see the runtime's log"
+            raise EngineDown(EngineFailure(FailureReason.START_FAILED, message)) from error
 
-    async def _let_go(self) -> None:
-        """See an engine off that was asked to leave by another; the next run takes its place."""
-        _log.info("engine %s was asked to leave", self._id)
-        self._become(EngineState.DRAINING)
-        await self._go_on_after(self._run.withdraw())
-        await self._go_on_after(self._run.stop(self._host.stop_grace_s))
-        self._become(EngineState.DRAINING, address="", pid=0)
+    async def _replace_drained(self) -> None:
+        """End the run of an engine that another process asked to drain; the next run follows."""
+        _log.info("engine %s drains: another process asked it to", self._id)
+        self._transition(EngineState.DRAINING)
+        await self._log_errors(self._run.deregister())
+        await self._log_errors(self._run.stop(self._host.stop_grace_s))
+        self._transition(EngineState.DRAINING, address="", pid=0)
 
-    async def _note_down(self, failure: EngineFailure) -> None:
-        """Clear away what is left of the run, so that nobody finds a dead engine."""
+    async def _record_failure(self, failure: EngineFailure) -> None:
+        """Deregister and end what is left of the run, then record its failure."""
         _log.warning("engine %s: %s", self._id, failure.message)
-        await self._go_on_after(self._run.withdraw())
-        await self._go_on_after(self._run.stop(grace_s=0))
-        self._become(EngineState.BACKOFF, address="", pid=0, last_failure=failure)
+        await self._log_errors(self._run.deregister())
+        await self._log_errors(self._run.stop(grace_s=0))
+        self._transition(EngineState.BACKOFF, address="", pid=0, last_failure=failure)
 
-    async def _go_on_after(self, clearing: Coroutine[Any, Any, None]) -> None:
-        """Supervision must outlive what a registry or a full disk does to its clearing away."""
+    async def _log_errors(self, cleanup: Coroutine[Any, Any, None]) -> None:
+        """Log the errors of a cleanup: no registry and no full disk may end the supervision."""
         try:
-            await clearing
-        except Exception:  # noqa: BLE001  # whatever it was
-            _log.exception("engine %s: something of its run could not be cleared away", self._id)
+            await cleanup
+        except Exception:  # noqa: BLE001 - logged
+            _log.exception("engine %s: a step of its cleanup failed", self._id)
 
-    def _become(self, state: EngineState, **changes: Any) -> None:
+    def _transition(self, state: EngineState, **changes: Any) -> None:
         if state is not self.record.state:
-            check_move(self.record.state, state)
+            check_transition(self.record.state, state)
         self.record = replace(self.record, state=state, **changes)
         self._publish(self.record)
 
@@ -179,5 +182,5 @@ class Supervisor:
         return self.record.spec.engine_id
 
 
-def _may_be_repeated(error: BaseException) -> bool:
+def _may_retry(error: BaseException) -> bool:
     return isinstance(error, EngineDown) and not error.failure.permanent

@@ -29,7 +29,7 @@ Cancelled = engine_pb2.ENGINE_FINISH_REASON_CANCELLED
 
 
 class Engine:
-    """A served engine and a way to talk to it."""
+    """A served engine and a client for it."""
 
     def __init__(self, dispatcher: Dispatcher, thread: MlxThread, address: str) -> None:
         self.dispatcher = dispatcher
@@ -189,7 +189,7 @@ async def test_an_illegal_submit_fails_alone(
     talk.call.cancel()
 
 
-async def test_bytes_that_are_no_message_end_the_stream_and_its_sequences(engine: Engine) -> None:
+async def test_invalid_bytes_end_the_stream_and_its_sequences(engine: Engine) -> None:
     talk = engine.open_raw()
     submit = engine_pb2.Submit(sequence_id=1, prompt_token_ids=[1], max_tokens=2000)
     await talk.write(engine_pb2.ExecuteRequest(submit=submit).SerializeToString())
@@ -207,7 +207,7 @@ async def test_a_command_without_content_is_refused(engine: Engine) -> None:
     talk.call.cancel()
 
 
-async def test_cancel_answers_and_frees(engine: Engine) -> None:
+async def test_cancel_answers_and_releases_the_slot(engine: Engine) -> None:
     talk = engine.open()
     await talk.submit(1, max_tokens=2000, ignore_eos=True)
     await talk.first_token(1)
@@ -218,7 +218,7 @@ async def test_cancel_answers_and_frees(engine: Engine) -> None:
     talk.call.cancel()
 
 
-async def test_a_full_engine_says_when_to_come_back(serve: Serve) -> None:
+async def test_a_full_engine_says_when_to_retry(serve: Serve) -> None:
     engine = await serve(max_running=1, max_waiting=1)
     talk = engine.open()
     for number in (1, 2, 3):
@@ -234,7 +234,7 @@ async def test_a_full_engine_says_when_to_come_back(serve: Serve) -> None:
     talk.call.cancel()
 
 
-async def test_a_deadline_ends_a_sequence_with_what_it_has(engine: Engine) -> None:
+async def test_a_deadline_ends_a_sequence_and_keeps_its_tokens(engine: Engine) -> None:
     talk = engine.open()
     await talk.submit(1, max_tokens=2000, ignore_eos=True, timeout_ms=150)
     failed = await talk.end(1)
@@ -243,7 +243,7 @@ async def test_a_deadline_ends_a_sequence_with_what_it_has(engine: Engine) -> No
     talk.call.cancel()
 
 
-async def test_the_end_of_a_stream_drops_its_sequences_only(engine: Engine) -> None:
+async def test_the_end_of_a_stream_drops_only_its_sequences(engine: Engine) -> None:
     leaver, stayer = engine.open(), engine.open()
     for number in range(1, 6):
         await leaver.submit(number, max_tokens=2000, ignore_eos=True)
@@ -255,7 +255,7 @@ async def test_the_end_of_a_stream_drops_its_sequences_only(engine: Engine) -> N
     stayer.call.cancel()
 
 
-async def test_a_caller_without_more_commands_gets_its_answers(engine: Engine) -> None:
+async def test_a_caller_that_half_closes_gets_its_outputs(engine: Engine) -> None:
     talk = engine.open()
     await talk.submit(1, max_tokens=30, ignore_eos=True)
     await talk.call.done_writing()
@@ -277,7 +277,7 @@ async def test_a_drain_refuses_finishes_and_then_ends_the_stream(engine: Engine)
         await talk.call.read()
 
 
-async def test_a_submit_goes_on_after_tokens_made_elsewhere(engine: Engine) -> None:
+async def test_a_submit_resumes_after_tokens_of_another_engine(engine: Engine) -> None:
     talk = engine.open()
     sampling = Sampling(temperature=1, seed=9)
     await talk.submit(1, max_tokens=20, ignore_eos=True, sampling=sampling)

@@ -1,4 +1,4 @@
-"""Faults in a batch: whoever is to blame fails with a reason, nobody else notices."""
+"""Faults in a batch: only the sequence that causes one fails, with a reason."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ _TOKENS = 10
 
 
 class Failing:
-    """A real model that raises at some inputs, after half of its layers' caches went on."""
+    """A real model that raises for some inputs, after some layers' caches have advanced."""
 
     def __init__(self, model: Forward, fails_at: Callable[[mx.array], bool]) -> None:
         self._model: Any = model
@@ -54,7 +54,7 @@ def tokens_of(rig: Rig, count: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("prefix_cache_bytes", [0, 2**26])
 @pytest.mark.parametrize("length", ["prompts", "steps"])
-def test_a_model_that_fails_in_batches_serves_every_sequence_by_itself(
+def test_a_model_that_fails_in_batches_serves_every_sequence_alone(
     loaded: LoadedModel, length: str, prefix_cache_bytes: int
 ) -> None:
     asked = requests(40, 45, 50, 300)
@@ -68,7 +68,7 @@ def test_a_model_that_fails_in_batches_serves_every_sequence_by_itself(
     assert {rig.last(number).finish_reason for number in range(1, 5)} == {FinishReason.LENGTH}
 
 
-def test_only_the_sequence_that_is_to_blame_fails(loaded: LoadedModel) -> None:
+def test_only_the_sequence_that_causes_the_failure_fails(loaded: LoadedModel) -> None:
     asked = requests(40, 45, 50)
     expected = tokens_of(Rig(loaded).submit(*asked).run(), 3)
     others = {token for tokens in (expected[0], expected[2]) for token in tokens}
@@ -84,7 +84,7 @@ def test_only_the_sequence_that_is_to_blame_fails(loaded: LoadedModel) -> None:
     assert isinstance(rig.last(2).error, EngineFailed)
 
 
-def test_a_prompt_that_cannot_be_read_fails_alone(loaded: LoadedModel) -> None:
+def test_a_prompt_that_cannot_be_prefilled_fails_alone(loaded: LoadedModel) -> None:
     asked = requests(40, 45, 50)
     expected = tokens_of(Rig(loaded).submit(*asked).run(), 3)
     poison = next(t for t in asked[1].prompt if t not in asked[0].prompt + asked[2].prompt)

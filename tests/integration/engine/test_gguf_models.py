@@ -1,4 +1,4 @@
-"""What mlx-lm computes with a converted GGUF file is what the file says."""
+"""mlx-lm computes with a converted GGUF file as the file defines it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ def assert_equal(got: np.ndarray, expected: np.ndarray, tolerance: float = 2e-4)
 def test_the_scores_are_those_of_the_weights_in_the_file(tmp_path, shape, kind):
     shape = replace(shape, kind=kind)
     model = imported(tmp_path, shape)
-    # Norms and biases are rounded to the type of the rest, where that is shorter.
+    # Norms and biases are rounded to the type of the other weights if that is narrower.
     tolerance = {Type.F32: 2e-4, Type.BF16: 2e-2}.get(kind, 4e-3)
     assert_equal(scores(model), logits(tmp_path / "model.gguf", shape, IDS), tolerance)
 
@@ -66,7 +66,7 @@ def test_unpacked_to_float32_the_scores_are_equal(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q4_0, Type.Q4_1], ids=lambda kind: kind.name)
 def test_packed_weights_are_exact(tmp_path, kind):
-    """mlx unpacks them to the very numbers that llama.cpp does, each at its row."""
+    """mlx unpacks them to exactly the numbers of llama.cpp, row by row."""
     shape = Shape("qwen2", kind=kind, embedding_kind=Type.Q8_0)
     imported(tmp_path, shape)
     arrays: Any = mx.load(str(tmp_path / "model/model.safetensors"))

@@ -1,4 +1,4 @@
-"""The CPU's own forward pass beside mlx-lm's, in float32: log-probabilities within 1e-4."""
+"""The forward pass for CPUs against mlx-lm's, in float32: log-probabilities within 1e-4."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -10,10 +10,9 @@ import pytest
 from mlx import nn
 from numpy.typing import NDArray
 
-from mlxmesh_engine.cache.kv_cache import BatchCache
+from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
 from mlxmesh_engine.forward.llama_forward import LlamaForward
 from mlxmesh_engine.forward.llama_weights import is_plain_llama, prepare_llama
-from mlxmesh_engine.scheduling.batching import Batching
 from tests.fakes.engine_rig import load_model
 from tests.fakes.tiny_model import VOCAB_SIZE, write_model
 
@@ -32,7 +31,7 @@ def mlx_lm_model(path: Path) -> nn.Module:
 
 
 def log_probabilities(forward: Any, lengths: list[int]) -> list[NDArray[np.float32]]:
-    """Of prompts of these lengths read as one padded batch, then of three decode steps."""
+    """Of prompts of these lengths in one padded batch, then of three decode steps."""
     rng = np.random.default_rng(5)
     tokens = mx.array(rng.integers(3, VOCAB_SIZE, (len(lengths), max(lengths))), mx.uint32)
     cache = BatchCache.empty(forward, len(lengths), Batching.TOGETHER)
@@ -84,7 +83,7 @@ def test_log_probabilities_equal_mlx_lms(
     ],
     ids=str,
 )
-def test_what_it_does_not_know_is_left_to_mlx_lm(tmp_path: Path, kind: dict[str, Any]) -> None:
+def test_other_architectures_use_mlx_lm(tmp_path: Path, kind: dict[str, Any]) -> None:
     assert not is_plain_llama(mlx_lm_model(write_model(tmp_path, **kind)))
     loaded = load_model(tmp_path, dtype="as_shipped")
     assert not isinstance(loaded.model, LlamaForward)

@@ -1,4 +1,4 @@
-"""Loading real model directories: what is refused, and what the weights become."""
+"""Loads real model directories: which are refused, and how weights are converted."""
 
 import json
 from pathlib import Path
@@ -23,12 +23,12 @@ def edit_config(folder: Path, **changes: Any) -> Path:
 
 
 def tensor_bytes(file: Path) -> int:
-    """A safetensors file is the header's size in 8 bytes, the header, the tensors."""
+    """A safetensors file has the header's size in 8 bytes, the header, and the tensors."""
     content = file.read_bytes()
     return len(content) - 8 - int.from_bytes(content[:8], "little")
 
 
-def test_facts_of_a_plain_model(tmp_path: Path) -> None:
+def test_properties_of_a_plain_model(tmp_path: Path) -> None:
     loaded = load_model(write_model(tmp_path))
     assert loaded.vocab_size == VOCAB_SIZE
     assert loaded.context_tokens == CONTEXT_TOKENS
@@ -37,7 +37,9 @@ def test_facts_of_a_plain_model(tmp_path: Path) -> None:
     assert loaded.weights_bytes == tensor_bytes(tmp_path / "model.safetensors")
 
 
-def test_what_a_token_takes_is_measured_and_half_of_the_memory_is_for_them(tmp_path: Path) -> None:
+def test_the_token_size_is_measured_and_half_of_the_memory_is_for_it(
+    tmp_path: Path,
+) -> None:
     loaded = load_model(write_model(tmp_path), available_bytes=2**30)
     assert loaded.kv.token_bytes == kv_token_bytes(read_config(tmp_path)) > 0
     assert loaded.kv.capacity_bytes == 2**29
@@ -140,7 +142,7 @@ def spoil(folder: Path, name: str, value: float) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
 @pytest.mark.parametrize("loaded_as", ["auto", "as_shipped"])
-def test_weights_that_are_no_numbers_are_refused_by_name(
+def test_weights_that_are_not_finite_are_refused_by_name(
     tmp_path: Path, value: float, dtype: mx.Dtype, loaded_as: str
 ) -> None:
     name = "model.layers.1.mlp.down_proj.weight"
@@ -151,7 +153,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(
 
 @pytest.mark.parametrize("part", ["scales", "biases"])
 @pytest.mark.parametrize("loaded_as", ["auto", "as_shipped"])
-def test_scales_that_are_no_numbers_are_refused_by_name(
+def test_scales_that_are_not_finite_are_refused_by_name(
     tmp_path: Path, part: str, loaded_as: str
 ) -> None:
     name = f"model.layers.0.self_attn.q_proj.{part}"
@@ -160,7 +162,7 @@ def test_scales_that_are_no_numbers_are_refused_by_name(
         load_model(tmp_path, dtype=loaded_as, blas="openblas")
 
 
-def test_weights_that_overflow_the_asked_dtype_are_refused_by_name(tmp_path: Path) -> None:
+def test_weights_that_overflow_the_configured_dtype_are_refused_by_name(tmp_path: Path) -> None:
     spoil(write_model(tmp_path), "model.norm.weight", 1e6)
     assert load_model(tmp_path).dtype == "float32"
     with pytest.raises(InvalidArgument, match=r"model\.norm\.weight .*does not fit into float16"):
@@ -171,7 +173,7 @@ def test_weights_that_overflow_the_asked_dtype_are_refused_by_name(tmp_path: Pat
     "changes",
     [{"model_type": "no_such_architecture"}, {"hidden_size": 96}, {"num_hidden_layers": 3}],
 )
-def test_what_mlx_lm_cannot_load_is_an_error_that_says_so(
+def test_a_model_that_mlx_lm_cannot_load_is_a_clear_error(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     edit_config(write_model(tmp_path), **changes)
@@ -179,7 +181,7 @@ def test_what_mlx_lm_cannot_load_is_an_error_that_says_so(
         load_model(tmp_path)
 
 
-def test_a_damaged_weight_file_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_damaged_weight_file_is_a_clear_error(tmp_path: Path) -> None:
     write_model(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
     with pytest.raises(InvalidArgument):

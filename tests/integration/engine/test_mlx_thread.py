@@ -1,4 +1,4 @@
-"""The MLX thread: loading, delivering, and dying loudly."""
+"""The MLX thread: it loads, delivers outputs, and reports its death."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from tests.fakes.engine_rig import load_model
 
 
 class Listener:
-    """Takes what is delivered."""
+    """Collects delivered outputs."""
 
     def __init__(self) -> None:
         self.outputs: asyncio.Queue[tuple[StepOutputs, Load]] = asyncio.Queue()
@@ -39,7 +39,7 @@ class Listener:
 
 
 class BreaksAt:
-    """A model that raises when it is given so many tokens at once, as MLX would."""
+    """A model that raises for inputs of this length, as MLX would."""
 
     def __init__(self, model: Any, length: int) -> None:
         self._model = model
@@ -80,7 +80,7 @@ async def test_a_sequence_runs_to_its_end(thread: MlxThread, listener: Listener)
     tokens, last = await listener.until_last(7)
     assert len(tokens) == 9
     assert last.finish_reason is FinishReason.LENGTH
-    assert thread.turns > 9
+    assert thread.steps > 9
     assert thread.load.tokens_per_second > 0
 
 
@@ -96,15 +96,15 @@ async def test_many_at_once_from_two_streams(thread: MlxThread, listener: Listen
     assert thread.load.running == 0
 
 
-async def test_the_loop_turns_while_idle(thread: MlxThread) -> None:
+async def test_an_idle_loop_runs_steps(thread: MlxThread) -> None:
     await asyncio.sleep(0.6)
-    assert thread.age_s < 5
-    before = thread.turns
+    assert thread.time_since_progress_s < 5
+    before = thread.steps
     await asyncio.sleep(0.6)
-    assert thread.turns > before
+    assert thread.steps > before
 
 
-async def test_a_model_that_cannot_be_loaded_is_told_to_who_starts(tmp_path: Path) -> None:
+async def test_start_raises_the_error_of_loading(tmp_path: Path) -> None:
     subject = MlxThread(lambda: load_model(tmp_path))
     with pytest.raises(InvalidArgument):
         await subject.start(Listener().deliver)
@@ -123,7 +123,7 @@ async def test_a_prompt_that_breaks_mlx_fails_alone(tiny_model: Path, listener: 
     await subject.stop()
 
 
-async def test_where_every_step_breaks_sequences_fail_and_then_the_thread_dies(
+async def test_if_every_step_breaks_sequences_fail_and_then_the_thread_dies(
     tiny_model: Path, listener: Listener
 ) -> None:
     subject = broken(tiny_model, 1)

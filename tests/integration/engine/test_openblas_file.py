@@ -70,7 +70,7 @@ def test_it_is_made_once(cache: Path) -> None:
 
 
 def test_mlx_multiplies_with_it(cache: Path, tmp_path: Path) -> None:
-    """By the word of the dynamic linker."""
+    """According to the dynamic linker."""
     output(start(MULTIPLY, cache, LD_DEBUG="bindings", LD_DEBUG_OUTPUT=str(tmp_path / "ld")))
     bindings = "".join(path.read_text() for path in tmp_path.glob("ld.*"))
     assert re.search(r"libmlx\.so \[0\] to \S*/libopenblas-\S+\.so \[0\]: .*cblas_sgemm", bindings)
@@ -96,7 +96,7 @@ def test_many_processes_at_once_make_one_file(tmp_path: Path) -> None:
     output(start(OPEN, paths.pop()))
 
 
-def test_a_process_killed_on_the_way_leaves_nothing_broken(tmp_path: Path) -> None:
+def test_a_process_killed_while_it_writes_leaves_nothing_broken(tmp_path: Path) -> None:
     for delay_s in (0.05, 0.1, 0.15, 0.2, 0.3):
         process = start(MAKE, tmp_path)
         time.sleep(delay_s)
@@ -108,7 +108,7 @@ def test_a_process_killed_on_the_way_leaves_nothing_broken(tmp_path: Path) -> No
     output(start(OPEN, output(start(MAKE, tmp_path))))
 
 
-def test_what_a_killed_process_left_is_written_over(cache: Path, tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_overwritten(cache: Path, tmp_path: Path) -> None:
     target = tmp_path / cached_openblas(cache).name
     for suffix in (".partial", ".names", ".lock"):
         target.with_suffix(suffix).write_text("half of it")
@@ -116,7 +116,7 @@ def test_what_a_killed_process_left_is_written_over(cache: Path, tmp_path: Path)
     output(start(OPEN, target))
 
 
-def test_it_does_not_wait_for_ever(cache: Path, tmp_path: Path) -> None:
+def test_waiting_for_the_lock_is_limited(cache: Path, tmp_path: Path) -> None:
     lock = tmp_path / cached_openblas(cache).with_suffix(".lock").name
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -124,7 +124,7 @@ def test_it_does_not_wait_for_ever(cache: Path, tmp_path: Path) -> None:
             cached_openblas(tmp_path, max_wait_s=0.05)
 
 
-def test_a_step_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+def test_a_step_that_takes_too_long_is_aborted(tmp_path: Path) -> None:
     with pytest.raises(OpenBlasUnavailable, match="timed out"):
         cached_openblas(tmp_path, max_wait_s=0.0001)
     assert not list(tmp_path.glob("*.so"))
@@ -137,7 +137,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         cached_openblas(in_the_way)
 
 
-def test_what_others_can_write_is_not_run(tmp_path: Path) -> None:
+def test_a_file_that_other_users_can_write_is_not_loaded(tmp_path: Path) -> None:
     cached_openblas(tmp_path).chmod(0o777)
     with pytest.raises(OpenBlasUnavailable, match="other users"):
         cached_openblas(tmp_path)
@@ -150,7 +150,7 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
     assert "scipy-openblas32 is not installed" in ended.stderr
 
 
-def test_the_systems_is_used_where_none_can_be_made(cache: Path, tmp_path: Path) -> None:
+def test_the_system_library_is_used_if_the_file_cannot_be_made(cache: Path, tmp_path: Path) -> None:
     systems = tmp_path / "libopenblas.so.0"
     systems.symlink_to(cached_openblas(cache))
     (tmp_path / "file").touch()
@@ -161,6 +161,6 @@ def test_the_systems_is_used_where_none_can_be_made(cache: Path, tmp_path: Path)
     assert "cannot write" in opened.problem
 
 
-def test_the_one_that_was_made_comes_first(cache: Path) -> None:
+def test_the_cached_file_has_precedence(cache: Path) -> None:
     opened = open_blas(cache=cache, system_libraries=["libm.so.6"])
     assert (opened.library, opened.problem) == (str(cached_openblas(cache)), "")

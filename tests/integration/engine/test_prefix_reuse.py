@@ -1,4 +1,4 @@
-"""Prompts that begin like earlier ones: the same tokens come out, and less is read."""
+"""Prompts with cached prefixes: the output is the same, with less prefill."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
 from tests.fakes.reference_sampling import contest
 from tests.fakes.tiny_model import VOCAB_SIZE, mx, write_model
 
-# Two scores nearer than this may change places by rounding alone.
+# Rounding alone may swap two scores that are closer than this.
 _ROUNDING = 1e-4
 MIB = 2**20
 GREEDY = Sampling()
@@ -34,9 +34,9 @@ def ask(
 
 
 def cached(rig: Rig, number: int) -> int:
-    """The last word on how many prompt tokens were found."""
-    told = [update.cached_tokens for update in rig.updates[number]]
-    return [tokens for tokens in told if tokens is not None][-1]
+    """The last update's number of cached prompt tokens."""
+    emitted = [update.cached_tokens for update in rig.updates[number]]
+    return [tokens for tokens in emitted if tokens is not None][-1]
 
 
 def rig_of(
@@ -55,7 +55,7 @@ def rig_of(
 
 
 def assert_as_without_cache(loaded: LoadedModel, rig: Rig, *asked: SequenceRequest) -> None:
-    """The rig's tokens are those of an engine that keeps nothing, but for rounding."""
+    """The rig's tokens equal those of an engine without a prefix cache, except for rounding."""
     for each in asked:
         alone = Rig(loaded).submit(each).run().tokens(each.key[1])
         here = rig.tokens(each.key[1])
@@ -70,7 +70,7 @@ def assert_as_without_cache(loaded: LoadedModel, rig: Rig, *asked: SequenceReque
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SEEDED])
-def test_a_shared_prefix_is_read_once(loaded: LoadedModel, sampling: Sampling) -> None:
+def test_a_shared_prefix_is_prefilled_once(loaded: LoadedModel, sampling: Sampling) -> None:
     shared = text(1, 1000)
     rig = rig_of(loaded)
     first = ask(1, (*shared, *text(2, 20)), sampling=sampling)
@@ -83,7 +83,7 @@ def test_a_shared_prefix_is_read_once(loaded: LoadedModel, sampling: Sampling) -
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SEEDED])
-def test_a_conversation_reads_only_its_new_turn(loaded: LoadedModel, sampling: Sampling) -> None:
+def test_a_conversation_prefills_only_its_new_turn(loaded: LoadedModel, sampling: Sampling) -> None:
     rig = rig_of(loaded)
     conversation = text(1, 200)
     turns: list[SequenceRequest] = []
@@ -96,19 +96,19 @@ def test_a_conversation_reads_only_its_new_turn(loaded: LoadedModel, sampling: S
     assert_as_without_cache(loaded, rig, *turns)
 
 
-def test_the_same_prompt_again_still_has_its_last_token_to_read(loaded: LoadedModel) -> None:
+def test_a_repeated_prompt_prefills_only_its_last_token(loaded: LoadedModel) -> None:
     prompt = text(1, 4 * BLOCK_TOKENS)
     rig = rig_of(loaded).submit(ask(1, prompt)).run()
     rig.submit(ask(2, prompt)).run()
     assert cached(rig, 2) == 3 * BLOCK_TOKENS
-    # All but the last token is known here, so that nothing is left for the prefill.
+    # All tokens but the last are cached, so that nothing is left for the prefill.
     rig.submit(ask(3, (*prompt, 7))).run()
     assert cached(rig, 3) == 4 * BLOCK_TOKENS
     assert rig.tokens(2) == rig.tokens(1)
     assert_as_without_cache(loaded, rig, ask(3, (*prompt, 7)))
 
 
-def test_different_beginnings_and_none_are_read_in_one_batch(loaded: LoadedModel) -> None:
+def test_different_prefixes_and_none_are_prefilled_in_one_batch(loaded: LoadedModel) -> None:
     rig = rig_of(loaded)
     beginnings = [text(number, 64 * number) for number in range(1, 6)]
     rig.submit(*(ask(number, each) for number, each in enumerate(beginnings, start=1))).run()
@@ -123,7 +123,7 @@ def test_different_beginnings_and_none_are_read_in_one_batch(loaded: LoadedModel
     assert_as_without_cache(loaded, rig, *asked)
 
 
-def test_the_rest_of_a_prompt_is_read_in_slices(loaded: LoadedModel) -> None:
+def test_the_rest_of_a_prompt_is_prefilled_in_slices(loaded: LoadedModel) -> None:
     rig = rig_of(loaded, prefill_tokens_per_step=10)
     shared = text(1, 96)
     rig.submit(ask(1, (*shared, 5))).run()
@@ -135,7 +135,7 @@ def test_the_rest_of_a_prompt_is_read_in_slices(loaded: LoadedModel) -> None:
     assert_as_without_cache(loaded, rig, asked)
 
 
-def test_what_waits_finds_what_was_read_in_the_meantime(loaded: LoadedModel) -> None:
+def test_a_waiting_sequence_finds_prefixes_stored_in_the_meantime(loaded: LoadedModel) -> None:
     shared = text(1, 256)
     rig = rig_of(loaded, max_running=1)
     asked = [ask(number, (*shared, number)) for number in (1, 2, 3)]
@@ -146,7 +146,7 @@ def test_what_waits_finds_what_was_read_in_the_meantime(loaded: LoadedModel) -> 
     assert (rig.loop.prompt_tokens, rig.loop.cached_prompt_tokens) == (3 * 257, 2 * 256)
 
 
-def test_of_a_cancelled_sequence_its_tokens_are_kept(loaded: LoadedModel) -> None:
+def test_the_tokens_of_a_cancelled_sequence_are_stored(loaded: LoadedModel) -> None:
     rig = rig_of(loaded).submit(ask(1, text(1, 100), max_tokens=500))
     rig.step(80)
     rig.loop.cancel((STREAM, 1))
@@ -157,7 +157,7 @@ def test_of_a_cancelled_sequence_its_tokens_are_kept(loaded: LoadedModel) -> Non
     assert_as_without_cache(loaded, rig, asked)
 
 
-def test_a_sequence_that_goes_on_from_another_engine_finds_its_output_too(
+def test_a_resumed_sequence_also_finds_its_output(
     loaded: LoadedModel,
 ) -> None:
     prompt = text(1, 64)
@@ -165,12 +165,12 @@ def test_a_sequence_that_goes_on_from_another_engine_finds_its_output_too(
     half = tuple(rig.tokens(1)[:40])
     rig.submit(SequenceRequest((STREAM, 2), prompt, 80, half)).run()
     assert [*half, *rig.tokens(2)] == rig.tokens(1)
-    # Of the prompt alone: what was generated is not part of it.
+    # Only of the prompt, without the generated tokens.
     assert cached(rig, 2) == 64
 
 
-def test_what_is_kept_is_bounded_and_what_was_evicted_is_read_again(loaded: LoadedModel) -> None:
-    # 2 layers, 2 heads of 16 numbers of 4 bytes, keys and values: 512 bytes a token.
+def test_the_cache_is_bounded_and_evicted_prefixes_are_prefilled_again(loaded: LoadedModel) -> None:
+    # 2 layers, 2 heads of 16 numbers of 4 bytes, keys and values: 512 bytes per token.
     budget = 10 * BLOCK_TOKENS * 512
     rig = rig_of(loaded, prefix_cache_bytes=budget, max_running=2)
     asked = [ask(number, text(number, 4 * BLOCK_TOKENS + 1)) for number in range(1, 9)]
@@ -185,7 +185,7 @@ def test_what_is_kept_is_bounded_and_what_was_evicted_is_read_again(loaded: Load
     assert rig.tokens(21) == rig.tokens(8)
 
 
-def test_a_kept_prefix_is_not_changed_by_those_who_use_it(loaded: LoadedModel) -> None:
+def test_a_cached_prefix_is_not_changed_by_its_users(loaded: LoadedModel) -> None:
     shared = text(1, 128)
     rig = rig_of(loaded).submit(ask(1, (*shared, 5))).run()
     asked = [ask(number, (*shared, *text(number, 9)), max_tokens=40) for number in range(2, 8)]
@@ -198,7 +198,7 @@ def test_a_kept_prefix_is_not_changed_by_those_who_use_it(loaded: LoadedModel) -
     assert_as_without_cache(loaded, rig, *asked)
 
 
-def test_a_reduced_precision_is_kept_as_it_is(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_narrow_precision_is_stored_unchanged(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write_model(tmp_path_factory.mktemp("half"), dtype=mx.bfloat16)
     half = load_model(path, dtype="as_shipped")
     prompt = text(1, 100)
@@ -208,7 +208,7 @@ def test_a_reduced_precision_is_kept_as_it_is(tmp_path_factory: pytest.TempPathF
     assert rig.loop.prefix_bytes == 96 * 256
 
 
-def test_a_sliding_window_keeps_no_prefix_and_says_so(
+def test_a_sliding_window_disables_the_prefix_cache_and_logs_it(
     tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -216,7 +216,7 @@ def test_a_sliding_window_keeps_no_prefix_and_says_so(
     path = write_model(tmp_path_factory.mktemp("window"), layer_types=types, sliding_window=24)
     sliding = load_model(path)
     rig = rig_of(sliding).submit(ask(1, text(1, 100))).run()
-    assert "no prefix is kept" in caplog.text
+    assert "the prefix cache is off" in caplog.text
     rig.submit(ask(2, text(1, 100))).run()
     assert cached(rig, 2) == 0
     assert rig.loop.prefix_bytes == 0

@@ -1,4 +1,4 @@
-"""The engine as the process that a runtime spawns."""
+"""The engine as a process spawned by a runtime."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Process:
-    """A spawned engine; what it said on stdout."""
+    """A spawned engine and its reports on stdout."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -118,7 +118,7 @@ async def test_it_loads_serves_and_ends_with_its_parent(tiny_model: Path) -> Non
         assert await spawned.ended() == 0
 
 
-async def test_sigterm_lets_what_runs_finish(tiny_model: Path) -> None:
+async def test_sigterm_lets_running_sequences_finish(tiny_model: Path) -> None:
     async with engine("--model-dir", str(tiny_model)) as spawned:
         channel = open_channel(await spawned.address())
         call = engine_pb2_grpc.EngineServiceStub(channel).Execute()
@@ -133,7 +133,7 @@ async def test_sigterm_lets_what_runs_finish(tiny_model: Path) -> None:
         await channel.close()
 
 
-async def test_a_start_that_cannot_work_is_one_line_and_code_1(tmp_path: Path) -> None:
+async def test_a_failed_start_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     async with engine("--model-dir", str(tmp_path)) as spawned:
         assert await spawned.ended() == 1
         errors = (await spawned.errors()).splitlines()
@@ -141,7 +141,7 @@ async def test_a_start_that_cannot_work_is_one_line_and_code_1(tmp_path: Path) -
         assert "has no config.json" in errors[0]
 
 
-async def test_it_tells_its_parent_the_whole_reason_why_it_never_can_serve(
+async def test_it_reports_to_its_parent_why_it_can_never_serve(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     broken = shutil.copytree(tiny_model, tmp_path / "broken")
@@ -161,7 +161,7 @@ async def test_it_tells_its_parent_the_whole_reason_why_it_never_can_serve(
         assert part in failed["message"]
 
 
-async def test_without_any_openblas_a_start_that_cannot_work_is_one_line_too(
+async def test_without_openblas_a_failed_start_is_also_one_line(
     tmp_path: Path,
 ) -> None:
     async with engine("--model-dir", str(tmp_path), XDG_CACHE_HOME="/dev/null") as spawned:
@@ -170,10 +170,10 @@ async def test_without_any_openblas_a_start_that_cannot_work_is_one_line_too(
 
 
 @pytest.mark.parametrize(("limits", "warned"), [((256, 1024), True), ((256, 3000), False)])
-async def test_few_open_files_are_no_reason_not_to_start(
+async def test_a_low_limit_of_open_files_does_not_prevent_a_start(
     tiny_model: Path, limits: tuple[int, int], warned: bool
 ) -> None:
-    """mlx-lm asks for 2048 and 4096 when it is imported, and fails with less."""
+    """The import of mlx-lm sets limits of 2048 and 4096, and fails if they are not allowed."""
     arguments = ("--model-dir", str(tiny_model))
     async with engine(*arguments, before=LIMITED.format(limits=limits)) as spawned:
         assert await spawned.address()
@@ -184,7 +184,7 @@ async def test_few_open_files_are_no_reason_not_to_start(
         assert ("may open only 1024 files" in await spawned.errors()) is warned
 
 
-async def test_without_a_model_it_says_how_to_name_one() -> None:
+async def test_without_a_model_the_error_says_how_to_name_one() -> None:
     async with engine() as spawned:
         assert await spawned.ended() == 1
         assert "--model-dir" in await spawned.errors()

@@ -24,7 +24,7 @@ async def test_a_dead_backend_ends_the_process_with_an_error() -> None:
         await asyncio.wait_for(waiting, 10)
 
 
-async def test_a_signal_ends_it_well() -> None:
+async def test_a_signal_ends_it_without_an_error() -> None:
     dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     waiting = asyncio.create_task(stopped_or_dead(dead))
     await asyncio.sleep(0.05)
@@ -33,7 +33,7 @@ async def test_a_signal_ends_it_well() -> None:
     assert not dead.done()
 
 
-async def test_a_stream_without_news_hears_what_others_gave_the_engine(tmp_path: Path) -> None:
+async def test_a_stream_without_outputs_gets_the_load(tmp_path: Path) -> None:
     simulated = ("--backend", "simulated", "--simulated-step-ms", "5")
     with engine_child(tmp_path, *simulated) as address:
         async with open_channel(address) as channel, asyncio.timeout(30):

@@ -12,7 +12,7 @@ from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
 from tests.fakes.reference_sampling import contest
 from tests.fakes.tiny_model import VOCAB_SIZE, write_model
 
-# Two scores nearer than this may change places by rounding alone.
+# Rounding alone may swap two scores that are closer than this.
 _ROUNDING = 1e-4
 GREEDY = Sampling()
 
@@ -77,7 +77,7 @@ def mixed(count: int) -> list[SequenceRequest]:
 
 
 def assert_chosen_as_agreed(loaded: LoadedModel, asked: SequenceRequest, tokens: list[int]) -> None:
-    """Each token is the contract's choice, given those before it."""
+    """Each token is the one that the contract defines, given the tokens before it."""
     everything = [*asked.prompt, *asked.generated, *tokens]
     scores = scores_after(loaded, everything[:-1])
     for index, token in enumerate(tokens):
@@ -90,7 +90,7 @@ def assert_chosen_as_agreed(loaded: LoadedModel, asked: SequenceRequest, tokens:
 def assert_equal_but_for_rounding(
     loaded: LoadedModel, asked: SequenceRequest, one: list[int], other: list[int]
 ) -> None:
-    """Equal, or different only from a place on where the two best were within rounding."""
+    """Equal, or different only after a position where the two best were within rounding."""
     if one == other:
         return
     index = next(i for i, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1])
@@ -111,7 +111,7 @@ def test_32_settings_in_one_batch_equal_each_alone(loaded: LoadedModel) -> None:
         assert_equal_but_for_rounding(loaded, asked, tokens, alone.tokens(asked.key[1]))
 
 
-def test_late_arrivals_and_early_leavers_change_nothing(loaded: LoadedModel) -> None:
+def test_rows_that_join_or_leave_change_nothing(loaded: LoadedModel) -> None:
     requests = mixed(20)
     rig = Rig(loaded, max_running=6, prefill_tokens_per_step=16)
     for asked in requests:
@@ -123,7 +123,7 @@ def test_late_arrivals_and_early_leavers_change_nothing(loaded: LoadedModel) -> 
         assert_chosen_as_agreed(loaded, asked, rig.tokens(asked.key[1]))
 
 
-def test_a_sequence_goes_on_from_its_middle_as_it_would_have(loaded: LoadedModel) -> None:
+def test_a_resumed_sequence_generates_the_same_tokens(loaded: LoadedModel) -> None:
     requests = mixed(24)
     whole = Rig(loaded).submit(*requests).run()
     resumed = Rig(loaded)
@@ -146,14 +146,14 @@ def test_a_sequence_goes_on_from_its_middle_as_it_would_have(loaded: LoadedModel
 
 
 @pytest.mark.parametrize("budget", [1, 7, 64])
-def test_a_prompt_read_in_slices_gives_the_same(loaded: LoadedModel, budget: int) -> None:
+def test_prefill_in_slices_gives_the_same_tokens(loaded: LoadedModel, budget: int) -> None:
     asked = request(5, prompt_tokens=100, max_tokens=12)
     rig = Rig(loaded, prefill_tokens_per_step=budget).submit(asked).run()
     assert_chosen_as_agreed(loaded, asked, rig.tokens(5))
 
 
 @pytest.mark.parametrize("budget", [10, 512])
-def test_a_sliding_window_is_kept(sliding: LoadedModel, budget: int) -> None:
+def test_a_sliding_window_is_respected(sliding: LoadedModel, budget: int) -> None:
     requests = [
         request(number, prompt_tokens=tokens, max_tokens=40)
         for number, tokens in enumerate([1, 5, 23, 24, 25, 60, 90], start=1)
@@ -163,7 +163,7 @@ def test_a_sliding_window_is_kept(sliding: LoadedModel, budget: int) -> None:
         assert_chosen_as_agreed(sliding, asked, rig.tokens(asked.key[1]))
 
 
-def test_running_sequences_get_a_token_each_turn_while_a_long_prompt_is_read(
+def test_decoding_sequences_get_a_token_each_step_during_a_long_prefill(
     loaded: LoadedModel,
 ) -> None:
     rig = Rig(loaded, prefill_tokens_per_step=50)
@@ -181,7 +181,7 @@ def test_running_sequences_get_a_token_each_turn_while_a_long_prompt_is_read(
     assert len(rig.tokens(2)) == 5
 
 
-def test_short_and_long_sequences_decode_beside_each_other_as_alone(loaded: LoadedModel) -> None:
+def test_short_and_long_sequences_decode_together_as_alone(loaded: LoadedModel) -> None:
     requests = [
         request(1, prompt_tokens=10, max_tokens=60),
         request(2, prompt_tokens=1400, max_tokens=12),
@@ -195,7 +195,7 @@ def test_short_and_long_sequences_decode_beside_each_other_as_alone(loaded: Load
         assert_equal_but_for_rounding(loaded, asked, tokens, alone.tokens(asked.key[1]))
 
 
-def test_news_of_one_sequence_come_in_order(loaded: LoadedModel) -> None:
+def test_updates_of_one_sequence_are_in_order(loaded: LoadedModel) -> None:
     rig = Rig(loaded, prefill_tokens_per_step=8)
     rig.submit(request(1, prompt_tokens=20, max_tokens=3)).run()
     first, *reading, one, two, last = rig.updates[1]
@@ -220,7 +220,7 @@ def test_an_end_token_as_the_very_last_is_a_stop(loaded: LoadedModel) -> None:
     assert rig.last(1).finish_reason is FinishReason.STOP
 
 
-def test_cancel_frees_the_place_within_one_turn(loaded: LoadedModel) -> None:
+def test_cancel_releases_the_slot_within_one_step(loaded: LoadedModel) -> None:
     rig = Rig(loaded, max_running=1).submit(request(1), request(2, max_tokens=2))
     rig.step(4)
     rig.loop.cancel((STREAM, 1))
@@ -234,22 +234,22 @@ def test_cancel_frees_the_place_within_one_turn(loaded: LoadedModel) -> None:
     assert rig.loop.kv_bytes == 0
 
 
-@pytest.mark.parametrize("turns", [0, 1, 3])
-def test_a_dropped_stream_goes_silent(loaded: LoadedModel, turns: int) -> None:
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_a_dropped_stream_goes_silent(loaded: LoadedModel, steps: int) -> None:
     rig = Rig(loaded, max_running=2, prefill_tokens_per_step=8)
     rig.submit(request(1), request(2, prompt_tokens=200), request(3))
-    rig.step(turns)
+    rig.step(steps)
     rig.loop.drop_stream(STREAM)
     assert rig.loop.idle
-    told = {number: len(updates) for number, updates in rig.updates.items()}
+    emitted = {number: len(updates) for number, updates in rig.updates.items()}
     rig.step(2)
     later = {number: len(updates) for number, updates in rig.updates.items()}
-    # What was told before the drop may still come; nobody listens any more.
-    assert all(later[number] - told.get(number, 0) <= 1 for number in later)
+    # Updates emitted before the drop may still come; they have no receiver.
+    assert all(later[number] - emitted.get(number, 0) <= 1 for number in later)
     assert rig.loop.kv_bytes == 0
 
 
-def test_a_deadline_ends_waiting_reading_and_running_alike(loaded: LoadedModel) -> None:
+def test_a_deadline_ends_waiting_prefilling_and_decoding_sequences(loaded: LoadedModel) -> None:
     now_s = [0.0]
     rig = Rig(loaded, max_running=2, prefill_tokens_per_step=8, clock=lambda: now_s[0])
     rig.submit(

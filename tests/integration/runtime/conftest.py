@@ -8,6 +8,6 @@ from tests.integration.runtime.harness import RuntimeUnderTest, running_runtime
 
 @pytest.fixture
 async def runtime(tmp_path: Path) -> AsyncIterator[RuntimeUnderTest]:
-    """A runtime with limits in test time, whose engines are fakes."""
+    """A runtime with short limits, whose engines are fakes."""
     async with running_runtime(tmp_path) as running:
         yield running

@@ -1,4 +1,4 @@
-"""A runtime served on loopback over real engine processes, and words to speak with it."""
+"""A runtime served on loopback with real engine processes, and a client for it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -39,7 +39,7 @@ STOPPED = pb.ENGINE_STATE_STOPPED
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits in test time."""
+    """Limits that are short enough for tests."""
 
     interval_s: float = 0.1
     timeout_s: float = 0.5
@@ -61,7 +61,7 @@ class RuntimeUnderTest:
     model_dir: Path
 
     def behave(self, **how: Any) -> None:
-        """Make engines behave so from now on; see engine_process.Behaviour."""
+        """Set the behaviour of engines from now on; see engine_process.Behaviour."""
         engine_process.Behaviour(**how).write(self.model_dir)
 
     async def start(self, engine_id: str = "e1", **changes: Any) -> pb.Engine:
@@ -85,7 +85,7 @@ class RuntimeUnderTest:
     async def until(
         self, condition: Callable[[pb.Engine], bool], engine_id: str = "e1"
     ) -> pb.Engine:
-        """Watch until the engine meets the condition, and return it as it then is."""
+        """Watch until the engine meets the condition, and return it."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 async for change in self.stub.WatchEngines(pb.WatchEnginesRequest()):
@@ -116,7 +116,7 @@ async def running_runtime(
     memory: Memory = PLENTY,
     open_registry: Callable[[Path], DirectoryRegistry] = DirectoryRegistry,
 ) -> AsyncIterator[RuntimeUnderTest]:
-    """Serve a runtime that keeps its files in `folder`; its engines are stopped in the end."""
+    """Serve a runtime with its files in `folder`; stops its engines at the end."""
     limits = limits or Limits()
     async with AsyncExitStack() as stack:
         registry = open_registry(folder / "registry")
@@ -189,7 +189,7 @@ def _server(engines: Engines, device: Any) -> MeshServer:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -197,7 +197,7 @@ def alive(pid: int) -> bool:
 
 
 async def until_gone(pid: int) -> None:
-    """Wait until a process does not run any more."""
+    """Wait until a process has ended."""
     async with asyncio.timeout(PATIENCE_S):
         while alive(pid):
             await asyncio.sleep(0.02)

@@ -31,9 +31,7 @@ async def by_signal(engine: pb.Engine) -> None:
 
 
 @pytest.mark.parametrize("ask", [by_call, by_signal])
-async def test_an_engine_that_is_asked_to_leave_is_replaced(
-    runtime: RuntimeUnderTest, ask: Ask
-) -> None:
+async def test_a_draining_engine_is_replaced(runtime: RuntimeUnderTest, ask: Ask) -> None:
     runtime.behave(drain_s=0.5)
     first = await runtime.start_ready()
     await ask(first)
@@ -48,7 +46,7 @@ async def test_an_engine_that_is_asked_to_leave_is_replaced(
     assert instance.pid == second.pid
 
 
-async def test_a_draining_engine_is_out_of_the_registry_while_it_finishes(
+async def test_a_draining_engine_is_deregistered_while_it_finishes(
     runtime: RuntimeUnderTest,
 ) -> None:
     runtime.behave(drain_s=1.0)
@@ -63,7 +61,7 @@ async def test_a_draining_engine_is_out_of_the_registry_while_it_finishes(
     await until_gone(first.pid)
 
 
-async def test_a_runtime_without_a_successor_leaves_at_once(runtime: RuntimeUnderTest) -> None:
+async def test_a_runtime_without_a_successor_ends_at_once(runtime: RuntimeUnderTest) -> None:
     registry = InMemoryRegistry()
     await registry.register(OWN)
     await registry.register(OTHER.as_draining())
@@ -74,7 +72,7 @@ async def test_a_runtime_without_a_successor_leaves_at_once(runtime: RuntimeUnde
         await runtime.start("e2")
 
 
-async def test_a_runtime_waits_until_its_engines_were_stopped(runtime: RuntimeUnderTest) -> None:
+async def test_a_runtime_waits_until_its_engines_are_stopped(runtime: RuntimeUnderTest) -> None:
     registry = InMemoryRegistry()
     await registry.register(OWN)
     await registry.register(OTHER)
@@ -88,7 +86,7 @@ async def test_a_runtime_waits_until_its_engines_were_stopped(runtime: RuntimeUn
         await leaving
 
 
-async def test_a_runtime_does_not_wait_for_ever(runtime: RuntimeUnderTest) -> None:
+async def test_a_hand_over_is_limited_in_time(runtime: RuntimeUnderTest) -> None:
     registry = InMemoryRegistry()
     await registry.register(OTHER)
     await runtime.start_ready()

@@ -1,4 +1,4 @@
-"""Start, stop and what calls see of an engine, with real processes of the fake engine."""
+"""Start, stop and queries of an engine, with real processes of the fake engine."""
 
 import asyncio
 import socket
@@ -50,7 +50,7 @@ async def test_started_engine_becomes_ready_and_is_registered(runtime: RuntimeUn
     }
 
 
-async def test_stopped_engine_is_gone_and_forgotten(runtime: RuntimeUnderTest) -> None:
+async def test_a_stopped_engine_is_removed(runtime: RuntimeUnderTest) -> None:
     ready = await runtime.start_ready()
     await runtime.stop()
     assert not alive(ready.pid)
@@ -61,7 +61,7 @@ async def test_stopped_engine_is_gone_and_forgotten(runtime: RuntimeUnderTest) -
         await runtime.stop()
 
 
-async def test_engine_leaves_the_registry_before_it_drains(runtime: RuntimeUnderTest) -> None:
+async def test_an_engine_is_deregistered_before_it_drains(runtime: RuntimeUnderTest) -> None:
     runtime.behave(drain_s=60)
     ready = await runtime.start_ready()
     stopping = asyncio.create_task(runtime.stop())
@@ -84,7 +84,7 @@ async def test_engine_that_ignores_the_drain_is_killed(runtime: RuntimeUnderTest
     assert not alive(ready.pid)
 
 
-async def test_stop_goes_on_when_its_caller_goes_away(runtime: RuntimeUnderTest) -> None:
+async def test_a_stop_continues_after_its_caller_goes_away(runtime: RuntimeUnderTest) -> None:
     runtime.behave(drain_s=0.5)
     await runtime.start_ready()
     call = asyncio.create_task(runtime.stop())
@@ -164,7 +164,7 @@ async def test_model_that_cannot_fit_is_refused_with_the_figures(tmp_path: Path)
             await runtime.get()
 
 
-async def test_engines_that_still_load_are_counted(tmp_path: Path) -> None:
+async def test_loading_engines_are_counted(tmp_path: Path) -> None:
     for_one = Memory(total_bytes=2**30, available_bytes=500 * 2**20)
     async with running_runtime(tmp_path, memory=for_one) as runtime:
         runtime.behave(load_s=60)
@@ -206,7 +206,7 @@ async def test_list_pages_in_the_order_of_ids(runtime: RuntimeUnderTest) -> None
     assert refusal.value.field == "page_token"
 
 
-async def test_runtime_info_tells_the_hosts_facts(runtime: RuntimeUnderTest) -> None:
+async def test_runtime_info_describes_the_host(runtime: RuntimeUnderTest) -> None:
     info = await runtime.stub.GetRuntimeInfo(pb.GetRuntimeInfoRequest())
     assert info.runtime_id == RUNTIME_ID
     assert info.device in ("cpu", "metal", "cuda")

@@ -1,4 +1,4 @@
-"""Crashes and hangs: seen, restarted with pauses, in the end given up, with the reasons kept."""
+"""Crashes and hangs are detected, restarted with backoff, given up in the end, and recorded."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ from tests.integration.runtime.harness import (
 )
 
 
-async def test_killed_engine_is_started_again(runtime: RuntimeUnderTest) -> None:
+async def test_a_killed_engine_is_restarted(runtime: RuntimeUnderTest) -> None:
     first = await runtime.start_ready()
     os.kill(first.pid, signal.SIGKILL)
     second = await runtime.until_ready_again(restarts=1)
@@ -35,7 +35,7 @@ async def test_killed_engine_is_started_again(runtime: RuntimeUnderTest) -> None
     assert instance.address == second.address
 
 
-async def test_crashed_engine_is_out_of_the_registry_before_it_returns(tmp_path: Path) -> None:
+async def test_a_crashed_engine_is_deregistered_before_its_restart(tmp_path: Path) -> None:
     async with running_runtime(tmp_path, Limits(backoff_min_s=30)) as runtime:
         ready = await runtime.start_ready()
         os.kill(ready.pid, signal.SIGSEGV)
@@ -46,14 +46,14 @@ async def test_crashed_engine_is_out_of_the_registry_before_it_returns(tmp_path:
         await runtime.stop()  # while it waits for its restart
 
 
-async def test_failed_starts_are_repeated_until_one_works(runtime: RuntimeUnderTest) -> None:
+async def test_failed_starts_are_retried_until_one_succeeds(runtime: RuntimeUnderTest) -> None:
     runtime.behave(crashes=2)
     await runtime.start()
     ready = await runtime.until_state(READY)
     assert ready.restarts == 2
     assert ready.last_failure.reason == "ENGINE_START_FAILED"
     assert ready.last_failure.message == (
-        f"the engine process ended with exit code {CRASH_EXIT_CODE} without being asked to: "
+        f"the engine process ended unexpectedly with exit code {CRASH_EXIT_CODE}: "
         "fake engine: crash 2 on purpose"
     )
 
@@ -74,7 +74,7 @@ async def test_breaker_opens_and_a_new_start_closes_it(tmp_path: Path) -> None:
         await runtime.until_state(READY)
 
 
-async def test_a_refused_model_is_not_tried_again_and_the_whole_reason_is_kept(
+async def test_a_refused_model_is_not_retried_and_the_whole_reason_is_recorded(
     runtime: RuntimeUnderTest,
 ) -> None:
     reason = "mlx-lm cannot load it: Missing 2 parameters: \nmodel.norm.weight,\nlm_head.weight."
@@ -99,8 +99,8 @@ async def test_failed_engine_can_be_stopped(tmp_path: Path) -> None:
         assert runtime.engines.page(after_id="", limit=10) == []
 
 
-async def test_steady_runs_do_not_open_the_breaker(tmp_path: Path) -> None:
-    # Every run counts as steady, so that no two failures count together.
+async def test_stable_runs_do_not_open_the_breaker(tmp_path: Path) -> None:
+    # Every run counts as stable, so that no two failures count together.
     limits = Limits(breaker_failures=2, failure_reset_s=0.001)
     async with running_runtime(tmp_path, limits) as runtime:
         ready = await runtime.start_ready()
@@ -110,7 +110,7 @@ async def test_steady_runs_do_not_open_the_breaker(tmp_path: Path) -> None:
         assert ready.restarts == 3
 
 
-async def test_starts_that_take_longer_than_a_steady_run_open_the_breaker(tmp_path: Path) -> None:
+async def test_starts_that_take_longer_than_a_stable_run_open_the_breaker(tmp_path: Path) -> None:
     limits = Limits(breaker_failures=2, failure_reset_s=0.001, start_timeout_s=0.2)
     async with running_runtime(tmp_path, limits) as runtime:
         runtime.behave(announce=False)
@@ -121,13 +121,13 @@ async def test_starts_that_take_longer_than_a_steady_run_open_the_breaker(tmp_pa
 
 
 class FullDisk(DirectoryRegistry):
-    """A registry that can take nobody out."""
+    """A registry that cannot deregister."""
 
     async def deregister(self, instance: Instance) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
 
-async def test_supervision_outlives_a_registry_that_fails(tmp_path: Path) -> None:
+async def test_supervision_survives_a_failing_registry(tmp_path: Path) -> None:
     async with running_runtime(tmp_path, open_registry=FullDisk) as runtime:
         ready = await runtime.start_ready()
         os.kill(ready.pid, signal.SIGKILL)
@@ -136,7 +136,7 @@ async def test_supervision_outlives_a_registry_that_fails(tmp_path: Path) -> Non
         await until_gone(again.pid)
 
 
-async def test_frozen_engine_is_killed_and_started_again(runtime: RuntimeUnderTest) -> None:
+async def test_a_frozen_engine_is_killed_and_restarted(runtime: RuntimeUnderTest) -> None:
     first = await runtime.start_ready()
     os.kill(first.pid, signal.SIGSTOP)
     second = await runtime.until_ready_again(restarts=1)
@@ -145,18 +145,18 @@ async def test_frozen_engine_is_killed_and_started_again(runtime: RuntimeUnderTe
     assert not alive(first.pid)
 
 
-async def test_engine_whose_loop_hangs_is_started_again(tmp_path: Path) -> None:
+async def test_an_engine_whose_loop_hangs_is_restarted(tmp_path: Path) -> None:
     async with running_runtime(tmp_path, Limits(step_stall_timeout_s=5)) as runtime:
         await runtime.start_ready()
         runtime.behave(time_since_progress_ms=6_000)
         failed = await runtime.until(lambda engine: engine.HasField("last_failure"))
         assert failed.last_failure.reason == "ENGINE_STALLED"
-        assert "has not turned for 6.0 s" in failed.last_failure.message
+        assert "has run no step for 6.0 s" in failed.last_failure.message
         runtime.behave()
         await runtime.until_state(READY)
 
 
-async def test_slow_answers_are_no_failure(runtime: RuntimeUnderTest) -> None:
+async def test_slow_answers_are_not_a_failure(runtime: RuntimeUnderTest) -> None:
     await runtime.start_ready()
     runtime.behave(slow_info_s=0.3, time_since_progress_ms=20_000)  # both within their limits
     steps = 0

@@ -12,19 +12,19 @@ from tests.integration.runtime.harness import PATIENCE_S
 
 
 class FullDisk(LogFile):
-    """A log that takes no line."""
+    """A log that cannot be written."""
 
     def append(self, line: str) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
 
-async def test_a_line_that_cannot_be_logged_hides_no_address(tmp_path: Path) -> None:
+async def test_a_line_that_cannot_be_logged_does_not_hide_the_address(tmp_path: Path) -> None:
     program = "print('chatter', flush=True); print('{\"address\": \"127.0.0.1:1\"}', flush=True)"
     process = await EngineProcess.spawn(
         (sys.executable, "-c", program), FullDisk(tmp_path / "e.log"), SpareEngine(())
     )
     try:
         async with asyncio.timeout(PATIENCE_S):
-            assert await process.announced() == "127.0.0.1:1"
+            assert await process.wait_for_address() == "127.0.0.1:1"
     finally:
         await process.stop(0)

@@ -1,4 +1,4 @@
-"""The runtime as a process: how it starts, and that no engine outlives it however it ends."""
+"""The runtime as a process: it starts, and no engine outlives it however it ends."""
 
 import asyncio
 import os
@@ -103,7 +103,7 @@ async def test_killed_runtime_leaves_no_engine(tmp_path: Path, frozen: bool) -> 
             os.kill(engine.pid, signal.SIGSTOP)  # cannot see the end of its stdin
         runtime.process.kill()
         await until_gone(engine.pid)
-        # At once where somebody reaps the dead; else when their lease ends.
+        # At once if a parent reaps the process, else when its lease ends.
         async with asyncio.timeout(PATIENCE_S):
             while await runtime.registered():
                 await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""A process in reserve is used once, replaced, and never outlives its owner."""
+"""A spare process is used once, replaced, and never outlives its owner."""
 
 import asyncio
 import sys
@@ -25,7 +25,7 @@ COMMAND = (sys.executable, "-m", "mlxmesh_engine", "--engine-id", "e1")
 @asynccontextmanager
 async def prepared(*line: str, refill_after_s: float = 600) -> AsyncIterator[SpareEngine]:
     spare = SpareEngine(line, refill_after_s=refill_after_s)
-    await spare.prepare()
+    await spare.start()
     try:
         yield spare
     finally:
@@ -43,38 +43,38 @@ def children() -> set[int]:
     return {process.pid for process in psutil.Process().children()}
 
 
-async def test_it_becomes_the_engine_that_is_asked_for(tmp_path: Path) -> None:
+async def test_it_becomes_the_requested_engine(tmp_path: Path) -> None:
     async with prepared(*LINE) as spare:
-        process = spare.take(COMMAND, tmp_path / "e1.log")
+        process = spare.acquire(COMMAND, tmp_path / "e1.log")
         assert process is not None
         assert await output_of(process) == "mlxmesh_engine --engine-id e1\n"
         assert (tmp_path / "e1.log").read_text() == "logged\n"
-        assert spare.take(COMMAND, tmp_path / "e2.log") is None
+        assert spare.acquire(COMMAND, tmp_path / "e2.log") is None
 
 
-async def test_another_is_prepared_later(tmp_path: Path) -> None:
+async def test_another_spare_is_started_later(tmp_path: Path) -> None:
     async with prepared(*LINE, refill_after_s=0.01) as spare:
-        first = spare.take(COMMAND, tmp_path / "e1.log")
+        first = spare.acquire(COMMAND, tmp_path / "e1.log")
         assert first is not None
         await output_of(first)
         async with asyncio.timeout(PATIENCE_S):
-            while not (second := spare.take(COMMAND, tmp_path / "e2.log")):
+            while not (second := spare.acquire(COMMAND, tmp_path / "e2.log")):
                 await asyncio.sleep(0.02)
         assert second.pid != first.pid
         await output_of(second)
 
 
-async def test_one_that_died_is_not_handed_out(tmp_path: Path) -> None:
+async def test_a_spare_that_died_is_not_used(tmp_path: Path) -> None:
     async with prepared(sys.executable, "-c", "pass") as spare:
         async with asyncio.timeout(PATIENCE_S):
             while any(psutil.pid_exists(pid) for pid in children()):
                 await asyncio.sleep(0.02)
-        assert spare.take(COMMAND, tmp_path / "e1.log") is None
+        assert spare.acquire(COMMAND, tmp_path / "e1.log") is None
 
 
-async def test_a_program_that_is_not_there_only_means_no_spare(tmp_path: Path) -> None:
+async def test_a_missing_program_only_means_no_spare(tmp_path: Path) -> None:
     async with prepared(str(tmp_path / "nothing")) as spare:
-        assert spare.take(COMMAND, tmp_path / "e1.log") is None
+        assert spare.acquire(COMMAND, tmp_path / "e1.log") is None
 
 
 async def test_close_ends_it() -> None:
@@ -88,4 +88,4 @@ async def test_without_a_command_line_there_is_none(tmp_path: Path) -> None:
     before = children()
     async with prepared() as spare:
         assert children() == before
-        assert spare.take(COMMAND, tmp_path / "e1.log") is None
+        assert spare.acquire(COMMAND, tmp_path / "e1.log") is None

@@ -1,4 +1,4 @@
-"""WatchEngines: the engines as they are, a synced mark, then changes."""
+"""WatchEngines: the current engines, a synced mark, then changes."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ async def watch_until_stopped(
     return changes
 
 
-async def test_watch_sees_a_whole_life(runtime: RuntimeUnderTest) -> None:
+async def test_a_watch_sees_a_whole_lifecycle(runtime: RuntimeUnderTest) -> None:
     synced = asyncio.Event()
     watching = asyncio.create_task(watch_until_stopped(runtime, synced))
     await synced.wait()
@@ -47,7 +47,7 @@ async def test_watch_sees_a_whole_life(runtime: RuntimeUnderTest) -> None:
     assert sequences == sorted(set(sequences))
 
 
-async def test_watch_begins_with_what_is_there(runtime: RuntimeUnderTest) -> None:
+async def test_a_watch_begins_with_the_current_engines(runtime: RuntimeUnderTest) -> None:
     for engine_id in ("e1", "e2"):
         await runtime.start_ready(engine_id)
     seen: list[str] = []

@@ -1,4 +1,4 @@
-"""Runs before any test module here imports mlx, whose products then resolve to OpenBLAS."""
+"""Loads OpenBLAS before any test module here imports mlx, so that mlx binds to it."""
 
 from mlxmesh_engine.forward.blas import prepare_blas
 

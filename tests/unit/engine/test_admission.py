@@ -9,56 +9,56 @@ def request(number: int = 1, *, tokens: int = 10, caller: str = "") -> SequenceR
     return SequenceRequest((1, number), (1,), tokens - 1, caller=caller)
 
 
-def test_takes_as_many_as_may_run_and_wait() -> None:
+def test_admits_as_many_as_may_run_and_wait() -> None:
     subject = Admission(max_running=2, max_waiting=1)
     for _ in range(3):
-        subject.take(request(), 0.0)
+        subject.acquire(request(), 0.0)
     with pytest.raises(QueueFull) as caught:
-        subject.take(request(), 0.0)
+        subject.acquire(request(), 0.0)
     assert caught.value.retry_delay_s
-    assert subject.held == 3
+    assert subject.admitted == 3
     subject.release(request(), 10.0)
-    subject.take(request(), 10.0)
+    subject.acquire(request(), 10.0)
 
 
 def test_the_queue_is_as_long_in_tokens_as_in_sequences() -> None:
     subject = Admission(max_running=2, max_waiting=4)
     subject.set_kv_capacity(100)
-    subject.take(request(tokens=100), 0.0)
-    subject.take(request(tokens=200), 0.0)
+    subject.acquire(request(tokens=100), 0.0)
+    subject.acquire(request(tokens=200), 0.0)
     with pytest.raises(QueueFull) as caught:
-        subject.take(request(tokens=1), 0.0)
+        subject.acquire(request(tokens=1), 0.0)
     assert caught.value.retry_delay_s
-    assert subject.held == 2
+    assert subject.admitted == 2
     subject.release(request(tokens=100), 1.0)
-    subject.take(request(tokens=100), 10.0)
+    subject.acquire(request(tokens=100), 10.0)
 
 
 def test_without_a_queue_no_more_is_promised_than_there_is() -> None:
     subject = Admission(max_running=4, max_waiting=0)
     subject.set_kv_capacity(100)
-    subject.take(request(tokens=60), 0.0)
+    subject.acquire(request(tokens=60), 0.0)
     with pytest.raises(QueueFull):
-        subject.take(request(tokens=41), 0.0)
-    subject.take(request(tokens=40), 10.0)
+        subject.acquire(request(tokens=41), 0.0)
+    subject.acquire(request(tokens=40), 10.0)
 
 
-def test_a_place_that_comes_free_goes_to_the_caller_with_less() -> None:
+def test_a_free_slot_goes_to_the_caller_with_fewer_sequences() -> None:
     subject = Admission(max_running=1, max_waiting=1)
     for _ in range(2):
-        subject.take(request(caller="a"), 0.0)
+        subject.acquire(request(caller="a"), 0.0)
     with pytest.raises(QueueFull) as caught:
-        subject.take(request(caller="b"), 1.0)
+        subject.acquire(request(caller="b"), 1.0)
     subject.release(request(caller="a"), 2.0)
     with pytest.raises(QueueFull):
-        subject.take(request(caller="a"), 2.0)
-    subject.take(request(caller="b"), 1.0 + (caught.value.retry_delay_s or 0))
+        subject.acquire(request(caller="a"), 2.0)
+    subject.acquire(request(caller="b"), 1.0 + (caught.value.retry_delay_s or 0))
 
 
-def test_draining_refuses_and_keeps_what_it_holds() -> None:
+def test_draining_refuses_new_sequences_and_keeps_admitted_ones() -> None:
     subject = Admission(max_running=1, max_waiting=0)
-    subject.take(request(), 0.0)
+    subject.acquire(request(), 0.0)
     subject.set_draining()
     with pytest.raises(EngineDraining):
-        subject.take(request(), 0.0)
-    assert subject.held == 1
+        subject.acquire(request(), 0.0)
+    assert subject.admitted == 1

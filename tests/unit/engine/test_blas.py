@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_engine.forward.blas import open_blas, takes_avx512_for_avx2
+from mlxmesh_engine.forward.blas import misdetects_avx512, open_blas
 
 NO_CACHE = Path("/dev/null")
 
 
-def test_a_mac_has_its_own() -> None:
+def test_macos_uses_accelerate() -> None:
     assert open_blas(platform="darwin").blas == "accelerate"
 
 
@@ -15,7 +15,7 @@ def test_nothing_is_loaded_elsewhere() -> None:
     assert open_blas(platform="freebsd").blas == "reference"
 
 
-def test_linux_says_when_there_is_none_and_what_to_do() -> None:
+def test_linux_without_openblas_says_what_to_do() -> None:
     opened = open_blas(platform="linux", cache=NO_CACHE, system_libraries=["libnosuchblas.so.9"])
     assert (opened.blas, opened.library) == ("reference", "")
     assert opened.problem
@@ -33,6 +33,6 @@ def test_linux_says_when_there_is_none_and_what_to_do() -> None:
         ("", False),
     ],
 )
-def test_openblas_is_told_of_avx512_where_it_may_not_see_it(facts: str, answer: bool) -> None:
+def test_openblas_is_configured_for_avx512_if_misdetected(facts: str, answer: bool) -> None:
     flags = "fpu avx2 avx512f avx512dq avx512cd avx512bw avx512vl avx512_bf16"
-    assert takes_avx512_for_avx2(facts.format(all=flags)) is answer
+    assert misdetects_avx512(facts.format(all=flags)) is answer

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from mlxmesh_engine.scheduling.request import (
     Timings,
     Update,
 )
-from mlxmesh_engine.service.convert import ModelLimits, to_load, to_response, to_sequence
+from mlxmesh_engine.service.convert import ModelLimits, to_load, to_request, to_response
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, QueueFull
 
 LIMITS = ModelLimits(vocab_size=100, context_tokens=50, eos_token_ids=frozenset({2, 3}))
@@ -29,10 +29,10 @@ def submit(**fields: Any) -> engine_pb2.Submit:
 def convert(
     message: engine_pb2.Submit, now_s: float = 100.0, limits: ModelLimits = LIMITS
 ) -> SequenceRequest:
-    return to_sequence(message, stream_id=3, limits=limits, now_s=now_s)
+    return to_request(message, stream_id=3, limits=limits, now_s=now_s)
 
 
-def test_what_memory_never_suffices_for_is_refused_with_what_to_do() -> None:
+def test_a_request_that_never_fits_into_memory_is_refused_with_advice() -> None:
     limits = ModelLimits(100, 50, frozenset(), kv_tokens=12)
     assert convert(submit(max_tokens=10), limits=limits).max_total_tokens == 12
     with pytest.raises(ContextTooLong, match=r"12 tokens.*kv_cache_bytes") as caught:
@@ -40,7 +40,7 @@ def test_what_memory_never_suffices_for_is_refused_with_what_to_do() -> None:
     assert caught.value.field == "max_tokens"
 
 
-def test_who_asks_and_how_urgently_arrives() -> None:
+def test_caller_and_priority_are_converted() -> None:
     sequence = convert(submit(priority=-7, caller="team-a"))
     assert (sequence.priority, sequence.caller) == (-7, "team-a")
 
@@ -56,7 +56,12 @@ def test_a_plain_submit_is_greedy_and_ends_at_the_models_end_tokens() -> None:
     )
 
 
-def test_every_option_arrives() -> None:
+def test_sampling_has_the_contracts_options_under_their_names() -> None:
+    names = {field.name for field in fields(Sampling)}
+    assert names == set(SamplingMessage.DESCRIPTOR.fields_by_name)
+
+
+def test_every_option_is_converted() -> None:
     sampling = SamplingMessage(
         temperature=0.5,
         top_p=0.25,
@@ -98,7 +103,7 @@ def test_every_option_arrives() -> None:
         ({"max_tokens": 49}, "max_tokens"),
     ],
 )
-def test_what_would_harm_mlx_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
+def test_input_that_would_crash_mlx_is_refused_by_field(fields: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         convert(submit(**fields))
     assert caught.value.field == field
@@ -111,7 +116,7 @@ def test_the_context_counts_prompt_and_output() -> None:
 
 
 @given(st.builds(submit, prompt_token_ids=st.lists(st.integers(0, 2**32 - 1), max_size=60)))
-def test_no_prompt_gets_past_the_vocabulary(message: engine_pb2.Submit) -> None:
+def test_no_token_id_exceeds_the_vocabulary(message: engine_pb2.Submit) -> None:
     try:
         sequence = convert(message)
     except InvalidArgument:
@@ -120,7 +125,7 @@ def test_no_prompt_gets_past_the_vocabulary(message: engine_pb2.Submit) -> None:
     assert 1 <= len(sequence.prompt) <= 40
 
 
-def test_news_become_one_message() -> None:
+def test_updates_become_one_message() -> None:
     load = Load(3, 1, 8, 16, kv_bytes=2**40, tokens_per_second=12.5)
     response = to_response(
         [
@@ -144,7 +149,7 @@ def test_news_become_one_message() -> None:
     assert response.load.kv_bytes == 2**40
 
 
-def test_cached_tokens_come_with_the_acceptance_and_again_when_they_change() -> None:
+def test_cached_tokens_are_sent_with_the_acceptance_and_when_they_change() -> None:
     accepted = Update(1, accepted=True, cached_tokens=64)
     changed = Update(1, cached_tokens=0, prefilled_tokens=5)
     first, second, both = to_response(
@@ -177,7 +182,7 @@ def test_every_finish_reason_has_its_name_on_the_wire(reason: FinishReason) -> N
     ("generated", "reason"),
     [([], None), ([5, 6], None), ([5, 50], FinishReason.STOP), ([5] * 10, FinishReason.LENGTH)],
 )
-def test_what_another_engine_completed_is_known(
+def test_output_that_is_complete_already_is_detected(
     generated: list[int], reason: FinishReason | None
 ) -> None:
     sequence = convert(submit(generated_token_ids=generated, stop_token_ids=[50]))

@@ -17,7 +17,7 @@ LOAD = Load(1, 0, 2, 1)
 
 
 class RecordingWorker:
-    """Takes commands and does nothing."""
+    """Records commands and does nothing else."""
 
     def __init__(self) -> None:
         self.commands: list[tuple[str, object]] = []
@@ -50,17 +50,17 @@ def finish(stream: Stream, number: int) -> dict[int, list[Update]]:
     return {stream.stream_id: [Update(number, finish_reason=FinishReason.STOP)]}
 
 
-async def test_each_streams_news_go_to_it(subject: Dispatcher) -> None:
+async def test_outputs_go_to_their_stream(subject: Dispatcher) -> None:
     one, two = subject.open_stream(), subject.open_stream()
     for stream in (one, two):
         subject.submit(stream, sequence(stream, 1))
     subject.deliver({one.stream_id: [Update(1, token_ids=(4,))]}, LOAD)
     subject.deliver({two.stream_id: [Update(1, token_ids=(5,))]}, LOAD)
-    assert await one.outbox.take() == ([Update(1, token_ids=(4,))], LOAD)
-    assert await two.outbox.take() == ([Update(1, token_ids=(5,))], LOAD)
+    assert await one.outbox.get() == ([Update(1, token_ids=(4,))], LOAD)
+    assert await two.outbox.get() == ([Update(1, token_ids=(5,))], LOAD)
 
 
-async def test_a_full_engine_refuses_and_an_end_makes_room(subject: Dispatcher) -> None:
+async def test_a_full_engine_refuses_until_a_sequence_ends(subject: Dispatcher) -> None:
     stream = subject.open_stream()
     for number in (1, 2, 3):
         subject.submit(stream, sequence(stream, number))
@@ -70,7 +70,7 @@ async def test_a_full_engine_refuses_and_an_end_makes_room(subject: Dispatcher) 
     subject.submit(stream, sequence(stream, 4))
 
 
-async def test_a_number_in_use_is_refused_and_free_again_after_its_end(
+async def test_an_id_in_use_is_refused_and_free_again_after_its_end(
     subject: Dispatcher,
 ) -> None:
     stream = subject.open_stream()
@@ -82,7 +82,7 @@ async def test_a_number_in_use_is_refused_and_free_again_after_its_end(
     subject.submit(stream, sequence(stream, 1))
 
 
-async def test_cancel_of_the_unknown_or_ended_is_nothing(
+async def test_cancel_of_an_unknown_or_ended_sequence_does_nothing(
     subject: Dispatcher, worker: RecordingWorker
 ) -> None:
     stream = subject.open_stream()
@@ -94,7 +94,7 @@ async def test_cancel_of_the_unknown_or_ended_is_nothing(
     assert [name for name, _ in worker.commands] == ["submit", "cancel"]
 
 
-async def test_a_closed_stream_gives_its_places_back(
+async def test_a_closed_stream_releases_its_slots(
     subject: Dispatcher, worker: RecordingWorker
 ) -> None:
     stream = subject.open_stream()
@@ -102,7 +102,7 @@ async def test_a_closed_stream_gives_its_places_back(
         subject.submit(stream, sequence(stream, number))
     subject.close_stream(stream)
     assert worker.commands[-1] == ("drop_stream", stream.stream_id)
-    # StepOutputs that were under way when it closed change nothing.
+    # Outputs that were under way when it closed change nothing.
     subject.deliver(finish(stream, 1), LOAD)
     other = subject.open_stream()
     for number in (1, 2, 3):
@@ -111,7 +111,7 @@ async def test_a_closed_stream_gives_its_places_back(
         subject.submit(other, sequence(other, 4))
 
 
-async def test_a_drain_lets_what_runs_finish_and_then_ends_the_streams(
+async def test_a_drain_lets_sequences_finish_and_then_ends_the_streams(
     subject: Dispatcher,
 ) -> None:
     stream = subject.open_stream()
@@ -123,33 +123,33 @@ async def test_a_drain_lets_what_runs_finish_and_then_ends_the_streams(
     assert not drain.done()
     subject.deliver(finish(stream, 1), LOAD)
     await asyncio.wait_for(drain, 5)
-    assert await stream.outbox.take() is not None
-    assert await stream.outbox.take() is None
+    assert await stream.outbox.get() is not None
+    assert await stream.outbox.get() is None
     late = subject.open_stream()
-    assert await late.outbox.take() is None
+    assert await late.outbox.get() is None
 
 
-async def test_a_drain_does_not_wait_for_ever(subject: Dispatcher) -> None:
+async def test_a_drain_ends_after_its_grace(subject: Dispatcher) -> None:
     stream = subject.open_stream()
     subject.submit(stream, sequence(stream, 1))
     await asyncio.wait_for(subject.drain(0.01), 5)
-    assert await stream.outbox.take() is None
+    assert await stream.outbox.get() is None
 
 
-async def test_none_living_returns_once_all_ended(subject: Dispatcher) -> None:
+async def test_wait_idle_returns_once_all_sequences_ended(subject: Dispatcher) -> None:
     stream = subject.open_stream()
-    await stream.none_living()
+    await stream.wait_idle()
     subject.submit(stream, sequence(stream, 1))
-    quiet = asyncio.create_task(stream.none_living())
+    idle = asyncio.create_task(stream.wait_idle())
     await asyncio.sleep(0)
-    assert not quiet.done()
+    assert not idle.done()
     subject.deliver(finish(stream, 1), LOAD)
-    await asyncio.wait_for(quiet, 5)
+    await asyncio.wait_for(idle, 5)
 
 
-async def test_the_load_goes_also_to_streams_without_news(subject: Dispatcher) -> None:
+async def test_the_load_also_goes_to_streams_without_outputs(subject: Dispatcher) -> None:
     busy, quiet = subject.open_stream(), subject.open_stream()
     subject.submit(busy, sequence(busy, 1))
-    subject.tell_load(LOAD)
+    subject.publish_load(LOAD)
     for stream in (busy, quiet):
-        assert await asyncio.wait_for(stream.outbox.take(), 5) == ([], LOAD)
+        assert await asyncio.wait_for(stream.outbox.get(), 5) == ([], LOAD)

@@ -24,13 +24,13 @@ def choose(
 
 
 @pytest.mark.parametrize("weights", [BF16, FOUR_BIT])
-def test_a_linux_cpu_expands_what_blas_cannot_compute(weights: Weights) -> None:
+def test_a_linux_cpu_expands_types_that_blas_lacks(weights: Weights) -> None:
     choice = choose("auto", weights)
     assert (choice.dtype, choice.convert) == ("float32", True)
     assert weights.description in choice.note
 
 
-def test_too_little_memory_keeps_it_and_says_so() -> None:
+def test_too_little_memory_keeps_the_shipped_type_and_says_so() -> None:
     choice = choose("auto", BF16, free_gib=4.9)
     assert (choice.dtype, choice.convert) == ("bfloat16", False)
     assert "4,096 MiB" in choice.note
@@ -38,7 +38,7 @@ def test_too_little_memory_keeps_it_and_says_so() -> None:
 
 
 def test_packed_weights_that_are_not_expanded_stay_packed_and_compute_in_float32() -> None:
-    """mlx multiplies with them in float16 at a 37th of the speed on a CPU."""
+    """On a CPU, mlx multiplies them in float16 at a 37th of the speed."""
     for choice in (
         choose("auto", FOUR_BIT, free_gib=4.9),
         choose("auto", FOUR_BIT, blas="reference"),
@@ -51,20 +51,20 @@ def test_packed_weights_that_are_not_expanded_stay_packed_and_compute_in_float32
 @pytest.mark.parametrize(
     ("device", "blas"), [("metal", "accelerate"), ("cuda", "openblas"), ("cpu", "reference")]
 )
-def test_elsewhere_it_stays_as_shipped(device: str, blas: Blas) -> None:
+def test_other_devices_keep_the_shipped_type(device: str, blas: Blas) -> None:
     assert not choose("auto", BF16, device=device, blas=blas).convert
 
 
-def test_float32_needs_nothing() -> None:
+def test_float32_is_kept() -> None:
     assert not choose("auto", F32, free_gib=0).convert
 
 
-def test_as_shipped_is_obeyed() -> None:
+def test_as_shipped_is_kept() -> None:
     choice = choose("as_shipped", FOUR_BIT)
     assert (choice.dtype, choice.convert) == ("bfloat16", False)
 
 
-def test_an_explicit_type_is_obeyed_or_refused() -> None:
+def test_an_explicit_type_is_used_or_refused() -> None:
     assert choose("float16", BF16, device="metal").dtype == "float16"
     assert choose("bfloat16", FOUR_BIT).convert
     with pytest.raises(InsufficientMemory, match="4,096 MiB as float32"):

@@ -1,4 +1,4 @@
-"""Turns: equal shares between callers, each caller's own by priority and age."""
+"""Equal shares between callers; each caller's items by priority and age."""
 
 from collections import Counter
 from itertools import count
@@ -30,7 +30,7 @@ def drained(subject: FairQueue[Item]) -> list[Item]:
     return [item for _ in range(len(subject)) if (item := subject.pop()) is not None]
 
 
-def test_an_empty_queue_has_nobody() -> None:
+def test_an_empty_queue_has_no_next_item() -> None:
     subject = queue()
     assert (subject.peek(), subject.pop(), len(subject)) == (None, None, 0)
 
@@ -39,12 +39,12 @@ def test_one_callers_items_come_in_order() -> None:
     assert drained(queue(("a", 1), ("a", 2), ("a", 3))) == [("a", 1), ("a", 2), ("a", 3)]
 
 
-def test_callers_take_turns_however_much_each_wants() -> None:
+def test_callers_alternate_whatever_their_number_of_items() -> None:
     subject = queue(("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2))
     assert [caller for caller, _ in drained(subject)] == ["a", "b", "a", "b", "a"]
 
 
-def test_who_asks_for_much_has_fewer_turns() -> None:
+def test_expensive_items_are_served_less_often() -> None:
     subject = queue()
     for number in range(6):
         push(subject, ("large", number), cost=100)
@@ -60,7 +60,7 @@ def test_a_callers_higher_priority_goes_first() -> None:
     assert [number for _, number in drained(subject)] == [2, 1, 3]
 
 
-def test_priority_rises_by_one_a_second_of_waiting() -> None:
+def test_priority_rises_by_one_per_second() -> None:
     subject = queue()
     push(subject, ("a", 1), priority=0, since_s=0)
     push(subject, ("a", 2), priority=5, since_s=6)
@@ -68,7 +68,7 @@ def test_priority_rises_by_one_a_second_of_waiting() -> None:
     assert [number for _, number in drained(subject)] == [3, 1, 2]
 
 
-def test_priority_takes_nothing_from_other_callers() -> None:
+def test_priority_does_not_affect_other_callers() -> None:
     subject = queue()
     for number in range(4):
         push(subject, ("loud", number), priority=100)
@@ -76,7 +76,7 @@ def test_priority_takes_nothing_from_other_callers() -> None:
     assert Counter(caller for caller, _ in drained(subject)[:4]) == {"loud": 2, "quiet": 2}
 
 
-def test_having_been_away_is_neither_credit_nor_debt() -> None:
+def test_absence_is_neither_credit_nor_debt() -> None:
     subject = queue(*(("a", number) for number in range(20)))
     for _ in range(10):
         subject.pop()
@@ -85,7 +85,7 @@ def test_having_been_away_is_neither_credit_nor_debt() -> None:
     assert Counter(caller for caller, _ in drained(subject)[:8]) == {"a": 4, "b": 4}
 
 
-def test_what_left_out_of_turn_is_not_there() -> None:
+def test_removed_items_are_not_in_the_queue() -> None:
     subject = queue(("a", 1), ("a", 2), ("b", 1))
     assert subject.remove(("a", 1))
     assert not subject.remove(("a", 1))
@@ -94,7 +94,7 @@ def test_what_left_out_of_turn_is_not_there() -> None:
     assert (subject.peek(), drained(subject)) == (("a", 2), [("a", 2)])
 
 
-def test_a_crowd_of_new_callers_does_not_hold_up_an_old_one() -> None:
+def test_a_stream_of_new_callers_does_not_starve_an_old_one() -> None:
     subject = queue(("old", 0), ("old", 1))
     subject.pop()
     for number in count():
@@ -105,7 +105,7 @@ def test_a_crowd_of_new_callers_does_not_hold_up_an_old_one() -> None:
             return
 
 
-def test_memory_stays_bounded_when_everybody_leaves_out_of_turn() -> None:
+def test_memory_is_bounded_when_all_items_are_removed() -> None:
     subject = queue(("stays", 0))
     for number in range(5000):
         push(subject, ("comes", number))
@@ -118,7 +118,7 @@ def test_memory_stays_bounded_when_everybody_leaves_out_of_turn() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 50)), max_size=90))
-def test_shares_of_those_who_always_wait_differ_by_one_request_at_most(
+def test_shares_of_waiting_callers_differ_by_at_most_one_request(
     work: list[tuple[str, int]],
 ) -> None:
     subject = queue()
@@ -126,12 +126,12 @@ def test_shares_of_those_who_always_wait_differ_by_one_request_at_most(
     costs = {(caller, number): cost for number, (caller, cost) in enumerate(work)}
     for item, cost in costs.items():
         push(subject, item, cost=cost)
-    given_: Counter[str] = Counter(dict.fromkeys(waiting, 0))
+    served: Counter[str] = Counter(dict.fromkeys(waiting, 0))
     while waiting and min(waiting.values()):
-        assert max(given_.values()) - min(given_.values()) <= 50
+        assert max(served.values()) - min(served.values()) <= 50
         item = subject.pop()
         assert item is not None
-        given_[item[0]] += costs[item]
+        served[item[0]] += costs[item]
         waiting[item[0]] -= 1
 
 
@@ -143,7 +143,7 @@ operations = st.one_of(
 
 
 @given(st.lists(operations, max_size=120))
-def test_everything_that_came_in_comes_out_once(todo: list[tuple[str, str, int]]) -> None:
+def test_every_item_is_popped_once(todo: list[tuple[str, str, int]]) -> None:
     subject, here = queue(), set[Item]()
     for number, (what, caller, value) in enumerate(todo):
         if what == "push":
@@ -165,8 +165,8 @@ def test_everything_that_came_in_comes_out_once(todo: list[tuple[str, str, int]]
 
 @pytest.mark.parametrize("arrivals", [1, 2])
 @given(first=st.integers(1, 50), costs=st.lists(st.integers(1, 50), min_size=150, max_size=150))
-def test_nobody_waits_for_ever(arrivals: int, first: int, costs: list[int]) -> None:
-    """The caller that was given most, while new callers and its peers never stop to come."""
+def test_no_caller_starves(arrivals: int, first: int, costs: list[int]) -> None:
+    """The caller that was served most, while new callers and its peers keep arriving."""
     subject = queue()
     push(subject, ("victim", 0), cost=first)
     subject.pop()
@@ -176,4 +176,4 @@ def test_nobody_waits_for_ever(arrivals: int, first: int, costs: list[int]) -> N
             push(subject, (f"new-{number}-{extra}", 0), cost=cost)
         if subject.pop() == ("victim", 1):
             return
-    pytest.fail("the victim never had its turn")
+    pytest.fail("the victim was never served")

@@ -1,4 +1,4 @@
-"""In processes of their own: what is imported once stays."""
+"""Runs in separate processes, because imports are permanent."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def test_neither_a_tokenizer_nor_a_hub_client_is_imported() -> None:
     run("assert not {'transformers', 'huggingface_hub', 'tokenizers'} & set(sys.modules)")
 
 
-def test_a_model_is_loaded_all_the_same(tmp_path: Path) -> None:
+def test_a_model_can_still_be_loaded(tmp_path: Path) -> None:
     write_model(tmp_path)
     run(
         "from pathlib import Path; from mlx_lm.utils import load_model\n"
@@ -29,7 +29,7 @@ def test_a_model_is_loaded_all_the_same(tmp_path: Path) -> None:
     )
 
 
-def test_who_needs_the_real_ones_later_gets_them() -> None:
+def test_later_imports_get_the_real_libraries() -> None:
     run(
         "from transformers import PreTrainedTokenizerFast\n"
         "from huggingface_hub import snapshot_download\n"

@@ -3,7 +3,7 @@ import numpy as np
 
 from mlxmesh_engine.sampling.penalties import CountPenalty, RepetitionPenalty
 from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest
-from mlxmesh_engine.scheduling.scheduler import ActiveSequence
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 VOCAB = 6
 SCORES = mx.array([[4.0, -4.0, 4.0, -4.0, 0.0, 1.0]] * 3)
@@ -31,9 +31,9 @@ def test_repetition_counts_prompt_and_output_alike() -> None:
     subject.refresh(ROWS)
     plain = [4, -4, 4, -4, 0, 1]
     assert applied(subject) == [plain, [2, -8, 2, -4, 0, 1], plain]
-    subject.note(mx.array([5, 3, 5], mx.uint32))
+    subject.record(mx.array([5, 3, 5], mx.uint32))
     assert applied(subject) == [plain, [2, -8, 2, -8, 0, 1], plain]
-    subject.keep([0, 2])
+    subject.filter([0, 2])
     subject.refresh([ROWS[0], ROWS[2]])
     assert subject.arrays() == []
 
@@ -44,8 +44,8 @@ def test_presence_counts_once_and_frequency_each_time_of_the_output_alone() -> N
     subject.refresh(ROWS)
     plain = [4, -4, 4, -4, 0, 1]
     assert applied(subject) == [plain, [4, -4, 3, -4, 0, 1], [4, -4, 3, -4, 0, 1]]
-    subject.note(mx.array([5, 5, 2], mx.uint32))
+    subject.record(mx.array([5, 5, 2], mx.uint32))
     assert applied(subject) == [plain, [4, -4, 3, -4, 0, 0], [4, -4, 2.5, -4, 0, 1]]
-    subject.keep([2])
+    subject.filter([2])
     subject.refresh([ROWS[2]])
     assert np.array(subject.apply(SCORES[:1])).tolist() == [[4, -4, 2.5, -4, 0, 1]]

@@ -9,12 +9,12 @@ Tokens = tuple[int, ...]
 
 
 class Rig:
-    """A cache of one byte a token that keeps the tokens themselves."""
+    """A cache with one byte per token, whose values are the tokens."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self.cache: PrefixCache[Tokens] = PrefixCache(capacity_bytes)
 
-    def keep(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
+    def insert(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
         """Returns which tokens were extracted."""
         extracted: list[tuple[int, int]] = []
 
@@ -22,97 +22,97 @@ class Rig:
             extracted.append((start, stop))
             return tuple(tokens[start:stop])
 
-        self.cache.keep(tokens, token_bytes=1, extract=extract)
+        self.cache.insert(tokens, token_bytes=1, extract=extract)
         return extracted
 
     def found(self, tokens: Sequence[int]) -> Tokens:
-        """What the pieces hold, one after the other."""
+        """The tokens of all pieces, in order."""
         pieces = self.cache.find(tokens)
-        return tuple(token for piece in pieces for token in piece.kept[: piece.tokens])
+        return tuple(token for piece in pieces for token in piece.value[: piece.tokens])
 
 
 def prompt(name: int, blocks: int) -> Tokens:
     return tuple(name * 1_000_000 + number for number in range(blocks * BLOCK_TOKENS))
 
 
-def test_whole_blocks_are_kept_and_found() -> None:
+def test_whole_blocks_are_stored_and_found() -> None:
     rig = Rig(1000)
     tokens = (*prompt(1, 2), 5, 6, 7)
-    assert rig.keep(tokens) == [(0, 2 * BLOCK_TOKENS)]
+    assert rig.insert(tokens) == [(0, 2 * BLOCK_TOKENS)]
     assert rig.found(tokens) == prompt(1, 2)
     assert rig.found(tokens[: BLOCK_TOKENS + 1]) == prompt(1, 1)
     assert rig.found(tokens[: BLOCK_TOKENS - 1]) == ()
     assert rig.found((9, *tokens)) == ()
 
 
-def test_only_what_is_missing_is_extracted() -> None:
+def test_only_missing_blocks_are_extracted() -> None:
     rig = Rig(1000)
-    rig.keep(prompt(1, 2))
+    rig.insert(prompt(1, 2))
     longer = prompt(1, 2) + prompt(2, 1)
-    assert rig.keep(longer) == [(2 * BLOCK_TOKENS, 3 * BLOCK_TOKENS)]
-    assert rig.keep(longer) == []
+    assert rig.insert(longer) == [(2 * BLOCK_TOKENS, 3 * BLOCK_TOKENS)]
+    assert rig.insert(longer) == []
     assert rig.found(longer) == longer
     assert rig.cache.nbytes == 3 * BLOCK_TOKENS
 
 
-def test_a_branch_begins_in_the_middle_of_what_was_kept_as_one() -> None:
+def test_a_branch_begins_in_the_middle_of_a_segment() -> None:
     rig = Rig(1000)
-    rig.keep(prompt(1, 3))
+    rig.insert(prompt(1, 3))
     branch = prompt(1, 3)[:BLOCK_TOKENS] + prompt(2, 2)
-    assert rig.keep(branch) == [(BLOCK_TOKENS, 3 * BLOCK_TOKENS)]
+    assert rig.insert(branch) == [(BLOCK_TOKENS, 3 * BLOCK_TOKENS)]
     assert rig.found(branch) == branch
     assert rig.found(prompt(1, 3)) == prompt(1, 3)
 
 
-def test_the_same_tokens_after_others_are_not_the_same() -> None:
+def test_equal_blocks_after_different_prefixes_differ() -> None:
     rig = Rig(1000)
-    rig.keep(prompt(1, 1) + prompt(2, 1))
+    rig.insert(prompt(1, 1) + prompt(2, 1))
     assert rig.found(prompt(2, 1)) == ()
     assert rig.found(prompt(3, 1) + prompt(2, 1)) == ()
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_the_least_recently_used_is_evicted_first() -> None:
     rig = Rig(4 * BLOCK_TOKENS)
     for name in (1, 2, 3, 4):
-        rig.keep(prompt(name, 1))
+        rig.insert(prompt(name, 1))
     assert rig.found(prompt(1, 1))
-    rig.keep(prompt(5, 1))
+    rig.insert(prompt(5, 1))
     assert [bool(rig.found(prompt(name, 1))) for name in (1, 2, 3, 4, 5)] == [
         True, False, True, True, True,
     ]  # fmt: skip
     assert rig.cache.nbytes == 4 * BLOCK_TOKENS
 
 
-def test_a_beginning_outlives_what_follows_it() -> None:
+def test_a_prefix_outlives_its_continuations() -> None:
     rig = Rig(4 * BLOCK_TOKENS)
-    rig.keep(prompt(1, 1))
-    rig.keep(prompt(1, 1) + prompt(2, 1))
-    rig.keep(prompt(3, 3))
+    rig.insert(prompt(1, 1))
+    rig.insert(prompt(1, 1) + prompt(2, 1))
+    rig.insert(prompt(3, 3))
     assert rig.found(prompt(1, 1) + prompt(2, 1)) == prompt(1, 1)
 
 
-def test_of_what_can_never_fit_the_beginning_is_kept() -> None:
+def test_of_a_prompt_that_does_not_fit_the_prefix_is_stored() -> None:
     rig = Rig(2 * BLOCK_TOKENS + 5)
-    assert rig.keep(prompt(1, 9)) == [(0, 2 * BLOCK_TOKENS)]
-    assert rig.keep(prompt(1, 9)) == []
+    assert rig.insert(prompt(1, 9)) == [(0, 2 * BLOCK_TOKENS)]
+    assert rig.insert(prompt(1, 9)) == []
     assert rig.found(prompt(1, 9)) == prompt(1, 9)[: 2 * BLOCK_TOKENS]
 
 
-def test_what_is_used_right_now_is_not_given_up_for_its_own_end() -> None:
+def test_an_insertion_never_evicts_its_own_prefix() -> None:
     rig = Rig(3 * BLOCK_TOKENS)
-    rig.keep(prompt(1, 2))
-    rig.keep(prompt(1, 2) + prompt(2, 5))
+    rig.insert(prompt(1, 2))
+    rig.insert(prompt(1, 2) + prompt(2, 5))
     assert rig.found(prompt(1, 2) + prompt(2, 5)) == prompt(1, 2) + prompt(2, 1)
 
 
-def test_the_version_changes_only_with_what_is_kept() -> None:
+def test_the_version_changes_only_with_the_content() -> None:
     rig = Rig(2 * BLOCK_TOKENS)
-    rig.keep(prompt(1, 2))
+    rig.insert(prompt(1, 2))
     version = rig.cache.version
-    rig.keep(prompt(1, 2))
+    rig.insert(prompt(1, 2))
     rig.found(prompt(1, 2))
     assert rig.cache.version == version
-    rig.keep(prompt(2, 1))
+    rig.insert(prompt(2, 1))
     assert rig.cache.version > version
 
 
@@ -120,7 +120,7 @@ blocks = st.lists(st.integers(0, 2), max_size=6)
 
 
 @given(st.lists(st.tuples(st.booleans(), blocks), max_size=40), st.integers(0, 8))
-def test_never_beyond_its_bytes_and_never_other_tokens(
+def test_it_never_exceeds_its_bytes_and_never_returns_other_tokens(
     steps: list[tuple[bool, list[int]]], capacity_blocks: int
 ) -> None:
     rig = Rig(capacity_blocks * BLOCK_TOKENS)
@@ -128,17 +128,17 @@ def test_never_beyond_its_bytes_and_never_other_tokens(
         tokens = [name for name in names for _ in range(BLOCK_TOKENS)]
         if keeps:
             before = len(rig.found(tokens))
-            rig.keep(tokens)
+            rig.insert(tokens)
             assert len(rig.found(tokens)) >= before
         found = rig.found(tokens)
         assert list(found) == tokens[: len(found)]
         assert rig.cache.nbytes <= capacity_blocks * BLOCK_TOKENS
 
 
-def test_a_long_conversation_is_found_in_the_pieces_in_which_it_came() -> None:
+def test_a_long_conversation_is_found_in_the_segments_it_was_stored_in() -> None:
     rig = Rig(10**9)
     conversation = prompt(1, 1000)
     for turn in range(1, 1001):
-        rig.keep(conversation[: turn * BLOCK_TOKENS])
+        rig.insert(conversation[: turn * BLOCK_TOKENS])
     assert len(rig.cache) == len(rig.cache.find(conversation)) == 1000
     assert rig.found(conversation) == conversation

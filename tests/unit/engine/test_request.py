@@ -2,7 +2,7 @@ from mlxmesh_engine.scheduling.request import FinishReason, Sampling, Timings, U
 from mlxmesh_shared.errors import EngineFailed
 
 
-def test_two_updates_as_one_lose_nothing() -> None:
+def test_merging_two_updates_loses_nothing() -> None:
     first = Update(1, accepted=True, prefilled_tokens=4, token_ids=(1, 2))
     timings = Timings(1, 2, 3)
     second = Update(1, token_ids=(3,), finish_reason=FinishReason.LENGTH, timings=timings)
@@ -28,7 +28,7 @@ def test_an_end_is_a_finish_or_an_error() -> None:
 
 
 def test_which_options_need_the_output() -> None:
-    assert not Sampling(temperature=1, top_p=0.5, logit_bias={1: 2.0}).counts_output
-    assert Sampling(repetition_penalty=1.1).counts_output
-    assert Sampling(presence_penalty=-0.1).counts_output
-    assert Sampling(frequency_penalty=0.1).counts_output
+    assert not Sampling(temperature=1, top_p=0.5, logit_bias={1: 2.0}).depends_on_output
+    assert Sampling(repetition_penalty=1.1).depends_on_output
+    assert Sampling(presence_penalty=-0.1).depends_on_output
+    assert Sampling(frequency_penalty=0.1).depends_on_output

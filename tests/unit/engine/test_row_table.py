@@ -14,37 +14,37 @@ def listed(table: RowTable) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("rows", [[0], [2, 0], [0, 1, 2]])
-def test_a_set_of_rows_is_taken_and_put_back(rows: list[int]) -> None:
+def test_a_set_of_rows_is_selected_and_replaced(rows: list[int]) -> None:
     batch = mx.array([[1.0], [2.0], [3.0]])
     subject = RowSet(rows, 3)
-    taken = subject.take(batch)
+    taken = subject.select(batch)
     assert subject.count == taken.shape[0] == len(rows)
-    replaced = np.array(subject.put(batch, taken * 10))[:, 0]
+    replaced = np.array(subject.replace(batch, taken * 10))[:, 0]
     expected = [(at + 1.0) * (10 if at in rows else 1) for at in range(3)]
     assert replaced.tolist() == expected
     assert np.array(batch)[:, 0].tolist() == [1, 2, 3]
 
 
-def test_exists_only_while_a_row_needs_it() -> None:
+def test_the_table_exists_only_while_a_row_needs_it() -> None:
     subject = RowTable()
     subject.join([None, None])
     assert subject.values is None
     assert subject.arrays() == []
     subject.join([row(1, 2, 3), None, row(4, 5, 6)])
     assert listed(subject) == [[1, 2, 3], [4, 5, 6]]
-    subject.keep([0, 3, 4])
+    subject.filter([0, 3, 4])
     assert listed(subject) == [[4, 5, 6]]
-    assert np.array(subject.rows.take(mx.array([7, 8, 9]))).tolist() == [9]
-    subject.keep([0])
+    assert np.array(subject.rows.select(mx.array([7, 8, 9]))).tolist() == [9]
+    subject.filter([0])
     assert subject.values is None
     subject.join([row(7, 8, 9)])
     assert listed(subject) == [[7, 8, 9]]
 
 
-def test_rows_keep_the_order_they_are_asked_for() -> None:
+def test_filtered_rows_keep_the_given_order() -> None:
     subject = RowTable()
     subject.join([row(1), None, row(3)])
-    subject.keep([2, 0])
+    subject.filter([2, 0])
     assert listed(subject) == [[3], [1]]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mlxmesh_engine.sampling.sampler import BatchSampler
 from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest
-from mlxmesh_engine.scheduling.scheduler import ActiveSequence
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from tests.fakes.reference_sampling import adjusted, contest, probabilities
 
 VOCAB = 600
@@ -76,7 +76,7 @@ def test_draws_follow_the_distribution(sampling: Sampling) -> None:
     sampler.join(rows)
     logits = mx.array(np.repeat(LOGITS[:1], len(rows), axis=0))
     # One draw each where the first would change the scores of the second.
-    positions = range(1 if sampling.counts_output else 10)
+    positions = range(1 if sampling.depends_on_output else 10)
     drawn = np.concatenate(
         [np.array(sampler.sample(logits, [position] * len(rows))) for position in positions]
     )
@@ -108,7 +108,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
         assert token.item() == tokens[index], row.request.sampling
 
 
-def test_rows_that_leave_take_their_state_along() -> None:
+def test_rows_that_leave_remove_their_state() -> None:
     penalized = Sampling(frequency_penalty=2.0)
     rows = [active(Sampling(), 0), active(penalized, 1), active(Sampling(logit_bias={5: 9.0}), 2)]
     sampler = BatchSampler(VOCAB)
@@ -117,9 +117,9 @@ def test_rows_that_leave_take_their_state_along() -> None:
     flat[:, 8], flat[:, 9] = 1.5, 1.0
     first = np.array(sampler.sample(mx.array(flat), [0, 0, 0]))
     assert first.tolist() == [8, 8, 5]
-    sampler.keep([1, 2])
+    sampler.filter([1, 2])
     assert np.array(sampler.sample(mx.array(flat[1:]), [1, 1])).tolist() == [9, 5]
-    sampler.keep([1])
+    sampler.filter([1])
     assert sampler.arrays() == []
     sampler.join([active(penalized, 3, output=(8, 8))])
     assert np.array(sampler.sample(mx.array(flat[1:]), [2, 2])).tolist() == [5, 9]

@@ -1,6 +1,7 @@
-from mlxmesh_engine.scheduling.pace import Read
+from mlxmesh_engine.scheduling.prefill_budget import PrefillTokens
 from mlxmesh_engine.scheduling.request import SequenceRequest, Timings
-from mlxmesh_engine.scheduling.scheduler import ActiveSequence, PrefillSlice, Scheduler
+from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 
 def active(number: int, tokens: int, generated: int = 0) -> ActiveSequence:
@@ -27,11 +28,11 @@ def plan(of: Scheduler) -> dict[int, int]:
 
 
 def step(of: Scheduler) -> list[int]:
-    """One prefill step; returns who is ready to decode."""
+    """Runs one prefill step; returns the sequences that are ready to decode."""
     return [each.active.key[1] for each in of.plan_prefill() if of.advance(each)]
 
 
-def test_places_go_to_the_longest_waiting() -> None:
+def test_slots_go_to_the_longest_waiting() -> None:
     subject = scheduler(max_running=2)
     for number in (1, 2, 3):
         subject.add(active(number, 5))
@@ -40,7 +41,7 @@ def test_places_go_to_the_longest_waiting() -> None:
     assert set(plan(subject)) == {1, 2}
 
 
-def test_a_place_is_free_again_after_a_removal() -> None:
+def test_a_slot_is_free_after_a_removal() -> None:
     subject = scheduler(max_running=1)
     first, second = active(1, 5), active(2, 5)
     subject.add(first)
@@ -55,7 +56,7 @@ def test_a_place_is_free_again_after_a_removal() -> None:
 
 
 def wanting(number: int, tokens: int, *, caller: str = "", priority: int = 0) -> ActiveSequence:
-    """One that may come to so many tokens."""
+    """A sequence that may reach this many tokens."""
     return ActiveSequence(
         SequenceRequest(
             (1, number), (1, 2), tokens - 2, caller=caller, priority=priority, submitted_s=0.0
@@ -68,32 +69,32 @@ def admitted(of: Scheduler) -> list[int]:
     return [each.active.key[1] for each in of.plan_prefill()]
 
 
-def test_one_that_memory_does_not_suffice_for_waits_and_nobody_passes_it() -> None:
+def test_a_sequence_that_lacks_memory_waits_and_is_not_overtaken() -> None:
     subject = scheduler(kv_capacity_tokens=100)
     first, large, small = wanting(1, 60), wanting(2, 50), wanting(3, 10)
     for each in (first, large, small):
         subject.add(each)
     assert admitted(subject) == [1]
-    assert (subject.running, subject.waiting, subject.promised_tokens) == (1, 2, 120)
+    assert (subject.running, subject.waiting, subject.reserved_tokens) == (1, 2, 120)
     subject.remove(first)
-    assert subject.promised_tokens == 60
+    assert subject.reserved_tokens == 60
     assert admitted(subject) == [2, 3]
 
 
-def test_what_is_promised_ends_with_each_whatever_its_state() -> None:
+def test_reserved_tokens_end_with_each_sequence_in_every_state() -> None:
     subject = scheduler(max_running=2, kv_capacity_tokens=1000)
     for each in (all_ := [wanting(number, 100) for number in range(1, 5)]):
         subject.add(each)
     subject.admit(0.0)
     step(subject)
-    assert subject.promised_tokens == 400
+    assert subject.reserved_tokens == 400
     for left, each in zip((300, 200, 100, 0), all_, strict=True):
         subject.remove(each)
         subject.remove(each)
-        assert subject.promised_tokens == left
+        assert subject.reserved_tokens == left
 
 
-def test_places_go_to_callers_in_turn_and_to_each_ones_highest_priority() -> None:
+def test_slots_alternate_between_callers_and_go_to_the_highest_priority() -> None:
     subject = scheduler(max_running=3)
     for number in (1, 2, 3):
         subject.add(wanting(number, 50, caller="a", priority=number))
@@ -121,7 +122,7 @@ def test_the_budget_bounds_a_step() -> None:
     assert sum(plan(subject).values()) == 100
 
 
-def test_a_short_prompt_passes_long_ones() -> None:
+def test_a_short_prompt_overtakes_long_ones() -> None:
     subject = scheduler(budget=100)
     subject.add(active(1, 4001))
     subject.add(active(2, 4001))
@@ -131,7 +132,7 @@ def test_a_short_prompt_passes_long_ones() -> None:
     assert step(subject) == [3]
 
 
-def test_the_oldest_takes_what_nobody_else_needs() -> None:
+def test_the_oldest_gets_the_rest_of_the_budget() -> None:
     subject = scheduler(budget=100)
     subject.add(active(1, 4001))
     subject.add(active(2, 11))
@@ -153,14 +154,14 @@ def test_slices_are_consecutive_and_end_before_the_last_token() -> None:
     assert subject.plan_prefill() == []
 
 
-def test_generated_tokens_are_read_like_the_prompt() -> None:
+def test_generated_tokens_are_prefilled_like_the_prompt() -> None:
     resumed = active(1, 3, generated=4)
     assert resumed.tokens == (0, 1, 2, 0, 1, 2, 3)
     assert resumed.prefill_tokens == 6
-    assert resumed.launched == resumed.collected == 4
+    assert resumed.launched == resumed.generated_tokens == 4
 
 
-def test_a_prompt_of_one_token_needs_no_reading() -> None:
+def test_a_prompt_of_one_token_needs_no_prefill() -> None:
     subject = scheduler()
     subject.add(active(1, 1))
     subject.admit(0.0)
@@ -170,7 +171,7 @@ def test_a_prompt_of_one_token_needs_no_reading() -> None:
     assert subject.advance(slice_)
 
 
-def test_a_budget_of_one_still_moves() -> None:
+def test_a_budget_of_one_makes_progress() -> None:
     subject = scheduler(budget=1)
     subject.add(active(1, 3))
     subject.add(active(2, 3))
@@ -179,88 +180,88 @@ def test_a_budget_of_one_still_moves() -> None:
     assert ready == [1, 2]
 
 
-def test_whole_prompt_is_said_only_of_the_whole() -> None:
+def test_whole_prompt_is_true_only_for_all_of_it() -> None:
     each = active(1, 11)
     assert PrefillSlice(each, 0, 10).whole_prompt
     assert not PrefillSlice(each, 0, 9).whole_prompt
     assert not PrefillSlice(each, 5, 5).whole_prompt
 
 
-def test_what_is_cached_is_not_planned() -> None:
+def test_cached_tokens_are_not_planned() -> None:
     subject = scheduler(budget=100)
     long, short = active(1, 501), active(2, 41)
     for each in (long, short):
         subject.add(each)
     subject.admit(0.0)
-    assert subject.unread() == [long, short]
-    long.start_after(480)
+    assert subject.awaiting_prefill() == [long, short]
+    long.skip_cached(480)
     first, second = subject.plan_prefill()
     assert (first.start, first.count) == (480, 20)
     assert first.first
     assert first.whole_prompt
     assert subject.advance(first)
     assert (second.start, second.count) == (0, 40)
-    assert subject.unread() == [short]
+    assert subject.awaiting_prefill() == [short]
 
 
-def test_a_prompt_that_is_all_cached_needs_no_reading() -> None:
+def test_a_fully_cached_prompt_needs_no_prefill() -> None:
     subject = scheduler()
     each = active(1, 65)
     subject.add(each)
     subject.admit(0.0)
-    each.start_after(64)
+    each.skip_cached(64)
     (slice_,) = subject.plan_prefill()
     assert slice_.count == 0
     assert subject.advance(slice_)
-    assert each.held_tokens == tuple(range(64))
+    assert each.kv_token_ids == tuple(range(64))
 
 
-def test_a_cache_row_holds_all_that_went_into_the_model() -> None:
+def test_a_cache_row_has_all_tokens_that_went_into_the_model() -> None:
     each = active(1, 3, generated=2)
-    assert each.held_tokens == (0, 1, 2, 0)
+    assert each.kv_token_ids == (0, 1, 2, 0)
     each.launched += 1
-    assert each.held_tokens == (0, 1, 2, 0, 1)
+    assert each.kv_token_ids == (0, 1, 2, 0, 1)
     # The step after this token was started before the token was known.
     each.launched += 1
-    each.collect(77, 1.0)
-    assert each.held_tokens == (0, 1, 2, 0, 1, 77)
-    assert each.collected == 3
+    each.append_token(77, 1.0)
+    assert each.kv_token_ids == (0, 1, 2, 0, 1, 77)
+    assert each.generated_tokens == 3
 
 
 def test_cached_output_is_not_cached_prompt() -> None:
     each = active(1, 3, generated=40)
-    each.start_after(32)
+    each.skip_cached(32)
     assert each.cached_prompt_tokens == 3
 
 
 def test_timings_follow_the_clock() -> None:
     each = ActiveSequence(SequenceRequest((1, 1), (1, 2), 10, submitted_s=1.0))
     each.admit(1.5)
-    each.collect(7, 2.5)
-    each.collect(7, 3.0)
-    each.collect(7, 4.5)
+    each.append_token(7, 2.5)
+    each.append_token(7, 3.0)
+    each.append_token(7, 4.5)
     timings = each.timings(9.0)
     assert (timings.queue_ms, timings.prefill_ms, timings.decode_ms) == (500, 1000, 2000)
 
 
-def test_what_had_not_begun_took_no_time() -> None:
+def test_a_phase_that_had_not_begun_took_no_time() -> None:
     each = ActiveSequence(SequenceRequest((1, 1), (1, 2), 10, submitted_s=1.0))
     assert each.timings(3.0) == Timings(2000, 0, 0)
     each.admit(1.5)
     assert each.timings(3.0) == Timings(500, 1500, 0)
 
 
-def test_after_a_slow_step_less_is_read() -> None:
+def test_after_a_slow_step_less_is_prefilled() -> None:
     subject = scheduler(budget=100)
     subject.add(active(1, 5000))
     subject.admit(0.0)
     assert plan(subject) == {1: 100}
-    subject.note_prefill_took(20.0, 100, decoding=False)
+    subject.record_prefill(20.0, 100, decoding=False)
     assert plan(subject) == {1: 25}
 
 
 def decoding_beside(*prompts: int) -> Scheduler:
-    """SequenceRequest 1 decodes; these prompts, of sequences 2 and on, have a place."""
+    """Sequence 1 decodes; these prompts, of sequences 2 and up, have slots."""
     subject = scheduler(budget=500)
     subject.add(active(1, 1))
     subject.admit(0.0)
@@ -268,31 +269,31 @@ def decoding_beside(*prompts: int) -> Scheduler:
     for number, tokens in enumerate(prompts, start=2):
         subject.add(active(number, tokens))
     subject.admit(0.0)
-    subject.note_decode_took(0.010, Read())
+    subject.record_decode(0.010, PrefillTokens())
     for _ in range(4):
-        # It looks at how long a step takes without them.
+        # A probe measures steps without them.
         assert not {2, 3} & plan(subject).keys()
     return subject
 
 
-def test_while_others_decode_one_long_prompt_reads_what_they_can_bear() -> None:
+def test_beside_decode_one_long_prompt_advances_within_the_slowdown() -> None:
     subject = decoding_beside(4001, 4001)
-    subject.note_decode_took(0.040, Read(long_tokens=16))
+    subject.record_decode(0.040, PrefillTokens(long_tokens=16))
     assert plan(subject) == {2: 5}
 
 
-def test_a_short_prompt_is_read_at_once_beside_them() -> None:
+def test_beside_decode_a_short_prompt_is_prefilled_at_once() -> None:
     subject = decoding_beside(4001, 4001, 101)
     assert plan(subject) == {2: 16, 4: 100}
 
 
-def test_a_step_that_read_short_prompts_too_says_nothing_of_long_ones() -> None:
+def test_a_step_with_short_prompts_does_not_change_the_long_prompt_budget() -> None:
     subject = decoding_beside(4001)
-    subject.note_decode_took(9.0, Read(long_tokens=16, other_tokens=100))
+    subject.record_decode(9.0, PrefillTokens(long_tokens=16, other_tokens=100))
     assert plan(subject) == {2: 16}
 
 
-def test_the_tail_of_a_long_prompt_is_still_of_a_long_prompt() -> None:
+def test_the_rest_of_a_long_prompt_still_counts_as_long() -> None:
     subject = decoding_beside(258)
     while (slices := subject.plan_prefill()) and not any(map(subject.advance, slices)):
         assert all(each.count <= 16 for each in slices)

@@ -1,4 +1,4 @@
-"""The simulated engine: known tokens, set times, faults on request."""
+"""The simulated engine: fixed tokens, configured times, injected faults."""
 
 import asyncio
 import json
@@ -20,7 +20,8 @@ from mlxmesh_engine.scheduling.request import (
     StepOutputs,
     Update,
 )
-from mlxmesh_engine.service.simulated import Pace, SimulatedEngine, SimulatedModel
+from mlxmesh_engine.service.simulated import SimulatedEngine
+from mlxmesh_engine.service.simulated_model import Pace, SimulatedModel
 from mlxmesh_shared.errors import EngineFailed, InvalidArgument
 
 MODEL = SimulatedModel(vocab_size=50, context_tokens=100, eos_token_ids=frozenset({0, 1}))
@@ -28,7 +29,7 @@ AT_ONCE = Pace(step_s=0, prefill_s_per_token=0)
 
 
 class Heard:
-    """What an engine told of each sequence."""
+    """Collects an engine's updates by sequence."""
 
     def __init__(self) -> None:
         self.updates: dict[int, list[Update]] = {}
@@ -94,7 +95,7 @@ async def test_an_end_token_ends_it() -> None:
     assert heard.tokens(1)[-1] == stop
 
 
-async def test_no_more_run_than_may() -> None:
+async def test_no_more_sequences_run_than_allowed() -> None:
     async with engine(max_running=2) as (subject, heard):
         for number in range(1, 6):
             subject.submit(sequence(number))
@@ -104,7 +105,7 @@ async def test_no_more_run_than_may() -> None:
     assert max(load.waiting for load in heard.loads) == 3
 
 
-async def test_what_is_dropped_with_its_stream_is_not_heard_of_again() -> None:
+async def test_a_dropped_stream_gets_no_more_outputs() -> None:
     async with engine() as (subject, heard):
         subject.submit(sequence(1, max_tokens=10_000))
         subject.drop_stream(1)
@@ -122,30 +123,28 @@ async def test_a_failing_engine_fails_sequences_one_by_one() -> None:
         assert not subject.dead.done()
 
 
-async def test_a_stalled_step_lets_the_age_grow() -> None:
+async def test_the_loop_age_grows_during_a_stalled_step() -> None:
     async with engine(replace(AT_ONCE, stall_rate=1, stall_s=60)) as (subject, heard):
         subject.submit(sequence(1))
         async with asyncio.timeout(30):
-            while subject.age_s < 0.5:
+            while subject.time_since_progress_s < 0.5:
                 await asyncio.sleep(0.05)
         assert not heard.updates
 
 
-def test_a_step_takes_what_it_is_set_to() -> None:
+def test_a_step_takes_its_configured_time() -> None:
     pace = Pace(step_s=0.01, prefill_s_per_token=0.001)
-    chance = random.Random(1)
-    assert pace.duration_s(decodes=True, prefill_tokens=5, chance=chance) == pytest.approx(0.015)
-    assert pace.duration_s(decodes=False, prefill_tokens=5, chance=chance) == pytest.approx(0.005)
+    rng = random.Random(1)
+    assert pace.duration_s(decodes=True, prefill_tokens=5, rng=rng) == pytest.approx(0.015)
+    assert pace.duration_s(decodes=False, prefill_tokens=5, rng=rng) == pytest.approx(0.005)
     jittered = replace(pace, jitter=0.5)
-    durations = [
-        jittered.duration_s(decodes=True, prefill_tokens=0, chance=chance) for _ in range(50)
-    ]
+    durations = [jittered.duration_s(decodes=True, prefill_tokens=0, rng=rng) for _ in range(50)]
     assert 0.01 <= min(durations) < max(durations) <= 0.015
     stalled = replace(pace, stall_rate=1, stall_s=2)
-    assert stalled.duration_s(decodes=True, prefill_tokens=0, chance=chance) > 2
+    assert stalled.duration_s(decodes=True, prefill_tokens=0, rng=rng) > 2
 
 
-def test_the_facts_come_from_the_configuration(tmp_path: Path) -> None:
+def test_the_properties_come_from_the_configuration(tmp_path: Path) -> None:
     config = {
         "model_type": "llama",
         "max_position_embeddings": 64,
@@ -154,17 +153,17 @@ def test_the_facts_come_from_the_configuration(tmp_path: Path) -> None:
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    model = SimulatedModel.read(tmp_path)
+    model = SimulatedModel.load(tmp_path)
     assert (model.vocab_size, model.context_tokens) == (9, 64)
     assert model.eos_token_ids == {3, 4}
-    assert SimulatedModel.read(tmp_path, 32).context_tokens == 32
+    assert SimulatedModel.load(tmp_path, 32).context_tokens == 32
 
 
 def test_a_configuration_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(InvalidArgument, match="vocab_size") as caught:
-        SimulatedModel.read(tmp_path)
+        SimulatedModel.load(tmp_path)
     assert caught.value.field == "model_dir"
 
 

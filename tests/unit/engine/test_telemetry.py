@@ -1,4 +1,4 @@
-"""A sequence's spans, made of its timings after its end."""
+"""A sequence's spans, recorded from its timings after its end."""
 
 import time
 
@@ -48,7 +48,7 @@ async def test_the_phases_follow_each_other_below_the_callers_span() -> None:
     assert 0.1 <= age_s < 60
 
 
-async def test_each_phase_tells_its_tokens() -> None:
+async def test_each_phase_has_its_tokens() -> None:
     queue, prefill, decode = await spans_of(WHOLE, finish_reason=FinishReason.STOP)
     assert queue.attributes == {}
     assert prefill.attributes == {
@@ -58,7 +58,7 @@ async def test_each_phase_tells_its_tokens() -> None:
     assert decode.attributes == {"gen_ai.usage.output_tokens": 4}
 
 
-async def test_what_did_not_begin_has_no_span_and_a_failure_shows() -> None:
+async def test_a_phase_that_did_not_begin_has_no_span_and_a_failure_is_recorded() -> None:
     (queue,) = await spans_of(Timings(10, 0, 0), error=DeadlineExceeded("too late"))
     assert (queue.name, queue.failed) == ("queue", True)
     assert queue.attributes == {"error.type": "DEADLINE_EXCEEDED"}
@@ -69,5 +69,5 @@ async def test_without_a_recorded_parent_there_are_no_spans(flags: str) -> None:
     assert await spans_of(WHOLE, flags, finish_reason=FinishReason.STOP) == []
 
 
-async def test_one_that_never_was_in_the_engine_has_no_spans() -> None:
+async def test_a_sequence_that_was_never_admitted_has_no_spans() -> None:
     assert await spans_of(None, finish_reason=FinishReason.STOP) == []

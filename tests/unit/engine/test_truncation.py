@@ -16,7 +16,7 @@ def weights_of(scores: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("vocab", VOCABULARIES)
 @pytest.mark.parametrize("spread", [0.01, 1.0, 8.0])
-def test_keeps_what_the_reference_keeps(vocab: int, spread: float) -> None:
+def test_keeps_the_tokens_that_the_reference_keeps(vocab: int, spread: float) -> None:
     rows = [
         Sampling(temperature=1, top_p=0.9),
         Sampling(temperature=1, top_p=0.001),

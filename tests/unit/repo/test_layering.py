@@ -43,7 +43,8 @@ def test_the_linter_knows_every_package():
 
 
 def test_every_package_has_a_layer():
-    (layers,) = (c for c in TOOL["importlinter"]["contracts"] if c["type"] == "layers")
+    contracts = [c for c in TOOL["importlinter"]["contracts"] if c["type"] == "layers"]
+    (layers,) = (contract for contract in contracts if "containers" not in contract)
     named = {name.strip() for layer in layers["layers"] for name in layer.split("|")}
     assert named == _packages()
 

@@ -27,7 +27,7 @@ async def take(watch: AsyncIterator[Change], count: int) -> list[tuple[int, str,
     ]
 
 
-async def test_watch_is_what_is_there_then_the_mark_then_changes() -> None:
+async def test_a_watch_yields_current_records_the_mark_and_changes() -> None:
     feed = ChangeFeed()
     feed.publish(record("a", EngineState.STARTING))
     feed.publish(record("b"))
@@ -49,7 +49,7 @@ async def test_slow_watcher_gets_the_newest_of_each_engine() -> None:
     assert await take(watch, 2) == [(2000, "b", "STARTING"), (2001, "a", "READY")]
 
 
-async def test_stopped_engine_is_told_once_and_forgotten() -> None:
+async def test_a_stopped_engine_is_published_once_and_removed() -> None:
     feed = ChangeFeed()
     feed.publish(record("a"))
     watch = feed.watch()
@@ -59,13 +59,13 @@ async def test_stopped_engine_is_told_once_and_forgotten() -> None:
     assert await take(feed.watch(), 1) == [(2, "", "synced")]
 
 
-async def test_watcher_that_falls_behind_is_told_to_start_again() -> None:
+async def test_a_watcher_that_falls_behind_gets_an_error() -> None:
     feed = ChangeFeed()
     watch = feed.watch()
     await take(watch, 1)
     for number in range(change_feed.MAX_PENDING_ENGINES + 1):
         feed.publish(record(f"e{number}", EngineState.STOPPED))
-    with pytest.raises(ServiceUnavailable, match="start it again"):
+    with pytest.raises(ServiceUnavailable, match="start a new one"):
         await take(watch, 1)
 
 

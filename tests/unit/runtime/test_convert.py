@@ -50,7 +50,7 @@ def test_every_state_has_its_number(state: EngineState) -> None:
     assert pb.EngineState.Name(engine.state) == f"ENGINE_STATE_{state}"
 
 
-def test_engine_is_shown_whole() -> None:
+def test_every_field_of_an_engine_is_converted() -> None:
     record = EngineRecord(
         spec=SPEC,
         state=EngineState.BACKOFF,

@@ -25,7 +25,7 @@ def write_cgroup(folder: Path, *, limit: str, used: int, inactive_file: int) -> 
     return folder
 
 
-def test_container_limit_is_the_memory_that_counts(tmp_path: Path) -> None:
+def test_a_container_limit_is_the_memory(tmp_path: Path) -> None:
     cgroup = write_cgroup(tmp_path, limit=str(8 * GIB), used=3 * GIB, inactive_file=GIB)
     assert within_cgroup(HOST, cgroup) == Memory(total_bytes=8 * GIB, available_bytes=6 * GIB)
 
@@ -47,18 +47,18 @@ def test_cpu_name_where_there_is_one() -> None:
     assert cpu_name("processor\t: 0\nBogoMIPS\t: 50\n") == ""
 
 
-def test_gpu_memory_is_read_from_the_query() -> None:
+def test_gpu_memory_is_parsed() -> None:
     assert parse_gpu_memory("81920, 80000") == Memory(
         total_bytes=81920 * 2**20, available_bytes=80000 * 2**20
     )
 
 
 @pytest.mark.parametrize("printed", ["", "No devices were found", "[N/A], [N/A]", "1, 2, 3"])
-def test_gpu_that_does_not_tell_is_unknown(printed: str) -> None:
+def test_gpu_memory_without_figures_is_unknown(printed: str) -> None:
     assert parse_gpu_memory(printed) is None
 
 
-async def test_this_host_is_told_without_importing_mlx() -> None:
+async def test_the_device_is_found_without_importing_mlx() -> None:
     had_mlx = "mlx" in sys.modules
     device = await find_device()
     memory = await free_memory(device.kind)

@@ -22,7 +22,7 @@ SPEC = EngineSpec(
 )
 
 
-def test_flags_are_what_the_engine_understands(tmp_path: Path) -> None:
+def test_the_engine_understands_its_flags(tmp_path: Path) -> None:
     mesh = MeshSettings(data_dir=tmp_path, log_level="debug", log_format="json")
     command = EngineCommand(mesh=mesh)
     interpreter, dash_m, module, *flags = command.line(SPEC)
@@ -36,7 +36,7 @@ def test_flags_are_what_the_engine_understands(tmp_path: Path) -> None:
     assert (settings.log_level, settings.log_format) == ("debug", "json")
 
 
-def test_what_the_runtime_was_told_about_the_mesh_the_engine_is_told(tmp_path: Path) -> None:
+def test_the_engine_gets_the_runtimes_settings_of_the_mesh(tmp_path: Path) -> None:
     told = {"data_dir": tmp_path, "tls_dir": tmp_path / "tls", "reflection": False}
     told |= {"registry": "consul", "telemetry": True}
     consul = ConsulSettings(address="127.0.0.1:1234", check_tls=True, token=SecretStr("secret"))
@@ -50,13 +50,13 @@ def test_what_the_runtime_was_told_about_the_mesh_the_engine_is_told(tmp_path: P
     assert settings.listen != runtime.listen
 
 
-def test_options_that_are_not_set_are_left_to_the_engine(tmp_path: Path) -> None:
+def test_unset_options_keep_the_engines_defaults(tmp_path: Path) -> None:
     line = EngineCommand(mesh=MeshSettings(data_dir=tmp_path), program=["engine"]).line(SPEC)
     assert line[0] == "engine"
     assert "--prefill-tokens-per-step" not in line
 
 
-def test_a_spare_is_started_by_flags_that_the_engine_understands(tmp_path: Path) -> None:
+def test_the_engine_understands_the_flags_of_a_spare(tmp_path: Path) -> None:
     flags = EngineCommand(mesh=MeshSettings(data_dir=tmp_path)).spare_line()[3:]
     settings = load_settings(EngineSettings, flags, env={})
     assert (settings.spare, settings.data_dir) == (True, tmp_path)

@@ -1,11 +1,11 @@
-"""Which changes of an engine are events, along whole lives of engines."""
+"""Which changes of an engine are events, over whole lifecycles."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mlxmesh_runtime.convert import engine_event_to
 from mlxmesh_runtime.engine_record import EngineFailure, EngineRecord, EngineSpec, FailureReason
-from mlxmesh_runtime.engines import engine_event
 from mlxmesh_runtime.lifecycle import EngineState
 
 SPEC = EngineSpec(engine_id="e-1", model="pocket", model_version=2, model_dir=Path("/m"))
@@ -20,11 +20,11 @@ AGAIN = {"state": EngineState.STARTING, "restarts": 1}
 
 def life(*steps: dict[str, Any]) -> list[Any]:
     """The events of a record that changes step by step."""
-    events = [engine_event(None, NEW)]
+    events = [engine_event_to(None, NEW)]
     before = NEW
     for step in steps:
         after = replace(before, **step)
-        events.append(engine_event(before, after))
+        events.append(engine_event_to(before, after))
         before = after
     return [event for event in events if event is not None]
 
@@ -33,7 +33,7 @@ def names(events: list[Any]) -> list[str]:
     return [type(event).__name__ for event in events]
 
 
-def test_a_crash_and_the_return() -> None:
+def test_a_crash_and_a_restart() -> None:
     events = life(STARTED, READY, CRASHED, AGAIN, STARTED, READY)
     assert names(events) == [
         "EngineStarted", "EngineReady", "EngineCrashed", "EngineStarted", "EngineReady",
@@ -47,19 +47,19 @@ def test_a_crash_and_the_return() -> None:
     assert events[1].address == "127.0.0.1:1"
 
 
-def test_one_that_goes_down_too_often() -> None:
+def test_an_engine_that_goes_down_too_often() -> None:
     events = life(STARTED, CRASHED, {"state": EngineState.FAILED})
     assert names(events) == ["EngineStarted", "EngineCrashed", "EngineFailed"]
     assert events[2].failure.reason == "ENGINE_CRASHED"
 
 
-def test_one_that_is_stopped() -> None:
+def test_an_engine_that_is_stopped() -> None:
     draining = {"state": EngineState.DRAINING}
     stopped = {"state": EngineState.STOPPED, "address": "", "pid": 0}
     assert names(life(STARTED, READY, draining, stopped))[2:] == ["EngineStopped"]
 
 
-def test_one_that_was_asked_to_leave_is_followed_by_another() -> None:
+def test_an_engine_that_drains_is_replaced() -> None:
     draining = {"state": EngineState.DRAINING}
     gone = {"state": EngineState.DRAINING, "address": "", "pid": 0}
     events = life(STARTED, READY, draining, gone, AGAIN, STARTED)

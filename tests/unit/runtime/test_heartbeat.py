@@ -4,9 +4,8 @@ from itertools import chain, repeat
 
 import pytest
 
-from mlxmesh.engine.v1.engine_pb2 import GetEngineInfoResponse
-from mlxmesh_runtime.engine_record import EngineFailure
-from mlxmesh_runtime.heartbeat import HeartbeatLimits, until_hung
+from mlxmesh_runtime.engine_record import EngineFailure, EngineHealth
+from mlxmesh_runtime.heartbeat import HeartbeatLimits, wait_until_hung
 from mlxmesh_shared.errors import ServiceUnavailable
 
 LIMITS = HeartbeatLimits(
@@ -16,51 +15,51 @@ LOST = None
 
 
 class ScriptedProbe:
-    """Answers with loop ages in milliseconds, LOST being no answer; ends as a stuck engine."""
+    """Answers with these loop ages in milliseconds (LOST: no answer), then as a hung engine."""
 
     def __init__(self, *loop_ages_ms: int | None) -> None:
         self._script: Iterator[int | None] = chain(loop_ages_ms, repeat(99_000))
-        self.asked = 0
+        self.checks = 0
 
-    async def info(self, timeout_s: float) -> GetEngineInfoResponse:
-        self.asked += 1
+    async def check(self, timeout_s: float) -> EngineHealth:
+        self.checks += 1
         age_ms = next(self._script)
         if age_ms is None:
             raise ServiceUnavailable("gone")
-        return GetEngineInfoResponse(time_since_progress_ms=age_ms)
+        return EngineHealth(device="cpu", time_since_progress_s=age_ms / 1000)
 
     async def close(self) -> None: ...
 
 
 async def watch(probe: ScriptedProbe, limits: HeartbeatLimits = LIMITS) -> EngineFailure:
     async with asyncio.timeout(10):
-        return await until_hung(probe, limits)
+        return await wait_until_hung(probe, limits)
 
 
 async def test_old_loop_is_stuck() -> None:
     probe = ScriptedProbe(10, 5_000, 5_001)
     failure = await watch(probe)
     assert failure.reason == "ENGINE_STALLED"
-    assert failure.message == "its loop has not turned for 5.0 s; it was killed"
-    assert probe.asked == 3
+    assert failure.message == "it has run no step for 5.0 s; it was killed"
+    assert probe.checks == 3
 
 
-async def test_silence_is_frozen_only_after_several_questions() -> None:
+async def test_an_engine_is_frozen_only_after_several_missed_heartbeats() -> None:
     probe = ScriptedProbe(10, LOST, LOST, LOST)
     assert "has not answered" in (await watch(probe)).message
-    assert probe.asked == 4
+    assert probe.checks == 4
 
 
 @pytest.mark.parametrize("script", [(LOST, LOST, 10), (LOST, 10, LOST, LOST, 10)])
-async def test_an_answer_in_between_counts(script: tuple[int | None, ...]) -> None:
+async def test_an_answer_resets_the_count(script: tuple[int | None, ...]) -> None:
     probe = ScriptedProbe(*script)
-    assert "has not turned for 99.0 s" in (await watch(probe)).message
-    assert probe.asked == len(script) + 1
+    assert "has run no step for 99.0 s" in (await watch(probe)).message
+    assert probe.checks == len(script) + 1
 
 
-async def test_short_silence_is_forgiven() -> None:
+async def test_a_short_silence_is_tolerated() -> None:
     patient = HeartbeatLimits(
         interval_s=0.001, timeout_s=1, liveness_timeout_s=60, step_stall_timeout_s=5
     )
     probe = ScriptedProbe(*[LOST] * 20)
-    assert "has not turned" in (await watch(probe, patient)).message
+    assert "has run no step" in (await watch(probe, patient)).message

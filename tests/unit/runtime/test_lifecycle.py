@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_runtime.lifecycle import MOVES, EngineState, check_move
+from mlxmesh_runtime.lifecycle import TRANSITIONS, EngineState, check_transition
 from mlxmesh_shared.errors import IllegalState
 
 S = EngineState
@@ -20,24 +20,24 @@ S = EngineState
         [S.STARTING, S.BACKOFF, S.DRAINING, S.STOPPED],
     ],
 )
-def test_lives_that_happen_are_legal(life: list[EngineState]) -> None:
+def test_typical_lifecycles_are_legal(life: list[EngineState]) -> None:
     for before, after in pairwise(life):
-        check_move(before, after)
+        check_transition(before, after)
 
 
 @given(st.sampled_from(EngineState), st.sampled_from(EngineState))
-def test_every_other_move_names_both_states(before: EngineState, after: EngineState) -> None:
-    if after in MOVES[before]:
-        check_move(before, after)
+def test_an_illegal_transition_names_both_states(before: EngineState, after: EngineState) -> None:
+    if after in TRANSITIONS[before]:
+        check_transition(before, after)
     else:
         with pytest.raises(IllegalState, match=rf"{before} cannot become {after}"):
-            check_move(before, after)
+            check_transition(before, after)
 
 
 def test_every_state_can_end() -> None:
     def ends(state: EngineState, seen: frozenset[EngineState] = frozenset()) -> bool:
-        onward = MOVES[state] - seen
+        onward = TRANSITIONS[state] - seen
         return state is S.STOPPED or any(ends(after, seen | {state}) for after in onward)
 
     assert all(ends(state) for state in EngineState)
-    assert not MOVES[S.STOPPED]
+    assert not TRANSITIONS[S.STOPPED]

@@ -8,7 +8,7 @@ from mlxmesh_shared.errors import InsufficientMemory
 GIB = 2**30
 
 
-def test_need_is_the_weights_and_the_engine_itself(tmp_path: Path) -> None:
+def test_the_needed_memory_is_weights_and_overhead(tmp_path: Path) -> None:
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"x" * 1000)
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"x" * 24)
     (tmp_path / "tokenizer.json").write_bytes(b"x" * 5000)
@@ -30,7 +30,7 @@ def test_linked_weights_count(tmp_path: Path) -> None:
         (5 * GIB, 5 * GIB, False),
     ],
 )
-def test_the_fraction_of_what_is_free_is_the_limit(needed: int, reserved: int, fits: bool) -> None:
+def test_the_limit_is_a_fraction_of_the_free_memory(needed: int, reserved: int, fits: bool) -> None:
     memory = Memory(total_bytes=16 * GIB, available_bytes=10 * GIB)
 
     def check() -> None:
@@ -43,14 +43,14 @@ def test_the_fraction_of_what_is_free_is_the_limit(needed: int, reserved: int, f
             check()
 
 
-def test_refusal_gives_the_figures() -> None:
+def test_a_refusal_names_the_figures() -> None:
     memory = Memory(total_bytes=16 * GIB, available_bytes=GIB)
     with pytest.raises(InsufficientMemory) as refusal:
         check_fits(
             needed_bytes=20 * GIB, reserved_bytes=2 * GIB, memory=memory, memory_fraction=0.5
         )
     assert refusal.value.message == (
-        "the model needs at least 20,480 MiB, but 0 MiB can be used: 50% of 0 MiB that are free "
-        "of 16,384 MiB, with 2,048 MiB set aside for engines that still load; unload a model, or "
+        "the model needs at least 20,480 MiB, but 0 MiB can be used: 50% of 0 MiB free memory, "
+        "of 16,384 MiB in total, with 2,048 MiB reserved for loading engines; unload a model, or "
         "load a smaller or quantized one"
     )

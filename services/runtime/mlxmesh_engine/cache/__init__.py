@@ -1,1 +1,1 @@
-"""Keys and values of the running batch, and of prefixes that are kept."""
+"""The KV cache of the running batches, and the prefix cache."""

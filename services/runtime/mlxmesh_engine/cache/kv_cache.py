@@ -1,17 +1,27 @@
-"""The keys and values of a batch: mlx-lm's batched caches, one per layer, moved as one."""
+"""The KV cache of a batch: mlx-lm's batched caches, one per layer, changed together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol, cast
 
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
 
-from mlxmesh_engine.scheduling.batching import Batching
+
+class Batching(Enum):
+    """How the rows of a batch may go through a model."""
+
+    TOGETHER = "together"
+    """Prompts of similar length are prefilled in one padded pass; all rows decode in one."""
+    EQUAL_LENGTHS = "equal lengths"
+    """Padding would enter the model's state: only prompts of equal length are prefilled in one."""
+    ALONE = "alone"
+    """Each row goes through the model alone, with mlx-lm's caches for one sequence."""
 
 
 class LayerCache(Protocol):
-    """What mlx-lm's BatchKVCache, BatchRotatingKVCache, ArraysCache and CacheList have in common.
+    """The common interface of mlx-lm's BatchKVCache, BatchRotatingKVCache, ArraysCache, CacheList.
 
     Source: mlx_lm/models/cache.py, mlx-lm 0.32.2.
     """
@@ -33,12 +43,12 @@ class KeysValues:
     keys: mx.array
     values: mx.array
 
-    def first(self, tokens: int) -> "KeysValues":
+    def truncated(self, tokens: int) -> "KeysValues":
         if tokens == self.keys.shape[2]:
             return self
         return KeysValues(self.keys[:, :, :tokens], self.values[:, :, :tokens])
 
-    def joined(self, later: "Sequence[KeysValues]") -> "KeysValues":
+    def concatenated(self, later: "Sequence[KeysValues]") -> "KeysValues":
         if not later:
             return self
         parts = [self, *later]
@@ -49,14 +59,14 @@ class KeysValues:
 
 
 RowCache = list[KeysValues]
-"""One sequence's keys and values, layer for layer."""
+"""One sequence's keys and values, one entry per layer."""
 
 
 class BatchCache:
-    """The cache of `rows` sequences; `layers` is what a model's `cache` argument takes.
+    """The cache of `rows` sequences; `layers` is a model's `cache` argument.
 
-    A row that is served alone has mlx-lm's own caches for one sequence, which can do all but
-    `extend`, `keep` and padding.
+    A row that is served alone has mlx-lm's caches for one sequence, which support everything but
+    `extend`, `filter` and padding.
     """
 
     def __init__(self, layers: list[LayerCache], rows: int) -> None:
@@ -65,13 +75,13 @@ class BatchCache:
 
     @classmethod
     def empty(cls, model: object, rows: int, batching: Batching) -> "BatchCache":
-        return cls.starting_with(model, [None] * rows, batching)
+        return cls.from_rows(model, [None] * rows, batching)
 
     @classmethod
-    def starting_with(
+    def from_rows(
         cls, model: object, rows: "Sequence[RowCache | None]", batching: Batching
     ) -> "BatchCache":
-        """A cache whose rows hold copies of these."""
+        """A cache whose rows start as copies of these; None for an empty row."""
         singles = [_single_cache(model, row) for row in rows]
         if batching is Batching.ALONE:
             (alone,) = singles
@@ -80,17 +90,17 @@ class BatchCache:
 
     @property
     def divisible(self) -> bool:
-        """Whether every token's keys and values are kept apart, so that a row can be cut."""
+        """Whether each token has its own keys and values: a row can be cut at any token."""
         return all(isinstance(layer, BatchKVCache | KVCache) for layer in self.layers)
 
     @property
     def token_bytes(self) -> int:
-        """What one token of one row takes, of the arrays that are (rows, heads, tokens, dims)."""
+        """The size of one token of one row in the arrays of shape (rows, heads, tokens, dims)."""
         shaped = [array for array in self.arrays() if array.ndim == 4]
         return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in shaped)
 
     def copy_row(self, row: int, start: int, stop: int) -> RowCache:
-        """Tokens of a row of a divisible cache, counted back from its end, which is 0."""
+        """Copies tokens start to stop of a row of a divisible cache, counted from its end (0)."""
         copied: RowCache = []
         for layer in self.layers:
             keys, values, *_, end = layer.state
@@ -103,7 +113,7 @@ class BatchCache:
         return sum(layer.nbytes for layer in self.layers)
 
     def arrays(self) -> list[mx.array]:
-        """Every array it holds, to be evaluated."""
+        """All arrays of the cache, for evaluation."""
         found: list[mx.array] = []
         for layer in self.layers:
             _collect(layer.state, found)
@@ -115,13 +125,14 @@ class BatchCache:
             mine.extend(theirs)
         self.rows += other.rows
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def filter(self, rows: Sequence[int]) -> None:
+        """Keeps these rows, in this order."""
         for layer in self.layers:
             layer.filter(list(rows))
         self.rows = len(rows)
 
     def prepare(self, lengths: list[int]) -> None:
-        """Announces right-padded input of these true lengths; `finalize` after the last of it."""
+        """Announces right-padded input of these true lengths; call `finalize` after it."""
         longest = max(lengths)
         for layer in self.layers:
             layer.prepare(lengths=lengths, right_padding=[longest - n for n in lengths])
@@ -133,8 +144,8 @@ class BatchCache:
 
 def _single_cache(model: object, row: RowCache | None) -> list[Any]:
     layers: list[Any] = make_prompt_cache(cast("Any", model))
-    for layer, held in zip(layers, row or (), strict=row is not None):
-        layer.state = (held.keys, held.values, held.keys.shape[2])
+    for layer, stored in zip(layers, row or (), strict=row is not None):
+        layer.state = (stored.keys, stored.values, stored.keys.shape[2])
     return layers
 
 

@@ -1,8 +1,9 @@
-"""Which beginnings of prompts are kept, and which is given up first. Pure: no MLX.
+"""Which prefixes of prompts are cached, and which are evicted first. Pure: no MLX.
 
-Tokens are kept in blocks. A block is found by the block before it and its own tokens, so that a
-look-up takes one exact step for each block of the prompt, however much is kept. What is kept at
-one time is a segment: blocks that begin a prompt, or that follow a block of an earlier segment.
+Tokens are cached in blocks. The key of a block is the number of the block before it and its own
+tokens, so that a look-up takes one exact step per block of the prompt, whatever the cache's size.
+One insertion adds a segment: blocks that begin a prompt, or that follow a block of an earlier
+segment.
 """
 
 from array import array
@@ -13,87 +14,87 @@ from typing import Generic, TypeVar
 
 BLOCK_TOKENS = 32
 
-Kept = TypeVar("Kept")
+Value = TypeVar("Value")
 _Key = tuple[int, bytes]
-"""(number of the block before, or 0; the block's own tokens)"""
+"""(number of the previous block, or 0; the block's own tokens)"""
 
 
 @dataclass(eq=False, slots=True)
-class _Segment(Generic[Kept]):
-    kept: Kept
+class _Segment(Generic[Value]):
+    value: Value
     keys: list[_Key]
     nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Block(Generic[Kept]):
+class _Block(Generic[Value]):
     number: int
-    segment: _Segment[Kept]
+    segment: _Segment[Value]
 
 
 @dataclass(slots=True)
-class _Path(Generic[Kept]):
-    """How far a prompt is known: the segments it leads through, and how many blocks of each."""
+class _Path(Generic[Value]):
+    """The cached prefix of a prompt: its segments, and how many blocks of each."""
 
-    segments: list[tuple[_Segment[Kept], int]]
+    segments: list[tuple[_Segment[Value], int]]
     blocks: int = 0
     last_number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Piece(Generic[Kept]):
-    """The first `tokens` of what was kept as one."""
+class Piece(Generic[Value]):
+    """The first `tokens` of one cached value."""
 
-    kept: Kept
+    value: Value
     tokens: int
 
 
-class PrefixCache(Generic[Kept]):
-    """Holds at most `capacity_bytes`; the least recently used segment is the first to go."""
+class PrefixCache(Generic[Value]):
+    """Holds at most `capacity_bytes`; evicts the least recently used segment first."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
-        self._blocks: dict[_Key, _Block[Kept]] = {}
-        # The first was used longest ago. Whoever uses a segment uses those before it right after,
-        # so the first is always one that no other follows.
-        self._segments: OrderedDict[_Segment[Kept], None] = OrderedDict()
+        self._blocks: dict[_Key, _Block[Value]] = {}
+        # In order of last use. A look-up touches a segment before its predecessors, so no other
+        # segment depends on the first one.
+        self._segments: OrderedDict[_Segment[Value], None] = OrderedDict()
         self._last_number = 0
         self.nbytes = 0
         self.version = 0
-        """Changes with what is kept."""
+        """Changes with the content."""
 
     def __len__(self) -> int:
         return len(self._segments)
 
-    def find(self, tokens: Sequence[int]) -> list[Piece[Kept]]:
-        """The longest beginning of `tokens` that is kept, as pieces in order."""
+    def find(self, tokens: Sequence[int]) -> list[Piece[Value]]:
+        """The longest cached prefix of `tokens`, as pieces in order."""
         path = self._walk(_blocks(tokens))
-        self._use(path)
-        return [Piece(segment.kept, BLOCK_TOKENS * blocks) for segment, blocks in path.segments]
+        self._touch(path)
+        return [Piece(segment.value, BLOCK_TOKENS * blocks) for segment, blocks in path.segments]
 
-    def keep(
-        self, tokens: Sequence[int], *, token_bytes: int, extract: Callable[[int, int], Kept]
+    def insert(
+        self, tokens: Sequence[int], *, token_bytes: int, extract: Callable[[int, int], Value]
     ) -> None:
-        """Keeps what is missing of these tokens, in whole blocks, as far as it can fit.
+        """Caches the missing whole blocks of these tokens, as many as fit.
 
-        `extract(start, stop)` gives what there is to keep of these tokens.
+        `extract(start, stop)` returns the value for these tokens.
         """
         blocks = _blocks(tokens)
         path = self._walk(blocks)
-        self._use(path)
+        self._touch(path)
         block_bytes = BLOCK_TOKENS * token_bytes
-        held_bytes = sum(segment.nbytes for segment, _ in path.segments)
-        room = (self._capacity_bytes - held_bytes) // block_bytes
-        missing = blocks[path.blocks : path.blocks + room]
+        path_bytes = sum(segment.nbytes for segment, _ in path.segments)
+        max_blocks = (self._capacity_bytes - path_bytes) // block_bytes
+        missing = blocks[path.blocks : path.blocks + max_blocks]
         if not missing:
             return
-        self._make_room(len(missing) * block_bytes)
+        self._evict(len(missing) * block_bytes)
         start = BLOCK_TOKENS * path.blocks
-        kept = extract(start, start + BLOCK_TOKENS * len(missing))
-        self._add(path, _Segment(kept, [], len(missing) * block_bytes), missing)
+        value = extract(start, start + BLOCK_TOKENS * len(missing))
+        self._add(path, _Segment(value, [], len(missing) * block_bytes), missing)
 
-    def _walk(self, blocks: list[bytes]) -> _Path[Kept]:
-        path = _Path[Kept]([])
+    def _walk(self, blocks: list[bytes]) -> _Path[Value]:
+        path = _Path[Value]([])
         segment, first = None, 0
         for tokens in blocks:
             block = self._blocks.get((path.last_number, tokens))
@@ -109,11 +110,11 @@ class PrefixCache(Generic[Kept]):
             path.segments.append((segment, path.blocks - first))
         return path
 
-    def _use(self, path: _Path[Kept]) -> None:
+    def _touch(self, path: _Path[Value]) -> None:
         for segment, _ in reversed(path.segments):
             self._segments.move_to_end(segment)
 
-    def _make_room(self, nbytes: int) -> None:
+    def _evict(self, nbytes: int) -> None:
         while self.nbytes + nbytes > self._capacity_bytes:
             segment, _ = self._segments.popitem(last=False)
             self.nbytes -= segment.nbytes
@@ -121,21 +122,21 @@ class PrefixCache(Generic[Kept]):
             for key in segment.keys:
                 del self._blocks[key]
 
-    def _add(self, path: _Path[Kept], segment: _Segment[Kept], missing: list[bytes]) -> None:
-        before = path.last_number
+    def _add(self, path: _Path[Value], segment: _Segment[Value], missing: list[bytes]) -> None:
+        previous = path.last_number
         for tokens in missing:
             self._last_number += 1
-            segment.keys.append((before, tokens))
-            self._blocks[before, tokens] = _Block(self._last_number, segment)
-            before = self._last_number
+            segment.keys.append((previous, tokens))
+            self._blocks[previous, tokens] = _Block(self._last_number, segment)
+            previous = self._last_number
         self._segments[segment] = None
-        self._use(path)
+        self._touch(path)
         self.nbytes += segment.nbytes
         self.version += 1
 
 
 def _blocks(tokens: Sequence[int]) -> list[bytes]:
-    """Every whole block, packed: as exact as the tokens, and with a hash that none can foresee."""
+    """Every whole block as bytes: exact, and with a hash that an attacker cannot predict."""
     packed = array("I", tokens)
     block_bytes = BLOCK_TOKENS * packed.itemsize
     text = packed.tobytes()

@@ -1,18 +1,17 @@
-"""Keys and values of what was read before, for prompts that begin alike. On the MLX thread."""
+"""The prefix cache on the device: keys and values for prompts with a common prefix."""
 
 import logging
 from collections.abc import Sequence
 
-from mlxmesh_engine.cache.kv_cache import BatchCache, RowCache
+from mlxmesh_engine.cache.kv_cache import BatchCache, Batching, RowCache
 from mlxmesh_engine.cache.prefix_cache import PrefixCache
-from mlxmesh_engine.evaluation import start_computing
-from mlxmesh_engine.scheduling.batching import Batching
+from mlxmesh_engine.evaluation import evaluate_async
 
 _log = logging.getLogger(__name__)
 
 
 class PrefixStore:
-    """Empty for ever where capacity_bytes is 0 or the model's caches cannot be cut at a token."""
+    """Used on the MLX thread. Disabled if capacity_bytes is 0 or the caches cannot be cut."""
 
     def __init__(self, model: object, batching: Batching, capacity_bytes: int) -> None:
         self._cache: PrefixCache[RowCache] | None = None
@@ -21,7 +20,7 @@ class PrefixStore:
         if BatchCache.empty(model, 1, batching).divisible:
             self._cache = PrefixCache(capacity_bytes)
         else:
-            _log.info("this model forgets tokens as it reads, so no prefix is kept for reuse")
+            _log.info("the prefix cache is off: this model's caches cannot be cut at a token")
 
     @property
     def nbytes(self) -> int:
@@ -29,30 +28,30 @@ class PrefixStore:
 
     @property
     def version(self) -> int:
-        """Changes with what is kept."""
+        """Changes with the content."""
         return self._cache.version if self._cache else 0
 
-    def known(self, tokens: Sequence[int]) -> int:
-        """How many of these tokens, from the first on, need not be read."""
+    def count_cached(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens, from the first on, are cached."""
         return sum(piece.tokens for piece in self._cache.find(tokens)) if self._cache else 0
 
-    def take(self, tokens: Sequence[int]) -> RowCache | None:
-        """What is known of these tokens; not to be changed in place."""
+    def get(self, tokens: Sequence[int]) -> RowCache | None:
+        """The cached prefix of these tokens; must not be changed in place."""
         pieces = self._cache.find(tokens) if self._cache else []
         if not pieces:
             return None
-        by_piece = [[layer.first(piece.tokens) for layer in piece.kept] for piece in pieces]
-        return [of_layer[0].joined(of_layer[1:]) for of_layer in zip(*by_piece, strict=True)]
+        by_piece = [[layer.truncated(piece.tokens) for layer in piece.value] for piece in pieces]
+        return [layer[0].concatenated(layer[1:]) for layer in zip(*by_piece, strict=True)]
 
-    def keep(self, tokens: Sequence[int], cache: BatchCache, row: int) -> None:
-        """Copies a row of `cache` that holds exactly these tokens, as far as they are not known."""
+    def insert(self, tokens: Sequence[int], cache: BatchCache, row: int) -> None:
+        """Copies what is not cached yet from a row of `cache` that holds exactly these tokens."""
         if self._cache is None or not tokens:
             return
 
         def extract(start: int, stop: int) -> RowCache:
             copy = cache.copy_row(row, start - len(tokens), stop - len(tokens))
-            # At once: until then the copy would hold all rows in memory.
-            start_computing([array for layer in copy for array in (layer.keys, layer.values)])
+            # Now: until it is evaluated, the copy keeps all rows in memory.
+            evaluate_async([array for layer in copy for array in (layer.keys, layer.values)])
             return copy
 
-        self._cache.keep(tokens, token_bytes=cache.token_bytes, extract=extract)
+        self._cache.insert(tokens, token_bytes=cache.token_bytes, extract=extract)

@@ -1,1 +1,1 @@
-"""Loads a model and runs it: prefill, decode, and the engine's own forward passes."""
+"""Loads a model and runs it: prefill, decode, and an optimized forward pass for CPUs."""

@@ -1,8 +1,8 @@
-"""Finds out at load how a model can be batched: its scores in a batch must be those of each alone.
+"""Tests at load how a model can be batched: batched scores must equal those of each row alone.
 
-mlx-lm's batched caches do not suit all of its models. Gemma 2 broadcasts the mask of a padded batch
-onto its heads, without an error where there are as many rows as heads; recurrent states take
-padding in; some caches cannot be batched at all.
+mlx-lm's batched caches do not work with all of its models. Gemma 2 broadcasts the mask of a padded
+batch over its heads, without an error if there are as many rows as heads; recurrent states absorb
+padding; some caches cannot be batched at all.
 """
 
 import logging
@@ -14,17 +14,17 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
-from mlxmesh_engine.cache.kv_cache import BatchCache
-from mlxmesh_engine.evaluation import compute
+from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
+from mlxmesh_engine.evaluation import evaluate
 from mlxmesh_engine.forward.forward_pass import Forward, feed
-from mlxmesh_engine.scheduling.batching import Batching
 from mlxmesh_shared.errors import FeatureNotSupported
 
-# Of unequal lengths; a token each is left for the decode step.
+# Prompts of unequal lengths; the last token of each is left for the decode step.
 _LENGTHS = (2, 3, 5)
 _MAX_ROWS = 16
-# Relative to the scores' spread; wrong ones were off by 0.1 and more. Narrow types round otherwise
-# in batches, and a rounding may send a token to another expert: there, all tries must differ.
+# Relative to the spread of the scores; wrong scores were off by 0.1 and more. Narrow types round
+# differently in batches, and rounding may route a token to another expert: with them, a batching
+# fails only if all tries differ.
 _TOLERANCE = 0.01
 _NARROW_TOLERANCE = 0.05
 _NARROW_TRIES = 3
@@ -33,13 +33,13 @@ _log = logging.getLogger(__name__)
 
 
 class BatchTrial:
-    """One loaded model, tried out; `vocab_size` and `token_bytes` are known once it ran alone.
+    """Tests one loaded model; one row alone determines `vocab_size` and `token_bytes`.
 
-    A forward pass that is `proven` by tests of its own needs batched caches, and is tried no more.
+    A `proven` forward pass has its own tests and needs batched caches: it is not tested again.
     """
 
     def __init__(self, model: Forward, *, narrow: bool, proven: bool = False) -> None:
-        """Raises: FeatureNotSupported when the model cannot compute even one row."""
+        """Raises: FeatureNotSupported if the model cannot compute even one row."""
         self._model = model
         self._proven = proven
         self._single = Batching.TOGETHER if proven else Batching.ALONE
@@ -50,14 +50,14 @@ class BatchTrial:
             scores = self._scores_alone([0])
         except Exception as error:
             raise FeatureNotSupported(
-                f"this model cannot be computed on this device: {type(error).__name__}: {error}"
+                f"this model cannot run on this device: {type(error).__name__}: {error}"
             ) from error
         self.vocab_size = int(scores.shape[-1])
-        # A cache that forgets or sums up is counted as if it kept every token: more than it takes.
+        # For a cache that drops or merges tokens this is an upper bound.
         self.token_bytes = self._cache.token_bytes
 
     def best(self) -> Batching:
-        """The batching with the most rows in one pass that leaves the scores as they are alone."""
+        """The batching with the most rows per pass that does not change the scores."""
         if self._proven:
             return Batching.TOGETHER
         for batching in self._candidates():
@@ -65,7 +65,7 @@ class BatchTrial:
                 _log.info("prompts cannot be batched (%s): %s", batching.value, problem)
             else:
                 return batching
-        _log.warning("mlx-lm cannot batch this model exactly: its sequences are computed in turn")
+        _log.warning("mlx-lm cannot batch this model exactly: its sequences run one after another")
         return Batching.ALONE
 
     def _candidates(self) -> Iterator[Batching]:
@@ -77,12 +77,12 @@ class BatchTrial:
         yield Batching.EQUAL_LENGTHS
 
     def _problem(self, batching: Batching) -> str:
-        """Why this batching must not be used; empty when it may."""
+        """Why this batching must not be used; empty if it may be."""
         try:
-            wrong = all(self._differs(batching, 1 + 10 * at) for at in range(self._tries))
-        except Exception as error:  # noqa: BLE001 - models raise what they like
+            differs = all(self._differs(batching, 1 + 10 * at) for at in range(self._tries))
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
             return f"{type(error).__name__}: {error}"
-        return "the scores differ from those of each row alone" if wrong else ""
+        return "the scores differ from those of each row alone" if differs else ""
 
     def _differs(self, batching: Batching, first_id: int) -> bool:
         rows = list(self._rows(first_id))
@@ -99,23 +99,23 @@ class BatchTrial:
             first_id += length
 
     def _row_counts(self) -> list[int]:
-        """Two and three rows, and as many as the layers have heads in their caches."""
+        """Two and three rows, and as many rows as the caches have heads."""
         heads = {array.shape[1] for array in self._cache.arrays() if array.ndim == 4}
         return sorted({2, 3} | {count for count in heads if 1 < count <= _MAX_ROWS})
 
     def _scores_alone(self, row: list[int]) -> mx.array:
         self._cache = BatchCache.empty(self._model, 1, self._single)
         scores = feed(self._model, [row], self._cache)[0, -1].astype(mx.float32)
-        compute([scores, *self._cache.arrays()])
+        evaluate([scores, *self._cache.arrays()])
         return scores
 
     def _scores_batched(self, rows: Sequence[list[int]], batching: Batching) -> list[mx.array]:
-        """The last row joins after the others, which are prefilled together as far as they may."""
+        """Prefills all rows but the last as the batching allows, then adds the last one."""
         first, *later = self._prefilled(rows, batching)
         for cache in later:
             first.extend(cache)
         scores = feed(self._model, [row[-1:] for row in rows], first)[:, -1].astype(mx.float32)
-        compute([scores])
+        evaluate([scores])
         return list(scores)
 
     def _prefilled(self, rows: Sequence[list[int]], batching: Batching) -> Iterator[BatchCache]:
@@ -132,13 +132,14 @@ def _cycled(rows: Sequence[list[int]], count: int) -> list[list[int]]:
 
 
 def _difference(alone: mx.array, batched: mx.array) -> float:
-    """Relative to how far the scores lie apart; what is infinite or no number in both is equal."""
-    mine, theirs = np.array(alone, np.float64), np.array(batched, np.float64)
-    finite = np.isfinite(mine)
-    if not np.array_equal(mine[~finite], theirs[~finite], equal_nan=True):
+    """Relative to the spread of the scores; equal infinities and NaNs count as equal."""
+    expected, actual = np.array(alone, np.float64), np.array(batched, np.float64)
+    finite = np.isfinite(expected)
+    if not np.array_equal(expected[~finite], actual[~finite], equal_nan=True):
         return math.inf
-    gap = np.linalg.norm(mine[finite] - theirs[finite])
-    spread = np.linalg.norm(mine[finite] - mine[finite].mean()) if finite.any() else 0.0
+    gap = np.linalg.norm(expected[finite] - actual[finite])
+    centered = expected[finite] - expected[finite].mean() if finite.any() else np.zeros(1)
+    spread = np.linalg.norm(centered)
     return float(gap / (spread + 1e-6)) if np.isfinite(gap) else math.inf
 
 

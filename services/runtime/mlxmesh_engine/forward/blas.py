@@ -1,7 +1,7 @@
-"""Fast float32 products on a Linux CPU; must run before anything imports mlx.
+"""Loads a fast BLAS for float32 products on a Linux CPU; must run before mlx is imported.
 
-The Linux wheel of mlx brings the reference BLAS. Its symbols resolve to OpenBLAS when that was
-loaded globally before: 10 to 20 times faster, with no rebuild.
+The Linux wheel of mlx ships the reference BLAS. Its symbols resolve to OpenBLAS if that was
+loaded globally before: 10 to 20 times faster, without a rebuild.
 """
 
 import ctypes
@@ -19,13 +19,13 @@ Blas = Literal["openblas", "accelerate", "reference"]
 
 _NAMES = ("libopenblas.so.0", "libopenblas.so")
 _FOLDERS = ("/usr/lib64", "/usr/local/lib", "/opt/OpenBLAS/lib", "/opt/openblas/lib")
-_CPU_FACTS = Path("/proc/cpuinfo")
+_CPU_INFO = Path("/proc/cpuinfo")
 _AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedBlas:
-    """Which BLAS serves float32 products on the CPU, from which file, and why not a better one."""
+    """The BLAS for float32 products on the CPU, its file, and why it is not a faster one."""
 
     blas: Blas
     library: str = ""
@@ -33,7 +33,7 @@ class OpenedBlas:
 
     @property
     def fix(self) -> str:
-        """What its user can do about the slow one."""
+        """What a user of the reference BLAS can do."""
         return (
             f"float32 products run on the slow reference BLAS: {self.problem}; fix that, or "
             "install a system-wide OpenBLAS (Debian, Ubuntu: apt-get install "
@@ -42,7 +42,7 @@ class OpenedBlas:
 
 
 def prepare_blas() -> Blas:
-    """Loads OpenBLAS where it helps (Linux) and says which BLAS serves products on the CPU."""
+    """Loads OpenBLAS on Linux; returns the BLAS that computes products on the CPU."""
     return open_blas().blas
 
 
@@ -54,16 +54,16 @@ def open_blas(
 ) -> OpenedBlas:
     """As `prepare_blas`, with the file and the problem.
 
-    cache: where the file made of PyPI's OpenBLAS is kept; by default the user's cache.
-    system_libraries: what is tried after it; by default where Linux distributions install one.
+    cache: the directory for the file made of PyPI's OpenBLAS; default: the user's cache.
+    system_libraries: tried if that fails; default: the places of Linux distributions.
     """
     if platform == "darwin":
         return OpenedBlas("accelerate")
     if platform != "linux":
-        return OpenedBlas("reference", problem=f"OpenBLAS is not looked for on {platform}")
-    # At decode, a second thread gave nothing and took a core from serving.
+        return OpenedBlas("reference", problem=f"OpenBLAS is not supported on {platform}")
+    # In decode steps a second thread gained nothing and took a core from serving.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if takes_avx512_for_avx2(_read(_CPU_FACTS)):
+    if misdetects_avx512(_read(_CPU_INFO)):
         os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
     problem = ""
     try:
@@ -74,27 +74,27 @@ def open_blas(
     return OpenedBlas("openblas" if library else "reference", library, problem)
 
 
-def takes_avx512_for_avx2(cpu_facts: str) -> bool:
+def misdetects_avx512(cpu_info: str) -> bool:
     """Whether OpenBLAS may choose its AVX2 kernels on a CPU that has AVX-512.
 
-    It knows CPUs by model number: up to 0.3.2x it takes newer AMD ones for older. On a Zen 5 its
-    AVX-512 kernels made a decode step of one row take 0.57 of the time, of 32 rows 0.87.
-    cpu_facts: as in /proc/cpuinfo; of another form, the answer is no.
+    It detects CPUs by model number: up to 0.3.2x it mistakes new AMD CPUs for older ones. On a
+    Zen 5 the AVX-512 kernels reduced the time of a decode step to 0.57 with one row and to 0.87
+    with 32 rows. cpu_info: the text of /proc/cpuinfo; False for any other text.
     """
-    fields = dict(line.split(":", 1) for line in cpu_facts.splitlines() if ":" in line)
+    fields = dict(line.split(":", 1) for line in cpu_info.splitlines() if ":" in line)
     named = {name.strip(): value.split() for name, value in fields.items()}
     return named.get("vendor_id") == ["AuthenticAMD"] and _AVX512.issubset(named.get("flags", []))
 
 
 def _open_cached(cache: Path | None) -> str:
-    """Raises: OpenBlasUnavailable, and OSError when the file cannot be opened."""
+    """Raises: OpenBlasUnavailable; OSError if the file cannot be opened."""
     library = str(cached_openblas(default_cache() if cache is None else cache))
     _open(library)
     return library
 
 
 def _open_first(libraries: Iterable[str]) -> str:
-    """The first that opens, or nothing."""
+    """Opens the first library that works and returns its name; empty if none does."""
     for library in libraries:
         try:
             _open(library)
@@ -116,7 +116,7 @@ def _read(path: Path) -> str:
 
 
 def _system_libraries() -> Iterator[str]:
-    """Names before the slow search by `find_library`, which starts processes."""
+    """Plain names first: `find_library` is slow because it starts processes."""
     yield from _NAMES
     if found := find_library("openblas"):
         yield found

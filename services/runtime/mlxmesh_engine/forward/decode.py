@@ -1,4 +1,4 @@
-"""The sequences that are being decoded: one new token each per step."""
+"""A batch of decoding sequences: one new token for each per step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,32 +6,32 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlxmesh_engine.cache.kv_cache import BatchCache
-from mlxmesh_engine.evaluation import start_computing, token_ids
+from mlxmesh_engine.evaluation import evaluate_async, token_ids
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.sampling.sampler import BatchSampler
-from mlxmesh_engine.scheduling.scheduler import ActiveSequence
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
-    """A step whose computation was started: row for row, whose token is coming."""
+class LaunchedBatch:
+    """A decode step under computation; `tokens` has one token for each row."""
 
     rows: tuple[ActiveSequence, ...]
     tokens: mx.array
 
-    def read(self) -> list[int]:
-        """Waits for the computation."""
+    def wait(self) -> list[int]:
+        """Waits for the computation and returns the tokens."""
         return token_ids(self.tokens)
 
 
 OnLeave = Callable[[ActiveSequence, BatchCache, int], None]
-"""Told of a row that leaves, while it is still in the cache."""
+"""Called for a row that leaves the batch, while it is still in the cache."""
 
 
 class DecodeBatch:
-    """Rows join and leave between steps; a step is started without waiting for the one before.
+    """Rows join and leave between steps; a step is launched without waiting for the previous one.
 
-    A row's next input is the token that the step before it sampled, which stays on the device.
+    A row's next input is the token that the previous step sampled, which stays on the device.
     """
 
     def __init__(self, loaded: LoadedModel, *, on_leave: OnLeave) -> None:
@@ -54,7 +54,7 @@ class DecodeBatch:
         return self._cache.nbytes if self._cache else 0
 
     def join(self, actives: Sequence[ActiveSequence], cache: BatchCache) -> None:
-        """Takes over `cache`, which holds all of each row's tokens but the last."""
+        """Adds rows and takes ownership of `cache`, which holds each row's tokens but the last."""
         if self._cache is None:
             self._cache = cache
         else:
@@ -65,34 +65,34 @@ class DecodeBatch:
         self._sampler.join(actives)
 
     def drop_finished(self) -> None:
-        """Lets go of rows that ended or whose last token is already being computed."""
-        keep = [index for index, row in enumerate(self._rows) if _wants_more(row)]
+        """Removes rows that ended or whose last token is already being computed."""
+        keep = [index for index, row in enumerate(self._rows) if _needs_token(row)]
         if len(keep) == len(self._rows):
             return
         for index, row in enumerate(self._rows):
-            if self._cache is not None and not _wants_more(row):
+            if self._cache is not None and not _needs_token(row):
                 self._on_leave(row, self._cache, index)
         self._rows = [self._rows[index] for index in keep]
         self._inputs = self._inputs[mx.array(keep, mx.uint32)]
-        self._sampler.keep(keep)
+        self._sampler.filter(keep)
         if not keep:
             self._cache = None
         elif self._cache is not None:
-            self._cache.keep(keep)
+            self._cache.filter(keep)
 
-    def launch(self) -> Launched | None:
-        """Starts one step for every row."""
+    def launch(self) -> LaunchedBatch | None:
+        """Launches one step for every row."""
         self.drop_finished()
         if self._cache is None or not self._rows:
             return None
         logits = self._model(self._inputs[:, None], cache=self._cache.layers)[:, -1, :]
         tokens = self._sampler.sample(logits, [row.launched for row in self._rows])
-        start_computing([tokens, *self._sampler.arrays()])
+        evaluate_async([tokens, *self._sampler.arrays()])
         self._inputs = tokens
         for row in self._rows:
             row.launched += 1
-        return Launched(tuple(self._rows), tokens)
+        return LaunchedBatch(tuple(self._rows), tokens)
 
 
-def _wants_more(row: ActiveSequence) -> bool:
+def _needs_token(row: ActiveSequence) -> bool:
     return not row.ended and row.launched < row.request.max_tokens

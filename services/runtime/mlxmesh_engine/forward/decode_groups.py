@@ -1,41 +1,40 @@
-"""Decoding by length: rows of a batch are padded to the longest, and pay for its padding."""
+"""Groups decoding sequences by length: padding to the longest row costs every row of a batch."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxmesh_engine.cache.kv_cache import BatchCache
-from mlxmesh_engine.forward.decode import DecodeBatch, Launched, OnLeave
+from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
+from mlxmesh_engine.forward.decode import DecodeBatch, LaunchedBatch, OnLeave
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.batching import Batching
 from mlxmesh_engine.scheduling.request import SequenceKey
-from mlxmesh_engine.scheduling.scheduler import ActiveSequence
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 _log = logging.getLogger(__name__)
 
-# Below the first, padding costs less than a second pass through the model.
+# Up to the first length, padding costs less than a second pass through the model.
 _LENGTHS = (1024, 4096, 16384, 65536)
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchedStep:
-    """One step of every group."""
+    """One decode step of all groups."""
 
-    groups: tuple[Launched, ...]
+    groups: tuple[LaunchedBatch, ...]
 
     @property
     def rows(self) -> list[ActiveSequence]:
         return [row for group in self.groups for row in group.rows]
 
-    def read(self) -> list[int]:
-        """Waits for the computation; a token for each of `rows`."""
-        return [token for group in self.groups for token in group.read()]
+    def wait(self) -> list[int]:
+        """Waits for the computation; returns a token for each of `rows`."""
+        return [token for group in self.groups for token in group.wait()]
 
 
 class DecodeGroups:
-    """One batch for each class of length; a row stays in the one that its prompt put it into.
+    """One batch for each class of lengths; the prompt's length determines a row's batch for good.
 
-    A row that is isolated, or whose model cannot be batched, has a batch of its own.
+    An isolated row, or a row of a model that cannot be batched, has its own batch.
     """
 
     def __init__(self, loaded: LoadedModel, *, on_leave: OnLeave) -> None:
@@ -49,46 +48,46 @@ class DecodeGroups:
         return sum(batch.kv_bytes for batch in self._batches.values())
 
     def join(self, actives: Sequence[ActiveSequence], cache: BatchCache) -> None:
-        """Takes over `cache`, which holds all of each row's tokens but the last."""
+        """Adds rows and takes ownership of `cache`, which holds each row's tokens but the last."""
         group = self._group_of(actives)
         if group not in self._batches:
             self._batches[group] = DecodeBatch(self._loaded, on_leave=self._on_leave)
         try:
             self._batches[group].join(actives, cache)
-        except Exception:  # noqa: BLE001 - MLX raises what it likes
+        except Exception:  # noqa: BLE001 - MLX may raise anything
             self._drop_failed(group, joining=actives)
 
     def drop_finished(self) -> None:
-        """Lets go of rows that ended or whose last token is already being computed."""
+        """Removes rows that ended or whose last token is already being computed."""
         for group, batch in list(self._batches.items()):
             batch.drop_finished()
             if not len(batch):
                 del self._batches[group]
 
     def launch(self) -> LaunchedStep | None:
-        """Starts one step for every row, but for those of a batch that fails: see `take_failed`."""
+        """Launches one step for every row; `pop_failed` returns the rows of batches that fail."""
         self.drop_finished()
         launched = [self._launch(group) for group in list(self._batches)]
         groups = tuple(group for group in launched if group is not None)
         return LaunchedStep(groups) if groups else None
 
-    def take_failed(self) -> list[ActiveSequence]:
-        """Rows whose batch could not be computed and is gone; each is told of once."""
+    def pop_failed(self) -> list[ActiveSequence]:
+        """Returns once each row whose batch failed and was dropped."""
         failed, self._failed = self._failed, []
         return failed
 
-    def _launch(self, group: "_Group") -> Launched | None:
+    def _launch(self, group: "_Group") -> LaunchedBatch | None:
         try:
             return self._batches[group].launch()
-        except Exception:  # noqa: BLE001 - MLX raises what it likes
+        except Exception:  # noqa: BLE001 - MLX may raise anything
             self._drop_failed(group)
             return None
 
     def _drop_failed(self, group: "_Group", joining: Sequence[ActiveSequence] = ()) -> None:
-        """Some layers' caches may have gone on and others not, so nothing of it can be kept."""
+        """Drops the whole batch: some layers' caches may have advanced and others not."""
         _log.exception("a batch of %d sequences failed", len(self._batches[group]))
         rows = [*self._batches.pop(group).rows, *joining]
-        # One that was joining may be among the rows already.
+        # A joining row may be among the rows already.
         self._failed += dict.fromkeys(rows)
 
     def _group_of(self, actives: Sequence[ActiveSequence]) -> "_Group":

@@ -1,4 +1,4 @@
-"""Which type the weights are computed in: pure."""
+"""Chooses the dtype for the weights. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ BYTES_PER_VALUE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The weights as they lie in the files."""
+    """The weights as stored in the files."""
 
     dtype: str
     quantized_bits: int
     """0 for plain weights."""
     values: int
-    """How many numbers they are, unpacked."""
+    """How many numbers they are when unpacked."""
 
     @property
     def description(self) -> str:
@@ -29,33 +29,33 @@ class Weights:
 @dataclass(frozen=True, slots=True)
 class DtypeChoice:
     dtype: str
-    """What activations and unpacked weights are computed in."""
+    """The type of activations and unpacked weights."""
     convert: bool
     note: str
     unpack: bool = True
-    """Whether packed weights are unpacked when they are converted."""
+    """Whether conversion unpacks packed weights."""
 
 
 def choose_dtype(
-    asked: str,
+    configured: str,
     shipped: Weights,
     *,
     device: str,
     blas: Blas,
     available_bytes: Callable[[], int],
 ) -> DtypeChoice:
-    """Expands to float32 where only float32 goes through a fast BLAS, and says why or why not.
+    """Expands to float32 if only float32 uses a fast BLAS; the note says why or why not.
 
-    Raises: InsufficientMemory when an explicit dtype does not fit.
+    Raises: InsufficientMemory if a configured dtype does not fit.
     """
     plain = not shipped.quantized_bits
-    if asked == AS_SHIPPED or (asked == shipped.dtype and plain):
+    if configured == AS_SHIPPED or (configured == shipped.dtype and plain):
         return _keep(shipped, "as shipped")
-    if asked != "auto":
-        _check_fits(asked, shipped, available_bytes())
-        return DtypeChoice(asked, True, f"converted from {shipped.description} as configured")
+    if configured != "auto":
+        _check_fits(configured, shipped, available_bytes())
+        return DtypeChoice(configured, True, f"converted from {shipped.description} as configured")
     if device != "cpu":
-        return _keep(shipped, f"as shipped; {device} computes it well")
+        return _keep(shipped, f"as shipped; {device} supports it natively")
     if plain and shipped.dtype == "float32":
         return _keep(shipped, "float32 as shipped")
     if blas != "openblas":
@@ -67,7 +67,7 @@ def choose_dtype(
         return _unexpanded(
             shipped,
             f"as shipped and slow on this CPU: float32 needs {_mib(needed)}, "
-            f"usable are {_mib(usable)}",
+            f"and {_mib(usable)} are usable",
         )
     return DtypeChoice(
         "float32", True, f"expanded from {shipped.description}: only float32 is fast with OpenBLAS"
@@ -75,8 +75,8 @@ def choose_dtype(
 
 
 def _unexpanded(shipped: Weights, note: str) -> DtypeChoice:
-    """Packed weights stay packed, but mlx multiplies with them on a CPU 8 times as fast in float32
-    as in bfloat16, and 37 times as fast as in float16.
+    """Packed weights stay packed, but their products run in float32: on a CPU mlx computes these
+    8 times as fast as in bfloat16 and 37 times as fast as in float16.
     """
     if not shipped.quantized_bits:
         return _keep(shipped, note)

@@ -1,4 +1,4 @@
-"""What a loaded model is to the step loop, and feeding it rows of unequal length."""
+"""The interface of a model's forward pass, and a pass over rows of unequal length."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ class Forward(Protocol):
 def feed(model: Forward, rows: Sequence[Sequence[int]], cache: BatchCache) -> mx.array:
     """Appends each row's tokens to its row of the cache; shorter rows are padded on the right.
 
-    Returns scores (batch, longest, vocab); those of padding mean nothing.
+    Returns scores (batch, longest, vocab); the scores of padding are meaningless.
     """
     lengths = [len(row) for row in rows]
     longest = max(lengths)

@@ -1,10 +1,9 @@
 """The weights of a Llama, prepared for `LlamaForward`.
 
-Queries, keys and values become one product, as do the two halves of the gated unit. The norms'
-gains and the attention's scale are folded into the product that uses them; scores come out in
-powers of two. Within each head the two
-halves that a rotation pairs are laid side by side; scores do not change, for queries and keys are
-reordered alike.
+Queries, keys and values become one product, as do the two halves of the gated unit. The gains of
+the norms and the scale of the attention are folded into the product that uses them, so that scores
+are exponents of two. Within each head, the two dimensions of a rotated pair are neighbours; scores
+do not change, because queries and keys are reordered in the same way.
 """
 
 import math
@@ -15,7 +14,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.rope_utils import Llama3RoPE
 
-from mlxmesh_engine.evaluation import compute
+from mlxmesh_engine.evaluation import evaluate
 from mlxmesh_engine.forward.attention import LOG2_E
 from mlxmesh_engine.forward.weights import parameters
 
@@ -24,7 +23,7 @@ _FAMILIES = ("mlx_lm.models.llama", "mlx_lm.models.qwen2")
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """x to x @ matrix + bias. matrix: (in, out), which a BLAS reads faster than its transpose."""
+    """Maps x to x @ matrix + bias. matrix: (in, out), faster in a BLAS than its transpose."""
 
     matrix: mx.array
     bias: mx.array | None
@@ -37,10 +36,10 @@ class Product:
 @dataclass(frozen=True, slots=True)
 class LlamaLayer:
     attention_in: Product
-    """To the queries, keys and values of all heads, in this order."""
+    """The queries, keys and values of all heads, in this order."""
     attention_out: Product
     gated: Product
-    """To the gate, then what it gates."""
+    """The gate, then the values that it gates."""
     down: Product
 
 
@@ -60,13 +59,13 @@ class LlamaWeights:
     final_gain: mx.array
     head: mx.array
     frequencies: mx.array
-    """Radians a position, of each pair (head_dims / 2,)."""
+    """Radians per position for each pair (head_dims / 2,)."""
     norm_epsilon: float
-    """To be added to the sum of squares, not to their mean."""
+    """Added to the sum of squares, not to their mean."""
 
 
 def is_plain_llama(model: nn.Module) -> bool:
-    """Whether this is an mlx-lm model whose arithmetic `LlamaForward` knows, in float32."""
+    """Whether this is a float32 model of mlx-lm with the arithmetic of `LlamaForward`."""
     if type(model).__module__ not in _FAMILIES:
         return False
     source: Any = model
@@ -81,7 +80,7 @@ def is_plain_llama(model: nn.Module) -> bool:
 
 
 def prepare_llama(model: nn.Module) -> LlamaWeights:
-    """Takes the model apart, layer by layer, so that no more than one layer is held twice."""
+    """Consumes the model layer by layer, so that at most one layer is in memory twice."""
     source: Any = model
     args, inner = source.args, source.model
     rope = inner.layers[0].self_attn.rope
@@ -91,11 +90,11 @@ def prepare_llama(model: nn.Module) -> LlamaWeights:
         kv_heads=args.num_key_value_heads,
         head_dims=rope.dims,
     )
-    # "traditional" pairs are neighbours already.
-    order = mx.arange(rope.dims) if rope.traditional else _side_by_side(rope.dims)
+    # "Traditional" pairs are neighbours already.
+    order = mx.arange(rope.dims) if rope.traditional else _interleaved(rope.dims)
     layers: list[LlamaLayer] = []
     while inner.layers:
-        layers.append(_prepared(inner.layers.pop(0), shape, order=order))
+        layers.append(_prepare_layer(inner.layers.pop(0), shape, order=order))
     return LlamaWeights(
         shape=shape,
         embedding=inner.embed_tokens.weight,
@@ -107,7 +106,7 @@ def prepare_llama(model: nn.Module) -> LlamaWeights:
     )
 
 
-def _prepared(layer: Any, shape: LlamaShape, *, order: mx.array) -> LlamaLayer:
+def _prepare_layer(layer: Any, shape: LlamaShape, *, order: mx.array) -> LlamaLayer:
     attention, unit = layer.self_attn, layer.mlp
     prepared = LlamaLayer(
         attention_in=_product(
@@ -125,12 +124,12 @@ def _prepared(layer: Any, shape: LlamaShape, *, order: mx.array) -> LlamaLayer:
         down=_product(_rows(unit.down_proj)),
     )
     products = (prepared.attention_in, prepared.attention_out, prepared.gated, prepared.down)
-    compute(array for each in products for array in (each.matrix, each.bias) if array is not None)
+    evaluate(array for each in products for array in (each.matrix, each.bias) if array is not None)
     return prepared
 
 
 _Rows = tuple[mx.array, mx.array | None]
-"""A linear layer as mlx keeps it: weight (out, in), bias (out,)."""
+"""A linear layer in MLX's layout: weight (out, in), bias (out,)."""
 
 
 def _rows(linear: Any) -> _Rows:
@@ -138,18 +137,18 @@ def _rows(linear: Any) -> _Rows:
 
 
 def _head_rows(linear: Any, order: mx.array, *, scale: float = 1.0) -> _Rows:
-    """The rows of every head in this order, and scaled."""
+    """The rows of every head, reordered and scaled."""
 
-    def changed(outputs: mx.array) -> mx.array:
+    def reorder(outputs: mx.array) -> mx.array:
         by_head = mx.unflatten(outputs, 0, (-1, order.size))
         return mx.flatten(by_head[:, order], 0, 1) * scale
 
     weight, bias = _rows(linear)
-    return changed(weight), None if bias is None else changed(bias)
+    return reorder(weight), None if bias is None else reorder(bias)
 
 
 def _product(*parts: _Rows, gain: mx.array | None = None) -> Product:
-    """One product for all parts, of an input that is yet to be multiplied by `gain`."""
+    """One product for all parts; includes the multiplication of the input by `gain`."""
     weight = mx.concatenate([weight for weight, _ in parts])
     biases = [bias for _, bias in parts if bias is not None]
     return Product(
@@ -159,11 +158,11 @@ def _product(*parts: _Rows, gain: mx.array | None = None) -> Product:
 
 
 def _gain(norm: Any, shape: LlamaShape) -> mx.array:
-    """What is left to do after dividing by the root of the sum of squares, not of their mean."""
+    """The norm's gain, scaled for a division by the root of the sum of squares, not their mean."""
     return norm.weight * math.sqrt(shape.hidden)
 
 
-def _side_by_side(head_dims: int) -> mx.array:
+def _interleaved(head_dims: int) -> mx.array:
     half = head_dims // 2
     return mx.array([at for pair in range(half) for at in (pair, pair + half)])
 

@@ -1,6 +1,6 @@
-"""Loading a model directory: what is refused, which dtype, and every array evaluated.
+"""Loads a model directory: checks it, chooses the dtype, and evaluates every array.
 
-Everything here runs on the MLX thread: arrays belong to the thread that evaluates them.
+This runs on the MLX thread: arrays belong to the thread that evaluates them.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ import mlx.core as mx
 import mlx_lm.utils
 from mlx import nn
 
-from mlxmesh_engine.evaluation import compute
+from mlxmesh_engine.cache.kv_cache import Batching
+from mlxmesh_engine.evaluation import evaluate
 from mlxmesh_engine.forward import model_config
 from mlxmesh_engine.forward.batch_trial import BatchTrial
 from mlxmesh_engine.forward.blas import Blas
@@ -22,13 +23,12 @@ from mlxmesh_engine.forward.llama_forward import LlamaForward
 from mlxmesh_engine.forward.llama_weights import is_plain_llama, prepare_llama
 from mlxmesh_engine.forward.model_config import read_config
 from mlxmesh_engine.forward.weights import (
-    converted,
+    convert_weights,
     every_array,
     first_not_finite,
     parameters,
     shipped_weights,
 )
-from mlxmesh_engine.scheduling.batching import Batching
 from mlxmesh_engine.scheduling.capacity import KvMemory, kv_memory
 from mlxmesh_shared.errors import InvalidArgument
 
@@ -40,7 +40,7 @@ _load_model = cast(
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that is ready to run, and its facts."""
+    """A model that is ready to run, and its properties."""
 
     model: Forward
     batching: Batching
@@ -64,12 +64,12 @@ def load(
     kv_cache_bytes: int | None = None,
     available_bytes: Callable[[], int],
 ) -> LoadedModel:
-    """Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; each says what to do."""
+    """Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; messages say what to do."""
     read_config(model_dir)
     shipped, config = _read(model_dir)
     device, weights = device_name(), shipped_weights(shipped)
     choice = choose_dtype(dtype, weights, device=device, blas=blas, available_bytes=available_bytes)
-    model = _computed(model_dir, shipped, choice)
+    model = _materialize(model_dir, shipped, choice)
     weights_bytes = sum(array.nbytes for _, array in parameters(model))
     forward = _forward(model, device)
     proven = isinstance(forward, LlamaForward)
@@ -91,38 +91,38 @@ def load(
             token_bytes=trial.token_bytes,
             context_tokens=context_tokens,
             available_bytes=available_bytes(),
-            asked_bytes=kv_cache_bytes,
+            configured_bytes=kv_cache_bytes,
         ),
     )
 
 
 def _read(model_dir: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model, its weights yet to be read, and its configuration."""
+    """The model, with weights that are not loaded yet, and its configuration."""
     try:
         return _load_model(model_dir, lazy=True)
-    # Architectures raise whatever a configuration leads to; one exits where a package is missing.
+    # A bad configuration may raise anything; one architecture exits if a package is missing.
     except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise  # a disk or a network may be better at the next try
+            raise  # a failure of a disk or a network: a retry may succeed
         what = f"{type(error).__name__}: {error}"
         if isinstance(error, SystemExit):
-            what = "a package that it needs is missing; the engine's log names it"
+            what = "it needs a package that is not installed; the engine's log names it"
         raise InvalidArgument(
             f"mlx-lm cannot load {model_dir.name}: {what}", field="model_dir"
         ) from error
 
 
-def _computed(model_dir: Path, shipped: nn.Module, choice: DtypeChoice) -> nn.Module:
-    """The model with its weights in memory. Raises: InvalidArgument when some are no numbers."""
-    model = converted(shipped, choice)
-    compute(every_array(model))
+def _materialize(model_dir: Path, shipped: nn.Module, choice: DtypeChoice) -> nn.Module:
+    """The model with its weights in memory. Raises: InvalidArgument if some are not finite."""
+    model = convert_weights(shipped, choice)
+    evaluate(every_array(model))
     if name := first_not_finite(model):
         raise InvalidArgument(_not_finite(model_dir, name, choice), field="model_dir")
     return model
 
 
 def _not_finite(model_dir: Path, name: str, choice: DtypeChoice) -> str:
-    """Says which tensor of the files is to blame for what the loaded model holds."""
+    """Says which tensor of the files caused the values of the loaded model."""
     shipped, _ = _read(model_dir)
     if in_file := first_not_finite(shipped):
         return (
@@ -143,7 +143,7 @@ def device_name() -> str:
 
 
 def _forward(model: nn.Module, device: str) -> Forward:
-    """mlx-lm's own, or one with less to do on a CPU where there is one for this model."""
+    """mlx-lm's forward pass, or the optimized one for this model on a CPU."""
     if device == "cpu" and is_plain_llama(model):
         return LlamaForward(prepare_llama(model))
     return cast("Forward", model)

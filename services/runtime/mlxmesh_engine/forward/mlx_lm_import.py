@@ -1,7 +1,7 @@
-"""Imports mlx-lm without what its import does that an engine does not want.
+"""Imports mlx-lm without the side effects that an engine does not need.
 
-The libraries that it tokenizes and downloads with take most of the time that an engine needs to
-start. It also sets the limits of open files, which fails where the hard limit is below 4096.
+Its libraries for tokenizing and downloading would take most of an engine's start time. Its import
+also sets the limit of open files, which fails if the hard limit is below 4096.
 """
 
 import importlib
@@ -16,11 +16,11 @@ _UNUSED = ("transformers", "transformers.tokenization_utils_base", "huggingface_
 
 
 class _Unused:
-    """Stands for every class and function of them while mlx-lm's modules are executed."""
+    """Replaces every class and function of these libraries while mlx-lm is imported."""
 
     @classmethod
     def register(cls, *_: Any, **__: Any) -> None:
-        """mlx-lm registers a tokenizer of its own with AutoTokenizer."""
+        """Called by mlx-lm to register its tokenizer with AutoTokenizer."""
 
 
 class _UnusedModule(ModuleType):
@@ -31,38 +31,38 @@ class _UnusedModule(ModuleType):
 
 
 def import_mlx_lm() -> None:
-    """From here on `mlx_lm` is imported, and its functions that need a tokenizer do not work.
+    """Imports `mlx_lm`; its functions that need a tokenizer do not work afterwards.
 
-    Only for a process that is an engine and nothing else; its BLAS must be loaded before.
+    Only for engine processes; the BLAS must be loaded before.
     """
-    with _stand_ins(), _limits_kept():
+    with _stand_ins(), _unchanged_limits():
         for name in ("mlx_lm.utils", "mlx_lm.models.cache"):
             importlib.import_module(name)
 
 
 @contextmanager
 def _stand_ins() -> Generator[None]:
-    """Stand-ins while the body runs, for those that are not imported already."""
+    """Installs stand-ins, while the body runs, for libraries that are not imported already."""
     added = [name for name in _UNUSED if name not in sys.modules]
     sys.modules.update({name: _UnusedModule(name) for name in added})
     try:
         yield
     finally:
-        # A model's architecture that does need one of them gets the real one.
+        # An architecture that needs one of them imports the real one.
         for name in added:
             del sys.modules[name]
 
 
-def _set_nothing(which: int, limits: tuple[int, int]) -> None:
-    """In place of `setrlimit`."""
+def _ignore_limits(which: int, limits: tuple[int, int]) -> None:
+    """Replaces `setrlimit`."""
 
 
 @contextmanager
-def _limits_kept() -> Generator[None]:
-    """While the body runs, who imports `resource` gets one that sets no limits."""
-    reads_only = ModuleType("resource")
-    vars(reads_only).update(vars(resource) | {"setrlimit": _set_nothing})
-    sys.modules["resource"] = reads_only
+def _unchanged_limits() -> Generator[None]:
+    """While the body runs, an imported `resource` cannot set limits."""
+    read_only = ModuleType("resource")
+    vars(read_only).update(vars(resource) | {"setrlimit": _ignore_limits})
+    sys.modules["resource"] = read_only
     try:
         yield
     finally:

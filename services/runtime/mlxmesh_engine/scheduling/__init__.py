@@ -1,1 +1,1 @@
-"""Which sequences run next, and how much of each: decisions without MLX."""
+"""Decides which sequences run and how much each step prefills; without MLX."""

@@ -1,4 +1,4 @@
-"""Whose turn it is: equal shares for all callers, and each caller's own by priority. Pure."""
+"""A queue that shares equally between callers and orders each caller's items by priority. Pure."""
 
 import heapq
 import itertools
@@ -8,13 +8,13 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# Beyond this, what is over is cleared away as soon as it outnumbers what is not.
-_FORGET_ABOVE = 256
+# Stale entries are dropped once they exceed this number and outnumber the valid ones.
+_COMPACT_ABOVE = 256
 
 
 @dataclass(order=True, slots=True)
 class _Entry(Generic[T]):
-    """One item in its caller's line; of those that leave out of turn, `item` is taken out."""
+    """One item in its caller's heap; `item` is None once it was removed."""
 
     rank: float
     number: int
@@ -24,8 +24,8 @@ class _Entry(Generic[T]):
 
 
 @dataclass(slots=True)
-class _Line(Generic[T]):
-    """What one caller waits for; `number` says which entry of the turns is its valid one."""
+class _CallerHeap(Generic[T]):
+    """The waiting items of one caller; `number` identifies its valid entry in the order."""
 
     entries: list[_Entry[T]]
     waiting: int = 0
@@ -33,11 +33,11 @@ class _Line(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Start-time fair queueing over callers: whoever was given least so far is next.
+    """Start-time fair queueing over callers: the caller that was served least is next.
 
-    What a caller was given is counted in costs. A caller that comes anew starts at the average of
-    those that wait, so it neither overtakes nor owes for having been away, and even a crowd of new
-    callers cannot hold up an old one for ever. Each operation takes O(log n).
+    Service is counted in costs. A caller that arrives starts at the average of the waiting
+    callers, so that absence is neither credit nor debt, and even a stream of new callers cannot
+    starve an old one. Each operation takes O(log n).
 
     Source: Goyal, Vin, Cheng, "Start-time Fair Queueing" (1996); the average as virtual time:
     Bennett, Zhang, "Hierarchical Packet Fair Queueing Algorithms" (1996).
@@ -45,11 +45,11 @@ class FairQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._entries: dict[T, _Entry[T]] = {}
-        self._lines: dict[str, _Line[T]] = {}
-        self._turns: list[tuple[float, int, str]] = []
-        """(given so far, number, caller), one valid for each caller that waits."""
-        self._given: dict[str, float] = {}
-        self._average = 0.0
+        self._heaps: dict[str, _CallerHeap[T]] = {}
+        self._order: list[tuple[float, int, str]] = []
+        """(served cost, number, caller), one valid entry for each waiting caller."""
+        self._served: dict[str, float] = {}
+        self._virtual_time = 0.0
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
@@ -59,76 +59,76 @@ class FairQueue(Generic[T]):
         return iter(self._entries)
 
     def push(self, item: T, *, caller: str, priority: int, cost: int, since_s: float) -> None:
-        """A waiting item's priority rises by 1 a second, so its rank among others never changes."""
+        """Adds an item. Its priority rises by 1 per second, so ranks among items never change."""
         entry = _Entry(since_s - priority, next(self._numbers), item, cost, caller)
         self._entries[item] = entry
-        line = self._lines.get(caller)
-        if line is None:
-            line = self._lines[caller] = _Line([])
-            self._given[caller] = max(self._average, self._given.get(caller, 0.0))
-            self._take_turn(caller, line)
-        heapq.heappush(line.entries, entry)
-        line.waiting += 1
+        heap = self._heaps.get(caller)
+        if heap is None:
+            heap = self._heaps[caller] = _CallerHeap([])
+            self._served[caller] = max(self._virtual_time, self._served.get(caller, 0.0))
+            self._enqueue_caller(caller, heap)
+        heapq.heappush(heap.entries, entry)
+        heap.waiting += 1
 
     def peek(self) -> T | None:
-        """Who is next, None when nobody waits."""
-        while self._turns and not self._valid(self._turns[0]):
-            heapq.heappop(self._turns)
-        if not self._turns:
+        """The next item; None if the queue is empty."""
+        while self._order and not self._is_valid(self._order[0]):
+            heapq.heappop(self._order)
+        if not self._order:
             return None
-        entries = self._lines[self._turns[0][2]].entries
+        entries = self._heaps[self._order[0][2]].entries
         while (item := entries[0].item) is None:
             heapq.heappop(entries)
         return item
 
     def pop(self) -> T | None:
-        """Takes out who is next."""
+        """Removes and returns the next item."""
         item = self.peek()
         if item is None:
             return None
         entry = self._entries[item]
-        given = self._given[entry.caller]
-        self._average = max(self._average, given) + entry.cost / len(self._lines)
-        self._given[entry.caller] = given + entry.cost
-        heapq.heappop(self._turns)
+        served = self._served[entry.caller]
+        self._virtual_time = max(self._virtual_time, served) + entry.cost / len(self._heaps)
+        self._served[entry.caller] = served + entry.cost
+        heapq.heappop(self._order)
         self.remove(item)
-        if (line := self._lines.get(entry.caller)) is not None:
-            self._take_turn(entry.caller, line)
+        if (heap := self._heaps.get(entry.caller)) is not None:
+            self._enqueue_caller(entry.caller, heap)
         return item
 
     def remove(self, item: T) -> bool:
-        """Takes out an item that leaves out of turn; False when it is not here."""
+        """Removes an item at any position; False if it is not in the queue."""
         entry = self._entries.pop(item, None)
         if entry is None:
             return False
-        # It stays in its line until it comes up, but holds nothing.
+        # The empty entry stays in its heap until it reaches the top.
         entry.item = None
-        line = self._lines[entry.caller]
-        line.waiting -= 1
-        if not line.waiting:
-            del self._lines[entry.caller]
-            self._forget_settled()
-        elif len(line.entries) > _FORGET_ABOVE + 2 * line.waiting:
-            line.entries = [each for each in line.entries if each.item is not None]
-            heapq.heapify(line.entries)
+        heap = self._heaps[entry.caller]
+        heap.waiting -= 1
+        if not heap.waiting:
+            del self._heaps[entry.caller]
+            self._compact()
+        elif len(heap.entries) > _COMPACT_ABOVE + 2 * heap.waiting:
+            heap.entries = [each for each in heap.entries if each.item is not None]
+            heapq.heapify(heap.entries)
         return True
 
-    def _valid(self, turn: tuple[float, int, str]) -> bool:
-        line = self._lines.get(turn[2])
-        return line is not None and line.number == turn[1]
+    def _is_valid(self, position: tuple[float, int, str]) -> bool:
+        heap = self._heaps.get(position[2])
+        return heap is not None and heap.number == position[1]
 
-    def _take_turn(self, caller: str, line: _Line[T]) -> None:
-        line.number = next(self._numbers)
-        heapq.heappush(self._turns, (self._given[caller], line.number, caller))
+    def _enqueue_caller(self, caller: str, heap: _CallerHeap[T]) -> None:
+        heap.number = next(self._numbers)
+        heapq.heappush(self._order, (self._served[caller], heap.number, caller))
 
-    def _forget_settled(self) -> None:
-        """Drops what is over, and callers who are away and would start at the average anyway."""
-        if len(self._turns) > _FORGET_ABOVE + 2 * len(self._lines):
-            self._turns = [turn for turn in self._turns if self._valid(turn)]
-            heapq.heapify(self._turns)
-        if len(self._given) > _FORGET_ABOVE + 2 * len(self._lines):
-            self._given = {
-                caller: given
-                for caller, given in self._given.items()
-                if caller in self._lines or given > self._average
+    def _compact(self) -> None:
+        """Drops stale positions, and absent callers that would start at the average anyway."""
+        if len(self._order) > _COMPACT_ABOVE + 2 * len(self._heaps):
+            self._order = [position for position in self._order if self._is_valid(position)]
+            heapq.heapify(self._order)
+        if len(self._served) > _COMPACT_ABOVE + 2 * len(self._heaps):
+            self._served = {
+                caller: served
+                for caller, served in self._served.items()
+                if caller in self._heaps or served > self._virtual_time
             }

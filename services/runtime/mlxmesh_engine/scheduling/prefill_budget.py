@@ -1,57 +1,77 @@
-"""How many prompt tokens one step may prefill, so that nobody waits long for the next. Pure."""
+"""How many prompt tokens one step may prefill without delaying the next step too long. Pure."""
+
+from collections import deque
+from dataclasses import dataclass
 
 _MIN_TOKENS = 8
-# Longer steps keep those that decode waiting.
+# A longer step delays the sequences that decode.
 _MAX_STEP_S = 1.0
-# Where nobody decodes only liveness bounds a step: one of tens of seconds looks like a stall.
-_MAX_LONE_STEP_S = 5.0
+# While no sequence decodes, only liveness bounds a step: tens of seconds look like a stall.
+_MAX_PREFILL_ONLY_STEP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillTokens:
+    """How many prompt tokens one step prefills."""
+
+    long_tokens: int = 0
+    """Tokens of long prompts."""
+    other_tokens: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.long_tokens + self.other_tokens
 
 
 class PrefillBudget:
-    """Fits the tokens of a step to what earlier ones took, never beyond the setting.
+    """Fits the tokens of a step to the measured cost of earlier steps, up to the setting.
 
-    A step costs something before its first token, so slices are never so small that this fixed cost
-    is most of it: cutting them further would make every step dearer and none of them short.
+    A step has a fixed cost. Slices are never so small that the fixed cost is most of a step:
+    smaller slices would make prefill more expensive without making steps short.
     """
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
-        self._beside = LinearCost()
-        self._alone = LinearCost()
+        self._with_decode = LinearCost()
+        self._prefill_only = LinearCost()
 
     def tokens(self, *, decoding: bool) -> int:
-        """The most tokens for the next step; `decoding` tells whether others decode meanwhile."""
-        cost, max_s = (self._beside, _MAX_STEP_S) if decoding else (self._alone, _MAX_LONE_STEP_S)
-        if not cost.known:
+        """The token budget of the next step; `decoding`: whether other sequences decode in it."""
+        max_s = _MAX_STEP_S if decoding else _MAX_PREFILL_ONLY_STEP_S
+        cost = self._cost(decoding=decoding)
+        if not cost.measured:
             return self._max_tokens
         fitting = max(cost.tokens_within(max_s), cost.break_even_tokens, _MIN_TOKENS)
         return min(self._max_tokens, int(fitting))
 
-    def note(self, step_s: float, tokens: int, *, decoding: bool) -> None:
-        """Notes how long a step took that prefilled so many tokens."""
-        (self._beside if decoding else self._alone).note(step_s, tokens)
+    def record(self, step_s: float, tokens: int, *, decoding: bool) -> None:
+        """Records the duration of a step that prefilled so many tokens."""
+        self._cost(decoding=decoding).record(step_s, tokens)
+
+    def _cost(self, *, decoding: bool) -> "LinearCost":
+        return self._with_decode if decoding else self._prefill_only
 
 
-_MEMORY = 0.9
-# Sizes that spread by less than this, relative to their mean, do not tell the two costs apart.
+_DECAY = 0.9
+# Below this relative spread of the step sizes, fixed and proportional cost cannot be separated.
 _MIN_SPREAD = 0.05
 _MIN_TOKEN_S = 1e-9
 
 
 class LinearCost:
-    """Estimates seconds = fixed_s + tokens * per_token_s by least squares; old steps fade."""
+    """Estimates seconds = fixed_s + tokens * per_token_s by least squares with decaying weights."""
 
     def __init__(self) -> None:
         self._weight = self._tokens = self._tokens2 = self._seconds = self._product = 0.0
 
     @property
-    def known(self) -> bool:
-        """Whether any step was noted."""
+    def measured(self) -> bool:
+        """Whether any step was recorded."""
         return self._tokens > 0
 
     @property
     def per_token_s(self) -> float:
-        """Seconds that one more token takes; all of the time while sizes were alike."""
+        """Seconds for one more token; while all sizes are alike, the whole time is proportional."""
         mean_tokens, mean_s = self._tokens / self._weight, self._seconds / self._weight
         proportional_s = max(mean_s / mean_tokens, _MIN_TOKEN_S)
         variance = self._tokens2 / self._weight - mean_tokens**2
@@ -68,59 +88,90 @@ class LinearCost:
 
     @property
     def break_even_tokens(self) -> float:
-        """The size of a step of which half is the fixed cost."""
+        """The size of a step whose fixed cost is half of its time."""
         return self.fixed_s / self.per_token_s
 
     def tokens_within(self, seconds: float) -> float:
-        """The size of a step that takes so long; not above zero where none is so short."""
+        """The size of a step that takes this long; 0 or less if even an empty step takes longer."""
         return (seconds - self.fixed_s) / self.per_token_s
 
-    def note(self, seconds: float, tokens: int) -> None:
-        """Notes one step."""
-        self._weight = _MEMORY * self._weight + 1
-        self._tokens = _MEMORY * self._tokens + tokens
-        self._tokens2 = _MEMORY * self._tokens2 + tokens**2
-        self._seconds = _MEMORY * self._seconds + seconds
-        self._product = _MEMORY * self._product + tokens * seconds
+    def record(self, seconds: float, tokens: int) -> None:
+        """Records one step."""
+        self._weight = _DECAY * self._weight + 1
+        self._tokens = _DECAY * self._tokens + tokens
+        self._tokens2 = _DECAY * self._tokens2 + tokens**2
+        self._seconds = _DECAY * self._seconds + seconds
+        self._product = _DECAY * self._product + tokens * seconds
 
 
-# Between two looks at how long a step takes without prompts to read.
-_STEPS_BETWEEN_LOOKS = 64
-# The first two are not told apart from those before.
-_STEPS_TO_LOOK = 4
-_LEAST_LONG_TOKENS = 4
-_FIRST_LONG_TOKENS = 16
+# Between two probes: steps without long prompts, which measure the baseline.
+_STEPS_BETWEEN_PROBES = 64
+# The first two cannot be attributed: prefill of the steps before may still run.
+_STEPS_PER_PROBE = 4
+_MIN_LONG_TOKENS = 4
+_INITIAL_LONG_TOKENS = 16
 _GROWTH = 1.1
 
 
 class LongPromptBudget:
-    """How many tokens of long prompts a decode step may carry along.
+    """How many tokens of long prompts a decode step may prefill as well.
 
-    It keeps steps below `slowdown` times what they take when nothing is read: a step that is over
-    cuts it to what would have fitted, a step that is under lets it grow a little.
+    It keeps steps below `slowdown` times their duration without prefill. A step that takes longer
+    cuts the budget to what would have fitted; a shorter step raises it by up to a tenth.
     """
 
     def __init__(self, *, slowdown: float) -> None:
         self._slowdown = slowdown
-        self._quiet_s: float | None = None
-        self._steps_since_look = _STEPS_BETWEEN_LOOKS
-        self._tokens = float(_FIRST_LONG_TOKENS)
+        self._baseline_s: float | None = None
+        self._steps_since_probe = _STEPS_BETWEEN_PROBES
+        self._tokens = float(_INITIAL_LONG_TOKENS)
 
-    def take(self) -> int:
-        """The tokens for the next step; 0 when it is time to see how long a step takes without."""
-        self._steps_since_look += 1
-        looking = self._steps_since_look > _STEPS_BETWEEN_LOOKS
-        if self._steps_since_look >= _STEPS_BETWEEN_LOOKS + _STEPS_TO_LOOK:
-            self._steps_since_look = 0
-        return 0 if looking else int(self._tokens)
+    def next_tokens(self) -> int:
+        """The budget of the next step; 0 while a probe measures steps without prefill."""
+        self._steps_since_probe += 1
+        probing = self._steps_since_probe > _STEPS_BETWEEN_PROBES
+        if self._steps_since_probe >= _STEPS_BETWEEN_PROBES + _STEPS_PER_PROBE:
+            self._steps_since_probe = 0
+        return 0 if probing else int(self._tokens)
 
-    def note(self, step_s: float, tokens: int) -> None:
-        """Notes how long a decode step took that carried so many tokens along."""
+    def record(self, step_s: float, tokens: int) -> None:
+        """Records the duration of a decode step that prefilled so many tokens as well."""
         if tokens == 0:
-            # The least of late: what else the machine does must not pass for decoding.
-            most_s = step_s if self._quiet_s is None else self._quiet_s * _GROWTH
-            self._quiet_s = min(step_s, most_s)
-        elif self._quiet_s is not None:
-            spare_s = self._quiet_s * (self._slowdown - 1)
-            fitting = tokens * spare_s / max(step_s - self._quiet_s, 1e-6)
-            self._tokens = max(_LEAST_LONG_TOKENS, min(fitting, self._tokens * _GROWTH))
+            # The recent minimum: other work on the machine must not count as decoding.
+            max_s = step_s if self._baseline_s is None else self._baseline_s * _GROWTH
+            self._baseline_s = min(step_s, max_s)
+        elif self._baseline_s is not None:
+            spare_s = self._baseline_s * (self._slowdown - 1)
+            fitting = tokens * spare_s / max(step_s - self._baseline_s, 1e-6)
+            self._tokens = max(_MIN_LONG_TOKENS, min(fitting, self._tokens * _GROWTH))
+
+
+class DecodeIntervals:
+    """Attributes the time between the ends of two decode steps to the prefill between them.
+
+    Call for each step first `step_ended` or `reset`, then `prefill_started`.
+    """
+
+    def __init__(self) -> None:
+        self._prefills: deque[PrefillTokens] = deque(maxlen=2)
+        self._last_end_s: float | None = None
+
+    def step_ended(self, now_s: float) -> tuple[float, PrefillTokens] | None:
+        """Seconds since the previous end and the prefill between; None if that is ambiguous."""
+        last_end_s, self._last_end_s = self._last_end_s, now_s
+        if last_end_s is None or len(self._prefills) < 2:
+            return None
+        first, second = self._prefills
+        if bool(first.total) != bool(second.total):
+            return None
+        return now_s - last_end_s, PrefillTokens(
+            max(first.long_tokens, second.long_tokens), max(first.other_tokens, second.other_tokens)
+        )
+
+    def reset(self) -> None:
+        """No decode step ended: the next interval has no beginning."""
+        self._last_end_s = None
+        self._prefills.clear()
+
+    def prefill_started(self, prefill: PrefillTokens) -> None:
+        self._prefills.append(prefill)

@@ -1,4 +1,4 @@
-"""What a sequence is: the request for it, its updates, and the engine's load."""
+"""Plain data: requests for sequences, their updates, and the engine's load."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,10 @@ SequenceKey = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen; the defaults are greedy and leave the scores alone."""
+    """How tokens are chosen; the defaults are greedy and leave the scores unchanged.
+
+    Field names are those of the contract's Sampling: `convert` sets them by name.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -29,8 +32,8 @@ class Sampling:
         return self.temperature == 0
 
     @property
-    def counts_output(self) -> bool:
-        """Whether the tokens made so far change the scores."""
+    def depends_on_output(self) -> bool:
+        """Whether the generated tokens change the scores."""
         return (
             self.repetition_penalty != 1
             or self.presence_penalty != 0
@@ -52,29 +55,29 @@ class SequenceRequest:
     prompt: tuple[int, ...]
     max_tokens: int
     generated: tuple[int, ...] = ()
-    """Output that another engine made; counts into max_tokens."""
+    """Output of an earlier engine; counts towards max_tokens."""
     sampling: Sampling = Sampling()
     end_token_ids: frozenset[int] = frozenset()
-    """The request's stop tokens and, unless it ignores them, the model's own end tokens."""
+    """The request's stop tokens and, unless it sets ignore_eos, the model's end tokens."""
     submitted_s: float = 0.0
     """On the monotonic clock, as is the deadline."""
     deadline_s: float | None = None
     priority: int = 0
-    """Of the caller's sequences that wait, higher goes first."""
+    """Among the waiting sequences of one caller, the highest goes first."""
     caller: str = ""
     traceparent: str = ""
-    """The span that the sequence's own belong under; empty when there are to be none."""
+    """The parent of the sequence's spans; empty for no spans."""
     isolated: bool = False
-    """Whether it may have ended engines, and so must not share a batch with others."""
+    """Whether it may have crashed engines and must not share a batch with other sequences."""
 
     @property
     def max_total_tokens(self) -> int:
-        """How many tokens its keys and values may come to."""
+        """How many tokens its KV cache may reach."""
         return len(self.prompt) + self.max_tokens
 
     @property
     def complete(self) -> FinishReason | None:
-        """Why there is nothing left to generate, when another engine made all of it."""
+        """Why nothing is left to generate, if earlier engines generated everything."""
         if self.generated and self.generated[-1] in self.end_token_ids:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self.generated) >= self.max_tokens else None
@@ -82,39 +85,39 @@ class SequenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a sequence's time went, and on how many tokens."""
+    """The duration of each phase of a sequence, and how many tokens it processed."""
 
     queue_ms: float
     prefill_ms: float
     decode_ms: float
     cached_tokens: int = 0
-    """Prompt tokens that were not to be read."""
+    """Prompt tokens that the prefix cache held."""
     output_tokens: int = 0
-    """Tokens made here."""
+    """Tokens that this engine generated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a step did to one sequence; the last one has either a finish reason or an error."""
+    """Output of one step for one sequence; the last has either a finish reason or an error."""
 
     sequence_id: int
     accepted: bool = False
     cached_tokens: int | None = None
-    """Prompt tokens that need not be read; told again when it changes before reading begins."""
+    """Prompt tokens that need no prefill; emitted again if it changes before prefill starts."""
     prefilled_tokens: int | None = None
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     error: MeshError | None = None
     timings: Timings | None = None
-    may_wait: bool = False
-    """Whether nobody waits for it: one more token of many."""
+    deferrable: bool = False
+    """Whether it may be sent together with later updates: it is one more token of many."""
 
     @property
     def last(self) -> bool:
         return self.finish_reason is not None or self.error is not None
 
     def followed_by(self, later: "Update") -> "Update":
-        """Both as one, for a reader that has seen neither."""
+        """Both updates merged into one."""
         return replace(
             later,
             accepted=self.accepted or later.accepted,
@@ -129,7 +132,7 @@ class Update:
 
 
 StepOutputs = dict[int, list[Update]]
-"""By stream id, in order."""
+"""Updates by stream id, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,9 @@ class Load:
     tokens_per_second: float = 0.0
     prefix_bytes: int = 0
     prompt_tokens: int = 0
-    """Of all prompts begun since the start; the next is how many of them were not to be read."""
+    """Of all prompts whose prefill began since the start; `cached_prompt_tokens` needed none."""
     cached_prompt_tokens: int = 0
     kv_capacity_bytes: int = 0
-    """What the sequences that run may come to need; 0 when it is not known."""
+    """The limit for all running sequences; 0 if unknown."""
     kv_reserved_bytes: int = 0
-    """What those that run or wait may come to need."""
+    """What the running and waiting sequences may need at most."""

@@ -1,1 +1,1 @@
-"""The process around the engine: its gRPC service, its MLX thread, its telemetry."""
+"""The engine's process: the gRPC service, the step loop on the MLX thread, telemetry."""

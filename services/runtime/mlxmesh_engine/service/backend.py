@@ -1,4 +1,4 @@
-"""What works behind the engine's service: MLX on its thread, or a simulation of it."""
+"""The interface of what generates tokens: MLX on its thread, or a simulation."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from mlxmesh_engine.scheduling.request import Load, StepOutputs
 from mlxmesh_engine.service.dispatcher import Worker
 
 Deliver = Callable[[StepOutputs, Load], None]
-"""Takes one step's outputs; called on the event loop."""
+"""Receives one step's outputs; called on the event loop."""
 
 
 class ModelFacts(Protocol):
-    """A loaded model, as callers are told of it."""
+    """The properties of a loaded model that callers can query."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -36,24 +36,24 @@ class ModelFacts(Protocol):
 
 
 class Backend(Worker, Protocol):
-    """Turns sequences into tokens, one step after another."""
+    """Generates tokens for sequences, step by step."""
 
-    turns: int
+    steps: int
     """Steps since the start."""
     dead: asyncio.Future[None]
-    """Fails with what ended the backend, whatever that was; it never just stops."""
+    """Fails with the error that ended the backend; a backend never ends silently."""
 
     async def start(self, deliver: Deliver) -> ModelFacts:
-        """Loads the model and begins to turn. Raises what loading raised."""
+        """Loads the model and starts the steps. Raises: whatever loading raises."""
         ...
 
     async def stop(self) -> None:
-        """Ends after the present turn; what is running is forgotten."""
+        """Ends after the current step; active sequences are dropped."""
         ...
 
     @property
-    def age_s(self) -> float:
-        """Time since the last turn; it turns also when idle."""
+    def time_since_progress_s(self) -> float:
+        """Time since the last step; an idle backend runs empty steps."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Chooses the backend, and imports MLX only when it is the one."""
+"""Opens the configured backend; imports MLX only if the backend uses it."""
 
 import logging
 from functools import partial
@@ -9,9 +9,10 @@ import psutil
 
 from mlxmesh_engine.forward.blas import OpenedBlas, open_blas
 from mlxmesh_engine.forward.mlx_lm_import import import_mlx_lm
-from mlxmesh_engine.scheduling.pace import StepCounts
 from mlxmesh_engine.service.backend import Backend
-from mlxmesh_engine.service.simulated import Pace, SimulatedEngine, SimulatedModel
+from mlxmesh_engine.service.simulated import SimulatedEngine
+from mlxmesh_engine.service.simulated_model import Pace, SimulatedModel
+from mlxmesh_engine.service.step_metrics import StepMetrics
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.process.startup import raise_descriptor_limit
 from mlxmesh_shared.settings import EngineSettings
@@ -19,21 +20,21 @@ from mlxmesh_shared.settings import EngineSettings
 _MAX_PREFIX_BYTES = 2**30
 
 _WANTED_OPEN_FILES = 2048
-"""All files of a model are open while it is loaded, and large models have hundreds."""
+"""All files of a model are open while it loads, and large models have hundreds."""
 
 _log = logging.getLogger(__name__)
 
 
-def open_backend(settings: EngineSettings, steps: StepCounts) -> Backend:
-    """The backend that the settings name, not started. Raises: InvalidArgument."""
+def open_backend(settings: EngineSettings, metrics: StepMetrics) -> Backend:
+    """The configured backend, not started. Raises: InvalidArgument."""
     if settings.model_dir is None:
         raise InvalidArgument("name a model: --model-dir DIRECTORY", field="model_dir")
     open_ = _simulated if settings.backend == "simulated" else _mlx
-    return open_(settings, settings.model_dir, steps)
+    return open_(settings, settings.model_dir, metrics)
 
 
 def import_backend(settings: EngineSettings) -> None:
-    """Does ahead of time what takes most of it: importing MLX, where the settings name it."""
+    """Imports in advance what takes longest: MLX, if the configured backend uses it."""
     if settings.telemetry:
         import_module("mlxmesh_shared.telemetry.exporter")
     if settings.backend == "mlx":
@@ -42,13 +43,13 @@ def import_backend(settings: EngineSettings) -> None:
 
 def _import_mlx() -> OpenedBlas:
     blas = open_blas()
-    # Only now, for MLX's products resolve to whatever BLAS is loaded when it is imported.
+    # Only now: MLX binds to the BLAS that is loaded when it is imported.
     import_mlx_lm()
     import_module("mlxmesh_engine.service.mlx_thread")
     return blas
 
 
-def _mlx(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backend:
+def _mlx(settings: EngineSettings, model_dir: Path, metrics: StepMetrics) -> Backend:
     opened, open_files = _import_mlx(), raise_descriptor_limit()
     from mlxmesh_engine.forward.loader import LoadedModel, load
     from mlxmesh_engine.service.mlx_thread import LoopOptions, MlxThread
@@ -62,12 +63,12 @@ def _mlx(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backen
             kv_cache_bytes=settings.kv_cache_bytes,
             available_bytes=lambda: psutil.virtual_memory().available,
         )
-        # Only now: where a start fails, its error comes alone.
+        # Only now: if loading fails, its error is logged without unrelated warnings.
         if opened.blas == "reference":
             _log.warning(opened.fix)
         if open_files < _WANTED_OPEN_FILES:
             _log.warning(
-                "this engine may open only %d files, too few for a model of many: "
+                "this process may open only %d files, too few for a model with many files: "
                 "raise the limit (ulimit -n %d) and restart the mesh",
                 open_files,
                 _WANTED_OPEN_FILES,
@@ -82,7 +83,7 @@ def _mlx(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backen
         prefix_cache_bytes=_prefix_cache_bytes(settings),
         token_interval_s=settings.token_interval_ms / 1e3,
     )
-    return MlxThread(load_model, options, steps)
+    return MlxThread(load_model, options, metrics)
 
 
 def _prefix_cache_bytes(settings: EngineSettings) -> int:
@@ -91,10 +92,10 @@ def _prefix_cache_bytes(settings: EngineSettings) -> int:
     return min(_MAX_PREFIX_BYTES, psutil.virtual_memory().total // 10)
 
 
-def _simulated(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> Backend:
+def _simulated(settings: EngineSettings, model_dir: Path, metrics: StepMetrics) -> Backend:
     return SimulatedEngine(
         partial(
-            SimulatedModel.read,
+            SimulatedModel.load,
             model_dir,
             settings.context_tokens,
             kv_cache_bytes=settings.kv_cache_bytes,
@@ -112,5 +113,5 @@ def _simulated(settings: EngineSettings, model_dir: Path, steps: StepCounts) -> 
         max_waiting=settings.max_waiting,
         prefill_tokens_per_step=settings.prefill_tokens_per_step,
         prefill_slowdown=settings.prefill_slowdown,
-        steps=steps,
+        metrics=metrics,
     )

@@ -1,7 +1,8 @@
-"""Wire messages to sequences and back; every check that needs the vocabulary or the context."""
+"""Converts wire messages to requests, and updates back; checks vocabulary and context."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mlxmesh.common.v1 import sampling_pb2
 from mlxmesh.engine.v1 import engine_pb2
@@ -25,16 +26,16 @@ _FINISH_REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """What a request must respect so that it cannot harm MLX."""
+    """The limits that keep a request from crashing MLX."""
 
     vocab_size: int
     context_tokens: int
     eos_token_ids: frozenset[int]
     kv_tokens: int | None = None
-    """Most tokens whose keys and values there is memory for; None when that is not known."""
+    """The tokens that fit into the KV cache; None if unknown."""
 
 
-def to_sequence(
+def to_request(
     submit: engine_pb2.Submit, *, stream_id: int, limits: ModelLimits, now_s: float
 ) -> SequenceRequest:
     """Raises: InvalidArgument, ContextTooLong."""
@@ -64,7 +65,7 @@ def _token_ids(field: str, ids: Iterable[int], vocab_size: int) -> tuple[int, ..
     if checked and max(checked) >= vocab_size:
         index = next(i for i, token_id in enumerate(checked) if token_id >= vocab_size)
         raise InvalidArgument(
-            f"{field}[{index}] is {checked[index]}; the model's token ids end at {vocab_size - 1}",
+            f"{field}[{index}] is {checked[index]}; the largest token id is {vocab_size - 1}",
             field=f"{field}[{index}]",
         )
     return checked
@@ -86,32 +87,23 @@ def _check_lengths(prompt: int, generated: int, max_tokens: int, limits: ModelLi
     if limits.kv_tokens is not None and prompt + max_tokens > limits.kv_tokens:
         raise ContextTooLong(
             f"{prompt} prompt tokens and max_tokens {max_tokens} exceed the {limits.kv_tokens} "
-            "tokens that the engine has memory for; shorten the prompt, lower max_tokens, or "
+            "tokens that fit into the engine's KV cache; shorten the prompt, lower max_tokens, or "
             "raise the engine's kv_cache_bytes",
             field="max_tokens",
         )
 
 
 def _sampling(message: sampling_pb2.Sampling, vocab_size: int) -> Sampling:
+    """Copies the options that are set; their names and defaults are those of the contract."""
     for token_id in message.logit_bias:
         if token_id >= vocab_size:
             raise InvalidArgument(
-                f"logit_bias has token id {token_id}; the model's end at {vocab_size - 1}",
+                f"logit_bias has token id {token_id}; the model's largest is {vocab_size - 1}",
                 field=f"sampling.logit_bias[{token_id}]",
             )
-    return Sampling(
-        temperature=message.temperature,
-        top_p=message.top_p if message.HasField("top_p") else 1.0,
-        top_k=message.top_k,
-        min_p=message.min_p,
-        repetition_penalty=(
-            message.repetition_penalty if message.HasField("repetition_penalty") else 1.0
-        ),
-        presence_penalty=message.presence_penalty,
-        frequency_penalty=message.frequency_penalty,
-        seed=message.seed,
-        logit_bias=dict(message.logit_bias),
-    )
+    options: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
+    options["logit_bias"] = dict(message.logit_bias)
+    return Sampling(**options)
 
 
 def to_response(updates: Iterable[Update], load: Load | None) -> engine_pb2.ExecuteResponse:

@@ -1,4 +1,4 @@
-"""The outputs that one Execute stream has yet to send, in bounded memory."""
+"""Connects Execute streams and the backend: admits sequences, delivers outputs, drains."""
 
 import asyncio
 import itertools
@@ -14,114 +14,53 @@ from mlxmesh_engine.scheduling.request import (
     StepOutputs,
     Update,
 )
+from mlxmesh_engine.service.outbox import Outbox
 from mlxmesh_shared.errors import InvalidArgument, MeshError
 
-_MAX_PENDING = 4096
-
-
-class Outbox:
-    """Coalesces: while the reader is behind, a sequence's outputs pile up in one entry.
-
-    Used on the event loop only.
-    """
-
-    def __init__(self) -> None:
-        self._pending: list[Update] = []
-        self._open_entry: dict[int, int] = {}
-        self._load: Load | None = None
-        self._outputs = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._closed = False
-
-    def put(self, updates: list[Update], load: Load | None = None) -> None:
-        for update in updates:
-            index = self._open_entry.pop(update.sequence_id, None)
-            if index is None:
-                index = len(self._pending)
-                self._pending.append(update)
-            else:
-                self._pending[index] = self._pending[index].followed_by(update)
-            if not update.last:
-                self._open_entry[update.sequence_id] = index
-        self._load = load or self._load
-        self._note_news()
-
-    def put_apart(self, update: Update) -> None:
-        """Adds outputs that must not mix with those of a living sequence of the same number."""
-        self._pending.append(update)
-        self._note_news()
-
-    def close(self) -> None:
-        """No more outputs: `take` gives what is left, then None."""
-        self._closed = True
-        self._outputs.set()
-
-    async def room(self) -> None:
-        """Returns when the reader has caught up enough for more commands."""
-        await self._room.wait()
-
-    async def take(self) -> tuple[list[Update], Load | None] | None:
-        """All outputs since the last call, waiting for some; None once closed and empty."""
-        await self._outputs.wait()
-        if not self._pending and self._closed:
-            return None
-        taken, self._pending = self._pending, []
-        self._open_entry.clear()
-        if not self._closed:
-            self._outputs.clear()
-        self._room.set()
-        return taken, self._load
-
-    def _note_news(self) -> None:
-        self._outputs.set()
-        if len(self._pending) >= _MAX_PENDING:
-            self._room.clear()
-
-
 OnEnd = Callable[[SequenceRequest, Update], None]
-"""Is told of each sequence that ended, and its last outputs."""
+"""Called for each sequence that ended, with its last update."""
 
 
 class Worker(Protocol):
-    """What the dispatcher needs of the backend."""
+    """The commands that the dispatcher sends to the backend."""
 
     def submit(self, request: SequenceRequest) -> None: ...
     def cancel(self, key: SequenceKey) -> None: ...
     def drop_stream(self, stream_id: int) -> None: ...
 
 
-def _nothing(_request: SequenceRequest, _last: Update) -> None: ...
+def _ignore(_request: SequenceRequest, _last: Update) -> None: ...
 
 
 class Stream:
-    """One Execute stream: its outbox and its living sequences, by number."""
+    """One Execute stream: its outbox and its active sequences by id."""
 
     def __init__(self, stream_id: int) -> None:
         self.stream_id = stream_id
         self.outbox = Outbox()
-        self.living: dict[int, SequenceRequest] = {}
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self.active: dict[int, SequenceRequest] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
-    def begin(self, request: SequenceRequest) -> None:
-        self.living[request.key[1]] = request
-        self._quiet.clear()
+    def add(self, request: SequenceRequest) -> None:
+        self.active[request.key[1]] = request
+        self._idle.clear()
 
-    def end(self, sequence_id: int) -> SequenceRequest:
-        request = self.living.pop(sequence_id)
-        if not self.living:
-            self._quiet.set()
+    def remove(self, sequence_id: int) -> SequenceRequest:
+        request = self.active.pop(sequence_id)
+        if not self.active:
+            self._idle.set()
         return request
 
-    async def none_living(self) -> None:
-        await self._quiet.wait()
+    async def wait_idle(self) -> None:
+        """Returns once no sequence is active."""
+        await self._idle.wait()
 
 
 class Dispatcher:
     """Used on the event loop only."""
 
-    def __init__(self, worker: Worker, admission: Admission, *, on_end: OnEnd = _nothing) -> None:
+    def __init__(self, worker: Worker, admission: Admission, *, on_end: OnEnd = _ignore) -> None:
         self._worker = worker
         self._on_end = on_end
         self._admission = admission
@@ -133,44 +72,45 @@ class Dispatcher:
     def open_stream(self) -> Stream:
         stream = Stream(next(self._stream_ids))
         self._streams[stream.stream_id] = stream
-        if self._admission.draining and not self._admission.held:
+        if self._admission.draining and not self._admission.admitted:
             stream.outbox.close()
         return stream
 
     def close_stream(self, stream: Stream) -> None:
-        """Drops its sequences within one step."""
+        """Drops the stream's sequences within one step."""
         del self._streams[stream.stream_id]
-        if stream.living:
+        if stream.active:
             self._worker.drop_stream(stream.stream_id)
-        for sequence_id in list(stream.living):
+        for sequence_id in list(stream.active):
             self._release(stream, sequence_id)
 
     def submit(self, stream: Stream, request: SequenceRequest) -> None:
-        """Raises: InvalidArgument, QueueFull, EngineDraining; then nothing was taken."""
+        """Raises: InvalidArgument, QueueFull, EngineDraining; the request is then not admitted."""
         sequence_id = request.key[1]
-        if sequence_id in stream.living:
+        if sequence_id in stream.active:
             raise InvalidArgument(
-                f"sequence_id {sequence_id} is in use on this stream; count on", field="sequence_id"
+                f"sequence_id {sequence_id} is in use on this stream; use a new one",
+                field="sequence_id",
             )
-        self._admission.take(request, time.monotonic())
+        self._admission.acquire(request, time.monotonic())
         self._empty.clear()
-        stream.begin(request)
+        stream.add(request)
         self._worker.submit(request)
 
-    def refuse(self, stream: Stream, sequence_id: int, error: MeshError) -> None:
-        """Answers a command that was not taken."""
-        self.answer(stream, Update(sequence_id, error=error))
+    def reject(self, stream: Stream, sequence_id: int, error: MeshError) -> None:
+        """Answers a command that was refused."""
+        self.finish(stream, Update(sequence_id, error=error))
 
-    def answer(self, stream: Stream, update: Update) -> None:
-        """Tells the end of a sequence that never took a place."""
-        stream.outbox.put_apart(update)
+    def finish(self, stream: Stream, last: Update) -> None:
+        """Ends a sequence that was never admitted."""
+        stream.outbox.put_unmerged(last)
 
     def cancel(self, stream: Stream, sequence_id: int) -> None:
-        if sequence_id in stream.living:
+        if sequence_id in stream.active:
             self._worker.cancel((stream.stream_id, sequence_id))
 
     def deliver(self, outputs: StepOutputs, load: Load) -> None:
-        """Takes one turn's outputs from the backend."""
+        """Forwards one step's outputs to their streams."""
         for stream_id, updates in outputs.items():
             stream = self._streams.get(stream_id)
             if stream is None:
@@ -180,13 +120,13 @@ class Dispatcher:
                 if update.last:
                     self._on_end(self._release(stream, update.sequence_id), update)
 
-    def tell_load(self, load: Load) -> None:
-        """Tells every stream: one without outputs would go on with what it was last told."""
+    def publish_load(self, load: Load) -> None:
+        """Sends the load to every stream: without outputs, its last known load gets stale."""
         for stream in self._streams.values():
             stream.outbox.put([], load)
 
     async def drain(self, grace_s: float) -> None:
-        """Takes nothing new, lets what runs finish for at most grace_s, then ends the streams."""
+        """Admits nothing more, waits up to grace_s for admitted sequences, ends the streams."""
         self._admission.set_draining()
         try:
             async with asyncio.timeout(grace_s):
@@ -197,8 +137,8 @@ class Dispatcher:
             stream.outbox.close()
 
     def _release(self, stream: Stream, sequence_id: int) -> SequenceRequest:
-        request = stream.end(sequence_id)
+        request = stream.remove(sequence_id)
         self._admission.release(request, time.monotonic())
-        if not self._admission.held:
+        if not self._admission.admitted:
             self._empty.set()
         return request

@@ -1,4 +1,4 @@
-"""The one thread that touches MLX: loads the model, then turns the step loop."""
+"""The only thread that uses MLX: loads the model, then runs the step loop."""
 
 import asyncio
 import contextlib
@@ -10,18 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.capacity import UNKNOWN, KvMemory
-from mlxmesh_engine.scheduling.pace import StepCounts, TokenInterval, TokenRate
+from mlxmesh_engine.scheduling.capacity import UNKNOWN_KV, KvMemory
 from mlxmesh_engine.scheduling.request import Load, SequenceKey, SequenceRequest, StepOutputs
 from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.backend import Deliver
+from mlxmesh_engine.service.outbox import OutputInterval
 from mlxmesh_engine.service.step_loop import StepLoop
+from mlxmesh_engine.service.step_metrics import StepMetrics, TokenRate
 
 _log = logging.getLogger(__name__)
 
-# When idle, requests that arrive one by one start together: their prefill is one batch.
+# An idle loop waits this long for more requests, so that their prefill is one batch.
 _GATHER_S = 0.0015
-_IDLE_TURN_S = 0.25
+_IDLE_STEP_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,41 +39,41 @@ Command = Callable[[StepLoop], None]
 
 
 class MlxThread:
-    """Commands go in from the event loop; outputs come out, once a turn.
+    """Takes commands from the event loop and delivers outputs to it after each step.
 
-    `dead` fails with what ended the thread, whatever that was; it never just stops.
+    `dead` fails with the error that ended the thread; it never ends silently.
     """
 
     def __init__(
         self,
         load_model: Callable[[], LoadedModel],
         options: LoopOptions = LoopOptions(),
-        steps: StepCounts | None = None,
+        metrics: StepMetrics | None = None,
     ) -> None:
         self._load_model = load_model
         self._options = options
-        self._steps = steps
+        self._metrics = metrics
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
         self._rate = TokenRate()
-        self._interval = TokenInterval(options.token_interval_s)
+        self._output_interval = OutputInterval(options.token_interval_s)
         self._deliver: Deliver | None = None
-        self._turned_s = time.monotonic()
-        self._kv: KvMemory = UNKNOWN
+        self._last_step_s = time.monotonic()
+        self._kv: KvMemory = UNKNOWN_KV
         self._last_load = self._idle_load()
-        self.turns = 0
+        self.steps = 0
         self._event_loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[LoadedModel] = self._event_loop.create_future()
         self.dead: asyncio.Future[None] = self._event_loop.create_future()
 
     async def start(self, deliver: Deliver) -> LoadedModel:
-        """Loads the model and begins to turn. Raises what loading raised."""
+        """Loads the model and starts the steps. Raises: whatever loading raises."""
         self._deliver = deliver
         self._thread.start()
         return await self._loaded
 
     async def stop(self) -> None:
-        """Ends the thread after its present turn; what is running is forgotten."""
+        """Ends the thread after the current step; active sequences are dropped."""
         self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -86,9 +87,9 @@ class MlxThread:
         self._commands.put(lambda loop: loop.drop_stream(stream_id))
 
     @property
-    def age_s(self) -> float:
-        """Time since the loop last turned; it turns also when idle."""
-        return time.monotonic() - self._turned_s
+    def time_since_progress_s(self) -> float:
+        """Time since the last step; an idle loop runs empty steps."""
+        return time.monotonic() - self._last_step_s
 
     @property
     def load(self) -> Load:
@@ -97,17 +98,17 @@ class MlxThread:
     def _run(self) -> None:
         try:
             loaded = self._load_model()
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the model
+        except BaseException as error:  # noqa: BLE001 - raised in `start`
             self._call(_fail, self._loaded, error)
             return
         self._call(_succeed, self._loaded, loaded)
         try:
-            self._turn_until_stopped(loaded)
-        except BaseException as error:  # noqa: BLE001 - nothing may end the thread unseen
+            self._run_steps(loaded)
+        except BaseException as error:  # noqa: BLE001 - the thread must never end silently
             _log.exception("the MLX thread died")
             self._call(_fail, self.dead, error)
 
-    def _turn_until_stopped(self, loaded: LoadedModel) -> None:
+    def _run_steps(self, loaded: LoadedModel) -> None:
         options = self._options
         self._kv = loaded.kv
         scheduler = Scheduler(
@@ -117,7 +118,7 @@ class MlxThread:
             kv_capacity_tokens=loaded.kv.capacity_tokens,
         )
         loop = StepLoop(
-            loaded, scheduler, prefix_cache_bytes=options.prefix_cache_bytes, steps=self._steps
+            loaded, scheduler, prefix_cache_bytes=options.prefix_cache_bytes, metrics=self._metrics
         )
         while True:
             for command in self._next_commands(loop.idle):
@@ -125,23 +126,23 @@ class MlxThread:
                     return
                 command(loop)
             for outputs in loop.step():
-                self._report(outputs, scheduler, loop)
+                self._publish(outputs, scheduler, loop)
 
     def _next_commands(self, idle: bool) -> list[Command | None]:
-        """All that are there; when idle, waits for one and gathers those that come with it."""
+        """All pending commands; when idle, waits for one and gathers those that follow shortly."""
         commands: list[Command | None] = []
         if idle:
             with contextlib.suppress(queue.Empty):
-                commands.append(self._commands.get(timeout=_IDLE_TURN_S))
+                commands.append(self._commands.get(timeout=_IDLE_STEP_S))
                 time.sleep(_GATHER_S)
         with contextlib.suppress(queue.Empty):
             while True:
                 commands.append(self._commands.get_nowait())
         return commands
 
-    def _report(self, outputs: StepOutputs, scheduler: Scheduler, loop: StepLoop) -> None:
-        now_s = self._turned_s = time.monotonic()
-        self.turns = loop.turns
+    def _publish(self, outputs: StepOutputs, scheduler: Scheduler, loop: StepLoop) -> None:
+        now_s = self._last_step_s = time.monotonic()
+        self.steps = loop.steps
         tokens = sum(len(update.token_ids) for updates in outputs.values() for update in updates)
         self._rate.add(now_s, tokens)
         self._last_load = Load(
@@ -155,16 +156,16 @@ class MlxThread:
             prompt_tokens=loop.prompt_tokens,
             cached_prompt_tokens=loop.cached_prompt_tokens,
             kv_capacity_bytes=self._kv.capacity_bytes,
-            kv_reserved_bytes=scheduler.promised_tokens * self._kv.token_bytes,
+            kv_reserved_bytes=scheduler.reserved_tokens * self._kv.token_bytes,
         )
-        if (due := self._interval.release(outputs, now_s)) and self._deliver is not None:
+        if (due := self._output_interval.release(outputs, now_s)) and self._deliver is not None:
             self._call(self._deliver, due, self._last_load)
 
     def _idle_load(self) -> Load:
         return Load(0, 0, self._options.max_running, self._options.max_waiting)
 
     def _call(self, function: Callable[..., None], *args: object) -> None:
-        # The event loop may have been closed under a thread that is being abandoned.
+        # The event loop may be closed already while the process shuts down.
         with contextlib.suppress(RuntimeError):
             self._event_loop.call_soon_threadsafe(function, *args)
 

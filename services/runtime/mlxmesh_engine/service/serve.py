@@ -8,12 +8,12 @@ import contextlib
 import logging
 
 from mlxmesh_engine.scheduling.capacity import Admission
-from mlxmesh_engine.scheduling.pace import StepCounts
 from mlxmesh_engine.service.assembly import make_server, start_engine_process
 from mlxmesh_engine.service.backend import Backend, ModelFacts
 from mlxmesh_engine.service.backends import open_backend
 from mlxmesh_engine.service.dispatcher import Dispatcher
 from mlxmesh_engine.service.parent import failures_announced, follow_parent, take_stdout
+from mlxmesh_engine.service.step_metrics import StepMetrics
 from mlxmesh_engine.service.telemetry import SequenceSpans, observe_engine
 from mlxmesh_shared.errors import EngineFailed
 from mlxmesh_shared.process.service_process import ServiceProcess
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 async def serve() -> None:
     """Loads the model, then serves until a stop is requested or the backend dies."""
     process = start_engine_process()
-    settings, telemetry, steps = process.settings, process.telemetry, StepCounts()
+    settings, telemetry, steps = process.settings, process.telemetry, StepMetrics()
     follow_parent()
     announce = take_stdout()
 
@@ -80,7 +80,7 @@ async def _export_telemetry(
 async def _emit_load(dispatcher: Dispatcher, backend: Backend) -> None:
     while True:
         await asyncio.sleep(LOAD_EVERY_S)
-        dispatcher.tell_load(backend.load)
+        dispatcher.publish_load(backend.load)
 
 
 def _facts(loaded: ModelFacts) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""EngineService: check, call, reply."""
+"""EngineService: checks messages, calls the dispatcher, replies."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from grpc import aio
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh_engine.scheduling.request import Update
 from mlxmesh_engine.service.backend import Backend, ModelFacts
-from mlxmesh_engine.service.convert import ModelLimits, to_load, to_response, to_sequence
+from mlxmesh_engine.service.convert import ModelLimits, to_load, to_request, to_response
 from mlxmesh_engine.service.dispatcher import Dispatcher, Stream
 from mlxmesh_shared.errors import EngineDraining, MalformedMessage, MeshError
 from mlxmesh_shared.rules import Validator
@@ -23,7 +23,7 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class EngineServicer:
-    """Answers generation services and the runtime."""
+    """Serves the generation services and the runtime."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class EngineServicer:
     def handlers(self) -> grpc.GenericRpcHandler:
         """The service's methods.
 
-        Execute takes raw messages: it checks each itself, because an illegal command must end its
-        own sequence and not, as the server's guard would have it, the stream of all.
+        Execute takes raw messages and checks them itself: an illegal command must end its own
+        sequence, whereas the server's guard would end the whole stream.
         """
         return grpc.method_handlers_generic_handler(
             SERVICE.full_name,
@@ -73,14 +73,14 @@ class EngineServicer:
     ) -> AsyncIterator[engine_pb2.ExecuteResponse]:
         stream = self._dispatcher.open_stream()
         stream.outbox.put([], self._backend.load)
-        reader = asyncio.create_task(self._read(stream, requests))
+        reader = asyncio.create_task(self._run_commands(stream, requests))
         try:
-            while (taken := await stream.outbox.take()) is not None:
-                yield to_response(*taken)
+            while (outputs := await stream.outbox.get()) is not None:
+                yield to_response(*outputs)
             if reader.done():
                 await reader
             else:
-                raise EngineDraining("the engine is shutting down; go on at another replica")
+                raise EngineDraining("the engine is shutting down; resume on another replica")
         finally:
             reader.cancel()
             self._dispatcher.close_stream(stream)
@@ -101,49 +101,49 @@ class EngineServicer:
             context_tokens=self._loaded.context_tokens,
             vocab_size=self._loaded.vocab_size,
             weights_bytes=self._loaded.weights_bytes,
-            steps=self._backend.turns,
-            time_since_progress_ms=round(self._backend.age_s * 1e3),
+            steps=self._backend.steps,
+            time_since_progress_ms=round(self._backend.time_since_progress_s * 1e3),
             load=to_load(self._backend.load),
         )
 
-    async def _read(self, stream: Stream, requests: AsyncIterator[bytes]) -> None:
-        """Takes commands; when the caller has no more, lets what runs finish, then ends."""
+    async def _run_commands(self, stream: Stream, requests: AsyncIterator[bytes]) -> None:
+        """Runs the caller's commands; after the last one, waits for active sequences to end."""
         try:
             async for encoded in requests:
-                self._command(stream, _parse(encoded))
-                await stream.outbox.room()
-            await stream.none_living()
+                self._run_command(stream, _parse(encoded))
+                await stream.outbox.wait_writable()
+            await stream.wait_idle()
         finally:
             stream.outbox.close()
 
-    def _command(self, stream: Stream, request: engine_pb2.ExecuteRequest) -> None:
+    def _run_command(self, stream: Stream, request: engine_pb2.ExecuteRequest) -> None:
         sequence_id = request.submit.sequence_id or next(iter(request.cancel.sequence_ids), 0)
         try:
             self._validator.check(request)
             if request.HasField("cancel"):
-                for number in request.cancel.sequence_ids:
-                    self._dispatcher.cancel(stream, number)
+                for each_id in request.cancel.sequence_ids:
+                    self._dispatcher.cancel(stream, each_id)
             else:
                 self._submit(stream, request.submit)
         except MeshError as error:
-            self._dispatcher.refuse(stream, sequence_id, error)
+            self._dispatcher.reject(stream, sequence_id, error)
 
     def _submit(self, stream: Stream, submit: engine_pb2.Submit) -> None:
         sequence_id = submit.sequence_id
-        sequence = to_sequence(
+        accepted = to_request(
             submit, stream_id=stream.stream_id, limits=self._limits, now_s=time.monotonic()
         )
-        if (reason := sequence.complete) is not None:
-            self._dispatcher.answer(
+        if (reason := accepted.complete) is not None:
+            self._dispatcher.finish(
                 stream, Update(sequence_id, accepted=True, finish_reason=reason)
             )
         else:
-            self._dispatcher.submit(stream, sequence)
+            self._dispatcher.submit(stream, accepted)
 
 
 def _parse(encoded: bytes) -> engine_pb2.ExecuteRequest:
     try:
         return engine_pb2.ExecuteRequest.FromString(encoded)
     except DecodeError as error:
-        # Whose sequence it was cannot be told, so the stream ends.
+        # Its sequence is unknown, so the whole stream ends.
         raise MalformedMessage("the message is not a valid ExecuteRequest") from error
