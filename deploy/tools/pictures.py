@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mlxmesh_cli.commands.trace import whole_trace
-from mlxmesh_cli.mesh.look import Look
+from mlxmesh_cli.commands.live_view import Look
+from mlxmesh_cli.commands.observe import whole_trace
 from mlxmesh_cli.screen.timeline import timeline
 from mlxmesh_cli.screen.top_view import frame
 from mlxmesh_client import MeshClient, MeshError

@@ -11,18 +11,16 @@ import typer
 
 from mlxmesh_cli.commands import (
     certs,
-    chat,
-    events,
     lifecycle,
     models,
+    observe,
     rolling,
     settings,
     text,
-    top,
-    trace,
+    up,
 )
-from mlxmesh_cli.commands.pipes import QuietGroup
-from mlxmesh_cli.mesh.session import TLS_VARIABLES
+from mlxmesh_cli.commands.failures import QuietGroup
+from mlxmesh_cli.commands.session import TLS_VARIABLES
 
 app = typer.Typer(
     name="mlxmesh",
@@ -44,12 +42,12 @@ def _add(
 
 
 # In the order in which `mlxmesh --help` lists them; a line has at most 66 characters.
-_add(MESH, lifecycle.up, "Start the whole mesh on this host.", "mlxmesh up --detach --replicas 2")
+_add(MESH, up.up, "Start the whole mesh on this host.", "mlxmesh up --detach --replicas 2")
 _add(MESH, lifecycle.down, "Stop the mesh of a data directory.", "mlxmesh down")
 _add(MESH, lifecycle.status, "Show every process and model.", "mlxmesh status --json")
 _add(MESH, lifecycle.logs, "Show the end of the logs.", "mlxmesh logs gateway -n 50 --follow")
-_add(MESH, events.events, "Show what happened.", "mlxmesh events --follow --name 'engine.*'")
-_add(MESH, top.top, "Watch the mesh at work.", "mlxmesh top --interval 0.5")
+_add(MESH, observe.events, "Show what happened.", "mlxmesh events --follow --name 'engine.*'")
+_add(MESH, observe.top, "Watch the mesh at work.", "mlxmesh top --interval 0.5")
 _add(
     MESH,
     rolling.restart,
@@ -95,12 +93,12 @@ _add(
 )
 _add(
     TEXT,
-    chat.chat,
+    text.chat,
     "Talk to a model over several turns.",
     'mlxmesh chat -m qwen --system "You are brief."',
 )
 _add(TEXT, text.tokens, "Count the tokens of a prompt.", "mlxmesh tokens - < prompt.txt")
-_add(TEXT, trace.trace, "Show where the time of one request went.", "mlxmesh trace my-request")
+_add(TEXT, observe.trace, "Show where the time of one request went.", "mlxmesh trace my-request")
 
 
 def _version(wanted: bool) -> None:

@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlxmesh_cli.mesh.session import (
-    DataDir,
-    Json,
-    fail,
-    print_json,
-    resolve_data_dir,
-    told_errors,
-)
-from mlxmesh_cli.screen.output import print_view
+from mlxmesh_cli.commands.failures import fail, reported_errors
+from mlxmesh_cli.commands.session import DataDir, Json
+from mlxmesh_cli.mesh.location import resolve_data_dir
+from mlxmesh_cli.screen.output import print_json, print_view
 
 if TYPE_CHECKING:
     from mlxmesh_launcher.authority import IssuedCertificate
@@ -37,7 +32,7 @@ def init(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False)
     from mlxmesh_shared.tls.identity import ROLES
 
     path = _tls_dir(directory, data_dir)
-    with told_errors():
+    with reported_errors():
         issued = Authority.create(path).renew(ROLES)
     _show(issued, json)
 
@@ -58,7 +53,7 @@ def issue(
     from mlxmesh_launcher.authority import Authority
 
     path = _tls_dir(directory, data_dir)
-    with told_errors():
+    with reported_errors():
         issued = Authority(path).issue(role, hosts=host or (), lifetime=timedelta(days=days))
     _show([issued], json)
 
@@ -71,7 +66,7 @@ def rotate(
     from mlxmesh_launcher.authority import Authority
 
     path = _tls_dir(directory, data_dir)
-    with told_errors():
+    with reported_errors():
         authority = Authority(path)
         issued = authority.renew(roles or authority.issued())
     _show(issued, json)
@@ -83,7 +78,7 @@ def show(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False)
     from mlxmesh_launcher.authority import read_certificates
 
     path = _tls_dir(directory, data_dir)
-    with told_errors():
+    with reported_errors():
         found = read_certificates(path)
     if not found:
         fail(f"no certificates in {path}; make them with `mlxmesh certs init`")

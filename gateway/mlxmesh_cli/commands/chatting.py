@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
+import sys
+from collections.abc import AsyncGenerator, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
 from mlxmesh.generation.v1.generation_pb2 import FINISH_REASON_LENGTH
-from mlxmesh_cli.mesh.failures import described
+from mlxmesh_cli.commands.failures import described
 from mlxmesh_cli.screen.answers import Answer, show
 from mlxmesh_cli.screen.conversation import HELP, Command, Conversation, parse_line
 from mlxmesh_cli.screen.output import say, terminal_columns
-from mlxmesh_cli.screen.stdin_lines import stdin_lines
 from mlxmesh_cli.screen.word_wrap import wrapped
 from mlxmesh_client import ContextTooLong, MeshClient, MeshError
+from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.reference import ModelReference
+
+MAX_LINE_BYTES = 16 << 20
 
 
 class Prompt(Protocol):
@@ -162,3 +165,27 @@ def _note(text: str) -> None:
 
 def _warn(text: str) -> None:
     say(wrapped(f"error: {text}", terminal_columns()), "red", err=True)
+
+
+async def stdin_lines() -> AsyncGenerator[str]:
+    """Each line as it comes. Raises: InvalidArgument for one above MAX_LINE_BYTES."""
+    reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    except (ValueError, PermissionError):
+        # A file: reading it never waits for anybody.
+        for line in sys.stdin.buffer:
+            yield line.decode(errors="replace")
+        return
+    while line := await _read_line(reader):
+        yield line.decode(errors="replace")
+
+
+async def _read_line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ValueError:
+        raise InvalidArgument(
+            f"a line of standard input has more than {MAX_LINE_BYTES >> 20} MiB; split it"
+        ) from None

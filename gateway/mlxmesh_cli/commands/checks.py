@@ -136,7 +136,7 @@ def _port(name: str, port: int, data_dir: Path, served: str, option: str) -> Che
 
 def _registered(data_dir: Path) -> list[str]:
     """Where services of this mesh listen that were started one by one."""
-    from mlxmesh_cli.mesh.registered import registered_addresses
+    from mlxmesh_cli.mesh.location import registered_addresses
     from mlxmesh_shared.errors import MeshError
     from mlxmesh_shared.settings import SettingsError
 

@@ -26,7 +26,8 @@ def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
 def _asked(ctx: typer.Context) -> Iterable[str]:
     import asyncio
 
-    from mlxmesh_cli.mesh.session import gateway_address, resolve_data_dir, tls_of
+    from mlxmesh_cli.commands.session import gateway_address, tls_of
+    from mlxmesh_cli.mesh.location import resolve_data_dir
     from mlxmesh_client import MeshClient
 
     data_dir = ctx.params.get("data_dir")

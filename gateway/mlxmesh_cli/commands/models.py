@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlxmesh_cli.commands.completion import complete_model
-from mlxmesh_cli.mesh.session import (
-    Address,
-    DataDir,
-    Json,
-    connect,
-    fail,
-    print_json,
-    run,
-    to_dict,
-)
-from mlxmesh_cli.screen.output import print_view
+from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
+from mlxmesh_cli.screen.output import print_json, print_view, to_dict
 
 if TYPE_CHECKING:
     from mlxmesh.model.v1.model_pb2 import (

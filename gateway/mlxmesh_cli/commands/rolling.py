@@ -12,17 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.mesh.session import (
-    DataDir,
-    Json,
-    fail,
-    fail_without_mesh,
-    print_json,
-    resolve_data_dir,
-    run,
-    settings_flags,
-    tls_of,
-)
+from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.session import DataDir, Json, fail_without_mesh, run, tls_of
+from mlxmesh_cli.mesh.location import resolve_data_dir, settings_flags
+from mlxmesh_cli.screen.output import print_json
 
 if TYPE_CHECKING:
     from mlxmesh_shared.registry import Instance, Registry
@@ -133,7 +126,7 @@ async def _restart(data_dir: Path, services: list[str], report: Report) -> list[
 
 async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) -> Instance:
     """The instance, which was asked to leave, and is gone unless timeout_s is 0."""
-    from mlxmesh_cli.mesh.overview import SERVICES
+    from mlxmesh_cli.mesh.location import SERVICES
     from mlxmesh_shared.registry import open_registry
     from mlxmesh_shared.settings import MeshSettings, load_settings
     from mlxmesh_shared.tls import CertificateSource

@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, cast
 
 import typer
 
-from mlxmesh_cli.mesh.session import (
-    DataDir,
-    Json,
-    fail,
-    print_json,
-    resolve_data_dir,
-    settings_flags,
-)
-from mlxmesh_cli.screen.output import print_view, say
+from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.session import DataDir, Json
+from mlxmesh_cli.mesh.location import resolve_data_dir, settings_flags
+from mlxmesh_cli.screen.output import print_json, print_view, say
 
 if TYPE_CHECKING:
     from mlxmesh_cli.commands.checks import Check

@@ -8,51 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from mlxmesh_cli.commands.completion import complete_model
-from mlxmesh_cli.mesh.session import (
-    Address,
-    DataDir,
-    Json,
-    connect,
-    fail,
-    print_json,
-    run,
-    to_dict,
+from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.generation_options import (
+    MaxTokens,
+    Model,
+    Seed,
+    Stop,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    options_given,
 )
+from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, gateway_address, run
+from mlxmesh_cli.screen.output import print_json, to_dict
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="NAME, NAME@VERSION or NAME:ALIAS.  [default: pocket, or the first that serves]",
-        autocompletion=complete_model,
-    ),
-]
 Prompt = Annotated[str | None, typer.Argument(help="The text; `-` or none reads standard input.")]
-MaxTokens = Annotated[
-    int | None, typer.Option(help="Tokens at most, 1 to 1,000,000.  [default: 512]")
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(help="0 always takes the likeliest token, 10 is wildest.  [default: 0]"),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        help="Draw from the likeliest tokens that together have this probability, up"
-        " to 1.  [default: 1, which is all]"
-    ),
-]
-TopK = Annotated[
-    int | None, typer.Option(help="Draw from this many likeliest tokens.  [default: 0, all]")
-]
-Seed = Annotated[
-    int | None, typer.Option(help="The same seed gives the same answer.  [default: a new one]")
-]
-Stop = Annotated[
-    list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")
-]
 Raw = Annotated[
     bool, typer.Option("--raw", help="Send the text as it is, without the model's chat template.")
 ]
@@ -62,7 +33,7 @@ def generate(
     prompt: Prompt = None,
     model: Model = None,
     raw: Raw = False,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -127,6 +98,46 @@ def attach(
     run(work())
 
 
+def chat(
+    model: Model = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = None,
+    history: Annotated[
+        bool, typer.Option(help="Keep questions in ~/.local/state/mlxmesh for the arrow keys.")
+    ] = True,
+    address: Address = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Talk to a model over several turns; /help lists what you can do.
+
+    Ctrl-C stops an answer and keeps the conversation, Ctrl-D leaves. Where standard input is not a
+    terminal each line is a question, and answers remember the lines before.
+    """
+    options = options_given(max_tokens, temperature, top_p, top_k, seed, None)
+
+    async def work() -> None:
+        from mlxmesh_cli.commands.chatting import Chatting
+        from mlxmesh_cli.screen.answers import default_model
+        from mlxmesh_cli.screen.conversation import Conversation
+
+        async with connect(address, data_dir) as client:
+            conversation = Conversation(model or await default_model(client), system or "")
+            chatting = Chatting(client, conversation, options)
+            if not sys.stdin.isatty():
+                await chatting.answer_lines()
+                return
+            from mlxmesh_cli.screen.chat_prompt import ChatPrompt
+
+            await chatting.introduce(gateway_address(address, data_dir))
+            await chatting.answer_questions(ChatPrompt(keep_history=history))
+
+    run(work())
+
+
 def tokens(
     prompt: Prompt = None,
     model: Model = None,
@@ -151,26 +162,6 @@ def tokens(
         print_json(result)
     else:
         typer.echo(result["tokens"])
-
-
-def options_given(
-    max_tokens: int | None,
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    seed: int | None,
-    stop: list[str] | None,
-) -> dict[str, Any]:
-    """The options that were given; the mesh fills in and checks the rest."""
-    given = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "seed": seed,
-        "stop": stop,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _messages(system: str | None, text: str) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ class GatewayUnreachable(ServiceUnavailable):
 
 
 @asynccontextmanager
-async def told_whether_reached(gateway: str, tls: CertificateFiles | None) -> AsyncGenerator[None]:
+async def gateway_errors(gateway: str, tls: CertificateFiles | None) -> AsyncGenerator[None]:
     """Raises GatewayUnreachable, with what to do, where that is why a call within failed.
 
     Every other error says itself what is wrong: the gateway answered.

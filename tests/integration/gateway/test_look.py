@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from mlxmesh_cli.mesh.look import Look, as_json
+from mlxmesh_cli.commands.live_view import Look, as_json
 from mlxmesh_client import MeshClient
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_cli.screen.followed_log import MAX_LOOKS_FOR_COPY, FollowedLog, last_lines
+from mlxmesh_cli.screen.logs import MAX_LOOKS_FOR_COPY, FollowedLog, last_lines
 from mlxmesh_shared.host.log_file import LogFile
 
 

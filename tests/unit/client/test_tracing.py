@@ -26,7 +26,7 @@ def test_who_does_not_use_opentelemetry_does_not_import_it() -> None:
     code = (
         "import sys\n"
         "import mlxmesh_client, mlxmesh_cli.commands.text, mlxmesh_cli.commands.models\n"
-        "import mlxmesh_cli.mesh.overview\n"
+        "import mlxmesh_cli.commands.overview\n"
         "from mlxmesh_client.calls import trace_metadata\n"
         "assert trace_metadata() is None\n"
         "sys.exit('opentelemetry' in sys.modules)\n"

@@ -6,9 +6,12 @@ once the file is empty.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any, cast
 
 # An emptied log whose copy has not come by then has none.
 MAX_LOOKS_FOR_COPY = 5
@@ -87,3 +90,35 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return stat.st_ino, stat.st_mtime_ns
+
+
+def readable(line: str) -> str:
+    """The record in this line of a log as text; a line that holds none is left as it is."""
+    record = _record(line)
+    if record is None:
+        return line
+    try:
+        time = datetime.fromisoformat(str(record["time"])).astimezone()
+    except (KeyError, ValueError):
+        return line
+    level, message = (str(record.get(name, "")) for name in ("level", "message"))
+    text = f"{time:%H:%M:%S}.{time.microsecond // 1000:03} {level.upper():7} {message}"
+    text += "".join(f" {name}={value}" for name, value in _fields(record).items())
+    return f"{text}\n{record['error']}" if "error" in record else text
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    if not line.startswith("{"):
+        return None
+    try:
+        found: object = json.loads(line)
+    except ValueError:
+        return None
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else None
+
+
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    found = record.get("fields")
+    fields = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    model, trace = ({n: record[n]} if n in record else {} for n in ("model", "trace_id"))
+    return {**model, **fields, **trace}

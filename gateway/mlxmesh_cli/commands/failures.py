@@ -5,12 +5,15 @@ docs/operations.md has the table of exit codes.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from mlxmesh_cli.screen.output import print_json_line, say
 
@@ -32,7 +35,7 @@ def remember_json(value: bool) -> bool:
 
 
 @contextmanager
-def errors_as_asked() -> Generator[None]:
+def error_format() -> Generator[None]:
     """One run of the command line: errors are text until --json is read."""
     before = _as_json.set(False)
     try:
@@ -42,7 +45,7 @@ def errors_as_asked() -> Generator[None]:
 
 
 @contextmanager
-def told_errors() -> Generator[None]:
+def reported_errors() -> Generator[None]:
     """Ends the command at an error that its reader can do something about."""
     from mlxmesh_shared.errors import MeshError
     from mlxmesh_shared.settings import SettingsError
@@ -100,3 +103,19 @@ def _tell(line: str, facts: dict[str, Any]) -> None:
         print_json_line({"error": facts}, err=True)
     else:
         say(f"error: {line}", "red", err=True)
+
+
+class QuietGroup(TyperGroup):
+    """The whole command line; it ends as a program does that SIGPIPE ends."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Runs the command, and prints what is still buffered."""
+        try:
+            with error_format():
+                result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is buffered still would fail again when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(BROKEN_PIPE) from None
+        return result

@@ -1,8 +1,12 @@
-"""The gateway of a mesh whose services were started one by one, as its registry knows it."""
+"""Where a mesh runs: its data directory, and the addresses in its registry.
+
+Nothing heavy is imported at the top: `mlxmesh --help` must not pay for gRPC.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +17,27 @@ if TYPE_CHECKING:
     from mlxmesh_shared.registry import Instance
 
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")
+
+
+def resolve_data_dir(data_dir: Path | None) -> Path:
+    """The data directory to use, made absolute."""
+    chosen = data_dir or Path(os.environ.get("MLXMESH_DATA_DIR") or "~/.mlxmesh")
+    return chosen.expanduser().resolve()
+
+
+def with_data_dir(command: str, data_dir: Path) -> str:
+    """`mlxmesh COMMAND` as the reader has to type it to reach the mesh of this directory."""
+    is_default = data_dir == resolve_data_dir(None)
+    return f"mlxmesh {command}" if is_default else f"mlxmesh {command} --data-dir {data_dir}"
+
+
+def settings_flags(data_dir: Path | None) -> list[str]:
+    """The flags that make this process see its mesh as the services do that run there."""
+    from mlxmesh_launcher.record import read_record
+
+    given = ["--data-dir", str(resolve_data_dir(data_dir))] if data_dir else []
+    record = read_record(resolve_data_dir(data_dir))
+    return [*given, *(record.flags if record else ())]
 
 
 def registered_gateway(data_dir: Path) -> str | None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from mlxmesh_cli.mesh.failures import NO_MESH, fail, remember_json, told_errors
-from mlxmesh_cli.screen.output import print_json, to_dict
+from mlxmesh_cli.commands.failures import NO_MESH, fail, remember_json, reported_errors
+from mlxmesh_cli.mesh.location import registered_gateway, resolve_data_dir, with_data_dir
 
 if TYPE_CHECKING:
     from mlxmesh_client import MeshClient
@@ -49,48 +49,32 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print JSON for scripts, errors too.", callback=remember_json),
 ]
+JsonLines = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object per line.", callback=remember_json),
+]
 
 T = TypeVar("T")
-
-__all__ = [
-    "Address",
-    "DataDir",
-    "Json",
-    "connect",
-    "fail",
-    "gateway_address",
-    "print_json",
-    "resolve_data_dir",
-    "run",
-    "settings_flags",
-    "tls_of",
-    "to_dict",
-    "told_errors",
-    "with_data_dir",
-]
 
 TLS_VARIABLES = ("MLXMESH_CA", "MLXMESH_CERT", "MLXMESH_KEY")
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
-def resolve_data_dir(data_dir: Path | None) -> Path:
-    """The data directory to use, made absolute."""
-    chosen = data_dir or Path(os.environ.get("MLXMESH_DATA_DIR") or "~/.mlxmesh")
-    return chosen.expanduser().resolve()
+def given_address(address: str | None, data_dir: Path | None) -> str | None:
+    """The address that --address or, without a data directory, MLXMESH_ADDRESS names."""
+    return address or (os.environ.get("MLXMESH_ADDRESS") if data_dir is None else None) or None
 
 
 def gateway_address(address: str | None, data_dir: Path | None) -> str:
     """Where the gateway is: as given, as launcher or registry know it, or the default port."""
-    from mlxmesh_cli.mesh.registered import registered_gateway
     from mlxmesh_launcher.record import read_record
 
-    address = address or (os.environ.get("MLXMESH_ADDRESS") if data_dir is None else None)
-    if address:
-        return address
+    if (given := given_address(address, data_dir)) is not None:
+        return given
     record = read_record(resolve_data_dir(data_dir))
     if record is not None and record.gateway:
         return record.gateway
-    with told_errors():
+    with reported_errors():
         registered = registered_gateway(resolve_data_dir(data_dir))
     if registered is not None:
         return registered
@@ -105,30 +89,15 @@ def fail_without_mesh(data_dir: Path) -> NoReturn:
     fail(message, exit_code=NO_MESH, reason="NO_MESH")
 
 
-def with_data_dir(command: str, data_dir: Path) -> str:
-    """`mlxmesh COMMAND` as the reader has to type it to reach the mesh of this directory."""
-    is_default = data_dir == resolve_data_dir(None)
-    return f"mlxmesh {command}" if is_default else f"mlxmesh {command} --data-dir {data_dir}"
-
-
-def settings_flags(data_dir: Path | None) -> list[str]:
-    """The flags that make this process see its mesh as the services do that run there."""
-    from mlxmesh_launcher.record import read_record
-
-    given = ["--data-dir", str(resolve_data_dir(data_dir))] if data_dir else []
-    record = read_record(resolve_data_dir(data_dir))
-    return [*given, *(record.flags if record else ())]
-
-
 @asynccontextmanager
 async def connect(address: str | None, data_dir: Path | None) -> AsyncGenerator[MeshClient]:
     """A client of the mesh that the options name. Raises: GatewayUnreachable, within."""
-    from mlxmesh_cli.mesh.reaching import told_whether_reached
+    from mlxmesh_cli.mesh.reaching import gateway_errors
     from mlxmesh_client import MeshClient
 
     gateway = gateway_address(address, data_dir)
     tls = tls_of(resolve_data_dir(data_dir), gateway)
-    async with told_whether_reached(gateway, tls), MeshClient(gateway, tls=tls) as client:
+    async with gateway_errors(gateway, tls), MeshClient(gateway, tls=tls) as client:
         yield client
 
 
@@ -159,7 +128,7 @@ def tls_of(data_dir: Path, gateway: str | None = None) -> CertificateFiles | Non
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine; a MeshError becomes one line and exit code 1."""
-    with told_errors():
+    with reported_errors():
         return _run(work)
 
 

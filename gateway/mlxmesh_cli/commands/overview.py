@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
-from mlxmesh_cli.mesh.session import settings_flags, to_dict
+from mlxmesh_cli.mesh.location import SERVICES, settings_flags
+from mlxmesh_cli.screen.output import to_dict
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.record import read_record
 from mlxmesh_shared.errors import MeshError
@@ -63,7 +64,6 @@ def row_of(service: SupervisedService) -> dict[str, Any]:
     }
 
 
-SERVICES = ("gateway", "generation", "model", "runtime", "engine")
 GATEWAY_TIMEOUT_S = 5.0
 
 
@@ -90,6 +90,21 @@ async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[
         "models": models or [],
         "problems": _problems(gateways, models, seen),
     }
+
+
+async def gateway_overview(client: MeshClient) -> dict[str, Any]:
+    """As `overview`, but only from one gateway; rows have no pid. Raises: MeshError."""
+    instances, models = await asyncio.gather(client.mesh_status(), client.list_models())
+    rows = [_reported_row(to_dict(one)) for one in instances]
+    return {"instances": rows, "models": [to_dict(model) for model in models], "problems": []}
+
+
+def _reported_row(one: dict[str, Any]) -> dict[str, Any]:
+    """The row of an instance that a gateway reports."""
+    keys = ("service", "instance_id", "address", "outstanding", "breaker", "load")
+    fields = {key: one[key] for key in keys if key in one}
+    state = "not_asked" if one["health"] == "unspecified" else one["health"]
+    return {**one["metadata"], **fields, "pid": 0, "state": state}
 
 
 def _problems(gateways: list[str], models: object, seen: object) -> list[str]:
