@@ -51,7 +51,7 @@ def options_given(
     seed: int | None,
     stop: list[str] | None,
 ) -> dict[str, Any]:
-    """The options that were given; the mesh fills in and checks the rest."""
+    """The options that were given; the mesh applies defaults and checks ranges."""
     given = {
         "max_tokens": max_tokens,
         "temperature": temperature,

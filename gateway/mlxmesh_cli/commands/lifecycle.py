@@ -22,13 +22,13 @@ from mlxmesh_cli.commands.session import (
 )
 from mlxmesh_cli.mesh.location import resolve_data_dir
 from mlxmesh_cli.screen.logs import FollowedLog, last_lines, readable
-from mlxmesh_cli.screen.output import is_watched, print_json, print_json_line, print_view
+from mlxmesh_cli.screen.output import is_terminal, print_json, print_json_line, print_view
 
 FOLLOW_POLL_S = 0.2
 
 
 def down(data_dir: DataDir = None, json: Json = False) -> None:
-    """Stop the mesh of a data directory; running answers may finish first."""
+    """Stop the mesh of a data directory; running generations may finish first."""
     from mlxmesh_launcher.detach import stop_detached
 
     directory = resolve_data_dir(data_dir)
@@ -69,26 +69,33 @@ async def _overview(address: str | None, data_dir: Path | None) -> dict[str, Any
 
 def logs(
     component: Annotated[
-        str | None, typer.Argument(help="launcher, gateway, model, ... or an engine's id.")
+        str | None,
+        typer.Argument(
+            help="launcher, runtime, model, generation, gateway or an engine id.  [default: all]"
+        ),
     ] = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of each log.")] = 20,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="Number of lines of each log.")
+    ] = 20,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new lines too, until Ctrl-C.")
+    ] = False,
     data_dir: DataDir = None,
     json: JsonLines = False,
 ) -> None:
-    """Show the end of the services' and engines' logs.
+    """Show the end of the logs of services and engines.
 
-    A terminal gets each record as text; a pipe gets the lines as they were written.
+    A terminal shows each record as text; a pipe receives the lines as they were written.
     """
     directory = resolve_data_dir(data_dir) / "logs"
     paths = sorted(directory.glob("*.log"))
     if not paths:
-        fail(f"no logs in {directory}; `mlxmesh up` starts a mesh, which writes them")
+        fail(f"no logs in {directory}; start a mesh with `mlxmesh up`")
     if component is not None:
         known = ", ".join(path.stem for path in paths) or "none"
         paths = [path for path in paths if path.stem == component]
         if not paths:
-            fail(f"no log of {component!r} in {directory}; there are: {known}")
+            fail(f"no log of {component!r} in {directory}; available: {known}")
     for path in paths:
         for line in last_lines(path, lines):
             _print_line(path.stem, line, json)
@@ -100,7 +107,7 @@ def _print_line(component: str, line: str, json: bool) -> None:
     if json:
         print_json_line({"component": component, "line": line})
     else:
-        typer.echo(f"{component}: {readable(line) if is_watched() else line}")
+        typer.echo(f"{component}: {readable(line) if is_terminal() else line}")
 
 
 def _follow(paths: list[Path], json: bool) -> None:

@@ -1,4 +1,4 @@
-"""How `mlxmesh top` learns what it shows: over the public API of one gateway, and nothing else."""
+"""The data behind `mlxmesh top`, read from the public API of one gateway."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ STATUS_TIMEOUT_S = 3.0
 MAX_EVENTS = 50
 
 
-class Look:
-    """What is known of a mesh; what cannot be asked stays as it was, and the screen says so."""
+class MeshState:
+    """The last known state of a mesh; the screen says when it is out of date."""
 
     def __init__(self, client: MeshClient, gateway: str) -> None:
         self.screen = Screen(gateway, datetime.now().astimezone())
         self._client = client
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
 
-    async def ask(self) -> None:
-        """The state as it is now. Raises: MeshError."""
+    async def refresh(self) -> None:
+        """Reads the state. Raises: MeshError."""
         status = await self._client.mesh_state(timeout_s=STATUS_TIMEOUT_S)
         self._update(status=status, problem="")
 
-    async def once(self) -> None:
-        """The state and the events as they are now. Raises: MeshError."""
-        await asyncio.gather(self.ask(), self.read_kept_events())
+    async def read_all(self) -> None:
+        """Reads the state and the retained events. Raises: MeshError."""
+        await asyncio.gather(self.refresh(), self.read_retained_events())
 
-    async def ask_or_say(self) -> None:
-        """The state as it is now, or why it is not known."""
+    async def try_refresh(self) -> None:
+        """Reads the state, or records why that failed."""
         try:
-            await self.ask()
+            await self.refresh()
         except MeshError as error:
-            self._update(problem=f"the gateway is away ({error.reason})")
+            self._update(problem=f"the gateway is unavailable ({error.reason})")
 
-    async def read_kept_events(self) -> None:
-        """Those that the gateway has kept."""
-        await self._read(self._client.watch_events(timeout_s=STATUS_TIMEOUT_S), kept_only=True)
+    async def read_retained_events(self) -> None:
+        """Reads the events that the gateway retains."""
+        await self._read(self._client.watch_events(timeout_s=STATUS_TIMEOUT_S), retained_only=True)
 
     async def follow_events(self) -> None:
-        """Those that the gateway has kept, then each as it happens, until cancelled."""
-        await self._read(self._client.follow_events(), kept_only=False)
+        """Reads the retained events, then each new one, until cancelled."""
+        await self._read(self._client.follow_events(), retained_only=False)
 
-    async def _read(self, watch: Any, *, kept_only: bool) -> None:
+    async def _read(self, watch: Any, *, retained_only: bool) -> None:
         try:
-            async with aclosing(watch) as news:
-                async for one in news:
-                    if kept_only and one.HasField("synced"):
+            async with aclosing(watch) as responses:
+                async for one in responses:
+                    if retained_only and one.HasField("synced"):
                         return
-                    self._note(one)
+                    self._add_event(one)
         except MeshError as error:
             self._update(no_events=error.message)
 
-    def _note(self, one: WatchEventsResponse) -> None:
+    def _add_event(self, one: WatchEventsResponse) -> None:
         if one.HasField("event"):
             self._events.append(one.event)
             self._update(events=tuple(self._events))
@@ -72,22 +72,22 @@ class Look:
         self.screen = replace(self.screen, now=datetime.now().astimezone(), **changes)
 
 
-async def as_json(look: Look) -> dict[str, Any]:
-    """One look, as `mlxmesh top --json` prints it. Raises: MeshError."""
-    await look.once()
-    events = [to_dict(event) for event in look.screen.events]
-    return {**to_dict(look.screen.status), "events": events}
+async def as_json(state: MeshState) -> dict[str, Any]:
+    """The state as `mlxmesh top --json` prints it. Raises: MeshError."""
+    await state.read_all()
+    events = [to_dict(event) for event in state.screen.events]
+    return {**to_dict(state.screen.status), "events": events}
 
 
-async def watch(look: Look, console: Console, interval_s: float) -> None:
-    """Looks again and again until cancelled; a gateway that is away is waited for."""
-    following = asyncio.create_task(look.follow_events())
+async def watch(state: MeshState, console: Console, interval_s: float) -> None:
+    """Refreshes the screen until cancelled, also while the gateway is unavailable."""
+    following = asyncio.create_task(state.follow_events())
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
-                await look.ask_or_say()
-                # The size is asked for each time: a terminal may be made larger or smaller.
-                live.update(frame(look.screen, console.height), refresh=True)
+                await state.try_refresh()
+                # The height is read each time: the terminal may be resized.
+                live.update(frame(state.screen, console.height), refresh=True)
                 await asyncio.sleep(interval_s)
     finally:
         following.cancel()

@@ -22,7 +22,7 @@ from mlxmesh_cli.commands.session import (
 )
 from mlxmesh_cli.screen.output import (
     console,
-    is_watched,
+    is_terminal,
     print_json,
     print_json_line,
     print_view,
@@ -36,43 +36,47 @@ if TYPE_CHECKING:
     from mlxmesh_client import MeshClient
     from mlxmesh_shared.errors import MeshError
 
-# Processes tell of their spans every second: a trace is whole a while after its request.
-WHOLE_AFTER_MS = 1500
-PATIENCE_S = 4.0
+# Processes export their spans every second: a trace is complete some time after its request.
+COMPLETE_AFTER_MS = 1500
+TRACE_TIMEOUT_S = 4.0
 POLL_S = 0.25
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def events(
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on as they happen, until Ctrl-C.")
+        bool, typer.Option("--follow", "-f", help="Print new events too, until Ctrl-C.")
     ] = False,
     name: Annotated[
-        list[str] | None, typer.Option(help="Only this one, or `model.*`; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only events with this name, or `model.*`; may be repeated."),
     ] = None,
     about: Annotated[
         str,
-        typer.Option(help="Only of this request id, engine, instance or NAME@VERSION."),
+        typer.Option(help="Only events about this request id, engine, instance or NAME@VERSION."),
     ] = "",
     since: Annotated[
-        int | None, typer.Option(min=0, help="Only events after this number.  [default: all kept]")
+        int | None,
+        typer.Option(
+            min=0, help="Only events after this sequence number.  [default: all retained events]"
+        ),
     ] = None,
     address: Address = None,
     data_dir: DataDir = None,
     json: JsonLines = False,
 ) -> None:
-    """Show what happened in the mesh: models, engines, instances, resumed streams, breakers.
+    """Show events: models, engines, instances, resumed streams, circuit breakers.
 
-    A gateway keeps its last 4096 events. With TLS, only admins may see them.
+    A gateway retains its last 4096 events. With TLS, only admins may read them.
     """
     wanted: dict[str, Any] = {"after_sequence": since, "names": name or [], "correlation_id": about}
 
     async def work() -> None:
         async with (
             connect(address, data_dir) as client,
-            aclosing(_news(client, follow, wanted)) as news,
+            aclosing(_watch(client, follow, wanted)) as responses,
         ):
-            async for one in news:
+            async for one in responses:
                 _print(one, json)
                 if one.HasField("synced") and not follow:
                     return
@@ -80,18 +84,18 @@ def events(
     run(work())
 
 
-def _news(
+def _watch(
     client: MeshClient, follow: bool, wanted: dict[str, Any]
 ) -> AsyncGenerator[WatchEventsResponse]:
     return (
-        client.follow_events(**wanted, on_lost=_told_lost)
+        client.follow_events(**wanted, on_lost=_report_loss)
         if follow
         else client.watch_events(**wanted)
     )
 
 
-def _told_lost(error: MeshError) -> None:
-    say(f"the gateway is away ({error.reason}); waiting for it", "yellow", err=True)
+def _report_loss(error: MeshError) -> None:
+    say(f"the gateway is unavailable ({error.reason}); reconnecting", "yellow", err=True)
 
 
 def _print(one: WatchEventsResponse, json: bool) -> None:
@@ -106,7 +110,7 @@ def _print(one: WatchEventsResponse, json: bool) -> None:
 
 
 def _print_json(one: WatchEventsResponse) -> None:
-    """An event with the fields of the contract; a gap as {"gap": ...}."""
+    """Prints an event with the fields of the contract, and a gap as {"gap": ...}."""
     if one.HasField("event"):
         print_json_line(to_dict(one.event))
     elif one.HasField("gap"):
@@ -115,46 +119,49 @@ def _print_json(one: WatchEventsResponse) -> None:
 
 def top(
     interval_s: Annotated[
-        float, typer.Option("--interval", min=0.1, max=3600, help="Seconds between two looks.")
+        float, typer.Option("--interval", min=0.1, max=3600, help="Seconds between refreshes.")
     ] = 1.0,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Watch a mesh at work: traffic, engines, services, the last events. Ctrl-C ends it.
+    """Show live traffic, engines, services and recent events. Ctrl-C ends it.
 
-    Times are milliseconds: ttft to the first output, gap from one message to the next. With --json,
-    or where nobody watches a screen, it looks once.
+    Times are in milliseconds: ttft is the time to the first token, gap the time between messages.
+    With --json, or where stdout is not a terminal, it prints the state once.
     """
     from rich.console import Console
 
-    from mlxmesh_cli.commands.live_view import Look, as_json, watch
+    from mlxmesh_cli.commands.live_view import MeshState, as_json, watch
     from mlxmesh_cli.screen.top_view import frame
 
     async def work() -> None:
         async with connect(address, data_dir) as client:
-            look = Look(client, gateway_address(address, data_dir))
+            state = MeshState(client, gateway_address(address, data_dir))
             if json:
-                print_json(await as_json(look))
-            elif is_watched():
-                await watch(look, Console(), interval_s)
+                print_json(await as_json(state))
+            elif is_terminal():
+                await watch(state, Console(), interval_s)
             else:
-                await look.once()
-                print_view(frame(look.screen))
+                await state.read_all()
+                print_view(frame(state.screen))
 
     run(work())
 
 
 def trace(
     request: Annotated[
-        str, typer.Argument(metavar="REQUEST_ID", help="A request's id, or its trace's: 32 digits.")
+        str,
+        typer.Argument(
+            metavar="REQUEST_ID", help="Request id, or trace id (32 hexadecimal digits)."
+        ),
     ],
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Show the timeline of one recent request: what each process did for it, and how long."""
-    response = run(_asked(request, address, data_dir))
+    """Show the timeline of a recent request: its spans in every process, with durations."""
+    response = run(_fetch_trace(request, address, data_dir))
     if json:
         print_json(to_dict(response))
         return
@@ -163,24 +170,24 @@ def trace(
     print_view(timeline(response.spans))
 
 
-async def _asked(request: str, address: str | None, data_dir: DataDir) -> GetTraceResponse:
+async def _fetch_trace(request: str, address: str | None, data_dir: DataDir) -> GetTraceResponse:
     from rich.console import Console
 
-    # A trace that is not there yet is waited for; whoever watches is told why.
-    with Console(stderr=True).status("waiting for the whole trace"):
+    # The trace may not be complete yet.
+    with Console(stderr=True).status("waiting for the complete trace"):
         async with connect(address, data_dir) as client:
-            return await whole_trace(client, request)
+            return await complete_trace(client, request)
 
 
-async def whole_trace(client: MeshClient, request: str) -> GetTraceResponse:
-    """The trace of one request; one that is not whole yet is waited for. Raises: TraceNotFound."""
+async def complete_trace(client: MeshClient, request: str) -> GetTraceResponse:
+    """The trace of one request, once it is complete. Raises: TraceNotFound."""
     from mlxmesh_shared.errors import TraceNotFound
 
-    until_s = time.monotonic() + PATIENCE_S
+    until_s = time.monotonic() + TRACE_TIMEOUT_S
     while True:
         try:
-            response = await _ask(client, request)
-            if response.settled_ms >= WHOLE_AFTER_MS or time.monotonic() >= until_s:
+            response = await _get_trace(client, request)
+            if response.settled_ms >= COMPLETE_AFTER_MS or time.monotonic() >= until_s:
                 return response
         except TraceNotFound:
             if time.monotonic() >= until_s:
@@ -188,7 +195,7 @@ async def whole_trace(client: MeshClient, request: str) -> GetTraceResponse:
         await asyncio.sleep(POLL_S)
 
 
-async def _ask(client: MeshClient, request: str) -> GetTraceResponse:
+async def _get_trace(client: MeshClient, request: str) -> GetTraceResponse:
     from mlxmesh_shared.errors import TraceNotFound
 
     try:

@@ -1,4 +1,4 @@
-"""Commands about this host: what is configured, and what stands in the way."""
+"""Commands about this host: config and doctor."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from mlxmesh_cli.commands.checks import Check
     from mlxmesh_shared.settings import MeshSettings
 
-config = typer.Typer(help="Settings and where they come from.", no_args_is_help=True)
+config = typer.Typer(help="Show settings and their sources.", no_args_is_help=True)
 
 
 @config.command("show", epilog="Example: mlxmesh config show | grep max_")
 def show(data_dir: DataDir = None, json: Json = False) -> None:
-    """Print every setting, its value, and where it came from.
+    """Print every setting with its value and source.
 
-    Those marked "while running" are followed in Consul's keys and change without a restart.
+    Settings marked "while running" can be changed in Consul's key-value store without a restart.
     """
     from mlxmesh_shared.settings import SettingsError
 
@@ -69,25 +69,25 @@ def _section_rows(
     live = live_settings(cls, flags)
     live.apply(stored)
     for name, value, source in sources(cls, flags, stored=live.stored):
-        changes = "while running" if name in dynamic_names(cls) else "at a start"
+        changes = "while running" if name in dynamic_names(cls) else "at start"
         yield {"name": name, "value": _shown(value), "source": source, "changes": changes}
 
 
 def _shown(value: object) -> str:
-    """A value as one would write it in mlxmesh.toml, without the quotes; nothing for none."""
+    """A value as in mlxmesh.toml, without quotes; empty for None."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        # A sink's repr is its text, as one writes it in the settings.
+        # A sink's repr is its text in the settings.
         each_of = cast("tuple[object, ...]", value)
         return ", ".join(each if isinstance(each, str) else repr(each) for each in each_of)
     return str(value)
 
 
 def _stored(settings: MeshSettings) -> Mapping[str, Mapping[str, str]]:
-    """What Consul's keys say, where it is the registry; a Consul that is away is told of."""
+    """Settings stored in Consul, where it is the registry; warns when Consul is unavailable."""
     if settings.registry != "consul":
         return {}
     from mlxmesh_shared.consul.key_values import read_stored
@@ -96,12 +96,12 @@ def _stored(settings: MeshSettings) -> Mapping[str, Mapping[str, str]]:
     try:
         return asyncio.run(read_stored(settings))
     except RegistryUnavailable as error:
-        say(f"without Consul's keys: {error}", "yellow", err=True)
+        say(f"settings stored in Consul are missing: {error}", "yellow", err=True)
         return {}
 
 
 def doctor(data_dir: DataDir = None, json: Json = False) -> None:
-    """Check this host: ports, BLAS, device, disk, memory, versions; each with the fix."""
+    """Check ports, BLAS, device, disk, memory and versions; print a fix for each problem."""
     from mlxmesh_cli.commands.checks import run_checks
 
     checks = run_checks(resolve_data_dir(data_dir))

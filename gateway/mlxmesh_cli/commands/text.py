@@ -1,4 +1,4 @@
-"""Commands about single texts: generate, attach, tokens."""
+"""Commands that generate text: generate, attach, chat, tokens."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from mlxmesh_cli.commands.generation_options import (
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, gateway_address, run
 from mlxmesh_cli.screen.output import print_json, to_dict
 
-Prompt = Annotated[str | None, typer.Argument(help="The text; `-` or none reads standard input.")]
-Raw = Annotated[
-    bool, typer.Option("--raw", help="Send the text as it is, without the model's chat template.")
+Prompt = Annotated[
+    str | None, typer.Argument(help="Prompt; reads standard input if `-` or omitted.")
 ]
+Raw = Annotated[bool, typer.Option("--raw", help="Do not apply the model's chat template.")]
 
 
 def generate(
@@ -41,27 +41,27 @@ def generate(
     seed: Seed = None,
     stop: Stop = None,
     request_id: Annotated[
-        str | None, typer.Option(help="Names the answer, for `mlxmesh attach` and for repeats.")
+        str | None, typer.Option(help="Request id, for `mlxmesh attach` and for safe retries.")
     ] = None,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Stream one answer to a prompt; with --json, print the whole result at the end.
+    """Generate a response and stream it; with --json, print the whole result at the end.
 
-    Without a prompt all of standard input is one. On a terminal long lines are wrapped between
-    words; piped text is as the model made it.
+    Without a prompt, all of standard input is the prompt. On a terminal, long lines are wrapped
+    between words; piped text is unchanged.
     """
     text = _read(prompt)
     if raw and system:
-        fail("--system needs the chat template; leave out --raw")
+        fail("--system needs the chat template; remove --raw")
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(system, text)}
     options = options_given(max_tokens, temperature, top_p, top_k, seed, stop)
     if request_id is not None:
         options["request_id"] = request_id
 
     async def work() -> None:
-        from mlxmesh_cli.screen.answers import default_model, show
+        from mlxmesh_cli.screen.responses import default_model, show
 
         async with connect(address, data_dir) as client:
             name = model or await default_model(client)
@@ -74,21 +74,23 @@ def generate(
 
 
 def attach(
-    request_id: Annotated[str, typer.Argument(help="As given to `mlxmesh generate`.")],
+    request_id: Annotated[
+        str, typer.Argument(help="Request id that was given to `mlxmesh generate`.")
+    ],
     after: Annotated[
-        int, typer.Option(min=0, help="Only what came after the message with this number.")
+        int, typer.Option(min=0, help="Resume after the message with this sequence number.")
     ] = 0,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Stream an answer that was begun with --request-id, from its start or after any message.
+    """Resume a response that was started with --request-id, from its start or after a message.
 
-    It is kept for five minutes after its end. Only one reader has it at a time.
+    Responses are retained for five minutes after their end. A response has one reader at a time.
     """
 
     async def work() -> None:
-        from mlxmesh_cli.screen.answers import show
+        from mlxmesh_cli.screen.responses import show
 
         async with connect(address, data_dir) as client:
             answer = await show(client.attach(request_id, after_sequence=after), quiet=json)
@@ -107,33 +109,36 @@ def chat(
     top_k: TopK = None,
     seed: Seed = None,
     history: Annotated[
-        bool, typer.Option(help="Keep questions in ~/.local/state/mlxmesh for the arrow keys.")
+        bool,
+        typer.Option(
+            help="Save questions in ~/.local/state/mlxmesh as history for the arrow keys."
+        ),
     ] = True,
     address: Address = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Talk to a model over several turns; /help lists what you can do.
+    """Chat with a model over several turns; /help lists the chat's commands.
 
-    Ctrl-C stops an answer and keeps the conversation, Ctrl-D leaves. Where standard input is not a
-    terminal each line is a question, and answers remember the lines before.
+    Ctrl-C stops a response, Ctrl-D leaves. Where standard input is not a terminal, each line is a
+    question in one conversation.
     """
     options = options_given(max_tokens, temperature, top_p, top_k, seed, None)
 
     async def work() -> None:
-        from mlxmesh_cli.commands.chatting import Chatting
-        from mlxmesh_cli.screen.answers import default_model
+        from mlxmesh_cli.commands.chat_session import ChatSession
         from mlxmesh_cli.screen.conversation import Conversation
+        from mlxmesh_cli.screen.responses import default_model
 
         async with connect(address, data_dir) as client:
             conversation = Conversation(model or await default_model(client), system or "")
-            chatting = Chatting(client, conversation, options)
+            session = ChatSession(client, conversation, options)
             if not sys.stdin.isatty():
-                await chatting.answer_lines()
+                await session.answer_lines()
                 return
             from mlxmesh_cli.screen.chat_prompt import ChatPrompt
 
-            await chatting.introduce(gateway_address(address, data_dir))
-            await chatting.answer_questions(ChatPrompt(keep_history=history))
+            await session.introduce(gateway_address(address, data_dir))
+            await session.answer_questions(ChatPrompt(keep_history=history))
 
     run(work())
 
@@ -146,12 +151,12 @@ def tokens(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Count the tokens of a prompt; with --json, print their ids too."""
+    """Count the tokens of a prompt; with --json, print their ids as well."""
     text = _read(prompt)
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(None, text)}
 
     async def work() -> dict[str, Any]:
-        from mlxmesh_cli.screen.answers import default_model
+        from mlxmesh_cli.screen.responses import default_model
 
         async with connect(address, data_dir) as client:
             name = model or await default_model(client)

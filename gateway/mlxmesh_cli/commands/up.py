@@ -15,7 +15,7 @@ import typer
 from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.session import DataDir, Json, run
 from mlxmesh_cli.mesh.location import resolve_data_dir, with_data_dir
-from mlxmesh_cli.screen.output import is_watched, print_json
+from mlxmesh_cli.screen.output import is_terminal, print_json
 
 if TYPE_CHECKING:
     from mlxmesh_launcher.mesh import Mesh
@@ -238,7 +238,7 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
         f" try `{with_data_dir('chat', data_dir)}` in another terminal; Ctrl-C stops",
         soft_wrap=True,
     )
-    if not is_watched():
+    if not is_terminal():
         await stop
         return
     with Live(console=console, refresh_per_second=2) as live:

@@ -1,7 +1,7 @@
-"""The lines of a log file, also while it grows and begins anew.
+"""Reads log files: the last lines, new lines across rotations, and records as text.
 
-A log that is too large is copied to NAME.log.1 and emptied, in this order: the copy gets its name
-once the file is empty.
+A log that is too large is rotated: its content is copied, the file is emptied, and then the copy is
+renamed to NAME.log.1.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-# An emptied log whose copy has not come by then has none.
-MAX_LOOKS_FOR_COPY = 5
+# After so many polls, an emptied log is taken to have no copy.
+MAX_POLLS_FOR_COPY = 5
 
 
 def last_lines(path: Path, lines: int) -> list[str]:
-    """The end of a log; where it has just begun anew, with the end of its older part."""
+    """The last lines of a log, including its rotated part where needed."""
     found = _end_of(path, lines)
     if len(found) < lines:
-        found = _end_of(_older_part(path), lines - len(found)) + found
+        found = _end_of(_rotated(path), lines - len(found)) + found
     return found
 
 
@@ -34,31 +34,31 @@ def _end_of(path: Path, lines: int) -> list[str]:
 
 
 class FollowedLog:
-    """A log from its present end on, over rotations."""
+    """Follows a log from its current end, across rotations."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._position = _size_bytes(path)
-        self._copy = _stamp(_older_part(path))
+        self._copy = _stamp(_rotated(path))
         self._unfinished = b""
-        self._looks = 0
+        self._polls = 0
 
     def new_lines(self) -> Iterator[str]:
-        """The lines that were finished since the last call."""
-        copy = _stamp(_older_part(self.path))
+        """Yields the lines that were completed since the last call."""
+        copy = _stamp(_rotated(self.path))
         if copy is not None and copy != self._copy:
-            yield from self._read(_older_part(self.path))
-            self._begin_anew()
+            yield from self._read(_rotated(self.path))
+            self._restart()
             self._copy = copy
         elif _size_bytes(self.path) < self._position:
-            self._looks += 1
-            if self._looks < MAX_LOOKS_FOR_COPY:
+            self._polls += 1
+            if self._polls < MAX_POLLS_FOR_COPY:
                 return
-            self._begin_anew()
+            self._restart()
         yield from self._read(self.path)
 
-    def _begin_anew(self) -> None:
-        self._position = self._looks = 0
+    def _restart(self) -> None:
+        self._position = self._polls = 0
 
     def _read(self, path: Path) -> Iterator[str]:
         try:
@@ -72,7 +72,7 @@ class FollowedLog:
         yield from (line.decode(errors="replace").rstrip() for line in lines)
 
 
-def _older_part(path: Path) -> Path:
+def _rotated(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
 
@@ -84,7 +84,7 @@ def _size_bytes(path: Path) -> int:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Another one for each copy; None where there is none."""
+    """Identifies a copy; None where there is none."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def readable(line: str) -> str:
-    """The record in this line of a log as text; a line that holds none is left as it is."""
+    """A JSON log record as text; other lines are returned unchanged."""
     record = _record(line)
     if record is None:
         return line

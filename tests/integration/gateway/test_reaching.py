@@ -40,7 +40,7 @@ async def test_a_gateway_without_its_services_is_no_question_either(stand: Any) 
 
 
 async def test_an_address_where_nobody_listens_is_one() -> None:
-    with pytest.raises(GatewayUnreachable, match="is the mesh up"):
+    with pytest.raises(GatewayUnreachable, match="check the mesh with `mlxmesh status`"):
         async with (
             gateway_errors("127.0.0.1:1", None),
             MeshClient("127.0.0.1:1", attempts=1) as client,

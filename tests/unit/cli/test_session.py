@@ -144,7 +144,7 @@ def test_certificates_that_are_given_win(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("names", "says"),
-    [(["MLXMESH_CERT"], "need --ca"), (["MLXMESH_CA", "MLXMESH_KEY"], "need each other")],
+    [(["MLXMESH_CERT"], "need --ca"), (["MLXMESH_CA", "MLXMESH_KEY"], "must be given together")],
 )
 def test_half_of_them_is_an_error(
     names: list[str],
