@@ -28,16 +28,6 @@ class OpenBlasUnavailable(Exception):
     """There is no file; the message says why."""
 
 
-def default_cache() -> Path:
-    """Where this user's caches of mlxmesh are. Raises: OpenBlasUnavailable."""
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return Path(given) / "mlxmesh"
-    try:
-        return Path.home() / ".cache" / "mlxmesh"
-    except RuntimeError as error:
-        raise OpenBlasUnavailable("no home directory for the cache; set XDG_CACHE_HOME") from error
-
-
 def cached_openblas(cache: Path, *, max_wait_s: float = MAX_WAIT_S) -> Path:
     """The file in the cache, made when it is not there yet. Raises: OpenBlasUnavailable."""
     package = _package("scipy-openblas32")
