@@ -115,7 +115,7 @@ def test_what_listens_but_is_no_gateway_is_told_apart(mesh: RunningMesh) -> None
     http = next(row["http"] for row in mesh.status()["instances"] if row["service"] == "gateway")
     result = mlxmesh("models", "--address", http)
     assert result.returncode == 3
-    assert "does not answer" in result.stderr
+    assert "does not respond as a gateway" in result.stderr
     assert "check the mesh with `mlxmesh status`" not in result.stderr
 
 

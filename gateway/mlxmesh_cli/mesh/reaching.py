@@ -46,7 +46,7 @@ async def _hint(gateway: str, tls: CertificateFiles | None) -> str:
         )
     if tls is None:
         return (
-            f"the server on {gateway} is not a gateway without TLS: it is another program, or a"
+            f"the server on {gateway} does not respond as a gateway: it is another program, or a"
             " gateway with TLS, which needs --ca, --cert and --key"
         )
     return (

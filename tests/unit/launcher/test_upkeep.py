@@ -42,7 +42,7 @@ async def test_certificates_are_renewed_after_a_failure(
     await until(lambda: len(turns) >= 5)
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [one.getMessage().partition(",")[0] for one in failures] == [
-        "renewing certificates fails"
+        "renewing certificates failed"
     ]
     key.rmdir()
     away.rename(key)
