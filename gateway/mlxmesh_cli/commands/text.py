@@ -27,6 +27,13 @@ Prompt = Annotated[
     str | None, typer.Argument(help="Prompt; reads standard input if `-` or omitted.")
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Do not apply the model's chat template.")]
+RequestId = Annotated[
+    str | None, typer.Option(help="Request id, for `mlxmesh attach` and for safe retries.")
+]
+History = Annotated[
+    bool,
+    typer.Option(help="Save questions in ~/.local/state/mlxmesh as history for the arrow keys."),
+]
 
 
 def generate(
@@ -40,9 +47,7 @@ def generate(
     top_k: TopK = None,
     seed: Seed = None,
     stop: Stop = None,
-    request_id: Annotated[
-        str | None, typer.Option(help="Request id, for `mlxmesh attach` and for safe retries.")
-    ] = None,
+    request_id: RequestId = None,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -108,12 +113,7 @@ def chat(
     top_p: TopP = None,
     top_k: TopK = None,
     seed: Seed = None,
-    history: Annotated[
-        bool,
-        typer.Option(
-            help="Save questions in ~/.local/state/mlxmesh as history for the arrow keys."
-        ),
-    ] = True,
+    history: History = True,
     address: Address = None,
     data_dir: DataDir = None,
 ) -> None:
