@@ -38,7 +38,7 @@ def main() -> int:
 async def serve(
     arguments: argparse.Namespace, flags: list[str], forked: Mapping[str, ForkedProcess]
 ) -> None:
-    """Start, wait, stop; a stop that is asked for during the start is heard as well."""
+    """Starts the mesh, waits, and stops it; a signal during the start stops it too."""
     settings = load_settings(MeshSettings, ["--data-dir", str(arguments.data_dir), *flags])
     options = _options(arguments, flags, settings)
     registry = open_registry(settings)

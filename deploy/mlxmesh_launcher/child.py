@@ -1,4 +1,4 @@
-"""One service process: spawned, restarted with backoff for ever, stopped with grace."""
+"""One service process: started, restarted with backoff, and stopped with a grace period."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DEFAULT_BACKOFF = Backoff()
 
 @dataclass(frozen=True)
 class Crash:
-    """An end of a process that nobody asked for."""
+    """An unexpected end of a process."""
 
     name: str
     last_exit: str
@@ -135,7 +135,7 @@ class Child:
         )
 
     def keep_running(self) -> None:
-        """From here on, start the process again whenever it ends."""
+        """Starts to supervise: restarts the process whenever it ends."""
         self._supervision = asyncio.create_task(self._restart_loop(), name=f"keep-{self.name}")
 
     async def stop(self, grace_s: float) -> None:

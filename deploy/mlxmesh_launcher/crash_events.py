@@ -1,4 +1,4 @@
-"""Between what the launcher knows of its processes and the contracts' messages."""
+"""Converts crashes to contract messages and publishes them as events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def service_message(child: Child) -> SupervisedService:
 
 
 def crash_event(crash: Crash) -> ServiceCrashed:
-    """What everybody is told of it."""
+    """The event of a crash."""
     return ServiceCrashed(
         name=crash.name,
         last_exit=crash.last_exit,
@@ -39,7 +39,7 @@ def crash_event(crash: Crash) -> ServiceCrashed:
 
 
 class CrashEvents:
-    """Events of one launcher; before `start` nobody is told."""
+    """Publishes the events of one launcher, once started."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -47,18 +47,18 @@ class CrashEvents:
         self._delivering: asyncio.Task[None] | None = None
 
     def start(self, certificates: CertificateSource | None) -> None:
-        """Deliver from now on."""
+        """Starts the delivery of events."""
         open_ = partial(open_channel, certificates=certificates)
         delivery = EventDelivery(self._registry, open_=open_)
         self._bus.subscribe(delivery.put)
         self._delivering = asyncio.create_task(delivery.run(), name="deliver-events")
 
-    def tell(self, crash: Crash) -> None:
-        """Of one crash."""
+    def publish(self, crash: Crash) -> None:
+        """Publishes one crash."""
         self._bus.publish(crash_event(crash), correlation_id=crash.name)
 
     async def stop(self) -> None:
-        """End the delivery; what is not delivered by now is lost with the mesh."""
+        """Stops the delivery; events that are not delivered yet are lost."""
         if self._delivering is not None:
             self._delivering.cancel()
             await asyncio.gather(self._delivering, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""A mesh in the background: started as a process of its own, found and stopped by its record."""
+"""Runs a mesh in the background: starts a launcher, finds it by its record and stops it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from mlxmesh_launcher.initial_models import Report
 from mlxmesh_launcher.lock import DirectoryLock
-from mlxmesh_launcher.provision import Report
 from mlxmesh_launcher.record import LauncherRecord, read_record
 from mlxmesh_shared.errors import IllegalState, ServiceUnavailable
 
@@ -29,11 +29,11 @@ async def start_detached(
     Raises ServiceUnavailable with the launcher's last line when it ends before that, and
     IllegalState when another launcher has the data directory, or it cannot be used.
     """
-    # Taken here and handed on: of several starts at a time, only one writes the launcher's log.
-    lock = DirectoryLock.take(data_dir)
+    # Acquired here and passed on: of several concurrent starts, only one writes the log.
+    lock = DirectoryLock.acquire(data_dir)
     try:
         process = _spawn(data_dir, arguments, lock)
-        lock.name_holder(process.pid)
+        lock.write_holder(process.pid)
     except OSError as error:
         raise IllegalState(f"cannot start a launcher in {data_dir}: {error.strerror}") from None
     finally:
@@ -41,7 +41,7 @@ async def start_detached(
     try:
         return await _ready(process, data_dir, report, timeout_s)
     except BaseException:
-        # Nobody would wait for it any more, Ctrl-C included.
+        # No caller waits for it any more, also after Ctrl-C.
         process.terminate()
         raise
 

@@ -1,4 +1,4 @@
-"""Services as forks of the launcher.
+"""Starts services as forks of the launcher.
 
 Interpreters that import gRPC, protobuf and pydantic one after another are most of what a mesh needs
 to start; forks share one import. docs/decisions/0012.
@@ -41,11 +41,11 @@ def fork_services() -> dict[str, ForkedProcess]:
 
 def _fork(module: str) -> ForkedProcess:
     return ForkedProcess.fork(
-        partial(run_when_told, module), f"{module} (not started)", pipe_stdout=False
+        partial(run_when_ordered, module), f"{module} (not started)", pipe_stdout=False
     )
 
 
-def run_when_told(module: str) -> int:
-    """Import a service, and run it once stdin tells its command line; returns the exit code."""
+def run_when_ordered(module: str) -> int:
+    """Imports a service and runs it once stdin delivers its command line; returns the exit code."""
     service = importlib.import_module(f"{module}.__main__")
     return run_service(service.main) if receive_command(STDOUT, STDERR) else 0

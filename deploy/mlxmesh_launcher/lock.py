@@ -1,7 +1,7 @@
-"""`launcher.lock`: held by the one launcher that runs the mesh of a data directory.
+"""`launcher.lock`: allows one launcher per data directory.
 
-The kernel gives the lock back when its holder ends, however that goes. It belongs to an open file,
-so a process that starts a launcher may take it and hand it on.
+The kernel releases the lock when its holder ends for any reason. The lock belongs to an open file,
+so a process can acquire it and pass it on to the launcher that it starts.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from mlxmesh_shared.process.startup import unusable_data_dir
 
 FILE_NAME = "launcher.lock"
 POLL_S = 0.05
-# A holder writes its pid right after it has the lock.
+# A holder writes its pid right after acquiring the lock.
 NAME_TIMEOUT_S = 1.0
 
 
 class DirectoryLock:
-    """A held lock; `release` it, or let the process end."""
+    """An acquired lock; released by `release` or the end of the process."""
 
     def __init__(self, data_dir: Path, descriptor: int) -> None:
-        """`descriptor` is that of a lock which this process inherited."""
+        """`descriptor` is that of an inherited lock."""
         self.descriptor = descriptor
         self._path = data_dir / FILE_NAME
         os.set_inheritable(descriptor, False)
 
     @classmethod
-    def take(cls, data_dir: Path) -> DirectoryLock:
+    def acquire(cls, data_dir: Path) -> DirectoryLock:
         """Raises: IllegalState when another holds it, or the directory cannot be used."""
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ class DirectoryLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             lock = cls(data_dir, descriptor)
-            lock.name_holder(os.getpid())
+            lock.write_holder(os.getpid())
         except BlockingIOError:
             os.close(descriptor)
             raise _held(data_dir) from None
@@ -50,14 +50,14 @@ class DirectoryLock:
             raise unusable_data_dir(data_dir, error) from None
         return lock
 
-    def name_holder(self, pid: int, gateway: str = "") -> None:
-        """Write down which process holds it from now on, and where its gateway is."""
+    def write_holder(self, pid: int, gateway: str = "") -> None:
+        """Records the process that holds the lock, and its gateway's address."""
         where = f", {gateway}" if gateway else ", starting"
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, f"launcher pid {pid}{where}\n".encode(), 0)
 
     def is_in_place(self) -> bool:
-        """Whether the data directory still has this very file."""
+        """Whether the data directory still contains this file."""
         try:
             there, ours = self._path.stat(), os.fstat(self.descriptor)
         except OSError:
@@ -65,7 +65,7 @@ class DirectoryLock:
         return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     def release(self) -> None:
-        """Give it back. The file stays: to remove it would free the way for two holders."""
+        """Releases the lock. The file stays: removing it would allow two holders."""
         os.close(self.descriptor)
 
 
@@ -74,7 +74,7 @@ def _held(data_dir: Path) -> IllegalState:
     while not (holder := _holder(data_dir)) and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
     return IllegalState(
-        f"a mesh already runs in {data_dir} ({holder or 'which one is not known'}); stop it with"
+        f"a mesh already runs in {data_dir} ({holder or 'unknown launcher'}); stop it with"
         f" `mlxmesh down --data-dir {data_dir}`, or choose another --data-dir"
     )
 

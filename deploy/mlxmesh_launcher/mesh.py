@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
@@ -11,15 +10,20 @@ from mlxmesh.control.v1 import launcher_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.crash_events import CrashEvents, service_message
+from mlxmesh_launcher.initial_models import Report, load_initial_models
 from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.options import MeshOptions
+from mlxmesh_launcher.periodic_tasks import (
+    PeriodicTasks,
+    renew_certificates,
+    rotate_logs,
+    watch_directory,
+)
 from mlxmesh_launcher.ports import choose, port_of, with_port
-from mlxmesh_launcher.provision import Report, provide_models
+from mlxmesh_launcher.readiness import spawn, until_serving
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_launcher.service_settings import SERVICES, STOP_MARGIN_S, ServiceSettings
 from mlxmesh_launcher.servicer import control_server
-from mlxmesh_launcher.upkeep import Upkeep, bound_logs, keep_directory, renew_certificates
-from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.process.forked import ForkedProcess
 from mlxmesh_shared.registry import Instance, Registry
@@ -27,7 +31,6 @@ from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.rpc.shared_port import CAN_SHARE, is_free
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
 
-START_TIMEOUT_S = 60.0
 # A process that was replaced waits for its engines to load elsewhere, or its clients to move.
 LEAVE_TIMEOUT_S = 600.0
 
@@ -59,16 +62,16 @@ class Mesh:
             stop_timeout_s=sum(self._stop_timeouts_s.values()) + STOP_MARGIN_S,
             lock=lock,
         )
-        self._upkeep = Upkeep()
+        self._periodic = PeriodicTasks()
         self._crashes = CrashEvents(registry)
         self._listens: Mapping[str, str] = {}
         self._gateway = self._http = ""
         self._leaving: dict[Child, asyncio.Task[None]] = {}
         self._control: MeshServer | None = None
         self.notes: tuple[str, ...] = ()
-        """What its owner should know once it is started: ports that were taken."""
+        """Notes for the owner after the start, for example about ports that were taken."""
         self.leaving = asyncio.Event()
-        """Set once somebody asked for the end of the mesh."""
+        """Set once the mesh should stop."""
         self.children = {name: self._child(name) for name in SERVICES}
 
     @property
@@ -90,20 +93,22 @@ class Mesh:
         """Start every service and load the models. Raises MeshError with the log's last words."""
         self._record.claim()
         options = self._options
-        wishes = self._settings.wishes(options.grpc_port, options.http_port)
-        self._listens, self.notes = choose(wishes, is_free)
-        self._begin_upkeep()
+        requests = self._settings.listen_requests(options.grpc_port, options.http_port)
+        self._listens, self.notes = choose(requests, is_free)
+        self._start_periodic_tasks()
         for note in self.notes:
             report(note)
         report("starting services")
-        await asyncio.gather(*map(self._spawn, self.children.values()))
-        instances = await asyncio.gather(*map(self._serving, self.children.values()))
-        self._note_gateway(instances[SERVICES.index("gateway")])
+        children = self.children.values()
+        await asyncio.gather(*map(spawn, children))
+        serving = (until_serving(child, self._registry) for child in children)
+        instances = await asyncio.gather(*serving)
+        self._pin_gateway_address(instances[SERVICES.index("gateway")])
         self._crashes.start(self._certificates())
         for child in self.children.values():
             child.keep_running()
         async with MeshClient(self._gateway, tls=self.tls) as client:
-            await provide_models(client, options.models, options.replicas, report)
+            await load_initial_models(client, options.models, options.replicas, report)
         certificates = self._certificates()
         tls = ServerTls(certificates) if certificates is not None else None
         self._control = control_server(self, leaving=self.leaving, tls=tls)
@@ -126,8 +131,8 @@ class Mesh:
         return [service_message(child) for child in self.children.values()]
 
     async def replace(self, name: str) -> AsyncGenerator[launcher_pb2.RestartPhase.ValueType]:
-        """As of Supervised: the new process serves before the old one is told to leave, where two
-        can listen at the same time.
+        """As of Supervised: the new process serves before the old one drains, if both can
+        listen at the same time.
         """
         overlaps = self._can_overlap(name)
         old, new = self.children[name], self._child(name, takes_over=overlaps)
@@ -136,8 +141,8 @@ class Mesh:
             await old.stop(LEAVE_TIMEOUT_S)
             self.children[name] = new
         try:
-            await self._spawn(new)
-            await self._serving(new)
+            await spawn(new)
+            await until_serving(new, self._registry)
         except BaseException:
             if overlaps:
                 await new.stop(0)
@@ -146,7 +151,7 @@ class Mesh:
             raise
         new.keep_running()
         self.children[name] = new
-        # In a task of its own: once begun, it goes on when nobody listens any more.
+        # In its own task: it continues when the caller is gone.
         self._leaving[old] = asyncio.create_task(old.stop(LEAVE_TIMEOUT_S))
         yield launcher_pb2.RESTART_PHASE_DRAINING
         await asyncio.shield(self._leaving[old])
@@ -154,7 +159,7 @@ class Mesh:
         yield launcher_pb2.RESTART_PHASE_DONE
 
     async def stop(self, report: Report = lambda _: None) -> None:
-        """Stop every service, the gateway first: nothing new comes in while the rest drains."""
+        """Stops every service, the gateway first: no new calls arrive while the rest drains."""
         if self._control is not None:
             await self._control.drain(0, settle_s=0)
         leaving = [
@@ -166,22 +171,22 @@ class Mesh:
             await self.children[name].stop(self._stop_timeouts_s[name])
         await asyncio.gather(*leaving, *self._leaving.values())
         await self._crashes.stop()
-        await self._upkeep.stop()
+        await self._periodic.stop()
         self._record.release()
 
     def _certificates(self) -> CertificateSource | None:
-        """The launcher supervises its host as a runtime does, and has that one's certificate."""
+        """The launcher uses the certificate of a runtime."""
         if self._tls_dir is None:
             return None
         return CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime"))
 
-    def _begin_upkeep(self) -> None:
+    def _start_periodic_tasks(self) -> None:
         data_dir = self._options.data_dir
         launcher = self._log_file("launcher")
-        keep_directory(self._upkeep, self._record, launcher)
-        bound_logs(self._upkeep, [*(child.log for child in self.children.values()), launcher])
+        watch_directory(self._periodic, self._record, launcher)
+        rotate_logs(self._periodic, [*(child.log for child in self.children.values()), launcher])
         if self._options.tls:
-            renew_certificates(self._upkeep, data_dir / "tls")
+            renew_certificates(self._periodic, data_dir / "tls")
 
     def _can_overlap(self, name: str) -> bool:
         if name == "gateway":
@@ -202,7 +207,7 @@ class Mesh:
             command=lambda: self._command(name, takes_over=takes_over),
             log=self._log_file(name),
             forked=self._forked.pop(f"mlxmesh_{name}", None),
-            on_crash=self._crashes.tell,
+            on_crash=self._crashes.publish,
         )
 
     def _command(self, name: str, *, takes_over: bool) -> Sequence[str]:
@@ -219,8 +224,8 @@ class Mesh:
             command += ["--take-over"] if takes_over else []
         return command
 
-    def _note_gateway(self, gateway: Instance) -> None:
-        """A gateway that is started again must come back where its clients expect it."""
+    def _pin_gateway_address(self, gateway: Instance) -> None:
+        """A restarted gateway must listen where its clients expect it."""
         self._gateway, self._http = gateway.address, gateway.metadata.get("http", "")
         reached = {"gateway": self._gateway, "HTTP": self._http}
         self._listens = {
@@ -231,40 +236,6 @@ class Mesh:
                 if address
             },
         }
-
-    async def _spawn(self, child: Child) -> None:
-        try:
-            await child.spawn()
-        except OSError as error:
-            raise ServiceUnavailable(f"cannot start {child.name}: {error}") from None
-
-    async def _serving(self, child: Child) -> Instance:
-        """The child once it has registered itself, which it does when it serves."""
-        registered = asyncio.create_task(self._registered(child))
-        ended = asyncio.create_task(child.ended())
-        try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                done, _ = await asyncio.wait(
-                    (registered, ended), return_when=asyncio.FIRST_COMPLETED
-                )
-            await next(iter(done))
-            return registered.result()
-        except TimeoutError:
-            raise ServiceUnavailable(
-                f"{child.name} did not serve within {START_TIMEOUT_S:.0f} s: {child.log_tail()}"
-            ) from None
-        finally:
-            registered.cancel()
-            ended.cancel()
-            await asyncio.gather(registered, ended, return_exceptions=True)
-
-    async def _registered(self, child: Child) -> Instance:
-        async for instances in self._registry.watch(child.name):
-            for instance in instances:
-                here = instance.metadata.get("host") == socket.gethostname()
-                if here and instance.pid == child.pid:
-                    return instance
-        raise ServiceUnavailable("the registry watch ended")
 
 
 async def start_unless_stopped(mesh: Mesh, stop: asyncio.Task[None], report: Report) -> bool:

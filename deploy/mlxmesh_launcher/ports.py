@@ -16,11 +16,11 @@ IsFree = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
-class Wish:
+class ListenRequest:
     """An address that a service should listen on."""
 
     what: str
-    """Whose it is, as in "gateway"."""
+    """The server, for example "gateway"."""
     listen: str
     """host:port; port 0 takes a free one, and empty means that nothing listens."""
     may_move: bool = False
@@ -32,37 +32,41 @@ class Wish:
         return bool(self.listen) and not self.may_move and port_of(self.listen) != 0
 
 
-def choose(wishes: Iterable[Wish], is_free: IsFree) -> tuple[Mapping[str, str], tuple[str, ...]]:
-    """For each wish the address to listen on, and what the owner should know.
+def choose(
+    requests: Iterable[ListenRequest], is_free: IsFree
+) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """For each request the address to listen on, and what the owner should know.
 
     Raises: IllegalState naming every address that is asked for and cannot be had.
     """
-    wishes = tuple(wishes)
-    taken = [wish for wish in wishes if wish.is_fixed and not is_free(wish.listen)]
+    requests = tuple(requests)
+    taken = [request for request in requests if request.is_fixed and not is_free(request.listen)]
     if taken:
-        names = " and ".join(f"{wish.listen} ({wish.what})" for wish in taken)
+        names = " and ".join(f"{request.listen} ({request.what})" for request in taken)
         raise IllegalState(
             f"cannot listen on {names}: taken, or not an address of this host; stop what uses it,"
             " or choose another (--grpc-port, --http-port, listen and http_listen in mlxmesh.toml)"
         )
     chosen: dict[str, str] = {}
     notes: list[str] = []
-    for wish in wishes:
-        chosen[wish.what] = _nearest(wish, is_free) if wish.may_move else wish.listen
-        if chosen[wish.what] != wish.listen:
-            port, instead = port_of(wish.listen), port_of(chosen[wish.what])
-            notes.append(f"port {port} is taken, so the {wish.what} uses {instead or 'a free one'}")
+    for request in requests:
+        chosen[request.what] = _next_free(request, is_free) if request.may_move else request.listen
+        if chosen[request.what] != request.listen:
+            port, instead = port_of(request.listen), port_of(chosen[request.what])
+            notes.append(
+                f"port {port} is taken, so the {request.what} uses {instead or 'a free one'}"
+            )
     return chosen, tuple(notes)
 
 
-def _nearest(wish: Wish, is_free: IsFree) -> str:
-    first = port_of(wish.listen)
-    if first == 0 or not wish.listen:
-        return wish.listen
+def _next_free(request: ListenRequest, is_free: IsFree) -> str:
+    first = port_of(request.listen)
+    if first == 0 or not request.listen:
+        return request.listen
     for port in range(first, min(first + MAX_PORTS_TRIED, 65536)):
-        if is_free(with_port(wish.listen, port)):
-            return with_port(wish.listen, port)
-    return with_port(wish.listen, 0)
+        if is_free(with_port(request.listen, port)):
+            return with_port(request.listen, port)
+    return with_port(request.listen, 0)
 
 
 def port_of(listen: str) -> int:

@@ -1,4 +1,4 @@
-"""When a process started, as a number that stays the same when the wall clock is set."""
+"""`launcher.json`: how the launcher of a data directory is found and reached."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def start_of(
 FILE_NAME = "launcher.json"
 DEFAULT_STOP_TIMEOUT_S = 150.0
 MAX_START_DIFFERENCE_S = 2.0
-"""Two looks at one process may differ by a second: the time of the boot is in whole ones."""
+"""Start times of one process may differ by a second: the boot time is in whole seconds."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class LauncherRecord:
     """What its owner should know of its start: ports that were taken, and what it took instead."""
 
     def is_running(self) -> bool:
-        """Whether this very process still runs."""
+        """Whether this process, not one that reused its pid, still runs."""
         try:
             process = psutil.Process(self.pid)
             return (
@@ -100,7 +100,7 @@ class RecordFile:
         stop_timeout_s: float = DEFAULT_STOP_TIMEOUT_S,
         lock: DirectoryLock | None = None,
     ) -> None:
-        """`lock` is that of the directory where this process was handed it."""
+        """`lock` is the directory's lock, if this process inherited it."""
         self._data_dir = data_dir
         self._path = data_dir / FILE_NAME
         self._lock = lock
@@ -111,12 +111,12 @@ class RecordFile:
         )
 
     def claim(self) -> None:
-        """Take the data directory. Raises: IllegalState when another launcher holds it, or it
+        """Claims the data directory. Raises: IllegalState when another launcher holds it, or it
         cannot be used.
         """
         if self._lock is None:
-            self._lock = DirectoryLock.take(self._data_dir)
-        self._lock.name_holder(os.getpid())
+            self._lock = DirectoryLock.acquire(self._data_dir)
+        self._lock.write_holder(os.getpid())
         self._write()
 
     def publish(
@@ -134,25 +134,25 @@ class RecordFile:
         self._record = replace(self._record, **reached, tls_dir=tls, notes=tuple(notes))
         self._write()
         if self._lock is not None:
-            self._lock.name_holder(os.getpid(), gateway)
+            self._lock.write_holder(os.getpid(), gateway)
 
-    def keep(self) -> bool:
-        """Claim the directory again where it was removed; whether that was so.
+    def reclaim(self) -> bool:
+        """Claims the directory again if it was removed; returns whether it was.
 
-        Raises: IllegalState when another launcher has it by now, or it cannot be used.
+        Raises: IllegalState when another launcher has claimed it, or it cannot be used.
         """
         if self._lock is not None and self._lock.is_in_place() and self._path.exists():
             return False
         if self._lock is not None and not self._lock.is_in_place():
-            new = DirectoryLock.take(self._data_dir)
+            new = DirectoryLock.acquire(self._data_dir)
             self._lock.release()
             self._lock = new
-            new.name_holder(os.getpid(), self._record.gateway)
+            new.write_holder(os.getpid(), self._record.gateway)
         self._write()
         return True
 
     def release(self) -> None:
-        """Give the data directory back, if this process has it."""
+        """Releases the data directory, if this process has claimed it."""
         if self._lock is None:
             return
         if self._lock.is_in_place():

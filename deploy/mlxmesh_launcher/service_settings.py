@@ -1,10 +1,10 @@
-"""What the services' own settings say that their launcher needs to know."""
+"""The services' settings that the launcher needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mlxmesh_launcher.ports import Wish, port_of, with_port
+from mlxmesh_launcher.ports import ListenRequest, port_of, with_port
 from mlxmesh_shared.settings import (
     SETTINGS,
     GatewaySettings,
@@ -51,7 +51,9 @@ class ServiceSettings:
         limit = float("inf") if grace_s is None else grace_s
         return {name: min(limit, own) + STOP_MARGIN_S for name, own in graces.items()}
 
-    def wishes(self, grpc_port: int | None, http_port: int | None) -> Sequence[Wish]:
+    def listen_requests(
+        self, grpc_port: int | None, http_port: int | None
+    ) -> Sequence[ListenRequest]:
         """Where services should listen; a port that is given comes before the settings."""
         listen = self.of_gateway.listen
         if grpc_port is not None:
@@ -61,10 +63,12 @@ class ServiceSettings:
         http = load_settings(GatewaySettings, flags).http_listen
         if http_port is not None:
             http = with_port(http or "127.0.0.1:0", http_port)
-        others = [Wish(name, where) for name, where in self.listens().items() if port_of(where)]
+        others = [
+            ListenRequest(name, where) for name, where in self.listens().items() if port_of(where)
+        ]
         return (
-            Wish("gateway", listen, grpc_port is None and self._is_default("listen")),
-            Wish("HTTP", http, http_port is None and self._is_default("http_listen")),
+            ListenRequest("gateway", listen, grpc_port is None and self._is_default("listen")),
+            ListenRequest("HTTP", http, http_port is None and self._is_default("http_listen")),
             *others,
         )
 

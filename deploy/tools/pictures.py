@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mlxmesh_cli.commands.trace import whole_trace
-from mlxmesh_cli.mesh.look import Look
+from mlxmesh_cli.commands.live_view import MeshState
+from mlxmesh_cli.commands.observe import complete_trace
 from mlxmesh_cli.screen.timeline import timeline
 from mlxmesh_cli.screen.top_view import frame
 from mlxmesh_client import MeshClient, MeshError
@@ -50,17 +50,17 @@ async def pictures(forked: Mapping[str, ForkedProcess]) -> None:
 async def _top(gateway: str) -> None:
     async with MeshClient(gateway) as client:
         work = [asyncio.create_task(_keep_asking(client, number)) for number in range(STREAMS)]
-        look = Look(client, gateway)
-        following = asyncio.create_task(look.follow_events())
+        state = MeshState(client, gateway)
+        following = asyncio.create_task(state.follow_events())
         try:
             await asyncio.sleep(LOAD_S)
-            await look.ask()
+            await state.refresh()
         finally:
             for task in (*work, following):
                 task.cancel()
             await asyncio.gather(*work, following, return_exceptions=True)
     console = Console(record=True, width=COLUMNS, height=LINES, file=sys.stderr)
-    console.print(frame(look.screen, LINES))
+    console.print(frame(state.screen, LINES))
     _save(console, "top", title="mlxmesh top")
 
 
@@ -71,7 +71,7 @@ async def _trace(gateway: str) -> None:
         request_id = "moon"
         async for _ in client.generate("pocket", messages=messages, request_id=request_id):
             pass
-        trace = await whole_trace(client, request_id)
+        trace = await complete_trace(client, request_id)
     console = Console(record=True, width=TRACE_COLUMNS, file=sys.stderr)
     console.print(timeline(trace.spans))
     _save(console, "trace", title=f"mlxmesh trace {request_id}")

@@ -1,4 +1,4 @@
-"""The command's entry, which also says what to install where the command's extra is missing."""
+"""The command's entry point; says what to install when the extra `cli` is missing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""How calls are made: deadlines, and retries of what is safe to try again."""
+"""How the client makes calls: deadlines, retries of safe calls, and trace propagation."""
 
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar, cast
@@ -9,7 +10,6 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from tenacity.stop import stop_before_delay
 from tenacity.wait import wait_random_exponential
 
-from mlxmesh_client.tracing import Metadata, trace_metadata
 from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
@@ -17,12 +17,13 @@ Response_co = TypeVar("Response_co", covariant=True)
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 T = TypeVar("T")
+Metadata = tuple[tuple[str, str], ...]
 
 _BACKOFF = wait_random_exponential(multiplier=0.1, max=2.0)
 
 
 class UnaryMethod(Protocol[Request_contra, Response_co]):
-    """A stub's method that answers once."""
+    """A unary method of a stub."""
 
     def __call__(
         self,
@@ -34,7 +35,7 @@ class UnaryMethod(Protocol[Request_contra, Response_co]):
 
 
 class StreamMethod(Protocol[Request, Response]):
-    """A stub's method that answers with a stream."""
+    """A server-streaming method of a stub."""
 
     def __call__(
         self, request: Request, *, timeout: float | None = None, metadata: Metadata | None = None
@@ -42,13 +43,16 @@ class StreamMethod(Protocol[Request, Response]):
 
 
 class Calls:
-    """Makes the calls of one client; `attempts` is how often a safe one is tried in all.
+    """Makes the calls of one client.
 
-    Safe is what may be done twice: reads, and generations that gave nothing yet.
+    `attempts` is the total number of attempts of a safe call. A call is safe when repeating it does
+    no harm: reads, and generations without output so far. `default_timeout_s` applies to calls
+    without a timeout of their own.
     """
 
-    def __init__(self, *, attempts: int) -> None:
+    def __init__(self, *, attempts: int, default_timeout_s: float | None = None) -> None:
         self._attempts = attempts
+        self._default_timeout_s = default_timeout_s
 
     async def unary(
         self,
@@ -58,12 +62,12 @@ class Calls:
         *,
         safe: bool,
     ) -> T:
-        """The answer; `timeout_s` bounds all attempts together."""
+        """Returns the response; `timeout_s` bounds all attempts together."""
 
-        async def attempt(left_s: float | None) -> T:
-            return await method(request, timeout=left_s, metadata=trace_metadata())
+        async def attempt(remaining_s: float | None) -> T:
+            return await method(request, timeout=remaining_s, metadata=trace_metadata())
 
-        return await self._attempted(attempt, timeout_s, safe=safe)
+        return await self._with_retries(attempt, timeout_s, safe=safe)
 
     async def stream(
         self,
@@ -73,22 +77,22 @@ class Calls:
         *,
         safe: bool,
     ) -> AsyncGenerator[Response]:
-        """The stream's messages; a safe stream is tried again until its first message.
+        """Yields the stream's messages; a safe stream is retried until its first message.
 
         Leaving the iteration early cancels the call.
         """
 
         async def attempt(
-            left_s: float | None,
+            remaining_s: float | None,
         ) -> tuple[aio.UnaryStreamCall[Request, Response], Any]:
-            call = method(request, timeout=left_s, metadata=trace_metadata())
+            call = method(request, timeout=remaining_s, metadata=trace_metadata())
             try:
                 return call, await call.read()
             except BaseException:
                 call.cancel()
                 raise
 
-        call, message = await self._attempted(attempt, timeout_s, safe=safe)
+        call, message = await self._with_retries(attempt, timeout_s, safe=safe)
         try:
             while message is not aio.EOF:
                 yield cast("Response", message)
@@ -96,38 +100,53 @@ class Calls:
         finally:
             call.cancel()
 
-    async def _attempted(
+    async def _with_retries(
         self,
         attempt: Callable[[float | None], Awaitable[T]],
         timeout_s: float | None,
         *,
         safe: bool,
     ) -> T:
-        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        timeout_s = self._default_timeout_s if timeout_s is None else timeout_s
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
 
         async def bounded() -> T:
-            return await attempt(None if end_s is None else end_s - time.monotonic())
+            return await attempt(None if deadline_s is None else deadline_s - time.monotonic())
 
         attempts = stop_after_attempt(self._attempts if safe else 1)
         retrying = AsyncRetrying(
             stop=attempts if timeout_s is None else attempts | stop_before_delay(timeout_s),
-            retry=retry_if_exception(is_worth_a_retry),
+            retry=retry_if_exception(is_retryable),
             wait=_wait_s,
             reraise=True,
         )
         return await retrying(bounded)
 
 
-def is_worth_a_retry(error: BaseException) -> bool:
-    """Whether the peer could not take the call just now, or said when it could."""
+def is_retryable(error: BaseException) -> bool:
+    """Whether the peer is unavailable, or named a delay after which to retry."""
     return isinstance(error, ServiceUnavailable) or (
         isinstance(error, MeshError) and error.retryable and error.retry_delay_s is not None
     )
 
 
 def _wait_s(state: RetryCallState) -> float:
-    """What the mesh asks for, with jitter on top so that its callers do not come back at once."""
+    """The delay that the mesh asks for, plus jitter so that callers do not retry all at once."""
     assert state.outcome is not None
     error = state.outcome.exception()
-    asked_s = error.retry_delay_s if isinstance(error, MeshError) else None
-    return (asked_s or 0.0) + _BACKOFF(state)
+    delay_s = error.retry_delay_s if isinstance(error, MeshError) else None
+    return (delay_s or 0.0) + _BACKOFF(state)
+
+
+def trace_metadata() -> Metadata | None:
+    """The trace context of the current OpenTelemetry span; None without one.
+
+    OpenTelemetry is not imported here: a program that has a span has imported it.
+    """
+    if "opentelemetry.trace" not in sys.modules:
+        return None
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return tuple(carrier.items()) or None

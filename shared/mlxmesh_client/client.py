@@ -1,57 +1,24 @@
 """The client: one method per RPC, with Python arguments in and typed messages out."""
 
-import asyncio
-import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
-from functools import partial
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self, Unpack
 
 from mlxmesh.generation.v1.generation_pb2 import (
-    AttachGenerationRequest,
-    CancelGenerationRequest,
     CompleteRequest,
     CompleteResponse,
     CountTokensResponse,
-    GenerateRequest,
-    GenerateResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
-from mlxmesh.model.v1.model_pb2 import (
-    DeleteModelRequest,
-    GetModelRequest,
-    ImportModelRequest,
-    ImportModelResponse,
-    ListModelsRequest,
-    LoadModelRequest,
-    LoadModelResponse,
-    Model,
-    ModelVersion,
-    PullModelRequest,
-    PullModelResponse,
-    RegisterModelRequest,
-    RegisterModelResponse,
-    SetAliasRequest,
-    UnloadModelRequest,
-    WatchModelsRequest,
-    WatchModelsResponse,
-)
+from mlxmesh.model.v1 import model_pb2 as model_pb
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh.telemetry.v1 import telemetry_pb2 as telemetry_pb
 from mlxmesh.telemetry.v1.events_pb2 import WatchEventsRequest, WatchEventsResponse
-from mlxmesh.telemetry.v1.telemetry_pb2 import (
-    GetMeshStatusRequest,
-    GetMeshStatusResponse,
-    GetTraceRequest,
-    GetTraceResponse,
-    Instance,
-    TelemetrySink,
-)
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
-from mlxmesh_client.events import GenerationEvent
 from mlxmesh_client.following import follow
-from mlxmesh_client.reading import read_to_end
+from mlxmesh_client.generations import GenerationEvent, GenerationStreams
 from mlxmesh_client.request import (
     GenerateOptions,
     InputOptions,
@@ -63,18 +30,17 @@ from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, SHORT_TIMEOUTS, open_chan
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-CANCEL_TIMEOUT_S = 1.0
 
 
 class MeshClient:
     """A connection to a gateway; every method raises MeshError subclasses.
 
-    `timeout_s` bounds one call, its retries included; without one the gateway's default holds.
-    `attempts` is how often a call that is safe to repeat is tried when the mesh is unavailable.
-    `gateways` are further ones of the same mesh, for generations whose gateway is lost.
-    With one gateway, it may take 10 s to connect and 5 s to answer a ping before it counts as gone;
-    with several 1 s and 0.5 s, since another can be asked.
-    `tls` names the certificates for a gateway with TLS; renewed ones hold from the next call on.
+    `timeout_s` bounds one call including its retries; without it the gateway's default applies.
+    `attempts` is the total number of attempts of a safe call while the mesh is unavailable.
+    `gateways` are further gateways of the same mesh, which resume generations of a lost one.
+    A single gateway counts as lost after 10 s without a connection or 5 s without a reply to a
+    ping; with several gateways, after 1 s and 0.5 s.
+    `tls` names the certificates for a gateway with TLS; the next call uses renewed ones.
 
         async with MeshClient("localhost:50051") as mesh:
             async for event in mesh.generate("pocket", prompt="Hi", max_tokens=50):
@@ -96,12 +62,12 @@ class MeshClient:
             open_channel(each, role="gateway", certificates=certificates, timeouts=timeouts)
             for each in (address, *gateways)
         ]
-        self._gateways = [GenerationServiceStub(channel) for channel in self._channels]
-        self._generation = self._gateways[0]
+        stubs = [GenerationServiceStub(channel) for channel in self._channels]
+        self._generation = stubs[0]
         self._models = ModelServiceStub(self._channels[0])
         self._telemetry = TelemetryServiceStub(self._channels[0])
-        self._timeout_s = timeout_s
-        self._calls = Calls(attempts=attempts)
+        self._calls = Calls(attempts=attempts, default_timeout_s=timeout_s)
+        self._streams = GenerationStreams(stubs, self._calls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -115,7 +81,7 @@ class MeshClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; running calls end."""
+        """Closes the connection, which ends running calls."""
         for channel in self._channels:
             await channel.close()
 
@@ -124,57 +90,34 @@ class MeshClient:
     ) -> AsyncGenerator[GenerationEvent]:
         """Streams one generation; leaving the loop early cancels it, unless you gave a request_id.
 
-        With one, it can be read on with `attach`. With several gateways, the loss of one goes
-        unnoticed. Raises ServiceUnavailable when the stream ends without its Finished event.
+        A generation with a request_id can be resumed with `attach`. With several gateways the loss
+        of one is not noticed. Raises ServiceUnavailable when the stream ends without its Finished
+        event.
         """
-        request = generate_request(model, options)
-        limit_s = self._limit_s(timeout_s)
-        made_up = not request.request_id and len(self._gateways) > 1
-        if made_up:
-            request.request_id = f"client-{secrets.token_hex(8)}"
-        gateways = [partial(self._generated, stub, request, limit_s) for stub in self._gateways]
-        attachable = bool(request.request_id)
-        try:
-            async with aclosing(read_to_end(gateways, attachable=attachable)) as events:
-                async for event in events:
-                    yield event
-        except (GeneratorExit, asyncio.CancelledError):
-            if made_up:
-                with suppress(MeshError):
-                    await self.cancel(request.request_id, timeout_s=CANCEL_TIMEOUT_S)
-            raise
-
-    async def attach(
-        self, request_id: str, *, after_sequence: int = 0, timeout_s: float | None = None
-    ) -> AsyncGenerator[GenerationEvent]:
-        """Streams what a generation gave after a sequence number, and what it still gives.
-
-        Only one reader can have it: the stream that was open before ends with ReaderReplaced.
-        """
-        limit_s = self._limit_s(timeout_s)
-        gateways = [partial(self._attached, stub, request_id, limit_s) for stub in self._gateways]
-        reading = read_to_end(gateways, after_sequence=after_sequence, attachable=True)
-        async with aclosing(reading) as events:
+        stream = self._streams.generate(generate_request(model, options), timeout_s)
+        async with aclosing(stream) as events:
             async for event in events:
                 yield event
+
+    def attach(
+        self, request_id: str, *, after_sequence: int = 0, timeout_s: float | None = None
+    ) -> AsyncGenerator[GenerationEvent]:
+        """Streams the events of a generation after a sequence number, past and future ones.
+
+        A generation has one reader: the stream that was open before ends with ReaderReplaced.
+        """
+        return self._streams.attach(request_id, after_sequence, timeout_s)
 
     async def complete(
         self, model: str, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
     ) -> CompleteResponse:
-        """Generates and returns the whole answer."""
+        """Generates a response and returns it whole."""
         request = CompleteRequest(generation=generate_request(model, options))
-        return await self._calls.unary(
-            self._generation.Complete, request, self._limit_s(timeout_s), safe=True
-        )
+        return await self._calls.unary(self._generation.Complete, request, timeout_s, safe=True)
 
     async def cancel(self, request_id: str, *, timeout_s: float | None = None) -> None:
-        """Ends a running generation; its stream gets Finished with reason CANCELLED."""
-        await self._calls.unary(
-            self._generation.CancelGeneration,
-            CancelGenerationRequest(request_id=request_id),
-            self._limit_s(timeout_s),
-            safe=True,
-        )
+        """Cancels a running generation; its stream ends with Finished, reason CANCELLED."""
+        await self._streams.cancel(request_id, timeout_s)
 
     async def count_tokens(
         self,
@@ -184,55 +127,43 @@ class MeshClient:
         timeout_s: float | None = None,
         **options: Unpack[InputOptions],
     ) -> CountTokensResponse:
-        """Counts the tokens that a prompt or a conversation comes to."""
+        """Counts the tokens of a prompt or a conversation."""
         request = count_request(model, options, return_token_ids=return_token_ids)
-        return await self._calls.unary(
-            self._generation.CountTokens, request, self._limit_s(timeout_s), safe=True
-        )
+        return await self._calls.unary(self._generation.CountTokens, request, timeout_s, safe=True)
 
-    async def list_models(self, *, timeout_s: float | None = None) -> list[Model]:
-        """Every model of the catalogue, by name."""
-        models: list[Model] = []
-        page_token = ""
+    async def list_models(self, *, timeout_s: float | None = None) -> list[model_pb.Model]:
+        """Returns every model of the catalogue, sorted by name."""
+        models: list[model_pb.Model] = []
+        request = model_pb.ListModelsRequest()
         while True:
-            page = await self._calls.unary(
-                self._models.ListModels,
-                ListModelsRequest(page_token=page_token),
-                self._limit_s(timeout_s),
-                safe=True,
-            )
+            page = await self._calls.unary(self._models.ListModels, request, timeout_s, safe=True)
             models.extend(page.models)
-            page_token = page.next_page_token
-            if not page_token:
+            if not page.next_page_token:
                 return models
+            request.page_token = page.next_page_token
 
-    async def get_model(self, model: str, *, timeout_s: float | None = None) -> Model:
-        """One model; with a version or an alias, that version alone."""
-        request = GetModelRequest(model=model)
-        response = await self._calls.unary(
-            self._models.GetModel, request, self._limit_s(timeout_s), safe=True
-        )
+    async def get_model(self, model: str, *, timeout_s: float | None = None) -> model_pb.Model:
+        """Returns one model; a reference with a version or an alias returns that version alone."""
+        request = model_pb.GetModelRequest(model=model)
+        response = await self._calls.unary(self._models.GetModel, request, timeout_s, safe=True)
         return response.model
 
     async def register_model(
         self, *, name: str, directory: str, timeout_s: float | None = None
-    ) -> RegisterModelResponse:
+    ) -> model_pb.RegisterModelResponse:
         """Registers an absolute directory on the model service's host as a new version."""
-        request = RegisterModelRequest(name=name, directory=directory)
-        return await self._calls.unary(
-            self._models.RegisterModel, request, self._limit_s(timeout_s), safe=False
-        )
+        request = model_pb.RegisterModelRequest(name=name, directory=directory)
+        return await self._calls.unary(self._models.RegisterModel, request, timeout_s, safe=False)
 
     def import_model(
         self, *, name: str, file: str, dtype: str = "", timeout_s: float | None = None
-    ) -> AsyncGenerator[ImportModelResponse]:
-        """Converts an absolute GGUF file on the model service's host, and registers it; the last
-        progress message holds the version.
+    ) -> AsyncGenerator[model_pb.ImportModelResponse]:
+        """Converts and registers a GGUF file, an absolute path on the model service's host.
+
+        The last progress message carries the version.
         """
-        request = ImportModelRequest(name=name, file=file, dtype=dtype)
-        return self._calls.stream(
-            self._models.ImportModel, request, self._limit_s(timeout_s), safe=False
-        )
+        request = model_pb.ImportModelRequest(name=name, file=file, dtype=dtype)
+        return self._calls.stream(self._models.ImportModel, request, timeout_s, safe=False)
 
     def pull_model(
         self,
@@ -243,72 +174,61 @@ class MeshClient:
         file: str = "",
         dtype: str = "",
         timeout_s: float | None = None,
-    ) -> AsyncGenerator[PullModelResponse]:
-        """Downloads a model from a hub, as a GGUF file where one is named; the last progress
-        message holds the version.
+    ) -> AsyncGenerator[model_pb.PullModelResponse]:
+        """Downloads a model from a hub; `file` selects one GGUF file.
+
+        The last progress message carries the version.
         """
-        request = PullModelRequest(
+        request = model_pb.PullModelRequest(
             repo_id=repo_id, revision=revision, name=name, file=file, dtype=dtype
         )
-        return self._calls.stream(
-            self._models.PullModel, request, self._limit_s(timeout_s), safe=False
-        )
+        return self._calls.stream(self._models.PullModel, request, timeout_s, safe=False)
 
     def load_model(
         self, model: str, *, replicas: int | None = None, timeout_s: float | None = None
-    ) -> AsyncGenerator[LoadModelResponse]:
-        """Loads a model; with the last progress message all its replicas are ready."""
-        request = LoadModelRequest(model=model, replicas=replicas)
-        return self._calls.stream(
-            self._models.LoadModel, request, self._limit_s(timeout_s), safe=False
-        )
+    ) -> AsyncGenerator[model_pb.LoadModelResponse]:
+        """Loads a model; all its replicas are ready when the stream ends."""
+        request = model_pb.LoadModelRequest(model=model, replicas=replicas)
+        return self._calls.stream(self._models.LoadModel, request, timeout_s, safe=False)
 
-    async def unload_model(self, model: str, *, timeout_s: float | None = None) -> ModelVersion:
+    async def unload_model(
+        self, model: str, *, timeout_s: float | None = None
+    ) -> model_pb.ModelVersion:
         """Drains and unloads every replica of a model."""
-        request = UnloadModelRequest(model=model)
-        response = await self._calls.unary(
-            self._models.UnloadModel, request, self._limit_s(timeout_s), safe=False
-        )
+        request = model_pb.UnloadModelRequest(model=model)
+        response = await self._calls.unary(self._models.UnloadModel, request, timeout_s, safe=False)
         return response.version
 
     async def delete_model(self, model: str, *, timeout_s: float | None = None) -> None:
         """Removes a version, or a whole model, that is not loaded."""
-        request = DeleteModelRequest(model=model)
-        await self._calls.unary(
-            self._models.DeleteModel, request, self._limit_s(timeout_s), safe=False
-        )
+        request = model_pb.DeleteModelRequest(model=model)
+        await self._calls.unary(self._models.DeleteModel, request, timeout_s, safe=False)
 
     async def set_alias(
         self, *, name: str, alias: str, version: int, timeout_s: float | None = None
-    ) -> Model:
+    ) -> model_pb.Model:
         """Points an alias at a version; version 0 removes it."""
-        request = SetAliasRequest(name=name, alias=alias, version=version)
-        response = await self._calls.unary(
-            self._models.SetAlias, request, self._limit_s(timeout_s), safe=False
-        )
+        request = model_pb.SetAliasRequest(name=name, alias=alias, version=version)
+        response = await self._calls.unary(self._models.SetAlias, request, timeout_s, safe=False)
         return response.model
 
     def watch_models(
         self, *, after_sequence: int = 0, timeout_s: float | None = None
-    ) -> AsyncGenerator[WatchModelsResponse]:
-        """Every model as it is, then each change; go on from the last sequence seen."""
-        request = WatchModelsRequest(after_sequence=after_sequence)
-        return self._calls.stream(
-            self._models.WatchModels, request, self._limit_s(timeout_s), safe=True
-        )
+    ) -> AsyncGenerator[model_pb.WatchModelsResponse]:
+        """Yields every model, then each change; `after_sequence` resumes an earlier watch."""
+        request = model_pb.WatchModelsRequest(after_sequence=after_sequence)
+        return self._calls.stream(self._models.WatchModels, request, timeout_s, safe=True)
 
-    async def mesh_status(self, *, timeout_s: float | None = None) -> list[Instance]:
-        """Every process of the mesh as the gateway sees it, by kind and id."""
+    async def mesh_status(self, *, timeout_s: float | None = None) -> list[telemetry_pb.Instance]:
+        """Returns every process of the mesh as the gateway sees it, by service and id."""
         return list((await self.mesh_state(timeout_s=timeout_s)).instances)
 
-    async def mesh_state(self, *, timeout_s: float | None = None) -> GetMeshStatusResponse:
-        """Every process of the mesh, and what passed through its gateways in the last minute."""
-        return await self._calls.unary(
-            self._telemetry.GetMeshStatus,
-            GetMeshStatusRequest(),
-            self._limit_s(timeout_s),
-            safe=True,
-        )
+    async def mesh_state(
+        self, *, timeout_s: float | None = None
+    ) -> telemetry_pb.GetMeshStatusResponse:
+        """Returns every process of the mesh, and the gateways' traffic of the last minute."""
+        request = telemetry_pb.GetMeshStatusRequest()
+        return await self._calls.unary(self._telemetry.GetMeshStatus, request, timeout_s, safe=True)
 
     def watch_events(
         self,
@@ -320,9 +240,10 @@ class MeshClient:
         correlation_id: str = "",
         timeout_s: float | None = None,
     ) -> AsyncGenerator[WatchEventsResponse]:
-        """The events that the gateway has kept, EventsSynced, then each as it happens.
+        """Yields the events that the gateway retains, EventsSynced, then each new event.
 
-        To go on, pass `sequence` and `log_id` of the last message. A name is exact, or `model.*`.
+        To resume, pass `sequence` and `log_id` of the last message. A name is exact, or a prefix
+        such as `model.*`.
         """
         request = WatchEventsRequest(
             after_sequence=after_sequence,
@@ -331,9 +252,7 @@ class MeshClient:
             services=services,
             correlation_id=correlation_id,
         )
-        return self._calls.stream(
-            self._telemetry.WatchEvents, request, self._limit_s(timeout_s), safe=True
-        )
+        return self._calls.stream(self._telemetry.WatchEvents, request, timeout_s, safe=True)
 
     def follow_events(
         self,
@@ -344,9 +263,9 @@ class MeshClient:
         correlation_id: str = "",
         on_lost: Callable[[MeshError], None] = lambda _: None,
     ) -> AsyncGenerator[WatchEventsResponse]:
-        """As watch_events, but it never ends: it goes on when the gateway is back.
+        """Like watch_events, but reconnects whenever the gateway is lost, and never ends.
 
-        `on_lost` is told of each loss. What may be missing then is told by a Gap.
+        `on_lost` is called after each loss. A Gap reports the events that may be missing.
         """
 
         def open_(sequence: int | None, log_id: str) -> AsyncGenerator[WatchEventsResponse]:
@@ -360,42 +279,16 @@ class MeshClient:
 
         return follow(open_, after_sequence, on_lost=on_lost)
 
-    async def telemetry_sinks(self, *, timeout_s: float | None = None) -> list[TelemetrySink]:
-        """Where the gateway passes telemetry on to, and how much each sink took and lost."""
+    async def telemetry_sinks(
+        self, *, timeout_s: float | None = None
+    ) -> list[telemetry_pb.TelemetrySink]:
+        """Returns the gateway's telemetry sinks, and how much each one exported and dropped."""
         return list((await self.mesh_state(timeout_s=timeout_s)).telemetry_sinks)
 
     async def trace(
         self, request_id: str = "", *, trace_id: str = "", timeout_s: float | None = None
-    ) -> GetTraceResponse:
-        """The spans of one request, by its id or by its trace's. Raises: TraceNotFound."""
-        by_trace = GetTraceRequest(trace_id=trace_id)
-        request = by_trace if trace_id else GetTraceRequest(request_id=request_id)
-        limit_s = self._limit_s(timeout_s)
-        return await self._calls.unary(self._telemetry.GetTrace, request, limit_s, safe=True)
-
-    def _generated(
-        self,
-        stub: GenerationServiceStub,
-        request: GenerateRequest,
-        timeout_s: float | None,
-        after_sequence: int,
-    ) -> AsyncGenerator[GenerateResponse]:
-        if after_sequence:
-            return self._attached(stub, request.request_id, timeout_s, after_sequence)
-        return self._calls.stream(stub.Generate, request, timeout_s, safe=True)
-
-    async def _attached(
-        self,
-        stub: GenerationServiceStub,
-        request_id: str,
-        timeout_s: float | None,
-        after_sequence: int,
-    ) -> AsyncGenerator[GenerateResponse]:
-        request = AttachGenerationRequest(request_id=request_id, after_sequence=after_sequence)
-        answers = self._calls.stream(stub.AttachGeneration, request, timeout_s, safe=True)
-        async with aclosing(answers):
-            async for answer in answers:
-                yield answer.message
-
-    def _limit_s(self, timeout_s: float | None) -> float | None:
-        return self._timeout_s if timeout_s is None else timeout_s
+    ) -> telemetry_pb.GetTraceResponse:
+        """Returns the spans of one request, by request id or trace id. Raises: TraceNotFound."""
+        by_trace = telemetry_pb.GetTraceRequest(trace_id=trace_id)
+        request = by_trace if trace_id else telemetry_pb.GetTraceRequest(request_id=request_id)
+        return await self._calls.unary(self._telemetry.GetTrace, request, timeout_s, safe=True)

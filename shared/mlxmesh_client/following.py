@@ -1,4 +1,4 @@
-"""A watch of events that goes on over the loss of its gateway."""
+"""Watches events, and reconnects when the gateway is lost."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -8,11 +8,11 @@ from mlxmesh.telemetry.v1.events_pb2 import WatchEventsResponse
 from mlxmesh_shared.errors import DeadlineExceeded, MeshError, ServiceUnavailable
 
 PAUSE_S = 1.0
-# So many ids are remembered, to leave out what another gateway tells again.
+# Number of event ids that are remembered, to drop duplicates from another gateway.
 MAX_REMEMBERED = 8192
 
 Open = Callable[[int | None, str], AsyncGenerator[WatchEventsResponse]]
-"""Begins a watch after a number of a log; None for all that is kept."""
+"""Opens a watch after a sequence number of a log; None starts with the oldest event."""
 
 
 async def follow(
@@ -22,22 +22,22 @@ async def follow(
     on_lost: Callable[[MeshError], None] = lambda _: None,
     pause_s: float = PAUSE_S,
 ) -> AsyncGenerator[WatchEventsResponse]:
-    """Each event once, whatever becomes of the gateway; a Gap tells what may be missing.
+    """Yields each event once, across reconnects; a Gap reports what may be missing.
 
-    Raises whatever is no loss of the gateway, PermissionDenied for example.
+    Raises errors other than the loss of a gateway, for example PermissionDenied.
     """
     log_id, seen = "", dict[str, None]()
     while True:
         try:
-            async with aclosing(open_(after_sequence, log_id)) as news:
-                async for one in news:
+            async with aclosing(open_(after_sequence, log_id)) as responses:
+                async for one in responses:
                     after_sequence, log_id = one.sequence, one.log_id
                     if one.event.event_id not in seen:
                         yield one
                     if one.HasField("event"):
                         _remember(seen, one.event.event_id)
         except DeadlineExceeded:
-            continue  # the client's own limit for a call: nothing is lost
+            continue  # the client's own timeout: the gateway is not lost
         except ServiceUnavailable as error:
             on_lost(error)
         await asyncio.sleep(pause_s)

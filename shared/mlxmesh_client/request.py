@@ -1,4 +1,4 @@
-"""Turns Python arguments into requests; the mesh itself checks ranges, this only checks types."""
+"""Converts Python arguments to requests; it checks types, the mesh checks ranges."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict
@@ -15,7 +15,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh_shared.errors import InvalidArgument
 
 Message: TypeAlias = tuple[str, str] | Mapping[str, str]
-"""A turn: `("user", "Hi")` or `{"role": "user", "content": "Hi"}`."""
+"""One message: `("user", "Hi")` or `{"role": "user", "content": "Hi"}`."""
 
 _ROLES = {
     "system": Role.ROLE_SYSTEM,
@@ -27,14 +27,14 @@ _SAMPLING_FIELDS = frozenset(Sampling.DESCRIPTOR.fields_by_name)
 
 
 class InputOptions(TypedDict, total=False):
-    """What the model reads: give one of them."""
+    """The model's input; exactly one is required."""
 
     prompt: str
     messages: Sequence[Message]
 
 
 class GenerateOptions(InputOptions, total=False):
-    """What may be given to a generation; defaults and ranges stand in generation.proto."""
+    """Options of a generation; generation.proto documents their defaults and ranges."""
 
     token_ids: Sequence[int]
     max_tokens: int
@@ -54,7 +54,7 @@ class GenerateOptions(InputOptions, total=False):
 
 
 def generate_request(model: str, options: GenerateOptions) -> GenerateRequest:
-    """The request for a generation.
+    """Builds the request for a generation.
 
     Raises InvalidArgument for an option that does not exist, or whose value has the wrong type.
     """
@@ -69,7 +69,7 @@ def generate_request(model: str, options: GenerateOptions) -> GenerateRequest:
 def count_request(
     model: str, options: InputOptions, *, return_token_ids: bool
 ) -> CountTokensRequest:
-    """The request for a count of tokens. Raises InvalidArgument as `generate_request` does."""
+    """Builds the request for a token count. Raises InvalidArgument like `generate_request`."""
     values: dict[str, Any] = {**options}
     fields = _input_fields(values)
     fields["return_token_ids"] = return_token_ids
@@ -77,7 +77,7 @@ def count_request(
 
 
 def _input_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """Takes the input out of `values`, as fields of the request."""
+    """Removes the input from `values` and returns it as fields of the request."""
     given = [name for name in ("prompt", "messages", "token_ids") if name in values]
     if len(given) != 1:
         raise InvalidArgument(
@@ -112,7 +112,7 @@ def _turn(index: int, message: Message) -> ChatMessage:
 
 
 def _build(cls: Any, fields: Mapping[str, Any], *, path: str = "") -> Any:
-    """A message of `cls`, set field by field so that an error can name the one to blame."""
+    """Builds a message field by field, so that an error can name the field."""
     message = cls()
     for name, value in fields.items():
         try:
@@ -120,6 +120,6 @@ def _build(cls: Any, fields: Mapping[str, Any], *, path: str = "") -> Any:
         except (TypeError, ValueError):
             known = name in cls.DESCRIPTOR.fields_by_name
             problem = "has the wrong type or is out of range" if known else "is no option"
-            # Without the cause: its text may quote the value, and that may be the prompt.
+            # The cause is left out: its text may quote the value, which may be a prompt.
             raise InvalidArgument(f"{path}{name} {problem}", field=f"{path}{name}") from None
     return message

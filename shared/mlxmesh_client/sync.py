@@ -1,4 +1,4 @@
-"""Text from a mesh without asyncio, for scripts and notebooks."""
+"""Generates text without asyncio, for scripts and notebooks."""
 
 from collections.abc import Iterator
 from typing import Unpack
@@ -7,8 +7,8 @@ import grpc
 from grpc import aio
 
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
+from mlxmesh_client.calls import trace_metadata
 from mlxmesh_client.request import GenerateOptions, generate_request
-from mlxmesh_client.tracing import trace_metadata
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.rpc.error_status import from_rpc_error
 
@@ -22,9 +22,10 @@ def generate_text(
     timeout_s: float | None = None,
     **options: Unpack[GenerateOptions],
 ) -> Iterator[str]:
-    """Streams the pieces of one answer over a channel that the caller owns.
+    """Yields the text of one response piece by piece, over a channel that the caller owns.
 
-    Raises MeshError subclasses, ServiceUnavailable also when the stream ends before its answer.
+    Raises MeshError subclasses; ServiceUnavailable also when the stream ends without its Finished
+    event.
     """
     method = channel.unary_stream(
         _GENERATE,
@@ -47,7 +48,7 @@ def generate_text(
 
 
 def _as_aio(call: grpc.Call) -> aio.AioRpcError:
-    """The error in the form that the mapping of errors reads."""
+    """The error as the type that `from_rpc_error` reads."""
     return aio.AioRpcError(
         call.code(), aio.Metadata(), aio.Metadata(*call.trailing_metadata()), call.details()
     )

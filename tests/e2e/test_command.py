@@ -107,7 +107,7 @@ def test_there_are_no_logs_where_no_mesh_was(tmp_path: Path) -> None:
 def test_a_gateway_that_is_away_is_exit_code_3_and_asked_about() -> None:
     result = mlxmesh("models", "--address", "127.0.0.1:1")
     assert result.returncode == 3
-    assert "is the mesh up?" in result.stderr
+    assert "check the mesh with `mlxmesh status`" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -115,8 +115,8 @@ def test_what_listens_but_is_no_gateway_is_told_apart(mesh: RunningMesh) -> None
     http = next(row["http"] for row in mesh.status()["instances"] if row["service"] == "gateway")
     result = mlxmesh("models", "--address", http)
     assert result.returncode == 3
-    assert "does not answer" in result.stderr
-    assert "is the mesh up?" not in result.stderr
+    assert "does not respond as a gateway" in result.stderr
+    assert "check the mesh with `mlxmesh status`" not in result.stderr
 
 
 def test_errors_are_json_where_the_output_is(mesh: RunningMesh) -> None:

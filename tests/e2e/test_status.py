@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from mlxmesh.telemetry.v1 import telemetry_pb2 as t
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import MeshError
-from tests.e2e.running_mesh import RunningMesh
+from tests.e2e.running_mesh import RunningMesh, mlxmesh
 
 KINDS = ["gateway", "generation", "model", "runtime", "engine"]
 
@@ -27,6 +28,22 @@ def test_the_command_shows_every_process_with_load_and_breaker(mesh: RunningMesh
     table = mesh.command("status").stdout
     assert "breaker" in table
     assert "closed" in table
+
+
+def test_an_address_shows_the_same_instances_and_models(mesh: RunningMesh) -> None:
+    here = mesh.status()
+    result = mlxmesh("status", "--address", mesh.address, "--json")
+    there: dict[str, Any] = json.loads(result.stdout)
+    keys = ("service", "instance_id", "address", "state")
+    assert sorted([row[key] for key in keys] for row in there["instances"]) == sorted(
+        [row[key] for key in keys] for row in here["instances"]
+    )
+    assert [model["name"] for model in there["models"]] == [
+        model["name"] for model in here["models"]
+    ]
+
+    nobody = mlxmesh("status", "--address", "127.0.0.1:1", "--json")
+    assert (nobody.returncode, nobody.stdout) == (3, "")
 
 
 async def test_work_shows_where_it_runs(mesh: RunningMesh) -> None:

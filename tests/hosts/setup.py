@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mlxmesh_cli.mesh.failures import NO_MESH
+from mlxmesh_cli.commands.failures import NO_MESH
 from mlxmesh_shared.tls.identity import ROLES
 from tests.fakes.tools import tool
 from tests.hosts.network import Host, Network

@@ -1,4 +1,4 @@
-"""The command line: every subcommand, a line about it, and an example."""
+"""The command line: every subcommand with its short help and an example."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ import typer
 
 from mlxmesh_cli.commands import (
     certs,
-    chat,
-    events,
     lifecycle,
     models,
+    observe,
     rolling,
     settings,
     text,
-    top,
-    trace,
+    up,
 )
-from mlxmesh_cli.commands.pipes import QuietGroup
-from mlxmesh_cli.mesh.session import TLS_VARIABLES
+from mlxmesh_cli.commands.failures import QuietGroup
+from mlxmesh_cli.commands.session import TLS_VARIABLES
 
 app = typer.Typer(
     name="mlxmesh",
@@ -44,29 +42,32 @@ def _add(
 
 
 # In the order in which `mlxmesh --help` lists them; a line has at most 66 characters.
-_add(MESH, lifecycle.up, "Start the whole mesh on this host.", "mlxmesh up --detach --replicas 2")
+_add(MESH, up.up, "Start a whole mesh on this host.", "mlxmesh up --detach --replicas 2")
 _add(MESH, lifecycle.down, "Stop the mesh of a data directory.", "mlxmesh down")
-_add(MESH, lifecycle.status, "Show every process and model.", "mlxmesh status --json")
+_add(MESH, lifecycle.status, "Show every instance and model.", "mlxmesh status --json")
 _add(MESH, lifecycle.logs, "Show the end of the logs.", "mlxmesh logs gateway -n 50 --follow")
-_add(MESH, events.events, "Show what happened.", "mlxmesh events --follow --name 'engine.*'")
-_add(MESH, top.top, "Watch the mesh at work.", "mlxmesh top --interval 0.5")
+_add(MESH, observe.events, "Show events of the mesh.", "mlxmesh events --follow --name 'engine.*'")
+_add(MESH, observe.top, "Show live traffic and load.", "mlxmesh top --interval 0.5")
 _add(
     MESH,
     rolling.restart,
-    "Replace processes one at a time, without a failed call.",
+    "Restart services one at a time, without failed calls.",
     "mlxmesh restart generation gateway",
 )
 _add(
-    MESH, rolling.drain, "Ask one process to leave.", "mlxmesh drain generation-54e0 --timeout 600"
+    MESH,
+    rolling.drain,
+    "Drain one instance and end it.",
+    "mlxmesh drain generation-54e0 --timeout 600",
 )
-_add(MESH, settings.doctor, "Find what is wrong with this host.", "mlxmesh doctor")
+_add(MESH, settings.doctor, "Check this host for problems.", "mlxmesh doctor")
 app.add_typer(settings.config, name="config", rich_help_panel=MESH)
 app.add_typer(certs.certs, name="certs", rich_help_panel=MESH)
 _add(MODELS, models.list_models, "List the models.", "mlxmesh models --json", name="models")
 _add(
     MODELS,
     models.register,
-    "Add a directory or a GGUF file to the models.",
+    "Add a model directory or a GGUF file.",
     "mlxmesh register ~/models/Qwen3-0.6B-4bit --name qwen",
 )
 _add(
@@ -76,31 +77,34 @@ _add(
     "mlxmesh pull mlx-community/Qwen3-0.6B-4bit --name qwen",
 )
 _add(
-    MODELS, models.load, "Load a model and wait until it serves.", "mlxmesh load qwen --replicas 2"
+    MODELS,
+    models.load,
+    "Load a model and wait until it is ready.",
+    "mlxmesh load qwen --replicas 2",
 )
-_add(MODELS, models.unload, "Drain a model and unload it.", "mlxmesh unload qwen@1")
-_add(MODELS, models.delete, "Remove a model, or a version of it.", "mlxmesh delete qwen@1")
+_add(MODELS, models.unload, "Drain and unload a model.", "mlxmesh unload qwen@1")
+_add(MODELS, models.delete, "Delete a model or one of its versions.", "mlxmesh delete qwen@1")
 _add(MODELS, models.alias, "Point NAME:ALIAS at a version.", "mlxmesh alias qwen stable 2")
 _add(
     TEXT,
     text.generate,
-    "Stream one answer.",
+    "Generate a response and stream it.",
     'mlxmesh generate "Tell me a story." -m qwen:stable --temperature 0.7 --seed 1',
 )
 _add(
     TEXT,
     text.attach,
-    "Resume an answer that was begun with --request-id.",
+    "Resume a response by its request id.",
     "mlxmesh attach my-request --after 17",
 )
 _add(
     TEXT,
-    chat.chat,
-    "Talk to a model over several turns.",
+    text.chat,
+    "Chat with a model.",
     'mlxmesh chat -m qwen --system "You are brief."',
 )
 _add(TEXT, text.tokens, "Count the tokens of a prompt.", "mlxmesh tokens - < prompt.txt")
-_add(TEXT, trace.trace, "Show where the time of one request went.", "mlxmesh trace my-request")
+_add(TEXT, observe.trace, "Show the timeline of one request.", "mlxmesh trace my-request")
 
 
 def _version(wanted: bool) -> None:
@@ -115,12 +119,14 @@ def _version(wanted: bool) -> None:
 def credentials(
     ca: Annotated[
         Path | None,
-        typer.Option(help="The authority of a gateway with TLS. Default: MLXMESH_CA."),
+        typer.Option(help="CA certificate of a gateway with TLS.  [default: MLXMESH_CA]"),
     ] = None,
     cert: Annotated[
-        Path | None, typer.Option(help="Your certificate. Default: MLXMESH_CERT.")
+        Path | None, typer.Option(help="Client certificate.  [default: MLXMESH_CERT]")
     ] = None,
-    key: Annotated[Path | None, typer.Option(help="Its key. Default: MLXMESH_KEY.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Key of the client certificate.  [default: MLXMESH_KEY]")
+    ] = None,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
@@ -128,12 +134,11 @@ def credentials(
 ) -> None:
     """Serve MLX language models from a mesh of small services.
 
-    Start with `mlxmesh up`, then `mlxmesh chat` in another terminal. A mesh with TLS that runs on
-    this host needs no --ca, --cert and --key; they come before the command's name.
+    Start with `mlxmesh up`, then run `mlxmesh chat` in another terminal. --ca, --cert and --key go
+    before the command; a mesh with TLS on this host does not need them.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no mesh to be found, 130 Ctrl-C, 141
-    the reader of the output left.
+    Exit codes: 0 success, 1 failure, 2 wrong usage, 3 no mesh found, 130 Ctrl-C, 141 output closed.
     """
-    # As variables they reach `session.tls_of` without every command handing them on.
+    # Environment variables reach `session.tls_of` without an argument in every command.
     given = zip(TLS_VARIABLES, (ca, cert, key), strict=True)
     os.environ.update({name: str(path) for name, path in given if path is not None})

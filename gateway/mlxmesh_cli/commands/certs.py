@@ -1,4 +1,4 @@
-"""Commands about certificates: an authority for one mesh, and what it issues."""
+"""Commands about certificates: create an authority; issue, rotate and list certificates."""
 
 from __future__ import annotations
 
@@ -8,57 +8,59 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlxmesh_cli.mesh.session import (
-    DataDir,
-    Json,
-    fail,
-    print_json,
-    resolve_data_dir,
-    told_errors,
-)
-from mlxmesh_cli.screen.output import print_view
+from mlxmesh_cli.commands.failures import fail, reported_errors
+from mlxmesh_cli.commands.session import DataDir, Json
+from mlxmesh_cli.mesh.location import resolve_data_dir
+from mlxmesh_cli.screen.output import print_json, print_view
 
 if TYPE_CHECKING:
     from mlxmesh_launcher.authority import IssuedCertificate
 
-certs = typer.Typer(help="Certificates for a mesh with TLS.", no_args_is_help=True)
+certs = typer.Typer(help="Manage certificates for a mesh with TLS.", no_args_is_help=True)
 
 TlsDir = Annotated[
     Path | None,
-    typer.Option("--dir", help="Where they are kept. Default: `tls` in the data directory."),
+    typer.Option(
+        "--dir", help="Directory of the certificates.  [default: `tls` in the data directory]"
+    ),
 ]
-Roles = Annotated[list[str] | None, typer.Argument(help="Roles; none means all of them.")]
+Roles = Annotated[list[str] | None, typer.Argument(help="Roles.  [default: all]")]
 
 
 @certs.command("init", epilog="Example: mlxmesh certs init --dir /etc/mlxmesh/tls")
 def init(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
-    """Make an authority, and a certificate for each role."""
+    """Create a certificate authority, and a certificate for each role."""
     from mlxmesh_launcher.authority import Authority
     from mlxmesh_shared.tls.identity import ROLES
 
     path = _tls_dir(directory, data_dir)
-    with told_errors():
+    with reported_errors():
         issued = Authority.create(path).renew(ROLES)
     _show(issued, json)
 
 
 @certs.command("issue", epilog="Example: mlxmesh certs issue gateway --host mesh.example --days 30")
 def issue(
-    role: Annotated[str, typer.Argument(help="gateway, ..., client, admin, or consul.")],
+    role: Annotated[
+        str,
+        typer.Argument(
+            help="Role: gateway, generation, model, runtime, engine, client, admin or consul."
+        ),
+    ],
     host: Annotated[
         list[str] | None,
-        typer.Option(help="A name or address that its server is reached by; may be repeated."),
+        typer.Option(help="Host name or address of the server; may be repeated."),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=825, help="Lifetime in days.")] = 90,
     directory: TlsDir = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Issue one certificate in place of the one that the role had."""
+    """Issue a new certificate for one role."""
     from mlxmesh_launcher.authority import Authority
 
     path = _tls_dir(directory, data_dir)
-    with told_errors():
+    with reported_errors():
         issued = Authority(path).issue(role, hosts=host or (), lifetime=timedelta(days=days))
     _show([issued], json)
 
@@ -67,11 +69,11 @@ def issue(
 def rotate(
     roles: Roles = None, directory: TlsDir = None, data_dir: DataDir = None, json: Json = False
 ) -> None:
-    """Issue certificates again, for the same hosts. A running mesh takes them up by itself."""
+    """Reissue certificates for the same hosts. A running mesh reloads them."""
     from mlxmesh_launcher.authority import Authority
 
     path = _tls_dir(directory, data_dir)
-    with told_errors():
+    with reported_errors():
         authority = Authority(path)
         issued = authority.renew(roles or authority.issued())
     _show(issued, json)
@@ -79,14 +81,14 @@ def rotate(
 
 @certs.command("show", epilog="Example: mlxmesh certs show --json")
 def show(directory: TlsDir = None, data_dir: DataDir = None, json: Json = False) -> None:
-    """List the certificates, whom they prove, and until when."""
+    """List the certificates with their roles and expiry dates."""
     from mlxmesh_launcher.authority import read_certificates
 
     path = _tls_dir(directory, data_dir)
-    with told_errors():
+    with reported_errors():
         found = read_certificates(path)
     if not found:
-        fail(f"no certificates in {path}; make them with `mlxmesh certs init`")
+        fail(f"no certificates in {path}; create them with `mlxmesh certs init`")
     _show(found, json)
 
 

@@ -1,4 +1,4 @@
-"""The checks of `mlxmesh doctor`: each finds a fact and, when it is bad, says how to fix it."""
+"""The checks of `mlxmesh doctor`: each reports a finding and, for a problem, its fix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Check:
 
 
 def run_checks(data_dir: Path) -> list[Check]:
-    """All checks, in the order in which a reader should fix them."""
+    """Runs all checks, in the order in which to fix problems."""
     checks: tuple[Callable[[], Check], ...] = (
         check_python,
         check_versions,
@@ -67,7 +67,7 @@ def check_versions() -> Check:
 
 
 def check_device() -> Check:
-    """Where engines will compute."""
+    """The device that engines will use."""
     from mlxmesh_runtime.device import find_device
 
     device = asyncio.run(find_device())
@@ -81,7 +81,7 @@ def check_blas() -> Check:
     opened = open_blas()
     finding = f"{opened.blas} ({opened.library})" if opened.library else opened.blas
     if opened.library and opened.problem:
-        finding += f", because the one of mlxmesh is not available: {opened.problem}"
+        finding += f", because the bundled library is not available: {opened.problem}"
     return Check("blas", opened.blas != "reference", finding, opened.fix)
 
 
@@ -117,7 +117,7 @@ def check_port(port: int, data_dir: Path) -> Check:
 
 
 def check_http_port(port: int, data_dir: Path) -> Check:
-    """The same of its HTTP port."""
+    """The same for the HTTP port."""
     record = read_record(data_dir)
     return _port("http port", port, data_dir, record.http if record else "", "--http-port")
 
@@ -130,13 +130,13 @@ def _port(name: str, port: int, data_dir: Path, served: str, option: str) -> Che
     with socket.socket() as probe:
         taken = probe.connect_ex(("127.0.0.1", port)) == 0
     finding = f"{port} is taken by another program" if taken else f"{port} is free"
-    fix = f"`mlxmesh up` takes the next free one, or that of {option}"
+    fix = f"`mlxmesh up` uses the next free port, or the one of {option}"
     return Check(name, not taken, finding, fix)
 
 
 def _registered(data_dir: Path) -> list[str]:
-    """Where services of this mesh listen that were started one by one."""
-    from mlxmesh_cli.mesh.registered import registered_addresses
+    """Addresses of services of this mesh that were started one by one."""
+    from mlxmesh_cli.mesh.location import registered_addresses
     from mlxmesh_shared.errors import MeshError
     from mlxmesh_shared.settings import SettingsError
 

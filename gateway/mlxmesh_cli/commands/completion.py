@@ -1,4 +1,4 @@
-"""Names of models for the shell's Tab key, asked of the mesh."""
+"""Shell completion of model names."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ COMPLETION_TIMEOUT_S = 1.0
 
 
 def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
-    """References that begin so; none when the mesh does not answer at once."""
-    # Whatever goes wrong: a Tab key must not print anything.
+    """Model references with this prefix; none when the mesh does not respond in time."""
+    # Completion must not print errors.
     with suppress(Exception, SystemExit), redirect_stderr(StringIO()):
-        return sorted(each for each in _asked(ctx) if each.startswith(incomplete))
+        return sorted(each for each in _known_references(ctx) if each.startswith(incomplete))
     return []
 
 
-def _asked(ctx: typer.Context) -> Iterable[str]:
+def _known_references(ctx: typer.Context) -> Iterable[str]:
     import asyncio
 
-    from mlxmesh_cli.mesh.session import gateway_address, resolve_data_dir, tls_of
+    from mlxmesh_cli.commands.session import gateway_address, tls_of
+    from mlxmesh_cli.mesh.location import resolve_data_dir
     from mlxmesh_client import MeshClient
 
     data_dir = ctx.params.get("data_dir")

@@ -1,4 +1,4 @@
-"""Commands about models: what there is, bring one in, load, unload, name."""
+"""Commands about models: list, add, load, unload, delete, alias."""
 
 from __future__ import annotations
 
@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlxmesh_cli.commands.completion import complete_model
-from mlxmesh_cli.mesh.session import (
-    Address,
-    DataDir,
-    Json,
-    connect,
-    fail,
-    print_json,
-    run,
-    to_dict,
-)
-from mlxmesh_cli.screen.output import print_view
+from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
+from mlxmesh_cli.screen.output import print_json, print_view, to_dict
 
 if TYPE_CHECKING:
     from mlxmesh.model.v1.model_pb2 import (
@@ -33,18 +25,18 @@ Reference = Annotated[
     str,
     typer.Argument(help="NAME, NAME@VERSION or NAME:ALIAS.", autocompletion=complete_model),
 ]
-Name = Annotated[str, typer.Argument(help="The model's name.", autocompletion=complete_model)]
+Name = Annotated[str, typer.Argument(help="Name of the model.", autocompletion=complete_model)]
 GgufDtype = Annotated[
     str,
     typer.Option(
         metavar="float32|float16|bfloat16",
-        help="Store every weight of a GGUF file as this. Default: quantized weights stay so.",
+        help="Convert every weight of a GGUF file to this type.  [default: keep quantized weights]",
     ),
 ]
 
 
 def list_models(address: Address = None, data_dir: DataDir = None, json: Json = False) -> None:
-    """List the models, their versions and how many replicas serve."""
+    """List the models, their versions and their ready replicas."""
 
     async def work() -> list[Model]:
         async with connect(address, data_dir) as client:
@@ -65,7 +57,8 @@ def list_models(address: Address = None, data_dir: DataDir = None, json: Json = 
 def register(
     path: Annotated[Path, typer.Argument(help="An mlx-lm model directory, or a GGUF file.")],
     name: Annotated[
-        str | None, typer.Option(help="Default: the name of the directory or file.")
+        str | None,
+        typer.Option(help="Name of the model.  [default: the name of the directory or file]"),
     ] = None,
     dtype: GgufDtype = "",
     address: Address = None,
@@ -74,8 +67,8 @@ def register(
 ) -> None:
     """Add a model to the catalogue as a new version: a directory, or a GGUF file.
 
-    A directory stays where it is. A GGUF file is converted into the mesh's own directory, exactly:
-    architectures llama, qwen2 and qwen3; types F32, F16, BF16, Q8_0, Q4_0 and Q4_1.
+    A directory is used in place. A GGUF file is converted without loss into the data directory;
+    architectures llama, qwen2 and qwen3, types F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are supported.
     """
     path = path.expanduser().resolve()
     if path.is_file():
@@ -86,7 +79,7 @@ def register(
     if not path.is_dir():
         fail(f"{path} is neither a directory nor a file")
     if dtype:
-        fail("--dtype goes with a GGUF file only")
+        fail("--dtype applies to GGUF files only")
 
     async def work() -> dict[str, Any]:
         async with connect(address, data_dir) as client:
@@ -126,18 +119,20 @@ def _import(
 
 
 def pull(
-    repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the hub.")],
+    repo_id: Annotated[str, typer.Argument(help="Repository on the hub, OWNER/NAME.")],
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "main",
-    name: Annotated[str | None, typer.Option(help="Default: the hub id's last part.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model.  [default: the repository's NAME]")
+    ] = None,
     file: Annotated[
-        str, typer.Option(metavar="X.gguf", help="Take this GGUF file, and convert it.")
+        str, typer.Option(metavar="X.gguf", help="GGUF file of the repository to convert.")
     ] = "",
     dtype: GgufDtype = "",
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Download a model from a hub into the catalogue. Run it again to go on after a break."""
+    """Download a model from a hub into the catalogue. Run it again to resume a download."""
 
     async def work() -> tuple[str, ModelVersion]:
         from mlxmesh_cli.screen.progress import bytes_bar
@@ -161,7 +156,7 @@ def pull(
 
 def load(
     model: Reference,
-    replicas: Annotated[int, typer.Option(min=1, max=64, help="How many.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="Number of replicas.")] = 1,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -223,8 +218,10 @@ def delete(
 
 def alias(
     name: Name,
-    alias: Annotated[str, typer.Argument(help="The alias; `default` is what the bare name means.")],
-    version: Annotated[int, typer.Argument(min=0, help="The version; 0 removes the alias.")],
+    alias: Annotated[
+        str, typer.Argument(help="Alias; `default` is the version that the bare name means.")
+    ],
+    version: Annotated[int, typer.Argument(min=0, help="Version; 0 removes the alias.")],
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -247,5 +244,5 @@ def _final(
 ) -> tuple[str, ModelVersion]:
     """The name and version that the last progress message carries."""
     if last is None:
-        fail("the mesh answered nothing; see `mlxmesh logs model`")
+        fail("the model service sent no response; see `mlxmesh logs model`")
     return last.name, last.version

@@ -1,4 +1,4 @@
-"""Commands that replace what runs without losing a call: drain, restart."""
+"""Commands that replace instances without failed calls: drain, restart."""
 
 from __future__ import annotations
 
@@ -12,17 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.mesh.session import (
-    DataDir,
-    Json,
-    fail,
-    fail_without_mesh,
-    print_json,
-    resolve_data_dir,
-    run,
-    settings_flags,
-    tls_of,
-)
+from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.session import DataDir, Json, fail_without_mesh, run, tls_of
+from mlxmesh_cli.mesh.location import resolve_data_dir, settings_flags
+from mlxmesh_cli.screen.output import print_json
 
 if TYPE_CHECKING:
     from mlxmesh_shared.registry import Instance, Registry
@@ -34,7 +27,7 @@ Report = Callable[[str], None]
 
 
 class Service(StrEnum):
-    """What can be restarted."""
+    """Services that can be restarted."""
 
     RUNTIME = "runtime"
     MODEL = "model"
@@ -44,18 +37,18 @@ class Service(StrEnum):
 
 def restart(
     services: Annotated[
-        list[Service] | None, typer.Argument(help="Which services.  [default: all]")
+        list[Service] | None, typer.Argument(help="Services to restart.  [default: all]")
     ] = None,
     rolling: Annotated[
-        bool, typer.Option("--rolling", help="One process at a time; the only way there is.")
+        bool, typer.Option("--rolling", help="Restart one process at a time; always on.")
     ] = True,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Replace the processes of a mesh one at a time, without a failed call.
+    """Restart the services of a mesh one at a time, without failed calls.
 
-    Each new process serves before the old one is told to leave. A runtime is replaced with its
-    engines, so for a while the loaded models are in memory twice.
+    Each new process serves before the old one drains. A runtime is replaced together with its
+    engines, so the loaded models are in memory twice for a while.
     """
     directory = resolve_data_dir(data_dir)
     names = [service.value for service in services or ()]
@@ -66,19 +59,17 @@ def restart(
 
 
 def drain(
-    instance: Annotated[
-        str, typer.Argument(help="An instance's id, or as much of it as is unique.")
-    ],
+    instance: Annotated[str, typer.Argument(help="Instance id, or a unique prefix of it.")],
     timeout_s: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds to wait until it is gone.")
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for its end.")
     ] = 120.0,
-    wait: Annotated[bool, typer.Option(help="Return once it is gone, or at once.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended, or return at once.")] = True,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Ask one process to leave: it takes nothing new, lets its calls finish or move, and ends.
+    """Drain one instance: it accepts no new calls, lets running ones finish or move, and ends.
 
-    Whoever supervises it starts another: the launcher a service, the runtime an engine.
+    Its supervisor then starts another one: the launcher for a service, the runtime for an engine.
     """
     started_s = time.monotonic()
     with _progress(show=not json) as report:
@@ -88,12 +79,12 @@ def drain(
         waited_s = round(time.monotonic() - started_s, 3)
         print_json({"instance_id": found.instance_id, **facts, "gone": wait, "waited_s": waited_s})
     elif not wait:
-        typer.echo(f"{found.instance_id} was asked to leave")
+        typer.echo(f"{found.instance_id} is draining")
 
 
 @contextmanager
 def _progress(*, show: bool) -> Generator[Report]:
-    """Reports on one line that changes, or a line a step where nobody watches a screen."""
+    """Reports progress on one changing line, or one line per step without a terminal."""
     from rich.console import Console
 
     console = Console(stderr=True, quiet=not show)
@@ -102,7 +93,7 @@ def _progress(*, show: bool) -> Generator[Report]:
 
 
 async def _restart(data_dir: Path, services: list[str], report: Report) -> list[str]:
-    """The names of the processes that were replaced, in order."""
+    """Restarts services; returns the names of the replaced processes, in order."""
     from mlxmesh.control.v1 import launcher_pb2 as pb
     from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
     from mlxmesh_launcher.record import read_record
@@ -113,11 +104,11 @@ async def _restart(data_dir: Path, services: list[str], report: Report) -> list[
     if record is None:
         fail_without_mesh(data_dir)
     if not record.control:
-        fail("the mesh is starting; try again once `mlxmesh status` shows that it serves")
+        fail("the mesh is still starting; try again once `mlxmesh status` shows it as serving")
     files = tls_of(data_dir)
     certificates = CertificateSource(files) if files is not None else None
     done: list[str] = []
-    # The launcher has a runtime's certificate.
+    # The launcher's server has the certificate of a runtime.
     async with open_channel(
         record.control, role="runtime", certificates=certificates, timeouts=LONG_TIMEOUTS
     ) as channel:
@@ -132,8 +123,8 @@ async def _restart(data_dir: Path, services: list[str], report: Report) -> list[
 
 
 async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) -> Instance:
-    """The instance, which was asked to leave, and is gone unless timeout_s is 0."""
-    from mlxmesh_cli.mesh.overview import SERVICES
+    """Drains an instance and returns it; waits for its end unless timeout_s is 0."""
+    from mlxmesh_cli.mesh.location import SERVICES
     from mlxmesh_shared.registry import open_registry
     from mlxmesh_shared.settings import MeshSettings, load_settings
     from mlxmesh_shared.tls import CertificateSource
@@ -146,7 +137,7 @@ async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) ->
         if not known:
             fail_without_mesh(data_dir)
         found = chosen(known, name)
-        await _ask_to_leave(found, certificates)
+        await _request_drain(found, certificates)
         if timeout_s:
             await _until_gone(registry, found, timeout_s, report)
         return found
@@ -154,7 +145,7 @@ async def _drain(data_dir: Path, name: str, timeout_s: float, report: Report) ->
         await registry.close()
 
 
-async def _ask_to_leave(found: Instance, certificates: CertificateSource | None) -> None:
+async def _request_drain(found: Instance, certificates: CertificateSource | None) -> None:
     from mlxmesh.control.v1.control_pb2 import DrainRequest
     from mlxmesh.control.v1.control_pb2_grpc import ControlServiceStub
     from mlxmesh_shared.errors import DeadlineExceeded
@@ -165,53 +156,55 @@ async def _ask_to_leave(found: Instance, certificates: CertificateSource | None)
     ) as channel:
         control = ControlServiceStub(channel)
         try:
-            # Asking twice does no harm, so a busy process may take its time to connect.
+            # Drain is idempotent, so waiting for a busy process to connect is safe.
             await control.Drain(DrainRequest(), timeout=CALL_TIMEOUT_S, wait_for_ready=True)
         except DeadlineExceeded:
-            fail(f"{found.instance_id} does not answer at {found.address}; end process {found.pid}")
+            fail(
+                f"{found.instance_id} does not respond at {found.address}; end process {found.pid}"
+            )
 
 
 def chosen(known: list[Instance], name: str) -> Instance:
-    """The instance of that id, or the only one whose id begins so; else the command ends."""
+    """The instance with this id or unique prefix; ends the command without one."""
     matching = [one for one in known if one.instance_id.startswith(name)]
     exact = [one for one in matching if one.instance_id == name]
     ids = ", ".join(one.instance_id for one in matching or known) or "none"
     if not matching:
-        fail(f"no instance is called {name!r}; there are: {ids}")
+        fail(f"no instance {name!r}; available: {ids}")
     if len(exact or matching) > 1:
-        fail(f"{name!r} is the beginning of several instances: {ids}")
+        fail(f"{name!r} is ambiguous; it matches: {ids}")
     return (exact or matching)[0]
 
 
 async def _until_gone(
     registry: Registry, found: Instance, timeout_s: float, report: Report
 ) -> None:
-    """Until neither the record nor the process is there; a successor may have the same id."""
+    """Waits until record and process are gone; a successor may have the same id."""
     deadline_s = time.monotonic() + timeout_s
-    told = ""
-    while left := await _what_is_left(registry, found):
+    reported = ""
+    while remains := await _remains(registry, found):
         if time.monotonic() > deadline_s:
             fail(
-                f"{found.instance_id} is still there after {timeout_s:g} s: {left}; it goes on"
-                f" draining, and `mlxmesh logs {found.service}` tells what it does"
+                f"{found.instance_id} has not ended after {timeout_s:g} s: {remains}; it continues"
+                f" to drain, see `mlxmesh logs {found.service}`"
             )
-        if left != told:
-            report(f"{found.instance_id}: {left}")
-            told = left
+        if remains != reported:
+            report(f"{found.instance_id}: {remains}")
+            reported = remains
         await asyncio.sleep(POLL_S)
     report(f"{found.instance_id}: gone")
 
 
-async def _what_is_left(registry: Registry, found: Instance) -> str:
-    """In words; nothing when it is gone."""
+async def _remains(registry: Registry, found: Instance) -> str:
+    """What remains of an instance, in words; empty when it is gone."""
     present: Any = await registry.resolve(found.service)
     if any((one.instance_id, one.pid) == (found.instance_id, found.pid) for one in present):
-        return "about to leave"
+        return "draining"
     return f"process {found.pid} finishes its calls" if _runs_here(found) else ""
 
 
 def _runs_here(found: Instance) -> bool:
-    """Whether its process runs; of another host's processes nothing is known."""
+    """Whether its process runs; False for processes of other hosts."""
     import psutil
 
     from mlxmesh_shared.settings.listen import is_loopback

@@ -1,4 +1,4 @@
-"""Commands about this host: what is configured, and what stands in the way."""
+"""Commands about this host: config and doctor."""
 
 from __future__ import annotations
 
@@ -8,28 +8,23 @@ from typing import TYPE_CHECKING, cast
 
 import typer
 
-from mlxmesh_cli.mesh.session import (
-    DataDir,
-    Json,
-    fail,
-    print_json,
-    resolve_data_dir,
-    settings_flags,
-)
-from mlxmesh_cli.screen.output import print_view, say
+from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.session import DataDir, Json
+from mlxmesh_cli.mesh.location import resolve_data_dir, settings_flags
+from mlxmesh_cli.screen.output import print_json, print_view, say
 
 if TYPE_CHECKING:
     from mlxmesh_cli.commands.checks import Check
     from mlxmesh_shared.settings import MeshSettings
 
-config = typer.Typer(help="Settings and where they come from.", no_args_is_help=True)
+config = typer.Typer(help="Show settings and their sources.", no_args_is_help=True)
 
 
 @config.command("show", epilog="Example: mlxmesh config show | grep max_")
 def show(data_dir: DataDir = None, json: Json = False) -> None:
-    """Print every setting, its value, and where it came from.
+    """Print every setting with its value and source.
 
-    Those marked "while running" follow the configuration store and change without a restart.
+    Settings marked "while running" can be changed in the configuration store without a restart.
     """
     from mlxmesh_shared.settings import SettingsError
 
@@ -74,18 +69,18 @@ def _section_rows(
     live = live_settings(cls, flags)
     live.apply(stored)
     for name, value, source in sources(cls, flags, stored=live.stored):
-        changes = "while running" if name in dynamic_names(cls) else "at a start"
+        changes = "while running" if name in dynamic_names(cls) else "at start"
         yield {"name": name, "value": _shown(value), "source": source, "changes": changes}
 
 
 def _shown(value: object) -> str:
-    """A value as one would write it in mlxmesh.toml, without the quotes; nothing for none."""
+    """A value as in mlxmesh.toml, without quotes; empty for None."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        # A sink's repr is its text, as one writes it in the settings.
+        # A sink's repr is its text in the settings.
         each_of = cast("tuple[object, ...]", value)
         return ", ".join(each if isinstance(each, str) else repr(each) for each in each_of)
     return str(value)
@@ -100,12 +95,12 @@ async def _stored(settings: MeshSettings) -> Mapping[str, str]:
         async with open_config_store(settings) as store:
             return await store.read()
     except RegistryUnavailable as error:
-        say(f"without the configuration store: {error}", "yellow", err=True)
+        say(f"settings in the configuration store are missing: {error}", "yellow", err=True)
         return {}
 
 
 def doctor(data_dir: DataDir = None, json: Json = False) -> None:
-    """Check this host: ports, BLAS, device, disk, memory, versions; each with the fix."""
+    """Check ports, BLAS, device, disk, memory and versions; print a fix for each problem."""
     from mlxmesh_cli.commands.checks import run_checks
 
     checks = run_checks(resolve_data_dir(data_dir))

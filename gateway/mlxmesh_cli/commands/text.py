@@ -1,4 +1,4 @@
-"""Commands about single texts: generate, attach, tokens."""
+"""Commands that generate text: generate, attach, chat, tokens."""
 
 from __future__ import annotations
 
@@ -8,53 +8,31 @@ from typing import Annotated, Any
 
 import typer
 
-from mlxmesh_cli.commands.completion import complete_model
-from mlxmesh_cli.mesh.session import (
-    Address,
-    DataDir,
-    Json,
-    connect,
-    fail,
-    print_json,
-    run,
-    to_dict,
+from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.generation_options import (
+    MaxTokens,
+    Model,
+    Seed,
+    Stop,
+    System,
+    Temperature,
+    TopK,
+    TopP,
+    options_given,
 )
+from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, gateway_address, run
+from mlxmesh_cli.screen.output import print_json, to_dict
 
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="NAME, NAME@VERSION or NAME:ALIAS.  [default: pocket, or the first that serves]",
-        autocompletion=complete_model,
-    ),
+Prompt = Annotated[
+    str | None, typer.Argument(help="Prompt; reads standard input if `-` or omitted.")
 ]
-Prompt = Annotated[str | None, typer.Argument(help="The text; `-` or none reads standard input.")]
-MaxTokens = Annotated[
-    int | None, typer.Option(help="Tokens at most, 1 to 1,000,000.  [default: 512]")
+Raw = Annotated[bool, typer.Option("--raw", help="Do not apply the model's chat template.")]
+RequestId = Annotated[
+    str | None, typer.Option(help="Request id, for `mlxmesh attach` and for safe retries.")
 ]
-Temperature = Annotated[
-    float | None,
-    typer.Option(help="0 always takes the likeliest token, 10 is wildest.  [default: 0]"),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        help="Draw from the likeliest tokens that together have this probability, up"
-        " to 1.  [default: 1, which is all]"
-    ),
-]
-TopK = Annotated[
-    int | None, typer.Option(help="Draw from this many likeliest tokens.  [default: 0, all]")
-]
-Seed = Annotated[
-    int | None, typer.Option(help="The same seed gives the same answer.  [default: a new one]")
-]
-Stop = Annotated[
-    list[str] | None, typer.Option(help="A text that ends the answer; may be repeated.")
-]
-Raw = Annotated[
-    bool, typer.Option("--raw", help="Send the text as it is, without the model's chat template.")
+History = Annotated[
+    bool,
+    typer.Option(help="Save questions in ~/.local/state/mlxmesh as history for the arrow keys."),
 ]
 
 
@@ -62,35 +40,33 @@ def generate(
     prompt: Prompt = None,
     model: Model = None,
     raw: Raw = False,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
     seed: Seed = None,
     stop: Stop = None,
-    request_id: Annotated[
-        str | None, typer.Option(help="Names the answer, for `mlxmesh attach` and for repeats.")
-    ] = None,
+    request_id: RequestId = None,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Stream one answer to a prompt; with --json, print the whole result at the end.
+    """Generate a response and stream it; with --json, print the whole result at the end.
 
-    Without a prompt all of standard input is one. On a terminal long lines are wrapped between
-    words; piped text is as the model made it.
+    Without a prompt, all of standard input is the prompt. On a terminal, long lines are wrapped
+    between words; piped text is unchanged.
     """
     text = _read(prompt)
     if raw and system:
-        fail("--system needs the chat template; leave out --raw")
+        fail("--system needs the chat template; remove --raw")
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(system, text)}
     options = options_given(max_tokens, temperature, top_p, top_k, seed, stop)
     if request_id is not None:
         options["request_id"] = request_id
 
     async def work() -> None:
-        from mlxmesh_cli.screen.answers import default_model, show
+        from mlxmesh_cli.screen.responses import default_model, show
 
         async with connect(address, data_dir) as client:
             name = model or await default_model(client)
@@ -103,26 +79,66 @@ def generate(
 
 
 def attach(
-    request_id: Annotated[str, typer.Argument(help="As given to `mlxmesh generate`.")],
+    request_id: Annotated[
+        str, typer.Argument(help="Request id that was given to `mlxmesh generate`.")
+    ],
     after: Annotated[
-        int, typer.Option(min=0, help="Only what came after the message with this number.")
+        int, typer.Option(min=0, help="Resume after the message with this sequence number.")
     ] = 0,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Stream an answer that was begun with --request-id, from its start or after any message.
+    """Resume a response that was started with --request-id, from its start or after a message.
 
-    It is kept for five minutes after its end. Only one reader has it at a time.
+    Responses are retained for five minutes after their end. A response has one reader at a time.
     """
 
     async def work() -> None:
-        from mlxmesh_cli.screen.answers import show
+        from mlxmesh_cli.screen.responses import show
 
         async with connect(address, data_dir) as client:
             answer = await show(client.attach(request_id, after_sequence=after), quiet=json)
             if json:
                 print_json(answer.as_dict())
+
+    run(work())
+
+
+def chat(
+    model: Model = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = None,
+    history: History = True,
+    address: Address = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Chat with a model over several turns; /help lists the chat's commands.
+
+    Ctrl-C stops a response, Ctrl-D leaves. Where standard input is not a terminal, each line is a
+    question in one conversation.
+    """
+    options = options_given(max_tokens, temperature, top_p, top_k, seed, None)
+
+    async def work() -> None:
+        from mlxmesh_cli.commands.chat_session import ChatSession
+        from mlxmesh_cli.screen.conversation import Conversation
+        from mlxmesh_cli.screen.responses import default_model
+
+        async with connect(address, data_dir) as client:
+            conversation = Conversation(model or await default_model(client), system or "")
+            session = ChatSession(client, conversation, options)
+            if not sys.stdin.isatty():
+                await session.answer_lines()
+                return
+            from mlxmesh_cli.screen.chat_prompt import ChatPrompt
+
+            await session.introduce(gateway_address(address, data_dir))
+            await session.answer_questions(ChatPrompt(keep_history=history))
 
     run(work())
 
@@ -135,12 +151,12 @@ def tokens(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Count the tokens of a prompt; with --json, print their ids too."""
+    """Count the tokens of a prompt; with --json, print their ids as well."""
     text = _read(prompt)
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(None, text)}
 
     async def work() -> dict[str, Any]:
-        from mlxmesh_cli.screen.answers import default_model
+        from mlxmesh_cli.screen.responses import default_model
 
         async with connect(address, data_dir) as client:
             name = model or await default_model(client)
@@ -151,26 +167,6 @@ def tokens(
         print_json(result)
     else:
         typer.echo(result["tokens"])
-
-
-def options_given(
-    max_tokens: int | None,
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    seed: int | None,
-    stop: list[str] | None,
-) -> dict[str, Any]:
-    """The options that were given; the mesh fills in and checks the rest."""
-    given = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "seed": seed,
-        "stop": stop,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _messages(system: str | None, text: str) -> list[tuple[str, str]]:

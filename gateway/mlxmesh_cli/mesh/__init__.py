@@ -1,1 +1,1 @@
-"""What the command asks of a mesh, and how it reaches one."""
+"""Finds a mesh and explains why it cannot be reached."""

@@ -1,4 +1,4 @@
-"""Whether a call failed because no gateway could be reached, or behind it."""
+"""Tells failures to reach a gateway from errors that the gateway returned."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ CONNECT_TIMEOUT_S = 2.0
 
 
 class GatewayUnreachable(ServiceUnavailable):
-    """No gateway answers where one was looked for."""
+    """No gateway is reachable at the address."""
 
 
 @asynccontextmanager
-async def told_whether_reached(gateway: str, tls: CertificateFiles | None) -> AsyncGenerator[None]:
-    """Raises GatewayUnreachable, with what to do, where that is why a call within failed.
+async def gateway_errors(gateway: str, tls: CertificateFiles | None) -> AsyncGenerator[None]:
+    """Turns ServiceUnavailable into GatewayUnreachable, with a hint, if the gateway is unreachable.
 
-    Every other error says itself what is wrong: the gateway answered.
+    Other errors are left as they are: the gateway returned them.
     """
     try:
         yield
     except ServiceUnavailable as error:
-        # A subclass is an answer of the mesh.
-        if type(error) is ServiceUnavailable and not await _answers(gateway, tls):
-            raise GatewayUnreachable(await _why(gateway, tls)) from error
+        # Subclasses come from the mesh itself.
+        if type(error) is ServiceUnavailable and not await _is_reachable(gateway, tls):
+            raise GatewayUnreachable(await _hint(gateway, tls)) from error
         raise
 
 
-async def _answers(gateway: str, tls: CertificateFiles | None) -> bool:
+async def _is_reachable(gateway: str, tls: CertificateFiles | None) -> bool:
     certificates = CertificateSource(tls) if tls is not None else None
     return await health(gateway, role="gateway", certificates=certificates) != "unreachable"
 
 
-async def _why(gateway: str, tls: CertificateFiles | None) -> str:
-    if not await _listens(gateway):
+async def _hint(gateway: str, tls: CertificateFiles | None) -> str:
+    if not await _accepts_connections(gateway):
         return (
-            f"no gateway listens on {gateway}; is the mesh up?"
-            " `mlxmesh status` tells, `mlxmesh up` starts it"
+            f"no gateway listens on {gateway}; check the mesh with `mlxmesh status`, or start it"
+            " with `mlxmesh up`"
         )
     if tls is None:
         return (
-            f"what listens on {gateway} does not answer: another program, or a gateway with TLS,"
-            " which needs --ca, --cert and --key"
+            f"the server on {gateway} does not respond as a gateway: it is another program, or a"
+            " gateway with TLS, which needs --ca, --cert and --key"
         )
     return (
-        f"what listens on {gateway} does not accept these certificates;"
-        " `mlxmesh certs show` tells until when they are good"
+        f"the server on {gateway} does not accept these certificates;"
+        " `mlxmesh certs show` lists when they expire"
     )
 
 
-async def _listens(gateway: str) -> bool:
+async def _accepts_connections(gateway: str) -> bool:
     host, port = split_host_port(gateway)
     with suppress(OSError, ValueError, TimeoutError):
         async with asyncio.timeout(CONNECT_TIMEOUT_S):

@@ -1,1 +1,1 @@
-"""What a terminal shows: tables, answers, logs."""
+"""Formats output for a terminal: tables, responses, logs."""

@@ -1,4 +1,4 @@
-"""The prompt of a chat: questions of several lines, pastes, and a bounded history."""
+"""The prompt of a chat: multi-line questions, pasted text, and a bounded history."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
 MAX_HISTORY_BYTES = 256 * 1024
-# What prompt_toolkit writes before each entry, ahead of its time.
+# prompt_toolkit writes this before the time of each entry.
 _ENTRY_START = b"\n# "
 _PASTE_MARKS_ON, _PASTE_MARKS_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
 
 class PrivateHistory(FileHistory):
-    """Questions in a file of mode 0600, at most MAX_HISTORY_BYTES: the oldest are dropped first.
+    """Questions in a file of mode 0600 with at most MAX_HISTORY_BYTES; the oldest are dropped.
 
-    Raises: OSError when the file cannot be opened. A disk that fills up later loses the history,
-    not the chat.
+    Raises: OSError when the file cannot be opened. Later write errors are ignored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +44,7 @@ class PrivateHistory(FileHistory):
 
 
 def _newest(content: bytes) -> bytes:
-    """As much of the end as may be kept, from the start of an entry on."""
+    """The newest entries that fit."""
     if len(content) <= MAX_HISTORY_BYTES:
         return content
     end = content[-MAX_HISTORY_BYTES:]
@@ -53,7 +52,7 @@ def _newest(content: bytes) -> bytes:
 
 
 def history_path() -> Path:
-    """Where the history is: in XDG_STATE_HOME, by default ~/.local/state."""
+    """The history's file, in XDG_STATE_HOME or ~/.local/state."""
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(state).expanduser() / "mlxmesh" / "chat_history"
 
@@ -104,10 +103,10 @@ def _keys() -> KeyBindings:
 
 
 @contextmanager
-def keys_wait() -> Generator[None]:
-    """What is typed meanwhile is not shown, and waits for the next question; Ctrl-C still works.
+def buffer_keys() -> Generator[None]:
+    """Buffers typed keys without showing them, for the next question; Ctrl-C still works.
 
-    The terminal hands over lines only up to 4,095 bytes, so lines are switched off.
+    Canonical mode is off meanwhile, because it limits lines to 4,095 bytes.
     """
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
@@ -124,7 +123,7 @@ def keys_wait() -> Generator[None]:
 
 
 def _write(sequence: str) -> None:
-    """To the terminal, wherever the answer goes."""
+    """Writes to the terminal, even if standard output is redirected."""
     stream = next((each for each in (sys.stdout, sys.stderr) if each.isatty()), None)
     if stream is not None:
         stream.write(sequence)

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 
 MAX_NAME_CHARACTERS = 80
 HELP = """\
-/help         this list
-/quit         leave, as Ctrl-D does
-/reset        forget what was said, not the system message
+/help         show this list
+/quit         leave the chat, like Ctrl-D
+/reset        start a new conversation; keep the system message
 /system       show the system message
 /system TEXT  set it; `/system -` removes it
-/model        show which model answers
-/model NAME   go on with another one
-/save FILE    write what was said to a new file (.md or .json)
-//TEXT        send a message that begins with a slash
+/model        show the model
+/model NAME   switch to another model
+/save FILE    save the conversation to a new file (.md or .json)
+//TEXT        send a message that starts with a slash
 
 Enter sends. Alt-Enter, or a backslash at the end of a line, starts a new line; pasted lines stay \
-together. Ctrl-C stops an answer and keeps what there is of it. Ctrl-D on an empty line leaves."""
+together. Ctrl-C stops a response and keeps its text so far. Ctrl-D on an empty line leaves."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Command:
 
 @dataclass
 class Conversation:
-    """Who answers, what was said, and the system message."""
+    """The model, the system message and the turns so far."""
 
     model: str
     system: str = ""
@@ -39,7 +39,7 @@ class Conversation:
     """(question, answer), oldest first."""
 
     def messages(self, question: str) -> list[tuple[str, str]]:
-        """What to send for the next answer."""
+        """The messages of the next request."""
         said = [
             message
             for asked, answer in self.turns
@@ -49,17 +49,17 @@ class Conversation:
         return [*system, *said, ("user", question)]
 
     def record(self, question: str, answer: str) -> None:
-        """Remembers a turn. Without an answer there is none: templates want roles to alternate."""
+        """Adds a turn, unless its answer is empty: templates need alternating roles."""
         if answer:
             self.turns.append((question, answer))
 
     def as_markdown(self) -> str:
-        """The conversation for people."""
+        """The conversation as Markdown."""
         said = self.messages("")[:-1]
         return "\n".join(f"## {role}\n\n{text.strip()}\n" for role, text in said)
 
     def as_json(self) -> str:
-        """The conversation for programs: the model, and messages as Generate takes them."""
+        """The conversation as JSON: the model, and messages as Generate accepts them."""
         said = [{"role": role, "content": text} for role, text in self.messages("")[:-1]]
         return json.dumps({"model": self.model, "messages": said}, indent=2, ensure_ascii=False)
 

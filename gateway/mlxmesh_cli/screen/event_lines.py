@@ -1,4 +1,4 @@
-"""Events for people: one line each, made from the contract, so that new ones need no code here."""
+"""Events as text, one line each; generic, so that new event types need no code here."""
 
 from __future__ import annotations
 
@@ -18,38 +18,39 @@ _GOOD = ("ready", "loaded", "resumed", "closed", "registered", "pulled")
 
 
 def event_line(event: Event) -> Text:
-    """Local time, name, what it belongs to, and the facts that this does not tell already."""
+    """Local time, name, correlation id, and the remaining facts."""
     time = event.time.ToDatetime(tzinfo=UTC).astimezone()
     line = Text(f"{time:%H:%M:%S}.{time.microsecond // 1000:03d} ", style="dim")
     line.append(f"{event.name:20} ", style=_style(event.name))
     facts = event_payload(event)
-    told = _shown(event.correlation_id)
-    line.append(told, style="bold")
-    words = list(_words(facts, told=event.correlation_id)) if facts is not None else []
+    line.append(_shown(event.correlation_id), style="bold")
+    words = list(_words(facts, known=event.correlation_id)) if facts is not None else []
     line.append("".join(f" {word}" for word in words), style="default")
     return line
 
 
 def gap_line(gap: Gap) -> Text:
-    """What a Gap says, in words."""
+    """A Gap as text."""
     if gap.reason == GAP_REASON_LOG_MISMATCH:
-        return Text("-- another gateway, or restarted: events may be missing here --", style="red")
-    return Text(f"-- {gap.missing_events} events are no longer kept --", style="red")
+        return Text(
+            "-- the gateway changed or restarted: events may be missing here --", style="red"
+        )
+    return Text(f"-- {gap.missing_events} events are no longer retained --", style="red")
 
 
-def _words(facts: Message, *, told: str) -> Iterable[str]:
+def _words(facts: Message, *, known: str) -> Iterable[str]:
     for field, value in facts.ListFields():
         if isinstance(value, Failure):
             yield f"{value.reason}: {_shown(value.message)}"
         elif field.is_repeated:
             pairs: Any = value
             yield from (_shown(f"{name}={pairs[name]}") for name in sorted(pairs))
-        elif value != told and not (field.name in ("model", "version") and "@" in told):
+        elif value != known and not (field.name in ("model", "version") and "@" in known):
             yield f"{field.name}={_shown(str(value))}"
 
 
 def _shown(text: str) -> str:
-    """What a terminal would obey is replaced."""
+    """The text with control characters replaced."""
     return "".join(each if each.isprintable() else "?" for each in text)
 
 

@@ -1,4 +1,4 @@
-"""Tables of one line a row at any width: columns are left out before a value is cut. Pure."""
+"""Tables with one line per row at any width: columns are dropped before values are cut. Pure."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ GAP = "  "
 
 @dataclass(frozen=True)
 class Column:
-    """One column, and what becomes of it where there is no room for all of them."""
+    """One column, and how it yields when the table is too wide."""
 
     name: str
     drop: int = 0
-    """The one with the largest number is left out first; 0 stays."""
+    """Columns with the largest number are dropped first; 0 is never dropped."""
     right: bool = False
-    """Numbers end below each other."""
+    """Whether cells are right-aligned."""
     min_cells: int = 0
-    """It may be cut down to so many cells, with an ellipsis; 0 is never cut."""
+    """The width that it may be cut to, with an ellipsis; 0 is never cut."""
     by_words: bool = True
-    """It is cut between words, so that no number in it is."""
+    """Whether it is cut between words, so that numbers stay whole."""
     rare: bool = False
-    """Left out where every row has nothing to say there."""
+    """Whether it is omitted when all its cells are empty."""
 
 
 class Grid:
-    """A table that is laid out for the width that it is printed at."""
+    """A table that is laid out for the width of the output."""
 
     def __init__(self, *columns: Column) -> None:
         self._columns = columns
         self._rows: list[tuple[Text, ...]] = []
 
     def add(self, *cells: str | Text) -> None:
-        """Adds a row; markup is not read."""
+        """Adds a row; markup is not interpreted."""
         texts = (Text(cell) if isinstance(cell, str) else cell for cell in cells)
         self._rows.append(tuple(texts))
 
@@ -45,8 +45,8 @@ class Grid:
         return self.lines(options.max_width)
 
     def lines(self, width: int) -> list[Text]:
-        """The header and the rows; wider than asked for only where a value would be cut."""
-        shown = [at for at, column in enumerate(self._columns) if not self._is_left_out(at, column)]
+        """Header and rows; wider than `width` only where a value would be cut otherwise."""
+        shown = [at for at, column in enumerate(self._columns) if not self._is_omitted(at, column)]
         columns = [self._columns[at] for at in shown]
         names = [Text(column.name, style="bold") for column in columns]
         rows = [names, *([row[at] for at in shown] for row in self._rows)]
@@ -54,12 +54,12 @@ class Grid:
         sizes = layout(columns, natural, width)
         return [_line(columns, row, sizes) for row in rows]
 
-    def _is_left_out(self, at: int, column: Column) -> bool:
+    def _is_omitted(self, at: int, column: Column) -> bool:
         return column.rare and not any(row[at].plain for row in self._rows)
 
 
 def layout(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int | None]:
-    """The cells of each column, None for one that is left out."""
+    """The width of each column in cells; None for a dropped one."""
     left = set(range(len(columns)))
     while True:
         sizes = _cut(columns, {at: natural[at] for at in sorted(left)}, width)
@@ -70,7 +70,7 @@ def layout(columns: Sequence[Column], natural: Sequence[int], width: int) -> lis
 
 
 def _cut(columns: Sequence[Column], sizes: dict[int, int], width: int) -> dict[int, int]:
-    """What may be cut gives way, the last column first, each down to its minimum."""
+    """Cuts columns to their minimum, the last column first."""
     for at in reversed(sizes):
         excess = _total(sizes) - width
         if excess > 0 and columns[at].min_cells:
@@ -103,7 +103,7 @@ def _padded(column: Column, cell: Text, cells: int) -> Text:
 
 
 class WholeWords:
-    """A line of which as many words are shown as fit; an ellipsis stands for the others."""
+    """A line that is cut after the last word that fits, with an ellipsis."""
 
     def __init__(self, line: Text) -> None:
         self._line = line
@@ -112,7 +112,7 @@ class WholeWords:
         yield self.cut(options.max_width)
 
     def cut(self, width: int) -> Text:
-        """The line at this width."""
+        """The line, at most this wide."""
         if cell_len(self._line.plain) <= width:
             return self._line
         spaces = [at for at, each in enumerate(self._line.plain) if each == " "]

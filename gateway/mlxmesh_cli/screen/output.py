@@ -1,4 +1,4 @@
-"""How output is printed: JSON, colours, and a console that is as wide as its reader.
+"""Prints output: text, colours, JSON, and views as wide as the terminal.
 
 Nothing heavy is imported at the top: `mlxmesh --help` must not pay for it.
 """
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
     from rich.console import Console, RenderableType
 
-# Files and pipes have no width: tables lose no column there, and rows are never folded.
+# Files and pipes have no width: tables keep every column, and rows are not wrapped.
 PIPED_COLUMNS = 10_000
 DEFAULT_COLUMNS = 80
 
 
-def is_watched() -> bool:
-    """Whether somebody reads standard output on a terminal, whatever FORCE_COLOR says."""
+def is_terminal() -> bool:
+    """Whether standard output is a terminal, regardless of FORCE_COLOR."""
     return sys.stdout.isatty()
 
 
 def terminal_columns() -> int:
-    """The width of the terminal now; 80 where there is none, or it claims to have none."""
+    """The current width of the terminal; 80 without one, or when it reports none."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             if columns := os.get_terminal_size(stream.fileno()).columns:
@@ -38,25 +38,25 @@ def terminal_columns() -> int:
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal, and without a width elsewhere."""
+    """A console for standard output: as wide as the terminal, unlimited elsewhere."""
     from rich.console import Console
 
     class Output(Console):
         def on_broken_pipe(self) -> None:
-            """Left to `commands`, like that of every other print."""
+            """Leaves the error to QuietGroup, like that of every other print."""
             raise
 
-    width = None if is_watched() or os.environ.get("COLUMNS") else PIPED_COLUMNS
+    width = None if is_terminal() or os.environ.get("COLUMNS") else PIPED_COLUMNS
     return Output(width=width, highlight=False)
 
 
 def print_view(view: RenderableType) -> None:
-    """Prints what is laid out by lines; one that is too wide is never cut or folded here."""
+    """Prints a view that lays out its own lines; nothing is cropped or wrapped here."""
     console().print(view, crop=False)
 
 
 def say(text: str, colour: str | None = None, *, err: bool = False, nl: bool = True) -> None:
-    """Prints text, in colour on a terminal; NO_COLOR and FORCE_COLOR are obeyed."""
+    """Prints text, in colour on a terminal; honours NO_COLOR and FORCE_COLOR."""
     typer.secho(text, fg=colour, err=err, nl=nl, color=_wants_colour())
 
 
@@ -72,15 +72,15 @@ def print_json(value: object) -> None:
 
 
 def print_json_line(value: object, *, err: bool = False) -> None:
-    """Prints one JSON document on a line of its own."""
+    """Prints a JSON document on one line."""
     typer.echo(json.dumps(value, ensure_ascii=False), err=err)
 
 
 def to_dict(message: Any) -> dict[str, Any]:
-    """A protobuf message as data for JSON: the contract's field names, states in short words.
+    """A protobuf message as JSON data, with the contract's field names.
 
-    States are those of the tables: `serving`, not `HEALTH_SERVING`. As everywhere in the JSON of
-    protobuf, numbers of 64 bits are strings.
+    Enum values are short words: `serving`, not `HEALTH_SERVING`. As in protobuf's JSON mapping,
+    64-bit numbers are strings.
     """
     from google.protobuf.json_format import MessageToDict
 
@@ -98,8 +98,8 @@ def _shorten_enums(message: Descriptor, data: dict[str, Any]) -> None:
             continue
         kind = field.message_type
         if kind is not None and kind.GetOptions().map_entry:
-            held = kind.fields_by_name["value"]
-            data[field.name] = {key: _shortened(held, each) for key, each in value.items()}
+            values = kind.fields_by_name["value"]
+            data[field.name] = {key: _shortened(values, each) for key, each in value.items()}
         elif field.is_repeated:
             data[field.name] = [_shortened(field, each) for each in value]
         else:
@@ -109,7 +109,7 @@ def _shorten_enums(message: Descriptor, data: dict[str, Any]) -> None:
 def _shortened(field: FieldDescriptor, value: Any) -> Any:
     if field.enum_type is not None:
         return enum_word(field.enum_type.name, value)
-    # Times and durations are texts already.
+    # Timestamps and durations are strings already.
     if field.message_type is not None and not isinstance(value, str):
         _shorten_enums(field.message_type, value)
     return value

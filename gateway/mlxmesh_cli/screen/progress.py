@@ -1,4 +1,4 @@
-"""Progress bars on standard error, so that standard output stays for the result."""
+"""Progress bars on standard error; standard output is for results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.progress import (
 
 @contextmanager
 def bytes_bar(label: str, *, quiet: bool) -> Generator[Callable[[int, int], None]]:
-    """A bar for a download; call the result with (bytes done, bytes in all)."""
+    """A bar for a download; call the result with (done bytes, total bytes)."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(
         *columns, TransferSpeedColumn(), console=Console(stderr=True), disable=quiet
@@ -29,13 +29,13 @@ def bytes_bar(label: str, *, quiet: bool) -> Generator[Callable[[int, int], None
         def advance(done_bytes: int, total_bytes: int) -> None:
             bar.update(task, completed=done_bytes, total=total_bytes or None)
 
-        with _gone_at_failure(bar):
+        with _removed_on_failure(bar):
             yield advance
 
 
 @contextmanager
 def steps_bar(label: str, *, total: int, quiet: bool) -> Generator[Callable[[int], None]]:
-    """A bar for a few slow steps; call the result with the number that is done."""
+    """A bar for a few slow steps; call the result with the number of steps done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, TimeElapsedColumn(), console=Console(stderr=True), disable=quiet
@@ -45,18 +45,18 @@ def steps_bar(label: str, *, total: int, quiet: bool) -> Generator[Callable[[int
         def advance(done: int) -> None:
             bar.update(task, completed=done)
 
-        with _gone_at_failure(bar):
+        with _removed_on_failure(bar):
             yield advance
 
 
 @contextmanager
-def _gone_at_failure(bar: Progress) -> Generator[None]:
-    """A bar that stands still above an error tells nobody anything."""
+def _removed_on_failure(bar: Progress) -> Generator[None]:
+    """Removes the bar on failure, so that only the error is shown."""
     try:
         yield
     except BaseException:
         bar.live.transient = True
         bar.live.stop()
-        # Else the bar's own stop ends a line that was never written.
+        # Otherwise stopping the bar would print an empty line.
         bar.disable = True
         raise

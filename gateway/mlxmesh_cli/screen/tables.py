@@ -1,4 +1,4 @@
-"""Tables for people: models, and the instances of a mesh."""
+"""Tables of models and instances."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIN_FAILURE_CELLS = 20
 
 
 def models_table(models: Sequence[Model]) -> Grid:
-    """One row a version."""
+    """One row per version."""
     table = Grid(
         Column("model"),
         Column("state"),
@@ -55,9 +55,9 @@ def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
 
 
 def _failure(version: dict[str, Any]) -> str:
-    """What failed, when it is tried again, and which runtimes rejected a replica."""
+    """The failure, the time of the next attempt, and the runtimes that rejected a replica."""
     failed = version.get("failure", {}).get("message", "")
-    words = [failed + _again(version)] if failed else []
+    words = [failed + _next_attempt(version)] if failed else []
     for runtime, why in sorted(version.get("rejections", {}).items()):
         message = why["message"]
         if message not in failed:
@@ -65,12 +65,12 @@ def _failure(version: dict[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _again(version: dict[str, Any]) -> str:
+def _next_attempt(version: dict[str, Any]) -> str:
     if not version["desired_replicas"]:
         return ""
     if version["retry_in_ms"]:
-        return f" (tried again within {version['retry_in_ms'] / 1000:g} s)"
-    return " (`mlxmesh load` tries again)"
+        return f" (next attempt within {version['retry_in_ms'] / 1000:g} s)"
+    return " (retry with `mlxmesh load`)"
 
 
 def overview_view(state: dict[str, Any]) -> Group:
@@ -80,7 +80,7 @@ def overview_view(state: dict[str, Any]) -> Group:
 
 
 def instances_table(instances: Sequence[dict[str, Any]]) -> Grid:
-    """The instances of a mesh as a table; keys as `mlxmesh status --json` prints them."""
+    """Instances as a table; rows are those of `mlxmesh status --json`."""
     table = Grid(
         Column("service", drop=1),
         Column("instance"),
@@ -108,13 +108,13 @@ def instances_table(instances: Sequence[dict[str, Any]]) -> Grid:
 
 
 def _state(row: dict[str, Any]) -> Text:
-    """Of a service that is down, how soon its launcher starts it again."""
+    """The state; for a service that is down, also the time until its restart."""
     again = f" in {row['restart_in_ms'] / 1000:.0f} s" if row["state"] == "restarting" else ""
     return Text(f"{row['state']}{again}", style="green" if row["state"] == "serving" else "red")
 
 
 def _calls(row: dict[str, Any]) -> str:
-    """Calls that run there; of an engine, sequences: running of at most, and waiting."""
+    """Running calls; for an engine, its sequences: running, maximum, and waiting."""
     load = row.get("load")
     if load is None:
         return str(row.get("outstanding", ""))
@@ -123,12 +123,12 @@ def _calls(row: dict[str, Any]) -> str:
 
 
 def _breaker(breaker: dict[str, Any] | None) -> Text:
-    """Empty where there is none; of an open one, how soon a call will try."""
+    """The breaker's state; for an open one, also the time until its next attempt."""
     if breaker is None:
         return Text("")
     if breaker["state"] == "closed":
         return Text("closed")
-    again = f", tries in {breaker['retry_in_ms'] / 1000:.1f} s" if breaker["retry_in_ms"] else ""
+    again = f", retries in {breaker['retry_in_ms'] / 1000:.1f} s" if breaker["retry_in_ms"] else ""
     return Text(breaker["state"], style="red") + f" ({breaker['failures']} failed{again})"
 
 

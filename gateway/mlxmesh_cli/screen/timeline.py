@@ -14,21 +14,21 @@ from mlxmesh_cli.screen.grid import Column, Grid
 BAR_CHARACTERS = 24
 MIN_SPAN_CELLS, MIN_DETAILS_CELLS = 20, 10
 _NS_PER_MS = 1_000_000
-# The header has them.
-_LEFT_OUT = frozenset({"mlxmesh.request_id"})
+# Shown in the header.
+_OMITTED = frozenset({"mlxmesh.request_id"})
 _PREFIXES = ("mlxmesh.", "gen_ai.", "rpc.")
 
 
 class Row(NamedTuple):
-    """A span and where it stands in the tree."""
+    """A span and its place in the tree."""
 
     span: Span
     guide: str
-    """What is drawn before its name: lines that lead to its parent."""
+    """The lines before its name that lead to its parent."""
 
 
 def timeline(spans: Sequence[Span]) -> Group:
-    """A line about the whole, then a row for each span."""
+    """A header line, then a row for each span."""
     begin_ns = min(span.start_unix_nano for span in spans)
     whole_ns = max(max(_end_ns(span) for span in spans) - begin_ns, 1)
     table = Grid(
@@ -52,7 +52,7 @@ def timeline(spans: Sequence[Span]) -> Group:
 
 
 def _short(name: str) -> str:
-    """A method without the package of its service."""
+    """A method name without the package of its service."""
     service, slash, method = name.rpartition("/")
     return f"{service.rpartition('.')[2]}{slash}{method}"
 
@@ -62,7 +62,7 @@ def rows(spans: Sequence[Span]) -> Iterator[Row]:
     known = {span.span_id for span in spans}
     children: dict[str, list[Span]] = {}
     for span in sorted(spans, key=lambda each: each.start_unix_nano):
-        # A client's own span is not here: what it caused is a root.
+        # The client's own span is not in the trace, so its children are roots.
         parent = span.parent_span_id if span.parent_span_id in known else ""
         children.setdefault(parent, []).append(span)
 
@@ -79,7 +79,7 @@ def rows(spans: Sequence[Span]) -> Iterator[Row]:
 
 
 def bar(span: Span, begin_ns: int, whole_ns: int) -> str:
-    """Where in the whole the span lies; at least one character."""
+    """The span's position in the trace as a bar of at least one character."""
     start = (span.start_unix_nano - begin_ns) * BAR_CHARACTERS // whole_ns
     start = min(start, BAR_CHARACTERS - 1)
     end = (_end_ns(span) - begin_ns) * BAR_CHARACTERS // whole_ns
@@ -87,7 +87,7 @@ def bar(span: Span, begin_ns: int, whole_ns: int) -> str:
 
 
 def details(span: Span) -> str:
-    """Its error, its facts, and its moments."""
+    """Error, attributes and events of a span."""
     failure = [f"failed: {span.failure}" if span.failure else "failed"] if span.failed else []
     moments = [f"{event.name}@{_since_ms(span, event.unix_nano):.1f}ms" for event in span.events]
     return " ".join([*failure, *_facts(span.attributes), *moments])
@@ -95,7 +95,7 @@ def details(span: Span) -> str:
 
 def _facts(attributes: Mapping[str, str]) -> Iterator[str]:
     for key in sorted(attributes):
-        if key not in _LEFT_OUT:
+        if key not in _OMITTED:
             prefix = next((each for each in _PREFIXES if key.startswith(each)), "")
             yield f"{key.removeprefix(prefix)}={attributes[key]}"
 

@@ -1,4 +1,4 @@
-"""One screen of `mlxmesh top`, from what a gateway told. Pure; readable at any width."""
+"""One screen of `mlxmesh top`. Pure; readable at any width."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _HEALTH = {
 
 @dataclass(frozen=True)
 class Screen:
-    """What is known at one moment."""
+    """The data of one screen."""
 
     gateway: str
     now: datetime
     status: t.GetMeshStatusResponse | None = None
-    """As last told; None before the first answer."""
+    """The last status; None before the first response."""
     events: Sequence[Event] = ()
     """The last ones, oldest first."""
     problem: str = ""
-    """Why what is shown is not of now."""
+    """Why the screen is out of date."""
     no_events: str = ""
     """Why there are no events."""
 
 
 def frame(screen: Screen, height: int = 40) -> RenderableType:
-    """The whole screen; as many of the last events as the height leaves room for."""
+    """The whole screen, with as many recent events as fit into the height."""
     parts: list[RenderableType] = [_headline(screen)]
     if screen.status is not None:
         instances = screen.status.instances
@@ -67,7 +67,7 @@ def _headline(screen: Screen) -> Text:
 
 
 def _traffic(traffic: Iterable[Traffic]) -> Grid:
-    """Times in milliseconds: to the first output, and the gap from one message to the next."""
+    """Times in milliseconds: to the first token, and between messages."""
     table = Grid(
         Column("last minute"),
         Column("runs", right=True),
@@ -135,10 +135,10 @@ def _services(services: Iterable[t.Instance]) -> Grid:
     return table
 
 
-def _events(screen: Screen, most: int) -> list[RenderableType]:
+def _events(screen: Screen, limit: int) -> list[RenderableType]:
     if screen.no_events:
         return [Text(f"no events: {screen.no_events}", style="dim")]
-    lines = [WholeWords(event_line(event)) for event in screen.events[-most:]]
+    lines = [WholeWords(event_line(event)) for event in screen.events[-limit:]]
     return [Text("last events" if lines else "no events yet", style="dim"), *lines]
 
 
@@ -158,9 +158,9 @@ def _bar(part: int, whole: int) -> Text:
     return Text("█" * filled, style="green") + Text("░" * (BAR_CELLS - filled), style="dim")
 
 
-def _of(used_bytes: int, most_bytes: int) -> str:
-    most = f"/{most_bytes / _MB:,.0f}" if most_bytes else ""
-    return f"{used_bytes / _MB:,.0f}{most}"
+def _of(used_bytes: int, capacity_bytes: int) -> str:
+    capacity = f"/{capacity_bytes / _MB:,.0f}" if capacity_bytes else ""
+    return f"{used_bytes / _MB:,.0f}{capacity}"
 
 
 def _part(part: int, whole: int) -> str:

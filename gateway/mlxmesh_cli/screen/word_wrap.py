@@ -1,4 +1,4 @@
-"""Wraps streamed text at the width of a terminal, without breaking a word. Pure."""
+"""Wraps streamed text between words at the width of a terminal. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _PARTS = re.compile(r"\n|[ \t]+|[^ \t\n]+")
 
 
 class WordWrap:
-    """Takes text in pieces of any size and returns what can be shown of it so far.
+    """Wraps text that arrives in pieces of any size.
 
-    A word is held back until it is known to be whole, or to be wider than the terminal. Such a word
-    starts on a new line and is left to the terminal, so that an address can still be copied.
-    A line may also be broken beside a wide character (Chinese, Japanese). `width` is asked for
-    every time, because a terminal may be resized.
+    A word is buffered until it is complete or wider than the terminal. A wider word starts on a new
+    line and is wrapped by the terminal, so that a URL can still be copied. Lines may also break
+    beside wide characters (Chinese, Japanese). `width` is called every time, because a terminal may
+    be resized.
     """
 
     def __init__(self, width: Callable[[], int]) -> None:
@@ -30,12 +30,12 @@ class WordWrap:
         self._is_long = False
 
     def feed(self, text: str) -> str:
-        """What can be shown now."""
+        """Adds text; returns what can be printed now."""
         shown = (self._part(part) for part in _PARTS.findall(printable(text)))
         return "".join(shown)
 
     def flush(self) -> str:
-        """What was held back; the next text starts at the first column."""
+        """Returns the buffered rest; the next text starts at the first column."""
         rest = self._end_word()
         self._column, self._blanks = 0, ""
         return rest
@@ -73,7 +73,7 @@ class WordWrap:
         return shown
 
     def _put_word(self) -> str:
-        """The word so far, on a new line when this one has no room for it."""
+        """The buffered word, on a new line if it does not fit on this one."""
         word, self._word = self._word, ""
         if not word:
             return ""
@@ -83,7 +83,7 @@ class WordWrap:
             blanks, self._column = "\n", 0
         else:
             self._column += len(blanks)
-        # What the terminal wraps goes on below; a full line keeps the cursor at its end.
+        # The terminal wraps longer words; after a full line the cursor stays at its end.
         self._column = (self._column + cells - 1) % width + 1
         return blanks + word
 
@@ -95,7 +95,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without characters that a terminal would obey."""
+    """The text with control characters replaced."""
     return "".join(
         each
         if each in "\n\t" or unicodedata.category(each) != "Cc"

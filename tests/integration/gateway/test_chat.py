@@ -81,7 +81,7 @@ async def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(
         await chatting.shown.types("first second third" + ENTER)
         await chatting.shown.ends_in("\nfirst")
         await chatting.shown.types(CTRL_C)
-        await chatting.shown.shows("stopped; the conversation goes on")
+        await chatting.shown.shows("response stopped")
         async with asyncio.timeout(20):
             while not chatting.generation.interrupted:
                 await asyncio.sleep(0.01)
@@ -180,7 +180,7 @@ async def test_commands_change_the_conversation(stand: Any, tmp_path: Path) -> N
         await chatting.asks("/model nothing")
         assert "no model nothing" in chatting.shown.text
         await chatting.asks("/sing")
-        assert "there is no command /sing" in chatting.shown.text.replace("\n", "")
+        assert "unknown command /sing" in chatting.shown.text.replace("\n", "")
 
 
 async def test_a_conversation_is_saved_once(stand: Any, tmp_path: Path) -> None:

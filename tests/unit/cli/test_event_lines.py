@@ -50,6 +50,6 @@ def test_an_event_of_a_newer_mesh_shows_its_name() -> None:
 
 
 def test_a_gap_is_told() -> None:
-    assert "another gateway" in gap_line(wire.Gap(reason=wire.GAP_REASON_LOG_MISMATCH)).plain
+    assert "gateway changed" in gap_line(wire.Gap(reason=wire.GAP_REASON_LOG_MISMATCH)).plain
     lost = wire.Gap(reason=wire.GAP_REASON_EXPIRED, missing_events=7)
     assert "7 events" in gap_line(lost).plain

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_cli.screen.followed_log import MAX_LOOKS_FOR_COPY, FollowedLog, last_lines
+from mlxmesh_cli.screen.logs import MAX_POLLS_FOR_COPY, FollowedLog, last_lines
 from mlxmesh_shared.host.log_file import LogFile
 
 
@@ -58,7 +58,7 @@ def test_a_log_without_older_parts_is_followed_too(tmp_path: Path) -> None:
     followed = FollowedLog(log.path)
     log.rotate_if_large()
     log.append("new")
-    seen = [line for _ in range(MAX_LOOKS_FOR_COPY) for line in followed.new_lines()]
+    seen = [line for _ in range(MAX_POLLS_FOR_COPY) for line in followed.new_lines()]
     assert seen == ["new"]
 
 

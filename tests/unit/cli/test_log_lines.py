@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from mlxmesh_cli.screen.log_lines import readable
+from mlxmesh_cli.screen.logs import readable
 from mlxmesh_shared.telemetry.logs import JsonFormatter
 
 

@@ -21,8 +21,8 @@ def test_a_beginning_is_enough_and_a_whole_id_wins(name: str, found: str) -> Non
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("pocket", "'pocket' is the beginning of several instances: pocket-a, pocket-ab\n"),
-        ("big", "no instance is called 'big'; there are: pocket-a, pocket-ab, tiny-a\n"),
+        ("pocket", "'pocket' is ambiguous; it matches: pocket-a, pocket-ab\n"),
+        ("big", "no instance 'big'; available: pocket-a, pocket-ab, tiny-a\n"),
     ],
 )
 def test_else_it_says_what_there_is(

@@ -9,15 +9,14 @@ import typer
 from typer.testing import CliRunner
 
 from mlxmesh_cli.commands.app import app
-from mlxmesh_cli.mesh.session import (
+from mlxmesh_cli.commands.session import (
     DEFAULT_ADDRESS,
     TLS_VARIABLES,
     gateway_address,
-    resolve_data_dir,
     run,
     tls_of,
-    with_data_dir,
 )
+from mlxmesh_cli.mesh.location import resolve_data_dir, with_data_dir
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.registry import local_instance, open_registry
@@ -145,7 +144,7 @@ def test_certificates_that_are_given_win(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("names", "says"),
-    [(["MLXMESH_CERT"], "need --ca"), (["MLXMESH_CA", "MLXMESH_KEY"], "need each other")],
+    [(["MLXMESH_CERT"], "need --ca"), (["MLXMESH_CA", "MLXMESH_KEY"], "must be given together")],
 )
 def test_half_of_them_is_an_error(
     names: list[str],

@@ -8,7 +8,7 @@ from pathlib import Path
 CONTENT = b"one\nzwei\n" + b"tr\xe8s\n" + "四".encode()
 PROGRAM = """
 import asyncio, json
-from mlxmesh_cli.screen.stdin_lines import stdin_lines
+from mlxmesh_cli.commands.chat_session import stdin_lines
 
 async def main():
     print(json.dumps([line async for line in stdin_lines()]))

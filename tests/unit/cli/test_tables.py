@@ -37,7 +37,7 @@ def breaker(state: str, failures: int, retry_in_ms: int) -> dict[str, Any]:
     ("seen", "expected"),
     [
         (breaker("closed", 2, 0), "closed"),
-        (breaker("open", 6, 1250), "open (6 failed, tries in 1.2 s)"),
+        (breaker("open", 6, 1250), "open (6 failed, retries in 1.2 s)"),
         (breaker("half_open", 6, 0), "half_open (6 failed)"),
     ],
 )
@@ -71,8 +71,8 @@ def in_both_tables(model: Model) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("retry_in_ms", "expected"),
     [
-        (10_000, "no runtime is up (tried again within 10 s)"),
-        (0, "no runtime is up (`mlxmesh load` tries again)"),
+        (10_000, "no runtime is up (next attempt within 10 s)"),
+        (0, "no runtime is up (retry with `mlxmesh load`)"),
     ],
 )
 def test_a_failed_load_that_stays_wanted_says_when_it_is_tried_again(

@@ -108,4 +108,4 @@ def test_a_piped_command_has_all_the_room(
     print_view(overview_view({"instances": [ROW] * 30, "models": []}))
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 33
-    assert all("half_open (12 failed, tries in 1.2 s)" in line for line in shown[1:31])
+    assert all("half_open (12 failed, retries in 1.2 s)" in line for line in shown[1:31])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from grpc import aio
 
-from mlxmesh_client.calls import Calls, is_worth_a_retry
+from mlxmesh_client.calls import Calls, is_retryable
 from mlxmesh_shared.errors import (
     InsufficientMemory,
     InvalidArgument,
@@ -112,8 +112,8 @@ async def test_attempts_share_the_deadline() -> None:
         (ValueError("x"), False),
     ],
 )
-def test_only_what_time_can_fix_is_worth_a_retry(error: Exception, worth: bool) -> None:
-    assert is_worth_a_retry(error) is worth
+def test_only_what_time_can_fix_is_retryable(error: Exception, worth: bool) -> None:
+    assert is_retryable(error) is worth
 
 
 async def _collect(method: Callable[..., Any], *, safe: bool) -> list[Any]:

@@ -1,7 +1,7 @@
 """Wire messages as events."""
 
 from mlxmesh.generation.v1 import generation_pb2 as g
-from mlxmesh_client.events import to_event
+from mlxmesh_client.generations import to_event
 
 
 def test_a_delta_carries_text_and_tokens() -> None:

@@ -7,7 +7,7 @@ from opentelemetry import trace
 from opentelemetry.context import attach, detach
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from mlxmesh_client.tracing import trace_metadata
+from mlxmesh_client.calls import trace_metadata
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -26,8 +26,8 @@ def test_who_does_not_use_opentelemetry_does_not_import_it() -> None:
     code = (
         "import sys\n"
         "import mlxmesh_client, mlxmesh_cli.commands.text, mlxmesh_cli.commands.models\n"
-        "import mlxmesh_cli.mesh.overview\n"
-        "from mlxmesh_client.tracing import trace_metadata\n"
+        "import mlxmesh_cli.commands.overview\n"
+        "from mlxmesh_client.calls import trace_metadata\n"
         "assert trace_metadata() is None\n"
         "sys.exit('opentelemetry' in sys.modules)\n"
     )

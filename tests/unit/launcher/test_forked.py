@@ -28,12 +28,12 @@ LAUNCHER = """
 import asyncio, sys
 from pathlib import Path
 from mlxmesh_launcher.child import Child
-from mlxmesh_launcher.forked import run_when_told
+from mlxmesh_launcher.forked import run_when_ordered
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.process.forked import ForkedProcess
 
 first, second = (
-    ForkedProcess.fork(lambda: run_when_told("mlxmesh_fake"), "fake", pipe_stdout=False)
+    ForkedProcess.fork(lambda: run_when_ordered("mlxmesh_fake"), "fake", pipe_stdout=False)
     for _ in range(2)
 )
 

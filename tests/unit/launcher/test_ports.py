@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_launcher.ports import Wish, choose
+from mlxmesh_launcher.ports import ListenRequest, choose
 from mlxmesh_launcher.service_settings import STOP_MARGIN_S, ServiceSettings
 from mlxmesh_shared.errors import IllegalState
 
@@ -19,50 +19,50 @@ def settings(tmp_path: Path, toml: str = "") -> ServiceSettings:
 
 
 def test_by_default_the_next_free_ports_are_taken_and_told(tmp_path: Path) -> None:
-    wishes = settings(tmp_path).wishes(None, None)
+    requests = settings(tmp_path).listen_requests(None, None)
     taken = {GATEWAY, HTTP, "127.0.0.1:8052"}
-    chosen, notes = choose(wishes, lambda listen: listen not in taken)
+    chosen, notes = choose(requests, lambda listen: listen not in taken)
     assert chosen == {"gateway": "127.0.0.1:50052", "HTTP": "127.0.0.1:8053"}
     assert notes == (
         "port 50051 is taken, so the gateway uses 50052",
         "port 8051 is taken, so the HTTP uses 8053",
     )
-    assert choose(wishes, lambda _: True) == ({"gateway": GATEWAY, "HTTP": HTTP}, ())
+    assert choose(requests, lambda _: True) == ({"gateway": GATEWAY, "HTTP": HTTP}, ())
 
 
 def test_all_ports_that_were_asked_for_and_are_taken_are_told_at_once(tmp_path: Path) -> None:
     toml = '[generation]\nlisten = "127.0.0.1:7001"\n'
-    wishes = settings(tmp_path, toml).wishes(50051, 8051)
+    requests = settings(tmp_path, toml).listen_requests(50051, 8051)
     with pytest.raises(IllegalState) as refused:
-        choose(wishes, lambda _: False)
+        choose(requests, lambda _: False)
     for name in (f"{GATEWAY} (gateway)", f"{HTTP} (HTTP)", "127.0.0.1:7001 (generation)"):
         assert name in str(refused.value)
 
 
 def test_what_the_settings_say_is_used_and_does_not_move(tmp_path: Path) -> None:
     toml = '[gateway]\nlisten = "[::1]:7000"\nhttp_listen = "127.0.0.1:7002"\n'
-    wishes = settings(tmp_path, toml).wishes(None, None)
-    chosen, _ = choose(wishes, lambda _: True)
+    requests = settings(tmp_path, toml).listen_requests(None, None)
+    chosen, _ = choose(requests, lambda _: True)
     assert chosen == {"gateway": "[::1]:7000", "HTTP": "127.0.0.1:7002"}
     with pytest.raises(IllegalState, match=r"\[::1\]:7000 \(gateway\)"):
-        choose(wishes, lambda listen: listen != "[::1]:7000")
+        choose(requests, lambda listen: listen != "[::1]:7000")
 
 
 def test_a_port_that_is_given_comes_before_the_settings_which_keep_the_host(tmp_path: Path) -> None:
     toml = '[gateway]\nlisten = "[::1]:7000"\nhttp_listen = ""\n'
-    chosen, _ = choose(settings(tmp_path, toml).wishes(7001, None), lambda _: True)
+    chosen, _ = choose(settings(tmp_path, toml).listen_requests(7001, None), lambda _: True)
     assert chosen == {"gateway": "[::1]:7001", "HTTP": ""}
-    chosen, _ = choose(settings(tmp_path, toml).wishes(0, 7003), lambda _: True)
+    chosen, _ = choose(settings(tmp_path, toml).listen_requests(0, 7003), lambda _: True)
     assert chosen == {"gateway": "[::1]:0", "HTTP": "127.0.0.1:7003"}
 
 
 def test_a_gateway_at_a_free_port_has_its_http_at_one(tmp_path: Path) -> None:
-    chosen, _ = choose(settings(tmp_path).wishes(0, None), lambda _: True)
+    chosen, _ = choose(settings(tmp_path).listen_requests(0, None), lambda _: True)
     assert chosen == {"gateway": "127.0.0.1:0", "HTTP": "127.0.0.1:0"}
 
 
 def test_where_every_port_nearby_is_taken_the_system_chooses() -> None:
-    chosen, notes = choose([Wish("gateway", GATEWAY, may_move=True)], lambda _: False)
+    chosen, notes = choose([ListenRequest("gateway", GATEWAY, may_move=True)], lambda _: False)
     assert chosen == {"gateway": "127.0.0.1:0"}
     assert notes == ("port 50051 is taken, so the gateway uses a free one",)
 

@@ -17,7 +17,7 @@ from mlxmesh.model.v1.model_pb2 import (
     WatchModelsResponse,
 )
 from mlxmesh_client import MeshClient
-from mlxmesh_launcher import provision
+from mlxmesh_launcher import initial_models
 from mlxmesh_launcher.options import ModelSource
 from mlxmesh_shared.errors import InsufficientMemory
 
@@ -64,7 +64,9 @@ def known(name: str, source: Path, *, state: VersionState.ValueType = READY) -> 
 
 async def provide(client: Client, *named: ModelSource, replicas: int | None = None) -> list[str]:
     lines: list[str] = []
-    await provision.provide_models(cast(MeshClient, client), named, replicas, lines.append)
+    await initial_models.load_initial_models(
+        cast(MeshClient, client), named, replicas, lines.append
+    )
     return lines
 
 

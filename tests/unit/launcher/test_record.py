@@ -102,13 +102,13 @@ def test_of_many_launchers_at_a_time_one_gets_the_directory(tmp_path: Path) -> N
 
 
 def test_a_lock_that_is_handed_on_outlives_who_took_it(tmp_path: Path) -> None:
-    lock = DirectoryLock.take(tmp_path)
+    lock = DirectoryLock.acquire(tmp_path)
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"],
         stdin=subprocess.PIPE,
         pass_fds=(lock.descriptor,),
     )
-    lock.name_holder(holder.pid)
+    lock.write_holder(holder.pid)
     lock.release()
     with pytest.raises(IllegalState, match=f"launcher pid {holder.pid}"):
         RecordFile(tmp_path).claim()
@@ -121,9 +121,9 @@ def test_a_directory_that_was_removed_is_claimed_again(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     record = RecordFile(data_dir)
     record.claim()
-    assert not record.keep()
+    assert not record.reclaim()
     shutil.rmtree(data_dir)
-    assert record.keep()
+    assert record.reclaim()
     assert read_record(data_dir) is not None
     with pytest.raises(IllegalState, match="already runs"):
         RecordFile(data_dir).claim()
@@ -137,7 +137,7 @@ def test_a_removed_directory_that_another_took_is_left_to_it(tmp_path: Path) -> 
     shutil.rmtree(data_dir)
     other.claim()
     with pytest.raises(IllegalState, match="already runs"):
-        record.keep()
+        record.reclaim()
     record.release()
     assert read_record(data_dir) is not None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlxmesh_launcher.authority import Authority, ensure_certificates, read_certificate
-from mlxmesh_launcher.upkeep import Upkeep, bound_logs
+from mlxmesh_launcher.periodic_tasks import PeriodicTasks, rotate_logs
 from mlxmesh_shared.host.log_file import LogFile
 
 
@@ -37,27 +37,27 @@ async def test_certificates_are_renewed_after_a_failure(
         turns.append(1)
         ensure_certificates(tmp_path)
 
-    upkeep = Upkeep()
-    upkeep.every(0.01, "renewing certificates", renew)
+    tasks = PeriodicTasks()
+    tasks.every(0.01, "renewing certificates", renew)
     await until(lambda: len(turns) >= 5)
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [one.getMessage().partition(",")[0] for one in failures] == [
-        "renewing certificates fails"
+        "renewing certificates failed"
     ]
     key.rmdir()
     away.rename(key)
     soon = datetime.now(UTC) + timedelta(days=2)
     await until(lambda: read_certificate(tmp_path / "client.crt").expires > soon)
     await until(lambda: "renewing certificates works again" in caplog.text)
-    await upkeep.stop()
+    await tasks.stop()
 
 
 async def test_logs_stay_bounded_while_they_are_written(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "logs" / "model.log", max_bytes=1000, max_files=2)
-    upkeep = Upkeep()
-    bound_logs(upkeep, [log])
+    tasks = PeriodicTasks()
+    rotate_logs(tasks, [log])
     for number in range(200):
         log.append(f"line {number} of a talkative service")
     await until(lambda: log.part(1).exists())
     assert log.path.stat().st_size <= 1000
-    await upkeep.stop()
+    await tasks.stop()

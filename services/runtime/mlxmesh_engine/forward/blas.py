@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mlxmesh_engine.forward.openblas_file import OpenBlasUnavailable, cached_openblas, default_cache
+from mlxmesh_engine.forward.openblas_file import OpenBlasUnavailable, cached_openblas
+from mlxmesh_shared.host.cache_dir import default_cache_dir
 
 Blas = Literal["openblas", "accelerate", "reference"]
 
@@ -87,8 +88,8 @@ def misdetects_avx512(cpu_info: str) -> bool:
 
 
 def _open_cached(cache: Path | None) -> str:
-    """Raises: OpenBlasUnavailable; OSError if the file cannot be opened."""
-    library = str(cached_openblas(default_cache() if cache is None else cache))
+    """Raises: OpenBlasUnavailable, and OSError when the file cannot be opened."""
+    library = str(cached_openblas(default_cache_dir() if cache is None else cache))
     _open(library)
     return library
 

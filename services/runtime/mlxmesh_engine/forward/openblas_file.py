@@ -28,16 +28,6 @@ class OpenBlasUnavailable(Exception):
     """The file is missing; the message says why."""
 
 
-def default_cache() -> Path:
-    """The directory of this user's mlxmesh caches. Raises: OpenBlasUnavailable."""
-    if configured := os.environ.get("XDG_CACHE_HOME"):
-        return Path(configured) / "mlxmesh"
-    try:
-        return Path.home() / ".cache" / "mlxmesh"
-    except RuntimeError as error:
-        raise OpenBlasUnavailable("no home directory for the cache; set XDG_CACHE_HOME") from error
-
-
 def cached_openblas(cache: Path, *, max_wait_s: float = MAX_WAIT_S) -> Path:
     """The file in the cache; makes it if it is missing. Raises: OpenBlasUnavailable."""
     package = _package("scipy-openblas32")

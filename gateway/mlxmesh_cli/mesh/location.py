@@ -1,8 +1,12 @@
-"""The gateway of a mesh whose services were started one by one, as its registry knows it."""
+"""Where a mesh runs: its data directory, and the addresses in its registry.
+
+Nothing heavy is imported at the top: `mlxmesh --help` must not pay for gRPC.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +19,29 @@ if TYPE_CHECKING:
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")
 
 
+def resolve_data_dir(data_dir: Path | None) -> Path:
+    """The absolute path of the data directory to use."""
+    chosen = data_dir or Path(os.environ.get("MLXMESH_DATA_DIR") or "~/.mlxmesh")
+    return chosen.expanduser().resolve()
+
+
+def with_data_dir(command: str, data_dir: Path) -> str:
+    """`mlxmesh COMMAND` with --data-dir where the directory is not the default."""
+    is_default = data_dir == resolve_data_dir(None)
+    return f"mlxmesh {command}" if is_default else f"mlxmesh {command} --data-dir {data_dir}"
+
+
+def settings_flags(data_dir: Path | None) -> list[str]:
+    """Settings flags that give this process the same settings as the services of the mesh."""
+    from mlxmesh_launcher.record import read_record
+
+    given = ["--data-dir", str(resolve_data_dir(data_dir))] if data_dir else []
+    record = read_record(resolve_data_dir(data_dir))
+    return [*given, *(record.flags if record else ())]
+
+
 def registered_gateway(data_dir: Path) -> str | None:
-    """host:port of a gateway, this host's by preference; None where none is registered.
+    """host:port of a registered gateway, preferably on this host; None without one.
 
     Raises: RegistryUnavailable, SettingsError.
     """
@@ -27,7 +52,7 @@ def registered_gateway(data_dir: Path) -> str | None:
 
 
 def registered_addresses(data_dir: Path) -> list[str]:
-    """host:port of every service and engine of this host, and of its gateways' HTTP.
+    """host:port of every service, engine and HTTP server of the mesh on this host.
 
     Raises: RegistryUnavailable, SettingsError.
     """
@@ -37,7 +62,7 @@ def registered_addresses(data_dir: Path) -> list[str]:
 
 
 def _resolve(data_dir: Path, services: Sequence[str]) -> list[Instance]:
-    # On a thread, because commands ask from within their event loop as well.
+    # On a thread, because callers may be inside an event loop.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, _find(data_dir, services)).result()
 

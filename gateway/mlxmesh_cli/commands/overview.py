@@ -1,4 +1,4 @@
-"""What a launcher tells of its services that the registry cannot: those that are down."""
+"""The state that `mlxmesh status` shows: from the registry, the launcher and a gateway."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
-from mlxmesh_cli.mesh.session import settings_flags, to_dict
+from mlxmesh_cli.mesh.location import SERVICES, settings_flags
+from mlxmesh_cli.screen.output import to_dict
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.record import read_record
 from mlxmesh_shared.errors import MeshError
@@ -29,7 +30,7 @@ TIMEOUT_S = 3.0
 async def services_down(
     data_dir: Path, registered_pids: Collection[int], certificates: CertificateSource | None
 ) -> list[dict[str, Any]]:
-    """A row, as of `overview`, for each service of the launcher that is not registered."""
+    """A row for each supervised service that is not registered."""
     from mlxmesh.control.v1 import launcher_pb2 as pb
     from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
 
@@ -37,7 +38,7 @@ async def services_down(
     if record is None or not record.control:
         return []
     try:
-        # The launcher has a runtime's certificate.
+        # The launcher's server has the certificate of a runtime.
         async with open_channel(
             record.control, role="runtime", certificates=certificates
         ) as channel:
@@ -50,7 +51,7 @@ async def services_down(
 
 
 def row_of(service: SupervisedService) -> dict[str, Any]:
-    """The row of a service that runs nowhere, or does not serve yet."""
+    """The row of a service that is starting or waiting for its restart."""
     return {
         "service": service.name,
         "instance_id": service.name,
@@ -63,13 +64,13 @@ def row_of(service: SupervisedService) -> dict[str, Any]:
     }
 
 
-SERVICES = ("gateway", "generation", "model", "runtime", "engine")
 GATEWAY_TIMEOUT_S = 5.0
 
 
 async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[str, Any]:
-    """`{"instances": [...], "models": [...], "problems": [...]}`, as `mlxmesh status --json` prints
-    it; a problem is a sentence about what nobody answered.
+    """`{"instances": [...], "models": [...], "problems": [...]}`, as printed by --json.
+
+    A problem is a sentence that says what is missing and why.
     """
     certificates = CertificateSource(tls) if tls is not None else None
     registry = open_registry(load_settings(MeshSettings, settings_flags(data_dir)), certificates)
@@ -78,29 +79,44 @@ async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[
     finally:
         await registry.close()
     gateways = [one.address for one in instances if one.service == "gateway"]
-    states, models, seen, down = await asyncio.gather(
+    states, models, reported, down = await asyncio.gather(
         asyncio.gather(*(_state(instance, certificates) for instance in instances)),
-        _ask(gateways, tls, lambda client: client.list_models()),
-        _ask(gateways, tls, lambda client: client.mesh_status()),
+        _query(gateways, tls, lambda client: client.list_models()),
+        _query(gateways, tls, lambda client: client.mesh_status()),
         services_down(data_dir, {one.pid for one in instances}, certificates),
     )
     rows = [_row(instance, state) for instance, state in zip(instances, states, strict=True)]
     return {
-        "instances": [row | _seen(row, seen or []) for row in rows] + down,
+        "instances": [row | _reported(row, reported or []) for row in rows] + down,
         "models": models or [],
-        "problems": _problems(gateways, models, seen),
+        "problems": _problems(gateways, models, reported),
     }
 
 
-def _problems(gateways: list[str], models: object, seen: object) -> list[str]:
-    """What is not shown since nobody answered."""
+async def gateway_overview(client: MeshClient) -> dict[str, Any]:
+    """Like `overview`, but from one gateway alone; rows have no pid. Raises: MeshError."""
+    instances, models = await asyncio.gather(client.mesh_status(), client.list_models())
+    rows = [_reported_row(to_dict(one)) for one in instances]
+    return {"instances": rows, "models": [to_dict(model) for model in models], "problems": []}
+
+
+def _reported_row(one: dict[str, Any]) -> dict[str, Any]:
+    """The row of an instance that a gateway reports."""
+    keys = ("service", "instance_id", "address", "outstanding", "breaker", "load")
+    fields = {key: one[key] for key in keys if key in one}
+    state = "not_asked" if one["health"] == "unspecified" else one["health"]
+    return {**one["metadata"], **fields, "pid": 0, "state": state}
+
+
+def _problems(gateways: list[str], models: object, reported: object) -> list[str]:
+    """Sentences about missing data."""
     if not gateways:
-        return ["no gateway is registered: calls and models cannot be shown"]
-    if seen is None:
-        return [f"no gateway answers within {GATEWAY_TIMEOUT_S:g} s; see `mlxmesh logs gateway`"]
+        return ["no gateway is registered: calls and models are not shown"]
+    if reported is None:
+        return [f"no gateway responded within {GATEWAY_TIMEOUT_S:g} s; see `mlxmesh logs gateway`"]
     if models is None:
         limit = f"within {GATEWAY_TIMEOUT_S:g} s"
-        return [f"the model service does not answer {limit}; see `mlxmesh logs model`"]
+        return [f"the model service did not respond {limit}; see `mlxmesh logs model`"]
     return []
 
 
@@ -123,24 +139,24 @@ def _row(instance: Instance, state: str) -> dict[str, Any]:
     }
 
 
-async def _ask(
+async def _query(
     gateways: list[str],
     tls: CertificateFiles | None,
-    question: Callable[[MeshClient], Awaitable[Sequence[Message]]],
+    query: Callable[[MeshClient], Awaitable[Sequence[Message]]],
 ) -> list[dict[str, Any]] | None:
-    """The answer of the first gateway that has one; None when none has."""
+    """The response of the first gateway that responds; None when none does."""
     for address in gateways:
         try:
             async with MeshClient(address, tls=tls, timeout_s=GATEWAY_TIMEOUT_S) as client:
-                return [to_dict(message) for message in await question(client)]
+                return [to_dict(message) for message in await query(client)]
         except MeshError:
             continue
     return None
 
 
-def _seen(row: dict[str, Any], seen: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the gateway adds to a row: calls there, breaker, and the load of an engine."""
-    for one in seen:
+def _reported(row: dict[str, Any], reported: list[dict[str, Any]]) -> dict[str, Any]:
+    """Calls, breaker and engine load of a row, as the gateway reports them."""
+    for one in reported:
         if (one["service"], one["instance_id"]) == (row["service"], row["instance_id"]):
             return {key: one[key] for key in ("outstanding", "breaker", "load") if key in one}
     return {}

@@ -1,4 +1,4 @@
-"""What every command shares: its options, and how it finds and reaches its mesh.
+"""Options that all commands share, and connecting to a mesh.
 
 Nothing heavy is imported at the top: `mlxmesh --help` must not pay for gRPC.
 """
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from mlxmesh_cli.mesh.failures import NO_MESH, fail, remember_json, told_errors
-from mlxmesh_cli.screen.output import print_json, to_dict
+from mlxmesh_cli.commands.failures import NO_MESH, fail, remember_json, reported_errors
+from mlxmesh_cli.mesh.location import registered_gateway, resolve_data_dir, with_data_dir
 
 if TYPE_CHECKING:
     from mlxmesh_client import MeshClient
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        "--data-dir", help="The mesh's directory. Default: MLXMESH_DATA_DIR or ~/.mlxmesh."
+        "--data-dir", help="Data directory of the mesh.  [default: MLXMESH_DATA_DIR or ~/.mlxmesh]"
     ),
 ]
 
 
 def _host_and_port(address: str | None) -> str | None:
-    """Called with the value of --address."""
+    """Typer callback of --address: checks its form."""
     host, _, port = (address or "").rpartition(":")
     if address is not None and not (host and port.isdecimal()):
         raise typer.BadParameter("must be host:port, for example 127.0.0.1:50051")
@@ -41,56 +41,40 @@ Address = Annotated[
     str | None,
     typer.Option(
         "--address",
-        help="host:port of a gateway. Default: MLXMESH_ADDRESS, or that of the data directory.",
+        help="host:port of a gateway.  [default: MLXMESH_ADDRESS, or the data directory's gateway]",
         callback=_host_and_port,
     ),
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print JSON for scripts, errors too.", callback=remember_json),
+    typer.Option("--json", help="Print JSON, errors included.", callback=remember_json),
+]
+JsonLines = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object per line.", callback=remember_json),
 ]
 
 T = TypeVar("T")
-
-__all__ = [
-    "Address",
-    "DataDir",
-    "Json",
-    "connect",
-    "fail",
-    "gateway_address",
-    "print_json",
-    "resolve_data_dir",
-    "run",
-    "settings_flags",
-    "tls_of",
-    "to_dict",
-    "told_errors",
-    "with_data_dir",
-]
 
 TLS_VARIABLES = ("MLXMESH_CA", "MLXMESH_CERT", "MLXMESH_KEY")
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
-def resolve_data_dir(data_dir: Path | None) -> Path:
-    """The data directory to use, made absolute."""
-    chosen = data_dir or Path(os.environ.get("MLXMESH_DATA_DIR") or "~/.mlxmesh")
-    return chosen.expanduser().resolve()
+def given_address(address: str | None, data_dir: Path | None) -> str | None:
+    """The address that --address or, without a data directory, MLXMESH_ADDRESS names."""
+    return address or (os.environ.get("MLXMESH_ADDRESS") if data_dir is None else None) or None
 
 
 def gateway_address(address: str | None, data_dir: Path | None) -> str:
-    """Where the gateway is: as given, as launcher or registry know it, or the default port."""
-    from mlxmesh_cli.mesh.registered import registered_gateway
+    """The gateway's address: as given, from the launcher's record or registry, or the default."""
     from mlxmesh_launcher.record import read_record
 
-    address = address or (os.environ.get("MLXMESH_ADDRESS") if data_dir is None else None)
-    if address:
-        return address
+    if (given := given_address(address, data_dir)) is not None:
+        return given
     record = read_record(resolve_data_dir(data_dir))
     if record is not None and record.gateway:
         return record.gateway
-    with told_errors():
+    with reported_errors():
         registered = registered_gateway(resolve_data_dir(data_dir))
     if registered is not None:
         return registered
@@ -100,42 +84,27 @@ def gateway_address(address: str | None, data_dir: Path | None) -> str:
 
 
 def fail_without_mesh(data_dir: Path) -> NoReturn:
-    """Ends the command because no mesh runs in its data directory."""
+    """Ends the command: no mesh runs in the data directory."""
     message = f"no mesh runs in {data_dir}; start one with `{with_data_dir('up', data_dir)}`"
     fail(message, exit_code=NO_MESH, reason="NO_MESH")
 
 
-def with_data_dir(command: str, data_dir: Path) -> str:
-    """`mlxmesh COMMAND` as the reader has to type it to reach the mesh of this directory."""
-    is_default = data_dir == resolve_data_dir(None)
-    return f"mlxmesh {command}" if is_default else f"mlxmesh {command} --data-dir {data_dir}"
-
-
-def settings_flags(data_dir: Path | None) -> list[str]:
-    """The flags that make this process see its mesh as the services do that run there."""
-    from mlxmesh_launcher.record import read_record
-
-    given = ["--data-dir", str(resolve_data_dir(data_dir))] if data_dir else []
-    record = read_record(resolve_data_dir(data_dir))
-    return [*given, *(record.flags if record else ())]
-
-
 @asynccontextmanager
 async def connect(address: str | None, data_dir: Path | None) -> AsyncGenerator[MeshClient]:
-    """A client of the mesh that the options name. Raises: GatewayUnreachable, within."""
-    from mlxmesh_cli.mesh.reaching import told_whether_reached
+    """A client of the mesh that the options name; calls may raise GatewayUnreachable."""
+    from mlxmesh_cli.mesh.reaching import gateway_errors
     from mlxmesh_client import MeshClient
 
     gateway = gateway_address(address, data_dir)
     tls = tls_of(resolve_data_dir(data_dir), gateway)
-    async with told_whether_reached(gateway, tls), MeshClient(gateway, tls=tls) as client:
+    async with gateway_errors(gateway, tls), MeshClient(gateway, tls=tls) as client:
         yield client
 
 
 def tls_of(data_dir: Path, gateway: str | None = None) -> CertificateFiles | None:
-    """The certificates to connect with: as given, as the launcher of this gateway wrote, or as set.
+    """The client's certificates: as given, from the launcher's record, or from the settings.
 
-    The owner of a data directory is its mesh's admin.
+    Whoever can read a data directory is an admin of its mesh.
     """
     from mlxmesh_launcher.record import read_record
     from mlxmesh_shared.settings import MeshSettings, load_settings
@@ -146,9 +115,9 @@ def tls_of(data_dir: Path, gateway: str | None = None) -> CertificateFiles | Non
         pair = (Path(certificate), Path(key)) if certificate and key else (None, None)
         return CertificateFiles(Path(ca), *pair)
     if ca:
-        fail("--cert and --key need each other")
+        fail("--cert and --key must be given together")
     if certificate or key:
-        fail("--cert and --key need --ca, the authority that the gateway's certificate is of")
+        fail("--cert and --key need --ca, the authority that issued the gateway's certificate")
     record = read_record(data_dir)
     if record is not None and gateway in (None, record.gateway):
         tls_dir = Path(record.tls_dir) if record.tls_dir else None
@@ -158,8 +127,8 @@ def tls_of(data_dir: Path, gateway: str | None = None) -> CertificateFiles | Non
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's coroutine; a MeshError becomes one line and exit code 1."""
-    with told_errors():
+    """Runs a command's coroutine; a MeshError becomes one line and exit code 1."""
+    with reported_errors():
         return _run(work)
 
 
@@ -175,7 +144,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         unblock_interrupts()
         return await work
 
-    # From the first step of the work on, Ctrl-C cancels it; until then it waits.
+    # Ctrl-C waits until the work has begun, and then cancels it.
     block_interrupts()
     raise_on_interrupt()
     try:

@@ -1,4 +1,4 @@
-"""What the launcher does from time to time while a mesh runs; a failure ends none of it."""
+"""Periodic tasks of the launcher while a mesh runs; a failed run does not end a task."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DIRECTORY_CHECK_INTERVAL_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-class Upkeep:
-    """Tasks beside the mesh, until `stop`."""
+class PeriodicTasks:
+    """Runs tasks periodically until `stop`."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
@@ -28,12 +28,12 @@ class Upkeep:
     def every(
         self, interval_s: float, what: str, work: Callable[[], object], *, retry_s: float = 0
     ) -> None:
-        """Do it again and again, on a thread; after a failure in `retry_s` where that is given."""
+        """Runs `work` on a thread every `interval_s`; after a failure, in `retry_s` if given."""
         task = _repeat(interval_s, what, work, retry_s or interval_s)
         self._tasks.append(asyncio.create_task(task, name=what))
 
     async def stop(self) -> None:
-        """End all of it."""
+        """Stops all tasks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -48,17 +48,17 @@ async def _repeat(interval_s: float, what: str, work: Callable[[], object], retr
             await asyncio.to_thread(work)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may succeed
             if failure != (failure := str(error) or repr(error)):
-                _log.error("%s fails, and is tried again: %s", what, failure)
+                _log.error("%s failed, will be retried: %s", what, failure)
         else:
             if failure:
                 failure = ""
                 _log.info("%s works again", what)
 
 
-def renew_certificates(upkeep: Upkeep, tls_dir: Path) -> None:
-    """Make what is missing now, then renew what is due; every process picks that up itself.
+def renew_certificates(tasks: PeriodicTasks, tls_dir: Path) -> None:
+    """Creates missing certificates now and renews them when due; processes reload them.
 
-    Raises: IllegalState when it cannot be made.
+    Raises: IllegalState when they cannot be written.
     """
     # Only a mesh with TLS needs the library behind it.
     from mlxmesh_launcher.authority import ensure_certificates
@@ -67,7 +67,7 @@ def renew_certificates(upkeep: Upkeep, tls_dir: Path) -> None:
         ensure_certificates(tls_dir)
     except OSError as error:
         raise IllegalState(f"cannot make certificates in {tls_dir}: {error.strerror}") from None
-    upkeep.every(
+    tasks.every(
         RENEWAL_CHECK_INTERVAL_S,
         "renewing certificates",
         lambda: ensure_certificates(tls_dir),
@@ -75,16 +75,16 @@ def renew_certificates(upkeep: Upkeep, tls_dir: Path) -> None:
     )
 
 
-def bound_logs(upkeep: Upkeep, logs: Iterable[LogFile]) -> None:
-    """Rotate each log that has become too large."""
+def rotate_logs(tasks: PeriodicTasks, logs: Iterable[LogFile]) -> None:
+    """Rotates logs that are too large."""
     for log in logs:
-        upkeep.every(LOG_CHECK_INTERVAL_S, f"rotating {log.path}", log.rotate_if_large)
+        tasks.every(LOG_CHECK_INTERVAL_S, f"rotating {log.path}", log.rotate_if_large)
 
 
-def keep_directory(upkeep: Upkeep, record: RecordFile, log: LogFile) -> None:
-    """Notice that the data directory was removed, say what that means, and claim it again.
+def watch_directory(tasks: PeriodicTasks, record: RecordFile, log: LogFile) -> None:
+    """Claims the data directory again after it was removed, and logs an error.
 
-    `log` is the launcher's: what it logs goes to the file that was removed with the directory.
+    `log` is the launcher's new log: its open one was removed with the directory.
     """
     lost = (
         "the data directory was removed while the mesh runs: catalogue, logs, certificates, models"
@@ -93,8 +93,8 @@ def keep_directory(upkeep: Upkeep, record: RecordFile, log: LogFile) -> None:
     )
 
     def check() -> None:
-        if record.keep():
+        if record.reclaim():
             _log.error(lost)
             log.append(lost)
 
-    upkeep.every(DIRECTORY_CHECK_INTERVAL_S, "holding the data directory", check)
+    tasks.every(DIRECTORY_CHECK_INTERVAL_S, "checking the data directory", check)

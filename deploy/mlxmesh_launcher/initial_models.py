@@ -1,4 +1,4 @@
-"""Which models a mesh that just started should serve, and getting them served."""
+"""Loads the models of a mesh that has just started."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Report = Callable[[str], None]
 REMEMBERED_WAIT_S = 60.0
 
 
-async def provide_models(
+async def load_initial_models(
     client: MeshClient, named: Sequence[ModelSource], replicas: int | None, report: Report
 ) -> None:
     """Load what was named, in a fresh catalogue `pocket`, and wait for what was loaded before.
 
     A named model that cannot be loaded raises MeshError. A remembered one is only reported: the
-    mesh must come up for anybody to unload or mend it.
+    mesh must come up so that it can be unloaded or fixed.
     """
     known = await client.list_models()
     bundled = bundled_models()

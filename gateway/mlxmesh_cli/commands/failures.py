@@ -1,16 +1,19 @@
-"""How a command ends when it fails: its exit code, and one line or one JSON document on stderr.
+"""How a command fails: its exit code, and one line or one JSON document on stderr.
 
 docs/operations.md has the table of exit codes.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from mlxmesh_cli.screen.output import print_json_line, say
 
@@ -26,14 +29,14 @@ _as_json: ContextVar[bool] = ContextVar("as_json", default=False)
 
 
 def remember_json(value: bool) -> bool:
-    """Called with the value of --json: errors are JSON too then."""
+    """Typer callback of --json: makes errors JSON too."""
     _as_json.set(value)
     return value
 
 
 @contextmanager
-def errors_as_asked() -> Generator[None]:
-    """One run of the command line: errors are text until --json is read."""
+def error_format() -> Generator[None]:
+    """Resets the error format to text around one run of the command line."""
     before = _as_json.set(False)
     try:
         yield
@@ -42,8 +45,8 @@ def errors_as_asked() -> Generator[None]:
 
 
 @contextmanager
-def told_errors() -> Generator[None]:
-    """Ends the command at an error that its reader can do something about."""
+def reported_errors() -> Generator[None]:
+    """Ends the command with a message at an error that the user can act on."""
     from mlxmesh_shared.errors import MeshError
     from mlxmesh_shared.settings import SettingsError
 
@@ -54,7 +57,7 @@ def told_errors() -> Generator[None]:
     except SettingsError as error:
         fail(str(error), reason="INVALID_SETTING")
     except OSError as error:
-        # Without a file name it is a broken pipe, or no fault of the reader's.
+        # Without a file name it is a broken pipe, or a bug.
         if error.filename is None:
             raise
         fail(f"{error.filename}: {error.strerror}", reason="FILE_ERROR")
@@ -64,20 +67,20 @@ def told_errors() -> Generator[None]:
 
 def fail(message: str, *, exit_code: int = FAILED, reason: str = "FAILED") -> NoReturn:
     """Ends the command with this message."""
-    _tell(message, {"reason": reason, "message": message})
+    _print_error(message, {"reason": reason, "message": message})
     raise typer.Exit(exit_code)
 
 
 def fail_with(error: MeshError) -> NoReturn:
-    """Ends the command with what the mesh said."""
+    """Ends the command with an error of the mesh."""
     from mlxmesh_cli.mesh.reaching import GatewayUnreachable
 
-    _tell(described(error), _facts(error))
+    _print_error(described(error), _facts(error))
     raise typer.Exit(NO_MESH if isinstance(error, GatewayUnreachable) else FAILED)
 
 
 def described(error: MeshError) -> str:
-    """One line: the field, where it is one's fault, and what to do."""
+    """The message in one line, with the field that caused it."""
     message = str(error)
     named = not error.field or message.startswith(error.field)
     return message if named else f"{error.field}: {message}"
@@ -95,8 +98,24 @@ def _facts(error: MeshError) -> dict[str, Any]:
     }
 
 
-def _tell(line: str, facts: dict[str, Any]) -> None:
+def _print_error(line: str, facts: dict[str, Any]) -> None:
     if _as_json.get():
         print_json_line({"error": facts}, err=True)
     else:
         say(f"error: {line}", "red", err=True)
+
+
+class QuietGroup(TyperGroup):
+    """The command line; when its output is closed, it exits like a program that SIGPIPE ends."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Runs the command and flushes standard output."""
+        try:
+            with error_format():
+                result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Otherwise the interpreter would fail again to flush at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(BROKEN_PIPE) from None
+        return result

@@ -1,4 +1,4 @@
-"""An answer as it comes: wrapped between words on a terminal, as it is anywhere else."""
+"""Prints a streamed response: wrapped between words on a terminal, unchanged elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlxmesh_cli.screen.output import is_watched, terminal_columns, to_dict
+from mlxmesh_cli.screen.output import is_terminal, terminal_columns, to_dict
 from mlxmesh_cli.screen.word_wrap import WordWrap
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ DEFAULT_MODEL = "pocket"
 
 
 @dataclass
-class Answer:
-    """What came of an answer so far."""
+class Response:
+    """The response received so far."""
 
     pieces: list[str] = field(default_factory=list[str])
     started: Started | None = None
@@ -28,11 +28,11 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All of it so far."""
+        """The whole text so far."""
         return "".join(self.pieces)
 
     def add(self, event: GenerationEvent) -> None:
-        """Takes in what came next."""
+        """Adds the next event."""
         self.pieces.append(event.text)
         self.started = event.started or self.started
         self.finished = event.finished or self.finished
@@ -45,26 +45,29 @@ class Answer:
 
 
 async def show(
-    events: AsyncGenerator[GenerationEvent], answer: Answer | None = None, *, quiet: bool = False
-) -> Answer:
-    """Prints an answer as it comes and returns it; one that is given fills as it comes."""
-    answer = answer or Answer()
+    events: AsyncGenerator[GenerationEvent],
+    response: Response | None = None,
+    *,
+    quiet: bool = False,
+) -> Response:
+    """Prints a response while it arrives and returns it; `response`, if given, is filled."""
+    response = response or Response()
     writer = _Writer(quiet=quiet)
     try:
         async with aclosing(events):
             async for event in events:
-                answer.add(event)
+                response.add(event)
                 writer.write(event.text)
     finally:
-        writer.end(of_line=bool(answer.text or answer.finished))
-    return answer
+        writer.end(of_line=bool(response.text or response.finished))
+    return response
 
 
 class _Writer:
-    """Standard output, for streamed text."""
+    """Writes streamed text to standard output."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._wrap = WordWrap(terminal_columns) if is_watched() else None
+        self._wrap = WordWrap(terminal_columns) if is_terminal() else None
         self._quiet = quiet
 
     def write(self, text: str) -> None:
@@ -81,7 +84,7 @@ class _Writer:
 
 
 async def default_model(client: MeshClient) -> str:
-    """The model that answers where none is named: `pocket` or, without it, the first that serves.
+    """The model for requests that name none: `pocket`, or else the first with a ready replica.
 
     Raises: MeshError.
     """

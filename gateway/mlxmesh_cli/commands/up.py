@@ -1,0 +1,247 @@
+"""The command that starts a mesh: up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.session import DataDir, Json, run
+from mlxmesh_cli.mesh.location import resolve_data_dir, with_data_dir
+from mlxmesh_cli.screen.output import is_terminal, print_json
+
+if TYPE_CHECKING:
+    from mlxmesh_launcher.mesh import Mesh
+    from mlxmesh_launcher.options import MeshOptions
+    from mlxmesh_shared.process.forked import ForkedProcess
+
+START_TIMEOUT_S = 1800.0
+# One package of each extra that nothing else brings along.
+NEEDED = ("uvicorn", "tokenizers", "jinja2", "sqlalchemy", "psutil")
+NEEDED_BY_ENGINES = ("mlx", "mlx_lm")
+
+GrpcPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Port of the gateway; 0 uses any free one.  [default: 50051, or the next free one]",
+    ),
+]
+HttpPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="HTTP port of the gateway; 0 uses any free one.  [default: 8051, or the next free"
+        " one]",
+    ),
+]
+Replicas = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, help="Replicas of each model.  [default: 1, or as before]"),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A bundled model, a model directory, a GGUF file or a repository id on the hub; may"
+        " be repeated."
+    ),
+]
+Registry = Annotated[
+    str | None, typer.Option(help="Service registry: directory or consul.  [default: directory]")
+]
+ConsulAddress = Annotated[
+    str | None,
+    typer.Option(help="host:port of this host's Consul agent.  [default: 127.0.0.1:8500]"),
+]
+Tls = Annotated[
+    bool,
+    typer.Option("--tls", help="Use mutual TLS, with certificates from the mesh's own authority."),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Run in the background; return once the mesh serves.")
+]
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """The mesh to start, as the command line describes it."""
+
+    data_dir: Path
+    grpc_port: int | None
+    http_port: int | None
+    replicas: int | None
+    models: tuple[str, ...]
+    flags: tuple[str, ...]
+    """Settings flags that every service receives."""
+    tls: bool
+
+    def launcher_arguments(self) -> list[str]:
+        """The command line of a detached launcher, without its data directory."""
+        values = {
+            "--grpc-port": self.grpc_port,
+            "--http-port": self.http_port,
+            "--replicas": self.replicas,
+        }
+        given = [(flag, str(value)) for flag, value in values.items() if value is not None]
+        given += [("--model", model) for model in self.models]
+        tls = ["--tls"] if self.tls else []
+        return [*self.flags, *tls, *(word for pair in given for word in pair)]
+
+    def mesh_options(self, tls_dir: Path | None) -> MeshOptions:
+        """The options of a mesh in this process. Raises: InvalidArgument for an unknown model."""
+        from mlxmesh_launcher.options import MeshOptions, parse_source
+
+        return MeshOptions(
+            data_dir=self.data_dir,
+            grpc_port=self.grpc_port,
+            http_port=self.http_port,
+            replicas=self.replicas,
+            models=tuple(parse_source(text) for text in self.models),
+            flags=self.flags,
+            tls=self.tls,
+            tls_dir=tls_dir,
+        )
+
+
+def up(
+    data_dir: DataDir = None,
+    grpc_port: GrpcPort = None,
+    http_port: HttpPort = None,
+    replicas: Replicas = None,
+    model: Models = None,
+    registry: Registry = None,
+    consul_address: ConsulAddress = None,
+    tls: Tls = False,
+    detach: Detach = False,
+    json: Json = False,
+) -> None:
+    """Start a whole mesh on this host. Ctrl-C stops it.
+
+    Without --model it loads the models that were loaded before; a new data directory starts with
+    the bundled model `pocket`.
+    """
+    if missing := missing_packages():
+        fail(
+            f'a whole mesh needs `pip install "mlxmesh[all]"`; missing here: {", ".join(missing)}',
+            reason="NOT_INSTALLED",
+        )
+    options = UpOptions(
+        data_dir=resolve_data_dir(data_dir),
+        grpc_port=grpc_port,
+        http_port=http_port,
+        replicas=replicas,
+        models=tuple(model or ()),
+        flags=_registry_flags(registry, consul_address),
+        tls=tls,
+    )
+    if detach:
+        _up_detached(options, json=json)
+        return
+    from mlxmesh_launcher.forked import fork_services
+
+    run(_up_foreground(options, fork_services(), json=json))
+
+
+def missing_packages() -> list[str]:
+    """Packages that `mlxmesh up` needs and that are missing; simulated engines need no MLX."""
+    is_simulated = os.environ.get("MLXMESH_ENGINE_BACKEND") == "simulated"
+    needed = NEEDED if is_simulated else NEEDED + NEEDED_BY_ENGINES
+    return [name for name in needed if find_spec(name) is None]
+
+
+def _up_detached(options: UpOptions, *, json: bool) -> None:
+    from rich.console import Console
+
+    from mlxmesh_launcher.detach import start_detached
+
+    directory, arguments = options.data_dir, options.launcher_arguments()
+    with Console(stderr=True).status("starting") as status:
+        record = run(start_detached(directory, arguments, status.update, timeout_s=START_TIMEOUT_S))
+    if json:
+        _print_addresses(record.gateway, record.http, record.pid, directory)
+        return
+    for note in record.notes:
+        typer.echo(note)
+    status_command, down_command = (with_data_dir(name, directory) for name in ("status", "down"))
+    typer.echo(
+        f"serving on {record.gateway}{_http_words(record.http)}; `{status_command}` shows it,"
+        f" `{down_command}` stops it"
+    )
+
+
+def _print_addresses(gateway: str, http: str, pid: int, directory: Path) -> None:
+    print_json({"address": gateway, "http": http, "pid": pid, "data_dir": str(directory)})
+
+
+def _http_words(http: str) -> str:
+    return f", HTTP on {http}" if http else ""
+
+
+def _registry_flags(registry: str | None, consul_address: str | None) -> tuple[str, ...]:
+    """Settings flags for the options that were given."""
+    chosen = {"--registry": registry, "--consul-address": consul_address}
+    return tuple(word for flag, value in chosen.items() if value for word in (flag, value))
+
+
+async def _up_foreground(
+    options: UpOptions, forked: Mapping[str, ForkedProcess], *, json: bool
+) -> None:
+    from rich.console import Console
+
+    from mlxmesh_launcher.mesh import Mesh, start_unless_stopped
+    from mlxmesh_shared.process.startup import wait_for_stop
+    from mlxmesh_shared.registry import open_registry
+    from mlxmesh_shared.settings import MeshSettings, load_settings
+
+    flags = ["--data-dir", str(options.data_dir), *options.flags]
+    settings = load_settings(MeshSettings, flags)
+    mesh_options = options.mesh_options(settings.tls_dir)
+    registry = open_registry(settings)
+    mesh = Mesh(mesh_options, registry, forked)
+    console = Console(stderr=json)
+    stop = asyncio.create_task(wait_for_stop(mesh.leaving))
+    try:
+        with console.status("starting") as status:
+            is_serving = await start_unless_stopped(mesh, stop, status.update)
+        if is_serving and json:
+            _print_addresses(mesh.gateway, mesh.http, os.getpid(), options.data_dir)
+            await stop
+        elif is_serving:
+            await _live_view(console, options.data_dir, mesh, stop)
+    finally:
+        stop.cancel()
+        with console.status("stopping; running generations may finish") as status:
+            await mesh.stop(status.update)
+        await registry.close()
+
+
+async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Task[None]) -> None:
+    """Shows the mesh until it should stop; prints plain lines where stdout is not a terminal."""
+    from rich.live import Live
+
+    from mlxmesh_cli.commands.overview import overview
+    from mlxmesh_cli.screen.tables import overview_view
+
+    for note in mesh.notes:
+        console.print(note, soft_wrap=True)
+    console.print(
+        f"serving on {mesh.gateway}{_http_words(mesh.http)};"
+        f" try `{with_data_dir('chat', data_dir)}` in another terminal; Ctrl-C stops",
+        soft_wrap=True,
+    )
+    if not is_terminal():
+        await stop
+        return
+    with Live(console=console, refresh_per_second=2) as live:
+        while not stop.done():
+            live.update(overview_view(await overview(data_dir, mesh.tls)))
+            await asyncio.wait((stop,), timeout=1.0)
