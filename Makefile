@@ -36,8 +36,9 @@ constraints: $(VENV)/.ready ## Pin again after a change of dependencies in pypro
 	$(PIN) pyproject.toml --extra all --extra dev --output-file constraints/all.txt
 	echo uv | $(PIN) - --no-annotate --output-file constraints/bootstrap.txt
 
-docs: protos ## Generate docs/api.md and docs/modules.md
+docs: protos ## Generate docs/api.md, docs/modules.md and docs/images/architecture.svg
 	$(BIN)/python deploy/tools/generate_docs.py
+	$(BIN)/python deploy/tools/draw_architecture.py
 
 models: protos ## Examine every architecture of mlx-lm and write docs/models.md
 	$(BIN)/python -m tests.matrix
@@ -55,6 +56,7 @@ lint: protos ## Check contracts, style, types and layering
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python deploy/tools/generate_docs.py --check
+	$(BIN)/python deploy/tools/draw_architecture.py --check
 
 check: lint ## Lint, contracts against their baseline, unit tests
 	deploy/tools/buf-breaking
