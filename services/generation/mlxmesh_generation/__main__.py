@@ -17,7 +17,7 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer
 from mlxmesh_generation.placement.engines import Engines, Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
 from mlxmesh_generation.servicer import EngineStatusServicer, GenerationServicer
-from mlxmesh_generation.streams.generations import Generations, Patience
+from mlxmesh_generation.streams.generations import Generations, Timeouts
 from mlxmesh_generation.streams.limits import GenerationLimits
 from mlxmesh_generation.streams.preparation import Preparation
 from mlxmesh_generation.streams.retention import RetentionLimits
@@ -117,7 +117,7 @@ async def open_generations(
     generations = Generations(
         preparation=preparation,
         engines=replicas,
-        patience=Patience(settings.engine_wait_s, settings.detached_timeout_s),
+        timeouts=Timeouts(settings.engine_wait_s, settings.detached_timeout_s),
         limits=GenerationLimits(
             max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
         ),

@@ -22,8 +22,8 @@ from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceServicer
 from mlxmesh.telemetry.v1.telemetry_pb2 import GetMeshStatusRequest, GetMeshStatusResponse, Instance
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
 from mlxmesh_generation import convert
+from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest
 from mlxmesh_generation.placement.engines import Engines
-from mlxmesh_generation.request import GenerationKey, GenerationRequest
 from mlxmesh_generation.streams.generations import Generations
 from mlxmesh_shared.errors import MethodNotFound
 from mlxmesh_shared.registry.convert import breaker_message, instance_message

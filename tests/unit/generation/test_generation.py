@@ -10,9 +10,8 @@ import pytest
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Accepted, SequenceOutput, SequenceTimings, Submit
 from mlxmesh.telemetry.v1.events_pb2 import GenerationResumed
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.placement.sequence import SequenceSink
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.request import (
     Delta,
     Event,
     Finished,
@@ -23,6 +22,8 @@ from mlxmesh_generation.request import (
     Resumed,
     Started,
 )
+from mlxmesh_generation.placement import convert
+from mlxmesh_generation.placement.sequence import SequenceRequest, SequenceSink
 from mlxmesh_generation.streams.generation import Generation
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.streams.stream import MAX_BACKLOG_TOKENS
@@ -72,12 +73,17 @@ class Placements:
         self.sequences: list[Sequence] = []
 
     def place(
-        self, version: ModelVersion, submit: Submit, sink: SequenceSink, *, avoid: Collection[str]
+        self,
+        version: ModelVersion,
+        request: SequenceRequest,
+        sink: SequenceSink,
+        *,
+        avoid: Collection[str],
     ) -> Sequence:
         free = [engine_id for engine_id in self.engine_ids if engine_id not in avoid]
         if not free:
             raise NoReplica("none")
-        self.submits.append(submit)
+        self.submits.append(convert.submit(request, 0))
         self.sequences.append(Sequence(free[0]))
         return self.sequences[-1]
 
@@ -138,7 +144,8 @@ class Running:
         return self.engines.sequences[-1]
 
     def say(self, **fields: object) -> None:
-        self.generation.on_output(SequenceOutput(**fields))  # pyright: ignore[reportArgumentType]
+        message = SequenceOutput(**fields)  # pyright: ignore[reportArgumentType]
+        self.generation.on_output(convert.engine_output(message))
 
     def accept(self) -> None:
         self.say(accepted=Accepted(cached_tokens=2))

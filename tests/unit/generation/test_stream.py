@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.request import (
     Delta,
     Event,
     Finished,

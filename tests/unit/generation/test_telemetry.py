@@ -9,8 +9,8 @@ from opentelemetry import trace
 from opentelemetry.context import attach, detach
 from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.request import (
     Chat,
     ChatTurn,
     Finished,

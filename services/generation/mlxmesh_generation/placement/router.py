@@ -76,6 +76,30 @@ def prefixes(tokens: Sequence[int]) -> Prefixes:
     return found
 
 
+@dataclass(frozen=True)
+class EngineLoad:
+    """An engine's load as it last reported it; 0 in a limit means unknown."""
+
+    running: int = 0
+    waiting: int = 0
+    max_running: int = 0
+    max_waiting: int = 0
+    kv_capacity_bytes: int = 0
+    kv_promised_bytes: int = 0
+
+    @property
+    def capacity(self) -> int | None:
+        return self.max_running + self.max_waiting or None
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the engine may promise more key-value memory to waiting sequences."""
+        if not self.kv_capacity_bytes or not self.max_running:
+            return True
+        max_bytes = self.kv_capacity_bytes * (1 + self.max_waiting / self.max_running)
+        return self.kv_promised_bytes < max_bytes
+
+
 # A second is about what an engine takes to be back, or one short answer.
 RETRY_DELAY_S = 1.0
 

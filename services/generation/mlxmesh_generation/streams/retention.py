@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from mlxmesh_generation.request import GenerationKey
+from mlxmesh_generation.domain.request import GenerationKey
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from mlxmesh_generation.request import Delta, Event, Finished, PrefillProgress
+from mlxmesh_generation.domain.request import Delta, Event, Finished, PrefillProgress
 from mlxmesh_shared.errors import MeshError
 
 # Keeps a message far below any receiver's size limit.

@@ -12,7 +12,7 @@ from opentelemetry.metrics import Histogram
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
-from mlxmesh_generation.request import Chat, Finished, PromptInput, PromptText
+from mlxmesh_generation.domain.request import Chat, Finished, PromptInput, PromptText
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_shared.errors import Cancelled, MeshError, ReaderReplaced
 from mlxmesh_shared.telemetry import attributes, instruments

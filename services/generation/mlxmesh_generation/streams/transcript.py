@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from mlxmesh_generation.request import Event, Finished
+from mlxmesh_generation.domain.request import Event, Finished
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ReaderReplaced, SequenceGone
 

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 
-from mlxmesh_generation.request import Delta, Resumed
+from mlxmesh_generation.domain.request import Delta, Resumed
 from mlxmesh_generation.text.detokenize import Detokenizer
 
 

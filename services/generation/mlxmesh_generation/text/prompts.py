@@ -4,8 +4,8 @@ from array import array
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.request import (
     Chat,
     GenerationRequest,
     PromptInput,
@@ -113,7 +113,7 @@ def check_vocabulary(request: GenerationRequest, version: ModelVersion) -> None:
     if not isinstance(request.input, PromptText | Chat):
         _check_ids(request.input.token_ids, size, "tokens.token_ids[{index}]")
     _check_ids(request.stop_token_ids, size, "stop_token_ids[{index}]")
-    _check_ids(request.sampling.logit_bias, size, "sampling.logit_bias[{token_id}]")
+    _check_ids(request.sampling.biased_token_ids, size, "sampling.logit_bias[{token_id}]")
 
 
 def check_resumed(
