@@ -23,7 +23,7 @@ RECONNECT_S = 0.1
 # An engine reports its load every 0.3 s: after a second of silence, it or the network is stuck.
 LIVENESS_TIMEOUT_S = 1.0
 _TICK_S = 0.1
-# About two steps of many sequences. When this process is slow, output beyond it stays in the engine,
+# About two steps of many sequences. When this process is slow, further output stays in the engine,
 # which merges it into fewer, larger messages.
 WINDOW_BYTES = 4096
 
@@ -78,7 +78,7 @@ class EngineLink:
         self.connected = False
 
     def replica(self) -> Replica:
-        """The router's view: the last reported load of other processes plus our own sequences now."""
+        """The router's view: the reported load of other processes plus our own sequences now."""
         load = self._load
         others = max(0, load.running + load.waiting - self._own_at_report)
         return Replica(
@@ -174,9 +174,7 @@ class EngineLink:
         while self._silent_ticks * _TICK_S < LIVENESS_TIMEOUT_S:
             await asyncio.sleep(_TICK_S)
             self._silent_ticks += 1
-        _log.warning(
-            "%s stopped sending; its sequences are resumed on other engines", self.engine_id
-        )
+        _log.warning("%s stopped sending; other engines resume its sequences", self.engine_id)
         call.cancel()
 
     async def _write(self, call: Any) -> None:
