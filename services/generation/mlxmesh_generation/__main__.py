@@ -25,7 +25,7 @@ from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.text.prompts import Prompts
 from mlxmesh_generation.text.rendering import Renderers
 from mlxmesh_generation.text.tokenizers import Tokenizers
-from mlxmesh_generation.text.worker_threads import Turns
+from mlxmesh_generation.text.worker_threads import FairThreadPool
 from mlxmesh_shared.events import Publish, publishing, unheard
 from mlxmesh_shared.process.live import following
 from mlxmesh_shared.process.startup import check_data_dir, run_service, wait_for_stop
@@ -133,7 +133,7 @@ async def open_generations(
 
 def open_prompts(stack: AsyncExitStack) -> Prompts:
     """Its threads and processes end with the stack."""
-    turns, renderers = Turns(), Renderers()
+    turns, renderers = FairThreadPool(), Renderers()
     stack.callback(turns.close)
     stack.callback(renderers.close)
     return Prompts(turns, renderers)

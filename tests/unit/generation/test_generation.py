@@ -111,6 +111,8 @@ class Running:
         self.tokenizer = tokenizer
         self.engines = Placements(*engines)
         self.told: list[tuple[GenerationResumed, str]] = []
+        self.ended = 0
+        self.abort_error: MeshError | None = None
         received_s = time.monotonic()
         plan = Plan(
             request=GenerationRequest(
@@ -125,11 +127,13 @@ class Running:
         )
         self.generation = Generation(
             plan,
-            watched=GenerationTelemetry().begin(plan, tokenizer.decode),
+            observer=GenerationTelemetry().begin(plan, tokenizer.decode),
             engines=self.engines,
             detokenizer=tokenizer.detokenizer(),
             resumed=resumed,
             engine_wait_s=engine_wait_s,
+            on_ended=self._on_ended,
+            on_backlog=self._on_backlog,
             publish=self._publish,
         )
         if cancelled:
@@ -138,6 +142,18 @@ class Running:
 
     def _publish(self, payload: Any, correlation_id: str = "") -> None:
         self.told.append((payload, correlation_id))
+
+    def _on_ended(self) -> None:
+        self.ended += 1
+
+    def _on_backlog(self, by_bytes: int) -> None:
+        error, self.abort_error = self.abort_error, None
+        if error is not None and by_bytes > 0:
+            self.generation.abort(error)
+
+    def abort_at_next_output(self, error: MeshError) -> None:
+        """As the limit on unread output does."""
+        self.abort_error = error
 
     @property
     def sequence(self) -> Sequence:
@@ -415,6 +431,20 @@ async def test_a_reader_too_far_behind_loses_its_generation(tokenizer: ModelToke
     assert tokens == MAX_BACKLOG_TOKENS + 1
 
 
+async def test_output_that_exceeds_the_limit_at_the_end_ends_it_once(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, stop=("END",))
+    error = Cancelled("too much unread output")
+    running.accept()
+    running.tokens("one EN")
+    running.abort_at_next_output(error)
+    running.fail(EngineFailed("broken"))
+    assert running.ended == 1
+    with pytest.raises(Cancelled):
+        await running.events()
+
+
 async def test_closing_frees_the_place(tokenizer: ModelTokenizer) -> None:
     running = Running(tokenizer)
     running.generation.close()
@@ -621,7 +651,7 @@ async def test_what_began_elsewhere_goes_on_at_every_token(
 
 async def deltas(running: Running) -> AsyncIterator[Delta]:
     """What a reader has got by now."""
-    while (event := running.generation.events.take()) is not None:
+    while (event := running.generation.events.pop()) is not None:
         if isinstance(event, Delta):
             yield event
 

@@ -18,7 +18,7 @@ from mlxmesh_generation.text import prompts
 from mlxmesh_generation.text.prompts import Prompts
 from mlxmesh_generation.text.rendering import Renderers
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
-from mlxmesh_generation.text.worker_threads import Turns
+from mlxmesh_generation.text.worker_threads import FairThreadPool
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
 
@@ -47,7 +47,7 @@ def asking(
 
 @pytest.fixture
 def subject() -> Iterator[Prompts]:
-    turns, renderers = Turns(), Renderers()
+    turns, renderers = FairThreadPool(), Renderers()
     yield Prompts(turns, renderers)
     turns.close()
     renderers.close()

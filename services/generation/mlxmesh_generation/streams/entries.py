@@ -135,7 +135,7 @@ class Entry:
         self._quota.close()
         self._index.retention.note_end(self.key)
 
-    def on_waiting(self, by_bytes: int) -> None:
+    def on_backlog(self, by_bytes: int) -> None:
         self._index.unread.changed(self._unread, by_bytes)
 
     def on_forgotten(self) -> None:

@@ -24,7 +24,7 @@ from mlxmesh_generation.streams.recovery import (
 )
 from mlxmesh_generation.streams.stream import EventBuffer
 from mlxmesh_generation.streams.submission import Submission
-from mlxmesh_generation.streams.telemetry import WatchedGeneration
+from mlxmesh_generation.streams.telemetry import GenerationObserver
 from mlxmesh_generation.text.detokenize import Detokenizer
 from mlxmesh_generation.text.output import Output
 from mlxmesh_shared.errors import Cancelled, MeshError
@@ -41,23 +41,23 @@ class Generation:
         self,
         plan: Plan,
         *,
-        watched: WatchedGeneration,
+        observer: GenerationObserver,
         engines: Placer,
         detokenizer: Detokenizer,
         resumed: Resumed | None = None,
         engine_wait_s: float = ENGINE_WAIT_S,
         on_ended: Callable[[], None] = lambda: None,
-        on_waiting: Callable[[int], None] = lambda _: None,
+        on_backlog: Callable[[int], None] = lambda _: None,
         publish: Publish = unheard,
     ) -> None:
-        self.events = EventBuffer(on_waiting)
+        self.events = EventBuffer(on_backlog)
         self._plan = plan
         self._phase = Phase.CREATED
-        self._watched = watched
+        self._observer = observer
         self._on_ended = on_ended
         self._publish = publish
         self._output = Output(detokenizer, plan.request.stop)
-        self._submission = Submission(plan, engines, watched)
+        self._submission = Submission(plan, engines, observer)
         self._recovery = Recovery(plan, engines, engine_wait_s)
         self._losses = Losses()
         self._refused_by: list[str] = []
@@ -84,15 +84,14 @@ class Generation:
         self._change(Change.STOP)
         if was_waiting:
             self._recovery.stop()
-            self._put(self._output.flush())
-            self._finish(FinishReason.CANCELLED, Timings())
+            if self._flush():
+                self._finish(FinishReason.CANCELLED, Timings())
         else:
             self._submission.cancel()
 
     def fail(self, error: MeshError) -> None:
         """Ends it with an error, after the text so far."""
-        if not self._phase.ended:
-            self._put(self._output.flush())
+        if self._flush():
             self.events.fail(error)
             self._failed(error)
 
@@ -116,11 +115,8 @@ class Generation:
             self._on_accepted()
         if self._output.stop_text is None:
             self._on_progress(output)
-        if output.failure is not None:
-            self._on_failure(name_callers_field(output.failure, self._plan.request))
-        elif output.finish_reason is not None and not self._phase.ended:
-            self._put(self._output.flush())
-            self._finish(output.finish_reason, output.timings or Timings())
+        if output.failure is not None or output.finish_reason is not None:
+            self._on_end(output)
 
     def on_lost(self, error: MeshError) -> None:
         if not self._phase.ended:
@@ -151,15 +147,23 @@ class Generation:
     def _on_tokens(self, token_ids: Sequence[int], *, stopped: bool) -> None:
         if token_ids and self._output.stop_text is None:
             if not self._output.token_ids:
-                self._watched.first_token()
+                self._observer.first_token()
             self._put(self._output.feed(token_ids, stopped=stopped))
         if self._output.stop_text is not None:
             self.cancel()
         elif self.events.full:
             self.fail(Cancelled("the reader fell too far behind; read faster or ask for less"))
 
+    def _on_end(self, output: EngineOutput) -> None:
+        if self._phase.ended:
+            return
+        if output.failure is not None:
+            self._on_failure(name_callers_field(output.failure, self._plan.request))
+        elif output.finish_reason is not None and self._flush():
+            self._finish(output.finish_reason, output.timings or Timings())
+
     def _on_failure(self, error: MeshError) -> None:
-        self._watched.engine_failed(error)
+        self._observer.engine_failed(error)
         if self._phase is Phase.STOPPING or self._output.stop_text is not None:
             # The output is complete, or no longer wanted; only the engine's confirmation is lost.
             self._finish(FinishReason.CANCELLED, Timings())
@@ -177,7 +181,7 @@ class Generation:
             return True
         if action is Action.FAIL or not self._losses.may_resume(len(self._output.token_ids)):
             return False
-        self._watched.resumed()
+        self._observer.resumed()
         self._resume()
         return True
 
@@ -217,7 +221,7 @@ class Generation:
 
     def _failed(self, error: MeshError) -> None:
         self._change(Change.FAIL)
-        self._watched.failed(error, self._output.token_ids, self._losses.resumptions)
+        self._observer.failed(error, self._output.token_ids, self._losses.resumptions)
         self.close()
         self._on_ended()
 
@@ -234,12 +238,18 @@ class Generation:
             waited_ms=(self._submission.submitted_s - self._recovery.waiting_since_s) * 1000,
             resumptions=self._losses.resumptions,
         )
-        self._watched.finished(finished, token_ids)
+        self._observer.finished(finished, token_ids)
         self.events.put(finished)
         self._on_ended()
 
     def _change(self, change: Change) -> None:
         self._phase = next_phase(self._phase, change)
+
+    def _flush(self) -> bool:
+        """Emits the text held back; False when it has ended, which this output may cause."""
+        if not self._phase.ended:
+            self._put(self._output.flush())
+        return not self._phase.ended
 
     def _put(self, deltas: Iterable[Delta]) -> None:
         for delta in deltas:

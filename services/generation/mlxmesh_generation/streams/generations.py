@@ -160,13 +160,13 @@ class Generations:
     def _generation(self, entry: Entry, prepared: Prepared, resumed: Resumed | None) -> Generation:
         return Generation(
             prepared.plan,
-            watched=self._telemetry.begin(prepared.plan, prepared.decode),
+            observer=self._telemetry.begin(prepared.plan, prepared.decode),
             engines=self._engines,
             detokenizer=prepared.detokenizer,
             resumed=resumed,
             engine_wait_s=self._engine_wait_s,
             on_ended=entry.on_ended,
-            on_waiting=entry.on_waiting,
+            on_backlog=entry.on_backlog,
             publish=self._publish,
         )
 

@@ -10,7 +10,7 @@ from mlxmesh_generation.placement.sequence import (
     SequenceSink,
 )
 from mlxmesh_generation.streams.plan import Plan
-from mlxmesh_generation.streams.telemetry import WatchedGeneration
+from mlxmesh_generation.streams.telemetry import GenerationObserver
 from mlxmesh_shared.errors import DeadlineExceeded
 
 # The engine's deadline comes first, so that its last output reaches the caller in time.
@@ -20,10 +20,10 @@ DEADLINE_MARGIN_S = 0.05
 class Submission:
     """Submits a plan to one engine after another."""
 
-    def __init__(self, plan: Plan, engines: Placer, watched: WatchedGeneration) -> None:
+    def __init__(self, plan: Plan, engines: Placer, observer: GenerationObserver) -> None:
         self._plan = plan
         self._engines = engines
-        self._watched = watched
+        self._observer = observer
         self._max_tokens = plan.max_tokens
         self._sequence: EngineSequence | None = None
         self.submitted_s = plan.received_s
@@ -52,10 +52,10 @@ class Submission:
             timeout_ms=self._timeout_ms(),
             generated_token_ids=generated_token_ids,
             isolated=isolated,
-            traceparent=self._watched.try_engine(),
+            traceparent=self._observer.start_attempt(),
         )
         self._sequence = self._engines.place(self._plan.version, request, sink, avoid=avoid)
-        self._watched.placed(self._sequence.engine_id)
+        self._observer.placed(self._sequence.engine_id)
 
     def halve_max_tokens(self) -> bool:
         """Halves a default length; False when the caller chose it or it cannot be halved.
