@@ -1,25 +1,27 @@
-"""The gateway put together from its parts, as the settings want it."""
+"""Builds the gateway from its settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
-from mlxmesh_gateway.backends import Backends
-from mlxmesh_gateway.events import GatewayEvents
-from mlxmesh_gateway.limits import Deadlines, places_per_caller
+from mlxmesh_gateway.door.door import Door
+from mlxmesh_gateway.door.limits import Deadlines, places_per_caller
+from mlxmesh_gateway.events.gateway_events import GatewayEvents
+from mlxmesh_gateway.events.overload import OverloadEvents
+from mlxmesh_gateway.forwarding.backends import Backends
+from mlxmesh_gateway.forwarding.forwarder import Forwarder
+from mlxmesh_gateway.forwarding.routes import BACKENDS, public_routes
+from mlxmesh_gateway.forwarding.telemetry import observe_gateway
+from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
+from mlxmesh_gateway.grpc.relay import Relay
+from mlxmesh_gateway.mesh.status import SERVICES, MeshStatus
+from mlxmesh_gateway.mesh.telemetry_servicer import TelemetryServicer
 from mlxmesh_gateway.otlp.assembly import Receiver
 from mlxmesh_gateway.otlp.fan_out import FanOut
 from mlxmesh_gateway.otlp.messages import SERVICES as OTLP_SERVICES
 from mlxmesh_gateway.otlp.services import otlp_handlers
 from mlxmesh_gateway.otlp.traces import Traces
-from mlxmesh_gateway.overload import OverloadEvents
-from mlxmesh_gateway.relay import Relay
-from mlxmesh_gateway.routes import BACKENDS, public_routes
-from mlxmesh_gateway.status import MeshStatus
-from mlxmesh_gateway.telemetry import observe_gateway
-from mlxmesh_gateway.telemetry_servicer import TelemetryServicer
-from mlxmesh_gateway.traffic import GatewayTraffic
 from mlxmesh_shared.events import publish_changes
 from mlxmesh_shared.process.service_host import ServiceHost
 from mlxmesh_shared.process.service_process import ServiceProcess
@@ -58,7 +60,7 @@ def make_gateway(
     process, registry = host.process, host.registry
     traffic = GatewayTraffic()
     events = GatewayEvents(
-        registry, instance_id=process.instance_id, certificates=process.certificates
+        registry, SERVICES, instance_id=process.instance_id, certificates=process.certificates
     )
     publish_changes(process.live, events.publish)
     backends = Backends(
@@ -68,8 +70,11 @@ def make_gateway(
         open_=process.open_channel,
         publish=events.publish,
     )
-    relay = _relay(process.settings, backends, traffic)
-    observe_gateway(process.telemetry.of_process.metrics, relay.counts, backends)
+    settings = process.settings
+    forwarder = Forwarder(backends, resume_wait_s=settings.resume_wait_s, traffic=traffic)
+    door = _door(settings, forwarder)
+    relay = Relay(public_routes(), door)
+    observe_gateway(process.telemetry.of_process.metrics, forwarder.counts, backends)
     status = _status(host, receiver, backends, traffic)
     servicer = TelemetryServicer(
         status=status,
@@ -81,13 +86,13 @@ def make_gateway(
     )
     overload = OverloadEvents(events.publish, instance_id=process.instance_id)
     server = _server(process, relay, servicer, receiver.fan_out, overload, settle_s)
-    process.live.subscribe(lambda now: _limit(now, relay, server))
+    process.live.subscribe(lambda now: _limit(now, door, server))
     return Gateway(events=events, backends=backends, status=status, server=server)
 
 
-def _limit(settings: GatewaySettings, relay: Relay, server: MeshServer) -> None:
+def _limit(settings: GatewaySettings, door: Door, server: MeshServer) -> None:
     """Applies the settings that may change."""
-    relay.deadlines = _deadlines(settings)
+    door.deadlines = _deadlines(settings)
     server.limit_concurrent_rpcs(
         settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings)
     )
@@ -101,14 +106,11 @@ def _places_per_caller(settings: GatewaySettings) -> int:
     return places_per_caller(settings.max_concurrent_rpcs, settings.max_rpcs_per_caller)
 
 
-def _relay(settings: GatewaySettings, backends: Backends, traffic: GatewayTraffic) -> Relay:
-    return Relay(
-        routes=public_routes(),
-        backends=backends,
+def _door(settings: GatewaySettings, forwarder: Forwarder) -> Door:
+    return Door(
         parser=RequestParser(Validator.for_services(*BACKENDS.values())),
+        forwarder=forwarder,
         deadlines=_deadlines(settings),
-        resume_wait_s=settings.resume_wait_s,
-        traffic=traffic,
     )
 
 

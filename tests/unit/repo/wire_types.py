@@ -9,15 +9,15 @@ _RELAY = "relays messages, and reads in them what it needs for that"
 _RULES = "rules are options of the contract's own descriptors"
 
 ALLOWED = {
-    "mlxmesh_gateway.event_log": _EVENT,
-    "mlxmesh_gateway.generate_stream": _RELAY,
-    "mlxmesh_gateway.instance_events": _EVENT,
+    "mlxmesh_gateway.events.event_log": _EVENT,
+    "mlxmesh_gateway.forwarding.generate_stream": _RELAY,
+    "mlxmesh_gateway.events.instance_events": _EVENT,
     "mlxmesh_gateway.otlp.traces": _STUB,
-    "mlxmesh_gateway.overload": _EVENT,
-    "mlxmesh_gateway.probes": _STUB,
-    "mlxmesh_gateway.recording": _RELAY,
-    "mlxmesh_gateway.routes": "lists the services that are relayed",
-    "mlxmesh_gateway.webhooks": _EVENT,
+    "mlxmesh_gateway.events.overload": _EVENT,
+    "mlxmesh_gateway.mesh.probes": _STUB,
+    "mlxmesh_gateway.forwarding.recording": _RELAY,
+    "mlxmesh_gateway.forwarding.routes": "lists the services that are relayed",
+    "mlxmesh_gateway.events.webhooks": _EVENT,
     "mlxmesh_generation.placement.engine_link": _STUB,
     "mlxmesh_generation.placement.mirror": _STUB,
     "mlxmesh_model.replicas.runtimes": _STUB,
@@ -36,8 +36,8 @@ ALLOWED = {
 }
 
 KNOWN = {
-    "mlxmesh_gateway.durations": "counts durations and answers with the wire's Percentiles",
-    "mlxmesh_gateway.status": "assembles GetMeshStatus's answer while it asks the instances",
-    "mlxmesh_gateway.telemetry": "describes requests on spans by their message types",
-    "mlxmesh_gateway.traffic": "counts streams by their message types, and returns TrafficCounts",
+    "mlxmesh_gateway.forwarding.durations": "returns the wire's Percentiles",
+    "mlxmesh_gateway.mesh.status": "assembles GetMeshStatus's answer while it asks the instances",
+    "mlxmesh_gateway.forwarding.telemetry": "describes requests on spans by their message types",
+    "mlxmesh_gateway.forwarding.traffic": "counts streams by message types; returns TrafficCounts",
 }

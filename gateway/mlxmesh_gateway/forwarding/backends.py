@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from mlxmesh_gateway.statuses import is_gone
+from mlxmesh_gateway.forwarding.statuses import is_gone
 from mlxmesh_shared.errors import Cancelled, EngineLost, Internal, MeshError, ServiceUnavailable
 from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.registry import Instance, Registry, follow_service

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mlxmesh_gateway.forwarding.statuses import Metadata
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.rpc.caller import CALLER_METADATA, OWNER_METADATA
 
@@ -13,8 +14,6 @@ HEDGE_MS = "mlxmesh-hedge-ms"
 """Metadata that asks for a second try beside a slow first one; documented in generation.proto."""
 MAX_HEDGE_MS = 60_000
 _MAX_HEDGE_DIGITS = 9  # zeros in front are legal, thousands of them are not
-
-Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
 )
 from mlxmesh_gateway import instruments
-from mlxmesh_gateway.backends import Backends
-from mlxmesh_gateway.recording import Recording
+from mlxmesh_gateway.forwarding.backends import Backends
+from mlxmesh_gateway.forwarding.recording import Recording
 from mlxmesh_shared.telemetry import attributes
 from mlxmesh_shared.telemetry.metrics import Metrics, observe_breakers
 
@@ -36,11 +36,16 @@ def observe_gateway(metrics: Metrics, counts: RelayCounts, backends: Backends) -
     )
 
 
-def describe_request(request: Message) -> None:
-    """Says on the call's span what is asked for; a request that is legal holds no secret here."""
+def describe_request(request: Message, principal_id: str) -> None:
+    """Describes the request on the call's span; nothing of a legal request is secret here.
+
+    principal_id: empty for a caller that is not known.
+    """
     span = trace.get_current_span()
     if not span.is_recording():
         return
+    if principal_id:
+        span.set_attribute(attributes.PRINCIPAL, principal_id)
     asked: Any = request.generation if isinstance(request, CompleteRequest) else request
     if isinstance(asked, GenerateRequest | CountTokensRequest):
         operation = "chat" if asked.HasField("chat") else "text_completion"

@@ -24,7 +24,7 @@ class Policy:
     lasting: bool = False
     """Runs long by nature, so that without a deadline of its own it gets the longest one."""
     everywhere: bool = False
-    """Only one instance can do it and nobody knows which, so that all are asked."""
+    """Only one instance can do it: the one that the key names is asked first, then all others."""
     hedged: bool = False
     """Its caller may ask for a second try beside a slow first one."""
     key: Callable[[Any], str] = lambda _: ""
@@ -47,8 +47,8 @@ class Route:
 _GENERATION: Mapping[str, Policy] = {
     "Generate": Policy(safe=True, hedged=True, key=lambda request: request.request_id),
     "Complete": Policy(safe=True, hedged=True, key=lambda request: request.generation.request_id),
-    "AttachGeneration": Policy(safe=True, everywhere=True),
-    "CancelGeneration": Policy(safe=True, everywhere=True),
+    "AttachGeneration": Policy(safe=True, everywhere=True, key=lambda request: request.request_id),
+    "CancelGeneration": Policy(safe=True, everywhere=True, key=lambda request: request.request_id),
     "CountTokens": Policy(safe=True, hedged=True),
 }
 _MODEL: Mapping[str, Policy] = {

@@ -1,0 +1,1 @@
+"""Events: retained by this gateway, watched by clients, sent to webhooks."""

@@ -1,0 +1,1 @@
+"""The gRPC edge: public methods as a thin user of the door."""

@@ -1,0 +1,67 @@
+"""Public methods over gRPC: each call passes the door as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from mlxmesh_gateway.door.call import PublicCall
+from mlxmesh_gateway.door.door import Door
+from mlxmesh_gateway.door.principal import Principal
+from mlxmesh_gateway.forwarding.routes import Route
+from mlxmesh_gateway.forwarding.statuses import service_status
+from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.rpc.caller import claimed_name, peer_host
+from mlxmesh_shared.rpc.server import remaining_s
+from mlxmesh_shared.tls.identity import peer_spiffe_id
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class Relay(grpc.GenericRpcHandler):
+    """Serves every route; the server's CallGuard has authorized and counted its calls."""
+
+    def __init__(self, routes: Sequence[Route], door: Door) -> None:
+        self._door = door
+        self._handlers = {route.path: self._handler(route) for route in routes}
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of a public method, None for any other."""
+        return self._handlers.get(handler_call_details.method)
+
+    def _handler(self, route: Route) -> grpc.RpcMethodHandler[Any, Any]:
+        # Without a deserializer gRPC passes the bytes as they came.
+        async def handle(request: bytes, context: Context) -> Any:
+            call = PublicCall(
+                route=route,
+                principal=principal_of(context),
+                request=request,
+                metadata=tuple(context.invocation_metadata() or ()),
+                remaining_s=remaining_s(context),
+                write=context.write,
+            )
+            try:
+                return await self._door.serve(call)
+            except MeshError as error:
+                # A service's own status is passed on unchanged, with its details.
+                if (status := service_status(error)) is not None:
+                    await context.abort(*status)
+                raise
+
+        if route.streams:
+            return grpc.unary_stream_rpc_method_handler(handle)
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def principal_of(context: Context) -> Principal:
+    """The caller, by its certificate and by the name that it claims. Raises: InvalidArgument."""
+    return Principal(
+        identity=peer_spiffe_id(context.auth_context()),
+        claimed_name=claimed_name(context),
+        host=peer_host(context.peer()),
+    )

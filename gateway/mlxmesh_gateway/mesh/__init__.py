@@ -1,0 +1,1 @@
+"""The state of the mesh, as this gateway reports it."""
