@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
-from mlxmesh_gateway.backends import Backends
-from mlxmesh_gateway.events import GatewayEvents
-from mlxmesh_gateway.limits import Deadlines, places_per_caller
+from mlxmesh_gateway.door.limits import Deadlines, places_per_caller
+from mlxmesh_gateway.door.routes import BACKENDS, public_routes
+from mlxmesh_gateway.events.overload import OverloadEvents
+from mlxmesh_gateway.events.publishing import GatewayEvents
+from mlxmesh_gateway.grpc.relay import Relay
+from mlxmesh_gateway.grpc.telemetry_servicer import TelemetryServicer
+from mlxmesh_gateway.mesh.status import MeshStatus
+from mlxmesh_gateway.mesh.traffic import GatewayTraffic
 from mlxmesh_gateway.otlp.assembly import Receiver
 from mlxmesh_gateway.otlp.fan_out import FanOut
 from mlxmesh_gateway.otlp.messages import SERVICES as OTLP_SERVICES
 from mlxmesh_gateway.otlp.services import otlp_handlers
 from mlxmesh_gateway.otlp.traces import Traces
-from mlxmesh_gateway.overload import OverloadEvents
-from mlxmesh_gateway.relay import Relay
-from mlxmesh_gateway.routes import BACKENDS, public_routes
-from mlxmesh_gateway.status import MeshStatus
-from mlxmesh_gateway.telemetry import observe_gateway
-from mlxmesh_gateway.telemetry_servicer import TelemetryServicer
-from mlxmesh_gateway.traffic import GatewayTraffic
+from mlxmesh_gateway.upstream.backends import Backends
+from mlxmesh_gateway.upstream.telemetry import observe_gateway
 from mlxmesh_shared.events import publish_changes
 from mlxmesh_shared.process.service_host import ServiceHost
 from mlxmesh_shared.process.service_process import ServiceProcess

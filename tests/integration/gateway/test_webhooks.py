@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from mlxmesh.telemetry.v1.events_pb2 import EngineReady, Event, ModelLoaded
-from mlxmesh_gateway.event_log import GatewayEventLog
-from mlxmesh_gateway.webhooks import RetryLimits, running_webhooks
+from mlxmesh_gateway.events.event_log import GatewayEventLog
+from mlxmesh_gateway.events.webhooks import RetryLimits, running_webhooks
 from mlxmesh_shared.events import make_event
 from mlxmesh_shared.registry import Instance
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mlxmesh.telemetry.v1 import events_pb2 as wire
-from mlxmesh_gateway.event_log import MAX_UNTOLD, GatewayEventLog
+from mlxmesh_gateway.events.event_log import MAX_UNTOLD, GatewayEventLog
 
 
 def filled(count: int, most_kept: int = 1000, name: str = "model.loaded") -> GatewayEventLog:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxmesh_gateway.limits import (
+from mlxmesh_gateway.door.limits import (
     HEDGE_MS,
     Deadlines,
     forwarded,

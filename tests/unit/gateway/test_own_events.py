@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mlxmesh_gateway.instance_events import changes
-from mlxmesh_gateway.overload import PAUSE_S, OverloadEvents
+from mlxmesh_gateway.events.instance_events import changes
+from mlxmesh_gateway.events.overload import PAUSE_S, OverloadEvents
 from mlxmesh_shared.registry import Instance
 
 

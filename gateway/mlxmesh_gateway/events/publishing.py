@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from mlxmesh_gateway.event_log import GatewayEventLog
-from mlxmesh_gateway.instance_events import InstanceEvents
-from mlxmesh_gateway.status import SERVICES
+from mlxmesh_gateway.events.event_log import GatewayEventLog
+from mlxmesh_gateway.events.instance_events import InstanceEvents
+from mlxmesh_gateway.mesh.status import SERVICES
 from mlxmesh_shared.events import EventBus, EventDelivery
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.rpc.channels import open_channel
@@ -39,7 +39,7 @@ class GatewayEvents:
         async with AsyncExitStack() as stack:
             if webhooks:
                 # Not at the top: few gateways need an HTTP client.
-                from mlxmesh_gateway.webhooks import running_webhooks
+                from mlxmesh_gateway.events.webhooks import running_webhooks
 
                 await stack.enter_async_context(running_webhooks(webhooks, self.log.events))
             work = (self._delivery.run(), self._instances.run())

@@ -3,7 +3,7 @@
 import grpc
 from grpc import aio
 
-from mlxmesh_gateway.limits import Metadata
+from mlxmesh_gateway.door.limits import Metadata
 from mlxmesh_shared.errors import (
     Cancelled,
     DeadlineExceeded,

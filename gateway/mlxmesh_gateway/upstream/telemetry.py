@@ -12,9 +12,9 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensRequest,
     GenerateRequest,
 )
-from mlxmesh_gateway import instruments
-from mlxmesh_gateway.backends import Backends
-from mlxmesh_gateway.recording import Recording
+from mlxmesh_gateway.upstream import instruments
+from mlxmesh_gateway.upstream.backends import Backends
+from mlxmesh_gateway.upstream.recording import Recording
 from mlxmesh_shared.telemetry import attributes
 from mlxmesh_shared.telemetry.metrics import Metrics, observe_breakers
 

@@ -13,19 +13,19 @@ import grpc
 from grpc import aio
 from opentelemetry.context import get_current
 
-from mlxmesh_gateway.attempts import Answered, Attempts, Try
-from mlxmesh_gateway.backends import Backends, Endpoint
-from mlxmesh_gateway.generate_stream import GENERATE, GenerateStream
-from mlxmesh_gateway.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
-from mlxmesh_gateway.routes import Route
-from mlxmesh_gateway.statuses import service_status
-from mlxmesh_gateway.telemetry import (
+from mlxmesh_gateway.door.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
+from mlxmesh_gateway.door.routes import Route
+from mlxmesh_gateway.mesh.traffic import GatewayTraffic
+from mlxmesh_gateway.upstream.attempts import Answered, Attempts, Try
+from mlxmesh_gateway.upstream.backends import Backends, Endpoint
+from mlxmesh_gateway.upstream.generate_stream import GENERATE, GenerateStream
+from mlxmesh_gateway.upstream.statuses import service_status
+from mlxmesh_gateway.upstream.telemetry import (
     RelayCounts,
     describe_answer,
     describe_request,
     describe_stream,
 )
-from mlxmesh_gateway.traffic import GatewayTraffic
 from mlxmesh_shared.errors import (
     Cancelled,
     InvalidArgument,

@@ -1,0 +1,1 @@
+"""The public API as gRPC: calls that are relayed, and the telemetry service."""

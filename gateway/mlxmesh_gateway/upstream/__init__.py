@@ -1,0 +1,1 @@
+"""The instances behind the gateway: which one a call goes to, retries, and resumed streams."""
