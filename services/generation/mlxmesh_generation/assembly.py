@@ -1,4 +1,4 @@
-"""The generation service put together from its parts, as the settings want it."""
+"""Builds the generation service from its settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer
 from mlxmesh_generation.placement.engines import Engines, Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
 from mlxmesh_generation.servicer import EngineStatusServicer, GenerationServicer
-from mlxmesh_generation.streams.generations import Generations, Patience
+from mlxmesh_generation.streams.generations import Generations, Timeouts
 from mlxmesh_generation.streams.limits import GenerationLimits
 from mlxmesh_generation.streams.preparation import Preparation
 from mlxmesh_generation.streams.retention import RetentionLimits
@@ -19,7 +19,7 @@ from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.text.prompts import Prompts
 from mlxmesh_generation.text.rendering import Renderers
 from mlxmesh_generation.text.tokenizers import Tokenizers
-from mlxmesh_generation.text.worker_threads import Turns
+from mlxmesh_generation.text.worker_threads import FairThreadPool
 from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.process.background import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
@@ -68,10 +68,10 @@ async def open_generations(
 
 def _open_prompts(stack: AsyncExitStack) -> Prompts:
     """Its threads and processes end with the stack."""
-    turns, renderers = Turns(), Renderers()
-    stack.callback(turns.close)
+    threads, renderers = FairThreadPool(), Renderers()
+    stack.callback(threads.close)
     stack.callback(renderers.close)
-    return Prompts(turns, renderers)
+    return Prompts(threads, renderers)
 
 
 def _generations(
@@ -84,7 +84,7 @@ def _generations(
     return Generations(
         preparation=preparation,
         engines=replicas,
-        patience=Patience(settings.engine_wait_s, settings.detached_timeout_s),
+        timeouts=Timeouts(settings.engine_wait_s, settings.detached_timeout_s),
         limits=GenerationLimits(
             max_generations=settings.max_generations, max_held_bytes=settings.max_held_bytes
         ),

@@ -1,15 +1,11 @@
-"""Wire messages to domain objects and back."""
+"""Converts the messages of the generation service: requests to domain objects, events back."""
 
 import re
 import secrets
 from array import array
-from collections.abc import Sequence
 from hashlib import sha256
 
-from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.common.v1.sampling_pb2 import Sampling
-from mlxmesh.engine.v1 import engine_pb2
-from mlxmesh.engine.v1.engine_pb2 import SequenceOutput, SequenceTimings, Submit
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.generation.v1.generation_pb2 import (
     CompleteResponse,
@@ -18,9 +14,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateResponse,
     ResumeGenerationRequest,
 )
-from mlxmesh.model.v1 import model_pb2
-from mlxmesh_generation.catalogue import CatalogueChange, Model, ModelVersion
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.request import (
     Chat,
     ChatTurn,
     CountRequest,
@@ -34,12 +28,11 @@ from mlxmesh_generation.request import (
     PromptText,
     PromptTokens,
     Resumed,
+    SamplingOptions,
     Started,
-    Timings,
 )
-from mlxmesh_shared.errors import InvalidArgument, MeshError
+from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.reference import ModelReference
-from mlxmesh_shared.rpc.error_status import from_failure
 
 _ROLES: dict[int, str] = {
     generation_pb2.ROLE_SYSTEM: "system",
@@ -47,35 +40,29 @@ _ROLES: dict[int, str] = {
     generation_pb2.ROLE_ASSISTANT: "assistant",
     generation_pb2.ROLE_TOOL: "tool",
 }
-_REASONS_OUT = {
+_REASONS = {
     FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: generation_pb2.FINISH_REASON_CANCELLED,
 }
-_REASONS_IN: dict[int, FinishReason] = {
-    engine_pb2.ENGINE_FINISH_REASON_STOP: FinishReason.STOP,
-    engine_pb2.ENGINE_FINISH_REASON_LENGTH: FinishReason.LENGTH,
-    engine_pb2.ENGINE_FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
-}
-_NO_LIMIT = 2**32
-# As made below: it may come back with a generation that goes on here.
-_MADE_UP_ID = re.compile("gen-[0-9a-f]{16}")
+# The form of the ids below: one may come back when its generation is resumed here.
+_OWN_ID = re.compile("gen-[0-9a-f]{16}")
 
-# From callers.
+# Requests.
 
 
 def generation_request(
     message: GenerateRequest, *, caller: str = "", owner: str = ""
 ) -> GenerationRequest:
-    """Gives a request without an id a new one."""
-    is_callers = bool(message.request_id) and not _MADE_UP_ID.fullmatch(message.request_id)
+    """Assigns an id to a request that has none."""
+    is_callers = bool(message.request_id) and not _OWN_ID.fullmatch(message.request_id)
     return GenerationRequest(
         request_id=message.request_id or f"gen-{secrets.token_hex(8)}",
         digest=_digest(message) if is_callers else None,
         model=ModelReference.parse(message.model),
         input=prompt_input(message),
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
-        sampling=message.sampling,
+        sampling=sampling_options(message.sampling),
         stop=tuple(message.stop),
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
@@ -83,6 +70,14 @@ def generation_request(
         caller=caller,
         owner=owner,
         message_bytes=message.ByteSize(),
+    )
+
+
+def sampling_options(message: Sampling) -> SamplingOptions:
+    return SamplingOptions(
+        encoded=message.SerializeToString(),
+        seed=message.seed if message.HasField("seed") else None,
+        biased_token_ids=tuple(message.logit_bias),
     )
 
 
@@ -135,12 +130,12 @@ def _role(role: int, index: int) -> str:
         raise InvalidArgument(f"{field}: {role} is not a known role", field=field) from None
 
 
-# To callers.
+# Events.
 
 
 def generate_response(sequence: int, event: Event) -> GenerateResponse:
     if isinstance(event, Delta):
-        # Filled in place: a message handed to another's constructor is copied.
+        # Filled in place: a message constructor copies the messages that it is passed.
         response = GenerateResponse(sequence=sequence)
         response.delta.text = event.text
         response.delta.token_ids.extend(event.token_ids)
@@ -156,7 +151,7 @@ def generate_response(sequence: int, event: Event) -> GenerateResponse:
 
 
 def add_to_complete(response: CompleteResponse, event: Event) -> str:
-    """Adds a generation's next event to what it comes to as one message; returns its text."""
+    """Adds an event to the one message of a whole generation; returns the event's text."""
     if isinstance(event, Delta):
         response.token_ids.extend(event.token_ids)
         return event.text
@@ -181,7 +176,7 @@ def _started(event: Started) -> generation_pb2.Started:
 
 def _finished(event: Finished) -> generation_pb2.Finished:
     message = generation_pb2.Finished(
-        finish_reason=_REASONS_OUT[event.reason],
+        finish_reason=_REASONS[event.reason],
         usage=generation_pb2.Usage(
             prompt_tokens=event.prompt_tokens,
             cached_tokens=event.cached_tokens,
@@ -199,85 +194,3 @@ def _finished(event: Finished) -> generation_pb2.Finished:
     elif event.stop_token_id is not None:
         message.stop_token_id = event.stop_token_id
     return message
-
-
-# To and from engines.
-
-
-def to_submit(
-    request: GenerationRequest,
-    *,
-    prompt_token_ids: Sequence[int],
-    max_tokens: int,
-    seed: int,
-    timeout_ms: int | None,
-) -> Submit:
-    """Without a sequence id, which the link gives."""
-    sampling = Sampling()
-    sampling.CopyFrom(request.sampling)
-    sampling.seed = seed
-    return Submit(
-        prompt_token_ids=prompt_token_ids,
-        sampling=sampling,
-        max_tokens=max_tokens,
-        stop_token_ids=request.stop_token_ids,
-        ignore_eos=request.ignore_eos,
-        timeout_ms=timeout_ms,
-        priority=request.priority,
-        caller=request.caller,
-    )
-
-
-def stopped(output: SequenceOutput) -> bool:
-    """Whether the last of its tokens is an end or stop token."""
-    return output.finish_reason == engine_pb2.ENGINE_FINISH_REASON_STOP
-
-
-def finish_reason(output: SequenceOutput) -> FinishReason:
-    return _REASONS_IN[output.finish_reason]
-
-
-def timings(message: SequenceTimings) -> Timings:
-    return Timings(message.queue_ms, message.prefill_ms, message.decode_ms)
-
-
-def engine_failure(failure: Failure, request: GenerationRequest) -> MeshError:
-    """An engine's failure in the words of the caller's contract."""
-    error = from_failure(failure)
-    is_default = error.field == "max_tokens" and request.max_tokens is None
-    if is_default or error.field.startswith("prompt_token_ids"):
-        error.field = request.input.field
-    return error
-
-
-# From the model service.
-
-
-def catalogue_change(message: model_pb2.WatchModelsResponse) -> CatalogueChange:
-    return CatalogueChange(
-        sequence=message.sequence,
-        model=_model(message.model) if message.HasField("model") else None,
-        removed_name=message.removed_name if message.HasField("removed_name") else None,
-        synced=message.HasField("synced"),
-    )
-
-
-def _model(message: model_pb2.Model) -> Model:
-    return Model(
-        name=message.name,
-        versions={version.version: _version(message.name, version) for version in message.versions},
-        default_version=message.default_version,
-        aliases=dict(message.aliases),
-    )
-
-
-def _version(name: str, message: model_pb2.ModelVersion) -> ModelVersion:
-    return ModelVersion(
-        name=name,
-        version=message.version,
-        digest=message.digest,
-        # 0 is a limit that the catalogue does not know: then the engine's own check decides.
-        context_tokens=message.context_tokens or _NO_LIMIT,
-        vocab_size=message.vocab_size or _NO_LIMIT,
-        desired_replicas=message.desired_replicas,
-    )

@@ -1,4 +1,4 @@
-"""GenerationService: check, call, reply."""
+"""The gRPC services of generation: convert, call, convert back."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -22,8 +22,8 @@ from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceServicer
 from mlxmesh.telemetry.v1.telemetry_pb2 import GetMeshStatusRequest, GetMeshStatusResponse, Instance
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
 from mlxmesh_generation import convert
+from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest
 from mlxmesh_generation.placement.engines import Engines
-from mlxmesh_generation.request import GenerationKey, GenerationRequest
 from mlxmesh_generation.streams.generations import Generations
 from mlxmesh_shared.errors import MethodNotFound
 from mlxmesh_shared.registry.convert import breaker_message, instance_message
@@ -32,7 +32,7 @@ from mlxmesh_shared.rpc.server import remaining_s
 
 
 class GenerationServicer(GenerationServiceServicer):
-    """Legal ranges are checked before a handler is called."""
+    """The server has checked the legal ranges before it calls a handler."""
 
     def __init__(self, generations: Generations) -> None:
         self._generations = generations
@@ -100,7 +100,7 @@ def _key(request: AttachGenerationRequest | CancelGenerationRequest, context: An
 
 
 class EngineStatusServicer(TelemetryServiceServicer):
-    """Tells of the engines alone, without asking them anything; all else is the gateways'."""
+    """Reports the engines as seen from here; gateways serve every other method."""
 
     def __init__(self, engines: Engines) -> None:
         self._engines = engines
@@ -111,16 +111,16 @@ class EngineStatusServicer(TelemetryServiceServicer):
         return GetMeshStatusResponse(instances=self._instances())
 
     def GetTrace(self, request: Any, context: Any) -> Any:
-        raise _at_the_gateway()
+        raise _served_by_gateways()
 
     def WatchEvents(self, request: Any, context: Any) -> Any:
-        raise _at_the_gateway()
+        raise _served_by_gateways()
 
     def PublishEvents(self, request: Any, context: Any) -> Any:
-        raise _at_the_gateway()
+        raise _served_by_gateways()
 
     def GetTraffic(self, request: Any, context: Any) -> Any:
-        raise _at_the_gateway()
+        raise _served_by_gateways()
 
     def _instances(self) -> list[Instance]:
         instances: list[Instance] = []
@@ -131,5 +131,5 @@ class EngineStatusServicer(TelemetryServiceServicer):
         return instances
 
 
-def _at_the_gateway() -> MethodNotFound:
+def _served_by_gateways() -> MethodNotFound:
     return MethodNotFound("generation does not serve this; ask a gateway")

@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mlxmesh.engine.v1.engine_pb2 import SequenceOutput, Submit
+from mlxmesh_generation.domain.request import GenerationRequest, PromptText
 from mlxmesh_generation.placement.engine_link import EngineLink
+from mlxmesh_generation.placement.sequence import EngineOutput, SequenceRequest
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError
+from mlxmesh_shared.reference import ModelReference
 from tests.fakes.engine import FakeEngine
 from tests.integration.generation.harness import until
 
@@ -17,14 +19,14 @@ class Sink:
 
     def __init__(self, *, breaks: bool = False) -> None:
         self.breaks = breaks
-        self.outputs: list[SequenceOutput] = []
+        self.outputs: list[EngineOutput] = []
         self.lost: MeshError | None = None
 
     @property
     def ended(self) -> bool:
-        return bool(self.outputs) and self.outputs[-1].finish_reason != 0
+        return bool(self.outputs) and self.outputs[-1].finish_reason is not None
 
-    def on_output(self, output: SequenceOutput) -> None:
+    def on_output(self, output: EngineOutput) -> None:
         if self.breaks and output.token_ids:
             raise RuntimeError("a fault in one generation")
         self.outputs.append(output)
@@ -33,8 +35,9 @@ class Sink:
         self.lost = error
 
 
-def submit(max_tokens: int) -> Submit:
-    return Submit(prompt_token_ids=[1, 2, 3], max_tokens=max_tokens)
+def submit(max_tokens: int) -> SequenceRequest:
+    request = GenerationRequest("r", ModelReference("pocket"), PromptText("x"))
+    return SequenceRequest(request, [1, 2, 3], max_tokens=max_tokens, seed=0)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from mlxmesh_generation.catalogue import Catalogue, CatalogueChange, Model, ModelVersion
+from mlxmesh_generation.domain.catalogue import Catalogue, CatalogueChange, Model, ModelVersion
 from mlxmesh_shared.errors import ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_generation.request import Chat, ChatTurn
+from mlxmesh_generation.domain.request import Chat, ChatTurn
 from mlxmesh_generation.text.chat_template import CompiledTemplate
 from mlxmesh_generation.text.prompts import conversation
 from mlxmesh_generation.text.template_limits import TemplateRefused, TemplateUnusable

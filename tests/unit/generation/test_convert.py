@@ -6,28 +6,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.common.v1.rules_pb2 import rules
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.generation.v1.generation_pb2 import ChatMessage, CompleteResponse, GenerateRequest
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh_generation import convert
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.request import (
     Chat,
     ChatTurn,
     Delta,
     Finished,
     FinishReason,
+    GenerationRequest,
     PrefillProgress,
     PromptText,
     PromptTokens,
     Started,
     Timings,
 )
-from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
+from mlxmesh_generation.placement import convert as engine_convert
+from mlxmesh_generation.placement.sequence import SequenceRequest
+from mlxmesh_generation.streams.plan import name_callers_field
+from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, MeshError
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.rpc.error_status import to_failure
+
+
+def submit_of(
+    request: GenerationRequest, *, max_tokens: int = 1, seed: int = 9, timeout_ms: int | None = None
+) -> Submit:
+    sequence = SequenceRequest(request, [1, 2], max_tokens, seed, timeout_ms)
+    return engine_convert.submit(sequence, 0)
+
 
 uint32 = st.integers(0, 2**32 - 1)
 samplings = st.builds(
@@ -57,9 +71,7 @@ def test_everything_asked_for_reaches_the_engine(message: GenerateRequest, seed:
     assert request.input == PromptText(message.prompt)
     assert (request.request_id, request.stop) == (message.request_id, tuple(message.stop))
     assert request.max_tokens == (message.max_tokens if message.HasField("max_tokens") else None)
-    submit = convert.to_submit(
-        request, prompt_token_ids=[1, 2], max_tokens=3, seed=seed, timeout_ms=4
-    )
+    submit = submit_of(request, max_tokens=3, seed=seed, timeout_ms=4)
     expected = Sampling()
     expected.CopyFrom(message.sampling)
     expected.seed = seed
@@ -72,7 +84,7 @@ def test_everything_asked_for_reaches_the_engine(message: GenerateRequest, seed:
 def test_an_engine_learns_who_asks_and_how_urgently() -> None:
     message = GenerateRequest(model="pocket", prompt="x", priority=-3)
     request = convert.generation_request(message, caller="team-a")
-    submit = convert.to_submit(request, prompt_token_ids=[1], max_tokens=1, seed=9, timeout_ms=None)
+    submit = submit_of(request)
     assert (submit.priority, submit.caller) == (-3, "team-a")
     assert request.message_bytes == message.ByteSize()
 
@@ -80,7 +92,7 @@ def test_an_engine_learns_who_asks_and_how_urgently() -> None:
 def test_the_callers_sampling_is_not_changed() -> None:
     message = GenerateRequest(model="pocket", prompt="x", sampling=Sampling(top_k=5))
     request = convert.generation_request(message)
-    convert.to_submit(request, prompt_token_ids=[1], max_tokens=1, seed=9, timeout_ms=None)
+    submit_of(request)
     assert message.sampling == Sampling(top_k=5)
 
 
@@ -97,7 +109,7 @@ def test_every_field_of_a_request_is_either_read_or_refused_by_its_rule() -> Non
 
 def test_no_deadline_is_no_timeout() -> None:
     request = convert.generation_request(GenerateRequest(model="pocket", prompt="x"))
-    submit = convert.to_submit(request, prompt_token_ids=[1], max_tokens=1, seed=0, timeout_ms=None)
+    submit = submit_of(request, seed=0)
     assert not submit.HasField("timeout_ms")
 
 
@@ -187,21 +199,32 @@ def test_a_whole_generation_in_one_message() -> None:
     assert response.finished == convert.generate_response(1, FINISHED).finished
 
 
+def finish_reason_of(output: engine_pb2.SequenceOutput) -> str:
+    reason = engine_convert.engine_output(output).finish_reason
+    return reason.name if reason else ""
+
+
 def test_every_reason_of_an_engine_has_its_own() -> None:
     names = set(engine_pb2.EngineFinishReason.keys()) - {"ENGINE_FINISH_REASON_UNSPECIFIED"}
     for name in names:
         output = engine_pb2.SequenceOutput(finish_reason=engine_pb2.EngineFinishReason.Value(name))
-        assert convert.finish_reason(output).name == name.removeprefix("ENGINE_FINISH_REASON_")
+        assert finish_reason_of(output) == name.removeprefix("ENGINE_FINISH_REASON_")
+
+
+def caller_error(failure: Failure, request: GenerationRequest) -> MeshError:
+    error = engine_convert.engine_output(engine_pb2.SequenceOutput(failure=failure)).failure
+    assert error is not None
+    return name_callers_field(error, request)
 
 
 def test_an_engines_failure_names_the_callers_field() -> None:
     request = convert.generation_request(GenerateRequest(model="pocket", prompt="x"))
     failure = to_failure(ContextTooLong("too long", field="prompt_token_ids[7]"))
-    error = convert.engine_failure(failure, request)
+    error = caller_error(failure, request)
     assert isinstance(error, ContextTooLong)
     assert error.field == "prompt"
     other = to_failure(InvalidArgument("bad", field="sampling.top_p"))
-    assert convert.engine_failure(other, request).field == "sampling.top_p"
+    assert caller_error(other, request).field == "sampling.top_p"
 
 
 def test_changes_of_the_catalogue() -> None:
@@ -211,22 +234,26 @@ def test_changes_of_the_catalogue() -> None:
     message = model_pb2.Model(
         name="pocket", versions=[version], aliases={"stable": 2}, default_version=2
     )
-    change = convert.catalogue_change(model_pb2.WatchModelsResponse(sequence=3, model=message))
+    change = engine_convert.catalogue_change(
+        model_pb2.WatchModelsResponse(sequence=3, model=message)
+    )
     assert change.sequence == 3
     assert change.model is not None
     assert change.model.aliases == {"stable": 2}
     [found] = change.model.versions.values()
     assert (found.name, found.version, found.digest) == ("pocket", 2, "d")
     assert (found.context_tokens, found.vocab_size, found.desired_replicas) == (64, 10, 1)
-    removed = convert.catalogue_change(model_pb2.WatchModelsResponse(removed_name="pocket"))
+    removed = engine_convert.catalogue_change(model_pb2.WatchModelsResponse(removed_name="pocket"))
     assert (removed.model, removed.removed_name, removed.synced) == (None, "pocket", False)
-    synced = convert.catalogue_change(model_pb2.WatchModelsResponse(synced=model_pb2.Synced()))
+    synced = engine_convert.catalogue_change(
+        model_pb2.WatchModelsResponse(synced=model_pb2.Synced())
+    )
     assert synced.synced
 
 
 def test_a_limit_that_the_catalogue_does_not_know_refuses_nothing() -> None:
     message = model_pb2.Model(name="pocket", versions=[model_pb2.ModelVersion(version=1)])
-    change = convert.catalogue_change(model_pb2.WatchModelsResponse(model=message))
+    change = engine_convert.catalogue_change(model_pb2.WatchModelsResponse(model=message))
     assert change.model is not None
     assert change.model.versions[1].context_tokens > 1_000_000
     assert change.model.versions[1].vocab_size > 1_000_000

@@ -10,9 +10,8 @@ import pytest
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Accepted, SequenceOutput, SequenceTimings, Submit
 from mlxmesh.telemetry.v1.events_pb2 import GenerationResumed
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.placement.sequence import SequenceSink
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.request import (
     Delta,
     Event,
     Finished,
@@ -23,6 +22,8 @@ from mlxmesh_generation.request import (
     Resumed,
     Started,
 )
+from mlxmesh_generation.placement import convert
+from mlxmesh_generation.placement.sequence import SequenceRequest, SequenceSink
 from mlxmesh_generation.streams.generation import Generation
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.streams.stream import MAX_BACKLOG_TOKENS
@@ -72,12 +73,17 @@ class Placements:
         self.sequences: list[Sequence] = []
 
     def place(
-        self, version: ModelVersion, submit: Submit, sink: SequenceSink, *, avoid: Collection[str]
+        self,
+        version: ModelVersion,
+        request: SequenceRequest,
+        sink: SequenceSink,
+        *,
+        avoid: Collection[str],
     ) -> Sequence:
         free = [engine_id for engine_id in self.engine_ids if engine_id not in avoid]
         if not free:
             raise NoReplica("none")
-        self.submits.append(submit)
+        self.submits.append(convert.submit(request, 0))
         self.sequences.append(Sequence(free[0]))
         return self.sequences[-1]
 
@@ -105,6 +111,8 @@ class Running:
         self.tokenizer = tokenizer
         self.engines = Placements(*engines)
         self.told: list[tuple[GenerationResumed, str]] = []
+        self.ended = 0
+        self.abort_error: MeshError | None = None
         received_s = time.monotonic()
         plan = Plan(
             request=GenerationRequest(
@@ -119,11 +127,13 @@ class Running:
         )
         self.generation = Generation(
             plan,
-            watched=GenerationTelemetry().begin(plan, tokenizer.decode),
+            observer=GenerationTelemetry().begin(plan, tokenizer.decode),
             engines=self.engines,
             detokenizer=tokenizer.detokenizer(),
             resumed=resumed,
             engine_wait_s=engine_wait_s,
+            on_ended=self._on_ended,
+            on_backlog=self._on_backlog,
             publish=self._publish,
         )
         if cancelled:
@@ -133,12 +143,25 @@ class Running:
     def _publish(self, payload: Any, correlation_id: str = "") -> None:
         self.told.append((payload, correlation_id))
 
+    def _on_ended(self) -> None:
+        self.ended += 1
+
+    def _on_backlog(self, by_bytes: int) -> None:
+        error, self.abort_error = self.abort_error, None
+        if error is not None and by_bytes > 0:
+            self.generation.abort(error)
+
+    def abort_at_next_output(self, error: MeshError) -> None:
+        """As the limit on unread output does."""
+        self.abort_error = error
+
     @property
     def sequence(self) -> Sequence:
         return self.engines.sequences[-1]
 
     def say(self, **fields: object) -> None:
-        self.generation.on_output(SequenceOutput(**fields))  # pyright: ignore[reportArgumentType]
+        message = SequenceOutput(**fields)  # pyright: ignore[reportArgumentType]
+        self.generation.on_output(convert.engine_output(message))
 
     def accept(self) -> None:
         self.say(accepted=Accepted(cached_tokens=2))
@@ -408,6 +431,20 @@ async def test_a_reader_too_far_behind_loses_its_generation(tokenizer: ModelToke
     assert tokens == MAX_BACKLOG_TOKENS + 1
 
 
+async def test_output_that_exceeds_the_limit_at_the_end_ends_it_once(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, stop=("END",))
+    error = Cancelled("too much unread output")
+    running.accept()
+    running.tokens("one EN")
+    running.abort_at_next_output(error)
+    running.fail(EngineFailed("broken"))
+    assert running.ended == 1
+    with pytest.raises(Cancelled):
+        await running.events()
+
+
 async def test_closing_frees_the_place(tokenizer: ModelTokenizer) -> None:
     running = Running(tokenizer)
     running.generation.close()
@@ -614,7 +651,7 @@ async def test_what_began_elsewhere_goes_on_at_every_token(
 
 async def deltas(running: Running) -> AsyncIterator[Delta]:
     """What a reader has got by now."""
-    while (event := running.generation.events.take()) is not None:
+    while (event := running.generation.events.pop()) is not None:
         if isinstance(event, Delta):
             yield event
 

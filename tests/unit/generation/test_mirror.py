@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mlxmesh_generation.catalogue import CatalogueChange, Model, ModelVersion
+from mlxmesh_generation.domain.catalogue import CatalogueChange, Model, ModelVersion
 from mlxmesh_generation.placement.mirror import CatalogueMirror
 from mlxmesh_shared.errors import ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.reference import ModelReference

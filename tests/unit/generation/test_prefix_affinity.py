@@ -59,7 +59,7 @@ def test_a_lost_engine_is_cold() -> None:
 
 
 def test_the_longest_unused_is_forgotten_and_of_a_prompt_its_end_first() -> None:
-    affinity = PrefixAffinity(most_blocks=6)
+    affinity = PrefixAffinity(max_blocks=6)
     affinity.note(prefixes(prompt(1, 3)), "a")
     affinity.note(prefixes(prompt(2, 3)), "a")
     affinity.note(prefixes(prompt(3, 2)), "a")

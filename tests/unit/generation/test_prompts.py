@@ -4,21 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh.common.v1.sampling_pb2 import Sampling
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.request import (
     Chat,
     ChatTurn,
     GenerationRequest,
     PromptInput,
     PromptText,
     PromptTokens,
+    SamplingOptions,
 )
 from mlxmesh_generation.text import prompts
 from mlxmesh_generation.text.prompts import Prompts
 from mlxmesh_generation.text.rendering import Renderers
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
-from mlxmesh_generation.text.worker_threads import Turns
+from mlxmesh_generation.text.worker_threads import FairThreadPool
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
 
@@ -40,14 +40,14 @@ def asking(
         model=ModelReference("pocket"),
         input=source,
         max_tokens=max_tokens,
-        sampling=Sampling(logit_bias=logit_bias or {}),
+        sampling=SamplingOptions(biased_token_ids=tuple(logit_bias or {})),
         stop_token_ids=stop_token_ids,
     )
 
 
 @pytest.fixture
 def subject() -> Iterator[Prompts]:
-    turns, renderers = Turns(), Renderers()
+    turns, renderers = FairThreadPool(), Renderers()
     yield Prompts(turns, renderers)
     turns.close()
     renderers.close()

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from mlxmesh_generation.request import Chat, ChatTurn
+from mlxmesh_generation.domain.request import Chat, ChatTurn
 from mlxmesh_generation.text import render_process
 from mlxmesh_generation.text.prompts import conversation
 from mlxmesh_generation.text.rendering import ChatTemplate, Renderers

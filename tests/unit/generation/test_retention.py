@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_generation.request import GenerationKey
+from mlxmesh_generation.domain.request import GenerationKey
 from mlxmesh_generation.streams.retention import Retention, RetentionLimits
 
 

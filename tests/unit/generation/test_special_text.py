@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from mlxmesh_generation.request import Chat, ChatTurn
+from mlxmesh_generation.domain.request import Chat, ChatTurn
 from mlxmesh_generation.text.chat_template import CompiledTemplate
 from mlxmesh_generation.text.prompts import conversation
 from mlxmesh_generation.text.special_text import MARK, SpecialTexts, without_marks

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.request import (
     Delta,
     Event,
     Finished,
@@ -20,8 +20,8 @@ FINISHED = Finished(FinishReason.STOP, 3, 0, 2)
 
 
 async def next_of(buffer: EventBuffer) -> Event:
-    while (event := buffer.take()) is None:
-        await buffer.news()
+    while (event := buffer.pop()) is None:
+        await buffer.wait()
     return event
 
 
@@ -117,8 +117,8 @@ async def test_it_knows_that_it_has_ended(end: str) -> None:
 
 async def test_a_reader_that_is_woken_without_news_finds_nothing() -> None:
     buffer = EventBuffer()
-    waiting = asyncio.create_task(buffer.news())
+    waiting = asyncio.create_task(buffer.wait())
     await asyncio.sleep(0)
     buffer.wake()
     await waiting
-    assert buffer.take() is None
+    assert buffer.pop() is None

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mlxmesh_generation.request import Delta, Event, Finished, FinishReason
+from mlxmesh_generation.domain.request import Delta, Event, Finished, FinishReason
 from mlxmesh_generation.streams.stream import MAX_DELTA_TOKENS, EventBuffer
 from mlxmesh_generation.streams.transcript import Transcript
 

@@ -9,8 +9,8 @@ from opentelemetry import trace
 from opentelemetry.context import attach, detach
 from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.request import (
     Chat,
     ChatTurn,
     Finished,
@@ -21,7 +21,7 @@ from mlxmesh_generation.request import (
     PromptTokens,
 )
 from mlxmesh_generation.streams.plan import Plan
-from mlxmesh_generation.streams.telemetry import GenerationTelemetry, WatchedGeneration
+from mlxmesh_generation.streams.telemetry import GenerationObserver, GenerationTelemetry
 from mlxmesh_shared.errors import EngineLost, ReaderReplaced
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.telemetry.sdk import Recorder
@@ -44,7 +44,7 @@ class Stand:
         self.call = self.recorder.telemetry.tracer.start_span("call")
         self.received = Received()
 
-    def begin(self, source: PromptInput = PROMPT) -> WatchedGeneration:
+    def begin(self, source: PromptInput = PROMPT) -> GenerationObserver:
         request = GenerationRequest("r-1", ModelReference("pocket"), source)
         plan = Plan(request, VERSION, (1, 2, 3), 9, 0, time.monotonic() - 1, None)
         token = attach(trace.set_span_in_context(self.call))
@@ -71,11 +71,11 @@ def finished(**more: Any) -> Finished:
 
 async def test_a_generation_is_one_span_with_one_for_its_engine() -> None:
     stand = Stand()
-    watched = stand.begin()
-    traceparent = watched.try_engine()
-    watched.placed("engine-1")
-    watched.first_token()
-    watched.finished(finished(), [7, 8])
+    observer = stand.begin()
+    traceparent = observer.start_attempt()
+    observer.placed("engine-1")
+    observer.first_token()
+    observer.finished(finished(), [7, 8])
     received = await stand.collect()
     (call,), (span,), (execute,) = map(
         received.named, ("call", "text_completion pocket", "execute")
@@ -103,9 +103,9 @@ async def test_a_generation_is_one_span_with_one_for_its_engine() -> None:
 
 async def test_the_conventions_metrics_are_measured() -> None:
     stand = Stand()
-    watched = stand.begin()
-    watched.first_token()
-    watched.finished(finished(), [7, 8])
+    observer = stand.begin()
+    observer.first_token()
+    observer.finished(finished(), [7, 8])
     await stand.collect()
     labels = {
         "gen_ai.operation.name": "text_completion",
@@ -132,9 +132,9 @@ async def test_the_conventions_metrics_are_measured() -> None:
 )
 async def test_a_failure_is_told_by_its_reason(error: Any, failed: bool) -> None:
     stand = Stand()
-    watched = stand.begin()
-    watched.try_engine()
-    watched.failed(error, [7], 1)
+    observer = stand.begin()
+    observer.start_attempt()
+    observer.failed(error, [7], 1)
     received = await stand.collect()
     (span,) = received.named("text_completion pocket")
     assert (span.failed, span.attributes["error.type"]) == (failed, error.reason)
@@ -146,15 +146,15 @@ async def test_a_failure_is_told_by_its_reason(error: Any, failed: bool) -> None
 
 async def test_each_engine_that_works_on_it_has_a_span_of_its_own() -> None:
     stand = Stand()
-    watched = stand.begin()
+    observer = stand.begin()
     for engine in ("engine-1", "engine-2"):
-        watched.try_engine()  # which no engine takes
-        watched.try_engine()
-        watched.placed(engine)
+        observer.start_attempt()  # which no engine takes
+        observer.start_attempt()
+        observer.placed(engine)
         if engine == "engine-1":
-            watched.engine_failed(EngineLost("gone"))
-            watched.resumed()
-    watched.finished(finished(resumptions=1), [7, 8])
+            observer.engine_failed(EngineLost("gone"))
+            observer.resumed()
+    observer.finished(finished(resumptions=1), [7, 8])
     received = await stand.collect()
     (span,) = received.named("text_completion pocket")
     told = [(one.attributes["mlxmesh.engine.id"], one.failed) for one in received.children(span)]

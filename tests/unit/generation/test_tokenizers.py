@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_generation.text.tokenizers import Tokenizers
 from mlxmesh_shared.errors import IllegalState, Internal, ServiceUnavailable

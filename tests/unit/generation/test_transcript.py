@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
-from mlxmesh_generation.request import Delta, Event, Finished, FinishReason
+from mlxmesh_generation.domain.request import Delta, Event, Finished, FinishReason
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_generation.streams.transcript import Listeners, Transcript
 from mlxmesh_shared.errors import EngineLost, InvalidArgument, MessagesExpired, ReaderReplaced

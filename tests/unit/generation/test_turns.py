@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlxmesh_generation.text.worker_threads import Turns
+from mlxmesh_generation.text.worker_threads import FairThreadPool
 from tests.integration.generation.harness import until
 
 
@@ -14,7 +14,7 @@ class Work:
     """Pieces of work that run until they are let go."""
 
     def __init__(self, threads: int = 2) -> None:
-        self.turns = Turns(threads)
+        self.turns = FairThreadPool(threads)
         self.started: list[str] = []
         self._gates: dict[str, threading.Event] = {}
 

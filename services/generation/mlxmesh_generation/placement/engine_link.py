@@ -1,4 +1,4 @@
-"""The one Execute stream to one engine, all of this process's sequences multiplexed on it."""
+"""The Execute stream to one engine; it multiplexes all sequences of this process."""
 
 import asyncio
 import logging
@@ -10,31 +10,22 @@ from typing import Any
 
 from grpc import aio
 
-from mlxmesh.engine.v1.engine_pb2 import (
-    Cancel,
-    EngineLoad,
-    ExecuteRequest,
-    ExecuteResponse,
-    SequenceOutput,
-    Submit,
-)
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
-from mlxmesh_generation.placement.router import Replica
-from mlxmesh_generation.placement.sequence import EngineSequence, SequenceSink
+from mlxmesh_generation.placement import convert
+from mlxmesh_generation.placement.router import EngineLoad, Replica
+from mlxmesh_generation.placement.sequence import EngineSequence, SequenceRequest, SequenceSink
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError
 from mlxmesh_shared.resilience.retries import RetryDelayEstimator
 from mlxmesh_shared.rpc.channels import OpenChannel, cancel_requests, open_channel, wait_ready
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_S = 0.1
-# An engine tells its load every 0.3 s: after a second of silence, it or the way to it is frozen.
-SILENT_S = 1.0
+# An engine reports its load every 0.3 s: after a second of silence, it or the network is stuck.
+LIVENESS_TIMEOUT_S = 1.0
 _TICK_S = 0.1
-# About two steps of many sequences. More would wait here unread when this process is behind; in the
-# engine it joins into fewer, larger outputs.
+# About two steps of many sequences. When this process is slow, further output stays in the engine,
+# which merges it into fewer, larger messages.
 WINDOW_BYTES = 4096
-# The contract's limit.
-MAX_CANCELLED_TOGETHER = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +60,7 @@ class EngineLink:
         open_: OpenChannel = open_channel,
         retry_delays: RetryDelayEstimator | None = None,
     ) -> None:
-        """`retry_delays`, which links to like engines may share, learns what begins and ends."""
+        """`retry_delays` counts starts and ends; links to engines of one version share it."""
         self.engine_id = engine_id
         self.address = address
         self._sinks: dict[int, SequenceSink] = {}
@@ -79,7 +70,7 @@ class EngineLink:
         self._retry_delays = retry_delays or RetryDelayEstimator()
         self._load = EngineLoad()
         self._own_at_report = 0
-        self._outbox: deque[ExecuteRequest] = deque()
+        self._outbox: deque[Any] = deque()
         self._has_outgoing = asyncio.Event()
         self._retired = False
         self._finished = asyncio.Event()
@@ -87,34 +78,32 @@ class EngineLink:
         self.connected = False
 
     def replica(self) -> Replica:
-        """How the router sees this engine: what others gave it as last reported, ours as of now."""
+        """The router's view: the reported load of other processes plus our own sequences now."""
         load = self._load
         others = max(0, load.running + load.waiting - self._own_at_report)
         return Replica(
             engine_id=self.engine_id,
             connected=self.connected,
             outstanding=others + len(self._sinks),
-            capacity=load.max_running + load.max_waiting or None,
-            has_memory=_has_memory(load),
+            capacity=load.capacity,
+            has_memory=load.has_memory,
         )
 
-    def submit(self, submit: Submit, sink: SequenceSink) -> EngineSequence:
-        """Sends a sequence off; takes over `submit` and gives it its number."""
-        sequence_id = submit.sequence_id = self._next_id
+    def submit(self, request: SequenceRequest, sink: SequenceSink) -> EngineSequence:
+        sequence_id = self._next_id
+        message = convert.submit_message(request, sequence_id)
         self._next_id += 1
         self._sinks[sequence_id] = sink
         self._retry_delays.acquire(time.monotonic())
-        self._send(ExecuteRequest(submit=submit))
+        self._send(message)
         return _LinkedSequence(self, sequence_id)
 
     def cancel(self, sequence_id: int) -> None:
         if sequence_id not in self._sinks:
             return
-        # When a crowd of clients leaves at once, a message for each would take most of the time.
-        if self._outbox and _has_room(cancel := self._outbox[-1].cancel):
-            cancel.sequence_ids.append(sequence_id)
-        else:
-            self._send(ExecuteRequest(cancel=Cancel(sequence_ids=[sequence_id])))
+        # One message for many clients that leave at once: one each would cost most of the time.
+        if not self._outbox or not convert.add_to_cancel(self._outbox[-1], sequence_id):
+            self._send(convert.cancel_message(sequence_id))
 
     def drop(self, sequence_id: int) -> None:
         self.cancel(sequence_id)
@@ -122,12 +111,12 @@ class EngineLink:
         self._finish_if_done()
 
     def retire(self) -> None:
-        """Lets what runs go on, after which run() returns."""
+        """Accepts no more sequences; run() returns when those that run have ended."""
         self._retired = True
         self._finish_if_done()
 
     async def run(self) -> None:
-        """Keeps the stream open, opening it again whenever it breaks, until retired and idle."""
+        """Keeps the stream open and reopens it when it breaks, until retired and idle."""
         channel = self._open(self.address, role="engine", window_bytes=WINDOW_BYTES)
         keeping = asyncio.create_task(self._keep_open(channel))
         finished = asyncio.create_task(self._finished.wait())
@@ -165,25 +154,27 @@ class EngineLink:
         except asyncio.CancelledError:
             if cancel_requests():
                 raise
-            raise EngineLost(f"{self.engine_id} said nothing for {SILENT_S:g} s") from None
+            raise EngineLost(
+                f"{self.engine_id} sent nothing for {LIVENESS_TIMEOUT_S:g} s"
+            ) from None
         finally:
             watchdog.cancel()
             writer.cancel()
-            # How the stream ended is told by reading it.
+            # Reading the stream reports how it ended.
             with suppress(MeshError, asyncio.CancelledError):
                 await writer
             call.cancel()
 
     async def _watch(self, call: Any) -> None:
-        """Ends a stream on which nothing is heard.
+        """Cancels a stream that is silent for too long.
 
-        It counts ticks: time that this process itself spent frozen is not held against the engine.
+        Counts ticks instead of time, so a freeze of this process does not count as silence.
         """
         self._silent_ticks = 0
-        while self._silent_ticks * _TICK_S < SILENT_S:
+        while self._silent_ticks * _TICK_S < LIVENESS_TIMEOUT_S:
             await asyncio.sleep(_TICK_S)
             self._silent_ticks += 1
-        _log.warning("%s says nothing any more; its sequences go elsewhere", self.engine_id)
+        _log.warning("%s stopped sending; other engines resume its sequences", self.engine_id)
         call.cancel()
 
     async def _write(self, call: Any) -> None:
@@ -193,29 +184,30 @@ class EngineLink:
             while self._outbox:
                 await call.write(self._outbox.popleft())
 
-    def _send(self, request: ExecuteRequest) -> None:
-        self._outbox.append(request)
+    def _send(self, message: Any) -> None:
+        self._outbox.append(message)
         self._has_outgoing.set()
 
-    def _dispatch(self, response: ExecuteResponse) -> None:
-        for output in response.outputs:
-            ends = output.finish_reason != 0 or output.HasField("failure")
-            # One that was dropped here may still get the outputs that were under way.
-            if (sink := self._sinks.get(output.sequence_id)) is not None:
-                if ends:
-                    self._end(output.sequence_id, refused=output.HasField("failure"))
-                self._deliver(sink, output)
+    def _dispatch(self, response: Any) -> None:
+        for message in response.outputs:
+            sequence_id = message.sequence_id
+            # The engine may send outputs of a sequence that was dropped here meanwhile.
+            if (sink := self._sinks.get(sequence_id)) is not None:
+                self._deliver(sink, sequence_id, message)
         if response.HasField("load"):
-            self._load = response.load
+            self._load = convert.engine_load(response.load)
             self._own_at_report = len(self._sinks)
         self._finish_if_done()
 
-    def _deliver(self, sink: SequenceSink, output: SequenceOutput) -> None:
+    def _deliver(self, sink: SequenceSink, sequence_id: int, message: Any) -> None:
         try:
+            output = convert.engine_output(message)
+            if output.finish_reason is not None or output.failure is not None:
+                self._end(sequence_id, refused=output.failure is not None)
             sink.on_output(output)
-        except Exception:  # noqa: BLE001 one sequence's trouble must not end the others' stream
+        except Exception:  # noqa: BLE001 an error in one sequence must not end the stream of others
             _log.exception("a generation failed on an engine's output")
-            self.drop(output.sequence_id)
+            self.drop(sequence_id)
             sink.on_lost(Internal("the generation failed; see the log of generation"))
 
     def _disconnect(self) -> None:
@@ -236,16 +228,3 @@ class EngineLink:
     def _finish_if_done(self) -> None:
         if self._retired and not self._sinks:
             self._finished.set()
-
-
-def _has_room(cancel: Cancel) -> bool:
-    """Whether it is a command to cancel, and takes more."""
-    return 0 < len(cancel.sequence_ids) < MAX_CANCELLED_TOGETHER
-
-
-def _has_memory(load: EngineLoad) -> bool:
-    """What waits may promise as many times the memory as it may take places."""
-    if not load.kv_capacity_bytes or not load.max_running:
-        return True
-    most_bytes = load.kv_capacity_bytes * (1 + load.max_waiting / load.max_running)
-    return load.kv_reserved_bytes < most_bytes

@@ -1,4 +1,4 @@
-"""A sequence whose end is told to the breaker of its engine."""
+"""The engines of this mesh: links to them, their breakers, and the choice among them."""
 
 import asyncio
 import time
@@ -7,13 +7,17 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 
-from mlxmesh.engine.v1.engine_pb2 import SequenceOutput, Submit
-from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.placement import router
 from mlxmesh_generation.placement.engine_link import EngineLink
 from mlxmesh_generation.placement.mirror import CatalogueMirror
 from mlxmesh_generation.placement.router import PrefixAffinity, prefixes
-from mlxmesh_generation.placement.sequence import EngineSequence, SequenceSink
+from mlxmesh_generation.placement.sequence import (
+    EngineOutput,
+    EngineSequence,
+    SequenceRequest,
+    SequenceSink,
+)
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError, QueueFull
 from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.registry.convert import breaker_change
@@ -21,21 +25,20 @@ from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.resilience.breaker import Breaker, Permit
 from mlxmesh_shared.resilience.retries import RetryDelayEstimator
 from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
-from mlxmesh_shared.rpc.error_status import from_failure
 
 
-class JudgedSink:
-    """Satisfies SequenceSink: passes everything on to the generation's own."""
+class BreakerSink:
+    """Satisfies SequenceSink: reports to the engine's breaker, then forwards to the real sink."""
 
     def __init__(self, sink: SequenceSink, permit: Permit) -> None:
         self._sink = sink
         self._permit = permit
 
-    def on_output(self, output: SequenceOutput) -> None:
-        # The breaker first: what the generation does next may be to look for another engine.
-        if output.HasField("failure"):
-            self._permit.ended_by(from_failure(output.failure))
-        elif output.finish_reason:
+    def on_output(self, output: EngineOutput) -> None:
+        # The breaker first: the generation may look for another engine at once.
+        if output.failure is not None:
+            self._permit.ended_by(output.failure)
+        elif output.finish_reason is not None:
             self._permit.succeeded()
         else:
             self._permit.answered()
@@ -49,8 +52,8 @@ class JudgedSink:
         self._sink.on_lost(error)
 
 
-class JudgedSequence:
-    """Satisfies EngineSequence: one that is dropped says nothing about its engine."""
+class BreakerSequence:
+    """Satisfies EngineSequence: a dropped sequence does not count for or against its engine."""
 
     def __init__(self, sequence: EngineSequence, permit: Permit) -> None:
         self._sequence = sequence
@@ -69,7 +72,7 @@ class JudgedSequence:
 
 
 class Engines:
-    """A link to every engine; one whose record is gone takes nothing new, and closes when idle."""
+    """A link to every registered engine; the link of a deregistered one closes when idle."""
 
     def __init__(
         self,
@@ -83,18 +86,18 @@ class Engines:
         self._open = open_
         # By engine id: its record, and the link to it.
         self._links: dict[str, tuple[Instance, EngineLink]] = {}
-        # Likewise: what became of the sequences there.
+        # By engine id.
         self._breakers: dict[str, Breaker] = {}
         self._connected = asyncio.Event()
         self._affinity = PrefixAffinity()
         self._prefer_warm = True
-        # By model and version: how fast all of its engines together end sequences.
+        # By model and version: how fast all of its engines together complete sequences.
         self._retry_delays: defaultdict[tuple[str, str], RetryDelayEstimator] = defaultdict(
             RetryDelayEstimator
         )
 
     def prefer_warm(self, preferred: bool) -> None:
-        """Says whether a prompt goes by preference where its beginning was read before."""
+        """Sets whether prompts prefer the engine that has their prefix cached."""
         self._prefer_warm = preferred
 
     async def run(self) -> None:
@@ -106,31 +109,33 @@ class Engines:
     def place(
         self,
         version: ModelVersion,
-        submit: Submit,
+        request: SequenceRequest,
         sink: SequenceSink,
         *,
         avoid: Collection[str] = (),
     ) -> EngineSequence:
-        """As of Placer."""
+        """See Placer."""
         links = self._serving(version)
-        beginnings = prefixes(submit.prompt_token_ids)
+        prompt_prefixes = prefixes(request.prompt_token_ids)
         try:
             chosen = router.pick(
                 [self._replica(link) for link in links.values()],
                 avoid=avoid,
-                warm_tokens=self._affinity.warm_tokens(beginnings) if self._prefer_warm else {},
-                spread_by=beginnings[0] if beginnings else 0,
+                warm_tokens=self._affinity.warm_tokens(prompt_prefixes)
+                if self._prefer_warm
+                else {},
+                spread_by=prompt_prefixes[0] if prompt_prefixes else 0,
             )
         except QueueFull as error:
             retry_delays = self._retry_delays[version.name, str(version.version)]
             error.retry_delay_s = retry_delays.schedule_retry(time.monotonic())
             raise
-        self._affinity.note(beginnings, chosen)
+        self._affinity.note(prompt_prefixes, chosen)
         permit = self._breakers[chosen].admit()
-        return JudgedSequence(links[chosen].submit(submit, JudgedSink(sink, permit)), permit)
+        return BreakerSequence(links[chosen].submit(request, BreakerSink(sink, permit)), permit)
 
     def breakers(self) -> Iterator[tuple[Instance, Breaker]]:
-        """Every engine, and the breaker in front of it."""
+        """Every engine with its breaker."""
         for engine_id, (instance, _) in self._links.items():
             yield instance, self._breakers[engine_id]
 
@@ -145,7 +150,7 @@ class Engines:
                 while not self._any_connected(version):
                     await self._connected.wait()
         except TimeoutError:
-            return  # placing on one will say that there is none
+            return  # place() raises NoReplica
 
     def _replica(self, link: EngineLink) -> router.Replica:
         return replace(link.replica(), ejected=not self._breakers[link.engine_id].ready)
@@ -201,24 +206,29 @@ def _version_of(engine: Instance) -> tuple[str, str]:
     return engine.metadata.get("model", ""), engine.metadata.get("version", "")
 
 
-# How old the catalogue's word on a version may get while someone waits for a replica of it.
-ASK_AGAIN_S = 1.0
+# How often a generation that waits for a replica checks that the catalogue still wants one.
+RECHECK_S = 1.0
 
 
 class Replicas:
-    """Satisfies Placer: the engines that there are, and the catalogue's word on those to come."""
+    """Satisfies Placer: connected engines, and the replicas that the catalogue wants."""
 
     def __init__(self, engines: Engines, catalogue: CatalogueMirror) -> None:
         self._engines = engines
         self._catalogue = catalogue
 
     def place(
-        self, version: ModelVersion, submit: Submit, sink: SequenceSink, *, avoid: Collection[str]
+        self,
+        version: ModelVersion,
+        request: SequenceRequest,
+        sink: SequenceSink,
+        *,
+        avoid: Collection[str],
     ) -> EngineSequence:
-        return self._engines.place(version, submit, sink, avoid=avoid)
+        return self._engines.place(version, request, sink, avoid=avoid)
 
     def expected(self, version: ModelVersion) -> bool:
-        """Whether there is a replica, or one is to come."""
+        """Whether there is a replica or the catalogue wants one."""
         return self._engines.known(version) or self._catalogue.wants(version)
 
     async def wait_connected(self, version: ModelVersion, timeout_s: float) -> None:
@@ -228,4 +238,4 @@ class Replicas:
     async def wait_for_replica(self, version: ModelVersion) -> None:
         if not self.expected(version):
             raise EngineLost(f"the engine was lost, and {version} is no longer loaded")
-        await self._engines.wait_connected(version, ASK_AGAIN_S)
+        await self._engines.wait_connected(version, RECHECK_S)

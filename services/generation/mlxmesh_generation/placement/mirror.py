@@ -1,4 +1,4 @@
-"""The model service, found through the registry."""
+"""A mirror of the model service's catalogue."""
 
 import asyncio
 import logging
@@ -6,10 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Protocol
 
-from mlxmesh.model.v1.model_pb2 import GetTokenizerRequest, WatchModelsRequest
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
-from mlxmesh_generation import convert
-from mlxmesh_generation.catalogue import Catalogue, CatalogueChange, ModelVersion
+from mlxmesh_generation.domain.catalogue import Catalogue, CatalogueChange, ModelVersion
+from mlxmesh_generation.placement import convert
 from mlxmesh_shared.errors import MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.registry.port import Registry
@@ -19,22 +18,22 @@ FETCH_TIMEOUT_S = 120
 
 
 class ModelService:
-    """What generation asks of it: the catalogue's changes and the tokenizers' files."""
+    """Reads catalogue changes and tokenizer files from it."""
 
     def __init__(self, *, registry: Registry, channels: ChannelPool) -> None:
         self._registry = registry
         self._channels = channels
 
     async def watch(self, after_sequence: int) -> AsyncGenerator[CatalogueChange]:
-        """Raises: ServiceUnavailable when the service is away or goes away."""
+        """Raises: ServiceUnavailable when the service cannot be reached or its stream breaks."""
         stub = await self._stub()
-        async for message in stub.WatchModels(WatchModelsRequest(after_sequence=after_sequence)):
+        async for message in stub.WatchModels(convert.watch_models(after_sequence)):
             yield convert.catalogue_change(message)
 
     async def tokenizer_files(self, name: str, version: int) -> AsyncGenerator[tuple[str, bytes]]:
         """Raises: ServiceUnavailable as above, ModelNotFound when the version was removed."""
         stub = await self._stub()
-        request = GetTokenizerRequest(name=name, version=version)
+        request = convert.get_tokenizer(name, version)
         async for piece in stub.GetTokenizer(request, timeout=FETCH_TIMEOUT_S):
             yield piece.file_name, piece.data
 
@@ -52,15 +51,15 @@ _log = logging.getLogger(__name__)
 
 
 class CatalogueSource(Protocol):
-    """Where the catalogue's changes come from."""
+    """A source of catalogue changes."""
 
     def watch(self, after_sequence: int) -> AsyncGenerator[CatalogueChange]:
-        """Every model, or only what changed after a sequence number; then each change."""
+        """Yields every model, or the changes after a sequence number; then each new change."""
         ...
 
 
 class CatalogueMirror:
-    """Follows the model service; while that is away, the last known catalogue stays."""
+    """Follows the model service; without it, the last known catalogue stays valid."""
 
     def __init__(
         self,
@@ -117,11 +116,11 @@ class CatalogueMirror:
                 if listed is not None and change.model is not None:
                     listed.add(change.model.name)
                 if change.synced and listed is not None:
-                    # A catalogue that counts from the start again has listed all that it has.
+                    # A catalogue that starts to count anew lists every model.
                     if after == 0 or change.sequence < after:
                         self._catalogue.keep_only(listed)
                     listed = None
                     self._synced.set()
-                # Until the listing is complete, a broken watch has to begin again.
+                # A watch that breaks before the listing is complete starts over.
                 if listed is None:
                     self._last_sequence = change.sequence

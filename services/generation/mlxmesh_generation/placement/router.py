@@ -1,6 +1,6 @@
-"""Which engines have likely read the beginning of a prompt before. Pure, and only a guess.
+"""Chooses the engine of a sequence, by load and by cached prefixes. Pure.
 
-What an engine keeps is its own affair: a wrong guess costs reading, never a wrong answer.
+The cached prefixes are an estimate: a wrong one costs a prefill, never a wrong answer.
 """
 
 from array import array
@@ -16,25 +16,25 @@ from mlxmesh_shared.errors import NoReplica, QueueFull
 
 BLOCK_TOKENS = 32
 
-# About 20 MB. 2 million tokens, more than a replica on one host keeps.
+# About 20 MB, for 2 million tokens: more than a replica on one host caches.
 MAX_BLOCKS = 65_536
 
 Prefixes = list[int]
-"""A prompt's beginnings as numbers, one for each whole block: each stands for all up to there."""
+"""Hashes of a prompt's prefixes, one for each whole block."""
 
 
 class PrefixAffinity:
-    """Remembers the latest prompts of each engine; what was longest unused is forgotten first."""
+    """Remembers the latest prompts of each engine; evicts the least recently used first."""
 
-    def __init__(self, most_blocks: int = MAX_BLOCKS) -> None:
-        self._most_blocks = most_blocks
+    def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
+        self._max_blocks = max_blocks
         self._engines: OrderedDict[int, set[str]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._engines)
 
     def warm_tokens(self, prefixes: Prefixes) -> dict[str, int]:
-        """How many of the prompt's first tokens each engine has read; none for the others."""
+        """The length of the prefix that each engine likely has; engines without one are omitted."""
         warm: dict[str, int] = {}
         left: set[str] | None = None
         for blocks, prefix in enumerate(prefixes, start=1):
@@ -46,16 +46,16 @@ class PrefixAffinity:
         return warm
 
     def note(self, prefixes: Prefixes, engine_id: str) -> None:
-        """An engine was given this prompt."""
-        # Backwards, so that a beginning is not forgotten before what follows it.
+        """Records that an engine received this prompt."""
+        # Backwards, so that a prefix is evicted after its continuations.
         for prefix in reversed(prefixes):
             self._engines.setdefault(prefix, set()).add(engine_id)
             self._engines.move_to_end(prefix)
-        while len(self._engines) > self._most_blocks:
+        while len(self._engines) > self._max_blocks:
             self._engines.popitem(last=False)
 
     def forget(self, engine_id: str) -> None:
-        """An engine is gone, and all it had read."""
+        """Removes an engine that is gone."""
         for prefix, engines in list(self._engines.items()):
             engines.discard(engine_id)
             if not engines:
@@ -63,7 +63,7 @@ class PrefixAffinity:
 
 
 def prefixes(tokens: Sequence[int]) -> Prefixes:
-    """The same numbers in every process."""
+    """The prefix hashes of a prompt, equal in every process."""
     packed = array("I", tokens)
     text = memoryview(packed).cast("B")
     edges = range(0, len(text) + 1, BLOCK_TOKENS * packed.itemsize)
@@ -76,12 +76,36 @@ def prefixes(tokens: Sequence[int]) -> Prefixes:
     return found
 
 
-# A second is about what an engine takes to be back, or one short answer.
+@dataclass(frozen=True)
+class EngineLoad:
+    """An engine's load as it last reported it; 0 in a limit means unknown."""
+
+    running: int = 0
+    waiting: int = 0
+    max_running: int = 0
+    max_waiting: int = 0
+    kv_capacity_bytes: int = 0
+    kv_reserved_bytes: int = 0
+
+    @property
+    def capacity(self) -> int | None:
+        return self.max_running + self.max_waiting or None
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the engine may promise more key-value memory to waiting sequences."""
+        if not self.kv_capacity_bytes or not self.max_running:
+            return True
+        max_bytes = self.kv_capacity_bytes * (1 + self.max_waiting / self.max_running)
+        return self.kv_reserved_bytes < max_bytes
+
+
+# An engine restarts, or a short answer ends, in about a second.
 RETRY_DELAY_S = 1.0
 
 # Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2018).
 MAX_OF_MEAN_LOAD = 1.25
-# Of so few sequences, one more is no overload, whatever the mean.
+# So few sequences are never an overload, whatever the mean.
 ALWAYS_ALLOWED = 2
 
 
@@ -90,8 +114,8 @@ class Replica:
     """One engine as seen from here.
 
     `outstanding` counts the sequences that run or wait on it, `capacity` how many may (None while
-    the engine has not told). Without `has_memory`, it promised all that it has for keys and values.
-    An `ejected` one failed too often of late.
+    the engine has not reported). Without `has_memory`, all its key-value memory is promised. An
+    `ejected` one failed too often recently.
     """
 
     engine_id: str
@@ -118,7 +142,7 @@ def pick(
 
     Without one, the replica with the least outstanding work; of equals, the same one for the same
     `spread_by`, the first by id when it is 0. Sound are those that are connected and not ejected;
-    when all that are connected are ejected, they count as sound: the last one is never given up.
+    when all that are connected are ejected, they count as sound: the last one is never ejected.
 
     Raises: NoReplica when none is connected, QueueFull when all that are sound have a full queue.
     """
@@ -145,7 +169,7 @@ def pick(
 
 
 def most_outstanding(replicas: Sequence[Replica]) -> int:
-    """What a replica may have, the next sequence included, for the sake of a warm prefix."""
+    """The most sequences, the next one included, that a replica may have to be chosen by prefix."""
     mean = (sum(replica.outstanding for replica in replicas) + 1) / len(replicas)
     return max(ALWAYS_ALLOWED, int(MAX_OF_MEAN_LOAD * mean))
 

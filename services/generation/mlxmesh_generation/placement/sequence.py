@@ -1,37 +1,78 @@
-"""What a generation and the engine that works on it know of each other."""
+"""The contract between a generation and the engine that runs its sequence."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from mlxmesh.engine.v1.engine_pb2 import SequenceOutput, Submit
-from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.request import FinishReason, GenerationRequest, Timings
 from mlxmesh_shared.errors import MeshError
+
+# Looking up an enum member takes longer than comparing it, and this is done per output.
+_STOP = FinishReason.STOP
+
+
+@dataclass(frozen=True)
+class SequenceRequest:
+    """One sequence to submit to an engine."""
+
+    request: GenerationRequest
+    prompt_token_ids: Sequence[int]
+    max_tokens: int
+    seed: int
+    timeout_ms: int | None = None
+    generated_token_ids: Sequence[int] = ()
+    """Tokens that earlier engines generated; the engine continues after them."""
+    isolated: bool = False
+    """The engine must not batch it with other sequences."""
+    traceparent: str = ""
+
+
+@dataclass(slots=True)
+class EngineOutput:
+    """One output of an engine for one sequence; a finish reason or a failure is the last one.
+
+    Not frozen: one is created per output, and freezing doubles the cost of that.
+    """
+
+    token_ids: Sequence[int] = ()
+    finish_reason: FinishReason | None = None
+    failure: MeshError | None = None
+    accepted: bool = False
+    cached_tokens: int | None = None
+    prefilled_tokens: int = 0
+    timings: Timings | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last of all tokens is an end token or a stop token."""
+        return self.finish_reason is _STOP
 
 
 class SequenceSink(Protocol):
-    """Who is told what becomes of a sequence; called on the event loop, must not block."""
+    """Receives the outputs of one sequence; called on the event loop, must not block."""
 
-    def on_output(self, output: SequenceOutput) -> None:
-        """News from the engine; nothing follows a finish reason or a failure."""
+    def on_output(self, output: EngineOutput) -> None:
+        """Nothing follows a finish reason or a failure."""
         ...
 
     def on_lost(self, error: MeshError) -> None:
-        """The sequence is gone with its stream; nothing follows."""
+        """The sequence was lost together with its stream; nothing follows."""
         ...
 
 
 class EngineSequence(Protocol):
-    """A sequence on an engine, as its owner holds it."""
+    """A handle on a sequence that was submitted to an engine."""
 
     @property
     def engine_id(self) -> str: ...
 
     def cancel(self) -> None:
-        """Asks the engine to end it; its last output still comes."""
+        """Asks the engine to end the sequence; the sink still receives the last output."""
         ...
 
     def drop(self) -> None:
-        """Ends it and hears no more of it; nothing happens when it has ended."""
+        """Ends the sequence; the sink receives nothing more. A no-op once it has ended."""
         ...
 
 
@@ -39,17 +80,22 @@ class Placer(Protocol):
     """Finds an engine for a sequence."""
 
     def place(
-        self, version: ModelVersion, submit: Submit, sink: SequenceSink, *, avoid: Collection[str]
+        self,
+        version: ModelVersion,
+        request: SequenceRequest,
+        sink: SequenceSink,
+        *,
+        avoid: Collection[str],
     ) -> EngineSequence:
-        """Sends a sequence to the best engine that is not to be avoided.
+        """Submits a sequence to the best engine that is not in `avoid`.
 
         Raises: NoReplica, QueueFull.
         """
         ...
 
     async def wait_for_replica(self, version: ModelVersion) -> None:
-        """Returns when an engine of this version may be there.
+        """Returns when an engine of this version may be available.
 
-        Raises: EngineLost when there is none and none is wanted any more.
+        Raises: EngineLost when there is none and the catalogue wants none.
         """
         ...

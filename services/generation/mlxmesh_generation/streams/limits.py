@@ -1,4 +1,4 @@
-"""How much output waits for readers: for all generations together, and for each caller. Pure."""
+"""Limits on running generations and on unread output."""
 
 import time
 from collections import Counter
@@ -12,18 +12,18 @@ from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 
 @dataclass(eq=False)
 class UnreadOutput:
-    """What waits for the reader of one generation."""
+    """The unread output of one generation."""
 
     caller: str
     give_up: Callable[[], None]
-    """Ends the generation and drops what waits."""
+    """Ends the generation and discards its unread output."""
     size_bytes: int = 0
 
 
 class UnreadLimit:
-    """Beyond it, the caller with the most unread output loses its largest generation.
+    """Beyond the limit, the caller with the most unread output loses its largest generation.
 
-    So a caller whose readers stand still takes nothing from the readers of others.
+    So a caller with stalled readers does not affect the readers of others.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -33,7 +33,7 @@ class UnreadLimit:
         self.total_bytes = 0
 
     def changed(self, output: UnreadOutput, by_bytes: int) -> None:
-        """More waits than before, or less."""
+        """Records that unread output grew, or shrank."""
         self._count(output, by_bytes)
         while self.total_bytes > self._max_bytes and self._give_up_largest():
             pass
@@ -51,7 +51,7 @@ class UnreadLimit:
             del self._waiting[output.caller], self._bytes[output.caller]
 
     def _give_up_largest(self) -> bool:
-        """Whether that made room."""
+        """Whether that freed memory."""
         before = self.total_bytes
         caller = max(self._waiting, key=lambda name: self._bytes[name])
         max(self._waiting[caller], key=lambda output: output.size_bytes).give_up()
@@ -59,8 +59,9 @@ class UnreadLimit:
 
 
 class GenerationLimits:
-    """Counts a request from before its prompt is tokenized until its generation is given up, or
-    its tokens are counted.
+    """Limits how many requests are in progress, and their bytes.
+
+    A request counts from before tokenization until its generation ends or its count is returned.
     """
 
     def __init__(self, *, max_generations: int, max_held_bytes: int) -> None:
@@ -70,8 +71,8 @@ class GenerationLimits:
 
     @contextmanager
     def holding(self, caller: str, message_bytes: int) -> Generator[None]:
-        """Raises: TooManyRequests (with the time to come back), MessageTooLarge."""
-        self._take(caller, message_bytes)
+        """Raises: TooManyRequests (with a retry delay), MessageTooLarge."""
+        self._acquire(caller, message_bytes)
         self._held_bytes += message_bytes
         try:
             yield
@@ -79,7 +80,7 @@ class GenerationLimits:
             self._held_bytes -= message_bytes
             self._limiter.release(caller, time.monotonic())
 
-    def _take(self, caller: str, message_bytes: int) -> None:
+    def _acquire(self, caller: str, message_bytes: int) -> None:
         now_s = time.monotonic()
         if message_bytes > self._max_held_bytes:
             raise MessageTooLarge(

@@ -1,4 +1,4 @@
-"""Which generations' messages are kept, and which are given up first. Pure but for its clock."""
+"""Which generations are retained, and which are evicted first. Pure except for its clock."""
 
 import time
 from collections import Counter
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from mlxmesh_generation.request import GenerationKey
+from mlxmesh_generation.domain.request import GenerationKey
 
 
 @dataclass(frozen=True)
 class RetentionLimits:
-    """How much is kept of all generations together."""
+    """Limits on all retained generations together."""
 
     max_bytes: int = 64 * 2**20
     max_generations: int = 4096
@@ -19,10 +19,10 @@ class RetentionLimits:
 
 
 class Messages(Protocol):
-    """The kept messages of one generation."""
+    """The retained messages of one generation."""
 
     def drop_oldest(self) -> int:
-        """Gives up one; returns its size in bytes, 0 when there is none."""
+        """Drops one; returns its size in bytes, 0 when there is none."""
         ...
 
 
@@ -34,11 +34,11 @@ class _Kept:
 
 
 class Retention:
-    """Told what is kept; says through `forget` which generation has to go.
+    """Counts retained messages, and calls `forget` for each generation that it evicts.
 
-    When there is too much, the caller that has most kept gives room: the one of its generations
-    that ended first goes first, whole. When only running ones of that caller are left, their oldest
-    messages go, of the oldest generation first.
+    Beyond the limit, it evicts from the caller with the most retained bytes: first the generation
+    that ended first. When all generations of that caller still run, it drops their oldest messages,
+    beginning with the oldest generation.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Retention:
         self._clock = clock
         self._kept: dict[GenerationKey, _Kept] = {}
         self._ended_s: dict[GenerationKey, float] = {}
-        """Those that have ended, the first first."""
+        """When each ended generation ended, in that order."""
         self._ended_of: dict[str, dict[GenerationKey, None]] = {}
-        """The same by caller."""
+        """The keys of the same generations by caller."""
         self._bytes_of: Counter[str] = Counter()
         self.total_bytes = 0
 
@@ -64,7 +64,7 @@ class Retention:
         self.expire()
         while len(self._kept) > self._limits.max_generations and self._ended_of:
             most = max(self._ended_of, key=lambda name: len(self._ended_of[name]))
-            self._give_up_first(most)
+            self._evict_first(most)
 
     def grew(self, key: GenerationKey, size_bytes: int) -> None:
         kept = self._kept.get(key)
@@ -79,7 +79,7 @@ class Retention:
             self._ended_of.setdefault(kept.caller, {})[key] = None
 
     def remove(self, key: GenerationKey) -> None:
-        """It is kept no longer; nothing happens when it was not."""
+        """Stops retaining a generation; a no-op for one that is not retained."""
         kept = self._kept.pop(key, None)
         if kept is None:
             return
@@ -91,10 +91,10 @@ class Retention:
                 del self._ended_of[kept.caller]
 
     def expire(self) -> None:
-        """Gives up what ended too long ago."""
+        """Evicts generations that ended too long ago."""
         oldest_s = self._clock() - self._limits.after_end_s
         for key in list(self._expired(oldest_s)):
-            self._give_up(key)
+            self._evict(key)
 
     def _expired(self, oldest_s: float) -> Iterator[GenerationKey]:
         for key, ended_s in self._ended_s.items():
@@ -106,12 +106,12 @@ class Retention:
         while self._too_large:
             [(most, _)] = self._bytes_of.most_common(1)
             if most in self._ended_of:
-                self._give_up_first(most)
+                self._evict_first(most)
             elif not self._shorten(most):
                 return
 
     def _shorten(self, caller: str) -> bool:
-        """Drops the caller's oldest messages until there is room; whether there were any."""
+        """Drops the caller's oldest messages until there is room; False when there were none."""
         before = self.total_bytes
         for kept in self._kept.values():
             while (
@@ -133,9 +133,9 @@ class Retention:
     def _too_large(self) -> bool:
         return self.total_bytes > self._limits.max_bytes
 
-    def _give_up_first(self, caller: str) -> None:
-        self._give_up(next(iter(self._ended_of[caller])))
+    def _evict_first(self, caller: str) -> None:
+        self._evict(next(iter(self._ended_of[caller])))
 
-    def _give_up(self, key: GenerationKey) -> None:
+    def _evict(self, key: GenerationKey) -> None:
         self.remove(key)
         self._forget(key)

@@ -1,22 +1,22 @@
-"""The buffer between an engine's pace and one reader's."""
+"""The buffer between an engine and one reader."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from mlxmesh_generation.request import Delta, Event, Finished, PrefillProgress
+from mlxmesh_generation.domain.request import Delta, Event, Finished, PrefillProgress
 from mlxmesh_shared.errors import MeshError
 
-# Keeps a message far below any receiver's size limit.
+# So that a message stays far below every receiver's size limit.
 MAX_DELTA_TOKENS = 512
 MAX_BACKLOG_TOKENS = 65_536
-# What an event takes beside its text and tokens, on a 64-bit CPython.
+# The memory of an event without its text and tokens, on a 64-bit CPython.
 _EVENT_BYTES = 200
 _TOKEN_BYTES = 36
 
 
 def size_bytes(event: Event) -> int:
-    """What an event takes in memory, about."""
+    """The approximate memory of an event."""
     if isinstance(event, Delta):
         return _EVENT_BYTES + len(event.text) + _TOKEN_BYTES * len(event.token_ids)
     return 2 * _EVENT_BYTES
@@ -26,15 +26,15 @@ def _nobody(_by_bytes: int) -> None: ...
 
 
 class EventBuffer:
-    """Events in order, for one reader. While it is away, its deltas join into larger ones.
+    """Events in order, for one reader. Deltas that wait for the reader are merged.
 
-    So a slow reader gets fewer messages, and what waits for it is text, not messages. It is full
-    once `MAX_BACKLOG_TOKENS` wait; the writer has to look, for it cannot slow an engine down.
+    So a slow reader gets fewer, larger messages. The buffer is full once `MAX_BACKLOG_TOKENS`
+    wait; the writer must check `full`, because nothing can slow an engine down.
     """
 
-    def __init__(self, on_waiting: Callable[[int], None] = _nobody) -> None:
-        """`on_waiting` is told of so many bytes more, or less, that wait for the reader."""
-        self._on_waiting = on_waiting
+    def __init__(self, on_backlog: Callable[[int], None] = _nobody) -> None:
+        """`on_backlog` is called with each change of the bytes that wait for the reader."""
+        self._on_backlog = on_backlog
         self._events: deque[Event] = deque()
         self._backlog_tokens = 0
         self._finished = False
@@ -59,7 +59,7 @@ class EventBuffer:
             self._finished = True
         self._events.append(event)
         self.wake()
-        self._on_waiting(size_bytes(event) - before_bytes)
+        self._on_backlog(size_bytes(event) - before_bytes)
 
     def fail(self, error: MeshError) -> None:
         """Ends the stream with an error, after the events already in it."""
@@ -67,24 +67,24 @@ class EventBuffer:
         self.wake()
 
     def drop(self, error: MeshError) -> None:
-        """Drops what waits; the reader gets the error next, unless there was one before."""
+        """Discards the waiting events; the reader gets the error next, or an earlier one."""
         waiting = sum(map(size_bytes, self._events))
         self._events.clear()
         self._backlog_tokens = 0
         self._error = self._error or error
         self.wake()
         if waiting:
-            self._on_waiting(-waiting)
+            self._on_backlog(-waiting)
 
-    async def news(self) -> None:
-        """Returns when something was put, or somebody called wake()."""
+    async def wait(self) -> None:
+        """Returns after the next put(), fail(), drop() or wake()."""
         self._reader = asyncio.get_running_loop().create_future()
         await self._reader
 
-    def take(self) -> Event | None:
-        """The next event, the last one being Finished; None when there is none yet.
+    def pop(self) -> Event | None:
+        """The next event, of which Finished is the last; None when there is none yet.
 
-        Raises: the error that the stream failed with, once every event before it was taken.
+        Raises: the error of a failed stream, after every event before it.
         """
         if not self._events:
             if self._error is not None:
@@ -93,12 +93,12 @@ class EventBuffer:
         event = self._events.popleft()
         if isinstance(event, Delta):
             self._backlog_tokens -= len(event.token_ids)
-        self._on_waiting(-size_bytes(event))
+        self._on_backlog(-size_bytes(event))
         return event
 
     @property
     def ended(self) -> bool:
-        """Whether nothing can be added any more."""
+        """Whether no event can follow."""
         return self._finished or self._error is not None
 
     @property

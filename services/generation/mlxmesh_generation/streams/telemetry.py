@@ -1,5 +1,6 @@
-"""What a generation tells of itself: a span from its arrival to its end, one below it for each
-engine that works on it, and the metrics of OpenTelemetry's conventions for generative AI.
+"""Spans and metrics of generations, by OpenTelemetry's conventions for generative AI.
+
+A generation has one span from its arrival to its end, with a child for each engine that runs it.
 """
 
 import json
@@ -12,7 +13,7 @@ from opentelemetry.metrics import Histogram
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
-from mlxmesh_generation.request import Chat, Finished, PromptInput, PromptText
+from mlxmesh_generation.domain.request import Chat, Finished, PromptInput, PromptText
 from mlxmesh_generation.streams import instruments
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_shared.errors import Cancelled, MeshError, ReaderReplaced
@@ -29,7 +30,7 @@ _NS = 10**9
 
 
 class GenerationTelemetry:
-    """That of all generations of a process; `content_models` may have their texts in traces."""
+    """Telemetry of all generations; traces contain texts of `content_models` only."""
 
     def __init__(
         self, telemetry: Telemetry | None = None, content_models: Collection[str] = ()
@@ -47,17 +48,17 @@ class GenerationTelemetry:
         metrics.observe_value(instruments.RESUMPTIONS, lambda: self.resumptions)
         self._content_models = frozenset(content_models)
 
-    def begin(self, plan: Plan, decode: Decode) -> "WatchedGeneration":
-        """Watches a generation as a part of the call that is being served."""
-        tells = plan.version.name in self._content_models
-        return WatchedGeneration(self, plan, decode if tells else None)
+    def begin(self, plan: Plan, decode: Decode) -> "GenerationObserver":
+        """Observes a generation as a part of the current call."""
+        has_content = plan.version.name in self._content_models
+        return GenerationObserver(self, plan, decode if has_content else None)
 
 
-class WatchedGeneration:
-    """One generation. Nothing is done here for each token."""
+class GenerationObserver:
+    """Observes one generation. Nothing here runs per token."""
 
     def __init__(self, owner: GenerationTelemetry, plan: Plan, decode: Decode | None) -> None:
-        """Without `decode`, no text of its caller or of its model is told."""
+        """Without `decode`, its spans contain no text."""
         self._owner = owner
         self._plan = plan
         self._decode = decode
@@ -89,10 +90,10 @@ class WatchedGeneration:
             start_time=time.time_ns() - since_ns,
         )
 
-    def try_engine(self) -> str:
-        """Begins the span of a try to get an engine; returns its traceparent for the engine.
+    def start_attempt(self) -> str:
+        """Starts the span of an attempt to place it; returns the traceparent for the engine.
 
-        One that no engine takes is forgotten.
+        The span of a failed attempt is discarded.
         """
         self._engine_span = self._owner.tracer.start_span("execute", self._context, SpanKind.CLIENT)
         return traceparent_of(self._engine_span)
@@ -104,7 +105,7 @@ class WatchedGeneration:
         self._first_token_s = time.monotonic()
 
     def resumed(self) -> None:
-        """It goes on after the loss of its engine."""
+        """It is resumed after the loss of its engine."""
         self._owner.resumptions += 1
 
     def engine_failed(self, error: MeshError) -> None:
@@ -131,7 +132,7 @@ class WatchedGeneration:
         self._owner.running -= 1
         self._span.set_attribute(attributes.OUTPUT_TOKENS, len(token_ids))
         if self._decode is not None and self._span.is_recording():
-            self._tell_content(self._decode, token_ids)
+            self._record_content(self._decode, token_ids)
         self._engine_span.end()
         self._measure(len(token_ids), failure)
         self._span.end()
@@ -156,11 +157,11 @@ class WatchedGeneration:
             if tokens > 1:
                 record(owner.token_times, (now_s - self._first_token_s) / (tokens - 1), {})
 
-    def _tell_content(self, decode: Decode, token_ids: Sequence[int]) -> None:
-        said = _messages(self._plan, decode)
+    def _record_content(self, decode: Decode, token_ids: Sequence[int]) -> None:
+        messages = _messages(self._plan, decode)
         self._span.set_attributes(
             {
-                attributes.INPUT_MESSAGES: _content(said),
+                attributes.INPUT_MESSAGES: _content(messages),
                 attributes.OUTPUT_MESSAGES: _content([("assistant", decode(token_ids))]),
             }
         )
@@ -171,7 +172,7 @@ def _operation(source: PromptInput) -> str:
 
 
 def _messages(plan: Plan, decode: Decode) -> list[tuple[str, str]]:
-    """Role and text of each."""
+    """The role and text of each message."""
     source = plan.request.input
     if isinstance(source, Chat):
         return [(turn.role, turn.content) for turn in source.turns]
@@ -180,7 +181,7 @@ def _messages(plan: Plan, decode: Decode) -> list[tuple[str, str]]:
 
 
 def _content(messages: Iterable[tuple[str, str]]) -> str:
-    """As the conventions have it: JSON of messages with parts."""
+    """Messages with parts as JSON, the format of the conventions."""
     return json.dumps(
         [{"role": role, "parts": [{"type": "text", "content": text}]} for role, text in messages],
         ensure_ascii=False,
@@ -189,6 +190,6 @@ def _content(messages: Iterable[tuple[str, str]]) -> str:
 
 def _note_error(span: Span, error: MeshError) -> None:
     span.set_attribute(attributes.ERROR_TYPE, error.reason)
-    # That its caller left is no fault of the mesh's.
+    # A caller that left is not an error of the mesh.
     if not isinstance(error, Cancelled | ReaderReplaced):
         span.set_status(Status(StatusCode.ERROR))

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from mlxmesh_generation.request import Event, Finished
+from mlxmesh_generation.domain.request import Event, Finished
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_shared.errors import InvalidArgument, MeshError, MessagesExpired, ReaderReplaced
 
@@ -17,20 +17,20 @@ def _grew(_size_bytes: int) -> None: ...
 
 @dataclass(frozen=True)
 class Listeners:
-    """Who is told what becomes of a transcript."""
+    """Callbacks of a transcript."""
 
     on_read: Callable[[], None] = _nothing
-    """A reader came."""
+    """A reader attached."""
     on_left: Callable[[], None] = _nothing
-    """The reader left, or has all there is."""
+    """The reader detached or has read the last message."""
     on_kept: Callable[[int], None] = _grew
-    """So many bytes more are kept."""
+    """Called with the size of each message that is retained."""
 
 
 class Transcript:
-    """Events get their numbers when they are first read, so those that wait may still join.
+    """Events get their numbers when they are first read, so that waiting deltas can merge.
 
-    With `keeps`, what was read stays, for a reader that comes again.
+    With `keeps`, messages stay after they were read, for readers that attach again.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Transcript:
         self._keeps = keeps
         self._listeners = listeners
         self._kept: deque[Event] = deque()
-        # Messages before the first one kept; and up to the last one numbered.
+        # The numbers of the last message that was dropped and of the last one that has a number.
         self._gone = self._last = after_sequence
         self._ends_with_last = False
         self._reader: object | None = None
 
     @property
     def ended(self) -> bool:
-        """Whether the generation has ended; messages of it may still wait for a reader."""
+        """Whether the generation has ended; its last messages may still be unread."""
         return self._events.ended
 
     @property
@@ -64,19 +64,19 @@ class Transcript:
         return self._reader is not None
 
     async def read(self, after_sequence: int = 0) -> AsyncGenerator[tuple[int, Event]]:
-        """The messages after a number, each with its own; the reader before is sent away.
+        """Yields each message after a number, with its own number; replaces the current reader.
 
-        Raises: InvalidArgument beyond the last message, MessagesExpired, ReaderReplaced, and what
-        the generation failed with.
+        Raises: InvalidArgument beyond the last message, MessagesExpired, ReaderReplaced, and the
+        error of a failed generation.
         """
         self._check_known(after_sequence)
-        reader = self._take_over()
+        reader = self._replace_reader()
         try:
             position = after_sequence
             while not (self._ends_with_last and position == self._last):
                 event = self._find(position)
                 if event is None:
-                    await self._events.news()
+                    await self._events.wait()
                 else:
                     position += 1
                     yield position, event
@@ -88,11 +88,11 @@ class Transcript:
                 self._listeners.on_left()
 
     def drop_unread(self, error: MeshError) -> None:
-        """Drops what waits for a reader, who gets the error instead."""
+        """Discards the unread messages; the reader gets the error instead."""
         self._events.drop(error)
 
     def drop_oldest(self) -> int:
-        """Gives up the oldest message that is kept; returns its size in bytes, 0 without one."""
+        """Drops the oldest retained message; returns its size in bytes, 0 without one."""
         if not self._kept:
             return 0
         self._gone += 1
@@ -100,7 +100,7 @@ class Transcript:
 
     def _check_known(self, after_sequence: int) -> None:
         while self._last < after_sequence and self._find(self._last) is not None:
-            pass  # what waits for a reader counts
+            pass  # unread events get their numbers here
         if after_sequence > self._last:
             raise InvalidArgument(
                 f"after_sequence: the last message there is has number {self._last}",
@@ -114,16 +114,16 @@ class Transcript:
                 f"the messages up to number {self._gone} are no longer kept; start a new generation"
             )
 
-    def _take_over(self) -> object:
+    def _replace_reader(self) -> object:
         reader = self._reader = object()
         self._events.wake()
         self._listeners.on_read()
         return reader
 
     def _find(self, position: int) -> Event | None:
-        """The message after `position`, numbered now if it is new; None while there is none."""
+        """The message after `position`; a new one gets its number now. None while there is none."""
         if position == self._last:
-            event = self._events.take()
+            event = self._events.pop()
             if event is None:
                 return None
             self._number(event)

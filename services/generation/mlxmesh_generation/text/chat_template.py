@@ -47,7 +47,7 @@ class CompiledTemplate:
 
     @cached_property
     def _template(self) -> Template:
-        # Not before it is used: a model whose template is broken still continues prompts.
+        # Compiled on first use: a model with a broken template can still complete prompts.
         return _compile(self._source)
 
     def render(self, conversation: Mapping[str, Any]) -> str:
@@ -66,7 +66,7 @@ class CompiledTemplate:
                     raise TemplateUnusable(f"makes more than {self._max_characters} characters")
                 pieces.append(piece)
         except _Refused as error:
-            # Words that do not stand in the template could be from the conversation.
+            # Words that are not in the template may quote the conversation.
             message = str(error)
             raise TemplateRefused(message if message in self._source else "") from error
         except (TemplateUnusable, MemoryError):
@@ -173,7 +173,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Unlike jinja2's own filter, this one does not escape what only HTML needs escaped.
+    # Unlike jinja2's filter, this one does not escape for HTML.
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

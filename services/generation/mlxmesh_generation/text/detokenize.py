@@ -1,4 +1,4 @@
-"""Turns token ids into text step by step, so that the pieces joined equal the one-shot decode.
+"""Decodes token ids incrementally; the pieces joined equal the one-shot decode.
 
 A character may be spread over several tokens, and a token's text may depend on its neighbours, so
 text is held back until no later token can change it. The cost is linear in the number of tokens.
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Set
 from typing import Protocol
 
 _REPLACEMENT = "\ufffd"
-# Bounds the window where a model writes nothing but illegal bytes.
+# Bounds the window when a model generates only illegal bytes.
 _MAX_PENDING_TOKENS = 1024
 
 
@@ -81,7 +81,7 @@ class WindowDetokenizer:
         return self._show_all(self._pending_text()) if self._pending else ""
 
     def _show(self, text: str) -> str:
-        """What of a beginning of the pending text was not shown before."""
+        """The part of a prefix of the pending text that was not sent before."""
         fresh = text[self._pending_shown_characters :]
         self._pending_shown_characters += len(fresh)
         return fresh

@@ -1,27 +1,27 @@
-"""Finds stop texts in a stream of text chunks, without ever letting part of one through."""
+"""The text of a generation, cut before the first stop text."""
 
 from array import array
 from collections.abc import Sequence
 
-from mlxmesh_generation.request import Delta, Resumed
+from mlxmesh_generation.domain.request import Delta, Resumed
 from mlxmesh_generation.text.detokenize import Detokenizer
 
 
 class StopScanner:
-    """Passes text on, except what could still turn out to begin a stop text.
+    """Forwards text, but holds back a suffix that may be the beginning of a stop text.
 
-    The match that is complete first wins, and of those complete at the same character the longest;
-    so the outcome does not depend on how the text was cut into chunks.
+    The match that completes first wins; of matches that complete at the same character, the longest
+    wins. So the result does not depend on how the text is split into chunks.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
         self._beginnings = {stop[:end] for stop in stops for end in range(1, len(stop))}
-        self._longest_hold = max((len(stop) - 1 for stop in stops), default=0)
+        self._max_held = max((len(stop) - 1 for stop in stops), default=0)
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str | None]:
-        """The text that may be shown now, and the stop text that ended it, if one did."""
+        """The text that can be sent now, and the stop text that follows it, if one was found."""
         text = self._held + text
         match = self._first_match(text)
         if match is not None:
@@ -33,7 +33,7 @@ class StopScanner:
         return text[:shown], None
 
     def flush(self) -> str:
-        """The rest, once no more text can come: it did not become a stop text."""
+        """The text held back, once no more text can follow."""
         held, self._held = self._held, ""
         return held
 
@@ -43,41 +43,41 @@ class StopScanner:
         return min(matches, key=lambda match: (match[0] + len(match[1]), match[0]), default=None)
 
     def _hold(self, text: str) -> int:
-        """Length of the longest suffix that begins a stop text."""
-        for length in range(min(self._longest_hold, len(text)), 0, -1):
+        """The length of the longest suffix that begins a stop text."""
+        for length in range(min(self._max_held, len(text)), 0, -1):
             if text[-length:] in self._beginnings:
                 return length
         return 0
 
 
 class Output:
-    """Every token so far, whichever engine made it, and the text that they come to."""
+    """Every token so far, from all engines, and their text."""
 
     def __init__(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
         self.token_ids = array("I")
         self.stop_text: str | None = None
-        """The stop text that was found; nothing is taken after it."""
+        """The stop text that was found; tokens after it are ignored."""
         self._detokenizer = detokenizer
         self._stops = StopScanner(stops) if stops else None
-        # Of an output that began in another process: characters that its reader has, and the last
-        # token, of which only an engine can tell whether it is an end token.
+        # For an output from another process: the number of characters that its reader has, and the
+        # last token; only an engine knows whether that is an end token.
         self._sent_characters = 0
         self._unconfirmed: Sequence[int] = ()
 
     def replay(self, resumed: Resumed) -> list[Delta]:
-        """Takes what another process gave out; returns what of its text was held back there."""
+        """Adds the output of another process; returns the text that it held back."""
         self.token_ids.extend(resumed.token_ids)
         self._sent_characters = resumed.text_characters
         self._unconfirmed = resumed.token_ids[-1:]
         return self._silent(resumed.token_ids[:-1])
 
     def confirm(self, *, ends: bool) -> list[Delta]:
-        """Takes the last replayed token; one that `ends` the output has no text."""
+        """Adds the last replayed token; one that `ends` the output has no text."""
         token_ids, self._unconfirmed = self._unconfirmed, ()
         return [] if ends else self._silent(token_ids)
 
     def feed(self, token_ids: Sequence[int], *, stopped: bool) -> list[Delta]:
-        """With `stopped`, the last of them is an end token, which has no text."""
+        """With `stopped`, the last token is an end token, which has no text."""
         with_text = len(token_ids) - stopped
         if self._stops is None:
             return [self._delta(self._detokenizer.feed(token_ids[:with_text]), token_ids)]
@@ -90,7 +90,7 @@ class Output:
         return [*deltas, self._delta("", token_ids[with_text:])]
 
     def flush(self) -> list[Delta]:
-        """The text held back; what an unfinished character ends in may be a stop text."""
+        """The text held back; an incomplete character at its end may complete a stop text."""
         if self.stop_text is not None:
             return []
         text = self._detokenizer.flush()

@@ -1,11 +1,11 @@
-"""From what the caller sent to token ids, within the model's limits."""
+"""Tokenizes a request's input, within the model's limits."""
 
 from array import array
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from mlxmesh_generation.catalogue import ModelVersion
-from mlxmesh_generation.request import (
+from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.request import (
     Chat,
     GenerationRequest,
     PromptInput,
@@ -14,34 +14,34 @@ from mlxmesh_generation.request import (
 )
 from mlxmesh_generation.text.rendering import ChatTemplate, Renderers
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
-from mlxmesh_generation.text.worker_threads import Turns
+from mlxmesh_generation.text.worker_threads import FairThreadPool
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
 
 DEFAULT_MAX_TOKENS = 512
-# Shorter text takes less time to tokenize than a thread takes to start on it.
+# Tokenizing shorter text takes less time than handing it to a thread.
 INLINE_CHARACTERS = 4_096
-# Text of up to so many bytes is tokenized wherever it might fit. Above, it has to come to more
-# tokens than one for so many bytes each, as all text does that people and programs write.
+# Text up to CHEAP_BYTES is tokenized whenever it may fit. Longer text is refused if it could fit
+# only with more than CAPPED_TOKEN_BYTES per token, which no real text has.
 CHEAP_BYTES = 2**20
 CAPPED_TOKEN_BYTES = 16
 
 
 class Prompts:
-    """Turns inputs into token ids; in turns by caller, so that no caller holds up another."""
+    """Tokenizes inputs on threads that callers share fairly."""
 
-    def __init__(self, turns: Turns, renderers: Renderers) -> None:
-        self._turns = turns
+    def __init__(self, threads: FairThreadPool, renderers: Renderers) -> None:
+        self._threads = threads
         self._renderers = renderers
 
     def expect(self, source: PromptInput) -> None:
-        """Has ready by then what takes a moment to start."""
+        """Starts in advance what tokenizing this input will need."""
         if isinstance(source, Chat):
             self._renderers.warm()
 
     async def token_ids(
         self, source: PromptInput, tokenizer: ModelTokenizer, version: ModelVersion, *, caller: str
     ) -> Sequence[int]:
-        """The input's ids, not yet checked against any limit but the context, and that roughly.
+        """The input's token ids, checked only roughly against the context.
 
         Raises: InvalidArgument(field="chat") when there is no template or it refuses,
         ContextTooLong for a text so long that it cannot fit.
@@ -50,9 +50,9 @@ class Prompts:
             check_length(source.text, tokenizer, version, "prompt")
             if len(source.text) <= INLINE_CHARACTERS:
                 return _compact(tokenizer.encode_prompt(source.text))
-            return await self._turns.run(caller, _prompt_ids, source, tokenizer)
+            return await self._threads.run(caller, _prompt_ids, source, tokenizer)
         if isinstance(source, Chat):
-            return await self._turns.run(caller, self._chat_ids, source, tokenizer, version)
+            return await self._threads.run(caller, self._chat_ids, source, tokenizer, version)
         return source.token_ids
 
     def _chat_ids(
@@ -65,7 +65,7 @@ class Prompts:
 
 
 def conversation(chat: Chat) -> dict[str, Any]:
-    """What a template is given of a request."""
+    """The variables of a chat template."""
     return {
         "messages": [{"role": turn.role, "content": turn.content} for turn in chat.turns],
         "add_generation_prompt": chat.add_generation_prompt,
@@ -73,7 +73,7 @@ def conversation(chat: Chat) -> dict[str, Any]:
 
 
 def check_length(text: str, tokenizer: ModelTokenizer, version: ModelVersion, field: str) -> None:
-    """Raises: ContextTooLong when the text is too long to be worth tokenizing."""
+    """Raises: ContextTooLong for text that is too long to tokenize."""
     limit = max_text_bytes(version.context_tokens, tokenizer.max_token_bytes)
     # No character has more than four bytes: most texts need not be encoded to see that they pass.
     if 4 * len(text) > limit and len(text.encode()) > limit:
@@ -85,7 +85,7 @@ def check_length(text: str, tokenizer: ModelTokenizer, version: ModelVersion, fi
 
 
 def max_text_bytes(context_tokens: int, max_token_bytes: int | None) -> int:
-    """No longer text is tokenized: it could not fit, or only if it were nothing like text."""
+    """Longer text cannot fit, unless it is unlike any real text."""
     cap = max(CHEAP_BYTES, CAPPED_TOKEN_BYTES * context_tokens)
     return cap if max_token_bytes is None else min(cap, max_token_bytes * context_tokens)
 
@@ -108,18 +108,18 @@ def _compact(token_ids: Sequence[int]) -> Sequence[int]:
 
 
 def check_vocabulary(request: GenerationRequest, version: ModelVersion) -> None:
-    """Raises: InvalidArgument naming the first token id that the model does not have."""
+    """Raises: InvalidArgument naming the first token id outside the vocabulary."""
     size = version.vocab_size
     if not isinstance(request.input, PromptText | Chat):
         _check_ids(request.input.token_ids, size, "tokens.token_ids[{index}]")
     _check_ids(request.stop_token_ids, size, "stop_token_ids[{index}]")
-    _check_ids(request.sampling.logit_bias, size, "sampling.logit_bias[{token_id}]")
+    _check_ids(request.sampling.biased_token_ids, size, "sampling.logit_bias[{token_id}]")
 
 
 def check_resumed(
     resumed: Resumed, request: GenerationRequest, version: ModelVersion, max_tokens: int
 ) -> None:
-    """Raises: InvalidArgument for tokens that this request cannot have given."""
+    """Raises: InvalidArgument for tokens that this request cannot have generated."""
     field = "generated_token_ids"
     _check_ids(resumed.token_ids, version.vocab_size, field + "[{index}]")
     if request.max_tokens is not None and len(resumed.token_ids) > max_tokens:
@@ -141,10 +141,10 @@ def _check_ids(ids: Collection[int], size: int, path: str) -> None:
 
 
 def max_tokens(request: GenerationRequest, version: ModelVersion, prompt_tokens: int) -> int:
-    """How many tokens to generate at most.
+    """The maximum number of tokens to generate.
 
     Raises: InvalidArgument for an empty prompt, ContextTooLong when the prompt alone or with the
-    asked for max_tokens is longer than the context.
+    requested max_tokens exceeds the context.
     """
     name = request.input.field
     if prompt_tokens == 0:

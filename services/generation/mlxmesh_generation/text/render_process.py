@@ -22,11 +22,11 @@ from mlxmesh_generation.text.special_text import SpecialTexts
 from mlxmesh_generation.text.template_limits import TemplateRefused, TemplateUnusable
 
 MAX_MEMORY_BYTES = 512 * 2**20
-"""What one rendering may take beside what the process takes by itself."""
+"""The memory that one rendering may use beyond that of the idle process."""
 TEXT, MARKED_TEXT, REFUSED, UNUSABLE, EXHAUSTED = b"T", b"M", b"R", b"U", b"X"
-"""How an answer begins: with EXHAUSTED, this process is better replaced."""
+"""The first byte of a response; after EXHAUSTED, this process should be replaced."""
 LENGTH = struct.Struct(">I")
-# A process that outlived its parent in the middle of a rendering ends after so much CPU time more.
+# A process whose parent died during a rendering ends after this much more CPU time.
 _SPARE_CPU_S = 5
 _STATM = Path("/proc/self/statm")
 _WATCH_S = 0.02
@@ -54,13 +54,13 @@ def write_frame(stream: socket.socket, content: bytes) -> None:
 
 
 class Renderer:
-    """The templates that this process was given, by the name that its parent gave them."""
+    """The templates of this process, by the names that its parent uses."""
 
     def __init__(self) -> None:
         self._templates: dict[str, tuple[CompiledTemplate, SpecialTexts]] = {}
 
     def answer(self, request: dict[str, Any]) -> bytes:
-        """One request to one answer."""
+        """Renders one request to one response."""
         limit_cpu(request["max_render_s"])
         try:
             return self._rendered(request)
@@ -91,11 +91,11 @@ class Renderer:
 
 
 def limit_cpu(seconds: float) -> None:
-    """Ends this process once it has used so much CPU time more than by now, and some to spare."""
+    """Ends this process once it has used this much more CPU time, plus a margin."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     until_s = int(used.ru_utime + used.ru_stime + seconds) + 1 + _SPARE_CPU_S
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    with contextlib.suppress(ValueError):  # a lower limit that somebody else has set
+    with contextlib.suppress(ValueError):  # a lower limit is set already
         resource.setrlimit(resource.RLIMIT_CPU, (until_s, hard))
 
 
@@ -115,7 +115,7 @@ def limit_memory(platform: str = sys.platform) -> None:
 
 
 def peak_bytes(platform: str = sys.platform) -> int:
-    """The most memory that this process has had so far."""
+    """The peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform == "darwin" else 1024 * peak
 

@@ -18,15 +18,15 @@ from mlxmesh_generation.text import render_process
 from mlxmesh_generation.text.chat_template import MAX_RENDER_S
 from mlxmesh_shared.errors import Draining, InvalidArgument, MeshError, ServiceUnavailable
 
-# A template that does not end by itself is killed so long after it should have.
+# A process whose template exceeds its time is killed after this grace period.
 _KILL_AFTER_S = 0.5
 _START_S = 10.0
 _END_S = 0.2
 _MAX_IDLE = 2
 _MAX_TEMPLATES = 64
-# A process that had so much to do with keeps memory that it no longer needs.
+# A process that handled this much data retains memory that it no longer needs.
 _MAX_RETAINED_BYTES = 4 * 2**20
-# What of our environment a renderer gets: no settings, no secrets.
+# The environment variables that a renderer inherits: no settings, no secrets.
 _ENVIRONMENT = ("PATH", "TZ", "LANG", "LC_ALL")
 _ENVIRONMENT_PREFIXES = ("PYTHON", "COVERAGE")
 
@@ -39,7 +39,7 @@ class ChatTemplate:
     variables: Mapping[str, str]
     """The names of special tokens that templates use, such as bos_token."""
     special_texts: Sequence[str] = ()
-    """What no conversation may turn into a special token."""
+    """Texts that a conversation must not turn into special tokens."""
 
     @cached_property
     def name(self) -> str:
@@ -57,7 +57,7 @@ class Rendered:
 
 
 class Renderers:
-    """Processes, as many as threads call at one time; a few stay for the next calls."""
+    """A pool of processes, one per concurrent call; a few stay idle for later calls."""
 
     def __init__(self, max_render_s: float = MAX_RENDER_S) -> None:
         self._max_render_s = max_render_s
@@ -69,12 +69,12 @@ class Renderers:
 
     @property
     def pids(self) -> list[int]:
-        """Of all its processes."""
+        """The ids of all its processes."""
         with self._lock:
             return [renderer.pid for renderer in (*self._idle, *self._busy)]
 
     def warm(self) -> None:
-        """Has a first process in reserve; returns before it is ready."""
+        """Starts a first process in advance; returns before it is ready."""
         with self._lock:
             if not self._warmed and not self._closed:
                 self._warmed = True
@@ -98,7 +98,7 @@ class Renderers:
         return _rendered(answer)
 
     def close(self) -> None:
-        """Ends all processes; who waits for one gets an error."""
+        """Ends all processes; calls that wait for one fail."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -139,10 +139,10 @@ class _Renderer:
         except OSError as error:
             raise ServiceUnavailable("no process for chat templates can be started") from error
         self._known: set[str] = set()
-        """Templates that it has."""
+        """The names of the templates that it has."""
         self._ready = False
         self.is_worth_keeping = False
-        """Whether it has answered, and may answer more."""
+        """Whether it has rendered once and can render again."""
 
     @property
     def pid(self) -> int:
@@ -177,7 +177,7 @@ class _Renderer:
         self._process.kill()
 
     def end(self) -> int:
-        """Waits for its end, which it is not given long for; how it ended by itself."""
+        """Waits briefly for its end; returns how it ended by itself."""
         self._stream.close()
         try:
             return self._process.wait(_END_S)

@@ -1,4 +1,4 @@
-"""Keeps special tokens out of what callers say: their texts are marked there, and only there. Pure.
+"""Prevents special tokens in callers' input: their texts are marked there, and only there. Pure.
 
 A mark stands behind the first character of such a text, so that no tokenizer finds the token; the
 tokenizer that reads marked text drops the marks before it looks for words. Nothing but the standard
@@ -20,7 +20,7 @@ class SpecialTexts:
     """The texts of a model's special tokens."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        # One of a single character cannot be kept apart by a mark; no model is known to have one.
+        # A mark cannot separate a single character; no known model has such a special token.
         texts = sorted({text for text in texts if len(text) > 1})
         self._pattern = re.compile(_either(texts)) if texts else None
         # They may overlap: each character that begins one gets a mark.

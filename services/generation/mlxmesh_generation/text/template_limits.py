@@ -1,4 +1,4 @@
-"""Why a chat template gave no text; each message goes on from "the model's chat template"."""
+"""Limits and errors of chat templates; each message continues "the model's chat template"."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +11,7 @@ class TemplateUnusable(Exception):
 
 
 class TemplateRefused(Exception):
-    """It refuses the conversation, in words of its own; empty when they may not be repeated."""
+    """It rejects the conversation; its message is empty when it may quote the conversation."""
 
 
 MAX_ITEMS = 10_000
@@ -52,7 +52,7 @@ def check_braces(template: Any) -> None:
 
 
 def check_arguments(args: Collection[Any], kwargs: Mapping[str, Any]) -> None:
-    """For what pads or repeats as often as a number says. Raises: TemplateUnusable."""
+    """For functions that pad or repeat by a number. Raises: TemplateUnusable."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, int):
             _check(abs(value), MAX_ITEMS)

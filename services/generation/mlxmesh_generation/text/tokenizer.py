@@ -31,13 +31,13 @@ _HARMLESS = {
 }
 # These change the tokens or the templates in ways that are not repeated here.
 _OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_templates")
-# From here on transformers looks for, and mends, pre-tokenizers that are known to be wrong.
+# From this version on, transformers detects and fixes pre-tokenizers that are known to be wrong.
 _MAX_VOCAB_SIZE = 100_000
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What a tokenizer's files say."""
+    """The contents of a tokenizer's files."""
 
     backend: Tokenizer
     special_tokens: Mapping[str, str]
@@ -130,7 +130,7 @@ class ModelTokenizer:
 
     @property
     def max_token_bytes(self) -> int | None:
-        """No token stands for more bytes of a text; None where that cannot be told."""
+        """The most bytes of text that one token encodes; None when unknown."""
         return self._codec.max_token_bytes
 
     def decode(self, token_ids: Sequence[int]) -> str:

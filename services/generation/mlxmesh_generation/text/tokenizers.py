@@ -11,7 +11,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol
 
-from mlxmesh_generation.catalogue import ModelVersion
+from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import IllegalState, Internal
 from mlxmesh_shared.host.json_file import max_file_bytes

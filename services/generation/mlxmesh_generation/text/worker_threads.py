@@ -1,4 +1,4 @@
-"""Threads for work that blocks, which callers use in turns."""
+"""Threads for blocking work, shared fairly among callers."""
 
 import asyncio
 import os
@@ -14,14 +14,14 @@ MAX_THREADS = 4
 
 
 def default_threads() -> int:
-    """As many as help on this host; at least two, so that no caller can have all of them."""
+    """As many as this host can use; at least two, so that no caller can occupy all of them."""
     return min(MAX_THREADS, max(MIN_THREADS, os.cpu_count() or MIN_THREADS))
 
 
-class Turns:
-    """Runs work on a few threads; callers get them in turns, and none gets all of them.
+class FairThreadPool:
+    """A few threads, assigned to callers round-robin; no caller can occupy all of them.
 
-    Work whose caller left before its turn is dropped. Work that runs cannot be stopped: it keeps
+    Work that is cancelled before it runs is dropped. Running work cannot be stopped: it occupies
     its thread until it returns.
     """
 
@@ -30,29 +30,29 @@ class Turns:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="text")
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        """By caller, whose turn is next first."""
+        """By caller, in round-robin order."""
 
     async def run(self, caller: str, work: Callable[..., T], *args: Any) -> T:
-        """What `work` returns or raises, once it is the caller's turn."""
-        await self._turn(caller)
+        """Runs `work` once the caller has a thread; returns or raises what it does."""
+        await self._acquire(caller)
         loop = asyncio.get_running_loop()
         try:
             running = self._pool.submit(work, *args)
         except RuntimeError:
-            self._ended(caller)
+            self._release(caller)
             raise
-        running.add_done_callback(lambda _: _call_soon(loop, partial(self._ended, caller)))
+        running.add_done_callback(lambda _: _call_soon(loop, partial(self._release, caller)))
         return await asyncio.wrap_future(running)
 
     def close(self) -> None:
-        """Starts nothing more; what runs is left alone."""
+        """Starts no more work; running work continues."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def waiting(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    async def _turn(self, caller: str) -> None:
+    async def _acquire(self, caller: str) -> None:
         if self._may_run(caller):
             self._running[caller] += 1
             return
@@ -62,7 +62,7 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._ended(caller)
+                self._release(caller)
             else:
                 self._forget(caller, turn)
             raise
@@ -71,11 +71,11 @@ class Turns:
         free = self._running.total() < self._threads
         return free and self._running[caller] < self._threads - 1
 
-    def _ended(self, caller: str) -> None:
+    def _release(self, caller: str) -> None:
         self._running[caller] -= 1
         if not self._running[caller]:
             del self._running[caller]
-        if caller in self._waiting:  # behind all others
+        if caller in self._waiting:  # to the end of the round
             self._waiting[caller] = self._waiting.pop(caller)
         while (following := self._next()) is not None:
             self._begin(following)

@@ -1,4 +1,4 @@
-"""The models as far as generation needs to know them, and how a reference is resolved. Pure."""
+"""The models and versions that generation knows, and how a reference is resolved. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Model:
-    """A model; `default_version` is what its bare name means."""
+    """A model; its bare name refers to `default_version`."""
 
     name: str
     versions: Mapping[int, ModelVersion]
@@ -55,11 +55,11 @@ class Catalogue:
             self._models.pop(change.removed_name, None)
 
     def keep_only(self, names: set[str]) -> None:
-        """Forgets the models that a complete listing did not mention."""
+        """Removes the models that a complete listing did not contain."""
         self._models = {name: model for name, model in self._models.items() if name in names}
 
     def resolve(self, reference: ModelReference) -> ModelVersion:
-        """Raises: ModelNotFound for a name, version or alias that there is not."""
+        """Raises: ModelNotFound for an unknown name, version or alias."""
         model = self._models.get(reference.name)
         if model is None:
             raise ModelNotFound(

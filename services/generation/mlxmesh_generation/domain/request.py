@@ -1,21 +1,16 @@
-"""What a generation is asked for, and what it answers: the domain, free of wire messages.
+"""What a caller asks a generation for, and the events that answer it."""
 
-One exception: `Sampling` is handed on to the engine as it came. Generation looks only at its seed
-and its token ids, so a new sampling option needs no change here.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh_shared.reference import ModelReference
 
 
 @dataclass(frozen=True)
 class PromptText:
-    """Raw text, tokenized as it is."""
+    """Raw text, tokenized unchanged."""
 
     text: str
     field = "prompt"
@@ -40,14 +35,26 @@ class Chat:
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Token ids, used as they are."""
+    """Token ids, used unchanged."""
 
     token_ids: Sequence[int]
     field = "tokens"
 
 
-# Each names, as `field`, the request field that an error about it has to point at.
+# `field` is the name of the request field for errors about the input.
 PromptInput = PromptText | Chat | PromptTokens
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """The sampling options, forwarded to the engine as the caller sent them.
+
+    Generation reads only the two fields beside `encoded`, so a new option needs no change here.
+    """
+
+    encoded: bytes = b""
+    seed: int | None = None
+    biased_token_ids: Collection[int] = ()
 
 
 @dataclass(frozen=True)
@@ -58,19 +65,19 @@ class GenerationRequest:
     model: ModelReference
     input: PromptInput
     max_tokens: int | None = None
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingOptions = SamplingOptions()
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     priority: int = 0
     caller: str = ""
-    """Who shares what is contended for."""
+    """The key of fair shares."""
     owner: str = ""
-    """To whom the request_id belongs."""
+    """The namespace of the request_id."""
     message_bytes: int = 0
-    """The size of the request as it came."""
+    """The encoded size of the request."""
     digest: bytes | None = None
-    """What tells whether a request is the same; None when its id was not the caller's."""
+    """Equal for equal requests; None when the caller did not choose the request_id."""
 
     @property
     def key(self) -> "GenerationKey":
@@ -78,7 +85,7 @@ class GenerationRequest:
 
 
 class GenerationKey(NamedTuple):
-    """What a generation is known by: another owner's generation may have the same request_id."""
+    """Identifies a generation; two owners may use the same request_id."""
 
     owner: str
     request_id: str
@@ -86,7 +93,7 @@ class GenerationKey(NamedTuple):
 
 @dataclass(frozen=True)
 class CountRequest:
-    """Whose tokens are to be counted, of what."""
+    """A request to count the tokens of an input."""
 
     model: ModelReference
     input: PromptInput
@@ -96,13 +103,13 @@ class CountRequest:
 
 @dataclass(frozen=True)
 class Resumed:
-    """What the caller has of a generation that began in another process."""
+    """The output that the caller already received of a generation from another process."""
 
     token_ids: Sequence[int]
     text_characters: int
     after_sequence: int
     resumptions: int
-    """How many times it went on elsewhere before."""
+    """How often it was resumed before."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class Started:
 
 @dataclass(frozen=True)
 class PrefillProgress:
-    """How much of a long prompt has been read."""
+    """How much of a long prompt has been prefilled."""
 
     processed_tokens: int
     total_tokens: int
@@ -135,7 +142,7 @@ class Delta:
 
 
 class FinishReason(Enum):
-    """Why a generation ended well."""
+    """Why a generation ended without an error."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -144,7 +151,7 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time went, in milliseconds."""
+    """Time spent in each stage, in milliseconds."""
 
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
@@ -153,7 +160,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event of a generation that ended well; at most one of the two stops is set."""
+    """The last event of a generation without an error; at most one of the two stops is set."""
 
     reason: FinishReason
     prompt_tokens: int

@@ -6,7 +6,9 @@ import pytest
 
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Accepted, SequenceOutput
-from mlxmesh_generation.placement.engines import JudgedSequence, JudgedSink
+from mlxmesh_generation.placement import convert
+from mlxmesh_generation.placement.engines import BreakerSequence, BreakerSink
+from mlxmesh_generation.placement.sequence import EngineOutput
 from mlxmesh_shared.errors import (
     EngineFailed,
     EngineLost,
@@ -28,7 +30,7 @@ class Sink:
         self.breaker = breaker
         self.told: list[tuple[Any, BreakerState]] = []
 
-    def on_output(self, output: SequenceOutput) -> None:
+    def on_output(self, output: EngineOutput) -> None:
         self.told.append((output, self.breaker.state))
 
     def on_lost(self, error: MeshError) -> None:
@@ -61,13 +63,13 @@ def test_a_lost_engine_is_ejected_before_its_generations_look_for_another() -> N
     breaker = Breaker()
     sink = Sink(breaker)
     error = EngineLost("lost")
-    JudgedSink(sink, breaker.admit()).on_lost(error)
+    BreakerSink(sink, breaker.admit()).on_lost(error)
     assert sink.told == [(error, BreakerState.OPEN)]
 
 
 def test_a_fault_of_our_own_is_not_the_engines() -> None:
     breaker = Breaker()
-    JudgedSink(Sink(breaker), breaker.admit()).on_lost(Internal("a generation failed"))
+    BreakerSink(Sink(breaker), breaker.admit()).on_lost(Internal("a generation failed"))
     assert breaker.failures == 0
 
 
@@ -78,25 +80,29 @@ def test_a_fault_of_our_own_is_not_the_engines() -> None:
 def test_a_failure_counts_by_whose_fault_it_is(failure: MeshError, failures: int) -> None:
     breaker = Breaker()
     sink = Sink(breaker)
-    output = SequenceOutput(failure=to_failure(failure))
-    JudgedSink(sink, breaker.admit()).on_output(output)
+    output = convert.engine_output(SequenceOutput(failure=to_failure(failure)))
+    BreakerSink(sink, breaker.admit()).on_output(output)
     assert breaker.failures == failures
     assert [told for told, _ in sink.told] == [output]
 
 
 @pytest.mark.parametrize(
-    "output", [SequenceOutput(accepted=Accepted()), SequenceOutput(finish_reason=LENGTH)]
+    "output",
+    [
+        convert.engine_output(SequenceOutput(accepted=Accepted())),
+        convert.engine_output(SequenceOutput(finish_reason=LENGTH)),
+    ],
 )
-def test_a_sign_of_life_closes_the_breaker(output: SequenceOutput) -> None:
+def test_a_sign_of_life_closes_the_breaker(output: EngineOutput) -> None:
     breaker = opened_and_due()
-    JudgedSink(Sink(breaker), breaker.admit()).on_output(output)
+    BreakerSink(Sink(breaker), breaker.admit()).on_output(output)
     assert breaker.state is BreakerState.CLOSED
 
 
 def test_a_dropped_sequence_makes_room_for_another_probe() -> None:
     breaker = opened_and_due()
     inner = Sequence()
-    sequence = JudgedSequence(inner, breaker.admit())
+    sequence = BreakerSequence(inner, breaker.admit())
     assert not breaker.ready
     sequence.cancel()
     assert not breaker.ready

@@ -1,0 +1,1 @@
+"""What a generation is: requests, events, and the models that may serve them. Pure."""

@@ -1,0 +1,129 @@
+"""Converts the messages of engines and of the model service."""
+
+from mlxmesh.common.v1.sampling_pb2 import Sampling
+from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh.engine.v1.engine_pb2 import Cancel, ExecuteRequest, SequenceOutput, Submit
+from mlxmesh.model.v1 import model_pb2
+from mlxmesh_generation.domain.catalogue import CatalogueChange, Model, ModelVersion
+from mlxmesh_generation.domain.request import FinishReason, Timings
+from mlxmesh_generation.placement.router import EngineLoad
+from mlxmesh_generation.placement.sequence import EngineOutput, SequenceRequest
+from mlxmesh_shared.rpc.error_status import from_failure
+
+_FINISH_REASONS: dict[int, FinishReason] = {
+    engine_pb2.ENGINE_FINISH_REASON_STOP: FinishReason.STOP,
+    engine_pb2.ENGINE_FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    engine_pb2.ENGINE_FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
+}
+# The contract's limit.
+MAX_CANCELLED_TOGETHER = 4096
+_NO_LIMIT = 2**32
+
+# Engines.
+
+
+def submit(request: SequenceRequest, sequence_id: int) -> Submit:
+    asked = request.request
+    sampling = Sampling.FromString(asked.sampling.encoded)
+    sampling.seed = request.seed
+    return Submit(
+        sequence_id=sequence_id,
+        prompt_token_ids=request.prompt_token_ids,
+        generated_token_ids=request.generated_token_ids,
+        sampling=sampling,
+        max_tokens=request.max_tokens,
+        stop_token_ids=asked.stop_token_ids,
+        ignore_eos=asked.ignore_eos,
+        timeout_ms=request.timeout_ms,
+        priority=asked.priority,
+        caller=asked.caller,
+        isolated=request.isolated,
+        traceparent=request.traceparent,
+    )
+
+
+def submit_message(request: SequenceRequest, sequence_id: int) -> ExecuteRequest:
+    return ExecuteRequest(submit=submit(request, sequence_id))
+
+
+def cancel_message(sequence_id: int) -> ExecuteRequest:
+    return ExecuteRequest(cancel=Cancel(sequence_ids=[sequence_id]))
+
+
+def add_to_cancel(message: ExecuteRequest, sequence_id: int) -> bool:
+    """Adds a sequence to a cancel message; False when it is another message or is full."""
+    cancel = message.cancel
+    if not 0 < len(cancel.sequence_ids) < MAX_CANCELLED_TOGETHER:
+        return False
+    cancel.sequence_ids.append(sequence_id)
+    return True
+
+
+def engine_output(message: SequenceOutput) -> EngineOutput:
+    """Raises: KeyError for a finish reason that this version does not know."""
+    output = EngineOutput(message.token_ids)
+    if reason := message.finish_reason:
+        timings = message.timings
+        output.finish_reason = _FINISH_REASONS[reason]
+        output.timings = Timings(timings.queue_ms, timings.prefill_ms, timings.decode_ms)
+    if message.HasField("failure"):
+        output.failure = from_failure(message.failure)
+    if message.HasField("accepted"):
+        output.accepted, output.cached_tokens = True, message.accepted.cached_tokens
+    elif message.HasField("cached_tokens"):
+        output.cached_tokens = message.cached_tokens
+    if not output.token_ids:
+        output.prefilled_tokens = message.prefilled_tokens
+    return output
+
+
+def engine_load(message: engine_pb2.EngineLoad) -> EngineLoad:
+    return EngineLoad(
+        running=message.running,
+        waiting=message.waiting,
+        max_running=message.max_running,
+        max_waiting=message.max_waiting,
+        kv_capacity_bytes=message.kv_capacity_bytes,
+        kv_reserved_bytes=message.kv_reserved_bytes,
+    )
+
+
+# The model service.
+
+
+def catalogue_change(message: model_pb2.WatchModelsResponse) -> CatalogueChange:
+    return CatalogueChange(
+        sequence=message.sequence,
+        model=_model(message.model) if message.HasField("model") else None,
+        removed_name=message.removed_name if message.HasField("removed_name") else None,
+        synced=message.HasField("synced"),
+    )
+
+
+def watch_models(after_sequence: int) -> model_pb2.WatchModelsRequest:
+    return model_pb2.WatchModelsRequest(after_sequence=after_sequence)
+
+
+def get_tokenizer(name: str, version: int) -> model_pb2.GetTokenizerRequest:
+    return model_pb2.GetTokenizerRequest(name=name, version=version)
+
+
+def _model(message: model_pb2.Model) -> Model:
+    return Model(
+        name=message.name,
+        versions={version.version: _version(message.name, version) for version in message.versions},
+        default_version=message.default_version,
+        aliases=dict(message.aliases),
+    )
+
+
+def _version(name: str, message: model_pb2.ModelVersion) -> ModelVersion:
+    return ModelVersion(
+        name=name,
+        version=message.version,
+        digest=message.digest,
+        # 0 means that the catalogue knows no limit; the engine then checks its own.
+        context_tokens=message.context_tokens or _NO_LIMIT,
+        vocab_size=message.vocab_size or _NO_LIMIT,
+        desired_replicas=message.desired_replicas,
+    )

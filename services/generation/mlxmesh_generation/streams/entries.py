@@ -1,0 +1,173 @@
+"""The generations of this process by key, and what happens as readers come and go."""
+
+import asyncio
+from contextlib import AbstractContextManager, ExitStack
+
+from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest
+from mlxmesh_generation.streams.generation import Generation
+from mlxmesh_generation.streams.limits import UnreadLimit, UnreadOutput
+from mlxmesh_generation.streams.retention import Retention, RetentionLimits
+from mlxmesh_generation.streams.transcript import Listeners, Transcript
+from mlxmesh_shared.errors import Cancelled, GenerationNotFound, MeshError, ReaderReplaced
+
+
+class EntryIndex:
+    """Entries by key, within the limits on retained and on unread output."""
+
+    def __init__(
+        self, *, retained: RetentionLimits, max_unread_bytes: int, detached_timeout_s: float
+    ) -> None:
+        self.retention = Retention(retained, forget=self._forget)
+        self.unread = UnreadLimit(max_unread_bytes)
+        self.detached_timeout_s = detached_timeout_s
+        self._entries: dict[GenerationKey, Entry] = {}
+
+    def get(self, key: GenerationKey) -> "Entry | None":
+        return self._entries.get(key)
+
+    def add(self, request: GenerationRequest, *, resumed: bool) -> "Entry":
+        entry = self._entries[request.key] = Entry(request, self, resumed=resumed)
+        return entry
+
+    def has(self, entry: "Entry") -> bool:
+        return self._entries.get(entry.key) is entry
+
+    def remove(self, entry: "Entry") -> None:
+        """Frees the key; a no-op when another entry has it."""
+        if self.has(entry):
+            del self._entries[entry.key]
+            self.retention.remove(entry.key)
+
+    def _forget(self, key: GenerationKey) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            entry.on_forgotten()
+
+
+class Entry:
+    """One request_id in use: while its generation is prepared, runs, and is retained.
+
+    A generation whose caller chose the request_id is retained: it survives its readers, and its
+    messages stay for later ones. Any other ends when its reader leaves.
+    """
+
+    def __init__(self, request: GenerationRequest, index: EntryIndex, *, resumed: bool) -> None:
+        self.key = request.key
+        self.digest = request.digest
+        self.resumed = resumed
+        self.settled = asyncio.Event()
+        """Set once the generation has started or failed to."""
+        self._index = index
+        self._unread = UnreadOutput(request.caller, self._on_too_much_unread)
+        self._quota = ExitStack()
+        self._generation: Generation | None = None
+        self._transcript: Transcript | None = None
+        self._cancelled = False
+        self._started = False
+        self._detached: asyncio.TimerHandle | None = None
+
+    @property
+    def retained(self) -> bool:
+        return self.digest is not None
+
+    @property
+    def transcript(self) -> Transcript | None:
+        """None until the generation has started."""
+        return self._transcript if self._started else None
+
+    # From preparation to the end.
+
+    def acquire(self, quota: AbstractContextManager[None]) -> None:
+        """Holds a quota until the generation ends. Raises what the quota raises."""
+        self._quota.enter_context(quota)
+
+    def open(self, generation: Generation, after_sequence: int) -> None:
+        self._generation = generation
+        self._transcript = Transcript(
+            generation.events,
+            keeps=self.retained,
+            after_sequence=after_sequence,
+            listeners=Listeners(self._on_attached, self._on_detached, self._on_retained),
+        )
+        if self.retained:
+            self._index.retention.add(self.key, self._transcript, self._unread.caller)
+        if self._cancelled:
+            generation.cancel()
+
+    def start(self) -> Transcript:
+        """Call it after open(). Raises: what Generation.start() raises."""
+        assert self._generation is not None
+        assert self._transcript is not None
+        generation, transcript = self._generation, self._transcript
+        try:
+            generation.start()
+        except MeshError as error:
+            generation.fail(error)
+            raise
+        self._started = True
+        return transcript
+
+    def cancel(self) -> bool:
+        """False when the generation has ended."""
+        if self._transcript is not None and self._transcript.ended:
+            return False
+        self._cancelled = True
+        if self._generation is not None:
+            self._generation.cancel()
+        return True
+
+    def release(self) -> None:
+        """Ends the generation, drops its messages, and frees the request_id."""
+        self._index.remove(self)
+        self._stop_timer()
+        error = ReaderReplaced("this generation goes on for another reader")
+        if self._generation is not None:
+            self._generation.fail(error)
+        if self._transcript is not None:
+            self._transcript.drop_unread(error)
+        self._quota.close()
+
+    # Callbacks of the generation, of its transcript and of the limits.
+
+    def on_ended(self) -> None:
+        # This frees the prompt too, which may be much larger than the retained messages.
+        self._generation = None
+        self._quota.close()
+        self._index.retention.note_end(self.key)
+
+    def on_backlog(self, by_bytes: int) -> None:
+        self._index.unread.changed(self._unread, by_bytes)
+
+    def on_forgotten(self) -> None:
+        """Retention gave it up. A current reader may finish; its leaving drops the rest."""
+        if self._transcript is not None and not self._transcript.is_read:
+            self._transcript.drop_unread(GenerationNotFound("it is no longer retained"))
+
+    def _on_attached(self) -> None:
+        self._stop_timer()
+
+    def _on_detached(self) -> None:
+        if not self.retained or not self._index.has(self):
+            self.release()
+        elif self._transcript is not None and not self._transcript.ended:
+            loop = asyncio.get_running_loop()
+            timeout_s = self._index.detached_timeout_s
+            self._detached = loop.call_later(timeout_s, self._on_detached_timeout)
+
+    def _on_detached_timeout(self) -> None:
+        if self._generation is not None:
+            self._generation.fail(Cancelled("it was cancelled: no reader attached in time"))
+
+    def _on_retained(self, size_bytes: int) -> None:
+        self._index.retention.grew(self.key, size_bytes)
+
+    def _on_too_much_unread(self) -> None:
+        error = Cancelled("too much output waits for readers here; read faster or ask for less")
+        if self._generation is not None:
+            self._generation.abort(error)
+        elif self._transcript is not None:
+            self._transcript.drop_unread(error)
+
+    def _stop_timer(self) -> None:
+        if self._detached is not None:
+            self._detached.cancel()
