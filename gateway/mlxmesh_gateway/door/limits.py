@@ -1,4 +1,4 @@
-"""What the gateway lets in: for how long, how much for one caller, and what is passed on."""
+"""The deadlines of calls, the limit of one caller, and the metadata that is forwarded."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,25 +7,25 @@ from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.rpc.caller import CALLER_METADATA, OWNER_METADATA
 
 FORWARDED_METADATA = frozenset({"x-request-id"})
-"""Metadata that services get to see as it came; everything else ends at the gateway."""
+"""Metadata that is forwarded to services unchanged; everything else is dropped."""
 
 HEDGE_MS = "mlxmesh-hedge-ms"
-"""Metadata that asks for a second try beside a slow first one; documented in generation.proto."""
+"""Metadata that requests a second attempt beside a slow first one; see generation.proto."""
 MAX_HEDGE_MS = 60_000
-_MAX_HEDGE_DIGITS = 9  # zeros in front are legal, thousands of them are not
+_MAX_HEDGE_DIGITS = 9  # leading zeros are legal, thousands of them are not
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """The deadlines that calls get, in seconds."""
+    """The default and the maximum deadline of calls, in seconds."""
 
     default_s: float
     max_s: float
 
     def timeout_s(self, remaining_s: float | None, *, lasting: bool = False) -> float:
-        """What a call may take: what its client allows, never above the maximum."""
+        """The timeout of a call: the client's, or the default, never above the maximum."""
         if remaining_s is None:
             return self.max_s if lasting else min(self.default_s, self.max_s)
         return min(remaining_s, self.max_s)
@@ -34,13 +34,13 @@ class Deadlines:
 def forwarded(
     metadata: Iterable[tuple[str, str | bytes]] | None, *, caller: str, owner: str
 ) -> Metadata:
-    """The part of a call's metadata that is passed on, and who calls."""
+    """The part of a call's metadata that is forwarded, with its caller and owner."""
     kept = ((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
     return (*kept, (CALLER_METADATA, caller), (OWNER_METADATA, owner))
 
 
 def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float | None:
-    """When a second instance is to be asked beside the first; None when that is not wanted.
+    """When a second instance is asked beside the first; None without that metadata.
 
     Raises: InvalidArgument for anything but a whole number of milliseconds from 1 to 60000.
     """
@@ -58,5 +58,5 @@ def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float |
 
 
 def places_per_caller(max_concurrent_rpcs: int, asked: int | None) -> int:
-    """As asked, else so many that an eighth of the places is left for others."""
+    """The configured limit, else seven eighths of all calls, so that others can call too."""
     return asked or max_concurrent_rpcs - max_concurrent_rpcs // 8

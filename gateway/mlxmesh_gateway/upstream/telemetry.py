@@ -1,17 +1,9 @@
-"""What the gateway tells of the calls that it relays: facts on their spans, and counts."""
+"""Counts of the relayed streams, and the outcome of a Generate on its span."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from google.protobuf.message import Message
 from opentelemetry import trace
 
-from mlxmesh.generation.v1.generation_pb2 import (
-    CompleteRequest,
-    CompleteResponse,
-    CountTokensRequest,
-    GenerateRequest,
-)
 from mlxmesh_gateway.upstream import instruments
 from mlxmesh_gateway.upstream.backends import Backends
 from mlxmesh_gateway.upstream.recording import Recording
@@ -21,14 +13,14 @@ from mlxmesh_shared.telemetry.metrics import Metrics, observe_breakers
 
 @dataclass
 class RelayCounts:
-    """Of all streams since the start."""
+    """Counts over all streams since the start."""
 
     messages: int = 0
     resumptions: int = 0
 
 
 def observe_gateway(metrics: Metrics, counts: RelayCounts, backends: Backends) -> None:
-    """Has the gateway's counts and breakers read for each export."""
+    """Registers the gateway's counts and breakers, which each export reads."""
     metrics.observe_value(instruments.RELAYED_MESSAGES, lambda: counts.messages)
     metrics.observe_value(instruments.RESUMPTIONS, lambda: counts.resumptions)
     observe_breakers(
@@ -36,31 +28,9 @@ def observe_gateway(metrics: Metrics, counts: RelayCounts, backends: Backends) -
     )
 
 
-def describe_request(request: Message) -> None:
-    """Says on the call's span what is asked for; a request that is legal holds no secret here."""
-    span = trace.get_current_span()
-    if not span.is_recording():
-        return
-    asked: Any = request.generation if isinstance(request, CompleteRequest) else request
-    if isinstance(asked, GenerateRequest | CountTokensRequest):
-        operation = "chat" if asked.HasField("chat") else "text_completion"
-        span.set_attribute(attributes.OPERATION, operation)
-        span.set_attribute(attributes.REQUEST_MODEL, asked.model)
-    if request_id := getattr(asked, "request_id", ""):
-        span.set_attribute(attributes.REQUEST_ID, request_id)
-
-
 def describe_stream(recording: Recording) -> None:
-    """Says on the call's span what became of a Generate."""
+    """Sets the request_id and the number of resumptions of a Generate."""
     span = trace.get_current_span()
     if span.is_recording() and recording:
         span.set_attribute(attributes.REQUEST_ID, recording.request_id)
         span.set_attribute(attributes.RESUMPTIONS, recording.resumptions)
-
-
-def describe_answer(path: str, answer: bytes) -> None:
-    """Says on the call's span which generation a Complete was."""
-    span = trace.get_current_span()
-    if span.is_recording() and path.endswith("/Complete"):
-        started = CompleteResponse.FromString(answer).started
-        span.set_attribute(attributes.REQUEST_ID, started.request_id)

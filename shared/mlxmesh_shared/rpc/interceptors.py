@@ -18,7 +18,7 @@ from grpc import aio
 
 from mlxmesh_shared.errors import Draining, Internal, MeshError, TooManyRequests
 from mlxmesh_shared.host.disk import disk_error
-from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
+from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter, acquire_slot
 from mlxmesh_shared.rpc.access_log import (
     DeferredTasks,
     access_level,
@@ -208,15 +208,8 @@ class CallGuard(aio.ServerInterceptor):
         if self._limiter is None or is_background(method):
             return None
         caller = claimed_caller(context)
-        delay_s = self._limiter.try_acquire(caller, time.monotonic())
-        if delay_s is None:
-            return caller
-        self._on_refused(self._limiter.held)
-        raise TooManyRequests(
-            f"{self._limiter.held} calls are running here, and the limit allows no more of this "
-            "caller; try again later",
-            retry_delay_s=delay_s,
-        )
+        acquire_slot(self._limiter, caller, time.monotonic(), self._on_refused)
+        return caller
 
     def _conclude(
         self,

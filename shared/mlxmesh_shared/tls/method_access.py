@@ -1,7 +1,7 @@
 """Which roles may call which method, as the contracts declare it; denied by default."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -37,13 +37,16 @@ class MethodAccess:
 
     def check(self, method: str, context: aio.ServicerContext[Any, Any]) -> None:
         """Raises: Unauthenticated, PermissionDenied, or MethodNotFound; audits refusals."""
+        self.check_identity(method, peer_identity(context.auth_context()), peer=context.peer)
+
+    def check_identity(self, method: str, caller: PeerIdentity, *, peer: Callable[[], str]) -> None:
+        """As check(), without gRPC. `peer` returns the address, which only the audit reads."""
         allowed = self._allowed.get(method)
         if allowed is None:
             raise MethodNotFound("there is no such method here; list the services by reflection")
-        caller = peer_identity(context.auth_context())
         if (caller.role or self._anonymous_role) in allowed:
             return
-        fields = {"method": method, "caller": caller.spiffe_id, "peer": context.peer()}
+        fields = {"method": method, "caller": caller.spiffe_id, "peer": peer()}
         _audit.warning("refused", extra={"operation": "access", "fields": fields})
         raise _refusal(caller, allowed)
 

@@ -18,8 +18,9 @@ from mlxmesh.generation.v1.generation_pb2 import (
     Started,
 )
 from mlxmesh.model.v1.model_pb2 import ListModelsRequest
+from mlxmesh_gateway.door.spans import describe_answer, describe_request
 from mlxmesh_gateway.upstream.recording import Recording
-from mlxmesh_gateway.upstream.telemetry import describe_answer, describe_request, describe_stream
+from mlxmesh_gateway.upstream.telemetry import describe_stream
 from mlxmesh_shared.telemetry.sdk import Recorder
 
 GENERATE = GenerateRequest(model="pocket:stable", prompt="secret", request_id="mine")
