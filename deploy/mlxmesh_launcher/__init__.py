@@ -1,4 +1,4 @@
-"""Runs the whole mesh as processes on one host: what `mlxmesh up` and `make demo` do."""
+"""Runs a whole mesh as processes on one host, for `mlxmesh up` and `make demo`."""
 
 from mlxmesh_shared.rpc.grpc_threads import use_fewer_threads
 

@@ -19,10 +19,16 @@ from mlxmesh_launcher.periodic_tasks import (
     rotate_logs,
     watch_directory,
 )
-from mlxmesh_launcher.ports import choose, port_of, with_port
 from mlxmesh_launcher.readiness import spawn, until_serving
 from mlxmesh_launcher.record import RecordFile
-from mlxmesh_launcher.service_settings import SERVICES, STOP_MARGIN_S, ServiceSettings
+from mlxmesh_launcher.service_settings import (
+    SERVICES,
+    STOP_MARGIN_S,
+    ServiceSettings,
+    choose,
+    port_of,
+    with_port,
+)
 from mlxmesh_launcher.servicer import control_server
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.process.forked import ForkedProcess

@@ -1,6 +1,6 @@
-"""Generates docs/api.md from the contracts and docs/modules.md from the modules' first sentences.
+"""Generates docs/api.md from the contracts and docs/modules.md from the modules' docstrings.
 
-`make docs` writes them; with `--check` it only says whether they are current.
+`make docs` writes both; `--check` only reports whether they are current.
 """
 
 import ast
@@ -26,17 +26,17 @@ from mlxmesh_shared.tls.method_access import declared_rules, format_roles
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
-    "shared/mlxmesh_shared": "the ground floor; knows no service",
-    "services/runtime/mlxmesh_engine": "the engine process",
-    "services/runtime/mlxmesh_runtime": "the runtime",
-    "services/model/mlxmesh_model": "the catalogue",
-    "services/generation/mlxmesh_generation": "text in, text out",
-    "gateway/mlxmesh_gateway": "the public process",
+    "shared/mlxmesh_shared": "code that all services share",
+    "services/runtime/mlxmesh_engine": "the engine, one process per replica",
+    "services/runtime/mlxmesh_runtime": "the runtime, one process per host",
+    "services/model/mlxmesh_model": "the model service, with the catalogue",
+    "services/generation/mlxmesh_generation": "the generation service",
+    "gateway/mlxmesh_gateway": "the gateway, the only public service",
     "shared/mlxmesh_client": "the Python client",
     "gateway/mlxmesh_cli": "the `mlxmesh` command",
-    "deploy/mlxmesh_launcher": "the whole mesh as processes of one host",
+    "deploy/mlxmesh_launcher": "starts and supervises a mesh on one host",
 }
-# Field numbers in descriptor.proto, which source locations are paths of.
+# Field numbers in descriptor.proto, from which the paths of source locations are built.
 MESSAGE, ENUM, SERVICE, FIELD, METHOD, VALUE = 4, 5, 6, 2, 2, 2
 REPEATED = FieldDescriptorProto.LABEL_REPEATED
 OWN = "mlxmesh/"
@@ -45,7 +45,7 @@ Place = tuple[int, ...]
 
 
 class Comments:
-    """The comments of one contract, by the path of what they stand above."""
+    """The comments of one contract, by the path of the element that each describes."""
 
     def __init__(self, file: FileDescriptorProto) -> None:
         self._texts = {
@@ -70,7 +70,7 @@ def api() -> str:
         "# API",
         "",
         "Generated from the contracts by `make docs`; the comments there are the source.",
-        "Internal services are listed too: the gateway serves what says it is public.",
+        "The page includes internal services; the gateway serves only those marked as public.",
     ]
     for file in sorted(contracts, key=lambda each: (not each.service, each.name)):
         lines += _file(file)
@@ -157,9 +157,9 @@ def _stream(streaming: bool) -> str:
 
 def modules() -> str:
     """The list of modules, one line each."""
-    lines = ["# Modules", "", "Generated from the modules' first sentences by `make docs`."]
+    lines = ["# Modules", "", "Generated from the modules' docstrings by `make docs`."]
     for folder, title in PACKAGES.items():
-        lines += ["", f"## `{folder}`: {title}", "", "| module | what it is for |", "| --- | --- |"]
+        lines += ["", f"## `{folder}`: {title}", "", "| module | purpose |", "| --- | --- |"]
         for file in sorted((ROOT / folder).rglob("*.py")):
             if text := _summary(file):
                 lines.append(f"| `{_module(file, ROOT / folder)}` | {text} |")

@@ -1,1 +1,1 @@
-"""The only public process: limits, deadlines and a byte relay."""
+"""The only public service: applies limits and deadlines, and forwards calls as bytes."""

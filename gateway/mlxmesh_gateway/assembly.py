@@ -1,27 +1,27 @@
-"""Assembles the gateway from its settings."""
+"""Builds the gateway from its settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
+from mlxmesh_gateway.door.door import Door
 from mlxmesh_gateway.door.limits import Deadlines, places_per_caller
-from mlxmesh_gateway.door.routes import BACKENDS, public_routes
-from mlxmesh_gateway.door.steps import CallPreparation
+from mlxmesh_gateway.events.gateway_events import GatewayEvents
 from mlxmesh_gateway.events.overload import OverloadEvents
-from mlxmesh_gateway.events.publishing import GatewayEvents
-from mlxmesh_gateway.grpc.relay import GrpcRelay
-from mlxmesh_gateway.grpc.telemetry_servicer import TelemetryServicer
-from mlxmesh_gateway.mesh.status import MeshStatus
+from mlxmesh_gateway.forwarding.backends import Backends
+from mlxmesh_gateway.forwarding.forwarder import Forwarder
+from mlxmesh_gateway.forwarding.routes import BACKENDS, public_routes
+from mlxmesh_gateway.forwarding.telemetry import observe_gateway
+from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
+from mlxmesh_gateway.grpc.relay import Relay
+from mlxmesh_gateway.mesh.status import SERVICES, MeshStatus
+from mlxmesh_gateway.mesh.telemetry_servicer import TelemetryServicer
 from mlxmesh_gateway.otlp.assembly import Receiver
 from mlxmesh_gateway.otlp.fan_out import FanOut
 from mlxmesh_gateway.otlp.messages import SERVICES as OTLP_SERVICES
 from mlxmesh_gateway.otlp.services import otlp_handlers
 from mlxmesh_gateway.otlp.traces import Traces
-from mlxmesh_gateway.upstream.backends import Backends
-from mlxmesh_gateway.upstream.relay import Relay
-from mlxmesh_gateway.upstream.telemetry import observe_gateway
-from mlxmesh_gateway.upstream.traffic import GatewayTraffic
 from mlxmesh_shared.events import publish_changes
 from mlxmesh_shared.process.service_host import ServiceHost
 from mlxmesh_shared.process.service_process import ServiceProcess
@@ -36,7 +36,7 @@ TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:
-    """The parts that are started or closed."""
+    """The parts that have a beginning or an end."""
 
     events: GatewayEvents
     backends: Backends
@@ -52,7 +52,7 @@ class Gateway:
 def make_gateway(
     host: ServiceHost[GatewaySettings], receiver: Receiver, *, settle_s: float
 ) -> Gateway:
-    """A gateway that is not started; its limits follow changes of the settings."""
+    """A gateway that is not started; its limits follow the settings."""
 
     async def show_backend(backend: str, known: bool) -> None:
         await server.set_health(BACKENDS[backend].full_name, serving=known)
@@ -60,7 +60,7 @@ def make_gateway(
     process, registry = host.process, host.registry
     traffic = GatewayTraffic()
     events = GatewayEvents(
-        registry, instance_id=process.instance_id, certificates=process.certificates
+        registry, SERVICES, instance_id=process.instance_id, certificates=process.certificates
     )
     publish_changes(process.live, events.publish)
     backends = Backends(
@@ -70,10 +70,11 @@ def make_gateway(
         open_=process.open_channel,
         publish=events.publish,
     )
-    preparation = _preparation(process.settings)
-    relay = Relay(backends, traffic, resume_wait_s=process.settings.resume_wait_s)
-    grpc_relay = GrpcRelay(public_routes(), preparation, relay)
-    observe_gateway(process.telemetry.of_process.metrics, relay.counts, backends)
+    settings = process.settings
+    forwarder = Forwarder(backends, resume_wait_s=settings.resume_wait_s, traffic=traffic)
+    door = _door(settings, forwarder)
+    relay = Relay(public_routes(), door)
+    observe_gateway(process.telemetry.of_process.metrics, forwarder.counts, backends)
     status = _status(host, receiver, backends, traffic)
     servicer = TelemetryServicer(
         status=status,
@@ -84,14 +85,14 @@ def make_gateway(
         ),
     )
     overload = OverloadEvents(events.publish, instance_id=process.instance_id)
-    server = _server(process, grpc_relay, servicer, receiver.fan_out, overload, settle_s)
-    process.live.subscribe(lambda now: _limit(now, preparation, server))
+    server = _server(process, relay, servicer, receiver.fan_out, overload, settle_s)
+    process.live.subscribe(lambda now: _limit(now, door, server))
     return Gateway(events=events, backends=backends, status=status, server=server)
 
 
-def _limit(settings: GatewaySettings, preparation: CallPreparation, server: MeshServer) -> None:
+def _limit(settings: GatewaySettings, door: Door, server: MeshServer) -> None:
     """Applies the settings that may change."""
-    preparation.deadlines = _deadlines(settings)
+    door.deadlines = _deadlines(settings)
     server.limit_concurrent_rpcs(
         settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings)
     )
@@ -105,9 +106,12 @@ def _places_per_caller(settings: GatewaySettings) -> int:
     return places_per_caller(settings.max_concurrent_rpcs, settings.max_rpcs_per_caller)
 
 
-def _preparation(settings: GatewaySettings) -> CallPreparation:
-    parser = RequestParser(Validator.for_services(*BACKENDS.values()))
-    return CallPreparation(parser, _deadlines(settings))
+def _door(settings: GatewaySettings, forwarder: Forwarder) -> Door:
+    return Door(
+        parser=RequestParser(Validator.for_services(*BACKENDS.values())),
+        forwarder=forwarder,
+        deadlines=_deadlines(settings),
+    )
 
 
 def _status(
@@ -128,7 +132,7 @@ def _status(
 
 def _server(
     process: ServiceProcess[GatewaySettings],
-    relay: GrpcRelay,
+    relay: Relay,
     servicer: TelemetryServicer,
     fan_out: FanOut,
     overload: OverloadEvents,
@@ -144,7 +148,7 @@ def _server(
         generic_handlers=(relay, *otlp_handlers(fan_out, fan_out.reject)),
         tls=_tls(process),
         on_refused=overload.refused,
-        # Calls of clients start a trace, those of the mesh itself do not.
+        # Calls of clients begin a trace, the mesh's own do not.
         traced_methods={route.path for route in public_routes()},
     )
 

@@ -1,1 +1,1 @@
-"""The ground floor that every service stands on; it knows no service."""
+"""Code that all services share; it depends on no service."""

@@ -18,7 +18,7 @@ from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh.telemetry.v1 import events_pb2, telemetry_pb2
-from mlxmesh_gateway.door.routes import public_routes
+from mlxmesh_gateway.forwarding.routes import public_routes
 from mlxmesh_shared.rules.words import field_rules
 
 MAX_REQUEST_BYTES = 15_500_000

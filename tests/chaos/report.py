@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -11,6 +12,8 @@ from tests.bench.results import Findings, Row, judged, shown
 
 BEGIN = "<!-- figures: written by make chaos -->"
 END = "<!-- end of figures -->"
+STREAM_FAULTS = "tokens missing; tokens repeated or wrong; silent truncations; other faults"
+"""The figures that the page calls stream faults, where all four share a row."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,9 @@ def _rows(outcome: Outcome) -> list[Row]:
 
 
 def markdown(report: Report) -> str:
-    """The figures as a table, a row for each scenario's figure."""
+    """The figures as a table; consecutive figures of a scenario with equal values share a row."""
     lines = [
-        f"Measured on {report.machine}.",
+        f"Measured on {report.machine}. Stream faults: {STREAM_FAULTS}.",
         "",
         "| fault | rounds, calls | figure | measured | target | |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -71,16 +74,21 @@ def _lines(outcome: Outcome) -> list[str]:
         return [f"| {outcome.fault} (`{outcome.name}`) | | {outcome.failure} | | | FAILED |"]
     lines: list[str] = []
     head = f"{outcome.fault} (`{outcome.name}`) | {_extent(outcome.findings)}"
-    for row in judged(outcome.findings.results):
-        measured, unit = shown(row["measured"]), row["unit"]
-        cells = f"{row['result']} | {measured} {unit} | {row['wanted']} | {row['verdict']}"
-        lines.append(f"| {head} | {cells} |".replace("  ", " "))
+    for cells, rows in groupby(judged(outcome.findings.results), _cells):
+        names = "; ".join(str(row["result"]) for row in rows)
+        names = names.replace(STREAM_FAULTS, "stream faults")
+        lines.append(f"| {head} | {names} | {cells} |".replace("  ", " "))
         head = " | "
     return lines
 
 
+def _cells(row: Row) -> str:
+    """The measured value, the target and the verdict; figures that share them share a row."""
+    return f"{shown(row['measured'])} {row['unit']} | {row['wanted']} | {row['verdict']}"
+
+
 def _extent(findings: Findings) -> str:
-    """How many rounds and calls stand behind the figures, as far as they are told."""
+    """The numbers of rounds and calls behind the figures; empty for scenarios without them."""
     rows = findings.tables.get("by fault", ())
     if not rows:
         return ""

@@ -9,8 +9,8 @@ import pytest
 
 from mlxmesh.telemetry.v1.events_pb2 import Event, ModelLoaded
 from mlxmesh_gateway.events.event_log import GatewayEventLog
-from mlxmesh_gateway.grpc.telemetry_servicer import TelemetryServicer
-from mlxmesh_gateway.upstream.traffic import GatewayTraffic
+from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
+from mlxmesh_gateway.mesh.telemetry_servicer import TelemetryServicer
 from mlxmesh_shared.errors import Internal, ServiceUnavailable
 from mlxmesh_shared.events import EventBus, EventDelivery
 from mlxmesh_shared.registry import Instance

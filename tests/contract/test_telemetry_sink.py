@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from mlxmesh_engine.instruments import STEP_DURATION
+from mlxmesh_engine.service.telemetry import STEP_DURATION
 from mlxmesh_shared.errors import MethodNotFound, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.channels import open_channel

@@ -78,4 +78,4 @@ async def test_config_show_tells_what_stands_in_consul(tmp_path: Path) -> None:
     await agent.stop()
     result = await asyncio.to_thread(mesh.command, "config", "show")
     assert result.returncode == 0
-    assert "without the configuration store" in result.stderr
+    assert "settings in the configuration store are missing" in result.stderr

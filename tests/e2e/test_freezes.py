@@ -61,5 +61,5 @@ def test_status_names_who_does_not_answer(tmp_path: Path) -> None:
     states = {row["service"]: row["state"] for row in frozen["instances"]}
     assert (states["model"], states["gateway"]) == ("unreachable", "serving")
     [problem] = frozen["problems"]
-    assert problem.startswith("the model service does not answer"), json.dumps(frozen)
-    assert "the model service does not answer" in shown
+    assert problem.startswith("the model service did not respond"), json.dumps(frozen)
+    assert "the model service did not respond" in shown

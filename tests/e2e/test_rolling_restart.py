@@ -160,9 +160,9 @@ async def test_unloading_lets_streams_finish(tmp_path: Path) -> None:
 async def test_commands_say_what_is_wrong(mesh: RunningMesh, tmp_path: Path) -> None:
     unknown = await asyncio.to_thread(mesh.command, "drain", "nobody")
     assert unknown.returncode == 1
-    assert "no instance is called 'nobody'; there are: gateway-" in unknown.stderr
+    assert "no instance 'nobody'; available: gateway-" in unknown.stderr
     several = await asyncio.to_thread(mesh.command, "drain", "g")
-    assert "'g' is the beginning of several instances: gateway-" in several.stderr
+    assert "'g' is ambiguous; it matches: gateway-" in several.stderr
     nowhere = await asyncio.to_thread(mlxmesh, "restart", "--data-dir", str(tmp_path))
     assert f"no mesh runs in {tmp_path}" in nowhere.stderr
 

@@ -1,1 +1,1 @@
-"""The steps of a public call, for every transport: who calls, what is allowed, how long."""
+"""The steps of every public call, whatever its protocol: who calls, rules, deadline, forwarding."""

@@ -1,57 +1,26 @@
-"""A public call, independent of its transport."""
+"""A public call, independent of the protocol that it came by."""
 
-import time
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-from mlxmesh_gateway.door.limits import Metadata
 from mlxmesh_gateway.door.principal import Principal
-from mlxmesh_gateway.door.routes import Route
+from mlxmesh_gateway.forwarding.forwarder import Write
+from mlxmesh_gateway.forwarding.routes import Route
+from mlxmesh_gateway.forwarding.statuses import Metadata
 
 
-@dataclass(frozen=True, kw_only=True)
-class Incoming:
-    """A call as its transport received it."""
-
-    route: Route
-    request: bytes
-    principal: Principal
-    metadata: Metadata
-    remaining_s: float | None
-    """The time left until the client's deadline; None if it set none."""
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublicCall:
-    """A call that passed every check and may be relayed."""
+    """One call by a client, authenticated, authorized and counted by its edge."""
 
     route: Route
     principal: Principal
     request: bytes
-    request_id: str
-    """Empty if the client set none."""
-    hedge_after_s: float | None
-    """When a second instance is asked beside the first; None for never."""
-    deadline_s: float
-    """On the monotonic clock."""
+    """The request message, encoded."""
     metadata: Metadata
-    """What is forwarded to services."""
-
-    @property
-    def method(self) -> str:
-        """As on the wire: /package.Service/Method."""
-        return self.route.path
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the encoded request."""
-        return len(self.request)
-
-    @property
-    def key(self) -> str:
-        """What calls have in common that must reach the same instance; empty for most."""
-        # Another owner's generation with the same request_id is another generation.
-        return f"{self.principal.owner} {self.request_id}" if self.request_id else ""
-
-    def remaining_s(self) -> float:
-        """The time left now, never negative."""
-        return max(0.0, self.deadline_s - time.monotonic())
+    """The client's metadata or headers, with lower-case names."""
+    remaining_s: float | None
+    """Until the client's deadline; None without one."""
+    write: Write
+    """Sends one encoded message of a stream to the client; waits while the client is slow."""

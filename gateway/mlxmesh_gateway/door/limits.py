@@ -1,31 +1,30 @@
-"""The deadlines of calls, the limit of one caller, and the metadata that is forwarded."""
+"""What the gateway lets in: for how long, how much for one caller, and what is passed on."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mlxmesh_gateway.forwarding.statuses import Metadata
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.rpc.caller import CALLER_METADATA, OWNER_METADATA
 
 FORWARDED_METADATA = frozenset({"x-request-id"})
-"""Metadata that is forwarded to services unchanged; everything else is dropped."""
+"""Metadata that services get to see as it came; everything else ends at the gateway."""
 
 HEDGE_MS = "mlxmesh-hedge-ms"
-"""Metadata that requests a second attempt beside a slow first one; see generation.proto."""
+"""Metadata that asks for a second try beside a slow first one; documented in generation.proto."""
 MAX_HEDGE_MS = 60_000
-_MAX_HEDGE_DIGITS = 9  # leading zeros are legal, thousands of them are not
-
-Metadata = tuple[tuple[str, str | bytes], ...]
+_MAX_HEDGE_DIGITS = 9  # zeros in front are legal, thousands of them are not
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """The default and the maximum deadline of calls, in seconds."""
+    """The deadlines that calls get, in seconds."""
 
     default_s: float
     max_s: float
 
     def timeout_s(self, remaining_s: float | None, *, lasting: bool = False) -> float:
-        """The timeout of a call: the client's, or the default, never above the maximum."""
+        """What a call may take: what its client allows, never above the maximum."""
         if remaining_s is None:
             return self.max_s if lasting else min(self.default_s, self.max_s)
         return min(remaining_s, self.max_s)
@@ -34,13 +33,13 @@ class Deadlines:
 def forwarded(
     metadata: Iterable[tuple[str, str | bytes]] | None, *, caller: str, owner: str
 ) -> Metadata:
-    """The part of a call's metadata that is forwarded, with its caller and owner."""
+    """The part of a call's metadata that is passed on, and who calls."""
     kept = ((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
     return (*kept, (CALLER_METADATA, caller), (OWNER_METADATA, owner))
 
 
 def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float | None:
-    """When a second instance is asked beside the first; None without that metadata.
+    """When a second instance is to be asked beside the first; None when that is not wanted.
 
     Raises: InvalidArgument for anything but a whole number of milliseconds from 1 to 60000.
     """
@@ -58,5 +57,5 @@ def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float |
 
 
 def places_per_caller(max_concurrent_rpcs: int, asked: int | None) -> int:
-    """The configured limit, else seven eighths of all calls, so that others can call too."""
+    """As asked, else so many that an eighth of the places is left for others."""
     return asked or max_concurrent_rpcs - max_concurrent_rpcs // 8

@@ -1,52 +1,49 @@
-"""Who makes a public call: one identity for shares, ownership, access and audit."""
+"""Who makes a public call, made once at the edge from verified evidence."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 
-from mlxmesh_shared.rpc.caller import Metadata, caller_id, claim_in, owner_id
-from mlxmesh_shared.tls.identity import PeerIdentity
 
-
-class PrincipalKind(Enum):
-    """How the identity of a principal was verified."""
+class Kind(Enum):
+    """How a principal was verified. Keys and users come with the access service."""
 
     ANONYMOUS = "anonymous"
     CERTIFICATE = "certificate"
-    # These two come with access control; nothing creates them yet.
     KEY = "key"
     USER = "user"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """The identity behind a call, made once per call."""
+    """The caller of a public call.
 
-    id: str
-    """What fair shares count by: the claimed name, else the host of the peer."""
-    kind: PrincipalKind
-    identity: PeerIdentity
-    """The verified part, which roles come from; empty for ANONYMOUS."""
-    owner: str
-    """The owner of what the call starts: the verified identity, and the claim within it."""
-    tenant: str = ""
+    What the caller merely claims subdivides what was verified, and never extends it.
+    """
+
+    identity: str
+    """Verified: the SPIFFE id of the certificate; empty without one."""
+    claimed_name: str
+    """Unverified: 1 to 128 of A-Z a-z 0-9 . _ : -; empty if the caller claims none."""
+    host: str
+    """The host of the connection."""
 
     @property
-    def roles(self) -> frozenset[int]:
-        """The verified roles; none for a certificate without a role of the mesh."""
-        return frozenset({self.identity.role} if self.identity.role else ())
+    def kind(self) -> Kind:
+        return Kind.CERTIFICATE if self.identity else Kind.ANONYMOUS
 
+    @property
+    def known(self) -> bool:
+        """Whether anything tells it from other callers of its host."""
+        return bool(self.identity or self.claimed_name)
 
-def authenticate(identity: PeerIdentity, metadata: Metadata | None, *, peer: str) -> Principal:
-    """The principal with a verified identity, an unverified claim in the metadata, and an address.
+    @property
+    def id(self) -> str:
+        """Owns what its calls start; independent of the address, which a client may change."""
+        return f"{self.identity}#{self.claimed_name}"
 
-    The claim never changes the verified identity or the roles.
-    Raises: InvalidArgument when the claim is not a legal name.
-    """
-    claim = claim_in(metadata)
-    verified = identity.spiffe_id
-    return Principal(
-        id=caller_id(claim, peer),
-        kind=PrincipalKind.CERTIFICATE if verified else PrincipalKind.ANONYMOUS,
-        identity=identity,
-        owner=owner_id(verified, claim),
-    )
+    @property
+    def share(self) -> str:
+        """The name that limits and fair shares count; callers without a name share a host's."""
+        return self.claimed_name or self.host

@@ -1,1 +1,1 @@
-"""The events of the mesh: stored for readers, delivered to other gateways and to webhooks."""
+"""Events: retained by this gateway, watched by clients, sent to webhooks."""

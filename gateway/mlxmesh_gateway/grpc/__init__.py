@@ -1,1 +1,1 @@
-"""The public API as gRPC: calls that are relayed, and the telemetry service."""
+"""The gRPC edge: public methods as a thin user of the door."""

@@ -1,1 +1,1 @@
-"""The state of the mesh: its instances, and the traffic of this gateway."""
+"""The state of the mesh, as this gateway reports it."""

@@ -9,11 +9,11 @@ from grpc import aio
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.traffic_pb2 import TrafficCounts
+from mlxmesh_gateway.forwarding.backends import Backends, Endpoint
+from mlxmesh_gateway.forwarding.traffic import GatewayTraffic, merged, total
 from mlxmesh_gateway.mesh import probes
 from mlxmesh_gateway.otlp.convert import sink_message
 from mlxmesh_gateway.otlp.lane import LaneStatus
-from mlxmesh_gateway.upstream.backends import Backends, Endpoint
-from mlxmesh_gateway.upstream.traffic import GatewayTraffic, merged, total
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.registry.convert import breaker_message, instance_message

@@ -1,1 +1,1 @@
-"""Everything about text: templates, tokens, routing, streaming."""
+"""The generation service: templates, tokenizing, routing and streaming."""

@@ -21,7 +21,7 @@ from mlxmesh_generation.text.rendering import Renderers
 from mlxmesh_generation.text.tokenizers import Tokenizers
 from mlxmesh_generation.text.worker_threads import FairThreadPool
 from mlxmesh_shared.events import Publish, discard_event
-from mlxmesh_shared.process.background import running_in_background
+from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.rpc.channels import ChannelPool

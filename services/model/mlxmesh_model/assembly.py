@@ -22,7 +22,7 @@ from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.events import Publish
-from mlxmesh_shared.process.background import running_in_background
+from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions

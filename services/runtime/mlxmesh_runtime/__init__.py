@@ -1,1 +1,1 @@
-"""Per host: starts, watches, restarts and drains engine processes."""
+"""Starts, monitors, restarts and drains the engine processes of one host."""

@@ -3,8 +3,7 @@
 import contextlib
 from collections.abc import AsyncGenerator
 
-from mlxmesh_shared.config_store.none import NoConfigStore
-from mlxmesh_shared.config_store.port import ConfigStore
+from mlxmesh_shared.config_store.port import ConfigStore, NoConfigStore
 from mlxmesh_shared.settings import MeshSettings
 
 __all__ = ["ConfigStore", "NoConfigStore", "open_config_store"]

@@ -1,5 +1,6 @@
-"""The port of a configuration store."""
+"""The port of the configuration store, and the store of a mesh without one."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
@@ -24,3 +25,17 @@ class ConfigStore(Protocol):
     async def close(self) -> None:
         """Releases the store's connections."""
         ...
+
+
+class NoConfigStore:
+    """Satisfies ConfigStore: it is empty and never changes."""
+
+    async def read(self) -> Mapping[str, str]:
+        return {}
+
+    async def watch(self) -> AsyncGenerator[Mapping[str, str], None]:
+        yield {}
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        pass

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mlxmesh_shared.config_store import ConfigStore, open_config_store
 from mlxmesh_shared.errors import MeshError
@@ -22,6 +22,21 @@ from mlxmesh_shared.registry import Instance, Registry, local_instance, open_reg
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import LiveSettings, MeshSettings, section_values
 from mlxmesh_shared.telemetry import set_log_level
+
+
+@asynccontextmanager
+async def running_in_background(*work: Coroutine[Any, Any, Any]) -> AsyncGenerator[None]:
+    """Runs the coroutines until the body ends, then cancels those that still run.
+
+    If one fails, the body is cancelled and its error raised: a process without this work must not
+    go on serving.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(each) for each in work]
+        yield
+        for task in running:
+            task.cancel()
+
 
 if TYPE_CHECKING:
     from mlxmesh_shared.telemetry.sink import TelemetrySink

@@ -1,9 +1,7 @@
 """A concurrency limit without a queue, shared fairly between callers. Pure."""
 
 from collections import Counter
-from collections.abc import Callable
 
-from mlxmesh_shared.errors import TooManyRequests
 from mlxmesh_shared.resilience.retries import RetryDelayEstimator
 
 # A refused caller counts as waiting until its retry is due, and for this long afterwards.
@@ -79,21 +77,3 @@ class ConcurrencyLimiter:
             return False
         share = max(1, self._limit // len(self._held.keys() | self._waiting.keys() | {caller}))
         return own >= share and any(self._held[who] < share for who in others)
-
-
-def acquire_slot(
-    limiter: ConcurrencyLimiter, caller: str, now_s: float, on_refused: Callable[[int], None]
-) -> None:
-    """Acquires a slot; reports a refusal with the number of running calls.
-
-    Raises: TooManyRequests, with the delay before the retry.
-    """
-    delay_s = limiter.try_acquire(caller, now_s)
-    if delay_s is None:
-        return
-    on_refused(limiter.held)
-    raise TooManyRequests(
-        f"{limiter.held} calls are running here, and the limit allows no more of this "
-        "caller; try again later",
-        retry_delay_s=delay_s,
-    )

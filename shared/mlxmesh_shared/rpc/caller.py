@@ -15,8 +15,6 @@ from mlxmesh_shared.tls.identity import peer_spiffe_id
 CALLER_METADATA = "mlxmesh-caller"
 OWNER_METADATA = "mlxmesh-owner"
 """The owner of a request within the mesh. Gateways set it, and drop a value from a client."""
-Metadata = Iterable[tuple[str, str | bytes]]
-
 _LEGAL = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ILLEGAL_CHARACTER = re.compile(r"[^A-Za-z0-9._:-]")
 
@@ -24,7 +22,7 @@ _ILLEGAL_CHARACTER = re.compile(r"[^A-Za-z0-9._:-]")
 class Call(Protocol):
     """The part of a call's context that identifies its caller."""
 
-    def invocation_metadata(self) -> Metadata | None: ...
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
     def peer(self) -> str: ...
     def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
 
@@ -34,12 +32,7 @@ def claimed_caller(call: Call | Any) -> str:
 
     Raises: InvalidArgument when the name is not 1 to 128 of A-Z a-z 0-9 . _ : -
     """
-    return caller_id(claimed_name(call), call.peer())
-
-
-def caller_id(claim: str, peer: str) -> str:
-    """The id that fair shares count by: the claimed name, else the host of the peer."""
-    return claim or peer_host(peer)
+    return claimed_name(call) or peer_host(call.peer())
 
 
 def claimed_name(call: Call | Any) -> str:
@@ -47,15 +40,7 @@ def claimed_name(call: Call | Any) -> str:
 
     Raises: InvalidArgument when it is not 1 to 128 of A-Z a-z 0-9 . _ : -
     """
-    return claim_in(call.invocation_metadata())
-
-
-def claim_in(metadata: Metadata | None) -> str:
-    """The name that the metadata of a call claims, unverified; empty when there is none.
-
-    Raises: InvalidArgument when it is not 1 to 128 of A-Z a-z 0-9 . _ : -
-    """
-    value = _value(metadata, CALLER_METADATA)
+    value = _metadata(call, CALLER_METADATA)
     return "" if value is None else _checked(value)
 
 
@@ -65,22 +50,17 @@ def owner_of(call: Call | Any) -> str:
     Clients with neither a certificate nor a name are one owner.
     Raises: InvalidArgument as claimed_name().
     """
-    return owner_id(peer_spiffe_id(call.auth_context()), claimed_name(call))
-
-
-def owner_id(verified_id: str, claim: str) -> str:
-    """The owner with a verified identity, which may be empty, and a claimed name within it."""
-    return f"{verified_id}#{claim}"
+    return f"{peer_spiffe_id(call.auth_context())}#{claimed_name(call)}"
 
 
 def forwarded_owner(call: Call | Any) -> str:
     """The owner that a gateway forwarded; owner_of() for a call that came through no gateway."""
-    value = _value(call.invocation_metadata(), OWNER_METADATA)
+    value = _metadata(call, OWNER_METADATA)
     return value if isinstance(value, str) else owner_of(call)
 
 
-def _value(metadata: Metadata | None, name: str) -> str | bytes | None:
-    return next((value for key, value in metadata or () if key == name), None)
+def _metadata(call: Call | Any, name: str) -> str | bytes | None:
+    return next((value for key, value in call.invocation_metadata() or () if key == name), None)
 
 
 def peer_host(peer: str) -> str:

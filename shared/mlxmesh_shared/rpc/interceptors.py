@@ -18,7 +18,7 @@ from grpc import aio
 
 from mlxmesh_shared.errors import Draining, Internal, MeshError, TooManyRequests
 from mlxmesh_shared.host.disk import disk_error
-from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter, acquire_slot
+from mlxmesh_shared.resilience.admission import CallAdmission
 from mlxmesh_shared.rpc.access_log import (
     DeferredTasks,
     access_level,
@@ -59,23 +59,18 @@ class CallGuard(aio.ServerInterceptor):
         *,
         service: str,
         receiver: Receiver,
-        limiter: ConcurrencyLimiter | None,
+        admission: CallAdmission | None,
         log_successes: bool = True,
         access: MethodAccess | None = None,
         watcher: CallWatcher | None = None,
-        on_refused: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Without `limiter`, any number of calls may run.
-
-        on_refused: called for each call that the limiter refuses, with the number of running calls.
-        """
+        """Without `admission`, any number of calls may run."""
         self._service = service
         self._receiver = receiver
-        self._limiter = limiter
+        self._admission = admission
         self._log_successes = log_successes
         self._access = access
         self._watcher = watcher
-        self._on_refused = on_refused
         self._infrastructure_streams = 0
         self._guarded: dict[str, tuple[Any, Any]] = {}
         self._unknown = self._guard("(unknown)", UNKNOWN_METHOD)
@@ -101,8 +96,8 @@ class CallGuard(aio.ServerInterceptor):
 
     def resize(self, limit: int, per_caller: int | None) -> None:
         """Changes the limit of concurrent calls, if there is one; running calls continue."""
-        if self._limiter is not None:
-            self._limiter.resize(limit, per_caller=per_caller)
+        if self._admission is not None:
+            self._admission.resize(limit, per_caller=per_caller)
 
     def flush(self) -> None:
         """Records the calls that have ended now instead of shortly after."""
@@ -185,8 +180,8 @@ class CallGuard(aio.ServerInterceptor):
         finally:
             self._running.pop(task, None)
             self._ended.discard(task)
-            if caller is not None and self._limiter is not None:
-                self._limiter.release(caller, time.monotonic())
+            if caller is not None and self._admission is not None:
+                self._admission.release(caller)
             if held:
                 self._receiver.release(held)
             self._conclude(method, context, code, time.perf_counter() - started_s, watched)
@@ -201,14 +196,14 @@ class CallGuard(aio.ServerInterceptor):
             self._access.check(method, context)
 
     def _admitted(self, method: str, context: Context) -> str | None:
-        """The caller that the limiter has admitted; None for a call without a limit.
+        """The caller whose call was admitted; None for a call without a limit.
 
         Raises: TooManyRequests, InvalidArgument.
         """
-        if self._limiter is None or is_background(method):
+        if self._admission is None or is_background(method):
             return None
         caller = claimed_caller(context)
-        acquire_slot(self._limiter, caller, time.monotonic(), self._on_refused)
+        self._admission.admit(caller)
         return caller
 
     def _conclude(

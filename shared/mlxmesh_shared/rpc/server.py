@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from mlxmesh.control.v1.control_pb2_grpc import add_ControlServiceServicer_to_server
 from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.resilience.admission import CallAdmission
 from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 from mlxmesh_shared.rpc import control, shared_port
 from mlxmesh_shared.rpc.interceptors import CallGuard, CallWatcher
@@ -62,14 +63,13 @@ class ServerOptions:
     settle_s: float = SETTLE_S
     """How long other processes have to see that it leaves, before its port closes."""
 
-    def limiter(self) -> ConcurrencyLimiter | None:
-        """The limiter of concurrent calls; None for any number."""
+    def admission(self, on_refused: Callable[[int], None]) -> CallAdmission | None:
+        """The limit of concurrent calls; None for any number."""
         limit = self.max_concurrent_rpcs
-        return (
-            None
-            if limit is None
-            else ConcurrencyLimiter(limit, per_caller=self.max_rpcs_per_caller)
-        )
+        if limit is None:
+            return None
+        limiter = ConcurrencyLimiter(limit, per_caller=self.max_rpcs_per_caller)
+        return CallAdmission(limiter, on_refused=on_refused)
 
     def channel_arguments(self) -> list[tuple[str, int]]:
         """The options for gRPC's core."""
@@ -128,7 +128,7 @@ class MeshServer:
         watcher: CallWatcher | None = None,
         on_refused: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """on_refused: as of CallGuard."""
+        """on_refused: as of CallAdmission."""
         self.address = ""
         self.leaving = leaving or asyncio.Event()
         """Set when ControlService is asked to drain this process."""
@@ -144,11 +144,10 @@ class MeshServer:
                 max_message_bytes=options.max_message_bytes,
                 max_held_bytes=options.max_held_bytes,
             ),
-            limiter=options.limiter(),
+            admission=options.admission(on_refused),
             log_successes=options.log_successes,
             access=tls.access(descriptors) if tls is not None else None,
             watcher=watcher,
-            on_refused=on_refused,
         )
         self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
         self._health = health.aio.HealthServicer()

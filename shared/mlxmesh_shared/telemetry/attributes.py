@@ -19,6 +19,7 @@ INPUT_MESSAGES = "gen_ai.input.messages"
 OUTPUT_MESSAGES = "gen_ai.output.messages"
 
 REQUEST_ID = "mlxmesh.request_id"
+PRINCIPAL = "mlxmesh.principal"
 MODEL_VERSION = "mlxmesh.model.version"
 ENGINE_ID = "mlxmesh.engine.id"
 RESUMPTIONS = "mlxmesh.resumptions"

@@ -36,11 +36,14 @@ class MethodAccess:
         self._anonymous_role = anonymous_role
 
     def check(self, method: str, context: aio.ServicerContext[Any, Any]) -> None:
-        """Raises: Unauthenticated, PermissionDenied, or MethodNotFound; audits refusals."""
-        self.check_identity(method, peer_identity(context.auth_context()), peer=context.peer)
+        """As check_identity, for the peer of a gRPC call."""
+        self.check_identity(method, peer_identity(context.auth_context()), context.peer)
 
-    def check_identity(self, method: str, caller: PeerIdentity, *, peer: Callable[[], str]) -> None:
-        """As check(), without gRPC. `peer` returns the address, which only the audit reads."""
+    def check_identity(self, method: str, caller: PeerIdentity, peer: Callable[[], str]) -> None:
+        """Raises: Unauthenticated, PermissionDenied, or MethodNotFound; audits refusals.
+
+        peer: the address of the caller, for the audit.
+        """
         allowed = self._allowed.get(method)
         if allowed is None:
             raise MethodNotFound("there is no such method here; list the services by reflection")

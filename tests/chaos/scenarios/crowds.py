@@ -54,7 +54,7 @@ async def slow_reader(run: Run) -> Findings:
         [
             at_most("calls failed", sum(call.status != OK for call in history), 0),
             *promises(check(history, by_request(quiet))),
-            at_most("gap p99 of the others, over that without it", ratio, 2, "ratio"),
+            at_most("gap p99 of the others, over a run without it", ratio, 2, "ratio"),
         ],
         {"by round": rows, "ends": ends(history)},
     )

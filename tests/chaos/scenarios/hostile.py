@@ -35,7 +35,7 @@ async def bad_input(run: Run) -> Findings:
         [
             at_most("processes that died", len(died), 0),
             at_most("UNKNOWN or INTERNAL", sum(codes[name] for name in UNCLEAR), 0),
-            at_most("accepted, or the field not blamed", len(unclear), 0),
+            at_most("accepted, or error without the field", len(unclear), 0),
         ],
         {"by status": by_status, **({"unclear": unclear[:20]} if unclear else {})},
     )

@@ -105,7 +105,7 @@ def _scenario(
 SCENARIOS = (
     _scenario("link-black-hole", "a black-holed link", 9, BLACK_HOLE, Targets(detection_ms=1500)),
     _scenario("link-stall", "a link that stalls for 3 s", 6, STALL),
-    _scenario("link-latency", "200 ms more on a link", 6, LATENCY),
+    _scenario("link-latency", "200 ms of extra latency on a link", 6, LATENCY),
     _scenario("link-reset", "connections reset", 9, RESET),
     _scenario("link-half-close", "connections half-closed", 12, HALF_CLOSE),
 )

@@ -48,7 +48,7 @@ async def spoil_registry(run: Run, mesh: ChaosMesh, faults: Sequence[Fault]) -> 
         [
             at_most("calls failed", load.failed, 0),
             *promises(violations),
-            at_most("all found again after", slowest_s, BACK_WITHIN_S, "s"),
+            at_most("all instances rediscovered after", slowest_s, BACK_WITHIN_S, "s"),
         ],
         {"by fault": rows, "ends": load.rows()},
     )
@@ -204,7 +204,7 @@ _OF_REAL_CONSUL = (
     Scenario("registry-cluster", "three Consul servers lose their leader", 2, 60, cluster),
 )
 SCENARIOS = (
-    Scenario("registry-directory", "the registry's directory spoilt", 3, 90, directory),
-    Scenario("registry-consul", "a Consul agent that goes wrong", 6, 120, consul),
+    Scenario("registry-directory", "the registry's directory damaged", 3, 90, directory),
+    Scenario("registry-consul", "a faulty Consul agent", 6, 120, consul),
     *(_OF_REAL_CONSUL if "CONSUL_BIN" in os.environ else ()),
 )

@@ -10,7 +10,7 @@ import pytest
 from mlxmesh.telemetry.v1 import events_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client import MeshClient
-from mlxmesh_gateway.grpc.telemetry_servicer import MAX_EVENT_BYTES
+from mlxmesh_gateway.mesh.telemetry_servicer import MAX_EVENT_BYTES
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ServiceUnavailable, TooManyRequests
 from mlxmesh_shared.events import make_event
 from mlxmesh_shared.registry import Instance

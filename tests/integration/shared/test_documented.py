@@ -14,7 +14,7 @@ def test_our_files_have_their_comments() -> None:
     documented_pool().FindFileByName(NAME).CopyToProto(proto)
 
     comments = [location.leading_comments for location in proto.source_code_info.location]
-    assert any("Text in, text out" in comment for comment in comments)
+    assert any("Text generation. Public" in comment for comment in comments)
 
 
 def test_the_contract_is_the_one_that_is_served() -> None:

@@ -87,6 +87,17 @@ def test_the_page_gets_a_row_for_each_figure_and_each_failure() -> None:
     assert "old" not in page
 
 
+def test_figures_with_equal_values_share_a_row() -> None:
+    names = ["calls failed", "tokens missing", "tokens repeated or wrong", "silent truncations"]
+    zeros = [Result(name, 0, 0, "", at_least=False) for name in [*names, "other faults"]]
+    results = [*zeros, Result("gap p99", 0, 500, "ms", at_least=False)]
+    page = put_into(
+        f"{BEGIN}\n{END}\n", Report("", [Outcome("x", "kill", 1.0, Findings(results, {}))])
+    )
+    assert "| kill (`x`) | | calls failed; stream faults | 0 | ≤ 0 | met |" in page
+    assert "| | | gap p99 | 0 ms | ≤ 500 | met |" in page
+
+
 def test_a_page_without_a_place_is_refused() -> None:
     with pytest.raises(ValueError, match="needs the lines"):
         put_into("nothing here", report())

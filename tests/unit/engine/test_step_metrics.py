@@ -1,6 +1,6 @@
 import pytest
 
-from mlxmesh_engine.service.step_metrics import StepMetrics, TokenRate
+from mlxmesh_engine.service.telemetry import StepMetrics, TokenRate
 
 
 def test_a_step_lasts_from_the_end_of_the_previous_one() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from mlxmesh_gateway.upstream.backends import Backends, Endpoint
+from mlxmesh_gateway.forwarding.backends import Backends, Endpoint
 from mlxmesh_shared.errors import (
     Draining,
     EngineLost,

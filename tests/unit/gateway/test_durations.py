@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxmesh.telemetry.v1.traffic_pb2 import Percentiles
-from mlxmesh_gateway.upstream.durations import bucket_of, middle_us, percentiles
+from mlxmesh_gateway.forwarding.durations import bucket_of, middle_us, percentiles
 
 DAY_US = 86_400_000_000
 durations = st.integers(min_value=0, max_value=DAY_US)

@@ -4,7 +4,7 @@ import pytest
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2 as g
-from mlxmesh_gateway.upstream.recording import MAX_RAW_MESSAGES, Recording
+from mlxmesh_gateway.forwarding.recording import MAX_RAW_MESSAGES, Recording
 
 REQUEST = g.GenerateRequest(model="pocket:stable", prompt="x", sampling=Sampling(temperature=1))
 

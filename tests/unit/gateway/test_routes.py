@@ -3,7 +3,7 @@
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh.runtime.v1 import runtime_pb2
-from mlxmesh_gateway.door.routes import BACKENDS, public_routes
+from mlxmesh_gateway.forwarding.routes import BACKENDS, public_routes
 from mlxmesh_shared.tls.method_access import declared_rules
 
 

@@ -4,7 +4,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from mlxmesh_gateway.upstream.statuses import is_gone, service_status
+from mlxmesh_gateway.forwarding.statuses import is_gone, service_status
 from mlxmesh_shared.errors import (
     Cancelled,
     DeadlineExceeded,

@@ -18,9 +18,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     Started,
 )
 from mlxmesh.model.v1.model_pb2 import ListModelsRequest
-from mlxmesh_gateway.door.spans import describe_answer, describe_request
-from mlxmesh_gateway.upstream.recording import Recording
-from mlxmesh_gateway.upstream.telemetry import describe_stream
+from mlxmesh_gateway.forwarding.recording import Recording
+from mlxmesh_gateway.forwarding.telemetry import describe_answer, describe_request, describe_stream
 from mlxmesh_shared.telemetry.sdk import Recorder
 
 GENERATE = GenerateRequest(model="pocket:stable", prompt="secret", request_id="mine")
@@ -54,8 +53,13 @@ def span() -> Iterator[Any]:
 def test_a_request_is_told_by_model_and_id_alone(
     span: Any, request_: Message, told: dict[str, str]
 ) -> None:
-    describe_request(request_)
+    describe_request(request_, "")
     assert dict(span.attributes) == told
+
+
+def test_a_known_principal_is_an_attribute(span: Any) -> None:
+    describe_request(ListModelsRequest(), "#team-a")
+    assert dict(span.attributes) == {"mlxmesh.principal": "#team-a"}
 
 
 def test_a_stream_tells_the_id_that_generation_chose(span: Any) -> None:
@@ -87,4 +91,4 @@ def test_a_whole_answer_tells_its_id_too(span: Any) -> None:
 
 def test_nothing_is_read_where_nothing_is_recorded() -> None:
     describe_answer("/mlxmesh.generation.v1.GenerationService/Complete", b"\xff")
-    describe_request(GENERATE)
+    describe_request(GENERATE, "")

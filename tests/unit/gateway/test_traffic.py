@@ -6,7 +6,7 @@ import pytest
 
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh.telemetry.v1.traffic_pb2 import Traffic
-from mlxmesh_gateway.upstream.traffic import GatewayTraffic, merged, total
+from mlxmesh_gateway.forwarding.traffic import GatewayTraffic, merged, total
 from mlxmesh_shared.errors import Cancelled, ServiceUnavailable
 
 MS = 1_000_000

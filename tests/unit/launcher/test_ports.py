@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_launcher.ports import ListenRequest, choose
-from mlxmesh_launcher.service_settings import STOP_MARGIN_S, ServiceSettings
+from mlxmesh_launcher.service_settings import STOP_MARGIN_S, ListenRequest, ServiceSettings, choose
 from mlxmesh_shared.errors import IllegalState
 
 GATEWAY, HTTP = "127.0.0.1:50051", "127.0.0.1:8051"

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from mlxmesh_model.artifacts.part_file import HubFile, PartFile
+from mlxmesh_model.artifacts.hub import HubFile, PartFile
 
 CONTENT = b"weights of a model"
 

@@ -9,19 +9,19 @@ _RELAY = "relays messages, and reads in them what it needs for that"
 _RULES = "rules are options of the contract's own descriptors"
 
 ALLOWED = {
-    "mlxmesh_gateway.door.routes": "lists the services that are relayed",
     "mlxmesh_gateway.events.event_log": _EVENT,
+    "mlxmesh_gateway.forwarding.generate_stream": _RELAY,
     "mlxmesh_gateway.events.instance_events": _EVENT,
-    "mlxmesh_gateway.events.overload": _EVENT,
-    "mlxmesh_gateway.events.webhooks": _EVENT,
-    "mlxmesh_gateway.mesh.probes": _STUB,
     "mlxmesh_gateway.otlp.traces": _STUB,
-    "mlxmesh_gateway.upstream.generate_stream": _RELAY,
-    "mlxmesh_gateway.upstream.recording": _RELAY,
+    "mlxmesh_gateway.events.overload": _EVENT,
+    "mlxmesh_gateway.mesh.probes": _STUB,
+    "mlxmesh_gateway.forwarding.recording": _RELAY,
+    "mlxmesh_gateway.forwarding.routes": "lists the services that are relayed",
+    "mlxmesh_gateway.events.webhooks": _EVENT,
     "mlxmesh_generation.placement.engine_link": _STUB,
     "mlxmesh_generation.placement.mirror": _STUB,
-    "mlxmesh_model.model_events": _EVENT,
     "mlxmesh_model.replicas.runtimes": _STUB,
+    "mlxmesh_model.model_events": _EVENT,
     "mlxmesh_runtime.heartbeat": _STUB,
     "mlxmesh_shared.events.bus": _EVENT,
     "mlxmesh_shared.events.delivery": _EVENT,
@@ -36,8 +36,8 @@ ALLOWED = {
 }
 
 KNOWN = {
-    "mlxmesh_gateway.door.spans": "describes requests on spans by their message types",
+    "mlxmesh_gateway.forwarding.durations": "returns the wire's Percentiles",
     "mlxmesh_gateway.mesh.status": "assembles GetMeshStatus's answer while it asks the instances",
-    "mlxmesh_gateway.upstream.durations": "counts durations; returns Percentiles",
-    "mlxmesh_gateway.upstream.traffic": "counts streams by message type; returns TrafficCounts",
+    "mlxmesh_gateway.forwarding.telemetry": "describes requests on spans by their message types",
+    "mlxmesh_gateway.forwarding.traffic": "counts streams by message types; returns TrafficCounts",
 }

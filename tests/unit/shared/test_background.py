@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mlxmesh_shared.errors import IllegalState
-from mlxmesh_shared.process.background import running_in_background
+from mlxmesh_shared.process.service_host import running_in_background
 
 
 async def test_it_runs_until_the_body_ends() -> None:

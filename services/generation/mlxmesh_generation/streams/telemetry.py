@@ -14,12 +14,78 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from mlxmesh_generation.domain.request import Chat, Finished, PromptInput, PromptText
-from mlxmesh_generation.streams import instruments
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_shared.errors import Cancelled, MeshError, ReaderReplaced
 from mlxmesh_shared.telemetry import attributes
+from mlxmesh_shared.telemetry.instruments import TOKEN_TIME_BOUNDS_S, Instrument, Kind
 from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.telemetry.tracing import traceparent_of
+
+_REQUEST_S = (
+    0.01,
+    0.02,
+    0.04,
+    0.08,
+    0.16,
+    0.32,
+    0.64,
+    1.28,
+    2.56,
+    5.12,
+    10.24,
+    20.48,
+    40.96,
+    81.92,
+)
+_FIRST_TOKEN_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08),
+    *(0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+)
+_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+
+# Names, units and bounds of OpenTelemetry's semantic conventions.
+
+REQUEST_DURATION = Instrument(
+    "gen_ai.server.request.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "From a generation's arrival to its end",
+    _REQUEST_S,
+)
+TIME_TO_FIRST_TOKEN = Instrument(
+    "gen_ai.server.time_to_first_token",
+    Kind.HISTOGRAM,
+    "s",
+    "From a generation's arrival to its first token",
+    _FIRST_TOKEN_S,
+)
+TIME_PER_OUTPUT_TOKEN = Instrument(
+    "gen_ai.server.time_per_output_token",
+    Kind.HISTOGRAM,
+    "s",
+    "Mean time between the tokens of a generation, after its first",
+    TOKEN_TIME_BOUNDS_S,
+)
+TOKEN_USAGE = Instrument(
+    "gen_ai.client.token.usage",
+    Kind.HISTOGRAM,
+    "{token}",
+    "Tokens of a generation: gen_ai.token.type is input or output",
+    _TOKENS,
+)
+
+# The mesh's own.
+
+GENERATIONS = Instrument(
+    "mlxmesh.generation.running", Kind.GAUGE, "{generation}", "Running generations"
+)
+RESUMPTIONS = Instrument(
+    "mlxmesh.generation.resumptions",
+    Kind.COUNTER,
+    "{resumption}",
+    "Resumptions of generations that lost their engine",
+)
+
 
 Decode = Callable[[Sequence[int]], str]
 """Text of token ids."""
@@ -40,12 +106,12 @@ class GenerationTelemetry:
         self.running = 0
         self.resumptions = 0
         metrics = telemetry.metrics
-        self.durations = metrics.histogram(instruments.REQUEST_DURATION)
-        self.first_tokens = metrics.histogram(instruments.TIME_TO_FIRST_TOKEN)
-        self.token_times = metrics.histogram(instruments.TIME_PER_OUTPUT_TOKEN)
-        self.usage = metrics.histogram(instruments.TOKEN_USAGE)
-        metrics.observe_value(instruments.GENERATIONS, lambda: self.running)
-        metrics.observe_value(instruments.RESUMPTIONS, lambda: self.resumptions)
+        self.durations = metrics.histogram(REQUEST_DURATION)
+        self.first_tokens = metrics.histogram(TIME_TO_FIRST_TOKEN)
+        self.token_times = metrics.histogram(TIME_PER_OUTPUT_TOKEN)
+        self.usage = metrics.histogram(TOKEN_USAGE)
+        metrics.observe_value(GENERATIONS, lambda: self.running)
+        metrics.observe_value(RESUMPTIONS, lambda: self.resumptions)
         self._content_models = frozenset(content_models)
 
     def begin(self, plan: Plan, decode: Decode) -> "GenerationObserver":

@@ -22,8 +22,7 @@ from tenacity import (
 )
 
 from mlxmesh_model.artifacts.folder import is_pickle, is_text, is_weights
-from mlxmesh_model.artifacts.hub import HubModel
-from mlxmesh_model.artifacts.part_file import HubFile, PartFile
+from mlxmesh_model.artifacts.hub import HubFile, HubModel, PartFile
 from mlxmesh_model.artifacts.progress import Progress
 from mlxmesh_shared.errors import HubUnavailable, InvalidArgument, SourceNotFound
 from mlxmesh_shared.host.json_file import MIB, max_file_bytes

@@ -12,7 +12,7 @@ from mlxmesh_engine.forward.mlx_lm_import import import_mlx_lm
 from mlxmesh_engine.service.backend import Backend
 from mlxmesh_engine.service.simulated import SimulatedEngine
 from mlxmesh_engine.service.simulated_model import Pace, SimulatedModel
-from mlxmesh_engine.service.step_metrics import StepMetrics
+from mlxmesh_engine.service.telemetry import StepMetrics
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.process.startup import raise_descriptor_limit
 from mlxmesh_shared.settings import EngineSettings

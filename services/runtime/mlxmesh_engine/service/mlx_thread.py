@@ -16,7 +16,7 @@ from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.backend import Deliver
 from mlxmesh_engine.service.outbox import OutputInterval
 from mlxmesh_engine.service.step_loop import StepLoop
-from mlxmesh_engine.service.step_metrics import StepMetrics, TokenRate
+from mlxmesh_engine.service.telemetry import StepMetrics, TokenRate
 
 _log = logging.getLogger(__name__)
 

@@ -5,22 +5,104 @@ Its runtime registers it, so it does not join the mesh itself as the other servi
 
 import asyncio
 import contextlib
+import json
 import logging
+import os
+import sys
+from collections.abc import Callable, Generator
 
 from mlxmesh_engine.scheduling.capacity import Admission
-from mlxmesh_engine.service.assembly import make_server, start_engine_process
 from mlxmesh_engine.service.backend import Backend, ModelFacts
 from mlxmesh_engine.service.backends import open_backend
 from mlxmesh_engine.service.dispatcher import Dispatcher
-from mlxmesh_engine.service.parent import failures_announced, follow_parent, take_stdout
-from mlxmesh_engine.service.step_metrics import StepMetrics
-from mlxmesh_engine.service.telemetry import SequenceSpans, observe_engine
-from mlxmesh_shared.errors import EngineFailed
-from mlxmesh_shared.process.service_process import ServiceProcess
-from mlxmesh_shared.process.startup import wait_for_stop
+from mlxmesh_engine.service.servicer import SERVICE, EngineServicer
+from mlxmesh_engine.service.telemetry import SequenceSpans, StepMetrics, observe_engine
+from mlxmesh_shared.errors import EngineFailed, Internal, MeshError
+from mlxmesh_shared.process.service_process import ServiceProcess, start_process
+from mlxmesh_shared.process.startup import (
+    EXIT_WITH_PARENT,
+    call_at_end_of_stdin,
+    die_with_parent,
+    wait_for_stop,
+)
 from mlxmesh_shared.registry import open_registry
-from mlxmesh_shared.rpc.server import SETTLE_S
-from mlxmesh_shared.settings import EngineSettings
+from mlxmesh_shared.rpc.server import SETTLE_S, MeshServer, ServerOptions
+from mlxmesh_shared.settings import EngineSettings, LiveSettings, load_settings
+from mlxmesh_shared.telemetry import new_instance_id
+
+Announce = Callable[[dict[str, str | bool]], None]
+# A reason is for people, and the runtime reads stdout by lines of limited length.
+MAX_REASON_CHARACTERS = 4000
+
+
+def follow_parent() -> None:
+    """Exits at once when the runtime dies: no other process would stop or restart this engine."""
+    if os.environ.get(EXIT_WITH_PARENT) == "1":
+        die_with_parent()
+        call_at_end_of_stdin(lambda: os._exit(0))
+
+
+def take_stdout() -> Announce:
+    """Writes JSON lines to the parent; whatever libraries print goes to the log instead."""
+    to_parent, sys.stdout = sys.stdout, sys.stderr
+
+    def announce(facts: dict[str, str | bool]) -> None:
+        to_parent.write(json.dumps(facts) + "\n")
+        to_parent.flush()
+
+    return announce
+
+
+@contextlib.contextmanager
+def failures_announced(announce: Announce) -> Generator[None]:
+    """Reports to the parent why this engine cannot serve, and whether a retry cannot help."""
+    try:
+        yield
+    except MeshError as error:
+        announce(
+            {
+                "phase": "failed",
+                "permanent": not error.retryable and not isinstance(error, Internal),
+                "message": error.message[:MAX_REASON_CHARACTERS],
+            }
+        )
+        raise
+
+
+def start_engine_process() -> ServiceProcess[EngineSettings]:
+    """Reads the command line; an engine that got no id makes one."""
+    settings = load_settings(EngineSettings, sys.argv[1:])
+    engine_id = settings.engine_id or new_instance_id("engine")
+    settings = settings.model_copy(update={"engine_id": engine_id})
+    facts = {"mlxmesh.model": settings.model, "mlxmesh.model.version": str(settings.model_version)}
+    return start_process(
+        LiveSettings(lambda _: settings),
+        "engine",
+        instance_id=engine_id,
+        uses_data_dir=False,
+        model=settings.model,
+        facts=facts,
+    )
+
+
+def make_server(
+    process: ServiceProcess[EngineSettings],
+    dispatcher: Dispatcher,
+    backend: Backend,
+    loaded: ModelFacts,
+) -> MeshServer:
+    """The server with its servicer, for a model that is loaded."""
+    settings = process.settings
+    servicer = EngineServicer(
+        dispatcher=dispatcher, backend=backend, loaded=loaded, settings=settings
+    )
+    return process.make_server(
+        settings.listen,
+        service_names=(SERVICE.full_name,),
+        generic_handlers=(servicer.handlers(),),
+        options=ServerOptions(log_successes=False, reflection=settings.reflection),
+    )
+
 
 # How old the load may be that callers use; after a second without it the engine counts as lost.
 LOAD_EVERY_S = 0.3

@@ -17,7 +17,7 @@ from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_engine.scheduling.sequence_table import SequenceTable
 from mlxmesh_engine.service.backend import Deliver
 from mlxmesh_engine.service.simulated_model import Pace, SimulatedModel
-from mlxmesh_engine.service.step_metrics import StepMetrics, TokenRate
+from mlxmesh_engine.service.telemetry import StepMetrics, TokenRate
 from mlxmesh_shared.errors import EngineFailed
 
 _IDLE_STEP_S = 0.25

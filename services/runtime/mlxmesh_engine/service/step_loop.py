@@ -21,7 +21,7 @@ from mlxmesh_engine.scheduling.request import SequenceKey, SequenceRequest, Step
 from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler, count_tokens
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_engine.scheduling.sequence_table import SequenceTable
-from mlxmesh_engine.service.step_metrics import StepMetrics
+from mlxmesh_engine.service.telemetry import StepMetrics
 from mlxmesh_shared.errors import EngineFailed
 
 _log = logging.getLogger(__name__)

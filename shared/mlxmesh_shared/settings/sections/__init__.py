@@ -1,11 +1,13 @@
 """The settings of every process of the mesh, one section each."""
 
-from mlxmesh_shared.settings.sections.engine import EngineSettings
-from mlxmesh_shared.settings.sections.gateway import GatewaySettings
-from mlxmesh_shared.settings.sections.generation import GenerationSettings
 from mlxmesh_shared.settings.sections.mesh import MeshSettings, dynamic_names
-from mlxmesh_shared.settings.sections.model import ModelSettings
-from mlxmesh_shared.settings.sections.runtime import RuntimeSettings
+from mlxmesh_shared.settings.sections.services import (
+    EngineSettings,
+    GatewaySettings,
+    GenerationSettings,
+    ModelSettings,
+    RuntimeSettings,
+)
 
 __all__ = [
     "SETTINGS",

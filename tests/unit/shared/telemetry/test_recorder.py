@@ -5,7 +5,7 @@ from opentelemetry import trace
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.sdk.trace import ReadableSpan
 
-from mlxmesh_engine.instruments import OUTPUT_TOKENS, STEP_DURATION
+from mlxmesh_engine.service.telemetry import OUTPUT_TOKENS, STEP_DURATION
 from mlxmesh_shared.telemetry.instruments import BREAKERS, DROPPED, RPC_DURATION
 from mlxmesh_shared.telemetry.metrics import BucketCounts
 from mlxmesh_shared.telemetry.sdk import QueueingSpanProcessor, Recorder

@@ -13,7 +13,7 @@ from typing import Self
 
 from mlxmesh.generation.v1.generation_pb2 import CompleteResponse, Finished, GenerateResponse
 from mlxmesh.telemetry.v1.traffic_pb2 import Histogram, Traffic, TrafficCounts
-from mlxmesh_gateway.upstream.durations import bucket_of, percentiles
+from mlxmesh_gateway.forwarding.durations import bucket_of, percentiles
 from mlxmesh_shared.errors import Cancelled
 
 SLOT_NS = 5 * 10**9

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from mlxmesh_gateway.upstream.statuses import is_gone
+from mlxmesh_gateway.forwarding.statuses import is_gone
 from mlxmesh_shared.errors import Cancelled, EngineLost, Internal, MeshError, ServiceUnavailable
 from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.registry import Instance, Registry, follow_service
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 Place = tuple[str, str]
 """An instance's id and address: together they name one life of one process."""
 OnChange = Callable[[str, bool], Awaitable[None]]
-"""Called with a backend's name, and whether the registry knows an instance of it."""
+"""Told a backend's name, and whether the registry knows an instance of it."""
 
 
 # A few tokens a stream. What comes faster than this process or a client reads then waits in

@@ -8,9 +8,9 @@ from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
 from mlxmesh.telemetry.v1.traffic_pb2 import GetTrafficRequest, GetTrafficResponse
 from mlxmesh_gateway.events.event_log import GatewayEventLog
+from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
 from mlxmesh_gateway.mesh.status import MeshStatus
 from mlxmesh_gateway.otlp.traces import Traces
-from mlxmesh_gateway.upstream.traffic import GatewayTraffic
 from mlxmesh_shared.errors import InvalidArgument
 
 MAX_EVENT_BYTES = 8 * 1024

@@ -3,7 +3,6 @@
 import grpc
 from grpc import aio
 
-from mlxmesh_gateway.door.limits import Metadata
 from mlxmesh_shared.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -12,6 +11,7 @@ from mlxmesh_shared.errors import (
     ServiceUnavailable,
 )
 
+Metadata = tuple[tuple[str, str | bytes], ...]
 Status = tuple[grpc.StatusCode, str, Metadata]
 
 STATUS_DETAILS = "grpc-status-details-bin"

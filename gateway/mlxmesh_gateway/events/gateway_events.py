@@ -1,15 +1,14 @@
-"""All that a gateway does with events: it keeps them, tells its own, and passes them on."""
+"""Events at a gateway: retained, published by itself, and delivered to the other gateways."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from mlxmesh_gateway.events.event_log import GatewayEventLog
 from mlxmesh_gateway.events.instance_events import InstanceEvents
-from mlxmesh_gateway.mesh.status import SERVICES
 from mlxmesh_shared.events import EventBus, EventDelivery
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.rpc.channels import open_channel
@@ -20,7 +19,12 @@ class GatewayEvents:
     """Its own events go into its own log at once, and to the other gateways."""
 
     def __init__(
-        self, registry: Registry, *, instance_id: str, certificates: CertificateSource | None
+        self,
+        registry: Registry,
+        services: Sequence[str],
+        *,
+        instance_id: str,
+        certificates: CertificateSource | None,
     ) -> None:
         self.log = GatewayEventLog()
         bus = EventBus(service="gateway", instance_id=instance_id)
@@ -28,7 +32,7 @@ class GatewayEvents:
         open_ = partial(open_channel, certificates=certificates)
         self._delivery = EventDelivery(registry, own_id=instance_id, open_=open_)
         self._instances = InstanceEvents(
-            registry, SERVICES, own_id=instance_id, publish=self.publish
+            registry, services, own_id=instance_id, publish=self.publish
         )
         bus.subscribe(lambda event: self.log.add([event]))
         bus.subscribe(self._delivery.put)

@@ -10,11 +10,11 @@ from typing import Any
 from grpc import aio
 
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, ResumeGenerationResponse
-from mlxmesh_gateway.upstream.attempts import Answered
-from mlxmesh_gateway.upstream.backends import Endpoint
-from mlxmesh_gateway.upstream.recording import Recording
-from mlxmesh_gateway.upstream.statuses import broke_off, is_gone
-from mlxmesh_gateway.upstream.telemetry import RelayCounts
+from mlxmesh_gateway.forwarding.attempts import Answered
+from mlxmesh_gateway.forwarding.backends import Endpoint
+from mlxmesh_gateway.forwarding.recording import Recording
+from mlxmesh_gateway.forwarding.statuses import broke_off, is_gone
+from mlxmesh_gateway.forwarding.telemetry import RelayCounts
 from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"

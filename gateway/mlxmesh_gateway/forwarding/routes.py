@@ -1,4 +1,4 @@
-"""The public methods, and how each is relayed. Methods that are not in this table are private."""
+"""The public methods, and how each is relayed. What is not in this table is not public."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ class Policy:
     """How a method may be relayed."""
 
     safe: bool = False
-    """Idempotent: it may be retried at another instance before the first response."""
+    """Doing it twice harms nothing, so that it may move to another instance before any answer."""
     lasting: bool = False
-    """Runs long: without a deadline of the client it gets the longest one."""
+    """Runs long by nature, so that without a deadline of its own it gets the longest one."""
     everywhere: bool = False
     """Only one instance can do it: the one that the key names is asked first, then all others."""
     hedged: bool = False
-    """The client may request a second attempt beside a slow first one."""
+    """Its caller may ask for a second try beside a slow first one."""
     key: Callable[[Any], str] = lambda _: ""
-    """From a request: the request_id, if calls with the same one must reach the same instance."""
+    """From a request: what calls have in common that must meet at one instance."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,17 @@ class Route:
     path: str
     """As on the wire: /package.Service/Method."""
     backend: str
-    """The registry's name of the service that serves it."""
+    """The registry's name of the service that does the work."""
     request_class: type[Message]
     streams: bool
     policy: Policy
 
 
-def _request_id(request: Any) -> str:
-    return request.request_id
-
-
 _GENERATION: Mapping[str, Policy] = {
-    "Generate": Policy(safe=True, hedged=True, key=_request_id),
+    "Generate": Policy(safe=True, hedged=True, key=lambda request: request.request_id),
     "Complete": Policy(safe=True, hedged=True, key=lambda request: request.generation.request_id),
-    "AttachGeneration": Policy(safe=True, everywhere=True, key=_request_id),
-    "CancelGeneration": Policy(safe=True, everywhere=True, key=_request_id),
+    "AttachGeneration": Policy(safe=True, everywhere=True, key=lambda request: request.request_id),
+    "CancelGeneration": Policy(safe=True, everywhere=True, key=lambda request: request.request_id),
     "CountTokens": Policy(safe=True, hedged=True),
 }
 _MODEL: Mapping[str, Policy] = {
@@ -68,7 +64,7 @@ _MODEL: Mapping[str, Policy] = {
     "WatchModels": Policy(safe=True, lasting=True),
 }
 BACKENDS: Mapping[str, ServiceDescriptor] = {"generation": GENERATION, "model": MODEL}
-"""The public service of each backend, by the backend's registry name."""
+"""The public service that each backend stands behind, by the backend's registry name."""
 
 
 def public_routes() -> tuple[Route, ...]:

@@ -1,0 +1,83 @@
+"""The steps of every public call: rules, deadline, forwarding, observation.
+
+Before them an edge authenticates (making the Principal), authorizes (`MethodAccess`) and counts
+the call (`CallAdmission`): at the gRPC port before the request is read, by the server's CallGuard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry.context import get_current
+
+from mlxmesh_gateway.door.call import PublicCall
+from mlxmesh_gateway.door.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
+from mlxmesh_gateway.forwarding.forwarder import ForwardedCall, Forwarder
+from mlxmesh_gateway.forwarding.statuses import service_status
+from mlxmesh_gateway.forwarding.telemetry import describe_request
+from mlxmesh_shared.errors import Cancelled, InvalidArgument, ServiceUnavailable
+from mlxmesh_shared.rpc.requests import RequestParser
+from mlxmesh_shared.telemetry.tracing import metadata_of
+
+
+class Door:
+    """Serves public calls of every protocol."""
+
+    def __init__(
+        self, *, parser: RequestParser, forwarder: Forwarder, deadlines: Deadlines
+    ) -> None:
+        self._parser = parser
+        self._forwarder = forwarder
+        self.deadlines = deadlines
+        """Of the calls that come from now on."""
+
+    async def serve(self, call: PublicCall) -> bytes | None:
+        """The encoded response; None for a stream, which was written to the call.
+
+        Raises: MalformedMessage, InvalidArgument, and every error of the service.
+        """
+        principal, route = call.principal, call.route
+        message = await self._parser.parse(
+            route.request_class, call.request, lambda: principal.share
+        )
+        describe_request(message, principal.id if principal.known else "")
+        forwarded_call = self._forwarded(call, route.policy.key(message))
+        try:
+            return await self._forwarder.forward(forwarded_call)
+        except Cancelled as error:
+            if service_status(error) is not None:
+                raise
+            # Nobody here cancelled, or this task would not run: the instance ended the call.
+            raise ServiceUnavailable("the service ended the call; try again") from error
+
+    def _forwarded(self, call: PublicCall, request_id: str) -> ForwardedCall:
+        hedged = call.route.policy.hedged
+        after_s = hedge_after_s(call.metadata) if hedged else None
+        if after_s is not None and request_id:
+            raise InvalidArgument(
+                f"{HEDGE_MS} does not go with a request_id: the generation would run twice to its"
+                " end; leave one of them out",
+                field=HEDGE_MS,
+            )
+        return ForwardedCall(
+            route=call.route,
+            request=call.request,
+            # Another principal's generation with the same request_id is another generation.
+            key=f"{call.principal.id} {request_id}" if request_id else "",
+            hedge_after_s=after_s,
+            options=self._options(call),
+            write=call.write,
+        )
+
+    def _options(self, call: PublicCall) -> Callable[[], dict[str, Any]]:
+        """The timeout and metadata of a call to an instance that starts when this is called."""
+        timeout_s = self.deadlines.timeout_s(call.remaining_s, lasting=call.route.policy.lasting)
+        until_s = time.monotonic() + timeout_s
+        principal = call.principal
+        metadata = (
+            *metadata_of(get_current()),
+            *forwarded(call.metadata, caller=principal.share, owner=principal.id),
+        )
+        return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}

@@ -1,0 +1,1 @@
+"""Forwards calls to instances: which one, retries, hedging, and resumption of streams."""

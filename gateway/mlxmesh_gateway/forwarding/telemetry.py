@@ -1,0 +1,71 @@
+"""What the gateway tells of the calls that it relays: facts on their spans, and counts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+from opentelemetry import trace
+
+from mlxmesh.generation.v1.generation_pb2 import (
+    CompleteRequest,
+    CompleteResponse,
+    CountTokensRequest,
+    GenerateRequest,
+)
+from mlxmesh_gateway import instruments
+from mlxmesh_gateway.forwarding.backends import Backends
+from mlxmesh_gateway.forwarding.recording import Recording
+from mlxmesh_shared.telemetry import attributes
+from mlxmesh_shared.telemetry.metrics import Metrics, observe_breakers
+
+
+@dataclass
+class RelayCounts:
+    """Of all streams since the start."""
+
+    messages: int = 0
+    resumptions: int = 0
+
+
+def observe_gateway(metrics: Metrics, counts: RelayCounts, backends: Backends) -> None:
+    """Has the gateway's counts and breakers read for each export."""
+    metrics.observe_value(instruments.RELAYED_MESSAGES, lambda: counts.messages)
+    metrics.observe_value(instruments.RESUMPTIONS, lambda: counts.resumptions)
+    observe_breakers(
+        metrics, lambda: ((one.instance.service, one.breaker) for one in backends.endpoints())
+    )
+
+
+def describe_request(request: Message, principal_id: str) -> None:
+    """Describes the request on the call's span; nothing of a legal request is secret here.
+
+    principal_id: empty for a caller that is not known.
+    """
+    span = trace.get_current_span()
+    if not span.is_recording():
+        return
+    if principal_id:
+        span.set_attribute(attributes.PRINCIPAL, principal_id)
+    asked: Any = request.generation if isinstance(request, CompleteRequest) else request
+    if isinstance(asked, GenerateRequest | CountTokensRequest):
+        operation = "chat" if asked.HasField("chat") else "text_completion"
+        span.set_attribute(attributes.OPERATION, operation)
+        span.set_attribute(attributes.REQUEST_MODEL, asked.model)
+    if request_id := getattr(asked, "request_id", ""):
+        span.set_attribute(attributes.REQUEST_ID, request_id)
+
+
+def describe_stream(recording: Recording) -> None:
+    """Says on the call's span what became of a Generate."""
+    span = trace.get_current_span()
+    if span.is_recording() and recording:
+        span.set_attribute(attributes.REQUEST_ID, recording.request_id)
+        span.set_attribute(attributes.RESUMPTIONS, recording.resumptions)
+
+
+def describe_answer(path: str, answer: bytes) -> None:
+    """Says on the call's span which generation a Complete was."""
+    span = trace.get_current_span()
+    if span.is_recording() and path.endswith("/Complete"):
+        started = CompleteResponse.FromString(answer).started
+        span.set_attribute(attributes.REQUEST_ID, started.request_id)

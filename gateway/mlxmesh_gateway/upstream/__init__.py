@@ -1,1 +1,0 @@
-"""The instances behind the gateway: which one a call goes to, retries, and resumed streams."""

@@ -1,0 +1,222 @@
+"""The settings of each service."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from mlxmesh_shared.settings.fields import (
+    MIB,
+    Amount,
+    Count,
+    Dynamic,
+    FullPath,
+    HostName,
+    Names,
+    Ratio,
+    Seconds,
+    split_texts,
+)
+from mlxmesh_shared.settings.listen import HttpListen, Listen
+from mlxmesh_shared.settings.sections.mesh import MeshSettings
+from mlxmesh_shared.settings.sinks import Sinks, SinkSettings, check_webhook
+
+Webhook = Annotated[str, AfterValidator(check_webhook)]
+
+
+class GatewaySettings(MeshSettings):
+    """The public process."""
+
+    listen: Listen = "127.0.0.1:50051"
+    """Where clients connect, host:port; port 0 chooses a free one."""
+    http_listen: HttpListen = "auto"
+    """Where /metrics and /healthz are, host:port; port 0 chooses a free one, empty disables HTTP.
+    auto is 127.0.0.1:8051, or a free port if listen has port 0."""
+    http_hosts: Annotated[tuple[HostName, ...], BeforeValidator(split_texts)] = ()
+    """Host names at which /metrics may be requested, besides localhost, those of http_listen and
+    advertise_host, and every IP address; a list, or one text separated by commas."""
+    default_deadline_s: Annotated[Seconds, Dynamic()] = 300
+    """The deadline of a call that has none."""
+    max_deadline_s: Annotated[Seconds, Dynamic()] = 3600
+    """The longest deadline; a longer one is shortened to it."""
+    max_concurrent_rpcs: Annotated[Count, Dynamic()] = 1024
+    """Concurrent calls; more are refused with RESOURCE_EXHAUSTED."""
+    max_rpcs_per_caller: Count | None = None
+    """Concurrent calls of one caller; default seven eighths of max_concurrent_rpcs."""
+    max_streams_per_connection: Count = 256
+    """Concurrent calls on one connection; its client queues the others."""
+    max_message_bytes: Count = 16 * MIB
+    """The largest request."""
+    max_held_bytes: Count = 256 * MIB
+    """Memory for the requests above 64 KiB of all running calls, half of it for each caller; more
+    are refused with RESOURCE_EXHAUSTED."""
+    max_connections: Count = 1024
+    """Concurrent connections; more are closed at once."""
+    max_connection_age_s: Seconds = 20
+    """The age at which a client is asked to reconnect; its running calls continue. A gateway that
+    is being replaced waits for that."""
+    take_over: bool = False
+    """Listens on the port beside the gateway that has it, which is asked to stop afterwards."""
+    client_certificates: Literal["required", "off"] = "required"
+    """With TLS: off accepts clients without a certificate, which may generate."""
+    resume_wait_s: Seconds = 10
+    """How long a stream that lost its generation instance waits for another one."""
+    telemetry_sinks: Sinks = (SinkSettings(kind="prometheus"),)
+    """Where telemetry is sent, separated by semicolons: KIND[:TARGET][?OPTION=VALUE&...], of the
+    kinds prometheus, otlp:HOST:PORT, file:PATH and console; see docs/operations.md."""
+    trace_export_ratio: Ratio = 1.0
+    """The part of the traces that sinks get, in addition to those with errors and slow ones."""
+    trace_slow_ms: Amount = 10_000
+    """The duration from which a request is slow; sinks always get its trace."""
+    kept_traces: Count = 4096
+    """Recent traces stored for `mlxmesh trace`; the oldest is dropped first."""
+    kept_trace_bytes: Count = 32 * MIB
+    """Memory for recent traces; the oldest is dropped first."""
+    kept_trace_s: Seconds = 900
+    """How long a trace is stored."""
+    event_webhooks: Annotated[tuple[Webhook, ...], BeforeValidator(split_texts)] = ()
+    """URLs to which events are posted, each followed by the names that it wants, such as model.*;
+    a list, or one text separated by commas."""
+    drain_grace_s: Seconds = 30
+    """How long running calls may continue after a stop was requested."""
+    trace_sample_ratio: Ratio = 1.0
+    """The part of the requests that are traced, if the client does not decide that."""
+
+
+class GenerationSettings(MeshSettings):
+    """Text in, text out."""
+
+    listen: Listen = "127.0.0.1:0"
+    """Where the gateway connects, host:port; port 0 chooses a free one."""
+    max_concurrent_rpcs: Annotated[Count, Dynamic()] = 1024
+    """Concurrent calls; more are refused with RESOURCE_EXHAUSTED."""
+    prefix_routing: Annotated[bool, Dynamic()] = True
+    """Whether a prompt is preferably sent to an engine that has its prefix cached."""
+    max_generations: Count = 1024
+    """Concurrent generations, attached or detached, and inputs whose tokens are being counted; more
+    are refused with RESOURCE_EXHAUSTED."""
+    max_held_bytes: Count = 256 * MIB
+    """Memory for the requests of all of these; more are refused with RESOURCE_EXHAUSTED."""
+    max_unread_bytes: Count = 128 * MIB
+    """Memory for output that slow readers have not received; beyond it, the largest generation of
+    the caller with the most is CANCELLED."""
+    tokenizer_cache_models: Count = 16
+    """Tokenizers cached in memory."""
+    engine_wait_s: Seconds = 30
+    """How long a generation without a deadline that lost its engine waits for another one."""
+    detached_timeout_s: Seconds = 60
+    """How long a generation with a request_id of its caller continues without a reader."""
+    retention_s: Seconds = 300
+    """How long the messages of such a generation are retained after its end."""
+    retained_generations: Count = 4096
+    """Generations whose messages are retained; the caller with the most loses its oldest first."""
+    retained_bytes: Count = 64 * MIB
+    """Memory for retained messages; the caller with the most loses its oldest generation first."""
+    drain_grace_s: Seconds = 30
+    """How long running generations may continue after a stop was requested."""
+    log_content_models: Names = ()
+    """Models whose prompts and outputs may appear in traces, separated by commas; default none."""
+
+
+class ModelSettings(MeshSettings):
+    """The catalogue."""
+
+    listen: Listen = "127.0.0.1:0"
+    """Where other services connect, host:port; port 0 chooses a free one."""
+    database_url: str = ""
+    """postgresql:// or sqlite:///, as in docs/operations.md; empty for model.db in the data
+    directory."""
+    models_dir: FullPath | None = None
+    """The directory of pulled models; default models in the data directory."""
+    reconcile_interval_s: Seconds = 1.0
+    """How often desired and running replicas are compared when nothing changes."""
+    runtime_grace_s: Seconds = 30
+    """How long a runtime may be missing from the registry before its replicas are placed
+    elsewhere."""
+    hub_endpoint: str = ""
+    """The model hub to pull from; empty for HF_ENDPOINT, or else the hub library's own default."""
+    drain_grace_s: Seconds = 5
+    """How long running calls may continue after a stop was requested."""
+
+
+class RuntimeSettings(MeshSettings):
+    """The supervisor of one host's engines."""
+
+    listen: Listen = "127.0.0.1:0"
+    """Where the model service connects, host:port; port 0 chooses a free one."""
+    heartbeat_interval_s: Seconds = 1.0
+    """The interval of each engine's health checks."""
+    heartbeat_timeout_s: Seconds = 2.0
+    """How long an engine may take to answer a health check."""
+    liveness_timeout_s: Seconds = 10.0
+    """An engine that has not answered for this long is restarted."""
+    step_stall_timeout_s: Seconds = 30
+    """An engine whose step loop has not advanced for this long is restarted."""
+    start_timeout_s: Seconds = 600
+    """How long an engine may take to load its model."""
+    spare_engine: bool = True
+    """Keeps a process with MLX imported ready, so that an engine starts sooner; about 70 MB."""
+    restart_backoff_min_s: Seconds = 0.5
+    """The first delay before a crashed engine is restarted."""
+    restart_backoff_max_s: Seconds = 30
+    """The longest delay before a crashed engine is restarted."""
+    breaker_failures: Count = 5
+    """Consecutive failures after which an engine is not restarted any more."""
+    failure_reset_s: Seconds = 120
+    """An engine that was ready for this long has its count of failures reset."""
+    stop_grace_s: Seconds = 30
+    """How long a stopping engine may finish its sequences before it is killed."""
+    hand_over_s: Seconds = 300
+    """How long a stopping runtime waits for other runtimes to replace its engines."""
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """The part of the available memory that a model may use."""
+
+
+class EngineSettings(MeshSettings):
+    """One loaded model; its runtime sets engine_id, model, model_version and model_dir."""
+
+    listen: Listen = "127.0.0.1:0"
+    """Where generation services connect, host:port; port 0 chooses a free one."""
+    engine_id: str = ""
+    """The engine's id."""
+    model: str = ""
+    """The name of the model that it serves."""
+    model_version: int = 0
+    """The version of the model that it serves."""
+    model_dir: FullPath | None = None
+    """The directory of the model's files."""
+    max_running: Count = 64
+    """Sequences decoded concurrently."""
+    max_waiting: Annotated[int, Field(ge=0)] = 256
+    """Sequences in the queue; more are refused with RESOURCE_EXHAUSTED."""
+    prefill_tokens_per_step: Count = 512
+    """Most prompt tokens prefilled between two decode steps."""
+    prefill_slowdown: Annotated[float, Field(gt=1, le=1000)] = 1.7
+    """The factor by which prefills of prompts above 256 tokens may lengthen a decode step."""
+    token_interval_ms: Annotated[float, Field(ge=0, le=1000)] = 10.0
+    """Tokens of faster steps are sent in groups at this interval; 0 sends each at once."""
+    prefix_cache_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Memory of the prefix cache; 0 disables it, default 10% of the host's, at most 1 GiB."""
+    kv_cache_bytes: Count | None = None
+    """Memory for keys and values of running sequences; default half of what is free."""
+    context_tokens: Annotated[int, Field(ge=0)] = 0
+    """Most tokens of prompt and output together; 0 for the model's own limit."""
+    dtype: Literal["auto", "as_shipped", "float32", "float16", "bfloat16"] = "auto"
+    """The type of the weights; auto expands to float32 if that is faster and fits."""
+    drain_grace_s: Seconds = 30
+    """How long running sequences may continue after a stop was requested."""
+    spare: bool = False
+    """Whether to import what an engine needs and then wait on stdin for the command line."""
+    backend: Literal["mlx", "simulated"] = "mlx"
+    """The source of tokens; simulated loads no weights, to measure and test the mesh."""
+    simulated_step_ms: Amount = 5.0
+    """The duration of a simulated decode step."""
+    simulated_prefill_us_per_token: Amount = 50.0
+    """The duration of a simulated prefill, for each prompt token."""
+    simulated_jitter: Amount = 0.0
+    """The part by which a simulated step may take longer."""
+    simulated_failure_rate: Ratio = 0.0
+    """The probability that a running sequence fails, in each simulated step."""
+    simulated_stall_rate: Ratio = 0.0
+    """The probability that a simulated step stalls for simulated_stall_s."""
+    simulated_stall_s: Seconds = 1.0
+    """How long a stalled simulated step lasts."""
