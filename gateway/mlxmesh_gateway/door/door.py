@@ -31,7 +31,7 @@ class Door:
         self._parser = parser
         self._forwarder = forwarder
         self.deadlines = deadlines
-        """Of the calls that come from now on."""
+        """Applies to calls served from now on."""
 
     async def serve(self, call: PublicCall) -> bytes | None:
         """The encoded response; None for a stream, which was written to the call.
@@ -49,7 +49,7 @@ class Door:
         except Cancelled as error:
             if service_status(error) is not None:
                 raise
-            # Nobody here cancelled, or this task would not run: the instance ended the call.
+            # The client did not cancel, or this task would not run: the instance ended the call.
             raise ServiceUnavailable("the service ended the call; try again") from error
 
     def _forwarded(self, call: PublicCall, request_id: str) -> ForwardedCall:
@@ -57,8 +57,8 @@ class Door:
         after_s = hedge_after_s(call.metadata) if hedged else None
         if after_s is not None and request_id:
             raise InvalidArgument(
-                f"{HEDGE_MS} does not go with a request_id: the generation would run twice to its"
-                " end; leave one of them out",
+                f"{HEDGE_MS} cannot be combined with a request_id, since the generation would run"
+                " twice to its end; omit one of them",
                 field=HEDGE_MS,
             )
         return ForwardedCall(

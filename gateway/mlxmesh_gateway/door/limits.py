@@ -8,17 +8,17 @@ from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.rpc.caller import CALLER_METADATA, OWNER_METADATA
 
 FORWARDED_METADATA = frozenset({"x-request-id"})
-"""Metadata that services get to see as it came; everything else ends at the gateway."""
+"""Metadata that is forwarded to services unchanged; everything else is dropped."""
 
 HEDGE_MS = "mlxmesh-hedge-ms"
 """Metadata that asks for a second try beside a slow first one; documented in generation.proto."""
 MAX_HEDGE_MS = 60_000
-_MAX_HEDGE_DIGITS = 9  # zeros in front are legal, thousands of them are not
+_MAX_HEDGE_DIGITS = 9  # leading zeros are legal, thousands of them are not
 
 
 @dataclass(frozen=True)
 class Deadlines:
-    """The deadlines that calls get, in seconds."""
+    """The default and the maximum deadline of calls, in seconds."""
 
     default_s: float
     max_s: float
@@ -33,7 +33,7 @@ class Deadlines:
 def forwarded(
     metadata: Iterable[tuple[str, str | bytes]] | None, *, caller: str, owner: str
 ) -> Metadata:
-    """The part of a call's metadata that is passed on, and who calls."""
+    """The part of a call's metadata that is forwarded, with its caller and owner."""
     kept = ((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
     return (*kept, (CALLER_METADATA, caller), (OWNER_METADATA, owner))
 

@@ -1,4 +1,4 @@
-"""The public methods, and how each is relayed. What is not in this table is not public."""
+"""The public methods, and how each is forwarded. Methods missing here are private."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class Policy:
     """How a method may be relayed."""
 
     safe: bool = False
-    """Doing it twice harms nothing, so that it may move to another instance before any answer."""
+    """Idempotent: it may be retried at another instance before the first response."""
     lasting: bool = False
-    """Runs long by nature, so that without a deadline of its own it gets the longest one."""
+    """Runs long: without a deadline of the client it gets the longest one."""
     everywhere: bool = False
     """Only one instance can do it: the one that the key names is asked first, then all others."""
     hedged: bool = False
-    """Its caller may ask for a second try beside a slow first one."""
+    """The client may request a second attempt beside a slow first one."""
     key: Callable[[Any], str] = lambda _: ""
     """From a request: what calls have in common that must meet at one instance."""
 
@@ -64,7 +64,7 @@ _MODEL: Mapping[str, Policy] = {
     "WatchModels": Policy(safe=True, lasting=True),
 }
 BACKENDS: Mapping[str, ServiceDescriptor] = {"generation": GENERATION, "model": MODEL}
-"""The public service that each backend stands behind, by the backend's registry name."""
+"""The public service of each backend, by the backend's registry name."""
 
 
 def public_routes() -> tuple[Route, ...]:
