@@ -113,7 +113,7 @@ def test_grpcurl_calls_everything(run: Any) -> None:
     assert result.returncode == 0, result.stderr
     contracts, models, tokens, stream, whole = re.split(r"^--- .*\n", result.stdout, flags=re.M)[1:]
     assert "mlxmesh.generation.v1.GenerationService" in contracts
-    assert "// Most tokens to generate." in contracts
+    assert "// The largest number of tokens to generate." in contracts
     assert '"name": "pocket"' in models
     assert '"tokens":' in tokens
     assert stream.index('"started"') < stream.index('"delta"') < stream.index('"finished"')

@@ -36,7 +36,7 @@ def test_list_shows_the_public_services_alone(mesh: RunningMesh) -> None:
 
 def test_describe_shows_the_comments(mesh: RunningMesh) -> None:
     text = grpcurl(mesh.address, "describe", "mlxmesh.generation.v1.GenerateRequest")
-    assert "// Most tokens to generate. Default 512" in text
+    assert "// The largest number of tokens to generate. Default 512" in text
 
 
 def test_generate_streams(mesh: RunningMesh) -> None:

@@ -38,12 +38,7 @@ class Door:
 
         Raises: MalformedMessage, InvalidArgument, and every error of the service.
         """
-        principal, route = call.principal, call.route
-        message = await self._parser.parse(
-            route.request_class, call.request, lambda: principal.share
-        )
-        describe_request(message, principal.id if principal.known else "")
-        forwarded_call = self._forwarded(call, route.policy.key(message))
+        forwarded_call = await self._checked(call)
         try:
             return await self._forwarder.forward(forwarded_call)
         except Cancelled as error:
@@ -52,9 +47,16 @@ class Door:
             # The client did not cancel, or this task would not run: the instance ended the call.
             raise ServiceUnavailable("the service ended the call; try again") from error
 
-    def _forwarded(self, call: PublicCall, request_id: str) -> ForwardedCall:
-        hedged = call.route.policy.hedged
-        after_s = hedge_after_s(call.metadata) if hedged else None
+    async def _checked(self, call: PublicCall) -> ForwardedCall:
+        # The parsed message ends here: it takes several times the memory of the request, which a
+        # long stream must not hold.
+        principal, route = call.principal, call.route
+        message = await self._parser.parse(
+            route.request_class, call.request, lambda: principal.share
+        )
+        describe_request(message, principal.id if principal.known else "")
+        request_id = route.policy.key(message)
+        after_s = hedge_after_s(call.metadata) if route.policy.hedged else None
         if after_s is not None and request_id:
             raise InvalidArgument(
                 f"{HEDGE_MS} cannot be combined with a request_id, since the generation would run"
