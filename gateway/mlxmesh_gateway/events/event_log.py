@@ -1,4 +1,4 @@
-"""The events that this gateway keeps, each once, and the watches that read them."""
+"""The events that this gateway retains, without duplicates, and the watches that read them."""
 
 import secrets
 from collections.abc import AsyncGenerator, Iterable
@@ -7,7 +7,7 @@ from mlxmesh.telemetry.v1 import events_pb2 as wire
 from mlxmesh_shared.events import EventFilter, EventLog
 
 MAX_KEPT = 4096
-# A watch that passes over so many events tells how far it is, so that it may go on from there.
+# A watch that skips so many events reports its position, so that it can continue from there.
 MAX_UNTOLD = 256
 
 
@@ -18,7 +18,7 @@ class GatewayEventLog:
         self.log_id = secrets.token_hex(8)
         self.events = EventLog(most_kept)
         self._most_known = 2 * most_kept
-        self._known: dict[str, None] = {}  # ids, oldest first
+        self._known: dict[str, None] = {}  # ids, the oldest first
 
     def add(self, events: Iterable[wire.Event]) -> None:
         """Keeps copies of those that are new: without what their contract does not know, and
@@ -38,7 +38,7 @@ class GatewayEventLog:
     async def watch(
         self, request: wire.WatchEventsRequest
     ) -> AsyncGenerator[wire.WatchEventsResponse]:
-        """What was asked for, from where it was asked for, or a Gap first; never ends."""
+        """The requested events from the requested position on, or a Gap first; never ends."""
         sequence, gap = self._start(request)
         if gap is not None:
             yield self._response(sequence, gap=gap)
@@ -58,7 +58,7 @@ class GatewayEventLog:
             sequence = batch.last
 
     def _start(self, request: wire.WatchEventsRequest) -> tuple[int, wire.Gap | None]:
-        """The number to begin after, and what is missing there."""
+        """The number to start after, and the gap before it, if any."""
         before_oldest = self.events.oldest - 1
         after = request.after_sequence
         if request.log_id not in ("", self.log_id) or after > self.events.newest:

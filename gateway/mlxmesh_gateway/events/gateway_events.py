@@ -16,7 +16,7 @@ from mlxmesh_shared.tls import CertificateSource
 
 
 class GatewayEvents:
-    """Its own events go into its own log at once, and to the other gateways."""
+    """Appends this gateway's events to its log at once, and delivers them to the others."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class GatewayEvents:
 
     @asynccontextmanager
     async def running(self, webhooks: tuple[str, ...]) -> AsyncGenerator[None]:
-        """Delivers, follows the registry and tells webhooks beside the body."""
+        """Delivers events, follows the registry and calls webhooks while the body runs."""
         async with AsyncExitStack() as stack:
             if webhooks:
                 # Not at the top: few gateways need an HTTP client.

@@ -1,4 +1,4 @@
-"""Tells of instances that come and go, as the registry says: one gateway tells for all."""
+"""Publishes changes of the registry as events; one gateway does it for all."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,10 @@ InstanceEvent = InstanceRegistered | InstanceDraining | InstanceDeregistered
 
 
 class InstanceEvents:
-    """Follows the registry from now on: who is there already is no event.
+    """Follows the registry from now on; instances that are already registered are no event.
 
-    A process that is killed cannot tell that it left, so gateways do: of those that are registered,
-    the one whose id comes first.
+    A killed process cannot publish that it is gone, so gateways do: the registered one with the
+    smallest id.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class InstanceEvents:
 
 
 def changes(before: Sequence[Instance], now: Sequence[Instance]) -> Iterator[InstanceEvent]:
-    """What became of a service's instances, those that left first."""
+    """The changes of a service's instances, those that left first."""
     old = {_life(one): one for one in before}
     new = {_life(one): one for one in now}
     for life in sorted(old.keys() - new.keys()):
@@ -76,5 +76,5 @@ def changes(before: Sequence[Instance], now: Sequence[Instance]) -> Iterator[Ins
 
 
 def _life(instance: Instance) -> tuple[str, str, int]:
-    """What names one life of one process: an engine that was started again keeps its id."""
+    """Identifies one run of one process: a restarted engine keeps its id."""
     return instance.instance_id, instance.address, instance.pid

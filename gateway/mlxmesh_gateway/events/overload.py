@@ -1,4 +1,4 @@
-"""Tells that this gateway refuses calls: not of each one, for then there are many."""
+"""Publishes that this gateway refuses calls, but not each refusal."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ PAUSE_S = 10.0
 
 
 class OverloadEvents:
-    """At most one event in PAUSE_S, the first at once; what is refused meanwhile is counted."""
+    """At most one event in PAUSE_S, the first at once; refusals in between are counted."""
 
     def __init__(
         self, publish: Publish, *, instance_id: str, now_s: Callable[[], float] = time.monotonic
@@ -22,7 +22,7 @@ class OverloadEvents:
         self._refused = 0
 
     def refused(self, running: int) -> None:
-        """One call was refused while so many were running."""
+        """A call was refused while this many were running."""
         self._refused += 1
         now_s = self._now_s()
         if now_s - self._told_s < PAUSE_S:

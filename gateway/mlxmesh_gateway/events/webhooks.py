@@ -1,7 +1,7 @@
-"""Events told to addresses outside the mesh: one POST each, at least once, told apart by id.
+"""Sends events to addresses outside the mesh: one POST each, at least once, with the event's id.
 
-Each hook reads the gateway's log at its own pace, so a slow or dead one holds up nobody; what the
-log gives up before a hook came to it is counted as dropped.
+Each hook reads the gateway's log at its own pace, so a slow or dead one delays nobody; events that
+the log evicts before a hook has read them count as dropped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RetryLimits:
-    """How hard one event is tried: by default for half a minute, two when nobody answers."""
+    """The attempts for one event: by default half a minute, two minutes without answers."""
 
     attempts: int = 8
     pause_min_s: float = 0.5
@@ -40,11 +40,11 @@ class RetryLimits:
 
 
 class _NotTaken(Exception):
-    """The receiver did not take an event, and may take it later."""
+    """The receiver did not accept an event, and may accept it later."""
 
 
 class Webhook:
-    """One address that is told of the events that it wants."""
+    """One address, and the events that it receives."""
 
     def __init__(
         self, url: str, wanted: EventFilter, log: EventLog, *, limits: RetryLimits = RetryLimits()
@@ -57,7 +57,7 @@ class Webhook:
         self.dropped = 0
 
     async def run(self) -> None:
-        """Tells what happens from now on, one event after another, until cancelled."""
+        """Sends new events one after another, until cancelled."""
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             async for batch in self._log.follow(self._log.newest):
@@ -86,7 +86,7 @@ class Webhook:
             self._drop(1, f"it answered {status}")
 
     async def _post(self, session: aiohttp.ClientSession, event: Event) -> int:
-        """The receiver's status. Raises: _NotTaken when it is worth another try."""
+        """The receiver's status. Raises: _NotTaken if a retry may succeed."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": event.event_id}
         body = MessageToJson(event, preserving_proto_field_name=True, indent=None)
         try:
@@ -102,7 +102,7 @@ class Webhook:
 
     def _drop(self, count: int, why: str) -> None:
         self.dropped += count
-        # Path and query of an address may hold what it is called with instead of a password.
+        # The path and query of an address may contain a secret.
         host = urlsplit(self._url).hostname
         _log.warning("%d events were not told to the webhook at %s: %s", count, host, why)
 
@@ -111,7 +111,7 @@ class Webhook:
 async def running_webhooks(
     settings: tuple[str, ...], log: EventLog, *, limits: RetryLimits = RetryLimits()
 ) -> AsyncGenerator[list[Webhook]]:
-    """Webhooks beside the body; each setting is a URL and the names that it wants, none for all."""
+    """Runs webhooks while the body runs; a setting is a URL and event names, none for all."""
     hooks = [
         Webhook(url, EventFilter(tuple(names)), log, limits=limits)
         for url, *names in (text.split() for text in settings)

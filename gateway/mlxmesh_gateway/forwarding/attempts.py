@@ -1,4 +1,4 @@
-"""The tries of one call: elsewhere when an instance is gone; at two at once when asked for."""
+"""The attempts of one call: elsewhere when an instance is gone; at two at once when hedged."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 Answered = Callable[[], None]
 Try = Callable[[Endpoint, Answered], Awaitable[T]]
-"""One try at an endpoint. It says when the first message came; from then on it is the only one."""
+"""One attempt at an endpoint. It reports its first message, which cancels all other attempts."""
 
 MAX_TRIES = 3
 
 
 class Attempts(Generic[T]):
-    """Makes one call; with one endpoint, exactly once. Raises: what stopped the last try."""
+    """Makes one call; with one endpoint, exactly once. Raises: the error of the last attempt."""
 
     def __init__(self, attempt: Try[T], endpoints: Sequence[Endpoint], budget: RetryBudget) -> None:
         self._attempt = attempt
@@ -29,7 +29,7 @@ class Attempts(Generic[T]):
         self._running: set[asyncio.Task[T]] = set()
 
     async def run(self, hedge_after_s: float | None = None) -> T:
-        """The first answer; after hedge_after_s without one, a second instance is asked too."""
+        """The first response; after hedge_after_s without one, a second instance is asked too."""
         self._budget.on_call()
         first = next(self._endpoints)
         if hedge_after_s is None:
@@ -57,14 +57,14 @@ class Attempts(Generic[T]):
         while True:
             done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             self._running -= done
-            # Both may have ended by now: an answer comes before an error.
+            # Both may have ended by now: a response takes precedence over an error.
             for task in sorted(done, key=_failed):
                 if task.cancelled():
                     continue  # the other one answered first
                 error = task.exception()
                 if error is None:
                     return task.result()
-                # An error is the answer only when nobody else may still give a better one.
+                # An error is the result only if no other attempt can still succeed.
                 if not self._running and not self._start(self._spare_after(error)):
                     raise error
 
@@ -91,7 +91,7 @@ class Attempts(Generic[T]):
         return self._spare() if gone and not self._answered else None
 
     def _spare(self) -> Endpoint | None:
-        """Another endpoint, paid for; None when there is none or the budget is spent."""
+        """Another endpoint, charged to the budget; None without one, or with the budget spent."""
         spare = next(self._endpoints, None)
         return spare if spare is not None and self._budget.try_spend() else None
 

@@ -1,4 +1,4 @@
-"""The instances behind the gateway: who they are, and who has least to do."""
+"""The instances behind the gateway, and which of them is the least loaded."""
 
 import asyncio
 import contextlib
@@ -23,18 +23,18 @@ from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
 _log = logging.getLogger(__name__)
 
 Place = tuple[str, str]
-"""An instance's id and address: together they name one life of one process."""
+"""An instance's id and address: together they identify one run of a process."""
 OnChange = Callable[[str, bool], Awaitable[None]]
-"""Told a backend's name, and whether the registry knows an instance of it."""
+"""Called with a backend's name, and whether an instance of it is registered."""
 
 
-# A few tokens a stream. What comes faster than this process or a client reads then waits in
-# generation, which joins it into fewer, larger messages.
+# A few tokens a stream. Output that is faster than this process or a client then waits in
+# generation, which merges it into fewer, larger messages.
 WINDOW_BYTES = 256
 
 
 class Endpoint:
-    """One instance and its channel; counts the calls that run there and judges how they end."""
+    """One instance and its channel; counts its running calls and reports how they end."""
 
     def __init__(self, instance: Instance, channel: aio.Channel, breaker: Breaker) -> None:
         self.instance = instance
@@ -50,16 +50,16 @@ class Endpoint:
         return self._channel.get_state() is not grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
     def unary(self, path: str) -> Any:
-        """The method at `path` that takes bytes and answers with bytes, once."""
+        """The unary method at `path`, from bytes to bytes."""
         return self._method(path, self._channel.unary_unary)
 
     def stream(self, path: str) -> Any:
-        """The method at `path` that takes bytes and answers with a stream of bytes."""
+        """The streaming method at `path`, from bytes to a stream of bytes."""
         return self._method(path, self._channel.unary_stream)
 
     @contextlib.asynccontextmanager
     async def busy(self) -> AsyncGenerator[Permit]:
-        """Counts one running call; how the body ends is told to the breaker."""
+        """Counts one running call, and reports how the body ends to the breaker."""
         permit = self.breaker.admit()
         self.outstanding += 1
         try:
@@ -74,7 +74,7 @@ class Endpoint:
             await self._close_if_done()
 
     async def retire(self) -> None:
-        """Closes the channel once the calls that still run there have ended."""
+        """Closes the channel once its running calls have ended."""
         self._retired = True
         await self._close_if_done()
 
@@ -94,10 +94,10 @@ class Endpoint:
 
 
 class Backends:
-    """The endpoints of each backend, kept as the registry last named them, and who comes first.
+    """The endpoints of each backend, as the registry last listed them, and their order.
 
-    An empty or failed answer of the registry drops nobody: a registry that is ill must not stop
-    instances that are well.
+    An empty or failed answer of the registry removes no endpoint: a failing registry must not stop
+    healthy instances.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Backends:
         self._watches: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Learns who is there now, then follows every change until closed."""
+        """Reads the registered instances, then follows every change until closed."""
         for service in self._endpoints:
             await self._update(service, await self._registry.resolve(service))
         self._watches = [
@@ -127,7 +127,7 @@ class Backends:
         ]
 
     async def stop_following(self) -> None:
-        """Keeps everything as it is now."""
+        """Keeps the endpoints of now."""
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
@@ -149,17 +149,17 @@ class Backends:
         return endpoints
 
     def by_preference(self, service: str, *, may_try: bool = True) -> list[Endpoint]:
-        """Every endpoint, best first: one to be tried again, the sound ones, the ejected ones.
+        """Every endpoint, the best first: one to probe, the healthy ones, the ejected ones.
 
-        Of equals, the one with the least to do. A call that cannot be repeated is not used to try
-        an endpoint. Nobody is left out: a bad endpoint is better than none.
+        Among equals, the least loaded one comes first. A call that cannot be repeated is no probe.
+        No endpoint is left out: a bad one is better than none.
 
         Raises ServiceUnavailable when there is none.
         """
         return sorted(self.all(service), key=lambda one: (_rank(one, may_try), one.outstanding))
 
     def retry_budget(self, service: str) -> RetryBudget:
-        """What pays for second tries at a service."""
+        """The budget of a service's retries and hedges."""
         return self._budgets[service]
 
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -167,7 +167,7 @@ class Backends:
         return tuple(one for group in self._endpoints.values() for one in group.values())
 
     def by_key(self, service: str, key: str) -> list[Endpoint]:
-        """Every endpoint, the sound ones first, then in an order that all gateways share.
+        """Every endpoint, the healthy ones first, in an order that all gateways share.
 
         Raises ServiceUnavailable when there is none.
         Source: Thaler, Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996).
@@ -214,7 +214,7 @@ def _is_failure(error: MeshError) -> bool:
 
 
 def _tell_breaker(permit: Permit, error: MeshError) -> None:
-    """Ends a call that failed: an instance that is gone takes no more, whatever it did before."""
+    """Reports a failed call: the loss of an instance opens its breaker at once."""
     if is_gone(error) and not isinstance(error, Cancelled):
         permit.failed(at_once=True)
     else:
@@ -225,5 +225,5 @@ def _rank(endpoint: Endpoint, may_try: bool) -> tuple[int, int]:
     closed = endpoint.breaker.state is BreakerState.CLOSED
     if not endpoint.reachable or not endpoint.breaker.ready or not (closed or may_try):
         return 2, endpoint.breaker.failures
-    # It is tried before the sound ones: behind them, a calm mesh would never get to it.
+    # It is probed before the healthy ones: behind them, an idle mesh would never reach it.
     return int(closed), 0

@@ -1,6 +1,6 @@
-"""How long things took, counted in buckets of log scale. Pure.
+"""Histograms of durations in log-scale buckets. Pure.
 
-Source: G. Tene, HdrHistogram (2012), the layout of buckets: linear within each doubling.
+Source: G. Tene, HdrHistogram (2012): buckets are linear within each doubling.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from mlxmesh.telemetry.v1.traffic_pb2 import Percentiles
 
 _STEPS = 16
-"""Buckets a doubling: a duration is known to within a thirty-second of it."""
+"""Buckets per doubling: a duration is exact to a thirty-second of its value."""
 _STEP_BITS = 4
 
 
@@ -19,7 +19,7 @@ def bucket_of(duration_us: int) -> int:
 
 
 def middle_us(bucket: int) -> float:
-    """The middle of a bucket, in microseconds; of one that holds a single number, that number."""
+    """The middle of a bucket, in microseconds; the number itself in a bucket of one."""
     if bucket < 2 * _STEPS:
         return float(bucket)
     shift = bucket // _STEPS - 1

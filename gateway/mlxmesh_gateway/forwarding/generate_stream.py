@@ -1,4 +1,4 @@
-"""The relay of Generate: a stream that goes on at another instance when its own is lost."""
+"""The relay of Generate: a stream that resumes at another instance when its own is lost."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
 RESUME = "/mlxmesh.generation.v1.GenerationService/ResumeGeneration"
 RETRY_PAUSE_S = 0.1
-# A request that ends every instance it is given must not end them all, again and again.
+# A request that crashes every instance must not crash them all, again and again.
 MAX_WITHOUT_PROGRESS = 3
 
 Candidates = Callable[[], Sequence[Endpoint]]
-"""The instances as they are now, the best first. Raises ServiceUnavailable when there is none."""
+"""The current instances, the best first. Raises ServiceUnavailable when there is none."""
 CallOptions = Callable[[], dict[str, Any]]
-"""What a call made now gets: the time that is left, and the metadata."""
+"""The options of a call that starts now: the remaining time, and the metadata."""
 Write = Callable[[bytes], Awaitable[None]]
 Observe = Callable[[bytes], None]
 
 
 class GenerateStream:
-    """One client's stream: begin() it, and go_on() when that was stopped by a loss."""
+    """One client's stream: begin() it, and go_on() after a loss."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class GenerateStream:
         observe: Observe = lambda _: None,
         counts: RelayCounts | None = None,
     ) -> None:
-        """`observe` is shown each message as it comes."""
+        """`observe` gets each message as it arrives."""
         self.recording = Recording()
-        """What the client has got."""
+        """What the client has received."""
         self._request = request
         self._write = write
         self._counts = counts or RelayCounts()
@@ -59,11 +59,11 @@ class GenerateStream:
 
     @property
     def answered(self) -> bool:
-        """Whether the client has got any message."""
+        """Whether the client has received any message."""
         return bool(self.recording)
 
     async def begin(self, endpoint: Endpoint, answered: Answered) -> None:
-        """Passes on what an instance answers, as bytes. Raises: what stopped it."""
+        """Forwards an instance's messages as bytes. Raises: the error that stopped it."""
         self._lost = endpoint
         call = endpoint.stream(GENERATE)(self._request, **self._call_options())
         try:
@@ -77,7 +77,7 @@ class GenerateStream:
         self._check_finished()
 
     async def go_on(self, error: MeshError) -> None:
-        """Goes on elsewhere until the end. Raises: `error` itself when it was no loss."""
+        """Resumes elsewhere until the end. Raises: `error` itself if it was no loss."""
         without_progress = 0
         while self.answered and _is_loss(error) and without_progress < MAX_WITHOUT_PROGRESS:
             tokens = self.recording.tokens
@@ -89,9 +89,9 @@ class GenerateStream:
         raise error
 
     async def _resume(self, error: MeshError) -> None:
-        """One more part of the stream, from the first instance that takes it.
+        """Forwards the next part of the stream, from the first instance that accepts it.
 
-        Raises: what stopped it; what last refused it once there was none for resume_wait_s.
+        Raises: the error that stopped it, or the last refusal after resume_wait_s.
         """
         request = self._resume_request()
         give_up_s = time.monotonic() + self._resume_wait_s
@@ -113,7 +113,7 @@ class GenerateStream:
         return request.SerializeToString()
 
     def _others(self) -> Sequence[Endpoint]:
-        """The instance that was lost is asked again only when there is no other."""
+        """The lost instance is asked again only if there is no other."""
         try:
             endpoints = self._candidates()
         except ServiceUnavailable:
@@ -121,7 +121,7 @@ class GenerateStream:
         return [one for one in endpoints if one is not self._lost] or endpoints
 
     async def _pass_on_resumed(self, endpoint: Endpoint, request: bytes) -> None:
-        """Raises: _NotTaken when it gave no message and another may; else what stopped it."""
+        """Raises: _NotTaken if it sent no message and another instance may; else the error."""
         taken = False
         call = endpoint.stream(RESUME)(request, **self._call_options())
         try:
@@ -157,6 +157,6 @@ class _NotTaken(Exception):
 
 
 def _is_loss(error: MeshError) -> bool:
-    # One with no call's failure behind it is our own: the stream ended short.
+    # Without a failed call as its cause, the error is our own: the stream ended early.
     ended_short = type(error) is ServiceUnavailable and error.__cause__ is None
     return ended_short or is_gone(error) or broke_off(error)

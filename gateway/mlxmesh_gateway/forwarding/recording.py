@@ -1,4 +1,4 @@
-"""What a client has got of a Generate stream: all that another instance needs to go on. Pure."""
+"""What a client has received of a Generate stream: all that resuming it elsewhere needs. Pure."""
 
 from array import array
 
@@ -9,16 +9,16 @@ from mlxmesh.generation.v1.generation_pb2 import (
     Started,
 )
 
-# Messages are kept as they came, and read only when an instance is lost, or when so many wait.
+# Messages are stored raw, and parsed only when an instance is lost or this many are stored.
 MAX_RAW_MESSAGES = 1000
 
 
 class Recording:
-    """The messages of one stream. Nothing is parsed while it is short and goes well."""
+    """The messages of one stream; short, undisturbed streams are never parsed."""
 
     def __init__(self) -> None:
         self.resumptions = 0
-        """How many times the stream went on at another instance."""
+        """How many times the stream was resumed at another instance."""
         self._raw: list[bytes] = []
         self._started: Started | None = None
         self._token_ids = array("I")
@@ -26,7 +26,7 @@ class Recording:
         self._last_sequence = 0
 
     def __bool__(self) -> bool:
-        """Whether there was any message."""
+        """Whether there is any message."""
         return bool(self._raw) or self._last_sequence > 0
 
     def add(self, message: bytes) -> None:
@@ -41,19 +41,19 @@ class Recording:
 
     @property
     def request_id(self) -> str:
-        """The generation's, once there was a message; empty before."""
+        """The generation's id; empty before the first message."""
         if self._started is None and self._raw:
             return GenerateResponse.FromString(self._raw[0]).started.request_id
         return self._started.request_id if self._started is not None else ""
 
     @property
     def tokens(self) -> int:
-        """How many tokens there were."""
+        """The number of tokens."""
         self._read()
         return len(self._token_ids)
 
     def resume_request(self, request: GenerateRequest) -> ResumeGenerationRequest:
-        """What to ask another instance for, with everything pinned that Started reported."""
+        """The request to another instance, with everything fixed that Started reported."""
         self._read()
         resume = ResumeGenerationRequest(
             generation=request,
@@ -69,7 +69,7 @@ class Recording:
         return resume
 
     def _read(self) -> None:
-        # The last one stays raw: it tells whether the stream has ended.
+        # The last one stays raw: it shows whether the stream has ended.
         raw, self._raw = self._raw, self._raw[-1:]
         for message in map(GenerateResponse.FromString, raw):
             if message.sequence <= self._last_sequence:

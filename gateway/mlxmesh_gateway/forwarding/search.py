@@ -1,4 +1,4 @@
-"""Finds the instance that has something: the likeliest is asked first, then all others at once."""
+"""Finds the instance that has something: asks the likeliest first, then all others at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlxmesh_shared.errors import MeshError, NotFound
 E = TypeVar("E")
 T = TypeVar("T")
 
-# A frozen instance must not hold up the search; one that answers does so in a few milliseconds.
+# A frozen instance must not delay the search; others answer within milliseconds.
 FIRST_TIMEOUT_S = 0.1
 
 

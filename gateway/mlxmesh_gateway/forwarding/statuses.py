@@ -1,4 +1,4 @@
-"""What an instance's failure says: an answer of the service, or the loss of the instance."""
+"""What an instance's failure means: an answer of the service, or the loss of the instance."""
 
 import grpc
 from grpc import aio
@@ -18,19 +18,19 @@ STATUS_DETAILS = "grpc-status-details-bin"
 
 
 def is_gone(error: MeshError) -> bool:
-    """Whether the instance could not be reached, broke off, or is leaving."""
+    """Whether the instance is unreachable, broke off, or is leaving."""
     unreachable = isinstance(error, ServiceUnavailable | Cancelled) and broke_off(error)
     return unreachable or isinstance(error, Draining)
 
 
 def broke_off(error: MeshError) -> bool:
-    """Whether gRPC ended the call, for a reason other than time, and no service did."""
+    """Whether gRPC ended the call, and neither its deadline nor a service did."""
     from_call = isinstance(error.__cause__, aio.AioRpcError)
     return from_call and service_status(error) is None and not isinstance(error, DeadlineExceeded)
 
 
 def service_status(error: MeshError) -> Status | None:
-    """The status as a service of the mesh wrote it; gRPC's own have no details and give None."""
+    """The status that a service of the mesh wrote; None for gRPC's own, which have no details."""
     cause = error.__cause__
     trailing = cause.trailing_metadata() if isinstance(cause, aio.AioRpcError) else None
     details = trailing.get(STATUS_DETAILS) if trailing is not None else None

@@ -1,4 +1,4 @@
-"""What the gateway tells of the calls that it relays: facts on their spans, and counts."""
+"""The telemetry of relayed calls: attributes of their spans, and counts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class RelayCounts:
 
 
 def observe_gateway(metrics: Metrics, counts: RelayCounts, backends: Backends) -> None:
-    """Has the gateway's counts and breakers read for each export."""
+    """Exports the gateway's counts and breakers."""
     metrics.observe_value(instruments.RELAYED_MESSAGES, lambda: counts.messages)
     metrics.observe_value(instruments.RESUMPTIONS, lambda: counts.resumptions)
     observe_breakers(
@@ -56,7 +56,7 @@ def describe_request(request: Message, principal_id: str) -> None:
 
 
 def describe_stream(recording: Recording) -> None:
-    """Says on the call's span what became of a Generate."""
+    """Describes the outcome of a Generate on the call's span."""
     span = trace.get_current_span()
     if span.is_recording() and recording:
         span.set_attribute(attributes.REQUEST_ID, recording.request_id)
@@ -64,7 +64,7 @@ def describe_stream(recording: Recording) -> None:
 
 
 def describe_answer(path: str, answer: bytes) -> None:
-    """Says on the call's span which generation a Complete was."""
+    """Describes which generation a Complete was on the call's span."""
     span = trace.get_current_span()
     if span.is_recording() and path.endswith("/Complete"):
         started = CompleteResponse.FromString(answer).started

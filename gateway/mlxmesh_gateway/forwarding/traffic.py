@@ -1,7 +1,7 @@
-"""What passes through this gateway, counted over the last minute.
+"""The traffic of this gateway over the last minute.
 
-A message costs two additions and a look at the clock; only the first messages of a stream, until
-its first output, and its last one are parsed.
+A message costs two additions and one clock read; only a stream's messages up to its first output,
+and its last one, are parsed.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ SLOT_NS = 5 * 10**9
 SLOTS = 12
 
 Clock = Callable[[], int]
-"""Nanoseconds, of a clock that never goes back."""
+"""Nanoseconds of a monotonic clock."""
 
 
 class _Slot:
@@ -44,7 +44,7 @@ class ModelWindow:
         self._slots: deque[_Slot] = deque([_Slot(0)], maxlen=SLOTS)
 
     def slot(self, now_ns: int) -> _Slot:
-        """What is counted now is counted there."""
+        """The slot of now."""
         number = now_ns // SLOT_NS
         if self._slots[-1].number != number:
             self._slots.append(_Slot(number))
@@ -66,9 +66,9 @@ class ModelWindow:
 
 
 class GatewayTraffic:
-    """The windows of all models that have answered through this gateway.
+    """The windows of all models that have answered at this gateway.
 
-    A model is what Started names, which the catalogue bounds; never what a client asked for.
+    A model is the name in Started, which the catalogue bounds; never a client's text.
     """
 
     def __init__(self, clock: Clock = time.monotonic_ns) -> None:
@@ -76,17 +76,17 @@ class GatewayTraffic:
         self._windows: defaultdict[str, ModelWindow] = defaultdict(ModelWindow)
 
     def generation(self) -> "Observed":
-        """Counts one generation, from now to the end of the body."""
+        """Counts one generation until the end of the body."""
         return Observed(self._windows, self._clock)
 
     def counts(self) -> list[TrafficCounts]:
-        """By model; the empty name has what ended before a model was known."""
+        """By model; the empty name has generations that ended before their model was known."""
         now_ns = self._clock()
         return [window.counts(model, now_ns) for model, window in sorted(self._windows.items())]
 
 
 class Observed:
-    """One generation on its way through."""
+    """One generation under observation."""
 
     def __init__(self, windows: defaultdict[str, ModelWindow], clock: Clock) -> None:
         self._windows = windows
@@ -116,7 +116,7 @@ class Observed:
             slot.completion_tokens += _tokens(GenerateResponse.FromString(self._last).finished)
 
     def message(self, encoded: bytes) -> None:
-        """One message of the stream, as it came."""
+        """Counts one raw message of the stream."""
         now_ns = self._clock()
         self._last = encoded
         if now_ns >= self._slot.ends_ns:
@@ -128,7 +128,7 @@ class Observed:
         self._last_ns = now_ns
 
     def answer(self, encoded: bytes) -> None:
-        """The answer of a generation that is no stream."""
+        """Counts the response of a generation without a stream."""
         response = CompleteResponse.FromString(encoded)
         self._belongs_to(response.started.model)
         self._slot.completion_tokens += _tokens(response.finished)

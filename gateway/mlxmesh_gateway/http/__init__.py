@@ -1,1 +1,1 @@
-"""The gateway's HTTP port: what is there, and the server that is started when somebody asks."""
+"""The gateway's HTTP port: its routes, and the server that starts with the first client."""

@@ -1,4 +1,4 @@
-"""What the HTTP port answers."""
+"""The routes of the HTTP port."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OTHER_HOST = (
 def create_app(prometheus: PrometheusSink | None, hosts: AnsweredHosts | None = None) -> Starlette:
     """The application; without a Prometheus sink /metrics says so.
 
-    hosts: those that /metrics is shown to; None for all.
+    hosts: the Host headers that /metrics answers; None for all.
     """
 
     async def metrics(request: Request) -> Response:
@@ -37,7 +37,7 @@ def create_app(prometheus: PrometheusSink | None, hosts: AnsweredHosts | None = 
         if prometheus is None:
             return PlainTextResponse(_NO_METRICS, status_code=404)
         accept, processes = request.headers.get("accept", ""), list(prometheus.processes())
-        # On a thread: a page of many engines would hold up what this process relays.
+        # On a thread: rendering a page of many engines would delay relayed calls.
         page, content_type = await asyncio.to_thread(expose, processes, accept)
         return Response(page, headers={"content-type": content_type})
 
@@ -45,5 +45,5 @@ def create_app(prometheus: PrometheusSink | None, hosts: AnsweredHosts | None = 
 
 
 async def _healthz(_request: Request) -> Response:
-    """That this process answers; whether it takes calls is told by its gRPC health service."""
+    """This process answers; whether it accepts calls is reported by its gRPC health service."""
     return PlainTextResponse("ok\n")

@@ -1,4 +1,4 @@
-"""What serves HTTP, as the settings want it."""
+"""Builds the HTTP server from the settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlxmesh_shared.tls import CertificateFiles
 def serving_http(
     port: HttpPort, prometheus: PrometheusSink | None, settings: GatewaySettings
 ) -> AbstractAsyncContextManager[None]:
-    """Answers at the port until the body ends."""
+    """Serves the port until the body ends."""
     return port.serving(partial(_make_app, prometheus, settings), _tls(settings))
 
 
@@ -28,7 +28,7 @@ def _make_app(prometheus: PrometheusSink | None, settings: GatewaySettings) -> A
     from mlxmesh_gateway.http.app import create_app
 
     if settings.tls_dir is not None:
-        return create_app(prometheus)  # a web page has no certificate for this port
+        return create_app(prometheus)  # web pages have no certificate for this port
     own = (settings.http_listen.rpartition(":")[0], settings.advertise_host)
     return create_app(prometheus, AnsweredHosts([*settings.http_hosts, *own]))
 

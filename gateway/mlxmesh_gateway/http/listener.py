@@ -1,4 +1,4 @@
-"""The HTTP port's listening socket: so many connections at a time, whatever their clients do."""
+"""The HTTP port's listening socket, with a limit of connections, whatever their clients do."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from collections import deque
 from typing import Any
 
 MAX_OPEN = 512
-"""Connections, those included whose TLS handshake goes on."""
+"""Connections, including those in their TLS handshake."""
 HANDSHAKE_S = 5.0
-"""After so long a connection must be one that the server knows."""
+"""After this time a connection must be known to the server."""
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 
 
 class BoundedListener(socket.socket):
-    """Accepts as any socket does, but ends a connection where there is no room for another one."""
+    """Accepts like any socket, but closes a connection beyond the limit."""
 
     def __init__(self, bound: socket.socket, *, max_open: int = MAX_OPEN) -> None:
-        """Takes the socket over."""
+        """Takes ownership of the socket."""
         super().__init__(bound.family, bound.type, bound.proto, fileno=bound.detach())
         self._max_open = max_open
         self._accepted: deque[tuple[float, socket.socket, Any]] = deque()
         self._known: set[Any] = set()
-        # Given up for a moment when the process has no descriptor left to accept with.
+        # Closed for a moment when the process has no descriptor left to accept with.
         self._spare: int | None = None
         self._open_spare()
 
@@ -51,22 +51,22 @@ class BoundedListener(socket.socket):
         return connection, address
 
     def know(self, address: Any) -> None:
-        """The server has a connection of this peer's, and will end it in time."""
+        """The server knows this peer's connection and will close it in time."""
         self._known.add(address)
 
     def forget(self, address: Any) -> None:
-        """It has ended."""
+        """The connection has ended."""
         self._known.discard(address)
 
     def close(self) -> None:
-        """Of what was accepted nothing is closed."""
+        """Accepted connections stay open."""
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
         super().close()
 
     def _end_unknown(self) -> None:
-        """Forgets connections that are closed, and ends those that never became one of HTTP."""
+        """Forgets closed connections, and closes those that never became HTTP."""
         late_s = time.monotonic() - HANDSHAKE_S
         open_ = ((since, one, who) for since, one, who in self._accepted if one.fileno() >= 0)
         kept: deque[tuple[float, socket.socket, Any]] = deque()
@@ -86,7 +86,7 @@ class BoundedListener(socket.socket):
         self._open_spare()
 
     def _open_spare(self) -> None:
-        """Somebody else may have been quicker: then at the next connection."""
+        """Another process may have been quicker: then at the next connection."""
         if self._spare is None:
             with contextlib.suppress(OSError):
                 self._spare = os.open(os.devnull, os.O_RDONLY)

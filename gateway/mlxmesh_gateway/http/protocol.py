@@ -1,4 +1,4 @@
-"""HTTP connections that cannot be held: each request has a time limit, and so has its answer."""
+"""HTTP connections with a time limit for each request and its response."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MAX_CONNECTIONS = 64
 IDLE_S = 1.0
 REQUEST_S = 15.0
-"""From the start of a connection, or from an answer's end, to the end of the next answer."""
+"""From the start of a connection, or the end of a response, to the end of the next response."""
 
 
 class BoundedProtocol(H11Protocol):
     """Beyond MAX_CONNECTIONS, a new connection ends those that have sent no request for IDLE_S.
 
-    So whoever sends a request at once is answered, however many connections are held open.
+    So a client that sends its request at once is answered, however many connections are open.
     """
 
     _limit: asyncio.TimerHandle | None = None
@@ -42,7 +42,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """The next request has the whole time again."""
+        """The next request has the full time again."""
         super().on_response_complete()
         self._restart_limit()
 
@@ -53,18 +53,18 @@ class BoundedProtocol(H11Protocol):
         self._limit = self.loop.call_later(REQUEST_S, self.end)
 
     def end(self) -> None:
-        """Closes the connection, whatever is under way on it."""
+        """Closes the connection at once."""
         self.transport.abort()
 
     def _end_idle_ones(self) -> None:
-        # All of them are of this class: the server makes no others.
+        # All are of this class: the server creates no others.
         connections = cast("set[BoundedProtocol]", self.connections)
         for one in [one for one in connections if one.is_idle]:
             one.end()
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request has come for a while that has no answer yet."""
+        """Whether no request is unanswered, and none has arrived for a while."""
         cycle: Any = self.cycle  # None before the first request
         answered = cycle is None or cycle.response_complete
         return answered and self.loop.time() - self._since_s >= IDLE_S

@@ -1,7 +1,6 @@
-"""The HTTP server: its socket is there from the start, its libraries come with the first client.
+"""The HTTP server: bound at the start, its libraries imported with the first client.
 
-Importing them takes a quarter of a second, which neither a start nor a mesh without HTTP clients
-should pay for.
+Importing them takes a quarter of a second, which start-up and meshes without HTTP clients save.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ GRACE_S = 2
 RETRY_S = 1.0
 
 MakeApp = Callable[[], Any]
-"""Imports and makes the ASGI application; called on a thread."""
+"""Imports and creates the ASGI application; called on a thread."""
 
 
 class HttpPort:
-    """A port that is bound, and answers while `serving`; used as a context, which frees it."""
+    """A bound port that answers while `serving`; a context manager that releases it."""
 
     def __init__(self, listen: str, *, take_over: bool = False) -> None:
         """Binds host:port, or nothing for an empty text; with take_over, beside another process's.
@@ -44,7 +43,7 @@ class HttpPort:
 
     @property
     def address(self) -> str:
-        """host:port as it really is; empty without a port."""
+        """The bound host:port; empty without a port."""
         return f"{self._host}:{self._socket.getsockname()[1]}" if self._socket else ""
 
     def __enter__(self) -> HttpPort:
@@ -58,9 +57,9 @@ class HttpPort:
     async def serving(
         self, make_app: MakeApp, tls: Callable[[], ssl.SSLContext] | None = None
     ) -> AsyncGenerator[None]:
-        """Answers meanwhile; then the port is closed.
+        """Serves until the body ends, then closes the port.
 
-        tls: makes the context of an HTTPS port.
+        tls: creates the context of an HTTPS port.
         """
         if self._socket is None:
             yield
@@ -111,7 +110,7 @@ class _LazyServer:
             try:
                 self._uvicorn = await asyncio.to_thread(self._load)
             except Exception:  # noqa: BLE001 - it must not end the port
-                # Certificates that are being renewed, for one.
+                # For example while certificates are being renewed.
                 _log.exception("the HTTP port cannot answer yet; trying again")
                 await asyncio.sleep(RETRY_S)
         await self._uvicorn.serve(sockets=[self._socket])
@@ -135,7 +134,7 @@ class _LazyServer:
         class Server(uvicorn.Server):
             @contextlib.contextmanager
             def capture_signals(self) -> Any:
-                # SIGTERM is the gateway's own, which stops this server in its turn.
+                # The gateway handles SIGTERM and stops this server itself.
                 yield
 
         config = uvicorn.Config(
@@ -166,7 +165,7 @@ class _LazyServer:
 
 
 async def _readable(bound: socket.socket) -> None:
-    """Returns once somebody connects."""
+    """Returns at the first connection."""
     loop, connected = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(bound, connected.set)
     try:

@@ -1,4 +1,4 @@
-"""TLS of the HTTP port: the gateway's own certificate, the newest for each connection."""
+"""TLS of the HTTP port: each connection uses the gateway's newest certificate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlxmesh_shared.tls import CertificateFiles
 
 
 def server_context(files: CertificateFiles, *, client_certificates: bool) -> ssl.SSLContext:
-    """A context that reads the files anew for each connection."""
+    """A context that reads the files again for each connection."""
     context = _load(files, client_certificates=client_certificates)
 
     def newest(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:

@@ -1,4 +1,4 @@
-"""What the gateway asks a process about itself; no answer within a second is an answer too."""
+"""The gateway's questions to a process about itself; silence for a second counts as an answer."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ _HEALTH = {"serving": wire.HEALTH_SERVING, "unreachable": wire.HEALTH_UNREACHABL
 
 
 async def health_of(channel: aio.Channel) -> "wire.Health.ValueType":
-    """As a process's health service says of the whole of it."""
+    """The health of the whole process, by its health service."""
     said = await health_by(channel, timeout_s=TIMEOUT_S)
     return _HEALTH.get(said, wire.HEALTH_NOT_SERVING)
 
 
 async def engine_load(channel: aio.Channel) -> wire.Load:
-    """An engine's load; all zero when it does not tell."""
+    """An engine's load; zeros without an answer."""
     try:
         info = await EngineServiceStub(channel).GetEngineInfo(
             GetEngineInfoRequest(), timeout=TIMEOUT_S
@@ -45,7 +45,7 @@ async def engine_load(channel: aio.Channel) -> wire.Load:
 
 
 async def engines_seen(channel: aio.Channel) -> Sequence[wire.Instance]:
-    """The engines as one generation instance sees them; none when it does not tell."""
+    """The engines as one generation instance sees them; none without an answer."""
     try:
         response = await TelemetryServiceStub(channel).GetMeshStatus(
             wire.GetMeshStatusRequest(), timeout=TIMEOUT_S
@@ -56,7 +56,7 @@ async def engines_seen(channel: aio.Channel) -> Sequence[wire.Instance]:
 
 
 async def traffic(channel: aio.Channel) -> Sequence[TrafficCounts] | None:
-    """What passed through another gateway; None when it does not tell."""
+    """The traffic of another gateway; None without an answer."""
     try:
         response = await TelemetryServiceStub(channel).GetTraffic(
             GetTrafficRequest(), timeout=TIMEOUT_S

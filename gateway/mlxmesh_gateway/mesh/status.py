@@ -23,7 +23,7 @@ from mlxmesh_shared.tls import CertificateSource
 SERVICES = ("gateway", "generation", "model", "runtime", "engine")
 
 _Place = tuple[str, str]
-"""A service's name, and the address of an instance of it."""
+"""A service's name, and the address of one of its instances."""
 
 _SEVERITY = (
     wire.BREAKER_STATE_UNSPECIFIED,
@@ -35,7 +35,7 @@ _SEVERITY = (
 
 @dataclass
 class _Answer:
-    """An instance with all that it answered, and what it told of others."""
+    """An instance with its own answers, and what it reported about others."""
 
     instance: wire.Instance
     engines: Sequence[wire.Instance] = ()
@@ -43,9 +43,9 @@ class _Answer:
 
 
 class MeshStatus:
-    """Asks every process at once, on one connection each that is kept for the next time.
+    """Asks every process concurrently, over one connection each that is kept for the next time.
 
-    No answer is kept between two calls; calls that come while one runs get what that one finds.
+    Answers are not cached; calls that arrive while one runs share its result.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class MeshStatus:
         self._running: asyncio.Task[wire.GetMeshStatusResponse] | None = None
 
     async def now(self) -> wire.GetMeshStatusResponse:
-        """Everything, within about a second."""
+        """The whole status, within about a second."""
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._ask_all())
-        # Whoever gives up waiting must not end it for the others.
+        # A caller that stops waiting must not end it for the others.
         return await asyncio.shield(self._running)
 
     async def close(self) -> None:
-        """Ends its connections."""
+        """Closes its connections."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -95,7 +95,7 @@ class MeshStatus:
         return wire.GetMeshStatusResponse(instances=told, traffic=traffic, telemetry_sinks=sinks)
 
     async def _instances(self) -> list[Instance]:
-        """Those of the registry, and those that this gateway still uses though it lacks them."""
+        """The registered instances, and others that this gateway still uses."""
         named = await asyncio.gather(*(self._resolve(service) for service in SERVICES))
         known = {(one.service, one.instance_id): one for group in named for one in group}
         for endpoint in self._backends.endpoints():
@@ -109,7 +109,7 @@ class MeshStatus:
         try:
             return await self._registry.resolve(service)
         except (MeshError, OSError):
-            return ()  # a registry that is ill must not hide what this gateway knows itself
+            return ()  # a failing registry must not hide what this gateway knows
 
     async def _asked(self, instance: Instance) -> _Answer:
         answer = _Answer(instance_message(instance))
@@ -121,7 +121,7 @@ class MeshStatus:
         return answer
 
     async def _ask_more(self, answer: _Answer, channel: aio.Channel) -> None:
-        """An engine tells its load, a generation instance of the engines, a gateway its traffic."""
+        """An engine reports its load, a generation instance its engines, a gateway its traffic."""
         message = answer.instance
         if message.service == "generation":
             answer.engines = await probes.engines_seen(channel)
@@ -163,7 +163,7 @@ class MeshStatus:
 
 
 def _worst_by_engine(seen: Sequence[wire.Instance]) -> dict[str, wire.Breaker]:
-    """One breaker for each engine: of all generation instances' the one that is furthest open."""
+    """One breaker per engine: the most open one of all generation instances."""
     worst: dict[str, wire.Breaker] = {}
     for engine in sorted(seen, key=_severity):
         worst[engine.instance_id] = engine.breaker

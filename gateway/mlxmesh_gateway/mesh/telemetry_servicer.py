@@ -48,7 +48,7 @@ class TelemetryServicer(TelemetryServiceServicer):
     async def PublishEvents(
         self, request: events.PublishEventsRequest, context: Any
     ) -> events.PublishEventsResponse:
-        # An older gateway does not pass on what only a newer one knows: nobody bounds it.
+        # An older gateway drops fields that only a newer one knows: it cannot bound them.
         request.DiscardUnknownFields()
         for index, event in enumerate(request.events):
             _check(event, f"events[{index}]")
@@ -60,7 +60,7 @@ class TelemetryServicer(TelemetryServiceServicer):
 
 
 def _check(event: events.Event, path: str) -> None:
-    """What no rule of the contract can say. Raises: InvalidArgument."""
+    """Checks what the contract's rules cannot express. Raises: InvalidArgument."""
     if event.ByteSize() > MAX_EVENT_BYTES:
         raise InvalidArgument(f"{path} has more than {MAX_EVENT_BYTES} bytes", field=path)
     try:

@@ -1,4 +1,4 @@
-"""What receives telemetry, as the settings want it."""
+"""Builds the receiver of telemetry from the settings."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from mlxmesh_shared.settings.sinks import Signal, SinkSettings
 _log = logging.getLogger(__name__)
 
 FLUSH_S = 2.0
-"""How long a gateway that leaves waits for its sinks to take what is queued."""
+"""How long a stopping gateway waits for its sinks to accept their queues."""
 
 Sink = PrometheusSink | CollectorSink | JsonLinesSink | ConsoleSink
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """The fan-out with its sinks, and the parts that others ask."""
+    """The fan-out with its sinks, and the parts that others read."""
 
     fan_out: FanOut
     recent: RecentTraces
     prometheus: PrometheusSink | None
-    """None where it is not among the sinks."""
+    """None if it is not among the sinks."""
     sinks: tuple[Sink, ...]
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Feeds the sinks meanwhile, and closes them in the end."""
+        """Feeds the sinks while the body runs, then closes them."""
         task = asyncio.create_task(self.fan_out.run(), name="telemetry-fan-out")
         task.add_done_callback(_tell_failure)
         try:
@@ -88,7 +88,7 @@ def open_receiver(settings: GatewaySettings, instance_id: str) -> Receiver:
 
 def _lane_options(settings: SinkSettings) -> LaneOptions:
     if settings.kind in ("file", "console"):
-        # A write that hangs cannot be called back: another one beside it would hang as well.
+        # A hanging write cannot be cancelled, and a second one would hang as well.
         return LaneOptions(queue_bytes=settings.queue_bytes, send_timeout_s=None)
     return LaneOptions(queue_bytes=settings.queue_bytes)
 

@@ -1,4 +1,4 @@
-"""Spans and sinks as the public contract has them."""
+"""Converts spans and sinks to the public contract."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def span_message(kept: KeptSpan) -> wire.Span:
 
 
 def sink_message(status: LaneStatus) -> wire.TelemetrySink:
-    """How a sink fares."""
+    """The state of a sink."""
     return wire.TelemetrySink(
         name=status.name,
         sent_items=status.sent_items,

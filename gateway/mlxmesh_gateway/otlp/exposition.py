@@ -57,13 +57,13 @@ def _legal(name: str) -> str:
 
 
 def _families(processes: Iterable[ProcessMetrics]) -> list[Metric]:
-    """One family a name, with the samples of every process that has it."""
+    """One family per name, with the samples of every process that has it."""
     families: dict[str, Metric] = {}
     for process in processes:
         # A copy: this runs on a thread, and new ones may come meanwhile.
         for metric in list(process.by_name.values()):
             kind = _kind(metric)
-            # What one process has wrong must not take the page from the others.
+            # An error in one process's metrics must not remove the others' from the page.
             if kind is None or not is_legal_metric(metric):
                 continue
             name = prometheus_name(metric.name, metric.unit)
@@ -75,7 +75,7 @@ def _families(processes: Iterable[ProcessMetrics]) -> list[Metric]:
 
 
 def _kind(metric: OtlpMetric) -> str | None:
-    """gauge, counter or histogram; None for what Prometheus would not understand."""
+    """gauge, counter or histogram; None for a kind that Prometheus does not have."""
     delta = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
     match metric.WhichOneof("data"):
         case "gauge":
@@ -134,7 +134,7 @@ def _number(point: Any) -> float:
 
 
 def _exemplars(point: NumberDataPoint | HistogramDataPoint) -> Iterator[Exemplar]:
-    """Those that lead to a trace, the newest last."""
+    """Those with a trace id, the newest last."""
     for each in sorted(point.exemplars, key=lambda exemplar: exemplar.time_unix_nano):
         if each.trace_id:
             ids = {"trace_id": each.trace_id.hex(), "span_id": each.span_id.hex()}

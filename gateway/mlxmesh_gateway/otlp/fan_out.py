@@ -1,4 +1,4 @@
-"""The fan-out: what every process tells goes to the recent traces and to each sink's own lane."""
+"""The fan-out of every process's telemetry to the recent traces and to each sink's lane."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FanOut:
         left_out: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """instance_id: this gateway's, which counts what its sinks took and lost.
+        """instance_id: this gateway's, under which it reports what its sinks accepted and lost.
 
         left_out: how many items sinks have not kept, besides those that their lanes count.
         """
@@ -49,11 +49,11 @@ class FanOut:
         self._rejected = 0
 
     def reject(self, items: int) -> None:
-        """Counts what was left out before it came here."""
+        """Counts items rejected before they arrived here."""
         self._rejected += items
 
     async def traces(self, request: ExportTraceServiceRequest) -> None:
-        """Keeps them for a while; those that the tail rules pass go on."""
+        """Stores recent traces; forwards those that the tail rules select."""
         now_s = self._clock()
         self._recent.add(request, now_s)
         self._offer(self._tail.add(request, now_s))
@@ -69,11 +69,11 @@ class FanOut:
             lane.offer("logs", request)
 
     def statuses(self) -> list[LaneStatus]:
-        """What became of the telemetry for each sink."""
+        """The status of each sink."""
         return [lane.status for lane in self._lanes]
 
     async def run(self) -> None:
-        """Feeds every sink, for ever."""
+        """Feeds every sink until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for lane in self._lanes:
                 tasks.create_task(lane.run())
@@ -81,7 +81,7 @@ class FanOut:
             tasks.create_task(self._tell_of_sinks())
 
     async def settle(self, timeout_s: float) -> None:
-        """Decides every trace and waits until the sinks have what is queued, or time is up."""
+        """Decides every trace and waits, at most timeout_s, until the queues are sent."""
         self._offer(self._tail.decided(math.inf))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

@@ -1,6 +1,6 @@
-"""Which telemetry is taken from whoever sends it: what is too large or wrong is left out. Pure.
+"""Checks received telemetry: items that are too large or wrong are rejected. Pure.
 
-What passes is bounded item by item, so that what keeps it (traces, queues, /metrics) can count.
+Each accepted item is bounded, so that traces, queues and /metrics can count their memory.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from mlxmesh_gateway.otlp.messages import ExportRequest, origin, points
 MAX_ITEMS = 10_000
 """Spans, metrics or log records of one export."""
 MAX_ITEM_BYTES = 2**20
-"""Of a span, which may have a prompt where the settings say so, or a log record."""
+"""Of a log record, or of a span, which may have a prompt if the settings say so."""
 MAX_METRIC_BYTES = 256 * 1024
 MAX_POINTS = 1000
 """Series of one metric."""
 MAX_SOURCE_BYTES = 8 * 1024
-"""Of what says whose the items are: a resource, or a scope."""
+"""Of a resource or a scope."""
 MAX_NAME_CHARACTERS = 256
-"""Of the names of a service and of its instance."""
+"""Of the names of a service and its instance."""
 SLICE_ITEMS = 500
-"""What is passed on at once; between two slices other work has its turn."""
+"""What is processed at once; other work runs between two slices."""
 
 _METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.\-/]{0,254}")
 _TRACE_ID_BYTES, _SPAN_ID_BYTES = 16, 8
 
 
 class Accepted(NamedTuple):
-    """What is left of an export."""
+    """The accepted part of an export."""
 
     slices: list[ExportRequest]
     rejected: int
-    """Spans, points of metrics or log records that were left out."""
+    """Rejected spans, metric points or log records."""
 
 
 def accept(request: ExportRequest) -> Accepted:
-    """Takes the request apart; the caller gives it up."""
-    # A copy in any case: of what is left out, nothing may stay in memory with what is kept.
+    """Takes the request apart, which the caller must not use again."""
+    # Always a copy: rejected items must not stay in memory with accepted ones.
     slices: list[ExportRequest] = []
     taken = rejected = 0
     current, items = type(request)(), 0
@@ -70,7 +70,7 @@ def accept(request: ExportRequest) -> Accepted:
 
 
 def _sources(request: ExportRequest) -> Iterator[tuple[Any, Any, bool]]:
-    """Each resource with each of its scopes, and whether it may be kept at all."""
+    """Each resource with each of its scopes, and whether it can be accepted."""
     for resource in _resources(request):
         is_legal = _fits(resource.resource, resource.schema_url) and all(
             len(name) <= MAX_NAME_CHARACTERS for name in origin(resource.resource)
@@ -145,7 +145,7 @@ def _has_ids(span: Span) -> bool:
 
 
 def is_legal_metric(metric: Metric) -> bool:
-    """Whether every sink can use it. Source: OpenTelemetry, Metrics API, Instrument name syntax."""
+    """Whether sinks can process it. Source: OpenTelemetry, Metrics API, Instrument name syntax."""
     if metric.ByteSize() > MAX_METRIC_BYTES or _METRIC_NAME.fullmatch(metric.name) is None:
         return False
     if len(points(metric)) > MAX_POINTS:

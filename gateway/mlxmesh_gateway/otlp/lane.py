@@ -1,4 +1,4 @@
-"""The way to one sink: a bounded queue and a task, so that no sink waits for another."""
+"""The queue and task of one sink, so that no sink waits for another."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _MIN_ITEM_BYTES = 64
 
 @dataclass(frozen=True)
 class LaneOptions:
-    """How much may wait for a sink, and how often it is tried."""
+    """The limits of a sink's queue and of its retries."""
 
     queue_bytes: int = 8 * 2**20
     send_timeout_s: float | None = 10.0
-    """None for a sink whose sending cannot be broken off."""
+    """None for a sink whose sending cannot be cancelled."""
     attempts: int = 6
     backoff_min_s: float = 0.5
     backoff_max_s: float = 15.0
@@ -44,14 +44,14 @@ class LaneOptions:
 
 @dataclass(frozen=True)
 class LaneStatus:
-    """What became of the telemetry for one sink."""
+    """The status of one sink."""
 
     name: str
     sent_items: int
     dropped_items: int
     queued_bytes: int
     failure_reason: str
-    """Of the last try; empty when that went well."""
+    """Of the last attempt; empty after a success."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Batch:
 
 
 class Lane:
-    """Telemetry on its way to one sink; `offer` takes it at once, `run` passes it on."""
+    """Telemetry for one sink; `offer` queues it without waiting, `run` sends it."""
 
     def __init__(
         self,
@@ -93,11 +93,11 @@ class Lane:
 
     @property
     def status(self) -> LaneStatus:
-        """As it is now."""
+        """The current status."""
         return LaneStatus(self._name, self._sent, self._dropped, self._queued_bytes, self._failure)
 
     def offer(self, signal: Signal, request: ExportRequest) -> None:
-        """Queues what the sink wants of it; drops and counts what there is no room for."""
+        """Queues the part that the sink wants; drops and counts what exceeds the queue."""
         wanted = self._selection.of(signal, request)
         if wanted is None:
             return
@@ -111,7 +111,7 @@ class Lane:
         self._changed.set()
 
     async def run(self) -> None:
-        """Passes on what is queued, for ever."""
+        """Sends what is queued, until cancelled."""
         while True:
             while self._queue:
                 await self._pass_on(self._queue[0])
@@ -122,7 +122,7 @@ class Lane:
             await self._changed.wait()
 
     async def wait_idle(self) -> None:
-        """Returns once nothing waits."""
+        """Returns once the queue is empty."""
         await self._idle.wait()
 
     async def _pass_on(self, batch: _Batch) -> None:
@@ -162,12 +162,12 @@ class Lane:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the same may go well later."""
+    """Whether a retry may succeed."""
     if isinstance(error, MeshError):
         return error.retryable or isinstance(error, DeadlineExceeded)
     return isinstance(error, OSError)  # a timeout of asyncio's is one
 
 
 def _reason(error: Exception) -> str:
-    """Without the error's text, which may quote what the sink was given."""
+    """Without the error's text, which may quote telemetry."""
     return error.reason if isinstance(error, MeshError) else type(error).__name__

@@ -1,4 +1,4 @@
-"""OTLP's messages: what telemetry is made of, and whose it is. Pure."""
+"""OTLP's messages: their items, and the process that each belongs to. Pure."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class OtlpService:
     request: type[ExportRequest]
     response: type[ExportResponse]
     rejected_field: str
-    """Of the response's partial_success: how many items were left out."""
+    """The partial_success field with the number of rejected items."""
 
     def answer(self, rejected: int, message: str) -> ExportResponse:
-        """The response; one with no partial_success where everything was taken."""
+        """The response, without partial_success if everything was accepted."""
         if not rejected:
             return self.response()
         partial = {self.rejected_field: rejected, "error_message": message}
@@ -88,20 +88,20 @@ def text(value: AnyValue) -> str:
 
 
 def attribute(attributes: Any, key: str) -> str:
-    """One attribute as text; empty where it is not set."""
+    """One attribute as text; empty if it is not set."""
     found: Iterator[KeyValue] = (each for each in attributes if each.key == key)
     one = next(found, None)
     return "" if one is None else text(one.value)
 
 
 def texts(attributes: Any) -> dict[str, str]:
-    """All attributes as texts."""
+    """All attributes as text."""
     pairs: Iterator[KeyValue] = iter(attributes)
     return {each.key: text(each.value) for each in pairs}
 
 
 def origin(resource: Resource) -> tuple[str, str]:
-    """The service and the instance that telemetry is of."""
+    """The service and instance that sent the telemetry."""
     return (
         attribute(resource.attributes, "service.name"),
         attribute(resource.attributes, "service.instance.id"),
@@ -109,7 +109,7 @@ def origin(resource: Resource) -> tuple[str, str]:
 
 
 def is_root(span: Span, service: str) -> bool:
-    """Whether a span stands for a whole request; one whose client traces has a parent too."""
+    """Whether a span covers a whole request; it has a parent if the client traces."""
     return not span.parent_span_id or (
         service == "gateway" and span.kind == Span.SpanKind.SPAN_KIND_SERVER
     )
@@ -127,7 +127,7 @@ def points(metric: Metric) -> Any:
 
 
 def item_count(request: ExportRequest) -> int:
-    """Spans, points of metrics, or log records."""
+    """Spans, metric points or log records."""
     if isinstance(request, ExportTraceServiceRequest):
         return sum(len(scope.spans) for one in request.resource_spans for scope in one.scope_spans)
     if isinstance(request, ExportLogsServiceRequest):

@@ -1,4 +1,4 @@
-"""What the fan-out tells of itself: how each sink fares."""
+"""The fan-out's own metrics: the status of each sink."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ REJECTED = (
 def own_metrics(
     statuses: Sequence[LaneStatus], rejected: int, instance_id: str
 ) -> ExportMetricsServiceRequest:
-    """The instruments as they stand, of this gateway."""
+    """The current values of this gateway's instruments."""
     request = ExportMetricsServiceRequest()
     one = request.resource_metrics.add()
     identity = {"service.name": "gateway", "service.instance.id": instance_id}

@@ -1,6 +1,6 @@
-"""The traces of the last minutes, in bounded memory: what `mlxmesh trace` shows. Pure.
+"""The recent traces, in bounded memory: what `mlxmesh trace` shows. Pure.
 
-Spans are kept as bytes: their size is then their cost, and no message that they came with is held.
+Spans are stored as bytes: their size is then their cost, and no received message is retained.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from mlxmesh_gateway.otlp.messages import attribute, origin
 from mlxmesh_shared.telemetry.attributes import REQUEST_ID
 
-# What a span costs besides its bytes: the tuple, the list's place, the object's head.
+# The memory of a span besides its bytes: the tuple, the list entry, the object header.
 _SPAN_OVERHEAD_BYTES = 200
 MAX_TRACE_SPANS = 2000
-"""Of one trace; later ones are not kept. Those of a request are at most some fifty."""
+"""Of one trace; later ones are dropped. A request has about fifty at most."""
 MAX_REQUEST_TRACES = 16
 """Of one request; the first ones stay."""
 
 
 class KeptSpan(NamedTuple):
-    """A span and whose it is."""
+    """A span and the process that it belongs to."""
 
     service: str
     instance_id: str
@@ -32,18 +32,18 @@ class KeptSpan(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """What it costs."""
+        """Its memory."""
         names = len(self.service) + len(self.instance_id)
         return len(self.encoded) + names + _SPAN_OVERHEAD_BYTES
 
     def span(self) -> Span:
-        """As it came."""
+        """As it was received."""
         return Span.FromString(self.encoded)
 
 
 @dataclass(frozen=True)
 class KeepOptions:
-    """How much is kept, and how long."""
+    """How much is retained, and for how long."""
 
     max_traces: int = 4096
     max_bytes: int = 32 * 2**20
@@ -52,7 +52,7 @@ class KeepOptions:
 
 @dataclass
 class KeptTrace:
-    """A trace: its spans as they came, and when its first and its last one did."""
+    """A trace: its spans as received, and the times of the first and the last one."""
 
     first_s: float
     last_s: float
@@ -62,7 +62,7 @@ class KeptTrace:
 
 
 class RecentTraces:
-    """Every recorded span of recent traces; the trace that began first goes first."""
+    """Every recorded span of recent traces; the oldest trace is evicted first."""
 
     def __init__(self, options: KeepOptions) -> None:
         self.options = options
@@ -71,7 +71,7 @@ class RecentTraces:
         self._size_bytes = 0
 
     def add(self, request: ExportTraceServiceRequest, now_s: float) -> None:
-        """Keeps the spans. The clock is the caller's, in seconds."""
+        """Stores the spans. The caller passes the time, in seconds."""
         for resource in request.resource_spans:
             service, instance_id = origin(resource.resource)
             for scope in resource.scope_spans:
@@ -84,7 +84,7 @@ class RecentTraces:
             self._forget(next(iter(self._traces)))
 
     def expire(self, now_s: float) -> None:
-        """Forgets what is too old."""
+        """Removes what is too old."""
         while self._traces:
             trace_id, oldest = next(iter(self._traces.items()))
             if now_s - oldest.first_s < self.options.max_age_s:

@@ -1,4 +1,4 @@
-"""Which part of the telemetry a sink gets: by signal, by service, by severity. Pure."""
+"""Selects the telemetry of a sink by signal, service and severity. Pure."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Selection:
     services: Collection[str] = ()
     """Names of services; none for all."""
     severity: str = "debug"
-    """The least important log record."""
+    """The lowest severity of log records."""
 
     def of(self, signal: Signal, request: ExportRequest) -> ExportRequest | None:
-        """The wanted part, the request itself where that is all of it; None for nothing."""
+        """The selected part; the request itself if all of it is selected, None for nothing."""
         if signal not in self.signals:
             return None
         if isinstance(request, ExportTraceServiceRequest):

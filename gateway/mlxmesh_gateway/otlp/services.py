@@ -1,4 +1,4 @@
-"""OTLP's services on the gateway's port: where every process of the mesh exports to."""
+"""OTLP's services on the gateway's port, to which every process of the mesh exports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.telemetry.sink import TelemetrySink
 
 _MESSAGE = "too large, or not as OTLP has them; docs/operations.md lists the bounds"
-# Above this, what is sent is looked at beside the event loop.
+# Larger exports are checked beside the event loop.
 _LARGE_BYTES = 16 * 1024
 
 
@@ -36,7 +36,7 @@ class _Exports:
         encoded: bytes,
         sender: str,
     ) -> Message:
-        """The answer, which says what was left out. Raises: InvalidArgument, MalformedMessage."""
+        """The response. Raises: InvalidArgument, MalformedMessage."""
         async with self._lock.held_by(sender):
             accepted = await self._accepted(service, encoded)
             for each in accepted.slices:
@@ -56,8 +56,8 @@ class _Exports:
 def otlp_handlers(
     sink: TelemetrySink, on_rejected: Callable[[int], None] = lambda _: None
 ) -> list[grpc.GenericRpcHandler]:
-    """Handlers of the three services, all feeding one sink; `on_rejected` is told of the number of
-    items that were left out.
+    """Handlers of the three services, all feeding one sink; `on_rejected` is called with the number
+    of rejected items.
     """
     exports = _Exports(on_rejected)
     take = {"traces": sink.traces, "metrics": sink.metrics, "logs": sink.logs}
@@ -70,7 +70,7 @@ def _handler(
     async def export(encoded: bytes, context: Any) -> Any:
         return await exports.take(service, pass_on, encoded, peer_host(context.peer()))
 
-    # Without a deserializer gRPC hands over the bytes as they came.
+    # Without a deserializer gRPC passes the bytes as received.
     serialize: Any = service.response.SerializeToString
     method = cast("Any", grpc).unary_unary_rpc_method_handler(export, response_serializer=serialize)
     return grpc.method_handlers_generic_handler(service.name, {"Export": method})

@@ -1,7 +1,7 @@
-"""Which traces sinks get: those with an error and slow ones always, of the others a part. Pure.
+"""Selects the traces for sinks: all with errors and slow ones, and a part of the others. Pure.
 
-A trace is decided when its root span has ended and every process had time to tell of its spans, or
-after a hold time. What comes later follows the decision; a late error turns it.
+A trace is decided when its root span has ended and every process had time to export its spans, or
+after a hold time. Later spans follow the decision; a late error reverses it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from mlxmesh_gateway.otlp.messages import failed, is_root, origin
 
 SETTLE_S = 2.5
-"""After the end of its root a trace gets no more spans: processes tell of theirs every second."""
+"""When a trace gets no more spans after the end of its root: processes export every second."""
 _NS_PER_MS = 1_000_000
-# What a span that is held costs besides its bytes on the wire.
+# The memory of a held span besides its bytes on the wire.
 _SPAN_OVERHEAD_BYTES = 200
 
 
 @dataclass(frozen=True)
 class TailOptions:
-    """What is kept, and how much may be undecided."""
+    """Which traces are selected, and how much may be undecided."""
 
     export_ratio: float = 1.0
     slow_ms: float = 10_000
@@ -36,7 +36,7 @@ class TailOptions:
 
 
 class _Source(NamedTuple):
-    """Whose the spans are that stand side by side in a message; `number` tells it from others."""
+    """The resource and scope of adjacent spans in a message; `number` distinguishes them."""
 
     number: int
     service: str
@@ -47,7 +47,7 @@ class _Source(NamedTuple):
 
 
 class _Gathered:
-    """Copies of spans: a reference would keep the whole message that each came with."""
+    """Copies of spans: a reference would retain the whole message of each."""
 
     def __init__(self) -> None:
         self.request = ExportTraceServiceRequest()
@@ -56,7 +56,7 @@ class _Gathered:
     def add(self, source: _Source, span: Span) -> int:
         """Takes a copy; returns its size.
 
-        Spans of one source that follow each other share what says whose they are.
+        Adjacent spans of one source share its resource and scope.
         """
         size_bytes = span.ByteSize() + _SPAN_OVERHEAD_BYTES
         if source.number != self._last_source:
@@ -74,7 +74,7 @@ class _Gathered:
 
 @dataclass
 class _Held:
-    """A trace that is not decided yet."""
+    """An undecided trace."""
 
     decide_at_s: float
     spans: _Gathered = field(default_factory=_Gathered)
@@ -94,7 +94,7 @@ class _Held:
 
 
 class TailRules:
-    """Holds traces until they are decided. The clock is its caller's, in seconds."""
+    """Holds traces until they are decided. The caller passes the time, in seconds."""
 
     def __init__(self, options: TailOptions) -> None:
         self._options = options
@@ -106,7 +106,7 @@ class TailRules:
     def add(
         self, request: ExportTraceServiceRequest, now_s: float
     ) -> Iterator[ExportTraceServiceRequest]:
-        """Takes spans; gives those that sinks get already."""
+        """Adds spans; returns those that are already selected."""
         if self._options.export_ratio >= 1:
             yield request
             return
@@ -120,7 +120,7 @@ class TailRules:
         yield from self._make_room()
 
     def decided(self, now_s: float) -> Iterator[ExportTraceServiceRequest]:
-        """The kept ones among the traces whose time has come."""
+        """The selected ones of the traces that are due."""
         due = [key for key, held in self._held.items() if held.decide_at_s <= now_s]
         for key in due:
             yield from self._decide(key)
@@ -133,7 +133,7 @@ class TailRules:
                 yield _Source(next(self._numbers), service, resource, scope, size_bytes)
 
     def _passes(self, source: _Source, span: Span, now_s: float) -> bool:
-        """Whether the span follows a decision to keep; else it is held, or dropped."""
+        """Whether its trace is already selected; else the span is held, or dropped."""
         decision = self._decisions.get(span.trace_id)
         if decision is not None:
             if not decision and (

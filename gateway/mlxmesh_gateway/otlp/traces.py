@@ -1,4 +1,4 @@
-"""GetTrace: from this gateway's memory, or from that of the others."""
+"""GetTrace: from this gateway's memory, or another one's."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Traces:
         try:
             return await self._registry.resolve("gateway")
         except (MeshError, OSError):
-            return ()  # a registry that is ill is no reason to say more than "not here"
+            return ()  # with a failing registry the answer is "not here" as well
 
     async def _ask(
         self, gateway: Instance, request: wire.GetTraceRequest

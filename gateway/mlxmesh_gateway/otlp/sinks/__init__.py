@@ -1,1 +1,1 @@
-"""The kinds of sinks; tests/contract/test_telemetry_sinks.py holds them to one suite."""
+"""The kinds of sinks; one suite tests them all: tests/contract/test_telemetry_sinks.py."""

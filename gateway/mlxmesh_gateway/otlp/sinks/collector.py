@@ -1,4 +1,4 @@
-"""A sink that is an OpenTelemetry collector, by gRPC."""
+"""Sends telemetry to an OpenTelemetry collector by gRPC."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlxmesh_shared.rpc.error_status import from_rpc_error
 from mlxmesh_shared.settings.sinks import Signal, SinkSettings
 
 TIMEOUT_S = 10.0
-# Not those of the mesh's own channels: a collector sends clients away that ping it often.
+# Not the options of the mesh's channels: a collector disconnects clients that ping often.
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5000),
@@ -29,7 +29,7 @@ _OPTIONS = (
 
 
 class CollectorSink:
-    """Sends each request on as it is; the caller closes it."""
+    """Forwards each request unchanged; the caller closes the sink."""
 
     def __init__(self, settings: SinkSettings) -> None:
         """Raises: IllegalState when a file that the settings name cannot be used."""
@@ -57,7 +57,7 @@ class CollectorSink:
         await self._send("logs", request)
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         await self._channel.close()
 
     async def _send(self, signal: Signal, request: ExportRequest) -> None:
@@ -80,7 +80,7 @@ def _open(settings: SinkSettings) -> aio.Channel:
 
 
 def _system_authorities() -> Path | None:
-    """Where the host keeps the authorities that it believes; None for gRPC's own list."""
+    """The file of the host's trusted authorities; None for gRPC's own list."""
     known = ssl.get_default_verify_paths().cafile
     return Path(known) if known else None
 

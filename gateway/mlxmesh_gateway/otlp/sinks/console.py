@@ -1,4 +1,4 @@
-"""A sink that is a person's terminal: a line for each span, point and record."""
+"""Prints telemetry for people: one line per span, point and record."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ConsoleSink:
         await self._write(_record_lines(request))
 
     async def close(self) -> None:
-        """The stream stays its owner's."""
+        """The stream stays open for its owner."""
 
     async def _write(self, lines: Iterator[str]) -> None:
         await asyncio.to_thread(self._write_now, "".join(f"{line}\n" for line in lines))
@@ -90,7 +90,7 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 def _value(point: Any) -> str:
-    """A number, or count and sum of a distribution."""
+    """A number, or the count and sum of a distribution."""
     if point.DESCRIPTOR.name == "NumberDataPoint":
         return f"{point.as_int or point.as_double:g}"
     return f"count={point.count} sum={point.sum:g}"

@@ -1,4 +1,4 @@
-"""A sink that is a file of JSON lines: one OTLP request a line, as OTLP's own JSON has it.
+"""Writes telemetry to a file of JSON lines: one OTLP request per line, in OTLP's own JSON.
 
 The collector's `otlpjsonfile` receiver reads such files, and so does jq.
 """
@@ -20,12 +20,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from mlxmesh_gateway.otlp.messages import ExportRequest
 
-# OTLP writes ids in hexadecimal where protobuf's JSON has base64.
+# OTLP writes ids in hexadecimal, protobuf's JSON in base64.
 _IDS = frozenset({"traceId", "spanId", "parentSpanId"})
 
 
 class JsonLinesSink:
-    """Appends to a file; when that is full, puts it aside as FILE.1 and begins anew."""
+    """Appends to a file; when it is full, renames it to FILE.1 and starts a new one."""
 
     def __init__(self, path: Path, *, max_bytes: int, keep_files: int) -> None:
         self._path = path.expanduser().absolute()
@@ -45,7 +45,7 @@ class JsonLinesSink:
         await self._write(request)
 
     async def close(self) -> None:
-        """Nothing is held open between two requests."""
+        """No file stays open between two requests."""
 
     async def _write(self, request: ExportRequest) -> None:
         # On a thread: encoding takes tens of milliseconds, and a disk may take any time.

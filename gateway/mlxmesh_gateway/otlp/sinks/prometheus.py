@@ -1,4 +1,4 @@
-"""A sink that Prometheus scrapes: the newest metrics of every process."""
+"""Holds the newest metrics of every process for Prometheus to scrape."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, HistogramDataPo
 from mlxmesh_gateway.otlp.messages import origin, points
 
 STALE_S = 60.0
-"""Without news for so long, the metrics of a process are forgotten: it has ended, or tells another
-gateway now."""
+"""After this time without an export, a process's metrics are removed: it has ended, or exports to
+another gateway."""
 MAX_PROCESSES = 256
 MAX_BYTES = 64 * 2**20
 """Of the metrics of all processes."""
 MAX_PROCESS_BYTES = 2 * 2**20
 """Of the metrics of one process; an engine has some 30 KB."""
 
-# What a point costs in memory besides its bytes on the wire.
+# The memory of a point besides its bytes on the wire.
 _POINT_OVERHEAD_BYTES = 200
 
 
 @dataclass
 class ProcessMetrics:
-    """What one process said last."""
+    """The last export of one process."""
 
     service: str
     instance_id: str
@@ -40,7 +40,7 @@ class ProcessMetrics:
     size_bytes: int = 0
 
     def keep(self, metric: Metric, room_bytes: int) -> bool:
-        """Keeps a copy, in place of what it said before, where there is room for it."""
+        """Stores a copy in place of the previous export, if there is room."""
         before = self.by_name.get(metric.name)
         joined = _with_exemplars(metric, before)
         grows_bytes = _size_bytes(joined) - (_size_bytes(before) if before is not None else 0)
@@ -52,19 +52,19 @@ class ProcessMetrics:
 
 
 class PrometheusSink:
-    """Keeps the newest state of every metric; `processes` is what a scrape shows."""
+    """Stores the newest state of every metric; a scrape shows `processes`."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._processes: dict[tuple[str, str], ProcessMetrics] = {}
         self.left_out = 0
-        """Points of metrics that there was no room for."""
+        """Metric points dropped for lack of room."""
 
     async def traces(self, request: ExportTraceServiceRequest) -> None:
-        """Prometheus has no use for them."""
+        """Ignored: Prometheus does not use them."""
 
     async def metrics(self, request: ExportMetricsServiceRequest) -> None:
-        """Keeps them until the next ones come."""
+        """Stores them until the next export."""
         self._forget_stale()
         for one in request.resource_metrics:
             process = self._process(*origin(one.resource))
@@ -73,13 +73,13 @@ class PrometheusSink:
                     self.left_out += len(points(metric))
 
     async def logs(self, request: ExportLogsServiceRequest) -> None:
-        """Prometheus has no use for them."""
+        """Ignored: Prometheus does not use them."""
 
     async def close(self) -> None:
-        """It holds nothing but memory."""
+        """Nothing to close."""
 
     def processes(self) -> Iterable[ProcessMetrics]:
-        """Those that told something of late."""
+        """The processes that exported recently."""
         self._forget_stale()
         return self._processes.values()
 
@@ -93,7 +93,7 @@ class PrometheusSink:
         return MAX_BYTES - sum(each.size_bytes for each in self._processes.values())
 
     def _process(self, service: str, instance_id: str) -> ProcessMetrics | None:
-        """Where its metrics are kept; None for one more than there may be."""
+        """The store of its metrics; None beyond the limit of processes."""
         key = (service, instance_id)
         process = self._processes.get(key)
         if process is None:
@@ -109,8 +109,8 @@ def _size_bytes(metric: Metric) -> int:
 
 
 def _with_exemplars(metric: Metric, before: Metric | None) -> Metric:
-    """The metric; an exemplar, which is told only once, stays until its bucket has a newer one."""
-    # A copy: the request belongs to the other sinks too, and a reference would keep all of it.
+    """The metric; an exemplar, exported once, stays until its bucket gets a newer one."""
+    # A copy: other sinks share the request, and a reference would retain all of it.
     joined = Metric()
     joined.CopyFrom(metric)
     if before is None or not metric.HasField("histogram"):
