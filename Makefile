@@ -101,7 +101,7 @@ demo: protos ## Start a mesh, stream one answer, stop everything (MODEL=smollm2:
 	$(BIN)/python -m mlxmesh_launcher.demo $(MODEL)
 
 pictures: protos ## Take docs/images/top.svg and trace.svg from a running mesh
-	$(BIN)/python deploy/tools/pictures.py
+	$(BIN)/python docs/images/pictures.py
 
 up: protos ## Start the mesh in the foreground (Ctrl-C stops it); REGISTRY=consul for Consul
 	$(BIN)/mlxmesh up $(if $(REGISTRY),--registry $(REGISTRY))

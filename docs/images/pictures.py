@@ -22,7 +22,7 @@ from mlxmesh_shared.process.forked import ForkedProcess
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
 
-IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
+IMAGES = Path(__file__).resolve().parent
 COLUMNS, LINES = 80, 30
 TRACE_COLUMNS = 120
 STREAMS = 24
