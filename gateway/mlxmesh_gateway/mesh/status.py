@@ -19,8 +19,10 @@ from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.registry.convert import breaker_message, instance_message
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
 from mlxmesh_shared.tls import CertificateSource
+from mlxmesh_shared.tls.identity import SERVER_ROLES
 
-SERVICES = ("gateway", "generation", "model", "runtime", "engine")
+SERVICES = SERVER_ROLES
+"""The registered services: each has a role of its own."""
 
 _Place = tuple[str, str]
 """A service's name, and the address of one of its instances."""

@@ -7,7 +7,7 @@ from mlxmesh.common.v1.rules_pb2 import Role
 
 ROLES = tuple(name.removeprefix("ROLE_").lower() for name in Role.keys()[1:])
 """Every role, as spelled in certificates and file names."""
-SERVER_ROLES = ("gateway", "generation", "model", "runtime", "engine")
+SERVER_ROLES = tuple(role for role in ROLES if role not in ("client", "admin"))
 """The roles of servers; a certificate of another role is never accepted from a server."""
 _TRUST_DOMAIN = "spiffe://mlxmesh/"
 # gRPC sets it if the certificate has exactly one URI and that is a SPIFFE id.
