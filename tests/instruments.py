@@ -1,7 +1,7 @@
 """Every metric of the mesh, gathered from the packages that declare them."""
 
 from mlxmesh_engine.service import telemetry as of_engine
-from mlxmesh_gateway import instruments as of_gateway
+from mlxmesh_gateway.forwarding import telemetry as of_gateway
 from mlxmesh_generation.streams import telemetry as of_generation
 from mlxmesh_shared.telemetry import instruments as of_every_process
 from mlxmesh_shared.telemetry.instruments import Instrument

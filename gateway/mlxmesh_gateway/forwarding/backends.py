@@ -170,14 +170,13 @@ class Backends:
         """Every endpoint, the healthy ones first, in an order that all gateways share.
 
         Raises ServiceUnavailable when there is none.
-        Source: Thaler, Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996).
         """
         self.all(service)
         ranked = sorted(
             self._endpoints[service].items(),
             key=lambda item: (
                 not (item[1].reachable and item[1].breaker.ready),
-                sha256(f"{key} {item[0][0]}".encode()).digest(),
+                rendezvous_weight(key, item[0][0]),
             ),
         )
         return [endpoint for _, endpoint in ranked]
@@ -207,6 +206,14 @@ class Backends:
 
     def _on_breaker(self, instance: Instance, breaker: Breaker) -> None:
         self._publish(breaker_change(instance, breaker), instance.instance_id)
+
+
+def rendezvous_weight(key: str, instance_id: str) -> bytes:
+    """Orders instances for a key: the same in every gateway, and stable when others come and go.
+
+    Source: Thaler, Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996).
+    """
+    return sha256(f"{key} {instance_id}".encode()).digest()
 
 
 def _is_failure(error: MeshError) -> bool:

@@ -12,11 +12,24 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensRequest,
     GenerateRequest,
 )
-from mlxmesh_gateway import instruments
 from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_gateway.forwarding.recording import Recording
 from mlxmesh_shared.telemetry import attributes
+from mlxmesh_shared.telemetry.instruments import Instrument, Kind
 from mlxmesh_shared.telemetry.metrics import Metrics, observe_breakers
+
+RELAYED_MESSAGES = Instrument(
+    "mlxmesh.gateway.relayed.messages",
+    Kind.COUNTER,
+    "{message}",
+    "Messages of streams relayed to clients",
+)
+RESUMPTIONS = Instrument(
+    "mlxmesh.gateway.resumptions",
+    Kind.COUNTER,
+    "{resumption}",
+    "Resumptions of streams that lost their generation instance",
+)
 
 
 @dataclass
@@ -29,8 +42,8 @@ class RelayCounts:
 
 def observe_gateway(metrics: Metrics, counts: RelayCounts, backends: Backends) -> None:
     """Exports the gateway's counts and breakers."""
-    metrics.observe_value(instruments.RELAYED_MESSAGES, lambda: counts.messages)
-    metrics.observe_value(instruments.RESUMPTIONS, lambda: counts.resumptions)
+    metrics.observe_value(RELAYED_MESSAGES, lambda: counts.messages)
+    metrics.observe_value(RESUMPTIONS, lambda: counts.resumptions)
     observe_breakers(
         metrics, lambda: ((one.instance.service, one.breaker) for one in backends.endpoints())
     )

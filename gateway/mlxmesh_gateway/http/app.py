@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -10,8 +10,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mlxmesh_gateway.http.hosts import AnsweredHosts
-from mlxmesh_gateway.otlp.exposition import expose
-from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
+
+MetricsPage = Callable[[str], Awaitable[tuple[bytes, str]]]
+"""Renders the page of metrics for an Accept header; returns it with its content type."""
 
 _NO_METRICS = (
     "there are no metrics here: the setting telemetry_sinks of the gateway lacks prometheus\n"
@@ -24,8 +25,8 @@ _OTHER_HOST = (
 )
 
 
-def create_app(prometheus: PrometheusSink | None, hosts: AnsweredHosts | None = None) -> Starlette:
-    """The application; without a Prometheus sink /metrics says so.
+def create_app(metrics_page: MetricsPage | None, hosts: AnsweredHosts | None = None) -> Starlette:
+    """The application; without a page /metrics says so.
 
     hosts: the Host headers that /metrics answers; None for all.
     """
@@ -34,11 +35,9 @@ def create_app(prometheus: PrometheusSink | None, hosts: AnsweredHosts | None = 
         asked = request.headers.get("host")
         if hosts is not None and asked is not None and not hosts.answers(asked):
             return PlainTextResponse(_OTHER_HOST, status_code=421)
-        if prometheus is None:
+        if metrics_page is None:
             return PlainTextResponse(_NO_METRICS, status_code=404)
-        accept, processes = request.headers.get("accept", ""), list(prometheus.processes())
-        # On a thread: rendering a page of many engines would delay relayed calls.
-        page, content_type = await asyncio.to_thread(expose, processes, accept)
+        page, content_type = await metrics_page(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": content_type})
 
     return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", _healthz)])

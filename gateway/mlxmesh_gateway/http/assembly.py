@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
@@ -23,14 +24,26 @@ def serving_http(
     return port.serving(partial(_make_app, prometheus, settings), _tls(settings))
 
 
+def metrics_page(prometheus: PrometheusSink) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
+    """Renders what the sink holds for an Accept header; returns it with its content type."""
+    from mlxmesh_gateway.otlp.exposition import expose
+
+    async def page(accept: str) -> tuple[bytes, str]:
+        # On a thread: rendering a page of many engines would delay relayed calls.
+        return await asyncio.to_thread(expose, list(prometheus.processes()), accept)
+
+    return page
+
+
 def _make_app(prometheus: PrometheusSink | None, settings: GatewaySettings) -> Any:
     # Not at the top: only a gateway with HTTP clients needs its libraries.
     from mlxmesh_gateway.http.app import create_app
 
+    page = metrics_page(prometheus) if prometheus is not None else None
     if settings.tls_dir is not None:
-        return create_app(prometheus)  # web pages have no certificate for this port
+        return create_app(page)  # web pages have no certificate for this port
     own = (settings.http_listen.rpartition(":")[0], settings.advertise_host)
-    return create_app(prometheus, AnsweredHosts([*settings.http_hosts, *own]))
+    return create_app(page, AnsweredHosts([*settings.http_hosts, *own]))
 
 
 def _tls(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | None:

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from mlxmesh_gateway.forwarding.backends import Backends, Endpoint
+from mlxmesh_gateway.forwarding.backends import Backends, Endpoint, rendezvous_weight
 from mlxmesh_shared.errors import (
     Draining,
     EngineLost,
@@ -217,3 +217,13 @@ async def test_a_call_that_is_given_up_says_nothing_about_its_endpoint() -> None
             async with endpoint.busy():
                 raise asyncio.CancelledError
     assert (endpoint.breaker.failures, endpoint.outstanding) == (0, 0)
+
+
+def test_the_order_of_instances_for_a_key_ignores_those_that_come_and_go() -> None:
+    instances = [f"generation-{number}" for number in range(8)]
+
+    def order(key: str, ids: list[str]) -> list[str]:
+        return sorted(ids, key=lambda each: rendezvous_weight(key, each))
+
+    assert order("a", instances[:5]) == [i for i in order("a", instances) if i in instances[:5]]
+    assert len({order(f"key-{number}", instances)[0] for number in range(100)}) == 8
