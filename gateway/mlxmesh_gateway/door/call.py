@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlxmesh_gateway.door.principal import Principal
-from mlxmesh_gateway.forwarding.forwarder import Write
+from mlxmesh_gateway.forwarding.generate_stream import Write
 from mlxmesh_gateway.forwarding.routes import Route
 from mlxmesh_gateway.forwarding.statuses import Metadata
 

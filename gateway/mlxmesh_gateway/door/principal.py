@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from mlxmesh_shared.rpc.caller import owner_id
+
 
 class Kind(Enum):
     """How a principal was verified. Keys and users come with the access service."""
@@ -41,7 +43,7 @@ class Principal:
     @property
     def id(self) -> str:
         """Owns what its calls start; independent of the address, which a client may change."""
-        return f"{self.identity}#{self.claimed_name}"
+        return owner_id(self.identity, self.claimed_name)
 
     @property
     def share(self) -> str:

@@ -18,8 +18,6 @@ from mlxmesh_gateway.forwarding.telemetry import RelayCounts, describe_answer, d
 from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
 from mlxmesh_shared.errors import MeshError
 
-__all__ = ["ForwardedCall", "Forwarder", "Write"]
-
 T = TypeVar("T")
 COMPLETE = "/mlxmesh.generation.v1.GenerationService/Complete"
 

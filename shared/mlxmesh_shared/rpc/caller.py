@@ -50,7 +50,12 @@ def owner_of(call: Call | Any) -> str:
     Clients with neither a certificate nor a name are one owner.
     Raises: InvalidArgument as claimed_name().
     """
-    return f"{peer_spiffe_id(call.auth_context())}#{claimed_name(call)}"
+    return owner_id(peer_spiffe_id(call.auth_context()), claimed_name(call))
+
+
+def owner_id(identity: str, name: str) -> str:
+    """The owner with a verified identity and a claimed name; either may be empty."""
+    return f"{identity}#{name}"
 
 
 def forwarded_owner(call: Call | Any) -> str:
