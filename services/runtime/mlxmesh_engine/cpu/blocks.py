@@ -1,0 +1,116 @@
+"""What a decoder consists of: one description for all families, filled in by `families`.
+
+Shapes: values are (tokens, features), float32. Gains of norms that come before a product are part
+of its weights, as is the scale of the attention; within each head the two dimensions of a rotated
+pair are neighbours, in queries and keys alike, which leaves the scores as they are.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxmesh_engine.cpu.products import Floats, Product
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Divides by the root of the mean of the squares, then multiplies by the gain."""
+
+    epsilon: float
+    gain: Floats | None = None
+    """(features,); None if the product that follows includes it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rotation:
+    """Rotary position embedding of the first pairs of each head. Compared by identity."""
+
+    frequencies: NDArray[np.float64]
+    """Radians per position for each rotated pair."""
+    scale: float = 1.0
+    """Multiplies the rotated dimensions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    heads: int
+    kv_heads: int
+    head_dims: int
+    inputs: Product
+    """The queries, keys and values of all heads, in this order."""
+    output: Product
+    query_norm: Norm | None = None
+    """Of each head, gain (head_dims,), or of all heads together, gain (heads * head_dims,)."""
+    key_norm: Norm | None = None
+    rotation: Rotation | None = None
+    window: int | None = None
+    """How many keys up to its own a query sees; None for all."""
+    softcap: float | None = None
+    """Scores become softcap * tanh(scores / softcap)."""
+
+
+class Activation(Enum):
+    """The function of the gate."""
+
+    SILU = "silu"
+    GELU_TANH = "gelu, approximated by tanh"
+    GELU_ERF = "gelu"
+
+
+@dataclass(frozen=True, slots=True)
+class GatedUnit:
+    gated: Product
+    """The gate, then the values that it gates."""
+    down: Product
+    activation: Activation = Activation.SILU
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture: each token goes through the units with the highest scores."""
+
+    router: Product
+    units: tuple[GatedUnit, ...]
+    per_token: int
+    normalize: bool
+    """Whether the weights of the chosen units are divided by their sum."""
+    softmax_chosen_only: bool = False
+    """Whether weights are a softmax of the chosen scores, or of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    attention_norm: Norm
+    attention: Attention
+    unit_norm: Norm
+    unit: GatedUnit | Experts
+    attention_output_norm: Norm | None = None
+    """Applied to the attention's output before it is added."""
+    unit_output_norm: Norm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A whole model."""
+
+    embedding: Product
+    """Its weights' rows are the embeddings of the tokens."""
+    blocks: tuple[Block, ...]
+    final_norm: Norm
+    head: Product
+    embedding_scale: float = 1.0
+    score_scale: float = 1.0
+    score_softcap: float | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        return self.head.outputs
+
+    @property
+    def token_bytes(self) -> int:
+        """The size of one token's keys and values."""
+        return sum(
+            2 * 4 * block.attention.kv_heads * block.attention.head_dims for block in self.blocks
+        )
