@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
 from mlxmesh_engine.forward.blas import Blas
 from mlxmesh_engine.forward.loader import LoadedModel, load
 from mlxmesh_engine.scheduling.request import SequenceRequest, StepOutputs, Update
@@ -92,6 +91,5 @@ class Rig:
 
 def scores_after(loaded: LoadedModel, tokens: Iterable[int]) -> NDArray[np.float64]:
     """The model's scores (length, vocab) after each of the tokens, in one pass without the loop."""
-    cache = BatchCache.empty(loaded.model, 1, Batching.TOGETHER)
-    logits = loaded.model(mx.array([list(tokens)], mx.uint32), cache=cache.layers)
-    return np.array(logits[0].astype(mx.float32)).astype(np.float64)
+    (scores,) = loaded.model.scores([list(tokens)], loaded.model.new_cache([None]))
+    return np.array(scores.astype(mx.float32)).astype(np.float64)

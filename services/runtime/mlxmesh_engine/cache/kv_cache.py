@@ -1,23 +1,64 @@
-"""The KV cache of a batch: mlx-lm's batched caches, one per layer, changed together."""
+"""The KV cache of a batch, and its implementation by mlx-lm's batched caches, one per layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
+
+from mlxmesh_engine.evaluation import evaluate_async
 
 
 class Batching(Enum):
     """How the rows of a batch may go through a model."""
 
+    PACKED = "packed"
+    """Rows of any lengths go through in one pass, without padding."""
     TOGETHER = "together"
     """Prompts of similar length are prefilled in one padded pass; all rows decode in one."""
     EQUAL_LENGTHS = "equal lengths"
     """Padding would enter the model's state: only prompts of equal length are prefilled in one."""
     ALONE = "alone"
     """Each row goes through the model alone, with mlx-lm's caches for one sequence."""
+
+
+class StoredRow(Protocol):
+    """The keys and values of one sequence's first tokens, independent of any batch."""
+
+    def truncated(self, tokens: int) -> Self: ...
+    def concatenated(self, later: Sequence[Self]) -> Self: ...
+
+
+class RowsCache(Protocol):
+    """The keys and values, or states, of the rows of a batch."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def token_bytes(self) -> int:
+        """The size of one token of one row."""
+        ...
+
+    @property
+    def divisible(self) -> bool:
+        """Whether each token has its own keys and values: a row can be cut at any token."""
+        ...
+
+    def copy_row(self, row: int, start: int, stop: int) -> StoredRow:
+        """Copies tokens start to stop of a row of a divisible cache, counted from its end (0)."""
+        ...
+
+    def extend(self, other: Any) -> None:
+        """Appends the rows of a cache of the same kind, which must not be used again."""
+        ...
+
+    def filter(self, rows: Sequence[int]) -> None:
+        """Keeps these rows, in this order."""
+        ...
 
 
 class LayerCache(Protocol):
@@ -58,12 +99,22 @@ class KeysValues:
         )
 
 
-RowCache = list[KeysValues]
-"""One sequence's keys and values, one entry per layer."""
+@dataclass(frozen=True, slots=True)
+class StoredLayers:
+    """One sequence's keys and values, one entry per layer; implements `StoredRow`."""
+
+    layers: tuple[KeysValues, ...]
+
+    def truncated(self, tokens: int) -> "StoredLayers":
+        return StoredLayers(tuple(layer.truncated(tokens) for layer in self.layers))
+
+    def concatenated(self, later: "Sequence[StoredLayers]") -> "StoredLayers":
+        by_layer = zip(self.layers, *(row.layers for row in later), strict=True)
+        return StoredLayers(tuple(first.concatenated(rest) for first, *rest in by_layer))
 
 
 class BatchCache:
-    """The cache of `rows` sequences; `layers` is a model's `cache` argument.
+    """Implements `RowsCache`; `layers` is the `cache` argument of a model of mlx-lm.
 
     A row that is served alone has mlx-lm's caches for one sequence, which support everything but
     `extend`, `filter` and padding.
@@ -79,7 +130,7 @@ class BatchCache:
 
     @classmethod
     def from_rows(
-        cls, model: object, rows: "Sequence[RowCache | None]", batching: Batching
+        cls, model: object, rows: Sequence[StoredLayers | None], batching: Batching
     ) -> "BatchCache":
         """A cache whose rows start as copies of these; None for an empty row."""
         singles = [_single_cache(model, row) for row in rows]
@@ -99,14 +150,16 @@ class BatchCache:
         shaped = [array for array in self.arrays() if array.ndim == 4]
         return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in shaped)
 
-    def copy_row(self, row: int, start: int, stop: int) -> RowCache:
+    def copy_row(self, row: int, start: int, stop: int) -> StoredLayers:
         """Copies tokens start to stop of a row of a divisible cache, counted from its end (0)."""
-        copied: RowCache = []
+        copied: list[KeysValues] = []
         for layer in self.layers:
             keys, values, *_, end = layer.state
             part = (slice(row, row + 1), slice(None), slice(end + start, end + stop))
             copied.append(KeysValues(mx.contiguous(keys[part]), mx.contiguous(values[part])))
-        return copied
+        # Now: until it is evaluated, the copy keeps all rows in memory.
+        evaluate_async([array for layer in copied for array in (layer.keys, layer.values)])
+        return StoredLayers(tuple(copied))
 
     @property
     def nbytes(self) -> int:
@@ -142,9 +195,9 @@ class BatchCache:
             layer.finalize()
 
 
-def _single_cache(model: object, row: RowCache | None) -> list[Any]:
+def _single_cache(model: object, row: StoredLayers | None) -> list[Any]:
     layers: list[Any] = make_prompt_cache(cast("Any", model))
-    for layer, stored in zip(layers, row or (), strict=row is not None):
+    for layer, stored in zip(layers, row.layers if row else (), strict=row is not None):
         layer.state = (stored.keys, stored.values, stored.keys.shape[2])
     return layers
 

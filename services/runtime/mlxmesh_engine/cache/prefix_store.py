@@ -1,23 +1,25 @@
-"""The prefix cache on the device: keys and values for prompts with a common prefix."""
+"""The prefix cache of an engine: keys and values for prompts with a common prefix."""
 
 import logging
 from collections.abc import Sequence
 
-from mlxmesh_engine.cache.kv_cache import BatchCache, Batching, RowCache
+from mlxmesh_engine.cache.kv_cache import RowsCache, StoredRow
 from mlxmesh_engine.cache.prefix_cache import PrefixCache
-from mlxmesh_engine.evaluation import evaluate_async
 
 _log = logging.getLogger(__name__)
 
 
 class PrefixStore:
-    """Used on the MLX thread. Disabled if capacity_bytes is 0 or the caches cannot be cut."""
+    """Used on the MLX thread. Disabled if capacity_bytes is 0 or the caches cannot be cut.
 
-    def __init__(self, model: object, batching: Batching, capacity_bytes: int) -> None:
-        self._cache: PrefixCache[RowCache] | None = None
+    empty: any cache of the model.
+    """
+
+    def __init__(self, empty: RowsCache, capacity_bytes: int) -> None:
+        self._cache: PrefixCache[StoredRow] | None = None
         if capacity_bytes == 0:
             return
-        if BatchCache.empty(model, 1, batching).divisible:
+        if empty.divisible:
             self._cache = PrefixCache(capacity_bytes)
         else:
             _log.info("the prefix cache is off: this model's caches cannot be cut at a token")
@@ -35,23 +37,20 @@ class PrefixStore:
         """How many of these tokens, from the first on, are cached."""
         return sum(piece.tokens for piece in self._cache.find(tokens)) if self._cache else 0
 
-    def get(self, tokens: Sequence[int]) -> RowCache | None:
+    def get(self, tokens: Sequence[int]) -> StoredRow | None:
         """The cached prefix of these tokens; must not be changed in place."""
         pieces = self._cache.find(tokens) if self._cache else []
         if not pieces:
             return None
-        by_piece = [[layer.truncated(piece.tokens) for layer in piece.value] for piece in pieces]
-        return [layer[0].concatenated(layer[1:]) for layer in zip(*by_piece, strict=True)]
+        first, *later = [piece.value.truncated(piece.tokens) for piece in pieces]
+        return first.concatenated(later)
 
-    def insert(self, tokens: Sequence[int], cache: BatchCache, row: int) -> None:
+    def insert(self, tokens: Sequence[int], cache: RowsCache, row: int) -> None:
         """Copies what is not cached yet from a row of `cache` that holds exactly these tokens."""
         if self._cache is None or not tokens:
             return
 
-        def extract(start: int, stop: int) -> RowCache:
-            copy = cache.copy_row(row, start - len(tokens), stop - len(tokens))
-            # Now: until it is evaluated, the copy keeps all rows in memory.
-            evaluate_async([array for layer in copy for array in (layer.keys, layer.values)])
-            return copy
+        def extract(start: int, stop: int) -> StoredRow:
+            return cache.copy_row(row, start - len(tokens), stop - len(tokens))
 
         self._cache.insert(tokens, token_bytes=cache.token_bytes, extract=extract)

@@ -57,7 +57,9 @@ class RowKeysValues:
         """Makes room for `count` more tokens."""
         needed = self.tokens + count
         if needed > self.keys.shape[2]:
-            capacity = -(-needed // _STEP_TOKENS) * _STEP_TOKENS
+            # In steps that grow with the row: the copies stay a small part of the work.
+            step = max(_STEP_TOKENS, self.tokens // 8)
+            capacity = -(-needed // step) * step
             self.keys = self._grown(self.keys, capacity)
             self.values = self._grown(self.values, capacity)
 

@@ -10,6 +10,11 @@ from mlxmesh_engine.cpu.blocks import Attention, Block, Decoder, GatedUnit, Norm
 from mlxmesh_engine.cpu.products import Floats, Layout, Product
 
 
+def is_supported(model: nn.Module) -> bool:
+    from mlxmesh_engine.forward.llama_weights import is_plain_llama
+    return is_plain_llama(model)
+
+
 def describe(model: nn.Module, layout: Layout) -> Decoder:
     source: Any = model
     args, inner = source.args, source.model

@@ -16,7 +16,7 @@ from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
 
 from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
 from mlxmesh_engine.evaluation import evaluate
-from mlxmesh_engine.forward.forward_pass import Forward, feed
+from mlxmesh_engine.forward.forward_pass import MlxModel, feed
 from mlxmesh_shared.errors import FeatureNotSupported
 
 # Prompts of unequal lengths; the last token of each is left for the decode step.
@@ -33,19 +33,14 @@ _log = logging.getLogger(__name__)
 
 
 class BatchTrial:
-    """Tests one loaded model; one row alone determines `vocab_size` and `token_bytes`.
+    """Tests one loaded model; one row alone determines `vocab_size` and `token_bytes`."""
 
-    A `proven` forward pass has its own tests and needs batched caches: it is not tested again.
-    """
-
-    def __init__(self, model: Forward, *, narrow: bool, proven: bool = False) -> None:
+    def __init__(self, model: MlxModel, *, narrow: bool) -> None:
         """Raises: FeatureNotSupported if the model cannot compute even one row."""
         self._model = model
-        self._proven = proven
-        self._single = Batching.TOGETHER if proven else Batching.ALONE
         self._tolerance = _NARROW_TOLERANCE if narrow else _TOLERANCE
         self._tries = _NARROW_TRIES if narrow else 1
-        self._cache = BatchCache.empty(model, 1, self._single)
+        self._cache = BatchCache.empty(model, 1, Batching.ALONE)
         try:
             scores = self._scores_alone([0])
         except Exception as error:
@@ -58,8 +53,6 @@ class BatchTrial:
 
     def best(self) -> Batching:
         """The batching with the most rows per pass that does not change the scores."""
-        if self._proven:
-            return Batching.TOGETHER
         for batching in self._candidates():
             if problem := self._problem(batching):
                 _log.info("prompts cannot be batched (%s): %s", batching.value, problem)
@@ -88,7 +81,7 @@ class BatchTrial:
         rows = list(self._rows(first_id))
         alone = [self._scores_alone(row) for row in rows]
         return any(
-            _difference(alone[index % len(rows)], batched) > self._tolerance
+            difference(alone[index % len(rows)], batched) > self._tolerance
             for count in self._row_counts()
             for index, batched in enumerate(self._scores_batched(_cycled(rows, count), batching))
         )
@@ -104,7 +97,7 @@ class BatchTrial:
         return sorted({2, 3} | {count for count in heads if 1 < count <= _MAX_ROWS})
 
     def _scores_alone(self, row: list[int]) -> mx.array:
-        self._cache = BatchCache.empty(self._model, 1, self._single)
+        self._cache = BatchCache.empty(self._model, 1, Batching.ALONE)
         scores = feed(self._model, [row], self._cache)[0, -1].astype(mx.float32)
         evaluate([scores, *self._cache.arrays()])
         return scores
@@ -131,7 +124,7 @@ def _cycled(rows: Sequence[list[int]], count: int) -> list[list[int]]:
     return [rows[index % len(rows)] for index in range(count)]
 
 
-def _difference(alone: mx.array, batched: mx.array) -> float:
+def difference(alone: Any, batched: Any) -> float:
     """Relative to the spread of the scores; equal infinities and NaNs count as equal."""
     expected, actual = np.array(alone, np.float64), np.array(batched, np.float64)
     finite = np.isfinite(expected)

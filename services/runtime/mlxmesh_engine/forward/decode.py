@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlxmesh_engine.cache.kv_cache import BatchCache
+from mlxmesh_engine.cache.kv_cache import RowsCache
 from mlxmesh_engine.evaluation import evaluate_async, token_ids
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.sampling.sampler import BatchSampler
@@ -24,7 +24,7 @@ class LaunchedBatch:
         return token_ids(self.tokens)
 
 
-OnLeave = Callable[[ActiveSequence, BatchCache, int], None]
+OnLeave = Callable[[ActiveSequence, RowsCache, int], None]
 """Called for a row that leaves the batch, while it is still in the cache."""
 
 
@@ -39,7 +39,7 @@ class DecodeBatch:
         self._on_leave = on_leave
         self._sampler = BatchSampler(loaded.vocab_size)
         self._rows: list[ActiveSequence] = []
-        self._cache: BatchCache | None = None
+        self._cache: RowsCache | None = None
         self._inputs = mx.zeros((0,), mx.uint32)
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class DecodeBatch:
     def kv_bytes(self) -> int:
         return self._cache.nbytes if self._cache else 0
 
-    def join(self, actives: Sequence[ActiveSequence], cache: BatchCache) -> None:
+    def join(self, actives: Sequence[ActiveSequence], cache: RowsCache) -> None:
         """Adds rows and takes ownership of `cache`, which holds each row's tokens but the last."""
         if self._cache is None:
             self._cache = cache
@@ -85,7 +85,7 @@ class DecodeBatch:
         self.drop_finished()
         if self._cache is None or not self._rows:
             return None
-        logits = self._model(self._inputs[:, None], cache=self._cache.layers)[:, -1, :]
+        logits = self._model.decode(self._inputs, self._cache)
         tokens = self._sampler.sample(logits, [row.launched for row in self._rows])
         evaluate_async([tokens, *self._sampler.arrays()])
         self._inputs = tokens

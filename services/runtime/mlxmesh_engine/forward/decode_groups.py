@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
+from mlxmesh_engine.cache.kv_cache import Batching, RowsCache
 from mlxmesh_engine.forward.decode import DecodeBatch, LaunchedBatch, OnLeave
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.scheduling.request import SequenceKey
@@ -47,7 +47,7 @@ class DecodeGroups:
     def kv_bytes(self) -> int:
         return sum(batch.kv_bytes for batch in self._batches.values())
 
-    def join(self, actives: Sequence[ActiveSequence], cache: BatchCache) -> None:
+    def join(self, actives: Sequence[ActiveSequence], cache: RowsCache) -> None:
         """Adds rows and takes ownership of `cache`, which holds each row's tokens but the last."""
         group = self._group_of(actives)
         if group not in self._batches:
@@ -93,6 +93,8 @@ class DecodeGroups:
     def _group_of(self, actives: Sequence[ActiveSequence]) -> "_Group":
         if self._loaded.batching is Batching.ALONE or actives[0].isolated:
             return actives[0].key
+        if self._loaded.batching is Batching.PACKED:
+            return 0
         longest = max(active.prefill_tokens for active in actives)
         return sum(longest > length for length in _LENGTHS)
 

@@ -15,18 +15,15 @@ from mlx import nn
 from mlxmesh_engine.cache.kv_cache import Batching
 from mlxmesh_engine.evaluation import evaluate
 from mlxmesh_engine.forward import model_config
-from mlxmesh_engine.forward.batch_trial import BatchTrial
 from mlxmesh_engine.forward.blas import Blas
 from mlxmesh_engine.forward.dtype_policy import DtypeChoice, choose_dtype
 from mlxmesh_engine.forward.forward_pass import Forward
-from mlxmesh_engine.forward.llama_forward import LlamaForward
-from mlxmesh_engine.forward.llama_weights import is_plain_llama, prepare_llama
 from mlxmesh_engine.forward.model_config import read_config
+from mlxmesh_engine.forward.prepare import prepare_forward
 from mlxmesh_engine.forward.weights import (
     convert_weights,
     every_array,
     first_not_finite,
-    parameters,
     shipped_weights,
 )
 from mlxmesh_engine.scheduling.capacity import KvMemory, kv_memory
@@ -69,16 +66,17 @@ def load(
     shipped, config = _read(model_dir)
     device, weights = device_name(), shipped_weights(shipped)
     choice = choose_dtype(dtype, weights, device=device, blas=blas, available_bytes=available_bytes)
-    model = _materialize(model_dir, shipped, choice)
-    weights_bytes = sum(array.nbytes for _, array in parameters(model))
-    forward = _forward(model, device)
-    proven = isinstance(forward, LlamaForward)
-    trial = BatchTrial(forward, narrow=choice.dtype != "float32", proven=proven)
+    prepared = prepare_forward(
+        _materialize(model_dir, shipped, choice),
+        device=device,
+        dtype=choice.dtype,
+        reload=lambda: _materialize(model_dir, _read(model_dir)[0], choice),
+    )
     context_tokens = model_config.context_tokens(config, context_tokens)
     return LoadedModel(
-        model=forward,
-        batching=trial.best(),
-        vocab_size=trial.vocab_size,
+        model=prepared.forward,
+        batching=prepared.batching,
+        vocab_size=prepared.vocab_size,
         context_tokens=context_tokens,
         # mlx-lm has merged generation_config.json into the config.
         eos_token_ids=model_config.eos_token_ids(config),
@@ -86,9 +84,9 @@ def load(
         dtype=choice.dtype,
         dtype_note=choice.note,
         blas=blas,
-        weights_bytes=weights_bytes,
+        weights_bytes=prepared.weights_bytes,
         kv=kv_memory(
-            token_bytes=trial.token_bytes,
+            token_bytes=prepared.token_bytes,
             context_tokens=context_tokens,
             available_bytes=available_bytes(),
             configured_bytes=kv_cache_bytes,
@@ -140,10 +138,3 @@ def device_name() -> str:
     if mx.default_device() == mx.Device(mx.cpu):
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
-
-
-def _forward(model: nn.Module, device: str) -> Forward:
-    """mlx-lm's forward pass, or the optimized one for this model on a CPU."""
-    if device == "cpu" and is_plain_llama(model):
-        return LlamaForward(prepare_llama(model))
-    return cast("Forward", model)

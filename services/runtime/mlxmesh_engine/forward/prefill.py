@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from mlxmesh_engine.cache.kv_cache import BatchCache, Batching, RowCache
+from mlxmesh_engine.cache.kv_cache import Batching, RowsCache, StoredRow
 from mlxmesh_engine.cache.prefix_store import PrefixStore
-from mlxmesh_engine.evaluation import evaluate_async
-from mlxmesh_engine.forward.forward_pass import feed
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.scheduling.request import SequenceKey
 from mlxmesh_engine.scheduling.scheduler import PrefillSlice
@@ -19,10 +17,9 @@ class Prefill:
 
     def __init__(self, loaded: LoadedModel, prefixes: PrefixStore) -> None:
         self._model = loaded.model
-        self._batching = loaded.batching
         self._prefixes = prefixes
-        self._loaded_prefixes: dict[SequenceKey, RowCache] = {}
-        self._partial: dict[SequenceKey, BatchCache] = {}
+        self._loaded_prefixes: dict[SequenceKey, StoredRow] = {}
+        self._partial: dict[SequenceKey, RowsCache] = {}
 
     @property
     def kv_bytes(self) -> int:
@@ -40,7 +37,7 @@ class Prefill:
                 assert prefix is not None
                 self._loaded_prefixes[slice_.active.key] = prefix
 
-    def run(self, slices: Sequence[PrefillSlice]) -> BatchCache:
+    def run(self, slices: Sequence[PrefillSlice]) -> RowsCache:
         """Prefills one group of `group_slices`; returns the cache with a row for each slice.
 
         The cache of a prompt that is not complete is retained for its next slice.
@@ -48,18 +45,16 @@ class Prefill:
         first = slices[0]
         cache = self._partial.get(first.active.key) or self._new_cache(slices)
         if first.count:
-            # The logits are never evaluated, only the cache is.
-            feed(self._model, [slice_.token_ids for slice_ in slices], cache)
-            evaluate_async(cache.arrays())
+            self._model.prefill([slice_.token_ids for slice_ in slices], cache)
         if first.start + first.count < first.active.prefill_tokens:
             self._partial[first.active.key] = cache
         else:
             self.remove(first.active.key)
         return cache
 
-    def _new_cache(self, slices: Sequence[PrefillSlice]) -> BatchCache:
+    def _new_cache(self, slices: Sequence[PrefillSlice]) -> RowsCache:
         prefixes = [self._loaded_prefixes.pop(slice_.active.key, None) for slice_ in slices]
-        return BatchCache.from_rows(self._model, prefixes, self._batching)
+        return self._model.new_cache(prefixes)
 
 
 def group_slices(
@@ -83,6 +78,8 @@ def _fit_together(one: PrefillSlice, other: PrefillSlice, batching: Batching) ->
         return False
     if batching is Batching.EQUAL_LENGTHS:
         return (one.start, one.count) == (other.start, other.count)
+    if batching is Batching.PACKED:
+        return True
     return _similar(one.count, other.count) and _similar(
         one.start + one.count, other.start + other.count
     )

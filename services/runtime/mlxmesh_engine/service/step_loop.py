@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 
-from mlxmesh_engine.cache.kv_cache import BatchCache
+from mlxmesh_engine.cache.kv_cache import RowsCache
 from mlxmesh_engine.cache.prefix_store import PrefixStore
 from mlxmesh_engine.forward.decode_groups import DecodeGroups, LaunchedStep
 from mlxmesh_engine.forward.loader import LoadedModel
@@ -46,11 +46,13 @@ class StepLoop:
     ) -> None:
         self._scheduler = scheduler
         self._batching = loaded.batching
-        self._prefixes = PrefixStore(loaded.model, loaded.batching, prefix_cache_bytes)
+        self._asynchronous = loaded.model.asynchronous
+        self._prefixes = PrefixStore(loaded.model.new_cache([None]), prefix_cache_bytes)
         self._decode = DecodeGroups(loaded, on_leave=self._cache_prefix)
         self._prefill = Prefill(loaded, self._prefixes)
         self._sequences = SequenceTable(on_remove=self._release)
         self._launched: LaunchedStep | None = None
+        self._decoding = False
         self._clock = clock
         self._prefill_started: tuple[float, int, bool] | None = None
         """When the prefill under way started, its tokens, and whether a decode step runs too."""
@@ -95,7 +97,12 @@ class StepLoop:
         now_s = self._clock()
         self._sequences.fail_expired(now_s)
         self._scheduler.admit(now_s)
-        previous, self._launched = self._launched, self._decode.launch()
+        launched = self._decode.launch()
+        self._decoding = launched is not None
+        previous, self._launched = self._launched, launched
+        if not self._asynchronous:
+            # The step is computed: nothing is gained by collecting it one step later.
+            previous, self._launched = launched, None
         if previous is not None:
             self._collect(previous)
         elif self._launched is None:
@@ -137,7 +144,7 @@ class StepLoop:
             if (cached := active.cached_prompt_tokens) != emitted:
                 self._sequences.emit(active, Update(active.key[1], cached_tokens=cached))
 
-    def _cache_prefix(self, active: ActiveSequence, cache: BatchCache, row: int) -> None:
+    def _cache_prefix(self, active: ActiveSequence, cache: RowsCache, row: int) -> None:
         self._prefixes.insert(active.kv_token_ids, cache, row)
 
     def _record_times(self, *, rows: int) -> None:
@@ -156,8 +163,8 @@ class StepLoop:
         self._refresh_prefixes()
         slices = self._scheduler.plan_prefill()
         tokens = count_tokens(slices)
-        decoding = self._launched is not None
-        self._prefill_started = (self._clock(), tokens.total, decoding) if tokens.total else None
+        started = (self._clock(), tokens.total, self._decoding)
+        self._prefill_started = started if tokens.total else None
         self._intervals.prefill_started(tokens)
         self._prefill.load_prefixes(slices)
         for slice_ in slices:
@@ -173,7 +180,7 @@ class StepLoop:
             else:
                 self._advance(group, cache)
 
-    def _advance(self, group: list[PrefillSlice], cache: BatchCache) -> None:
+    def _advance(self, group: list[PrefillSlice], cache: RowsCache) -> None:
         """Records a prefilled group; complete prompts join the decode batch."""
         done = [slice_.active for slice_ in group if self._scheduler.advance(slice_)]
         for active in (slice_.active for slice_ in group):

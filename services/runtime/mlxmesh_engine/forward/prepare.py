@@ -1,0 +1,69 @@
+"""Chooses a model's forward pass: the one for CPUs if it is for this model, else mlx-lm's."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
+from mlxmesh_engine.cpu import families
+from mlxmesh_engine.cpu.products import choose_layout
+from mlxmesh_engine.forward.batch_trial import BatchTrial, difference
+from mlxmesh_engine.forward.cpu_forward import CpuForward
+from mlxmesh_engine.forward.forward_pass import Forward, MlxForward, feed
+from mlxmesh_engine.forward.weights import parameters
+
+_log = logging.getLogger(__name__)
+
+_PROBE_TOKENS = 4
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedForward:
+    """A forward pass and what the engine must know about it."""
+
+    forward: Forward
+    batching: Batching
+    vocab_size: int
+    token_bytes: int
+    """The size of one token of one sequence in the KV cache."""
+    weights_bytes: int
+
+
+def prepare_forward(
+    model: nn.Module, *, device: str, dtype: str, reload: Callable[[], nn.Module]
+) -> PreparedForward:
+    """Consumes the model. `reload` loads it again, should the pass for CPUs differ from mlx-lm's.
+
+    Raises: FeatureNotSupported if the model cannot compute on this device.
+    """
+    if device == "cpu" and families.is_supported(model):
+        if (own := _cpu_forward(model)) is not None:
+            return PreparedForward(
+                own, Batching.PACKED, own.vocab_size, own.token_bytes, own.weights_bytes
+            )
+        model = reload()
+    weights_bytes = sum(array.nbytes for _, array in parameters(model))
+    trial = BatchTrial(model, narrow=dtype != "float32")
+    batching = trial.best()
+    return PreparedForward(
+        MlxForward(model, batching), batching, trial.vocab_size, trial.token_bytes, weights_bytes
+    )
+
+
+def _cpu_forward(model: nn.Module) -> CpuForward | None:
+    """The pass for CPUs; None if its scores are not those of mlx-lm's pass."""
+    vocab_size = int(model.model.embed_tokens.weight.shape[0])
+    probe = [at * vocab_size // _PROBE_TOKENS for at in range(_PROBE_TOKENS)]
+    expected = feed(model, [probe], BatchCache.empty(model, 1, Batching.ALONE))[0, -1]
+    mx.eval(expected)
+    own = CpuForward(families.describe(model, choose_layout()))
+    (actual,) = own.scores([probe], own.new_cache([None]))
+    if (gap := difference(np.array(expected), np.array(actual[-1]))) > _TOLERANCE:
+        _log.warning("the forward pass for CPUs differs from mlx-lm's by %.1e: not used", gap)
+        return None
+    return own
