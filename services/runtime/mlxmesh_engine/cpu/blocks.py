@@ -5,7 +5,6 @@ of its weights, as is the scale of the attention; within each head the two dimen
 pair are neighbours, in queries and keys alike, which leaves the scores as they are.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -115,16 +114,3 @@ class Decoder:
         return sum(
             2 * 4 * block.attention.kv_heads * block.attention.head_dims for block in self.blocks
         )
-
-    @property
-    def nbytes(self) -> int:
-        """The size of all weights in products."""
-        return sum({id(each): each.nbytes for each in self._products()}.values())
-
-    def _products(self) -> Iterator[Product]:
-        yield from (self.embedding, self.head)
-        for block in self.blocks:
-            yield from (block.attention.inputs, block.attention.output)
-            units = block.unit.units if isinstance(block.unit, Experts) else (block.unit,)
-            for unit in units:
-                yield from (unit.gated, unit.down)

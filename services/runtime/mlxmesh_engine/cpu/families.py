@@ -1,6 +1,6 @@
 """Describes models of mlx-lm as `Decoder`s. Source: mlx_lm/models, mlx-lm 0.32.2."""
 
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +12,7 @@ from mlxmesh_engine.cpu.products import Floats, Layout, Product
 
 def is_supported(model: nn.Module) -> bool:
     from mlxmesh_engine.forward.llama_weights import is_plain_llama
+
     return is_plain_llama(model)
 
 
@@ -26,7 +27,9 @@ def describe(model: nn.Module, layout: Layout) -> Decoder:
         embedding=embedding,
         blocks=tuple(blocks),
         final_norm=Norm(args.rms_norm_eps, _floats(inner.norm.weight)),
-        head=embedding if args.tie_word_embeddings else Product(_floats(source.lm_head.weight), None, layout),
+        head=embedding
+        if args.tie_word_embeddings
+        else Product(_floats(source.lm_head.weight), None, layout),
     )
 
 
@@ -61,17 +64,33 @@ def _block(layer: Any, args: Any, layout: Layout) -> Block:
     return Block(
         attention_norm=Norm(args.rms_norm_eps),
         attention=Attention(
-            args.num_attention_heads, args.num_key_value_heads, dims,
-            product(head_rows(attention.q_proj, dims**-0.5), head_rows(attention.k_proj), rows(attention.v_proj), gain=_floats(layer.input_layernorm.weight)),
+            args.num_attention_heads,
+            args.num_key_value_heads,
+            dims,
+            product(
+                head_rows(attention.q_proj, dims**-0.5),
+                head_rows(attention.k_proj),
+                rows(attention.v_proj),
+                gain=_floats(layer.input_layernorm.weight),
+            ),
             product(rows(attention.o_proj)),
             rotation=_rotation(rope),
         ),
         unit_norm=Norm(args.rms_norm_eps),
-        unit=GatedUnit(product(rows(unit.gate_proj), rows(unit.up_proj), gain=_floats(layer.post_attention_layernorm.weight)), product(rows(unit.down_proj))),
+        unit=GatedUnit(
+            product(
+                rows(unit.gate_proj),
+                rows(unit.up_proj),
+                gain=_floats(layer.post_attention_layernorm.weight),
+            ),
+            product(rows(unit.down_proj)),
+        ),
     )
 
 
 _cache = {}
+
+
 def _rotation(rope: Any) -> Rotation:
     if rope.dims not in _cache:
         if isinstance(rope, nn.RoPE):

@@ -60,9 +60,7 @@ class DecoderPass:
 class _Step:
     """The tokens of one pass: which rows they extend, and where."""
 
-    def __init__(
-        self, sequences: Sequence[Sequence[int]], rows: Sequence[RowKeysValues]
-    ) -> None:
+    def __init__(self, sequences: Sequence[Sequence[int]], rows: Sequence[RowKeysValues]) -> None:
         self.rows = rows
         self.counts = [len(tokens) for tokens in sequences]
         self.starts = [row.tokens for row in rows]
