@@ -76,8 +76,9 @@ def test_threads_compute_the_same(blocked: bool) -> None:
 
 def test_every_part_of_a_range_is_run_once_and_errors_are_raised() -> None:
     workers = Workers(4)
+    seen: list[int] = []
     for count in (1, 3, 4, 5, 17):
-        seen: list[int] = []
+        seen.clear()
         workers.split(count, lambda start, stop: seen.extend(range(start, stop)))
         assert sorted(seen) == list(range(count))
 

@@ -48,7 +48,8 @@ class Layout:
 class Product:
     """Maps values (rows, inputs) to values @ weight.T + bias (rows, outputs).
 
-    weight: (outputs, inputs), float32; its memory may be used and must not change. bias: (outputs,).
+    weight: (outputs, inputs), float32; its memory may be used and must not change.
+    bias: (outputs,) or None.
     """
 
     def __init__(self, weight: Floats, bias: Floats | None, layout: Layout) -> None:

@@ -1,4 +1,4 @@
-"""Threads that share the work of a product. numpy releases the interpreter lock while it multiplies."""
+"""Threads that share a product: numpy releases the interpreter lock while it multiplies."""
 
 import os
 import sys

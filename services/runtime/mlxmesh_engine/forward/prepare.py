@@ -11,6 +11,7 @@ from mlx import nn
 from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
 from mlxmesh_engine.cpu import families
 from mlxmesh_engine.cpu.products import choose_layout
+from mlxmesh_engine.cpu.workers import usable_cores
 from mlxmesh_engine.forward.batch_trial import BatchTrial, difference
 from mlxmesh_engine.forward.cpu_forward import CpuForward
 from mlxmesh_engine.forward.forward_pass import Forward, MlxForward, feed
@@ -35,9 +36,15 @@ class PreparedForward:
 
 
 def prepare_forward(
-    model: nn.Module, *, cpu: bool, dtype: str, reload: Callable[[], nn.Module]
+    model: nn.Module,
+    *,
+    cpu: bool,
+    cpu_threads: int,
+    dtype: str,
+    reload: Callable[[], nn.Module],
 ) -> PreparedForward:
     """Consumes the model. cpu: whether to use the forward pass for CPUs if it supports the model.
+    cpu_threads: its threads; 0 to choose.
 
     `reload` loads the model again, should the scores of that pass differ from those of mlx-lm's.
 
@@ -45,7 +52,7 @@ def prepare_forward(
     """
     weights_bytes = sum(array.nbytes for _, array in parameters(model))
     if cpu and families.is_supported(model):
-        if (own := _cpu_forward(model)) is not None:
+        if (own := _cpu_forward(model, cpu_threads)) is not None:
             return PreparedForward(
                 own, Batching.PACKED, own.vocab_size, own.token_bytes, weights_bytes
             )
@@ -57,15 +64,18 @@ def prepare_forward(
     )
 
 
-def _cpu_forward(model: nn.Module) -> CpuForward | None:
+def _cpu_forward(model: nn.Module, threads: int) -> CpuForward | None:
     """The pass for CPUs; None if its scores are not those of mlx-lm's pass."""
     vocab_size = int(model.model.embed_tokens.weight.shape[0])
     probe = [at * vocab_size // _PROBE_TOKENS for at in range(_PROBE_TOKENS)]
     expected = feed(model, [probe], BatchCache.empty(model, 1, Batching.ALONE))[0, -1]
     mx.eval(expected)
-    own = CpuForward(families.describe(model, choose_layout()))
+    layout = choose_layout(threads=threads, cores=usable_cores())
+    own = CpuForward(families.describe(model, layout))
     (actual,) = own.scores([probe], own.new_cache([None]))
     if (gap := difference(np.array(expected), np.array(actual[-1]))) > _TOLERANCE:
         _log.warning("the forward pass for CPUs differs from mlx-lm's by %.1e: not used", gap)
         return None
+    kind, count = "blocked" if layout.blocked else "plain", layout.workers.threads
+    _log.info("the forward pass for CPUs serves it: %s weights, %d threads", kind, count)
     return own
