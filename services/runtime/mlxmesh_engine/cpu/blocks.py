@@ -35,6 +35,14 @@ class Rotation:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryGrowth:
+    """Queries are multiplied by 1 + beta * log(1 + position // period_tokens), as in Llama 4."""
+
+    beta: float
+    period_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     heads: int
     kv_heads: int
@@ -45,7 +53,9 @@ class Attention:
     query_norm: Norm | None = None
     """Of each head, gain (head_dims,), or of all heads together, gain (heads * head_dims,)."""
     key_norm: Norm | None = None
+    norms_after_rotation: bool = False
     rotation: Rotation | None = None
+    query_growth: QueryGrowth | None = None
     window: int | None = None
     """How many keys up to its own a query sees; None for all."""
     softcap: float | None = None
@@ -67,6 +77,9 @@ class GatedUnit:
     down: Product
     activation: Activation = Activation.SILU
 
+    def products(self) -> Iterator[Product]:
+        yield from (self.gated, self.down)
+
 
 @dataclass(frozen=True, slots=True)
 class Experts:
@@ -76,16 +89,27 @@ class Experts:
     units: tuple[GatedUnit, ...]
     per_token: int
     normalize: bool
-    """Whether the weights of the chosen units are divided by their sum."""
-    softmax_chosen_only: bool = False
-    """Whether weights are a softmax of the chosen scores, or of all."""
+    """Whether the weights are a softmax over the chosen units only, or over all."""
+    shared: GatedUnit | None = None
+    """A unit for all tokens, in addition."""
+    shared_gate: Product | None = None
+    """Its sigmoid multiplies the output of the shared unit."""
+
+    def products(self) -> Iterator[Product]:
+        yield self.router
+        for unit in self.units:
+            yield from unit.products()
+        if self.shared is not None:
+            yield from self.shared.products()
+        if self.shared_gate is not None:
+            yield self.shared_gate
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    attention_norm: Norm
+    attention_norm: Norm | None
     attention: Attention
-    unit_norm: Norm
+    unit_norm: Norm | None
     unit: GatedUnit | Experts
     attention_output_norm: Norm | None = None
     """Applied to the attention's output before it is added."""
@@ -125,6 +149,4 @@ class Decoder:
         yield from (self.embedding, self.head)
         for block in self.blocks:
             yield from (block.attention.inputs, block.attention.output)
-            units = block.unit.units if isinstance(block.unit, Experts) else (block.unit,)
-            for unit in units:
-                yield from (unit.gated, unit.down)
+            yield from block.unit.products()
