@@ -23,6 +23,7 @@ def load_model(
     dtype: str = "auto",
     context_tokens: int = 0,
     blas: Blas = BLAS,
+    cpu_forward: bool = True,
     available_bytes: int = 2**34,
 ) -> LoadedModel:
     return load(
@@ -30,6 +31,7 @@ def load_model(
         blas=blas,
         dtype=dtype,
         context_tokens=context_tokens,
+        cpu_forward=cpu_forward,
         available_bytes=lambda: available_bytes,
     )
 

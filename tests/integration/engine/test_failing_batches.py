@@ -2,43 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from mlxmesh_engine.forward.forward_pass import Forward
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.scheduling.request import FinishReason, SequenceRequest
 from mlxmesh_shared.errors import EngineFailed
 from tests.fakes.engine_rig import STREAM, Rig, load_model
-from tests.fakes.tiny_model import mx, write_model
+from tests.fakes.failing_forward import FailingForward, Rows
+from tests.fakes.tiny_model import write_model
 from tests.matrix.examination import prompt
 
 _TOKENS = 10
 
 
-class Failing:
-    """A real model that raises for some inputs, after some layers' caches have advanced."""
-
-    def __init__(self, model: Forward, fails_at: Callable[[mx.array], bool]) -> None:
-        self._model: Any = model
-        self._fails_at = fails_at
-        self.layers = self._model.layers
-
-    def __call__(self, inputs: mx.array, *, cache: list[Any]) -> mx.array:
-        if self._fails_at(inputs):
-            self._model(inputs, cache=[*cache])
-            raise ValueError("[broadcast_shapes] Shapes (6,1,3,3) and (6,2,2,3,3)")
-        return self._model(inputs, cache=cache)
+@pytest.fixture(scope="module", params=[True, False], ids=["cpu", "mlx"])
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_model(write_model(tmp_path_factory.mktemp("plain")), cpu_forward=request.param)
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_model(write_model(tmp_path_factory.mktemp("plain")))
-
-
-def failing(loaded: LoadedModel, fails_at: Callable[[mx.array], bool]) -> LoadedModel:
-    return replace(loaded, model=Failing(loaded.model, fails_at))
+def failing(loaded: LoadedModel, fails_at: Callable[[Rows], bool]) -> LoadedModel:
+    error = ValueError("[broadcast_shapes] Shapes (6,1,3,3) and (6,2,2,3,3)")
+    return replace(loaded, model=FailingForward(loaded.model, fails_at, error))
 
 
 def requests(*lengths: int) -> list[SequenceRequest]:
@@ -60,8 +45,8 @@ def test_a_model_that_fails_in_batches_serves_every_sequence_alone(
     asked = requests(40, 45, 50, 300)
     expected = tokens_of(Rig(loaded).submit(*asked).run(), 4)
 
-    def fails_at(inputs: mx.array) -> bool:
-        return inputs.shape[0] > 1 and (inputs.shape[1] > 1) == (length == "prompts")
+    def fails_at(rows: Rows) -> bool:
+        return len(rows) > 1 and _are_prompts(rows) == (length == "prompts")
 
     rig = Rig(failing(loaded, fails_at), prefix_cache_bytes=prefix_cache_bytes)
     assert tokens_of(rig.submit(*asked).run(), 4) == expected
@@ -74,8 +59,8 @@ def test_only_the_sequence_that_causes_the_failure_fails(loaded: LoadedModel) ->
     others = {token for tokens in (expected[0], expected[2]) for token in tokens}
     at, poison = next((at, t) for at, t in enumerate(expected[1]) if t not in others)
 
-    def fails_at(inputs: mx.array) -> bool:
-        return inputs.shape[1] == 1 and bool((inputs == poison).any().item())
+    def fails_at(rows: Rows) -> bool:
+        return not _are_prompts(rows) and [poison] in rows
 
     rig = Rig(failing(loaded, fails_at)).submit(*asked).run()
     found = tokens_of(rig, 3)
@@ -89,8 +74,8 @@ def test_a_prompt_that_cannot_be_prefilled_fails_alone(loaded: LoadedModel) -> N
     expected = tokens_of(Rig(loaded).submit(*asked).run(), 3)
     poison = next(t for t in asked[1].prompt if t not in asked[0].prompt + asked[2].prompt)
 
-    def fails_at(inputs: mx.array) -> bool:
-        return inputs.shape[1] > 1 and bool((inputs == poison).any().item())
+    def fails_at(rows: Rows) -> bool:
+        return _are_prompts(rows) and any(poison in row for row in rows)
 
     rig = Rig(failing(loaded, fails_at)).submit(*asked).run()
     assert (rig.tokens(1), rig.tokens(3)) == (expected[0], expected[2])
@@ -98,13 +83,17 @@ def test_a_prompt_that_cannot_be_prefilled_fails_alone(loaded: LoadedModel) -> N
 
 
 def test_an_isolated_sequence_shares_no_batch(loaded: LoadedModel) -> None:
-    rows: list[int] = []
+    counts: list[int] = []
 
-    def fails_at(inputs: mx.array) -> bool:
-        rows.append(inputs.shape[0])
+    def fails_at(rows: Rows) -> bool:
+        counts.append(len(rows))
         return False
 
     asked = [replace(each, isolated=True) for each in requests(40, 45, 50)]
     rig = Rig(failing(loaded, fails_at)).submit(*asked).run()
     assert tokens_of(rig, 3) == tokens_of(Rig(loaded).submit(*asked).run(), 3)
-    assert set(rows) == {1}
+    assert set(counts) == {1}
+
+
+def _are_prompts(rows: Rows) -> bool:
+    return any(len(row) > 1 for row in rows)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
 from mlxmesh_engine.forward.loader import LoadedModel
@@ -14,6 +13,7 @@ from mlxmesh_engine.scheduling.request import FinishReason, Load, SequenceReques
 from mlxmesh_engine.service.mlx_thread import MlxThread
 from mlxmesh_shared.errors import EngineFailed, InvalidArgument
 from tests.fakes.engine_rig import load_model
+from tests.fakes.failing_forward import FailingForward, Rows
 
 
 class Listener:
@@ -38,22 +38,6 @@ class Listener:
                         return tokens, update
 
 
-class BreaksAt:
-    """A model that raises for inputs of this length, as MLX would."""
-
-    def __init__(self, model: Any, length: int) -> None:
-        self._model = model
-        self._length = length
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def __call__(self, inputs: mx.array, *, cache: list[Any]) -> mx.array:
-        if inputs.shape[1] == self._length:
-            raise RuntimeError("[malloc] Unable to allocate")
-        return self._model(inputs, cache=cache)
-
-
 @pytest.fixture
 async def listener() -> Listener:
     return Listener()
@@ -70,7 +54,12 @@ async def thread(tiny_model: Path, listener: Listener) -> AsyncIterator[MlxThrea
 def broken(tiny_model: Path, length: int) -> MlxThread:
     def load() -> LoadedModel:
         loaded = load_model(tiny_model)
-        return replace(loaded, model=BreaksAt(loaded.model, length))
+        error = RuntimeError("[malloc] Unable to allocate")
+
+        def fails_at(rows: Rows) -> bool:
+            return any(len(row) == length for row in rows)
+
+        return replace(loaded, model=FailingForward(loaded.model, fails_at, error))
 
     return MlxThread(load)
 

@@ -17,9 +17,9 @@ _ROUNDING = 1e-4
 GREEDY = Sampling()
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_model(write_model(tmp_path_factory.mktemp("plain")))
+@pytest.fixture(scope="module", params=[True, False], ids=["cpu", "mlx"])
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_model(write_model(tmp_path_factory.mktemp("plain")), cpu_forward=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ of its weights, as is the scale of the attention; within each head the two dimen
 pair are neighbours, in queries and keys alike, which leaves the scores as they are.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,9 +76,6 @@ class GatedUnit:
     down: Product
     activation: Activation = Activation.SILU
 
-    def products(self) -> Iterator[Product]:
-        yield from (self.gated, self.down)
-
 
 @dataclass(frozen=True, slots=True)
 class Experts:
@@ -95,19 +91,11 @@ class Experts:
     shared_gate: Product | None = None
     """Its sigmoid multiplies the output of the shared unit."""
 
-    def products(self) -> Iterator[Product]:
-        yield self.router
-        for unit in self.units:
-            yield from unit.products()
-        if self.shared is not None:
-            yield from self.shared.products()
-        if self.shared_gate is not None:
-            yield self.shared_gate
-
 
 @dataclass(frozen=True, slots=True)
 class Block:
     attention_norm: Norm | None
+    """None if the attention reads the hidden states as they are; also of `unit_norm`."""
     attention: Attention
     unit_norm: Norm | None
     unit: GatedUnit | Experts
@@ -139,14 +127,3 @@ class Decoder:
         return sum(
             2 * 4 * block.attention.kv_heads * block.attention.head_dims for block in self.blocks
         )
-
-    @property
-    def nbytes(self) -> int:
-        """The size of all weights in products."""
-        return sum({id(each): each.nbytes for each in self._products()}.values())
-
-    def _products(self) -> Iterator[Product]:
-        yield from (self.embedding, self.head)
-        for block in self.blocks:
-            yield from (block.attention.inputs, block.attention.output)
-            yield from block.unit.products()

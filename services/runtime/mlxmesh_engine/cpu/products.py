@@ -44,7 +44,7 @@ class Layout:
 class Product:
     """Maps values (rows, inputs) to values @ weight.T + bias (rows, outputs).
 
-    weight: (outputs, inputs), float32; it is copied. bias: (outputs,) or None.
+    weight: (outputs, inputs), float32; its memory may be used and must not change. bias: (outputs,).
     """
 
     def __init__(self, weight: Floats, bias: Floats | None, layout: Layout) -> None:
@@ -57,12 +57,6 @@ class Product:
         self._parts = [
             _Part(weight[:, start : start + self._part_inputs], layout) for start in starts
         ]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self._parts) + (
-            0 if self._bias is None else self._bias.nbytes
-        )
 
     def __call__(self, values: Floats) -> Floats:
         product = self._parts[0](values[:, : self._part_inputs])
@@ -96,10 +90,6 @@ class _Part:
             stored = np.ascontiguousarray(weight)
             self._blocks = stored.reshape(-1, BLOCK_OUTPUTS, self._inputs).swapaxes(1, 2)
             self._matrix = stored[: self._outputs].T
-
-    @property
-    def nbytes(self) -> int:
-        return self._blocks.nbytes
 
     def __call__(self, values: Floats) -> Floats:
         rows = len(values)

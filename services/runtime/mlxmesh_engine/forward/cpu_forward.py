@@ -20,7 +20,6 @@ class CpuForward:
         self._pass = DecoderPass(decoder)
         self.vocab_size = decoder.vocab_size
         self.token_bytes = decoder.token_bytes
-        self.weights_bytes = decoder.nbytes
 
     def new_cache(self, prefixes: Sequence[Any]) -> HostCache:
         return self._pass.new_cache(prefixes)

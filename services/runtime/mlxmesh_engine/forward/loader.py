@@ -59,16 +59,20 @@ def load(
     dtype: str = "auto",
     context_tokens: int = 0,
     kv_cache_bytes: int | None = None,
+    cpu_forward: bool = True,
     available_bytes: Callable[[], int],
 ) -> LoadedModel:
-    """Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; messages say what to do."""
+    """cpu_forward: whether the forward pass for CPUs serves the models that it supports.
+
+    Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; messages say what to do.
+    """
     read_config(model_dir)
     shipped, config = _read(model_dir)
     device, weights = device_name(), shipped_weights(shipped)
     choice = choose_dtype(dtype, weights, device=device, blas=blas, available_bytes=available_bytes)
     prepared = prepare_forward(
         _materialize(model_dir, shipped, choice),
-        device=device,
+        cpu=cpu_forward and device == "cpu",
         dtype=choice.dtype,
         reload=lambda: _materialize(model_dir, _read(model_dir)[0], choice),
     )

@@ -35,19 +35,21 @@ class PreparedForward:
 
 
 def prepare_forward(
-    model: nn.Module, *, device: str, dtype: str, reload: Callable[[], nn.Module]
+    model: nn.Module, *, cpu: bool, dtype: str, reload: Callable[[], nn.Module]
 ) -> PreparedForward:
-    """Consumes the model. `reload` loads it again, should the pass for CPUs differ from mlx-lm's.
+    """Consumes the model. cpu: whether to use the forward pass for CPUs if it supports the model.
+
+    `reload` loads the model again, should the scores of that pass differ from those of mlx-lm's.
 
     Raises: FeatureNotSupported if the model cannot compute on this device.
     """
-    if device == "cpu" and families.is_supported(model):
+    weights_bytes = sum(array.nbytes for _, array in parameters(model))
+    if cpu and families.is_supported(model):
         if (own := _cpu_forward(model)) is not None:
             return PreparedForward(
-                own, Batching.PACKED, own.vocab_size, own.token_bytes, own.weights_bytes
+                own, Batching.PACKED, own.vocab_size, own.token_bytes, weights_bytes
             )
         model = reload()
-    weights_bytes = sum(array.nbytes for _, array in parameters(model))
     trial = BatchTrial(model, narrow=dtype != "float32")
     batching = trial.best()
     return PreparedForward(
@@ -57,7 +59,7 @@ def prepare_forward(
 
 def _cpu_forward(model: nn.Module) -> CpuForward | None:
     """The pass for CPUs; None if its scores are not those of mlx-lm's pass."""
-    vocab_size = int(model.model.embed_tokens.weight.shape[0])
+    vocab_size = families.vocab_size(model)
     probe = [at * vocab_size // _PROBE_TOKENS for at in range(_PROBE_TOKENS)]
     expected = feed(model, [probe], BatchCache.empty(model, 1, Batching.ALONE))[0, -1]
     mx.eval(expected)

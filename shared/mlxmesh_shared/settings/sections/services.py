@@ -202,6 +202,8 @@ class EngineSettings(MeshSettings):
     """Most tokens of prompt and output together; 0 for the model's own limit."""
     dtype: Literal["auto", "as_shipped", "float32", "float16", "bfloat16"] = "auto"
     """The type of the weights; auto expands to float32 if that is faster and fits."""
+    forward: Literal["auto", "mlx"] = "auto"
+    """The forward pass; auto prefers the one for CPUs where it supports the model, mlx does not."""
     drain_grace_s: Seconds = 30
     """How long running sequences may continue after a stop was requested."""
     spare: bool = False
