@@ -34,6 +34,14 @@ class Rotation:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryGrowth:
+    """Queries are multiplied by 1 + beta * log(1 + position // period_tokens), as in Llama 4."""
+
+    beta: float
+    period_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     heads: int
     kv_heads: int
@@ -44,7 +52,9 @@ class Attention:
     query_norm: Norm | None = None
     """Of each head, gain (head_dims,), or of all heads together, gain (heads * head_dims,)."""
     key_norm: Norm | None = None
+    norms_after_rotation: bool = False
     rotation: Rotation | None = None
+    query_growth: QueryGrowth | None = None
     window: int | None = None
     """How many keys up to its own a query sees; None for all."""
     softcap: float | None = None
@@ -75,16 +85,19 @@ class Experts:
     units: tuple[GatedUnit, ...]
     per_token: int
     normalize: bool
-    """Whether the weights of the chosen units are divided by their sum."""
-    softmax_chosen_only: bool = False
-    """Whether weights are a softmax of the chosen scores, or of all."""
+    """Whether the weights are a softmax over the chosen units only, or over all."""
+    shared: GatedUnit | None = None
+    """A unit for all tokens, in addition."""
+    shared_gate: Product | None = None
+    """Its sigmoid multiplies the output of the shared unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    attention_norm: Norm
+    attention_norm: Norm | None
+    """None if the attention reads the hidden states as they are; also of `unit_norm`."""
     attention: Attention
-    unit_norm: Norm
+    unit_norm: Norm | None
     unit: GatedUnit | Experts
     attention_output_norm: Norm | None = None
     """Applied to the attention's output before it is added."""

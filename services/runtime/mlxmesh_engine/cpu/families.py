@@ -1,101 +1,181 @@
-"""Describes models of mlx-lm as `Decoder`s. Source: mlx_lm/models, mlx-lm 0.32.2."""
+"""Describes models of mlx-lm as `Decoder`s: all families of `family_table`, in float32.
+
+Constants become part of the weights: the gain of a norm is in the product after it, the scale of
+the attention in the queries, a residual multiplier in the outputs.
+"""
 
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from mlxmesh_engine.cpu.blocks import Attention, Block, Decoder, GatedUnit, Norm, Rotation
+from mlxmesh_engine.cpu import rotations
+from mlxmesh_engine.cpu.blocks import (
+    Activation,
+    Attention,
+    Block,
+    Decoder,
+    Experts,
+    GatedUnit,
+    Norm,
+    QueryGrowth,
+)
+from mlxmesh_engine.cpu.family_table import Family
+from mlxmesh_engine.cpu.parts import (
+    ExpertsParts,
+    LayerParts,
+    ModelParts,
+    UnitParts,
+    find_parts,
+    is_complete,
+)
 from mlxmesh_engine.cpu.products import Floats, Layout, Product
+from mlxmesh_engine.cpu.weights import HeadShape, Rows, arrange_heads, join, take_gain, take_rows
 
 
 def is_supported(model: nn.Module) -> bool:
-    from mlxmesh_engine.forward.llama_weights import is_plain_llama
+    """Whether `describe` knows every parameter and all of the arithmetic. Evaluates nothing."""
+    try:
+        return is_complete(find_parts(model), model)
+    except (LookupError, AttributeError):
+        # Another family, or a version of mlx-lm that builds this one differently.
+        return False
 
-    return is_plain_llama(model)
+
+def vocab_size(model: nn.Module) -> int:
+    """Of a model that is supported."""
+    return int(find_parts(model).embedding.weight.shape[0])
 
 
 def describe(model: nn.Module, layout: Layout) -> Decoder:
-    source: Any = model
-    args, inner = source.args, source.model
-    blocks = []
-    while inner.layers:
-        blocks.append(_block(inner.layers.pop(0), args, layout))
-    embedding = Product(_floats(inner.embed_tokens.weight), None, layout)
-    return Decoder(
-        embedding=embedding,
-        blocks=tuple(blocks),
-        final_norm=Norm(args.rms_norm_eps, _floats(inner.norm.weight)),
-        head=embedding
-        if args.tie_word_embeddings
-        else Product(_floats(source.lm_head.weight), None, layout),
-    )
+    """Consumes a model that is supported, so that at most one layer is in memory twice."""
+    return _Description(find_parts(model), layout).decoder()
 
 
-def _floats(array: mx.array) -> Floats:
-    return np.array(array, copy=False)
+class _Description:
+    """Takes the weights out of the modules of a model."""
 
+    def __init__(self, parts: ModelParts, layout: Layout) -> None:
+        self._parts = parts
+        self._family: Family = parts.family
+        self._layout = layout
+        self._rotations = rotations.Rotations()
 
-def _block(layer: Any, args: Any, layout: Layout) -> Block:
-    attention, unit = layer.self_attn, layer.mlp
-    rope = attention.rope
-    dims = rope.dims
-    order = np.arange(dims) if rope.traditional else np.arange(dims).reshape(2, -1).T.reshape(-1)
+    def decoder(self) -> Decoder:
+        parts, family = self._parts, self._family
+        blocks = tuple(self._block(layer) for layer in parts.layers)
+        embedding = take_rows(parts.embedding).product(self._layout)
+        head = embedding if family.tied(parts.model) else self._product(take_rows(parts.head))
+        return Decoder(
+            embedding=embedding,
+            blocks=blocks,
+            final_norm=self._norm(parts.final_norm),
+            head=head,
+            embedding_scale=family.embedding_scale(parts.model),
+            score_scale=family.score_scale(parts.model),
+            score_softcap=family.score_softcap(parts.model),
+        )
 
-    def head_rows(linear: Any, scale: float = 1.0):
-        w = _floats(linear.weight)
-        b = _floats(linear.bias) if "bias" in linear else None
-        w = w.reshape(-1, dims, w.shape[1])[:, order].reshape(w.shape) * np.float32(scale)
-        if b is not None:
-            b = b.reshape(-1, dims)[:, order].reshape(-1) * np.float32(scale)
-        return w, b
+    def _block(self, layer: LayerParts) -> Block:
+        scale = self._family.residual_scale(layer.layer)
+        attention_norm, attention_gain = self._folded_norm(layer.attention_norm)
+        unit_norm, unit_gain = self._folded_norm(layer.unit_norm)
+        return Block(
+            attention_norm=attention_norm,
+            attention=self._attention(layer, attention_gain, scale),
+            unit_norm=unit_norm,
+            unit=self._unit(layer.unit, unit_gain, scale),
+            attention_output_norm=self._optional_norm(layer.attention_output_norm),
+            unit_output_norm=self._optional_norm(layer.unit_output_norm),
+        )
 
-    def rows(linear: Any):
-        return _floats(linear.weight), _floats(linear.bias) if "bias" in linear else None
+    def _attention(self, layer: LayerParts, gain: Floats | None, scale: float) -> Attention:
+        shape, source = layer.shape, layer.attention
+        growth = self._family.query_growth(source)
+        normed = layer.query_norm is not None
+        inputs = arrange_heads(
+            join([take_rows(linear) for linear in layer.inputs], gain),
+            shape,
+            dims_order=rotations.pair_order(layer.rope, shape.dims),
+            query_scale=1.0 if normed else source.scale,
+            in_groups=self._family.groups_of_heads,
+        )
+        return Attention(
+            heads=shape.queries,
+            kv_heads=shape.keys,
+            head_dims=shape.dims,
+            inputs=self._product(inputs),
+            output=self._product(take_rows(layer.output).scaled(scale)),
+            query_norm=self._head_norm(layer.query_norm, layer, scale=source.scale),
+            key_norm=self._head_norm(layer.key_norm, layer),
+            norms_after_rotation=self._family.norms_after_rotation,
+            rotation=self._rotations.of(layer.rope),
+            query_growth=None if growth is None else QueryGrowth(*growth),
+            window=layer.window,
+            softcap=self._family.attention_softcap(source),
+        )
 
-    def product(*parts, gain=None):
-        w = np.concatenate([p[0] for p in parts])
-        if gain is not None:
-            w = w * gain
-        bs = [p[1] for p in parts if p[1] is not None]
-        return Product(w, np.concatenate(bs) if bs else None, layout)
+    def _unit(
+        self, unit: UnitParts | ExpertsParts, gain: Floats | None, scale: float
+    ) -> GatedUnit | Experts:
+        if isinstance(unit, UnitParts):
+            return self._gated_unit(*_taken(unit), gain, scale)
+        return self._experts(unit, gain, scale)
 
-    return Block(
-        attention_norm=Norm(args.rms_norm_eps),
-        attention=Attention(
-            args.num_attention_heads,
-            args.num_key_value_heads,
-            dims,
-            product(
-                head_rows(attention.q_proj, dims**-0.5),
-                head_rows(attention.k_proj),
-                rows(attention.v_proj),
-                gain=_floats(layer.input_layernorm.weight),
+    def _experts(self, experts: ExpertsParts, gain: Floats | None, scale: float) -> Experts:
+        gated, down = _taken(experts.units)
+        return Experts(
+            router=self._product(join([take_rows(experts.router)], gain)),
+            units=tuple(
+                self._gated_unit(
+                    [rows.expert(index) for rows in gated], down.expert(index), gain, scale
+                )
+                for index in range(len(down.weight))
             ),
-            product(rows(attention.o_proj)),
-            rotation=_rotation(rope),
-        ),
-        unit_norm=Norm(args.rms_norm_eps),
-        unit=GatedUnit(
-            product(
-                rows(unit.gate_proj),
-                rows(unit.up_proj),
-                gain=_floats(layer.post_attention_layernorm.weight),
-            ),
-            product(rows(unit.down_proj)),
-        ),
-    )
+            per_token=experts.per_token,
+            normalize=experts.normalize,
+            shared=None
+            if experts.shared is None
+            else self._gated_unit(*_taken(experts.shared), gain, scale),
+            shared_gate=None
+            if experts.shared_gate is None
+            else self._product(join([take_rows(experts.shared_gate)], gain)),
+        )
+
+    def _gated_unit(
+        self, gated: list[Rows], down: Rows, gain: Floats | None, scale: float
+    ) -> GatedUnit:
+        activation: Activation = self._family.activation
+        product = self._product(join(gated, gain))
+        return GatedUnit(product, self._product(down.scaled(scale)), activation)
+
+    def _norm(self, norm: Any) -> Norm:
+        return Norm(norm.eps, take_gain(norm, self._family.gain_offset))
+
+    def _optional_norm(self, norm: Any | None) -> Norm | None:
+        return None if norm is None else self._norm(norm)
+
+    def _folded_norm(self, norm: Any | None) -> tuple[Norm | None, Floats | None]:
+        """A norm without its gain, and the gain, which the next product includes."""
+        if norm is None:
+            return None, None
+        return Norm(norm.eps), take_gain(norm, self._family.gain_offset)
+
+    def _head_norm(self, norm: Any | None, layer: LayerParts, scale: float = 1.0) -> Norm | None:
+        """The norm of queries or keys; dimensions are ordered as theirs are."""
+        if norm is None:
+            return None
+        gain = take_gain(norm, self._family.gain_offset) * np.float32(scale)
+        order = rotations.pair_order(layer.rope, layer.shape.dims)
+        return Norm(norm.eps, _by_head(gain, layer.shape)[:, order].reshape(-1))
+
+    def _product(self, rows: Rows) -> Product:
+        return rows.product(self._layout)
 
 
-_cache = {}
+def _taken(unit: UnitParts) -> tuple[list[Rows], Rows]:
+    return [take_rows(linear) for linear in unit.gated], take_rows(unit.down)
 
 
-def _rotation(rope: Any) -> Rotation:
-    if rope.dims not in _cache:
-        if isinstance(rope, nn.RoPE):
-            f = rope.base ** (-np.arange(0, rope.dims, 2) / rope.dims) * rope.scale
-        else:
-            f = 1 / np.array(rope._freqs, np.float64)
-        _cache[rope.dims] = Rotation(f)
-    return _cache[rope.dims]
+def _by_head(gain: Floats, shape: HeadShape) -> Floats:
+    return gain.reshape(-1, shape.dims)

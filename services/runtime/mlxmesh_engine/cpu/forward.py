@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxmesh_engine.cpu.attention import attend
-from mlxmesh_engine.cpu.blocks import Attention, Block, Decoder, Norm, Rotation
+from mlxmesh_engine.cpu.blocks import Attention, Block, Decoder, Norm, QueryGrowth, Rotation
 from mlxmesh_engine.cpu.cache import CachedTokens, HostCache, RowKeysValues
 from mlxmesh_engine.cpu.products import Floats
 from mlxmesh_engine.cpu.units import run_unit
@@ -83,6 +83,11 @@ class _Step:
             self._rotations[rotation] = turned[:, None]
         return self._rotations[rotation]
 
+    def growth(self, growth: QueryGrowth) -> Floats:
+        """The factor of each token's queries: (tokens, 1, 1)."""
+        periods = self._positions // growth.period_tokens
+        return (1 + growth.beta * np.log1p(periods)).astype(np.float32)[:, None, None]
+
     def append(self, keys: Floats, values: Floats, layer: int) -> None:
         """Stores the keys and values (tokens, kv heads, dims) of the pass in their rows."""
         at = 0
@@ -111,30 +116,43 @@ def normalize(norm: Norm, values: Floats) -> Floats:
 
 def _run_block(block: Block, hidden: Floats, step: _Step, layer: int) -> None:
     """Adds the block's attention and unit to `hidden`."""
-    attended = _attend(block.attention, normalize(block.attention_norm, hidden), step, layer)
+    attended = _attend(block.attention, _normed(block.attention_norm, hidden), step, layer)
     if block.attention_output_norm is not None:
         attended = normalize(block.attention_output_norm, attended)
     hidden += attended
-    output = run_unit(block.unit, normalize(block.unit_norm, hidden))
+    output = run_unit(block.unit, _normed(block.unit_norm, hidden))
     if block.unit_output_norm is not None:
         output = normalize(block.unit_output_norm, output)
     hidden += output
+
+
+def _normed(norm: Norm | None, values: Floats) -> Floats:
+    return values if norm is None else normalize(norm, values)
 
 
 def _attend(attention: Attention, normed: Floats, step: _Step, layer: int) -> Floats:
     heads = attention.inputs(normed).reshape(len(normed), -1, attention.head_dims)
     rotated = attention.heads + attention.kv_heads
     queries, keys = heads[:, : attention.heads], heads[:, attention.heads : rotated]
-    if attention.query_norm is not None:
-        queries[...] = _normalize_heads(attention.query_norm, queries)
-    if attention.key_norm is not None:
-        keys[...] = _normalize_heads(attention.key_norm, keys)
+    if not attention.norms_after_rotation:
+        _normalize_queries_and_keys(attention, queries, keys)
     if attention.rotation is not None:
         turn = step.rotation(attention.rotation)
         pairs = heads[:, :rotated].view(np.complex64)[..., : turn.shape[-1]]
         np.multiply(pairs, turn, out=pairs)
+    if attention.norms_after_rotation:
+        _normalize_queries_and_keys(attention, queries, keys)
+    if attention.query_growth is not None:
+        queries *= step.growth(attention.query_growth)
     step.append(keys, heads[:, rotated:], layer)
     return attention.output(attend(attention, queries, step.rows, step.counts, layer))
+
+
+def _normalize_queries_and_keys(attention: Attention, queries: Floats, keys: Floats) -> None:
+    if attention.query_norm is not None:
+        queries[...] = _normalize_heads(attention.query_norm, queries)
+    if attention.key_norm is not None:
+        keys[...] = _normalize_heads(attention.key_norm, keys)
 
 
 def _normalize_heads(norm: Norm, heads: Floats) -> Floats:

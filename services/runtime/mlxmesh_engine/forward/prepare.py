@@ -66,7 +66,7 @@ def prepare_forward(
 
 def _cpu_forward(model: nn.Module, threads: int) -> CpuForward | None:
     """The pass for CPUs; None if its scores are not those of mlx-lm's pass."""
-    vocab_size = int(model.model.embed_tokens.weight.shape[0])
+    vocab_size = families.vocab_size(model)
     probe = [at * vocab_size // _PROBE_TOKENS for at in range(_PROBE_TOKENS)]
     expected = feed(model, [probe], BatchCache.empty(model, 1, Batching.ALONE))[0, -1]
     mx.eval(expected)
