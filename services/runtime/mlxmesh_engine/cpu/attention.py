@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxmesh_engine.cpu.blocks import Attention
 from mlxmesh_engine.cpu.cache import RowKeysValues
@@ -97,7 +98,7 @@ def _first_key(window: int | None, position: int) -> int:
 def _hide_old(scores: Floats, own: int, window: int) -> None:
     """Hides the keys that are older than the window. own: the column of the first query's key."""
     queries, keys = scores.shape[-2:]
-    ages = (own + np.arange(queries))[:, None] - np.arange(keys)
+    ages: NDArray[np.int64] = (own + np.arange(queries))[:, None] - np.arange(keys)
     np.copyto(scores, -np.inf, where=ages >= window)
 
 

@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
-import mlx.core as mx
-import numpy as np
 from mlx import nn
 
 from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
@@ -14,12 +13,13 @@ from mlxmesh_engine.cpu.products import choose_layout
 from mlxmesh_engine.cpu.workers import usable_cores
 from mlxmesh_engine.forward.batch_trial import BatchTrial, difference
 from mlxmesh_engine.forward.cpu_forward import CpuForward
-from mlxmesh_engine.forward.forward_pass import Forward, MlxForward, feed
+from mlxmesh_engine.forward.forward_pass import Forward, MlxForward, MlxModel, feed
 from mlxmesh_engine.forward.weights import parameters
 
 _log = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 4
+# Relative to the spread of the scores, as for batches: see `batch_trial`.
 _TOLERANCE = 1e-3
 
 
@@ -57,10 +57,14 @@ def prepare_forward(
                 own, Batching.PACKED, own.vocab_size, own.token_bytes, weights_bytes
             )
         model = reload()
-    trial = BatchTrial(model, narrow=dtype != "float32")
+    trial = BatchTrial(cast("MlxModel", model), narrow=dtype != "float32")
     batching = trial.best()
     return PreparedForward(
-        MlxForward(model, batching), batching, trial.vocab_size, trial.token_bytes, weights_bytes
+        MlxForward(cast("MlxModel", model), batching),
+        batching,
+        trial.vocab_size,
+        trial.token_bytes,
+        weights_bytes,
     )
 
 
@@ -68,12 +72,13 @@ def _cpu_forward(model: nn.Module, threads: int) -> CpuForward | None:
     """The pass for CPUs; None if its scores are not those of mlx-lm's pass."""
     vocab_size = families.vocab_size(model)
     probe = [at * vocab_size // _PROBE_TOKENS for at in range(_PROBE_TOKENS)]
-    expected = feed(model, [probe], BatchCache.empty(model, 1, Batching.ALONE))[0, -1]
-    mx.eval(expected)
+    alone = BatchCache.empty(model, 1, Batching.ALONE)
+    expected = feed(cast("MlxModel", model), [probe], alone)[0, -1]
+    evaluate([expected])
     layout = choose_layout(threads=threads, cores=usable_cores())
     own = CpuForward(families.describe(model, layout))
     (actual,) = own.scores([probe], own.new_cache([None]))
-    if (gap := difference(np.array(expected), np.array(actual[-1]))) > _TOLERANCE:
+    if (gap := difference(expected, actual[-1])) > _TOLERANCE:
         _log.warning("the forward pass for CPUs differs from mlx-lm's by %.1e: not used", gap)
         return None
     kind, count = "blocked" if layout.blocked else "plain", layout.workers.threads
