@@ -11,6 +11,7 @@ from mlxmesh_engine.cache.kv_cache import BatchCache, Batching
 from mlxmesh_engine.cpu import families
 from mlxmesh_engine.cpu.products import choose_layout
 from mlxmesh_engine.cpu.workers import usable_cores
+from mlxmesh_engine.evaluation import evaluate
 from mlxmesh_engine.forward.batch_trial import BatchTrial, difference
 from mlxmesh_engine.forward.cpu_forward import CpuForward
 from mlxmesh_engine.forward.forward_pass import Forward, MlxForward, MlxModel, feed
