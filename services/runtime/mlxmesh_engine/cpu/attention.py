@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxmesh_engine.cpu.blocks import Attention
 from mlxmesh_engine.cpu.cache import RowKeysValues
@@ -30,7 +31,7 @@ def attend(
         tokens, attention.kv_heads, attention.heads // attention.kv_heads, attention.head_dims
     )
     output = np.empty(grouped.shape, np.float32)
-    if tokens == len(rows):
+    if all(count == 1 for count in counts):
         _attend_last(attention, grouped, rows, layer, output)
     else:
         start = 0
@@ -97,8 +98,9 @@ def _first_key(window: int | None, position: int) -> int:
 def _hide_old(scores: Floats, own: int, window: int) -> None:
     """Hides the keys that are older than the window. own: the column of the first query's key."""
     queries, keys = scores.shape[-2:]
-    ages = (own + np.arange(queries))[:, None] - np.arange(keys)
-    np.copyto(scores, -np.inf, where=ages >= window)
+    positions: NDArray[np.int64] = np.arange(own, own + queries)
+    seen: NDArray[np.int64] = np.arange(keys)
+    np.copyto(scores, -np.inf, where=positions[:, None] - seen >= window)
 
 
 def _exponentials(scores: Floats, softcap: float | None) -> Floats:
