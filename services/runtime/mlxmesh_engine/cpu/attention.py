@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxmesh_engine.cpu.blocks import Attention
 from mlxmesh_engine.cpu.cache import RowKeysValues
@@ -98,9 +97,8 @@ def _first_key(window: int | None, position: int) -> int:
 def _hide_old(scores: Floats, own: int, window: int) -> None:
     """Hides the keys that are older than the window. own: the column of the first query's key."""
     queries, keys = scores.shape[-2:]
-    positions: NDArray[np.int64] = np.arange(own, own + queries)
-    seen: NDArray[np.int64] = np.arange(keys)
-    np.copyto(scores, -np.inf, where=positions[:, None] - seen >= window)
+    ages = np.subtract.outer(own + np.arange(queries, dtype=np.int64), np.arange(keys))
+    np.copyto(scores, -np.inf, where=np.greater_equal(ages, window))
 
 
 def _exponentials(scores: Floats, softcap: float | None) -> Floats:

@@ -60,9 +60,11 @@ def load(
     context_tokens: int = 0,
     kv_cache_bytes: int | None = None,
     cpu_forward: bool = True,
+    cpu_threads: int = 0,
     available_bytes: Callable[[], int],
 ) -> LoadedModel:
-    """cpu_forward: whether the forward pass for CPUs serves the models that it supports.
+    """cpu_forward: whether the forward pass for CPUs serves the models that it supports, with
+    cpu_threads threads (0: chosen by measurement).
 
     Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; messages say what to do.
     """
@@ -73,6 +75,7 @@ def load(
     prepared = prepare_forward(
         _materialize(model_dir, shipped, choice),
         cpu=cpu_forward and device == "cpu",
+        cpu_threads=cpu_threads,
         dtype=choice.dtype,
         reload=lambda: _materialize(model_dir, _read(model_dir)[0], choice),
     )

@@ -62,6 +62,7 @@ def _mlx(settings: EngineSettings, model_dir: Path, metrics: StepMetrics) -> Bac
             context_tokens=settings.context_tokens,
             kv_cache_bytes=settings.kv_cache_bytes,
             cpu_forward=settings.forward == "auto",
+            cpu_threads=settings.cpu_threads,
             available_bytes=lambda: psutil.virtual_memory().available,
         )
         # Only now: if loading fails, its error is logged without unrelated warnings.

@@ -204,6 +204,8 @@ class EngineSettings(MeshSettings):
     """The type of the weights; auto expands to float32 if that is faster and fits."""
     forward: Literal["auto", "mlx"] = "auto"
     """The forward pass; auto prefers the one for CPUs where it supports the model, mlx does not."""
+    cpu_threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads of the forward pass for CPUs; 0 for as many as speed it up, measured at start."""
     drain_grace_s: Seconds = 30
     """How long running sequences may continue after a stop was requested."""
     spare: bool = False
