@@ -36,7 +36,8 @@ def attend(
         start = 0
         for row, count in zip(rows, counts, strict=True):
             stop = start + count
-            _attend_row(attention, grouped[start:stop], row, layer, output[start:stop])
+            if count:
+                _attend_row(attention, grouped[start:stop], row, layer, output[start:stop])
             start = stop
     return output.reshape(tokens, -1)
 
@@ -97,7 +98,9 @@ def _first_key(window: int | None, position: int) -> int:
 def _hide_old(scores: Floats, own: int, window: int) -> None:
     """Hides the keys that are older than the window. own: the column of the first query's key."""
     queries, keys = scores.shape[-2:]
-    ages = np.subtract.outer(own + np.arange(queries, dtype=np.int64), np.arange(keys))
+    ages = np.subtract.outer(
+        own + np.arange(queries, dtype=np.int64), np.arange(keys, dtype=np.int64)
+    )
     np.copyto(scores, -np.inf, where=np.greater_equal(ages, window))
 
 
