@@ -1,5 +1,7 @@
 """Prompts with cached prefixes: the output is the same, with less prefill."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -17,9 +19,9 @@ GREEDY = Sampling()
 SEEDED = Sampling(temperature=0.9, top_p=0.9, repetition_penalty=1.2, seed=5)
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_model(write_model(tmp_path_factory.mktemp("plain")))
+@pytest.fixture(scope="module", params=[True, False], ids=["cpu", "mlx"])
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_model(write_model(tmp_path_factory.mktemp("plain")), cpu_forward=request.param)
 
 
 def text(number: int, tokens: int) -> tuple[int, ...]:
@@ -208,13 +210,26 @@ def test_a_narrow_precision_is_stored_unchanged(tmp_path_factory: pytest.TempPat
     assert rig.loop.prefix_bytes == 96 * 256
 
 
-def test_a_sliding_window_disables_the_prefix_cache_and_logs_it(
-    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+def sliding_model(folder: Path) -> Path:
+    types = ["sliding_attention", "full_attention"]
+    return write_model(folder, layer_types=types, sliding_window=24)
+
+
+def test_prefixes_of_a_model_with_sliding_windows_are_reused(tmp_path: Path) -> None:
+    sliding = load_model(sliding_model(tmp_path))
+    shared = text(1, 100)
+    asked = [ask(number, (*shared, number)) for number in range(1, 4)]
+    rig = rig_of(sliding).submit(asked[0]).run()
+    rig.submit(*asked[1:]).run()
+    assert cached(rig, 2) == 96
+    assert_as_without_cache(sliding, rig, *asked)
+
+
+def test_sliding_windows_of_mlx_lm_disable_the_prefix_cache_and_it_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    types = ["sliding_attention", "full_attention"]
-    path = write_model(tmp_path_factory.mktemp("window"), layer_types=types, sliding_window=24)
-    sliding = load_model(path)
+    sliding = load_model(sliding_model(tmp_path), cpu_forward=False)
     rig = rig_of(sliding).submit(ask(1, text(1, 100))).run()
     assert "the prefix cache is off" in caplog.text
     rig.submit(ask(2, text(1, 100))).run()
