@@ -41,7 +41,7 @@ def textbook(
         scores = attention.softcap * np.tanh(scores / attention.softcap)
     ages = np.arange(tokens - length, tokens)[:, None] - np.arange(tokens)
     seen = (ages >= 0) & (ages < (attention.window or tokens))
-    weights = np.exp(np.where(seen, scores, -np.inf) - scores.max())
+    weights = np.exp(np.where(seen, scores, -np.inf) - scores.max(initial=0.0))
     weights /= weights.sum(axis=-1, keepdims=True)
     return np.einsum("hlt,htd->lhd", weights, values).reshape(length, -1)
 
@@ -58,6 +58,7 @@ def textbook(
         [(1, 3000)],
         [(1, 9), (1, 1), (1, 40)],
         [(7, 9), (1, 30), (200, 210)],
+        [(0, 0), (2, 5)],  # a row without new tokens
     ],
     ids=str,
 )

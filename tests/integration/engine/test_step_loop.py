@@ -111,6 +111,16 @@ def test_32_settings_in_one_batch_equal_each_alone(loaded: LoadedModel) -> None:
         assert_equal_but_for_rounding(loaded, asked, tokens, alone.tokens(asked.key[1]))
 
 
+def test_prompts_of_one_token_start_beside_longer_ones(loaded: LoadedModel) -> None:
+    """All but the last token of a prompt are prefilled: of some here nothing is."""
+    requests = [
+        request(at, prompt_tokens=tokens) for at, tokens in enumerate([1, 3, 1, 9], start=1)
+    ]
+    rig = Rig(loaded).submit(*requests).run()
+    for asked in requests:
+        assert_chosen_as_agreed(loaded, asked, rig.tokens(asked.key[1]))
+
+
 def test_rows_that_join_or_leave_change_nothing(loaded: LoadedModel) -> None:
     requests = mixed(20)
     rig = Rig(loaded, max_running=6, prefill_tokens_per_step=16)

@@ -30,13 +30,14 @@ def attend(
         tokens, attention.kv_heads, attention.heads // attention.kv_heads, attention.head_dims
     )
     output = np.empty(grouped.shape, np.float32)
-    if tokens == len(rows):
+    if all(count == 1 for count in counts):
         _attend_last(attention, grouped, rows, layer, output)
     else:
         start = 0
         for row, count in zip(rows, counts, strict=True):
             stop = start + count
-            _attend_row(attention, grouped[start:stop], row, layer, output[start:stop])
+            if count:
+                _attend_row(attention, grouped[start:stop], row, layer, output[start:stop])
             start = stop
     return output.reshape(tokens, -1)
 

@@ -44,7 +44,7 @@ class Prefill:
         """
         first = slices[0]
         cache = self._partial.get(first.active.key) or self._new_cache(slices)
-        if first.count:
+        if any(slice_.count for slice_ in slices):
             self._model.prefill([slice_.token_ids for slice_ in slices], cache)
         if first.start + first.count < first.active.prefill_tokens:
             self._partial[first.active.key] = cache
