@@ -43,7 +43,7 @@ def textbook(
     seen = (ages >= 0) & (ages < (attention.window or tokens))
     weights = np.exp(np.where(seen, scores, -np.inf) - scores.max(initial=0.0))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("hlt,htd->lhd", weights, values).reshape(length, -1)
+    return np.einsum("hlt,htd->lhd", weights, values).reshape(length, HEADS * DIMS)
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 100])
