@@ -11,8 +11,9 @@ from mlxmesh.generation.v1.generation_pb2_grpc import (
 )
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
+from mlxmesh_generation.relay.relays import RELAY, Relays
 from mlxmesh_shared.errors import GenerationNotFound, MeshError, ModelNotFound
-from mlxmesh_shared.rpc.server import MeshServer, remaining_s
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions, remaining_s
 
 GENERATION = g.DESCRIPTOR.services_by_name["GenerationService"].full_name
 MODEL = m.DESCRIPTOR.services_by_name["ModelService"].full_name
@@ -42,6 +43,16 @@ class FakeGeneration(GenerationServiceServicer):
         self.running: set[str] = set()
         self.cancelled: list[str] = []
         self.interrupted = 0
+
+        self.relays = 0
+        """Relays that were opened here."""
+        self.relay_service = Relays(lambda method, handler: self.server.guarded(method, handler))
+        self.server: MeshServer
+        """Set by `generation_server`."""
+
+    async def Relay(self, request_iterator: Any, context: Any) -> None:
+        self.relays += 1
+        await self.relay_service.serve(self, request_iterator, context)
 
     def _enter(self, context: Any) -> None:
         self.remaining_s.append(remaining_s(context))
@@ -214,8 +225,14 @@ class FakeModels(ModelServiceServicer):
 
 def generation_server(servicer: FakeGeneration, listen: str = "127.0.0.1:0") -> MeshServer:
     """A server of one fake generation instance; the caller starts and stops it."""
-    services = [(add_GenerationServiceServicer_to_server, servicer)]
-    return MeshServer(listen=listen, services=services, service_names=[GENERATION])
+    servicer.server = MeshServer(
+        listen=listen,
+        services=[(add_GenerationServiceServicer_to_server, servicer)],
+        service_names=[GENERATION],
+        options=ServerOptions(carriers=frozenset({RELAY})),
+        on_closing=servicer.relay_service.close,
+    )
+    return servicer.server
 
 
 def model_server(servicer: FakeModels) -> MeshServer:

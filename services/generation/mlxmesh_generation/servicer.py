@@ -15,6 +15,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensResponse,
     GenerateRequest,
     GenerateResponse,
+    RelayRequest,
     ResumeGenerationRequest,
     ResumeGenerationResponse,
 )
@@ -24,6 +25,7 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
 from mlxmesh_generation import convert
 from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest
 from mlxmesh_generation.placement.engines import Engines
+from mlxmesh_generation.relay.relays import Relays
 from mlxmesh_generation.streams.generations import Generations
 from mlxmesh_shared.errors import MethodNotFound
 from mlxmesh_shared.registry.convert import breaker_message, instance_message
@@ -34,8 +36,12 @@ from mlxmesh_shared.rpc.server import remaining_s
 class GenerationServicer(GenerationServiceServicer):
     """The server has checked the legal ranges before it calls a handler."""
 
-    def __init__(self, generations: Generations) -> None:
+    def __init__(self, generations: Generations, relays: Relays) -> None:
         self._generations = generations
+        self._relays = relays
+
+    async def Relay(self, request_iterator: AsyncIterator[RelayRequest], context: Any) -> None:
+        await self._relays.serve(self, request_iterator, context)
 
     async def Generate(
         self, request: GenerateRequest, context: Any
