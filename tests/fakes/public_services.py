@@ -12,7 +12,7 @@ from mlxmesh.generation.v1.generation_pb2_grpc import (
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 from mlxmesh_generation.relay.relays import RELAY, Relays
-from mlxmesh_shared.errors import GenerationNotFound, MeshError, ModelNotFound
+from mlxmesh_shared.errors import GenerationNotFound, MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions, remaining_s
 
 GENERATION = g.DESCRIPTOR.services_by_name["GenerationService"].full_name
@@ -47,12 +47,33 @@ class FakeGeneration(GenerationServiceServicer):
         self.relays = 0
         """Relays that were opened here."""
         self.relay_service = Relays(lambda method, handler: self.server.guarded(method, handler))
+        self._relays: set[asyncio.Future[None]] = set()
         self.server: MeshServer
         """Set by `generation_server`."""
 
     async def Relay(self, request_iterator: Any, context: Any) -> None:
         self.relays += 1
-        await self.relay_service.serve(self, request_iterator, context)
+        serving = asyncio.ensure_future(self.relay_service.serve(self, request_iterator, context))
+        self._relays.add(serving)
+        try:
+            await asyncio.wait({serving})
+        finally:
+            self._relays.discard(serving)
+            broken = serving.cancelled()
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+        if broken:
+            raise ServiceUnavailable("the relay broke")
+        serving.result()
+
+    @property
+    def open_relays(self) -> int:
+        return len(self._relays)
+
+    def end_relays(self) -> None:
+        """Ends the relays that are open, as a broken connection does."""
+        for task in self._relays:
+            task.cancel()
 
     def _enter(self, context: Any) -> None:
         self.remaining_s.append(remaining_s(context))

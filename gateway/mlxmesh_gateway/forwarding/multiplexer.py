@@ -33,7 +33,7 @@ MAX_REQUEST_BYTES = 64 * 1024
 """A larger request needs a call of its own: it would delay those of others."""
 # Unread messages of one stream here. Output that is faster than this process or a client then waits
 # in generation, which merges it into fewer, larger messages.
-WINDOW_MESSAGES = 8
+WINDOW_MESSAGES = 16
 # Credit for less than this waits for more, so that a single stream costs few messages.
 CREDIT_MESSAGES = WINDOW_MESSAGES // 2
 # So that a burst of requests is parsed at once by its receiver, and not on a thread.

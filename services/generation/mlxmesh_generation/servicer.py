@@ -14,7 +14,6 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensRequest,
     CountTokensResponse,
     GenerateRequest,
-    GenerateResponse,
     RelayRequest,
     ResumeGenerationRequest,
     ResumeGenerationResponse,
@@ -43,14 +42,13 @@ class GenerationServicer(GenerationServiceServicer):
     async def Relay(self, request_iterator: AsyncIterator[RelayRequest], context: Any) -> None:
         await self._relays.serve(self, request_iterator, context)
 
-    async def Generate(
-        self, request: GenerateRequest, context: Any
-    ) -> AsyncIterator[GenerateResponse]:
+    async def Generate(self, request: GenerateRequest, context: Any) -> None:
+        # Written instead of yielded: it is done per token.
         asked = _asked(request, context)
         transcript = await self._generations.begin(asked, remaining_s(context))
         async with aclosing(transcript.read()) as events:
             async for sequence, event in events:
-                yield convert.generate_response(sequence, event)
+                await context.write(convert.generate_response(sequence, event))
 
     async def Complete(self, request: CompleteRequest, context: Any) -> CompleteResponse:
         asked = _asked(request.generation, context)
