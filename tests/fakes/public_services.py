@@ -51,7 +51,10 @@ class FakeGeneration(GenerationServiceServicer):
         self.server: MeshServer
         """Set by `generation_server`."""
 
-    async def Relay(self, request_iterator: Any, context: Any) -> None:
+    def Relay(self, request_iterator: Any, context: Any) -> Any:
+        return self._relay(request_iterator, context)
+
+    async def _relay(self, request_iterator: Any, context: Any) -> None:
         self.relays += 1
         serving = asyncio.ensure_future(self.relay_service.serve(self, request_iterator, context))
         self._relays.add(serving)

@@ -38,13 +38,14 @@ class RelayLink:
 
     async def close(self) -> None:
         """Ends the relay and its streams."""
-        running = self._running
+        running, self._running = self._running, None
         if running is not None:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+            self._streams.end(_ended())  # a task that had not begun has ended none
 
     async def _run(self) -> None:
-        error = rpc_error(StatusCode.UNAVAILABLE, "the instance ended the relay")
+        error = _ended()
         try:
             await self._converse()
         except MeshError as ended:
@@ -62,10 +63,8 @@ class RelayLink:
             self._streams.end(error)
 
     async def _converse(self) -> None:
-        method: Any = self._channel.stream_stream(
-            RELAY, request_serializer=RelayRequest.SerializeToString
-        )
-        call = method()
+        channel: Any = self._channel
+        call = channel.stream_stream(RELAY, request_serializer=RelayRequest.SerializeToString)()
         writer = asyncio.create_task(self._write(call))
         try:
             while (encoded := await call.read()) is not aio.EOF:
@@ -83,3 +82,7 @@ class RelayLink:
             self._has_commands.clear()
             while (request := self._streams.take_request()) is not None:
                 await call.write(request)
+
+
+def _ended() -> aio.AioRpcError:
+    return rpc_error(StatusCode.UNAVAILABLE, "the relay has ended")

@@ -39,11 +39,14 @@ class GenerationServicer(GenerationServiceServicer):
         self._generations = generations
         self._relays = relays
 
-    async def Relay(self, request_iterator: AsyncIterator[RelayRequest], context: Any) -> None:
-        await self._relays.serve(self, request_iterator, context)
+    def Relay(self, request_iterator: AsyncIterator[RelayRequest], context: Any) -> Any:
+        return self._relays.serve(self, request_iterator, context)
 
-    async def Generate(self, request: GenerateRequest, context: Any) -> None:
-        # Written instead of yielded: it is done per token.
+    def Generate(self, request: GenerateRequest, context: Any) -> Any:
+        # It writes its messages: another generator would cost time for every token.
+        return self._generate(request, context)
+
+    async def _generate(self, request: GenerateRequest, context: Any) -> None:
         asked = _asked(request, context)
         transcript = await self._generations.begin(asked, remaining_s(context))
         async with aclosing(transcript.read()) as events:

@@ -108,9 +108,9 @@ async def test_a_stream_without_a_deadline_opens_without_one(stand: Stand) -> No
 
 
 async def test_many_streams_open_in_few_messages_of_limited_size(stand: Stand) -> None:
-    for _ in range(40):
+    for _ in range(20):
         stand.open(b"x" * 100)
-    assert [len(request.open) for request in stand.requests()] == [32, 8]
+    assert [len(request.open) for request in stand.requests()] == [8, 8, 4]
     for _ in range(4):
         stand.open(b"x" * 20_000)
     assert [len(request.open) for request in stand.requests()] == [2, 2]
@@ -214,7 +214,7 @@ async def test_a_reason_that_is_new_here_is_passed_on(stand: Stand) -> None:
 
     status = service_status(await failure_of(stream))
     assert status is not None
-    assert b"TOO_NEW" in status[2][0][1]
+    assert "TOO_NEW" in str(status[2][0][1])
 
 
 async def test_the_end_of_the_relay_is_the_loss_of_its_streams(stand: Stand) -> None:

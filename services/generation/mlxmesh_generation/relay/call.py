@@ -41,9 +41,9 @@ class RelayedCall:
         self._error: MeshError | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, behaviour: Behaviour, on_ended: Callable[[], None]) -> asyncio.Task[None]:
-        """Runs the call; its end is queued before `on_ended` is called."""
-        self._task = asyncio.create_task(self._run(behaviour, on_ended))
+    def start(self, behaviour: Behaviour) -> asyncio.Task[None]:
+        """Runs the call in a task, which ends after the call's end was queued."""
+        self._task = asyncio.create_task(self._run(behaviour))
         return self._task
 
     def cancel(self) -> None:
@@ -55,7 +55,7 @@ class RelayedCall:
         if self._task is not None:
             self._task.cancel()
 
-    async def _run(self, behaviour: Behaviour, on_ended: Callable[[], None]) -> None:
+    async def _run(self, behaviour: Behaviour) -> None:
         timer = self._loop.call_at(self._until_s, self._expire) if self._until_s else None
         try:
             await behaviour(None, self)
@@ -67,7 +67,6 @@ class RelayedCall:
             if timer is not None:
                 timer.cancel()
             self.output.end(self._error)
-            on_ended()
 
     def _expire(self) -> None:
         self._expired = True

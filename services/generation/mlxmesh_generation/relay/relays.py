@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
@@ -136,11 +137,12 @@ class _Relay:
             timeout_s=opened.timeout_ms / 1000 if opened.HasField("timeout_ms") else None,
             output=output,
         )
-        task = call.start(self._behaviours[method], lambda: self._calls.pop(stream_id, None))
+        task = call.start(self._behaviours[method])
         self._tasks.add(task)
-        task.add_done_callback(self._on_done)
+        task.add_done_callback(partial(self._on_done, stream_id))
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, stream_id: int, task: asyncio.Task[None]) -> None:
+        self._calls.pop(stream_id, None)
         self._tasks.discard(task)
         self._end_if_done()
 
