@@ -36,8 +36,7 @@ MAX_REQUEST_BYTES = 64 * 1024
 WINDOW_MESSAGES = 16
 # Credit for less than this waits for more, so that a single stream costs few messages.
 CREDIT_MESSAGES = WINDOW_MESSAGES // 2
-# So that a burst of requests is parsed at once by its receiver, not on a thread, and does not hold up
-# the streams that run.
+# So that a burst of requests is parsed at once, not on a thread, and lets running streams through.
 _MAX_OPENED_BYTES = 32 * 1024
 _MAX_OPENED = 8
 _MAX_CREDITS = 4096
