@@ -118,13 +118,18 @@ class Multiplexer:
     """The streams by id, and the commands for the instance in the order of their messages."""
 
     def __init__(self, on_command: Callable[[], None]) -> None:
-        """`on_command` is called when there is something to send."""
+        """`on_command` is called when there is something to send, or a stream has ended."""
         self._on_command = on_command
         self._ids = itertools.count(1)
         self._streams: dict[int, RelayedStream] = {}
         self._opening: dict[int, OpenStream] = {}
         self._credit: dict[int, int] = {}
         self._cancelled: list[int] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether no stream is running."""
+        return not self._streams
 
     def open(
         self,
@@ -184,14 +189,14 @@ class Multiplexer:
         self._on_command()
 
     def cancel(self, stream_id: int) -> None:
-        self.forget(stream_id)
         if self._opening.pop(stream_id, None) is None:
             self._cancelled.append(stream_id)
-            self._on_command()
+        self.forget(stream_id)
 
     def forget(self, stream_id: int) -> None:
         self._streams.pop(stream_id, None)
         self._credit.pop(stream_id, None)
+        self._on_command()
 
 
 def rpc_error(code: StatusCode, message: str) -> aio.AioRpcError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,33 +17,66 @@ from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.rpc.channels import cancel_requests
 
 RELAY = "/mlxmesh.generation.v1.GenerationService/Relay"
+# Then new streams begin on another relay, and so on a connection with the newest certificates.
+MAX_AGE_S = 600.0
 
 _log = logging.getLogger(__name__)
 
 
 class RelayLink:
-    """Opens the relay with the first stream, and again with the first one after its end."""
+    """Opens a relay with the first stream, and with the first one after its end."""
 
-    def __init__(self, channel: aio.Channel) -> None:
+    def __init__(self, channel: aio.Channel, *, max_age_s: float = MAX_AGE_S) -> None:
         self._channel = channel
-        self._has_commands = asyncio.Event()
-        self._streams = Multiplexer(self._has_commands.set)
-        self._running: asyncio.Task[None] | None = None
+        self._max_age_s = max_age_s
+        self._open: set[_Relay] = set()
+        """The current relay, and older ones that still have streams."""
+        self._current: _Relay | None = None
+        self._renew_s = 0.0
 
     def start(self, path: str, request: bytes, **options: Any) -> RelayedStream:
         """A stream of a carried method, with the options of a gRPC call."""
-        stream = self._streams.open(path, request, **options)
-        if self._running is None:
-            self._running = asyncio.create_task(self._run(), name="relay")
-        return stream
+        now_s = asyncio.get_running_loop().time()
+        if self._current is not None and now_s >= self._renew_s:
+            self._current.retire()
+            self._current = None
+        if self._current is None:
+            self._current = _Relay(self._channel, self._on_ended)
+            self._open.add(self._current)
+            self._renew_s = now_s + self._max_age_s
+        return self._current.streams.open(path, request, **options)
 
     async def close(self) -> None:
-        """Ends the relay and its streams."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            self._streams.end(_ended())  # a task that had not begun has ended none
+        """Ends the relays and their streams."""
+        for relay in tuple(self._open):
+            await relay.close()
+
+    def _on_ended(self, relay: _Relay) -> None:
+        self._open.discard(relay)
+        if self._current is relay:
+            self._current = None
+
+
+class _Relay:
+    """One call of `Relay`."""
+
+    def __init__(self, channel: aio.Channel, on_ended: Callable[[_Relay], None]) -> None:
+        self._channel = channel
+        self._on_ended = on_ended
+        self._wake = asyncio.Event()
+        self._retired = False
+        self.streams = Multiplexer(self._wake.set)
+        self._running = asyncio.create_task(self._run(), name="relay")
+
+    def retire(self) -> None:
+        """Gets no more streams: it ends after its last one."""
+        self._retired = True
+        self._wake.set()
+
+    async def close(self) -> None:
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        self._end(_ended())  # a task that had not begun has ended nothing
 
     async def _run(self) -> None:
         error = _ended()
@@ -59,8 +93,11 @@ class RelayLink:
             if cancel_requests():
                 raise
         finally:
-            self._running = None
-            self._streams.end(error)
+            self._end(error)
+
+    def _end(self, error: aio.AioRpcError) -> None:
+        self._on_ended(self)
+        self.streams.end(error)
 
     async def _converse(self) -> None:
         channel: Any = self._channel
@@ -68,7 +105,7 @@ class RelayLink:
         writer = asyncio.create_task(self._write(call))
         try:
             while (encoded := await call.read()) is not aio.EOF:
-                self._streams.receive(RelayResponse.FromString(encoded))
+                self.streams.receive(RelayResponse.FromString(encoded))
         finally:
             writer.cancel()
             # Reading the relay reports how it ended.
@@ -78,10 +115,13 @@ class RelayLink:
 
     async def _write(self, call: Any) -> None:
         while True:
-            await self._has_commands.wait()
-            self._has_commands.clear()
-            while (request := self._streams.take_request()) is not None:
+            await self._wake.wait()
+            self._wake.clear()
+            while (request := self.streams.take_request()) is not None:
                 await call.write(request)
+            if self._retired and self.streams.idle:
+                await call.done_writing()
+                return
 
 
 def _ended() -> aio.AioRpcError:

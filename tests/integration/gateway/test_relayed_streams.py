@@ -10,6 +10,8 @@ import pytest
 
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
+from mlxmesh_gateway.forwarding.generate_stream import GENERATE
+from mlxmesh_gateway.forwarding.relay_link import RelayLink
 from mlxmesh_shared.errors import DeadlineExceeded, QueueFull
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
@@ -196,6 +198,46 @@ async def test_the_death_of_an_instance_resumes_all_its_streams(stand: Stand) ->
     assert await asyncio.gather(*map(text_of, streams)) == ["b c "] * STREAMS
     assert len(other.resumed) == STREAMS
     assert other.relays == 1
+
+
+async def test_an_instance_that_left_loses_its_relay_after_its_last_stream(stand: Stand) -> None:
+    leaving = FakeGeneration("generation-1")
+    leaving.go_on.clear()
+    instance = await stand.announce("generation", "generation-1", generation_server(leaving))
+    client = await stand.client(await stand.gateway())
+    stream = client.generate("pocket", prompt="a b")
+    await anext(stream)
+    await stand.generation("generation-2")
+    await stand.registry.deregister(instance)
+    await asyncio.sleep(0.1)
+    assert leaving.open_relays == 1
+
+    leaving.go_on.set()
+    assert await text_of(stream) == "a b "
+    await until(lambda: leaving.open_relays == 0)
+
+
+async def test_an_old_relay_gets_no_new_streams_and_ends_after_its_last(stand: Stand) -> None:
+    generation = FakeGeneration()
+    generation.go_on.clear()
+    address = await generation_server(generation).start()
+    async with open_channel(address) as channel:
+        link = RelayLink(channel, max_age_s=0.0)
+        request = g.GenerateRequest(model="pocket", prompt="a b").SerializeToString()
+        first, second = (link.start(GENERATE, request) for _ in range(2))
+        for stream in (first, second):
+            assert [bool(await stream.read()) for _ in range(2)] == [True, True]
+        assert generation.open_relays == 2
+
+        second.cancel()
+        await until(lambda: generation.interrupted == 1)
+        assert generation.open_relays == 2
+        generation.go_on.set()
+        while await first.read() is not grpc.aio.EOF:
+            pass
+        await until(lambda: generation.open_relays == 1)
+        await link.close()
+    await generation.server.drain(grace_s=0, settle_s=0)
 
 
 async def test_a_relay_is_opened_again_after_its_end(stand: Stand) -> None:
