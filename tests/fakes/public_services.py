@@ -11,8 +11,9 @@ from mlxmesh.generation.v1.generation_pb2_grpc import (
 )
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
-from mlxmesh_shared.errors import GenerationNotFound, MeshError, ModelNotFound
-from mlxmesh_shared.rpc.server import MeshServer, remaining_s
+from mlxmesh_generation.relay.relays import RELAY, Relays
+from mlxmesh_shared.errors import GenerationNotFound, MeshError, ModelNotFound, ServiceUnavailable
+from mlxmesh_shared.rpc.server import MeshServer, ServerOptions, remaining_s
 
 GENERATION = g.DESCRIPTOR.services_by_name["GenerationService"].full_name
 MODEL = m.DESCRIPTOR.services_by_name["ModelService"].full_name
@@ -42,6 +43,40 @@ class FakeGeneration(GenerationServiceServicer):
         self.running: set[str] = set()
         self.cancelled: list[str] = []
         self.interrupted = 0
+
+        self.relays = 0
+        """Relays that were opened here."""
+        self.relay_service = Relays(lambda method, handler: self.server.guarded(method, handler))
+        self._relays: set[asyncio.Future[None]] = set()
+        self.server: MeshServer
+        """Set by `generation_server`."""
+
+    def Relay(self, request_iterator: Any, context: Any) -> Any:
+        return self._relay(request_iterator, context)
+
+    async def _relay(self, request_iterator: Any, context: Any) -> None:
+        self.relays += 1
+        serving = asyncio.ensure_future(self.relay_service.serve(self, request_iterator, context))
+        self._relays.add(serving)
+        try:
+            await asyncio.wait({serving})
+        finally:
+            self._relays.discard(serving)
+            broken = serving.cancelled()
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+        if broken:
+            raise ServiceUnavailable("the relay broke")
+        serving.result()
+
+    @property
+    def open_relays(self) -> int:
+        return len(self._relays)
+
+    def end_relays(self) -> None:
+        """Ends the relays that are open, as a broken connection does."""
+        for task in self._relays:
+            task.cancel()
 
     def _enter(self, context: Any) -> None:
         self.remaining_s.append(remaining_s(context))
@@ -214,8 +249,14 @@ class FakeModels(ModelServiceServicer):
 
 def generation_server(servicer: FakeGeneration, listen: str = "127.0.0.1:0") -> MeshServer:
     """A server of one fake generation instance; the caller starts and stops it."""
-    services = [(add_GenerationServiceServicer_to_server, servicer)]
-    return MeshServer(listen=listen, services=services, service_names=[GENERATION])
+    servicer.server = MeshServer(
+        listen=listen,
+        services=[(add_GenerationServiceServicer_to_server, servicer)],
+        service_names=[GENERATION],
+        options=ServerOptions(carriers=frozenset({RELAY})),
+        on_closing=servicer.relay_service.close,
+    )
+    return servicer.server
 
 
 def model_server(servicer: FakeModels) -> MeshServer:

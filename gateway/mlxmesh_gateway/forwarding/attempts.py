@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from mlxmesh_gateway.forwarding.backends import Endpoint
+from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_gateway.forwarding.statuses import is_gone
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.resilience.retries import RetryBudget

@@ -1,96 +1,28 @@
 """The instances behind the gateway, and which of them is the least loaded."""
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Any
 
-import grpc
-from grpc import aio
-
-from mlxmesh_gateway.forwarding.statuses import is_gone
-from mlxmesh_shared.errors import Cancelled, EngineLost, Internal, MeshError, ServiceUnavailable
+from mlxmesh_gateway.forwarding.endpoint import (
+    RELAY_WINDOW_BYTES,
+    WINDOW_BYTES,
+    Endpoint,
+    offers_relay,
+)
+from mlxmesh_shared.errors import EngineLost, Internal, MeshError, ServiceUnavailable
 from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.registry import Instance, Registry, follow_service
 from mlxmesh_shared.registry.convert import breaker_change
-from mlxmesh_shared.resilience.breaker import Breaker, BreakerState, Permit
+from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
 from mlxmesh_shared.resilience.retries import RetryBudget
 from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
-
-_log = logging.getLogger(__name__)
 
 Place = tuple[str, str]
 """An instance's id and address: together they identify one run of a process."""
 OnChange = Callable[[str, bool], Awaitable[None]]
 """Called with a backend's name, and whether an instance of it is registered."""
-
-
-# A few tokens a stream. Output that is faster than this process or a client then waits in
-# generation, which merges it into fewer, larger messages.
-WINDOW_BYTES = 256
-
-
-class Endpoint:
-    """One instance and its channel; counts its running calls and reports how they end."""
-
-    def __init__(self, instance: Instance, channel: aio.Channel, breaker: Breaker) -> None:
-        self.instance = instance
-        self.outstanding = 0
-        self.breaker = breaker
-        self._channel = channel
-        self._retired = False
-        self._methods: dict[str, Any] = {}
-
-    @property
-    def reachable(self) -> bool:
-        """False while its connection cannot be made."""
-        return self._channel.get_state() is not grpc.ChannelConnectivity.TRANSIENT_FAILURE
-
-    def unary(self, path: str) -> Any:
-        """The unary method at `path`, from bytes to bytes."""
-        return self._method(path, self._channel.unary_unary)
-
-    def stream(self, path: str) -> Any:
-        """The streaming method at `path`, from bytes to a stream of bytes."""
-        return self._method(path, self._channel.unary_stream)
-
-    @contextlib.asynccontextmanager
-    async def busy(self) -> AsyncGenerator[Permit]:
-        """Counts one running call, and reports how the body ends to the breaker."""
-        permit = self.breaker.admit()
-        self.outstanding += 1
-        try:
-            yield permit
-            permit.succeeded()
-        except MeshError as error:
-            _tell_breaker(permit, error)
-            raise
-        finally:
-            permit.drop()
-            self.outstanding -= 1
-            await self._close_if_done()
-
-    async def retire(self) -> None:
-        """Closes the channel once its running calls have ended."""
-        self._retired = True
-        await self._close_if_done()
-
-    async def close(self) -> None:
-        """Closes the channel now, ending its calls."""
-        await self._channel.close()
-
-    async def _close_if_done(self) -> None:
-        if self._retired and not self.outstanding:
-            await self._channel.close()
-
-    def _method(self, path: str, make: Callable[[str], Any]) -> Any:
-        method = self._methods.get(path)
-        if method is None:
-            method = self._methods[path] = make(path)
-        return method
 
 
 class Backends:
@@ -199,7 +131,8 @@ class Backends:
             await before[place].retire()
 
     def _endpoint(self, instance: Instance) -> Endpoint:
-        channel = self._open(instance.address, role=instance.service, window_bytes=WINDOW_BYTES)
+        window_bytes = RELAY_WINDOW_BYTES if offers_relay(instance) else WINDOW_BYTES
+        channel = self._open(instance.address, role=instance.service, window_bytes=window_bytes)
         on_change = partial(self._on_breaker, instance)
         breaker = Breaker(is_failure=_is_failure, on_change=on_change)
         return Endpoint(instance, channel, breaker)
@@ -218,14 +151,6 @@ def rendezvous_weight(key: str, instance_id: str) -> bytes:
 
 def _is_failure(error: MeshError) -> bool:
     return isinstance(error, EngineLost | Internal)
-
-
-def _tell_breaker(permit: Permit, error: MeshError) -> None:
-    """Reports a failed call: the loss of an instance opens its breaker at once."""
-    if is_gone(error) and not isinstance(error, Cancelled):
-        permit.failed(at_once=True)
-    else:
-        permit.ended_by(error)
 
 
 def _rank(endpoint: Endpoint, may_try: bool) -> tuple[int, int]:

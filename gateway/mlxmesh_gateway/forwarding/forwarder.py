@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from grpc import aio
 
 from mlxmesh_gateway.forwarding.attempts import Answered, Attempts, Try
-from mlxmesh_gateway.forwarding.backends import Backends, Endpoint
+from mlxmesh_gateway.forwarding.backends import Backends
+from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_gateway.forwarding.generate_stream import GENERATE, GenerateStream, Write
 from mlxmesh_gateway.forwarding.routes import Route
 from mlxmesh_gateway.forwarding.search import first_success

@@ -11,7 +11,7 @@ from grpc import aio
 
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, ResumeGenerationResponse
 from mlxmesh_gateway.forwarding.attempts import Answered
-from mlxmesh_gateway.forwarding.backends import Endpoint
+from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_gateway.forwarding.recording import Recording
 from mlxmesh_gateway.forwarding.statuses import broke_off, is_gone
 from mlxmesh_gateway.forwarding.telemetry import RelayCounts

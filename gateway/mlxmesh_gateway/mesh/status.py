@@ -9,7 +9,8 @@ from grpc import aio
 
 from mlxmesh.telemetry.v1 import telemetry_pb2 as wire
 from mlxmesh.telemetry.v1.traffic_pb2 import TrafficCounts
-from mlxmesh_gateway.forwarding.backends import Backends, Endpoint
+from mlxmesh_gateway.forwarding.backends import Backends
+from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_gateway.forwarding.traffic import GatewayTraffic, merged, total
 from mlxmesh_gateway.mesh import probes
 from mlxmesh_gateway.otlp.convert import sink_message

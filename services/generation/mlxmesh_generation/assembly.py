@@ -10,6 +10,7 @@ from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServi
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_generation.placement.engines import Engines, Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
+from mlxmesh_generation.relay.relays import RELAY, Relays
 from mlxmesh_generation.servicer import EngineStatusServicer, GenerationServicer
 from mlxmesh_generation.streams.generations import Generations, Timeouts
 from mlxmesh_generation.streams.limits import GenerationLimits
@@ -104,10 +105,12 @@ def make_server(process: ServiceProcess[GenerationSettings], parts: Parts) -> Me
         process.telemetry.of_process.metrics,
         lambda: (("engine", each) for _, each in parts.engines.breakers()),
     )
+    relays = Relays(lambda method, handler: server.guarded(method, handler))
+    servicer = GenerationServicer(parts.generations, relays)
     server = process.make_server(
         settings.listen,
         services=[
-            (add_GenerationServiceServicer_to_server, GenerationServicer(parts.generations)),
+            (add_GenerationServiceServicer_to_server, servicer),
             (add_TelemetryServiceServicer_to_server, EngineStatusServicer(parts.engines)),
         ],
         service_names=[
@@ -119,7 +122,9 @@ def make_server(process: ServiceProcess[GenerationSettings], parts: Parts) -> Me
             max_concurrent_rpcs=settings.max_concurrent_rpcs,
             log_successes=False,
             reflection=settings.reflection,
+            carriers=frozenset({RELAY}),
         ),
+        on_closing=relays.close,
     )
     process.live.subscribe(lambda now: server.limit_concurrent_rpcs(now.max_concurrent_rpcs))
     return server

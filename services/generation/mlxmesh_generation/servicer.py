@@ -14,7 +14,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensRequest,
     CountTokensResponse,
     GenerateRequest,
-    GenerateResponse,
+    RelayRequest,
     ResumeGenerationRequest,
     ResumeGenerationResponse,
 )
@@ -24,6 +24,7 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
 from mlxmesh_generation import convert
 from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest
 from mlxmesh_generation.placement.engines import Engines
+from mlxmesh_generation.relay.relays import Relays
 from mlxmesh_generation.streams.generations import Generations
 from mlxmesh_shared.errors import MethodNotFound
 from mlxmesh_shared.registry.convert import breaker_message, instance_message
@@ -34,17 +35,23 @@ from mlxmesh_shared.rpc.server import remaining_s
 class GenerationServicer(GenerationServiceServicer):
     """The server has checked the legal ranges before it calls a handler."""
 
-    def __init__(self, generations: Generations) -> None:
+    def __init__(self, generations: Generations, relays: Relays) -> None:
         self._generations = generations
+        self._relays = relays
 
-    async def Generate(
-        self, request: GenerateRequest, context: Any
-    ) -> AsyncIterator[GenerateResponse]:
+    def Relay(self, request_iterator: AsyncIterator[RelayRequest], context: Any) -> Any:
+        return self._relays.serve(self, request_iterator, context)
+
+    def Generate(self, request: GenerateRequest, context: Any) -> Any:
+        # It writes its messages: another generator would cost time for every token.
+        return self._generate(request, context)
+
+    async def _generate(self, request: GenerateRequest, context: Any) -> None:
         asked = _asked(request, context)
         transcript = await self._generations.begin(asked, remaining_s(context))
         async with aclosing(transcript.read()) as events:
             async for sequence, event in events:
-                yield convert.generate_response(sequence, event)
+                await context.write(convert.generate_response(sequence, event))
 
     async def Complete(self, request: CompleteRequest, context: Any) -> CompleteResponse:
         asked = _asked(request.generation, context)

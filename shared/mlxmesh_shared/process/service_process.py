@@ -56,12 +56,13 @@ class ServiceProcess(Generic[S]):
         tls: ServerTls | None = None,
         traced_methods: Container[str] = (),
         on_refused: Callable[[int], None] = lambda _: None,
+        on_closing: Callable[[], None] = lambda: None,
     ) -> MeshServer:
         """A server that is not started, and whose calls are measured and traced.
 
         tls: where it is not given, the default for the certificates of this process.
         traced_methods: those that begin a trace where their caller brings none.
-        on_refused: as of MeshServer.
+        on_refused, on_closing: as of MeshServer.
         """
         if tls is None and self.certificates is not None:
             tls = ServerTls(self.certificates)
@@ -75,6 +76,7 @@ class ServiceProcess(Generic[S]):
             tls=tls,
             watcher=ServedCalls(self.telemetry.of_process, begins=traced_methods),
             on_refused=on_refused,
+            on_closing=on_closing,
         )
 
 

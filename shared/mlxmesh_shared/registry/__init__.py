@@ -5,11 +5,18 @@ import socket
 
 from mlxmesh_shared.host.host_port import join_host_port, split_host_port
 from mlxmesh_shared.registry.directory import DirectoryRegistry
-from mlxmesh_shared.registry.port import Instance, Registry, follow_service
+from mlxmesh_shared.registry.port import OFFERS_RELAY, Instance, Registry, follow_service
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.tls import CertificateSource
 
-__all__ = ["Instance", "Registry", "follow_service", "local_instance", "open_registry"]
+__all__ = [
+    "OFFERS_RELAY",
+    "Instance",
+    "Registry",
+    "follow_service",
+    "local_instance",
+    "open_registry",
+]
 
 CONTRACT_VERSION = "v1"
 """The version in the package names of the contracts."""

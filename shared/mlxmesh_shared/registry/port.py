@@ -9,6 +9,8 @@ from typing import Protocol
 
 from mlxmesh_shared.errors import InvalidArgument
 
+OFFERS_RELAY = "relay"
+"""Metadata of a generation instance that serves `GenerationService.Relay`."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 

@@ -7,7 +7,7 @@ reason, never from text (`from_rpc_error`). In a stream of many sequences, and i
 Source: AIP-193 (exactly one ErrorInfo per status).
 """
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -16,7 +16,7 @@ from google.rpc import (  # pyright: ignore[reportMissingTypeStubs] - they are i
     error_details_pb2,
     status_pb2,
 )
-from grpc import StatusCode
+from grpc import StatusCode, aio
 from grpc_status import rpc_status
 
 from mlxmesh.common.v1.failure_pb2 import Failure
@@ -102,45 +102,74 @@ def from_failure(failure: Failure) -> MeshError:
 
 def to_status(error: MeshError) -> grpc.Status:
     """The rich status of an error: ErrorInfo always, BadRequest and RetryInfo where they fit."""
-    message = error.message[:MAX_MESSAGE_CHARACTERS]
-    status = status_pb2.Status(code=error.code.value[0], message=message)
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
-    if error.field:
+    return cast("Any", rpc_status).to_status(_rich_status(to_failure(error)))
+
+
+def to_rpc_error(failure: Failure) -> aio.AioRpcError:
+    """The error of a call that ends with a failure. Without a reason it is one of gRPC's own."""
+    trailing = aio.Metadata()
+    if failure.reason:
+        trailing.add(_DETAILS_KEY, _rich_status(failure).SerializeToString())
+    code = _CODES.get(failure.code, StatusCode.INTERNAL)
+    return aio.AioRpcError(code, aio.Metadata(), trailing, details=failure.message)
+
+
+def _rich_status(failure: Failure) -> status_pb2.Status:
+    message = failure.message[:MAX_MESSAGE_CHARACTERS]
+    status = status_pb2.Status(code=failure.code, message=message)
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN)]
+    if failure.field:
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=message
+            field=failure.field, description=message
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if error.retry_delay_s is not None:
+    if failure.retry_delay_ms:
         delay = Duration()
-        delay.FromMilliseconds(round(error.retry_delay_s * 1000))
+        delay.FromMilliseconds(failure.retry_delay_ms)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     for detail in details:
         status.details.add().Pack(detail)
-    return cast("Any", rpc_status).to_status(status)
+    return status
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
+def from_rpc_error(error: aio.AioRpcError) -> MeshError:
     """The error in a peer's answer: by the reason of its ErrorInfo, else by its code."""
-    known = _from_details(error)
+    known = _from_metadata(error.code(), error.trailing_metadata())
     if known is not None:
         return known
     cls, message = _WITHOUT_REASON.get(error.code(), _INTERNAL)
     return cls(message)
 
 
-def _from_details(error: grpc.aio.AioRpcError) -> MeshError | None:
-    metadata = error.trailing_metadata()
+def from_status(status: grpc.Status) -> MeshError:
+    """The error that a status of this process describes, for a call that is one stream of many."""
+    trailing = aio.Metadata.from_tuple(tuple(status.trailing_metadata or ()))
+    known = _from_metadata(status.code, trailing)
+    return known or _WITHOUT_REASON.get(status.code, _INTERNAL)[0](status.details)
+
+
+def _from_metadata(code: StatusCode, metadata: aio.Metadata | None) -> MeshError | None:
     encoded = metadata.get(_DETAILS_KEY) if metadata is not None else None
     if not isinstance(encoded, bytes):
         return None
     try:
         status = status_pb2.Status.FromString(encoded)
-        return _from_rich_status(error.code(), status)
     except DecodeError:
         return None
+    details = _details(status)
+    if not details.reason:
+        return None
+    return _rebuild(code, details.reason, status.message, details.field, details.retry_delay_s)
 
 
-def _from_rich_status(code: StatusCode, status: status_pb2.Status) -> MeshError | None:
+class _Details(NamedTuple):
+    reason: str
+    """Empty without an ErrorInfo of ours."""
+    field: str
+    retry_delay_s: float | None
+
+
+def _details(status: status_pb2.Status) -> _Details:
     info = error_details_pb2.ErrorInfo()
     bad_request = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
@@ -148,9 +177,11 @@ def _from_rich_status(code: StatusCode, status: status_pb2.Status) -> MeshError 
         # Unpacks only into the message of its own type.
         for detail in (info, bad_request, retry):
             packed.Unpack(detail)
-    if info.domain != DOMAIN:
-        return None
     violations = bad_request.field_violations
-    field = violations[0].field if violations else ""
-    delay_s = retry.retry_delay.ToMilliseconds() / 1000 if retry.HasField("retry_delay") else None
-    return _rebuild(code, info.reason, status.message, field, delay_s)
+    return _Details(
+        reason=info.reason if info.domain == DOMAIN else "",
+        field=violations[0].field if violations else "",
+        retry_delay_s=retry.retry_delay.ToMilliseconds() / 1000
+        if retry.HasField("retry_delay")
+        else None,
+    )

@@ -8,7 +8,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Container
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
@@ -36,7 +37,8 @@ from mlxmesh_shared.tls.method_access import MethodAccess
 
 _log = logging.getLogger(__name__)
 
-MAX_INFRASTRUCTURE_STREAMS = 1000
+MAX_UNCOUNTED_STREAMS = 1000
+"""Of each method whose streams the limit of concurrent calls does not count."""
 
 
 class WatchedCall(Protocol):
@@ -63,15 +65,20 @@ class CallGuard(aio.ServerInterceptor):
         log_successes: bool = True,
         access: MethodAccess | None = None,
         watcher: CallWatcher | None = None,
+        carriers: Container[str] = (),
     ) -> None:
-        """Without `admission`, any number of calls may run."""
+        """Without `admission`, any number of calls may run.
+
+        carriers: methods whose streams carry other calls, which are counted and measured instead.
+        """
         self._service = service
         self._receiver = receiver
         self._admission = admission
         self._log_successes = log_successes
         self._access = access
         self._watcher = watcher
-        self._infrastructure_streams = 0
+        self._carriers = carriers
+        self._uncounted_streams: Counter[str] = Counter()
         self._guarded: dict[str, tuple[Any, Any]] = {}
         self._unknown = self._guard("(unknown)", UNKNOWN_METHOD)
         # Running methods by the task that handles the call, and tasks that a drain has cancelled.
@@ -110,33 +117,43 @@ class CallGuard(aio.ServerInterceptor):
                 self._ended.add(task)
                 task.cancel()
 
-    def _guard(self, method: str, handler: Any) -> Any:
+    def behaviour(self, method: str, handler: Any) -> Behaviour:
+        """The guarded behaviour of a method, for the calls of it that a carrier carries.
+
+        It takes the stream of requests, or None for a context that has the one request.
+        """
         behaviour = behaviour_of(handler)
-        if is_infrastructure(method) and handler.response_streaming:
-            behaviour = self._bounded(behaviour)
+        if handler.response_streaming and self._is_uncounted(method):
+            behaviour = self._bounded(method, behaviour)
         receive = self._receiver.of(method, handler)
 
         async def serve(requests: Any, context: Context) -> Any:
             return await self._serve(method, receive, behaviour, requests, context)
 
-        return with_behaviour(handler, serve)
+        return serve
 
-    def _bounded(self, behaviour: Behaviour) -> Behaviour:
-        """Streams of health and reflection have a limit of their own, not that of other calls."""
+    def _guard(self, method: str, handler: Any) -> Any:
+        return with_behaviour(handler, self.behaviour(method, handler))
+
+    def _bounded(self, method: str, behaviour: Behaviour) -> Behaviour:
+        """Streams that the limit of concurrent calls does not count have a limit of their own."""
 
         async def run(request: Any, context: Context) -> None:
-            if self._infrastructure_streams >= MAX_INFRASTRUCTURE_STREAMS:
+            if self._uncounted_streams[method] >= MAX_UNCOUNTED_STREAMS:
                 raise TooManyRequests(
-                    f"{MAX_INFRASTRUCTURE_STREAMS} streams of health and reflection are open here",
+                    f"{MAX_UNCOUNTED_STREAMS} streams of this method are open here",
                     retry_delay_s=1.0,
                 )
-            self._infrastructure_streams += 1
+            self._uncounted_streams[method] += 1
             try:
                 await behaviour(request, context)
             finally:
-                self._infrastructure_streams -= 1
+                self._uncounted_streams[method] -= 1
 
         return run
+
+    def _is_uncounted(self, method: str) -> bool:
+        return is_background(method) or method in self._carriers
 
     async def _serve(
         self,
@@ -187,7 +204,7 @@ class CallGuard(aio.ServerInterceptor):
             self._conclude(method, context, code, time.perf_counter() - started_s, watched)
 
     def _watched(self, method: str, context: Context) -> WatchedCall | None:
-        if self._watcher is None or is_background(method):
+        if self._watcher is None or self._is_uncounted(method):
             return None
         return self._watcher.begin(method, context)
 
@@ -200,7 +217,7 @@ class CallGuard(aio.ServerInterceptor):
 
         Raises: TooManyRequests, InvalidArgument.
         """
-        if self._admission is None or is_background(method):
+        if self._admission is None or self._is_uncounted(method):
             return None
         caller = claimed_caller(context)
         self._admission.admit(caller)

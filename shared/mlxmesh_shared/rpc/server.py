@@ -62,6 +62,8 @@ class ServerOptions:
     """Whether this server may start while another one listens on its port."""
     settle_s: float = SETTLE_S
     """How long other processes have to see that it leaves, before its port closes."""
+    carriers: frozenset[str] = frozenset()
+    """Methods whose streams carry other calls, which are counted and measured instead."""
 
     def admission(self, on_refused: Callable[[int], None]) -> CallAdmission | None:
         """The limit of concurrent calls; None for any number."""
@@ -127,11 +129,16 @@ class MeshServer:
         leaving: asyncio.Event | None = None,
         watcher: CallWatcher | None = None,
         on_refused: Callable[[int], None] = lambda _: None,
+        on_closing: Callable[[], None] = lambda: None,
     ) -> None:
-        """on_refused: as of CallAdmission."""
+        """on_refused: as of CallAdmission.
+
+        on_closing: called in a drain when the port closes and running calls have yet to end.
+        """
         self.address = ""
         self.leaving = leaving or asyncio.Event()
         """Set when ControlService is asked to drain this process."""
+        self._on_closing = on_closing
         self._tls = tls
         self._listen = listen
         self._options = options
@@ -148,6 +155,7 @@ class MeshServer:
             log_successes=options.log_successes,
             access=tls.access(descriptors) if tls is not None else None,
             watcher=watcher,
+            carriers=options.carriers,
         )
         self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
         self._health = health.aio.HealthServicer()
@@ -184,6 +192,10 @@ class MeshServer:
     def limit_concurrent_rpcs(self, limit: int, *, per_caller: int | None = None) -> None:
         """Changes the limit of concurrent calls, if there is one; running calls continue."""
         self._guard.resize(limit, per_caller)
+
+    def guarded(self, method: str, handler: Any) -> Callable[[Any, Any], Any]:
+        """The guarded behaviour of a method, for the calls of it that a carrier carries."""
+        return self._guard.behaviour(method, handler)
 
     def flush(self) -> None:
         """Records the calls that have ended now instead of shortly after."""
@@ -230,6 +242,7 @@ class MeshServer:
         await self.set_not_serving()
         await asyncio.sleep(self._options.settle_s if settle_s is None else settle_s)
         self._guard.end_calls(_never_ends)
+        self._on_closing()
         stopping = asyncio.create_task(self._server.stop(grace_s + 1))
         await asyncio.wait({stopping}, timeout=grace_s)
         self._guard.end_calls(lambda _: True)

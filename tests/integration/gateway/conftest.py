@@ -14,7 +14,7 @@ from mlxmesh_client import MeshClient
 from mlxmesh_gateway.__main__ import serve
 from mlxmesh_gateway.otlp.assembly import open_receiver
 from mlxmesh_shared.process.service_host import ServiceHost
-from mlxmesh_shared.registry import Instance
+from mlxmesh_shared.registry import OFFERS_RELAY, Instance
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import GatewaySettings
 from tests.fakes.public_services import (
@@ -33,8 +33,10 @@ SETTLE_S = 0.02
 class Stand:
     """Builds what a test needs; everything ends with the test."""
 
-    def __init__(self, stack: AsyncExitStack) -> None:
+    def __init__(self, stack: AsyncExitStack, *, relays: bool = True) -> None:
+        """relays: whether generation instances carry streams on a relay; older ones do not."""
         self.registry = InMemoryRegistry()
+        self.relays = relays
         self._stack = stack
         self._gateways = itertools.count(1)
 
@@ -56,7 +58,8 @@ class Stand:
         """Starts and registers a server."""
         address = await server.start()
         self._stack.push_async_callback(server.drain, 0, 0)
-        instance = Instance(service, name, address, pid=1)
+        metadata = {OFFERS_RELAY: "1"} if service == "generation" and self.relays else {}
+        instance = Instance(service, name, address, pid=1, metadata=metadata)
         await self.registry.register(instance)
         return instance
 
@@ -125,7 +128,7 @@ class Stand:
         return await self._stack.enter_async_context(grpc.aio.insecure_channel(address))
 
 
-@pytest.fixture
-async def stand() -> AsyncIterator[Stand]:
+@pytest.fixture(params=["relay", "calls"])
+async def stand(request: pytest.FixtureRequest) -> AsyncIterator[Stand]:
     async with AsyncExitStack() as stack:
-        yield Stand(stack)
+        yield Stand(stack, relays=request.param == "relay")

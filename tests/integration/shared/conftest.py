@@ -53,6 +53,11 @@ class Scripted(pb_grpc.GenerationServiceServicer):
     ) -> AsyncIterator[pb.ResumeGenerationResponse]:
         yield pb.ResumeGenerationResponse()
 
+    async def Relay(
+        self, request_iterator: AsyncIterator[pb.RelayRequest], context: Context
+    ) -> AsyncIterator[pb.RelayResponse]:
+        yield pb.RelayResponse()
+
     async def CancelGeneration(
         self, request: pb.CancelGenerationRequest, context: Context
     ) -> pb.CancelGenerationResponse:

@@ -6,7 +6,7 @@ The cases are made from the contracts, so a new field with a rule is tested the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,11 @@ def illegal_values(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple[
         yield MISSING_FEATURE, some_value(field)
         return
     if is_map(field):
-        yield from ((what, {7: value}) for what, value in illegal_scalars(map_value(field), rules))
+        [key] = some_keys(field, 1)
+        value_field = map_entry(field)["value"]
+        yield from ((what, {key: value}) for what, value in illegal_scalars(value_field, rules))
+        if rules.HasField("key_pattern"):
+            yield "a key off the pattern", {"../ etc\n": some_value(value_field)}
     elif field.is_repeated:
         yield from ((what, [value]) for what, value in illegal_scalars(field, rules))
     else:
@@ -97,7 +101,7 @@ def illegal_scalars(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple
         yield from illegal_numbers(field, rules)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         if rules.HasField("max_length"):
-            yield "too long", "x" * (rules.max_length + 1)
+            yield "too long", some_value(field, is_element=True) * (rules.max_length + 1)
         if rules.min_length:
             yield "empty", ""
         if rules.HasField("pattern"):
@@ -125,25 +129,30 @@ def is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
-def map_value(field: FieldDescriptor) -> FieldDescriptor:
+def map_entry(field: FieldDescriptor) -> Mapping[str, FieldDescriptor]:
     assert field.message_type is not None
-    return field.message_type.fields_by_name["value"]
+    return field.message_type.fields_by_name
 
 
-def some_value(field: FieldDescriptor) -> Any:
+def some_keys(field: FieldDescriptor, count: int) -> list[Any]:
+    is_text = map_entry(field)["key"].cpp_type == FieldDescriptor.CPPTYPE_STRING
+    return [f"k{number}" if is_text else number for number in range(7, 7 + count)]
+
+
+def some_value(field: FieldDescriptor, *, is_element: bool = False) -> Any:
     if is_map(field):
         return {"a": "b"}
     value: Any = 1
     if field.message_type is not None:
         value = GetMessageClass(field.message_type)()
     elif field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        value = "x"
-    return [value] if field.is_repeated else value
+        value = b"x" if field.type == FieldDescriptor.TYPE_BYTES else "x"
+    return [value] if field.is_repeated and not is_element else value
 
 
 def too_many(field: FieldDescriptor, count: int) -> Any:
     if is_map(field):
-        return dict.fromkeys(range(count), 1)
+        return dict.fromkeys(some_keys(field, count), some_value(map_entry(field)["value"]))
     return some_value(field) * count
 
 
@@ -196,5 +205,6 @@ def test_there_are_cases_for_every_public_request() -> None:
         "CountTokensRequest", "PullModelRequest", "RegisterModelRequest", "GetModelRequest",
         "ListModelsRequest", "DeleteModelRequest", "LoadModelRequest", "UnloadModelRequest",
         "SetAliasRequest", "GetTokenizerRequest", "StartEngineRequest", "Submit",
-        "ImportModelRequest", "WatchEventsRequest", "Event",
+        "ImportModelRequest", "WatchEventsRequest", "Event", "RelayRequest", "OpenStream",
+        "StreamCredit",
     }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mlxmesh_gateway.forwarding.attempts import MAX_TRIES, Answered, Attempts
-from mlxmesh_gateway.forwarding.backends import Endpoint
+from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_shared.errors import MeshError, NotFound, ServiceUnavailable
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.resilience.breaker import Breaker, BreakerState

@@ -6,7 +6,8 @@ from typing import Any
 import grpc
 import pytest
 
-from mlxmesh_gateway.forwarding.backends import Backends, Endpoint, rendezvous_weight
+from mlxmesh_gateway.forwarding.backends import Backends, rendezvous_weight
+from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_shared.errors import (
     Draining,
     EngineLost,

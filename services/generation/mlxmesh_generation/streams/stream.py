@@ -33,8 +33,12 @@ class EventBuffer:
     """
 
     def __init__(self, on_backlog: Callable[[int], None] = _nobody) -> None:
-        """`on_backlog` is called with each change of the bytes that wait for the reader."""
+        """`on_backlog` is called with changes of the bytes that wait for the reader.
+
+        An event that a waiting reader takes at once is not part of them.
+        """
         self._on_backlog = on_backlog
+        self._backlog_bytes = self._reported_bytes = 0
         self._events: deque[Event] = deque()
         self._backlog_tokens = 0
         self._finished = False
@@ -58,8 +62,9 @@ class EventBuffer:
         elif isinstance(event, Finished):
             self._finished = True
         self._events.append(event)
-        self.wake()
-        self._on_backlog(size_bytes(event) - before_bytes)
+        self._backlog_bytes += size_bytes(event) - before_bytes
+        if not self._wake():
+            self._report()
 
     def fail(self, error: MeshError) -> None:
         """Ends the stream with an error, after the events already in it."""
@@ -68,13 +73,11 @@ class EventBuffer:
 
     def drop(self, error: MeshError) -> None:
         """Discards the waiting events; the reader gets the error next, or an earlier one."""
-        waiting = sum(map(size_bytes, self._events))
         self._events.clear()
-        self._backlog_tokens = 0
+        self._backlog_tokens = self._backlog_bytes = 0
         self._error = self._error or error
         self.wake()
-        if waiting:
-            self._on_backlog(-waiting)
+        self._report()
 
     async def wait(self) -> None:
         """Returns after the next put(), fail(), drop() or wake()."""
@@ -93,7 +96,9 @@ class EventBuffer:
         event = self._events.popleft()
         if isinstance(event, Delta):
             self._backlog_tokens -= len(event.token_ids)
-        self._on_backlog(-size_bytes(event))
+        self._backlog_bytes -= size_bytes(event)
+        if self._reported_bytes:
+            self._report()
         return event
 
     @property
@@ -106,5 +111,18 @@ class EventBuffer:
         return self._error is not None
 
     def wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        self._wake()
+
+    def _wake(self) -> bool:
+        """Whether a reader was waiting."""
+        reader, self._reader = self._reader, None
+        if reader is None or reader.done():
+            return False
+        reader.set_result(None)
+        return True
+
+    def _report(self) -> None:
+        change = self._backlog_bytes - self._reported_bytes
+        if change:
+            self._reported_bytes = self._backlog_bytes
+            self._on_backlog(change)

@@ -1,0 +1,1 @@
+"""Relays: calls of a gateway that are carried, many at once, by one call."""
