@@ -29,6 +29,8 @@ class Mesh:
 
     addresses: dict[str, str]
     pids: dict[str, int]
+    engines: tuple[str, ...] = ()
+    """The address of every engine: one for each model and replica."""
 
     @property
     def address(self) -> str:
@@ -77,6 +79,7 @@ def serving(model: Path, *options: str, telemetry: bool = True, **engine: object
             yield Mesh(
                 {one["service"]: one["address"] for one in instances},
                 {one["service"]: one["pid"] for one in instances},
+                tuple(one["address"] for one in instances if one["service"] == "engine"),
             )
         finally:
             command("down")

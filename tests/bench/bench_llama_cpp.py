@@ -1,0 +1,195 @@
+"""llama.cpp beside the mesh: SmolLM2-135M in 4 bit and in bfloat16, on one machine, in one run.
+
+    .venv/bin/python -m tests.bench.bench_llama_cpp [--rounds 1] [--streams 1 8 32] [--json FILE]
+
+The first run builds llama.cpp, 10 to 20 minutes on two cores. Its server runs the GGUF file as it
+ships (Q4_1), and as Q4_0 and BF16 made from it. The mesh serves the same file imported as it is,
+and in bfloat16. The reference is BatchGenerator in process, with float32 and OpenBLAS. All stay up
+and take turns. Prompts are new token ids each time, sent over HTTP or gRPC; responses are greedy
+and as long as asked for. Time to first token runs from the opening of all streams to the first text
+of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from mlxmesh.engine.v1.engine_pb2 import GetEngineInfoRequest
+from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
+from mlxmesh_client import MeshClient
+from mlxmesh_launcher.smollm2 import smollm2
+from mlxmesh_model.gguf.conversion import convert
+from mlxmesh_model.gguf.weights import Dtype
+from mlxmesh_shared.rpc.channels import open_channel
+from tests.bench.bench_mesh import PROMPT_TOKENS, InProcess
+from tests.bench.bench_model import prompts
+from tests.bench.memory import read_bytes_per_s
+from tests.bench.peers import contestants, llama_cpp
+from tests.bench.peers.completions import Prompt
+from tests.bench.peers.contestants import Contestant
+from tests.bench.peers.install import PeerFailed
+from tests.bench.peers.llama_cpp_build import built
+from tests.bench.peers.llama_cpp_report import (
+    BESIDE,
+    BF16,
+    FOUR_BIT,
+    Side,
+    compared,
+    traffic,
+    verdicts,
+)
+from tests.bench.peers.processes import end_on_sigterm, running
+from tests.bench.peers.report import document, table
+from tests.bench.results import console, drawn, judged, machine, write
+from tests.bench.samples import Sample
+from tests.bench.serving import serving
+
+NEW_TOKENS = 48
+WARM_UP_STREAMS = 2
+TURN_LIMIT_S = 240.0
+progress = Console(stderr=True)
+
+
+async def enter_own(stack: AsyncExitStack, gguf: Path, folder: Path) -> list[Side]:
+    """Both of ours in one mesh, and the reference in process."""
+    for name, dtype in ((FOUR_BIT, None), (BF16, Dtype.BFLOAT16)):
+        convert(gguf, folder / name, dtype, lambda done, total: None)
+    mesh = stack.enter_context(serving(folder / FOUR_BIT, "--model", str(folder / BF16)))
+    client = await stack.enter_async_context(MeshClient(mesh.address))
+    weights = await weights_of(mesh.engines)
+    reference = InProcess(folder / BF16)
+    stack.callback(reference.close)
+
+    async def in_process(work: Sequence[Prompt], seed: int) -> Sample:
+        return await asyncio.to_thread(reference.measure, len(work), seed, new_tokens=NEW_TOKENS)
+
+    own = [
+        Side(
+            contestant("mlxmesh", name, contestants.mesh(client, name, new_tokens=NEW_TOKENS)),
+            beside=name,
+            weights_bytes=weights[name],
+        )
+        for name in (FOUR_BIT, BF16)
+    ]
+    float32_bytes = 2 * (folder / BF16 / "model.safetensors").stat().st_size
+    return [*own, Side(contestant("BatchGenerator", "float32", in_process), BF16, float32_bytes)]
+
+
+def contestant(name: str, variant: str, measure: contestants.Measure) -> Contestant:
+    """One side, which may take long for a turn."""
+    return Contestant(name, variant, measure, limit_s=TURN_LIMIT_S)
+
+
+async def weights_of(engines: Sequence[str]) -> dict[str, int]:
+    """The bytes of weights that each engine holds, by model; says what it computes in."""
+    found: dict[str, int] = {}
+    for address in engines:
+        async with open_channel(address) as channel:
+            info = await EngineServiceStub(channel).GetEngineInfo(GetEngineInfoRequest())
+        progress.print(f"{info.model}: {info.dtype_note}; {info.blas}", markup=False)
+        found[info.model] = info.weights_bytes
+    return found
+
+
+async def enter_llama_cpp(
+    stack: AsyncExitStack, kind: str, gguf: Path, folder: Path, args: argparse.Namespace
+) -> Side:
+    """llama.cpp's server on one type of the file. Raises PeerFailed."""
+    programs = built()
+    model = llama_cpp.as_type(gguf, kind, programs=programs, folder=folder)
+    peer = llama_cpp.llama_cpp(slots=max(args.streams), threads=args.threads)
+    here = folder / f"{peer.name}, {kind}"
+    up = running(peer, {}, programs=programs, model=model, folder=here)
+    measure = contestants.peer(
+        await stack.enter_async_context(up),
+        kind,
+        prompt_tokens=PROMPT_TOKENS,
+        new_tokens=NEW_TOKENS,
+        extra=llama_cpp.ASK,
+    )
+    side = contestant("llama.cpp", kind, measure)
+    return Side(side, BESIDE[kind], model.stat().st_size)
+
+
+async def take_turns(all_: Sequence[Contestant], streams: Sequence[int], rounds: int) -> None:
+    """Measure everybody by turns, another first in each round."""
+    for each in all_:
+        await each.take_turn(prompts(WARM_UP_STREAMS, PROMPT_TOKENS, seed=0), 0, keep=False)
+    for number in range(1, rounds + 1):
+        first = number % len(all_)
+        for count in streams:
+            progress.print(f"round {number} of {rounds}, {count} streams")
+            seed = 1000 * number + count
+            work = prompts(count, PROMPT_TOKENS, seed=seed)
+            for each in (*all_[first:], *all_[:first]):
+                await each.take_turn(work, seed)
+
+
+async def run(args: argparse.Namespace) -> list[Side]:
+    """Build, start, measure, stop; raises PeerFailed when llama.cpp cannot be built or started."""
+    end_on_sigterm()
+    progress.print("building llama.cpp where it is not built yet")
+    await asyncio.to_thread(built)
+    gguf = smollm2()
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxmesh-llama-")))
+        sides = await enter_own(stack, gguf, folder)
+        sides += [await enter_llama_cpp(stack, kind, gguf, folder, args) for kind in BESIDE]
+        await take_turns([side.contestant for side in sides], args.streams, args.rounds)
+    return sides
+
+
+def report(sides: Sequence[Side], machine_bytes_per_s: float, args: argparse.Namespace) -> str:
+    """Print the tables, the targets and the failures; returns everything as JSON."""
+    found = compared(sides)
+    targets, read = verdicts(found), traffic(sides, machine_bytes_per_s)
+    out = console()
+    out.print(f"{machine()}; {args.rounds} rounds, llama.cpp on {args.threads} threads")
+    out.print(table(found, args.streams))
+    for title, lines in (("weights read at one stream", read), ("targets", judged(targets))):
+        if lines:
+            out.print(drawn(title, lines))
+    for server, _ in found:
+        if server.failure:
+            out.print(f"{server.name}, {server.variant}: {server.failure}", markup=False)
+    about = {
+        "machine": machine(),
+        "peer": llama_cpp.VERSION,
+        "threads": args.threads,
+        "read_bytes_per_s": machine_bytes_per_s,
+        "traffic": [dict(row) for row in read],
+    }
+    return json.dumps(document(found, targets, about), indent=2)
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="measurements of each kind")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of llama.cpp")
+    parser.add_argument("--json", type=Path, help="write all figures and samples here")
+    args = parser.parse_args()
+    machine_bytes_per_s = read_bytes_per_s()
+    try:
+        sides = asyncio.run(run(args))
+    except PeerFailed as failure:
+        raise SystemExit(f"llama.cpp: {failure}") from failure
+    text = report(sides, machine_bytes_per_s, args)
+    if args.json:
+        write(args.json, text)
+
+
+if __name__ == "__main__":
+    main()
