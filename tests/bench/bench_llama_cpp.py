@@ -19,6 +19,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -42,6 +43,7 @@ from tests.bench.peers.llama_cpp_report import (
     BESIDE,
     BF16,
     FOUR_BIT,
+    PEER,
     Side,
     compared,
     traffic,
@@ -55,6 +57,7 @@ from tests.bench.serving import serving
 
 NEW_TOKENS = 48
 WARM_UP_STREAMS = 2
+TRIAL_STREAMS, TRIAL_LIMIT_S = 4, 30.0
 TURN_LIMIT_S = 240.0
 progress = Console(stderr=True)
 
@@ -101,13 +104,13 @@ async def weights_of(engines: Sequence[str]) -> dict[str, int]:
 
 
 async def enter_llama_cpp(
-    stack: AsyncExitStack, kind: str, gguf: Path, folder: Path, args: argparse.Namespace
+    stack: AsyncExitStack, kind: str, gguf: Path, folder: Path, *, slots: int, threads: int
 ) -> Side:
     """llama.cpp's server on one type of the file. Raises PeerFailed."""
     programs = built()
     model = llama_cpp.as_type(gguf, kind, programs=programs, folder=folder)
-    peer = llama_cpp.llama_cpp(slots=max(args.streams), threads=args.threads)
-    here = folder / f"{peer.name}, {kind}"
+    peer = llama_cpp.llama_cpp(slots=slots, threads=threads)
+    here = folder / f"{peer.name}, {kind}, {threads}"
     up = running(peer, {}, programs=programs, model=model, folder=here)
     measure = contestants.peer(
         await stack.enter_async_context(up),
@@ -116,8 +119,27 @@ async def enter_llama_cpp(
         new_tokens=NEW_TOKENS,
         extra=llama_cpp.ASK,
     )
-    side = contestant("llama.cpp", kind, measure)
-    return Side(side, BESIDE[kind], model.stat().st_size)
+    return Side(contestant(PEER, kind, measure), BESIDE[kind], model.stat().st_size)
+
+
+async def best_threads(gguf: Path, folder: Path, choices: Sequence[int]) -> int:
+    """The number of threads that serves llama.cpp best now: on busy cores, two are slower than one.
+
+    Its threads wait for each other at every product, so that each loses what any of them loses.
+    """
+    speeds: dict[int, float] = {}
+    work = prompts(TRIAL_STREAMS, PROMPT_TOKENS, seed=0)
+    for threads in choices if len(choices) > 1 else ():
+        async with AsyncExitStack() as stack:
+            side = await enter_llama_cpp(
+                stack, llama_cpp.AS_IT_IS, gguf, folder, slots=TRIAL_STREAMS, threads=threads
+            )
+            trial = replace(side.contestant, limit_s=TRIAL_LIMIT_S)
+            await trial.take_turn(work, 0)
+        for sample in trial.samples.get(TRIAL_STREAMS, ()):
+            speeds[threads] = sample.tokens_per_second
+            progress.print(f"llama.cpp on {threads} threads: {speeds[threads]:.1f} tokens/s")
+    return max(speeds, key=lambda threads: speeds[threads], default=choices[0])
 
 
 async def take_turns(all_: Sequence[Contestant], streams: Sequence[int], rounds: int) -> None:
@@ -134,26 +156,35 @@ async def take_turns(all_: Sequence[Contestant], streams: Sequence[int], rounds:
                 await each.take_turn(work, seed)
 
 
-async def run(args: argparse.Namespace) -> list[Side]:
-    """Build, start, measure, stop; raises PeerFailed when llama.cpp cannot be built or started."""
+async def run(args: argparse.Namespace) -> tuple[list[Side], int]:
+    """Build, start, measure, stop; returns llama.cpp's number of threads too.
+
+    Raises PeerFailed when llama.cpp cannot be built or started.
+    """
     end_on_sigterm()
     progress.print("building llama.cpp where it is not built yet")
     await asyncio.to_thread(built)
-    gguf = smollm2()
+    gguf, slots = smollm2(), max(args.streams)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlxmesh-llama-")))
+        threads = await best_threads(gguf, folder, args.threads)
         sides = await enter_own(stack, gguf, folder)
-        sides += [await enter_llama_cpp(stack, kind, gguf, folder, args) for kind in BESIDE]
+        for kind in BESIDE:
+            sides.append(
+                await enter_llama_cpp(stack, kind, gguf, folder, slots=slots, threads=threads)
+            )
         await take_turns([side.contestant for side in sides], args.streams, args.rounds)
-    return sides
+    return sides, threads
 
 
-def report(sides: Sequence[Side], machine_bytes_per_s: float, args: argparse.Namespace) -> str:
+def report(
+    sides: Sequence[Side], threads: int, machine_bytes_per_s: float, args: argparse.Namespace
+) -> str:
     """Print the tables, the targets and the failures; returns everything as JSON."""
     found = compared(sides)
     targets, read = verdicts(found), traffic(sides, machine_bytes_per_s)
     out = console()
-    out.print(f"{machine()}; {args.rounds} rounds, llama.cpp on {args.threads} threads")
+    out.print(f"{machine()}; {args.rounds} rounds, llama.cpp on {threads} threads")
     out.print(table(found, args.streams))
     for title, lines in (("weights read at one stream", read), ("targets", judged(targets))):
         if lines:
@@ -164,7 +195,7 @@ def report(sides: Sequence[Side], machine_bytes_per_s: float, args: argparse.Nam
     about = {
         "machine": machine(),
         "peer": llama_cpp.VERSION,
-        "threads": args.threads,
+        "threads": threads,
         "read_bytes_per_s": machine_bytes_per_s,
         "traffic": [dict(row) for row in read],
     }
@@ -178,15 +209,21 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each kind")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of llama.cpp")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=sorted({1, os.cpu_count() or 1}),
+        help="of llama.cpp; the best of them in a short trial",
+    )
     parser.add_argument("--json", type=Path, help="write all figures and samples here")
     args = parser.parse_args()
     machine_bytes_per_s = read_bytes_per_s()
     try:
-        sides = asyncio.run(run(args))
+        sides, threads = asyncio.run(run(args))
     except PeerFailed as failure:
         raise SystemExit(f"llama.cpp: {failure}") from failure
-    text = report(sides, machine_bytes_per_s, args)
+    text = report(sides, threads, machine_bytes_per_s, args)
     if args.json:
         write(args.json, text)
 

@@ -75,8 +75,8 @@ async def enter_peer(
         )
     except PeerFailed as failure:
         return Contestant(peer.name, variant.name, None, failure=str(failure))
-    sizes = {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
-    return Contestant(peer.name, variant.name, contestants.peer(port, str(model), **sizes))
+    measure = contestants.peer(port, str(model), prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS)
+    return Contestant(peer.name, variant.name, measure)
 
 
 async def enter_own(stack: AsyncExitStack, folder: Path) -> list[Contestant]:

@@ -33,21 +33,21 @@ VLLM_MLX = [
 
 # Framed in chunks, although it is asked in HTTP/1.0.
 LLAMA_CPP = [
-    b"85\r\n",
+    b"11b\r\n",
     b'data: {"choices":[{"text":" vcu","index":0,"logprobs":null,"finish_reason":null}]}\n',
     b"\n",
     b"\r\n",
-    b"171\r\n",
+    b"11b\r\n",
     b'data: {"choices":[{"text":"vcu","index":0,"logprobs":null,"finish_reason":null}]}\n',
     b"\n",
+    b"\r\n",
+    b"28a\r\n",
     b'data: {"choices":[{"text":"","index":0,"logprobs":null,"finish_reason":"length"}],'
     b'"usage":{"completion_tokens":2,"prompt_tokens":10,"total_tokens":12}}\n',
     b"\n",
+    b"\r\n",
+    b"e\r\n",
     b"data: [DONE]\n",
-    b"\n",
-    b"\r\n",
-    b"0\r\n",
-    b"\r\n",
 ]
 
 
