@@ -110,7 +110,7 @@ async def enter_llama_cpp(
     programs = built()
     model = llama_cpp.as_type(gguf, kind, programs=programs, folder=folder)
     peer = llama_cpp.llama_cpp(slots=slots, threads=threads)
-    here = folder / f"{peer.name}, {kind}, {threads}"
+    here = folder / f"{peer.name}, {kind}"
     up = running(peer, {}, programs=programs, model=model, folder=here)
     measure = contestants.peer(
         await stack.enter_async_context(up),
@@ -131,8 +131,9 @@ async def best_threads(gguf: Path, folder: Path, choices: Sequence[int]) -> int:
     work = prompts(TRIAL_STREAMS, PROMPT_TOKENS, seed=0)
     for threads in choices if len(choices) > 1 else ():
         async with AsyncExitStack() as stack:
+            here = folder / f"trial on {threads}"
             side = await enter_llama_cpp(
-                stack, llama_cpp.AS_IT_IS, gguf, folder, slots=TRIAL_STREAMS, threads=threads
+                stack, llama_cpp.AS_IT_IS, gguf, here, slots=TRIAL_STREAMS, threads=threads
             )
             trial = replace(side.contestant, limit_s=TRIAL_LIMIT_S)
             await trial.take_turn(work, 0)
