@@ -19,7 +19,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -43,17 +43,19 @@ from tests.bench.peers.llama_cpp_report import (
     BESIDE,
     BF16,
     FOUR_BIT,
+    MESH,
     PEER,
     Side,
     compared,
+    cpu_rows,
     traffic,
     verdicts,
 )
-from tests.bench.peers.processes import end_on_sigterm, running
+from tests.bench.peers.processes import cpu_s, end_on_sigterm, running, started_for
 from tests.bench.peers.report import document, table
 from tests.bench.results import console, drawn, judged, machine, write
 from tests.bench.samples import Sample
-from tests.bench.serving import serving
+from tests.bench.serving import Mesh, serving
 
 NEW_TOKENS = 48
 WARM_UP_STREAMS = 2
@@ -62,29 +64,40 @@ TURN_LIMIT_S = 240.0
 progress = Console(stderr=True)
 
 
+@dataclass(frozen=True)
+class Engine:
+    """An engine of the mesh."""
+
+    pid: int
+    weights_bytes: int
+
+
 async def enter_own(stack: AsyncExitStack, gguf: Path, folder: Path) -> list[Side]:
     """Both of ours in one mesh, and the reference in process."""
     for name, dtype in ((FOUR_BIT, None), (BF16, Dtype.BFLOAT16)):
         convert(gguf, folder / name, dtype, lambda done, total: None)
     mesh = stack.enter_context(serving(folder / FOUR_BIT, "--model", str(folder / BF16)))
     client = await stack.enter_async_context(MeshClient(mesh.address))
-    weights = await weights_of(mesh.engines)
+    engines = await engines_of(mesh)
     reference = InProcess(folder / BF16)
     stack.callback(reference.close)
 
     async def in_process(work: Sequence[Prompt], seed: int) -> Sample:
         return await asyncio.to_thread(reference.measure, len(work), seed, new_tokens=NEW_TOKENS)
 
+    relays = (mesh.pids["gateway"], mesh.pids["generation"])
     own = [
         Side(
-            contestant("mlxmesh", name, contestants.mesh(client, name, new_tokens=NEW_TOKENS)),
+            contestant(MESH, name, contestants.mesh(client, name, new_tokens=NEW_TOKENS)),
             beside=name,
-            weights_bytes=weights[name],
+            weights_bytes=engines[name].weights_bytes,
+            pids=(*relays, engines[name].pid),
         )
         for name in (FOUR_BIT, BF16)
     ]
     float32_bytes = 2 * (folder / BF16 / "model.safetensors").stat().st_size
-    return [*own, Side(contestant("BatchGenerator", "float32", in_process), BF16, float32_bytes)]
+    beside = contestant("BatchGenerator", "float32", in_process)
+    return [*own, Side(beside, BF16, float32_bytes, (reference.pid,))]
 
 
 def contestant(name: str, variant: str, measure: contestants.Measure) -> Contestant:
@@ -92,14 +105,14 @@ def contestant(name: str, variant: str, measure: contestants.Measure) -> Contest
     return Contestant(name, variant, measure, limit_s=TURN_LIMIT_S)
 
 
-async def weights_of(engines: Sequence[str]) -> dict[str, int]:
-    """The bytes of weights that each engine holds, by model; says what it computes in."""
-    found: dict[str, int] = {}
-    for address in engines:
+async def engines_of(mesh: Mesh) -> dict[str, Engine]:
+    """The engine of each model; says what it computes in."""
+    found: dict[str, Engine] = {}
+    for address, pid in mesh.engines.items():
         async with open_channel(address) as channel:
             info = await EngineServiceStub(channel).GetEngineInfo(GetEngineInfoRequest())
         progress.print(f"{info.model}: {info.dtype_note}; {info.blas}", markup=False)
-        found[info.model] = info.weights_bytes
+        found[info.model] = Engine(pid, info.weights_bytes)
     return found
 
 
@@ -112,14 +125,16 @@ async def enter_llama_cpp(
     peer = llama_cpp.llama_cpp(slots=slots, threads=threads)
     here = folder / f"{peer.name}, {kind}"
     up = running(peer, {}, programs=programs, model=model, folder=here)
+    port = await stack.enter_async_context(up)
     measure = contestants.peer(
-        await stack.enter_async_context(up),
+        port,
         kind,
         prompt_tokens=PROMPT_TOKENS,
         new_tokens=NEW_TOKENS,
         extra=llama_cpp.ASK,
     )
-    return Side(contestant(PEER, kind, measure), BESIDE[kind], model.stat().st_size)
+    pids = started_for(port)
+    return Side(contestant(PEER, kind, measure), BESIDE[kind], model.stat().st_size, pids)
 
 
 async def best_threads(gguf: Path, folder: Path, choices: Sequence[int]) -> int:
@@ -143,10 +158,11 @@ async def best_threads(gguf: Path, folder: Path, choices: Sequence[int]) -> int:
     return max(speeds, key=lambda threads: speeds[threads], default=choices[0])
 
 
-async def take_turns(all_: Sequence[Contestant], streams: Sequence[int], rounds: int) -> None:
+async def take_turns(all_: Sequence[Side], streams: Sequence[int], rounds: int) -> None:
     """Measure everybody by turns, another first in each round."""
     for each in all_:
-        await each.take_turn(prompts(WARM_UP_STREAMS, PROMPT_TOKENS, seed=0), 0, keep=False)
+        warm_up = prompts(WARM_UP_STREAMS, PROMPT_TOKENS, seed=0)
+        await each.contestant.take_turn(warm_up, 0, keep=False)
     for number in range(1, rounds + 1):
         first = number % len(all_)
         for count in streams:
@@ -154,7 +170,16 @@ async def take_turns(all_: Sequence[Contestant], streams: Sequence[int], rounds:
             seed = 1000 * number + count
             work = prompts(count, PROMPT_TOKENS, seed=seed)
             for each in (*all_[first:], *all_[:first]):
-                await each.take_turn(work, seed)
+                await take_turn(each, work, seed)
+
+
+async def take_turn(side: Side, work: Sequence[Prompt], seed: int) -> None:
+    """Measure one side once more, with the CPU time that it took."""
+    before_s = cpu_s(side.pids)
+    await side.contestant.take_turn(work, seed)
+    if not side.contestant.failure:
+        ms = 1e3 * (cpu_s(side.pids) - before_s) / (len(work) * NEW_TOKENS)
+        side.cpu_ms.setdefault(len(work), []).append(ms)
 
 
 async def run(args: argparse.Namespace) -> tuple[list[Side], int]:
@@ -174,7 +199,7 @@ async def run(args: argparse.Namespace) -> tuple[list[Side], int]:
             sides.append(
                 await enter_llama_cpp(stack, kind, gguf, folder, slots=slots, threads=threads)
             )
-        await take_turns([side.contestant for side in sides], args.streams, args.rounds)
+        await take_turns(sides, args.streams, args.rounds)
     return sides, threads
 
 
@@ -187,7 +212,12 @@ def report(
     out = console()
     out.print(f"{machine()}; {args.rounds} rounds, llama.cpp on {threads} threads")
     out.print(table(found, args.streams))
-    for title, lines in (("weights read at one stream", read), ("targets", judged(targets))):
+    costs = cpu_rows(sides, args.streams)
+    for title, lines in (
+        ("CPU ms of a new token, prefill included", costs),
+        ("weights read at one stream", read),
+        ("targets", judged(targets)),
+    ):
         if lines:
             out.print(drawn(title, lines))
     for server, _ in found:
@@ -199,6 +229,7 @@ def report(
         "threads": threads,
         "read_bytes_per_s": machine_bytes_per_s,
         "traffic": [dict(row) for row in read],
+        "cpu_ms": [dict(row) for row in costs],
     }
     return json.dumps(document(found, targets, about), indent=2)
 

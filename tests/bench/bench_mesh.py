@@ -51,6 +51,11 @@ class InProcess:
         self._process.stdin.flush()
         return Sample(**json.loads(self._read()))
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
     def close(self) -> None:
         """End the process."""
         self._process.communicate(timeout=10)

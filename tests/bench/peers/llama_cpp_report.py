@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.bench.memory import traffic_row
 from tests.bench.peers.contestants import Contestant
@@ -28,6 +30,10 @@ class Side:
     """Which of ours it is compared with."""
     weights_bytes: int
     """What it reads for each step."""
+    pids: tuple[int, ...] = ()
+    """The processes that a stream of its passes through."""
+    cpu_ms: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
+    """CPU time of these for each new token, prefill included, by number of streams."""
 
 
 def compared(sides: Sequence[Side]) -> Rows:
@@ -48,6 +54,18 @@ def verdicts(found: Rows) -> list[Result]:
         if server.name == PEER and BESIDE[server.variant] == FOUR_BIT
         for n, at in by_streams.items()
         if n in WANTED
+    ]
+
+
+def cpu_rows(sides: Sequence[Side], streams: Sequence[int]) -> list[Row]:
+    """CPU time of a new token: on a busy machine it says more than tokens/s."""
+    return [
+        {
+            "server": side.contestant.name,
+            "variant": side.contestant.variant,
+            **{f"at {n}": statistics.median(side.cpu_ms.get(n) or [math.nan]) for n in streams},
+        }
+        for side in sides
     ]
 
 

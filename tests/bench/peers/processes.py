@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
+import psutil
+
 from tests.bench.peers.catalogue import Argv, Peer, Site
 from tests.bench.peers.completions import complete
 from tests.bench.peers.install import PeerFailed
@@ -59,6 +61,18 @@ def end_on_sigterm() -> None:
         task.cancel()
 
     loop.add_signal_handler(signal.SIGTERM, end)
+
+
+def started_for(port: int) -> tuple[int, ...]:
+    """Which of this process's children were told to listen on a port."""
+    children = psutil.Process().children()
+    return tuple(child.pid for child in children if str(port) in child.cmdline())
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """User and system seconds that the processes have spent so far."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(each.user + each.system for each in times)
 
 
 def free_ports(count: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from tests.bench.peers.catalogue import Argv, Peer, Site
 from tests.bench.peers.completions import Prompt, complete
 from tests.bench.peers.contestants import Contestant
 from tests.bench.peers.install import PeerFailed
-from tests.bench.peers.processes import running
+from tests.bench.peers.processes import cpu_s, running, started_for
 from tests.bench.samples import Sample
 
 SERVER = """
@@ -57,6 +57,8 @@ async def test_a_peer_answers_while_it_is_wanted_and_is_gone_after(tmp_path: Pat
     async with running(peer, ENVIRONMENT, **places(tmp_path)) as port:
         done = await complete(port, "bench", "hi", new_tokens=3)
         assert (done.tokens, done.chunks) == (3, 3)
+        (pid,) = started_for(port)
+        assert cpu_s([pid]) > 0
         with pytest.raises(PeerFailed, match="404"):
             await complete(port, "bench", "refuse", new_tokens=3)
     with pytest.raises(ConnectionRefusedError):

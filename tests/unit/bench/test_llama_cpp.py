@@ -1,6 +1,7 @@
 """llama.cpp beside the mesh: how it is built and started, and what the comparison says."""
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,15 @@ from tests.bench.peers.catalogue import Site
 from tests.bench.peers.contestants import Contestant
 from tests.bench.peers.install import PINS, PeerFailed, run_step
 from tests.bench.peers.llama_cpp_build import NAME, VERSION, built, check_compiler
-from tests.bench.peers.llama_cpp_report import BF16, FOUR_BIT, Side, compared, traffic, verdicts
+from tests.bench.peers.llama_cpp_report import (
+    BF16,
+    FOUR_BIT,
+    Side,
+    compared,
+    cpu_rows,
+    traffic,
+    verdicts,
+)
 from tests.bench.samples import Sample
 
 SITE = Site(Path("/programs"), Path("/model.gguf"), (1001, 1002, 1003))
@@ -121,3 +130,10 @@ def test_the_traffic_is_weights_times_tokens_beside_what_the_machine_reads():
     }
     one_stream_only = [side("a", "b", BF16, {1: 10}), side("a", "c", BF16, {8: 10})]
     assert [each["variant"] for each in traffic(one_stream_only, 20e9)] == ["b"]
+
+
+def test_the_cost_of_a_token_is_the_median_of_its_rounds_and_a_gap_where_there_was_none():
+    one = Side(Contestant("a", "b", None), BF16, 0, cpu_ms={1: [3.0, 1.0, 2.0]})
+    (row,) = cpu_rows([one], [1, 8])
+    assert (row["server"], row["at 1"]) == ("a", 2.0)
+    assert math.isnan(float(row["at 8"]))
