@@ -204,11 +204,11 @@ async def run(args: argparse.Namespace) -> tuple[list[Side], int]:
 
 
 def report(
-    sides: Sequence[Side], threads: int, machine_bytes_per_s: float, args: argparse.Namespace
+    sides: Sequence[Side], threads: int, thread_bytes_per_s: float, args: argparse.Namespace
 ) -> str:
     """Print the tables, the targets and the failures; returns everything as JSON."""
     found = compared(sides)
-    targets, read = verdicts(found), traffic(sides, machine_bytes_per_s)
+    targets, read = verdicts(found), traffic(sides, thread_bytes_per_s)
     out = console()
     out.print(f"{machine()}; {args.rounds} rounds, llama.cpp on {threads} threads")
     out.print(table(found, args.streams))
@@ -227,7 +227,7 @@ def report(
         "machine": machine(),
         "peer": llama_cpp.VERSION,
         "threads": threads,
-        "read_bytes_per_s": machine_bytes_per_s,
+        "read_bytes_per_s": thread_bytes_per_s,
         "traffic": [dict(row) for row in read],
         "cpu_ms": [dict(row) for row in costs],
     }
@@ -250,12 +250,12 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="write all figures and samples here")
     args = parser.parse_args()
-    machine_bytes_per_s = read_bytes_per_s()
+    thread_bytes_per_s = read_bytes_per_s()
     try:
         sides, threads = asyncio.run(run(args))
     except PeerFailed as failure:
         raise SystemExit(f"llama.cpp: {failure}") from failure
-    text = report(sides, threads, machine_bytes_per_s, args)
+    text = report(sides, threads, thread_bytes_per_s, args)
     if args.json:
         write(args.json, text)
 

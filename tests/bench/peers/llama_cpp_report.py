@@ -69,14 +69,14 @@ def cpu_rows(sides: Sequence[Side], streams: Sequence[int]) -> list[Row]:
     ]
 
 
-def traffic(sides: Sequence[Side], machine_bytes_per_s: float) -> list[Row]:
+def traffic(sides: Sequence[Side], thread_bytes_per_s: float) -> list[Row]:
     """What each side reads of memory at one stream; none where that was not measured."""
     return [
         traffic_row(
             {"server": side.contestant.name, "variant": side.contestant.variant},
             side.weights_bytes,
             median_of(samples, lambda sample: sample.tokens_per_second),
-            machine_bytes_per_s,
+            thread_bytes_per_s,
         )
         for side in sides
         if (samples := side.contestant.samples.get(1))

@@ -126,7 +126,7 @@ def test_the_traffic_is_weights_times_tokens_beside_what_the_machine_reads():
         "weights MB": 100,
         "tokens/s at 1": 50,
         "GB/s read": 5,
-        "of the machine's": 0.25,
+        "of one thread's": 0.25,
     }
     one_stream_only = [side("a", "b", BF16, {1: 10}), side("a", "c", BF16, {8: 10})]
     assert [each["variant"] for each in traffic(one_stream_only, 20e9)] == ["b"]
