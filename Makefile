@@ -117,9 +117,10 @@ bench: protos ## Measure the mesh, say which targets are met, draw the curves (B
 	$(BIN)/python -m tests.bench --json build/bench.json --picture build/benchmarks.svg \
 		$(addprefix --peers ,$(wildcard build/bench-peers.json)) $(BENCH)
 
-bench-peers: protos ## Install the peers apart and print tokens/s of each beside the mesh (BENCH=...)
+bench-peers: protos ## Install the peers apart, build llama.cpp, print tokens/s of each beside the mesh (BENCH=...)
 	$(BIN)/python -m tests.bench.bench_peers --json build/bench-peers.json \
 		--picture build/peers.svg $(BENCH)
+	$(BIN)/python -m tests.bench.bench_llama_cpp --json build/bench-llama-cpp.json
 
 bench-pictures: ## Put the curves that `make bench` and `make bench-peers` drew into docs/images
 	cp $(wildcard build/benchmarks.svg build/peers.svg) docs/images/

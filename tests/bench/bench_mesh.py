@@ -38,18 +38,23 @@ class InProcess:
         )
         self._read()
 
-    def measure(self, rows: int, seed: int) -> Sample:
+    def measure(self, rows: int, seed: int, *, new_tokens: int = NEW_TOKENS) -> Sample:
         """Generate for `rows` prompts at once."""
         assert self._process.stdin is not None
         ask = {
             "rows": rows,
             "prompt_tokens": PROMPT_TOKENS,
-            "new_tokens": NEW_TOKENS,
+            "new_tokens": new_tokens,
             "seed": seed,
         }
         self._process.stdin.write(json.dumps(ask) + "\n")
         self._process.stdin.flush()
         return Sample(**json.loads(self._read()))
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
 
     def close(self) -> None:
         """End the process."""

@@ -16,7 +16,6 @@ import asyncio
 import json
 import os
 import platform
-import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -32,9 +31,10 @@ from tests.bench.bench_mesh import NEW_TOKENS, PROMPT_TOKENS, InProcess
 from tests.bench.bench_model import write_model
 from tests.bench.peers import contestants
 from tests.bench.peers.catalogue import AS_SHIPPED, GIVEN_OURS, PEERS, VARIANTS, Peer, Variant
+from tests.bench.peers.completions import Prompt
 from tests.bench.peers.contestants import Contestant
 from tests.bench.peers.install import PeerFailed, installed
-from tests.bench.peers.processes import running
+from tests.bench.peers.processes import end_on_sigterm, running
 from tests.bench.peers.prompts import text_prompt
 from tests.bench.peers.report import document, rows, table, verdicts
 from tests.bench.picture import draw_peers
@@ -71,12 +71,12 @@ async def enter_peer(
         if isinstance(programs, PeerFailed):
             raise programs
         port = await stack.enter_async_context(
-            running(peer, variant, programs=programs, model=model, folder=here)
+            running(peer, variant.environment, programs=programs, model=model, folder=here)
         )
     except PeerFailed as failure:
         return Contestant(peer.name, variant.name, None, failure=str(failure))
-    sizes = {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS}
-    return Contestant(peer.name, variant.name, contestants.peer(port, str(model), **sizes))
+    measure = contestants.peer(port, str(model), prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS)
+    return Contestant(peer.name, variant.name, measure)
 
 
 async def enter_own(stack: AsyncExitStack, folder: Path) -> list[Contestant]:
@@ -87,7 +87,7 @@ async def enter_own(stack: AsyncExitStack, folder: Path) -> list[Contestant]:
     mesh = stack.enter_context(serving(model))
     client = await stack.enter_async_context(MeshClient(mesh.address))
 
-    async def in_process(prompts: Sequence[str], seed: int) -> Sample:
+    async def in_process(prompts: Sequence[Prompt], seed: int) -> Sample:
         return await asyncio.to_thread(reference.measure, len(prompts), seed)
 
     return [
@@ -132,7 +132,7 @@ async def take_rounds(
 
 async def run(args: argparse.Namespace) -> tuple[list[Contestant], int]:
     """Install, start, measure, stop; the mesh comes first, then the reference, then the peers."""
-    _end_on_sigterm()
+    end_on_sigterm()
     chosen = [peer for peer in PEERS if peer.name in args.peers]
     programs = install(chosen)
     end_s = time.monotonic() + args.limit_s
@@ -150,19 +150,6 @@ async def run(args: argparse.Namespace) -> tuple[list[Contestant], int]:
         all_ = [*await enter_own(stack, folder), *peers]
         made = await take_rounds(all_, args.streams, args.rounds, folder=folder, end_s=end_s)
     return all_, made
-
-
-def _end_on_sigterm() -> None:
-    """The first SIGTERM cancels the run; a second one must not cut its cleaning up short."""
-    task = asyncio.current_task()
-    assert task is not None
-    loop = asyncio.get_running_loop()
-
-    def end() -> None:
-        loop.add_signal_handler(signal.SIGTERM, lambda: None)
-        task.cancel()
-
-    loop.add_signal_handler(signal.SIGTERM, end)
 
 
 def report(all_: Sequence[Contestant], made: int, streams: Sequence[int]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Mesh:
 
     addresses: dict[str, str]
     pids: dict[str, int]
+    engines: dict[str, int] = field(default_factory=dict[str, int])
+    """The address and process of every engine: one for each model and replica."""
 
     @property
     def address(self) -> str:
@@ -77,6 +79,7 @@ def serving(model: Path, *options: str, telemetry: bool = True, **engine: object
             yield Mesh(
                 {one["service"]: one["address"] for one in instances},
                 {one["service"]: one["pid"] for one in instances},
+                {one["address"]: one["pid"] for one in instances if one["service"] == "engine"},
             )
         finally:
             command("down")

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.peers.install import PeerFailed
 
 PATH = "/v1/completions"
+Prompt = str | Sequence[int]
+"""Text, or token ids where the server takes them."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,13 @@ class Transcript:
         return Completion(self._tokens, self._prompt_tokens, self._chunks, self._first_at_s)
 
 
-def request(model: str, prompt: str, new_tokens: int) -> bytes:
-    """The greedy request, as bytes on the wire."""
+def request(
+    model: str, prompt: Prompt, new_tokens: int, extra: Mapping[str, Any] | None = None
+) -> bytes:
+    """The greedy request, as bytes on the wire; `extra` are fields of one server's own."""
     wanted: dict[str, Any] = {"model": model, "prompt": prompt, "max_tokens": new_tokens}
     options = {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
-    body = json.dumps(wanted | options).encode()
+    body = json.dumps(wanted | options | dict(extra or {})).encode()
     lines = [
         f"POST {PATH} HTTP/1.0",
         "Host: 127.0.0.1",
@@ -106,11 +111,18 @@ def request(model: str, prompt: str, new_tokens: int) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def complete(port: int, model: str, prompt: str, *, new_tokens: int) -> Completion:
+async def complete(
+    port: int,
+    model: str,
+    prompt: Prompt,
+    *,
+    new_tokens: int,
+    extra: Mapping[str, Any] | None = None,
+) -> Completion:
     """Stream one completion. Raises PeerFailed for any answer but a whole one, OSError for none."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(request(model, prompt, new_tokens))
+        writer.write(request(model, prompt, new_tokens, extra))
         await _read_head(reader)
         transcript = Transcript()
         async for line in reader:

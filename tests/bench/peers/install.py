@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HOME = Path.home() / ".cache" / "mlxmesh" / "peers"
@@ -32,12 +33,27 @@ def installed(name: str, *, home: Path = HOME, pins: Path = PINS) -> Path:
     return programs
 
 
-def _uv(*arguments: str) -> None:
-    command = [str(Path(sys.executable).with_name("uv")), *arguments, "--quiet"]
+def run_step(command: Sequence[str | Path], *, limit_s: float = LIMIT_S) -> None:
+    """Run one step of an installation, silently.
+
+    Raises PeerFailed with the last line that it wrote, or when it does not end in time.
+    """
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_S)
+        subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+        )
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines() or ["no reason given"]
+        said = error.stdout.strip().splitlines() or ["no reason given"]
         raise PeerFailed(f"not installed: {said[-1]}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PeerFailed(f"not installed: {error}") from error
+
+
+def _uv(*arguments: str) -> None:
+    run_step([Path(sys.executable).with_name("uv"), *arguments, "--quiet"])

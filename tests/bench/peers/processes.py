@@ -7,11 +7,13 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
-from tests.bench.peers.catalogue import Argv, Peer, Site, Variant
+import psutil
+
+from tests.bench.peers.catalogue import Argv, Peer, Site
 from tests.bench.peers.completions import complete
 from tests.bench.peers.install import PeerFailed
 
@@ -22,7 +24,7 @@ POLL_S = 0.5
 
 @asynccontextmanager
 async def running(
-    peer: Peer, variant: Variant, *, programs: Path, model: Path, folder: Path
+    peer: Peer, environment: Mapping[str, str], *, programs: Path, model: Path, folder: Path
 ) -> AsyncGenerator[int]:
     """The peer for as long as the block lasts; gives the port that answers completions.
 
@@ -37,7 +39,7 @@ async def running(
         try:
             async with asyncio.timeout(START_LIMIT_S):
                 for argv, port in zip(commands, ports, strict=True):
-                    processes.append(_start(argv, variant, folder, log))
+                    processes.append(_start(argv, environment, folder, log))
                     await _until_listening(port, processes)
                 await _until_answering(ports[-1], str(model), processes)
         except (OSError, PeerFailed) as error:  # a TimeoutError is an OSError
@@ -46,6 +48,31 @@ async def running(
         yield ports[-1]
     finally:
         await asyncio.to_thread(stop, processes)
+
+
+def end_on_sigterm() -> None:
+    """The first SIGTERM cancels the run; a second one must not cut its cleaning up short."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, end)
+
+
+def started_for(port: int) -> tuple[int, ...]:
+    """Which of this process's children were told to listen on a port."""
+    children = psutil.Process().children()
+    return tuple(child.pid for child in children if str(port) in child.cmdline())
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """User and system seconds that the processes have spent so far."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(each.user + each.system for each in times)
 
 
 def free_ports(count: int) -> tuple[int, ...]:
@@ -69,7 +96,9 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _start(argv: Argv, variant: Variant, folder: Path, log: Path) -> subprocess.Popen[bytes]:
+def _start(
+    argv: Argv, environment: Mapping[str, str], folder: Path, log: Path
+) -> subprocess.Popen[bytes]:
     # A home of its own: some keep caches there that would answer the next run.
     own = {"HOME": str(folder), "HF_HUB_OFFLINE": "1"}
     with log.open("ab") as output:
@@ -79,7 +108,7 @@ def _start(argv: Argv, variant: Variant, folder: Path, log: Path) -> subprocess.
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env=os.environ | own | variant.environment,
+            env={**os.environ, **own, **environment},
             start_new_session=True,
         )
 

@@ -65,7 +65,7 @@ def rows(servers: Sequence[Measured], mesh: Measured) -> Rows:
 
 
 def _at(server: Measured, mesh: Measured, streams: int) -> Figures | None:
-    return figures(server.samples[streams], mesh.samples[streams])
+    return figures(server.samples[streams], mesh.samples.get(streams, ()))
 
 
 def verdicts(found: Rows, peers: Mapping[str, float], *, streams: int) -> list[Result]:

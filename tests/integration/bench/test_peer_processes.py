@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.bench.peers import contestants
-from tests.bench.peers.catalogue import Argv, Peer, Site, Variant
-from tests.bench.peers.completions import complete
+from tests.bench.peers.catalogue import Argv, Peer, Site
+from tests.bench.peers.completions import Prompt, complete
 from tests.bench.peers.contestants import Contestant
 from tests.bench.peers.install import PeerFailed
-from tests.bench.peers.processes import running
+from tests.bench.peers.processes import cpu_s, running, started_for
 from tests.bench.samples import Sample
 
 SERVER = """
@@ -36,7 +36,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 port = int(sys.argv[sys.argv.index("--port") + 1])
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Answer).serve_forever()
 """
-VARIANT = Variant("as shipped", "bfloat16", {"WORD": "hello"})
+ENVIRONMENT = {"WORD": "hello"}
 
 
 def serving(site: Site) -> list[Argv]:
@@ -54,9 +54,11 @@ def places(folder: Path) -> dict[str, Path]:
 
 async def test_a_peer_answers_while_it_is_wanted_and_is_gone_after(tmp_path: Path):
     peer = Peer("small", "small==1", serving)
-    async with running(peer, VARIANT, **places(tmp_path)) as port:
+    async with running(peer, ENVIRONMENT, **places(tmp_path)) as port:
         done = await complete(port, "bench", "hi", new_tokens=3)
         assert (done.tokens, done.chunks) == (3, 3)
+        (pid,) = started_for(port)
+        assert cpu_s([pid]) > 0
         with pytest.raises(PeerFailed, match="404"):
             await complete(port, "bench", "refuse", new_tokens=3)
     with pytest.raises(ConnectionRefusedError):
@@ -66,13 +68,13 @@ async def test_a_peer_answers_while_it_is_wanted_and_is_gone_after(tmp_path: Pat
 async def test_a_peer_that_exits_is_reported_with_the_end_of_its_log(tmp_path: Path):
     peer = Peer("small", "small==1", failing)
     with pytest.raises(PeerFailed, match="code 1; its log ends: no such model"):
-        async with running(peer, VARIANT, **places(tmp_path)):
+        async with running(peer, ENVIRONMENT, **places(tmp_path)):
             pass
 
 
 async def test_a_measurement_counts_the_work_of_all_streams(tmp_path: Path):
     peer = Peer("small", "small==1", serving)
-    async with running(peer, VARIANT, **places(tmp_path)) as port:
+    async with running(peer, ENVIRONMENT, **places(tmp_path)) as port:
         measure = contestants.peer(port, "bench", prompt_tokens=1, new_tokens=4)
         sample = await measure(["a", "b", "c"], 0)
         assert (len(sample.ttft_s), sample.chunks) == (3, 12)
@@ -85,7 +87,7 @@ async def test_a_measurement_counts_the_work_of_all_streams(tmp_path: Path):
 async def test_who_fails_is_out_with_the_reason_and_keeps_what_it_showed():
     turns = [Sample(1, [0.1]), Sample(2, [0.2])]
 
-    async def measure(prompts: Sequence[str], seed: int) -> Sample:
+    async def measure(prompts: Sequence[Prompt], seed: int) -> Sample:
         if not turns:
             raise PeerFailed("died")
         return turns.pop()

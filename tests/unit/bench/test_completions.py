@@ -31,6 +31,25 @@ VLLM_MLX = [
     b"data: [DONE]\n",
 ]
 
+# Framed in chunks, although it is asked in HTTP/1.0.
+LLAMA_CPP = [
+    b"11b\r\n",
+    b'data: {"choices":[{"text":" vcu","index":0,"logprobs":null,"finish_reason":null}]}\n',
+    b"\n",
+    b"\r\n",
+    b"11b\r\n",
+    b'data: {"choices":[{"text":"vcu","index":0,"logprobs":null,"finish_reason":null}]}\n',
+    b"\n",
+    b"\r\n",
+    b"28a\r\n",
+    b'data: {"choices":[{"text":"","index":0,"logprobs":null,"finish_reason":"length"}],'
+    b'"usage":{"completion_tokens":2,"prompt_tokens":10,"total_tokens":12}}\n',
+    b"\n",
+    b"\r\n",
+    b"e\r\n",
+    b"data: [DONE]\n",
+]
+
 
 def read(lines: list[bytes]) -> Completion:
     transcript = Transcript()
@@ -40,7 +59,9 @@ def read(lines: list[bytes]) -> Completion:
     return transcript.completion()
 
 
-@pytest.mark.parametrize(("lines", "first_at_s"), [(MLX_LM, 2), (SMG, 0), (VLLM_MLX, 0)])
+@pytest.mark.parametrize(
+    ("lines", "first_at_s"), [(MLX_LM, 2), (SMG, 0), (VLLM_MLX, 0), (LLAMA_CPP, 1)]
+)
 def test_every_peers_stream_is_read_whole(lines: list[bytes], first_at_s: int):
     assert read(lines) == Completion(
         tokens=2, prompt_tokens=10, chunks=2, first_at_s=float(first_at_s)
@@ -94,3 +115,9 @@ def test_the_request_is_greedy_streamed_and_of_the_length_it_says():
     assert (asked["model"], asked["prompt"], asked["max_tokens"]) == ("bench", "a ü", 64)
     assert (asked["temperature"], asked["stream"]) == (0, True)
     assert asked["stream_options"] == {"include_usage": True}
+
+
+def test_a_request_by_token_ids_carries_the_fields_of_its_server():
+    _, _, body = request("bench", [1, 2], 64, {"ignore_eos": True}).partition(b"\r\n\r\n")
+    asked = json.loads(body)
+    assert (asked["prompt"], asked["ignore_eos"], asked["max_tokens"]) == ([1, 2], True, 64)
