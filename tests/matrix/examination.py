@@ -41,7 +41,10 @@ class Outcome:
 
     architecture: str
     served: str
+    """By mlx-lm's forward pass."""
     prefix_cache: bool = False
+    on_cpu: bool = False
+    """Whether the forward pass for CPUs serves it there, with a prefix cache."""
 
 
 def write_architecture(
@@ -179,7 +182,7 @@ class Phases:
 
 
 def examine(name: str, folder: Path) -> Outcome:
-    """How an architecture is served. Raises AssertionError when a token is wrong."""
+    """How an architecture is served. Raises AssertionError if a token is wrong in either pass."""
     path = folder / name
     try:
         write_architecture(path, name)
@@ -187,9 +190,18 @@ def examine(name: str, folder: Path) -> Outcome:
         # Its module ends the process where a package is missing; loading must not.
         _write(path, config_of(name), {"weight": mx.zeros(1)})
     try:
-        loaded = load_model(path)
+        loaded = load_model(path, cpu_forward=False)
     except InvalidArgument as error:
         return Outcome(name, f"refused: {error.message}")
-    phases = Phases(loaded, Reference(path))
+    reference = Reference(path)
+    phases = Phases(loaded, reference)
     phases.run()
-    return Outcome(name, SERVED[loaded.batching], phases.cached_tokens > 0)
+    on_cpu = load_model(path)
+    if on_cpu.batching is Batching.PACKED:
+        Phases(on_cpu, reference).run()
+    return Outcome(
+        name,
+        SERVED[loaded.batching],
+        prefix_cache=phases.cached_tokens > 0,
+        on_cpu=on_cpu.batching is Batching.PACKED,
+    )

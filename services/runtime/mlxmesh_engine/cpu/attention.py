@@ -58,7 +58,7 @@ def _attend_last(
     for at, row in enumerate(rows):
         keys = row.keys[layer, :, starts[at] : row.tokens]
         np.matmul(queries[at], keys.swapaxes(1, 2), out=scores[at, :, :, : visible[at]])
-    sums = _exponentials(scores, attention.softcap)
+    sums = exponentials(scores, attention.softcap)
     for at, row in enumerate(rows):
         values = row.values[layer, :, starts[at] : row.tokens]
         np.matmul(scores[at, :, :, : visible[at]], values, out=output[at])
@@ -84,7 +84,7 @@ def _attend_row(
         np.copyto(own, -np.inf, where=~np.tri(stop - start, dtype=np.bool_))
         if attention.window is not None:
             _hide_old(by_query, before + start - first, attention.window)
-        sums = _exponentials(scores, attention.softcap)
+        sums = exponentials(scores, attention.softcap)
         attended = scores @ row.values[layer, :, visible]
         attended /= sums
         output[start:stop] = attended.reshape(kv_heads, group, -1, dims).transpose(2, 0, 1, 3)
@@ -104,7 +104,7 @@ def _hide_old(scores: Floats, own: int, window: int) -> None:
     np.copyto(scores, -np.inf, where=np.greater_equal(ages, window))
 
 
-def _exponentials(scores: Floats, softcap: float | None) -> Floats:
+def exponentials(scores: Floats, softcap: float | None) -> Floats:
     """Replaces scores by unnormalized weights; returns their sums over the keys."""
     if softcap is not None:
         # Hidden keys become -softcap, so they are hidden again.

@@ -36,7 +36,7 @@ class DecoderPass:
 
     def hidden(self, sequences: Sequence[Sequence[int]], rows: Sequence[RowKeysValues]) -> Floats:
         """The last hidden states (tokens, features) of the next tokens of each row, in order."""
-        decoder, step = self._decoder, _Step(sequences, rows)
+        decoder, step = self._decoder, Step(sequences, rows)
         tokens = np.array([token for row in sequences for token in row], np.int64)
         hidden = decoder.embedding.weight_rows(tokens)
         if decoder.embedding_scale != 1.0:
@@ -57,7 +57,7 @@ class DecoderPass:
         return scores
 
 
-class _Step:
+class Step:
     """The tokens of one pass: which rows they extend, and where."""
 
     def __init__(self, sequences: Sequence[Sequence[int]], rows: Sequence[RowKeysValues]) -> None:
@@ -114,7 +114,7 @@ def normalize(norm: Norm, values: Floats) -> Floats:
     return normed
 
 
-def _run_block(block: Block, hidden: Floats, step: _Step, layer: int) -> None:
+def _run_block(block: Block, hidden: Floats, step: Step, layer: int) -> None:
     """Adds the block's attention and unit to `hidden`."""
     attended = _attend(block.attention, _normed(block.attention_norm, hidden), step, layer)
     if block.attention_output_norm is not None:
@@ -130,7 +130,7 @@ def _normed(norm: Norm | None, values: Floats) -> Floats:
     return values if norm is None else normalize(norm, values)
 
 
-def _attend(attention: Attention, normed: Floats, step: _Step, layer: int) -> Floats:
+def _attend(attention: Attention, normed: Floats, step: Step, layer: int) -> Floats:
     heads = attention.inputs(normed).reshape(len(normed), -1, attention.head_dims)
     rotated = attention.heads + attention.kv_heads
     queries, keys = heads[:, : attention.heads], heads[:, attention.heads : rotated]

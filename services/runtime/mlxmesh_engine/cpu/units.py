@@ -19,14 +19,19 @@ _TOKENS_AT_ONCE = 64
 
 
 def _run_gated(unit: GatedUnit, values: Floats) -> Floats:
-    gated, activate = unit.gated(values), _ACTIVATIONS[unit.activation]
+    gated = unit.gated(values)
     size = gated.shape[1] // 2
     kept = np.empty((len(values), size), np.float32)
     for start in range(0, len(values), _TOKENS_AT_ONCE):
         part = slice(start, start + _TOKENS_AT_ONCE)
-        activate(gated[part, :size], kept[part])
+        activate(unit.activation, gated[part, :size], kept[part])
         kept[part] *= gated[part, size:]
     return unit.down(kept)
+
+
+def activate(activation: Activation, gate: Floats, result: Floats) -> None:
+    """Writes the activation of the gate to `result`, of the same shape."""
+    _ACTIVATIONS[activation](gate, result)
 
 
 def _silu(gate: Floats, result: Floats) -> None:
