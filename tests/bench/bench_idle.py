@@ -14,7 +14,6 @@ import contextlib
 import os
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -179,9 +178,7 @@ def verdicts(registry: str, found: Sequence[Window], agent: str = "") -> list[Re
     roles = [role for role in found[0].by_role if role != agent]
     cpu = statistics.median(each.cpu_percent(*roles) for each in found)
     wakeups = statistics.median(each.wakeups_per_second(*roles) for each in found)
-    results = [
-        Result(f"idle CPU, {registry}", cpu, MAX_CPU_PERCENT, "% of a core", at_least=False)
-    ]
+    results = [Result(f"idle CPU, {registry}", cpu, MAX_CPU_PERCENT, "% of a core", at_least=False)]
     if COUNTS_WAKEUPS:
         wanted = MAX_WAKEUPS_PER_SECOND
         results.append(Result(f"idle wake-ups, {registry}", wakeups, wanted, "/s", at_least=False))

@@ -15,7 +15,12 @@ from mlxmesh_model.replicas.placement import Engine, Runtime
 from mlxmesh_shared.errors import EngineNotFound, MeshError, NoRuntime
 from mlxmesh_shared.host.host_port import split_host_port
 from mlxmesh_shared.registry.port import Instance, Registry
-from mlxmesh_shared.rpc.channels import ChannelPool, OpenChannel, open_channel
+from mlxmesh_shared.rpc.channels import (
+    WATCH_TIMEOUTS,
+    ChannelPool,
+    OpenChannel,
+    open_channel,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +64,7 @@ class GrpcRuntimes:
     ) -> None:
         self._registry = registry
         self._channels = ChannelPool(partial(open_, role=RUNTIME))
+        self._watch_channels = ChannelPool(partial(open_, role=RUNTIME, timeouts=WATCH_TIMEOUTS))
         self._timeout_s = timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._reconnect_s = 0.5
@@ -70,6 +76,7 @@ class GrpcRuntimes:
     async def close(self) -> None:
         """Closes the channels."""
         await self._channels.close()
+        await self._watch_channels.close()
 
     async def observe(self) -> tuple[Runtime, ...]:
         """The runtimes with their engines; engines is None while a runtime does not respond."""
@@ -79,6 +86,7 @@ class GrpcRuntimes:
         self._known = {instance.instance_id: instance for instance in (*present, *absent)}
         for address in before - {instance.address for instance in self._known.values()}:
             await self._channels.discard(address)
+            await self._watch_channels.discard(address)
         observed = await asyncio.gather(*map(self._observe, present))
         return (*observed, *(Runtime(instance.instance_id) for instance in absent))
 
@@ -160,10 +168,11 @@ class GrpcRuntimes:
 
     async def _watch_engines(self, address: str, on_change: Callable[[], None]) -> None:
         while True:
-            stub = runtime_pb2_grpc.RuntimeServiceStub(self._channels.get(address))
+            stub = runtime_pb2_grpc.RuntimeServiceStub(self._watch_channels.get(address))
             with suppress(MeshError):
                 async for _ in stub.WatchEngines(convert.watch_request()):
                     on_change()
+            on_change()
             await asyncio.sleep(self._reconnect_s)
 
 
