@@ -61,6 +61,8 @@ class PeerTimeouts:
             ("grpc.http2.ping_timeout_ms", ping_ms),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
+            # It pings after data arrived, to find a larger window: of use only for busy channels.
+            ("grpc.http2.bdp_probe", int(self.ping_interval_s <= 1)),
         )
 
 
@@ -68,6 +70,8 @@ SHORT_TIMEOUTS = PeerTimeouts(connect_s=1.0, ping_s=0.5)
 """For calls that can go to another instance. A busy peer may need 0.1 s to accept a connection."""
 LONG_TIMEOUTS = PeerTimeouts(connect_s=10.0, ping_s=5.0)
 """For calls that have no alternative: a short timeout would turn a slow peer into an error."""
+QUIET_TIMEOUTS = PeerTimeouts(connect_s=1.0, ping_s=5.0, ping_interval_s=30.0)
+"""For rare calls with short deadlines of their own, which need no pings."""
 WATCH_TIMEOUTS = PeerTimeouts(connect_s=1.0, ping_s=5.0, ping_interval_s=30.0, idle_s=600.0)
 """For streams that last and are mostly silent, and whose readers notice a frozen peer otherwise."""
 

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 RUNTIME = "runtime"
 _PROBE_TIMEOUT_S = 0.5
+_OBSERVE_TIMEOUT_S = 3.0
 
 
 class Runtimes(Protocol):
@@ -106,9 +107,10 @@ class GrpcRuntimes:
         return absent
 
     async def _observe(self, instance: Instance) -> Runtime:
-        stub = self._stub(instance.instance_id)
+        stub = runtime_pb2_grpc.RuntimeServiceStub(self._watch_channels.get(instance.address))
+        timeout_s = min(self._timeout_s, _OBSERVE_TIMEOUT_S)
         try:
-            info = await stub.GetRuntimeInfo(convert.info_request(), timeout=self._timeout_s)
+            info = await stub.GetRuntimeInfo(convert.info_request(), timeout=timeout_s)
             engines = await self._engines(stub)
         except MeshError as error:
             _log.warning("%s does not respond: %s", instance.instance_id, error.message)
@@ -120,7 +122,8 @@ class GrpcRuntimes:
         engines: dict[str, Engine] = {}
         token = ""
         while True:
-            page = await stub.ListEngines(convert.list_request(token), timeout=self._timeout_s)
+            request = convert.list_request(token)
+            page = await stub.ListEngines(request, timeout=_OBSERVE_TIMEOUT_S)
             found = map(convert.to_engine, page.engines)
             engines.update((engine.engine_id, engine) for engine in found)
             token = page.next_page_token
