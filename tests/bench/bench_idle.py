@@ -4,7 +4,8 @@
 
 One mesh with the directory registry and, where a Consul agent is found, one with Consul. Each has
 one engine and telemetry on, serves one request, and is then left alone. A wake-up is a voluntary
-context switch of any thread; macOS does not tell them. Consul's own agent is reported apart.
+context switch of any thread; macOS does not tell them. Apart from the mesh: Consul's own agent, and
+one process that has a gRPC server and nothing else, which is the floor of each of ours.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import contextlib
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -34,6 +37,7 @@ SETTLE_S = 20.0
 """After the start and one request: caches, spares and connections are made by then."""
 MAX_CPU_PERCENT, MAX_WAKEUPS_PER_SECOND = 1.0, 20.0
 DIRECTORY, CONSUL = "directory", "consul"
+FLOOR = "bare gRPC server"
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def watched(mesh: Mesh) -> Watched:
 
 def role_of(process: psutil.Process) -> str:
     """A process that is no instance by the module that it runs."""
-    words = process.cmdline()
+    # setproctitle makes one word of the line.
+    words = " ".join(process.cmdline()).split()
     modules = [word for word in words if word.startswith("mlxmesh_")]
     name = modules[0] if modules else process.name()
     return name.removeprefix("mlxmesh_")
@@ -116,6 +121,15 @@ def _by_role(processes: Watched, before: Reading, after: Reading) -> dict[str, U
 
 
 @contextlib.contextmanager
+def bare_grpc() -> Iterator[int]:
+    """The process id of a gRPC server without services."""
+    command = [sys.executable, "-m", "tests.bench.bare_grpc"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.communicate()
+
+
+@contextlib.contextmanager
 def consul_agent() -> Iterator[tuple[str, int] | None]:
     """The address and process id of an agent in development mode; None without its program."""
     program = os.environ.get("CONSUL_BIN") or shutil.which(
@@ -139,13 +153,13 @@ def consul_agent() -> Iterator[tuple[str, int] | None]:
             loop.run(agent.stop())
 
 
-def rows(registry: str, found: Sequence[Window], agent: str = "") -> list[Row]:
+def rows(registry: str, found: Sequence[Window], apart: str = "") -> list[Row]:
     """One row a process, one for all of the mesh, and one for Consul's agent."""
-    roles = [role for role in found[0].by_role if role != agent]
+    roles = [role for role in found[0].by_role if role != apart]
     return [
         *(_row(registry, role, found, role) for role in roles),
         _row(registry, "all of the mesh", found, *roles),
-        *([_row(registry, f"{agent} (apart)", found, agent)] if agent else []),
+        *([_row(registry, f"{apart} (apart)", found, apart)] if apart else []),
     ]
 
 
@@ -159,12 +173,12 @@ def _row(registry: str, name: str, found: Sequence[Window], *roles: str) -> Row:
     }
 
 
-def thread_rows(registry: str, found: Sequence[Window], agent: str = "") -> list[Row]:
+def thread_rows(registry: str, found: Sequence[Window], apart: str = "") -> list[Row]:
     """Which threads wake, the busiest first."""
     totals: Counter[tuple[str, str]] = Counter()
     for window in found:
         for role, usage in window.by_role.items():
-            if role != agent:
+            if role != apart:
                 totals.update({(role, thread): n for thread, n in usage.wakeups.items()})
     seconds = sum(window.seconds for window in found)
     return [
@@ -173,9 +187,9 @@ def thread_rows(registry: str, found: Sequence[Window], agent: str = "") -> list
     ]
 
 
-def verdicts(registry: str, found: Sequence[Window], agent: str = "") -> list[Result]:
+def verdicts(registry: str, found: Sequence[Window], apart: str = "") -> list[Result]:
     """The whole mesh against its two targets."""
-    roles = [role for role in found[0].by_role if role != agent]
+    roles = [role for role in found[0].by_role if role != apart]
     cpu = statistics.median(each.cpu_percent(*roles) for each in found)
     wakeups = statistics.median(each.wakeups_per_second(*roles) for each in found)
     results = [Result(f"idle CPU, {registry}", cpu, MAX_CPU_PERCENT, "% of a core", at_least=False)]
@@ -191,14 +205,14 @@ def measure(rounds: int, seconds: Sequence[float]) -> Findings:
     by_process: list[Row] = []
     by_thread: list[Row] = []
 
-    def add(registry: str, found: Sequence[Window], agent: str = "") -> None:
-        results.extend(verdicts(registry, found, agent))
-        by_process.extend(rows(registry, found, agent))
-        by_thread.extend(thread_rows(registry, found, agent))
+    def add(registry: str, found: Sequence[Window], apart: str = "") -> None:
+        results.extend(verdicts(registry, found, apart))
+        by_process.extend(rows(registry, found, apart))
+        by_thread.extend(thread_rows(registry, found, apart))
 
     with bench_model() as model:
-        with serving(model) as mesh:
-            add(DIRECTORY, windows(mesh, {}, rounds, seconds[0]))
+        with serving(model) as mesh, bare_grpc() as pid:
+            add(DIRECTORY, windows(mesh, {pid: FLOOR}, rounds, seconds[0]), FLOOR)
         with consul_agent() as agent:
             if agent is not None:
                 address, pid = agent

@@ -34,8 +34,6 @@ class RecordChanges:
         self._events: FolderEvents | None = None
         self._watched: tuple[int, int] | None = None
         self._works = False
-        self.waits = 0
-        """How many times `wait` has returned."""
         self._renew()
 
     async def wait(self, pids: Set[int], within_s: float) -> None:
@@ -51,7 +49,6 @@ class RecordChanges:
                 await self._changed.wait()
                 await asyncio.sleep(_GATHER_S)
         self._changed.clear()
-        self.waits += 1
 
     def close(self) -> None:
         """Releases the descriptors."""

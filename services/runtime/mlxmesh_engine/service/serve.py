@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Generator
+from typing import Protocol
 
 from mlxmesh_engine.scheduling.capacity import Admission
 from mlxmesh_engine.scheduling.request import Load
@@ -161,8 +162,15 @@ async def _export_telemetry(
     await stack.enter_async_context(process.telemetry.exporting(registry, process.certificates))
 
 
+class HasLoad(Protocol):
+    """A backend as far as its load goes."""
+
+    @property
+    def load(self) -> Load: ...
+
+
 async def emit_load(
-    dispatcher: Dispatcher, backend: Backend, interval_s: float = LOAD_EVERY_S
+    dispatcher: Dispatcher, backend: HasLoad, interval_s: float = LOAD_EVERY_S
 ) -> None:
     """Publishes the load at intervals, and while nothing runs only until it is steady."""
     published: Load | None = None
