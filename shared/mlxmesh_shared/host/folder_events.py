@@ -46,7 +46,9 @@ if sys.platform == "linux":
             self._processes: dict[int, int] = {}
             self._inotify = Inotify(sync_timeout=0)
             try:
-                self._inotify.add_watch(folder, _ENTRIES | _FOLDER)
+                self._inotify.add_watch(  # pyright: ignore[reportUnknownMemberType]
+                    folder, _ENTRIES | _FOLDER
+                )
             except BaseException:
                 self._inotify.close()
                 raise
