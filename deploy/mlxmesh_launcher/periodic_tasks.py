@@ -13,8 +13,8 @@ from mlxmesh_shared.host.log_file import LogFile
 
 RENEWAL_CHECK_INTERVAL_S = 3600.0
 RENEWAL_RETRY_S = 60.0
-LOG_CHECK_INTERVAL_S = 1.0
-DIRECTORY_CHECK_INTERVAL_S = 2.0
+LOG_CHECK_INTERVAL_S = 5.0
+DIRECTORY_CHECK_INTERVAL_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -76,9 +76,20 @@ def renew_certificates(tasks: PeriodicTasks, tls_dir: Path) -> None:
 
 
 def rotate_logs(tasks: PeriodicTasks, logs: Iterable[LogFile]) -> None:
-    """Rotates logs that are too large."""
-    for log in logs:
-        tasks.every(LOG_CHECK_INTERVAL_S, f"rotating {log.path}", log.rotate_if_large)
+    """Rotates logs that are too large; one that cannot be rotated leaves the others."""
+    every = list(logs)
+
+    def rotate() -> None:
+        failures = list[str]()
+        for log in every:
+            try:
+                log.rotate_if_large()
+            except OSError as error:
+                failures.append(f"{log.path}: {error}")
+        if failures:
+            raise IllegalState("; ".join(failures))
+
+    tasks.every(LOG_CHECK_INTERVAL_S, "rotating logs", rotate)
 
 
 def watch_directory(tasks: PeriodicTasks, record: RecordFile, log: LogFile) -> None:

@@ -162,6 +162,7 @@ def _server_options(settings: GatewaySettings, settle_s: float) -> ServerOptions
         max_rpcs_per_caller=_places_per_caller(settings),
         max_concurrent_streams=settings.max_streams_per_connection,
         reflection=settings.reflection,
+        keepalive_time_s=5,
         max_connection_age_s=settings.max_connection_age_s,
         hands_over_port=True,
         takes_over=settings.take_over,

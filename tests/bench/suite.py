@@ -33,6 +33,7 @@ PARTS = (
     Part(8, "quantized weights", "bench_quantized"),
     Part(9, "start-up", "bench_startup"),
     Part(10, "telemetry on, beside off", "bench_telemetry"),
+    Part(11, "idle", "bench_idle"),
 )
 """Target 2 is the comparison with other servers, which `make bench-peers` runs."""
 

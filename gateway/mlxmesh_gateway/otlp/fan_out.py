@@ -20,7 +20,8 @@ from mlxmesh_gateway.otlp.recent_traces import RecentTraces
 from mlxmesh_gateway.otlp.tail_rules import TailRules
 
 TICK_S = 0.5
-OWN_METRICS_INTERVAL_S = 10.0
+EXPIRY_INTERVAL_S = 60.0
+OWN_METRICS_INTERVAL_S = 30.0
 
 
 class FanOut:
@@ -47,6 +48,7 @@ class FanOut:
         self._clock = clock
         self._left_out = left_out
         self._rejected = 0
+        self._has_traces = asyncio.Event()
 
     def reject(self, items: int) -> None:
         """Counts items rejected before they arrived here."""
@@ -57,6 +59,7 @@ class FanOut:
         now_s = self._clock()
         self._recent.add(request, now_s)
         self._offer(self._tail.add(request, now_s))
+        self._has_traces.set()
 
     async def metrics(self, request: ExportMetricsServiceRequest) -> None:
         """Passes them on."""
@@ -88,7 +91,13 @@ class FanOut:
                 await asyncio.gather(*(lane.wait_idle() for lane in self._lanes))
 
     async def _decide_traces(self) -> None:
+        """Ticks while a trace is undecided; otherwise waits for traces, or until some expire."""
         while True:
+            if not self._tail.holds:
+                self._has_traces.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(EXPIRY_INTERVAL_S):
+                        await self._has_traces.wait()
             await asyncio.sleep(TICK_S)
             now_s = self._clock()
             self._recent.expire(now_s)

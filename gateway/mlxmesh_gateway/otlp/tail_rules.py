@@ -119,6 +119,11 @@ class TailRules:
             yield passing.request
         yield from self._make_room()
 
+    @property
+    def holds(self) -> bool:
+        """Whether a trace is undecided."""
+        return bool(self._held)
+
     def decided(self, now_s: float) -> Iterator[ExportTraceServiceRequest]:
         """The selected ones of the traces that are due."""
         due = [key for key, held in self._held.items() if held.decide_at_s <= now_s]

@@ -25,7 +25,7 @@ from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.registry import Registry
-from mlxmesh_shared.rpc.channels import ChannelPool
+from mlxmesh_shared.rpc.channels import WATCH_TIMEOUTS, ChannelPool
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GenerationSettings
 from mlxmesh_shared.telemetry.metrics import observe_breakers
@@ -48,7 +48,9 @@ async def open_generations(
     settings = process.settings
     channels = ChannelPool(partial(process.open_channel, role="model"))
     stack.push_async_callback(channels.close)
-    models = ModelService(registry=registry, channels=channels)
+    watches = ChannelPool(partial(process.open_channel, role="model", timeouts=WATCH_TIMEOUTS))
+    stack.push_async_callback(watches.close)
+    models = ModelService(registry=registry, channels=channels, watch_channels=watches)
     catalogue = CatalogueMirror(models)
     engines = Engines(registry, open_=process.open_channel, publish=publish)
     process.live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +26,7 @@ from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
-from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.registry import Instance, Registry, follow_service
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import ModelSettings
 
@@ -40,6 +42,8 @@ class Catalogue:
     rejections: Rejections
     reconciler: Reconciler
     leader: LeaderLock
+    registry: Registry
+    instance_id: str
 
     async def recover(self) -> None:
         """Marks the pulls and removes the imports that a previous process left unfinished."""
@@ -48,11 +52,24 @@ class Catalogue:
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Reconciles and follows runtimes and other instances until the body ends."""
+        others = asyncio.Event()
         return running_in_background(
             self._reconcile(),
             self.runtimes.watch(self.reconciler.wake),
-            self.store.poll_changes(),
+            self._follow_others(others),
+            self.store.poll_changes(others=others),
         )
+
+    async def _follow_others(self, others: asyncio.Event) -> None:
+        """Sets the event while another model service is registered."""
+
+        async def update(instances: Sequence[Instance]) -> None:
+            if any(each.instance_id != self.instance_id for each in instances):
+                others.set()
+            else:
+                others.clear()
+
+        await follow_service(self.registry, "model", update)
 
     async def _reconcile(self) -> None:
         """One instance reconciles at a time: each of two would place the missing replicas."""
@@ -94,6 +111,8 @@ async def open_catalogue(
             rejections=rejections,
         ),
         leader=leader,
+        registry=registry,
+        instance_id=process.instance_id,
     )
 
 

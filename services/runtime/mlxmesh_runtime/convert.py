@@ -81,7 +81,9 @@ def change_to(change: Change, *, memory_bytes: int) -> pb.WatchEnginesResponse:
 def health_from(info: engine_pb2.GetEngineInfoResponse) -> EngineHealth:
     """An engine's answer to HEALTH_REQUEST."""
     return EngineHealth(
-        device=info.device, time_since_progress_s=info.time_since_progress_ms / 1000
+        device=info.device,
+        time_since_progress_s=info.time_since_progress_ms / 1000,
+        busy=info.load.running + info.load.waiting > 0,
     )
 
 

@@ -77,4 +77,5 @@ class EngineHealth:
     """What a running engine answers to a heartbeat."""
 
     device: str
-    time_since_progress_s: float  # since its last step; an idle engine runs empty steps
+    time_since_progress_s: float  # since its last step that was due
+    busy: bool = True  # whether it has sequences

@@ -11,7 +11,7 @@ from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh_runtime.convert import HEALTH_REQUEST, health_from
 from mlxmesh_runtime.engine_record import EngineFailure, EngineHealth, FailureReason
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
+from mlxmesh_shared.rpc.channels import WATCH_TIMEOUTS, OpenChannel, open_channel
 
 MIN_MISSED_HEARTBEATS = 3
 
@@ -24,6 +24,11 @@ class HeartbeatLimits:
     timeout_s: float  # of one probe
     liveness_timeout_s: float  # without an answer: the process is frozen
     step_stall_timeout_s: float  # with answers, but without a step: a step hangs
+
+    @property
+    def idle_interval_s(self) -> float:
+        """The interval while an engine has no sequences; a missed answer ends it."""
+        return max(self.interval_s, self.liveness_timeout_s / 2)
 
 
 class EngineProbe(Protocol):
@@ -42,7 +47,8 @@ class GrpcEngineProbe:
     """Checks the engine at an address with its EngineService."""
 
     def __init__(self, address: str, open_: OpenChannel = open_channel) -> None:
-        self._channel = open_(address, role="engine")
+        # A check has a timeout of its own, and pings would wake an idle engine each second.
+        self._channel = open_(address, role="engine", timeouts=WATCH_TIMEOUTS)
         self._stub = EngineServiceStub(self._channel)
 
     async def check(self, timeout_s: float) -> EngineHealth:
@@ -57,19 +63,20 @@ class GrpcEngineProbe:
 async def wait_until_hung(probe: EngineProbe, limits: HeartbeatLimits) -> EngineFailure:
     """Probe at intervals; return the reason once the engine counts as hung."""
     last_answer_s = time.monotonic()
-    missed = 0
+    missed, interval_s = 0, limits.interval_s
     while True:
-        await asyncio.sleep(limits.interval_s)
+        await asyncio.sleep(interval_s)
         try:
             health = await probe.check(limits.timeout_s)
         except MeshError:
-            missed += 1
+            missed, interval_s = missed + 1, limits.interval_s
             silent_s = time.monotonic() - last_answer_s
             # Both limits must be exceeded: this process itself may have been paused.
             if silent_s > limits.liveness_timeout_s and missed >= MIN_MISSED_HEARTBEATS:
                 return _stuck(f"it has not answered for {silent_s:.1f} s")
             continue
         last_answer_s, missed = time.monotonic(), 0
+        interval_s = limits.interval_s if health.busy else limits.idle_interval_s
         if health.time_since_progress_s > limits.step_stall_timeout_s:
             return _stuck(f"it has run no step for {health.time_since_progress_s:.1f} s")
 

@@ -5,6 +5,9 @@ owner renews. The wall clock measures the age of a lease only when it is first r
 monotonic clock does, so that a change of the wall clock expires no lease. A record whose process on
 this host is dead counts as expired at once. One whose process on this host lives may miss several
 renewals, as after the host slept. A watch keeps its last set while the directory cannot be read.
+
+A watch sleeps until the kernel reports a change of the directory or the end of a process, or until
+the next lease would expire (docs/decisions/0035).
 """
 
 import asyncio
@@ -15,19 +18,14 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import watchfiles
-from watchfiles import Change
-
 from mlxmesh_shared.registry.port import Instance, checked_name
+from mlxmesh_shared.registry.record_changes import MAX_WAIT_S, POLL_S, RecordChanges
 
 _log = logging.getLogger(__name__)
-# File events report changes at once. Polling finds the rest: expired leases, dead processes, and
-# every change on file systems without events.
-POLL_S = 2.0
 # A live process on this host may miss this many leases before it counts as gone.
 _LEASES_OF_LIVE_PROCESS = 3
 
@@ -39,6 +37,20 @@ class _Lease:
     mtime_s: float
     renewed_s: float
     read_s: float
+
+
+@dataclass
+class _Found:
+    """What one read of a folder found."""
+
+    instances: list[Instance] = field(default_factory=list[Instance])
+    pids: set[int] = field(default_factory=set[int])
+    """Of the instances on this host."""
+    valid_s: float = MAX_WAIT_S
+    """How long it stays true if the folder does not change and no process ends."""
+
+    def sorted_instances(self) -> tuple[Instance, ...]:
+        return tuple(sorted(self.instances, key=lambda one: one.instance_id))
 
 
 class DirectoryRegistry:
@@ -55,7 +67,7 @@ class DirectoryRegistry:
     ) -> None:
         self._path = path
         self._lease_s = lease_s
-        self._heartbeat_s = heartbeat_s if heartbeat_s is not None else lease_s / 4
+        self._heartbeat_s = heartbeat_s if heartbeat_s is not None else lease_s / 2
         self._poll_s = poll_s
         self._wall_clock = wall_clock
         self._leases: dict[Path, _Lease] = {}
@@ -78,22 +90,25 @@ class DirectoryRegistry:
         record.unlink(missing_ok=True)
 
     async def resolve(self, service: str) -> tuple[Instance, ...]:
-        return self._alive(self._service_path(service))
+        return self._read_all(self._service_path(service)).sorted_instances()
 
     async def watch(self, service: str) -> AsyncGenerator[tuple[Instance, ...], None]:
         folder = self._service_path(service)
         folder.mkdir(parents=True, exist_ok=True)
         last: tuple[Instance, ...] | None = None
         hold_until_s = 0.0
-        async with contextlib.aclosing(_ticks(folder, self._poll_s)) as ticks:
-            async for _ in ticks:
-                alive = self._alive(folder)
+        with contextlib.closing(RecordChanges(folder, poll_s=self._poll_s)) as changes:
+            while True:
+                found = self._read_all(folder)
+                alive = found.sorted_instances()
                 if not _readable(folder):
                     # Leases may have expired meanwhile: wait for the next heartbeat of each owner.
                     hold_until_s = time.monotonic() + 2 * self._heartbeat_s
-                if alive != last and time.monotonic() >= hold_until_s:
+                holds = time.monotonic() < hold_until_s
+                if alive != last and not holds:
                     last = alive
                     yield alive
+                await changes.wait(found.pids, self._poll_s if holds else found.valid_s)
 
     async def close(self) -> None:
         if self._heartbeat is not None:
@@ -138,38 +153,45 @@ class DirectoryRegistry:
         except FileNotFoundError:
             self._write(record, instance)
 
-    def _alive(self, folder: Path) -> tuple[Instance, ...]:
+    def _read_all(self, folder: Path) -> _Found:
         records = set(_records(folder))
         gone = [one for one in self._leases if one.parent == folder and one not in records]
         for record in gone:
             del self._leases[record]
-        found = (self._read(record) for record in records)
-        return tuple(sorted((i for i in found if i is not None), key=lambda i: i.instance_id))
+        found = _Found()
+        for record in records:
+            self._read(record, found)
+        return found
 
-    def _read(self, record: Path) -> Instance | None:
-        """The instance of a record; None if it is removed, dead, expired or unreadable."""
+    def _read(self, record: Path, found: _Found) -> None:
+        """Adds the instance of a record, unless it is removed, dead, expired or unreadable."""
         try:
             content: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
             here = content["host"] == self._host
-            if self._expired(record, leases=_LEASES_OF_LIVE_PROCESS if here else 1):
-                return None
             if here and not _process_alive(content["pid"]):
-                return None
-            return Instance(
-                service=content["service"],
-                instance_id=content["instance_id"],
-                address=content["address"],
-                pid=content["pid"],
-                metadata=content["metadata"],
+                return
+            leases = _LEASES_OF_LIVE_PROCESS if here else 1
+            left_s = leases * self._lease_s - (time.monotonic() - self._lease(record).renewed_s)
+            # An expired lease may be renewed, which is no change of the folder.
+            found.valid_s = min(found.valid_s, left_s if left_s > 0 else self._poll_s)
+            if left_s < 0:
+                return
+            found.instances.append(
+                Instance(
+                    service=content["service"],
+                    instance_id=content["instance_id"],
+                    address=content["address"],
+                    pid=content["pid"],
+                    metadata=content["metadata"],
+                )
             )
+            if here:
+                found.pids.add(content["pid"])
         except FileNotFoundError:
-            return None
+            return
         except (OSError, ValueError, KeyError, TypeError) as error:
+            found.valid_s = min(found.valid_s, self._poll_s)
             _log.warning("ignored the unreadable record %s: %r", record, error)
-            return None
-
-    def _expired(self, record: Path, leases: int) -> bool:
-        return time.monotonic() - self._lease(record).renewed_s > leases * self._lease_s
 
     def _lease(self, record: Path) -> _Lease:
         """The current lease; if the two clocks disagree about its age, the smaller age counts."""
@@ -198,43 +220,6 @@ class DirectoryRegistry:
             return content["host"] == self._host and _process_alive(content["pid"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
-
-
-async def _ticks(folder: Path, poll_s: float) -> AsyncGenerator[None, None]:
-    """Yields now, after each change in the folder, and at least once in each poll interval."""
-    changes = watchfiles.awatch(  # pyright: ignore[reportUnknownMemberType]
-        folder,
-        watch_filter=None,
-        debounce=100,
-        step=10,
-        rust_timeout=round(poll_s * 1000),
-        yield_on_timeout=True,
-        recursive=False,
-    )
-    last_s = time.monotonic()
-    # The watch starts before the first read, so that no change is missed.
-    change = asyncio.ensure_future(anext(changes))
-    try:
-        await asyncio.sleep(0)
-        yield
-        while True:
-            events = await change
-            change = asyncio.ensure_future(anext(changes))
-            now_s = time.monotonic()
-            # Renewing a lease changes only the time of a file.
-            if now_s - last_s >= poll_s or any(kind is not Change.modified for kind, _ in events):
-                last_s = now_s
-                yield
-    except OSError as error:
-        # No inotify instances are left, or the file system has no events.
-        _log.warning("watching %s by polling alone: %s", folder, error)
-    finally:
-        change.cancel()
-        await asyncio.gather(change, return_exceptions=True)
-        await changes.aclose()
-    while True:
-        await asyncio.sleep(poll_s)
-        yield
 
 
 def _readable(folder: Path) -> bool:

@@ -40,21 +40,29 @@ class PeerTimeouts:
     connect_s: float
     """From the first packet to the peer's HTTP/2 settings; gRPC's own default is 20 s."""
     ping_s: float
+    ping_interval_s: float = 1.0
+    idle_s: float = 5.0
+    """Without calls for so long, the connection closes, and with it the pings; a call opens it."""
 
     def options(self, *, pings: bool) -> tuple[tuple[str, int], ...]:
         """Options for gRPC's core, which uses the minimum backoff as the timeout to connect."""
         ping_ms = round(self.ping_s * 1000)
-        connect = (("grpc.min_reconnect_backoff_ms", round(self.connect_s * 1000)),)
+        connect = (
+            ("grpc.min_reconnect_backoff_ms", round(self.connect_s * 1000)),
+            ("grpc.client_idle_timeout_ms", round(self.idle_s * 1000)),
+        )
         if not pings:
             return connect
         return (
             *connect,
-            ("grpc.keepalive_time_ms", 1000),
+            ("grpc.keepalive_time_ms", round(self.ping_interval_s * 1000)),
             ("grpc.keepalive_timeout_ms", ping_ms),
             # Without this option a frozen peer is not detected at all.
             ("grpc.http2.ping_timeout_ms", ping_ms),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
+            # It pings after data arrived, to find a larger window: of use only for busy channels.
+            ("grpc.http2.bdp_probe", int(self.ping_interval_s <= 1)),
         )
 
 
@@ -62,13 +70,22 @@ SHORT_TIMEOUTS = PeerTimeouts(connect_s=1.0, ping_s=0.5)
 """For calls that can go to another instance. A busy peer may need 0.1 s to accept a connection."""
 LONG_TIMEOUTS = PeerTimeouts(connect_s=10.0, ping_s=5.0)
 """For calls that have no alternative: a short timeout would turn a slow peer into an error."""
+QUIET_TIMEOUTS = PeerTimeouts(connect_s=1.0, ping_s=5.0, ping_interval_s=30.0)
+"""For rare calls with short deadlines of their own, which need no pings."""
+WATCH_TIMEOUTS = PeerTimeouts(connect_s=1.0, ping_s=5.0, ping_interval_s=30.0, idle_s=600.0)
+"""For streams that last and are mostly silent, and whose readers notice a frozen peer otherwise."""
 
 
 class OpenChannel(Protocol):
     """`open_channel` with the certificates of the process."""
 
     def __call__(
-        self, address: str, *, role: str = "", window_bytes: int | None = None
+        self,
+        address: str,
+        *,
+        role: str = "",
+        window_bytes: int | None = None,
+        timeouts: PeerTimeouts = SHORT_TIMEOUTS,
     ) -> aio.Channel: ...
 
 

@@ -52,7 +52,7 @@ class ServerOptions:
     reflection: bool = True
     log_successes: bool = True
     """Whether a successful call is logged at INFO; else at DEBUG, for services that are polled."""
-    keepalive_time_s: float = 5
+    keepalive_time_s: float = 30
     keepalive_timeout_s: float = 5
     max_connection_age_s: float | None = None
     max_connection_idle_s: float | None = None

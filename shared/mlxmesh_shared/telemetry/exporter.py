@@ -1,4 +1,7 @@
-"""Exports the recorded telemetry of a process to a sink, every second and in small slices."""
+"""Exports the recorded telemetry of a process to a sink, every second and in small slices.
+
+While nothing is recorded it sleeps, and metrics that do not change are sent less often.
+"""
 
 import asyncio
 import contextlib
@@ -10,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from mlxmesh_shared.errors import MeshError
@@ -32,6 +36,10 @@ class Pace:
     tick_s: float = 0.25
     export_every_s: float = 1.0
     metrics_every_s: float = 5.0
+    idle_metrics_every_s: float = 15.0
+    """While metrics do not change, they are read so often."""
+    unchanged_metrics_every_s: float = 45.0
+    """Unchanged metrics are sent so often; the Prometheus sink forgets a process after 60 s."""
     send_timeout_s: float = 5.0
     last_timeout_s: float = 1.0
     """The timeout of the last export, at the end of the process."""
@@ -103,32 +111,62 @@ class Exporter:
         self._logs: BatchSender[ExportLogsServiceRequest] = BatchSender(
             recorder.log_records, recorder.drain_log_records, sink.logs
         )
-        self._exported_s = self._metrics_s = time.monotonic()
+        self._exported_s = self._sent_metrics_s = time.monotonic()
+        self._metrics_due_s = self._exported_s + pace.metrics_every_s
+        self._last_metrics = b""
+        self._recorded = asyncio.Event()
         # No warning while the mesh starts: its gateway may not be running yet.
         self._warned_s = time.monotonic()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Exports while the body runs, and the rest after it, within `last_timeout_s`."""
+        self._follow_queues()
         task = asyncio.create_task(self._run(), name="export-telemetry")
         try:
             yield
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            self._last_metrics = b""
             await self._export(timeout_s=self._pace.last_timeout_s, with_metrics=True)
+
+    def _follow_queues(self) -> None:
+        """Wakes the task at the first item: any thread may record it."""
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(self._recorded.set)
+
+        self._recorder.spans.on_first = self._recorder.log_records.on_first = wake
+        if self._waiting:
+            self._recorded.set()
+
+    @property
+    def _waiting(self) -> int:
+        return max(self._traces.waiting, self._logs.waiting)
 
     async def _run(self) -> None:
         while True:
+            await self._wait_until_due()
+            now_s = self._exported_s = time.monotonic()
+            with_metrics = now_s >= self._metrics_due_s
+            await self._export(timeout_s=self._pace.send_timeout_s, with_metrics=with_metrics)
+
+    async def _wait_until_due(self) -> None:
+        """Until something was recorded, and then for more of it; or until metrics are due."""
+        if not self._waiting:
+            self._recorded.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._metrics_due_s - time.monotonic())):
+                    await self._recorded.wait()
+                # Metrics change with what is recorded.
+                soon_s = time.monotonic() + self._pace.metrics_every_s
+                self._metrics_due_s = min(self._metrics_due_s, soon_s)
+        due_s = self._exported_s + self._pace.export_every_s
+        while 0 < self._waiting < MAX_BATCH_ITEMS and time.monotonic() < due_s:  # noqa: ASYNC110  ticks see many
             await asyncio.sleep(self._pace.tick_s)
-            now_s = time.monotonic()
-            many = max(self._traces.waiting, self._logs.waiting) >= MAX_BATCH_ITEMS
-            if many or now_s - self._exported_s >= self._pace.export_every_s:
-                self._exported_s = now_s
-                with_metrics = now_s - self._metrics_s >= self._pace.metrics_every_s
-                if with_metrics:
-                    self._metrics_s = now_s
-                await self._export(timeout_s=self._pace.send_timeout_s, with_metrics=with_metrics)
 
     async def _export(self, *, timeout_s: float, with_metrics: bool) -> None:
         await self._attempt(self._traces.send_all, timeout_s)
@@ -139,7 +177,16 @@ class Exporter:
         self._recorder.lost_log_records = self._logs.lost
 
     async def _send_metrics(self) -> None:
-        await self._sink.metrics(self._recorder.read_metrics())
+        pace, now_s = self._pace, time.monotonic()
+        request = self._recorder.read_metrics()
+        values = _without_times(request)
+        changed = values != self._last_metrics
+        self._metrics_due_s = now_s + (
+            pace.metrics_every_s if changed else pace.idle_metrics_every_s
+        )
+        if changed or now_s - self._sent_metrics_s >= pace.unchanged_metrics_every_s:
+            await self._sink.metrics(request)
+            self._last_metrics, self._sent_metrics_s = values, now_s
 
     async def _attempt(self, export: Callable[[], Awaitable[None]], timeout_s: float) -> None:
         try:
@@ -161,3 +208,15 @@ class Exporter:
             "lost": self._traces.lost + self._logs.lost,
         }
         _log.warning("telemetry export failed", extra={"operation": "export", "fields": fields})
+
+
+def _without_times(request: ExportMetricsServiceRequest) -> bytes:
+    """The values alone, to compare them."""
+    values = ExportMetricsServiceRequest()
+    values.CopyFrom(request)
+    for of_resource in values.resource_metrics:
+        for of_scope in of_resource.scope_metrics:
+            for metric in of_scope.metrics:
+                for point in getattr(metric, metric.WhichOneof("data") or "gauge").data_points:
+                    point.ClearField("time_unix_nano")
+    return values.SerializeToString(deterministic=True)

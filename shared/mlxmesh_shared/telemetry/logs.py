@@ -79,7 +79,7 @@ def setup_logging(
     root.handlers[:] = [handler]
     set_log_level(level)
     # They log each request's internals, or each change of a file, as INFO.
-    for noisy in ("grpc", "httpx2", "httpcore", "watchfiles", "alembic", "filelock", "aiohttp"):
+    for noisy in ("grpc", "httpx2", "httpcore", "alembic", "filelock", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

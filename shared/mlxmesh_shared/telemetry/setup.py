@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlxmesh_shared.registry import Registry
-from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.channels import QUIET_TIMEOUTS, open_channel
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.settings.listen import is_loopback
 from mlxmesh_shared.telemetry.metrics import Telemetry
@@ -91,7 +91,9 @@ class ProcessTelemetry:
             shown = None if near else certificates
             return OtlpSink(open_channel(endpoint, certificates=shown, pings=False))
         assert registry is not None, "needed to find the collecting gateway"
-        open_ = partial(open_channel, role="gateway", certificates=certificates)
+        open_ = partial(
+            open_channel, role="gateway", certificates=certificates, timeouts=QUIET_TIMEOUTS
+        )
         return CollectingGateway(registry, open_, own_id=self._instance_id, local=local)
 
 

@@ -1,6 +1,7 @@
 """The port for exported telemetry, and the bounded queue in front of it."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -26,6 +27,8 @@ class BoundedQueue(Generic[T]):
         self._items: deque[T] = deque()
         self._capacity = capacity
         self.dropped = 0
+        self.on_first: Callable[[], None] = lambda: None
+        """Called for an item that is added to an empty queue, on the thread that adds it."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -33,6 +36,8 @@ class BoundedQueue(Generic[T]):
     def put(self, item: T) -> None:
         if len(self._items) < self._capacity:
             self._items.append(item)
+            if len(self._items) == 1:
+                self.on_first()
         else:
             self.dropped += 1
 

@@ -1,13 +1,16 @@
 """The MLX thread: it loads, delivers outputs, and reports its death."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
+from mlxmesh_engine.forward.forward_pass import Forward
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.scheduling.request import FinishReason, Load, SequenceRequest, StepOutputs
 from mlxmesh_engine.service.mlx_thread import MlxThread
@@ -36,6 +39,21 @@ class Listener:
                     tokens += update.token_ids
                     if update.last:
                         return tokens, update
+
+
+class HangsUntil:
+    """A forward pass whose decode steps hang until the event."""
+
+    def __init__(self, forward: Forward, event: threading.Event) -> None:
+        self._forward = forward
+        self._event = event
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._forward, name)
+
+    def decode(self, inputs: mx.array, cache: Any) -> mx.array:
+        self._event.wait(10)
+        return self._forward.decode(inputs, cache)
 
 
 @pytest.fixture
@@ -85,12 +103,41 @@ async def test_many_at_once_from_two_streams(thread: MlxThread, listener: Listen
     assert thread.load.running == 0
 
 
-async def test_an_idle_loop_runs_steps(thread: MlxThread) -> None:
-    await asyncio.sleep(0.6)
-    assert thread.time_since_progress_s < 5
+async def test_an_idle_thread_sleeps_and_counts_as_live(
+    thread: MlxThread, listener: Listener
+) -> None:
+    thread.submit(SequenceRequest((1, 7), (4, 5, 6), 9))
+    await listener.until_last(7)
+    await asyncio.sleep(0.2)
     before = thread.steps
-    await asyncio.sleep(0.6)
-    assert thread.steps > before
+    await asyncio.sleep(1.2)
+    assert thread.steps == before
+    assert thread.time_since_progress_s == 0
+    assert thread.load.tokens_per_second == 0
+    thread.submit(SequenceRequest((1, 8), (4, 5, 6), 9))
+    tokens, _ = await listener.until_last(8)
+    assert len(tokens) == 9
+
+
+async def test_a_step_that_hangs_is_seen_from_the_command_on(
+    tiny_model: Path, listener: Listener
+) -> None:
+    hangs = threading.Event()
+
+    def load() -> LoadedModel:
+        loaded = load_model(tiny_model)
+        return replace(loaded, model=HangsUntil(loaded.model, hangs))
+
+    subject = MlxThread(load)
+    await subject.start(listener.deliver)
+    await asyncio.sleep(0.3)
+    assert subject.time_since_progress_s == 0
+    subject.submit(SequenceRequest((1, 1), (5, 6, 7), 3))
+    await asyncio.sleep(0.5)
+    assert 0.4 < subject.time_since_progress_s < 5
+    hangs.set()
+    await listener.until_last(1)
+    await subject.stop()
 
 
 async def test_start_raises_the_error_of_loading(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mlxmesh_generation.domain.request import GenerationRequest, PromptText
-from mlxmesh_generation.placement.engine_link import EngineLink
+from mlxmesh_generation.placement.engine_link import LIVENESS_TIMEOUT_S, EngineLink
 from mlxmesh_generation.placement.sequence import EngineOutput, SequenceRequest
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError
 from mlxmesh_shared.reference import ModelReference
@@ -128,3 +128,19 @@ async def test_a_crowd_that_leaves_at_once_is_told_of_in_one_message(
     await until(lambda: staying.ended and engine.sequences == 0)
     assert len(engine.cancels) == 1
     assert link.replica().outstanding == 0
+
+
+async def test_an_idle_engine_may_be_silent_but_not_one_with_sequences(
+    engine: FakeEngine, link: EngineLink
+) -> None:
+    engine.silent = True
+    await asyncio.sleep(1.5 * LIVENESS_TIMEOUT_S)
+    assert link.connected
+    engine.may_step.clear()
+    sink = Sink()
+    link.submit(submit(5), sink)
+    await until(lambda: sink.lost is not None)
+    assert isinstance(sink.lost, EngineLost)
+    engine.silent = False
+    engine.may_step.set()
+    await until(lambda: link.connected)

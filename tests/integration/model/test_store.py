@@ -153,6 +153,25 @@ async def test_changes_by_another_process_notify_subscribers(database):
         await other.close()
 
 
+async def test_without_other_processes_the_catalogue_is_not_polled(database):
+    mine, other = await Store.open(database), await Store.open(database)
+    others = asyncio.Event()
+    following = asyncio.create_task(mine.poll_changes(interval_s=0.01, others=others))
+    try:
+        with mine.subscribe() as changed:
+            await other.register("pocket", ARTIFACT)
+            await asyncio.sleep(0.1)
+            assert not changed.is_set()
+            others.set()
+            async with asyncio.timeout(5):
+                await changed.wait()
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await mine.close()
+        await other.close()
+
+
 async def test_on_change_is_called_for_each_visible_change(database):
     told: list[tuple[bool, bool]] = []
     store = await Store.open(

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from mlxmesh_engine.scheduling.request import (
     Update,
 )
 from mlxmesh_engine.service.dispatcher import Dispatcher, Stream
+from mlxmesh_engine.service.serve import emit_load
 from mlxmesh_shared.errors import EngineDraining, InvalidArgument, QueueFull
 
 LOAD = Load(1, 0, 2, 1)
@@ -30,6 +32,19 @@ class RecordingWorker:
 
     def drop_stream(self, stream_id: int) -> None:
         self.commands.append(("drop_stream", stream_id))
+
+
+class LoadedBackend:
+    """Has a load, and counts how often it is read."""
+
+    def __init__(self) -> None:
+        self.load_now = LOAD
+        self.reads = 0
+
+    @property
+    def load(self) -> Load:
+        self.reads += 1
+        return self.load_now
 
 
 @pytest.fixture
@@ -153,3 +168,31 @@ async def test_the_load_also_goes_to_streams_without_outputs(subject: Dispatcher
     subject.publish_load(LOAD)
     for stream in (busy, quiet):
         assert await asyncio.wait_for(stream.outbox.get(), 5) == ([], LOAD)
+
+
+async def test_the_load_is_published_while_busy_and_then_until_it_is_steady(
+    subject: Dispatcher,
+) -> None:
+    backend = LoadedBackend()
+    stream = subject.open_stream()
+    emitting = asyncio.create_task(emit_load(subject, backend, interval_s=0.001))
+    await asyncio.sleep(0.1)
+    # Idle with an unchanged load: nothing more is read or sent.
+    quiet = backend.reads
+    await asyncio.sleep(0.1)
+    assert backend.reads == quiet
+    await stream.outbox.get()
+
+    subject.submit(stream, sequence(stream, 1))
+    await asyncio.wait_for(stream.outbox.get(), 5)
+    busy = backend.reads
+    await asyncio.wait_for(stream.outbox.get(), 5)
+    assert backend.reads > busy
+
+    backend.load_now = replace(LOAD, running=0)
+    subject.deliver(finish(stream, 1), LOAD)
+    await asyncio.sleep(0.1)
+    _, last = await asyncio.wait_for(stream.outbox.get(), 5) or ([], None)
+    assert last == backend.load_now
+    emitting.cancel()
+    await asyncio.gather(emitting, return_exceptions=True)

@@ -1,5 +1,6 @@
 """What a pass of the reconciler does with replicas."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -95,3 +96,28 @@ def test_replicas_on_a_draining_runtime_stop_as_others_get_ready(others, stoppin
     trimmed = plan.trim((*here, *there), desired=2, draining={"old"})
     assert [r.engine_id for r in trimmed if r.phase is Phase.STOPPING] == stopping
     assert plan.missing(trimmed, desired=2, draining={"old"}) == missing
+
+
+READY = Replica("e", "r", Phase.READY)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "desired", "runtimes", "expected"),
+    [
+        ([READY], 1, hosts(r={"e": Phase.READY}), True),
+        ([], 0, hosts(r={}), True),
+        ([READY], 2, hosts(r={"e": Phase.READY}), False),
+        ([READY], 0, hosts(r={"e": Phase.READY}), False),
+        ([Replica("e", "r", Phase.STARTING)], 1, hosts(r={"e": Phase.STARTING}), False),
+        # What a runtime reports differs from the catalogue, or a runtime reports nothing.
+        ([READY], 1, hosts(r={"e": Phase.FAILED}), False),
+        ([READY], 1, hosts(r={}), False),
+        ([READY], 1, hosts(r=None), False),
+        ([READY], 1, hosts(r={"e": Phase.READY}, other=None), False),
+        # A draining runtime is about to be replaced.
+        ([READY], 1, {"r": replace(hosts(r={"e": Phase.READY})["r"], draining=True)}, False),
+    ],
+)
+def test_settled(replicas, desired, runtimes, expected):
+    one = replace(version(*replicas), desired_replicas=desired)
+    assert plan.settled([one], runtimes.values()) is expected

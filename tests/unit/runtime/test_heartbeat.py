@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Iterator
 from itertools import chain, repeat
 
@@ -20,13 +21,17 @@ class ScriptedProbe:
     def __init__(self, *loop_ages_ms: int | None) -> None:
         self._script: Iterator[int | None] = chain(loop_ages_ms, repeat(99_000))
         self.checks = 0
+        self.idle_at: set[int] = set()
+        """The numbers of the checks at which the engine has no sequences."""
 
     async def check(self, timeout_s: float) -> EngineHealth:
         self.checks += 1
         age_ms = next(self._script)
         if age_ms is None:
             raise ServiceUnavailable("gone")
-        return EngineHealth(device="cpu", time_since_progress_s=age_ms / 1000)
+        return EngineHealth(
+            device="cpu", time_since_progress_s=age_ms / 1000, busy=self.checks not in self.idle_at
+        )
 
     async def close(self) -> None: ...
 
@@ -63,3 +68,24 @@ async def test_a_short_silence_is_tolerated() -> None:
     )
     probe = ScriptedProbe(*[LOST] * 20)
     assert "has run no step" in (await watch(probe, patient)).message
+
+
+async def test_an_idle_engine_is_probed_less_often_but_a_missed_answer_changes_that() -> None:
+    limits = HeartbeatLimits(
+        interval_s=0.01, timeout_s=1, liveness_timeout_s=0.5, step_stall_timeout_s=5
+    )
+    assert limits.idle_interval_s == 0.25
+    probe = ScriptedProbe(10, 10, LOST, LOST, 10, 99_000)
+    probe.idle_at = {1, 2}
+    started_s = time.monotonic()
+    await watch(probe, limits)
+    # Two idle intervals; the checks after the missed ones follow at the short interval.
+    assert time.monotonic() - started_s >= 0.5
+    assert probe.checks == 6
+
+
+def test_an_engine_never_waits_longer_idle_than_busy() -> None:
+    limits = HeartbeatLimits(
+        interval_s=3, timeout_s=1, liveness_timeout_s=2, step_stall_timeout_s=5
+    )
+    assert limits.idle_interval_s == 3

@@ -16,11 +16,17 @@ from mlxmesh_generation.placement.router import EngineLoad, Replica
 from mlxmesh_generation.placement.sequence import EngineSequence, SequenceRequest, SequenceSink
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError
 from mlxmesh_shared.resilience.retries import RetryDelayEstimator
-from mlxmesh_shared.rpc.channels import OpenChannel, cancel_requests, open_channel, wait_ready
+from mlxmesh_shared.rpc.channels import (
+    WATCH_TIMEOUTS,
+    OpenChannel,
+    cancel_requests,
+    open_channel,
+    wait_ready,
+)
 
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_S = 0.1
-# An engine reports its load every 0.3 s: after a second of silence, it or the network is stuck.
+# A busy engine reports its load every 0.3 s: after a second of silence, it or the network is stuck.
 LIVENESS_TIMEOUT_S = 1.0
 _TICK_S = 0.1
 # About two steps of many sequences. When this process is slow, further output stays in the engine,
@@ -75,6 +81,7 @@ class EngineLink:
         self._retired = False
         self._finished = asyncio.Event()
         self._silent_ticks = 0
+        self._has_sequences = asyncio.Event()
         self.connected = False
 
     def replica(self) -> Replica:
@@ -93,6 +100,9 @@ class EngineLink:
         sequence_id = self._next_id
         message = convert.submit_message(request, sequence_id)
         self._next_id += 1
+        if not self._sinks:
+            self._silent_ticks = 0
+            self._has_sequences.set()
         self._sinks[sequence_id] = sink
         self._retry_delays.acquire(time.monotonic())
         self._send(message)
@@ -117,7 +127,9 @@ class EngineLink:
 
     async def run(self) -> None:
         """Keeps the stream open and reopens it when it breaks, until retired and idle."""
-        channel = self._open(self.address, role="engine", window_bytes=WINDOW_BYTES)
+        channel = self._open(
+            self.address, role="engine", window_bytes=WINDOW_BYTES, timeouts=WATCH_TIMEOUTS
+        )
         keeping = asyncio.create_task(self._keep_open(channel))
         finished = asyncio.create_task(self._finished.wait())
         try:
@@ -166,12 +178,14 @@ class EngineLink:
             call.cancel()
 
     async def _watch(self, call: Any) -> None:
-        """Cancels a stream that is silent for too long.
+        """Cancels a stream that is silent for too long while it connects or has sequences.
 
         Counts ticks instead of time, so a freeze of this process does not count as silence.
         """
         self._silent_ticks = 0
         while self._silent_ticks * _TICK_S < LIVENESS_TIMEOUT_S:
+            if self.connected:
+                await self._has_sequences.wait()
             await asyncio.sleep(_TICK_S)
             self._silent_ticks += 1
         _log.warning("%s stopped sending; other engines resume its sequences", self.engine_id)
@@ -224,6 +238,8 @@ class EngineLink:
     def _end(self, sequence_id: int, *, refused: bool = False) -> None:
         if self._sinks.pop(sequence_id, None) is not None:
             self._retry_delays.release(time.monotonic(), counts=not refused)
+            if not self._sinks:
+                self._has_sequences.clear()
 
     def _finish_if_done(self) -> None:
         if self._retired and not self._sinks:

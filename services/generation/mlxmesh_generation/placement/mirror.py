@@ -20,28 +20,32 @@ FETCH_TIMEOUT_S = 120
 class ModelService:
     """Reads catalogue changes and tokenizer files from it."""
 
-    def __init__(self, *, registry: Registry, channels: ChannelPool) -> None:
+    def __init__(
+        self, *, registry: Registry, channels: ChannelPool, watch_channels: ChannelPool
+    ) -> None:
+        """`watch_channels` are for the watch alone, which is silent for long times."""
         self._registry = registry
         self._channels = channels
+        self._watch_channels = watch_channels
 
     async def watch(self, after_sequence: int) -> AsyncGenerator[CatalogueChange]:
         """Raises: ServiceUnavailable when the service cannot be reached or its stream breaks."""
-        stub = await self._stub()
+        stub = await self._stub(self._watch_channels)
         async for message in stub.WatchModels(convert.watch_models(after_sequence)):
             yield convert.catalogue_change(message)
 
     async def tokenizer_files(self, name: str, version: int) -> AsyncGenerator[tuple[str, bytes]]:
         """Raises: ServiceUnavailable as above, ModelNotFound when the version was removed."""
-        stub = await self._stub()
+        stub = await self._stub(self._channels)
         request = convert.get_tokenizer(name, version)
         async for piece in stub.GetTokenizer(request, timeout=FETCH_TIMEOUT_S):
             yield piece.file_name, piece.data
 
-    async def _stub(self) -> ModelServiceStub:
+    async def _stub(self, channels: ChannelPool) -> ModelServiceStub:
         instances = await self._registry.resolve("model")
         if not instances:
             raise ServiceUnavailable("the model service is not running; start it and try again")
-        return ModelServiceStub(self._channels.get(instances[0].address))
+        return ModelServiceStub(channels.get(instances[0].address))
 
 
 FIRST_SYNC_WAIT_S = 3.0

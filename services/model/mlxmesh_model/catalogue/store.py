@@ -50,10 +50,17 @@ class Store:
         """An event that is set after each change; the subscriber clears it before it reads."""
         return self._changed.subscribe()
 
-    async def poll_changes(self, interval_s: float = 0.5) -> None:
-        """Notifies subscribers of changes by other processes too; never ends."""
+    async def poll_changes(
+        self, interval_s: float = 0.5, *, others: asyncio.Event | None = None
+    ) -> None:
+        """Notifies subscribers of changes by other processes too; never ends.
+
+        others: set while there are other processes that may change the catalogue.
+        """
         known = await self.sequence()
         while True:
+            if others is not None:
+                await others.wait()
             await asyncio.sleep(interval_s)
             # The calls that need the database report its errors.
             with suppress(SQLAlchemyError, MeshError):

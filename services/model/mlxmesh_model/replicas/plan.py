@@ -65,6 +65,17 @@ def missing(replicas: Iterable[Replica], *, desired: int, draining: Collection[s
     return max(0, desired - active)
 
 
+def settled(versions: Iterable[Version], runtimes: Collection[Runtime]) -> bool:
+    """Whether every runtime responds and runs what is desired, so that no pass is due."""
+    known = {runtime.runtime_id: runtime for runtime in runtimes}
+    return all(runtime.accepts_engines for runtime in runtimes) and all(
+        len(version.replicas) == version.desired_replicas
+        and all(replica.phase is Phase.READY for replica in version.replicas)
+        and observe(version, known) == version.replicas
+        for version in versions
+    )
+
+
 def orphans(versions: Iterable[Version], runtimes: Iterable[Runtime]) -> list[tuple[str, str]]:
     """The runtime and id of each engine that belongs to no version; it has to be stopped."""
     known = {replica.engine_id for version in versions for replica in version.replicas}

@@ -32,6 +32,9 @@ from mlxmesh_shared.errors import (
 _log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
+# While nothing is missing or changing, every change wakes the reconciler: a pass now and then only
+# finds what no event reported.
+_SETTLED_INTERVALS = 30
 
 
 class _Outdated(Exception):
@@ -95,16 +98,18 @@ class Reconciler:
         self._woken = asyncio.Event()
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._placement_failures: dict[str, _PlacementFailure] = {}
+        self._settled = False
 
     def wake(self) -> None:
         """Starts the next pass at once."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Runs a pass when woken and at least once per interval, until cancelled."""
+        """Runs a pass when woken, and once per interval until settled; until cancelled."""
         try:
             while True:
                 self._woken.clear()
+                self._settled = False
                 try:
                     await self.reconcile()
                 except MeshError as error:
@@ -112,8 +117,9 @@ class Reconciler:
                 except Exception:  # noqa: BLE001 - one failed pass must not end all later ones
                     _log.exception("reconciling failed; retrying in %g s", self._interval_s)
                 # Not wait_for: in Python 3.11 it may lose a cancellation at the time of the event.
+                interval_s = self._interval_s * (_SETTLED_INTERVALS if self._settled else 1)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._interval_s):
+                    async with asyncio.timeout(interval_s):
                         await self._woken.wait()
         finally:
             for task in self._stopping.values():
@@ -127,6 +133,7 @@ class Reconciler:
         versions = [v for model in await self._store.models() for v in model.versions]
         wanted = {version.label for version in versions if version.desired_replicas}
         self._rejections.retain(wanted, runtimes)
+        self._settled = plan.settled(versions, runtimes.values()) and not self._stopping
         for version in versions:
             if version.desired_replicas or version.replicas:
                 try:
@@ -135,6 +142,7 @@ class Reconciler:
                     self.wake()
         for runtime_id, engine_id in plan.orphans(versions, runtimes.values()):
             self._stop(runtime_id, engine_id)
+            self._settled = False
 
     async def _settle(self, version: Version, this_pass: _Pass) -> None:
         """Brings one version as close to its desired replicas as one pass can."""

@@ -15,12 +15,18 @@ from mlxmesh_model.replicas.placement import Engine, Runtime
 from mlxmesh_shared.errors import EngineNotFound, MeshError, NoRuntime
 from mlxmesh_shared.host.host_port import split_host_port
 from mlxmesh_shared.registry.port import Instance, Registry
-from mlxmesh_shared.rpc.channels import ChannelPool, OpenChannel, open_channel
+from mlxmesh_shared.rpc.channels import (
+    WATCH_TIMEOUTS,
+    ChannelPool,
+    OpenChannel,
+    open_channel,
+)
 
 _log = logging.getLogger(__name__)
 
 RUNTIME = "runtime"
 _PROBE_TIMEOUT_S = 0.5
+_OBSERVE_TIMEOUT_S = 3.0
 
 
 class Runtimes(Protocol):
@@ -59,6 +65,7 @@ class GrpcRuntimes:
     ) -> None:
         self._registry = registry
         self._channels = ChannelPool(partial(open_, role=RUNTIME))
+        self._watch_channels = ChannelPool(partial(open_, role=RUNTIME, timeouts=WATCH_TIMEOUTS))
         self._timeout_s = timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._reconnect_s = 0.5
@@ -70,6 +77,7 @@ class GrpcRuntimes:
     async def close(self) -> None:
         """Closes the channels."""
         await self._channels.close()
+        await self._watch_channels.close()
 
     async def observe(self) -> tuple[Runtime, ...]:
         """The runtimes with their engines; engines is None while a runtime does not respond."""
@@ -79,6 +87,7 @@ class GrpcRuntimes:
         self._known = {instance.instance_id: instance for instance in (*present, *absent)}
         for address in before - {instance.address for instance in self._known.values()}:
             await self._channels.discard(address)
+            await self._watch_channels.discard(address)
         observed = await asyncio.gather(*map(self._observe, present))
         return (*observed, *(Runtime(instance.instance_id) for instance in absent))
 
@@ -98,9 +107,10 @@ class GrpcRuntimes:
         return absent
 
     async def _observe(self, instance: Instance) -> Runtime:
-        stub = self._stub(instance.instance_id)
+        stub = runtime_pb2_grpc.RuntimeServiceStub(self._watch_channels.get(instance.address))
+        timeout_s = min(self._timeout_s, _OBSERVE_TIMEOUT_S)
         try:
-            info = await stub.GetRuntimeInfo(convert.info_request(), timeout=self._timeout_s)
+            info = await stub.GetRuntimeInfo(convert.info_request(), timeout=timeout_s)
             engines = await self._engines(stub)
         except MeshError as error:
             _log.warning("%s does not respond: %s", instance.instance_id, error.message)
@@ -112,7 +122,8 @@ class GrpcRuntimes:
         engines: dict[str, Engine] = {}
         token = ""
         while True:
-            page = await stub.ListEngines(convert.list_request(token), timeout=self._timeout_s)
+            request = convert.list_request(token)
+            page = await stub.ListEngines(request, timeout=_OBSERVE_TIMEOUT_S)
             found = map(convert.to_engine, page.engines)
             engines.update((engine.engine_id, engine) for engine in found)
             token = page.next_page_token
@@ -160,10 +171,11 @@ class GrpcRuntimes:
 
     async def _watch_engines(self, address: str, on_change: Callable[[], None]) -> None:
         while True:
-            stub = runtime_pb2_grpc.RuntimeServiceStub(self._channels.get(address))
+            stub = runtime_pb2_grpc.RuntimeServiceStub(self._watch_channels.get(address))
             with suppress(MeshError):
                 async for _ in stub.WatchEngines(convert.watch_request()):
                     on_change()
+            on_change()
             await asyncio.sleep(self._reconnect_s)
 
 

@@ -53,7 +53,7 @@ class Backend(Worker, Protocol):
 
     @property
     def time_since_progress_s(self) -> float:
-        """Time since the last step; an idle backend runs empty steps."""
+        """Time since the last step that was due; 0 while it has nothing to do."""
         ...
 
     @property

@@ -68,6 +68,7 @@ class Dispatcher:
         self._stream_ids = itertools.count(1)
         self._empty = asyncio.Event()
         self._empty.set()
+        self._busy = asyncio.Event()
 
     def open_stream(self) -> Stream:
         stream = Stream(next(self._stream_ids))
@@ -94,6 +95,7 @@ class Dispatcher:
             )
         self._admission.acquire(request, time.monotonic())
         self._empty.clear()
+        self._busy.set()
         stream.add(request)
         self._worker.submit(request)
 
@@ -125,6 +127,10 @@ class Dispatcher:
         for stream in self._streams.values():
             stream.outbox.put([], load)
 
+    async def wait_busy(self) -> None:
+        """Returns once a sequence is admitted."""
+        await self._busy.wait()
+
     async def drain(self, grace_s: float) -> None:
         """Admits nothing more, waits up to grace_s for admitted sequences, ends the streams."""
         self._admission.set_draining()
@@ -141,4 +147,5 @@ class Dispatcher:
         self._admission.release(request, time.monotonic())
         if not self._admission.admitted:
             self._empty.set()
+            self._busy.clear()
         return request

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.scheduling.capacity import UNKNOWN_KV, KvMemory
@@ -16,13 +16,12 @@ from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.backend import Deliver
 from mlxmesh_engine.service.outbox import OutputInterval
 from mlxmesh_engine.service.step_loop import StepLoop
-from mlxmesh_engine.service.telemetry import StepMetrics, TokenRate
+from mlxmesh_engine.service.telemetry import RATE_WINDOW_S, StepMetrics, TokenRate
 
 _log = logging.getLogger(__name__)
 
 # An idle loop waits this long for more requests, so that their prefill is one batch.
 _GATHER_S = 0.0015
-_IDLE_STEP_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,7 @@ class MlxThread:
         self._output_interval = OutputInterval(options.token_interval_s)
         self._deliver: Deliver | None = None
         self._last_step_s = time.monotonic()
+        self._waits = False
         self._kv: KvMemory = UNKNOWN_KV
         self._last_load = self._idle_load()
         self.steps = 0
@@ -74,26 +74,37 @@ class MlxThread:
 
     async def stop(self) -> None:
         """Ends the thread after the current step; active sequences are dropped."""
-        self._commands.put(None)
+        self._put(None)
         await asyncio.to_thread(self._thread.join)
 
     def submit(self, request: SequenceRequest) -> None:
-        self._commands.put(lambda loop: loop.submit(request))
+        self._put(lambda loop: loop.submit(request))
 
     def cancel(self, key: SequenceKey) -> None:
-        self._commands.put(lambda loop: loop.cancel(key))
+        self._put(lambda loop: loop.cancel(key))
 
     def drop_stream(self, stream_id: int) -> None:
-        self._commands.put(lambda loop: loop.drop_stream(stream_id))
+        self._put(lambda loop: loop.drop_stream(stream_id))
 
     @property
     def time_since_progress_s(self) -> float:
-        """Time since the last step; an idle loop runs empty steps."""
+        """Time since the last step, or since a command that the idle thread has not taken."""
+        if self._waits and self._commands.empty():
+            return 0.0
         return time.monotonic() - self._last_step_s
 
     @property
     def load(self) -> Load:
+        """As of the last step; an idle thread generates no tokens."""
+        if self._waits and time.monotonic() - self._last_step_s > RATE_WINDOW_S:
+            return replace(self._last_load, tokens_per_second=0.0)
         return self._last_load
+
+    def _put(self, command: Command | None) -> None:
+        if self._waits and self._commands.empty():
+            # From now on the thread owes a step.
+            self._last_step_s = time.monotonic()
+        self._commands.put(command)
 
     def _run(self) -> None:
         try:
@@ -120,21 +131,25 @@ class MlxThread:
         loop = StepLoop(
             loaded, scheduler, prefix_cache_bytes=options.prefix_cache_bytes, metrics=self._metrics
         )
+        idle_before = False
         while True:
-            for command in self._next_commands(loop.idle):
+            # The first idle step ends the measurement of intervals and publishes the idle load.
+            for command in self._next_commands(wait=loop.idle and idle_before):
                 if command is None:
                     return
                 command(loop)
+            idle_before = loop.idle
             for outputs in loop.step():
                 self._publish(outputs, scheduler, loop)
 
-    def _next_commands(self, idle: bool) -> list[Command | None]:
-        """All pending commands; when idle, waits for one and gathers those that follow shortly."""
+    def _next_commands(self, *, wait: bool) -> list[Command | None]:
+        """All pending commands; may wait for one and gather those that follow shortly."""
         commands: list[Command | None] = []
-        if idle:
-            with contextlib.suppress(queue.Empty):
-                commands.append(self._commands.get(timeout=_IDLE_STEP_S))
-                time.sleep(_GATHER_S)
+        if wait:
+            self._waits = True
+            commands.append(self._commands.get())
+            self._waits = False
+            time.sleep(_GATHER_S)
         with contextlib.suppress(queue.Empty):
             while True:
                 commands.append(self._commands.get_nowait())

@@ -10,8 +10,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Generator
+from typing import Protocol
 
 from mlxmesh_engine.scheduling.capacity import Admission
+from mlxmesh_engine.scheduling.request import Load
 from mlxmesh_engine.service.backend import Backend, ModelFacts
 from mlxmesh_engine.service.backends import open_backend
 from mlxmesh_engine.service.dispatcher import Dispatcher
@@ -104,7 +106,8 @@ def make_server(
     )
 
 
-# How old the load may be that callers use; after a second without it the engine counts as lost.
+# How old the load may be that callers use; after a second without it the engine counts as lost by
+# those whose sequences it has.
 LOAD_EVERY_S = 0.3
 
 _log = logging.getLogger(__name__)
@@ -132,7 +135,7 @@ async def serve() -> None:
         observe_engine(telemetry.of_process.metrics, backend, steps)
         server = make_server(process, dispatcher, backend, loaded)
         address = await server.start()
-        emitting = asyncio.create_task(_emit_load(dispatcher, backend))
+        emitting = asyncio.create_task(emit_load(dispatcher, backend))
         await server.set_serving()
         announce({"address": address})
         await _export_telemetry(stack, process)
@@ -159,10 +162,25 @@ async def _export_telemetry(
     await stack.enter_async_context(process.telemetry.exporting(registry, process.certificates))
 
 
-async def _emit_load(dispatcher: Dispatcher, backend: Backend) -> None:
+class HasLoad(Protocol):
+    """A backend as far as its load goes."""
+
+    @property
+    def load(self) -> Load: ...
+
+
+async def emit_load(
+    dispatcher: Dispatcher, backend: HasLoad, interval_s: float = LOAD_EVERY_S
+) -> None:
+    """Publishes the load at intervals, and while nothing runs only until it is steady."""
+    published: Load | None = None
     while True:
-        await asyncio.sleep(LOAD_EVERY_S)
-        dispatcher.publish_load(backend.load)
+        load = backend.load
+        if load == published:
+            await dispatcher.wait_busy()
+        await asyncio.sleep(interval_s)
+        published = backend.load
+        dispatcher.publish_load(published)
 
 
 def _facts(loaded: ModelFacts) -> dict[str, object]:

@@ -4,7 +4,6 @@ It measures the cost of the mesh itself, and injects faults at a scale that no m
 """
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from mlxmesh_engine.service.simulated_model import Pace, SimulatedModel
 from mlxmesh_engine.service.telemetry import StepMetrics, TokenRate
 from mlxmesh_shared.errors import EngineFailed
 
-_IDLE_STEP_S = 0.25
 _DEFAULT_PACE = Pace()
 
 
@@ -53,6 +51,7 @@ class SimulatedEngine:
         self._decoding: dict[SequenceKey, ActiveSequence] = {}
         self._rate = TokenRate()
         self._has_work = asyncio.Event()
+        self._waits = False
         self._last_step_s = self._due_s = time.monotonic()
         self._task: asyncio.Task[None] | None = None
         self.steps = 0
@@ -84,6 +83,8 @@ class SimulatedEngine:
 
     @property
     def time_since_progress_s(self) -> float:
+        if self._waits and not self._has_work.is_set():
+            return 0.0
         return time.monotonic() - self._last_step_s
 
     @property
@@ -113,12 +114,13 @@ class SimulatedEngine:
                 deliver(outputs, self.load)
 
     async def _wait_for_work(self) -> None:
-        """Returns when a sequence is submitted, or after the time of an idle step."""
+        """Returns when a sequence is submitted."""
         self._has_work.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_IDLE_STEP_S):
-                await self._has_work.wait()
-        self._due_s = time.monotonic()
+        self._metrics.record(time.monotonic(), 0)
+        self._waits = True
+        await self._has_work.wait()
+        self._waits = False
+        self._last_step_s = self._due_s = time.monotonic()
 
     async def _sleep_step(self, prefill: PrefillTokens) -> None:
         decodes = bool(self._decoding)

@@ -74,7 +74,7 @@ OUTPUT_TOKENS = Instrument(
 )
 
 
-_WINDOW_S = 1.0
+RATE_WINDOW_S = 1.0
 
 
 class TokenRate:
@@ -89,9 +89,9 @@ class TokenRate:
         self._tokens += tokens
 
     def per_second(self, now_s: float) -> float:
-        while self._steps and now_s - self._steps[0][0] > _WINDOW_S:
+        while self._steps and now_s - self._steps[0][0] > RATE_WINDOW_S:
             self._tokens -= self._steps.popleft()[1]
-        return self._tokens / _WINDOW_S
+        return self._tokens / RATE_WINDOW_S
 
 
 class StepMetrics:

@@ -128,7 +128,8 @@ class ModelSettings(MeshSettings):
     models_dir: FullPath | None = None
     """The directory of pulled models; default models in the data directory."""
     reconcile_interval_s: Seconds = 1.0
-    """How often desired and running replicas are compared when nothing changes."""
+    """How often desired and running replicas are compared while they differ; every change starts
+    a comparison at once, and without changes there is one in 30 intervals."""
     runtime_grace_s: Seconds = 30
     """How long a runtime may be missing from the registry before its replicas are placed
     elsewhere."""
@@ -144,7 +145,8 @@ class RuntimeSettings(MeshSettings):
     listen: Listen = "127.0.0.1:0"
     """Where the model service connects, host:port; port 0 chooses a free one."""
     heartbeat_interval_s: Seconds = 1.0
-    """The interval of each engine's health checks."""
+    """The interval of a busy engine's health checks; an idle one is checked twice in each
+    liveness_timeout_s."""
     heartbeat_timeout_s: Seconds = 2.0
     """How long an engine may take to answer a health check."""
     liveness_timeout_s: Seconds = 10.0

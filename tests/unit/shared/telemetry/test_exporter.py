@@ -41,6 +41,18 @@ class Troubled(Received):
         await super().traces(request)
 
 
+class Counting(Received):
+    """Counts the metrics messages that it receives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics_sent = 0
+
+    async def metrics(self, request) -> None:
+        self.metrics_sent += 1
+        await super().metrics(request)
+
+
 def record_spans(recorder: Recorder, count: int) -> None:
     for number in range(count):
         recorder.telemetry.tracer.start_span(f"span {number}").end()
@@ -117,3 +129,34 @@ async def test_a_sink_that_hangs_holds_up_nobody_and_nothing_grows() -> None:
     assert recorder.spans.dropped == 90
     assert recorder.lost_spans == 10
     assert sink.spans == []
+
+
+async def test_without_anything_recorded_nothing_is_sent_until_metrics_are_due() -> None:
+    recorder, sink = Recorder({"service.name": "x"}), Counting()
+    pace = replace(FAST, metrics_every_s=0.01, idle_metrics_every_s=0.01, send_timeout_s=5)
+    async with Exporter(recorder, sink, pace).running():
+        await until(lambda: sink.metrics_sent == 1)
+        await asyncio.sleep(0.2)
+        # They are read again and again, and have not changed.
+        assert sink.metrics_sent == 1
+        assert sink.spans == []
+        record_spans(recorder, 1)
+        await until(lambda: len(sink.spans) == 1)
+
+
+async def test_unchanged_metrics_are_sent_again_in_time() -> None:
+    recorder, sink = Recorder({"service.name": "x"}), Counting()
+    pace = replace(
+        FAST, metrics_every_s=0.01, idle_metrics_every_s=0.01, unchanged_metrics_every_s=0.05
+    )
+    async with Exporter(recorder, sink, pace).running():
+        await until(lambda: sink.metrics_sent >= 3)
+
+
+async def test_a_record_of_another_thread_wakes_the_exporter() -> None:
+    recorder, sink = Recorder({"service.name": "x"}), Received()
+    pace = replace(FAST, metrics_every_s=3600)
+    async with Exporter(recorder, sink, pace).running():
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(record_spans, recorder, 2)
+        await until(lambda: len(sink.spans) == 2)
