@@ -44,20 +44,21 @@ def test_where_a_slice_fits_every_step_none_exceeds_the_slowdown(pass_share: flo
     assert max(step_s for _, step_s in found) <= 1.75 * 0.2
 
 
-def test_a_slice_never_mostly_pays_for_its_pass() -> None:
+def test_where_a_pass_takes_as_long_as_a_step_a_slice_is_a_quarter_of_it() -> None:
     found = run(budget(), 600, decode_s=0.5, pass_s=0.5, token_s=0.01)[200:]
     sizes = [tokens for tokens, _ in found if tokens]
-    assert min(sizes) >= 40
-    assert max(step_s for _, step_s in found) <= 3 * 0.5 + 0.06
+    assert min(sizes) >= 10
+    assert max(step_s for _, step_s in found) <= 2.4 * 0.5
 
 
 def test_a_budget_that_is_too_large_is_cut_at_once_and_grows_slowly() -> None:
     subject = budget(slowdown=3)
     subject.record(0.010, 0)
     subject.record(0.090, 40)
-    assert next_slice(subject) == 10
-    subject.record(0.015, 10)
-    assert next_slice(subject) == 11
+    cut = next_slice(subject)
+    assert 4 <= cut <= 10
+    subject.record(0.015, cut)
+    assert next_slice(subject) <= 1.2 * cut
 
 
 def test_the_setting_bounds_a_slice() -> None:

@@ -9,6 +9,9 @@ _STEPS_PER_PROBE = 4
 _MIN_TOKENS = 4
 _INITIAL_TOKENS = 16
 _GROWTH = 1.1
+_MAX_SPARES = 1.5
+# A slice takes at least this part of the time of its pass, whatever the step may take.
+_MIN_EFFICIENCY = 0.25
 # However large the measured cost: one slow step must not stop long prompts.
 _MAX_STEPS_BETWEEN_SLICES = 8
 
@@ -17,7 +20,7 @@ class LongPromptBudget:
     """Keeps the mean decode step below `slowdown` times its duration without prefill.
 
     A pass of prefill has a fixed cost. If a slice that fits every step would mostly pay for that,
-    the slice is as large as the fixed cost is worth, and some steps have none.
+    the slice is larger, up to half as long again, and some steps have none.
     """
 
     def __init__(self, *, slowdown: float, max_tokens: int) -> None:
@@ -68,14 +71,20 @@ class LongPromptBudget:
         elif self._baseline_s is not None:
             used_s = max(step_s - self._baseline_s, 1e-6)
             self._cost.record(used_s, tokens)
-            self._resize(self._baseline_s)
+            self._resize(self._baseline_s, used_s)
             self._earn(self._baseline_s, used_s=used_s)
 
-    def _resize(self, baseline_s: float) -> None:
+    def _resize(self, baseline_s: float, used_s: float) -> None:
         """A slice that is too large is cut at once; one that is too small grows by a tenth."""
-        fitting = self._cost.tokens_within(self._spare_per_step_s(baseline_s))
-        wanted = max(fitting, self._cost.break_even_tokens, _MIN_TOKENS)
-        self._tokens = min(wanted, self._tokens * _GROWTH, float(self._max_tokens))
+        spare_s = self._spare_per_step_s(baseline_s)
+        break_even = self._cost.break_even_tokens
+        # A slice that steps without one have earned may take half as long again.
+        largest = self._cost.tokens_within(_MAX_SPARES * spare_s)
+        wanted = max(self._cost.tokens_within(spare_s), min(break_even, largest))
+        cut = min(1.0, _MAX_SPARES * spare_s / used_s)
+        wanted = min(wanted, self._tokens * cut * _GROWTH)
+        least = max(_MIN_TOKENS, min(_MIN_EFFICIENCY * break_even, self._tokens * _GROWTH))
+        self._tokens = min(max(wanted, least), float(self._max_tokens))
 
     def _earn(self, baseline_s: float, *, used_s: float) -> None:
         """Neither an idle time nor one slow step counts for more than a slice."""

@@ -193,7 +193,7 @@ class EngineSettings(MeshSettings):
     prefill_tokens_per_step: Count = 512
     """Most prompt tokens prefilled between two decode steps."""
     prefill_slowdown: Annotated[float, Field(gt=1, le=1000)] = 1.7
-    """The factor by which prefills of prompts above 256 tokens may lengthen a decode step."""
+    """The factor by which prefills of prompts above 256 tokens may lengthen decode on average."""
     token_interval_ms: Annotated[float, Field(ge=0, le=1000)] = 10.0
     """Tokens of faster steps are sent in groups at this interval; 0 sends each at once."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] | None = None
