@@ -180,12 +180,14 @@ def test_decoding_sequences_get_a_token_each_step_during_a_long_prefill(
     rig.submit(request(1, prompt_tokens=10, max_tokens=100))
     rig.step(3)
     rig.submit(request(2, prompt_tokens=1501, max_tokens=5))
+    # While prefill follows, no token waits for the next step: the first one collects two.
+    rig.step()
     read = [0]
     for _ in range(30):
         (updates,) = rig.step().values()
         assert [len(update.token_ids) for update in updates if update.sequence_id == 1] == [1]
         read += [update.prefilled_tokens or 0 for update in updates if update.sequence_id == 2]
-    assert 30 <= read[-1] <= 1500
+    assert 16 <= read[-1] <= 1500
     assert read == sorted(read)
     rig.run()
     assert len(rig.tokens(2)) == 5

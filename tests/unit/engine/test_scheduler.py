@@ -1,7 +1,12 @@
-from mlxmesh_engine.scheduling.prefill_budget import PrefillTokens
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from mlxmesh_engine.scheduling.request import SequenceRequest, Timings
-from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler
+from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler, count_tokens
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
+from mlxmesh_engine.scheduling.step_times import PrefillTokens, StepTime
 
 
 def active(number: int, tokens: int, generated: int = 0) -> ActiveSequence:
@@ -128,7 +133,7 @@ def test_a_short_prompt_overtakes_long_ones() -> None:
     subject.add(active(2, 4001))
     subject.add(active(3, 21))
     subject.admit(0.0)
-    assert plan(subject) == {1: 50, 2: 30, 3: 20}
+    assert plan(subject) == {1: 80, 3: 20}
     assert step(subject) == [3]
 
 
@@ -256,8 +261,62 @@ def test_after_a_slow_step_less_is_prefilled() -> None:
     subject.add(active(1, 5000))
     subject.admit(0.0)
     assert plan(subject) == {1: 100}
-    subject.record_prefill(20.0, 100, decoding=False)
+    subject.record_step(StepTime(20.0, PrefillTokens(100), decoding=False))
     assert plan(subject) == {1: 25}
+
+
+def test_of_a_burst_only_whole_prompts_are_prefilled() -> None:
+    subject = scheduler(max_running=64, budget=100)
+    for number in range(1, 33):
+        subject.add(active(number, 31))
+    subject.admit(0.0)
+    assert plan(subject) == {1: 30, 2: 30, 3: 30}
+    assert step(subject) == [1, 2, 3]
+    assert step(subject) == [4, 5, 6]
+
+
+def test_only_one_prompt_is_cut_and_only_for_half_of_the_budget() -> None:
+    subject = scheduler(max_running=8, budget=100)
+    for number, tokens in enumerate([31, 201, 202, 61], start=1):
+        subject.add(active(number, tokens))
+    subject.admit(0.0)
+    assert plan(subject) == {1: 30, 4: 60}
+    assert step(subject) == [1, 4]
+    assert plan(subject) == {2: 100}
+    assert step(subject) == []
+    assert step(subject) == [2]
+    subject.add(active(5, 31))
+    subject.admit(0.0)
+    assert plan(subject) == {3: 70, 5: 30}
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 400), st.integers(0, 30)), min_size=1, max_size=12),
+    st.integers(8, 600),
+    st.lists(st.floats(0.0, 30.0), min_size=1, max_size=50),
+    st.booleans(),
+)
+def test_every_admitted_prompt_is_prefilled_within_bounded_steps(
+    arrivals: list[tuple[int, int]], budget: int, durations: list[float], decoding: bool
+) -> None:
+    subject = scheduler(max_running=100, budget=budget)
+    if decoding:
+        subject.add(active(0, 1))
+    pending = sorted(enumerate(arrivals, start=1), key=lambda each: each[1][1])
+    bound = 40 + 12 * sum(tokens for tokens, _ in arrivals)
+    for at, step_s in zip(range(bound), itertools.cycle(durations), strict=False):
+        while pending and pending[0][1][1] <= at:
+            number, (tokens, _) = pending.pop(0)
+            subject.add(active(number, tokens))
+        subject.admit(0.0)
+        slices = subject.plan_prefill()
+        assert all(each.count <= budget for each in slices)
+        assert sum(not each.whole_prompt for each in slices if not each.active.long) <= 2
+        decoding |= bool([each for each in slices if subject.advance(each)])
+        subject.record_step(StepTime(step_s, count_tokens(slices), decoding=decoding))
+        if not pending and not subject.prefilling:
+            return
+    raise AssertionError("a prompt starved")
 
 
 def decoding_beside(*prompts: int) -> Scheduler:
@@ -269,7 +328,7 @@ def decoding_beside(*prompts: int) -> Scheduler:
     for number, tokens in enumerate(prompts, start=2):
         subject.add(active(number, tokens))
     subject.admit(0.0)
-    subject.record_decode(0.010, PrefillTokens())
+    subject.record_step(StepTime(0.010, PrefillTokens(), decoding=True))
     for _ in range(4):
         # A probe measures steps without them.
         assert not {2, 3} & plan(subject).keys()
@@ -278,7 +337,9 @@ def decoding_beside(*prompts: int) -> Scheduler:
 
 def test_beside_decode_one_long_prompt_advances_within_the_slowdown() -> None:
     subject = decoding_beside(4001, 4001)
-    subject.record_decode(0.040, PrefillTokens(long_tokens=16))
+    subject.record_step(StepTime(0.040, PrefillTokens(long_tokens=16), decoding=True))
+    assert plan(subject) == {}, "the step took more than it had earned"
+    subject.record_step(StepTime(0.010, PrefillTokens(), decoding=True))
     assert plan(subject) == {2: 5}
 
 
@@ -289,7 +350,9 @@ def test_beside_decode_a_short_prompt_is_prefilled_at_once() -> None:
 
 def test_a_step_with_short_prompts_does_not_change_the_long_prompt_budget() -> None:
     subject = decoding_beside(4001)
-    subject.record_decode(9.0, PrefillTokens(long_tokens=16, other_tokens=100))
+    subject.record_step(
+        StepTime(9.0, PrefillTokens(long_tokens=16, other_tokens=100), decoding=True)
+    )
     assert plan(subject) == {2: 16}
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from mlxmesh_engine.cpu.products import Floats
 
-_STEP_TOKENS = 256
+# Small, since large arrays are cleared when they are allocated, even the part that stays unused.
+_MIN_STEP_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class RowKeysValues:
         needed = self.tokens + count
         if needed > self.keys.shape[2]:
             # In steps that grow with the row: the copies stay a small part of the work.
-            step = max(_STEP_TOKENS, self.tokens // 8)
+            step = max(_MIN_STEP_TOKENS, self.tokens // 4)
             capacity = -(-needed // step) * step
             self.keys = self._grown(self.keys, capacity)
             self.values = self._grown(self.values, capacity)

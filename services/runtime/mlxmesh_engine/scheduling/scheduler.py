@@ -4,9 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mlxmesh_engine.scheduling.fair_queue import FairQueue
-from mlxmesh_engine.scheduling.prefill_budget import LongPromptBudget, PrefillBudget, PrefillTokens
+from mlxmesh_engine.scheduling.long_prompt_budget import LongPromptBudget
+from mlxmesh_engine.scheduling.prefill_budget import Backlog, PrefillBudget
 from mlxmesh_engine.scheduling.request import SequenceKey
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
+from mlxmesh_engine.scheduling.step_times import PrefillTokens, StepTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class Scheduler:
         self.kv_capacity_tokens = kv_capacity_tokens
         self._max_running = max_running
         self._budget = PrefillBudget(prefill_tokens_per_step)
-        self._long_budget = LongPromptBudget(slowdown=prefill_slowdown)
+        self._long_budget = LongPromptBudget(
+            slowdown=prefill_slowdown, max_tokens=prefill_tokens_per_step
+        )
         self._waiting: FairQueue[ActiveSequence] = FairQueue()
         self._prefilling: list[ActiveSequence] = []
         self._decoding: list[ActiveSequence] = []
@@ -134,8 +138,8 @@ class Scheduler:
         """The prompt tokens that the next step prefills.
 
         While sequences decode, the oldest long prompt advances by what the slowdown limit allows.
-        Of the step's token budget the oldest other prompt gets half and the shortest ones the rest.
-        So a short prompt never waits for long ones, and no prompt starves.
+        The other prompts share the step's token budget. A short prompt never waits for long ones,
+        and no prompt starves: the oldest one advances in every step.
         """
         counts: dict[SequenceKey, int] = {}
         prompts = self._prefilling
@@ -143,7 +147,7 @@ class Scheduler:
             prompts = [active for active in self._prefilling if not active.long]
             if long := next((active for active in self._prefilling if active.long), None):
                 counts[long.key] = min(self._long_budget.next_tokens(), long.remaining_prefill)
-        counts |= self._split_budget(prompts)
+        counts |= self._split_budget([active for active in prompts if active.remaining_prefill])
         return [
             PrefillSlice(active, active.prefilled, count)
             for active in self._prefilling
@@ -151,26 +155,39 @@ class Scheduler:
         ]
 
     def _split_budget(self, prompts: list[ActiveSequence]) -> dict[SequenceKey, int]:
+        """The oldest prompt gets all it needs or half of the budget, then the shortest that fit.
+
+        A part of a prompt is a pass of its own, so only one is cut: the oldest of those left over,
+        and only for at least half of the budget.
+        """
         if not prompts:
             return {}
+        tokens = sum(active.remaining_prefill for active in prompts)
+        budget = self._budget.tokens(Backlog(len(prompts), tokens, decoding=len(self._decoding)))
         oldest, *others = prompts
-        budget_tokens = self._budget.tokens(decoding=bool(self._decoding))
-        counts = {oldest.key: min(max(1, budget_tokens // 2), oldest.remaining_prefill)}
-        left = budget_tokens - counts[oldest.key]
+        counts = {oldest.key: min(max(1, budget // 2), oldest.remaining_prefill)}
+        if oldest.remaining_prefill <= budget:
+            counts[oldest.key] = oldest.remaining_prefill
+        left = budget - counts[oldest.key]
         for active in sorted(others, key=lambda each: each.remaining_prefill):
-            counts[active.key] = min(left, active.remaining_prefill)
-            left -= counts[active.key]
-        counts[oldest.key] += min(left, oldest.remaining_prefill - counts[oldest.key])
+            if active.remaining_prefill > left:
+                break
+            counts[active.key] = active.remaining_prefill
+            left -= active.remaining_prefill
+        cut = next(
+            (each for each in prompts if counts.get(each.key) != each.remaining_prefill), None
+        )
+        if cut is not None and (cut is oldest or left >= budget // 2):
+            done = counts.get(cut.key, 0)
+            counts[cut.key] = min(done + left, cut.remaining_prefill)
         return counts
 
-    def record_prefill(self, step_s: float, tokens: int, *, decoding: bool) -> None:
-        """Fits the token budget to the duration of a step that prefilled so many tokens."""
-        self._budget.record(step_s, tokens, decoding=decoding)
-
-    def record_decode(self, step_s: float, prefill: PrefillTokens) -> None:
-        """Fits the budget for long prompts to the duration of a decode step with this prefill."""
-        if not prefill.other_tokens:
-            self._long_budget.record(step_s, prefill.long_tokens)
+    def record_step(self, step: StepTime) -> None:
+        """Fits the budgets to the duration of a step."""
+        prefill = step.prefill
+        self._budget.record(step.seconds, prefill.total, decoding=step.decoding)
+        if step.decoding and not prefill.other_tokens:
+            self._long_budget.record(step.seconds, prefill.long_tokens)
 
     def advance(self, done: PrefillSlice) -> bool:
         """Records that a slice was prefilled; True if its sequence is ready to decode."""

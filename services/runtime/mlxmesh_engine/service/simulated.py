@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 
 from mlxmesh_engine.scheduling.capacity import UNKNOWN_KV, KvMemory
-from mlxmesh_engine.scheduling.prefill_budget import PrefillTokens
 from mlxmesh_engine.scheduling.request import Load, SequenceKey, SequenceRequest, Update
 from mlxmesh_engine.scheduling.scheduler import Scheduler, count_tokens
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_engine.scheduling.sequence_table import SequenceTable
+from mlxmesh_engine.scheduling.step_times import PrefillTokens, StepTime
 from mlxmesh_engine.service.backend import Deliver
 from mlxmesh_engine.service.simulated_model import Pace, SimulatedModel
 from mlxmesh_engine.service.telemetry import StepMetrics, TokenRate
@@ -125,8 +125,8 @@ class SimulatedEngine:
         duration_s = self._pace.duration_s(
             decodes=decodes, prefill_tokens=prefill.total, rng=self._rng
         )
-        if decodes:
-            self._scheduler.record_decode(duration_s, prefill)
+        if decodes or prefill.total:
+            self._scheduler.record_step(StepTime(duration_s, prefill, decodes))
         now_s = time.monotonic()
         # Relative to when the last step was due, so that late timers do not add up.
         self._due_s = max(self._due_s + duration_s, now_s)

@@ -3,6 +3,10 @@
 Runs on the MLX thread. The next decode step is launched before the tokens of the previous one are
 read, so that building its graph costs no time. A row that turns out to have ended is dropped before
 the step after that.
+
+On a CPU a launch returns only when most of it is computed, so the tokens of the previous step are
+late by a whole step, and by a prefill where there is one. A step is therefore collected at once if
+prefill follows or a sequence gets its first token; always, if the launch has computed all of it.
 """
 
 import logging
@@ -16,11 +20,11 @@ from mlxmesh_engine.cache.prefix_store import PrefixStore
 from mlxmesh_engine.forward.decode_groups import DecodeGroups, LaunchedStep
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.forward.prefill import Prefill, group_slices
-from mlxmesh_engine.scheduling.prefill_budget import DecodeIntervals
 from mlxmesh_engine.scheduling.request import SequenceKey, SequenceRequest, StepOutputs, Update
 from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler, count_tokens
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_engine.scheduling.sequence_table import SequenceTable
+from mlxmesh_engine.scheduling.step_times import StepTimes
 from mlxmesh_engine.service.telemetry import StepMetrics
 from mlxmesh_shared.errors import EngineFailed
 
@@ -52,11 +56,9 @@ class StepLoop:
         self._prefill = Prefill(loaded, self._prefixes)
         self._sequences = SequenceTable(on_remove=self._release)
         self._launched: LaunchedStep | None = None
-        self._decoding = False
         self._clock = clock
-        self._prefill_started: tuple[float, int, bool] | None = None
-        """When the prefill under way started, its tokens, and whether a decode step runs too."""
-        self._intervals = DecodeIntervals()
+        self._overlapping = loaded.device != "cpu"
+        self._times = StepTimes(overlapping=self._overlapping)
         self._metrics = metrics or StepMetrics()
         self._consecutive_failures = 0
         self.steps = 0
@@ -97,20 +99,19 @@ class StepLoop:
         now_s = self._clock()
         self._sequences.fail_expired(now_s)
         self._scheduler.admit(now_s)
-        launched = self._decode.launch()
-        self._decoding = launched is not None
-        previous, self._launched = self._launched, launched
-        if not self._asynchronous:
-            # The step is computed: nothing is gained by collecting it one step later.
-            previous, self._launched = launched, None
+        previous, self._launched = self._launched, self._decode.launch()
+        launched = self._launched
         if previous is not None:
             self._collect(previous)
-        elif self._launched is None:
+        if launched is None:
             # Nothing else bounds how much prefill is under way.
             mx.synchronize()
+        elif self._is_urgent(launched):
+            self._launched = None
+            self._collect(launched)
         # Only now: their last tokens are collected, and no computation is under way for them.
         self._isolate(self._decode.pop_failed())
-        self._record_times(rows=len(previous.rows) if previous is not None else 0)
+        self._record_times(previous, launched)
         if self._scheduler.prefilling:
             yield self._sequences.pop_outputs()
         self._prefill_prompts()
@@ -120,6 +121,14 @@ class StepLoop:
         if self.steps % _STEPS_BETWEEN_CACHE_CLEARS == 0:
             mx.clear_cache()
         yield self._sequences.pop_outputs()
+
+    def _is_urgent(self, launched: LaunchedStep) -> bool:
+        """Whether its tokens would be late if it were collected after the next launch."""
+        if self._overlapping:
+            return False
+        if not self._asynchronous:
+            return True
+        return self._scheduler.prefilling or any(not active.output for active in launched.rows)
 
     def _collect(self, launched: LaunchedStep) -> None:
         tokens = launched.wait()
@@ -147,25 +156,20 @@ class StepLoop:
     def _cache_prefix(self, active: ActiveSequence, cache: RowsCache, row: int) -> None:
         self._prefixes.insert(active.kv_token_ids, cache, row)
 
-    def _record_times(self, *, rows: int) -> None:
+    def _record_times(self, previous: LaunchedStep | None, launched: LaunchedStep | None) -> None:
         """A step only starts its prefill; the next step waits for the result."""
         now_s = self._clock()
-        self._metrics.record(now_s, rows)
-        if self._prefill_started is not None:
-            started_s, tokens, decoding = self._prefill_started
-            self._scheduler.record_prefill(now_s - started_s, tokens, decoding=decoding)
-        if not rows:
-            self._intervals.reset()
-        elif (interval := self._intervals.step_ended(now_s)) is not None:
-            self._scheduler.record_decode(*interval)
+        ended = previous if self._overlapping else launched
+        self._metrics.record(now_s, len(ended.rows) if ended is not None else 0)
+        if self._overlapping and (previous is None) != (launched is None):
+            self._times.reset()
+        elif step_time := self._times.ended(now_s, decoding=launched is not None):
+            self._scheduler.record_step(step_time)
 
     def _prefill_prompts(self) -> None:
         self._refresh_prefixes()
         slices = self._scheduler.plan_prefill()
-        tokens = count_tokens(slices)
-        started = (self._clock(), tokens.total, self._decoding)
-        self._prefill_started = started if tokens.total else None
-        self._intervals.prefill_started(tokens)
+        self._times.prefill_started(count_tokens(slices))
         self._prefill.load_prefixes(slices)
         for slice_ in slices:
             if slice_.first:
