@@ -30,8 +30,13 @@ served in another way than the table says, but not wrongly.
 The prefix cache needs keys and values of every token. Models that slide a window, keep a recurrent
 state, or cache something else beside keys and values read each prompt anew.
 
-| architecture | served | prefix cache |
-| --- | --- | --- |
+On a CPU, in float32, the engine's own forward pass serves the architectures marked in the last
+column. It packs prompts of all lengths and decoding sequences into one pass, and its prefix cache
+works for all of them. `cpu/family_table.py` describes each; variants that it does not know, such as
+dynamic scaling of the rotary embedding, are served as the table says.
+
+| architecture | served | prefix cache | own pass on a CPU |
+| --- | --- | --- | --- |
 """
 
 
@@ -43,9 +48,12 @@ def rows(document: str) -> list[Outcome]:
     """The outcomes that a document tells of."""
     table = [line for line in document.splitlines() if line.startswith("| `")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    return [Outcome(name.strip("`"), served, cached == "yes") for name, served, cached in cells]
+    return [
+        Outcome(name.strip("`"), served, cached == "yes", own == "yes")
+        for name, served, cached, own in cells
+    ]
 
 
 def _row(outcome: Outcome) -> str:
-    cached = "yes" if outcome.prefix_cache else "no"
-    return f"| `{outcome.architecture}` | {outcome.served} | {cached} |\n"
+    cached, own = ("yes" if each else "no" for each in (outcome.prefix_cache, outcome.cpu_forward))
+    return f"| `{outcome.architecture}` | {outcome.served} | {cached} | {own} |\n"

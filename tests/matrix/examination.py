@@ -42,6 +42,8 @@ class Outcome:
     architecture: str
     served: str
     prefix_cache: bool = False
+    cpu_forward: bool = False
+    """Whether the forward pass for CPUs serves it in float32."""
 
 
 def write_architecture(
@@ -187,9 +189,18 @@ def examine(name: str, folder: Path) -> Outcome:
         # Its module ends the process where a package is missing; loading must not.
         _write(path, config_of(name), {"weight": mx.zeros(1)})
     try:
-        loaded = load_model(path)
+        loaded = load_model(path, cpu_forward=False)
     except InvalidArgument as error:
         return Outcome(name, f"refused: {error.message}")
-    phases = Phases(loaded, Reference(path))
+    reference = Reference(path)
+    phases = Phases(loaded, reference)
     phases.run()
-    return Outcome(name, SERVED[loaded.batching], phases.cached_tokens > 0)
+    packed = load_model(path)
+    if packed.batching is Batching.PACKED:
+        Phases(packed, reference).run()
+    return Outcome(
+        name,
+        SERVED[loaded.batching],
+        prefix_cache=phases.cached_tokens > 0,
+        cpu_forward=packed.batching is Batching.PACKED,
+    )
