@@ -5,7 +5,6 @@ from pathlib import Path
 
 from tests.matrix.examination import Outcome
 
-_OWN_PASS = "own pass"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 _BEGINNING = """# Models
 
@@ -21,10 +20,6 @@ not true.
   decode together.
 - **one row at a time**: mlx-lm cannot batch the architecture exactly, so an engine computes its
   sequences in turn. Throughput does not grow with the number of streams.
-- **on a CPU**: where this says "own pass", engines on a CPU compute float32 models with their own
-  forward pass ([0038](decisions/0038-cpu-forward-pass.md)): all sequences in one pass without
-  padding, and always with a prefix cache, also over sliding windows. The other columns then apply
-  to GPUs, to other types of weights, and to `forward = "mlx"`.
 - **refused**: LoadModel ends with FAILED_PRECONDITION and this reason, without a second try.
 
 An engine finds out by itself: at load it compares the model's scores in batches of two, three, and
@@ -35,7 +30,12 @@ served in another way than the table says, but not wrongly.
 The prefix cache needs keys and values of every token. Models that slide a window, keep a recurrent
 state, or cache something else beside keys and values read each prompt anew.
 
-| architecture | served | prefix cache | on a CPU |
+On a CPU, in float32, the engine's own forward pass ([0038](decisions/0038-cpu-forward-pass.md)) serves the architectures marked in the last
+column. It packs prompts of all lengths and decoding sequences into one pass, and its prefix cache
+works for all of them. `cpu/family_table.py` describes each; variants that it does not know, such as
+dynamic scaling of the rotary embedding, are served as the table says.
+
+| architecture | served | prefix cache | own pass on a CPU |
 | --- | --- | --- | --- |
 """
 
@@ -47,14 +47,13 @@ def text(outcomes: Iterable[Outcome]) -> str:
 def rows(document: str) -> list[Outcome]:
     """The outcomes that a document tells of."""
     table = [line for line in document.splitlines() if line.startswith("| `")]
-    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in table]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     return [
-        Outcome(name.strip("`"), served, cached == "yes", own == _OWN_PASS)
+        Outcome(name.strip("`"), served, cached == "yes", own == "yes")
         for name, served, cached, own in cells
     ]
 
 
 def _row(outcome: Outcome) -> str:
-    cached = "yes" if outcome.prefix_cache else "no"
-    own = _OWN_PASS if outcome.on_cpu else ""
+    cached, own = ("yes" if each else "no" for each in (outcome.prefix_cache, outcome.cpu_forward))
     return f"| `{outcome.architecture}` | {outcome.served} | {cached} | {own} |\n"

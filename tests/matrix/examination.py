@@ -41,10 +41,9 @@ class Outcome:
 
     architecture: str
     served: str
-    """By mlx-lm's forward pass."""
     prefix_cache: bool = False
-    on_cpu: bool = False
-    """Whether the forward pass for CPUs serves it there, with a prefix cache."""
+    cpu_forward: bool = False
+    """Whether the forward pass for CPUs serves it in float32."""
 
 
 def write_architecture(
@@ -182,7 +181,7 @@ class Phases:
 
 
 def examine(name: str, folder: Path) -> Outcome:
-    """How an architecture is served. Raises AssertionError if a token is wrong in either pass."""
+    """How an architecture is served. Raises AssertionError when a token is wrong."""
     path = folder / name
     try:
         write_architecture(path, name)
@@ -196,12 +195,12 @@ def examine(name: str, folder: Path) -> Outcome:
     reference = Reference(path)
     phases = Phases(loaded, reference)
     phases.run()
-    on_cpu = load_model(path)
-    if on_cpu.batching is Batching.PACKED:
-        Phases(on_cpu, reference).run()
+    packed = load_model(path)
+    if packed.batching is Batching.PACKED:
+        Phases(packed, reference).run()
     return Outcome(
         name,
         SERVED[loaded.batching],
         prefix_cache=phases.cached_tokens > 0,
-        on_cpu=on_cpu.batching is Batching.PACKED,
+        cpu_forward=packed.batching is Batching.PACKED,
     )

@@ -76,6 +76,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_scaling": _YARN}),
     ("llama", {"rope_scaling": {"rope_type": "proportional", "partial_rotary_factor": 0.5}}),
     ("llama", {"layer_types": _WINDOWS}),
+    ("llama4_text", {"use_qk_norm": False, "tie_word_embeddings": False}),
+    ("mellum", {"norm_topk_prob": False, "tie_word_embeddings": False}),
     ("minicpm", {"scale_emb": 12.0, "dim_model_base": 8}),
     ("ministral3", {"rope_parameters": _MINISTRAL3}),
     ("mixtral", {"tie_word_embeddings": False, "num_experts_per_tok": 1}),

@@ -20,7 +20,7 @@ from mlxmesh_engine.cpu.blocks import (
     Norm,
     QueryGrowth,
 )
-from mlxmesh_engine.cpu.family_table import Family
+from mlxmesh_engine.cpu.family import Family
 from mlxmesh_engine.cpu.parts import (
     ExpertsParts,
     LayerParts,
@@ -92,7 +92,7 @@ class _Description:
     def _attention(self, layer: LayerParts, gain: Floats | None, scale: float) -> Attention:
         shape, source = layer.shape, layer.attention
         growth = self._family.query_growth(source)
-        normed = layer.query_norm is not None
+        normed = layer.query_norm is not None or self._plain_norm(source) is not None
         inputs = arrange_heads(
             join([take_rows(linear) for linear in layer.inputs], gain),
             shape,
@@ -161,10 +161,15 @@ class _Description:
             return None, None
         return Norm(norm.eps), take_gain(norm, self._family.gain_offset)
 
+    def _plain_norm(self, attention: Any) -> float | None:
+        return self._family.plain_norm_epsilon(attention)
+
     def _head_norm(self, norm: Any | None, layer: LayerParts, scale: float = 1.0) -> Norm | None:
         """The norm of queries or keys; dimensions are ordered as theirs are."""
         if norm is None:
-            return None
+            if (epsilon := self._plain_norm(layer.attention)) is None:
+                return None
+            return Norm(epsilon, np.full(layer.shape.dims, scale, np.float32))
         gain = take_gain(norm, self._family.gain_offset) * np.float32(scale)
         order = rotations.pair_order(layer.rope, layer.shape.dims)
         return Norm(norm.eps, _by_head(gain, layer.shape)[:, order].reshape(-1))

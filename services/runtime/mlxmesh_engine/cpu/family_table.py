@@ -5,106 +5,20 @@ Not here, so served by mlx-lm's own pass: layer norms, units without a gate, par
 latent attention, attention sinks, recurrent layers, and routers with groups or biases.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
 from mlxmesh_engine.cpu.blocks import Activation
-
-
-def _one(_: Any) -> float:
-    return 1.0
-
-
-def _no_cap(_: Any) -> float | None:
-    return None
-
-
-def _no_window(_inner: Any, _layer: Any, _index: int) -> int | None:
-    return None
-
-
-def _never(_: Any) -> bool:
-    return False
-
-
-def _always(_: Any) -> bool:
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionNames:
-    inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    """The queries, keys and values; one name if one layer computes them all."""
-    output: str = "o_proj"
-    rope: str = "rope"
-    query_norm: str | None = None
-    key_norm: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UnitNames:
-    gated: tuple[str, ...] = ("gate_proj", "up_proj")
-    """The gate and what it gates; one name if one layer computes both."""
-    down: str = "down_proj"
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertsNames:
-    """Names in a mixture of experts, and its router."""
-
-    router: str = "gate"
-    units: str = "switch_mlp"
-    top_k: str = "top_k"
-    normalize: Callable[[Any], bool] = _always
-    """Of the mixture's module: whether the weights of the chosen experts add up to one."""
-    shared: str | None = None
-    shared_gate: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Names are relative to the module that holds them and may be dotted paths."""
-
-    inner: str = "model"
-    embedding: str = "embed_tokens"
-    layers: str = "layers"
-    final_norm: str = "norm"
-    head: str = "lm_head"
-    attention: str = "self_attn"
-    unit: str = "mlp"
-    attention_norm: str | None = "input_layernorm"
-    attention_output_norm: str | None = None
-    unit_norm: str | None = "post_attention_layernorm"
-    unit_output_norm: str | None = None
-    attention_names: AttentionNames = field(default_factory=AttentionNames)
-    unit_names: UnitNames = field(default_factory=UnitNames)
-    experts_names: ExpertsNames | None = None
-
-    tied: Callable[[Any], bool] = lambda model: model.args.tie_word_embeddings
-    """Of the model: whether the embedding is the head as well."""
-    activation: Activation = Activation.SILU
-    gain_offset: float = 0.0
-    """Added to the weights of all norms."""
-    groups_of_heads: bool = False
-    """Whether the queries that share a key and value are stored next to these."""
-    norms_after_rotation: bool = False
-    window: Callable[[Any, Any, int], int | None] = _no_window
-    """Of the inner model, a layer, and its index; None if it sees all tokens."""
-    attention_softcap: Callable[[Any], float | None] = _no_cap
-    """Of the attention."""
-    query_growth: Callable[[Any], tuple[float, int] | None] = lambda _: None
-    """Of the attention: `QueryGrowth`'s fields."""
-    embedding_scale: Callable[[Any], float] = _one
-    """Of the model."""
-    residual_scale: Callable[[Any], float] = _one
-    """Of the layer: multiplies what the attention and the unit add."""
-    score_scale: Callable[[Any], float] = _one
-    """Of the model."""
-    score_softcap: Callable[[Any], float | None] = _no_cap
-    """Of the model."""
+from mlxmesh_engine.cpu.family import (
+    AttentionNames,
+    ExpertsNames,
+    Family,
+    UnitNames,
+    always,
+    never,
+)
 
 
 def _sliding_window(inner: Any, layer: Any, _index: int) -> int | None:
@@ -121,6 +35,11 @@ def _exaone4_window(inner: Any, layer: Any, _index: int) -> int | None:
 
 def _olmo3_window(inner: Any, _layer: Any, index: int) -> int | None:
     return None if inner.layer_types[index] == "full_attention" else inner.sliding_window
+
+
+def _mellum_window(inner: Any, _layer: Any, index: int) -> int | None:
+    full = inner.args.layer_types[index] == "full_attention"
+    return None if full else inner.args.sliding_window
 
 
 def _root_of_hidden(model: Any) -> float:
@@ -141,12 +60,16 @@ def _gemma2_score_softcap(model: Any) -> float:
     return model.final_logit_softcapping
 
 
-def _gemma3_tied(model: Any) -> bool:
+def _tied_by_model(model: Any) -> bool:
     return model.tie_word_embeddings
 
 
 def _ministral3_query_growth(attention: Any) -> tuple[float, int]:
     return attention.scaling_beta, attention.original_max_position_embeddings
+
+
+def _llama4_norm_epsilon(attention: Any) -> float | None:
+    return attention.rms_norm_eps if attention.use_qk_norm else None
 
 
 def _minicpm_residual_scale(layer: Any) -> float:
@@ -172,7 +95,7 @@ _NORMS_OF_OUTPUTS_ONLY = Family(
 )
 _FUSED_GATE = UnitNames(gated=("gate_up_proj",))
 _GEMMA = Family(
-    tied=_always,
+    tied=always,
     activation=Activation.GELU_ERF,
     gain_offset=1.0,
     embedding_scale=_root_of_hidden,
@@ -213,7 +136,7 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": replace(
         _GEMMA_WITH_NORMS_OF_OUTPUTS,
         attention_names=_HEAD_NORMS,
-        tied=_gemma3_tied,
+        tied=_tied_by_model,
         embedding_scale=_rounded_root_of_hidden,
         window=_gemma3_window,
     ),
@@ -222,7 +145,7 @@ FAMILIES: dict[str, Family] = {
         unit_names=_FUSED_GATE,
         attention_output_norm="post_self_attn_layernorm",
         unit_output_norm="post_mlp_layernorm",
-        tied=_never,
+        tied=never,
     ),
     "granite": _GRANITE,
     "granitemoe": replace(
@@ -248,6 +171,13 @@ FAMILIES: dict[str, Family] = {
     ),
     "internlm3": _LLAMA,
     "llama": _LLAMA_WITH_WINDOWS,
+    "llama4_text": Family(
+        head="output",
+        unit="feed_forward",
+        tied=_tied_by_model,
+        plain_norm_epsilon=_llama4_norm_epsilon,
+    ),
+    "mellum": replace(_QWEN3, experts_names=_NORMALIZED_IF_SET, window=_mellum_window),
     "mimo": _LLAMA,
     "minicpm": Family(
         embedding_scale=lambda model: model.args.scale_emb,
@@ -279,14 +209,14 @@ FAMILIES: dict[str, Family] = {
         unit_norm="ln_2",
         attention_names=AttentionNames(inputs=("c_attn",), output="c_proj", rope="rotary_emb"),
         unit_names=UnitNames(gated=("w2", "w1"), down="c_proj"),
-        tied=_never,
+        tied=never,
     ),
     "qwen2": _LLAMA,
     "qwen2_moe": Family(
         experts_names=ExpertsNames(
-            normalize=_never, shared="shared_expert", shared_gate="shared_expert_gate"
+            normalize=never, shared="shared_expert", shared_gate="shared_expert_gate"
         ),
-        tied=_never,
+        tied=never,
     ),
     "qwen3": _QWEN3,
     "qwen3_moe": replace(_QWEN3, experts_names=_NORMALIZED_IF_SET),

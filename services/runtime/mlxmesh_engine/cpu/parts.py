@@ -12,7 +12,8 @@ import mlx.utils
 from mlx import nn
 
 from mlxmesh_engine.cpu import rotations
-from mlxmesh_engine.cpu.family_table import FAMILIES, TEXT_MODEL, WRAPPERS, ExpertsNames, Family
+from mlxmesh_engine.cpu.family import ExpertsNames, Family
+from mlxmesh_engine.cpu.family_table import FAMILIES, TEXT_MODEL, WRAPPERS
 from mlxmesh_engine.cpu.weights import HeadShape, kind_of
 
 _PACKAGE, _MODEL = "mlx_lm.models.", ".Model"
