@@ -34,7 +34,8 @@ MAX_REQUEST_BYTES = 64 * 1024
 # Unread messages of one stream here. Output that is faster than this process or a client then waits
 # in generation, which merges it into fewer, larger messages.
 WINDOW_MESSAGES = 16
-# Once a stream has used this much of its window, all streams get credit: one message gives the credit for several steps of all streams.
+# Once a stream has used this much of its window, all streams get credit: one message has the credit
+# for several steps of all of them.
 CREDIT_AFTER = WINDOW_MESSAGES * 3 // 4
 # So that a burst of requests is parsed at once, not on a thread, and lets running streams through.
 _MAX_OPENED_BYTES = 32 * 1024
