@@ -30,10 +30,11 @@ served in another way than the table says, but not wrongly.
 The prefix cache needs keys and values of every token. Models that slide a window, keep a recurrent
 state, or cache something else beside keys and values read each prompt anew.
 
-On a CPU, in float32, the engine's own forward pass ([0038](decisions/0038-cpu-forward-pass.md)) serves the architectures marked in the last
-column. It packs prompts of all lengths and decoding sequences into one pass, and its prefix cache
-works for all of them. `cpu/family_table.py` describes each; variants that it does not know, such as
-dynamic scaling of the rotary embedding, are served as the table says.
+On a CPU, in float32, the engine's own forward pass serves the architectures marked in the last
+column ([0038](decisions/0038-cpu-forward-pass.md)). It packs prompts of all lengths and decoding
+sequences into one pass, and its prefix cache works for all of them. `cpu/family_table.py` describes
+each; variants that it does not know, such as dynamic scaling of the rotary embedding, are served as
+the table says.
 
 | architecture | served | prefix cache | own pass on a CPU |
 | --- | --- | --- | --- |

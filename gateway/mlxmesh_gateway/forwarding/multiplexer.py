@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from grpc import StatusCode, aio
@@ -34,8 +34,9 @@ MAX_REQUEST_BYTES = 64 * 1024
 # Unread messages of one stream here. Output that is faster than this process or a client then waits
 # in generation, which merges it into fewer, larger messages.
 WINDOW_MESSAGES = 16
-# Credit for less than this waits for more, so that a single stream costs few messages.
-CREDIT_MESSAGES = WINDOW_MESSAGES // 2
+# Once a stream has used this much of its window, all streams get credit: one message has the credit
+# for several steps of all of them.
+CREDIT_AFTER = WINDOW_MESSAGES * 3 // 4
 # So that a burst of requests is parsed at once, not on a thread, and lets running streams through.
 _MAX_OPENED_BYTES = 32 * 1024
 _MAX_OPENED = 8
@@ -69,15 +70,19 @@ class RelayedStream:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         self._consumed += 1
-        if self._consumed >= CREDIT_MESSAGES and not self._ended:
-            self._unused_credit += self._consumed
-            self._streams.add_credit(self._stream_id, self._consumed)
-            self._consumed = 0
+        if self._consumed == CREDIT_AFTER and not self._ended:
+            self._streams.give_credit()
         return self._messages.popleft()
 
     def cancel(self) -> None:
         """Ends it for its reader; a no-op once it has ended."""
         self._give_up(StatusCode.CANCELLED, "the call was cancelled")
+
+    def take_credit(self) -> int:
+        """How many messages it has read that the instance has no credit for yet."""
+        messages, self._consumed = self._consumed, 0
+        self._unused_credit += messages
+        return messages
 
     def receive(self, output: StreamOutput) -> None:
         """Takes what the instance sent."""
@@ -123,7 +128,7 @@ class Multiplexer:
         self._ids = itertools.count(1)
         self._streams: dict[int, RelayedStream] = {}
         self._opening: dict[int, OpenStream] = {}
-        self._credit: dict[int, int] = {}
+        self._credit_is_due = False
         self._cancelled: list[int] = []
 
     @property
@@ -163,7 +168,7 @@ class Multiplexer:
         """Ends every stream: the relay has ended."""
         streams, self._streams = self._streams, {}
         self._opening.clear()
-        self._credit.clear()
+        self._credit_is_due = False
         self._cancelled.clear()
         for stream in streams.values():
             stream.end(error)
@@ -172,9 +177,9 @@ class Multiplexer:
         """The next commands to send; None when there are none."""
         request = RelayRequest(cancel_stream_ids=self._cancelled[:_MAX_CANCELS])
         del self._cancelled[:_MAX_CANCELS]
-        for stream_id in itertools.islice(tuple(self._credit), _MAX_CREDITS):
-            messages = self._credit.pop(stream_id)
-            request.credit.append(StreamCredit(stream_id=stream_id, messages=messages))
+        if self._credit_is_due:
+            request.credit.extend(itertools.islice(self._credits(), _MAX_CREDITS))
+            self._credit_is_due = len(request.credit) == _MAX_CREDITS
         size_bytes = 0
         while self._opening and len(request.open) < _MAX_OPENED and size_bytes < _MAX_OPENED_BYTES:
             opened = self._opening.pop(next(iter(self._opening)))
@@ -182,10 +187,16 @@ class Multiplexer:
             size_bytes += opened.ByteSize()
         return request if request.open or request.credit or request.cancel_stream_ids else None
 
+    def _credits(self) -> Iterator[StreamCredit]:
+        # A new stream's id may not be known to the instance yet; it has read nothing either.
+        for stream_id, stream in self._streams.items():
+            if messages := stream.take_credit():
+                yield StreamCredit(stream_id=stream_id, messages=messages)
+
     # By the streams.
 
-    def add_credit(self, stream_id: int, messages: int) -> None:
-        self._credit[stream_id] = self._credit.get(stream_id, 0) + messages
+    def give_credit(self) -> None:
+        self._credit_is_due = True
         self._on_command()
 
     def cancel(self, stream_id: int) -> None:
@@ -195,7 +206,6 @@ class Multiplexer:
 
     def forget(self, stream_id: int) -> None:
         self._streams.pop(stream_id, None)
-        self._credit.pop(stream_id, None)
         self._on_command()
 
 

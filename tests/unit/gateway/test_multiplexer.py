@@ -10,7 +10,7 @@ from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.generation.v1.generation_pb2 import RelayRequest, RelayResponse, StreamOutput
 from mlxmesh_gateway.forwarding.multiplexer import (
     CARRIED,
-    CREDIT_MESSAGES,
+    CREDIT_AFTER,
     WINDOW_MESSAGES,
     Multiplexer,
     RelayedStream,
@@ -120,24 +120,36 @@ async def test_a_reader_returns_credit_for_several_messages_at_once(stand: Stand
     stream = stand.open()
     stand.requests()
     stand.send(1, [b"a"] * WINDOW_MESSAGES)
-    for _ in range(CREDIT_MESSAGES - 1):
+    for _ in range(CREDIT_AFTER - 1):
         await stream.read()
     assert stand.requests() == []
     await stream.read()
 
     [request] = stand.requests()
-    assert [(each.stream_id, each.messages) for each in request.credit] == [(1, CREDIT_MESSAGES)]
+    assert [(each.stream_id, each.messages) for each in request.credit] == [(1, CREDIT_AFTER)]
 
 
-async def test_the_credit_of_many_streams_travels_in_one_message(stand: Stand) -> None:
+async def test_the_credit_of_all_streams_travels_with_that_of_one(stand: Stand) -> None:
     streams = [stand.open() for _ in range(3)]
     stand.requests()
-    for number, stream in enumerate(streams, 1):
-        stand.send(number, [b"a"] * CREDIT_MESSAGES)
-        for _ in range(CREDIT_MESSAGES):
+    for number, stream, count in zip((1, 2), streams, (3, CREDIT_AFTER), strict=False):
+        stand.send(number, [b"a"] * count)
+        for _ in range(count):
             await stream.read()
     [request] = stand.requests()
-    assert [each.stream_id for each in request.credit] == [1, 2, 3]
+    given = [(each.stream_id, each.messages) for each in request.credit]
+    assert given == [(1, 3), (2, CREDIT_AFTER)]
+
+
+async def test_a_reader_that_keeps_up_never_runs_out_of_credit(stand: Stand) -> None:
+    stream = stand.open()
+    credit = stand.requests()[0].open[0].credit
+    for _ in range(100):
+        assert credit > 0
+        stand.send(1, [b"a"])
+        assert await stream.read() == b"a"
+        given = sum(each.messages for request in stand.requests() for each in request.credit)
+        credit += given - 1
 
 
 async def test_a_silent_reader_holds_no_more_than_its_window(stand: Stand) -> None:
