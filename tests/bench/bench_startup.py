@@ -72,7 +72,7 @@ async def mesh(data_dir: Path) -> Start:
     )
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            await _first_token(await _address(process))
+            await first_token(await _address(process))
         return Start(time.perf_counter() - start_s, _cpu_s(process.pid))
     finally:
         process.send_signal(signal.SIGINT)
@@ -88,7 +88,8 @@ async def _address(process: asyncio.subprocess.Process) -> str:
     raise SystemExit("the mesh ended before it served; see `mlxmesh logs`")
 
 
-async def _first_token(address: str) -> None:
+async def first_token(address: str) -> None:
+    """One streamed call, until its first token."""
     async with MeshClient(address) as client:
         async for event in client.generate(DEFAULT_MODEL, prompt=PROMPT, max_tokens=1):
             if event.token_ids:

@@ -226,11 +226,6 @@ async def _up_foreground(
 
 async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Task[None]) -> None:
     """Shows the mesh until it should stop; prints plain lines where stdout is not a terminal."""
-    from rich.live import Live
-
-    from mlxmesh_cli.commands.overview import overview
-    from mlxmesh_cli.screen.tables import overview_view
-
     for note in mesh.notes:
         console.print(note, soft_wrap=True)
     console.print(
@@ -241,6 +236,12 @@ async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Tas
     if not is_terminal():
         await stop
         return
+    # Not before the mesh serves: they are slow to import.
+    from rich.live import Live
+
+    from mlxmesh_cli.commands.overview import overview
+    from mlxmesh_cli.screen.tables import overview_view
+
     with Live(console=console, refresh_per_second=2) as live:
         while not stop.done():
             live.update(overview_view(await overview(data_dir, mesh.tls)))
