@@ -21,7 +21,7 @@ from statistics import median
 
 import psutil
 
-from tests.bench.bench_startup import TIMEOUT_S, first_token
+from tests.bench.bench_startup import TIMEOUT_S, first_token, keep_bytecode
 
 POLL_S = 0.005
 COMMAND, SERVING, FIRST_TOKEN = "command", "serving on ...", "first token"
@@ -84,6 +84,7 @@ def _own_s(process: psutil.Process) -> float:
 async def measure(rounds: int) -> None:
     """Prints two tables."""
     with tempfile.TemporaryDirectory(prefix="mlxmesh-start-") as directory:
+        keep_bytecode(Path(directory) / "bytecode")
         await one_start(Path(directory))
         found = [await one_start(Path(directory)) for _ in range(rounds)]
     events, cpu_s = zip(*found, strict=True)
