@@ -17,7 +17,7 @@ from mlxmesh_shared.settings import SETTINGS
 
 # The runtime begins first: it forks the spare engine, which has the most to import.
 _SERVICES = ("mlxmesh_runtime", "mlxmesh_model", "mlxmesh_generation", "mlxmesh_gateway")
-_NEEDED_BY_ALL = (
+NEEDED_BY_ALL = (
     # What watchfiles imports when the first watch of a registry starts.
     "anyio._backends._asyncio",
     "mlxmesh_shared.process.service_host",
@@ -34,7 +34,7 @@ def fork_services() -> dict[str, ForkedProcess]:
     To be called before anything uses gRPC or starts a thread; there is none where forking is not
     safe.
     """
-    for name in _NEEDED_BY_ALL:
+    for name in NEEDED_BY_ALL:
         importlib.import_module(name)
     for settings in SETTINGS.values():
         settings.model_rebuild()  # pydantic's validators, else built by each process

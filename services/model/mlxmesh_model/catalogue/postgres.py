@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-import asyncpg
+import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 
 from mlxmesh_model.catalogue.database_urls import PostgresServer
 
@@ -99,7 +99,7 @@ class PostgresDatabase:
     async def _opened(self) -> Any:
         async with self._opening:
             if self._pool is None:
-                self._pool = await asyncpg.create_pool(
+                self._pool = await asyncpg.create_pool(  # pyright: ignore[reportUnknownMemberType]
                     min_size=0, max_size=MAX_CONNECTIONS, **connect_arguments(self._url)
                 )
         return self._pool
