@@ -1,6 +1,6 @@
 """When each process of `mlxmesh up` serves, and the processor time of each until the first token.
 
-    .venv/bin/python -m tests.bench.startup_path [--rounds 5]
+    .venv/bin/python -m tests.bench.startup_path [--rounds 5] [--sources]
 
 Seconds after the spawn of the command, medians of the rounds; the first round, which fills the data
 directory, is not counted. Polling the registry's directory costs a few per cent of a core.
@@ -21,7 +21,7 @@ from statistics import median
 
 import psutil
 
-from tests.bench.bench_startup import TIMEOUT_S, first_token, keep_bytecode
+from tests.bench.bench_startup import TIMEOUT_S, bytecode, first_token
 
 POLL_S = 0.005
 COMMAND, SERVING, FIRST_TOKEN = "command", "serving on ...", "first token"
@@ -81,10 +81,12 @@ def _own_s(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-async def measure(rounds: int) -> None:
+async def measure(rounds: int, *, sources: bool) -> None:
     """Prints two tables."""
-    with tempfile.TemporaryDirectory(prefix="mlxmesh-start-") as directory:
-        keep_bytecode(Path(directory) / "bytecode")
+    with (
+        tempfile.TemporaryDirectory(prefix="mlxmesh-start-") as directory,
+        bytecode(None if sources else Path(directory) / "bytecode"),
+    ):
         await one_start(Path(directory))
         found = [await one_start(Path(directory)) for _ in range(rounds)]
     events, cpu_s = zip(*found, strict=True)
@@ -106,4 +108,6 @@ def _print(title: str, tables: Sequence[Seconds]) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    asyncio.run(measure(parser.parse_args().rounds))
+    parser.add_argument("--sources", action="store_true", help="without bytecode")
+    arguments = parser.parse_args()
+    asyncio.run(measure(arguments.rounds, sources=arguments.sources))

@@ -100,8 +100,7 @@ def _of_postgres(error: Exception, url: PostgresServer) -> MeshError | None:
         return disk_full(f"the data directory of PostgreSQL at {server_of(url)}")
     if state in _POSTGRES_CONFLICT:
         return _busy()
-    # The driver's own error has no state: the connection was lost before the statement.
-    if state.startswith(_POSTGRES_UNREACHABLE) or type(error).__name__ == "InterfaceError":
+    if state.startswith(_POSTGRES_UNREACHABLE):
         return _unreachable(url)
     if state.startswith(_POSTGRES_DENIED):
         return IllegalState(

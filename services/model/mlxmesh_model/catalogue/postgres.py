@@ -1,8 +1,8 @@
 """The catalogue's database in a PostgreSQL server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -78,8 +78,9 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def _transaction(self, isolation: str) -> AsyncGenerator["_Session"]:
-        async with AsyncExitStack() as stack:
-            yield await self._begun(stack, isolation)
+        with _lost_connections_have_a_state():
+            async with AsyncExitStack() as stack:
+                yield await self._begun(stack, isolation)
 
     async def _begun(self, stack: AsyncExitStack, isolation: str) -> "_Session":
         """Skips connections that the server ended since they were last used."""
@@ -103,6 +104,17 @@ class PostgresDatabase:
                     min_size=0, max_size=MAX_CONNECTIONS, **connect_arguments(self._url)
                 )
         return self._pool
+
+
+@contextmanager
+def _lost_connections_have_a_state() -> Generator[None]:
+    """The driver's own error for a connection that is closed has none of SQL's states."""
+    try:
+        yield
+    except asyncpg.InterfaceError as error:
+        if type(error) is not asyncpg.InterfaceError:
+            raise
+        raise asyncpg.ConnectionDoesNotExistError(str(error)) from error
 
 
 class _Session:

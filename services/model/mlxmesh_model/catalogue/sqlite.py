@@ -68,8 +68,8 @@ class _Connection:
         """Commits at its end, or undoes everything after an error."""
         async with self._lock:
             self._connection = connection = self._connection or await _connect(self._path)
-            await connection.execute_fetchall(self._begin)
             try:
+                await connection.execute_fetchall(self._begin)
                 yield _Session(connection)
                 await connection.commit()
             except BaseException:
