@@ -1,6 +1,6 @@
 """When each process of `mlxmesh up` serves, and the processor time of each until the first token.
 
-    .venv/bin/python -m tests.bench.startup_path [--rounds 5] [--sources]
+    .venv/bin/python -m tests.bench.startup_path [--rounds 5] [--as-it-is]
 
 Seconds after the spawn of the command, medians of the rounds; the first round, which fills the data
 directory, is not counted. Polling the registry's directory costs a few per cent of a core.
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -81,11 +82,11 @@ def _own_s(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-async def measure(rounds: int, *, sources: bool) -> None:
+async def measure(rounds: int, *, as_it_is: bool) -> None:
     """Prints two tables."""
     with (
         tempfile.TemporaryDirectory(prefix="mlxmesh-start-") as directory,
-        bytecode(None if sources else Path(directory) / "bytecode"),
+        nullcontext() if as_it_is else bytecode(Path(directory) / "bytecode"),
     ):
         await one_start(Path(directory))
         found = [await one_start(Path(directory)) for _ in range(rounds)]
@@ -108,6 +109,6 @@ def _print(title: str, tables: Sequence[Seconds]) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sources", action="store_true", help="without bytecode")
+    parser.add_argument("--as-it-is", action="store_true", help="leave the environment alone")
     arguments = parser.parse_args()
-    asyncio.run(measure(arguments.rounds, sources=arguments.sources))
+    asyncio.run(measure(arguments.rounds, as_it_is=arguments.as_it_is))
