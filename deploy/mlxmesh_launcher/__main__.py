@@ -16,7 +16,6 @@ from pathlib import Path
 
 from mlxmesh_launcher.forked import fork_services
 from mlxmesh_launcher.lock import DirectoryLock
-from mlxmesh_launcher.mesh import Mesh, start_unless_stopped
 from mlxmesh_launcher.options import MeshOptions, parse_source
 from mlxmesh_shared.process.forked import ForkedProcess
 from mlxmesh_shared.process.startup import run_service, wait_for_stop
@@ -39,6 +38,9 @@ async def serve(
     arguments: argparse.Namespace, flags: list[str], forked: Mapping[str, ForkedProcess]
 ) -> None:
     """Starts the mesh, waits, and stops it; a signal during the start stops it too."""
+    # Not at the top: the services, which do not need it, are forked before.
+    from mlxmesh_launcher.mesh import Mesh, start_unless_stopped
+
     settings = load_settings(MeshSettings, ["--data-dir", str(arguments.data_dir), *flags])
     options = _options(arguments, flags, settings)
     registry = open_registry(settings)

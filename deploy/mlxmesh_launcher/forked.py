@@ -13,16 +13,18 @@ from functools import partial
 from mlxmesh_shared.process.forked import ForkedProcess, can_fork
 from mlxmesh_shared.process.standby import STDERR, STDOUT, receive_command
 from mlxmesh_shared.process.startup import run_service
-from mlxmesh_shared.settings import MeshSettings
+from mlxmesh_shared.settings import SETTINGS
 
-# The one with the most of its own to import begins first.
-_SERVICES = ("mlxmesh_model", "mlxmesh_runtime", "mlxmesh_generation", "mlxmesh_gateway")
-_NEEDED_BY_ALL = (
-    "mlxmesh_launcher.mesh",
-    "mlxmesh_shared.rpc.server",
+# The runtime begins first: it forks the spare engine, which has the most to import.
+_SERVICES = ("mlxmesh_runtime", "mlxmesh_model", "mlxmesh_generation", "mlxmesh_gateway")
+NEEDED_BY_ALL = (
+    # What watchfiles imports when the first watch of a registry starts.
+    "anyio._backends._asyncio",
+    "mlxmesh_shared.process.service_host",
     "mlxmesh_shared.telemetry.exporter",
+    "mlxmesh_shared.telemetry.log_records",
     "mlxmesh_shared.telemetry.otlp",
-    "mlxmesh_shared.telemetry.setup",
+    "opentelemetry.trace.propagation.tracecontext",
 )
 
 
@@ -32,9 +34,10 @@ def fork_services() -> dict[str, ForkedProcess]:
     To be called before anything uses gRPC or starts a thread; there is none where forking is not
     safe.
     """
-    for name in _NEEDED_BY_ALL:
+    for name in NEEDED_BY_ALL:
         importlib.import_module(name)
-    MeshSettings()  # the first validator that pydantic builds takes most of the time of all
+    for settings in SETTINGS.values():
+        settings.model_rebuild()  # pydantic's validators, else built by each process
     gc.freeze()  # a fork that collects garbage would copy every page that it looks at
     return {module: _fork(module) for module in _SERVICES} if can_fork() else {}
 

@@ -102,11 +102,12 @@ class Mesh:
         requests = self._settings.listen_requests(options.grpc_port, options.http_port)
         self._listens, self.notes = choose(requests, is_free)
         self._start_periodic_tasks()
+        children = self.children.values()
+        await asyncio.gather(*map(spawn, children))
+        # Only now: the first report may take a while, as of a screen that has to be opened.
         for note in self.notes:
             report(note)
         report("starting services")
-        children = self.children.values()
-        await asyncio.gather(*map(spawn, children))
         serving = (until_serving(child, self._registry) for child in children)
         instances = await asyncio.gather(*serving)
         self._pin_gateway_address(instances[SERVICES.index("gateway")])

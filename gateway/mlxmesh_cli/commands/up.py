@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.session import DataDir, Json, run
 from mlxmesh_cli.mesh.location import resolve_data_dir, with_data_dir
 from mlxmesh_cli.screen.output import is_terminal, print_json
+from mlxmesh_cli.screen.status_line import StatusLine
 
 if TYPE_CHECKING:
     from mlxmesh_launcher.mesh import Mesh
@@ -195,8 +196,6 @@ def _registry_flags(registry: str | None, consul_address: str | None) -> tuple[s
 async def _up_foreground(
     options: UpOptions, forked: Mapping[str, ForkedProcess], *, json: bool
 ) -> None:
-    from rich.console import Console
-
     from mlxmesh_launcher.mesh import Mesh, start_unless_stopped
     from mlxmesh_shared.process.startup import wait_for_stop
     from mlxmesh_shared.registry import open_registry
@@ -207,41 +206,42 @@ async def _up_foreground(
     mesh_options = options.mesh_options(settings.tls_dir)
     registry = open_registry(settings)
     mesh = Mesh(mesh_options, registry, forked)
-    console = Console(stderr=json)
     stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
-        with console.status("starting") as status:
+        with StatusLine(err=json) as status:
             is_serving = await start_unless_stopped(mesh, stop, status.update)
         if is_serving and json:
             _print_addresses(mesh.gateway, mesh.http, os.getpid(), options.data_dir)
             await stop
         elif is_serving:
-            await _live_view(console, options.data_dir, mesh, stop)
+            await _live_view(options.data_dir, mesh, stop)
     finally:
         stop.cancel()
-        with console.status("stopping; running generations may finish") as status:
+        with StatusLine(err=json) as status:
+            status.update("stopping; running generations may finish")
             await mesh.stop(status.update)
         await registry.close()
 
 
-async def _live_view(console: Any, data_dir: Path, mesh: Mesh, stop: asyncio.Task[None]) -> None:
+async def _live_view(data_dir: Path, mesh: Mesh, stop: asyncio.Task[None]) -> None:
     """Shows the mesh until it should stop; prints plain lines where stdout is not a terminal."""
+    for note in mesh.notes:
+        typer.echo(note)
+    typer.echo(
+        f"serving on {mesh.gateway}{_http_words(mesh.http)};"
+        f" try `{with_data_dir('chat', data_dir)}` in another terminal; Ctrl-C stops"
+    )
+    if not is_terminal():
+        await stop
+        return
+    # Not before the mesh serves: they are slow to import.
+    from rich.console import Console
     from rich.live import Live
 
     from mlxmesh_cli.commands.overview import overview
     from mlxmesh_cli.screen.tables import overview_view
 
-    for note in mesh.notes:
-        console.print(note, soft_wrap=True)
-    console.print(
-        f"serving on {mesh.gateway}{_http_words(mesh.http)};"
-        f" try `{with_data_dir('chat', data_dir)}` in another terminal; Ctrl-C stops",
-        soft_wrap=True,
-    )
-    if not is_terminal():
-        await stop
-        return
-    with Live(console=console, refresh_per_second=2) as live:
+    with Live(console=Console(), refresh_per_second=2) as live:
         while not stop.done():
             live.update(overview_view(await overview(data_dir, mesh.tls)))
             await asyncio.wait((stop,), timeout=1.0)

@@ -8,13 +8,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import URL
-
 from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database_urls import database_url, sqlite_url
+from mlxmesh_model.catalogue.database_urls import DatabaseUrl, SqliteFile, database_url
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_change, publish_rejection
 from mlxmesh_model.replicas.leader import LeaderLock
@@ -141,7 +139,7 @@ def _open_hub(endpoint: str) -> Hub:
     return HuggingFaceHub(endpoint)
 
 
-def _database_url(settings: ModelSettings) -> URL:
+def _database_url(settings: ModelSettings) -> DatabaseUrl:
     if settings.database_url:
         return database_url(settings.database_url)
-    return sqlite_url(settings.data_dir / "model.db")
+    return SqliteFile(settings.data_dir / "model.db")

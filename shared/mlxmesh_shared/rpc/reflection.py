@@ -96,9 +96,7 @@ V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 
 def reflection_handlers(service_names: Sequence[str]) -> list[grpc.GenericRpcHandler]:
     """Handlers of both reflection services, which list and describe the services with comments."""
-    _add_v1_descriptor(descriptor_pool.Default())
-    names, pool = (*service_names, V1, V1ALPHA), documented_pool()
-    servicer: Any = reflection.aio.ReflectionServicer(names, pool=pool)
+    servicer = _OnDemand(service_names)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -108,6 +106,22 @@ def reflection_handlers(service_names: Sequence[str]) -> list[grpc.GenericRpcHan
         grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
         for name in (V1, V1ALPHA)
     ]
+
+
+class _OnDemand:
+    """Reads the contracts with the first call: few processes are asked, and all have to start."""
+
+    def __init__(self, service_names: Sequence[str]) -> None:
+        self._service_names = service_names
+
+    @cached_property
+    def _servicer(self) -> Any:
+        _add_v1_descriptor(descriptor_pool.Default())
+        names = (*self._service_names, V1, V1ALPHA)
+        return reflection.aio.ReflectionServicer(names, pool=documented_pool())
+
+    def ServerReflectionInfo(self, requests: Any, context: Any) -> Any:
+        return self._servicer.ServerReflectionInfo(requests, context)
 
 
 def _add_v1_descriptor(pool: descriptor_pool.DescriptorPool) -> None:

@@ -62,6 +62,10 @@ def new_instance_id(service: str) -> str:
     return f"{service}-{secrets.token_hex(4)}"
 
 
+# They log the internals of each request, or each statement with its values.
+_NOISY = "aiohttp aiosqlite alembic filelock grpc httpcore httpx2".split()
+
+
 def setup_logging(
     *,
     service: str,
@@ -78,8 +82,7 @@ def setup_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_log_level(level)
-    # They log each request's internals, or each change of a file, as INFO.
-    for noisy in ("grpc", "httpx2", "httpcore", "alembic", "filelock", "aiohttp"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.message import Message
-from sqlalchemy import URL
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database_urls import sqlite_url
+from mlxmesh_model.catalogue.database_urls import DatabaseUrl, SqliteFile
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_change, publish_rejection
 from mlxmesh_model.replicas.loader import Loader
@@ -40,10 +39,10 @@ def postgres() -> Generator[PostgresServer]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseUrl:
     """An empty database of either kind."""
     if request.param == "sqlite":
-        return sqlite_url(tmp_path / "deep/er/model.db")
+        return SqliteFile(tmp_path / "deep/er/model.db")
     return request.getfixturevalue("postgres").create_database()
 
 
@@ -112,7 +111,7 @@ class Mesh:
         self._stack.push_async_callback(stack.aclose)
         self.events.clear()
         store = await Store.open(
-            sqlite_url(self.tmp_path / "model.db"),
+            SqliteFile(self.tmp_path / "model.db"),
             partial(publish_change, self._publish),
         )
         stack.push_async_callback(store.close)

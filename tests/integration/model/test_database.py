@@ -3,18 +3,18 @@
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Connection, text
 
 from mlxmesh_model.catalogue.database import HEAD, open_database
+from mlxmesh_model.catalogue.database_urls import DatabaseUrl, SqliteFile
 from mlxmesh_model.catalogue.models import Artifact, Source
+from mlxmesh_model.catalogue.rows import VERSION_COLUMNS
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.catalogue.tables import VersionRow
+from mlxmesh_model.catalogue.upgrade import make_engine
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.reference import ModelReference
 
@@ -25,9 +25,9 @@ def artifact(number: int) -> Artifact:
     return replace(ARTIFACT, digest=f"{number:064x}")
 
 
-async def run_sql(url: URL, *statements: str) -> None:
+async def run_sql(url: DatabaseUrl, *statements: str) -> None:
     """Runs statements on the store's database."""
-    engine = create_async_engine(url)
+    engine = make_engine(url)
     async with engine.begin() as connection:
         for statement in statements:
             await connection.execute(text(statement))
@@ -37,7 +37,7 @@ async def run_sql(url: URL, *statements: str) -> None:
 def copies_of_a_model(count: int) -> list[str]:
     """Statements that copy the only model."""
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
-    columns = [column.name for column in VersionRow.__table__.columns if column.name != "model"]
+    columns = [column for column in VERSION_COLUMNS if column != "model"]
     return [
         f"{numbers} INSERT INTO models (name, sequence, last_version)"
         " SELECT 'copy-' || i, i + 1, 1 FROM n",
@@ -51,14 +51,14 @@ def quoted(name: str) -> str:
     return f'"{name}"'
 
 
-async def test_stores_can_open_an_empty_database_concurrently(database: URL) -> None:
+async def test_stores_can_open_an_empty_database_concurrently(database: DatabaseUrl) -> None:
     stores = await asyncio.gather(*(Store.open(database) for _ in range(4)))
     numbers = [(await store.register("pocket", artifact(1)))[1] for store in stores]
     await asyncio.gather(*(store.close() for store in stores))
     assert numbers == [1, 1, 1, 1]
 
 
-async def test_concurrent_stores_lose_no_call_and_no_version(database: URL) -> None:
+async def test_concurrent_stores_lose_no_call_and_no_version(database: DatabaseUrl) -> None:
     async with AsyncExitStack() as stack:
         stores: list[Store] = []
         for _ in range(4):
@@ -77,7 +77,7 @@ async def test_concurrent_stores_lose_no_call_and_no_version(database: URL) -> N
         assert await stores[0].sequence() == 120
 
 
-async def test_a_version_number_is_never_reused(database: URL) -> None:
+async def test_a_version_number_is_never_reused(database: DatabaseUrl) -> None:
     store = await Store.open(database)
     _, first = await store.register("pocket", artifact(1))
     _, second = await store.register("pocket", artifact(2))
@@ -89,7 +89,7 @@ async def test_a_version_number_is_never_reused(database: URL) -> None:
     assert (first, second, third, fourth) == (1, 2, 3, 4)
 
 
-async def test_more_models_than_the_parameters_of_a_statement(database: URL) -> None:
+async def test_more_models_than_the_parameters_of_a_statement(database: DatabaseUrl) -> None:
     """SQLite takes at most 32,766 of them, PostgreSQL's driver 32,767."""
     store = await Store.open(database)
     await store.register("pocket", ARTIFACT)
@@ -101,8 +101,10 @@ async def test_more_models_than_the_parameters_of_a_statement(database: URL) -> 
 
 
 @pytest.mark.parametrize("revision", ["0099", "ffff"])
-async def test_a_newer_catalogue_is_rejected_in_one_line(database: URL, revision: str) -> None:
-    await (await open_database(database)).dispose()
+async def test_a_newer_catalogue_is_rejected_in_one_line(
+    database: DatabaseUrl, revision: str
+) -> None:
+    await (await open_database(database)).close()
     await run_sql(database, f"UPDATE alembic_version SET version_num = '{revision}'")
     match = rf"by a newer mlxmesh .*{revision}.*supports {HEAD}.*upgrade mlxmesh"
     with pytest.raises(IllegalState, match=match) as caught:
@@ -110,23 +112,24 @@ async def test_a_newer_catalogue_is_rejected_in_one_line(database: URL, revision
     assert "\n" not in caught.value.message
 
 
-async def test_a_catalogue_of_an_unknown_revision_is_rejected_in_one_line(database: URL) -> None:
-    await (await open_database(database)).dispose()
+async def test_a_catalogue_of_an_unknown_revision_is_rejected_in_one_line(
+    database: DatabaseUrl,
+) -> None:
+    await (await open_database(database)).close()
     await run_sql(database, "UPDATE alembic_version SET version_num = '0000'")
     with pytest.raises(IllegalState, match="its revision 0000 is unknown; restore a copy"):
         await open_database(database)
 
 
-async def test_a_database_of_another_application_is_not_changed(database: URL) -> None:
-    if database.database and database.drivername.startswith("sqlite"):
-        Path(database.database).parent.mkdir(parents=True)
+async def test_a_database_of_another_application_is_not_changed(database: DatabaseUrl) -> None:
+    make_folder(database)
     await run_sql(database, "CREATE TABLE models (mine INTEGER)")
     with pytest.raises(IllegalState, match="tables of another application"):
         await open_database(database)
     await run_sql(database, "INSERT INTO models (mine) VALUES (1)")
 
 
-async def test_version_numbers_continue_those_of_an_older_catalogue(database: URL) -> None:
+async def test_version_numbers_continue_those_of_an_older_catalogue(database: DatabaseUrl) -> None:
     """A catalogue of a revision that did not keep the version numbers of removed models."""
     await upgrade_to(database, "0001")
     await run_sql(
@@ -142,7 +145,7 @@ async def test_version_numbers_continue_those_of_an_older_catalogue(database: UR
     assert (number, first) == (8, 1)
 
 
-async def test_sources_of_an_older_catalogue_are_kept(database: URL) -> None:
+async def test_sources_of_an_older_catalogue_are_kept(database: DatabaseUrl) -> None:
     """A catalogue of a revision whose column of the repository had another name."""
     await upgrade_to(database, "0003")
     texts = ("source_directory", "source_file", "source_dtype", "directory", "digest", "dtype")
@@ -167,12 +170,16 @@ async def test_sources_of_an_older_catalogue_are_kept(database: URL) -> None:
     assert model.aliases == {"stable": 1}
 
 
-async def upgrade_to(url: URL, revision: str) -> None:
-    if url.database and url.drivername.startswith("sqlite"):
-        Path(url.database).parent.mkdir(parents=True)
+def make_folder(url: DatabaseUrl) -> None:
+    if isinstance(url, SqliteFile):
+        url.path.parent.mkdir(parents=True)
+
+
+async def upgrade_to(url: DatabaseUrl, revision: str) -> None:
+    make_folder(url)
     config = Config()
     config.set_main_option("script_location", "mlxmesh_model:migrations")
-    engine = create_async_engine(url)
+    engine = make_engine(url)
     async with engine.begin() as connection:
 
         def upgrade(sync: Connection) -> None:

@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType as Type
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.progress import Progress
-from mlxmesh_model.catalogue.database_urls import sqlite_url
+from mlxmesh_model.catalogue.database_urls import SqliteFile
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import (
     DiskFull,
@@ -170,7 +170,7 @@ async def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
         directory.mkdir(parents=True)
         raise OSError(28, "No space left on device")
 
-    store = await Store.open(sqlite_url(tmp_path / "model.db"))
+    store = await Store.open(SqliteFile(tmp_path / "model.db"))
     imports = Imports(store=store, models_dir=tmp_path / "models", convert=on_a_full_disk)
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     with pytest.raises(DiskFull, match=r"free space in .*/models"):
@@ -185,7 +185,7 @@ async def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("left_bytes", [0, 60_000])
 async def test_a_small_disk_is_reported_and_survived(tmp_path, left_bytes: int):
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
-    store = await Store.open(sqlite_url(tmp_path / "model.db"))
+    store = await Store.open(SqliteFile(tmp_path / "model.db"))
     with small_disk(tmp_path / "disk") as disk:
         imports = Imports(store=store, models_dir=disk.path / "models")
         disk.fill(left_bytes=left_bytes)

@@ -3,9 +3,8 @@
 import asyncio
 from dataclasses import replace
 
+import asyncpg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from mlxmesh_model.catalogue.database import open_database
 from mlxmesh_model.catalogue.database_urls import database_url
@@ -47,13 +46,11 @@ async def test_a_restart_between_calls_costs_none(postgres: PostgresServer) -> N
     await store.close()
 
 
-async def cut_off_in_a_transaction(
-    store: Store, postgres: PostgresServer, database: str | None
-) -> None:
+async def cut_off_in_a_transaction(store: Store, postgres: PostgresServer, database: str) -> None:
     connections = f"FROM pg_stat_activity WHERE datname = '{database}'"
     async with store.transactions.write() as session:
         await asyncio.to_thread(postgres.sql, f"SELECT pg_terminate_backend(pid) {connections}")
-        await session.execute(text("SELECT 1"))
+        await session.fetch("SELECT 1")
 
 
 async def test_a_server_that_ends_our_connections_is_told_of(postgres: PostgresServer) -> None:
@@ -81,7 +78,6 @@ async def test_a_database_that_is_not_there_is_told_in_one_line(postgres: Postgr
 
 async def test_a_user_who_may_not_make_tables_is_told_in_one_line(postgres: PostgresServer) -> None:
     name = postgres.create_database().database
-    assert name is not None
     await asyncio.to_thread(postgres.sql, "CREATE ROLE visitor LOGIN")
     with pytest.raises(IllegalState, match=r"permission denied .*may create tables") as caught:
         await open_database(postgres.url(name, user="visitor"))
@@ -91,14 +87,14 @@ async def test_a_user_who_may_not_make_tables_is_told_in_one_line(postgres: Post
 async def test_a_writer_that_holds_the_lock_too_long_is_told_of(postgres: PostgresServer) -> None:
     url = postgres.create_database()
     store = await Store.open(url)
-    frozen = create_async_engine(url)
-    async with frozen.begin() as connection:
-        await connection.execute(text("SELECT value FROM change_counter FOR UPDATE"))
+    frozen = await asyncpg.connect(host=url.host, user=url.user, database=url.database)
+    async with frozen.transaction():
+        await frozen.execute("SELECT value FROM change_counter FOR UPDATE")
         await store.models()  # readers do not wait
         writing = asyncio.create_task(store.register("pocket", ARTIFACT))
         await asyncio.sleep(6)
         assert not writing.done()  # it tries again
     _, number = await writing
     assert number == 1
-    await frozen.dispose()
+    await frozen.close()
     await store.close()

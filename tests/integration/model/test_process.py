@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh_model.catalogue.database_urls import SqliteFile
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.rpc.channels import open_channel
@@ -87,7 +88,8 @@ async def test_an_unusable_catalogue_is_reported_in_one_line(tmp_path, url: str,
 
 async def test_two_services_on_one_database_lose_no_call(tmp_path, database):
     """Each of two processes gets half of the calls, all for the same models."""
-    url = database.render_as_string(hide_password=False)
+    is_file = isinstance(database, SqliteFile)
+    url = f"sqlite:///{database.path}" if is_file else str(database)
     homes = [tmp_path / "a", tmp_path / "b?c"]
     async with AsyncExitStack() as stack:
         stubs: list[model_pb2_grpc.ModelServiceStub] = []

@@ -7,12 +7,11 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database_urls import sqlite_url
+from mlxmesh_model.catalogue.database_urls import SqliteFile
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Source, Version
 from mlxmesh_model.catalogue.store import Store
@@ -144,8 +143,8 @@ async def test_continuing_at_another_commit_mixes_no_files(service, hub):
 class _SlowStore(Store):
     """A catalogue whose `begin_pull` returns some time after it is done."""
 
-    def __init__(self, engine: AsyncEngine, *more: Any) -> None:
-        super().__init__(engine, *more)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
 
     async def begin_pull(self, name: str, source: Source) -> Version:
@@ -156,7 +155,7 @@ class _SlowStore(Store):
 
 
 async def test_a_pull_cancelled_at_its_start_is_not_left_pulling(tmp_path, hub):
-    store = await _SlowStore.open(sqlite_url(tmp_path / "slow.db"))
+    store = await _SlowStore.open(SqliteFile(tmp_path / "slow.db"))
     assert isinstance(store, _SlowStore)
     pulls = Pulls(store=store, hub=HuggingFaceHub(hub.endpoint), models_dir=tmp_path / "models")
 

@@ -1,14 +1,12 @@
 """SQLite in particular: paths, damaged files, and full or read-only disks."""
 
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
 
 from mlxmesh_model.catalogue.database import open_database
-from mlxmesh_model.catalogue.database_urls import sqlite_url
+from mlxmesh_model.catalogue.database_urls import SqliteFile
 from mlxmesh_model.catalogue.models import Artifact
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import DiskFull, IllegalState, MeshError
@@ -29,7 +27,7 @@ async def fill(store: Store) -> None:
 @pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "ä & b", "a?mode=ro"])
 async def test_a_path_may_contain_characters_special_in_urls(tmp_path: Path, name: str) -> None:
     path = tmp_path / name / "model.db"
-    store = await Store.open(sqlite_url(path))
+    store = await Store.open(SqliteFile(path))
     await store.close()
     assert path.is_file()
 
@@ -39,20 +37,15 @@ async def test_a_damaged_catalogue_is_rejected_in_one_line(tmp_path: Path, conte
     path = tmp_path / "model.db"
     path.write_bytes(content)
     with pytest.raises(MeshError, match=r"cannot be used: .*; restore a copy") as caught:
-        await open_database(sqlite_url(path))
+        await open_database(SqliteFile(path))
     assert str(path) in caught.value.message
     assert "\n" not in caught.value.message
 
 
 async def test_a_size_limit_is_reported_as_a_full_disk(tmp_path: Path) -> None:
-    engine = await open_database(sqlite_url(tmp_path / "model.db"))
-    await engine.dispose()
-
-    def stop_growing(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA max_page_count=1").close()
-
-    event.listen(engine.sync_engine, "connect", stop_growing)
-    store = Store(engine)
+    store = await Store.open(SqliteFile(tmp_path / "model.db"))
+    async with store.transactions.write() as session:
+        await session.fetch("PRAGMA max_page_count=1")
     with pytest.raises(DiskFull, match=f"disk is full: free space in {tmp_path}"):
         await fill(store)
     assert await store.models()
@@ -62,7 +55,7 @@ async def test_a_size_limit_is_reported_as_a_full_disk(tmp_path: Path) -> None:
 @needs_mount
 async def test_a_full_disk_is_reported_and_survived(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
-        store = await Store.open(sqlite_url(disk.path / "model.db"))
+        store = await Store.open(SqliteFile(disk.path / "model.db"))
         _, first = await store.register("pocket", artifact(1))
         disk.fill()
         with pytest.raises(DiskFull, match="disk is full: free space in"):
@@ -78,9 +71,9 @@ async def test_a_full_disk_is_reported_and_survived(tmp_path: Path) -> None:
 @pytest.mark.parametrize("present", [True, False], ids=["opened before", "never opened"])
 async def test_a_read_only_disk_is_reported_in_one_line(tmp_path: Path, present: bool) -> None:
     with small_disk(tmp_path / "disk") as disk:
-        url = sqlite_url(disk.path / "deep" / "model.db")
+        url = SqliteFile(disk.path / "deep" / "model.db")
         if present:
-            await (await open_database(url)).dispose()
+            await (await open_database(url)).close()
         disk.make_read_only()
         with pytest.raises(IllegalState, match="cannot be written") as caught:
             await open_database(url)

@@ -13,12 +13,12 @@ pytestmark = [pytest.mark.tools, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[3]
 UV = Path(sys.executable).parent / "uv"
-# Alembic runs these by path, and main modules run below.
+# Alembic runs these by path, main modules run below, and PostgreSQL has an extra of its own.
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
 for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-    if ".migrations" not in module.name and not module.name.endswith("__main__"):
+    if ".migrations" not in module.name and not module.name.endswith(("__main__", ".postgres")):
         importlib.import_module(module.name)
 """
 

@@ -11,7 +11,7 @@ from mlxmesh_generation.domain.catalogue import Catalogue, CatalogueChange, Mode
 from mlxmesh_generation.placement import convert
 from mlxmesh_shared.errors import MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.reference import ModelReference
-from mlxmesh_shared.registry.port import Registry
+from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.rpc.channels import ChannelPool
 
 FETCH_TIMEOUT_S = 120
@@ -29,23 +29,34 @@ class ModelService:
         self._watch_channels = watch_channels
 
     async def watch(self, after_sequence: int) -> AsyncGenerator[CatalogueChange]:
-        """Raises: ServiceUnavailable when the service cannot be reached or its stream breaks."""
-        stub = await self._stub(self._watch_channels)
+        """Waits until the service is registered.
+
+        Raises: ServiceUnavailable when it cannot be reached or its stream breaks.
+        """
+        stub = _stub(self._watch_channels, await self._registered())
         async for message in stub.WatchModels(convert.watch_models(after_sequence)):
             yield convert.catalogue_change(message)
 
     async def tokenizer_files(self, name: str, version: int) -> AsyncGenerator[tuple[str, bytes]]:
         """Raises: ServiceUnavailable as above, ModelNotFound when the version was removed."""
-        stub = await self._stub(self._channels)
+        instances = await self._registry.resolve("model")
+        if not instances:
+            raise ServiceUnavailable("the model service is not running; start it and try again")
+        stub = _stub(self._channels, instances[0])
         request = convert.get_tokenizer(name, version)
         async for piece in stub.GetTokenizer(request, timeout=FETCH_TIMEOUT_S):
             yield piece.file_name, piece.data
 
-    async def _stub(self, channels: ChannelPool) -> ModelServiceStub:
-        instances = await self._registry.resolve("model")
-        if not instances:
-            raise ServiceUnavailable("the model service is not running; start it and try again")
-        return ModelServiceStub(channels.get(instances[0].address))
+    async def _registered(self) -> Instance:
+        async with aclosing(self._registry.watch("model")) as sets:
+            async for instances in sets:
+                if instances:
+                    return instances[0]
+        raise ServiceUnavailable("the registry's watch of the model service ended")
+
+
+def _stub(channels: ChannelPool, instance: Instance) -> ModelServiceStub:
+    return ModelServiceStub(channels.get(instance.address))
 
 
 FIRST_SYNC_WAIT_S = 3.0

@@ -20,9 +20,12 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlxmesh_generation.text import template_limits
-from mlxmesh_generation.text.template_limits import TemplateRefused, TemplateUnusable
+from mlxmesh_generation.text.template_limits import (
+    MAX_RENDER_S,
+    TemplateRefused,
+    TemplateUnusable,
+)
 
-MAX_RENDER_S = 5.0
 MAX_RENDERED_CHARACTERS = 16_000_000
 MAX_TEMPLATE_CHARACTERS = 2**20
 _DEFAULT_GLOBALS = ("range", "dict", "namespace")

@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -18,39 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from mlxmesh_generation.text.chat_template import CompiledTemplate
+from mlxmesh_generation.text.render_frames import (
+    EXHAUSTED,
+    MARKED_TEXT,
+    REFUSED,
+    TEXT,
+    UNUSABLE,
+    read_frame,
+    write_frame,
+)
 from mlxmesh_generation.text.special_text import SpecialTexts
 from mlxmesh_generation.text.template_limits import TemplateRefused, TemplateUnusable
 
 MAX_MEMORY_BYTES = 512 * 2**20
 """The memory that one rendering may use beyond that of the idle process."""
-TEXT, MARKED_TEXT, REFUSED, UNUSABLE, EXHAUSTED = b"T", b"M", b"R", b"U", b"X"
-"""The first byte of a response; after EXHAUSTED, this process should be replaced."""
-LENGTH = struct.Struct(">I")
 # A process whose parent died during a rendering ends after this much more CPU time.
 _SPARE_CPU_S = 5
 _STATM = Path("/proc/self/statm")
 _WATCH_S = 0.02
-
-
-def read_exactly(stream: socket.socket, size: int) -> bytes:
-    """Raises: EOFError when the stream ends before."""
-    received = bytearray()
-    while len(received) < size:
-        piece = stream.recv(min(size - len(received), 2**20))
-        if not piece:
-            raise EOFError
-        received += piece
-    return bytes(received)
-
-
-def read_frame(stream: socket.socket) -> bytes:
-    """Raises: EOFError."""
-    [size] = LENGTH.unpack(read_exactly(stream, LENGTH.size))
-    return read_exactly(stream, size)
-
-
-def write_frame(stream: socket.socket, content: bytes) -> None:
-    stream.sendall(LENGTH.pack(len(content)) + content)
 
 
 class Renderer:

@@ -14,8 +14,8 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from mlxmesh_generation.text import render_process
-from mlxmesh_generation.text.chat_template import MAX_RENDER_S
+from mlxmesh_generation.text import render_frames
+from mlxmesh_generation.text.template_limits import MAX_RENDER_S
 from mlxmesh_shared.errors import Draining, InvalidArgument, MeshError, ServiceUnavailable
 
 # A process whose template exceeds its time is killed after this grace period.
@@ -161,12 +161,12 @@ class _Renderer:
         self._await_start()
         end_s = time.monotonic() + max_render_s + _KILL_AFTER_S
         self._stream.settimeout(max_render_s + _KILL_AFTER_S)
-        render_process.write_frame(self._stream, request)
+        render_frames.write_frame(self._stream, request)
         self._stream.settimeout(max(0.001, end_s - time.monotonic()))
-        answer = render_process.read_frame(self._stream)
+        answer = render_frames.read_frame(self._stream)
         self._known.add(template.name)
         self.is_worth_keeping = (
-            answer[:1] != render_process.EXHAUSTED
+            answer[:1] != render_frames.EXHAUSTED
             and max(len(request), len(answer)) <= _MAX_RETAINED_BYTES
             and len(self._known) < _MAX_TEMPLATES
         )
@@ -190,7 +190,7 @@ class _Renderer:
             return
         self._stream.settimeout(_START_S)
         try:
-            render_process.read_frame(self._stream)
+            render_frames.read_frame(self._stream)
         except (EOFError, OSError):
             raise ServiceUnavailable("the process for chat templates did not start") from None
         self._ready = True
@@ -202,7 +202,7 @@ def _started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
         fd = theirs.fileno()
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", render_process.__name__, str(fd)],
+                [sys.executable, "-m", render_frames.RENDER_MODULE, str(fd)],
                 pass_fds=(fd,),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -232,14 +232,14 @@ def _request(
 
 def _rendered(answer: bytes) -> Rendered:
     kind, content = answer[:1], answer[1:].decode()
-    if kind == render_process.REFUSED:
+    if kind == render_frames.REFUSED:
         because = f": {content}" if content else ""
         raise InvalidArgument(
             f"the model's chat template refuses this conversation{because}", field="chat"
         )
-    if kind in (render_process.UNUSABLE, render_process.EXHAUSTED):
+    if kind in (render_frames.UNUSABLE, render_frames.EXHAUSTED):
         raise _unusable(content)
-    return Rendered(content, has_marks=kind == render_process.MARKED_TEXT)
+    return Rendered(content, has_marks=kind == render_frames.MARKED_TEXT)
 
 
 def _ended(code: int) -> MeshError:

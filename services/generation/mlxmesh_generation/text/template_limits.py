@@ -14,6 +14,8 @@ class TemplateRefused(Exception):
     """It rejects the conversation; its message is empty when it may quote the conversation."""
 
 
+MAX_RENDER_S = 5.0
+"""How long one rendering may take."""
 MAX_ITEMS = 10_000
 """Characters or items that a repetition may make; also the widest padding."""
 MAX_BITS = 4_096

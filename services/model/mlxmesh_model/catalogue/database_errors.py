@@ -3,14 +3,16 @@
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
-from sqlalchemy import URL
-from sqlalchemy.exc import DBAPIError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from mlxmesh_model.catalogue.database_urls import is_sqlite, place, server_of
+from mlxmesh_model.catalogue.database_urls import (
+    DatabaseUrl,
+    PostgresServer,
+    SqliteFile,
+    server_of,
+)
 from mlxmesh_shared.errors import CatalogueBusy, IllegalState, MeshError, ServiceUnavailable
 from mlxmesh_shared.host.disk import disk_error, disk_full, has_no_space, not_writable
 
@@ -36,7 +38,7 @@ def retrying() -> AsyncRetrying:
 
 
 @contextmanager
-def explained(url: URL) -> Generator[None]:
+def explained(url: DatabaseUrl) -> Generator[None]:
     """Translates a database error into a MeshError with a remedy, if it is known."""
     try:
         yield
@@ -49,44 +51,32 @@ def explained(url: URL) -> Generator[None]:
         raise known from error
 
 
-def damaged(url: URL, why: str) -> MeshError:
+def damaged(url: DatabaseUrl, why: str) -> MeshError:
     """The error for a database without a catalogue, or with only parts of one."""
     return IllegalState(
-        f"the catalogue {place(url)} cannot be used: {why}; restore a copy of it, or start with"
+        f"the catalogue {url} cannot be used: {why}; restore a copy of it, or start with"
         " an empty one elsewhere (model files remain; register or pull them again)"
     )
 
 
-def newer(url: URL, revision: str, known: str) -> MeshError:
+def newer(url: DatabaseUrl, revision: str, known: str) -> MeshError:
     """The error for a database that a newer version of this software has written."""
     return IllegalState(
-        f"the catalogue {place(url)} was written by a newer mlxmesh (revision {revision}; this"
+        f"the catalogue {url} was written by a newer mlxmesh (revision {revision}; this"
         f" one supports {known}); upgrade mlxmesh, or choose another --data-dir or database_url"
     )
 
 
-def _known(error: Exception, url: URL) -> MeshError | None:
-    # While connecting, SQLAlchemy does not wrap the driver's errors.
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    if isinstance(cause, sqlite3.Error):
-        return _of_sqlite(cause, url)
-    if isinstance(cause, OSError):
-        return _of_file(cause, url) if is_sqlite(url) else _unreachable(url, cause.strerror)
-    state = getattr(cause, "sqlstate", None)
-    if isinstance(state, str):
-        return _of_postgres(state, cause, url)
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return _unreachable(url)
-    return None
+def _known(error: Exception, url: DatabaseUrl) -> MeshError | None:
+    # SQLAlchemy, by which tables are upgraded, wraps the driver's errors.
+    cause = getattr(error, "orig", None) or error
+    return _of_sqlite(cause, url) if isinstance(url, SqliteFile) else _of_postgres(cause, url)
 
 
-def _of_file(error: OSError, url: URL) -> MeshError:
-    known = disk_error(error, url.database)
-    return known or not_writable(Path(url.database or "."), error.strerror or "")
-
-
-def _of_sqlite(error: sqlite3.Error, url: URL) -> MeshError | None:
-    path = Path(url.database or ".")
+def _of_sqlite(error: Exception, url: SqliteFile) -> MeshError | None:
+    path = url.path
+    if isinstance(error, OSError):
+        return disk_error(error, str(path)) or not_writable(path, error.strerror or "")
     match getattr(error, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return _busy()
@@ -102,7 +92,10 @@ def _of_sqlite(error: sqlite3.Error, url: URL) -> MeshError | None:
             return None
 
 
-def _of_postgres(state: str, error: BaseException, url: URL) -> MeshError | None:
+def _of_postgres(error: Exception, url: PostgresServer) -> MeshError | None:
+    if isinstance(error, OSError):
+        return _unreachable(url, error.strerror)
+    state = str(getattr(error, "sqlstate", None) or "")
     if state == _POSTGRES_FULL:
         return disk_full(f"the data directory of PostgreSQL at {server_of(url)}")
     if state in _POSTGRES_CONFLICT:
@@ -111,13 +104,13 @@ def _of_postgres(state: str, error: BaseException, url: URL) -> MeshError | None
         return _unreachable(url)
     if state.startswith(_POSTGRES_DENIED):
         return IllegalState(
-            f"the database {place(url)} denies access: {error}; check `[model] database_url`,"
+            f"the database {url} denies access: {error}; check `[model] database_url`,"
             " and that its user may create tables there"
         )
     return None
 
 
-def _unreachable(url: URL, why: str | None = None) -> ServiceUnavailable:
+def _unreachable(url: PostgresServer, why: str | None = None) -> ServiceUnavailable:
     reason = f" ({why})" if why else ""
     return ServiceUnavailable(
         f"the catalogue's database at {server_of(url)} cannot be reached{reason}; check that it is"

@@ -1,73 +1,119 @@
 """The URL of the catalogue's database: a file on this host, or a PostgreSQL server."""
 
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from mlxmesh_shared.errors import InvalidArgument
 
-_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
-    "postgresql": "postgresql+asyncpg",
-    "postgres": "postgresql+asyncpg",
-}
-_OPTIONS = {"host", "port", "ssl", "sslmode", "prepared_statement_cache_size"}
+_SQLITE = ("sqlite", "sqlite+aiosqlite")
+_POSTGRES = ("postgresql", "postgres", "postgresql+asyncpg")
+_CACHE_SIZE = "prepared_statement_cache_size"
+_OPTIONS = {"host", "port", "ssl", "sslmode", _CACHE_SIZE}
 _FORMS = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:////PATH"
+_URL = re.compile(
+    r"(?P<scheme>[\w+]+)://"
+    r"(?:(?P<user>[^:/]*)(?::(?P<password>[^@]*))?@)?"
+    r"(?:\[(?P<host6>[^/?\]]+)\]|(?P<host>[^/:?]+))?(?::(?P<port>\d+))?"
+    r"(?:/(?P<database>[^?]*))?(?:\?(?P<options>.*))?"
+)
 
 
-def sqlite_url(path: Path) -> URL:
-    """The URL of a file, whose path may contain characters that are special in a URL."""
-    return URL.create(_DRIVERS["sqlite"], database=str(path))
+@dataclass(frozen=True, slots=True)
+class SqliteFile:
+    """A file, whose path may contain any character."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
-def database_url(text: str) -> URL:
-    """The URL of a setting, with the driver that is used here.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresServer:
+    """A database of a PostgreSQL server; what is empty or 0 is left to the driver's defaults."""
+
+    database: str
+    user: str = ""
+    password: str = field(default="", repr=False)
+    host: str = ""
+    """The server's name or address, or the directory of its socket."""
+    port: int = 0
+    ssl: str = ""
+    """The mode, such as `require`."""
+    statement_cache_size: int | None = None
+    """How many prepared statements a connection keeps; 0 where a proxy shares connections."""
+
+    def __str__(self) -> str:
+        """The URL without its password."""
+        secret = ":***" if self.password else ""
+        user = f"{quote(self.user, safe='')}{secret}@" if self.user else ""
+        is_socket = self.host.startswith("/")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = f":{self.port}" if self.port else ""
+        given = {"host": self.host if is_socket else "", "ssl": self.ssl}
+        options = {name: value for name, value in given.items() if value}
+        query = f"?{urlencode(options)}" if options else ""
+        return f"postgresql://{user}{'' if is_socket else host}{port}/{quote(self.database)}{query}"
+
+
+DatabaseUrl = SqliteFile | PostgresServer
+
+
+def database_url(text: str) -> DatabaseUrl:
+    """The database that a setting names.
 
     Raises: InvalidArgument, which does not repeat the text because it may contain a password.
     """
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError) as error:
-        raise _invalid(f"is not a URL; it must be like {_FORMS}") from error
-    driver = _DRIVERS.get(url.get_backend_name())
-    if driver is None or url.drivername not in (url.get_backend_name(), driver):
-        raise _invalid(f"begins with {url.drivername}; it must be like {_FORMS}")
-    url = url.set(drivername=driver)
-    return _checked_sqlite(url) if is_sqlite(url) else _checked_postgres(url)
+    url = _URL.fullmatch(text)
+    if url is None:
+        raise _invalid(f"is not a URL; it must be like {_FORMS}")
+    if url["scheme"] in _SQLITE:
+        return _sqlite(url)
+    if url["scheme"] in _POSTGRES:
+        return _postgres(url)
+    raise _invalid(f"begins with {url['scheme']}; it must be like {_FORMS}")
 
 
-def is_sqlite(url: URL) -> bool:
-    """Whether the database is a file on this host."""
-    return url.get_backend_name() == "sqlite"
-
-
-def place(url: URL) -> str:
-    """The location of a database for messages: a path, or a URL without its password."""
-    return str(url.database) if is_sqlite(url) else url.render_as_string(hide_password=True)
-
-
-def server_of(url: URL) -> str:
+def server_of(url: PostgresServer) -> str:
     """The host of a PostgreSQL server, or the directory of its socket."""
-    return str(url.host or url.query.get("host") or "localhost")
+    return url.host or "localhost"
 
 
-def _checked_sqlite(url: URL) -> URL:
-    if not url.database or url.database == ":memory:":
+def _sqlite(url: re.Match[str]) -> SqliteFile:
+    if url["options"]:
+        raise _invalid("has options; those of SQLite cannot be chosen")
+    if not url["database"] or url["database"] == ":memory:" or url["host"]:
         raise _invalid("must name a file")
-    return url
+    return SqliteFile(Path(unquote(url["database"])))
 
 
-def _checked_postgres(url: URL) -> URL:
-    unknown = sorted(set(url.query) - _OPTIONS)
+def _postgres(url: re.Match[str]) -> PostgresServer:
+    options = {name: values[-1] for name, values in parse_qs(url["options"] or "").items()}
+    unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         raise _invalid(f"has the option {unknown[0]}; known are {', '.join(sorted(_OPTIONS))}")
-    if not url.database:
+    if not url["database"]:
         raise _invalid(f"names no database; it must be like {_FORMS}")
-    # Other programs use the longer name of this option.
-    if mode := url.query.get("sslmode"):
-        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
-    return url
+    cache_size = options.get(_CACHE_SIZE)
+    return PostgresServer(
+        database=unquote(url["database"]),
+        user=unquote(url["user"] or ""),
+        password=unquote(url["password"] or ""),
+        host=url["host6"] or url["host"] or options.get("host", ""),
+        port=_number(url["port"] or options.get("port", "0"), "port"),
+        # Other programs use the longer name of this option.
+        ssl=options.get("sslmode") or options.get("ssl", ""),
+        statement_cache_size=_number(cache_size, _CACHE_SIZE) if cache_size else None,
+    )
+
+
+def _number(text: str, option: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _invalid(f"has the option {option}, which must be a number") from None
 
 
 def _invalid(why: str) -> InvalidArgument:

@@ -1,151 +1,170 @@
-"""SQL statements of the store; each runs in its caller's transaction."""
+"""SQL statements of the store, for both databases; each runs in its caller's transaction."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import TypeVar
-
-from sqlalchemy import ColumnElement, delete, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Literal
 
 from mlxmesh_model.catalogue import rows
-from mlxmesh_model.catalogue.models import Change, Model, Phase, Source, Version
-from mlxmesh_model.catalogue.tables import (
-    AliasRow,
-    CounterRow,
-    ModelRow,
-    ReplicaRow,
-    TombstoneRow,
-    VersionRow,
-)
+from mlxmesh_model.catalogue.database import Row, Session, Value
+from mlxmesh_model.catalogue.lifecycle import State
+from mlxmesh_model.catalogue.models import Change, Model, Phase, Replica, Source, Version
 
-_Row = TypeVar("_Row", VersionRow, AliasRow, ReplicaRow)
+Where = Literal["name = $1", "name > $1", "sequence > $1"]
+"""Selects models."""
+
+
+def _upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
+    """A statement that inserts a row, or replaces the one with the same key."""
+    # Quoted: SQL has a word `commit` too.
+    names = ", ".join(f'"{column}"' for column in columns)
+    values = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+    changes = ", ".join(f'"{name}" = excluded."{name}"' for name in columns if name not in key)
+    return (
+        f"INSERT INTO {table} ({names}) VALUES ({values})"  # noqa: S608  names of ours
+        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+    )
+
+
+_PUT_VERSION = _upsert("versions", rows.VERSION_COLUMNS, ("model", "number"))
+_PUT_REPLICA = _upsert("replicas", rows.REPLICA_COLUMNS, ("engine_id",))
+_PUT_ALIAS = _upsert("aliases", ("model", "alias", "number"), ("model", "alias"))
 
 
 async def read_models(
-    session: AsyncSession, where: ColumnElement[bool], *, limit: int | None = None
+    session: Session, where: Where, *values: Value, limit: int | None = None
 ) -> list[Model]:
     """The models that a condition selects, ordered by name, read in four statements."""
-    found = (
-        await session.scalars(select(ModelRow).where(where).order_by(ModelRow.name).limit(limit))
-    ).all()
+    if limit is not None:
+        values = (*values, limit)
+    chosen = f"FROM models WHERE {where} ORDER BY name" + (" LIMIT $2" if limit is not None else "")
     # A subquery, because SQLite accepts at most 32,766 parameters.
-    names = select(ModelRow.name).where(where).order_by(ModelRow.name).limit(limit)
-    versions = _by_model(
-        await session.scalars(
-            select(VersionRow).where(VersionRow.model.in_(names)).order_by(VersionRow.number)
-        )
-    )
-    aliases = _by_model(await session.scalars(select(AliasRow).where(AliasRow.model.in_(names))))
-    replicas = _by_model(
-        await session.scalars(
-            select(ReplicaRow).where(ReplicaRow.model.in_(names)).order_by(ReplicaRow.engine_id)
-        )
-    )
+    of_chosen = f"WHERE model IN (SELECT name {chosen})"
+    found = await session.fetch(f"SELECT * {chosen}", *values)
+    versions, aliases, replicas = [
+        _by_model(await session.fetch(f"SELECT * FROM {table} {of_chosen} ORDER BY {key}", *values))  # noqa: S608
+        for table, key in (("versions", "number"), ("aliases", "alias"), ("replicas", "engine_id"))
+    ]
     return [
         rows.to_model(
             row,
-            versions=versions[row.name],
-            aliases=aliases[row.name],
-            replicas=replicas[row.name],
+            versions=versions[row["name"]],
+            aliases=aliases[row["name"]],
+            replicas=replicas[row["name"]],
         )
         for row in found
     ]
 
 
-def _by_model(found: Iterable[_Row]) -> defaultdict[str, list[_Row]]:
-    grouped: defaultdict[str, list[_Row]] = defaultdict(list)
+def _by_model(found: Iterable[Row]) -> defaultdict[str, list[Row]]:
+    grouped: defaultdict[str, list[Row]] = defaultdict(list)
     for row in found:
-        grouped[row.model].append(row)
+        grouped[row["model"]].append(row)
     return grouped
 
 
-async def find_model(session: AsyncSession, name: str) -> Model | None:
+async def find_model(session: Session, name: str) -> Model | None:
     """A model by its name."""
-    found = await read_models(session, ModelRow.name == name)
+    found = await read_models(session, "name = $1", name)
     return found[0] if found else None
 
 
-async def read_changes(session: AsyncSession, *, after: int) -> list[Change]:
+async def read_changes(session: Session, *, after: int) -> list[Change]:
     """The changes after a sequence number, in order; after 0, every model as it is."""
-    changed = await read_models(session, ModelRow.sequence > after)
+    changed = await read_models(session, "sequence > $1", after)
     found = [Change(model.sequence, model.name, model) for model in changed]
     if after:
-        removed = select(TombstoneRow).where(TombstoneRow.sequence > after)
-        tombstones = await session.scalars(removed)
-        found += [Change(row.sequence, row.name, None) for row in tombstones]
+        removed = "SELECT name, sequence FROM tombstones WHERE sequence > $1"
+        tombstones = await session.fetch(removed, after)
+        found += [Change(row["sequence"], row["name"], None) for row in tombstones]
     return sorted(found, key=lambda change: change.sequence)
 
 
-async def last_sequence(session: AsyncSession) -> int:
+async def last_sequence(session: Session) -> int:
     """The sequence number of the last change."""
-    return (await session.scalars(select(CounterRow.value))).one()
+    [row] = await session.fetch("SELECT value FROM change_counter")
+    return row["value"]
 
 
-async def version_row(session: AsyncSession, version: Version) -> VersionRow:
-    """The row of an existing version."""
-    return await session.get_one(VersionRow, (version.model, version.number))
-
-
-async def add_version(session: AsyncSession, name: str, source: Source) -> VersionRow:
-    """Adds a version with the next number, and its model if it does not exist."""
-    model = await session.get(ModelRow, name)
-    if model is None:
-        removed = await session.get(TombstoneRow, name)
-        last_version = removed.last_version if removed is not None else 0
-        model = ModelRow(name=name, sequence=0, last_version=last_version)
-        session.add(model)
-        await session.flush()
-    model.last_version += 1
-    row = rows.new_version_row(name, model.last_version, source)
-    session.add(row)
-    return row
-
-
-async def set_replicas(session: AsyncSession, version: Version) -> None:
-    """Replaces the stored replicas of a version with its present ones."""
-    engine_ids = [replica.engine_id for replica in version.replicas]
-    await session.execute(
-        delete(ReplicaRow).where(
-            ReplicaRow.model == version.model,
-            ReplicaRow.number == version.number,
-            ReplicaRow.engine_id.not_in(engine_ids),
-        )
+async def new_version(session: Session, name: str, source: Source) -> Version:
+    """A version with the next number, for `put_version`; adds its model if it does not exist."""
+    found = await session.fetch("SELECT last_version FROM models WHERE name = $1", name)
+    if not found:
+        removed = "SELECT last_version FROM tombstones WHERE name = $1"
+        found = await session.fetch(removed, name)
+        add = "INSERT INTO models (name, sequence, last_version) VALUES ($1, 0, 0)"
+        await session.fetch(add, name)
+    number = (found[0]["last_version"] if found else 0) + 1
+    await session.fetch("UPDATE models SET last_version = $2 WHERE name = $1", name, number)
+    return Version(
+        model=name,
+        number=number,
+        state=State.PULLING,
+        source=source,
+        created_at=datetime.now(UTC),
     )
-    for replica in version.replicas:
-        await session.merge(rows.new_replica_row(version, replica))
 
 
-async def retry_failed_replicas(session: AsyncSession, version: Version) -> None:
+async def put_version(session: Session, version: Version) -> None:
+    """Stores a version, but not its replicas."""
+    await session.fetch(_PUT_VERSION, *rows.version_values(version))
+
+
+async def delete_version(session: Session, version: Version) -> None:
+    """Removes a version."""
+    delete = "DELETE FROM versions WHERE model = $1 AND number = $2"
+    await session.fetch(delete, version.model, version.number)
+
+
+async def delete_model(session: Session, name: str) -> None:
+    """Removes a model with all that belongs to it."""
+    await session.fetch("DELETE FROM models WHERE name = $1", name)
+
+
+async def put_alias(session: Session, name: str, alias: str, number: int) -> None:
+    """Sets an alias of a model."""
+    await session.fetch(_PUT_ALIAS, name, alias, number)
+
+
+async def delete_alias(session: Session, name: str, alias: str) -> None:
+    """Removes an alias of a model."""
+    await session.fetch("DELETE FROM aliases WHERE model = $1 AND alias = $2", name, alias)
+
+
+async def set_replicas(session: Session, stored: Version, replicas: Sequence[Replica]) -> None:
+    """Replaces the stored replicas of a version."""
+    kept = {replica.engine_id for replica in replicas}
+    for replica in stored.replicas:
+        if replica.engine_id not in kept:
+            delete = "DELETE FROM replicas WHERE engine_id = $1"
+            await session.fetch(delete, replica.engine_id)
+    for replica in replicas:
+        await session.fetch(_PUT_REPLICA, *rows.replica_values(stored, replica))
+
+
+async def retry_failed_replicas(session: Session, version: Version) -> None:
     """Marks failed replicas as pending, so that they are started again."""
-    await session.execute(
-        update(ReplicaRow)
-        .where(
-            ReplicaRow.model == version.model,
-            ReplicaRow.number == version.number,
-            ReplicaRow.phase == Phase.FAILED.value,
-        )
-        .values(phase=Phase.PENDING.value, failure_code=0, failure_reason="", failure_message="")
+    await session.fetch(
+        "UPDATE replicas SET phase = $3, failure_code = 0, failure_reason = '',"
+        " failure_message = '' WHERE model = $1 AND number = $2 AND phase = $4",
+        *(version.model, version.number, Phase.PENDING.value, Phase.FAILED.value),
     )
 
 
-async def last_version(session: AsyncSession, name: str) -> int:
+async def last_version(session: Session, name: str) -> int:
     """The largest version number that a model ever had; 0 for none."""
-    return await session.scalar(select(ModelRow.last_version).where(ModelRow.name == name)) or 0
+    found = await session.fetch("SELECT last_version FROM models WHERE name = $1", name)
+    return found[0]["last_version"] if found else 0
 
 
-async def number_change(
-    session: AsyncSession, name: str, *, removed: bool, last_version: int
-) -> None:
+async def number_change(session: Session, name: str, *, removed: bool, last_version: int) -> None:
     """Gives a change the next sequence number; a removed model leaves a tombstone."""
-    sequence = (
-        await session.scalars(
-            update(CounterRow).values(value=CounterRow.value + 1).returning(CounterRow.value)
-        )
-    ).one()
-    await session.execute(delete(TombstoneRow).where(TombstoneRow.name == name))
+    count = "UPDATE change_counter SET value = value + 1 RETURNING value"
+    [row] = await session.fetch(count)
+    await session.fetch("DELETE FROM tombstones WHERE name = $1", name)
     if removed:
-        session.add(TombstoneRow(name=name, sequence=sequence, last_version=last_version))
+        add = "INSERT INTO tombstones (name, sequence, last_version) VALUES ($1, $2, $3)"
+        await session.fetch(add, name, row["value"], last_version)
     else:
-        await session.execute(
-            update(ModelRow).where(ModelRow.name == name).values(sequence=sequence)
-        )
+        update = "UPDATE models SET sequence = $2 WHERE name = $1"
+        await session.fetch(update, name, row["value"])

@@ -1,8 +1,10 @@
-"""Converts rows of the catalogue to domain objects and back."""
+"""Converts rows of the catalogue to domain objects, and domain objects to the values of rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime
 
+from mlxmesh_model.catalogue.database import Row, Value
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import (
     Artifact,
@@ -13,124 +15,134 @@ from mlxmesh_model.catalogue.models import (
     Source,
     Version,
 )
-from mlxmesh_model.catalogue.tables import AliasRow, ModelRow, ReplicaRow, VersionRow
+
+VERSION_COLUMNS = (
+    "model",
+    "number",
+    "state",
+    "source_directory",
+    "repo_id",
+    "revision",
+    "commit",
+    "source_file",
+    "source_dtype",
+    "created_at",
+    "directory",
+    "digest",
+    "architecture",
+    "parameters",
+    "weights_bytes",
+    "dtype",
+    "context_tokens",
+    "vocab_size",
+    "desired_replicas",
+    "intent",
+    "failure_code",
+    "failure_reason",
+    "failure_message",
+)
+REPLICA_COLUMNS = (
+    "engine_id",
+    "model",
+    "number",
+    "runtime_id",
+    "phase",
+    "failure_code",
+    "failure_reason",
+    "failure_message",
+)
+_NOTHING_ON_DISK = Artifact("", "", "", 0, 0, "", 0, 0)
+_NO_FAILURE = FailureRecord(0, "", "")
 
 
 def to_model(
-    row: ModelRow,
-    *,
-    versions: Iterable[VersionRow],
-    aliases: Iterable[AliasRow],
-    replicas: Iterable[ReplicaRow],
+    row: Row, *, versions: Iterable[Row], aliases: Iterable[Row], replicas: Iterable[Row]
 ) -> Model:
     """A model from its rows: versions ordered by number, replicas by engine id."""
     by_number: dict[int, list[Replica]] = {}
     for replica in replicas:
-        by_number.setdefault(replica.number, []).append(_to_replica(replica))
+        by_number.setdefault(replica["number"], []).append(_to_replica(replica))
     return Model(
-        name=row.name,
-        versions=tuple(_to_version(v, tuple(by_number.get(v.number, ()))) for v in versions),
-        aliases={alias.alias: alias.number for alias in aliases},
-        sequence=row.sequence,
+        name=row["name"],
+        versions=tuple(_to_version(v, tuple(by_number.get(v["number"], ()))) for v in versions),
+        aliases={alias["alias"]: alias["number"] for alias in aliases},
+        sequence=row["sequence"],
     )
 
 
-def _to_version(row: VersionRow, replicas: tuple[Replica, ...]) -> Version:
+def version_values(version: Version) -> Sequence[Value]:
+    """The values of VERSION_COLUMNS."""
+    return (
+        version.model,
+        version.number,
+        version.state.value,
+        *astuple(version.source),
+        version.created_at,
+        *astuple(version.artifact or _NOTHING_ON_DISK),
+        version.desired_replicas,
+        version.intent,
+        *astuple(version.failure or _NO_FAILURE),
+    )
+
+
+def replica_values(version: Version, replica: Replica) -> Sequence[Value]:
+    """The values of REPLICA_COLUMNS."""
+    return (
+        replica.engine_id,
+        version.model,
+        version.number,
+        replica.runtime_id,
+        replica.phase.value,
+        *astuple(replica.failure or _NO_FAILURE),
+    )
+
+
+def _to_version(row: Row, replicas: tuple[Replica, ...]) -> Version:
     return Version(
-        model=row.model,
-        number=row.number,
-        state=State(row.state),
+        model=row["model"],
+        number=row["number"],
+        state=State(row["state"]),
         source=Source(
-            directory=row.source_directory,
-            repo_id=row.repo_id,
-            revision=row.revision,
-            commit=row.commit,
-            file=row.source_file,
-            dtype=row.source_dtype,
+            directory=row["source_directory"],
+            repo_id=row["repo_id"],
+            revision=row["revision"],
+            commit=row["commit"],
+            file=row["source_file"],
+            dtype=row["source_dtype"],
         ),
-        created_at=_utc(row.created_at),
-        artifact=_to_artifact(row) if row.digest else None,
-        desired_replicas=row.desired_replicas,
+        created_at=_moment(row["created_at"]),
+        artifact=_to_artifact(row) if row["digest"] else None,
+        desired_replicas=row["desired_replicas"],
         replicas=replicas,
         failure=_to_failure(row),
-        intent=row.intent,
+        intent=row["intent"],
     )
 
 
-def _utc(moment: datetime) -> datetime:
-    """SQLite does not store the time zone; every time in the catalogue is UTC."""
+def _moment(stored: datetime | str) -> datetime:
+    """SQLite stores text without a time zone; every time in the catalogue is UTC."""
+    moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _to_artifact(row: VersionRow) -> Artifact:
+def _to_artifact(row: Row) -> Artifact:
     return Artifact(
-        directory=row.directory,
-        digest=row.digest,
-        architecture=row.architecture,
-        parameters=row.parameters,
-        weights_bytes=row.weights_bytes,
-        dtype=row.dtype,
-        context_tokens=row.context_tokens,
-        vocab_size=row.vocab_size,
+        directory=row["directory"],
+        digest=row["digest"],
+        architecture=row["architecture"],
+        parameters=row["parameters"],
+        weights_bytes=row["weights_bytes"],
+        dtype=row["dtype"],
+        context_tokens=row["context_tokens"],
+        vocab_size=row["vocab_size"],
     )
 
 
-def _to_replica(row: ReplicaRow) -> Replica:
-    return Replica(row.engine_id, row.runtime_id, Phase(row.phase), _to_failure(row))
+def _to_replica(row: Row) -> Replica:
+    return Replica(row["engine_id"], row["runtime_id"], Phase(row["phase"]), _to_failure(row))
 
 
-def _to_failure(row: VersionRow | ReplicaRow) -> FailureRecord | None:
-    if not row.failure_reason:
+def _to_failure(row: Row) -> FailureRecord | None:
+    if not row["failure_reason"]:
         return None
-    return FailureRecord(row.failure_code, row.failure_reason, row.failure_message)
-
-
-def new_version_row(model: str, number: int, source: Source) -> VersionRow:
-    """A version with only its source set."""
-    row = VersionRow(
-        model=model,
-        number=number,
-        state=State.PULLING.value,
-        created_at=datetime.now(UTC),
-        desired_replicas=0,
-        intent=0,
-    )
-    set_source(row, source)
-    set_artifact(row, Artifact("", "", "", 0, 0, "", 0, 0))
-    set_failure(row, None)
-    return row
-
-
-def new_replica_row(version: Version, replica: Replica) -> ReplicaRow:
-    """A replica of a version."""
-    row = ReplicaRow(
-        engine_id=replica.engine_id,
-        model=version.model,
-        number=version.number,
-        runtime_id=replica.runtime_id,
-        phase=replica.phase.value,
-    )
-    set_failure(row, replica.failure)
-    return row
-
-
-def set_source(row: VersionRow, source: Source) -> None:
-    """Sets the origin of a version."""
-    row.source_directory = source.directory
-    row.source_file, row.source_dtype = source.file, source.dtype
-    row.repo_id, row.revision, row.commit = source.repo_id, source.revision, source.commit
-
-
-def set_artifact(row: VersionRow, artifact: Artifact) -> None:
-    """Sets the properties of the files on disk."""
-    row.directory, row.digest = artifact.directory, artifact.digest
-    row.architecture, row.dtype = artifact.architecture, artifact.dtype
-    row.parameters, row.weights_bytes = artifact.parameters, artifact.weights_bytes
-    row.context_tokens, row.vocab_size = artifact.context_tokens, artifact.vocab_size
-
-
-def set_failure(row: VersionRow | ReplicaRow, failure: FailureRecord | None) -> None:
-    """Sets the failure, or clears it."""
-    record = failure or FailureRecord(0, "", "")
-    row.failure_code, row.failure_reason = record.code, record.reason
-    row.failure_message = record.message
+    return FailureRecord(row["failure_code"], row["failure_reason"], row["failure_message"])

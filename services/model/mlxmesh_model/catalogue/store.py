@@ -6,18 +6,14 @@ from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
-from sqlalchemy import URL, delete
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-
-from mlxmesh_model.catalogue import lifecycle, queries, rows
+from mlxmesh_model.catalogue import lifecycle, queries
 from mlxmesh_model.catalogue.change_signal import ChangeSignal
-from mlxmesh_model.catalogue.database import open_database
+from mlxmesh_model.catalogue.database import Database, Session, open_database
+from mlxmesh_model.catalogue.database_urls import DatabaseUrl
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, Action, State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Source, Version
-from mlxmesh_model.catalogue.tables import AliasRow, ModelRow, VersionRow
 from mlxmesh_model.catalogue.transactions import Transactions, uncancellable
-from mlxmesh_shared.errors import MeshError, ModelNotFound
+from mlxmesh_shared.errors import ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 
 OnChange = Callable[[Model | None, Model | None], None]
@@ -31,16 +27,16 @@ def _ignore(before: Model | None, after: Model | None) -> None:
 class Store:
     """The catalogue. Every change that a watcher can see gets the next sequence number."""
 
-    def __init__(self, engine: AsyncEngine, on_change: OnChange = _ignore) -> None:
+    def __init__(self, url: DatabaseUrl, database: Database, on_change: OnChange = _ignore) -> None:
         """`on_change` is called after each change that this process makes."""
-        self.transactions = Transactions(engine)
+        self.transactions = Transactions(url, database)
         self._on_change = on_change
         self._changed = ChangeSignal()
 
     @classmethod
-    async def open(cls, url: URL, on_change: OnChange = _ignore) -> "Store":
+    async def open(cls, url: DatabaseUrl, on_change: OnChange = _ignore) -> "Store":
         """Opens the catalogue and upgrades its tables."""
-        return cls(await open_database(url), on_change)
+        return cls(url, await open_database(url), on_change)
 
     async def close(self) -> None:
         """Closes the database after running operations have ended."""
@@ -63,7 +59,7 @@ class Store:
                 await others.wait()
             await asyncio.sleep(interval_s)
             # The calls that need the database report its errors.
-            with suppress(SQLAlchemyError, MeshError):
+            with suppress(Exception):
                 now = await self.sequence()
                 if now != known:
                     known = now
@@ -86,7 +82,7 @@ class Store:
     async def models(self, *, after: str = "", limit: int | None = None) -> list[Model]:
         """The models whose name sorts after `after`, ordered by name."""
         return await self.transactions.read(
-            partial(queries.read_models, where=ModelRow.name > after, limit=limit)
+            lambda session: queries.read_models(session, "name > $1", after, limit=limit)
         )
 
     @uncancellable
@@ -111,16 +107,15 @@ class Store:
         """
         source = source or Source(directory=artifact.directory)
         async with self._changing(name) as (session, model):
-            known = model.with_content(artifact.digest) if model else None
-            if known is None:
-                row = await queries.add_version(session, name, source)
-                row.state = State.AVAILABLE.value
-            else:
-                row = await queries.version_row(session, known)
-            if known is None or (known.source.directory and source.directory):
-                rows.set_source(row, source)
-                rows.set_artifact(row, artifact)
-        return await self.model(name), row.number
+            version = model.with_content(artifact.digest) if model else None
+            if version is None:
+                version = await queries.new_version(session, name, source)
+                added = replace(version, state=State.AVAILABLE, artifact=artifact)
+                await queries.put_version(session, added)
+            elif version.source.directory and source.directory:
+                moved = replace(version, source=source, artifact=artifact)
+                await queries.put_version(session, moved)
+        return await self.model(name), version.number
 
     @uncancellable
     async def begin_pull(self, name: str, source: Source) -> Version:
@@ -130,32 +125,29 @@ class Store:
         Raises: IllegalState while another call pulls it.
         """
         async with self._changing(name) as (session, model):
-            known = model.pulled_from(source) if model else None
-            if known is None:
-                row = await queries.add_version(session, name, source)
-            elif known.state in ON_DISK:
-                return known
+            version = model.pulled_from(source) if model else None
+            if version is None:
+                version = await queries.new_version(session, name, source)
+            elif version.state in ON_DISK:
+                return version
             else:
-                row = await queries.version_row(session, known)
-                row.state = lifecycle.next_state(
-                    known.state, Action.PULL, subject=known.label
-                ).value
-                rows.set_source(row, source)
-                rows.set_failure(row, None)
-        return (await self.model(name)).version(row.number)
+                state = lifecycle.next_state(version.state, Action.PULL, subject=version.label)
+                version = replace(version, state=state, source=source, failure=None)
+            await queries.put_version(session, version)
+        return (await self.model(name)).version(version.number)
 
     @uncancellable
     async def finish_pull(self, version: Version, artifact: Artifact) -> Version:
         """Marks a pulled version as available and returns it."""
-        async with self._transition(version, Action.FINISH_PULL) as (_, row):
-            rows.set_artifact(row, artifact)
+        async with self._transition(version, Action.FINISH_PULL) as (session, now):
+            await queries.put_version(session, replace(now, artifact=artifact))
         return (await self.model(version.model)).version(version.number)
 
     @uncancellable
     async def fail_pull(self, version: Version, failure: FailureRecord) -> None:
         """Marks a version whose pull failed and stores the cause."""
-        async with self._transition(version, Action.FAIL_PULL) as (_, row):
-            rows.set_failure(row, failure)
+        async with self._transition(version, Action.FAIL_PULL) as (session, now):
+            await queries.put_version(session, replace(now, failure=failure))
 
     @uncancellable
     async def delete(self, reference: ModelReference) -> list[Version]:
@@ -171,9 +163,9 @@ class Store:
             removed = list(model.versions) if whole else [model.resolve(reference)]
             for version in removed:
                 lifecycle.next_state(version.state, Action.DELETE, subject=version.label)
-                await session.delete(await queries.version_row(session, version))
+                await queries.delete_version(session, version)
             if len(removed) == len(model.versions):
-                await session.execute(delete(ModelRow).where(ModelRow.name == model.name))
+                await queries.delete_model(session, model.name)
         return removed
 
     @uncancellable
@@ -186,12 +178,10 @@ class Store:
             if model is None:
                 raise _not_found(name, field="name")
             if number == 0:
-                await session.execute(
-                    delete(AliasRow).where(AliasRow.model == name, AliasRow.alias == alias)
-                )
+                await queries.delete_alias(session, name, alias)
             else:
                 model.version(number, field="version")
-                await session.merge(AliasRow(model=name, alias=alias, number=number))
+                await queries.put_alias(session, name, alias, number)
         return await self.model(name)
 
     # Changing replicas.
@@ -205,10 +195,9 @@ class Store:
         model = await self.model(reference.name)
         version = model.resolve(reference)
         action = Action.LOAD if replicas else Action.UNLOAD
-        async with self._transition(version, action) as (session, row):
-            row.desired_replicas = replicas
-            row.intent += 1
-            rows.set_failure(row, None)
+        async with self._transition(version, action) as (session, now):
+            intended = replace(now, desired_replicas=replicas, intent=now.intent + 1, failure=None)
+            await queries.put_version(session, intended)
             if replicas:
                 await queries.retry_failed_replicas(session, version)
         return (await self.model(version.model)).version(version.number)
@@ -218,19 +207,19 @@ class Store:
         """Writes a version's replicas and the state that follows from them. Returns False, and
         writes nothing, when the intent has changed since the version was read.
         """
-        async with self._changing(version.model) as (session, _):
-            row = await session.get(VersionRow, (version.model, version.number))
-            if row is None or row.intent != version.intent:
+        async with self._changing(version.model) as (session, model):
+            stored = _version(model, version.number)
+            if stored is None or stored.intent != version.intent:
                 return False
-            row.state = version.state.value
-            rows.set_failure(row, version.failure)
-            await queries.set_replicas(session, version)
+            observed = replace(stored, state=version.state, failure=version.failure)
+            await queries.put_version(session, observed)
+            await queries.set_replicas(session, stored, version.replicas)
         return True
 
     # Transactions.
 
     @asynccontextmanager
-    async def _changing(self, name: str) -> AsyncGenerator[tuple[AsyncSession, Model | None]]:
+    async def _changing(self, name: str) -> AsyncGenerator[tuple[Session, Model | None]]:
         """A transaction on one model, with its state before the change. A change that a watcher can
         see gets the next sequence number.
         """
@@ -238,8 +227,6 @@ class Store:
             before = await queries.find_model(session, name)
             last_version = await queries.last_version(session, name)
             yield session, before
-            await session.flush()
-            session.expire_all()
             after = await queries.find_model(session, name)
             changed = _visible(before) != _visible(after)
             if changed:
@@ -253,19 +240,23 @@ class Store:
     @asynccontextmanager
     async def _transition(
         self, version: Version, action: Action
-    ) -> AsyncGenerator[tuple[AsyncSession, VersionRow]]:
-        """A transaction that changes the state of a version by an action."""
+    ) -> AsyncGenerator[tuple[Session, Version]]:
+        """A transaction on a version, with its state after an action; the caller stores it."""
         async with self._changing(version.model) as (session, model):
             if model is None:
                 raise _not_found(version.model)
             current = model.version(version.number)
-            row = await queries.version_row(session, current)
-            row.state = lifecycle.next_state(current.state, action, subject=current.label).value
-            yield session, row
+            state = lifecycle.next_state(current.state, action, subject=current.label)
+            yield session, replace(current, state=state)
 
 
 def _not_found(name: str, *, field: str = "model") -> ModelNotFound:
     return ModelNotFound(f"there is no model {name}; list the models to see which", field=field)
+
+
+def _version(model: Model | None, number: int) -> Version | None:
+    versions = model.versions if model is not None else ()
+    return next((version for version in versions if version.number == number), None)
 
 
 def _visible(model: Model | None) -> object:

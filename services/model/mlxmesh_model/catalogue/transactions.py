@@ -2,16 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-
-from mlxmesh_model.catalogue.database import for_reading, for_writing
+from mlxmesh_model.catalogue.database import Database, Session
 from mlxmesh_model.catalogue.database_errors import explained, retrying
-from mlxmesh_model.catalogue.tables import CounterRow
+from mlxmesh_model.catalogue.database_urls import DatabaseUrl
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
@@ -20,11 +17,10 @@ _Result = TypeVar("_Result")
 class Transactions:
     """Each read sees one state of the database; writes are serialized."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        """Takes ownership of the engine."""
-        self._engine = engine
-        self._readers = async_sessionmaker(for_reading(engine), expire_on_commit=False)
-        self._writers = async_sessionmaker(for_writing(engine), expire_on_commit=False)
+    def __init__(self, url: DatabaseUrl, database: Database) -> None:
+        """Takes ownership of the database."""
+        self._url = url
+        self._database = database
         # Within this process, waiting for a lock is cheaper than waiting in the database.
         self._writing = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
@@ -32,7 +28,7 @@ class Transactions:
     async def close(self) -> None:
         """Closes the database after running operations have ended."""
         await asyncio.gather(*self._running, return_exceptions=True)
-        await self._engine.dispose()
+        await self._database.close()
 
     def run_to_completion(self, operation: Coroutine[Any, Any, _Result]) -> "asyncio.Task[_Result]":
         """A task that `close` waits for, even if its caller is cancelled."""
@@ -41,36 +37,27 @@ class Transactions:
         task.add_done_callback(self._running.discard)
         return task
 
-    async def read(self, statements: Callable[[AsyncSession], Awaitable[_Result]]) -> _Result:
+    async def read(self, statements: Callable[[Session], Awaitable[_Result]]) -> _Result:
         """The result of the statements, which may run more than once. Raises: MeshError."""
         async for attempt in retrying():
-            with attempt, explained(self._engine.url):
-                async with self._readers() as session:
+            with attempt, explained(self._url):
+                async with self._database.reading() as session:
                     return await statements(session)
         raise AssertionError("retrying ends with a result or an error")
 
     @asynccontextmanager
-    async def write(self) -> AsyncGenerator[AsyncSession]:
+    async def write(self) -> AsyncGenerator[Session]:
         """A transaction isolated from all other changes. Raises: MeshError."""
         async with self._writing:
-            session = await self._begin()
-            with explained(self._engine.url):
-                async with session:
-                    yield session
-                    await session.commit()
+            with explained(self._url):
+                async with AsyncExitStack() as stack:
+                    yield await self._begin(stack)
 
-    async def _begin(self) -> AsyncSession:
-        """A session whose transaction holds the write lock."""
+    async def _begin(self, stack: AsyncExitStack) -> Session:
+        """Begins a transaction; the stack ends it."""
         async for attempt in retrying():
-            with attempt, explained(self._engine.url):
-                session = self._writers()
-                try:
-                    # SQLite locks when the transaction begins, PostgreSQL when it selects this row.
-                    await session.execute(select(CounterRow.value).with_for_update())
-                except BaseException:
-                    await session.close()
-                    raise
-                return session
+            with attempt, explained(self._url):
+                return await stack.enter_async_context(self._database.writing())
         raise AssertionError("retrying ends with a result or an error")
 
 
