@@ -18,8 +18,6 @@ from mlxmesh_shared.settings import SETTINGS
 # The runtime begins first: it forks the spare engine, which has the most to import.
 _SERVICES = ("mlxmesh_runtime", "mlxmesh_model", "mlxmesh_generation", "mlxmesh_gateway")
 NEEDED_BY_ALL = (
-    # What watchfiles imports when the first watch of a registry starts.
-    "anyio._backends._asyncio",
     "mlxmesh_shared.process.service_host",
     "mlxmesh_shared.telemetry.exporter",
     "mlxmesh_shared.telemetry.log_records",
