@@ -154,7 +154,7 @@ def consul_agent() -> Iterator[tuple[str, int] | None]:
 
 
 def rows(registry: str, found: Sequence[Window], apart: str = "") -> list[Row]:
-    """One row a process, one for all of the mesh, and one for Consul's agent."""
+    """One row a process, one for all of the mesh, and one for what is reported apart."""
     roles = [role for role in found[0].by_role if role != apart]
     return [
         *(_row(registry, role, found, role) for role in roles),
