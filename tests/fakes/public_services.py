@@ -11,7 +11,7 @@ from mlxmesh.generation.v1.generation_pb2_grpc import (
 )
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
-from mlxmesh_generation.relay.relays import RELAY, Relays
+from mlxmesh_generation.relay.servicer import RELAY, Relays
 from mlxmesh_shared.errors import GenerationNotFound, MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions, remaining_s
 

@@ -10,7 +10,7 @@ from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServi
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_generation.placement.engines import Engines, Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
-from mlxmesh_generation.relay.relays import RELAY, Relays
+from mlxmesh_generation.relay.servicer import RELAY, Relays
 from mlxmesh_generation.servicer import EngineStatusServicer, GenerationServicer
 from mlxmesh_generation.streams.generations import Generations, Timeouts
 from mlxmesh_generation.streams.limits import GenerationLimits

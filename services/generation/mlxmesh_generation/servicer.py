@@ -24,7 +24,7 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
 from mlxmesh_generation import convert
 from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest
 from mlxmesh_generation.placement.engines import Engines
-from mlxmesh_generation.relay.relays import Relays
+from mlxmesh_generation.relay.servicer import Relays
 from mlxmesh_generation.streams.generations import Generations
 from mlxmesh_shared.errors import MethodNotFound
 from mlxmesh_shared.registry.convert import breaker_message, instance_message

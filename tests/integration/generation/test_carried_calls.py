@@ -10,7 +10,7 @@ from grpc import aio
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.generation.v1 import generation_pb2 as g
-from mlxmesh_generation.relay.relays import RELAY
+from mlxmesh_generation.relay.servicer import RELAY
 from mlxmesh_shared.errors import Draining, InvalidArgument, MalformedMessage
 from mlxmesh_shared.rpc.channels import open_channel
 from tests.integration.generation.harness import Mesh, running_mesh, until
