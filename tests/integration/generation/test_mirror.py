@@ -14,7 +14,7 @@ async def test_a_watch_waits_for_the_model_service_to_register() -> None:
     """Neither an error nor a retry: the first token of a mesh that starts would wait for it."""
     registry, channels, fake = InMemoryRegistry(), ChannelPool(), FakeModelService()
     fake.put(pocket())
-    models = ModelService(registry=registry, channels=channels)
+    models = ModelService(registry=registry, channels=channels, watch_channels=channels)
     async with aclosing(models.watch(0)) as changes:
         first = asyncio.create_task(anext(changes))
         await asyncio.sleep(0.05)

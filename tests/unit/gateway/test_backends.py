@@ -19,6 +19,7 @@ from mlxmesh_shared.errors import (
 )
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
+from mlxmesh_shared.rpc.channels import SHORT_TIMEOUTS, PeerTimeouts
 from tests.fakes.lost import lost
 from tests.fakes.registry import InMemoryRegistry
 
@@ -60,7 +61,14 @@ class Stand:
         await backends.stop_following()
         return backends
 
-    def _open(self, address: str, *, role: str = "", window_bytes: int | None = None) -> Any:
+    def _open(
+        self,
+        address: str,
+        *,
+        role: str = "",
+        window_bytes: int | None = None,
+        timeouts: PeerTimeouts = SHORT_TIMEOUTS,
+    ) -> Any:
         assert role == "generation"
         self.channels[address] = FakeChannel(address)
         return self.channels[address]

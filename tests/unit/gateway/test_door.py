@@ -30,6 +30,7 @@ from mlxmesh_shared.errors import (
     Unauthenticated,
 )
 from mlxmesh_shared.registry import Instance
+from mlxmesh_shared.rpc.channels import SHORT_TIMEOUTS, PeerTimeouts
 from mlxmesh_shared.rpc.requests import RequestParser
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.tls.identity import PeerIdentity
@@ -54,7 +55,14 @@ class FakeMesh:
         self.options: list[dict[str, Any]] = []
         self.errors: dict[str, MeshError] = {}
 
-    def open(self, address: str, *, role: str = "", window_bytes: int | None = None) -> Any:
+    def open(
+        self,
+        address: str,
+        *,
+        role: str = "",
+        window_bytes: int | None = None,
+        timeouts: PeerTimeouts = SHORT_TIMEOUTS,
+    ) -> Any:
         return FakeChannel(self, address)
 
     def respond(self, address: str, options: dict[str, Any]) -> bytes:

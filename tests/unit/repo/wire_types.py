@@ -11,8 +11,6 @@ _RULES = "rules are options of the contract's own descriptors"
 ALLOWED = {
     "mlxmesh_gateway.events.event_log": _EVENT,
     "mlxmesh_gateway.forwarding.generate_stream": _RELAY,
-    "mlxmesh_gateway.forwarding.relay_link": _RELAY,
-    "mlxmesh_generation.relay.relays": _RELAY,
     "mlxmesh_gateway.events.instance_events": _EVENT,
     "mlxmesh_gateway.otlp.traces": _STUB,
     "mlxmesh_gateway.events.overload": _EVENT,
