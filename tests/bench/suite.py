@@ -24,6 +24,7 @@ PARTS = (
     Part(1, "through the gateway, beside MLX in process", "bench_mesh"),
     Part(1, "the engine's step loop, beside BatchGenerator", "bench_engine"),
     Part(1, "the forward pass for CPUs, by part", "bench_forward"),
+    Part(1, "products by layout and format of the weights", "bench_products"),
     Part(3, "32 different samplers, through the gateway", "bench_samplers"),
     Part(3, "samplers, by size of the vocabulary", "bench_sampling"),
     Part(4, "prefix cache, one replica and two", "bench_prefix"),
