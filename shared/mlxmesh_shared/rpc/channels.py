@@ -61,8 +61,6 @@ class PeerTimeouts:
             ("grpc.http2.ping_timeout_ms", ping_ms),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
-            # It pings after data arrived, to find a larger window: of use only for busy channels.
-            ("grpc.http2.bdp_probe", int(self.ping_interval_s <= 1)),
         )
 
 
@@ -115,7 +113,10 @@ def open_channel(
         ("grpc.max_send_message_length", 2 * max_message_bytes),
     )
     if window_bytes is not None:
-        sizes += (("grpc.http2.lookahead_bytes", window_bytes), ("grpc.http2.bdp_probe", 0))
+        sizes += (("grpc.http2.lookahead_bytes", window_bytes),)
+    # It pings after data arrived, to find a larger window: of use only for busy channels.
+    probes = window_bytes is None and timeouts.ping_interval_s <= 1
+    sizes += (("grpc.http2.bdp_probe", int(probes)),)
     options = (*_OPTIONS, *timeouts.options(pings=pings), *sizes)
     if certificates is None:
         return _MeshChannel(aio.insecure_channel(address, options=options))
