@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import mlx_lm.utils
-
 from mlxmesh_engine.forward.blas import prepare_blas
 
 prepare_blas()
 
 import mlx.core as mx  # noqa: E402 - only after the BLAS
+import mlx_lm.utils  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
 from mlx_lm.models import qwen3  # noqa: E402
 from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
