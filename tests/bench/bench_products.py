@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from mlxmesh_engine.forward.blas import prepare_blas
 
 prepare_blas()
 
-import mlx.core as mx  # noqa: E402 - only after the BLAS
+import mlx.core as mx  # noqa: E402 - only after the BLAS is chosen, as numpy
+import numpy as np  # noqa: E402
 
 from mlxmesh_engine.cpu import products  # noqa: E402
 from tests.bench.results import Findings, Result, Row, run_alone  # noqa: E402
