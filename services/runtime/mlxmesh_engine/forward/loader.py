@@ -19,7 +19,7 @@ from mlxmesh_engine.forward.blas import Blas
 from mlxmesh_engine.forward.dtype_policy import DtypeChoice, choose_dtype
 from mlxmesh_engine.forward.forward_pass import Forward
 from mlxmesh_engine.forward.model_config import read_config
-from mlxmesh_engine.forward.prepare import prepare_forward
+from mlxmesh_engine.forward.prepare import PreparedForward, prepare_forward
 from mlxmesh_engine.forward.weights import (
     convert_weights,
     every_array,
@@ -72,13 +72,8 @@ def load(
     shipped, config = _read(model_dir)
     device, weights = device_name(), shipped_weights(shipped)
     choice = choose_dtype(dtype, weights, device=device, blas=blas, available_bytes=available_bytes)
-    prepared = prepare_forward(
-        _materialize(model_dir, shipped, choice),
-        cpu=cpu_forward and device == "cpu",
-        cpu_threads=cpu_threads,
-        dtype=choice.dtype,
-        reload=lambda: _materialize(model_dir, _read(model_dir)[0], choice),
-    )
+    cpu = cpu_forward and device == "cpu"
+    prepared = _prepare(model_dir, shipped, choice, cpu=cpu, cpu_threads=cpu_threads)
     context_tokens = model_config.context_tokens(config, context_tokens)
     return LoadedModel(
         model=prepared.forward,
@@ -98,6 +93,18 @@ def load(
             available_bytes=available_bytes(),
             configured_bytes=kv_cache_bytes,
         ),
+    )
+
+
+def _prepare(
+    model_dir: Path, shipped: nn.Module, choice: DtypeChoice, *, cpu: bool, cpu_threads: int
+) -> PreparedForward:
+    return prepare_forward(
+        _materialize(model_dir, shipped, choice),
+        cpu=cpu,
+        cpu_threads=cpu_threads,
+        dtype=choice.dtype,
+        reload=lambda: _materialize(model_dir, _read(model_dir)[0], choice),
     )
 
 
