@@ -159,15 +159,20 @@ class MeshServer:
         )
         self._server = aio.server(interceptors=[self._guard], options=options.channel_arguments())
         self._health = health.aio.HealthServicer()
+        self._add_handlers(services, generic_handlers)
+
+    def _add_handlers(
+        self,
+        services: Sequence[tuple[AddServicer, Any]],
+        generic_handlers: Sequence[grpc.GenericRpcHandler],
+    ) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         add_ControlServiceServicer_to_server(control.ControlServicer(self.leaving), self._server)
         for add_servicer, servicer in services:
             add_servicer(servicer, self._server)
-        if options.reflection:
-            generic_handlers = (
-                *generic_handlers,
-                *reflection_handlers((*service_names, control.SERVICE_NAME, _HEALTH)),
-            )
+        if self._options.reflection:
+            names = (*self._service_names, control.SERVICE_NAME, _HEALTH)
+            generic_handlers = (*generic_handlers, *reflection_handlers(names))
         self._server.add_generic_rpc_handlers(generic_handlers)
 
     async def start(self) -> str:

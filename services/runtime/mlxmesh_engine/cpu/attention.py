@@ -50,8 +50,7 @@ def _attend_last(
     output: Floats,
 ) -> None:
     """One query for each row: the last token's."""
-    window = attention.window
-    starts = [0 if window is None else max(0, row.tokens - window) for row in rows]
+    starts = [_first_key(attention.window, row.tokens - 1) for row in rows]
     visible = [row.tokens - start for row, start in zip(rows, starts, strict=True)]
     longest = max(visible)
     scores = np.full((*queries.shape[:3], longest), -np.inf, np.float32)

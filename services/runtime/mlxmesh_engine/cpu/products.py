@@ -87,12 +87,10 @@ class _Part:
         padding = -self._outputs % BLOCK_OUTPUTS
         if padding:
             weight = np.pad(weight, ((0, padding), (0, 0)))
+        if not layout.blocked:
+            weight = np.ascontiguousarray(weight)
         by_block = weight.reshape(-1, BLOCK_OUTPUTS, self._inputs).swapaxes(1, 2)
-        if layout.blocked:
-            self._blocks = np.ascontiguousarray(by_block)
-        else:
-            self._matrix = np.ascontiguousarray(weight)
-            self._blocks = self._matrix.reshape(-1, BLOCK_OUTPUTS, self._inputs).swapaxes(1, 2)
+        self._blocks = np.ascontiguousarray(by_block) if layout.blocked else by_block
 
     def __call__(self, values: Floats) -> Floats:
         rows, blocks = len(values), self._blocks
@@ -107,18 +105,18 @@ class _Part:
 
     def _multiply(self, values: Floats, product: Floats, part: slice) -> None:
         """Computes the outputs of some blocks."""
-        rows = len(values)
+        rows, blocks = len(values), self._blocks[part]
         at_once = self._layout.rows_at_once(rows, self._inputs)
         if at_once == 0:
+            # In this layout the blocks are one matrix (outputs, inputs); reshape copies nothing.
+            matrix = blocks.swapaxes(1, 2).reshape(-1, self._inputs)
             columns = slice(part.start * BLOCK_OUTPUTS, part.stop * BLOCK_OUTPUTS)
-            np.matmul(values, self._matrix[columns].T, out=product.reshape(rows, -1)[:, columns])
+            np.matmul(values, matrix.T, out=product.reshape(rows, -1)[:, columns])
             return
         whole = rows - rows % at_once
-        _multiply_blocks(values[:whole], self._blocks[part], product[:whole, part], at_once)
+        _multiply_blocks(values[:whole], blocks, product[:whole, part], at_once)
         if whole < rows:
-            _multiply_blocks(
-                values[whole:], self._blocks[part], product[whole:, part], rows - whole
-            )
+            _multiply_blocks(values[whole:], blocks, product[whole:, part], rows - whole)
 
     def weight_rows(self, outputs: NDArray[np.integer[Any]]) -> Floats:
         return self._blocks[outputs // BLOCK_OUTPUTS, :, outputs % BLOCK_OUTPUTS]
