@@ -60,6 +60,15 @@ class SourceNotFound(NotFound): ...
 class TraceNotFound(NotFound): ...
 
 
+class UserNotFound(NotFound): ...
+
+
+class KeyNotFound(NotFound): ...
+
+
+class QuotaNotFound(NotFound): ...
+
+
 class MethodNotFound(MeshError):
     code = StatusCode.UNIMPLEMENTED
 
@@ -72,6 +81,9 @@ class EngineExists(AlreadyExists): ...
 
 
 class GenerationExists(AlreadyExists): ...
+
+
+class UserExists(AlreadyExists): ...
 
 
 class IllegalState(MeshError):
@@ -95,6 +107,9 @@ class PermissionDenied(MeshError):
     code = StatusCode.PERMISSION_DENIED
 
 
+class ModelNotAllowed(PermissionDenied): ...
+
+
 class MessageTooLarge(MeshError):
     code = StatusCode.RESOURCE_EXHAUSTED
 
@@ -115,6 +130,10 @@ class TooManyRequests(MeshError):
     code, retryable = StatusCode.RESOURCE_EXHAUSTED, True
 
 
+class QuotaExceeded(MeshError):
+    code, retryable = StatusCode.RESOURCE_EXHAUSTED, True
+
+
 class CatalogueBusy(MeshError):
     code, retryable = StatusCode.UNAVAILABLE, True
 
@@ -130,6 +149,9 @@ class NoRuntime(ServiceUnavailable): ...
 
 
 class RegistryUnavailable(ServiceUnavailable): ...
+
+
+class AccessUnavailable(ServiceUnavailable): ...
 
 
 class EngineLost(ServiceUnavailable): ...
