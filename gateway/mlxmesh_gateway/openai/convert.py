@@ -2,7 +2,155 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from mlxmesh.common.v1.sampling_pb2 import Sampling
+from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh.model.v1.model_pb2 import Model
+from mlxmesh_gateway.openai.answers import Usage
+from mlxmesh_gateway.openai.chat_schema import ChatRequest, Message
+from mlxmesh_gateway.openai.completion_schema import CompletionRequest
+from mlxmesh_gateway.openai.schema import GenerationFields, SamplingFields, TextPart
+from mlxmesh_shared.errors import FeatureNotSupported, GenerationCancelled, InvalidArgument
+
+DEFAULT_TEMPERATURE = 1.0
+"""OpenAI's; the contract's is 0."""
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's, for text completions."""
+
+_ROLES = {
+    "system": pb.ROLE_SYSTEM,
+    "developer": pb.ROLE_SYSTEM,
+    "user": pb.ROLE_USER,
+    "assistant": pb.ROLE_ASSISTANT,
+    "tool": pb.ROLE_TOOL,
+}
+
+# Requests.
+
+
+def chat_generation(request: ChatRequest, *, request_id: str = "") -> pb.GenerateRequest:
+    """Raises: InvalidArgument, FeatureNotSupported."""
+    generation = _generation(request, request_id, _max_tokens(request))
+    generation.chat.messages.extend(_messages(request.messages))
+    generation.chat.SetInParent()
+    return generation
+
+
+def text_generation(request: CompletionRequest, *, request_id: str = "") -> pb.GenerateRequest:
+    max_tokens = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+    generation = _generation(request, request_id, max_tokens)
+    if isinstance(request.prompt, str):
+        generation.prompt = request.prompt
+    else:
+        generation.tokens.token_ids.extend(request.prompt)
+        generation.tokens.SetInParent()
+    return generation
+
+
+def generation_options(request: SamplingFields) -> pb.GenerateRequest:
+    """A request with the options alone."""
+    return pb.GenerateRequest(
+        sampling=sampling(request),
+        stop=request.stop or (),
+        stop_token_ids=request.stop_token_ids or (),
+        ignore_eos=bool(request.ignore_eos),
+        priority=request.priority or 0,
+        session_id=request.session_id or "",
+        adapter=request.adapter or "",
+    )
+
+
+def _generation(
+    request: GenerationFields, request_id: str, max_tokens: int | None
+) -> pb.GenerateRequest:
+    generation = generation_options(request)
+    generation.model = request.model
+    generation.request_id = request_id
+    if max_tokens is not None:
+        generation.max_tokens = max_tokens
+    if request.n is not None:
+        generation.n = request.n
+    return generation
+
+
+def sampling(request: SamplingFields) -> Sampling:
+    """With OpenAI's default temperature."""
+    temperature = request.temperature
+    return Sampling(
+        temperature=DEFAULT_TEMPERATURE if temperature is None else temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        repetition_penalty=request.repetition_penalty,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        seed=None if request.seed is None else request.seed % 2**64,
+        logit_bias=request.logit_bias,
+    )
+
+
+def chat_message(role: str, content: Sequence[TextPart] | None, field: str) -> pb.ChatMessage:
+    """A message, whose path in the request is `field`.
+
+    Raises: InvalidArgument, FeatureNotSupported.
+    """
+    if role not in _ROLES:
+        raise FeatureNotSupported(f"{field}.role {role} is not supported", field=f"{field}.role")
+    return pb.ChatMessage(role=_ROLES[role], content=_text(content, f"{field}.content"))
+
+
+def _messages(messages: Sequence[Message]) -> list[pb.ChatMessage]:
+    return [
+        chat_message(one.role, one.content, f"messages.{number}")
+        for number, one in enumerate(messages)
+    ]
+
+
+def _text(content: Sequence[TextPart] | None, field: str) -> str:
+    """The texts of the parts, one after another, with nothing in between."""
+    if content is None:
+        raise InvalidArgument(f"{field} is required", field=field)
+    for number, part in enumerate(content):
+        if part.text is None:
+            where = f"{field}.{number}"
+            raise InvalidArgument(f"{where} must be a part with a text", field=where)
+    return "".join(part.text or "" for part in content)
+
+
+def _max_tokens(request: ChatRequest) -> int | None:
+    """None for the contract's default. Raises: InvalidArgument."""
+    new, old = request.max_completion_tokens, request.max_tokens
+    if new is not None and old is not None and new != old:
+        raise InvalidArgument(
+            "max_tokens must not differ from max_completion_tokens, its newer name",
+            field="max_tokens",
+        )
+    return old if new is None else new
+
+
+def includes_usage(request: GenerationFields) -> bool:
+    """Whether a stream ends with a chunk of token counts. Raises: InvalidArgument."""
+    if request.stream_options is None:
+        return False
+    if not request.stream:
+        raise InvalidArgument("stream_options need stream: true", field="stream_options")
+    return bool(request.stream_options.include_usage)
+
+
+# Responses.
+
+
+def finish_reason(finished: pb.Finished) -> str:
+    """Raises: GenerationCancelled."""
+    if finished.finish_reason == pb.FINISH_REASON_CANCELLED:
+        raise GenerationCancelled("the generation was cancelled by another call")
+    return "length" if finished.finish_reason == pb.FINISH_REASON_LENGTH else "stop"
+
+
+def usage(finished: pb.Finished) -> Usage:
+    counts = finished.usage
+    return Usage(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens)
 
 
 def model_object(model: Model) -> dict[str, object]:
