@@ -17,6 +17,8 @@ SHORT = (
     "gateway-kill",
     "engine-freeze",
     "link-reset",
+    "stream-kill",
+    "stream-gateway",
 )
 TIMES = ("ms", "s", "ratio")
 

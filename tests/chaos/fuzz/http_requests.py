@@ -9,17 +9,7 @@ from typing import Any
 
 from starlette.routing import Route
 
-from mlxmesh_gateway.door.entrance import CertificateAuthenticator, Entrance, NoQuotas
-from mlxmesh_gateway.edges import edge_routes
-from mlxmesh_gateway.http.app import create_app
-from mlxmesh_gateway.http.door import HttpDoor
-from mlxmesh_gateway.http.edge import EdgeParts
-from mlxmesh_gateway.http.exchange import UnknownFields
-from mlxmesh_gateway.http.served import ServedRequests
-from mlxmesh_shared.resilience.admission import CallAdmission
-from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
-from mlxmesh_shared.tls.identity import Role
-from tests.fakes.door import FakeDoor
+from tests.fakes.http_edges import edges_app
 
 LIMIT_S = 5.0
 _HEADERS = [
@@ -62,19 +52,8 @@ class HttpRequests:
     """The application of all edges, before a door that answers at once."""
 
     def __init__(self) -> None:
-        entrance = Entrance(
-            authenticator=CertificateAuthenticator(Role.ROLE_ADMIN),
-            access=None,
-            quotas=NoQuotas(),
-            admission=CallAdmission(ConcurrencyLimiter(100)),
-        )
-        parts = EdgeParts(
-            door=HttpDoor(entrance, FakeDoor(), max_body_bytes=2**20, max_held_bytes=2**24),
-            served=ServedRequests(),
-            unknown_fields=UnknownFields(),
-        )
-        self._routes = [one for one in edge_routes(parts) if isinstance(one, Route)]
-        self._app = create_app(None, self._routes)
+        self._app = edges_app()
+        self._routes = [one for one in self._app.routes if isinstance(one, Route)]
         self._loop = asyncio.new_event_loop()
 
     def status(self, data: bytes) -> int:

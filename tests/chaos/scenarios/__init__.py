@@ -10,6 +10,7 @@ from tests.chaos.scenarios import (
     neighbours,
     registries,
     rolling,
+    streams,
 )
 
 SCENARIOS = (
@@ -22,4 +23,5 @@ SCENARIOS = (
     *hostile.SCENARIOS,
     *neighbours.SCENARIOS,
     *certificates.SCENARIOS,
+    *streams.SCENARIOS,
 )
