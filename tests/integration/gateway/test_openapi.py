@@ -25,7 +25,7 @@ def test_every_route_of_an_edge_is_in_the_document_and_has_a_summary() -> None:
 
 
 @schema.parametrize()
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_sent_no_route_fails(case: schemathesis.Case) -> None:
     response = case.call()
     if response.status_code != 501:
