@@ -207,7 +207,7 @@ def _runs_here(found: Instance) -> bool:
     """Whether its process runs; False for processes of other hosts."""
     import psutil
 
-    from mlxmesh_shared.settings.listen import is_loopback
+    from mlxmesh_shared.host.host_port import is_loopback
 
     if not is_loopback(found.address.rpartition(":")[0]):
         return False
