@@ -4,6 +4,7 @@ Errors are classes: catch `MeshError` for all of them, or the one you can do som
 """
 
 from mlxmesh_client.client import MeshClient
+from mlxmesh_client.credentials import ApiKey
 from mlxmesh_client.generations import GenerationEvent
 from mlxmesh_client.request import GenerateOptions, InputOptions, Message
 from mlxmesh_shared.errors import (
@@ -41,6 +42,7 @@ from mlxmesh_shared.tls import CertificateFiles
 
 __all__ = [
     "AccessUnavailable",
+    "ApiKey",
     "Cancelled",
     "CertificateFiles",
     "ContextTooLong",

@@ -41,8 +41,8 @@ def check_encryption(addresses: Sequence[str]) -> None:
         host, _ = split_host_port(address)
         if not is_loopback(host):
             raise InvalidArgument(
-                f"refusing to send an API key to {address} without TLS: others on the network"
-                " could read and use it; connect with TLS (tls=CertificateFiles(...), --ca), or"
+                f"refusing to send credentials to {address} without TLS: others on the network"
+                " could read and use them; connect with TLS (tls=CertificateFiles(...), --ca), or"
                 " allow it for a protected network (insecure_key=True, --insecure-key)",
                 field="api_key",
             )
