@@ -12,7 +12,6 @@ from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database_urls import DatabaseUrl, SqliteFile, database_url
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_change, publish_rejection
 from mlxmesh_model.replicas.leader import LeaderLock
@@ -27,6 +26,7 @@ from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.registry import Instance, Registry, follow_service
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import ModelSettings
+from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile, database_url
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from mlxmesh_model.catalogue import rows
-from mlxmesh_model.catalogue.database import Row, Session, Value
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Change, Model, Phase, Replica, Source, Version
+from mlxmesh_shared.sql.database import Row, Session, Value
 
 Where = Literal["name = $1", "name > $1", "sequence > $1"]
 """Selects models."""

@@ -1,4 +1,4 @@
-"""Wakes the tasks of this process that wait for a change of the catalogue."""
+"""Wakes the tasks of this process that wait for a change."""
 
 import asyncio
 from collections.abc import Generator
