@@ -1,14 +1,18 @@
-"""The routes of the HTTP port."""
+"""The HTTP application: the routes of the edges, metrics and health."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
+from mlxmesh_gateway.http.browsers import BrowserGuard
 from mlxmesh_gateway.http.hosts import AnsweredHosts
 
 MetricsPage = Callable[[str], Awaitable[tuple[bytes, str]]]
@@ -19,28 +23,38 @@ _NO_METRICS = (
 )
 
 
-_OTHER_HOST = (
-    "this port does not answer requests for that host name, since any web page could make them:"
-    " name it in the setting http_hosts of the gateway, or ask for the address\n"
-)
-
-
-def create_app(metrics_page: MetricsPage | None, hosts: AnsweredHosts | None = None) -> Starlette:
+def create_app(
+    metrics_page: MetricsPage | None,
+    routes: Iterable[BaseRoute] = (),
+    *,
+    hosts: AnsweredHosts | None = None,
+    origins: Sequence[str] = (),
+) -> Starlette:
     """The application; without a page /metrics says so.
 
-    hosts: the Host headers that /metrics answers; None for all.
+    hosts: the Host headers that are answered; None for all.
+    origins: of web pages that may make requests.
     """
 
     async def metrics(request: Request) -> Response:
-        asked = request.headers.get("host")
-        if hosts is not None and asked is not None and not hosts.answers(asked):
-            return PlainTextResponse(_OTHER_HOST, status_code=421)
         if metrics_page is None:
             return PlainTextResponse(_NO_METRICS, status_code=404)
         page, content_type = await metrics_page(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": content_type})
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", _healthz)])
+    own = [Route("/metrics", metrics), Route("/healthz", _healthz)]
+    return Starlette(routes=[*own, *routes], middleware=_middleware(hosts, origins))
+
+
+def _middleware(hosts: AnsweredHosts | None, origins: Sequence[str]) -> list[Middleware]:
+    guard: list[Any] = [Middleware(BrowserGuard, hosts=hosts, origins=origins)]
+    if origins:
+        # Without credentials: keys are sent in headers, and no edge reads cookies.
+        cors = Middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+        )
+        guard.append(cors)
+    return guard
 
 
 async def _healthz(_request: Request) -> Response:
