@@ -12,10 +12,11 @@ from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.session import connect, credential_file, gateway_address, tls_of
 from mlxmesh_cli.mesh.access_start import sign_in_options, start_access
 from mlxmesh_cli.mesh.credentials import CredentialFile, StoredKey
-from mlxmesh_cli.mesh.location import resolve_data_dir
+from mlxmesh_cli.mesh.location import resolve_data_dir, settings_flags
 from mlxmesh_cli.mesh.sign_in import anonymous_client, insecure_key
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.service_settings import uses_access
+from mlxmesh_shared.settings import AccessSettings, load_settings
 
 if TYPE_CHECKING:
     from mlxmesh_client.access_requests import Kind, Role
@@ -49,7 +50,7 @@ async def create_user(new: NewUser, address: str | None, data_dir: Path | None) 
     async with connect(address, data_dir) as client:
         options = await sign_in_options(client)
         if options is None:
-            if not uses_access(directory):
+            if not _uses_access(directory, tls):
                 _check_first(new)  # before the service makes its database
             options = await start_access(client, directory, gateway, tls)
         if not options.has_users:
@@ -64,6 +65,12 @@ async def create_user(new: NewUser, address: str | None, data_dir: Path | None) 
         return Created(user, (on, "commands on this host use the certificate of the role admin"))
     stored = await _store_key(new, gateway, tls, credential_file(address, data_dir))
     return Created(user, (on, stored, "next: `mlxmesh keys create NAME` makes a key for a program"))
+
+
+def _uses_access(data_dir: Path, tls: CertificateFiles | None) -> bool:
+    # A mesh with TLS may listen where the same settings without it may not.
+    secured = ["--tls-dir", str(tls.ca.parent)] if tls is not None else []
+    return uses_access(load_settings(AccessSettings, [*settings_flags(data_dir), *secured]))
 
 
 def _check_first(new: NewUser) -> None:

@@ -65,6 +65,9 @@ class GatewaySettings(MeshSettings):
     """Listens on the port beside the gateway that has it, which is asked to stop afterwards."""
     client_certificates: Literal["required", "off"] = "required"
     """With TLS: off accepts clients without a certificate, which may generate."""
+    authentication: Literal["auto", "required", "off"] = "auto"
+    """Whether callers need a key, a session or a certificate; auto requires one once there are
+    users, and for a listener beyond this machine."""
     resume_wait_s: Seconds = 10
     """How long a stream that lost its generation instance waits for another one."""
     telemetry_sinks: Sinks = (SinkSettings(kind="prometheus"),)
