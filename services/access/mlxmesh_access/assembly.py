@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mlxmesh.access.v1 import access_pb2_grpc, policy_pb2_grpc
 from mlxmesh_access.accounts.keys import Keys
 from mlxmesh_access.accounts.users import Users
-from mlxmesh_access.audit.audit import Audit
+from mlxmesh_access.audit import Audit
 from mlxmesh_access.clock import Clock, system_clock
 from mlxmesh_access.database import AccessDatabase
 from mlxmesh_access.maintenance import Maintenance

@@ -5,7 +5,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mlxmesh.access.v1 import access_pb2 as pb
 from mlxmesh_access.accounts.keys import NewKey
 from mlxmesh_access.accounts.models import Key, Role, User, UserChange, UserKind, UserState
-from mlxmesh_access.audit.audit_log import AuditEntry
+from mlxmesh_access.audit_log import AuditEntry
 from mlxmesh_access.quotas.models import Limits, Quota, Subject, SubjectKind
 from mlxmesh_shared.errors import InvalidArgument
 

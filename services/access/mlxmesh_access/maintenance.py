@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from mlxmesh_access.audit import audit_log
+from mlxmesh_access import audit_log
 from mlxmesh_access.clock import DAY_MS, HOUR_MS
 from mlxmesh_access.database import AccessDatabase
 from mlxmesh_access.quotas import quota_rows

@@ -9,7 +9,7 @@ from mlxmesh.access.v1 import access_pb2_grpc
 from mlxmesh_access import convert
 from mlxmesh_access.accounts.keys import Keys
 from mlxmesh_access.accounts.users import Users
-from mlxmesh_access.audit.audit import Audit
+from mlxmesh_access.audit import Audit
 from mlxmesh_access.clock import Clock
 from mlxmesh_access.paging import from_page_token, to_page_token
 from mlxmesh_access.quotas.quotas import Quotas

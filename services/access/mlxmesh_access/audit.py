@@ -2,9 +2,9 @@
 
 from functools import partial
 
+from mlxmesh_access import audit_log
 from mlxmesh_access.accounts import rules
-from mlxmesh_access.audit import audit_log
-from mlxmesh_access.audit.audit_log import AuditEntry
+from mlxmesh_access.audit_log import AuditEntry
 from mlxmesh_access.database import AccessDatabase
 from mlxmesh_shared.rpc.caller import ForwardedCaller as Caller
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
