@@ -16,7 +16,9 @@ from mlxmesh_cli.screen.output import print_json, print_view, say, to_dict
 keys = typer.Typer(help="Manage API keys.", no_args_is_help=True)
 
 
-@keys.command("create", epilog="Example: KEY=$(mlxmesh keys create app --user ci --expires 90d)")
+@keys.command(
+    "create", epilog="Example: mlxmesh keys create app --user ci --model 'qwen*' --expires 90d"
+)
 def create(
     name: Annotated[str, typer.Argument(help="Your name for it, such as the program's.")],
     user: Annotated[
@@ -43,7 +45,7 @@ def create(
 ) -> None:
     """Create a key and print it. It is shown this once; the mesh keeps only a hash of it.
 
-    Standard output has the key alone. Programs send it as `authorization: Bearer KEY`, or as
+    Standard output has the key alone, as for KEY=$(mlxmesh keys create app). Programs send it as `authorization: Bearer KEY`, or as
     `x-api-key`; this command reads MLXMESH_API_KEY.
     """
     created = call_access(

@@ -26,7 +26,7 @@ def _groups(given: list[str] | None) -> list[str]:
     words = [word for text in given or () for word in text.split(",") if word]
     unknown = [word for word in words if word not in GROUPS]
     if unknown:
-        raise typer.BadParameter(f"must be {', '.join(GROUPS)}, not {unknown[0]}")
+        raise typer.BadParameter(f"must be key, user, team, model, hour or day, not {unknown[0]}")
     return list(dict.fromkeys(words))
 
 

@@ -109,10 +109,10 @@ def usage_table(rows: Sequence[Row], groups: Sequence[str]) -> Grid:
     """One row per group, then their total."""
     amounts = [
         Column(name, drop=drop, right=True)
-        for name, drop in zip(_AMOUNTS.values(), (0, 2, 0, 4, 0), strict=True)
+        for name, drop in zip(_AMOUNTS.values(), (0, 3, 2, 5, 1), strict=True)
     ]
     table = Grid(
-        *(Column(group) for group in groups), *amounts, Column("device s", drop=3, right=True)
+        *(Column(group) for group in groups), *amounts, Column("device s", drop=4, right=True)
     )
     for row in rows:
         table.add(*(_GROUPS[group](row) for group in groups), *_amounts([row]))
@@ -126,11 +126,11 @@ def usage_table(rows: Sequence[Row], groups: Sequence[str]) -> Grid:
 def audit_table(entries: Sequence[Row]) -> Grid:
     """One row per entry."""
     table = Grid(
-        Column("time"),
+        Column("time", drop=1),
         Column("actor"),
         Column("action"),
         Column("target", drop=2),
-        Column("details", drop=1, min_cells=MIN_DETAILS_CELLS, rare=True),
+        Column("details", drop=3, min_cells=MIN_DETAILS_CELLS, rare=True),
     )
     for entry in entries:
         table.add(
