@@ -45,8 +45,8 @@ def create(
 ) -> None:
     """Create a key and print it. It is shown this once; the mesh keeps only a hash of it.
 
-    Standard output has the key alone, as for KEY=$(mlxmesh keys create app). Programs send it as `authorization: Bearer KEY`, or as
-    `x-api-key`; this command reads MLXMESH_API_KEY.
+    Standard output has the key alone, as for KEY=$(mlxmesh keys create app). Programs send it as
+    `authorization: Bearer KEY` or as `x-api-key`; this command reads MLXMESH_API_KEY.
     """
     created = call_access(
         lambda access: access.create_key(

@@ -55,6 +55,8 @@ def restart(
     names = [service.value for service in services or ()]
     with _progress(show=not json) as report:
         done = run(_restart(directory, names, report))
+    if missing := [name for name in names if name not in done]:
+        fail(f"no {missing[0]} service runs here; `mlxmesh users create` starts the first one")
     if json:
         print_json({"restarted": done})
 

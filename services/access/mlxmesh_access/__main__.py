@@ -22,8 +22,11 @@ async def main() -> None:
         access = await open_access(stack, process.settings)
         server = make_server(process, access)
         async with AsyncExitStack() as background:
-            running = access.running(host.registry, process.instance_id)
-            steps = ServiceSteps(before_ready=lambda: background.enter_async_context(running))
+            steps = ServiceSteps(
+                before_ready=lambda: background.enter_async_context(
+                    access.running(host.registry, process.instance_id)
+                )
+            )
             await host.serve(server, grace_s=process.settings.drain_grace_s, steps=steps)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from mlxmesh_cli.commands.app import app
 from tests.fakes.access_service import FakeAccess, running_access
@@ -96,6 +95,3 @@ def admin(shell: Shell) -> Shell:
     """The same, once it has created the first user, ada."""
     shell.ok("users", "create", "ada", "--admin", "--password-file", "-", stdin=PASSWORD)
     return shell
-
-
-NewUser = Callable[[str], str]
