@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -98,10 +100,10 @@ PAGED = {name for name in LEGAL if name.startswith("List")} | {"QueryUsage"}
 FORGED_TOKENS = [
     "x",
     "bm90aGluZw==",
-    "WyJhZnRlciIsIDEsIDEsIDFd",
-    "WyJhZnRlciIsIDExODA1OTE2MjA3MTc0MTEzMDM0MjRd",
-    "WyJhZnRlciIsICJcdTAwMDAiXQ==",
-    "WyJhZnRlciIsIFsxXV0=",
+    *(
+        base64.b64encode(json.dumps(content).encode()).decode()
+        for content in (["after", 1, 1, 1], ["after", 2**70], ["after", "\0"], ["after", [1]], {})
+    ),
     "W" * 256,
 ]
 
@@ -141,7 +143,7 @@ def cases() -> Iterator[Case]:
 Path = tuple[tuple[str, int | None], ...]
 
 
-def fields_of(message: Message, path: Path = ()) -> Iterator[tuple[Path, FieldDescriptor]]:
+def fields_of(message: Message, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Every field of a message and of those that are set in it, with the way to its owner."""
     for field in message.DESCRIPTOR.fields:
         yield path, field
