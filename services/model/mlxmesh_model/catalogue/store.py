@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -54,17 +54,7 @@ class Store:
 
         others: set while there are other processes that may change the catalogue.
         """
-        known = await self.sequence()
-        while True:
-            if others is not None:
-                await others.wait()
-            await asyncio.sleep(interval_s)
-            # The calls that need the database report its errors.
-            with suppress(Exception):
-                now = await self.sequence()
-                if now != known:
-                    known = now
-                    self._changed.notify()
+        await self._changed.poll(self.sequence, interval_s, others)
 
     # Reading.
 
