@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from mlxmesh_access.audit import audit_log
+from mlxmesh_access import audit_log
 from mlxmesh_access.clock import Clock
 from mlxmesh_access.schema import ACCESS
 from mlxmesh_shared.sql.change_signal import ChangeSignal

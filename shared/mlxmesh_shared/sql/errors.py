@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from mlxmesh_shared.errors import DatabaseBusy, IllegalState, MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import (
+    DatabaseBusy,
+    IllegalState,
+    InvalidArgument,
+    MeshError,
+    ServiceUnavailable,
+)
 from mlxmesh_shared.host.disk import disk_error, disk_full, has_no_space, not_writable
 from mlxmesh_shared.sql.schema import Schema
 from mlxmesh_shared.sql.urls import DatabaseUrl, PostgresServer, SqliteFile, server_of
@@ -17,6 +23,7 @@ _SQLITE_PRIMARY_CODE = 0xFF
 # Source: PostgreSQL's documentation, appendix A.
 _POSTGRES_FULL = "53100"
 _POSTGRES_CONFLICT = ("40001", "40P01", "55P03")
+_POSTGRES_ILLEGAL_TEXT = "22021"
 # Connection failures, shutdown by the server, too many connections.
 _POSTGRES_UNREACHABLE = ("08", "57P", "53300", "25P03")
 # Unknown user, wrong password, unknown database, missing privilege.
@@ -100,6 +107,8 @@ def _of_postgres(error: Exception, url: PostgresServer, schema: Schema) -> MeshE
         return _busy(schema)
     if state.startswith(_POSTGRES_UNREACHABLE):
         return _unreachable(url, schema)
+    if state == _POSTGRES_ILLEGAL_TEXT:
+        return InvalidArgument("a text contains the character NUL, which cannot be stored")
     if state.startswith(_POSTGRES_DENIED):
         return IllegalState(
             f"the database {url} denies access: {error}; check `{schema.setting}`,"
