@@ -146,7 +146,10 @@ def _open_issuer(settings: AccessSettings) -> Issuer:
     from mlxmesh_access.sign_in.oidc.http_issuer import HttpIssuer
 
     return HttpIssuer(
-        settings.oidc_issuer, settings.oidc_client_id, settings.oidc_client_secret_file
+        settings.oidc_issuer,
+        settings.oidc_client_id,
+        settings.oidc_client_secret_file,
+        timeout_s=settings.oidc_timeout_s,
     )
 
 

@@ -174,6 +174,8 @@ class AccessSettings(MeshSettings):
     """Whether users of the issuer are active at once; else an admin must approve them."""
     oidc_name_claim: str = "preferred_username"
     """The claim of the issuer that is the name of a new user."""
+    oidc_timeout_s: Seconds = 5
+    """How long a request to the issuer may take."""
     drain_grace_s: Seconds = 5
     """How long running calls may continue after a stop was requested."""
 

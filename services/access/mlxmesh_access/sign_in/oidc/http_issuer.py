@@ -46,7 +46,7 @@ class HttpIssuer:
         client_id: str,
         client_secret_file: Path | None,
         *,
-        timeout_s: float = 5,
+        timeout_s: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """client_secret_file: read for each exchange, so it may be renewed; None without one."""

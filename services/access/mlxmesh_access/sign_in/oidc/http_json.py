@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any, cast
@@ -36,8 +37,8 @@ class HttpJson:
         self, url: str, form: Mapping[str, str], credentials: tuple[str, str] | None
     ) -> tuple[int, Mapping[str, Any]]:
         """The answer to a form, with status 200 or of kind 4xx."""
-        auth = aiohttp.BasicAuth(*credentials) if credentials else None
-        status, content = await self._request("POST", url, data=dict(form), auth=auth)
+        headers = {"Authorization": _basic(*credentials)} if credentials else {}
+        status, content = await self._request("POST", url, data=dict(form), headers=headers)
         if status != 200 and not 400 <= status < 500:
             raise IssuerUnavailable(f"the OpenID Connect issuer answered with status {status}")
         return status, content
@@ -47,12 +48,12 @@ class HttpJson:
         method: str,
         url: str,
         data: Mapping[str, str] | None = None,
-        auth: aiohttp.BasicAuth | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Mapping[str, Any]]:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": "application/json", **(headers or {})}
         try:
             async with self._opened().request(
-                method, url, data=data, auth=auth, headers=headers, allow_redirects=False
+                method, url, data=data, headers=headers, allow_redirects=False
             ) as response:
                 return response.status, _object(await _limited(response))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
@@ -67,6 +68,10 @@ class HttpJson:
                 timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
             )
         return self._session
+
+
+def _basic(name: str, secret: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()
 
 
 async def _limited(response: aiohttp.ClientResponse) -> bytes:
