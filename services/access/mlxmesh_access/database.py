@@ -63,6 +63,12 @@ class AccessDatabase:
             await session.fetch(_NEXT_REVISION)
         self._changed.notify()
 
+    @asynccontextmanager
+    async def recording(self, actor: str) -> AsyncGenerator[Change]:
+        """A transaction that changes nothing that gateways watch, such as a new session."""
+        async with self.transactions.write() as session:
+            yield Change(session, actor, self.clock())
+
     @uncancellable
     async def revision(self) -> int:
         """The number of changes of policies so far."""
