@@ -30,6 +30,9 @@ class CommandLines:
         self._flags = (*options.settings_flags, *tls)
         self.settings = ServiceSettings(self._flags)
         self._listens: Mapping[str, str] = {}
+        self.has_users = self.settings.uses_access()
+        """Whether gateways that start ask for credentials at once, without waiting to hear from the
+        access service that there are users."""
         self.gateway = self.http = ""
         """host:port of the gateway and of its HTTP, once it serves; no HTTP is empty."""
 
@@ -49,18 +52,15 @@ class CommandLines:
         command += ["--listen", self._listens["gateway"], "--http-listen", self._listens["HTTP"]]
         command += ["--drain-grace-s", str(grace_s)] if grace_s is not None else []
         command += ["--take-over"] if takes_over else []
-        # Without this, a gateway that starts before the access service could serve everybody.
-        return [*command, *(["--authentication", "required"] if self._needs_users() else [])]
-
-    def _needs_users(self) -> bool:
-        """Whether gateways must not wait for the access service to say that there are users."""
-        return self.settings.of_gateway.authentication == "auto" and self.settings.uses_access()
+        # Else a gateway that starts before the access service could serve everybody.
+        asks = self.has_users and self.settings.of_gateway.authentication == "auto"
+        return [*command, *(["--authentication", "required"] if asks else [])]
 
     def who_may_call(self) -> str:
         """Who may call the gateway, in words for its owner."""
         return who_may_call(
             authentication=self.settings.of_gateway.authentication,
-            has_users=self.settings.uses_access(),
+            has_users=self.has_users,
             listen=self._listens["gateway"],
             tls=self._tls,
         )

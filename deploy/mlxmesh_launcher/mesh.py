@@ -23,6 +23,7 @@ from mlxmesh_launcher.readiness import spawn, until_serving
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_launcher.service_settings import ACCESS, SERVICES, STOP_MARGIN_S
 from mlxmesh_launcher.servicer import control_server
+from mlxmesh_launcher.users import may_have_users
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.process.forked import ForkedProcess
@@ -94,15 +95,14 @@ class Mesh:
         self._record.claim()
         self.notes = self._commands.choose_addresses(is_free)
         self._start_periodic_tasks()
-        children = self.children.values()
-        await asyncio.gather(*map(spawn, children))
+        await self._spawn_all()
         # Only now: the first report may take a while, as of a screen that has to be opened.
         for note in self.notes:
             report(note)
         report("starting services")
         addresses = await self._until_serving(report)
         self._crashes.start(self._certificates())
-        for child in children:
+        for child in self.children.values():
             child.keep_running()
         # With TLS the gateway knows this client by its certificate. Without, it may ask for the
         # key of a user; the model service never does.
@@ -111,6 +111,19 @@ class Mesh:
             await load_initial_models(client, self._options.models, self._options.replicas, report)
         self.notes += (self._commands.who_may_call(),)
         await self._publish()
+
+    async def _spawn_all(self) -> None:
+        """Starts the processes. Gateways depend on whether there are users."""
+        gateway = self.children["gateway"]
+        if (access := self.children.get(ACCESS)) is None:
+            await asyncio.gather(*map(spawn, self.children.values()))
+            return
+        others = (child for child in self.children.values() if child is not gateway)
+        await asyncio.gather(*map(spawn, others))
+        self._commands.has_users = await may_have_users(
+            access, self._registry, tls=self._tls_dir is not None
+        )
+        await spawn(gateway)
 
     async def _until_serving(self, report: Report) -> Mapping[str, str]:
         """Waits for all services; returns their addresses. Raises: ServiceUnavailable.
@@ -174,6 +187,10 @@ class Mesh:
         """As of Supervised: the new process serves before the old one drains, if both can
         listen at the same time.
         """
+        if name == "gateway" and (access := self.children.get(ACCESS)) is not None:
+            self._commands.has_users = await may_have_users(
+                access, self._registry, tls=self._tls_dir is not None
+            )
         overlaps = self._commands.can_overlap(name)
         old, new = self.children[name], self._child(name, takes_over=overlaps)
         yield launcher_pb2.RESTART_PHASE_STARTING

@@ -32,6 +32,16 @@ TokensValidFrom = Callable[[str], float | None]
 
 _FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _HEADER = {"alg", "kid", "typ"}
+_CLAIMS = {
+    "issuer": "iss",
+    "audience": "aud",
+    "user": "sub",
+    "session_id": "sid",
+    "token_id": "jti",
+    "issued_s": "iat",
+    "valid_from_s": "nbf",
+    "expires_s": "exp",
+}
 _Text = Annotated[str, Field(min_length=1, max_length=128)]
 
 
@@ -39,17 +49,22 @@ class AccessClaims(BaseModel):
     """What an access token says of its bearer. Times are Unix times in seconds."""
 
     model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        populate_by_name=True,
+        alias_generator=lambda name: _CLAIMS.get(name, name),
     )
 
-    issuer: Literal["mlxmesh/access"] = Field(default=ISSUER, alias="iss")
-    audience: Literal["mlxmesh"] = Field(default=AUDIENCE, alias="aud")
-    user: _Text = Field(alias="sub")
-    session_id: _Text = Field(alias="sid")
-    token_id: _Text = Field(alias="jti")
-    issued_s: float = Field(alias="iat")
-    valid_from_s: float = Field(alias="nbf")
-    expires_s: float = Field(alias="exp")
+    issuer: Literal["mlxmesh/access"] = ISSUER
+    audience: Literal["mlxmesh"] = AUDIENCE
+    user: _Text
+    session_id: _Text
+    token_id: _Text
+    issued_s: float
+    valid_from_s: float
+    expires_s: float
     role: Literal["member", "admin"]
     team: Annotated[str, Field(max_length=64)]
 

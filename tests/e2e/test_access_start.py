@@ -95,12 +95,12 @@ def test_it_is_started_on_use_supervised_and_started_again(meshes: Meshes) -> No
     replaced = mesh.command("restart", "access", "gateway")
     assert replaced.returncode == 0, replaced.stderr
     pid_that_serves(mesh, restarted)
-    assert gateway_arguments(mesh)[-2:] == REQUIRED
 
     meshes.stop()
     mesh = meshes.start()
     assert [row["state"] for row in rows(mesh)] == ["serving"]
-    assert gateway_arguments(mesh)[-2:] == REQUIRED
+    # Without users everybody on this machine may create the first one.
+    assert REQUIRED[0] not in gateway_arguments(mesh)
 
 
 def test_a_failed_start_is_told_and_may_be_tried_again(meshes: Meshes) -> None:
@@ -124,5 +124,7 @@ def test_without_it_the_mesh_starts_all_the_same_and_goes_on_trying(meshes: Mesh
     deadline_s = time.monotonic() + 30
     while not [row for row in rows(mesh) if row.get("last_exit")]:
         assert time.monotonic() < deadline_s
+    # There may be users that only the database knows.
+    assert gateway_arguments(mesh)[-2:] == REQUIRED
     with pytest.raises(ServiceUnavailable, match="access"):
         asyncio.run(start_access(meshes.data_dir))

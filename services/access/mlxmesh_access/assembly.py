@@ -18,6 +18,7 @@ from mlxmesh_access.policy_servicer import PolicyServicer
 from mlxmesh_access.quotas.quotas import Quotas
 from mlxmesh_access.servicer import AccessServicer
 from mlxmesh_access.sign_in.passwords import Passwords
+from mlxmesh_access.sign_in.sign_in import open_sign_in
 from mlxmesh_access.usage.usage import Usage
 from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
@@ -66,8 +67,15 @@ async def open_access(
     stack.callback(passwords.close)
     quotas = Quotas(database)
     usage = Usage(database)
-    servicer = AccessServicer(  # pyright: ignore[reportAbstractUsage] - until it signs in
-        users=Users(database, passwords, sign_up=settings.sign_up),
+    users = Users(
+        database,
+        passwords,
+        sign_up=settings.sign_up,
+        needs_password=not settings.oidc_issuer,
+    )
+    servicer = AccessServicer(
+        sign_in=open_sign_in(stack, settings, database, passwords, users),
+        users=users,
         keys=Keys(database),
         quotas=quotas,
         usage=usage,

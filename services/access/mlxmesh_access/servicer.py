@@ -5,7 +5,6 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from mlxmesh.access.v1 import access_pb2 as pb
-from mlxmesh.access.v1 import access_pb2_grpc
 from mlxmesh_access import convert
 from mlxmesh_access.accounts.keys import Keys
 from mlxmesh_access.accounts.users import Users
@@ -13,6 +12,8 @@ from mlxmesh_access.audit import Audit
 from mlxmesh_access.clock import Clock
 from mlxmesh_access.paging import from_page_token, to_page_token
 from mlxmesh_access.quotas.quotas import Quotas
+from mlxmesh_access.sign_in.servicer import SignInServicer
+from mlxmesh_access.sign_in.sign_in import SignIn
 from mlxmesh_access.usage import convert as usage_convert
 from mlxmesh_access.usage.usage import Usage
 from mlxmesh_shared.rpc.caller import forwarded_caller
@@ -24,12 +25,13 @@ _DEFAULT_USAGE_PAGE_SIZE = 1000
 _NEWEST = 2**62
 
 
-class AccessServicer(access_pb2_grpc.AccessServiceServicer):
+class AccessServicer(SignInServicer):
     """What is stored, over gRPC; the contract documents each method."""
 
     def __init__(
         self,
         *,
+        sign_in: SignIn,
         users: Users,
         keys: Keys,
         quotas: Quotas,
@@ -37,6 +39,7 @@ class AccessServicer(access_pb2_grpc.AccessServiceServicer):
         audit: Audit,
         clock: Clock,
     ) -> None:
+        super().__init__(sign_in)
         self._users = users
         self._keys = keys
         self._quotas = quotas
@@ -50,10 +53,6 @@ class AccessServicer(access_pb2_grpc.AccessServiceServicer):
         wanted = convert.from_new_user(request)
         user = await self._users.create(forwarded_caller(context), wanted, request.password)
         return pb.CreateUserResponse(user=convert.to_user(user))
-
-    async def SignUp(self, request: pb.SignUpRequest, context: _Context) -> pb.SignUpResponse:
-        user = await self._users.sign_up(request.name, request.password)
-        return pb.SignUpResponse(user=convert.to_user(user))
 
     async def GetUser(self, request: pb.GetUserRequest, context: _Context) -> pb.GetUserResponse:
         user = await self._users.get(forwarded_caller(context), request.name)

@@ -66,6 +66,10 @@ class Service:
         role = "admin" if admin else "client"
         return Client(self.stub, principal=principal, role=role, user=name)
 
+    def certificate(self, principal: str) -> Client:
+        """A client with a certificate, which is no user."""
+        return Client(self.stub, principal=principal, role="client")
+
     async def add_users(self, *names: str, **fields: Any) -> None:
         """Adds an admin, if there is no user yet, and members."""
         if not (await self.admin.ListUsers(page_size=1)).users:

@@ -20,13 +20,13 @@ def lines(data_dir: Path, toml: str = "") -> CommandLines:
     return commands
 
 
-def test_a_gateway_decides_by_itself_until_there_is_an_access_service(tmp_path: Path) -> None:
+def test_a_gateway_decides_by_itself_until_there_are_users(tmp_path: Path) -> None:
     commands = lines(tmp_path)
     assert "--authentication" not in commands.of("gateway", takes_over=False)
     assert "open to everybody on this machine" in commands.who_may_call()
 
     # The same launcher restarts gateways after the first user was created.
-    (tmp_path / "access.db").touch()
+    commands.has_users = True
     assert commands.of("gateway", takes_over=True)[-3:] == ["--take-over", *REQUIRED]
     assert "callers need a key or a session" in commands.who_may_call()
     assert "--authentication" not in commands.of("access", takes_over=False)
@@ -36,8 +36,9 @@ def test_a_gateway_decides_by_itself_until_there_is_an_access_service(tmp_path: 
 def test_what_the_settings_say_about_authentication_is_not_overridden(
     tmp_path: Path, setting: str
 ) -> None:
-    commands = lines(tmp_path, f'[gateway]\nauthentication = "{setting}"\n')
     (tmp_path / "access.db").touch()
+    commands = lines(tmp_path, f'[gateway]\nauthentication = "{setting}"\n')
+    assert commands.has_users
     assert "--authentication" not in commands.of("gateway", takes_over=False)
 
 

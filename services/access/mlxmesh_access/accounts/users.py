@@ -143,7 +143,7 @@ class Users:
     async def _check_old_password(self, user: User, password: str) -> None:
         if not password:
             raise InvalidArgument("old_password is required", field="old_password")
-        if not (await self._passwords.verify(password, user.password_hash)).right:
+        if not await self._passwords.matches(user.password_hash, password):
             raise Unauthenticated("old_password is wrong", field="old_password")
 
 

@@ -7,6 +7,7 @@ a gateway that lives is never late; only what a gateway has spent and never repo
 killed, can exceed a limit.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -154,11 +155,8 @@ def _lease_share(
         for holder, each in _without(spending.slices, request.gateway_id).items()
         if each.counts(window, SHARE_GRACE_MS, now_ms)
     }
-    waiting = [each for each in others.values() if each.wanted or each.held]
-    fair = max(1, limit // (len(waiting) + 1))
-    reserved = sum(max(each.held, min(each.wanted, fair)) for each in waiting)
     free = max(0, limit - sum(each.held for each in others.values()))
-    granted = min(request.wanted, max(limit - reserved, fair), free)
+    granted = min(request.wanted, _share(limit, list(others.values())), free)
     held = Slice(
         window.starts_ms, max(granted, request.spent), request.wanted, now_ms + SHORT_VALID_MS
     )
@@ -168,3 +166,12 @@ def _lease_share(
         return after, Grant(granted, SHORT_VALID_MS if granted else 0)
     until_ms = [each.valid_until_ms - now_ms for each in others.values() if each.held]
     return after, Grant(0, 0, max(_MIN_RETRY_MS, min(until_ms, default=SHORT_VALID_MS)))
+
+
+def _share(limit: int, others: list[Slice]) -> int:
+    """An equal share of a limit, and of what others leave of theirs."""
+    fair = max(1, limit // (len(others) + 1))
+    reserved = sum(max(each.held, min(each.wanted, fair)) for each in others)
+    rest = max(0, limit - reserved - fair)
+    hungry = sum(each.wanted > fair for each in others)
+    return fair + math.ceil(rest / (hungry + 1))

@@ -36,15 +36,6 @@ class HashCost:
     lanes: int = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Whether a password is right."""
-
-    right: bool
-    new_hash: str = ""
-    """To be stored in place of the old hash, whose cost is another than the present one."""
-
-
 class Passwords:
     """Hashes and verifies passwords; the hashes contain salt and cost."""
 
@@ -69,24 +60,24 @@ class Passwords:
         """A hash to store. Raises: TooManyRequests while too many wait."""
         return await self._on_thread(lambda: self._hasher.hash(_normalized(password)))
 
-    async def verify(self, password: str, stored: str) -> Verdict:
-        """Whether a password has this hash. Without a hash ("") it takes the same time to say no.
+    async def matches(self, password_hash: str, password: str) -> bool:
+        """Whether the password has this hash. Without a hash (""), it takes as long and is False.
 
         Raises: TooManyRequests while too many wait.
         """
-        return await self._on_thread(lambda: self._verify(_normalized(password), stored))
+        return await self._on_thread(lambda: self._matches(password_hash, _normalized(password)))
 
-    def _verify(self, password: str, stored: str) -> Verdict:
+    def is_outdated(self, password_hash: str) -> bool:
+        """Whether hashing costs something else today than when this hash was made."""
+        return self._hasher.check_needs_rehash(password_hash)
+
+    def _matches(self, password_hash: str, password: str) -> bool:
         from argon2.exceptions import VerifyMismatchError
 
         try:
-            self._hasher.verify(stored or self._nobodys_hash, password)
+            return self._hasher.verify(password_hash or self._nobodys_hash, password)
         except VerifyMismatchError:
-            return Verdict(right=False)
-        if not stored:
-            return Verdict(right=False)
-        outdated = self._hasher.check_needs_rehash(stored)
-        return Verdict(right=True, new_hash=self._hasher.hash(password) if outdated else "")
+            return False
 
     async def _on_thread(self, work: Callable[[], _Result]) -> _Result:
         if self._calls >= self._max_calls:

@@ -71,18 +71,12 @@ def _sessions() -> None:
         "sessions",
         _text("session_id", primary_key=True),
         _text("user_name"),
-        *map(_big, ["created_ms", "expires_ms"]),
+        *map(_bytes, ["family_sha256", "secret_sha256"]),
+        *map(_big, ["created_ms", "refreshed_ms", "expires_ms"]),
         _of_user(),
     )
     op.create_index("ix_sessions_user_name", "sessions", ["user_name"])
-    op.create_table(
-        "refresh_tokens",
-        _bytes("sha256", primary_key=True),
-        _text("session_id"),
-        *map(_big, ["created_ms", "expires_ms", "used_ms"]),
-        sa.ForeignKeyConstraint(["session_id"], ["sessions.session_id"], ondelete="CASCADE"),
-    )
-    op.create_index("ix_refresh_tokens_session_id", "refresh_tokens", ["session_id"])
+    op.create_index("ix_sessions_expires_ms", "sessions", ["expires_ms"])
     op.create_table(
         "signing_keys",
         _text("key_id", primary_key=True),
@@ -94,13 +88,10 @@ def _sessions() -> None:
     op.create_table(
         "oidc_states",
         _bytes("state_sha256", primary_key=True),
-        *map(_text, ["nonce", "code_verifier", "redirect_uri"]),
-        *map(_big, ["created_ms", "expires_ms"]),
-    )
-    op.create_table(
-        "sign_in_attempts",
-        _text("name", primary_key=True),
-        *map(_big, ["failures", "last_ms"]),
+        # The nonce and the code verifier, encrypted with the state, of which only the hash is here.
+        _bytes("encrypted_secrets"),
+        _text("redirect_uri"),
+        _big("expires_ms"),
     )
 
 
@@ -166,6 +157,6 @@ def _audit() -> None:
 def downgrade() -> None:
     """Drops the tables and their contents."""
     tables = ["audit_entries", "usage_batches", "usage", "quota_slices", "quota_windows", "quotas"]
-    tables += ["sign_in_attempts", "oidc_states", "signing_keys", "refresh_tokens", "sessions"]
+    tables += ["oidc_states", "signing_keys", "sessions"]
     for table in [*tables, "keys", "users", "counters"]:
         op.drop_table(table)
