@@ -134,7 +134,7 @@ class QuotaExceeded(MeshError):
     code, retryable = StatusCode.RESOURCE_EXHAUSTED, True
 
 
-class CatalogueBusy(MeshError):
+class DatabaseBusy(MeshError):
     code, retryable = StatusCode.UNAVAILABLE, True
 
 

@@ -60,6 +60,7 @@ _PROCESSES = (
     Role.ROLE_MODEL,
     Role.ROLE_RUNTIME,
     Role.ROLE_ENGINE,
+    Role.ROLE_ACCESS,
 )
 # OpenTelemetry's contracts cannot declare our roles. A gateway accepts telemetry from every
 # process of the mesh, and no other process accepts any.

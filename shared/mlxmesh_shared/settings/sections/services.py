@@ -146,6 +146,28 @@ class ModelSettings(MeshSettings):
     """How long running calls may continue after a stop was requested."""
 
 
+class AccessSettings(MeshSettings):
+    """Users, keys and quotas."""
+
+    listen: Listen = "127.0.0.1:0"
+    """Where gateways connect, host:port; port 0 chooses a free one."""
+    database_url: str = ""
+    """postgresql:// or sqlite:///, as in docs/operations.md; empty for access.db in the data
+    directory."""
+    sign_up: bool = False
+    """Whether anyone may ask for a user, which an admin must approve."""
+    audit_retention_days: Count = 365
+    """How long entries of the audit log are kept."""
+    usage_retention_days: Count = 730
+    """How long usage is kept."""
+    session_s: Seconds = 900
+    """How long an access token of a session is valid."""
+    session_refresh_s: Seconds = 2_592_000
+    """How long a session may be idle; then its refresh token expires."""
+    drain_grace_s: Seconds = 5
+    """How long running calls may continue after a stop was requested."""
+
+
 class RuntimeSettings(MeshSettings):
     """The supervisor of one host's engines."""
 

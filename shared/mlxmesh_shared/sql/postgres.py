@@ -1,4 +1,4 @@
-"""The catalogue's database in a PostgreSQL server."""
+"""A database in a PostgreSQL server."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 
-from mlxmesh_model.catalogue.database_urls import PostgresServer
+from mlxmesh_shared.sql.urls import PostgresServer
 
 MAX_CONNECTIONS = 10
 LOCK_TIMEOUT_MS = 5000
@@ -20,8 +20,6 @@ _SETTINGS = {
     # A process that is suspended within a transaction must not block the others forever.
     "idle_in_transaction_session_timeout": str(_IDLE_TIMEOUT_MS),
 }
-# Writers wait for each other at the row that counts changes.
-_LOCK = "SELECT value FROM change_counter FOR UPDATE"
 # What the driver raises for a connection that the server has ended.
 _LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
@@ -48,9 +46,13 @@ def connect_arguments(url: PostgresServer) -> dict[str, Any]:
 class PostgresDatabase:
     """Satisfies Database."""
 
-    def __init__(self, url: PostgresServer) -> None:
-        """Connects when it is first used."""
+    def __init__(self, url: PostgresServer, *, writer_lock: str) -> None:
+        """Connects when it is first used.
+
+        writer_lock: a statement that lets other writers wait until the transaction ends.
+        """
         self._url = url
+        self._writer_lock = writer_lock
         self._opening = asyncio.Lock()
         self._pool: Any = None
 
@@ -69,7 +71,7 @@ class PostgresDatabase:
     @asynccontextmanager
     async def writing(self) -> AsyncGenerator["_Session"]:
         async with self._transaction("read_committed") as session:
-            await session.fetch(_LOCK)
+            await session.fetch(self._writer_lock)
             yield session
 
     async def close(self) -> None:
@@ -121,5 +123,5 @@ class _Session:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    async def fetch(self, sql: str, *values: str | int | datetime) -> Sequence[Any]:
+    async def fetch(self, sql: str, *values: str | int | bytes | datetime) -> Sequence[Any]:
         return await self._connection.fetch(sql, *values)

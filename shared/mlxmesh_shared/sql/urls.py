@@ -1,4 +1,4 @@
-"""The URL of the catalogue's database: a file on this host, or a PostgreSQL server."""
+"""The URL of a database: a file on this host, or a PostgreSQL server."""
 
 import re
 from dataclasses import dataclass, field

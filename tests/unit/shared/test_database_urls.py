@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_model.catalogue.database_urls import (
+from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.sql.urls import (
     DatabaseUrl,
     PostgresServer,
     SqliteFile,
     database_url,
     server_of,
 )
-from mlxmesh_shared.errors import InvalidArgument
 
 DB = PostgresServer(database="mesh", host="db")
 

@@ -11,23 +11,21 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, event, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from mlxmesh_model.catalogue.database_errors import damaged, newer
-from mlxmesh_model.catalogue.database_urls import DatabaseUrl, SqliteFile
-from mlxmesh_model.catalogue.sqlite import BUSY_TIMEOUT_MS
-
-# An arbitrary number that must be the same in every version of this software.
-_UPGRADE_LOCK = 6_518_374_011
+from mlxmesh_shared.sql.errors import damaged, newer
+from mlxmesh_shared.sql.schema import Schema
+from mlxmesh_shared.sql.sqlite import BUSY_TIMEOUT_MS
+from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
 
 
-async def upgrade(url: DatabaseUrl, head: str) -> None:
+async def upgrade(url: DatabaseUrl, schema: Schema) -> None:
     """Upgrades the tables in one transaction; of several processes that do so, one does.
 
-    Raises: MeshError for a database that is not a catalogue, or one of a newer version.
+    Raises: MeshError for a database with other tables, or those of a newer version.
     """
     engine = make_engine(url)
     try:
         async with engine.begin() as connection:
-            await connection.run_sync(_upgrade, url, head)
+            await connection.run_sync(_upgrade, url, schema)
     finally:
         await engine.dispose()
 
@@ -40,7 +38,7 @@ def make_engine(url: DatabaseUrl) -> AsyncEngine:
         event.listen(engine.sync_engine, "begin", _begin_immediately)
         return engine
     # Not at the top: the driver belongs to an extra of its own.
-    from mlxmesh_model.catalogue.postgres import connect_arguments
+    from mlxmesh_shared.sql.postgres import connect_arguments
 
     return create_async_engine("postgresql+asyncpg://", connect_args=connect_arguments(url))
 
@@ -60,26 +58,26 @@ def _begin_immediately(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _upgrade(connection: Connection, url: DatabaseUrl, head: str) -> None:
+def _upgrade(connection: Connection, url: DatabaseUrl, schema: Schema) -> None:
     if not isinstance(url, SqliteFile):
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
-    revision = _revision(connection)
-    if revision == head:
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({schema.upgrade_lock})"))
+    revision = _revision(connection, schema.version_table)
+    if revision == schema.head:
         return
-    if revision is not None and revision > head:
-        raise newer(url, revision, head)
+    if revision is not None and revision > schema.head:
+        raise newer(url, schema, revision)
     if revision is None and inspect(connection).get_table_names():
-        raise damaged(url, "it contains tables of another application")
+        raise damaged(url, schema, "it contains tables of another application")
     config = Config()
-    config.set_main_option("script_location", "mlxmesh_model:migrations")
-    config.attributes["connection"] = connection
+    config.set_main_option("script_location", schema.migrations)
+    config.attributes.update(connection=connection, version_table=schema.version_table)
     try:
-        command.upgrade(config, head)
+        command.upgrade(config, schema.head)
     except CommandError as error:
-        raise damaged(url, f"its revision {revision} is unknown") from error
+        raise damaged(url, schema, f"its revision {revision} is unknown") from error
 
 
-def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+def _revision(connection: Connection, table: str) -> str | None:
+    if not inspect(connection).has_table(table):
         return None
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return connection.execute(text(f"SELECT version_num FROM {table}")).scalar()  # noqa: S608

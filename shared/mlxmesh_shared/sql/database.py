@@ -1,19 +1,17 @@
-"""The database behind the catalogue: SQLite by default, PostgreSQL by URL."""
+"""The database of a service: SQLite by default, PostgreSQL by URL."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
-from mlxmesh_model.catalogue.database_errors import explained, retrying
-from mlxmesh_model.catalogue.database_urls import DatabaseUrl, SqliteFile
-from mlxmesh_model.catalogue.sqlite import SqliteDatabase
 from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.sql.errors import explained, retrying
+from mlxmesh_shared.sql.schema import Schema
+from mlxmesh_shared.sql.sqlite import SqliteDatabase
+from mlxmesh_shared.sql.urls import DatabaseUrl, PostgresServer, SqliteFile
 
-HEAD = "0004"
-"""The newest revision in `migrations/versions`."""
-
-Value = str | int | datetime
+Value = str | int | bytes | datetime
 
 
 class Row(Protocol):
@@ -50,45 +48,45 @@ class Database(Protocol):
         ...
 
 
-async def open_database(url: DatabaseUrl) -> Database:
+async def open_database(url: DatabaseUrl, schema: Schema) -> Database:
     """Opens a database and upgrades its tables; the caller closes it.
 
     Raises: MeshError that names the problem with the database and its remedy.
     """
-    database = SqliteDatabase(url.path) if isinstance(url, SqliteFile) else _postgres(url)
+    database = SqliteDatabase(url.path) if isinstance(url, SqliteFile) else _postgres(url, schema)
     try:
         async for attempt in retrying():
-            with attempt, explained(url):
-                if await revision(database) != HEAD:
-                    await _upgrade(url)
+            with attempt, explained(url, schema):
+                if await revision(database, schema) != schema.head:
+                    await _upgrade(url, schema)
     except BaseException:
         await database.close()
         raise
     return database
 
 
-async def revision(database: Database) -> str | None:
-    """The revision of the tables; None in a database without a catalogue."""
-    if "alembic_version" not in await database.tables():
+async def revision(database: Database, schema: Schema) -> str | None:
+    """The revision of the tables; None in a database without them."""
+    if schema.version_table not in await database.tables():
         return None
     async with database.reading() as session:
-        rows = await session.fetch("SELECT version_num FROM alembic_version")
+        rows = await session.fetch(f"SELECT version_num FROM {schema.version_table}")  # noqa: S608
     return rows[0]["version_num"] if rows else None
 
 
-async def _upgrade(url: DatabaseUrl) -> None:
+async def _upgrade(url: DatabaseUrl, schema: Schema) -> None:
     # Not at the top: SQLAlchemy and Alembic are slow to import, and few starts upgrade.
-    from mlxmesh_model.catalogue.upgrade import upgrade
+    from mlxmesh_shared.sql.upgrade import upgrade
 
-    await upgrade(url, HEAD)
+    await upgrade(url, schema)
 
 
-def _postgres(url: Any) -> Database:
+def _postgres(url: PostgresServer, schema: Schema) -> Database:
     try:
         # Not at the top: the driver belongs to an extra of its own.
-        from mlxmesh_model.catalogue.postgres import PostgresDatabase
+        from mlxmesh_shared.sql.postgres import PostgresDatabase
     except ModuleNotFoundError as error:
         raise IllegalState(
-            'a catalogue in PostgreSQL needs asyncpg: pip install "mlxmesh[postgres]"'
+            f'{schema.name} in PostgreSQL needs asyncpg: pip install "mlxmesh[postgres]"'
         ) from error
-    return PostgresDatabase(url)
+    return PostgresDatabase(url, writer_lock=schema.writer_lock)

@@ -1,4 +1,4 @@
-"""The catalogue's database as a SQLite file."""
+"""A database as a SQLite file."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -48,7 +48,7 @@ class _Session:
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
 
-    async def fetch(self, sql: str, *values: str | int | datetime) -> Sequence[Row]:
+    async def fetch(self, sql: str, *values: str | int | bytes | datetime) -> Sequence[Row]:
         # SQLite has no numbered parameters of this form: to it, $1 is one with the name 1.
         named = {str(number): _stored(value) for number, value in enumerate(values, 1)}
         return list(await self._connection.execute_fetchall(sql, named))
@@ -98,7 +98,7 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     return connection
 
 
-def _stored(value: str | int | datetime) -> str | int:
+def _stored(value: str | int | bytes | datetime) -> str | int | bytes:
     """SQLite has no type for times: text without a time zone, in UTC."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")

@@ -1,4 +1,4 @@
-"""Transactions on the catalogue's database, which other processes may use concurrently."""
+"""Transactions on a database, which other processes may use concurrently."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from mlxmesh_model.catalogue.database import Database, Session
-from mlxmesh_model.catalogue.database_errors import explained, retrying
-from mlxmesh_model.catalogue.database_urls import DatabaseUrl
+from mlxmesh_shared.sql.database import Database, Session
+from mlxmesh_shared.sql.errors import explained, retrying
+from mlxmesh_shared.sql.schema import Schema
+from mlxmesh_shared.sql.urls import DatabaseUrl
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
@@ -17,9 +18,10 @@ _Result = TypeVar("_Result")
 class Transactions:
     """Each read sees one state of the database; writes are serialized."""
 
-    def __init__(self, url: DatabaseUrl, database: Database) -> None:
+    def __init__(self, url: DatabaseUrl, schema: Schema, database: Database) -> None:
         """Takes ownership of the database."""
         self._url = url
+        self._schema = schema
         self._database = database
         # Within this process, waiting for a lock is cheaper than waiting in the database.
         self._writing = asyncio.Lock()
@@ -40,7 +42,7 @@ class Transactions:
     async def read(self, statements: Callable[[Session], Awaitable[_Result]]) -> _Result:
         """The result of the statements, which may run more than once. Raises: MeshError."""
         async for attempt in retrying():
-            with attempt, explained(self._url):
+            with attempt, explained(self._url, self._schema):
                 async with self._database.reading() as session:
                     return await statements(session)
         raise AssertionError("retrying ends with a result or an error")
@@ -49,14 +51,14 @@ class Transactions:
     async def write(self) -> AsyncGenerator[Session]:
         """A transaction isolated from all other changes. Raises: MeshError."""
         async with self._writing:
-            with explained(self._url):
+            with explained(self._url, self._schema):
                 async with AsyncExitStack() as stack:
                     yield await self._begin(stack)
 
     async def _begin(self, stack: AsyncExitStack) -> Session:
         """Begins a transaction; the stack ends it."""
         async for attempt in retrying():
-            with attempt, explained(self._url):
+            with attempt, explained(self._url, self._schema):
                 return await stack.enter_async_context(self._database.writing())
         raise AssertionError("retrying ends with a result or an error")
 

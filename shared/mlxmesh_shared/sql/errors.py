@@ -1,4 +1,4 @@
-"""Translates errors of the catalogue's database; decides which of them a retry can fix."""
+"""Translates errors of a database; decides which of them a retry can fix."""
 
 import sqlite3
 from collections.abc import Generator
@@ -7,14 +7,10 @@ from contextlib import contextmanager
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from mlxmesh_model.catalogue.database_urls import (
-    DatabaseUrl,
-    PostgresServer,
-    SqliteFile,
-    server_of,
-)
-from mlxmesh_shared.errors import CatalogueBusy, IllegalState, MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import DatabaseBusy, IllegalState, MeshError, ServiceUnavailable
 from mlxmesh_shared.host.disk import disk_error, disk_full, has_no_space, not_writable
+from mlxmesh_shared.sql.schema import Schema
+from mlxmesh_shared.sql.urls import DatabaseUrl, PostgresServer, SqliteFile, server_of
 
 MAX_ATTEMPTS = 5
 _SQLITE_PRIMARY_CODE = 0xFF
@@ -30,7 +26,7 @@ _POSTGRES_DENIED = ("28", "3D000", "42501")
 def retrying() -> AsyncRetrying:
     """Retries while the database is busy; for operations that change nothing if they fail."""
     return AsyncRetrying(
-        retry=retry_if_exception_type(CatalogueBusy),
+        retry=retry_if_exception_type(DatabaseBusy),
         stop=stop_after_attempt(MAX_ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.05, max=1.0),
         reraise=True,
@@ -38,48 +34,50 @@ def retrying() -> AsyncRetrying:
 
 
 @contextmanager
-def explained(url: DatabaseUrl) -> Generator[None]:
+def explained(url: DatabaseUrl, schema: Schema) -> Generator[None]:
     """Translates a database error into a MeshError with a remedy, if it is known."""
     try:
         yield
     except MeshError:
         raise
     except Exception as error:
-        known = _known(error, url)
+        known = _known(error, url, schema)
         if known is None:
             raise
         raise known from error
 
 
-def damaged(url: DatabaseUrl, why: str) -> MeshError:
-    """The error for a database without a catalogue, or with only parts of one."""
+def damaged(url: DatabaseUrl, schema: Schema, why: str) -> MeshError:
+    """The error for a database without the schema's tables, or with only some of them."""
     return IllegalState(
-        f"the catalogue {url} cannot be used: {why}; restore a copy of it, or start with"
-        " an empty one elsewhere (model files remain; register or pull them again)"
+        f"{schema.name} {url} cannot be used: {why}; restore a copy of it, or {schema.remedy}"
     )
 
 
-def newer(url: DatabaseUrl, revision: str, known: str) -> MeshError:
+def newer(url: DatabaseUrl, schema: Schema, revision: str) -> MeshError:
     """The error for a database that a newer version of this software has written."""
     return IllegalState(
-        f"the catalogue {url} was written by a newer mlxmesh (revision {revision}; this"
-        f" one supports {known}); upgrade mlxmesh, or choose another --data-dir or database_url"
+        f"{schema.name} {url} was written by a newer mlxmesh (revision {revision}; this"
+        f" one supports {schema.head}); upgrade mlxmesh, or choose another --data-dir or"
+        " database_url"
     )
 
 
-def _known(error: Exception, url: DatabaseUrl) -> MeshError | None:
+def _known(error: Exception, url: DatabaseUrl, schema: Schema) -> MeshError | None:
     # SQLAlchemy, by which tables are upgraded, wraps the driver's errors.
     cause = getattr(error, "orig", None) or error
-    return _of_sqlite(cause, url) if isinstance(url, SqliteFile) else _of_postgres(cause, url)
+    if isinstance(url, SqliteFile):
+        return _of_sqlite(cause, url, schema)
+    return _of_postgres(cause, url, schema)
 
 
-def _of_sqlite(error: Exception, url: SqliteFile) -> MeshError | None:
+def _of_sqlite(error: Exception, url: SqliteFile, schema: Schema) -> MeshError | None:
     path = url.path
     if isinstance(error, OSError):
         return disk_error(error, str(path)) or not_writable(path, error.strerror or "")
     match getattr(error, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return _busy()
+            return _busy(schema)
         case sqlite3.SQLITE_FULL:
             return disk_full(path.parent)
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if has_no_space(path):
@@ -87,36 +85,36 @@ def _of_sqlite(error: Exception, url: SqliteFile) -> MeshError | None:
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_IOERR:
             return not_writable(path, str(error))
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return damaged(url, str(error))
+            return damaged(url, schema, str(error))
         case _:
             return None
 
 
-def _of_postgres(error: Exception, url: PostgresServer) -> MeshError | None:
+def _of_postgres(error: Exception, url: PostgresServer, schema: Schema) -> MeshError | None:
     if isinstance(error, OSError):
-        return _unreachable(url, error.strerror)
+        return _unreachable(url, schema, error.strerror)
     state = str(getattr(error, "sqlstate", None) or "")
     if state == _POSTGRES_FULL:
         return disk_full(f"the data directory of PostgreSQL at {server_of(url)}")
     if state in _POSTGRES_CONFLICT:
-        return _busy()
+        return _busy(schema)
     if state.startswith(_POSTGRES_UNREACHABLE):
-        return _unreachable(url)
+        return _unreachable(url, schema)
     if state.startswith(_POSTGRES_DENIED):
         return IllegalState(
-            f"the database {url} denies access: {error}; check `[model] database_url`,"
+            f"the database {url} denies access: {error}; check `{schema.setting}`,"
             " and that its user may create tables there"
         )
     return None
 
 
-def _unreachable(url: PostgresServer, why: str | None = None) -> ServiceUnavailable:
+def _unreachable(url: PostgresServer, schema: Schema, why: str | None = None) -> ServiceUnavailable:
     reason = f" ({why})" if why else ""
     return ServiceUnavailable(
-        f"the catalogue's database at {server_of(url)} cannot be reached{reason}; check that it is"
-        " running, and check `[model] database_url`"
+        f"the database server at {server_of(url)} cannot be reached{reason}; check that it is"
+        f" running, and check `{schema.setting}`"
     )
 
 
-def _busy() -> CatalogueBusy:
-    return CatalogueBusy("the catalogue is in use by another process; try again")
+def _busy(schema: Schema) -> DatabaseBusy:
+    return DatabaseBusy(f"{schema.name} is in use by another process; try again")
