@@ -8,6 +8,7 @@ from mlxmesh_gateway.forwarding.statuses import Metadata
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.rpc.caller import (
     CALLER_METADATA,
+    HOST_METADATA,
     OWNER_METADATA,
     ROLE_METADATA,
     USER_METADATA,
@@ -45,6 +46,7 @@ def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, principal: Pri
         (OWNER_METADATA, principal.id),
         (ROLE_METADATA, "admin" if principal.is_admin else "client"),
         (USER_METADATA, principal.user),
+        (HOST_METADATA, principal.host),
     )
 
 

@@ -22,6 +22,9 @@ a value from a client."""
 USER_METADATA = "mlxmesh-user"
 """The user that the caller is; empty for a caller that is none. Gateways set it, and drop a value
 from a client."""
+HOST_METADATA = "mlxmesh-host"
+"""The host from which a client called its gateway. Gateways set it, and drop a value from a
+client."""
 _LEGAL = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ILLEGAL_CHARACTER = re.compile(r"[^A-Za-z0-9._:-]")
 
@@ -95,6 +98,12 @@ def forwarded_caller(call: Call | Any) -> ForwardedCaller:
         is_admin=_metadata(call, ROLE_METADATA) == "admin",
         user=str(_metadata(call, USER_METADATA) or ""),
     )
+
+
+def forwarded_host(call: Call | Any) -> str:
+    """The caller's host that a gateway forwarded; that of the peer where it forwarded none."""
+    value = _metadata(call, HOST_METADATA)
+    return value if isinstance(value, str) else peer_host(call.peer())
 
 
 def _metadata(call: Call | Any, name: str) -> str | bytes | None:

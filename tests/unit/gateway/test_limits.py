@@ -60,6 +60,7 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
         ("mlxmesh-owner", "key:k_1#team-a"),
         ("mlxmesh-role", "admin"),
         ("mlxmesh-user", "ada"),
+        ("mlxmesh-host", "10.0.0.1"),
     )
     forged = [(name, "forged") for name, _ in told]
     assert forwarded([*metadata, *forged], caller) == (("x-request-id", "r-1"), *told)

@@ -6,10 +6,10 @@ from functools import partial
 from mlxmesh_access.accounts import key_rows, rules
 from mlxmesh_access.accounts.key_text import KeyText, new_key_text
 from mlxmesh_access.accounts.models import Key, Role
-from mlxmesh_access.accounts.rules import Caller
 from mlxmesh_access.accounts.users import existing_user
 from mlxmesh_access.database import AccessDatabase
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
+from mlxmesh_shared.rpc.caller import ForwardedCaller as Caller
 from mlxmesh_shared.sql.database import Session
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
 

@@ -7,13 +7,6 @@ from mlxmesh_shared.errors import InvalidArgument
 MIN_PASSWORD_CHARACTERS = 8
 
 
-class Verdict(Protocol):
-    """Whether a password is right."""
-
-    @property
-    def right(self) -> bool: ...
-
-
 class PasswordHashes(Protocol):
     """Slow hashes of passwords; both methods take tens of milliseconds, in a thread."""
 
@@ -21,8 +14,8 @@ class PasswordHashes(Protocol):
         """The text to store."""
         ...
 
-    async def verify(self, password: str, stored: str) -> Verdict:
-        """Whether a password has this hash; with the hash "", it takes as long to say no."""
+    async def matches(self, password_hash: str, password: str) -> bool:
+        """Whether the password has this hash; with the hash "", it takes as long and is False."""
         ...
 
 

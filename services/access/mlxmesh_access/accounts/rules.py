@@ -1,7 +1,6 @@
 """Who may do what with users and keys: decisions without I/O."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from mlxmesh_access.accounts.models import Key, Role, User, UserChange, UserKind, UserState
 from mlxmesh_shared.errors import (
@@ -11,23 +10,7 @@ from mlxmesh_shared.errors import (
     PermissionDenied,
     UserNotFound,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls, as the gateway has verified it."""
-
-    principal: str
-    """For example user:ada, key:k_1a2b3c or spiffe://mlxmesh/admin."""
-    is_admin: bool
-    user: str
-    """Empty for a caller that is no user."""
-
-    @property
-    def key_id(self) -> str:
-        """The key that it calls with; empty for a session or a certificate."""
-        name = self.principal.partition("#")[0]
-        return name.removeprefix("key:") if name.startswith("key:") else ""
+from mlxmesh_shared.rpc.caller import ForwardedCaller as Caller
 
 
 def require_admin(caller: Caller) -> None:

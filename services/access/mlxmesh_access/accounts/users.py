@@ -6,7 +6,6 @@ from functools import partial
 from mlxmesh_access.accounts import rules, user_rows
 from mlxmesh_access.accounts.models import User, UserChange, UserKind, UserState
 from mlxmesh_access.accounts.passwords import PasswordHashes, check_password
-from mlxmesh_access.accounts.rules import Caller
 from mlxmesh_access.database import AccessDatabase, Change
 from mlxmesh_shared.errors import (
     InvalidArgument,
@@ -15,6 +14,7 @@ from mlxmesh_shared.errors import (
     Unauthenticated,
     UserExists,
 )
+from mlxmesh_shared.rpc.caller import ForwardedCaller as Caller
 from mlxmesh_shared.sql.database import Session
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
 
@@ -143,7 +143,7 @@ class Users:
     async def _check_old_password(self, user: User, password: str) -> None:
         if not password:
             raise InvalidArgument("old_password is required", field="old_password")
-        if not (await self._passwords.verify(password, user.password_hash)).right:
+        if not await self._passwords.matches(user.password_hash, password):
             raise Unauthenticated("old_password is wrong", field="old_password")
 
 

@@ -115,6 +115,11 @@ class SignInThrottle:
         if len(self._known) > self._max_subjects:
             self._known.popitem(last=False)
 
+    def abandoned(self, name: str, host: str) -> None:
+        """The attempt failed for another reason than its password."""
+        for failures, who in self._all(name, network_of(host)):
+            failures.undo(who)
+
     def _limits(self, name: str, network: str) -> list[tuple[Failures, str]]:
         """What limits this attempt: where the name is known, only its own failures there."""
         everything = self._all(name, network)

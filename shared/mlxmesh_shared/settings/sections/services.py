@@ -166,10 +166,29 @@ class AccessSettings(MeshSettings):
     """How long entries of the audit log are kept."""
     usage_retention_days: Count = 730
     """How long usage is kept."""
-    session_s: Seconds = 900
-    """How long an access token of a session is valid."""
-    session_refresh_s: Seconds = 2_592_000
+    access_token_s: Annotated[Seconds, Field(le=86_400)] = 600
+    """How long an access token of a session is valid; at most a day."""
+    session_idle_s: Seconds = 1_209_600
     """How long a session may be idle; then its refresh token expires."""
+    session_lifetime_s: Seconds = 7_776_000
+    """How long a session lasts at most."""
+    signing_key_s: Annotated[Seconds, Field(ge=3600)] = 2_592_000
+    """How long a key signs access tokens; then a new one does. At least an hour."""
+    oidc_issuer: str = ""
+    """The URL of an OpenID Connect issuer with which users may sign in; empty for none."""
+    oidc_client_id: str = ""
+    """The client that this mesh is at the issuer."""
+    oidc_client_secret_file: FullPath | None = None
+    """The file with the client's secret; default none, for a client without one."""
+    oidc_redirect_uris: Names = ()
+    """URIs to which the issuer may send browsers back, with what is below them; a list, or one text
+    separated by commas. https, or http on a loopback host, without a port for any port."""
+    oidc_approve: bool = False
+    """Whether users of the issuer are active at once; else an admin must approve them."""
+    oidc_name_claim: str = "preferred_username"
+    """The claim of the issuer that is the name of a new user."""
+    oidc_timeout_s: Seconds = 5
+    """How long a request to the issuer may take."""
     drain_grace_s: Seconds = 5
     """How long running calls may continue after a stop was requested."""
 

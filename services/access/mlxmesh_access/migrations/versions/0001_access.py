@@ -117,7 +117,7 @@ def _quotas() -> None:
         _text("subject", primary_key=True),
         _text("limit_kind", primary_key=True),
         _text("gateway_id", primary_key=True),
-        *map(_big, ["starts_ms", "held", "wanted", "expires_ms"]),
+        *map(_big, ["starts_ms", "held", "wanted", "valid_until_ms"]),
         _of_quota(),
     )
 
