@@ -65,9 +65,12 @@ class GatewaySettings(MeshSettings):
     """Listens on the port beside the gateway that has it, which is asked to stop afterwards."""
     client_certificates: Literal["required", "off"] = "required"
     """With TLS: off accepts clients without a certificate, which may generate."""
+    http_client_certificates: Literal["auto", "required", "optional", "off"] = "auto"
+    """With TLS: whether HTTP clients must present certificates, may, or are not asked for them;
+    auto is optional while callers must authenticate, and else as client_certificates."""
     authentication: Literal["auto", "required", "off"] = "auto"
-    """Whether callers need a key, a session or a certificate; auto requires one once there are
-    users, and for a listener beyond this machine."""
+    """Whether callers must authenticate, by an API key, an access token or a certificate; auto
+    requires it once the mesh has had a user, or when a listener is beyond loopback."""
     resume_wait_s: Seconds = 10
     """How long a stream that lost its generation instance waits for another one."""
     telemetry_sinks: Sinks = (SinkSettings(kind="prometheus"),)
