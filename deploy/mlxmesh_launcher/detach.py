@@ -16,6 +16,7 @@ from mlxmesh_launcher.initial_models import Report
 from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.record import LauncherRecord, read_record
 from mlxmesh_shared.errors import IllegalState, ServiceUnavailable
+from mlxmesh_shared.process.startup import own_environment
 
 POLL_S = 0.1
 RESUME_INTERVAL_S = 1.0
@@ -60,6 +61,7 @@ def _spawn(
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env=own_environment(),
             pass_fds=(lock.descriptor,),
         )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from mlxmesh.control.v1 import launcher_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_launcher.child import Child
+from mlxmesh_launcher.command_lines import CommandLines
 from mlxmesh_launcher.crash_events import CrashEvents, service_message
 from mlxmesh_launcher.initial_models import Report, load_initial_models
 from mlxmesh_launcher.lock import DirectoryLock
@@ -21,20 +21,15 @@ from mlxmesh_launcher.periodic_tasks import (
 )
 from mlxmesh_launcher.readiness import spawn, until_serving
 from mlxmesh_launcher.record import RecordFile
-from mlxmesh_launcher.service_settings import (
-    SERVICES,
-    STOP_MARGIN_S,
-    ServiceSettings,
-    choose,
-    port_of,
-    with_port,
-)
+from mlxmesh_launcher.service_settings import ACCESS, SERVICES, STOP_MARGIN_S
 from mlxmesh_launcher.servicer import control_server
+from mlxmesh_launcher.users import may_have_users
+from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.process.forked import ForkedProcess
-from mlxmesh_shared.registry import Instance, Registry
+from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.rpc.server import MeshServer
-from mlxmesh_shared.rpc.shared_port import CAN_SHARE, is_free
+from mlxmesh_shared.rpc.shared_port import is_free
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
 
 # A process that was replaced waits for its engines to load elsewhere, or its clients to move.
@@ -58,9 +53,8 @@ class Mesh:
         self._registry = registry
         self._forked = dict(forked or {})
         self._tls_dir = options.data_dir / "tls" if options.tls else options.tls_dir
-        tls = ("--tls-dir", str(self._tls_dir)) if self._tls_dir is not None else ()
-        self._flags = (*options.settings_flags, *tls)
-        self._settings = ServiceSettings(self._flags)
+        self._commands = CommandLines(options, self._tls_dir)
+        self._settings = self._commands.settings
         self._stop_timeouts_s = self._settings.stop_timeouts_s(options.stop_grace_s)
         self._record = RecordFile(
             options.data_dir,
@@ -70,25 +64,26 @@ class Mesh:
         )
         self._periodic = PeriodicTasks()
         self._crashes = CrashEvents(registry)
-        self._listens: Mapping[str, str] = {}
-        self._gateway = self._http = ""
+        self._starting = asyncio.Lock()
         self._leaving: dict[Child, asyncio.Task[None]] = {}
         self._control: MeshServer | None = None
         self.notes: tuple[str, ...] = ()
         """Notes for the owner after the start, for example about ports that were taken."""
         self.leaving = asyncio.Event()
         """Set once the mesh should stop."""
-        self.children = {name: self._child(name) for name in SERVICES}
+        used = [name for name in SERVICES if name != ACCESS or self._settings.uses_access()]
+        self.children = {name: self._child(name) for name in used}
+        """The supervised processes by service, in starting order."""
 
     @property
     def gateway(self) -> str:
         """host:port of the gateway, once started."""
-        return self._gateway
+        return self._commands.gateway
 
     @property
     def http(self) -> str:
         """host:port of the gateway's HTTP, once started; empty where it has none."""
-        return self._http
+        return self._commands.http
 
     @property
     def tls(self) -> CertificateFiles | None:
@@ -98,36 +93,87 @@ class Mesh:
     async def start(self, report: Report = lambda _: None) -> None:
         """Start every service and load the models. Raises MeshError with the log's last words."""
         self._record.claim()
-        options = self._options
-        requests = self._settings.listen_requests(options.grpc_port, options.http_port)
-        self._listens, self.notes = choose(requests, is_free)
+        self.notes = self._commands.choose_addresses(is_free)
         self._start_periodic_tasks()
-        children = self.children.values()
-        await asyncio.gather(*map(spawn, children))
+        await self._spawn_all()
         # Only now: the first report may take a while, as of a screen that has to be opened.
         for note in self.notes:
             report(note)
         report("starting services")
-        serving = (until_serving(child, self._registry) for child in children)
-        instances = await asyncio.gather(*serving)
-        self._pin_gateway_address(instances[SERVICES.index("gateway")])
+        addresses = await self._until_serving(report)
         self._crashes.start(self._certificates())
         for child in self.children.values():
             child.keep_running()
-        async with MeshClient(self._gateway, tls=self.tls) as client:
-            await load_initial_models(client, options.models, options.replicas, report)
+        # With TLS the gateway knows this client by its certificate. Without, it may ask for the
+        # key of a user; the model service never does.
+        reached = self.gateway if self._tls_dir is not None else addresses["model"]
+        async with MeshClient(reached, tls=self.tls, api_key="") as client:
+            await load_initial_models(client, self._options.models, self._options.replicas, report)
+        self.notes += (self._commands.who_may_call(),)
+        await self._publish()
+
+    async def _spawn_all(self) -> None:
+        """Starts the processes. Gateways depend on whether there are users."""
+        gateway = self.children["gateway"]
+        if (access := self.children.get(ACCESS)) is None:
+            await asyncio.gather(*map(spawn, self.children.values()))
+            return
+        others = (child for child in self.children.values() if child is not gateway)
+        await asyncio.gather(*map(spawn, others))
+        self._commands.has_users = await may_have_users(
+            access, self._registry, tls=self._tls_dir is not None
+        )
+        await spawn(gateway)
+
+    async def _until_serving(self, report: Report) -> Mapping[str, str]:
+        """Waits for all services; returns their addresses. Raises: ServiceUnavailable.
+
+        Without the access service a mesh serves the keys that its gateways know.
+        """
+
+        async def address(child: Child) -> str:
+            try:
+                instance = await until_serving(child, self._registry)
+            except ServiceUnavailable as error:
+                if child.name != ACCESS:
+                    raise
+                report(f"users cannot sign in, and new keys do not work: {error}")
+                return ""
+            if child.name == "gateway":
+                self._commands.pin(instance)
+            return instance.address
+
+        found = await asyncio.gather(*map(address, self.children.values()))
+        return dict(zip(self.children, found, strict=True))
+
+    async def _publish(self) -> None:
+        """Serves LauncherService, and writes how this mesh is reached."""
         certificates = self._certificates()
         tls = ServerTls(certificates) if certificates is not None else None
         self._control = control_server(self, leaving=self.leaving, tls=tls)
         control = await self._control.start()
         await self._control.set_serving()
         self._record.publish(
-            self._gateway,
-            http=self._http,
-            control=control,
-            tls_dir=self._tls_dir,
-            notes=self.notes,
+            self.gateway, http=self.http, control=control, tls_dir=self._tls_dir, notes=self.notes
         )
+
+    async def start_service(self, name: str) -> tuple[launcher_pb2.SupervisedService, bool]:
+        """As of Supervised."""
+        async with self._starting:
+            if (child := self.children.get(name)) is not None:
+                await until_serving(child, self._registry)
+                return service_message(child), False
+            new = self._child(name)
+            try:
+                await spawn(new)
+                await until_serving(new, self._registry)
+            except BaseException:
+                await new.stop(0)
+                raise
+            new.keep_running()
+            known = {**self.children, name: new}
+            self.children = {each: known[each] for each in SERVICES if each in known}
+            return service_message(new), True
 
     def names(self, services: Sequence[str]) -> list[str]:
         """As of Supervised."""
@@ -141,7 +187,11 @@ class Mesh:
         """As of Supervised: the new process serves before the old one drains, if both can
         listen at the same time.
         """
-        overlaps = self._can_overlap(name)
+        if name == "gateway" and (access := self.children.get(ACCESS)) is not None:
+            self._commands.has_users = await may_have_users(
+                access, self._registry, tls=self._tls_dir is not None
+            )
+        overlaps = self._commands.can_overlap(name)
         old, new = self.children[name], self._child(name, takes_over=overlaps)
         yield launcher_pb2.RESTART_PHASE_STARTING
         if not overlaps:
@@ -172,10 +222,10 @@ class Mesh:
         leaving = [
             asyncio.create_task(old.stop(self._stop_timeouts_s[old.name])) for old in self._leaving
         ]
-        for name in reversed(SERVICES):
-            if self.children[name].pid is not None:
+        for name, child in reversed(self.children.items()):
+            if child.pid is not None:
                 report(f"stopping {name}")
-            await self.children[name].stop(self._stop_timeouts_s[name])
+            await child.stop(self._stop_timeouts_s[name])
         await asyncio.gather(*leaving, *self._leaving.values())
         await self._crashes.stop()
         await self._periodic.stop()
@@ -191,14 +241,9 @@ class Mesh:
         data_dir = self._options.data_dir
         launcher = self._log_file("launcher")
         watch_directory(self._periodic, self._record, launcher)
-        rotate_logs(self._periodic, [*(child.log for child in self.children.values()), launcher])
+        rotate_logs(self._periodic, [*map(self._log_file, SERVICES), launcher])
         if self._options.tls:
             renew_certificates(self._periodic, data_dir / "tls")
-
-    def _can_overlap(self, name: str) -> bool:
-        if name == "gateway":
-            return CAN_SHARE
-        return port_of(self._settings.listens()[name]) == 0
 
     def _log_file(self, name: str) -> LogFile:
         settings = self._settings.of_runtime
@@ -211,38 +256,11 @@ class Mesh:
     def _child(self, name: str, *, takes_over: bool = False) -> Child:
         return Child(
             name=name,
-            command=lambda: self._command(name, takes_over=takes_over),
+            command=lambda: self._commands.of(name, takes_over=takes_over),
             log=self._log_file(name),
             forked=self._forked.pop(f"mlxmesh_{name}", None),
             on_crash=self._crashes.publish,
         )
-
-    def _command(self, name: str, *, takes_over: bool) -> Sequence[str]:
-        command = [sys.executable, "-m", f"mlxmesh_{name}", *self._flags]
-        if name == "gateway":
-            command += [
-                "--listen",
-                self._listens["gateway"],
-                "--http-listen",
-                self._listens["HTTP"],
-            ]
-            grace_s = self._options.stop_grace_s
-            command += ["--drain-grace-s", str(grace_s)] if grace_s is not None else []
-            command += ["--take-over"] if takes_over else []
-        return command
-
-    def _pin_gateway_address(self, gateway: Instance) -> None:
-        """A restarted gateway must listen where its clients expect it."""
-        self._gateway, self._http = gateway.address, gateway.metadata.get("http", "")
-        reached = {"gateway": self._gateway, "HTTP": self._http}
-        self._listens = {
-            **self._listens,
-            **{
-                what: with_port(self._listens[what], port_of(address))
-                for what, address in reached.items()
-                if address
-            },
-        }
 
 
 async def start_unless_stopped(mesh: Mesh, stop: asyncio.Task[None], report: Report) -> bool:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.host.host_port import is_loopback, split_host_port
 from mlxmesh_shared.settings import (
     SETTINGS,
+    AccessSettings,
     GatewaySettings,
     GenerationSettings,
     ModelSettings,
@@ -85,10 +87,32 @@ def with_port(listen: str, port: int) -> str:
     return f"{listen.rpartition(':')[0]}:{port}"
 
 
-SERVICES = ("runtime", "model", "generation", "gateway")
-"""In starting order."""
+def who_may_call(*, authentication: str, has_users: bool, listen: str, tls: bool) -> str:
+    """Who may call the gateway at `listen`, as its authentication decides it."""
+    if authentication == "required" or (authentication == "auto" and has_users):
+        return "callers need a key or a session: `mlxmesh login`, `mlxmesh keys create`"
+    if tls:
+        return "callers need a certificate of this mesh: `mlxmesh certs`"
+    host, _ = split_host_port(listen)
+    if authentication == "off" or not is_loopback(host):
+        return f"open to everybody who reaches {listen}, as the settings allow"
+    return (
+        "open to everybody on this machine: no users;"
+        " `mlxmesh users create NAME --admin` turns authentication on"
+    )
+
+
+SERVICES = ("runtime", "model", "generation", "access", "gateway")
+"""In starting order; access runs only on meshes that use it."""
+ACCESS = "access"
+ACCESS_DATABASE = "access.db"
 # A service ends its calls within its grace, and then closes what it has open.
 STOP_MARGIN_S = 10.0
+
+
+def uses_access(settings: AccessSettings) -> bool:
+    """Whether there has been an access service: its database exists, or the settings name one."""
+    return bool(settings.database_url) or (settings.data_dir / ACCESS_DATABASE).exists()
 
 
 class ServiceSettings:
@@ -100,7 +124,12 @@ class ServiceSettings:
         self.of_runtime = load_settings(RuntimeSettings, flags)
         self.of_model = load_settings(ModelSettings, flags)
         self.of_generation = load_settings(GenerationSettings, flags)
+        self.of_access = load_settings(AccessSettings, flags)
         self.of_gateway = load_settings(GatewaySettings, flags)
+
+    def uses_access(self) -> bool:
+        """Whether the mesh uses the access service, now."""
+        return uses_access(self.of_access)
 
     def listens(self) -> Mapping[str, str]:
         """Where each service but the gateway listens."""
@@ -108,6 +137,7 @@ class ServiceSettings:
             "runtime": self.of_runtime.listen,
             "model": self.of_model.listen,
             "generation": self.of_generation.listen,
+            ACCESS: self.of_access.listen,
         }
 
     def stop_timeouts_s(self, grace_s: float | None = None) -> Mapping[str, float]:
@@ -116,6 +146,7 @@ class ServiceSettings:
             "runtime": self.of_runtime.stop_grace_s,
             "model": self.of_model.drain_grace_s,
             "generation": self.of_generation.drain_grace_s,
+            ACCESS: self.of_access.drain_grace_s,
             "gateway": self.of_gateway.drain_grace_s,
         }
         limit = float("inf") if grace_s is None else grace_s
@@ -134,7 +165,9 @@ class ServiceSettings:
         if http_port is not None:
             http = with_port(http or "127.0.0.1:0", http_port)
         others = [
-            ListenRequest(name, where) for name, where in self.listens().items() if port_of(where)
+            ListenRequest(name, where)
+            for name, where in self.listens().items()
+            if port_of(where) and (name != ACCESS or self.uses_access())
         ]
         return (
             ListenRequest("gateway", listen, grpc_port is None and self._is_default("listen")),

@@ -1,4 +1,4 @@
-"""LauncherService: lists the supervised services and restarts them one at a time."""
+"""LauncherService: lists the supervised services, starts and restarts them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ class Supervised(Protocol):
 
     def services(self) -> Sequence[pb.SupervisedService]:
         """All of them as they are now, in starting order."""
+        ...
+
+    async def start_service(self, name: str) -> tuple[pb.SupervisedService, bool]:
+        """Starts a service that runs only where it is used, if it does not run yet; returns it once
+        it serves, and whether this call started it. Raises: MeshError.
+        """
         ...
 
     def replace(self, name: str) -> AsyncGenerator[pb.RestartPhase.ValueType]:
@@ -48,6 +54,12 @@ class LauncherServicer(pb_grpc.LauncherServiceServicer):
                     yield pb.RestartResponse(name=name, phase=phase)
         finally:
             self._restarting = False
+
+    async def StartService(
+        self, request: pb.StartServiceRequest, context: object
+    ) -> pb.StartServiceResponse:
+        service, started = await self._processes.start_service(request.name)
+        return pb.StartServiceResponse(service=service, started=started)
 
     async def ListServices(
         self, request: pb.ListServicesRequest, context: object

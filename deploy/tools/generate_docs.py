@@ -30,6 +30,7 @@ PACKAGES = {
     "services/runtime/mlxmesh_engine": "the engine, one process per replica",
     "services/runtime/mlxmesh_runtime": "the runtime, one process per host",
     "services/model/mlxmesh_model": "the model service, with the catalogue",
+    "services/access/mlxmesh_access": "the access service: users, keys, quotas, usage",
     "services/generation/mlxmesh_generation": "the generation service",
     "gateway/mlxmesh_gateway": "the gateway, the only public service",
     "shared/mlxmesh_client": "the Python client",

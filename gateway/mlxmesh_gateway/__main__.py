@@ -46,10 +46,18 @@ async def serve(
     settings = host.process.settings
     gateway = make_gateway(host, receiver, settle_s=settle_s)
     with HttpPort(settings.http_listen, take_over=settings.take_over) as port:
-        async with AsyncExitStack() as events, AsyncExitStack() as http:
+        async with (
+            AsyncExitStack() as connections,
+            AsyncExitStack() as events,
+            AsyncExitStack() as access,
+            AsyncExitStack() as http,
+        ):
+            connections.push_async_callback(gateway.close)
 
             async def get_ready() -> None:
                 await events.enter_async_context(gateway.events.running(settings.event_webhooks))
+                await gateway.backends.start()
+                await access.enter_async_context(gateway.access.running())
                 await http.enter_async_context(
                     serving_http(
                         port,
@@ -59,7 +67,6 @@ async def serve(
                         settings,
                     )
                 )
-                await gateway.backends.start()
 
             async def hand_over(instance: Instance) -> None:
                 if await _has_successor(host.registry, instance):
@@ -74,10 +81,7 @@ async def serve(
                 before_ready=get_ready,
                 before_drain=hand_over,
             )
-            try:
-                await host.serve(gateway.server, grace_s=settings.drain_grace_s, steps=steps)
-            finally:
-                await gateway.close()
+            await host.serve(gateway.server, grace_s=settings.drain_grace_s, steps=steps)
 
 
 async def _has_successor(registry: Registry, instance: Instance) -> bool:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from google.protobuf import descriptor_pool
 
-from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
+from mlxmesh_gateway.access.assembly import Access
 from mlxmesh_gateway.door.door import Door
-from mlxmesh_gateway.door.entrance import CertificateAuthenticator, Entrance, NoQuotas
+from mlxmesh_gateway.door.entrance import Entrance
 from mlxmesh_gateway.door.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.events.gateway_events import GatewayEvents
 from mlxmesh_gateway.events.overload import OverloadEvents
@@ -51,6 +51,7 @@ class Gateway:
     backends: Backends
     status: MeshStatus
     server: MeshServer
+    access: Access
     http: HttpDoor
 
     async def close(self) -> None:
@@ -65,6 +66,7 @@ def make_gateway(
     """A gateway that is not started; its limits follow the settings."""
 
     async def show_backend(backend: str, known: bool) -> None:
+        access.on_backend(backend, known)
         await server.set_health(BACKENDS[backend].full_name, serving=known)
 
     process, registry = host.process, host.registry
@@ -82,7 +84,8 @@ def make_gateway(
     )
     settings = process.settings
     forwarder = Forwarder(backends, resume_wait_s=settings.resume_wait_s, traffic=traffic)
-    door = _door(settings, forwarder)
+    access = Access(settings, backends, instance_id=process.instance_id)
+    door = _door(settings, forwarder, access)
     relay = Relay(public_routes(), door)
     observe_gateway(process.telemetry.of_process.metrics, forwarder.counts, backends)
     status = _status(host, receiver, backends, traffic)
@@ -95,7 +98,7 @@ def make_gateway(
         ),
     )
     overload = OverloadEvents(events.publish, instance_id=process.instance_id)
-    entrance = _entrance(process, overload)
+    entrance = _entrance(settings, access, overload)
     server = _server(process, relay, servicer, receiver.fan_out, entrance, settle_s)
     process.live.subscribe(lambda now: _limit(now, door, entrance))
     return Gateway(
@@ -103,6 +106,7 @@ def make_gateway(
         backends=backends,
         status=status,
         server=server,
+        access=access,
         http=HttpDoor(
             entrance,
             door,
@@ -126,29 +130,25 @@ def _places_per_caller(settings: GatewaySettings) -> int:
     return places_per_caller(settings.max_concurrent_rpcs, settings.max_rpcs_per_caller)
 
 
-def _door(settings: GatewaySettings, forwarder: Forwarder) -> Door:
+def _door(settings: GatewaySettings, forwarder: Forwarder, access: Access) -> Door:
     return Door(
         parser=RequestParser(Validator.for_services(*BACKENDS.values())),
         forwarder=forwarder,
         deadlines=_deadlines(settings),
+        meter=access.meter,
     )
 
 
-def _entrance(process: ServiceProcess[GatewaySettings], overload: OverloadEvents) -> Entrance:
-    settings, tls = process.settings, _tls(process)
+def _entrance(settings: GatewaySettings, access: Access, overload: OverloadEvents) -> Entrance:
     limiter = ConcurrencyLimiter(
         settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings)
     )
     names = (*_service_names(), control.SERVICE_NAME)
     descriptors = [descriptor_pool.Default().FindServiceByName(name) for name in names]
     return Entrance(
-        authenticator=CertificateAuthenticator(
-            Role.ROLE_UNSPECIFIED
-            if settings.client_certificates == "required"
-            else Role.ROLE_CLIENT
-        ),
-        access=tls.access(descriptors) if tls is not None else None,
-        quotas=NoQuotas(),
+        authenticator=access.authenticator,
+        authorizer=access.authorizer(descriptors),
+        quotas=access.quotas,
         admission=CallAdmission(limiter, on_refused=overload.refused),
     )
 

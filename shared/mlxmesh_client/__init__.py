@@ -4,9 +4,11 @@ Errors are classes: catch `MeshError` for all of them, or the one you can do som
 """
 
 from mlxmesh_client.client import MeshClient
+from mlxmesh_client.credentials import ApiKey
 from mlxmesh_client.generations import GenerationEvent
 from mlxmesh_client.request import GenerateOptions, InputOptions, Message
 from mlxmesh_shared.errors import (
+    AccessUnavailable,
     Cancelled,
     ContextTooLong,
     DeadlineExceeded,
@@ -17,22 +19,30 @@ from mlxmesh_shared.errors import (
     InsufficientMemory,
     Internal,
     InvalidArgument,
+    KeyNotFound,
     MeshError,
     MessagesExpired,
     MessageTooLarge,
+    ModelNotAllowed,
     ModelNotFound,
     ModelNotLoaded,
     NoReplica,
     PermissionDenied,
     QueueFull,
+    QuotaExceeded,
+    QuotaNotFound,
     ReaderReplaced,
     ServiceUnavailable,
     TooManyRequests,
     Unauthenticated,
+    UserExists,
+    UserNotFound,
 )
 from mlxmesh_shared.tls import CertificateFiles
 
 __all__ = [
+    "AccessUnavailable",
+    "ApiKey",
     "Cancelled",
     "CertificateFiles",
     "ContextTooLong",
@@ -47,18 +57,24 @@ __all__ = [
     "InsufficientMemory",
     "Internal",
     "InvalidArgument",
+    "KeyNotFound",
     "MeshClient",
     "MeshError",
     "Message",
     "MessageTooLarge",
     "MessagesExpired",
+    "ModelNotAllowed",
     "ModelNotFound",
     "ModelNotLoaded",
     "NoReplica",
     "PermissionDenied",
     "QueueFull",
+    "QuotaExceeded",
+    "QuotaNotFound",
     "ReaderReplaced",
     "ServiceUnavailable",
     "TooManyRequests",
     "Unauthenticated",
+    "UserExists",
+    "UserNotFound",
 ]

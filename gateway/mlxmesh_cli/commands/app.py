@@ -11,16 +11,21 @@ import typer
 
 from mlxmesh_cli.commands import (
     certs,
+    keys,
     lifecycle,
     models,
     observe,
+    quotas,
     rolling,
     settings,
+    sign_in,
     text,
     up,
+    usage,
+    users,
 )
 from mlxmesh_cli.commands.failures import QuietGroup
-from mlxmesh_cli.commands.session import TLS_VARIABLES
+from mlxmesh_cli.commands.session import API_KEY_VARIABLE, INSECURE_KEY_VARIABLE, TLS_VARIABLES
 
 app = typer.Typer(
     name="mlxmesh",
@@ -31,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
-MESH, MODELS, TEXT = "Run the mesh", "Models", "Text"
+MESH, MODELS, TEXT, USERS = "Run the mesh", "Models", "Text", "Users and keys"
 
 
 def _add(
@@ -106,6 +111,15 @@ _add(
 _add(TEXT, text.tokens, "Count the tokens of a prompt.", "mlxmesh tokens - < prompt.txt")
 _add(TEXT, observe.trace, "Show the timeline of one request.", "mlxmesh trace my-request")
 
+app.add_typer(users.users, name="users", rich_help_panel=USERS)
+app.add_typer(keys.keys, name="keys", rich_help_panel=USERS)
+app.add_typer(quotas.quotas, name="quotas", rich_help_panel=USERS)
+_add(USERS, usage.usage, "Show requests, tokens and device time.", "mlxmesh usage --by user,day")
+_add(USERS, usage.audit, "Show who changed users, keys and quotas.", "mlxmesh audit -n 20")
+_add(USERS, sign_in.login, "Sign in with a password.", "mlxmesh login ada")
+_add(USERS, sign_in.logout, "End the stored session or key.", "mlxmesh logout")
+_add(USERS, sign_in.whoami, "Show as whom commands call the mesh.", "mlxmesh whoami")
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -127,6 +141,21 @@ def credentials(
     key: Annotated[
         Path | None, typer.Option(help="Key of the client certificate.  [default: MLXMESH_KEY]")
     ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="API key; the variable keeps it out of the list of processes.  [default:"
+            " MLXMESH_API_KEY, or the stored one]"
+        ),
+    ] = None,
+    insecure_key: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-key",
+            help="Send keys and passwords beyond this machine without TLS.  [default:"
+            " MLXMESH_INSECURE_KEY]",
+        ),
+    ] = False,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
@@ -134,11 +163,16 @@ def credentials(
 ) -> None:
     """Serve MLX language models from a mesh of small services.
 
-    Start with `mlxmesh up`, then run `mlxmesh chat` in another terminal. --ca, --cert and --key go
-    before the command; a mesh with TLS on this host does not need them.
+    Start with `mlxmesh up`, then run `mlxmesh chat` in another terminal. These options go before
+    the command. A mesh with TLS on this host needs no --ca, --cert and --key; a mesh with users
+    needs `mlxmesh login` or --api-key.
 
     Exit codes: 0 success, 1 failure, 2 wrong usage, 3 no mesh found, 130 Ctrl-C, 141 output closed.
     """
     # Environment variables reach `session.tls_of` without an argument in every command.
     given = zip(TLS_VARIABLES, (ca, cert, key), strict=True)
     os.environ.update({name: str(path) for name, path in given if path is not None})
+    if api_key is not None:
+        os.environ[API_KEY_VARIABLE] = api_key
+    if insecure_key:
+        os.environ[INSECURE_KEY_VARIABLE] = "1"

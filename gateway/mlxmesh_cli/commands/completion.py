@@ -1,8 +1,8 @@
-"""Shell completion of model names."""
+"""Shell completion of names that a mesh knows: models, users, keys."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import redirect_stderr, suppress
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -11,37 +11,87 @@ import typer
 
 if TYPE_CHECKING:
     from mlxmesh.model.v1.model_pb2 import Model
+    from mlxmesh_client import MeshClient
 
 COMPLETION_TIMEOUT_S = 1.0
 
+Query = Callable[["MeshClient"], Awaitable[Iterable[str]]]
+
 
 def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Model references with this prefix; none when the mesh does not respond in time."""
+    """Model references with this prefix."""
+    return _complete(ctx, incomplete, _references)
+
+
+def complete_user(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Users with this prefix."""
+    return _complete(ctx, incomplete, _users)
+
+
+def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of keys with this prefix."""
+    return _complete(ctx, incomplete, _key_ids)
+
+
+def complete_subject(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Subjects of quotas with this prefix, such as user:ada."""
+    return _complete(ctx, incomplete, _subjects) or [
+        kind for kind in ("user:", "team:", "key:") if kind.startswith(incomplete)
+    ]
+
+
+def _complete(ctx: typer.Context, incomplete: str, query: Query) -> list[str]:
+    """Names with this prefix; none when the mesh does not respond in time."""
     # Completion must not print errors.
     with suppress(Exception, SystemExit), redirect_stderr(StringIO()):
-        return sorted(each for each in _known_references(ctx) if each.startswith(incomplete))
+        return sorted(each for each in _ask(ctx, query) if each.startswith(incomplete))
     return []
 
 
-def _known_references(ctx: typer.Context) -> Iterable[str]:
+def _ask(ctx: typer.Context, query: Query) -> Iterable[str]:
     import asyncio
 
-    from mlxmesh_cli.commands.session import gateway_address, tls_of
+    from mlxmesh_cli.commands.session import credential_file, gateway_address, tls_of
     from mlxmesh_cli.mesh.location import resolve_data_dir
-    from mlxmesh_client import MeshClient
+    from mlxmesh_cli.mesh.sign_in import signed_in_client
 
-    data_dir = ctx.params.get("data_dir")
-    gateway = gateway_address(ctx.params.get("address"), data_dir)
+    address, data_dir = ctx.params.get("address"), ctx.params.get("data_dir")
+    gateway = gateway_address(address, data_dir)
     tls = tls_of(resolve_data_dir(data_dir), gateway)
+    file = credential_file(address, data_dir)
 
-    async def models() -> list[Model]:
+    async def answer() -> Iterable[str]:
         async with (
             asyncio.timeout(COMPLETION_TIMEOUT_S),
-            MeshClient(gateway, tls=tls, timeout_s=COMPLETION_TIMEOUT_S, attempts=1) as client,
+            signed_in_client(
+                gateway, tls, file, timeout_s=COMPLETION_TIMEOUT_S, attempts=1
+            ) as client,
         ):
-            return await client.list_models()
+            return await query(client)
 
-    return references(asyncio.run(models()))
+    return asyncio.run(answer())
+
+
+async def _references(client: MeshClient) -> Iterable[str]:
+    return references(await client.list_models())
+
+
+async def _users(client: MeshClient) -> Iterable[str]:
+    return [user.name for user in await client.access.list_users()]
+
+
+async def _key_ids(client: MeshClient) -> Iterable[str]:
+    return [key.key_id for key in await client.access.list_keys()]
+
+
+async def _subjects(client: MeshClient) -> Iterable[str]:
+    users = await client.access.list_users()
+    keys = await client.access.list_keys()
+    return [
+        *(f"user:{user.name}" for user in users),
+        *(f"team:{team}" for team in {user.team for user in users} if team),
+        *(f"key:{key.key_id}" for key in keys),
+    ]
 
 
 def references(models: Iterable[Model]) -> set[str]:

@@ -71,7 +71,8 @@ def logs(
     component: Annotated[
         str | None,
         typer.Argument(
-            help="launcher, runtime, model, generation, gateway or an engine id.  [default: all]"
+            help="launcher, runtime, model, generation, access, gateway or an engine id.  [default:"
+            " all]"
         ),
     ] = None,
     lines: Annotated[

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
+from mlxmesh_cli.mesh.credentials import CredentialFile
 from mlxmesh_cli.mesh.location import SERVICES, settings_flags
+from mlxmesh_cli.mesh.sign_in import signed_in_client
+from mlxmesh_cli.mesh.supervisor import launcher_of
 from mlxmesh_cli.screen.output import to_dict
-from mlxmesh_client import MeshClient
+from mlxmesh_client import MeshClient, Unauthenticated
 from mlxmesh_launcher.record import read_record
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.registry import Instance, Registry, open_registry
-from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.health import health
 from mlxmesh_shared.settings import MeshSettings, load_settings
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
@@ -25,26 +28,24 @@ if TYPE_CHECKING:
     from mlxmesh_shared.tls import CertificateSource
 
 TIMEOUT_S = 3.0
+GATEWAY_TIMEOUT_S = 5.0
+
+Answer = list[dict[str, Any]] | MeshError
+"""A gateway's response as JSON data, or why there is none."""
 
 
 async def services_down(
-    data_dir: Path, registered_pids: Collection[int], certificates: CertificateSource | None
+    data_dir: Path, registered_pids: Collection[int], tls: CertificateFiles | None
 ) -> list[dict[str, Any]]:
     """A row for each supervised service that is not registered."""
     from mlxmesh.control.v1 import launcher_pb2 as pb
-    from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
 
     record = read_record(data_dir)
     if record is None or not record.control:
         return []
     try:
-        # The launcher's server has the certificate of a runtime.
-        async with open_channel(
-            record.control, role="runtime", certificates=certificates
-        ) as channel:
-            answer = await LauncherServiceStub(channel).ListServices(
-                pb.ListServicesRequest(), timeout=TIMEOUT_S
-            )
+        async with launcher_of(record, tls) as launcher:
+            answer = await launcher.ListServices(pb.ListServicesRequest(), timeout=TIMEOUT_S)
     except MeshError:
         return []
     return [row_of(one) for one in answer.services if one.pid not in registered_pids]
@@ -64,9 +65,6 @@ def row_of(service: SupervisedService) -> dict[str, Any]:
     }
 
 
-GATEWAY_TIMEOUT_S = 5.0
-
-
 async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[str, Any]:
     """`{"instances": [...], "models": [...], "problems": [...]}`, as printed by --json.
 
@@ -79,16 +77,21 @@ async def overview(data_dir: Path, tls: CertificateFiles | None = None) -> dict[
     finally:
         await registry.close()
     gateways = [one.address for one in instances if one.service == "gateway"]
+    file = CredentialFile.of_data_dir(data_dir)
+
+    def open_(gateway: str) -> AbstractAsyncContextManager[MeshClient]:
+        return signed_in_client(gateway, tls, file, timeout_s=GATEWAY_TIMEOUT_S)
+
     states, models, reported, down = await asyncio.gather(
         asyncio.gather(*(_state(instance, certificates) for instance in instances)),
-        _query(gateways, tls, lambda client: client.list_models()),
-        _query(gateways, tls, lambda client: client.mesh_status()),
-        services_down(data_dir, {one.pid for one in instances}, certificates),
+        _query(gateways, open_, lambda client: client.list_models()),
+        _query(gateways, open_, lambda client: client.mesh_status()),
+        services_down(data_dir, {one.pid for one in instances}, tls),
     )
     rows = [_row(instance, state) for instance, state in zip(instances, states, strict=True)]
     return {
-        "instances": [row | _reported(row, reported or []) for row in rows] + down,
-        "models": models or [],
+        "instances": [row | _reported(row, _rows(reported)) for row in rows] + down,
+        "models": _rows(models),
         "problems": _problems(gateways, models, reported),
     }
 
@@ -108,13 +111,19 @@ def _reported_row(one: dict[str, Any]) -> dict[str, Any]:
     return {**one["metadata"], **fields, "pid": 0, "state": state}
 
 
-def _problems(gateways: list[str], models: object, reported: object) -> list[str]:
+def _rows(answer: Answer) -> list[dict[str, Any]]:
+    return answer if isinstance(answer, list) else []
+
+
+def _problems(gateways: list[str], models: Answer, reported: Answer) -> list[str]:
     """Sentences about missing data."""
     if not gateways:
         return ["no gateway is registered: calls and models are not shown"]
-    if reported is None:
+    if isinstance(reported, Unauthenticated):
+        return [f"calls and models are not shown: {reported.message}"]
+    if isinstance(reported, MeshError):
         return [f"no gateway responded within {GATEWAY_TIMEOUT_S:g} s; see `mlxmesh logs gateway`"]
-    if models is None:
+    if isinstance(models, MeshError):
         limit = f"within {GATEWAY_TIMEOUT_S:g} s"
         return [f"the model service did not respond {limit}; see `mlxmesh logs model`"]
     return []
@@ -141,17 +150,18 @@ def _row(instance: Instance, state: str) -> dict[str, Any]:
 
 async def _query(
     gateways: list[str],
-    tls: CertificateFiles | None,
+    open_: Callable[[str], AbstractAsyncContextManager[MeshClient]],
     query: Callable[[MeshClient], Awaitable[Sequence[Message]]],
-) -> list[dict[str, Any]] | None:
-    """The response of the first gateway that responds; None when none does."""
+) -> Answer:
+    """The response of the first gateway that responds, or the last one's error."""
+    answer: Answer = []
     for address in gateways:
         try:
-            async with MeshClient(address, tls=tls, timeout_s=GATEWAY_TIMEOUT_S) as client:
+            async with open_(address) as client:
                 return [to_dict(message) for message in await query(client)]
-        except MeshError:
-            continue
-    return None
+        except MeshError as error:
+            answer = error
+    return answer
 
 
 def _reported(row: dict[str, Any], reported: list[dict[str, Any]]) -> dict[str, Any]:

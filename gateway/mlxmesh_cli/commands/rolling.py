@@ -32,6 +32,7 @@ class Service(StrEnum):
     RUNTIME = "runtime"
     MODEL = "model"
     GENERATION = "generation"
+    ACCESS = "access"
     GATEWAY = "gateway"
 
 
@@ -54,6 +55,8 @@ def restart(
     names = [service.value for service in services or ()]
     with _progress(show=not json) as report:
         done = run(_restart(directory, names, report))
+    if missing := [name for name in names if name not in done]:
+        fail(f"no {missing[0]} service runs here; `mlxmesh users create` starts the first one")
     if json:
         print_json({"restarted": done})
 
@@ -95,26 +98,17 @@ def _progress(*, show: bool) -> Generator[Report]:
 async def _restart(data_dir: Path, services: list[str], report: Report) -> list[str]:
     """Restarts services; returns the names of the replaced processes, in order."""
     from mlxmesh.control.v1 import launcher_pb2 as pb
-    from mlxmesh.control.v1.launcher_pb2_grpc import LauncherServiceStub
+    from mlxmesh_cli.mesh.supervisor import launcher_of
     from mlxmesh_launcher.record import read_record
-    from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
-    from mlxmesh_shared.tls import CertificateSource
 
     record = read_record(data_dir)
     if record is None:
         fail_without_mesh(data_dir)
     if not record.control:
         fail("the mesh is still starting; try again once `mlxmesh status` shows it as serving")
-    files = tls_of(data_dir)
-    certificates = CertificateSource(files) if files is not None else None
     done: list[str] = []
-    # The launcher's server has the certificate of a runtime.
-    async with open_channel(
-        record.control, role="runtime", certificates=certificates, timeouts=LONG_TIMEOUTS
-    ) as channel:
-        async for step in LauncherServiceStub(channel).Restart(
-            pb.RestartRequest(services=services)
-        ):
+    async with launcher_of(record, tls_of(data_dir)) as launcher:
+        async for step in launcher.Restart(pb.RestartRequest(services=services)):
             phase = pb.RestartPhase.Name(step.phase).removeprefix("RESTART_PHASE_").lower()
             report(f"{step.name}: {phase}")
             if step.phase == pb.RESTART_PHASE_DONE:
@@ -207,7 +201,7 @@ def _runs_here(found: Instance) -> bool:
     """Whether its process runs; False for processes of other hosts."""
     import psutil
 
-    from mlxmesh_shared.settings.listen import is_loopback
+    from mlxmesh_shared.host.host_port import is_loopback
 
     if not is_loopback(found.address.rpartition(":")[0]):
         return False

@@ -18,6 +18,7 @@ from mlxmesh_cli.commands.failures import NO_MESH, fail, remember_json, reported
 from mlxmesh_cli.mesh.location import registered_gateway, resolve_data_dir, with_data_dir
 
 if TYPE_CHECKING:
+    from mlxmesh_cli.mesh.credentials import CredentialFile
     from mlxmesh_client import MeshClient
     from mlxmesh_shared.tls import CertificateFiles
 
@@ -57,6 +58,7 @@ JsonLines = Annotated[
 T = TypeVar("T")
 
 TLS_VARIABLES = ("MLXMESH_CA", "MLXMESH_CERT", "MLXMESH_KEY")
+API_KEY_VARIABLE, INSECURE_KEY_VARIABLE = "MLXMESH_API_KEY", "MLXMESH_INSECURE_KEY"
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
@@ -93,12 +95,25 @@ def fail_without_mesh(data_dir: Path) -> NoReturn:
 async def connect(address: str | None, data_dir: Path | None) -> AsyncGenerator[MeshClient]:
     """A client of the mesh that the options name; calls may raise GatewayUnreachable."""
     from mlxmesh_cli.mesh.reaching import gateway_errors
-    from mlxmesh_client import MeshClient
+    from mlxmesh_cli.mesh.sign_in import signed_in_client
 
     gateway = gateway_address(address, data_dir)
     tls = tls_of(resolve_data_dir(data_dir), gateway)
-    async with gateway_errors(gateway, tls), MeshClient(gateway, tls=tls) as client:
+    async with (
+        gateway_errors(gateway, tls),
+        signed_in_client(gateway, tls, credential_file(address, data_dir)) as client,
+    ):
         yield client
+
+
+def credential_file(address: str | None, data_dir: Path | None) -> CredentialFile:
+    """Where the credential for the mesh that the options name is stored."""
+    from mlxmesh_cli.mesh.credentials import CredentialFile
+
+    given = given_address(address, data_dir)
+    if given is not None:
+        return CredentialFile.of_address(given)
+    return CredentialFile.of_data_dir(resolve_data_dir(data_dir))
 
 
 def tls_of(data_dir: Path, gateway: str | None = None) -> CertificateFiles | None:

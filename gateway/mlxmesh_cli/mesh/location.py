@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlxmesh_shared.registry import Instance
 
-SERVICES = ("gateway", "generation", "model", "runtime", "engine")
+SERVICES = ("gateway", "generation", "model", "access", "runtime", "engine")
 
 
 def resolve_data_dir(data_dir: Path | None) -> Path:

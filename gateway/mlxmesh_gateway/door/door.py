@@ -13,10 +13,18 @@ from typing import Any
 from opentelemetry.context import get_current
 
 from mlxmesh_gateway.door.call import PublicCall
+from mlxmesh_gateway.door.convert import (
+    check_models,
+    generation_of,
+    only_allowed,
+    without_others,
+)
 from mlxmesh_gateway.door.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
+from mlxmesh_gateway.door.meter import CallMeter, Meter, NoMeter
 from mlxmesh_gateway.forwarding.forwarder import ForwardedCall, Forwarder
 from mlxmesh_gateway.forwarding.statuses import service_status
 from mlxmesh_gateway.forwarding.telemetry import describe_request
+from mlxmesh_gateway.forwarding.used import Used
 from mlxmesh_shared.errors import Cancelled, InvalidArgument, ServiceUnavailable
 from mlxmesh_shared.rpc.requests import RequestParser
 from mlxmesh_shared.telemetry.tracing import metadata_of
@@ -26,28 +34,39 @@ class Door:
     """Serves public calls of every protocol."""
 
     def __init__(
-        self, *, parser: RequestParser, forwarder: Forwarder, deadlines: Deadlines
+        self,
+        *,
+        parser: RequestParser,
+        forwarder: Forwarder,
+        deadlines: Deadlines,
+        meter: Meter | None = None,
     ) -> None:
         self._parser = parser
         self._forwarder = forwarder
+        self._meter = meter or NoMeter()
         self.deadlines = deadlines
         """Applies to calls served from now on."""
 
     async def serve(self, call: PublicCall) -> bytes | None:
         """The encoded response; None for a stream, which was written to the call.
 
-        Raises: MalformedMessage, InvalidArgument, and every error of the service.
+        Raises: MalformedMessage, InvalidArgument, ModelNotAllowed, QuotaExceeded, and every error
+        of the service.
         """
-        forwarded_call = await self._checked(call)
+        forwarded_call, metered = await self._checked(call)
         try:
-            return await self._forwarder.forward(forwarded_call)
+            response = await self._forwarder.forward(forwarded_call)
+            return without_others(call.principal, call.route, response)
         except Cancelled as error:
             if service_status(error) is not None:
                 raise
             # The client did not cancel, or this task would not run: the instance ended the call.
             raise ServiceUnavailable("the service ended the call; try again") from error
+        finally:
+            if metered is not None:
+                metered.end()
 
-    async def _checked(self, call: PublicCall) -> ForwardedCall:
+    async def _checked(self, call: PublicCall) -> tuple[ForwardedCall, CallMeter | None]:
         # The parsed message ends here: it takes several times the memory of the request, which a
         # long stream must not hold.
         principal, route = call.principal, call.route
@@ -55,6 +74,7 @@ class Door:
             route.request_class, call.request, lambda: principal.share
         )
         describe_request(message, principal.id if principal.known else "")
+        check_models(principal, route, message)
         request_id = route.policy.key(message)
         after_s = hedge_after_s(call.metadata) if route.policy.hedged else None
         if after_s is not None and request_id:
@@ -63,15 +83,21 @@ class Door:
                 " twice to its end; omit one of them",
                 field=HEDGE_MS,
             )
-        return ForwardedCall(
+        generation = generation_of(message)
+        metered = None
+        if generation is not None:
+            metered = self._meter.begin(principal, max_tokens=generation.max_tokens)
+        forwarded_call = ForwardedCall(
             route=call.route,
             request=call.request,
             # Another principal's generation with the same request_id is another generation.
             key=f"{call.principal.id} {request_id}" if request_id else "",
             hedge_after_s=after_s,
             options=self._options(call),
-            write=call.write,
+            write=only_allowed(principal, route, call.write),
+            used=metered.used if metered is not None else Used(),
         )
+        return forwarded_call, metered
 
     def _options(self, call: PublicCall) -> Callable[[], dict[str, Any]]:
         """The timeout and metadata of a call to an instance that starts when this is called."""
@@ -80,6 +106,6 @@ class Door:
         principal = call.principal
         metadata = (
             *metadata_of(get_current()),
-            *forwarded(call.metadata, caller=principal.share, owner=principal.id),
+            *forwarded(call.metadata, principal),
         )
         return lambda: {"timeout": max(0.0, until_s - time.monotonic()), "metadata": metadata}

@@ -5,14 +5,13 @@ concurrency.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from mlxmesh_gateway.door.evidence import Evidence
-from mlxmesh_gateway.door.principal import Kind, Principal
+from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_shared.resilience.admission import CallAdmission
-from mlxmesh_shared.tls.identity import PeerIdentity, Role
-from mlxmesh_shared.tls.method_access import MethodAccess
 
 
 class Authenticator(Protocol):
@@ -26,39 +25,31 @@ class Authenticator(Protocol):
 class Quotas(Protocol):
     """What a principal may still use."""
 
-    def admit(self, method: str, principal: Principal) -> Callable[[], None]:
-        """Counts a call against the principal's quotas; call the result at its end.
+    def check(self, method: str, principal: Principal) -> None:
+        """Refuses a call whose principal has used up a quota, before its request is read.
 
+        The door charges the call to the quotas once it has read the request.
         Raises: QuotaExceeded, with a time to retry.
         """
         ...
 
 
-class CertificateAuthenticator:
-    """Knows certificates only; satisfies Authenticator.
+class Authorizer(Protocol):
+    """Which methods a principal may call."""
 
-    Callers without one have `anonymous_role`: all of them without TLS.
-    """
+    def is_open(self, method: str) -> bool:
+        """Whether callers without credentials may call the method."""
+        ...
 
-    def __init__(self, anonymous_role: Role.ValueType) -> None:
-        self._anonymous_role = anonymous_role
-
-    async def authenticate(self, evidence: Evidence) -> Principal:
-        certificate = evidence.certificate
-        return Principal(
-            kind=Kind.CERTIFICATE if certificate.spiffe_id else Kind.ANONYMOUS,
-            identity=certificate.spiffe_id,
-            role=certificate.role or self._anonymous_role,
-            claimed_name=evidence.claimed_name,
-            host=evidence.host,
-        )
+    def authorize(self, method: str, principal: Principal) -> None:
+        """Raises: Unauthenticated, PermissionDenied, MethodNotFound."""
+        ...
 
 
 class NoQuotas:
     """Satisfies Quotas: nobody has one."""
 
-    def admit(self, method: str, principal: Principal) -> Callable[[], None]:
-        return _nothing
+    def check(self, method: str, principal: Principal) -> None: ...
 
 
 def _nothing() -> None:
@@ -80,13 +71,12 @@ class Entrance:
         self,
         *,
         authenticator: Authenticator,
-        access: MethodAccess | None,
+        authorizer: Authorizer,
         quotas: Quotas,
         admission: CallAdmission,
     ) -> None:
-        """access: None lets every caller call every method, as on a mesh without TLS or users."""
         self._authenticator = authenticator
-        self._access = access
+        self._authorizer = authorizer
         self._quotas = quotas
         self._admission = admission
 
@@ -98,28 +88,24 @@ class Entrance:
         Raises: Unauthenticated, PermissionDenied, MethodNotFound, QuotaExceeded, TooManyRequests,
         AccessUnavailable.
         """
+        if self._authorizer.is_open(method):
+            # Who signs in again may still send what has expired.
+            evidence = replace(evidence, credential="")
         principal = await self._authenticator.authenticate(evidence)
-        if self._access is not None:
-            identity = PeerIdentity(principal.identity, principal.role)
-            self._access.check_identity(method, identity, lambda: evidence.host)
+        self._authorizer.authorize(method, principal)
         if not counted:
             return Admitted(principal, _nothing)
         return self._counted(method, principal)
+
+    async def authenticate(self, evidence: Evidence) -> Principal:
+        """The caller of something that is no method. Raises: Unauthenticated, AccessUnavailable."""
+        return await self._authenticator.authenticate(evidence)
 
     def resize(self, limit: int, *, per_caller: int | None) -> None:
         """Changes the limit of concurrent calls; running calls continue."""
         self._admission.resize(limit, per_caller=per_caller)
 
     def _counted(self, method: str, principal: Principal) -> Admitted:
-        end_quota = self._quotas.admit(method, principal)
-        try:
-            self._admission.admit(principal.share)
-        except BaseException:
-            end_quota()
-            raise
-
-        def release() -> None:
-            self._admission.release(principal.share)
-            end_quota()
-
-        return Admitted(principal, release)
+        self._quotas.check(method, principal)
+        self._admission.admit(principal.share)
+        return Admitted(principal, partial(self._admission.release, principal.share))

@@ -3,9 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.statuses import Metadata
 from mlxmesh_shared.errors import InvalidArgument
-from mlxmesh_shared.rpc.caller import CALLER_METADATA, OWNER_METADATA
+from mlxmesh_shared.rpc.caller import (
+    CALLER_METADATA,
+    HOST_METADATA,
+    OWNER_METADATA,
+    ROLE_METADATA,
+    USER_METADATA,
+)
 
 FORWARDED_METADATA = frozenset({"x-request-id"})
 """Metadata that is forwarded to services unchanged; everything else is dropped."""
@@ -30,12 +37,17 @@ class Deadlines:
         return min(remaining_s, self.max_s)
 
 
-def forwarded(
-    metadata: Iterable[tuple[str, str | bytes]] | None, *, caller: str, owner: str
-) -> Metadata:
-    """The part of a call's metadata that is forwarded, with its caller and owner."""
+def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, principal: Principal) -> Metadata:
+    """The part of a call's metadata that is forwarded, and what the gateway says of its caller."""
     kept = ((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
-    return (*kept, (CALLER_METADATA, caller), (OWNER_METADATA, owner))
+    return (
+        *kept,
+        (CALLER_METADATA, principal.share),
+        (OWNER_METADATA, principal.id),
+        (ROLE_METADATA, "admin" if principal.is_admin else "client"),
+        (USER_METADATA, principal.user),
+        (HOST_METADATA, principal.host),
+    )
 
 
 def hedge_after_s(metadata: Iterable[tuple[str, str | bytes]] | None) -> float | None:

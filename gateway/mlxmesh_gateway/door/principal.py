@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import sha256
 
 from mlxmesh_shared.rpc.caller import owner_id
 from mlxmesh_shared.tls.identity import Role
+
+MAX_SHARE_CHARACTERS = 128
 
 
 class Kind(Enum):
@@ -49,6 +52,16 @@ class Principal:
         return bool(self.identity or self.claimed_name)
 
     @property
+    def is_admin(self) -> bool:
+        """Whether it may do everything."""
+        return self.role == Role.ROLE_ADMIN
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Whether it presented something that proves who it is."""
+        return self.kind is not Kind.ANONYMOUS
+
+    @property
     def id(self) -> str:
         """Owns what its calls start; independent of the address, which a client may change."""
         return owner_id(self.identity, self.claimed_name)
@@ -61,5 +74,14 @@ class Principal:
         claimed name, and callers without one share their host's.
         """
         if self.kind in (Kind.KEY, Kind.USER):
-            return self.identity.replace("@", "::")
+            return _shortened(self.identity.replace("@", "::"))
+        if self.claimed_name.startswith(("key:", "user:")):
+            # It must not take part of the share of that key or user.
+            return _shortened(f"name:{self.claimed_name}")
         return self.claimed_name or self.host
+
+
+def _shortened(name: str) -> str:
+    if len(name) <= MAX_SHARE_CHARACTERS:
+        return name
+    return f"{name[: MAX_SHARE_CHARACTERS - 33]}:{sha256(name.encode()).hexdigest()[:32]}"

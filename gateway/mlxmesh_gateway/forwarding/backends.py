@@ -19,6 +19,11 @@ from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
 from mlxmesh_shared.resilience.retries import RetryBudget
 from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
 
+_START = "no {} service is running; start one, or wait until it is back"
+_MISSING = {
+    "access": "no access service is running: this mesh has no users yet, or it is away;"
+    " `mlxmesh users create NAME --admin` on its host starts it",
+}
 Place = tuple[str, str]
 """An instance's id and address: together they identify one run of a process."""
 OnChange = Callable[[str, bool], Awaitable[None]]
@@ -75,10 +80,12 @@ class Backends:
         """Every endpoint of a service. Raises ServiceUnavailable when there is none."""
         endpoints = tuple(self._endpoints[service].values())
         if not endpoints:
-            raise ServiceUnavailable(
-                f"no {service} service is running; start one, or wait until it is back"
-            )
+            raise ServiceUnavailable(_MISSING.get(service, _START.format(service)))
         return endpoints
+
+    def has(self, service: str) -> bool:
+        """Whether an instance of the service was ever registered."""
+        return bool(self._endpoints[service])
 
     def by_preference(self, service: str, *, may_try: bool = True) -> list[Endpoint]:
         """Every endpoint, the best first: one to probe, the healthy ones, the ejected ones.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from grpc import aio
@@ -17,6 +17,7 @@ from mlxmesh_gateway.forwarding.routes import Route
 from mlxmesh_gateway.forwarding.search import first_success
 from mlxmesh_gateway.forwarding.telemetry import RelayCounts, describe_answer, describe_stream
 from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
+from mlxmesh_gateway.forwarding.used import Used
 from mlxmesh_shared.errors import MeshError
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ class ForwardedCall:
     options: Callable[[], dict[str, Any]]
     """The timeout and metadata of a call to an instance that starts now."""
     write: Write
+    used: Used = field(default_factory=Used)
+    """Filled in for generations."""
 
 
 class Forwarder:
@@ -69,7 +72,7 @@ class Forwarder:
         return answer
 
     async def _complete(self, call: ForwardedCall) -> bytes:
-        with self._traffic.generation() as observed:
+        with self._traffic.generation(call.used) as observed:
             answer = await self._unary(call)
             observed.answer(answer)
             return answer
@@ -93,22 +96,26 @@ class Forwarder:
             message = await messages.read()
 
     async def _generate(self, call: ForwardedCall) -> None:
-        with self._traffic.generation() as observed:
-            stream = GenerateStream(
-                call.request,
-                write=call.write,
-                candidates=lambda: self._candidates(call),
-                call_options=call.options,
-                resume_wait_s=self._resume_wait_s,
-                observe=observed.message,
-                counts=self.counts,
-            )
-            try:
-                await self._attempts(call, stream.begin).run(call.hedge_after_s)
-            except MeshError as error:
-                await stream.go_on(error)
-            finally:
-                describe_stream(stream.recording)
+        observed = self._traffic.generation(call.used)
+        stream = GenerateStream(
+            call.request,
+            write=call.write,
+            candidates=lambda: self._candidates(call),
+            call_options=call.options,
+            resume_wait_s=self._resume_wait_s,
+            observe=observed.message,
+            counts=self.counts,
+        )
+        try:
+            with observed:
+                try:
+                    await self._attempts(call, stream.begin).run(call.hedge_after_s)
+                except MeshError as error:
+                    await stream.go_on(error)
+        finally:
+            if not observed.finished:
+                call.used.completion_tokens = stream.recording.tokens
+            describe_stream(stream.recording)
 
     def _attempts(self, call: ForwardedCall, attempt: Try[T]) -> Attempts[T]:
         route = call.route

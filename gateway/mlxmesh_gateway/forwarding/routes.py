@@ -8,9 +8,11 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from mlxmesh.access.v1 import access_pb2
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.model.v1 import model_pb2
 
+ACCESS = access_pb2.DESCRIPTOR.services_by_name["AccessService"]
 GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"]
 MODEL = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
 
@@ -63,7 +65,15 @@ _MODEL: Mapping[str, Policy] = {
     "SetAlias": Policy(),
     "WatchModels": Policy(safe=True, lasting=True),
 }
-BACKENDS: Mapping[str, ServiceDescriptor] = {"generation": GENERATION, "model": MODEL}
+_ACCESS: Mapping[str, Policy] = {
+    method.name: Policy(safe=method.name.startswith(("Get", "List", "Query")))
+    for method in ACCESS.methods
+}
+BACKENDS: Mapping[str, ServiceDescriptor] = {
+    "generation": GENERATION,
+    "model": MODEL,
+    "access": ACCESS,
+}
 """The public service of each backend, by the backend's registry name."""
 
 
@@ -72,6 +82,7 @@ def public_routes() -> tuple[Route, ...]:
     return (
         *_routes(GENERATION, "generation", _GENERATION),
         *_routes(MODEL, "model", _MODEL),
+        *_routes(ACCESS, "access", _ACCESS),
     )
 
 

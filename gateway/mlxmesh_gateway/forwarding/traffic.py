@@ -11,9 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
-from mlxmesh.generation.v1.generation_pb2 import CompleteResponse, Finished, GenerateResponse
+from mlxmesh.generation.v1.generation_pb2 import (
+    CompleteResponse,
+    Finished,
+    GenerateResponse,
+    Started,
+)
 from mlxmesh.telemetry.v1.traffic_pb2 import Histogram, Traffic, TrafficCounts
 from mlxmesh_gateway.forwarding.durations import bucket_of, percentiles
+from mlxmesh_gateway.forwarding.used import Used
 from mlxmesh_shared.errors import Cancelled
 
 SLOT_NS = 5 * 10**9
@@ -75,9 +81,9 @@ class GatewayTraffic:
         self._clock = clock
         self._windows: defaultdict[str, ModelWindow] = defaultdict(ModelWindow)
 
-    def generation(self) -> "Observed":
-        """Counts one generation until the end of the body."""
-        return Observed(self._windows, self._clock)
+    def generation(self, used: Used | None = None) -> "Observed":
+        """Counts one generation until the end of the body, and fills in what it used."""
+        return Observed(self._windows, self._clock, used or Used())
 
     def counts(self) -> list[TrafficCounts]:
         """By model; the empty name has generations that ended before their model was known."""
@@ -88,8 +94,11 @@ class GatewayTraffic:
 class Observed:
     """One generation under observation."""
 
-    def __init__(self, windows: defaultdict[str, ModelWindow], clock: Clock) -> None:
+    def __init__(self, windows: defaultdict[str, ModelWindow], clock: Clock, used: Used) -> None:
+        self.finished = False
+        """Whether the last message was the end of the generation; known when the body has ended."""
         self._windows = windows
+        self._used = used
         self._clock = clock
         self._window = windows[""]
         self._started_ns = self._last_ns = clock()
@@ -110,10 +119,13 @@ class Observed:
         self._window.running -= 1
         slot = self._window.slot(self._clock())
         slot.requests += 1
-        if error is not None:
-            slot.errors += not isinstance(error, Cancelled | asyncio.CancelledError)
-        elif self._last:
-            slot.completion_tokens += _tokens(GenerateResponse.FromString(self._last).finished)
+        if self._last:
+            self._end(GenerateResponse.FromString(self._last))
+        if error is None:
+            slot.completion_tokens += self._used.completion_tokens
+        elif not isinstance(error, Cancelled | asyncio.CancelledError):
+            slot.errors += 1
+            self._used.failed = True
 
     def message(self, encoded: bytes) -> None:
         """Counts one raw message of the stream."""
@@ -122,6 +134,7 @@ class Observed:
         if now_ns >= self._slot.ends_ns:
             self._slot = self._window.slot(now_ns)
         if self._has_output:
+            self._used.messages += 1
             self._slot.between[bucket_of((now_ns - self._last_ns) // 1000)] += 1
         else:
             self._begin(encoded, now_ns)
@@ -130,16 +143,37 @@ class Observed:
     def answer(self, encoded: bytes) -> None:
         """Counts the response of a generation without a stream."""
         response = CompleteResponse.FromString(encoded)
-        self._belongs_to(response.started.model)
-        self._slot.completion_tokens += _tokens(response.finished)
+        self._begin_with(response.started)
+        self._end_with(response.finished)
 
     def _begin(self, encoded: bytes, now_ns: int) -> None:
         response = GenerateResponse.FromString(encoded)
         if response.HasField("started"):
-            self._belongs_to(response.started.model)
+            self._begin_with(response.started)
         elif response.HasField("delta") or response.HasField("finished"):
             self._has_output = True
+            self._used.messages += 1
             self._slot.first[bucket_of((now_ns - self._started_ns) // 1000)] += 1
+
+    def _begin_with(self, started: Started) -> None:
+        self._belongs_to(started.model)
+        used = self._used
+        used.model, used.model_version = started.model, started.model_version
+        used.prompt_tokens, used.cached_tokens = started.prompt_tokens, started.cached_tokens
+        used.on_started()
+
+    def _end(self, last: GenerateResponse) -> None:
+        self.finished = last.HasField("finished")
+        if self.finished:
+            self._end_with(last.finished)
+
+    def _end_with(self, finished: Finished) -> None:
+        used, usage, timings = self._used, finished.usage, finished.timings
+        used.completion_tokens = usage.completion_tokens
+        # Without usage, what Started said stays: a service may know no more.
+        used.prompt_tokens = usage.prompt_tokens or used.prompt_tokens
+        used.cached_tokens = usage.cached_tokens or used.cached_tokens
+        used.device_ms = timings.prefill_ms + timings.decode_ms
 
     def _belongs_to(self, model: str) -> None:
         self._window.running -= 1
@@ -177,7 +211,3 @@ def _sum(each: Iterable[Mapping[int, int]]) -> Counter[int]:
     for counts in each:
         result.update(counts)
     return result
-
-
-def _tokens(finished: Finished) -> int:
-    return finished.usage.completion_tokens

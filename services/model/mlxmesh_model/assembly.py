@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,6 @@ from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database_urls import DatabaseUrl, SqliteFile, database_url
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_change, publish_rejection
 from mlxmesh_model.replicas.leader import LeaderLock
@@ -24,9 +22,10 @@ from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
-from mlxmesh_shared.registry import Instance, Registry, follow_service
+from mlxmesh_shared.registry import Registry, follow_others
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import ModelSettings
+from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile, database_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +53,9 @@ class Catalogue:
         return running_in_background(
             self._reconcile(),
             self.runtimes.watch(self.reconciler.wake),
-            self._follow_others(others),
+            follow_others(self.registry, "model", self.instance_id, others),
             self.store.poll_changes(others=others),
         )
-
-    async def _follow_others(self, others: asyncio.Event) -> None:
-        """Sets the event while another model service is registered."""
-
-        async def update(instances: Sequence[Instance]) -> None:
-            if any(each.instance_id != self.instance_id for each in instances):
-                others.set()
-            else:
-                others.clear()
-
-        await follow_service(self.registry, "model", update)
 
     async def _reconcile(self) -> None:
         """One instance reconciles at a time: each of two would place the missing replicas."""

@@ -1,5 +1,7 @@
 """Addresses as HOST:PORT, with brackets around an IPv6 address. Pure."""
 
+import ipaddress
+
 
 def split_host_port(address: str) -> tuple[str, str]:
     """The host without brackets, and the port; neither is validated, and both may be empty."""
@@ -10,3 +12,13 @@ def split_host_port(address: str) -> tuple[str, str]:
 def join_host_port(host: str, port: int | str) -> str:
     """The address of a host without brackets and a port."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only processes on this machine can connect to the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

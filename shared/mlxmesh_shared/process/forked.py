@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from mlxmesh_shared.process.startup import child_environment
+from mlxmesh_shared.process.startup import API_KEY, child_environment
 
 _FIRST_INHERITED_FD = 3
 _THREADS = Path("/proc/self/task")
@@ -103,6 +103,7 @@ def _become(main: Callable[[], int], title: str, stdin: int, stdout: int) -> NoR
         # This includes the pipes of other forks, which must close when the parent ends.
         os.closerange(_FIRST_INHERITED_FD, os.sysconf("SC_OPEN_MAX"))
         os.environ.update(child_environment())
+        os.environ.pop(API_KEY, None)
         code = main()
     except BaseException:  # noqa: BLE001
         traceback.print_exc()

@@ -21,11 +21,17 @@ from mlxmesh_shared.settings import SettingsError
 
 MAX_DESCRIPTORS = 8192
 EXIT_WITH_PARENT = "MLXMESH_EXIT_WITH_PARENT"
+API_KEY = "MLXMESH_API_KEY"
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment, without the key of the person who started it."""
+    return {name: value for name, value in os.environ.items() if name != API_KEY}
 
 
 def child_environment() -> dict[str, str]:
     """The environment for a child service process, which ends with this process."""
-    return {**grpc_environment(), **os.environ, EXIT_WITH_PARENT: "1"}
+    return {**grpc_environment(), **own_environment(), EXIT_WITH_PARENT: "1"}
 
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> int:

@@ -5,7 +5,13 @@ import socket
 
 from mlxmesh_shared.host.host_port import join_host_port, split_host_port
 from mlxmesh_shared.registry.directory import DirectoryRegistry
-from mlxmesh_shared.registry.port import OFFERS_RELAY, Instance, Registry, follow_service
+from mlxmesh_shared.registry.port import (
+    OFFERS_RELAY,
+    Instance,
+    Registry,
+    follow_others,
+    follow_service,
+)
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.tls import CertificateSource
 
@@ -13,6 +19,7 @@ __all__ = [
     "OFFERS_RELAY",
     "Instance",
     "Registry",
+    "follow_others",
     "follow_service",
     "local_instance",
     "open_registry",

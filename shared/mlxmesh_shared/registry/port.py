@@ -82,3 +82,17 @@ async def follow_service(registry: Registry, service: str, on_change: OnInstance
         except Exception:  # noqa: BLE001 - following must not end
             _log.exception("the registry's watch of %s failed; trying again", service)
         await asyncio.sleep(RETRY_INTERVAL_S)
+
+
+async def follow_others(
+    registry: Registry, service: str, instance_id: str, others: asyncio.Event
+) -> None:
+    """Keeps the event set while other instances of the service are registered, until cancelled."""
+
+    async def update(instances: Sequence[Instance]) -> None:
+        if any(each.instance_id != instance_id for each in instances):
+            others.set()
+        else:
+            others.clear()
+
+    await follow_service(registry, service, update)

@@ -6,6 +6,7 @@ the address, which a client may change, so all callers without a name are one ow
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -15,6 +16,15 @@ from mlxmesh_shared.tls.identity import peer_spiffe_id
 CALLER_METADATA = "mlxmesh-caller"
 OWNER_METADATA = "mlxmesh-owner"
 """The owner of a request within the mesh. Gateways set it, and drop a value from a client."""
+ROLE_METADATA = "mlxmesh-role"
+"""The role with which a gateway let a call through: `admin` or `client`. Gateways set it, and drop
+a value from a client."""
+USER_METADATA = "mlxmesh-user"
+"""The user that the caller is; empty for a caller that is none. Gateways set it, and drop a value
+from a client."""
+HOST_METADATA = "mlxmesh-host"
+"""The host from which a client called its gateway. Gateways set it, and drop a value from a
+client."""
 _LEGAL = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ILLEGAL_CHARACTER = re.compile(r"[^A-Za-z0-9._:-]")
 
@@ -62,6 +72,38 @@ def forwarded_owner(call: Call | Any) -> str:
     """The owner that a gateway forwarded; owner_of() for a call that came through no gateway."""
     value = _metadata(call, OWNER_METADATA)
     return value if isinstance(value, str) else owner_of(call)
+
+
+@dataclass(frozen=True)
+class ForwardedCaller:
+    """The caller of a gateway, as the gateway has verified it."""
+
+    principal: str
+    """Its id, for example user:ada, key:k_1a2b3c or spiffe://mlxmesh/admin."""
+    is_admin: bool
+    user: str
+    """Empty for a caller that is no user."""
+
+    @property
+    def key_id(self) -> str:
+        """The API key that it calls with; empty for a session or a certificate."""
+        kind, _, name = self.principal.partition("#")[0].partition(":")
+        return name if kind == "key" else ""
+
+
+def forwarded_caller(call: Call | Any) -> ForwardedCaller:
+    """The caller that a gateway forwarded. A call without a role is no admin's."""
+    return ForwardedCaller(
+        principal=forwarded_owner(call),
+        is_admin=_metadata(call, ROLE_METADATA) == "admin",
+        user=str(_metadata(call, USER_METADATA) or ""),
+    )
+
+
+def forwarded_host(call: Call | Any) -> str:
+    """The caller's host that a gateway forwarded; that of the peer where it forwarded none."""
+    value = _metadata(call, HOST_METADATA)
+    return value if isinstance(value, str) else peer_host(call.peer())
 
 
 def _metadata(call: Call | Any, name: str) -> str | bytes | None:

@@ -5,6 +5,7 @@ from mlxmesh_shared.settings.dynamic import LiveSettings, live_settings, section
 from mlxmesh_shared.settings.layers import SettingsError, Sourced, load_settings, sources
 from mlxmesh_shared.settings.sections import (
     SETTINGS,
+    AccessSettings,
     EngineSettings,
     GatewaySettings,
     GenerationSettings,
@@ -16,6 +17,7 @@ from mlxmesh_shared.settings.sections import (
 
 __all__ = [
     "SETTINGS",
+    "AccessSettings",
     "ConsulSettings",
     "EngineSettings",
     "GatewaySettings",

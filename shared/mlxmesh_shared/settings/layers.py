@@ -38,6 +38,8 @@ _OTHER_VARIABLES = {
     "MLXMESH_CA",
     "MLXMESH_CERT",
     "MLXMESH_KEY",
+    "MLXMESH_API_KEY",
+    "MLXMESH_INSECURE_KEY",
 }
 
 S = TypeVar("S", bound=MeshSettings)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo
 
-from mlxmesh_shared.host.host_port import split_host_port
+from mlxmesh_shared.host.host_port import is_loopback, split_host_port
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{0,253}")
 
@@ -47,16 +47,6 @@ def check_reachable(listen: str, *, advertise_host: str) -> None:
             f"{listen} means all addresses of this host, so other hosts do not know which to use: "
             "set advertise_host to the name or address at which they reach this host"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only processes on this machine can connect to the host."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _allowed(listen: str, info: ValidationInfo) -> str:

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mlxmesh_shared.host.host_port import is_loopback
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.rpc.channels import QUIET_TIMEOUTS, open_channel
 from mlxmesh_shared.settings import MeshSettings
-from mlxmesh_shared.settings.listen import is_loopback
 from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.tls import CertificateSource
 

@@ -11,6 +11,7 @@ __all__ = [
     "SERVER_ROLES",
     "PeerIdentity",
     "Role",
+    "identity_of",
     "peer_identity",
     "peer_spiffe_id",
     "server_name",
@@ -50,7 +51,11 @@ def server_name(role: str) -> str:
 
 def peer_identity(auth_context: Mapping[str, Iterable[bytes]]) -> PeerIdentity:
     """The identity of the peer, as verified in gRPC's handshake."""
-    identity = peer_spiffe_id(auth_context)
+    return identity_of(peer_spiffe_id(auth_context))
+
+
+def identity_of(identity: str) -> PeerIdentity:
+    """The identity with a verified SPIFFE id; empty for a peer without one."""
     name = identity.removeprefix(_TRUST_DOMAIN)
     known = identity.startswith(_TRUST_DOMAIN) and name in ROLES
     return PeerIdentity(

@@ -28,12 +28,25 @@ class MethodAccess:
         at_gateway: bool = False,
         anonymous_role: Role.ValueType = Role.ROLE_UNSPECIFIED,
     ) -> None:
+        declared = {path: rules for each in services for path, rules in declared_rules(each)}
         self._allowed = {
             path: frozenset(rules.gateway_roles if at_gateway else rules.allowed_roles)
-            for service in services
-            for path, rules in declared_rules(service)
+            for path, rules in declared.items()
         }
+        self._open = frozenset(
+            path for path, rules in declared.items() if at_gateway and rules.gateway_open
+        )
         self._anonymous_role = anonymous_role
+        self._credentials = _AT_GATEWAY if at_gateway else "a certificate"
+
+    def is_open(self, method: str) -> bool:
+        """Whether callers without credentials may call the method."""
+        return method in self._open
+
+    def is_for_processes(self, method: str) -> bool:
+        """Whether only processes of the mesh may call the method."""
+        allowed = self._allowed.get(method)
+        return bool(allowed) and allowed <= frozenset(_PROCESSES)
 
     def check(self, method: str, context: aio.ServicerContext[Any, Any]) -> None:
         """As check_identity, for the peer of a gRPC call."""
@@ -47,19 +60,21 @@ class MethodAccess:
         allowed = self._allowed.get(method)
         if allowed is None:
             raise MethodNotFound("there is no such method here; list the services by reflection")
-        if (caller.role or self._anonymous_role) in allowed:
+        if method in self._open or (caller.role or self._anonymous_role) in allowed:
             return
         fields = {"method": method, "caller": caller.spiffe_id, "peer": peer()}
         _audit.warning("refused", extra={"operation": "access", "fields": fields})
-        raise _refusal(caller, allowed)
+        raise _refusal(caller, allowed, self._credentials)
 
 
+_AT_GATEWAY = "an API key, an access token or a certificate"
 _PROCESSES = (
     Role.ROLE_GATEWAY,
     Role.ROLE_GENERATION,
     Role.ROLE_MODEL,
     Role.ROLE_RUNTIME,
     Role.ROLE_ENGINE,
+    Role.ROLE_ACCESS,
 )
 # OpenTelemetry's contracts cannot declare our roles. A gateway accepts telemetry from every
 # process of the mesh, and no other process accepts any.
@@ -85,9 +100,11 @@ def format_roles(roles: Iterable[Role.ValueType]) -> str:
     return ", ".join(sorted(Role.Name(role).removeprefix("ROLE_").lower() for role in roles))
 
 
-def _refusal(caller: PeerIdentity, allowed: frozenset[Role.ValueType]) -> Exception:
+def _refusal(
+    caller: PeerIdentity, allowed: frozenset[Role.ValueType], credentials: str
+) -> Exception:
     needed = format_roles(allowed) or "no role"
     if caller.role == Role.ROLE_UNSPECIFIED:
-        return Unauthenticated(f"this method needs a certificate of one of the roles {needed}")
+        return Unauthenticated(f"this method needs {credentials} of one of the roles {needed}")
     has = format_roles([caller.role])
     return PermissionDenied(f"the role {has} may not call this method; allowed: {needed}")

@@ -21,6 +21,14 @@ class Processes:
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.fails = ""
+        self.started: list[str] = []
+
+    async def start_service(self, name: str) -> tuple[pb.SupervisedService, bool]:
+        if name == self.fails:
+            raise ServiceUnavailable(f"{name} ended with code 1: its last words")
+        is_new = name not in self.started
+        self.started.append(name)
+        return pb.SupervisedService(name=name, pid=7), is_new
 
     def names(self, services: Sequence[str]) -> list[str]:
         return [name for name in ("runtime", "model") if not services or name in services]
@@ -75,4 +83,23 @@ async def test_steps_one_at_a_time_and_failures() -> None:
         assert not leaving.is_set()
         await drain(server.address)
         assert leaving.is_set()
+    await server.drain(grace_s=0, settle_s=0)
+
+
+async def test_a_service_is_started_when_it_is_first_used() -> None:
+    processes = Processes()
+    server = control_server(processes, leaving=asyncio.Event())
+    async with open_channel(await server.start()) as channel:
+        stub = LauncherServiceStub(channel)
+        first, second = [
+            await stub.StartService(pb.StartServiceRequest(name="access")) for _ in range(2)
+        ]
+        assert (first.service.name, first.started, second.started) == ("access", True, False)
+        for name in ("", "model", "gateway", "accessory"):
+            with pytest.raises(InvalidArgument) as caught:
+                await stub.StartService(pb.StartServiceRequest(name=name))
+            assert caught.value.field == "name"
+        processes.fails = "access"
+        with pytest.raises(ServiceUnavailable, match="its last words"):
+            await stub.StartService(pb.StartServiceRequest(name="access"))
     await server.drain(grace_s=0, settle_s=0)

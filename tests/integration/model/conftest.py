@@ -1,7 +1,7 @@
 """A model service with real SQL and real gRPC in this process, and fake runtimes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,6 @@ from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database_urls import DatabaseUrl, SqliteFile
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_change, publish_rejection
 from mlxmesh_model.replicas.loader import Loader
@@ -25,25 +24,10 @@ from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
+from mlxmesh_shared.sql.urls import SqliteFile
 from tests.fakes.model_directory import write_model
-from tests.fakes.postgres import PostgresServer, postgres_server
 from tests.fakes.registry import InMemoryRegistry
 from tests.fakes.runtime import FakeHost, FakeRuntime
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Generator[PostgresServer]:
-    """A PostgreSQL server; a test that stops it must start it again."""
-    with postgres_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseUrl:
-    """An empty database of either kind."""
-    if request.param == "sqlite":
-        return SqliteFile(tmp_path / "deep/er/model.db")
-    return request.getfixturevalue("postgres").create_database()
 
 
 @dataclass

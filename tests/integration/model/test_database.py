@@ -9,14 +9,15 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from mlxmesh_model.catalogue.database import HEAD, open_database
-from mlxmesh_model.catalogue.database_urls import DatabaseUrl, SqliteFile
 from mlxmesh_model.catalogue.models import Artifact, Source
 from mlxmesh_model.catalogue.rows import VERSION_COLUMNS
+from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.catalogue.upgrade import make_engine
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.reference import ModelReference
+from mlxmesh_shared.sql.database import open_database
+from mlxmesh_shared.sql.upgrade import make_engine
+from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
 
@@ -104,28 +105,28 @@ async def test_more_models_than_the_parameters_of_a_statement(database: Database
 async def test_a_newer_catalogue_is_rejected_in_one_line(
     database: DatabaseUrl, revision: str
 ) -> None:
-    await (await open_database(database)).close()
+    await (await open_database(database, CATALOGUE)).close()
     await run_sql(database, f"UPDATE alembic_version SET version_num = '{revision}'")
-    match = rf"by a newer mlxmesh .*{revision}.*supports {HEAD}.*upgrade mlxmesh"
+    match = rf"by a newer mlxmesh .*{revision}.*supports {CATALOGUE.head}.*upgrade mlxmesh"
     with pytest.raises(IllegalState, match=match) as caught:
-        await open_database(database)
+        await open_database(database, CATALOGUE)
     assert "\n" not in caught.value.message
 
 
 async def test_a_catalogue_of_an_unknown_revision_is_rejected_in_one_line(
     database: DatabaseUrl,
 ) -> None:
-    await (await open_database(database)).close()
+    await (await open_database(database, CATALOGUE)).close()
     await run_sql(database, "UPDATE alembic_version SET version_num = '0000'")
     with pytest.raises(IllegalState, match="its revision 0000 is unknown; restore a copy"):
-        await open_database(database)
+        await open_database(database, CATALOGUE)
 
 
 async def test_a_database_of_another_application_is_not_changed(database: DatabaseUrl) -> None:
     make_folder(database)
     await run_sql(database, "CREATE TABLE models (mine INTEGER)")
     with pytest.raises(IllegalState, match="tables of another application"):
-        await open_database(database)
+        await open_database(database, CATALOGUE)
     await run_sql(database, "INSERT INTO models (mine) VALUES (1)")
 
 
@@ -178,12 +179,12 @@ def make_folder(url: DatabaseUrl) -> None:
 async def upgrade_to(url: DatabaseUrl, revision: str) -> None:
     make_folder(url)
     config = Config()
-    config.set_main_option("script_location", "mlxmesh_model:migrations")
+    config.set_main_option("script_location", CATALOGUE.migrations)
     engine = make_engine(url)
     async with engine.begin() as connection:
 
         def upgrade(sync: Connection) -> None:
-            config.attributes["connection"] = sync
+            config.attributes.update(connection=sync, version_table=CATALOGUE.version_table)
             command.upgrade(config, revision)
 
         await connection.run_sync(upgrade)

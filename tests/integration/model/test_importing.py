@@ -12,7 +12,6 @@ from gguf import GGMLQuantizationType as Type
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.progress import Progress
-from mlxmesh_model.catalogue.database_urls import SqliteFile
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import (
     DiskFull,
@@ -22,6 +21,7 @@ from mlxmesh_shared.errors import (
     InvalidArgument,
     SourceNotFound,
 )
+from mlxmesh_shared.sql.urls import SqliteFile
 from tests.fakes.gguf_files import Shape, write_gguf
 from tests.fakes.hub import serving_hub
 from tests.fakes.small_disk import needs_mount, small_disk

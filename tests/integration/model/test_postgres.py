@@ -6,11 +6,12 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from mlxmesh_model.catalogue.database import open_database
-from mlxmesh_model.catalogue.database_urls import database_url
 from mlxmesh_model.catalogue.models import Artifact
+from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import IllegalState, ServiceUnavailable
+from mlxmesh_shared.sql.database import open_database
+from mlxmesh_shared.sql.urls import database_url
 from tests.fakes.postgres import PostgresServer
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
@@ -65,14 +66,14 @@ async def test_a_server_that_ends_our_connections_is_told_of(postgres: PostgresS
 async def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
     url = database_url("postgresql://me:secret@127.0.0.1:9/catalogue")
     with pytest.raises(ServiceUnavailable, match=r"127\.0\.0\.1 cannot be reached") as caught:
-        await open_database(url)
+        await open_database(url, CATALOGUE)
     assert "secret" not in caught.value.message
     assert "\n" not in caught.value.message
 
 
 async def test_a_database_that_is_not_there_is_told_in_one_line(postgres: PostgresServer) -> None:
     with pytest.raises(IllegalState, match='database "nowhere" does not exist; check') as caught:
-        await open_database(postgres.url("nowhere"))
+        await open_database(postgres.url("nowhere"), CATALOGUE)
     assert "\n" not in caught.value.message
 
 
@@ -80,7 +81,7 @@ async def test_a_user_who_may_not_make_tables_is_told_in_one_line(postgres: Post
     name = postgres.create_database().database
     await asyncio.to_thread(postgres.sql, "CREATE ROLE visitor LOGIN")
     with pytest.raises(IllegalState, match=r"permission denied .*may create tables") as caught:
-        await open_database(postgres.url(name, user="visitor"))
+        await open_database(postgres.url(name, user="visitor"), CATALOGUE)
     assert "\n" not in caught.value.message
 
 

@@ -14,11 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1 import model_pb2_grpc
-from mlxmesh_model.catalogue.database_urls import SqliteFile
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.settings import MeshSettings
+from mlxmesh_shared.sql.urls import SqliteFile
 
 POCKET_MINI = Path(__file__).resolve().parents[3] / "deploy/demo-model/pocket-mini"
 READY = pb.VERSION_STATE_READY

@@ -11,7 +11,6 @@ import pytest
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.pulls import Pulls
-from mlxmesh_model.catalogue.database_urls import SqliteFile
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Source, Version
 from mlxmesh_model.catalogue.store import Store
@@ -22,6 +21,7 @@ from mlxmesh_shared.errors import (
     ServiceUnavailable,
     SourceNotFound,
 )
+from mlxmesh_shared.sql.urls import SqliteFile
 from tests.fakes.hub import FakeHub, serving_hub
 from tests.fakes.model_directory import write_model
 

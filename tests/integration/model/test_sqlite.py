@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_model.catalogue.database import open_database
-from mlxmesh_model.catalogue.database_urls import SqliteFile
 from mlxmesh_model.catalogue.models import Artifact
+from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_shared.errors import DiskFull, IllegalState, MeshError
+from mlxmesh_shared.sql.database import open_database
+from mlxmesh_shared.sql.urls import SqliteFile
 from tests.fakes.small_disk import needs_mount, small_disk
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
@@ -37,7 +38,7 @@ async def test_a_damaged_catalogue_is_rejected_in_one_line(tmp_path: Path, conte
     path = tmp_path / "model.db"
     path.write_bytes(content)
     with pytest.raises(MeshError, match=r"cannot be used: .*; restore a copy") as caught:
-        await open_database(SqliteFile(path))
+        await open_database(SqliteFile(path), CATALOGUE)
     assert str(path) in caught.value.message
     assert "\n" not in caught.value.message
 
@@ -73,8 +74,8 @@ async def test_a_read_only_disk_is_reported_in_one_line(tmp_path: Path, present:
     with small_disk(tmp_path / "disk") as disk:
         url = SqliteFile(disk.path / "deep" / "model.db")
         if present:
-            await (await open_database(url)).close()
+            await (await open_database(url, CATALOGUE)).close()
         disk.make_read_only()
         with pytest.raises(IllegalState, match="cannot be written") as caught:
-            await open_database(url)
+            await open_database(url, CATALOGUE)
     assert "\n" not in caught.value.message

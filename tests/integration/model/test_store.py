@@ -10,14 +10,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 import mlxmesh_model
-from mlxmesh_model.catalogue.database import HEAD, open_database
-from mlxmesh_model.catalogue.database_urls import SqliteFile
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Phase, Replica
 from mlxmesh_model.catalogue.rows import REPLICA_COLUMNS, VERSION_COLUMNS
+from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.catalogue.upgrade import make_engine
 from mlxmesh_shared.reference import ModelReference
+from mlxmesh_shared.sql.database import open_database
+from mlxmesh_shared.sql.upgrade import make_engine
+from mlxmesh_shared.sql.urls import SqliteFile
 
 ARTIFACT = Artifact("/models/pocket", "d" * 64, "llama", 2**40, 2**41, "4-bit", 4096, 1024)
 
@@ -36,7 +37,7 @@ def _columns(connection: Connection) -> dict[str, set[str]]:
 
 
 async def test_the_migrations_create_the_columns_of_the_code(database):
-    await (await open_database(database)).close()
+    await (await open_database(database, CATALOGUE)).close()
     engine = make_engine(database)
     async with engine.connect() as connection:
         found = await connection.run_sync(_columns)
@@ -45,7 +46,7 @@ async def test_the_migrations_create_the_columns_of_the_code(database):
 
 
 async def test_sqlite_is_tuned(tmp_path):
-    database = await open_database(SqliteFile(tmp_path / "model.db"))
+    database = await open_database(SqliteFile(tmp_path / "model.db"), CATALOGUE)
     for transaction in (database.reading, database.writing):
         async with transaction() as session:
             [journal] = await session.fetch("PRAGMA journal_mode")
@@ -56,7 +57,7 @@ async def test_sqlite_is_tuned(tmp_path):
 
 def test_the_newest_revision_is_the_one_that_is_opened_without_alembic():
     migrations = Path(mlxmesh_model.__file__).parent / "migrations"
-    assert ScriptDirectory(str(migrations)).get_heads() == [HEAD]
+    assert ScriptDirectory(str(migrations)).get_heads() == [CATALOGUE.head]
 
 
 async def test_reopening_keeps_everything(database, store):

@@ -115,7 +115,7 @@ async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: P
     async with AsyncExitStack() as stack:
         stack.push_async_callback(agent.stop)
         tokens = await make_tokens(agent, tmp_path)
-        assert set(tokens) == {"gateway", "generation", "model", "runtime", "operator"}
+        assert set(tokens) == {"gateway", "generation", "model", "access", "runtime", "operator"}
         address = await stack.enter_async_context(healthy("127.0.0.1:0"))
         registries = {
             name: ConsulRegistry(settings(agent, token)) for name, token in tokens.items()
@@ -125,7 +125,7 @@ async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: P
 
         key = "mlxmesh/config/mesh/log_level"
         assert await put_key(agent, key, "error", tokens["operator"]) == 200
-        for service in ("gateway", "generation", "model", "runtime"):
+        for service in ("gateway", "generation", "model", "access", "runtime"):
             registry = registries[service]
             await registry.register(Instance(service, "own", address, 1))
             await registry.register(Instance("engine", service, address, 1))
@@ -137,7 +137,7 @@ async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: P
 
         reader = registries["operator"]
         await until_found(reader, "runtime")
-        for service in ("gateway", "generation", "model", "runtime"):
+        for service in ("gateway", "generation", "model", "access", "runtime"):
             assert [one.instance_id for one in await reader.resolve(service)] == ["own"]
         nobody = ConsulRegistry(settings(agent))
         stack.push_async_callback(nobody.close)

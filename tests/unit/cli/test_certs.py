@@ -32,7 +32,7 @@ def data_dir(tmp_path: Path) -> Path:
 def test_init_issues_for_every_role_into_the_data_directory(data_dir: Path) -> None:
     shown = rows("show", "--data-dir", str(data_dir))
     assert [row["role"] for row in shown] == [
-        "ca", "gateway", "generation", "model", "runtime", "engine", "client", "admin",
+        "ca", "gateway", "generation", "model", "runtime", "engine", "client", "admin", "access",
     ]  # fmt: skip
     assert {Path(row["path"]).parent for row in shown} == {data_dir / "tls"}
     assert shown[1]["days_left"] == 89

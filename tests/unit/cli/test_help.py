@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from mlxmesh_cli.commands.app import app
 
 GROUP = cast("Any", get_command(app))
+GROUPS = ("config", "certs", "users", "keys", "quotas")
 COMMANDS: list[str] = sorted(GROUP.commands)
 
 
@@ -20,6 +21,7 @@ def test_the_promised_commands_are_there() -> None:
     promised = {
         "up", "down", "status", "models", "pull", "load", "unload", "alias", "generate", "chat",
         "tokens", "logs", "config", "doctor", "drain", "restart", "attach", "trace", "certs",
+        "users", "keys", "quotas", "usage", "audit", "login", "logout", "whoami",
     }  # fmt: skip
     assert promised <= set(COMMANDS)
 
@@ -44,7 +46,7 @@ def test_the_list_of_commands_cuts_no_line() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [(group, name) for group in ("config", "certs") for name in GROUP.commands[group].commands],
+    [(group, name) for group in GROUPS for name in GROUP.commands[group].commands],
 )
 def test_every_subcommand_has_an_example(command: tuple[str, str]) -> None:
     output = CliRunner().invoke(app, [*command, "--help"]).output
@@ -78,6 +80,8 @@ def test_help_imports_nothing_heavy() -> None:
         ["generate", "--max-tokens", "many"],
         ["logs", "-n", "-1"],
         ["models", "--address", "nonsense"],
+        ["keys", "revoke"],
+        ["users", "set-role", "ada", "boss"],
         ["nonsense"],
     ],
 )

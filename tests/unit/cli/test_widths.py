@@ -11,6 +11,13 @@ from rich.console import Console, RenderableType
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh.telemetry.v1 import telemetry_pb2 as t
+from mlxmesh_cli.screen.access_tables import (
+    audit_table,
+    keys_table,
+    quotas_table,
+    usage_table,
+    users_table,
+)
 from mlxmesh_cli.screen.output import print_view
 from mlxmesh_cli.screen.tables import models_table, overview_view
 from mlxmesh_cli.screen.timeline import timeline
@@ -67,11 +74,54 @@ SCREEN = Screen(
     status=t.GetMeshStatusResponse(instances=[GENERATION, ENGINE], traffic=[TRAFFIC]),
     events=[event(number) for number in range(3)],
 )
+USER: dict[str, Any] = {
+    "name": "nightly-build@ci.example",
+    "kind": "service_account",
+    "state": "active",
+    "role": "member",
+    "team": "research",
+    "created": "2026-11-29T10:00:00Z",
+}
+KEY: dict[str, Any] = {
+    "key_id": "k_1a2b3c4d5e6f",
+    "name": "the nightly build on the second machine in the cellar",
+    "prefix": "mlx_1a2b3c",
+    "user": "ci",
+    "role": "member",
+    "models": ["qwen*", "pocket"],
+    "created": "2026-11-29T10:00:00Z",
+    "expires": "2027-11-29T10:00:00Z",
+}
+QUOTA: dict[str, Any] = {
+    "subject": {"user": "ada"},
+    "limits": {"tokens_per_day": "1000000000", "requests_per_minute": "60"},
+    "used": {"tokens_this_day": "123456789", "requests_this_minute": "7"},
+}
+USAGE: dict[str, Any] = {
+    "key_id": "k_1a2b3c4d5e6f",
+    "user": "ada",
+    "model": "Qwen3-0.6B-4bit",
+    "model_version": 12,
+    "time": "2026-11-29T00:00:00Z",
+    "amounts": {"requests": "1234567", "prompt_tokens": "123456789012", "device_s": 12345.67},
+}
+ENTRY: dict[str, Any] = {
+    "time": "2026-11-29T10:00:00.123Z",
+    "actor": "spiffe://mlxmesh/admin",
+    "action": "user.updated",
+    "target": "user:ada",
+    "details": "role member -> admin, team research -> operations",
+}
 VIEWS: dict[str, RenderableType] = {
     "status": overview_view({"instances": [ROW, ROW], "models": []}),
     "models": models_table([MODEL]),
     "trace": timeline(TRACE),
     "top": frame(SCREEN),
+    "users": users_table([USER] * 2),
+    "keys": keys_table([KEY] * 2),
+    "quotas": quotas_table([QUOTA] * 2),
+    "usage": usage_table([USAGE] * 2, ["user", "day"]),
+    "audit": audit_table([ENTRY] * 2),
 }
 # Text that runs over several lines where it must.
 RUNNING_LINES = {"trace": 1, "top": 1}

@@ -182,6 +182,9 @@ async def test_a_service_gets_the_principal_and_no_metadata_that_is_not_listed()
         ("x-request-id", "x"),
         ("mlxmesh-caller", "a"),
         ("mlxmesh-owner", "#a"),
+        ("mlxmesh-role", "client"),
+        ("mlxmesh-user", ""),
+        ("mlxmesh-host", "10.0.0.7"),
     )
 
 

@@ -1,7 +1,10 @@
 """Deadlines and metadata that the gateway allows."""
 
+from dataclasses import replace
+
 import pytest
 
+from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_gateway.door.limits import (
     HEDGE_MS,
     Deadlines,
@@ -9,6 +12,7 @@ from mlxmesh_gateway.door.limits import (
     hedge_after_s,
     places_per_caller,
 )
+from mlxmesh_gateway.door.principal import Kind, Principal
 from mlxmesh_shared.errors import InvalidArgument
 
 
@@ -43,13 +47,25 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
         ("x-own", "1"),
     ]
 
-    told = (("mlxmesh-caller", "team-a"), ("mlxmesh-owner", "#team-a"))
-    forged = [("mlxmesh-caller", "other"), ("mlxmesh-owner", "#other")]
-    assert forwarded([*metadata, *forged], caller="team-a", owner="#team-a") == (
-        ("x-request-id", "r-1"),
-        *told,
+    caller = Principal(
+        kind=Kind.KEY,
+        identity="key:k_1",
+        role=Role.ROLE_ADMIN,
+        claimed_name="team-a",
+        host="10.0.0.1",
+        user="ada",
     )
-    assert forwarded(None, caller="team-a", owner="#team-a") == told
+    told = (
+        ("mlxmesh-caller", "key:k_1"),
+        ("mlxmesh-owner", "key:k_1#team-a"),
+        ("mlxmesh-role", "admin"),
+        ("mlxmesh-user", "ada"),
+        ("mlxmesh-host", "10.0.0.1"),
+    )
+    forged = [(name, "forged") for name, _ in told]
+    assert forwarded([*metadata, *forged], caller) == (("x-request-id", "r-1"), *told)
+    assert forwarded(None, caller) == told
+    assert dict(forwarded(None, replace(caller, role=Role.ROLE_CLIENT)))["mlxmesh-role"] == "client"
 
 
 def test_one_caller_leaves_an_eighth_of_the_places_to_others() -> None:

@@ -1,15 +1,35 @@
 """Principals: what is verified, and what is only claimed."""
 
+from collections.abc import AsyncGenerator
+
 import pytest
 
 from mlxmesh.common.v1.rules_pb2 import Role
-from mlxmesh_gateway.door.entrance import CertificateAuthenticator
+from mlxmesh_gateway.access.authenticator import AccessAuthenticator
+from mlxmesh_gateway.access.policies import Policies, PolicyChange
+from mlxmesh_gateway.access.requirement import Requirement
+from mlxmesh_gateway.access.watch import PolicyWatch
 from mlxmesh_gateway.door.evidence import Evidence
 from mlxmesh_gateway.door.principal import Kind, Principal
+from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.rpc.caller import checked_name
 from mlxmesh_shared.tls.identity import PeerIdentity
 
 GATEWAY_CLIENT = "spiffe://mlxmesh/client"
+
+
+class NoService:
+    """Satisfies PolicySource: there is no access service."""
+
+    def is_registered(self) -> bool:
+        return False
+
+    async def watch(self) -> AsyncGenerator[PolicyChange]:
+        raise ServiceUnavailable("away")
+        yield
+
+    async def revision(self) -> int:
+        raise ServiceUnavailable("away")
 
 
 def principal(identity: str = "", claimed_name: str = "", host: str = "10.0.0.1") -> Principal:
@@ -23,7 +43,10 @@ def principal(identity: str = "", claimed_name: str = "", host: str = "10.0.0.1"
 
 
 async def test_only_a_certificate_verifies_a_caller() -> None:
-    authenticator = CertificateAuthenticator(Role.ROLE_UNSPECIFIED)
+    policies = Policies()
+    requirement = Requirement(policies, setting="auto", listens=[], tls=True)
+    watch = PolicyWatch(NoService(), policies)
+    authenticator = AccessAuthenticator(policies, watch, requirement)
 
     async def kind(spiffe_id: str, role: Role.ValueType, claimed_name: str) -> Kind:
         evidence = Evidence(
@@ -80,3 +103,23 @@ def test_a_caller_without_evidence_and_name_is_not_known() -> None:
     assert not principal().known
     assert principal(claimed_name="a").known
     assert principal(GATEWAY_CLIENT).known
+
+
+@pytest.mark.parametrize("claimed", ["key:k_1", "user:ada"])
+def test_a_claimed_name_takes_nothing_of_a_key_or_user(claimed: str) -> None:
+    assert principal(claimed_name=claimed).share not in ("key:k_1", "user:ada")
+    assert principal(GATEWAY_CLIENT, claimed).share not in ("key:k_1", "user:ada")
+
+
+def test_long_names_have_shares_that_differ() -> None:
+    first, second = (
+        Principal(
+            kind=Kind.USER,
+            identity=f"user:{'@' * 62}{end}",
+            role=Role.ROLE_CLIENT,
+            host="10.0.0.1",
+        ).share
+        for end in "ab"
+    )
+    assert first != second
+    assert checked_name(first) == first

@@ -72,3 +72,16 @@ def test_each_service_gets_its_own_time_to_drain(tmp_path: Path) -> None:
     assert timeouts_s["gateway"] == 600 + STOP_MARGIN_S
     assert timeouts_s["model"] == 7 + STOP_MARGIN_S
     assert settings(tmp_path, toml).stop_timeouts_s(5)["gateway"] == 5 + STOP_MARGIN_S
+
+
+def test_the_access_service_has_a_place_only_where_it_is_used(tmp_path: Path) -> None:
+    toml = '[access]\nlisten = "127.0.0.1:7005"\ndrain_grace_s = 8\n'
+    loaded = settings(tmp_path, toml)
+    assert not loaded.uses_access()
+    assert "access" not in {request.what for request in loaded.listen_requests(None, None)}
+    (tmp_path / "access.db").touch()
+    assert loaded.uses_access()
+    assert "access" in {request.what for request in loaded.listen_requests(None, None)}
+    assert loaded.stop_timeouts_s()["access"] == 8 + STOP_MARGIN_S
+    named = settings(tmp_path / "..", '[access]\ndatabase_url = "sqlite:////tmp/users.db"\n')
+    assert named.uses_access()

@@ -18,7 +18,14 @@ FOLDERS = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 # Packages without an extra of their own name; everything else is `mlxmesh_<extra>`.
 EXTRA_OF = {"mlxmesh_shared": None, "mlxmesh_client": None, "mlxmesh_launcher": "cli"}
 # Modules that are imported only where a further extra is wanted.
-FURTHER_EXTRA_OF = {"services/model/mlxmesh_model/catalogue/postgres.py": "postgres"}
+FURTHER_EXTRA_OF = {
+    # Only gateways verify access tokens, once there are users.
+    "shared/mlxmesh_shared/access_tokens.py": "gateway",
+    "shared/mlxmesh_shared/sql/postgres.py": "postgres",
+    # Every extra with a database has the drivers of SQLite and the upgrade.
+    "shared/mlxmesh_shared/sql/sqlite.py": "access",
+    "shared/mlxmesh_shared/sql/upgrade.py": "access",
+}
 OURS = {Path(folder).name for folder in FOLDERS}
 
 

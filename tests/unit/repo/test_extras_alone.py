@@ -51,7 +51,7 @@ def installed(wheel: Path, extra: str, folder: Path) -> Path:
     return folder / "bin"
 
 
-@pytest.mark.parametrize("role", ["gateway", "generation", "model", "runtime", "engine"])
+@pytest.mark.parametrize("role", ["gateway", "generation", "model", "access", "runtime", "engine"])
 def test_a_role_needs_its_extra_only(wheel: Path, role: str, tmp_path: Path) -> None:
     programs = installed(wheel, role, tmp_path / "env")
     python = programs / "python"
@@ -78,11 +78,12 @@ def test_the_command_needs_its_extra_only(wheel: Path, tmp_path: Path) -> None:
     assert 'pip install "mlxmesh[all]"' in up.stderr
 
 
-def test_postgresql_needs_its_extra(wheel: Path, tmp_path: Path) -> None:
-    programs = installed(wheel, "model", tmp_path / "env")
+@pytest.mark.parametrize("role", ["model", "access"])
+def test_postgresql_needs_its_extra(wheel: Path, role: str, tmp_path: Path) -> None:
+    programs = installed(wheel, role, tmp_path / "env")
     settings = tmp_path / "mlxmesh.toml"
-    settings.write_text('[model]\ndatabase_url = "postgresql://me@127.0.0.1:9/catalogue"\n')
-    service = (programs / "python", "-m", "mlxmesh_model", "--data-dir", tmp_path)
+    settings.write_text(f'[{role}]\ndatabase_url = "postgresql://me@127.0.0.1:9/mesh"\n')
+    service = (programs / "python", "-m", f"mlxmesh_{role}", "--data-dir", tmp_path)
     without = run(*service, ok=False)
     assert (without.returncode, without.stderr.count("\n")) == (1, 1), without.stderr
     assert 'pip install "mlxmesh[postgres]"' in without.stderr

@@ -18,6 +18,7 @@ from tests.unit.repo.import_graph import (
 from tests.unit.repo.wire_types import ALLOWED, KNOWN
 
 SERVICES = (
+    "mlxmesh_access",
     "mlxmesh_engine",
     "mlxmesh_gateway",
     "mlxmesh_generation",

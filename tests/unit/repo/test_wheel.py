@@ -65,9 +65,10 @@ def test_generated_contracts_are_current():
         assert copy.read_bytes() == contract.read_bytes(), f"run `make protos`: {contract.name}"
 
 
-def test_database_migrations_are_inside(wheel_files: set[str]):
+@pytest.mark.parametrize("package", ["mlxmesh_access", "mlxmesh_model"])
+def test_database_migrations_are_inside(wheel_files: set[str], package: str):
     assert any(
-        name.startswith("mlxmesh_model/") and "/versions/" in name and name.endswith(".py")
+        name.startswith(f"{package}/") and "/versions/" in name and name.endswith(".py")
         for name in wheel_files
     )
 

@@ -25,3 +25,8 @@ def test_services_are_tuned_as_their_platform_is(monkeypatch: pytest.MonkeyPatch
 def test_what_was_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NAME, "own")
     assert child_environment()[NAME] == "own"
+
+
+def test_services_do_not_get_the_key_of_who_started_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLXMESH_API_KEY", "mlx_secret")
+    assert "mlx_secret" not in child_environment().values()

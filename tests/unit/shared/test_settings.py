@@ -104,6 +104,7 @@ def test_unknown_variables(env: dict[str, str], says: str) -> None:
 def test_other_programs_variables_are_their_own() -> None:
     env = {"HOME": "/x", "MLX_METAL": "1", "MLXMESH_EXIT_WITH_PARENT": "1"}
     env |= {"MLXMESH_ADDRESS": "localhost:1", "MLXMESH_EXAMPLE_MODEL": "pocket"}
+    env |= {"MLXMESH_API_KEY": "secret", "MLXMESH_INSECURE_KEY": "1"}
 
     assert load_settings(GatewaySettings, env=env) == load_settings(GatewaySettings, env={})
 

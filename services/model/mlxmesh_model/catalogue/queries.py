@@ -6,29 +6,18 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from mlxmesh_model.catalogue import rows
-from mlxmesh_model.catalogue.database import Row, Session, Value
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Change, Model, Phase, Replica, Source, Version
+from mlxmesh_shared.sql.database import Row, Session, Value
+from mlxmesh_shared.sql.statements import upsert
 
 Where = Literal["name = $1", "name > $1", "sequence > $1"]
 """Selects models."""
 
 
-def _upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
-    """A statement that inserts a row, or replaces the one with the same key."""
-    # Quoted: SQL has a word `commit` too.
-    names = ", ".join(f'"{column}"' for column in columns)
-    values = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
-    changes = ", ".join(f'"{name}" = excluded."{name}"' for name in columns if name not in key)
-    return (
-        f"INSERT INTO {table} ({names}) VALUES ({values})"  # noqa: S608  names of ours
-        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
-    )
-
-
-_PUT_VERSION = _upsert("versions", rows.VERSION_COLUMNS, ("model", "number"))
-_PUT_REPLICA = _upsert("replicas", rows.REPLICA_COLUMNS, ("engine_id",))
-_PUT_ALIAS = _upsert("aliases", ("model", "alias", "number"), ("model", "alias"))
+_PUT_VERSION = upsert("versions", rows.VERSION_COLUMNS, ("model", "number"))
+_PUT_REPLICA = upsert("replicas", rows.REPLICA_COLUMNS, ("engine_id",))
+_PUT_ALIAS = upsert("aliases", ("model", "alias", "number"), ("model", "alias"))
 
 
 async def read_models(

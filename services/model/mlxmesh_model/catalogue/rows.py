@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime
 
-from mlxmesh_model.catalogue.database import Row, Value
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import (
     Artifact,
@@ -15,6 +14,7 @@ from mlxmesh_model.catalogue.models import (
     Source,
     Version,
 )
+from mlxmesh_shared.sql.database import Row, Value
 
 VERSION_COLUMNS = (
     "model",

@@ -2,19 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
 from mlxmesh_model.catalogue import lifecycle, queries
-from mlxmesh_model.catalogue.change_signal import ChangeSignal
-from mlxmesh_model.catalogue.database import Database, Session, open_database
-from mlxmesh_model.catalogue.database_urls import DatabaseUrl
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, Action, State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Source, Version
-from mlxmesh_model.catalogue.transactions import Transactions, uncancellable
+from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_shared.errors import ModelNotFound
 from mlxmesh_shared.reference import ModelReference
+from mlxmesh_shared.sql.change_signal import ChangeSignal
+from mlxmesh_shared.sql.database import Database, Session, open_database
+from mlxmesh_shared.sql.transactions import Transactions, uncancellable
+from mlxmesh_shared.sql.urls import DatabaseUrl
 
 OnChange = Callable[[Model | None, Model | None], None]
 """Called with a model before and after a change; None if it did not or does not exist."""
@@ -29,14 +30,14 @@ class Store:
 
     def __init__(self, url: DatabaseUrl, database: Database, on_change: OnChange = _ignore) -> None:
         """`on_change` is called after each change that this process makes."""
-        self.transactions = Transactions(url, database)
+        self.transactions = Transactions(url, CATALOGUE, database)
         self._on_change = on_change
         self._changed = ChangeSignal()
 
     @classmethod
     async def open(cls, url: DatabaseUrl, on_change: OnChange = _ignore) -> "Store":
         """Opens the catalogue and upgrades its tables."""
-        return cls(url, await open_database(url), on_change)
+        return cls(url, await open_database(url, CATALOGUE), on_change)
 
     async def close(self) -> None:
         """Closes the database after running operations have ended."""
@@ -53,17 +54,7 @@ class Store:
 
         others: set while there are other processes that may change the catalogue.
         """
-        known = await self.sequence()
-        while True:
-            if others is not None:
-                await others.wait()
-            await asyncio.sleep(interval_s)
-            # The calls that need the database report its errors.
-            with suppress(Exception):
-                now = await self.sequence()
-                if now != known:
-                    known = now
-                    self._changed.notify()
+        await self._changed.poll(self.sequence, interval_s, others)
 
     # Reading.
 

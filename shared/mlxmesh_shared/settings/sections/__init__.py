@@ -2,6 +2,7 @@
 
 from mlxmesh_shared.settings.sections.mesh import MeshSettings, dynamic_names
 from mlxmesh_shared.settings.sections.services import (
+    AccessSettings,
     EngineSettings,
     GatewaySettings,
     GenerationSettings,
@@ -11,6 +12,7 @@ from mlxmesh_shared.settings.sections.services import (
 
 __all__ = [
     "SETTINGS",
+    "AccessSettings",
     "EngineSettings",
     "GatewaySettings",
     "GenerationSettings",
@@ -26,6 +28,7 @@ SETTINGS: dict[str, type[MeshSettings]] = {
     "gateway": GatewaySettings,
     "generation": GenerationSettings,
     "model": ModelSettings,
+    "access": AccessSettings,
     "runtime": RuntimeSettings,
     "engine": EngineSettings,
 }

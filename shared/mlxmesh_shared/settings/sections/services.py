@@ -65,6 +65,12 @@ class GatewaySettings(MeshSettings):
     """Listens on the port beside the gateway that has it, which is asked to stop afterwards."""
     client_certificates: Literal["required", "off"] = "required"
     """With TLS: off accepts clients without a certificate, which may generate."""
+    http_client_certificates: Literal["auto", "required", "optional", "off"] = "auto"
+    """With TLS: whether HTTP clients must present certificates, may, or are not asked for them;
+    auto is optional while callers must authenticate, and else as client_certificates."""
+    authentication: Literal["auto", "required", "off"] = "auto"
+    """Whether callers must authenticate, by an API key, an access token or a certificate; auto
+    requires it once the mesh has had a user, or when a listener is beyond loopback."""
     resume_wait_s: Seconds = 10
     """How long a stream that lost its generation instance waits for another one."""
     telemetry_sinks: Sinks = (SinkSettings(kind="prometheus"),)
@@ -142,6 +148,47 @@ class ModelSettings(MeshSettings):
     elsewhere."""
     hub_endpoint: str = ""
     """The model hub to pull from; empty for HF_ENDPOINT, or else the hub library's own default."""
+    drain_grace_s: Seconds = 5
+    """How long running calls may continue after a stop was requested."""
+
+
+class AccessSettings(MeshSettings):
+    """Users, keys and quotas."""
+
+    listen: Listen = "127.0.0.1:0"
+    """Where gateways connect, host:port; port 0 chooses a free one."""
+    database_url: str = ""
+    """postgresql:// or sqlite:///, as in docs/operations.md; empty for access.db in the data
+    directory."""
+    sign_up: bool = False
+    """Whether anyone may ask for a user, which an admin must approve."""
+    audit_retention_days: Count = 365
+    """How long entries of the audit log are kept."""
+    usage_retention_days: Count = 730
+    """How long usage is kept."""
+    access_token_s: Annotated[Seconds, Field(le=86_400)] = 600
+    """How long an access token of a session is valid; at most a day."""
+    session_idle_s: Seconds = 1_209_600
+    """How long a session may be idle; then its refresh token expires."""
+    session_lifetime_s: Seconds = 7_776_000
+    """How long a session lasts at most."""
+    signing_key_s: Annotated[Seconds, Field(ge=3600)] = 2_592_000
+    """How long a key signs access tokens; then a new one does. At least an hour."""
+    oidc_issuer: str = ""
+    """The URL of an OpenID Connect issuer with which users may sign in; empty for none."""
+    oidc_client_id: str = ""
+    """The client that this mesh is at the issuer."""
+    oidc_client_secret_file: FullPath | None = None
+    """The file with the client's secret; default none, for a client without one."""
+    oidc_redirect_uris: Names = ()
+    """URIs to which the issuer may send browsers back, with what is below them; a list, or one text
+    separated by commas. https, or http on a loopback host, without a port for any port."""
+    oidc_approve: bool = False
+    """Whether users of the issuer are active at once; else an admin must approve them."""
+    oidc_name_claim: str = "preferred_username"
+    """The claim of the issuer that is the name of a new user."""
+    oidc_timeout_s: Seconds = 5
+    """How long a request to the issuer may take."""
     drain_grace_s: Seconds = 5
     """How long running calls may continue after a stop was requested."""
 

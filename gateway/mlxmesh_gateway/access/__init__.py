@@ -1,0 +1,1 @@
+"""Who callers are, what they may use and what they used, as the access service says."""

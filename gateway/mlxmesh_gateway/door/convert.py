@@ -1,0 +1,87 @@
+"""What the door reads in requests and responses: models, and how much a generation may use."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from google.protobuf.message import Message
+
+from mlxmesh.generation.v1.generation_pb2 import CompleteRequest, GenerateRequest
+from mlxmesh.model.v1.model_pb2 import (
+    GetModelRequest,
+    ListModelsResponse,
+    PullModelRequest,
+    WatchModelsResponse,
+)
+from mlxmesh_gateway.door.models import allows, check_model, unknown_model
+from mlxmesh_gateway.door.principal import Principal
+from mlxmesh_gateway.forwarding.routes import GENERATION, MODEL, Route
+
+_LIST = f"/{MODEL.full_name}/ListModels"
+_WATCH = f"/{MODEL.full_name}/WatchModels"
+_BACKENDS = ("generation", "model")
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+def check_models(principal: Principal, route: Route, request: Message) -> None:
+    """Checks the model that a request names against those that a principal may use.
+
+    Raises: ModelNotAllowed; ModelNotFound where the request asks whether there is such a model.
+    """
+    if not principal.models or route.backend not in _BACKENDS:
+        return
+    reference = _reference(request)
+    if not reference:
+        return
+    if isinstance(request, GetModelRequest) and not allows(principal.models, reference):
+        raise unknown_model(reference)
+    check_model(principal, reference)
+
+
+def only_allowed(principal: Principal, route: Route, write: Write) -> Write:
+    """A stream's `write` without models that the principal may not use."""
+    if not principal.models or route.path != _WATCH:
+        return write
+
+    async def write_allowed(encoded: bytes) -> None:
+        message = WatchModelsResponse.FromString(encoded)
+        name = message.model.name or message.removed_name
+        if not name or allows(principal.models, name):
+            await write(encoded)
+
+    return write_allowed
+
+
+def without_others(principal: Principal, route: Route, response: bytes | None) -> bytes | None:
+    """A response without models that the principal may not use."""
+    if response is None or not principal.models or route.path != _LIST:
+        return response
+    message = ListModelsResponse.FromString(response)
+    allowed = [one for one in message.models if allows(principal.models, one.name)]
+    del message.models[:]
+    message.models.extend(allowed)
+    return message.SerializeToString()
+
+
+def generation_of(request: Message) -> GenerateRequest | None:
+    """The generation that a request asks for; None for other requests."""
+    if isinstance(request, CompleteRequest):
+        return request.generation
+    return request if isinstance(request, GenerateRequest) else None
+
+
+def is_generation(method: str) -> bool:
+    """Whether a method begins a generation."""
+    return method in _GENERATIONS
+
+
+_GENERATIONS = frozenset(f"/{GENERATION.full_name}/{name}" for name in ("Generate", "Complete"))
+
+
+def _reference(request: Message) -> str:
+    asked: Any = generation_of(request) or request
+    if isinstance(request, PullModelRequest):
+        return request.name or request.repo_id.rpartition("/")[2]
+    return getattr(asked, "model", "") or getattr(asked, "name", "")

@@ -1,0 +1,27 @@
+"""What one generation used, as far as this gateway has seen it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Used:
+    """Filled in by what is parsed in any case: the first messages of a stream and its last one."""
+
+    model: str = ""
+    """The model that answered; empty before that is known."""
+    model_version: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    """Known at the end, or when the stream fails."""
+    device_ms: float = 0.0
+    """Prefill and decode; 0 for a stream that did not finish."""
+    messages: int = 0
+    """Messages with output so far, each of one token or more."""
+    failed: bool = False
+    """Whether it ended with an error that its client did not cause by leaving."""
+    on_started: Callable[[], None] = lambda: None
+    """Called once the model and the prompt's tokens are known."""

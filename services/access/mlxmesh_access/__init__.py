@@ -1,0 +1,1 @@
+"""Users, API keys, quotas, usage and the audit log."""

@@ -1,0 +1,1 @@
+"""What gateways need to know to decide about calls by themselves."""

@@ -1,0 +1,1 @@
+"""Quotas, and the slices of them that gateways hold."""

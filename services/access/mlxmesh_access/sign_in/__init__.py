@@ -1,0 +1,1 @@
+"""Signing in: passwords, sessions, access tokens and OpenID Connect."""

@@ -1,0 +1,1 @@
+"""What the mesh was used for, by whom."""

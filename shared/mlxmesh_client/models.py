@@ -1,0 +1,102 @@
+"""The client's methods for the catalogue."""
+
+from collections.abc import AsyncGenerator
+
+from mlxmesh.model.v1 import model_pb2 as model_pb
+from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh_client.calls import Calls
+
+
+class ModelMethods:
+    """One method per RPC of ModelService."""
+
+    _calls: Calls
+    _models: ModelServiceStub
+
+    async def list_models(self, *, timeout_s: float | None = None) -> list[model_pb.Model]:
+        """Returns every model of the catalogue, sorted by name."""
+        models: list[model_pb.Model] = []
+        request = model_pb.ListModelsRequest()
+        while True:
+            page = await self._calls.unary(self._models.ListModels, request, timeout_s, safe=True)
+            models.extend(page.models)
+            if not page.next_page_token:
+                return models
+            request.page_token = page.next_page_token
+
+    async def get_model(self, model: str, *, timeout_s: float | None = None) -> model_pb.Model:
+        """Returns one model; a reference with a version or an alias returns that version alone."""
+        request = model_pb.GetModelRequest(model=model)
+        response = await self._calls.unary(self._models.GetModel, request, timeout_s, safe=True)
+        return response.model
+
+    async def register_model(
+        self, *, name: str, directory: str, timeout_s: float | None = None
+    ) -> model_pb.RegisterModelResponse:
+        """Registers an absolute directory on the model service's host as a new version."""
+        request = model_pb.RegisterModelRequest(name=name, directory=directory)
+        return await self._calls.unary(self._models.RegisterModel, request, timeout_s, safe=False)
+
+    def import_model(
+        self, *, name: str, file: str, dtype: str = "", timeout_s: float | None = None
+    ) -> AsyncGenerator[model_pb.ImportModelResponse]:
+        """Converts and registers a GGUF file, an absolute path on the model service's host.
+
+        The last progress message carries the version.
+        """
+        request = model_pb.ImportModelRequest(name=name, file=file, dtype=dtype)
+        return self._calls.stream(self._models.ImportModel, request, timeout_s, safe=False)
+
+    def pull_model(
+        self,
+        repo_id: str,
+        *,
+        revision: str = "",
+        name: str = "",
+        file: str = "",
+        dtype: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[model_pb.PullModelResponse]:
+        """Downloads a model from a hub; `file` selects one GGUF file.
+
+        The last progress message carries the version.
+        """
+        request = model_pb.PullModelRequest(
+            repo_id=repo_id, revision=revision, name=name, file=file, dtype=dtype
+        )
+        return self._calls.stream(self._models.PullModel, request, timeout_s, safe=False)
+
+    def load_model(
+        self, model: str, *, replicas: int | None = None, timeout_s: float | None = None
+    ) -> AsyncGenerator[model_pb.LoadModelResponse]:
+        """Loads a model; all its replicas are ready when the stream ends."""
+        request = model_pb.LoadModelRequest(model=model, replicas=replicas)
+        return self._calls.stream(self._models.LoadModel, request, timeout_s, safe=False)
+
+    async def unload_model(
+        self, model: str, *, timeout_s: float | None = None
+    ) -> model_pb.ModelVersion:
+        """Drains and unloads every replica of a model."""
+        request = model_pb.UnloadModelRequest(model=model)
+        response = await self._calls.unary(self._models.UnloadModel, request, timeout_s, safe=False)
+        return response.version
+
+    async def delete_model(self, model: str, *, timeout_s: float | None = None) -> None:
+        """Removes a version, or a whole model, that is not loaded."""
+        request = model_pb.DeleteModelRequest(model=model)
+        await self._calls.unary(self._models.DeleteModel, request, timeout_s, safe=False)
+
+    async def set_alias(
+        self, *, name: str, alias: str, version: int, timeout_s: float | None = None
+    ) -> model_pb.Model:
+        """Points an alias at a version; version 0 removes it."""
+        request = model_pb.SetAliasRequest(name=name, alias=alias, version=version)
+        response = await self._calls.unary(self._models.SetAlias, request, timeout_s, safe=False)
+        return response.model
+
+    def watch_models(
+        self, *, after_sequence: int = 0, timeout_s: float | None = None
+    ) -> AsyncGenerator[model_pb.WatchModelsResponse]:
+        """Yields every model, then each change; `after_sequence` resumes an earlier watch."""
+        request = model_pb.WatchModelsRequest(after_sequence=after_sequence)
+        return self._calls.stream(self._models.WatchModels, request, timeout_s, safe=True)

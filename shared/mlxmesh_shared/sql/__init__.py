@@ -1,0 +1,1 @@
+"""SQL for the services that store something: SQLite by default, PostgreSQL by URL."""

@@ -1,0 +1,105 @@
+"""A database as a SQLite file."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from sqlite3 import Row
+
+import aiosqlite
+
+BUSY_TIMEOUT_MS = 5000
+
+
+class SqliteDatabase:
+    """Satisfies Database: a reader never waits for a writer, and writers wait for each other, also
+    across processes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Connects when it is first used; missing folders are created then."""
+        self._reader = _Connection(path, "BEGIN")
+        # Otherwise a transaction would begin at its first change, and what it read before may be
+        # outdated by then.
+        self._writer = _Connection(path, "BEGIN IMMEDIATE")
+
+    async def tables(self) -> set[str]:
+        async with self.reading() as session:
+            rows = await session.fetch("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {row["name"] for row in rows}
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncGenerator["_Session"]:
+        async with self._reader.transaction() as session:
+            yield session
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncGenerator["_Session"]:
+        async with self._writer.transaction() as session:
+            yield session
+
+    async def close(self) -> None:
+        await self._reader.close()
+        await self._writer.close()
+
+
+class _Session:
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: str, *values: str | int | bytes | datetime) -> Sequence[Row]:
+        # SQLite has no numbered parameters of this form: to it, $1 is one with the name 1.
+        named = {str(number): _stored(value) for number, value in enumerate(values, 1)}
+        return list(await self._connection.execute_fetchall(sql, named))
+
+
+class _Connection:
+    """A connection, used by one transaction at a time."""
+
+    def __init__(self, path: Path, begin: str) -> None:
+        self._path = path
+        self._begin = begin
+        self._lock = asyncio.Lock()
+        self._connection: aiosqlite.Connection | None = None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[_Session]:
+        """Commits at its end, or undoes everything after an error."""
+        async with self._lock:
+            self._connection = connection = self._connection or await _connect(self._path)
+            try:
+                await connection.execute_fetchall(self._begin)
+                yield _Session(connection)
+                await connection.commit()
+            except BaseException:
+                await connection.rollback()
+                raise
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    """Concurrent readers with one writer, enforced foreign keys, waiting for locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without an isolation level, the driver leaves transactions to us.
+    connection = await aiosqlite.connect(path, isolation_level=None)
+    try:
+        connection.row_factory = Row
+        # The timeout first, because the other pragmas need locks.
+        for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "foreign_keys=ON"):
+            await connection.execute_fetchall(f"PRAGMA {pragma}")
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def _stored(value: str | int | bytes | datetime) -> str | int | bytes:
+    """SQLite has no type for times: text without a time zone, in UTC."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    return value

@@ -1,0 +1,203 @@
+"""The access service as gateways see it: policies, slices of quotas and usage, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from typing import Any
+
+from mlxmesh.access.v1 import access_pb2 as a
+from mlxmesh.access.v1 import policy_pb2 as p
+from mlxmesh.access.v1.access_pb2_grpc import (
+    AccessServiceServicer,
+    add_AccessServiceServicer_to_server,
+)
+from mlxmesh.access.v1.policy_pb2_grpc import (
+    PolicyServiceServicer,
+    add_PolicyServiceServicer_to_server,
+)
+from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.rpc.server import MeshServer
+
+SERVICES = [
+    "mlxmesh.access.v1.AccessService",
+    "mlxmesh.access.v1.PolicyService",
+]
+
+
+class FakePolicyService(PolicyServiceServicer, AccessServiceServicer):
+    """What a test does to it, its watchers see; a method that has an error raises it."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, MeshError] = {}
+        """By method, until a test removes it."""
+        self.calls: Counter[str] = Counter()
+        self.revision = 1
+        self.required = False
+        self.jwks_json = ""
+        self.keys: dict[str, p.KeyPolicy] = {}
+        self.users: dict[str, p.UserPolicy] = {}
+        self.quotas: dict[str, p.QuotaPolicy] = {}
+        self.batches: dict[str, p.ReportUsageRequest] = {}
+        self.repeated = 0
+        self.spent: Counter[tuple[str, int]] = Counter()
+        """By subject and limit, what gateways have reported."""
+        self.slice_tokens = 100
+        self.left: dict[tuple[str, int], int] = {}
+        """By subject and limit, what may still be leased; without an entry, everything."""
+        self.valid_ms = 10_000
+        self.metadata: list[dict[str, str | bytes]] = []
+        """Of the calls of AccessService."""
+        self.hold_changes = False
+        """Whether watchers do not hear of changes."""
+        self._changed = asyncio.Condition()
+        self._log: list[p.WatchPoliciesResponse] = []
+
+    async def add_user(self, name: str, *, admin: bool = False, team: str = "") -> None:
+        """Creates or changes an active user."""
+        role = a.ACCESS_ROLE_ADMIN if admin else a.ACCESS_ROLE_MEMBER
+        self.users[name] = p.UserPolicy(name=name, role=role, team=team)
+        self.required = True
+        await self.change(users=[self.users[name]])
+
+    async def add_key(
+        self, secret: str, *, user: str = "ada", admin: bool = False, models: tuple[str, ...] = ()
+    ) -> str:
+        """Creates a key; returns its id."""
+        key_id = f"k_{len(self.keys) + 1}"
+        role = a.ACCESS_ROLE_ADMIN if admin else a.ACCESS_ROLE_MEMBER
+        digest = sha256(secret.encode()).digest()
+        self.keys[key_id] = p.KeyPolicy(
+            key_id=key_id, sha256=digest, user=user, role=role, models=models
+        )
+        await self.change(keys=[self.keys[key_id]])
+        return key_id
+
+    async def revoke(self, key_id: str) -> None:
+        del self.keys[key_id]
+        await self.change(removed_key_ids=[key_id])
+
+    async def set_quota(self, subject: a.QuotaSubject, **limits: int) -> None:
+        """Sets a quota; without limits it is removed."""
+        quota = p.QuotaPolicy(subject=subject, limits=a.QuotaLimits(**limits))
+        self.quotas[str(subject)] = quota
+        await self.change(quotas=[quota])
+
+    async def change(self, **fields: Any) -> None:
+        """Tells the watchers of a change."""
+        async with self._changed:
+            self.revision += 1
+            self._log.append(
+                p.WatchPoliciesResponse(
+                    revision=self.revision, authentication_required=self.required, **fields
+                )
+            )
+            self._changed.notify_all()
+
+    def whole(self) -> p.WatchPoliciesResponse:
+        return p.WatchPoliciesResponse(
+            revision=self.revision,
+            whole=True,
+            keys=self.keys.values(),
+            users=self.users.values(),
+            quotas=self.quotas.values(),
+            jwks_json=self.jwks_json,
+            authentication_required=self.required,
+        )
+
+    def usage(self) -> list[p.UsageRecord]:
+        """What was reported, each batch once."""
+        return [record for batch in self.batches.values() for record in batch.records]
+
+    def _enter(self, method: str) -> None:
+        self.calls[method] += 1
+        if method in self.errors:
+            raise self.errors[method]
+
+    async def WatchPolicies(
+        self, request: p.WatchPoliciesRequest, context: Any
+    ) -> AsyncIterator[p.WatchPoliciesResponse]:
+        self._enter("WatchPolicies")
+        seen = len(self._log)
+        yield self.whole()
+        while True:
+            async with self._changed:
+                while len(self._log) == seen or self.hold_changes:
+                    await self._changed.wait()
+                news, seen = self._log[seen:], len(self._log)
+            for change in news:
+                yield change
+
+    async def release_changes(self) -> None:
+        """Watchers hear of what was held."""
+        async with self._changed:
+            self.hold_changes = False
+            self._changed.notify_all()
+
+    async def GetRevision(
+        self, request: p.GetRevisionRequest, context: Any
+    ) -> p.GetRevisionResponse:
+        self._enter("GetRevision")
+        return p.GetRevisionResponse(revision=self.revision)
+
+    async def LeaseQuotas(
+        self, request: p.LeaseQuotasRequest, context: Any
+    ) -> p.LeaseQuotasResponse:
+        self._enter("LeaseQuotas")
+        return p.LeaseQuotasResponse(grants=[self._grant(one) for one in request.slices])
+
+    def _grant(self, one: p.SliceRequest) -> p.SliceGrant:
+        place = str(one.subject).strip(), int(one.limit)
+        if one.limit == p.QUOTA_LIMIT_CONCURRENT_GENERATIONS:
+            granted = min(one.wanted, self.left.get(place, one.wanted))
+            return p.SliceGrant(granted=granted, valid_ms=self.valid_ms)
+        self.spent[place] += one.spent
+        if place in self.left:
+            self.left[place] = max(0, self.left[place] - one.spent)
+        granted = min(one.wanted, self.slice_tokens, self.left.get(place, one.wanted))
+        if not granted:
+            return p.SliceGrant(retry_after_ms=5_000)
+        return p.SliceGrant(granted=granted, valid_ms=self.valid_ms)
+
+    async def ReportUsage(
+        self, request: p.ReportUsageRequest, context: Any
+    ) -> p.ReportUsageResponse:
+        self._enter("ReportUsage")
+        repeated = request.batch_id in self.batches
+        self.repeated += repeated
+        self.batches.setdefault(request.batch_id, request)
+        return p.ReportUsageResponse(repeated=repeated)
+
+    def _enter_access(self, method: str, context: Any) -> None:
+        self.metadata.append(dict(context.invocation_metadata()))
+        self._enter(method)
+
+    async def CreateUser(self, request: Any, context: Any) -> a.CreateUserResponse:
+        self._enter_access("CreateUser", context)
+        await self.add_user(request.name, admin=request.role == a.ACCESS_ROLE_ADMIN)
+        return a.CreateUserResponse(user=a.User(name=request.name))
+
+    async def GetUser(self, request: Any, context: Any) -> a.GetUserResponse:
+        self._enter_access("GetUser", context)
+        return a.GetUserResponse(user=a.User(name=request.name))
+
+    async def ListUsers(self, request: Any, context: Any) -> a.ListUsersResponse:
+        self._enter_access("ListUsers", context)
+        return a.ListUsersResponse(users=[a.User(name=name) for name in self.users])
+
+    async def SignIn(self, request: Any, context: Any) -> a.SignInResponse:
+        self._enter_access("SignIn", context)
+        return a.SignInResponse()
+
+
+def policy_server(servicer: FakePolicyService) -> MeshServer:
+    """A server of a fake access service; the caller starts and stops it."""
+    return MeshServer(
+        services=[
+            (add_PolicyServiceServicer_to_server, servicer),
+            (add_AccessServiceServicer_to_server, servicer),
+        ],
+        service_names=SERVICES,
+    )

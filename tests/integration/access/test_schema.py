@@ -1,0 +1,50 @@
+"""The tables of the access service, in both kinds of database."""
+
+from pathlib import Path
+
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+
+import mlxmesh_access
+from mlxmesh_access.schema import ACCESS
+from mlxmesh_model.catalogue.schema import CATALOGUE
+from mlxmesh_shared.errors import IllegalState
+from mlxmesh_shared.sql.database import open_database
+from mlxmesh_shared.sql.schema import Schema
+from mlxmesh_shared.sql.upgrade import make_engine
+from mlxmesh_shared.sql.urls import DatabaseUrl
+
+SERVICES = {"access": ACCESS, "model": CATALOGUE}
+
+
+def test_the_newest_revision_is_the_one_that_is_opened_without_alembic() -> None:
+    migrations = Path(mlxmesh_access.__file__).parent / "migrations"
+    assert ScriptDirectory(str(migrations)).get_heads() == [ACCESS.head]
+
+
+async def test_an_empty_database_gets_the_tables(database: DatabaseUrl) -> None:
+    await (await open_database(database, ACCESS)).close()
+    engine = make_engine(database)
+    async with engine.connect() as connection:
+        tables = await connection.run_sync(_tables)
+    await engine.dispose()
+    assert {"users", "keys", "quotas", "usage", "audit_entries", "sessions"} <= tables
+
+
+def _tables(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names())
+
+
+@pytest.mark.parametrize("first", SERVICES)
+async def test_services_do_not_take_each_others_database(database: DatabaseUrl, first: str) -> None:
+    (other,) = SERVICES.keys() - {first}
+    await (await open_database(database, SERVICES[first])).close()
+    with pytest.raises(IllegalState, match="tables of another application"):
+        await open_database(database, SERVICES[other])
+
+
+def test_schemas_share_no_lock_and_no_version_table() -> None:
+    schemas: list[Schema] = list(SERVICES.values())
+    assert len({one.upgrade_lock for one in schemas}) == len(schemas)
+    assert len({one.version_table for one in schemas}) == len(schemas)
