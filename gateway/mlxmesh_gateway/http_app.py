@@ -55,11 +55,13 @@ def _make_app(
     from mlxmesh_gateway.http.exchange import UnknownFields
     from mlxmesh_gateway.http.served import ServedRequests
     from mlxmesh_gateway.openai.routes import openai_routes
+    from mlxmesh_gateway.openai.unmatched import unmatched
 
     unknown_fields = UnknownFields(refuse=settings.unknown_fields == "refuse")
     observe_unknown_fields(telemetry.metrics, unknown_fields)
     parts = EdgeParts(door=door, served=ServedRequests(telemetry), unknown_fields=unknown_fields)
     routes = [*openai_routes(parts)]
+    routes.append(unmatched(routes))
     page = metrics_page(prometheus) if prometheus is not None else None
     return create_app(page, routes, hosts=_hosts(settings), origins=settings.cors_origins)
 
