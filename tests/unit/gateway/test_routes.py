@@ -41,6 +41,7 @@ def test_what_changes_the_catalogue_is_never_done_twice() -> None:
         "Complete",
         "CountTokens",
         "Generate",
+        "GetGeneration",
         "GetModel",
         "ListModels",
         "WatchModels",

@@ -15,6 +15,7 @@ def started(plan: Plan, *, engine_id: str, cached_tokens: int) -> Started:
         prompt_tokens=len(plan.prompt_token_ids),
         cached_tokens=cached_tokens,
         seed=plan.seed,
+        created_s=plan.created_s,
     )
 
 
