@@ -10,6 +10,7 @@ from starlette.routing import Route
 from mlxmesh_gateway.http.edge import EdgeParts
 from mlxmesh_gateway.openai.errors import error_body
 from mlxmesh_gateway.openai.model_handlers import GET_MODEL, LIST_MODELS, get_model, list_models
+from mlxmesh_gateway.openai.responses.routes import response_routes
 
 
 def openai_routes(parts: EdgeParts) -> Sequence[Route]:
@@ -18,4 +19,5 @@ def openai_routes(parts: EdgeParts) -> Sequence[Route]:
     return [
         route("GET", "/v1/models", method=LIST_MODELS, handle=list_models),
         route("GET", "/v1/models/{model}", method=GET_MODEL, handle=get_model),
+        *response_routes(parts),
     ]
