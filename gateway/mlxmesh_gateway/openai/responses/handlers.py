@@ -13,6 +13,7 @@ from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.openai.convert import DEFAULT_TEMPERATURE
 from mlxmesh_gateway.openai.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
 from mlxmesh_gateway.openai.responses import convert
+from mlxmesh_gateway.openai.responses.background import BackgroundReaders
 from mlxmesh_gateway.openai.responses.events import Event, ResponseEvents
 from mlxmesh_gateway.openai.responses.ids import after_event, new_response_id
 from mlxmesh_gateway.openai.responses.objects import ResponseFacts
@@ -34,7 +35,7 @@ class _Planned:
     """Whether it is cancelled when the client disconnects."""
 
 
-async def create_response(exchange: Exchange) -> None:
+async def create_response(exchange: Exchange, *, readers: BackgroundReaders) -> None:
     """Responds to an input: at once, as events, or in the background."""
     asked = exchange.read(ResponseRequest)
     planned = await _plan(exchange, asked)
@@ -43,7 +44,7 @@ async def create_response(exchange: Exchange) -> None:
             if asked.stream:
                 await _stream(exchange, planned)
             elif asked.background:
-                await _begin(exchange, planned)
+                await _begin(exchange, planned, readers)
             else:
                 await _complete(exchange, planned)
     except MeshError as error:
@@ -109,24 +110,9 @@ async def _complete(exchange: Exchange, planned: _Planned) -> None:
     await exchange.respond(200, convert.as_response(planned.facts, complete))
 
 
-async def _begin(exchange: Exchange, planned: _Planned) -> None:
-    """Responds once an engine has accepted the generation, which then goes on by itself."""
-    accepted = asyncio.Event()
-
-    async def write(_message: bytes) -> None:
-        accepted.set()
-        await asyncio.Event().wait()  # until this is cancelled: the generation has no reader then
-
-    stream = asyncio.ensure_future(_messages(exchange, planned)(write))
-    waiting = asyncio.ensure_future(accepted.wait())
-    try:
-        await asyncio.wait({stream, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if stream.done():
-            await stream
-    finally:
-        for task in (stream, waiting):
-            task.cancel()
-        await asyncio.gather(stream, waiting, return_exceptions=True)
+async def _begin(exchange: Exchange, planned: _Planned, readers: BackgroundReaders) -> None:
+    """Responds once an engine has accepted the generation."""
+    await readers.start(_messages(exchange, planned))
     facts, snapshot = await find(exchange, planned.facts.id)
     await exchange.respond(200, convert.as_response(facts, snapshot))
 

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from mlxmesh_gateway.http.edge import EdgeParts
 from mlxmesh_gateway.openai.errors import error_body
+from mlxmesh_gateway.openai.responses.background import BackgroundReaders
 from mlxmesh_gateway.openai.responses.handlers import GENERATE, create_response
 from mlxmesh_gateway.openai.responses.retained_handlers import (
     CANCEL,
@@ -32,7 +33,7 @@ def response_routes(parts: EdgeParts) -> Sequence[Route]:
             "POST",
             _ROOT,
             method=GENERATE,
-            handle=create_response,
+            handle=partial(create_response, readers=BackgroundReaders()),
             summary="Respond to an input.",
             request=ResponseRequest,
         ),
