@@ -8,6 +8,7 @@ from hashlib import sha256
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.generation.v1.generation_pb2 import (
+    AttachGenerationRequest,
     CompleteResponse,
     CountTokensRequest,
     GenerateRequest,
@@ -111,7 +112,26 @@ def resumed(message: ResumeGenerationRequest) -> Resumed:
         text_characters=message.text_characters,
         after_sequence=message.after_sequence,
         resumptions=message.resumptions,
+        started=_resumed_started(message.started) if message.HasField("started") else None,
     )
+
+
+def _resumed_started(message: generation_pb2.Started) -> Started:
+    return Started(
+        request_id=message.request_id,
+        model=message.model,
+        model_version=message.model_version,
+        engine_id=message.engine_id,
+        prompt_tokens=message.prompt_tokens,
+        cached_tokens=message.cached_tokens,
+        seed=message.seed,
+        created_ms=message.create_time.ToMilliseconds(),
+    )
+
+
+def attached_digest(message: AttachGenerationRequest) -> bytes | None:
+    """None when the caller did not say what it requested."""
+    return _digest(message.generation) if message.HasField("generation") else None
 
 
 def _digest(message: GenerateRequest) -> bytes:
@@ -156,7 +176,7 @@ def generate_response(sequence: int, event: Event) -> GenerateResponse:
         response.delta.token_ids.extend(event.token_ids)
         return response
     if isinstance(event, Started):
-        return GenerateResponse(sequence=sequence, started=_started(event))
+        return GenerateResponse(sequence=sequence, started=started(event))
     if isinstance(event, PrefillProgress):
         return GenerateResponse(sequence=sequence, prefill_progress=_progress(event))
     return GenerateResponse(sequence=sequence, finished=_finished(event))
@@ -179,7 +199,7 @@ def add_to_complete(response: CompleteResponse | GetGenerationResponse, event: E
         response.token_ids.extend(event.token_ids)
         return event.text
     if isinstance(event, Started):
-        response.started.CopyFrom(_started(event))
+        response.started.CopyFrom(started(event))
     elif isinstance(event, Finished):
         response.finished.CopyFrom(_finished(event))
     elif isinstance(response, GetGenerationResponse):
@@ -187,8 +207,8 @@ def add_to_complete(response: CompleteResponse | GetGenerationResponse, event: E
     return ""
 
 
-def _started(event: Started) -> generation_pb2.Started:
-    started = generation_pb2.Started(
+def started(event: Started) -> generation_pb2.Started:
+    message = generation_pb2.Started(
         request_id=event.request_id,
         model=event.model,
         model_version=event.model_version,
@@ -197,9 +217,9 @@ def _started(event: Started) -> generation_pb2.Started:
         cached_tokens=event.cached_tokens,
         seed=event.seed,
     )
-    if event.created_s:
-        started.created.FromMilliseconds(round(event.created_s * 1000))
-    return started
+    if event.created_ms:
+        message.create_time.FromMilliseconds(event.created_ms)
+    return message
 
 
 def _progress(event: PrefillProgress) -> generation_pb2.PrefillProgress:

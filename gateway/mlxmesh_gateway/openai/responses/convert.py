@@ -175,7 +175,7 @@ def runs(snapshot: pb.GetGenerationResponse) -> bool:
 
 
 def _created_s(started: pb.Started) -> float:
-    return float(started.created.seconds)
+    return float(started.create_time.seconds)
 
 
 def _ending(finished: pb.Finished) -> Ending:

@@ -21,8 +21,6 @@ class Plan:
     """When the request arrived, in time.monotonic()."""
     deadline_s: float | None
     """When the generation must have ended, in time.monotonic()."""
-    created_s: float = 0.0
-    """When the request arrived, as Unix time."""
 
 
 def name_callers_field(error: MeshError, request: GenerationRequest) -> MeshError:

@@ -1,7 +1,6 @@
 """Prepares a request: resolves its model and tokenizes its input."""
 
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,7 +103,6 @@ class Preparation:
             seed=random.getrandbits(_SEED_BITS) if seed is None else seed,
             received_s=received_s,
             deadline_s=None if timeout_s is None else received_s + timeout_s,
-            created_s=time.time() - (time.monotonic() - received_s),
         )
 
     def _check_loaded(self, version: ModelVersion) -> None:
