@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+
+from pydantic import TypeAdapter, ValidationError
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.openai.convert import chat_message, generation_options
@@ -30,6 +31,7 @@ _STATUSES = {
 }
 _FIELDS = {"chat": "input", "max_tokens": "max_output_tokens"}
 """Fields of the contract by other names here."""
+_FACTS = TypeAdapter(ResponseFacts)
 _LOGPROBS = "message.output_text.logprobs"
 
 # Requests.
@@ -44,40 +46,34 @@ def generation(
     """
     if _LOGPROBS in (asked.include or ()):
         raise FeatureNotSupported(f"include: {_LOGPROBS} is not supported", field="include")
-    options: Any = generation_options(asked)
+    request = generation_options(asked)
+    request.model = asked.model
     messages = [*_instructions(facts), *earlier, *_input(asked.input)]
-    return pb.GenerateRequest(
-        model=asked.model,
-        chat=pb.ChatInput(messages=messages),
-        max_tokens=asked.max_output_tokens,
-        **options,
-    )
+    request.chat.CopyFrom(pb.ChatInput(messages=messages))
+    if asked.max_output_tokens is not None:
+        request.max_tokens = asked.max_output_tokens
+    return request
 
 
 def keep(request: pb.GenerateRequest, facts: ResponseFacts) -> None:
     """Has the request retained with the facts, for `facts_of`."""
     request.keep_request = True
-    data = {
-        # They are the first message of the request.
-        "instructions": facts.instructions is not None,
-        "previous_response_id": facts.previous_response_id,
-        "metadata": dict(facts.metadata),
-        "background": facts.background,
-        # As JSON: the contract's floats have fewer digits.
-        "temperature": facts.temperature,
-        "top_p": facts.top_p,
-        "max_output_tokens": facts.max_output_tokens,
-    }
-    request.client_data = json.dumps(data, ensure_ascii=False)
+    # The instructions are the first message of the request.
+    own = replace(facts, instructions=None if facts.instructions is None else "")
+    request.client_data = _FACTS.dump_json(own).decode()
 
 
 def facts_of(request: pb.GenerateRequest) -> ResponseFacts | None:
     """The facts of a retained request; None for one that is no response."""
-    if not (request.client_data and request.request_id.startswith("resp_")):
+    try:
+        facts = _FACTS.validate_json(request.client_data)
+    except ValidationError:
         return None
-    data: dict[str, Any] = json.loads(request.client_data)
-    data["instructions"] = request.chat.messages[0].content if data["instructions"] else None
-    return ResponseFacts(id=request.request_id, model=request.model, **data)
+    if facts.id != request.request_id or not request.chat.messages:
+        return None
+    if facts.instructions is None:
+        return facts
+    return replace(facts, instructions=request.chat.messages[0].content)
 
 
 def conversation(request: pb.GenerateRequest, facts: ResponseFacts) -> Messages:
