@@ -58,7 +58,8 @@ async def serving(folder: Path, **settings: Any) -> AsyncGenerator[Served]:
             Instance("generation", "generation-1", address, pid=1, metadata=metadata)
         )
         addresses = [await stand.gateway(), await stand.gateway()]
-        http = {one.address: one.metadata["http"] for one in await stand.registry.resolve("gateway")}
+        gateways = await stand.registry.resolve("gateway")
+        http = {one.address: one.metadata["http"] for one in gateways}
         yield Served(mesh, [f"http://{http[address]}" for address in addresses])
 
 
