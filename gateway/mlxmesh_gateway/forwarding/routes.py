@@ -50,6 +50,7 @@ _GENERATION: Mapping[str, Policy] = {
     "Generate": Policy(safe=True, hedged=True, key=lambda request: request.request_id),
     "Complete": Policy(safe=True, hedged=True, key=lambda request: request.generation.request_id),
     "AttachGeneration": Policy(safe=True, everywhere=True, key=lambda request: request.request_id),
+    "GetGeneration": Policy(safe=True, everywhere=True, key=lambda request: request.request_id),
     "CancelGeneration": Policy(safe=True, everywhere=True, key=lambda request: request.request_id),
     "CountTokens": Policy(safe=True, hedged=True),
 }

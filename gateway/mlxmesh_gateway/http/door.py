@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
@@ -99,6 +100,11 @@ class HttpCalls:
         self.metadata = metadata
         self.remaining_s = remaining_s
         self._door = door
+
+    def lasting(self) -> HttpCalls:
+        """The same, with the longest deadline unless the client has set one."""
+        remaining_s = math.inf if self.remaining_s is None else self.remaining_s
+        return HttpCalls(self._door, self.principal, self.metadata, remaining_s)
 
     async def unary(self, path: str, request: Message, response_class: type[M]) -> M:
         """The response of a unary method. Raises: MeshError."""

@@ -32,10 +32,12 @@ class EdgeParts:
         error_body: ErrorBody,
         summary: str = "",
         request: type[Schema] | None = None,
+        has_body: bool | None = None,
     ) -> Route:
         """A route; method: of the contracts, which decides who may make such requests.
 
         summary, request: what it does and the schema of its body, for the OpenAPI document.
+        has_body: by default, whether the verb is POST.
         """
         endpoint = Endpoint(
             self.door,
@@ -46,7 +48,7 @@ class EdgeParts:
             unknown_fields=self.unknown_fields,
             served=self.served,
             keep_alive_s=self.keep_alive_s,
-            has_body=verb == "POST",
+            has_body=verb == "POST" if has_body is None else has_body,
             summary=summary,
             request=request,
         )

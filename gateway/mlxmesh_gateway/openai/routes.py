@@ -14,6 +14,7 @@ from mlxmesh_gateway.openai.embedding_handlers import embeddings, rerank
 from mlxmesh_gateway.openai.errors import error_body
 from mlxmesh_gateway.openai.generation_handlers import GENERATE
 from mlxmesh_gateway.openai.model_handlers import GET_MODEL, LIST_MODELS, get_model, list_models
+from mlxmesh_gateway.openai.responses.routes import response_routes
 
 
 def openai_routes(parts: EdgeParts) -> Sequence[Route]:
@@ -26,4 +27,5 @@ def openai_routes(parts: EdgeParts) -> Sequence[Route]:
         route("POST", "/v1/completions", method=GENERATE, handle=completions),
         route("POST", "/v1/embeddings", method=GENERATE, handle=embeddings),
         route("POST", "/v1/rerank", method=GENERATE, handle=rerank),
+        *response_routes(parts),
     ]

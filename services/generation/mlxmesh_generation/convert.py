@@ -13,6 +13,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensRequest,
     GenerateRequest,
     GenerateResponse,
+    GetGenerationResponse,
     ResumeGenerationRequest,
 )
 from mlxmesh_generation.domain.request import (
@@ -30,10 +31,12 @@ from mlxmesh_generation.domain.request import (
     PromptTokens,
     Resumed,
     SamplingOptions,
+    Snapshot,
     Started,
 )
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.reference import ModelReference
+from mlxmesh_shared.rpc.error_status import to_failure
 
 _ROLES: dict[int, str] = {
     generation_pb2.ROLE_SYSTEM: "system",
@@ -57,6 +60,7 @@ def generation_request(
 ) -> GenerationRequest:
     """Assigns an id to a request that has none."""
     is_callers = bool(message.request_id) and not _OWN_ID.fullmatch(message.request_id)
+    _check_retention(message, is_callers=is_callers)
     return GenerationRequest(
         request_id=message.request_id or f"gen-{secrets.token_hex(8)}",
         digest=_digest(message) if is_callers else None,
@@ -71,7 +75,18 @@ def generation_request(
         caller=caller,
         owner=owner,
         message_bytes=message.ByteSize(),
+        detached=message.detached,
+        kept=message.SerializeToString() if message.keep_request else b"",
     )
+
+
+def _check_retention(message: GenerateRequest, *, is_callers: bool) -> None:
+    """Raises: InvalidArgument for a field that lacks the one that it needs."""
+    for field in ("detached", "keep_request"):
+        if getattr(message, field) and not is_callers:
+            raise InvalidArgument(f"{field}: it needs a request_id of yours", field=field)
+    if message.client_data and not message.keep_request:
+        raise InvalidArgument("client_data: it needs keep_request", field="client_data")
 
 
 def sampling_options(message: Sampling) -> SamplingOptions:
@@ -163,14 +178,22 @@ def generate_response(sequence: int, event: Event) -> GenerateResponse:
     if isinstance(event, Started):
         return GenerateResponse(sequence=sequence, started=started(event))
     if isinstance(event, PrefillProgress):
-        progress = generation_pb2.PrefillProgress(
-            processed_tokens=event.processed_tokens, total_tokens=event.total_tokens
-        )
-        return GenerateResponse(sequence=sequence, prefill_progress=progress)
+        return GenerateResponse(sequence=sequence, prefill_progress=_progress(event))
     return GenerateResponse(sequence=sequence, finished=_finished(event))
 
 
-def add_to_complete(response: CompleteResponse, event: Event) -> str:
+def get_response(snapshot: Snapshot) -> GetGenerationResponse:
+    """A generation as far as it has come."""
+    response = GetGenerationResponse()
+    if snapshot.request:
+        response.generation.ParseFromString(snapshot.request)
+    response.text = "".join(add_to_complete(response, event) for event in snapshot.events)
+    if snapshot.error is not None:
+        response.failure.CopyFrom(to_failure(snapshot.error))
+    return response
+
+
+def add_to_complete(response: CompleteResponse | GetGenerationResponse, event: Event) -> str:
     """Adds an event to the one message of a whole generation; returns the event's text."""
     if isinstance(event, Delta):
         response.token_ids.extend(event.token_ids)
@@ -179,6 +202,8 @@ def add_to_complete(response: CompleteResponse, event: Event) -> str:
         response.started.CopyFrom(started(event))
     elif isinstance(event, Finished):
         response.finished.CopyFrom(_finished(event))
+    elif isinstance(response, GetGenerationResponse):
+        response.prefill_progress.CopyFrom(_progress(event))
     return ""
 
 
@@ -195,6 +220,12 @@ def started(event: Started) -> generation_pb2.Started:
     if event.created_ms:
         message.create_time.FromMilliseconds(event.created_ms)
     return message
+
+
+def _progress(event: PrefillProgress) -> generation_pb2.PrefillProgress:
+    return generation_pb2.PrefillProgress(
+        processed_tokens=event.processed_tokens, total_tokens=event.total_tokens
+    )
 
 
 def _finished(event: Finished) -> generation_pb2.Finished:

@@ -14,6 +14,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensRequest,
     CountTokensResponse,
     GenerateRequest,
+    GetGenerationRequest,
+    GetGenerationResponse,
     RelayRequest,
     ResumeGenerationRequest,
     ResumeGenerationResponse,
@@ -88,10 +90,15 @@ class GenerationServicer(GenerationServiceServicer):
                 message = convert.generate_response(sequence, event)
                 yield ResumeGenerationResponse(message=message)
 
+    async def GetGeneration(
+        self, request: GetGenerationRequest, context: Any
+    ) -> GetGenerationResponse:
+        return convert.get_response(await self._generations.snapshot(_key(request, context)))
+
     async def CancelGeneration(
         self, request: CancelGenerationRequest, context: Any
     ) -> CancelGenerationResponse:
-        self._generations.cancel(_key(request, context))
+        self._generations.cancel(_key(request, context), forget=request.forget)
         return CancelGenerationResponse()
 
     async def CountTokens(self, request: CountTokensRequest, context: Any) -> CountTokensResponse:
@@ -107,7 +114,10 @@ def _asked(request: GenerateRequest, context: Any) -> GenerationRequest:
     )
 
 
-def _key(request: AttachGenerationRequest | CancelGenerationRequest, context: Any) -> GenerationKey:
+_ById = AttachGenerationRequest | GetGenerationRequest | CancelGenerationRequest
+
+
+def _key(request: _ById, context: Any) -> GenerationKey:
     return GenerationKey(forwarded_owner(context), request.request_id)
 
 

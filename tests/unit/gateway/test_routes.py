@@ -48,6 +48,7 @@ def test_what_changes_something_is_never_done_twice() -> None:
         "Complete",
         "CountTokens",
         "Generate",
+        "GetGeneration",
         "GetModel",
         "ListModels",
         "WatchModels",

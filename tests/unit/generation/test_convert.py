@@ -107,6 +107,7 @@ def test_every_field_of_a_request_is_either_read_or_refused_by_its_rule() -> Non
     read = {
         *("model", "prompt", "chat", "tokens", "max_tokens", "sampling", "stop"),
         *("stop_token_ids", "request_id", "ignore_eos", "priority"),
+        *("detached", "keep_request", "client_data"),
         "n",  # its rule leaves 1 as the only value
     }
     fields = GenerateRequest.DESCRIPTOR.fields

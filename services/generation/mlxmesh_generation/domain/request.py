@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.reference import ModelReference
 
 
@@ -78,6 +79,10 @@ class GenerationRequest:
     """The encoded size of the request."""
     digest: bytes | None = None
     """Equal for equal requests; None when the caller did not choose the request_id."""
+    detached: bool = False
+    """It runs to its end without a reader."""
+    kept: bytes = b""
+    """The encoded request, if it is to be retained with the messages."""
 
     @property
     def key(self) -> "GenerationKey":
@@ -177,3 +182,14 @@ class Finished:
 
 
 Event = Started | PrefillProgress | Delta | Finished
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A retained generation as far as it has come."""
+
+    request: bytes
+    """Encoded; empty if it is not kept."""
+    events: Sequence[Event]
+    error: MeshError | None
+    """Why it failed."""

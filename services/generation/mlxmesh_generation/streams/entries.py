@@ -10,6 +10,11 @@ from mlxmesh_generation.streams.retention import Retention, RetentionLimits
 from mlxmesh_generation.streams.transcript import Listeners, Transcript
 from mlxmesh_shared.errors import Cancelled, GenerationNotFound, MeshError, ReaderReplaced
 
+MAX_DETACHED_S = 86_400.0
+"""How long a detached generation runs without a reader."""
+MAX_WAITING_BYTES = 64 * 1024
+"""Of a detached generation's output, before it is numbered without a reader."""
+
 
 class EntryIndex:
     """Entries by key, within the limits on retained and on unread output."""
@@ -54,10 +59,13 @@ class Entry:
     def __init__(self, request: GenerationRequest, index: EntryIndex, *, resumed: bool) -> None:
         self.key = request.key
         self.digest = request.digest
+        self.request = request.kept
+        """The encoded request; empty if it is not kept."""
         self.resumed = resumed
         self.settled = asyncio.Event()
         """Set once the generation has started or failed to."""
         self._index = index
+        self._runs_detached = request.detached
         self._unread = UnreadOutput(request.caller, self._on_too_much_unread)
         self._quota = ExitStack()
         self._generation: Generation | None = None
@@ -92,6 +100,7 @@ class Entry:
         )
         if self.retained:
             self._index.retention.add(self.key, self._transcript, self._unread.caller)
+            self._index.retention.grew(self.key, len(self.request))
         if self._cancelled:
             generation.cancel()
 
@@ -117,11 +126,14 @@ class Entry:
             self._generation.cancel()
         return True
 
-    def release(self) -> None:
-        """Ends the generation, drops its messages, and frees the request_id."""
+    def release(self, reason: MeshError | None = None) -> None:
+        """Ends the generation, drops its messages, and frees the request_id.
+
+        reason: what its reader gets; by default that it was replaced.
+        """
         self._index.remove(self)
         self._stop_timer()
-        error = ReaderReplaced("this generation goes on for another reader")
+        error = reason or ReaderReplaced("this generation goes on for another reader")
         if self._generation is not None:
             self._generation.fail(error)
         if self._transcript is not None:
@@ -138,6 +150,8 @@ class Entry:
 
     def on_backlog(self, by_bytes: int) -> None:
         self._index.unread.changed(self._unread, by_bytes)
+        if self._runs_detached and self._unread.size_bytes > MAX_WAITING_BYTES:
+            self._retain_waiting()
 
     def on_forgotten(self) -> None:
         """Retention gave it up. A current reader may finish; its leaving drops the rest."""
@@ -152,12 +166,18 @@ class Entry:
             self.release()
         elif self._transcript is not None and not self._transcript.ended:
             loop = asyncio.get_running_loop()
-            timeout_s = self._index.detached_timeout_s
+            kept_s = self._index.detached_timeout_s
+            timeout_s = MAX_DETACHED_S if self._runs_detached else kept_s
             self._detached = loop.call_later(timeout_s, self._on_detached_timeout)
 
     def _on_detached_timeout(self) -> None:
         if self._generation is not None:
             self._generation.fail(Cancelled("it was cancelled: no reader attached in time"))
+
+    def _retain_waiting(self) -> None:
+        """Nobody reads a detached generation; its output counts as retained, not as unread."""
+        if self._transcript is not None and not self._transcript.is_read:
+            self._transcript.number_waiting()
 
     def _on_retained(self, size_bytes: int) -> None:
         self._index.retention.grew(self.key, size_bytes)

@@ -18,6 +18,7 @@ from mlxmesh_generation.domain.request import (
     GenerationKey,
     GenerationRequest,
     Resumed,
+    Snapshot,
 )
 from mlxmesh_generation.placement.sequence import Placer
 from mlxmesh_generation.streams.entries import Entry, EntryIndex
@@ -28,7 +29,7 @@ from mlxmesh_generation.streams.recovery import ENGINE_WAIT_S
 from mlxmesh_generation.streams.retention import RetentionLimits
 from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.streams.transcript import Transcript
-from mlxmesh_shared.errors import GenerationExists, GenerationNotFound, MessagesExpired
+from mlxmesh_shared.errors import Cancelled, GenerationExists, GenerationNotFound, MessagesExpired
 from mlxmesh_shared.events import Publish, discard_event
 
 MAX_UNREAD_BYTES = 128 * 2**20
@@ -112,10 +113,26 @@ class Generations:
             raise _exists()
         return entry.transcript
 
-    def cancel(self, key: GenerationKey) -> None:
-        """Raises: GenerationNotFound when the owner has no such running generation."""
+    async def snapshot(self, key: GenerationKey) -> Snapshot:
+        """Raises: GenerationNotFound, MessagesExpired."""
         entry = self._index.get(key)
-        if entry is None or not entry.cancel():
+        if entry is not None:
+            await entry.settled.wait()
+        transcript = self.find(key)
+        request = entry.request if entry is not None else b""
+        return Snapshot(request, transcript.events(), transcript.error)
+
+    def cancel(self, key: GenerationKey, *, forget: bool = False) -> None:
+        """Raises: GenerationNotFound when the owner has no such running generation.
+
+        forget: drops what is retained too, also of one that has ended.
+        """
+        self._index.retention.expire()
+        entry = self._index.get(key)
+        running = entry is not None and entry.cancel()
+        if entry is not None and forget:
+            entry.release(Cancelled("the generation was cancelled and dropped"))
+        elif not running:
             raise GenerationNotFound(
                 "no running generation has this request_id", field="request_id"
             )

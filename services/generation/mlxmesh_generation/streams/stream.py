@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mlxmesh_generation.domain.request import Delta, Event, Finished, PrefillProgress
 from mlxmesh_shared.errors import MeshError
@@ -100,6 +100,16 @@ class EventBuffer:
         if self._reported_bytes:
             self._report()
         return event
+
+    @property
+    def waiting(self) -> Sequence[Event]:
+        """The events that no reader has taken; it takes none."""
+        return tuple(self._events)
+
+    @property
+    def error(self) -> MeshError | None:
+        """Why the stream failed."""
+        return self._error
 
     @property
     def ended(self) -> bool:

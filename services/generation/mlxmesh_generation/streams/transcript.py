@@ -91,6 +91,21 @@ class Transcript:
                 self._reader = None
                 self._listeners.on_left()
 
+    def events(self) -> list[Event]:
+        """All events so far, for which no reader is needed. Raises: MessagesExpired."""
+        self._check_kept(0)
+        return [*self._kept, *self._events.waiting]
+
+    @property
+    def error(self) -> MeshError | None:
+        """Why the generation failed."""
+        return self._events.error
+
+    def number_waiting(self) -> None:
+        """Numbers the waiting events as if they had been read, so that they are retained ones."""
+        for _ in self._events.waiting:
+            self._find(self._last)
+
     def drop_unread(self, error: MeshError) -> None:
         """Discards the unread messages; the reader gets the error instead."""
         self._events.drop(error)

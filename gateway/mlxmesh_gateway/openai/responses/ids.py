@@ -1,0 +1,65 @@
+"""Ids of responses, and where their streams are resumed. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping
+from urllib.parse import parse_qs
+
+from mlxmesh_gateway.openai.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
+from mlxmesh_shared.errors import InvalidArgument
+
+MAX_SEQUENCE_DIGITS = 18
+_LEGAL_ID = re.compile(r"resp_[0-9a-f]{48}")
+
+
+def new_response_id(headers: Mapping[str, str]) -> str:
+    """The same for the same Idempotency-Key, else one that nobody can guess.
+
+    Raises: InvalidArgument for an empty key.
+    """
+    key = headers.get(IDEMPOTENCY_KEY)
+    if key is None:
+        return f"resp_{secrets.token_hex(24)}"
+    if not key:
+        raise InvalidArgument(f"the header {IDEMPOTENCY_KEY} is empty", field=IDEMPOTENCY_KEY)
+    return f"resp_{hashlib.sha256(key.encode()).hexdigest()[:48]}"
+
+
+def is_response_id(text: str) -> bool:
+    """Whether a response can have this id."""
+    return _LEGAL_ID.fullmatch(text) is not None
+
+
+def query_of(query: bytes) -> dict[str, str]:
+    """The parameters of a query; of one that is repeated, the last value."""
+    pairs = parse_qs(query.decode("latin-1"), keep_blank_values=True)
+    return {name: values[-1] for name, values in pairs.items()}
+
+
+def wants_stream(query: Mapping[str, str]) -> bool:
+    """Raises: InvalidArgument."""
+    asked = query.get("stream", "false")
+    if asked not in ("true", "false"):
+        raise InvalidArgument("stream must be true or false", field="stream")
+    return asked == "true"
+
+
+def after_event(headers: Mapping[str, str], query: Mapping[str, str]) -> int:
+    """The number of the last event that the client has; -1 for none. Raises: InvalidArgument."""
+    for field, asked in (
+        ("starting_after", query.get("starting_after")),
+        (LAST_EVENT_ID, headers.get(LAST_EVENT_ID)),
+    ):
+        if asked is not None:
+            return whole_number(asked, field)
+    return -1
+
+
+def whole_number(text: str, field: str) -> int:
+    """Raises: InvalidArgument."""
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_SEQUENCE_DIGITS):
+        raise InvalidArgument(f"{field} must be a whole number", field=field)
+    return int(text)

@@ -1,0 +1,165 @@
+"""/v1/responses/{response_id}: responses that the generation service retains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh_gateway.http.exchange import Exchange
+from mlxmesh_gateway.openai.responses import convert
+from mlxmesh_gateway.openai.responses.events import Event, ResponseEvents
+from mlxmesh_gateway.openai.responses.ids import (
+    after_event,
+    is_response_id,
+    query_of,
+    wants_stream,
+    whole_number,
+)
+from mlxmesh_gateway.openai.responses.objects import JsonObject, ResponseFacts
+from mlxmesh_gateway.openai.responses.stream import write_events
+from mlxmesh_shared.errors import (
+    GenerationNotFound,
+    IllegalState,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+)
+
+GET = "/mlxmesh.generation.v1.GenerationService/GetGeneration"
+ATTACH = "/mlxmesh.generation.v1.GenerationService/AttachGeneration"
+CANCEL = "/mlxmesh.generation.v1.GenerationService/CancelGeneration"
+MAX_PAGE = 100
+_PAGE = 20
+# How long a cancelled generation may take to end: a few steps of its engine.
+END_WAIT_S = 2.0
+_POLL_S = 0.02
+
+Found = tuple[ResponseFacts, pb.GetGenerationResponse]
+
+
+async def find(exchange: Exchange, response_id: str) -> Found:
+    """Raises: GenerationNotFound."""
+    if is_response_id(response_id):
+        request = pb.GetGenerationRequest(request_id=response_id)
+        try:
+            snapshot = await exchange.calls.unary(GET, request, pb.GetGenerationResponse)
+        except NotFound:
+            raise _unknown() from None
+        facts = convert.facts_of(snapshot.generation)
+        if facts is not None:
+            return facts, snapshot
+    raise _unknown()
+
+
+async def get_response(exchange: Exchange) -> None:
+    """A response as it is now, or its events."""
+    query = query_of(exchange.query)
+    facts, snapshot = await find(exchange, exchange.path_params["response_id"])
+    if wants_stream(query):
+        await _stream(exchange, facts, after_event(exchange.headers, query))
+        return
+    if "starting_after" in query:
+        raise InvalidArgument("starting_after needs stream=true", field="starting_after")
+    await exchange.respond(200, convert.as_response(facts, snapshot))
+
+
+async def cancel_response(exchange: Exchange) -> None:
+    """Ends a response that runs in the background; no-op for one that has ended."""
+    facts, snapshot = await find(exchange, exchange.path_params["response_id"])
+    if not facts.background:
+        raise IllegalState("only a response with background: true can be cancelled")
+    if convert.runs(snapshot):
+        with contextlib.suppress(NotFound):  # it has ended meanwhile
+            await _cancel(exchange, facts.id)
+        snapshot = await _ended(exchange, facts.id)
+    await exchange.respond(200, convert.as_response(facts, snapshot))
+
+
+async def delete_response(exchange: Exchange) -> None:
+    """Ends a response and drops all that is retained of it."""
+    facts, _ = await find(exchange, exchange.path_params["response_id"])
+    await _cancel(exchange, facts.id, forget=True)
+    await exchange.respond(200, {"id": facts.id, "object": "response", "deleted": True})
+
+
+async def list_input_items(exchange: Exchange) -> None:
+    """The conversation that a response continues, without its instructions."""
+    facts, snapshot = await find(exchange, exchange.path_params["response_id"])
+    messages = convert.conversation(snapshot.generation, facts)
+    items = convert.input_items(messages, facts.id)
+    await exchange.respond(200, _page(items, query_of(exchange.query)))
+
+
+async def _stream(exchange: Exchange, facts: ResponseFacts, after: int) -> None:
+    events = ResponseEvents(facts)
+    request = pb.AttachGenerationRequest(request_id=facts.id)
+
+    def read(message: bytes) -> list[Event]:
+        return convert.feed(events, pb.AttachGenerationResponse.FromString(message).message)
+
+    async def why(_error: MeshError) -> MeshError | None:
+        return convert.failure((await find(exchange, facts.id))[1])
+
+    calls = exchange.calls.lasting() if facts.background else exchange.calls
+    await write_events(
+        exchange,
+        events,
+        stream=lambda write: calls.stream(ATTACH, request, write),
+        read=read,
+        why=why,
+        after=after,
+    )
+
+
+async def _cancel(exchange: Exchange, response_id: str, *, forget: bool = False) -> None:
+    request = pb.CancelGenerationRequest(request_id=response_id, forget=forget)
+    await exchange.calls.unary(CANCEL, request, pb.CancelGenerationResponse)
+
+
+async def _ended(exchange: Exchange, response_id: str) -> pb.GetGenerationResponse:
+    """A cancelled generation once it has ended; as it is then if that takes too long."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + END_WAIT_S
+    while True:
+        _, snapshot = await find(exchange, response_id)
+        if not convert.runs(snapshot) or loop.time() > until_s:
+            return snapshot
+        await asyncio.sleep(_POLL_S)
+
+
+def _page(items: list[JsonObject], query: dict[str, str]) -> JsonObject:
+    """A page of items. Raises: InvalidArgument."""
+    order = query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise InvalidArgument("order must be asc or desc", field="order")
+    limit = whole_number(query.get("limit", str(_PAGE)), "limit")
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidArgument(f"limit must be from 1 to {MAX_PAGE}", field="limit")
+    ordered = items if order == "asc" else items[::-1]
+    start = _start(ordered, query.get("after"))
+    page = ordered[start : start + limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": start + limit < len(ordered),
+    }
+
+
+def _start(items: list[JsonObject], after: str | None) -> int:
+    if after is None:
+        return 0
+    for number, item in enumerate(items):
+        if item["id"] == after:
+            return number + 1
+    raise InvalidArgument("after must be the id of an item", field="after")
+
+
+def _unknown() -> GenerationNotFound:
+    return GenerationNotFound(
+        "no response with this id is retained; responses are for five minutes after their end"
+        " unless the mesh is set otherwise, and with store: false not at all",
+        field="response_id",
+    )

@@ -1,0 +1,190 @@
+"""The events of a streamed response: what the SDK's types accept, and what replays equal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from mlxmesh_gateway.openai.responses.events import Ending, Event, ResponseEvents
+from mlxmesh_gateway.openai.responses.objects import ResponseFacts, usage_object
+from mlxmesh_shared.errors import EngineLost, MeshError, QueueFull, ReaderReplaced
+
+FACTS = ResponseFacts(
+    id="resp_1",
+    model="pocket",
+    instructions="Be brief.",
+    metadata={"k": "v"},
+    previous_response_id="resp_0",
+    temperature=0.7,
+    top_p=1.0,
+    max_output_tokens=9,
+)
+IN_BACKGROUND = ResponseFacts(id="resp_2", model="pocket", background=True)
+USAGE = usage_object(input_tokens=3, cached_tokens=1, output_tokens=2)
+COMPLETED = Ending(status="completed", usage=USAGE)
+CUT = Ending(status="incomplete", usage=USAGE, incomplete_reason="max_output_tokens")
+CANCELLED = Ending(status="cancelled", usage=USAGE)
+TYPED: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+texts = st.lists(st.text(max_size=5), max_size=8)
+endings = st.sampled_from([COMPLETED, CUT, CANCELLED, EngineLost("it crashed"), QueueFull("full")])
+facts = st.sampled_from([FACTS, IN_BACKGROUND])
+
+
+def events_of(
+    given_facts: ResponseFacts, parts: list[str], ending: Ending | MeshError
+) -> list[Event]:
+    events = ResponseEvents(given_facts)
+    found = events.started(1_700_000_000.0)
+    for part in parts:
+        found += events.text(part)
+    return found + (
+        events.finished(ending) if isinstance(ending, Ending) else events.failed(ending)
+    )
+
+
+def typed(event: Event) -> Any:
+    """The event as the official SDK reads it; its own types reject what is wrong."""
+    parsed = TYPED.validate_json(event.data)
+    body = json.loads(event.data)
+    assert parsed.type == event.name == body["type"]
+    assert parsed.sequence_number == event.sequence
+    return parsed
+
+
+def names(events: list[Event]) -> list[str]:
+    return [event.name.removeprefix("response.") for event in events]
+
+
+def test_the_events_of_a_text() -> None:
+    events = events_of(FACTS, ["He", "", "y"], COMPLETED)
+    assert names(events) == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    last = typed(events[-1]).response
+    assert last.output_text == "Hey"
+    assert (last.status, last.usage.total_tokens) == ("completed", 5)
+    assert (last.instructions, last.metadata) == ("Be brief.", {"k": "v"})
+    assert (last.previous_response_id, last.temperature) == ("resp_0", 0.7)
+    assert last.created_at == 1_700_000_000
+    assert last.output[0].id == typed(events[2]).item.id == typed(events[4]).item_id
+
+
+def test_in_the_background_it_is_queued_until_the_prefill_begins() -> None:
+    events = ResponseEvents(IN_BACKGROUND)
+    first = events.started(1.0)
+    assert names(first) == ["created", "queued"]
+    assert typed(first[0]).response.status == events.response["status"] == "queued"
+    assert names(events.working()) == ["in_progress"]
+    assert events.working() == []
+    assert names(events.text("a"))[0] == "output_item.added"
+
+
+def test_without_text_there_is_no_item() -> None:
+    events = events_of(FACTS, [""], COMPLETED)
+    assert names(events) == ["created", "in_progress", "completed"]
+    assert typed(events[-1]).response.output == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "name", "status", "reason"),
+    [
+        (COMPLETED, "completed", "completed", None),
+        (CUT, "incomplete", "incomplete", "max_output_tokens"),
+        (CANCELLED, "incomplete", "cancelled", None),
+    ],
+)
+def test_how_it_ends(ending: Ending, name: str, status: str, reason: str | None) -> None:
+    last = events_of(FACTS, ["a"], ending)[-1]
+    response = typed(last).response
+    assert last.name == f"response.{name}"
+    assert response.status == status
+    assert (response.incomplete_details.reason if reason else None) == reason
+    assert response.output[0].status == ("completed" if ending is COMPLETED else "incomplete")
+
+
+def test_a_failure_has_the_text_so_far_and_a_code_of_openai() -> None:
+    response = typed(events_of(FACTS, ["a"], QueueFull("every queue is full"))[-1]).response
+    assert response.status == "failed"
+    assert (response.error.code, response.error.message) == (
+        "rate_limit_exceeded",
+        "every queue is full",
+    )
+    assert response.output_text == "a"
+    lost = typed(events_of(FACTS, [], EngineLost("it crashed"))[-1]).response
+    assert lost.error.code == "server_error"
+
+
+def test_a_failure_before_the_start_is_a_whole_stream() -> None:
+    events = ResponseEvents(FACTS).failed(EngineLost("it crashed"))
+    assert names(events) == ["created", "in_progress", "failed"]
+    assert [event.sequence for event in events] == [0, 1, 2]
+
+
+def test_a_stream_that_breaks_off_says_why() -> None:
+    events = ResponseEvents(FACTS)
+    events.started(1.0)
+    event = events.broken(ReaderReplaced("another reader took over"))
+    assert event.name == "error"
+    assert typed(event).code == "reader_replaced"
+    assert event.sequence == 2
+
+
+def test_what_has_come_so_far() -> None:
+    events = ResponseEvents(FACTS)
+    events.started(1.0)
+    events.text("a")
+    events.text("b")
+    response = Response.model_validate(events.response)
+    assert (response.status, response.output_text) == ("in_progress", "ab")
+    assert response.output[0].status == "in_progress"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@given(facts, texts, endings)
+def test_every_event_is_one_of_the_sdks_and_numbers_have_no_gaps(
+    given_facts: ResponseFacts, parts: list[str], ending: Ending | MeshError
+) -> None:
+    events = events_of(given_facts, parts, ending)
+    assert [event.sequence for event in events] == [*range(len(events))]
+    parsed = [typed(event) for event in events]
+    deltas = [each.delta for each in parsed if each.type == "response.output_text.delta"]
+    assert deltas == [part for part in parts if part]
+    assert parsed[-1].response.output_text == "".join(parts)
+    assert not any("\n" in event.data or "\r" in event.data for event in events)
+
+
+@given(facts, texts, endings, st.data())
+def test_a_replay_from_any_event_is_the_rest(
+    given_facts: ResponseFacts, parts: list[str], ending: Ending | MeshError, data: st.DataObject
+) -> None:
+    first = events_of(given_facts, parts, ending)
+    after = data.draw(st.integers(-1, len(first)))
+    again = [one for one in events_of(given_facts, parts, ending) if one.sequence > after]
+    assert again == first[after + 1 :]
+
+
+@given(texts, endings)
+def test_the_response_of_the_last_event_is_the_response(
+    parts: list[str], ending: Ending | MeshError
+) -> None:
+    events = ResponseEvents(FACTS)
+    events.started(1.0)
+    for part in parts:
+        events.text(part)
+    last = events.finished(ending) if isinstance(ending, Ending) else events.failed(ending)
+    assert json.loads(last[-1].data)["response"] == events.response

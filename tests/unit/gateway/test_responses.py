@@ -1,0 +1,341 @@
+"""Requests of the Responses API as generations, and what is kept of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh_gateway.http.schema import read_request
+from mlxmesh_gateway.openai.responses import convert, ids
+from mlxmesh_gateway.openai.responses.background import BackgroundReaders
+from mlxmesh_gateway.openai.responses.events import ResponseEvents
+from mlxmesh_gateway.openai.responses.objects import ResponseFacts
+from mlxmesh_gateway.openai.responses.schema import ResponseRequest
+from mlxmesh_shared.errors import (
+    EngineLost,
+    FeatureNotSupported,
+    InvalidArgument,
+    MeshError,
+    NoReplica,
+)
+from mlxmesh_shared.rpc.error_status import to_failure
+
+ID = f"resp_{'0' * 48}"
+FACTS = ResponseFacts(id=ID, model="pocket")
+
+
+def asked(**fields: Any) -> ResponseRequest:
+    return read_request(ResponseRequest, {"model": "pocket", "input": "Hi", **fields})[0]
+
+
+def generation(facts: ResponseFacts = FACTS, **fields: Any) -> pb.GenerateRequest:
+    return convert.generation(asked(**fields), facts, ())
+
+
+def roles_and_texts(request: pb.GenerateRequest) -> list[tuple[str, str]]:
+    return [(pb.Role.Name(one.role)[5:].lower(), one.content) for one in request.chat.messages]
+
+
+# Requests.
+
+
+def test_a_text_is_a_message_of_the_user() -> None:
+    request = generation(max_output_tokens=7, top_k=3, stop="x", seed=5)
+    assert roles_and_texts(request) == [("user", "Hi")]
+    assert (request.max_tokens, request.sampling.top_k, request.sampling.seed) == (7, 3, 5)
+    assert list(request.stop) == ["x"]
+
+
+def test_items_are_messages_with_parts() -> None:
+    items = [
+        {"role": "developer", "content": "Be brief."},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+        {
+            "type": "message",
+            "id": "msg_1",
+            "role": "assistant",
+            "status": "completed",
+            "content": [
+                {"type": "output_text", "text": "Hel", "annotations": [], "logprobs": []},
+                {"type": "output_text", "text": "lo", "annotations": []},
+            ],
+        },
+    ]
+    assert roles_and_texts(generation(input=items)) == [
+        ("system", "Be brief."),
+        ("user", "Hi"),
+        ("assistant", "Hello"),
+    ]
+
+
+def test_instructions_come_before_an_earlier_conversation() -> None:
+    facts = ResponseFacts(id=ID, model="pocket", instructions="Be brief.")
+    earlier = convert.with_output([pb.ChatMessage(role=pb.ROLE_USER, content="Hi")], "Hello")
+    request = convert.generation(asked(input="And?"), facts, earlier)
+    assert roles_and_texts(request) == [
+        ("system", "Be brief."),
+        ("user", "Hi"),
+        ("assistant", "Hello"),
+        ("user", "And?"),
+    ]
+    assert [one.content for one in convert.conversation(request, facts)] == ["Hi", "Hello", "And?"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "kind"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools", FeatureNotSupported),
+        ({"tool_choice": "required"}, "tool_choice", FeatureNotSupported),
+        ({"reasoning": {"effort": "low"}}, "reasoning", FeatureNotSupported),
+        ({"top_logprobs": 2}, "top_logprobs", FeatureNotSupported),
+        ({"include": ["message.output_text.logprobs"]}, "include", FeatureNotSupported),
+        ({"text": {"format": {"type": "json_object"}}}, "text.format", FeatureNotSupported),
+        ({"text": {"verbosity": "low"}}, "text.verbosity", FeatureNotSupported),
+        ({"conversation": "conv_1"}, "conversation", FeatureNotSupported),
+        ({"prompt": {"id": "p"}}, "prompt", FeatureNotSupported),
+        ({"truncation": "auto"}, "truncation", FeatureNotSupported),
+        ({"context_management": [{}]}, "context_management", FeatureNotSupported),
+        ({"moderation": {}}, "moderation", FeatureNotSupported),
+        ({"background_options": {}}, "background_options", FeatureNotSupported),
+        ({"access_programs": {}}, "access_programs", FeatureNotSupported),
+        (
+            {"input": [{"type": "function_call_output", "call_id": "c", "output": "o"}]},
+            "input.0.type",
+            FeatureNotSupported,
+        ),
+        ({"input": [{"type": "item_reference", "id": "i"}]}, "input.0.type", FeatureNotSupported),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "u"}]}]},
+            "input.0.content.0.image_url",
+            FeatureNotSupported,
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
+            "input.0.content.0.file_id",
+            FeatureNotSupported,
+        ),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input.0.role", InvalidArgument),
+        ({"input": [{"content": "x"}]}, "input.0.role", InvalidArgument),
+        ({"input": [{"role": "user"}]}, "input.0.content", InvalidArgument),
+        ({"input": 5}, "input", InvalidArgument),
+        ({"metadata": {"k" * 65: "v"}}, f"metadata.{'k' * 65}.[key]", InvalidArgument),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k", InvalidArgument),
+        ({"metadata": {str(n): "v" for n in range(17)}}, "metadata", InvalidArgument),
+        ({"max_output_tokens": -1}, "max_output_tokens", InvalidArgument),
+        ({"background": "yes"}, "background", InvalidArgument),
+    ],
+)
+def test_what_is_not_honoured_is_named(
+    fields: dict[str, Any], field: str, kind: type[MeshError]
+) -> None:
+    with pytest.raises(kind) as caught:
+        generation(**fields)
+    assert caught.value.field == field
+
+
+def test_defaults_and_what_changes_nothing_are_allowed() -> None:
+    request = generation(
+        tools=[],
+        tool_choice="auto",
+        parallel_tool_calls=True,
+        reasoning={"effort": None},
+        top_logprobs=0,
+        text={"format": {"type": "text"}, "verbosity": "medium"},
+        include=["reasoning.encrypted_content"],
+        truncation="disabled",
+        prompt_cache_key="k",
+        service_tier="auto",
+        user="u",
+        conversation=None,
+    )
+    assert request == generation()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            ("max_tokens must be 1", "max_tokens"),
+            ("max_output_tokens must be 1", "max_output_tokens"),
+        ),
+        (
+            ("chat.messages[3].content is long", "chat.messages[3].content"),
+            ("input is long", "input"),
+        ),
+        (("chat: it is too long", "chat"), ("input: it is too long", "input")),
+        (
+            ("generation.max_tokens must be 1", "generation.max_tokens"),
+            ("max_output_tokens must be 1", "max_output_tokens"),
+        ),
+        (("top_k must be 1", "sampling.top_k"), ("top_k must be 1", "sampling.top_k")),
+    ],
+)
+def test_errors_name_the_field_that_the_client_sent(
+    before: tuple[str, str], after: tuple[str, str]
+) -> None:
+    error = convert.renamed(InvalidArgument(before[0], field=before[1]))
+    assert (error.message, error.field) == after
+
+
+# What is kept.
+
+
+@pytest.mark.parametrize("instructions", [None, "", "Be brief."])
+def test_the_facts_come_back_from_a_kept_request(instructions: str | None) -> None:
+    facts = ResponseFacts(
+        id=ID,
+        model="pocket:best",
+        instructions=instructions,
+        background=True,
+        previous_response_id="resp_0",
+        metadata={"k": "\u00e4\u0000"},
+        temperature=0.7,
+        top_p=0.1,
+        max_output_tokens=3,
+    )
+    request = generation(facts, model="pocket:best")
+    request.request_id = ID
+    convert.keep(request, facts)
+    # A generation that was resumed at another instance has a fixed version.
+    request.model = "pocket@1"
+    assert convert.facts_of(request) == facts
+
+
+def test_other_generations_are_no_responses() -> None:
+    assert convert.facts_of(pb.GenerateRequest(request_id=ID)) is None
+    own = pb.GenerateRequest(request_id="mine", client_data="not ours", keep_request=True)
+    assert convert.facts_of(own) is None
+    forged = pb.GenerateRequest(request_id=ID, client_data="not ours", keep_request=True)
+    assert convert.facts_of(forged) is None
+
+
+def started() -> pb.Started:
+    message = pb.Started(request_id=ID)
+    message.create_time.FromMilliseconds(1_700_000_000_900)
+    return message
+
+
+def test_a_response_on_its_way() -> None:
+    facts = ResponseFacts(id=ID, model="pocket", background=True)
+    snapshot = pb.GetGenerationResponse()
+    assert convert.as_response(facts, snapshot)["status"] == "queued"
+    snapshot.started.CopyFrom(started())
+    assert convert.as_response(facts, snapshot)["status"] == "queued"
+    snapshot.prefill_progress.processed_tokens = 5
+    assert convert.as_response(facts, snapshot)["status"] == "in_progress"
+    snapshot.text, snapshot.token_ids[:] = "a", [1]
+    response = convert.as_response(facts, snapshot)
+    assert (response["status"], response["output"][0]["content"][0]["text"]) == ("in_progress", "a")
+    assert response["created_at"] == 1_700_000_000
+    assert convert.runs(snapshot)
+
+
+def test_a_response_that_failed() -> None:
+    snapshot = pb.GetGenerationResponse(started=started(), text="a", token_ids=[1])
+    snapshot.failure.CopyFrom(to_failure(EngineLost("it crashed")))
+    response = convert.as_response(FACTS, snapshot)
+    assert (response["status"], response["error"]["message"]) == ("failed", "it crashed")
+    assert not convert.runs(snapshot)
+
+
+def test_the_snapshot_equals_the_stream() -> None:
+    events = ResponseEvents(FACTS)
+    finished = pb.Finished(finish_reason=pb.FINISH_REASON_LENGTH)
+    finished.usage.completion_tokens = 2
+    for message in (
+        pb.GenerateResponse(started=started()),
+        pb.GenerateResponse(prefill_progress=pb.PrefillProgress(processed_tokens=1)),
+        pb.GenerateResponse(delta=pb.Delta(text="a", token_ids=[1])),
+        pb.GenerateResponse(delta=pb.Delta(text="b", token_ids=[2])),
+        pb.GenerateResponse(finished=finished),
+    ):
+        convert.feed(events, message)
+    complete = pb.CompleteResponse(
+        started=started(), text="ab", token_ids=[1, 2], finished=finished
+    )
+    assert convert.as_response(FACTS, complete) == events.response
+
+
+# Ids.
+
+
+def test_an_idempotency_key_always_gives_the_same_id() -> None:
+    headers = {"idempotency-key": "k"}
+    assert ids.new_response_id(headers) == ids.new_response_id(headers)
+    assert ids.new_response_id({}) != ids.new_response_id({})
+    for one in (ids.new_response_id(headers), ids.new_response_id({})):
+        assert ids.is_response_id(one)
+    with pytest.raises(InvalidArgument) as caught:
+        ids.new_response_id({"idempotency-key": ""})
+    assert caught.value.field == "idempotency-key"
+
+
+def test_where_a_stream_is_resumed() -> None:
+    assert ids.after_event({}, {}) == -1
+    assert ids.after_event({"last-event-id": "7"}, {}) == 7
+    assert ids.after_event({"last-event-id": "7"}, {"starting_after": "3"}) == 3
+    for text in ("", "-1", "1.5", "x", "9" * 19, "\u0664"):
+        with pytest.raises(InvalidArgument) as caught:
+            ids.after_event({}, {"starting_after": text})
+        assert caught.value.field == "starting_after"
+
+
+def test_queries() -> None:
+    query = ids.query_of(b"stream=true&starting_after=3&include%5B%5D=x&stream=false")
+    assert query == {"stream": "false", "starting_after": "3", "include[]": "x"}
+    assert ids.wants_stream({"stream": "true"})
+    assert not ids.wants_stream({})
+    with pytest.raises(InvalidArgument):
+        ids.wants_stream({"stream": "1"})
+
+
+# Background readers.
+
+
+async def test_a_stream_is_read_to_its_end_in_the_background() -> None:
+    readers, go_on, read = BackgroundReaders(), asyncio.Event(), list[bytes]()
+
+    async def stream(write: Any) -> None:
+        for message in (b"1", b"2"):
+            await write(message)
+            read.append(message)
+            await go_on.wait()
+        raise EngineLost("its failure is retained with the response")
+
+    await readers.start(stream)
+    assert (len(readers), read) == (1, [b"1"])
+    go_on.set()
+    async with asyncio.timeout(5):
+        while len(readers):
+            await asyncio.sleep(0)
+    assert read == [b"1", b"2"]
+
+
+async def test_a_stream_without_a_message_fails_at_once() -> None:
+    async def stream(_write: Any) -> None:
+        raise NoReplica("there is none")
+
+    readers = BackgroundReaders()
+    with pytest.raises(NoReplica):
+        await readers.start(stream)
+    assert len(readers) == 0
+
+
+async def test_beyond_the_limit_streams_lose_their_reader() -> None:
+    ended = asyncio.Event()
+
+    async def stream(write: Any) -> None:
+        try:
+            await write(b"1")
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    readers = BackgroundReaders(max_readers=0)
+    await readers.start(stream)
+    async with asyncio.timeout(5):
+        await ended.wait()
+    assert len(readers) == 0
