@@ -34,7 +34,8 @@ class Harmless:
     """Marks a field that cannot change the answer."""
 
 
-@dataclass(frozen=True)
+# Not by value: typing would make Annotated types with equal marks one type, and 0 equals False.
+@dataclass(frozen=True, eq=False)
 class Refused:
     """Marks a field that is an error unless its value changes nothing."""
 

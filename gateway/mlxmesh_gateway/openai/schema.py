@@ -1,0 +1,101 @@
+"""The fields that OpenAI's generation requests share, and how each is handled.
+
+Ranges are those of the contract and are checked at the door; here are only the types that its
+messages can hold.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from mlxmesh_gateway.http.schema import Harmless, Refused, Schema
+
+UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+"""OpenAI's seeds are signed, those of the contract are not."""
+NOT_YET = "this version does not support it yet"
+
+
+def as_list(value: object) -> object:
+    """A text as a list of one; anything else as it is."""
+    return [value] if isinstance(value, str) else value
+
+
+def _by_token_id(value: object) -> object:
+    """A JSON object's keys as token ids, where they are."""
+    if not isinstance(value, dict):
+        return value
+    bias = cast("dict[str, Any]", value)
+    if not all(map(_is_token_id, bias)):
+        raise PydanticCustomError("token_id", "its keys must be token ids")
+    return {int(key): one for key, one in bias.items()}
+
+
+def _is_token_id(key: str) -> bool:
+    return key.isascii() and key.isdigit() and len(key) <= 10
+
+
+class SamplingFields(Schema):
+    """How tokens are chosen and when generating ends."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Annotated[dict[UInt32, float] | None, BeforeValidator(_by_token_id)] = None
+    seed: Seed | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(as_list)] = None
+    # Below are options that OpenAI lacks, under their names in the contract.
+    top_k: UInt32 | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    stop_token_ids: list[UInt32] | None = None
+    ignore_eos: bool | None = None
+    priority: Int32 | None = None
+    session_id: str | None = None
+    adapter: str | None = None
+
+
+class StreamOptions(Schema):
+    """What a stream has beside the text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Annotated[bool | None, Harmless()] = None
+
+
+class GenerationFields(SamplingFields):
+    """The fields that chat and text completions share."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: UInt32 | None = None
+    user: Annotated[str | None, Harmless()] = None
+
+
+class TextPart(Schema):
+    """A part of a message's content. Only text is honoured."""
+
+    type: str
+    text: str | None = None
+    prompt_cache_breakpoint: Annotated[Any, Harmless()] = None
+    image_url: Annotated[Any, Refused("models here read text only")] = None
+    input_audio: Annotated[Any, Refused("models here read text only")] = None
+    file: Annotated[Any, Refused("models here read text only")] = None
+    refusal: Annotated[str | None, Refused("send it as text")] = None
+
+
+def _as_parts(value: object) -> object:
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if value is None or isinstance(value, list):
+        return cast("object", value)
+    raise PydanticCustomError("content", "must be a text or a list of text parts")
+
+
+Content = Annotated[list[TextPart] | None, BeforeValidator(_as_parts)]
+"""A text, or text parts."""
