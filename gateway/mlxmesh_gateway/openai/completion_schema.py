@@ -13,14 +13,15 @@ from mlxmesh_gateway.openai.schema import NOT_YET, GenerationFields, UInt32
 
 def _one_prompt(value: object) -> object:
     """The text or the token ids; either may be alone in a list."""
+    prompt = value
     if isinstance(value, list):
         prompts = cast("list[object]", value)
+        if len(prompts) > 1 and isinstance(prompts[0], str | list):
+            raise PydanticCustomError("prompts", "send one request for each prompt")
         if prompts and isinstance(prompts[0], str | list):
-            if len(prompts) > 1:
-                raise PydanticCustomError("prompts", "send one request for each prompt")
-            value = prompts[0]
-    if isinstance(value, str) or _are_token_ids(value):
-        return value
+            prompt = cast("object", prompts[0])
+    if isinstance(prompt, str) or _are_token_ids(prompt):
+        return prompt
     raise PydanticCustomError("prompt", "must be a text or a list of token ids")
 
 

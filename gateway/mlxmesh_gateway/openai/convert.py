@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh.model.v1.model_pb2 import Model
+from mlxmesh_gateway.openai.answers import Usage
 from mlxmesh_gateway.openai.chat_schema import ChatRequest, Message
 from mlxmesh_gateway.openai.completion_schema import CompletionRequest
 from mlxmesh_gateway.openai.schema import GenerationFields, SamplingFields, TextPart
-from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
+from mlxmesh_shared.errors import FeatureNotSupported, GenerationCancelled, InvalidArgument
 
 DEFAULT_TEMPERATURE = 1.0
 """OpenAI's; the contract's is 0."""
@@ -30,24 +31,15 @@ _ROLES = {
 
 def chat_generation(request: ChatRequest, *, request_id: str = "") -> pb.GenerateRequest:
     """Raises: InvalidArgument, FeatureNotSupported."""
-    return pb.GenerateRequest(
-        model=request.model,
-        chat=pb.ChatInput(messages=_messages(request.messages)),
-        max_tokens=_max_tokens(request),
-        n=request.n,
-        request_id=request_id,
-        **generation_options(request),
-    )
+    generation = _generation(request, request_id, _max_tokens(request))
+    generation.chat.messages.extend(_messages(request.messages))
+    generation.chat.SetInParent()
+    return generation
 
 
 def text_generation(request: CompletionRequest, *, request_id: str = "") -> pb.GenerateRequest:
-    generation = pb.GenerateRequest(
-        model=request.model,
-        max_tokens=DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens,
-        n=request.n,
-        request_id=request_id,
-        **generation_options(request),
-    )
+    max_tokens = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+    generation = _generation(request, request_id, max_tokens)
     if isinstance(request.prompt, str):
         generation.prompt = request.prompt
     else:
@@ -56,17 +48,30 @@ def text_generation(request: CompletionRequest, *, request_id: str = "") -> pb.G
     return generation
 
 
-def generation_options(request: SamplingFields) -> dict[str, object]:
-    """Arguments of a GenerateRequest."""
-    return {
-        "sampling": sampling(request),
-        "stop": request.stop,
-        "stop_token_ids": request.stop_token_ids,
-        "ignore_eos": request.ignore_eos,
-        "priority": request.priority,
-        "session_id": request.session_id,
-        "adapter": request.adapter,
-    }
+def generation_options(request: SamplingFields) -> pb.GenerateRequest:
+    """A request with the options alone."""
+    return pb.GenerateRequest(
+        sampling=sampling(request),
+        stop=request.stop or (),
+        stop_token_ids=request.stop_token_ids or (),
+        ignore_eos=bool(request.ignore_eos),
+        priority=request.priority or 0,
+        session_id=request.session_id or "",
+        adapter=request.adapter or "",
+    )
+
+
+def _generation(
+    request: GenerationFields, request_id: str, max_tokens: int | None
+) -> pb.GenerateRequest:
+    generation = generation_options(request)
+    generation.model = request.model
+    generation.request_id = request_id
+    if max_tokens is not None:
+        generation.max_tokens = max_tokens
+    if request.n is not None:
+        generation.n = request.n
+    return generation
 
 
 def sampling(request: SamplingFields) -> Sampling:
@@ -86,7 +91,10 @@ def sampling(request: SamplingFields) -> Sampling:
 
 
 def chat_message(role: str, content: Sequence[TextPart] | None, field: str) -> pb.ChatMessage:
-    """A message; `field` is its path in the request. Raises: InvalidArgument, FeatureNotSupported."""
+    """A message, whose path in the request is `field`.
+
+    Raises: InvalidArgument, FeatureNotSupported.
+    """
     if role not in _ROLES:
         raise FeatureNotSupported(f"{field}.role {role} is not supported", field=f"{field}.role")
     return pb.ChatMessage(role=_ROLES[role], content=_text(content, f"{field}.content"))
@@ -131,6 +139,18 @@ def includes_usage(request: GenerationFields) -> bool:
 
 
 # Responses.
+
+
+def finish_reason(finished: pb.Finished) -> str:
+    """Raises: GenerationCancelled."""
+    if finished.finish_reason == pb.FINISH_REASON_CANCELLED:
+        raise GenerationCancelled("the generation was cancelled by another call")
+    return "length" if finished.finish_reason == pb.FINISH_REASON_LENGTH else "stop"
+
+
+def usage(finished: pb.Finished) -> Usage:
+    counts = finished.usage
+    return Usage(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens)
 
 
 def model_object(model: Model) -> dict[str, object]:
