@@ -73,6 +73,10 @@ class MethodNotFound(MeshError):
     code = StatusCode.UNIMPLEMENTED
 
 
+class NotImplementedYet(MeshError):
+    code, reason = StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"
+
+
 class AlreadyExists(MeshError):
     code = StatusCode.ALREADY_EXISTS
 

@@ -75,7 +75,9 @@ async def _write_stream(
         await exchange.calls.stream(GENERATE, generation, events.write)
     else:
         attach = pb.AttachGenerationRequest(
-            request_id=generation.request_id, after_sequence=position.sequence
+            request_id=generation.request_id,
+            after_sequence=position.sequence,
+            generation=generation,
         )
         await exchange.calls.stream(ATTACH, attach, events.write_attached)
     if events.cancelled is not None:

@@ -63,6 +63,7 @@ class Recording:
             text_characters=self._text_characters,
         )
         if self._started is not None:
+            resume.started.CopyFrom(self._started)
             resume.generation.model = f"{self._started.model}@{self._started.model_version}"
             resume.generation.request_id = self._started.request_id
             resume.generation.sampling.seed = self._started.seed

@@ -12,6 +12,7 @@ from mlxmesh_gateway.openai.chat_schema import ChatRequest, Message
 from mlxmesh_gateway.openai.completion_schema import CompletionRequest
 from mlxmesh_gateway.openai.schema import GenerationFields, SamplingFields, TextPart
 from mlxmesh_shared.errors import FeatureNotSupported, GenerationCancelled, InvalidArgument
+from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_TEMPERATURE = 1.0
 """OpenAI's; the contract's is 0."""
@@ -153,6 +154,25 @@ def usage(finished: pb.Finished) -> Usage:
     return Usage(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens)
 
 
-def model_object(model: Model) -> dict[str, object]:
-    """A model as OpenAI lists it."""
-    return {"id": model.name, "object": "model", "created": 0, "owned_by": "mlxmesh"}
+def model_objects(model: Model) -> list[dict[str, object]]:
+    """A model as OpenAI lists it, and each of its aliases."""
+    aliases = [f"{model.name}:{alias}" for alias in sorted(model.aliases) if alias != "default"]
+    return [model_object(model, reference) for reference in (model.name, *aliases)]
+
+
+def model_object(model: Model, reference: str) -> dict[str, object]:
+    """The version that a reference of the model stands for."""
+    shown: dict[str, object] = {"id": reference, "object": "model", "created": 0}
+    number = _version_number(model, reference)
+    for version in model.versions:
+        if version.version == number or len(model.versions) == 1:
+            shown["created"] = version.create_time.seconds
+            shown["max_model_len"] = version.context_tokens
+    return {**shown, "owned_by": "mlxmesh"}
+
+
+def _version_number(model: Model, reference: str) -> int:
+    parsed = ModelReference.parse(reference)
+    if parsed.version is not None:
+        return parsed.version
+    return model.aliases.get(parsed.alias or "", model.default_version)

@@ -52,7 +52,9 @@ async def stream(
             await exchange.calls.stream(GENERATE, generation, events.write)
         else:
             request = pb.AttachGenerationRequest(
-                request_id=generation.request_id, after_sequence=position.sequence
+                request_id=generation.request_id,
+                after_sequence=position.sequence,
+                generation=generation,
             )
             await exchange.calls.stream(ATTACH, request, events.write_attached)
     except MeshError as error:
@@ -79,11 +81,17 @@ class _Events:
 
     async def write(self, encoded: bytes) -> None:
         """Writes a GenerateResponse."""
-        await self._write(pb.GenerateResponse.FromString(encoded))
+        message = pb.GenerateResponse.FromString(encoded)
+        if message.HasField("started"):
+            self._begin(message.started)
+        await self._write(message)
 
     async def write_attached(self, encoded: bytes) -> None:
         """Writes an AttachGenerationResponse."""
-        await self._write(pb.AttachGenerationResponse.FromString(encoded).message)
+        response = pb.AttachGenerationResponse.FromString(encoded)
+        if response.HasField("started"):
+            self._begin(response.started)
+        await self._write(response.message)
 
     async def _write(self, message: pb.GenerateResponse) -> None:
         if message.HasField("delta"):
@@ -91,7 +99,6 @@ class _Events:
                 data = self._answer.delta(message.delta.text)
                 await self._exchange.event(data, event_id=str(message.sequence))
         elif message.HasField("started"):
-            self._begin(message.started)
             await self._write_all(message.sequence, self._answer.first())
         elif message.HasField("finished"):
             finished = message.finished
@@ -116,7 +123,7 @@ class _Events:
 def _origin(started: pb.Started, model: str) -> Origin:
     return Origin(
         request_id=started.request_id,
-        created=int(time.time()),
+        created=started.create_time.seconds or int(time.time()),
         model=model,
         version=f"{started.model}@{started.model_version}",
     )

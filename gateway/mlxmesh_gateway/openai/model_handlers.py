@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_gateway.http.exchange import Exchange
-from mlxmesh_gateway.openai.convert import model_object
+from mlxmesh_gateway.openai.convert import model_object, model_objects
 
 LIST_MODELS = "/mlxmesh.model.v1.ModelService/ListModels"
 GET_MODEL = "/mlxmesh.model.v1.ModelService/GetModel"
@@ -12,7 +12,7 @@ _PAGE_SIZE = 1000
 
 
 async def list_models(exchange: Exchange) -> None:
-    """Every model that the catalogue has."""
+    """Every model that the catalogue has, and its aliases."""
     models: list[pb.Model] = []
     token = ""
     while True:
@@ -22,11 +22,13 @@ async def list_models(exchange: Exchange) -> None:
         token = page.next_page_token
         if not token:
             break
-    await exchange.respond(200, {"object": "list", "data": [model_object(one) for one in models]})
+    data = [one for model in models for one in model_objects(model)]
+    await exchange.respond(200, {"object": "list", "data": data})
 
 
 async def get_model(exchange: Exchange) -> None:
-    """One model."""
-    request = pb.GetModelRequest(model=exchange.path_params["model"])
+    """One model, by its name, or by the reference of a version or an alias."""
+    reference = exchange.path_params["model"]
+    request = pb.GetModelRequest(model=reference)
     response = await exchange.calls.unary(GET_MODEL, request, pb.GetModelResponse)
-    await exchange.respond(200, model_object(response.model))
+    await exchange.respond(200, model_object(response.model, reference))

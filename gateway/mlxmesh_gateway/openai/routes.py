@@ -10,6 +10,7 @@ from starlette.routing import Route
 from mlxmesh_gateway.http.edge import EdgeParts
 from mlxmesh_gateway.openai.chat_handlers import chat_completions
 from mlxmesh_gateway.openai.completion_handlers import completions
+from mlxmesh_gateway.openai.embedding_handlers import embeddings, rerank
 from mlxmesh_gateway.openai.errors import error_body
 from mlxmesh_gateway.openai.generation_handlers import GENERATE
 from mlxmesh_gateway.openai.model_handlers import GET_MODEL, LIST_MODELS, get_model, list_models
@@ -23,4 +24,6 @@ def openai_routes(parts: EdgeParts) -> Sequence[Route]:
         route("GET", "/v1/models/{model}", method=GET_MODEL, handle=get_model),
         route("POST", "/v1/chat/completions", method=GENERATE, handle=chat_completions),
         route("POST", "/v1/completions", method=GENERATE, handle=completions),
+        route("POST", "/v1/embeddings", method=GENERATE, handle=embeddings),
+        route("POST", "/v1/rerank", method=GENERATE, handle=rerank),
     ]

@@ -8,6 +8,7 @@ from hashlib import sha256
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.generation.v1.generation_pb2 import (
+    AttachGenerationRequest,
     CompleteResponse,
     CountTokensRequest,
     GenerateRequest,
@@ -96,7 +97,26 @@ def resumed(message: ResumeGenerationRequest) -> Resumed:
         text_characters=message.text_characters,
         after_sequence=message.after_sequence,
         resumptions=message.resumptions,
+        started=_resumed_started(message.started) if message.HasField("started") else None,
     )
+
+
+def _resumed_started(message: generation_pb2.Started) -> Started:
+    return Started(
+        request_id=message.request_id,
+        model=message.model,
+        model_version=message.model_version,
+        engine_id=message.engine_id,
+        prompt_tokens=message.prompt_tokens,
+        cached_tokens=message.cached_tokens,
+        seed=message.seed,
+        created_ms=message.create_time.ToMilliseconds(),
+    )
+
+
+def attached_digest(message: AttachGenerationRequest) -> bytes | None:
+    """None when the caller did not say what it requested."""
+    return _digest(message.generation) if message.HasField("generation") else None
 
 
 def _digest(message: GenerateRequest) -> bytes:
@@ -141,7 +161,7 @@ def generate_response(sequence: int, event: Event) -> GenerateResponse:
         response.delta.token_ids.extend(event.token_ids)
         return response
     if isinstance(event, Started):
-        return GenerateResponse(sequence=sequence, started=_started(event))
+        return GenerateResponse(sequence=sequence, started=started(event))
     if isinstance(event, PrefillProgress):
         progress = generation_pb2.PrefillProgress(
             processed_tokens=event.processed_tokens, total_tokens=event.total_tokens
@@ -156,14 +176,14 @@ def add_to_complete(response: CompleteResponse, event: Event) -> str:
         response.token_ids.extend(event.token_ids)
         return event.text
     if isinstance(event, Started):
-        response.started.CopyFrom(_started(event))
+        response.started.CopyFrom(started(event))
     elif isinstance(event, Finished):
         response.finished.CopyFrom(_finished(event))
     return ""
 
 
-def _started(event: Started) -> generation_pb2.Started:
-    return generation_pb2.Started(
+def started(event: Started) -> generation_pb2.Started:
+    message = generation_pb2.Started(
         request_id=event.request_id,
         model=event.model,
         model_version=event.model_version,
@@ -172,6 +192,9 @@ def _started(event: Started) -> generation_pb2.Started:
         cached_tokens=event.cached_tokens,
         seed=event.seed,
     )
+    if event.created_ms:
+        message.create_time.FromMilliseconds(event.created_ms)
+    return message
 
 
 def _finished(event: Finished) -> generation_pb2.Finished:

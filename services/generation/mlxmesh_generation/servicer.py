@@ -66,11 +66,16 @@ class GenerationServicer(GenerationServiceServicer):
     async def AttachGeneration(
         self, request: AttachGenerationRequest, context: Any
     ) -> AsyncIterator[AttachGenerationResponse]:
-        transcript = self._generations.find(_key(request, context))
+        digest = convert.attached_digest(request)
+        transcript = self._generations.find(_key(request, context), digest)
         async with aclosing(transcript.read(request.after_sequence)) as events:
             async for sequence, event in events:
-                message = convert.generate_response(sequence, event)
-                yield AttachGenerationResponse(message=message)
+                response = AttachGenerationResponse(
+                    message=convert.generate_response(sequence, event)
+                )
+                if sequence == request.after_sequence + 1 and transcript.started is not None:
+                    response.started.CopyFrom(convert.started(transcript.started))
+                yield response
 
     async def ResumeGeneration(
         self, request: ResumeGenerationRequest, context: Any

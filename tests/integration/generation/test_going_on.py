@@ -1,12 +1,14 @@
 """Generations that outlive their engine, their reader, or the process that began them."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
@@ -17,6 +19,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     GenerateResponse,
     ResumeGenerationRequest,
+    Started,
 )
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import (
@@ -192,6 +195,28 @@ async def test_a_reader_comes_back_to_what_went_on_without_it(mesh: Mesh) -> Non
     assert caught.value.field == "after_sequence"
 
 
+async def test_a_reader_that_comes_back_is_told_how_the_generation_began(mesh: Mesh) -> None:
+    asked = request(request_id="mine")
+    started = (await mesh.collect(asked))[0].started
+    assert abs(started.create_time.ToSeconds() - time.time()) < 60
+    for after in (0, 1, 5):
+        attached = AttachGenerationRequest(
+            request_id="mine", after_sequence=after, generation=asked
+        )
+        responses = [answer async for answer in mesh.stub.AttachGeneration(attached)]
+        assert responses[0].started == started
+        assert not any(answer.HasField("started") for answer in responses[1:])
+
+
+async def test_a_reader_that_expects_another_request_gets_nothing(mesh: Mesh) -> None:
+    await mesh.collect(request(request_id="mine"))
+    other = request(request_id="mine", prompt="y")
+    with pytest.raises(GenerationExists):
+        await mesh.stub.AttachGeneration(
+            AttachGenerationRequest(request_id="mine", generation=other)
+        ).read()
+
+
 async def test_a_new_reader_takes_over(mesh: Mesh) -> None:
     first = mesh.stub.Generate(request(request_id="mine", max_tokens=900))
     before = await first_of(first, 3)
@@ -267,9 +292,16 @@ async def test_one_that_went_on_here_can_be_attached_to_but_not_begun(mesh: Mesh
         generation=request(request_id="mine"),
         generated_token_ids=[5, 6],
         after_sequence=3,
+        started=Started(request_id="mine", model="pocket", create_time=Timestamp(seconds=7)),
     )
     rest = [answer.message async for answer in mesh.stub.ResumeGeneration(resume)]
     assert await attach(mesh, "mine", 3) == rest
+    # What it was resumed with has the version and the seed, so it cannot be compared.
+    attached = AttachGenerationRequest(
+        request_id="mine", after_sequence=3, generation=request(prompt="y")
+    )
+    first = await mesh.stub.AttachGeneration(attached).read()
+    assert first.started == resume.started
     for repeat in (mesh.collect(request(request_id="mine")), attach(mesh, "mine", 2)):
         with pytest.raises(MessagesExpired):
             await repeat

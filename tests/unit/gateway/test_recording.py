@@ -31,6 +31,7 @@ def test_everything_another_instance_needs(deltas: int) -> None:
     assert list(resume.generated_token_ids) == [n for n in range(deltas) for _ in range(2)]
     assert resume.after_sequence == deltas + 1
     assert resume.text_characters == deltas
+    assert (resume.started.model_version, resume.started.seed) == (3, 9)
     pinned = resume.generation
     assert (pinned.model, pinned.request_id, pinned.sampling.seed) == ("pocket@3", "gen-1", 9)
     assert (pinned.prompt, pinned.sampling.temperature) == ("x", 1)

@@ -3,6 +3,7 @@
 from array import array
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,13 @@ from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh.generation.v1 import generation_pb2
-from mlxmesh.generation.v1.generation_pb2 import ChatMessage, CompleteResponse, GenerateRequest
+from mlxmesh.generation.v1.generation_pb2 import (
+    AttachGenerationRequest,
+    ChatMessage,
+    CompleteResponse,
+    GenerateRequest,
+    ResumeGenerationRequest,
+)
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh_generation import convert
 from mlxmesh_generation.domain.request import (
@@ -149,7 +156,7 @@ def test_token_ids_and_no_input() -> None:
         convert.prompt_input(GenerateRequest(model="pocket"))
 
 
-STARTED = Started("r", "pocket", 2, "engine-1", 3, 1, 2**64 - 1)
+STARTED = Started("r", "pocket", 2, "engine-1", 3, 1, 2**64 - 1, created_ms=1_795_000_000_123)
 FINISHED = Finished(FinishReason.STOP, 3, 1, 2, stop_token_id=0, timings=Timings(1.5, 2.5, 3.5))
 
 
@@ -164,6 +171,7 @@ def test_events_become_messages() -> None:
         prompt_tokens=3,
         cached_tokens=1,
         seed=2**64 - 1,
+        create_time=Timestamp(seconds=1_795_000_000, nanos=123_000_000),
     )
     progress = convert.generate_response(2, PrefillProgress(10, 20)).prefill_progress
     assert (progress.processed_tokens, progress.total_tokens) == (10, 20)
@@ -257,3 +265,16 @@ def test_a_limit_that_the_catalogue_does_not_know_refuses_nothing() -> None:
     assert change.model is not None
     assert change.model.versions[1].context_tokens > 1_000_000
     assert change.model.versions[1].vocab_size > 1_000_000
+
+
+def test_a_resumed_generation_knows_its_first_message() -> None:
+    message = ResumeGenerationRequest(started=convert.started(STARTED), after_sequence=1)
+    assert convert.resumed(message).started == STARTED
+    assert convert.resumed(ResumeGenerationRequest(after_sequence=1)).started is None
+
+
+def test_a_request_to_attach_names_the_request_that_it_expects() -> None:
+    request = GenerateRequest(model="pocket", prompt="x", request_id="mine")
+    attach = AttachGenerationRequest(request_id="mine", generation=request)
+    assert convert.attached_digest(attach) == convert.generation_request(request).digest
+    assert convert.attached_digest(AttachGenerationRequest(request_id="mine")) is None

@@ -135,6 +135,7 @@ class Running:
             on_ended=self._on_ended,
             on_backlog=self._on_backlog,
             publish=self._publish,
+            clock_ms=lambda: 1234,
         )
         if cancelled:
             self.generation.cancel()
@@ -207,7 +208,7 @@ async def test_from_acceptance_to_the_end(tokenizer: ModelTokenizer) -> None:
     timings = SequenceTimings(queue_ms=1, prefill_ms=2, decode_ms=3)
     running.say(finish_reason=LENGTH, timings=timings)
     started, progress, delta, finished = await running.events()
-    assert started == Started("r", "pocket", 1, "engine-1", 3, 2, 42)
+    assert started == Started("r", "pocket", 1, "engine-1", 3, 2, 42, created_ms=1234)
     assert progress == PrefillProgress(2, 3)
     assert delta == Delta("hello", tuple(token_ids))
     assert isinstance(finished, Finished)

@@ -110,6 +110,8 @@ class Resumed:
     after_sequence: int
     resumptions: int
     """How often it was resumed before."""
+    started: "Started | None" = None
+    """The first event that the caller received."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ class Started:
     prompt_tokens: int
     cached_tokens: int
     seed: int
+    created_ms: int = 0
+    """When, in milliseconds since 1970."""
 
 
 @dataclass(frozen=True)

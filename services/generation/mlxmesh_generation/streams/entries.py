@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import AbstractContextManager, ExitStack
 
-from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest
+from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest, Resumed
 from mlxmesh_generation.streams.generation import Generation
 from mlxmesh_generation.streams.limits import UnreadLimit, UnreadOutput
 from mlxmesh_generation.streams.retention import Retention, RetentionLimits
@@ -81,12 +81,13 @@ class Entry:
         """Holds a quota until the generation ends. Raises what the quota raises."""
         self._quota.enter_context(quota)
 
-    def open(self, generation: Generation, after_sequence: int) -> None:
+    def open(self, generation: Generation, resumed: Resumed | None) -> None:
         self._generation = generation
         self._transcript = Transcript(
             generation.events,
             keeps=self.retained,
-            after_sequence=after_sequence,
+            after_sequence=resumed.after_sequence if resumed else 0,
+            started=resumed.started if resumed else None,
             listeners=Listeners(self._on_attached, self._on_detached, self._on_retained),
         )
         if self.retained:

@@ -6,7 +6,7 @@ from mlxmesh_generation.domain.request import Finished, FinishReason, Started, T
 from mlxmesh_generation.streams.plan import Plan
 
 
-def started(plan: Plan, *, engine_id: str, cached_tokens: int) -> Started:
+def started(plan: Plan, *, engine_id: str, cached_tokens: int, created_ms: int) -> Started:
     return Started(
         request_id=plan.request.request_id,
         model=plan.version.name,
@@ -15,6 +15,7 @@ def started(plan: Plan, *, engine_id: str, cached_tokens: int) -> Started:
         prompt_tokens=len(plan.prompt_token_ids),
         cached_tokens=cached_tokens,
         seed=plan.seed,
+        created_ms=created_ms,
     )
 
 

@@ -1,5 +1,6 @@
 """One generation: engine outputs in, events out, across the engines that run it."""
 
+import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -31,6 +32,10 @@ from mlxmesh_shared.errors import Cancelled, MeshError
 from mlxmesh_shared.events import Publish, discard_event
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 class Generation:
     """Satisfies SequenceSink. It keeps the prompt and every token, so it survives its engine.
 
@@ -49,8 +54,10 @@ class Generation:
         on_ended: Callable[[], None] = lambda: None,
         on_backlog: Callable[[int], None] = lambda _: None,
         publish: Publish = discard_event,
+        clock_ms: Callable[[], int] = _now_ms,
     ) -> None:
         self.events = EventBuffer(on_backlog)
+        self._clock_ms = clock_ms
         self._plan = plan
         self._phase = Phase.CREATED
         self._observer = observer
@@ -127,8 +134,13 @@ class Generation:
         if self._losses.resumptions:
             self._publish_resumed()
         else:
-            engine_id, cached = self._submission.engine_id, self._cached_tokens
-            self.events.put(events.started(self._plan, engine_id=engine_id, cached_tokens=cached))
+            started = events.started(
+                self._plan,
+                engine_id=self._submission.engine_id,
+                cached_tokens=self._cached_tokens,
+                created_ms=self._clock_ms(),
+            )
+            self.events.put(started)
 
     def _on_progress(self, output: EngineOutput) -> None:
         if output.token_ids or output.finish_reason is not None:

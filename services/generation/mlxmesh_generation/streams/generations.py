@@ -96,14 +96,20 @@ class Generations:
             entry.release()
         return await self._start(request, resumed, received_s, timeout_s)
 
-    def find(self, key: GenerationKey) -> Transcript:
-        """Raises: GenerationNotFound when the owner has no such retained generation."""
+    def find(self, key: GenerationKey, digest: bytes | None = None) -> Transcript:
+        """The messages of a retained generation; digest: of the request that it must have.
+
+        Raises: GenerationNotFound when the owner has none, GenerationExists when it has another.
+        """
         self._index.retention.expire()
         entry = self._index.get(key)
         if entry is None or entry.transcript is None or not entry.retained:
             raise GenerationNotFound(
                 "no generation with this request_id is retained here", field="request_id"
             )
+        # A request that was resumed here has the model's version and the seed filled in.
+        if digest is not None and not entry.resumed and entry.digest != digest:
+            raise _exists()
         return entry.transcript
 
     def cancel(self, key: GenerationKey) -> None:
@@ -147,7 +153,7 @@ class Generations:
             entry.acquire(self._limits.holding(request.caller, request.message_bytes))
             prepared = await self._preparation.prepare(request, resumed, received_s, timeout_s)
             generation = self._generation(entry, prepared, resumed)
-            entry.open(generation, resumed.after_sequence if resumed else 0)
+            entry.open(generation, resumed)
             if resumed is None:
                 await self._preparation.wait_connected(prepared.plan, timeout_s)
             return entry.start()
@@ -178,6 +184,10 @@ def _check_same(request: GenerationRequest, entry: Entry) -> None:
             "the first messages of this generation are not here: it was resumed here; attach to it"
         )
     if request.digest is None or entry.digest != request.digest:
-        raise GenerationExists(
-            "another generation has this request_id; choose a new one", field="request_id"
-        )
+        raise _exists()
+
+
+def _exists() -> GenerationExists:
+    return GenerationExists(
+        "another generation has this request_id; choose a new one", field="request_id"
+    )

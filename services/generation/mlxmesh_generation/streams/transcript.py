@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from mlxmesh_generation.domain.request import Event, Finished
+from mlxmesh_generation.domain.request import Event, Finished, Started
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_shared.errors import InvalidArgument, MeshError, MessagesExpired, ReaderReplaced
 
@@ -39,8 +39,12 @@ class Transcript:
         *,
         keeps: bool,
         after_sequence: int = 0,
+        started: Started | None = None,
         listeners: Listeners = Listeners(),
     ) -> None:
+        """after_sequence, started: of a generation that began in another process."""
+        self.started = started
+        """The first event; None until it has been read."""
         self._events = events
         self._keeps = keeps
         self._listeners = listeners
@@ -134,6 +138,8 @@ class Transcript:
     def _number(self, event: Event) -> None:
         self._last += 1
         self._ends_with_last = isinstance(event, Finished)
+        if self._last == 1 and isinstance(event, Started):
+            self.started = event
         if self._keeps:
             self._kept.append(event)
             self._listeners.on_kept(size_bytes(event))
