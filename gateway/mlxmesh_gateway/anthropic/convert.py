@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2 as pb
@@ -20,6 +19,7 @@ from mlxmesh_gateway.anthropic.events import (
 )
 from mlxmesh_gateway.anthropic.schema import Block, Conversation, CountRequest, MessageRequest
 from mlxmesh_shared.errors import FeatureNotSupported, GenerationCancelled, InvalidArgument
+from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_TEMPERATURE = 1.0
 """Anthropic's; the contract's is 0."""
@@ -150,14 +150,23 @@ def _stop(finished: pb.Finished) -> Stop:
     return Stop("end_turn")
 
 
-def model_object(model: Model) -> dict[str, Any]:
-    """A model as Anthropic lists it; described as the version that its name refers to."""
-    version = _default_version(model)
+# Models.
+
+
+def references(model: Model) -> list[str]:
+    """What a model may be called: its name, and the name with each alias."""
+    aliases = sorted(model.aliases.keys() - {"default"})
+    return [model.name, *(f"{model.name}:{alias}" for alias in aliases)]
+
+
+def model_object(model: Model, reference: str) -> dict[str, object]:
+    """The version that a reference of the model stands for, as Anthropic lists models."""
+    version = _referenced(model, reference)
     tokens = version.context_tokens or None
     return {
         "type": "model",
-        "id": model.name,
-        "display_name": model.name,
+        "id": reference,
+        "display_name": reference,
         "created_at": version.create_time.ToJsonString(),
         "lifecycle": "active",
         "max_input_tokens": tokens,
@@ -165,8 +174,8 @@ def model_object(model: Model) -> dict[str, Any]:
     }
 
 
-def _default_version(model: Model) -> ModelVersion:
-    for version in model.versions:
-        if version.version == model.default_version:
-            return version
-    return ModelVersion()
+def _referenced(model: Model, reference: str) -> ModelVersion:
+    """An empty version where the model has none, which is created at the epoch."""
+    parsed = ModelReference.parse(reference)
+    number = parsed.version or model.aliases.get(parsed.alias or "", model.default_version)
+    return next((one for one in model.versions if one.version == number), ModelVersion())
