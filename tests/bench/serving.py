@@ -31,6 +31,8 @@ class Mesh:
     pids: dict[str, int]
     engines: dict[str, int] = field(default_factory=dict[str, int])
     """The address and process of every engine: one for each model and replica."""
+    http: str = ""
+    """Where HTTP clients connect."""
 
     @property
     def address(self) -> str:
@@ -73,21 +75,22 @@ def serving(model: Path, *options: str, telemetry: bool = True, **engine: object
             )
             return json.loads(done.stdout)
 
-        command("up", "--detach", "--grpc-port", "0", "--model", str(model), *options)
+        up = command("up", "--detach", "--grpc-port", "0", "--model", str(model), *options)
         try:
             instances = [one for one in command("status")["instances"] if one["service"] in MESH]
             yield Mesh(
                 {one["service"]: one["address"] for one in instances},
                 {one["service"]: one["pid"] for one in instances},
                 {one["address"]: one["pid"] for one in instances if one["service"] == "engine"},
+                up["http"],
             )
         finally:
             command("down")
 
 
 @contextlib.contextmanager
-def simulated(model: Path, **engine: Any) -> Iterator[Mesh]:
+def simulated(model: Path, *options: str, **engine: Any) -> Iterator[Mesh]:
     """A mesh whose engine makes up its tokens, and reads prompts in no time."""
     own: dict[str, Any] = {"backend": "simulated", "simulated_prefill_us_per_token": 0}
-    with serving(model, **(own | engine)) as mesh:
+    with serving(model, *options, **(own | engine)) as mesh:
         yield mesh
