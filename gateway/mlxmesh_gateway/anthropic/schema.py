@@ -73,6 +73,11 @@ class Message(Schema):
     content: Content
 
 
+_NO_EDITS: dict[str, Any] = {"edits": []}
+_KEEP_ALL: dict[str, Any] = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
+"""What Claude Code sends even when nothing is to be cleared."""
+
+
 class Thinking(Schema):
     """How the model thinks before it answers."""
 
@@ -115,7 +120,7 @@ class Conversation(Schema):
     output_config: OutputConfig | None = None
     output_format: NotYet = None
     compaction: NotYet = None
-    context_management: NotYet = None
+    context_management: Annotated[Any, Refused(NOT_YET, unless=(_KEEP_ALL, _NO_EDITS))] = None
     mcp_servers: Annotated[Any, Refused(NOT_YET, unless=([],))] = None
     speed: Annotated[Any, Refused("the mesh has one speed", unless=("standard",))] = None
     billing_policy: Ignored = None
