@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
 
 from mlxmesh_gateway.http.schema import Harmless, Refused, Schema
 
@@ -57,7 +56,7 @@ def _as_blocks(value: object) -> object:
         return [{"type": "text", "text": value}]
     if isinstance(value, list):
         return cast("object", value)
-    raise PydanticCustomError("content", "must be a text or a list of blocks")
+    raise ValueError("must be a text or a list of blocks")
 
 
 Content = Annotated[
