@@ -51,6 +51,8 @@ class RunningMesh:
 
     data_dir: Path
     address: str
+    http: str = ""
+    """Where HTTP clients connect."""
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command against this mesh."""
@@ -77,9 +79,12 @@ def start_mesh(
 ) -> RunningMesh:
     """Start a mesh in the background on a free port."""
     fixed = ("--detach", "--json", "--data-dir", str(data_dir), "--grpc-port", "0")
+    if "--http-port" not in arguments:
+        fixed = (*fixed, "--http-port", "0")
     result = mlxmesh("up", *fixed, *arguments, env=env)
     assert result.returncode == 0, result.stderr + result.stdout
-    return RunningMesh(data_dir, json.loads(result.stdout)["address"])
+    up = json.loads(result.stdout)
+    return RunningMesh(data_dir, up["address"], up["http"])
 
 
 def stop_mesh(mesh: RunningMesh) -> None:

@@ -31,6 +31,7 @@ class FakeGeneration(GenerationServiceServicer):
         self.truncate_after: int | None = None
         """Ends streams as if all were well after so many deltas."""
         self.finishes = True
+        self.finish_reason = g.FINISH_REASON_STOP
         self.go_on = asyncio.Event()
         """Cleared, it holds back streams after their first delta, and news of what is not there."""
         self.go_on.set()
@@ -115,8 +116,12 @@ class FakeGeneration(GenerationServiceServicer):
         if request.request_id not in self.kept:
             await self.go_on.wait()
             raise GenerationNotFound(f"no generation {request.request_id} is kept here")
-        for response in self.kept[request.request_id][request.after_sequence :]:
-            yield g.AttachGenerationResponse(message=response)
+        messages = self.kept[request.request_id]
+        for response in messages[request.after_sequence :]:
+            attached = g.AttachGenerationResponse(message=response)
+            if response.sequence == request.after_sequence + 1:
+                attached.started.CopyFrom(messages[0].started)
+            yield attached
 
     async def _deltas(
         self, words: list[str], known: int, sequence: int, resumptions: int
@@ -135,14 +140,19 @@ class FakeGeneration(GenerationServiceServicer):
             self.interrupted += 1
             raise
         if self.finishes:
-            finished = g.Finished(finish_reason=g.FINISH_REASON_STOP)
+            finished = g.Finished(finish_reason=self.finish_reason)
             finished.timings.resumptions = resumptions
             yield g.GenerateResponse(sequence=sequence + 1, finished=finished)
 
     async def Complete(self, request: Any, context: Any) -> g.CompleteResponse:
         self.requests.append(request.generation)
         self._enter(context)
-        return g.CompleteResponse(text=request.generation.prompt)
+        generation = request.generation
+        started = g.Started(
+            request_id=generation.request_id or "r-1", model=generation.model, model_version=1
+        )
+        finished = g.Finished(finish_reason=self.finish_reason)
+        return g.CompleteResponse(started=started, text=_text(generation), finished=finished)
 
     async def CancelGeneration(self, request: Any, context: Any) -> g.CancelGenerationResponse:
         self._enter(context)

@@ -69,6 +69,13 @@ class Stand:
         await self.announce(service, name, server)
         return server
 
+    async def http(self, address: str) -> str:
+        """The HTTP address of a gateway."""
+        (gateway,) = [
+            one for one in await self.registry.resolve("gateway") if one.address == address
+        ]
+        return gateway.metadata["http"]
+
     async def gateway(self, **settings: Any) -> str:
         """Starts a gateway; returns its address."""
         address, _ = await self._stack.enter_async_context(self.running_gateway(**settings))

@@ -1,0 +1,238 @@
+"""OpenAI's Python client at a whole mesh: its answers are those of gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from mlxmesh.generation.v1.generation_pb2 import CompleteResponse
+from mlxmesh_client import MeshClient
+from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
+
+PROMPT = "Once upon a time there was a garden"
+MESSAGES: Any = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": PROMPT}]
+TURNS = [("system", "Be kind."), ("user", PROMPT)]
+GREEDY: dict[str, Any] = {"temperature": 0}
+SEEDED: dict[str, Any] = {"temperature": 1, "seed": 7, "top_p": 0.9, "presence_penalty": 0.5}
+MAX_TOKENS = 60
+TIMEOUT_S = 60
+
+
+def url_of(mesh: RunningMesh) -> str:
+    return f"http://{mesh.http}/v1"
+
+
+@pytest.fixture
+async def client(mesh: RunningMesh) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=url_of(mesh), api_key="any", max_retries=0) as client:
+        yield client
+
+
+async def by_grpc(mesh: RunningMesh, sampling: dict[str, Any]) -> CompleteResponse:
+    async with MeshClient(mesh.address) as grpc:
+        return await grpc.complete("pocket", messages=TURNS, max_tokens=MAX_TOKENS, **sampling)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED])
+async def test_a_streamed_chat_is_that_of_grpc(
+    mesh: RunningMesh, client: AsyncOpenAI, sampling: dict[str, Any]
+) -> None:
+    expected = await by_grpc(mesh, sampling)
+    stream = await client.chat.completions.create(
+        model="pocket",
+        messages=MESSAGES,
+        max_completion_tokens=MAX_TOKENS,
+        stream=True,
+        stream_options={"include_usage": True},
+        **sampling,
+    )
+    *chunks, last = [chunk async for chunk in stream]
+    assert "".join(one.choices[0].delta.content or "" for one in chunks) == expected.text
+    assert last.choices == []
+    assert last.usage is not None
+    assert last.usage.completion_tokens == len(expected.token_ids)
+    assert last.usage.prompt_tokens == expected.finished.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SEEDED])
+async def test_a_whole_chat_is_that_of_grpc(mesh: RunningMesh, sampling: dict[str, Any]) -> None:
+    expected = await by_grpc(mesh, sampling)
+
+    def ask() -> Any:
+        with OpenAI(base_url=url_of(mesh), api_key="any", max_retries=0) as client:
+            return client.chat.completions.create(
+                model="pocket@1", messages=MESSAGES, max_tokens=MAX_TOKENS, **sampling
+            )
+
+    answer = await asyncio.to_thread(ask)
+    assert answer.choices[0].message.content == expected.text
+    assert answer.usage.completion_tokens == len(expected.token_ids)
+
+
+async def test_a_text_is_continued_as_by_grpc(mesh: RunningMesh, client: AsyncOpenAI) -> None:
+    async with MeshClient(mesh.address) as grpc:
+        expected = await grpc.complete("pocket", prompt=PROMPT, max_tokens=16)
+        counted = await grpc.count_tokens("pocket", prompt=PROMPT, return_token_ids=True)
+    token_ids = list(counted.token_ids)
+    prompts: list[Any] = [PROMPT, [PROMPT], token_ids, [token_ids]]
+    for prompt in prompts:
+        answer = await client.completions.create(model="pocket", prompt=prompt, temperature=0)
+        assert answer.choices[0].text == expected.text
+        assert answer.choices[0].finish_reason == "length"
+
+
+async def test_a_prompt_that_was_read_before_is_counted_as_cached(client: AsyncOpenAI) -> None:
+    long = " ".join(f"word{number}" for number in range(200))
+    cached: list[int] = []
+    for _ in range(2):
+        answer = await client.completions.create(model="pocket", prompt=long, max_tokens=1)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens or 0)
+    assert cached[0] == 0 < cached[1]
+
+
+async def test_a_client_that_leaves_frees_its_place(slow_mesh: RunningMesh) -> None:
+    async with AsyncOpenAI(base_url=url_of(slow_mesh), api_key="any", max_retries=0) as client:
+        stream = await client.completions.create(
+            model="pocket", prompt=PROMPT, max_tokens=10_000, stream=True
+        )
+        await anext(stream)
+        assert await running_sequences(slow_mesh) == 1
+        await stream.close()
+        async with asyncio.timeout(TIMEOUT_S):
+            while await running_sequences(slow_mesh):
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def slow_mesh(tmp_path: Path) -> Iterator[RunningMesh]:
+    """Its generations take hours."""
+    env = {"MLXMESH_ENGINE_BACKEND": "simulated", "MLXMESH_ENGINE_SIMULATED_STEP_MS": "2000"}
+    running = start_mesh(tmp_path, env=env)
+    yield running
+    stop_mesh(running)
+
+
+async def running_sequences(mesh: RunningMesh) -> int:
+    status = await asyncio.to_thread(mesh.status)
+    (engine,) = [row for row in status["instances"] if row["service"] == "engine"]
+    return engine["load"]["running"]
+
+
+async def test_errors_are_the_clients_own(client: AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as unknown:
+        await client.chat.completions.create(model="nix", messages=MESSAGES)
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as long:
+        await client.completions.create(model="pocket", prompt="word " * 40_000)
+    assert (long.value.code, long.value.param) == ("context_too_long", "prompt")
+    with pytest.raises(openai.BadRequestError) as hot:
+        await client.chat.completions.create(model="pocket", messages=MESSAGES, temperature=11)
+    assert hot.value.param == "temperature"
+
+
+async def test_the_models_are_listed(client: AsyncOpenAI) -> None:
+    models = {one.id: one async for one in await client.models.list()}
+    assert {"pocket", "pocket-mini"} <= models.keys()
+    assert models["pocket"].created > 1_700_000_000
+    assert (await client.models.retrieve("pocket@1")).created == models["pocket"].created
+
+
+def chat_body(**fields: object) -> dict[str, object]:
+    return {
+        "model": "pocket",
+        "messages": MESSAGES,
+        "max_tokens": MAX_TOKENS,
+        "seed": 3,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **fields,
+    }
+
+
+async def events_of(mesh: RunningMesh, headers: dict[str, str], *, most: int = 10_000) -> list[str]:
+    """The events of a stream; after `most` of them the connection is cut."""
+    text = ""
+    async with (
+        httpx2.AsyncClient(timeout=TIMEOUT_S) as http,
+        http.stream(
+            "POST", f"{url_of(mesh)}/chat/completions", json=chat_body(), headers=headers
+        ) as response,
+    ):
+        assert response.status_code == 200
+        async for part in response.aiter_text():
+            text += part
+            if text.count("\n\n") >= most:
+                break
+    return text.split("\n\n")[:-1][:most]
+
+
+def last_id(events: list[str]) -> dict[str, str]:
+    return {"last-event-id": events[-1].rpartition("id: ")[2]} if events else {}
+
+
+async def test_a_stream_that_is_cut_after_any_event_is_resumed(mesh: RunningMesh) -> None:
+    cuts = 0
+    for most in range(1, 100):
+        key = {"idempotency-key": f"cut after {most}"}
+        before = await events_of(mesh, key, most=most)
+        if before[-1].startswith("data: [DONE]"):
+            break
+        rest = await events_of(mesh, {**key, **last_id(before)})
+        # The same request again replays the whole stream.
+        assert before + rest == await events_of(mesh, key)
+        cuts += 1
+    assert cuts >= 4
+
+
+async def test_a_stream_is_resumed_with_its_own_request_only(mesh: RunningMesh) -> None:
+    key = {"idempotency-key": "one request"}
+    whole = await events_of(mesh, key)
+    async with httpx2.AsyncClient(timeout=TIMEOUT_S) as http:
+        for more in ({}, {"last-event-id": "1"}):
+            other = await http.post(
+                f"{url_of(mesh)}/chat/completions",
+                json=chat_body(seed=4),
+                headers={**key, **more},
+            )
+            assert other.status_code == 409
+            assert other.json()["error"]["code"] == "generation_exists"
+    assert await events_of(mesh, {**key, **last_id(whole)}) == []
+
+
+async def test_a_whole_chat_with_a_key_is_generated_once(client: AsyncOpenAI) -> None:
+    answers = [
+        await client.chat.completions.create(
+            model="pocket", messages=MESSAGES, extra_headers={"idempotency-key": "once"}
+        )
+        for _ in range(2)
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0].id == "chatcmpl-once"
+
+
+async def test_streams_survive_their_engine(mesh: RunningMesh, client: AsyncOpenAI) -> None:
+    """The last test of this mesh: its engine is another one afterwards."""
+    options: dict[str, Any] = {"model": "pocket", "prompt": PROMPT, "max_tokens": 2_000}
+    options |= {"temperature": 0, "extra_body": {"ignore_eos": True}}
+
+    async def read(kill: bool) -> str:
+        stream = await client.completions.create(**options, stream=True)
+        texts: list[str] = []
+        async for chunk in stream:
+            if kill and len(texts) == 5:
+                os.kill(await asyncio.to_thread(mesh.pid, "engine"), signal.SIGKILL)
+            texts.append(chunk.choices[0].text)
+        return "".join(texts)
+
+    assert await read(kill=True) == await read(kill=False)
