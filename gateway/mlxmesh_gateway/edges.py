@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
+from mlxmesh_gateway.anthropic.routes import anthropic_routes
 from mlxmesh_gateway.http.edge import EdgeParts
 from mlxmesh_gateway.openai.routes import openai_routes
 from mlxmesh_gateway.openai.unmatched import unmatched
@@ -11,5 +12,5 @@ from mlxmesh_gateway.openai.unmatched import unmatched
 
 def edge_routes(parts: EdgeParts) -> list[BaseRoute]:
     """Every route; of two with the same path, the first that matches is taken."""
-    openai = openai_routes(parts)
-    return [*openai, unmatched(openai)]
+    routes: list[Route] = [*anthropic_routes(parts), *openai_routes(parts)]
+    return [*routes, unmatched(routes)]

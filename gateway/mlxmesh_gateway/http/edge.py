@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.routing import Route
 
 from mlxmesh_gateway.http.door import HttpDoor
-from mlxmesh_gateway.http.endpoint import Endpoint, ErrorBody, Handle
+from mlxmesh_gateway.http.endpoint import Endpoint, Handle
 from mlxmesh_gateway.http.exchange import KEEP_ALIVE_S, UnknownFields
+from mlxmesh_gateway.http.header_route import HeaderRoute
 from mlxmesh_gateway.http.schema import Schema
 from mlxmesh_gateway.http.served import ServedRequests
+from mlxmesh_gateway.http.statuses import ErrorShape
+from mlxmesh_shared.errors import MeshError
+
+ErrorBody = Callable[[MeshError, int], object]
+"""An error in a protocol's JSON, for a status."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +36,15 @@ class EdgeParts:
         *,
         method: str,
         handle: Handle,
-        error_body: ErrorBody,
+        error_body: ErrorBody | ErrorShape,
+        header: str = "",
         summary: str = "",
         request: type[Schema] | None = None,
         has_body: bool | None = None,
     ) -> Route:
         """A route; method: of the contracts, which decides who may make such requests.
 
+        header: only requests that have it are matched, in lower case; empty for all requests.
         summary, request: what it does and the schema of its body, for the OpenAPI document.
         has_body: by default, whether the verb is POST.
         """
@@ -43,7 +52,7 @@ class EdgeParts:
             self.door,
             method,
             handle,
-            error_body,
+            _shape(error_body),
             route=path,
             unknown_fields=self.unknown_fields,
             served=self.served,
@@ -52,4 +61,12 @@ class EdgeParts:
             summary=summary,
             request=request,
         )
+        if header:
+            return HeaderRoute(path, endpoint, methods=[verb], header=header)
         return Route(path, endpoint, methods=[verb])
+
+
+def _shape(error_body: ErrorBody | ErrorShape) -> ErrorShape:
+    if isinstance(error_body, ErrorShape):
+        return error_body
+    return ErrorShape(body=lambda error, status, _: error_body(error, status))

@@ -14,7 +14,7 @@ from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.exchange import KEEP_ALIVE_S, Exchange, UnknownFields, send_json
 from mlxmesh_gateway.http.schema import Schema
 from mlxmesh_gateway.http.served import ServedRequests
-from mlxmesh_gateway.http.statuses import error_headers, http_status
+from mlxmesh_gateway.http.statuses import ErrorShape, error_headers
 from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, Internal, MeshError, MessageTooLarge
 from mlxmesh_shared.rpc.access_log import first_error, redacted_trace
 from mlxmesh_shared.rpc.caller import legal_name
@@ -25,8 +25,6 @@ _log = logging.getLogger(__name__)
 Handle = Callable[[Exchange], Awaitable[None]]
 """Reads the exchange's request and writes its response. Raises MeshError before it has started the
 response; afterwards it writes errors in its protocol's way, and raises nothing."""
-ErrorBody = Callable[[MeshError, int], object]
-"""An error in a protocol's JSON shape, for a status."""
 CERTIFICATE = "mlxmesh_certificate"
 """The key of an ASGI scope that holds the PeerIdentity of a client's certificate."""
 BODY_TIMEOUT_S = 30.0
@@ -41,7 +39,7 @@ class Endpoint:
         door: HttpDoor,
         method: str,
         handle: Handle,
-        error_body: ErrorBody,
+        errors: ErrorShape,
         *,
         route: str,
         unknown_fields: UnknownFields,
@@ -59,7 +57,7 @@ class Endpoint:
         self._door = door
         self._method = method
         self._handle = handle
-        self._error_body = error_body
+        self._errors = errors
         self._route = route
         self._unknown_fields = unknown_fields
         self._served = served
@@ -72,7 +70,7 @@ class Endpoint:
         started_s = time.perf_counter()
         headers = _headers(scope)
         request = self._served.begin(scope, self._route, headers)
-        response = _Response(send)
+        response = _Response(send, self._errors.request_id_header, request.id)
         status = 499
         try:
             try:
@@ -108,6 +106,7 @@ class Endpoint:
                     send=send,
                     unknown_fields=self._unknown_fields,
                     keep_alive_s=self._keep_alive_s,
+                    request_id=send.request_id,
                 )
                 try:
                     await _until_gone(receive, self._handle(exchange))
@@ -126,11 +125,12 @@ class Endpoint:
         """Sends the error, unless the client is gone or a part of a response was sent."""
         if response.status or isinstance(error, Cancelled):
             return
-        status = http_status(error)
+        status = self._errors.status(error)
         headers = error_headers(error)
         if isinstance(error, MessageTooLarge):
             headers.append(("connection", "close"))  # the rest of the body is still on its way
-        await send_json(response, status, self._error_body(error, status), headers)
+        body = self._errors.body(error, status, response.request_id)
+        await send_json(response, status, body, headers)
 
     def _known(self, raised: Exception) -> MeshError:
         error = first_error(raised)
@@ -144,13 +144,17 @@ class Endpoint:
 class _Response:
     """ASGI's send, and the status that was sent."""
 
-    def __init__(self, send: Any) -> None:
+    def __init__(self, send: Any, request_id_header: str, request_id: str) -> None:
         self.status = 0
+        self.request_id = request_id
         self._send = send
+        named = (request_id_header.encode("latin-1"), request_id.encode("latin-1"))
+        self._headers = [named] if request_id_header else []
 
     async def __call__(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            message = {**message, "headers": [*message["headers"], *self._headers]}
         await self._send(message)
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mlxmesh_gateway.http.door import HttpCalls
-from mlxmesh_gateway.http.schema import Schema, read_request
+from mlxmesh_gateway.http.schema import LEGAL_NAME, MAX_TOLD, Schema, read_request
 
 KEEP_ALIVE_S = 10.0
-"""How long an event stream may be silent before a comment is sent on it."""
-_KEEP_ALIVE = b": keep-alive\n\n"
+"""How long an event stream may be silent before something is sent to keep it alive."""
+_COMMENT = b": keep-alive\n\n"
 _EVENT_STREAM = [
     ("content-type", "text/event-stream; charset=utf-8"),
     ("cache-control", "no-cache"),
@@ -62,9 +62,12 @@ class Exchange:
         send: Any,
         unknown_fields: UnknownFields,
         keep_alive_s: float = KEEP_ALIVE_S,
+        request_id: str = "",
     ) -> None:
         """body: the JSON object of the request; empty for methods without a body."""
         self.calls = calls
+        self.request_id = request_id
+        """Names the request in its response and in errors."""
         self.headers = headers
         """Of the request, by lower-case names."""
         self.body = body
@@ -89,8 +92,13 @@ class Exchange:
         request, unknown = read_request(cls, self.body, refuse_unknown=self._unknown_fields.refuse)
         if unknown:
             self._unknown_fields.requests += 1
-            self.response_headers.append((IGNORED_FIELDS, ", ".join(unknown)))
+            self.tell_ignored(unknown)
         return request
+
+    def tell_ignored(self, names: Iterable[str]) -> None:
+        """Names what is ignored, in a header of the response."""
+        if legal := [name for name in names if LEGAL_NAME.fullmatch(name)][:MAX_TOLD]:
+            self.response_headers.append((IGNORED_FIELDS, ", ".join(legal)))
 
     async def respond(self, status: int, body: object, headers: Headers = ()) -> None:
         """Sends a whole response: JSON, or bytes as they are."""
@@ -103,11 +111,11 @@ class Exchange:
         tail = f"id: {event_id}\n" if event_id else ""
         await self._write(f"{head}data: {data}\n{tail}\n".encode())
 
-    def keep_alive(self) -> None:
-        """From now on, comments are sent while nothing else is."""
+    def keep_alive(self, message: bytes = _COMMENT) -> None:
+        """From now on, a comment or another message is sent while nothing else is."""
         if self._keep_alive is None:
             self._last_write_s = asyncio.get_running_loop().time()
-            self._keep_alive = asyncio.create_task(self._send_comments())
+            self._keep_alive = asyncio.create_task(self._fill_silence(message))
 
     async def end_events(self) -> None:
         """Ends an event stream."""
@@ -115,7 +123,7 @@ class Exchange:
         await self._write(b"", more=False)
 
     async def close(self) -> None:
-        """Sends no more comments."""
+        """No longer fills the silence."""
         if self._keep_alive is not None:
             self._keep_alive.cancel()
             await asyncio.gather(self._keep_alive, return_exceptions=True)
@@ -129,11 +137,11 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": data, "more_body": more})
             self._last_write_s = asyncio.get_running_loop().time()
 
-    async def _send_comments(self) -> None:
+    async def _fill_silence(self, message: bytes) -> None:
         loop = asyncio.get_running_loop()
         while True:
             quiet_s = loop.time() - self._last_write_s
             if quiet_s >= self._keep_alive_s and not self._writing.locked():
-                await self._write(_KEEP_ALIVE)
+                await self._write(message)
                 quiet_s = 0.0
             await asyncio.sleep(max(0.05, self._keep_alive_s - quiet_s))

@@ -18,7 +18,8 @@ from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 
 MAX_TOLD = 20
 """Unknown fields that are told by name."""
-_LEGAL_PATH = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+LEGAL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+"""Of fields that are told."""
 
 
 class Schema(BaseModel):
@@ -66,7 +67,7 @@ def read_request(
     except ValidationError as error:
         raise _illegal(error) from None
     _check_refused(request)
-    unknown = [path for path in _unknown(request, "") if _LEGAL_PATH.fullmatch(path)]
+    unknown = [path for path in _unknown(request, "") if LEGAL_NAME.fullmatch(path)]
     if unknown and refuse_unknown:
         raise InvalidArgument(f"there is no field {unknown[0]}", field=unknown[0])
     return request, unknown[:MAX_TOLD]
@@ -75,7 +76,7 @@ def read_request(
 def _illegal(error: ValidationError) -> InvalidArgument:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     path = ".".join(str(part) for part in first["loc"])
-    text = first["msg"]
+    text = first["msg"].removeprefix("Value error, ")
     return InvalidArgument(f"{path}: {text}" if path else text, field=path)
 
 

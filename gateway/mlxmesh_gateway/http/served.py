@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -55,6 +56,8 @@ class ServedRequest:
     def __init__(
         self, labels: dict[str, str], span: Span, record: Callable[..., None], peer: str
     ) -> None:
+        self.id = f"req_{_trace_and_span(span) or secrets.token_hex(24)}"
+        """Names the request; begins with the id of its trace, where there is one."""
         self._labels = labels
         self._span = span
         self._record = record
@@ -74,6 +77,11 @@ class ServedRequest:
             outcome = {"code": status, "ms": round(took_s * 1000, 1), "peer": self._peer}
             fields = {"method": method, **outcome}
             _access.info("call", extra={"operation": "access", "fields": fields})
+
+
+def _trace_and_span(span: Span) -> str:
+    context = span.get_span_context()
+    return f"{context.trace_id:032x}{context.span_id:016x}" if context.is_valid else ""
 
 
 def _peer(scope: Mapping[str, Any]) -> str:

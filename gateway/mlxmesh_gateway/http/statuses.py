@@ -6,6 +6,8 @@ Source: the HTTP mapping in the comments of google/rpc/code.proto.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from grpc import StatusCode
 
@@ -41,6 +43,20 @@ def error_headers(error: MeshError) -> list[tuple[str, str]]:
     if error.retry_delay_s is not None:
         headers.append(("retry-after", str(max(1, math.ceil(error.retry_delay_s)))))
         headers.append(("retry-after-ms", str(max(1, math.ceil(error.retry_delay_s * 1000)))))
+    if error.code is StatusCode.ALREADY_EXISTS:
+        # Official clients try again after a 409, unless they are told not to.
+        headers.append(("x-should-retry", "false"))
     if error.code is StatusCode.UNAUTHENTICATED:
         headers.append(("www-authenticate", 'Bearer realm="mlxmesh"'))
     return headers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorShape:
+    """How a protocol reports errors, and the requests that they belong to."""
+
+    body: Callable[[MeshError, int, str], object]
+    """An error in the protocol's JSON, for a status and the id of the request."""
+    status: Callable[[MeshError], int] = http_status
+    request_id_header: str = ""
+    """Of every response, with the id of its request; empty for a protocol without one."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mlxmesh_gateway.http.exchange import Exchange
+from mlxmesh_gateway.http.idempotency import request_id_of
 from mlxmesh_gateway.openai.answers import ChatShape
 from mlxmesh_gateway.openai.chat_schema import ChatRequest
 from mlxmesh_gateway.openai.convert import chat_generation, includes_usage
 from mlxmesh_gateway.openai.generation_handlers import respond, stream
-from mlxmesh_gateway.openai.idempotency import request_id_of
 
 
 async def chat_completions(exchange: Exchange) -> None:

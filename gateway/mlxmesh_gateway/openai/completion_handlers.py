@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mlxmesh_gateway.http.exchange import Exchange
+from mlxmesh_gateway.http.idempotency import request_id_of
 from mlxmesh_gateway.openai.answers import TextShape
 from mlxmesh_gateway.openai.completion_schema import CompletionRequest
 from mlxmesh_gateway.openai.convert import includes_usage, text_generation
 from mlxmesh_gateway.openai.generation_handlers import respond, stream
-from mlxmesh_gateway.openai.idempotency import request_id_of
 
 
 async def completions(exchange: Exchange) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.exchange import Exchange
+from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, Position, position_of
 from mlxmesh_gateway.http.statuses import http_status
 from mlxmesh_gateway.openai.answers import Answer, Origin, Shape
 from mlxmesh_gateway.openai.convert import finish_reason, usage
 from mlxmesh_gateway.openai.errors import error_body
-from mlxmesh_gateway.openai.idempotency import LAST_EVENT_ID, Position, position_of
 from mlxmesh_shared.errors import InvalidArgument, MeshError
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from mlxmesh_gateway.http.idempotency import Position, position_of, request_id_of
 from mlxmesh_gateway.http.statuses import http_status
 from mlxmesh_gateway.openai.answers import Answer, ChatShape, Origin, Shape, TextShape, Usage
 from mlxmesh_gateway.openai.errors import error_body
-from mlxmesh_gateway.openai.idempotency import Position, position_of, request_id_of
 from mlxmesh_shared.errors import (
     InvalidArgument,
     MeshError,

@@ -1,0 +1,1 @@
+"""Anthropic's HTTP API: a translation to and from the contracts, without policy."""

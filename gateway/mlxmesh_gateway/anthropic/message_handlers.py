@@ -1,0 +1,117 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+import json
+
+from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh_gateway.anthropic.convert import (
+    count_request,
+    generate_request,
+    message_object,
+    stream_events,
+)
+from mlxmesh_gateway.anthropic.errors import error_body, error_status
+from mlxmesh_gateway.anthropic.events import PING
+from mlxmesh_gateway.anthropic.headers import check_headers
+from mlxmesh_gateway.anthropic.schema import CountRequest, MessageRequest
+from mlxmesh_gateway.http.exchange import Exchange
+from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, Position, position_of, request_id_of
+from mlxmesh_shared.errors import GenerationCancelled, InvalidArgument, MeshError
+
+GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
+COMPLETE = "/mlxmesh.generation.v1.GenerationService/Complete"
+ATTACH = "/mlxmesh.generation.v1.GenerationService/AttachGeneration"
+COUNT_TOKENS = "/mlxmesh.generation.v1.GenerationService/CountTokens"
+
+
+async def create_message(exchange: Exchange) -> None:
+    """Continues a conversation."""
+    check_headers(exchange)
+    request = exchange.read(MessageRequest)
+    generation = generate_request(request, request_id=request_id_of(exchange.headers))
+    if request.stream:
+        await _stream(exchange, generation)
+    else:
+        await _respond(exchange, generation)
+
+
+async def count_tokens(exchange: Exchange) -> None:
+    """Counts the tokens of a conversation, as it would be rendered for a message."""
+    check_headers(exchange)
+    request = count_request(exchange.read(CountRequest))
+    response = await exchange.calls.unary(COUNT_TOKENS, request, pb.CountTokensResponse)
+    await exchange.respond(200, {"input_tokens": response.tokens})
+
+
+async def _respond(exchange: Exchange, generation: pb.GenerateRequest) -> None:
+    if LAST_EVENT_ID in exchange.headers:
+        raise InvalidArgument(f"{LAST_EVENT_ID} needs stream: true", field=LAST_EVENT_ID)
+    request = pb.CompleteRequest(generation=generation)
+    response = await exchange.calls.unary(COMPLETE, request, pb.CompleteResponse)
+    await exchange.respond(200, message_object(response))
+
+
+async def _stream(exchange: Exchange, generation: pb.GenerateRequest) -> None:
+    """Starts or resumes the stream of a generation."""
+    position = position_of(exchange.headers)
+    exchange.keep_alive(PING)
+    try:
+        await _write_stream(exchange, generation, position)
+    except MeshError as error:
+        if not exchange.started:
+            raise
+        body = error_body(error, error_status(error), exchange.request_id)
+        await exchange.event(json.dumps(body), event="error")
+    await exchange.end_events()
+
+
+async def _write_stream(
+    exchange: Exchange, generation: pb.GenerateRequest, position: Position | None
+) -> None:
+    """Raises: MeshError."""
+    events = _Events(exchange, position or Position(0))
+    if position is None:
+        await exchange.calls.stream(GENERATE, generation, events.write)
+    else:
+        attach = pb.AttachGenerationRequest(
+            request_id=generation.request_id,
+            after_sequence=position.sequence,
+            generation=generation,
+        )
+        await exchange.calls.stream(ATTACH, attach, events.write_attached)
+    if events.cancelled is not None:
+        raise events.cancelled
+
+
+class _Events:
+    """Writes the messages of one generation as events."""
+
+    def __init__(self, exchange: Exchange, position: Position) -> None:
+        """position: up to which the client has received them before."""
+        self.cancelled: GenerationCancelled | None = None
+        """Set when another call ended the generation."""
+        self._exchange = exchange
+        self._skip = position.events
+
+    async def write(self, encoded: bytes) -> None:
+        """Writes a GenerateResponse."""
+        await self._write(pb.GenerateResponse.FromString(encoded))
+
+    async def write_attached(self, encoded: bytes) -> None:
+        """Writes an AttachGenerationResponse."""
+        await self._write(pb.AttachGenerationResponse.FromString(encoded).message)
+
+    async def _write(self, message: pb.GenerateResponse) -> None:
+        try:
+            events = stream_events(message)
+        except GenerationCancelled as error:
+            # Raised by the caller: here it would look like a failure of the instance.
+            self.cancelled = error
+            return
+        skip, self._skip = self._skip, 0
+        for number, (name, data) in enumerate(events, 1):
+            if number > skip:
+                whole = number == len(events)
+                event_id = f"{message.sequence}" if whole else f"{message.sequence - 1}.{number}"
+                await self._exchange.event(data, event=name, event_id=event_id)

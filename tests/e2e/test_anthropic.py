@@ -1,0 +1,195 @@
+"""Anthropic's own client at a whole mesh: the same answers as over gRPC, counts, models, places."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import anthropic
+import pytest
+from anthropic import AsyncAnthropic
+from anthropic.types import MessageParam, TextBlock
+
+from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh_client import MeshClient
+from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
+
+SYSTEM = "Answer in one sentence."
+TURNS: list[MessageParam] = [
+    {"role": "user", "content": [{"type": "text", "text": "Who are you?"}]},
+    {"role": "assistant", "content": "I am a model."},
+    {"role": "user", "content": "Tell me a story about a river and a stone."},
+]
+SAME_TURNS = [
+    ("system", SYSTEM),
+    ("user", "Who are you?"),
+    ("assistant", "I am a model."),
+    ("user", "Tell me a story about a river and a stone."),
+]
+ASKED: dict[str, Any] = {"model": "pocket", "system": SYSTEM, "messages": TURNS}
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    running = start_mesh(tmp_path_factory.mktemp("mesh"), "--http-port", "0")
+    yield running
+    stop_mesh(running)
+
+
+@pytest.fixture(scope="module")
+def url(mesh: RunningMesh) -> str:
+    return f"http://{json.loads((mesh.data_dir / 'launcher.json').read_text())['http']}"
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncGenerator[AsyncAnthropic]:
+    async with AsyncAnthropic(base_url=url, api_key="any") as connected:
+        yield connected
+
+
+@pytest.fixture
+async def grpc(mesh: RunningMesh) -> AsyncGenerator[MeshClient]:
+    async with MeshClient(mesh.address) as connected:
+        yield connected
+
+
+def text_of(message: Any) -> str:
+    (block,) = message.content
+    assert isinstance(block, TextBlock)
+    return block.text
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({"seed": 7}, {"temperature": 1, "seed": 7}),
+        ({"seed": 8, "ignore_eos": True}, {"temperature": 1, "seed": 8, "ignore_eos": True}),
+        ({"temperature": 0}, {"temperature": 0}),
+        (
+            {"seed": 9, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.2, "min_p": 0.05},
+            {
+                "temperature": 1,
+                "seed": 9,
+                "top_k": 5,
+                "top_p": 0.9,
+                "repetition_penalty": 1.2,
+                "min_p": 0.05,
+            },
+        ),
+    ],
+)
+async def test_answers_are_those_of_grpc(
+    client: AsyncAnthropic, grpc: MeshClient, options: dict[str, Any], same: dict[str, Any]
+) -> None:
+    asked = {**ASKED, "max_tokens": 40, "extra_body": options}
+    expected = await grpc.complete("pocket", messages=SAME_TURNS, max_tokens=40, **same)
+    whole = await client.messages.create(**asked)
+    async with client.messages.stream(**asked) as stream:
+        pieces = [piece async for piece in stream.text_stream]
+        streamed = await stream.get_final_message()
+    assert text_of(whole) == text_of(streamed) == "".join(pieces) == expected.text
+    ended = g.FinishReason.Name(expected.finished.finish_reason)
+    reason = {"FINISH_REASON_STOP": "end_turn", "FINISH_REASON_LENGTH": "max_tokens"}[ended]
+    for message in (whole, streamed):
+        assert message.usage.output_tokens == len(expected.token_ids)
+        assert message.stop_reason == reason
+        assert message.model == "pocket@1"
+
+
+async def test_deltas_are_those_of_grpc(client: AsyncAnthropic, grpc: MeshClient) -> None:
+    """The id of a message names its generation, whose tokens gRPC still has."""
+    async with client.messages.stream(
+        **ASKED, max_tokens=60, extra_headers={"idempotency-key": "twice"}
+    ) as stream:
+        message = await stream.get_final_message()
+    again = [event async for event in grpc.attach(message.id.removeprefix("msg_"))]
+    assert "".join(event.text for event in again) == text_of(message)
+    assert sum(len(event.token_ids) for event in again) == message.usage.output_tokens
+
+
+async def test_a_stop_sequence_is_told(client: AsyncAnthropic) -> None:
+    asked = {**ASKED, "max_tokens": 60, "extra_body": {"temperature": 0, "ignore_eos": True}}
+    text = text_of(await client.messages.create(**asked))
+    stop = text[len(text) // 2 :][:3]
+    async with client.messages.stream(**asked, stop_sequences=["never ever", stop]) as stream:
+        message = await stream.get_final_message()
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", stop)
+    assert text_of(message) == text[: text.index(stop)]
+
+
+async def test_tokens_are_counted_as_they_are_rendered(
+    client: AsyncAnthropic, grpc: MeshClient
+) -> None:
+    counted = await client.messages.count_tokens(**ASKED)
+    assert counted.input_tokens == (await grpc.count_tokens("pocket", messages=SAME_TURNS)).tokens
+    fresh: dict[str, Any] = {**ASKED, "system": "Nobody has asked this before."}
+    expected = (await client.messages.count_tokens(**fresh)).input_tokens
+    for cached in (False, True):
+        async with client.messages.stream(**fresh, max_tokens=4) as stream:
+            start = await anext(aiter(stream))
+            assert start.type == "message_start"
+            first = start.message.usage
+            last = (await stream.get_final_message()).usage
+        for usage in (first, last):
+            assert usage.cache_read_input_tokens is not None
+            assert usage.input_tokens + usage.cache_read_input_tokens == expected
+            assert usage.cache_creation_input_tokens == 0
+        assert (last.cache_read_input_tokens or 0) > 0 or not cached
+
+
+async def test_models_are_listed_by_pages(client: AsyncAnthropic, grpc: MeshClient) -> None:
+    await grpc.set_alias(name="pocket", alias="live", version=1)
+    names = ["pocket", "pocket-mini", "pocket:live"]
+    assert [model.id async for model in client.models.list(limit=1)] == names
+    backward = client.models.list(limit=1, before_id="pocket:live")
+    assert [model.id async for model in backward] == ["pocket-mini", "pocket"]
+    for name in (*names, "pocket@1"):
+        model = await client.models.retrieve(name)
+        assert (model.id, model.lifecycle) == (name, "active")
+        assert model.created_at.year >= 2025
+        assert (model.max_input_tokens or 0) >= 1024
+    with pytest.raises(anthropic.NotFoundError):
+        await client.models.retrieve("nobody")
+
+
+async def test_an_unknown_model_and_a_full_context_are_typed_errors(client: AsyncAnthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError):
+        await client.messages.create(**{**ASKED, "model": "nobody"}, max_tokens=1)
+    with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
+        await client.messages.create(**ASKED, max_tokens=20_000)
+    tool: Any = {"name": "f", "input_schema": {"type": "object"}}
+    with pytest.raises(anthropic.BadRequestError, match="tools"):
+        await client.messages.create(**ASKED, max_tokens=1, tools=[tool])
+
+
+async def running(grpc: MeshClient) -> int:
+    instances = await grpc.mesh_status()
+    return sum(one.load.running for one in instances if one.HasField("load"))
+
+
+async def test_a_stream_that_is_left_frees_its_place(
+    client: AsyncAnthropic, grpc: MeshClient
+) -> None:
+    lasting: dict[str, Any] = {"max_tokens": 10_000, "extra_body": {"ignore_eos": True}}
+    async with client.messages.stream(**ASKED, **lasting) as stream:
+        await anext(stream.text_stream)
+        async with asyncio.timeout(60):
+            while await running(grpc) == 0:
+                await asyncio.sleep(0.05)
+    async with asyncio.timeout(60):
+        while await running(grpc) > 0:
+            await asyncio.sleep(0.05)
+
+
+async def test_the_synchronous_client_gets_the_same(client: AsyncAnthropic, url: str) -> None:
+    asked = {**ASKED, "max_tokens": 30, "extra_body": {"seed": 3}}
+
+    def ask() -> list[str]:
+        with anthropic.Anthropic(base_url=url, auth_token="any") as blocking:
+            whole = text_of(blocking.messages.create(**asked))
+            with blocking.messages.stream(**asked) as stream:
+                return [whole, stream.get_final_text()]
+
+    assert await asyncio.to_thread(ask) == [text_of(await client.messages.create(**asked))] * 2
