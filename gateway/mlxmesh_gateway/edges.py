@@ -5,9 +5,10 @@ from __future__ import annotations
 from starlette.routing import BaseRoute
 
 from mlxmesh_gateway.http.edge import EdgeParts
+from mlxmesh_gateway.kserve.routes import kserve_routes
 from mlxmesh_gateway.openai.routes import openai_routes
 
 
 def edge_routes(parts: EdgeParts) -> list[BaseRoute]:
     """Every route; of two with the same path, the first that matches is taken."""
-    return [*openai_routes(parts)]
+    return [*openai_routes(parts), *kserve_routes(parts)]

@@ -80,6 +80,10 @@ class Backends:
             )
         return endpoints
 
+    def has(self, service: str) -> bool:
+        """Whether a service has an endpoint."""
+        return bool(self._endpoints[service])
+
     def by_preference(self, service: str, *, may_try: bool = True) -> list[Endpoint]:
         """Every endpoint, the best first: one to probe, the healthy ones, the ejected ones.
 

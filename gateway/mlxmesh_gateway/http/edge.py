@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from starlette.routing import Route
 
+from mlxmesh_gateway.http.body import ParseBody, parse_json
 from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.endpoint import Endpoint, ErrorBody, Handle
 from mlxmesh_gateway.http.exchange import KEEP_ALIVE_S, UnknownFields
@@ -30,6 +31,7 @@ class EdgeParts:
         method: str,
         handle: Handle,
         error_body: ErrorBody,
+        parse: ParseBody = parse_json,
         summary: str = "",
         request: type[Schema] | None = None,
     ) -> Route:
@@ -47,6 +49,7 @@ class EdgeParts:
             served=self.served,
             keep_alive_s=self.keep_alive_s,
             has_body=verb == "POST",
+            parse=parse,
             summary=summary,
             request=request,
         )
