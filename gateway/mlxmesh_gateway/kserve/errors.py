@@ -27,7 +27,9 @@ def renamed(error: MeshError) -> MeshError:
     if name is None:
         return error
     name = f"{name}{separator}{rest}"
-    message = error.message.replace(error.field, name, 1)
+    message = error.message
+    if message.startswith(error.field):
+        message = name + message.removeprefix(error.field)
     return type(error)(message, field=name, retry_delay_s=error.retry_delay_s)
 
 

@@ -1,7 +1,7 @@
 """Sampling parameters: JSON or the parameters of a request, as a checked object. Pure.
 
 Their names are those of GenerateRequest and Sampling, where the ranges are checked. vLLM's back end
-has the same names for the same things; what else it has is refused by name.
+has the same names for the same things; what else Triton's back ends have is refused by name.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class SamplingParameters(Schema):
     request_id: str | None = None
     n: Annotated[Count, Refused("one output is generated", unless=(1,))] = None
 
-    # What vLLM's back end has besides, refused unless the value changes nothing.
+    # What Triton's back ends have besides, refused unless the value changes nothing.
+    stop_words: Annotated[Any, Refused("use stop", unless=("",))] = None
     best_of: Annotated[Count, Refused(unless=(1,))] = None
     logprobs: Annotated[Any, Refused()] = None
     prompt_logprobs: Annotated[Any, Refused()] = None
