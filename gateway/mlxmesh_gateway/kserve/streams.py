@@ -26,6 +26,8 @@ class InferStream(Generic[Request, Response]):
         self._places = asyncio.Semaphore(max_running)
         # One response: while the reader is slow, output stays with the generation, which merges it.
         self._responses: asyncio.Queue[Response | _End] = asyncio.Queue(maxsize=1)
+        # A queue alone may give its place to the same request again and again.
+        self._turn = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[None] | None = None
         self._closing = False
@@ -61,9 +63,13 @@ class InferStream(Generic[Request, Response]):
     async def _read(self, requests: AsyncIterator[Request]) -> None:
         async for request in requests:
             await self._places.acquire()
-            task = asyncio.create_task(self._serve(request, self._responses.put))
+            task = asyncio.create_task(self._serve(request, self._respond))
             self._running.add(task)
             task.add_done_callback(self._on_done)
+
+    async def _respond(self, response: Response) -> None:
+        async with self._turn:
+            await self._responses.put(response)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
