@@ -87,6 +87,7 @@ def whole_part(response: g.CompleteResponse) -> Part:
         prompt_tokens=response.started.prompt_tokens,
         finish_reason=_REASONS.get(response.finished.finish_reason, ""),
         version=response.started.model_version,
+        last=True,
     )
 
 
@@ -102,16 +103,18 @@ class StreamedParts:
         response = g.GenerateResponse.FromString(message)
         event = response.WhichOneof("event")
         if event == "delta":
-            return self._part(response.delta.text, len(response.delta.token_ids), "")
+            delta = response.delta
+            return self._part(delta.text, len(delta.token_ids), "", last=False)
         if event == "finished":
-            return self._part("", 0, _REASONS.get(response.finished.finish_reason, ""))
+            reason = _REASONS.get(response.finished.finish_reason, "")
+            return self._part("", 0, reason, last=True)
         if event == "started":
             self._version = response.started.model_version
             self._prompt_tokens = response.started.prompt_tokens
         return None
 
-    def _part(self, text: str, tokens: int, finish_reason: str) -> Part:
-        return Part(text, tokens, self._prompt_tokens, finish_reason, self._version)
+    def _part(self, text: str, tokens: int, reason: str, *, last: bool) -> Part:
+        return Part(text, tokens, self._prompt_tokens, reason, self._version, last)
 
 
 @dataclass(slots=True)
@@ -140,8 +143,7 @@ class Responses:
     def streamed(self, part: Part, *, empty: bool = False) -> pb.ModelStreamInferResponse:
         """A response with the part, in a stream."""
         response = pb.ModelStreamInferResponse(infer_response=self.of(part, empty=empty))
-        final = bool(part.finish_reason)
-        response.infer_response.parameters[FINAL_RESPONSE].bool_param = final
+        response.infer_response.parameters[FINAL_RESPONSE].bool_param = part.last
         return response
 
 

@@ -21,9 +21,11 @@ class Part(NamedTuple):
     tokens: int
     prompt_tokens: int
     finish_reason: str
-    """Why it ended; empty before the end."""
+    """Why the generation ended; empty before the end."""
     version: int
     """The version of the model."""
+    last: bool
+    """Whether nothing follows."""
 
 
 def tensor_values(inference: Inference, part: Part, *, first: bool) -> Iterator[tuple[str, bytes]]:
@@ -52,4 +54,4 @@ def is_shown(inference: Inference, part: Part, *, first: bool) -> bool:
 
     The end has no text: it is one if its other outputs are asked for, or if nothing came before.
     """
-    return not part.finish_reason or first or set(inference.outputs) != {TEXT_OUTPUT}
+    return not part.last or first or set(inference.outputs) != {TEXT_OUTPUT}

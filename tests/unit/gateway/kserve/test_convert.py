@@ -140,7 +140,7 @@ def test_a_stream_as_parts() -> None:
         g.GenerateResponse(prefill_progress=g.PrefillProgress(processed_tokens=1)),
         g.GenerateResponse(delta=g.Delta(text="a", token_ids=[1, 2])),
         g.GenerateResponse(finished=g.Finished(finish_reason=g.FINISH_REASON_LENGTH)),
-    ) == [None, None, Part("a", 2, 5, "", 3), Part("", 0, 5, "length", 3)]
+    ) == [None, None, Part("a", 2, 5, "", 3, False), Part("", 0, 5, "length", 3, True)]
 
 
 def test_a_whole_generation_as_one_part() -> None:
@@ -150,12 +150,12 @@ def test_a_whole_generation_as_one_part() -> None:
         token_ids=[1, 2, 3],
         finished=g.Finished(finish_reason=g.FINISH_REASON_STOP),
     )
-    assert convert.whole_part(response) == Part("a b", 3, 5, "stop", 3)
+    assert convert.whole_part(response) == Part("a b", 3, 5, "stop", 3, True)
 
 
 def test_responses_tell_ignored_names_once_and_lead_with_the_prompt_once() -> None:
     responses = convert.Responses(read(message('{"foo": 1, "bar": 2}')))
-    first, second = (responses.of(Part("a", 1, 5, "", 3)) for _ in range(2))
+    first, second = (responses.of(Part("a", 1, 5, "", 3, False)) for _ in range(2))
     assert first.parameters["mlxmesh-ignored-fields"].string_param == "foo, bar"
     assert not second.parameters
     assert first.raw_output_contents[0] == encode_bytes("héa".encode())
@@ -165,8 +165,8 @@ def test_responses_tell_ignored_names_once_and_lead_with_the_prompt_once() -> No
 
 def test_the_last_response_of_a_stream_is_marked() -> None:
     responses = convert.Responses(read(message()))
-    running = responses.streamed(Part("a", 1, 5, "", 3)).infer_response
-    last = responses.streamed(Part("", 0, 5, "stop", 3), empty=True).infer_response
+    running = responses.streamed(Part("a", 1, 5, "", 3, False)).infer_response
+    last = responses.streamed(Part("", 0, 5, "stop", 3, True), empty=True).infer_response
     assert not running.parameters["triton_final_response"].bool_param
     assert last.parameters["triton_final_response"].bool_param
     assert not last.outputs
