@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf import descriptor_pool
 
+from mlxmesh.inference.v2.inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.access.assembly import Access
 from mlxmesh_gateway.door.door import Door
@@ -18,9 +20,12 @@ from mlxmesh_gateway.forwarding.forwarder import Forwarder
 from mlxmesh_gateway.forwarding.routes import BACKENDS, public_routes
 from mlxmesh_gateway.forwarding.telemetry import observe_gateway
 from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
-from mlxmesh_gateway.grpc.entrance import GrpcEntrance
+from mlxmesh_gateway.grpc.entrance import GrpcEntrance, current_principal
 from mlxmesh_gateway.grpc.relay import Relay
 from mlxmesh_gateway.http.door import HttpDoor
+from mlxmesh_gateway.kserve.methods import CARRIERS
+from mlxmesh_gateway.kserve.methods import SERVICE as INFERENCE
+from mlxmesh_gateway.kserve.servicer import InferenceServicer
 from mlxmesh_gateway.mesh.status import SERVICES, MeshStatus
 from mlxmesh_gateway.mesh.telemetry_servicer import TelemetryServicer
 from mlxmesh_gateway.otlp.assembly import Receiver
@@ -34,6 +39,7 @@ from mlxmesh_shared.process.service_process import ServiceProcess
 from mlxmesh_shared.resilience.admission import CallAdmission
 from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 from mlxmesh_shared.rpc import control
+from mlxmesh_shared.rpc.carried_call import Behaviour
 from mlxmesh_shared.rpc.requests import RequestParser
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.rules import Validator
@@ -68,6 +74,13 @@ def make_gateway(
     async def show_backend(backend: str, known: bool) -> None:
         access.on_backend(backend, known)
         await server.set_health(BACKENDS[backend].full_name, serving=known)
+        await server.set_health(INFERENCE, serving=is_ready())
+
+    def is_ready() -> bool:
+        return all(map(backends.has, BACKENDS))
+
+    def guarded(method: str, handler: Any) -> Behaviour:
+        return server.guarded(method, handler)
 
     process, registry = host.process, host.registry
     traffic = GatewayTraffic()
@@ -87,6 +100,13 @@ def make_gateway(
     access = Access(settings, backends, instance_id=process.instance_id)
     door = _door(settings, forwarder, access)
     relay = Relay(public_routes(), door)
+    inference = InferenceServicer(
+        relay,
+        guarded,
+        current_caller=lambda: current_principal().share,
+        ready=is_ready,
+        refuse_unknown=settings.unknown_fields == "refuse",
+    )
     observe_gateway(process.telemetry.of_process.metrics, forwarder.counts, backends)
     status = _status(host, receiver, backends, traffic)
     servicer = TelemetryServicer(
@@ -99,7 +119,7 @@ def make_gateway(
     )
     overload = OverloadEvents(events.publish, instance_id=process.instance_id)
     entrance = _entrance(settings, access, overload)
-    server = _server(process, relay, servicer, receiver.fan_out, entrance, settle_s)
+    server = _server(process, relay, inference, servicer, receiver.fan_out, entrance, settle_s)
     process.live.subscribe(lambda now: _limit(now, door, entrance))
     return Gateway(
         events=events,
@@ -112,6 +132,7 @@ def make_gateway(
             door,
             max_body_bytes=settings.max_message_bytes,
             max_held_bytes=settings.max_held_bytes,
+            ready=is_ready,
         ),
     )
 
@@ -157,7 +178,7 @@ def _service_names() -> list[str]:
     """Every service of the gateway's port."""
     names = [service.full_name for service in BACKENDS.values()]
     names += [service.name for service in OTLP_SERVICES.values()]
-    return [*names, TELEMETRY]
+    return [*names, TELEMETRY, INFERENCE]
 
 
 def _status(
@@ -179,6 +200,7 @@ def _status(
 def _server(
     process: ServiceProcess[GatewaySettings],
     relay: Relay,
+    inference: InferenceServicer,
     servicer: TelemetryServicer,
     fan_out: FanOut,
     entrance: Entrance,
@@ -186,7 +208,10 @@ def _server(
 ) -> MeshServer:
     return process.make_server(
         process.settings.listen,
-        services=[(add_TelemetryServiceServicer_to_server, servicer)],
+        services=[
+            (add_TelemetryServiceServicer_to_server, servicer),
+            (add_GRPCInferenceServiceServicer_to_server, inference),
+        ],
         service_names=_service_names(),
         options=_server_options(process.settings, settle_s),
         generic_handlers=(relay, *otlp_handlers(fan_out, fan_out.reject)),
@@ -194,6 +219,7 @@ def _server(
         entrance=GrpcEntrance(entrance),
         # Calls of clients begin a trace, the mesh's own do not.
         traced_methods={route.path for route in public_routes()},
+        on_closing=inference.close,
     )
 
 
@@ -209,6 +235,7 @@ def _server_options(settings: GatewaySettings, settle_s: float) -> ServerOptions
         hands_over_port=True,
         takes_over=settings.take_over,
         settle_s=settle_s,
+        carriers=CARRIERS,
     )
 
 

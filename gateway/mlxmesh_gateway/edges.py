@@ -6,11 +6,12 @@ from starlette.routing import BaseRoute, Route
 
 from mlxmesh_gateway.anthropic.routes import anthropic_routes
 from mlxmesh_gateway.http.edge import EdgeParts
+from mlxmesh_gateway.kserve.routes import kserve_routes
 from mlxmesh_gateway.openai.routes import openai_routes
 from mlxmesh_gateway.openai.unmatched import unmatched
 
 
 def edge_routes(parts: EdgeParts) -> list[BaseRoute]:
     """Every route; of two with the same path, the first that matches is taken."""
-    routes: list[Route] = [*anthropic_routes(parts), *openai_routes(parts)]
-    return [*routes, unmatched(routes)]
+    v1: list[Route] = [*anthropic_routes(parts), *openai_routes(parts)]
+    return [*v1, unmatched(v1), *kserve_routes(parts)]

@@ -91,7 +91,7 @@ def every_method() -> list[Method]:
     encoded = resources.files("mlxmesh").joinpath("descriptors.binpb").read_bytes()
     names = sorted(OTLP_NAMES)
     for file in FileDescriptorSet.FromString(encoded).file:
-        if file.package.startswith("mlxmesh."):
+        if file.name.startswith("mlxmesh/"):
             import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2")
             names += [f"{file.package}.{service.name}" for service in file.service]
     services = [descriptor_pool.Default().FindServiceByName(name) for name in names]

@@ -32,6 +32,10 @@ class Relay(grpc.GenericRpcHandler):
         """The handler of a public method, None for any other."""
         return self._handlers.get(handler_call_details.method)
 
+    def handler(self, path: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler of a public method, for calls that another one carries."""
+        return self._handlers[path]
+
     def _handler(self, route: Route) -> grpc.RpcMethodHandler[Any, Any]:
         # Without a deserializer gRPC passes the bytes as they came.
         async def handle(request: bytes, context: Context) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NoReturn, cast
 
 from mlxmesh_shared.errors import Cancelled, InvalidArgument, MessageTooLarge
@@ -17,6 +17,8 @@ MAX_DEPTH = 100
 DISCARD_S = 2.0
 
 JsonObject = dict[str, Any]
+ParseBody = Callable[[bytes, Mapping[str, str]], Awaitable[JsonObject]]
+"""Makes an object of a body and the request's headers. Raises: InvalidArgument."""
 
 
 async def read_body(receive: Any, headers: Mapping[str, str], *, max_bytes: int) -> bytes:

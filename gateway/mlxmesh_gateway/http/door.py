@@ -41,9 +41,19 @@ class HttpDoor:
     """Lets HTTP requests in and serves their calls."""
 
     def __init__(
-        self, entrance: Entrance, door: ServesCalls, *, max_body_bytes: int, max_held_bytes: int
+        self,
+        entrance: Entrance,
+        door: ServesCalls,
+        *,
+        max_body_bytes: int,
+        max_held_bytes: int,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
-        """max_held_bytes: of all bodies above 64 KiB together, half of it for each caller."""
+        """max_held_bytes: of all bodies above 64 KiB together, half of it for each caller.
+
+        ready: whether the mesh can generate.
+        """
+        self.ready = ready
         self.max_body_bytes = max_body_bytes
         self._entrance = entrance
         self._door = door
@@ -105,6 +115,11 @@ class HttpCalls:
         """The same, with the longest deadline unless the client has set one."""
         remaining_s = math.inf if self.remaining_s is None else self.remaining_s
         return HttpCalls(self._door, self.principal, self.metadata, remaining_s)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the mesh can generate."""
+        return self._door.ready()
 
     async def unary(self, path: str, request: Message, response_class: type[M]) -> M:
         """The response of a unary method. Raises: MeshError."""

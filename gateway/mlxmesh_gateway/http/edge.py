@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.routing import Route
 
+from mlxmesh_gateway.http.body import ParseBody, parse_json
 from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.endpoint import Endpoint, Handle
 from mlxmesh_gateway.http.exchange import KEEP_ALIVE_S, UnknownFields
@@ -38,6 +39,7 @@ class EdgeParts:
         handle: Handle,
         error_body: ErrorBody | ErrorShape,
         header: str = "",
+        parse: ParseBody = parse_json,
         summary: str = "",
         request: type[Schema] | None = None,
         has_body: bool | None = None,
@@ -58,6 +60,7 @@ class EdgeParts:
             served=self.served,
             keep_alive_s=self.keep_alive_s,
             has_body=verb == "POST" if has_body is None else has_body,
+            parse=parse,
             summary=summary,
             request=request,
         )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from mlxmesh_gateway.http.body import discard_rest, parse_json, read_body
+from mlxmesh_gateway.http.body import ParseBody, discard_rest, parse_json, read_body
 from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.exchange import KEEP_ALIVE_S, Exchange, UnknownFields, send_json
 from mlxmesh_gateway.http.schema import Schema
@@ -46,6 +46,7 @@ class Endpoint:
         served: ServedRequests,
         keep_alive_s: float = KEEP_ALIVE_S,
         has_body: bool = True,
+        parse: ParseBody = parse_json,
         summary: str = "",
         request: type[Schema] | None = None,
     ) -> None:
@@ -63,6 +64,7 @@ class Endpoint:
         self._served = served
         self._keep_alive_s = keep_alive_s
         self._has_body = has_body
+        self._parse = parse
         self.summary = summary
         self.request = request
 
@@ -97,7 +99,7 @@ class Endpoint:
         ) as calls:
             raw = await self._body(receive, headers)
             async with self._door.holding(calls.principal, len(raw)):
-                body = await parse_json(raw, headers) if self._has_body else {}
+                body = await self._parse(raw, headers) if self._has_body else {}
                 exchange = Exchange(
                     calls=calls,
                     scope=scope,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,10 +36,17 @@ class UnknownFields:
     """Since the start."""
 
 
-async def send_json(send: Any, status: int, body: object, headers: Headers = ()) -> None:
+async def send_json(
+    send: Any,
+    status: int,
+    body: object,
+    headers: Headers = (),
+    *,
+    content_type: str = "application/json",
+) -> None:
     """Sends a whole response: JSON, or bytes as they are."""
     data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
-    own = [("content-type", "application/json"), ("content-length", str(len(data))), *headers]
+    own = [("content-type", content_type), ("content-length", str(len(data))), *headers]
     await send(_start_message(status, own))
     await send({"type": "http.response.body", "body": data})
 
@@ -90,20 +97,33 @@ class Exchange:
         Raises: InvalidArgument, FeatureNotSupported.
         """
         request, unknown = read_request(cls, self.body, refuse_unknown=self._unknown_fields.refuse)
-        if unknown:
-            self._unknown_fields.requests += 1
-            self.tell_ignored(unknown)
+        self.tell_ignored(unknown)
         return request
 
-    def tell_ignored(self, names: Iterable[str]) -> None:
+    @property
+    def refuse_unknown(self) -> bool:
+        """Whether a field that no protocol has is an error."""
+        return self._unknown_fields.refuse
+
+    def tell_ignored(self, names: Sequence[str]) -> None:
         """Names what is ignored, in a header of the response."""
+        if names:
+            self._unknown_fields.requests += 1
         if legal := [name for name in names if LEGAL_NAME.fullmatch(name)][:MAX_TOLD]:
             self.response_headers.append((IGNORED_FIELDS, ", ".join(legal)))
 
-    async def respond(self, status: int, body: object, headers: Headers = ()) -> None:
+    async def respond(
+        self,
+        status: int,
+        body: object,
+        headers: Headers = (),
+        *,
+        content_type: str = "application/json",
+    ) -> None:
         """Sends a whole response: JSON, or bytes as they are."""
         self.started = True
-        await send_json(self._send, status, body, [*headers, *self.response_headers])
+        every = [*headers, *self.response_headers]
+        await send_json(self._send, status, body, every, content_type=content_type)
 
     async def event(self, data: str, *, event: str = "", event_id: str = "") -> None:
         """Sends one server-sent event; waits while the client is slow. `data` has no line break."""

@@ -141,8 +141,11 @@ def from_rpc_error(error: aio.AioRpcError) -> MeshError:
     return cls(message)
 
 
-def from_status(status: grpc.Status) -> MeshError:
-    """The error that a status of this process describes, for a call that is one stream of many."""
+def from_status(status: grpc.Status | Any) -> MeshError:
+    """The error that a status of this process describes, for a call that is one stream of many.
+
+    status: has code, details and trailing_metadata.
+    """
     trailing = aio.Metadata.from_tuple(tuple(status.trailing_metadata or ()))
     known = _from_metadata(status.code, trailing)
     return known or _WITHOUT_REASON.get(status.code, _INTERNAL)[0](status.details)

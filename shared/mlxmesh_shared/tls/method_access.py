@@ -76,23 +76,28 @@ _PROCESSES = (
     Role.ROLE_ENGINE,
     Role.ROLE_ACCESS,
 )
-# OpenTelemetry's contracts cannot declare our roles. A gateway accepts telemetry from every
-# process of the mesh, and no other process accepts any.
-_OPENTELEMETRY_RULES = {
-    f"/opentelemetry.proto.collector.{service}/Export": rules_pb2.MethodRules(
-        gateway_roles=_PROCESSES
-    )
-    for service in ("trace.v1.TraceService", "metrics.v1.MetricsService", "logs.v1.LogsService")
+_CLIENTS = (Role.ROLE_CLIENT, Role.ROLE_ADMIN)
+_FOREIGN_ROLES = {
+    "opentelemetry.proto.collector.trace.v1.TraceService": _PROCESSES,
+    "opentelemetry.proto.collector.metrics.v1.MetricsService": _PROCESSES,
+    "opentelemetry.proto.collector.logs.v1.LogsService": _PROCESSES,
+    # As of Generate, which its methods call.
+    "inference.GRPCInferenceService": _CLIENTS,
 }
+"""Who may call the services whose contracts are not ours and cannot declare roles. Only gateways
+serve them."""
 
 
 def declared_rules(service: ServiceDescriptor) -> Iterator[tuple[str, rules_pb2.MethodRules]]:
     """The path of each method on the wire, and its rules."""
+    foreign_roles = _FOREIGN_ROLES.get(service.full_name)
     methods: Iterable[Any] = service.methods
     for method in methods:
         path = f"/{service.full_name}/{method.name}"
-        rules: rules_pb2.MethodRules = method.GetOptions().Extensions[rules_pb2.method_rules]
-        yield path, _OPENTELEMETRY_RULES.get(path, rules)
+        if foreign_roles is not None:
+            yield path, rules_pb2.MethodRules(gateway_roles=foreign_roles)
+        else:
+            yield path, method.GetOptions().Extensions[rules_pb2.method_rules]
 
 
 def format_roles(roles: Iterable[Role.ValueType]) -> str:

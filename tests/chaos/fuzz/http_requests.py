@@ -57,8 +57,9 @@ class HttpRequests:
         self._loop = asyncio.new_event_loop()
 
     def status(self, data: bytes) -> int:
-        """The first two bytes choose the route, the next line is its parameter and query, and the
-        rest is the body. Returns the status of the response, which must be whole.
+        """The first byte chooses the route, and the second its method and how many bytes after the
+        JSON are values of tensors. The next line is the route's parameter and query, and the rest
+        is the body. Returns the status of the response, which must be whole.
         """
         if len(data) < 2:
             return 0
@@ -70,7 +71,7 @@ class HttpRequests:
             for part in route.path.split("/")
         )
         verb = "POST" if data[1] % 2 else sorted(route.methods or {"GET"})[0]
-        coroutine = self._respond(verb, path, query, body)
+        coroutine = self._respond(verb, path, query, body, values_bytes=data[1] // 2)
         return self._loop.run_until_complete(asyncio.wait_for(coroutine, LIMIT_S))
 
     def seeds(self) -> list[bytes]:
@@ -83,7 +84,13 @@ class HttpRequests:
             for body in bodies:
                 yield bytes([number, 0]) + b"pocket?a=1\n" + json.dumps(body).encode()
 
-    async def _respond(self, verb: str, path: str, query: bytes, body: bytes) -> int:
+    async def _respond(
+        self, verb: str, path: str, query: bytes, body: bytes, *, values_bytes: int
+    ) -> int:
+        headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]
+        if values_bytes:
+            json_bytes = max(0, len(body) - values_bytes)
+            headers.append((b"inference-header-content-length", str(json_bytes).encode()))
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -94,7 +101,7 @@ class HttpRequests:
             "raw_path": path.encode(errors="replace"),
             "query_string": query,
             "root_path": "",
-            "headers": [*_HEADERS, (b"content-length", str(len(body)).encode())],
+            "headers": headers,
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
         }

@@ -16,7 +16,10 @@ with atheris.instrument_imports(
 
     from mlxmesh.engine.v1 import engine_pb2
     from mlxmesh.generation.v1 import generation_pb2
+    from mlxmesh.inference.v2 import inference_pb2
     from mlxmesh.model.v1 import model_pb2
+    from mlxmesh_gateway.kserve import convert as kserve
+    from mlxmesh_gateway.kserve.inference import read_inference
     from mlxmesh_generation import convert
     from mlxmesh_generation.text.output import StopScanner
     from mlxmesh_model.artifacts.safetensors import NotSafetensors, read_tensors
@@ -30,6 +33,7 @@ _SERVICES = [
     generation_pb2.DESCRIPTOR.services_by_name["GenerationService"],
     model_pb2.DESCRIPTOR.services_by_name["ModelService"],
     engine_pb2.DESCRIPTOR.services_by_name["EngineService"],
+    inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],
 ]
 _VALIDATOR = Validator.for_services(*_SERVICES)
 _REQUESTS: list[type[Message]] = [
@@ -50,6 +54,9 @@ def wire(data: bytes) -> None:
         _VALIDATOR.check(message)
         if isinstance(message, generation_pb2.GenerateRequest):
             convert.generation_request(message)
+        if isinstance(message, inference_pb2.ModelInferRequest):
+            inference = read_inference(kserve.infer_request(message), may_stream=True)
+            _VALIDATOR.check(kserve.generate_request(inference))
     except MeshError:
         return
 

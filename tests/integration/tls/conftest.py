@@ -34,7 +34,7 @@ def all_services() -> list[ServiceDescriptor]:
     contracts = [
         file
         for file in FileDescriptorSet.FromString(encoded).file
-        if file.package.startswith("mlxmesh.")
+        if file.name.startswith("mlxmesh/")
     ]
     for file in contracts:
         import_module(file.name.removesuffix(".proto").replace("/", ".") + "_pb2")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.exchange import Exchange
+from mlxmesh_gateway.http.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
 from mlxmesh_gateway.openai.convert import DEFAULT_TEMPERATURE
-from mlxmesh_gateway.openai.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
 from mlxmesh_gateway.openai.responses import convert
 from mlxmesh_gateway.openai.responses.background import BackgroundReaders
 from mlxmesh_gateway.openai.responses.events import Event, ResponseEvents

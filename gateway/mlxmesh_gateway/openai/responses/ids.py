@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping
 from urllib.parse import parse_qs
 
-from mlxmesh_gateway.openai.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
+from mlxmesh_gateway.http.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
 from mlxmesh_shared.errors import InvalidArgument
 
 MAX_SEQUENCE_DIGITS = 18

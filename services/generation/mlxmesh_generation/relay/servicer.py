@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,12 @@ from grpc import aio
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceServicer
 from mlxmesh_generation.relay import convert
-from mlxmesh_generation.relay.call import Behaviour, RelayedCall
+from mlxmesh_generation.relay.call import RelayedCall
 from mlxmesh_generation.relay.outbox import Outbox, OutputStream
 from mlxmesh_shared.errors import Draining, InvalidArgument
+from mlxmesh_shared.rpc.carried_call import Behaviour, Guarded
 
 Context = aio.ServicerContext[Any, Any]
-Guarded = Callable[[str, Any], Behaviour]
-"""`MeshServer.guarded`."""
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 RELAY = f"/{_SERVICE}/Relay"

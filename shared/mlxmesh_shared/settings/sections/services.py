@@ -40,7 +40,8 @@ class GatewaySettings(MeshSettings):
     all; a list, or one text separated by commas. By default none may."""
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     """What is done with fields of HTTP requests that no protocol has: ignore tells them in the
-    header mlxmesh-ignored-fields of the response."""
+    header mlxmesh-ignored-fields of the response; in the Open Inference Protocol over gRPC, in its
+    parameter of that name."""
     default_deadline_s: Annotated[Seconds, Dynamic()] = 300
     """The deadline of a call that has none."""
     max_deadline_s: Annotated[Seconds, Dynamic()] = 3600
