@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 
-from mlxmesh_gateway.door.entrance import CertificateAuthenticator, Entrance, NoQuotas
 from mlxmesh_gateway.edges import edge_routes
 from mlxmesh_gateway.http.app import create_app
 from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.edge import EdgeParts
 from mlxmesh_gateway.http.exchange import UnknownFields
 from mlxmesh_gateway.http.served import ServedRequests
-from mlxmesh_shared.resilience.admission import CallAdmission
 from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
-from mlxmesh_shared.tls.identity import Role
 from tests.fakes.door import FakeDoor
+from tests.fakes.open_entrance import open_entrance
 
 
 def edges_app(door: FakeDoor | None = None) -> Starlette:
     """Everybody may do everything, 100 requests at a time."""
-    entrance = Entrance(
-        authenticator=CertificateAuthenticator(Role.ROLE_ADMIN),
-        access=None,
-        quotas=NoQuotas(),
-        admission=CallAdmission(ConcurrencyLimiter(100)),
-    )
+    entrance = open_entrance(ConcurrencyLimiter(100))
     http = HttpDoor(entrance, door or FakeDoor(), max_body_bytes=2**20, max_held_bytes=2**24)
     parts = EdgeParts(door=http, served=ServedRequests(), unknown_fields=UnknownFields())
     return create_app(None, edge_routes(parts))

@@ -12,7 +12,6 @@ import httpx2
 import pytest
 
 from mlxmesh_gateway.door.call import PublicCall
-from mlxmesh_gateway.door.entrance import CertificateAuthenticator, Entrance, NoQuotas
 from mlxmesh_gateway.http.app import create_app
 from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.edge import EdgeParts
@@ -21,9 +20,8 @@ from mlxmesh_gateway.http.schema import Schema
 from mlxmesh_gateway.http.served import ServedRequests
 from mlxmesh_gateway.http.server import HttpPort
 from mlxmesh_shared.errors import MeshError, QueueFull
-from mlxmesh_shared.resilience.admission import CallAdmission
 from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
-from mlxmesh_shared.tls.identity import Role
+from tests.fakes.open_entrance import open_entrance
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
 MAX_BODY_BYTES = 200_000
@@ -78,12 +76,7 @@ async def serving(
     handle: Handle = echo, *, origins: tuple[str, ...] = (), keep_alive_s: float = 10
 ) -> AsyncGenerator[Served]:
     served = Served()
-    entrance = Entrance(
-        authenticator=CertificateAuthenticator(Role.ROLE_ADMIN),
-        access=None,
-        quotas=NoQuotas(),
-        admission=CallAdmission(served.limiter),
-    )
+    entrance = open_entrance(served.limiter)
     parts = EdgeParts(
         door=HttpDoor(entrance, NoDoor(), max_body_bytes=MAX_BODY_BYTES, max_held_bytes=10**6),
         served=ServedRequests(),
