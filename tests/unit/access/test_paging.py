@@ -34,9 +34,7 @@ def test_a_token_of_another_list_is_refused(
 
 @given(st.text(max_size=256))
 def test_any_other_text_is_refused(token: str) -> None:
-    try:
-        assert from_page_token(token, ("",)) == ("",)
-    except InvalidArgument as error:
-        assert error.field == "page_token"
-    else:
-        assert token == ""
+    if not token:
+        return
+    with pytest.raises(InvalidArgument):
+        from_page_token(token, ("",))
