@@ -13,6 +13,8 @@ from mlxmesh_shared.sql.database import Database, Session, open_database
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
 from mlxmesh_shared.sql.urls import DatabaseUrl
 
+MAX_WAIT_S = 4.0
+"""How long a write waits for others. Gateways repeat what fails, so a longer queue helps nobody."""
 _NEXT_REVISION = "UPDATE counters SET value = value + 1 WHERE name = 'revision'"
 _REVISION = "SELECT value FROM counters WHERE name = 'revision'"
 
@@ -37,7 +39,7 @@ class AccessDatabase:
 
     def __init__(self, url: DatabaseUrl, database: Database, clock: Clock) -> None:
         """Takes ownership of the database."""
-        self.transactions = Transactions(url, ACCESS, database)
+        self.transactions = Transactions(url, ACCESS, database, max_wait_s=MAX_WAIT_S)
         self.clock = clock
         self._changed = ChangeSignal()
 

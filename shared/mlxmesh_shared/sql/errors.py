@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
 from mlxmesh_shared.errors import (
@@ -19,6 +19,7 @@ from mlxmesh_shared.sql.schema import Schema
 from mlxmesh_shared.sql.urls import DatabaseUrl, PostgresServer, SqliteFile, server_of
 
 MAX_ATTEMPTS = 5
+_RETRY_DELAY_S = 1.0
 _SQLITE_PRIMARY_CODE = 0xFF
 # Source: PostgreSQL's documentation, appendix A.
 _POSTGRES_FULL = "53100"
@@ -30,11 +31,15 @@ _POSTGRES_UNREACHABLE = ("08", "57P", "53300", "25P03")
 _POSTGRES_DENIED = ("28", "3D000", "42501")
 
 
-def retrying() -> AsyncRetrying:
-    """Retries while the database is busy; for operations that change nothing if they fail."""
+def retrying(max_wait_s: float | None = None) -> AsyncRetrying:
+    """Retries while the database is busy; for operations that change nothing if they fail.
+
+    max_wait_s: begins no attempt after this time.
+    """
+    attempts = stop_after_attempt(MAX_ATTEMPTS)
     return AsyncRetrying(
         retry=retry_if_exception_type(DatabaseBusy),
-        stop=stop_after_attempt(MAX_ATTEMPTS),
+        stop=attempts if max_wait_s is None else attempts | stop_after_delay(max_wait_s),
         wait=wait_random_exponential(multiplier=0.05, max=1.0),
         reraise=True,
     )
@@ -52,6 +57,13 @@ def explained(url: DatabaseUrl, schema: Schema) -> Generator[None]:
         if known is None:
             raise
         raise known from error
+
+
+def busy(schema: Schema) -> DatabaseBusy:
+    """The error for a database that other transactions have locked for too long."""
+    return DatabaseBusy(
+        f"{schema.name} is in use by another process; try again", retry_delay_s=_RETRY_DELAY_S
+    )
 
 
 def damaged(url: DatabaseUrl, schema: Schema, why: str) -> MeshError:
@@ -84,7 +96,7 @@ def _of_sqlite(error: Exception, url: SqliteFile, schema: Schema) -> MeshError |
         return disk_error(error, str(path)) or not_writable(path, error.strerror or "")
     match getattr(error, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return _busy(schema)
+            return busy(schema)
         case sqlite3.SQLITE_FULL:
             return disk_full(path.parent)
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN if has_no_space(path):
@@ -104,7 +116,7 @@ def _of_postgres(error: Exception, url: PostgresServer, schema: Schema) -> MeshE
     if state == _POSTGRES_FULL:
         return disk_full(f"the data directory of PostgreSQL at {server_of(url)}")
     if state in _POSTGRES_CONFLICT:
-        return _busy(schema)
+        return busy(schema)
     if state.startswith(_POSTGRES_UNREACHABLE):
         return _unreachable(url, schema)
     if state == _POSTGRES_ILLEGAL_TEXT:
@@ -123,7 +135,3 @@ def _unreachable(url: PostgresServer, schema: Schema, why: str | None = None) ->
         f"the database server at {server_of(url)} cannot be reached{reason}; check that it is"
         f" running, and check `{schema.setting}`"
     )
-
-
-def _busy(schema: Schema) -> DatabaseBusy:
-    return DatabaseBusy(f"{schema.name} is in use by another process; try again")

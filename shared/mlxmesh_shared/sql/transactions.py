@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from mlxmesh_shared.sql.database import Database, Session
-from mlxmesh_shared.sql.errors import explained, retrying
+from mlxmesh_shared.sql.errors import busy, explained, retrying
 from mlxmesh_shared.sql.schema import Schema
 from mlxmesh_shared.sql.urls import DatabaseUrl
 
@@ -18,11 +18,23 @@ _Result = TypeVar("_Result")
 class Transactions:
     """Each read sees one state of the database; writes are serialized."""
 
-    def __init__(self, url: DatabaseUrl, schema: Schema, database: Database) -> None:
-        """Takes ownership of the database."""
+    def __init__(
+        self,
+        url: DatabaseUrl,
+        schema: Schema,
+        database: Database,
+        *,
+        max_wait_s: float | None = None,
+    ) -> None:
+        """Takes ownership of the database.
+
+        max_wait_s: how long a write waits for others before it fails with DatabaseBusy, about;
+        None for as long as others in this process take, and for several attempts at the database.
+        """
         self._url = url
         self._schema = schema
         self._database = database
+        self._max_wait_s = max_wait_s
         # Within this process, waiting for a lock is cheaper than waiting in the database.
         self._writing = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
@@ -50,14 +62,25 @@ class Transactions:
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[Session]:
         """A transaction isolated from all other changes. Raises: MeshError."""
-        async with self._writing:
+        await self._wait_for_writers()
+        try:
             with explained(self._url, self._schema):
                 async with AsyncExitStack() as stack:
                     yield await self._begin(stack)
+        finally:
+            self._writing.release()
+
+    async def _wait_for_writers(self) -> None:
+        """Acquires the lock of this process's writers."""
+        try:
+            async with asyncio.timeout(self._max_wait_s):
+                await self._writing.acquire()
+        except TimeoutError:
+            raise busy(self._schema) from None
 
     async def _begin(self, stack: AsyncExitStack) -> Session:
         """Begins a transaction; the stack ends it."""
-        async for attempt in retrying():
+        async for attempt in retrying(self._max_wait_s):
             with attempt, explained(self._url, self._schema):
                 return await stack.enter_async_context(self._database.writing())
         raise AssertionError("retrying ends with a result or an error")

@@ -23,6 +23,7 @@ SLOW = frozenset(
         *("jinja2", "transformers"),  # chat templates, unusual tokenizers
         *("mlx", "mlx_lm"),  # engines
         *("aiohttp", "consul", "cryptography"),  # Consul, certificates
+        *("argon2", "jwt"),  # passwords, access tokens
         *("prompt_toolkit", "rich", "typer"),  # the command
     }
 )
@@ -62,9 +63,12 @@ async def test_a_start_imports_nothing_slow(service: str, tmp_path: Path) -> Non
     assert imported & SLOW == set()
 
 
-async def test_only_the_first_start_of_the_model_service_upgrades(tmp_path: Path) -> None:
-    assert {"alembic", "sqlalchemy"} <= await started("model", tmp_path)
-    again = await started("model", tmp_path)
+@pytest.mark.parametrize("service", ["access", "model"])
+async def test_only_the_first_start_of_a_service_with_a_database_upgrades(
+    service: str, tmp_path: Path
+) -> None:
+    assert {"alembic", "sqlalchemy"} <= await started(service, tmp_path)
+    again = await started(service, tmp_path)
     assert "aiosqlite" in again
     assert again & SLOW == set()
 
