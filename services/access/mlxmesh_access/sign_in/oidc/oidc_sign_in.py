@@ -24,7 +24,7 @@ from mlxmesh_access.sign_in.oidc.requests import (
 )
 from mlxmesh_access.sign_in.password_sign_in import not_active
 from mlxmesh_access.sign_in.sessions import IssuedTokens, Sessions
-from mlxmesh_access.sign_in.throttle import HostThrottle, Limit
+from mlxmesh_access.sign_in.throttle import Limit, Throttle, network_of
 from mlxmesh_shared.errors import InvalidArgument, TooManyRequests, Unauthenticated
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
 
@@ -72,7 +72,7 @@ class OidcSignIn:
         self._issuer = issuer
         self._client = client
         self._monotonic = monotonic
-        self._throttle = HostThrottle(BEGUN_BY_HOST)
+        self._throttle = Throttle(BEGUN_BY_HOST)
 
     @property
     def transactions(self) -> Transactions:
@@ -88,7 +88,7 @@ class OidcSignIn:
             raise InvalidArgument(
                 "redirect_uri is not among oidc_redirect_uris", field="redirect_uri"
             )
-        self._throttle.begin(host, self._monotonic())
+        self._throttle.begin(network_of(host), self._monotonic())
         endpoint = await self._issuer.authorization_endpoint()
         state, secrets = new_state(), SignInSecrets()
         await self._store(state, secrets, redirect_uri)
