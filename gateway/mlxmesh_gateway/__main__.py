@@ -9,8 +9,8 @@ import sys
 from contextlib import AsyncExitStack
 
 from mlxmesh_gateway.assembly import TELEMETRY, make_gateway
-from mlxmesh_gateway.http.assembly import serving_http
 from mlxmesh_gateway.http.server import HttpPort
+from mlxmesh_gateway.http_app import serving_http
 from mlxmesh_gateway.otlp.assembly import Receiver, open_receiver
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.process.service_host import ServiceHost, ServiceSteps, open_host
@@ -50,7 +50,15 @@ async def serve(
 
             async def get_ready() -> None:
                 await events.enter_async_context(gateway.events.running(settings.event_webhooks))
-                await http.enter_async_context(serving_http(port, receiver.prometheus, settings))
+                await http.enter_async_context(
+                    serving_http(
+                        port,
+                        gateway.http,
+                        host.process.telemetry.of_process,
+                        receiver.prometheus,
+                        settings,
+                    )
+                )
                 await gateway.backends.start()
 
             async def hand_over(instance: Instance) -> None:

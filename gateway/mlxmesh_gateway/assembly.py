@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from google.protobuf import descriptor_pool
+
+from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.door.door import Door
+from mlxmesh_gateway.door.entrance import CertificateAuthenticator, Entrance, NoQuotas
 from mlxmesh_gateway.door.limits import Deadlines, places_per_caller
 from mlxmesh_gateway.events.gateway_events import GatewayEvents
 from mlxmesh_gateway.events.overload import OverloadEvents
@@ -14,7 +18,9 @@ from mlxmesh_gateway.forwarding.forwarder import Forwarder
 from mlxmesh_gateway.forwarding.routes import BACKENDS, public_routes
 from mlxmesh_gateway.forwarding.telemetry import observe_gateway
 from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
+from mlxmesh_gateway.grpc.entrance import GrpcEntrance
 from mlxmesh_gateway.grpc.relay import Relay
+from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.mesh.status import SERVICES, MeshStatus
 from mlxmesh_gateway.mesh.telemetry_servicer import TelemetryServicer
 from mlxmesh_gateway.otlp.assembly import Receiver
@@ -25,6 +31,9 @@ from mlxmesh_gateway.otlp.traces import Traces
 from mlxmesh_shared.events import publish_changes
 from mlxmesh_shared.process.service_host import ServiceHost
 from mlxmesh_shared.process.service_process import ServiceProcess
+from mlxmesh_shared.resilience.admission import CallAdmission
+from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
+from mlxmesh_shared.rpc import control
 from mlxmesh_shared.rpc.requests import RequestParser
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.rules import Validator
@@ -42,6 +51,7 @@ class Gateway:
     backends: Backends
     status: MeshStatus
     server: MeshServer
+    http: HttpDoor
 
     async def close(self) -> None:
         """Closes the connections to other instances."""
@@ -85,17 +95,27 @@ def make_gateway(
         ),
     )
     overload = OverloadEvents(events.publish, instance_id=process.instance_id)
-    server = _server(process, relay, servicer, receiver.fan_out, overload, settle_s)
-    process.live.subscribe(lambda now: _limit(now, door, server))
-    return Gateway(events=events, backends=backends, status=status, server=server)
+    entrance = _entrance(process, overload)
+    server = _server(process, relay, servicer, receiver.fan_out, entrance, settle_s)
+    process.live.subscribe(lambda now: _limit(now, door, entrance))
+    return Gateway(
+        events=events,
+        backends=backends,
+        status=status,
+        server=server,
+        http=HttpDoor(
+            entrance,
+            door,
+            max_body_bytes=settings.max_message_bytes,
+            max_held_bytes=settings.max_held_bytes,
+        ),
+    )
 
 
-def _limit(settings: GatewaySettings, door: Door, server: MeshServer) -> None:
+def _limit(settings: GatewaySettings, door: Door, entrance: Entrance) -> None:
     """Applies the settings that may change."""
     door.deadlines = _deadlines(settings)
-    server.limit_concurrent_rpcs(
-        settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings)
-    )
+    entrance.resize(settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings))
 
 
 def _deadlines(settings: GatewaySettings) -> Deadlines:
@@ -112,6 +132,32 @@ def _door(settings: GatewaySettings, forwarder: Forwarder) -> Door:
         forwarder=forwarder,
         deadlines=_deadlines(settings),
     )
+
+
+def _entrance(process: ServiceProcess[GatewaySettings], overload: OverloadEvents) -> Entrance:
+    settings, tls = process.settings, _tls(process)
+    limiter = ConcurrencyLimiter(
+        settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings)
+    )
+    names = (*_service_names(), control.SERVICE_NAME)
+    descriptors = [descriptor_pool.Default().FindServiceByName(name) for name in names]
+    return Entrance(
+        authenticator=CertificateAuthenticator(
+            Role.ROLE_UNSPECIFIED
+            if settings.client_certificates == "required"
+            else Role.ROLE_CLIENT
+        ),
+        access=tls.access(descriptors) if tls is not None else None,
+        quotas=NoQuotas(),
+        admission=CallAdmission(limiter, on_refused=overload.refused),
+    )
+
+
+def _service_names() -> list[str]:
+    """Every service of the gateway's port."""
+    names = [service.full_name for service in BACKENDS.values()]
+    names += [service.name for service in OTLP_SERVICES.values()]
+    return [*names, TELEMETRY]
 
 
 def _status(
@@ -135,19 +181,17 @@ def _server(
     relay: Relay,
     servicer: TelemetryServicer,
     fan_out: FanOut,
-    overload: OverloadEvents,
+    entrance: Entrance,
     settle_s: float,
 ) -> MeshServer:
-    names = [service.full_name for service in BACKENDS.values()]
-    names += [service.name for service in OTLP_SERVICES.values()]
     return process.make_server(
         process.settings.listen,
         services=[(add_TelemetryServiceServicer_to_server, servicer)],
-        service_names=[*names, TELEMETRY],
+        service_names=_service_names(),
         options=_server_options(process.settings, settle_s),
         generic_handlers=(relay, *otlp_handlers(fan_out, fan_out.reject)),
         tls=_tls(process),
-        on_refused=overload.refused,
+        entrance=GrpcEntrance(entrance),
         # Calls of clients begin a trace, the mesh's own do not.
         traced_methods={route.path for route in public_routes()},
     )
@@ -158,8 +202,6 @@ def _server_options(settings: GatewaySettings, settle_s: float) -> ServerOptions
         max_message_bytes=settings.max_message_bytes,
         max_held_bytes=settings.max_held_bytes,
         max_connections=settings.max_connections,
-        max_concurrent_rpcs=settings.max_concurrent_rpcs,
-        max_rpcs_per_caller=_places_per_caller(settings),
         max_concurrent_streams=settings.max_streams_per_connection,
         reflection=settings.reflection,
         keepalive_time_s=5,

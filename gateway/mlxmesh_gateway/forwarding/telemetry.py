@@ -1,7 +1,7 @@
 """The telemetry of relayed calls: attributes of their spans, and counts."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 from opentelemetry import trace
@@ -32,6 +32,14 @@ RESUMPTIONS = Instrument(
 )
 
 
+UNKNOWN_FIELDS = Instrument(
+    "mlxmesh.gateway.unknown_fields",
+    Kind.COUNTER,
+    "{request}",
+    "HTTP requests with fields that no protocol has, which were ignored",
+)
+
+
 @dataclass
 class RelayCounts:
     """Of all streams since the start."""
@@ -47,6 +55,17 @@ def observe_gateway(metrics: Metrics, counts: RelayCounts, backends: Backends) -
     observe_breakers(
         metrics, lambda: ((one.instance.service, one.breaker) for one in backends.endpoints())
     )
+
+
+class CountsRequests(Protocol):
+    """A number of requests since the start."""
+
+    requests: int
+
+
+def observe_unknown_fields(metrics: Metrics, counts: CountsRequests) -> None:
+    """Exports how many HTTP requests had unknown fields."""
+    metrics.observe_value(UNKNOWN_FIELDS, lambda: counts.requests)
 
 
 def describe_request(request: Message, principal_id: str) -> None:

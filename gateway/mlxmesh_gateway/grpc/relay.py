@@ -10,19 +10,17 @@ from grpc import aio
 
 from mlxmesh_gateway.door.call import PublicCall
 from mlxmesh_gateway.door.door import Door
-from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.routes import Route
 from mlxmesh_gateway.forwarding.statuses import service_status
+from mlxmesh_gateway.grpc.entrance import current_principal
 from mlxmesh_shared.errors import MeshError
-from mlxmesh_shared.rpc.caller import claimed_name, peer_host
 from mlxmesh_shared.rpc.server import remaining_s
-from mlxmesh_shared.tls.identity import peer_spiffe_id
 
 Context = aio.ServicerContext[Any, Any]
 
 
 class Relay(grpc.GenericRpcHandler):
-    """Serves every route; the server's CallGuard has authorized and counted its calls."""
+    """Serves every route; the server's entrance has let its calls in."""
 
     def __init__(self, routes: Sequence[Route], door: Door) -> None:
         self._door = door
@@ -39,7 +37,7 @@ class Relay(grpc.GenericRpcHandler):
         async def handle(request: bytes, context: Context) -> Any:
             call = PublicCall(
                 route=route,
-                principal=principal_of(context),
+                principal=current_principal(),
                 request=request,
                 metadata=tuple(context.invocation_metadata() or ()),
                 remaining_s=remaining_s(context),
@@ -56,12 +54,3 @@ class Relay(grpc.GenericRpcHandler):
         if route.streams:
             return grpc.unary_stream_rpc_method_handler(handle)
         return grpc.unary_unary_rpc_method_handler(handle)
-
-
-def principal_of(context: Context) -> Principal:
-    """The caller, by its certificate and by the name that it claims. Raises: InvalidArgument."""
-    return Principal(
-        identity=peer_spiffe_id(context.auth_context()),
-        claimed_name=claimed_name(context),
-        host=peer_host(context.peer()),
-    )

@@ -1,15 +1,23 @@
-"""The routes of the HTTP port."""
+"""The HTTP application: the routes of the edges, metrics and health."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
+from mlxmesh_gateway.http.browsers import BrowserGuard
 from mlxmesh_gateway.http.hosts import AnsweredHosts
+from mlxmesh_gateway.http.openapi import openapi_document
 
 MetricsPage = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Renders the page of metrics for an Accept header; returns it with its content type."""
@@ -19,28 +27,54 @@ _NO_METRICS = (
 )
 
 
-_OTHER_HOST = (
-    "this port does not answer requests for that host name, since any web page could make them:"
-    " name it in the setting http_hosts of the gateway, or ask for the address\n"
-)
-
-
-def create_app(metrics_page: MetricsPage | None, hosts: AnsweredHosts | None = None) -> Starlette:
+def create_app(
+    metrics_page: MetricsPage | None,
+    routes: Iterable[BaseRoute] = (),
+    *,
+    hosts: AnsweredHosts | None = None,
+    origins: Sequence[str] = (),
+) -> Starlette:
     """The application; without a page /metrics says so.
 
-    hosts: the Host headers that /metrics answers; None for all.
+    hosts: the Host headers that are answered; None for all.
+    origins: of web pages that may make requests.
     """
 
     async def metrics(request: Request) -> Response:
-        asked = request.headers.get("host")
-        if hosts is not None and asked is not None and not hosts.answers(asked):
-            return PlainTextResponse(_OTHER_HOST, status_code=421)
         if metrics_page is None:
             return PlainTextResponse(_NO_METRICS, status_code=404)
         page, content_type = await metrics_page(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": content_type})
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", _healthz)])
+    every = [*routes]
+
+    @cache
+    def document() -> bytes:
+        return json.dumps(openapi_document(every)).encode()
+
+    async def openapi(_request: Request) -> Response:
+        return Response(await asyncio.to_thread(document), media_type="application/json")
+
+    own = [
+        Route("/metrics", metrics),
+        Route("/healthz", _healthz),
+        Route("/openapi.json", openapi),
+    ]
+    app = Starlette(routes=[*own, *every], middleware=_middleware(hosts, origins))
+    # A redirect would quote the query, and fails where that is not UTF-8.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _middleware(hosts: AnsweredHosts | None, origins: Sequence[str]) -> list[Middleware]:
+    guard: list[Any] = [Middleware(BrowserGuard, hosts=hosts, origins=origins)]
+    if origins:
+        # Without credentials: keys are sent in headers, and no edge reads cookies.
+        cors = Middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+        )
+        guard.append(cors)
+    return guard
 
 
 async def _healthz(_request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""HTTP connections with a time limit for each request and its response."""
+"""HTTP connections with time limits for each request and for clients that do not read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MAX_CONNECTIONS = 64
 IDLE_S = 1.0
 REQUEST_S = 15.0
-"""From the start of a connection, or the end of a response, to the end of the next response."""
+"""From the start of a connection, or the end of a response, to the next request's headers."""
+STALL_S = 60.0
+"""How long a client may read nothing of a response."""
 
 
 class BoundedProtocol(H11Protocol):
@@ -21,6 +23,7 @@ class BoundedProtocol(H11Protocol):
     """
 
     _limit: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
     _since_s = 0.0
     on_made: Callable[[Any], None] = lambda _: None
     on_lost: Callable[[Any], None] = lambda _: None
@@ -38,8 +41,26 @@ class BoundedProtocol(H11Protocol):
         """Frees its place."""
         if self._limit is not None:
             self._limit.cancel()
+        self._end_stall()
         type(self).on_lost(self._peer)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """A request whose headers are here has no limit any more; its route has its own."""
+        super().data_received(data)
+        if self._limit is not None and self._is_answering:
+            self._limit.cancel()
+            self._limit = None
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than its response is written."""
+        super().pause_writing()
+        self._stall = self.loop.call_later(STALL_S, self.end)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        super().resume_writing()
+        self._end_stall()
 
     def on_response_complete(self) -> None:
         """The next request has the full time again."""
@@ -51,6 +72,16 @@ class BoundedProtocol(H11Protocol):
             self._limit.cancel()
         self._since_s = self.loop.time()
         self._limit = self.loop.call_later(REQUEST_S, self.end)
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    @property
+    def _is_answering(self) -> bool:
+        cycle: Any = self.cycle  # None before the first request
+        return cycle is not None and not cycle.response_complete
 
     def end(self) -> None:
         """Closes the connection at once."""
@@ -65,6 +96,4 @@ class BoundedProtocol(H11Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether no request is unanswered, and none has arrived for a while."""
-        cycle: Any = self.cycle  # None before the first request
-        answered = cycle is None or cycle.response_complete
-        return answered and self.loop.time() - self._since_s >= IDLE_S
+        return not self._is_answering and self.loop.time() - self._since_s >= IDLE_S

@@ -10,6 +10,7 @@ import grpc
 
 from mlxmesh_shared.process.startup import check_data_dir
 from mlxmesh_shared.rpc.channels import open_channel
+from mlxmesh_shared.rpc.entrance import Entrance
 from mlxmesh_shared.rpc.server import AddServicer, MeshServer, ServerOptions
 from mlxmesh_shared.settings import LiveSettings, MeshSettings
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
@@ -55,14 +56,14 @@ class ServiceProcess(Generic[S]):
         options: ServerOptions,
         tls: ServerTls | None = None,
         traced_methods: Container[str] = (),
-        on_refused: Callable[[int], None] = lambda _: None,
+        entrance: Entrance | None = None,
         on_closing: Callable[[], None] = lambda: None,
     ) -> MeshServer:
         """A server that is not started, and whose calls are measured and traced.
 
         tls: where it is not given, the default for the certificates of this process.
         traced_methods: those that begin a trace where their caller brings none.
-        on_refused, on_closing: as of MeshServer.
+        entrance, on_closing: as of MeshServer.
         """
         if tls is None and self.certificates is not None:
             tls = ServerTls(self.certificates)
@@ -75,7 +76,7 @@ class ServiceProcess(Generic[S]):
             name=self.service,
             tls=tls,
             watcher=ServedCalls(self.telemetry.of_process, begins=traced_methods),
-            on_refused=on_refused,
+            entrance=entrance,
             on_closing=on_closing,
         )
 

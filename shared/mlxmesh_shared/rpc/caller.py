@@ -51,7 +51,7 @@ def claimed_name(call: Call | Any) -> str:
     Raises: InvalidArgument when it is not 1 to 128 of A-Z a-z 0-9 . _ : -
     """
     value = _metadata(call, CALLER_METADATA)
-    return "" if value is None else _checked(value)
+    return "" if value is None else checked_name(value)
 
 
 def owner_of(call: Call | Any) -> str:
@@ -114,10 +114,16 @@ def peer_host(peer: str) -> str:
     """The host in gRPC's name of a peer, such as ipv4:127.0.0.1:50051; else the kind of name."""
     kind, _, address = peer.partition(":")
     host = unquote(address).rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else kind
+    return legal_name(host)
+
+
+def legal_name(host: str) -> str:
+    """A host as a caller's name; "unknown" for an empty one."""
     return _ILLEGAL_CHARACTER.sub("_", host)[:128] or "unknown"
 
 
-def _checked(name: str | bytes) -> str:
+def checked_name(name: str | bytes) -> str:
+    """The name that a caller claims. Raises: InvalidArgument when it is illegal."""
     if isinstance(name, str) and _LEGAL.fullmatch(name):
         return name
     raise InvalidArgument(

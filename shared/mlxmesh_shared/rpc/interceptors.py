@@ -1,6 +1,6 @@
 """The guard around every handler: it rejects illegal requests and hides internal errors.
 
-For each call it checks the caller's role and the limits, parses and validates the request, runs the
+For each call it asks the entrance, parses and validates the request, runs the
 handler, and turns an error into a status with details. It logs one access record, without payload.
 """
 
@@ -19,7 +19,6 @@ from grpc import aio
 
 from mlxmesh_shared.errors import Draining, Internal, MeshError, TooManyRequests
 from mlxmesh_shared.host.disk import disk_error
-from mlxmesh_shared.resilience.admission import CallAdmission
 from mlxmesh_shared.rpc.access_log import (
     DeferredTasks,
     access_level,
@@ -27,13 +26,12 @@ from mlxmesh_shared.rpc.access_log import (
     record_access,
     redacted_trace,
 )
-from mlxmesh_shared.rpc.caller import claimed_caller
+from mlxmesh_shared.rpc.entrance import Entrance, Release
 from mlxmesh_shared.rpc.error_status import from_rpc_error, to_status
 from mlxmesh_shared.rpc.handlers import UNKNOWN_METHOD, Behaviour, behaviour_of, with_behaviour
-from mlxmesh_shared.rpc.methods import is_background, is_infrastructure
+from mlxmesh_shared.rpc.methods import is_background
 from mlxmesh_shared.rpc.requests import Receiver
 from mlxmesh_shared.rpc.requests.receiver import Context, Held, Receive
-from mlxmesh_shared.tls.method_access import MethodAccess
 
 _log = logging.getLogger(__name__)
 
@@ -61,21 +59,16 @@ class CallGuard(aio.ServerInterceptor):
         *,
         service: str,
         receiver: Receiver,
-        admission: CallAdmission | None,
+        entrance: Entrance,
         log_successes: bool = True,
-        access: MethodAccess | None = None,
         watcher: CallWatcher | None = None,
         carriers: Container[str] = (),
     ) -> None:
-        """Without `admission`, any number of calls may run.
-
-        carriers: methods whose streams carry other calls, which are counted and measured instead.
-        """
+        """carriers: methods whose streams carry other calls; those are counted and measured."""
         self._service = service
         self._receiver = receiver
-        self._admission = admission
+        self._entrance = entrance
         self._log_successes = log_successes
-        self._access = access
         self._watcher = watcher
         self._carriers = carriers
         self._uncounted_streams: Counter[str] = Counter()
@@ -100,11 +93,6 @@ class CallGuard(aio.ServerInterceptor):
             guarded = self._guard(method, handler)
             self._guarded[method] = (handler, guarded)
         return guarded
-
-    def resize(self, limit: int, per_caller: int | None) -> None:
-        """Changes the limit of concurrent calls, if there is one; running calls continue."""
-        if self._admission is not None:
-            self._admission.resize(limit, per_caller=per_caller)
 
     def flush(self) -> None:
         """Records the calls that have ended now instead of shortly after."""
@@ -166,14 +154,14 @@ class CallGuard(aio.ServerInterceptor):
         # In one function: every context manager or generator would cost time in every call.
         started_s = time.perf_counter()
         code = grpc.StatusCode.OK
-        caller: str | None = None
+        release: Release | None = None
         held: Held = []
         task = asyncio.current_task()
         watched = self._watched(method, context)
         try:
             try:
-                self._authorize(method, context)
-                caller = self._admitted(method, context)
+                counted = not self._is_uncounted(method)
+                release = await self._entrance.admit(method, context, counted=counted)
                 self._running[task] = method
                 return await behaviour(await receive(requests, context, held), context)
             except aio.AbortError:
@@ -197,8 +185,8 @@ class CallGuard(aio.ServerInterceptor):
         finally:
             self._running.pop(task, None)
             self._ended.discard(task)
-            if caller is not None and self._admission is not None:
-                self._admission.release(caller)
+            if release is not None:
+                release()
             if held:
                 self._receiver.release(held)
             self._conclude(method, context, code, time.perf_counter() - started_s, watched)
@@ -207,21 +195,6 @@ class CallGuard(aio.ServerInterceptor):
         if self._watcher is None or self._is_uncounted(method):
             return None
         return self._watcher.begin(method, context)
-
-    def _authorize(self, method: str, context: Context) -> None:
-        if self._access is not None and not is_infrastructure(method):
-            self._access.check(method, context)
-
-    def _admitted(self, method: str, context: Context) -> str | None:
-        """The caller whose call was admitted; None for a call without a limit.
-
-        Raises: TooManyRequests, InvalidArgument.
-        """
-        if self._admission is None or self._is_uncounted(method):
-            return None
-        caller = claimed_caller(context)
-        self._admission.admit(caller)
-        return caller
 
     def _conclude(
         self,

@@ -16,6 +16,7 @@ from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.resilience.admission import CallAdmission
 from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 from mlxmesh_shared.rpc import control, shared_port
+from mlxmesh_shared.rpc.entrance import Entrance, RoleEntrance
 from mlxmesh_shared.rpc.interceptors import CallGuard, CallWatcher
 from mlxmesh_shared.rpc.methods import is_infrastructure
 from mlxmesh_shared.rpc.reflection import reflection_handlers
@@ -65,13 +66,13 @@ class ServerOptions:
     carriers: frozenset[str] = frozenset()
     """Methods whose streams carry other calls, which are counted and measured instead."""
 
-    def admission(self, on_refused: Callable[[int], None]) -> CallAdmission | None:
+    def admission(self) -> CallAdmission | None:
         """The limit of concurrent calls; None for any number."""
         limit = self.max_concurrent_rpcs
         if limit is None:
             return None
         limiter = ConcurrencyLimiter(limit, per_caller=self.max_rpcs_per_caller)
-        return CallAdmission(limiter, on_refused=on_refused)
+        return CallAdmission(limiter)
 
     def channel_arguments(self) -> list[tuple[str, int]]:
         """The options for gRPC's core."""
@@ -126,13 +127,12 @@ class MeshServer:
         generic_handlers: Sequence[grpc.GenericRpcHandler] = (),
         name: str = "this service",
         tls: ServerTls | None = None,
+        entrance: Entrance | None = None,
         leaving: asyncio.Event | None = None,
         watcher: CallWatcher | None = None,
-        on_refused: Callable[[int], None] = lambda _: None,
         on_closing: Callable[[], None] = lambda: None,
     ) -> None:
-        """on_refused: as of CallAdmission.
-
+        """entrance: by default a RoleEntrance with the limits of the options.
         on_closing: called in a drain when the port closes and running calls have yet to end.
         """
         self.address = ""
@@ -144,6 +144,10 @@ class MeshServer:
         self._options = options
         self._service_names = tuple(service_names)
         descriptors = _descriptors((*service_names, control.SERVICE_NAME))
+        self._entrance = entrance or RoleEntrance(
+            access=tls.access(descriptors) if tls is not None else None,
+            admission=options.admission(),
+        )
         self._guard = CallGuard(
             service=name,
             receiver=Receiver(
@@ -151,9 +155,8 @@ class MeshServer:
                 max_message_bytes=options.max_message_bytes,
                 max_held_bytes=options.max_held_bytes,
             ),
-            admission=options.admission(on_refused),
+            entrance=self._entrance,
             log_successes=options.log_successes,
-            access=tls.access(descriptors) if tls is not None else None,
             watcher=watcher,
             carriers=options.carriers,
         )
@@ -196,7 +199,7 @@ class MeshServer:
 
     def limit_concurrent_rpcs(self, limit: int, *, per_caller: int | None = None) -> None:
         """Changes the limit of concurrent calls, if there is one; running calls continue."""
-        self._guard.resize(limit, per_caller)
+        self._entrance.resize(limit, per_caller=per_caller)
 
     def guarded(self, method: str, handler: Any) -> Callable[[Any, Any], Any]:
         """The guarded behaviour of a method, for the calls of it that a carrier carries."""

@@ -59,6 +59,13 @@ RPC_DURATION = Instrument(
     "Duration of the calls that a process served, by method and status",
     _CALL_S,
 )
+HTTP_DURATION = Instrument(
+    "http.server.request.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Duration of the requests that a gateway served by HTTP, by route and status",
+    _CALL_S,
+)
 BREAKERS = Instrument(
     "mlxmesh.breaker.state",
     Kind.GAUGE,

@@ -5,6 +5,18 @@ from typing import NamedTuple
 
 from mlxmesh.common.v1.rules_pb2 import Role
 
+__all__ = [
+    "NOBODY",
+    "ROLES",
+    "SERVER_ROLES",
+    "PeerIdentity",
+    "Role",
+    "peer_identity",
+    "peer_spiffe_id",
+    "server_name",
+    "spiffe_id",
+]
+
 ROLES = tuple(name.removeprefix("ROLE_").lower() for name in Role.keys()[1:])
 """Every role, as spelled in certificates and file names."""
 SERVER_ROLES = tuple(role for role in ROLES if role not in ("client", "admin"))
@@ -20,6 +32,10 @@ class PeerIdentity(NamedTuple):
     spiffe_id: str
     """Empty if it presented no certificate, or one without a SPIFFE id."""
     role: Role.ValueType
+
+
+NOBODY = PeerIdentity("", Role.ROLE_UNSPECIFIED)
+"""A peer without a certificate."""
 
 
 def spiffe_id(role: str) -> str:

@@ -20,11 +20,11 @@ import httpx2
 import pytest
 
 from mlxmesh_gateway.http.app import create_app
-from mlxmesh_gateway.http.assembly import metrics_page
 from mlxmesh_gateway.http.hosts import AnsweredHosts
 from mlxmesh_gateway.http.listener import BoundedListener
 from mlxmesh_gateway.http.server import HttpPort
 from mlxmesh_gateway.http.tls import server_context
+from mlxmesh_gateway.http_app import metrics_page
 from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
 from mlxmesh_launcher.authority import Authority
 from mlxmesh_shared.errors import IllegalState
@@ -136,7 +136,7 @@ async def status_of(url: str, host: str) -> int:
 async def test_metrics_are_shown_to_no_other_host() -> None:
     hosts = AnsweredHosts(["mesh.example"])
     with HttpPort("127.0.0.1:0") as port:
-        async with port.serving(lambda: create_app(metrics_page(PrometheusSink()), hosts)):
+        async with port.serving(lambda: create_app(metrics_page(PrometheusSink()), hosts=hosts)):
             metrics = f"http://{port.address}/metrics"
             assert await status_of(metrics, "evil.example") == 421
             for host in ("localhost:1", "mesh.example", port.address):

@@ -13,7 +13,7 @@ from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh_gateway.door.call import PublicCall
 from mlxmesh_gateway.door.door import Door
 from mlxmesh_gateway.door.limits import Deadlines
-from mlxmesh_gateway.door.principal import Principal
+from mlxmesh_gateway.door.principal import Kind, Principal
 from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_gateway.forwarding.forwarder import Forwarder
 from mlxmesh_gateway.forwarding.routes import BACKENDS, GENERATION, public_routes
@@ -39,7 +39,13 @@ from tests.fakes.registry import InMemoryRegistry
 
 SERVICE = "/mlxmesh.generation.v1.GenerationService/"
 ROUTES = {route.path.removeprefix(SERVICE): route for route in public_routes()}
-ANYBODY = Principal(identity="", claimed_name="a", host="10.0.0.7")
+ANYBODY = Principal(
+    kind=Kind.ANONYMOUS,
+    identity="",
+    role=Role.ROLE_UNSPECIFIED,
+    claimed_name="a",
+    host="10.0.0.7",
+)
 COUNT = g.CountTokensRequest(model="pocket", prompt="a")
 ATTACH_AND_CANCEL = [
     ("AttachGeneration", g.AttachGenerationRequest),

@@ -1,18 +1,63 @@
 """Principals: what is verified, and what is only claimed."""
 
+import pytest
+
+from mlxmesh.common.v1.rules_pb2 import Role
+from mlxmesh_gateway.door.entrance import CertificateAuthenticator
+from mlxmesh_gateway.door.evidence import Evidence
 from mlxmesh_gateway.door.principal import Kind, Principal
+from mlxmesh_shared.rpc.caller import checked_name
+from mlxmesh_shared.tls.identity import PeerIdentity
 
 GATEWAY_CLIENT = "spiffe://mlxmesh/client"
 
 
 def principal(identity: str = "", claimed_name: str = "", host: str = "10.0.0.1") -> Principal:
-    return Principal(identity=identity, claimed_name=claimed_name, host=host)
+    return Principal(
+        kind=Kind.CERTIFICATE if identity else Kind.ANONYMOUS,
+        identity=identity,
+        role=Role.ROLE_CLIENT,
+        claimed_name=claimed_name,
+        host=host,
+    )
 
 
-def test_only_a_certificate_verifies_a_caller() -> None:
-    assert principal().kind is Kind.ANONYMOUS
-    assert principal(claimed_name="spiffe://mlxmesh/admin").kind is Kind.ANONYMOUS
-    assert principal(GATEWAY_CLIENT).kind is Kind.CERTIFICATE
+async def test_only_a_certificate_verifies_a_caller() -> None:
+    authenticator = CertificateAuthenticator(Role.ROLE_UNSPECIFIED)
+
+    async def kind(spiffe_id: str, role: Role.ValueType, claimed_name: str) -> Kind:
+        evidence = Evidence(
+            certificate=PeerIdentity(spiffe_id, role), claimed_name=claimed_name, host="10.0.0.1"
+        )
+        return (await authenticator.authenticate(evidence)).kind
+
+    assert await kind("", Role.ROLE_UNSPECIFIED, "") is Kind.ANONYMOUS
+    assert await kind("", Role.ROLE_UNSPECIFIED, "spiffe:admin") is Kind.ANONYMOUS
+    assert await kind(GATEWAY_CLIENT, Role.ROLE_CLIENT, "") is Kind.CERTIFICATE
+
+
+@pytest.mark.parametrize("claimed", ["", "a", "user:ada"])
+def test_a_key_has_its_own_share_whatever_it_claims(claimed: str) -> None:
+    key = Principal(
+        kind=Kind.KEY,
+        identity="key:k_1",
+        role=Role.ROLE_CLIENT,
+        claimed_name=claimed,
+        host="10.0.0.1",
+    )
+    assert key.share == "key:k_1"
+
+
+def test_the_share_of_every_user_is_a_legal_and_a_distinct_name() -> None:
+    names = ["ada@example.org", "ada_example.org", "ada:example.org", "ada-example.org"]
+    shares = {
+        Principal(
+            kind=Kind.USER, identity=f"user:{name}", role=Role.ROLE_CLIENT, host="10.0.0.1"
+        ).share
+        for name in names
+    }
+    assert len(shares) == len(names)
+    assert all(checked_name(share) == share for share in shares)
 
 
 def test_a_claimed_name_never_becomes_another_identity() -> None:

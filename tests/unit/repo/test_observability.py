@@ -39,7 +39,7 @@ SERIES = frozenset(_series())
 def _named(query: str) -> set[str]:
     """Names of metrics in a query: labels, in braces or after `by`, are none."""
     without_labels = re.sub(r"\{[^}]*\}|\b(by|on)\s*\([^)]*\)", "", query)
-    return set(re.findall(r"\b(?:mlxmesh|gen_ai|rpc)_\w+", without_labels))
+    return set(re.findall(r"\b(?:mlxmesh|gen_ai|http|rpc)_\w+", without_labels))
 
 
 def _queries(dashboard: Path) -> Iterator[str]:

@@ -12,6 +12,7 @@ from mlxmesh_shared.settings.fields import (
     FullPath,
     HostName,
     Names,
+    Origin,
     Ratio,
     Seconds,
     split_texts,
@@ -29,11 +30,17 @@ class GatewaySettings(MeshSettings):
     listen: Listen = "127.0.0.1:50051"
     """Where clients connect, host:port; port 0 chooses a free one."""
     http_listen: HttpListen = "auto"
-    """Where /metrics and /healthz are, host:port; port 0 chooses a free one, empty disables HTTP.
+    """Where HTTP clients connect, host:port; port 0 chooses a free one, empty disables HTTP.
     auto is 127.0.0.1:8051, or a free port if listen has port 0."""
     http_hosts: Annotated[tuple[HostName, ...], BeforeValidator(split_texts)] = ()
-    """Host names at which /metrics may be requested, besides localhost, those of http_listen and
+    """Host names at which HTTP is answered, besides localhost, those of http_listen and
     advertise_host, and every IP address; a list, or one text separated by commas."""
+    cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(split_texts)] = ()
+    """Origins of web pages that may use the HTTP API, such as https://app.example.org, or * for
+    all; a list, or one text separated by commas. By default none may."""
+    unknown_fields: Literal["ignore", "refuse"] = "ignore"
+    """What is done with fields of HTTP requests that no protocol has: ignore tells them in the
+    header mlxmesh-ignored-fields of the response."""
     default_deadline_s: Annotated[Seconds, Dynamic()] = 300
     """The deadline of a call that has none."""
     max_deadline_s: Annotated[Seconds, Dynamic()] = 3600

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes, rpc_attributes
-from opentelemetry.semconv._incubating.metrics import gen_ai_metrics, rpc_metrics
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics, http_metrics, rpc_metrics
 from opentelemetry.semconv.attributes import error_attributes
 
 from mlxmesh_shared.telemetry import attributes
@@ -27,7 +27,7 @@ def test_attributes_are_of_the_conventions_or_the_meshs_own() -> None:
 
 
 def test_metrics_are_of_the_conventions_or_the_meshs_own() -> None:
-    known = texts(gen_ai_metrics, rpc_metrics)
+    known = texts(gen_ai_metrics, http_metrics, rpc_metrics)
     names = {each.name for each in ALL}
     assert {name for name in names - known if not name.startswith("mlxmesh.")} == set()
 
@@ -55,6 +55,8 @@ def test_every_metric_has_a_name_of_its_own_a_unit_and_rising_bounds() -> None:
 
 
 def test_the_operators_table_lists_every_metric() -> None:
-    row = re.compile(r"^\| `((?:rpc|gen_ai|mlxmesh)\.[a-z0-9_.]+)` \| `([^|]+)` \|", re.MULTILINE)
+    row = re.compile(
+        r"^\| `((?:http|rpc|gen_ai|mlxmesh)\.[a-z0-9_.]+)` \| `([^|]+)` \|", re.MULTILINE
+    )
     units = dict(row.findall(OPERATIONS.read_text()))
     assert units == {each.name: each.unit for each in ALL}

@@ -1,4 +1,4 @@
-"""Builds the HTTP server from the settings."""
+"""Builds the HTTP server: its port, its application, and the edges in it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
+from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.hosts import AnsweredHosts
 from mlxmesh_gateway.http.server import HttpPort
 from mlxmesh_gateway.http.tls import server_context
 from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
 from mlxmesh_shared.settings import GatewaySettings
+from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.tls import CertificateFiles
 
 
 def serving_http(
-    port: HttpPort, prometheus: PrometheusSink | None, settings: GatewaySettings
+    port: HttpPort,
+    door: HttpDoor,
+    telemetry: Telemetry,
+    prometheus: PrometheusSink | None,
+    settings: GatewaySettings,
 ) -> AbstractAsyncContextManager[None]:
     """Serves the port until the body ends."""
-    return port.serving(partial(_make_app, prometheus, settings), _tls(settings))
+    make_app = partial(_make_app, door, telemetry, prometheus, settings)
+    return port.serving(make_app, _tls(settings))
 
 
 def metrics_page(prometheus: PrometheusSink) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
@@ -35,15 +42,34 @@ def metrics_page(prometheus: PrometheusSink) -> Callable[[str], Awaitable[tuple[
     return page
 
 
-def _make_app(prometheus: PrometheusSink | None, settings: GatewaySettings) -> Any:
-    # Not at the top: only a gateway with HTTP clients needs its libraries.
+def _make_app(
+    door: HttpDoor,
+    telemetry: Telemetry,
+    prometheus: PrometheusSink | None,
+    settings: GatewaySettings,
+) -> Any:
+    # Not at the top: only a gateway with HTTP clients needs these libraries.
+    from mlxmesh_gateway.edges import edge_routes
+    from mlxmesh_gateway.forwarding.telemetry import observe_unknown_fields
     from mlxmesh_gateway.http.app import create_app
+    from mlxmesh_gateway.http.edge import EdgeParts
+    from mlxmesh_gateway.http.exchange import UnknownFields
+    from mlxmesh_gateway.http.served import ServedRequests
 
+    unknown_fields = UnknownFields(refuse=settings.unknown_fields == "refuse")
+    observe_unknown_fields(telemetry.metrics, unknown_fields)
+    parts = EdgeParts(door=door, served=ServedRequests(telemetry), unknown_fields=unknown_fields)
     page = metrics_page(prometheus) if prometheus is not None else None
+    return create_app(
+        page, edge_routes(parts), hosts=_hosts(settings), origins=settings.cors_origins
+    )
+
+
+def _hosts(settings: GatewaySettings) -> AnsweredHosts | None:
     if settings.tls_dir is not None:
-        return create_app(page)  # web pages have no certificate for this port
+        return None  # the names in the certificate protect a port with TLS
     own = (settings.http_listen.rpartition(":")[0], settings.advertise_host)
-    return create_app(page, AnsweredHosts([*settings.http_hosts, *own]))
+    return AnsweredHosts([*settings.http_hosts, *own])
 
 
 def _tls(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | None:

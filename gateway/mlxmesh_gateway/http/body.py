@@ -1,0 +1,115 @@
+"""The JSON body of a request, read within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, NoReturn, cast
+
+from mlxmesh_shared.errors import Cancelled, InvalidArgument, MessageTooLarge
+from mlxmesh_shared.rpc.requests.parser import SMALL_BYTES, finish_in_thread
+
+MAX_DEPTH = 100
+"""Of objects and arrays within each other."""
+
+DISCARD_S = 2.0
+
+JsonObject = dict[str, Any]
+
+
+async def read_body(receive: Any, headers: Mapping[str, str], *, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises: MessageTooLarge, InvalidArgument, Cancelled when the client is gone.
+    """
+    if headers.get("content-encoding", "identity") != "identity":
+        raise InvalidArgument("compressed bodies are not accepted", field="content-encoding")
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    parts: list[bytes] = []
+    size_bytes = 0
+    async for part in _parts(receive):
+        size_bytes += len(part)
+        if size_bytes > max_bytes:
+            raise _too_large(max_bytes)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def discard_rest(receive: Any) -> None:
+    """Reads what is left of a body, for a moment: a client that is still sending when its
+    connection is closed may never see the response.
+    """
+    with contextlib.suppress(TimeoutError, Cancelled):
+        async with asyncio.timeout(DISCARD_S):
+            async for _ in _parts(receive):
+                pass
+
+
+async def parse_json(body: bytes, headers: Mapping[str, str]) -> JsonObject:
+    """The object in a body; a large one is parsed on a thread. Raises: InvalidArgument."""
+    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise InvalidArgument(
+            "the body must be JSON, with the header content-type: application/json",
+            field="content-type",
+        )
+    if len(body) <= SMALL_BYTES:
+        return _parsed(body)
+    return await finish_in_thread(_parsed, body)
+
+
+def _parsed(body: bytes) -> JsonObject:
+    try:
+        value = json.loads(body.decode(), parse_constant=_refuse_constant)
+        if b"\\u" in body:
+            # Half of a surrogate pair has no encoding, and no place in a protobuf text.
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        # The text of the error may quote the body.
+        raise InvalidArgument("the body is not valid JSON in UTF-8") from None
+    if not isinstance(value, dict):
+        raise InvalidArgument("the body must be a JSON object")
+    whole: JsonObject = cast("Any", value)
+    _check_depth(whole)
+    return whole
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for each in level for inner in _inner(each)]
+        if not level:
+            return
+    raise InvalidArgument(f"the body is nested more than {MAX_DEPTH} deep")
+
+
+def _inner(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return [
+            one for one in cast("dict[str, object]", value).values() if isinstance(one, dict | list)
+        ]
+    if isinstance(value, list):
+        return [one for one in cast("list[object]", value) if isinstance(one, dict | list)]
+    return []
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+async def _parts(receive: Any) -> AsyncIterator[bytes]:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Cancelled("the client is gone")
+        yield message.get("body", b"")
+        if not message.get("more_body", False):
+            return
+
+
+def _too_large(max_bytes: int) -> MessageTooLarge:
+    return MessageTooLarge(f"the body is too large; at most {max_bytes} bytes are accepted")

@@ -1,0 +1,161 @@
+"""The HTTP edges' way through the door: evidence from headers, and calls as messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from mlxmesh_gateway.door.call import PublicCall
+from mlxmesh_gateway.door.entrance import Entrance
+from mlxmesh_gateway.door.evidence import Evidence
+from mlxmesh_gateway.door.principal import Principal
+from mlxmesh_gateway.forwarding.routes import public_routes
+from mlxmesh_gateway.forwarding.statuses import Metadata
+from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.rpc.caller import CALLER_METADATA, checked_name
+from mlxmesh_shared.rpc.requests.parser import SMALL_BYTES, HeldBytes
+from mlxmesh_shared.tls.identity import PeerIdentity
+
+TIMEOUT_MS = "mlxmesh-timeout-ms"
+"""The header that sets a call's deadline; documented in docs/clients.md."""
+MAX_TIMEOUT_MS = 10**9
+_BEARER = "bearer "
+
+M = TypeVar("M", bound=Message)
+Write = Callable[[bytes], Awaitable[None]]
+
+
+class ServesCalls(Protocol):
+    """The door of the gateway."""
+
+    async def serve(self, call: PublicCall) -> bytes | None:
+        """As of Door."""
+        ...
+
+
+class HttpDoor:
+    """Lets HTTP requests in and serves their calls."""
+
+    def __init__(
+        self, entrance: Entrance, door: ServesCalls, *, max_body_bytes: int, max_held_bytes: int
+    ) -> None:
+        """max_held_bytes: of all bodies above 64 KiB together, half of it for each caller."""
+        self.max_body_bytes = max_body_bytes
+        self._entrance = entrance
+        self._door = door
+        self._held_bytes = HeldBytes(max_held_bytes)
+        self._routes = {route.path: route for route in public_routes()}
+
+    @asynccontextmanager
+    async def admitted(
+        self, method: str, headers: Mapping[str, str], *, certificate: PeerIdentity, host: str
+    ) -> AsyncGenerator[HttpCalls]:
+        """Lets a request in, as a call of a method of the contracts, until the body ends.
+
+        headers: by lower-case names. Raises: InvalidArgument, and as of Entrance.admit.
+        """
+        remaining_s = _remaining_s(headers)
+        admitted = await self._entrance.admit(method, _evidence(headers, certificate, host))
+        try:
+            yield HttpCalls(self, admitted.principal, tuple(headers.items()), remaining_s)
+        finally:
+            admitted.release()
+
+    @asynccontextmanager
+    async def holding(self, principal: Principal, size_bytes: int) -> AsyncGenerator[None]:
+        """Counts the bytes of a large body until the `with` ends. Raises: TooManyRequests."""
+        if size_bytes <= SMALL_BYTES:
+            yield
+            return
+        self._held_bytes.acquire(principal.share, size_bytes)
+        try:
+            yield
+        finally:
+            self._held_bytes.release(principal.share, size_bytes)
+
+    async def serve(self, path: str, request: Message, calls: HttpCalls, write: Write) -> bytes:
+        """Passes the door with one call. Raises: MeshError."""
+        call = PublicCall(
+            route=self._routes[path],
+            principal=calls.principal,
+            request=encoded(request),
+            metadata=calls.metadata,
+            remaining_s=calls.remaining_s,
+            write=write,
+        )
+        return await self._door.serve(call) or b""
+
+
+class HttpCalls:
+    """The calls of one HTTP request that was let in."""
+
+    def __init__(
+        self, door: HttpDoor, principal: Principal, metadata: Metadata, remaining_s: float | None
+    ) -> None:
+        self.principal = principal
+        self.metadata = metadata
+        self.remaining_s = remaining_s
+        self._door = door
+
+    async def unary(self, path: str, request: Message, response_class: type[M]) -> M:
+        """The response of a unary method. Raises: MeshError."""
+        response = await self._door.serve(path, request, self, _no_stream)
+        return response_class.FromString(response)
+
+    async def stream(self, path: str, request: Message, write: Write) -> None:
+        """Writes each encoded message of a stream, waiting while `write` does; returns at its end.
+
+        Raises: MeshError; messages may have been written before.
+        """
+        await self._door.serve(path, request, self, write)
+
+
+def encoded(message: Message) -> bytes:
+    """The message on the wire. Raises: InvalidArgument for text that is not Unicode."""
+    try:
+        return message.SerializeToString()
+    except (UnicodeEncodeError, ValueError):
+        raise InvalidArgument(
+            "a text contains half of a surrogate pair, which is no character"
+        ) from None
+
+
+async def _no_stream(_message: bytes) -> None:
+    raise AssertionError("a unary method writes no stream")
+
+
+def _evidence(headers: Mapping[str, str], certificate: PeerIdentity, host: str) -> Evidence:
+    claimed = headers.get(CALLER_METADATA)
+    return Evidence(
+        certificate=certificate,
+        credential=_credential(headers),
+        claimed_name="" if claimed is None else checked_name(claimed),
+        host=host,
+    )
+
+
+def _credential(headers: Mapping[str, str]) -> str:
+    bearer = headers.get("authorization", "")
+    if bearer[: len(_BEARER)].lower() == _BEARER:
+        return bearer[len(_BEARER) :].strip()
+    return headers.get("x-api-key", "").strip()
+
+
+def _remaining_s(headers: Mapping[str, str]) -> float | None:
+    asked = headers.get(TIMEOUT_MS)
+    if asked is None:
+        return None
+    if (
+        asked.isascii()
+        and asked.isdigit()
+        and len(asked) <= 10
+        and 1 <= int(asked) <= MAX_TIMEOUT_MS
+    ):
+        return int(asked) / 1000
+    raise InvalidArgument(
+        f"the header {TIMEOUT_MS} must be a whole number from 1 to {MAX_TIMEOUT_MS}",
+        field=TIMEOUT_MS,
+    )

@@ -1,0 +1,139 @@
+"""One HTTP request that was let in, and its response."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mlxmesh_gateway.http.door import HttpCalls
+from mlxmesh_gateway.http.schema import Schema, read_request
+
+KEEP_ALIVE_S = 10.0
+"""How long an event stream may be silent before a comment is sent on it."""
+_KEEP_ALIVE = b": keep-alive\n\n"
+_EVENT_STREAM = [
+    ("content-type", "text/event-stream; charset=utf-8"),
+    ("cache-control", "no-cache"),
+    ("x-accel-buffering", "no"),  # proxies of the nginx kind would collect events
+]
+
+IGNORED_FIELDS = "mlxmesh-ignored-fields"
+"""The header of a response that names the fields of the request that no protocol has."""
+
+Headers = Iterable[tuple[str, str]]
+T = TypeVar("T", bound=Schema)
+
+
+@dataclass
+class UnknownFields:
+    """What is done with fields that no protocol has, and how often there were any."""
+
+    refuse: bool = False
+    requests: int = 0
+    """Since the start."""
+
+
+async def send_json(send: Any, status: int, body: object, headers: Headers = ()) -> None:
+    """Sends a whole response: JSON, or bytes as they are."""
+    data = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+    own = [("content-type", "application/json"), ("content-length", str(len(data))), *headers]
+    await send(_start_message(status, own))
+    await send({"type": "http.response.body", "body": data})
+
+
+def _start_message(status: int, headers: Headers) -> dict[str, Any]:
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return {"type": "http.response.start", "status": status, "headers": encoded}
+
+
+class Exchange:
+    """What a handler reads its request from and writes its response to."""
+
+    def __init__(
+        self,
+        *,
+        calls: HttpCalls,
+        scope: Mapping[str, Any],
+        headers: Mapping[str, str],
+        body: Mapping[str, Any],
+        send: Any,
+        unknown_fields: UnknownFields,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> None:
+        """body: the JSON object of the request; empty for methods without a body."""
+        self.calls = calls
+        self.headers = headers
+        """Of the request, by lower-case names."""
+        self.body = body
+        self.path_params: Mapping[str, str] = scope.get("path_params", {})
+        self.query: bytes = scope.get("query_string", b"")
+        self.response_headers: list[tuple[str, str]] = []
+        """Sent with the response in addition to its own."""
+        self.started = False
+        """Whether the status was sent, so that an error needs a place in the body."""
+        self._send = send
+        self._unknown_fields = unknown_fields
+        self._keep_alive_s = keep_alive_s
+        self._last_write_s = 0.0
+        self._writing = asyncio.Lock()
+        self._keep_alive: asyncio.Task[None] | None = None
+
+    def read(self, cls: type[T]) -> T:
+        """The request; unknown fields are told in a header of the response.
+
+        Raises: InvalidArgument, FeatureNotSupported.
+        """
+        request, unknown = read_request(cls, self.body, refuse_unknown=self._unknown_fields.refuse)
+        if unknown:
+            self._unknown_fields.requests += 1
+            self.response_headers.append((IGNORED_FIELDS, ", ".join(unknown)))
+        return request
+
+    async def respond(self, status: int, body: object, headers: Headers = ()) -> None:
+        """Sends a whole response: JSON, or bytes as they are."""
+        self.started = True
+        await send_json(self._send, status, body, [*headers, *self.response_headers])
+
+    async def event(self, data: str, *, event: str = "", event_id: str = "") -> None:
+        """Sends one server-sent event; waits while the client is slow. `data` has no line break."""
+        head = f"event: {event}\n" if event else ""
+        tail = f"id: {event_id}\n" if event_id else ""
+        await self._write(f"{head}data: {data}\n{tail}\n".encode())
+
+    def keep_alive(self) -> None:
+        """From now on, comments are sent while nothing else is."""
+        if self._keep_alive is None:
+            self._last_write_s = asyncio.get_running_loop().time()
+            self._keep_alive = asyncio.create_task(self._send_comments())
+
+    async def end_events(self) -> None:
+        """Ends an event stream."""
+        await self.close()
+        await self._write(b"", more=False)
+
+    async def close(self) -> None:
+        """Sends no more comments."""
+        if self._keep_alive is not None:
+            self._keep_alive.cancel()
+            await asyncio.gather(self._keep_alive, return_exceptions=True)
+            self._keep_alive = None
+
+    async def _write(self, data: bytes, *, more: bool = True) -> None:
+        async with self._writing:
+            if not self.started:
+                self.started = True
+                await self._send(_start_message(200, [*_EVENT_STREAM, *self.response_headers]))
+            await self._send({"type": "http.response.body", "body": data, "more_body": more})
+            self._last_write_s = asyncio.get_running_loop().time()
+
+    async def _send_comments(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            quiet_s = loop.time() - self._last_write_s
+            if quiet_s >= self._keep_alive_s and not self._writing.locked():
+                await self._write(_KEEP_ALIVE)
+                quiet_s = 0.0
+            await asyncio.sleep(max(0.05, self._keep_alive_s - quiet_s))

@@ -1,0 +1,1 @@
+"""OpenAI's HTTP API: a translation to and from the contracts, without policy."""
