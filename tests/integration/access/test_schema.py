@@ -1,5 +1,6 @@
 """The tables of the access service, in both kinds of database."""
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,15 @@ from sqlalchemy import Connection, inspect, text
 
 import mlxmesh_access
 from mlxmesh_access.accounts import key_rows, user_rows
+from mlxmesh_access.database import AccessDatabase
 from mlxmesh_access.schema import ACCESS
 from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.sql.database import open_database
 from mlxmesh_shared.sql.schema import Schema
 from mlxmesh_shared.sql.upgrade import make_engine
-from mlxmesh_shared.sql.urls import DatabaseUrl
+from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
+from tests.fakes.clock import FakeClock
 
 SERVICES = {"access": ACCESS, "model": CATALOGUE}
 
@@ -78,4 +81,21 @@ async def test_a_newer_database_is_rejected_in_one_line(
     match = rf"the access database .* by a newer mlxmesh .*{revision}.*supports {ACCESS.head}"
     with pytest.raises(IllegalState, match=match) as caught:
         await open_database(database, ACCESS)
+    assert "\n" not in caught.value.message
+
+
+async def test_only_its_owner_can_read_a_new_file(tmp_path: Path) -> None:
+    """Also where the umask would let others."""
+    folder = tmp_path / "deep" / "er"
+    database = await AccessDatabase.open(SqliteFile(folder / "access.db"), FakeClock())
+    assert await database.revision() == 0
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    await database.close()
+    assert {"access.db", "access.db-wal"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+
+
+async def test_a_folder_that_cannot_be_written_is_reported_in_one_line() -> None:
+    with pytest.raises(IllegalState, match="/proc/nowhere") as caught:
+        await AccessDatabase.open(SqliteFile(Path("/proc/nowhere/access.db")), FakeClock())
     assert "\n" not in caught.value.message
