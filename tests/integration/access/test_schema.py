@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 import mlxmesh_access
+from mlxmesh_access.accounts import key_rows, user_rows
 from mlxmesh_access.schema import ACCESS
 from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_shared.errors import IllegalState
@@ -48,3 +49,33 @@ def test_schemas_share_no_lock_and_no_version_table() -> None:
     schemas: list[Schema] = list(SERVICES.values())
     assert len({one.upgrade_lock for one in schemas}) == len(schemas)
     assert len({one.version_table for one in schemas}) == len(schemas)
+
+
+async def test_the_migrations_create_the_columns_of_the_code(database: DatabaseUrl) -> None:
+    await (await open_database(database, ACCESS)).close()
+    engine = make_engine(database)
+    async with engine.connect() as connection:
+        found = await connection.run_sync(_columns)
+    await engine.dispose()
+    assert found == {"users": set(user_rows.COLUMNS), "keys": set(key_rows.COLUMNS)}
+
+
+def _columns(connection: Connection) -> dict[str, set[str]]:
+    inspector = inspect(connection)
+    tables = ("users", "keys")
+    return {name: {column["name"] for column in inspector.get_columns(name)} for name in tables}
+
+
+@pytest.mark.parametrize("revision", ["0099", "ffff"])
+async def test_a_newer_database_is_rejected_in_one_line(
+    database: DatabaseUrl, revision: str
+) -> None:
+    await (await open_database(database, ACCESS)).close()
+    engine = make_engine(database)
+    async with engine.begin() as connection:
+        await connection.execute(text(f"UPDATE access_version SET version_num = '{revision}'"))
+    await engine.dispose()
+    match = rf"the access database .* by a newer mlxmesh .*{revision}.*supports {ACCESS.head}"
+    with pytest.raises(IllegalState, match=match) as caught:
+        await open_database(database, ACCESS)
+    assert "\n" not in caught.value.message
