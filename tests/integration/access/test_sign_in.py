@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -54,6 +55,28 @@ async def test_a_wrong_name_and_a_wrong_password_get_the_same_answer(rig: SignIn
             await rig.sign_in(name, "wrong password")
         answers.add((refused.value.message, refused.value.field))
     assert answers == {("wrong name or password", "")}
+
+
+async def test_an_unknown_name_costs_as_much_as_a_wrong_password(tmp_path: Path) -> None:
+    """Compares CPU time, which other load does not change."""
+    cost = HashCost(memory_kib=8 * 1024, passes=4, lanes=1)
+    url = SqliteFile(tmp_path / "access.db")
+
+    async with sign_in_rig(url, tmp_path, cost=cost) as rig:
+        await rig.add_user("ada")
+        await rig.users.create(ADMIN, User(name="robot", kind=UserKind.SERVICE_ACCOUNT), "")
+
+        async def refused_s(name: str) -> float:
+            before_s = time.process_time()
+            for _ in range(BY_NAME_AND_HOST.free):
+                with pytest.raises(Unauthenticated):
+                    await rig.sign_in(name, "wrong password")
+            return time.process_time() - before_s
+
+        await refused_s("warm-up")
+        known_s = await refused_s("ada")
+        for name in ("bob", "robot", "No Name"):
+            assert 0.5 < await refused_s(name) / known_s < 2
 
 
 async def test_refusals_are_in_the_audit_log_without_what_may_be_a_password(rig: SignInRig) -> None:
@@ -300,6 +323,25 @@ async def test_keys_rotate_and_tokens_stay_valid_until_they_expire(rig: SignInRi
 async def test_sign_ins_at_the_same_time_make_one_key(rig: SignInRig) -> None:
     await asyncio.gather(*(rig.sign_in() for _ in range(4)))
     assert (await rig.key_set()).count('"kid"') == 1
+
+
+async def test_instances_that_begin_together_share_one_key(
+    database: DatabaseUrl, tmp_path: Path
+) -> None:
+    clock = TurnedClock()
+    async with (
+        sign_in_rig(database, tmp_path, clock=clock) as one,
+        sign_in_rig(database, tmp_path, clock=clock) as other,
+    ):
+        await one.add_user("ada")
+        tokens = await asyncio.gather(one.sign_in(), other.sign_in())
+        assert (await one.key_set()).count('"kid"') == 1
+        first = await other.sessions.refresh(tokens[0].refresh_token)
+        assert (await one.verified(first.access.text)).user == "ada"
+        with pytest.raises(Unauthenticated):
+            await one.sessions.refresh(tokens[0].refresh_token)
+        with pytest.raises(Unauthenticated):
+            await other.sessions.refresh(first.refresh_token)
 
 
 async def test_after_a_restart_sessions_and_tokens_go_on(
