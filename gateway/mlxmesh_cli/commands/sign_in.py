@@ -46,7 +46,7 @@ def login(
 
     Its tokens are stored in credentials.json in the data directory, or with --address in
     ~/.config/mlxmesh, readable by you only, and renewed as needed. MLXMESH_API_KEY comes first.
-    --browser needs http://127.0.0.1/callback among [access] oidc_redirect_uris.
+    --browser needs http://127.0.0.1 among the settings' [access] oidc_redirect_uris.
     """
     if not name and not browser:
         fail("give your name, as in `mlxmesh login ada`, or --browser")
