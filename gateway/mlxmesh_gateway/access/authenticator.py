@@ -8,13 +8,13 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_gateway.access.policies import Key, Policies, User
 from mlxmesh_gateway.access.requirement import Requirement
 from mlxmesh_gateway.access.watch import PolicyWatch
 from mlxmesh_gateway.door.evidence import Evidence
 from mlxmesh_gateway.door.principal import Kind, Principal
 from mlxmesh_shared.errors import Unauthenticated
+from mlxmesh_shared.tls.identity import Role
 
 if TYPE_CHECKING:
     from mlxmesh_shared.access_tokens import AccessTokenVerifier
