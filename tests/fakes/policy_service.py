@@ -18,7 +18,7 @@ from mlxmesh.access.v1.policy_pb2_grpc import (
     PolicyServiceServicer,
     add_PolicyServiceServicer_to_server,
 )
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 from mlxmesh_shared.rpc.server import MeshServer
 
 SERVICES = [
@@ -42,6 +42,8 @@ class FakePolicyService(PolicyServiceServicer, AccessServiceServicer):
         self.quotas: dict[str, p.QuotaPolicy] = {}
         self.batches: dict[str, p.ReportUsageRequest] = {}
         self.repeated = 0
+        self.lost_answers = 0
+        """So many next reports are recorded, and their answers lost."""
         self.spent: Counter[tuple[str, int]] = Counter()
         """By subject and limit, what gateways have reported."""
         self.slice_tokens = 100
@@ -168,6 +170,9 @@ class FakePolicyService(PolicyServiceServicer, AccessServiceServicer):
         repeated = request.batch_id in self.batches
         self.repeated += repeated
         self.batches.setdefault(request.batch_id, request)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise ServiceUnavailable("the answer is lost")
         return p.ReportUsageResponse(repeated=repeated)
 
     def _enter_access(self, method: str, context: Any) -> None:
