@@ -90,7 +90,8 @@ def with_port(listen: str, port: int) -> str:
 def who_may_call(*, authentication: str, has_users: bool, listen: str, tls: bool) -> str:
     """Who may call the gateway at `listen`, as its authentication decides it."""
     if authentication == "required" or (authentication == "auto" and has_users):
-        return "callers need a key or a session: `mlxmesh login`, `mlxmesh keys create`"
+        certificate = ", or a certificate of this mesh" if tls else ""
+        return f"callers need a key or a session (`mlxmesh keys`, `mlxmesh login`){certificate}"
     if tls:
         return "callers need a certificate of this mesh: `mlxmesh certs`"
     host, _ = split_host_port(listen)

@@ -65,6 +65,7 @@ async def serve(
                         host.process.telemetry.of_process,
                         receiver.prometheus,
                         settings,
+                        must_authenticate=lambda: gateway.access.requirement.on,
                     )
                 )
 

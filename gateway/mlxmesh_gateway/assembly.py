@@ -168,7 +168,7 @@ def _entrance(settings: GatewaySettings, access: Access, overload: OverloadEvent
     descriptors = [descriptor_pool.Default().FindServiceByName(name) for name in names]
     return Entrance(
         authenticator=access.authenticator,
-        authorizer=access.authorizer(descriptors),
+        access=access.authorizer(descriptors),
         quotas=access.quotas,
         admission=CallAdmission(limiter, on_refused=overload.refused),
     )

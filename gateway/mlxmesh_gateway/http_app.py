@@ -17,6 +17,7 @@ from mlxmesh_gateway.otlp.sinks.prometheus import PrometheusSink
 from mlxmesh_shared.settings import GatewaySettings
 from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.tls import CertificateFiles
+from mlxmesh_shared.tls.identity import NOBODY
 
 
 def serving_http(
@@ -25,10 +26,12 @@ def serving_http(
     telemetry: Telemetry,
     prometheus: PrometheusSink | None,
     settings: GatewaySettings,
+    *,
+    must_authenticate: Callable[[], bool],
 ) -> AbstractAsyncContextManager[None]:
     """Serves the port until the body ends."""
     make_app = partial(_make_app, door, telemetry, prometheus, settings)
-    return port.serving(make_app, _tls(settings))
+    return port.serving(make_app, _tls(settings, must_authenticate))
 
 
 def metrics_page(prometheus: PrometheusSink) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
@@ -53,6 +56,7 @@ def _make_app(
     from mlxmesh_gateway.forwarding.telemetry import observe_unknown_fields
     from mlxmesh_gateway.http.app import create_app
     from mlxmesh_gateway.http.edge import EdgeParts
+    from mlxmesh_gateway.http.endpoint import CERTIFICATE, headers_of, host_of
     from mlxmesh_gateway.http.exchange import UnknownFields
     from mlxmesh_gateway.http.served import ServedRequests
 
@@ -60,8 +64,18 @@ def _make_app(
     observe_unknown_fields(telemetry.metrics, unknown_fields)
     parts = EdgeParts(door=door, served=ServedRequests(telemetry), unknown_fields=unknown_fields)
     page = metrics_page(prometheus) if prometheus is not None else None
+
+    async def check_reader(request: Any) -> None:
+        scope = request.scope
+        certificate = scope.get(CERTIFICATE, NOBODY)
+        await door.check_known(headers_of(scope), certificate=certificate, host=host_of(scope))
+
     return create_app(
-        page, edge_routes(parts), hosts=_hosts(settings), origins=settings.cors_origins
+        page,
+        edge_routes(parts),
+        hosts=_hosts(settings),
+        origins=settings.cors_origins,
+        check_reader=check_reader,
     )
 
 
@@ -72,11 +86,28 @@ def _hosts(settings: GatewaySettings) -> AnsweredHosts | None:
     return AnsweredHosts([*settings.http_hosts, *own])
 
 
-def _tls(settings: GatewaySettings) -> Callable[[], ssl.SSLContext] | None:
+def _tls(
+    settings: GatewaySettings, must_authenticate: Callable[[], bool]
+) -> Callable[[], ssl.SSLContext] | None:
     if settings.tls_dir is None:
         return None
     return partial(
         server_context,
         CertificateFiles.of_role(settings.tls_dir, "gateway"),
-        client_certificates=settings.client_certificates == "required",
+        client_certificates=partial(_client_certificates, settings, must_authenticate),
     )
+
+
+_MODES = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "off": ssl.CERT_NONE}
+
+
+def _client_certificates(
+    settings: GatewaySettings, must_authenticate: Callable[[], bool]
+) -> ssl.VerifyMode:
+    """What a connection that begins now must present."""
+    asked = settings.http_client_certificates
+    if asked != "auto":
+        return _MODES[asked]
+    if settings.client_certificates == "required" and must_authenticate():
+        return ssl.CERT_OPTIONAL  # a key will do
+    return _MODES[settings.client_certificates]

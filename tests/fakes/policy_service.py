@@ -8,26 +8,26 @@ from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any
 
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+
 from mlxmesh.access.v1 import access_pb2 as a
 from mlxmesh.access.v1 import policy_pb2 as p
-from mlxmesh.access.v1.access_pb2_grpc import (
-    AccessServiceServicer,
-    add_AccessServiceServicer_to_server,
-)
 from mlxmesh.access.v1.policy_pb2_grpc import (
     PolicyServiceServicer,
     add_PolicyServiceServicer_to_server,
 )
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 from mlxmesh_shared.rpc.server import MeshServer
 
+_ACCESS: Any = a.DESCRIPTOR.services_by_name["AccessService"]
 SERVICES = [
     "mlxmesh.access.v1.AccessService",
     "mlxmesh.access.v1.PolicyService",
 ]
 
 
-class FakePolicyService(PolicyServiceServicer, AccessServiceServicer):
+class FakePolicyService(PolicyServiceServicer):
     """What a test does to it, its watchers see; a method that has an error raises it."""
 
     def __init__(self) -> None:
@@ -42,6 +42,8 @@ class FakePolicyService(PolicyServiceServicer, AccessServiceServicer):
         self.quotas: dict[str, p.QuotaPolicy] = {}
         self.batches: dict[str, p.ReportUsageRequest] = {}
         self.repeated = 0
+        self.lost_answers = 0
+        """So many next reports are recorded, and their answers lost."""
         self.spent: Counter[tuple[str, int]] = Counter()
         """By subject and limit, what gateways have reported."""
         self.slice_tokens = 100
@@ -168,28 +170,39 @@ class FakePolicyService(PolicyServiceServicer, AccessServiceServicer):
         repeated = request.batch_id in self.batches
         self.repeated += repeated
         self.batches.setdefault(request.batch_id, request)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise ServiceUnavailable("the answer is lost")
         return p.ReportUsageResponse(repeated=repeated)
 
-    def _enter_access(self, method: str, context: Any) -> None:
+    async def answer(self, method: str, request: Any, context: Any) -> Any:
+        """Answers a method of AccessService with an empty response; creates users."""
         self.metadata.append(dict(context.invocation_metadata()))
         self._enter(method)
+        if isinstance(request, a.CreateUserRequest):
+            await self.add_user(request.name, admin=request.role == a.ACCESS_ROLE_ADMIN)
+        return GetMessageClass(_ACCESS.methods_by_name[method].output_type)()
 
-    async def CreateUser(self, request: Any, context: Any) -> a.CreateUserResponse:
-        self._enter_access("CreateUser", context)
-        await self.add_user(request.name, admin=request.role == a.ACCESS_ROLE_ADMIN)
-        return a.CreateUserResponse(user=a.User(name=request.name))
 
-    async def GetUser(self, request: Any, context: Any) -> a.GetUserResponse:
-        self._enter_access("GetUser", context)
-        return a.GetUserResponse(user=a.User(name=request.name))
+class _AccessMethods(grpc.GenericRpcHandler):
+    def __init__(self, service: FakePolicyService) -> None:
+        self._handlers = {
+            f"/{_ACCESS.full_name}/{name}": self._handler(service, name, method)
+            for name, method in _ACCESS.methods_by_name.items()
+        }
 
-    async def ListUsers(self, request: Any, context: Any) -> a.ListUsersResponse:
-        self._enter_access("ListUsers", context)
-        return a.ListUsersResponse(users=[a.User(name=name) for name in self.users])
+    def service(self, handler_call_details: Any) -> Any:
+        return self._handlers.get(handler_call_details.method)
 
-    async def SignIn(self, request: Any, context: Any) -> a.SignInResponse:
-        self._enter_access("SignIn", context)
-        return a.SignInResponse()
+    def _handler(self, service: FakePolicyService, name: str, method: Any) -> Any:
+        async def handle(request: Any, context: Any) -> Any:
+            return await service.answer(name, request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            handle,
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
 
 
 def policy_server(servicer: FakePolicyService) -> MeshServer:
@@ -197,7 +210,7 @@ def policy_server(servicer: FakePolicyService) -> MeshServer:
     return MeshServer(
         services=[
             (add_PolicyServiceServicer_to_server, servicer),
-            (add_AccessServiceServicer_to_server, servicer),
         ],
+        generic_handlers=[_AccessMethods(servicer)],
         service_names=SERVICES,
     )

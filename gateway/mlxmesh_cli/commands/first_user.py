@@ -60,9 +60,9 @@ async def create_user(new: NewUser, address: str | None, data_dir: Path | None) 
         )
     if options.has_users:
         return Created(user, _notes(new))
-    on = "authentication is on: every call, by any protocol, needs a key or a session now"
     if tls is not None:
-        return Created(user, (on, "commands on this host use the certificate of the role admin"))
+        return Created(user, ("commands on this host go on with the certificate of an admin",))
+    on = "authentication is on: every call, by any protocol, needs a key or a session now"
     stored = await _store_key(new, gateway, tls, credential_file(address, data_dir))
     return Created(user, (on, stored, "next: `mlxmesh keys create NAME` makes a key for a program"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,37 +30,59 @@ if TYPE_CHECKING:
 
 
 def login(
-    name: Annotated[str, typer.Argument(help="Name of your user.", autocompletion=complete_user)],
+    name: Annotated[
+        str, typer.Argument(help="Name of your user.", autocompletion=complete_user)
+    ] = "",
     password_file: PasswordFile = None,
+    browser: Annotated[
+        bool,
+        typer.Option("--browser", help="Sign in at the mesh's OpenID Connect issuer instead."),
+    ] = False,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Sign in with a password; further commands use the session until it ends or you log out.
+    """Sign in; further commands use the session until it ends or you log out.
 
     Its tokens are stored in credentials.json in the data directory, or with --address in
     ~/.config/mlxmesh, readable by you only, and renewed as needed. MLXMESH_API_KEY comes first.
+    --browser needs http://127.0.0.1 among the settings' [access] oidc_redirect_uris.
     """
-    file = credential_file(address, data_dir)
-    gateway = gateway_address(address, data_dir)
-    password = read_password(password_file, f"Password of {name}")
-
-    async def work() -> SessionTokens:
-        from mlxmesh_cli.mesh.reaching import gateway_errors
-        from mlxmesh_cli.mesh.sign_in import anonymous_client, session_of
-
-        tls = tls_of(resolve_data_dir(data_dir), gateway)
-        async with gateway_errors(gateway, tls), anonymous_client(gateway, tls) as client:
-            tokens = await client.access.sign_in(name, password)
-        file.write(session_of(tokens))
-        return tokens
-
-    tokens = run(work())
+    if not name and not browser:
+        fail("give your name, as in `mlxmesh login ada`, or --browser")
+    password = "" if browser else read_password(password_file, f"Password of {name}")
+    tokens = run(_login(name, password, address, data_dir))
     ends = tokens.refresh_expires.ToDatetime().isoformat(timespec="seconds") + "Z"
+    user = tokens.user.name
     if json:
         print_json({"user": to_dict(tokens.user), "session_ends": ends})
     else:
-        typer.echo(f"signed in as {name}; without commands the session ends at {ends}")
+        typer.echo(f"signed in as {user}; the session ends at {ends} unless a command renews it")
+
+
+async def _login(
+    name: str, password: str, address: str | None, data_dir: Path | None
+) -> SessionTokens:
+    """Signs in with a password, without one by the browser, and stores the session."""
+    from mlxmesh_cli.mesh.browser_sign_in import sign_in
+    from mlxmesh_cli.mesh.reaching import gateway_errors
+    from mlxmesh_cli.mesh.sign_in import anonymous_client, session_of
+
+    gateway = gateway_address(address, data_dir)
+    tls = tls_of(resolve_data_dir(data_dir), gateway)
+    async with gateway_errors(gateway, tls), anonymous_client(gateway, tls) as client:
+        tokens = await (
+            client.access.sign_in(name, password) if password else sign_in(client, _open_url)
+        )
+    credential_file(address, data_dir).write(session_of(tokens))
+    return tokens
+
+
+def _open_url(url: str) -> None:
+    import webbrowser
+
+    say(f"open this address to sign in:\n{url}", err=True)
+    webbrowser.open(url)
 
 
 def logout(address: Address = None, data_dir: DataDir = None, json: Json = False) -> None:

@@ -10,14 +10,14 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from mlxmesh_gateway.access.authenticator import AccessAuthenticator
 from mlxmesh_gateway.access.authorizer import RoleAuthorizer
-from mlxmesh_gateway.access.ledger import Ledger
 from mlxmesh_gateway.access.link import ACCESS, AccessLink
-from mlxmesh_gateway.access.meter import UsageMeter
 from mlxmesh_gateway.access.policies import Policies
 from mlxmesh_gateway.access.policy_file import PolicyFile
-from mlxmesh_gateway.access.reporter import UsageReporter
 from mlxmesh_gateway.access.requirement import Requirement
-from mlxmesh_gateway.access.usage_folder import UsageFolder
+from mlxmesh_gateway.access.usage.folder import UsageFolder
+from mlxmesh_gateway.access.usage.ledger import Ledger
+from mlxmesh_gateway.access.usage.meter import UsageMeter
+from mlxmesh_gateway.access.usage.reporter import UsageReporter
 from mlxmesh_gateway.access.watch import PolicyWatch
 from mlxmesh_gateway.door.entrance import NoQuotas
 from mlxmesh_gateway.forwarding.backends import Backends

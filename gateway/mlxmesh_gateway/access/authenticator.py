@@ -8,13 +8,14 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_gateway.access.policies import Key, Policies, User
 from mlxmesh_gateway.access.requirement import Requirement
 from mlxmesh_gateway.access.watch import PolicyWatch
+from mlxmesh_gateway.door.entrance import by_certificate
 from mlxmesh_gateway.door.evidence import Evidence
 from mlxmesh_gateway.door.principal import Kind, Principal
 from mlxmesh_shared.errors import Unauthenticated
+from mlxmesh_shared.tls.identity import Role
 
 if TYPE_CHECKING:
     from mlxmesh_shared.access_tokens import AccessTokenVerifier
@@ -55,7 +56,7 @@ class AccessAuthenticator:
         if self._requirement.undecided:
             await self._watch.decided(DECIDE_S)
         if not evidence.credential or not self._requirement.checks_credentials:
-            return self._without_credential(evidence)
+            return by_certificate(evidence, self._requirement.anonymous_role(evidence.host))
         if len(evidence.credential) > MAX_CREDENTIAL_BYTES:
             raise _unknown_key()
         digest = sha256(evidence.credential.encode(errors="replace")).digest()
@@ -68,16 +69,6 @@ class AccessAuthenticator:
             return principal
         self._refused.add(digest, self._clock())
         raise _unknown_key()
-
-    def _without_credential(self, evidence: Evidence) -> Principal:
-        certificate = evidence.certificate
-        return Principal(
-            kind=Kind.CERTIFICATE if certificate.spiffe_id else Kind.ANONYMOUS,
-            identity=certificate.spiffe_id,
-            role=certificate.role or self._requirement.anonymous_role(evidence.host),
-            claimed_name=evidence.claimed_name,
-            host=evidence.host,
-        )
 
     def _known(self, evidence: Evidence, digest: bytes) -> Principal | None:
         """Whose credential it is; None if newer policies may say. Raises: Unauthenticated."""

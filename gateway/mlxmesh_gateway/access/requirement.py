@@ -7,9 +7,9 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_gateway.access.policies import Policies
-from mlxmesh_shared.host.host_port import is_loopback
+from mlxmesh_shared.settings.listen import is_loopback
+from mlxmesh_shared.tls.identity import Role
 
 Setting = Literal["auto", "required", "off"]
 

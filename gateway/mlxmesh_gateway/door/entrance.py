@@ -10,8 +10,11 @@ from functools import partial
 from typing import Protocol
 
 from mlxmesh_gateway.door.evidence import Evidence
-from mlxmesh_gateway.door.principal import Principal
+from mlxmesh_gateway.door.principal import Kind, Principal
+from mlxmesh_shared.errors import Unauthenticated
 from mlxmesh_shared.resilience.admission import CallAdmission
+from mlxmesh_shared.tls.identity import Role
+from mlxmesh_shared.tls.method_access import CREDENTIALS_AT_GATEWAY
 
 
 class Authenticator(Protocol):
@@ -46,6 +49,31 @@ class Authorizer(Protocol):
         ...
 
 
+class CertificateAuthenticator:
+    """Knows certificates only; satisfies Authenticator.
+
+    Callers without a role in their certificate have `anonymous_role`.
+    """
+
+    def __init__(self, anonymous_role: Role.ValueType) -> None:
+        self._anonymous_role = anonymous_role
+
+    async def authenticate(self, evidence: Evidence) -> Principal:
+        return by_certificate(evidence, self._anonymous_role)
+
+
+def by_certificate(evidence: Evidence, anonymous_role: Role.ValueType) -> Principal:
+    """The principal of a certificate; without one, an anonymous one."""
+    certificate = evidence.certificate
+    return Principal(
+        kind=Kind.CERTIFICATE if certificate.spiffe_id else Kind.ANONYMOUS,
+        identity=certificate.spiffe_id,
+        role=certificate.role or anonymous_role,
+        claimed_name=evidence.claimed_name,
+        host=evidence.host,
+    )
+
+
 class NoQuotas:
     """Satisfies Quotas: nobody has one."""
 
@@ -71,12 +99,13 @@ class Entrance:
         self,
         *,
         authenticator: Authenticator,
-        authorizer: Authorizer,
+        access: Authorizer | None,
         quotas: Quotas,
         admission: CallAdmission,
     ) -> None:
+        """access: None lets every caller call every method."""
         self._authenticator = authenticator
-        self._authorizer = authorizer
+        self._access = access
         self._quotas = quotas
         self._admission = admission
 
@@ -88,18 +117,25 @@ class Entrance:
         Raises: Unauthenticated, PermissionDenied, MethodNotFound, QuotaExceeded, TooManyRequests,
         AccessUnavailable.
         """
-        if self._authorizer.is_open(method):
+        access = self._access
+        if access is not None and access.is_open(method):
             # Who signs in again may still send what has expired.
             evidence = replace(evidence, credential="")
         principal = await self._authenticator.authenticate(evidence)
-        self._authorizer.authorize(method, principal)
+        if access is not None:
+            access.authorize(method, principal)
         if not counted:
             return Admitted(principal, _nothing)
         return self._counted(method, principal)
 
-    async def authenticate(self, evidence: Evidence) -> Principal:
-        """The caller of something that is no method. Raises: Unauthenticated, AccessUnavailable."""
-        return await self._authenticator.authenticate(evidence)
+    async def check_known(self, evidence: Evidence) -> None:
+        """Lets in whoever has a role, to what is no method.
+
+        Raises: Unauthenticated, AccessUnavailable.
+        """
+        principal = await self._authenticator.authenticate(evidence)
+        if not principal.role:
+            raise Unauthenticated(f"this needs {CREDENTIALS_AT_GATEWAY}")
 
     def resize(self, limit: int, *, per_caller: int | None) -> None:
         """Changes the limit of concurrent calls; running calls continue."""

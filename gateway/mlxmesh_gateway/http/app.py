@@ -18,9 +18,14 @@ from starlette.routing import BaseRoute, Route
 from mlxmesh_gateway.http.browsers import BrowserGuard
 from mlxmesh_gateway.http.hosts import AnsweredHosts
 from mlxmesh_gateway.http.openapi import openapi_document
+from mlxmesh_gateway.http.statuses import error_headers, http_status
+from mlxmesh_shared.errors import MeshError
 
 MetricsPage = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Renders the page of metrics for an Accept header; returns it with its content type."""
+
+CheckReader = Callable[[Request], Awaitable[None]]
+"""Raises: MeshError for a request whose sender may not read."""
 
 _NO_METRICS = (
     "there are no metrics here: the setting telemetry_sinks of the gateway lacks prometheus\n"
@@ -33,14 +38,21 @@ def create_app(
     *,
     hosts: AnsweredHosts | None = None,
     origins: Sequence[str] = (),
+    check_reader: CheckReader | None = None,
 ) -> Starlette:
     """The application; without a page /metrics says so.
 
     hosts: the Host headers that are answered; None for all.
     origins: of web pages that may make requests.
+    check_reader: of metrics; None for everybody.
     """
 
     async def metrics(request: Request) -> Response:
+        if check_reader is not None:
+            try:
+                await check_reader(request)
+            except MeshError as error:
+                return _refusal(error)
         if metrics_page is None:
             return PlainTextResponse(_NO_METRICS, status_code=404)
         page, content_type = await metrics_page(request.headers.get("accept", ""))
@@ -64,6 +76,11 @@ def create_app(
     # A redirect would quote the query, and fails where that is not UTF-8.
     app.router.redirect_slashes = False
     return app
+
+
+def _refusal(error: MeshError) -> Response:
+    headers = dict(error_headers(error))
+    return PlainTextResponse(f"{error.message}\n", http_status(error), headers)
 
 
 def _middleware(hosts: AnsweredHosts | None, origins: Sequence[str]) -> list[Middleware]:

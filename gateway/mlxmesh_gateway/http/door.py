@@ -75,6 +75,15 @@ class HttpDoor:
         finally:
             admitted.release()
 
+    async def check_known(
+        self, headers: Mapping[str, str], *, certificate: PeerIdentity, host: str
+    ) -> None:
+        """Lets in whoever is known, to what is no method of the contracts.
+
+        Raises: InvalidArgument, and as of Entrance.check_known.
+        """
+        await self._entrance.check_known(_evidence(headers, certificate, host))
+
     @asynccontextmanager
     async def holding(self, principal: Principal, size_bytes: int) -> AsyncGenerator[None]:
         """Counts the bytes of a large body until the `with` ends. Raises: TooManyRequests."""

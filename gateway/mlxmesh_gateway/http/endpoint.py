@@ -70,7 +70,7 @@ class Endpoint:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         started_s = time.perf_counter()
-        headers = _headers(scope)
+        headers = headers_of(scope)
         request = self._served.begin(scope, self._route, headers)
         response = _Response(send, self._errors.request_id_header, request.id)
         status = 499
@@ -95,7 +95,7 @@ class Endpoint:
             self._method,
             headers,
             certificate=scope.get(CERTIFICATE, NOBODY),
-            host=_host(scope),
+            host=host_of(scope),
         ) as calls:
             raw = await self._body(receive, headers)
             async with self._door.holding(calls.principal, len(raw)):
@@ -180,7 +180,7 @@ async def _disconnected(receive: Any) -> None:
         pass
 
 
-def _headers(scope: Mapping[str, Any]) -> Mapping[str, str]:
+def headers_of(scope: Mapping[str, Any]) -> Mapping[str, str]:
     """By lower-case names; of a name that is repeated, the first value."""
     headers: dict[str, str] = {}
     for name, value in scope["headers"]:
@@ -188,6 +188,7 @@ def _headers(scope: Mapping[str, Any]) -> Mapping[str, str]:
     return headers
 
 
-def _host(scope: Mapping[str, Any]) -> str:
+def host_of(scope: Mapping[str, Any]) -> str:
+    """The client's host, as a caller's name."""
     client = scope.get("client")
     return legal_name(client[0] if client else "")

@@ -8,6 +8,10 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mlxmesh_gateway.http.endpoint import CERTIFICATE
+from mlxmesh_gateway.http.tls import identity_of_client
+from mlxmesh_shared.tls.identity import PeerIdentity
+
 MAX_CONNECTIONS = 64
 IDLE_S = 1.0
 REQUEST_S = 15.0
@@ -34,6 +38,9 @@ class BoundedProtocol(H11Protocol):
             self._end_idle_ones()
         super().connection_made(transport)
         self._peer = transport.get_extra_info("peername")
+        connection = transport.get_extra_info("ssl_object")
+        if connection is not None:
+            self.app = _with_certificate(self.app, identity_of_client(connection))
         type(self).on_made(self._peer)
         self._restart_limit()
 
@@ -97,3 +104,12 @@ class BoundedProtocol(H11Protocol):
     def is_idle(self) -> bool:
         """Whether no request is unanswered, and none has arrived for a while."""
         return not self._is_answering and self.loop.time() - self._since_s >= IDLE_S
+
+
+def _with_certificate(app: Any, certificate: PeerIdentity) -> Any:
+    """An ASGI application that tells who the connection's client is."""
+
+    async def told(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, CERTIFICATE: certificate}, receive, send)
+
+    return told

@@ -4,27 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Callable
+from typing import Any
 
 from mlxmesh_shared.tls import CertificateFiles
+from mlxmesh_shared.tls.identity import NOBODY, PeerIdentity, identity_of
+
+ClientCertificates = Callable[[], ssl.VerifyMode]
+"""Whether a connection that begins now must, may or need not present a certificate."""
 
 
-def server_context(files: CertificateFiles, *, client_certificates: bool) -> ssl.SSLContext:
+def server_context(
+    files: CertificateFiles, *, client_certificates: ClientCertificates
+) -> ssl.SSLContext:
     """A context that reads the files again for each connection."""
-    context = _load(files, client_certificates=client_certificates)
+
+    class Context(ssl.SSLContext):
+        """Asks for certificates as of the begin of each connection."""
+
+        def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+            self.verify_mode = client_certificates()
+            return super().wrap_bio(*args, **options)
+
+    context = _load(Context(ssl.PROTOCOL_TLS_SERVER), files)
 
     def newest(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         with contextlib.suppress(OSError, ssl.SSLError):  # half of a rotation
-            connection.context = _load(files, client_certificates=client_certificates)
+            connection.context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
 
     context.sni_callback = newest
     return context
 
 
-def _load(files: CertificateFiles, *, client_certificates: bool) -> ssl.SSLContext:
+def identity_of_client(connection: ssl.SSLObject | None) -> PeerIdentity:
+    """Who the client is by its certificate, if that was verified and has exactly one URI."""
+    certificate: Any = connection.getpeercert() if connection is not None else None
+    names = certificate.get("subjectAltName", ()) if certificate else ()
+    uris = [value for kind, value in names if kind == "URI"]
+    return identity_of(uris[0]) if len(uris) == 1 else NOBODY
+
+
+def _load(context: ssl.SSLContext, files: CertificateFiles) -> ssl.SSLContext:
     assert files.certificate is not None, "a server's files have a certificate"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate, files.key)
-    if client_certificates:
-        context.load_verify_locations(files.ca)
-        context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(files.ca)
     return context

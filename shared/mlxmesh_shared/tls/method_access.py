@@ -37,7 +37,7 @@ class MethodAccess:
             path for path, rules in declared.items() if at_gateway and rules.gateway_open
         )
         self._anonymous_role = anonymous_role
-        self._credentials = _AT_GATEWAY if at_gateway else "a certificate"
+        self._credentials = CREDENTIALS_AT_GATEWAY if at_gateway else "a certificate"
 
     def is_open(self, method: str) -> bool:
         """Whether callers without credentials may call the method."""
@@ -67,7 +67,7 @@ class MethodAccess:
         raise _refusal(caller, allowed, self._credentials)
 
 
-_AT_GATEWAY = "an API key, an access token or a certificate"
+CREDENTIALS_AT_GATEWAY = "an API key, an access token or a certificate"
 _PROCESSES = (
     Role.ROLE_GATEWAY,
     Role.ROLE_GENERATION,

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from mlxmesh_cli.mesh.credentials import CredentialFile, StoredSession
 from mlxmesh_cli.mesh.sign_in import SessionKeys
 from mlxmesh_client import Unauthenticated
 from tests.integration.cli.conftest import PASSWORD, Shell
+from tests.terminal import ENTER, Terminal, terminal
 
 
 def session(shell: Shell) -> StoredSession:
@@ -119,6 +124,75 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(admin: Shell, content: 
 def test_a_file_of_somebody_else_counts_as_none(tmp_path: Path) -> None:
     # A directory in its place fails likewise for root, whom permissions do not stop.
     assert CredentialFile(tmp_path / "none" / "credentials.json", "local").read() is None
+
+
+@pytest.fixture
+def in_terminal(shell: Shell) -> Callable[..., AbstractAsyncContextManager[Terminal]]:
+    """Runs a command in a terminal of its own."""
+
+    def open_(*arguments: str) -> AbstractAsyncContextManager[Terminal]:
+        env = {"XDG_CONFIG_HOME": str(shell.directory), "BROWSER": "true"}
+        return terminal("-m", "mlxmesh_cli", *arguments, "--address", shell.address, env=env)
+
+    return open_
+
+
+async def test_passwords_are_asked_for_without_echo(shell: Shell, in_terminal: Any) -> None:
+    async with in_terminal("users", "create", "ada", "--admin") as screen:
+        await screen.shows("New password of ada: ")
+        await screen.types(PASSWORD + ENTER)
+        await screen.shows("The same again: ")
+        await screen.types(PASSWORD + ENTER)
+        assert await screen.ends() == 0
+        assert PASSWORD not in screen.text
+    assert shell.fake.accounts["ada"].password == PASSWORD
+    async with in_terminal("users", "password", "ada") as screen:
+        await screen.shows("New password of ada: ")
+        await screen.types("one thing" + ENTER)
+        await screen.shows("The same again: ")
+        await screen.types("or another" + ENTER)
+        await screen.shows("the two passwords differ")
+        assert await screen.ends() == 1
+    assert shell.fake.accounts["ada"].password == PASSWORD
+
+
+async def test_the_issuer_sends_the_browser_back(signed_in: Shell, in_terminal: Any) -> None:
+    signed_in.fake.issuer = "http://issuer.example"
+    async with in_terminal("login", "--browser") as screen:
+        await screen.shows("open this address to sign in:")
+        await screen.shows("/callback\n")
+        ((state, redirect),) = signed_in.fake.oidc_states.items()
+        async with aiohttp.ClientSession() as browser:
+            async with browser.get(redirect, params={"state": "forged", "code": "eve"}) as page:
+                assert page.status == 200
+            async with browser.get(redirect.replace("callback", "other")) as page:
+                assert page.status == 404
+            async with browser.get(redirect, params={"state": state, "code": "ada"}) as page:
+                assert "close this window" in await page.text()
+        await screen.shows("signed in as ada")
+        assert await screen.ends() == 0
+
+
+async def test_a_sign_in_that_the_issuer_refuses(signed_in: Shell, in_terminal: Any) -> None:
+    signed_in.fake.issuer = "http://issuer.example"
+    before = signed_in.credentials.read_text()
+    async with in_terminal("login", "--browser") as screen:
+        await screen.shows("/callback\n")
+        ((state, redirect),) = signed_in.fake.oidc_states.items()
+        async with aiohttp.ClientSession() as browser:
+            params = {"state": state, "error": "access_denied"}
+            async with browser.get(redirect, params=params) as page:
+                assert page.status == 200
+        await screen.shows("the issuer refused the sign-in (access_denied)")
+        assert await screen.ends() == 1
+    assert signed_in.credentials.read_text() == before
+
+
+def test_a_mesh_without_an_issuer_says_so(signed_in: Shell) -> None:
+    refused = signed_in.run("login", "--browser")
+    assert refused.exit_code == 1
+    assert "issuer" in refused.stderr
+    assert "mlxmesh login ada" in signed_in.run("login").stderr
 
 
 def test_completion_knows_users_keys_and_subjects(signed_in: Shell) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from mlxmesh_shared.process.service_host import ServiceHost
 from mlxmesh_shared.registry import OFFERS_RELAY, Instance
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import GatewaySettings
+from tests.fakes.policy_service import FakePolicyService, policy_server
 from tests.fakes.public_services import (
     FakeGeneration,
     FakeModels,
@@ -33,10 +35,14 @@ SETTLE_S = 0.02
 class Stand:
     """Builds what a test needs; everything ends with the test."""
 
-    def __init__(self, stack: AsyncExitStack, *, relays: bool = True) -> None:
-        """relays: whether generation instances carry streams on a relay; older ones do not."""
+    def __init__(self, stack: AsyncExitStack, data_dir: Path, *, relays: bool = True) -> None:
+        """data_dir: of the gateways.
+
+        relays: whether generation instances carry streams on a relay; older ones do not.
+        """
         self.registry = InMemoryRegistry()
         self.relays = relays
+        self.data_dir = data_dir
         self._stack = stack
         self._gateways = itertools.count(1)
 
@@ -52,6 +58,14 @@ class Stand:
         """A model instance."""
         servicer = FakeModels()
         await self.announce("model", "model-1", model_server(servicer))
+        return servicer
+
+    async def access(
+        self, servicer: FakePolicyService | None = None, name: str = "access-1"
+    ) -> FakePolicyService:
+        """An access service."""
+        servicer = servicer or FakePolicyService()
+        await self.announce("access", name, policy_server(servicer))
         return servicer
 
     async def announce(self, service: str, name: str, server: MeshServer) -> Instance:
@@ -85,7 +99,7 @@ class Stand:
     async def running_gateway(self, **settings: Any) -> AsyncIterator[tuple[str, asyncio.Event]]:
         """A gateway's address and the event that stops it; ends once it has drained."""
         # One that leaves others behind stops only once its connections have come of age.
-        short = {"drain_grace_s": 1, "max_connection_age_s": 1}
+        short = {"drain_grace_s": 1, "max_connection_age_s": 1, "data_dir": self.data_dir}
         options = GatewaySettings(**{"listen": "127.0.0.1:0", **short, **settings})
         name = f"gateway-{next(self._gateways)}"
         serving: asyncio.Future[asyncio.Event] = asyncio.get_running_loop().create_future()
@@ -136,6 +150,6 @@ class Stand:
 
 
 @pytest.fixture(params=["relay", "calls"])
-async def stand(request: pytest.FixtureRequest) -> AsyncIterator[Stand]:
+async def stand(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stand]:
     async with AsyncExitStack() as stack:
-        yield Stand(stack, relays=request.param == "relay")
+        yield Stand(stack, tmp_path, relays=request.param == "relay")

@@ -35,12 +35,16 @@ from tests.fakes.certificates import issue_all
 
 @asynccontextmanager
 async def served(
-    listen: str = "127.0.0.1:0", *, take_over: bool = False, tls_dir: Path | None = None
+    listen: str = "127.0.0.1:0",
+    *,
+    take_over: bool = False,
+    tls_dir: Path | None = None,
+    mode: ssl.VerifyMode = ssl.CERT_REQUIRED,
 ) -> AsyncGenerator[str]:
     tls = None
     if tls_dir is not None:
         files = CertificateFiles.of_role(tls_dir, "gateway")
-        tls = partial(server_context, files, client_certificates=True)
+        tls = partial(server_context, files, client_certificates=lambda: mode)
     with HttpPort(listen, take_over=take_over) as port:
         async with port.serving(partial(create_app, None), tls):
             yield port.address

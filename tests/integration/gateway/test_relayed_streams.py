@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,10 +25,10 @@ WORDS = " ".join(f"w{number}" for number in range(100))
 
 
 @pytest.fixture
-async def stand() -> AsyncIterator[Stand]:
+async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
     """Whose generation instances offer relays."""
     async with AsyncExitStack() as stack:
-        yield Stand(stack)
+        yield Stand(stack, tmp_path)
 
 
 async def until(condition: Any) -> None:

@@ -9,6 +9,7 @@ _RELAY = "relays messages, and reads in them what it needs for that"
 _RULES = "rules are options of the contract's own descriptors"
 
 ALLOWED = {
+    "mlxmesh_gateway.access.link": _STUB,
     "mlxmesh_gateway.events.event_log": _EVENT,
     "mlxmesh_gateway.forwarding.generate_stream": _RELAY,
     "mlxmesh_gateway.events.instance_events": _EVENT,

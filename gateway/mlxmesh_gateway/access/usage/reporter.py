@@ -9,9 +9,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
-from mlxmesh_gateway.access.ledger import Batch, Ledger
-from mlxmesh_gateway.access.usage_convert import report
-from mlxmesh_gateway.access.usage_folder import UsageFolder
+from mlxmesh_gateway.access.usage.convert import report
+from mlxmesh_gateway.access.usage.folder import UsageFolder
+from mlxmesh_gateway.access.usage.ledger import Batch, Ledger
 from mlxmesh_shared.errors import InvalidArgument, MeshError
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from mlxmesh_gateway.access.policy_file import write_private
-from mlxmesh_gateway.access.usage_convert import batch_id_of
+from mlxmesh_gateway.access.usage.convert import batch_id_of
 
 _log = logging.getLogger(__name__)
 

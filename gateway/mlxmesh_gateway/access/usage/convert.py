@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 from mlxmesh.access.v1 import access_pb2
 from mlxmesh.access.v1.policy_pb2 import ReportUsageRequest, UsageRecord
 from mlxmesh_gateway.access.convert import timestamp
-from mlxmesh_gateway.access.ledger import Amounts, Batch, UsageKey
+from mlxmesh_gateway.access.usage.ledger import Amounts, Batch, UsageKey
 
 
 def report(batch: Batch) -> bytes:

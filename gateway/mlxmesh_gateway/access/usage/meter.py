@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from mlxmesh_gateway.access.ledger import Ledger
+from mlxmesh_gateway.access.usage.ledger import Ledger
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.used import Used
 

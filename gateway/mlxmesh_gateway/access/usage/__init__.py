@@ -1,0 +1,1 @@
+"""What calls used: counted here, kept on disk, reported to the access service."""
