@@ -77,6 +77,8 @@ class Caller:
                 self.failed[error.reason] += 1
                 await asyncio.sleep(0.1)
             else:
+                if time.time() >= end_s:
+                    return  # it would favour those with the most calls
                 usage = answer.finished.usage
                 used = usage.prompt_tokens + usage.completion_tokens
                 self.by_minute[int(time.time() // 60)] += used
