@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import anthropic
+import httpx2
 import pytest
 from anthropic import AsyncAnthropic
 from anthropic.types import MessageParam, TextBlock
 
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh_client import MeshClient
-from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
+from tests.e2e.running_mesh import RunningMesh
 
 SYSTEM = "Answer in one sentence."
 TURNS: list[MessageParam] = [
@@ -31,16 +31,9 @@ SAME_TURNS = [
 ASKED: dict[str, Any] = {"model": "pocket", "system": SYSTEM, "messages": TURNS}
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    running = start_mesh(tmp_path_factory.mktemp("mesh"), "--http-port", "0")
-    yield running
-    stop_mesh(running)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def url(mesh: RunningMesh) -> str:
-    return f"http://{json.loads((mesh.data_dir / 'launcher.json').read_text())['http']}"
+    return f"http://{mesh.http}"
 
 
 @pytest.fixture
@@ -107,6 +100,32 @@ async def test_deltas_are_those_of_grpc(client: AsyncAnthropic, grpc: MeshClient
     again = [event async for event in grpc.attach(message.id.removeprefix("msg_"))]
     assert "".join(event.text for event in again) == text_of(message)
     assert sum(len(event.token_ids) for event in again) == message.usage.output_tokens
+
+
+async def test_a_stream_that_is_cut_resumes_with_the_same_events(url: str) -> None:
+    body = {**ASKED, "max_tokens": 30, "stream": True, "ignore_eos": True}
+    key = {"anthropic-version": "2023-06-01", "idempotency-key": "cut"}
+
+    async def lines(after: str, count: int | None = None) -> list[str]:
+        """The stream's lines after an event; its first ones only, then the client leaves."""
+        headers = {**key, "last-event-id": after} if after else key
+        found: list[str] = []
+        async with (
+            httpx2.AsyncClient(base_url=url, timeout=60) as client,
+            client.stream("POST", "/v1/messages", json=body, headers=headers) as response,
+        ):
+            async for line in response.aiter_lines():
+                found.append(line)
+                if len(found) == count:
+                    break
+        return found
+
+    joined: list[str] = []
+    for events in (1, 2, 1, 4, 5, None):
+        last = joined[-2].removeprefix("id: ") if joined else ""
+        joined += await lines(last, None if events is None else 4 * events)
+    assert joined == await lines("")
+    assert joined[-4] == "event: message_stop"
 
 
 async def test_a_stop_sequence_is_told(client: AsyncAnthropic) -> None:
