@@ -61,6 +61,13 @@ BOXES = (
         lines=("limits, deadlines, validation, relay;", "collects telemetry and events"),
     ),
     Box(
+        x=572,
+        y=124,
+        width=178,
+        name="access",
+        lines=("users, keys, quotas,", "usage in SQL"),
+    ),
+    Box(
         x=40,
         y=244,
         width=260,
@@ -91,6 +98,7 @@ BOXES = (
 )
 CALLS = (
     Call(start=(380, 74), end=(380, 124), name="gRPC :50051", label=(390, 104)),
+    Call(start=(510, 156), end=(572, 156), name="policies", label=(514, 148)),
     Call(start=(290, 188), end=(200, 244), name="GenerationService", label=(110, 220)),
     Call(start=(470, 188), end=(560, 244), name="ModelService", label=(535, 220)),
     Call(start=(300, 276), end=(460, 276), name="WatchModels", label=(340, 268)),

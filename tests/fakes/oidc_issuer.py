@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -191,7 +192,9 @@ def _flat(query: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def fake_issuer(path: str = "") -> AsyncIterator[FakeIssuer]:
+async def fake_issuer(
+    path: str = "", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[FakeIssuer]:
     """A running issuer, which is gone afterwards."""
     issuer = FakeIssuer("")
     application = web.Application()
@@ -201,10 +204,10 @@ async def fake_issuer(path: str = "") -> AsyncIterator[FakeIssuer]:
     runner = web.AppRunner(application, shutdown_timeout=1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         host, port = runner.addresses[0][:2]
-        issuer.url = f"http://{host}:{port}{path}"
+        issuer.url = f"{'https' if tls else 'http'}://{host}:{port}{path}"
         yield issuer
     finally:
         await runner.cleanup()

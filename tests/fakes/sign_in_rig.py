@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mlxmesh_access.accounts.models import Role, User, UserChange
-from mlxmesh_access.accounts.rules import Caller
 from mlxmesh_access.accounts.users import Users
 from mlxmesh_access.audit import audit_log
 from mlxmesh_access.database import AccessDatabase
@@ -21,10 +20,11 @@ from mlxmesh_access.sign_in.sessions import IssuedTokens, Sessions
 from mlxmesh_access.sign_in.throttle import SignInThrottle
 from mlxmesh_access.sign_in.token_signing import TokenSigning, published_keys
 from mlxmesh_shared.access_tokens import AccessClaims, AccessTokenVerifier
+from mlxmesh_shared.rpc.caller import ForwardedCaller
 from mlxmesh_shared.sql.urls import DatabaseUrl
 
 CHEAP = HashCost(memory_kib=64, passes=1, lanes=1)
-ADMIN = Caller("spiffe://mlxmesh/admin", True, "")
+ADMIN = ForwardedCaller("spiffe://mlxmesh/admin", True, "")
 PASSWORD = "correct horse battery"
 LIFETIME_S = 600
 ROTATION_S = 30 * 86_400
@@ -59,8 +59,8 @@ class SignInRig:
     users: Users
     signing: TokenSigning
     sessions: Sessions
+    throttle: SignInThrottle
     password_sign_in: PasswordSignIn
-    hosts: list[str] = field(default_factory=list)
 
     async def add_user(self, name: str, role: Role = Role.ADMIN, password: str = PASSWORD) -> User:
         return await self.users.create(ADMIN, User(name=name, role=role), password)
@@ -122,9 +122,7 @@ async def sign_in_rig(
         rotation_s=rotation_s,
     )
     sessions = Sessions(database, signing, LIMITS)
-    sign_in = PasswordSignIn(
-        database, passwords, sessions, SignInThrottle(), monotonic=lambda: clock.now_s
-    )
+    throttle = SignInThrottle()
     try:
         yield SignInRig(
             database=database,
@@ -133,7 +131,10 @@ async def sign_in_rig(
             users=Users(database, passwords, sign_up=True, needs_password=False),
             signing=signing,
             sessions=sessions,
-            password_sign_in=sign_in,
+            throttle=throttle,
+            password_sign_in=PasswordSignIn(
+                database, passwords, sessions, throttle, monotonic=lambda: clock.now_s
+            ),
         )
     finally:
         passwords.close()

@@ -17,7 +17,7 @@ from mlxmesh_access.policies.feed import PolicyFeed
 from mlxmesh_access.policy_servicer import PolicyServicer
 from mlxmesh_access.quotas.quotas import Quotas
 from mlxmesh_access.servicer import AccessServicer
-from mlxmesh_access.sign_in.passwords import Passwords
+from mlxmesh_access.sign_in.passwords import Passwords, ThrottledPasswords
 from mlxmesh_access.sign_in.sign_in import open_sign_in
 from mlxmesh_access.usage.usage import Usage
 from mlxmesh_shared.process.service_host import running_in_background
@@ -69,7 +69,7 @@ async def open_access(
     usage = Usage(database)
     users = Users(
         database,
-        passwords,
+        ThrottledPasswords(passwords),
         sign_up=settings.sign_up,
         needs_password=not settings.oidc_issuer,
     )

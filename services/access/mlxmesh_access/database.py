@@ -10,8 +10,10 @@ from mlxmesh_access.clock import Clock
 from mlxmesh_access.schema import ACCESS
 from mlxmesh_shared.sql.change_signal import ChangeSignal
 from mlxmesh_shared.sql.database import Database, Session, open_database
+from mlxmesh_shared.sql.errors import explained
+from mlxmesh_shared.sql.sqlite import create_private_file
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
-from mlxmesh_shared.sql.urls import DatabaseUrl
+from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
 
 MAX_WAIT_S = 4.0
 """How long a write waits for others. Gateways repeat what fails, so a longer queue helps nobody."""
@@ -45,7 +47,14 @@ class AccessDatabase:
 
     @classmethod
     async def open(cls, url: DatabaseUrl, clock: Clock) -> "AccessDatabase":
-        """Opens the database and upgrades its tables; the caller closes it. Raises: MeshError."""
+        """Opens the database and upgrades its tables; the caller closes it.
+
+        A new file can be read by its owner only: it contains the hashes of passwords.
+        Raises: MeshError.
+        """
+        if isinstance(url, SqliteFile):
+            with explained(url, ACCESS):
+                create_private_file(url.path)
         return cls(url, await open_database(url, ACCESS), clock)
 
     async def close(self) -> None:

@@ -44,6 +44,14 @@ class SqliteDatabase:
         await self._writer.close()
 
 
+def create_private_file(path: Path) -> None:
+    """Creates an empty database that only its owner can read, with SQLite's files beside it, which
+    get the same mode. A file that exists keeps its mode.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+
+
 class _Session:
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection

@@ -1,6 +1,7 @@
 """What is fuzzed: functions of bytes that let out only the errors that their callers know."""
 
 import importlib
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 atheris: Any = importlib.import_module("atheris")  # it has no types
 
 with atheris.instrument_imports(
-    include=["mlxmesh_gateway", "mlxmesh_shared", "mlxmesh_generation", "mlxmesh_model"]
+    include=["jwt", "mlxmesh_gateway", "mlxmesh_shared", "mlxmesh_generation", "mlxmesh_model"]
 ):
     from google.protobuf.message import DecodeError, Message
     from google.protobuf.message_factory import GetMessageClass
@@ -20,11 +21,13 @@ with atheris.instrument_imports(
     from mlxmesh_generation import convert
     from mlxmesh_generation.text.output import StopScanner
     from mlxmesh_model.artifacts.safetensors import NotSafetensors, read_tensors
-    from mlxmesh_shared.errors import MeshError
+    from mlxmesh_shared.access_tokens import MAX_CLOCK_SKEW_S, AccessTokenVerifier
+    from mlxmesh_shared.errors import MeshError, Unauthenticated
     from mlxmesh_shared.reference import ModelReference
     from mlxmesh_shared.rules import Validator
     from mlxmesh_shared.settings import GatewaySettings, SettingsError, load_settings
     from tests.chaos.fuzz.http_requests import HttpRequests
+    from tests.fakes.access_tokens import NOW_S, TokenSigner, claims, encoded
 
 _SERVICES = [
     generation_pb2.DESCRIPTOR.services_by_name["GenerationService"],
@@ -35,6 +38,8 @@ _VALIDATOR = Validator.for_services(*_SERVICES)
 _REQUESTS: list[type[Message]] = [
     GetMessageClass(method.input_type) for service in _SERVICES for method in service.methods
 ]
+_SIGNER = TokenSigner()
+_VERIFIER = AccessTokenVerifier(_SIGNER.jwks_json)
 _FILE = Path(tempfile.mkdtemp(prefix="mlxmesh-fuzz-")) / "model.safetensors"
 
 
@@ -83,6 +88,22 @@ def stops(data: bytes) -> None:
         assert not any(text in out for text in texts if text)
 
 
+def tokens(data: bytes) -> None:
+    """An access token as it came, or a header and claims under a right signature."""
+    text = data.decode(errors="replace")
+    if data[:1] == b"{":
+        header, _, payload = text.partition("\n")
+        text = _SIGNER.signed(encoded(header.encode()), encoded(payload.encode()))
+    try:
+        told = _VERIFIER.verify(text, NOW_S, tokens_valid_from=lambda user: 0)
+    except Unauthenticated:
+        return
+    assert told.user
+    assert told.session_id
+    assert told.role in ("member", "admin")
+    assert told.valid_from_s - MAX_CLOCK_SKEW_S <= NOW_S < told.expires_s + MAX_CLOCK_SKEW_S
+
+
 def safetensors(data: bytes) -> None:
     """A file of a model that may come from anywhere."""
     _FILE.write_bytes(data)
@@ -113,7 +134,8 @@ def http(data: bytes) -> None:
 
 
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (http, wire, reference, stops, safetensors, settings)
+    target.__name__: target
+    for target in (http, wire, reference, stops, tokens, safetensors, settings)
 }
 
 
@@ -124,6 +146,10 @@ def seeds(name: str) -> list[bytes]:
             "http": _HTTP.seeds(),
             "reference": [b"pocket", b"pocket@2", b"pocket:stable"],
             "stops": [b"\x02ab\x01b\x03abcabdab"],
+            "tokens": [
+                f"{json.dumps(_SIGNER.header)}\n{json.dumps(claims())}".encode(),
+                _SIGNER.token().encode(),
+            ],
             "safetensors": [
                 b'\x36\0\0\0\0\0\0\0{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
                 + b"\0" * 4

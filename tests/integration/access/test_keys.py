@@ -7,12 +7,14 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mlxmesh.access.v1 import access_pb2 as pb
+from mlxmesh_access.accounts.key_rows import COLUMNS
 from mlxmesh_access.accounts.keys import MAX_KEYS_PER_USER
 from mlxmesh_shared.errors import (
     IllegalState,
     InvalidArgument,
     KeyNotFound,
     PermissionDenied,
+    Unauthenticated,
     UserNotFound,
 )
 from tests.integration.access.conftest import Service, names
@@ -141,4 +143,21 @@ async def test_only_the_hash_of_a_key_is_stored(service: Service) -> None:
     async with service.access.database.transactions.write() as session:
         [row] = await session.fetch("SELECT * FROM keys")
     assert bytes(row["sha256"]) == hashlib.sha256(created.secret.encode()).digest()
-    assert created.secret not in repr([row[name] for name in row.keys()])  # noqa: SIM118
+    assert created.secret not in repr([row[name] for name in COLUMNS])
+
+
+async def test_credentials_that_a_gateway_still_believes_change_nothing(service: Service) -> None:
+    """As long as a gateway has not learned of a revoked key or a disabled user."""
+    await service.add_users("ada")
+    key_id = (await service.add_key("ada")).key.key_id
+    by_key = service.user("ada", key_id=key_id)
+    await by_key.CreateKey(name="k")
+    await service.admin.RevokeKey(key_id=key_id)
+    with pytest.raises(Unauthenticated):
+        await by_key.CreateKey(name="k")
+    await service.admin.UpdateUser(name="ada", state=pb.USER_STATE_DISABLED)
+    for caller in (service.user("ada"), service.user("ada", admin=True)):
+        with pytest.raises(Unauthenticated):
+            await caller.CreateKey(name="k", user="ada")
+    with pytest.raises(Unauthenticated):
+        await service.user("ada", admin=True).CreateUser(name="eve", password="some password")

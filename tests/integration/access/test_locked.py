@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from mlxmesh_shared.errors import DatabaseBusy
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
 from tests.integration.access.conftest import PASSWORD, Service, Services
 
-Write = Callable[[Service], Coroutine[Any, Any, Any]]
+Write = Callable[[Service], Awaitable[Any]]
 SUBJECT = pb.QuotaSubject(user="ada")
 WRITES: list[Write] = [
     lambda service: service.admin.CreateUser(name="new", password=PASSWORD),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from mlxmesh_access.accounts.models import Role, User, UserChange, UserKind, UserState
-from mlxmesh_access.sign_in.passwords import HashCost
+from mlxmesh_access.sign_in.password_sign_in import PasswordSignIn
+from mlxmesh_access.sign_in.passwords import HashCost, Passwords
 from mlxmesh_access.sign_in.sessions import MAX_SESSIONS_PER_USER
 from mlxmesh_access.sign_in.signing_keys import PUBLISHED_AHEAD_S
 from mlxmesh_access.sign_in.throttle import BY_NAME_AND_HOST
@@ -55,6 +57,28 @@ async def test_a_wrong_name_and_a_wrong_password_get_the_same_answer(rig: SignIn
     assert answers == {("wrong name or password", "")}
 
 
+async def test_an_unknown_name_costs_as_much_as_a_wrong_password(tmp_path: Path) -> None:
+    """Compares CPU time, which other load does not change."""
+    cost = HashCost(memory_kib=8 * 1024, passes=4, lanes=1)
+    url = SqliteFile(tmp_path / "access.db")
+
+    async with sign_in_rig(url, tmp_path, cost=cost) as rig:
+        await rig.add_user("ada")
+        await rig.users.create(ADMIN, User(name="robot", kind=UserKind.SERVICE_ACCOUNT), "")
+
+        async def refused_s(name: str) -> float:
+            before_s = time.process_time()
+            for _ in range(BY_NAME_AND_HOST.free):
+                with pytest.raises(Unauthenticated):
+                    await rig.sign_in(name, "wrong password")
+            return time.process_time() - before_s
+
+        await refused_s("warm-up")
+        known_s = await refused_s("ada")
+        for name in ("bob", "robot", "No Name"):
+            assert 0.5 < await refused_s(name) / known_s < 2
+
+
 async def test_refusals_are_in_the_audit_log_without_what_may_be_a_password(rig: SignInRig) -> None:
     for name in ("ada", "my secret password"):
         with pytest.raises(Unauthenticated):
@@ -96,26 +120,22 @@ async def test_repeated_attempts_are_delayed_and_do_not_reach_the_password(rig: 
 
 
 async def test_an_overloaded_service_does_not_count_as_a_wrong_password(rig: SignInRig) -> None:
-    rig.passwords.close()
     slow = HashCost(memory_kib=32 * 1024, passes=2, lanes=1)
-    blocked = type(rig.passwords)(slow, max_concurrent=1, max_waiting=0)
-    rig.password_sign_in = type(rig.password_sign_in)(
-        rig.database,
-        blocked,
-        rig.sessions,
-        rig.password_sign_in._throttle,
-        monotonic=lambda: rig.clock.now_s,
+    passwords = Passwords(slow, max_concurrent=1, max_waiting=0)
+    signing_in = PasswordSignIn(
+        rig.database, passwords, rig.sessions, rig.throttle, monotonic=lambda: rig.clock.now_s
     )
-    hashing = asyncio.create_task(blocked.hash(PASSWORD))
-    await asyncio.sleep(0)
     refused = 0
-    while not hashing.done() and refused < 20:
+    for _ in range(BY_NAME_AND_HOST.free + 1):
+        hashing = asyncio.create_task(passwords.hash(PASSWORD))
+        await asyncio.sleep(0)
         with pytest.raises(TooManyRequests, match="being verified"):
-            await rig.sign_in("ada", PASSWORD)
+            await signing_in.sign_in("ada", PASSWORD, HOST)
         refused += 1
-    await hashing
+        await hashing
+    assert refused > BY_NAME_AND_HOST.free
     assert (await rig.sign_in()).user.name == "ada"
-    blocked.close()
+    passwords.close()
 
 
 async def test_an_outdated_hash_is_replaced_at_sign_in(
@@ -303,6 +323,25 @@ async def test_keys_rotate_and_tokens_stay_valid_until_they_expire(rig: SignInRi
 async def test_sign_ins_at_the_same_time_make_one_key(rig: SignInRig) -> None:
     await asyncio.gather(*(rig.sign_in() for _ in range(4)))
     assert (await rig.key_set()).count('"kid"') == 1
+
+
+async def test_instances_that_begin_together_share_one_key(
+    database: DatabaseUrl, tmp_path: Path
+) -> None:
+    clock = TurnedClock()
+    async with (
+        sign_in_rig(database, tmp_path, clock=clock) as one,
+        sign_in_rig(database, tmp_path, clock=clock) as other,
+    ):
+        await one.add_user("ada")
+        tokens = await asyncio.gather(one.sign_in(), other.sign_in())
+        assert (await one.key_set()).count('"kid"') == 1
+        first = await other.sessions.refresh(tokens[0].refresh_token)
+        assert (await one.verified(first.access.text)).user == "ada"
+        with pytest.raises(Unauthenticated):
+            await one.sessions.refresh(tokens[0].refresh_token)
+        with pytest.raises(Unauthenticated):
+            await other.sessions.refresh(first.refresh_token)
 
 
 async def test_after_a_restart_sessions_and_tokens_go_on(

@@ -99,7 +99,7 @@ async def test_the_largest_batch(service: Service) -> None:
 async def fill(service: Service) -> None:
     later = NOON + timedelta(hours=1)
     tomorrow = NOON + timedelta(days=1)
-    key = {"principal": "key:k_1", "key_id": "k_1"}
+    key: dict[str, Any] = {"principal": "key:k_1", "key_id": "k_1"}
     await report(
         service,
         "b1",

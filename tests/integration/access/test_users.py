@@ -1,14 +1,17 @@
 """Users and service accounts, in both kinds of database."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from mlxmesh.access.v1 import access_pb2 as pb
+from mlxmesh_access.accounts.users import MAX_PENDING_USERS, Users
 from mlxmesh_shared.errors import (
     IllegalState,
     InvalidArgument,
     PermissionDenied,
+    TooManyRequests,
     Unauthenticated,
     UserExists,
     UserNotFound,
@@ -191,3 +194,51 @@ async def test_a_removed_user_takes_its_keys_and_quotas_along(service: Service) 
     assert list((await service.admin.ListQuotas()).quotas) == []
     with pytest.raises(UserNotFound):
         await service.admin.DeleteUser(name="ada")
+
+
+async def test_two_services_cannot_remove_the_last_two_admins_at_once(services: Services) -> None:
+    one, _ = await services.start()
+    other, _ = await services.start()
+    await one.add_users("ada", role=ADMIN)
+    results = await asyncio.gather(
+        one.admin.UpdateUser(name="root", state=DISABLED),
+        other.admin.DeleteUser(name="ada"),
+        return_exceptions=True,
+    )
+    assert [type(one) for one in results].count(IllegalState) == 1
+    users = (await one.admin.ListUsers()).users
+    assert [user.role for user in users if user.state == ACTIVE] == [ADMIN]
+
+
+async def test_two_services_create_a_user_once(services: Services) -> None:
+    stands = [(await services.start())[0] for _ in range(2)]
+    await stands[0].add_users()
+    account = {"name": "ci", "kind": pb.USER_KIND_SERVICE_ACCOUNT}
+    calls = [stand.admin.CreateUser(**account) for _ in range(3) for stand in stands]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(one) for one in results].count(UserExists) == 5
+
+
+async def test_a_bounded_number_of_users_wait_for_approval(sqlite_service: Service) -> None:
+    service = sqlite_service
+    await service.add_users()
+    waiting = (
+        f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <"
+        f" {MAX_PENDING_USERS}) INSERT INTO users SELECT 'u' || i, kind, 'pending', 'member',"
+        " '', '', '', '', 1, 0, 0 FROM users, n"
+    )
+    async with service.access.database.transactions.write() as session:
+        await session.fetch(waiting)
+    users = Users(service.access.database, FixedHashes(), sign_up=True)
+    with pytest.raises(TooManyRequests, match="wait for approval"):
+        await users.sign_up("one-more", PASSWORD)
+
+
+class FixedHashes:
+    """Satisfies PasswordHashes, where the hash does not matter."""
+
+    async def hash(self, password: str) -> str:
+        return "x"
+
+    async def matches(self, password_hash: str, password: str) -> bool:
+        return True

@@ -14,6 +14,7 @@ from mlxmesh_shared.errors import (
     InvalidArgument,
     KeyNotFound,
     PermissionDenied,
+    Unauthenticated,
     UserNotFound,
 )
 from mlxmesh_shared.rpc.caller import ForwardedCaller
@@ -207,6 +208,43 @@ def test_keys_of_others_are_not_there() -> None:
     rules.check_key_visible(ADA, KEY)
     with pytest.raises(KeyNotFound):
         rules.check_key_visible(CLIENT, KEY)
+
+
+BY_KEY = ForwardedCaller("key:k_1", is_admin=False, user="ada")
+ADMIN_BY_KEY = replace(BY_KEY, is_admin=True)
+ADMIN_KEY = replace(KEY, role=Role.ADMIN)
+
+
+@pytest.mark.parametrize(
+    ("caller", "user", "key", "works"),
+    [
+        (ADMIN, None, None, True),
+        (CLIENT, None, None, True),
+        (ADA, ADA_USER, None, True),
+        (ADA, None, None, False),
+        (ADA, replace(ADA_USER, state=UserState.DISABLED), None, False),
+        (ADA, replace(ADA_USER, state=UserState.PENDING), None, False),
+        (replace(ADA, is_admin=True), ADA_USER, None, False),
+        (replace(ADA, is_admin=True), ADA_ADMIN, None, True),
+        (BY_KEY, ADA_USER, KEY, True),
+        (BY_KEY, ADA_USER, None, False),
+        (BY_KEY, ADA_USER, replace(KEY, revoked_ms=1), False),
+        (BY_KEY, ADA_USER, replace(KEY, expires_ms=10), False),
+        (BY_KEY, ADA_USER, replace(KEY, expires_ms=11), True),
+        (BY_KEY, ADA_USER, replace(KEY, user="bob"), False),
+        (ADMIN_BY_KEY, ADA_ADMIN, KEY, False),
+        (ADMIN_BY_KEY, ADA_USER, ADMIN_KEY, False),
+        (ADMIN_BY_KEY, ADA_ADMIN, ADMIN_KEY, True),
+    ],
+)
+def test_credentials_must_still_work(
+    caller: ForwardedCaller, user: User | None, key: Key | None, works: bool
+) -> None:
+    if works:
+        rules.check_credentials(caller, user, key, now_ms=10)
+    else:
+        with pytest.raises(Unauthenticated):
+            rules.check_credentials(caller, user, key, now_ms=10)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from mlxmesh_access.sign_in.throttle import (
     FORGET_AFTER_S,
     SIGN_UPS_BY_HOST,
     Failures,
-    HostThrottle,
     Limit,
     SignInThrottle,
+    Throttle,
     network_of,
 )
 from mlxmesh_shared.errors import TooManyRequests
@@ -171,8 +171,8 @@ def test_a_delay_is_never_longer_than_its_limit(failures: int) -> None:
     assert 0 <= BY_NAME_AND_HOST.delay_s(failures) <= BY_NAME_AND_HOST.max_delay_s
 
 
-def test_sign_ups_are_limited_by_host() -> None:
-    throttle = HostThrottle(SIGN_UPS_BY_HOST)
+def test_each_subject_has_a_limit_of_its_own() -> None:
+    throttle = Throttle(SIGN_UPS_BY_HOST)
     for _ in range(SIGN_UPS_BY_HOST.free):
         throttle.begin("10.0.0.1", 0)
     with pytest.raises(TooManyRequests):

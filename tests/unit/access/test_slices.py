@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mlxmesh_access.quotas.models import LimitKind
 from mlxmesh_access.quotas.slices import (
+    MAX_CLOCK_SKEW_MS,
     REPORT_GRACE_MS,
     SHARE_GRACE_MS,
     Grant,
@@ -280,3 +281,37 @@ def test_slices_of_ended_windows_do_not_count() -> None:
     limit.spending = replace(limit.spending)
     limit.now_ms += 60_000
     assert limit.ask("b").granted == 1
+
+
+@given(
+    limit=st.integers(1, 500),
+    asks=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 20_000)), max_size=80
+    ),
+    skew_ms=st.integers(0, MAX_CLOCK_SKEW_MS),
+)
+def test_services_whose_clocks_differ_grant_one_limit(
+    limit: int, asks: list[tuple[int, int, int]], skew_ms: int
+) -> None:
+    """Gateways spend all that they get; one of the services is behind."""
+    stand = Limit(TOKENS, limit)
+    now_ms = NOON_MS
+    held = [0, 0, 0]
+    spent: dict[int, int] = {}
+    for gateway, service, pause_ms in asks:
+        now_ms += pause_ms
+        stand.now_ms = now_ms - skew_ms * service
+        granted = stand.ask(str(gateway), spent=held[gateway]).granted
+        held[gateway] = granted
+        window = stand.spending.starts_ms
+        spent[window] = spent.get(window, 0) + granted
+        assert spent[window] <= limit
+    assert sorted(spent) == list(spent)  # none is begun again
+
+
+def test_a_window_far_ahead_was_begun_by_a_clock_that_was_wrong() -> None:
+    limit = Limit(TOKENS, 100)
+    limit.now_ms += 10**12
+    limit.ask("a", spent=100)
+    limit.now_ms = NOON_MS
+    assert limit.ask("a").granted == 10

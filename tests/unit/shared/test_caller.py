@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import pytest
 
 from mlxmesh_shared.errors import InvalidArgument
-from mlxmesh_shared.rpc.caller import claimed_caller, forwarded_owner, owner_of, peer_host
+from mlxmesh_shared.rpc.caller import (
+    ForwardedCaller,
+    claimed_caller,
+    forwarded_caller,
+    forwarded_owner,
+    owner_of,
+    peer_host,
+)
 
 
 @dataclass
@@ -72,6 +79,27 @@ def test_a_client_cannot_name_its_owner_only_a_gateway_can() -> None:
     assert owner_of(Call((told,))) == "#"
     assert forwarded_owner(Call((told, NAMED))) == told[1]
     assert forwarded_owner(Call((NAMED,))) == "#a"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ((), ForwardedCaller("#", is_admin=False, user="")),
+        (
+            (("mlxmesh-owner", "user:ada"), ("mlxmesh-role", "client"), ("mlxmesh-user", "ada")),
+            ForwardedCaller("user:ada", is_admin=False, user="ada"),
+        ),
+        (
+            (("mlxmesh-owner", "key:k_1"), ("mlxmesh-role", "admin"), ("mlxmesh-user", "ada")),
+            ForwardedCaller("key:k_1", is_admin=True, user="ada"),
+        ),
+        ((("mlxmesh-role", "root"),), ForwardedCaller("#", is_admin=False, user="")),
+    ],
+)
+def test_a_forwarded_caller(
+    metadata: tuple[tuple[str, str], ...], expected: ForwardedCaller
+) -> None:
+    assert forwarded_caller(Call(metadata)) == expected
 
 
 @pytest.mark.parametrize("name", ["a#b", "", "a b"])

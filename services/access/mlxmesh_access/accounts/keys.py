@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from mlxmesh_access.accounts import key_rows, rules
+from mlxmesh_access.accounts.acting import changing
 from mlxmesh_access.accounts.key_text import KeyText, new_key_text
 from mlxmesh_access.accounts.models import Key, Role
 from mlxmesh_access.accounts.users import existing_user
@@ -55,7 +56,7 @@ class Keys:
         Raises: InvalidArgument, PermissionDenied, UserNotFound, IllegalState.
         """
         text = new_key_text()
-        async with self._database.changing(caller.principal) as change:
+        async with changing(self._database, caller) as change:
             session = change.session
             key = _key(text, wanted, _owner(caller, wanted.user), change.now_ms)
             owner = await existing_user(session, name=key.user, field="user")
@@ -85,7 +86,7 @@ class Keys:
     @uncancellable
     async def revoke(self, caller: Caller, key_id: str) -> Key:
         """Revokes a key, named by its id or prefix, for ever. Raises: KeyNotFound."""
-        async with self._database.changing(caller.principal) as change:
+        async with changing(self._database, caller) as change:
             key = await existing_key(change.session, key_id)
             rules.check_key_visible(caller, key)
             if not key.revoked_ms:

@@ -8,6 +8,7 @@ from mlxmesh_shared.errors import (
     InvalidArgument,
     KeyNotFound,
     PermissionDenied,
+    Unauthenticated,
     UserNotFound,
 )
 from mlxmesh_shared.rpc.caller import ForwardedCaller as Caller
@@ -17,6 +18,20 @@ def require_admin(caller: Caller) -> None:
     """Raises: PermissionDenied for a caller that is no admin."""
     if not caller.is_admin:
         raise PermissionDenied("only an admin may do this")
+
+
+def check_credentials(caller: Caller, user: User | None, key: Key | None, now_ms: int) -> None:
+    """Raises: Unauthenticated where a caller's key or user does not work any more, or not as admin.
+
+    user, key: those that the caller states, if they exist.
+    """
+    if caller.user and (user is None or user.state is not UserState.ACTIVE):
+        raise _unauthenticated()
+    if caller.key_id and (key is None or key.user != caller.user or not key.works(now_ms)):
+        raise _unauthenticated()
+    roles = [each.role for each in (user, key) if each is not None]
+    if caller.is_admin and Role.MEMBER in roles:
+        raise _unauthenticated()
 
 
 def visible_user(caller: Caller, name: str, *, field: str) -> str:
@@ -99,6 +114,12 @@ def user_not_found(name: str, *, field: str = "name") -> UserNotFound:
 def key_not_found(field: str) -> KeyNotFound:
     """The error for a key that does not exist, or that the caller may not see."""
     return KeyNotFound("there is no such key; list the keys to see which", field=field)
+
+
+def _unauthenticated() -> Unauthenticated:
+    return Unauthenticated(
+        "these credentials do not work any more; sign in again, or use a new key"
+    )
 
 
 def _covered(models: Iterable[str], patterns: Iterable[str]) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from mlxmesh_access.accounts import rules, user_rows
+from mlxmesh_access.accounts.acting import changing
 from mlxmesh_access.accounts.models import User, UserChange, UserKind, UserState
 from mlxmesh_access.accounts.passwords import PasswordHashes, check_password
 from mlxmesh_access.database import AccessDatabase, Change
@@ -57,7 +58,7 @@ class Users:
         """
         rules.require_admin(caller)
         user = replace(user, password_hash=await self._hash_of(user, password))
-        async with self._database.changing(caller.principal) as change:
+        async with changing(self._database, caller) as change:
             user = await _added(change, user)
             details = f"{user.kind}, role {user.role}" + (f", team {user.team}" * bool(user.team))
             await change.audit("user.created", f"user:{user.name}", details)
@@ -113,7 +114,7 @@ class Users:
                 await self._check_old_password(user, old_password)
             # Outside the transaction: hashing is slow, and all writers would wait for it.
             hashed = await self._passwords.hash(check_password(wanted.password))
-        async with self._database.changing(caller.principal) as change:
+        async with changing(self._database, caller) as change:
             return await _changed(change, name, wanted, hashed, checked_hash=user.password_hash)
 
     @uncancellable
@@ -123,7 +124,7 @@ class Users:
         Raises: PermissionDenied, UserNotFound, IllegalState.
         """
         rules.require_admin(caller)
-        async with self._database.changing(caller.principal) as change:
+        async with changing(self._database, caller) as change:
             user = await existing_user(change.session, name=name)
             admins = await user_rows.count_other_admins(change.session, name)
             rules.check_an_admin_remains(user, None, admins)

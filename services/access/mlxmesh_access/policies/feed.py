@@ -11,16 +11,15 @@ from mlxmesh_access.policies.models import (
     PolicyChange,
     difference,
     key_policy,
-    key_set,
     user_policy,
     whole,
 )
 from mlxmesh_access.quotas import quota_rows
+from mlxmesh_access.sign_in.token_signing import published_keys
 from mlxmesh_shared.sql.database import Session
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
 
 _ALL = 2**31
-_PUBLIC_KEYS = "SELECT public_jwk FROM signing_keys WHERE expires_ms > $1 ORDER BY created_ms"
 
 
 class PolicyFeed:
@@ -70,12 +69,11 @@ async def read_policies(session: Session, *, now_ms: int) -> Policies:
     revision = await read_revision(session)
     users = {user.name: user for user in await user_rows.active_users(session)}
     keys = await key_rows.working_keys(session, now_ms)
-    public_keys = await session.fetch(_PUBLIC_KEYS, now_ms)
     return Policies(
         revision=revision,
         keys={key.key_id: key_policy(key, users[key.user]) for key in keys},
         users={name: user_policy(user) for name, user in users.items()},
         quotas=dict(await quota_rows.list_limits(session, limit=_ALL)),
-        jwks_json=key_set([row["public_jwk"] for row in public_keys]),
+        jwks_json=await published_keys(session, now_ms),
         authentication_required=await user_rows.has_users(session),
     )

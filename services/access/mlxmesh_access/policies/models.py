@@ -1,6 +1,5 @@
 """Policies, and the difference between two states of them; without I/O."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -84,11 +83,6 @@ def user_policy(user: User) -> UserPolicy:
         team=user.team,
         tokens_valid_from_ms=user.tokens_valid_from_ms,
     )
-
-
-def key_set(public_jwks: list[str]) -> str:
-    """A JSON Web Key Set of these keys."""
-    return json.dumps({"keys": [json.loads(one) for one in public_jwks]}, separators=(",", ":"))
 
 
 def whole(policies: Policies) -> PolicyChange:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from mlxmesh_access.accounts import key_rows, rules, user_rows
+from mlxmesh_access.accounts.acting import changing
 from mlxmesh_access.accounts.keys import existing_key
 from mlxmesh_access.accounts.users import existing_user
 from mlxmesh_access.database import AccessDatabase
@@ -38,7 +39,7 @@ class Quotas:
         Raises: PermissionDenied, UserNotFound, KeyNotFound.
         """
         rules.require_admin(caller)
-        async with self._database.changing(caller.principal) as change:
+        async with changing(self._database, caller) as change:
             await _check_exists(change.session, subject)
             await quota_rows.put_limits(change.session, subject, limits)
             await change.audit("quota.set", f"quota:{subject}", str(limits))
@@ -49,7 +50,7 @@ class Quotas:
     async def delete(self, caller: Caller, subject: Subject) -> None:
         """Removes a subject's quota. Raises: PermissionDenied, QuotaNotFound."""
         rules.require_admin(caller)
-        async with self._database.changing(caller.principal) as change:
+        async with changing(self._database, caller) as change:
             if not await quota_rows.delete_limits(change.session, subject):
                 raise _not_found(subject)
             await change.audit("quota.deleted", f"quota:{subject}")

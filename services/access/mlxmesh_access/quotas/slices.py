@@ -26,6 +26,8 @@ LONG_VALID_MS = MINUTE_MS
 REPORT_GRACE_MS = MINUTE_MS
 SHARE_GRACE_MS = 5_000
 """How long a share of concurrent generations counts beyond its validity."""
+MAX_CLOCK_SKEW_MS = MINUTE_MS
+"""How far the clocks of access services may differ; a window further ahead was begun by mistake."""
 _MIN_RETRY_MS = 100
 
 
@@ -86,6 +88,10 @@ def lease(
     """What a gateway gets of a limit, and what is known of its use afterwards."""
     if kind is LimitKind.CONCURRENT_GENERATIONS:
         return _lease_share(limit, spending, request, now_ms)
+    if 0 < spending.starts_ms - now_ms <= MAX_CLOCK_SKEW_MS:
+        # Another access service, whose clock is ahead, has begun this window. Two that each began
+        # their own would forget what was spent in the other one's.
+        now_ms = spending.starts_ms
     window = window_of(kind, now_ms)
     spent = spending.spent_at(window) + _counted(spending, request, window)
     others = _without(spending.slices, request.gateway_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
+import time
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
-from mlxmesh_shared.errors import TooManyRequests
+from mlxmesh_access.sign_in.throttle import OLD_PASSWORDS, Throttle
+from mlxmesh_shared.errors import MeshError, TooManyRequests
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -106,6 +108,33 @@ class Passwords:
         """A hash of this cost that no known password has."""
         cost = f"m={self._cost.memory_kib},t={self._cost.passes},p={self._cost.lanes}"
         return f"$argon2id$v=19${cost}${_random(_SALT_BYTES)}${_random(_HASH_BYTES)}"
+
+
+class ThrottledPasswords:
+    """Passwords whose wrong guesses at one hash are delayed more and more."""
+
+    def __init__(
+        self, passwords: Passwords, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._passwords = passwords
+        self._throttle = Throttle(OLD_PASSWORDS)
+        self._monotonic = monotonic
+
+    async def hash(self, password: str) -> str:
+        """A hash to store. Raises: TooManyRequests while too many wait."""
+        return await self._passwords.hash(password)
+
+    async def matches(self, password_hash: str, password: str) -> bool:
+        """As Passwords.matches. Raises: TooManyRequests, also after several wrong guesses."""
+        self._throttle.begin(password_hash, self._monotonic())
+        try:
+            right = await self._passwords.matches(password_hash, password)
+        except MeshError:
+            self._throttle.abandoned(password_hash)
+            raise
+        if right:
+            self._throttle.succeeded(password_hash)
+        return right
 
 
 def _normalized(password: str) -> str:

@@ -108,6 +108,12 @@ async def count_pending(session: Session, now_ms: int) -> int:
     return row["found"]
 
 
+async def is_pending(session: Session, state_sha256: bytes) -> bool:
+    """Whether there is a sign-in with this state, expired or not."""
+    find = "SELECT 1 FROM oidc_states WHERE state_sha256 = $1"
+    return bool(await session.fetch(find, state_sha256))
+
+
 async def take_pending(
     session: Session, state_sha256: bytes, now_ms: int
 ) -> tuple[bytes, str] | None:

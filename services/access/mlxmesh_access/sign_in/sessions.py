@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from mlxmesh_access.accounts import user_rows
 from mlxmesh_access.accounts.models import User, UserState
@@ -77,7 +78,7 @@ class Sessions:
 
         Raises: Unauthenticated.
         """
-        token = refresh_tokens.parse(text)
+        token = await self._known(text)
         if token is None:
             raise _refused()
         await self.prepare()
@@ -91,7 +92,7 @@ class Sessions:
     @uncancellable
     async def end(self, text: str) -> None:
         """Ends the session of a refresh token; an unknown token is no error."""
-        token = refresh_tokens.parse(text)
+        token = await self._known(text)
         if token is None:
             return
         async with self._database.recording("anonymous") as change:
@@ -101,6 +102,16 @@ class Sessions:
                 await rows.end_session(change.session, stored.session_id)
                 by_user = replace(change, actor=f"user:{stored.user}")
                 await by_user.audit("session.ended", f"session:{stored.session_id}")
+
+    async def _known(self, text: str) -> RefreshToken | None:
+        """A token that was issued for a session that lasts; others must not cost a transaction."""
+        token = refresh_tokens.parse(text)
+        if token is None:
+            return None
+        find = partial(rows.find_session, session_id=token.session_id)
+        stored = await self.transactions.read(find)
+        judgement = refresh_tokens.judge(token, stored, self._limits, self._database.clock())
+        return None if judgement is Judgement.UNKNOWN else token
 
     async def _refreshed(self, change: Change, token: RefreshToken) -> IssuedTokens | None:
         stored = await rows.find_session(change.session, token.session_id)

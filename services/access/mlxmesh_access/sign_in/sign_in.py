@@ -21,7 +21,7 @@ from mlxmesh_access.sign_in.password_sign_in import PasswordSignIn
 from mlxmesh_access.sign_in.passwords import Passwords
 from mlxmesh_access.sign_in.refresh_tokens import SessionLimits
 from mlxmesh_access.sign_in.sessions import Sessions
-from mlxmesh_access.sign_in.throttle import SIGN_UPS_BY_HOST, HostThrottle, SignInThrottle
+from mlxmesh_access.sign_in.throttle import SIGN_UPS_BY_HOST, SignInThrottle, Throttle, network_of
 from mlxmesh_access.sign_in.token_signing import TokenSigning, published_keys
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.settings import AccessSettings
@@ -63,7 +63,7 @@ class SignIn:
         self._users = users
         self._oidc = oidc
         self._monotonic = monotonic
-        self._sign_ups = HostThrottle(SIGN_UPS_BY_HOST)
+        self._sign_ups = Throttle(SIGN_UPS_BY_HOST)
 
     @property
     def transactions(self) -> Transactions:
@@ -79,7 +79,7 @@ class SignIn:
     async def sign_up(self, name: str, password: str, host: str) -> User:
         """Creates a user who waits for approval. Raises: as Users.sign_up; TooManyRequests."""
         if self._settings.sign_up:
-            self._sign_ups.begin(host, self._monotonic())
+            self._sign_ups.begin(network_of(host), self._monotonic())
         return await self._users.sign_up(name, password)
 
     @uncancellable

@@ -37,6 +37,7 @@ class Limit:
 BY_NAME_AND_HOST = Limit(free=5, max_delay_s=300)
 BY_NAME = Limit(free=20, max_delay_s=30)
 BY_HOST = Limit(free=50, max_delay_s=60)
+OLD_PASSWORDS = Limit(free=5, max_delay_s=300)
 SIGN_UPS_BY_HOST = Limit(free=10, max_delay_s=300)
 
 
@@ -116,7 +117,7 @@ class SignInThrottle:
             self._known.popitem(last=False)
 
     def abandoned(self, name: str, host: str) -> None:
-        """The attempt failed for another reason than its password."""
+        """The attempt that began has not been made."""
         for failures, who in self._all(name, network_of(host)):
             failures.undo(who)
 
@@ -130,19 +131,26 @@ class SignInThrottle:
         return [(self._by_pair, pair), (self._by_name, name), (self._by_host, network)]
 
 
-class HostThrottle:
-    """Limits by host what is open to everybody and costs something."""
+class Throttle:
+    """Limits the attempts of each subject."""
 
     def __init__(self, limit: Limit) -> None:
         self._failures = Failures(limit)
 
-    def begin(self, host: str, now_s: float) -> None:
-        """Counts a call. Raises: TooManyRequests, with the time until the next is allowed."""
-        network = network_of(host)
-        wait_s = self._failures.wait_s(network, now_s)
+    def begin(self, subject: str, now_s: float) -> None:
+        """Counts an attempt. Raises: TooManyRequests, with the time until the next is allowed."""
+        wait_s = self._failures.wait_s(subject, now_s)
         if wait_s > 0:
             raise too_many_attempts(wait_s)
-        self._failures.add(network, now_s)
+        self._failures.add(subject, now_s)
+
+    def succeeded(self, subject: str) -> None:
+        """Forgets the subject's attempts."""
+        self._failures.clear(subject)
+
+    def abandoned(self, subject: str) -> None:
+        """An attempt that began has not been made."""
+        self._failures.undo(subject)
 
 
 def too_many_attempts(wait_s: float) -> TooManyRequests:

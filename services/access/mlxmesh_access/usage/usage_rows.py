@@ -1,5 +1,6 @@
 """Usage in the database; each statement runs in its caller's transaction."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from mlxmesh_access.clock import DAY_MS
@@ -19,12 +20,7 @@ _COLUMNS_OF: Mapping[Group, Sequence[str]] = {
     Group.DAY: ("day_ms",),
 }
 _DAY = f"hour_ms - hour_ms % {DAY_MS} AS day_ms"
-# A filter that is empty restricts nothing.
-_FILTERS = (
-    "hour_ms >= $1 AND hour_ms < $2 AND ($3 = '' OR principal = $3) AND ($4 = '' OR user_name = $4)"
-    " AND ($5 = '' OR key_id = $5) AND ($6 = '' OR model = $6)"
-)
-_FIRST_POSITION = 7
+_PERIOD = "hour_ms >= $1 AND hour_ms < $2"
 _BATCH = (
     "INSERT INTO usage_batches (batch_id, recorded_ms) VALUES ($1, $2)"
     " ON CONFLICT (batch_id) DO NOTHING RETURNING batch_id"
@@ -50,10 +46,10 @@ async def sum_usage(
 ) -> list[UsageSum]:
     """The sums after a position, in the order of what they are summed by."""
     columns = columns_of(query.groups)
-    filters = (query.principal, query.user, query.key_id, query.model)
-    values = (query.from_ms, query.to_ms, *filters, *after, limit)
-    rows = await session.fetch(_statement(columns, is_first=not after), *values)
-    return [_sum(row, columns) for row in rows]
+    filters = _filters(query)
+    statement = _statement(columns, list(filters), is_first=not after)
+    values = (query.from_ms, query.to_ms, *filters.values(), *after, limit)
+    return [_sum(row, columns) for row in await session.fetch(statement, *values)]
 
 
 def columns_of(groups: Sequence[Group]) -> tuple[str, ...]:
@@ -71,20 +67,33 @@ async def prune_batches(session: Session, *, before_ms: int) -> None:
     await session.fetch("DELETE FROM usage_batches WHERE recorded_ms < $1", before_ms)
 
 
-def _statement(columns: Sequence[str], *, is_first: bool) -> str:
+def _filters(query: UsageQuery) -> dict[str, str]:
+    """The columns that must have a value. Only these are in the statement, so that it can use the
+    index of users.
+    """
+    columns = {
+        "principal": query.principal,
+        "user_name": query.user,
+        "key_id": query.key_id,
+        "model": query.model,
+    }
+    return {column: value for column, value in columns.items() if value}
+
+
+def _statement(columns: Sequence[str], filters: Sequence[str], *, is_first: bool) -> str:
+    next_number = itertools.count(3)
+    conditions = "".join(f" AND {column} = ${next(next_number)}" for column in filters)
     names = ", ".join(columns)
+    position = "" if is_first else ", ".join(f"${next(next_number)}" for _ in columns)
     sums = ", ".join(f"sum({name}) AS {name}" for name in AMOUNTS)
     shown = f"{names}, " if columns else ""
     grouped = f" GROUP BY {names}" if columns else ""
-    numbers = range(_FIRST_POSITION, _FIRST_POSITION + len(columns))
-    position = ", ".join(f"${number}" for number in numbers)
-    after = "" if is_first else f" WHERE ({names}) > ({position})"
+    after = f" WHERE ({names}) > ({position})" if position else ""
     order = f" ORDER BY {names}" if columns else ""
-    limit = _FIRST_POSITION if is_first else _FIRST_POSITION + len(columns)
     return (
-        f"SELECT * FROM (SELECT {shown}{sums}, count(*) AS records"  # noqa: S608  names of ours
-        f" FROM (SELECT *, {_DAY} FROM usage WHERE {_FILTERS}) AS chosen{grouped}) AS sums"
-        f"{after}{order} LIMIT ${limit}"
+        f"SELECT * FROM (SELECT {shown}{sums}"  # noqa: S608  names of ours
+        f" FROM (SELECT *, {_DAY} FROM usage WHERE {_PERIOD}{conditions}) AS chosen{grouped})"
+        f" AS sums{after}{order} LIMIT ${next(next_number)}"
     )
 
 

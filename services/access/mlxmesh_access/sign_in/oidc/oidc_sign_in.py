@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mlxmesh_access.accounts import user_rows
 from mlxmesh_access.accounts.models import User, UserState
@@ -24,7 +25,7 @@ from mlxmesh_access.sign_in.oidc.requests import (
 )
 from mlxmesh_access.sign_in.password_sign_in import not_active
 from mlxmesh_access.sign_in.sessions import IssuedTokens, Sessions
-from mlxmesh_access.sign_in.throttle import HostThrottle, Limit
+from mlxmesh_access.sign_in.throttle import Limit, Throttle, network_of
 from mlxmesh_shared.errors import InvalidArgument, TooManyRequests, Unauthenticated
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
 
@@ -72,7 +73,7 @@ class OidcSignIn:
         self._issuer = issuer
         self._client = client
         self._monotonic = monotonic
-        self._throttle = HostThrottle(BEGUN_BY_HOST)
+        self._throttle = Throttle(BEGUN_BY_HOST)
 
     @property
     def transactions(self) -> Transactions:
@@ -88,7 +89,7 @@ class OidcSignIn:
             raise InvalidArgument(
                 "redirect_uri is not among oidc_redirect_uris", field="redirect_uri"
             )
-        self._throttle.begin(host, self._monotonic())
+        self._throttle.begin(network_of(host), self._monotonic())
         endpoint = await self._issuer.authorization_endpoint()
         state, secrets = new_state(), SignInSecrets()
         await self._store(state, secrets, redirect_uri)
@@ -130,11 +131,15 @@ class OidcSignIn:
 
     @uncancellable
     async def _taken(self, state: str) -> tuple[SignInSecrets, str]:
+        hashed = state_sha256(state)
+        # A made-up state must not cost a transaction that others wait for.
+        if not await self.transactions.read(partial(rows.is_pending, state_sha256=hashed)):
+            raise _expired()
         async with self._database.recording("anonymous") as change:
-            taken = await rows.take_pending(change.session, state_sha256(state), change.now_ms)
+            taken = await rows.take_pending(change.session, hashed, change.now_ms)
         secrets = SignInSecrets.decrypted(state, taken[0]) if taken else None
         if taken is None or secrets is None:
-            raise Unauthenticated("the sign-in has expired; begin again", field="state")
+            raise _expired()
         return secrets, taken[1]
 
     async def _verified(self, token: str, nonce: str) -> Identity:
@@ -163,3 +168,7 @@ class OidcSignIn:
                 details = f"the user is {user.state}"
                 await change.audit("sign_in.refused", f"user:{user.name}", details)
         raise not_active(user.state if user else UserState.DISABLED)
+
+
+def _expired() -> Unauthenticated:
+    return Unauthenticated("the sign-in has expired; begin again", field="state")
