@@ -419,7 +419,8 @@ async def test_a_mesh_that_cannot_generate_is_not_ready(stand: Stand) -> None:
 
 async def test_reflection_has_the_service_and_its_comments(stand: Stand) -> None:
     served = await serve(stand)
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+    channel: Any = served.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=INFERENCE)
     (answer,) = [one async for one in stub.ServerReflectionInfo(iter([question]))]
     files = answer.file_descriptor_response.file_descriptor_proto
