@@ -163,11 +163,10 @@ def get_model_request(name: str, model_version: str) -> m.GetModelRequest:
 
 def is_ready(model: m.Model) -> bool:
     """Whether the version that was asked for has a ready replica."""
-    versions = {each.version: each for each in model.versions}
-    chosen = versions.get(model.default_version) or next(iter(versions.values()), None)
-    if len(versions) == 1:
-        (chosen,) = versions.values()
-    return chosen is not None and chosen.state == m.VERSION_STATE_READY
+    versions = list(model.versions)
+    if len(versions) > 1:  # else the only one may have been asked for
+        versions = [each for each in versions if each.version == model.default_version]
+    return any(each.state == m.VERSION_STATE_READY for each in versions)
 
 
 def server_metadata() -> pb.ServerMetadataResponse:

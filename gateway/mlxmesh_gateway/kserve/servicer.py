@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import Message
@@ -28,7 +28,6 @@ from mlxmesh_shared.rpc.server import remaining_s
 
 Context = aio.ServicerContext[Any, Any]
 Stream = InferStream[pb.ModelInferRequest, pb.ModelStreamInferResponse]
-M = TypeVar("M", bound=Message)
 
 MAX_STREAMS_PER_CALLER = 256
 
