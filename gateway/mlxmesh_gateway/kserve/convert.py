@@ -19,7 +19,6 @@ from mlxmesh_gateway.kserve.inference import (
 from mlxmesh_gateway.kserve.output import IGNORED, Part, tensor_values
 from mlxmesh_gateway.kserve.sampling import SamplingParameters
 from mlxmesh_gateway.kserve.tensors import INPUTS, OUTPUTS, RequestedOutput, Tensor, refused
-from mlxmesh_shared.errors import MeshError
 
 EXTENSIONS = ("binary_tensor_data", "generate", "parameters")
 _CONTENTS = {"BOOL": "bool_contents", "BYTES": "bytes_contents"}
@@ -147,9 +146,9 @@ class Responses:
         return response
 
 
-def failed(request: pb.ModelInferRequest, error: MeshError) -> pb.ModelStreamInferResponse:
-    """The response to a request of a stream that failed."""
-    response = pb.ModelStreamInferResponse(error_message=error.message)
+def failed_response(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+    """The response to a request of a stream that failed; the message is still to be set."""
+    response = pb.ModelStreamInferResponse()
     response.infer_response.model_name = request.model_name
     response.infer_response.id = request.id
     response.infer_response.parameters[FINAL_RESPONSE].bool_param = True
