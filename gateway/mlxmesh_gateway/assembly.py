@@ -27,6 +27,7 @@ from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.kserve.methods import CARRIERS
 from mlxmesh_gateway.kserve.methods import SERVICE as INFERENCE
 from mlxmesh_gateway.kserve.servicer import InferenceServicer
+from mlxmesh_gateway.kserve.streams import max_streams
 from mlxmesh_gateway.mesh.status import SERVICES, MeshStatus
 from mlxmesh_gateway.mesh.telemetry_servicer import TelemetryServicer
 from mlxmesh_gateway.otlp.assembly import Receiver
@@ -105,6 +106,9 @@ def make_gateway(
         relay,
         guarded,
         current_caller=lambda: current_principal().share,
+        max_streams=max_streams(
+            max_message_bytes=settings.max_message_bytes, max_held_bytes=settings.max_held_bytes
+        ),
         ready=is_ready,
         refuse_unknown=settings.unknown_fields == "refuse",
     )

@@ -52,6 +52,7 @@ GENERATION, MODEL, RUNTIME, ENGINE, TELEMETRY, CONTROL, LAUNCHER = (
         ("control", "Launcher"),
     )
 )
+INFERENCE = "inference.GRPCInferenceService"
 OTLP_NAMES = {service.name for service in OTLP.values()}
 SERVED = {
     "gateway": {
@@ -59,6 +60,7 @@ SERVED = {
         MODEL,
         TELEMETRY,
         CONTROL,
+        INFERENCE,
         *OTLP_NAMES,
     },
     "generation": {GENERATION, TELEMETRY, CONTROL},

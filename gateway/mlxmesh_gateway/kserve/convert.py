@@ -19,7 +19,6 @@ from mlxmesh_gateway.kserve.inference import (
 from mlxmesh_gateway.kserve.output import IGNORED, Part, tensor_values
 from mlxmesh_gateway.kserve.sampling import SamplingParameters
 from mlxmesh_gateway.kserve.tensors import INPUTS, OUTPUTS, RequestedOutput, Tensor, refused
-from mlxmesh_shared.errors import MeshError
 
 EXTENSIONS = ("binary_tensor_data", "generate", "parameters")
 _CONTENTS = {"BOOL": "bool_contents", "BYTES": "bytes_contents"}
@@ -147,9 +146,9 @@ class Responses:
         return response
 
 
-def failed(request: pb.ModelInferRequest, error: MeshError) -> pb.ModelStreamInferResponse:
-    """The response to a request of a stream that failed."""
-    response = pb.ModelStreamInferResponse(error_message=error.message)
+def failed_response(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+    """The response to a request of a stream that failed; the message is still to be set."""
+    response = pb.ModelStreamInferResponse()
     response.infer_response.model_name = request.model_name
     response.infer_response.id = request.id
     response.infer_response.parameters[FINAL_RESPONSE].bool_param = True
@@ -163,11 +162,10 @@ def get_model_request(name: str, model_version: str) -> m.GetModelRequest:
 
 def is_ready(model: m.Model) -> bool:
     """Whether the version that was asked for has a ready replica."""
-    versions = {each.version: each for each in model.versions}
-    chosen = versions.get(model.default_version) or next(iter(versions.values()), None)
-    if len(versions) == 1:
-        (chosen,) = versions.values()
-    return chosen is not None and chosen.state == m.VERSION_STATE_READY
+    versions = list(model.versions)
+    if len(versions) > 1:  # else the only one may have been asked for
+        versions = [each for each in versions if each.version == model.default_version]
+    return any(each.state == m.VERSION_STATE_READY for each in versions)
 
 
 def server_metadata() -> pb.ServerMetadataResponse:

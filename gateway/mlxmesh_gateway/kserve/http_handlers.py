@@ -96,7 +96,8 @@ async def generate_stream(exchange: Exchange) -> None:
             await _deltas(exchange, inference)
         else:
             part = await _whole(exchange, inference)
-            await _event(exchange, inference, part, first=True)
+            outputs = values(inference, part, first=True)
+            await exchange.event(_compact(_generated(inference, part, outputs)))
     except MeshError as error:
         if not exchange.started:
             raise
@@ -106,21 +107,18 @@ async def generate_stream(exchange: Exchange) -> None:
 
 async def _deltas(exchange: Exchange, inference: Inference) -> None:
     parts = convert.StreamedParts()
-    first = True
+    head = ""  # the same in each event
 
     async def pass_on(message: bytes) -> None:
-        nonlocal first
+        nonlocal head
         part = parts.read(message)
-        if part is not None and is_shown(inference, part, first=first):
-            told_first, first = first, False
-            await _event(exchange, inference, part, first=told_first)
+        if part is None or not is_shown(inference, part, first=not head):
+            return
+        outputs = values(inference, part, first=not head)
+        head = head or _compact(_generated(inference, part, {})).removesuffix("}")
+        await exchange.event(f"{head}, {_compact(outputs)[1:]}")
 
     await exchange.calls.stream(GENERATE, convert.generate_request(inference), pass_on)
-
-
-async def _event(exchange: Exchange, inference: Inference, part: Part, *, first: bool) -> None:
-    outputs = values(inference, part, first=first)
-    await exchange.event(_compact(_generated(inference, part, outputs)))
 
 
 def _read(exchange: Exchange, request: InferRequest, *, may_stream: bool = False) -> Inference:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import Message
 from grpc import aio
 
 from mlxmesh.generation.v1 import generation_pb2 as g
@@ -21,16 +19,13 @@ from mlxmesh_gateway.kserve.errors import renamed
 from mlxmesh_gateway.kserve.inference import Inference, read_inference, shorter
 from mlxmesh_gateway.kserve.methods import COMPLETE, GENERATE, GET_MODEL
 from mlxmesh_gateway.kserve.output import is_shown
-from mlxmesh_gateway.kserve.streams import InferStream, Write
-from mlxmesh_shared.errors import MeshError, ModelNotFound, TooManyRequests
+from mlxmesh_gateway.kserve.streams import InferStream, Streams, Write
+from mlxmesh_shared.errors import MeshError, ModelNotFound
 from mlxmesh_shared.rpc.carried_call import Behaviour, CarriedCall, Guarded
 from mlxmesh_shared.rpc.server import remaining_s
 
 Context = aio.ServicerContext[Any, Any]
 Stream = InferStream[pb.ModelInferRequest, pb.ModelStreamInferResponse]
-M = TypeVar("M", bound=Message)
-
-MAX_STREAMS_PER_CALLER = 256
 
 
 class HandlesMethods(Protocol):
@@ -53,12 +48,14 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         guarded: Guarded,
         *,
         current_caller: Callable[[], str],
+        max_streams: int,
         ready: Callable[[], bool],
         refuse_unknown: bool,
     ) -> None:
         """guarded: as of MeshServer; called with the first request.
 
         current_caller: names the caller of this task's call, as limits count it.
+        max_streams: open at once, half of them for each caller.
         ready: whether the mesh can generate.
         refuse_unknown: whether parameters that nobody knows are an error.
         """
@@ -68,15 +65,11 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self._ready = ready
         self._refuse_unknown = refuse_unknown
         self._behaviours: dict[str, Behaviour] = {}
-        self._streams: set[Stream] = set()
-        self._streams_of: Counter[str] = Counter()
-        self._closing = False
+        self._streams = Streams(max_streams)
 
     def close(self) -> None:
         """Ends each stream after its running requests."""
-        self._closing = True
-        for stream in self._streams:
-            stream.close()
+        self._streams.close()
 
     async def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -111,28 +104,9 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     async def _serve_stream(
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> None:
-        with self._stream(partial(self._serve, context)) as stream:
+        stream = Stream(partial(self._serve, context))
+        with self._streams.counted(self._current_caller(), stream):
             await stream.run(requests, context.write)
-
-    @contextmanager
-    def _stream(self, serve: Any) -> Generator[Stream]:
-        caller = self._current_caller()
-        if self._streams_of[caller] >= MAX_STREAMS_PER_CALLER:
-            raise TooManyRequests(
-                f"this caller has {MAX_STREAMS_PER_CALLER} streams here; put several requests on"
-                " one",
-                retry_delay_s=1.0,
-            )
-        stream: Stream = InferStream(serve)
-        if self._closing:
-            stream.close()
-        self._streams.add(stream)
-        self._streams_of[caller] += 1
-        try:
-            yield stream
-        finally:
-            self._streams.discard(stream)
-            self._streams_of -= Counter({caller: 1})
 
     async def _serve(
         self,
@@ -141,24 +115,29 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         write: Write[pb.ModelStreamInferResponse],
     ) -> None:
         """Serves one request of a stream."""
+        failed = convert.failed_response(request)
         try:
             inference = self._read(request, may_stream=True)
-            responses = convert.Responses(inference)
+            del request  # a long generation must not hold it
             if inference.stream:
-                await self._deltas(inference, responses, context, write)
+                generate = convert.generate_request(inference).SerializeToString()
+                await self._deltas(replace(inference, prompt=""), generate, context, write)
             else:
-                await write(responses.streamed(await self._whole(inference, context)))
+                part = await self._whole(inference, context)
+                await write(convert.Responses(inference).streamed(part))
         except MeshError as error:
-            await write(convert.failed(request, error))
+            failed.error_message = error.message
+            await write(failed)
 
     async def _deltas(
         self,
         inference: Inference,
-        responses: convert.Responses,
+        generate: bytes,
         context: Context,
         write: Write[pb.ModelStreamInferResponse],
     ) -> None:
         parts = convert.StreamedParts()
+        responses = convert.Responses(inference)
         first = True
 
         async def pass_on(message: bytes) -> None:
@@ -171,17 +150,12 @@ class InferenceServicer(GRPCInferenceServiceServicer):
                 first = False
                 await write(responses.streamed(part, empty=not shown))
 
-        await self._call(
-            GENERATE,
-            convert.generate_request(inference),
-            context,
-            write=pass_on,
-            timeout_s=inference.timeout_s,
-        )
+        await self._call(GENERATE, generate, context, write=pass_on, timeout_s=inference.timeout_s)
 
     async def _whole(self, inference: Inference, context: Context) -> Any:
         request = g.CompleteRequest(generation=convert.generate_request(inference))
-        response = await self._call(COMPLETE, request, context, timeout_s=inference.timeout_s)
+        encoded = request.SerializeToString()
+        response = await self._call(COMPLETE, encoded, context, timeout_s=inference.timeout_s)
         return convert.whole_part(g.CompleteResponse.FromString(response))
 
     def _read(self, request: pb.ModelInferRequest, *, may_stream: bool) -> Inference:
@@ -193,13 +167,13 @@ class InferenceServicer(GRPCInferenceServiceServicer):
 
     async def _model(self, name: str, version: str, context: Context) -> m.Model:
         request = convert.get_model_request(name, version)
-        response = await self._call(GET_MODEL, request, context)
+        response = await self._call(GET_MODEL, request.SerializeToString(), context)
         return m.GetModelResponse.FromString(response).model
 
     async def _call(
         self,
         method: str,
-        request: Message,
+        request: bytes,
         context: Context,
         *,
         write: Write[bytes] | None = None,
@@ -208,7 +182,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         """The response of a call of the mesh; a stream is written. Raises: MeshError."""
         call = CarriedCall(
             context,
-            request=request.SerializeToString(),
+            request=request,
             metadata=context.invocation_metadata() or (),
             timeout_s=shorter(remaining_s(context), timeout_s),
             write=write or _no_stream,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from mlxmesh_shared.errors import Draining
+from mlxmesh_shared.errors import Draining, TooManyRequests
 
 MAX_RUNNING = 32
 """Requests of one stream that run at once; further ones wait unread."""
@@ -90,6 +92,52 @@ class InferStream(Generic[Request, Response]):
         if self._closing:
             return Draining("this instance is stopping; try again at another")
         return None if reading.cancelled() else reading.exception()
+
+
+def max_streams(*, max_message_bytes: int, max_held_bytes: int) -> int:
+    """How many streams may be open.
+
+    Each may occupy one request that never arrives completely, and these may be eight times the
+    bytes of the requests that run.
+    """
+    return max(2, 8 * max_held_bytes // max_message_bytes)
+
+
+class Streams:
+    """The open streams of a server: a limited number, half of it for each caller."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: set[InferStream[Any, Any]] = set()
+        self._by_caller: Counter[str] = Counter()
+        self._closing = False
+
+    @contextmanager
+    def counted(self, caller: str, stream: InferStream[Any, Any]) -> Generator[None]:
+        """Counts the stream until the body ends. Raises: TooManyRequests."""
+        if len(self._open) >= self._limit or self._by_caller[caller] >= self._limit // 2:
+            raise TooManyRequests(
+                f"at most {self._limit} streams of this method may be open, and half of them of one"
+                " caller; send several requests on one stream",
+                retry_delay_s=1.0,
+            )
+        if self._closing:
+            stream.close()
+        self._open.add(stream)
+        self._by_caller[caller] += 1
+        try:
+            yield
+        finally:
+            self._open.discard(stream)
+            self._by_caller[caller] -= 1
+            if not self._by_caller[caller]:
+                del self._by_caller[caller]
+
+    def close(self) -> None:
+        """Closes every stream, also those that open later."""
+        self._closing = True
+        for stream in self._open:
+            stream.close()
 
 
 class _End:

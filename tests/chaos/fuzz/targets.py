@@ -21,6 +21,7 @@ with atheris.instrument_imports(
     from mlxmesh.model.v1 import model_pb2
     from mlxmesh_gateway.kserve import convert as kserve
     from mlxmesh_gateway.kserve.inference import read_inference
+    from mlxmesh_gateway.kserve.tensors import encode_bytes
     from mlxmesh_generation import convert
     from mlxmesh_generation.text.output import StopScanner
     from mlxmesh_model.artifacts.safetensors import NotSafetensors, read_tensors
@@ -172,8 +173,22 @@ def seeds(name: str) -> list[bytes]:
         generation_pb2.CompleteRequest(generation=generate),
         engine_pb2.ExecuteRequest(submit=submit),
         model_pb2.LoadModelRequest(model="pocket", replicas=1),
+        _infer_request(),
     ]
     return [
         bytes([_REQUESTS.index(type(message))]) + message.SerializeToString()
         for message in messages
     ]
+
+
+def _infer_request() -> inference_pb2.ModelInferRequest:
+    request = inference_pb2.ModelInferRequest(model_name="pocket", model_version="1", id="r-1")
+    values = {"text_input": b"Hi", "sampling_parameters": b'{"max_tokens": "5", "stop": ["."]}'}
+    for name, value in values.items():
+        request.inputs.add(name=name, datatype="BYTES", shape=[1])
+        request.raw_input_contents.append(encode_bytes(value))
+    request.inputs.add(name="stream", datatype="BOOL", shape=[1])
+    request.raw_input_contents.append(b"\1")
+    request.outputs.add(name="text_output")
+    request.parameters["temperature"].double_param = 0.5
+    return request

@@ -16,7 +16,6 @@ from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.inference.v2 import inference_pb2 as pb
 from mlxmesh.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
 from mlxmesh.model.v1 import model_pb2 as m
-from mlxmesh_gateway.kserve.servicer import MAX_STREAMS_PER_CALLER
 from mlxmesh_gateway.kserve.tensors import decode_bytes, encode_bytes
 from mlxmesh_shared.errors import QueueFull
 
@@ -322,8 +321,8 @@ async def test_a_slow_reader_costs_only_itself(stand: Stand) -> None:
 
 async def test_one_caller_cannot_take_every_stream(stand: Stand) -> None:
     await stand.generation()
-    served = await serve(stand)
-    calls = [served.stream() for _ in range(MAX_STREAMS_PER_CALLER)]
+    served = await serve(stand, max_message_bytes=2**20, max_held_bytes=2**20)
+    calls = [served.stream() for _ in range(4)]
     for call in calls:
         await call.write(request("a", stream=True))
         await call.read()
@@ -338,6 +337,18 @@ async def test_one_caller_cannot_take_every_stream(stand: Stand) -> None:
     assert len([one async for one in answers(other)]) == 1
     for call in calls:
         call.cancel()
+    await until_answered(served)
+
+
+async def until_answered(served: Served) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await ask(served, request("a"))
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.01)
+            else:
+                return
 
 
 async def test_a_stream_resumes_when_its_instance_is_lost(stand: Stand) -> None:
@@ -419,7 +430,8 @@ async def test_a_mesh_that_cannot_generate_is_not_ready(stand: Stand) -> None:
 
 async def test_reflection_has_the_service_and_its_comments(stand: Stand) -> None:
     served = await serve(stand)
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+    channel: Any = served.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=INFERENCE)
     (answer,) = [one async for one in stub.ServerReflectionInfo(iter([question]))]
     files = answer.file_descriptor_response.file_descriptor_proto

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mlxmesh_gateway.kserve.inference import (
@@ -38,12 +40,8 @@ def request(
     )
 
 
-def read(*outputs: str, **fields: object) -> Inference:
-    return read_inference(
-        request(*outputs, **fields),  # type: ignore[arg-type]
-        may_stream=True,
-        refuse_unknown=True,
-    )
+def read(*outputs: str, **fields: Any) -> Inference:
+    return read_inference(request(*outputs, **fields), may_stream=True, refuse_unknown=True)
 
 
 def test_the_defaults() -> None:

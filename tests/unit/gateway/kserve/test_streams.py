@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlxmesh_gateway.kserve.streams import InferStream, Write
-from mlxmesh_shared.errors import Draining, InvalidArgument
+from mlxmesh_gateway.kserve.streams import InferStream, Streams, Write, max_streams
+from mlxmesh_shared.errors import Draining, InvalidArgument, TooManyRequests
 
 
 async def requests(*items: str, error: Exception | None = None) -> AsyncGenerator[str]:
@@ -156,3 +156,29 @@ async def test_a_drain_ends_the_stream_after_its_requests(early: bool) -> None:
     with pytest.raises(Draining):
         await serving
     assert client.responses == ([] if early else ["a", "b", "c"])
+
+
+def test_streams_are_limited_in_all_and_for_each_caller() -> None:
+    streams = Streams(3)
+    one, two, three = (InferStream[str, str](letters) for _ in range(3))
+    with (
+        streams.counted("ada", one),
+        pytest.raises(TooManyRequests),
+        streams.counted("ada", two),
+    ):
+        pass
+    with (
+        streams.counted("ada", one),
+        streams.counted("bob", two),
+        streams.counted("cy", three),
+        pytest.raises(TooManyRequests),
+        streams.counted("di", InferStream[str, str](letters)),
+    ):
+        pass
+    with streams.counted("ada", two):
+        pass
+
+
+def test_as_many_streams_as_memory_allows() -> None:
+    assert max_streams(max_message_bytes=16 * 2**20, max_held_bytes=256 * 2**20) == 128
+    assert max_streams(max_message_bytes=2**30, max_held_bytes=2**20) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,9 +22,8 @@ from mlxmesh_gateway.kserve.tensors import (
 from mlxmesh_shared.errors import InvalidArgument
 
 
-def tensor(name: str = "text_input", **fields: object) -> Tensor:
-    datatype = INPUTS.get(name, "BYTES")
-    return Tensor(**{"name": name, "datatype": datatype, "shape": (1,), **fields})  # type: ignore[arg-type]
+def tensor(name: str = "text_input", **fields: Any) -> Tensor:
+    return Tensor(**{"name": name, "datatype": INPUTS.get(name, "BYTES"), "shape": (1,)} | fields)
 
 
 @given(st.binary(max_size=300))
