@@ -49,21 +49,20 @@ def _make_app(
     settings: GatewaySettings,
 ) -> Any:
     # Not at the top: only a gateway with HTTP clients needs these libraries.
+    from mlxmesh_gateway.edges import edge_routes
     from mlxmesh_gateway.forwarding.telemetry import observe_unknown_fields
     from mlxmesh_gateway.http.app import create_app
     from mlxmesh_gateway.http.edge import EdgeParts
     from mlxmesh_gateway.http.exchange import UnknownFields
     from mlxmesh_gateway.http.served import ServedRequests
-    from mlxmesh_gateway.openai.routes import openai_routes
-    from mlxmesh_gateway.openai.unmatched import unmatched
 
     unknown_fields = UnknownFields(refuse=settings.unknown_fields == "refuse")
     observe_unknown_fields(telemetry.metrics, unknown_fields)
     parts = EdgeParts(door=door, served=ServedRequests(telemetry), unknown_fields=unknown_fields)
-    routes = [*openai_routes(parts)]
-    routes.append(unmatched(routes))
     page = metrics_page(prometheus) if prometheus is not None else None
-    return create_app(page, routes, hosts=_hosts(settings), origins=settings.cors_origins)
+    return create_app(
+        page, edge_routes(parts), hosts=_hosts(settings), origins=settings.cors_origins
+    )
 
 
 def _hosts(settings: GatewaySettings) -> AnsweredHosts | None:

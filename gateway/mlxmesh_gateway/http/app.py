@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from mlxmesh_gateway.http.browsers import BrowserGuard
 from mlxmesh_gateway.http.hosts import AnsweredHosts
+from mlxmesh_gateway.http.openapi import openapi_document
 
 MetricsPage = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Renders the page of metrics for an Accept header; returns it with its content type."""
@@ -42,8 +46,24 @@ def create_app(
         page, content_type = await metrics_page(request.headers.get("accept", ""))
         return Response(page, headers={"content-type": content_type})
 
-    own = [Route("/metrics", metrics), Route("/healthz", _healthz)]
-    return Starlette(routes=[*own, *routes], middleware=_middleware(hosts, origins))
+    every = [*routes]
+
+    @cache
+    def document() -> bytes:
+        return json.dumps(openapi_document(every)).encode()
+
+    async def openapi(_request: Request) -> Response:
+        return Response(await asyncio.to_thread(document), media_type="application/json")
+
+    own = [
+        Route("/metrics", metrics),
+        Route("/healthz", _healthz),
+        Route("/openapi.json", openapi),
+    ]
+    app = Starlette(routes=[*own, *every], middleware=_middleware(hosts, origins))
+    # A redirect would quote the query, and fails where that is not UTF-8.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _middleware(hosts: AnsweredHosts | None, origins: Sequence[str]) -> list[Middleware]:

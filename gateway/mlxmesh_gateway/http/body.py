@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn, cast
@@ -11,6 +13,8 @@ from mlxmesh_shared.rpc.requests.parser import SMALL_BYTES, finish_in_thread
 
 MAX_DEPTH = 100
 """Of objects and arrays within each other."""
+
+DISCARD_S = 2.0
 
 JsonObject = dict[str, Any]
 
@@ -33,6 +37,16 @@ async def read_body(receive: Any, headers: Mapping[str, str], *, max_bytes: int)
             raise _too_large(max_bytes)
         parts.append(part)
     return b"".join(parts)
+
+
+async def discard_rest(receive: Any) -> None:
+    """Reads what is left of a body, for a moment: a client that is still sending when its
+    connection is closed may never see the response.
+    """
+    with contextlib.suppress(TimeoutError, Cancelled):
+        async with asyncio.timeout(DISCARD_S):
+            async for _ in _parts(receive):
+                pass
 
 
 async def parse_json(body: bytes, headers: Mapping[str, str]) -> JsonObject:

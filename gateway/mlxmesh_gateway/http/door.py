@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
 
 from mlxmesh_gateway.door.call import PublicCall
-from mlxmesh_gateway.door.door import Door
 from mlxmesh_gateway.door.entrance import Entrance
 from mlxmesh_gateway.door.evidence import Evidence
 from mlxmesh_gateway.door.principal import Principal
@@ -29,11 +28,19 @@ M = TypeVar("M", bound=Message)
 Write = Callable[[bytes], Awaitable[None]]
 
 
+class ServesCalls(Protocol):
+    """The door of the gateway."""
+
+    async def serve(self, call: PublicCall) -> bytes | None:
+        """As of Door."""
+        ...
+
+
 class HttpDoor:
     """Lets HTTP requests in and serves their calls."""
 
     def __init__(
-        self, entrance: Entrance, door: Door, *, max_body_bytes: int, max_held_bytes: int
+        self, entrance: Entrance, door: ServesCalls, *, max_body_bytes: int, max_held_bytes: int
     ) -> None:
         """max_held_bytes: of all bodies above 64 KiB together, half of it for each caller."""
         self.max_body_bytes = max_body_bytes

@@ -9,9 +9,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from mlxmesh_gateway.http.body import parse_json, read_body
+from mlxmesh_gateway.http.body import discard_rest, parse_json, read_body
 from mlxmesh_gateway.http.door import HttpDoor
-from mlxmesh_gateway.http.exchange import Exchange, UnknownFields, send_json
+from mlxmesh_gateway.http.exchange import KEEP_ALIVE_S, Exchange, UnknownFields, send_json
+from mlxmesh_gateway.http.schema import Schema
 from mlxmesh_gateway.http.served import ServedRequests
 from mlxmesh_gateway.http.statuses import error_headers, http_status
 from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, Internal, MeshError, MessageTooLarge
@@ -45,11 +46,15 @@ class Endpoint:
         route: str,
         unknown_fields: UnknownFields,
         served: ServedRequests,
+        keep_alive_s: float = KEEP_ALIVE_S,
         has_body: bool = True,
+        summary: str = "",
+        request: type[Schema] | None = None,
     ) -> None:
         """method: of the contracts, which decides who may make such requests.
 
         route: the pattern of the path, for telemetry.
+        summary, request: what the route does and the schema of its body, for the OpenAPI document.
         """
         self._door = door
         self._method = method
@@ -58,7 +63,10 @@ class Endpoint:
         self._route = route
         self._unknown_fields = unknown_fields
         self._served = served
+        self._keep_alive_s = keep_alive_s
         self._has_body = has_body
+        self.summary = summary
+        self.request = request
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         started_s = time.perf_counter()
@@ -72,7 +80,10 @@ class Endpoint:
             except asyncio.CancelledError:
                 raise
             except Exception as raised:  # noqa: BLE001 - each becomes a response
-                await self._report(self._known(raised), response)
+                error = self._known(raised)
+                if isinstance(error, MessageTooLarge):
+                    await discard_rest(receive)
+                await self._report(error, response)
             status = response.status or status
         finally:
             request.end(status, time.perf_counter() - started_s)
@@ -96,6 +107,7 @@ class Endpoint:
                     body=body,
                     send=send,
                     unknown_fields=self._unknown_fields,
+                    keep_alive_s=self._keep_alive_s,
                 )
                 try:
                     await _until_gone(receive, self._handle(exchange))

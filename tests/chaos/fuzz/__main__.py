@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-NAMES = ("wire", "reference", "stops", "safetensors", "settings")
+NAMES = ("http", "wire", "reference", "stops", "safetensors", "settings")
 FOUND = Path("build/fuzz")
 AT_A_TIME = 2
 MAX_BYTES = 4096

@@ -8,7 +8,9 @@ from typing import Any
 
 atheris: Any = importlib.import_module("atheris")  # it has no types
 
-with atheris.instrument_imports(include=["mlxmesh_shared", "mlxmesh_generation", "mlxmesh_model"]):
+with atheris.instrument_imports(
+    include=["mlxmesh_gateway", "mlxmesh_shared", "mlxmesh_generation", "mlxmesh_model"]
+):
     from google.protobuf.message import DecodeError, Message
     from google.protobuf.message_factory import GetMessageClass
 
@@ -22,6 +24,7 @@ with atheris.instrument_imports(include=["mlxmesh_shared", "mlxmesh_generation",
     from mlxmesh_shared.reference import ModelReference
     from mlxmesh_shared.rules import Validator
     from mlxmesh_shared.settings import GatewaySettings, SettingsError, load_settings
+    from tests.chaos.fuzz.http_requests import HttpRequests
 
 _SERVICES = [
     generation_pb2.DESCRIPTOR.services_by_name["GenerationService"],
@@ -100,8 +103,17 @@ def settings(data: bytes) -> None:
         return
 
 
+_HTTP = HttpRequests()
+
+
+def http(data: bytes) -> None:
+    """A request of any HTTP edge gets a whole response, and never a status of ours alone."""
+    status = _HTTP.status(data)
+    assert status != 500, status
+
+
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (wire, reference, stops, safetensors, settings)
+    target.__name__: target for target in (http, wire, reference, stops, safetensors, settings)
 }
 
 
@@ -109,6 +121,7 @@ def seeds(name: str) -> list[bytes]:
     """Inputs to begin with."""
     if name != "wire":
         return {
+            "http": _HTTP.seeds(),
             "reference": [b"pocket", b"pocket@2", b"pocket:stable"],
             "stops": [b"\x02ab\x01b\x03abcabdab"],
             "safetensors": [

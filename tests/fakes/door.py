@@ -1,0 +1,88 @@
+"""A door that answers every call at once: the edges alone are what is tested."""
+
+from __future__ import annotations
+
+from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh.model.v1 import model_pb2 as m
+from mlxmesh_gateway.door.call import PublicCall
+from mlxmesh_gateway.forwarding.routes import BACKENDS
+from mlxmesh_shared.errors import GenerationNotFound, ModelNotFound
+from mlxmesh_shared.rpc.requests import RequestParser
+from mlxmesh_shared.rules import Validator
+
+MODELS = ("pocket", "pocket-mini")
+USAGE = g.Usage(prompt_tokens=3, cached_tokens=1, completion_tokens=2)
+STARTED = g.Started(
+    request_id="r-1",
+    model="pocket",
+    model_version=1,
+    engine_id="pocket@1/0",
+    prompt_tokens=3,
+    cached_tokens=1,
+    seed=7,
+)
+FINISHED = g.Finished(
+    finish_reason=g.FINISH_REASON_STOP, stop_token_id=2, usage=USAGE, timings=g.Timings(queue_ms=1)
+)
+
+
+class FakeDoor:
+    """Satisfies ServesCalls: checks each request by the contract's rules, as the door does.
+
+    Knows the MODELS, and no generation to attach to.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[object] = []
+        """What was asked, newest last; at most 100."""
+        self._parser = RequestParser(Validator.for_services(*BACKENDS.values()))
+
+    async def serve(self, call: PublicCall) -> bytes | None:
+        request = await self._parser.parse(call.route.request_class, call.request, lambda: "")
+        self.requests = [*self.requests[-99:], request]
+        match request:
+            case g.GenerateRequest():
+                for message in messages(request):
+                    await call.write(message.SerializeToString())
+                return None
+            case g.CompleteRequest():
+                _check_model(request.generation.model)
+                answer = g.CompleteResponse(
+                    started=STARTED, text="a b", token_ids=[5, 2], finished=FINISHED
+                )
+                return answer.SerializeToString()
+            case g.CountTokensRequest():
+                _check_model(request.model)
+                return g.CountTokensResponse(tokens=3).SerializeToString()
+            case m.ListModelsRequest():
+                return m.ListModelsResponse(models=map(_model, MODELS)).SerializeToString()
+            case m.GetModelRequest():
+                _check_model(request.model)
+                return m.GetModelResponse(model=_model(request.model)).SerializeToString()
+            case _:
+                raise GenerationNotFound("there is no such generation")
+
+
+def messages(request: g.GenerateRequest) -> list[g.GenerateResponse]:
+    """A whole stream."""
+    _check_model(request.model)
+    started = g.Started()
+    started.CopyFrom(STARTED)
+    started.request_id = request.request_id or STARTED.request_id
+    return [
+        g.GenerateResponse(sequence=1, started=started),
+        g.GenerateResponse(sequence=2, delta=g.Delta(text="a ", token_ids=[5])),
+        g.GenerateResponse(sequence=3, delta=g.Delta(text="b", token_ids=[2])),
+        g.GenerateResponse(sequence=4, finished=FINISHED),
+    ]
+
+
+def _check_model(reference: str) -> None:
+    if reference.partition("@")[0].partition(":")[0] not in MODELS:
+        raise ModelNotFound("there is no such model", field="model")
+
+
+def _model(reference: str) -> m.Model:
+    name = reference.partition("@")[0].partition(":")[0]
+    version = m.ModelVersion(version=1, state=m.VERSION_STATE_READY, context_tokens=2048)
+    return m.Model(name=name, versions=[version], default_version=1)
