@@ -72,7 +72,7 @@ async def serve(
             async def hand_over(instance: Instance) -> None:
                 if await _has_successor(host.registry, instance):
                     # HTTP clients go to the successor as others do; else they see the drain.
-                    await http.aclose()
+                    await port.leave()
                     await gateway.server.hand_over()
                 await gateway.backends.stop_following()
 

@@ -45,9 +45,14 @@ class SamplingFields(Schema):
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: Annotated[dict[UInt32, float] | None, BeforeValidator(_by_token_id)] = None
+    logit_bias: Annotated[
+        dict[UInt32, float] | None,
+        BeforeValidator(_by_token_id, json_schema_input_type=dict[str, float]),
+    ] = None
     seed: Seed | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(as_list)] = None
+    stop: Annotated[
+        list[str] | None, BeforeValidator(as_list, json_schema_input_type=str | list[str] | None)
+    ] = None
     # Below are options that OpenAI lacks, under their names in the contract.
     top_k: UInt32 | None = None
     min_p: float | None = None
@@ -96,5 +101,8 @@ def _as_parts(value: object) -> object:
     raise ValueError("must be a text or a list of text parts")
 
 
-Content = Annotated[list[TextPart] | None, BeforeValidator(_as_parts)]
+Content = Annotated[
+    list[TextPart] | None,
+    BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart] | None),
+]
 """A text, or text parts."""
