@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from types import TracebackType
 from typing import Self, Unpack
 
 from mlxmesh.generation.v1.generation_pb2 import (
     CompleteRequest,
     CompleteResponse,
     CountTokensResponse,
+    GetGenerationRequest,
+    GetGenerationResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1 import model_pb2 as model_pb
@@ -72,12 +73,7 @@ class MeshClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -114,6 +110,15 @@ class MeshClient:
         """Generates a response and returns it whole."""
         request = CompleteRequest(generation=generate_request(model, options))
         return await self._calls.unary(self._generation.Complete, request, timeout_s, safe=True)
+
+    async def get_generation(
+        self, request_id: str, *, timeout_s: float | None = None
+    ) -> GetGenerationResponse:
+        """Returns the output so far of a running or retained generation, whoever reads it."""
+        request = GetGenerationRequest(request_id=request_id)
+        return await self._calls.unary(
+            self._generation.GetGeneration, request, timeout_s, safe=True
+        )
 
     async def cancel(self, request_id: str, *, timeout_s: float | None = None) -> None:
         """Cancels a running generation; its stream ends with Finished, reason CANCELLED."""
