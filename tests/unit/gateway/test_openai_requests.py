@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -32,6 +33,7 @@ from mlxmesh_gateway.openai.convert import chat_generation, includes_usage, text
 from mlxmesh_gateway.openai.schema import StreamOptions, TextPart
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 
+ROOT = Path(__file__).resolve().parents[3]
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
@@ -258,3 +260,13 @@ def test_any_chat_becomes_a_message_or_an_error(fields: dict[str, Any]) -> None:
 def test_any_prompt_becomes_a_message_or_an_error(prompt: object) -> None:
     with suppress(InvalidArgument):
         completion(prompt)
+
+
+@pytest.mark.parametrize(
+    "schema", [ChatRequest, CompletionRequest, Message, TextPart, StreamOptions]
+)
+def test_fields_that_are_not_honoured_are_documented(schema: type[Schema]) -> None:
+    fields = (ROOT / "docs/clients.md").read_text().partition("## Fields")[2]
+    for name, field in schema.model_fields.items():
+        if any(isinstance(mark, Harmless | Refused) for mark in field.metadata):
+            assert f"`{name}`" in fields or f".{name}`" in fields
