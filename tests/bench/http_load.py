@@ -63,7 +63,8 @@ class HttpLoad:
             count = data.count(_CHUNK)
             if count:
                 outcome.first_s = outcome.first_s or now_s - started_s
-                outcome.longest_gap_s = max(outcome.longest_gap_s, now_s - last_s)
+                if outcome.messages:
+                    outcome.longest_gap_s = max(outcome.longest_gap_s, now_s - last_s)
                 outcome.messages += count
                 last_s = now_s
             if counted := _TOKENS.search(data):

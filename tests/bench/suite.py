@@ -35,6 +35,7 @@ PARTS = (
     Part(9, "start-up", "bench_startup"),
     Part(10, "telemetry on, beside off", "bench_telemetry"),
     Part(11, "idle", "bench_idle"),
+    Part(12, "OpenAI's API beside gRPC", "bench_http"),
 )
 """Target 2 is the comparison with other servers, which `make bench-peers` runs."""
 

@@ -75,7 +75,7 @@ def read_request(
 def _illegal(error: ValidationError) -> InvalidArgument:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     path = ".".join(str(part) for part in first["loc"])
-    text = first["msg"]
+    text = first["msg"].removeprefix("Value error, ")
     return InvalidArgument(f"{path}: {text}" if path else text, field=path)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, cast
 
 from pydantic import PlainValidator
-from pydantic_core import PydanticCustomError
 
 from mlxmesh_gateway.http.schema import Refused
 from mlxmesh_gateway.openai.schema import NOT_YET, GenerationFields, UInt32
@@ -17,12 +16,12 @@ def _one_prompt(value: object) -> object:
     if isinstance(value, list):
         prompts = cast("list[object]", value)
         if len(prompts) > 1 and isinstance(prompts[0], str | list):
-            raise PydanticCustomError("prompts", "send one request for each prompt")
+            raise ValueError("send one request for each prompt")
         if prompts and isinstance(prompts[0], str | list):
             prompt = cast("object", prompts[0])
     if isinstance(prompt, str) or _are_token_ids(prompt):
         return prompt
-    raise PydanticCustomError("prompt", "must be a text or a list of token ids")
+    raise ValueError("must be a text or a list of token ids")
 
 
 def _are_token_ids(value: object) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
 
 from mlxmesh_gateway.http.schema import Harmless, Refused, Schema
 
@@ -31,7 +30,7 @@ def _by_token_id(value: object) -> object:
         return value
     bias = cast("dict[str, Any]", value)
     if not all(map(_is_token_id, bias)):
-        raise PydanticCustomError("token_id", "its keys must be token ids")
+        raise ValueError("its keys must be token ids")
     return {int(key): one for key, one in bias.items()}
 
 
@@ -94,7 +93,7 @@ def _as_parts(value: object) -> object:
         return [{"type": "text", "text": value}]
     if value is None or isinstance(value, list):
         return cast("object", value)
-    raise PydanticCustomError("content", "must be a text or a list of text parts")
+    raise ValueError("must be a text or a list of text parts")
 
 
 Content = Annotated[list[TextPart] | None, BeforeValidator(_as_parts)]

@@ -303,7 +303,7 @@ async def test_one_that_went_on_here_can_be_attached_to_but_not_begun(mesh: Mesh
     attached = AttachGenerationRequest(
         request_id="mine", after_sequence=3, generation=request(prompt="y")
     )
-    first = await mesh.stub.AttachGeneration(attached).read()
+    first: Any = await mesh.stub.AttachGeneration(attached).read()
     assert first.started == resume.started
     for repeat in (mesh.collect(request(request_id="mine")), attach(mesh, "mine", 2)):
         with pytest.raises(MessagesExpired):
