@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 from mlxmesh.generation.v1.generation_pb2 import (
     CompleteRequest,
     CompleteResponse,
     CountTokensResponse,
+    GetGenerationRequest,
+    GetGenerationResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
@@ -92,12 +93,7 @@ class MeshClient(ModelMethods, TelemetryMethods):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -134,6 +130,15 @@ class MeshClient(ModelMethods, TelemetryMethods):
         """Generates a response and returns it whole."""
         request = CompleteRequest(generation=generate_request(model, options))
         return await self._calls.unary(self._generation.Complete, request, timeout_s, safe=True)
+
+    async def get_generation(
+        self, request_id: str, *, timeout_s: float | None = None
+    ) -> GetGenerationResponse:
+        """Returns the output so far of a running or retained generation, whoever reads it."""
+        request = GetGenerationRequest(request_id=request_id)
+        return await self._calls.unary(
+            self._generation.GetGeneration, request, timeout_s, safe=True
+        )
 
     async def cancel(self, request_id: str, *, timeout_s: float | None = None) -> None:
         """Cancels a running generation; its stream ends with Finished, reason CANCELLED."""

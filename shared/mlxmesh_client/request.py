@@ -51,6 +51,9 @@ class GenerateOptions(InputOptions, total=False):
     stop_token_ids: Sequence[int]
     ignore_eos: bool
     request_id: str
+    detached: bool
+    keep_request: bool
+    client_data: str
 
 
 def generate_request(model: str, options: GenerateOptions) -> GenerateRequest:

@@ -35,6 +35,7 @@ _BASES: Mapping[str, Message] = {
         generation_pb2.CompleteRequest(generation=generation_pb2.GenerateRequest(**_GENERATE)),
         generation_pb2.AttachGenerationRequest(request_id="nobody"),
         generation_pb2.CancelGenerationRequest(request_id="nobody"),
+        generation_pb2.GetGenerationRequest(request_id="nobody"),
         generation_pb2.CountTokensRequest(model="pocket", prompt="Hi"),
         generation_pb2.ChatMessage(role=generation_pb2.ROLE_USER),
         model_pb2.PullModelRequest(repo_id="nobody/nothing"),

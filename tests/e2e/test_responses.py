@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from openai import APIError, AsyncOpenAI
 
+from mlxmesh_client import MeshClient
 from mlxmesh_shared.registry.directory import DirectoryRegistry
 from tests.e2e.running_mesh import RunningMesh
 
@@ -50,17 +52,48 @@ async def client(address: str) -> AsyncGenerator[Any]:
 
 
 @asynccontextmanager
-async def second_gateway(mesh: RunningMesh) -> AsyncGenerator[tuple[int, str]]:
-    """The pid and the HTTP address of one more gateway."""
-    ports = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
-    command = [sys.executable, "-m", "mlxmesh_gateway", *ports, "--data-dir", str(mesh.data_dir)]
+async def process(mesh: RunningMesh, *arguments: str) -> AsyncGenerator[int]:
+    """The pid of one more process of the mesh."""
+    command = [sys.executable, "-m", *arguments, "--data-dir", str(mesh.data_dir)]
     started = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     try:
-        yield started.pid, await http_of(mesh, pid=started.pid)
+        yield started.pid
     finally:
         if started.returncode is None:
             started.kill()
         await started.wait()
+
+
+@asynccontextmanager
+async def second_gateway(mesh: RunningMesh) -> AsyncGenerator[tuple[int, str]]:
+    """The pid and the HTTP address of one more gateway."""
+    ports = ("--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+    async with process(mesh, "mlxmesh_gateway", *ports) as pid:
+        yield pid, await http_of(mesh, pid=pid)
+
+
+@asynccontextmanager
+async def second_generation(mesh: RunningMesh) -> AsyncGenerator[int]:
+    """The pid of one more generation instance, once it serves."""
+    async with process(mesh, "mlxmesh_generation", "--listen", "127.0.0.1:0") as pid:
+        async with asyncio.timeout(120):
+            while pid not in [
+                row["pid"] for row in mesh.status()["instances"] if row["state"] == "serving"
+            ]:
+                await asyncio.sleep(0.2)
+        yield pid
+
+
+async def whole(opened: Any, response_id: str) -> list[Any]:
+    """All events of a response; tries again while its instance is being replaced."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(APIError):
+                stream = await opened.responses.retrieve(response_id, stream=True)
+                events = [event async for event in stream]
+                if events[-1].type != "error":
+                    return events
+            await asyncio.sleep(0.1)
 
 
 async def text_of(mesh: RunningMesh, number: int) -> str:
@@ -140,3 +173,18 @@ async def test_a_background_response_survives_its_engine(mesh: RunningMesh) -> N
         os.kill(mesh.pid("engine"), signal.SIGKILL)
         stream = await calm.responses.retrieve(response.id, stream=True)
         check([event async for event in stream], expected)
+
+
+async def test_background_responses_survive_their_generation_instance(mesh: RunningMesh) -> None:
+    texts = await asyncio.gather(*(text_of(mesh, number) for number in range(STREAMS)))
+    ids: list[str] = []
+    async with second_generation(mesh) as pid, client(await http_of(mesh)) as calm:
+        for number in range(STREAMS):
+            ids.append((await calm.responses.create(**asked(number, background=True))).id)
+        os.kill(pid, signal.SIGKILL)
+        for response_id, text in zip(ids, texts, strict=True):
+            check(await whole(calm, response_id), text)
+            assert (await calm.responses.retrieve(response_id)).output_text == text
+    async with MeshClient(mesh.address) as grpc:
+        found = [await grpc.get_generation(response_id) for response_id in ids]
+    assert sum(one.finished.timings.resumptions for one in found) > 0

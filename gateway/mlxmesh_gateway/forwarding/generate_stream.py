@@ -46,7 +46,9 @@ class GenerateStream:
         counts: RelayCounts | None = None,
     ) -> None:
         """`observe` gets each message as it arrives."""
-        self.recording = Recording()
+        self.recording = Recording(
+            keeps_all=lambda: GenerateRequest.FromString(request).keep_request
+        )
         """What the client has received."""
         self._request = request
         self._write = write

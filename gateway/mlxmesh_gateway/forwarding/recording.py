@@ -1,6 +1,7 @@
 """What a client has received of a Generate stream: all that resuming it elsewhere needs. Pure."""
 
 from array import array
+from collections.abc import Callable
 
 from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
@@ -16,10 +17,13 @@ MAX_RAW_MESSAGES = 1000
 class Recording:
     """The messages of one stream; short, undisturbed streams are never parsed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_all: Callable[[], bool] = lambda: False) -> None:
+        """keeps_all: whether another instance is to retain the messages; asked when it matters."""
         self.resumptions = 0
         """How many times the stream was resumed at another instance."""
         self._raw: list[bytes] = []
+        self._keeps_all = keeps_all
+        self._all: list[bytes] = []
         self._started: Started | None = None
         self._token_ids = array("I")
         self._text_characters = 0
@@ -61,6 +65,7 @@ class Recording:
             after_sequence=self._last_sequence,
             resumptions=self.resumptions,
             text_characters=self._text_characters,
+            received=map(GenerateResponse.FromString, self._all),
         )
         if self._started is not None:
             resume.started.CopyFrom(self._started)
@@ -72,9 +77,13 @@ class Recording:
     def _read(self) -> None:
         # The last one stays raw: it shows whether the stream has ended.
         raw, self._raw = self._raw, self._raw[-1:]
-        for message in map(GenerateResponse.FromString, raw):
+        keeps_all = self._keeps_all()
+        for encoded in raw:
+            message = GenerateResponse.FromString(encoded)
             if message.sequence <= self._last_sequence:
                 continue
+            if keeps_all:
+                self._all.append(encoded)
             self._last_sequence = message.sequence
             if message.HasField("started"):
                 self._started = message.started

@@ -113,7 +113,27 @@ def resumed(message: ResumeGenerationRequest) -> Resumed:
         after_sequence=message.after_sequence,
         resumptions=message.resumptions,
         started=_resumed_started(message.started) if message.HasField("started") else None,
+        received=_received(message),
     )
+
+
+def _received(message: ResumeGenerationRequest) -> list[Event]:
+    """Raises: InvalidArgument unless they are all messages, or none."""
+    numbers = [one.sequence for one in message.received]
+    if numbers and numbers != list(range(1, message.after_sequence + 1)):
+        raise InvalidArgument(
+            "received: it must have every message up to after_sequence", field="received"
+        )
+    return [_event(one) for one in message.received]
+
+
+def _event(message: GenerateResponse) -> Event:
+    if message.HasField("delta"):
+        return Delta(message.delta.text, tuple(message.delta.token_ids))
+    if message.HasField("started"):
+        return _resumed_started(message.started)
+    progress = message.prefill_progress
+    return PrefillProgress(progress.processed_tokens, progress.total_tokens)
 
 
 def _resumed_started(message: generation_pb2.Started) -> Started:

@@ -256,6 +256,16 @@ async def test_with_an_idempotency_key_it_goes_on(served: Served) -> None:
     assert len(served.mesh.engine.submits) == 1
 
 
+async def test_what_is_gone_is_not_resumed_with_another_text(served: Served) -> None:
+    headers = {"extra_headers": {"Idempotency-Key": "k", "Last-Event-ID": "3"}}
+    async with served.client() as client:
+        await not_found(client.responses.create(**LONG, stream=True, **headers))
+        await client.responses.create(**ASKED, max_output_tokens=2, **KEYED)
+        with pytest.raises(openai.ConflictError):
+            await client.responses.create(**LONG, stream=True, **headers)
+    assert len(served.mesh.engine.submits) == 1
+
+
 async def test_another_request_with_the_same_key_is_a_conflict(served: Served) -> None:
     async with served.client() as client:
         await client.responses.create(**ASKED, max_output_tokens=2, **KEYED)

@@ -15,9 +15,12 @@ from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.generation.v1.generation_pb2 import (
     AttachGenerationRequest,
+    CancelGenerationRequest,
     CompleteRequest,
+    Delta,
     GenerateRequest,
     GenerateResponse,
+    GetGenerationRequest,
     ResumeGenerationRequest,
     Started,
 )
@@ -352,3 +355,38 @@ async def test_another_request_cannot_have_the_id_while_it_is_kept(mesh: Mesh) -
         await mesh.stub.Complete(
             CompleteRequest(generation=request(request_id="mine", max_tokens=4))
         )
+
+
+async def test_what_the_caller_received_is_retained_where_it_goes_on(mesh: Mesh) -> None:
+    asked = request(request_id="kept", keep_request=True, client_data="of the caller")
+    whole = await mesh.collect(asked)
+    begun = whole[: len(whole) // 2]
+    await mesh.stub.CancelGeneration(CancelGenerationRequest(request_id="kept", forget=True))
+    resume = ResumeGenerationRequest(
+        generation=asked,
+        generated_token_ids=tokens_of(begun),
+        text_characters=len(text_of(begun)),
+        after_sequence=len(begun),
+        started=begun[0].started,
+        received=begun,
+    )
+    rest = [answer.message async for answer in mesh.stub.ResumeGeneration(resume)]
+    assert tokens_of(begun + rest) == tokens_of(whole)
+    again = await attach(mesh, "kept")
+    assert again == begun + rest
+    found = await mesh.stub.GetGeneration(GetGenerationRequest(request_id="kept"))
+    assert (found.text, list(found.token_ids)) == (text_of(whole), tokens_of(whole))
+    assert found.generation == asked
+
+
+async def test_what_the_caller_received_is_all_or_nothing(mesh: Mesh) -> None:
+    message = GenerateResponse(sequence=2, delta=Delta(text="a", token_ids=[1]))
+    resume = ResumeGenerationRequest(
+        generation=request(request_id="kept", keep_request=True),
+        generated_token_ids=[1],
+        after_sequence=2,
+        received=[message],
+    )
+    with pytest.raises(InvalidArgument) as caught:
+        [answer async for answer in mesh.stub.ResumeGeneration(resume)]
+    assert caught.value.field == "received"

@@ -9,8 +9,8 @@ from mlxmesh_gateway.forwarding.recording import MAX_RAW_MESSAGES, Recording
 REQUEST = g.GenerateRequest(model="pocket:stable", prompt="x", sampling=Sampling(temperature=1))
 
 
-def recorded(deltas: int, *, finished: bool = False) -> Recording:
-    recording = Recording()
+def recorded(deltas: int, *, finished: bool = False, keeps_all: bool = False) -> Recording:
+    recording = Recording(keeps_all=lambda: keeps_all)
     started = g.Started(request_id="gen-1", model="pocket", model_version=3, seed=9)
     recording.add(g.GenerateResponse(sequence=1, started=started).SerializeToString())
     for number in range(deltas):
@@ -36,6 +36,15 @@ def test_everything_another_instance_needs(deltas: int) -> None:
     assert (pinned.model, pinned.request_id, pinned.sampling.seed) == ("pocket@3", "gen-1", 9)
     assert (pinned.prompt, pinned.sampling.temperature) == ("x", 1)
     assert REQUEST.model == "pocket:stable"
+
+
+@pytest.mark.parametrize("deltas", [0, 1, MAX_RAW_MESSAGES, 3 * MAX_RAW_MESSAGES + 5])
+def test_messages_that_another_instance_is_to_retain(deltas: int) -> None:
+    resume = recorded(deltas, keeps_all=True).resume_request(REQUEST)
+    assert [message.sequence for message in resume.received] == [*range(1, deltas + 2)]
+    assert resume.received[0].started == resume.started
+    assert "".join(message.delta.text for message in resume.received) == "ä" * deltas
+    assert not recorded(deltas).resume_request(REQUEST).received
 
 
 def test_nothing_is_recorded_at_first() -> None:

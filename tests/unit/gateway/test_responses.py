@@ -252,7 +252,7 @@ def test_the_snapshot_equals_the_stream() -> None:
         pb.GenerateResponse(delta=pb.Delta(text="b", token_ids=[2])),
         pb.GenerateResponse(finished=finished),
     ):
-        convert.feed(events, message)
+        convert.feed(events, message.SerializeToString())
     complete = pb.CompleteResponse(
         started=started(), text="ab", token_ids=[1, 2], finished=finished
     )

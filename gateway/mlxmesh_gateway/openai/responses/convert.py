@@ -128,8 +128,17 @@ def _message(item: Item, field: str) -> pb.ChatMessage:
 # Responses.
 
 
-def feed(events: ResponseEvents, message: pb.GenerateResponse) -> list[Event]:
-    """The events of one message of a generation's stream."""
+def feed(events: ResponseEvents, message: bytes) -> list[Event]:
+    """The events of one encoded message of a generation's stream."""
+    return _fed(events, pb.GenerateResponse.FromString(message))
+
+
+def feed_attached(events: ResponseEvents, message: bytes) -> list[Event]:
+    """The events of one encoded message of a resumed stream."""
+    return _fed(events, pb.AttachGenerationResponse.FromString(message).message)
+
+
+def _fed(events: ResponseEvents, message: pb.GenerateResponse) -> list[Event]:
     if message.HasField("delta"):
         return events.text(message.delta.text)
     if message.HasField("started"):

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.exchange import Exchange
@@ -14,10 +15,10 @@ from mlxmesh_gateway.http.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
 from mlxmesh_gateway.openai.convert import DEFAULT_TEMPERATURE
 from mlxmesh_gateway.openai.responses import convert
 from mlxmesh_gateway.openai.responses.background import BackgroundReaders
-from mlxmesh_gateway.openai.responses.events import Event, ResponseEvents
+from mlxmesh_gateway.openai.responses.events import ResponseEvents
 from mlxmesh_gateway.openai.responses.ids import after_event, new_response_id
 from mlxmesh_gateway.openai.responses.objects import ResponseFacts
-from mlxmesh_gateway.openai.responses.retained_handlers import CANCEL, find
+from mlxmesh_gateway.openai.responses.retained_handlers import CANCEL, attached, find
 from mlxmesh_gateway.openai.responses.schema import ResponseRequest
 from mlxmesh_gateway.openai.responses.stream import Stream, write_events
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, MeshError, NotFound
@@ -120,23 +121,28 @@ async def _begin(exchange: Exchange, planned: _Planned, readers: BackgroundReade
 async def _stream(exchange: Exchange, planned: _Planned) -> None:
     events = ResponseEvents(planned.facts)
 
-    def read(message: bytes) -> list[Event]:
-        return convert.feed(events, pb.GenerateResponse.FromString(message))
-
     async def why(error: MeshError) -> MeshError | None:
         if not planned.request.keep_request:
             return error
         _, snapshot = await find(exchange, planned.facts.id)
         return convert.failure(snapshot)
 
+    after = after_event(exchange.headers, {})
+    # Another generation than the one that the client has the beginning of would be another text.
+    resumes = after >= 0
     await write_events(
         exchange,
         events,
-        stream=_messages(exchange, planned),
-        read=read,
+        stream=_attached(exchange, planned) if resumes else _messages(exchange, planned),
+        read=partial(convert.feed_attached if resumes else convert.feed, events),
         why=why,
-        after=after_event(exchange.headers, {}),
+        after=after,
     )
+
+
+def _attached(exchange: Exchange, planned: _Planned) -> Stream:
+    request = pb.AttachGenerationRequest(request_id=planned.facts.id, generation=planned.request)
+    return attached(exchange, planned.facts, request)
 
 
 def _messages(exchange: Exchange, planned: _Planned) -> Stream:

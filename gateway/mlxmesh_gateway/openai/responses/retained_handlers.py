@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh_gateway.http.door import Write
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.openai.responses import convert
-from mlxmesh_gateway.openai.responses.events import Event, ResponseEvents
+from mlxmesh_gateway.openai.responses.events import ResponseEvents
 from mlxmesh_gateway.openai.responses.ids import (
     after_event,
     is_response_id,
@@ -17,7 +19,7 @@ from mlxmesh_gateway.openai.responses.ids import (
     whole_number,
 )
 from mlxmesh_gateway.openai.responses.objects import JsonObject, ResponseFacts
-from mlxmesh_gateway.openai.responses.stream import write_events
+from mlxmesh_gateway.openai.responses.stream import Stream, write_events
 from mlxmesh_shared.errors import (
     GenerationNotFound,
     IllegalState,
@@ -95,21 +97,32 @@ async def _stream(exchange: Exchange, facts: ResponseFacts, after: int) -> None:
     events = ResponseEvents(facts)
     request = pb.AttachGenerationRequest(request_id=facts.id)
 
-    def read(message: bytes) -> list[Event]:
-        return convert.feed(events, pb.AttachGenerationResponse.FromString(message).message)
-
     async def why(_error: MeshError) -> MeshError | None:
         return convert.failure((await find(exchange, facts.id))[1])
 
-    calls = exchange.calls.lasting() if facts.background else exchange.calls
     await write_events(
         exchange,
         events,
-        stream=lambda write: calls.stream(ATTACH, request, write),
-        read=read,
+        stream=attached(exchange, facts, request),
+        read=partial(convert.feed_attached, events),
         why=why,
         after=after,
     )
+
+
+def attached(
+    exchange: Exchange, facts: ResponseFacts, request: pb.AttachGenerationRequest
+) -> Stream:
+    """The stream of a response that began before."""
+
+    async def stream(write: Write) -> None:
+        calls = exchange.calls.lasting() if facts.background else exchange.calls
+        try:
+            await calls.stream(ATTACH, request, write)
+        except NotFound:
+            raise _unknown() from None
+
+    return stream
 
 
 async def _cancel(exchange: Exchange, response_id: str, *, forget: bool = False) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
-from pydantic_core import PydanticCustomError
 
 from mlxmesh_gateway.http.schema import Harmless, Refused, Schema
 from mlxmesh_gateway.openai.schema import NOT_YET, SamplingFields, TextPart, UInt32
@@ -20,17 +19,13 @@ Metadata = Annotated[dict[_Key, _Value], Field(max_length=16)]
 def _as_items(value: object) -> object:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
-    if isinstance(value, list):
-        return cast("object", value)
-    raise PydanticCustomError("input", "must be a text or a list of items")
+    return value
 
 
 def _as_parts(value: object) -> object:
     if isinstance(value, str):
         return [{"type": "input_text", "text": value}]
-    if value is None or isinstance(value, list):
-        return cast("object", value)
-    raise PydanticCustomError("content", "must be a text or a list of text parts")
+    return value
 
 
 class Part(TextPart):

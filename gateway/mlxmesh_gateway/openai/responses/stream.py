@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from mlxmesh_gateway.http.exchange import Exchange
@@ -47,7 +48,10 @@ async def write_events(
 async def _write_failure(
     exchange: Exchange, events: ResponseEvents, error: MeshError, why: Why, after: int
 ) -> None:
-    cause = await why(error) if events.last_sequence >= 0 else None
+    cause: MeshError | None = None
+    if events.last_sequence >= 0:
+        with contextlib.suppress(MeshError):  # the stream breaks off either way
+            cause = await why(error)
     last = [events.broken(error)] if cause is None else events.failed(cause)
     for event in last:
         # One that breaks off is told to whoever reads it; it is no part of what is replayed.

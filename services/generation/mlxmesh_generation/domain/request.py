@@ -117,6 +117,8 @@ class Resumed:
     """How often it was resumed before."""
     started: "Started | None" = None
     """The first event that the caller received."""
+    received: "Sequence[Event]" = ()
+    """All events that the caller received; empty if they are not to be retained."""
 
 
 @dataclass(frozen=True)

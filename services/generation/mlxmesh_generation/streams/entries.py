@@ -7,6 +7,7 @@ from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest, 
 from mlxmesh_generation.streams.generation import Generation
 from mlxmesh_generation.streams.limits import UnreadLimit, UnreadOutput
 from mlxmesh_generation.streams.retention import Retention, RetentionLimits
+from mlxmesh_generation.streams.stream import size_bytes
 from mlxmesh_generation.streams.transcript import Listeners, Transcript
 from mlxmesh_shared.errors import Cancelled, GenerationNotFound, MeshError, ReaderReplaced
 
@@ -91,16 +92,19 @@ class Entry:
 
     def open(self, generation: Generation, resumed: Resumed | None) -> None:
         self._generation = generation
+        received = resumed.received if resumed and self.retained else ()
         self._transcript = Transcript(
             generation.events,
             keeps=self.retained,
             after_sequence=resumed.after_sequence if resumed else 0,
             started=resumed.started if resumed else None,
+            received=received,
             listeners=Listeners(self._on_attached, self._on_detached, self._on_retained),
         )
         if self.retained:
             self._index.retention.add(self.key, self._transcript, self._unread.caller)
-            self._index.retention.grew(self.key, len(self.request))
+            kept_bytes = len(self.request) + sum(map(size_bytes, received))
+            self._index.retention.grew(self.key, kept_bytes)
         if self._cancelled:
             generation.cancel()
 

@@ -1,7 +1,7 @@
 """The numbered messages of one generation, for one reader at a time."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from mlxmesh_generation.domain.request import Event, Finished, Started
@@ -40,17 +40,22 @@ class Transcript:
         keeps: bool,
         after_sequence: int = 0,
         started: Started | None = None,
+        received: Sequence[Event] = (),
         listeners: Listeners = Listeners(),
     ) -> None:
-        """after_sequence, started: of a generation that began in another process."""
+        """after_sequence, started: of a generation that began in another process.
+
+        received: its events so far, all or none.
+        """
         self.started = started
         """The first event; None until it has been read."""
         self._events = events
         self._keeps = keeps
         self._listeners = listeners
-        self._kept: deque[Event] = deque()
+        self._kept: deque[Event] = deque(received)
         # The numbers of the last message that was dropped and of the last one that has a number.
-        self._gone = self._last = after_sequence
+        self._last = after_sequence
+        self._gone = after_sequence - len(received)
         self._ends_with_last = False
         self._reader: object | None = None
 
