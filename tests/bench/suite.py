@@ -36,6 +36,7 @@ PARTS = (
     Part(10, "telemetry on, beside off", "bench_telemetry"),
     Part(11, "idle", "bench_idle"),
     Part(12, "OpenAI's API beside gRPC", "bench_http"),
+    Part(13, "quotas and shares of API keys", "bench_quotas"),
 )
 """Target 2 is the comparison with other servers, which `make bench-peers` runs."""
 
