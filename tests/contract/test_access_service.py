@@ -38,7 +38,7 @@ As = Callable[[str], MeshClient]
 async def real_access(data_dir: Path) -> AsyncIterator[str]:
     """The address of a gateway with an access service behind it."""
     async with AsyncExitStack() as stack:
-        stand = Stand(stack)
+        stand = Stand(stack, data_dir)
         access = await open_access(stack, AccessSettings(data_dir=data_dir))
         server = MeshServer(services=access.services(), service_names=SERVICE_NAMES)
         instance = await stand.announce("access", "access-1", server)

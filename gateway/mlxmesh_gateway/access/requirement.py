@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from mlxmesh_gateway.access.policies import Policies
-from mlxmesh_shared.settings.listen import is_loopback
+from mlxmesh_shared.host.host_port import is_loopback
 from mlxmesh_shared.tls.identity import Role
 
 Setting = Literal["auto", "required", "off"]
