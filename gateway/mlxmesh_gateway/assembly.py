@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
 
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
 from mlxmesh_gateway.access.assembly import Access
@@ -143,14 +144,18 @@ def _entrance(settings: GatewaySettings, access: Access, overload: OverloadEvent
     limiter = ConcurrencyLimiter(
         settings.max_concurrent_rpcs, per_caller=_places_per_caller(settings)
     )
-    names = (*_service_names(), control.SERVICE_NAME)
-    descriptors = [descriptor_pool.Default().FindServiceByName(name) for name in names]
     return Entrance(
         authenticator=access.authenticator,
-        access=access.authorizer(descriptors),
+        access=access.authorizer(services_of_port()),
         quotas=access.quotas,
         admission=CallAdmission(limiter, on_refused=overload.refused),
     )
+
+
+def services_of_port() -> list[ServiceDescriptor]:
+    """Every service of the gateway's port but health and reflection, which are open."""
+    names = (*_service_names(), control.SERVICE_NAME)
+    return [descriptor_pool.Default().FindServiceByName(name) for name in names]
 
 
 def _service_names() -> list[str]:

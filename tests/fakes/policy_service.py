@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from hashlib import sha256
 from typing import Any
 
@@ -17,6 +17,7 @@ from mlxmesh.access.v1.policy_pb2_grpc import (
     PolicyServiceServicer,
     add_PolicyServiceServicer_to_server,
 )
+from mlxmesh_gateway.access.policies import PolicyChange
 from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 from mlxmesh_shared.rpc.server import MeshServer
 
@@ -214,3 +215,17 @@ def policy_server(servicer: FakePolicyService) -> MeshServer:
         generic_handlers=[_AccessMethods(servicer)],
         service_names=SERVICES,
     )
+
+
+class NoPolicySource:
+    """Satisfies PolicySource: there is no access service."""
+
+    def is_registered(self) -> bool:
+        return False
+
+    async def watch(self) -> AsyncGenerator[PolicyChange]:
+        raise ServiceUnavailable("away")
+        yield
+
+    async def revision(self) -> int:
+        raise ServiceUnavailable("away")

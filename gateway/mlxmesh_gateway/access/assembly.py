@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from google.protobuf.descriptor import ServiceDescriptor
 
@@ -13,13 +14,14 @@ from mlxmesh_gateway.access.authorizer import RoleAuthorizer
 from mlxmesh_gateway.access.link import ACCESS, AccessLink
 from mlxmesh_gateway.access.policies import Policies
 from mlxmesh_gateway.access.policy_file import PolicyFile
+from mlxmesh_gateway.access.quotas.keeper import QuotaKeeper
+from mlxmesh_gateway.access.quotas.renewer import QuotaRenewer, SteadyClock
 from mlxmesh_gateway.access.requirement import Requirement
 from mlxmesh_gateway.access.usage.folder import UsageFolder
 from mlxmesh_gateway.access.usage.ledger import Ledger
 from mlxmesh_gateway.access.usage.meter import UsageMeter
 from mlxmesh_gateway.access.usage.reporter import UsageReporter
 from mlxmesh_gateway.access.watch import PolicyWatch
-from mlxmesh_gateway.door.entrance import NoQuotas
 from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_shared.settings import GatewaySettings
 from mlxmesh_shared.tls.method_access import MethodAccess
@@ -47,9 +49,13 @@ class Access:
             certificates_requested=settings.client_certificates == "required",
         )
         self.authenticator = AccessAuthenticator(policies, self.watch, self.requirement)
-        self.quotas = NoQuotas()
+        clock = SteadyClock()
+        self._renewer = QuotaRenewer(partial(link.lease_quotas, instance_id), clock=clock)
+        self.quotas = QuotaKeeper(policies, clock=clock, on_need=self._renewer.need)
         ledger = Ledger()
-        self.meter = UsageMeter(ledger, wanted=lambda: policies.known or link.is_registered())
+        self.meter = UsageMeter(
+            ledger, self.quotas, wanted=lambda: policies.known or link.is_registered()
+        )
         self._reporter = UsageReporter(
             ledger,
             UsageFolder(settings.data_dir, instance_id),
@@ -69,7 +75,12 @@ class Access:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Follows the access service and reports to it; returns once its policies are known."""
-        work = (self.watch.run(), self._file.run(), self._reporter.run())
+        work = (
+            self.watch.run(),
+            self._file.run(),
+            self._reporter.run(),
+            self._renewer.run(self.quotas),
+        )
         tasks = [asyncio.create_task(each) for each in work]
         try:
             await self.watch.settle()

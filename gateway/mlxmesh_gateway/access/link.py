@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -11,7 +11,9 @@ from grpc import aio
 
 from mlxmesh.access.v1 import policy_pb2 as pb
 from mlxmesh_gateway.access import convert
-from mlxmesh_gateway.access.policies import PolicyChange
+from mlxmesh_gateway.access.policies import Limit, PolicyChange, Subject
+from mlxmesh_gateway.access.quotas import convert as quota_convert
+from mlxmesh_gateway.access.quotas.account import Ask, Grant
 from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_gateway.forwarding.statuses import is_gone
 from mlxmesh_shared.errors import MeshError, ServiceUnavailable
@@ -65,6 +67,13 @@ class AccessLink:
     async def revision(self) -> int:
         response = await self.call("GetRevision", pb.GetRevisionRequest(), pb.GetRevisionResponse)
         return response.revision
+
+    async def lease_quotas(
+        self, gateway_id: str, asks: Sequence[tuple[Subject, Limit, Ask]]
+    ) -> Sequence[Grant]:
+        """The slices that are granted, in the same order. Raises: MeshError."""
+        request = quota_convert.lease_request(gateway_id, asks)
+        return quota_convert.grants(await self.call("LeaseQuotas", request, pb.LeaseQuotasResponse))
 
     async def report_usage(self, encoded: bytes) -> None:
         """Reports a batch. Raises: MeshError."""

@@ -1,35 +1,19 @@
 """Principals: what is verified, and what is only claimed."""
 
-from collections.abc import AsyncGenerator
-
 import pytest
 
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_gateway.access.authenticator import AccessAuthenticator
-from mlxmesh_gateway.access.policies import Policies, PolicyChange
+from mlxmesh_gateway.access.policies import Policies
 from mlxmesh_gateway.access.requirement import Requirement
 from mlxmesh_gateway.access.watch import PolicyWatch
 from mlxmesh_gateway.door.evidence import Evidence
 from mlxmesh_gateway.door.principal import Kind, Principal
-from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.rpc.caller import checked_name
 from mlxmesh_shared.tls.identity import PeerIdentity
+from tests.fakes.policy_service import NoPolicySource
 
 GATEWAY_CLIENT = "spiffe://mlxmesh/client"
-
-
-class NoService:
-    """Satisfies PolicySource: there is no access service."""
-
-    def is_registered(self) -> bool:
-        return False
-
-    async def watch(self) -> AsyncGenerator[PolicyChange]:
-        raise ServiceUnavailable("away")
-        yield
-
-    async def revision(self) -> int:
-        raise ServiceUnavailable("away")
 
 
 def principal(identity: str = "", claimed_name: str = "", host: str = "10.0.0.1") -> Principal:
@@ -45,7 +29,7 @@ def principal(identity: str = "", claimed_name: str = "", host: str = "10.0.0.1"
 async def test_only_a_certificate_verifies_a_caller() -> None:
     policies = Policies()
     requirement = Requirement(policies, setting="auto", listens=[], tls=True)
-    watch = PolicyWatch(NoService(), policies)
+    watch = PolicyWatch(NoPolicySource(), policies)
     authenticator = AccessAuthenticator(policies, watch, requirement)
 
     async def kind(spiffe_id: str, role: Role.ValueType, claimed_name: str) -> Kind:

@@ -1,0 +1,228 @@
+"""What this gateway may spend of one limit, without asking. Pure.
+
+The access service grants slices, which together never exceed the limit. A gateway asks for the next
+slice before it has spent the last one; what it spends meanwhile beyond that is at most one more
+slice. So N gateways exceed a limit by at most N slices (a tenth of a limit a minute, a hundredth
+of one a day or month), and by what calls use that is not known when they begin.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from mlxmesh_gateway.access.policies import Limit
+
+MINUTE_S = 60.0
+DAY_S = 86_400.0
+SHORT_VALID_S, LONG_VALID_S = 10.0, 60.0
+"""Of slices that this gateway renews itself while the access service is away."""
+RENEW_AT = 0.7
+"""The part of a slice's validity after which the next one is asked for."""
+MIN_RETRY_S = 0.1
+
+
+class Grant(NamedTuple):
+    """What the access service answers."""
+
+    granted: int
+    """What may be spent from now on, in place of what was held."""
+    valid_s: float
+    retry_after_s: float
+    """When there will be more; 0 while there is."""
+
+
+class Ask(NamedTuple):
+    """What the access service is asked."""
+
+    spent: int
+    wanted: int
+
+
+def slice_of(kind: Limit, limit: int) -> int:
+    """The largest slice that the access service grants."""
+    is_short = kind in (Limit.REQUESTS_PER_MINUTE, Limit.TOKENS_PER_MINUTE)
+    return max(1, limit // (10 if is_short else 100))
+
+
+class Account:
+    """One limit of one subject, in requests or tokens. Times are Unix times in seconds."""
+
+    def __init__(self, kind: Limit, limit: int, now_s: float) -> None:
+        self.kind = kind
+        self.limit = limit
+        self._balance = 0
+        """What is left of the slice; negative for a debt."""
+        self._slice = slice_of(kind, limit)
+        self._valid_s = SHORT_VALID_S if self._is_short else LONG_VALID_S
+        self._until_s = now_s
+        self._unreported = 0
+        """Spent, and not yet reported; negative after corrections."""
+        self._asked = 0
+        """What the question that runs reports."""
+        self._is_asking = False
+        self._is_away = False
+        self._refused_until_s: float | None = None
+        """Until when there is no more; None while there is."""
+        self._is_wanted = False
+        """Whether a call was refused, or admitted, since the last question."""
+        self._window: int = _window(kind, now_s)
+        self._spent_in_window = 0
+
+    @property
+    def _is_short(self) -> bool:
+        return self.kind in (Limit.REQUESTS_PER_MINUTE, Limit.TOKENS_PER_MINUTE)
+
+    def refusal_s(self, now_s: float) -> float | None:
+        """None if a call may begin, else in how many seconds to try again."""
+        self._roll(now_s)
+        self._is_wanted = True
+        if self._balance > self._floor:
+            return None
+        if self._is_away:
+            return max(MIN_RETRY_S, self._until_s - now_s)
+        if self._refused_until_s is not None:
+            return max(MIN_RETRY_S, self._refused_until_s - now_s)
+        return MIN_RETRY_S
+
+    def spend(self, amount: int, now_s: float) -> None:
+        """Counts what was spent; a negative amount corrects what was counted too much."""
+        self._roll(now_s)
+        self._balance -= amount
+        self._unreported += amount
+        self._spent_in_window += amount
+
+    def needs_renewal(self, now_s: float) -> bool:
+        """Whether the access service should be asked now."""
+        if self._is_asking:
+            return False
+        if self._refused_until_s is not None:
+            return self._is_wanted and now_s >= self._refused_until_s
+        is_low = 2 * self._balance < self._slice
+        is_old = now_s >= self._until_s - (1 - RENEW_AT) * self._valid_s
+        return (self._unreported > 0 or self._is_wanted) and (is_low or is_old)
+
+    def is_idle(self, now_s: float) -> bool:
+        """Whether it can be forgotten."""
+        is_used = self._is_asking or self._is_wanted or self._unreported > 0
+        has_lapsed = now_s >= max(self._until_s, self._refused_until_s or 0.0)
+        return has_lapsed and not is_used
+
+    def ask(self) -> Ask:
+        """Begins a question."""
+        self._is_asking = True
+        self._is_wanted = False
+        self._asked = max(0, self._unreported)
+        self._unreported -= self._asked
+        return Ask(self._asked, slice_of(self.kind, self.limit))
+
+    def answer(self, grant: Grant, now_s: float) -> None:
+        """Ends a question: the slice replaces what was held, less what was spent meanwhile."""
+        self._is_asking = self._is_away = False
+        self._asked = 0
+        self._balance = grant.granted - self._unreported
+        if grant.granted:
+            self._slice, self._valid_s = grant.granted, grant.valid_s
+            self._until_s = now_s + grant.valid_s
+            self._refused_until_s = None
+        else:
+            self._refused_until_s = now_s + max(MIN_RETRY_S, grant.retry_after_s)
+
+    def fail(self) -> None:
+        """Ends a question that nobody answered."""
+        self._is_asking, self._is_away = False, True
+        self._unreported += self._asked
+        self._asked = 0
+
+    @property
+    def _floor(self) -> int:
+        """Below this balance calls are refused: a debt of one slice while more may be granted."""
+        is_strict = self._is_away or self._refused_until_s is not None
+        return 0 if is_strict else -slice_of(self.kind, self.limit)
+
+    def _roll(self, now_s: float) -> None:
+        window = _window(self.kind, now_s)
+        if window != self._window:
+            self._window, self._spent_in_window = window, 0
+            self._refused_until_s = None  # a new window, of which nothing is known
+        if now_s < self._until_s or not (self._is_away or self._balance > 0):
+            return
+        if not self._is_away:
+            self._balance = 0  # what was left has returned
+        elif self._refused_until_s is None or now_s >= self._refused_until_s:
+            self._renew_here(now_s)
+
+    def _renew_here(self, now_s: float) -> None:
+        """The last slice once more: never more than the limit, and never nothing for ever."""
+        self._refused_until_s = None
+        left = self.limit - self._spent_in_window
+        self._balance = max(0, min(self._slice, left))
+        self._until_s = now_s + self._valid_s
+
+
+class ShareAccount:
+    """How many generations of one subject may run here at one time."""
+
+    def __init__(self, limit: int) -> None:
+        self.kind = Limit.CONCURRENT_GENERATIONS
+        self.limit = limit
+        self.running = 0
+        self._share: int | None = None
+        """None before it is known."""
+        self._until_s = 0.0
+        self._retry_s = 0.0
+        self._refused = 0
+        """Calls that were refused since the last question."""
+        self._is_asking = False
+        self._asked_s = 0.0
+
+    @property
+    def share(self) -> int:
+        """While it is not known, half of the limit; and one call may always run somewhere."""
+        unknown = max(1, self.limit // 2)
+        return unknown if self._share is None else min(self._share, self.limit)
+
+    def refusal_s(self, now_s: float) -> float | None:
+        """None if a generation may begin, else in how many seconds to try again."""
+        if self.running < self.share:
+            return None
+        self._refused += 1
+        return max(MIN_RETRY_S, self._retry_s - now_s)
+
+    def needs_renewal(self, now_s: float) -> bool:
+        """Whether the access service should be asked now."""
+        if self._is_asking or now_s < self._retry_s:
+            return False
+        is_low = self.running + 1 >= self.share and self.share < self.limit
+        return bool(self._refused) or (self.running > 0 and (is_low or now_s >= self._until_s))
+
+    def is_idle(self, now_s: float) -> bool:
+        """Whether it can be forgotten."""
+        return not (self.running or self._refused or self._is_asking) and now_s >= self._until_s
+
+    def ask(self) -> Ask:
+        """Begins a question: for what runs, and some more."""
+        wanted = self.running + self._refused + max(2, self.running // 2)
+        self._is_asking, self._refused = True, 0
+        return Ask(self.running, min(self.limit, wanted))
+
+    def answer(self, grant: Grant, now_s: float) -> None:
+        """Ends a question."""
+        self._is_asking = False
+        self._share = grant.granted
+        self._until_s = now_s + RENEW_AT * (grant.valid_s or SHORT_VALID_S)
+        self._retry_s = now_s + (grant.retry_after_s or MIN_RETRY_S)
+
+    def fail(self) -> None:
+        """Ends a question that nobody answered: the last share goes on, if there was any."""
+        self._is_asking = False
+        if self._share == 0:
+            self._share = None
+
+
+def _window(kind: Limit, now_s: float) -> int:
+    """The number of the minute, day or month in UTC."""
+    if kind is Limit.TOKENS_PER_MONTH:
+        date = datetime.fromtimestamp(now_s, UTC)
+        return 12 * date.year + date.month
+    return int(now_s // (DAY_S if kind is Limit.TOKENS_PER_DAY else MINUTE_S))

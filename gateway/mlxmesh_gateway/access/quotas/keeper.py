@@ -1,0 +1,186 @@
+"""The accounts of all subjects, and what calls charge to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+from mlxmesh_gateway.access.policies import Limit, Policies, Subject
+from mlxmesh_gateway.access.quotas.account import Account, ShareAccount
+from mlxmesh_gateway.door.convert import is_generation
+from mlxmesh_gateway.door.principal import Principal
+from mlxmesh_gateway.forwarding.used import Used
+from mlxmesh_shared.errors import QuotaExceeded
+
+AccountId = tuple[Subject, Limit]
+TOKEN_LIMITS = (Limit.TOKENS_PER_MINUTE, Limit.TOKENS_PER_DAY, Limit.TOKENS_PER_MONTH)
+FIRST_ESTIMATE_TOKENS = 100
+"""What a call is expected to use before its subject has made any."""
+MAX_MEANS = 4096
+
+
+class QuotaKeeper:
+    """Satisfies Quotas."""
+
+    def __init__(
+        self, policies: Policies, *, clock: Callable[[], float], on_need: Callable[[], None]
+    ) -> None:
+        """clock: Unix time in seconds, which never goes back.
+
+        on_need: is called when an account needs a new slice.
+        """
+        self._policies = policies
+        self._clock = clock
+        self._on_need = on_need
+        self.accounts: dict[AccountId, Account | ShareAccount] = {}
+        self.charges: set[Charge] = set()
+        """Of calls that run and use tokens."""
+        self._mean_tokens: dict[Subject, float] = {}
+
+    def check(self, method: str, principal: Principal) -> None:
+        if is_generation(method):
+            self._check(list(self._of(principal)))
+
+    def charge(self, principal: Principal, used: Used, *, max_tokens: int) -> Charge | None:
+        """Charges the begin of a call; None for a principal without quotas.
+
+        used: filled in while the call runs. max_tokens: as of Meter.begin.
+        Raises: QuotaExceeded.
+        """
+        accounts = list(self._of(principal))
+        if not accounts:
+            return None
+        self._check(accounts)
+        charge = Charge(self, accounts, used, self._clock)
+        charge.begin(self._estimate(principal, max_tokens))
+        if charge.counts_tokens:
+            self.charges.add(charge)
+            used.on_started = charge.progress
+        self.note_needs(accounts)
+        return charge
+
+    def forget_idle(self) -> None:
+        """Removes accounts that nobody uses, and those of quotas that are gone."""
+        now_s = self._clock()
+        for account_id, account in list(self.accounts.items()):
+            if account.is_idle(now_s):
+                del self.accounts[account_id]
+
+    def note_needs(self, accounts: Iterable[tuple[AccountId, Account | ShareAccount]]) -> None:
+        """Asks for new slices where they are needed."""
+        now_s = self._clock()
+        if any(account.needs_renewal(now_s) for _, account in accounts):
+            self._on_need()
+
+    def note_use(self, principal_subjects: Iterable[Subject], tokens: int) -> None:
+        """Learns how much calls use."""
+        for subject in principal_subjects:
+            if subject not in self._mean_tokens and len(self._mean_tokens) >= MAX_MEANS:
+                del self._mean_tokens[next(iter(self._mean_tokens))]
+            mean = self._mean_tokens.get(subject, float(tokens))
+            self._mean_tokens[subject] = mean + 0.2 * (tokens - mean)
+
+    def _of(self, principal: Principal) -> Iterator[tuple[AccountId, Account | ShareAccount]]:
+        for subject in subjects_of(principal):
+            for kind, limit in self._policies.limits(subject).items():
+                account = self.accounts.get((subject, kind))
+                if account is None:
+                    account = self.accounts[subject, kind] = self._opened(kind, limit)
+                account.limit = limit
+                yield (subject, kind), account
+
+    def _opened(self, kind: Limit, limit: int) -> Account | ShareAccount:
+        if kind is Limit.CONCURRENT_GENERATIONS:
+            return ShareAccount(limit)
+        return Account(kind, limit, self._clock())
+
+    def _check(self, accounts: Iterable[tuple[AccountId, Account | ShareAccount]]) -> None:
+        now_s = self._clock()
+        for (subject, kind), account in accounts:
+            delay_s = account.refusal_s(now_s)
+            if delay_s is not None:
+                self.note_needs([((subject, kind), account)])
+                raise QuotaExceeded(
+                    f"the quota {kind.title} of {subject} is used up ({account.limit}); try again"
+                    f" in {math.ceil(delay_s)} s",
+                    retry_delay_s=delay_s,
+                )
+
+    def _estimate(self, principal: Principal, max_tokens: int) -> int:
+        for subject in subjects_of(principal):
+            if (mean := self._mean_tokens.get(subject)) is not None:
+                return round(mean)
+        return max_tokens or FIRST_ESTIMATE_TOKENS
+
+
+class Charge:
+    """What one call was charged; corrected as its tokens become known."""
+
+    def __init__(
+        self,
+        keeper: QuotaKeeper,
+        accounts: list[tuple[AccountId, Account | ShareAccount]],
+        used: Used,
+        clock: Callable[[], float],
+    ) -> None:
+        self._used = used
+        self._keeper = keeper
+        self._accounts = accounts
+        self._clock = clock
+        self._tokens = [
+            account
+            for (_, kind), account in accounts
+            if isinstance(account, Account) and kind in TOKEN_LIMITS
+        ]
+        self._charged_tokens = 0
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether tokens of this call count against a quota."""
+        return bool(self._tokens)
+
+    def begin(self, estimate_tokens: int) -> None:
+        """Charges what the call is expected to use."""
+        now_s = self._clock()
+        for (_, kind), account in self._accounts:
+            if isinstance(account, ShareAccount):
+                account.running += 1
+            elif kind is Limit.REQUESTS_PER_MINUTE:
+                account.spend(1, now_s)
+        self._set_tokens(estimate_tokens)
+
+    def progress(self) -> None:
+        """Charges what is known by now, where that is more than was expected."""
+        used = self._used
+        known = used.prompt_tokens + max(used.messages, used.completion_tokens)
+        if known > self._charged_tokens:
+            self._set_tokens(known)
+
+    def end(self) -> None:
+        """Charges what the call has used; it does not run any more."""
+        used = self._used
+        for _, account in self._accounts:
+            if isinstance(account, ShareAccount):
+                account.running -= 1
+        tokens = used.prompt_tokens + used.completion_tokens
+        self._set_tokens(tokens)
+        self._keeper.charges.discard(self)
+        if used.model:  # not for calls that failed before they began
+            self._keeper.note_use({subject for (subject, _), _ in self._accounts}, tokens)
+        self._keeper.note_needs(self._accounts)
+
+    def _set_tokens(self, tokens: int) -> None:
+        now_s, change = self._clock(), tokens - self._charged_tokens
+        self._charged_tokens = tokens
+        for account in self._tokens:
+            account.spend(change, now_s)
+
+
+def subjects_of(principal: Principal) -> Iterator[Subject]:
+    """Whose quotas the calls of a principal count against."""
+    if principal.key_id:
+        yield Subject("key", principal.key_id)
+    if principal.user:
+        yield Subject("user", principal.user)
+    if principal.team:
+        yield Subject("team", principal.team)

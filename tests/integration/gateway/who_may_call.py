@@ -1,0 +1,76 @@
+"""Who may call each method and each route of a gateway whose callers must authenticate.
+
+The names are roles: a member's key is a client, an admin's key is an admin. `open` is everybody,
+and `nobody` is not served.
+"""
+
+METHODS = """
+/mlxmesh.access.v1.AccessService/BeginOidcSignIn open
+/mlxmesh.access.v1.AccessService/CompleteOidcSignIn open
+/mlxmesh.access.v1.AccessService/CreateKey client admin
+/mlxmesh.access.v1.AccessService/CreateUser admin
+/mlxmesh.access.v1.AccessService/DeleteQuota admin
+/mlxmesh.access.v1.AccessService/DeleteUser admin
+/mlxmesh.access.v1.AccessService/GetSignInOptions open
+/mlxmesh.access.v1.AccessService/GetUser client admin
+/mlxmesh.access.v1.AccessService/ListAuditEntries admin
+/mlxmesh.access.v1.AccessService/ListKeys client admin
+/mlxmesh.access.v1.AccessService/ListQuotas client admin
+/mlxmesh.access.v1.AccessService/ListUsers admin
+/mlxmesh.access.v1.AccessService/QueryUsage client admin
+/mlxmesh.access.v1.AccessService/RefreshSession open
+/mlxmesh.access.v1.AccessService/RevokeKey client admin
+/mlxmesh.access.v1.AccessService/SetQuota admin
+/mlxmesh.access.v1.AccessService/SignIn open
+/mlxmesh.access.v1.AccessService/SignOut open
+/mlxmesh.access.v1.AccessService/SignUp open
+/mlxmesh.access.v1.AccessService/UpdateUser client admin
+/mlxmesh.control.v1.ControlService/Drain admin
+/mlxmesh.generation.v1.GenerationService/AttachGeneration client admin
+/mlxmesh.generation.v1.GenerationService/CancelGeneration client admin
+/mlxmesh.generation.v1.GenerationService/Complete client admin
+/mlxmesh.generation.v1.GenerationService/CountTokens client admin
+/mlxmesh.generation.v1.GenerationService/Generate client admin
+/mlxmesh.generation.v1.GenerationService/Relay nobody
+/mlxmesh.generation.v1.GenerationService/ResumeGeneration nobody
+/mlxmesh.model.v1.ModelService/DeleteModel admin
+/mlxmesh.model.v1.ModelService/GetModel client admin
+/mlxmesh.model.v1.ModelService/GetTokenizer nobody
+/mlxmesh.model.v1.ModelService/ImportModel admin
+/mlxmesh.model.v1.ModelService/ListModels client admin
+/mlxmesh.model.v1.ModelService/LoadModel admin
+/mlxmesh.model.v1.ModelService/PullModel admin
+/mlxmesh.model.v1.ModelService/RegisterModel admin
+/mlxmesh.model.v1.ModelService/SetAlias admin
+/mlxmesh.model.v1.ModelService/UnloadModel admin
+/mlxmesh.model.v1.ModelService/WatchModels client admin
+/mlxmesh.telemetry.v1.TelemetryService/GetMeshStatus client admin
+/mlxmesh.telemetry.v1.TelemetryService/GetTrace gateway admin
+/mlxmesh.telemetry.v1.TelemetryService/GetTraffic gateway
+/mlxmesh.telemetry.v1.TelemetryService/PublishEvents gateway generation model runtime
+/mlxmesh.telemetry.v1.TelemetryService/WatchEvents admin
+/opentelemetry.proto.collector.logs.v1.LogsService/Export PROCESSES
+/opentelemetry.proto.collector.metrics.v1.MetricsService/Export PROCESSES
+/opentelemetry.proto.collector.trace.v1.TraceService/Export PROCESSES
+"""
+
+ROUTES = """
+GET /healthz open
+GET /metrics known
+GET /openapi.json open
+GET /v1/models client admin
+GET /v1/models/{model} client admin
+"""
+
+PROCESSES = "gateway generation model runtime engine access"
+
+
+def table(text: str) -> dict[str, frozenset[str]]:
+    """By method, or by verb and path, the roles that may call it."""
+    lines = (line for line in text.replace("PROCESSES", PROCESSES).splitlines() if line)
+    split = 2 if text is ROUTES else 1
+    found = {}
+    for line in lines:
+        words = line.split()
+        found[" ".join(words[:split])] = frozenset(words[split:])
+    return found
