@@ -58,7 +58,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 def test_users_from_the_first_to_a_restart(story: Story) -> None:
     open_mesh_becomes_closed(story)
     key, key_id = a_program_has_a_key(story)
-    # quotas_hold(story, key, key_id)
+    quotas_hold(story, key, key_id)
     usage_is_shown(story, key_id)
     nothing_opens_again(story, key)
     sessions_begin_and_end(story)

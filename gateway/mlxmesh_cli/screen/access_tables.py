@@ -91,7 +91,7 @@ def keys_table(keys: Sequence[Row]) -> Grid:
 def quotas_table(quotas: Sequence[Row]) -> Grid:
     """One row per quota; a limit as used/limit."""
     names = [Column(name, drop=1 + at, right=True, rare=True) for at, (name, _) in _numbered()]
-    table = Grid(Column("quota of"), *names)
+    table = Grid(Column("subject"), *names)
     for quota in quotas:
         limits, used = quota["limits"], quota.get("used", {})
         cells = [_limit(limits, used, name) for name in _LIMITS]

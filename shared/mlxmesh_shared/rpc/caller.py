@@ -25,6 +25,7 @@ from a client."""
 HOST_METADATA = "mlxmesh-host"
 """The host from which a client called its gateway. Gateways set it, and drop a value from a
 client."""
+ANONYMOUS = "anonymous"
 _LEGAL = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ILLEGAL_CHARACTER = re.compile(r"[^A-Za-z0-9._:-]")
 
@@ -79,7 +80,8 @@ class ForwardedCaller:
     """The caller of a gateway, as the gateway has verified it."""
 
     principal: str
-    """Its id, for example user:ada, key:k_1a2b3c or spiffe://mlxmesh/admin."""
+    """Its verified id, for example user:ada, key:k_1a2b3c or spiffe://mlxmesh/admin; ANONYMOUS
+    without one."""
     is_admin: bool
     user: str
     """Empty for a caller that is no user."""
@@ -87,14 +89,15 @@ class ForwardedCaller:
     @property
     def key_id(self) -> str:
         """The API key that it calls with; empty for a session or a certificate."""
-        kind, _, name = self.principal.partition("#")[0].partition(":")
+        kind, _, name = self.principal.partition(":")
         return name if kind == "key" else ""
 
 
 def forwarded_caller(call: Call | Any) -> ForwardedCaller:
     """The caller that a gateway forwarded. A call without a role is no admin's."""
     return ForwardedCaller(
-        principal=forwarded_owner(call),
+        # What an owner claims as its name is no part of who it is.
+        principal=forwarded_owner(call).partition("#")[0] or ANONYMOUS,
         is_admin=_metadata(call, ROLE_METADATA) == "admin",
         user=str(_metadata(call, USER_METADATA) or ""),
     )

@@ -84,7 +84,7 @@ def test_a_client_cannot_name_its_owner_only_a_gateway_can() -> None:
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
-        ((), ForwardedCaller("#", is_admin=False, user="")),
+        ((), ForwardedCaller("anonymous", is_admin=False, user="")),
         (
             (("mlxmesh-owner", "user:ada"), ("mlxmesh-role", "client"), ("mlxmesh-user", "ada")),
             ForwardedCaller("user:ada", is_admin=False, user="ada"),
@@ -93,7 +93,12 @@ def test_a_client_cannot_name_its_owner_only_a_gateway_can() -> None:
             (("mlxmesh-owner", "key:k_1"), ("mlxmesh-role", "admin"), ("mlxmesh-user", "ada")),
             ForwardedCaller("key:k_1", is_admin=True, user="ada"),
         ),
-        ((("mlxmesh-role", "root"),), ForwardedCaller("#", is_admin=False, user="")),
+        (
+            (("mlxmesh-owner", "key:k_1#claimed"), ("mlxmesh-role", "client")),
+            ForwardedCaller("key:k_1", is_admin=False, user=""),
+        ),
+        ((("mlxmesh-owner", "#claimed"),), ForwardedCaller("anonymous", is_admin=False, user="")),
+        ((("mlxmesh-role", "root"),), ForwardedCaller("anonymous", is_admin=False, user="")),
     ],
 )
 def test_a_forwarded_caller(
