@@ -31,7 +31,8 @@ def _are_token_ids(value: object) -> bool:
     return all(type(one) is int and 0 <= one < 2**32 for one in ids)
 
 
-_Prompt = str | list[int] | Annotated[list[str] | list[list[int]], Field(max_length=1)]
+_One = Field(max_length=1)
+_Prompt = str | list[int] | Annotated[list[str], _One] | Annotated[list[list[int]], _One]
 
 
 class CompletionRequest(GenerationFields):
