@@ -64,7 +64,7 @@ async def serve(
             async def hand_over(instance: Instance) -> None:
                 if await _has_successor(host.registry, instance):
                     # HTTP clients go to the successor as others do; else they see the drain.
-                    await http.aclose()
+                    await port.leave()
                     await gateway.server.hand_over()
                 await gateway.backends.stop_following()
 
@@ -77,6 +77,7 @@ async def serve(
             try:
                 await host.serve(gateway.server, grace_s=settings.drain_grace_s, steps=steps)
             finally:
+                await http.aclose()  # while its requests still have the other instances
                 await gateway.close()
 
 

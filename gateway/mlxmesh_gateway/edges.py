@@ -11,5 +11,5 @@ from mlxmesh_gateway.openai.unmatched import unmatched
 
 def edge_routes(parts: EdgeParts) -> list[BaseRoute]:
     """Every route; of two with the same path, the first that matches is taken."""
-    openai = openai_routes(parts)
-    return [*openai, unmatched(openai)]
+    routes = [*openai_routes(parts)]
+    return [*routes, unmatched(routes)]

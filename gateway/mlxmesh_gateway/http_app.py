@@ -28,7 +28,7 @@ def serving_http(
 ) -> AbstractAsyncContextManager[None]:
     """Serves the port until the body ends."""
     make_app = partial(_make_app, door, telemetry, prometheus, settings)
-    return port.serving(make_app, _tls(settings))
+    return port.serving(make_app, _tls(settings), grace_s=settings.drain_grace_s)
 
 
 def metrics_page(prometheus: PrometheusSink) -> Callable[[str], Awaitable[tuple[bytes, str]]]:

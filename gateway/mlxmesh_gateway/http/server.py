@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import math
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable
@@ -22,8 +23,8 @@ from mlxmesh_shared.rpc import shared_port
 _log = logging.getLogger(__name__)
 
 BACKLOG = 128
-# Requests that run when the gateway leaves; a scrape takes milliseconds.
-GRACE_S = 2
+GRACE_S = 2.0
+"""For requests that run at the end, unless the caller says otherwise."""
 RETRY_S = 1.0
 
 MakeApp = Callable[[], Any]
@@ -40,6 +41,7 @@ class HttpPort:
         """
         self._socket = _bind(listen, take_over=take_over) if listen else None
         self._host = listen.rpartition(":")[0]
+        self._server: _LazyServer | None = None
 
     @property
     def address(self) -> str:
@@ -55,22 +57,31 @@ class HttpPort:
 
     @contextlib.asynccontextmanager
     async def serving(
-        self, make_app: MakeApp, tls: Callable[[], ssl.SSLContext] | None = None
+        self,
+        make_app: MakeApp,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        *,
+        grace_s: float = GRACE_S,
     ) -> AsyncGenerator[None]:
-        """Serves until the body ends, then closes the port.
+        """Serves until the body ends, then closes the port and waits for requests that run.
 
         tls: creates the context of an HTTPS port.
+        grace_s: how long they may go on; streams take as long as their generations.
         """
         if self._socket is None:
             yield
             return
-        server = _LazyServer(self._socket, make_app, tls)
-        task = asyncio.create_task(server.run(), name="http")
+        self._server = _LazyServer(self._socket, make_app, tls, grace_s)
         try:
             yield
         finally:
-            await server.stop(task)
+            await self._server.stop()
             self._socket.close()
+
+    async def leave(self) -> None:
+        """Accepts no more connections; requests that run continue."""
+        if self._socket is not None and self._server is not None:
+            await self._server.leave()
 
 
 def _bind(listen: str, *, take_over: bool) -> BoundedListener:
@@ -97,14 +108,34 @@ class _LazyServer:
     """Waits for the first connection, then runs uvicorn in this event loop."""
 
     def __init__(
-        self, bound: BoundedListener, make_app: MakeApp, tls: Callable[[], ssl.SSLContext] | None
+        self,
+        bound: BoundedListener,
+        make_app: MakeApp,
+        tls: Callable[[], ssl.SSLContext] | None,
+        grace_s: float,
     ) -> None:
         self._socket = bound
+        self._grace_s = grace_s
         self._make_app = make_app
         self._tls = tls
         self._uvicorn: Any = None
+        self._task = asyncio.create_task(self._run(), name="http")
 
-    async def run(self) -> None:
+    async def leave(self) -> None:
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True  # it closes the socket, and goes on with its requests
+        else:
+            await self.stop()
+            self._socket.close()
+
+    async def stop(self) -> None:
+        if self._uvicorn is not None:
+            self._uvicorn.should_exit = True
+        else:
+            self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
         while self._uvicorn is None:
             await _readable(self._socket)
             try:
@@ -114,13 +145,6 @@ class _LazyServer:
                 _log.exception("the HTTP port cannot answer yet; trying again")
                 await asyncio.sleep(RETRY_S)
         await self._uvicorn.serve(sockets=[self._socket])
-
-    async def stop(self, task: asyncio.Task[None]) -> None:
-        if self._uvicorn is not None:
-            self._uvicorn.should_exit = True
-        else:
-            task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
     def _load(self) -> Any:
         uvicorn: Any = importlib.import_module("uvicorn")
@@ -147,7 +171,7 @@ class _LazyServer:
             proxy_headers=False,
             http=Protocol,
             backlog=BACKLOG,
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=math.ceil(self._grace_s),
             ssl_context_factory=self._context_factory(),
         )
         config.load()

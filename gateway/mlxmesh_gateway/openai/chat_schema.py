@@ -14,7 +14,7 @@ class Message(Schema):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Content = None
+    content: Content | None = None
     name: Annotated[
         str | None, Refused("chat templates have no place for it; write it into the content")
     ] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, cast
 
-from pydantic import PlainValidator
+from pydantic import Field, PlainValidator
 
 from mlxmesh_gateway.http.schema import Refused
 from mlxmesh_gateway.openai.schema import NOT_YET, GenerationFields, UInt32
@@ -31,10 +31,14 @@ def _are_token_ids(value: object) -> bool:
     return all(type(one) is int and 0 <= one < 2**32 for one in ids)
 
 
+_One = Field(max_length=1)
+_Prompt = str | list[int] | Annotated[list[str], _One] | Annotated[list[list[int]], _One]
+
+
 class CompletionRequest(GenerationFields):
     """A text to continue."""
 
-    prompt: Annotated[str | list[int], PlainValidator(_one_prompt)]
+    prompt: Annotated[str | list[int], PlainValidator(_one_prompt, json_schema_input_type=_Prompt)]
     max_tokens: UInt32 | None = None
 
     best_of: Annotated[Any, Refused(NOT_YET, unless=(1,))] = None

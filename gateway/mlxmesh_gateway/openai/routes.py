@@ -9,8 +9,11 @@ from starlette.routing import Route
 
 from mlxmesh_gateway.http.edge import EdgeParts
 from mlxmesh_gateway.openai.chat_handlers import chat_completions
+from mlxmesh_gateway.openai.chat_schema import ChatRequest
 from mlxmesh_gateway.openai.completion_handlers import completions
+from mlxmesh_gateway.openai.completion_schema import CompletionRequest
 from mlxmesh_gateway.openai.embedding_handlers import embeddings, rerank
+from mlxmesh_gateway.openai.embedding_schema import EmbeddingRequest, RerankRequest
 from mlxmesh_gateway.openai.errors import error_body
 from mlxmesh_gateway.openai.generation_handlers import GENERATE
 from mlxmesh_gateway.openai.model_handlers import GET_MODEL, LIST_MODELS, get_model, list_models
@@ -20,12 +23,45 @@ from mlxmesh_gateway.openai.responses.routes import response_routes
 def openai_routes(parts: EdgeParts) -> Sequence[Route]:
     """All routes below /v1."""
     route = partial(parts.route, error_body=error_body)
+    generate = partial(route, "POST", method=GENERATE)
     return [
-        route("GET", "/v1/models", method=LIST_MODELS, handle=list_models),
-        route("GET", "/v1/models/{model}", method=GET_MODEL, handle=get_model),
-        route("POST", "/v1/chat/completions", method=GENERATE, handle=chat_completions),
-        route("POST", "/v1/completions", method=GENERATE, handle=completions),
-        route("POST", "/v1/embeddings", method=GENERATE, handle=embeddings),
-        route("POST", "/v1/rerank", method=GENERATE, handle=rerank),
+        route(
+            "GET",
+            "/v1/models",
+            method=LIST_MODELS,
+            handle=list_models,
+            summary="List the models and their aliases.",
+        ),
+        route(
+            "GET",
+            "/v1/models/{model}",
+            method=GET_MODEL,
+            handle=get_model,
+            summary="Show a model by its name, or by the reference of a version or an alias.",
+        ),
+        generate(
+            "/v1/chat/completions",
+            handle=chat_completions,
+            summary="Continue a conversation.",
+            request=ChatRequest,
+        ),
+        generate(
+            "/v1/completions",
+            handle=completions,
+            summary="Continue a text.",
+            request=CompletionRequest,
+        ),
+        generate(
+            "/v1/embeddings",
+            handle=embeddings,
+            summary="Embed texts. Not supported yet.",
+            request=EmbeddingRequest,
+        ),
+        generate(
+            "/v1/rerank",
+            handle=rerank,
+            summary="Order documents by a query. Not supported yet.",
+            request=RerankRequest,
+        ),
         *response_routes(parts),
     ]

@@ -38,6 +38,13 @@ def _is_token_id(key: str) -> bool:
     return key.isascii() and key.isdigit() and len(key) <= 10
 
 
+Texts = Annotated[list[str], BeforeValidator(as_list, json_schema_input_type=str | list[str])]
+"""One text, or several."""
+TokenBias = Annotated[
+    dict[UInt32, float], BeforeValidator(_by_token_id, json_schema_input_type=dict[str, float])
+]
+
+
 class SamplingFields(Schema):
     """How tokens are chosen and when generating ends."""
 
@@ -45,9 +52,9 @@ class SamplingFields(Schema):
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: Annotated[dict[UInt32, float] | None, BeforeValidator(_by_token_id)] = None
+    logit_bias: TokenBias | None = None
     seed: Seed | None = None
-    stop: Annotated[list[str] | None, BeforeValidator(as_list)] = None
+    stop: Texts | None = None
     # Below are options that OpenAI lacks, under their names in the contract.
     top_k: UInt32 | None = None
     min_p: float | None = None
@@ -91,10 +98,12 @@ class TextPart(Schema):
 def _as_parts(value: object) -> object:
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
-    if value is None or isinstance(value, list):
+    if isinstance(value, list):
         return cast("object", value)
     raise ValueError("must be a text or a list of text parts")
 
 
-Content = Annotated[list[TextPart] | None, BeforeValidator(_as_parts)]
+Content = Annotated[
+    list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])
+]
 """A text, or text parts."""

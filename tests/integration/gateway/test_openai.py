@@ -15,6 +15,7 @@ from openai import AsyncOpenAI
 
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh.model.v1 import model_pb2 as m
+from mlxmesh_gateway.http.server import GRACE_S
 from mlxmesh_shared.errors import (
     GenerationExists,
     Internal,
@@ -275,3 +276,21 @@ async def test_a_stream_that_cannot_be_resumed(edge: Edge, error: MeshError, sta
     response = await edge.http.post(path, json=stream_body(), headers=headers)
     assert response.status_code == status
     assert response.json()["error"]["code"] == error.reason.lower()
+
+
+async def test_streams_finish_while_their_gateway_leaves(stand: Any) -> None:
+    generation = await stand.generation()
+    generation.go_on.clear()
+    async with stand.running_gateway(drain_grace_s=30) as (address, leaving):
+        url = f"http://{await stand.http(address)}/v1"
+        async with AsyncOpenAI(base_url=url, api_key="any", max_retries=0) as client:
+            stream = await client.chat.completions.create(
+                model="pocket", messages=MESSAGES, stream=True
+            )
+            await anext(stream)
+            leaving.set()
+            # A gateway that does not wait for it is gone after GRACE_S.
+            await asyncio.sleep(GRACE_S + 1)
+            generation.go_on.set()
+            texts = [chunk.choices[0].delta.content or "" async for chunk in stream]
+    assert "".join(texts) == "a b c "
