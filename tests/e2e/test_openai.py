@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,21 +161,31 @@ def chat_body(**fields: object) -> dict[str, object]:
     }
 
 
-async def events_of(mesh: RunningMesh, headers: dict[str, str], *, most: int = 10_000) -> list[str]:
+async def events_of(
+    mesh: RunningMesh, headers: dict[str, str], *, most: int = 10_000, **fields: object
+) -> list[str]:
     """The events of a stream; after `most` of them the connection is cut."""
-    text = ""
+    events: list[str] = []
+    await read_into(events, mesh, headers, most=most, **fields)
+    return events[:most]
+
+
+async def read_into(
+    events: list[str], mesh: RunningMesh, headers: dict[str, str], *, most: int, **fields: object
+) -> None:
+    text, url = "", f"{url_of(mesh)}/chat/completions"
     async with (
         httpx2.AsyncClient(timeout=TIMEOUT_S) as http,
-        http.stream(
-            "POST", f"{url_of(mesh)}/chat/completions", json=chat_body(), headers=headers
-        ) as response,
+        http.stream("POST", url, json=chat_body(**fields), headers=headers) as response,
     ):
+        if response.status_code == 503:
+            return  # a gateway that has just begun knows no instance yet
         assert response.status_code == 200
         async for part in response.aiter_text():
-            text += part
-            if text.count("\n\n") >= most:
+            *whole, text = (text + part).split("\n\n")
+            events += [event for event in whole if not event.startswith(": ")]
+            if len(events) >= most:
                 break
-    return text.split("\n\n")[:-1][:most]
 
 
 def last_id(events: list[str]) -> dict[str, str]:
@@ -193,6 +204,30 @@ async def test_a_stream_that_is_cut_after_any_event_is_resumed(mesh: RunningMesh
         assert before + rest == await events_of(mesh, key)
         cuts += 1
     assert cuts >= 4
+
+
+async def test_streams_are_resumed_after_their_gateway_was_killed(mesh: RunningMesh) -> None:
+    keys = [{"idempotency-key": f"killed {number}"} for number in range(8)]
+    fields: dict[str, Any] = {"max_tokens": 1_000, "ignore_eos": True}
+    streams: list[list[str]] = [[] for _ in keys]
+
+    async def read(events: list[str], key: dict[str, str]) -> None:
+        while not (events and events[-1].startswith("data: [DONE]")):
+            with suppress(httpx2.TransportError):
+                last = {**key, **last_id(events)}
+                await read_into(events, mesh, last, most=10_000, **fields)
+            await asyncio.sleep(0.05)
+
+    reading = [asyncio.create_task(read(*each)) for each in zip(streams, keys, strict=True)]
+    async with asyncio.timeout(TIMEOUT_S):
+        pid = await asyncio.to_thread(mesh.pid, "gateway")
+        while not all(len(events) > 5 for events in streams):
+            await asyncio.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        assert not any(task.done() for task in reading), "they ended before the gateway did"
+        await asyncio.gather(*reading)
+    for events, key in zip(streams, keys, strict=True):
+        assert events == await events_of(mesh, key, **fields)
 
 
 async def test_a_stream_is_resumed_with_its_own_request_only(mesh: RunningMesh) -> None:
