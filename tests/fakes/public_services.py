@@ -154,6 +154,21 @@ class FakeGeneration(GenerationServiceServicer):
         finished = g.Finished(finish_reason=self.finish_reason)
         return g.CompleteResponse(started=started, text=_text(generation), finished=finished)
 
+    async def GetGeneration(self, request: Any, context: Any) -> g.GetGenerationResponse:
+        self._enter(context)
+        if request.request_id not in self.kept:
+            await self.go_on.wait()
+            raise GenerationNotFound(f"no generation {request.request_id} is kept here")
+        response = g.GetGenerationResponse()
+        for message in self.kept[request.request_id]:
+            response.text += message.delta.text
+            response.token_ids.extend(message.delta.token_ids)
+            if message.HasField("started"):
+                response.started.CopyFrom(message.started)
+            if message.HasField("finished"):
+                response.finished.CopyFrom(message.finished)
+        return response
+
     async def CancelGeneration(self, request: Any, context: Any) -> g.CancelGenerationResponse:
         self._enter(context)
         if request.request_id not in self.running:

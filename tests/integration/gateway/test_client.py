@@ -6,6 +6,7 @@ import pytest
 
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh_shared.errors import (
+    GenerationNotFound,
     InvalidArgument,
     ModelNotFound,
     NoReplica,
@@ -114,3 +115,17 @@ async def test_errors_name_the_field(stand: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await client.count_tokens("not a model", prompt="x")
     assert caught.value.field == "model"
+
+
+async def test_what_a_generation_has_come_to(stand: Any) -> None:
+    generation = await stand.generation("generation-1")
+    other = await stand.generation("generation-2")
+    client = await stand.client(await stand.gateway())
+    delta = g.Delta(text="a", token_ids=[1])
+    for instance in (generation, other):
+        with pytest.raises(GenerationNotFound):
+            await client.get_generation("mine")
+        instance.kept["mine"] = [g.GenerateResponse(sequence=1, delta=delta)]
+        found = await client.get_generation("mine")
+        assert (found.text, list(found.token_ids)) == ("a", [1])
+        instance.kept.clear()

@@ -58,6 +58,13 @@ class Scripted(pb_grpc.GenerationServiceServicer):
     ) -> AsyncIterator[pb.RelayResponse]:
         yield pb.RelayResponse()
 
+    async def GetGeneration(
+        self, request: pb.GetGenerationRequest, context: Context
+    ) -> pb.GetGenerationResponse:
+        self.requests.append(request)
+        await self.act(request, context)
+        return pb.GetGenerationResponse()
+
     async def CancelGeneration(
         self, request: pb.CancelGenerationRequest, context: Context
     ) -> pb.CancelGenerationResponse:

@@ -90,7 +90,7 @@ def input_items(messages: Messages, response_id: str) -> list[JsonObject]:
     """A conversation as items, oldest first."""
     short_id = response_id.removeprefix("resp_")
     return [
-        input_message(f"msg_{short_id}_{number}", _ROLES[one.role], one.content)
+        input_message(f"msg_{short_id}_{number}", _ROLES.get(one.role, "user"), one.content)
         for number, one in enumerate(messages)
     ]
 

@@ -44,7 +44,10 @@ class Item(Schema):
 
     type: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
-    content: Annotated[list[Part] | None, BeforeValidator(_as_parts)] = None
+    content: Annotated[
+        list[Part] | None,
+        BeforeValidator(_as_parts, json_schema_input_type=str | list[Part] | None),
+    ] = None
     id: Annotated[Any, Harmless()] = None
     status: Annotated[Any, Harmless()] = None
     phase: Annotated[Any, Harmless()] = None
@@ -67,7 +70,9 @@ class ResponseRequest(SamplingFields):
     """What to respond to, and how."""
 
     model: str
-    input: Annotated[list[Item], BeforeValidator(_as_items)]
+    input: Annotated[
+        list[Item], BeforeValidator(_as_items, json_schema_input_type=str | list[Item])
+    ]
     instructions: str | None = None
     max_output_tokens: UInt32 | None = None
     stream: bool | None = None

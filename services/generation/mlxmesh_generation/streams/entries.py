@@ -21,11 +21,20 @@ class EntryIndex:
     """Entries by key, within the limits on retained and on unread output."""
 
     def __init__(
-        self, *, retained: RetentionLimits, max_unread_bytes: int, detached_timeout_s: float
+        self,
+        *,
+        retained: RetentionLimits,
+        max_unread_bytes: int,
+        detached_timeout_s: float,
+        max_detached_s: float = MAX_DETACHED_S,
     ) -> None:
+        """detached_timeout_s, max_detached_s: how long generations run without a reader; the
+        second is for those that are to be detached.
+        """
         self.retention = Retention(retained, forget=self._forget)
         self.unread = UnreadLimit(max_unread_bytes)
         self.detached_timeout_s = detached_timeout_s
+        self.max_detached_s = max_detached_s
         self._entries: dict[GenerationKey, Entry] = {}
 
     def get(self, key: GenerationKey) -> "Entry | None":
@@ -170,8 +179,8 @@ class Entry:
             self.release()
         elif self._transcript is not None and not self._transcript.ended:
             loop = asyncio.get_running_loop()
-            kept_s = self._index.detached_timeout_s
-            timeout_s = MAX_DETACHED_S if self._runs_detached else kept_s
+            index = self._index
+            timeout_s = index.max_detached_s if self._runs_detached else index.detached_timeout_s
             self._detached = loop.call_later(timeout_s, self._on_detached_timeout)
 
     def _on_detached_timeout(self) -> None:
