@@ -52,7 +52,7 @@ async def serving(folder: Path, **settings: Any) -> AsyncGenerator[Served]:
         mesh = await stack.enter_async_context(
             running_mesh(folder, tokenizer_dir, options, settings=settings)
         )
-        stand = Stand(stack)
+        stand = Stand(stack, folder / "gateways")
         address, metadata = mesh.server.address, {OFFERS_RELAY: "1"}
         await stand.registry.register(
             Instance("generation", "generation-1", address, pid=1, metadata=metadata)
