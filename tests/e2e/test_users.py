@@ -62,6 +62,7 @@ def test_users_from_the_first_to_a_restart(story: Story) -> None:
     usage_is_shown(story, key_id)
     nothing_opens_again(story, key)
     sessions_begin_and_end(story)
+    secrets_are_nowhere(story, key)
 
 
 def open_mesh_becomes_closed(story: Story) -> None:
@@ -161,14 +162,19 @@ def sessions_begin_and_end(story: Story) -> None:
     refused = story.owner(*GENERATE)
     assert refused.returncode == 1
     assert "mlxmesh login" in refused.stderr
+    (problem,) = json.loads(story.owner_ok("status", "--json"))["problems"]
+    assert "mlxmesh login" in problem
     story.owner_ok("login", "ada", "--password-file", "-", stdin=PASSWORD)
     story.owner_ok(*GENERATE)
     assert "by a session" in story.owner_ok("whoami")
-    for path in story.mesh.data_dir.rglob("*"):
-        if path.is_file() and "access.db" not in path.name:
-            assert PASSWORD.encode() not in path.read_bytes(), path
-    database = b"".join(path.read_bytes() for path in story.mesh.data_dir.glob("access.db*"))
-    assert PASSWORD.encode() not in database
+
+
+def secrets_are_nowhere(story: Story, key: str) -> None:
+    """Neither in logs nor in databases nor in what the gateway keeps."""
+    for path in filter(Path.is_file, story.mesh.data_dir.rglob("*")):
+        content = path.read_bytes()
+        assert PASSWORD.encode() not in content, path
+        assert key.encode() not in content, path
 
 
 def test_a_user_before_any_admin_leaves_the_mesh_open(tmp_path: Path) -> None:

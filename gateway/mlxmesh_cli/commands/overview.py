@@ -15,9 +15,9 @@ from mlxmesh_cli.mesh.location import SERVICES, settings_flags
 from mlxmesh_cli.mesh.sign_in import signed_in_client
 from mlxmesh_cli.mesh.supervisor import launcher_of
 from mlxmesh_cli.screen.output import to_dict
-from mlxmesh_client import MeshClient, Unauthenticated
+from mlxmesh_client import MeshClient
 from mlxmesh_launcher.record import read_record
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.errors import DeadlineExceeded, MeshError, ServiceUnavailable
 from mlxmesh_shared.registry import Instance, Registry, open_registry
 from mlxmesh_shared.rpc.health import health
 from mlxmesh_shared.settings import MeshSettings, load_settings
@@ -119,10 +119,10 @@ def _problems(gateways: list[str], models: Answer, reported: Answer) -> list[str
     """Sentences about missing data."""
     if not gateways:
         return ["no gateway is registered: calls and models are not shown"]
-    if isinstance(reported, Unauthenticated):
-        return [f"calls and models are not shown: {reported.message}"]
-    if isinstance(reported, MeshError):
+    if isinstance(reported, ServiceUnavailable | DeadlineExceeded):
         return [f"no gateway responded within {GATEWAY_TIMEOUT_S:g} s; see `mlxmesh logs gateway`"]
+    if isinstance(reported, MeshError):
+        return [f"calls and models are not shown: {reported.message}"]
     if isinstance(models, MeshError):
         limit = f"within {GATEWAY_TIMEOUT_S:g} s"
         return [f"the model service did not respond {limit}; see `mlxmesh logs model`"]
