@@ -49,6 +49,8 @@ from mlxmesh_shared.settings import GatewaySettings
 from mlxmesh_shared.tls import ServerTls
 
 TELEMETRY = "mlxmesh.telemetry.v1.TelemetryService"
+GENERATES = ("generation", "model")
+"""The backends that a generation needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ def make_gateway(
         await server.set_health(INFERENCE, serving=is_ready())
 
     def is_ready() -> bool:
-        return all(map(backends.has, BACKENDS))
+        return all(map(backends.has, GENERATES))
 
     def guarded(method: str, handler: Any) -> Behaviour:
         return server.guarded(method, handler)
