@@ -5,7 +5,7 @@ import pytest
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_gateway.access.authenticator import Refused
 from mlxmesh_gateway.access.policies import Policies, PolicyChange
-from mlxmesh_gateway.access.requirement import Requirement, is_this_host
+from mlxmesh_gateway.access.requirement import Requirement, Setting, is_this_host
 
 LOOPBACK, EVERYWHERE = ["127.0.0.1:50051", "127.0.0.1:8051"], ["127.0.0.1:50051", "0.0.0.0:8051"]
 
@@ -28,10 +28,10 @@ def policies(*, users: bool) -> Policies:
     ],
 )
 def test_auto_requires_it_with_users_or_beyond_loopback(
-    setting: str, listens: list[str], users: bool, on: bool
+    setting: Setting, listens: list[str], users: bool, on: bool
 ) -> None:
     known = policies(users=users)
-    requirement = Requirement(known, setting=setting, listens=listens, tls=False)  # type: ignore[arg-type]
+    requirement = Requirement(known, setting=setting, listens=listens, tls=False)
     assert requirement.on is on
     assert requirement.checks_credentials is (users and setting != "off")
 
