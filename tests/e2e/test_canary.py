@@ -6,14 +6,25 @@ import asyncio
 import os
 import secrets
 import signal
+import ssl
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 import grpc
+import httpx2
 import pytest
 from grpc import aio
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from mlxmesh.access.v1.access_pb2 import (
+    ACCESS_ROLE_ADMIN,
+    CreateKeyRequest,
+    CreateUserRequest,
+    SignInRequest,
+)
+from mlxmesh.access.v1.access_pb2_grpc import AccessServiceStub
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1.generation_pb2 import (
     ChatInput,
@@ -33,6 +44,7 @@ from tests.fakes.otlp_collector import Received, collector_beside
 CANARY = "xyzzy-canary-7391"
 TOKENS = [931, 937, 941, 947, 953]
 GENERATION = "/mlxmesh.generation.v1.GenerationService"
+ACCESS = "mlxmesh.access.v1.AccessService"
 MODELS = "/mlxmesh.model.v1.ModelService"
 # As an API key and as a bearer token, in headers that pass the gateway and in some that do not.
 SECRETS = (
@@ -59,12 +71,18 @@ def told() -> Received:
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory, told: Received) -> Iterator[RunningMesh]:
+def collector(told: Received) -> Iterator[str]:
+    """Its endpoint."""
     with collector_beside(told) as endpoint:
-        env = {"MLXMESH_LOG_LEVEL": "debug", "MLXMESH_OTLP_ENDPOINT": endpoint}
-        running = start_mesh(tmp_path_factory.mktemp("canary"), "--tls", env=env)
-        yield running
-        stop_mesh(running)
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory, collector: str) -> Iterator[RunningMesh]:
+    env = {"MLXMESH_LOG_LEVEL": "debug", "MLXMESH_OTLP_ENDPOINT": collector}
+    running = start_mesh(tmp_path_factory.mktemp("canary"), "--tls", env=env)
+    yield running
+    stop_mesh(running)
 
 
 def channel_to(mesh: RunningMesh) -> aio.Channel:
@@ -257,3 +275,87 @@ async def test_every_process_told_of_itself(mesh: RunningMesh, told: Received) -
     assert {"DEBUG", "INFO"} <= severities
     assert any(CANARY in str(span.attributes.get(REQUEST_ID)) for span in told.spans)
     assert leaks(mesh, told) == []
+
+
+PASSWORD = "xyzzy-canary-password-7391"
+WRONG_PASSWORD = "xyzzy-canary-password-wrong"
+WRONG_KEY = f"mm_Canary00_{CANARY}"
+
+
+def start_access(mesh: RunningMesh, endpoint: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mlxmesh_access", "--data-dir", str(mesh.data_dir)]
+    command += ["--tls-dir", str(mesh.data_dir / "tls"), "--log-level", "debug"]
+    command += ["--otlp-endpoint", endpoint, "--log-format", "json"]
+    with (mesh.data_dir / "logs" / "access.log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+async def use_secrets(mesh: RunningMesh, channel: aio.Channel) -> tuple[list[Answer], list[str]]:
+    """Signs in, and calls with keys, over gRPC and HTTP; returns the answers, and the secrets."""
+    access = AccessServiceStub(channel)
+    user = CreateUserRequest(name="canary", password=PASSWORD, role=ACCESS_ROLE_ADMIN)
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await access.CreateUser(user)
+                break
+            except aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.2)
+    session = await access.SignIn(SignInRequest(name="canary", password=PASSWORD))
+    token = session.tokens.access_token
+    mine = (("authorization", f"Bearer {token}"),)
+    key = (await access.CreateKey(CreateKeyRequest(name="canary"), metadata=mine)).secret
+    wrong = SignInRequest(name="canary", password=WRONG_PASSWORD)
+    generation = f"{GENERATION}/Generate", generate(prompt="x")
+    answers = [
+        await call(channel, f"/{ACCESS}/SignIn", wrong.SerializeToString()),
+        await call(channel, *generation, metadata=(("x-api-key", key),)),
+        await call(channel, *generation, metadata=mine),
+        await call(channel, *generation, metadata=(("x-api-key", WRONG_KEY),)),
+        await call(channel, *generation, metadata=(("authorization", f"Bearer {token}x"),)),
+    ]
+    assert [answer.code.name for answer in answers] == [
+        "UNAUTHENTICATED",
+        "OK",
+        "OK",
+        "UNAUTHENTICATED",
+        "UNAUTHENTICATED",
+    ]
+    said = [await http_status(mesh, secret) for secret in (key, token, WRONG_KEY)]
+    assert said == [200, 200, 401]
+    return answers, [PASSWORD, WRONG_PASSWORD, WRONG_KEY, key, token, session.tokens.refresh_token]
+
+
+async def http_status(mesh: RunningMesh, secret: str) -> int:
+    """Of a request with a key, from a client that has no certificate."""
+    (gateway,) = [one for one in mesh.status()["instances"] if one["service"] == "gateway"]
+    context = ssl.create_default_context(cafile=mesh.data_dir / "tls" / "ca.crt")
+    async with httpx2.AsyncClient(verify=context) as client:
+        url = f"https://{gateway['http']}/v1/models"
+        return (await client.get(url, headers={"authorization": f"Bearer {secret}"})).status_code
+
+
+async def test_keys_passwords_and_sessions_leave_no_trace(
+    mesh: RunningMesh, told: Received, collector: str
+) -> None:
+    """The last test of this mesh: afterwards it has users."""
+    access = start_access(mesh, collector)
+    try:
+        async with channel_to(mesh) as channel:
+            answers, hidden = await use_secrets(mesh, channel)
+            await all_told(channel, told)
+            await asyncio.sleep(3)  # usage is on its way, by disk
+    finally:
+        access.terminate()
+        await asyncio.to_thread(access.wait, 30)
+    assert '"level": "debug"' in logs_of(mesh)["access"]
+    assert leaks(mesh, told, answers, *hidden) == []
+    files = [path for path in mesh.data_dir.rglob("*") if path.is_file()]
+    stored = {path.name: path.read_bytes() for path in files if "tls" not in path.parts}
+    assert {"gateway-policies.json", "access.db"} <= stored.keys()
+    # Of a key not even the part that is not displayed.
+    texts = [secret.rpartition("_")[2] if secret.startswith("mm_") else secret for secret in hidden]
+    found = {name for name, content in stored.items() for text in texts if text.encode() in content}
+    assert found == set()

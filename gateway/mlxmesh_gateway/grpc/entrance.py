@@ -36,6 +36,16 @@ class GrpcEntrance:
         _principal.set(admitted.principal)
         return admitted.release
 
+    def caller(self, context: Context) -> str:
+        """The share of the principal; of infrastructure, the peer's host."""
+        principal = _principal.get(None)
+        return peer_host(context.peer()) if principal is None else principal.share
+
+    def principal(self) -> str:
+        """The principal's id, if it is known."""
+        principal = _principal.get(None)
+        return principal.id if principal is not None and principal.known else ""
+
     def resize(self, limit: int, *, per_caller: int | None) -> None:
         """As of the servers' Entrance."""
         self._entrance.resize(limit, per_caller=per_caller)

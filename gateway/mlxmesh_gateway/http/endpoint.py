@@ -13,7 +13,7 @@ from mlxmesh_gateway.http.body import discard_rest, parse_json, read_body
 from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.exchange import KEEP_ALIVE_S, Exchange, UnknownFields, send_json
 from mlxmesh_gateway.http.schema import Schema
-from mlxmesh_gateway.http.served import ServedRequests
+from mlxmesh_gateway.http.served import ServedRequest, ServedRequests
 from mlxmesh_gateway.http.statuses import error_headers, http_status
 from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, Internal, MeshError, MessageTooLarge
 from mlxmesh_shared.rpc.access_log import first_error, redacted_trace
@@ -76,7 +76,7 @@ class Endpoint:
         status = 499
         try:
             try:
-                await self._serve(scope, headers, receive, response)
+                await self._serve(scope, headers, receive, response, request)
             except asyncio.CancelledError:
                 raise
             except Exception as raised:  # noqa: BLE001 - each becomes a response
@@ -89,7 +89,12 @@ class Endpoint:
             request.end(status, time.perf_counter() - started_s)
 
     async def _serve(
-        self, scope: Mapping[str, Any], headers: Mapping[str, str], receive: Any, send: _Response
+        self,
+        scope: Mapping[str, Any],
+        headers: Mapping[str, str],
+        receive: Any,
+        send: _Response,
+        request: ServedRequest,
     ) -> None:
         async with self._door.admitted(
             self._method,
@@ -97,6 +102,7 @@ class Endpoint:
             certificate=scope.get(CERTIFICATE, NOBODY),
             host=host_of(scope),
         ) as calls:
+            request.principal = calls.principal.id if calls.principal.known else ""
             raw = await self._body(receive, headers)
             async with self._door.holding(calls.principal, len(raw)):
                 body = await parse_json(raw, headers) if self._has_body else {}

@@ -59,6 +59,8 @@ class ServedRequest:
         self._span = span
         self._record = record
         self._peer = peer
+        self.principal = ""
+        """Who makes it; empty before that is known."""
 
     def end(self, status: int, took_s: float) -> None:
         """Records how it ended; 499 for a client that went away before it got a response."""
@@ -72,7 +74,8 @@ class ServedRequest:
         if _access.isEnabledFor(logging.INFO):
             method = f"{self._labels[HTTP_METHOD]} {self._labels[HTTP_ROUTE]}"
             outcome = {"code": status, "ms": round(took_s * 1000, 1), "peer": self._peer}
-            fields = {"method": method, **outcome}
+            who = {"principal": self.principal} if self.principal else {}
+            fields = {"method": method, **outcome, **who}
             _access.info("call", extra={"operation": "access", "fields": fields})
 
 

@@ -25,11 +25,21 @@ def access_level(method: str, code: grpc.StatusCode, *, log_successes: bool) -> 
 
 
 def record_access(
-    level: int, ended_ns: int, method: str, code: grpc.StatusCode, took_s: float, peer: str
+    level: int,
+    ended_ns: int,
+    method: str,
+    code: grpc.StatusCode,
+    took_s: float,
+    peer: str,
+    principal: str = "",
 ) -> None:
-    """Logs a call that ended at `ended_ns` of the wall clock."""
+    """Logs a call that ended at `ended_ns` of the wall clock.
+
+    principal: who made it; empty if that is not known.
+    """
     outcome = {"code": code.name, "ms": round(took_s * 1000, 1), "peer": peer}
-    extra = {"operation": "access", "fields": {"method": method, **outcome}}
+    who = {"principal": principal} if principal else {}
+    extra = {"operation": "access", "fields": {"method": method, **outcome, **who}}
     record = _access.makeRecord(_access.name, level, "", 0, "call", (), None, extra=extra)
     record.created = ended_ns / 1e9
     _access.handle(record)

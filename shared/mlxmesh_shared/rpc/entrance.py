@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from grpc import aio
 
+from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.resilience.admission import CallAdmission
-from mlxmesh_shared.rpc.caller import claimed_caller
+from mlxmesh_shared.rpc.caller import claimed_caller, peer_host
 from mlxmesh_shared.rpc.methods import is_infrastructure
 from mlxmesh_shared.tls.method_access import MethodAccess
 
@@ -26,6 +27,14 @@ class Entrance(Protocol):
         counted: whether the limit of concurrent calls applies.
         Raises: MeshError for a call that is refused.
         """
+        ...
+
+    def caller(self, context: Context) -> str:
+        """The name that limits count for the call that this task handles, and that was let in."""
+        ...
+
+    def principal(self) -> str:
+        """Who made the call that this task handles, for its record; empty if that is not known."""
         ...
 
     def resize(self, limit: int, *, per_caller: int | None) -> None:
@@ -57,6 +66,17 @@ class RoleEntrance:
         caller = claimed_caller(context)
         self._admission.admit(caller)
         return partial(self._admission.release, caller)
+
+    def caller(self, context: Context) -> str:
+        """The claimed name; the peer's host if there is none, or an illegal one."""
+        try:
+            return claimed_caller(context)
+        except InvalidArgument:
+            return peer_host(context.peer())
+
+    def principal(self) -> str:
+        """Not known: services serve processes."""
+        return ""
 
     def resize(self, limit: int, *, per_caller: int | None) -> None:
         """As of Entrance."""

@@ -210,10 +210,11 @@ class CallGuard(aio.ServerInterceptor):
             return
         ended_ns = time.time_ns()
         peer = context.peer() if recorded is not None else ""
+        principal = self._entrance.principal() if recorded is not None else ""
 
         def record() -> None:
             if recorded is not None:
-                record_access(recorded, ended_ns, method, code, took_s, peer)
+                record_access(recorded, ended_ns, method, code, took_s, peer, principal)
             if watched is not None:
                 watched.end(code, took_s, ended_ns)
 

@@ -154,6 +154,7 @@ class MeshServer:
                 RequestParser(Validator.for_services(*descriptors)),
                 max_message_bytes=options.max_message_bytes,
                 max_held_bytes=options.max_held_bytes,
+                caller=self._entrance.caller,
             ),
             entrance=self._entrance,
             log_successes=options.log_successes,

@@ -9,8 +9,6 @@ from typing import Any
 from google.protobuf.message import Message
 from grpc import aio
 
-from mlxmesh_shared.errors import InvalidArgument
-from mlxmesh_shared.rpc.caller import claimed_caller, peer_host
 from mlxmesh_shared.rpc.methods import is_infrastructure
 from mlxmesh_shared.rpc.requests.parser import SMALL_BYTES, HeldBytes, RequestParser, check_size
 from mlxmesh_shared.rpc.requests.reader import RequestReader
@@ -29,12 +27,19 @@ class Receiver:
     """Receives the requests of one server."""
 
     def __init__(
-        self, parser: RequestParser, *, max_message_bytes: int, max_held_bytes: int
+        self,
+        parser: RequestParser,
+        *,
+        max_message_bytes: int,
+        max_held_bytes: int,
+        caller: Callable[[Context], str],
     ) -> None:
+        """caller: the name that limits count for a call."""
         self._parser = parser
         self._max_message_bytes = max_message_bytes
         self._reader = RequestReader()
         self._held_bytes = HeldBytes(max_held_bytes)
+        self._caller = caller
 
     def of(self, method: str, handler: Any) -> Receive:
         """The function that receives for one method; a handler without deserializer gets bytes."""
@@ -48,7 +53,7 @@ class Receiver:
             check_size(encoded, max_bytes)
             if cls is None:
                 return encoded
-            return await self._parser.parse(cls, encoded, partial(_caller, context))
+            return await self._parser.parse(cls, encoded, partial(self._caller, context))
 
         async def messages(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
             async for encoded in requests:
@@ -60,7 +65,7 @@ class Receiver:
         async def one(_requests: Any, context: Context, held: Held) -> Any:
             encoded = await self._reader.read(context)
             if len(encoded) > SMALL_BYTES:
-                caller = _caller(context)
+                caller = self._caller(context)
                 self._held_bytes.acquire(caller, len(encoded))
                 held.append((caller, len(encoded)))
             return await parsed(encoded, context)
@@ -81,11 +86,3 @@ def _message_class(deserialize: Any) -> type[Message] | None:
     if isinstance(owner, type) and issubclass(owner, Message):
         return owner
     raise TypeError("the deserializer of a request must be the FromString of its message")
-
-
-def _caller(context: Context) -> str:
-    """The caller that a limit counts for; the peer's host if the claimed name is illegal."""
-    try:
-        return claimed_caller(context)
-    except InvalidArgument:
-        return peer_host(context.peer())
