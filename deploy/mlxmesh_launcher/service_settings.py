@@ -90,8 +90,9 @@ def with_port(listen: str, port: int) -> str:
 def who_may_call(*, authentication: str, has_users: bool, listen: str, tls: bool) -> str:
     """Who may call the gateway at `listen`, as its authentication decides it."""
     if authentication == "required" or (authentication == "auto" and has_users):
-        certificate = ", or a certificate of this mesh" if tls else ""
-        return f"callers need a key or a session (`mlxmesh keys`, `mlxmesh login`){certificate}"
+        if tls:
+            return "callers need a certificate of this mesh, or over HTTP a key or a session"
+        return "callers need a key or a session: `mlxmesh keys`, `mlxmesh login`"
     if tls:
         return "callers need a certificate of this mesh: `mlxmesh certs`"
     if authentication == "off":
