@@ -48,7 +48,6 @@ class Access:
             tls=settings.tls_dir is not None,
             certificates_requested=settings.client_certificates == "required",
         )
-        self.authenticator = AccessAuthenticator(policies, self.watch, self.requirement)
         clock = SteadyClock()
         self._renewer = QuotaRenewer(partial(link.lease_quotas, instance_id), clock=clock)
         self.quotas = QuotaKeeper(policies, clock=clock, on_need=self._renewer.need)
@@ -56,6 +55,7 @@ class Access:
         self.meter = UsageMeter(
             ledger, self.quotas, wanted=lambda: policies.known or link.is_registered()
         )
+        self.authenticator = AccessAuthenticator(policies, self.watch, self.requirement)
         self._reporter = UsageReporter(
             ledger,
             UsageFolder(settings.data_dir, instance_id),

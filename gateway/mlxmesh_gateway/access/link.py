@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, TypeVar
 
@@ -96,13 +95,3 @@ class AccessLink:
                 if not is_gone(failed):
                     break
         raise error
-
-
-async def pause(seconds: float, wake: asyncio.Event) -> None:
-    """Waits, less long if the event is set; clears it."""
-    try:
-        async with asyncio.timeout(seconds):
-            await wake.wait()
-    except TimeoutError:
-        pass
-    wake.clear()

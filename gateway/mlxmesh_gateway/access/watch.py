@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 
-from mlxmesh_gateway.access.link import PolicySource, pause
+from mlxmesh_gateway.access.link import PolicySource
+from mlxmesh_gateway.access.pause import pause
 from mlxmesh_gateway.access.policies import Policies
 from mlxmesh_shared.errors import AccessUnavailable, MeshError
 

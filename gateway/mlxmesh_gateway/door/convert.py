@@ -7,7 +7,12 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from mlxmesh.generation.v1.generation_pb2 import CompleteRequest, GenerateRequest
+from mlxmesh.generation.v1.generation_pb2 import (
+    AttachGenerationRequest,
+    AttachGenerationResponse,
+    CompleteRequest,
+    GenerateRequest,
+)
 from mlxmesh.model.v1.model_pb2 import (
     GetModelRequest,
     ListModelsResponse,
@@ -17,6 +22,7 @@ from mlxmesh.model.v1.model_pb2 import (
 from mlxmesh_gateway.door.models import allows, check_model, unknown_model
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.routes import GENERATION, MODEL, Route
+from mlxmesh_gateway.forwarding.used import Used
 
 _LIST = f"/{MODEL.full_name}/ListModels"
 _WATCH = f"/{MODEL.full_name}/WatchModels"
@@ -65,11 +71,29 @@ def without_others(principal: Principal, route: Route, response: bytes | None) -
     return message.SerializeToString()
 
 
+def counting_attached(used: Used, write: Write) -> Write:
+    """A stream's `write` that counts the tokens of an attached generation, each once."""
+
+    async def write_counted(encoded: bytes) -> None:
+        message = AttachGenerationResponse.FromString(encoded).message
+        if message.sequence > used.last_sequence:
+            used.last_sequence = message.sequence
+            used.completion_tokens += len(message.delta.token_ids)
+        await write(encoded)
+
+    return write_counted
+
+
 def generation_of(request: Message) -> GenerateRequest | None:
     """The generation that a request asks for; None for other requests."""
     if isinstance(request, CompleteRequest):
         return request.generation
     return request if isinstance(request, GenerateRequest) else None
+
+
+def attached_id(request: Message) -> str:
+    """The request_id of the generation that a request attaches to; empty for other requests."""
+    return request.request_id if isinstance(request, AttachGenerationRequest) else ""
 
 
 def is_generation(method: str) -> bool:

@@ -10,17 +10,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from google.protobuf.message import Message
 from opentelemetry.context import get_current
 
 from mlxmesh_gateway.door.call import PublicCall
 from mlxmesh_gateway.door.convert import (
+    attached_id,
     check_models,
+    counting_attached,
     generation_of,
     only_allowed,
     without_others,
 )
 from mlxmesh_gateway.door.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
 from mlxmesh_gateway.door.meter import CallMeter, Meter, NoMeter
+from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.forwarder import ForwardedCall, Forwarder
 from mlxmesh_gateway.forwarding.statuses import service_status
 from mlxmesh_gateway.forwarding.telemetry import describe_request
@@ -83,10 +87,10 @@ class Door:
                 " twice to its end; omit one of them",
                 field=HEDGE_MS,
             )
-        generation = generation_of(message)
-        metered = None
-        if generation is not None:
-            metered = self._meter.begin(principal, max_tokens=generation.max_tokens)
+        metered = self._metered(principal, message)
+        write = only_allowed(principal, route, call.write)
+        if metered is not None and attached_id(message):
+            write = counting_attached(metered.used, write)
         forwarded_call = ForwardedCall(
             route=call.route,
             request=call.request,
@@ -94,10 +98,18 @@ class Door:
             key=f"{call.principal.id} {request_id}" if request_id else "",
             hedge_after_s=after_s,
             options=self._options(call),
-            write=only_allowed(principal, route, call.write),
+            write=write,
             used=metered.used if metered is not None else Used(),
         )
         return forwarded_call, metered
+
+    def _metered(self, principal: Principal, message: Message) -> CallMeter | None:
+        """Begins to count a generation, or what is read of one; None for other requests."""
+        generation = generation_of(message)
+        if generation is not None:
+            return self._meter.begin(principal, max_tokens=generation.max_tokens)
+        request_id = attached_id(message)
+        return self._meter.attach(principal, request_id) if request_id else None
 
     def _options(self, call: PublicCall) -> Callable[[], dict[str, Any]]:
         """The timeout and metadata of a call to an instance that starts when this is called."""

@@ -30,12 +30,22 @@ class Meter(Protocol):
         """
         ...
 
+    def attach(self, principal: Principal, request_id: str) -> CallMeter | None:
+        """Begins to count what is read of a generation that has begun before; None if it need not.
+
+        Its `used` says up to which message the generation was counted.
+        """
+        ...
+
 
 class NoMeter:
     """Satisfies Meter: counts nothing."""
 
     def begin(self, principal: Principal, *, max_tokens: int) -> CallMeter:
         return _Uncounted()
+
+    def attach(self, principal: Principal, request_id: str) -> CallMeter | None:
+        return None
 
 
 class _Uncounted:

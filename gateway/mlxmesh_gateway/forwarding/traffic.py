@@ -24,6 +24,8 @@ from mlxmesh_shared.errors import Cancelled
 
 SLOT_NS = 5 * 10**9
 SLOTS = 12
+MAX_SEQUENCE = 2**63
+"""Above the number of every message."""
 
 Clock = Callable[[], int]
 """Nanoseconds of a monotonic clock."""
@@ -145,6 +147,7 @@ class Observed:
         response = CompleteResponse.FromString(encoded)
         self._begin_with(response.started)
         self._end_with(response.finished)
+        self._used.last_sequence = MAX_SEQUENCE
 
     def _begin(self, encoded: bytes, now_ns: int) -> None:
         response = GenerateResponse.FromString(encoded)
@@ -158,11 +161,13 @@ class Observed:
     def _begin_with(self, started: Started) -> None:
         self._belongs_to(started.model)
         used = self._used
+        used.request_id = started.request_id
         used.model, used.model_version = started.model, started.model_version
         used.prompt_tokens, used.cached_tokens = started.prompt_tokens, started.cached_tokens
         used.on_started()
 
     def _end(self, last: GenerateResponse) -> None:
+        self._used.last_sequence = last.sequence
         self.finished = last.HasField("finished")
         if self.finished:
             self._end_with(last.finished)

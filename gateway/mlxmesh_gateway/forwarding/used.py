@@ -10,6 +10,9 @@ from dataclasses import dataclass
 class Used:
     """Filled in by what is parsed in any case: the first messages of a stream and its last one."""
 
+    request_id: str = ""
+    last_sequence: int = 0
+    """The number of the last message that is counted here."""
     model: str = ""
     """The model that answered; empty before that is known."""
     model_version: int = 0

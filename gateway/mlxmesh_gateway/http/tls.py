@@ -28,9 +28,12 @@ def server_context(
 
     context = _load(Context(ssl.PROTOCOL_TLS_SERVER), files)
 
-    def newest(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+    def newest(connection: ssl.SSLObject, _name: str | None, asked: ssl.SSLContext) -> None:
         with contextlib.suppress(OSError, ssl.SSLError):  # half of a rotation
-            connection.context = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
+            renewed = _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
+            # The handshake goes on as it began; Python hides the peer's certificate without this.
+            renewed.verify_mode = asked.verify_mode
+            connection.context = renewed
 
     context.sni_callback = newest
     return context

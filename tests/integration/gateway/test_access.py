@@ -359,6 +359,38 @@ async def test_what_a_call_used_is_reported_once(stand: Any, ends: str) -> None:
     assert record.amounts.completion_tokens == relayed[ends]
 
 
+async def test_what_is_read_by_attaching_counts_once(stand: Any) -> None:
+    """Else a caller could begin a generation, leave, and read it for nothing."""
+    service = await stand.generation()
+    access = await with_users(stand)
+    stub = GenerationServiceStub(await stand.channel(await stand.gateway()))
+    service.go_on.clear()
+    request = g.GenerateRequest(model="pocket", prompt="a b c d", request_id="id")
+    call = stub.Generate(request, metadata=bearer(SECRET))
+    read = [await call.read(), await call.read()]
+    call.cancel()
+    deltas = [g.Delta(text=word, token_ids=[number]) for number, word in enumerate("abcd")]
+    service.kept["id"] = [
+        read[0],
+        *(g.GenerateResponse(sequence=number, delta=one) for number, one in enumerate(deltas, 2)),
+        g.GenerateResponse(sequence=6, finished=g.Finished()),
+    ]
+    await eventually(lambda: tokens_of(access) == 1)
+    for _ in range(2):
+        attach = g.AttachGenerationRequest(request_id="id")
+        async for _message in stub.AttachGeneration(attach, metadata=bearer(SECRET)):
+            pass
+    await eventually(lambda: tokens_of(access) == 4)
+    await asyncio.sleep(2.5)
+    assert tokens_of(access) == 4
+    assert requests_of(access) == 1
+    assert {record.model for record in access.usage()} == {"pocket"}
+
+
+def tokens_of(access: FakePolicyService) -> int:
+    return sum(record.amounts.completion_tokens for record in access.usage())
+
+
 async def test_usage_outlives_gateways_and_an_access_service_that_is_away(stand: Any) -> None:
     await stand.generation()
     access = await with_users(stand)

@@ -15,11 +15,14 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
 from mlxmesh_gateway.http.app import create_app
+from mlxmesh_gateway.http.endpoint import CERTIFICATE
+from mlxmesh_gateway.http.exchange import send_json
 from mlxmesh_gateway.http.hosts import AnsweredHosts
 from mlxmesh_gateway.http.listener import BoundedListener
 from mlxmesh_gateway.http.server import HttpPort
@@ -30,6 +33,7 @@ from mlxmesh_launcher.authority import Authority
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.rpc.shared_port import CAN_SHARE
 from mlxmesh_shared.tls import CertificateFiles
+from mlxmesh_shared.tls.identity import spiffe_id
 from tests.fakes.certificates import issue_all
 
 
@@ -109,6 +113,47 @@ async def test_with_tls_a_certificate_is_needed(tmp_path: Path) -> None:
             await health(f"https://{address}", client_context(tmp_path))
         with pytest.raises(httpx2.TransportError):
             await health(f"http://{address}")
+
+
+@pytest.mark.parametrize(
+    ("mode", "role", "expected"),
+    [
+        (ssl.CERT_OPTIONAL, "admin", spiffe_id("admin")),
+        (ssl.CERT_OPTIONAL, "", ""),
+        (ssl.CERT_REQUIRED, "client", spiffe_id("client")),
+        (ssl.CERT_NONE, "admin", ""),
+    ],
+)
+async def test_an_application_is_told_whose_certificate_it_is(
+    tmp_path: Path, mode: ssl.VerifyMode, role: str, expected: str
+) -> None:
+    issue_all(tmp_path)
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        await send_json(send, 200, {"id": scope[CERTIFICATE].spiffe_id})
+
+    files = CertificateFiles.of_role(tmp_path, "gateway")
+    tls = partial(server_context, files, client_certificates=lambda: mode)
+    with HttpPort("127.0.0.1:0") as port:
+        async with port.serving(lambda: app, tls):
+            verify = client_context(tmp_path, role)
+            async with httpx2.AsyncClient(verify=verify) as client:
+                answer = await client.get(f"https://{port.address}/")
+    assert answer.json() == {"id": expected}
+
+
+async def test_whether_certificates_are_required_may_change_while_it_runs(tmp_path: Path) -> None:
+    issue_all(tmp_path)
+    modes = [ssl.CERT_REQUIRED]
+    files = CertificateFiles.of_role(tmp_path, "gateway")
+    tls = partial(server_context, files, client_certificates=lambda: modes[-1])
+    with HttpPort("127.0.0.1:0") as port:
+        async with port.serving(partial(create_app, None), tls):
+            address = f"https://{port.address}"
+            with pytest.raises(httpx2.TransportError):
+                await health(address, client_context(tmp_path))
+            modes.append(ssl.CERT_OPTIONAL)
+            assert await health(address, client_context(tmp_path)) == "ok\n"
 
 
 async def test_a_renewed_certificate_is_shown_to_the_next_client(tmp_path: Path) -> None:

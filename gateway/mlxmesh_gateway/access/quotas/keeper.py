@@ -59,6 +59,15 @@ class QuotaKeeper:
         self.note_needs(accounts)
         return charge
 
+    def charge_attached(self, principal: Principal, used: Used) -> Charge | None:
+        """Charges the tokens that are read of a generation that was let in before."""
+        accounts = [
+            (account_id, account)
+            for account_id, account in self._of(principal)
+            if account_id[1] in TOKEN_LIMITS
+        ]
+        return Charge(self, accounts, used, self._clock, learns=False) if accounts else None
+
     def forget_idle(self) -> None:
         """Removes accounts that nobody uses, and those of quotas that are gone."""
         now_s = self._clock()
@@ -122,7 +131,11 @@ class Charge:
         accounts: list[tuple[AccountId, Account | ShareAccount]],
         used: Used,
         clock: Callable[[], float],
+        *,
+        learns: bool = True,
     ) -> None:
+        """learns: whether what it used tells what calls use."""
+        self._learns = learns
         self._used = used
         self._keeper = keeper
         self._accounts = accounts
@@ -165,7 +178,7 @@ class Charge:
         tokens = used.prompt_tokens + used.completion_tokens
         self._set_tokens(tokens)
         self._keeper.charges.discard(self)
-        if used.model:  # not for calls that failed before they began
+        if self._learns and used.model:  # not for calls that failed before they began
             self._keeper.note_use({subject for (subject, _), _ in self._accounts}, tokens)
         self._keeper.note_needs(self._accounts)
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from mlxmesh_gateway.access.link import pause
+from mlxmesh_gateway.access.pause import pause
 from mlxmesh_gateway.access.policies import Limit, Subject
 from mlxmesh_gateway.access.quotas.account import Ask, Grant
 from mlxmesh_gateway.access.quotas.keeper import QuotaKeeper

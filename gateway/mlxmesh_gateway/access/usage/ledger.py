@@ -60,10 +60,15 @@ class Ledger:
     def __bool__(self) -> bool:
         return bool(self._records)
 
-    def add(self, principal: Principal, used: Used, now_s: float) -> None:
-        """Counts one call that has ended."""
+    def add(
+        self, principal: Principal, used: Used, now_s: float, *, is_request: bool = True
+    ) -> None:
+        """Counts one call that has ended.
+
+        is_request: False for one that read what another call had begun.
+        """
         amounts = Amounts(
-            requests=1,
+            requests=int(is_request),
             errors=int(used.failed),
             prompt_tokens=used.prompt_tokens,
             cached_tokens=used.cached_tokens,

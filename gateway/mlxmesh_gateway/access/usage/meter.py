@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mlxmesh_gateway.access.quotas.keeper import Charge, QuotaKeeper
 from mlxmesh_gateway.access.usage.ledger import Ledger
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.used import Used
+
+MAX_REMEMBERED = 4096
+"""Generations that may be attached to."""
 
 
 class UsageMeter:
@@ -30,30 +34,66 @@ class UsageMeter:
         self._quotas = quotas
         self._wanted = wanted
         self._clock = clock
+        self._counted: dict[tuple[str, str], _Counted] = {}
+        """By principal and request_id."""
 
     def begin(self, principal: Principal, *, max_tokens: int) -> MeteredCall:
         used = Used()
         charge = self._quotas.charge(principal, used, max_tokens=max_tokens)
         return MeteredCall(self, principal, used, charge)
 
-    def count(self, principal: Principal, used: Used) -> None:
+    def attach(self, principal: Principal, request_id: str) -> MeteredCall | None:
+        if not self._wanted():
+            return None
+        before = self._counted.get((principal.id, request_id), _Counted())
+        used = Used(
+            request_id=request_id,
+            last_sequence=before.sequence,
+            model=before.model,
+            model_version=before.model_version,
+        )
+        charge = self._quotas.charge_attached(principal, used)
+        return MeteredCall(self, principal, used, charge, is_request=False)
+
+    def count(self, principal: Principal, used: Used, *, is_request: bool) -> None:
         """Counts a call that has ended."""
-        if self._wanted():
-            self._ledger.add(principal, used, self._clock())
+        if used.request_id:
+            self._counted[principal.id, used.request_id] = _Counted(
+                used.last_sequence, used.model, used.model_version
+            )
+            if len(self._counted) > MAX_REMEMBERED:
+                del self._counted[next(iter(self._counted))]
+        if self._wanted() and (is_request or used.completion_tokens):
+            self._ledger.add(principal, used, self._clock(), is_request=is_request)
+
+
+class _Counted(NamedTuple):
+    """Up to which message a generation was counted, and whose it is."""
+
+    sequence: int = 0
+    model: str = ""
+    model_version: int = 0
 
 
 class MeteredCall:
     """Satisfies CallMeter."""
 
     def __init__(
-        self, meter: UsageMeter, principal: Principal, used: Used, charge: Charge | None
+        self,
+        meter: UsageMeter,
+        principal: Principal,
+        used: Used,
+        charge: Charge | None,
+        *,
+        is_request: bool = True,
     ) -> None:
         self.used = used
         self._meter = meter
         self._principal = principal
         self._charge = charge
+        self._is_request = is_request
 
     def end(self) -> None:
-        self._meter.count(self._principal, self.used)
+        self._meter.count(self._principal, self.used, is_request=self._is_request)
         if self._charge is not None:
             self._charge.end()
