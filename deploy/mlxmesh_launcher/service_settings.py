@@ -90,17 +90,17 @@ def with_port(listen: str, port: int) -> str:
 def who_may_call(*, authentication: str, has_users: bool, listen: str, tls: bool) -> str:
     """Who may call the gateway at `listen`, as its authentication decides it."""
     if authentication == "required" or (authentication == "auto" and has_users):
-        certificate = ", or a certificate of this mesh" if tls else ""
-        return f"callers need a key or a session (`mlxmesh keys`, `mlxmesh login`){certificate}"
+        if tls:
+            return "callers need a certificate of this mesh, or over HTTP a key or a session"
+        return "callers need a key or a session: `mlxmesh keys`, `mlxmesh login`"
     if tls:
         return "callers need a certificate of this mesh: `mlxmesh certs`"
-    host, _ = split_host_port(listen)
-    if authentication == "off" or not is_loopback(host):
-        return f"open to everybody who reaches {listen}, as the settings allow"
-    return (
-        "open to everybody on this machine: no users;"
-        " `mlxmesh users create NAME --admin` turns authentication on"
-    )
+    if authentication == "off":
+        return f"open to everybody who reaches {listen}, because authentication is off"
+    create = "`mlxmesh users create NAME --admin`"
+    if is_loopback(split_host_port(listen)[0]):
+        return f"open to everybody on this machine: no users; {create} turns authentication on"
+    return f"open to everybody on this machine, and to nobody else: no users; {create} adds one"
 
 
 SERVICES = ("runtime", "model", "generation", "access", "gateway")

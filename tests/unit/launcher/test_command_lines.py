@@ -51,8 +51,9 @@ def test_what_the_settings_say_about_authentication_is_not_overridden(
         ("required", False, "127.0.0.1:50051", False, "need a key"),
         ("off", True, "127.0.0.1:50051", False, "open to everybody who reaches 127.0.0.1:50051"),
         ("off", False, "0.0.0.0:50051", False, "open to everybody who reaches 0.0.0.0:50051"),
+        ("auto", False, "0.0.0.0:50051", False, "on this machine, and to nobody else"),
+        ("auto", True, "0.0.0.0:50051", True, "or over HTTP a key"),
         ("auto", False, "0.0.0.0:50051", True, "need a certificate"),
-        ("auto", True, "0.0.0.0:50051", True, "need a key"),
     ],
 )
 def test_who_may_call(
