@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import attach, detach
@@ -169,6 +170,8 @@ async def test_a_stream_that_goes_on_at_another_engine_stays_in_its_trace(
 
 async def test_every_process_tells_its_metrics(observed: Observed) -> None:
     await observed.generate(1, 0xD1)
+    async with httpx2.AsyncClient() as client:  # HTTP's own metrics begin with its first request
+        await client.get(f"http://{observed.mesh.http}/v1/models")
     told = observed.received.metrics_by_service
     wanted = {each.name for each in ALL}
 

@@ -246,4 +246,4 @@ async def _is_let_in(served: Any, name: str, secret: str) -> bool:
         url = re.sub(r"\{[^}]*\}", "pocket", path)
         body: Any = {"json": {}} if verb == "POST" else {}
         answer = await client.request(verb, url, headers=headers, **body)
-    return answer.status_code not in (401, 403, 503)
+    return answer.status_code not in (401, 403, 503, 529)

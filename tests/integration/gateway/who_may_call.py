@@ -5,6 +5,13 @@ and `nobody` is not served.
 """
 
 METHODS = """
+/inference.GRPCInferenceService/ModelInfer client admin
+/inference.GRPCInferenceService/ModelMetadata client admin
+/inference.GRPCInferenceService/ModelReady client admin
+/inference.GRPCInferenceService/ModelStreamInfer client admin
+/inference.GRPCInferenceService/ServerLive client admin
+/inference.GRPCInferenceService/ServerMetadata client admin
+/inference.GRPCInferenceService/ServerReady client admin
 /mlxmesh.access.v1.AccessService/BeginOidcSignIn open
 /mlxmesh.access.v1.AccessService/CompleteOidcSignIn open
 /mlxmesh.access.v1.AccessService/CreateKey client admin
@@ -31,6 +38,7 @@ METHODS = """
 /mlxmesh.generation.v1.GenerationService/Complete client admin
 /mlxmesh.generation.v1.GenerationService/CountTokens client admin
 /mlxmesh.generation.v1.GenerationService/Generate client admin
+/mlxmesh.generation.v1.GenerationService/GetGeneration client admin
 /mlxmesh.generation.v1.GenerationService/Relay nobody
 /mlxmesh.generation.v1.GenerationService/ResumeGeneration nobody
 /mlxmesh.model.v1.ModelService/DeleteModel admin
@@ -60,6 +68,31 @@ GET /metrics known
 GET /openapi.json open
 GET /v1/models client admin
 GET /v1/models/{model} client admin
+POST /v1/chat/completions client admin
+POST /v1/completions client admin
+POST /v1/embeddings client admin
+POST /v1/messages client admin
+POST /v1/messages/count_tokens client admin
+POST /v1/rerank client admin
+POST /v1/responses client admin
+GET /v1/responses/{response_id} client admin
+DELETE /v1/responses/{response_id} client admin
+POST /v1/responses/{response_id}/cancel client admin
+GET /v1/responses/{response_id}/input_items client admin
+GET /v2 client admin
+GET /v2/health/live client admin
+GET /v2/health/ready client admin
+GET /v2/models/{model} client admin
+GET /v2/models/{model}/ready client admin
+POST /v2/models/{model}/infer client admin
+POST /v2/models/{model}/generate client admin
+POST /v2/models/{model}/generate_stream client admin
+GET /v2/models/{model}/versions/{version} client admin
+GET /v2/models/{model}/versions/{version}/ready client admin
+POST /v2/models/{model}/versions/{version}/infer client admin
+POST /v2/models/{model}/versions/{version}/generate client admin
+POST /v2/models/{model}/versions/{version}/generate_stream client admin
+GET /v1/{path:path} open
 """
 
 PROCESSES = "gateway generation model runtime engine access"
