@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mlxmesh_access.quotas.models import LimitKind
 from mlxmesh_access.quotas.slices import Request, Spending, lease
 from mlxmesh_gateway.access.policies import Limit
-from mlxmesh_gateway.access.quotas.account import Account, Grant, ShareAccount, slice_of
+from mlxmesh_gateway.access.quotas.account import Account, Grant, slice_of
+from mlxmesh_gateway.access.quotas.shares import ShareAccount
 
 NOON_S = 1_800_000_000.0
 """The beginning of a minute and of an hour."""
