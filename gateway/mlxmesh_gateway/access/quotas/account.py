@@ -77,7 +77,7 @@ class Account:
         self._is_wanted = False
         """Whether a call was refused, or admitted, since the last question."""
         self._window: int = _window(kind, now_s)
-        self._spent_in_window = 0
+        self._spent_in_window: int = 0
 
     @property
     def _is_short(self) -> bool:
