@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -84,17 +84,30 @@ class HttpDoor:
         """
         await self._entrance.check_known(_evidence(headers, certificate, host))
 
-    @asynccontextmanager
-    async def holding(self, principal: Principal, size_bytes: int) -> AsyncGenerator[None]:
-        """Counts the bytes of a large body until the `with` ends. Raises: TooManyRequests."""
-        if size_bytes <= SMALL_BYTES:
-            yield
-            return
-        self._held_bytes.acquire(principal.share, size_bytes)
+    @property
+    def held_bytes(self) -> int:
+        """Of the large bodies of all requests in progress, also of those that are arriving."""
+        return self._held_bytes.held_bytes
+
+    @contextmanager
+    def counting(self, principal: Principal) -> Generator[Callable[[int], None]]:
+        """Counts the bytes of a large body until the `with` ends.
+
+        Yields what takes its size whenever that has grown; it raises TooManyRequests.
+        """
+        counted_bytes = 0
+
+        def count(size_bytes: int) -> None:
+            nonlocal counted_bytes
+            if size_bytes > SMALL_BYTES:
+                self._held_bytes.acquire(principal.share, size_bytes - counted_bytes)
+                counted_bytes = size_bytes
+
         try:
-            yield
+            yield count
         finally:
-            self._held_bytes.release(principal.share, size_bytes)
+            if counted_bytes:
+                self._held_bytes.release(principal.share, counted_bytes)
 
     async def serve(self, path: str, request: Message, calls: HttpCalls, write: Write) -> bytes:
         """Passes the door with one call. Raises: MeshError."""

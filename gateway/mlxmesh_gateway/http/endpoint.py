@@ -103,8 +103,8 @@ class Endpoint:
             host=host_of(scope),
         ) as calls:
             request.principal = calls.principal.id if calls.principal.known else ""
-            raw = await self._body(receive, headers)
-            async with self._door.holding(calls.principal, len(raw)):
+            with self._door.counting(calls.principal) as count:
+                raw = await self._body(receive, headers, count)
                 body = await self._parse(raw, headers) if self._has_body else {}
                 exchange = Exchange(
                     calls=calls,
@@ -121,11 +121,13 @@ class Endpoint:
                 finally:
                     await exchange.close()
 
-    async def _body(self, receive: Any, headers: Mapping[str, str]) -> bytes:
+    async def _body(
+        self, receive: Any, headers: Mapping[str, str], count: Callable[[int], None]
+    ) -> bytes:
         max_bytes = self._door.max_body_bytes if self._has_body else 0
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                return await read_body(receive, headers, max_bytes=max_bytes)
+                return await read_body(receive, headers, max_bytes=max_bytes, count=count)
         except TimeoutError:
             raise DeadlineExceeded("the request did not arrive in time") from None
 
