@@ -31,7 +31,12 @@ def serving_http(
 ) -> AbstractAsyncContextManager[None]:
     """Serves the port until the body ends."""
     make_app = partial(_make_app, door, telemetry, prometheus, settings)
-    return port.serving(make_app, _tls(settings, must_authenticate), grace_s=settings.drain_grace_s)
+    return port.serving(
+        make_app,
+        _tls(settings, must_authenticate),
+        grace_s=settings.drain_grace_s,
+        end_requests=door.end_calls,
+    )
 
 
 def metrics_page(prometheus: PrometheusSink) -> Callable[[str], Awaitable[tuple[bytes, str]]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -15,7 +16,7 @@ from mlxmesh_gateway.door.evidence import Evidence
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.routes import public_routes
 from mlxmesh_gateway.forwarding.statuses import Metadata
-from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.errors import Draining, InvalidArgument
 from mlxmesh_shared.rpc.caller import CALLER_METADATA, checked_name
 from mlxmesh_shared.rpc.requests.parser import SMALL_BYTES, HeldBytes
 from mlxmesh_shared.tls.identity import PeerIdentity
@@ -58,6 +59,9 @@ class HttpDoor:
         self._entrance = entrance
         self._door = door
         self._held_bytes = HeldBytes(max_held_bytes)
+        # Tasks with a call, and those of them whose call a drain has ended.
+        self._running: set[asyncio.Task[Any]] = set()
+        self._ended: set[asyncio.Task[Any]] = set()
         self._routes = {route.path: route for route in public_routes()}
 
     @asynccontextmanager
@@ -110,7 +114,7 @@ class HttpDoor:
                 self._held_bytes.release(principal.share, counted_bytes)
 
     async def serve(self, path: str, request: Message, calls: HttpCalls, write: Write) -> bytes:
-        """Passes the door with one call. Raises: MeshError."""
+        """Passes the door with one call. Raises: MeshError; Draining after `end_calls`."""
         call = PublicCall(
             route=self._routes[path],
             principal=calls.principal,
@@ -119,7 +123,30 @@ class HttpDoor:
             remaining_s=calls.remaining_s,
             write=write,
         )
-        return await self._door.serve(call) or b""
+        with self._endable():
+            return await self._door.serve(call) or b""
+
+    def end_calls(self) -> None:
+        """Ends the running calls as DRAINING, which their edges report in their ways."""
+        for task in self._running - self._ended:
+            self._ended.add(task)
+            task.cancel()
+
+    @contextmanager
+    def _endable(self) -> Generator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._ended:
+                raise
+            task.uncancel()
+            raise Draining("this gateway is stopping; try again") from None
+        finally:
+            self._running.discard(task)
+            self._ended.discard(task)
 
 
 class HttpCalls:

@@ -45,6 +45,7 @@ class Served:
 
     def __init__(self, door: ServesCalls) -> None:
         self.url = ""
+        self.start_drain: Callable[[], None] = lambda: None
         self.limiter = ConcurrencyLimiter(4)
         self.door = HttpDoor(
             open_entrance(self.limiter), door, max_body_bytes=MAX_BODY_BYTES, max_held_bytes=10**6
@@ -96,7 +97,12 @@ async def serving(
         "POST", "/echo", method=GENERATE, handle=handle, error_body=error_body, request=Echo
     )
     with HttpPort("127.0.0.1:0") as port:
-        async with port.serving(lambda: create_app(None, [route], origins=origins)):
+        async with port.serving(
+            lambda: create_app(None, [route], origins=origins),
+            grace_s=0.3,
+            end_requests=served.door.end_calls,
+        ):
+            served.start_drain = port.start_drain
             served.url = f"http://{port.address}/echo"
             yield served
 
