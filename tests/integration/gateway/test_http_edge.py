@@ -94,6 +94,9 @@ async def test_an_allowed_origin_may_ask() -> None:
         asks = {"origin": "https://app.example", "access-control-request-method": "POST"}
         answer = await client.options(served.url, headers=asks)
         assert answer.headers["access-control-allow-origin"] in ("https://app.example", "*")
+        answer = await served.post({"text": "a"}, origin="https://app.example")
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    assert {"retry-after", "x-request-id", "request-id", "mlxmesh-ignored-fields"} <= {*exposed}
 
 
 async def test_errors_have_statuses_and_say_when_to_try_again() -> None:
