@@ -24,7 +24,6 @@ from mlxmesh_shared.tls.identity import PeerIdentity
 TIMEOUT_MS = "mlxmesh-timeout-ms"
 """The header that sets a call's deadline; documented in docs/clients.md."""
 MAX_TIMEOUT_MS = 10**9
-_BEARER = "bearer "
 
 M = TypeVar("M", bound=Message)
 Write = Callable[[bytes], Awaitable[None]]
@@ -66,27 +65,34 @@ class HttpDoor:
 
     @asynccontextmanager
     async def admitted(
-        self, method: str, headers: Mapping[str, str], *, certificate: PeerIdentity, host: str
+        self,
+        method: str,
+        headers: Mapping[str, str],
+        *,
+        credential: str,
+        certificate: PeerIdentity,
+        host: str,
     ) -> AsyncGenerator[HttpCalls]:
         """Lets a request in, as a call of a method of the contracts, until the body ends.
 
         headers: by lower-case names. Raises: InvalidArgument, and as of Entrance.admit.
         """
         remaining_s = _remaining_s(headers)
-        admitted = await self._entrance.admit(method, _evidence(headers, certificate, host))
+        evidence = _evidence(headers, credential, certificate, host)
+        admitted = await self._entrance.admit(method, evidence)
         try:
             yield HttpCalls(self, admitted.principal, tuple(headers.items()), remaining_s)
         finally:
             admitted.release()
 
     async def check_known(
-        self, headers: Mapping[str, str], *, certificate: PeerIdentity, host: str
+        self, headers: Mapping[str, str], *, credential: str, certificate: PeerIdentity, host: str
     ) -> None:
         """Lets in whoever is known, to what is no method of the contracts.
 
         Raises: InvalidArgument, and as of Entrance.check_known.
         """
-        await self._entrance.check_known(_evidence(headers, certificate, host))
+        await self._entrance.check_known(_evidence(headers, credential, certificate, host))
 
     @property
     def held_bytes(self) -> int:
@@ -197,21 +203,16 @@ async def _no_stream(_message: bytes) -> None:
     raise AssertionError("a unary method writes no stream")
 
 
-def _evidence(headers: Mapping[str, str], certificate: PeerIdentity, host: str) -> Evidence:
+def _evidence(
+    headers: Mapping[str, str], credential: str, certificate: PeerIdentity, host: str
+) -> Evidence:
     claimed = headers.get(CALLER_METADATA)
     return Evidence(
         certificate=certificate,
-        credential=_credential(headers),
+        credential=credential,
         claimed_name="" if claimed is None else checked_name(claimed),
         host=host,
     )
-
-
-def _credential(headers: Mapping[str, str]) -> str:
-    bearer = headers.get("authorization", "")
-    if bearer[: len(_BEARER)].lower() == _BEARER:
-        return bearer[len(_BEARER) :].strip()
-    return headers.get("x-api-key", "").strip()
 
 
 def _remaining_s(headers: Mapping[str, str]) -> float | None:

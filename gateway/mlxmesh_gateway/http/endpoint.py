@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from mlxmesh_gateway.door.evidence import credential_in
 from mlxmesh_gateway.http.body import ParseBody, discard_rest, parse_json, read_body
 from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.exchange import KEEP_ALIVE_S, Exchange, UnknownFields, send_json
@@ -99,6 +100,7 @@ class Endpoint:
         async with self._door.admitted(
             self._method,
             headers,
+            credential=credential_of(scope),
             certificate=scope.get(CERTIFICATE, NOBODY),
             host=host_of(scope),
         ) as calls:
@@ -194,6 +196,11 @@ def headers_of(scope: Mapping[str, Any]) -> Mapping[str, str]:
     for name, value in scope["headers"]:
         headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
     return headers
+
+
+def credential_of(scope: Mapping[str, Any]) -> str:
+    """The client's API key or access token. Raises: InvalidArgument if its header is repeated."""
+    return credential_in((n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"])
 
 
 def host_of(scope: Mapping[str, Any]) -> str:
