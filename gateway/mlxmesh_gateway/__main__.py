@@ -70,10 +70,10 @@ async def serve(
                 )
 
             async def hand_over(instance: Instance) -> None:
+                await port.leave()
                 if await _has_successor(host.registry, instance):
-                    # HTTP clients go to the successor as others do; else they see the drain.
-                    await port.leave()
                     await gateway.server.hand_over()
+                port.start_drain()  # beside that of the gRPC server, with the same grace
                 await gateway.backends.stop_following()
 
             steps = ServiceSteps(

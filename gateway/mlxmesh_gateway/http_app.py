@@ -31,7 +31,12 @@ def serving_http(
 ) -> AbstractAsyncContextManager[None]:
     """Serves the port until the body ends."""
     make_app = partial(_make_app, door, telemetry, prometheus, settings)
-    return port.serving(make_app, _tls(settings, must_authenticate), grace_s=settings.drain_grace_s)
+    return port.serving(
+        make_app,
+        _tls(settings, must_authenticate),
+        grace_s=settings.drain_grace_s,
+        end_requests=door.end_calls,
+    )
 
 
 def metrics_page(prometheus: PrometheusSink) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
@@ -56,7 +61,7 @@ def _make_app(
     from mlxmesh_gateway.forwarding.telemetry import observe_unknown_fields
     from mlxmesh_gateway.http.app import create_app
     from mlxmesh_gateway.http.edge import EdgeParts
-    from mlxmesh_gateway.http.endpoint import CERTIFICATE, headers_of, host_of
+    from mlxmesh_gateway.http.endpoint import CERTIFICATE, credential_of, headers_of, host_of
     from mlxmesh_gateway.http.exchange import UnknownFields
     from mlxmesh_gateway.http.served import ServedRequests
 
@@ -67,8 +72,12 @@ def _make_app(
 
     async def check_reader(request: Any) -> None:
         scope = request.scope
-        certificate = scope.get(CERTIFICATE, NOBODY)
-        await door.check_known(headers_of(scope), certificate=certificate, host=host_of(scope))
+        await door.check_known(
+            headers_of(scope),
+            credential=credential_of(scope),
+            certificate=scope.get(CERTIFICATE, NOBODY),
+            host=host_of(scope),
+        )
 
     return create_app(
         page,

@@ -1,5 +1,6 @@
 """What the gateway lets in: for how long, how much for one caller, and what is passed on."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from mlxmesh_shared.rpc.caller import (
 
 FORWARDED_METADATA = frozenset({"x-request-id"})
 """Metadata that is forwarded to services unchanged; everything else is dropped."""
+_LEGAL_VALUE = re.compile(r"[\x20-\x7e]{1,128}")
+"""HTTP allows more; gRPC then fails the call."""
 
 HEDGE_MS = "mlxmesh-hedge-ms"
 """Metadata that asks for a second try beside a slow first one; documented in generation.proto."""
@@ -40,7 +43,11 @@ class Deadlines:
 
 def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, principal: Principal) -> Metadata:
     """The part of a call's metadata that is forwarded, and what the gateway says of its caller."""
-    kept = ((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
+    kept = (
+        (key, value)
+        for key, value in metadata or ()
+        if key in FORWARDED_METADATA and isinstance(value, str) and _LEGAL_VALUE.fullmatch(value)
+    )
     unchecked = ((AUTHENTICATION_METADATA, "off"),) if principal.authentication_is_off else ()
     return (
         *kept,

@@ -8,7 +8,7 @@ from typing import Any
 from grpc import aio
 
 from mlxmesh_gateway.door.entrance import Entrance
-from mlxmesh_gateway.door.evidence import Evidence
+from mlxmesh_gateway.door.evidence import Evidence, credential_in
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_shared.rpc.caller import claimed_name, peer_host
 from mlxmesh_shared.rpc.entrance import Release
@@ -18,7 +18,6 @@ from mlxmesh_shared.tls.identity import peer_identity
 Context = aio.ServicerContext[Any, Any]
 
 _principal: ContextVar[Principal] = ContextVar("principal")
-_BEARER = "bearer "
 
 
 class GrpcEntrance:
@@ -57,23 +56,12 @@ def current_principal() -> Principal:
 
 
 def evidence_of(context: Context) -> Evidence:
-    """What a call presents. Raises: InvalidArgument for an illegal claimed name."""
+    """What a call presents. Raises: InvalidArgument for an illegal claimed name or a repeated
+    credential.
+    """
     return Evidence(
         certificate=peer_identity(context.auth_context()),
-        credential=_credential(context),
+        credential=credential_in(context.invocation_metadata() or ()),
         claimed_name=claimed_name(context),
         host=peer_host(context.peer()),
     )
-
-
-def _credential(context: Context) -> str:
-    """The API key or access token in the metadata; empty without one."""
-    metadata = {
-        key: value
-        for key, value in context.invocation_metadata() or ()
-        if key in ("authorization", "x-api-key") and isinstance(value, str)
-    }
-    bearer = metadata.get("authorization", "")
-    if bearer[: len(_BEARER)].lower() == _BEARER:
-        return bearer[len(_BEARER) :].strip()
-    return metadata.get("x-api-key", "").strip()

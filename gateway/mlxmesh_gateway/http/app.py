@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from mlxmesh_gateway.http.browsers import BrowserGuard
+from mlxmesh_gateway.http.exchange import IGNORED_FIELDS
 from mlxmesh_gateway.http.hosts import AnsweredHosts
 from mlxmesh_gateway.http.openapi import openapi_document
 from mlxmesh_gateway.http.statuses import error_headers, http_status
@@ -30,6 +31,15 @@ CheckReader = Callable[[Request], Awaitable[None]]
 _NO_METRICS = (
     "there are no metrics here: the setting telemetry_sinks of the gateway lacks prometheus\n"
 )
+_EXPOSED_HEADERS = (
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    "x-request-id",
+    "request-id",
+    IGNORED_FIELDS,
+)
+"""Of responses, for the scripts of web pages of other origins."""
 
 
 def create_app(
@@ -88,7 +98,11 @@ def _middleware(hosts: AnsweredHosts | None, origins: Sequence[str]) -> list[Mid
     if origins:
         # Without credentials: keys are sent in headers, and no edge reads cookies.
         cors = Middleware(
-            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED_HEADERS,
         )
         guard.append(cors)
     return guard

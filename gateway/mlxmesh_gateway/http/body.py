@@ -21,9 +21,12 @@ ParseBody = Callable[[bytes, Mapping[str, str]], Awaitable[JsonObject]]
 """Makes an object of a body and the request's headers. Raises: InvalidArgument."""
 
 
-async def read_body(receive: Any, headers: Mapping[str, str], *, max_bytes: int) -> bytes:
+async def read_body(
+    receive: Any, headers: Mapping[str, str], *, max_bytes: int, count: Callable[[int], None]
+) -> bytes:
     """The whole body.
 
+    count: called with the size so far after each part; may raise TooManyRequests.
     Raises: MessageTooLarge, InvalidArgument, Cancelled when the client is gone.
     """
     if headers.get("content-encoding", "identity") != "identity":
@@ -31,14 +34,14 @@ async def read_body(receive: Any, headers: Mapping[str, str], *, max_bytes: int)
     declared = headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
-    parts: list[bytes] = []
-    size_bytes = 0
+    body = bytearray()
     async for part in _parts(receive):
-        size_bytes += len(part)
+        size_bytes = len(body) + len(part)
         if size_bytes > max_bytes:
             raise _too_large(max_bytes)
-        parts.append(part)
-    return b"".join(parts)
+        count(size_bytes)
+        body += part
+    return bytes(body)
 
 
 async def discard_rest(receive: Any) -> None:

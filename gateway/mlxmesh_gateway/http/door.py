@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -15,7 +16,7 @@ from mlxmesh_gateway.door.evidence import Evidence
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.routes import public_routes
 from mlxmesh_gateway.forwarding.statuses import Metadata
-from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.errors import Draining, InvalidArgument
 from mlxmesh_shared.rpc.caller import CALLER_METADATA, checked_name
 from mlxmesh_shared.rpc.requests.parser import SMALL_BYTES, HeldBytes
 from mlxmesh_shared.tls.identity import PeerIdentity
@@ -23,7 +24,6 @@ from mlxmesh_shared.tls.identity import PeerIdentity
 TIMEOUT_MS = "mlxmesh-timeout-ms"
 """The header that sets a call's deadline; documented in docs/clients.md."""
 MAX_TIMEOUT_MS = 10**9
-_BEARER = "bearer "
 
 M = TypeVar("M", bound=Message)
 Write = Callable[[bytes], Awaitable[None]]
@@ -58,46 +58,69 @@ class HttpDoor:
         self._entrance = entrance
         self._door = door
         self._held_bytes = HeldBytes(max_held_bytes)
+        # Tasks with a call, and those of them whose call a drain has ended.
+        self._running: set[asyncio.Task[Any]] = set()
+        self._ended: set[asyncio.Task[Any]] = set()
         self._routes = {route.path: route for route in public_routes()}
 
     @asynccontextmanager
     async def admitted(
-        self, method: str, headers: Mapping[str, str], *, certificate: PeerIdentity, host: str
+        self,
+        method: str,
+        headers: Mapping[str, str],
+        *,
+        credential: str,
+        certificate: PeerIdentity,
+        host: str,
     ) -> AsyncGenerator[HttpCalls]:
         """Lets a request in, as a call of a method of the contracts, until the body ends.
 
         headers: by lower-case names. Raises: InvalidArgument, and as of Entrance.admit.
         """
         remaining_s = _remaining_s(headers)
-        admitted = await self._entrance.admit(method, _evidence(headers, certificate, host))
+        evidence = _evidence(headers, credential, certificate, host)
+        admitted = await self._entrance.admit(method, evidence)
         try:
             yield HttpCalls(self, admitted.principal, tuple(headers.items()), remaining_s)
         finally:
             admitted.release()
 
     async def check_known(
-        self, headers: Mapping[str, str], *, certificate: PeerIdentity, host: str
+        self, headers: Mapping[str, str], *, credential: str, certificate: PeerIdentity, host: str
     ) -> None:
         """Lets in whoever is known, to what is no method of the contracts.
 
         Raises: InvalidArgument, and as of Entrance.check_known.
         """
-        await self._entrance.check_known(_evidence(headers, certificate, host))
+        await self._entrance.check_known(_evidence(headers, credential, certificate, host))
 
-    @asynccontextmanager
-    async def holding(self, principal: Principal, size_bytes: int) -> AsyncGenerator[None]:
-        """Counts the bytes of a large body until the `with` ends. Raises: TooManyRequests."""
-        if size_bytes <= SMALL_BYTES:
-            yield
-            return
-        self._held_bytes.acquire(principal.share, size_bytes)
+    @property
+    def held_bytes(self) -> int:
+        """Of the large bodies of all requests in progress, also of those that are arriving."""
+        return self._held_bytes.held_bytes
+
+    @contextmanager
+    def counting(self, principal: Principal) -> Generator[Callable[[int], None]]:
+        """Counts the bytes of a large body until the `with` ends.
+
+        Yields what takes its size whenever that has grown; it raises TooManyRequests.
+        """
+        counted_bytes = 0
+
+        def count(size_bytes: int) -> None:
+            nonlocal counted_bytes
+            if size_bytes > SMALL_BYTES:
+                self._held_bytes.acquire(principal.share, size_bytes - counted_bytes)
+                counted_bytes = size_bytes
+
         try:
-            yield
+            yield count
         finally:
-            self._held_bytes.release(principal.share, size_bytes)
+            if counted_bytes:
+                self._held_bytes.release(principal.share, counted_bytes)
 
     async def serve(self, path: str, request: Message, calls: HttpCalls, write: Write) -> bytes:
-        """Passes the door with one call. Raises: MeshError."""
+        """Passes the door with one call. Raises: MeshError; Draining after `end_calls`."""
         call = PublicCall(
             route=self._routes[path],
             principal=calls.principal,
@@ -106,7 +129,30 @@ class HttpDoor:
             remaining_s=calls.remaining_s,
             write=write,
         )
-        return await self._door.serve(call) or b""
+        with self._endable():
+            return await self._door.serve(call) or b""
+
+    def end_calls(self) -> None:
+        """Ends the running calls as DRAINING, which their edges report in their ways."""
+        for task in self._running - self._ended:
+            self._ended.add(task)
+            task.cancel()
+
+    @contextmanager
+    def _endable(self) -> Generator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._ended:
+                raise
+            task.uncancel()
+            raise Draining("this gateway is stopping; try again") from None
+        finally:
+            self._running.discard(task)
+            self._ended.discard(task)
 
 
 class HttpCalls:
@@ -157,21 +203,16 @@ async def _no_stream(_message: bytes) -> None:
     raise AssertionError("a unary method writes no stream")
 
 
-def _evidence(headers: Mapping[str, str], certificate: PeerIdentity, host: str) -> Evidence:
+def _evidence(
+    headers: Mapping[str, str], credential: str, certificate: PeerIdentity, host: str
+) -> Evidence:
     claimed = headers.get(CALLER_METADATA)
     return Evidence(
         certificate=certificate,
-        credential=_credential(headers),
+        credential=credential,
         claimed_name="" if claimed is None else checked_name(claimed),
         host=host,
     )
-
-
-def _credential(headers: Mapping[str, str]) -> str:
-    bearer = headers.get("authorization", "")
-    if bearer[: len(_BEARER)].lower() == _BEARER:
-        return bearer[len(_BEARER) :].strip()
-    return headers.get("x-api-key", "").strip()
 
 
 def _remaining_s(headers: Mapping[str, str]) -> float | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from mlxmesh_gateway.door.evidence import credential_in
 from mlxmesh_gateway.http.body import ParseBody, discard_rest, parse_json, read_body
 from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.exchange import KEEP_ALIVE_S, Exchange, UnknownFields, send_json
@@ -99,12 +100,13 @@ class Endpoint:
         async with self._door.admitted(
             self._method,
             headers,
+            credential=credential_of(scope),
             certificate=scope.get(CERTIFICATE, NOBODY),
             host=host_of(scope),
         ) as calls:
             request.principal = calls.principal.id if calls.principal.known else ""
-            raw = await self._body(receive, headers)
-            async with self._door.holding(calls.principal, len(raw)):
+            with self._door.counting(calls.principal) as count:
+                raw = await self._body(receive, headers, count)
                 body = await self._parse(raw, headers) if self._has_body else {}
                 exchange = Exchange(
                     calls=calls,
@@ -121,11 +123,13 @@ class Endpoint:
                 finally:
                     await exchange.close()
 
-    async def _body(self, receive: Any, headers: Mapping[str, str]) -> bytes:
+    async def _body(
+        self, receive: Any, headers: Mapping[str, str], count: Callable[[int], None]
+    ) -> bytes:
         max_bytes = self._door.max_body_bytes if self._has_body else 0
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                return await read_body(receive, headers, max_bytes=max_bytes)
+                return await read_body(receive, headers, max_bytes=max_bytes, count=count)
         except TimeoutError:
             raise DeadlineExceeded("the request did not arrive in time") from None
 
@@ -192,6 +196,11 @@ def headers_of(scope: Mapping[str, Any]) -> Mapping[str, str]:
     for name, value in scope["headers"]:
         headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
     return headers
+
+
+def credential_of(scope: Mapping[str, Any]) -> str:
+    """The client's API key or access token. Raises: InvalidArgument if its header is repeated."""
+    return credential_in((n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"])
 
 
 def host_of(scope: Mapping[str, Any]) -> str:

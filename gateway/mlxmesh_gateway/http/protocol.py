@@ -26,6 +26,7 @@ class BoundedProtocol(H11Protocol):
     So a client that sends its request at once is answered, however many connections are open.
     """
 
+    request_s = REQUEST_S
     _limit: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
     _since_s = 0.0
@@ -70,15 +71,16 @@ class BoundedProtocol(H11Protocol):
         self._end_stall()
 
     def on_response_complete(self) -> None:
-        """The next request has the full time again."""
+        """The next request has the full time again, unless it is here already."""
         super().on_response_complete()
-        self._restart_limit()
+        if not self._is_answering:
+            self._restart_limit()
 
     def _restart_limit(self) -> None:
         if self._limit is not None:
             self._limit.cancel()
         self._since_s = self.loop.time()
-        self._limit = self.loop.call_later(REQUEST_S, self.end)
+        self._limit = self.loop.call_later(self.request_s, self.end)
 
     def _end_stall(self) -> None:
         if self._stall is not None:

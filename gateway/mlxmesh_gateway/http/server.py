@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import math
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable
@@ -25,6 +24,10 @@ _log = logging.getLogger(__name__)
 BACKLOG = 128
 GRACE_S = 2.0
 """For requests that run at the end, unless the caller says otherwise."""
+REPORT_S = 1.0
+"""For the responses of requests that were ended."""
+ABORT_S = 1.0
+"""Until the server is left whose connections were closed."""
 RETRY_S = 1.0
 
 MakeApp = Callable[[], Any]
@@ -62,26 +65,33 @@ class HttpPort:
         tls: Callable[[], ssl.SSLContext] | None = None,
         *,
         grace_s: float = GRACE_S,
+        end_requests: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[None]:
-        """Serves until the body ends, then closes the port and waits for requests that run.
+        """Serves until the body ends, then drains, unless `start_drain` was called before.
 
         tls: creates the context of an HTTPS port.
-        grace_s: how long they may go on; streams take as long as their generations.
+        grace_s: how long requests may go on; streams take as long as their generations.
+        end_requests: called then, for those that still run.
         """
         if self._socket is None:
             yield
             return
-        self._server = _LazyServer(self._socket, make_app, tls, grace_s)
+        self._server = _LazyServer(self._socket, make_app, tls, grace_s, end_requests)
         try:
             yield
         finally:
-            await self._server.stop()
+            await self._server.start_drain()
             self._socket.close()
 
     async def leave(self) -> None:
         """Accepts no more connections; requests that run continue."""
         if self._socket is not None and self._server is not None:
             await self._server.leave()
+
+    def start_drain(self) -> None:
+        """Accepts no more connections, and ends requests that still run after the grace."""
+        if self._server is not None:
+            self._server.start_drain()
 
 
 def _bind(listen: str, *, take_over: bool) -> BoundedListener:
@@ -113,9 +123,12 @@ class _LazyServer:
         make_app: MakeApp,
         tls: Callable[[], ssl.SSLContext] | None,
         grace_s: float,
+        end_requests: Callable[[], None],
     ) -> None:
         self._socket = bound
         self._grace_s = grace_s
+        self._end_requests = end_requests
+        self._drain: asyncio.Task[None] | None = None
         self._make_app = make_app
         self._tls = tls
         self._uvicorn: Any = None
@@ -125,15 +138,33 @@ class _LazyServer:
         if self._uvicorn is not None:
             self._uvicorn.should_exit = True  # it closes the socket, and goes on with its requests
         else:
-            await self.stop()
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
             self._socket.close()
 
-    async def stop(self) -> None:
-        if self._uvicorn is not None:
-            self._uvicorn.should_exit = True
-        else:
-            self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+    def start_drain(self) -> asyncio.Task[None]:
+        """Begins the drain, or returns the one that has begun."""
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._drained(), name="http-drain")
+        return self._drain
+
+    async def _drained(self) -> None:
+        await self.leave()
+        if await self._ends_within(self._grace_s):
+            return
+        self._end_requests()
+        if await self._ends_within(REPORT_S):
+            return
+        # uvicorn would cancel them, and log each as an error of the application.
+        for connection in list(self._uvicorn.server_state.connections):
+            connection.end()
+        if not await self._ends_within(ABORT_S):
+            self._uvicorn.force_exit = True
+            await asyncio.wait({self._task})
+
+    async def _ends_within(self, timeout_s: float) -> bool:
+        await asyncio.wait({self._task}, timeout=timeout_s)
+        return self._task.done()
 
     async def _run(self) -> None:
         while self._uvicorn is None:
@@ -171,7 +202,6 @@ class _LazyServer:
             proxy_headers=False,
             http=Protocol,
             backlog=BACKLOG,
-            timeout_graceful_shutdown=math.ceil(self._grace_s),
             ssl_context_factory=self._context_factory(),
         )
         config.load()

@@ -36,3 +36,8 @@ def renamed(error: MeshError) -> MeshError:
 def error_body(error: MeshError, _status: int) -> dict[str, object]:
     """The body of an HTTP response that reports an error."""
     return {"error": renamed(error).message}
+
+
+def unmatched_body(message: str, _code: str) -> dict[str, object]:
+    """The body of a response to a request that no route takes."""
+    return {"error": message}

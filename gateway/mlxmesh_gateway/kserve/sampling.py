@@ -27,7 +27,7 @@ def _number(convert: Callable[[str], T]) -> BeforeValidator:
     """Reads a number that is written as a text, as many clients of tritonclient do."""
 
     def read(value: object) -> object:
-        if not isinstance(value, str) or len(value) > 40:
+        if not isinstance(value, str) or len(value) > 40 or not value.isascii():
             return value
         try:
             return convert(value)

@@ -6,7 +6,7 @@ import re
 
 from grpc import StatusCode
 
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.errors import MeshError, MessageTooLarge
 
 _TYPES = {
     StatusCode.UNAUTHENTICATED: "authentication_error",
@@ -26,11 +26,17 @@ def error_body(error: MeshError, status: int) -> dict[str, object]:
     return {
         "error": {
             "message": _renamed(error.message, error.field, field),
-            "type": _TYPES.get(error.code, kind),
+            "type": kind if isinstance(error, MessageTooLarge) else _TYPES.get(error.code, kind),
             "param": field or None,
             "code": error.reason.lower(),
         }
     }
+
+
+def unmatched_body(message: str, code: str) -> dict[str, object]:
+    """The body of a response to a request that no route takes."""
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return {"error": error}
 
 
 def _in_openai(field: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx2
 import pytest
 
 from mlxmesh.access.v1 import access_pb2 as a
@@ -74,6 +75,7 @@ OK = grpc.StatusCode.OK
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
+INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_without_users_everything_is_open_and_keys_mean_nothing(stand: Any) -> None:
@@ -272,6 +274,20 @@ async def test_signing_in_needs_no_credentials_even_beside_expired_ones(stand: A
     assert await code_of(stub.SignIn(request)) is OK
     assert await code_of(stub.SignIn(request, metadata=bearer("expired"))) is OK
     assert await code_of(stub.ListUsers(a.ListUsersRequest())) is UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("name", ["authorization", "x-api-key"])
+async def test_a_repeated_credential_is_refused(stand: Any, name: str) -> None:
+    await with_users(stand)
+    await stand.generation()
+    address = await stand.gateway()
+    pairs = ((name, f"Bearer {SECRET}"), (name, f"Bearer {SECRET}"))
+    assert await count(await stand.channel(address), pairs) is INVALID_ARGUMENT
+    async with httpx2.AsyncClient(base_url=f"http://{await stand.http(address)}") as client:
+        for path in ("/v1/models", "/metrics"):
+            answer = await client.get(path, headers=[*pairs])
+            assert answer.status_code == 400
+            assert f"the header {name} must not be repeated" in answer.text
 
 
 async def test_without_an_access_service_its_methods_say_how_to_start_it(stand: Any) -> None:

@@ -3,99 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import httpx2
 import pytest
 
-from mlxmesh_gateway.door.call import PublicCall
-from mlxmesh_gateway.http.app import create_app
-from mlxmesh_gateway.http.door import HttpDoor
-from mlxmesh_gateway.http.edge import EdgeParts
-from mlxmesh_gateway.http.exchange import Exchange, UnknownFields
-from mlxmesh_gateway.http.schema import Schema
-from mlxmesh_gateway.http.served import ServedRequests
-from mlxmesh_gateway.http.server import HttpPort
-from mlxmesh_shared.errors import MeshError, QueueFull
-from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
-from tests.fakes.open_entrance import open_entrance
-
-GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
-MAX_BODY_BYTES = 200_000
-Handle = Callable[[Exchange], Any]
-
-
-class Echo(Schema):
-    text: str
-
-
-async def echo(exchange: Exchange) -> None:
-    request = exchange.read(Echo)
-    await exchange.respond(200, {"text": request.text, "caller": exchange.calls.principal.share})
-
-
-class Served:
-    """An HTTP port with one route, /echo."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.limiter = ConcurrencyLimiter(4)
-
-    async def post(self, body: Any = None, *, content: Any = None, **headers: str) -> Any:
-        data = json.dumps(body).encode() if content is None else content
-        own = {"content-type": "application/json"}
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with httpx2.AsyncClient() as client:
-            return await client.post(self.url, content=data, headers=own | named)
-
-    @asynccontextmanager
-    async def streaming(self) -> AsyncGenerator[Any]:
-        async with (
-            httpx2.AsyncClient() as client,
-            client.stream("POST", self.url, json={}) as answer,
-        ):
-            yield answer
-
-
-class NoDoor:
-    """These handlers make no calls."""
-
-    async def serve(self, call: PublicCall) -> bytes | None:
-        raise AssertionError
-
-
-def error_body(error: MeshError, _status: int) -> object:
-    return {"reason": error.reason, "field": error.field, "message": error.message}
-
-
-@asynccontextmanager
-async def serving(
-    handle: Handle = echo, *, origins: tuple[str, ...] = (), keep_alive_s: float = 10
-) -> AsyncGenerator[Served]:
-    served = Served()
-    entrance = open_entrance(served.limiter)
-    parts = EdgeParts(
-        door=HttpDoor(entrance, NoDoor(), max_body_bytes=MAX_BODY_BYTES, max_held_bytes=10**6),
-        served=ServedRequests(),
-        unknown_fields=UnknownFields(),
-        keep_alive_s=keep_alive_s,
-    )
-    route = parts.route(
-        "POST", "/echo", method=GENERATE, handle=handle, error_body=error_body, request=Echo
-    )
-    with HttpPort("127.0.0.1:0") as port:
-        async with port.serving(lambda: create_app(None, [route], origins=origins)):
-            served.url = f"http://{port.address}/echo"
-            yield served
-
-
-async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not done():
-            await asyncio.sleep(0.01)
+from mlxmesh_gateway.http.exchange import Exchange
+from mlxmesh_shared.errors import QueueFull
+from tests.integration.gateway.http_harness import MAX_BODY_BYTES, serving, until
 
 
 async def test_a_request_is_let_in_and_answered() -> None:
@@ -179,6 +94,9 @@ async def test_an_allowed_origin_may_ask() -> None:
         asks = {"origin": "https://app.example", "access-control-request-method": "POST"}
         answer = await client.options(served.url, headers=asks)
         assert answer.headers["access-control-allow-origin"] in ("https://app.example", "*")
+        answer = await served.post({"text": "a"}, origin="https://app.example")
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    assert {"retry-after", "x-request-id", "request-id", "mlxmesh-ignored-fields"} <= {*exposed}
 
 
 async def test_errors_have_statuses_and_say_when_to_try_again() -> None:

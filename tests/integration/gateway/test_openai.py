@@ -198,6 +198,11 @@ async def test_paths_and_verbs_that_there_are_not(edge: Edge) -> None:
     response = await edge.http.get("/v1/chat/completions")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
     assert response.json()["error"]["code"] == "method_not_allowed"
+    response = await edge.http.get("/v2/models")
+    assert (response.status_code, response.json()) == (404, {"error": "there is no such path here"})
+    response = await edge.http.post("/v2/health/live")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+    assert response.json() == {"error": "this path takes only GET, HEAD"}
 
 
 async def test_models_and_their_aliases(edge: Edge) -> None:

@@ -27,6 +27,7 @@ from mlxmesh_gateway.edges import edge_routes
 from mlxmesh_gateway.http.app import create_app
 from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.edge import EdgeParts
+from mlxmesh_gateway.http.endpoint import credential_of
 from mlxmesh_gateway.http.exchange import UnknownFields
 from mlxmesh_gateway.http.served import ServedRequests
 from mlxmesh_shared.errors import MethodNotFound, PermissionDenied, Unauthenticated
@@ -203,7 +204,12 @@ async def app(*, users: bool, tls: bool = False) -> Any:
     parts = EdgeParts(door=door, served=ServedRequests(), unknown_fields=UnknownFields())
 
     async def check_reader(request: Any) -> None:
-        await door.check_known(dict(request.headers), certificate=NOBODY, host="10.0.0.7")
+        await door.check_known(
+            dict(request.headers),
+            credential=credential_of(request.scope),
+            certificate=NOBODY,
+            host="10.0.0.7",
+        )
 
     async def page(_accept: str) -> tuple[bytes, str]:
         return b"", "text/plain"

@@ -93,6 +93,7 @@ POST /v2/models/{model}/versions/{version}/infer client admin
 POST /v2/models/{model}/versions/{version}/generate client admin
 POST /v2/models/{model}/versions/{version}/generate_stream client admin
 GET /v1/{path:path} open
+GET /v2/{path:path} open
 """
 
 PROCESSES = "gateway generation model runtime engine access"

@@ -70,6 +70,13 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
     assert dict(forwarded(None, replace(caller, role=Role.ROLE_CLIENT)))["mlxmesh-role"] == "client"
 
 
+@pytest.mark.parametrize("value", ["", "é", "a\tb", "a\n", "x" * 129, b"r-1"])
+def test_an_illegal_request_id_is_not_forwarded(value: str | bytes) -> None:
+    caller = Principal(kind=Kind.ANONYMOUS, identity="", role=Role.ROLE_ADMIN, host="h")
+    assert "x-request-id" not in dict(forwarded([("x-request-id", value)], caller))
+    assert dict(forwarded([("x-request-id", "x" * 128)], caller))["x-request-id"] == "x" * 128
+
+
 def test_one_caller_leaves_an_eighth_of_the_places_to_others() -> None:
     assert places_per_caller(1024, None) == 896
     assert places_per_caller(1, None) == 1

@@ -17,6 +17,7 @@ from mlxmesh_gateway.openai.errors import error_body
 from mlxmesh_shared.errors import (
     InvalidArgument,
     MeshError,
+    MessageTooLarge,
     ModelNotFound,
     QueueFull,
     ServiceUnavailable,
@@ -126,6 +127,7 @@ def test_errors_name_fields_as_openai_does(field: str, param: str) -> None:
         (ModelNotFound("x"), 404, "not_found_error"),
         (Unauthenticated("x"), 401, "authentication_error"),
         (QueueFull("x"), 429, "rate_limit_error"),
+        (MessageTooLarge("x"), 413, "invalid_request_error"),
         (ServiceUnavailable("x"), 503, "server_error"),
     ],
 )

@@ -58,6 +58,12 @@ def test_numbers_may_be_texts() -> None:
     assert read(texts).model_dump(exclude_none=True) == EVERY
 
 
+@pytest.mark.parametrize("digits", ["\u0661\u0662", "\uff11"])
+@pytest.mark.parametrize("name", ["max_tokens", "temperature", "top_k", "seed", "priority"])
+def test_digits_are_those_of_ascii(name: str, digits: str) -> None:
+    assert field_of(json.dumps({name: digits}).encode()) == f"sampling_parameters.{name}"
+
+
 def test_texts_and_lists() -> None:
     sampling = read({"stop": "END", "stop_token_ids": [1, "2"], "logit_bias": {"3": "-1.5"}})
     assert sampling.stop == ["END"]
