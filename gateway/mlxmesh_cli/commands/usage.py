@@ -84,7 +84,8 @@ def usage(
     if json:
         print_json({"usage": [to_dict(row) for row in rows]})
         return
-    if not rows:
+    # Without groups there is always a row, of zeros where nothing was used.
+    if not any(row.amounts.ListFields() for row in rows):
         typer.echo("no usage in this time")
         return
     from mlxmesh_cli.screen.access_tables import usage_table

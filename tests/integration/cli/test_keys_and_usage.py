@@ -157,6 +157,8 @@ def test_usage_by_groups_has_a_total(admin: Shell) -> None:
     assert admin.ok("usage") == "no usage in this time\n"
     assert admin.ok("usage", "--by", "key") == "no usage in this time\n"
     assert admin.json("usage") == {"usage": []}
+    admin.fake.usage.append(pb.UsageRow(amounts=pb.UsageAmounts()))
+    assert admin.ok("usage") == "no usage in this time\n"
 
 
 def test_the_audit_log_ends_with_the_newest_entry(admin: Shell) -> None:
