@@ -17,6 +17,7 @@ from mlxmesh_launcher.service_settings import (
 )
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.shared_port import CAN_SHARE
+from mlxmesh_shared.settings import MeshSettings, load_settings
 
 
 class CommandLines:
@@ -63,7 +64,14 @@ class CommandLines:
             has_users=self.has_users,
             listen=self._listens["gateway"],
             tls=self._tls,
+            options=self._data_dir_option(),
         )
+
+    def _data_dir_option(self) -> str:
+        """What commands need to find the mesh; empty for the default data directory."""
+        data_dir = self._options.data_dir
+        default = load_settings(MeshSettings, []).data_dir.expanduser().resolve()
+        return "" if data_dir == default else f" --data-dir {data_dir}"
 
     def can_overlap(self, name: str) -> bool:
         """Whether two processes of a service can listen at the same time."""

@@ -87,8 +87,13 @@ def with_port(listen: str, port: int) -> str:
     return f"{listen.rpartition(':')[0]}:{port}"
 
 
-def who_may_call(*, authentication: str, has_users: bool, listen: str, tls: bool) -> str:
-    """Who may call the gateway at `listen`, as its authentication decides it."""
+def who_may_call(
+    *, authentication: str, has_users: bool, listen: str, tls: bool, options: str = ""
+) -> str:
+    """Who may call the gateway at `listen`, as its authentication decides it.
+
+    `options` are those that commands need to find the mesh.
+    """
     if authentication == "required" or (authentication == "auto" and has_users):
         if tls:
             return "callers need a certificate of this mesh, or over HTTP a key or a session"
@@ -97,7 +102,7 @@ def who_may_call(*, authentication: str, has_users: bool, listen: str, tls: bool
         return "callers need a certificate of this mesh: `mlxmesh certs`"
     if authentication == "off":
         return f"open to everybody who reaches {listen}, because authentication is off"
-    create = "`mlxmesh users create NAME --admin`"
+    create = f"`mlxmesh users create NAME --admin{options}`"
     if is_loopback(split_host_port(listen)[0]):
         return f"open to everybody on this machine: no users; {create} turns authentication on"
     return f"open to everybody on this machine, and to nobody else: no users; {create} adds one"

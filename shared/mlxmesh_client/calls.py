@@ -20,6 +20,8 @@ Response = TypeVar("Response")
 T = TypeVar("T")
 Metadata = tuple[tuple[str, str], ...]
 
+MAX_RETRY_DELAY_S = 30.0
+"""A longer delay, such as that of a daily quota, is left to the caller: the error is raised."""
 _BACKOFF = wait_random_exponential(multiplier=0.1, max=2.0)
 
 
@@ -138,9 +140,11 @@ class Calls:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the peer is unavailable, or named a delay after which to retry."""
+    """Whether the peer is unavailable, or named a delay to wait for; long delays are not."""
+    if not isinstance(error, MeshError) or (error.retry_delay_s or 0.0) > MAX_RETRY_DELAY_S:
+        return False
     return isinstance(error, ServiceUnavailable) or (
-        isinstance(error, MeshError) and error.retryable and error.retry_delay_s is not None
+        error.retryable and error.retry_delay_s is not None
     )
 
 

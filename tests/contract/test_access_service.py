@@ -271,6 +271,8 @@ async def test_quotas_are_set_replaced_listed_and_removed(
     await access.delete_quota(("user", "bob"))
     with pytest.raises(QuotaNotFound):
         await access.delete_quota(("user", "bob"))
+    with pytest.raises(QuotaNotFound):
+        await access.list_quotas(("user", "bob"))
     with pytest.raises(InvalidArgument):
         await access.set_quota(("user", "bob"))
     with pytest.raises(UserNotFound):

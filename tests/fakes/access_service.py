@@ -168,6 +168,8 @@ class FakeAccess(AccessState, AccessServiceServicer):
             for name, quota in sorted(self.quotas.items())
             if wanted in ("", name) and (caller.is_admin or name in own)
         ]
+        if wanted and not quotas:
+            raise QuotaNotFound(f"there is no quota of {wanted}", field="subject")
         page, token = self.page(quotas, request)
         return pb.ListQuotasResponse(quotas=page, next_page_token=token)
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlxmesh_cli.commands.access_calls import call_access
 from mlxmesh_cli.commands.completion import complete_key, complete_user
+from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.session import Address, DataDir, Json
 from mlxmesh_cli.commands.times import FORMS, future_time
 from mlxmesh_cli.screen.output import print_json, print_view, say, to_dict
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlxmesh.access.v1.access_pb2 import ApiKey
+    from mlxmesh_client.access import AccessClient
+
 keys = typer.Typer(help="Manage API keys.", no_args_is_help=True)
+
+MAX_NAMED = 3
+"""How many keys an error lists."""
 
 
 @keys.command(
@@ -103,7 +113,9 @@ def revoke(
     key: Annotated[
         str,
         typer.Argument(
-            help="Id of the key, or its first characters as listed.", autocompletion=complete_key
+            help="Id of the key, or the beginning of the id or of the key itself, if only one key"
+            " has it.",
+            autocompletion=complete_key,
         ),
     ],
     address: Address = None,
@@ -111,8 +123,26 @@ def revoke(
     json: Json = False,
 ) -> None:
     """Revoke a key for ever."""
-    revoked = call_access(lambda access: access.revoke_key(key), address, data_dir)
+
+    async def revoke_it(access: AccessClient) -> ApiKey:
+        return await access.revoke_key(_named(key, await access.list_keys()))
+
+    revoked = call_access(revoke_it, address, data_dir)
     if json:
         print_json(to_dict(revoked))
     else:
         typer.echo(f"{revoked.key_id} ({revoked.name}) of {revoked.user} is revoked")
+
+
+def _named(text: str, known: Sequence[ApiKey]) -> str:
+    """The id of the only key whose id or displayed characters begin with the text.
+
+    The text itself where there is none: the mesh may know it. Several end the command.
+    """
+    if not text or any(text in (key.key_id, key.prefix) for key in known):
+        return text
+    found = [key for key in known if key.key_id.startswith(text) or key.prefix.startswith(text)]
+    if len(found) > 1:
+        ids = ", ".join(key.key_id for key in found[:MAX_NAMED])
+        fail(f"{len(found)} keys begin with {text}, such as {ids}; give more characters")
+    return found[0].key_id if found else text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from mlxmesh_cli.commands.access_calls import call_access
+from mlxmesh_cli.commands.access_calls import call_access, is_member, quotas_of
 from mlxmesh_cli.commands.completion import complete_subject
 from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.session import Address, DataDir, Json
@@ -14,6 +14,7 @@ from mlxmesh_cli.screen.output import print_json, print_view, to_dict
 
 if TYPE_CHECKING:
     from mlxmesh.access.v1.access_pb2 import Quota
+    from mlxmesh_client.access import AccessClient
     from mlxmesh_client.access_requests import Limits, Subject
 
 quotas = typer.Typer(help="Manage quotas of keys, users and teams.", no_args_is_help=True)
@@ -101,13 +102,18 @@ def list_quotas(
 ) -> None:
     """List quotas with what is used of them; without a subject all that you may see."""
     wanted = _subject(subject) if subject else None
-    found = call_access(lambda access: access.list_quotas(wanted), address, data_dir)
+
+    async def list_them(access: AccessClient) -> tuple[list[Quota], str]:
+        found = await quotas_of(access, wanted)
+        return found, "" if found else _no_quota(subject, may_set=not await is_member(access))
+
+    found, nothing = call_access(list_them, address, data_dir)
     if json:
         print_json({"quotas": [to_dict(quota) for quota in found]})
     elif found:
         _print(found)
     else:
-        typer.echo("no quotas; set one with `mlxmesh quotas set user:NAME --tokens-per-day N`")
+        typer.echo(nothing)
 
 
 @quotas.command("delete", epilog="Example: mlxmesh quotas delete team:research")
@@ -120,6 +126,12 @@ def delete(
         print_json({"deleted": subject})
     else:
         typer.echo(f"the quota of {subject} is removed")
+
+
+def _no_quota(subject: str, *, may_set: bool) -> str:
+    nothing = f"no quota of {subject}" if subject else "no quotas"
+    setting = f"`mlxmesh quotas set {subject or 'user:NAME'} --tokens-per-day N`"
+    return f"{nothing}; set one with {setting}" if may_set else nothing
 
 
 def _subject(text: str) -> Subject:

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 from mlxmesh_cli.commands.failures import NO_MESH, fail, remember_json, reported_errors
-from mlxmesh_cli.mesh.location import registered_gateway, resolve_data_dir, with_data_dir
+from mlxmesh_cli.mesh.location import (
+    given_data_dir,
+    registered_gateway,
+    resolve_data_dir,
+    with_data_dir,
+)
 
 if TYPE_CHECKING:
     from mlxmesh_cli.mesh.credentials import CredentialFile
@@ -68,21 +73,29 @@ def given_address(address: str | None, data_dir: Path | None) -> str | None:
 
 
 def gateway_address(address: str | None, data_dir: Path | None) -> str:
-    """The gateway's address: as given, from the launcher's record or registry, or the default."""
-    from mlxmesh_launcher.record import read_record
+    """The gateway's address: as given, from the launcher's record or registry, or the default.
 
+    There is no default for a data directory that --data-dir or MLXMESH_DATA_DIR names.
+    """
     if (given := given_address(address, data_dir)) is not None:
         return given
-    record = read_record(resolve_data_dir(data_dir))
+    directory = resolve_data_dir(data_dir)
+    if (own := _own_gateway(directory)) is not None:
+        return own
+    if given_data_dir(data_dir) is not None:
+        fail_without_mesh(directory)
+    return DEFAULT_ADDRESS
+
+
+def _own_gateway(data_dir: Path) -> str | None:
+    """The gateway of the mesh that runs in a data directory; None without one."""
+    from mlxmesh_launcher.record import read_record
+
+    record = read_record(data_dir)
     if record is not None and record.gateway:
         return record.gateway
     with reported_errors():
-        registered = registered_gateway(resolve_data_dir(data_dir))
-    if registered is not None:
-        return registered
-    if data_dir is not None:
-        fail_without_mesh(data_dir)
-    return DEFAULT_ADDRESS
+        return registered_gateway(data_dir)
 
 
 def fail_without_mesh(data_dir: Path) -> NoReturn:
@@ -107,13 +120,17 @@ async def connect(address: str | None, data_dir: Path | None) -> AsyncGenerator[
 
 
 def credential_file(address: str | None, data_dir: Path | None) -> CredentialFile:
-    """Where the credential for the mesh that the options name is stored."""
+    """Where the credential for the mesh that the options name is stored.
+
+    That of a data directory is for its own gateway, not for whatever listens on the default port.
+    """
     from mlxmesh_cli.mesh.credentials import CredentialFile
 
+    directory = resolve_data_dir(data_dir)
     given = given_address(address, data_dir)
-    if given is not None:
-        return CredentialFile.of_address(given)
-    return CredentialFile.of_data_dir(resolve_data_dir(data_dir))
+    if given is None and _own_gateway(directory) is not None:
+        return CredentialFile.of_data_dir(directory)
+    return CredentialFile.of_address(given or gateway_address(address, data_dir))
 
 
 def tls_of(data_dir: Path, gateway: str | None = None) -> CertificateFiles | None:

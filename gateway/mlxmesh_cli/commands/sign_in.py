@@ -65,6 +65,7 @@ async def _login(
 ) -> SessionTokens:
     """Signs in with a password, without one by the browser, and stores the session."""
     from mlxmesh_cli.mesh.browser_sign_in import sign_in
+    from mlxmesh_cli.mesh.credentials import StoredKey
     from mlxmesh_cli.mesh.reaching import gateway_errors
     from mlxmesh_cli.mesh.sign_in import anonymous_client, session_of
 
@@ -74,7 +75,16 @@ async def _login(
         tokens = await (
             client.access.sign_in(name, password) if password else sign_in(client, _open_url)
         )
-    credential_file(address, data_dir).write(session_of(tokens))
+    file = credential_file(address, data_dir)
+    replaced = file.read()
+    file.write(session_of(tokens))
+    if isinstance(replaced, StoredKey):
+        say(
+            f"the session replaces the stored key {replaced.key_id} of {replaced.user}, which stays"
+            f" active; `mlxmesh keys revoke {replaced.key_id}` ends it",
+            "yellow",
+            err=True,
+        )
     return tokens
 
 
@@ -112,7 +122,7 @@ def logout(address: Address = None, data_dir: DataDir = None, json: Json = False
     if json:
         print_json({"user": found.user, "ended": not problem})
     else:
-        typer.echo(f"the {kind} of {found.user} is forgotten here")
+        typer.echo(f"signed out: the {kind} of {found.user} is forgotten here")
     if problem:
         say(
             f"the mesh could not be told to end it, so it may still work: {problem}",

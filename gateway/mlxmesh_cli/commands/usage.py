@@ -84,6 +84,10 @@ def usage(
     if json:
         print_json({"usage": [to_dict(row) for row in rows]})
         return
+    # Without groups there is always a row, of zeros where nothing was used.
+    if not any(row.amounts.ListFields() for row in rows):
+        typer.echo("no usage in this time")
+        return
     from mlxmesh_cli.screen.access_tables import usage_table
 
     print_view(usage_table([to_dict(row) for row in rows], groups))
@@ -114,6 +118,9 @@ def audit(
     if json:
         for entry in entries:
             print_json_line(entry)
+        return
+    if not entries:
+        typer.echo(f"no entries of {actor}" if actor else "no entries")
         return
     from mlxmesh_cli.screen.access_tables import audit_table
 

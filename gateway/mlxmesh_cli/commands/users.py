@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.commands.access_calls import call_access
+from mlxmesh_cli.commands.access_calls import call_access, is_member, quotas_of
 from mlxmesh_cli.commands.completion import complete_user
 from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.passwords import PasswordFile, new_password, read_password
@@ -105,7 +105,7 @@ def show(
     async def facts_of(access: AccessClient) -> dict[str, Any]:
         user = await access.get_user(name)
         keys = await access.list_keys(user=user.name)
-        quotas = await access.list_quotas(("user", user.name))
+        quotas = await quotas_of(access, ("user", user.name))
         return {
             "user": to_dict(user),
             "keys": [to_dict(key) for key in keys],
@@ -185,7 +185,7 @@ def password(
 ) -> None:
     """Change a password: your own, or as an admin anybody's. It ends the user's sessions."""
     old = ""
-    if old_password_file is not None or call_access(_is_member, address, data_dir):
+    if old_password_file is not None or call_access(is_member, address, data_dir):
         old = read_password(old_password_file, f"Old password of {name}")
     changes: UserChanges = {"password": new_password(password_file, name), "old_password": old}
     line = f"{name} has a new password; sessions of {name} have ended"
@@ -217,14 +217,3 @@ def _change(
         print_json(to_dict(user))
     else:
         typer.echo(line)
-
-
-async def _is_member(access: AccessClient) -> bool:
-    """Whether the caller is a user without the role admin."""
-    from mlxmesh.access.v1.access_pb2 import ACCESS_ROLE_MEMBER
-    from mlxmesh_client import UserNotFound
-
-    try:
-        return (await access.get_user()).role == ACCESS_ROLE_MEMBER
-    except UserNotFound:
-        return False

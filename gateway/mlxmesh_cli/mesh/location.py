@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 SERVICES = ("gateway", "generation", "model", "access", "runtime", "engine")
 
 
+def given_data_dir(data_dir: Path | None) -> Path | None:
+    """The data directory that --data-dir or MLXMESH_DATA_DIR names."""
+    named = os.environ.get("MLXMESH_DATA_DIR")
+    return data_dir or (Path(named) if named else None)
+
+
 def resolve_data_dir(data_dir: Path | None) -> Path:
     """The absolute path of the data directory to use."""
-    chosen = data_dir or Path(os.environ.get("MLXMESH_DATA_DIR") or "~/.mlxmesh")
+    chosen = given_data_dir(data_dir) or Path("~/.mlxmesh")
     return chosen.expanduser().resolve()
 
 

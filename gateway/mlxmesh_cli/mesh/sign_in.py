@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from mlxmesh.access.v1.access_pb2 import ACCESS_ROLE_ADMIN
 from mlxmesh_cli.mesh.credentials import CredentialFile, StoredKey, StoredSession
-from mlxmesh_client import MeshClient, Unauthenticated
+from mlxmesh_client import MeshClient, MeshError, PermissionDenied, Unauthenticated
 from mlxmesh_client.credentials import check_encryption, chosen_key
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ async def signed_in_client(
         async with MeshClient(
             gateway, tls=tls, api_key=key, insecure_key=insecure_key(), **options
         ) as client:
-            yield client
+            try:
+                yield client
+            except PermissionDenied as error:
+                raise await with_reason(error, client) from error
     except Unauthenticated as error:
         raise with_advice(error, presented=bool(key)) from error
 
@@ -62,6 +66,21 @@ def with_advice(error: Unauthenticated, *, presented: bool) -> Unauthenticated:
     if not presented:
         advice = "sign in with `mlxmesh login NAME`, or set MLXMESH_API_KEY to a key"
     return Unauthenticated(f"{error.message}; {advice}", field=error.field)
+
+
+async def with_reason(error: PermissionDenied, client: MeshClient) -> PermissionDenied:
+    """The error in terms of users and members, where the caller's role is the reason."""
+    # A model or a field that is not allowed has nothing to do with the role.
+    if type(error) is not PermissionDenied or error.field:
+        return error
+    try:
+        user = await client.access.get_user()
+    except MeshError:
+        return error
+    who = f"{user.name} is a member"
+    if user.role == ACCESS_ROLE_ADMIN:
+        who = f"this key of {user.name} has the role member"
+    return PermissionDenied(f"{who}, and only admins may do this")
 
 
 def stored_key(file: CredentialFile, gateway: str, tls: CertificateFiles | None) -> ApiKey:

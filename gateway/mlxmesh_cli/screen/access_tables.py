@@ -118,8 +118,6 @@ def usage_table(rows: Sequence[Row], groups: Sequence[str]) -> Grid:
         table.add(*(_GROUPS[group](row) for group in groups), *_amounts([row]))
     if groups and len(rows) > 1:
         table.add("total", *([""] * (len(groups) - 1)), *_amounts(rows))
-    elif not rows:
-        table.add(*(["none"] + [""] * (len(groups) - 1))[: len(groups)], *_amounts([]))
     return table
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mlxmesh.access.v1 import access_pb2 as pb
-from tests.integration.cli.conftest import Shell
+from tests.integration.cli.conftest import PASSWORD, Shell
 
 
 def test_a_new_key_is_alone_on_standard_output(admin: Shell) -> None:
@@ -42,6 +42,21 @@ def test_keys_of_service_accounts_are_listed_and_revoked(admin: Shell) -> None:
     assert revoked["revoked"]
     unknown = admin.run("keys", "revoke", "k_nothing", "--json")
     assert json.loads(unknown.stderr)["error"]["reason"] == "KEY_NOT_FOUND"
+
+
+def test_a_key_is_revoked_by_what_only_it_begins_with(admin: Shell) -> None:
+    one, other = (admin.json("keys", "create", name)["key"] for name in ("one", "other"))
+    ambiguous = admin.run("keys", "revoke", "k_")
+    assert ambiguous.exit_code == 1
+    assert "3 keys begin with k_" in ambiguous.stderr
+    # As where a script's variable is not set.
+    assert admin.run("keys", "revoke", "").exit_code == 1
+    assert not any(key.HasField("revoked") for key in admin.fake.keys.values())
+    ids = {key_id for key_id in admin.fake.keys if key_id != one["key_id"]}
+    unique = next(one["key_id"][:n] for n in range(3, 9)
+                  if not any(each.startswith(one["key_id"][:n]) for each in ids))  # fmt: skip
+    assert f"{one['key_id']} (one)" in admin.ok("keys", "revoke", unique)
+    assert f"{other['key_id']} (other)" in admin.ok("keys", "revoke", other["prefix"])
 
 
 def test_a_refused_key_says_what_to_do(admin: Shell) -> None:
@@ -102,8 +117,19 @@ def test_quotas_are_set_replaced_listed_and_removed(admin: Shell) -> None:
     assert len(admin.json("quotas", "list", "user:ada")["quotas"]) == 1
     admin.ok("quotas", "delete", "user:ada")
     assert "no quota" in admin.run("quotas", "delete", "user:ada").stderr
+    assert admin.ok("quotas", "list", "user:ada").startswith("no quota of user:ada; set one with")
+    assert admin.json("quotas", "list", "user:ada") == {"quotas": []}
     assert "at least one limit" in admin.run("quotas", "set", "user:ada").stderr
     assert "no user" in admin.run("quotas", "set", "user:x", "--tokens-per-day", "1").stderr
+
+
+def test_members_are_not_told_to_set_quotas(admin: Shell) -> None:
+    assert "mlxmesh quotas set" in admin.ok("quotas", "list")
+    admin.ok("users", "create", "bob", "--password-file", "-", stdin=PASSWORD)
+    admin.ok("login", "bob", "--password-file", "-", stdin=PASSWORD)
+    assert admin.ok("quotas", "list") == "no quotas\n"
+    assert admin.ok("quotas", "list", "user:bob") == "no quota of user:bob\n"
+    assert "bob" in admin.ok("users", "show", "bob")
 
 
 def test_usage_by_groups_has_a_total(admin: Shell) -> None:
@@ -128,8 +154,11 @@ def test_usage_by_groups_has_a_total(admin: Shell) -> None:
     ]
     assert len(admin.json("usage")["usage"]) == 2
     admin.fake.usage.clear()
-    assert admin.ok("usage").splitlines()[1].split() == ["0", "0", "0", "0", "0", "0.0"]
-    assert admin.ok("usage", "--by", "key").splitlines()[1].split()[0] == "none"
+    assert admin.ok("usage") == "no usage in this time\n"
+    assert admin.ok("usage", "--by", "key") == "no usage in this time\n"
+    assert admin.json("usage") == {"usage": []}
+    admin.fake.usage.append(pb.UsageRow(amounts=pb.UsageAmounts()))
+    assert admin.ok("usage") == "no usage in this time\n"
 
 
 def test_the_audit_log_ends_with_the_newest_entry(admin: Shell) -> None:
@@ -138,6 +167,8 @@ def test_the_audit_log_ends_with_the_newest_entry(admin: Shell) -> None:
     assert len(lines) == 3
     assert "user.created" in lines[2]
     assert "user:ci" in lines[2]
+    assert admin.ok("audit", "--actor", "user:nobody") == "no entries of user:nobody\n"
+    assert admin.ok("audit", "--actor", "user:nobody", "--json") == ""
     entries = [json.loads(line) for line in admin.ok("audit", "--json").splitlines()]
     assert entries[-1]["target"] == "user:ci"
     actor = entries[-1]["actor"]

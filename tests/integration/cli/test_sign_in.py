@@ -54,6 +54,16 @@ def test_a_wrong_password_is_refused_and_the_stored_key_stays(admin: Shell) -> N
     assert admin.credentials.read_text() == before
 
 
+def test_a_session_that_replaces_a_stored_key_says_that_the_key_stays_active(admin: Shell) -> None:
+    (key,) = admin.fake.keys.values()
+    admin.ok("users", "create", "bob", "--password-file", "-", stdin=PASSWORD)
+    told = admin.run("login", "bob", "--password-file", "-", stdin=PASSWORD)
+    assert f"the stored key {key.key_id} of ada, which stays active" in told.stderr
+    assert f"mlxmesh keys revoke {key.key_id}" in told.stderr
+    again = admin.run("login", "ada", "--password-file", "-", stdin=PASSWORD)
+    assert again.stderr == ""
+
+
 def test_an_old_access_token_is_renewed_and_stored(signed_in: Shell) -> None:
     before = session(signed_in)
     expire(signed_in)
@@ -84,7 +94,7 @@ async def test_a_session_that_has_ended_is_forgotten(signed_in: Shell) -> None:
 
 
 def test_logout_ends_the_session(signed_in: Shell) -> None:
-    assert "session of ada is forgotten" in signed_in.ok("logout")
+    assert signed_in.ok("logout") == "signed out: the session of ada is forgotten here\n"
     assert not signed_in.credentials.exists()
     assert signed_in.fake.refresh_tokens == {}
     again = signed_in.run("logout", "--json")

@@ -85,6 +85,21 @@ def test_a_member_gives_its_old_password_for_a_new_one(admin: Shell, tmp_path: P
     assert admin.fake.accounts["bob"].password == "new password"
 
 
+def test_members_read_that_only_admins_may(admin: Shell) -> None:
+    admin.ok("users", "create", "bob", "--password-file", "-", stdin=PASSWORD)
+    key = admin.json("keys", "create", "app")["secret"]
+    with_key = admin.run("users", "list", MLXMESH_API_KEY=key)
+    assert "this key of ada has the role member, and only admins may do this" in with_key.stderr
+    admin.ok("login", "bob", "--password-file", "-", stdin=PASSWORD)
+    for command in (["users", "list"], ["audit"], ["quotas", "delete", "user:bob"]):
+        refused = admin.run(*command)
+        assert refused.exit_code == 1
+        assert refused.stderr == "error: bob is a member, and only admins may do this\n"
+    more = admin.run("keys", "create", "app", "--admin")
+    assert "role" in more.stderr
+    assert "is a member" not in more.stderr
+
+
 @pytest.mark.parametrize("command", ["create", "password"])
 @pytest.mark.parametrize("password", ["short", "x" * 257, ""])
 def test_a_password_of_the_wrong_length_changes_nothing(

@@ -175,8 +175,9 @@ def test_each_subject_has_a_limit_of_its_own() -> None:
     throttle = Throttle(SIGN_UPS_BY_HOST)
     for _ in range(SIGN_UPS_BY_HOST.free):
         throttle.begin("10.0.0.1", 0)
-    with pytest.raises(TooManyRequests):
+    with pytest.raises(TooManyRequests) as refused:
         throttle.begin("10.0.0.1", 0)
+    assert "wait 1 s before" in refused.value.message
     throttle.begin("10.0.0.2", 0)
 
 

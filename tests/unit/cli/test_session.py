@@ -9,13 +9,16 @@ import typer
 from typer.testing import CliRunner
 
 from mlxmesh_cli.commands.app import app
+from mlxmesh_cli.commands.failures import NO_MESH
 from mlxmesh_cli.commands.session import (
     DEFAULT_ADDRESS,
     TLS_VARIABLES,
+    credential_file,
     gateway_address,
     run,
     tls_of,
 )
+from mlxmesh_cli.mesh.credentials import CredentialFile, StoredKey
 from mlxmesh_cli.mesh.location import resolve_data_dir, with_data_dir
 from mlxmesh_launcher.record import RecordFile
 from mlxmesh_shared.errors import InvalidArgument, MeshError, ModelNotFound, ServiceUnavailable
@@ -56,10 +59,36 @@ def test_a_data_directory_without_a_mesh_is_an_error(
     assert "mlxmesh up" in capsys.readouterr().err
 
 
-def test_else_the_default_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_names_a_data_directory_like_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CredentialFile.of_data_dir(tmp_path).write(StoredKey("ada", "k_1", "mlx_secret"))
     monkeypatch.setenv("MLXMESH_DATA_DIR", str(tmp_path))
-    assert resolve_data_dir(None) == tmp_path
+    monkeypatch.delenv("MLXMESH_ADDRESS", raising=False)
+    for command in (["whoami"], ["models"], ["logout"], ["login", "ada", "--password-file", "-"]):
+        result = CliRunner().invoke(app, command, input="correct horse battery")
+        assert result.exit_code == NO_MESH, command
+        assert f"no mesh runs in {tmp_path}" in result.stderr
+    assert CredentialFile.of_data_dir(tmp_path).read() is not None
+
+
+def test_else_the_default_port_without_the_credentials_of_the_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("MLXMESH_DATA_DIR", "MLXMESH_ADDRESS", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    own = CredentialFile.of_data_dir(tmp_path / ".mlxmesh")
+    own.write(StoredKey("ada", "k_1", "mlx_secret"))
+    assert resolve_data_dir(None) == tmp_path / ".mlxmesh"
     assert gateway_address(None, None) == DEFAULT_ADDRESS
+    assert credential_file(None, None).read() is None
+
+    record = RecordFile(tmp_path / ".mlxmesh")
+    record.claim()
+    record.publish("127.0.0.1:4242", control="")
+    assert gateway_address(None, None) == "127.0.0.1:4242"
+    assert credential_file(None, None).path == own.path
 
 
 @pytest.mark.parametrize(

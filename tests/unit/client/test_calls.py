@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from grpc import aio
 
-from mlxmesh_client.calls import Calls, is_retryable
+from mlxmesh_client.calls import MAX_RETRY_DELAY_S, Calls, is_retryable
 from mlxmesh_shared.errors import (
     InsufficientMemory,
     InvalidArgument,
     MeshError,
     NoReplica,
     QueueFull,
+    QuotaExceeded,
     ServiceUnavailable,
     TooManyRequests,
 )
@@ -90,6 +91,14 @@ async def test_a_retry_that_would_pass_the_deadline_is_not_waited_for() -> None:
             await Calls(attempts=4).unary(method.unary, "?", 1.0, safe=True)
 
 
+async def test_a_quota_of_the_day_is_not_waited_for() -> None:
+    method = ScriptedMethod(QuotaExceeded("used up", retry_delay_s=73_000), "answer")
+
+    async with asyncio.timeout(5):
+        with pytest.raises(QuotaExceeded):
+            await Calls(attempts=4).unary(method.unary, "?", None, safe=True)
+
+
 async def test_attempts_share_the_deadline() -> None:
     method = ScriptedMethod(ServiceUnavailable("away", retry_delay_s=0.05), "answer")
 
@@ -106,6 +115,9 @@ async def test_attempts_share_the_deadline() -> None:
         (NoReplica("x"), True),
         (QueueFull("x", retry_delay_s=1), True),
         (TooManyRequests("x", retry_delay_s=1), True),
+        (QuotaExceeded("x", retry_delay_s=MAX_RETRY_DELAY_S), True),
+        (QuotaExceeded("x", retry_delay_s=MAX_RETRY_DELAY_S + 1), False),
+        (ServiceUnavailable("x", retry_delay_s=MAX_RETRY_DELAY_S + 1), False),
         (QueueFull("x"), False),
         (InsufficientMemory("x"), False),
         (InvalidArgument("x", retry_delay_s=1), False),

@@ -32,6 +32,15 @@ def test_a_gateway_decides_by_itself_until_there_are_users(tmp_path: Path) -> No
     assert "--authentication" not in commands.of("access", takes_over=False)
 
 
+def test_the_command_for_the_first_user_names_the_data_directory_unless_it_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = lines(tmp_path).who_may_call()
+    assert f"`mlxmesh users create NAME --admin --data-dir {tmp_path}`" in told
+    monkeypatch.setenv("MLXMESH_DATA_DIR", str(tmp_path))
+    assert "`mlxmesh users create NAME --admin`" in lines(tmp_path).who_may_call()
+
+
 @pytest.mark.parametrize("setting", ["required", "off"])
 def test_what_the_settings_say_about_authentication_is_not_overridden(
     tmp_path: Path, setting: str

@@ -9,6 +9,7 @@ out.
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -155,7 +156,8 @@ class Throttle:
 
 def too_many_attempts(wait_s: float) -> TooManyRequests:
     """The refusal of an attempt that came too early."""
-    return TooManyRequests("too many attempts: wait before the next one", retry_delay_s=wait_s)
+    message = f"too many attempts: wait {math.ceil(wait_s)} s before the next one"
+    return TooManyRequests(message, retry_delay_s=wait_s)
 
 
 def network_of(host: str) -> str:
