@@ -96,5 +96,6 @@ class Access:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._renewer.close(self.quotas)
             await self.watch.close()
             await self._file.write()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +19,8 @@ _log = logging.getLogger(__name__)
 TICK_S = 0.5
 MIN_INTERVAL_S = 0.02
 AWAY_INTERVAL_S = 1.0
+CLOSE_S = 1.0
+"""How long the last report may take."""
 MAX_SLICES = 1024
 """Of one question: as many as the contract allows."""
 
@@ -61,6 +64,17 @@ class QuotaRenewer:
             except Exception:  # noqa: BLE001 - renewing must not end
                 _log.exception("slices of quotas could not be renewed; trying again")
             await asyncio.sleep(AWAY_INTERVAL_S if self._is_away else MIN_INTERVAL_S)
+
+    async def close(self, keeper: QuotaKeeper) -> None:
+        """Reports what was spent, and returns what is left, unless access does not answer."""
+        asks = [
+            (subject, kind, Ask(account.ask().spent, wanted=0))
+            for (subject, kind), account in keeper.accounts.items()
+        ]
+        with contextlib.suppress(MeshError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                for first in range(0, len(asks), MAX_SLICES):
+                    await self._lease(asks[first : first + MAX_SLICES])
 
     async def _renew(self, keeper: QuotaKeeper) -> None:
         for charge in list(keeper.charges):

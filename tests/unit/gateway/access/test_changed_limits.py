@@ -47,6 +47,9 @@ class Mesh:
     async def run(self) -> None:
         await self._renewer.run(self.keeper)
 
+    async def close(self) -> None:
+        await self._renewer.close(self.keeper)
+
     async def call(self, tokens: int = 0, max_tokens: int = 0) -> None:
         await self.keeper.check(GENERATE, CALLER)
         used = Used(model="pocket")
@@ -136,6 +139,24 @@ async def test_a_quota_that_was_removed_and_set_within_one_change_is_asked_for_a
     mesh.services.clear()
     mesh.set_quota({Limit.TOKENS_PER_DAY: 50})
     assert await mesh.calls(100, tokens=10) == 5
+
+
+async def test_a_gateway_that_ends_returns_what_it_held_and_reports_the_rest(mesh: Mesh) -> None:
+    mesh.set_quota({Limit.REQUESTS_PER_MINUTE: 30})
+    assert await mesh.calls(2) == 2
+    await asyncio.sleep(0.1)
+    assert await mesh.calls(1) == 1
+    await mesh.close()
+    service = mesh.services[Limit.REQUESTS_PER_MINUTE]
+    granted = [service.lease("other", 3 * (number > 0), 3, NOON_S).granted for number in range(10)]
+    assert granted == [3] * 9 + [0]
+
+
+async def test_a_gateway_ends_while_access_is_away(mesh: Mesh) -> None:
+    mesh.set_quota({Limit.REQUESTS_PER_MINUTE: 30})
+    await mesh.call()
+    mesh.error = ServiceUnavailable("away")
+    await mesh.close()
 
 
 async def test_a_call_does_not_wait_for_an_access_service_that_is_away(mesh: Mesh) -> None:
