@@ -387,6 +387,25 @@ async def test_what_is_read_by_attaching_counts_once(stand: Any) -> None:
     assert {record.model for record in access.usage()} == {"pocket"}
 
 
+async def test_what_is_read_of_a_generation_at_once_counts_once(stand: Any) -> None:
+    service = await stand.generation()
+    access = await with_users(stand)
+    stub = GenerationServiceStub(await stand.channel(await stand.gateway()))
+    started = g.Started(request_id="id", model="pocket", model_version=1, prompt_tokens=9)
+    delta = g.Delta(text="a b c", token_ids=[1, 2, 3])
+    service.kept["id"] = [
+        g.GenerateResponse(sequence=1, started=started),
+        g.GenerateResponse(sequence=2, delta=delta),
+    ]
+    for _ in range(2):
+        await stub.GetGeneration(g.GetGenerationRequest(request_id="id"), metadata=bearer(SECRET))
+    await eventually(lambda: tokens_of(access) == 3)
+    await asyncio.sleep(2.5)
+    assert tokens_of(access) == 3
+    assert sum(record.amounts.prompt_tokens for record in access.usage()) == 9
+    assert requests_of(access) == 0
+
+
 def tokens_of(access: FakePolicyService) -> int:
     return sum(record.amounts.completion_tokens for record in access.usage())
 

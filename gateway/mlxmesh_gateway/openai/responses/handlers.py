@@ -95,7 +95,7 @@ async def _earlier(exchange: Exchange, asked: ResponseRequest) -> convert.Messag
         return ()
     field = "previous_response_id"
     try:
-        facts, snapshot = await find(exchange, asked.previous_response_id)
+        facts, snapshot = await find(exchange, asked.previous_response_id, returned=False)
     except NotFound as error:
         error.field = field
         error.message += "; or send the whole conversation as input"
@@ -124,7 +124,7 @@ async def _stream(exchange: Exchange, planned: _Planned, readers: BackgroundRead
     async def why(error: MeshError) -> MeshError | None:
         if not planned.request.keep_request:
             return error
-        _, snapshot = await find(exchange, planned.facts.id)
+        _, snapshot = await find(exchange, planned.facts.id, returned=False)
         return convert.failure(snapshot)
 
     after = after_event(exchange.headers, {})
