@@ -28,7 +28,7 @@ from mlxmesh_gateway.door.meter import CallMeter, Meter, NoMeter
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.forwarder import ForwardedCall, Forwarder
 from mlxmesh_gateway.forwarding.statuses import service_status
-from mlxmesh_gateway.forwarding.telemetry import describe_request
+from mlxmesh_gateway.forwarding.telemetry import describe_caller, describe_request
 from mlxmesh_gateway.forwarding.used import Used
 from mlxmesh_shared.errors import Cancelled, InvalidArgument, ServiceUnavailable
 from mlxmesh_shared.rpc.requests import RequestParser
@@ -82,8 +82,9 @@ class Door:
         message = await self._parser.parse(
             route.request_class, call.request, lambda: principal.share
         )
-        describe_request(message, principal.id if principal.known else "")
+        describe_caller(principal.id if principal.known else "")
         check_models(principal, route, message)
+        describe_request(message)
         request_id = route.policy.key(message)
         after_s = hedge_after_s(call.metadata) if route.policy.hedged else None
         if after_s is not None and request_id:

@@ -215,17 +215,24 @@ async def test_an_empty_answer_never_opens_the_mesh(stand: Any) -> None:
     assert await count(channel, bearer(SECRET)) is UNAUTHENTICATED
 
 
-async def test_without_policies_a_gateway_waits_for_a_registered_service(stand: Any) -> None:
+@pytest.mark.parametrize(
+    ("authentication", "anonymous"), [("auto", UNAVAILABLE), ("required", UNAUTHENTICATED)]
+)
+async def test_without_policies_a_gateway_waits_for_a_registered_service(
+    stand: Any, authentication: str, anonymous: grpc.StatusCode
+) -> None:
     await stand.generation()
     access = await with_users(stand)
     access.errors = {"WatchPolicies": ServiceUnavailable("starting")}
-    channel = await stand.channel(await stand.gateway())
-    assert await count(channel) is UNAVAILABLE
+    channel = await stand.channel(await stand.gateway(authentication=authentication))
+    assert await count(channel) is anonymous
+    assert await count(channel, bearer(SECRET)) is UNAVAILABLE
     access.errors = {}
     async with asyncio.timeout(10):
-        while (code := await count(channel)) is UNAVAILABLE:
+        while (code := await count(channel, bearer(SECRET))) is UNAVAILABLE:
             await asyncio.sleep(0.05)
-    assert code is UNAUTHENTICATED
+    assert code is OK
+    assert await count(channel) is UNAUTHENTICATED
 
 
 async def test_an_access_token_lets_its_user_in(stand: Any) -> None:
