@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx2
 import pytest
 
 from mlxmesh.access.v1 import access_pb2 as a
@@ -411,6 +412,30 @@ async def test_what_is_read_of_a_generation_at_once_counts_once(stand: Any) -> N
     assert tokens_of(access) == 3
     assert sum(record.amounts.prompt_tokens for record in access.usage()) == 9
     assert requests_of(access) == 0
+
+
+async def test_a_background_response_counts_after_its_client_left_and_when_its_gateway_stops(
+    stand: Any,
+) -> None:
+    service = await stand.generation()
+    access = await with_users(stand)
+    service.go_on.clear()
+    asked = {"model": "pocket", "input": "a b c", "background": True, "stream": True}
+    async with stand.running_gateway(http_listen="127.0.0.1:0") as (address, _stop):
+        url = f"http://{await stand.http(address)}/v1/responses"
+        headers = dict(bearer(SECRET))
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=10) as http,
+            http.stream("POST", url, json=asked) as response,
+        ):
+            assert response.status_code == 200
+            async for line in response.aiter_lines():
+                if "output_text.delta" in line:
+                    break
+        await asyncio.sleep(0.2)  # the gateway reads on without the client
+        assert service.interrupted == 0
+        assert tokens_of(access) == 0
+    assert (tokens_of(access), requests_of(access)) == (1, 1)
 
 
 def tokens_of(access: FakePolicyService) -> int:
