@@ -157,6 +157,12 @@ async def test_the_last_admin_stays(admin: MeshClient) -> None:
         await admin.access.delete_user("ada")
 
 
+async def test_an_admins_key_cannot_be_limited_to_models(admin: MeshClient) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await admin.access.create_key("k", role="admin", models=["qwen*"])
+    assert caught.value.field == "models"
+
+
 async def test_a_key_is_shown_once_and_works_until_it_is_revoked(
     admin: MeshClient, client_with: As
 ) -> None:

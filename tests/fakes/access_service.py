@@ -102,6 +102,8 @@ class FakeAccess(AccessState, AccessServiceServicer):
         role = request.role or pb.ACCESS_ROLE_MEMBER
         if role > account.user.role:
             raise PermissionDenied("role: more than the user's own", field="role")
+        if role == pb.ACCESS_ROLE_ADMIN and request.models:
+            raise InvalidArgument("models: not with the role admin", field="models")
         secret = f"mlx_{secrets.token_hex(16)}"
         key = pb.ApiKey(
             key_id=f"k_{secrets.token_hex(3)}",

@@ -39,7 +39,7 @@ class Access:
         self._file = PolicyFile(settings.data_dir, policies)
         self._file.load()
         self._link = link = AccessLink(backends)
-        self.watch = PolicyWatch(link, policies, keep=self._file.keep)
+        self.watch = PolicyWatch(link, policies, keep=self._keep)
         self.requirement = Requirement(
             policies,
             undecided=lambda: self.watch.is_undecided,
@@ -71,6 +71,11 @@ class Access:
         """Instances of a backend have come or gone."""
         if backend == ACCESS and known:
             self.watch.wake()
+
+    def _keep(self) -> None:
+        """Policies have changed."""
+        self._file.keep()
+        self.quotas.note_policies()
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:

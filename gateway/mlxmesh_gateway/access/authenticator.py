@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,8 @@ class AccessAuthenticator:
         if evidence.credential and self._requirement.knows_no_credentials_yet:
             raise away()
         if not evidence.credential or not self._requirement.checks_credentials:
-            return by_certificate(evidence, self._requirement.anonymous_role(evidence.host))
+            principal = by_certificate(evidence, self._requirement.anonymous_role(evidence.host))
+            return replace(principal, authentication_is_off=self._requirement.is_off)
         if len(evidence.credential) > MAX_CREDENTIAL_BYTES:
             raise _unknown_key()
         digest = sha256(evidence.credential.encode(errors="replace")).digest()

@@ -50,12 +50,17 @@ class Requirement:
         return self._undecided()
 
     @property
+    def is_off(self) -> bool:
+        """Whether the settings say that nobody has to authenticate, even if there are users."""
+        return self._setting == "off"
+
+    @property
     def checks_credentials(self) -> bool:
         """Whether keys and access tokens count; without users there are none.
 
         Clients of other protocols send a key in any case, which means nothing then.
         """
-        return self._setting != "off" and self._policies.authentication_required
+        return not self.is_off and self._policies.authentication_required
 
     @property
     def undecided(self) -> bool:

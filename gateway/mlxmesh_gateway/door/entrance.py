@@ -28,9 +28,10 @@ class Authenticator(Protocol):
 class Quotas(Protocol):
     """What a principal may still use."""
 
-    def check(self, method: str, principal: Principal) -> None:
+    async def check(self, method: str, principal: Principal) -> None:
         """Refuses a call whose principal has used up a quota, before its request is read.
 
+        May wait for a moment until it is known whether something is left.
         The door charges the call to the quotas once it has read the request.
         Raises: QuotaExceeded, with a time to retry.
         """
@@ -77,7 +78,7 @@ def by_certificate(evidence: Evidence, anonymous_role: Role.ValueType) -> Princi
 class NoQuotas:
     """Satisfies Quotas: nobody has one."""
 
-    def check(self, method: str, principal: Principal) -> None: ...
+    async def check(self, method: str, principal: Principal) -> None: ...
 
 
 def _nothing() -> None:
@@ -126,7 +127,7 @@ class Entrance:
             access.authorize(method, principal)
         if not counted:
             return Admitted(principal, _nothing)
-        return self._counted(method, principal)
+        return await self._counted(method, principal)
 
     async def check_known(self, evidence: Evidence) -> None:
         """Lets in whoever has a role, to what is no method.
@@ -141,7 +142,11 @@ class Entrance:
         """Changes the limit of concurrent calls; running calls continue."""
         self._admission.resize(limit, per_caller=per_caller)
 
-    def _counted(self, method: str, principal: Principal) -> Admitted:
-        self._quotas.check(method, principal)
-        self._admission.admit(principal.share)
+    async def _counted(self, method: str, principal: Principal) -> Admitted:
+        self._admission.admit(principal.share)  # first, so that few calls wait for a quota
+        try:
+            await self._quotas.check(method, principal)
+        except BaseException:
+            self._admission.release(principal.share)
+            raise
         return Admitted(principal, partial(self._admission.release, principal.share))

@@ -7,6 +7,7 @@ from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.statuses import Metadata
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.rpc.caller import (
+    AUTHENTICATION_METADATA,
     CALLER_METADATA,
     HOST_METADATA,
     OWNER_METADATA,
@@ -40,6 +41,7 @@ class Deadlines:
 def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, principal: Principal) -> Metadata:
     """The part of a call's metadata that is forwarded, and what the gateway says of its caller."""
     kept = ((key, value) for key, value in metadata or () if key in FORWARDED_METADATA)
+    unchecked = ((AUTHENTICATION_METADATA, "off"),) if principal.authentication_is_off else ()
     return (
         *kept,
         (CALLER_METADATA, principal.share),
@@ -47,6 +49,7 @@ def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, principal: Pri
         (ROLE_METADATA, "admin" if principal.is_admin else "client"),
         (USER_METADATA, principal.user),
         (HOST_METADATA, principal.host),
+        *unchecked,
     )
 
 

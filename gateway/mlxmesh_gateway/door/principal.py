@@ -45,6 +45,8 @@ class Principal:
     """The id of the key."""
     models: tuple[str, ...] = ()
     """Patterns of the models that it may use; empty for all."""
+    authentication_is_off: bool = False
+    """Whether the settings say that nobody has to authenticate."""
 
     @property
     def known(self) -> bool:

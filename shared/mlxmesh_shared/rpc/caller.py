@@ -22,6 +22,9 @@ a value from a client."""
 USER_METADATA = "mlxmesh-user"
 """The user that the caller is; empty for a caller that is none. Gateways set it, and drop a value
 from a client."""
+AUTHENTICATION_METADATA = "mlxmesh-authentication"
+"""`off` where a gateway's settings say that nobody has to authenticate. Gateways set it, and drop a
+value from a client."""
 HOST_METADATA = "mlxmesh-host"
 """The host from which a client called its gateway. Gateways set it, and drop a value from a
 client."""
@@ -85,6 +88,13 @@ class ForwardedCaller:
     is_admin: bool
     user: str
     """Empty for a caller that is no user."""
+    authentication_is_off: bool = False
+    """Whether its gateway's settings say that nobody has to authenticate."""
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether nothing proves who it is."""
+        return self.principal == ANONYMOUS
 
     @property
     def key_id(self) -> str:
@@ -100,6 +110,7 @@ def forwarded_caller(call: Call | Any) -> ForwardedCaller:
         principal=forwarded_owner(call).partition("#")[0] or ANONYMOUS,
         is_admin=_metadata(call, ROLE_METADATA) == "admin",
         user=str(_metadata(call, USER_METADATA) or ""),
+        authentication_is_off=_metadata(call, AUTHENTICATION_METADATA) == "off",
     )
 
 

@@ -29,12 +29,15 @@ def url_text(url: DatabaseUrl) -> str:
 class Client:
     """Calls methods as a gateway would for one caller."""
 
-    def __init__(self, stub: Any, *, principal: str, role: str, user: str = "") -> None:
+    def __init__(
+        self, stub: Any, *, principal: str, role: str, user: str = "", authentication: str = ""
+    ) -> None:
         self._stub = stub
         self._metadata = (
             ("mlxmesh-owner", principal),
             ("mlxmesh-role", role),
             ("mlxmesh-user", user),
+            ("mlxmesh-authentication", authentication),
         )
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
@@ -59,6 +62,10 @@ class Service:
         self.policies = policy_pb2_grpc.PolicyServiceStub(channel)
         self.admin = Client(self.stub, principal="spiffe://mlxmesh/admin", role="admin")
         self.nobody = Client(self.stub, principal="anonymous", role="")
+        self.anonymous_admin = Client(self.stub, principal="#", role="admin")
+        self.anonymous_admin_of_open_gateway = Client(
+            self.stub, principal="#", role="admin", authentication="off"
+        )
 
     def user(self, name: str, *, key_id: str = "", admin: bool = False) -> Client:
         """A user, by a session or by a key."""

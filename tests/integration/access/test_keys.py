@@ -71,6 +71,14 @@ async def test_keys_are_listed_newest_first_in_pages(service: Service) -> None:
     assert names((await service.admin.ListKeys(user="bob")).keys, "user") == ["bob"]
 
 
+async def test_an_admins_key_cannot_be_limited_to_models(service: Service) -> None:
+    await service.add_users()
+    with pytest.raises(InvalidArgument, match="role member") as caught:
+        await service.add_key("root", role=ADMIN, models=["qwen*"])
+    assert caught.value.field == "models"
+    assert (await service.add_key("root", models=["qwen*"])).key.models == ["qwen*"]
+
+
 async def test_a_client_manages_its_own_keys_only(service: Service) -> None:
     await service.add_users("ada", "bob")
     of_bob = (await service.add_key("bob")).key

@@ -37,6 +37,29 @@ async def test_the_first_user_must_be_an_active_admin(services: Services) -> Non
     assert signed_up.user.state == pb.USER_STATE_PENDING
 
 
+async def test_an_anonymous_admin_creates_the_first_user_and_then_nothing(service: Service) -> None:
+    anonymous = service.anonymous_admin
+    await anonymous.CreateUser(name="ada", password=PASSWORD, role=ADMIN)
+    for call in (
+        anonymous.CreateUser(name="eve", password=PASSWORD, role=ADMIN),
+        anonymous.UpdateUser(name="ada", password=PASSWORD),
+        anonymous.DeleteUser(name="ada"),
+        anonymous.CreateKey(name="k", user="ada", role=ADMIN),
+    ):
+        with pytest.raises(Unauthenticated, match="there are users now"):
+            await call
+    assert names((await service.admin.ListUsers()).users) == ["ada"]
+    assert not (await service.admin.ListKeys()).keys
+
+
+async def test_where_authentication_is_off_an_admin_may_be_anonymous(service: Service) -> None:
+    anonymous = service.anonymous_admin_of_open_gateway
+    for name in ("ada", "bob"):
+        await anonymous.CreateUser(name=name, password=PASSWORD, role=ADMIN)
+    created = await anonymous.CreateKey(name="k", user="bob")
+    assert created.key.user == "bob"
+
+
 async def test_a_user_has_the_defaults_of_the_contract(service: Service) -> None:
     await service.add_users("ada", team="compilers")
     user = (await service.admin.GetUser(name="ada")).user

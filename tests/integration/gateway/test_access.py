@@ -297,13 +297,17 @@ async def test_processes_of_this_host_report_without_credentials(stand: Any) -> 
 
 
 async def test_authentication_can_be_switched_off_or_on_explicitly(stand: Any) -> None:
-    await stand.generation()
+    service = await stand.generation()
     channel = await stand.channel(await stand.gateway(authentication="required"))
     assert await count(channel) is UNAUTHENTICATED
     await with_users(stand)
     channel = await stand.channel(await stand.gateway(authentication="off"))
     assert await count(channel) is OK
     assert await count(channel, bearer("wrong")) is OK
+    assert [seen["mlxmesh-authentication"] for seen in service.metadata] == ["off", "off"]
+    channel = await stand.channel(await stand.gateway())
+    assert await count(channel, (*bearer(SECRET), ("mlxmesh-authentication", "off"))) is OK
+    assert "mlxmesh-authentication" not in service.metadata[-1]
 
 
 async def test_a_key_is_held_to_its_models(stand: Any) -> None:

@@ -249,7 +249,7 @@ async def test_traffic_of_all_gateways_is_added_up(stand: Any) -> None:
     every = state.traffic[0]
     assert (every.model, every.requests, every.errors, every.running) == ("", 3, 0, 0)
     pocket = next(one for one in state.traffic if one.model == "pocket")
-    assert (pocket.requests, pocket.time_to_first_token.count) == (2, 2)
+    assert (pocket.requests, pocket.time_to_first_token.count) == (3, 2)
     assert pocket.between_messages.count == 2 * 3
     own = {one.instance_id: one.traffic.requests for one in state.instances if one.traffic.requests}
     assert own == {"gateway-1": 2, "gateway-2": 1}

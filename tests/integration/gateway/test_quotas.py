@@ -95,8 +95,8 @@ async def test_a_quota_that_others_have_used_up_refuses_before_the_request_is_re
     stand: Any,
 ) -> None:
     service = await stand.generation()
-    access = await with_quota(stand, tokens_per_minute=100)
-    left(access, "key:k_1", p.QUOTA_LIMIT_TOKENS_PER_MINUTE, 0)
+    access = await with_quota(stand, requests_per_minute=100)
+    left(access, "key:k_1", p.QUOTA_LIMIT_REQUESTS_PER_MINUTE, 0)
     stub = await connected(stand)
     async with asyncio.timeout(20):
         while not await refused(stub, 1):
@@ -106,6 +106,24 @@ async def test_a_quota_that_others_have_used_up_refuses_before_the_request_is_re
     assert len(service.requests) == served
     # Not a generation: it uses nothing.
     await stub.CountTokens(g.CountTokensRequest(model="pocket", prompt="a"), metadata=MINE)
+
+
+async def test_a_quota_that_is_set_anew_counts_from_the_next_call(stand: Any) -> None:
+    await stand.generation()
+    access = await with_quota(stand, requests_per_minute=10)
+    place = left(access, "key:k_1", p.QUOTA_LIMIT_REQUESTS_PER_MINUTE, 0)
+    stub = await connected(stand)
+    async with asyncio.timeout(20):
+        while not await refused(stub, 1):
+            await asyncio.sleep(0.05)
+    access.left[place] = 90
+    await access.set_quota(SUBJECTS["key:k_1"], requests_per_minute=100)
+    await asyncio.sleep(0.2)  # of a watch
+    assert await refused(stub, 20) == []
+    access.left[place] = 0
+    await access.set_quota(SUBJECTS["key:k_1"], requests_per_minute=5)
+    await asyncio.sleep(0.2)
+    assert len(await refused(stub, 5)) == 5
 
 
 async def test_tokens_are_charged_as_they_become_known(stand: Any) -> None:

@@ -1,4 +1,4 @@
-"""Two gateways with the real access service: keys hold their quotas, and all usage is counted."""
+"""Gateways with the real access service: keys hold their quotas, and all usage is counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlxmesh.access.v1.access_pb2_grpc import AccessServiceStub
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh_access.assembly import SERVICE_NAMES, open_access
-from mlxmesh_shared.errors import QuotaExceeded
+from mlxmesh_shared.errors import QuotaExceeded, Unauthenticated
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import AccessSettings
@@ -69,6 +69,17 @@ async def an_admin(stub: Any) -> tuple[tuple[str, str], ...]:
     await stub.CreateUser(user)
     session = await stub.SignIn(a.SignInRequest(name="ada", password=PASSWORD))
     return (("authorization", f"Bearer {session.tokens.access_token}"),)
+
+
+async def test_only_a_gateway_that_checks_nobody_lets_the_anonymous_administer(stand: Any) -> None:
+    checking = AccessServiceStub(await channel_to(stand, await stand.gateway()))
+    await an_admin(checking)
+    key = a.CreateKeyRequest(name="k", user="ada")
+    with pytest.raises(Unauthenticated):
+        await checking.CreateKey(key)
+    address = await stand.gateway(authentication="off")
+    unchecked = AccessServiceStub(await channel_to(stand, address))
+    assert (await unchecked.CreateKey(key)).key.user == "ada"
 
 
 async def test_keys_hold_their_quotas_over_two_gateways(stand: Any) -> None:

@@ -203,6 +203,37 @@ def test_patterns_with_many_stars_take_no_time() -> None:
     assert time.process_time() - before_s < 1
 
 
+def test_an_admins_key_cannot_be_limited_to_models() -> None:
+    key = replace(KEY, role=Role.ADMIN)
+    rules.check_new_key(ADMIN, ADA_ADMIN, key, None)
+    with pytest.raises(InvalidArgument, match="role member") as caught:
+        rules.check_new_key(ADMIN, ADA_ADMIN, replace(key, models=("qwen*",)), None)
+    assert caught.value.field == "models"
+
+
+NOBODY = ForwardedCaller("anonymous", is_admin=True, user="")
+
+
+@pytest.mark.parametrize(
+    ("caller", "has_users", "allowed"),
+    [
+        (NOBODY, False, True),
+        (NOBODY, True, False),
+        (replace(NOBODY, authentication_is_off=True), True, True),
+        (replace(NOBODY, is_admin=False), True, True),
+        (ADMIN, True, True),
+    ],
+)
+def test_with_users_no_admin_is_anonymous(
+    caller: ForwardedCaller, has_users: bool, allowed: bool
+) -> None:
+    if allowed:
+        rules.check_anonymous(caller, has_users=has_users)
+    else:
+        with pytest.raises(Unauthenticated):
+            rules.check_anonymous(caller, has_users=has_users)
+
+
 def test_keys_of_others_are_not_there() -> None:
     rules.check_key_visible(ADMIN, KEY)
     rules.check_key_visible(ADA, KEY)
@@ -249,7 +280,7 @@ def test_credentials_must_still_work(
 
 @pytest.mark.parametrize(
     ("principal", "key_id"),
-    [("key:k_1", "k_1"), ("key:k_1#laptop", "k_1"), ("user:key", ""), ("spiffe://x", "")],
+    [("key:k_1", "k_1"), ("user:key", ""), ("spiffe://x", "")],
 )
 def test_the_key_of_a_caller(principal: str, key_id: str) -> None:
     assert ForwardedCaller(principal, is_admin=False, user="").key_id == key_id

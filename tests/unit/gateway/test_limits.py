@@ -62,9 +62,11 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
         ("mlxmesh-user", "ada"),
         ("mlxmesh-host", "10.0.0.1"),
     )
-    forged = [(name, "forged") for name, _ in told]
+    off = ("mlxmesh-authentication", "off")
+    forged = [off, *((name, "forged") for name, _ in told)]
     assert forwarded([*metadata, *forged], caller) == (("x-request-id", "r-1"), *told)
     assert forwarded(None, caller) == told
+    assert forwarded(None, replace(caller, authentication_is_off=True)) == (*told, off)
     assert dict(forwarded(None, replace(caller, role=Role.ROLE_CLIENT)))["mlxmesh-role"] == "client"
 
 

@@ -97,6 +97,10 @@ def test_a_client_cannot_name_its_owner_only_a_gateway_can() -> None:
             (("mlxmesh-owner", "key:k_1#claimed"), ("mlxmesh-role", "client")),
             ForwardedCaller("key:k_1", is_admin=False, user=""),
         ),
+        (
+            (("mlxmesh-role", "admin"), ("mlxmesh-authentication", "off")),
+            ForwardedCaller("anonymous", is_admin=True, user="", authentication_is_off=True),
+        ),
         ((("mlxmesh-owner", "#claimed"),), ForwardedCaller("anonymous", is_admin=False, user="")),
         ((("mlxmesh-role", "root"),), ForwardedCaller("anonymous", is_admin=False, user="")),
     ],

@@ -2,8 +2,9 @@
 
 The access service grants slices, which together never exceed the limit. A gateway asks for the next
 slice before it has spent the last one; what it spends meanwhile beyond that is at most one more
-slice. So N gateways exceed a limit by at most N slices (a tenth of a limit a minute, a hundredth
-of one a day or month), and by what calls use that is not known when they begin.
+slice, and nothing once it has spent the whole limit itself. So N gateways exceed a limit by at most
+N slices (a tenth of a limit a minute, a hundredth of one a day or month), and by what calls use
+that is not known when they begin.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ SHORT_VALID_S, LONG_VALID_S = 10.0, 60.0
 """Of slices that this gateway renews itself while the access service is away."""
 RENEW_AT = 0.7
 """The part of a slice's validity after which the next one is asked for."""
+REPORT_S = 2.0
+"""What was spent is reported after this time, even if nothing more is needed."""
 MIN_RETRY_S = 0.1
+WINDOW_TOLERANCE_S = 1.0
+"""How far a refusal may end before the end of its window, and still mean the whole window."""
 
 
 class Grant(NamedTuple):
@@ -60,14 +65,19 @@ class Account:
         """Spent, and not yet reported; negative after corrections."""
         self._asked = 0
         """What the question that runs reports."""
+        self._unreported_since_s = now_s
         self._is_asking = False
+        self._is_changed = False
+        """Whether the limit was set anew, and no answer has followed."""
+        self._is_stale = False
+        """Whether the question that runs was asked before that."""
         self._is_away = False
         self._refused_until_s: float | None = None
         """Until when there is no more; None while there is."""
         self._is_wanted = False
         """Whether a call was refused, or admitted, since the last question."""
         self._window: int = _window(kind, now_s)
-        self._spent_in_window = 0
+        self._spent_in_window: int = 0
 
     @property
     def _is_short(self) -> bool:
@@ -85,9 +95,38 @@ class Account:
             return max(MIN_RETRY_S, self._refused_until_s - now_s)
         return MIN_RETRY_S
 
+    def is_pending(self, now_s: float) -> bool:
+        """Whether only an answer of the access service is missing for a call to begin."""
+        if self._is_away or self._balance > self._floor:
+            return False
+        return self._refused_until_s is None or now_s >= self._refused_until_s
+
+    def explain(self, now_s: float) -> str:
+        """Why a call may not begin."""
+        if self._is_away:
+            return "is spent no faster than its last rate while the access service is away"
+        if self._refused_until_s is None or self.is_pending(now_s):
+            return "has something left, for which this gateway waits"
+        if _window(self.kind, self._refused_until_s + WINDOW_TOLERANCE_S) == self._window:
+            return "is used up, except for what other gateways hold"
+        return "is used up"
+
+    def change_limit(self, limit: int, now_s: float) -> None:
+        """The limit was set anew: forgets what was granted or refused, and asks at once."""
+        self.limit = limit
+        self._balance = min(0, self._balance)
+        self._slice = slice_of(self.kind, limit)
+        self._until_s = now_s
+        self._refused_until_s = None
+        self._is_changed, self._is_stale = True, self._is_asking
+
     def spend(self, amount: int, now_s: float) -> None:
         """Counts what was spent; a negative amount corrects what was counted too much."""
         self._roll(now_s)
+        if amount < 0:  # not more than was counted in this window
+            amount = -min(-amount, max(self._spent_in_window, self._unreported, 0))
+        elif self._unreported <= 0:
+            self._unreported_since_s = now_s
         self._balance -= amount
         self._unreported += amount
         self._spent_in_window += amount
@@ -96,6 +135,9 @@ class Account:
         """Whether the access service should be asked now."""
         if self._is_asking:
             return False
+        is_late = self._unreported > 0 and now_s >= self._unreported_since_s + REPORT_S
+        if self._is_changed or is_late:
+            return True
         if self._refused_until_s is not None:
             return self._is_wanted and now_s >= self._refused_until_s
         is_low = 2 * self._balance < self._slice
@@ -104,7 +146,9 @@ class Account:
 
     def is_idle(self, now_s: float) -> bool:
         """Whether it can be forgotten."""
-        is_used = self._is_asking or self._is_wanted or self._unreported > 0
+        self._roll_window(now_s)
+        counts = self._unreported != 0 or (self._is_short and self._spent_in_window > 0)
+        is_used = self._is_asking or self._is_wanted or self._is_changed or counts
         has_lapsed = now_s >= max(self._until_s, self._refused_until_s or 0.0)
         return has_lapsed and not is_used
 
@@ -120,6 +164,10 @@ class Account:
         """Ends a question: the slice replaces what was held, less what was spent meanwhile."""
         self._is_asking = self._is_away = False
         self._asked = 0
+        if self._is_stale:  # of a limit that has changed meanwhile
+            self._is_stale = False
+            return
+        self._is_changed = False
         self._balance = grant.granted - self._unreported
         if grant.granted:
             self._slice, self._valid_s = grant.granted, grant.valid_s
@@ -131,26 +179,34 @@ class Account:
     def fail(self) -> None:
         """Ends a question that nobody answered."""
         self._is_asking, self._is_away = False, True
+        self._is_changed = self._is_stale = False
         self._unreported += self._asked
         self._asked = 0
 
     @property
     def _floor(self) -> int:
-        """Below this balance calls are refused: a debt of one slice while more may be granted."""
-        is_strict = self._is_away or self._refused_until_s is not None
+        """Down to this balance calls may begin: a debt of one slice while more may be granted."""
+        is_refused = self._refused_until_s is not None
+        is_spent = self._spent_in_window >= self.limit
+        is_strict = self._is_away or self._is_changed or is_refused or is_spent
         return 0 if is_strict else -slice_of(self.kind, self.limit)
 
     def _roll(self, now_s: float) -> None:
-        window = _window(self.kind, now_s)
-        if window != self._window:
-            self._window, self._spent_in_window = window, 0
-            self._refused_until_s = None  # a new window, of which nothing is known
+        self._roll_window(now_s)
         if now_s < self._until_s or not (self._is_away or self._balance > 0):
             return
         if not self._is_away:
-            self._balance = 0  # what was left has returned
+            # What was left has returned, but not what was reported and not spent.
+            self._balance = max(0, -self._unreported)
         elif self._refused_until_s is None or now_s >= self._refused_until_s:
             self._renew_here(now_s)
+
+    def _roll_window(self, now_s: float) -> None:
+        window = _window(self.kind, now_s)
+        if window != self._window:
+            self._window, self._spent_in_window = window, 0
+            self._unreported = max(0, self._unreported)
+            self._refused_until_s = None  # a new window, of which nothing is known
 
     def _renew_here(self, now_s: float) -> None:
         """The last slice once more: never more than the limit, and never nothing for ever."""
@@ -158,66 +214,6 @@ class Account:
         left = self.limit - self._spent_in_window
         self._balance = max(0, min(self._slice, left))
         self._until_s = now_s + self._valid_s
-
-
-class ShareAccount:
-    """How many generations of one subject may run here at one time."""
-
-    def __init__(self, limit: int) -> None:
-        self.kind = Limit.CONCURRENT_GENERATIONS
-        self.limit = limit
-        self.running = 0
-        self._share: int | None = None
-        """None before it is known."""
-        self._until_s = 0.0
-        self._retry_s = 0.0
-        self._refused = 0
-        """Calls that were refused since the last question."""
-        self._is_asking = False
-        self._asked_s = 0.0
-
-    @property
-    def share(self) -> int:
-        """While it is not known, half of the limit; and one call may always run somewhere."""
-        unknown = max(1, self.limit // 2)
-        return unknown if self._share is None else min(self._share, self.limit)
-
-    def refusal_s(self, now_s: float) -> float | None:
-        """None if a generation may begin, else in how many seconds to try again."""
-        if self.running < self.share:
-            return None
-        self._refused += 1
-        return max(MIN_RETRY_S, self._retry_s - now_s)
-
-    def needs_renewal(self, now_s: float) -> bool:
-        """Whether the access service should be asked now."""
-        if self._is_asking or now_s < self._retry_s:
-            return False
-        is_low = self.running + 1 >= self.share and self.share < self.limit
-        return bool(self._refused) or (self.running > 0 and (is_low or now_s >= self._until_s))
-
-    def is_idle(self, now_s: float) -> bool:
-        """Whether it can be forgotten."""
-        return not (self.running or self._refused or self._is_asking) and now_s >= self._until_s
-
-    def ask(self) -> Ask:
-        """Begins a question: for what runs, and some more."""
-        wanted = self.running + self._refused + max(2, self.running // 2)
-        self._is_asking, self._refused = True, 0
-        return Ask(self.running, min(self.limit, wanted))
-
-    def answer(self, grant: Grant, now_s: float) -> None:
-        """Ends a question."""
-        self._is_asking = False
-        self._share = grant.granted
-        self._until_s = now_s + RENEW_AT * (grant.valid_s or SHORT_VALID_S)
-        self._retry_s = now_s + (grant.retry_after_s or MIN_RETRY_S)
-
-    def fail(self) -> None:
-        """Ends a question that nobody answered: the last share goes on, if there was any."""
-        self._is_asking = False
-        if self._share == 0:
-            self._share = None
 
 
 def _window(kind: Limit, now_s: float) -> int:

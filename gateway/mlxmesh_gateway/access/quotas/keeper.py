@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterable, Iterator
 
-from mlxmesh_gateway.access.policies import Limit, Policies, Subject
-from mlxmesh_gateway.access.quotas.account import Account, ShareAccount
+from mlxmesh_gateway.access.policies import Limit, Limits, Policies, Subject
+from mlxmesh_gateway.access.quotas.account import Account, slice_of
+from mlxmesh_gateway.access.quotas.shares import ShareAccount
 from mlxmesh_gateway.door.convert import is_generation
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.used import Used
@@ -17,6 +19,8 @@ TOKEN_LIMITS = (Limit.TOKENS_PER_MINUTE, Limit.TOKENS_PER_DAY, Limit.TOKENS_PER_
 FIRST_ESTIMATE_TOKENS = 100
 """What a call is expected to use before its subject has made any."""
 MAX_MEANS = 4096
+MAX_WAIT_S = 1.0
+"""How long a call waits for a slice that was asked for."""
 
 
 class QuotaKeeper:
@@ -36,10 +40,18 @@ class QuotaKeeper:
         self.charges: set[Charge] = set()
         """Of calls that run and use tokens."""
         self._mean_tokens: dict[Subject, float] = {}
+        self._limits: dict[Subject, Limits] = {}
+        """Under which the accounts were opened."""
+        self._answered = asyncio.Event()
+        """Set, and replaced, when questions have ended."""
 
-    def check(self, method: str, principal: Principal) -> None:
-        if is_generation(method):
-            self._check(list(self._of(principal)))
+    async def check(self, method: str, principal: Principal) -> None:
+        if not is_generation(method):
+            return
+        accounts = list(self._of(principal))
+        if self._is_pending(accounts):
+            await self._wait(accounts)
+        self._check(accounts)
 
     def charge(self, principal: Principal, used: Used, *, max_tokens: int) -> Charge | None:
         """Charges the begin of a call; None for a principal without quotas.
@@ -52,7 +64,7 @@ class QuotaKeeper:
             return None
         self._check(accounts)
         charge = Charge(self, accounts, used, self._clock)
-        charge.begin(self._estimate(principal, max_tokens))
+        charge.begin(self._estimate(principal, accounts, max_tokens))
         if charge.counts_tokens:
             self.charges.add(charge)
             used.on_started = charge.progress
@@ -69,11 +81,32 @@ class QuotaKeeper:
         return Charge(self, accounts, used, self._clock, learns=False) if accounts else None
 
     def forget_idle(self) -> None:
-        """Removes accounts that nobody uses, and those of quotas that are gone."""
+        """Removes accounts that nobody uses."""
         now_s = self._clock()
         for account_id, account in list(self.accounts.items()):
             if account.is_idle(now_s):
                 del self.accounts[account_id]
+        used = {subject for subject, _ in self.accounts}
+        self._limits = {one: limits for one, limits in self._limits.items() if one in used}
+
+    def note_policies(self) -> None:
+        """Policies have changed: asks anew under quotas that were set, also to the same limits."""
+        now_s = self._clock()
+        before, self._limits = self._limits, {}
+        for (subject, kind), account in list(self.accounts.items()):
+            limits = self._limits[subject] = self._policies.limits(subject)
+            if limits is before.get(subject):
+                continue
+            if limit := limits.get(kind):
+                account.change_limit(limit, now_s)
+            elif isinstance(account, Account) or not account.running:
+                del self.accounts[subject, kind]
+        self.note_needs(self.accounts.items())
+
+    def note_answers(self) -> None:
+        """The access service has answered, or has not: calls that wait go on."""
+        self._answered.set()
+        self._answered = asyncio.Event()
 
     def note_needs(self, accounts: Iterable[tuple[AccountId, Account | ShareAccount]]) -> None:
         """Asks for new slices where they are needed."""
@@ -91,17 +124,34 @@ class QuotaKeeper:
 
     def _of(self, principal: Principal) -> Iterator[tuple[AccountId, Account | ShareAccount]]:
         for subject in subjects_of(principal):
-            for kind, limit in self._policies.limits(subject).items():
+            limits = self._policies.limits(subject)
+            for kind, limit in limits.items():
                 account = self.accounts.get((subject, kind))
                 if account is None:
                     account = self.accounts[subject, kind] = self._opened(kind, limit)
-                account.limit = limit
+                    self._limits[subject] = limits
                 yield (subject, kind), account
 
     def _opened(self, kind: Limit, limit: int) -> Account | ShareAccount:
         if kind is Limit.CONCURRENT_GENERATIONS:
             return ShareAccount(limit)
         return Account(kind, limit, self._clock())
+
+    def _is_pending(self, accounts: Iterable[tuple[AccountId, Account | ShareAccount]]) -> bool:
+        now_s = self._clock()
+        refused = [each for _, each in accounts if each.refusal_s(now_s) is not None]
+        return bool(refused) and all(each.is_pending(now_s) for each in refused)
+
+    async def _wait(self, accounts: list[tuple[AccountId, Account | ShareAccount]]) -> None:
+        """Waits while only an answer of the access service is missing; not for long."""
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                while self._is_pending(accounts):
+                    answered = self._answered
+                    self.note_needs(accounts)
+                    await answered.wait()
+        except TimeoutError:
+            return
 
     def _check(self, accounts: Iterable[tuple[AccountId, Account | ShareAccount]]) -> None:
         now_s = self._clock()
@@ -110,16 +160,26 @@ class QuotaKeeper:
             if delay_s is not None:
                 self.note_needs([((subject, kind), account)])
                 raise QuotaExceeded(
-                    f"the quota {kind.title} of {subject} is used up ({account.limit}); try again"
-                    f" in {math.ceil(delay_s)} s",
+                    f"the quota {kind.title} of {subject} ({account.limit})"
+                    f" {account.explain(now_s)}; try again in {math.ceil(delay_s)} s",
                     retry_delay_s=delay_s,
                 )
 
-    def _estimate(self, principal: Principal, max_tokens: int) -> int:
+    def _estimate(
+        self,
+        principal: Principal,
+        accounts: Iterable[tuple[AccountId, Account | ShareAccount]],
+        max_tokens: int,
+    ) -> int:
         for subject in subjects_of(principal):
             if (mean := self._mean_tokens.get(subject)) is not None:
                 return round(mean)
-        return max_tokens or FIRST_ESTIMATE_TOKENS
+        # Of a first call nothing is known. A large guess would use up a small limit at once, here
+        # and at the access service.
+        slices = [
+            slice_of(kind, account.limit) for (_, kind), account in accounts if kind in TOKEN_LIMITS
+        ]
+        return min([max_tokens or FIRST_ESTIMATE_TOKENS, *slices])
 
 
 class Charge:

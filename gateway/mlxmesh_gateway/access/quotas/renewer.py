@@ -89,6 +89,8 @@ class QuotaRenewer:
                 answered_s = self._clock()
                 for (_, account), grant in zip(part, granted, strict=True):
                     account.answer(grant, answered_s)
+            finally:
+                keeper.note_answers()
         keeper.forget_idle()
 
     def _set_away(self, away: bool, why: str = "") -> None:

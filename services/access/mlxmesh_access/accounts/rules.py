@@ -34,6 +34,17 @@ def check_credentials(caller: Caller, user: User | None, key: Key | None, now_ms
         raise _unauthenticated()
 
 
+def check_anonymous(caller: Caller, *, has_users: bool) -> None:
+    """Raises: Unauthenticated for an anonymous admin, once there are users.
+
+    Before, such a caller may create the first one. A gateway that does not know of that user yet
+    would still let callers through.
+    """
+    is_open = caller.authentication_is_off or not has_users
+    if caller.is_admin and caller.is_anonymous and not is_open:
+        raise Unauthenticated("there are users now: sign in, or use a key")
+
+
 def visible_user(caller: Caller, name: str, *, field: str) -> str:
     """The user that a request names, by default the caller's own.
 
@@ -76,10 +87,16 @@ def check_an_admin_remains(before: User, after: User | None, other_admins: int) 
 
 
 def check_new_key(caller: Caller, owner: User, key: Key, calling_key: Key | None) -> None:
-    """Raises: PermissionDenied for a key that may do more than its owner or its creator.
+    """Raises: PermissionDenied for a key that may do more than its owner or its creator;
+    InvalidArgument for an admin's key with models, which could create a user without such a limit.
 
     calling_key: the key that the caller calls with.
     """
+    if key.role is Role.ADMIN and key.models:
+        raise InvalidArgument(
+            "a key with the role admin cannot be limited to models; give it the role member",
+            field="models",
+        )
     if not caller.is_admin and owner.name != caller.user:
         raise PermissionDenied("only an admin may create keys of other users")
     if key.role is Role.ADMIN and not (owner.role is Role.ADMIN and caller.is_admin):

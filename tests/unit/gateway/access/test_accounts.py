@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mlxmesh_access.quotas.models import LimitKind
 from mlxmesh_access.quotas.slices import Request, Spending, lease
 from mlxmesh_gateway.access.policies import Limit
-from mlxmesh_gateway.access.quotas.account import Account, Grant, ShareAccount, slice_of
+from mlxmesh_gateway.access.quotas.account import Account, Grant, slice_of
+from mlxmesh_gateway.access.quotas.shares import ShareAccount
 
 NOON_S = 1_800_000_000.0
 """The beginning of a minute and of an hour."""
@@ -20,13 +21,13 @@ class Service:
 
     def __init__(self, kind: Limit, limit: int) -> None:
         self._kind = LimitKind(kind.title)
-        self._limit = limit
+        self.limit = limit
         self._spending = Spending()
 
     def lease(self, gateway: str, spent: int, wanted: int, now_s: float) -> Grant:
         request = Request(gateway_id=gateway, spent=spent, wanted=wanted)
         self._spending, grant = lease(
-            self._kind, self._limit, self._spending, request, round(now_s * 1000)
+            self._kind, self.limit, self._spending, request, round(now_s * 1000)
         )
         return Grant(grant.granted, grant.valid_ms / 1000, grant.retry_after_ms / 1000)
 
