@@ -28,7 +28,8 @@ async def main() -> None:
     process = start_process(
         live,
         "gateway",
-        uses_data_dir=settings.registry == "directory",  # else it stores nothing there
+        # Else it stores only policies and usage there, once there is an access service.
+        uses_data_dir=settings.registry == "directory",
         sample_ratio=settings.trace_sample_ratio,
     )
     receiver = open_receiver(settings, process.instance_id)

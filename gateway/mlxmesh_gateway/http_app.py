@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,8 @@ from mlxmesh_shared.tls import CertificateFiles
 from mlxmesh_shared.tls.identity import NOBODY
 
 
-def serving_http(
+@asynccontextmanager
+async def serving_http(
     port: HttpPort,
     door: HttpDoor,
     telemetry: Telemetry,
@@ -28,15 +29,15 @@ def serving_http(
     settings: GatewaySettings,
     *,
     must_authenticate: Callable[[], bool],
-) -> AbstractAsyncContextManager[None]:
+) -> AsyncGenerator[None]:
     """Serves the port until the body ends."""
-    make_app = partial(_make_app, door, telemetry, prometheus, settings)
-    return port.serving(
-        make_app,
-        _tls(settings, must_authenticate),
-        grace_s=settings.drain_grace_s,
-        end_requests=door.end_calls,
-    )
+    tls = _tls(settings, must_authenticate)
+    async with AsyncExitStack() as ending:
+        make_app = partial(_make_app, door, telemetry, prometheus, settings, ending)
+        async with port.serving(
+            make_app, tls, grace_s=settings.drain_grace_s, end_requests=door.end_calls
+        ):
+            yield
 
 
 def metrics_page(prometheus: PrometheusSink) -> Callable[[str], Awaitable[tuple[bytes, str]]]:
@@ -55,6 +56,7 @@ def _make_app(
     telemetry: Telemetry,
     prometheus: PrometheusSink | None,
     settings: GatewaySettings,
+    ending: AsyncExitStack,
 ) -> Any:
     # Not at the top: only a gateway with HTTP clients needs these libraries.
     from mlxmesh_gateway.edges import edge_routes
@@ -67,7 +69,12 @@ def _make_app(
 
     unknown_fields = UnknownFields(refuse=settings.unknown_fields == "refuse")
     observe_unknown_fields(telemetry.metrics, unknown_fields)
-    parts = EdgeParts(door=door, served=ServedRequests(telemetry), unknown_fields=unknown_fields)
+    parts = EdgeParts(
+        door=door,
+        served=ServedRequests(telemetry),
+        unknown_fields=unknown_fields,
+        ending=ending,
+    )
     page = metrics_page(prometheus) if prometheus is not None else None
 
     async def check_reader(request: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from google.protobuf.descriptor import ServiceDescriptor
@@ -87,15 +87,18 @@ class Access:
             self._renewer.run(self.quotas),
         )
         tasks = [asyncio.create_task(each) for each in work]
-        try:
+        async with AsyncExitStack() as ending:  # each step is taken even if one before it fails
+            ending.push_async_callback(self._file.write)
+            ending.push_async_callback(self.watch.close)
+            ending.push_async_callback(self._renewer.close, self.quotas)
+            ending.push_async_callback(_cancel, tasks)
+            ending.push_async_callback(self._reporter.close)
             await self.watch.settle()
             await self.watch.decided(FIRST_POLICIES_S)
             yield
-        finally:
-            await self._reporter.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._renewer.close(self.quotas)
-            await self.watch.close()
-            await self._file.write()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlxmesh_gateway.access.policies import Key, Policies, User
 from mlxmesh_gateway.access.requirement import Requirement
-from mlxmesh_gateway.access.watch import PolicyWatch
+from mlxmesh_gateway.access.watch import PolicyWatch, away
 from mlxmesh_gateway.door.entrance import by_certificate
 from mlxmesh_gateway.door.evidence import Evidence
 from mlxmesh_gateway.door.principal import Kind, Principal
@@ -54,8 +54,11 @@ class AccessAuthenticator:
         self._verifier: tuple[str, AccessTokenVerifier] | None = None
 
     async def authenticate(self, evidence: Evidence) -> Principal:
-        if self._requirement.undecided:
+        waits = self._requirement.knows_no_credentials_yet and bool(evidence.credential)
+        if self._requirement.undecided or waits:
             await self._watch.decided(DECIDE_S)
+        if evidence.credential and self._requirement.knows_no_credentials_yet:
+            raise away()
         if not evidence.credential or not self._requirement.checks_credentials:
             principal = by_certificate(evidence, self._requirement.anonymous_role(evidence.host))
             return replace(principal, authentication_is_off=self._requirement.is_off)

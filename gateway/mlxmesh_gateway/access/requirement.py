@@ -67,6 +67,11 @@ class Requirement:
         """Whether it is not known yet if there are users."""
         return self._setting == "auto" and self._undecided()
 
+    @property
+    def knows_no_credentials_yet(self) -> bool:
+        """Whether credentials may count that cannot be verified yet."""
+        return self._setting != "off" and self._undecided()
+
     def anonymous_role(self, host: str) -> Role.ValueType:
         """The role of a caller from a host who presents nothing."""
         if self.on:

@@ -99,13 +99,13 @@ class PolicyWatch:
         Callers that wait at one time share their questions. Raises: AccessUnavailable.
         """
         if not self._following:
-            raise _away()
+            raise away()
         if self._waiting is None:
             self._waiting = asyncio.get_running_loop().create_future()
             if self._rounds is None or self._rounds.done():
                 self._rounds = asyncio.create_task(self._run_rounds(), name="policy-revision")
         if not await asyncio.shield(self._waiting):
-            raise _away()
+            raise away()
 
     async def close(self) -> None:
         """Ends the questions that run."""
@@ -150,7 +150,8 @@ class PolicyWatch:
             self._changed.notify_all()
 
 
-def _away() -> AccessUnavailable:
+def away() -> AccessUnavailable:
+    """For credentials that cannot be verified now."""
     return AccessUnavailable(
         "the access service does not answer, and these credentials are not known here yet; try"
         " again later",

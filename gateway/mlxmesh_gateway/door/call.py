@@ -24,3 +24,5 @@ class PublicCall:
     """Until the client's deadline; None without one."""
     write: Write
     """Sends one encoded message of a stream to the client; waits while the client is slow."""
+    metered: bool = True
+    """False for a call that its edge makes for itself: its client does not get the output."""

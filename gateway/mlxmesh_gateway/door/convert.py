@@ -11,7 +11,11 @@ from mlxmesh.generation.v1.generation_pb2 import (
     AttachGenerationRequest,
     AttachGenerationResponse,
     CompleteRequest,
+    Finished,
     GenerateRequest,
+    GetGenerationRequest,
+    GetGenerationResponse,
+    Started,
 )
 from mlxmesh.model.v1.model_pb2 import (
     GetModelRequest,
@@ -72,16 +76,50 @@ def without_others(principal: Principal, route: Route, response: bytes | None) -
 
 
 def counting_attached(used: Used, write: Write) -> Write:
-    """A stream's `write` that counts the tokens of an attached generation, each once."""
+    """A stream's `write` that counts the tokens of an attached generation."""
 
     async def write_counted(encoded: bytes) -> None:
-        message = AttachGenerationResponse.FromString(encoded).message
-        if message.sequence > used.last_sequence:
+        response = AttachGenerationResponse.FromString(encoded)
+        message = response.message
+        for one in (response, message):
+            if one.HasField("started"):
+                _note_started(used, one.started)
+        if not used.first_sequence <= message.sequence <= used.last_sequence:
+            if message.sequence != used.last_sequence + 1:
+                used.first_sequence = message.sequence  # what lies between was not read
+            used.first_sequence = used.first_sequence or 1
             used.last_sequence = message.sequence
             used.completion_tokens += len(message.delta.token_ids)
+        if message.HasField("finished"):
+            _note_finished(used, message.finished)
         await write(encoded)
 
     return write_counted
+
+
+def count_snapshot(used: Used, encoded: bytes) -> None:
+    """Counts what a GetGeneration returned."""
+    response = GetGenerationResponse.FromString(encoded)
+    if response.HasField("started"):
+        _note_started(used, response.started)
+    used.snapshot_tokens = len(response.token_ids)
+    if response.HasField("finished"):
+        _note_finished(used, response.finished)
+        used.snapshot_tokens = used.total_tokens or used.snapshot_tokens
+
+
+def _note_started(used: Used, started: Started) -> None:
+    created_ns = started.create_time.ToNanoseconds()
+    if used.created_ns and created_ns and used.created_ns != created_ns:
+        used.first_sequence = used.last_sequence = 0  # those were of another generation
+    used.created_ns = created_ns or used.created_ns
+    used.model, used.model_version = started.model, started.model_version
+    used.prompt_tokens, used.cached_tokens = started.prompt_tokens, started.cached_tokens
+
+
+def _note_finished(used: Used, finished: Finished) -> None:
+    used.total_tokens = finished.usage.completion_tokens
+    used.device_ms = finished.timings.prefill_ms + finished.timings.decode_ms
 
 
 def generation_of(request: Message) -> GenerateRequest | None:
@@ -91,9 +129,10 @@ def generation_of(request: Message) -> GenerateRequest | None:
     return request if isinstance(request, GenerateRequest) else None
 
 
-def attached_id(request: Message) -> str:
-    """The request_id of the generation that a request attaches to; empty for other requests."""
-    return request.request_id if isinstance(request, AttachGenerationRequest) else ""
+def read_id(request: Message) -> str:
+    """The request_id of the generation that a request reads; empty for other requests."""
+    reads = isinstance(request, AttachGenerationRequest | GetGenerationRequest)
+    return request.request_id if reads else ""
 
 
 def is_generation(method: str) -> bool:

@@ -1,7 +1,7 @@
 """The steps of every public call: rules, deadline, forwarding, observation.
 
-Before them an edge authenticates (making the Principal), authorizes (`MethodAccess`) and counts
-the call (`CallAdmission`): at the gRPC port before the request is read, by the server's CallGuard.
+Before them, and before the request is read, the edge has an `Entrance` authenticate the caller
+(which makes the Principal), authorize the method, check the quotas and count the call.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from opentelemetry.context import get_current
 
 from mlxmesh_gateway.door.call import PublicCall
 from mlxmesh_gateway.door.convert import (
-    attached_id,
     check_models,
+    count_snapshot,
     counting_attached,
     generation_of,
     only_allowed,
+    read_id,
     without_others,
 )
 from mlxmesh_gateway.door.limits import HEDGE_MS, Deadlines, forwarded, hedge_after_s
@@ -27,11 +28,13 @@ from mlxmesh_gateway.door.meter import CallMeter, Meter, NoMeter
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.forwarder import ForwardedCall, Forwarder
 from mlxmesh_gateway.forwarding.statuses import service_status
-from mlxmesh_gateway.forwarding.telemetry import describe_request
+from mlxmesh_gateway.forwarding.telemetry import describe_caller, describe_request
 from mlxmesh_gateway.forwarding.used import Used
 from mlxmesh_shared.errors import Cancelled, InvalidArgument, ServiceUnavailable
 from mlxmesh_shared.rpc.requests import RequestParser
 from mlxmesh_shared.telemetry.tracing import metadata_of
+
+GET = "/mlxmesh.generation.v1.GenerationService/GetGeneration"
 
 
 class Door:
@@ -60,6 +63,8 @@ class Door:
         forwarded_call, metered = await self._checked(call)
         try:
             response = await self._forwarder.forward(forwarded_call)
+            if metered is not None and call.route.path == GET and response is not None:
+                count_snapshot(metered.used, response)
             return without_others(call.principal, call.route, response)
         except Cancelled as error:
             if service_status(error) is not None:
@@ -77,8 +82,9 @@ class Door:
         message = await self._parser.parse(
             route.request_class, call.request, lambda: principal.share
         )
-        describe_request(message, principal.id if principal.known else "")
+        describe_caller(principal.id if principal.known else "")
         check_models(principal, route, message)
+        describe_request(message)
         request_id = route.policy.key(message)
         after_s = hedge_after_s(call.metadata) if route.policy.hedged else None
         if after_s is not None and request_id:
@@ -87,9 +93,9 @@ class Door:
                 " twice to its end; omit one of them",
                 field=HEDGE_MS,
             )
-        metered = self._metered(principal, message)
+        metered = self._metered(principal, message) if call.metered else None
         write = only_allowed(principal, route, call.write)
-        if metered is not None and attached_id(message):
+        if metered is not None and read_id(message):
             write = counting_attached(metered.used, write)
         forwarded_call = ForwardedCall(
             route=call.route,
@@ -108,7 +114,7 @@ class Door:
         generation = generation_of(message)
         if generation is not None:
             return self._meter.begin(principal, max_tokens=generation.max_tokens)
-        request_id = attached_id(message)
+        request_id = read_id(message)
         return self._meter.attach(principal, request_id) if request_id else None
 
     def _options(self, call: PublicCall) -> Callable[[], dict[str, Any]]:

@@ -33,7 +33,7 @@ class Meter(Protocol):
     def attach(self, principal: Principal, request_id: str) -> CallMeter | None:
         """Begins to count what is read of a generation that has begun before; None if it need not.
 
-        Its `used` says up to which message the generation was counted.
+        Its `used` says which messages were read before.
         """
         ...
 

@@ -68,16 +68,21 @@ def observe_unknown_fields(metrics: Metrics, counts: CountsRequests) -> None:
     metrics.observe_value(UNKNOWN_FIELDS, lambda: counts.requests)
 
 
-def describe_request(request: Message, principal_id: str) -> None:
-    """Describes the request on the call's span; nothing of a legal request is secret here.
+def describe_caller(principal_id: str) -> None:
+    """Describes the caller on the call's span; empty for one that is not known."""
+    span = trace.get_current_span()
+    if principal_id and span.is_recording():
+        span.set_attribute(attributes.PRINCIPAL, principal_id)
 
-    principal_id: empty for a caller that is not known.
+
+def describe_request(request: Message) -> None:
+    """Describes a request on the call's span, which also gives logs its model.
+
+    To be called for legal requests that are not refused: nothing of those is secret here.
     """
     span = trace.get_current_span()
     if not span.is_recording():
         return
-    if principal_id:
-        span.set_attribute(attributes.PRINCIPAL, principal_id)
     asked: Any = request.generation if isinstance(request, CompleteRequest) else request
     if isinstance(asked, GenerateRequest | CountTokensRequest):
         operation = "chat" if asked.HasField("chat") else "text_completion"

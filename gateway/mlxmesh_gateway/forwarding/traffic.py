@@ -162,6 +162,7 @@ class Observed:
         self._belongs_to(started.model)
         used = self._used
         used.request_id = started.request_id
+        used.created_ns = started.create_time.ToNanoseconds()
         used.model, used.model_version = started.model, started.model_version
         used.prompt_tokens, used.cached_tokens = started.prompt_tokens, started.cached_tokens
         used.on_started()
@@ -174,7 +175,7 @@ class Observed:
 
     def _end_with(self, finished: Finished) -> None:
         used, usage, timings = self._used, finished.usage, finished.timings
-        used.completion_tokens = usage.completion_tokens
+        used.completion_tokens = used.total_tokens = usage.completion_tokens
         # Without usage, what Started said stays: a service may know no more.
         used.prompt_tokens = usage.prompt_tokens or used.prompt_tokens
         used.cached_tokens = usage.cached_tokens or used.cached_tokens

@@ -11,8 +11,11 @@ class Used:
     """Filled in by what is parsed in any case: the first messages of a stream and its last one."""
 
     request_id: str = ""
+    created_ns: int = 0
+    """When the generation began, which tells it from others with its request_id; 0 if unknown."""
+    first_sequence: int = 0
     last_sequence: int = 0
-    """The number of the last message that is counted here."""
+    """The numbers of the first and last message that were read; 0 for none."""
     model: str = ""
     """The model that answered; empty before that is known."""
     model_version: int = 0
@@ -22,6 +25,12 @@ class Used:
     """Known at the end, or when the stream fails."""
     device_ms: float = 0.0
     """Prefill and decode; 0 for a stream that did not finish."""
+    snapshot_tokens: int = 0
+    """All tokens of the generation so far, where a call has read them at once."""
+    total_tokens: int = 0
+    """All tokens of a generation that has ended; 0 if unknown."""
+    repeated: bool = False
+    """Whether another call counted this generation before."""
     messages: int = 0
     """Messages with output so far, each of one token or more."""
     failed: bool = False

@@ -128,6 +128,7 @@ class HttpDoor:
             metadata=calls.metadata,
             remaining_s=calls.remaining_s,
             write=write,
+            metered=calls.metered,
         )
         with self._endable():
             return await self._door.serve(call) or b""
@@ -159,8 +160,16 @@ class HttpCalls:
     """The calls of one HTTP request that was let in."""
 
     def __init__(
-        self, door: HttpDoor, principal: Principal, metadata: Metadata, remaining_s: float | None
+        self,
+        door: HttpDoor,
+        principal: Principal,
+        metadata: Metadata,
+        remaining_s: float | None,
+        *,
+        metered: bool = True,
     ) -> None:
+        """metered: as of PublicCall."""
+        self.metered = metered
         self.principal = principal
         self.metadata = metadata
         self.remaining_s = remaining_s
@@ -169,7 +178,13 @@ class HttpCalls:
     def lasting(self) -> HttpCalls:
         """The same, with the longest deadline unless the client has set one."""
         remaining_s = math.inf if self.remaining_s is None else self.remaining_s
-        return HttpCalls(self._door, self.principal, self.metadata, remaining_s)
+        return HttpCalls(
+            self._door, self.principal, self.metadata, remaining_s, metered=self.metered
+        )
+
+    def unmetered(self) -> HttpCalls:
+        """The same, for a generation whose output the client does not get."""
+        return HttpCalls(self._door, self.principal, self.metadata, self.remaining_s, metered=False)
 
     @property
     def ready(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 
 from starlette.routing import Route
 
@@ -29,6 +30,8 @@ class EdgeParts:
     served: ServedRequests
     unknown_fields: UnknownFields
     keep_alive_s: float = KEEP_ALIVE_S
+    ending: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """Ends, after the port, what the edges do beyond their requests."""
 
     def route(
         self,

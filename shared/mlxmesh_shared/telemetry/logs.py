@@ -65,6 +65,9 @@ def new_instance_id(service: str) -> str:
 # They log the internals of each request, or each statement with its values.
 _NOISY = "aiohttp aiosqlite alembic filelock grpc httpcore httpx2".split()
 
+# Their warnings quote what callers send, before these are known: an illegal tracestate.
+_QUOTING = ("opentelemetry.trace", "opentelemetry.trace.propagation")
+
 
 def setup_logging(
     *,
@@ -84,6 +87,8 @@ def setup_logging(
     set_log_level(level)
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for quoting in _QUOTING:
+        logging.getLogger(quoting).setLevel(logging.ERROR)
 
 
 def set_log_level(level: str) -> None:

@@ -217,17 +217,24 @@ async def test_an_empty_answer_never_opens_the_mesh(stand: Any) -> None:
     assert await count(channel, bearer(SECRET)) is UNAUTHENTICATED
 
 
-async def test_without_policies_a_gateway_waits_for_a_registered_service(stand: Any) -> None:
+@pytest.mark.parametrize(
+    ("authentication", "anonymous"), [("auto", UNAVAILABLE), ("required", UNAUTHENTICATED)]
+)
+async def test_without_policies_a_gateway_waits_for_a_registered_service(
+    stand: Any, authentication: str, anonymous: grpc.StatusCode
+) -> None:
     await stand.generation()
     access = await with_users(stand)
     access.errors = {"WatchPolicies": ServiceUnavailable("starting")}
-    channel = await stand.channel(await stand.gateway())
-    assert await count(channel) is UNAVAILABLE
+    channel = await stand.channel(await stand.gateway(authentication=authentication))
+    assert await count(channel) is anonymous
+    assert await count(channel, bearer(SECRET)) is UNAVAILABLE
     access.errors = {}
     async with asyncio.timeout(10):
-        while (code := await count(channel)) is UNAVAILABLE:
+        while (code := await count(channel, bearer(SECRET))) is UNAVAILABLE:
             await asyncio.sleep(0.05)
-    assert code is UNAUTHENTICATED
+    assert code is OK
+    assert await count(channel) is UNAUTHENTICATED
 
 
 async def test_an_access_token_lets_its_user_in(stand: Any) -> None:
@@ -405,6 +412,49 @@ async def test_what_is_read_by_attaching_counts_once(stand: Any) -> None:
     assert tokens_of(access) == 4
     assert requests_of(access) == 1
     assert {record.model for record in access.usage()} == {"pocket"}
+
+
+async def test_what_is_read_of_a_generation_at_once_counts_once(stand: Any) -> None:
+    service = await stand.generation()
+    access = await with_users(stand)
+    stub = GenerationServiceStub(await stand.channel(await stand.gateway()))
+    started = g.Started(request_id="id", model="pocket", model_version=1, prompt_tokens=9)
+    delta = g.Delta(text="a b c", token_ids=[1, 2, 3])
+    service.kept["id"] = [
+        g.GenerateResponse(sequence=1, started=started),
+        g.GenerateResponse(sequence=2, delta=delta),
+    ]
+    for _ in range(2):
+        await stub.GetGeneration(g.GetGenerationRequest(request_id="id"), metadata=bearer(SECRET))
+    await eventually(lambda: tokens_of(access) == 3)
+    await asyncio.sleep(2.5)
+    assert tokens_of(access) == 3
+    assert sum(record.amounts.prompt_tokens for record in access.usage()) == 9
+    assert requests_of(access) == 0
+
+
+async def test_a_background_response_counts_after_its_client_left_and_when_its_gateway_stops(
+    stand: Any,
+) -> None:
+    service = await stand.generation()
+    access = await with_users(stand)
+    service.go_on.clear()
+    asked = {"model": "pocket", "input": "a b c", "background": True, "stream": True}
+    async with stand.running_gateway(http_listen="127.0.0.1:0") as (address, _stop):
+        url = f"http://{await stand.http(address)}/v1/responses"
+        headers = dict(bearer(SECRET))
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=10) as http,
+            http.stream("POST", url, json=asked) as response,
+        ):
+            assert response.status_code == 200
+            async for line in response.aiter_lines():
+                if "output_text.delta" in line:
+                    break
+        await asyncio.sleep(0.2)  # the gateway reads on without the client
+        assert service.interrupted == 0
+        assert tokens_of(access) == 0
+    assert (tokens_of(access), requests_of(access)) == (1, 1)
 
 
 def tokens_of(access: FakePolicyService) -> int:

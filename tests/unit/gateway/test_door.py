@@ -2,11 +2,14 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from grpc import aio
+from opentelemetry import trace
+from opentelemetry.context import attach, detach
 
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh.generation.v1 import generation_pb2 as g
@@ -24,6 +27,7 @@ from mlxmesh_shared.errors import (
     MalformedMessage,
     MeshError,
     MethodNotFound,
+    ModelNotAllowed,
     NotFound,
     PermissionDenied,
     ServiceUnavailable,
@@ -33,6 +37,7 @@ from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rpc.channels import SHORT_TIMEOUTS, PeerTimeouts
 from mlxmesh_shared.rpc.requests import RequestParser
 from mlxmesh_shared.rules import Validator
+from mlxmesh_shared.telemetry.sdk import Recorder
 from mlxmesh_shared.tls.identity import PeerIdentity
 from mlxmesh_shared.tls.method_access import MethodAccess
 from tests.fakes.registry import InMemoryRegistry
@@ -131,6 +136,7 @@ class Stand:
         request: Any,
         *metadata: tuple[str, str | bytes],
         remaining_s: float | None = None,
+        principal: Principal = ANYBODY,
     ) -> list[bytes]:
         written: list[bytes] = []
 
@@ -139,7 +145,7 @@ class Stand:
 
         call = PublicCall(
             route=ROUTES[method],
-            principal=ANYBODY,
+            principal=principal,
             request=request if isinstance(request, bytes) else request.SerializeToString(),
             metadata=metadata,
             remaining_s=remaining_s,
@@ -163,6 +169,20 @@ async def opened() -> AsyncGenerator[Stand]:
         yield Stand(mesh, backends)
     finally:
         await backends.close()
+
+
+async def test_the_model_of_a_refused_call_is_not_told() -> None:
+    """It is the text of a client, and logs take it from the span."""
+    span: Any = Recorder({}).telemetry.tracer.start_span("call")
+    token = attach(trace.set_span_in_context(span))
+    keyed = replace(ANYBODY, kind=Kind.KEY, identity="key:k_1", models=("qwen*",))
+    try:
+        async with opened() as stand:
+            with pytest.raises(ModelNotAllowed):
+                await stand.serve("CountTokens", COUNT, principal=keyed)
+    finally:
+        detach(token)
+    assert dict(span.attributes) == {"mlxmesh.principal": "key:k_1#a"}
 
 
 async def test_an_illegal_request_reaches_no_instance() -> None:

@@ -20,6 +20,7 @@ from mlxmesh_shared.errors import (
     InvalidArgument,
     MeshError,
     NoReplica,
+    TooManyRequests,
 )
 from mlxmesh_shared.rpc.error_status import to_failure
 
@@ -324,18 +325,58 @@ async def test_a_stream_without_a_message_fails_at_once() -> None:
     assert len(readers) == 0
 
 
-async def test_beyond_the_limit_streams_lose_their_reader() -> None:
-    ended = asyncio.Event()
+async def endless(write: Any) -> None:
+    await write(b"1")
+    await asyncio.Event().wait()
+
+
+async def test_beyond_the_limit_they_are_refused() -> None:
+    """Else they would go on without being counted."""
+    readers = BackgroundReaders(max_readers=1)
+    await readers.start(endless)
+    with pytest.raises(TooManyRequests) as caught:
+        await readers.start(endless)
+    assert caught.value.retry_delay_s
+    assert len(readers) == 1
+    await readers.close()
+
+
+async def test_closing_ends_streams_before_it_returns() -> None:
+    readers, ended = BackgroundReaders(), list[str]()
 
     async def stream(write: Any) -> None:
         try:
-            await write(b"1")
-            await asyncio.Event().wait()
+            await endless(write)
         finally:
-            ended.set()
+            await asyncio.sleep(0)
+            ended.append("counted")
 
-    readers = BackgroundReaders(max_readers=0)
     await readers.start(stream)
-    async with asyncio.timeout(5):
-        await ended.wait()
+    await readers.close()
+    assert ended == ["counted"]
     assert len(readers) == 0
+
+
+async def test_a_stream_is_read_on_after_its_follower_has_left() -> None:
+    readers, go_on = BackgroundReaders(), asyncio.Event()
+    written, read = list[bytes](), list[bytes]()
+
+    async def stream(write: Any) -> None:
+        for message in (b"1", b"2"):
+            await write(message)
+            read.append(message)
+            await go_on.wait()
+
+    async def write(message: bytes) -> None:
+        written.append(message)
+
+    following = asyncio.create_task(readers.follow(stream, write))
+    async with asyncio.timeout(5):
+        while not read:
+            await asyncio.sleep(0)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        go_on.set()
+        while len(readers):
+            await asyncio.sleep(0)
+    assert (written, read) == ([b"1"], [b"1", b"2"])

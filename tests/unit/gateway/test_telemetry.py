@@ -19,7 +19,12 @@ from mlxmesh.generation.v1.generation_pb2 import (
 )
 from mlxmesh.model.v1.model_pb2 import ListModelsRequest
 from mlxmesh_gateway.forwarding.recording import Recording
-from mlxmesh_gateway.forwarding.telemetry import describe_answer, describe_request, describe_stream
+from mlxmesh_gateway.forwarding.telemetry import (
+    describe_answer,
+    describe_caller,
+    describe_request,
+    describe_stream,
+)
 from mlxmesh_shared.telemetry.sdk import Recorder
 
 GENERATE = GenerateRequest(model="pocket:stable", prompt="secret", request_id="mine")
@@ -53,12 +58,14 @@ def span() -> Iterator[Any]:
 def test_a_request_is_told_by_model_and_id_alone(
     span: Any, request_: Message, told: dict[str, str]
 ) -> None:
-    describe_request(request_, "")
+    describe_request(request_)
     assert dict(span.attributes) == told
 
 
 def test_a_known_principal_is_an_attribute(span: Any) -> None:
-    describe_request(ListModelsRequest(), "#team-a")
+    describe_caller("")
+    assert dict(span.attributes) == {}
+    describe_caller("#team-a")
     assert dict(span.attributes) == {"mlxmesh.principal": "#team-a"}
 
 
@@ -91,4 +98,4 @@ def test_a_whole_answer_tells_its_id_too(span: Any) -> None:
 
 def test_nothing_is_read_where_nothing_is_recorded() -> None:
     describe_answer("/mlxmesh.generation.v1.GenerationService/Complete", b"\xff")
-    describe_request(GENERATE, "")
+    describe_request(GENERATE)

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.trace import TraceState
 
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
+from mlxmesh_shared.telemetry.tracing import context_of
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +66,15 @@ def test_text_records() -> None:
 
     (line,) = lines(stream)
     assert line.endswith("WARNING model low on memory free_bytes=5")
+
+
+def test_an_illegal_trace_state_is_not_quoted() -> None:
+    stream = io.StringIO()
+    setup_logging(service="gateway", instance_id="g", json=True, stream=stream)
+    traceparent = ("traceparent", f"00-{1:032x}-{1:016x}-01")
+    context_of([traceparent, ("tracestate", "secret words,a=1,a=2")])
+    TraceState([("secret words", "b")])
+    assert lines(stream) == []
 
 
 def test_setting_up_again_replaces() -> None:

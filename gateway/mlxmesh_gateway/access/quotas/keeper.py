@@ -238,7 +238,8 @@ class Charge:
         tokens = used.prompt_tokens + used.completion_tokens
         self._set_tokens(tokens)
         self._keeper.charges.discard(self)
-        if self._learns and used.model:  # not for calls that failed before they began
+        # Not for calls that failed before they began.
+        if self._learns and used.model and not used.repeated:
             self._keeper.note_use({subject for (subject, _), _ in self._accounts}, tokens)
         self._keeper.note_needs(self._accounts)
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from mlxmesh_gateway.access.quotas.keeper import Charge, QuotaKeeper
 from mlxmesh_gateway.access.usage.ledger import Ledger
+from mlxmesh_gateway.access.usage.once import CountedOnce
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.used import Used
-
-MAX_REMEMBERED = 4096
-"""Generations that may be attached to."""
 
 
 class UsageMeter:
@@ -34,8 +31,7 @@ class UsageMeter:
         self._quotas = quotas
         self._wanted = wanted
         self._clock = clock
-        self._counted: dict[tuple[str, str], _Counted] = {}
-        """By principal and request_id."""
+        self._once = CountedOnce()
 
     def begin(self, principal: Principal, *, max_tokens: int) -> MeteredCall:
         used = Used()
@@ -45,34 +41,18 @@ class UsageMeter:
     def attach(self, principal: Principal, request_id: str) -> MeteredCall | None:
         if not self._wanted():
             return None
-        before = self._counted.get((principal.id, request_id), _Counted())
-        used = Used(
-            request_id=request_id,
-            last_sequence=before.sequence,
-            model=before.model,
-            model_version=before.model_version,
-        )
+        used = self._once.reading(principal.id, request_id)
         charge = self._quotas.charge_attached(principal, used)
         return MeteredCall(self, principal, used, charge, is_request=False)
 
     def count(self, principal: Principal, used: Used, *, is_request: bool) -> None:
         """Counts a call that has ended."""
-        if used.request_id:
-            self._counted[principal.id, used.request_id] = _Counted(
-                used.last_sequence, used.model, used.model_version
-            )
-            if len(self._counted) > MAX_REMEMBERED:
-                del self._counted[next(iter(self._counted))]
-        if self._wanted() and (is_request or used.completion_tokens):
+        if not used.model and not is_request:
+            return  # it was not found
+        self._once.settle(principal.id, used, begins=is_request)
+        has_tokens = used.prompt_tokens or used.completion_tokens or used.device_ms
+        if self._wanted() and (is_request or has_tokens):
             self._ledger.add(principal, used, self._clock(), is_request=is_request)
-
-
-class _Counted(NamedTuple):
-    """Up to which message a generation was counted, and whose it is."""
-
-    sequence: int = 0
-    model: str = ""
-    model_version: int = 0
 
 
 class MeteredCall:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -54,24 +55,32 @@ class UsageReporter:
         self._retry_s = 0.0
         self._next_send_s = 0.0
         self._next_adoption_s = 0.0
+        self._busy = asyncio.Lock()
+        self._closing = asyncio.Event()
         self.dropped = 0
         """Batches that were dropped because too many were undelivered, or were refused."""
 
     async def run(self) -> None:
-        """Reports until cancelled."""
-        while True:
+        """Reports until `close`."""
+        while not self._closing.is_set():
             try:
-                await self._step()
+                async with self._busy:
+                    await self._step()
             except Exception:  # noqa: BLE001 - reporting must not end
                 _log.exception("usage could not be reported; trying again")
-            await asyncio.sleep(self._interval_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), self._interval_s)
 
     async def close(self) -> None:
-        """Puts everything on disk, and tries once more to deliver it."""
-        await self._collect()
-        if self._may_send():
-            await self._deliver()
-        await asyncio.to_thread(self._folder.close)
+        """Puts everything on disk, and tries once more to deliver it, after what `run` is at."""
+        self._closing.set()
+        async with self._busy:
+            try:
+                await self._collect()
+                if self._may_send():
+                    await self._deliver()
+            finally:
+                await asyncio.to_thread(self._folder.close)
 
     async def _step(self) -> None:
         await self._collect()
@@ -114,7 +123,7 @@ class UsageReporter:
                 self._delay(error)
                 return
             self._retry_s = 0.0
-            del self._sealed[batch_id]
+            self._sealed.pop(batch_id, None)
             await asyncio.to_thread(self._folder.remove, batch_id)
             if not self._sealed:
                 self._seal()

@@ -43,7 +43,7 @@ async def create_response(exchange: Exchange, *, readers: BackgroundReaders) -> 
     try:
         async with _ended_with_client(exchange, planned):
             if asked.stream:
-                await _stream(exchange, planned)
+                await _stream(exchange, planned, readers)
             elif asked.background:
                 await _begin(exchange, planned, readers)
             else:
@@ -95,7 +95,7 @@ async def _earlier(exchange: Exchange, asked: ResponseRequest) -> convert.Messag
         return ()
     field = "previous_response_id"
     try:
-        facts, snapshot = await find(exchange, asked.previous_response_id)
+        facts, snapshot = await find(exchange, asked.previous_response_id, returned=False)
     except NotFound as error:
         error.field = field
         error.message += "; or send the whole conversation as input"
@@ -118,13 +118,13 @@ async def _begin(exchange: Exchange, planned: _Planned, readers: BackgroundReade
     await exchange.respond(200, convert.as_response(facts, snapshot))
 
 
-async def _stream(exchange: Exchange, planned: _Planned) -> None:
+async def _stream(exchange: Exchange, planned: _Planned, readers: BackgroundReaders) -> None:
     events = ResponseEvents(planned.facts)
 
     async def why(error: MeshError) -> MeshError | None:
         if not planned.request.keep_request:
             return error
-        _, snapshot = await find(exchange, planned.facts.id)
+        _, snapshot = await find(exchange, planned.facts.id, returned=False)
         return convert.failure(snapshot)
 
     after = after_event(exchange.headers, {})
@@ -133,7 +133,7 @@ async def _stream(exchange: Exchange, planned: _Planned) -> None:
     await write_events(
         exchange,
         events,
-        stream=_attached(exchange, planned) if resumes else _messages(exchange, planned),
+        stream=_attached(exchange, planned) if resumes else _new_stream(exchange, planned, readers),
         read=partial(convert.feed_attached if resumes else convert.feed, events),
         why=why,
         after=after,
@@ -143,6 +143,11 @@ async def _stream(exchange: Exchange, planned: _Planned) -> None:
 def _attached(exchange: Exchange, planned: _Planned) -> Stream:
     request = pb.AttachGenerationRequest(request_id=planned.facts.id, generation=planned.request)
     return attached(exchange, planned.facts, request)
+
+
+def _new_stream(exchange: Exchange, planned: _Planned, readers: BackgroundReaders) -> Stream:
+    stream = _messages(exchange, planned)
+    return partial(readers.follow, stream) if planned.facts.background else stream
 
 
 def _messages(exchange: Exchange, planned: _Planned) -> Stream:

@@ -40,12 +40,16 @@ _POLL_S = 0.02
 Found = tuple[ResponseFacts, pb.GetGenerationResponse]
 
 
-async def find(exchange: Exchange, response_id: str) -> Found:
-    """Raises: GenerationNotFound."""
+async def find(exchange: Exchange, response_id: str, *, returned: bool = True) -> Found:
+    """A response, whose output counts as read if it is to be returned.
+
+    Raises: GenerationNotFound.
+    """
+    calls = exchange.calls if returned else exchange.calls.unmetered()
     if is_response_id(response_id):
         request = pb.GetGenerationRequest(request_id=response_id)
         try:
-            snapshot = await exchange.calls.unary(GET, request, pb.GetGenerationResponse)
+            snapshot = await calls.unary(GET, request, pb.GetGenerationResponse)
         except NotFound:
             raise _unknown() from None
         facts = convert.facts_of(snapshot.generation)
@@ -57,8 +61,11 @@ async def find(exchange: Exchange, response_id: str) -> Found:
 async def get_response(exchange: Exchange) -> None:
     """A response as it is now, or its events."""
     query = query_of(exchange.query)
-    facts, snapshot = await find(exchange, exchange.path_params["response_id"])
-    if wants_stream(query):
+    streams = wants_stream(query)
+    facts, snapshot = await find(
+        exchange, exchange.path_params["response_id"], returned=not streams
+    )
+    if streams:
         await _stream(exchange, facts, after_event(exchange.headers, query))
         return
     if "starting_after" in query:
@@ -80,14 +87,14 @@ async def cancel_response(exchange: Exchange) -> None:
 
 async def delete_response(exchange: Exchange) -> None:
     """Ends a response and drops all that is retained of it."""
-    facts, _ = await find(exchange, exchange.path_params["response_id"])
+    facts, _ = await find(exchange, exchange.path_params["response_id"], returned=False)
     await _cancel(exchange, facts.id, forget=True)
     await exchange.respond(200, {"id": facts.id, "object": "response", "deleted": True})
 
 
 async def list_input_items(exchange: Exchange) -> None:
     """The conversation that a response continues, without its instructions."""
-    facts, snapshot = await find(exchange, exchange.path_params["response_id"])
+    facts, snapshot = await find(exchange, exchange.path_params["response_id"], returned=False)
     messages = convert.conversation(snapshot.generation, facts)
     items = convert.input_items(messages, facts.id)
     await exchange.respond(200, _page(items, query_of(exchange.query)))
@@ -98,7 +105,7 @@ async def _stream(exchange: Exchange, facts: ResponseFacts, after: int) -> None:
     request = pb.AttachGenerationRequest(request_id=facts.id)
 
     async def why(_error: MeshError) -> MeshError | None:
-        return convert.failure((await find(exchange, facts.id))[1])
+        return convert.failure((await find(exchange, facts.id, returned=False))[1])
 
     await write_events(
         exchange,

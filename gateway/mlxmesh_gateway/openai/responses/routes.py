@@ -28,12 +28,14 @@ _ONE = f"{_ROOT}/{{response_id}}"
 def response_routes(parts: EdgeParts) -> Sequence[Route]:
     """All routes below /v1/responses."""
     route = partial(parts.route, error_body=error_body)
+    readers = BackgroundReaders()
+    parts.ending.push_async_callback(readers.close)
     return [
         route(
             "POST",
             _ROOT,
             method=GENERATE,
-            handle=partial(create_response, readers=BackgroundReaders()),
+            handle=partial(create_response, readers=readers),
             summary="Respond to an input.",
             request=ResponseRequest,
         ),

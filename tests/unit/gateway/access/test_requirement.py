@@ -44,6 +44,16 @@ def test_what_is_not_known_yet_is_required() -> None:
     assert requirement.anonymous_role("127.0.0.1") == Role.ROLE_UNSPECIFIED
 
 
+@pytest.mark.parametrize(("setting", "waits"), [("auto", True), ("required", True), ("off", False)])
+def test_credentials_wait_for_policies_unless_they_mean_nothing(
+    setting: Setting, waits: bool
+) -> None:
+    requirement = Requirement(
+        Policies(), undecided=lambda: True, setting=setting, listens=LOOPBACK, tls=False
+    )
+    assert requirement.knows_no_credentials_yet is waits
+
+
 @pytest.mark.parametrize(
     ("tls", "requested", "role"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,30 @@ async def test_what_cannot_be_delivered_waits_and_what_is_refused_is_dropped(
     assert reporter.dropped == 1
     assert service.batches == []
     assert len(list(tmp_path.rglob("*.binpb"))) == 1  # the first one still waits
+
+
+async def test_what_is_being_delivered_at_the_end_is_delivered_once(tmp_path: Path) -> None:
+    service, ledger = Service(), Ledger()
+    sending, go_on = asyncio.Event(), asyncio.Event()
+
+    async def send(encoded: bytes) -> None:
+        sending.set()
+        await go_on.wait()
+        await service.send(encoded)
+
+    folder = UsageFolder(tmp_path, "g-1")
+    reporter = UsageReporter(ledger, folder, send, may_send=lambda: True, interval_s=60)
+    ledger.add(ADA, used(), NOW_S)
+    async with asyncio.timeout(10):
+        running = asyncio.create_task(reporter.run())
+        await sending.wait()
+        ledger.add(ADA, used(), NOW_S)
+        closing = asyncio.create_task(reporter.close())
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(closing, running)
+    assert len(set(service.batches)) == len(service.batches) == 2
+    assert not list(tmp_path.rglob("*.binpb"))
 
 
 async def test_undelivered_batches_are_bounded(tmp_path: Path) -> None:
