@@ -7,10 +7,7 @@ from mlxmesh_gateway.anthropic.convert import model_object, references
 from mlxmesh_gateway.anthropic.headers import check_headers
 from mlxmesh_gateway.anthropic.paging import page_of, read_query
 from mlxmesh_gateway.http.exchange import Exchange
-
-LIST_MODELS = "/mlxmesh.model.v1.ModelService/ListModels"
-GET_MODEL = "/mlxmesh.model.v1.ModelService/GetModel"
-_PAGE_SIZE = 1000
+from mlxmesh_gateway.http.model_handlers import GET_MODEL, every_model
 
 
 async def list_models(exchange: Exchange) -> None:
@@ -20,7 +17,7 @@ async def list_models(exchange: Exchange) -> None:
     exchange.tell_ignored(unknown)
     models = {
         reference: model
-        for model in await _every_model(exchange)
+        for model in await every_model(exchange.calls)
         for reference in references(model)
     }
     page = page_of(sorted(models), query)
@@ -42,15 +39,3 @@ async def get_model(exchange: Exchange) -> None:
     request = pb.GetModelRequest(model=reference)
     response = await exchange.calls.unary(GET_MODEL, request, pb.GetModelResponse)
     await exchange.respond(200, model_object(response.model, reference))
-
-
-async def _every_model(exchange: Exchange) -> list[pb.Model]:
-    models: list[pb.Model] = []
-    token = ""
-    while True:
-        request = pb.ListModelsRequest(page_size=_PAGE_SIZE, page_token=token)
-        response = await exchange.calls.unary(LIST_MODELS, request, pb.ListModelsResponse)
-        models += response.models
-        token = response.next_page_token
-        if not token:
-            return models

@@ -15,9 +15,10 @@ from mlxmesh_gateway.anthropic.message_handlers import (
     count_tokens,
     create_message,
 )
-from mlxmesh_gateway.anthropic.model_handlers import GET_MODEL, LIST_MODELS, get_model, list_models
+from mlxmesh_gateway.anthropic.model_handlers import get_model, list_models
 from mlxmesh_gateway.anthropic.schema import CountRequest, MessageRequest
 from mlxmesh_gateway.http.edge import EdgeParts
+from mlxmesh_gateway.http.model_handlers import GET_MODEL, LIST_MODELS
 
 
 def anthropic_routes(parts: EdgeParts) -> Sequence[Route]:

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_gateway.http.exchange import Exchange
+from mlxmesh_gateway.http.model_handlers import GET_MODEL, every_model
 from mlxmesh_gateway.openai.convert import model_object, model_objects
-
-LIST_MODELS = "/mlxmesh.model.v1.ModelService/ListModels"
-GET_MODEL = "/mlxmesh.model.v1.ModelService/GetModel"
-_PAGE_SIZE = 1000
 
 
 async def list_models(exchange: Exchange) -> None:
     """Every model that the catalogue has, and its aliases."""
-    models: list[pb.Model] = []
-    token = ""
-    while True:
-        request = pb.ListModelsRequest(page_size=_PAGE_SIZE, page_token=token)
-        page = await exchange.calls.unary(LIST_MODELS, request, pb.ListModelsResponse)
-        models += page.models
-        token = page.next_page_token
-        if not token:
-            break
+    models = await every_model(exchange.calls)
     data = [one for model in models for one in model_objects(model)]
     await exchange.respond(200, {"object": "list", "data": data})
 

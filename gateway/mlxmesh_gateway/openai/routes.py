@@ -8,6 +8,7 @@ from functools import partial
 from starlette.routing import Route
 
 from mlxmesh_gateway.http.edge import EdgeParts
+from mlxmesh_gateway.http.model_handlers import GET_MODEL, LIST_MODELS
 from mlxmesh_gateway.openai.chat_handlers import chat_completions
 from mlxmesh_gateway.openai.chat_schema import ChatRequest
 from mlxmesh_gateway.openai.completion_handlers import completions
@@ -16,7 +17,7 @@ from mlxmesh_gateway.openai.embedding_handlers import embeddings, rerank
 from mlxmesh_gateway.openai.embedding_schema import EmbeddingRequest, RerankRequest
 from mlxmesh_gateway.openai.errors import error_body
 from mlxmesh_gateway.openai.generation_handlers import GENERATE
-from mlxmesh_gateway.openai.model_handlers import GET_MODEL, LIST_MODELS, get_model, list_models
+from mlxmesh_gateway.openai.model_handlers import get_model, list_models
 from mlxmesh_gateway.openai.responses.routes import response_routes
 
 
