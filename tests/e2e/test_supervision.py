@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -118,13 +118,15 @@ def test_taken_ports_are_told_at_once_and_by_default_others_are_used(tmp_path: P
 
 @contextmanager
 def _taken(port: int) -> Iterator[None]:
-    """By this test, or whoever has it already."""
-    try:
-        server = socket.create_server(("127.0.0.1", port))
-    except OSError:
-        yield
-        return
-    with server:
+    """By this test, once a mesh of a test beside it has left it, or whoever keeps it."""
+    give_up_at = time.monotonic() + 60
+    with ExitStack() as stack:
+        while time.monotonic() < give_up_at:
+            try:
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                break
+            except OSError:
+                time.sleep(0.2)
         yield
 
 

@@ -57,17 +57,17 @@ class PostgresServer:
 
     def initialize(self) -> None:
         """Makes the data directory."""
-        self._run("initdb", "--no-sync", "--auth=trust", "--encoding=UTF8", f"--username={_USER}",
-                  "--locale=C", f"--pgdata={self._folder / 'data'}")  # fmt: skip
+        _run(*self._unprivileged("initdb"), "--no-sync", "--auth=trust", "--encoding=UTF8",
+             f"--username={_USER}", "--locale=C", f"--pgdata={self._folder / 'data'}",
+             cwd=self._folder)  # fmt: skip
 
     def start(self) -> None:
         """Returns once it can be asked. The server ends with the thread that calls this."""
         options = [word for setting in _FAST for word in ("-c", setting)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _WITH_THIS_PROCESS, json.dumps(_identity()),
-                 self._programs / "postgres", "-D", self._folder / "data", "-k", self._folder,
-                 "-h", "", *options],
+                [*self._unprivileged("postgres"), "-D", self._folder / "data",
+                 "-k", self._folder, "-h", "", *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder,
             )  # fmt: skip
         give_up_at = time.monotonic() + _START_S
@@ -96,21 +96,30 @@ class PostgresServer:
 
     def sql(self, statement: str, *, database: str = "postgres") -> str:
         """Runs a statement, and returns what it prints."""
-        return self._run("psql", "-h", str(self._folder), "-U", _USER, "-d", database,
-                         "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-qtAc", statement)  # fmt: skip
+        return _run(str(self._programs / "psql"), "-h", str(self._folder), "-U", _USER,
+                    "-d", database, "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-qtAc", statement,
+                    cwd=self._folder)  # fmt: skip
 
     def _is_ready(self) -> bool:
         command = [self._programs / "pg_isready", "-q", "-h", self._folder]
         return subprocess.run(command, check=False).returncode == 0
 
-    def _run(self, program: str, *arguments: str) -> str:
-        done = subprocess.run(
-            [self._programs / program, *arguments],
-            check=False, capture_output=True, text=True, cwd=self._folder, **_identity(),
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise RuntimeError(f"{program} failed: {done.stderr}")
-        return done.stdout.strip()
+    def _unprivileged(self, program: str) -> list[str]:
+        """The command that runs a program as _identity().
+
+        Not subprocess's `user=`: it forks instead of spawning, and a fork of a process that has
+        used gRPC may fail.
+        """
+        identity = json.dumps(_identity())
+        return [sys.executable, "-P", "-c", _WITH_THIS_PROCESS, identity,
+                str(self._programs / program)]  # fmt: skip
+
+
+def _run(*command: str, cwd: Path) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command} failed: {done.stderr}")
+    return done.stdout.strip()
 
 
 @contextmanager

@@ -118,19 +118,21 @@ class Stand:
 
         task = asyncio.create_task(run())
         try:
-            yield await self._gateway_address(name, task), await serving
+            await asyncio.wait([task, serving], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task  # raises why it does not serve
+            leaving = await serving
+            yield await self._gateway_address(name), leaving
         finally:
             if serving.done():
                 serving.result().set()
             await task
 
-    async def _gateway_address(self, name: str, task: asyncio.Task[None]) -> str:
+    async def _gateway_address(self, name: str) -> str:
         async for instances in self.registry.watch("gateway"):
             for instance in instances:
                 if instance.instance_id == name:
                     return instance.address
-            if task.done():
-                await task
         raise AssertionError
 
     async def client(self, address: str, **options: Any) -> MeshClient:
