@@ -6,6 +6,7 @@ from collections.abc import Callable
 from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     GenerateResponse,
+    ReceivedOutput,
     ResumeGenerationRequest,
     Started,
 )
@@ -61,10 +62,11 @@ class Recording:
         self._read()
         resume = ResumeGenerationRequest(
             generation=request,
-            generated_token_ids=self._token_ids,
+            outputs=[
+                ReceivedOutput(token_ids=self._token_ids, text_characters=self._text_characters)
+            ],
             after_sequence=self._last_sequence,
             resumptions=self.resumptions,
-            text_characters=self._text_characters,
             received=map(GenerateResponse.FromString, self._all),
         )
         if self._started is not None:

@@ -27,12 +27,15 @@ from mlxmesh_generation.domain.request import (
     GenerationRequest,
     PrefillProgress,
     PromptInput,
+    PromptLogprobs,
     PromptText,
     PromptTokens,
+    ReceivedOutput,
     Resumed,
     SamplingOptions,
     Snapshot,
     Started,
+    TokenLogprob,
 )
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.reference import ModelReference
@@ -48,6 +51,7 @@ _REASONS = {
     FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: generation_pb2.FINISH_REASON_CANCELLED,
+    FinishReason.TOOL_CALLS: generation_pb2.FINISH_REASON_TOOL_CALLS,
 }
 # The form of the ids below: one may come back when its generation is resumed here.
 _OWN_ID = re.compile("gen-[0-9a-f]{16}")
@@ -108,12 +112,22 @@ def count_request(message: CountTokensRequest, *, caller: str = "") -> CountRequ
 
 def resumed(message: ResumeGenerationRequest) -> Resumed:
     return Resumed(
-        token_ids=array("I", message.generated_token_ids),
-        text_characters=message.text_characters,
+        outputs={one.index: _received_output(one) for one in message.outputs},
+        prompt_logprobs=message.prompt_logprobs,
         after_sequence=message.after_sequence,
         resumptions=message.resumptions,
         started=_resumed_started(message.started) if message.HasField("started") else None,
         received=_received(message),
+    )
+
+
+def _received_output(message: generation_pb2.ReceivedOutput) -> ReceivedOutput:
+    return ReceivedOutput(
+        token_ids=array("I", message.token_ids),
+        text_characters=message.text_characters,
+        reasoning_characters=message.reasoning_characters,
+        tool_calls=message.tool_calls,
+        arguments_characters=message.arguments_characters,
     )
 
 
@@ -199,6 +213,9 @@ def generate_response(sequence: int, event: Event) -> GenerateResponse:
         return GenerateResponse(sequence=sequence, started=started(event))
     if isinstance(event, PrefillProgress):
         return GenerateResponse(sequence=sequence, prefill_progress=_progress(event))
+    if isinstance(event, PromptLogprobs):
+        message = generation_pb2.PromptLogprobs(tokens=map(token_logprob, event.tokens))
+        return GenerateResponse(sequence=sequence, prompt_logprobs=message)
     return GenerateResponse(sequence=sequence, finished=_finished(event))
 
 
@@ -222,6 +239,8 @@ def add_to_complete(response: CompleteResponse | GetGenerationResponse, event: E
         response.started.CopyFrom(started(event))
     elif isinstance(event, Finished):
         response.finished.CopyFrom(_finished(event))
+    elif isinstance(event, PromptLogprobs):
+        response.prompt_logprobs.extend(map(token_logprob, event.tokens))
     elif isinstance(response, GetGenerationResponse):
         response.prefill_progress.CopyFrom(_progress(event))
     return ""
@@ -240,6 +259,15 @@ def started(event: Started) -> generation_pb2.Started:
     if event.created_ms:
         message.create_time.FromMilliseconds(event.created_ms)
     return message
+
+
+def token_logprob(token: TokenLogprob) -> generation_pb2.TokenLogprob:
+    return generation_pb2.TokenLogprob(
+        token_id=token.token_id,
+        logprob=token.logprob,
+        bytes=token.text,
+        top=map(token_logprob, token.top),
+    )
 
 
 def _progress(event: PrefillProgress) -> generation_pb2.PrefillProgress:

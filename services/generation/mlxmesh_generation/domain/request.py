@@ -1,6 +1,6 @@
 """What a caller asks a generation for, and the events that answer it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -18,19 +18,77 @@ class PromptText:
 
 
 @dataclass(frozen=True)
+class PastCall:
+    """A tool call that an earlier turn of the model made."""
+
+    call_id: str
+    name: str
+    arguments: str
+    """A JSON object."""
+
+
+@dataclass(frozen=True)
 class ChatTurn:
     """One turn; `role` is what chat templates expect: system, user, assistant or tool."""
 
     role: str
     content: str
+    reasoning: str = ""
+    calls: tuple[PastCall, ...] = ()
+    call_id: str = ""
+    """The call that a turn of a tool is the result of."""
+    tool_name: str = ""
+    """The tool of that call."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: str = ""
+    """A JSON Schema of an object; empty for any object."""
+    strict: bool = False
+    """Whether the arguments of every call must satisfy the schema."""
+
+
+class ToolMode(Enum):
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The tools of a request, and how the model uses them."""
+
+    tools: tuple[Tool, ...]
+    mode: ToolMode = ToolMode.AUTO
+    only: str = ""
+    """The name of the only tool that may be called; empty for any."""
+    parallel: bool = True
+    """Whether one output may have several calls."""
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """How the model reasons; None and empty leave it to the template."""
+
+    enabled: bool | None = None
+    effort: str = ""
+    """minimal, low, medium or high."""
+    budget_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation, oldest turn first."""
+    """A conversation, oldest turn first, and what its template gets beside it."""
 
     turns: tuple[ChatTurn, ...]
     add_generation_prompt: bool = True
+    tools: Tools | None = None
+    reasoning: Reasoning = Reasoning()
     field = "chat"
 
 
@@ -59,6 +117,24 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True)
+class OutputConstraint:
+    """A constraint of the caller: the name of its request field, and its text."""
+
+    field: str
+    """json_schema, regex, grammar, choice or json_object."""
+    text: str
+    """A JSON list of texts for choice; empty for json_object."""
+
+
+@dataclass(frozen=True)
+class LogprobOptions:
+    """Which log-probabilities the caller wants."""
+
+    top: int = 0
+    prompt: bool = False
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """One generation as the caller asked for it."""
 
@@ -71,6 +147,12 @@ class GenerationRequest:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     priority: int = 0
+    n: int = 1
+    """How many outputs."""
+    constraint: OutputConstraint | None = None
+    logprobs: LogprobOptions | None = None
+    session_id: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
     caller: str = ""
     """The key of fair shares."""
     owner: str = ""
@@ -107,14 +189,30 @@ class CountRequest:
 
 
 @dataclass(frozen=True)
-class Resumed:
-    """The output that the caller already received of a generation from another process."""
+class ReceivedOutput:
+    """What the caller already received of one output from another process."""
 
-    token_ids: Sequence[int]
-    text_characters: int
+    token_ids: Sequence[int] = ()
+    text_characters: int = 0
+    reasoning_characters: int = 0
+    tool_calls: int = 0
+    """How many tool calls began."""
+    arguments_characters: int = 0
+    """Of the last of these calls."""
+    finished: "Finished | None" = None
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What the caller already received of a generation from another process."""
+
+    outputs: Mapping[int, ReceivedOutput]
+    """By index; an output without one has sent nothing."""
     after_sequence: int
     resumptions: int
     """How often it was resumed before."""
+    prompt_logprobs: int = 0
+    """How many tokens of the prompt have their log-probabilities."""
     started: "Started | None" = None
     """The first event that the caller received."""
     received: "Sequence[Event]" = ()
@@ -145,11 +243,47 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token and the natural logarithm of its probability."""
+
+    token_id: int
+    logprob: float | None
+    """None for the first token of a prompt."""
+    text: bytes
+    top: "tuple[TokenLogprob, ...]" = ()
+    """The most likely tokens at this place, the most likely first."""
+
+
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """Log-probabilities of the next tokens of the prompt."""
+
+    tokens: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True)
+class CallPiece:
+    """The next piece of a tool call: its beginning, with its id and name, or more arguments."""
+
+    index: int
+    """The number of the call within its output."""
+    call_id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
 class Delta:
     """New output; the text may lag behind the tokens."""
 
     text: str
     token_ids: tuple[int, ...]
+    index: int = 0
+    """Which output it belongs to."""
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each token, if they were requested."""
 
 
 class FinishReason(Enum):
@@ -158,6 +292,7 @@ class FinishReason(Enum):
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True)
@@ -171,7 +306,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event of a generation without an error; at most one of the two stops is set."""
+    """The end of one output without an error; at most one of the two stops is set."""
 
     reason: FinishReason
     prompt_tokens: int
@@ -181,9 +316,21 @@ class Finished:
     stop_token_id: int | None = None
     timings: Timings = Timings()
     resumptions: int = 0
+    index: int = 0
+    reasoning_tokens: int = 0
+    total: "TotalUsage | None" = None
+    """Of all outputs; set in the last event of the generation, and only there."""
 
 
-Event = Started | PrefillProgress | Delta | Finished
+@dataclass(frozen=True)
+class TotalUsage:
+    """Token counts of all outputs, which share the prompt."""
+
+    completion_tokens: int
+    reasoning_tokens: int
+
+
+Event = Started | PrefillProgress | PromptLogprobs | Delta | Finished
 
 
 @dataclass(frozen=True)

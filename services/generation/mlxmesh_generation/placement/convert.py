@@ -1,5 +1,7 @@
 """Converts the messages of engines and of the model service."""
 
+import json
+
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Cancel, ExecuteRequest, SequenceOutput, Submit
@@ -7,7 +9,12 @@ from mlxmesh.model.v1 import model_pb2
 from mlxmesh_generation.domain.catalogue import CatalogueChange, Model, ModelVersion
 from mlxmesh_generation.domain.request import FinishReason, Timings
 from mlxmesh_generation.placement.router import EngineLoad
-from mlxmesh_generation.placement.sequence import EngineOutput, SequenceRequest
+from mlxmesh_generation.placement.sequence import (
+    EngineConstraint,
+    EngineLogprobs,
+    EngineOutput,
+    SequenceRequest,
+)
 from mlxmesh_shared.rpc.error_status import from_failure
 
 _FINISH_REASONS: dict[int, FinishReason] = {
@@ -26,7 +33,7 @@ def submit(request: SequenceRequest, sequence_id: int) -> Submit:
     asked = request.request
     sampling = Sampling.FromString(asked.sampling.encoded)
     sampling.seed = request.seed
-    return Submit(
+    message = Submit(
         sequence_id=sequence_id,
         prompt_token_ids=request.prompt_token_ids,
         generated_token_ids=request.generated_token_ids,
@@ -40,6 +47,25 @@ def submit(request: SequenceRequest, sequence_id: int) -> Submit:
         isolated=request.isolated,
         traceparent=request.traceparent,
     )
+    if request.constraint is not None:
+        message.constraint.CopyFrom(_constraint(request.constraint))
+    if asked.logprobs is not None:
+        message.logprobs.top = asked.logprobs.top
+        message.logprobs.prompt = request.prompt_logprobs
+    return message
+
+
+def _constraint(constraint: EngineConstraint) -> engine_pb2.Constraint:
+    message = engine_pb2.Constraint()
+    if constraint.grammar == "choices":
+        message.choices.texts.extend(json.loads(constraint.text))
+    elif constraint.grammar:
+        setattr(message, constraint.grammar, constraint.text)
+    if constraint.prefix_end_token_ids:
+        message.prefix.end_token_ids.extend(constraint.prefix_end_token_ids)
+        if constraint.prefix_max_tokens is not None:
+            message.prefix.max_tokens = constraint.prefix_max_tokens
+    return message
 
 
 def submit_message(request: SequenceRequest, sequence_id: int) -> ExecuteRequest:
@@ -74,7 +100,15 @@ def engine_output(message: SequenceOutput) -> EngineOutput:
         output.cached_tokens = message.cached_tokens
     if not output.token_ids:
         output.prefilled_tokens = message.prefilled_tokens
+    if message.HasField("logprobs"):
+        output.logprobs = _logprobs(message.logprobs)
+    if message.HasField("prompt_logprobs"):
+        output.prompt_logprobs = _logprobs(message.prompt_logprobs)
     return output
+
+
+def _logprobs(message: engine_pb2.Logprobs) -> EngineLogprobs:
+    return EngineLogprobs(message.chosen, message.top_token_ids, message.top)
 
 
 def engine_load(message: engine_pb2.EngineLoad) -> EngineLoad:

@@ -13,6 +13,30 @@ _STOP = FinishReason.STOP
 
 
 @dataclass(frozen=True)
+class EngineConstraint:
+    """What an engine must constrain the output to; fields are those of the engine's contract."""
+
+    grammar: str = ""
+    """json_schema, regex, lark or choices; empty for none."""
+    text: str = ""
+    """The grammar's text; a JSON list of texts for choices."""
+    prefix_end_token_ids: tuple[int, ...] = ()
+    """The end of free output before the constrained one; empty for none."""
+    prefix_max_tokens: int | None = None
+    field: str = ""
+    """The request field that errors about it name."""
+
+
+@dataclass(frozen=True)
+class EngineLogprobs:
+    """Packed log-probabilities of consecutive tokens, as in the engine's contract."""
+
+    chosen: Sequence[float]
+    top_token_ids: Sequence[int] = ()
+    top: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
 class SequenceRequest:
     """One sequence to submit to an engine."""
 
@@ -26,6 +50,11 @@ class SequenceRequest:
     isolated: bool = False
     """The engine must not batch it with other sequences."""
     traceparent: str = ""
+    constraint: EngineConstraint | None = None
+    prompt_logprobs: bool = False
+    """Whether the log-probabilities of the prompt are needed; the request has the other ones."""
+    shares_prefill_of: "EngineSequence | None" = None
+    """A sequence with the same prompt, submitted just before to the same engine or another."""
 
 
 @dataclass(slots=True)
@@ -42,6 +71,10 @@ class EngineOutput:
     cached_tokens: int | None = None
     prefilled_tokens: int = 0
     timings: Timings | None = None
+    logprobs: EngineLogprobs | None = None
+    """One for each token."""
+    prompt_logprobs: EngineLogprobs | None = None
+    """Of the next tokens of the prompt, from its second on."""
 
     @property
     def stopped(self) -> bool:

@@ -71,8 +71,8 @@ class Generation:
         self._cached_tokens = 0
         self._resumed = resumed is not None
         if resumed is not None:
-            self._losses = Losses(resumed.resumptions + 1, len(resumed.token_ids))
             self._put(self._output.replay(resumed))
+            self._losses = Losses(resumed.resumptions + 1, len(self._output.token_ids))
 
     def start(self) -> None:
         """Raises: NoReplica, QueueFull, DeadlineExceeded."""

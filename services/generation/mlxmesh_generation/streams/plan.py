@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.domain.request import GenerationRequest
+from mlxmesh_generation.parsers.parts import Reading
+from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_shared.errors import MeshError
 
 
@@ -17,10 +19,22 @@ class Plan:
     prompt_token_ids: Sequence[int]
     max_tokens: int
     seed: int
+    """Of output 0; `output_seed` derives those of the others."""
     received_s: float
     """When the request arrived, in time.monotonic()."""
     deadline_s: float | None
     """When the generation must have ended, in time.monotonic()."""
+    constraint: EngineConstraint | None = None
+    reading: Reading | None = None
+    """How outputs are taken apart; None if they are text only."""
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def output_seed(seed: int, index: int) -> int:
+    """The seed of an output: the request's own for the first, unrelated ones for the others."""
+    return (seed + index * _GOLDEN) % 2**64
 
 
 def name_callers_field(error: MeshError, request: GenerationRequest) -> MeshError:

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 
-from mlxmesh_generation.domain.request import Delta, Resumed
+from mlxmesh_generation.domain.request import Delta, ReceivedOutput, Resumed
 from mlxmesh_generation.text.detokenize import Detokenizer
 
 
@@ -66,10 +66,11 @@ class Output:
 
     def replay(self, resumed: Resumed) -> list[Delta]:
         """Adds the output of another process; returns the text that it held back."""
-        self.token_ids.extend(resumed.token_ids)
-        self._sent_characters = resumed.text_characters
-        self._unconfirmed = resumed.token_ids[-1:]
-        return self._silent(resumed.token_ids[:-1])
+        received = resumed.outputs.get(0, ReceivedOutput())
+        self.token_ids.extend(received.token_ids)
+        self._sent_characters = received.text_characters
+        self._unconfirmed = received.token_ids[-1:]
+        return self._silent(received.token_ids[:-1])
 
     def confirm(self, *, ends: bool) -> list[Delta]:
         """Adds the last replayed token; one that `ends` the output has no text."""

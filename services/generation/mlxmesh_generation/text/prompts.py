@@ -120,13 +120,14 @@ def check_resumed(
     resumed: Resumed, request: GenerationRequest, version: ModelVersion, max_tokens: int
 ) -> None:
     """Raises: InvalidArgument for tokens that this request cannot have generated."""
-    field = "generated_token_ids"
-    _check_ids(resumed.token_ids, version.vocab_size, field + "[{index}]")
-    if request.max_tokens is not None and len(resumed.token_ids) > max_tokens:
-        raise InvalidArgument(
-            f"{field} has {len(resumed.token_ids)} tokens, the request allows {max_tokens}",
-            field=field,
-        )
+    for number, output in resumed.outputs.items():
+        field = f"outputs[{number}].token_ids"
+        _check_ids(output.token_ids, version.vocab_size, field + "[{index}]")
+        if request.max_tokens is not None and len(output.token_ids) > max_tokens:
+            raise InvalidArgument(
+                f"{field} has {len(output.token_ids)} tokens, the request allows {max_tokens}",
+                field=field,
+            )
 
 
 def _check_ids(ids: Collection[int], size: int, path: str) -> None:

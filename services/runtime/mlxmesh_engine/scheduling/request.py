@@ -41,6 +41,68 @@ class Sampling:
         )
 
 
+class GrammarKind(Enum):
+    """How a grammar is written."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"
+    CHOICES = "choices"
+    """A JSON list of texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """A language that the output must belong to; equal ones are compiled once."""
+
+    kind: GrammarKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FreePrefix:
+    """Free output before the constrained one. It ends with `end_token_ids`, one after another."""
+
+    end_token_ids: tuple[int, ...]
+    max_tokens: int | None = None
+    """After so many tokens, `end_token_ids` are forced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the output must look like."""
+
+    grammar: Grammar | None = None
+    prefix: FreePrefix | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobOptions:
+    """Which log-probabilities a sequence needs."""
+
+    top: int = 0
+    """How many of the most likely tokens to return beside the chosen one."""
+    prompt: bool = False
+    """Whether those of the prompt are needed too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Natural logarithms of the unchanged distribution, for consecutive tokens."""
+
+    chosen: tuple[float, ...]
+    top_token_ids: tuple[int, ...] = ()
+    """The `top` most likely tokens of each place, one place after another."""
+    top: tuple[float, ...] = ()
+
+    def followed_by(self, later: "Logprobs") -> "Logprobs":
+        return Logprobs(
+            self.chosen + later.chosen,
+            self.top_token_ids + later.top_token_ids,
+            self.top + later.top,
+        )
+
+
 class FinishReason(Enum):
     STOP = "stop"
     LENGTH = "length"
@@ -69,6 +131,10 @@ class SequenceRequest:
     """The parent of the sequence's spans; empty for no spans."""
     isolated: bool = False
     """Whether it may have crashed engines and must not share a batch with other sequences."""
+    constraint: Constraint | None = None
+    logprobs: LogprobOptions | None = None
+    shares_prefill_of: SequenceKey | None = None
+    """A sequence with the same prompt, which is prefilled once for both."""
 
     @property
     def max_total_tokens(self) -> int:
@@ -106,6 +172,10 @@ class Update:
     """Prompt tokens that need no prefill; emitted again if it changes before prefill starts."""
     prefilled_tokens: int | None = None
     token_ids: tuple[int, ...] = ()
+    logprobs: Logprobs | None = None
+    """One for each of `token_ids`."""
+    prompt_logprobs: Logprobs | None = None
+    """Of the next tokens of the prompt, from its second on."""
     finish_reason: FinishReason | None = None
     error: MeshError | None = None
     timings: Timings | None = None
@@ -128,7 +198,13 @@ class Update:
                 self.prefilled_tokens if later.prefilled_tokens is None else later.prefilled_tokens
             ),
             token_ids=self.token_ids + later.token_ids,
+            logprobs=_joined(self.logprobs, later.logprobs),
+            prompt_logprobs=_joined(self.prompt_logprobs, later.prompt_logprobs),
         )
+
+
+def _joined(one: Logprobs | None, other: Logprobs | None) -> Logprobs | None:
+    return one.followed_by(other) if one is not None and other is not None else one or other
 
 
 StepOutputs = dict[int, list[Update]]

@@ -1,5 +1,6 @@
 """Converts wire messages to requests, and updates back; checks vocabulary and context."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +8,14 @@ from typing import Any
 from mlxmesh.common.v1 import sampling_pb2
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh_engine.scheduling.request import (
+    Constraint,
     FinishReason,
+    FreePrefix,
+    Grammar,
+    GrammarKind,
     Load,
+    LogprobOptions,
+    Logprobs,
     Sampling,
     SequenceRequest,
     Timings,
@@ -57,7 +64,42 @@ def to_request(
         caller=submit.caller,
         traceparent=submit.traceparent,
         isolated=submit.isolated,
+        constraint=_constraint(submit, vocab_size),
+        logprobs=_logprobs(submit),
+        shares_prefill_of=(
+            (stream_id, submit.shares_prefill_of) if submit.HasField("shares_prefill_of") else None
+        ),
     )
+
+
+def _constraint(submit: engine_pb2.Submit, vocab_size: int) -> Constraint | None:
+    if not submit.HasField("constraint"):
+        return None
+    if submit.ignore_eos:
+        raise InvalidArgument("ignore_eos cannot be set with a constraint", field="ignore_eos")
+    message = submit.constraint
+    prefix = None
+    if message.HasField("prefix"):
+        prefix = FreePrefix(
+            _token_ids("constraint.prefix.end_token_ids", message.prefix.end_token_ids, vocab_size),
+            message.prefix.max_tokens if message.prefix.HasField("max_tokens") else None,
+        )
+    return Constraint(_grammar(message), prefix)
+
+
+def _grammar(message: engine_pb2.Constraint) -> Grammar | None:
+    which = message.WhichOneof("grammar")
+    if which is None:
+        return None
+    if which == "choices":
+        return Grammar(GrammarKind.CHOICES, json.dumps(list(message.choices.texts)))
+    return Grammar(GrammarKind(which), getattr(message, which))
+
+
+def _logprobs(submit: engine_pb2.Submit) -> LogprobOptions | None:
+    if not submit.HasField("logprobs"):
+        return None
+    return LogprobOptions(submit.logprobs.top, submit.logprobs.prompt)
 
 
 def _token_ids(field: str, ids: Iterable[int], vocab_size: int) -> tuple[int, ...]:
@@ -119,6 +161,10 @@ def _output(update: Update) -> engine_pb2.SequenceOutput:
         prefilled_tokens=update.prefilled_tokens,
         token_ids=update.token_ids,
     )
+    if update.logprobs is not None:
+        output.logprobs.CopyFrom(_logprobs_message(update.logprobs))
+    if update.prompt_logprobs is not None:
+        output.prompt_logprobs.CopyFrom(_logprobs_message(update.prompt_logprobs))
     if update.accepted:
         output.accepted.cached_tokens = update.cached_tokens or 0
     elif update.cached_tokens is not None:
@@ -130,6 +176,12 @@ def _output(update: Update) -> engine_pb2.SequenceOutput:
     if update.timings is not None:
         output.timings.CopyFrom(_timings(update.timings))
     return output
+
+
+def _logprobs_message(logprobs: Logprobs) -> engine_pb2.Logprobs:
+    return engine_pb2.Logprobs(
+        chosen=logprobs.chosen, top_token_ids=logprobs.top_token_ids, top=logprobs.top
+    )
 
 
 def _timings(timings: Timings) -> engine_pb2.SequenceTimings:

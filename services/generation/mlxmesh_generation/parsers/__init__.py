@@ -1,0 +1,1 @@
+"""Reads what a model writes: text, reasoning and tool calls. One module for each format."""
