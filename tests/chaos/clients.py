@@ -171,8 +171,10 @@ class Crowd:
         *,
         connections: int = 1,
         certificates: CertificateSource | None = None,
+        reader: type[Reader] = Reader,
     ) -> None:
         self._certificates = certificates
+        self._reader = reader
         self.readers: list[Reader] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._channels: list[aio.Channel] = []
@@ -210,7 +212,7 @@ class Crowd:
             if kept:
                 own.request_id = call_id
             stubs = self._stubs[number % len(self._stubs)]
-            reader = Reader(stubs, own, pause, call_id=call_id)
+            reader = self._reader(stubs, own, pause, call_id=call_id)
             self._tasks.append(asyncio.create_task(reader.run(), name=call_id))
             started.append(reader)
         self.readers += started

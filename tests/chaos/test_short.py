@@ -30,10 +30,10 @@ async def test_a_caller_at_its_limits_costs_its_neighbour_nothing(tmp_path: Path
     assert missed == [], findings.tables
 
 
-@pytest.mark.parametrize("name", SHORT)
-async def test_a_fault_costs_no_call_and_no_token(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "count"), [*((name, 1) for name in SHORT), ("shape-kill", 3)])
+async def test_a_fault_costs_no_call_and_no_token(name: str, count: int, tmp_path: Path) -> None:
     (scenario,) = chosen(name)
-    findings = await scenario.play(Run(count=1, folder=tmp_path, report=print))
+    findings = await scenario.play(Run(count=count, folder=tmp_path, report=print))
     missed = [one for one in findings.results if not one.met and one.unit not in TIMES]
     assert missed == [], findings.tables
     assert {one.name for one in findings.results} >= {"calls failed", "tokens missing"}

@@ -10,6 +10,7 @@ from tests.chaos.scenarios import (
     neighbours,
     registries,
     rolling,
+    shapes,
     streams,
 )
 
@@ -24,4 +25,5 @@ SCENARIOS = (
     *neighbours.SCENARIOS,
     *certificates.SCENARIOS,
     *streams.SCENARIOS,
+    *shapes.SCENARIOS,
 )
