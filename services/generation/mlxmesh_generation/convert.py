@@ -37,6 +37,7 @@ from mlxmesh_generation.domain.request import (
     Started,
     TokenLogprob,
 )
+from mlxmesh_generation.parsers.choose import OutputFormat
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.rpc.error_status import to_failure
@@ -244,6 +245,17 @@ def add_to_complete(response: CompleteResponse | GetGenerationResponse, event: E
     elif isinstance(response, GetGenerationResponse):
         response.prefill_progress.CopyFrom(_progress(event))
     return ""
+
+
+def output_format_response(chosen: OutputFormat) -> generation_pb2.GetOutputFormatResponse:
+    return generation_pb2.GetOutputFormatResponse(
+        tool_format=chosen.tools.name,
+        tool_reason=chosen.tools.reason,
+        reasoning_format=chosen.reasoning.name,
+        reasoning_reason=chosen.reasoning.reason,
+        reasoning_switch=chosen.switch is not None,
+        reasoning_effort=bool(chosen.effort),
+    )
 
 
 def started(event: Started) -> generation_pb2.Started:

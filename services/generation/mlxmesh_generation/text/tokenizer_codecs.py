@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache, cached_property
 from typing import Any, Protocol, cast
 
@@ -19,6 +19,8 @@ class Codec(Protocol):
 
     @property
     def special_texts(self) -> Collection[str]: ...
+    @property
+    def added_tokens(self) -> Mapping[str, int]: ...
     @property
     def max_token_bytes(self) -> int | None: ...
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
@@ -38,6 +40,7 @@ class FastCodec:
         special = {number: token.content for number, token in added.items() if token.special}
         self._special = frozenset(special)
         self.special_texts = frozenset(special.values())
+        self.added_tokens = {token.content: number for number, token in added.items()}
         decoder = backend.decoder
         self._byte_level = decoder is not None and type(decoder).__name__ == "ByteLevel"
         vocabulary: dict[str, int] = backend.get_vocab()
@@ -106,6 +109,7 @@ class PlainCodec:
         self._special = frozenset(cast("list[int]", tokenizer.all_special_ids))
         self._size = len(tokenizer)
         self.special_texts = frozenset(cast("list[str]", tokenizer.all_special_tokens))
+        self.added_tokens = cast("dict[str, int]", tokenizer.get_added_vocab())
         self.max_token_bytes = None
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
