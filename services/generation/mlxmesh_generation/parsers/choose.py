@@ -67,8 +67,7 @@ TOOL_RULES = (
     _Rule("deepseek_v31", ("<｜tool▁calls▁begin｜>",), tokens=True),
     _Rule("glm", ("<tool_call>", "<arg_key>")),
     _Rule("qwen3_coder", ("<tool_call>", "<function=")),
-    _Rule("gemma", ("<|tool_call>",)),
-    _Rule("gemma", ("<start_function_call>",)),
+    _Rule("gemma4", ("<|tool_call>",), tokens=True),
     _Rule("granite", ("<|tool_call|>",), tokens=True),
     _Rule("command", ("<|START_ACTION|>",), tokens=True),
     _Rule("hermes", ("<tool_call>",)),
@@ -81,6 +80,10 @@ TOOL_RULES = (
 )
 REASONING_RULES = (
     _Rule("harmony", ("<|channel|>", "<|message|>"), tokens=True),
+    _Rule("gemma4", ("<|channel>", "<channel|>"), tokens=True),
+    _Rule("mistral", ("[THINK]",)),
+    _Rule("command", ("<|START_THINKING|>",)),
+    _Rule("seed", ("<seed:think>",)),
     _Rule("think", ("<think>",)),
     _Rule("think", ("</think>",)),
 )

@@ -16,6 +16,7 @@ from mlxmesh_generation.domain.request import (
 from mlxmesh_generation.parsers.choose import Choice, OutputFormat
 from mlxmesh_generation.parsers.formats import ReasoningFormat, TokenId, ToolFormat
 from mlxmesh_generation.parsers.parts import OutputParser, Reading
+from mlxmesh_generation.parsers.plain import PlainText
 from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_shared.errors import FeatureNotSupported, IllegalState
 
@@ -142,13 +143,8 @@ def _has_shape(request: GenerationRequest, chat: Chat) -> bool:
 # After the template has run.
 
 
-def reading(
-    chat: Chat, model: ModelFormat, prompt: str, plain: Callable[[], OutputParser]
-) -> Reading | None:
-    """How the outputs are taken apart, for a rendered prompt; None if they are text only.
-
-    plain: makes a parser of mere text.
-    """
+def reading(chat: Chat, model: ModelFormat, prompt: str) -> Reading | None:
+    """How the outputs are taken apart, for a rendered prompt; None if they are text only."""
     tools, tool_format = _callable(chat.tools), model.tools if _may_call(chat.tools) else None
     reasoning = model.reasoning
     if reasoning is None:
@@ -158,7 +154,7 @@ def reading(
     is_open = reasoning.is_open(prompt)
 
     def new_parser() -> OutputParser:
-        answer = plain() if tool_format is None else tool_format.parser(tools)
+        answer = PlainText() if tool_format is None else tool_format.parser(tools)
         return reasoning.parser(answer, is_open=is_open)
 
     of_tools = frozenset[str]() if tool_format is None else tool_format.markers
