@@ -21,6 +21,7 @@ from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_shared.errors import FeatureNotSupported, IllegalState
 
 _GRAMMARS = {"json_schema": "json_schema", "regex": "regex", "grammar": "lark", "choice": "choices"}
+_TOOL_FIELDS = ("tool_choice", "tools")
 _ANY_OBJECT = '{"type": "object"}'
 _Format = TypeVar("_Format")
 
@@ -76,7 +77,7 @@ def check_chat(chat: Chat, model: ModelFormat) -> None:
     """Raises: FeatureNotSupported for tools or reasoning that the model cannot do."""
     if chat.tools is not None:
         _check_tools(chat.tools, model)
-    _check_reasoning(chat.reasoning, model)
+    _check_reasoning(chat.reasoning, model, may_call=_may_call(chat.tools))
 
 
 def template_variables(reasoning: Reasoning, chosen: OutputFormat) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def _check_tools(tools: Tools, model: ModelFormat) -> None:
         )
 
 
-def _check_reasoning(asked: Reasoning, model: ModelFormat) -> None:
+def _check_reasoning(asked: Reasoning, model: ModelFormat, *, may_call: bool) -> None:
     known, switch = model.reasoning is not None, model.chosen.switch
     if asked.enabled and not known and switch is None:
         raise FeatureNotSupported(
@@ -124,6 +125,12 @@ def _check_reasoning(asked: Reasoning, model: ModelFormat) -> None:
             f"reasoning.enabled: the chat template of {model.model} cannot switch reasoning off; "
             "leave it unset",
             field="reasoning.enabled",
+        )
+    if asked.budget_tokens is not None and may_call and _is_one_format(model):
+        raise FeatureNotSupported(
+            f"reasoning.budget_tokens: in the format {model.chosen.reasoning.name} of "
+            f"{model.model}, reasoning cannot be limited beside tools; leave one of them out",
+            field="reasoning.budget_tokens",
         )
     if asked.budget_tokens is not None and not known:
         raise FeatureNotSupported(
@@ -197,8 +204,9 @@ def chat_constraint(
     constraint = plain_constraint(request.constraint)
     if _may_call(chat.tools) and chat.tools is not None and model.tools is not None:
         constraint = _tool_constraint(chat.tools, model.tools, token_id) or constraint
-    budget = chat.reasoning.budget_tokens
-    reasoning = model.reasoning
+    budget, reasoning = chat.reasoning.budget_tokens, model.reasoning
+    if constraint is not None and constraint.field in _TOOL_FIELDS and _is_one_format(model):
+        return constraint  # its grammar begins with the reasoning
     has_switch = model.chosen.switch is not None
     if reasoning is None or not _reasons(chat.reasoning, reasoning, prompt, has_switch=has_switch):
         return constraint
@@ -219,7 +227,7 @@ def _tool_constraint(tools: Tools, form: ToolFormat, token_id: TokenId) -> Engin
     grammar = form.grammar(
         _callable(tools), required=required, parallel=tools.parallel, token_id=token_id
     )
-    return EngineConstraint("lark", grammar, field="tool_choice" if required else "tools")
+    return EngineConstraint("lark", grammar, field=_TOOL_FIELDS[not required])
 
 
 def _reasons(
@@ -251,6 +259,11 @@ def _is_enforced(tools: Tools) -> bool:
 
 def _may_call(tools: Tools | None) -> bool:
     return tools is not None and tools.mode is not ToolMode.NONE
+
+
+def _is_one_format(model: ModelFormat) -> bool:
+    """Whether reasoning and calls are parts of one format, such as harmony."""
+    return model.tools is not None and type(model.tools) is type(model.reasoning)
 
 
 def _callable(tools: Tools | None) -> tuple[Tool, ...]:
