@@ -9,9 +9,7 @@ from mlxmesh_generation.domain.request import CountRequest, GenerationRequest, R
 from mlxmesh_generation.placement.engines import Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror
 from mlxmesh_generation.streams.plan import Plan
-from mlxmesh_generation.streams.telemetry import Decode
 from mlxmesh_generation.text import prompts
-from mlxmesh_generation.text.detokenize import Detokenizer
 from mlxmesh_generation.text.prompts import Prompts
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_generation.text.tokenizers import Tokenizers
@@ -28,8 +26,7 @@ class Prepared:
     """All that a generation needs before it asks an engine."""
 
     plan: Plan
-    detokenizer: Detokenizer
-    decode: Decode
+    tokenizer: ModelTokenizer
 
 
 class Preparation:
@@ -76,7 +73,7 @@ class Preparation:
         plan = await self._plan(request, version, tokenizer, received_s, timeout_s)
         if resumed is not None:
             prompts.check_resumed(resumed, request, version, plan.max_tokens)
-        return Prepared(plan, tokenizer.detokenizer(), tokenizer.decode)
+        return Prepared(plan, tokenizer)
 
     async def wait_connected(self, plan: Plan, timeout_s: float | None) -> None:
         """Returns once an engine is connected, or after a short time without one."""
