@@ -4,7 +4,7 @@ The folders that `Generations.begin` passes, in the order of its calls:
 
 1. streams: the entry of the same request, if there is one; quotas; a new entry.
 2. placement: `CatalogueMirror.resolve`, `Replicas.expected`.
-3. text: limits of the vocabulary, the tokenizer, the prompt's tokens, max_tokens, a detokenizer.
+3. text: limits of the vocabulary, the tokenizer, the prompt's tokens, max_tokens.
 4. streams (first return): the plan, telemetry, the generation and its transcript.
 5. placement (second return): `Replicas.wait_connected`, then `Replicas.place`.
 """
@@ -189,9 +189,9 @@ class Generations:
     def _generation(self, entry: Entry, prepared: Prepared, resumed: Resumed | None) -> Generation:
         return Generation(
             prepared.plan,
-            observer=self._telemetry.begin(prepared.plan, prepared.decode),
+            observer=self._telemetry.begin(prepared.plan, prepared.tokenizer.decode),
             engines=self._engines,
-            detokenizer=prepared.detokenizer,
+            tokenizer=prepared.tokenizer,
             resumed=resumed,
             engine_wait_s=self._engine_wait_s,
             on_ended=entry.on_ended,

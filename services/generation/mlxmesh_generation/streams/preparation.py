@@ -16,9 +16,7 @@ from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_generation.streams import output_rules
 from mlxmesh_generation.streams.output_rules import ModelFormat
 from mlxmesh_generation.streams.plan import Plan
-from mlxmesh_generation.streams.telemetry import Decode
 from mlxmesh_generation.text import prompts
-from mlxmesh_generation.text.detokenize import Detokenizer
 from mlxmesh_generation.text.prompts import Prompt, Prompts
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_generation.text.tokenizers import Tokenizers
@@ -36,8 +34,7 @@ class Prepared:
     """All that a generation needs before it asks an engine."""
 
     plan: Plan
-    detokenizer: Detokenizer
-    decode: Decode
+    tokenizer: ModelTokenizer
 
 
 class Preparation:
@@ -100,7 +97,7 @@ class Preparation:
         plan = _plan(request, version, shaped, received_s, timeout_s)
         if resumed is not None:
             prompts.check_resumed(resumed, request, version, plan.max_tokens)
-        return Prepared(plan, tokenizer.detokenizer(), tokenizer.decode)
+        return Prepared(plan, tokenizer)
 
     async def wait_connected(self, plan: Plan, timeout_s: float | None) -> None:
         """Returns once an engine is connected, or after a short time without one."""

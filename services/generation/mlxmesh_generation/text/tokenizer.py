@@ -148,9 +148,16 @@ class ModelTokenizer:
         """The one-shot decode, special tokens left out."""
         return self._codec.decode(list(token_ids))
 
-    def detokenizer(self) -> Detokenizer:
-        """A new one, for one sequence."""
-        return self._codec.detokenizer()
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token's text, or those of a special token's name.
+
+        Those of all tokens of a text, joined, are the text, but for spaces of the decoder.
+        """
+        return self._codec.token_bytes(token_id)
+
+    def detokenizer(self, visible: frozenset[str] = frozenset()) -> Detokenizer:
+        """A new one, for one sequence; it shows the special tokens with a text in `visible`."""
+        return self._codec.detokenizer(visible)
 
 
 def _import_transformers() -> Any:
