@@ -263,7 +263,11 @@ def _may_call(tools: Tools | None) -> bool:
 
 def _is_one_format(model: ModelFormat) -> bool:
     """Whether reasoning and calls are parts of one format, such as harmony."""
-    return model.tools is not None and type(model.tools) is type(model.reasoning)
+    return model.tools is not None and isinstance(model.reasoning, _kind(model.tools))
+
+
+def _kind(form: object) -> type[object]:
+    return type(form)
 
 
 def _callable(tools: Tools | None) -> tuple[Tool, ...]:

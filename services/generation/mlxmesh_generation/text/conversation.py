@@ -4,7 +4,7 @@ JSON stays text here: the process that runs the template reads it, where a text 
 time or memory harms nobody.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -20,9 +20,8 @@ def conversation(
     chat: Chat, source: str = "", variables: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
     """The variables of the template with this source; `variables` are further ones."""
-    names = _tool_names(chat.turns)
     result: dict[str, Any] = {
-        "messages": [_message(turn, source, names) for turn in chat.turns],
+        "messages": [_message(turn, source) for turn in chat.turns],
         "add_generation_prompt": chat.add_generation_prompt,
         **variables,
     }
@@ -31,7 +30,7 @@ def conversation(
     return result
 
 
-def _message(turn: ChatTurn, source: str, names: Mapping[str, str]) -> dict[str, Any]:
+def _message(turn: ChatTurn, source: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": turn.role, "content": turn.content}
     if turn.calls:
         message["tool_calls"] = [_call(call) for call in turn.calls]
@@ -41,9 +40,8 @@ def _message(turn: ChatTurn, source: str, names: Mapping[str, str]) -> dict[str,
         message |= _reasoning(turn, source)
     if turn.call_id:
         message["tool_call_id"] = turn.call_id
-    name = turn.tool_name or (names.get(turn.call_id) if turn.role == "tool" else None)
-    if name:
-        message["name"] = name
+    if turn.tool_name:
+        message["name"] = turn.tool_name
     return message
 
 
@@ -67,8 +65,3 @@ def _tool(tool: Tool) -> dict[str, Any]:
         "parameters": tool.parameters or ANY_OBJECT,
     }
     return {"type": "function", "function": function}
-
-
-def _tool_names(turns: Sequence[ChatTurn]) -> dict[str, str]:
-    """The tool of each call, by the call's id."""
-    return {call.call_id: call.name for turn in turns for call in turn.calls if call.call_id}
