@@ -1,0 +1,36 @@
+"""Tool calls of DeepSeek V3, R1 and V3.1: JSON between special tokens. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mlxmesh_generation.domain.request import Tool
+from mlxmesh_generation.parsers.parts import OutputParser
+from mlxmesh_generation.parsers.sections import Section, SectionParser
+
+_V31 = Section(
+    begin="<｜tool▁calls▁begin｜>",
+    end="<｜tool▁calls▁end｜>",
+    call_begin="<｜tool▁call▁begin｜>",
+    separator="<｜tool▁sep｜>",
+    call_end="<｜tool▁call▁end｜>",
+)
+_V3 = replace(_V31, fence="```json")
+
+
+@dataclass(frozen=True)
+class DeepSeek:
+    """A format of DeepSeek with sections."""
+
+    name: str
+    section: Section
+
+    @property
+    def markers(self) -> frozenset[str]:
+        return self.section.markers
+
+    def parser(self, tools: Sequence[Tool]) -> OutputParser:
+        return SectionParser(self.section)
+
+
+DEEPSEEK_V3 = DeepSeek("deepseek_v3", _V3)
+DEEPSEEK_V31 = DeepSeek("deepseek_v31", _V31)
