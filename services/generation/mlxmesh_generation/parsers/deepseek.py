@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mlxmesh_generation.domain.request import Tool
+from mlxmesh_generation.parsers.formats import TokenId
+from mlxmesh_generation.parsers.grammars import arguments, literal, marker
 from mlxmesh_generation.parsers.parts import OutputParser
-from mlxmesh_generation.parsers.sections import Section, SectionParser
+from mlxmesh_generation.parsers.sections import Section, SectionParser, section_grammar
 
 _V31 = Section(
     begin="<｜tool▁calls▁begin｜>",
@@ -30,6 +32,27 @@ class DeepSeek:
 
     def parser(self, tools: Sequence[Tool]) -> OutputParser:
         return SectionParser(self.section)
+
+    def grammar(
+        self, tools: Sequence[Tool], *, required: bool, parallel: bool, token_id: TokenId
+    ) -> str:
+        separator = marker(self.section.separator, token_id)
+        calls: list[str] = []
+        for tool in tools:
+            json = arguments(tool, required=required)
+            if self.section.fence:
+                name = literal(f"{tool.name}\n{self.section.fence}\n")
+                calls.append(f'"function" {separator} {name} {json} "\\n```"')
+            else:
+                calls.append(f"{literal(tool.name)} {separator} {json}")
+        return section_grammar(
+            self.section,
+            calls,
+            separator="\n" if self.section.fence else "",
+            required=required,
+            parallel=parallel,
+            token_id=token_id,
+        )
 
 
 DEEPSEEK_V3 = DeepSeek("deepseek_v3", _V3)

@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlxmesh_generation.domain.request import Tool
-from mlxmesh_generation.parsers.invokes import InvokeParser, InvokeTags
+from mlxmesh_generation.parsers.argument_grammars import (
+    CallRules,
+    Writing,
+)
+from mlxmesh_generation.parsers.formats import TokenId
+from mlxmesh_generation.parsers.invokes import InvokeParser, InvokeTags, invoke_grammar
 from mlxmesh_generation.parsers.parts import OutputParser
 from mlxmesh_generation.parsers.typed_values import ANY_TYPE
 
@@ -42,14 +47,26 @@ class Dsml:
         return InvokeTags(
             blocks=(self._begin(self.block) + ">",),
             block_ends=(self._end(self.block),),
-            invoke=self._begin("invoke"),
+            invoke=self._begin("invoke "),
             invoke_end=self._end("invoke"),
-            parameter=self._begin("parameter"),
+            parameter=self._begin("parameter "),
             parameter_end=self._end("parameter"),
         )
 
     def parser(self, tools: Sequence[Tool]) -> OutputParser:
         return _Parser(self.tags, tools)
+
+    def grammar(
+        self, tools: Sequence[Tool], *, required: bool, parallel: bool, token_id: TokenId
+    ) -> str:
+        tags = self.tags
+        writing = Writing(
+            before_string=f'{tags.parameter}name="NAME" string="true">',
+            before_json=f'{tags.parameter}name="NAME" string="false">',
+            after=f"{tags.parameter_end}\n",
+        )
+        rules = CallRules(writing, self.markers, token_id)
+        return invoke_grammar(tags, rules, tools, required=required, parallel=parallel)
 
     def _begin(self, word: str) -> str:
         return f"<{_WORD}{self.space}{word}"

@@ -1,9 +1,17 @@
-"""Tool calls of GLM-4.5 and later: `<tool_call>NAME<arg_key>key</arg_key><arg_value>value`. Pure."""
+"""Tool calls of GLM-4.5 and later: a name, keys and values between markers. Pure."""
 
 import re
 from collections.abc import Sequence
 
 from mlxmesh_generation.domain.request import Tool
+from mlxmesh_generation.parsers.argument_grammars import (
+    CallRules,
+    Calls,
+    Writing,
+    call_grammar,
+    one_of,
+)
+from mlxmesh_generation.parsers.formats import TokenId
 from mlxmesh_generation.parsers.parts import OutputParser
 from mlxmesh_generation.parsers.scripted import ArgumentsScript, Script, Stop, Stops
 from mlxmesh_generation.parsers.typed_values import ArgumentTypes
@@ -57,6 +65,14 @@ class _Parser(ArgumentsScript):
         return (yield from self.read_until(_KEYS))[1] if stop == _VALUE_END else stop
 
 
+_WRITING = Writing(
+    before_string=f"{_KEY}NAME{_KEY_END}\n{_VALUE}",
+    after=f"{_VALUE_END}\n",
+    forbidden=(_OPEN, _CLOSE, _KEY, _KEY_END, _VALUE, _VALUE_END),
+    optional_lines=True,
+)
+
+
 class Glm:
     """The format `glm`."""
 
@@ -65,3 +81,18 @@ class Glm:
 
     def parser(self, tools: Sequence[Tool]) -> OutputParser:
         return _Parser(tools)
+
+    def grammar(
+        self, tools: Sequence[Tool], *, required: bool, parallel: bool, token_id: TokenId
+    ) -> str:
+        rules = CallRules(_WRITING, self.markers, token_id)
+        bodies = [
+            rules.symbols(tool.name + "\n") + " " + rules.arguments(tool, required=required)
+            for tool in tools
+        ]
+        return call_grammar(
+            rules,
+            Calls(_OPEN, f"{one_of(bodies)} {rules.symbols(_CLOSE)}", separator="\n"),
+            required=required,
+            parallel=parallel,
+        )

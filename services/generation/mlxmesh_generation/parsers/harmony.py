@@ -5,6 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxmesh_generation.domain.request import Tool
+from mlxmesh_generation.parsers.argument_grammars import (
+    CallRules,
+    Writing,
+    escaped,
+    excluding,
+    grammar,
+    one_of,
+)
+from mlxmesh_generation.parsers.formats import TokenId
+from mlxmesh_generation.parsers.grammars import arguments, marker
 from mlxmesh_generation.parsers.parts import OutputParser
 from mlxmesh_generation.parsers.scripted import Script, ScriptedParser, Show, Stop, Stops
 
@@ -97,7 +107,7 @@ class HarmonyParser(ScriptedParser):
         self._reasons = False
 
     def _show(self, head: _Head) -> Show:
-        """Where the text of a message goes; that for a recipient other than a person is left out."""
+        """Where the text of a message goes; that for another program is left out."""
         if head.recipient and head.recipient not in _PEOPLE:
             return _leave_out
         return self.show_reasoning if head.channel == _REASONING_CHANNEL else self.show_text
@@ -117,6 +127,18 @@ def _head(text: str) -> _Head:
     rest = _RECIPIENT.sub("", last[name.end() :])
     rest = rest[kind.end() :] if (kind := _CONTENT_TYPE.match(rest)) else rest
     return _Head(name[1], recipient[1] if recipient else "", rest)
+
+
+def _body(end: str, markers: frozenset[str], token_id: TokenId) -> tuple[str, dict[str, str]]:
+    """The symbols of a message's text up to its end, and their rules."""
+    excluded = excluding(sorted(markers - {end}))
+    if token_id(end) is not None:
+        return f"message {marker(end, token_id)}", {
+            "message": "BODY",
+            "BODY": f"/(?s:.*)/{excluded}",
+        }
+    body = f"/(?s:.*){escaped(end)}/{excluded}"
+    return "message", {"message[lazy]": "BODY", "BODY": body}
 
 
 class Harmony:
@@ -139,3 +161,25 @@ class Harmony:
         if isinstance(answer, Sequence):
             return HarmonyParser()
         return HarmonyParser(answer, calls=False)
+
+    def grammar(
+        self, tools: Sequence[Tool], *, required: bool, parallel: bool, token_id: TokenId
+    ) -> str:
+        """Includes the reasoning before a call; a call ends the output, so there is only one."""
+        rules = CallRules(Writing("", ""), self.markers, token_id)
+        calls = [
+            rules.symbols(f"{CHANNEL}commentary to=functions.{tool.name} {CONSTRAIN}json{MESSAGE}")
+            + f" {arguments(tool, required=required)}"
+            for tool in tools
+        ]
+        ending = one_of(calls)
+        if not required:
+            ending = one_of([*calls, f"{rules.symbols(f'{CHANNEL}final{MESSAGE}')} text"])
+        channels = '"analysis"' if required else '("analysis" | "commentary")'
+        head = f"{rules.symbols(CHANNEL)} {channels} {rules.symbols(MESSAGE)}"
+        next_head = f'{rules.symbols(START)} "assistant"'
+        body, named = _body(END, self.markers, token_id)
+        return grammar(
+            f"({head} {body} {next_head})* {ending}",
+            {**named, "text": "TEXT", "TEXT": "/(?s:.*)/" + excluding(sorted(self.markers))},
+        )

@@ -5,6 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlxmesh_generation.domain.request import Tool
+from mlxmesh_generation.parsers.argument_grammars import (
+    CallRules,
+    Calls,
+    call_grammar,
+    one_of,
+    repeated,
+)
 from mlxmesh_generation.parsers.scripted import ArgumentsScript, Script, Stops
 from mlxmesh_generation.parsers.typed_values import ArgumentTypes
 
@@ -96,3 +103,25 @@ class InvokeParser(ArgumentsScript):
 def attributes_of(tag: str) -> dict[str, str]:
     """The attributes of a tag."""
     return {match[1]: match[2] or match[3] or "" for match in _ATTRIBUTE.finditer(tag)}
+
+
+def invoke_grammar(
+    tags: InvokeTags,
+    rules: CallRules,
+    tools: Sequence[Tool],
+    *,
+    required: bool,
+    parallel: bool,
+) -> str:
+    """A grammar of blocks of calls."""
+    calls = [
+        rules.symbols(f'{tags.invoke}name="{tool.name}"{tags.tag_end}\n')
+        + f" {rules.arguments(tool, required=required)} "
+        + rules.symbols(f"{tags.invoke_end}\n")
+        for tool in tools
+    ]
+    body = repeated(one_of(calls), "", parallel=parallel)
+    end = rules.symbols(tags.block_ends[0])
+    block = rules.symbols("\n") + f" {body} {end}"
+    # Several calls are in one block.
+    return call_grammar(rules, Calls(tags.blocks[0], block), required=required, parallel=False)

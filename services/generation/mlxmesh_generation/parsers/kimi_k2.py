@@ -4,8 +4,10 @@ import re
 from collections.abc import Sequence
 
 from mlxmesh_generation.domain.request import Tool
+from mlxmesh_generation.parsers.formats import TokenId
+from mlxmesh_generation.parsers.grammars import arguments, literal, marker
 from mlxmesh_generation.parsers.parts import OutputParser
-from mlxmesh_generation.parsers.sections import Section, SectionParser
+from mlxmesh_generation.parsers.sections import Section, SectionParser, section_grammar
 
 _SECTION = Section(
     begin="<|tool_calls_section_begin|>",
@@ -32,3 +34,16 @@ class KimiK2:
 
     def parser(self, tools: Sequence[Tool]) -> OutputParser:
         return _Parser(_SECTION)
+
+    def grammar(
+        self, tools: Sequence[Tool], *, required: bool, parallel: bool, token_id: TokenId
+    ) -> str:
+        separator = marker(_SECTION.separator, token_id)
+        calls = [
+            f"{literal(f'functions.{tool.name}:')} /[0-9]+/ {separator}"
+            f" {arguments(tool, required=required)}"
+            for tool in tools
+        ]
+        return section_grammar(
+            _SECTION, calls, required=required, parallel=parallel, token_id=token_id
+        )

@@ -4,6 +4,14 @@ import re
 from collections.abc import Sequence
 
 from mlxmesh_generation.domain.request import Tool
+from mlxmesh_generation.parsers.argument_grammars import (
+    CallRules,
+    Calls,
+    Writing,
+    call_grammar,
+    one_of,
+)
+from mlxmesh_generation.parsers.formats import TokenId
 from mlxmesh_generation.parsers.parts import OutputParser
 from mlxmesh_generation.parsers.scripted import ArgumentsScript, Script, Stop, Stops
 from mlxmesh_generation.parsers.typed_values import ArgumentTypes
@@ -77,6 +85,13 @@ class _Parser(ArgumentsScript):
             self.show_text(space)
 
 
+_WRITING = Writing(
+    before_string=f"{_PARAMETER}NAME>\n",
+    after=f"\n{_PARAMETER_END}\n",
+    forbidden=(_PARAMETER, _PARAMETER_END, _FUNCTION_END, _OPEN, _CLOSE),
+)
+
+
 class Qwen3Coder:
     """The format `qwen3_coder`."""
 
@@ -85,3 +100,20 @@ class Qwen3Coder:
 
     def parser(self, tools: Sequence[Tool]) -> OutputParser:
         return _Parser(tools)
+
+    def grammar(
+        self, tools: Sequence[Tool], *, required: bool, parallel: bool, token_id: TokenId
+    ) -> str:
+        rules = CallRules(_WRITING, self.markers, token_id)
+        end = rules.symbols(_FUNCTION_END + "\n" + _CLOSE)
+        bodies = [
+            rules.symbols("\n" + _FUNCTION + tool.name + ">\n")
+            + f" {rules.arguments(tool, required=required)} {end}"
+            for tool in tools
+        ]
+        return call_grammar(
+            rules,
+            Calls(_OPEN, one_of(bodies), separator="\n", hidden=(_FUNCTION,)),
+            required=required,
+            parallel=parallel,
+        )

@@ -1,13 +1,13 @@
 """Parsers that are written as scripts: straight code that waits where it needs more text. Pure."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from mlxmesh_generation.parsers.json_text import JsonValue, Progress
 from mlxmesh_generation.parsers.markers import Markers, TextBuffer
-from mlxmesh_generation.parsers.parts import ArgumentsPart, CallPart, Part, ReasoningPart, TextPart
+from mlxmesh_generation.parsers.parts import ArgumentsPart, CallPart, Part, ReasoningPart
 from mlxmesh_generation.parsers.text_state import TextAroundCalls
 from mlxmesh_generation.parsers.typed_values import StringPieces, as_json, quoted
 
@@ -132,7 +132,7 @@ class ScriptedParser(ABC):
         return taken
 
     def copy_until(self, stops: Stops, show: Show) -> Script[str]:
-        """Shows the text before a stop as it comes; returns the stop, or an empty text at the end."""
+        """Shows the text before a stop as it comes; returns the stop, empty at the end."""
         while True:
             ended = self._ended
             length, stop = stops.search(self._buffer.text, ended=ended)
@@ -209,13 +209,13 @@ class ArgumentsScript(ScriptedParser):
     def end_arguments(self) -> None:
         self.show_arguments("}" if self._arguments else "{}")
 
-    def copy_value(self, types: Collection[str], stops: Stops) -> Script[str]:
+    def copy_value(self, types: frozenset[str], stops: Stops) -> Script[str]:
         """Shows a value without JSON syntax as JSON of one of `types`; returns the stop.
 
         A string is shown while it comes. A value that is cut is left open, so the arguments are not
         JSON: nobody may take them for what the model wanted to write.
         """
-        if "string" in types and types <= {"string", "null"}:
+        if "string" in types and not types - {"string", "null"}:
             string = StringPieces(self.show_arguments, null="null" in types)
             stop = yield from self.copy_until(stops, string.add)
             string.end(cut=not stop)

@@ -4,8 +4,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlxmesh_generation.domain.request import Tool
-from mlxmesh_generation.parsers.parts import OutputParser
+from mlxmesh_generation.parsers.argument_grammars import (
+    CallRules,
+    Calls,
+    Writing,
+    call_grammar,
+    one_of,
+    repeated,
+)
+from mlxmesh_generation.parsers.formats import TokenId
 from mlxmesh_generation.parsers.scripted import Script, ScriptedParser, Stops
 
 _NAME = re.compile(r"[^\s<>{}\"`]+")
@@ -90,3 +97,27 @@ class SectionParser(ScriptedParser):
         if self._section.fence and (yield from self.take_marker(self._section.fence)):
             yield from self.skip_space()
         return (yield from self.copy_json(self._arguments_end))
+
+
+def section_grammar(
+    section: Section,
+    calls: Sequence[str],
+    *,
+    separator: str = "",
+    required: bool,
+    parallel: bool,
+    token_id: TokenId,
+) -> str:
+    """A grammar of sections; calls: the rule of each tool's call, between its markers."""
+    rules = CallRules(Writing("", ""), section.markers, token_id)
+    begin, end = rules.symbols(section.call_begin), rules.symbols(section.call_end)
+    call = f"{begin} {one_of(calls)} {end}"
+    # Several calls are in one section.
+    body = repeated(call, rules.symbols(separator), parallel=parallel)
+    body += " " + rules.symbols(section.end)
+    return call_grammar(
+        rules,
+        Calls(section.begin, body, hidden=(section.call_begin,)),
+        required=required,
+        parallel=False,
+    )

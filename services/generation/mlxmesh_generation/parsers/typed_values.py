@@ -81,8 +81,8 @@ def resolved(reference: str, root: Schema) -> object:
 def _named_types(keywords: Schema) -> frozenset[str]:
     named = keywords.get("type")
     names = cast(list[object], named) if isinstance(named, list) else [named]
-    types = frozenset(name for name in names if isinstance(name, str)) & ANY_TYPE
-    return (types | (_NUMBERS if "number" in types else frozenset())) or ANY_TYPE
+    types = ANY_TYPE & {name for name in names if isinstance(name, str)}
+    return (types | _NUMBERS if "number" in types else types) or ANY_TYPE
 
 
 def _listed_types(keywords: Schema) -> frozenset[str]:
@@ -143,7 +143,7 @@ def _refuse(constant: str) -> None:
 
 
 class StringPieces:
-    """A JSON string that is shown while its text comes; with `null`, the text null stands for it."""
+    """A JSON string, shown while its text comes; with `null`, the text null stands for that."""
 
     def __init__(self, show: Callable[[str], None], *, null: bool) -> None:
         self._show = show
