@@ -4,9 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from mlxmesh_generation.parsers.json_text import JsonString, JsonValue, Progress
+from mlxmesh_generation.parsers.markers import SPACE
 from mlxmesh_generation.parsers.parts import ArgumentsPart, CallPart, Part
-
-_SPACE = " \t\r\n"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class Arguments:
 
     def flush(self) -> str:
         """What was held back of arguments that were cut."""
-        return self._scalar + self._string.flush()
+        scalar, self._scalar = self._scalar, ""
+        return scalar + self._string.flush()
 
     def _decoded(self, piece: str, *, done: bool) -> str:
         if not self._first:
@@ -157,7 +157,7 @@ class JsonCall:
         return self._space_or_broken(text, at)
 
     def _read_value_start(self, text: str, at: int) -> int:
-        if text[at] in _SPACE:
+        if text[at] in SPACE:
             return at + 1
         if self._key == self._keys.wrapper and text[at] == "{":
             self._depth += 1
@@ -243,7 +243,7 @@ class JsonCall:
         return at + 1
 
     def _space_or_broken(self, text: str, at: int) -> int:
-        if text[at] in _SPACE:
+        if text[at] in SPACE:
             return at + 1
         self.progress = Progress.BROKEN
         return at

@@ -4,9 +4,8 @@ from collections.abc import Collection
 
 from mlxmesh_generation.parsers.json_calls import CallKeys, JsonCall
 from mlxmesh_generation.parsers.json_text import Progress
+from mlxmesh_generation.parsers.markers import SPACE
 from mlxmesh_generation.parsers.parts import Part
-
-_SPACE = " \t\r\n"
 
 
 class JsonCalls:
@@ -70,7 +69,7 @@ class JsonCalls:
 
     def _read_between(self, text: str, at: int) -> int:
         character = text[at]
-        if character in _SPACE:
+        if character in SPACE:
             self._keep(character)
             return at + 1
         if character == "{" and not self._after_call:

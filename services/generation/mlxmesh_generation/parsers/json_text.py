@@ -7,7 +7,8 @@ a value does not follow a value.
 import re
 from enum import Enum
 
-_SPACE = " \t\r\n"
+from mlxmesh_generation.parsers.markers import SPACE
+
 _SCALAR = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.")
 _CLOSING = {"{": "}", "[": "]"}
 _STRING_END = re.compile(r'["\\]')
@@ -57,7 +58,7 @@ class JsonValue:
 
     def _read_other(self, text: str, at: int) -> int:
         character = text[at]
-        if character in _SPACE:
+        if character in SPACE:
             # A number or a word has no other end than what follows it.
             if not self._closing and self._last in _SCALAR:
                 self.progress = Progress.DONE

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
+SPACE = " \t\r\n"
+
 
 class Found(NamedTuple):
     """The text before a marker, and the marker; empty if none was found yet."""
@@ -33,7 +35,7 @@ class TextBuffer:
 
     def take_space(self) -> str:
         """Takes the white space at the beginning."""
-        return self.take(len(self.text) - len(self.text.lstrip()))
+        return self.take(len(self.text) - len(self.text.lstrip(SPACE)))
 
     def take_until(self, markers: "Markers") -> Found:
         """Takes the text before the first marker, and the marker.

@@ -1,5 +1,6 @@
 """Text around tool calls. Pure."""
 
+from mlxmesh_generation.parsers.markers import SPACE
 from mlxmesh_generation.parsers.parts import Part, TextPart
 
 
@@ -18,7 +19,7 @@ class TextAroundCalls:
 
     def add(self, text: str) -> list[Part]:
         """Text, of which white space at the end is held back."""
-        shown = text.rstrip()
+        shown = text.rstrip(SPACE)
         if not shown:
             self._space += text
             return []
