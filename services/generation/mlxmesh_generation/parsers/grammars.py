@@ -13,8 +13,8 @@ from mlxmesh_generation.parsers.formats import TokenId
 
 
 def literal(text: str) -> str:
-    """A text as it is."""
-    return json.dumps(text, ensure_ascii=False)
+    """A text as it is; empty for none."""
+    return json.dumps(text, ensure_ascii=False) if text else ""
 
 
 def marker(text: str, token_id: TokenId) -> str:
@@ -30,8 +30,13 @@ def arguments(tool: Tool, *, required: bool) -> str:
 
 def arguments_schema(tool: Tool, *, required: bool) -> Mapping[str, Any]:
     """The schema of an object that the arguments of a tool must satisfy."""
-    schema: Any = json.loads(tool.parameters or "{}") if required or tool.strict else {}
-    return {"type": "object", **(cast("dict[str, Any]", schema) if schema else {})}
+    return {"type": "object", **(tool_schema(tool) if required or tool.strict else {})}
+
+
+def tool_schema(tool: Tool) -> Mapping[str, Any]:
+    """The schema of a tool's parameters; empty for any object."""
+    schema: Any = json.loads(tool.parameters or "{}")
+    return cast("dict[str, Any]", schema) if isinstance(schema, dict) else {}
 
 
 def without(texts: Collection[str], regex: str = "(?s:.+)") -> str:
@@ -47,13 +52,12 @@ def rules(named: Mapping[str, str]) -> str:
 
 def sequence(*items: str) -> str:
     """These one after another; empty ones are left out."""
-    return " ".join(item for item in items if item not in ("", '""'))
+    return " ".join(filter(None, items))
 
 
 def repeated(rule: str, separator: str, *, parallel: bool) -> str:
     """One, or any number from one if there may be several."""
-    between = f"{literal(separator)} " if separator else ""
-    return f"{rule} ({between}{rule})*" if parallel else rule
+    return f"{rule} ({sequence(literal(separator), rule)})*" if parallel else rule
 
 
 def text_with_calls(
@@ -70,7 +74,7 @@ def text_with_calls(
         return {"start": f"text ({marker(start, token_id)} {body} text){times}", **text}
     # The text up to a marker is one terminal: after text of its own, the marker's first characters
     # would already have been taken by the text.
-    opened = without(others, regex=f"(?s:.*){_escaped(start)}")
+    opened = without(excluded - {start}, regex=f"(?s:.*){_escaped(start)}")
     return {
         "start": f"(opened {body}){times} text",
         "opened[lazy]": "OPENED",

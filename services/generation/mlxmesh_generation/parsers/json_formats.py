@@ -70,7 +70,7 @@ GRANITE = JsonFormat(
         bare="[",
         strips=True,
     ),
-    Written(start="<|tool_call|>", is_list=True),
+    Written(start="<|tool_call|>", brackets=("[", "]"), separator=", "),
     fallback=HERMES.written,
 )
 COMMAND = JsonFormat(
@@ -83,7 +83,9 @@ COMMAND = JsonFormat(
     Written(
         start="<|START_ACTION|>",
         end="<|END_ACTION|>",
-        is_list=True,
+        brackets=("[\n    ", "\n]"),
+        separator=",\n    ",
+        id_key="tool_call_id",
         name_key="tool_name",
         arguments_key="parameters",
         around_text=("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
@@ -98,6 +100,6 @@ COMMAND = JsonFormat(
 JSON = JsonFormat(
     "json",
     Shape(starts=("```json",), ends=("```",), bare="[{", strips=True, is_certain=False),
-    Written(is_list=True),
+    Written(brackets=("[", "]"), separator=", "),
     only_known=True,
 )

@@ -25,9 +25,11 @@ class Written:
     between: str = ""
     """Between an end marker and the next start marker."""
     separator: str = ""
-    """Between calls that are not in a list, in one body."""
-    is_list: bool = False
-    """Whether the calls are in one list."""
+    """Between calls that follow one start marker."""
+    brackets: tuple[str, str] = ("", "")
+    """Around the calls if they are one list."""
+    id_key: str = ""
+    """The key of a number for each call; empty if there is none."""
     name_key: str = "name"
     arguments_key: str = "arguments"
     around_text: tuple[str, str] = ("", "")
@@ -43,17 +45,14 @@ class JsonGrammar:
         self._written = written
         self._shape = shape
         self._token_id = token_id
-        # A list, or objects with a separator, has all calls in one body.
-        self._inside = parallel and (written.is_list or bool(written.separator))
-        self._outside = parallel and not self._inside
+        self._inside = parallel and bool(written.separator)
+        self._outside = parallel and not written.separator
 
     def text(self, tools: Sequence[Tool], *, required: bool) -> str:
         rules = self._start() if required else self._start_with_text()
-        rules["calls"] = grammars.repeated(
-            "call", self._written.separator or ", ", parallel=self._inside
-        )
-        if self._written.is_list:
-            rules["calls"] = f'"[" {rules["calls"]} "]"'
+        opening, closing = map(literal, self._written.brackets)
+        several = grammars.repeated("call", self._written.separator, parallel=self._inside)
+        rules["calls"] = grammars.sequence(opening, several, closing)
         rules["call"] = " | ".join(f"call_{index}" for index in range(len(tools)))
         for index, tool in enumerate(tools):
             rules |= self._call(index, tool, required=required)
@@ -88,9 +87,13 @@ class JsonGrammar:
 
     def _call(self, index: int, tool: Tool, *, required: bool) -> dict[str, str]:
         written = self._written
-        beginning = f'{{"{written.name_key}": {literal(tool.name)}, "{written.arguments_key}": '
+        middle = f'"{written.name_key}": "{tool.name}", "{written.arguments_key}": '
+        beginning = literal("{" + middle)
+        if written.id_key:
+            opening, following = literal(f'{{"{written.id_key}": "'), literal(f'", {middle}')
+            beginning = grammars.sequence(opening, "/[0-9]{1,3}/", following)
         return {
-            f"call_{index}": f'{literal(beginning)} arguments_{index} "}}"',
+            f"call_{index}": f'{beginning} arguments_{index} "}}"',
             f"arguments_{index}": grammars.arguments(tool, required=required),
         }
 

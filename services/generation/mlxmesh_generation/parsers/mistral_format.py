@@ -25,7 +25,7 @@ class MistralFormat:
         self, tools: Sequence[Tool], *, required: bool, parallel: bool, token_id: TokenId
     ) -> str:
         if token_id(ARGUMENTS) is None:
-            written = Written(start=START, before=" ", is_list=True)
+            written = Written(start=START, before=" ", brackets=("[", "]"), separator=", ")
             grammar = JsonGrammar(written, Shape(starts=(START,)), token_id, parallel=parallel)
             return grammar.text(tools, required=required)
         rules = {"call": " | ".join(f"call_{index}" for index in range(len(tools)))}

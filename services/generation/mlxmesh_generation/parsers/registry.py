@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from mlxmesh_generation.parsers.formats import ReasoningFormat, ToolFormat
 from mlxmesh_generation.parsers.json_formats import COMMAND, GRANITE, HERMES, JSON, LLAMA3_JSON
 from mlxmesh_generation.parsers.mistral_format import MISTRAL
+from mlxmesh_generation.parsers.pythonic_format import LLAMA_PYTHONIC
 from mlxmesh_generation.parsers.think import Think
 
 _TOOL_FORMATS: tuple[ToolFormat, ...] = (
     HERMES,
     LLAMA3_JSON,
+    LLAMA_PYTHONIC,
     MISTRAL,
     GRANITE,
     COMMAND,
