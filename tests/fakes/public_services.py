@@ -104,7 +104,10 @@ class FakeGeneration(GenerationServiceServicer):
     ) -> AsyncIterator[g.ResumeGenerationResponse]:
         self.resumed.append(request)
         self._enter(context)
-        words, known = request.generation.prompt.split(), len(request.generated_token_ids)
+        words, known = (
+            request.generation.prompt.split(),
+            sum(len(output.token_ids) for output in request.outputs),
+        )
         rest = self._deltas(words, known, request.after_sequence, request.resumptions + 1)
         async for response in rest:
             yield g.ResumeGenerationResponse(message=response)
@@ -140,7 +143,7 @@ class FakeGeneration(GenerationServiceServicer):
             self.interrupted += 1
             raise
         if self.finishes:
-            finished = g.Finished(finish_reason=self.finish_reason)
+            finished = g.Finished(finish_reason=self.finish_reason, total_usage=g.Usage())
             finished.timings.resumptions = resumptions
             yield g.GenerateResponse(sequence=sequence + 1, finished=finished)
 
@@ -151,7 +154,7 @@ class FakeGeneration(GenerationServiceServicer):
         started = g.Started(
             request_id=generation.request_id or "r-1", model=generation.model, model_version=1
         )
-        finished = g.Finished(finish_reason=self.finish_reason)
+        finished = g.Finished(finish_reason=self.finish_reason, total_usage=g.Usage())
         return g.CompleteResponse(started=started, text=_text(generation), finished=finished)
 
     async def GetGeneration(self, request: Any, context: Any) -> g.GetGenerationResponse:
@@ -180,6 +183,14 @@ class FakeGeneration(GenerationServiceServicer):
     async def CountTokens(self, request: Any, context: Any) -> g.CountTokensResponse:
         self._enter(context)
         return g.CountTokensResponse(tokens=len(request.prompt.split()))
+
+    async def GetOutputFormat(self, request: Any, context: Any) -> g.GetOutputFormatResponse:
+        self._enter(context)
+        return g.GetOutputFormatResponse(
+            tool_format="hermes",
+            tool_reason="the chat template contains <tool_call>",
+            reasoning_reason="the chat template contains no marks of reasoning that are known",
+        )
 
 
 def _text(request: g.GenerateRequest) -> str:
@@ -259,6 +270,15 @@ class FakeModels(ModelServiceServicer):
         model = self._find(request.name)
         model.aliases[request.alias] = request.version
         return m.SetAliasResponse(model=model)
+
+    async def SetOutputFormat(self, request: Any, context: Any) -> m.SetOutputFormatResponse:
+        self._enter(request)
+        model = self._find(request.name)
+        for version in model.versions:
+            for name in ("tool_format", "reasoning_format"):
+                if request.version in (0, version.version) and request.HasField(name):
+                    setattr(version, name, getattr(request, name))
+        return m.SetOutputFormatResponse(model=model)
 
     async def WatchModels(self, request: Any, context: Any) -> AsyncIterator[m.WatchModelsResponse]:
         self._enter(request)

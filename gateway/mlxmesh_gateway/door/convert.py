@@ -90,7 +90,7 @@ def counting_attached(used: Used, write: Write) -> Write:
             used.first_sequence = used.first_sequence or 1
             used.last_sequence = message.sequence
             used.completion_tokens += len(message.delta.token_ids)
-        if message.HasField("finished"):
+        if message.finished.HasField("total_usage"):
             _note_finished(used, message.finished)
         await write(encoded)
 
@@ -102,8 +102,9 @@ def count_snapshot(used: Used, encoded: bytes) -> None:
     response = GetGenerationResponse.FromString(encoded)
     if response.HasField("started"):
         _note_started(used, response.started)
-    used.snapshot_tokens = len(response.token_ids)
-    if response.HasField("finished"):
+    outputs = (response, *response.other_outputs)
+    used.snapshot_tokens = sum(len(output.token_ids) for output in outputs)
+    if response.finished.HasField("total_usage"):
         _note_finished(used, response.finished)
         used.snapshot_tokens = used.total_tokens or used.snapshot_tokens
 
@@ -118,7 +119,7 @@ def _note_started(used: Used, started: Started) -> None:
 
 
 def _note_finished(used: Used, finished: Finished) -> None:
-    used.total_tokens = finished.usage.completion_tokens
+    used.total_tokens = finished.total_usage.completion_tokens
     used.device_ms = finished.timings.prefill_ms + finished.timings.decode_ms
 
 

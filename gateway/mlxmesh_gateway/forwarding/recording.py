@@ -1,9 +1,12 @@
 """What a client has received of a Generate stream: all that resuming it elsewhere needs. Pure."""
 
 from array import array
+from collections import defaultdict
 from collections.abc import Callable
 
 from mlxmesh.generation.v1.generation_pb2 import (
+    Delta,
+    Finished,
     GenerateRequest,
     GenerateResponse,
     ReceivedOutput,
@@ -13,6 +16,38 @@ from mlxmesh.generation.v1.generation_pb2 import (
 
 # Messages are stored raw, and parsed only when an instance is lost or this many are stored.
 MAX_RAW_MESSAGES = 1000
+
+
+class _Output:
+    """What was received of one output."""
+
+    def __init__(self) -> None:
+        self.token_ids = array("I")
+        self._text_characters = 0
+        self._reasoning_characters = 0
+        self._tool_calls = 0
+        self._arguments_characters = 0
+        self.finished: Finished | None = None
+
+    def add(self, delta: Delta) -> None:
+        self.token_ids.extend(delta.token_ids)
+        self._text_characters += len(delta.text)
+        self._reasoning_characters += len(delta.reasoning_text)
+        for piece in delta.tool_calls:
+            if piece.index >= self._tool_calls:
+                self._tool_calls, self._arguments_characters = piece.index + 1, 0
+            self._arguments_characters += len(piece.arguments)
+
+    def received(self, index: int) -> ReceivedOutput:
+        return ReceivedOutput(
+            index=index,
+            token_ids=self.token_ids,
+            text_characters=self._text_characters,
+            reasoning_characters=self._reasoning_characters,
+            tool_calls=self._tool_calls,
+            arguments_characters=self._arguments_characters,
+            finished=self.finished,
+        )
 
 
 class Recording:
@@ -26,8 +61,8 @@ class Recording:
         self._keeps_all = keeps_all
         self._all: list[bytes] = []
         self._started: Started | None = None
-        self._token_ids = array("I")
-        self._text_characters = 0
+        self._outputs: defaultdict[int, _Output] = defaultdict(_Output)
+        self._prompt_logprobs = 0
         self._last_sequence = 0
 
     def __bool__(self) -> bool:
@@ -42,7 +77,7 @@ class Recording:
     @property
     def finished(self) -> bool:
         """Whether the last message is the end of the generation."""
-        return bool(self._raw) and GenerateResponse.FromString(self._raw[-1]).HasField("finished")
+        return bool(self._raw) and is_last(GenerateResponse.FromString(self._raw[-1]))
 
     @property
     def request_id(self) -> str:
@@ -53,18 +88,17 @@ class Recording:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens."""
+        """The number of tokens of all outputs."""
         self._read()
-        return len(self._token_ids)
+        return sum(len(output.token_ids) for output in self._outputs.values())
 
     def resume_request(self, request: GenerateRequest) -> ResumeGenerationRequest:
         """The request to another instance, with everything fixed that Started reported."""
         self._read()
         resume = ResumeGenerationRequest(
             generation=request,
-            outputs=[
-                ReceivedOutput(token_ids=self._token_ids, text_characters=self._text_characters)
-            ],
+            outputs=[output.received(index) for index, output in sorted(self._outputs.items())],
+            prompt_logprobs=self._prompt_logprobs,
             after_sequence=self._last_sequence,
             resumptions=self.resumptions,
             received=map(GenerateResponse.FromString, self._all),
@@ -89,5 +123,13 @@ class Recording:
             self._last_sequence = message.sequence
             if message.HasField("started"):
                 self._started = message.started
-            self._token_ids.extend(message.delta.token_ids)
-            self._text_characters += len(message.delta.text)
+            elif message.HasField("delta"):
+                self._outputs[message.delta.index].add(message.delta)
+            elif message.HasField("finished"):
+                self._outputs[message.finished.index].finished = message.finished
+            self._prompt_logprobs += len(message.prompt_logprobs.tokens)
+
+
+def is_last(message: GenerateResponse) -> bool:
+    """Whether the message is the end of the whole generation."""
+    return message.HasField("finished") and message.finished.HasField("total_usage")

@@ -19,6 +19,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 )
 from mlxmesh.telemetry.v1.traffic_pb2 import Histogram, Traffic, TrafficCounts
 from mlxmesh_gateway.forwarding.durations import bucket_of, percentiles
+from mlxmesh_gateway.forwarding.recording import is_last
 from mlxmesh_gateway.forwarding.used import Used
 from mlxmesh_shared.errors import Cancelled
 
@@ -169,12 +170,13 @@ class Observed:
 
     def _end(self, last: GenerateResponse) -> None:
         self._used.last_sequence = last.sequence
-        self.finished = last.HasField("finished")
+        self.finished = is_last(last)
         if self.finished:
             self._end_with(last.finished)
 
     def _end_with(self, finished: Finished) -> None:
-        used, usage, timings = self._used, finished.usage, finished.timings
+        # Timings of several outputs overlap: those of the last one to end stand for all.
+        used, usage, timings = self._used, finished.total_usage, finished.timings
         used.completion_tokens = used.total_tokens = usage.completion_tokens
         # Without usage, what Started said stays: a service may know no more.
         used.prompt_tokens = usage.prompt_tokens or used.prompt_tokens

@@ -1,62 +1,39 @@
-"""Converts the messages of the generation service: requests to domain objects, events back."""
+"""Converts the requests of the generation service to domain objects."""
 
+import json
 import re
 import secrets
 from array import array
+from dataclasses import replace
 from hashlib import sha256
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.generation.v1.generation_pb2 import (
     AttachGenerationRequest,
-    CompleteResponse,
     CountTokensRequest,
     GenerateRequest,
-    GenerateResponse,
-    GetGenerationResponse,
     ResumeGenerationRequest,
 )
+from mlxmesh_generation import convert_chat, convert_events
 from mlxmesh_generation.domain.request import (
-    Chat,
-    ChatTurn,
     CountRequest,
-    Delta,
     Event,
-    Finished,
-    FinishReason,
     GenerationRequest,
-    PrefillProgress,
+    LogprobOptions,
+    OutputConstraint,
     PromptInput,
-    PromptLogprobs,
     PromptText,
     PromptTokens,
     ReceivedOutput,
     Resumed,
     SamplingOptions,
-    Snapshot,
-    Started,
-    TokenLogprob,
 )
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.reference import ModelReference
-from mlxmesh_shared.rpc.error_status import to_failure
 
-_ROLES: dict[int, str] = {
-    generation_pb2.ROLE_SYSTEM: "system",
-    generation_pb2.ROLE_USER: "user",
-    generation_pb2.ROLE_ASSISTANT: "assistant",
-    generation_pb2.ROLE_TOOL: "tool",
-}
-_REASONS = {
-    FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
-    FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
-    FinishReason.CANCELLED: generation_pb2.FINISH_REASON_CANCELLED,
-    FinishReason.TOOL_CALLS: generation_pb2.FINISH_REASON_TOOL_CALLS,
-}
 # The form of the ids below: one may come back when its generation is resumed here.
 _OWN_ID = re.compile("gen-[0-9a-f]{16}")
-
-# Requests.
 
 
 def generation_request(
@@ -76,6 +53,11 @@ def generation_request(
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
         priority=message.priority,
+        n=message.n or 1,
+        constraint=_constraint(message),
+        logprobs=_logprobs(message),
+        session_id=message.session_id,
+        labels=tuple(sorted(message.labels.items())),
         caller=caller,
         owner=owner,
         message_bytes=message.ByteSize(),
@@ -111,23 +93,47 @@ def count_request(message: CountTokensRequest, *, caller: str = "") -> CountRequ
 
 
 def resumed(message: ResumeGenerationRequest) -> Resumed:
+    """Raises: InvalidArgument for what no generation of this request can have sent."""
+    started = message.started if message.HasField("started") else None
     return Resumed(
-        outputs={one.index: _received_output(one) for one in message.outputs},
+        outputs=_received_outputs(message),
         prompt_logprobs=message.prompt_logprobs,
         after_sequence=message.after_sequence,
         resumptions=message.resumptions,
-        started=_resumed_started(message.started) if message.HasField("started") else None,
+        started=None if started is None else convert_events.started_of(started),
         received=_received(message),
     )
 
 
+def _received_outputs(message: ResumeGenerationRequest) -> dict[int, ReceivedOutput]:
+    outputs: dict[int, ReceivedOutput] = {}
+    n = message.generation.n or 1
+    for place, output in enumerate(message.outputs):
+        field = f"outputs[{place}].index"
+        if output.index >= n:
+            raise InvalidArgument(f"{field}: the request has only {n} outputs", field=field)
+        if output.index in outputs:
+            raise InvalidArgument(f"{field}: output {output.index} is there twice", field=field)
+        outputs[output.index] = _received_output(output)
+    if len(outputs) == n and all(output.finished for output in outputs.values()):
+        raise InvalidArgument("outputs: all have ended; nothing is left to resume", field="outputs")
+    return outputs
+
+
 def _received_output(message: generation_pb2.ReceivedOutput) -> ReceivedOutput:
+    finished = None
+    if message.HasField("finished"):
+        # The total of the whole generation is counted anew.
+        finished = replace(
+            convert_events.finished_of(message.finished), index=message.index, total=None
+        )
     return ReceivedOutput(
         token_ids=array("I", message.token_ids),
         text_characters=message.text_characters,
         reasoning_characters=message.reasoning_characters,
         tool_calls=message.tool_calls,
         arguments_characters=message.arguments_characters,
+        finished=finished,
     )
 
 
@@ -138,29 +144,7 @@ def _received(message: ResumeGenerationRequest) -> list[Event]:
         raise InvalidArgument(
             "received: it must have every message up to after_sequence", field="received"
         )
-    return [_event(one) for one in message.received]
-
-
-def _event(message: GenerateResponse) -> Event:
-    if message.HasField("delta"):
-        return Delta(message.delta.text, tuple(message.delta.token_ids))
-    if message.HasField("started"):
-        return _resumed_started(message.started)
-    progress = message.prefill_progress
-    return PrefillProgress(progress.processed_tokens, progress.total_tokens)
-
-
-def _resumed_started(message: generation_pb2.Started) -> Started:
-    return Started(
-        request_id=message.request_id,
-        model=message.model,
-        model_version=message.model_version,
-        engine_id=message.engine_id,
-        prompt_tokens=message.prompt_tokens,
-        cached_tokens=message.cached_tokens,
-        seed=message.seed,
-        created_ms=message.create_time.ToMilliseconds(),
-    )
+    return [convert_events.event_of(one) for one in message.received]
 
 
 def attached_digest(message: AttachGenerationRequest) -> bytes | None:
@@ -173,126 +157,52 @@ def _digest(message: GenerateRequest) -> bytes:
 
 
 def prompt_input(message: GenerateRequest | CountTokensRequest) -> PromptInput:
+    if message.HasField("chat"):
+        return convert_chat.chat(message)
+    convert_chat.refuse_without_chat(message)
     if message.HasField("prompt"):
         return PromptText(message.prompt)
-    if message.HasField("chat"):
-        return _chat(message.chat)
     if isinstance(message, GenerateRequest) and message.HasField("tokens"):
         return PromptTokens(array("I", message.tokens.token_ids))
     raise InvalidArgument("input: set what the model should continue", field="input")
 
 
-def _chat(message: generation_pb2.ChatInput) -> Chat:
-    opens = message.add_generation_prompt if message.HasField("add_generation_prompt") else True
-    turns = tuple(
-        ChatTurn(_role(turn.role, index), turn.content)
-        for index, turn in enumerate(message.messages)
-    )
-    return Chat(turns, add_generation_prompt=opens)
+# Fields that only some requests may have.
 
 
-def _role(role: int, index: int) -> str:
-    try:
-        return _ROLES[role]
-    except KeyError:
-        field = f"chat.messages[{index}].role"
-        raise InvalidArgument(f"{field}: {role} is not a known role", field=field) from None
+def _constraint(message: GenerateRequest) -> OutputConstraint | None:
+    """Raises: InvalidArgument for one that cannot be enforced with the other fields."""
+    field = message.WhichOneof("constraint")
+    if field is None:
+        return None
+    if message.ignore_eos:
+        raise InvalidArgument(
+            f"ignore_eos: it cannot be set with {field}, which the output's end completes",
+            field="ignore_eos",
+        )
+    if message.tools and message.tool_choice.mode != generation_pb2.TOOL_MODE_NONE:
+        raise InvalidArgument(
+            f"{field}: it cannot be set with tools that the model may call; set one of them, or "
+            "tool_choice to none",
+            field=field,
+        )
+    return OutputConstraint(field, _constraint_text(message, field))
 
 
-# Events.
+def _constraint_text(message: GenerateRequest, field: str) -> str:
+    if field == "choice":
+        return json.dumps(list(message.choice.texts))
+    if field == "json_object":
+        return ""
+    text: str = getattr(message, field)
+    if field == "json_schema":
+        schema = convert_chat.json_value(text, field)
+        if not isinstance(schema, dict | bool):
+            raise InvalidArgument(f"{field}: a schema is a JSON object, true or false", field=field)
+    return text
 
 
-def generate_response(sequence: int, event: Event) -> GenerateResponse:
-    if isinstance(event, Delta):
-        # Filled in place: a message constructor copies the messages that it is passed.
-        response = GenerateResponse(sequence=sequence)
-        response.delta.text = event.text
-        response.delta.token_ids.extend(event.token_ids)
-        return response
-    if isinstance(event, Started):
-        return GenerateResponse(sequence=sequence, started=started(event))
-    if isinstance(event, PrefillProgress):
-        return GenerateResponse(sequence=sequence, prefill_progress=_progress(event))
-    if isinstance(event, PromptLogprobs):
-        message = generation_pb2.PromptLogprobs(tokens=map(token_logprob, event.tokens))
-        return GenerateResponse(sequence=sequence, prompt_logprobs=message)
-    return GenerateResponse(sequence=sequence, finished=_finished(event))
-
-
-def get_response(snapshot: Snapshot) -> GetGenerationResponse:
-    """A generation as far as it has come."""
-    response = GetGenerationResponse()
-    if snapshot.request:
-        response.generation.ParseFromString(snapshot.request)
-    response.text = "".join(add_to_complete(response, event) for event in snapshot.events)
-    if snapshot.error is not None:
-        response.failure.CopyFrom(to_failure(snapshot.error))
-    return response
-
-
-def add_to_complete(response: CompleteResponse | GetGenerationResponse, event: Event) -> str:
-    """Adds an event to the one message of a whole generation; returns the event's text."""
-    if isinstance(event, Delta):
-        response.token_ids.extend(event.token_ids)
-        return event.text
-    if isinstance(event, Started):
-        response.started.CopyFrom(started(event))
-    elif isinstance(event, Finished):
-        response.finished.CopyFrom(_finished(event))
-    elif isinstance(event, PromptLogprobs):
-        response.prompt_logprobs.extend(map(token_logprob, event.tokens))
-    elif isinstance(response, GetGenerationResponse):
-        response.prefill_progress.CopyFrom(_progress(event))
-    return ""
-
-
-def started(event: Started) -> generation_pb2.Started:
-    message = generation_pb2.Started(
-        request_id=event.request_id,
-        model=event.model,
-        model_version=event.model_version,
-        engine_id=event.engine_id,
-        prompt_tokens=event.prompt_tokens,
-        cached_tokens=event.cached_tokens,
-        seed=event.seed,
-    )
-    if event.created_ms:
-        message.create_time.FromMilliseconds(event.created_ms)
-    return message
-
-
-def token_logprob(token: TokenLogprob) -> generation_pb2.TokenLogprob:
-    return generation_pb2.TokenLogprob(
-        token_id=token.token_id,
-        logprob=token.logprob,
-        bytes=token.text,
-        top=map(token_logprob, token.top),
-    )
-
-
-def _progress(event: PrefillProgress) -> generation_pb2.PrefillProgress:
-    return generation_pb2.PrefillProgress(
-        processed_tokens=event.processed_tokens, total_tokens=event.total_tokens
-    )
-
-
-def _finished(event: Finished) -> generation_pb2.Finished:
-    message = generation_pb2.Finished(
-        finish_reason=_REASONS[event.reason],
-        usage=generation_pb2.Usage(
-            prompt_tokens=event.prompt_tokens,
-            cached_tokens=event.cached_tokens,
-            completion_tokens=event.completion_tokens,
-        ),
-        timings=generation_pb2.Timings(
-            queue_ms=event.timings.queue_ms,
-            prefill_ms=event.timings.prefill_ms,
-            decode_ms=event.timings.decode_ms,
-            resumptions=event.resumptions,
-        ),
-    )
-    if event.stop_text is not None:
-        message.stop_text = event.stop_text
-    elif event.stop_token_id is not None:
-        message.stop_token_id = event.stop_token_id
-    return message
+def _logprobs(message: GenerateRequest) -> LogprobOptions | None:
+    if not message.HasField("logprobs"):
+        return None
+    return LogprobOptions(message.logprobs.top, message.logprobs.prompt)

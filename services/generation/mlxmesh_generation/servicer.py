@@ -16,6 +16,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     GetGenerationRequest,
     GetGenerationResponse,
+    GetOutputFormatRequest,
+    GetOutputFormatResponse,
     RelayRequest,
     ResumeGenerationRequest,
     ResumeGenerationResponse,
@@ -23,12 +25,14 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceServicer
 from mlxmesh.telemetry.v1.telemetry_pb2 import GetMeshStatusRequest, GetMeshStatusResponse, Instance
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceServicer
-from mlxmesh_generation import convert
+from mlxmesh_generation import convert, convert_events
+from mlxmesh_generation.convert_events import WholeOutputs
 from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest
 from mlxmesh_generation.placement.engines import Engines
 from mlxmesh_generation.relay.servicer import Relays
 from mlxmesh_generation.streams.generations import Generations
 from mlxmesh_shared.errors import MethodNotFound
+from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.registry.convert import breaker_message, instance_message
 from mlxmesh_shared.rpc.caller import claimed_caller, forwarded_owner
 from mlxmesh_shared.rpc.server import remaining_s
@@ -53,16 +57,17 @@ class GenerationServicer(GenerationServiceServicer):
         transcript = await self._generations.begin(asked, remaining_s(context))
         async with aclosing(transcript.read()) as events:
             async for sequence, event in events:
-                await context.write(convert.generate_response(sequence, event))
+                await context.write(convert_events.generate_response(sequence, event))
 
     async def Complete(self, request: CompleteRequest, context: Any) -> CompleteResponse:
         asked = _asked(request.generation, context)
         transcript = await self._generations.begin(asked, remaining_s(context))
         async with aclosing(transcript.read()) as events:
-            response, texts = CompleteResponse(), list[str]()
+            response = CompleteResponse()
+            whole = WholeOutputs(response)
             async for _, event in events:
-                texts.append(convert.add_to_complete(response, event))
-            response.text = "".join(texts)
+                whole.add(event)
+            whole.complete()
             return response
 
     async def AttachGeneration(
@@ -73,10 +78,10 @@ class GenerationServicer(GenerationServiceServicer):
         async with aclosing(transcript.read(request.after_sequence)) as events:
             async for sequence, event in events:
                 response = AttachGenerationResponse(
-                    message=convert.generate_response(sequence, event)
+                    message=convert_events.generate_response(sequence, event)
                 )
                 if sequence == request.after_sequence + 1 and transcript.started is not None:
-                    response.started.CopyFrom(convert.started(transcript.started))
+                    response.started.CopyFrom(convert_events.started(transcript.started))
                 yield response
 
     async def ResumeGeneration(
@@ -87,13 +92,13 @@ class GenerationServicer(GenerationServiceServicer):
         transcript = await self._generations.resume(asked, resumed, remaining_s(context))
         async with aclosing(transcript.read(request.after_sequence)) as events:
             async for sequence, event in events:
-                message = convert.generate_response(sequence, event)
+                message = convert_events.generate_response(sequence, event)
                 yield ResumeGenerationResponse(message=message)
 
     async def GetGeneration(
         self, request: GetGenerationRequest, context: Any
     ) -> GetGenerationResponse:
-        return convert.get_response(await self._generations.snapshot(_key(request, context)))
+        return convert_events.get_response(await self._generations.snapshot(_key(request, context)))
 
     async def CancelGeneration(
         self, request: CancelGenerationRequest, context: Any
@@ -106,6 +111,12 @@ class GenerationServicer(GenerationServiceServicer):
         token_ids = await self._generations.count(asked)
         returned = token_ids if request.return_token_ids else ()
         return CountTokensResponse(tokens=len(token_ids), token_ids=returned)
+
+    async def GetOutputFormat(
+        self, request: GetOutputFormatRequest, context: Any
+    ) -> GetOutputFormatResponse:
+        chosen = await self._generations.output_format(ModelReference.parse(request.model))
+        return convert_events.output_format_response(chosen)
 
 
 def _asked(request: GenerateRequest, context: Any) -> GenerationRequest:

@@ -20,6 +20,8 @@ OUTPUT_MESSAGES = "gen_ai.output.messages"
 
 REQUEST_ID = "mlxmesh.request_id"
 PRINCIPAL = "mlxmesh.principal"
+LABEL = "mlxmesh.label."
+"""Before the key of a caller's label."""
 MODEL_VERSION = "mlxmesh.model.version"
 ENGINE_ID = "mlxmesh.engine.id"
 RESUMPTIONS = "mlxmesh.resumptions"

@@ -403,7 +403,7 @@ async def test_what_is_read_by_attaching_counts_once(stand: Any) -> None:
     service.kept["id"] = [
         read[0],
         *(g.GenerateResponse(sequence=number, delta=one) for number, one in enumerate(deltas, 2)),
-        g.GenerateResponse(sequence=6, finished=g.Finished()),
+        g.GenerateResponse(sequence=6, finished=g.Finished(total_usage=g.Usage())),
     ]
     await eventually(lambda: tokens_of(access) == 1)
     for _ in range(2):

@@ -28,6 +28,8 @@ async def test_models_are_registered_listed_loaded_and_removed(stand: Any) -> No
     assert loads == [0, 1, 2]
     aliased = await client.set_alias(name="a", alias="stable", version=1)
     assert dict(aliased.aliases) == {"stable": 1}
+    changed = await client.set_output_format(name="a", tool_format="hermes", reasoning_format="")
+    assert [version.tool_format for version in changed.versions] == ["hermes"]
     assert (await client.unload_model("a")).version == 1
     await client.delete_model("a")
     with pytest.raises(ModelNotFound):

@@ -50,7 +50,7 @@ async def test_all_streams_of_a_pair_travel_on_one_call(stand: Stand) -> None:
 
     assert texts == [f"{number} {WORDS} " for number in range(STREAMS)]
     assert generation.relays == 1
-    finished = g.Finished(finish_reason=g.FINISH_REASON_STOP)
+    finished = g.Finished(finish_reason=g.FINISH_REASON_STOP, total_usage=g.Usage())
     generation.kept["id"] = [g.GenerateResponse(sequence=1, finished=finished)]
     assert len([event async for event in client.attach("id")]) == 1
     assert generation.relays == 1
@@ -179,7 +179,9 @@ class Chatty(FakeGeneration):
         for sequence, word in enumerate(self._words, 2):
             yield g.GenerateResponse(sequence=sequence, delta=g.Delta(text=word))
             self.written += 1
-        yield g.GenerateResponse(sequence=len(self._words) + 2, finished=g.Finished())
+        yield g.GenerateResponse(
+            sequence=len(self._words) + 2, finished=g.Finished(total_usage=g.Usage())
+        )
 
 
 async def test_the_death_of_an_instance_resumes_all_its_streams(stand: Stand) -> None:

@@ -50,8 +50,8 @@ async def test_a_stream_goes_on_at_another_instance(stand: Any) -> None:
     assert resumed.generation.request_id == "r-1"
     assert resumed.generation.sampling.seed == 7
     assert resumed.generation.prompt == PROMPT
-    assert list(resumed.generated_token_ids) == [0]
-    assert (resumed.after_sequence, resumed.text_characters, resumed.resumptions) == (2, 2, 0)
+    assert list(resumed.outputs) == [g.ReceivedOutput(token_ids=[0], text_characters=2)]
+    assert (resumed.after_sequence, resumed.resumptions) == (2, 0)
 
 
 async def test_an_instance_that_is_not_ready_yet_is_asked_again(stand: Any) -> None:
@@ -120,8 +120,9 @@ async def test_a_long_stream_is_resumed_from_its_end(stand: Any) -> None:
     assert text == prompt + " "
     assert sequences == list(range(1, 2503))
     (resumed,) = servicer.resumed + other.resumed
-    assert list(resumed.generated_token_ids) == list(range(2300))
-    assert resumed.text_characters == len(" ".join(prompt.split()[:2300])) + 1
+    (output,) = resumed.outputs
+    assert list(output.token_ids) == list(range(2300))
+    assert output.text_characters == len(" ".join(prompt.split()[:2300])) + 1
 
 
 async def test_repeats_of_a_request_id_meet_at_one_instance(stand: Any) -> None:
@@ -144,7 +145,10 @@ def kept(count: int) -> list[g.GenerateResponse]:
         g.GenerateResponse(sequence=number, delta=g.Delta(text=f"{number} "))
         for number in range(1, count)
     ]
-    return [*messages, g.GenerateResponse(sequence=count, finished=g.Finished())]
+    return [
+        *messages,
+        g.GenerateResponse(sequence=count, finished=g.Finished(total_usage=g.Usage())),
+    ]
 
 
 async def test_whoever_keeps_a_generation_answers_an_attach(stand: Any) -> None:

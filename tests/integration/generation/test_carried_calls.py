@@ -227,9 +227,8 @@ async def test_a_generation_is_resumed_on_a_relay(mesh: Mesh, relay: Relay) -> N
     asked.sampling.seed = whole[0].started.seed
     resume = g.ResumeGenerationRequest(
         generation=asked,
-        generated_token_ids=known,
+        outputs=[g.ReceivedOutput(token_ids=known, text_characters=len(text_of(whole[:6])))],
         after_sequence=6,
-        text_characters=len(text_of(whole[:6])),
     )
     await relay.open(g.OpenStream(stream_id=1, resume=resume.SerializeToString(), credit=CREDIT))
     # ResumeGenerationResponse has its message in field 1, which is a number in GenerateResponse.

@@ -21,6 +21,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     GenerateResponse,
     GetGenerationRequest,
+    ReceivedOutput,
     ResumeGenerationRequest,
     Started,
 )
@@ -47,6 +48,10 @@ def text_of(responses: list[GenerateResponse]) -> str:
 
 def tokens_of(responses: list[GenerateResponse]) -> list[int]:
     return [token for response in responses for token in response.delta.token_ids]
+
+
+def received(responses: list[GenerateResponse]) -> ReceivedOutput:
+    return ReceivedOutput(token_ids=tokens_of(responses), text_characters=len(text_of(responses)))
 
 
 def is_gapless(responses: list[GenerateResponse], first: int = 1) -> bool:
@@ -265,10 +270,9 @@ async def test_what_another_process_began_goes_on(mesh: Mesh, given: int) -> Non
     had = undisturbed[:upto]
     resume = ResumeGenerationRequest(
         generation=request(model="pocket@1", request_id="gen-0123456789abcdef"),
-        generated_token_ids=tokens_of(had),
+        outputs=[received(had)],
         after_sequence=len(had),
         resumptions=1,
-        text_characters=len(text_of(had)),
     )
     rest = [answer.message async for answer in mesh.stub.ResumeGeneration(resume)]
     assert tokens_of(had + rest) == token_ids
@@ -279,11 +283,12 @@ async def test_what_another_process_began_goes_on(mesh: Mesh, given: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("tokens", "field"), [([5, 500], "generated_token_ids[1]"), ([5] * 301, "generated_token_ids")]
+    ("tokens", "field"),
+    [([5, 500], "outputs[0].token_ids[1]"), ([5] * 301, "outputs[0].token_ids")],
 )
 async def test_tokens_that_cannot_be_are_refused(mesh: Mesh, tokens: list[int], field: str) -> None:
     resume = ResumeGenerationRequest(
-        generation=request(), generated_token_ids=tokens, after_sequence=1
+        generation=request(), outputs=[ReceivedOutput(token_ids=tokens)], after_sequence=1
     )
     with pytest.raises(InvalidArgument) as caught:
         await mesh.stub.ResumeGeneration(resume).read()
@@ -293,7 +298,7 @@ async def test_tokens_that_cannot_be_are_refused(mesh: Mesh, tokens: list[int], 
 async def test_one_that_went_on_here_can_be_attached_to_but_not_begun(mesh: Mesh) -> None:
     resume = ResumeGenerationRequest(
         generation=request(request_id="mine"),
-        generated_token_ids=[5, 6],
+        outputs=[ReceivedOutput(token_ids=[5, 6])],
         after_sequence=3,
         started=Started(request_id="mine", model="pocket", create_time=Timestamp(seconds=7)),
     )
@@ -364,8 +369,7 @@ async def test_what_the_caller_received_is_retained_where_it_goes_on(mesh: Mesh)
     await mesh.stub.CancelGeneration(CancelGenerationRequest(request_id="kept", forget=True))
     resume = ResumeGenerationRequest(
         generation=asked,
-        generated_token_ids=tokens_of(begun),
-        text_characters=len(text_of(begun)),
+        outputs=[received(begun)],
         after_sequence=len(begun),
         started=begun[0].started,
         received=begun,
@@ -383,7 +387,7 @@ async def test_what_the_caller_received_is_all_or_nothing(mesh: Mesh) -> None:
     message = GenerateResponse(sequence=2, delta=Delta(text="a", token_ids=[1]))
     resume = ResumeGenerationRequest(
         generation=request(request_id="kept", keep_request=True),
-        generated_token_ids=[1],
+        outputs=[ReceivedOutput(token_ids=[1])],
         after_sequence=2,
         received=[message],
     )

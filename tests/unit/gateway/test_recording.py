@@ -18,7 +18,9 @@ def recorded(deltas: int, *, finished: bool = False, keeps_all: bool = False) ->
         message = g.GenerateResponse(sequence=number + 2, delta=delta)
         recording.add(message.SerializeToString())
     if finished:
-        message = g.GenerateResponse(sequence=deltas + 2, finished=g.Finished())
+        message = g.GenerateResponse(
+            sequence=deltas + 2, finished=g.Finished(total_usage=g.Usage())
+        )
         recording.add(message.SerializeToString())
     return recording
 
@@ -28,9 +30,17 @@ def test_everything_another_instance_needs(deltas: int) -> None:
     recording = recorded(deltas)
     assert recording.tokens == 2 * deltas
     resume = recording.resume_request(REQUEST)
-    assert list(resume.generated_token_ids) == [n for n in range(deltas) for _ in range(2)]
+    outputs = (
+        []
+        if not deltas
+        else [
+            g.ReceivedOutput(
+                token_ids=[n for n in range(deltas) for _ in range(2)], text_characters=deltas
+            )
+        ]
+    )
+    assert list(resume.outputs) == outputs
     assert resume.after_sequence == deltas + 1
-    assert resume.text_characters == deltas
     assert (resume.started.model_version, resume.started.seed) == (3, 9)
     pinned = resume.generation
     assert (pinned.model, pinned.request_id, pinned.sampling.seed) == ("pocket@3", "gen-1", 9)

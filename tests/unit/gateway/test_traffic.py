@@ -53,7 +53,9 @@ def delta() -> bytes:
 
 def finished(tokens: int) -> bytes:
     usage = g.Usage(completion_tokens=tokens)
-    return g.GenerateResponse(sequence=3, finished=g.Finished(usage=usage)).SerializeToString()
+    return g.GenerateResponse(
+        sequence=3, finished=g.Finished(usage=usage, total_usage=usage)
+    ).SerializeToString()
 
 
 def test_a_stream_is_timed_to_its_first_output_and_from_message_to_message() -> None:
@@ -108,7 +110,9 @@ def test_an_error_is_counted_and_a_client_that_left_is_none(
 def test_an_answer_in_one_piece_counts_its_tokens() -> None:
     stand = Stand()
     usage = g.Usage(completion_tokens=7)
-    answer = g.CompleteResponse(started=g.Started(model="pocket"), finished=g.Finished(usage=usage))
+    answer = g.CompleteResponse(
+        started=g.Started(model="pocket"), finished=g.Finished(usage=usage, total_usage=usage)
+    )
     with stand.traffic.generation() as observed:
         observed.answer(answer.SerializeToString())
     [unknown, pocket] = stand.traffic.counts()

@@ -21,7 +21,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     ResumeGenerationRequest,
 )
 from mlxmesh.model.v1 import model_pb2
-from mlxmesh_generation import convert
+from mlxmesh_generation import convert, convert_events
+from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.domain.request import (
     Chat,
     ChatTurn,
@@ -37,7 +38,7 @@ from mlxmesh_generation.domain.request import (
 )
 from mlxmesh_generation.placement import convert as engine_convert
 from mlxmesh_generation.placement.sequence import SequenceRequest
-from mlxmesh_generation.streams.plan import name_callers_field
+from mlxmesh_generation.streams.plan import Plan, name_callers_field
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, MeshError
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.rpc.error_status import to_failure
@@ -108,7 +109,8 @@ def test_every_field_of_a_request_is_either_read_or_refused_by_its_rule() -> Non
         *("model", "prompt", "chat", "tokens", "max_tokens", "sampling", "stop"),
         *("stop_token_ids", "request_id", "ignore_eos", "priority"),
         *("detached", "keep_request", "client_data"),
-        "n",  # its rule leaves 1 as the only value
+        *("json_schema", "regex", "grammar", "choice", "json_object", "logprobs", "n"),
+        *("tools", "tool_choice", "parallel_tool_calls", "reasoning", "session_id", "labels"),
     }
     fields = GenerateRequest.DESCRIPTOR.fields
     refused = {field.name for field in fields if field.GetOptions().Extensions[rules].unsupported}
@@ -162,7 +164,7 @@ FINISHED = Finished(FinishReason.STOP, 3, 1, 2, stop_token_id=0, timings=Timings
 
 
 def test_events_become_messages() -> None:
-    started = convert.generate_response(1, STARTED)
+    started = convert_events.generate_response(1, STARTED)
     assert started.sequence == 1
     assert started.started == generation_pb2.Started(
         request_id="r",
@@ -174,9 +176,9 @@ def test_events_become_messages() -> None:
         seed=2**64 - 1,
         create_time=Timestamp(seconds=1_795_000_000, nanos=123_000_000),
     )
-    progress = convert.generate_response(2, PrefillProgress(10, 20)).prefill_progress
+    progress = convert_events.generate_response(2, PrefillProgress(10, 20)).prefill_progress
     assert (progress.processed_tokens, progress.total_tokens) == (10, 20)
-    delta = convert.generate_response(3, Delta("ä", (7, 8))).delta
+    delta = convert_events.generate_response(3, Delta("ä", (7, 8))).delta
     assert (delta.text, list(delta.token_ids), delta.index) == ("ä", [7, 8], 0)
 
 
@@ -190,7 +192,7 @@ def test_events_become_messages() -> None:
     ],
 )
 def test_an_end_says_what_stopped_it(event: Finished, stopped_by: str | None) -> None:
-    finished = convert.generate_response(9, event).finished
+    finished = convert_events.generate_response(9, event).finished
     reason = generation_pb2.FinishReason.Name(finished.finish_reason)
     assert reason == f"FINISH_REASON_{event.reason.name}"
     assert finished.WhichOneof("stopped_by") == stopped_by
@@ -202,10 +204,13 @@ def test_an_end_says_what_stopped_it(event: Finished, stopped_by: str | None) ->
 def test_a_whole_generation_in_one_message() -> None:
     events = [STARTED, PrefillProgress(1, 2), Delta("a", (1,)), Delta("b", (2, 3)), FINISHED]
     response = CompleteResponse()
-    texts = [convert.add_to_complete(response, event) for event in events]
-    assert ("".join(texts), list(response.token_ids)) == ("ab", [1, 2, 3])
-    assert response.started == convert.generate_response(1, STARTED).started
-    assert response.finished == convert.generate_response(1, FINISHED).finished
+    whole = convert_events.WholeOutputs(response)
+    for event in events:
+        whole.add(event)
+    whole.complete()
+    assert (response.text, list(response.token_ids)) == ("ab", [1, 2, 3])
+    assert response.started == convert_events.generate_response(1, STARTED).started
+    assert response.finished == convert_events.generate_response(1, FINISHED).finished
 
 
 def finish_reason_of(output: engine_pb2.SequenceOutput) -> str:
@@ -223,7 +228,8 @@ def test_every_reason_of_an_engine_has_its_own() -> None:
 def caller_error(failure: Failure, request: GenerationRequest) -> MeshError:
     error = engine_convert.engine_output(engine_pb2.SequenceOutput(failure=failure)).failure
     assert error is not None
-    return name_callers_field(error, request)
+    version = ModelVersion("pocket", 1, "d", 100, 100, 1)
+    return name_callers_field(error, Plan(request, version, (1,), 9, 0, 0.0, None))
 
 
 def test_an_engines_failure_names_the_callers_field() -> None:
@@ -269,7 +275,7 @@ def test_a_limit_that_the_catalogue_does_not_know_refuses_nothing() -> None:
 
 
 def test_a_resumed_generation_knows_its_first_message() -> None:
-    message = ResumeGenerationRequest(started=convert.started(STARTED), after_sequence=1)
+    message = ResumeGenerationRequest(started=convert_events.started(STARTED), after_sequence=1)
     assert convert.resumed(message).started == STARTED
     assert convert.resumed(ResumeGenerationRequest(after_sequence=1)).started is None
 

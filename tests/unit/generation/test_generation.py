@@ -19,6 +19,7 @@ from mlxmesh_generation.domain.request import (
     GenerationRequest,
     PrefillProgress,
     PromptText,
+    ReceivedOutput,
     Resumed,
     Started,
 )
@@ -70,6 +71,7 @@ class Placements:
         self.engine_ids = engine_ids
         self.expected = True
         self.submits: list[Submit] = []
+        self.sinks: list[SequenceSink] = []
         self.sequences: list[Sequence] = []
 
     def place(
@@ -84,6 +86,7 @@ class Placements:
         if not free:
             raise NoReplica("none")
         self.submits.append(convert.submit(request, 0))
+        self.sinks.append(sink)
         self.sequences.append(Sequence(free[0]))
         return self.sequences[-1]
 
@@ -129,7 +132,7 @@ class Running:
             plan,
             observer=GenerationTelemetry().begin(plan, tokenizer.decode),
             engines=self.engines,
-            detokenizer=tokenizer.detokenizer(),
+            tokenizer=tokenizer,
             resumed=resumed,
             engine_wait_s=engine_wait_s,
             on_ended=self._on_ended,
@@ -160,9 +163,12 @@ class Running:
     def sequence(self) -> Sequence:
         return self.engines.sequences[-1]
 
+    def lose(self, error: MeshError) -> None:
+        self.engines.sinks[-1].on_lost(error)
+
     def say(self, **fields: object) -> None:
         message = SequenceOutput(**fields)  # pyright: ignore[reportArgumentType]
-        self.generation.on_output(convert.engine_output(message))
+        self.engines.sinks[-1].on_output(convert.engine_output(message))
 
     def accept(self) -> None:
         self.say(accepted=Accepted(cached_tokens=2))
@@ -295,7 +301,7 @@ async def test_a_complete_answer_survives_the_loss_of_its_engine(
     running = Running(tokenizer, stop=("END",))
     running.accept()
     running.tokens("one END")
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     assert end_of(await running.events()).stop_text == "END"
 
 
@@ -314,7 +320,7 @@ async def test_cancel_ends_it_well(tokenizer: ModelTokenizer) -> None:
 async def test_a_cancelled_one_does_not_start_elsewhere(tokenizer: ModelTokenizer) -> None:
     running = Running(tokenizer, engines=("engine-1", "engine-2"))
     running.generation.cancel()
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     assert end_of(await running.events()).reason is FinishReason.CANCELLED
     assert len(running.engines.submits) == 1
 
@@ -465,7 +471,7 @@ async def test_it_goes_on_elsewhere_with_its_tokens_so_far(tokenizer: ModelToken
     running = Running(tokenizer, engines=("engine-1", "engine-2"))
     running.accept()
     token_ids = running.tokens("one two ")
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     await placed_again(running)
     first, second = running.engines.submits
     assert list(second.generated_token_ids) == token_ids
@@ -488,12 +494,12 @@ async def test_one_that_lost_two_engines_without_a_token_goes_on_isolated(
     running = Running(tokenizer, engines=("engine-1", "engine-2"))
     for times in (1, 2):
         running.accept()
-        running.generation.on_lost(EngineLost("gone"))
+        running.lose(EngineLost("gone"))
         await placed_again(running, times)
     assert [submit.isolated for submit in running.engines.submits] == [False, False, True]
     running.accept()
     running.tokens("one ")
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     await placed_again(running, times=3)
     assert not running.engines.submits[-1].isolated
 
@@ -504,7 +510,7 @@ async def test_going_on_is_told_once_the_other_engine_has_taken_it(
     running = Running(tokenizer, engines=("engine-1", "engine-2"))
     running.accept()
     token_ids = running.tokens("one two ")
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     await placed_again(running)
     assert running.told == []
     running.accept()
@@ -518,7 +524,7 @@ async def test_going_on_is_told_once_the_other_engine_has_taken_it(
 async def test_an_engine_that_refuses_it_on_the_way_is_no_loss(tokenizer: ModelTokenizer) -> None:
     running = Running(tokenizer, engines=("engine-1", "engine-2"))
     running.accept()
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     await placed_again(running)
     running.say(failure=to_failure(QueueFull("no place")))
     await placed_again(running, times=2)
@@ -535,7 +541,7 @@ async def test_a_character_and_a_stop_text_may_lie_across_the_cut(
     token_ids = tokenizer.encode_rendered("x🫠 EN")
     for cut in range(1, len(token_ids) + 1):
         running.say(token_ids=token_ids[cut - 1 : cut])
-        running.generation.on_lost(EngineLost("gone"))
+        running.lose(EngineLost("gone"))
         await placed_again(running, cut)
         assert list(running.engines.submits[-1].generated_token_ids) == token_ids[:cut]
         running.accept()
@@ -550,7 +556,7 @@ async def test_it_waits_for_an_engine_that_comes_back(tokenizer: ModelTokenizer)
     running = Running(tokenizer)
     running.accept()
     running.engines.engine_ids = ()
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     await asyncio.sleep(0.02)
     assert not running.generation.events.ended
     running.engines.engine_ids = ("engine-1",)
@@ -565,7 +571,7 @@ async def test_refusals_on_the_way_do_not_count(
 ) -> None:
     running = Running(tokenizer, engines=("engine-1", "engine-2"))
     running.accept()
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     for times in range(1, 6):
         await placed_again(running, times)
         running.fail(refusal)
@@ -583,7 +589,7 @@ async def test_it_fails_when_no_engine_comes_in_time(
     running.accept()
     running.tokens("so far")
     running.engines.engine_ids = ()
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     seen: list[Event] = []
     with pytest.raises(EngineLost):
         await running.read_into(seen)
@@ -594,7 +600,7 @@ async def test_it_does_not_wait_for_a_model_that_was_unloaded(tokenizer: ModelTo
     running = Running(tokenizer)
     running.accept()
     running.engines.engine_ids, running.engines.expected = (), False
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     with pytest.raises(EngineLost, match="no longer loaded"):
         await running.events()
 
@@ -603,10 +609,10 @@ async def test_a_request_that_ends_every_engine_is_given_up(tokenizer: ModelToke
     running = Running(tokenizer, engines=("engine-1", "engine-2"))
     running.accept()
     for times in range(1, 4):
-        running.generation.on_lost(EngineLost("gone"))
+        running.lose(EngineLost("gone"))
         await placed_again(running, times)
         running.accept()
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     with pytest.raises(EngineLost):
         await running.events()
     assert len(running.engines.submits) == 4
@@ -616,7 +622,7 @@ async def test_cancel_ends_the_wait_for_an_engine(tokenizer: ModelTokenizer) -> 
     running = Running(tokenizer)
     running.accept()
     running.engines.engine_ids = ()
-    running.generation.on_lost(EngineLost("gone"))
+    running.lose(EngineLost("gone"))
     running.generation.cancel()
     assert end_of(await running.events()).reason is FinishReason.CANCELLED
 
@@ -635,7 +641,8 @@ async def test_what_began_elsewhere_goes_on_at_every_token(
         for token_id in token_ids[:cut]:
             before.say(token_ids=[token_id])
         sent = [event.text async for event in deltas(before)]
-        resumed = Resumed(token_ids[:cut], len("".join(sent)), 1 + len(sent), 2)
+        received = ReceivedOutput(token_ids[:cut], len("".join(sent)))
+        resumed = Resumed({0: received}, 1 + len(sent), 2)
         running = Running(tokenizer, stop=stop, resumed=resumed)
         await placed_again(running, 0)
         assert list(running.engines.submits[0].generated_token_ids) == token_ids[:cut]
@@ -657,9 +664,14 @@ async def deltas(running: Running) -> AsyncIterator[Delta]:
             yield event
 
 
+def once_more(token_ids: list[int], text: str) -> Resumed:
+    """What a reader has after one delta."""
+    return Resumed({0: ReceivedOutput(token_ids, len(text))}, 2, 0)
+
+
 async def test_an_answer_that_was_complete_only_gets_its_end(tokenizer: ModelTokenizer) -> None:
     token_ids = tokenizer.encode_rendered("one.")
-    running = Running(tokenizer, resumed=Resumed(token_ids, len("one"), 2, 0))
+    running = Running(tokenizer, resumed=once_more(token_ids, "one"))
     await placed_again(running, 0)
     running.say(accepted=Accepted(), finish_reason=STOP)
     [end] = await running.events()
@@ -668,7 +680,7 @@ async def test_an_answer_that_was_complete_only_gets_its_end(tokenizer: ModelTok
 
 async def test_a_stop_text_that_was_complete_only_gets_its_end(tokenizer: ModelTokenizer) -> None:
     token_ids = tokenizer.encode_rendered("one END")
-    running = Running(tokenizer, stop=("END",), resumed=Resumed(token_ids, len("one "), 2, 0))
+    running = Running(tokenizer, stop=("END",), resumed=once_more(token_ids, "one "))
     await placed_again(running, 0)
     running.accept()
     running.tokens("more")

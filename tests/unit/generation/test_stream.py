@@ -11,12 +11,13 @@ from mlxmesh_generation.domain.request import (
     FinishReason,
     PrefillProgress,
     Started,
+    TotalUsage,
 )
 from mlxmesh_generation.streams.stream import MAX_BACKLOG_TOKENS, MAX_DELTA_TOKENS, EventBuffer
 from mlxmesh_shared.errors import EngineLost
 
 STARTED = Started("r", "pocket", 1, "engine-1", 3, 0, 0)
-FINISHED = Finished(FinishReason.STOP, 3, 0, 2)
+FINISHED = Finished(FinishReason.STOP, 3, 0, 2, total=TotalUsage(2, 0))
 
 
 async def next_of(buffer: EventBuffer) -> Event:

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mlxmesh_generation.domain.request import Delta, Event, Finished, FinishReason
+from mlxmesh_generation.domain.request import Delta, Event, Finished, FinishReason, TotalUsage
 from mlxmesh_generation.streams.stream import MAX_DELTA_TOKENS, EventBuffer
 from mlxmesh_generation.streams.transcript import Transcript
 
@@ -33,7 +33,11 @@ class Stream(RuleBasedStateMachine):
     @precondition(lambda self: not self.buffer.ended)
     @rule()
     def finish(self) -> None:
-        self.buffer.put(Finished(FinishReason.LENGTH, 1, 0, len(self.written)))
+        self.buffer.put(
+            Finished(
+                FinishReason.LENGTH, 1, 0, len(self.written), total=TotalUsage(len(self.written), 0)
+            )
+        )
 
     @rule(data=st.data())
     def come_again(self, data: st.DataObject) -> None:

@@ -72,10 +72,12 @@ def finished(**more: Any) -> Finished:
 async def test_a_generation_is_one_span_with_one_for_its_engine() -> None:
     stand = Stand()
     observer = stand.begin()
-    traceparent = observer.start_attempt()
-    observer.placed("engine-1")
+    output = observer.of_output()
+    traceparent = output.start_attempt()
+    output.placed("engine-1")
     observer.first_token()
-    observer.finished(finished(), [7, 8])
+    output.ended()
+    observer.finished([finished()], [[7, 8]])
     received = await stand.collect()
     (call,), (span,), (execute,) = map(
         received.named, ("call", "text_completion pocket", "execute")
@@ -105,7 +107,7 @@ async def test_the_conventions_metrics_are_measured() -> None:
     stand = Stand()
     observer = stand.begin()
     observer.first_token()
-    observer.finished(finished(), [7, 8])
+    observer.finished([finished()], [[7, 8]])
     await stand.collect()
     labels = {
         "gen_ai.operation.name": "text_completion",
@@ -133,8 +135,7 @@ async def test_the_conventions_metrics_are_measured() -> None:
 async def test_a_failure_is_told_by_its_reason(error: Any, failed: bool) -> None:
     stand = Stand()
     observer = stand.begin()
-    observer.start_attempt()
-    observer.failed(error, [7], 1)
+    observer.failed(error, [[7]], 1)
     received = await stand.collect()
     (span,) = received.named("text_completion pocket")
     assert (span.failed, span.attributes["error.type"]) == (failed, error.reason)
@@ -147,14 +148,16 @@ async def test_a_failure_is_told_by_its_reason(error: Any, failed: bool) -> None
 async def test_each_engine_that_works_on_it_has_a_span_of_its_own() -> None:
     stand = Stand()
     observer = stand.begin()
+    output = observer.of_output()
     for engine in ("engine-1", "engine-2"):
-        observer.start_attempt()  # which no engine takes
-        observer.start_attempt()
-        observer.placed(engine)
+        output.start_attempt()  # which no engine takes
+        output.start_attempt()
+        output.placed(engine)
         if engine == "engine-1":
-            observer.engine_failed(EngineLost("gone"))
-            observer.resumed()
-    observer.finished(finished(resumptions=1), [7, 8])
+            output.engine_failed(EngineLost("gone"))
+            output.resumed()
+    output.ended()
+    observer.finished([finished(resumptions=1)], [[7, 8]])
     received = await stand.collect()
     (span,) = received.named("text_completion pocket")
     told = [(one.attributes["mlxmesh.engine.id"], one.failed) for one in received.children(span)]
@@ -168,7 +171,7 @@ async def test_those_that_run_are_counted() -> None:
     stand = Stand()
     first, second = stand.begin(), stand.begin()
     assert stand.telemetry.running == 2
-    first.finished(finished(), [7])
+    first.finished([finished()], [[7]])
     second.failed(EngineLost("gone"), [], 0)
     assert stand.telemetry.running == 0
 
@@ -189,7 +192,7 @@ async def test_texts_are_told_of_named_models_only(
 ) -> None:
     told, silent = Stand("other", "pocket"), Stand("other")
     for stand in (told, silent):
-        stand.begin(source).finished(finished(), [7, 8])
+        stand.begin(source).finished([finished()], [[7, 8]])
         await stand.collect()
     (span,) = [one for one in told.received.spans if one.name.endswith("pocket")]
     for role, content in said:

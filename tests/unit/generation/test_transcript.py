@@ -5,12 +5,12 @@ from contextlib import aclosing
 
 import pytest
 
-from mlxmesh_generation.domain.request import Delta, Event, Finished, FinishReason
+from mlxmesh_generation.domain.request import Delta, Event, Finished, FinishReason, TotalUsage
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_generation.streams.transcript import Listeners, Transcript
 from mlxmesh_shared.errors import EngineLost, InvalidArgument, MessagesExpired, ReaderReplaced
 
-FINISHED = Finished(FinishReason.STOP, 3, 0, 2)
+FINISHED = Finished(FinishReason.STOP, 3, 0, 2, total=TotalUsage(2, 0))
 
 
 def filled(*texts: str, ends: bool = True) -> EventBuffer:

@@ -242,7 +242,7 @@ class PrefillProgress:
     total_tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token and the natural logarithm of its probability."""
 
@@ -272,9 +272,12 @@ class CallPiece:
     arguments: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Delta:
-    """New output; the text may lag behind the tokens."""
+    """New output; the text may lag behind the tokens.
+
+    Not frozen: one is created per token, and freezing doubles the cost of that.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -328,6 +331,8 @@ class TotalUsage:
 
     completion_tokens: int
     reasoning_tokens: int
+    cached_tokens: int = 0
+    """Tokens of the prompt that were found in the prefix cache."""
 
 
 Event = Started | PrefillProgress | PromptLogprobs | Delta | Finished

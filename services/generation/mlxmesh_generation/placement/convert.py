@@ -29,7 +29,10 @@ _NO_LIMIT = 2**32
 # Engines.
 
 
-def submit(request: SequenceRequest, sequence_id: int) -> Submit:
+def submit(
+    request: SequenceRequest, sequence_id: int, shares_prefill_of: int | None = None
+) -> Submit:
+    """shares_prefill_of: the id of a sequence on the same stream."""
     asked = request.request
     sampling = Sampling.FromString(asked.sampling.encoded)
     sampling.seed = request.seed
@@ -46,6 +49,7 @@ def submit(request: SequenceRequest, sequence_id: int) -> Submit:
         caller=asked.caller,
         isolated=request.isolated,
         traceparent=request.traceparent,
+        shares_prefill_of=shares_prefill_of,
     )
     if request.constraint is not None:
         message.constraint.CopyFrom(_constraint(request.constraint))
@@ -68,8 +72,10 @@ def _constraint(constraint: EngineConstraint) -> engine_pb2.Constraint:
     return message
 
 
-def submit_message(request: SequenceRequest, sequence_id: int) -> ExecuteRequest:
-    return ExecuteRequest(submit=submit(request, sequence_id))
+def submit_message(
+    request: SequenceRequest, sequence_id: int, shares_prefill_of: int | None = None
+) -> ExecuteRequest:
+    return ExecuteRequest(submit=submit(request, sequence_id, shares_prefill_of))
 
 
 def cancel_message(sequence_id: int) -> ExecuteRequest:
@@ -160,4 +166,6 @@ def _version(name: str, message: model_pb2.ModelVersion) -> ModelVersion:
         context_tokens=message.context_tokens or _NO_LIMIT,
         vocab_size=message.vocab_size or _NO_LIMIT,
         desired_replicas=message.desired_replicas,
+        tool_format=message.tool_format,
+        reasoning_format=message.reasoning_format,
     )

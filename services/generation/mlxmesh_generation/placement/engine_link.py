@@ -47,6 +47,10 @@ class _LinkedSequence:
     def engine_id(self) -> str:
         return self._link.engine_id
 
+    def running_on(self, link: "EngineLink") -> int | None:
+        """Its id, if it is a running sequence of this link."""
+        return self._sequence_id if link is self._link and link.runs(self._sequence_id) else None
+
     def cancel(self) -> None:
         self._link.cancel(self._sequence_id)
 
@@ -98,7 +102,9 @@ class EngineLink:
 
     def submit(self, request: SequenceRequest, sink: SequenceSink) -> EngineSequence:
         sequence_id = self._next_id
-        message = convert.submit_message(request, sequence_id)
+        message = convert.submit_message(
+            request, sequence_id, self._shared(request.shares_prefill_of)
+        )
         self._next_id += 1
         if not self._sinks:
             self._silent_ticks = 0
@@ -107,6 +113,13 @@ class EngineLink:
         self._retry_delays.acquire(time.monotonic())
         self._send(message)
         return _LinkedSequence(self, sequence_id)
+
+    def runs(self, sequence_id: int) -> bool:
+        """Whether the sequence is submitted and has not ended."""
+        return sequence_id in self._sinks
+
+    def _shared(self, other: EngineSequence | None) -> int | None:
+        return other.running_on(self) if isinstance(other, _LinkedSequence) else None
 
     def cancel(self, sequence_id: int) -> None:
         if sequence_id not in self._sinks:

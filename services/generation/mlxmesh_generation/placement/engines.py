@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -56,19 +56,20 @@ class BreakerSequence:
     """Satisfies EngineSequence: a dropped sequence does not count for or against its engine."""
 
     def __init__(self, sequence: EngineSequence, permit: Permit) -> None:
-        self._sequence = sequence
+        self.sequence = sequence
+        """The engine's own."""
         self._permit = permit
 
     @property
     def engine_id(self) -> str:
-        return self._sequence.engine_id
+        return self.sequence.engine_id
 
     def cancel(self) -> None:
-        self._sequence.cancel()
+        self.sequence.cancel()
 
     def drop(self) -> None:
         self._permit.drop()
-        self._sequence.drop()
+        self.sequence.drop()
 
 
 class Engines:
@@ -116,6 +117,35 @@ class Engines:
     ) -> EngineSequence:
         """See Placer."""
         links = self._serving(version)
+        shared = request.shares_prefill_of
+        if isinstance(shared, BreakerSequence):
+            request = replace(request, shares_prefill_of=shared.sequence)
+        chosen = self._engine_of(shared, links, avoid) or self._pick(version, request, links, avoid)
+        permit = self._breakers[chosen].admit()
+        sequence = links[chosen].submit(request, BreakerSink(sink, permit))
+        return BreakerSequence(sequence, permit)
+
+    def _engine_of(
+        self,
+        shared: EngineSequence | None,
+        links: Mapping[str, EngineLink],
+        avoid: Collection[str],
+    ) -> str | None:
+        """The engine that has the prompt in work, if it can have another sequence."""
+        if shared is None or shared.engine_id in avoid or shared.engine_id not in links:
+            return None
+        replica = self._replica(links[shared.engine_id])
+        free = replica.connected and not replica.ejected and not replica.full
+        return shared.engine_id if free else None
+
+    def _pick(
+        self,
+        version: ModelVersion,
+        request: SequenceRequest,
+        links: Mapping[str, EngineLink],
+        avoid: Collection[str],
+    ) -> str:
+        """Raises: NoReplica, QueueFull."""
         prompt_prefixes = prefixes(request.prompt_token_ids)
         try:
             chosen = router.pick(
@@ -125,14 +155,14 @@ class Engines:
                 if self._prefer_warm
                 else {},
                 spread_by=prompt_prefixes[0] if prompt_prefixes else 0,
+                session_id=request.request.session_id,
             )
         except QueueFull as error:
             retry_delays = self._retry_delays[version.name, str(version.version)]
             error.retry_delay_s = retry_delays.schedule_retry(time.monotonic())
             raise
         self._affinity.note(prompt_prefixes, chosen)
-        permit = self._breakers[chosen].admit()
-        return BreakerSequence(links[chosen].submit(request, BreakerSink(sink, permit)), permit)
+        return chosen
 
     def breakers(self) -> Iterator[tuple[Instance, Breaker]]:
         """Every engine with its breaker."""

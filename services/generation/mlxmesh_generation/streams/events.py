@@ -1,9 +1,17 @@
-"""The first and the last event of a generation. Pure."""
+"""The first event of a generation, and the last ones of its outputs. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 
-from mlxmesh_generation.domain.request import Finished, FinishReason, Started, Timings
+from mlxmesh_generation.domain.request import (
+    Finished,
+    FinishReason,
+    Started,
+    Timings,
+    TotalUsage,
+)
 from mlxmesh_generation.streams.plan import Plan
+from mlxmesh_generation.text.output import Output
 
 
 def started(plan: Plan, *, engine_id: str, cached_tokens: int, created_ms: int) -> Started:
@@ -21,10 +29,10 @@ def started(plan: Plan, *, engine_id: str, cached_tokens: int, created_ms: int) 
 
 def finished(
     plan: Plan,
+    index: int,
     reason: FinishReason,
     *,
-    token_ids: Sequence[int],
-    stop_text: str | None,
+    output: Output,
     cached_tokens: int,
     timings: Timings,
     waited_ms: float,
@@ -32,9 +40,14 @@ def finished(
 ) -> Finished:
     """A stop text overrides the engine's reason; the engine does not know stop texts."""
     prompt_tokens = len(plan.prompt_token_ids)
+    token_ids, stop_text = output.token_ids, output.stop_text
     by_token = reason is FinishReason.STOP and stop_text is None
+    if stop_text is not None:
+        reason = FinishReason.STOP
+    elif by_token and output.calls:
+        reason = FinishReason.TOOL_CALLS
     return Finished(
-        reason=reason if stop_text is None else FinishReason.STOP,
+        reason=reason,
         prompt_tokens=prompt_tokens,
         # The engine of a resumed generation counts the earlier output as part of the prompt.
         cached_tokens=min(cached_tokens, prompt_tokens),
@@ -43,4 +56,17 @@ def finished(
         stop_token_id=token_ids[-1] if by_token and token_ids else None,
         timings=Timings(timings.queue_ms + waited_ms, timings.prefill_ms, timings.decode_ms),
         resumptions=resumptions,
+        index=index,
+        reasoning_tokens=output.reasoning_tokens,
     )
+
+
+def with_total(last: Finished, ends: Mapping[int, Finished]) -> Finished:
+    """The last end, with the usage of all outputs by index."""
+    total = TotalUsage(
+        completion_tokens=sum(end.completion_tokens for end in ends.values()),
+        reasoning_tokens=sum(end.reasoning_tokens for end in ends.values()),
+        # Outputs beside the first one find its prompt in the cache.
+        cached_tokens=ends[0].cached_tokens,
+    )
+    return replace(last, total=total)

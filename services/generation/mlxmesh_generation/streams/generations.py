@@ -4,7 +4,7 @@ The folders that `Generations.begin` passes, in the order of its calls:
 
 1. streams: the entry of the same request, if there is one; quotas; a new entry.
 2. placement: `CatalogueMirror.resolve`, `Replicas.expected`.
-3. text: limits of the vocabulary, the tokenizer, the prompt's tokens, max_tokens, a detokenizer.
+3. text: limits of the vocabulary, the tokenizer, the prompt's tokens, max_tokens.
 4. streams (first return): the plan, telemetry, the generation and its transcript.
 5. placement (second return): `Replicas.wait_connected`, then `Replicas.place`.
 """
@@ -20,6 +20,7 @@ from mlxmesh_generation.domain.request import (
     Resumed,
     Snapshot,
 )
+from mlxmesh_generation.parsers.choose import OutputFormat
 from mlxmesh_generation.placement.sequence import Placer
 from mlxmesh_generation.streams.entries import Entry, EntryIndex
 from mlxmesh_generation.streams.generation import Generation
@@ -31,6 +32,7 @@ from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.streams.transcript import Transcript
 from mlxmesh_shared.errors import Cancelled, GenerationExists, GenerationNotFound, MessagesExpired
 from mlxmesh_shared.events import Publish, discard_event
+from mlxmesh_shared.reference import ModelReference
 
 MAX_UNREAD_BYTES = 128 * 2**20
 
@@ -145,6 +147,10 @@ class Generations:
         with self._limits.holding(request.caller, request.message_bytes):
             return await self._preparation.count(request)
 
+    async def output_format(self, model: ModelReference) -> OutputFormat:
+        """How the output of a model is read."""
+        return await self._preparation.output_format(model)
+
     async def _find_repeated(self, request: GenerationRequest) -> Transcript | None:
         """The messages of an equal request that was sent before and has not failed."""
         self._index.retention.expire()
@@ -183,9 +189,9 @@ class Generations:
     def _generation(self, entry: Entry, prepared: Prepared, resumed: Resumed | None) -> Generation:
         return Generation(
             prepared.plan,
-            observer=self._telemetry.begin(prepared.plan, prepared.decode),
+            observer=self._telemetry.begin(prepared.plan, prepared.tokenizer.decode),
             engines=self._engines,
-            detokenizer=prepared.detokenizer,
+            tokenizer=prepared.tokenizer,
             resumed=resumed,
             engine_wait_s=self._engine_wait_s,
             on_ended=entry.on_ended,

@@ -1,4 +1,4 @@
-"""The phases of a generation, and which event leads from one to the next. Pure."""
+"""The phases of an output, and which event leads from one to the next. Pure."""
 
 from enum import Enum
 from types import MappingProxyType
@@ -21,14 +21,14 @@ class Phase(Enum):
     FAILED = "failed"
 
     def __init__(self, label: str) -> None:
-        # Attributes, not properties: Generation reads them for every output.
+        # Attributes, not properties: an output reads them for every output.
         self.ended = label in ("finished", "failed")
         self.unaccepted = label in ("submitted", "resubmitted")
         """Whether an engine was asked and has not answered."""
 
 
 class Change(Enum):
-    """What happens to a generation."""
+    """What happens to an output."""
 
     SUBMIT = "submit"
     ACCEPT = "accept"
@@ -46,6 +46,8 @@ _TRANSITIONS = MappingProxyType(
         (Phase.CREATED, Change.FAIL): Phase.FAILED,
         (Phase.SUBMITTED, Change.SUBMIT): Phase.SUBMITTED,
         (Phase.SUBMITTED, Change.ACCEPT): Phase.RUNNING,
+        # An output beside the first one waits until an engine accepts it.
+        (Phase.SUBMITTED, Change.WAIT): Phase.WAITING,
         (Phase.SUBMITTED, Change.STOP): Phase.STOPPING,
         (Phase.SUBMITTED, Change.FINISH): Phase.FINISHED,
         (Phase.SUBMITTED, Change.FAIL): Phase.FAILED,

@@ -37,9 +37,12 @@ def output_seed(seed: int, index: int) -> int:
     return (seed + index * _GOLDEN) % 2**64
 
 
-def name_callers_field(error: MeshError, request: GenerationRequest) -> MeshError:
+def name_callers_field(error: MeshError, plan: Plan) -> MeshError:
     """Makes an engine's error name the field of the caller's request."""
+    request = plan.request
     is_default = error.field == "max_tokens" and request.max_tokens is None
     if is_default or error.field.startswith("prompt_token_ids"):
         error.field = request.input.field
+    elif plan.constraint is not None and error.field.partition(".")[0] == "constraint":
+        error.field = plan.constraint.field
     return error

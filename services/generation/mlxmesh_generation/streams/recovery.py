@@ -1,4 +1,4 @@
-"""What a generation does when its engine refuses it or is lost."""
+"""What an output does when its engine refuses it or is lost."""
 
 import asyncio
 import time
@@ -32,21 +32,24 @@ class Action(Enum):
     """An engine refused to resume it: keep trying."""
 
 
-def action_after(error: MeshError, phase: Phase) -> Action:
-    """The action after an engine's failure in a phase. Pure."""
+def action_after(error: MeshError, phase: Phase, *, may_wait: bool = False) -> Action:
+    """The action after an engine's failure in a phase. Pure.
+
+    may_wait: an output that no engine has accepted yet waits, instead of asking only one more.
+    """
     if isinstance(error, ContextTooLong) and phase.unaccepted:
         return Action.SHORTEN
     if not error.retryable:
         return Action.FAIL
     if phase is Phase.SUBMITTED:
-        return Action.TRY_ANOTHER
+        return Action.RETRY if may_wait else Action.TRY_ANOTHER
     if phase is Phase.RESUBMITTED and not isinstance(error, EngineLost):
         return Action.RETRY
     return Action.RESUME
 
 
 class Losses:
-    """Counts how often one generation lost its engine. Pure."""
+    """Counts how often one output lost its engine. Pure."""
 
     def __init__(self, resumptions: int = 0, tokens: int = 0) -> None:
         self.resumptions = resumptions
@@ -70,7 +73,7 @@ class Losses:
 
 
 class Recovery:
-    """Waits for another engine and submits the generation to it."""
+    """Waits for another engine and submits the output to it."""
 
     def __init__(self, plan: Plan, engines: Placer, engine_wait_s: float) -> None:
         self._plan = plan

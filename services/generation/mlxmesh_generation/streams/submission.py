@@ -1,4 +1,4 @@
-"""One generation's sequence on its current engine."""
+"""One output's sequence on its current engine."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -9,8 +9,8 @@ from mlxmesh_generation.placement.sequence import (
     SequenceRequest,
     SequenceSink,
 )
-from mlxmesh_generation.streams.plan import Plan
-from mlxmesh_generation.streams.telemetry import GenerationObserver
+from mlxmesh_generation.streams.plan import Plan, output_seed
+from mlxmesh_generation.streams.telemetry import OutputObserver
 from mlxmesh_shared.errors import DeadlineExceeded
 
 # The engine's deadline comes first, so that its last output reaches the caller in time.
@@ -18,10 +18,13 @@ DEADLINE_MARGIN_S = 0.05
 
 
 class Submission:
-    """Submits a plan to one engine after another."""
+    """Submits an output of a plan to one engine after another."""
 
-    def __init__(self, plan: Plan, engines: Placer, observer: GenerationObserver) -> None:
+    def __init__(
+        self, plan: Plan, engines: Placer, observer: OutputObserver, *, index: int = 0
+    ) -> None:
         self._plan = plan
+        self._seed = output_seed(plan.seed, index)
         self._engines = engines
         self._observer = observer
         self._max_tokens = plan.max_tokens
@@ -34,6 +37,11 @@ class Submission:
         """The current or last engine; empty before the first one."""
         return self._sequence.engine_id if self._sequence else ""
 
+    @property
+    def sequence(self) -> EngineSequence | None:
+        """The current or last one; None before the first one."""
+        return self._sequence
+
     def submit(
         self,
         sink: SequenceSink,
@@ -41,6 +49,8 @@ class Submission:
         *,
         isolated: bool,
         avoid: Collection[str],
+        prompt_logprobs: bool = False,
+        shares_prefill_of: EngineSequence | None = None,
     ) -> None:
         """Raises: NoReplica, QueueFull, DeadlineExceeded."""
         self.submitted_s = time.monotonic()
@@ -48,11 +58,14 @@ class Submission:
             request=self._plan.request,
             prompt_token_ids=self._plan.prompt_token_ids,
             max_tokens=self._max_tokens,
-            seed=self._plan.seed,
+            seed=self._seed,
             timeout_ms=self._timeout_ms(),
             generated_token_ids=generated_token_ids,
             isolated=isolated,
             traceparent=self._observer.start_attempt(),
+            constraint=self._plan.constraint,
+            prompt_logprobs=prompt_logprobs,
+            shares_prefill_of=shares_prefill_of,
         )
         self._sequence = self._engines.place(self._plan.version, request, sink, avoid=avoid)
         self._observer.placed(self._sequence.engine_id)

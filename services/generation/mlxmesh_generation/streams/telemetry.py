@@ -1,6 +1,7 @@
 """Spans and metrics of generations, by OpenTelemetry's conventions for generative AI.
 
-A generation has one span from its arrival to its end, with a child for each engine that runs it.
+A generation has one span from its arrival to its end, with a child for each engine that runs one of
+its outputs.
 """
 
 import json
@@ -129,7 +130,6 @@ class GenerationObserver:
         self._plan = plan
         self._decode = decode
         self._first_token_s: float | None = None
-        self._engine_span = trace.INVALID_SPAN
         self._span = self._begun()
         self._context = trace.set_span_in_context(self._span, Context())
         owner.running += 1
@@ -144,6 +144,7 @@ class GenerationObserver:
         }
         trace.get_current_span().set_attributes(of_request)
         more: Labels = {
+            **{attributes.LABEL + key: value for key, value in plan.request.labels},
             attributes.PROVIDER: _PROVIDER,
             attributes.RESPONSE_MODEL: str(plan.version),
             attributes.MAX_TOKENS: plan.max_tokens,
@@ -156,54 +157,43 @@ class GenerationObserver:
             start_time=time.time_ns() - since_ns,
         )
 
-    def start_attempt(self) -> str:
-        """Starts the span of an attempt to place it; returns the traceparent for the engine.
-
-        The span of a failed attempt is discarded.
-        """
-        self._engine_span = self._owner.tracer.start_span("execute", self._context, SpanKind.CLIENT)
-        return traceparent_of(self._engine_span)
-
-    def placed(self, engine_id: str) -> None:
-        self._engine_span.set_attribute(attributes.ENGINE_ID, engine_id)
+    def of_output(self) -> "OutputObserver":
+        """Observes another one of its outputs."""
+        return OutputObserver(self._owner, self._context)
 
     def first_token(self) -> None:
-        self._first_token_s = time.monotonic()
+        """An output has its first token; only the first one counts."""
+        if self._first_token_s is None:
+            self._first_token_s = time.monotonic()
 
-    def resumed(self) -> None:
-        """It is resumed after the loss of its engine."""
-        self._owner.resumptions += 1
-
-    def engine_failed(self, error: MeshError) -> None:
-        _note_error(self._engine_span, error)
-        self._engine_span.end()
-        self._engine_span = trace.INVALID_SPAN
-
-    def finished(self, event: Finished, token_ids: Sequence[int]) -> None:
+    def finished(self, ends: Sequence[Finished], token_ids: Sequence[Sequence[int]]) -> None:
+        """The ends and the tokens are those of its outputs."""
         self._span.set_attributes(
             {
-                attributes.FINISH_REASONS: [event.reason.value],
-                attributes.CACHED_TOKENS: event.cached_tokens,
-                attributes.RESUMPTIONS: event.resumptions,
+                attributes.FINISH_REASONS: [end.reason.value for end in ends],
+                attributes.CACHED_TOKENS: ends[0].cached_tokens,
+                attributes.RESUMPTIONS: sum(end.resumptions for end in ends),
             }
         )
         self._end(token_ids, {})
 
-    def failed(self, error: MeshError, token_ids: Sequence[int], resumptions: int) -> None:
+    def failed(
+        self, error: MeshError, token_ids: Sequence[Sequence[int]], resumptions: int
+    ) -> None:
         self._span.set_attribute(attributes.RESUMPTIONS, resumptions)
         _note_error(self._span, error)
         self._end(token_ids, {attributes.ERROR_TYPE: error.reason})
 
-    def _end(self, token_ids: Sequence[int], failure: Labels) -> None:
+    def _end(self, token_ids: Sequence[Sequence[int]], failure: Labels) -> None:
         self._owner.running -= 1
-        self._span.set_attribute(attributes.OUTPUT_TOKENS, len(token_ids))
+        counts = [len(each) for each in token_ids]
+        self._span.set_attribute(attributes.OUTPUT_TOKENS, sum(counts))
         if self._decode is not None and self._span.is_recording():
             self._record_content(self._decode, token_ids)
-        self._engine_span.end()
-        self._measure(len(token_ids), failure)
+        self._measure(counts, failure)
         self._span.end()
 
-    def _measure(self, tokens: int, failure: Labels) -> None:
+    def _measure(self, counts: Sequence[int], failure: Labels) -> None:
         plan, owner, now_s = self._plan, self._owner, time.monotonic()
         labels: Labels = {
             attributes.OPERATION: _operation(plan.request.input),
@@ -217,20 +207,54 @@ class GenerationObserver:
 
         record(owner.durations, now_s - plan.received_s, failure)
         record(owner.usage, len(plan.prompt_token_ids), {attributes.TOKEN_TYPE: "input"})
-        record(owner.usage, tokens, {attributes.TOKEN_TYPE: "output"})
+        record(owner.usage, sum(counts), {attributes.TOKEN_TYPE: "output"})
         if self._first_token_s is not None:
             record(owner.first_tokens, self._first_token_s - plan.received_s, {})
-            if tokens > 1:
-                record(owner.token_times, (now_s - self._first_token_s) / (tokens - 1), {})
+            # Outputs are generated at the same time.
+            if (longest := max(counts, default=0)) > 1:
+                record(owner.token_times, (now_s - self._first_token_s) / (longest - 1), {})
 
-    def _record_content(self, decode: Decode, token_ids: Sequence[int]) -> None:
-        messages = _messages(self._plan, decode)
+    def _record_content(self, decode: Decode, token_ids: Sequence[Sequence[int]]) -> None:
+        outputs = [("assistant", decode(each)) for each in token_ids]
         self._span.set_attributes(
             {
-                attributes.INPUT_MESSAGES: _content(messages),
-                attributes.OUTPUT_MESSAGES: _content([("assistant", decode(token_ids))]),
+                attributes.INPUT_MESSAGES: _content(_messages(self._plan, decode)),
+                attributes.OUTPUT_MESSAGES: _content(outputs),
             }
         )
+
+
+class OutputObserver:
+    """Observes one output of a generation: a span for each engine that runs it."""
+
+    def __init__(self, owner: GenerationTelemetry, context: Context) -> None:
+        self._owner = owner
+        self._context = context
+        self._engine_span = trace.INVALID_SPAN
+
+    def start_attempt(self) -> str:
+        """Starts the span of an attempt to place it; returns the traceparent for the engine.
+
+        The span of a failed attempt is discarded.
+        """
+        self._engine_span = self._owner.tracer.start_span("execute", self._context, SpanKind.CLIENT)
+        return traceparent_of(self._engine_span)
+
+    def placed(self, engine_id: str) -> None:
+        self._engine_span.set_attribute(attributes.ENGINE_ID, engine_id)
+
+    def resumed(self) -> None:
+        """It is resumed after the loss of its engine."""
+        self._owner.resumptions += 1
+
+    def engine_failed(self, error: MeshError) -> None:
+        _note_error(self._engine_span, error)
+        self.ended()
+
+    def ended(self) -> None:
+        """No engine runs it any more."""
+        self._engine_span.end()
+        self._engine_span = trace.INVALID_SPAN
 
 
 def _operation(source: PromptInput) -> str:

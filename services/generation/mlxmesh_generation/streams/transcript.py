@@ -157,7 +157,7 @@ class Transcript:
 
     def _number(self, event: Event) -> None:
         self._last += 1
-        self._ends_with_last = isinstance(event, Finished)
+        self._ends_with_last = isinstance(event, Finished) and event.total is not None
         if self._last == 1 and isinstance(event, Started):
             self.started = event
         if self._keeps:

@@ -1,10 +1,11 @@
-"""The text of a generation, cut before the first stop text."""
+"""What the tokens of one output say, cut before the first stop text."""
 
 from array import array
 from collections.abc import Sequence
 
-from mlxmesh_generation.domain.request import Delta, ReceivedOutput, Resumed
+from mlxmesh_generation.domain.request import Delta, ReceivedOutput, TokenLogprob
 from mlxmesh_generation.text.detokenize import Detokenizer
+from mlxmesh_generation.text.pieces import NOTHING, PartReader, Pieces, ReceivedPieces
 
 
 class StopScanner:
@@ -51,77 +52,114 @@ class StopScanner:
 
 
 class Output:
-    """Every token so far, from all engines, and their text."""
+    """Every token of one output so far, from all engines, and what they say."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
+    def __init__(
+        self,
+        detokenizer: Detokenizer,
+        stops: Sequence[str],
+        *,
+        index: int = 0,
+        reader: PartReader | None = None,
+    ) -> None:
+        """Without a reader, all of it is text."""
         self.token_ids = array("I")
         self.stop_text: str | None = None
         """The stop text that was found; tokens after it are ignored."""
+        self._index = index
         self._detokenizer = detokenizer
         self._stops = StopScanner(stops) if stops else None
-        # For an output from another process: the number of characters that its reader has, and the
-        # last token; only an engine knows whether that is an end token.
-        self._sent_characters = 0
+        self._reader = reader
+        self._reads_each = bool(stops) or reader is not None
+        # For an output from another process: what its reader has, and the last token; only an
+        # engine knows whether that is an end token.
+        self._received: ReceivedPieces | None = None
         self._unconfirmed: Sequence[int] = ()
 
-    def replay(self, resumed: Resumed) -> list[Delta]:
-        """Adds the output of another process; returns the text that it held back."""
-        received = resumed.outputs.get(0, ReceivedOutput())
+    @property
+    def calls(self) -> int:
+        """How many tool calls began."""
+        return self._reader.calls if self._reader is not None else 0
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return self._reader.reasoning_tokens if self._reader is not None else 0
+
+    def replay(self, received: ReceivedOutput) -> list[Delta]:
+        """Adds the output of another process; returns what that held back."""
         self.token_ids.extend(received.token_ids)
-        self._sent_characters = received.text_characters
+        self._received = ReceivedPieces(received)
         self._unconfirmed = received.token_ids[-1:]
-        return self._silent(received.token_ids[:-1])
+        return self._replayed(received.token_ids[:-1])
 
     def confirm(self, *, ends: bool) -> list[Delta]:
         """Adds the last replayed token; one that `ends` the output has no text."""
         token_ids, self._unconfirmed = self._unconfirmed, ()
-        return [] if ends else self._silent(token_ids)
+        return [] if ends or not token_ids else self._replayed(token_ids)
 
-    def feed(self, token_ids: Sequence[int], *, stopped: bool) -> list[Delta]:
-        """With `stopped`, the last token is an end token, which has no text."""
+    def feed(
+        self, token_ids: Sequence[int], *, stopped: bool, logprobs: tuple[TokenLogprob, ...] = ()
+    ) -> list[Delta]:
+        """With `stopped`, the last token is an end token, which has no text.
+
+        logprobs: one for each token, or none.
+        """
         with_text = len(token_ids) - stopped
-        if self._stops is None:
-            return [self._delta(self._detokenizer.feed(token_ids[:with_text]), token_ids)]
+        if not self._reads_each:
+            text = self._detokenizer.feed(token_ids[:with_text])
+            if self._received is not None:
+                return [self._delta(Pieces(text), token_ids, logprobs)]
+            self.token_ids.extend(token_ids)
+            return [Delta(text, tuple(token_ids), self._index, "", (), logprobs)]
         deltas: list[Delta] = []
-        # One token at a time, to know which of them completed a stop text.
-        for token_id in token_ids[:with_text]:
-            deltas.append(self._delta(self._text(token_id), (token_id,)))
+        # One token at a time, to know which of them completed a stop text or ended reasoning.
+        for place, token_id in enumerate(token_ids[:with_text]):
+            pieces = self._read(token_id)
+            deltas.append(self._delta(pieces, (token_id,), logprobs[place : place + 1]))
             if self.stop_text is not None:
                 return deltas
-        return [*deltas, self._delta("", token_ids[with_text:])]
+        return [*deltas, self._delta(NOTHING, token_ids[with_text:], logprobs[with_text:])]
 
     def flush(self) -> list[Delta]:
-        """The text held back; an incomplete character at its end may complete a stop text."""
+        """What was held back; an incomplete character at its end may complete a stop text."""
         if self.stop_text is not None:
             return []
         text = self._detokenizer.flush()
         if self._stops is not None:
             text, self.stop_text = self._stops.feed(text)
             text += "" if self.stop_text is not None else self._stops.flush()
-        return self._unsent(text)
+        if self._reader is None:
+            return self._without_tokens(Pieces(text))
+        return self._without_tokens(self._reader.read_more(text).followed_by(self._reader.flush()))
 
-    def _text(self, token_id: int) -> str:
+    def _read(self, token_id: int) -> Pieces:
         text = self._detokenizer.feed((token_id,))
         if self._stops is not None:
             text, self.stop_text = self._stops.feed(text)
-        return text
+        if self._reader is None:
+            return Pieces(text)
+        pieces = self._reader.read(text)
+        return pieces if self.stop_text is None else pieces.followed_by(self._reader.flush())
 
-    def _silent(self, token_ids: Sequence[int]) -> list[Delta]:
-        texts: list[str] = []
+    def _replayed(self, token_ids: Sequence[int]) -> list[Delta]:
+        every: list[Pieces] = []
         for token_id in token_ids:
-            texts.append(self._text(token_id))
+            every.append(self._read(token_id))
             if self.stop_text is not None:
                 break
-        return self._unsent("".join(texts))
+        return [
+            delta for pieces in every if pieces != NOTHING for delta in self._without_tokens(pieces)
+        ]
 
-    def _unsent(self, text: str) -> list[Delta]:
-        delta = self._delta(text, ())
-        return [delta] if delta.text else []
+    def _without_tokens(self, pieces: Pieces) -> list[Delta]:
+        delta = self._delta(pieces, ())
+        return [delta] if delta.text or delta.reasoning or delta.calls else []
 
-    def _delta(self, text: str, token_ids: Sequence[int]) -> Delta:
-        if self._sent_characters:
-            known = min(self._sent_characters, len(text))
-            self._sent_characters -= known
-            text = text[known:]
+    def _delta(
+        self, pieces: Pieces, token_ids: Sequence[int], logprobs: tuple[TokenLogprob, ...] = ()
+    ) -> Delta:
+        if self._received is not None:
+            pieces = self._received.unsent(pieces)
         self.token_ids.extend(token_ids)
-        return Delta(text, tuple(token_ids))
+        text, reasoning, calls = pieces
+        return Delta(text, tuple(token_ids), self._index, reasoning, calls, logprobs)

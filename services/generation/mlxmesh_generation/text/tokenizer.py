@@ -9,6 +9,7 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -129,6 +130,16 @@ class ModelTokenizer:
         return self._codec.encode(text, add_special_tokens=False)
 
     @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """The ids of special and other added tokens, by their texts."""
+        return self._codec.added_tokens
+
+    @cached_property
+    def added_texts(self) -> frozenset[str]:
+        """The texts of special and other added tokens."""
+        return frozenset(self._codec.added_tokens)
+
+    @property
     def max_token_bytes(self) -> int | None:
         """The most bytes of text that one token encodes; None when unknown."""
         return self._codec.max_token_bytes
@@ -137,9 +148,16 @@ class ModelTokenizer:
         """The one-shot decode, special tokens left out."""
         return self._codec.decode(list(token_ids))
 
-    def detokenizer(self) -> Detokenizer:
-        """A new one, for one sequence."""
-        return self._codec.detokenizer()
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token's text, or those of a special token's name.
+
+        Those of all tokens of a text, joined, are the text, but for spaces of the decoder.
+        """
+        return self._codec.token_bytes(token_id)
+
+    def detokenizer(self, visible: frozenset[str] = frozenset()) -> Detokenizer:
+        """A new one, for one sequence; it shows the special tokens with a text in `visible`."""
+        return self._codec.detokenizer(visible)
 
 
 def _import_transformers() -> Any:

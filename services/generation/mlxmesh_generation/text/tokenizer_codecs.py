@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
-from functools import cache, cached_property
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache, cached_property, partial
 from typing import Any, Protocol, cast
 
 from tokenizers import Tokenizer
@@ -12,6 +12,10 @@ from mlxmesh_generation.text.detokenize import ByteDetokenizer, Detokenizer, Win
 from mlxmesh_generation.text.special_text import MARK, without_marks
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+_SPACE = "\u2581"
+"""What sentencepiece writes for a space."""
+_REPLACEMENT = "\ufffd"
+_BYTES = 256
 
 
 class Codec(Protocol):
@@ -20,11 +24,14 @@ class Codec(Protocol):
     @property
     def special_texts(self) -> Collection[str]: ...
     @property
+    def added_tokens(self) -> Mapping[str, int]: ...
+    @property
     def max_token_bytes(self) -> int | None: ...
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
     def encode_marked(self, text: str) -> list[int]: ...
     def decode(self, token_ids: list[int]) -> str: ...
-    def detokenizer(self) -> Detokenizer: ...
+    def detokenizer(self, visible: frozenset[str]) -> Detokenizer: ...
+    def token_bytes(self, token_id: int) -> bytes: ...
 
 
 class FastCodec:
@@ -36,8 +43,9 @@ class FastCodec:
         backend.no_padding()
         added: dict[int, Any] = backend.get_added_tokens_decoder()
         special = {number: token.content for number, token in added.items() if token.special}
-        self._special = frozenset(special)
+        self._special: Mapping[int, str] = special
         self.special_texts = frozenset(special.values())
+        self.added_tokens = {token.content: number for number, token in added.items()}
         decoder = backend.decoder
         self._byte_level = decoder is not None and type(decoder).__name__ == "ByteLevel"
         vocabulary: dict[str, int] = backend.get_vocab()
@@ -51,6 +59,9 @@ class FastCodec:
         )
         # One token's bytes never change, and a generation asks for the same few again and again.
         self._token_bytes = cache(self._read_token_bytes)
+        self._single_bytes = cache(self._read_single_bytes)
+        self._visible_ids = cache(self._read_visible_ids)
+        self._decoder: bytes = decoder.__getstate__() if decoder is not None else b""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # The batch call lets other threads run; `encode` would stop every stream of this process.
@@ -79,13 +90,46 @@ class FastCodec:
     def decode(self, token_ids: list[int]) -> str:
         return self._backend.decode(token_ids, skip_special_tokens=True)
 
-    def detokenizer(self) -> Detokenizer:
+    def detokenizer(self, visible: frozenset[str]) -> Detokenizer:
+        shown = self._visible_ids(visible)
         if self._byte_level:
-            return ByteDetokenizer(self._token_bytes)
-        return WindowDetokenizer(self.decode, skipped=self._skipped, byte_tokens=self._byte_tokens)
+            return ByteDetokenizer(
+                partial(self._shown_bytes, shown) if shown else self._token_bytes
+            )
+        decode = self._decode_all if shown else self.decode
+        skipped = partial(self._skipped, shown)
+        return WindowDetokenizer(decode, skipped=skipped, byte_tokens=self._byte_tokens)
 
-    def _skipped(self, token_id: int) -> bool:
-        return token_id in self._special or self._backend.id_to_token(token_id) is None
+    def token_bytes(self, token_id: int) -> bytes:
+        return self._single_bytes(token_id)
+
+    def _decode_all(self, token_ids: list[int]) -> str:
+        return self._backend.decode(token_ids, skip_special_tokens=False)
+
+    def _read_visible_ids(self, visible: frozenset[str]) -> frozenset[int]:
+        return frozenset(number for number, text in self._special.items() if text in visible)
+
+    def _skipped(self, shown: frozenset[int], token_id: int) -> bool:
+        if token_id in self._special:
+            return token_id not in shown
+        return self._backend.id_to_token(token_id) is None
+
+    def _shown_bytes(self, shown: frozenset[int], token_id: int) -> bytes:
+        return (
+            self._special[token_id].encode() if token_id in shown else self._token_bytes(token_id)
+        )
+
+    def _read_single_bytes(self, token_id: int) -> bytes:
+        token: str | None = self._backend.id_to_token(token_id)
+        if token is None:
+            return b""
+        if token_id in self._special:
+            return token.encode()
+        if b'"ByteLevel"' in self._decoder:
+            return self._token_bytes(token_id)
+        if token_id in self._byte_tokens:
+            return _byte_of(token)
+        return _spaced(token, self._decoder).encode()
 
     def _read_token_bytes(self, token_id: int) -> bytes:
         token: str | None = self._backend.id_to_token(token_id)
@@ -103,9 +147,13 @@ class PlainCodec:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._special = frozenset(cast("list[int]", tokenizer.all_special_ids))
+        special_ids = cast("list[int]", tokenizer.all_special_ids)
+        self._special: Mapping[int, str] = {
+            number: tokenizer.convert_ids_to_tokens(number) for number in special_ids
+        }
         self._size = len(tokenizer)
         self.special_texts = frozenset(cast("list[str]", tokenizer.all_special_tokens))
+        self.added_tokens = cast("dict[str, int]", tokenizer.get_added_vocab())
         self.max_token_bytes = None
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -124,16 +172,39 @@ class PlainCodec:
         return token_ids
 
     def decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(
-            [token_id for token_id in token_ids if not self._skipped(token_id)],
-            clean_up_tokenization_spaces=False,
-        )
+        skipped = partial(self._skipped, frozenset[str]())
+        return self._decode_all([token_id for token_id in token_ids if not skipped(token_id)])
 
-    def detokenizer(self) -> Detokenizer:
-        return WindowDetokenizer(self.decode, skipped=self._skipped, byte_tokens=frozenset())
+    def detokenizer(self, visible: frozenset[str]) -> Detokenizer:
+        skipped = partial(self._skipped, visible)
+        return WindowDetokenizer(self._decode_all, skipped=skipped, byte_tokens=frozenset())
 
-    def _skipped(self, token_id: int) -> bool:
-        return token_id in self._special or token_id >= self._size
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id in self._special:
+            return self._special[token_id].encode()
+        if token_id >= self._size:
+            return b""
+        token: str = self._tokenizer.convert_ids_to_tokens(token_id)
+        if _BYTE_TOKEN.fullmatch(token):
+            return _byte_of(token)
+        if _SPACE in token:
+            return token.replace(_SPACE, " ").encode()
+        return self._text_bytes(token_id, token)
+
+    def _text_bytes(self, token_id: int, token: str) -> bytes:
+        text = self._decode_all([token_id])
+        # A part of a character has no text; tokens of raw bytes are single characters.
+        if (not text or _REPLACEMENT in text) and len(token) == 1 and ord(token) < _BYTES:
+            return bytes([ord(token)])
+        return text.encode()
+
+    def _decode_all(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, clean_up_tokenization_spaces=False)
+
+    def _skipped(self, visible: frozenset[str], token_id: int) -> bool:
+        if token_id in self._special:
+            return self._special[token_id] not in visible
+        return token_id >= self._size
 
 
 def _drops_nothing(backend: Tokenizer, added: Iterable[Any]) -> bool:
@@ -141,6 +212,18 @@ def _drops_nothing(backend: Tokenizer, added: Iterable[Any]) -> bool:
     splits: bytes = backend.pre_tokenizer.__getstate__() if backend.pre_tokenizer else b""
     strips = any(token.lstrip or token.rstrip for token in added)
     return backend.normalizer is None and b"Removed" not in splits and not strips
+
+
+def _byte_of(token: str) -> bytes:
+    return bytes([int(token[3:5], 16)])
+
+
+def _spaced(token: str, decoder: bytes) -> str:
+    """A token of a vocabulary that is not of bytes, with its spaces."""
+    if b'"WordPiece"' in decoder:
+        prefix = str(json.loads(decoder).get("prefix", ""))
+        return token.removeprefix(prefix) if prefix else token
+    return token.replace(_SPACE, " ") if _SPACE.encode() in decoder else token
 
 
 @cache
