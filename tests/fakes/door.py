@@ -22,7 +22,11 @@ STARTED = g.Started(
     seed=7,
 )
 FINISHED = g.Finished(
-    finish_reason=g.FINISH_REASON_STOP, stop_token_id=2, usage=USAGE, timings=g.Timings(queue_ms=1)
+    finish_reason=g.FINISH_REASON_STOP,
+    stop_token_id=2,
+    usage=USAGE,
+    total_usage=USAGE,
+    timings=g.Timings(queue_ms=1),
 )
 
 
