@@ -43,8 +43,8 @@ from mlxmesh_gateway.openai.chat_schema import (
     ResponseFormat,
     ToolCall,
 )
-from mlxmesh_gateway.openai.completion_schema import CompletionRequest
 from mlxmesh_gateway.openai.completion_convert import text_generations
+from mlxmesh_gateway.openai.completion_schema import CompletionRequest
 from mlxmesh_gateway.openai.convert import includes_usage
 from mlxmesh_gateway.openai.labels import add_metadata
 from mlxmesh_gateway.openai.schema import StreamOptions, TextPart
@@ -556,7 +556,7 @@ def test_any_chat_becomes_a_message_or_an_error(fields: dict[str, Any]) -> None:
 @given(json_values)
 def test_any_prompt_becomes_a_message_or_an_error(prompt: object) -> None:
     with suppress(InvalidArgument):
-        completion(prompt)
+        assert completions(prompt)
 
 
 @pytest.mark.parametrize(
