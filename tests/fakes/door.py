@@ -9,6 +9,7 @@ from mlxmesh_gateway.forwarding.routes import BACKENDS
 from mlxmesh_shared.errors import GenerationNotFound, ModelNotFound
 from mlxmesh_shared.rpc.requests import RequestParser
 from mlxmesh_shared.rules import Validator
+from tests.fakes.scripted import Script, complete_response, numbered
 
 MODELS = ("pocket", "pocket-mini")
 USAGE = g.Usage(prompt_tokens=3, cached_tokens=1, completion_tokens=2)
@@ -33,10 +34,12 @@ FINISHED = g.Finished(
 class FakeDoor:
     """Satisfies ServesCalls: checks each request by the contract's rules, as the door does.
 
-    Knows the MODELS, and no generation to attach to.
+    Knows the MODELS, and no generation to attach to, unless it has a script.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, script: Script | None = None) -> None:
+        """script: what every generation writes after Started."""
+        self.script = script
         self.requests: list[object] = []
         """What was asked, newest last; at most 100."""
         self._parser = RequestParser(Validator.for_services(*BACKENDS.values()))
@@ -46,15 +49,22 @@ class FakeDoor:
         self.requests = [*self.requests[-99:], request]
         match request:
             case g.GenerateRequest():
-                for message in messages(request):
+                for message in self._messages(request):
                     await call.write(message.SerializeToString())
                 return None
             case g.CompleteRequest():
                 _check_model(request.generation.model)
+                if self.script is not None:
+                    return complete_response(STARTED, self.script).SerializeToString()
                 answer = g.CompleteResponse(
                     started=STARTED, text="a b", token_ids=[5, 2], finished=FINISHED
                 )
                 return answer.SerializeToString()
+            case g.AttachGenerationRequest() if self.script is not None:
+                for message in self._messages(request.generation)[request.after_sequence :]:
+                    attached = g.AttachGenerationResponse(message=message, started=STARTED)
+                    await call.write(attached.SerializeToString())
+                return None
             case g.CountTokensRequest():
                 _check_model(request.model)
                 return g.CountTokensResponse(tokens=3).SerializeToString()
@@ -65,6 +75,12 @@ class FakeDoor:
                 return m.GetModelResponse(model=_model(request.model)).SerializeToString()
             case _:
                 raise GenerationNotFound("there is no such generation")
+
+    def _messages(self, request: g.GenerateRequest) -> list[g.GenerateResponse]:
+        if self.script is None:
+            return messages(request)
+        started, *_ = messages(request)
+        return [started, *(numbered(one, number) for number, one in enumerate(self.script, 2))]
 
 
 def messages(request: g.GenerateRequest) -> list[g.GenerateResponse]:

@@ -14,6 +14,7 @@ from mlxmesh.model.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServi
 from mlxmesh_generation.relay.servicer import RELAY, Relays
 from mlxmesh_shared.errors import GenerationNotFound, MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions, remaining_s
+from tests.fakes.scripted import complete_response, numbered
 
 GENERATION = g.DESCRIPTOR.services_by_name["GenerationService"].full_name
 MODEL = m.DESCRIPTOR.services_by_name["ModelService"].full_name
@@ -32,6 +33,8 @@ class FakeGeneration(GenerationServiceServicer):
         """Ends streams as if all were well after so many deltas."""
         self.finishes = True
         self.finish_reason = g.FINISH_REASON_STOP
+        self.script: list[g.GenerateResponse] | None = None
+        """What Generate and Complete answer instead of the words, after Started."""
         self.go_on = asyncio.Event()
         """Cleared, it holds back streams after their first delta, and news of what is not there."""
         self.go_on.set()
@@ -96,6 +99,10 @@ class FakeGeneration(GenerationServiceServicer):
             seed=7,
         )
         yield g.GenerateResponse(sequence=1, started=started)
+        if self.script is not None:
+            for number, scripted in enumerate(self.script, 2):
+                yield numbered(scripted, number)
+            return
         async for response in self._deltas(_text(request).split(), 0, 1, 0):
             yield response
 
@@ -154,6 +161,8 @@ class FakeGeneration(GenerationServiceServicer):
         started = g.Started(
             request_id=generation.request_id or "r-1", model=generation.model, model_version=1
         )
+        if self.script is not None:
+            return complete_response(started, self.script)
         finished = g.Finished(finish_reason=self.finish_reason, total_usage=g.Usage())
         return g.CompleteResponse(started=started, text=_text(generation), finished=finished)
 

@@ -1,34 +1,22 @@
 """The responses and stream chunks of generations, as JSON. Pure.
 
-A chunk is made for every few tokens of every stream, so it is formatted around constant parts.
+A chunk is made for every few tokens of every stream, so one of text alone is formatted around
+constant parts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any, Protocol
+from typing import Any
+
+from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh_gateway.openai.shapes import Choice, Shape
+from mlxmesh_gateway.openai.usage import Usage, finish_reason, total, usage
 
 DONE = "[DONE]"
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-
-    def as_json(self) -> dict[str, object]:
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,117 +31,99 @@ class Origin:
     version: str
     """The name@version that generates."""
 
-
-Choice = dict[str, Any]
-
-
-class Shape(Protocol):
-    """How a route shows generations."""
-
-    id_prefix: str
-    kind: str
-    """The field `object` of a response."""
-    chunk_kind: str
-    """The field `object` of a chunk."""
-
-    def choice(self, text: str) -> Choice:
-        """The choice of a response."""
-        ...
-
-    def first(self) -> Sequence[Choice]:
-        """The choices of the chunks before the text."""
-        ...
-
-    def delta(self, text: str) -> Choice:
-        """The choice of a chunk of text."""
-        ...
-
-    def end(self) -> Choice:
-        """The choice of the chunk that has the finish reason."""
-        ...
+    def fields(self, id_prefix: str, kind: str) -> Mapping[str, object]:
+        """What responses and chunks begin with."""
+        return {
+            "id": id_prefix + self.request_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.version,
+        }
 
 
-_RUNNING: Choice = {"index": 0, "logprobs": None, "finish_reason": None}
+def whole(
+    origin: Origin, parts: Sequence[tuple[Shape, pb.CompleteResponse]]
+) -> Mapping[str, object]:
+    """A response that is not streamed, of one generation or of one for each prompt.
+
+    Raises: GenerationCancelled.
+    """
+    shape, _ = parts[0]
+    choices = [one for shape, complete in parts for one in _choices(shape, complete)]
+    counts = total(usage(complete.finished) for _, complete in parts)
+    fields = origin.fields(shape.id_prefix, shape.kind)
+    return {**fields, "choices": choices, "usage": counts.as_json()}
 
 
-class ChatShape:
-    """Satisfies Shape."""
-
-    id_prefix = "chatcmpl-"
-    kind = "chat.completion"
-    chunk_kind = "chat.completion.chunk"
-
-    def choice(self, text: str) -> Choice:
-        return {**_RUNNING, "message": {"role": "assistant", "content": text, "refusal": None}}
-
-    def first(self) -> Sequence[Choice]:
-        return [{**_RUNNING, "delta": {"role": "assistant", "content": ""}}]
-
-    def delta(self, text: str) -> Choice:
-        return {**_RUNNING, "delta": {"content": text}}
-
-    def end(self) -> Choice:
-        return {**_RUNNING, "delta": {}}
+def _choices(shape: Shape, complete: pb.CompleteResponse) -> list[Choice]:
+    return [
+        {
+            **shape.choice(output, complete.prompt_logprobs),
+            "finish_reason": finish_reason(output.finished),
+        }
+        for output in _outputs(complete)
+    ]
 
 
-class TextShape:
-    """Satisfies Shape."""
-
-    id_prefix = "cmpl-"
-    kind = chunk_kind = "text_completion"
-
-    def choice(self, text: str) -> Choice:
-        return {**_RUNNING, "text": text}
-
-    def first(self) -> Sequence[Choice]:
-        return []
-
-    def delta(self, text: str) -> Choice:
-        return self.choice(text)
-
-    def end(self) -> Choice:
-        return self.choice("")
+def _outputs(complete: pb.CompleteResponse) -> Sequence[pb.Output]:
+    first = pb.Output(
+        text=complete.text,
+        finished=complete.finished,
+        reasoning_text=complete.reasoning_text,
+        tool_calls=complete.tool_calls,
+        logprobs=complete.logprobs,
+    )
+    return [first, *complete.other_outputs]
 
 
-class Answer:
-    """One generation in a route's shape."""
+class Chunks:
+    """The chunks of one stream, in a route's shape."""
 
     def __init__(self, shape: Shape, origin: Origin, *, include_usage: bool = False) -> None:
-        """include_usage: in the last chunk of a stream."""
+        """include_usage: in the last chunk."""
         self._shape = shape
         self._include_usage = include_usage
-        self._fields: dict[str, Any] = {
-            "id": shape.id_prefix + origin.request_id,
-            "object": shape.chunk_kind,
-            "created": origin.created,
-            "model": origin.model,
-            "system_fingerprint": origin.version,
-        }
-        # The text of a delta is last in its chunk, whatever the client's model name contains.
-        self._before, _, self._after = self._chunk([shape.delta("TEXT")]).rpartition('"TEXT"')
-
-    def whole(self, text: str, finish_reason: str, usage: Usage) -> dict[str, Any]:
-        """A response that is not streamed."""
-        choice = {**self._shape.choice(text), "finish_reason": finish_reason}
-        fields = {**self._fields, "object": self._shape.kind, "choices": [choice]}
-        return {**fields, "usage": usage.as_json()}
+        self._fields = origin.fields(shape.id_prefix, shape.chunk_kind)
+        self._around: dict[int, tuple[str, str]] = {}
 
     def first(self) -> Sequence[str]:
-        """The chunks before the text."""
+        """The chunks before any output."""
         return [self._chunk([choice]) for choice in self._shape.first()]
 
-    def delta(self, text: str) -> str:
-        """A chunk of text."""
-        return f"{self._before}{quoted(text)}{self._after}"
+    def prompt(self, found: pb.PromptLogprobs) -> Sequence[str]:
+        """The chunks of tokens of the prompt."""
+        return [self._chunk([choice]) for choice in self._shape.prompt(found.tokens)]
 
-    def last(self, finish_reason: str, usage: Usage) -> Sequence[str]:
-        """The events after the text."""
-        end = self._chunk([{**self._shape.end(), "finish_reason": finish_reason}])
+    def delta(self, delta: pb.Delta) -> str | None:
+        """The chunk of new output; None if there is nothing to tell."""
+        if self._shape.plain and not (delta.reasoning_text or delta.tool_calls):
+            return self.text(delta.index, delta.text) if delta.text else None
+        choice = self._shape.delta(delta)
+        return None if choice is None else self._chunk([choice])
+
+    def text(self, index: int, text: str) -> str:
+        """A chunk of text alone."""
+        around = self._around.get(index)
+        if around is None:
+            # The text of a delta is last in its chunk, whatever the client's model name contains.
+            chunk = self._chunk([self._shape.text(index, "TEXT")])
+            before, _, after = chunk.rpartition('"TEXT"')
+            around = self._around[index] = before, after
+        return f"{around[0]}{quoted(text)}{around[1]}"
+
+    def end(self, finished: pb.Finished) -> str:
+        """The chunk of the end of an output. Raises: GenerationCancelled."""
+        reason = finish_reason(finished)
+        return self._chunk([{**self._shape.end(finished.index), "finish_reason": reason}])
+
+    def last(self, counts: Usage) -> Sequence[str]:
+        """The events after all outputs."""
         if not self._include_usage:
-            return end, DONE
-        return end, self._chunk([], usage.as_json()), DONE
+            return (DONE,)
+        return self._chunk([], counts.as_json()), DONE
 
-    def _chunk(self, choices: list[Choice], usage: dict[str, object] | None = None) -> str:
+    def _chunk(self, choices: list[Choice], counts: dict[str, object] | None = None) -> str:
         # Where the client asked for usage, every other chunk has it too, as null.
-        counts = {"usage": usage} if self._include_usage else {}
-        return json.dumps({**self._fields, **counts, "choices": choices}, separators=(",", ":"))
+        shown: dict[str, Any] = {"usage": counts} if self._include_usage else {}
+        return json.dumps({**self._fields, **shown, "choices": choices}, separators=(",", ":"))

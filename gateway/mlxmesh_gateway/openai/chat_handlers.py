@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.http.idempotency import request_id_of
-from mlxmesh_gateway.openai.answers import ChatShape
+from mlxmesh_gateway.openai.chat_convert import chat_generation
 from mlxmesh_gateway.openai.chat_schema import ChatRequest
-from mlxmesh_gateway.openai.convert import chat_generation, includes_usage
+from mlxmesh_gateway.openai.convert import includes_usage
+from mlxmesh_gateway.openai.errors import chat_error_body
 from mlxmesh_gateway.openai.generation_handlers import respond, stream
+from mlxmesh_gateway.openai.labels import add_metadata
+from mlxmesh_gateway.openai.shapes import ChatShape
 
 
 async def chat_completions(exchange: Exchange) -> None:
@@ -15,7 +18,10 @@ async def chat_completions(exchange: Exchange) -> None:
     request = exchange.read(ChatRequest)
     include_usage = includes_usage(request)
     generation = chat_generation(request, request_id=request_id_of(exchange.headers))
+    exchange.tell_ignored(add_metadata(generation, request.metadata))
+    shape = ChatShape(outputs=generation.n or 1, logprobs=bool(request.logprobs))
+    part = (generation, shape)
     if request.stream:
-        await stream(exchange, generation, ChatShape(), include_usage=include_usage)
+        await stream(exchange, part, include_usage=include_usage, error_body=chat_error_body)
     else:
-        await respond(exchange, generation, ChatShape())
+        await respond(exchange, [part])

@@ -7,21 +7,31 @@ from typing import Annotated, Any, cast
 from pydantic import Field, PlainValidator
 
 from mlxmesh_gateway.http.schema import Refused
-from mlxmesh_gateway.openai.schema import NOT_YET, GenerationFields, UInt32
+from mlxmesh_gateway.openai.schema import GenerationFields, UInt32
+
+MAX_LOGPROBS = 5
+"""OpenAI's, for text completions."""
+
+MAX_PROMPTS = 32
+"""In one request; each is a generation."""
+Prompt = str | list[int]
+"""A text, or token ids."""
 
 
-def _one_prompt(value: object) -> object:
-    """The text or the token ids; either may be alone in a list."""
-    prompt = value
-    if isinstance(value, list):
-        prompts = cast("list[object]", value)
-        if len(prompts) > 1 and isinstance(prompts[0], str | list):
-            raise ValueError("send one request for each prompt")
-        if prompts and isinstance(prompts[0], str | list):
-            prompt = cast("object", prompts[0])
-    if isinstance(prompt, str) or _are_token_ids(prompt):
-        return prompt
-    raise ValueError("must be a text or a list of token ids")
+def _prompts(value: object) -> list[Prompt]:
+    """A text or token ids, or a list of these."""
+    if _is_prompt(value):
+        return [cast("Prompt", value)]
+    prompts = cast("list[object]", value) if isinstance(value, list) else []
+    if not prompts or not all(map(_is_prompt, prompts)):
+        raise ValueError("must be a text, a list of token ids, or a list of these")
+    if len(prompts) > MAX_PROMPTS:
+        raise ValueError(f"must be at most {MAX_PROMPTS} prompts; send several requests")
+    return cast("list[Prompt]", prompts)
+
+
+def _is_prompt(value: object) -> bool:
+    return isinstance(value, str) or _are_token_ids(value)
 
 
 def _are_token_ids(value: object) -> bool:
@@ -31,17 +41,20 @@ def _are_token_ids(value: object) -> bool:
     return all(type(one) is int and 0 <= one < 2**32 for one in ids)
 
 
-_One = Field(max_length=1)
-_Prompt = str | list[int] | Annotated[list[str], _One] | Annotated[list[list[int]], _One]
+_Several = Field(min_length=1, max_length=MAX_PROMPTS)
+_Asked = str | list[int] | Annotated[list[str], _Several] | Annotated[list[list[int]], _Several]
 
 
 class CompletionRequest(GenerationFields):
-    """A text to continue."""
+    """Texts to continue."""
 
-    prompt: Annotated[str | list[int], PlainValidator(_one_prompt, json_schema_input_type=_Prompt)]
+    prompt: Annotated[list[Prompt], PlainValidator(_prompts, json_schema_input_type=_Asked)]
     max_tokens: UInt32 | None = None
+    logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
+    """How many of the most likely tokens to report for each."""
+    echo: bool | None = None
+    """Whether the text begins with the prompt."""
+    best_of: UInt32 | None = None
+    """Only n, or 1 without n."""
 
-    best_of: Annotated[Any, Refused(NOT_YET, unless=(1,))] = None
-    echo: Annotated[Any, Refused("prepend the prompt yourself", unless=(False,))] = None
-    logprobs: Annotated[Any, Refused(NOT_YET)] = None
     suffix: Annotated[Any, Refused("models here do not fill in the middle", unless=("",))] = None

@@ -7,17 +7,13 @@ from collections.abc import Sequence
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh.model.v1.model_pb2 import Model
-from mlxmesh_gateway.openai.answers import Usage
-from mlxmesh_gateway.openai.chat_schema import ChatRequest, Message
-from mlxmesh_gateway.openai.completion_schema import CompletionRequest
+from mlxmesh_gateway.openai.constraints import set_extra_constraint
 from mlxmesh_gateway.openai.schema import GenerationFields, SamplingFields, TextPart
-from mlxmesh_shared.errors import FeatureNotSupported, GenerationCancelled, InvalidArgument
+from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_TEMPERATURE = 1.0
 """OpenAI's; the contract's is 0."""
-DEFAULT_COMPLETION_TOKENS = 16
-"""OpenAI's, for text completions."""
 
 _ROLES = {
     "system": pb.ROLE_SYSTEM,
@@ -30,28 +26,9 @@ _ROLES = {
 # Requests.
 
 
-def chat_generation(request: ChatRequest, *, request_id: str = "") -> pb.GenerateRequest:
-    """Raises: InvalidArgument, FeatureNotSupported."""
-    generation = _generation(request, request_id, _max_tokens(request))
-    generation.chat.messages.extend(_messages(request.messages))
-    generation.chat.SetInParent()
-    return generation
-
-
-def text_generation(request: CompletionRequest, *, request_id: str = "") -> pb.GenerateRequest:
-    max_tokens = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
-    generation = _generation(request, request_id, max_tokens)
-    if isinstance(request.prompt, str):
-        generation.prompt = request.prompt
-    else:
-        generation.tokens.token_ids.extend(request.prompt)
-        generation.tokens.SetInParent()
-    return generation
-
-
 def generation_options(request: SamplingFields) -> pb.GenerateRequest:
-    """A request with the options alone."""
-    return pb.GenerateRequest(
+    """A request with the options alone. Raises: InvalidArgument."""
+    generation = pb.GenerateRequest(
         sampling=sampling(request),
         stop=request.stop or (),
         stop_token_ids=request.stop_token_ids or (),
@@ -59,12 +36,16 @@ def generation_options(request: SamplingFields) -> pb.GenerateRequest:
         priority=request.priority or 0,
         session_id=request.session_id or "",
         adapter=request.adapter or "",
+        labels=request.labels or {},
     )
+    set_extra_constraint(generation, request)
+    return generation
 
 
-def _generation(
+def generation_of(
     request: GenerationFields, request_id: str, max_tokens: int | None
 ) -> pb.GenerateRequest:
+    """A request without its input. Raises: InvalidArgument."""
     generation = generation_options(request)
     generation.model = request.model
     generation.request_id = request_id
@@ -101,13 +82,6 @@ def chat_message(role: str, content: Sequence[TextPart] | None, field: str) -> p
     return pb.ChatMessage(role=_ROLES[role], content=_text(content, f"{field}.content"))
 
 
-def _messages(messages: Sequence[Message]) -> list[pb.ChatMessage]:
-    return [
-        chat_message(one.role, one.content, f"messages.{number}")
-        for number, one in enumerate(messages)
-    ]
-
-
 def _text(content: Sequence[TextPart] | None, field: str) -> str:
     """The texts of the parts, one after another, with nothing in between."""
     if content is None:
@@ -117,17 +91,6 @@ def _text(content: Sequence[TextPart] | None, field: str) -> str:
             where = f"{field}.{number}"
             raise InvalidArgument(f"{where} must be a part with a text", field=where)
     return "".join(part.text or "" for part in content)
-
-
-def _max_tokens(request: ChatRequest) -> int | None:
-    """None for the contract's default. Raises: InvalidArgument."""
-    new, old = request.max_completion_tokens, request.max_tokens
-    if new is not None and old is not None and new != old:
-        raise InvalidArgument(
-            "max_tokens must not differ from max_completion_tokens, its newer name",
-            field="max_tokens",
-        )
-    return old if new is None else new
 
 
 def includes_usage(request: GenerationFields) -> bool:
@@ -140,18 +103,6 @@ def includes_usage(request: GenerationFields) -> bool:
 
 
 # Responses.
-
-
-def finish_reason(finished: pb.Finished) -> str:
-    """Raises: GenerationCancelled."""
-    if finished.finish_reason == pb.FINISH_REASON_CANCELLED:
-        raise GenerationCancelled("the generation was cancelled by another call")
-    return "length" if finished.finish_reason == pb.FINISH_REASON_LENGTH else "stop"
-
-
-def usage(finished: pb.Finished) -> Usage:
-    counts = finished.usage
-    return Usage(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens)
 
 
 def model_objects(model: Model) -> list[dict[str, object]]:

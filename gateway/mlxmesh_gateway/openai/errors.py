@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
+from functools import partial
 
 from grpc import StatusCode
 
+from mlxmesh_gateway.openai.field_names import Names, chat_name, completion_name, response_name
 from mlxmesh_shared.errors import MeshError, MessageTooLarge
 
 _TYPES = {
@@ -14,15 +16,15 @@ _TYPES = {
     StatusCode.NOT_FOUND: "not_found_error",
     StatusCode.RESOURCE_EXHAUSTED: "rate_limit_error",
 }
-# Where a field of the contracts is, if not where OpenAI has it.
-_PREFIX = re.compile(r"^(generation\.)?(sampling\.|chat\.(?=messages))?")
-_TOKEN_IDS = re.compile(r"^tokens(\.token_ids)?(?![A-Za-z_])")
+
+ErrorBody = Callable[[MeshError, int], dict[str, object]]
+"""The body of a response that reports an error with a status."""
 
 
-def error_body(error: MeshError, status: int) -> dict[str, object]:
+def _error_body(names: Names, error: MeshError, status: int) -> dict[str, object]:
     """The body of a response that reports an error, in the names of OpenAI's fields."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    field = _in_openai(error.field)
+    field = names(error.field)
     return {
         "error": {
             "message": _renamed(error.message, error.field, field),
@@ -33,14 +35,17 @@ def error_body(error: MeshError, status: int) -> dict[str, object]:
     }
 
 
+chat_error_body: ErrorBody = partial(_error_body, chat_name)
+completion_error_body: ErrorBody = partial(_error_body, completion_name)
+response_error_body: ErrorBody = partial(_error_body, response_name)
+error_body = chat_error_body
+"""Of routes whose requests are no generations."""
+
+
 def unmatched_body(message: str, code: str) -> dict[str, object]:
     """The body of a response to a request that no route takes."""
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     return {"error": error}
-
-
-def _in_openai(field: str) -> str:
-    return _TOKEN_IDS.sub("prompt", _PREFIX.sub("", field))
 
 
 def _renamed(message: str, field: str, name: str) -> str:

@@ -10,9 +10,11 @@ from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, Position, position_of
 from mlxmesh_gateway.http.statuses import http_status
-from mlxmesh_gateway.openai.answers import Answer, Origin, Shape
-from mlxmesh_gateway.openai.convert import finish_reason, usage
-from mlxmesh_gateway.openai.errors import error_body
+from mlxmesh_gateway.openai.answers import Chunks, Origin, whole
+from mlxmesh_gateway.openai.errors import ErrorBody
+from mlxmesh_gateway.openai.shapes import Shape
+from mlxmesh_gateway.openai.together import all_of
+from mlxmesh_gateway.openai.usage import usage
 from mlxmesh_shared.errors import InvalidArgument, MeshError
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
@@ -21,31 +23,39 @@ ATTACH = "/mlxmesh.generation.v1.GenerationService/AttachGeneration"
 REQUEST_ID = "x-request-id"
 """The header of a response that names its generation."""
 
+Part = tuple[pb.GenerateRequest, Shape]
+"""A generation, and how its outputs are shown."""
 
-async def respond(exchange: Exchange, generation: pb.GenerateRequest, shape: Shape) -> None:
+
+async def respond(exchange: Exchange, parts: Sequence[Part]) -> None:
     """Generates, and responds with the whole answer."""
     if LAST_EVENT_ID in exchange.headers:
         raise InvalidArgument(f"{LAST_EVENT_ID} needs stream: true", field=LAST_EVENT_ID)
-    request = pb.CompleteRequest(generation=generation)
-    response = await exchange.calls.unary(COMPLETE, request, pb.CompleteResponse)
-    reason = finish_reason(response.finished)
-    answer = Answer(shape, _origin(response.started, generation.model))
-    exchange.response_headers.append((REQUEST_ID, response.started.request_id))
-    body = answer.whole(response.text, reason, usage(response.finished))
+    responses = await all_of(
+        exchange.calls.unary(
+            COMPLETE, pb.CompleteRequest(generation=generation), pb.CompleteResponse
+        )
+        for generation, _ in parts
+    )
+    first = responses[0].started
+    shapes = [shape for _, shape in parts]
+    body = whole(origin_of(first, parts[0][0].model), list(zip(shapes, responses, strict=True)))
+    exchange.response_headers.append((REQUEST_ID, first.request_id))
     await exchange.respond(200, body)
 
 
 async def stream(
-    exchange: Exchange, generation: pb.GenerateRequest, shape: Shape, *, include_usage: bool
+    exchange: Exchange, part: Part, *, include_usage: bool, error_body: ErrorBody
 ) -> None:
     """Generates, or resumes the stream of a generation, and responds with its events."""
+    generation, shape = part
     position = position_of(exchange.headers)
 
-    def make_answer(started: pb.Started) -> Answer:
-        origin = _origin(started, generation.model)
-        return Answer(shape, origin, include_usage=include_usage)
+    def make_chunks(started: pb.Started) -> Chunks:
+        origin = origin_of(started, generation.model)
+        return Chunks(shape, origin, include_usage=include_usage)
 
-    events = _Events(exchange, make_answer, position or Position(0))
+    events = _Events(exchange, make_chunks, position or Position(0))
     exchange.keep_alive()
     try:
         if position is None:
@@ -53,15 +63,20 @@ async def stream(
         else:
             request = pb.AttachGenerationRequest(
                 request_id=generation.request_id,
-                after_sequence=position.sequence,
+                after_sequence=0 if shape.replays else position.sequence,
                 generation=generation,
             )
             await exchange.calls.stream(ATTACH, request, events.write_attached)
     except MeshError as error:
-        if not exchange.started:
-            raise
-        await exchange.event(json.dumps(error_body(error, http_status(error))))
+        await write_error(exchange, error, error_body)
     await exchange.end_events()
+
+
+async def write_error(exchange: Exchange, error: MeshError, error_body: ErrorBody) -> None:
+    """Writes an error as an event; raises it if there is no event yet."""
+    if not exchange.started:
+        raise error
+    await exchange.event(json.dumps(error_body(error, http_status(error))))
 
 
 class _Events:
@@ -70,14 +85,14 @@ class _Events:
     def __init__(
         self,
         exchange: Exchange,
-        make_answer: Callable[[pb.Started], Answer],
+        make_chunks: Callable[[pb.Started], Chunks],
         position: Position,
     ) -> None:
         """position: up to which the client has received them before."""
         self._exchange = exchange
-        self._make_answer = make_answer
-        self._skip = position.events
-        self._answer: Answer
+        self._make_chunks = make_chunks
+        self._position = position
+        self._chunks: Chunks
 
     async def write(self, encoded: bytes) -> None:
         """Writes a GenerateResponse."""
@@ -95,32 +110,42 @@ class _Events:
 
     async def _write(self, message: pb.GenerateResponse) -> None:
         if message.HasField("delta"):
-            if message.delta.text:
-                data = self._answer.delta(message.delta.text)
+            data = self._chunks.delta(message.delta)
+            if data is not None and message.sequence > self._position.sequence:
                 await self._exchange.event(data, event_id=str(message.sequence))
-        elif message.HasField("started"):
-            await self._write_all(message.sequence, self._answer.first())
         elif message.HasField("finished"):
-            finished = message.finished
-            last = self._answer.last(finish_reason(finished), usage(finished))
-            await self._write_all(message.sequence, last)
+            await self._write_all(message.sequence, self._ending(message.finished))
+        elif message.HasField("started"):
+            await self._write_all(message.sequence, self._chunks.first())
+        elif message.HasField("prompt_logprobs"):
+            chunks = self._chunks.prompt(message.prompt_logprobs)
+            await self._write_all(message.sequence, chunks)
+
+    def _ending(self, finished: pb.Finished) -> Sequence[str]:
+        end = self._chunks.end(finished)
+        if not finished.HasField("total_usage"):
+            return [end]
+        return [end, *self._chunks.last(usage(finished))]
 
     def _begin(self, started: pb.Started) -> None:
-        self._answer = self._make_answer(started)
+        self._chunks = self._make_chunks(started)
         if not self._exchange.started:
             self._exchange.response_headers.append((REQUEST_ID, started.request_id))
 
     async def _write_all(self, sequence: int, chunks: Sequence[str]) -> None:
         """The events of one message, without those that the client has."""
-        skip, self._skip = self._skip, 0
+        position = self._position
+        if sequence <= position.sequence:
+            return
+        skip = position.events if sequence == position.sequence + 1 else 0
         for number, data in enumerate(chunks, 1):
             if number > skip:
-                whole = number == len(chunks)
-                event_id = str(sequence) if whole else f"{sequence - 1}.{number}"
+                last = number == len(chunks)
+                event_id = str(sequence) if last else f"{sequence - 1}.{number}"
                 await self._exchange.event(data, event_id=event_id)
 
 
-def _origin(started: pb.Started, model: str) -> Origin:
+def origin_of(started: pb.Started, model: str) -> Origin:
     return Origin(
         request_id=started.request_id,
         created=started.create_time.seconds or int(time.time()),

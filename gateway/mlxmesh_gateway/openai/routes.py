@@ -15,7 +15,11 @@ from mlxmesh_gateway.openai.completion_handlers import completions
 from mlxmesh_gateway.openai.completion_schema import CompletionRequest
 from mlxmesh_gateway.openai.embedding_handlers import embeddings, rerank
 from mlxmesh_gateway.openai.embedding_schema import EmbeddingRequest, RerankRequest
-from mlxmesh_gateway.openai.errors import error_body
+from mlxmesh_gateway.openai.errors import (
+    chat_error_body,
+    completion_error_body,
+    error_body,
+)
 from mlxmesh_gateway.openai.generation_handlers import GENERATE
 from mlxmesh_gateway.openai.model_handlers import get_model, list_models
 from mlxmesh_gateway.openai.responses.routes import response_routes
@@ -24,7 +28,7 @@ from mlxmesh_gateway.openai.responses.routes import response_routes
 def openai_routes(parts: EdgeParts) -> Sequence[Route]:
     """All routes below /v1."""
     route = partial(parts.route, error_body=error_body)
-    generate = partial(route, "POST", method=GENERATE)
+    generate = partial(parts.route, "POST", method=GENERATE)
     return [
         route(
             "GET",
@@ -45,24 +49,28 @@ def openai_routes(parts: EdgeParts) -> Sequence[Route]:
             handle=chat_completions,
             summary="Continue a conversation.",
             request=ChatRequest,
+            error_body=chat_error_body,
         ),
         generate(
             "/v1/completions",
             handle=completions,
-            summary="Continue a text.",
+            summary="Continue texts.",
             request=CompletionRequest,
+            error_body=completion_error_body,
         ),
         generate(
             "/v1/embeddings",
             handle=embeddings,
             summary="Embed texts. Not supported yet.",
             request=EmbeddingRequest,
+            error_body=error_body,
         ),
         generate(
             "/v1/rerank",
             handle=rerank,
             summary="Order documents by a query. Not supported yet.",
             request=RerankRequest,
+            error_body=error_body,
         ),
         *response_routes(parts),
     ]

@@ -6,9 +6,9 @@ messages can hold.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from mlxmesh_gateway.http.schema import Harmless, Refused, Schema
 
@@ -45,8 +45,32 @@ TokenBias = Annotated[
 ]
 
 
+LabelMap = Annotated[dict[str, str], Field(json_schema_extra={"maxProperties": 16})]
+_Key = Annotated[str, StringConstraints(max_length=64)]
+_Value = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[_Key, _Value], Field(max_length=16)]
+"""OpenAI's pairs of texts."""
+Effort = Literal["none", "minimal", "low", "medium", "high"]
+TopLogprobs = Annotated[UInt32, Field(json_schema_extra={"maximum": 20})]
+_FORMAT = "send response_format, regex, grammar or choice"
+
+
+def _at_most(characters: int) -> dict[str, Any]:
+    return {"minLength": 1, "maxLength": characters}
+
+
+class ReasoningFields(Schema):
+    """Whether and how much the model reasons."""
+
+    enabled: bool | None = None
+    effort: Effort | None = None
+    budget_tokens: Annotated[
+        UInt32 | None, Field(json_schema_extra={"minimum": 1, "maximum": 1_000_000})
+    ] = None
+
+
 class SamplingFields(Schema):
-    """How tokens are chosen and when generating ends."""
+    """How tokens are chosen, what the output may be, and when generating ends."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -62,8 +86,24 @@ class SamplingFields(Schema):
     stop_token_ids: list[UInt32] | None = None
     ignore_eos: bool | None = None
     priority: Int32 | None = None
-    session_id: str | None = None
+    session_id: Annotated[
+        str | None, Field(json_schema_extra={"pattern": "^[A-Za-z0-9._:-]{1,128}$"})
+    ] = None
     adapter: str | None = None
+    labels: LabelMap | None = None
+    regex: Annotated[str | None, Field(json_schema_extra=_at_most(65_536))] = None
+    grammar: Annotated[str | None, Field(json_schema_extra=_at_most(262_144))] = None
+    choice: Annotated[
+        list[str] | None, Field(json_schema_extra={"minItems": 1, "maxItems": 1024})
+    ] = None
+    # Names that other servers have for the above.
+    guided_json: Annotated[Any, Refused(_FORMAT)] = None
+    guided_regex: Annotated[Any, Refused("send regex")] = None
+    guided_grammar: Annotated[Any, Refused("send grammar")] = None
+    guided_choice: Annotated[Any, Refused("send choice")] = None
+    guided_decoding_backend: Annotated[Any, Refused("there is one backend")] = None
+    guided_whitespace_pattern: Annotated[Any, Refused(_FORMAT)] = None
+    structured_outputs: Annotated[Any, Refused(_FORMAT)] = None
 
 
 class StreamOptions(Schema):
@@ -79,7 +119,7 @@ class GenerationFields(SamplingFields):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: UInt32 | None = None
+    n: Annotated[UInt32 | None, Field(json_schema_extra={"minimum": 1, "maximum": 32})] = None
     user: Annotated[str | None, Harmless()] = None
 
 

@@ -167,7 +167,7 @@ async def test_unknown_fields_are_told_and_others_are_honoured(edge: Edge) -> No
 
 
 async def test_fields_that_are_not_honoured_are_named(edge: Edge) -> None:
-    for fields in ({"n": 2}, {"logprobs": True}, {"session_id": "s"}, {"adapter": "a"}):
+    for fields in ({"verbosity": "low"}, {"guided_json": {}}, {"adapter": "a"}):
         (name,) = fields
         with pytest.raises(openai.BadRequestError) as caught:
             await edge.client.chat.completions.create(
@@ -235,7 +235,10 @@ def kept_messages() -> list[g.GenerateResponse]:
         g.GenerateResponse(sequence=1, started=started),
         g.GenerateResponse(sequence=2, delta=g.Delta(text="a ", token_ids=[1])),
         g.GenerateResponse(sequence=3, delta=g.Delta(text="b ", token_ids=[2])),
-        g.GenerateResponse(sequence=4, finished=g.Finished(finish_reason=g.FINISH_REASON_STOP)),
+        g.GenerateResponse(
+            sequence=4,
+            finished=g.Finished(finish_reason=g.FINISH_REASON_STOP, total_usage=g.Usage()),
+        ),
     ]
 
 

@@ -16,6 +16,8 @@ from openai.types.chat import (
     ChatCompletionContentPartInputAudioParam,
     ChatCompletionContentPartTextParam,
     ChatCompletionDeveloperMessageParam,
+    ChatCompletionFunctionToolParam,
+    ChatCompletionMessageFunctionToolCallParam,
     ChatCompletionStreamOptionsParam,
     ChatCompletionSystemMessageParam,
     ChatCompletionToolMessageParam,
@@ -24,13 +26,29 @@ from openai.types.chat import (
 from openai.types.chat import (
     completion_create_params as chat_create_params,
 )
+from openai.types.chat.chat_completion_message_function_tool_call_param import (
+    Function as CalledFunctionParam,
+)
+from openai.types.shared_params import FunctionDefinition, ResponseFormatJSONSchema
+from openai.types.shared_params.response_format_json_schema import JSONSchema
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.schema import Harmless, Refused, Schema, read_request
-from mlxmesh_gateway.openai.chat_schema import ChatRequest, Message
+from mlxmesh_gateway.openai.chat_convert import chat_generation
+from mlxmesh_gateway.openai.chat_schema import (
+    CalledFunction,
+    ChatRequest,
+    JsonSchema,
+    Message,
+    ResponseFormat,
+    ToolCall,
+)
+from mlxmesh_gateway.openai.completion_convert import text_generations
 from mlxmesh_gateway.openai.completion_schema import CompletionRequest
-from mlxmesh_gateway.openai.convert import chat_generation, includes_usage, text_generation
+from mlxmesh_gateway.openai.convert import includes_usage
+from mlxmesh_gateway.openai.labels import add_metadata
 from mlxmesh_gateway.openai.schema import StreamOptions, TextPart
+from mlxmesh_gateway.openai.tool_schema import ChatTool, Function
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,16 +56,21 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 def chat(**fields: object) -> pb.GenerateRequest:
-    request, unknown = read_request(
-        ChatRequest, {"model": "pocket", "messages": MESSAGES, **fields}
-    )
+    body = {"model": "pocket", "messages": MESSAGES, **fields}
+    request, unknown = read_request(ChatRequest, body)
+    generation = chat_generation(request)
     assert unknown == []
-    return chat_generation(request)
+    return generation
+
+
+def completions(prompt: object, **fields: object) -> list[pb.GenerateRequest]:
+    request, _ = read_request(CompletionRequest, {"model": "pocket", "prompt": prompt, **fields})
+    return text_generations(request)
 
 
 def completion(prompt: object, **fields: object) -> pb.GenerateRequest:
-    request, _ = read_request(CompletionRequest, {"model": "pocket", "prompt": prompt, **fields})
-    return text_generation(request)
+    (generation,) = completions(prompt, **fields)
+    return generation
 
 
 @pytest.mark.parametrize(
@@ -64,12 +87,19 @@ def completion(prompt: object, **fields: object) -> pb.GenerateRequest:
         (TextPart, ChatCompletionContentPartTextParam),
         (TextPart, ChatCompletionContentPartImageParam),
         (TextPart, ChatCompletionContentPartInputAudioParam),
+        (ChatTool, ChatCompletionFunctionToolParam),
+        (Function, FunctionDefinition),
+        (ResponseFormat, ResponseFormatJSONSchema),
+        (JsonSchema, JSONSchema),
+        (ToolCall, ChatCompletionMessageFunctionToolCallParam),
+        (CalledFunction, CalledFunctionParam),
     ],
 )
 def test_every_field_that_the_client_has_is_known(schema: type[Schema], params: Any) -> None:
     fields = get_type_hints(params).keys()
     assert fields
-    assert fields - set(schema.model_fields) == set()
+    known = {field.alias or name for name, field in schema.model_fields.items()}
+    assert fields - known == set()
 
 
 def test_a_chat_with_every_option() -> None:
@@ -91,7 +121,7 @@ def test_a_chat_with_every_option() -> None:
         logit_bias={"5": -1, "6": 2.5},
         seed=-1,
         stop="x",
-        n=1,
+        n=3,
         top_k=3,
         min_p=0.125,
         repetition_penalty=2,
@@ -100,6 +130,7 @@ def test_a_chat_with_every_option() -> None:
         priority=-3,
         session_id="s",
         adapter="a",
+        labels={"team": "a"},
     )
     turns = [(one.role, one.content) for one in generation.chat.messages]
     assert turns == [
@@ -112,13 +143,14 @@ def test_a_chat_with_every_option() -> None:
     expected = pb.GenerateRequest(
         model="pocket",
         max_tokens=9,
-        n=1,
+        n=3,
         stop=["x"],
         stop_token_ids=[7],
         ignore_eos=True,
         priority=-3,
         session_id="s",
         adapter="a",
+        labels={"team": "a"},
     )
     sampling = expected.sampling
     sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p = 0.5, 0.25, 3, 0.125
@@ -146,8 +178,25 @@ def test_token_ids_are_a_prompt(prompt: object) -> None:
     assert list(completion(prompt).tokens.token_ids) == [1, 2]
 
 
+def test_each_of_several_prompts_is_a_generation() -> None:
+    made = completions(["x", [1, 2]], n=2, seed=3)
+    assert (made[0].prompt, list(made[1].tokens.token_ids)) == ("x", [1, 2])
+    assert [(one.n, one.sampling.seed) for one in made] == [(2, 3), (2, 3)]
+    assert [one.request_id for one in made] == ["", ""]
+
+
+def test_each_of_several_prompts_has_a_request_id_of_its_own() -> None:
+    body = {"model": "pocket", "prompt": ["x", "y"]}
+    request, _ = read_request(CompletionRequest, body)
+    ids = [one.request_id for one in text_generations(request, request_id="job")]
+    assert len(set(ids)) == 2
+    assert ids == [one.request_id for one in text_generations(request, request_id="job")]
+    assert all(len(one) <= 128 for one in ids)
+
+
 @pytest.mark.parametrize(
-    "prompt", [None, 5, ["x", "y"], [[1], [2]], [-1], [2**32], [True], [["x"]]]
+    "prompt",
+    [None, 5, {}, ["x"] * 33, [[1]] * 33, [-1], [2**32], [True], [["x"]], ["x", 5], [[1], [True]]],
 )
 def test_anything_else_is_no_prompt(prompt: object) -> None:
     with pytest.raises(InvalidArgument) as caught:
@@ -177,13 +226,201 @@ def test_a_field_that_is_not_honoured_is_named_unless_it_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("echo", True), ("suffix", "end"), ("best_of", 2), ("logprobs", 0)],
+    ("fields", "kind"),
+    [
+        ({"suffix": "end"}, FeatureNotSupported),
+        ({"best_of": 2}, FeatureNotSupported),
+        ({"best_of": 1, "n": 2}, FeatureNotSupported),
+        ({"logprobs": 6}, InvalidArgument),
+        ({"logprobs": -1}, InvalidArgument),
+        ({"logprobs": True}, InvalidArgument),
+        ({"echo": 1}, InvalidArgument),
+        ({"max_tokens": 0}, InvalidArgument),
+    ],
 )
-def test_what_completions_refuse(field: str, value: object) -> None:
-    with pytest.raises(FeatureNotSupported) as caught:
-        completion("x", **{field: value})
-    assert caught.value.field == field
+def test_what_completions_refuse(fields: dict[str, object], kind: type[InvalidArgument]) -> None:
+    with pytest.raises(kind) as caught:
+        completion("x", **fields)
+    assert caught.value.field == next(iter(fields))
+
+
+def test_no_tokens_at_all_is_answered_with_what_to_do_instead() -> None:
+    with pytest.raises(InvalidArgument, match="send max_tokens: 1 with echo and logprobs"):
+        completion("x", max_tokens=0, echo=True, logprobs=1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "expected"),
+    [
+        ("x", {}, None),
+        ("x", {"logprobs": 0}, pb.Logprobs()),
+        ("x", {"logprobs": 5}, pb.Logprobs(top=5)),
+        ("x", {"logprobs": 1, "echo": True}, pb.Logprobs(top=1, prompt=True)),
+        ("x", {"echo": True}, None),
+        # Their texts are known from them alone.
+        ([1], {"echo": True}, pb.Logprobs(prompt=True)),
+    ],
+)
+def test_log_probabilities_of_completions(
+    prompt: object, fields: dict[str, object], expected: pb.Logprobs | None
+) -> None:
+    made = completion(prompt, **fields)
+    assert (made.logprobs if made.HasField("logprobs") else None) == expected
+
+
+def test_best_of_as_many_as_are_returned_changes_nothing() -> None:
+    assert completion("x", best_of=1) == completion("x")
+    assert completion("x", n=2, best_of=2) == completion("x", n=2)
+
+
+SCHEMA = {"type": "object", "properties": {"ä": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"response_format": {"type": "text"}}, {}),
+        ({"response_format": {"type": "json_object"}}, {"json_object": pb.JsonObject()}),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {
+                        "name": "a",
+                        "description": "b",
+                        "strict": True,
+                        "schema": SCHEMA,
+                    },
+                }
+            },
+            {"json_schema": '{"type":"object","properties":{"ä":{"type":"string"}}}'},
+        ),
+        ({"regex": "a+"}, {"regex": "a+"}),
+        ({"grammar": "start: A"}, {"grammar": "start: A"}),
+        ({"choice": ["a", "b"]}, {"choice": pb.Choices(texts=["a", "b"])}),
+        ({"regex": "a+", "response_format": {"type": "text"}}, {"regex": "a+"}),
+        ({"logprobs": True}, {"logprobs": pb.Logprobs()}),
+        ({"logprobs": True, "top_logprobs": 20}, {"logprobs": pb.Logprobs(top=20)}),
+        ({"logprobs": False, "top_logprobs": 0}, {}),
+        ({"reasoning_effort": "none"}, {"reasoning": pb.Reasoning(enabled=False)}),
+        (
+            {"reasoning_effort": "minimal"},
+            {"reasoning": pb.Reasoning(effort=pb.REASONING_EFFORT_MINIMAL)},
+        ),
+        (
+            {"reasoning": {"enabled": True, "effort": "high", "budget_tokens": 7}},
+            {
+                "reasoning": pb.Reasoning(
+                    enabled=True, effort=pb.REASONING_EFFORT_HIGH, budget_tokens=7
+                )
+            },
+        ),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            {"reasoning": pb.Reasoning(enabled=False)},
+        ),
+        ({"tools": [], "tool_choice": "auto", "parallel_tool_calls": False}, {}),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}]},
+            {"tools": [pb.Tool(name="f")]},
+        ),
+        (
+            {
+                "tools": [
+                    {
+                        "type": "function",
+                        "function": {
+                            "name": "f",
+                            "description": "d",
+                            "parameters": {"type": "object"},
+                            "strict": True,
+                        },
+                    }
+                ],
+                "tool_choice": {"type": "function", "function": {"name": "f"}},
+                "parallel_tool_calls": False,
+            },
+            {
+                "tools": [
+                    pb.Tool(
+                        name="f",
+                        description="d",
+                        parameters_json_schema='{"type":"object"}',
+                        strict=True,
+                    )
+                ],
+                "tool_choice": pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED, name="f"),
+                "parallel_tool_calls": False,
+            },
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
+            {"tools": [pb.Tool(name="f")], "tool_choice": pb.ToolChoice(mode=pb.TOOL_MODE_NONE)},
+        ),
+        (
+            {
+                "tools": [{"type": "function", "function": {"name": name}} for name in "fgh"],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {
+                        "mode": "required",
+                        "tools": [{"type": "function", "function": {"name": "g"}}],
+                    },
+                },
+            },
+            {
+                "tools": [pb.Tool(name="g")],
+                "tool_choice": pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED),
+            },
+        ),
+    ],
+)
+def test_options_are_those_of_the_contract(
+    fields: dict[str, object], expected: dict[str, Any]
+) -> None:
+    wanted = chat()
+    wanted.MergeFrom(pb.GenerateRequest(**expected))
+    assert chat(**fields) == wanted
+
+
+def test_a_conversation_with_calls() -> None:
+    generation = chat(
+        messages=[
+            {"role": "user", "content": "x"},
+            {
+                "role": "assistant",
+                "content": None,
+                "reasoning_content": "Hm",
+                "tool_calls": [
+                    {
+                        "id": "c1",
+                        "type": "function",
+                        "function": {"name": "f", "arguments": '{"a": 1}'},
+                    }
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "name": "f", "content": "y"},
+            {"role": "assistant", "content": None, "reasoning_content": "So"},
+        ]
+    )
+    assert list(generation.chat.messages)[1:] == [
+        pb.ChatMessage(
+            role=pb.ROLE_ASSISTANT,
+            reasoning_text="Hm",
+            tool_calls=[pb.ToolCall(id="c1", name="f", arguments='{"a": 1}')],
+        ),
+        pb.ChatMessage(role=pb.ROLE_TOOL, tool_call_id="c1", tool_name="f", content="y"),
+        pb.ChatMessage(role=pb.ROLE_ASSISTANT, reasoning_text="So"),
+    ]
+
+
+def test_metadata_that_can_be_labels_are() -> None:
+    generation = chat(labels={"a": "own", **{str(number): "x" for number in range(13)}})
+    metadata = {"a": "other", "Team": "x", "b": "1", "c": "x" * 257, "d": "2", "e": "3"}
+    assert add_metadata(generation, metadata) == ["metadata.Team", "metadata.c", "metadata.e"]
+    assert len(generation.labels) == 16
+    assert [generation.labels[key] for key in "abd"] == ["own", "1", "2"]
+    assert add_metadata(generation, None) == []
 
 
 def test_harmless_fields_change_nothing() -> None:
@@ -192,7 +429,7 @@ def test_harmless_fields_change_nothing() -> None:
         for name, field in ChatRequest.model_fields.items()
         if any(isinstance(mark, Harmless) for mark in field.metadata)
     }
-    assert {"user", "metadata", "service_tier", "prompt_cache_key"} <= harmless.keys()
+    assert {"user", "service_tier", "prompt_cache_key"} <= harmless.keys()
     assert chat(**harmless, store=False) == chat()
 
 
@@ -207,8 +444,68 @@ def test_harmless_fields_change_nothing() -> None:
         ({"messages": [{"role": "user", "content": "x", "name": "Al"}]}, "messages.0.name"),
         (
             {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
-            "messages.0.tool_calls",
+            "messages.0.tool_calls.0.function",
         ),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "assistant", "tool_calls": []}]}, "messages.0.content"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}]},
+            "messages.0.tool_calls.0.type",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]},
+            "messages.0.tool_calls.0.id",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]},
+            "messages.0.function_call",
+        ),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"function_call": {"name": "f"}}, "function_call"),
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+            "response_format.json_schema.name",
+        ),
+        ({"response_format": {"type": "json_object"}, "regex": "a"}, "regex"),
+        ({"regex": "a", "choice": ["a"]}, "choice"),
+        ({"guided_json": {}}, "guided_json"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0.custom"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools.0.function.name"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice.type"),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "tool_choice"),
+        (
+            {
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {
+                        "mode": "auto",
+                        "tools": [{"type": "function", "function": {"name": "f"}}],
+                    },
+                }
+            },
+            "tool_choice",
+        ),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+        ({"logprobs": 5}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"reasoning": {"budget_tokens": -1}}, "reasoning.budget_tokens"),
+        ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs.tools"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
+        ({"labels": {"a": 1}}, "labels.a"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages.0.content.0.image_url",
@@ -259,11 +556,12 @@ def test_any_chat_becomes_a_message_or_an_error(fields: dict[str, Any]) -> None:
 @given(json_values)
 def test_any_prompt_becomes_a_message_or_an_error(prompt: object) -> None:
     with suppress(InvalidArgument):
-        completion(prompt)
+        assert completions(prompt)
 
 
 @pytest.mark.parametrize(
-    "schema", [ChatRequest, CompletionRequest, Message, TextPart, StreamOptions]
+    "schema",
+    [ChatRequest, CompletionRequest, Message, TextPart, StreamOptions, ChatTool, JsonSchema],
 )
 def test_fields_that_are_not_honoured_are_documented(schema: type[Schema]) -> None:
     fields = (ROOT / "docs/clients.md").read_text().partition("## Fields")[2]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
+from openai.types.responses import Response, ResponseItem
+from pydantic import TypeAdapter
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.schema import read_request
+from mlxmesh_gateway.openai.errors import response_error_body
 from mlxmesh_gateway.openai.responses import convert, ids
 from mlxmesh_gateway.openai.responses.background import BackgroundReaders
 from mlxmesh_gateway.openai.responses.events import ResponseEvents
+from mlxmesh_gateway.openai.responses.input import input_items
 from mlxmesh_gateway.openai.responses.objects import ResponseFacts
 from mlxmesh_gateway.openai.responses.schema import ResponseRequest
 from mlxmesh_shared.errors import (
@@ -74,7 +79,9 @@ def test_items_are_messages_with_parts() -> None:
 
 def test_instructions_come_before_an_earlier_conversation() -> None:
     facts = ResponseFacts(id=ID, model="pocket", instructions="Be brief.")
-    earlier = convert.with_output([pb.ChatMessage(role=pb.ROLE_USER, content="Hi")], "Hello")
+    earlier = convert.with_output(
+        [pb.ChatMessage(role=pb.ROLE_USER, content="Hi")], pb.CompleteResponse(text="Hello")
+    )
     request = convert.generation(asked(input="And?"), facts, earlier)
     assert roles_and_texts(request) == [
         ("system", "Be brief."),
@@ -88,12 +95,29 @@ def test_instructions_come_before_an_earlier_conversation() -> None:
 @pytest.mark.parametrize(
     ("fields", "field", "kind"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools", FeatureNotSupported),
-        ({"tool_choice": "required"}, "tool_choice", FeatureNotSupported),
-        ({"reasoning": {"effort": "low"}}, "reasoning", FeatureNotSupported),
-        ({"top_logprobs": 2}, "top_logprobs", FeatureNotSupported),
-        ({"include": ["message.output_text.logprobs"]}, "include", FeatureNotSupported),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format", FeatureNotSupported),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type", FeatureNotSupported),
+        ({"tools": [{"type": "function"}]}, "tools.0.name", InvalidArgument),
+        (
+            {"tools": [{"type": "function", "name": "f", "defer_loading": True}]},
+            "tools.0.defer_loading",
+            FeatureNotSupported,
+        ),
+        ({"tool_choice": "any"}, "tool_choice", InvalidArgument),
+        ({"tool_choice": {"type": "web_search"}}, "tool_choice.type", FeatureNotSupported),
+        ({"reasoning": {"effort": "huge"}}, "reasoning.effort", InvalidArgument),
+        ({"reasoning": {"mode": "pro"}}, "reasoning.mode", FeatureNotSupported),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type", FeatureNotSupported),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "a"}}},
+            "text.format.schema",
+            InvalidArgument,
+        ),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "a b", "schema": {}}}},
+            "text.format.name",
+            InvalidArgument,
+        ),
+        ({"text": {"format": {"type": "json_object"}}, "regex": "a"}, "regex", InvalidArgument),
         ({"text": {"verbosity": "low"}}, "text.verbosity", FeatureNotSupported),
         ({"conversation": "conv_1"}, "conversation", FeatureNotSupported),
         ({"prompt": {"id": "p"}}, "prompt", FeatureNotSupported),
@@ -103,9 +127,19 @@ def test_instructions_come_before_an_earlier_conversation() -> None:
         ({"background_options": {}}, "background_options", FeatureNotSupported),
         ({"access_programs": {}}, "access_programs", FeatureNotSupported),
         (
-            {"input": [{"type": "function_call_output", "call_id": "c", "output": "o"}]},
-            "input.0.type",
-            FeatureNotSupported,
+            {"input": [{"type": "function_call_output", "output": "o"}]},
+            "input.0.call_id",
+            InvalidArgument,
+        ),
+        (
+            {"input": [{"type": "function_call_output", "call_id": "c"}]},
+            "input.0.output",
+            InvalidArgument,
+        ),
+        (
+            {"input": [{"type": "function_call", "call_id": "c", "arguments": "{}"}]},
+            "input.0.name",
+            InvalidArgument,
         ),
         ({"input": [{"type": "item_reference", "id": "i"}]}, "input.0.type", FeatureNotSupported),
         (
@@ -142,7 +176,7 @@ def test_defaults_and_what_changes_nothing_are_allowed() -> None:
         tools=[],
         tool_choice="auto",
         parallel_tool_calls=True,
-        reasoning={"effort": None},
+        reasoning={"effort": None, "summary": "auto"},
         top_logprobs=0,
         text={"format": {"type": "text"}, "verbosity": "medium"},
         include=["reasoning.encrypted_content"],
@@ -155,30 +189,153 @@ def test_defaults_and_what_changes_nothing_are_allowed() -> None:
     assert request == generation()
 
 
+ASKED_TOOL = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "The weather.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    "strict": True,
+}
+
+
+def test_options_are_those_of_the_contract() -> None:
+    request = generation(
+        tools=[ASKED_TOOL],
+        tool_choice={"type": "function", "name": "get_weather"},
+        parallel_tool_calls=False,
+        reasoning={"effort": "low", "budget_tokens": 9},
+        top_logprobs=3,
+        session_id="s",
+        labels={"team": "a"},
+    )
+    (tool,) = request.tools
+    assert (tool.name, tool.description, tool.strict) == ("get_weather", "The weather.", True)
+    assert json.loads(tool.parameters_json_schema) == ASKED_TOOL["parameters"]
+    assert request.tool_choice == pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED, name="get_weather")
+    assert request.HasField("parallel_tool_calls")
+    assert not request.parallel_tool_calls
+    assert request.reasoning == pb.Reasoning(effort=pb.REASONING_EFFORT_LOW, budget_tokens=9)
+    assert request.logprobs == pb.Logprobs(top=3)
+    assert (request.session_id, dict(request.labels)) == ("s", {"team": "a"})
+
+
+def test_log_probabilities_are_asked_for_by_name_too() -> None:
+    request = generation(include=["message.output_text.logprobs"])
+    assert request.HasField("logprobs")
+    assert request.logprobs == pb.Logprobs()
+
+
+@pytest.mark.parametrize(
+    ("text_format", "constraint"),
+    [
+        ({"type": "text"}, {}),
+        ({"type": "json_object"}, {"json_object": pb.JsonObject()}),
+        (
+            {"type": "json_schema", "name": "a", "schema": {"type": "object"}, "strict": True},
+            {"json_schema": '{"type":"object"}'},
+        ),
+    ],
+)
+def test_formats_are_constraints(text_format: object, constraint: dict[str, Any]) -> None:
+    expected = generation()
+    expected.MergeFrom(pb.GenerateRequest(**constraint))
+    assert generation(text={"format": text_format}) == expected
+
+
+CALL_ITEMS: list[dict[str, Any]] = [
+    {"type": "message", "role": "user", "content": "Weather?"},
+    {
+        "type": "reasoning",
+        "id": "rs_1",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": "Look."}],
+    },
+    {"type": "message", "role": "assistant", "content": "I look."},
+    {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+    {"type": "function_call", "call_id": "c2", "name": "g", "arguments": '{"a":1}'},
+    {"type": "function_call_output", "call_id": "c1", "output": "rain"},
+    {
+        "type": "function_call_output",
+        "call_id": "c2",
+        "output": [{"type": "input_text", "text": "su"}, {"type": "input_text", "text": "n"}],
+    },
+]
+CALL_MESSAGES = [
+    pb.ChatMessage(role=pb.ROLE_USER, content="Weather?"),
+    pb.ChatMessage(
+        role=pb.ROLE_ASSISTANT,
+        reasoning_text="Look.",
+        content="I look.",
+        tool_calls=[
+            pb.ToolCall(id="c1", name="f", arguments="{}"),
+            pb.ToolCall(id="c2", name="g", arguments='{"a":1}'),
+        ],
+    ),
+    pb.ChatMessage(role=pb.ROLE_TOOL, tool_call_id="c1", content="rain"),
+    pb.ChatMessage(role=pb.ROLE_TOOL, tool_call_id="c2", content="sun"),
+]
+
+
+def test_reasoning_text_and_calls_are_one_message() -> None:
+    assert list(generation(input=CALL_ITEMS).chat.messages) == CALL_MESSAGES
+
+
+def test_reasoning_without_content_is_its_summary() -> None:
+    items = [
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Look."}]},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "message", "role": "assistant", "content": "a"},
+        {"type": "message", "role": "assistant", "content": "b"},
+    ]
+    assert list(generation(input=items).chat.messages) == [
+        pb.ChatMessage(
+            role=pb.ROLE_ASSISTANT,
+            reasoning_text="Look.",
+            tool_calls=[pb.ToolCall(id="c1", name="f", arguments="{}")],
+        ),
+        pb.ChatMessage(role=pb.ROLE_ASSISTANT, content="a"),
+        pb.ChatMessage(role=pb.ROLE_ASSISTANT, content="b"),
+    ]
+
+
+def test_input_items_come_back_as_they_were_sent() -> None:
+    items = input_items(CALL_MESSAGES, ID)
+    typed = TypeAdapter[Any](list[ResponseItem]).validate_python(items, strict=True)
+    assert len({item.id for item in typed}) == len(items) == len(CALL_ITEMS)
+    again = generation(input=items)
+    assert list(again.chat.messages) == CALL_MESSAGES
+
+
+def test_an_output_with_calls_goes_on() -> None:
+    snapshot = pb.CompleteResponse(
+        text="I look.", reasoning_text="Look.", tool_calls=CALL_MESSAGES[1].tool_calls
+    )
+    assert convert.with_output(CALL_MESSAGES[:1], snapshot) == CALL_MESSAGES[:2]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (
-            ("max_tokens must be 1", "max_tokens"),
-            ("max_output_tokens must be 1", "max_output_tokens"),
-        ),
-        (
-            ("chat.messages[3].content is long", "chat.messages[3].content"),
-            ("input is long", "input"),
-        ),
-        (("chat: it is too long", "chat"), ("input: it is too long", "input")),
-        (
-            ("generation.max_tokens must be 1", "generation.max_tokens"),
-            ("max_output_tokens must be 1", "max_output_tokens"),
-        ),
-        (("top_k must be 1", "sampling.top_k"), ("top_k must be 1", "sampling.top_k")),
+        ("max_tokens", "max_output_tokens"),
+        ("generation.max_tokens", "max_output_tokens"),
+        ("chat.messages[3].content", "input"),
+        ("generation.chat.messages[3].tool_calls[0].arguments", "input"),
+        ("chat", "input"),
+        ("sampling.top_k", "top_k"),
+        ("json_schema", "text.format.schema"),
+        ("json_object", "text.format"),
+        ("tools[0].parameters_json_schema", "tools.0.parameters"),
+        ("tools[2].name", "tools.2.name"),
+        ("tool_choice.name", "tool_choice.name"),
+        ("tool_choice.mode", "tool_choice"),
+        ("logprobs.top", "top_logprobs"),
+        ("reasoning.enabled", "reasoning.effort"),
+        ("reasoning.budget_tokens", "reasoning.budget_tokens"),
     ],
 )
-def test_errors_name_the_field_that_the_client_sent(
-    before: tuple[str, str], after: tuple[str, str]
-) -> None:
-    error = convert.renamed(InvalidArgument(before[0], field=before[1]))
-    assert (error.message, error.field) == after
+def test_errors_name_the_field_that_the_client_sent(before: str, after: str) -> None:
+    body: Any = response_error_body(InvalidArgument(f"{before} is long", field=before), 400)
+    assert (body["error"]["message"], body["error"]["param"]) == (f"{after} is long", after)
 
 
 # What is kept.
@@ -203,6 +360,32 @@ def test_the_facts_come_back_from_a_kept_request(instructions: str | None) -> No
     # A generation that was resumed at another instance has a fixed version.
     request.model = "pocket@1"
     assert convert.facts_of(request) == facts
+
+
+def test_a_response_repeats_what_it_was_asked_for() -> None:
+    fields: dict[str, Any] = {
+        "tools": [ASKED_TOOL],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "reasoning": {"effort": "none"},
+        "top_logprobs": 2,
+        "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}},
+    }
+    facts = ResponseFacts(id=ID, model="pocket", format=convert.format_facts(asked(**fields)))
+    request = generation(facts, **fields)
+    facts = convert.with_settings(facts, request)
+    request.request_id = ID
+    convert.keep(request, facts)
+    assert "get_weather" not in request.client_data
+    assert convert.facts_of(request) == facts
+    body = convert.as_response(facts, pb.GetGenerationResponse())
+    typed = Response.model_validate(body, strict=True)
+    assert body["tools"] == [ASKED_TOOL]
+    assert (typed.tool_choice, typed.parallel_tool_calls) == ("required", False)
+    assert typed.reasoning is not None
+    assert (typed.reasoning.effort, typed.top_logprobs) == ("none", 2)
+    assert body["text"]["format"]["schema"] == {"type": "object"}
+    assert body["text"]["format"]["name"] == "a"
 
 
 def test_other_generations_are_no_responses() -> None:
@@ -246,16 +429,34 @@ def test_the_snapshot_equals_the_stream() -> None:
     events = ResponseEvents(FACTS)
     finished = pb.Finished(finish_reason=pb.FINISH_REASON_LENGTH)
     finished.usage.completion_tokens = 2
+    finished.usage.reasoning_tokens = 1
+    logprobs = [pb.TokenLogprob(bytes=b"a", logprob=-1), pb.TokenLogprob(bytes=b"b", logprob=-2)]
     for message in (
         pb.GenerateResponse(started=started()),
         pb.GenerateResponse(prefill_progress=pb.PrefillProgress(processed_tokens=1)),
-        pb.GenerateResponse(delta=pb.Delta(text="a", token_ids=[1])),
-        pb.GenerateResponse(delta=pb.Delta(text="b", token_ids=[2])),
+        pb.GenerateResponse(delta=pb.Delta(reasoning_text="H")),
+        pb.GenerateResponse(delta=pb.Delta(reasoning_text="m")),
+        pb.GenerateResponse(delta=pb.Delta(text="a", token_ids=[1], logprobs=logprobs[:1])),
+        pb.GenerateResponse(delta=pb.Delta(text="b", token_ids=[2], logprobs=logprobs[1:])),
+        pb.GenerateResponse(
+            delta=pb.Delta(tool_calls=[pb.ToolCall(id="c1", name="f", arguments="{")])
+        ),
+        pb.GenerateResponse(delta=pb.Delta(tool_calls=[pb.ToolCall(arguments="}")])),
+        pb.GenerateResponse(delta=pb.Delta(tool_calls=[pb.ToolCall(index=1, id="c2", name="g")])),
         pb.GenerateResponse(finished=finished),
     ):
         convert.feed(events, message.SerializeToString())
     complete = pb.CompleteResponse(
-        started=started(), text="ab", token_ids=[1, 2], finished=finished
+        started=started(),
+        text="ab",
+        token_ids=[1, 2],
+        reasoning_text="Hm",
+        logprobs=logprobs,
+        tool_calls=[
+            pb.ToolCall(id="c1", name="f", arguments="{}"),
+            pb.ToolCall(index=1, id="c2", name="g"),
+        ],
+        finished=finished,
     )
     assert convert.as_response(FACTS, complete) == events.response
 

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic import TypeAdapter, ValidationError
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
-from mlxmesh_gateway.openai.convert import chat_message, generation_options
+from mlxmesh_gateway.openai.constraints import set_format
+from mlxmesh_gateway.openai.convert import generation_options
+from mlxmesh_gateway.openai.logprobs import chat_logprobs
+from mlxmesh_gateway.openai.reasoning import set_reasoning
 from mlxmesh_gateway.openai.responses.events import Ending, Event, ResponseEvents
-from mlxmesh_gateway.openai.responses.objects import (
-    JsonObject,
-    ResponseFacts,
-    input_message,
-    usage_object,
-)
-from mlxmesh_gateway.openai.responses.schema import Item, ResponseRequest
-from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument, MeshError
+from mlxmesh_gateway.openai.responses.input import Messages, input_messages
+from mlxmesh_gateway.openai.responses.objects import JsonObject, ResponseFacts, usage_object
+from mlxmesh_gateway.openai.responses.schema import ResponseRequest, ResponseTool
+from mlxmesh_gateway.openai.responses.settings import settings_of
+from mlxmesh_gateway.openai.tool_schema import Function
+from mlxmesh_gateway.openai.tools import check_type, set_tools
+from mlxmesh_shared.errors import InvalidArgument, MeshError
 from mlxmesh_shared.rpc.error_status import from_failure
 
-Messages = Sequence[pb.ChatMessage]
 Snapshot = pb.GetGenerationResponse | pb.CompleteResponse
 """A generation as far as it has come."""
 
-_ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
 _STATUSES = {
     pb.FINISH_REASON_LENGTH: ("incomplete", "max_output_tokens"),
     pb.FINISH_REASON_CANCELLED: ("cancelled", None),
 }
-_FIELDS = {"chat": "input", "max_tokens": "max_output_tokens"}
-"""Fields of the contract by other names here."""
 _FACTS = TypeAdapter(ResponseFacts)
 _LOGPROBS = "message.output_text.logprobs"
 
@@ -44,22 +41,40 @@ def generation(
 
     earlier: the conversation before the input. Raises: InvalidArgument, FeatureNotSupported.
     """
-    if _LOGPROBS in (asked.include or ()):
-        raise FeatureNotSupported(f"include: {_LOGPROBS} is not supported", field="include")
     request = generation_options(asked)
     request.model = asked.model
-    messages = [*_instructions(facts), *earlier, *_input(asked.input)]
+    messages = [*_instructions(facts), *earlier, *input_messages(asked.input)]
     request.chat.CopyFrom(pb.ChatInput(messages=messages))
     if asked.max_output_tokens is not None:
         request.max_tokens = asked.max_output_tokens
+    _set_format(request, asked)
+    _set_logprobs(request, asked)
+    if asked.reasoning is not None:
+        set_reasoning(request, asked.reasoning)
+    functions = [_function(one, f"tools.{n}") for n, one in enumerate(asked.tools or ())]
+    set_tools(request, functions, asked.tool_choice, parallel=asked.parallel_tool_calls)
     return request
+
+
+def format_facts(asked: ResponseRequest) -> JsonObject:
+    """What the format of the text has beside its schema."""
+    shown = None if asked.text is None else asked.text.format
+    if shown is None or shown.type != "json_schema":
+        return {}
+    return {"name": shown.name or "", "description": shown.description, "strict": shown.strict}
+
+
+def with_settings(facts: ResponseFacts, request: pb.GenerateRequest) -> ResponseFacts:
+    """The facts with what the response repeats of its request."""
+    return replace(facts, settings=settings_of(request, facts.format))
 
 
 def keep(request: pb.GenerateRequest, facts: ResponseFacts) -> None:
     """Has the request retained with the facts, for `facts_of`."""
     request.keep_request = True
-    # The instructions are the first message of the request.
-    own = replace(facts, instructions=None if facts.instructions is None else "")
+    # The instructions are the first message of the request, and the settings are its fields.
+    instructions = None if facts.instructions is None else ""
+    own = replace(facts, instructions=instructions, settings={})
     request.client_data = _FACTS.dump_json(own).decode()
 
 
@@ -71,6 +86,7 @@ def facts_of(request: pb.GenerateRequest) -> ResponseFacts | None:
         return None
     if facts.id != request.request_id or not request.chat.messages:
         return None
+    facts = with_settings(facts, request)
     if facts.instructions is None:
         return facts
     return replace(facts, instructions=request.chat.messages[0].content)
@@ -81,28 +97,15 @@ def conversation(request: pb.GenerateRequest, facts: ResponseFacts) -> Messages:
     return request.chat.messages[0 if facts.instructions is None else 1 :]
 
 
-def with_output(messages: Messages, text: str) -> Messages:
+def with_output(messages: Messages, snapshot: Snapshot) -> Messages:
     """A conversation that goes on after a response."""
-    return [*messages, pb.ChatMessage(role=pb.ROLE_ASSISTANT, content=text)]
-
-
-def input_items(messages: Messages, response_id: str) -> list[JsonObject]:
-    """A conversation as items, oldest first."""
-    short_id = response_id.removeprefix("resp_")
-    return [
-        input_message(f"msg_{short_id}_{number}", _ROLES.get(one.role, "user"), one.content)
-        for number, one in enumerate(messages)
-    ]
-
-
-def renamed(error: MeshError) -> MeshError:
-    """The error with the name that its field has here."""
-    first = error.field.removeprefix("generation.").split(".")[0].split("[")[0]
-    name = _FIELDS.get(first)
-    if name is not None:
-        error.message = f"{name}{error.message.removeprefix(error.field)}"
-        error.field = name
-    return error
+    output = pb.ChatMessage(
+        role=pb.ROLE_ASSISTANT,
+        content=snapshot.text,
+        reasoning_text=snapshot.reasoning_text,
+        tool_calls=snapshot.tool_calls,
+    )
+    return [*messages, output]
 
 
 def _instructions(facts: ResponseFacts) -> Messages:
@@ -111,18 +114,34 @@ def _instructions(facts: ResponseFacts) -> Messages:
     return [pb.ChatMessage(role=pb.ROLE_SYSTEM, content=facts.instructions)]
 
 
-def _input(items: Sequence[Item]) -> Messages:
-    return [_message(one, f"input.{number}") for number, one in enumerate(items)]
-
-
-def _message(item: Item, field: str) -> pb.ChatMessage:
-    if item.type not in (None, "message"):
-        raise FeatureNotSupported(
-            f"{field}.type is not supported: only messages are", field=f"{field}.type"
+def _set_format(request: pb.GenerateRequest, asked: ResponseRequest) -> None:
+    shown = None if asked.text is None else asked.text.format
+    if shown is not None:
+        set_format(
+            request,
+            shown.type,
+            shown.schema_,
+            field="text.format",
+            schema_field="text.format.schema",
         )
-    if item.role is None:
-        raise InvalidArgument(f"{field}.role is required", field=f"{field}.role")
-    return chat_message(item.role, item.content, field)
+
+
+def _set_logprobs(request: pb.GenerateRequest, asked: ResponseRequest) -> None:
+    if asked.top_logprobs or _LOGPROBS in (asked.include or ()):
+        request.logprobs.top = asked.top_logprobs or 0
+        request.logprobs.SetInParent()
+
+
+def _function(tool: ResponseTool, field: str) -> Function:
+    check_type(tool.type, field)
+    if tool.name is None:
+        raise InvalidArgument(f"{field}.name is required", field=f"{field}.name")
+    return Function(
+        name=tool.name,
+        description=tool.description,
+        parameters=tool.parameters,
+        strict=tool.strict,
+    )
 
 
 # Responses.
@@ -140,12 +159,23 @@ def feed_attached(events: ResponseEvents, message: bytes) -> list[Event]:
 
 def _fed(events: ResponseEvents, message: pb.GenerateResponse) -> list[Event]:
     if message.HasField("delta"):
-        return events.text(message.delta.text)
+        return _delta(events, message.delta)
     if message.HasField("started"):
         return events.started(_created_s(message.started))
     if message.HasField("finished"):
         return events.finished(_ending(message.finished))
     return events.working()
+
+
+def _delta(events: ResponseEvents, delta: pb.Delta | Snapshot) -> list[Event]:
+    """The events of new output, in the order that models write it in."""
+    found: list[Event] = []
+    if delta.reasoning_text:
+        found += events.reasoning(delta.reasoning_text)
+    found += events.text(delta.text, chat_logprobs(delta.logprobs) if delta.logprobs else ())
+    for call in delta.tool_calls:
+        found += events.call(call.index, call_id=call.id, name=call.name, arguments=call.arguments)
+    return found
 
 
 def as_response(facts: ResponseFacts, snapshot: Snapshot) -> JsonObject:
@@ -154,7 +184,7 @@ def as_response(facts: ResponseFacts, snapshot: Snapshot) -> JsonObject:
     if snapshot.HasField("started"):
         events.started(_created_s(snapshot.started))
     if snapshot.token_ids or _is_prefilling(snapshot):
-        events.text(snapshot.text)
+        _delta(events, snapshot)
     if snapshot.HasField("finished"):
         events.finished(_ending(snapshot.finished))
     error = failure(snapshot)
@@ -193,5 +223,6 @@ def _ending(finished: pb.Finished) -> Ending:
             input_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.completion_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
         ),
     )

@@ -8,23 +8,21 @@ Source: `openai.types.responses`, the classes Response*Event.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mlxmesh_gateway.openai.responses.items import Body, Call, Item, Message, Reasoning
 from mlxmesh_gateway.openai.responses.objects import (
     JsonObject,
     Progress,
     ResponseFacts,
+    encode,
     error_object,
-    message_id,
-    output_message,
+    item_id,
     response_object,
-    text_part,
 )
 from mlxmesh_shared.errors import MeshError
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Event(NamedTuple):
@@ -54,14 +52,20 @@ class ResponseEvents:
         self._facts = facts
         self._next = 0
         self._progress = Progress(status="queued", created_s=0.0)
-        self._item: _Message | None = None
-        self._done: list[JsonObject] = []
+        self._items: list[Item] = []
+        self._statuses: list[str] = []
+        self._open: list[int] = []
+        self._message: Message | None = None
+        self._current: Item | None = None
+        self._calls = 0
+        self._logprobs: list[JsonObject] = []
 
     @property
     def response(self) -> JsonObject:
-        """The response as of the last event, with the text so far."""
-        unfinished = [] if self._item is None else [self._item.as_output("in_progress")]
-        return response_object(self._facts, self._progress, [*self._done, *unfinished])
+        """The response as of the last event, with the output so far."""
+        pairs = zip(self._items, self._statuses, strict=True)
+        output = [item.as_output(status) for item, status in pairs]
+        return response_object(self._facts, self._progress, output)
 
     @property
     def last_sequence(self) -> int:
@@ -81,27 +85,61 @@ class ResponseEvents:
         self._set("in_progress")
         return [self._of_response("response.in_progress")]
 
-    def text(self, text: str) -> list[Event]:
-        """More text; an empty one has no event of its own."""
+    def text(self, text: str, logprobs: Sequence[JsonObject] = ()) -> list[Event]:
+        """More text; an empty one has no event of its own.
+
+        logprobs: of all tokens since the text before, also of those that are no text.
+        """
         events = self.working()
+        if logprobs:
+            self._logprobs += logprobs
         if not text:
             return events
-        item = self._item
-        if item is None:
-            item = self._item = _Message(message_id(self._facts.id), len(self._done))
-            events += self._numbered(item.opened())
-        item.texts.append(text)
-        number = self._next
-        self._next = number + 1
-        # The one event per token: only its text is encoded.
-        data = f'{item.delta_head}{number},"delta":{_encode(text)}}}'
-        events.append(Event(number, "response.output_text.delta", data))
+        message = self._message
+        if message is None:
+            events += self._close_current()
+            message = self._message = Message(item_id("msg", self._facts.id), len(self._items))
+            events += self._opened(message)
+        if not self._logprobs:
+            events.append(self._delta(message, message.delta_head, text))
+            return events
+        found, self._logprobs = self._logprobs, []
+        message.logprobs += found
+        events.append(self._delta(message, message.delta_head_with(found), text))
+        return events
+
+    def reasoning(self, text: str) -> list[Event]:
+        """More reasoning."""
+        events = self.working()
+        if text:
+            item = self._current
+            if not isinstance(item, Reasoning):
+                events += self._close_current()
+                earlier = sum(isinstance(one, Reasoning) for one in self._items)
+                item = Reasoning(item_id("rs", self._facts.id, earlier), len(self._items))
+                self._current = item
+                events += self._opened(item)
+            events.append(self._delta(item, item.delta_head, text))
+        return events
+
+    def call(self, index: int, *, call_id: str, name: str, arguments: str) -> list[Event]:
+        """The next piece of the call with this index; the first has its id and name."""
+        events = self.working()
+        item = self._current
+        if not isinstance(item, Call) or index >= self._calls:
+            events += self._close_current()
+            number, self._calls = self._calls, index + 1
+            own_id = item_id("fc", self._facts.id, number)
+            item = self._current = Call(own_id, len(self._items), call_id, name)
+            events += self._opened(item)
+        if arguments:
+            events.append(self._delta(item, item.delta_head, arguments))
         return events
 
     def finished(self, ending: Ending) -> list[Event]:
         """The generation ended without an error."""
         complete = ending.status == "completed"
-        events = self.working() + self._close_item("completed" if complete else "incomplete")
+        events = self.working() + self._close_all("completed" if complete else "incomplete")
         self._set(ending.status, usage=ending.usage, incomplete_reason=ending.incomplete_reason)
         # The protocol has no event for a cancelled response: its status tells it.
         events.append(self._of_response(f"response.{'completed' if complete else 'incomplete'}"))
@@ -110,7 +148,7 @@ class ResponseEvents:
     def failed(self, error: MeshError) -> list[Event]:
         """The generation failed."""
         events = [] if self._next else self.started(0.0)
-        events += self._close_item("incomplete")
+        events += self._close_all("incomplete")
         self._set("failed", error=error_object(error))
         events.append(self._of_response("response.failed"))
         return events
@@ -121,12 +159,33 @@ class ResponseEvents:
         (event,) = self._numbered([("error", body)])
         return event
 
-    def _close_item(self, status: str) -> list[Event]:
-        if self._item is None:
-            return []
-        item, self._item = self._item, None
-        self._done.append(item.as_output(status))
-        return self._numbered(item.closed(status))
+    def _opened(self, item: Item) -> list[Event]:
+        self._open.append(len(self._items))
+        self._items.append(item)
+        self._statuses.append("in_progress")
+        return self._numbered(item.opened())
+
+    def _delta(self, item: Item, head: str, text: str) -> Event:
+        item.parts.append(text)
+        number = self._next
+        self._next = number + 1
+        # The one event per token: only its text is encoded.
+        return Event(number, item.delta_name, f'{head}{number},"delta":{encode(text)}}}')
+
+    def _close_current(self) -> list[Event]:
+        """Ends reasoning or a call; a message may have more text after a call."""
+        item, self._current = self._current, None
+        return [] if item is None else self._close(self._items.index(item), "completed")
+
+    def _close_all(self, status: str) -> list[Event]:
+        if self._message is not None:
+            self._message.logprobs += self._logprobs
+        return [event for number in list(self._open) for event in self._close(number, status)]
+
+    def _close(self, number: int, status: str) -> list[Event]:
+        self._open.remove(number)
+        self._statuses[number] = status
+        return self._numbered(self._items[number].closed(status))
 
     def _set(
         self,
@@ -149,45 +208,10 @@ class ResponseEvents:
         (event,) = self._numbered([(name, {"response": self.response})])
         return event
 
-    def _numbered(self, bodies: list[tuple[str, JsonObject]]) -> list[Event]:
+    def _numbered(self, bodies: list[Body]) -> list[Event]:
         events: list[Event] = []
         for name, body in bodies:
-            data = _encode({"type": name, "sequence_number": self._next, **body})
+            data = encode({"type": name, "sequence_number": self._next, **body})
             events.append(Event(self._next, name, data))
             self._next += 1
         return events
-
-
-class _Message:
-    """An output message with one text; further kinds of items need the same methods."""
-
-    def __init__(self, item_id: str, output_index: int) -> None:
-        self.texts: list[str] = []
-        self._id = item_id
-        self._place: JsonObject = {"item_id": item_id, "output_index": output_index}
-        head: JsonObject = {"type": "response.output_text.delta", **self._part, "logprobs": []}
-        self.delta_head = f'{_encode(head)[:-1]},"sequence_number":'
-
-    @property
-    def _part(self) -> JsonObject:
-        return {**self._place, "content_index": 0}
-
-    def opened(self) -> list[tuple[str, JsonObject]]:
-        item = output_message(self._id, "in_progress", [])
-        index = self._place["output_index"]
-        return [
-            ("response.output_item.added", {"output_index": index, "item": item}),
-            ("response.content_part.added", {**self._part, "part": text_part("")}),
-        ]
-
-    def closed(self, status: str) -> list[tuple[str, JsonObject]]:
-        text, index = "".join(self.texts), self._place["output_index"]
-        item = self.as_output(status)
-        return [
-            ("response.output_text.done", {**self._part, "text": text, "logprobs": []}),
-            ("response.content_part.done", {**self._part, "part": text_part(text)}),
-            ("response.output_item.done", {"output_index": index, "item": item}),
-        ]
-
-    def as_output(self, status: str) -> JsonObject:
-        return output_message(self._id, status, [text_part("".join(self.texts))])

@@ -13,10 +13,12 @@ from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.http.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
 from mlxmesh_gateway.openai.convert import DEFAULT_TEMPERATURE
+from mlxmesh_gateway.openai.labels import add_metadata
 from mlxmesh_gateway.openai.responses import convert
 from mlxmesh_gateway.openai.responses.background import BackgroundReaders
 from mlxmesh_gateway.openai.responses.events import ResponseEvents
 from mlxmesh_gateway.openai.responses.ids import after_event, new_response_id
+from mlxmesh_gateway.openai.responses.input import Messages
 from mlxmesh_gateway.openai.responses.objects import ResponseFacts
 from mlxmesh_gateway.openai.responses.retained_handlers import CANCEL, attached, find
 from mlxmesh_gateway.openai.responses.schema import ResponseRequest
@@ -40,16 +42,13 @@ async def create_response(exchange: Exchange, *, readers: BackgroundReaders) -> 
     """Responds to an input: at once, as events, or in the background."""
     asked = exchange.read(ResponseRequest)
     planned = await _plan(exchange, asked)
-    try:
-        async with _ended_with_client(exchange, planned):
-            if asked.stream:
-                await _stream(exchange, planned, readers)
-            elif asked.background:
-                await _begin(exchange, planned, readers)
-            else:
-                await _complete(exchange, planned)
-    except MeshError as error:
-        raise convert.renamed(error) from error
+    async with _ended_with_client(exchange, planned):
+        if asked.stream:
+            await _stream(exchange, planned, readers)
+        elif asked.background:
+            await _begin(exchange, planned, readers)
+        else:
+            await _complete(exchange, planned)
 
 
 async def _plan(exchange: Exchange, asked: ResponseRequest) -> _Planned:
@@ -66,8 +65,11 @@ async def _plan(exchange: Exchange, asked: ResponseRequest) -> _Planned:
         temperature=DEFAULT_TEMPERATURE if asked.temperature is None else asked.temperature,
         top_p=1.0 if asked.top_p is None else asked.top_p,
         max_output_tokens=asked.max_output_tokens,
+        format=convert.format_facts(asked),
     )
     request = convert.generation(asked, facts, await _earlier(exchange, asked))
+    exchange.tell_ignored(add_metadata(request, asked.metadata))
+    facts = convert.with_settings(facts, request)
     if facts.store or has_key:
         request.request_id = facts.id
     if facts.store:
@@ -89,7 +91,7 @@ def _check(exchange: Exchange, asked: ResponseRequest, *, has_key: bool) -> None
         )
 
 
-async def _earlier(exchange: Exchange, asked: ResponseRequest) -> convert.Messages:
+async def _earlier(exchange: Exchange, asked: ResponseRequest) -> Messages:
     """The conversation up to the end of the previous response."""
     if asked.previous_response_id is None:
         return ()
@@ -102,7 +104,7 @@ async def _earlier(exchange: Exchange, asked: ResponseRequest) -> convert.Messag
         raise
     if convert.runs(snapshot) or convert.failure(snapshot) is not None:
         raise IllegalState("the previous response has not ended with an output", field=field)
-    return convert.with_output(convert.conversation(snapshot.generation, facts), snapshot.text)
+    return convert.with_output(convert.conversation(snapshot.generation, facts), snapshot)
 
 
 async def _complete(exchange: Exchange, planned: _Planned) -> None:

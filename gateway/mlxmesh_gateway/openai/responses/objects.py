@@ -5,6 +5,7 @@ Source: the types of the official openai package, `openai.types.responses`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from grpc import StatusCode
 from mlxmesh_shared.errors import MeshError
 
 JsonObject = dict[str, Any]
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 _CODES = {
     StatusCode.INVALID_ARGUMENT: "invalid_prompt",
@@ -35,6 +37,10 @@ class ResponseFacts:
     temperature: float | None = None
     top_p: float | None = None
     max_output_tokens: int | None = None
+    format: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the format of the text has beside its schema."""
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Fields of the response that the request decides, where they are not the defaults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,20 +82,60 @@ def response_object(
         "text": {"format": {"type": "text"}},
         "tool_choice": "auto",
         "tools": [],
+        "top_logprobs": 0,
         "top_p": facts.top_p,
         "truncation": "disabled",
+        **facts.settings,
         "usage": progress.usage,
     }
 
 
-def message_id(response_id: str) -> str:
-    """The id of the message that a response has as its output."""
-    return f"msg_{response_id.removeprefix('resp_')}"
+def item_id(kind: str, response_id: str, number: int = 0) -> str:
+    """The id of an output item; `number` of those of its kind."""
+    short_id = response_id.removeprefix("resp_")
+    return f"{kind}_{short_id}_{number}" if number else f"{kind}_{short_id}"
 
 
-def text_part(text: str) -> JsonObject:
+def text_part(text: str, logprobs: Sequence[JsonObject] = ()) -> JsonObject:
     """The content of an output message."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
+
+
+def reasoning_item(item_id: str, status: str, text: str | None) -> JsonObject:
+    """The reasoning before an output; None before it has any."""
+    content = [] if text is None else [{"type": "reasoning_text", "text": text}]
+    return {
+        "id": item_id,
+        "type": "reasoning",
+        "status": status,
+        "summary": [],
+        "content": content,
+    }
+
+
+def function_call(
+    item_id: str, status: str, *, call_id: str, name: str, arguments: str
+) -> JsonObject:
+    """A call of a function."""
+    return {
+        "id": item_id,
+        "type": "function_call",
+        "status": status,
+        "call_id": call_id,
+        "name": name,
+        "arguments": arguments,
+    }
+
+
+def function_call_output(item_id: str, *, call_id: str, output: str) -> JsonObject:
+    """The result of a call."""
+    return {
+        "id": item_id,
+        "type": "function_call_output",
+        "status": "completed",
+        "call_id": call_id,
+        "output": output,
+    }
 
 
 def output_message(item_id: str, status: str, content: Sequence[JsonObject]) -> JsonObject:
@@ -116,13 +162,15 @@ def input_message(item_id: str, role: str, text: str) -> JsonObject:
     }
 
 
-def usage_object(*, input_tokens: int, cached_tokens: int, output_tokens: int) -> JsonObject:
+def usage_object(
+    *, input_tokens: int, cached_tokens: int, output_tokens: int, reasoning_tokens: int = 0
+) -> JsonObject:
     """Token counts."""
     return {
         "input_tokens": input_tokens,
         "input_tokens_details": {"cached_tokens": cached_tokens, "cache_write_tokens": 0},
         "output_tokens": output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
         "total_tokens": input_tokens + output_tokens,
     }
 

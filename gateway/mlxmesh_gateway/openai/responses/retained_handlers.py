@@ -18,6 +18,7 @@ from mlxmesh_gateway.openai.responses.ids import (
     wants_stream,
     whole_number,
 )
+from mlxmesh_gateway.openai.responses.input import input_items
 from mlxmesh_gateway.openai.responses.objects import JsonObject, ResponseFacts
 from mlxmesh_gateway.openai.responses.stream import Stream, write_events
 from mlxmesh_shared.errors import (
@@ -96,7 +97,7 @@ async def list_input_items(exchange: Exchange) -> None:
     """The conversation that a response continues, without its instructions."""
     facts, snapshot = await find(exchange, exchange.path_params["response_id"], returned=False)
     messages = convert.conversation(snapshot.generation, facts)
-    items = convert.input_items(messages, facts.id)
+    items = input_items(messages, facts.id)
     await exchange.respond(200, _page(items, query_of(exchange.query)))
 
 

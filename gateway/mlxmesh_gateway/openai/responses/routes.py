@@ -8,7 +8,7 @@ from functools import partial
 from starlette.routing import Route
 
 from mlxmesh_gateway.http.edge import EdgeParts
-from mlxmesh_gateway.openai.errors import error_body
+from mlxmesh_gateway.openai.errors import response_error_body
 from mlxmesh_gateway.openai.responses.background import BackgroundReaders
 from mlxmesh_gateway.openai.responses.handlers import GENERATE, create_response
 from mlxmesh_gateway.openai.responses.retained_handlers import (
@@ -27,7 +27,7 @@ _ONE = f"{_ROOT}/{{response_id}}"
 
 def response_routes(parts: EdgeParts) -> Sequence[Route]:
     """All routes below /v1/responses."""
-    route = partial(parts.route, error_body=error_body)
+    route = partial(parts.route, error_body=response_error_body)
     readers = BackgroundReaders()
     parts.ending.push_async_callback(readers.close)
     return [

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field
 
 from mlxmesh_gateway.http.schema import Harmless, Refused, Schema
-from mlxmesh_gateway.openai.schema import NOT_YET, SamplingFields, TextPart, UInt32
+from mlxmesh_gateway.openai.schema import (
+    NOT_YET,
+    Metadata,
+    ReasoningFields,
+    SamplingFields,
+    TextPart,
+    TopLogprobs,
+    UInt32,
+)
+from mlxmesh_gateway.openai.tool_schema import MAX_TOOLS, FunctionName, ToolChoiceField
 
 _TEXT_ONLY = "models here read text only"
-_Key = Annotated[str, StringConstraints(max_length=64)]
-_Value = Annotated[str, StringConstraints(max_length=512)]
-Metadata = Annotated[dict[_Key, _Value], Field(max_length=16)]
-"""Pairs of texts that a response has beside its output."""
 
 
 def _as_items(value: object) -> object:
@@ -39,24 +44,78 @@ class Part(TextPart):
     file_url: Annotated[Any, Refused(_TEXT_ONLY)] = None
 
 
+class Summary(Schema):
+    """A part of a summary of reasoning."""
+
+    type: str
+    text: str | None = None
+
+
+_Parts = Annotated[
+    list[Part] | None,
+    BeforeValidator(_as_parts, json_schema_input_type=str | list[Part] | None),
+]
+
+
 class Item(Schema):
-    """An item of the input; only messages are honoured."""
+    """An item of the input: a message, reasoning, a call of a function or its result."""
 
     type: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
-    content: Annotated[
-        list[Part] | None,
-        BeforeValidator(_as_parts, json_schema_input_type=str | list[Part] | None),
-    ] = None
+    content: _Parts = None
+    call_id: Annotated[str | None, Field(json_schema_extra={"maxLength": 128})] = None
+    name: str | None = None
+    arguments: str | None = None
+    """Of a call, as JSON."""
+    output: _Parts = None
+    """Of a call."""
+    summary: list[Summary] | None = None
+    """Of reasoning; read where it has no content."""
+    encrypted_content: Annotated[Any, Harmless()] = None
     id: Annotated[Any, Harmless()] = None
     status: Annotated[Any, Harmless()] = None
     phase: Annotated[Any, Harmless()] = None
 
 
+class ResponseTool(Schema):
+    """A tool; only functions are honoured."""
+
+    type: str
+    name: FunctionName | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    output_schema: Annotated[Any, Harmless()] = None
+    allowed_callers: Annotated[
+        Any, Refused("models here call functions directly", unless=(["direct"],))
+    ] = None
+    defer_loading: Annotated[Any, Refused("every tool is shown", unless=(False,))] = None
+
+
+class Format(Schema):
+    """The format of the text. A JSON Schema is enforced, whatever `strict` says."""
+
+    type: str
+    """text, json_object or json_schema."""
+    name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = None
+    description: Annotated[str | None, Field(max_length=4096)] = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class Reasoning(ReasoningFields):
+    """Whether and how much the model reasons."""
+
+    summary: Annotated[Any, Harmless()] = None
+    generate_summary: Annotated[Any, Harmless()] = None
+    context: Annotated[Any, Refused(NOT_YET, unless=("auto",))] = None
+    mode: Annotated[Any, Refused(NOT_YET, unless=("standard",))] = None
+
+
 class TextConfig(Schema):
     """The format of the output."""
 
-    format: Annotated[Any, Refused(NOT_YET, unless=({"type": "text"},))] = None
+    format: Format | None = None
     verbosity: Annotated[Any, Refused(NOT_YET, unless=("medium",))] = None
 
 
@@ -83,10 +142,16 @@ class ResponseRequest(SamplingFields):
     text: TextConfig | None = None
     include: list[str] | None = None
     stream_options: StreamOptions | None = None
+    tools: Annotated[
+        list[ResponseTool] | None, Field(json_schema_extra={"maxItems": MAX_TOOLS})
+    ] = None
+    tool_choice: ToolChoiceField = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    top_logprobs: TopLogprobs | None = None
 
     image: Annotated[Any, Harmless()] = None
     max_tool_calls: Annotated[Any, Harmless()] = None
-    parallel_tool_calls: Annotated[Any, Harmless()] = None
     prompt_cache_key: Annotated[Any, Harmless()] = None
     prompt_cache_options: Annotated[Any, Harmless()] = None
     prompt_cache_retention: Annotated[Any, Harmless()] = None
@@ -104,12 +169,6 @@ class ResponseRequest(SamplingFields):
     ] = None
     moderation: Annotated[Any, Refused("the mesh does not moderate")] = None
     prompt: Annotated[Any, Refused("the mesh stores no prompts; send the text as input")] = None
-    reasoning: Annotated[
-        Any, Refused(NOT_YET, unless=({}, {"effort": None}, {"effort": "none"}))
-    ] = None
-    tool_choice: Annotated[Any, Refused(NOT_YET, unless=("none", "auto"))] = None
-    tools: Annotated[Any, Refused(NOT_YET, unless=([],))] = None
-    top_logprobs: Annotated[Any, Refused(NOT_YET, unless=(0,))] = None
     truncation: Annotated[Any, Refused("nothing is left out of a prompt", unless=("disabled",))] = (
         None
     )
