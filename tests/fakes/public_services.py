@@ -142,6 +142,7 @@ class FakeGeneration(GenerationServiceServicer):
         if self.finishes:
             finished = g.Finished(finish_reason=self.finish_reason)
             finished.timings.resumptions = resumptions
+            finished.total_usage.SetInParent()
             yield g.GenerateResponse(sequence=sequence + 1, finished=finished)
 
     async def Complete(self, request: Any, context: Any) -> g.CompleteResponse:
