@@ -104,7 +104,10 @@ class FakeGeneration(GenerationServiceServicer):
     ) -> AsyncIterator[g.ResumeGenerationResponse]:
         self.resumed.append(request)
         self._enter(context)
-        words, known = request.generation.prompt.split(), len(request.generated_token_ids)
+        words, known = (
+            request.generation.prompt.split(),
+            sum(len(output.token_ids) for output in request.outputs),
+        )
         rest = self._deltas(words, known, request.after_sequence, request.resumptions + 1)
         async for response in rest:
             yield g.ResumeGenerationResponse(message=response)
@@ -140,9 +143,8 @@ class FakeGeneration(GenerationServiceServicer):
             self.interrupted += 1
             raise
         if self.finishes:
-            finished = g.Finished(finish_reason=self.finish_reason)
+            finished = g.Finished(finish_reason=self.finish_reason, total_usage=g.Usage())
             finished.timings.resumptions = resumptions
-            finished.total_usage.SetInParent()
             yield g.GenerateResponse(sequence=sequence + 1, finished=finished)
 
     async def Complete(self, request: Any, context: Any) -> g.CompleteResponse:
@@ -152,7 +154,7 @@ class FakeGeneration(GenerationServiceServicer):
         started = g.Started(
             request_id=generation.request_id or "r-1", model=generation.model, model_version=1
         )
-        finished = g.Finished(finish_reason=self.finish_reason)
+        finished = g.Finished(finish_reason=self.finish_reason, total_usage=g.Usage())
         return g.CompleteResponse(started=started, text=_text(generation), finished=finished)
 
     async def GetGeneration(self, request: Any, context: Any) -> g.GetGenerationResponse:

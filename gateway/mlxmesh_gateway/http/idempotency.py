@@ -19,7 +19,7 @@ LAST_EVENT_ID = "last-event-id"
 _LEGAL_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Generations with such an id, which the mesh chose, are not retained.
 _MESH_ID = re.compile(r"gen-[0-9a-f]{16}")
-_POSITION = re.compile(r"([0-9]{1,18})(?:\.([1-9][0-9]{0,5}))?")
+_POSITION = re.compile(r"([0-9]{1,18})(?:\.([1-9][0-9]{0,2}))?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,10 @@ def kept(count: int) -> list[g.GenerateResponse]:
         g.GenerateResponse(sequence=number, delta=g.Delta(text=f"{number} "))
         for number in range(1, count)
     ]
-    return [*messages, g.GenerateResponse(sequence=count, finished=g.Finished())]
+    return [
+        *messages,
+        g.GenerateResponse(sequence=count, finished=g.Finished(total_usage=g.Usage())),
+    ]
 
 
 async def test_whoever_keeps_a_generation_answers_an_attach(stand: Any) -> None:
