@@ -5,11 +5,13 @@ Errors are classes: catch `MeshError` for all of them, or the one you can do som
 
 from mlxmesh_client.client import MeshClient
 from mlxmesh_client.credentials import ApiKey
-from mlxmesh_client.generations import GenerationEvent
-from mlxmesh_client.request import GenerateOptions, InputOptions, Message
+from mlxmesh_client.options import GenerateOptions, InputOptions, Message, ToolChoice, ToolSpec
+from mlxmesh_client.outputs import GenerationEvent, Outputs, OutputSoFar, join_tool_calls
 from mlxmesh_shared.errors import (
     AccessUnavailable,
     Cancelled,
+    ConstraintInvalid,
+    ConstraintTooComplex,
     ContextTooLong,
     DeadlineExceeded,
     FeatureNotSupported,
@@ -45,6 +47,8 @@ __all__ = [
     "ApiKey",
     "Cancelled",
     "CertificateFiles",
+    "ConstraintInvalid",
+    "ConstraintTooComplex",
     "ContextTooLong",
     "DeadlineExceeded",
     "FeatureNotSupported",
@@ -67,6 +71,8 @@ __all__ = [
     "ModelNotFound",
     "ModelNotLoaded",
     "NoReplica",
+    "OutputSoFar",
+    "Outputs",
     "PermissionDenied",
     "QueueFull",
     "QuotaExceeded",
@@ -74,7 +80,10 @@ __all__ = [
     "ReaderReplaced",
     "ServiceUnavailable",
     "TooManyRequests",
+    "ToolChoice",
+    "ToolSpec",
     "Unauthenticated",
     "UserExists",
     "UserNotFound",
+    "join_tool_calls",
 ]

@@ -21,14 +21,11 @@ from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.credentials import ApiKey, check_encryption, chosen_key
-from mlxmesh_client.generations import GenerationEvent, GenerationStreams
+from mlxmesh_client.generations import GenerationStreams
 from mlxmesh_client.models import ModelMethods
-from mlxmesh_client.request import (
-    GenerateOptions,
-    InputOptions,
-    count_request,
-    generate_request,
-)
+from mlxmesh_client.options import GenerateOptions, InputOptions
+from mlxmesh_client.outputs import GenerationEvent
+from mlxmesh_client.request import count_request, generate_request
 from mlxmesh_client.telemetry import TelemetryMethods
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, SHORT_TIMEOUTS, open_channel
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
@@ -109,8 +106,9 @@ class MeshClient(ModelMethods, TelemetryMethods):
         """Streams one generation; leaving the loop early cancels it, unless you gave a request_id.
 
         A generation with a request_id can be resumed with `attach`. With several gateways the loss
-        of one is not noticed. Raises ServiceUnavailable when the stream ends without its Finished
-        event.
+        of one is not noticed. With `n` outputs, `index` of an event says which one it belongs to;
+        `Outputs` joins the events to whole outputs. Raises ServiceUnavailable when the stream ends
+        without its last event.
         """
         stream = self._streams.generate(generate_request(model, options), timeout_s)
         async with aclosing(stream) as events:
@@ -129,7 +127,16 @@ class MeshClient(ModelMethods, TelemetryMethods):
     async def complete(
         self, model: str, *, timeout_s: float | None = None, **options: Unpack[GenerateOptions]
     ) -> CompleteResponse:
-        """Generates a response and returns it whole."""
+        """Generates a response and returns it whole.
+
+        The fields of the response are those of the first output; with `n` above 1 the rest is in
+        `other_outputs`.
+
+            tools = [{"name": "add", "parameters": {"type": "object", "properties": {...}}}]
+            response = await mesh.complete("qwen", messages=messages, tools=tools)
+            for call in response.tool_calls:
+                print(call.name, json.loads(call.arguments))
+        """
         request = CompleteRequest(generation=generate_request(model, options))
         return await self._calls.unary(self._generation.Complete, request, timeout_s, safe=True)
 
@@ -154,7 +161,7 @@ class MeshClient(ModelMethods, TelemetryMethods):
         timeout_s: float | None = None,
         **options: Unpack[InputOptions],
     ) -> CountTokensResponse:
-        """Counts the tokens of a prompt or a conversation."""
+        """Counts the tokens of a prompt, or of a conversation with its tools."""
         request = count_request(model, options, return_token_ids=return_token_ids)
         return await self._calls.unary(self._generation.CountTokens, request, timeout_s, safe=True)
 

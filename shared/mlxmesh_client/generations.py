@@ -4,41 +4,23 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import partial
 
 from mlxmesh.generation.v1.generation_pb2 import (
     AttachGenerationRequest,
     CancelGenerationRequest,
-    Finished,
     GenerateRequest,
     GenerateResponse,
-    PrefillProgress,
-    Started,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh_client.calls import Calls
+from mlxmesh_client.outputs import GenerationEvent, to_event
 from mlxmesh_shared.errors import Draining, MeshError, ServiceUnavailable
 
 CANCEL_TIMEOUT_S = 1.0
 
 Open = Callable[[int], AsyncGenerator[GenerateResponse]]
 """Opens the messages after a sequence number, through one gateway."""
-
-
-@dataclass(frozen=True)
-class GenerationEvent:
-    """One message of a generation: new text and tokens, or its start, progress or end.
-
-    `text` and `token_ids` are empty in events without output, so that texts can simply be joined.
-    """
-
-    sequence: int
-    text: str = ""
-    token_ids: tuple[int, ...] = ()
-    started: Started | None = None
-    progress: PrefillProgress | None = None
-    finished: Finished | None = None
 
 
 class GenerationStreams:
@@ -119,7 +101,7 @@ async def resuming(
     When a gateway is lost, an `attachable` generation is resumed through the next one, or through
     the same one where there is no other, until all have failed in a row.
 
-    Raises ServiceUnavailable when the stream ends without its Finished event.
+    Raises ServiceUnavailable when the stream ends without its last event.
     """
     sequence, attempt, failures = after_sequence, 0, 0
     while True:
@@ -129,7 +111,7 @@ async def resuming(
                     event = to_event(response)
                     sequence, failures = event.sequence, 0
                     yield event
-                    if event.finished is not None:
+                    if event.is_last:
                         return
             error: MeshError = ServiceUnavailable(
                 "the stream ended before the generation did; try again"
@@ -141,19 +123,6 @@ async def resuming(
         attempt, failures = attempt + 1, failures + 1
         if not attachable or failures > len(gateways):
             raise error
-
-
-def to_event(response: GenerateResponse) -> GenerationEvent:
-    """Converts a wire message."""
-    kind = response.WhichOneof("event")
-    return GenerationEvent(
-        sequence=response.sequence,
-        text=response.delta.text,
-        token_ids=tuple(response.delta.token_ids),
-        started=response.started if kind == "started" else None,
-        progress=response.prefill_progress if kind == "prefill_progress" else None,
-        finished=response.finished if kind == "finished" else None,
-    )
 
 
 def _is_gateway_loss(error: MeshError) -> bool:

@@ -1,21 +1,28 @@
 """Converts Python arguments to requests; it checks types, the mesh checks ranges."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, cast
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1.generation_pb2 import (
     ChatInput,
     ChatMessage,
+    ContentPart,
     CountTokensRequest,
     GenerateRequest,
     Role,
     TokenInput,
 )
+from mlxmesh_client.building import build
+from mlxmesh_client.options import (
+    GenerateOptions,
+    InputOptions,
+    Message,
+    chat_fields,
+    output_fields,
+    tool_call,
+)
 from mlxmesh_shared.errors import InvalidArgument
-
-Message: TypeAlias = tuple[str, str] | Mapping[str, str]
-"""One message: `("user", "Hi")` or `{"role": "user", "content": "Hi"}`."""
 
 _ROLES = {
     "system": Role.ROLE_SYSTEM,
@@ -26,47 +33,17 @@ _ROLES = {
 _SAMPLING_FIELDS = frozenset(Sampling.DESCRIPTOR.fields_by_name)
 
 
-class InputOptions(TypedDict, total=False):
-    """The model's input; exactly one is required."""
-
-    prompt: str
-    messages: Sequence[Message]
-
-
-class GenerateOptions(InputOptions, total=False):
-    """Options of a generation; generation.proto documents their defaults and ranges."""
-
-    token_ids: Sequence[int]
-    max_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    seed: int
-    logit_bias: Mapping[int, float]
-    stop: Sequence[str]
-    stop_token_ids: Sequence[int]
-    ignore_eos: bool
-    request_id: str
-    detached: bool
-    keep_request: bool
-    client_data: str
-
-
 def generate_request(model: str, options: GenerateOptions) -> GenerateRequest:
     """Builds the request for a generation.
 
     Raises InvalidArgument for an option that does not exist, or whose value has the wrong type.
     """
     values: dict[str, Any] = {**options}
-    fields = _input_fields(values)
+    fields = {**_input_fields(values), **chat_fields(values), **output_fields(values)}
     sampling = {name: values.pop(name) for name in _SAMPLING_FIELDS & values.keys()}
     if sampling:
-        fields["sampling"] = _build(Sampling, sampling, path="sampling.")
-    return _build(GenerateRequest, {"model": model, **fields, **values})
+        fields["sampling"] = build(Sampling, sampling, path="sampling.")
+    return build(GenerateRequest, {"model": model, **fields, **values})
 
 
 def count_request(
@@ -74,9 +51,9 @@ def count_request(
 ) -> CountTokensRequest:
     """Builds the request for a token count. Raises InvalidArgument like `generate_request`."""
     values: dict[str, Any] = {**options}
-    fields = _input_fields(values)
+    fields = {**_input_fields(values), **chat_fields(values)}
     fields["return_token_ids"] = return_token_ids
-    return _build(CountTokensRequest, {"model": model, **fields, **values})
+    return build(CountTokensRequest, {"model": model, **fields, **values})
 
 
 def _input_fields(values: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +68,7 @@ def _input_fields(values: dict[str, Any]) -> dict[str, Any]:
     if name == "messages":
         return {"chat": ChatInput(messages=_turns(value))}
     if name == "token_ids":
-        return {"tokens": _build(TokenInput, {"token_ids": value})}
+        return {"tokens": build(TokenInput, {"token_ids": value})}
     return {"prompt": value}
 
 
@@ -101,28 +78,35 @@ def _turns(messages: Sequence[Message]) -> list[ChatMessage]:
 
 def _turn(index: int, message: Message) -> ChatMessage:
     path = f"chat.messages[{index}]"
+    fields = _message_fields(message, path)
+    role = fields["role"]
+    if not isinstance(role, str) or role not in _ROLES:
+        known = ", ".join(_ROLES)
+        raise InvalidArgument(f"{path}.role must be one of {known}", field=f"{path}.role")
+    return build(ChatMessage, {**fields, "role": _ROLES[role]}, path=f"{path}.")
+
+
+def _message_fields(message: Message, path: str) -> dict[str, Any]:
     try:
-        role, content = (
-            (message["role"], message["content"]) if isinstance(message, Mapping) else message
-        )
+        if not isinstance(message, Mapping):
+            role, content = message
+            return {"role": role, "content": content}
+        fields = {"role": message["role"], **message}
+        calls = fields.get("tool_calls") or ()
+        # The model's message may be nothing but calls.
+        content = fields.pop("content", None) if calls else fields.pop("content")
     except (KeyError, TypeError, ValueError):
         problem = "must be (role, content) or have the keys role and content"
         raise InvalidArgument(f"{path} {problem}", field=path) from None
-    if role not in _ROLES:
-        known = ", ".join(_ROLES)
-        raise InvalidArgument(f"{path}.role must be one of {known}", field=f"{path}.role")
-    return _build(ChatMessage, {"role": _ROLES[role], "content": content}, path=f"{path}.")
-
-
-def _build(cls: Any, fields: Mapping[str, Any], *, path: str = "") -> Any:
-    """Builds a message field by field, so that an error can name the field."""
-    message = cls()
-    for name, value in fields.items():
-        try:
-            message.MergeFrom(cls(**{name: value}))
-        except (TypeError, ValueError):
-            known = name in cls.DESCRIPTOR.fields_by_name
-            problem = "has the wrong type or is out of range" if known else "is no option"
-            # The cause is left out: its text may quote the value, which may be a prompt.
-            raise InvalidArgument(f"{path}{name} {problem}", field=f"{path}{name}") from None
-    return message
+    if isinstance(content, list):
+        fields["parts"] = [
+            build(ContentPart, {"text": text}, path=f"{path}.content[{at}].")
+            for at, text in enumerate(cast("list[Any]", content))
+        ]
+    elif content is not None:
+        fields["content"] = content
+    if "tool_calls" in fields:
+        fields["tool_calls"] = [
+            tool_call(call, f"{path}.tool_calls[{at}]") for at, call in enumerate(calls)
+        ]
+    return fields

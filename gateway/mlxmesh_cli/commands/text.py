@@ -20,8 +20,30 @@ from mlxmesh_cli.commands.generation_options import (
     TopP,
     options_given,
 )
+from mlxmesh_cli.commands.output_options import (
+    Budget,
+    Choice,
+    Effort,
+    Grammar,
+    JsonObject,
+    JsonSchema,
+    Label,
+    Logprobs,
+    Outputs,
+    ParallelTools,
+    PromptLogprobs,
+    Reasoning,
+    Regex,
+    Session,
+    Tool,
+    ToolChoice,
+    constraint_options,
+    other_options,
+    reasoning_options,
+    tool_options,
+)
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, gateway_address, run
-from mlxmesh_cli.screen.output import print_json, to_dict
+from mlxmesh_cli.screen.output import print_json, say, to_dict
 
 Prompt = Annotated[
     str | None, typer.Argument(help="Prompt; reads standard input if `-` or omitted.")
@@ -47,6 +69,22 @@ def generate(
     top_k: TopK = None,
     seed: Seed = None,
     stop: Stop = None,
+    json_schema: JsonSchema = None,
+    json_object: JsonObject = False,
+    regex: Regex = None,
+    grammar: Grammar = None,
+    choice: Choice = None,
+    outputs: Outputs = 1,
+    logprobs: Logprobs = None,
+    prompt_logprobs: PromptLogprobs = False,
+    tool: Tool = None,
+    tool_choice: ToolChoice = None,
+    parallel_tool_calls: ParallelTools = None,
+    reasoning: Reasoning = None,
+    reasoning_effort: Effort = None,
+    reasoning_budget: Budget = None,
+    session: Session = None,
+    label: Label = None,
     request_id: RequestId = None,
     address: Address = None,
     data_dir: DataDir = None,
@@ -55,13 +93,27 @@ def generate(
     """Generate a response and stream it; with --json, print the whole result at the end.
 
     Without a prompt, all of standard input is the prompt. On a terminal, long lines are wrapped
-    between words; piped text is unchanged.
+    between words, and reasoning is dimmed; piped text is unchanged, and has no reasoning.
+
+    Further examples: mlxmesh generate "Who is Ada?" --json-schema person.json
+
+    mlxmesh generate "Is 7 prime?" --choice yes --choice no --logprobs 5
+
+    mlxmesh generate "What is 3 + 4?" -n 3 --tool add.json --tool-choice add
     """
     text = _read(prompt)
-    if raw and system:
-        fail("--system needs the chat template; remove --raw")
+    for given, option in ((system, "--system"), (tool, "--tool")):
+        if raw and given:
+            fail(f"{option} needs the chat template; remove --raw")
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(system, text)}
-    options = options_given(max_tokens, temperature, top_p, top_k, seed, stop)
+    constraint = constraint_options(json_schema, json_object, regex, grammar, choice)
+    options = {
+        **options_given(max_tokens, temperature, top_p, top_k, seed, stop),
+        **constraint,
+        **tool_options(tool, tool_choice, parallel_tool_calls),
+        **reasoning_options(reasoning, reasoning_effort, reasoning_budget),
+        **other_options(outputs, logprobs, prompt_logprobs, session, label),
+    }
     if request_id is not None:
         options["request_id"] = request_id
 
@@ -72,10 +124,20 @@ def generate(
             name = model or await default_model(client)
             if json:
                 print_json(to_dict(await client.complete(name, **what, **options)))
-            else:
-                await show(client.generate(name, **what, **options))
+                return
+            answer = await show(client.generate(name, **what, **options), expected=outputs)
+            if constraint and answer.is_cut():
+                _note_cut(outputs)
 
     run(work())
+
+
+def _note_cut(outputs: int) -> None:
+    """An output that reached its maximum length may not satisfy the constraint."""
+    what = "an output" if outputs > 1 else "the output"
+    say(
+        f"{what} reached its maximum length and may be incomplete; --max-tokens raises it", err=True
+    )
 
 
 def attach(
@@ -113,16 +175,24 @@ def chat(
     top_p: TopP = None,
     top_k: TopK = None,
     seed: Seed = None,
+    reasoning: Reasoning = None,
+    reasoning_effort: Effort = None,
+    reasoning_budget: Budget = None,
+    session: Session = None,
     history: History = True,
     address: Address = None,
     data_dir: DataDir = None,
 ) -> None:
     """Chat with a model over several turns; /help lists the chat's commands.
 
-    Ctrl-C stops a response, Ctrl-D leaves. Where standard input is not a terminal, each line is a
-    question in one conversation.
+    Reasoning is shown dimmed. Ctrl-C stops a response, Ctrl-D leaves. Where standard input is not a
+    terminal, each line is a question in one conversation.
     """
-    options = options_given(max_tokens, temperature, top_p, top_k, seed, None)
+    options = {
+        **options_given(max_tokens, temperature, top_p, top_k, seed, None),
+        **reasoning_options(reasoning, reasoning_effort, reasoning_budget),
+        **other_options(1, None, False, session, None),
+    }
 
     async def work() -> None:
         from mlxmesh_cli.commands.chat_session import ChatSession

@@ -55,9 +55,17 @@ def print_view(view: RenderableType) -> None:
     console().print(view, crop=False)
 
 
-def say(text: str, colour: str | None = None, *, err: bool = False, nl: bool = True) -> None:
+def say(
+    text: str,
+    colour: str | None = None,
+    *,
+    err: bool = False,
+    nl: bool = True,
+    dim: bool | None = None,
+    bold: bool | None = None,
+) -> None:
     """Prints text, in colour on a terminal; honours NO_COLOR and FORCE_COLOR."""
-    typer.secho(text, fg=colour, err=err, nl=nl, color=_wants_colour())
+    typer.secho(text, fg=colour, err=err, nl=nl, dim=dim, bold=bold, color=_wants_colour())
 
 
 def _wants_colour() -> bool | None:

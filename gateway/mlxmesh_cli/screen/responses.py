@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mlxmesh_cli.screen.output import is_terminal, terminal_columns, to_dict
-from mlxmesh_cli.screen.word_wrap import WordWrap
-
-if TYPE_CHECKING:
-    from mlxmesh.generation.v1.generation_pb2 import Finished, Started
-    from mlxmesh_client import GenerationEvent, MeshClient
+from mlxmesh.generation.v1.generation_pb2 import FINISH_REASON_LENGTH, Finished
+from mlxmesh_cli.screen.output import to_dict
+from mlxmesh_cli.screen.response_writer import ResponseWriter
+from mlxmesh_client import GenerationEvent, MeshClient, Outputs
 
 DEFAULT_MODEL = "pocket"
 
@@ -22,26 +19,26 @@ DEFAULT_MODEL = "pocket"
 class Response:
     """The response received so far."""
 
-    pieces: list[str] = field(default_factory=list[str])
-    started: Started | None = None
-    finished: Finished | None = None
+    outputs: Outputs = field(default_factory=Outputs)
 
     @property
     def text(self) -> str:
-        """The whole text so far."""
-        return "".join(self.pieces)
+        """The text of the first output so far."""
+        return self.outputs[0].text
 
-    def add(self, event: GenerationEvent) -> None:
-        """Adds the next event."""
-        self.pieces.append(event.text)
-        self.started = event.started or self.started
-        self.finished = event.finished or self.finished
+    @property
+    def finished(self) -> Finished | None:
+        """The end of the first output."""
+        return self.outputs[0].finished
+
+    def is_cut(self) -> bool:
+        """Whether an output reached its maximum length."""
+        ends = [self.outputs[index].finished for index in range(len(self.outputs))]
+        return any(end.finish_reason == FINISH_REASON_LENGTH for end in ends if end is not None)
 
     def as_dict(self) -> dict[str, Any]:
         """As `mlxmesh generate --json` prints it."""
-        parts = {"started": self.started, "finished": self.finished}
-        known = {name: to_dict(part) for name, part in parts.items() if part is not None}
-        return {"text": self.text, **known}
+        return to_dict(self.outputs.as_response())
 
 
 async def show(
@@ -49,38 +46,24 @@ async def show(
     response: Response | None = None,
     *,
     quiet: bool = False,
+    expected: int = 1,
 ) -> Response:
-    """Prints a response while it arrives and returns it; `response`, if given, is filled."""
+    """Prints a response while it arrives and returns it; `response`, if given, is filled.
+
+    expected: the number of outputs, which get headings if there are several.
+    """
     response = response or Response()
-    writer = _Writer(quiet=quiet)
+    writer = ResponseWriter(response.outputs, expected=expected)
     try:
         async with aclosing(events):
             async for event in events:
-                response.add(event)
-                writer.write(event.text)
+                response.outputs.add(event)
+                if not quiet:
+                    writer.write(event)
     finally:
-        writer.end(of_line=bool(response.text or response.finished))
+        if not quiet:
+            writer.end()
     return response
-
-
-class _Writer:
-    """Writes streamed text to standard output."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._wrap = WordWrap(terminal_columns) if is_terminal() else None
-        self._quiet = quiet
-
-    def write(self, text: str) -> None:
-        self._put(self._wrap.feed(text) if self._wrap is not None else text)
-
-    def end(self, *, of_line: bool) -> None:
-        rest = self._wrap.flush() if self._wrap is not None else ""
-        self._put(rest + ("\n" if of_line else ""))
-
-    def _put(self, text: str) -> None:
-        if text and not self._quiet:
-            sys.stdout.write(text)
-            sys.stdout.flush()
 
 
 async def default_model(client: MeshClient) -> str:

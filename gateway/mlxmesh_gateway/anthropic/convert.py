@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+import json
+from typing import cast
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
+from mlxmesh_gateway.anthropic.conversation import chat_input
 from mlxmesh_gateway.anthropic.events import (
-    Event,
-    InputTokens,
-    Stop,
-    first_events,
-    last_events,
-    text_event,
+    SIGNATURE,
+    text_block,
+    thinking_block,
+    tool_use_block,
     whole_message,
 )
-from mlxmesh_gateway.anthropic.schema import Block, Conversation, CountRequest, MessageRequest
-from mlxmesh_shared.errors import FeatureNotSupported, GenerationCancelled, InvalidArgument
+from mlxmesh_gateway.anthropic.options import (
+    output_schema,
+    reasoning_of,
+    set_tool_choice,
+    tools_of,
+)
+from mlxmesh_gateway.anthropic.schema import CountRequest, MessageRequest
+from mlxmesh_gateway.anthropic.stream import output_usage, stop_of, version_of
 from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_TEMPERATURE = 1.0
 """Anthropic's; the contract's is 0."""
-PARAGRAPH = "\n\n"
-"""Between the blocks of a turn, and between turns of one role in a row."""
-
-_ROLES = {"system": pb.ROLE_SYSTEM, "user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
+BROKEN_INPUT = "INVALID_JSON"
+"""The only name in the input of a call whose arguments are no JSON object, and then their text."""
 
 # Requests.
 
 
 def generate_request(request: MessageRequest, *, request_id: str = "") -> pb.GenerateRequest:
     """Raises: InvalidArgument, FeatureNotSupported."""
-    return pb.GenerateRequest(
+    generation = pb.GenerateRequest(
         model=request.model,
-        chat=_chat(request),
+        chat=chat_input(request),
         max_tokens=request.max_tokens,
         sampling=_sampling(request),
         stop=request.stop_sequences,
@@ -43,12 +46,30 @@ def generate_request(request: MessageRequest, *, request_id: str = "") -> pb.Gen
         ignore_eos=bool(request.ignore_eos),
         priority=request.priority or 0,
         request_id=request_id,
+        session_id=request.session_id or "",
+        labels=request.labels or {},
+        tools=tools_of(request),
+        reasoning=reasoning_of(request),
     )
+    if (schema := output_schema(request)) is not None:
+        generation.json_schema = schema
+    set_tool_choice(generation, request)
+    return generation
 
 
 def count_request(request: CountRequest) -> pb.CountTokensRequest:
     """Raises: InvalidArgument, FeatureNotSupported."""
-    return pb.CountTokensRequest(model=request.model, chat=_chat(request))
+    return pb.CountTokensRequest(
+        model=request.model,
+        chat=chat_input(request),
+        tools=tools_of(request),
+        reasoning=reasoning_of(request),
+    )
+
+
+def shows_thinking(request: MessageRequest) -> bool:
+    """Whether thinking blocks have their text."""
+    return request.thinking is None or request.thinking.display != "omitted"
 
 
 def _sampling(request: MessageRequest) -> Sampling:
@@ -65,89 +86,44 @@ def _sampling(request: MessageRequest) -> Sampling:
     )
 
 
-def _chat(request: Conversation) -> pb.ChatInput:
-    if request.messages[-1].role == "assistant":
-        field = f"messages.{len(request.messages) - 1}.role"
-        raise FeatureNotSupported(
-            f"{field} is not supported: chat templates end an assistant's message, so none can be"
-            " continued; the last message must be the user's",
-            field=field,
-        )
-    turns = groupby(_turns(request), key=lambda turn: turn[0])
-    messages = [
-        pb.ChatMessage(role=_ROLES[role], content=PARAGRAPH.join(text for _, text in texts))
-        for role, texts in turns
-    ]
-    return pb.ChatInput(messages=messages)
-
-
-def _turns(request: Conversation) -> Iterator[tuple[str, str]]:
-    """Role and text of each turn; no system prompt is the same as an empty one."""
-    if system := _text(request.system or [], "system"):
-        yield "system", system
-    for number, message in enumerate(request.messages):
-        yield message.role, _text(message.content, f"messages.{number}.content")
-
-
-def _text(blocks: Sequence[Block], path: str) -> str:
-    texts: list[str] = []
-    for number, block in enumerate(blocks):
-        if block.text is None:
-            field = f"{path}.{number}.text"
-            raise InvalidArgument(f"{field} is required", field=field)
-        texts.append(block.text)
-    return PARAGRAPH.join(texts)
-
-
 # Responses.
 
 
-def message_object(response: pb.CompleteResponse) -> dict[str, object]:
+def message_object(
+    response: pb.CompleteResponse, *, show_thinking: bool = True
+) -> dict[str, object]:
     """A whole response. Raises: GenerationCancelled."""
     started, finished = response.started, response.finished
+    stop = stop_of(finished)
     return whole_message(
         started.request_id,
-        _version(started),
-        response.text,
-        _stop(finished),
-        _input_tokens(finished.usage),
-        finished.usage.completion_tokens,
+        version_of(started),
+        _content(response, show_thinking=show_thinking),
+        stop,
+        output_usage(finished.usage),
     )
 
 
-def stream_events(message: pb.GenerateResponse) -> list[Event]:
-    """The events of one message of a stream. Raises: GenerationCancelled."""
-    if message.HasField("delta"):
-        text = message.delta.text
-        return [text_event(text)] if text else []
-    if message.HasField("started"):
-        started = message.started
-        return first_events(started.request_id, _version(started), _input_tokens(started))
-    if message.HasField("finished"):
-        finished = message.finished
-        usage = finished.usage
-        return last_events(_stop(finished), _input_tokens(usage), usage.completion_tokens)
-    return []
+def _content(response: pb.CompleteResponse, *, show_thinking: bool) -> list[dict[str, object]]:
+    """The blocks; an output without any has an empty text."""
+    thinking, text = response.reasoning_text, response.text
+    blocks = [thinking_block(thinking if show_thinking else "", SIGNATURE)] if thinking else []
+    if text or not (thinking or response.tool_calls):
+        blocks.append(text_block(text))
+    return [*blocks, *map(_tool_use, response.tool_calls)]
 
 
-def _input_tokens(counts: pb.Started | pb.Usage) -> InputTokens:
-    return InputTokens(counts.prompt_tokens, counts.cached_tokens)
+def _tool_use(call: pb.ToolCall) -> dict[str, object]:
+    return tool_use_block(call.id, call.name, _arguments(call.arguments))
 
 
-def _version(started: pb.Started) -> str:
-    """The version that generated; a model reference too."""
-    return f"{started.model}@{started.model_version}"
-
-
-def _stop(finished: pb.Finished) -> Stop:
-    reason = finished.finish_reason
-    if reason == pb.FINISH_REASON_CANCELLED:
-        raise GenerationCancelled("the generation was cancelled by another call")
-    if reason == pb.FINISH_REASON_LENGTH:
-        return Stop("max_tokens")
-    if finished.WhichOneof("stopped_by") == "stop_text":
-        return Stop("stop_sequence", finished.stop_text)
-    return Stop("end_turn")
+def _arguments(text: str) -> dict[str, object]:
+    """The arguments of a call; a model that is not constrained may write what is no object."""
+    try:
+        value: object = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {BROKEN_INPUT: text}
 
 
 # Models.

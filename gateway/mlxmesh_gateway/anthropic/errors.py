@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grpc import StatusCode
 
+from mlxmesh_gateway.anthropic.fields import renamed
 from mlxmesh_gateway.http.statuses import ErrorShape, http_status
 from mlxmesh_shared.errors import MeshError
 
@@ -26,10 +27,11 @@ def error_status(error: MeshError) -> int:
 
 def error_body(error: MeshError, status: int, request_id: str) -> dict[str, object]:
     """The body of a response, or the data of an event, that reports an error."""
+    message = renamed(error.message, error.field)
     kind = "api_error" if status >= 500 else "invalid_request_error"
     return {
         "type": "error",
-        "error": {"type": _TYPES.get(status, kind), "message": error.message},
+        "error": {"type": _TYPES.get(status, kind), "message": message},
         "request_id": request_id,
     }
 

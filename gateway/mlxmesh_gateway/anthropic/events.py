@@ -1,8 +1,6 @@
-"""Messages and the events of their streams, as JSON. Pure.
+"""Messages, their blocks and the events of their streams, as JSON. Pure.
 
-The events of one message of a generation depend on that message alone, so that a resumed stream has
-the same ones. An event is made for every few tokens of every stream: those are formatted around a
-constant text.
+A delta is made for every few tokens of every stream: it is formatted around constant texts.
 """
 
 from __future__ import annotations
@@ -13,9 +11,8 @@ from json.encoder import encode_basestring_ascii as quoted
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 _DELTA = "content_block_delta"
-_BEFORE_TEXT = (
-    '{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": '
-)
+SIGNATURE = "mlxmesh"
+"""Of every block of thinking: some clients drop blocks without one. It is never read."""
 
 Event = tuple[str, str]
 """Its name and its data."""
@@ -38,6 +35,22 @@ class InputTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputUsage:
+    """The tokens of a prompt and of what was generated."""
+
+    prompt: InputTokens
+    output_tokens: int = 0
+    thinking_tokens: int = 0
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            **self.prompt.as_json(),
+            "output_tokens": self.output_tokens,
+            "output_tokens_details": {"thinking_tokens": self.thinking_tokens},
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Why a message ended."""
 
@@ -52,35 +65,70 @@ _RUNNING: dict[str, object] = {"stop_reason": None, "stop_sequence": None}
 
 
 def whole_message(
-    request_id: str, model: str, text: str, stop: Stop, tokens: InputTokens, output_tokens: int
+    request_id: str,
+    model: str,
+    content: list[dict[str, object]],
+    stop: Stop,
+    usage: OutputUsage,
 ) -> dict[str, object]:
     """A response that is not streamed."""
-    usage = {**tokens.as_json(), "output_tokens": output_tokens}
-    return _message(request_id, model, [_text_block(text)], stop.as_json(), usage)
+    return _message(request_id, model, content, stop.as_json(), usage.as_json())
 
 
-def first_events(request_id: str, model: str, tokens: InputTokens) -> list[Event]:
-    """The events before the text."""
-    usage = {**tokens.as_json(), "output_tokens": 0}
+def first_event(request_id: str, model: str, tokens: InputTokens) -> Event:
+    """The event before all blocks."""
+    usage = OutputUsage(tokens).as_json()
+    return _event("message_start", message=_message(request_id, model, [], _RUNNING, usage))
+
+
+def block_start(index: int, block: dict[str, object]) -> Event:
+    """A block begins."""
+    return _event("content_block_start", index=index, content_block=block)
+
+
+def text_event(index: int, text: str) -> Event:
+    """More text."""
+    return _delta(index, "text_delta", "text", text)
+
+
+def thinking_event(index: int, text: str) -> Event:
+    """More thinking."""
+    return _delta(index, "thinking_delta", "thinking", text)
+
+
+def signature_event(index: int, signature: str) -> Event:
+    """The signature of a block of thinking."""
+    return _delta(index, "signature_delta", "signature", signature)
+
+
+def input_event(index: int, fragment: str) -> Event:
+    """More of the JSON of a tool's input."""
+    return _delta(index, "input_json_delta", "partial_json", fragment)
+
+
+def block_stop(index: int) -> Event:
+    """A block ends."""
+    return _event("content_block_stop", index=index)
+
+
+def last_events(stop: Stop, usage: OutputUsage) -> list[Event]:
+    """The events after all blocks; the counts replace those of the first event."""
     return [
-        _event("message_start", message=_message(request_id, model, [], _RUNNING, usage)),
-        _event("content_block_start", index=0, content_block=_text_block("")),
-    ]
-
-
-def text_event(text: str) -> Event:
-    """More of the text."""
-    return _DELTA, f"{_BEFORE_TEXT}{quoted(text)}}}}}"
-
-
-def last_events(stop: Stop, tokens: InputTokens, output_tokens: int) -> list[Event]:
-    """The events after the text; the counts replace those of the first event."""
-    usage = {**tokens.as_json(), "output_tokens": output_tokens}
-    return [
-        _event("content_block_stop", index=0),
-        _event("message_delta", delta=stop.as_json(), usage=usage),
+        _event("message_delta", delta=stop.as_json(), usage=usage.as_json()),
         _event("message_stop"),
     ]
+
+
+def text_block(text: str) -> dict[str, object]:
+    return {"type": "text", "text": text, "citations": None}
+
+
+def thinking_block(thinking: str, signature: str) -> dict[str, object]:
+    return {"type": "thinking", "thinking": thinking, "signature": signature}
+
+
+def tool_use_block(call_id: str, name: str, arguments: dict[str, object]) -> dict[str, object]:
+    return {"type": "tool_use", "id": call_id, "name": name, "input": arguments}
 
 
 def _message(
@@ -101,8 +149,9 @@ def _message(
     }
 
 
-def _text_block(text: str) -> dict[str, object]:
-    return {"type": "text", "text": text, "citations": None}
+def _delta(index: int, kind: str, field: str, value: str) -> Event:
+    delta = f'{{"type": "{kind}", "{field}": {quoted(value)}}}'
+    return _DELTA, f'{{"type": "{_DELTA}", "index": {index}, "delta": {delta}}}'
 
 
 def _event(name: str, **fields: object) -> Event:

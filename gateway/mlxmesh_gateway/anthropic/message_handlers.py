@@ -9,14 +9,16 @@ from mlxmesh_gateway.anthropic.convert import (
     count_request,
     generate_request,
     message_object,
-    stream_events,
+    shows_thinking,
 )
 from mlxmesh_gateway.anthropic.errors import error_body, error_status
 from mlxmesh_gateway.anthropic.events import PING
 from mlxmesh_gateway.anthropic.headers import check_headers
+from mlxmesh_gateway.anthropic.position import EventId, resumed_at
 from mlxmesh_gateway.anthropic.schema import CountRequest, MessageRequest
+from mlxmesh_gateway.anthropic.stream import StreamEvents
 from mlxmesh_gateway.http.exchange import Exchange
-from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, Position, position_of, request_id_of
+from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, request_id_of
 from mlxmesh_shared.errors import GenerationCancelled, InvalidArgument, MeshError
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
@@ -30,10 +32,11 @@ async def create_message(exchange: Exchange) -> None:
     check_headers(exchange)
     request = exchange.read(MessageRequest)
     generation = generate_request(request, request_id=request_id_of(exchange.headers))
+    show_thinking = shows_thinking(request)
     if request.stream:
-        await _stream(exchange, generation)
+        await _stream(exchange, generation, show_thinking=show_thinking)
     else:
-        await _respond(exchange, generation)
+        await _respond(exchange, generation, show_thinking=show_thinking)
 
 
 async def count_tokens(exchange: Exchange) -> None:
@@ -44,20 +47,24 @@ async def count_tokens(exchange: Exchange) -> None:
     await exchange.respond(200, {"input_tokens": response.tokens})
 
 
-async def _respond(exchange: Exchange, generation: pb.GenerateRequest) -> None:
+async def _respond(
+    exchange: Exchange, generation: pb.GenerateRequest, *, show_thinking: bool
+) -> None:
     if LAST_EVENT_ID in exchange.headers:
         raise InvalidArgument(f"{LAST_EVENT_ID} needs stream: true", field=LAST_EVENT_ID)
     request = pb.CompleteRequest(generation=generation)
     response = await exchange.calls.unary(COMPLETE, request, pb.CompleteResponse)
-    await exchange.respond(200, message_object(response))
+    await exchange.respond(200, message_object(response, show_thinking=show_thinking))
 
 
-async def _stream(exchange: Exchange, generation: pb.GenerateRequest) -> None:
+async def _stream(
+    exchange: Exchange, generation: pb.GenerateRequest, *, show_thinking: bool
+) -> None:
     """Starts or resumes the stream of a generation."""
-    position = position_of(exchange.headers)
+    position = resumed_at(exchange.headers)
     exchange.keep_alive(PING)
     try:
-        await _write_stream(exchange, generation, position)
+        await _write_stream(exchange, generation, position, show_thinking=show_thinking)
     except MeshError as error:
         if not exchange.started:
             raise
@@ -67,10 +74,15 @@ async def _stream(exchange: Exchange, generation: pb.GenerateRequest) -> None:
 
 
 async def _write_stream(
-    exchange: Exchange, generation: pb.GenerateRequest, position: Position | None
+    exchange: Exchange,
+    generation: pb.GenerateRequest,
+    position: EventId | None,
+    *,
+    show_thinking: bool,
 ) -> None:
     """Raises: MeshError."""
-    events = _Events(exchange, position or Position(0))
+    start = position or EventId(0)
+    events = _Events(exchange, start, show_thinking=show_thinking)
     if position is None:
         await exchange.calls.stream(GENERATE, generation, events.write)
     else:
@@ -87,12 +99,13 @@ async def _write_stream(
 class _Events:
     """Writes the messages of one generation as events."""
 
-    def __init__(self, exchange: Exchange, position: Position) -> None:
-        """position: up to which the client has received them before."""
+    def __init__(self, exchange: Exchange, start: EventId, *, show_thinking: bool) -> None:
+        """start: the last event that the client has received before."""
         self.cancelled: GenerationCancelled | None = None
         """Set when another call ended the generation."""
         self._exchange = exchange
-        self._skip = position.events
+        self._events = StreamEvents(start.open_block, show_thinking=show_thinking)
+        self._skip = start.events
 
     async def write(self, encoded: bytes) -> None:
         """Writes a GenerateResponse."""
@@ -103,15 +116,17 @@ class _Events:
         await self._write(pb.AttachGenerationResponse.FromString(encoded).message)
 
     async def _write(self, message: pb.GenerateResponse) -> None:
+        before = self._events.open_block
         try:
-            events = stream_events(message)
+            events = self._events.of(message)
         except GenerationCancelled as error:
             # Raised by the caller: here it would look like a failure of the instance.
             self.cancelled = error
             return
         skip, self._skip = self._skip, 0
+        whole = EventId(message.sequence, open_block=self._events.open_block)
         for number, (name, data) in enumerate(events, 1):
+            part = EventId(message.sequence - 1, number, before)
             if number > skip:
-                whole = number == len(events)
-                event_id = f"{message.sequence}" if whole else f"{message.sequence - 1}.{number}"
-                await self._exchange.event(data, event=name, event_id=event_id)
+                event_id = whole if number == len(events) else part
+                await self._exchange.event(data, event=name, event_id=str(event_id))

@@ -5,64 +5,23 @@ Ranges are those of the contract, under the names of this API.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from mlxmesh_gateway.http.schema import Harmless, Refused, Schema
+from mlxmesh_gateway.anthropic.blocks import Content, Ignored, Texts, ToolName
+from mlxmesh_gateway.http.schema import Refused, Schema
 
 NOT_YET = "this version does not support it yet"
 _MAX_MESSAGES = 10_000
+_MAX_TOOLS = 128
 
 TokenId = Annotated[int, Field(ge=0, le=2**32 - 1)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
-Ignored = Annotated[Any, Harmless()]
+LabelKey = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,64}$")]
+LabelValue = Annotated[str, Field(max_length=256)]
+Budget = Annotated[int, Field(ge=1, le=1_000_000)]
 NotYet = Annotated[Any, Refused(NOT_YET)]
-
-BlockType = Literal[
-    "text",
-    "image",
-    "document",
-    "search_result",
-    "thinking",
-    "redacted_thinking",
-    "tool_use",
-    "tool_result",
-    "server_tool_use",
-    "web_search_tool_result",
-    "web_fetch_tool_result",
-    "code_execution_tool_result",
-    "bash_code_execution_tool_result",
-    "text_editor_code_execution_tool_result",
-    "tool_search_tool_result",
-    "mcp_tool_use",
-    "mcp_tool_result",
-    "container_upload",
-    "compaction",
-]
-
-
-class Block(Schema):
-    """A block of content. Only text is honoured."""
-
-    type: Annotated[BlockType, Refused("this version reads text only", unless=("text",))]
-    text: str | None = None
-    cache_control: Ignored = None
-    citations: Ignored = None
-
-
-def _as_blocks(value: object) -> object:
-    if isinstance(value, str):
-        return [{"type": "text", "text": value}]
-    if isinstance(value, list):
-        return cast("object", value)
-    raise ValueError("must be a text or a list of blocks")
-
-
-Content = Annotated[
-    list[Block], BeforeValidator(_as_blocks, json_schema_input_type=str | list[Block])
-]
-"""A text, or blocks."""
 
 
 class Message(Schema):
@@ -77,33 +36,67 @@ _KEEP_ALL: dict[str, Any] = {"edits": [{"type": "clear_thinking_20251015", "keep
 """What Claude Code sends even when nothing is to be cleared."""
 
 
+_THINKING = ("disabled", "enabled", "adaptive")
+
+
 class Thinking(Schema):
     """How the model thinks before it answers."""
 
     type: Annotated[
         Literal["disabled", "enabled", "adaptive", "between_tools"],
-        Refused(NOT_YET, unless=("disabled",)),
+        Refused("the mesh cannot say where in a turn a model thinks", unless=_THINKING),
     ]
-    budget_tokens: Ignored = None
-    display: Ignored = None
+    budget_tokens: Budget | None = None
+    """The most tokens of thinking; required with `enabled`, and read with it alone."""
+    display: Literal["summarized", "omitted"] | None = None
+    """`omitted` leaves the text of thinking blocks empty; no thinking is ever summarized."""
+
+
+class Tool(Schema):
+    """A tool of the client."""
+
+    type: Annotated[
+        str | None, Refused("the mesh runs no tools of its own", unless=("custom",))
+    ] = None
+    name: ToolName
+    description: Annotated[str | None, Field(max_length=65_536)] = None
+    input_schema: dict[str, Any] | None = None
+    """The JSON Schema of the arguments. Required."""
+    strict: bool | None = None
+    """Whether the arguments always satisfy the schema."""
+    cache_control: Ignored = None
+    eager_input_streaming: Ignored = None
+    allowed_callers: Annotated[
+        Any, Refused("the mesh runs no code that could call it", unless=(["direct"], []))
+    ] = None
+    defer_loading: Annotated[Any, Refused("the mesh has no tool search", unless=(False,))] = None
+    input_examples: Annotated[Any, Refused("templates take no examples", unless=([],))] = None
 
 
 class ToolChoice(Schema):
     """How the model uses tools. Without tools, `auto` and `none` change nothing."""
 
-    type: Annotated[
-        Literal["auto", "none", "any", "tool"], Refused(NOT_YET, unless=("auto", "none"))
-    ]
+    type: Literal["auto", "none", "any", "tool"]
+    name: ToolName | None = None
+    """The tool that must be called; required with `tool`, and read with it alone."""
+    disable_parallel_tool_use: bool | None = None
+
+
+class OutputFormat(Schema):
+    """What the text of the answer must be."""
+
+    type: Literal["json_schema"]
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    """A JSON Schema that the text satisfies."""
     name: Ignored = None
-    disable_parallel_tool_use: Ignored = None
 
 
 class OutputConfig(Schema):
     """The form of the output."""
 
-    effort: Annotated[Any, Refused(NOT_YET, unless=("high",))] = None
-    """`high` is the same as no effort given."""
-    format: NotYet = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    """How much the model thinks, for templates that take it; the last three are the same."""
+    format: OutputFormat | None = None
     task_budget: NotYet = None
 
 
@@ -112,12 +105,13 @@ class Conversation(Schema):
 
     model: str
     messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)]
-    system: Content | None = None
-    tools: Annotated[Any, Refused(NOT_YET, unless=([],))] = None
+    system: Texts | None = None
+    tools: Annotated[list[Tool] | None, Field(max_length=_MAX_TOOLS)] = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    output_format: NotYet = None
+    output_format: OutputFormat | None = None
+    """The older name of `output_config.format`."""
     compaction: NotYet = None
     context_management: Annotated[Any, Refused(NOT_YET, unless=(_KEEP_ALL, _NO_EDITS))] = None
     mcp_servers: Annotated[Any, Refused(NOT_YET, unless=([],))] = None
@@ -150,7 +144,8 @@ class MessageRequest(Conversation):
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=64)] = None
     ignore_eos: bool | None = None
     priority: Annotated[int | None, Field(ge=-100, le=100)] = None
-    session_id: NotYet = None
+    session_id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")] = None
+    labels: Annotated[dict[LabelKey, LabelValue] | None, Field(max_length=16)] = None
     adapter: NotYet = None
 
     diagnostics: Ignored = None

@@ -10,14 +10,15 @@ from typing import Any
 
 import anthropic
 import httpx2
+import pydantic
 import pytest
 from anthropic import AsyncAnthropic
 
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh.model.v1 import model_pb2 as m
-from mlxmesh_gateway.anthropic.convert import stream_events
 from mlxmesh_gateway.anthropic.headers import VERSIONS
 from mlxmesh_gateway.anthropic.routes import anthropic_routes
+from mlxmesh_gateway.anthropic.stream import StreamEvents
 from mlxmesh_gateway.door.call import PublicCall
 from mlxmesh_gateway.door.entrance import CertificateAuthenticator, Entrance, NoQuotas
 from mlxmesh_gateway.http.app import create_app
@@ -27,6 +28,7 @@ from mlxmesh_gateway.http.exchange import UnknownFields
 from mlxmesh_gateway.http.served import ServedRequests
 from mlxmesh_gateway.http.server import HttpPort
 from mlxmesh_shared.errors import (
+    ConstraintInvalid,
     ContextTooLong,
     DeadlineExceeded,
     GenerationExists,
@@ -43,6 +45,7 @@ from mlxmesh_shared.resilience.admission import CallAdmission
 from mlxmesh_shared.resilience.concurrency_limiter import ConcurrencyLimiter
 from mlxmesh_shared.tls.identity import Role
 from tests.fakes.door import FakeDoor, messages
+from tests.fakes.scripted_door import ScriptedDoor
 
 ASKED: dict[str, Any] = {
     "model": "pocket",
@@ -304,7 +307,9 @@ async def test_illegal_positions_are_refused(
 
 
 @asynccontextmanager
-async def served(door: ServesCalls, *, keep_alive_s: float) -> AsyncGenerator[str]:
+async def served(
+    door: ServesCalls, *, keep_alive_s: float, max_body_bytes: int = 10**5
+) -> AsyncGenerator[str]:
     entrance = Entrance(
         authenticator=CertificateAuthenticator(Role.ROLE_ADMIN),
         access=None,
@@ -312,7 +317,7 @@ async def served(door: ServesCalls, *, keep_alive_s: float) -> AsyncGenerator[st
         admission=CallAdmission(ConcurrencyLimiter(4)),
     )
     parts = EdgeParts(
-        door=HttpDoor(entrance, door, max_body_bytes=10**5, max_held_bytes=10**6),
+        door=HttpDoor(entrance, door, max_body_bytes=max_body_bytes, max_held_bytes=10**7),
         served=ServedRequests(),
         unknown_fields=UnknownFields(),
         keep_alive_s=keep_alive_s,
@@ -341,10 +346,11 @@ async def test_pings_fill_the_silence() -> None:
         events = await events_of(url)
         names = [name for _, name, _ in events]
         assert names[0] == "ping"
+        stream = StreamEvents()
         expected = [
             name
             for message in messages(g.GenerateRequest(model="pocket"))
-            for name, _ in stream_events(message)
+            for name, _ in stream.of(message)
         ]
         assert [name for name in names if name != "ping"] == expected
         async with connected(url) as client, client.messages.stream(**ASKED) as running:
@@ -375,3 +381,137 @@ async def test_a_generation_that_another_call_ends_is_an_error() -> None:
         *_, (_, before, _), (_, name, data) = await events_of(url)
     assert (before, name) == ("content_block_delta", "error")
     assert data["error"]["type"] == "invalid_request_error"
+
+
+# Tools and thinking.
+
+TOOL: Any = {"name": "f", "input_schema": {"type": "object"}}
+DELTAS = [
+    g.Delta(reasoning_text="I need "),
+    g.Delta(reasoning_text="f.", text="Wait."),
+    g.Delta(tool_calls=[g.ToolCall(id="c-0", name="f"), g.ToolCall(arguments='{"a": ')]),
+    g.Delta(tool_calls=[g.ToolCall(arguments="1}"), g.ToolCall(index=1, id="c-1", name="g")]),
+]
+CONTENT = [
+    {"type": "thinking", "thinking": "I need f.", "signature": "mlxmesh"},
+    {"type": "text", "text": "Wait."},
+    {"type": "tool_use", "id": "c-0", "name": "f", "input": {"a": 1}},
+    {"type": "tool_use", "id": "c-1", "name": "g", "input": {}},
+]
+
+
+def calling() -> ScriptedDoor:
+    usage = g.Usage(prompt_tokens=9, completion_tokens=7, reasoning_tokens=2)
+    end = g.Finished(finish_reason=g.FINISH_REASON_TOOL_CALLS, stop_token_id=2, usage=usage)
+    return ScriptedDoor(DELTAS, end)
+
+
+def content_of(message: Any) -> list[dict[str, Any]]:
+    return [block.model_dump(exclude_none=True) for block in message.content]
+
+
+async def test_calls_and_their_results_go_round() -> None:
+    door = calling()
+    asked: dict[str, Any] = {
+        **ASKED,
+        "tools": [TOOL],
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+        "thinking": {"type": "enabled", "budget_tokens": 50},
+    }
+    async with served(door, keep_alive_s=10) as url, connected(url) as client:
+        whole = await client.messages.create(**asked)
+        async with client.messages.stream(**asked) as running:
+            streamed = await running.get_final_message()
+        results = [
+            {"type": "tool_result", "tool_use_id": block.id, "content": "done"}
+            for block in whole.content
+            if block.type == "tool_use"
+        ]
+        turns = [
+            *ASKED["messages"],
+            {"role": "assistant", "content": whole.content},
+            {"role": "user", "content": results},
+        ]
+        await client.messages.create(**{**ASKED, "messages": turns})
+        counted = await client.messages.count_tokens(
+            model="pocket", messages=turns, tools=[TOOL], thinking={"type": "disabled"}
+        )
+    for message in (whole, streamed):
+        assert content_of(message) == CONTENT
+        assert message.stop_reason == "tool_use"
+        assert message.usage.output_tokens_details is not None
+        assert message.usage.output_tokens_details.thinking_tokens == 2
+    assert counted.input_tokens == 3
+    first, _, again, count = door.requests
+    assert isinstance(first, g.CompleteRequest)
+    assert first.generation.tool_choice.mode == g.TOOL_MODE_REQUIRED
+    assert not first.generation.parallel_tool_calls
+    assert first.generation.reasoning == g.Reasoning(enabled=True, budget_tokens=50)
+    assert isinstance(again, g.CompleteRequest)
+    _, assistant, *told = again.generation.chat.messages
+    assert (assistant.reasoning_text, assistant.content) == ("I need f.", "Wait.")
+    assert [call.id for call in assistant.tool_calls] == ["c-0", "c-1"]
+    assert [(one.role, one.tool_call_id) for one in told] == [
+        (g.ROLE_TOOL, "c-0"),
+        (g.ROLE_TOOL, "c-1"),
+    ]
+    assert isinstance(count, g.CountTokensRequest)
+    assert [tool.name for tool in count.tools] == ["f"]
+    assert count.reasoning == g.Reasoning(enabled=False)
+
+
+async def test_a_stream_with_blocks_resumes_after_any_of_its_events() -> None:
+    async with served(calling(), keep_alive_s=10) as url:
+        whole = await events_of(url, idempotency_key="k")
+        assert [name for _, name, _ in whole].count("content_block_start") == len(CONTENT)
+        for number, (event_id, _, _) in enumerate(whole[:-1], 1):
+            rest = await events_of(url, idempotency_key="k", last_event_id=event_id)
+            assert rest == whole[number:]
+
+
+async def test_the_client_parses_what_a_schema_demands() -> None:
+    class Answer(pydantic.BaseModel):
+        number: int
+
+    deltas = [g.Delta(text='{"number"'), g.Delta(text=": 5}")]
+    door = ScriptedDoor(deltas, g.Finished(finish_reason=g.FINISH_REASON_STOP))
+    async with served(door, keep_alive_s=10) as url, connected(url) as client:
+        parsed = await client.messages.parse(**ASKED, output_format=Answer)
+        async with client.messages.stream(**ASKED, output_format=Answer) as running:
+            streamed = await running.get_final_message()
+    assert parsed.parsed_output == Answer(number=5)
+    assert streamed.parsed_output == Answer(number=5)
+    for request in door.requests:
+        generation = request.generation if isinstance(request, g.CompleteRequest) else request
+        assert isinstance(generation, g.GenerateRequest)
+        assert "number" in json.loads(generation.json_schema)["properties"]
+
+
+async def test_arguments_that_are_no_json_are_told() -> None:
+    deltas = [g.Delta(tool_calls=[g.ToolCall(id="c", name="f", arguments='{"a": x')])]
+    door = ScriptedDoor(deltas, g.Finished(finish_reason=g.FINISH_REASON_TOOL_CALLS))
+    async with served(door, keep_alive_s=10) as url, connected(url) as client:
+        message = await client.messages.create(**ASKED, tools=[TOOL])
+        assert content_of(message)[0]["input"] == {"INVALID_JSON": '{"a": x'}
+        with pytest.raises(ValueError, match="JSON"):
+            async with client.messages.stream(**ASKED, tools=[TOOL]) as running:
+                await running.get_final_message()
+
+
+async def test_an_illegal_schema_is_named_as_the_client_wrote_it() -> None:
+    field = "json_schema.properties.a"
+    refusal = ConstraintInvalid(f"{field} has an unknown type", field=field)
+    form: Any = {"format": {"type": "json_schema", "schema": {}}}
+    async with served(Hesitant(refusal), keep_alive_s=10) as url, connected(url) as client:
+        with pytest.raises(anthropic.BadRequestError, match=r"output_config.format.schema.prop"):
+            await client.messages.create(**ASKED, output_config=form)
+
+
+async def test_a_schema_that_is_too_long_is_named() -> None:
+    tool: Any = {"name": "f", "input_schema": {"description": "a" * 262_144}}
+    async with (
+        served(FakeDoor(), keep_alive_s=10, max_body_bytes=10**6) as url,
+        connected(url) as client,
+    ):
+        with pytest.raises(anthropic.BadRequestError, match=r"tools.0.input_schema"):
+            await client.messages.create(**ASKED, tools=[tool])

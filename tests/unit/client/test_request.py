@@ -1,9 +1,11 @@
 """Python arguments become requests; what cannot become one is named."""
 
+import json
 from typing import Any
 
 import pytest
 
+from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh.generation.v1.generation_pb2 import Role
 from mlxmesh_client.request import count_request, generate_request
 from mlxmesh_shared.errors import InvalidArgument
@@ -115,3 +117,161 @@ def test_an_error_never_quotes_the_prompt() -> None:
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+SCHEMA = {"type": "object", "properties": {"ü": {"type": "string"}}}
+ASKED: dict[str, Any] = {"messages": [("user", "Hi")]}
+
+
+def asked(**options: Any) -> g.GenerateRequest:
+    return generate_request("pocket", {**ASKED, **options})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "field", "expected"),
+    [
+        ("json_schema", SCHEMA, "json_schema", json.dumps(SCHEMA, ensure_ascii=False)),
+        ("json_schema", "{}", "json_schema", "{}"),
+        ("regex", "a+", "regex", "a+"),
+        ("grammar", 'start: "a"', "grammar", 'start: "a"'),
+        ("choice", ["a", "b"], "choice", g.Choices(texts=["a", "b"])),
+        ("json_object", True, "json_object", g.JsonObject()),
+        ("logprobs", 0, "logprobs", g.Logprobs()),
+        ("logprobs", 5, "logprobs", g.Logprobs(top=5)),
+        ("prompt_logprobs", True, "logprobs", g.Logprobs(prompt=True)),
+        ("n", 3, "n", 3),
+        ("priority", -100, "priority", -100),
+        ("session_id", "s-1", "session_id", "s-1"),
+        ("labels", {"k": "v"}, "labels", {"k": "v"}),
+        ("parallel_tool_calls", False, "parallel_tool_calls", False),
+        ("tool_choice", "none", "tool_choice", g.ToolChoice(mode=g.TOOL_MODE_NONE)),
+        ("tool_choice", "required", "tool_choice", g.ToolChoice(mode=g.TOOL_MODE_REQUIRED)),
+        ("tool_choice", {"name": "f"}, "tool_choice", g.ToolChoice(name="f")),
+        ("reasoning", False, "reasoning", g.Reasoning(enabled=False)),
+        ("reasoning_effort", "low", "reasoning", g.Reasoning(effort=g.REASONING_EFFORT_LOW)),
+        ("reasoning_budget", 9, "reasoning", g.Reasoning(budget_tokens=9)),
+    ],
+)
+def test_options_of_the_shape_of_an_output(
+    option: str, value: object, field: str, expected: object
+) -> None:
+    request = asked(**{option: value})
+    found = getattr(request, field)
+    assert (dict(found) if field == "labels" else found) == expected
+    if field not in ("labels", "priority", "session_id"):
+        assert request.HasField(field)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("option", ["json_object", "prompt_logprobs"])
+def test_what_is_switched_off_is_not_set(option: str) -> None:
+    request = asked(**{option: False})
+    assert request.WhichOneof("constraint") is None
+    assert not request.HasField("logprobs")
+
+
+def test_both_kinds_of_logprobs() -> None:
+    assert asked(logprobs=2, prompt_logprobs=True).logprobs == g.Logprobs(top=2, prompt=True)
+
+
+def test_tools_have_two_shapes() -> None:
+    plain = {"name": "f", "description": "d", "parameters": SCHEMA, "strict": True}
+    wrapped = {"type": "function", "function": {**plain, "name": "g", "strict": None}}
+    first, second, third = asked(tools=[plain, wrapped, {"name": "h"}]).tools
+    assert (first.name, first.description, first.strict) == ("f", "d", True)
+    assert json.loads(first.parameters_json_schema) == SCHEMA
+    assert (second.name, second.strict) == ("g", False)
+    assert third == g.Tool(name="h")
+
+
+def test_counting_takes_tools_and_reasoning() -> None:
+    request = count_request(
+        "pocket",
+        {"messages": [("user", "Hi")], "tools": [{"name": "f"}], "reasoning": True},
+        return_token_ids=False,
+    )
+    assert [tool.name for tool in request.tools] == ["f"]
+    assert request.reasoning.enabled
+
+
+def test_a_round_trip_of_a_tool() -> None:
+    call = g.ToolCall(index=3, id="c-1", name="f", arguments='{"a": 1}')
+    _, first, second, result = generate_request(
+        "pocket",
+        {
+            "messages": [
+                ("user", "Hi"),
+                {"role": "assistant", "tool_calls": [call], "reasoning_text": "Hm"},
+                {
+                    "role": "assistant",
+                    "content": "Then",
+                    "tool_calls": [{"id": "c-2", "name": "g", "arguments": {"b": "ü"}}],
+                },
+                {"role": "tool", "content": ["4", " degrees"], "tool_call_id": "c-1"},
+            ]
+        },
+    ).chat.messages
+    assert (first.content, first.reasoning_text, first.tool_calls) == ("", "Hm", [call])
+    assert second.content == "Then"
+    assert second.tool_calls == [g.ToolCall(id="c-2", name="g", arguments='{"b": "ü"}')]
+    assert (result.role, result.tool_call_id) == (Role.ROLE_TOOL, "c-1")
+    assert [part.text for part in result.parts] == ["4", " degrees"]
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"json_schema": 5}, "json_schema"),
+        ({"json_schema": {"a": object()}}, "json_schema"),
+        ({"json_schema": "{}", "regex": "a"}, "regex"),
+        ({"regex": 5}, "regex"),
+        ({"choice": "a"}, "choice"),
+        ({"choice": [5]}, "choice.texts"),
+        ({"json_object": 1}, "json_object"),
+        ({"logprobs": -1}, "logprobs.top"),
+        ({"logprobs": "5"}, "logprobs.top"),
+        ({"prompt_logprobs": "yes"}, "logprobs.prompt"),
+        ({"n": -1}, "n"),
+        ({"tools": {"name": "f"}}, "tools"),
+        ({"tools": ["f"]}, "tools[0]"),
+        ({"tools": [{"name": "f"}, {}]}, "tools[1].name"),
+        ({"tools": [{"name": "f", "parameters": 5}]}, "tools[0].parameters"),
+        ({"tools": [{"name": "f", "colour": "red"}]}, "tools[0].colour"),
+        ({"tools": [{"type": "function", "function": "f"}]}, "tools[0].function"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"tool_choice": 5}, "tool_choice"),
+        ({"tool_choice": {"name": 5}}, "tool_choice.name"),
+        ({"reasoning": "yes"}, "reasoning"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort"),
+        ({"reasoning_budget": -1}, "reasoning.budget_tokens"),
+        ({"session_id": 5}, "session_id"),
+        ({"labels": {"a": 5}}, "labels"),
+        ({"labels": 5}, "labels"),
+        ({"priority": 2**31}, "priority"),
+    ],
+)
+def test_an_option_that_fits_nowhere_is_named(options: Any, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        asked(**options)
+
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ({"role": "assistant", "tool_calls": [5]}, ".tool_calls[0]"),
+        ({"role": "assistant", "tool_calls": [{"nome": "f"}]}, ".tool_calls[0].nome"),
+        ({"role": "assistant", "tool_calls": [{"name": 5}]}, ".tool_calls[0].name"),
+        ({"role": "assistant", "tool_calls": [{"arguments": 5}]}, ".tool_calls[0].arguments"),
+        ({"role": "assistant", "tool_calls": []}, ""),
+        ({"role": "tool", "content": "a", "tool_call_id": 5}, ".tool_call_id"),
+        ({"role": "user", "content": [5]}, ".content[0].text"),
+        ({"role": "user", "content": "a", "colour": "red"}, ".colour"),
+        ({"role": ["user"], "content": "a"}, ".role"),
+    ],
+)
+def test_a_message_that_fits_nowhere_is_named(message: Any, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        generate_request("pocket", {"messages": [message]})
+
+    assert caught.value.field == f"chat.messages[0]{field}"

@@ -9,7 +9,8 @@ import grpc_testing
 import pytest
 
 from mlxmesh.generation.v1 import generation_pb2 as g
-from mlxmesh_client.sync import generate_text
+from mlxmesh_client import GenerationEvent, Outputs
+from mlxmesh_client.sync import generate_events, generate_text
 from mlxmesh_shared.errors import InvalidArgument, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.rpc.error_status import to_status
 
@@ -26,6 +27,9 @@ class Server:
 
     def read(self, **options: Any) -> "Future[list[str]]":
         return self._pool.submit(lambda: list(generate_text(self.channel, "pocket", **options)))
+
+    def read_events(self, **options: Any) -> "Future[list[GenerationEvent]]":
+        return self._pool.submit(lambda: list(generate_events(self.channel, "pocket", **options)))
 
     def take(self) -> tuple[g.GenerateRequest, Any]:
         _, request, call = self.channel.take_unary_stream(GENERATE)
@@ -50,7 +54,7 @@ def test_the_text_comes_in_pieces(server: Server) -> None:
         delta("Hel"),
         delta(""),
         delta("lo"),
-        g.GenerateResponse(finished=g.Finished()),
+        g.GenerateResponse(finished=g.Finished(total_usage=g.Usage())),
     ):
         call.send_response(message)
     call.terminate((), grpc.StatusCode.OK, "")
@@ -83,3 +87,40 @@ def test_a_stream_cut_short_is_an_error(server: Server) -> None:
 def test_a_bad_argument_never_leaves(server: Server) -> None:
     with pytest.raises(InvalidArgument):
         server.read().result(10)
+
+
+def test_events_have_every_output(server: Server) -> None:
+    answer = server.read_events(prompt="Hi", n=2)
+    request, call = server.take()
+    for message in (
+        g.GenerateResponse(started=g.Started(request_id="r")),
+        g.GenerateResponse(delta=g.Delta(index=1, text="b", reasoning_text="Hm")),
+        g.GenerateResponse(finished=g.Finished(index=1)),
+        delta("a"),
+        g.GenerateResponse(finished=g.Finished(total_usage=g.Usage(completion_tokens=2))),
+    ):
+        call.send_response(message)
+    call.terminate((), grpc.StatusCode.OK, "")
+
+    outputs = Outputs()
+    for event in answer.result(10):
+        outputs.add(event)
+    assert request.n == 2
+    assert [outputs[index].text for index in range(2)] == ["a", "b"]
+    assert outputs[1].reasoning_text == "Hm"
+
+
+def test_the_end_of_one_output_is_not_the_end(server: Server) -> None:
+    answer = server.read_events(prompt="Hi", n=2)
+    _, call = server.take()
+    call.send_response(g.GenerateResponse(finished=g.Finished(index=1)))
+    call.terminate((), grpc.StatusCode.OK, "")
+
+    with pytest.raises(ServiceUnavailable, match="before the generation did"):
+        answer.result(10)
+
+
+def test_a_text_is_that_of_one_output(server: Server) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        server.read(prompt="Hi", n=2).result(10)
+    assert caught.value.field == "n"

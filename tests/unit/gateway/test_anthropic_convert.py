@@ -18,6 +18,7 @@ from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
 from mlxmesh_gateway.anthropic import convert
 from mlxmesh_gateway.anthropic.errors import ERRORS
 from mlxmesh_gateway.anthropic.schema import CountRequest, MessageRequest
+from mlxmesh_gateway.anthropic.stream import StreamEvents
 from mlxmesh_gateway.http.schema import read_request
 from mlxmesh_shared.errors import (
     DeadlineExceeded,
@@ -130,7 +131,8 @@ def stream(*texts: str, end: pb.Finished) -> list[tuple[str, dict[str, Any]]]:
         *(pb.GenerateResponse(delta=pb.Delta(text=each)) for each in texts),
         pb.GenerateResponse(finished=end),
     ]
-    events = [event for message in messages for event in convert.stream_events(message)]
+    stream = StreamEvents()
+    events = [event for message in messages for event in stream.of(message)]
     parsed = [(name, json.loads(data)) for name, data in events]
     for name, data in parsed:
         assert EVENTS.validate_python(data).type == name
@@ -156,6 +158,7 @@ def test_a_stream_has_the_events_in_order() -> None:
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 6,
         "output_tokens": 3,
+        "output_tokens_details": {"thinking_tokens": 0},
     }
 
 
@@ -180,14 +183,14 @@ def test_reasons_are_translated(end: pb.Finished, reason: str, sequence: str | N
 def test_a_cancelled_generation_is_an_error() -> None:
     end = finished(pb.FINISH_REASON_CANCELLED)
     with pytest.raises(GenerationCancelled):
-        convert.stream_events(pb.GenerateResponse(finished=end))
+        StreamEvents().of(pb.GenerateResponse(finished=end))
     with pytest.raises(GenerationCancelled):
         convert.message_object(pb.CompleteResponse(started=STARTED, finished=end))
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_text_arrives_unchanged_and_in_one_line(value: str) -> None:
-    ((_, data),) = convert.stream_events(pb.GenerateResponse(delta=pb.Delta(text=value)))
+    _, (_, data) = StreamEvents().of(pb.GenerateResponse(delta=pb.Delta(text=value)))
     assert json.loads(data)["delta"] == {"type": "text_delta", "text": value}
     # As str.splitlines, which some clients split events with, knows many ends of lines.
     assert data.splitlines() == [data]

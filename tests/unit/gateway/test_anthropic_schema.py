@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -9,16 +10,27 @@ from anthropic.types import content_block_param, message_count_tokens_params, me
 from anthropic.types.beta import message_create_params as beta_params
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh_gateway.anthropic.blocks import Block, BlockType, TextBlock
 from mlxmesh_gateway.anthropic.convert import generate_request
-from mlxmesh_gateway.anthropic.schema import BlockType, CountRequest, MessageRequest
+from mlxmesh_gateway.anthropic.schema import (
+    CountRequest,
+    MessageRequest,
+    OutputConfig,
+    OutputFormat,
+    Thinking,
+    Tool,
+    ToolChoice,
+)
 from mlxmesh_gateway.forwarding.routes import BACKENDS
-from mlxmesh_gateway.http.schema import read_request
+from mlxmesh_gateway.http.schema import Schema, read_request
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 from mlxmesh_shared.rules import Validator
 
+CLIENTS = Path(__file__).parents[3] / "docs/clients.md"
 HI = {"role": "user", "content": "Hi"}
 LEAST: dict[str, Any] = {"model": "pocket", "max_tokens": 5, "messages": [HI]}
 VALIDATOR = Validator.for_services(*BACKENDS.values())
+_PARALLEL = "tool_choice.disable_parallel_tool_use"
 HEADERS = {"betas", "workspace_id"}
 """Parameters of the official client that it sends as headers."""
 
@@ -27,8 +39,18 @@ def read(**fields: Any) -> MessageRequest:
     return read_request(MessageRequest, {**LEAST, **fields})[0]
 
 
-def block(kind: str) -> dict[str, Any]:
-    return {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": kind, "a": 1}]}
+def block(kind: str, **fields: Any) -> dict[str, Any]:
+    first, second = {"type": "text", "text": "a"}, {"type": kind, "a": 1, **fields}
+    return {"role": "user", "content": [first, second]}
+
+
+def tool(**fields: Any) -> dict[str, Any]:
+    return {"name": "f", "input_schema": {"type": "object"}, **fields}
+
+
+def wants(**fields: Any) -> dict[str, Any]:
+    """An output_config with a schema."""
+    return {"format": {"type": "json_schema", "schema": {"type": "object"}, **fields}}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +89,11 @@ def test_every_block_of_the_official_client_is_known() -> None:
         ("tool_choice", {"type": "auto", "disable_parallel_tool_use": True}),
         ("tool_choice", {"type": "none"}),
         ("thinking", {"type": "disabled"}),
-        ("output_config", {"effort": "high"}),
+        ("thinking", {"type": "adaptive"}),
+        ("output_config", {"effort": None, "format": None}),
+        ("tools", [tool(type="custom", allowed_callers=["direct"], defer_loading=False)]),
+        ("tools", [tool(cache_control={"type": "ephemeral"}, eager_input_streaming=True)]),
+        ("labels", {}),
         ("speed", "standard"),
         ("mcp_servers", []),
         ("context_management", {"edits": []}),
@@ -91,25 +117,34 @@ def test_what_changes_nothing_is_accepted(field: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "named"),
     [
-        ("tools", [{"name": "f", "input_schema": {}}], "tools"),
-        ("tool_choice", {"type": "any"}, "tool_choice.type"),
-        ("thinking", {"type": "enabled", "budget_tokens": 1024}, "thinking.type"),
-        ("thinking", {"type": "adaptive"}, "thinking.type"),
-        ("output_config", {"effort": "low"}, "output_config.effort"),
-        ("output_config", {"format": {"type": "json_schema"}}, "output_config.format"),
-        ("output_format", {"type": "json_schema"}, "output_format"),
+        ("tools", [{"type": "web_search_20250305", "name": "web_search"}], "tools.0.type"),
+        ("tools", [tool(), tool(type="bash_20250124", name="bash")], "tools.1.type"),
+        ("tools", [tool(defer_loading=True)], "tools.0.defer_loading"),
+        ("tools", [tool(input_examples=[{"a": 1}])], "tools.0.input_examples"),
+        (
+            "tools",
+            [tool(allowed_callers=["code_execution_20250825"])],
+            "tools.0.allowed_callers",
+        ),
+        ("thinking", {"type": "between_tools"}, "thinking.type"),
+        ("output_config", {"task_budget": {"total": 1}}, "output_config.task_budget"),
         ("container", "c", "container"),
         ("context_management", {"edits": [{"type": "compact_20260112"}]}, "context_management"),
         ("mcp_servers", [{"url": "u"}], "mcp_servers"),
         ("inference_geo", "eu", "inference_geo"),
         ("speed", "fast", "speed"),
         ("thread", {"type": "create"}, "thread"),
-        ("session_id", "s", "session_id"),
         ("adapter", "a", "adapter"),
         ("messages", [block("image")], "messages.0.content.1.type"),
         ("messages", [block("document")], "messages.0.content.1.type"),
-        ("messages", [block("tool_result")], "messages.0.content.1.type"),
-        ("messages", [block("thinking")], "messages.0.content.1.type"),
+        ("messages", [block("server_tool_use")], "messages.0.content.1.type"),
+        ("messages", [block("tool_use", toolset_name="t")], "messages.0.content.1.toolset_name"),
+        (
+            "messages",
+            [block("tool_result", content=[{"type": "image"}])],
+            "messages.0.content.1.content.0.type",
+        ),
+        ("system", [{"type": "thinking"}], "system.0.type"),
         ("system", [{"type": "image"}], "system.0.type"),
     ],
 )
@@ -137,6 +172,38 @@ def test_what_is_not_supported_is_refused_by_name(
         ("messages", [block("hologram")], "messages.0.content.1.type"),
         ("system", 1, "system"),
         ("tool_choice", {"type": "some"}, "tool_choice.type"),
+        ("tool_choice", {"type": "tool", "name": "a b"}, "tool_choice.name"),
+        ("tool_choice", {"type": "auto", "disable_parallel_tool_use": 1}, _PARALLEL),
+        ("tools", {}, "tools"),
+        ("tools", [tool()] * 129, "tools"),
+        ("tools", [{"input_schema": {}}], "tools.0.name"),
+        ("tools", [tool(name="")], "tools.0.name"),
+        ("tools", [tool(name="f" * 65)], "tools.0.name"),
+        ("tools", [tool(name="f\n")], "tools.0.name"),
+        ("tools", [tool(description="a" * 65_537)], "tools.0.description"),
+        ("tools", [tool(input_schema="{}")], "tools.0.input_schema"),
+        ("tools", [tool(strict="yes")], "tools.0.strict"),
+        ("thinking", {"type": "sometimes"}, "thinking.type"),
+        ("thinking", {"type": "enabled", "budget_tokens": 0}, "thinking.budget_tokens"),
+        ("thinking", {"type": "enabled", "budget_tokens": 1_000_001}, "thinking.budget_tokens"),
+        ("thinking", {"type": "adaptive", "display": "some"}, "thinking.display"),
+        ("output_config", {"effort": "little"}, "output_config.effort"),
+        ("output_config", {"format": {"type": "json_schema"}}, "output_config.format.schema"),
+        ("output_config", wants(type="xml"), "output_config.format.type"),
+        ("output_config", wants(schema="{}"), "output_config.format.schema"),
+        ("output_format", {"type": "json_schema"}, "output_format.schema"),
+        ("session_id", "a b", "session_id"),
+        ("session_id", "s" * 129, "session_id"),
+        ("labels", {"A": "b"}, "labels"),
+        ("labels", {"a": "b" * 257}, "labels"),
+        ("labels", {f"k{number}": "" for number in range(17)}, "labels"),
+        ("messages", [block("tool_use", id="")], "messages.0.content.1.id"),
+        ("messages", [block("tool_use", id="i" * 129)], "messages.0.content.1.id"),
+        ("messages", [block("tool_use", name="a b")], "messages.0.content.1.name"),
+        ("messages", [block("tool_use", input="{}")], "messages.0.content.1.input"),
+        ("messages", [block("tool_result", tool_use_id=7)], "messages.0.content.1.tool_use_id"),
+        ("messages", [block("tool_result", content=7)], "messages.0.content.1.content"),
+        ("messages", [block("tool_result", is_error="no")], "messages.0.content.1.is_error"),
         ("stream", "true", "stream"),
         ("temperature", "1", "temperature"),
         ("top_k", 1.5, "top_k"),
@@ -150,7 +217,7 @@ def test_an_illegal_value_is_an_error_that_names_the_field(
 ) -> None:
     with pytest.raises(InvalidArgument) as raised:
         read(**{field: value})
-    assert raised.value.field == named
+    assert raised.value.field.removesuffix(".[key]").startswith(named)
     assert not isinstance(raised.value, FeatureNotSupported)
 
 
@@ -185,6 +252,57 @@ def test_ranges_are_those_of_the_contract(field: str, legal: list[Any], illegal:
         with pytest.raises(InvalidArgument) as raised:
             read(**{field: value})
         assert raised.value.field.startswith(field)
+
+
+def thinks(budget: int) -> dict[str, Any]:
+    return {"type": "enabled", "budget_tokens": budget}
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("thinking", [thinks(1), thinks(1_000_000)]),
+        ("tools", [[tool(name=f"f{number}") for number in range(128)]]),
+        ("tools", [[tool(name="f" * 64, description="a" * 65_536, strict=True)]]),
+        ("session_id", ["s" * 128]),
+        ("labels", [{f"k-{number}": "v" * 256 for number in range(16)}, {"k" * 64: ""}]),
+        ("output_config", [wants(), {"effort": "max"}]),
+    ],
+)
+def test_what_is_legal_here_is_legal_in_the_contract(field: str, values: list[Any]) -> None:
+    for value in values:
+        VALIDATOR.check(generate_request(read(**{field: value})))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"tools": [{"name": "f"}]}, "tools.0.input_schema"),
+        ({"tools": [tool(), tool()]}, "tools.1.name"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice.type"),
+        ({"tools": [tool()], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ({"tools": [tool()], "tool_choice": {"type": "tool", "name": "g"}}, "tool_choice.name"),
+        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+        ({"tools": [tool()], "output_config": wants()}, "output_config.format"),
+        ({"output_format": wants()["format"], "output_config": wants()}, "output_format"),
+    ],
+)
+def test_fields_that_do_not_fit_together_are_named(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        generate_request(read(**fields))
+    assert raised.value.field == named
+    assert raised.value.message.startswith(named)
+
+
+SCHEMAS = (MessageRequest, Block, TextBlock, Tool, ToolChoice, Thinking, OutputConfig, OutputFormat)
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_field_is_documented(schema: type[Schema]) -> None:
+    table = CLIENTS.read_text().partition("### Anthropic's messages")[2]
+    for name, field in schema.model_fields.items():
+        known = field.alias or name
+        assert f"`{known}`" in table or f".{known}`" in table
 
 
 def test_the_contract_allows_no_more_than_that() -> None:
