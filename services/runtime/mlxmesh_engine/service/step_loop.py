@@ -223,7 +223,7 @@ class StepLoop:
             for row, active in enumerate(done)
             for follower in self._scheduler.followers(active)
         }
-        # Before the rows join, which may move them; without copies they are prefilled in later steps.
+        # Before the rows join, which may move them. Without copies, followers are prefilled later.
         copies = copy_rows(cache, followers, self._batching)
         self._decode.join(done, cache)
         for actives, copy in copies:
