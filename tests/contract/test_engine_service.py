@@ -296,3 +296,43 @@ async def test_memory_is_promised_for_all_that_each_may_come_to(
         await asyncio.sleep(0.01)
         load = (await stub.GetEngineInfo(GetEngineInfoRequest())).load
     assert load.kv_reserved_bytes == 0
+
+
+def joined(outputs: list[SequenceOutput], field: str) -> engine_pb2.Logprobs:
+    whole = engine_pb2.Logprobs()
+    for output in outputs:
+        whole.MergeFrom(getattr(output, field))
+    return whole
+
+
+async def test_logprobs_of_the_prompt_and_of_every_token(talk: Talk) -> None:
+    prompt = list(range(5, 25))
+    options = engine_pb2.LogprobOptions(top=3, prompt=True)
+    await talk.submit(1, prompt_token_ids=prompt, logprobs=options)
+    await talk.submit(2, prompt_token_ids=prompt)
+    await talk.end(1, 2)
+    first_token = next(at for at, each in enumerate(talk.outputs[1]) if each.token_ids)
+    later = talk.outputs[1][first_token + 1 :]
+    assert not any(each.HasField("prompt_logprobs") for each in later)
+    for field, count in (("prompt_logprobs", len(prompt) - 1), ("logprobs", 5)):
+        found = joined(talk.outputs[1], field)
+        assert (len(found.chosen), len(found.top)) == (count, 3 * count)
+        assert len(found.top_token_ids) == len(found.top)
+        assert max(found.chosen) <= 0
+        assert list(found.top[:3]) == sorted(found.top[:3], reverse=True)
+        assert not any(each.HasField(field) for each in talk.outputs[2])
+    for output in talk.outputs[1]:
+        assert len(output.logprobs.chosen) == len(output.token_ids)
+
+
+async def test_sequences_that_share_a_prompt_get_what_each_would_alone(talk: Talk) -> None:
+    prompt = list(range(5, 45))
+    samplings = {number: Sampling(temperature=1.0, seed=number) for number in range(1, 5)}
+    for number, sampling in samplings.items():
+        shared = {"shares_prefill_of": 1} if number > 1 else {}
+        await talk.submit(number, prompt_token_ids=prompt, sampling=sampling, **shared)
+    await talk.end(*samplings)
+    for number, sampling in samplings.items():
+        await talk.submit(number + 10, prompt_token_ids=prompt, sampling=sampling)
+        await talk.end(number + 10)
+        assert talk.tokens(number + 10) == talk.tokens(number)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlxmesh_engine.forward.blas import Blas
 from mlxmesh_engine.forward.loader import LoadedModel, load
-from mlxmesh_engine.scheduling.request import SequenceRequest, StepOutputs, Update
+from mlxmesh_engine.scheduling.request import Logprobs, SequenceRequest, StepOutputs, Update
 from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.step_loop import StepLoop
 from tests.fakes.tiny_model import BLAS, mx
@@ -86,6 +87,11 @@ class Rig:
     def tokens(self, sequence_id: int) -> list[int]:
         found = (update.token_ids for update in self.updates[sequence_id])
         return list(itertools.chain.from_iterable(found))
+
+    def logprobs(self, sequence_id: int) -> tuple[Logprobs | None, Logprobs | None]:
+        """Those of the prompt, and those of the output."""
+        joined = reduce(Update.followed_by, self.updates[sequence_id])
+        return joined.prompt_logprobs, joined.logprobs
 
     def last(self, sequence_id: int) -> Update:
         return self.updates[sequence_id][-1]

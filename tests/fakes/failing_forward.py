@@ -32,7 +32,9 @@ class FailingForward:
         return scores
 
     def scores(self, rows: Rows, cache: Any) -> list[mx.array]:
-        return self._forward.scores(rows, cache)
+        scores = self._forward.scores(rows, cache)
+        self._check(rows)
+        return scores
 
     def _check(self, rows: Rows) -> None:
         if self._fails_at(rows):

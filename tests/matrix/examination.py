@@ -4,14 +4,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxmesh_engine.cache.kv_cache import Batching
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.request import SequenceRequest
+from mlxmesh_engine.scheduling.request import LogprobOptions, SequenceRequest
 from mlxmesh_shared.errors import InvalidArgument
 from tests.fakes.engine_rig import STREAM, Rig, load_model
 from tests.fakes.tiny_model import mx, tree_flatten, tree_map
@@ -25,6 +27,7 @@ SHARED_PREFIX_TOKENS = 64
 _PREFIX_CACHE_BYTES = 2**26
 # Two scores that are nearer, relative to how far all lie apart, may change places by rounding.
 _ROUNDING = 1e-4
+_LOGPROB_TOLERANCE = 1e-3
 
 SERVED = {
     Batching.TOGETHER: "in batches",
@@ -95,6 +98,15 @@ class Reference:
                 assert gap < _ROUNDING, f"token {index} of {len(prompt)}: a gap of {gap:.4f}"
                 return
 
+    def logprobs(self, tokens: Prompt) -> NDArray[np.float64]:
+        """Of each token after the first, computed one token at a time."""
+        cache = import_module("mlx_lm.models.cache").make_prompt_cache(self._model)
+        found: list[float] = []
+        for token, following in pairwise(tokens):
+            scores = self._model(mx.array([[token]]), cache=cache)[0, -1].astype(mx.float32)
+            found.append(float(np.array(scores - mx.logsumexp(scores))[following]))
+        return np.array(found)
+
     def _generated(self, prompt: Prompt) -> tuple[list[int], list[mx.array]]:
         if prompt not in self._known:
             self._known[prompt] = self._generate(prompt)
@@ -134,6 +146,8 @@ class Phases:
         self._warm()
         self._two_turns(close[:3])
         self._resumed(close)
+        self._shared(close[2:4])
+        self._logprobs(close[3])
 
     def _warm(self) -> None:
         rig, shared = self._rig(), prompt(7, SHARED_PREFIX_TOKENS)
@@ -151,6 +165,39 @@ class Phases:
         tokens = [self._reference.tokens(each) for each in prompts]
         done = [tuple(of[: 1 + at % 5]) for at, of in enumerate(tokens)]
         self._check("resumed", self._rig(), prompts, generated=done)
+
+    def _shared(self, prompts: Sequence[Prompt]) -> None:
+        """Each prompt for two sequences, at once: the second gets a copy of the first one's row."""
+        rig = Rig(self._loaded)
+        for number, each in enumerate(prompts):
+            first = (STREAM, 2 * number + 1)
+            rig.submit(SequenceRequest(first, each, MAX_TOKENS))
+            rig.submit(
+                SequenceRequest((STREAM, 2 * number + 2), each, MAX_TOKENS, shares_prefill_of=first)
+            )
+        rig.run()
+        for number, each in enumerate(prompts):
+            for found in (2 * number + 1, 2 * number + 2):
+                assert rig.last(found).error is None, f"shared prefill: {rig.last(found).error}"
+                self._reference.check(each, rig.tokens(found))
+        copied = sum(len(each) - 1 for each in prompts)
+        assert rig.loop.cached_prompt_tokens == copied, "prompts were prefilled twice"
+
+    def _logprobs(self, one: Prompt) -> None:
+        """Those of the prompt and the output, beside a row that needs none."""
+        rig, options = self._rig(), LogprobOptions(top=3, prompt=True)
+        rig.submit(SequenceRequest((STREAM, 1), one, MAX_TOKENS, logprobs=options))
+        rig.submit(SequenceRequest((STREAM, 2), one[:-2], MAX_TOKENS)).run()
+        tokens = rig.tokens(1)
+        self._reference.check(one, tokens)
+        expected = self._reference.logprobs((*one, *tokens))
+        found, of_tokens = rig.logprobs(1)
+        assert found is not None, "no log-probabilities"
+        assert of_tokens is not None, "no log-probabilities"
+        both = found.followed_by(of_tokens)
+        gap = np.abs(np.array(both.chosen) - expected).max()
+        assert gap < _LOGPROB_TOLERANCE, f"log-probabilities differ by {gap}"
+        assert len(both.top) == 3 * len(expected)
 
     def _rig(self, **options: Any) -> Rig:
         return Rig(self._loaded, prefix_cache_bytes=_PREFIX_CACHE_BYTES, **options)

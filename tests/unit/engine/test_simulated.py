@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import math
 import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from mlxmesh_engine.scheduling.request import (
     FinishReason,
     Load,
+    LogprobOptions,
     Sampling,
     SequenceRequest,
     StepOutputs,
@@ -170,3 +173,29 @@ def test_a_configuration_without_a_vocabulary_is_refused(tmp_path: Path) -> None
 def test_the_process_does_not_import_mlx_for_it() -> None:
     script = "import sys, mlxmesh_engine.service.serve; sys.exit('mlx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+async def test_logprobs_are_simulated_for_the_prompt_and_the_output() -> None:
+    asked = replace(sequence(1), prompt=(3, 4, 5), logprobs=LogprobOptions(2, prompt=True))
+    async with engine() as (subject, heard):
+        subject.submit(asked)
+        await heard.end_of(1)
+    joined = reduce(Update.followed_by, heard.updates[1])
+    assert joined.prompt_logprobs is not None
+    assert joined.prompt_logprobs.top_token_ids == (4, 5, 5, 6)
+    assert joined.logprobs is not None
+    assert joined.logprobs.top_token_ids[::2] == joined.token_ids
+    assert len(joined.logprobs.chosen) == len(joined.token_ids)
+    assert joined.logprobs.top[:2] == (-math.log(2), -2 * math.log(2))
+
+
+async def test_a_shared_prompt_is_prefilled_once() -> None:
+    async with engine() as (subject, heard):
+        for number in (1, 2, 3):
+            shares = (1, 1) if number > 1 else None
+            asked = replace(sequence(number), prompt=(3,) * 20, shares_prefill_of=shares)
+            subject.submit(asked)
+        for number in (1, 2, 3):
+            last = await heard.end_of(number)
+            assert last.timings is not None
+            assert last.timings.cached_tokens == (19 if number > 1 else 0)

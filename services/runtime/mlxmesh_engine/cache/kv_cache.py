@@ -1,6 +1,7 @@
 """The KV cache of a batch, and its implementation by mlx-lm's batched caches, one per layer."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol, Self, cast
@@ -50,6 +51,13 @@ class RowsCache(Protocol):
 
     def copy_row(self, row: int, start: int, stop: int) -> StoredRow:
         """Copies tokens start to stop of a row of a divisible cache, counted from its end (0)."""
+        ...
+
+    def copy_rows(self, rows: Sequence[int]) -> Self:
+        """A cache of the same kind with a copy of each of these rows, some of them repeated.
+
+        A row that is served alone is copied alone.
+        """
         ...
 
     def extend(self, other: Any) -> None:
@@ -160,6 +168,14 @@ class BatchCache:
         # Now: until it is evaluated, the copy keeps all rows in memory.
         evaluate_async([array for layer in copied for array in (layer.keys, layer.values)])
         return StoredLayers(tuple(copied))
+
+    def copy_rows(self, rows: Sequence[int]) -> "BatchCache":
+        """A cache with a copy of each of these rows; of a row that is served alone only one."""
+        # The copies share their arrays until they are changed.
+        copied = BatchCache(deepcopy(self.layers), self.rows)
+        if list(rows) != list(range(self.rows)):
+            copied.filter(rows)
+        return copied
 
     @property
     def nbytes(self) -> int:

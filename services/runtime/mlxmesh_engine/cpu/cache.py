@@ -69,6 +69,12 @@ class RowKeysValues:
             self.keys[:, :, start:stop].copy(), self.values[:, :, start:stop].copy()
         )
 
+    def duplicate(self) -> "RowKeysValues":
+        layers, kv_heads, _, head_dims = self.keys.shape
+        row = RowKeysValues(layers, kv_heads, head_dims)
+        row.load(CachedTokens(self.keys[:, :, : self.tokens], self.values[:, :, : self.tokens]))
+        return row
+
     def _grown(self, array: Floats, capacity: int) -> Floats:
         layers, kv_heads, _, head_dims = array.shape
         grown = np.empty((layers, kv_heads, capacity, head_dims), np.float32)
@@ -97,6 +103,10 @@ class HostCache:
         """Copies tokens start to stop of a row, counted from its end (0)."""
         source = self.sequences[row]
         return source.copy(source.tokens + start, source.tokens + stop)
+
+    def copy_rows(self, rows: Sequence[int]) -> "HostCache":
+        """A cache with a copy of each of these rows, some of them repeated."""
+        return HostCache([self.sequences[row].duplicate() for row in rows], self.token_bytes)
 
     def extend(self, other: "HostCache") -> None:
         """Appends the other's rows; the other must not be used again."""

@@ -8,7 +8,9 @@ import mlx.core as mx
 from mlxmesh_engine.cache.kv_cache import RowsCache
 from mlxmesh_engine.evaluation import evaluate_async, token_ids
 from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.sampling.logprobs import BatchLogprobs, StepLogprobs
 from mlxmesh_engine.sampling.sampler import BatchSampler
+from mlxmesh_engine.scheduling.request import Logprobs
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 
@@ -18,6 +20,11 @@ class LaunchedBatch:
 
     rows: tuple[ActiveSequence, ...]
     tokens: mx.array
+    logprobs: StepLogprobs | None = None
+
+    def read_logprobs(self) -> Sequence[Logprobs | None]:
+        """Waits for the computation; returns those of each row that requested them."""
+        return [None] * len(self.rows) if self.logprobs is None else self.logprobs.read()
 
     def wait(self) -> list[int]:
         """Waits for the computation and returns the tokens."""
@@ -38,6 +45,7 @@ class DecodeBatch:
         self._model = loaded.model
         self._on_leave = on_leave
         self._sampler = BatchSampler(loaded.vocab_size)
+        self._logprobs = BatchLogprobs()
         self._rows: list[ActiveSequence] = []
         self._cache: RowsCache | None = None
         self._inputs = mx.zeros((0,), mx.uint32)
@@ -63,6 +71,7 @@ class DecodeBatch:
         self._inputs = mx.concatenate([self._inputs, last])
         self._rows += actives
         self._sampler.join(actives)
+        self._logprobs.join(actives)
 
     def drop_finished(self) -> None:
         """Removes rows that ended or whose last token is already being computed."""
@@ -75,6 +84,7 @@ class DecodeBatch:
         self._rows = [self._rows[index] for index in keep]
         self._inputs = self._inputs[mx.array(keep, mx.uint32)]
         self._sampler.filter(keep)
+        self._logprobs.filter(keep)
         if not keep:
             self._cache = None
         elif self._cache is not None:
@@ -87,11 +97,12 @@ class DecodeBatch:
             return None
         logits = self._model.decode(self._inputs, self._cache)
         tokens = self._sampler.sample(logits, [row.launched for row in self._rows])
-        evaluate_async([tokens, *self._sampler.arrays()])
+        logprobs = self._logprobs.compute(logits, tokens)
+        evaluate_async([tokens, *self._sampler.arrays(), *(logprobs.arrays() if logprobs else ())])
         self._inputs = tokens
         for row in self._rows:
             row.launched += 1
-        return LaunchedBatch(tuple(self._rows), tokens)
+        return LaunchedBatch(tuple(self._rows), tokens, logprobs)
 
 
 def _needs_token(row: ActiveSequence) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mlxmesh_engine.cache.kv_cache import Batching, RowsCache
 from mlxmesh_engine.forward.decode import DecodeBatch, LaunchedBatch, OnLeave
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.request import SequenceKey
+from mlxmesh_engine.scheduling.request import Logprobs, SequenceKey
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 _log = logging.getLogger(__name__)
@@ -29,6 +29,10 @@ class LaunchedStep:
     def wait(self) -> list[int]:
         """Waits for the computation; returns a token for each of `rows`."""
         return [token for group in self.groups for token in group.wait()]
+
+    def read_logprobs(self) -> list[Logprobs | None]:
+        """Waits for the computation; returns those of each of `rows`, None if not requested."""
+        return [each for group in self.groups for each in group.read_logprobs()]
 
 
 class DecodeGroups:

@@ -62,6 +62,7 @@ class MlxForward:
 
     def scores(self, rows: Sequence[Sequence[int]], cache: BatchCache) -> list[mx.array]:
         scores = feed(self._model, rows, cache)
+        evaluate_async(cache.arrays())
         return [scores[at, : len(row)] for at, row in enumerate(rows)]
 
 

@@ -8,6 +8,7 @@ from mlxmesh_engine.scheduling.long_prompt_budget import LongPromptBudget
 from mlxmesh_engine.scheduling.prefill_budget import Backlog, PrefillBudget
 from mlxmesh_engine.scheduling.request import SequenceKey
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
+from mlxmesh_engine.scheduling.shared_prefill import can_follow, follows
 from mlxmesh_engine.scheduling.step_times import PrefillTokens, StepTime
 
 
@@ -27,6 +28,12 @@ class PrefillSlice:
     def whole_prompt(self) -> bool:
         """Whether this is all of the prompt that is not cached."""
         return self.first and self.start + self.count == self.active.prefill_tokens
+
+    @property
+    def scored(self) -> range:
+        """Positions after whose tokens the scores are needed, for log-probabilities."""
+        needed = self.active.prompt_scores
+        return range(max(self.start, needed.start), min(self.start + self.count, needed.stop))
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -131,8 +138,15 @@ class Scheduler:
         return self.kv_capacity_tokens is None or needed <= self.kv_capacity_tokens
 
     def awaiting_prefill(self) -> list[ActiveSequence]:
-        """The running sequences whose prefill has not started."""
-        return [active for active in self._prefilling if not active.prefill_started]
+        """The running sequences whose prefill has not started and waits for no other."""
+        return [active for active in self._own_prefills() if not active.prefill_started]
+
+    def _own_prefills(self) -> list[ActiveSequence]:
+        """The sequences that do not wait for the prefill of another one with their prompt.
+
+        A leader without a slot delays nobody: only one that is in prefill is sure to advance.
+        """
+        return [each for each in self._prefilling if not follows(each, self._prefilling)]
 
     def plan_prefill(self) -> list[PrefillSlice]:
         """The prompt tokens that the next step prefills.
@@ -142,15 +156,15 @@ class Scheduler:
         and no prompt starves: the oldest one advances in every step.
         """
         counts: dict[SequenceKey, int] = {}
-        prompts = self._prefilling
+        prefilling = prompts = self._own_prefills()
         if self._decoding:
-            prompts = [active for active in self._prefilling if not active.long]
-            if long := next((active for active in self._prefilling if active.long), None):
+            prompts = [active for active in prefilling if not active.long]
+            if long := next((active for active in prefilling if active.long), None):
                 counts[long.key] = min(self._long_budget.next_tokens(), long.remaining_prefill)
         counts |= self._split_budget([active for active in prompts if active.remaining_prefill])
         return [
             PrefillSlice(active, active.prefilled, count)
-            for active in self._prefilling
+            for active in prefilling
             if (count := counts.get(active.key, 0)) > 0 or active.remaining_prefill == 0
         ]
 
@@ -198,6 +212,17 @@ class Scheduler:
         self._prefilling.remove(active)
         self._decoding.append(active)
         return True
+
+    def followers(self, leader: ActiveSequence) -> list[ActiveSequence]:
+        """The sequences that need a copy of this one's row, once it is prefilled."""
+        return [each for each in self._prefilling if each.leader is leader and can_follow(each)]
+
+    def copy_prefill(self, follower: ActiveSequence) -> None:
+        """Records that it got a copy of its leader's row: it is ready to decode."""
+        follower.leader = None
+        follower.skip_cached(follower.prefill_tokens)
+        self._prefilling.remove(follower)
+        self._decoding.append(follower)
 
     def restart_prefill(self, active: ActiveSequence) -> None:
         """Moves a running sequence back to prefilling."""

@@ -19,6 +19,10 @@ class ActiveSequence:
         self.prefix_version: int | None = None
         """The version of the prefix cache at the last look-up."""
         self.prefilled = 0
+        self.scored_tokens = 0
+        """How many prompt tokens have passed the log-probability of their successor on."""
+        self.leader: ActiveSequence | None = None
+        """The sequence whose prefill may serve this one as well."""
         self.launched = len(request.generated)
         """Tokens whose computation was launched, which is the position of the next draw."""
         self.ended = False
@@ -64,6 +68,18 @@ class ActiveSequence:
         """The first decode step processes the last token, which counts once prefill is complete."""
         prompt_tokens = len(self.request.prompt)
         return prompt_tokens if not self.remaining_prefill else min(self.prefilled, prompt_tokens)
+
+    @property
+    def prompt_scores(self) -> range:
+        """The prompt tokens after which the scores are still needed, for log-probabilities."""
+        options = self.request.logprobs
+        wanted = options is not None and options.prompt
+        return range(self.scored_tokens, len(self.request.prompt) - 1 if wanted else 0)
+
+    @property
+    def needs_prompt_scores(self) -> bool:
+        """Whether its prompt must be prefilled from the first token on, without cached ones."""
+        return bool(self.prompt_scores)
 
     @property
     def kv_token_ids(self) -> tuple[int, ...]:

@@ -1,15 +1,18 @@
 """All sequences of one engine, and the outputs of the current step. Pure."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from mlxmesh_engine.scheduling.request import (
     FinishReason,
+    Logprobs,
     SequenceKey,
     SequenceRequest,
     StepOutputs,
     Update,
 )
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
+from mlxmesh_engine.scheduling.shared_prefill import leader_for
 from mlxmesh_shared.errors import DeadlineExceeded, MeshError
 
 
@@ -28,26 +31,32 @@ class SequenceTable:
         return iter(self._actives.values())
 
     def add(self, request: SequenceRequest) -> ActiveSequence:
-        active = self._actives[request.key] = ActiveSequence(request)
+        active = ActiveSequence(request)
+        if request.shares_prefill_of is not None:
+            active.leader = leader_for(active, self._actives.get(request.shares_prefill_of))
+        self._actives[request.key] = active
         return active
 
     def append_token(
-        self, active: ActiveSequence, token: int, now_s: float, *, deferrable: bool = False
+        self,
+        active: ActiveSequence,
+        token: int,
+        now_s: float,
+        *,
+        deferrable: bool = False,
+        logprobs: Logprobs | None = None,
     ) -> None:
         """Emits a token; ends the sequence if it is an end token or the last one allowed."""
         active.append_token(token, now_s)
+        update = Update(active.key[1], token_ids=(token,), logprobs=logprobs)
         if token in active.request.end_token_ids:
             reason = FinishReason.STOP
         elif active.generated_tokens >= active.request.max_tokens:
             reason = FinishReason.LENGTH
         else:
-            self.emit(active, Update(active.key[1], token_ids=(token,), deferrable=deferrable))
+            self.emit(active, replace(update, deferrable=deferrable))
             return
-        timings = active.timings(now_s)
-        self._end(
-            active,
-            Update(active.key[1], token_ids=(token,), finish_reason=reason, timings=timings),
-        )
+        self._end(active, replace(update, finish_reason=reason, timings=active.timings(now_s)))
 
     def cancel(self, key: SequenceKey, now_s: float) -> None:
         if (active := self._actives.get(key)) is not None:

@@ -1,10 +1,13 @@
 """Coalesces outputs before they are sent: of short steps, and for readers that are behind."""
 
 import asyncio
+import itertools
 
 from mlxmesh_engine.scheduling.request import Load, StepOutputs, Update
 
 _MAX_PENDING = 4096
+# Log-probabilities in one message, about 8 bytes each: a long prompt's would exceed its limit.
+_MAX_LOGPROBS = 2**18
 
 
 class OutputInterval:
@@ -37,8 +40,8 @@ class OutputInterval:
 class Outbox:
     """The pending outputs of one Execute stream, in bounded memory.
 
-    While the reader is behind, all updates of a sequence are merged into one. Used on the event
-    loop only.
+    While the reader is behind, all updates of a sequence are merged into one, up to the limit of
+    log-probabilities. Used on the event loop only.
     """
 
     def __init__(self) -> None:
@@ -54,7 +57,7 @@ class Outbox:
     def put(self, updates: list[Update], load: Load | None = None) -> None:
         for update in updates:
             index = self._mergeable.pop(update.sequence_id, None)
-            if index is None:
+            if index is None or not self._fits(index, update):
                 index = len(self._pending)
                 self._pending.append(update)
             else:
@@ -79,18 +82,39 @@ class Outbox:
         await self._writable.wait()
 
     async def get(self) -> tuple[list[Update], Load | None] | None:
-        """Waits for outputs and returns all pending ones; None once closed and empty."""
+        """Waits for outputs; returns the pending ones, with many log-probabilities only the first.
+
+        None once closed and empty.
+        """
         await self._readable.wait()
         if not self._pending and self._closed:
             return None
-        pending, self._pending = self._pending, []
+        pending = self._pop_message()
         self._mergeable.clear()
-        if not self._closed:
+        if not self._closed and not self._pending:
             self._readable.clear()
         self._writable.set()
         return pending, self._load
+
+    def _fits(self, index: int, update: Update) -> bool:
+        return _count_logprobs(self._pending[index]) + _count_logprobs(update) <= _MAX_LOGPROBS
+
+    def _pop_message(self) -> list[Update]:
+        """As many updates as one message may have, at least one."""
+        totals = itertools.accumulate(_count_logprobs(update) for update in self._pending)
+        fitting = sum(1 for total in totals if total <= _MAX_LOGPROBS)
+        stop = max(1, fitting)
+        popped, self._pending = self._pending[:stop], self._pending[stop:]
+        return popped
 
     def _signal(self) -> None:
         self._readable.set()
         if len(self._pending) >= _MAX_PENDING:
             self._writable.clear()
+
+
+def _count_logprobs(update: Update) -> int:
+    of_tokens, of_prompt = update.logprobs, update.prompt_logprobs
+    return (len(of_tokens.chosen) + len(of_tokens.top) if of_tokens else 0) + (
+        len(of_prompt.chosen) + len(of_prompt.top) if of_prompt else 0
+    )

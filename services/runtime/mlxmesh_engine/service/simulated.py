@@ -103,7 +103,7 @@ class SimulatedEngine:
         while True:
             if not self._sequences and not self._sequences.has_outputs:
                 await self._wait_for_work()
-            await self._sleep_step(self._prefill())
+            await self._sleep_step(self._prefill(model))
             self._last_step_s = time.monotonic()
             self._sequences.fail_expired(self._last_step_s)
             self._metrics.record(self._last_step_s, len(self._decoding))
@@ -134,17 +134,30 @@ class SimulatedEngine:
         self._due_s = max(self._due_s + duration_s, now_s)
         await asyncio.sleep(self._due_s - now_s)
 
-    def _prefill(self) -> PrefillTokens:
+    def _prefill(self, model: SimulatedModel) -> PrefillTokens:
         """Prefills slices of prompts; complete prompts decode in the same step."""
         self._scheduler.admit(time.monotonic())
         slices = self._scheduler.plan_prefill()
         for slice_ in slices:
-            active = slice_.active
+            active, logprobs = slice_.active, model.prompt_logprobs(slice_)
             if self._scheduler.advance(slice_):
-                self._decoding[active.key] = active
+                self._start_decoding(active)
             prefilled = min(active.prefilled + 1, len(active.request.prompt))
-            self._sequences.emit(active, Update(active.key[1], prefilled_tokens=prefilled))
+            self._sequences.emit(
+                active,
+                Update(active.key[1], prefilled_tokens=prefilled, prompt_logprobs=logprobs),
+            )
         return count_tokens(slices)
+
+    def _start_decoding(self, active: ActiveSequence) -> None:
+        """Also starts the sequences that waited for its prefill."""
+        self._decoding[active.key] = active
+        for follower in self._scheduler.followers(active):
+            self._scheduler.copy_prefill(follower)
+            self._decoding[follower.key] = follower
+            tokens, cached = follower.prefilled_prompt_tokens, follower.cached_prompt_tokens
+            update = Update(follower.key[1], cached_tokens=cached, prefilled_tokens=tokens)
+            self._sequences.emit(follower, update)
 
     def _decode(self, model: SimulatedModel, now_s: float) -> int:
         """Decodes one token for each sequence; returns their number."""
@@ -155,7 +168,8 @@ class SimulatedEngine:
                 self._sequences.fail(active, error, time.monotonic())
             else:
                 token = model.token(active.request.sampling.seed, active.generated_tokens)
-                self._sequences.append_token(active, token, now_s)
+                logprobs = model.logprobs(active, [token])
+                self._sequences.append_token(active, token, now_s, logprobs=logprobs)
                 tokens += 1
         return tokens
 

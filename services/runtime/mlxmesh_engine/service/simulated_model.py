@@ -1,11 +1,16 @@
 """The model and the timing of a simulated engine."""
 
+import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxmesh_engine.forward import model_config
 from mlxmesh_engine.scheduling.capacity import UNKNOWN_KV, KvMemory, kv_memory
+from mlxmesh_engine.scheduling.request import Logprobs
+from mlxmesh_engine.scheduling.scheduler import PrefillSlice
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 _MASK = 2**64 - 1
 
@@ -56,6 +61,22 @@ class SimulatedModel:
         while token in self.eos_token_ids:
             token = (token + 1) % self.vocab_size
         return token
+
+    def logprobs(self, active: ActiveSequence, tokens: Sequence[int]) -> Logprobs | None:
+        """Each token has half of the probability, the next id a quarter, and so on."""
+        if (options := active.request.logprobs) is None:
+            return None
+        ranks = range(min(options.top, self.vocab_size))
+        ids = [(token + rank) % self.vocab_size for token in tokens for rank in ranks]
+        values = [(1 + rank) * -math.log(2) for _ in tokens for rank in ranks]
+        return Logprobs((-math.log(2),) * len(tokens), tuple(ids), tuple(values))
+
+    def prompt_logprobs(self, slice_: PrefillSlice) -> Logprobs | None:
+        """Of the prompt tokens that follow those of the slice."""
+        if not (scored := slice_.scored):
+            return None
+        following = slice_.active.tokens[scored.start + 1 : scored.stop + 1]
+        return self.logprobs(slice_.active, following)
 
 
 @dataclass(frozen=True, slots=True)

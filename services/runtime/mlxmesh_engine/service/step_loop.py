@@ -19,8 +19,15 @@ from mlxmesh_engine.cache.kv_cache import RowsCache
 from mlxmesh_engine.cache.prefix_store import PrefixStore
 from mlxmesh_engine.forward.decode_groups import DecodeGroups, LaunchedStep
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.forward.prefill import Prefill, group_slices
-from mlxmesh_engine.scheduling.request import SequenceKey, SequenceRequest, StepOutputs, Update
+from mlxmesh_engine.forward.prefill import Prefill, Prefilled
+from mlxmesh_engine.forward.row_copies import copy_rows
+from mlxmesh_engine.scheduling.request import (
+    Logprobs,
+    SequenceKey,
+    SequenceRequest,
+    StepOutputs,
+    Update,
+)
 from mlxmesh_engine.scheduling.scheduler import PrefillSlice, Scheduler, count_tokens
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 from mlxmesh_engine.scheduling.sequence_table import SequenceTable
@@ -131,16 +138,18 @@ class StepLoop:
         return self._scheduler.prefilling or any(not active.output for active in launched.rows)
 
     def _collect(self, launched: LaunchedStep) -> None:
-        tokens = launched.wait()
+        tokens, logprobs = launched.wait(), launched.read_logprobs()
         now_s = self._clock()
-        for active, token in zip(launched.rows, tokens, strict=True):
+        for active, token, its in zip(launched.rows, tokens, logprobs, strict=True):
             if not active.ended:
                 self._consecutive_failures = 0
                 deferrable = active.generated_tokens > 0 and not self._scheduler.prefilling
-                self._sequences.append_token(active, token, now_s, deferrable=deferrable)
+                self._sequences.append_token(
+                    active, token, now_s, deferrable=deferrable, logprobs=its
+                )
 
     def _look_up_prefix(self, active: ActiveSequence) -> None:
-        if active.prefix_version != self._prefixes.version:
+        if active.prefix_version != self._prefixes.version and not active.needs_prompt_scores:
             # The last token is never skipped: it is the input of the first decode step.
             active.skip_cached(self._prefixes.count_cached(active.tokens[:-1]))
             active.prefix_version = self._prefixes.version
@@ -173,28 +182,61 @@ class StepLoop:
         self._prefill.load_prefixes(slices)
         for slice_ in slices:
             if slice_.first:
-                self.prompt_tokens += len(slice_.active.request.prompt)
-                self.cached_prompt_tokens += slice_.active.cached_prompt_tokens
-        for group in group_slices(slices, self._batching):
+                self._count_prompt(slice_.active)
+        for group in self._prefill.groups(slices):
             try:
-                cache = self._prefill.run(group)
+                prefilled = self._prefill.run(group)
             except Exception:  # noqa: BLE001 - MLX may raise anything
                 _log.exception("the prefill of a prompt failed")
                 self._isolate([slice_.active for slice_ in group])
             else:
-                self._advance(group, cache)
+                self._advance(group, prefilled)
 
-    def _advance(self, group: list[PrefillSlice], cache: RowsCache) -> None:
+    def _count_prompt(self, active: ActiveSequence) -> None:
+        self.prompt_tokens += len(active.request.prompt)
+        self.cached_prompt_tokens += active.cached_prompt_tokens
+
+    def _advance(self, group: list[PrefillSlice], prefilled: Prefilled) -> None:
         """Records a prefilled group; complete prompts join the decode batch."""
         done = [slice_.active for slice_ in group if self._scheduler.advance(slice_)]
-        for active in (slice_.active for slice_ in group):
-            if not active.output:
-                tokens = active.prefilled_prompt_tokens
-                self._sequences.emit(active, Update(active.key[1], prefilled_tokens=tokens))
+        for slice_, logprobs in zip(group, prefilled.logprobs, strict=True):
+            self._emit_progress(slice_.active, logprobs)
         if done:
             for row, active in enumerate(done):
-                self._cache_prefix(active, cache, row)
-            self._decode.join(done, cache)
+                self._cache_prefix(active, prefilled.cache, row)
+            self._join(done, prefilled.cache)
+
+    def _emit_progress(self, active: ActiveSequence, logprobs: Logprobs | None) -> None:
+        if active.output:
+            return
+        if logprobs is not None:
+            active.scored_tokens += len(logprobs.chosen)
+        tokens = active.prefilled_prompt_tokens
+        self._sequences.emit(
+            active, Update(active.key[1], prefilled_tokens=tokens, prompt_logprobs=logprobs)
+        )
+
+    def _join(self, done: list[ActiveSequence], cache: RowsCache) -> None:
+        """Lets prefilled sequences decode, and with copies of their rows those that follow them."""
+        followers = {
+            follower: row
+            for row, active in enumerate(done)
+            for follower in self._scheduler.followers(active)
+        }
+        # Before the rows join, which may move them. Without copies, followers are prefilled later.
+        copies = copy_rows(cache, followers, self._batching)
+        self._decode.join(done, cache)
+        for actives, copy in copies:
+            for active in actives:
+                self._copied(active)
+            self._decode.join(actives, copy)
+
+    def _copied(self, active: ActiveSequence) -> None:
+        self._scheduler.copy_prefill(active)
+        self._count_prompt(active)
+        tokens, cached = active.prefilled_prompt_tokens, active.cached_prompt_tokens
+        update = Update(active.key[1], cached_tokens=cached, prefilled_tokens=tokens)
+        self._sequences.emit(active, update)
 
     def _isolate(self, failed: list[ActiveSequence]) -> None:
         """Restarts each sequence alone, since one of them failed the batch; fails isolated ones.
