@@ -1,15 +1,19 @@
 """A batch of decoding sequences: one new token for each per step."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
 from mlxmesh_engine.cache.kv_cache import RowsCache
+from mlxmesh_engine.constraints.masks import MaskThreads
 from mlxmesh_engine.evaluation import evaluate_async, token_ids
 from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.forward.masked_decode import decode_masked
 from mlxmesh_engine.sampling.sampler import BatchSampler
+from mlxmesh_engine.scheduling.request import SequenceKey
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
+from mlxmesh_shared.errors import MeshError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,8 @@ class LaunchedBatch:
 
     rows: tuple[ActiveSequence, ...]
     tokens: mx.array
+    errors: Mapping[SequenceKey, MeshError] = field(default_factory=dict[SequenceKey, MeshError])
+    """Why rows cannot continue; their tokens have no meaning."""
 
     def wait(self) -> list[int]:
         """Waits for the computation and returns the tokens."""
@@ -34,8 +40,9 @@ class DecodeBatch:
     A row's next input is the token that the previous step sampled, which stays on the device.
     """
 
-    def __init__(self, loaded: LoadedModel, *, on_leave: OnLeave) -> None:
+    def __init__(self, loaded: LoadedModel, masks: MaskThreads, *, on_leave: OnLeave) -> None:
         self._model = loaded.model
+        self._masks = masks
         self._on_leave = on_leave
         self._sampler = BatchSampler(loaded.vocab_size)
         self._rows: list[ActiveSequence] = []
@@ -85,13 +92,14 @@ class DecodeBatch:
         self.drop_finished()
         if self._cache is None or not self._rows:
             return None
-        logits = self._model.decode(self._inputs, self._cache)
-        tokens = self._sampler.sample(logits, [row.launched for row in self._rows])
+        decoded = decode_masked(self._model, self._inputs, self._cache, self._rows, self._masks)
+        positions = [row.launched for row in self._rows]
+        tokens = self._sampler.sample(decoded.scores, positions, decoded.masks)
         evaluate_async([tokens, *self._sampler.arrays()])
         self._inputs = tokens
         for row in self._rows:
             row.launched += 1
-        return LaunchedBatch(tuple(self._rows), tokens)
+        return LaunchedBatch(tuple(self._rows), tokens, decoded.errors)
 
 
 def _needs_token(row: ActiveSequence) -> bool:

@@ -134,7 +134,11 @@ class StepLoop:
         tokens = launched.wait()
         now_s = self._clock()
         for active, token in zip(launched.rows, tokens, strict=True):
-            if not active.ended:
+            if active.ended:
+                continue
+            if (error := launched.error_of(active)) is not None:
+                self._sequences.fail(active, error, now_s)
+            else:
                 self._consecutive_failures = 0
                 deferrable = active.generated_tokens > 0 and not self._scheduler.prefilling
                 self._sequences.append_token(active, token, now_s, deferrable=deferrable)
