@@ -66,6 +66,11 @@ class ConstraintCompiler:
         """The estimated memory of the cache."""
         return self._cached_bytes
 
+    @property
+    def trial_pids(self) -> list[int]:
+        """The idle processes of trials."""
+        return self._trials.pids
+
     async def walker(self, request: SequenceRequest) -> Walker:
         """The state of a request's constraint after its `generated` tokens.
 
