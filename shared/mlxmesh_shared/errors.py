@@ -112,6 +112,9 @@ class GenerationCancelled(IllegalState): ...
 class ModelFilesMissing(IllegalState): ...
 
 
+class ConstraintFailed(IllegalState): ...
+
+
 class Unauthenticated(MeshError):
     code = StatusCode.UNAUTHENTICATED
 

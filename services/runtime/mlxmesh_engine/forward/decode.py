@@ -1,17 +1,20 @@
 """A batch of decoding sequences: one new token for each per step."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
 from mlxmesh_engine.cache.kv_cache import RowsCache
+from mlxmesh_engine.constraints.masks import MaskThreads
 from mlxmesh_engine.evaluation import evaluate_async, token_ids
 from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.forward.masked_decode import decode_masked
 from mlxmesh_engine.sampling.logprobs import BatchLogprobs, StepLogprobs
 from mlxmesh_engine.sampling.sampler import BatchSampler
-from mlxmesh_engine.scheduling.request import Logprobs
+from mlxmesh_engine.scheduling.request import Logprobs, SequenceKey
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
+from mlxmesh_shared.errors import MeshError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class LaunchedBatch:
     rows: tuple[ActiveSequence, ...]
     tokens: mx.array
     logprobs: StepLogprobs | None = None
+    errors: Mapping[SequenceKey, MeshError] = field(default_factory=dict[SequenceKey, MeshError])
+    """Why rows cannot continue; their tokens have no meaning."""
 
     def read_logprobs(self) -> Sequence[Logprobs | None]:
         """Waits for the computation; returns those of each row that requested them."""
@@ -41,8 +46,9 @@ class DecodeBatch:
     A row's next input is the token that the previous step sampled, which stays on the device.
     """
 
-    def __init__(self, loaded: LoadedModel, *, on_leave: OnLeave) -> None:
+    def __init__(self, loaded: LoadedModel, masks: MaskThreads, *, on_leave: OnLeave) -> None:
         self._model = loaded.model
+        self._masks = masks
         self._on_leave = on_leave
         self._sampler = BatchSampler(loaded.vocab_size)
         self._logprobs = BatchLogprobs()
@@ -95,14 +101,15 @@ class DecodeBatch:
         self.drop_finished()
         if self._cache is None or not self._rows:
             return None
-        logits = self._model.decode(self._inputs, self._cache)
-        tokens = self._sampler.sample(logits, [row.launched for row in self._rows])
-        logprobs = self._logprobs.compute(logits, tokens)
+        decoded = decode_masked(self._model, self._inputs, self._cache, self._rows, self._masks)
+        positions = [row.launched for row in self._rows]
+        tokens = self._sampler.sample(decoded.scores, positions, decoded.masks)
+        logprobs = self._logprobs.compute(decoded.scores, tokens)
         evaluate_async([tokens, *self._sampler.arrays(), *(logprobs.arrays() if logprobs else ())])
         self._inputs = tokens
         for row in self._rows:
             row.launched += 1
-        return LaunchedBatch(tuple(self._rows), tokens, logprobs)
+        return LaunchedBatch(tuple(self._rows), tokens, logprobs, decoded.errors)
 
 
 def _needs_token(row: ActiveSequence) -> bool:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxmesh_engine.cache.kv_cache import Batching, RowsCache
+from mlxmesh_engine.constraints.masks import MaskThreads
 from mlxmesh_engine.forward.decode import DecodeBatch, LaunchedBatch, OnLeave
 from mlxmesh_engine.forward.loader import LoadedModel
 from mlxmesh_engine.scheduling.request import Logprobs, SequenceKey
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
+from mlxmesh_shared.errors import MeshError
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +27,11 @@ class LaunchedStep:
     @property
     def rows(self) -> list[ActiveSequence]:
         return [row for group in self.groups for row in group.rows]
+
+    def error_of(self, active: ActiveSequence) -> MeshError | None:
+        """Why a row has no token in this step."""
+        errors = (group.errors.get(active.key) for group in self.groups if group.errors)
+        return next(filter(None, errors), None)
 
     def wait(self) -> list[int]:
         """Waits for the computation; returns a token for each of `rows`."""
@@ -44,6 +51,7 @@ class DecodeGroups:
     def __init__(self, loaded: LoadedModel, *, on_leave: OnLeave) -> None:
         self._loaded = loaded
         self._on_leave = on_leave
+        self._masks = MaskThreads(loaded.vocab_size)
         self._batches: dict[_Group, DecodeBatch] = {}
         self._failed: list[ActiveSequence] = []
 
@@ -55,7 +63,7 @@ class DecodeGroups:
         """Adds rows and takes ownership of `cache`, which holds each row's tokens but the last."""
         group = self._group_of(actives)
         if group not in self._batches:
-            self._batches[group] = DecodeBatch(self._loaded, on_leave=self._on_leave)
+            self._batches[group] = DecodeBatch(self._loaded, self._masks, on_leave=self._on_leave)
         try:
             self._batches[group].join(actives, cache)
         except Exception:  # noqa: BLE001 - MLX may raise anything

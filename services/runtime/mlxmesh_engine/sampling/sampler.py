@@ -1,7 +1,7 @@
 """Chooses the next token of all rows at once, each with its own options.
 
-The order is the contract's: logit_bias, penalties, temperature, then min_p, top_k and top_p on the
-scaled scores. Only rows that use an option pay for it: a greedy batch is an argmax.
+The order is the contract's: logit_bias, penalties, constraints, temperature, then min_p, top_k and
+top_p on the scaled scores. Only rows that use an option pay for it: a greedy batch is an argmax.
 """
 
 import math
@@ -13,6 +13,7 @@ import numpy as np
 
 from mlxmesh_engine.sampling.penalties import CountPenalty, RepetitionPenalty
 from mlxmesh_engine.sampling.randomness import draw, padded, uniforms
+from mlxmesh_engine.sampling.row_masks import RowMasks
 from mlxmesh_engine.sampling.row_table import RowSet
 from mlxmesh_engine.sampling.truncation import Truncation
 from mlxmesh_engine.scheduling.request import Sampling
@@ -42,11 +43,15 @@ class BatchSampler:
             penalty.filter(rows)
         self._refresh()
 
-    def sample(self, logits: mx.array, positions: Sequence[int]) -> mx.array:
+    def sample(
+        self, logits: mx.array, positions: Sequence[int], masks: RowMasks | None = None
+    ) -> mx.array:
         """The next token (batch,) of each row. logits: (batch, vocab)."""
         scores = self._bias.apply(logits.astype(mx.float32))
         for penalty in self._penalties:
             scores = penalty.apply(scores)
+        if masks is not None:
+            scores = masks.apply(scores)
         tokens = self._choose(scores, positions)
         for penalty in self._penalties:
             penalty.record(tokens)

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlxmesh_shared.errors import MeshError
 
@@ -76,6 +80,34 @@ class Constraint:
     prefix: FreePrefix | None = None
 
 
+class ConstraintState(Protocol):
+    """Which tokens a constraint allows next in one sequence; a function of its tokens only."""
+
+    @property
+    def consumed(self) -> int:
+        """How many generated tokens it has seen."""
+        ...
+
+    @property
+    def free(self) -> bool:
+        """Whether it allows everything from now on."""
+        ...
+
+    @property
+    def matcher(self) -> Any:
+        """Llguidance's matcher that must fill the next mask first; None if none has to."""
+        ...
+
+    def consume(self, token: int) -> None: ...
+
+    def complete(self, mask: NDArray[np.int32]) -> None:
+        """Completes the mask (words of 32 tokens) of the next token.
+
+        Raises: ConstraintFailed if no token is allowed; the mask then allows everything.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LogprobOptions:
     """Which log-probabilities a sequence needs."""
@@ -132,6 +164,8 @@ class SequenceRequest:
     isolated: bool = False
     """Whether it may have crashed engines and must not share a batch with other sequences."""
     constraint: Constraint | None = None
+    constraint_state: ConstraintState | None = field(default=None, compare=False, repr=False)
+    """Of the compiled constraint, after `generated`; the sequence owns it."""
     logprobs: LogprobOptions | None = None
     shares_prefill_of: SequenceKey | None = None
     """A sequence with the same prompt, which is prefilled once for both."""

@@ -2,20 +2,33 @@
 
 import asyncio
 import itertools
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol
 
 from mlxmesh_engine.scheduling.capacity import Admission
 from mlxmesh_engine.scheduling.request import (
+    ConstraintState,
+    FinishReason,
     Load,
     SequenceKey,
     SequenceRequest,
     StepOutputs,
+    Timings,
     Update,
 )
 from mlxmesh_engine.service.outbox import Outbox
-from mlxmesh_shared.errors import InvalidArgument, MeshError
+from mlxmesh_shared.errors import (
+    DeadlineExceeded,
+    FeatureNotSupported,
+    Internal,
+    InvalidArgument,
+    MeshError,
+)
+
+_log = logging.getLogger(__name__)
 
 OnEnd = Callable[[SequenceRequest, Update], None]
 """Called for each sequence that ended, with its last update."""
@@ -29,6 +42,14 @@ class Worker(Protocol):
     def drop_stream(self, stream_id: int) -> None: ...
 
 
+class Compiler(Protocol):
+    """Compiles constraints off the event loop."""
+
+    async def walker(self, request: SequenceRequest) -> ConstraintState:
+        """The state of a request's constraint after its `generated`. Raises: MeshError."""
+        ...
+
+
 def _ignore(_request: SequenceRequest, _last: Update) -> None: ...
 
 
@@ -39,6 +60,8 @@ class Stream:
         self.stream_id = stream_id
         self.outbox = Outbox()
         self.active: dict[int, SequenceRequest] = {}
+        self.compiling: dict[int, asyncio.Task[None]] = {}
+        """Those of the active sequences whose constraint is not compiled yet."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -69,6 +92,8 @@ class Dispatcher:
         self._empty = asyncio.Event()
         self._empty.set()
         self._busy = asyncio.Event()
+        self.compiler: Compiler | None = None
+        """None if the backend cannot constrain its output."""
 
     def open_stream(self) -> Stream:
         stream = Stream(next(self._stream_ids))
@@ -80,24 +105,40 @@ class Dispatcher:
     def close_stream(self, stream: Stream) -> None:
         """Drops the stream's sequences within one step."""
         del self._streams[stream.stream_id]
-        if stream.active:
+        for task in stream.compiling.values():
+            task.cancel()
+        if len(stream.active) > len(stream.compiling):
             self._worker.drop_stream(stream.stream_id)
         for sequence_id in list(stream.active):
             self._release(stream, sequence_id)
 
     def submit(self, stream: Stream, request: SequenceRequest) -> None:
-        """Raises: InvalidArgument, QueueFull, EngineDraining; the request is then not admitted."""
+        """Admits a request; one with a constraint reaches the backend once that is compiled.
+
+        Raises: InvalidArgument, QueueFull, EngineDraining; the request is then not admitted.
+        """
         sequence_id = request.key[1]
         if sequence_id in stream.active:
             raise InvalidArgument(
                 f"sequence_id {sequence_id} is in use on this stream; use a new one",
                 field="sequence_id",
             )
+        if request.constraint is not None and self.compiler is None:
+            raise FeatureNotSupported(
+                "this engine's backend cannot constrain its output; use one that loads weights",
+                field="constraint",
+            )
         self._admission.acquire(request, time.monotonic())
         self._empty.clear()
         self._busy.set()
         stream.add(request)
-        self._worker.submit(request)
+        if self.compiler is None or request.constraint is None:
+            self._worker.submit(request)
+            return
+        shared = request.shares_prefill_of
+        first = stream.compiling.get(shared[1]) if shared is not None else None
+        task = asyncio.create_task(self._compile(stream, request, self.compiler, after=first))
+        stream.compiling[sequence_id] = task
 
     def reject(self, stream: Stream, sequence_id: int, error: MeshError) -> None:
         """Answers a command that was refused."""
@@ -108,7 +149,10 @@ class Dispatcher:
         stream.outbox.put_unmerged(last)
 
     def cancel(self, stream: Stream, sequence_id: int) -> None:
-        if sequence_id in stream.active:
+        if (task := stream.compiling.pop(sequence_id, None)) is not None:
+            task.cancel()
+            self._end_early(stream, Update(sequence_id, finish_reason=FinishReason.CANCELLED))
+        elif sequence_id in stream.active:
             self._worker.cancel((stream.stream_id, sequence_id))
 
     def deliver(self, outputs: StepOutputs, load: Load) -> None:
@@ -142,6 +186,41 @@ class Dispatcher:
         for stream in self._streams.values():
             stream.outbox.close()
 
+    async def _compile(
+        self,
+        stream: Stream,
+        request: SequenceRequest,
+        compiler: Compiler,
+        *,
+        after: asyncio.Task[None] | None,
+    ) -> None:
+        """Submits a request once its constraint is compiled, and after the one whose prefill it
+        shares; whoever cancels this has ended the sequence.
+        """
+        sequence_id = request.key[1]
+        last = None
+        try:
+            state = await _within_deadline(compiler.walker(request), request)
+            if after is not None:
+                await asyncio.wait([after])
+            self._worker.submit(replace(request, constraint_state=state))
+        except MeshError as error:
+            last = Update(sequence_id, error=error)
+        except Exception:  # noqa: BLE001 - the sequence must end
+            _log.exception("the compilation of a constraint failed")
+            last = Update(sequence_id, error=Internal("the engine failed on this constraint"))
+        del stream.compiling[sequence_id]
+        if last is not None:
+            self._end_early(stream, last)
+
+    def _end_early(self, stream: Stream, last: Update) -> None:
+        """Ends an admitted sequence that has not reached the backend."""
+        request = self._release(stream, last.sequence_id)
+        queue_ms = (time.monotonic() - request.submitted_s) * 1e3
+        last = replace(last, timings=Timings(queue_ms, prefill_ms=0.0, decode_ms=0.0))
+        stream.outbox.put_unmerged(last)
+        self._on_end(request, last)
+
     def _release(self, stream: Stream, sequence_id: int) -> SequenceRequest:
         request = stream.remove(sequence_id)
         self._admission.release(request, time.monotonic())
@@ -149,3 +228,17 @@ class Dispatcher:
             self._empty.set()
             self._busy.clear()
         return request
+
+
+async def _within_deadline(
+    compiling: Awaitable[ConstraintState], request: SequenceRequest
+) -> ConstraintState:
+    """Raises: DeadlineExceeded."""
+    remaining_s = None
+    if request.deadline_s is not None:
+        remaining_s = max(0.0, request.deadline_s - time.monotonic())
+    try:
+        async with asyncio.timeout(remaining_s):
+            return await compiling
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed; allow more time") from None

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Generator
 from typing import Protocol
 
+from mlxmesh_engine.constraints.compiler import ConstraintCompiler
+from mlxmesh_engine.constraints.limits import ConstraintLimits
 from mlxmesh_engine.scheduling.capacity import Admission
 from mlxmesh_engine.scheduling.request import Load
 from mlxmesh_engine.service.backend import Backend, ModelFacts
@@ -130,6 +132,7 @@ async def serve() -> None:
         loaded = await backend.start(dispatcher.deliver)
         admission.set_kv_capacity(loaded.kv.capacity_tokens)
         stack.push_async_callback(backend.stop)
+        dispatcher.compiler = _open_compiler(stack, settings, loaded)
         _log.info("the model is loaded", extra={"fields": _facts(loaded)})
 
         observe_engine(telemetry.of_process.metrics, backend, steps)
@@ -149,6 +152,27 @@ async def serve() -> None:
         await server.set_not_serving()
         await asyncio.sleep(SETTLE_S)
         await dispatcher.drain(settings.drain_grace_s)
+
+
+def _open_compiler(
+    stack: contextlib.AsyncExitStack, settings: EngineSettings, loaded: ModelFacts
+) -> ConstraintCompiler | None:
+    """None if the backend's tokens are meaningless."""
+    if settings.backend == "simulated" or settings.model_dir is None:
+        return None
+    compiler = ConstraintCompiler(
+        settings.model_dir,
+        vocab_size=loaded.vocab_size,
+        eos_token_ids=loaded.eos_token_ids,
+        limits=ConstraintLimits(
+            max_characters=settings.constraint_max_characters,
+            max_depth=settings.constraint_max_depth,
+            compile_timeout_s=settings.constraint_compile_timeout_s,
+            cache_bytes=settings.constraint_cache_bytes,
+        ),
+    )
+    stack.callback(compiler.close)
+    return compiler
 
 
 async def _export_telemetry(

@@ -141,7 +141,11 @@ class StepLoop:
         tokens, logprobs = launched.wait(), launched.read_logprobs()
         now_s = self._clock()
         for active, token, its in zip(launched.rows, tokens, logprobs, strict=True):
-            if not active.ended:
+            if active.ended:
+                continue
+            if (error := launched.error_of(active)) is not None:
+                self._sequences.fail(active, error, now_s)
+            else:
                 self._consecutive_failures = 0
                 deferrable = active.generated_tokens > 0 and not self._scheduler.prefilling
                 self._sequences.append_token(

@@ -263,6 +263,14 @@ class EngineSettings(MeshSettings):
     """The forward pass; auto prefers the one for CPUs where it supports the model, mlx does not."""
     cpu_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of the forward pass for CPUs; 0 for as many as speed it up, measured at start."""
+    constraint_max_characters: Annotated[int, Field(ge=1, le=1_048_576)] = 262_144
+    """The longest grammar of a constraint."""
+    constraint_max_depth: Annotated[int, Field(ge=1, le=100)] = 64
+    """How deeply a JSON schema of a constraint may be nested."""
+    constraint_compile_timeout_s: Seconds = 5.0
+    """How long the compilation of a constraint may take."""
+    constraint_cache_bytes: Annotated[int, Field(ge=0)] = 268_435_456
+    """Memory of compiled constraints that are kept for later sequences, estimated."""
     drain_grace_s: Seconds = 30
     """How long running sequences may continue after a stop was requested."""
     spare: bool = False

@@ -1,0 +1,1 @@
+"""Constraints on the output: compiled, and walked token by token, by llguidance."""
