@@ -21,7 +21,9 @@ def token_logprobs(
     )
     width = len(top) // max(1, len(logprobs.chosen))
     return tuple(
-        TokenLogprob(token_id, chosen, token_bytes(token_id), top[place * width : (place + 1) * width])
+        TokenLogprob(
+            token_id, chosen, token_bytes(token_id), top[place * width : (place + 1) * width]
+        )
         for place, (token_id, chosen) in enumerate(zip(token_ids, logprobs.chosen, strict=True))
     )
 
