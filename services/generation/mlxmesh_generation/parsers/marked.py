@@ -146,6 +146,8 @@ class MarkedCalls:
         found = self._buffer.take_marker(ends) if ends is not None else ""
         if found is None:
             return parts or None
+        if found:
+            self._text.end_call()
         self._end_due = ends is not None and not found
         self._marker = ""
         self._state = self._read_text

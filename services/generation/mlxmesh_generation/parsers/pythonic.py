@@ -191,6 +191,8 @@ class PythonicParser:
         found = self._buffer.take_marker(_END) if self._is_marked else ""
         if found is None:
             return parts or None
+        if found:
+            self._text.end_call()
         self._is_marked, self._state = False, self._read_text
         return parts
 

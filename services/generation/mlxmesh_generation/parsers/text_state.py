@@ -34,6 +34,10 @@ class TextAroundCalls:
         self._after_text, self._after_call = False, True
         return [TextPart(space)] if stays and space else []
 
+    def end_call(self) -> None:
+        """An end marker follows a call: white space between them is dropped."""
+        self._space = ""
+
     def flush(self) -> list[Part]:
         """The white space at the end of the output."""
         space, self._space = self._space, ""
