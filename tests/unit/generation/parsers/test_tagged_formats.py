@@ -1,6 +1,9 @@
 """What outputs with tags and special tokens consist of, however they are split."""
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -141,3 +144,21 @@ def test_deep_nesting_of_gemma_costs_no_stack() -> None:
     parts = _parts("gemma4", ["<|tool_call>call:f{a:" + "[" * 100_000])
     assert isinstance(parts[1], ArgumentsPart)
     assert len(parts[1].text) > 100_000
+
+
+_MESSAGES = Path(__file__).parents[3] / "data/harmony_messages.json"
+
+
+def _part(message: Mapping[str, str]) -> list[Part]:
+    """What a message that openai-harmony has read is to a caller."""
+    if message["recipient"]:
+        name = message["recipient"].removeprefix("functions.")
+        return [CallPart(name), ArgumentsPart(message["text"])]
+    kind = ReasoningPart if message["channel"] == "analysis" else TextPart
+    return [kind(message["text"])]
+
+
+@pytest.mark.parametrize("case", json.loads(_MESSAGES.read_text()))
+def test_messages_are_those_of_openai_harmony(case: Mapping[str, Any]) -> None:
+    expected = joined(part for message in case["messages"] for part in _part(message))
+    assert _parts("harmony", list(case["output"])) == expected
