@@ -2,13 +2,26 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mlxmesh_generation.domain.request import Tool
+from mlxmesh_generation.parsers.argument_grammars import (
+    CallRules,
+    Calls,
+    Writing,
+    call_grammar,
+    one_of,
+)
+from mlxmesh_generation.parsers.formats import TokenId
+from mlxmesh_generation.parsers.gemma4_grammar import GemmaRules
+from mlxmesh_generation.parsers.grammars import literal
 from mlxmesh_generation.parsers.parts import OutputParser
 from mlxmesh_generation.parsers.scripted import Script, ScriptedParser, Stops
+from mlxmesh_generation.parsers.think import Think
 from mlxmesh_generation.parsers.typed_values import ANY_TYPE, as_json, quoted
 
 _OPEN, _CLOSE = "<|tool_call>", "<tool_call|>"
+_CHANNEL = "<|channel>"
 _QUOTE = '<|"|>'
 _CALL = "call:"
 _NAME = re.compile(r"[^\s<>{}\"]+")
@@ -31,7 +44,7 @@ class _Parser(ScriptedParser):
             name, end = yield from self.read_until(_NAME_END)
             if end == "{" and _NAME.fullmatch(name.strip()):
                 yield from self._call(name.strip())
-            elif call or name or end:
+            elif end:
                 self.show_text(_OPEN + space + call + name + end)
 
     def _call(self, name: str) -> Script[None]:
@@ -106,3 +119,29 @@ class Gemma4:
 
     def parser(self, tools: Sequence[Tool]) -> OutputParser:
         return _Parser(strips=False)
+
+    def grammar(
+        self, tools: Sequence[Tool], *, required: bool, parallel: bool, token_id: TokenId
+    ) -> str:
+        rules = CallRules(Writing("", ""), self.markers, token_id)
+        values = GemmaRules(_QUOTE, token_id)
+        calls = [
+            f"{literal(_CALL + tool.name)} {values.arguments(tool, required=required)}"
+            for tool in tools
+        ]
+        rules.rules = values.rules
+        body = f"{one_of(calls)} {rules.symbols(_CLOSE)}"
+        return call_grammar(rules, Calls(_OPEN, body), required=required, parallel=parallel)
+
+
+@dataclass(frozen=True)
+class _Thoughts(Think):
+    """Reasoning in a channel, of which only the tokens around its name are special."""
+
+    @property
+    def markers(self) -> frozenset[str]:
+        return frozenset({_CHANNEL, self.end})
+
+
+GEMMA4 = Gemma4()
+GEMMA4_THOUGHTS = _Thoughts("gemma4", f"{_CHANNEL}thought", "<channel|>")

@@ -40,7 +40,7 @@ class _Parser(ArgumentsScript):
             name, end = yield from self.read_until(_NAME_END)
             if end and _NAME.fullmatch(name.strip()):
                 yield from self._call(name.strip(), end)
-            elif name or end:
+            elif end:
                 self.show_text(_OPEN + space + name + end)
 
     def _call(self, name: str, stop: str) -> Script[None]:
@@ -96,3 +96,6 @@ class Glm:
             required=required,
             parallel=parallel,
         )
+
+
+GLM = Glm()

@@ -183,3 +183,6 @@ class Harmony:
             f"({head} {body} {next_head})* {ending}",
             {**named, "text": "TEXT", "TEXT": "/(?s:.*)/" + excluding(sorted(self.markers))},
         )
+
+
+HARMONY = Harmony()

@@ -47,3 +47,6 @@ class KimiK2:
         return section_grammar(
             _SECTION, calls, required=required, parallel=parallel, token_id=token_id
         )
+
+
+KIMI_K2 = KimiK2()

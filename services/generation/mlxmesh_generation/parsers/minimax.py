@@ -43,3 +43,6 @@ class MiniMax:
     ) -> str:
         rules = CallRules(_WRITING, self.markers, token_id)
         return invoke_grammar(TAGS, rules, tools, required=required, parallel=parallel)
+
+
+MINIMAX = MiniMax()

@@ -54,7 +54,9 @@ class _Parser(ArgumentsScript):
         """A call from its name on; models forget the marker before it only in real calls."""
         name, end = yield from self.read_until(_NAME_END)
         if end != ">" or not _NAME.fullmatch(name) or (only_known and not self._types.has(name)):
-            self.show_text(written + name + end)
+            # An output that is cut before a call is known ends before its marker.
+            if end or only_known:
+                self.show_text(written + name + end)
             return
         self.begin_arguments(name)
         stop = (yield from self.read_until(_PARAMETERS))[1]
@@ -117,3 +119,6 @@ class Qwen3Coder:
             required=required,
             parallel=parallel,
         )
+
+
+QWEN3_CODER = Qwen3Coder()

@@ -70,7 +70,7 @@ class SectionParser(ScriptedParser):
             stop = yield from self._adjacent_calls()
             if stop == self._section.end or not stop:
                 return
-        if not has_calls and written not in (self._section.begin, self._section.begin + stop):
+        if stop and not has_calls and written != self._section.begin + stop:
             self.show_text(written)
 
     def _adjacent_calls(self) -> Script[str]:
@@ -89,7 +89,7 @@ class SectionParser(ScriptedParser):
             written += head + stop
         name, call_id = self.name_of(head)
         if stop not in (self._section.separator, "\n") or not _NAME.fullmatch(name):
-            if head or stop:
+            if stop:
                 self.show_text(written)
             return stop
         self.show_call(name, call_id)
