@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from mlxmesh.engine.v1.engine_pb2 import (
     ExecuteResponse,
     GetEngineInfoRequest,
     GetEngineInfoResponse,
+    Logprobs,
     SequenceOutput,
     SequenceTimings,
     Submit,
@@ -47,6 +49,16 @@ def arithmetic_tokens(submit: Submit, index: int, vocab_size: int) -> int:
     return (sum(submit.prompt_token_ids) + submit.sampling.seed * 31 + index * 7) % vocab_size
 
 
+def arithmetic_logprobs(tokens: Sequence[int], top: int, vocab_size: int) -> Logprobs:
+    """Each token has half of the probability, the next id a quarter, and so on."""
+    ranks = range(min(top, vocab_size))
+    return Logprobs(
+        chosen=[-math.log(2)] * len(tokens),
+        top_token_ids=[(token + rank) % vocab_size for token in tokens for rank in ranks],
+        top=[-math.log(2) * (1 + rank) for _ in tokens for rank in ranks],
+    )
+
+
 @dataclass
 class FakeEngineOptions:
     engine_id: str = "engine-1"
@@ -63,6 +75,8 @@ class FakeEngineOptions:
     tokens_per_step: int = 1
     choose: Callable[[Submit, int, int], int] = arithmetic_tokens
     """The token of a submit at an index, in a vocabulary of the given size."""
+    logprobs: Callable[[Sequence[int], int, int], Logprobs] = arithmetic_logprobs
+    """Those of tokens, with so many of the most likely ones, in a vocabulary of the given size."""
 
 
 @dataclass
@@ -272,6 +286,7 @@ class FakeEngine(EngineServiceServicer):
             key = next(iter(self._waiting))
             sequence = self._running[key] = self._waiting.pop(key)
             sequence.started_s = time.monotonic()
+            self._tell_prompt_logprobs(sequence)
         for key, sequence in list(self._running.items()):
             output = self._advance(sequence)
             output.sequence_id = key[1]
@@ -289,6 +304,20 @@ class FakeEngine(EngineServiceServicer):
         outbox.messages.put_nowait(ExecuteResponse(outputs=outbox.outputs, load=self._load()))
         outbox.outputs = []
 
+    def _tell_prompt_logprobs(self, sequence: _Sequence) -> None:
+        """In two outputs, as of a prompt that is prefilled in slices."""
+        submit = sequence.submit
+        if not submit.logprobs.prompt:
+            return
+        later = submit.prompt_token_ids[1:]
+        half = (len(later) + 1) // 2
+        for part in filter(None, (later[:half], later[half:])):
+            output = SequenceOutput(prompt_logprobs=self._logprobs(submit, part))
+            self._tell(sequence.outbox, output, submit.sequence_id)
+
+    def _logprobs(self, submit: Submit, tokens: Sequence[int]) -> Logprobs:
+        return self.options.logprobs(tokens, submit.logprobs.top, self.options.vocab_size)
+
     def _advance(self, sequence: _Sequence) -> SequenceOutput:
         if self.fail_running is not None:
             return SequenceOutput(failure=to_failure(self.fail_running))
@@ -305,6 +334,8 @@ class FakeEngine(EngineServiceServicer):
             if self._ends(sequence, token, output):
                 output.timings.CopyFrom(_timings(sequence))
                 break
+        if submit.HasField("logprobs"):
+            output.logprobs.CopyFrom(self._logprobs(submit, output.token_ids))
         return output
 
     def _ends(self, sequence: _Sequence, token: int, output: SequenceOutput) -> bool:

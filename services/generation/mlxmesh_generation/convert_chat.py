@@ -147,7 +147,7 @@ def _tools(message: pb.GenerateRequest | pb.CountTokensRequest) -> Tools | None:
     for index, name in enumerate(names):
         if name in names[:index]:
             field = f"tools[{index}].name"
-            raise InvalidArgument(f"{field}: another tool is called {name}", field=field)
+            raise InvalidArgument(f"{field}: another tool has the same name", field=field)
     mode, only = _check_choice(message, names)
     if not tools:
         return None
@@ -178,9 +178,7 @@ def _check_choice(
             "tool_choice.name: no tool is called in this mode; remove it", field="tool_choice.name"
         )
     if choice.name and choice.name not in names:
-        raise InvalidArgument(
-            f"tool_choice.name: {choice.name} is none of tools", field="tool_choice.name"
-        )
+        raise InvalidArgument("tool_choice.name: it is none of tools", field="tool_choice.name")
     return mode, choice.name
 
 

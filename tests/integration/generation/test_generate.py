@@ -136,9 +136,9 @@ async def test_a_stop_token(mesh: Mesh, tokenizer: ModelTokenizer) -> None:
         (GenerateRequest(model="../pocket", prompt="x"), InvalidArgument, "model"),
         (GenerateRequest(model="pocket"), InvalidArgument, "input"),
         (
-            GenerateRequest(model="pocket", prompt="x", session_id="s"),
+            GenerateRequest(model="pocket", prompt="x", adapter="s"),
             FeatureNotSupported,
-            "session_id",
+            "adapter",
         ),
         (GenerateRequest(model="pocket", prompt="word " * 9000), ContextTooLong, "prompt"),
         (

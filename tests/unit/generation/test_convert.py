@@ -24,17 +24,22 @@ from mlxmesh.model.v1 import model_pb2
 from mlxmesh_generation import convert, convert_events
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.domain.request import (
+    CallPiece,
     Chat,
     ChatTurn,
     Delta,
+    Event,
     Finished,
     FinishReason,
     GenerationRequest,
     PrefillProgress,
+    PromptLogprobs,
     PromptText,
     PromptTokens,
     Started,
     Timings,
+    TokenLogprob,
+    TotalUsage,
 )
 from mlxmesh_generation.placement import convert as engine_convert
 from mlxmesh_generation.placement.sequence import SequenceRequest
@@ -285,3 +290,67 @@ def test_a_request_to_attach_names_the_request_that_it_expects() -> None:
     attach = AttachGenerationRequest(request_id="mine", generation=request)
     assert convert.attached_digest(attach) == convert.generation_request(request).digest
     assert convert.attached_digest(AttachGenerationRequest(request_id="mine")) is None
+
+
+CALL = CallPiece(0, "c1", "weather", '{"a"')
+SCORE = TokenLogprob(
+    7, -0.5, b"\xc3", (TokenLogprob(7, -0.5, b"\xc3"), TokenLogprob(8, -1.5, b"a"))
+)
+EVERY_EVENT = [
+    STARTED,
+    PrefillProgress(10, 20),
+    PromptLogprobs((TokenLogprob(5, None, b"x"), SCORE)),
+    Delta("ä", (7,), 3, "why", (CALL, CallPiece(1, "c2", "time")), (SCORE,)),
+    Finished(
+        FinishReason.TOOL_CALLS, 3, 1, 2, stop_token_id=0, timings=Timings(1, 2, 3), resumptions=4
+    ),
+    Finished(
+        FinishReason.STOP,
+        *(3, 1, 2),
+        stop_text="END",
+        index=3,
+        reasoning_tokens=1,
+        total=TotalUsage(9, 1, 1),
+    ),
+]
+
+
+@pytest.mark.parametrize("event", EVERY_EVENT)
+def test_every_event_comes_back_from_its_message(event: Event) -> None:
+    message = convert_events.generate_response(7, event)
+    assert message.sequence == 7
+    assert convert_events.event_of(message) == event
+
+
+def test_outputs_of_a_whole_generation_are_apart() -> None:
+    response = CompleteResponse()
+    whole = convert_events.WholeOutputs(response)
+    for event in (
+        STARTED,
+        PromptLogprobs((TokenLogprob(5, None, b"x"),)),
+        Delta("c", (3,), 2),
+        Delta("a", (1,), 0, "why", (CALL,), (SCORE,)),
+        Delta("", (2,), 0, "", (CallPiece(0, arguments=": 1}"), CallPiece(1, "c2", "time"))),
+        Finished(FinishReason.LENGTH, 3, 1, 1, index=2),
+        Finished(FinishReason.STOP, 3, 1, 2),
+        Finished(FinishReason.STOP, 3, 1, 0, index=1, total=TotalUsage(3, 0)),
+    ):
+        whole.add(event)
+    whole.complete()
+    assert (response.text, response.reasoning_text, list(response.token_ids)) == (
+        "a",
+        "why",
+        [1, 2],
+    )
+    assert [(one.index, one.id, one.name, one.arguments) for one in response.tool_calls] == [
+        (0, "c1", "weather", '{"a": 1}'),
+        (1, "c2", "time", ""),
+    ]
+    assert [one.token_id for one in response.logprobs] == [7]
+    assert [one.token_id for one in response.prompt_logprobs] == [5]
+    assert response.finished.total_usage.completion_tokens == 3
+    assert response.finished.usage.completion_tokens == 2
+    first, second = response.other_outputs
+    assert (first.index, first.text, first.finished.index) == (1, "", 1)
+    assert (second.index, second.text, list(second.token_ids)) == (2, "c", [3])
+    assert not first.finished.HasField("total_usage")
