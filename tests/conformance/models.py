@@ -6,7 +6,9 @@ from canitoolcall.fixtures import Fixture
 _FORMATS = (
     ("deepseek-ai/DeepSeek-V3-0324", "deepseek_v3", "think"),
     ("deepseek-ai/DeepSeek-V3.1", "deepseek_v31", "think"),
-    ("deepseek-ai/DeepSeek-V", "deepseek_dsml", "think"),
+    ("deepseek-ai/DeepSeek-V3.2", "deepseek_v32", "think"),
+    ("deepseek-ai/DeepSeek-V4.1", "deepseek_v41", "think"),
+    ("deepseek-ai/DeepSeek-V4", "deepseek_v4", "think"),
     ("google/gemma-4", "gemma4", "gemma4"),
     ("zai-org/GLM", "glm", "think"),
     ("openai/gpt-oss", "harmony", "harmony"),

@@ -31,7 +31,8 @@ from mlxmesh_generation.parsers.registry import REASONING_FORMATS, TOOL_FORMATS
 from tests.conformance.deviations import DEVIATIONS
 from tests.conformance.models import formats_of
 
-_STRATEGIES = (*DEFAULT_STRATEGIES, ChunkStrategy("char"))
+# One character at a time, which the suite would not count under its own name.
+_CHARACTERS = ChunkStrategy("rand", seed=0, max_group=1)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Case:
     reasoning_format: str
     status: Status
     problems: tuple[str, ...]
+
+    @property
+    def passes(self) -> bool:
+        return self.status in (Status.PASS, Status.SOFT_PASS)
 
 
 @cache
@@ -80,17 +85,15 @@ def _case(fixture: Fixture, family: Family, tool_format: str, reasoning_format: 
         prompt = reference.default_generation_prompt if reference is not None else ""
 
     def parse(pieces: Iterable[str]) -> ParseResult:
-        return _result(
-            _parts(_parser(fixture, prompt or "", tool_format, reasoning_format), pieces)
-        )
+        parser = _parser(fixture, prompt or "", tool_format, reasoning_format)
+        return _result(_parts(parser, pieces))
 
     units = list(_units(fixture.raw_output, family.markers))
     streams = {
         strategy.id: parse("".join(group) for group in split(units, strategy, set(family.markers)))
-        for strategy in _STRATEGIES
-        if strategy.kind != "char"
+        for strategy in DEFAULT_STRATEGIES
     }
-    streams["rand:99:1"] = parse(fixture.raw_output)
+    streams[_CHARACTERS.id] = parse(fixture.raw_output)
     rows = run_checks(fixture, family, Observation(parse([fixture.raw_output]), streams))
     problems = {
         f"{row.check}: {row.detail}" for row in rows if row.status in (Status.FAIL, Status.ERROR)
@@ -145,29 +148,38 @@ def _units(text: str, markers: Iterable[str]) -> Iterator[str]:
 _WORD = r"(?s: ?[^\W_]{1,6}|.)"
 
 
-def table() -> str:
-    """The results by family, as Markdown."""
-    lines = [
-        "| family | formats | fixtures | pass | soft | deviations |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+def documented(text: str) -> str:
+    """A document with the results between its marks replaced."""
+    before, start, rest = text.partition(_START)
+    _, end, after = rest.partition(_END)
+    return before + start + "\n" + _results() + end + after
+
+
+_START, _END = "<!-- results -->", "<!-- end of results -->"
+
+
+def _results() -> str:
+    columns = ("family", "formats", "fixtures", "pass", "pass but for white space", "deviations")
+    lines = [_row(columns), _row(["---"] * len(columns))]
     for family in known_families():
         mine = [case for case in cases() if case.fixture.family == family]
-        formats = sorted({case.tool_format for case in mine})
-        count = Counter(_column(case) for case in mine)
-        numbers = (str(len(mine)), *(str(count[column]) for column in ("pass", "soft", "deviates")))
-        lines.append(f"| {family} | {', '.join(formats)} | {' | '.join(numbers)} |")
-    return "\n".join(lines) + "\n"
+        formats = ", ".join(sorted({f"`{case.tool_format}`" for case in mine}))
+        count = Counter(case.status for case in mine)
+        passes = (count[Status.PASS], count[Status.SOFT_PASS])
+        lines.append(_row([family, formats, len(mine), *passes, len(mine) - sum(passes)]))
+    lines.append("")
+    for reason, fixtures in _by_reason().items():
+        lines += [f"{reason} {len(fixtures)} fixtures:", ""]
+        lines += [*(f"- {fixture}" for fixture in fixtures), ""]
+    return "\n".join(lines)
 
 
-def deviations() -> Mapping[str, list[str]]:
-    """The fixtures that deviate, by reason."""
+def _by_reason() -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for case in cases():
-        if _column(case) == "deviates":
-            found.setdefault(DEVIATIONS.get(case.fixture.id, ""), []).append(case.fixture.id)
+    for fixture, reason in sorted(DEVIATIONS.items()):
+        found.setdefault(reason, []).append(fixture)
     return found
 
 
-def _column(case: Case) -> str:
-    return {Status.PASS: "pass", Status.SOFT_PASS: "soft"}.get(case.status, "deviates")
+def _row(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"

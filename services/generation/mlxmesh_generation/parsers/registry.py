@@ -36,9 +36,10 @@ _TOOL_FORMATS: tuple[ToolFormat, ...] = (
     GEMMA4,
     HARMONY,
 )
+_QWEN_CALLS = ("<tool_call>\n<function=",)
 _REASONING_FORMATS: tuple[ReasoningFormat, ...] = (
-    Think("think", "<think>", "</think>"),
-    Think("think_implicit", "<think>", "</think>", implicit=True),
+    Think("think", "<think>", "</think>", calls=_QWEN_CALLS),
+    Think("think_implicit", "<think>", "</think>", implicit=True, calls=_QWEN_CALLS),
     Think("mistral", "[THINK]", "[/THINK]"),
     Think("command", "<|START_THINKING|>", "<|END_THINKING|>"),
     Think("seed", "<seed:think>", "</seed:think>"),

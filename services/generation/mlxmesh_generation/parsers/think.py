@@ -20,6 +20,8 @@ class Think:
     end: str
     implicit: bool = False
     """Whether an output begins in reasoning although no marker says so."""
+    calls: tuple[str, ...] = ()
+    """Beginnings of tool calls that some models write without the end marker before them."""
 
     @property
     def markers(self) -> frozenset[str]:
@@ -30,7 +32,7 @@ class Think:
         return prompt.endswith(self.start) or (self.implicit and not prompt.endswith(self.end))
 
     def parser(self, answer: OutputParser, *, is_open: bool) -> OutputParser:
-        return ThinkParser(self.start, self.end, answer, is_open=is_open)
+        return ThinkParser(self, answer, is_open=is_open)
 
 
 class ThinkParser:
@@ -38,12 +40,12 @@ class ThinkParser:
     marker where the answer would begin is left out too.
     """
 
-    def __init__(self, start: str, end: str, answer: OutputParser, *, is_open: bool) -> None:
+    def __init__(self, form: Think, answer: OutputParser, *, is_open: bool) -> None:
         self._answer = answer
-        self._start = Markers.of(start)
-        self._end = Markers.of(end)
-        self._either = Markers.of(start, end)
-        self._end_text = end
+        self._start = Markers.of(form.start)
+        self._ends = Markers.of(form.end, *form.calls)
+        self._either = Markers.of(form.start, form.end)
+        self._end = form.end
         self._buffer = TextBuffer()
         self._space = ""
         self.in_reasoning = is_open
@@ -79,7 +81,7 @@ class ThinkParser:
             return None
         if marker:
             self._space = ""
-            self.in_reasoning = marker != self._end_text
+            self.in_reasoning = marker != self._end
             self._state = self._read_reasoning_start if self.in_reasoning else self._read_between
             return []
         space, self._space = self._space, ""
@@ -111,7 +113,7 @@ class ThinkParser:
         return []
 
     def _read_reasoning(self) -> list[Part] | None:
-        before, marker = self._buffer.take_until(self._end)
+        before, marker = self._buffer.take_until(self._ends)
         if not before and not marker:
             return None
         text = self._space + before
@@ -120,6 +122,8 @@ class ThinkParser:
         if marker:
             self.in_reasoning = False
             self._state = self._read_between
+            # The beginning of a call belongs to the answer.
+            self._buffer.text = ("" if marker == self._end else marker) + self._buffer.text
         return self._reasoning(shown)
 
     def _read_answer(self) -> list[Part] | None:
