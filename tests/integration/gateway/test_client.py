@@ -103,6 +103,17 @@ async def test_reads_are_tried_again_while_the_mesh_is_unavailable(stand: Any) -
     assert generation.failures == []
 
 
+async def test_the_format_of_a_models_output_is_relayed(stand: Any) -> None:
+    generation = await stand.generation()
+    generation.failures = [NoReplica("starting")]
+    client = await stand.client(await stand.gateway())
+
+    told = await client.get_output_format("pocket")
+
+    assert (told.tool_format, told.reasoning_format) == ("hermes", "")
+    assert generation.failures == []
+
+
 async def test_a_client_without_a_mesh_says_so(stand: Any) -> None:
     client = await stand.client("127.0.0.1:1", attempts=1)
 
