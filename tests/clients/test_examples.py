@@ -58,6 +58,11 @@ def test_python_holds_a_conversation(run: Any) -> None:
     assert all(answers[:2])
 
 
+def test_python_calls_tools_only_of_models_that_take_them(run: Any) -> None:
+    """The whole example runs against a scripted mesh, in tests/integration/cli."""
+    assert refused(run, "python", sys.executable, "tools.py").startswith("MODEL_NOT_FOUND: ")
+
+
 @pytest.mark.tools
 @pytest.mark.timeout(600)
 def test_go_streams(run: Any) -> None:

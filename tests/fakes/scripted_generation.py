@@ -25,6 +25,14 @@ class ScriptedGeneration(FakeGeneration):
     def __init__(self) -> None:
         super().__init__()
         self.script: list[g.GenerateResponse] = []
+        self._next: list[list[g.GenerateResponse]] = []
+
+    def say_then(self, *events: g.Delta | g.PromptLogprobs | g.Finished) -> None:
+        """Sets what the generations after the next one say."""
+        before = self.script
+        self.say(*events)
+        self._next.append(self.script)
+        self.script = before
 
     def say(self, *events: g.Delta | g.PromptLogprobs | g.Finished) -> None:
         """Sets what follows Started in every generation."""
@@ -39,7 +47,10 @@ class ScriptedGeneration(FakeGeneration):
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[g.GenerateResponse]:
         self.requests.append(request)
-        for message in self.script:
+        messages = self.script
+        if self._next:
+            self.script = self._next.pop(0)
+        for message in messages:
             yield message
 
     async def AttachGeneration(

@@ -17,7 +17,7 @@ from mlxmesh_gateway.kserve.inference import (
     model_reference,
 )
 from mlxmesh_gateway.kserve.output import IGNORED, Part, tensor_values
-from mlxmesh_gateway.kserve.sampling import SamplingParameters
+from mlxmesh_gateway.kserve.sampling import SAMPLING_PARAMETERS, SamplingParameters
 from mlxmesh_gateway.kserve.tensors import INPUTS, OUTPUTS, RequestedOutput, Tensor, refused
 
 EXTENSIONS = ("binary_tensor_data", "generate", "parameters")
@@ -37,7 +37,8 @@ _SAMPLING = (
     "frequency_penalty",
     "seed",
 )
-_OF_REQUEST = ("max_tokens", "ignore_eos", "priority", "request_id", "n")
+_OF_REQUEST = ("max_tokens", "ignore_eos", "priority", "request_id", "session_id", "n")
+_CONSTRAINTS = ("json_schema", "regex", "grammar", "choice", "json_object")
 
 
 def infer_request(request: pb.ModelInferRequest) -> InferRequest:
@@ -73,9 +74,27 @@ def generate_request(inference: Inference) -> g.GenerateRequest:
     )
     if chosen := _given(sampling, _SAMPLING):
         request.sampling.CopyFrom(Sampling(**chosen))
+    _set_constraint(request, sampling)
     for token_id, bias in (sampling.logit_bias or {}).items():
         request.sampling.logit_bias[_token_id(token_id)] = bias
     return request
+
+
+def _set_constraint(request: g.GenerateRequest, sampling: SamplingParameters) -> None:
+    """Raises: InvalidArgument for several constraints."""
+    given = {
+        name: value for name, value in _given(sampling, _CONSTRAINTS).items() if value is not False
+    }
+    if len(given) > 1:
+        name = [*given][1]
+        raise refused(f"{SAMPLING_PARAMETERS}.{name}", "must be the only constraint")
+    for name, value in given.items():
+        if name == "choice":
+            request.choice.CopyFrom(g.Choices(texts=value))
+        elif name == "json_object":
+            request.json_object.SetInParent()
+        else:
+            setattr(request, name, value)
 
 
 def whole_part(response: g.CompleteResponse) -> Part:

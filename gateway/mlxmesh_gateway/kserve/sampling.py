@@ -45,6 +45,10 @@ def _read_top_k(value: object) -> object:
     return 0 if value in (-1, "-1") else value  # as vLLM writes "all"
 
 
+def _read_schema(value: object) -> object:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+
+
 def _read_stop(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -57,8 +61,14 @@ TopK = Annotated[int, Field(ge=0, le=_MAX_UINT32), _INT, BeforeValidator(_read_t
 Priority = Annotated[int, Field(ge=-_MAX_INT32, le=_MAX_INT32), _INT]
 Flag = Annotated[bool, _BOOL]
 Stop = Annotated[list[str], BeforeValidator(_read_stop)]
+JsonSchema = Annotated[str, BeforeValidator(_read_schema)]
 Count = Annotated[Any, _INT]
 Switch = Annotated[Any, _BOOL]
+
+
+_USE = "use json_schema, regex, grammar, choice or json_object"
+_NO_PLACE = "no output tensor holds it; gRPC and OpenAI's API have it"
+_PROMPT = "the input is a prompt, not a conversation"
 
 
 class SamplingParameters(Schema):
@@ -79,13 +89,20 @@ class SamplingParameters(Schema):
     ignore_eos: Flag | None = None
     priority: Priority | None = None
     request_id: str | None = None
+    session_id: str | None = None
+    json_schema: JsonSchema | None = None
+    """At most one of json_schema, regex, grammar, choice and json_object may be given."""
+    regex: str | None = None
+    grammar: str | None = None
+    choice: list[str] | None = None
+    json_object: Flag | None = None
     n: Annotated[Count, Refused("one output is generated", unless=(1,))] = None
 
     # What Triton's back ends have besides, refused unless the value changes nothing.
     stop_words: Annotated[Any, Refused("use stop", unless=("",))] = None
     best_of: Annotated[Count, Refused(unless=(1,))] = None
-    logprobs: Annotated[Any, Refused()] = None
-    prompt_logprobs: Annotated[Any, Refused()] = None
+    logprobs: Annotated[Any, Refused(_NO_PLACE)] = None
+    prompt_logprobs: Annotated[Any, Refused(_NO_PLACE)] = None
     min_tokens: Annotated[Count, Refused(unless=(0,))] = None
     bad_words: Annotated[Any, Refused(unless=("",))] = None
     length_penalty: Annotated[Any, Refused(unless=(1, 1.0, "1", "1.0"))] = None
@@ -96,17 +113,17 @@ class SamplingParameters(Schema):
     spaces_between_special_tokens: Annotated[Switch, Refused(unless=(True,))] = None
     detokenize: Annotated[Switch, Refused(unless=(True,))] = None
     truncate_prompt_tokens: Annotated[Any, Refused()] = None
-    guided_decoding: Annotated[Any, Refused()] = None
-    structured_outputs: Annotated[Any, Refused()] = None
+    guided_decoding: Annotated[Any, Refused(_USE)] = None
+    structured_outputs: Annotated[Any, Refused(_USE)] = None
     logits_processors: Annotated[Any, Refused()] = None
     lora_name: Annotated[Any, Refused()] = None
     # What GenerateRequest has and this version does not support.
-    json_schema: Annotated[Any, Refused()] = None
-    regex: Annotated[Any, Refused()] = None
-    grammar: Annotated[Any, Refused()] = None
-    choice: Annotated[Any, Refused()] = None
-    session_id: Annotated[Any, Refused()] = None
     adapter: Annotated[Any, Refused()] = None
+    # What GenerateRequest has for conversations, or for more outputs than the tensors can hold.
+    tools: Annotated[Any, Refused(_PROMPT)] = None
+    tool_choice: Annotated[Any, Refused(_PROMPT)] = None
+    parallel_tool_calls: Annotated[Any, Refused(_PROMPT)] = None
+    reasoning: Annotated[Any, Refused(_PROMPT)] = None
     # What tritonclient can send with a request.
     sequence_id: Annotated[Any, Refused(unless=(0, ""))] = None
     sequence_start: Annotated[Switch, Refused(unless=(False,))] = None

@@ -446,3 +446,32 @@ async def test_plain_calls_of_generate_go_on_beside_it(stand: Stand) -> None:
     assert [one.delta.text for one in plain if one.HasField("delta")] == [
         text_of(one.infer_response) for one in streamed
     ]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "named"),
+    [
+        ({"regex": ""}, "regex"),
+        ({"regex": "a" * 60_000}, ""),
+        ({"choice": []}, "choice"),
+        ({"choice": ["a"] * 1025}, "choice"),
+        ({"session_id": "a b"}, "session_id"),
+        ({"session_id": "s" * 128, "json_schema": {"type": "object"}}, ""),
+    ],
+)
+async def test_the_contract_checks_constraints(
+    stand: Stand, sampling: dict[str, Any], named: str
+) -> None:
+    generation = await stand.generation()
+    served = await serve(stand)
+    asked = request(sampling_parameters=sampling)
+    if not named:
+        await served.stub.ModelInfer(asked)
+        (generate,) = generation.requests
+        assert generate.WhichOneof("constraint") in sampling
+        return
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await served.stub.ModelInfer(asked)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"sampling_parameters.{named}" in (raised.value.details() or "")
+    assert generation.requests == []

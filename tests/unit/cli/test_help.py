@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -90,3 +93,23 @@ def test_help_imports_nothing_heavy() -> None:
 )
 def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+DOCS = Path(__file__).parents[3] / "docs/clients.md"
+LINES = [
+    line
+    for text in re.findall(r"```sh\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    for line in text.replace("\\\n", "").splitlines()
+    if line.startswith("mlxmesh generate")
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_documented_lines_are_legal(line: str) -> None:
+    _, command, *arguments = shlex.split(line)
+    context = GROUP.commands[command].make_context(command, arguments)
+    assert context.params["prompt"]
+
+
+def test_there_are_documented_lines() -> None:
+    assert len(LINES) >= 4

@@ -55,6 +55,32 @@ def test_without_sampling_the_mesh_decides() -> None:
     assert generate == g.GenerateRequest(model="pocket", prompt="hé")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("json_schema", {"type": "object"}, '{"type": "object"}'),
+        ("regex", "a+", "a+"),
+        ("grammar", "start: A", "start: A"),
+        ("choice", ["a", "b"], g.Choices(texts=["a", "b"])),
+        ("json_object", True, g.JsonObject()),
+    ],
+)
+def test_a_constraint_becomes_the_contracts(name: str, value: object, expected: object) -> None:
+    sampling = json.dumps({name: value, "session_id": "s"})
+    generate = convert.generate_request(read(message(sampling)))
+    assert generate.WhichOneof("constraint") == name
+    assert getattr(generate, name) == expected
+    assert generate.session_id == "s"
+
+
+def test_a_constraint_is_alone() -> None:
+    one = '{"json_object": false, "choice": null, "regex": "a"}'
+    assert convert.generate_request(read(message(one))).regex == "a"
+    with pytest.raises(InvalidArgument) as raised:
+        convert.generate_request(read(message('{"regex": "a", "json_object": true}')))
+    assert raised.value.field == "sampling_parameters.json_object"
+
+
 @pytest.mark.parametrize("token_id", ["-1", "x", "1.5", "9999999999", ""])
 def test_the_names_of_a_logit_bias_are_token_ids(token_id: str) -> None:
     inference = read(message(f'{{"logit_bias": {{"{token_id}": 1}}}}'))

@@ -72,6 +72,17 @@ def test_texts_and_lists() -> None:
     assert read({"stop": ["a", "b"]}).stop == ["a", "b"]
 
 
+def test_constraints() -> None:
+    assert read({"json_schema": {"type": "object", "title": "ü"}}).json_schema == (
+        '{"type": "object", "title": "ü"}'
+    )
+    assert read({"json_schema": "{}"}).json_schema == "{}"
+    assert read({"regex": "a+"}).regex == "a+"
+    assert read({"grammar": "start: A"}).grammar == "start: A"
+    assert read({"choice": ["a", "b"]}).choice == ["a", "b"]
+    assert read({"json_object": "true"}).json_object is True
+
+
 @pytest.mark.parametrize("every", [-1, "-1", 0])
 def test_top_k_of_every_token(every: object) -> None:
     assert read({"top_k": every}).top_k == 0
@@ -102,6 +113,15 @@ def test_top_k_of_every_token(every: object) -> None:
         ("logit_bias", [1]),
         ("priority", 2**31),
         ("request_id", 5),
+        ("session_id", 5),
+        ("json_schema", 5),
+        ("json_schema", [{}]),
+        ("regex", {}),
+        ("grammar", 5),
+        ("choice", "abcd"),
+        ("choice", [5]),
+        ("json_object", "perhaps"),
+        ("json_object", {}),
     ],
 )
 def test_an_illegal_value_is_named_and_not_quoted(name: str, value: Any) -> None:
@@ -125,7 +145,12 @@ def test_an_illegal_value_is_named_and_not_quoted(name: str, value: Any) -> None
         ("use_beam_search", True),
         ("skip_special_tokens", "false"),
         ("lora_name", "a"),
-        ("json_schema", "{}"),
+        ("structured_outputs", {"regex": "a"}),
+        ("tools", []),
+        ("tool_choice", "auto"),
+        ("parallel_tool_calls", True),
+        ("reasoning", {"enabled": True}),
+        ("adapter", "a"),
         ("sequence_id", 7),
         ("stop_words", "x"),
     ],
