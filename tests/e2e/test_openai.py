@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, OpenAI, pydantic_function_tool
+from pydantic import BaseModel
 
 from mlxmesh.generation.v1.generation_pb2 import CompleteResponse
 from mlxmesh_client import MeshClient
@@ -271,3 +274,169 @@ async def test_streams_survive_their_engine(mesh: RunningMesh, client: AsyncOpen
         return "".join(texts)
 
     assert await read(kill=True) == await read(kill=False)
+
+
+# Answers in the right shape.
+
+
+class Place(BaseModel):
+    """A place to look at."""
+
+    city: str
+    floor: Literal[1, 2, 3]
+
+
+SHAPED: dict[str, Any] = {"model": "pocket", "max_tokens": 400, "seed": 3}
+LOOK: Any = [{"role": "user", "content": "What is the weather in Bern?"}]
+LOOK_UP = pydantic_function_tool(Place, name="look_up", description="Looks at a place.")
+
+
+async def test_a_format_is_parsed(client: AsyncOpenAI) -> None:
+    for temperature in (0, 1.5):
+        answer = await client.chat.completions.parse(
+            **SHAPED, messages=MESSAGES, temperature=temperature, response_format=Place
+        )
+        (choice,) = answer.choices
+        assert choice.finish_reason == "stop"
+        assert isinstance(choice.message.parsed, Place)
+
+
+async def test_a_json_object_is_one(client: AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(
+        **SHAPED, messages=MESSAGES, temperature=0, response_format={"type": "json_object"}
+    )
+    if answer.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+    else:
+        assert answer.choices[0].finish_reason == "length"
+
+
+async def test_extra_constraints_hold(client: AsyncOpenAI) -> None:
+    for extra, pattern in (
+        ({"regex": "[a-c]{3}-[0-9]{2}"}, "[a-c]{3}-[0-9]{2}"),
+        ({"choice": ["yes", "no"]}, "yes|no"),
+        ({"grammar": 'start: "x" /[0-9]{4}/'}, "x[0-9]{4}"),
+    ):
+        answer = await client.chat.completions.create(
+            **SHAPED, messages=MESSAGES, temperature=1.5, extra_body=extra
+        )
+        assert answer.choices[0].finish_reason == "stop"
+        assert re.fullmatch(pattern, answer.choices[0].message.content or "")
+
+
+async def test_the_streaming_helper_parses_what_a_tool_is_called_with(client: AsyncOpenAI) -> None:
+    async with client.chat.completions.stream(
+        **SHAPED, messages=LOOK, temperature=1, tools=[LOOK_UP], tool_choice="required"
+    ) as stream:
+        events = [event async for event in stream]
+        final = await stream.get_final_completion()
+    (choice,) = final.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls
+    for call in choice.message.tool_calls:
+        assert call.function.name == "look_up"
+        assert isinstance(call.function.parsed_arguments, Place)
+    done = [one for one in events if one.type == "tool_calls.function.arguments.done"]
+    assert len(done) == len(choice.message.tool_calls)
+
+
+async def test_tools_make_a_round_trip(client: AsyncOpenAI) -> None:
+    asked: Any = {**SHAPED, "temperature": 0, "tools": [LOOK_UP], "parallel_tool_calls": False}
+    named: Any = {"type": "function", "function": {"name": "look_up"}}
+    answer = await client.chat.completions.create(**asked, messages=LOOK, tool_choice=named)
+    message = answer.choices[0].message
+    assert message.tool_calls is not None
+    (call,) = message.tool_calls
+    assert call.type == "function"
+    Place.model_validate_json(call.function.arguments)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
+    turns: Any = [*LOOK, message.model_dump(exclude_none=True), result]
+    last = await client.chat.completions.create(**asked, messages=turns, tool_choice="none")
+    assert last.choices[0].message.tool_calls is None
+    assert last.usage is not None
+    assert answer.usage is not None
+    assert last.usage.prompt_tokens > answer.usage.prompt_tokens
+
+
+async def test_several_outputs_are_those_of_a_stream(client: AsyncOpenAI) -> None:
+    asked: Any = {"model": "pocket", "messages": MESSAGES, "max_tokens": 30, **SEEDED, "n": 3}
+    whole = await client.chat.completions.create(**asked)
+    single = await client.chat.completions.create(**{**asked, "n": 1})
+    texts = ["", "", ""]
+    async for chunk in await client.chat.completions.create(**asked, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert [one.message.content for one in whole.choices] == texts
+    assert len(set(texts)) == 3
+    assert single.choices[0].message.content == texts[0]
+    assert whole.usage is not None
+    assert single.usage is not None
+    assert whole.usage.prompt_tokens == single.usage.prompt_tokens
+
+
+async def test_log_probabilities_of_a_chat(client: AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(
+        model="pocket",
+        messages=MESSAGES,
+        max_tokens=10,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=3,
+    )
+    (choice,) = answer.choices
+    assert choice.logprobs is not None
+    assert choice.logprobs.content is not None
+    assert answer.usage is not None
+    assert len(choice.logprobs.content) == answer.usage.completion_tokens
+    for one in choice.logprobs.content:
+        assert len(one.top_logprobs) == 3
+        # Greedy decoding chooses the most likely token.
+        assert one.logprob == one.top_logprobs[0].logprob <= 0
+
+
+async def test_log_probabilities_of_prompts(client: AsyncOpenAI) -> None:
+    answer = await client.completions.create(
+        model="pocket",
+        prompt=[PROMPT, PROMPT[:12]],
+        max_tokens=1,
+        temperature=0,
+        logprobs=1,
+        echo=True,
+    )
+    for choice, prompt in zip(answer.choices, (PROMPT, PROMPT[:12]), strict=True):
+        assert choice.text.startswith(prompt)
+        assert choice.logprobs is not None
+        found: Any = choice.logprobs.token_logprobs
+        assert found[0] is None
+        assert all(one <= 0 for one in found[1:])
+        assert "".join(choice.logprobs.tokens or [])[: len(prompt)] == prompt
+
+
+async def test_a_response_calls_a_function_and_goes_on(client: AsyncOpenAI) -> None:
+    tool: Any = {"type": "function", "strict": True, **LOOK_UP["function"]}
+    asked: Any = {"model": "pocket", "temperature": 0, "max_output_tokens": 400, "tools": [tool]}
+    first = await client.responses.create(
+        **asked, input=LOOK, tool_choice={"type": "function", "name": "look_up"}
+    )
+    (call,) = [one for one in first.output if one.type == "function_call"]
+    Place.model_validate_json(call.arguments)
+    second = await client.responses.create(
+        **asked,
+        tool_choice="none",
+        previous_response_id=first.id,
+        input=[{"type": "function_call_output", "call_id": call.call_id, "output": "rain"}],
+    )
+    items = await client.responses.input_items.list(second.id, order="asc")
+    kinds = [one.type for one in items.data if one.type != "reasoning"]
+    assert [kind for kind in kinds if kind != "message"] == [
+        "function_call",
+        "function_call_output",
+    ]
+    assert second.status in ("completed", "incomplete")
+
+
+async def test_a_response_is_parsed(client: AsyncOpenAI) -> None:
+    response = await client.responses.parse(
+        model="pocket", input=PROMPT, temperature=1, text_format=Place
+    )
+    assert isinstance(response.output_parsed, Place)

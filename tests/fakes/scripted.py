@@ -48,7 +48,7 @@ def prompt(*tokens: g.TokenLogprob) -> g.GenerateResponse:
 
 
 def finished(
-    reason: g.FinishReason = g.FINISH_REASON_STOP, *, index: int = 0, last: bool = True
+    reason: g.FinishReason.ValueType = g.FINISH_REASON_STOP, *, index: int = 0, last: bool = True
 ) -> g.GenerateResponse:
     """The end of an output. last: whether it is the last message."""
     made = g.Finished(index=index, finish_reason=reason, usage=USAGE)

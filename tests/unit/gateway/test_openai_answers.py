@@ -37,7 +37,7 @@ def origin(model: str = "pocket:stable") -> Origin:
 
 
 def finished(
-    reason: pb.FinishReason = pb.FINISH_REASON_STOP, *, index: int = 0, last: bool = True
+    reason: pb.FinishReason.ValueType = pb.FINISH_REASON_STOP, *, index: int = 0, last: bool = True
 ) -> pb.Finished:
     made = pb.Finished(index=index, finish_reason=reason, usage=USAGE)
     if last:

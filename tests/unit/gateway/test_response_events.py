@@ -155,6 +155,109 @@ def test_what_has_come_so_far() -> None:
     assert response.output[0].status == "in_progress"  # pyright: ignore[reportAttributeAccessIssue]
 
 
+Step = tuple[str, str]
+
+
+def stepped(
+    given_facts: ResponseFacts, steps: list[Step], ending: Ending | MeshError
+) -> tuple[ResponseEvents, list[Event]]:
+    """A step is text, reasoning, a new call with its first arguments, or more arguments."""
+    events = ResponseEvents(given_facts)
+    found = events.started(1_700_000_000.0)
+    calls = 0
+    for kind, part in steps:
+        if kind == "text":
+            logprobs = [{"token": part, "logprob": -1.0, "bytes": [], "top_logprobs": []}]
+            found += events.text(part, logprobs)
+        elif kind == "reasoning":
+            found += events.reasoning(part)
+        elif kind == "call":
+            call_id = f"call_{calls}"
+            found += events.call(calls, call_id=call_id, name="f", arguments=part)
+            calls += 1
+        elif calls:
+            found += events.call(calls - 1, call_id="", name="", arguments=part)
+    last = events.finished(ending) if isinstance(ending, Ending) else events.failed(ending)
+    return events, found + last
+
+
+in_order = st.tuples(
+    st.lists(st.tuples(st.just("reasoning"), st.text(max_size=3)), max_size=3),
+    st.lists(st.tuples(st.just("text"), st.text(max_size=3)), max_size=3),
+    st.lists(st.tuples(st.sampled_from(["call", "arguments", "text"]), st.text(max_size=3))),
+).map(lambda parts: [step for part in parts for step in part])
+
+
+@given(facts, in_order, endings)
+def test_the_events_of_every_kind_of_output_add_up_to_the_response(
+    given_facts: ResponseFacts, steps: list[Step], ending: Ending | MeshError
+) -> None:
+    events, found = stepped(given_facts, steps, ending)
+    parsed = [typed(event) for event in found]
+    assert [event.sequence for event in found] == [*range(len(found))]
+    response = parsed[-1].response
+    assert json.loads(found[-1].data)["response"] == events.response
+    joined: dict[str, str] = {}
+    for event in parsed:
+        if event.type.endswith(".delta"):
+            joined[event.item_id] = joined.get(event.item_id, "") + event.delta
+    for kind in ("added", "done"):
+        items = [one for one in parsed if one.type == f"response.output_item.{kind}"]
+        places = {one.output_index: one.item.id for one in items}
+        assert len(items) == len(places)
+        assert places == {number: one.id for number, one in enumerate(response.output)}
+    for item in response.output:
+        whole = item.arguments if item.type == "function_call" else item.content[0].text
+        assert whole == joined.get(item.id, "")
+    calls = [one for one in response.output if one.type == "function_call"]
+    assert [one.call_id for one in calls] == [f"call_{n}" for n in range(len(calls))]
+
+
+def test_reasoning_ends_before_the_text_and_a_call_before_the_next() -> None:
+    steps = [("reasoning", "Hm"), ("text", "a"), ("call", "{"), ("arguments", "}"), ("call", "{}")]
+    _, found = stepped(FACTS, steps, COMPLETED)
+    assert names(found)[2:] == [
+        "output_item.added",
+        "content_part.added",
+        "reasoning_text.delta",
+        "reasoning_text.done",
+        "content_part.done",
+        "output_item.done",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_item.added",
+        "function_call_arguments.delta",
+        "function_call_arguments.delta",
+        "function_call_arguments.done",
+        "output_item.done",
+        "output_item.added",
+        "function_call_arguments.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "function_call_arguments.done",
+        "output_item.done",
+        "completed",
+    ]
+    statuses = [one.status for one in typed(found[-1]).response.output]
+    assert statuses == ["completed"] * 4
+    assert [one.id for one in typed(found[-1]).response.output] == [
+        "rs_1",
+        "msg_1",
+        "fc_1",
+        "fc_1_1",
+    ]
+
+
+def test_text_after_a_call_belongs_to_the_same_message() -> None:
+    _, found = stepped(FACTS, [("text", "a"), ("call", "{}"), ("text", "b")], COMPLETED)
+    response = typed(found[-1]).response
+    assert response.output_text == "ab"
+    assert [one.type for one in response.output] == ["message", "function_call"]
+    assert [one.logprob for one in response.output[0].content[0].logprobs] == [-1.0, -1.0]
+
+
 @given(facts, texts, endings)
 def test_every_event_is_one_of_the_sdks_and_numbers_have_no_gaps(
     given_facts: ResponseFacts, parts: list[str], ending: Ending | MeshError
