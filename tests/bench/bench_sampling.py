@@ -1,7 +1,8 @@
 """What choosing 32 tokens costs at small and large vocabularies, for each kind of sampler.
 
 Prints CPU milliseconds a step (the least of interleaved rounds), beside greedy, one full sort of
-the scores, and the score products of the same rows with a head of 256 wide.
+the scores, and the score products of the same rows with a head of 256 wide. Log-probabilities are
+requested by one row or by all, each with the five most likely tokens, of greedy rows.
 Run: .venv/bin/python -m tests.bench.bench_sampling [--rounds 5] [--vocab 4096 32768]
 """
 
@@ -17,8 +18,13 @@ prepare_blas()
 import mlx.core as mx  # noqa: E402 - only after the BLAS
 
 from mlxmesh_engine.evaluation import evaluate  # noqa: E402
+from mlxmesh_engine.sampling.logprobs import BatchLogprobs  # noqa: E402
 from mlxmesh_engine.sampling.sampler import BatchSampler  # noqa: E402
-from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest  # noqa: E402
+from mlxmesh_engine.scheduling.request import (  # noqa: E402
+    LogprobOptions,
+    Sampling,
+    SequenceRequest,
+)
 from mlxmesh_engine.scheduling.sequence import ActiveSequence  # noqa: E402
 from tests.bench.results import Findings, Result, Row, run_alone  # noqa: E402
 from tests.bench.samplers import Settings, greedy, mixed  # noqa: E402
@@ -39,6 +45,9 @@ KINDS: dict[str, Callable[[int], Settings]] = {
     "frequency": lambda number: {"frequency_penalty": 0.1},
 }
 
+LOGPROBS_OF_ONE, LOGPROBS_OF_ALL = "logprobs top 5, one row", "logprobs top 5, all rows"
+TOP_5 = LogprobOptions(top=5)
+
 Step = Callable[[int], list[mx.array]]
 """What one step computes, by its number."""
 
@@ -54,6 +63,28 @@ def sampler_step(scores: mx.array, sampling: Callable[[int], Settings]) -> Step:
     return lambda number: [sampler.sample(scores, [number] * rows), *sampler.arrays()]
 
 
+def logprobs_step(scores: mx.array, asking: int) -> Step:
+    """A greedy step in which this many rows need log-probabilities."""
+    rows = scores.shape[0]
+    subject = BatchLogprobs()
+    subject.join(
+        [
+            ActiveSequence(
+                SequenceRequest((1, row), (1, 2), 10, logprobs=TOP_5 if row < asking else None)
+            )
+            for row in range(rows)
+        ]
+    )
+    choose = sampler_step(scores, greedy)
+
+    def step(number: int) -> list[mx.array]:
+        chosen = choose(number)
+        launched = subject.compute(scores, chosen[0])
+        return [*chosen, *(launched.arrays() if launched else ())]
+
+    return step
+
+
 def steps(vocab_size: int) -> dict[str, Step]:
     rng = np.random.default_rng(vocab_size)
     scores = mx.array(rng.normal(0, 2.4, (ROWS, vocab_size)).astype(np.float32))
@@ -61,6 +92,8 @@ def steps(vocab_size: int) -> dict[str, Step]:
     hidden = mx.array(rng.normal(0, 1, (ROWS, HIDDEN)).astype(np.float32))
     evaluate([scores, head, hidden])
     found = {name: sampler_step(scores, sampling) for name, sampling in KINDS.items()}
+    found[LOGPROBS_OF_ONE] = logprobs_step(scores, 1)
+    found[LOGPROBS_OF_ALL] = logprobs_step(scores, ROWS)
     found[SORT] = lambda number: [mx.sort(scores, axis=-1)]
     found["(scores of a head)"] = lambda number: [hidden @ head.T]
     return found
@@ -87,6 +120,11 @@ def measure(rounds: int, vocab: list[int]) -> Findings:
     results = [
         Result(f"a full sort over 32 different samplers, {size:,}", cost[SORT] / cost[MIXED], 1.0)
         for size, cost in costs.items()
+    ]
+    results += [
+        Result(f"greedy over {kind}, {size:,}", cost["greedy"] / cost[kind], wanted)
+        for size, cost in costs.items()
+        for kind, wanted in ((LOGPROBS_OF_ONE, 0.25), (LOGPROBS_OF_ALL, 0.05))
     ]
     return Findings(results, {"choosing tokens, by vocabulary": rows})
 

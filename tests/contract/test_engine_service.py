@@ -320,7 +320,7 @@ async def test_logprobs_of_the_prompt_and_of_every_token(talk: Talk) -> None:
         assert len(found.top_token_ids) == len(found.top)
         assert max(found.chosen) <= 0
         assert list(found.top[:3]) == sorted(found.top[:3], reverse=True)
-        assert not any(each.HasField(field) for each in talk.outputs[2])
+        assert not joined(talk.outputs[2], field).chosen
     for output in talk.outputs[1]:
         assert len(output.logprobs.chosen) == len(output.token_ids)
 

@@ -171,6 +171,8 @@ async def test_a_stop_token_ends_a_sequence(engine: Engine) -> None:
         ({"max_tokens": 0}, "submit.max_tokens"),
         ({"max_tokens": CONTEXT_TOKENS}, "max_tokens"),
         ({"stop_token_ids": [2**32 - 1]}, "stop_token_ids[0]"),
+        ({"logprobs": {"top": 21}}, "submit.logprobs.top"),
+        ({"shares_prefill_of": 0}, "submit.shares_prefill_of"),
     ],
 )
 async def test_an_illegal_submit_fails_alone(
@@ -299,3 +301,11 @@ async def test_engine_info(engine: Engine) -> None:
     assert info.weights_bytes > 0
     assert info.time_since_progress_ms < 5000
     assert (info.load.max_running, info.load.max_waiting) == (64, 256)
+
+
+async def test_a_sequence_may_name_one_that_does_not_exist_or_itself(engine: Engine) -> None:
+    for number, named in ((1, 1), (2, 999)):
+        talk = engine.open()
+        await talk.submit(number, shares_prefill_of=named, ignore_eos=True)
+        assert (await talk.end(number)).finish_reason == Length
+        talk.call.cancel()

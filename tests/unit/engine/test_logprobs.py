@@ -79,6 +79,14 @@ def test_the_values_are_those_of_log_softmax() -> None:
     )
 
 
+@pytest.mark.parametrize("spread", [0.01, 3, 30])
+def test_the_sum_over_a_large_vocabulary_is_exact(spread: float) -> None:
+    scores = scores_of(7, 3, 152_063) * np.float32(spread) + np.float32(20)
+    tokens = [0, 5, 152_062]
+    found = compute_logprobs(mx.array(scores), mx.array(tokens), 1).joined()
+    np.testing.assert_allclose(found.chosen, reference(scores)[range(3), tokens], atol=2e-5)
+
+
 def test_narrow_scores_are_widened_first() -> None:
     scores = mx.array(scores_of(2, 2, 1000)).astype(mx.bfloat16)
     found = compute_logprobs(scores, mx.array([3, 4]), 2).joined()

@@ -4,14 +4,16 @@ They are computed from the scores as the model returns them: before bias, penalt
 truncation and masks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
 
-from mlxmesh_engine.sampling.randomness import blocked
+from mlxmesh_engine.sampling.randomness import blocked, padded
 from mlxmesh_engine.sampling.row_table import RowSet
+from mlxmesh_engine.sampling.truncation import row_sums
 from mlxmesh_engine.scheduling.request import LogprobOptions, Logprobs
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
@@ -54,11 +56,19 @@ def compute_logprobs(scores: mx.array, tokens: mx.array, top: int) -> LaunchedLo
     scores: (places, vocab); tokens: (places,).
     """
     scores = scores.astype(mx.float32)
-    total = mx.logsumexp(scores, axis=-1, keepdims=True)
+    total = _log_sum(scores)
     chosen = mx.take_along_axis(scores, tokens.astype(mx.uint32)[:, None], axis=-1) - total
     ids = most_likely(scores, min(top, scores.shape[-1]))
     best = mx.take_along_axis(scores, ids, axis=-1) - total
     return LaunchedLogprobs(chosen[:, 0], ids, best)
+
+
+def _log_sum(scores: mx.array) -> mx.array:
+    """The logarithm (places, 1) of the sum of the exponentials."""
+    best = mx.max(scores, axis=-1, keepdims=True)
+    # On a CPU, power is three times as fast as exp.
+    weights = mx.power(2.0, (scores - best) * math.log2(math.e))
+    return best + mx.log(row_sums(padded(weights)))
 
 
 def most_likely(scores: mx.array, count: int) -> mx.array:

@@ -72,7 +72,7 @@ class RankThreshold:
         """The smallest weight (rows, 1) that each row may draw."""
         goal = self._top_p
         if self._cuts_p:
-            goal = goal * _sum(weights)
+            goal = goal * row_sums(weights)
         if self._candidates:
             return _reached(_largest(weights, self._candidates), self._rank, goal)
         return _reached(*_narrowed(weights, self._rank, goal))
@@ -91,7 +91,7 @@ def _narrowed(
         half = left.shape[-1] // 2
         left = mx.partition(left, half, axis=-1)
         low, high = left[:, :half], left[:, half:]
-        beyond = goal - _sum(high.view(mx.float32))
+        beyond = goal - row_sums(high.view(mx.float32))
         stays = beyond <= 0
         if rank is not None:
             stays = stays | (rank <= half)
@@ -121,8 +121,8 @@ def _largest(weights: mx.array, count: int) -> mx.array:
     return mx.topk(weights, min(count, size), axis=-1)
 
 
-def _sum(weights: mx.array) -> mx.array:
-    """The sum of each row (rows, 1)."""
+def row_sums(weights: mx.array) -> mx.array:
+    """The sum of each row (rows, 1), exact enough for a large vocabulary."""
     size = weights.shape[-1]
     if size > _MAX_PLAIN_SUM:
         weights = mx.sum(blocked(weights, math.gcd(size, 64)), axis=-1)
