@@ -13,6 +13,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CountTokensResponse,
     GetGenerationRequest,
     GetGenerationResponse,
+    GetOutputFormatRequest,
+    GetOutputFormatResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
@@ -155,3 +157,11 @@ class MeshClient(ModelMethods, TelemetryMethods):
         """Counts the tokens of a prompt or a conversation."""
         request = count_request(model, options, return_token_ids=return_token_ids)
         return await self._calls.unary(self._generation.CountTokens, request, timeout_s, safe=True)
+
+    async def get_output_format(
+        self, model: str, *, timeout_s: float | None = None
+    ) -> GetOutputFormatResponse:
+        """Returns how a model's tool calls and reasoning are read, and why so."""
+        request = GetOutputFormatRequest(model=model)
+        call = self._generation.GetOutputFormat
+        return await self._calls.unary(call, request, timeout_s, safe=True)

@@ -94,6 +94,28 @@ class ModelMethods:
         response = await self._calls.unary(self._models.SetAlias, request, timeout_s, safe=False)
         return response.model
 
+    async def set_output_format(
+        self,
+        *,
+        name: str,
+        version: int = 0,
+        tool_format: str | None = None,
+        reasoning_format: str | None = None,
+        timeout_s: float | None = None,
+    ) -> model_pb.Model:
+        """Sets how output is read, for one version or for every one; None leaves a format as it is.
+
+        An empty format lets the chat template decide; `none` switches reading off.
+        """
+        request = model_pb.SetOutputFormatRequest(
+            name=name,
+            version=version,
+            tool_format=tool_format,
+            reasoning_format=reasoning_format,
+        )
+        call = self._models.SetOutputFormat
+        return (await self._calls.unary(call, request, timeout_s, safe=False)).model
+
     def watch_models(
         self, *, after_sequence: int = 0, timeout_s: float | None = None
     ) -> AsyncGenerator[model_pb.WatchModelsResponse]:

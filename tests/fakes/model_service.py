@@ -120,3 +120,4 @@ class FakeModelService(ModelServiceServicer):
 
     PullModel = ImportModel = LoadModel = _absent_stream
     RegisterModel = GetModel = ListModels = DeleteModel = UnloadModel = SetAlias = _absent
+    SetOutputFormat = _absent

@@ -197,6 +197,14 @@ class FakeGeneration(GenerationServiceServicer):
         self._enter(context)
         return g.CountTokensResponse(tokens=len(request.prompt.split()))
 
+    async def GetOutputFormat(self, request: Any, context: Any) -> g.GetOutputFormatResponse:
+        self._enter(context)
+        return g.GetOutputFormatResponse(
+            tool_format="hermes",
+            tool_reason="the chat template contains <tool_call>",
+            reasoning_reason="the chat template contains no marks of reasoning that are known",
+        )
+
 
 def _delta(index: int, place: int, word: str) -> g.Delta:
     """Text in outputs 0 and 3, arguments of a call in output 1, reasoning in output 2."""
@@ -293,6 +301,15 @@ class FakeModels(ModelServiceServicer):
         model = self._find(request.name)
         model.aliases[request.alias] = request.version
         return m.SetAliasResponse(model=model)
+
+    async def SetOutputFormat(self, request: Any, context: Any) -> m.SetOutputFormatResponse:
+        self._enter(request)
+        model = self._find(request.name)
+        for version in model.versions:
+            for name in ("tool_format", "reasoning_format"):
+                if request.version in (0, version.version) and request.HasField(name):
+                    setattr(version, name, getattr(request, name))
+        return m.SetOutputFormatResponse(model=model)
 
     async def WatchModels(self, request: Any, context: Any) -> AsyncIterator[m.WatchModelsResponse]:
         self._enter(request)

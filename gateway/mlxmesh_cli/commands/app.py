@@ -15,6 +15,7 @@ from mlxmesh_cli.commands import (
     lifecycle,
     models,
     observe,
+    output_formats,
     quotas,
     rolling,
     settings,
@@ -68,7 +69,7 @@ _add(
 _add(MESH, settings.doctor, "Check this host for problems.", "mlxmesh doctor")
 app.add_typer(settings.config, name="config", rich_help_panel=MESH)
 app.add_typer(certs.certs, name="certs", rich_help_panel=MESH)
-_add(MODELS, models.list_models, "List the models.", "mlxmesh models --json", name="models")
+app.add_typer(output_formats.models, name="models", rich_help_panel=MODELS)
 _add(
     MODELS,
     models.register,

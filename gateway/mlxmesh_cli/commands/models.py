@@ -1,4 +1,4 @@
-"""Commands about models: list, add, load, unload, delete, alias."""
+"""Commands about models: list, add, load, unload, delete, alias. The list is in a group."""
 
 from __future__ import annotations
 

@@ -53,6 +53,7 @@ _GENERATION: Mapping[str, Policy] = {
     "GetGeneration": Policy(safe=True, everywhere=True, key=lambda request: request.request_id),
     "CancelGeneration": Policy(safe=True, everywhere=True, key=lambda request: request.request_id),
     "CountTokens": Policy(safe=True, hedged=True),
+    "GetOutputFormat": Policy(safe=True),
 }
 _MODEL: Mapping[str, Policy] = {
     "PullModel": Policy(lasting=True),
@@ -64,6 +65,7 @@ _MODEL: Mapping[str, Policy] = {
     "LoadModel": Policy(lasting=True),
     "UnloadModel": Policy(),
     "SetAlias": Policy(),
+    "SetOutputFormat": Policy(),
     "WatchModels": Policy(safe=True, lasting=True),
 }
 _ACCESS: Mapping[str, Policy] = {

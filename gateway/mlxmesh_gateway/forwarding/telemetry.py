@@ -88,6 +88,9 @@ def describe_request(request: Message) -> None:
         operation = "chat" if asked.HasField("chat") else "text_completion"
         span.set_attribute(attributes.OPERATION, operation)
         span.set_attribute(attributes.REQUEST_MODEL, asked.model)
+    if isinstance(asked, GenerateRequest):
+        labels = {attributes.LABEL + key: value for key, value in asked.labels.items()}
+        span.set_attributes(labels)
     if request_id := getattr(asked, "request_id", ""):
         span.set_attribute(attributes.REQUEST_ID, request_id)
 

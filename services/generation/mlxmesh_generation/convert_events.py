@@ -25,6 +25,7 @@ from mlxmesh_generation.domain.request import (
     TokenLogprob,
     TotalUsage,
 )
+from mlxmesh_generation.parsers.choose import OutputFormat
 from mlxmesh_shared.rpc.error_status import to_failure
 
 _REASONS = {
@@ -271,3 +272,14 @@ def finished_of(message: generation_pb2.Finished) -> Finished:
 
 def _total_of(message: Usage) -> TotalUsage:
     return TotalUsage(message.completion_tokens, message.reasoning_tokens, message.cached_tokens)
+
+
+def output_format_response(chosen: OutputFormat) -> generation_pb2.GetOutputFormatResponse:
+    return generation_pb2.GetOutputFormatResponse(
+        tool_format=chosen.tools.name,
+        tool_reason=chosen.tools.reason,
+        reasoning_format=chosen.reasoning.name,
+        reasoning_reason=chosen.reasoning.reason,
+        reasoning_switch=chosen.switch is not None,
+        reasoning_effort=bool(chosen.effort),
+    )

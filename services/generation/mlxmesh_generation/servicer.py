@@ -16,6 +16,8 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     GetGenerationRequest,
     GetGenerationResponse,
+    GetOutputFormatRequest,
+    GetOutputFormatResponse,
     RelayRequest,
     ResumeGenerationRequest,
     ResumeGenerationResponse,
@@ -30,6 +32,7 @@ from mlxmesh_generation.placement.engines import Engines
 from mlxmesh_generation.relay.servicer import Relays
 from mlxmesh_generation.streams.generations import Generations
 from mlxmesh_shared.errors import MethodNotFound
+from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.registry.convert import breaker_message, instance_message
 from mlxmesh_shared.rpc.caller import claimed_caller, forwarded_owner
 from mlxmesh_shared.rpc.server import remaining_s
@@ -108,6 +111,12 @@ class GenerationServicer(GenerationServiceServicer):
         token_ids = await self._generations.count(asked)
         returned = token_ids if request.return_token_ids else ()
         return CountTokensResponse(tokens=len(token_ids), token_ids=returned)
+
+    async def GetOutputFormat(
+        self, request: GetOutputFormatRequest, context: Any
+    ) -> GetOutputFormatResponse:
+        chosen = await self._generations.output_format(ModelReference.parse(request.model))
+        return convert_events.output_format_response(chosen)
 
 
 def _asked(request: GenerateRequest, context: Any) -> GenerationRequest:

@@ -69,6 +69,8 @@ def to_version(
         create_time=created,
         retry_in_ms=round(version.retry_in_s * 1000),
         rejections={one: to_failure(cause) for one, cause in (rejections or {}).items()},
+        tool_format=version.formats.tools,
+        reasoning_format=version.formats.reasoning,
     )
 
 

@@ -127,6 +127,17 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         model = await self._store.set_alias(request.name, request.alias, request.version)
         return pb.SetAliasResponse(model=convert.to_model(model))
 
+    async def SetOutputFormat(
+        self, request: pb.SetOutputFormatRequest, context: _Context
+    ) -> pb.SetOutputFormatResponse:
+        model = await self._store.set_output_formats(
+            request.name,
+            request.version,
+            tools=request.tool_format if request.HasField("tool_format") else None,
+            reasoning=request.reasoning_format if request.HasField("reasoning_format") else None,
+        )
+        return pb.SetOutputFormatResponse(model=convert.to_model(model))
+
     async def WatchModels(
         self, request: pb.WatchModelsRequest, context: _Context
     ) -> AsyncGenerator[pb.WatchModelsResponse]:

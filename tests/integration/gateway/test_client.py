@@ -28,6 +28,8 @@ async def test_models_are_registered_listed_loaded_and_removed(stand: Any) -> No
     assert loads == [0, 1, 2]
     aliased = await client.set_alias(name="a", alias="stable", version=1)
     assert dict(aliased.aliases) == {"stable": 1}
+    changed = await client.set_output_format(name="a", tool_format="hermes", reasoning_format="")
+    assert [version.tool_format for version in changed.versions] == ["hermes"]
     assert (await client.unload_model("a")).version == 1
     await client.delete_model("a")
     with pytest.raises(ModelNotFound):
@@ -98,6 +100,17 @@ async def test_reads_are_tried_again_while_the_mesh_is_unavailable(stand: Any) -
     client = await stand.client(await stand.gateway())
 
     assert (await client.count_tokens("pocket", prompt="a b")).tokens == 2
+    assert generation.failures == []
+
+
+async def test_the_format_of_a_models_output_is_relayed(stand: Any) -> None:
+    generation = await stand.generation()
+    generation.failures = [NoReplica("starting")]
+    client = await stand.client(await stand.gateway())
+
+    told = await client.get_output_format("pocket")
+
+    assert (told.tool_format, told.reasoning_format) == ("hermes", "")
     assert generation.failures == []
 
 

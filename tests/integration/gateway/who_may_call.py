@@ -39,6 +39,7 @@ METHODS = """
 /mlxmesh.generation.v1.GenerationService/CountTokens client admin
 /mlxmesh.generation.v1.GenerationService/Generate client admin
 /mlxmesh.generation.v1.GenerationService/GetGeneration client admin
+/mlxmesh.generation.v1.GenerationService/GetOutputFormat client admin
 /mlxmesh.generation.v1.GenerationService/Relay nobody
 /mlxmesh.generation.v1.GenerationService/ResumeGeneration nobody
 /mlxmesh.model.v1.ModelService/DeleteModel admin
@@ -50,6 +51,7 @@ METHODS = """
 /mlxmesh.model.v1.ModelService/PullModel admin
 /mlxmesh.model.v1.ModelService/RegisterModel admin
 /mlxmesh.model.v1.ModelService/SetAlias admin
+/mlxmesh.model.v1.ModelService/SetOutputFormat admin
 /mlxmesh.model.v1.ModelService/UnloadModel admin
 /mlxmesh.model.v1.ModelService/WatchModels client admin
 /mlxmesh.telemetry.v1.TelemetryService/GetMeshStatus client admin

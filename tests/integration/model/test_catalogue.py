@@ -76,6 +76,36 @@ async def test_the_aliases_of_a_deleted_version_are_deleted(service):
     assert ([v.version for v in model.versions], dict(model.aliases)) == ([2], {})
 
 
+async def test_output_formats_are_set_for_one_version_or_for_all(service):
+    await service.register(rows=8)
+    await service.register(rows=16)
+    request = pb.SetOutputFormatRequest(name="pocket", version=2, tool_format="hermes")
+    answer = await service.stub.SetOutputFormat(request)
+    assert _formats(answer.model) == [("", ""), ("hermes", "")]
+    request = pb.SetOutputFormatRequest(name="pocket", reasoning_format="think")
+    answer = await service.stub.SetOutputFormat(request)
+    assert _formats(answer.model) == [("", "think"), ("hermes", "think")]
+    request = pb.SetOutputFormatRequest(name="pocket", tool_format="", reasoning_format="none")
+    answer = await service.stub.SetOutputFormat(request)
+    assert _formats(answer.model) == [("", "none"), ("", "none")]
+    assert _formats(await service.model()) == _formats(answer.model)
+
+
+async def test_a_watcher_sees_a_new_output_format_once(service):
+    await service.register("a")
+    events = await watch(service)
+    await until_synced(events)
+    for tool_format in ("json", "json", "hermes"):
+        request = pb.SetOutputFormatRequest(name="a", tool_format=tool_format)
+        await service.stub.SetOutputFormat(request)
+    seen = [_formats((await anext(events)).model) for _ in range(2)]
+    assert seen == [[("json", "")], [("hermes", "")]]
+
+
+def _formats(model):
+    return [(version.tool_format, version.reasoning_format) for version in model.versions]
+
+
 async def test_registered_directories_are_not_removed(service, tmp_path):
     directory = write_model(tmp_path / "model")
     await register(service, directory)
@@ -124,6 +154,30 @@ CASES = [
         "version",
     ),
     ("SetAlias", pb.SetAliasRequest(name="pocket", alias="../a"), InvalidArgument, "alias"),
+    (
+        "SetOutputFormat",
+        pb.SetOutputFormatRequest(name="nothing", tool_format="json"),
+        ModelNotFound,
+        "name",
+    ),
+    (
+        "SetOutputFormat",
+        pb.SetOutputFormatRequest(name="pocket", version=9, tool_format="json"),
+        ModelNotFound,
+        "version",
+    ),
+    (
+        "SetOutputFormat",
+        pb.SetOutputFormatRequest(name="pocket", tool_format="Not One"),
+        InvalidArgument,
+        "tool_format",
+    ),
+    (
+        "SetOutputFormat",
+        pb.SetOutputFormatRequest(name="pocket", reasoning_format="-"),
+        InvalidArgument,
+        "reasoning_format",
+    ),
     (
         "RegisterModel",
         pb.RegisterModelRequest(name="..", directory="/tmp"),

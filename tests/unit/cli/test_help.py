@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mlxmesh_cli.commands.app import app
 
 GROUP = cast("Any", get_command(app))
-GROUPS = ("config", "certs", "users", "keys", "quotas")
+GROUPS = ("config", "certs", "models", "users", "keys", "quotas")
 COMMANDS: list[str] = sorted(GROUP.commands)
 
 
@@ -80,6 +80,9 @@ def test_help_imports_nothing_heavy() -> None:
         ["generate", "--max-tokens", "many"],
         ["logs", "-n", "-1"],
         ["models", "--address", "nonsense"],
+        ["models", "--json", "show", "pocket"],
+        ["models", "show"],
+        ["models", "set"],
         ["keys", "revoke"],
         ["users", "set-role", "ada", "boss"],
         ["nonsense"],

@@ -50,6 +50,7 @@ def test_what_changes_something_is_never_done_twice() -> None:
         "Generate",
         "GetGeneration",
         "GetModel",
+        "GetOutputFormat",
         "ListModels",
         "WatchModels",
     }

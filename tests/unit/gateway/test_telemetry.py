@@ -29,6 +29,7 @@ from mlxmesh_shared.telemetry.sdk import Recorder
 
 GENERATE = GenerateRequest(model="pocket:stable", prompt="secret", request_id="mine")
 CHAT = GenerateRequest(model="pocket", chat=ChatInput())
+LABELLED = GenerateRequest(model="pocket", prompt="x", labels={"team": "search", "run.id": "7"})
 OF_GENERATE = {
     "gen_ai.operation.name": "text_completion",
     "gen_ai.request.model": "pocket:stable",
@@ -52,10 +53,19 @@ def span() -> Iterator[Any]:
         (CompleteRequest(generation=GENERATE), OF_GENERATE),
         (CHAT, OF_CHAT),
         (CountTokensRequest(model="pocket", chat=ChatInput()), OF_CHAT),
+        (
+            LABELLED,
+            {
+                "gen_ai.operation.name": "text_completion",
+                "gen_ai.request.model": "pocket",
+                "mlxmesh.label.team": "search",
+                "mlxmesh.label.run.id": "7",
+            },
+        ),
         (ListModelsRequest(), {}),
     ],
 )
-def test_a_request_is_told_by_model_and_id_alone(
+def test_a_request_is_told_by_model_id_and_labels_alone(
     span: Any, request_: Message, told: dict[str, str]
 ) -> None:
     describe_request(request_)

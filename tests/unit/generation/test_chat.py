@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mlxmesh_generation.domain.request import Chat, ChatTurn
 from mlxmesh_generation.text.chat_template import CompiledTemplate
-from mlxmesh_generation.text.prompts import conversation
+from mlxmesh_generation.text.conversation import conversation
 from mlxmesh_generation.text.template_limits import TemplateRefused, TemplateUnusable
 from tests.fakes.tokenizer_files import CHAT_TEMPLATE
 

@@ -15,7 +15,7 @@ import pytest
 
 from mlxmesh_generation.domain.request import Chat, ChatTurn
 from mlxmesh_generation.text import render_process
-from mlxmesh_generation.text.prompts import conversation
+from mlxmesh_generation.text.conversation import conversation
 from mlxmesh_generation.text.rendering import ChatTemplate, Renderers
 from mlxmesh_shared.errors import Draining, InvalidArgument, ServiceUnavailable
 from tests.fakes.tokenizer_files import CHAT_TEMPLATE

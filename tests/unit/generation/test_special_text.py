@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from mlxmesh_generation.domain.request import Chat, ChatTurn
 from mlxmesh_generation.text.chat_template import CompiledTemplate
-from mlxmesh_generation.text.prompts import conversation
+from mlxmesh_generation.text.conversation import conversation
 from mlxmesh_generation.text.special_text import MARK, SpecialTexts, without_marks
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from tests.fakes import tokenizer_files

@@ -17,6 +17,10 @@ class ModelVersion:
     context_tokens: int
     vocab_size: int
     desired_replicas: int
+    tool_format: str = ""
+    """As set for it; empty when its chat template decides."""
+    reasoning_format: str = ""
+    """As set for it; empty when its chat template decides."""
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"

@@ -7,7 +7,10 @@ from mlxmesh_generation.domain.request import Tool
 from mlxmesh_generation.parsers.parts import OutputParser
 
 TokenId = Callable[[str], int | None]
-"""The id of the special token with a text; None if no special token has it."""
+"""The id of the added token with a text; None if no added token has it.
+
+Added tokens that are not special count too: to llguidance, one such as `<tool_call>` is no text.
+"""
 
 
 class ToolFormat(Protocol):

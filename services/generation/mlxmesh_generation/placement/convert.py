@@ -166,4 +166,6 @@ def _version(name: str, message: model_pb2.ModelVersion) -> ModelVersion:
         context_tokens=message.context_tokens or _NO_LIMIT,
         vocab_size=message.vocab_size or _NO_LIMIT,
         desired_replicas=message.desired_replicas,
+        tool_format=message.tool_format,
+        reasoning_format=message.reasoning_format,
     )

@@ -155,6 +155,7 @@ class Engines:
                 if self._prefer_warm
                 else {},
                 spread_by=prompt_prefixes[0] if prompt_prefixes else 0,
+                session_id=request.request.session_id,
             )
         except QueueFull as error:
             retry_delays = self._retry_delays[version.name, str(version.version)]

@@ -137,10 +137,13 @@ def pick(
     avoid: Collection[str] = (),
     warm_tokens: Mapping[str, int] = MappingProxyType({}),
     spread_by: int = 0,
+    session_id: str = "",
 ) -> str:
     """The sound replica that has the longest part of the prompt warm and is not overloaded.
 
-    Without one, the replica with the least outstanding work; of equals, the same one for the same
+    A request of a session goes to the replica that its session_id ranks first of those that are not
+    overloaded: the same one as before, whatever it has warm. Without an overload to avoid or a warm
+    replica, the replica with the least outstanding work; of equals, the same one for the same
     `spread_by`, the first by id when it is 0. Sound are those that are connected and not ejected;
     when all that are connected are ejected, they count as sound: the last one is never ejected.
 
@@ -160,8 +163,11 @@ def pick(
             retry_delay_s=RETRY_DELAY_S,
         )
     most = most_outstanding(candidates)
-    warm = [r for r in free if r.engine_id in warm_tokens and r.outstanding < most]
-    if warm:
+    fitting = [replica for replica in free if replica.outstanding < most]
+    warm = [replica for replica in fitting if replica.engine_id in warm_tokens]
+    if session_id and fitting:
+        best = max(fitting, key=lambda r: (_session_rank(session_id, r), r.engine_id))
+    elif warm:
         best = min(warm, key=lambda r: (-warm_tokens[r.engine_id], r.outstanding, r.engine_id))
     else:
         best = min(free, key=lambda r: (r.outstanding, _rank(spread_by, r), r.engine_id))
@@ -172,6 +178,15 @@ def most_outstanding(replicas: Sequence[Replica]) -> int:
     """The most sequences, the next one included, that a replica may have to be chosen by prefix."""
     mean = (sum(replica.outstanding for replica in replicas) + 1) / len(replicas)
     return max(ALWAYS_ALLOWED, int(MAX_OF_MEAN_LOAD * mean))
+
+
+def _session_rank(session_id: str, replica: Replica) -> bytes:
+    """As _rank(), by a hash that spreads similar names too.
+
+    With the bound on the load, an overloaded replica's sessions go to their next one each, as in
+    Mirrokni et al. above.
+    """
+    return blake2b(f"{session_id} {replica.engine_id}".encode(), digest_size=8).digest()
 
 
 def _rank(spread_by: int, replica: Replica) -> int:

@@ -20,6 +20,7 @@ from mlxmesh_generation.domain.request import (
     Resumed,
     Snapshot,
 )
+from mlxmesh_generation.parsers.choose import OutputFormat
 from mlxmesh_generation.placement.sequence import Placer
 from mlxmesh_generation.streams.entries import Entry, EntryIndex
 from mlxmesh_generation.streams.generation import Generation
@@ -31,6 +32,7 @@ from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.streams.transcript import Transcript
 from mlxmesh_shared.errors import Cancelled, GenerationExists, GenerationNotFound, MessagesExpired
 from mlxmesh_shared.events import Publish, discard_event
+from mlxmesh_shared.reference import ModelReference
 
 MAX_UNREAD_BYTES = 128 * 2**20
 
@@ -144,6 +146,10 @@ class Generations:
         """
         with self._limits.holding(request.caller, request.message_bytes):
             return await self._preparation.count(request)
+
+    async def output_format(self, model: ModelReference) -> OutputFormat:
+        """How the output of a model is read."""
+        return await self._preparation.output_format(model)
 
     async def _find_repeated(self, request: GenerationRequest) -> Transcript | None:
         """The messages of an equal request that was sent before and has not failed."""

@@ -1,19 +1,27 @@
-"""Prepares a request: resolves its model and tokenizes its input."""
+"""Prepares a request: resolves its model, tokenizes its input, and plans its outputs."""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
-from mlxmesh_generation.domain.request import CountRequest, GenerationRequest, Resumed
+from mlxmesh_generation.domain.request import Chat, CountRequest, GenerationRequest, Resumed
+from mlxmesh_generation.parsers.choose import OutputFormat, choose
+from mlxmesh_generation.parsers.parts import Reading
+from mlxmesh_generation.parsers.registry import REASONING_FORMATS, TOOL_FORMATS
 from mlxmesh_generation.placement.engines import Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror
+from mlxmesh_generation.placement.sequence import EngineConstraint
+from mlxmesh_generation.streams import output_rules
+from mlxmesh_generation.streams.output_rules import ModelFormat
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.text import prompts
-from mlxmesh_generation.text.prompts import Prompts
+from mlxmesh_generation.text.prompts import Prompt, Prompts
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_generation.text.tokenizers import Tokenizers
 from mlxmesh_shared.errors import ModelNotLoaded
+from mlxmesh_shared.reference import ModelReference
 
 # An engine that is starting or restarting may connect within this time.
 REPLICA_WAIT_S = 2.0
@@ -30,7 +38,7 @@ class Prepared:
 
 
 class Preparation:
-    """Resolves models and tokenizes inputs."""
+    """Resolves models, tokenizes inputs, and plans how outputs are constrained and read."""
 
     def __init__(
         self,
@@ -50,9 +58,24 @@ class Preparation:
         version = await self._catalogue.resolve(request.model)
         self._prompts.expect(request.input)
         tokenizer = await self._tokenizers.get(version)
-        return await self._prompts.token_ids(
-            request.input, tokenizer, version, caller=request.caller
+        variables: Mapping[str, Any] = {}
+        if isinstance(request.input, Chat) and tokenizer.chat is not None:
+            model = _model_format(version, tokenizer, with_tools=request.input.tools is not None)
+            output_rules.check_chat(request.input, model)
+            variables = output_rules.template_variables(request.input.reasoning, model.chosen)
+        prompt = await self._prompts.tokenize(
+            request.input, tokenizer, version, caller=request.caller, variables=variables
         )
+        return prompt.token_ids
+
+    async def output_format(self, reference: ModelReference) -> OutputFormat:
+        """How the output of a model is read.
+
+        Raises: IllegalState for a setting that names no format.
+        """
+        version = await self._catalogue.resolve(reference)
+        tokenizer = await self._tokenizers.get(version)
+        return _model_format(version, tokenizer, with_tools=True).chosen
 
     async def prepare(
         self,
@@ -70,7 +93,8 @@ class Preparation:
         prompts.check_vocabulary(request, version)
         self._prompts.expect(request.input)
         tokenizer = await self._tokenizers.get(version)
-        plan = await self._plan(request, version, tokenizer, received_s, timeout_s)
+        shaped = await self._shaped(request, version, tokenizer)
+        plan = _plan(request, version, shaped, received_s, timeout_s)
         if resumed is not None:
             prompts.check_resumed(resumed, request, version, plan.max_tokens)
         return Prepared(plan, tokenizer)
@@ -80,26 +104,42 @@ class Preparation:
         wait_s = REPLICA_WAIT_S if timeout_s is None else min(REPLICA_WAIT_S, timeout_s / 2)
         await self._replicas.wait_connected(plan.version, wait_s)
 
-    async def _plan(
+    async def _shaped(
+        self, request: GenerationRequest, version: ModelVersion, tokenizer: ModelTokenizer
+    ) -> "_Shaped":
+        """The prompt of a request, and how its outputs are constrained and read."""
+        source = request.input
+        if not isinstance(source, Chat) or tokenizer.chat is None:
+            prompt = await self._prompts.tokenize(source, tokenizer, version, caller=request.caller)
+            return _Shaped(prompt, output_rules.plain_constraint(request.constraint))
+        model = _model_format(version, tokenizer, with_tools=source.tools is not None)
+        chat = output_rules.checked(request, source, model)
+        prompt = await self._render(chat, request, version, tokenizer, model)
+        if output_rules.is_undecided(chat, model, prompt.text):
+            reasoning = replace(chat, reasoning=replace(chat.reasoning, enabled=True))
+            same = await self._render(reasoning, request, version, tokenizer, model)
+            chat = reasoning if same.text == prompt.text else chat
+        constraint = output_rules.chat_constraint(
+            request,
+            chat,
+            model,
+            prompt.text,
+            token_id=tokenizer.added_tokens.get,
+            encode=tokenizer.encode_rendered,
+        )
+        return _Shaped(prompt, constraint, output_rules.reading(chat, model, prompt.text))
+
+    async def _render(
         self,
+        chat: Chat,
         request: GenerationRequest,
         version: ModelVersion,
         tokenizer: ModelTokenizer,
-        received_s: float,
-        timeout_s: float | None,
-    ) -> Plan:
-        token_ids = await self._prompts.token_ids(
-            request.input, tokenizer, version, caller=request.caller
-        )
-        seed = request.sampling.seed
-        return Plan(
-            request=request,
-            version=version,
-            prompt_token_ids=token_ids,
-            max_tokens=prompts.max_tokens(request, version, len(token_ids)),
-            seed=random.getrandbits(_SEED_BITS) if seed is None else seed,
-            received_s=received_s,
-            deadline_s=None if timeout_s is None else received_s + timeout_s,
+        model: ModelFormat,
+    ) -> Prompt:
+        variables = output_rules.template_variables(chat.reasoning, model.chosen)
+        return await self._prompts.tokenize(
+            chat, tokenizer, version, caller=request.caller, variables=variables
         )
 
     def _check_loaded(self, version: ModelVersion) -> None:
@@ -108,3 +148,53 @@ class Preparation:
                 f"model {version} is registered but not loaded; run `mlxmesh load {version}`",
                 field="model",
             )
+
+
+@dataclass(frozen=True)
+class _Shaped:
+    """A prompt, and the shape of its outputs."""
+
+    prompt: Prompt
+    constraint: EngineConstraint | None = None
+    reading: Reading | None = None
+
+
+def _model_format(
+    version: ModelVersion, tokenizer: ModelTokenizer, *, with_tools: bool
+) -> ModelFormat:
+    """Raises: IllegalState for a setting that names no format."""
+    chosen = choose(
+        tokenizer.chat.source if tokenizer.chat is not None else None,
+        tokenizer.added_texts,
+        tool_setting=version.tool_format,
+        reasoning_setting=version.reasoning_format,
+    )
+    model, known = str(version), output_rules.known_format
+    return ModelFormat(
+        model,
+        chosen,
+        known(chosen.tools, TOOL_FORMATS, "tool format", model) if with_tools else None,
+        known(chosen.reasoning, REASONING_FORMATS, "reasoning format", model),
+    )
+
+
+def _plan(
+    request: GenerationRequest,
+    version: ModelVersion,
+    shaped: _Shaped,
+    received_s: float,
+    timeout_s: float | None,
+) -> Plan:
+    token_ids = shaped.prompt.token_ids
+    seed = request.sampling.seed
+    return Plan(
+        request=request,
+        version=version,
+        prompt_token_ids=token_ids,
+        max_tokens=prompts.max_tokens(request, version, len(token_ids)),
+        seed=random.getrandbits(_SEED_BITS) if seed is None else seed,
+        received_s=received_s,
+        deadline_s=None if timeout_s is None else received_s + timeout_s,
+        constraint=shaped.constraint,
+        reading=shaped.reading,
+    )

@@ -7,6 +7,7 @@ Source: transformers 5.23, utils/chat_template_utils.py.
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -20,6 +21,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlxmesh_generation.text import template_limits
+from mlxmesh_generation.text.special_text import MARK
 from mlxmesh_generation.text.template_limits import (
     MAX_RENDER_S,
     TemplateRefused,
@@ -28,6 +30,7 @@ from mlxmesh_generation.text.template_limits import (
 
 MAX_RENDERED_CHARACTERS = 16_000_000
 MAX_TEMPLATE_CHARACTERS = 2**20
+_ESCAPED_MARK = re.compile(r"(?<!\\)((?:\\\\)*)" + re.escape(json.dumps(MARK)[1:-1]))
 _DEFAULT_GLOBALS = ("range", "dict", "namespace")
 
 
@@ -177,13 +180,15 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     # Unlike jinja2's filter, this one does not escape for HTML.
-    return json.dumps(
+    text = json.dumps(
         value,
         ensure_ascii=ensure_ascii,
         indent=indent,
         separators=separators,
         sort_keys=sort_keys,
     )
+    # A mark must stay one. A backslash of the caller's is written as two.
+    return _ESCAPED_MARK.sub(rf"\1{MARK}", text) if ensure_ascii else text
 
 
 _OWN_GLOBALS = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}

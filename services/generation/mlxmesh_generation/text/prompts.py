@@ -1,7 +1,10 @@
 """Tokenizes a request's input, within the model's limits."""
 
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
@@ -12,7 +15,8 @@ from mlxmesh_generation.domain.request import (
     PromptText,
     Resumed,
 )
-from mlxmesh_generation.text.rendering import ChatTemplate, Renderers
+from mlxmesh_generation.text.conversation import conversation
+from mlxmesh_generation.text.rendering import ChatTemplate, Rendered, Renderers
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_generation.text.worker_threads import FairThreadPool
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
@@ -24,6 +28,15 @@ INLINE_CHARACTERS = 4_096
 # only with more than CAPPED_TOKEN_BYTES per token, which no real text has.
 CHEAP_BYTES = 2**20
 CAPPED_TOKEN_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenized input."""
+
+    token_ids: Sequence[int]
+    text: str = ""
+    """What the chat template made, the caller's special texts in it marked; empty for others."""
 
 
 class Prompts:
@@ -41,35 +54,60 @@ class Prompts:
     async def token_ids(
         self, source: PromptInput, tokenizer: ModelTokenizer, version: ModelVersion, *, caller: str
     ) -> Sequence[int]:
-        """The input's token ids, checked only roughly against the context.
+        """The input's token ids, as tokenize() makes them."""
+        return (await self.tokenize(source, tokenizer, version, caller=caller)).token_ids
 
+    async def tokenize(
+        self,
+        source: PromptInput,
+        tokenizer: ModelTokenizer,
+        version: ModelVersion,
+        *,
+        caller: str,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Prompt:
+        """The prompt of an input, checked only roughly against the context.
+
+        variables: what a chat template gets beside the conversation.
         Raises: InvalidArgument(field="chat") when there is no template or it refuses,
-        ContextTooLong for a text so long that it cannot fit.
+        InvalidArgument(field="tools") when it does so only because of the tools, ContextTooLong for
+        a text so long that it cannot fit.
         """
         if isinstance(source, PromptText):
             check_length(source.text, tokenizer, version, "prompt")
             if len(source.text) <= INLINE_CHARACTERS:
-                return _compact(tokenizer.encode_prompt(source.text))
-            return await self._threads.run(caller, _prompt_ids, source, tokenizer)
+                return Prompt(_compact(tokenizer.encode_prompt(source.text)))
+            return Prompt(await self._threads.run(caller, _prompt_ids, source, tokenizer))
         if isinstance(source, Chat):
-            return await self._threads.run(caller, self._chat_ids, source, tokenizer, version)
-        return source.token_ids
+            render = partial(self._chat, variables=variables)
+            return await self._threads.run(caller, render, source, tokenizer, version)
+        return Prompt(source.token_ids)
 
-    def _chat_ids(
-        self, chat: Chat, tokenizer: ModelTokenizer, version: ModelVersion
-    ) -> Sequence[int]:
-        rendered = self._renderers.render(_template(tokenizer), conversation(chat))
+    def _chat(
+        self,
+        chat: Chat,
+        tokenizer: ModelTokenizer,
+        version: ModelVersion,
+        *,
+        variables: Mapping[str, Any],
+    ) -> Prompt:
+        rendered = self._rendered(chat, _template(tokenizer), variables)
         check_length(rendered.text, tokenizer, version, "chat")
         token_ids = tokenizer.encode_rendered(rendered.text, has_marks=rendered.has_marks)
-        return _compact(token_ids)
+        return Prompt(_compact(token_ids), rendered.text)
 
-
-def conversation(chat: Chat) -> dict[str, Any]:
-    """The variables of a chat template."""
-    return {
-        "messages": [{"role": turn.role, "content": turn.content} for turn in chat.turns],
-        "add_generation_prompt": chat.add_generation_prompt,
-    }
+    def _rendered(
+        self, chat: Chat, template: ChatTemplate, variables: Mapping[str, Any]
+    ) -> Rendered:
+        values = conversation(chat, template.source, variables)
+        try:
+            return self._renderers.render(template, values)
+        except InvalidArgument as error:
+            if chat.tools is None:
+                raise
+            del values["tools"]
+            self._renderers.render(template, values)
+            raise InvalidArgument(f"with these tools, {error}", field="tools") from error
 
 
 def check_length(text: str, tokenizer: ModelTokenizer, version: ModelVersion, field: str) -> None:

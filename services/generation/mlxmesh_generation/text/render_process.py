@@ -28,6 +28,7 @@ from mlxmesh_generation.text.render_frames import (
 )
 from mlxmesh_generation.text.special_text import SpecialTexts
 from mlxmesh_generation.text.template_limits import TemplateRefused, TemplateUnusable
+from mlxmesh_generation.text.template_values import template_values
 
 MAX_MEMORY_BYTES = 512 * 2**20
 """The memory that one rendering may use beyond that of the idle process."""
@@ -66,8 +67,8 @@ class Renderer:
                 SpecialTexts(request["special_texts"]),
             )
         template, special = self._templates[request["template"]]
-        conversation, has_marks = special.marked(request["conversation"])
-        text = template.render(conversation)
+        values, has_marks = template_values(request["conversation"], special)
+        text = template.render(values)
         try:
             return (MARKED_TEXT if has_marks else TEXT) + text.encode()
         except UnicodeEncodeError:

@@ -9,6 +9,7 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -127,6 +128,16 @@ class ModelTokenizer:
         if has_marks:
             return self._codec.encode_marked(text)
         return self._codec.encode(text, add_special_tokens=False)
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """The ids of special and other added tokens, by their texts."""
+        return self._codec.added_tokens
+
+    @cached_property
+    def added_texts(self) -> frozenset[str]:
+        """The texts of special and other added tokens."""
+        return frozenset(self._codec.added_tokens)
 
     @property
     def max_token_bytes(self) -> int | None:

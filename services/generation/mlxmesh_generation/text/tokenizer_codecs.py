@@ -24,6 +24,8 @@ class Codec(Protocol):
     @property
     def special_texts(self) -> Collection[str]: ...
     @property
+    def added_tokens(self) -> Mapping[str, int]: ...
+    @property
     def max_token_bytes(self) -> int | None: ...
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
     def encode_marked(self, text: str) -> list[int]: ...
@@ -43,6 +45,7 @@ class FastCodec:
         special = {number: token.content for number, token in added.items() if token.special}
         self._special: Mapping[int, str] = special
         self.special_texts = frozenset(special.values())
+        self.added_tokens = {token.content: number for number, token in added.items()}
         decoder = backend.decoder
         self._byte_level = decoder is not None and type(decoder).__name__ == "ByteLevel"
         vocabulary: dict[str, int] = backend.get_vocab()
@@ -150,6 +153,7 @@ class PlainCodec:
         }
         self._size = len(tokenizer)
         self.special_texts = frozenset(cast("list[str]", tokenizer.all_special_tokens))
+        self.added_tokens = cast("dict[str, int]", tokenizer.get_added_vocab())
         self.max_token_bytes = None
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:

@@ -87,6 +87,14 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFormats:
+    """How the output of a version is read; empty where its chat template decides."""
+
+    tools: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """A version of a model.
 
@@ -103,6 +111,7 @@ class Version:
     replicas: tuple[Replica, ...] = ()
     failure: FailureRecord | None = None
     intent: int = 0
+    formats: OutputFormats = OutputFormats()
 
     @property
     def ready_replicas(self) -> int:

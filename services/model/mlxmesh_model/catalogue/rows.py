@@ -9,6 +9,7 @@ from mlxmesh_model.catalogue.models import (
     Artifact,
     FailureRecord,
     Model,
+    OutputFormats,
     Phase,
     Replica,
     Source,
@@ -37,6 +38,8 @@ VERSION_COLUMNS = (
     "vocab_size",
     "desired_replicas",
     "intent",
+    "tool_format",
+    "reasoning_format",
     "failure_code",
     "failure_reason",
     "failure_message",
@@ -81,6 +84,7 @@ def version_values(version: Version) -> Sequence[Value]:
         *astuple(version.artifact or _NOTHING_ON_DISK),
         version.desired_replicas,
         version.intent,
+        *astuple(version.formats),
         *astuple(version.failure or _NO_FAILURE),
     )
 
@@ -116,6 +120,7 @@ def _to_version(row: Row, replicas: tuple[Replica, ...]) -> Version:
         replicas=replicas,
         failure=_to_failure(row),
         intent=row["intent"],
+        formats=OutputFormats(row["tool_format"], row["reasoning_format"]),
     )
 
 

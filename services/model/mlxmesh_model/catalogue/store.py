@@ -8,7 +8,15 @@ from functools import partial
 
 from mlxmesh_model.catalogue import lifecycle, queries
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, Action, State
-from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Source, Version
+from mlxmesh_model.catalogue.models import (
+    Artifact,
+    Change,
+    FailureRecord,
+    Model,
+    OutputFormats,
+    Source,
+    Version,
+)
 from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_shared.errors import ModelNotFound
 from mlxmesh_shared.reference import ModelReference
@@ -173,6 +181,26 @@ class Store:
             else:
                 model.version(number, field="version")
                 await queries.put_alias(session, name, alias, number)
+        return await self.model(name)
+
+    @uncancellable
+    async def set_output_formats(
+        self, name: str, number: int, *, tools: str | None, reasoning: str | None
+    ) -> Model:
+        """Sets the formats of a version, or of all for 0; None leaves one as it is.
+
+        Raises: ModelNotFound.
+        """
+        async with self._changing(name) as (session, model):
+            if model is None:
+                raise _not_found(name, field="name")
+            changed = [model.version(number, field="version")] if number else model.versions
+            for version in changed:
+                formats = OutputFormats(
+                    version.formats.tools if tools is None else tools,
+                    version.formats.reasoning if reasoning is None else reasoning,
+                )
+                await queries.put_version(session, replace(version, formats=formats))
         return await self.model(name)
 
     # Changing replicas.
