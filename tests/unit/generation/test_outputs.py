@@ -185,6 +185,18 @@ async def test_an_output_beside_the_first_is_placed_once_there_is_room(
     assert len(await running.events()) == 5
 
 
+async def test_an_output_without_room_ends_all_in_time(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, n=2, max_places=1, engine_wait_s=0.05)
+    running.accept()
+    running.tokens("so far")
+    events: list[Event] = []
+    with pytest.raises(QueueFull) as caught:
+        await running.read_into(events)
+    assert caught.value.retry_delay_s
+    assert whole(events).text == "so far"
+    assert running.sequence_of(0).dropped
+
+
 def test_the_first_output_needs_an_engine_at_once(tokenizer: ModelTokenizer) -> None:
     with pytest.raises(NoReplica):
         Running(tokenizer, n=2, engines=())
