@@ -139,6 +139,20 @@ async def test_those_cancelled_before_the_start_reach_no_engine(tokenizer: Model
     assert ([end.index for end in ends], running.engines.submits) == ([0, 1, 2], [])
 
 
+async def test_outputs_that_wait_for_the_prompt_are_cancelled_with_it(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, n=N, logprobs=LogprobOptions(prompt=True))
+    running.accept()
+    running.engines.engine_ids = ()
+    running.lose(EngineLost("gone"))
+    running.engines.engine_ids = ("engine-1",)
+    running.generation.cancel()
+    ends = [event for event in await running.events() if isinstance(event, Finished)]
+    assert [end.reason for end in ends] == [FinishReason.CANCELLED] * N
+    assert len(running.engines.submits) == 1
+
+
 async def test_one_that_fails_for_good_ends_all(tokenizer: ModelTokenizer) -> None:
     running = Running(tokenizer, n=N, stop=("END",))
     for index in range(N):

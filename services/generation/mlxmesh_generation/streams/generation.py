@@ -83,7 +83,8 @@ class Generation:
 
     def cancel(self) -> None:
         """Ends it with FinishReason.CANCELLED; before start(), it reaches no engine."""
-        for output in tuple(self._running):
+        # The first one last: its end starts those that wait for it.
+        for output in reversed(tuple(self._running)):
             output.cancel()
 
     def fail(self, error: MeshError) -> None:
