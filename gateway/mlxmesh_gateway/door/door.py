@@ -113,7 +113,8 @@ class Door:
         """Begins to count a generation, or what is read of one; None for other requests."""
         generation = generation_of(message)
         if generation is not None:
-            return self._meter.begin(principal, max_tokens=generation.max_tokens)
+            max_tokens = generation.max_tokens * (generation.n or 1)
+            return self._meter.begin(principal, max_tokens=max_tokens)
         request_id = read_id(message)
         return self._meter.attach(principal, request_id) if request_id else None
 

@@ -77,12 +77,12 @@ async def test_several_outputs_go_on_each_where_it_was(stand: Any) -> None:
     assert [end.index for end in ends] == [0, 1, 2, 3]
     assert [end.HasField("total_usage") for end in ends] == [False, False, False, True]
     (resumed,) = servicer.resumed + other.resumed
-    known = {"token_ids": [0, 1]}
+    known = [0, 1]
     assert list(resumed.outputs) == [
-        g.ReceivedOutput(**known, text_characters=4),
-        g.ReceivedOutput(**known, index=1, tool_calls=1, arguments_characters=4),
-        g.ReceivedOutput(**known, index=2, reasoning_characters=4),
-        g.ReceivedOutput(**known, index=3, text_characters=4),
+        g.ReceivedOutput(token_ids=known, text_characters=4),
+        g.ReceivedOutput(token_ids=known, index=1, tool_calls=1, arguments_characters=4),
+        g.ReceivedOutput(token_ids=known, index=2, reasoning_characters=4),
+        g.ReceivedOutput(token_ids=known, index=3, text_characters=4),
     ]
 
 

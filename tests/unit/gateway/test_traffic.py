@@ -7,6 +7,7 @@ import pytest
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh.telemetry.v1.traffic_pb2 import Traffic
 from mlxmesh_gateway.forwarding.traffic import GatewayTraffic, merged, total
+from mlxmesh_gateway.forwarding.used import Used
 from mlxmesh_shared.errors import Cancelled, ServiceUnavailable
 
 MS = 1_000_000
@@ -118,6 +119,28 @@ def test_an_answer_in_one_piece_counts_its_tokens() -> None:
     [unknown, pocket] = stand.traffic.counts()
     assert (pocket.model, pocket.requests, pocket.completion_tokens) == ("pocket", 1, 7)
     assert unknown.requests == 0
+
+
+def test_tokens_of_all_outputs_are_counted_at_the_last_end() -> None:
+    stand = Stand()
+    used = Used()
+    ends = [
+        g.Finished(index=1, usage=g.Usage(completion_tokens=3)),
+        g.Finished(
+            usage=g.Usage(completion_tokens=4, cached_tokens=9),
+            total_usage=g.Usage(prompt_tokens=5, cached_tokens=2, completion_tokens=7),
+        ),
+    ]
+    with stand.traffic.generation(used) as observed:
+        observed.message(started())
+        for end in ends:
+            observed.message(g.GenerateResponse(finished=end).SerializeToString())
+    assert observed.finished
+    assert (used.prompt_tokens, used.cached_tokens, used.completion_tokens) == (5, 2, 7)
+    with stand.traffic.generation() as observed:
+        observed.message(started())
+        observed.message(g.GenerateResponse(finished=ends[0]).SerializeToString())
+    assert not observed.finished
 
 
 def test_a_minute_later_all_is_forgotten() -> None:

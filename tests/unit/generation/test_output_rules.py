@@ -41,7 +41,7 @@ END_IDS = (7, 8)
 
 
 def model(source: str, **settings: str) -> ModelFormat:
-    chosen = choose(source, **settings)  # pyright: ignore[reportArgumentType]
+    chosen = choose(source, **settings)
     return ModelFormat(
         "pocket@1",
         chosen,
@@ -368,3 +368,52 @@ def test_a_parser_sees_the_marks_of_both() -> None:
     without = rules.reading(chat(), form, SILENT)
     assert without is not None
     assert without.markers == {"<think>", "</think>"}
+
+
+# A format of reasoning and calls together.
+
+HARMONY = "{{ tools }}<|start|>assistant<|channel|>analysis<|message|>"
+BEGUN = "hello<|start|>assistant"
+
+
+def harmony_constraint(
+    source: Chat, own: OutputConstraint | None = None
+) -> EngineConstraint | None:
+    return rules.chat_constraint(
+        asking(source, own),
+        source,
+        model(HARMONY),
+        BEGUN,
+        token_id=lambda text: 5,
+        encode=lambda text: [len(text)],
+    )
+
+
+def test_a_grammar_of_calls_that_includes_the_reasoning_has_no_prefix() -> None:
+    found = harmony_constraint(chat(replace(TOOLS, mode=ToolMode.REQUIRED)))
+    assert found is not None
+    assert "analysis" in found.text
+    assert found.prefix_end_token_ids == ()
+
+
+def test_other_constraints_begin_in_the_last_channel() -> None:
+    found = harmony_constraint(chat(budget=9), SCHEMA)
+    assert found is not None
+    assert found.grammar == "json_schema"
+    assert found.prefix_end_token_ids == (len("<|channel|>final<|message|>"),)
+    assert found.prefix_max_tokens == 9
+
+
+def test_reasoning_beside_calls_of_one_format_cannot_be_limited() -> None:
+    with pytest.raises(FeatureNotSupported) as caught:
+        rules.check_chat(chat(TOOLS, budget=9), model(HARMONY))
+    assert caught.value.field == "reasoning.budget_tokens"
+    rules.check_chat(chat(replace(TOOLS, mode=ToolMode.NONE), budget=9), model(HARMONY))
+
+
+@pytest.mark.parametrize("tools", [None, TOOLS])
+def test_one_parser_reads_reasoning_and_calls(tools: Tools | None) -> None:
+    text = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>ok"
+    parts = read(chat(tools), model(HARMONY), BEGUN, *text)
+    assert "".join(part.text for part in parts if isinstance(part, ReasoningPart)) == "hm"
+    assert "".join(part.text for part in parts if isinstance(part, TextPart)) == "ok"

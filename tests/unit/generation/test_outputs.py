@@ -139,6 +139,20 @@ async def test_those_cancelled_before_the_start_reach_no_engine(tokenizer: Model
     assert ([end.index for end in ends], running.engines.submits) == ([0, 1, 2], [])
 
 
+async def test_outputs_that_wait_for_the_prompt_are_cancelled_with_it(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, n=N, logprobs=LogprobOptions(prompt=True))
+    running.accept()
+    running.engines.engine_ids = ()
+    running.lose(EngineLost("gone"))
+    running.engines.engine_ids = ("engine-1",)
+    running.generation.cancel()
+    ends = [event for event in await running.events() if isinstance(event, Finished)]
+    assert [end.reason for end in ends] == [FinishReason.CANCELLED] * N
+    assert len(running.engines.submits) == 1
+
+
 async def test_one_that_fails_for_good_ends_all(tokenizer: ModelTokenizer) -> None:
     running = Running(tokenizer, n=N, stop=("END",))
     for index in range(N):
@@ -183,6 +197,18 @@ async def test_an_output_beside_the_first_is_placed_once_there_is_room(
     for index in (0, 1):
         running.tokens("x", index=index, finish_reason=LENGTH)
     assert len(await running.events()) == 5
+
+
+async def test_an_output_without_room_ends_all_in_time(tokenizer: ModelTokenizer) -> None:
+    running = Running(tokenizer, n=2, max_places=1, engine_wait_s=0.05)
+    running.accept()
+    running.tokens("so far")
+    events: list[Event] = []
+    with pytest.raises(QueueFull) as caught:
+        await running.read_into(events)
+    assert caught.value.retry_delay_s
+    assert whole(events).text == "so far"
+    assert running.sequence_of(0).dropped
 
 
 def test_the_first_output_needs_an_engine_at_once(tokenizer: ModelTokenizer) -> None:

@@ -44,8 +44,10 @@ class Stand:
         self.call = self.recorder.telemetry.tracer.start_span("call")
         self.received = Received()
 
-    def begin(self, source: PromptInput = PROMPT) -> GenerationObserver:
-        request = GenerationRequest("r-1", ModelReference("pocket"), source)
+    def begin(
+        self, source: PromptInput = PROMPT, *, labels: tuple[tuple[str, str], ...] = ()
+    ) -> GenerationObserver:
+        request = GenerationRequest("r-1", ModelReference("pocket"), source, labels=labels)
         plan = Plan(request, VERSION, (1, 2, 3), 9, 0, time.monotonic() - 1, None)
         token = attach(trace.set_span_in_context(self.call))
         try:
@@ -165,6 +167,30 @@ async def test_each_engine_that_works_on_it_has_a_span_of_its_own() -> None:
     assert span.attributes["mlxmesh.resumptions"] == 1
     resumptions = received.metrics_by_service["generation"]["mlxmesh.generation.resumptions"]
     assert [point.as_int for point in resumptions.sum.data_points] == [1]
+
+
+async def test_several_outputs_are_one_generation() -> None:
+    stand = Stand()
+    observer = stand.begin(labels=(("team", "x"),))
+    outputs = [observer.of_output() for _ in range(2)]
+    for output in outputs:
+        output.start_attempt()
+        output.placed("engine-1")
+        observer.first_token()
+        output.ended()
+    ends = [finished(), Finished(FinishReason.LENGTH, 3, 3, 1, index=1, resumptions=2)]
+    observer.finished(ends, [[7, 8], [9]])
+    received = await stand.collect()
+    (span,) = received.named("text_completion pocket")
+    assert len(received.children(span)) == 2
+    assert span.attributes["gen_ai.response.finish_reasons"] == ["stop", "length"]
+    assert span.attributes["gen_ai.usage.output_tokens"] == 3
+    assert span.attributes["gen_ai.usage.cache_read.input_tokens"] == 1
+    assert span.attributes["mlxmesh.resumptions"] == 2
+    assert span.attributes["mlxmesh.label.team"] == "x"
+    usage = stand.points("gen_ai.client.token.usage")
+    assert sorted(point.sum for point in usage) == [3, 3]
+    assert len(stand.points("gen_ai.server.time_to_first_token")) == 1
 
 
 async def test_those_that_run_are_counted() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from mlxmesh_generation.domain.request import Finished, ReceivedOutput, Resumed
+from mlxmesh_generation.parsers.part_reader import PartReader
 from mlxmesh_generation.placement.sequence import EngineLogprobs, EngineSequence, Placer
 from mlxmesh_generation.streams import convert, events
 from mlxmesh_generation.streams.logprobs import PromptScores
@@ -15,7 +16,6 @@ from mlxmesh_generation.streams.stream import EventBuffer
 from mlxmesh_generation.streams.submission import Submission
 from mlxmesh_generation.streams.telemetry import GenerationObserver
 from mlxmesh_generation.text.output import Output
-from mlxmesh_generation.text.pieces import PartReader
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.events import Publish, discard_event
@@ -83,7 +83,8 @@ class Generation:
 
     def cancel(self) -> None:
         """Ends it with FinishReason.CANCELLED; before start(), it reaches no engine."""
-        for output in tuple(self._running):
+        # The first one last: its end starts those that wait for it.
+        for output in reversed(tuple(self._running)):
             output.cancel()
 
     def fail(self, error: MeshError) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection
 from enum import Enum
 
+from mlxmesh_generation.placement.router import RETRY_DELAY_S
 from mlxmesh_generation.placement.sequence import Placer
 from mlxmesh_generation.streams.phase import Phase
 from mlxmesh_generation.streams.plan import Plan
@@ -80,11 +81,13 @@ class Recovery:
         self._engines = engines
         self._engine_wait_s = engine_wait_s
         self._task: asyncio.Task[None] | None = None
+        self._was_lost = False
         self.lost_engine = ""
         self.waiting_since_s = plan.received_s
         """When it was received or last lost its engine, in time.monotonic()."""
 
     def note_loss(self, engine_id: str) -> None:
+        self._was_lost = True
         self.lost_engine = engine_id
         self.waiting_since_s = time.monotonic()
 
@@ -117,7 +120,7 @@ class Recovery:
                 await asyncio.sleep(pause_s)
                 await self._submit(submit, avoid)
         except TimeoutError:
-            failure = EngineLost("the engine was lost and no other came in time; try again")
+            failure = self._too_late()
         except MeshError as error:
             failure = error
         self._task = None  # from here on, stop() must not cancel the task that calls it
@@ -135,6 +138,14 @@ class Recovery:
                 avoided = ()
             else:
                 return
+
+    def _too_late(self) -> MeshError:
+        if self._was_lost:
+            return EngineLost("the engine was lost and no other came in time; try again")
+        return QueueFull(
+            "no engine had room for all outputs in time; try again, or ask for fewer",
+            retry_delay_s=RETRY_DELAY_S,
+        )
 
     def _until_s(self) -> float:
         if self._plan.deadline_s is None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mlxmesh_generation.domain.request import Delta, ReceivedOutput, TokenLogprob
 from mlxmesh_generation.text.detokenize import Detokenizer
-from mlxmesh_generation.text.pieces import NOTHING, PartReader, Pieces, ReceivedPieces
+from mlxmesh_generation.text.pieces import NOTHING, PieceReader, Pieces, ReceivedPieces
 
 
 class StopScanner:
@@ -60,7 +60,7 @@ class Output:
         stops: Sequence[str],
         *,
         index: int = 0,
-        reader: PartReader | None = None,
+        reader: PieceReader | None = None,
     ) -> None:
         """Without a reader, all of it is text."""
         self.token_ids = array("I")

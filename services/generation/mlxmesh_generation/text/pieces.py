@@ -1,21 +1,8 @@
 """What a caller gets of one output: text, reasoning and tool calls. Pure."""
 
-from collections.abc import Iterable
-from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from mlxmesh_generation.domain.request import CallPiece, ReceivedOutput
-from mlxmesh_generation.parsers.parts import (
-    ArgumentsPart,
-    CallPart,
-    OutputParser,
-    Part,
-    ReasoningPart,
-)
-
-# The contract's limit.
-MAX_CALL_ID_LENGTH = 128
-_OWN_ID_LENGTH = 24
 
 
 class Pieces(NamedTuple):
@@ -49,52 +36,27 @@ def joined_calls(
     return (*calls[:-1], joined, *later[1:])
 
 
-class PartReader:
-    """Reads one output with a parser: numbers its calls and gives each an id."""
+class PieceReader(Protocol):
+    """Reads one output, the text of one token after another."""
 
-    def __init__(self, parser: OutputParser, request_id: str, output_index: int) -> None:
-        self.reasoning_tokens = 0
-        self.calls = 0
+    @property
+    def reasoning_tokens(self) -> int: ...
+    @property
+    def calls(self) -> int:
         """How many calls began."""
-        self._parser = parser
-        self._id_prefix = f"{request_id} {output_index} "
-        self._call_ids: set[str] = set()
+        ...
 
     def read(self, text: str) -> Pieces:
         """The pieces that the text of one token completes; it may have none."""
-        self.reasoning_tokens += self._parser.in_reasoning
-        return self.read_more(text)
+        ...
 
     def read_more(self, text: str) -> Pieces:
         """As read(), of text whose tokens were counted before."""
-        return self._pieces(self._parser.feed(text)) if text else NOTHING
+        ...
 
     def flush(self) -> Pieces:
         """The pieces held back, once no more text can follow."""
-        return self._pieces(self._parser.flush())
-
-    def _pieces(self, parts: Iterable[Part]) -> Pieces:
-        text, reasoning, calls = "", "", tuple[CallPiece, ...]()
-        for part in parts:
-            if isinstance(part, CallPart):
-                calls = joined_calls(calls, (self._begin_call(part),))
-            elif isinstance(part, ArgumentsPart):
-                calls = joined_calls(calls, (CallPiece(self.calls - 1, arguments=part.text),))
-            elif isinstance(part, ReasoningPart):
-                reasoning += part.text
-            else:
-                text += part.text
-        return Pieces(text, reasoning, calls)
-
-    def _begin_call(self, part: CallPart) -> CallPiece:
-        index, call_id = self.calls, part.call_id
-        self.calls += 1
-        if not 0 < len(call_id) <= MAX_CALL_ID_LENGTH or call_id in self._call_ids:
-            # Derived, so that it is the same after a resumption.
-            digest = sha256(f"{self._id_prefix}{index}".encode()).hexdigest()
-            call_id = f"call_{digest[:_OWN_ID_LENGTH]}"
-        self._call_ids.add(call_id)
-        return CallPiece(index, call_id, part.name)
+        ...
 
 
 class ReceivedPieces:

@@ -8,7 +8,7 @@ import pytest
 
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh_gateway.access.usage.once import CountedOnce
-from mlxmesh_gateway.door.convert import counting_attached
+from mlxmesh_gateway.door.convert import count_snapshot, counting_attached
 from mlxmesh_gateway.forwarding.used import Used
 
 ADA = "key:k_1#"
@@ -159,3 +159,31 @@ def test_any_order_of_reading_counts_every_token() -> None:
     ]
     assert sum(used.completion_tokens for used in counted) == 20
     assert sum(used.prompt_tokens for used in counted) == 7
+
+
+def test_a_snapshot_counts_the_tokens_of_all_outputs() -> None:
+    outputs = [g.Output(index=1, token_ids=[3, 4]), g.Output(index=2, token_ids=[5])]
+    response = g.GetGenerationResponse(
+        token_ids=[1, 2], other_outputs=outputs, finished=g.Finished(index=0)
+    )
+    used = Used()
+    count_snapshot(used, response.SerializeToString())
+    assert (used.snapshot_tokens, used.total_tokens) == (5, 0)
+    response.finished.total_usage.completion_tokens = 6
+    count_snapshot(used, response.SerializeToString())
+    assert (used.snapshot_tokens, used.total_tokens) == (6, 6)
+
+
+def test_the_end_of_one_output_does_not_end_an_attached_generation() -> None:
+    used = Used()
+
+    async def read() -> None:
+        write = counting_attached(used, _to_nobody)
+        usage = g.Usage(completion_tokens=2)
+        for sequence, total in ((1, None), (2, g.Usage(completion_tokens=5))):
+            finished = g.Finished(usage=usage, total_usage=total)
+            message = g.GenerateResponse(sequence=sequence, finished=finished)
+            await write(g.AttachGenerationResponse(message=message).SerializeToString())
+            assert used.total_tokens == (5 if total else 0)
+
+    asyncio.run(read())
