@@ -75,6 +75,9 @@ class GemmaRules:
         self._check(schema, allowed)
         match kind:
             case "string":
+                for keyword in {"minLength", "maxLength"} & schema.keys():
+                    if not isinstance(schema[keyword], int):
+                        raise self._refusal(keyword)
                 return self._string(schema.get("minLength", 0), schema.get("maxLength", ""))
             case "array":
                 return self._array(schema)
@@ -116,6 +119,9 @@ class GemmaRules:
     def _object(self, schema: Schema) -> str:
         properties = cast(Schema, schema.get("properties", {}))
         needed = cast(Sequence[str], schema.get("required", ()))
+        for keyword, kind in (("properties", dict), ("required", list)):
+            if not isinstance(schema.get(keyword, kind()), kind):
+                raise self._refusal(keyword)
         if not properties and not needed:
             if isinstance(schema.get("additionalProperties"), dict):
                 raise self._refusal("additionalProperties")

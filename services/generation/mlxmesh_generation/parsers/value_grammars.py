@@ -81,6 +81,9 @@ class _SchemaReader:
         schema = self._object(self._root)
         properties = schema.get("properties", {})
         required = schema.get("required", [])
+        for keyword, kind in (("properties", dict), ("required", list)):
+            if not isinstance(schema.get(keyword, kind()), kind):
+                raise self._refusal(keyword)
         names = [*properties, *(name for name in required if name not in properties)]
         return [
             Argument(name, name in required, self._value(name, properties.get(name, True)))
@@ -167,6 +170,9 @@ class _SchemaReader:
     def _text(self, leaf: Schema) -> Text:
         for keyword in sorted(leaf.keys() - {"type"} - _LENGTHS - _ANNOTATIONS - _DEFINITIONS):
             raise self._refusal(keyword)
+        for keyword in _LENGTHS & leaf.keys():
+            if not isinstance(leaf[keyword], int):
+                raise self._refusal(keyword)
         return Text(leaf.get("minLength", 0), leaf.get("maxLength"))
 
     def _leaves(self, schema: object, depth: int) -> Iterable[Schema]:

@@ -145,6 +145,9 @@ def test_tools_that_are_not_strict_take_any_arguments(format_name: str, added: b
         ({"properties": {"a": {"type": "string", "format": "date"}}}, "format"),
         ({"properties": {"a<b": {"type": "string"}}}, "properties"),
         ({"properties": {"a": {"$ref": "#/$defs/none"}}}, "$ref"),
+        ({"properties": ["a"]}, "properties"),
+        ({"required": "a"}, "required"),
+        ({"properties": {"a": {"type": "string", "maxLength": "3"}}}, "maxLength"),
     ],
 )
 @pytest.mark.parametrize("format_name", _TAGGED)
