@@ -12,6 +12,23 @@ BROKEN = (
 )
 
 DEVIATIONS: Mapping[str, str] = {
+    "deepseek/v3-truncated-mid-arguments": CUT,
+    "deepseek/v31-truncated-mid-arguments": CUT,
+    "deepseek/v32-truncated-mid-arguments": CUT,
+    "deepseek/v32-truncated-second-parallel-call": CUT,
+    "deepseek/v4-truncated-mid-arguments": CUT,
+    "deepseek/v4-truncated-second-parallel-call": CUT,
+    "deepseek/v41-truncated-mid-arguments": CUT,
+    "deepseek/v41-truncated-second-parallel-call": CUT,
+    "deepseek/vllm-v3-malformed-missing-brace": BROKEN,
+    "gemma4/truncated-before-close": CUT,
+    "gemma4/truncated-mid-string": CUT,
+    "gemma4/truncated-second-parallel-call": CUT,
+    "glm/glm45-truncated-after-arg-key": CUT,
+    "glm/glm47-truncated-before-close-call": CUT,
+    "glm/glm47-truncated-inside-arg-value": CUT,
+    "gpt-oss/harmony-truncated-in-arguments": CUT,
+    "kimi/k26-truncated-inside-arguments": CUT,
     "llama/l3-truncated-inside-parameters": CUT,
     "llama/l4-truncated-missing-close-bracket": CUT,
     "mistral/v13think-truncated-in-arguments": CUT,
@@ -20,4 +37,5 @@ DEVIATIONS: Mapping[str, str] = {
     "qwen3-hermes/truncated-mid-arguments-thinking": CUT,
     "qwen3-hermes/truncated-second-parallel-call": CUT,
     "qwen3-hermes/vllm-invalid-json-missing-brace": CUT,
+    "qwen3-xml/q38-truncated-in-parameter": CUT,
 }

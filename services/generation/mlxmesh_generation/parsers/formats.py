@@ -26,7 +26,7 @@ class ToolFormat(Protocol):
         """Texts that may be special tokens and that the parser must see."""
         ...
 
-    def parser(self, tools: Sequence[Tool]) -> OutputParser:
+    def parser(self, tools: Sequence[Tool], /) -> OutputParser:
         """A parser of text without reasoning. The schemas of `tools` decide the types of arguments
         in formats that do not show them.
         """
@@ -65,6 +65,6 @@ class ReasoningFormat(Protocol):
         """Whether a rendered prompt ends inside reasoning."""
         ...
 
-    def parser(self, answer: OutputParser, *, is_open: bool) -> OutputParser:
+    def parser(self, answer: OutputParser, /, *, is_open: bool) -> OutputParser:
         """A parser of the whole output; what is not reasoning goes to `answer`."""
         ...

@@ -46,6 +46,8 @@ class _Parser(ScriptedParser):
                 yield from self._call(name.strip())
             elif end:
                 self.show_text(_OPEN + space + call + name + end)
+            else:
+                self.leave_out_call()
 
     def _call(self, name: str) -> Script[None]:
         self.show_call(name)

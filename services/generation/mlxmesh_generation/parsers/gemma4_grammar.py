@@ -41,8 +41,8 @@ class GemmaRules:
     def arguments(self, tool: Tool, *, required: bool) -> str:
         """The arguments with their braces: by the schema if they are to satisfy it."""
         self._tool, self._root = tool.name, schema_of(tool)
-        schema = self._root if required or tool.strict else {}
-        return self._value({"type": "object", **schema}, alone=True)
+        is_free = not required and not tool.strict
+        return self._value({"type": "object", **({} if is_free else self._root)}, alone=True)
 
     def _value(self, schema: object, *, alone: bool) -> str:
         """A value; `alone` if nothing else may stand in its place."""

@@ -42,6 +42,8 @@ class _Parser(ArgumentsScript):
                 yield from self._call(name.strip(), end)
             elif end:
                 self.show_text(_OPEN + space + name + end)
+            else:
+                self.leave_out_call()
 
     def _call(self, name: str, stop: str) -> Script[None]:
         self.begin_arguments(name)

@@ -30,7 +30,7 @@ def arguments(tool: Tool, *, required: bool) -> str:
 
 def arguments_schema(tool: Tool, *, required: bool) -> Mapping[str, Any]:
     """The schema of an object that the arguments of a tool must satisfy."""
-    return {"type": "object", **(tool_schema(tool) if required or tool.strict else {})}
+    return {**(tool_schema(tool) if required or tool.strict else {}), "type": "object"}
 
 
 def tool_schema(tool: Tool) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from mlxmesh_generation.parsers.scripted import Script, ScriptedParser, Show, St
 START, MESSAGE, CHANNEL, CONSTRAIN = "<|start|>", "<|message|>", "<|channel|>", "<|constrain|>"
 END, CALL, RETURN = "<|end|>", "<|call|>", "<|return|>"
 _FINAL = f"{CHANNEL}final{MESSAGE}"
+_MARKERS = frozenset({START, MESSAGE, CHANNEL, CONSTRAIN, END, CALL, RETURN})
 _HEAD_BEGINNINGS = (CHANNEL, " to=", MESSAGE, START, CONSTRAIN)
 _REASONING_CHANNEL = "analysis"
 # Whom a model may address beside tools.
@@ -142,25 +143,13 @@ def _body(end: str, markers: frozenset[str], token_id: TokenId) -> tuple[str, di
 
 
 class Harmony:
-    """The format `harmony`: of calls and of reasoning, which share one parser."""
+    """The format `harmony` of calls. Its parser and its grammar also know the reasoning."""
 
     name = "harmony"
-    markers = frozenset({START, MESSAGE, CHANNEL, CONSTRAIN, END, CALL, RETURN})
-    end = _FINAL
+    markers = _MARKERS
 
-    def is_open(self, prompt: str) -> bool:
-        """The model reasons first, unless the prompt has begun a message."""
-        return prompt.endswith(f"{START}assistant")
-
-    def parser(
-        self, answer: OutputParser | Sequence[Tool], *, is_open: bool = True
-    ) -> OutputParser:
-        """Of tools: the parser of the whole output. Of an answer: that parser, or one around it."""
-        if isinstance(answer, HarmonyParser):
-            return answer
-        if isinstance(answer, Sequence):
-            return HarmonyParser()
-        return HarmonyParser(answer, calls=False)
+    def parser(self, tools: Sequence[Tool]) -> OutputParser:
+        return HarmonyParser()
 
     def grammar(
         self, tools: Sequence[Tool], *, required: bool, parallel: bool, token_id: TokenId
@@ -185,4 +174,21 @@ class Harmony:
         )
 
 
+class HarmonyReasoning:
+    """The format `harmony` of reasoning: the channel analysis."""
+
+    name = "harmony"
+    markers = _MARKERS
+    end = _FINAL
+
+    def is_open(self, prompt: str) -> bool:
+        """The model reasons first, unless the prompt has begun a message."""
+        return prompt.endswith(f"{START}assistant")
+
+    def parser(self, answer: OutputParser, *, is_open: bool) -> OutputParser:
+        """The parser of calls reads the reasoning too, so it stays as it is."""
+        return answer if isinstance(answer, HarmonyParser) else HarmonyParser(answer, calls=False)
+
+
 HARMONY = Harmony()
+HARMONY_REASONING = HarmonyReasoning()

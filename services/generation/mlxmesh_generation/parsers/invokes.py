@@ -71,7 +71,9 @@ class InvokeParser(ArgumentsScript):
             stop = yield from self._invoke(name, is_empty=tag.endswith("/"))
             if not stop or stop in self._tags.block_ends:
                 return
-        if stop and not has_calls and written != begin + stop:
+        if not stop:
+            self.leave_out_call()
+        elif not has_calls and written != begin + stop:
             self.show_text(written)
 
     def _invoke(self, name: str, *, is_empty: bool) -> Script[str]:

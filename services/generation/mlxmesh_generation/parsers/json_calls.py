@@ -87,20 +87,24 @@ class JsonCall:
         """With `names`, an object of another name or with unknown keys is no call."""
         self.progress = Progress.OPEN
         self.begun = False
-        self.raw = ""
-        """All that was read; empty once the call has begun."""
+        self._raw: list[str] = []
         self._keys = keys
         self._names = names
         self._state = self._read_start
         self._depth = 0
         self._key = ""
         self._value = JsonValue()
-        self._text = ""
+        self._text: list[str] = []
         self._name: str | None = None
         self._call_id = ""
         self._arguments: Arguments | None = None
-        self._held = ""
+        self._held: list[str] = []
         self._parts: list[Part] = []
+
+    @property
+    def raw(self) -> str:
+        """All that was read; empty once the call has begun."""
+        return "".join(self._raw)
 
     @property
     def arguments_open(self) -> bool:
@@ -114,7 +118,7 @@ class JsonCall:
             before = at
             at = self._state(text, at)
             if not self.begun:
-                self.raw += text[before:at]
+                self._raw.append(text[before:at])
         return self._taken(), at
 
     def flush(self) -> list[Part]:
@@ -135,7 +139,7 @@ class JsonCall:
 
     def _read_key_start(self, text: str, at: int) -> int:
         if text[at] == '"':
-            self._value, self._text, self._state = JsonValue(), "", self._read_key
+            self._value, self._text, self._state = JsonValue(), [], self._read_key
             return at
         if text[at] == "}":
             return self._close(at)
@@ -144,7 +148,7 @@ class JsonCall:
     def _read_key(self, text: str, at: int) -> int:
         at = self._collect(text, at)
         if self._value.progress is Progress.DONE:
-            self._key = _decoded(self._text)
+            self._key = _decoded("".join(self._text))
             self._state = self._read_colon
             if self._names is not None and not self.begun and not self._keys.known(self._key):
                 self.progress = Progress.BROKEN
@@ -163,7 +167,7 @@ class JsonCall:
             self._depth += 1
             self._state = self._read_key_start
             return at + 1
-        self._value, self._text = JsonValue(), ""
+        self._value, self._text = JsonValue(), []
         if self._key in self._keys.arguments and self._arguments is None:
             self._arguments = Arguments()
             self._state = self._read_arguments
@@ -194,7 +198,7 @@ class JsonCall:
 
     def _collect(self, text: str, at: int) -> int:
         length = self._value.read(text[at:])
-        self._text += text[at : at + length]
+        self._text.append(text[at : at + length])
         return at + length
 
     def _follow(self, progress: Progress) -> None:
@@ -204,12 +208,12 @@ class JsonCall:
             self.progress = Progress.BROKEN
 
     def _keep_value(self) -> None:
-        if self.begun or not self._text.startswith('"'):
+        if self.begun or not self._text[0].startswith('"'):
             return
         if self._key in self._keys.call_id:
-            self._call_id = _decoded(self._text)
+            self._call_id = _decoded("".join(self._text))
         elif self._key in self._keys.name or self._key == self._keys.wrapper:
-            self._name = _decoded(self._text)
+            self._name = _decoded("".join(self._text))
             if not self._name or (self._names is not None and self._name not in self._names):
                 self.progress = Progress.BROKEN
             elif self._arguments is not None:
@@ -220,14 +224,14 @@ class JsonCall:
         if not self._name or self.begun:
             return
         self.begun = True
-        self.raw = ""
+        self._raw = []
         self._parts.append(CallPart(self._name, self._call_id))
-        held, self._held = self._held, ""
-        self._show(held)
+        held, self._held = self._held, []
+        self._show("".join(held))
 
     def _show(self, text: str) -> None:
         if not self.begun:
-            self._held += text
+            self._held.append(text)
         elif text:
             self._parts.append(ArgumentsPart(text))
 

@@ -14,6 +14,7 @@ _ESCAPES = {
     "n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0",
     "\\": "\\", "'": "'", '"': '"', "/": "/", "\n": "",
 }  # fmt: skip
+_PLAIN = re.compile(r"[^\\\"']+")
 _HEX_LENGTHS = {"x": 2, "u": 4, "U": 8}
 _SURROGATES = range(0xD800, 0xE000)
 _LOW_SURROGATES = range(0xDC00, 0xE000)
@@ -31,6 +32,15 @@ class PythonString:
     def is_escaped(self) -> bool:
         """Whether the next character belongs to an escape, whatever it is."""
         return self._escape == "\\"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no escape has begun."""
+        return not self._escape
+
+    def read_plain(self, text: str) -> str:
+        """Characters without a backslash, while no escape has begun."""
+        return self.flush() + _quoted(text)
 
     def read(self, character: str) -> str:
         """The text that this character completes."""
@@ -99,14 +109,14 @@ class PythonValue:
         at = 0
         while at < len(text) and self.progress is Progress.OPEN:
             if self._quote:
-                written.append(self._read_string(text[at]))
+                piece, at = self._read_string(text, at)
+                written.append(piece)
             elif self._ends(text[at]):
                 written.append(self.flush())
                 self.progress = Progress.DONE
-                break
             else:
                 written.append(self._read_other(text[at]))
-            at += 1
+                at += 1
         return "".join(written), at
 
     def flush(self) -> str:
@@ -116,11 +126,15 @@ class PythonValue:
     def _ends(self, character: str) -> bool:
         return not self._closing and not self._word_depth and character in ",)]}"
 
-    def _read_string(self, character: str) -> str:
-        if character == self._quote and not self._string.is_escaped:
+    def _read_string(self, text: str, at: int) -> tuple[str, int]:
+        """What the next characters become, and where they end."""
+        plain = _PLAIN.match(text, at)
+        if plain is not None and self._string.is_plain:
+            return self._string.read_plain(plain.group()), plain.end()
+        if text[at] == self._quote and not self._string.is_escaped:
             self._quote = ""
-            return self._string.flush() + '"'
-        return self._string.read(character)
+            return self._string.flush() + '"', at + 1
+        return self._string.read(text[at]), at + 1
 
     def _read_other(self, character: str) -> str:
         if self._word and (self._word_depth or character in _CLOSING):

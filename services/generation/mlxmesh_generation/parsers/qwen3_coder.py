@@ -49,14 +49,17 @@ class _Parser(ArgumentsScript):
                 yield from self._function(_OPEN + space + _FUNCTION, only_known=False)
             elif (yield from self.peek()):
                 self.show_text(_OPEN + space)
+            else:
+                self.leave_out_call()
 
     def _function(self, written: str, *, only_known: bool) -> Script[None]:
         """A call from its name on; models forget the marker before it only in real calls."""
         name, end = yield from self.read_until(_NAME_END)
         if end != ">" or not _NAME.fullmatch(name) or (only_known and not self._types.has(name)):
-            # An output that is cut before a call is known ends before its marker.
             if end or only_known:
                 self.show_text(written + name + end)
+            else:
+                self.leave_out_call()
             return
         self.begin_arguments(name)
         stop = (yield from self.read_until(_PARAMETERS))[1]

@@ -7,7 +7,7 @@ from mlxmesh_generation.parsers.dsml import DEEPSEEK_V4, DEEPSEEK_V32, DEEPSEEK_
 from mlxmesh_generation.parsers.formats import ReasoningFormat, ToolFormat
 from mlxmesh_generation.parsers.gemma4 import GEMMA4, GEMMA4_THOUGHTS
 from mlxmesh_generation.parsers.glm import GLM
-from mlxmesh_generation.parsers.harmony import HARMONY
+from mlxmesh_generation.parsers.harmony import HARMONY, HARMONY_REASONING
 from mlxmesh_generation.parsers.json_formats import COMMAND, GRANITE, HERMES, JSON, LLAMA3_JSON
 from mlxmesh_generation.parsers.kimi_k2 import KIMI_K2
 from mlxmesh_generation.parsers.minimax import MINIMAX
@@ -44,7 +44,7 @@ _REASONING_FORMATS: tuple[ReasoningFormat, ...] = (
     Think("command", "<|START_THINKING|>", "<|END_THINKING|>"),
     Think("seed", "<seed:think>", "</seed:think>"),
     GEMMA4_THOUGHTS,
-    HARMONY,
+    HARMONY_REASONING,
 )
 
 TOOL_FORMATS: Mapping[str, ToolFormat] = {form.name: form for form in _TOOL_FORMATS}

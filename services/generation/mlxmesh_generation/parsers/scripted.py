@@ -174,6 +174,10 @@ class ScriptedParser(ABC):
     def show_text(self, text: str) -> None:
         self._parts += self._text.add(text)
 
+    def leave_out_call(self) -> None:
+        """An output that is cut before it is known what is called ends before the call."""
+        self._parts += self._text.begin_call()
+
     def show_reasoning(self, text: str) -> None:
         if text:
             self._parts.append(ReasoningPart(text))

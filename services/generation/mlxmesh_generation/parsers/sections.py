@@ -70,7 +70,9 @@ class SectionParser(ScriptedParser):
             stop = yield from self._adjacent_calls()
             if stop == self._section.end or not stop:
                 return
-        if stop and not has_calls and written != self._section.begin + stop:
+        if not stop:
+            self.leave_out_call()
+        elif not has_calls and written != self._section.begin + stop:
             self.show_text(written)
 
     def _adjacent_calls(self) -> Script[str]:
@@ -91,6 +93,8 @@ class SectionParser(ScriptedParser):
         if stop not in (self._section.separator, "\n") or not _NAME.fullmatch(name):
             if stop:
                 self.show_text(written)
+            else:
+                self.leave_out_call()
             return stop
         self.show_call(name, call_id)
         yield from self.skip_space()
