@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh_client import GenerationEvent, GenerationNotFound, MeshClient, ServiceUnavailable
 from mlxmesh_shared.errors import EngineLost, NoReplica
 from tests.fakes.public_services import FakeGeneration, generation_server
@@ -52,6 +53,37 @@ async def test_a_stream_goes_on_at_another_instance(stand: Any) -> None:
     assert resumed.generation.prompt == PROMPT
     assert list(resumed.outputs) == [g.ReceivedOutput(token_ids=[0], text_characters=2)]
     assert (resumed.after_sequence, resumed.resumptions) == (2, 0)
+
+
+async def test_several_outputs_go_on_each_where_it_was(stand: Any) -> None:
+    servicer = FakeGeneration()
+    servicer.truncate_after = 2
+    await stand.announce("generation", "generation-1", generation_server(servicer))
+    other = await stand.generation("generation-2")
+    other.truncate_after = 2
+    stub = GenerationServiceStub(await stand.channel(await stand.gateway()))
+    messages: list[g.GenerateResponse] = []
+    async for message in stub.Generate(g.GenerateRequest(model="pocket", prompt=PROMPT, n=4)):
+        messages.append(message)
+        if len(messages) == 9:
+            servicer.truncate_after = other.truncate_after = None
+
+    assert [message.sequence for message in messages] == [*range(1, 22)]
+    for index in range(4):
+        deltas = [each.delta for each in messages if each.HasField("delta")]
+        own = [delta for delta in deltas if delta.index == index]
+        assert [list(delta.token_ids) for delta in own] == [[0], [1], [2], [3]]
+    ends = [message.finished for message in messages if message.HasField("finished")]
+    assert [end.index for end in ends] == [0, 1, 2, 3]
+    assert [end.HasField("total_usage") for end in ends] == [False, False, False, True]
+    (resumed,) = servicer.resumed + other.resumed
+    known = {"token_ids": [0, 1]}
+    assert list(resumed.outputs) == [
+        g.ReceivedOutput(**known, text_characters=4),
+        g.ReceivedOutput(**known, index=1, tool_calls=1, arguments_characters=4),
+        g.ReceivedOutput(**known, index=2, reasoning_characters=4),
+        g.ReceivedOutput(**known, index=3, text_characters=4),
+    ]
 
 
 async def test_an_instance_that_is_not_ready_yet_is_asked_again(stand: Any) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -144,3 +145,21 @@ async def test_an_idle_engine_may_be_silent_but_not_one_with_sequences(
     engine.silent = False
     engine.may_step.set()
     await until(lambda: link.connected)
+
+
+async def test_a_prefill_is_shared_with_a_running_sequence_of_the_same_stream(
+    engine: FakeEngine, link: EngineLink
+) -> None:
+    engine.may_step.clear()
+    first = link.submit(submit(5), Sink())
+    link.submit(replace(submit(5), shares_prefill_of=first), Sink())
+    other = EngineLink(engine_id="engine-1", address=engine.instance.address)
+    other.submit(replace(submit(5), shares_prefill_of=first), Sink())
+    first.drop()
+    link.submit(replace(submit(5), shares_prefill_of=first), Sink())
+    await until(lambda: len(engine.submits) == 3)
+    shared = [
+        each.shares_prefill_of if each.HasField("shares_prefill_of") else None
+        for each in engine.submits
+    ]
+    assert shared == [None, engine.submits[0].sequence_id, None]

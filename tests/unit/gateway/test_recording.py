@@ -69,3 +69,56 @@ def test_the_end_is_known_by_the_last_message(deltas: int) -> None:
     assert not unfinished.finished
     assert unfinished.tokens == 2 * deltas
     assert not unfinished.finished
+
+
+def delta(index: int, **fields: object) -> g.GenerateResponse:
+    return g.GenerateResponse(delta=g.Delta(index=index, **fields))  # pyright: ignore[reportArgumentType]
+
+
+def test_each_output_is_counted_by_itself() -> None:
+    recording = recorded(0)
+    scores = [g.TokenLogprob(token_id=5), g.TokenLogprob(token_id=6)]
+    ended = g.Finished(index=2, finish_reason=g.FINISH_REASON_LENGTH)
+    messages = [
+        g.GenerateResponse(prompt_logprobs=g.PromptLogprobs(tokens=scores)),
+        delta(2, token_ids=[1], text="ä"),
+        delta(0, token_ids=[2], reasoning_text="wäs"),
+        delta(0, token_ids=[3, 4], tool_calls=[g.ToolCall(index=0, id="a", name="x")]),
+        delta(0, tool_calls=[g.ToolCall(index=0, arguments="{}")]),
+        delta(
+            0,
+            token_ids=[5],
+            tool_calls=[
+                g.ToolCall(index=0, arguments=" "),
+                g.ToolCall(index=1, id="b", name="y", arguments='{"ä'),
+            ],
+        ),
+        g.GenerateResponse(finished=ended),
+        delta(0, token_ids=[6], tool_calls=[g.ToolCall(index=1, arguments='": 1')]),
+    ]
+    for sequence, message in enumerate(messages, 2):
+        message.sequence = sequence
+        recording.add(message.SerializeToString())
+    assert not recording.finished
+    assert recording.tokens == 6
+    resume = recording.resume_request(REQUEST)
+    assert resume.prompt_logprobs == 2
+    assert list(resume.outputs) == [
+        g.ReceivedOutput(
+            token_ids=[2, 3, 4, 5, 6],
+            reasoning_characters=3,
+            tool_calls=2,
+            arguments_characters=7,
+        ),
+        g.ReceivedOutput(index=2, token_ids=[1], text_characters=1, finished=ended),
+    ]
+
+
+def test_the_end_of_one_output_is_not_the_end() -> None:
+    recording = recorded(1)
+    message = g.GenerateResponse(sequence=3, finished=g.Finished(index=1))
+    recording.add(message.SerializeToString())
+    assert not recording.finished
+    message = g.GenerateResponse(sequence=4, finished=g.Finished(total_usage=g.Usage()))
+    recording.add(message.SerializeToString())
+    assert recording.finished

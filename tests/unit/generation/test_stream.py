@@ -3,14 +3,19 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxmesh_generation.domain.request import (
+    CallPiece,
     Delta,
     Event,
     Finished,
     FinishReason,
     PrefillProgress,
+    PromptLogprobs,
     Started,
+    TokenLogprob,
     TotalUsage,
 )
 from mlxmesh_generation.streams.stream import MAX_BACKLOG_TOKENS, MAX_DELTA_TOKENS, EventBuffer
@@ -123,3 +128,86 @@ async def test_a_reader_that_is_woken_without_news_finds_nothing() -> None:
     buffer.wake()
     await waiting
     assert buffer.pop() is None
+
+
+# Several outputs.
+
+
+def ended(index: int, *, last: bool = False) -> Finished:
+    return Finished(
+        FinishReason.STOP, 3, 0, 2, index=index, total=TotalUsage(4, 0) if last else None
+    )
+
+
+async def test_deltas_of_one_output_join_across_those_of_others() -> None:
+    buffer = EventBuffer(outputs=2)
+    buffer.put(STARTED)
+    for number in range(4):
+        buffer.put(Delta(str(number), (number,), index=number % 2))
+    buffer.put(ended(0))
+    buffer.put(Delta("5", (5,), index=1))
+    assert not buffer.ended
+    buffer.put(ended(1, last=True))
+    assert buffer.ended
+    assert [await next_of(buffer) for _ in range(5)] == [
+        STARTED,
+        Delta("02", (0, 2), 0),
+        Delta("135", (1, 3, 5), 1),
+        ended(0),
+        ended(1, last=True),
+    ]
+
+
+async def test_all_kinds_of_output_join() -> None:
+    buffer = EventBuffer()
+    score = TokenLogprob(1, -1.0, b"a")
+    begin, more = CallPiece(0, "id", "name", "{"), CallPiece(0, arguments="}")
+    other = CallPiece(1, "id-2", "name", "{}")
+    buffer.put(Delta("a", (1,), 0, "why", (begin,), (score,)))
+    buffer.put(Delta("b", (2,), 0, " so", (more, other), (score,)))
+    assert await next_of(buffer) == Delta(
+        "ab", (1, 2), 0, "why so", (CallPiece(0, "id", "name", "{}"), other), (score, score)
+    )
+
+
+@given(
+    writes=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 400), st.booleans()), max_size=60)
+)
+def test_nothing_of_any_output_is_lost_or_reordered(writes: list[tuple[int, int, bool]]) -> None:
+    backlog: list[int] = []
+    buffer = EventBuffer(backlog.append, outputs=4)
+    written: dict[int, list[int]] = {index: [] for index in range(4)}
+    read: dict[int, list[int]] = {index: [] for index in range(4)}
+
+    def take() -> bool:
+        event = buffer.pop()
+        if isinstance(event, Delta):
+            assert len(event.token_ids) < MAX_DELTA_TOKENS + 400
+            read[event.index] += event.token_ids
+        return event is not None
+
+    for number, (index, count, reads) in enumerate(writes):
+        tokens = tuple(range(1000 * number, 1000 * number + count))
+        written[index] += tokens
+        buffer.put(Delta("x", tokens, index=index))
+        if reads:
+            take()
+    while take():
+        pass
+    assert read == written
+    assert sum(backlog) == 0
+    assert not buffer.full
+
+
+async def test_log_probabilities_of_a_prompt_count_as_waiting() -> None:
+    sizes: list[int] = []
+    buffer = EventBuffer(sizes.append)
+    tokens = tuple(TokenLogprob(number, -1.0, b"a") for number in range(256))
+    for _ in range(MAX_BACKLOG_TOKENS // 256):
+        buffer.put(PromptLogprobs(tokens))
+    assert not buffer.full
+    buffer.put(PromptLogprobs(tokens))
+    assert buffer.full
+    await next_of(buffer)
+    assert not buffer.full
+    assert sum(sizes) > 100 * MAX_BACKLOG_TOKENS

@@ -43,3 +43,47 @@ def test_a_prompt_gets_one_bos_and_keeps_its_own(tmp_path: Path, prompt: str, bo
 def test_a_tokenizer_without_a_fast_form_works(plain: ModelTokenizer) -> None:
     text = "Grüße 👩‍👩‍👧"
     assert plain.decode(plain.encode_rendered(text)) == text
+
+
+BYTES_TEXT = "the fox; naïve 🫠 日本 x"
+
+
+@pytest.mark.parametrize("name", ["byte_level", "byte_level_in_sequence", "metaspace", "plain"])
+def test_the_bytes_of_all_tokens_are_the_text(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer: ModelTokenizer = request.getfixturevalue(name)
+    token_ids = tokenizer.encode_rendered(BYTES_TEXT)
+    joined = b"".join(map(tokenizer.token_bytes, token_ids)).decode()
+    # Sentencepiece puts a space before the first word, which decoding drops.
+    assert joined == (f" {BYTES_TEXT}" if name == "metaspace" else BYTES_TEXT)
+    assert len(token_ids) > len(BYTES_TEXT.split())
+
+
+def test_a_byte_token_is_one_byte_and_a_special_token_its_text(
+    byte_level: ModelTokenizer, metaspace: ModelTokenizer, word_piece: ModelTokenizer
+) -> None:
+    [*_, last] = metaspace.encode_rendered("🫠")
+    assert metaspace.token_bytes(last) == "🫠".encode()[-1:]
+    for tokenizer in (byte_level, metaspace, word_piece):
+        assert tokenizer.token_bytes(2) == b"</s>"
+        assert tokenizer.token_bytes(9_999) == b""
+    pieces = [word_piece.token_bytes(each) for each in word_piece.encode_rendered("foxes")]
+    assert b"".join(pieces) == b"foxes"
+
+
+@pytest.mark.parametrize("name", ["byte_level", "byte_level_in_sequence", "metaspace", "plain"])
+def test_a_detokenizer_shows_the_special_tokens_that_it_is_told_to(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer: ModelTokenizer = request.getfixturevalue(name)
+    specials = [each for each in range(3) if tokenizer.token_bytes(each) in (b"</s>", b"<unk>")]
+    text = tokenizer.encode_rendered("日本 x")
+    token_ids = [specials[0], *text, *specials, *text]
+    hidden = tokenizer.detokenizer()
+    assert hidden.feed(token_ids) + hidden.flush() == tokenizer.decode(token_ids)
+    shown = tokenizer.detokenizer(frozenset({"</s>"}))
+    pieces = "".join(shown.feed([token_id]) for token_id in token_ids) + shown.flush()
+    assert pieces.count("</s>") == sum(
+        tokenizer.token_bytes(token_id) == b"</s>" for token_id in token_ids
+    )
+    assert "<unk>" not in pieces
+    assert pieces.replace("</s>", "").replace(" ", "") == "日本x日本x"
