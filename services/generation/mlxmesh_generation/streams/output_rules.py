@@ -21,6 +21,8 @@ from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_shared.errors import FeatureNotSupported, IllegalState
 
 _GRAMMARS = {"json_schema": "json_schema", "regex": "regex", "grammar": "lark", "choice": "choices"}
+# Formats whose grammar of calls begins with the reasoning.
+_ONE_FORMAT = ("harmony",)
 _TOOL_FIELDS = ("tool_choice", "tools")
 _ANY_OBJECT = '{"type": "object"}'
 _Format = TypeVar("_Format")
@@ -262,12 +264,11 @@ def _may_call(tools: Tools | None) -> bool:
 
 
 def _is_one_format(model: ModelFormat) -> bool:
-    """Whether reasoning and calls are parts of one format, such as harmony."""
-    return model.tools is not None and isinstance(model.reasoning, _kind(model.tools))
-
-
-def _kind(form: object) -> type[object]:
-    return type(form)
+    """Whether reasoning and calls are parts of one format."""
+    tools, reasoning = model.tools, model.reasoning
+    if tools is None or reasoning is None or tools.name != reasoning.name:
+        return False
+    return tools.name in _ONE_FORMAT
 
 
 def _callable(tools: Tools | None) -> tuple[Tool, ...]:
