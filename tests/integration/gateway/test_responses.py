@@ -188,11 +188,8 @@ async def test_unknown_fields_are_told(served: Served) -> None:
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools"),
-        (
-            {"input": [{"type": "function_call_output", "call_id": "c", "output": "o"}]},
-            "input.0.type",
-        ),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"input": [{"type": "item_reference", "id": "i"}]}, "input.0.type"),
         ({"input": []}, "input"),
         ({"input": "x" * 5_000}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),

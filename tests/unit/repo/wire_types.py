@@ -7,12 +7,26 @@ _STUB = "adapter: holds a stub and calls another process"
 _EVENT = "events are messages of the contract from where they are published"
 _RELAY = "relays messages, and reads in them what it needs for that"
 _RULES = "rules are options of the contract's own descriptors"
+_OPENAI = "a part of the conversion of OpenAI's JSON, too large for one convert.py"
 
 ALLOWED = {
     "mlxmesh_gateway.access.link": _STUB,
     "mlxmesh_gateway.events.event_log": _EVENT,
     "mlxmesh_gateway.forwarding.generate_stream": _RELAY,
     "mlxmesh_gateway.events.instance_events": _EVENT,
+    "mlxmesh_gateway.openai.answers": _OPENAI,
+    "mlxmesh_gateway.openai.chat_convert": _OPENAI,
+    "mlxmesh_gateway.openai.completion_convert": _OPENAI,
+    "mlxmesh_gateway.openai.constraints": _OPENAI,
+    "mlxmesh_gateway.openai.labels": _OPENAI,
+    "mlxmesh_gateway.openai.logprobs": _OPENAI,
+    "mlxmesh_gateway.openai.reasoning": _OPENAI,
+    "mlxmesh_gateway.openai.responses.input": _OPENAI,
+    "mlxmesh_gateway.openai.responses.settings": _OPENAI,
+    "mlxmesh_gateway.openai.several_prompts": _OPENAI,
+    "mlxmesh_gateway.openai.shapes": _OPENAI,
+    "mlxmesh_gateway.openai.tools": _OPENAI,
+    "mlxmesh_gateway.openai.usage": _OPENAI,
     "mlxmesh_gateway.otlp.traces": _STUB,
     "mlxmesh_gateway.events.overload": _EVENT,
     "mlxmesh_gateway.mesh.probes": _STUB,

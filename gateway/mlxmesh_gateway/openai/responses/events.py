@@ -97,7 +97,8 @@ class ResponseEvents:
             return events
         message = self._message
         if message is None:
-            events += self._close_current()
+            if isinstance(self._current, Reasoning):
+                events += self._close_current()
             message = self._message = Message(item_id("msg", self._facts.id), len(self._items))
             events += self._opened(message)
         if not self._logprobs:
