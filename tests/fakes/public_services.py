@@ -1,7 +1,7 @@
 """The services behind the gateway, as scripts: what they answer is what a test set."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from mlxmesh.generation.v1 import generation_pb2 as g
@@ -96,7 +96,7 @@ class FakeGeneration(GenerationServiceServicer):
             seed=7,
         )
         yield g.GenerateResponse(sequence=1, started=started)
-        async for response in self._deltas(_text(request).split(), 0, 1, 0):
+        async for response in self._outputs(request, {}, 1, 0):
             yield response
 
     async def ResumeGeneration(
@@ -104,11 +104,10 @@ class FakeGeneration(GenerationServiceServicer):
     ) -> AsyncIterator[g.ResumeGenerationResponse]:
         self.resumed.append(request)
         self._enter(context)
-        words, known = (
-            request.generation.prompt.split(),
-            sum(len(output.token_ids) for output in request.outputs),
+        outputs = {output.index: output for output in request.outputs}
+        rest = self._outputs(
+            request.generation, outputs, request.after_sequence, request.resumptions + 1
         )
-        rest = self._deltas(words, known, request.after_sequence, request.resumptions + 1)
         async for response in rest:
             yield g.ResumeGenerationResponse(message=response)
 
@@ -126,26 +125,40 @@ class FakeGeneration(GenerationServiceServicer):
                 attached.started.CopyFrom(messages[0].started)
             yield attached
 
-    async def _deltas(
-        self, words: list[str], known: int, sequence: int, resumptions: int
+    async def _outputs(
+        self,
+        request: g.GenerateRequest,
+        received: Mapping[int, g.ReceivedOutput],
+        sequence: int,
+        resumptions: int,
     ) -> AsyncIterator[g.GenerateResponse]:
+        """The words for each output in turn, but those that were received."""
+        words, outputs = _text(request).split(), range(request.n or 1)
+        known = {index: len(output.token_ids) for index, output in received.items()}
         try:
-            for index, word in list(enumerate(words))[known:]:
-                if self.break_after == index:
-                    raise ValueError(f"secret: {words}")
-                if self.truncate_after == index:
-                    return
-                sequence += 1
-                delta = g.Delta(text=word + " ", token_ids=[index])
-                yield g.GenerateResponse(sequence=sequence, delta=delta)
-                await self.go_on.wait()
+            for place, word in enumerate(words):
+                for index in outputs:
+                    if place < known.get(index, 0):
+                        continue
+                    if self.break_after == place:
+                        raise ValueError(f"secret: {words}")
+                    if self.truncate_after == place:
+                        return
+                    sequence += 1
+                    delta = _delta(index, place, word)
+                    yield g.GenerateResponse(sequence=sequence, delta=delta)
+                    await self.go_on.wait()
         except asyncio.CancelledError:
             self.interrupted += 1
             raise
-        if self.finishes:
-            finished = g.Finished(finish_reason=self.finish_reason, total_usage=g.Usage())
+        left = [index for index in outputs if not _has_ended(received.get(index))]
+        for index in left if self.finishes else ():
+            sequence += 1
+            finished = g.Finished(index=index, finish_reason=self.finish_reason)
             finished.timings.resumptions = resumptions
-            yield g.GenerateResponse(sequence=sequence + 1, finished=finished)
+            if index == left[-1]:
+                finished.total_usage.SetInParent()
+            yield g.GenerateResponse(sequence=sequence, finished=finished)
 
     async def Complete(self, request: Any, context: Any) -> g.CompleteResponse:
         self.requests.append(request.generation)
@@ -183,6 +196,32 @@ class FakeGeneration(GenerationServiceServicer):
     async def CountTokens(self, request: Any, context: Any) -> g.CountTokensResponse:
         self._enter(context)
         return g.CountTokensResponse(tokens=len(request.prompt.split()))
+
+    async def GetOutputFormat(self, request: Any, context: Any) -> g.GetOutputFormatResponse:
+        self._enter(context)
+        return g.GetOutputFormatResponse(
+            tool_format="hermes",
+            tool_reason="the chat template contains <tool_call>",
+            reasoning_reason="the chat template contains no marks of reasoning that are known",
+        )
+
+
+def _delta(index: int, place: int, word: str) -> g.Delta:
+    """Text in outputs 0 and 3, arguments of a call in output 1, reasoning in output 2."""
+    delta = g.Delta(index=index, token_ids=[place])
+    if index % 3 == 1:
+        piece = delta.tool_calls.add(arguments=word + " ")
+        if not place:
+            piece.id, piece.name = f"call-{index}", "tool"
+    elif index % 3 == 2:
+        delta.reasoning_text = word + " "
+    else:
+        delta.text = word + " "
+    return delta
+
+
+def _has_ended(received: g.ReceivedOutput | None) -> bool:
+    return received is not None and received.HasField("finished")
 
 
 def _text(request: g.GenerateRequest) -> str:
@@ -262,6 +301,15 @@ class FakeModels(ModelServiceServicer):
         model = self._find(request.name)
         model.aliases[request.alias] = request.version
         return m.SetAliasResponse(model=model)
+
+    async def SetOutputFormat(self, request: Any, context: Any) -> m.SetOutputFormatResponse:
+        self._enter(request)
+        model = self._find(request.name)
+        for version in model.versions:
+            for name in ("tool_format", "reasoning_format"):
+                if request.version in (0, version.version) and request.HasField(name):
+                    setattr(version, name, getattr(request, name))
+        return m.SetOutputFormatResponse(model=model)
 
     async def WatchModels(self, request: Any, context: Any) -> AsyncIterator[m.WatchModelsResponse]:
         self._enter(request)
