@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import httpx2
+import jsonschema
+import pydantic
 import pytest
 from anthropic import AsyncAnthropic
-from anthropic.types import MessageParam, TextBlock
+from anthropic.types import MessageParam, TextBlock, ThinkingBlock, ToolUseBlock
 
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh_client import MeshClient
 from tests.e2e.running_mesh import RunningMesh
+from tests.fakes.engine_child import POCKET_MINI
 
 SYSTEM = "Answer in one sentence."
 TURNS: list[MessageParam] = [
@@ -178,8 +183,8 @@ async def test_an_unknown_model_and_a_full_context_are_typed_errors(client: Asyn
         await client.messages.create(**{**ASKED, "model": "nobody"}, max_tokens=1)
     with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
         await client.messages.create(**ASKED, max_tokens=20_000)
-    tool: Any = {"name": "f", "input_schema": {"type": "object"}}
-    with pytest.raises(anthropic.BadRequestError, match="tools"):
+    tool: Any = {"type": "web_search_20250305", "name": "web_search"}
+    with pytest.raises(anthropic.BadRequestError, match=r"tools\.0\.type"):
         await client.messages.create(**ASKED, max_tokens=1, tools=[tool])
 
 
@@ -212,3 +217,176 @@ async def test_the_synchronous_client_gets_the_same(client: AsyncAnthropic, url:
                 return [whole, stream.get_final_text()]
 
     assert await asyncio.to_thread(ask) == [text_of(await client.messages.create(**asked))] * 2
+
+
+# Tools, thinking and schemas.
+
+WEATHER: Any = {
+    "name": "get_weather",
+    "description": "Returns the weather of a city.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 12}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+CALLING: dict[str, Any] = {
+    **ASKED,
+    "max_tokens": 400,
+    "tools": [WEATHER],
+    "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+    "extra_body": {"seed": 5},
+}
+
+
+def called(message: Any) -> ToolUseBlock:
+    """The only call of a message, whose input must satisfy the schema."""
+    assert message.stop_reason == "tool_use"
+    (call,) = [block for block in message.content if block.type == "tool_use"]
+    assert isinstance(call, ToolUseBlock)
+    assert call.name == "get_weather"
+    jsonschema.validate(call.input, WEATHER["input_schema"])
+    return call
+
+
+async def test_a_call_and_its_result_go_round(client: AsyncAnthropic) -> None:
+    first = await client.messages.create(**CALLING)
+    call = called(first)
+    turns: list[Any] = [
+        *TURNS,
+        {"role": "assistant", "content": first.content},
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "4 degrees"}],
+        },
+    ]
+    asked: dict[str, Any] = {**ASKED, "messages": turns, "tools": [WEATHER]}
+    answer = await client.messages.create(
+        **asked, max_tokens=30, tool_choice={"type": "none"}, extra_body={"seed": 6}
+    )
+    assert not [block for block in answer.content if block.type == "tool_use"]
+    counted = (await client.messages.count_tokens(**asked)).input_tokens
+    usage = answer.usage
+    assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == counted
+    assert counted > (await client.messages.count_tokens(**ASKED)).input_tokens
+
+
+async def test_a_streamed_call_is_the_whole_one(client: AsyncAnthropic) -> None:
+    whole = called(await client.messages.create(**CALLING))
+    async with client.messages.stream(**CALLING) as stream:
+        fragments = [event.partial_json async for event in stream if event.type == "input_json"]
+        streamed = called(await stream.get_final_message())
+    assert (streamed.name, streamed.input) == (whole.name, whole.input)
+    assert json.loads("".join(fragments)) == whole.input
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_named_tool_is_called(client: AsyncAnthropic, seed: int) -> None:
+    other = {**WEATHER, "name": "get_time"}
+    asked = {**CALLING, "tools": [other, WEATHER], "extra_body": {"seed": seed}}
+    asked["tool_choice"] = {"type": "tool", "name": "get_weather"}
+    async with client.messages.stream(**asked) as stream:
+        called(await stream.get_final_message())
+
+
+async def test_a_stream_with_a_call_resumes(url: str) -> None:
+    body = {**{key: CALLING[key] for key in CALLING.keys() - {"extra_body"}}, "seed": 5}
+    headers = {"anthropic-version": "2023-06-01", "idempotency-key": "call"}
+
+    async def events(after: str = "") -> list[str]:
+        resumed = {**headers, "last-event-id": after} if after else headers
+        async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
+            response = await client.post(
+                "/v1/messages", json={**body, "stream": True}, headers=resumed
+            )
+        return response.text.split("\n\n")[:-1]
+
+    whole = await events()
+    assert [one for one in whole if "input_json_delta" in one]
+    for number in range(1, len(whole), 3):
+        last = whole[number - 1].rpartition("id: ")[2]
+        assert await events(last) == whole[number:]
+
+
+async def test_the_client_parses_what_a_schema_demands(client: AsyncAnthropic) -> None:
+    class City(pydantic.BaseModel):
+        name: str = pydantic.Field(max_length=12)
+        size: Literal["small", "large"]
+
+    schema = {**City.model_json_schema(), "additionalProperties": False}
+    config: Any = {"format": {"type": "json_schema", "schema": schema}}
+    for seed in range(3):
+        message = await client.messages.create(
+            **ASKED, max_tokens=400, output_config=config, extra_body={"seed": seed}
+        )
+        assert message.stop_reason == "end_turn"
+        City.model_validate_json(text_of(message))
+
+    class Size(pydantic.BaseModel):  # the client leaves the length of a text to the model
+        size: Literal["small", "large"]
+
+    parsed = await client.messages.parse(**ASKED, max_tokens=60, output_format=Size)
+    assert isinstance(parsed.parsed_output, Size)
+
+
+@pytest.fixture(scope="module")
+def thinker(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model whose template opens a block of thinking, unless it is told not to."""
+    folder = tmp_path_factory.mktemp("models") / "thinker"
+    shutil.copytree(POCKET_MINI.parent / "pocket", folder)
+    template = folder / "chat_template.jinja"
+    start, end = "{{- '<|assistant|>' }}", "{%- endif %}"
+    text = template.read_text()
+    assert text.endswith(start + "\n" + end)
+    opened = "{%- if enable_thinking is not defined or enable_thinking %}<think>\n" + end
+    template.write_text(text.removesuffix(end) + opened + "\n" + end)
+    assert mesh.command("register", str(folder), "--name", "thinker").returncode == 0
+    loaded = mesh.command("load", "thinker")
+    assert loaded.returncode == 0, loaded.stderr
+    return "thinker"
+
+
+async def test_thinking_is_a_block_of_its_own(client: AsyncAnthropic, thinker: str) -> None:
+    asked: dict[str, Any] = {
+        **ASKED,
+        "model": thinker,
+        "max_tokens": 40,
+        "thinking": {"type": "enabled", "budget_tokens": 12},
+        "extra_body": {"seed": 4},
+    }
+    whole = await client.messages.create(**asked)
+    async with client.messages.stream(**asked) as stream:
+        pieces = [event.thinking async for event in stream if event.type == "thinking"]
+        streamed = await stream.get_final_message()
+    for message in (whole, streamed):
+        first, second = message.content
+        assert isinstance(first, ThinkingBlock)
+        assert isinstance(second, TextBlock)
+        assert first.signature
+        details = message.usage.output_tokens_details
+        assert details is not None
+        assert 0 < details.thinking_tokens < message.usage.output_tokens
+    first, second = (
+        [block.model_dump(exclude_none=True) for block in message.content]
+        for message in (whole, streamed)
+    )
+    assert first == second
+    assert "".join(pieces) == getattr(whole.content[0], "thinking", None)
+    turns: list[Any] = [
+        *TURNS,
+        {"role": "assistant", "content": whole.content},
+        {"role": "user", "content": "And then?"},
+    ]
+    again = await client.messages.create(**{**asked, "messages": turns})
+    assert again.content[0].type == "thinking"
+
+
+async def test_thinking_can_be_switched_off(client: AsyncAnthropic, thinker: str) -> None:
+    asked: dict[str, Any] = {**ASKED, "model": thinker, "max_tokens": 20}
+    message = await client.messages.create(**asked, thinking={"type": "disabled"})
+    assert [block.type for block in message.content] == ["text"]
+    with pytest.raises(anthropic.BadRequestError, match="thinking"):
+        await client.messages.create(
+            **ASKED, max_tokens=20, thinking={"type": "enabled", "budget_tokens": 5}
+        )

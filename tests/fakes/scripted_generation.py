@@ -63,9 +63,6 @@ class ScriptedGeneration(FakeGeneration):
         self.requests.append(request.generation)
         return joined(self.script)
 
-    async def GetOutputFormat(self, request: Any, context: Any) -> g.GetOutputFormatResponse:
-        return g.GetOutputFormatResponse()
-
 
 def joined(messages: Sequence[g.GenerateResponse]) -> g.CompleteResponse:
     """The whole response of a stream."""

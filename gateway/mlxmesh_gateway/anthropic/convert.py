@@ -8,7 +8,6 @@ from typing import cast
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
-from mlxmesh_gateway.anthropic.conversation import chat_input
 from mlxmesh_gateway.anthropic.events import (
     SIGNATURE,
     text_block,
@@ -16,14 +15,15 @@ from mlxmesh_gateway.anthropic.events import (
     tool_use_block,
     whole_message,
 )
-from mlxmesh_gateway.anthropic.options import (
+from mlxmesh_gateway.anthropic.options.convert import (
     output_schema,
     reasoning_of,
     set_tool_choice,
     tools_of,
 )
 from mlxmesh_gateway.anthropic.schema import CountRequest, MessageRequest
-from mlxmesh_gateway.anthropic.stream import output_usage, stop_of, version_of
+from mlxmesh_gateway.anthropic.stream.convert import output_usage, stop_of, version_of
+from mlxmesh_gateway.anthropic.turns.convert import chat_input
 from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_TEMPERATURE = 1.0

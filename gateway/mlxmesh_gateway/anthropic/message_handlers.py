@@ -16,7 +16,7 @@ from mlxmesh_gateway.anthropic.events import PING
 from mlxmesh_gateway.anthropic.headers import check_headers
 from mlxmesh_gateway.anthropic.position import EventId, resumed_at
 from mlxmesh_gateway.anthropic.schema import CountRequest, MessageRequest
-from mlxmesh_gateway.anthropic.stream import StreamEvents
+from mlxmesh_gateway.anthropic.stream.convert import StreamEvents
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, request_id_of
 from mlxmesh_shared.errors import GenerationCancelled, InvalidArgument, MeshError

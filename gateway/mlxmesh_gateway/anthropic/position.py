@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlxmesh_gateway.anthropic.stream import OpenBlock
+from mlxmesh_gateway.anthropic.stream.convert import OpenBlock
 from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, position_of
 from mlxmesh_shared.errors import InvalidArgument
 

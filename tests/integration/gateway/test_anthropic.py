@@ -18,7 +18,7 @@ from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh_gateway.anthropic.headers import VERSIONS
 from mlxmesh_gateway.anthropic.routes import anthropic_routes
-from mlxmesh_gateway.anthropic.stream import StreamEvents
+from mlxmesh_gateway.anthropic.stream.convert import StreamEvents
 from mlxmesh_gateway.door.call import PublicCall
 from mlxmesh_gateway.door.entrance import CertificateAuthenticator, Entrance, NoQuotas
 from mlxmesh_gateway.http.app import create_app

@@ -18,7 +18,7 @@ from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
 from mlxmesh_gateway.anthropic import convert
 from mlxmesh_gateway.anthropic.errors import ERRORS
 from mlxmesh_gateway.anthropic.schema import CountRequest, MessageRequest
-from mlxmesh_gateway.anthropic.stream import StreamEvents
+from mlxmesh_gateway.anthropic.stream.convert import StreamEvents
 from mlxmesh_gateway.http.schema import read_request
 from mlxmesh_shared.errors import (
     DeadlineExceeded,

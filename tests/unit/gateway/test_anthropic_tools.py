@@ -17,7 +17,7 @@ from mlxmesh_gateway.anthropic import convert
 from mlxmesh_gateway.anthropic.errors import error_body
 from mlxmesh_gateway.anthropic.position import EventId, resumed_at
 from mlxmesh_gateway.anthropic.schema import CountRequest, MessageRequest
-from mlxmesh_gateway.anthropic.stream import OpenBlock, StreamEvents
+from mlxmesh_gateway.anthropic.stream.convert import OpenBlock, StreamEvents
 from mlxmesh_gateway.http.schema import read_request
 from mlxmesh_shared.errors import ConstraintInvalid, InvalidArgument, MeshError
 

@@ -1,0 +1,1 @@
+"""Tools, thinking and the form of the output."""
