@@ -52,7 +52,7 @@ async def test_equal_grammars_are_compiled_once(subject: ConstraintCompiler) -> 
 
 async def test_refusals_are_remembered_too(subject: ConstraintCompiler) -> None:
     for _ in range(2):
-        with pytest.raises(ConstraintInvalid, match="unclosed group|regex"):
+        with pytest.raises(ConstraintInvalid, match="regex"):
             await subject.walker(constrained(1, REGEX, "(a"))
     assert subject.compilations == 1
 
