@@ -182,6 +182,7 @@ async def test_a_killed_trial_process_is_replaced(subject: ConstraintCompiler) -
     await subject.walker(constrained(1, REGEX, "a"))
     [pid] = subject.trial_pids
     os.kill(pid, signal.SIGKILL)
+    await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     await subject.walker(constrained(1, REGEX, "b"))
     assert subject.trial_pids != [pid]
 
