@@ -86,7 +86,7 @@ endif
 test-rest test-all coverage: export PATH := $(TOOLS):$(PATH)
 # One at a time: nearly all of these start whole meshes.
 test-rest: protos tools ## The tests that `make test` leaves out: other languages, Consul, architectures, short chaos
-	$(PYTEST) -m "tools or chaos or matrix or real" --durations 10
+	$(PYTEST) -m "tools or chaos or matrix or real or schemas" --durations 10
 
 test-all: protos tools ## Every test: `make test` and `make test-rest` in one run
 	$(PYTEST) -m "" $(WORKERS) --durations 10

@@ -52,7 +52,7 @@ async def test_equal_grammars_are_compiled_once(subject: ConstraintCompiler) -> 
 
 async def test_refusals_are_remembered_too(subject: ConstraintCompiler) -> None:
     for _ in range(2):
-        with pytest.raises(ConstraintInvalid, match="unclosed group|regex"):
+        with pytest.raises(ConstraintInvalid, match="regex"):
             await subject.walker(constrained(1, REGEX, "(a"))
     assert subject.compilations == 1
 
@@ -77,8 +77,8 @@ async def test_the_cache_forgets_the_least_recently_used(model_dir: Path) -> Non
         (JSON, '{"type": "string", "format": "x"}', r"Unknown format: x \(at /format\)"),
         (JSON, '{"$ref": "http://localhost/x"}', "not present"),
         (JSON, '{"x-guidance": {"lenient": true}, "not": {}}', "not"),
-        (JSON, "false", "Unsatisfiable"),
-        (JSON, "[1]", "object or boolean"),
+        (JSON, "false", "allows nothing"),
+        (JSON, "[1]", "object"),
         (JSON, "{", "not JSON"),
         (REGEX, "(?=a)b", "regex"),
         (LARK, "start: missing", "unknown name"),
@@ -182,6 +182,7 @@ async def test_a_killed_trial_process_is_replaced(subject: ConstraintCompiler) -
     await subject.walker(constrained(1, REGEX, "a"))
     [pid] = subject.trial_pids
     os.kill(pid, signal.SIGKILL)
+    await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     await subject.walker(constrained(1, REGEX, "b"))
     assert subject.trial_pids != [pid]
 

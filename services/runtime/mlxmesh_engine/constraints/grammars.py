@@ -47,9 +47,12 @@ def for_llguidance(grammar: Grammar) -> str:
     """The grammar in the form that LLMatcher takes. Raises: ConstraintInvalid."""
     match grammar.kind:
         case GrammarKind.JSON_SCHEMA:
+            schema = _parsed(grammar)
+            if schema is False:
+                raise invalid(grammar, "the schema false allows nothing")
             try:
                 return LLMatcher.grammar_from_json_schema(
-                    grammar.text,
+                    "{}" if schema is True else grammar.text,
                     cast("Any", _JSON_DEFAULTS),
                     cast("Any", _JSON_OVERRIDES),
                 )
