@@ -19,13 +19,12 @@ class ConstraintLimits:
 def parser_limits() -> LLParserLimits:
     """The work that one step of one sequence may cause: a few milliseconds, as others wait for it.
 
-    A tenth of llguidance's own limits on the parser, and a fifth of its lexer states, which have
-    1 to 2 kB each in every sequence.
+    Below llguidance's own limits: half of the lexer's work, a fifth of the parser's and of the lexer's
+    states, which have 1 to 2 kB each in every sequence.
     """
     return LLParserLimits(
         step_lexer_fuel=100_000,
         step_max_items=10_000,
         max_lexer_states=50_000,
-        max_items_in_row=1_000,
         verbose_errors=False,
     )
