@@ -99,11 +99,15 @@ def test_a_batch_that_fails_anywhere_goes_on_token_by_token(
 
 
 def test_joining_and_leaving_constrained_rows_change_no_other(each_rig: ConstrainedRig) -> None:
+    options: list[dict[str, Any]] = [
+        {},
+        HOT,
+        {**HOT, "top_p": 0.8, "top_k": 30},
+        {"frequency_penalty": 1.0},
+    ]
     plain = [
-        constrained(number, max_tokens=60, seed=number, **options)
-        for number, options in enumerate(
-            ({}, HOT, {**HOT, "top_p": 0.8, "top_k": 30}, {"frequency_penalty": 1.0}), 1
-        )
+        constrained(number, max_tokens=60, seed=number, **each)
+        for number, each in enumerate(options, 1)
     ]
     alone = each_rig.run(*plain)
     rig = Rig(each_rig.loaded).submit(*plain)

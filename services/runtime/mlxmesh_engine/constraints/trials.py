@@ -61,9 +61,10 @@ class Trials:
         process starts.
         """
         trial = self._take()
-        answer = None
+        reusable = False
         try:
             answer = trial.ask(compiled_text, self._timeout_s)
+            reusable = True
         except TimeoutError:
             raise
         except (EOFError, OSError):
@@ -71,7 +72,7 @@ class Trials:
                 raise ServiceUnavailable("the trial of a grammar was ended; try again") from None
             raise too_complex(grammar, "needs too much memory to compile") from None
         finally:
-            self._give_back(trial, reusable=answer is not None)
+            self._give_back(trial, reusable=reusable)
         if answer["error"]:
             raise refusal(grammar, str(answer["error"]))
         return answer["bytes"]
