@@ -19,6 +19,7 @@ _JSON_OVERRIDES: dict[str, Any] = {"lenient": False, "coerce_one_of": False}
 _TOO_COMPLEX = re.compile(r"too (big|large|many|deeply|complex)|limit|max is|panic", re.IGNORECASE)
 _UNIMPLEMENTED = re.compile(r'Unimplemented keys: \["([^"]+)"')
 _UNKNOWN_VALUE = re.compile(r"(Unknown format|Invalid type): (.+)")
+_REGEX_CAUSE = re.compile(r"^error: (.+)$", re.MULTILINE)
 _VALUE_KEYS = {"Unknown format": "format", "Invalid type": "type"}
 
 
@@ -87,8 +88,13 @@ def too_complex(grammar: Grammar, what: str) -> ConstraintTooComplex:
 
 
 def first_line(message: str) -> str:
-    """The first line of one of llguidance's messages, bounded; the others show its state."""
-    return message.strip().partition("\n")[0][:_MAX_MESSAGE_CHARACTERS]
+    """The first line of one of llguidance's messages, bounded; the others show its state.
+
+    Of a regex that cannot be parsed, the cause is a later line.
+    """
+    first, _, others = message.strip().partition("\n")
+    cause = _REGEX_CAUSE.search(others) if first.endswith("regex parse error:") else None
+    return (first if cause is None else f"{first} {cause[1]}")[:_MAX_MESSAGE_CHARACTERS]
 
 
 def _parsed(grammar: Grammar) -> Any:
