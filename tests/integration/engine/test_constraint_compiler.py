@@ -21,6 +21,7 @@ from mlxmesh_shared.errors import (
     FeatureNotSupported,
     InvalidArgument,
     MeshError,
+    ServiceUnavailable,
 )
 from tests.fakes.constrained_rig import compiler_for, constrained, write_text_model
 from tests.fakes.tiny_model import EOS
@@ -56,6 +57,17 @@ async def test_refusals_are_remembered_too(subject: ConstraintCompiler) -> None:
         with pytest.raises(ConstraintInvalid, match="regex"):
             await subject.walker(constrained(1, REGEX, "(a"))
     assert subject.compilations == 1
+
+
+async def test_a_compilation_that_took_too_long_is_tried_again(model_dir: Path) -> None:
+    compiler = compiler_for(model_dir, ConstraintLimits(compile_timeout_s=0.2))
+    try:
+        for _ in range(2):
+            with pytest.raises(ConstraintTooComplex, match=r"takes longer than 0\.2 s"):
+                await compiler.walker(constrained(1, JSON, SLOW_SCHEMA))
+        assert compiler.compilations == 2
+    finally:
+        compiler.close()
 
 
 async def test_a_remembered_refusal_does_not_keep_the_requests(
@@ -189,6 +201,17 @@ async def test_one_callers_hostile_grammars_leave_a_thread_to_others(model_dir: 
         await asyncio.wait(hostile)
     finally:
         compiler.close()
+
+
+async def test_closing_ends_running_trials(model_dir: Path) -> None:
+    compiler = compiler_for(model_dir, ConstraintLimits(compile_timeout_s=300.0))
+    await compiler.walker(constrained(1, REGEX, "a"))
+    hostile = asyncio.create_task(compiler.walker(constrained(2, JSON, SLOW_SCHEMA)))
+    while compiler.trial_pids:
+        await asyncio.sleep(0)  # until its trial runs
+    compiler.close()
+    with pytest.raises(ServiceUnavailable):
+        await hostile
 
 
 async def test_a_killed_trial_process_is_replaced(subject: ConstraintCompiler) -> None:
