@@ -394,10 +394,10 @@ async def test_an_engines_error_about_a_constraint_names_the_callers_field(
     constraint = EngineConstraint("lark", "start: X", field="tools")
     running = Running(tokenizer, constraint=constraint, n=2)
     assert running.submit_of(1).constraint.lark == "start: X"
-    running.fail(ConstraintInvalid("no X", field="constraint.lark"))
-    with pytest.raises(ConstraintInvalid) as caught:
+    running.fail(ConstraintInvalid("constraint.lark has no X", field="constraint.lark"))
+    with pytest.raises(ConstraintInvalid, match=r"^tools has no X$") as caught:
         await running.events()
-    assert caught.value.field == "tools"
+    assert (caught.value.field, caught.value.message) == ("tools", "tools has no X")
 
 
 # Resumption.

@@ -44,5 +44,13 @@ def name_callers_field(error: MeshError, plan: Plan) -> MeshError:
     if is_default or error.field.startswith("prompt_token_ids"):
         error.field = request.input.field
     elif plan.constraint is not None and error.field.partition(".")[0] == "constraint":
-        error.field = plan.constraint.field
+        _rename_field(error, plan.constraint.field)
     return error
+
+
+def _rename_field(error: MeshError, field: str) -> None:
+    """Renames the field, also at the beginning of the message."""
+    if error.message.startswith(error.field):
+        error.message = field + error.message.removeprefix(error.field)
+        error.args = (error.message,)
+    error.field = field
