@@ -22,7 +22,7 @@ from mlxmesh_shared.errors import FeatureNotSupported, IllegalState
 _GRAMMARS = {"json_schema": "json_schema", "regex": "regex", "grammar": "lark", "choice": "choices"}
 # Formats whose grammar of calls begins with the reasoning.
 _ONE_FORMAT = ("harmony",)
-_TOOL_FIELDS = ("tool_choice", "tools")
+_TOOLS_FIELD = "tools"
 _ANY_OBJECT = '{"type": "object"}'
 _Format = TypeVar("_Format")
 
@@ -207,7 +207,7 @@ def chat_constraint(
     if _may_call(chat.tools) and chat.tools is not None and model.tools is not None:
         constraint = _tool_constraint(chat.tools, model.tools, token_id) or constraint
     budget, reasoning = chat.reasoning.budget_tokens, model.reasoning
-    if constraint is not None and constraint.field in _TOOL_FIELDS and _is_one_format(model):
+    if constraint is not None and constraint.field == _TOOLS_FIELD and _is_one_format(model):
         return constraint  # its grammar begins with the reasoning
     has_switch = model.chosen.switch is not None
     if reasoning is None or not _reasons(chat.reasoning, reasoning, prompt, has_switch=has_switch):
@@ -229,7 +229,7 @@ def _tool_constraint(tools: Tools, form: ToolFormat, token_id: TokenId) -> Engin
     grammar = form.grammar(
         tools.callable, required=required, parallel=tools.parallel, token_id=token_id
     )
-    return EngineConstraint("lark", grammar, field=_TOOL_FIELDS[not required])
+    return EngineConstraint("lark", grammar, field=_TOOLS_FIELD)
 
 
 def _reasons(
