@@ -1,10 +1,11 @@
 """What one generation will do."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
-from mlxmesh_generation.domain.request import GenerationRequest
+from mlxmesh_generation.domain.request import Chat, GenerationRequest
 from mlxmesh_generation.parsers.parts import Reading
 from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_shared.errors import MeshError
@@ -29,6 +30,9 @@ class Plan:
     """How outputs are taken apart; None if they are text only."""
 
 
+# llguidance's words, after the line of the grammar.
+_REFUSED_SCHEMA = re.compile(r"at (\d+)\(\d+\): failed to compile JSON schema")
+_ARGUMENTS = re.compile(r"arguments_(\d+)")
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -44,6 +48,21 @@ def name_callers_field(error: MeshError, plan: Plan) -> MeshError:
     if is_default or error.field.startswith("prompt_token_ids"):
         error.field = request.input.field
     elif plan.constraint is not None and error.field.partition(".")[0] == "constraint":
-        error.message = error.message.replace(error.field, plan.constraint.field, 1)
-        error.field = plan.constraint.field
+        field = _refused_field(error.message, plan, plan.constraint)
+        error.message = error.message.replace(error.field, field, 1)
+        error.field = field
     return error
+
+
+def _refused_field(message: str, plan: Plan, constraint: EngineConstraint) -> str:
+    """The caller's field; of a grammar of calls, the tool's schema that was refused."""
+    chat, place = plan.request.input, _REFUSED_SCHEMA.search(message)
+    if place is None or not isinstance(chat, Chat) or chat.tools is None:
+        return constraint.field
+    tools = chat.tools.tools
+    lines = constraint.text.splitlines()[int(place[1]) - 1 :]
+    rule = _ARGUMENTS.match(lines[0]) if lines else None
+    callable_tools = [at for at, one in enumerate(tools) if chat.tools.only in ("", one.name)]
+    if rule is None or int(rule[1]) >= len(callable_tools):
+        return "tools"
+    return f"tools[{callable_tools[int(rule[1])]}].parameters_json_schema"
