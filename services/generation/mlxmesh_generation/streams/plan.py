@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
-from mlxmesh_generation.domain.request import Chat, GenerationRequest
+from mlxmesh_generation.domain.request import Chat, GenerationRequest, PromptInput
 from mlxmesh_generation.parsers.parts import Reading
 from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_shared.errors import MeshError
@@ -31,7 +31,7 @@ class Plan:
 
 
 # llguidance's words, after the line of the grammar.
-_REFUSED_SCHEMA = re.compile(r"at (\d+)\(\d+\): failed to compile JSON schema")
+_REFUSED_SCHEMA = re.compile(r"at (\d+)\(\d+\): failed to compile JSON schema: ")
 _ARGUMENTS = re.compile(r"arguments_(\d+)")
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -48,21 +48,21 @@ def name_callers_field(error: MeshError, plan: Plan) -> MeshError:
     if is_default or error.field.startswith("prompt_token_ids"):
         error.field = request.input.field
     elif plan.constraint is not None and error.field.partition(".")[0] == "constraint":
-        field = _refused_field(error.message, plan, plan.constraint)
-        error.message = error.message.replace(error.field, field, 1)
-        error.field = field
+        place = _REFUSED_SCHEMA.search(error.message)
+        if place is None or plan.constraint.field not in ("tools", "tool_choice"):
+            error.field = plan.constraint.field
+        else:
+            error.field = _refused_tool(int(place[1]), request.input, plan.constraint)
+            error.message = f"{error.field} cannot be used: {error.message[place.end() :]}"
     return error
 
 
-def _refused_field(message: str, plan: Plan, constraint: EngineConstraint) -> str:
-    """The caller's field; of a grammar of calls, the tool's schema that was refused."""
-    chat, place = plan.request.input, _REFUSED_SCHEMA.search(message)
-    if place is None or not isinstance(chat, Chat) or chat.tools is None:
-        return constraint.field
-    tools = chat.tools.tools
-    lines = constraint.text.splitlines()[int(place[1]) - 1 :]
-    rule = _ARGUMENTS.match(lines[0]) if lines else None
-    callable_tools = [at for at, one in enumerate(tools) if chat.tools.only in ("", one.name)]
-    if rule is None or int(rule[1]) >= len(callable_tools):
+def _refused_tool(line: int, chat: PromptInput, constraint: EngineConstraint) -> str:
+    """The field of the tool whose schema has a line of the grammar of calls."""
+    rules = constraint.text.splitlines()[line - 1 : line]
+    found = _ARGUMENTS.match(rules[0]) if rules else None
+    if found is None or not isinstance(chat, Chat) or chat.tools is None:
         return "tools"
-    return f"tools[{callable_tools[int(rule[1])]}].parameters_json_schema"
+    only = chat.tools.only
+    places = [at for at, tool in enumerate(chat.tools.tools) if only in ("", tool.name)]
+    return f"tools[{places[int(found[1])]}].parameters_json_schema"

@@ -94,7 +94,8 @@ class ConstraintCompiler:
         """Raises: MeshError."""
         compiled = self._cached(grammar) or await self._shared(grammar, caller)
         if compiled.error is not None:
-            raise compiled.error
+            # Each raise would add its frames to those of earlier requests.
+            raise compiled.error.with_traceback(None)
         assert compiled.matcher is not None
         return compiled.matcher
 
@@ -109,15 +110,16 @@ class ConstraintCompiler:
         if shared is None:
             task = asyncio.create_task(self._compile_in_turn(grammar, caller))
             shared = self._running[grammar] = _Shared(task)
-            task.add_done_callback(lambda _: self._running.pop(grammar, None))
         shared.waiting += 1
         try:
             return await asyncio.shield(shared.task)
         finally:
             shared.waiting -= 1
-            if not shared.waiting and not shared.task.done():
-                self._running.pop(grammar, None)
+            if not shared.waiting:
                 shared.task.cancel()
+                # After a cancellation it may be another's.
+                if self._running.get(grammar) is shared:
+                    del self._running[grammar]
 
     async def _compile_in_turn(self, grammar: Grammar, caller: str) -> _Compiled:
         """One at a time for each caller, so that nobody's grammars occupy all threads."""
