@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.common.v1.rules_pb2 import rules
@@ -42,10 +43,17 @@ from mlxmesh_generation.domain.request import (
     TokenLogprob,
     TotalUsage,
 )
+from mlxmesh_generation.parsers.registry import TOOL_FORMATS
 from mlxmesh_generation.placement import convert as engine_convert
-from mlxmesh_generation.placement.sequence import SequenceRequest
+from mlxmesh_generation.placement.sequence import EngineConstraint, SequenceRequest
 from mlxmesh_generation.streams.plan import Plan, name_callers_field
-from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, MeshError, MessageTooLarge
+from mlxmesh_shared.errors import (
+    ConstraintInvalid,
+    ContextTooLong,
+    InvalidArgument,
+    MeshError,
+    MessageTooLarge,
+)
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.rpc.error_status import to_failure
 
@@ -283,6 +291,34 @@ def test_an_engines_failure_names_the_callers_field() -> None:
     assert error.field == "prompt"
     other = to_failure(InvalidArgument("bad", field="sampling.top_p"))
     assert caller_error(other, request).field == "sampling.top_p"
+
+
+@pytest.mark.parametrize("only", ["", "g"])
+def test_a_refused_schema_of_a_tool_is_named(only: str) -> None:
+    field = "tools[1].parameters_json_schema"
+    message = GenerateRequest(model="pocket")
+    message.chat.messages.add(role=generation_pb2.ROLE_USER, content="x")
+    message.tools.add(name="f", parameters_json_schema='{"type": "object"}')
+    broken = '{"type": "object", "properties": {"a": {"type": "nothing"}}}'
+    message.tools.add(name="g", parameters_json_schema=broken)
+    message.tool_choice.mode = generation_pb2.TOOL_MODE_REQUIRED
+    message.tool_choice.name = only
+    request = convert.generation_request(message)
+    assert isinstance(request.input, Chat)
+    assert request.input.tools is not None
+    tools = [one for one in request.input.tools.tools if only in ("", one.name)]
+    grammar = TOOL_FORMATS["hermes"].grammar(
+        tools, required=True, parallel=True, token_id=lambda _: None
+    )
+    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(grammar))
+    said = matcher.get_error().partition("\n")[0]
+    refused = ConstraintInvalid(f"the grammar cannot be used: {said}", field="constraint.lark")
+    version = ModelVersion("pocket", 1, "d", 100, 100, 1)
+    constraint = EngineConstraint("lark", grammar, field="tool_choice")
+    plan = Plan(request, version, (1,), 9, 0, 0.0, None, constraint)
+    error = name_callers_field(refused, plan)
+    assert error.field == field
+    assert error.message == f"{field} cannot be used: Invalid type: nothing"
 
 
 def test_changes_of_the_catalogue() -> None:

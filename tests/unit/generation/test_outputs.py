@@ -394,12 +394,10 @@ async def test_an_engines_error_about_a_constraint_names_the_callers_field(
     constraint = EngineConstraint("lark", "start: X", field="tools")
     running = Running(tokenizer, constraint=constraint, n=2)
     assert running.submit_of(1).constraint.lark == "start: X"
-    refusal = "constraint.lark cannot be used: no X"
-    running.fail(ConstraintInvalid(refusal, field="constraint.lark"))
+    running.fail(ConstraintInvalid("no X", field="constraint.lark"))
     with pytest.raises(ConstraintInvalid) as caught:
         await running.events()
     assert caught.value.field == "tools"
-    assert caught.value.message == "tools cannot be used: no X"
 
 
 # Resumption.
