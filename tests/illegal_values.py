@@ -53,8 +53,6 @@ def illegal_scalars(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple
 def illegal_numbers(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     step = 0.5 if field.cpp_type in FLOATS else 1
     lowest = 0 if field.cpp_type in UNSIGNED else -math.inf
-    if rules.HasField("unsupported_above"):
-        yield MISSING_FEATURE, int(rules.unsupported_above) + 1
     edges = {
         "too small": rules.gte - step if rules.HasField("gte") else None,
         "too large": rules.lte + step if rules.HasField("lte") else None,

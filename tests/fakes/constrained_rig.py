@@ -35,11 +35,14 @@ def write_text_model(path: Path, *, seed: int = 0, **config: Any) -> Path:
 
 
 def compiler_for(
-    model_dir: Path, limits: ConstraintLimits = DEFAULT_LIMITS, vocab_size: int = VOCAB_SIZE
+    model_dir: Path,
+    limits: ConstraintLimits = DEFAULT_LIMITS,
+    vocab_size: int = VOCAB_SIZE,
+    eos: int = EOS,
 ) -> ConstraintCompiler:
     """Call it on an event loop, and close it."""
     return ConstraintCompiler(
-        model_dir, vocab_size=vocab_size, eos_token_ids=frozenset({EOS}), limits=limits
+        model_dir, vocab_size=vocab_size, eos_token_ids=frozenset({eos}), limits=limits
     )
 
 
@@ -53,6 +56,7 @@ def constrained(
     generated: tuple[int, ...] = (),
     stops: Iterable[int] = (),
     prompt: Sequence[int] = (5, 6, 7),
+    eos: int = EOS,
     **sampling: Any,
 ) -> SequenceRequest:
     """A request with a constraint if a grammar or a prefix is given."""
@@ -63,7 +67,7 @@ def constrained(
         max_tokens,
         generated=generated,
         sampling=Sampling(**sampling),
-        end_token_ids=frozenset({EOS, *stops}),
+        end_token_ids=frozenset({eos, *stops}),
         constraint=Constraint(grammar, prefix) if grammar or prefix else None,
     )
 
@@ -71,7 +75,10 @@ def constrained(
 class ConstrainedRig:
     """Compiles constraints and runs sequences to their end, all in one batch."""
 
-    def __init__(self, model_dir: Path, loaded: LoadedModel | None = None) -> None:
+    def __init__(
+        self, model_dir: Path, loaded: LoadedModel | None = None, *, eos: int = EOS
+    ) -> None:
+        self.eos = eos
         self.model_dir = model_dir
         self.loaded = loaded or load_model(model_dir)
         self.tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
@@ -90,10 +97,10 @@ class ConstrainedRig:
         return rig.submit(*self.compiled(*requests)).run()
 
     def text(self, tokens: Iterable[int]) -> str:
-        return self.tokenizer.decode([token for token in tokens if token != EOS])
+        return self.tokenizer.decode([token for token in tokens if token != self.eos])
 
     async def _open(self) -> ConstraintCompiler:
-        return compiler_for(self.model_dir, vocab_size=self.loaded.vocab_size)
+        return compiler_for(self.model_dir, vocab_size=self.loaded.vocab_size, eos=self.eos)
 
     async def _compile(self, requests: Sequence[SequenceRequest]) -> list[SequenceRequest]:
         return [

@@ -24,44 +24,44 @@ class ScriptedGeneration(FakeGeneration):
 
     def __init__(self) -> None:
         super().__init__()
-        self.script: list[g.GenerateResponse] = []
+        self.messages: list[g.GenerateResponse] = []
         self._next: list[list[g.GenerateResponse]] = []
 
     def say_then(self, *events: g.Delta | g.PromptLogprobs | g.Finished) -> None:
         """Sets what the generations after the next one say."""
-        before = self.script
+        before = self.messages
         self.say(*events)
-        self._next.append(self.script)
-        self.script = before
+        self._next.append(self.messages)
+        self.messages = before
 
     def say(self, *events: g.Delta | g.PromptLogprobs | g.Finished) -> None:
         """Sets what follows Started in every generation."""
         fields = {g.Delta: "delta", g.PromptLogprobs: "prompt_logprobs", g.Finished: "finished"}
-        self.script = [g.GenerateResponse(started=STARTED)]
-        self.script += [
+        self.messages = [g.GenerateResponse(started=STARTED)]
+        self.messages += [
             g.GenerateResponse(**{fields[type(event)]: event})  # pyright: ignore[reportArgumentType]
             for event in events
         ]
-        for number, message in enumerate(self.script, 1):
+        for number, message in enumerate(self.messages, 1):
             message.sequence = number
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[g.GenerateResponse]:
         self.requests.append(request)
-        messages = self.script
+        messages = self.messages
         if self._next:
-            self.script = self._next.pop(0)
+            self.messages = self._next.pop(0)
         for message in messages:
             yield message
 
     async def AttachGeneration(
         self, request: Any, context: Any
     ) -> AsyncIterator[g.AttachGenerationResponse]:
-        for message in self.script[request.after_sequence :]:
+        for message in self.messages[request.after_sequence :]:
             yield g.AttachGenerationResponse(message=message)
 
     async def Complete(self, request: Any, context: Any) -> g.CompleteResponse:
         self.requests.append(request.generation)
-        return joined(self.script)
+        return joined(self.messages)
 
 
 def joined(messages: Sequence[g.GenerateResponse]) -> g.CompleteResponse:

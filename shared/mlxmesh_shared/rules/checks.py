@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
-from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument, MeshError
+from mlxmesh_shared.errors import InvalidArgument, MeshError
 from mlxmesh_shared.rules.words import (
     FieldRules,
     given,
@@ -19,7 +19,6 @@ from mlxmesh_shared.rules.words import (
     key_words,
     length_words,
     range_words,
-    unsupported_words,
 )
 
 
@@ -41,7 +40,7 @@ def scalar_check(field: FieldDescriptor, rules: FieldRules, *, required: bool) -
         return _enum_check(field.enum_type, required=required)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return _text_check(rules, required=required)
-    return _supported_check(rules, _number_check(field.cpp_type, rules))
+    return _number_check(field.cpp_type, rules)
 
 
 def key_check(rules: FieldRules) -> Check | None:
@@ -112,21 +111,6 @@ def _number_check(cpp_type: int, rules: FieldRules) -> Check | None:
         return None if valid else violation
 
     return check
-
-
-def _supported_check(rules: FieldRules, check: Check | None) -> Check | None:
-    """The check, extended by one for values that this version does not support."""
-    words = unsupported_words(rules)
-    if not words:
-        return check
-    unsupported = Violation("", words, FeatureNotSupported)
-
-    def check_support(number: Any) -> Violation | None:
-        if number > rules.unsupported_above:
-            return unsupported
-        return check(number) if check is not None else None
-
-    return check_support
 
 
 def _interval(least: float | None, most: float | None) -> tuple[float, float]:

@@ -27,7 +27,6 @@ def describe(field: FieldDescriptor) -> str:
     parts = (
         "required" if rules.required else "",
         range_words(rules),
-        unsupported_words(rules),
         length_words(rules),
         items_words(rules),
         f"matches `{rules.pattern}`" if rules.HasField("pattern") else "",
@@ -46,12 +45,6 @@ def range_words(rules: FieldRules) -> str:
         f"below {_shown(below)}" if below is not None else "",
     )
     return " and ".join(part for part in parts if part)
-
-
-def unsupported_words(rules: FieldRules) -> str:
-    """For example "above 1 is not supported by this version"."""
-    most = given(rules, "unsupported_above")
-    return "" if most is None else f"above {_shown(most)} is not supported by this version"
 
 
 def length_words(rules: FieldRules) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import traceback
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from mlxmesh_shared.errors import (
     FeatureNotSupported,
     InvalidArgument,
     MeshError,
+    ServiceUnavailable,
 )
 from tests.fakes.constrained_rig import compiler_for, constrained, write_text_model
 from tests.fakes.tiny_model import EOS
@@ -57,6 +59,28 @@ async def test_refusals_are_remembered_too(subject: ConstraintCompiler) -> None:
     assert subject.compilations == 1
 
 
+async def test_a_compilation_that_took_too_long_is_tried_again(model_dir: Path) -> None:
+    compiler = compiler_for(model_dir, ConstraintLimits(compile_timeout_s=0.2))
+    try:
+        for _ in range(2):
+            with pytest.raises(ConstraintTooComplex, match=r"takes longer than 0\.2 s"):
+                await compiler.walker(constrained(1, JSON, SLOW_SCHEMA))
+        assert compiler.compilations == 2
+    finally:
+        compiler.close()
+
+
+async def test_a_remembered_refusal_does_not_keep_the_requests(
+    subject: ConstraintCompiler,
+) -> None:
+    frames: list[int] = []
+    for _ in range(4):
+        with pytest.raises(ConstraintInvalid) as caught:
+            await subject.walker(constrained(1, REGEX, "(a"))
+        frames.append(len(list(traceback.walk_tb(caught.value.__traceback__))))
+    assert frames[1] == frames[3]
+
+
 async def test_the_cache_forgets_the_least_recently_used(model_dir: Path) -> None:
     compiler = compiler_for(model_dir, ConstraintLimits(cache_bytes=4_000_000))
     try:
@@ -80,9 +104,10 @@ async def test_the_cache_forgets_the_least_recently_used(model_dir: Path) -> Non
         (JSON, "false", "allows nothing"),
         (JSON, "[1]", "object"),
         (JSON, "{", "not JSON"),
-        (REGEX, "(?=a)b", "regex"),
+        (REGEX, "(?=a)b", "^the regular expression cannot be used: invalid regex.*look-around"),
+        (JSON, '{"type": "string", "pattern": "(["}', "regex parse error: unclosed"),
         (LARK, "start: missing", "unknown name"),
-        (LARK, "", "Empty|empty"),
+        (LARK, "", "no start rule"),
         (LARK, "begin: /a/", "no start rule"),
         (LARK, "start: <|nothing|>", "unknown special token"),
     ],
@@ -178,6 +203,17 @@ async def test_one_callers_hostile_grammars_leave_a_thread_to_others(model_dir: 
         compiler.close()
 
 
+async def test_closing_ends_running_trials(model_dir: Path) -> None:
+    compiler = compiler_for(model_dir, ConstraintLimits(compile_timeout_s=300.0))
+    await compiler.walker(constrained(1, REGEX, "a"))
+    hostile = asyncio.create_task(compiler.walker(constrained(2, JSON, SLOW_SCHEMA)))
+    while compiler.trial_pids:
+        await asyncio.sleep(0)  # until its trial runs
+    compiler.close()
+    with pytest.raises(ServiceUnavailable):
+        await hostile
+
+
 async def test_a_killed_trial_process_is_replaced(subject: ConstraintCompiler) -> None:
     await subject.walker(constrained(1, REGEX, "a"))
     [pid] = subject.trial_pids
@@ -195,6 +231,24 @@ async def test_a_cancelled_compilation_is_compiled_for_the_next(
     first.cancel()
     await asyncio.wait([first])
     await subject.walker(constrained(2, REGEX, "[x-z]+"))
+
+
+async def test_equal_grammars_are_compiled_once_also_after_a_cancelled_one(
+    subject: ConstraintCompiler,
+) -> None:
+    await subject.walker(constrained(1, REGEX, "warm"))
+    request = constrained(1, REGEX, "[x-z]{3}")
+    first = asyncio.create_task(subject.walker(request))
+    while subject.trial_pids:
+        await asyncio.sleep(0)  # until its trial runs
+    first.cancel()
+    await asyncio.wait([first])
+    others = [asyncio.create_task(subject.walker(request))]
+    while not others[0].done():
+        others.append(asyncio.create_task(subject.walker(request)))
+        await asyncio.sleep(0.001)
+    await asyncio.gather(*others)
+    assert subject.compilations == 2
 
 
 async def test_output_that_does_not_follow_the_grammar_cannot_be_resumed(

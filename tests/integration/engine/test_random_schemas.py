@@ -1,69 +1,18 @@
 """Random JSON schemas at a high temperature: what ends validates, and nothing gets stuck."""
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
-from mlxmesh_engine.scheduling.request import FinishReason, GrammarKind
-from tests.fakes.constrained_rig import ConstrainedRig, constrained, write_text_model
+from tests.fakes.constrained_rig import ConstrainedRig, write_text_model
+from tests.fakes.random_schemas import BATCHES, check, suite
 
-_BATCH = 20
-_NAMES = st.text('abcdé "\\', min_size=1, max_size=4)
-_LEAVES = st.one_of(
-    st.just({"type": "boolean"}),
-    st.just({"type": "null"}),
-    st.builds(
-        lambda low, span: {"type": "integer", "minimum": low, "maximum": low + span},
-        st.integers(-1000, 1000),
-        st.integers(0, 500),
-    ),
-    st.builds(lambda most: {"type": "string", "maxLength": most}, st.integers(0, 8)),
-    st.sampled_from(["[a-z]{1,4}", "^(x|yy)+$", "^[0-9]{2}-[0-9]{2}$"]).map(
-        lambda pattern: {"type": "string", "pattern": pattern, "maxLength": 12}
-    ),
-    st.sampled_from(["date", "uuid", "ipv4"]).map(lambda name: {"type": "string", "format": name}),
-    st.lists(_NAMES | st.integers(0, 99) | st.booleans(), min_size=1, max_size=4).map(
-        lambda values: {"enum": values}
-    ),
-    _NAMES.map(lambda value: {"const": value}),
-)
-
-
-def _objects(schemas: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    def build(properties: dict[str, Any], count: int) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties)[:count],
-            "additionalProperties": False,
-        }
-
-    return st.builds(build, st.dictionaries(_NAMES, schemas, max_size=3), st.integers(0, 3))
-
-
-def _nested(schemas: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    arrays = st.builds(
-        lambda items, most, least: {
-            "type": "array",
-            "items": items,
-            "minItems": min(most, least),
-            "maxItems": most,
-        },
-        schemas,
-        st.integers(0, 3),
-        st.integers(0, 2),
-    )
-    choices = st.lists(schemas, min_size=1, max_size=3).map(lambda some: {"anyOf": some})
-    return _objects(schemas) | arrays | choices
-
-
-SCHEMAS = st.recursive(_LEAVES, _nested, max_leaves=6)
+POCKET = Path(__file__).parents[3] / "deploy/demo-model/pocket"
+POCKET_EOS = 1
 
 
 @pytest.fixture(scope="module")
@@ -72,46 +21,37 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConstrainedRig]:
         yield rig
 
 
-def check(rig: ConstrainedRig, schemas: list[Any]) -> None:
-    ran = rig.run(
-        *(
-            constrained(
-                at,
-                GrammarKind.JSON_SCHEMA,
-                json.dumps(schema),
-                max_tokens=120,
-                temperature=1.5,
-                seed=at,
-            )
-            for at, schema in enumerate(schemas)
-        )
-    )
-    for at, schema in enumerate(schemas):
-        last = ran.last(at)
-        assert last.error is None, (schema, last.error)
-        if last.finish_reason is FinishReason.STOP:
-            jsonschema.validate(json.loads(rig.text(ran.tokens(at))), schema)
-
-
-def suite(batches: int) -> Any:
-    return settings(
-        max_examples=batches,
-        phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        derandomize=True,
-    )
+@pytest.fixture(scope="module")
+def pocket() -> Iterator[ConstrainedRig]:
+    with closing(ConstrainedRig(POCKET, eos=POCKET_EOS)) as rig:
+        yield rig
 
 
 @suite(3)
-@given(st.lists(SCHEMAS, min_size=_BATCH, max_size=_BATCH))
+@given(BATCHES)
 def test_what_ends_validates(rig: ConstrainedRig, schemas: list[Any]) -> None:
+    check(rig, schemas)
+
+
+@suite(1)
+@given(BATCHES)
+def test_what_pocket_ends_validates(pocket: ConstrainedRig, schemas: list[Any]) -> None:
+    check(pocket, schemas)
+
+
+@pytest.mark.schemas
+@suite(50)
+@given(BATCHES)
+def test_what_ends_validates_for_a_thousand_schemas(
+    rig: ConstrainedRig, schemas: list[Any]
+) -> None:
     check(rig, schemas)
 
 
 @pytest.mark.schemas
 @suite(50)
-@given(st.lists(SCHEMAS, min_size=_BATCH, max_size=_BATCH))
-def test_what_ends_validates_for_a_thousand_schemas(
-    rig: ConstrainedRig, schemas: list[Any]
+@given(BATCHES)
+def test_what_pocket_ends_validates_for_a_thousand_schemas(
+    pocket: ConstrainedRig, schemas: list[Any]
 ) -> None:
-    check(rig, schemas)
+    check(pocket, schemas)

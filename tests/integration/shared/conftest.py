@@ -53,6 +53,11 @@ class Scripted(pb_grpc.GenerationServiceServicer):
     ) -> AsyncIterator[pb.ResumeGenerationResponse]:
         yield pb.ResumeGenerationResponse()
 
+    async def GetOutputFormat(
+        self, request: pb.GetOutputFormatRequest, context: Context
+    ) -> pb.GetOutputFormatResponse:
+        return pb.GetOutputFormatResponse()
+
     async def Relay(
         self, request_iterator: AsyncIterator[pb.RelayRequest], context: Context
     ) -> AsyncIterator[pb.RelayResponse]:

@@ -95,10 +95,10 @@ async def test_features_that_do_not_exist_are_refused(serve: Serve) -> None:
     served = await serve()
 
     with pytest.raises(FeatureNotSupported) as caught:
-        async for _ in served.stub.Generate(generate(session_id="s")):
+        async for _ in served.stub.Generate(generate(adapter="a")):
             pass
 
-    assert caught.value.field == "session_id"
+    assert caught.value.field == "adapter"
 
 
 async def test_an_unknown_exception_is_opaque(

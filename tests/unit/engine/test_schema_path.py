@@ -67,7 +67,7 @@ def test_a_refusal_has_llguidances_words_and_the_path() -> None:
     error = refusal(json_schema(schema), 'Unimplemented keys: ["uniqueItems"]\n<state>secret')
     assert isinstance(error, ConstraintInvalid)
     assert error.message == (
-        'constraint.json_schema cannot be used: Unimplemented keys: ["uniqueItems"] '
+        'the JSON schema cannot be used: Unimplemented keys: ["uniqueItems"] '
         "(at /properties/a/uniqueItems)"
     )
 

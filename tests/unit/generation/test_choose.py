@@ -79,7 +79,7 @@ def test_the_marks_of_published_models_are_recognized(family: str, expected: str
 def test_the_demonstration_model_is_read_as_hermes() -> None:
     pocket = Path(__file__).parents[3] / "deploy/demo-model/pocket/chat_template.jinja"
     chosen = choose(pocket.read_text(encoding="utf-8"))
-    assert (chosen.tools.name, chosen.reasoning.name) == ("hermes", "")
+    assert (chosen.tools.name, chosen.reasoning.name) == ("hermes", "think")
     assert chosen.takes_tools
 
 

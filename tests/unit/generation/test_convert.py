@@ -36,6 +36,7 @@ from mlxmesh_generation.domain.request import (
     PromptLogprobs,
     PromptText,
     PromptTokens,
+    Snapshot,
     Started,
     Timings,
     TokenLogprob,
@@ -44,7 +45,7 @@ from mlxmesh_generation.domain.request import (
 from mlxmesh_generation.placement import convert as engine_convert
 from mlxmesh_generation.placement.sequence import SequenceRequest
 from mlxmesh_generation.streams.plan import Plan, name_callers_field
-from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, MeshError
+from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, MeshError, MessageTooLarge
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.rpc.error_status import to_failure
 
@@ -216,6 +217,43 @@ def test_a_whole_generation_in_one_message() -> None:
     assert (response.text, list(response.token_ids)) == ("ab", [1, 2, 3])
     assert response.started == convert_events.generate_response(1, STARTED).started
     assert response.finished == convert_events.generate_response(1, FINISHED).finished
+
+
+TOP = tuple(TokenLogprob(100_000 + place, -1.0, b"word") for place in range(20))
+LARGE = {
+    "text": Delta("a" * 100_000, ()),
+    "text of several bytes": Delta("\U0001fae0" * 30_000, (), index=1),
+    "reasoning": Delta("", (), reasoning="a" * 100_000),
+    "arguments": Delta("", (), calls=(CallPiece(0, "c", "f", "a" * 100_000),)),
+    "tokens": Delta("", tuple(range(100_000, 120_000)), index=1),
+    "log-probabilities": Delta(
+        "", (1,) * 300, logprobs=(TokenLogprob(100_000, -1.0, b"word", TOP),) * 300
+    ),
+    "the prompt's": PromptLogprobs((TokenLogprob(100_000, -1.0, b"word", TOP),) * 300),
+}
+
+
+def _add_forever(whole: convert_events.WholeOutputs, event: Event) -> None:
+    while True:
+        whole.add(event)
+
+
+@pytest.mark.parametrize("event", LARGE.values(), ids=LARGE.keys())
+def test_one_message_with_all_outputs_has_a_limit(event: Event) -> None:
+    response = CompleteResponse()
+    whole = convert_events.WholeOutputs(response)
+    with pytest.raises(MessageTooLarge, match="Generate or AttachGeneration"):
+        _add_forever(whole, event)
+    whole.complete()
+    limit = convert_events.MAX_WHOLE_BYTES
+    assert 0.7 * limit < response.ByteSize() < 1.3 * limit
+
+
+def test_the_request_counts_as_a_part_of_the_message() -> None:
+    message = GenerateRequest(model="pocket", prompt="a" * convert_events.MAX_WHOLE_BYTES)
+    snapshot = Snapshot(message.SerializeToString(), [Delta("a", (1,))], None)
+    with pytest.raises(MessageTooLarge):
+        convert_events.get_response(snapshot)
 
 
 def finish_reason_of(output: engine_pb2.SequenceOutput) -> str:

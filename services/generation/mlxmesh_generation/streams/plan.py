@@ -44,5 +44,6 @@ def name_callers_field(error: MeshError, plan: Plan) -> MeshError:
     if is_default or error.field.startswith("prompt_token_ids"):
         error.field = request.input.field
     elif plan.constraint is not None and error.field.partition(".")[0] == "constraint":
+        error.message = error.message.replace(error.field, plan.constraint.field, 1)
         error.field = plan.constraint.field
     return error

@@ -12,7 +12,12 @@ from weakref import WeakValueDictionary
 import numpy as np
 from llguidance import LLMatcher
 
-from mlxmesh_engine.constraints.grammars import check_text, for_llguidance, refusal
+from mlxmesh_engine.constraints.grammars import (
+    check_text,
+    for_llguidance,
+    refusal,
+    too_complex,
+)
 from mlxmesh_engine.constraints.limits import ConstraintLimits, parser_limits
 from mlxmesh_engine.constraints.tokenizer import Vocabulary, load_vocabulary, mask_words
 from mlxmesh_engine.constraints.trials import TrialModel, Trials
@@ -34,6 +39,8 @@ class _Compiled:
     matcher: LLMatcher | None
     error: MeshError | None
     nbytes: int
+    lasting: bool = True
+    """Whether another compilation would have the same result."""
 
 
 class ConstraintCompiler:
@@ -94,7 +101,8 @@ class ConstraintCompiler:
         """Raises: MeshError."""
         compiled = self._cached(grammar) or await self._shared(grammar, caller)
         if compiled.error is not None:
-            raise compiled.error
+            # Each raise would add its frames to those of earlier requests.
+            raise compiled.error.with_traceback(None)
         assert compiled.matcher is not None
         return compiled.matcher
 
@@ -109,15 +117,16 @@ class ConstraintCompiler:
         if shared is None:
             task = asyncio.create_task(self._compile_in_turn(grammar, caller))
             shared = self._running[grammar] = _Shared(task)
-            task.add_done_callback(lambda _: self._running.pop(grammar, None))
         shared.waiting += 1
         try:
             return await asyncio.shield(shared.task)
         finally:
             shared.waiting -= 1
-            if not shared.waiting and not shared.task.done():
-                self._running.pop(grammar, None)
+            if not shared.waiting:
                 shared.task.cancel()
+                # After a cancellation it may be another's.
+                if self._running.get(grammar) is shared:
+                    del self._running[grammar]
 
     async def _compile_in_turn(self, grammar: Grammar, caller: str) -> _Compiled:
         """One at a time for each caller, so that nobody's grammars occupy all threads."""
@@ -136,7 +145,8 @@ class ConstraintCompiler:
         return compiled
 
     def _insert(self, grammar: Grammar, compiled: _Compiled) -> None:
-        if compiled.nbytes > self._limits.cache_bytes or grammar in self._cache:
+        too_large = compiled.nbytes > self._limits.cache_bytes
+        if too_large or not compiled.lasting or grammar in self._cache:
             return
         self._cache[grammar] = compiled
         self._cached_bytes += compiled.nbytes
@@ -160,6 +170,10 @@ class ConstraintCompiler:
                 raise refusal(grammar, matcher.get_error())
         except InvalidArgument as error:
             return _Compiled(None, error, nbytes)
+        except TimeoutError:
+            # The machine may just have been busy.
+            what = f"takes longer than {self._limits.compile_timeout_s:g} s to compile"
+            return _Compiled(None, too_complex(grammar, what), nbytes, lasting=False)
         return _Compiled(matcher, None, nbytes)
 
     def _walk(

@@ -8,15 +8,27 @@ from llguidance import LLMatcher
 
 from mlxmesh_engine.constraints.limits import ConstraintLimits
 from mlxmesh_engine.constraints.schema_path import find_keyword, nesting
+from mlxmesh_engine.constraints.white_space import WHITE_SPACE, bound_white_space
 from mlxmesh_engine.scheduling.request import Grammar, GrammarKind
 from mlxmesh_shared.errors import ConstraintInvalid, ConstraintTooComplex, MeshError
 
 _MAX_MESSAGE_CHARACTERS = 300
-# A model that repeats white space would never end an object.
-_JSON_DEFAULTS: dict[str, Any] = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,32}"}
 # A schema must not be able to make llguidance ignore a part of it.
 _JSON_OVERRIDES: dict[str, Any] = {"lenient": False, "coerce_one_of": False}
+# Llguidance forces literals as the tokens that the tokenizer encodes them to. It would force the
+# special token for a text like "<think>", which it then refuses, and the end token would end the
+# output in the middle. The last of these lines counts, so a grammar cannot change it.
+_OPTIONS = '%llguidance {"no_forcing": true}'
 _TOO_COMPLEX = re.compile(r"too (big|large|many|deeply|complex)|limit|max is|panic", re.IGNORECASE)
+_NAMES = {
+    GrammarKind.JSON_SCHEMA: "the JSON schema",
+    GrammarKind.REGEX: "the regular expression",
+    GrammarKind.LARK: "the grammar",
+    GrammarKind.CHOICES: "the list of texts",
+}
+# Places are those in the caller's text only if that is Lark.
+_LARK_PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+_REGEX_ERROR = re.compile(r"regex parse error:$.*?^error: (.+?)$", re.MULTILINE | re.DOTALL)
 _UNIMPLEMENTED = re.compile(r'Unimplemented keys: \["([^"]+)"')
 _UNKNOWN_VALUE = re.compile(r"(Unknown format|Invalid type): (.+)")
 _VALUE_KEYS = {"Unknown format": "format", "Invalid type": "type"}
@@ -44,33 +56,51 @@ def check_text(grammar: Grammar, limits: ConstraintLimits) -> None:
 
 
 def for_llguidance(grammar: Grammar) -> str:
-    """The grammar in the form that LLMatcher takes. Raises: ConstraintInvalid."""
+    """The grammar in llguidance's dialect of Lark. Raises: ConstraintInvalid."""
+    return f"{_lark(grammar)}\n{_OPTIONS}"
+
+
+def _lark(grammar: Grammar) -> str:
     match grammar.kind:
         case GrammarKind.JSON_SCHEMA:
-            schema = _parsed(grammar)
-            if schema is False:
-                raise invalid(grammar, "the schema false allows nothing")
-            try:
-                return LLMatcher.grammar_from_json_schema(
-                    "{}" if schema is True else grammar.text,
-                    cast("Any", _JSON_DEFAULTS),
-                    cast("Any", _JSON_OVERRIDES),
-                )
-            except ValueError as error:
-                raise invalid(grammar, first_line(str(error))) from error
+            return f"start: %json {json.dumps(_schema(grammar))}"
         case GrammarKind.REGEX:
-            return LLMatcher.grammar_from_regex(grammar.text)
+            return _first_grammar(LLMatcher.grammar_from_regex(grammar.text))["lark_grammar"]
         case GrammarKind.LARK:
-            return LLMatcher.grammar_from_lark(grammar.text)
+            return bound_white_space(grammar.text)
         case GrammarKind.CHOICES:
             # Lark's strings have JSON's escapes. A terminal is one expression for the lexer.
             texts = [json.dumps(text, ensure_ascii=False) for text in json.loads(grammar.text)]
-            return LLMatcher.grammar_from_lark("start: TEXT\nTEXT: " + " | ".join(texts))
+            return "start: TEXT\nTEXT: " + " | ".join(texts)
+
+
+def _schema(grammar: Grammar) -> Any:
+    """The schema with the options of its compilation. Raises: ConstraintInvalid."""
+    schema = _parsed(grammar)
+    if schema is False:
+        raise invalid(grammar, "the schema false allows nothing")
+    try:
+        compiled = LLMatcher.grammar_from_json_schema(
+            "{}" if schema is True else grammar.text,
+            cast("Any", {"whitespace_pattern": WHITE_SPACE}),
+            cast("Any", _JSON_OVERRIDES),
+        )
+    except ValueError as error:
+        raise invalid(grammar, first_line(str(error))) from error
+    return _first_grammar(compiled)["json_schema"]
+
+
+def _first_grammar(compiled: str) -> dict[str, Any]:
+    return json.loads(compiled)["grammars"][0]
 
 
 def refusal(grammar: Grammar, message: str) -> MeshError:
     """The error for a grammar that llguidance refuses with this message."""
     said = first_line(message)
+    if grammar.kind is not GrammarKind.LARK:
+        said = _LARK_PLACE.sub("", said)
+    if found := _REGEX_ERROR.search(message):
+        said = f"{said} {first_line(found[1])}"
     if _TOO_COMPLEX.search(said):
         return too_complex(grammar, f"is too complex: {said}")
     if grammar.kind is GrammarKind.JSON_SCHEMA and (path := _path(grammar, said)):
@@ -79,11 +109,15 @@ def refusal(grammar: Grammar, message: str) -> MeshError:
 
 
 def invalid(grammar: Grammar, said: str) -> ConstraintInvalid:
-    return ConstraintInvalid(f"{field_of(grammar)} cannot be used: {said}", field=field_of(grammar))
+    return ConstraintInvalid(
+        f"{_NAMES[grammar.kind]} cannot be used: {said}", field=field_of(grammar)
+    )
 
 
 def too_complex(grammar: Grammar, what: str) -> ConstraintTooComplex:
-    return ConstraintTooComplex(f"{field_of(grammar)} {what}; simplify it", field=field_of(grammar))
+    return ConstraintTooComplex(
+        f"{_NAMES[grammar.kind]} {what}; simplify it", field=field_of(grammar)
+    )
 
 
 def first_line(message: str) -> str:

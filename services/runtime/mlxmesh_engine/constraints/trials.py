@@ -44,6 +44,7 @@ class Trials:
         self._model = model
         self._timeout_s = timeout_s
         self._idle: list[_Trial] = []
+        self._running: set[_Trial] = set()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -56,44 +57,53 @@ class Trials:
     def check(self, grammar: Grammar, compiled_text: str) -> int:
         """The memory in bytes that the compiled grammar needs. Blocks.
 
-        Raises: ConstraintInvalid, ConstraintTooComplex; ServiceUnavailable if no process starts.
+        Raises: ConstraintInvalid, ConstraintTooComplex; TimeoutError; ServiceUnavailable if no
+        process starts.
         """
         trial = self._take()
+        answer = None
         try:
             answer = trial.ask(compiled_text, self._timeout_s)
         except TimeoutError:
-            trial.end()
-            raise too_complex(
-                grammar, f"takes longer than {self._timeout_s:g} s to compile"
-            ) from None
+            raise
         except (EOFError, OSError):
             if trial.end() in (-signal.SIGKILL, -signal.SIGTERM):
                 raise ServiceUnavailable("the trial of a grammar was ended; try again") from None
             raise too_complex(grammar, "needs too much memory to compile") from None
-        self._give_back(trial)
+        finally:
+            self._give_back(trial, reusable=answer is not None)
         if answer["error"]:
             raise refusal(grammar, str(answer["error"]))
         return answer["bytes"]
 
     def close(self) -> None:
-        """Ends the idle processes; the others end after their trial."""
+        """Ends all processes; those who wait for one get ServiceUnavailable."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
+            for trial in self._running:
+                trial.kill()
         for trial in idle:
             trial.end()
 
     def _take(self) -> "_Trial":
+        """Raises: ServiceUnavailable."""
         with self._lock:
             trial = self._idle.pop() if self._idle else None
         if trial is not None and not trial.is_alive:
             trial.end()
             trial = None
-        return trial or _Trial(self._model)
-
-    def _give_back(self, trial: "_Trial") -> None:
+        trial = trial or _Trial(self._model)
         with self._lock:
-            if not self._closed:
+            self._running.add(trial)
+            if self._closed:
+                trial.kill()
+        return trial
+
+    def _give_back(self, trial: "_Trial", *, reusable: bool) -> None:
+        with self._lock:
+            self._running.discard(trial)
+            if reusable and not self._closed:
                 self._idle.append(trial)
                 return
         trial.end()
@@ -126,6 +136,9 @@ class _Trial:
         if not self._connection.poll(timeout_s):
             raise TimeoutError
         return json.loads(self._connection.recv_bytes())
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def end(self) -> int:
         """Waits briefly for its end, then kills it; returns how it ended by itself."""

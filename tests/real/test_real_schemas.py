@@ -1,0 +1,34 @@
+"""A thousand random JSON schemas on SmolLM2 at a high temperature: what ends validates."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from mlxmesh_model.gguf.conversion import convert
+from tests.fakes.constrained_rig import ConstrainedRig
+from tests.fakes.random_schemas import BATCHES, check, suite
+
+END = 2
+"""<|im_end|>"""
+TIMEOUT_S = 3600
+
+
+@pytest.fixture(scope="module")
+def smollm2(gguf_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConstrainedRig]:
+    directory = tmp_path_factory.mktemp("smollm2") / "packed"
+    convert(gguf_file, directory, None, lambda done, total: None)
+    with closing(ConstrainedRig(directory, eos=END)) as rig:
+        yield rig
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+@suite(50)
+@given(BATCHES)
+def test_what_ends_validates_for_a_thousand_schemas(
+    smollm2: ConstrainedRig, schemas: list[Any]
+) -> None:
+    check(smollm2, schemas)
