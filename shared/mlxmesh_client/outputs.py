@@ -99,6 +99,8 @@ class OutputSoFar:
     """Those of tool calls."""
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     finished: Finished | None = None
+    has_events: bool = False
+    """Whether any event of it has arrived."""
 
     @property
     def text(self) -> str:
@@ -117,6 +119,7 @@ class OutputSoFar:
 
     def add(self, event: GenerationEvent) -> None:
         """Adds an event of this output."""
+        self.has_events = True
         self.texts.append(event.text)
         self.reasoning_texts.append(event.reasoning_text)
         self.token_ids += event.token_ids

@@ -21,6 +21,7 @@ class _Output:
     messages: list[Message] = field(default_factory=list[Message])
     reasoning: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    call_ids: set[str] = field(default_factory=set[str])
     logprobs: list[float] = field(default_factory=list[float])
     ending: Ending | None = None
 
@@ -33,7 +34,10 @@ class _Output:
         self.logprobs += [one.logprob for one in delta.logprobs]
         for piece in delta.tool_calls:
             if piece.index == len(self.calls):
-                self.calls.append({"id": piece.id, "name": piece.name, "arguments": ""})
+                # Its value depends on the request_id, which each round chooses anew.
+                has_own_id = bool(piece.id) and piece.id not in self.call_ids
+                self.call_ids.add(piece.id)
+                self.calls.append({"has_own_id": has_own_id, "name": piece.name, "arguments": ""})
             self.calls[piece.index]["arguments"] += piece.arguments
 
     def all_messages(self) -> list[Message]:

@@ -14,15 +14,16 @@ import instructor
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from openai import OpenAI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 QUESTION = "Describe a place."
 MAX_TOKENS = 400
 
 
 class Place(BaseModel):
-    """A place."""
+    """A place; its JSON is bounded, so that a tiny model comes to its end."""
 
+    model_config = ConfigDict(extra="forbid")
     city: str = Field(max_length=20)
     floor: Literal[1, 2, 3]
 
@@ -37,7 +38,7 @@ def by_instructor(url: str) -> dict[str, Any]:
             response_model=Place,
             max_retries=0,
             max_tokens=MAX_TOKENS,
-            temperature=1,
+            temperature=0,
             messages=[{"role": "user", "content": QUESTION}],
         )
         found[name] = place.model_dump()
@@ -51,7 +52,7 @@ def model(url: str, **options: Any) -> ChatOpenAI:
         model="pocket",
         max_retries=0,
         max_tokens=MAX_TOKENS,  # pyright: ignore[reportCallIssue]
-        temperature=1,
+        temperature=0,
         **options,
     )
 

@@ -54,7 +54,7 @@ def test_openais_node_client(seen: dict[str, Any]) -> None:
     }
     for case, code, param in (
         ("illegal", "invalid_field", "temperature"),
-        ("unsupported", "feature_not_supported", "n"),
+        ("unsupported", "feature_not_supported", "modalities"),
     ):
         assert seen[case] == {
             "name": "BadRequestError",
@@ -62,4 +62,10 @@ def test_openais_node_client(seen: dict[str, Any]) -> None:
             "code": code,
             "param": param,
         }
+    assert len(seen["called"]) == 2
+    for output in seen["called"]:
+        assert output["finish_reason"] == "tool_calls"
+        ((name, arguments),) = output["calls"]
+        assert name == "measure"
+        assert arguments in ({"unit": "c"}, {"unit": "f"})
     assert {"pocket", "pocket-mini"} <= set(seen["models"])

@@ -169,7 +169,8 @@ def _results() -> str:
         lines.append(_row([family, formats, len(mine), *passes, len(mine) - sum(passes)]))
     lines.append("")
     for reason, fixtures in _by_reason().items():
-        lines += [f"{reason} {len(fixtures)} fixtures:", ""]
+        number = f"{len(fixtures)} fixture{'s' if len(fixtures) > 1 else ''}"
+        lines += [f"{reason} {number}:", ""]
         lines += [*(f"- {fixture}" for fixture in fixtures), ""]
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any, Literal
 
 import anthropic
@@ -334,17 +335,27 @@ async def test_the_client_parses_what_a_schema_demands(client: AsyncAnthropic) -
 def thinker(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model whose template opens a block of thinking, unless it is told not to."""
     folder = tmp_path_factory.mktemp("models") / "thinker"
+    return loaded(mesh, folder, "if enable_thinking is not defined or enable_thinking")
+
+
+@pytest.fixture(scope="module")
+def plain(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model whose template knows no thinking."""
+    return loaded(mesh, tmp_path_factory.mktemp("models") / "plain", "if false", marker="")
+
+
+def loaded(mesh: RunningMesh, folder: Path, condition: str, *, marker: str = "<think>") -> str:
+    """The name of a model as pocket that writes a marker before its answer on a condition."""
     shutil.copytree(POCKET_MINI.parent / "pocket", folder)
     template = folder / "chat_template.jinja"
-    start, end = "{{- '<|assistant|>' }}", "{%- endif %}"
     text = template.read_text()
-    assert text.endswith(start + "\n" + end)
-    opened = "{%- if enable_thinking is not defined or enable_thinking %}<think>\n" + end
-    template.write_text(text.removesuffix(end) + opened + "\n" + end)
-    assert mesh.command("register", str(folder), "--name", "thinker").returncode == 0
-    loaded = mesh.command("load", "thinker")
-    assert loaded.returncode == 0, loaded.stderr
-    return "thinker"
+    switch = "if enable_thinking"
+    assert switch in text
+    template.write_text(text.replace(switch, condition).replace("<think>", marker))
+    assert mesh.command("register", str(folder), "--name", folder.name).returncode == 0
+    done = mesh.command("load", folder.name)
+    assert done.returncode == 0, done.stderr
+    return folder.name
 
 
 async def test_thinking_is_a_block_of_its_own(client: AsyncAnthropic, thinker: str) -> None:
@@ -382,11 +393,15 @@ async def test_thinking_is_a_block_of_its_own(client: AsyncAnthropic, thinker: s
     assert again.content[0].type == "thinking"
 
 
-async def test_thinking_can_be_switched_off(client: AsyncAnthropic, thinker: str) -> None:
+async def test_thinking_can_be_switched_off(
+    client: AsyncAnthropic, thinker: str, plain: str
+) -> None:
     asked: dict[str, Any] = {**ASKED, "model": thinker, "max_tokens": 20}
     message = await client.messages.create(**asked, thinking={"type": "disabled"})
     assert [block.type for block in message.content] == ["text"]
     with pytest.raises(anthropic.BadRequestError, match="thinking"):
         await client.messages.create(
-            **ASKED, max_tokens=20, thinking={"type": "enabled", "budget_tokens": 5}
+            **{**ASKED, "model": plain},
+            max_tokens=20,
+            thinking={"type": "enabled", "budget_tokens": 5},
         )

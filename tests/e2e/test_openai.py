@@ -16,7 +16,7 @@ import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI, pydantic_function_tool
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from mlxmesh.generation.v1.generation_pb2 import CompleteResponse
 from mlxmesh_client import MeshClient
@@ -282,7 +282,7 @@ async def test_streams_survive_their_engine(mesh: RunningMesh, client: AsyncOpen
 class Place(BaseModel):
     """A place to look at."""
 
-    city: str
+    city: str = Field(max_length=20)
     floor: Literal[1, 2, 3]
 
 

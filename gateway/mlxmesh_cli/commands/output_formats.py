@@ -111,7 +111,7 @@ def set_formats(
     if json:
         print_json(to_dict(changed))
     else:
-        typer.echo(f"{model} is set; `mlxmesh models show {model}` shows what follows")
+        typer.echo(f"{model} is set; check it with `mlxmesh models show {model}`")
 
 
 def _setting(given: str | None) -> str | None:

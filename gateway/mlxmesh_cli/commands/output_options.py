@@ -36,7 +36,9 @@ Choice = Annotated[
 ]
 Outputs = Annotated[
     int,
-    typer.Option("-n", min=1, max=32, help="Number of outputs."),
+    typer.Option(
+        "-n", min=1, max=32, help="Number of outputs; equal ones unless --temperature is above 0."
+    ),
 ]
 Logprobs = Annotated[
     int | None,
@@ -176,7 +178,7 @@ def other_options(
     if session is not None:
         given["session_id"] = session
     if labels:
-        given["labels"] = dict(map(_label, labels))
+        given["labels"] = _labels(labels)
     return given
 
 
@@ -198,12 +200,16 @@ def _tools(file: Path) -> list[dict[str, Any]]:
     value = _json(_text(file), f"--tool: {file}")
     tools = cast("list[Any]", value) if isinstance(value, list) else [value]
     if not all(isinstance(tool, dict) for tool in tools):
-        fail(f"--tool: {file} must have an object, or a list of objects")
+        fail(f"--tool: {file} must be an object or a list of objects")
+    if not tools:
+        fail(f"--tool: {file} has no tools")
     return cast("list[dict[str, Any]]", tools)
 
 
 def _schema(given: str) -> str:
     """The text of a schema that is given itself or as a file."""
+    if not given:
+        fail("--json-schema must be a file or a JSON object")
     if given.lstrip().startswith("{"):
         text, name = given, "the schema"
     else:
@@ -231,8 +237,13 @@ def _text(file: Path) -> str:
         fail(f"{file} is not UTF-8", reason="FILE_ERROR")
 
 
-def _label(given: str) -> tuple[str, str]:
-    key, separator, value = given.partition("=")
-    if not (key and separator):
-        fail("--label must be KEY=VALUE, for example --label team=blue")
-    return key, value
+def _labels(given: Sequence[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for label in given:
+        key, separator, value = label.partition("=")
+        if not (key and separator):
+            fail("--label must be KEY=VALUE, for example --label team=blue")
+        if key in labels:
+            fail(f"--label {key} is given twice")
+        labels[key] = value
+    return labels

@@ -102,7 +102,8 @@ def generate(
     mlxmesh generate "What is 3 + 4?" -n 3 --tool add.json --tool-choice add
     """
     text = _read(prompt)
-    for given, option in ((system, "--system"), (tool, "--tool")):
+    reasons = reasoning_options(reasoning, reasoning_effort, reasoning_budget)
+    for given, option in ((system, "--system"), (tool, "--tool"), (reasons, "reasoning")):
         if raw and given:
             fail(f"{option} needs the chat template; remove --raw")
     what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(system, text)}
@@ -111,7 +112,7 @@ def generate(
         **options_given(max_tokens, temperature, top_p, top_k, seed, stop),
         **constraint,
         **tool_options(tool, tool_choice, parallel_tool_calls),
-        **reasoning_options(reasoning, reasoning_effort, reasoning_budget),
+        **reasons,
         **other_options(outputs, logprobs, prompt_logprobs, session, label),
     }
     if request_id is not None:
@@ -126,14 +127,14 @@ def generate(
                 print_json(to_dict(await client.complete(name, **what, **options)))
                 return
             answer = await show(client.generate(name, **what, **options), expected=outputs)
-            if constraint and answer.is_cut():
+            if (constraint or tool) and answer.is_cut():
                 _note_cut(outputs)
 
     run(work())
 
 
 def _note_cut(outputs: int) -> None:
-    """An output that reached its maximum length may not satisfy the constraint."""
+    """An output that reached its maximum length may lack the end of an object or a call."""
     what = "an output" if outputs > 1 else "the output"
     say(
         f"{what} reached its maximum length and may be incomplete; --max-tokens raises it", err=True

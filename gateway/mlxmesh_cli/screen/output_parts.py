@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     from mlxmesh.generation.v1.generation_pb2 import TokenLogprob, ToolCall
 
 
-def call_text(call: ToolCall) -> str:
-    """The name of a call, and its arguments with one value on a line."""
+def call_text(call: ToolCall, *, is_cut: bool = False) -> str:
+    """The name of a call, and its arguments with one value on a line.
+
+    is_cut: whether the output reached its maximum length in the call.
+    """
     try:
         arguments: object = json.loads(call.arguments or "{}")
     except (ValueError, RecursionError):
-        return f"{call.name}\n{call.arguments}\n(these arguments are not JSON)"
+        what = (
+            "the maximum length cut these arguments" if is_cut else "these arguments are not JSON"
+        )
+        return f"{call.name}\n{call.arguments}\n({what})"
     return f"{call.name}\n{json.dumps(arguments, indent=2, ensure_ascii=False)}"
 
 
@@ -49,4 +55,5 @@ def token_text(token: TokenLogprob) -> str:
 
 
 def _logprob(token: TokenLogprob) -> str:
-    return f"{token.logprob:.3f}" if token.HasField("logprob") else ""
+    # Adding 0 turns -0.0 into 0.0.
+    return f"{round(token.logprob, 3) + 0:.3f}" if token.HasField("logprob") else ""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from mlxmesh.generation.v1.generation_pb2 import FINISH_REASON_LENGTH
 from mlxmesh_cli.screen.output import is_terminal, print_view, say, terminal_columns
 from mlxmesh_cli.screen.output_parts import call_text, logprobs_table
 from mlxmesh_cli.screen.word_wrap import WordWrap, wrapped
@@ -35,6 +36,8 @@ class ResponseWriter:
         self._wrap = WordWrap(terminal_columns) if self._terminal else None
         self._last: Kind | None = None
         """What was written last of the output that is shown."""
+        self._headed = -1
+        """The last output that has a heading."""
 
     def write(self, event: GenerationEvent) -> None:
         """Writes what can be shown after an event that was added to the outputs."""
@@ -42,22 +45,28 @@ class ResponseWriter:
             self._heading()
         while self._index < len(self._outputs):
             output = self._outputs[self._index]
-            self._pieces("reasoning", output.reasoning_texts)
-            self._pieces("text", output.texts)
-            if output.finished is None:
+            if output.has_events:
+                self._show(output)
+            if output.finished is None and not event.is_last:
                 return
-            self._end_output(output)
             self._index += 1
-            if self._index < max(len(self._outputs), self._expected):
-                self._heading()
 
     def end(self) -> None:
         """Ends the line of an output that is incomplete, and shows the prompt's tokens."""
         if self._last is not None:
             self._end_line()
         if self._outputs.prompt_logprobs:
+            self._put("\n")
             say("prompt", bold=True)
             self._table(self._outputs.prompt_logprobs)
+
+    def _show(self, output: OutputSoFar) -> None:
+        if self._expected > 1 or output.index:
+            self._heading()
+        self._pieces("reasoning", output.reasoning_texts)
+        self._pieces("text", output.texts)
+        if output.finished is not None:
+            self._end_output(output)
 
     def _pieces(self, kind: Kind, pieces: list[str]) -> None:
         text = "".join(pieces[self._shown[kind] :])
@@ -72,21 +81,25 @@ class ResponseWriter:
 
     def _end_output(self, output: OutputSoFar) -> None:
         calls = output.tool_calls
+        cut = calls[-1:] if _is_cut(output) else []
         if self._last is not None or not calls:
             self._end_line()
         for call in calls:
-            name, _, arguments = call_text(call).partition("\n")
+            name, _, arguments = call_text(call, is_cut=call in cut).partition("\n")
             say(self._safe(name), "cyan")
             say(self._safe(arguments))
         if output.logprobs:
+            self._put("\n")
             self._table(output.logprobs)
         self._shown = {"reasoning": 0, "text": 0}
 
     def _table(self, tokens: Sequence[TokenLogprob]) -> None:
-        self._put("\n")
         print_view(logprobs_table(tokens))
 
     def _heading(self) -> None:
+        if self._headed == self._index:
+            return
+        self._headed = self._index
         if self._index:
             self._put("\n")
         of = f" of {self._expected}" if self._expected > 1 else ""
@@ -109,3 +122,8 @@ class ResponseWriter:
         else:
             sys.stdout.write(text)
         sys.stdout.flush()
+
+
+def _is_cut(output: OutputSoFar) -> bool:
+    end = output.finished
+    return end is not None and end.finish_reason == FINISH_REASON_LENGTH

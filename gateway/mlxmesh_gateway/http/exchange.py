@@ -109,7 +109,8 @@ class Exchange:
         """Names what is ignored, in a header of the response."""
         if names:
             self._unknown_fields.requests += 1
-        if legal := [name for name in names if LEGAL_NAME.fullmatch(name)][:MAX_TOLD]:
+        told = dict.fromkeys(filter(None, map(_in_a_header, names)))
+        if legal := list(told)[:MAX_TOLD]:
             self.response_headers.append((IGNORED_FIELDS, ", ".join(legal)))
 
     async def respond(
@@ -165,3 +166,11 @@ class Exchange:
                 await self._write(message)
                 quiet_s = 0.0
             await asyncio.sleep(max(0.05, self._keep_alive_s - quiet_s))
+
+
+def _in_a_header(path: str) -> str:
+    """A path, or its first field if the rest is no text for a header; empty if that is none too."""
+    if LEGAL_NAME.fullmatch(path):
+        return path
+    first, separator, _ = path.partition(".")
+    return first if separator and LEGAL_NAME.fullmatch(first) else ""

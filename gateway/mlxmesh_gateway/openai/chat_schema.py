@@ -93,6 +93,7 @@ class ChatRequest(GenerationFields):
     max_tokens: UInt32 | None = None
     max_completion_tokens: UInt32 | None = None
     response_format: ResponseFormat | None = None
+    best_of: Annotated[Any, Refused("send n, and choose by logprobs", unless=(1,))] = None
     tools: Annotated[list[ChatTool] | None, Field(json_schema_extra={"maxItems": MAX_TOOLS})] = None
     tool_choice: ToolChoiceField = None
     parallel_tool_calls: bool | None = None

@@ -17,6 +17,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 )
 from mlxmesh_generation import convert_chat, convert_events
 from mlxmesh_generation.domain.request import (
+    Chat,
     CountRequest,
     Event,
     GenerationRequest,
@@ -42,11 +43,13 @@ def generation_request(
     """Assigns an id to a request that has none."""
     is_callers = bool(message.request_id) and not _OWN_ID.fullmatch(message.request_id)
     _check_retention(message, is_callers=is_callers)
+    source = prompt_input(message)
+    _check_ignore_eos(message, source)
     return GenerationRequest(
         request_id=message.request_id or f"gen-{secrets.token_hex(8)}",
         digest=_digest(message) if is_callers else None,
         model=ModelReference.parse(message.model),
-        input=prompt_input(message),
+        input=source,
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
         sampling=sampling_options(message.sampling),
         stop=tuple(message.stop),
@@ -175,11 +178,6 @@ def _constraint(message: GenerateRequest) -> OutputConstraint | None:
     field = message.WhichOneof("constraint")
     if field is None:
         return None
-    if message.ignore_eos:
-        raise InvalidArgument(
-            f"ignore_eos: it cannot be set with {field}, which the output's end completes",
-            field="ignore_eos",
-        )
     if message.tools and message.tool_choice.mode != generation_pb2.TOOL_MODE_NONE:
         raise InvalidArgument(
             f"{field}: it cannot be set with tools that the model may call; set one of them, or "
@@ -187,6 +185,22 @@ def _constraint(message: GenerateRequest) -> OutputConstraint | None:
             field=field,
         )
     return OutputConstraint(field, _constraint_text(message, field))
+
+
+def _check_ignore_eos(message: GenerateRequest, source: PromptInput) -> None:
+    """Raises: InvalidArgument with a field that needs the end tokens."""
+    if not message.ignore_eos:
+        return
+    field = message.WhichOneof("constraint") or ""
+    if message.reasoning.HasField("budget_tokens"):
+        field = "reasoning.budget_tokens"
+    elif isinstance(source, Chat) and source.tools is not None and source.tools.enforced:
+        field = "tools"
+    if field:
+        raise InvalidArgument(
+            f"ignore_eos: it cannot be set with {field}, which needs the model's end tokens",
+            field="ignore_eos",
+        )
 
 
 def _constraint_text(message: GenerateRequest, field: str) -> str:

@@ -1,6 +1,8 @@
 """Converts the events of generations to messages, and back for those of another process."""
 
 from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain
 
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.generation.v1.generation_pb2 import (
@@ -26,7 +28,14 @@ from mlxmesh_generation.domain.request import (
     TotalUsage,
 )
 from mlxmesh_generation.parsers.choose import OutputFormat
+from mlxmesh_shared.errors import MessageTooLarge
 from mlxmesh_shared.rpc.error_status import to_failure
+
+MAX_WHOLE_BYTES = 24 * 2**20
+"""Of one message with all outputs, by estimate; gateways receive 32 MiB."""
+_TOKEN_BYTES = 4
+# Without the bytes of its text.
+_LOGPROB_BYTES = 14
 
 _REASONS = {
     FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
@@ -83,13 +92,21 @@ class WholeOutputs:
 
     def __init__(self, response: CompleteResponse | GetGenerationResponse) -> None:
         self._response = response
+        self._size_bytes = response.ByteSize()
         # By output, and by output and call.
         self._texts: defaultdict[int, list[str]] = defaultdict(list)
         self._reasoning: defaultdict[int, list[str]] = defaultdict(list)
         self._arguments: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
 
     def add(self, event: Event) -> None:
+        """Raises: MessageTooLarge."""
         response = self._response
+        self._size_bytes += _wire_bytes(event)
+        if self._size_bytes > MAX_WHOLE_BYTES:
+            raise MessageTooLarge(
+                f"the outputs together exceed {MAX_WHOLE_BYTES} bytes, too much for one message; "
+                "read them as a stream with Generate or AttachGeneration, or ask for less"
+            )
         if isinstance(event, Delta):
             self._add_delta(event)
         elif isinstance(event, Started):
@@ -133,6 +150,26 @@ class WholeOutputs:
         while len(others) < index:
             others.add(index=len(others) + 1)
         return others[index - 1] if index else self._response
+
+
+def _wire_bytes(event: Event) -> int:
+    """About as many bytes as an event adds to a message of whole outputs."""
+    if isinstance(event, PromptLogprobs):
+        return _logprobs_bytes(event.tokens)
+    if not isinstance(event, Delta):
+        return 0
+    texts = (event.text, event.reasoning, *(call.arguments for call in event.calls))
+    size = sum(map(_text_bytes, texts)) + _TOKEN_BYTES * len(event.token_ids)
+    return size + _logprobs_bytes(event.logprobs)
+
+
+def _text_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _logprobs_bytes(tokens: Sequence[TokenLogprob]) -> int:
+    every = chain(tokens, *(token.top for token in tokens))
+    return sum(_LOGPROB_BYTES + len(token.text) for token in every)
 
 
 def started(event: Started) -> generation_pb2.Started:

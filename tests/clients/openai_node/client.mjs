@@ -40,6 +40,29 @@ async function cancelled() {
   return { chunks };
 }
 
+async function called() {
+  const parameters = {
+    type: "object",
+    properties: { unit: { enum: ["c", "f"] } },
+    required: ["unit"],
+    additionalProperties: false,
+  };
+  const tools = [{ type: "function", function: { name: "measure", parameters } }];
+  const stream = client.chat.completions.stream({
+    ...options,
+    max_tokens: 200,
+    n: 2,
+    tools,
+    tool_choice: "required",
+    parallel_tool_calls: false,
+  });
+  const { choices } = await stream.finalChatCompletion();
+  return choices.map(({ finish_reason, message }) => ({
+    finish_reason,
+    calls: message.tool_calls.map(({ function: f }) => [f.name, JSON.parse(f.arguments)]),
+  }));
+}
+
 async function failing(change) {
   try {
     await client.chat.completions.create({ ...options, ...change });
@@ -64,7 +87,8 @@ console.log(
     cancelled: await cancelled(),
     unknown_model: await failing({ model: "nix" }),
     illegal: await failing({ temperature: 11 }),
-    unsupported: await failing({ n: 2 }),
+    unsupported: await failing({ modalities: ["text", "audio"] }),
+    called: await called(),
     models: await models(),
   }),
 );

@@ -60,6 +60,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     other = {"type": "function", "function": {"name": "sub"}}
     for name, value in (("schema", SCHEMA), ("add", ADD), ("both", [ADD, other]), ("list", [5])):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    (tmp_path / "empty.json").write_text("[]")
     (tmp_path / "broken.json").write_text('{"a": \n 1,}')
     (tmp_path / "latin.json").write_bytes(b'{"a": "\xe9"}')
     (tmp_path / "g.lark").write_text('start: "a"')
@@ -127,12 +128,17 @@ def test_tools_and_labels_are_collected(mesh: Mesh, files: Path) -> None:
         (["--json-schema", "list.json"], "list.json must be a JSON object"),
         (["--json-schema", "{"], "the schema is not JSON: line 1"),
         (["--grammar", "nowhere.lark"], "nowhere.lark: No such file"),
-        (["--tool", "list.json"], "list.json must have an object"),
+        (["--tool", "list.json"], "list.json must be an object or a list of objects"),
+        (["--tool", "empty.json"], "empty.json has no tools"),
         (["--tool", "broken.json"], "broken.json is not JSON"),
         (["--tool", "add.json", "--tool-choice", "mul"], "one of the tools: add"),
         (["--tool-choice", "required"], "add --tool FILE"),
         (["--no-parallel-tool-calls"], "add --tool FILE"),
-        (["--tool", "add.json", "--raw"], "remove --raw"),
+        (["--tool", "add.json", "--raw"], "--tool needs the chat template; remove --raw"),
+        (["--no-reasoning", "--raw"], "reasoning needs the chat template; remove --raw"),
+        (["--reasoning-budget", "5", "--raw"], "reasoning needs the chat template; remove --raw"),
+        (["--json-schema", ""], "--json-schema must be a file or a JSON object"),
+        (["--label", "a=b", "--label", "a=c"], "--label a is given twice"),
         (["--reasoning-effort", "huge"], "minimal, low, medium or high"),
         (["--label", "blue"], "--label must be KEY=VALUE"),
         (["--label", "=blue"], "--label must be KEY=VALUE"),
@@ -272,9 +278,11 @@ def test_an_attached_response_has_its_outputs(mesh: Mesh) -> None:
     [
         (["--json-object"], "the output reached its maximum length"),
         (["--json-object", "-n", "2"], "an output reached its maximum length"),
+        (["--tool", "add.json"], "the output reached its maximum length"),
         ([], ""),
     ],
 )
+@pytest.mark.usefixtures("files")
 def test_an_output_that_is_cut_short_is_told(mesh: Mesh, arguments: list[str], said: str) -> None:
     mesh.fake.say(g.Delta(text='{"a'), CUT)
     result = mesh.run("generate", "Hi", *arguments)

@@ -105,6 +105,7 @@ async def test_the_cache_forgets_the_least_recently_used(model_dir: Path) -> Non
         (JSON, "[1]", "object"),
         (JSON, "{", "not JSON"),
         (REGEX, "(?=a)b", "^the regular expression cannot be used: invalid regex.*look-around"),
+        (JSON, '{"type": "string", "pattern": "(["}', "regex parse error: unclosed"),
         (LARK, "start: missing", "unknown name"),
         (LARK, "", "no start rule"),
         (LARK, "begin: /a/", "no start rule"),

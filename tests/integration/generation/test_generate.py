@@ -230,7 +230,8 @@ async def test_a_generation_is_cancelled_while_it_is_prepared(mesh: Mesh) -> Non
                 break
             except GenerationNotFound:
                 await asyncio.sleep(0.01)
-    [response] = [response async for response in call]
+    [started, response] = [response async for response in call]
+    assert started.started.engine_id == ""
     assert response.finished.finish_reason == generation_pb2.FINISH_REASON_CANCELLED
     assert mesh.engine.submits == []
 

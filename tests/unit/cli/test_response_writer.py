@@ -78,3 +78,40 @@ def test_control_characters_of_a_call_are_harmless(capsys: pytest.CaptureFixture
 def test_a_broken_stream_ends_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(capsys, delta("half")) == "half\n"
     assert shown(capsys) == ""
+
+
+def last(index: int = 0) -> GenerationEvent:
+    finished = g.Finished(index=index, total_usage=g.Usage(completion_tokens=1))
+    return to_event(g.GenerateResponse(finished=finished))
+
+
+def test_outputs_after_the_first_have_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `attach` shows them, which does not know how many there are."""
+    out = shown(capsys, delta("one"), end(), delta("two", index=1), last(1))
+    assert "one\n\n\x1b[1moutput 2\x1b[0m\ntwo\n" in out
+
+
+def test_an_output_that_ended_before_the_stream_was_resumed_hides_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = shown(capsys, delta("three", index=2), delta("two", index=1), end(1), last(2))
+    assert out.index("output 2") < out.index("two") < out.index("output 3") < out.index("three")
+    assert "output 1" not in out
+
+
+def test_a_call_that_was_cut_is_not_called_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    call = to_event(
+        g.GenerateResponse(delta=g.Delta(tool_calls=[g.ToolCall(name="f", arguments='{"a": ')]))
+    )
+    cut = g.Finished(finish_reason=g.FINISH_REASON_LENGTH)
+    out = " ".join(shown(capsys, call, to_event(g.GenerateResponse(finished=cut))).split())
+    assert "(the maximum length cut these arguments)" in out
+    assert "not JSON" not in out
+
+
+def test_a_probability_of_one_has_no_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    token = g.TokenLogprob(bytes=b"a", logprob=-0.00001)
+    sure = to_event(g.GenerateResponse(delta=g.Delta(text="a", logprobs=[token])))
+    out = shown(capsys, sure, end())
+    assert "0.000" in out
+    assert "-0.000" not in out

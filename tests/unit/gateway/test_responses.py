@@ -461,6 +461,23 @@ def test_the_snapshot_equals_the_stream() -> None:
     assert convert.as_response(FACTS, complete) == events.response
 
 
+def test_reasoning_beside_the_end_of_a_call_comes_after_it() -> None:
+    events = ResponseEvents(FACTS)
+    call = pb.ToolCall(id="c1", name="f", arguments="{")
+    for message in (
+        pb.GenerateResponse(started=started()),
+        pb.GenerateResponse(delta=pb.Delta(tool_calls=[call])),
+        pb.GenerateResponse(
+            delta=pb.Delta(reasoning_text="Hm", tool_calls=[pb.ToolCall(arguments="}")])
+        ),
+        pb.GenerateResponse(finished=pb.Finished(finish_reason=pb.FINISH_REASON_TOOL_CALLS)),
+    ):
+        convert.feed(events, message.SerializeToString())
+    first, second = events.response["output"]
+    assert (first["call_id"], first["arguments"]) == ("c1", "{}")
+    assert second["content"][0]["text"] == "Hm"
+
+
 # Ids.
 
 

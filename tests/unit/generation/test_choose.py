@@ -46,6 +46,11 @@ def test_a_template_tells_its_format_of_tool_calls(name: str, source: str) -> No
     assert chosen.reason.startswith("the chat template contains ")
 
 
+def test_a_template_that_only_reads_the_fields_of_calls_tells_no_format() -> None:
+    source = """{{ call["function"]["name"] + str(call["function"]["arguments"]) }}"""
+    assert choose(SHOWS_TOOLS + source).tools.name == ""
+
+
 def test_every_format_of_calls_that_is_chosen_has_a_template_here() -> None:
     assert {rule.name for rule in TOOL_RULES} == set(TEMPLATES)
 

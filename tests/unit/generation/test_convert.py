@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.common.v1.rules_pb2 import rules
@@ -36,15 +37,23 @@ from mlxmesh_generation.domain.request import (
     PromptLogprobs,
     PromptText,
     PromptTokens,
+    Snapshot,
     Started,
     Timings,
     TokenLogprob,
     TotalUsage,
 )
+from mlxmesh_generation.parsers.registry import TOOL_FORMATS
 from mlxmesh_generation.placement import convert as engine_convert
-from mlxmesh_generation.placement.sequence import SequenceRequest
+from mlxmesh_generation.placement.sequence import EngineConstraint, SequenceRequest
 from mlxmesh_generation.streams.plan import Plan, name_callers_field
-from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, MeshError
+from mlxmesh_shared.errors import (
+    ConstraintInvalid,
+    ContextTooLong,
+    InvalidArgument,
+    MeshError,
+    MessageTooLarge,
+)
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.rpc.error_status import to_failure
 
@@ -218,6 +227,43 @@ def test_a_whole_generation_in_one_message() -> None:
     assert response.finished == convert_events.generate_response(1, FINISHED).finished
 
 
+TOP = tuple(TokenLogprob(100_000 + place, -1.0, b"word") for place in range(20))
+LARGE = {
+    "text": Delta("a" * 100_000, ()),
+    "text of several bytes": Delta("\U0001fae0" * 30_000, (), index=1),
+    "reasoning": Delta("", (), reasoning="a" * 100_000),
+    "arguments": Delta("", (), calls=(CallPiece(0, "c", "f", "a" * 100_000),)),
+    "tokens": Delta("", tuple(range(100_000, 120_000)), index=1),
+    "log-probabilities": Delta(
+        "", (1,) * 300, logprobs=(TokenLogprob(100_000, -1.0, b"word", TOP),) * 300
+    ),
+    "the prompt's": PromptLogprobs((TokenLogprob(100_000, -1.0, b"word", TOP),) * 300),
+}
+
+
+def _add_forever(whole: convert_events.WholeOutputs, event: Event) -> None:
+    while True:
+        whole.add(event)
+
+
+@pytest.mark.parametrize("event", LARGE.values(), ids=LARGE.keys())
+def test_one_message_with_all_outputs_has_a_limit(event: Event) -> None:
+    response = CompleteResponse()
+    whole = convert_events.WholeOutputs(response)
+    with pytest.raises(MessageTooLarge, match="Generate or AttachGeneration"):
+        _add_forever(whole, event)
+    whole.complete()
+    limit = convert_events.MAX_WHOLE_BYTES
+    assert 0.7 * limit < response.ByteSize() < 1.3 * limit
+
+
+def test_the_request_counts_as_a_part_of_the_message() -> None:
+    message = GenerateRequest(model="pocket", prompt="a" * convert_events.MAX_WHOLE_BYTES)
+    snapshot = Snapshot(message.SerializeToString(), [Delta("a", (1,))], None)
+    with pytest.raises(MessageTooLarge):
+        convert_events.get_response(snapshot)
+
+
 def finish_reason_of(output: engine_pb2.SequenceOutput) -> str:
     reason = engine_convert.engine_output(output).finish_reason
     return reason.name if reason else ""
@@ -245,6 +291,34 @@ def test_an_engines_failure_names_the_callers_field() -> None:
     assert error.field == "prompt"
     other = to_failure(InvalidArgument("bad", field="sampling.top_p"))
     assert caller_error(other, request).field == "sampling.top_p"
+
+
+@pytest.mark.parametrize("only", ["", "g"])
+def test_a_refused_schema_of_a_tool_is_named(only: str) -> None:
+    field = "tools[1].parameters_json_schema"
+    message = GenerateRequest(model="pocket")
+    message.chat.messages.add(role=generation_pb2.ROLE_USER, content="x")
+    message.tools.add(name="f", parameters_json_schema='{"type": "object"}')
+    broken = '{"type": "object", "properties": {"a": {"type": "nothing"}}}'
+    message.tools.add(name="g", parameters_json_schema=broken)
+    message.tool_choice.mode = generation_pb2.TOOL_MODE_REQUIRED
+    message.tool_choice.name = only
+    request = convert.generation_request(message)
+    assert isinstance(request.input, Chat)
+    assert request.input.tools is not None
+    tools = [one for one in request.input.tools.tools if only in ("", one.name)]
+    grammar = TOOL_FORMATS["hermes"].grammar(
+        tools, required=True, parallel=True, token_id=lambda _: None
+    )
+    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(grammar))
+    said = matcher.get_error().partition("\n")[0]
+    refused = ConstraintInvalid(f"the grammar cannot be used: {said}", field="constraint.lark")
+    version = ModelVersion("pocket", 1, "d", 100, 100, 1)
+    constraint = EngineConstraint("lark", grammar, field="tool_choice")
+    plan = Plan(request, version, (1,), 9, 0, 0.0, None, constraint)
+    error = name_callers_field(refused, plan)
+    assert error.field == field
+    assert error.message == f"{field} cannot be used: Invalid type: nothing"
 
 
 def test_changes_of_the_catalogue() -> None:

@@ -143,6 +143,8 @@ def call(arguments: str, name: str = "weather") -> g.ChatMessage:
 PARTS = [g.ContentPart(text="x")]
 CALLS = [g.ToolCall(name="weather")]
 DEEP = "[" * 100_000
+NAMED = g.ToolChoice(name="a")
+REQUIRED = g.ToolChoice(mode=g.TOOL_MODE_REQUIRED)
 ILLEGAL = [
     (asked(USER, g.ChatMessage(role=g.ROLE_USER, content="a", parts=PARTS)), "[1].parts"),
     (asked(g.ChatMessage(role=g.ROLE_USER, tool_calls=CALLS)), "[0].tool_calls"),
@@ -178,6 +180,14 @@ ILLEGAL = [
     (asked(json_schema="[]"), "json_schema"),
     (asked(json_schema=DEEP), "json_schema"),
     (asked(regex="a", ignore_eos=True), "ignore_eos"),
+    (asked(reasoning=g.Reasoning(budget_tokens=1), ignore_eos=True), "ignore_eos"),
+    (asked(tools=[WEATHER], tool_choice=REQUIRED, ignore_eos=True), "ignore_eos"),
+    (
+        asked(tools=[WEATHER], tool_choice=g.ToolChoice(name="weather"), ignore_eos=True),
+        "ignore_eos",
+    ),
+    (asked(tools=[g.Tool(name="a", strict=True)], ignore_eos=True), "ignore_eos"),
+    (asked(tools=[g.Tool(name="a")], parallel_tool_calls=False, ignore_eos=True), "ignore_eos"),
     (asked(json_object=g.JsonObject(), tools=[WEATHER]), "json_object"),
     (asked(grammar="start: A", tools=[WEATHER]), "grammar"),
 ]
@@ -189,6 +199,22 @@ def test_what_cannot_be_served_names_its_field(message: g.GenerateRequest, field
         convert.generation_request(message)
     assert caught.value.field == (f"chat.messages{field}" if field.startswith("[") else field)
     assert caught.value.field in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        asked(ignore_eos=True, tools=[g.Tool(name="weather")]),
+        asked(
+            ignore_eos=True,
+            tools=[g.Tool(name="weather", strict=True)],
+            tool_choice=g.ToolChoice(mode=g.TOOL_MODE_NONE),
+        ),
+        asked(ignore_eos=True, reasoning=g.Reasoning(enabled=True)),
+    ],
+)
+def test_end_tokens_may_be_ignored_where_nothing_needs_them(message: g.GenerateRequest) -> None:
+    assert convert.generation_request(message).ignore_eos
 
 
 @pytest.mark.parametrize("field", ["tools", "reasoning"])

@@ -158,6 +158,19 @@ async def test_cancel_ends_it_well(tokenizer: ModelTokenizer) -> None:
     assert end_of(events).reason is FinishReason.CANCELLED
 
 
+async def test_a_cancelled_one_shows_what_it_held_back_though_its_engine_is_lost(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, stop=("END",))
+    running.accept()
+    running.tokens("one EN")
+    running.generation.cancel()
+    running.lose(EngineLost("gone"))
+    events = await running.events()
+    assert text_of(events) == "one EN"
+    assert end_of(events).reason is FinishReason.CANCELLED
+
+
 async def test_a_cancelled_one_does_not_start_elsewhere(tokenizer: ModelTokenizer) -> None:
     running = Running(tokenizer, engines=("engine-1", "engine-2"))
     running.generation.cancel()
@@ -170,7 +183,10 @@ async def test_one_that_is_cancelled_before_its_start_asks_no_engine(
     tokenizer: ModelTokenizer,
 ) -> None:
     running = Running(tokenizer, cancelled=True)
-    assert end_of(await running.events()).reason is FinishReason.CANCELLED
+    first, *events = await running.events()
+    assert isinstance(first, Started)
+    assert (first.seed, first.engine_id) == (42, "")
+    assert end_of(events).reason is FinishReason.CANCELLED
     assert running.engines.submits == []
 
 

@@ -278,32 +278,30 @@ class CallsOnly:
 
 
 @pytest.mark.parametrize(
-    ("tools", "grammar", "field"),
+    ("tools", "grammar"),
     [
-        (TOOLS, None, ""),
-        (replace(TOOLS, mode=ToolMode.NONE), None, ""),
-        (replace(TOOLS, mode=ToolMode.REQUIRED), (["weather", "now"], True, True), "tool_choice"),
+        (TOOLS, None),
+        (replace(TOOLS, mode=ToolMode.NONE), None),
+        (replace(TOOLS, mode=ToolMode.REQUIRED), (["weather", "now"], True, True)),
         (
             replace(TOOLS, mode=ToolMode.REQUIRED, only="now", parallel=False),
             (["now"], True, False),
-            "tool_choice",
         ),
-        (replace(TOOLS, only="now"), (["now"], False, True), "tools"),
-        (replace(TOOLS, parallel=False), (["weather", "now"], False, False), "tools"),
+        (replace(TOOLS, only="now"), (["now"], False, True)),
+        (replace(TOOLS, parallel=False), (["weather", "now"], False, False)),
         (
             Tools((WEATHER, replace(NOW, strict=True))),
             (["weather", "now"], False, True),
-            "tools",
         ),
     ],
 )
 def test_calls_follow_a_grammar_where_the_request_needs_it(
-    tools: Tools, grammar: tuple[list[str], bool, bool] | None, field: str
+    tools: Tools, grammar: tuple[list[str], bool, bool] | None
 ) -> None:
     form = RecordedFormat()
     found = constraint(chat(tools), replace(model(TAKES_TOOLS), tools=form), SILENT)
     assert form.asked == ([grammar] if grammar else [])
-    expected = EngineConstraint("lark", "start: CALLS", field=field) if grammar else None
+    expected = EngineConstraint("lark", "start: CALLS", field="tools") if grammar else None
     assert found == expected
 
 

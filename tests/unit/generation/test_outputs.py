@@ -139,6 +139,19 @@ async def test_those_cancelled_before_the_start_reach_no_engine(tokenizer: Model
     assert ([end.index for end in ends], running.engines.submits) == ([0, 1, 2], [])
 
 
+async def test_those_cancelled_before_they_are_accepted_end_after_the_start(
+    tokenizer: ModelTokenizer,
+) -> None:
+    running = Running(tokenizer, n=N)
+    running.generation.cancel()
+    running.say(index=1, finish_reason=CANCELLED)
+    running.accept(index=0)
+    for index in (0, 2):
+        running.say(index=index, finish_reason=CANCELLED)
+    kinds = [type(event) for event in await running.events()]
+    assert kinds == [Started, Finished, Finished, Finished]
+
+
 async def test_outputs_that_wait_for_the_prompt_are_cancelled_with_it(
     tokenizer: ModelTokenizer,
 ) -> None:

@@ -170,12 +170,20 @@ def _fed(events: ResponseEvents, message: pb.GenerateResponse) -> list[Event]:
 def _delta(events: ResponseEvents, delta: pb.Delta | Snapshot) -> list[Event]:
     """The events of new output, in the order that models write it in."""
     found: list[Event] = []
+    calls = list(delta.tool_calls)
+    # What continues a call comes before reasoning, which would end it.
+    while calls and not calls[0].name:
+        found += _call(events, calls.pop(0))
     if delta.reasoning_text:
         found += events.reasoning(delta.reasoning_text)
     found += events.text(delta.text, chat_logprobs(delta.logprobs) if delta.logprobs else ())
-    for call in delta.tool_calls:
-        found += events.call(call.index, call_id=call.id, name=call.name, arguments=call.arguments)
+    for call in calls:
+        found += _call(events, call)
     return found
+
+
+def _call(events: ResponseEvents, call: pb.ToolCall) -> list[Event]:
+    return events.call(call.index, call_id=call.id, name=call.name, arguments=call.arguments)
 
 
 def as_response(facts: ResponseFacts, snapshot: Snapshot) -> JsonObject:

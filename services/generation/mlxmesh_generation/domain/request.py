@@ -70,6 +70,22 @@ class Tools:
     parallel: bool = True
     """Whether one output may have several calls."""
 
+    @property
+    def callable(self) -> tuple[Tool, ...]:
+        """Those that the model may call."""
+        if self.mode is ToolMode.NONE:
+            return ()
+        return tuple(tool for tool in self.tools if self.only in ("", tool.name))
+
+    @property
+    def enforced(self) -> bool:
+        """Whether calls must follow a grammar."""
+        if self.mode is ToolMode.NONE:
+            return False
+        strict = any(tool.strict for tool in self.callable)
+        required = self.mode is ToolMode.REQUIRED
+        return required or strict or bool(self.only) or not self.parallel
+
 
 @dataclass(frozen=True)
 class Reasoning:

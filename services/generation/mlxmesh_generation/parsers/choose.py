@@ -78,8 +78,9 @@ TOOL_RULES = (
     _Rule("llama_pythonic", ("[func_name1(",)),
     _Rule("llama3_json", ("<|python_tag|>",), tokens=True),
     _Rule("llama3_json", ("<|start_header_id|>", '"parameters": ')),
-    _Rule("json", ('"name"', '"arguments"')),
-    _Rule("json", ('"name"', '"parameters"')),
+    # With the colon: a template that only reads message fields has the names too.
+    _Rule("json", ('"name":', '"arguments":')),
+    _Rule("json", ('"name":', '"parameters":')),
 )
 REASONING_RULES = (
     _Rule("harmony", ("<|channel|>", "<|message|>"), tokens=True),

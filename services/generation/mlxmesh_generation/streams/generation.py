@@ -120,15 +120,7 @@ class Generation:
     def on_accepted(self, output: RunningOutput) -> None:
         if self._prompt_scores is not None and not output.index:
             self._prompt_scores.restart()
-        if not self._has_started:
-            self._has_started = True
-            started = events.started(
-                self._plan,
-                engine_id=output.submission.engine_id,
-                cached_tokens=output.cached_tokens,
-                created_ms=self._clock_ms(),
-            )
-            self._events.put(started)
+        self._put_started(output)
         if output.losses.resumptions:
             self._publish_resumed(output)
 
@@ -145,6 +137,7 @@ class Generation:
             self._start_others()
 
     def on_finished(self, output: RunningOutput, finished: Finished) -> None:
+        self._put_started(output)  # it may have been cancelled before
         self._running.remove(output)
         self._note_end(finished, output.output.token_ids)
         if self._running:
@@ -188,6 +181,19 @@ class Generation:
             observer=observer,
             token_bytes=self._tokenizer.token_bytes,
         )
+
+    def _put_started(self, output: RunningOutput) -> None:
+        """Emits the first event of the stream, unless it was emitted before."""
+        if self._has_started:
+            return
+        self._has_started = True
+        started = events.started(
+            self._plan,
+            engine_id=output.submission.engine_id,
+            cached_tokens=output.cached_tokens,
+            created_ms=self._clock_ms(),
+        )
+        self._events.put(started)
 
     def _start_others(self) -> None:
         waiting, self._waiting = self._waiting, []

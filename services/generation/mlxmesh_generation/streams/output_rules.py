@@ -9,7 +9,6 @@ from mlxmesh_generation.domain.request import (
     GenerationRequest,
     OutputConstraint,
     Reasoning,
-    Tool,
     ToolMode,
     Tools,
 )
@@ -23,7 +22,7 @@ from mlxmesh_shared.errors import FeatureNotSupported, IllegalState
 _GRAMMARS = {"json_schema": "json_schema", "regex": "regex", "grammar": "lark", "choice": "choices"}
 # Formats whose grammar of calls begins with the reasoning.
 _ONE_FORMAT = ("harmony",)
-_TOOL_FIELDS = ("tool_choice", "tools")
+_TOOLS_FIELD = "tools"
 _ANY_OBJECT = '{"type": "object"}'
 _Format = TypeVar("_Format")
 
@@ -154,7 +153,8 @@ def _has_shape(request: GenerationRequest, chat: Chat) -> bool:
 
 def reading(chat: Chat, model: ModelFormat, prompt: str) -> Reading | None:
     """How the outputs are taken apart, for a rendered prompt; None if they are text only."""
-    tools, tool_format = _callable(chat.tools), model.tools if _may_call(chat.tools) else None
+    tools = () if chat.tools is None else chat.tools.callable
+    tool_format = model.tools if _may_call(chat.tools) else None
     reasoning = model.reasoning
     if reasoning is None:
         if tool_format is None:
@@ -176,7 +176,7 @@ def is_undecided(chat: Chat, model: ModelFormat, prompt: str) -> bool:
     if form is None or asked.enabled is not None or model.chosen.switch is None:
         return False
     needed = asked.budget_tokens is not None or (
-        chat.tools is not None and model.tools is not None and _is_enforced(chat.tools)
+        chat.tools is not None and model.tools is not None and chat.tools.enforced
     )
     return needed and not form.is_open(prompt) and not _is_closed(form, prompt)
 
@@ -207,7 +207,7 @@ def chat_constraint(
     if _may_call(chat.tools) and chat.tools is not None and model.tools is not None:
         constraint = _tool_constraint(chat.tools, model.tools, token_id) or constraint
     budget, reasoning = chat.reasoning.budget_tokens, model.reasoning
-    if constraint is not None and constraint.field in _TOOL_FIELDS and _is_one_format(model):
+    if constraint is not None and constraint.field == _TOOLS_FIELD and _is_one_format(model):
         return constraint  # its grammar begins with the reasoning
     has_switch = model.chosen.switch is not None
     if reasoning is None or not _reasons(chat.reasoning, reasoning, prompt, has_switch=has_switch):
@@ -223,13 +223,13 @@ def chat_constraint(
 
 def _tool_constraint(tools: Tools, form: ToolFormat, token_id: TokenId) -> EngineConstraint | None:
     """The grammar of the format where it is needed: else a model that is left alone does better."""
-    if not _is_enforced(tools):
+    if not tools.enforced:
         return None
     required = tools.mode is ToolMode.REQUIRED
     grammar = form.grammar(
-        _callable(tools), required=required, parallel=tools.parallel, token_id=token_id
+        tools.callable, required=required, parallel=tools.parallel, token_id=token_id
     )
-    return EngineConstraint("lark", grammar, field=_TOOL_FIELDS[not required])
+    return EngineConstraint("lark", grammar, field=_TOOLS_FIELD)
 
 
 def _reasons(
@@ -250,15 +250,6 @@ def _is_closed(reasoning: ReasoningFormat, prompt: str) -> bool:
     return prompt.rstrip().endswith(reasoning.end)
 
 
-def _is_enforced(tools: Tools) -> bool:
-    """Whether calls must follow a grammar."""
-    if tools.mode is ToolMode.NONE:
-        return False
-    strict = any(tool.strict for tool in _callable(tools))
-    required = tools.mode is ToolMode.REQUIRED
-    return required or strict or bool(tools.only) or not tools.parallel
-
-
 def _may_call(tools: Tools | None) -> bool:
     return tools is not None and tools.mode is not ToolMode.NONE
 
@@ -269,9 +260,3 @@ def _is_one_format(model: ModelFormat) -> bool:
     if tools is None or reasoning is None or tools.name != reasoning.name:
         return False
     return tools.name in _ONE_FORMAT
-
-
-def _callable(tools: Tools | None) -> tuple[Tool, ...]:
-    if tools is None or tools.mode is ToolMode.NONE:
-        return ()
-    return tuple(tool for tool in tools.tools if tools.only in ("", tool.name))

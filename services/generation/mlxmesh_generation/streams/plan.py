@@ -1,10 +1,11 @@
 """What one generation will do."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
-from mlxmesh_generation.domain.request import GenerationRequest
+from mlxmesh_generation.domain.request import Chat, GenerationRequest, PromptInput
 from mlxmesh_generation.parsers.parts import Reading
 from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_shared.errors import MeshError
@@ -29,6 +30,9 @@ class Plan:
     """How outputs are taken apart; None if they are text only."""
 
 
+# llguidance's words, after the line of the grammar.
+_REFUSED_SCHEMA = re.compile(r"at (\d+)\(\d+\): failed to compile JSON schema: ")
+_ARGUMENTS = re.compile(r"arguments_(\d+)")
 _GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -44,5 +48,21 @@ def name_callers_field(error: MeshError, plan: Plan) -> MeshError:
     if is_default or error.field.startswith("prompt_token_ids"):
         error.field = request.input.field
     elif plan.constraint is not None and error.field.partition(".")[0] == "constraint":
-        error.field = plan.constraint.field
+        place = _REFUSED_SCHEMA.search(error.message)
+        if place is None or plan.constraint.field not in ("tools", "tool_choice"):
+            error.field = plan.constraint.field
+        else:
+            error.field = _refused_tool(int(place[1]), request.input, plan.constraint)
+            error.message = f"{error.field} cannot be used: {error.message[place.end() :]}"
     return error
+
+
+def _refused_tool(line: int, chat: PromptInput, constraint: EngineConstraint) -> str:
+    """The field of the tool whose schema has a line of the grammar of calls."""
+    rules = constraint.text.splitlines()[line - 1 : line]
+    found = _ARGUMENTS.match(rules[0]) if rules else None
+    if found is None or not isinstance(chat, Chat) or chat.tools is None:
+        return "tools"
+    only = chat.tools.only
+    places = [at for at, tool in enumerate(chat.tools.tools) if only in ("", tool.name)]
+    return f"tools[{places[int(found[1])]}].parameters_json_schema"

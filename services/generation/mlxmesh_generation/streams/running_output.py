@@ -206,7 +206,8 @@ class RunningOutput:
         self._observer.engine_failed(error)
         if self._phase is Phase.STOPPING or self.output.stop_text is not None:
             # The output is complete, or no longer wanted; only the engine's confirmation is lost.
-            self._finish(FinishReason.CANCELLED, Timings())
+            if self.flush():
+                self._finish(FinishReason.CANCELLED, Timings())
         elif not self._continue_after(error):
             self._group.fail(error)
 
