@@ -109,9 +109,9 @@ class Exchange:
         """Names what is ignored, in a header of the response."""
         if names:
             self._unknown_fields.requests += 1
-        told = dict.fromkeys(filter(None, map(_in_a_header, names)))
-        if legal := list(told)[:MAX_TOLD]:
-            self.response_headers.append((IGNORED_FIELDS, ", ".join(legal)))
+        paths = [path for name in names if (path := _in_a_header(name))]
+        if told := list(dict.fromkeys(paths))[:MAX_TOLD]:
+            self.response_headers.append((IGNORED_FIELDS, ", ".join(told)))
 
     async def respond(
         self,
