@@ -18,7 +18,9 @@ def _rules(*pairs: tuple[str, str]) -> Sequence[_Rule]:
 
 
 _EVERYWHERE = _rules(
-    (r"^(generation\.)?(sampling\.)?", ""), (r"^choice\.texts(?![A-Za-z_])", "choice")
+    (r"^(generation\.)?(sampling\.)?", ""),
+    (r"^choice\.texts(?![A-Za-z_])", "choice"),
+    (r"^(choice|stop|stop_token_ids)\[(\d+)\]", r"\1.\2"),
 )
 _CHAT = _rules(
     (r"^chat\.(?=messages)", ""),

@@ -185,6 +185,16 @@ async def test_unknown_fields_are_told(served: Served) -> None:
     assert raw.headers["mlxmesh-ignored-fields"] == "frob"
 
 
+async def test_what_is_not_included_is_told(served: Served) -> None:
+    async with served.client() as client:
+        raw = await client.responses.with_raw_response.create(
+            **ASKED,
+            max_output_tokens=1,
+            include=["message.output_text.logprobs", "reasoning.encrypted_content"],
+        )
+    assert raw.headers["mlxmesh-ignored-fields"] == "include.1"
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

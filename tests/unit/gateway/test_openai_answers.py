@@ -363,7 +363,7 @@ def test_a_model_that_looks_like_the_place_of_the_text() -> None:
         ("tool_choice.mode", "tool_choice"),
         ("logprobs.top", "top_logprobs"),
         ("reasoning.effort", "reasoning_effort"),
-        ("choice.texts[1]", "choice[1]"),
+        ("choice.texts[1]", "choice.1"),
         ("regex", "regex"),
         ("n", "n"),
         ("response_format.type", "response_format.type"),

@@ -331,6 +331,8 @@ def test_an_output_with_calls_goes_on() -> None:
         ("logprobs.top", "top_logprobs"),
         ("reasoning.enabled", "reasoning.effort"),
         ("reasoning.budget_tokens", "reasoning.budget_tokens"),
+        ("choice.texts[1]", "choice.1"),
+        ("stop[0]", "stop.0"),
     ],
 )
 def test_errors_name_the_field_that_the_client_sent(before: str, after: str) -> None:

@@ -56,6 +56,11 @@ def generation(
     return request
 
 
+def ignored_includes(asked: ResponseRequest) -> list[str]:
+    """The paths of what the response is to include and does not have."""
+    return [f"include.{n}" for n, one in enumerate(asked.include or ()) if one != _LOGPROBS]
+
+
 def format_facts(asked: ResponseRequest) -> JsonObject:
     """What the format of the text has beside its schema."""
     shown = None if asked.text is None else asked.text.format

@@ -68,7 +68,8 @@ async def _plan(exchange: Exchange, asked: ResponseRequest) -> _Planned:
         format=convert.format_facts(asked),
     )
     request = convert.generation(asked, facts, await _earlier(exchange, asked))
-    exchange.tell_ignored(add_metadata(request, asked.metadata))
+    ignored = [*add_metadata(request, asked.metadata), *convert.ignored_includes(asked)]
+    exchange.tell_ignored(ignored)
     facts = convert.with_settings(facts, request)
     if facts.store or has_key:
         request.request_id = facts.id
