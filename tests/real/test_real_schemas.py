@@ -1,5 +1,9 @@
-"""A thousand random JSON schemas on SmolLM2 at a high temperature: what ends validates."""
+"""Random JSON schemas on SmolLM2 at a high temperature: what ends validates.
 
+SCHEMA_BATCHES=50 runs a thousand of them, which takes half an hour on two cores.
+"""
+
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,9 +30,7 @@ def smollm2(gguf_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.timeout(TIMEOUT_S)
-@suite(50)
+@suite(int(os.environ.get("SCHEMA_BATCHES", "2")))
 @given(BATCHES)
-def test_what_ends_validates_for_a_thousand_schemas(
-    smollm2: ConstrainedRig, schemas: list[Any]
-) -> None:
+def test_what_ends_validates(smollm2: ConstrainedRig, schemas: list[Any]) -> None:
     check(smollm2, schemas)

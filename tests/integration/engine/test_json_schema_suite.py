@@ -1,0 +1,56 @@
+"""The schemas of the JSON Schema Test Suite that llguidance accepts: what ends validates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxmesh_engine.scheduling.request import GrammarKind
+from mlxmesh_shared.errors import InvalidArgument
+from tests.fakes.constrained_rig import ConstrainedRig, constrained, write_text_model
+from tests.fakes.random_schemas import BATCH, check
+from tests.fakes.tools import TOOLS
+
+SUITE = TOOLS.parent / "json-schema-suite"
+LEAST_ACCEPTED = 150
+"""Of some 370; the others have keywords that cannot be enforced."""
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConstrainedRig]:
+    with closing(ConstrainedRig(write_text_model(tmp_path_factory.mktemp("text")))) as rig:
+        yield rig
+
+
+def suite_schemas() -> list[Any]:
+    files = sorted((SUITE / "draft2020-12").glob("*.json"))
+    if not files:
+        pytest.fail(f"{SUITE} is missing: run `make tools`")
+    return [group["schema"] for path in files for group in _groups(path)]
+
+
+def _groups(path: Path) -> list[Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _is_accepted(rig: ConstrainedRig, schema: Any) -> bool:
+    try:
+        rig.compiled(constrained(0, GrammarKind.JSON_SCHEMA, json.dumps(schema)))
+    except InvalidArgument as error:
+        assert error.field == "constraint.json_schema", schema
+        return False
+    return True
+
+
+@pytest.mark.tools
+@pytest.mark.timeout(600)
+def test_what_ends_validates(rig: ConstrainedRig) -> None:
+    accepted = [schema for schema in suite_schemas() if _is_accepted(rig, schema)]
+    for start in range(0, len(accepted), BATCH):
+        check(rig, accepted[start : start + BATCH])
+    assert len(accepted) >= LEAST_ACCEPTED
