@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any, cast
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_generation.domain.request import (
@@ -62,10 +63,12 @@ def refuse_without_chat(message: pb.GenerateRequest | pb.CountTokensRequest) -> 
     _check_choice(message, [])
 
 
-def json_object(text: str, field: str) -> None:
+def json_object(text: str, field: str) -> dict[str, Any]:
     """Raises: InvalidArgument unless the text is a JSON object."""
-    if not isinstance(json_value(text, field), dict):
+    value = json_value(text, field)
+    if not isinstance(value, dict):
         raise InvalidArgument(f"{field}: it must be a JSON object", field=field)
+    return cast("dict[str, Any]", value)
 
 
 def json_value(text: str, field: str) -> object:
@@ -158,8 +161,11 @@ def _tools(message: pb.GenerateRequest | pb.CountTokensRequest) -> Tools | None:
 
 
 def _tool(tool: pb.Tool, path: str) -> Tool:
+    field = f"{path}.parameters_json_schema"
     if tool.parameters_json_schema:
-        json_object(tool.parameters_json_schema, f"{path}.parameters_json_schema")
+        kind = json_object(tool.parameters_json_schema, field).get("type", "object")
+        if kind != "object" and "object" not in (kind if isinstance(kind, list) else ()):
+            raise InvalidArgument(f"{field}: its type must be object", field=field)
     return Tool(tool.name, tool.description, tool.parameters_json_schema, tool.strict)
 
 

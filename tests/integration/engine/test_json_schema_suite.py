@@ -41,8 +41,7 @@ def _groups(path: Path) -> list[Any]:
 def _is_accepted(rig: ConstrainedRig, schema: Any) -> bool:
     try:
         rig.compiled(constrained(0, GrammarKind.JSON_SCHEMA, json.dumps(schema)))
-    except InvalidArgument as error:
-        assert error.field == "constraint.json_schema", schema
+    except InvalidArgument:
         return False
     return True
 

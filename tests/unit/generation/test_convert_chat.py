@@ -165,6 +165,10 @@ ILLEGAL = [
         asked(tools=[g.Tool(name="a", parameters_json_schema="1")]),
         "tools[0].parameters_json_schema",
     ),
+    (
+        asked(tools=[g.Tool(name="a", parameters_json_schema='{"type": "array"}')]),
+        "tools[0].parameters_json_schema",
+    ),
     (asked(tool_choice=g.ToolChoice()), "tool_choice"),
     (asked(tools=[WEATHER], tool_choice=g.ToolChoice(name="b")), "tool_choice.name"),
     (
