@@ -29,12 +29,14 @@ from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1.generation_pb2 import (
     ChatInput,
     ChatMessage,
+    Choices,
     CompleteRequest,
     CountTokensRequest,
     GenerateRequest,
     GenerateResponse,
     Role,
     TokenInput,
+    Tool,
 )
 from mlxmesh.model.v1.model_pb2 import PullModelRequest
 from mlxmesh_shared.telemetry.attributes import REQUEST_ID
@@ -176,6 +178,12 @@ GOOD: list[tuple[str, bytes]] = [
     (f"{GENERATION}/Generate", generate(chat=CHAT)),
     (f"{GENERATION}/Generate", generate(tokens=TokenInput(token_ids=TOKENS), stop=[CANARY])),
     (f"{GENERATION}/Generate", generate(prompt=CANARY, request_id=CANARY)),
+    (f"{GENERATION}/Generate", generate(prompt="a", choice=Choices(texts=[CANARY]))),
+    (f"{GENERATION}/Generate", generate(prompt="a", json_schema=f'{{"const": "{CANARY}"}}')),
+    (
+        f"{GENERATION}/Generate",
+        generate(chat=CHAT, n=2, tools=[Tool(name="a", description=CANARY)]),
+    ),
     (
         f"{GENERATION}/Complete",
         CompleteRequest(
@@ -193,7 +201,9 @@ BAD: list[tuple[str, bytes]] = [
     (f"{GENERATION}/Generate", generate(prompt=CANARY, stop=[CANARY * 50])),
     (f"{GENERATION}/Generate", generate(prompt=CANARY, json_schema=CANARY)),
     (f"{GENERATION}/Generate", generate(prompt=CANARY, request_id=f"{CANARY} {CANARY}")),
-    (f"{GENERATION}/Generate", generate(prompt=CANARY, labels={CANARY: CANARY})),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, labels={f"{CANARY} {CANARY}": CANARY})),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, regex=f"({CANARY}")),
+    (f"{GENERATION}/Generate", generate(prompt=CANARY, tools=[Tool(name=CANARY)])),
     (f"{GENERATION}/Generate", generate(prompt=CANARY * 20_000)),
     (f"{GENERATION}/Generate", generate(prompt=CANARY, model="no-such-model")),
     (f"{GENERATION}/Generate", generate(prompt=CANARY, model="pocket-mini")),

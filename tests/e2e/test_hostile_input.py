@@ -25,6 +25,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import (
+    ConstraintInvalid,
     ContextTooLong,
     FeatureNotSupported,
     InvalidArgument,
@@ -54,10 +55,11 @@ RAW_METHODS = (
 HOPELESS = {
     cls.reason: cls.code
     for cls in (
-        ContextTooLong, FeatureNotSupported, InvalidArgument, MalformedMessage, ModelNotFound
+        ConstraintInvalid, ContextTooLong, FeatureNotSupported, InvalidArgument, MalformedMessage,
+        ModelNotFound,
     )
 }  # fmt: skip
-UNSUPPORTED = {"json_schema", "session_id", "adapter", "n"}
+UNSUPPORTED = {"adapter"}
 NAN, INFINITY = float("nan"), float("inf")
 
 BAD_SAMPLING: list[tuple[str, Sampling]] = [
@@ -130,11 +132,20 @@ def bad_generations() -> Iterator[tuple[str, GenerateRequest]]:
     yield "stop", request(stop=[""])
     yield "stop", request(stop=["x"] * 1000)
     yield "stop_token_ids", request(stop_token_ids=[2**32 - 1])
-    yield "json_schema", request(json_schema="{}")
+    yield "json_schema", request(json_schema="{")
+    yield "json_schema", request(json_schema='{"not": {}}')
+    yield "regex", request(regex="(")
+    yield "grammar", request(grammar="start: missing")
+    yield "choice", request(choice={"texts": []})
+    yield "logprobs", request(logprobs={"top": 21})
+    yield "tools", request(tools=[{"name": "f"}])
+    yield "tool_choice", request(tool_choice={"mode": "TOOL_MODE_REQUIRED"})
+    yield "reasoning", request(reasoning={"enabled": True})
+    yield "labels", request(labels={"A b": "c"})
     yield "priority", request(priority=101)
-    yield "session_id", request(session_id="s")
+    yield "session_id", request(session_id="s s")
     yield "adapter", request(adapter="x")
-    yield "n", request(n=2)
+    yield "n", request(n=33)
     yield "request_id", request(request_id="a b")
     yield "tokens", token_request([2**31])
     yield "tokens", token_request([])

@@ -54,7 +54,7 @@ async def test_equal_grammars_are_compiled_once(subject: ConstraintCompiler) -> 
 
 async def test_refusals_are_remembered_too(subject: ConstraintCompiler) -> None:
     for _ in range(2):
-        with pytest.raises(ConstraintInvalid, match="regex"):
+        with pytest.raises(ConstraintInvalid, match="unclosed group"):
             await subject.walker(constrained(1, REGEX, "(a"))
     assert subject.compilations == 1
 
@@ -104,7 +104,7 @@ async def test_the_cache_forgets_the_least_recently_used(model_dir: Path) -> Non
         (JSON, "false", "allows nothing"),
         (JSON, "[1]", "object"),
         (JSON, "{", "not JSON"),
-        (REGEX, "(?=a)b", "^the regular expression cannot be used: invalid regex.*look-around"),
+        (REGEX, "(?=a)b", "^the regular expression cannot be used: look-around"),
         (JSON, '{"type": "string", "pattern": "(["}', "regex parse error: unclosed"),
         (LARK, "start: missing", "unknown name"),
         (LARK, "", "no start rule"),

@@ -376,7 +376,7 @@ def function(**fields: object) -> list[object]:
         ({"grammar": "a" * 262_145}, "grammar"),
         ({"choice": []}, "choice"),
         ({"choice": ["a"] * 1025}, "choice"),
-        ({"choice": ["a", ""]}, "choice[1]"),
+        ({"choice": ["a", ""]}, "choice.1"),
         ({"session_id": "a b"}, "session_id"),
         ({"labels": {"Team": "a"}}, "labels[*]"),
         ({"labels": {"a": "a" * 257}}, "labels[*]"),

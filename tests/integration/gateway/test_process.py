@@ -50,7 +50,7 @@ async def test_reflection_lists_and_documents_the_contracts(stand: Any, version:
         if proto.name == "mlxmesh/generation/v1/generation.proto"
         for location in proto.source_code_info.location
     }
-    assert "Generates and returns the whole text in one response." in comments
+    assert "The model to describe." in comments
     assert "mlxmesh/common/v1/sampling.proto" in {proto.name for proto in protos}
 
 

@@ -40,8 +40,8 @@ class Counting(FakeGeneration):
         response = await super().Complete(request, context)
         response.started.model, response.started.model_version = "pocket", 1
         response.started.prompt_tokens = PROMPT
-        response.finished.usage.prompt_tokens = PROMPT
-        response.finished.usage.completion_tokens = OUTPUT
+        response.finished.total_usage.prompt_tokens = PROMPT
+        response.finished.total_usage.completion_tokens = OUTPUT
         response.finished.timings.decode_ms = 10
         return response
 

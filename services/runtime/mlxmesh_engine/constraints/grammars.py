@@ -100,7 +100,9 @@ def refusal(grammar: Grammar, message: str) -> MeshError:
     if grammar.kind is not GrammarKind.LARK:
         said = _LARK_PLACE.sub("", said)
     if found := _REGEX_ERROR.search(message):
-        said = f"{said} {first_line(found[1])}"
+        # Without the regex, which the caller has and no log may have.
+        is_regex = grammar.kind is GrammarKind.REGEX
+        said = first_line(found[1] if is_regex else f"{said} {found[1]}")
     if _TOO_COMPLEX.search(said):
         return too_complex(grammar, f"is too complex: {said}")
     if grammar.kind is GrammarKind.JSON_SCHEMA and (path := _path(grammar, said)):
