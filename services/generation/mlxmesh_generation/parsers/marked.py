@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from mlxmesh_generation.parsers.json_lists import JsonCalls
 from mlxmesh_generation.parsers.json_text import Progress
-from mlxmesh_generation.parsers.markers import Markers, TextBuffer
+from mlxmesh_generation.parsers.markers import Markers
 from mlxmesh_generation.parsers.parts import ArgumentsPart, Part
-from mlxmesh_generation.parsers.text_state import TextAroundCalls
+from mlxmesh_generation.parsers.text_state import StateParser, TextAroundCalls
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,18 @@ class Shape:
     """Whether a start marker is never meant as text."""
 
 
-class MarkedCalls:
+class MarkedCalls(StateParser):
     """The parser of a format whose calls are JSON.
 
     What follows a start marker and is no call is text, with the marker. An output that ends after
     a marker, and before it is known whether a call follows, ends before the marker.
     """
 
-    in_reasoning = False
-
     def __init__(self, shape: Shape, calls: Callable[[bool], JsonCalls]) -> None:
         """`calls` gets whether a marker came before."""
+        super().__init__(self._read_beginning if shape.bare else self._read_text)
         self._shape = shape
         self._new_calls = calls
-        self._buffer = TextBuffer()
         self._text = TextAroundCalls(strips=shape.strips)
         self._starts = Markers.of(*shape.starts) if shape.starts else None
         self._ends = Markers.of(*shape.ends) if shape.ends else None
@@ -48,17 +46,6 @@ class MarkedCalls:
         self._marker = ""
         self._end_due = False
         """Whether an end marker may still follow the last call."""
-        self._state: Callable[[], list[Part] | None] = self._read_text
-        if shape.bare:
-            self._state = self._read_beginning
-
-    def feed(self, text: str) -> list[Part]:
-        self._buffer.add(text)
-        parts: list[Part] = []
-        # A state returns None once it needs more text.
-        while (fresh := self._state()) is not None:
-            parts += fresh
-        return parts
 
     def flush(self) -> list[Part]:
         rest = self._buffer.take_all()

@@ -1,14 +1,13 @@
 """Mistral's tool calls: `[TOOL_CALLS]` before a list of objects, or before each name. Pure."""
 
 import re
-from collections.abc import Callable
 
 from mlxmesh_generation.parsers.json_calls import Arguments, CallKeys
 from mlxmesh_generation.parsers.json_lists import JsonCalls
 from mlxmesh_generation.parsers.json_text import Progress
-from mlxmesh_generation.parsers.markers import Markers, TextBuffer
+from mlxmesh_generation.parsers.markers import Markers
 from mlxmesh_generation.parsers.parts import ArgumentsPart, CallPart, Part
-from mlxmesh_generation.parsers.text_state import TextAroundCalls
+from mlxmesh_generation.parsers.text_state import StateParser, TextAroundCalls
 
 START, CALL_ID, ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 _START = Markers.of(START)
@@ -17,17 +16,15 @@ _AFTER_ID = Markers.of(ARGUMENTS)
 _NAME = re.compile(r"[A-Za-z0-9_.-]*")
 
 
-class MistralParser:
+class MistralParser(StateParser):
     """After a start marker, `[{"name": ..., "arguments": ...}]` or `name[ARGS]{...}`.
 
     What follows a start marker and is neither is text, with the marker. An output that ends after a
     marker, and before it is known whether a call follows, ends before the marker.
     """
 
-    in_reasoning = False
-
     def __init__(self) -> None:
-        self._buffer = TextBuffer()
+        super().__init__(self._read_text)
         self._text = TextAroundCalls(strips=False)
         self._raw = ""
         """The marker and what followed it, while no call has begun."""
@@ -35,15 +32,6 @@ class MistralParser:
         self._call_id = ""
         self._calls = JsonCalls(CallKeys())
         self._arguments = Arguments()
-        self._state: Callable[[], list[Part] | None] = self._read_text
-
-    def feed(self, text: str) -> list[Part]:
-        self._buffer.add(text)
-        parts: list[Part] = []
-        # A state returns None once it needs more text.
-        while (fresh := self._state()) is not None:
-            parts += fresh
-        return parts
 
     def flush(self) -> list[Part]:
         rest = self._buffer.take_all()

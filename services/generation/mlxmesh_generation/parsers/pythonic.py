@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mlxmesh_generation.parsers.json_text import Progress
-from mlxmesh_generation.parsers.markers import Markers, TextBuffer
+from mlxmesh_generation.parsers.markers import Markers
 from mlxmesh_generation.parsers.parts import ArgumentsPart, CallPart, Part
 from mlxmesh_generation.parsers.python_literals import PythonValue
-from mlxmesh_generation.parsers.text_state import TextAroundCalls
+from mlxmesh_generation.parsers.text_state import StateParser, TextAroundCalls
 
 START, END = "<|python_start|>", "<|python_end|>"
 _START, _END = Markers.of(START), Markers.of(END)
@@ -18,19 +18,17 @@ _KEY_BEGINNING = re.compile(r"[^\W\d]\w*[ \t\r\n]*|\*")
 _UNPACKED = "**"
 
 
-class PythonicParser:
+class PythonicParser(StateParser):
     """Calls are at the beginning of an output, or after a start marker.
 
     A list that is not marked is one of calls only if its first name is that of a tool. Arguments
     without a name get those of the schema, in order. `**{...}` are all arguments.
     """
 
-    in_reasoning = False
-
     def __init__(self, parameters: Mapping[str, Sequence[str]]) -> None:
         """The names of the parameters of each tool."""
         self._parameters = parameters
-        self._buffer = TextBuffer()
+        super().__init__(self._read_beginning)
         self._text = TextAroundCalls(strips=False)
         self._is_marked = False
         self._any_begun = False
@@ -41,15 +39,6 @@ class PythonicParser:
         self._closing = ""
         """What completes the JSON object of the arguments."""
         self._value = PythonValue()
-        self._state: Callable[[], list[Part] | None] = self._read_beginning
-
-    def feed(self, text: str) -> list[Part]:
-        self._buffer.add(text)
-        parts: list[Part] = []
-        # A state returns None once it needs more text.
-        while (fresh := self._state()) is not None:
-            parts += fresh
-        return parts
 
     def flush(self) -> list[Part]:
         rest = self._buffer.take_all()

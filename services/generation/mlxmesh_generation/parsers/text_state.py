@@ -1,6 +1,8 @@
-"""Text around tool calls. Pure."""
+"""What parsers of tool calls between text have in common. Pure."""
 
-from mlxmesh_generation.parsers.markers import SPACE
+from collections.abc import Callable
+
+from mlxmesh_generation.parsers.markers import SPACE, TextBuffer
 from mlxmesh_generation.parsers.parts import Part, TextPart
 
 
@@ -43,3 +45,21 @@ class TextAroundCalls:
         space, self._space = self._space, ""
         stays = self._after_text or not self._after_call
         return [TextPart(space)] if stays and space else []
+
+
+class StateParser:
+    """A parser whose states read its buffer. The first one is `first`."""
+
+    in_reasoning = False
+
+    def __init__(self, first: Callable[[], list[Part] | None]) -> None:
+        self._buffer = TextBuffer()
+        self._state: Callable[[], list[Part] | None] = first
+
+    def feed(self, text: str) -> list[Part]:
+        self._buffer.add(text)
+        parts: list[Part] = []
+        # A state returns None once it needs more text.
+        while (fresh := self._state()) is not None:
+            parts += fresh
+        return parts
