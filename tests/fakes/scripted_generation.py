@@ -74,18 +74,24 @@ def joined(messages: Sequence[g.GenerateResponse]) -> g.CompleteResponse:
 
 @contextmanager
 def serving(servicer: ScriptedGeneration) -> Iterator[str]:
+    """The address of a server of it and of a model."""
+    models = FakeModels()
+    versions = [m.ModelVersion(version=1, ready_replicas=1, context_tokens=2048)]
+    models.models["pocket"] = m.Model(name="pocket", versions=versions)
+    with serving_on_a_thread(servicer, models) as address:
+        yield address
+
+
+@contextmanager
+def serving_on_a_thread(generation: FakeGeneration, models: FakeModels) -> Iterator[str]:
     """The address of a server that runs on a thread of its own until the context ends."""
     address, loop = list[str](), asyncio.new_event_loop()
     stop, ready = asyncio.Event(), threading.Event()
 
-    models = FakeModels()
-    versions = [m.ModelVersion(version=1, ready_replicas=1, context_tokens=2048)]
-    models.models["pocket"] = m.Model(name="pocket", versions=versions)
-
     async def serve() -> None:
         server = MeshServer(
             services=[
-                (add_GenerationServiceServicer_to_server, servicer),
+                (add_GenerationServiceServicer_to_server, generation),
                 (add_ModelServiceServicer_to_server, models),
             ],
             service_names=[GENERATION, MODEL],

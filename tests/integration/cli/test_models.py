@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from mlxmesh.model.v1 import model_pb2 as m
-from mlxmesh.model.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from mlxmesh_cli.commands.app import app
-from mlxmesh_shared.rpc.server import MeshServer
-from tests.fakes.public_services import GENERATION, MODEL, FakeGeneration, FakeModels
+from tests.fakes.public_services import FakeGeneration, FakeModels
+from tests.fakes.scripted_generation import serving_on_a_thread
 
 
 @pytest.fixture
@@ -35,33 +31,8 @@ def address(models: FakeModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MLXMESH_DATA_DIR", str(tmp_path / "no mesh"))
     for name in ("MLXMESH_API_KEY", "MLXMESH_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    addresses, loop = list[str](), asyncio.new_event_loop()
-    stop, ready = asyncio.Event(), threading.Event()
-
-    async def serve() -> None:
-        server = MeshServer(
-            services=[
-                (add_GenerationServiceServicer_to_server, FakeGeneration()),
-                (add_ModelServiceServicer_to_server, models),
-            ],
-            service_names=[GENERATION, MODEL],
-        )
-        await server.start()
-        await server.set_serving()
-        addresses.append(server.address)
-        ready.set()
-        await stop.wait()
-        await server.drain(grace_s=0, settle_s=0)
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(30)
-    try:
-        yield addresses[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
+    with serving_on_a_thread(FakeGeneration(), models) as address:
+        yield address
 
 
 def run(address: str, *arguments: str) -> Result:
