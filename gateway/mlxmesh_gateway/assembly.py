@@ -18,7 +18,7 @@ from mlxmesh_gateway.events.gateway_events import GatewayEvents
 from mlxmesh_gateway.events.overload import OverloadEvents
 from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_gateway.forwarding.forwarder import Forwarder
-from mlxmesh_gateway.forwarding.routes import BACKENDS, public_routes
+from mlxmesh_gateway.forwarding.routes import BACKENDS, PUBLIC_SERVICES, public_routes
 from mlxmesh_gateway.forwarding.telemetry import observe_gateway
 from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
 from mlxmesh_gateway.grpc.entrance import GrpcEntrance, current_principal
@@ -160,7 +160,7 @@ def _places_per_caller(settings: GatewaySettings) -> int:
 
 def _door(settings: GatewaySettings, forwarder: Forwarder, access: Access) -> Door:
     return Door(
-        parser=RequestParser(Validator.for_services(*BACKENDS.values())),
+        parser=RequestParser(Validator.for_services(*PUBLIC_SERVICES)),
         forwarder=forwarder,
         deadlines=_deadlines(settings),
         meter=access.meter,
@@ -187,7 +187,7 @@ def services_of_port() -> list[ServiceDescriptor]:
 
 def _service_names() -> list[str]:
     """Every service of the gateway's port."""
-    names = [service.full_name for service in BACKENDS.values()]
+    names = [service.full_name for service in PUBLIC_SERVICES]
     names += [service.name for service in OTLP_SERVICES.values()]
     return [*names, TELEMETRY, INFERENCE]
 

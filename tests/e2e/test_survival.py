@@ -44,6 +44,8 @@ class Streams:
 
     def __init__(self, client: MeshClient, **options: Any) -> None:
         self.resumptions = 0
+        self.engines: list[str] = []
+        """The engine of each stream that has begun."""
         self._client = client
         self._options = options
         self._under_way = [asyncio.Event() for _ in range(STREAMS)]
@@ -63,6 +65,8 @@ class Streams:
         async for event in self._client.generate("pocket", **request, **self._options):
             sequence += 1
             assert event.sequence == sequence
+            if event.started is not None:
+                self.engines.append(event.started.engine_id)
             text += event.text
             token_ids += event.token_ids
             if len(token_ids) > 5:
@@ -134,12 +138,14 @@ async def test_a_generation_instance_is_lost(
 
 
 @asynccontextmanager
-async def two_engines(mesh: RunningMesh) -> AsyncIterator[list[int]]:
+async def two_engines(mesh: RunningMesh) -> AsyncIterator[dict[str, int]]:
+    """The process of each engine."""
     assert mesh.command("load", "pocket", "--replicas", "2").returncode == 0
     try:
-        pids = [row["pid"] for row in await until_serving(mesh, "engine", 2)]
+        rows = await until_serving(mesh, "engine", 2)
+        pids = {row["instance_id"]: row["pid"] for row in rows}
         yield pids
-        for pid in pids:
+        for pid in pids.values():
             # One that is frozen would be asked to leave, and waited for until it is killed.
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -153,7 +159,12 @@ async def test_one_of_two_engines_is_lost(
 ) -> None:
     async with two_engines(mesh) as pids, MeshClient(mesh.address, attempts=1) as client:
         streams = Streams(client)
-        assert await streams.disturbed(send(pids[0], number)) == expected
+
+        def lose_one() -> None:
+            # A new engine may not have been found yet, and then runs nothing.
+            os.kill(pids[streams.engines[0]], number)
+
+        assert await streams.disturbed(lose_one) == expected
         assert streams.resumptions > 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlxmesh.generation.v1 import generation_pb2 as g
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh_gateway.door.call import PublicCall
-from mlxmesh_gateway.forwarding.routes import BACKENDS
+from mlxmesh_gateway.forwarding.routes import PUBLIC_SERVICES
 from mlxmesh_shared.errors import GenerationNotFound, ModelNotFound
 from mlxmesh_shared.rpc.requests import RequestParser
 from mlxmesh_shared.rules import Validator
@@ -42,7 +42,7 @@ class FakeDoor:
         self.script = script
         self.requests: list[object] = []
         """What was asked, newest last; at most 100."""
-        self._parser = RequestParser(Validator.for_services(*BACKENDS.values()))
+        self._parser = RequestParser(Validator.for_services(*PUBLIC_SERVICES))
 
     async def serve(self, call: PublicCall) -> bytes | None:
         request = await self._parser.parse(call.route.request_class, call.request, lambda: "")

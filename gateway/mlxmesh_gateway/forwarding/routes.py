@@ -10,7 +10,17 @@ from google.protobuf.message_factory import GetMessageClass
 
 from mlxmesh.access.v1 import access_pb2
 from mlxmesh.generation.v1 import generation_pb2
-from mlxmesh.model.v1 import model_pb2
+from mlxmesh.model.v1 import (
+    artifact_pb2,
+    ensemble_pb2,
+    experiment_pb2,
+    history_pb2,
+    model_pb2,
+    profile_pb2,
+    rollout_pb2,
+    shadow_pb2,
+)
+from mlxmesh_shared.tls.method_access import declared_rules
 
 ACCESS = access_pb2.DESCRIPTOR.services_by_name["AccessService"]
 GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"]
@@ -65,28 +75,50 @@ _MODEL: Mapping[str, Policy] = {
     "LoadModel": Policy(lasting=True),
     "UnloadModel": Policy(),
     "SetAlias": Policy(),
+    "SetModelPolicy": Policy(),
     "SetOutputFormat": Policy(),
     "WatchModels": Policy(safe=True, lasting=True),
 }
-_ACCESS: Mapping[str, Policy] = {
-    method.name: Policy(safe=method.name.startswith(("Get", "List", "Query")))
-    for method in ACCESS.methods
-}
+# Services whose methods' names tell how they are relayed.
+_BY_NAME = (
+    ("access", ACCESS),
+    ("model", artifact_pb2.DESCRIPTOR.services_by_name["ArtifactService"]),
+    ("model", ensemble_pb2.DESCRIPTOR.services_by_name["EnsembleService"]),
+    ("model", experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"]),
+    ("model", history_pb2.DESCRIPTOR.services_by_name["HistoryService"]),
+    ("model", profile_pb2.DESCRIPTOR.services_by_name["ProfileService"]),
+    ("model", rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"]),
+    ("model", shadow_pb2.DESCRIPTOR.services_by_name["ShadowService"]),
+)
+_SAFE = ("Get", "List", "Query", "Analyze")
 BACKENDS: Mapping[str, ServiceDescriptor] = {
     "generation": GENERATION,
     "model": MODEL,
     "access": ACCESS,
 }
-"""The public service of each backend, by the backend's registry name."""
+"""The service by which each backend's health is shown, by the backend's registry name."""
+PUBLIC_SERVICES = (GENERATION, MODEL, *(service for _, service in _BY_NAME))
 
 
 def public_routes() -> tuple[Route, ...]:
     """Every public method of the mesh."""
-    return (
-        *_routes(GENERATION, "generation", _GENERATION),
-        *_routes(MODEL, "model", _MODEL),
-        *_routes(ACCESS, "access", _ACCESS),
-    )
+    routes = [*_routes(GENERATION, "generation", _GENERATION), *_routes(MODEL, "model", _MODEL)]
+    for backend, service in _BY_NAME:
+        routes += _routes(service, backend, _policies_by_name(service))
+    return tuple(routes)
+
+
+def _policies_by_name(service: ServiceDescriptor) -> Mapping[str, Policy]:
+    """Of the methods that the contract opens at the gateway."""
+    public = [
+        path.rpartition("/")[2]
+        for path, rules in declared_rules(service)
+        if rules.gateway_roles or rules.gateway_open
+    ]
+    return {
+        name: Policy(safe=name.startswith(_SAFE), lasting=name == "VerifyArtifacts")
+        for name in public
+    }
 
 
 def _routes(

@@ -27,6 +27,7 @@ from mlxmesh_generation.domain.request import (
     TokenLogprob,
     TotalUsage,
 )
+from mlxmesh_generation.domain.routing import Assignment
 from mlxmesh_generation.parsers.choose import OutputFormat
 from mlxmesh_shared.errors import MessageTooLarge
 from mlxmesh_shared.rpc.error_status import to_failure
@@ -181,6 +182,11 @@ def started(event: Started) -> generation_pb2.Started:
         prompt_tokens=event.prompt_tokens,
         cached_tokens=event.cached_tokens,
         seed=event.seed,
+        arm=event.assignment.arm,
+        rollout_id=event.assignment.rollout_id,
+        experiment_id=event.assignment.experiment_id,
+        subject_hash=event.assignment.subject_hash,
+        ensemble=event.ensemble,
     )
     if event.created_ms:
         message.create_time.FromMilliseconds(event.created_ms)
@@ -236,6 +242,8 @@ def _finished(event: Finished) -> generation_pb2.Finished:
                 reasoning_tokens=event.total.reasoning_tokens,
             )
         )
+    if event.cost:
+        message.cost = event.cost
     return message
 
 
@@ -287,6 +295,10 @@ def started_of(message: generation_pb2.Started) -> Started:
         cached_tokens=message.cached_tokens,
         seed=message.seed,
         created_ms=message.create_time.ToMilliseconds(),
+        assignment=Assignment(
+            message.arm, message.rollout_id, message.experiment_id, message.subject_hash
+        ),
+        ensemble=message.ensemble,
     )
 
 
@@ -304,6 +316,7 @@ def finished_of(message: generation_pb2.Finished) -> Finished:
         index=message.index,
         reasoning_tokens=usage.reasoning_tokens,
         total=_total_of(message.total_usage) if message.HasField("total_usage") else None,
+        cost=message.cost,
     )
 
 

@@ -2,13 +2,16 @@
 
 import base64
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
+from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from mlxmesh.model.v1 import model_pb2
+from mlxmesh.model.v1 import ensemble_pb2, model_pb2, policy_pb2, split_pb2
 from mlxmesh_model.artifacts.progress import Step
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
+from mlxmesh_model.catalogue.routing import Policy, Shadow, Split, Subject
 from mlxmesh_model.replicas.convert import to_failure
 from mlxmesh_shared.errors import InvalidArgument
 
@@ -20,6 +23,12 @@ _STATES = {
     State.READY: model_pb2.VERSION_STATE_READY,
     State.UNLOADING: model_pb2.VERSION_STATE_UNLOADING,
     State.LOAD_FAILED: model_pb2.VERSION_STATE_FAILED,
+}
+_SUBJECTS = {
+    Subject.SESSION: split_pb2.SPLIT_SUBJECT_SESSION,
+    Subject.USER: split_pb2.SPLIT_SUBJECT_USER,
+    Subject.PRINCIPAL: split_pb2.SPLIT_SUBJECT_PRINCIPAL,
+    Subject.REQUEST: split_pb2.SPLIT_SUBJECT_REQUEST,
 }
 RejectionsOf = Callable[[Version], Mapping[str, FailureRecord]]
 """The runtimes that rejected a version, and why."""
@@ -42,7 +51,48 @@ def to_model(
         versions=[to_version(version, rejections(version)) for version in versions],
         aliases=model.aliases,
         default_version=model.default_version,
+        splits={alias: to_split(split) for alias, split in model.splits.items()},
+        policy=to_policy(model.policy),
+        shadows=map(_to_shadow, model.shadows),
+        ensemble=to_recipe(model.ensemble) if model.ensemble else None,
     )
+
+
+def to_policy(policy: Policy) -> policy_pb2.ModelPolicy:
+    """A policy; what has no value is not set."""
+    price = policy.price
+    return policy_pb2.ModelPolicy(
+        load_on_demand=policy.load_on_demand,
+        load_timeout_s=policy.load_timeout_s,
+        idle_unload_s=policy.idle_unload_s,
+        pinned=policy.pinned,
+        min_replicas=policy.min_replicas,
+        max_replicas=policy.max_replicas,
+        price=policy_pb2.Price(**asdict(price)) if price is not None else None,
+    )
+
+
+def to_split(split: Split) -> split_pb2.Split:
+    """A split with its arms."""
+    return split_pb2.Split(
+        rollout_id=split.rollout_id,
+        experiment_id=split.experiment_id,
+        subject=_SUBJECTS[split.subject],
+        salt=split.salt,
+        arms=[
+            split_pb2.SplitArm(arm=arm.name, version=arm.version, weight=arm.weight)
+            for arm in split.arms
+        ],
+    )
+
+
+def _to_shadow(shadow: Shadow) -> split_pb2.Shadow:
+    return split_pb2.Shadow(**asdict(shadow))
+
+
+def to_recipe(text: str) -> ensemble_pb2.EnsembleRecipe:
+    """A recipe from its stored form."""
+    return json_format.Parse(text, ensemble_pb2.EnsembleRecipe())
 
 
 def to_version(
@@ -71,6 +121,8 @@ def to_version(
         rejections={one: to_failure(cause) for one, cause in (rejections or {}).items()},
         tool_format=version.formats.tools,
         reasoning_format=version.formats.reasoning,
+        profile=version.profile,
+        profile_revision=version.profile_revision,
     )
 
 

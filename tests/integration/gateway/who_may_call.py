@@ -42,6 +42,21 @@ METHODS = """
 /mlxmesh.generation.v1.GenerationService/GetOutputFormat client admin
 /mlxmesh.generation.v1.GenerationService/Relay nobody
 /mlxmesh.generation.v1.GenerationService/ResumeGeneration nobody
+/mlxmesh.model.v1.ArtifactService/ListArtifacts admin
+/mlxmesh.model.v1.ArtifactService/PruneArtifacts admin
+/mlxmesh.model.v1.ArtifactService/VerifyArtifacts admin
+/mlxmesh.model.v1.EnsembleService/DeleteEnsemble admin
+/mlxmesh.model.v1.EnsembleService/GetEnsemble admin
+/mlxmesh.model.v1.EnsembleService/ListEnsembles admin
+/mlxmesh.model.v1.EnsembleService/SetEnsemble admin
+/mlxmesh.model.v1.ExperimentService/AnalyzeExperiment admin
+/mlxmesh.model.v1.ExperimentService/GetExperiment admin
+/mlxmesh.model.v1.ExperimentService/ListExperiments admin
+/mlxmesh.model.v1.ExperimentService/ReportOutcome client admin
+/mlxmesh.model.v1.ExperimentService/StartExperiment admin
+/mlxmesh.model.v1.ExperimentService/StopExperiment admin
+/mlxmesh.model.v1.HistoryService/GetModelHistory client admin
+/mlxmesh.model.v1.HistoryService/RecordOutcomes nobody
 /mlxmesh.model.v1.ModelService/DeleteModel admin
 /mlxmesh.model.v1.ModelService/GetModel client admin
 /mlxmesh.model.v1.ModelService/GetTokenizer nobody
@@ -50,10 +65,28 @@ METHODS = """
 /mlxmesh.model.v1.ModelService/LoadModel admin
 /mlxmesh.model.v1.ModelService/PullModel admin
 /mlxmesh.model.v1.ModelService/RegisterModel admin
+/mlxmesh.model.v1.ModelService/RequestLoad nobody
 /mlxmesh.model.v1.ModelService/SetAlias admin
+/mlxmesh.model.v1.ModelService/SetModelPolicy admin
 /mlxmesh.model.v1.ModelService/SetOutputFormat admin
 /mlxmesh.model.v1.ModelService/UnloadModel admin
 /mlxmesh.model.v1.ModelService/WatchModels client admin
+/mlxmesh.model.v1.ProfileService/DeleteProfile admin
+/mlxmesh.model.v1.ProfileService/GetProfile admin
+/mlxmesh.model.v1.ProfileService/ListProfiles admin
+/mlxmesh.model.v1.ProfileService/SetProfile admin
+/mlxmesh.model.v1.RolloutService/AbortRollout admin
+/mlxmesh.model.v1.RolloutService/GetRollout admin
+/mlxmesh.model.v1.RolloutService/ListRollouts admin
+/mlxmesh.model.v1.RolloutService/PauseRollout admin
+/mlxmesh.model.v1.RolloutService/PromoteRollout admin
+/mlxmesh.model.v1.RolloutService/ResumeRollout admin
+/mlxmesh.model.v1.RolloutService/StartRollout admin
+/mlxmesh.model.v1.ShadowService/GetShadowReport admin
+/mlxmesh.model.v1.ShadowService/ListShadows admin
+/mlxmesh.model.v1.ShadowService/RecordShadowPairs nobody
+/mlxmesh.model.v1.ShadowService/StartShadow admin
+/mlxmesh.model.v1.ShadowService/StopShadow admin
 /mlxmesh.telemetry.v1.TelemetryService/GetMeshStatus client admin
 /mlxmesh.telemetry.v1.TelemetryService/GetTrace gateway admin
 /mlxmesh.telemetry.v1.TelemetryService/GetTraffic gateway

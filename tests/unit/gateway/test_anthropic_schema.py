@@ -21,7 +21,7 @@ from mlxmesh_gateway.anthropic.schema import (
     Tool,
     ToolChoice,
 )
-from mlxmesh_gateway.forwarding.routes import BACKENDS
+from mlxmesh_gateway.forwarding.routes import PUBLIC_SERVICES
 from mlxmesh_gateway.http.schema import Schema, read_request
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 from mlxmesh_shared.rules import Validator
@@ -29,7 +29,7 @@ from mlxmesh_shared.rules import Validator
 CLIENTS = Path(__file__).parents[3] / "docs/clients.md"
 HI = {"role": "user", "content": "Hi"}
 LEAST: dict[str, Any] = {"model": "pocket", "max_tokens": 5, "messages": [HI]}
-VALIDATOR = Validator.for_services(*BACKENDS.values())
+VALIDATOR = Validator.for_services(*PUBLIC_SERVICES)
 _PARALLEL = "tool_choice.disable_parallel_tool_use"
 HEADERS = {"betas", "workspace_id"}
 """Parameters of the official client that it sends as headers."""

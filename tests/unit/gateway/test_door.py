@@ -19,7 +19,7 @@ from mlxmesh_gateway.door.limits import Deadlines
 from mlxmesh_gateway.door.principal import Kind, Principal
 from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_gateway.forwarding.forwarder import Forwarder
-from mlxmesh_gateway.forwarding.routes import BACKENDS, GENERATION, public_routes
+from mlxmesh_gateway.forwarding.routes import GENERATION, PUBLIC_SERVICES, public_routes
 from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
 from mlxmesh_shared.errors import (
     Cancelled,
@@ -124,7 +124,7 @@ class Stand:
         self.mesh = mesh
         self.backends = backends
         forwarder = Forwarder(backends, resume_wait_s=1.0, traffic=GatewayTraffic())
-        parser = RequestParser(Validator.for_services(*BACKENDS.values()))
+        parser = RequestParser(Validator.for_services(*PUBLIC_SERVICES))
         self.door = Door(parser=parser, forwarder=forwarder, deadlines=Deadlines(300, 3600))
 
     def order(self, key: str) -> list[str]:

@@ -3,8 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mlxmesh_generation.domain.routing import (
+    UNASSIGNED,
+    Asker,
+    Assignment,
+    Price,
+    Shadow,
+    Split,
+    assign,
+)
 from mlxmesh_shared.errors import ModelNotFound
 from mlxmesh_shared.reference import ModelReference
+
+DEFAULT_ALIAS = "default"
 
 
 @dataclass(frozen=True)
@@ -28,12 +39,30 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Model:
-    """A model; its bare name refers to `default_version`."""
+    """A model; its bare name refers to the alias `default`, else to `default_version`."""
 
     name: str
     versions: Mapping[int, ModelVersion]
     default_version: int
     aliases: Mapping[str, int] = field(default_factory=dict[str, int])
+    splits: Mapping[str, Split] = field(default_factory=dict[str, Split])
+    """By alias."""
+    shadows: tuple[Shadow, ...] = ()
+    load_on_demand: bool | None = None
+    """None where the default of the mesh applies."""
+    load_timeout_s: float | None = None
+    price: Price | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """The version that answers a request, and why."""
+
+    version: ModelVersion
+    assignment: Assignment = UNASSIGNED
+    shadows: tuple[Shadow, ...] = ()
+    """Those that may repeat it."""
+    price: Price | None = None
 
 
 @dataclass(frozen=True)
@@ -62,14 +91,36 @@ class Catalogue:
         """Removes the models that a complete listing did not contain."""
         self._models = {name: model for name, model in self._models.items() if name in names}
 
-    def resolve(self, reference: ModelReference) -> ModelVersion:
-        """Raises: ModelNotFound for an unknown name, version or alias."""
-        model = self._models.get(reference.name)
+    def route(self, reference: ModelReference, asker: Asker) -> Route:
+        """The version for a request: that of its arm if its alias is split.
+
+        Raises: ModelNotFound, as resolve().
+        """
+        model = self.model(reference.name)
+        version, assignment = self.resolve(reference), UNASSIGNED
+        split = None if reference.version else model.splits.get(reference.alias or DEFAULT_ALIAS)
+        if split is not None and (assigned := assign(split, asker)):
+            arm, assignment = assigned
+            version = model.versions.get(arm.version, version)
+        shadows = tuple(one for one in model.shadows if one.repeats(version.version))
+        return Route(version, assignment, shadows, model.price)
+
+    def model(self, name: str) -> Model:
+        """Raises: ModelNotFound."""
+        model = self._models.get(name)
         if model is None:
             raise ModelNotFound(
-                f"there is no model {reference.name}; `mlxmesh models` lists those there are",
+                f"there is no model {name}; `mlxmesh models` lists those there are",
                 field="model",
             )
+        return model
+
+    def resolve(self, reference: ModelReference) -> ModelVersion:
+        """The version without regard to splits.
+
+        Raises: ModelNotFound for an unknown name, version or alias.
+        """
+        model = self.model(reference.name)
         number = reference.version or model.default_version
         if reference.alias is not None:
             number = model.aliases.get(reference.alias, 0)

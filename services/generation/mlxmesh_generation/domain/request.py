@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from mlxmesh_generation.domain.routing import UNASSIGNED, Asker, Assignment
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.reference import ModelReference
 
@@ -186,6 +187,17 @@ class GenerationRequest:
     def key(self) -> "GenerationKey":
         return GenerationKey(self.owner, self.request_id)
 
+    @property
+    def principal(self) -> str:
+        """Who asks, without a name that it only claims."""
+        return self.owner.partition("#")[0]
+
+    @property
+    def asker(self) -> Asker:
+        """What splits assign it by."""
+        user = dict(self.labels).get("user", "")
+        return Asker(self.request_id, self.principal, self.session_id, user)
+
 
 class GenerationKey(NamedTuple):
     """Identifies a generation; two owners may use the same request_id."""
@@ -248,6 +260,9 @@ class Started:
     seed: int
     created_ms: int = 0
     """When, in milliseconds since 1970."""
+    assignment: Assignment = UNASSIGNED
+    ensemble: str = ""
+    """The ensemble that the request named; empty for a model."""
 
 
 @dataclass(frozen=True)
@@ -339,6 +354,8 @@ class Finished:
     reasoning_tokens: int = 0
     total: "TotalUsage | None" = None
     """Of all outputs; set in the last event of the generation, and only there."""
+    cost: float = 0.0
+    """Of all outputs, by the model's price; set in the last event."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """Converts the messages of engines and of the model service."""
 
 import json
+from typing import Any
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Cancel, ExecuteRequest, SequenceOutput, Submit
-from mlxmesh.model.v1 import model_pb2
+from mlxmesh.model.v1 import model_pb2, policy_pb2, split_pb2
 from mlxmesh_generation.domain.catalogue import CatalogueChange, Model, ModelVersion
 from mlxmesh_generation.domain.request import FinishReason, Timings
+from mlxmesh_generation.domain.routing import Arm, Price, Shadow, Split, Subject
 from mlxmesh_generation.placement.router import EngineLoad
 from mlxmesh_generation.placement.sequence import (
     EngineConstraint,
@@ -21,6 +23,12 @@ _FINISH_REASONS: dict[int, FinishReason] = {
     engine_pb2.ENGINE_FINISH_REASON_STOP: FinishReason.STOP,
     engine_pb2.ENGINE_FINISH_REASON_LENGTH: FinishReason.LENGTH,
     engine_pb2.ENGINE_FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
+}
+_SUBJECTS: dict[int, Subject] = {
+    split_pb2.SPLIT_SUBJECT_SESSION: Subject.SESSION,
+    split_pb2.SPLIT_SUBJECT_USER: Subject.USER,
+    split_pb2.SPLIT_SUBJECT_PRINCIPAL: Subject.PRINCIPAL,
+    split_pb2.SPLIT_SUBJECT_REQUEST: Subject.REQUEST,
 }
 # The contract's limit.
 MAX_CANCELLED_TOGETHER = 4096
@@ -149,11 +157,44 @@ def get_tokenizer(name: str, version: int) -> model_pb2.GetTokenizerRequest:
 
 
 def _model(message: model_pb2.Model) -> Model:
+    policy = message.policy
     return Model(
         name=message.name,
         versions={version.version: _version(message.name, version) for version in message.versions},
         default_version=message.default_version,
         aliases=dict(message.aliases),
+        splits={alias: _split(split) for alias, split in message.splits.items()},
+        shadows=tuple(map(_shadow, message.shadows)),
+        load_on_demand=_given(policy, "load_on_demand"),
+        load_timeout_s=_given(policy, "load_timeout_s"),
+        price=_price(policy.price) if policy.HasField("price") else None,
+    )
+
+
+def _given(policy: policy_pb2.ModelPolicy, field: str) -> Any:
+    return getattr(policy, field) if policy.HasField(field) else None
+
+
+def _split(message: split_pb2.Split) -> Split:
+    return Split(
+        arms=tuple(Arm(arm.arm, arm.version, arm.weight) for arm in message.arms),
+        salt=message.salt,
+        subject=_SUBJECTS.get(message.subject, Subject.SESSION),
+        rollout_id=message.rollout_id,
+        experiment_id=message.experiment_id,
+    )
+
+
+def _shadow(message: split_pb2.Shadow) -> Shadow:
+    return Shadow(message.shadow_id, message.from_version, message.to_version, message.percent)
+
+
+def _price(message: policy_pb2.Price) -> Price:
+    return Price(
+        message.per_million_prompt_tokens,
+        message.per_million_cached_tokens,
+        message.per_million_completion_tokens,
+        message.per_device_second,
     )
 
 

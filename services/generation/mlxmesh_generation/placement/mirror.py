@@ -7,7 +7,8 @@ from contextlib import aclosing
 from typing import Protocol
 
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
-from mlxmesh_generation.domain.catalogue import Catalogue, CatalogueChange, ModelVersion
+from mlxmesh_generation.domain.catalogue import Catalogue, CatalogueChange, ModelVersion, Route
+from mlxmesh_generation.domain.routing import Asker
 from mlxmesh_generation.placement import convert
 from mlxmesh_shared.errors import MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.reference import ModelReference
@@ -101,9 +102,13 @@ class CatalogueMirror:
 
     async def resolve(self, reference: ModelReference) -> ModelVersion:
         """Raises: ModelNotFound; ServiceUnavailable when no catalogue was ever received."""
-        if not self._synced.is_set():
-            await self._first_sync()
+        await self._first_sync()
         return self._catalogue.resolve(reference)
+
+    async def route(self, reference: ModelReference, asker: Asker) -> Route:
+        """The version for a request. Raises: as resolve()."""
+        await self._first_sync()
+        return self._catalogue.route(reference, asker)
 
     def wants(self, version: ModelVersion) -> bool:
         """Whether the catalogue, as last seen, wants replicas of a version."""
@@ -114,6 +119,8 @@ class CatalogueMirror:
         return known.desired_replicas > 0
 
     async def _first_sync(self) -> None:
+        if self._synced.is_set():
+            return
         try:
             async with asyncio.timeout(self._first_sync_wait_s):
                 await self._synced.wait()

@@ -24,6 +24,7 @@ def started(plan: Plan, *, engine_id: str, cached_tokens: int, created_ms: int) 
         cached_tokens=cached_tokens,
         seed=plan.seed,
         created_ms=created_ms,
+        assignment=plan.assignment,
     )
 
 
@@ -61,12 +62,21 @@ def finished(
     )
 
 
-def with_total(last: Finished, ends: Mapping[int, Finished]) -> Finished:
-    """The last end, with the usage of all outputs by index."""
+def with_total(plan: Plan, last: Finished, ends: Mapping[int, Finished]) -> Finished:
+    """The last end, with the usage of all outputs by index, and its cost."""
     total = TotalUsage(
         completion_tokens=sum(end.completion_tokens for end in ends.values()),
         reasoning_tokens=sum(end.reasoning_tokens for end in ends.values()),
         # Outputs beside the first one find its prompt in the cache.
         cached_tokens=ends[0].cached_tokens,
     )
-    return replace(last, total=total)
+    timings = [end.timings for end in ends.values()]
+    cost = 0.0
+    if plan.price is not None:
+        cost = plan.price.cost(
+            prompt_tokens=len(plan.prompt_token_ids),
+            cached_tokens=total.cached_tokens,
+            completion_tokens=total.completion_tokens,
+            device_ms=sum(each.prefill_ms + each.decode_ms for each in timings),
+        )
+    return replace(last, total=total, cost=cost)

@@ -144,7 +144,7 @@ class Generation:
             self._events.put(finished)
             self._start_others()
             return
-        finished = self._ends[finished.index] = events.with_total(finished, self._ends)
+        finished = self._ends[finished.index] = events.with_total(self._plan, finished, self._ends)
         ends, token_ids = _by_index(self._ends), _by_index(self._token_ids)
         self._observer.finished(ends, token_ids)
         self._events.put(finished)

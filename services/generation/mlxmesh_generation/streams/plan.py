@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.domain.request import Chat, GenerationRequest, PromptInput
+from mlxmesh_generation.domain.routing import UNASSIGNED, Assignment, Price, Shadow
 from mlxmesh_generation.parsers.parts import Reading
 from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_shared.errors import MeshError
@@ -28,6 +29,11 @@ class Plan:
     constraint: EngineConstraint | None = None
     reading: Reading | None = None
     """How outputs are taken apart; None if they are text only."""
+    assignment: Assignment = UNASSIGNED
+    """The arm of a split that it belongs to."""
+    shadows: tuple[Shadow, ...] = ()
+    """Those that may repeat it."""
+    price: Price | None = None
 
 
 # llguidance's words, after the line of the grammar.

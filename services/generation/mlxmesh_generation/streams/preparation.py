@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.catalogue import ModelVersion, Route
 from mlxmesh_generation.domain.request import Chat, CountRequest, GenerationRequest, Resumed
 from mlxmesh_generation.parsers.choose import OutputFormat, choose
 from mlxmesh_generation.parsers.parts import Reading
@@ -88,13 +88,17 @@ class Preparation:
 
         Raises: every error of the request, ModelNotLoaded, ServiceUnavailable.
         """
-        version = await self._catalogue.resolve(request.model)
+        route = await self._catalogue.route(request.model, request.asker)
+        version = route.version
         self._check_loaded(version)
         prompts.check_vocabulary(request, version)
         self._prompts.expect(request.input)
         tokenizer = await self._tokenizers.get(version)
         shaped = await self._shaped(request, version, tokenizer)
-        plan = _plan(request, version, shaped, received_s, timeout_s)
+        if resumed is not None and resumed.started is not None:
+            # It names a version by now, whose arm was assigned when it began.
+            route = replace(route, assignment=resumed.started.assignment)
+        plan = _plan(request, route, shaped, received_s, timeout_s)
         if resumed is not None:
             prompts.check_resumed(resumed, request, version, plan.max_tokens)
         return Prepared(plan, tokenizer)
@@ -180,12 +184,12 @@ def _model_format(
 
 def _plan(
     request: GenerationRequest,
-    version: ModelVersion,
+    route: Route,
     shaped: _Shaped,
     received_s: float,
     timeout_s: float | None,
 ) -> Plan:
-    token_ids = shaped.prompt.token_ids
+    token_ids, version = shaped.prompt.token_ids, route.version
     seed = request.sampling.seed
     return Plan(
         request=request,
@@ -197,4 +201,7 @@ def _plan(
         deadline_s=None if timeout_s is None else received_s + timeout_s,
         constraint=shaped.constraint,
         reading=shaped.reading,
+        assignment=route.assignment,
+        shadows=route.shadows,
+        price=route.price,
     )

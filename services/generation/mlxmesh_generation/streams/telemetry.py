@@ -15,6 +15,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
 from mlxmesh_generation.domain.request import Chat, Finished, PromptInput, PromptText
+from mlxmesh_generation.streams import outcomes
+from mlxmesh_generation.streams.outcomes import Record, Times, discard_outcome
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_shared.errors import Cancelled, MeshError, ReaderReplaced
 from mlxmesh_shared.telemetry import attributes
@@ -100,10 +102,15 @@ class GenerationTelemetry:
     """Telemetry of all generations; traces contain texts of `content_models` only."""
 
     def __init__(
-        self, telemetry: Telemetry | None = None, content_models: Collection[str] = ()
+        self,
+        telemetry: Telemetry | None = None,
+        content_models: Collection[str] = (),
+        record: Record = discard_outcome,
     ) -> None:
+        """`record` is called with the outcome of each generation."""
         telemetry = telemetry or Telemetry()
         self.tracer = telemetry.tracer
+        self.record = record
         self.running = 0
         self.resumptions = 0
         metrics = telemetry.metrics
@@ -176,6 +183,7 @@ class GenerationObserver:
             }
         )
         self._end(token_ids, {})
+        self._owner.record(outcomes.of_finished(self._plan, ends, self._times()))
 
     def failed(
         self, error: MeshError, token_ids: Sequence[Sequence[int]], resumptions: int
@@ -183,6 +191,11 @@ class GenerationObserver:
         self._span.set_attribute(attributes.RESUMPTIONS, resumptions)
         _note_error(self._span, error)
         self._end(token_ids, {attributes.ERROR_TYPE: error.reason})
+        counts = [len(each) for each in token_ids]
+        self._owner.record(outcomes.of_failed(self._plan, error, counts, self._times()))
+
+    def _times(self) -> Times:
+        return Times(self._first_token_s, time.monotonic())
 
     def _end(self, token_ids: Sequence[Sequence[int]], failure: Labels) -> None:
         self._owner.running -= 1

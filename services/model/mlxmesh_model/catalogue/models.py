@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, State, state_of
+from mlxmesh_model.catalogue.routing import Policy, Shadow, Split
 from mlxmesh_shared.errors import MeshError, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 
@@ -112,6 +113,8 @@ class Version:
     failure: FailureRecord | None = None
     intent: int = 0
     formats: OutputFormats = OutputFormats()
+    profile: str = ""
+    profile_revision: int = 0
 
     @property
     def ready_replicas(self) -> int:
@@ -149,12 +152,19 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model with its versions, oldest first; `sequence` is the number of its last change."""
+    """A model with its versions, oldest first; `sequence` is the number of its last change.
+
+    An ensemble has a recipe, as JSON, and no versions.
+    """
 
     name: str
     versions: tuple[Version, ...]
     aliases: Mapping[str, int] = field(default_factory=dict[str, int])
     sequence: int = 0
+    policy: Policy = field(default_factory=Policy)
+    splits: Mapping[str, Split] = field(default_factory=dict[str, Split])
+    shadows: tuple[Shadow, ...] = ()
+    ensemble: str = ""
 
     @property
     def default_version(self) -> int:

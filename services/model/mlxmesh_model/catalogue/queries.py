@@ -8,6 +8,7 @@ from typing import Literal
 from mlxmesh_model.catalogue import rows
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Change, Model, Phase, Replica, Source, Version
+from mlxmesh_model.catalogue.routing import Policy, Split
 from mlxmesh_shared.sql.database import Row, Session, Value
 from mlxmesh_shared.sql.statements import upsert
 
@@ -18,29 +19,35 @@ Where = Literal["name = $1", "name > $1", "sequence > $1"]
 _PUT_VERSION = upsert("versions", rows.VERSION_COLUMNS, ("model", "number"))
 _PUT_REPLICA = upsert("replicas", rows.REPLICA_COLUMNS, ("engine_id",))
 _PUT_ALIAS = upsert("aliases", ("model", "alias", "number"), ("model", "alias"))
+_PUT_SPLIT = upsert("splits", ("model", "alias", "content"), ("model", "alias"))
+_TABLES = {
+    "versions": "number",
+    "aliases": "alias",
+    "replicas": "engine_id",
+    "splits": "alias",
+    "shadows": "shadow_id",
+}
+"""What belongs to a model, and the column it is ordered by."""
 
 
 async def read_models(
     session: Session, where: Where, *values: Value, limit: int | None = None
 ) -> list[Model]:
-    """The models that a condition selects, ordered by name, read in four statements."""
+    """The models that a condition selects, ordered by name, read in one statement a table."""
     if limit is not None:
         values = (*values, limit)
     chosen = f"FROM models WHERE {where} ORDER BY name" + (" LIMIT $2" if limit is not None else "")
     # A subquery, because SQLite accepts at most 32,766 parameters.
     of_chosen = f"WHERE model IN (SELECT name {chosen})"
     found = await session.fetch(f"SELECT * {chosen}", *values)
-    versions, aliases, replicas = [
-        _by_model(await session.fetch(f"SELECT * FROM {table} {of_chosen} ORDER BY {key}", *values))  # noqa: S608
-        for table, key in (("versions", "number"), ("aliases", "alias"), ("replicas", "engine_id"))
-    ]
-    return [
-        rows.to_model(
-            row,
-            versions=versions[row["name"]],
-            aliases=aliases[row["name"]],
-            replicas=replicas[row["name"]],
+    parts = {
+        table: _by_model(
+            await session.fetch(f"SELECT * FROM {table} {of_chosen} ORDER BY {key}", *values)  # noqa: S608
         )
+        for table, key in _TABLES.items()
+    }
+    return [
+        rows.to_model(row, **{table: of_model[row["name"]] for table, of_model in parts.items()})
         for row in found
     ]
 
@@ -118,6 +125,22 @@ async def put_alias(session: Session, name: str, alias: str, number: int) -> Non
 async def delete_alias(session: Session, name: str, alias: str) -> None:
     """Removes an alias of a model."""
     await session.fetch("DELETE FROM aliases WHERE model = $1 AND alias = $2", name, alias)
+
+
+async def put_policy(session: Session, name: str, policy: Policy) -> None:
+    """Sets the policy of a model."""
+    text = rows.policy_text(policy)
+    await session.fetch("UPDATE models SET policy = $2 WHERE name = $1", name, text)
+
+
+async def put_split(session: Session, name: str, alias: str, split: Split) -> None:
+    """Splits an alias of a model."""
+    await session.fetch(_PUT_SPLIT, name, alias, rows.split_text(split))
+
+
+async def delete_split(session: Session, name: str, alias: str) -> None:
+    """Removes the split of an alias."""
+    await session.fetch("DELETE FROM splits WHERE model = $1 AND alias = $2", name, alias)
 
 
 async def set_replicas(session: Session, stored: Version, replicas: Sequence[Replica]) -> None:

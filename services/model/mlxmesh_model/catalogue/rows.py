@@ -1,7 +1,8 @@
 """Converts rows of the catalogue to domain objects, and domain objects to the values of rows."""
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 
 from mlxmesh_model.catalogue.lifecycle import State
@@ -15,6 +16,7 @@ from mlxmesh_model.catalogue.models import (
     Source,
     Version,
 )
+from mlxmesh_model.catalogue.routing import Arm, Policy, Price, Shadow, Split, Subject
 from mlxmesh_shared.sql.database import Row, Value
 
 VERSION_COLUMNS = (
@@ -40,6 +42,8 @@ VERSION_COLUMNS = (
     "intent",
     "tool_format",
     "reasoning_format",
+    "profile",
+    "profile_revision",
     "failure_code",
     "failure_reason",
     "failure_message",
@@ -59,7 +63,13 @@ _NO_FAILURE = FailureRecord(0, "", "")
 
 
 def to_model(
-    row: Row, *, versions: Iterable[Row], aliases: Iterable[Row], replicas: Iterable[Row]
+    row: Row,
+    *,
+    versions: Iterable[Row],
+    aliases: Iterable[Row],
+    replicas: Iterable[Row],
+    splits: Iterable[Row],
+    shadows: Iterable[Row],
 ) -> Model:
     """A model from its rows: versions ordered by number, replicas by engine id."""
     by_number: dict[int, list[Replica]] = {}
@@ -70,7 +80,39 @@ def to_model(
         versions=tuple(_to_version(v, tuple(by_number.get(v["number"], ()))) for v in versions),
         aliases={alias["alias"]: alias["number"] for alias in aliases},
         sequence=row["sequence"],
+        policy=to_policy(row["policy"]),
+        splits={split["alias"]: to_split(split["content"]) for split in splits},
+        shadows=tuple(_to_shadow(shadow) for shadow in shadows if shadow["ended_at"] is None),
+        ensemble=row["ensemble"],
     )
+
+
+def policy_text(policy: Policy) -> str:
+    """A policy as it is stored: JSON without what is not set."""
+    return json.dumps({name: value for name, value in asdict(policy).items() if value is not None})
+
+
+def to_policy(text: str) -> Policy:
+    """A policy from its stored form."""
+    stored = json.loads(text)
+    price = stored.pop("price", None)
+    return Policy(**stored, price=Price(**price) if price else None)
+
+
+def split_text(split: Split) -> str:
+    """A split as it is stored: JSON."""
+    return json.dumps(asdict(split))
+
+
+def to_split(text: str) -> Split:
+    """A split from its stored form."""
+    stored = json.loads(text)
+    arms = tuple(Arm(**arm) for arm in stored.pop("arms"))
+    return Split(arms=arms, subject=Subject(stored.pop("subject")), **stored)
+
+
+def _to_shadow(row: Row) -> Shadow:
+    return Shadow(row["shadow_id"], row["from_version"], row["to_version"], row["percent"])
 
 
 def version_values(version: Version) -> Sequence[Value]:
@@ -85,6 +127,8 @@ def version_values(version: Version) -> Sequence[Value]:
         version.desired_replicas,
         version.intent,
         *astuple(version.formats),
+        version.profile,
+        version.profile_revision,
         *astuple(version.failure or _NO_FAILURE),
     )
 
@@ -121,6 +165,8 @@ def _to_version(row: Row, replicas: tuple[Replica, ...]) -> Version:
         failure=_to_failure(row),
         intent=row["intent"],
         formats=OutputFormats(row["tool_format"], row["reasoning_format"]),
+        profile=row["profile"],
+        profile_revision=row["profile_revision"],
     )
 
 

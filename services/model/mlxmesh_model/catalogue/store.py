@@ -17,8 +17,9 @@ from mlxmesh_model.catalogue.models import (
     Source,
     Version,
 )
+from mlxmesh_model.catalogue.routing import Policy
 from mlxmesh_model.catalogue.schema import CATALOGUE
-from mlxmesh_shared.errors import ModelNotFound
+from mlxmesh_shared.errors import IllegalState, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.change_signal import ChangeSignal
 from mlxmesh_shared.sql.database import Database, Session, open_database
@@ -105,7 +106,7 @@ class Store:
         replace the present one.
         """
         source = source or Source(directory=artifact.directory)
-        async with self._changing(name) as (session, model):
+        async with self.changing(name) as (session, model):
             version = model.with_content(artifact.digest) if model else None
             if version is None:
                 version = await queries.new_version(session, name, source)
@@ -123,7 +124,7 @@ class Store:
 
         Raises: IllegalState while another call pulls it.
         """
-        async with self._changing(name) as (session, model):
+        async with self.changing(name) as (session, model):
             version = model.pulled_from(source) if model else None
             if version is None:
                 version = await queries.new_version(session, name, source)
@@ -155,12 +156,13 @@ class Store:
 
         Raises: ModelNotFound. IllegalState when one of them is loaded or being pulled.
         """
-        async with self._changing(reference.name) as (session, model):
+        async with self.changing(reference.name) as (session, model):
             if model is None:
                 raise _not_found(reference.name)
             whole = reference.version is None and reference.alias is None
             removed = list(model.versions) if whole else [model.resolve(reference)]
             for version in removed:
+                _check_unused(model, version)
                 lifecycle.next_state(version.state, Action.DELETE, subject=version.label)
                 await queries.delete_version(session, version)
             if len(removed) == len(model.versions):
@@ -171,11 +173,14 @@ class Store:
     async def set_alias(self, name: str, alias: str, number: int) -> Model:
         """Sets an alias to a version; 0 removes the alias.
 
-        Raises: ModelNotFound.
+        Raises: ModelNotFound. IllegalState while the alias is split.
         """
-        async with self._changing(name) as (session, model):
+        async with self.changing(name) as (session, model):
             if model is None:
                 raise _not_found(name, field="name")
+            if alias in model.splits:
+                holder = model.splits[alias].holder
+                raise IllegalState(f"{holder} splits {name}:{alias}; end it first")
             if number == 0:
                 await queries.delete_alias(session, name, alias)
             else:
@@ -191,7 +196,7 @@ class Store:
 
         Raises: ModelNotFound.
         """
-        async with self._changing(name) as (session, model):
+        async with self.changing(name) as (session, model):
             if model is None:
                 raise _not_found(name, field="name")
             changed = [model.version(number, field="version")] if number else model.versions
@@ -201,6 +206,18 @@ class Store:
                     version.formats.reasoning if reasoning is None else reasoning,
                 )
                 await queries.put_version(session, replace(version, formats=formats))
+        return await self.model(name)
+
+    @uncancellable
+    async def set_policy(self, name: str, policy: Policy) -> Model:
+        """Sets the whole policy of a model.
+
+        Raises: ModelNotFound.
+        """
+        async with self.changing(name) as (session, model):
+            if model is None:
+                raise _not_found(name, field="name")
+            await queries.put_policy(session, name, policy)
         return await self.model(name)
 
     # Changing replicas.
@@ -226,7 +243,7 @@ class Store:
         """Writes a version's replicas and the state that follows from them. Returns False, and
         writes nothing, when the intent has changed since the version was read.
         """
-        async with self._changing(version.model) as (session, model):
+        async with self.changing(version.model) as (session, model):
             stored = _version(model, version.number)
             if stored is None or stored.intent != version.intent:
                 return False
@@ -238,7 +255,7 @@ class Store:
     # Transactions.
 
     @asynccontextmanager
-    async def _changing(self, name: str) -> AsyncGenerator[tuple[Session, Model | None]]:
+    async def changing(self, name: str) -> AsyncGenerator[tuple[Session, Model | None]]:
         """A transaction on one model, with its state before the change. A change that a watcher can
         see gets the next sequence number.
         """
@@ -261,7 +278,7 @@ class Store:
         self, version: Version, action: Action
     ) -> AsyncGenerator[tuple[Session, Version]]:
         """A transaction on a version, with its state after an action; the caller stores it."""
-        async with self._changing(version.model) as (session, model):
+        async with self.changing(version.model) as (session, model):
             if model is None:
                 raise _not_found(version.model)
             current = model.version(version.number)
@@ -271,6 +288,16 @@ class Store:
 
 def _not_found(name: str, *, field: str = "model") -> ModelNotFound:
     return ModelNotFound(f"there is no model {name}; list the models to see which", field=field)
+
+
+def _check_unused(model: Model, version: Version) -> None:
+    """Raises: IllegalState while a split or a shadow refers to the version."""
+    for split in model.splits.values():
+        if any(arm.version == version.number for arm in split.arms):
+            raise IllegalState(f"{split.holder} uses {version.label}; end it first")
+    for shadow in model.shadows:
+        if version.number in (shadow.from_version, shadow.to_version):
+            raise IllegalState(f"shadow {shadow.shadow_id} uses {version.label}; stop it first")
 
 
 def _version(model: Model | None, number: int) -> Version | None:
@@ -283,4 +310,5 @@ def _visible(model: Model | None) -> object:
     if model is None:
         return None
     versions = [(replace(v, replicas=(), intent=0), v.ready_replicas) for v in model.versions]
-    return versions, dict(model.aliases)
+    rest = model.policy, dict(model.splits), model.shadows, model.ensemble
+    return versions, dict(model.aliases), rest

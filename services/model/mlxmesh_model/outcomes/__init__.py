@@ -1,0 +1,1 @@
+"""How generations ended, as generation instances report it, and who counts it."""
