@@ -53,7 +53,6 @@ ALLOWED = {
 }
 
 KNOWN = {
-    "mlxmesh_gateway.forwarding.durations": "returns the wire's Percentiles",
     "mlxmesh_gateway.mesh.status": "assembles GetMeshStatus's answer while it asks the instances",
     "mlxmesh_gateway.forwarding.telemetry": "describes requests on spans by their message types",
     "mlxmesh_gateway.forwarding.traffic": "counts streams by message types; returns TrafficCounts",
