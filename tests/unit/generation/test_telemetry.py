@@ -25,7 +25,7 @@ from mlxmesh_generation.domain.request import (
 from mlxmesh_generation.domain.routing import UNASSIGNED, Assignment
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.streams.telemetry import GenerationObserver, GenerationTelemetry
-from mlxmesh_shared.errors import Cancelled, EngineLost, ContextTooLong, ReaderReplaced
+from mlxmesh_shared.errors import Cancelled, ContextTooLong, EngineLost, ReaderReplaced
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.telemetry.sdk import Recorder
 from tests.fakes.otlp_collector import Received, values
