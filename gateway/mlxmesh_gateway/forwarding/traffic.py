@@ -7,7 +7,7 @@ and its last one, are parsed.
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -17,11 +17,12 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateResponse,
     Started,
 )
-from mlxmesh.telemetry.v1.traffic_pb2 import Histogram, Traffic, TrafficCounts
-from mlxmesh_gateway.forwarding.durations import bucket_of, percentiles
+from mlxmesh.telemetry.v1.traffic_pb2 import Histogram, Percentiles, Traffic, TrafficCounts
 from mlxmesh_gateway.forwarding.recording import is_last
 from mlxmesh_gateway.forwarding.used import Used
 from mlxmesh_shared.errors import Cancelled
+from mlxmesh_shared.telemetry import histograms
+from mlxmesh_shared.telemetry.histograms import bucket_of
 
 SLOT_NS = 5 * 10**9
 SLOTS = 12
@@ -69,8 +70,8 @@ class ModelWindow:
             requests=sum(slot.requests for slot in slots),
             errors=sum(slot.errors for slot in slots),
             completion_tokens=sum(slot.completion_tokens for slot in slots),
-            time_to_first_token=Histogram(counts=_sum(slot.first for slot in slots)),
-            between_messages=Histogram(counts=_sum(slot.between for slot in slots)),
+            time_to_first_token=Histogram(counts=histograms.merged(slot.first for slot in slots)),
+            between_messages=Histogram(counts=histograms.merged(slot.between for slot in slots)),
         )
 
 
@@ -209,13 +210,12 @@ def total(counts: Iterable[TrafficCounts], model: str = "") -> Traffic:
         requests=sum(one.requests for one in every),
         errors=sum(one.errors for one in every),
         completion_tokens=sum(one.completion_tokens for one in every),
-        time_to_first_token=percentiles(_sum(one.time_to_first_token.counts for one in every)),
-        between_messages=percentiles(_sum(one.between_messages.counts for one in every)),
+        time_to_first_token=_percentiles(one.time_to_first_token for one in every),
+        between_messages=_percentiles(one.between_messages for one in every),
     )
 
 
-def _sum(each: Iterable[Mapping[int, int]]) -> Counter[int]:
-    result: Counter[int] = Counter()
-    for counts in each:
-        result.update(counts)
-    return result
+def _percentiles(each: Iterable[Histogram]) -> Percentiles:
+    counts = histograms.merged(one.counts for one in each)
+    p50_ms, p90_ms, p99_ms = histograms.percentiles_ms(counts, (50, 90, 99))
+    return Percentiles(count=counts.total(), p50_ms=p50_ms, p90_ms=p90_ms, p99_ms=p99_ms)

@@ -7,12 +7,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh.model.v1 import history_pb2_grpc, model_pb2_grpc
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.history import history
+from mlxmesh_model.history.history import History
+from mlxmesh_model.history.maintenance import HistoryMaintenance
+from mlxmesh_model.history.servicer import HistoryServicer
 from mlxmesh_model.model_events import publish_change, publish_rejection
+from mlxmesh_model.outcomes.recorder import Recorder
 from mlxmesh_model.replicas.leader import LeaderLock
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.replicas.reconciler import Reconciler
@@ -38,6 +43,8 @@ class Catalogue:
     imports: Imports
     rejections: Rejections
     reconciler: Reconciler
+    recorder: Recorder
+    history_maintenance: HistoryMaintenance
     leader: LeaderLock
     registry: Registry
     instance_id: str
@@ -61,7 +68,8 @@ class Catalogue:
         """One instance reconciles at a time: each of two would place the missing replicas."""
         await self.leader.acquire()
         await self.recover()
-        await self.reconciler.run()
+        async with running_in_background(self.history_maintenance.run()):
+            await self.reconciler.run()
 
 
 async def open_catalogue(
@@ -96,6 +104,12 @@ async def open_catalogue(
             interval_s=settings.reconcile_interval_s,
             rejections=rejections,
         ),
+        recorder=Recorder(store, [history.count]),
+        history_maintenance=HistoryMaintenance(
+            store,
+            hourly_days=settings.hourly_history_days,
+            daily_days=settings.daily_history_days,
+        ),
         leader=leader,
         registry=registry,
         instance_id=process.instance_id,
@@ -114,8 +128,14 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
     settings = process.settings
     return process.make_server(
         settings.listen,
-        services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
-        service_names=["mlxmesh.model.v1.ModelService"],
+        services=[
+            (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
+            (
+                history_pb2_grpc.add_HistoryServiceServicer_to_server,
+                HistoryServicer(catalogue.recorder, History(catalogue.store)),
+            ),
+        ],
+        service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.HistoryService"],
         options=ServerOptions(reflection=settings.reflection),
     )
 
