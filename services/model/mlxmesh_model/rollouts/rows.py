@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any
 
@@ -58,18 +58,19 @@ def _to_readings(stored: Iterable[dict[str, Any]]) -> Iterable[Reading]:
 
 def counts_text(counts: Counts) -> str:
     """Counts as they are stored."""
-    fields = asdict(counts)
+    # Not asdict: it makes a Counter of a Counter's items.
+    stored: dict[str, Any] = {each.name: getattr(counts, each.name) for each in fields(counts)}
     for name in ("ttft", "tpot"):
-        fields[name] = base64.b64encode(encoded(fields[name])).decode()
-    return json.dumps(fields)
+        stored[name] = base64.b64encode(encoded(stored[name])).decode()
+    return json.dumps(stored)
 
 
 def to_counts(text: str) -> Counts:
     """Counts from their stored form."""
-    fields = json.loads(text)
+    stored = json.loads(text)
     for name in ("ttft", "tpot"):
-        fields[name] = decoded(base64.b64decode(fields[name]))
-    return Counts(**fields)
+        stored[name] = decoded(base64.b64decode(stored[name]))
+    return Counts(**stored)
 
 
 def _with_times(stored: dict[str, Any]) -> dict[str, Any]:

@@ -166,9 +166,7 @@ async def _begin(
         raise IllegalState(f"{split.holder} splits {model.name}:{wish.alias}; end it first")
     present, new = _present(model, wish.alias), model.version(wish.to_version, field="to_version")
     if present.number == new.number:
-        raise InvalidArgument(
-            f"{model.name}:{wish.alias} is version {new.number} already", field="to_version"
-        )
+        raise InvalidArgument(_is_already(model, wish.alias, new), field="to_version")
     replicas = max(1, present.desired_replicas, new.desired_replicas)
     if replicas != new.desired_replicas or new.ready_replicas < replicas:
         await put_desired_replicas(session, new, replicas)
@@ -191,6 +189,15 @@ def _present(model: Model, alias: str) -> Version:
         known = ", ".join(sorted(model.aliases)) or "none"
         raise ModelNotFound(f"{model.name} has no alias {alias}; it has {known}", field="alias")
     return model.version(model.aliases[alias])
+
+
+def _is_already(model: Model, alias: str, version: Version) -> str:
+    if alias in model.aliases:
+        return f"{model.name}:{alias} is version {version.number} already"
+    return (
+        f"{model.name} has no alias {alias}, so it means {version.label}, its newest loaded"
+        " version; set the alias first to the version to move from"
+    )
 
 
 async def _put(session: Session, rollout: Rollout, change: Change) -> None:
