@@ -7,7 +7,13 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from mlxmesh.model.v1 import history_pb2_grpc, model_pb2_grpc
+from mlxmesh.model.v1.history_pb2_grpc import (
+    add_HistoryServiceServicer_to_server as add_history,
+)
+from mlxmesh.model.v1.model_pb2_grpc import add_ModelServiceServicer_to_server as add_models
+from mlxmesh.model.v1.rollout_pb2_grpc import (
+    add_RolloutServiceServicer_to_server as add_rollouts,
+)
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
@@ -19,10 +25,12 @@ from mlxmesh_model.history.servicer import HistoryServicer
 from mlxmesh_model.model_events import publish_change, publish_rejection
 from mlxmesh_model.outcomes.recorder import Recorder
 from mlxmesh_model.replicas.leader import LeaderLock
+from mlxmesh_model.replicas.lease import FileLeadership, Leadership, Lease
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.replicas.reconciler import Reconciler
 from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
+from mlxmesh_model.rollouts.assembly import Rollouts, make_rollouts
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.process.service_host import running_in_background
@@ -31,6 +39,8 @@ from mlxmesh_shared.registry import Registry, follow_others
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import ModelSettings
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile, database_url
+
+_SERVICES = ("Model", "History", "Rollout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +55,8 @@ class Catalogue:
     reconciler: Reconciler
     recorder: Recorder
     history_maintenance: HistoryMaintenance
-    leader: LeaderLock
+    leader: Leadership
+    rollouts: Rollouts
     registry: Registry
     instance_id: str
 
@@ -58,18 +69,23 @@ class Catalogue:
         """Reconciles and follows runtimes and other instances until the body ends."""
         others = asyncio.Event()
         return running_in_background(
-            self._reconcile(),
+            self._lead(),
             self.runtimes.watch(self.reconciler.wake),
             follow_others(self.registry, "model", self.instance_id, others),
             self.store.poll_changes(others=others),
         )
 
-    async def _reconcile(self) -> None:
+    async def _lead(self) -> None:
         """One instance reconciles at a time: each of two would place the missing replicas."""
-        await self.leader.acquire()
-        await self.recover()
-        async with running_in_background(self.history_maintenance.run()):
-            await self.reconciler.run()
+        while True:
+            await self.leader.acquire()
+            await self.recover()
+            async with running_in_background(
+                self.reconciler.run(),
+                self.rollouts.controller.run(),
+                self.history_maintenance.run(),
+            ):
+                await self.leader.keep()
 
 
 async def open_catalogue(
@@ -80,14 +96,16 @@ async def open_catalogue(
 ) -> Catalogue:
     """Opens the database and the connections to runtimes, which the stack closes."""
     settings = process.settings
-    store = await Store.open(_database_url(settings), partial(publish_change, publish))
+    url = _database_url(settings)
+    store = await Store.open(url, partial(publish_change, publish))
     stack.push_async_callback(store.close)
     runtimes = GrpcRuntimes(registry, grace_s=settings.runtime_grace_s, open_=process.open_channel)
     stack.push_async_callback(runtimes.close)
     rejections = Rejections(partial(publish_rejection, publish))
     models_dir = settings.models_dir or settings.data_dir / "models"
-    leader = LeaderLock(settings.data_dir / "model.lock")
-    stack.callback(leader.release)
+    leader = _leadership(url, store, process.instance_id)
+    stack.push_async_callback(leader.release)
+    rollouts = make_rollouts(store, publish, process.telemetry.of_process.metrics)
     return Catalogue(
         store=store,
         runtimes=runtimes,
@@ -103,14 +121,16 @@ async def open_catalogue(
             runtimes=runtimes,
             interval_s=settings.reconcile_interval_s,
             rejections=rejections,
+            leadership=leader,
         ),
-        recorder=Recorder(store, [history.count]),
+        recorder=Recorder(store, [history.count, rollouts.counter]),
         history_maintenance=HistoryMaintenance(
             store,
             hourly_days=settings.hourly_history_days,
             daily_days=settings.daily_history_days,
         ),
         leader=leader,
+        rollouts=rollouts,
         registry=registry,
         instance_id=process.instance_id,
     )
@@ -129,13 +149,11 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
     return process.make_server(
         settings.listen,
         services=[
-            (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
-            (
-                history_pb2_grpc.add_HistoryServiceServicer_to_server,
-                HistoryServicer(catalogue.recorder, History(catalogue.store)),
-            ),
+            (add_models, servicer),
+            (add_history, HistoryServicer(catalogue.recorder, History(catalogue.store))),
+            (add_rollouts, catalogue.rollouts.servicer),
         ],
-        service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.HistoryService"],
+        service_names=[f"mlxmesh.model.v1.{name}Service" for name in _SERVICES],
         options=ServerOptions(reflection=settings.reflection),
     )
 
@@ -145,6 +163,12 @@ def _open_hub(endpoint: str) -> Hub:
     from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 
     return HuggingFaceHub(endpoint)
+
+
+def _leadership(url: DatabaseUrl, store: Store, instance_id: str) -> Leadership:
+    if isinstance(url, SqliteFile):
+        return FileLeadership(LeaderLock(url.path.with_suffix(".lock")))
+    return Lease(store.transactions, instance_id)
 
 
 def _database_url(settings: ModelSettings) -> DatabaseUrl:

@@ -1,7 +1,7 @@
 """The catalogue: reading and changing models, versions, aliases and replicas."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -28,6 +28,9 @@ from mlxmesh_shared.sql.urls import DatabaseUrl
 
 OnChange = Callable[[Model | None, Model | None], None]
 """Called with a model before and after a change; None if it did not or does not exist."""
+
+MayWrite = Callable[[Session], Awaitable[bool]]
+"""Asked within a transaction whether it may write."""
 
 
 def _ignore(before: Model | None, after: Model | None) -> None:
@@ -232,18 +235,18 @@ class Store:
         version = model.resolve(reference)
         action = Action.LOAD if replicas else Action.UNLOAD
         async with self._transition(version, action) as (session, now):
-            intended = replace(now, desired_replicas=replicas, intent=now.intent + 1, failure=None)
-            await queries.put_version(session, intended)
-            if replicas:
-                await queries.retry_failed_replicas(session, version)
+            await _put_intent(session, now, replicas)
         return (await self.model(version.model)).version(version.number)
 
     @uncancellable
-    async def record(self, version: Version) -> bool:
+    async def record(self, version: Version, *, may_write: MayWrite | None = None) -> bool:
         """Writes a version's replicas and the state that follows from them. Returns False, and
-        writes nothing, when the intent has changed since the version was read.
+        writes nothing, when the intent has changed since the version was read, or when its caller
+        no longer leads.
         """
         async with self.changing(version.model) as (session, model):
+            if may_write is not None and not await may_write(session):
+                return False
             stored = _version(model, version.number)
             if stored is None or stored.intent != version.intent:
                 return False
@@ -284,6 +287,24 @@ class Store:
             current = model.version(version.number)
             state = lifecycle.next_state(current.state, action, subject=current.label)
             yield session, replace(current, state=state)
+
+
+async def put_desired_replicas(session: Session, version: Version, replicas: int) -> None:
+    """Sets how many replicas should be loaded, within its caller's transaction.
+
+    Raises: IllegalState when the version cannot be loaded.
+    """
+    action = Action.LOAD if replicas else Action.UNLOAD
+    state = lifecycle.next_state(version.state, action, subject=version.label)
+    await _put_intent(session, replace(version, state=state), replicas)
+
+
+async def _put_intent(session: Session, version: Version, replicas: int) -> None:
+    intent = version.intent + 1
+    intended = replace(version, desired_replicas=replicas, intent=intent, failure=None)
+    await queries.put_version(session, intended)
+    if replicas:
+        await queries.retry_failed_replicas(session, version)
 
 
 def _not_found(name: str, *, field: str = "model") -> ModelNotFound:

@@ -1,4 +1,4 @@
-"""Leader election between the model services of one data directory, by a lock on a file."""
+"""Leader election between processes of one host, by a lock on a file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ class LeaderLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[bytes] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this process is the leader."""
+        return self._file is not None
 
     def try_acquire(self) -> bool:
         """Whether this process is the leader now; it remains the leader until `release`."""

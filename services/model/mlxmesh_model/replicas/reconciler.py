@@ -18,6 +18,7 @@ from mlxmesh_model.catalogue.models import (
 )
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.replicas import plan
+from mlxmesh_model.replicas.lease import Leadership
 from mlxmesh_model.replicas.placement import NoCapacity, Runtime, place
 from mlxmesh_model.replicas.rejections import Rejections, rejection_cause
 from mlxmesh_model.replicas.runtimes import Runtimes
@@ -88,8 +89,11 @@ class Reconciler:
         placement_retry_s: float = PLACEMENT_RETRY_S,
         rejections: Rejections | None = None,
         clock: Callable[[], float] = time.monotonic,
+        leadership: Leadership | None = None,
     ) -> None:
+        """Without a leadership there must be no other reconciler."""
         self._store = store
+        self._leadership = leadership
         self._runtimes = runtimes
         self._interval_s = interval_s
         self._placement_retry_s = placement_retry_s
@@ -220,7 +224,10 @@ class Reconciler:
     ) -> None:
         updated = version.with_replicas(replicas, failure)
         # Most passes find nothing to change, and an idle mesh must not write to the database.
-        if updated != version and not await self._store.record(updated):
+        if updated == version:
+            return
+        may_write = self._leadership.may_write if self._leadership is not None else None
+        if not await self._store.record(updated, may_write=may_write):
             raise _Outdated
 
     def _remember(
@@ -239,9 +246,12 @@ class Reconciler:
         same = (known.intent, known.open_runtimes) == (version.intent, this_pass.open_runtimes)
         return same and self._clock() < known.retry_at_s
 
+    def _leads(self) -> bool:
+        return self._leadership is None or self._leadership.leads()
+
     def _stop(self, runtime_id: str, engine_id: str) -> None:
         """Stops an engine in the background; a later pass retries a failure."""
-        if engine_id in self._stopping:
+        if engine_id in self._stopping or not self._leads():
             return
         _log.info("stopping %s on %s", engine_id, runtime_id)
 
