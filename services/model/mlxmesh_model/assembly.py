@@ -7,31 +7,20 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from mlxmesh.model.v1.history_pb2_grpc import (
-    add_HistoryServiceServicer_to_server as add_history,
-)
-from mlxmesh.model.v1.model_pb2_grpc import add_ModelServiceServicer_to_server as add_models
-from mlxmesh.model.v1.rollout_pb2_grpc import (
-    add_RolloutServiceServicer_to_server as add_rollouts,
-)
+from mlxmesh.model.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.history import history
-from mlxmesh_model.history.history import History
-from mlxmesh_model.history.maintenance import HistoryMaintenance
-from mlxmesh_model.history.servicer import HistoryServicer
 from mlxmesh_model.model_events import publish_change, publish_rejection
-from mlxmesh_model.outcomes.recorder import Recorder
 from mlxmesh_model.replicas.leader import LeaderLock
 from mlxmesh_model.replicas.lease import FileLeadership, Leadership, Lease
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.replicas.reconciler import Reconciler
 from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
-from mlxmesh_model.rollouts.assembly import Rollouts, make_rollouts
 from mlxmesh_model.servicer import ModelServicer
+from mlxmesh_model.topics import Topic, TopicParts, make_topics
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
@@ -39,8 +28,6 @@ from mlxmesh_shared.registry import Registry, follow_others
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import ModelSettings
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile, database_url
-
-_SERVICES = ("Model", "History", "Rollout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +40,8 @@ class Catalogue:
     imports: Imports
     rejections: Rejections
     reconciler: Reconciler
-    recorder: Recorder
-    history_maintenance: HistoryMaintenance
     leader: Leadership
-    rollouts: Rollouts
+    topics: tuple[Topic, ...]
     registry: Registry
     instance_id: str
 
@@ -77,14 +62,11 @@ class Catalogue:
 
     async def _lead(self) -> None:
         """One instance reconciles at a time: each of two would place the missing replicas."""
+        work = [each for topic in self.topics for each in topic.work_of_leader]
         while True:
             await self.leader.acquire()
             await self.recover()
-            async with running_in_background(
-                self.reconciler.run(),
-                self.rollouts.controller.run(),
-                self.history_maintenance.run(),
-            ):
+            async with running_in_background(self.reconciler.run(), *(each() for each in work)):
                 await self.leader.keep()
 
 
@@ -105,7 +87,20 @@ async def open_catalogue(
     models_dir = settings.models_dir or settings.data_dir / "models"
     leader = _leadership(url, store, process.instance_id)
     stack.push_async_callback(leader.release)
-    rollouts = make_rollouts(store, publish, process.telemetry.of_process.metrics)
+    reconciler = Reconciler(
+        store=store,
+        runtimes=runtimes,
+        interval_s=settings.reconcile_interval_s,
+        rejections=rejections,
+        leadership=leader,
+    )
+    parts = TopicParts(
+        store=store,
+        settings=settings,
+        publish=publish,
+        metrics=process.telemetry.of_process.metrics,
+        wake_reconciler=reconciler.wake,
+    )
     return Catalogue(
         store=store,
         runtimes=runtimes,
@@ -116,21 +111,9 @@ async def open_catalogue(
         ),
         imports=Imports(store=store, models_dir=models_dir),
         rejections=rejections,
-        reconciler=Reconciler(
-            store=store,
-            runtimes=runtimes,
-            interval_s=settings.reconcile_interval_s,
-            rejections=rejections,
-            leadership=leader,
-        ),
-        recorder=Recorder(store, [history.count, rollouts.counter]),
-        history_maintenance=HistoryMaintenance(
-            store,
-            hourly_days=settings.hourly_history_days,
-            daily_days=settings.daily_history_days,
-        ),
+        reconciler=reconciler,
         leader=leader,
-        rollouts=rollouts,
+        topics=make_topics(parts),
         registry=registry,
         instance_id=process.instance_id,
     )
@@ -149,11 +132,13 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
     return process.make_server(
         settings.listen,
         services=[
-            (add_models, servicer),
-            (add_history, HistoryServicer(catalogue.recorder, History(catalogue.store))),
-            (add_rollouts, catalogue.rollouts.servicer),
+            (add_ModelServiceServicer_to_server, servicer),
+            *((topic.add, topic.servicer) for topic in catalogue.topics),
         ],
-        service_names=[f"mlxmesh.model.v1.{name}Service" for name in _SERVICES],
+        service_names=[
+            f"mlxmesh.model.v1.{name}"
+            for name in ("ModelService", *(topic.service for topic in catalogue.topics))
+        ],
         options=ServerOptions(reflection=settings.reflection),
     )
 

@@ -356,6 +356,8 @@ class Finished:
     """Of all outputs; set in the last event of the generation, and only there."""
     cost: float = 0.0
     """Of all outputs, by the model's price; set in the last event."""
+    calls_valid: bool | None = None
+    """Whether its tool calls parse; None without one. Not part of the message."""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def finished(
         resumptions=resumptions,
         index=index,
         reasoning_tokens=output.reasoning_tokens,
+        calls_valid=output.calls_valid,
     )
 
 
