@@ -11,7 +11,7 @@ from mlxmesh.model.v1 import ensemble_pb2, model_pb2, policy_pb2, split_pb2
 from mlxmesh_model.artifacts.progress import Step
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
-from mlxmesh_model.catalogue.routing import Policy, Shadow, Split, Subject
+from mlxmesh_model.catalogue.routing import Policy, Price, Shadow, Split, Subject
 from mlxmesh_model.replicas.convert import to_failure
 from mlxmesh_shared.errors import InvalidArgument
 
@@ -30,6 +30,14 @@ _SUBJECTS = {
     Subject.PRINCIPAL: split_pb2.SPLIT_SUBJECT_PRINCIPAL,
     Subject.REQUEST: split_pb2.SPLIT_SUBJECT_REQUEST,
 }
+_PLAIN_POLICY = (
+    "load_on_demand",
+    "load_timeout_s",
+    "idle_unload_s",
+    "pinned",
+    "min_replicas",
+    "max_replicas",
+)
 RejectionsOf = Callable[[Version], Mapping[str, FailureRecord]]
 """The runtimes that rejected a version, and why."""
 # Identifies our page tokens.
@@ -69,6 +77,22 @@ def to_policy(policy: Policy) -> policy_pb2.ModelPolicy:
         min_replicas=policy.min_replicas,
         max_replicas=policy.max_replicas,
         price=policy_pb2.Price(**asdict(price)) if price is not None else None,
+    )
+
+
+def from_policy(policy: policy_pb2.ModelPolicy) -> Policy:
+    """What a request sets; None for the rest."""
+    price = policy.price
+    return Policy(
+        **{name: getattr(policy, name) for name in _PLAIN_POLICY if policy.HasField(name)},
+        price=Price(
+            price.per_million_prompt_tokens,
+            price.per_million_cached_tokens,
+            price.per_million_completion_tokens,
+            price.per_device_second,
+        )
+        if policy.HasField("price")
+        else None,
     )
 
 

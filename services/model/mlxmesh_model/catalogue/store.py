@@ -220,6 +220,18 @@ class Store:
             await queries.put_policy(session, name, policy)
         return await self.model(name)
 
+    @uncancellable
+    async def update_policy(self, name: str, changes: Policy) -> Model:
+        """Sets those parts of a model's policy that `changes` has.
+
+        Raises: ModelNotFound. InvalidArgument when min_replicas would exceed max_replicas.
+        """
+        async with self.changing(name) as (session, model):
+            if model is None:
+                raise _not_found(name, field="name")
+            await queries.put_policy(session, name, model.policy.updated(changes))
+        return await self.model(name)
+
     # Changing replicas.
 
     @uncancellable
@@ -232,11 +244,35 @@ class Store:
         version = model.resolve(reference)
         action = Action.LOAD if replicas else Action.UNLOAD
         async with self._transition(version, action) as (session, now):
-            intended = replace(now, desired_replicas=replicas, intent=now.intent + 1, failure=None)
-            await queries.put_version(session, intended)
+            await queries.put_version(session, _intended(now, replicas))
             if replicas:
                 await queries.retry_failed_replicas(session, version)
         return (await self.model(version.model)).version(version.number)
+
+    @uncancellable
+    async def demand(self, version: Version, *, replicas: int) -> Version:
+        """Sets how many replicas should be loaded, unless some are wanted already.
+
+        Raises: ModelNotFound. IllegalState when the version cannot be loaded.
+        """
+        async with self._transition(version, Action.LOAD) as (session, now):
+            if not now.desired_replicas:
+                await queries.put_version(session, _intended(now, replicas))
+        return (await self.model(version.model)).version(version.number)
+
+    @uncancellable
+    async def adjust(self, version: Version, *, replicas: int) -> bool:
+        """Sets how many replicas should be loaded. Returns False, and changes nothing, when the
+        intent has changed since the version was read.
+
+        Raises: ModelNotFound. IllegalState when the version cannot be loaded.
+        """
+        action = Action.LOAD if replicas else Action.UNLOAD
+        async with self._transition(version, action) as (session, now):
+            if now.intent != version.intent:
+                return False
+            await queries.put_version(session, _intended(now, replicas))
+        return True
 
     @uncancellable
     async def record(self, version: Version) -> bool:
@@ -284,6 +320,10 @@ class Store:
             current = model.version(version.number)
             state = lifecycle.next_state(current.state, action, subject=current.label)
             yield session, replace(current, state=state)
+
+
+def _intended(version: Version, replicas: int) -> Version:
+    return replace(version, desired_replicas=replicas, intent=version.intent + 1, failure=None)
 
 
 def _not_found(name: str, *, field: str = "model") -> ModelNotFound:

@@ -24,7 +24,7 @@ class Loader:
         """
         async for version in self._follow(reference, replicas):
             yield version
-            _raise_failure(version)
+            raise_failure(version)
             if version.ready_replicas >= version.desired_replicas:
                 return
 
@@ -50,7 +50,8 @@ class Loader:
                 version = model.version(version.number)
 
 
-def _raise_failure(version: Version) -> None:
+def raise_failure(version: Version) -> None:
+    """Raises: the cause when a load has failed; Cancelled when the version is not wanted."""
     if version.desired_replicas == 0:
         raise Cancelled(f"{version.label} was unloaded before it was ready")
     for replica in version.replicas:
