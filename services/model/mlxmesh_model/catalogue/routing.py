@@ -33,11 +33,9 @@ class Policy:
 
         Raises: InvalidArgument when min_replicas would exceed max_replicas.
         """
-        names = [field.name for field in fields(changes)]
-        given = {name: getattr(changes, name) for name in names}
-        policy = replace(
-            self, **{name: value for name, value in given.items() if value is not None}
-        )
+        given = {field.name: getattr(changes, field.name) for field in fields(changes)}
+        given = {name: value for name, value in given.items() if value is not None}
+        policy = replace(self, **given)
         low, high = policy.min_replicas or 0, policy.max_replicas or 0
         if high and low > high:
             field = "min_replicas" if changes.min_replicas is not None else "max_replicas"

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator, Callable
 from mlxmesh_model.catalogue.models import Phase, Version
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.replicas.convert import to_error
-from mlxmesh_shared.errors import Cancelled, EngineFailed, ModelRefused
+from mlxmesh_model.replicas.policy_decisions import least_replicas
+from mlxmesh_shared.errors import Cancelled, EngineFailed, IllegalState, ModelRefused
 from mlxmesh_shared.reference import ModelReference
 
 
@@ -29,7 +30,17 @@ class Loader:
                 return
 
     async def unload(self, reference: ModelReference) -> Version:
-        """The version, once its replicas have stopped or another call loads it again."""
+        """The version, once its replicas have stopped or another call loads it again.
+
+        Raises: IllegalState when its policy always keeps replicas of it.
+        """
+        model = await self._store.model(reference.name)
+        version = model.resolve(reference)
+        if least := least_replicas(model, version):
+            raise IllegalState(
+                f"min_replicas of {model.name} keeps {least} replicas of {version.label} loaded; run"
+                f" `mlxmesh models set {model.name} --min-replicas 0` first"
+            )
         async for version in self._follow(reference, 0):
             if not version.replicas or version.desired_replicas:
                 return version

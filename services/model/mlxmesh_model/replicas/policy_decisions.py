@@ -1,7 +1,7 @@
-"""What the policies of models change by themselves: minimum replicas, idle unload, scaling. Pure."""
+"""What policies change by themselves: minimum replicas, idle unload and scaling. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from mlxmesh_model.catalogue.lifecycle import ON_DISK
@@ -28,7 +28,7 @@ class Adjustment:
     version: Version
     replicas: int
     cause: Cause
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     for_version: str = ""
 
 

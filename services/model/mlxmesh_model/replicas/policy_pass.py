@@ -84,15 +84,15 @@ class PolicyPass:
 
     def observe(self, models: Iterable[Model], runtimes: Mapping[str, Runtime]) -> Observed:
         """The state of this pass."""
-        models = {model.name: model for model in models}
-        versions = [version for model in models.values() for version in model.versions]
+        by_name = {model.name: model for model in models}
+        versions = [version for model in by_name.values() for version in model.versions]
         loaded = [version for version in versions if version.replicas]
         wanted = {version.label for version in versions if version.desired_replicas}
         self._scaling.retain(wanted)
         waiting = self._waiting_since.items()
         self._waiting_since = {label: since for label, since in waiting if label in wanted}
         usages = self._tracker.observe(loaded, runtimes, self._clock())
-        return Observed(models, runtimes, usages)
+        return Observed(by_name, runtimes, usages)
 
     async def apply(self, observed: Observed) -> bool:
         """Changes the catalogue as policies and short memory demand; whether it changed."""

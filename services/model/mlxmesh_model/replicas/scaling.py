@@ -1,4 +1,4 @@
-"""How many replicas a version should have by the time that sequences wait. Pure but for its memory."""
+"""How many replicas a version should have by how long sequences wait. Pure but for its memory."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -81,9 +81,9 @@ def ready_engines(version: Version, runtimes: Mapping[str, Runtime]) -> Iterator
     for replica in version.replicas:
         runtime = runtimes.get(replica.runtime_id)
         engine = (runtime.engines or {}).get(replica.engine_id) if runtime is not None else None
-        if engine is not None and replica.phase is not Phase.STOPPING:
-            if engine.phase is Phase.READY:
-                yield engine
+        serves = engine is not None and engine.phase is Phase.READY
+        if engine is not None and serves and replica.phase is not Phase.STOPPING:
+            yield engine
 
 
 def engine_bytes(version: Version | None, engine: Engine) -> int:
