@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -82,17 +83,21 @@ def to_policy(policy: Policy) -> policy_pb2.ModelPolicy:
 
 def from_policy(policy: policy_pb2.ModelPolicy) -> Policy:
     """What a request sets; None for the rest."""
-    price = policy.price
-    return Policy(
-        **{name: getattr(policy, name) for name in _PLAIN_POLICY if policy.HasField(name)},
-        price=Price(
-            price.per_million_prompt_tokens,
-            price.per_million_cached_tokens,
-            price.per_million_completion_tokens,
-            price.per_device_second,
-        )
-        if policy.HasField("price")
-        else None,
+    given = {name: getattr(policy, name) for name in _PLAIN_POLICY if _has(policy, name)}
+    price = _from_price(policy.price) if policy.HasField("price") else None
+    return Policy(**given, price=price)
+
+
+def _has(policy: policy_pb2.ModelPolicy, name: Any) -> bool:
+    return policy.HasField(name)
+
+
+def _from_price(price: policy_pb2.Price) -> Price:
+    return Price(
+        price.per_million_prompt_tokens,
+        price.per_million_cached_tokens,
+        price.per_million_completion_tokens,
+        price.per_device_second,
     )
 
 

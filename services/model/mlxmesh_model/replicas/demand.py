@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mlxmesh_model.catalogue.models import Version
+from mlxmesh_model.catalogue.models import Phase, Version
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.replicas.loader import raise_failure
 from mlxmesh_model.replicas.policy_decisions import least_replicas
@@ -39,6 +39,7 @@ class Demand:
             replicas = max(1, least_replicas(model, version))
             version = await self._store.demand(version, replicas=replicas)
             self._wake_reconciler()
-        if version.desired_replicas:
+        on_their_way = [one for one in version.replicas if one.phase is not Phase.FAILED]
+        if version.desired_replicas and not on_their_way:
             raise_failure(version)
         return version

@@ -38,7 +38,7 @@ class Loader:
         version = model.resolve(reference)
         if least := least_replicas(model, version):
             raise IllegalState(
-                f"min_replicas of {model.name} keeps {least} replicas of {version.label} loaded; run"
+                f"min_replicas of {model.name} keeps {least} replicas of {version.label}; run"
                 f" `mlxmesh models set {model.name} --min-replicas 0` first"
             )
         async for version in self._follow(reference, 0):
