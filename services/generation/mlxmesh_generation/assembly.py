@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
+from mlxmesh_generation.placement.demand import Demand
 from mlxmesh_generation.placement.engines import Engines, Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
 from mlxmesh_generation.relay.servicer import RELAY, Relays
@@ -62,7 +63,7 @@ async def open_generations(
     )
     await stack.enter_async_context(reporter.running())
     await stack.enter_async_context(running_in_background(catalogue.run(), engines.run()))
-    replicas = Replicas(engines, catalogue)
+    replicas = Replicas(engines, catalogue, Demand(models))
     preparation = Preparation(
         catalogue=catalogue,
         tokenizers=Tokenizers(

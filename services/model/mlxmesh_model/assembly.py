@@ -12,10 +12,12 @@ from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.model_events import publish_change, publish_rejection
+from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
+from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.leader import LeaderLock
 from mlxmesh_model.replicas.lease import FileLeadership, Leadership, Lease
 from mlxmesh_model.replicas.loader import Loader
+from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
 from mlxmesh_model.replicas.reconciler import Reconciler
 from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
@@ -58,7 +60,16 @@ class Catalogue:
             self.runtimes.watch(self.reconciler.wake),
             follow_others(self.registry, "model", self.instance_id, others),
             self.store.poll_changes(others=others),
+            self._wake_reconciler_on_changes(),
         )
+
+    async def _wake_reconciler_on_changes(self) -> None:
+        """Another instance may change the catalogue while this one reconciles."""
+        with self.store.subscribe() as changed:
+            while True:
+                await changed.wait()
+                changed.clear()
+                self.reconciler.wake()
 
     async def _lead(self) -> None:
         """One instance reconciles at a time: each of two would place the missing replicas."""
@@ -93,6 +104,11 @@ async def open_catalogue(
         interval_s=settings.reconcile_interval_s,
         rejections=rejections,
         leadership=leader,
+        policies=PolicyPass(
+            store=store,
+            settings=PolicySettings(settings.load_on_demand, settings.max_engines_per_runtime),
+            on_adjustment=partial(publish_adjustment, publish),
+        ),
     )
     parts = TopicParts(
         store=store,
@@ -126,6 +142,11 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         pulls=catalogue.pulls,
         imports=catalogue.imports,
         loader=Loader(store=catalogue.store, wake_reconciler=catalogue.reconciler.wake),
+        demand=Demand(
+            store=catalogue.store,
+            wake_reconciler=catalogue.reconciler.wake,
+            on_demand_default=process.settings.load_on_demand,
+        ),
         rejections=catalogue.rejections.of,
     )
     settings = process.settings

@@ -15,6 +15,7 @@ from mlxmesh_model.artifacts import folder as artifacts
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
@@ -35,12 +36,14 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         pulls: Pulls,
         imports: Imports,
         loader: Loader,
+        demand: Demand,
         rejections: convert.RejectionsOf,
     ) -> None:
         self._store = store
         self._pulls = pulls
         self._imports = imports
         self._loader = loader
+        self._demand = demand
         self._rejections = rejections
 
     async def PullModel(
@@ -122,6 +125,19 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> pb.UnloadModelResponse:
         version = await self._loader.unload(ModelReference.parse(request.model))
         return pb.UnloadModelResponse(version=convert.to_version(version))
+
+    async def RequestLoad(
+        self, request: pb.RequestLoadRequest, context: _Context
+    ) -> pb.RequestLoadResponse:
+        version = await self._demand.request(request.name, request.version)
+        return pb.RequestLoadResponse(version=convert.to_version(version))
+
+    async def SetModelPolicy(
+        self, request: pb.SetModelPolicyRequest, context: _Context
+    ) -> pb.SetModelPolicyResponse:
+        changes = convert.from_policy(request.policy)
+        model = await self._store.update_policy(request.name, changes)
+        return pb.SetModelPolicyResponse(model=convert.to_model(model))
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: _Context) -> pb.SetAliasResponse:
         model = await self._store.set_alias(request.name, request.alias, request.version)

@@ -16,15 +16,18 @@ from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.model_events import publish_change, publish_rejection
+from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
+from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.loader import Loader
+from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
 from mlxmesh_model.replicas.reconciler import Reconciler
 from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
+from mlxmesh_model.replicas.scaling import Scaling, ScalingRules
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
-from mlxmesh_shared.sql.urls import SqliteFile
+from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
 from tests.fakes.model_directory import write_model
 from tests.fakes.registry import InMemoryRegistry
 from tests.fakes.runtime import FakeHost, FakeRuntime
@@ -76,6 +79,10 @@ class Mesh:
         self.events: list[Message] = []
         """The payloads published by the running service."""
         self.hub_endpoint = "http://127.0.0.1:9"
+        self.database: DatabaseUrl = SqliteFile(tmp_path / "model.db")
+        self.policies = PolicySettings()
+        """Of services that are started from then on."""
+        self.scaling = ScalingRules()
         self._stack = stack
         self._service: AsyncExitStack | None = None
 
@@ -94,10 +101,7 @@ class Mesh:
         stack = self._service = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
         self.events.clear()
-        store = await Store.open(
-            SqliteFile(self.tmp_path / "model.db"),
-            partial(publish_change, self._publish),
-        )
+        store = await Store.open(self.database, partial(publish_change, self._publish))
         stack.push_async_callback(store.close)
         runtimes = GrpcRuntimes(self.registry, timeout_s=2)
         stack.push_async_callback(runtimes.close)
@@ -108,6 +112,12 @@ class Mesh:
             interval_s=0.1,
             placement_retry_s=0.2,
             rejections=rejections,
+            policies=PolicyPass(
+                store=store,
+                settings=self.policies,
+                scaling=Scaling(self.scaling),
+                on_adjustment=partial(publish_adjustment, self._publish),
+            ),
         )
         pulls = Pulls(
             store=store,
@@ -119,7 +129,16 @@ class Mesh:
         await imports.recover()
         loader = Loader(store=store, wake_reconciler=reconciler.wake)
         servicer = ModelServicer(
-            store=store, pulls=pulls, imports=imports, loader=loader, rejections=rejections.of
+            store=store,
+            pulls=pulls,
+            imports=imports,
+            loader=loader,
+            demand=Demand(
+                store=store,
+                wake_reconciler=reconciler.wake,
+                on_demand_default=self.policies.load_on_demand,
+            ),
+            rejections=rejections.of,
         )
         server = MeshServer(
             services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],

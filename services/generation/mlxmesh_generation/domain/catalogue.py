@@ -37,6 +37,18 @@ class ModelVersion:
         return f"{self.name}@{self.version}"
 
 
+LOAD_TIMEOUT_S = 300.0
+"""How long a request waits for a load where a model's policy does not say."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Whether requests wait until a model is loaded, and for how long."""
+
+    on_demand: bool = True
+    timeout_s: float = LOAD_TIMEOUT_S
+
+
 @dataclass(frozen=True)
 class Model:
     """A model; its bare name refers to the alias `default`, else to `default_version`."""
@@ -53,6 +65,14 @@ class Model:
     load_timeout_s: float | None = None
     price: Price | None = None
 
+    @property
+    def loading(self) -> Loading:
+        """Where the policy does not say, the model service is asked, which knows the default."""
+        return Loading(
+            on_demand=self.load_on_demand is not False,
+            timeout_s=LOAD_TIMEOUT_S if self.load_timeout_s is None else self.load_timeout_s,
+        )
+
 
 @dataclass(frozen=True)
 class Route:
@@ -63,6 +83,7 @@ class Route:
     shadows: tuple[Shadow, ...] = ()
     """Those that may repeat it."""
     price: Price | None = None
+    loading: Loading = Loading()
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,7 @@ class Catalogue:
             arm, assignment = assigned
             version = model.versions.get(arm.version, version)
         shadows = tuple(one for one in model.shadows if one.repeats(version.version))
-        return Route(version, assignment, shadows, model.price)
+        return Route(version, assignment, shadows, model.price, model.loading)
 
     def model(self, name: str) -> Model:
         """Raises: ModelNotFound."""

@@ -152,6 +152,10 @@ def watch_models(after_sequence: int) -> model_pb2.WatchModelsRequest:
     return model_pb2.WatchModelsRequest(after_sequence=after_sequence)
 
 
+def request_load(name: str, version: int) -> model_pb2.RequestLoadRequest:
+    return model_pb2.RequestLoadRequest(name=name, version=version)
+
+
 def get_tokenizer(name: str, version: int) -> model_pb2.GetTokenizerRequest:
     return model_pb2.GetTokenizerRequest(name=name, version=version)
 
@@ -171,7 +175,7 @@ def _model(message: model_pb2.Model) -> Model:
     )
 
 
-def _given(policy: policy_pb2.ModelPolicy, field: str) -> Any:
+def _given(policy: policy_pb2.ModelPolicy, field: Any) -> Any:
     return getattr(policy, field) if policy.HasField(field) else None
 
 

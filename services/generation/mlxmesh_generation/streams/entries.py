@@ -1,7 +1,9 @@
 """The generations of this process by key, and what happens as readers come and go."""
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
 from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest, Resumed
 from mlxmesh_generation.streams.generation import Generation
@@ -81,6 +83,8 @@ class Entry:
         self._generation: Generation | None = None
         self._transcript: Transcript | None = None
         self._cancelled = False
+        self._waiting: asyncio.Task[None] | None = None
+        """Until an engine is connected."""
         self._started = False
         self._detached: asyncio.TimerHandle | None = None
 
@@ -117,6 +121,19 @@ class Entry:
         if self._cancelled:
             generation.cancel()
 
+    async def unless_cancelled(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Waits; no longer once the generation is cancelled. Raises: what the coroutine raises."""
+        task = self._waiting = asyncio.ensure_future(waiting)
+        if self._cancelled:
+            task.cancel()
+        try:
+            await asyncio.wait((task,))
+        finally:
+            self._waiting = None
+            task.cancel()
+        if not task.cancelled():
+            task.result()
+
     def start(self) -> Transcript:
         """Call it after open(). Raises: what Generation.start() raises."""
         assert self._generation is not None
@@ -135,6 +152,8 @@ class Entry:
         if self._transcript is not None and self._transcript.ended:
             return False
         self._cancelled = True
+        if self._waiting is not None:
+            self._waiting.cancel()
         if self._generation is not None:
             self._generation.cancel()
         return True

@@ -177,8 +177,9 @@ class Generations:
             prepared = await self._preparation.prepare(request, resumed, received_s, timeout_s)
             generation = self._generation(entry, prepared, resumed)
             entry.open(generation, resumed)
-            if resumed is None:
-                await self._preparation.wait_connected(prepared.plan, timeout_s)
+            if resumed is None and not self._preparation.connected(prepared.plan):
+                waiting = self._preparation.wait_connected(prepared.plan, timeout_s)
+                await entry.unless_cancelled(waiting)
             return entry.start()
         except BaseException:
             entry.release()

@@ -34,6 +34,8 @@ class Plan:
     shadows: tuple[Shadow, ...] = ()
     """Those that may repeat it."""
     price: Price | None = None
+    load_timeout_s: float | None = None
+    """How long it may wait until its model is loaded; None if it is not loaded on demand."""
 
 
 # llguidance's words, after the line of the grammar.

@@ -1,6 +1,7 @@
 """Prepares a request: resolves its model, tokenizes its input, and plans its outputs."""
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_generation.streams import output_rules
 from mlxmesh_generation.streams.output_rules import ModelFormat
 from mlxmesh_generation.streams.plan import Plan
+from mlxmesh_generation.streams.submission import DEADLINE_MARGIN_S
 from mlxmesh_generation.text import prompts
 from mlxmesh_generation.text.prompts import Prompt, Prompts
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
@@ -90,7 +92,8 @@ class Preparation:
         """
         route = await self._catalogue.route(request.model, request.asker)
         version = route.version
-        self._check_loaded(version)
+        if not route.loading.on_demand:
+            self._check_loaded(version)
         prompts.check_vocabulary(request, version)
         self._prompts.expect(request.input)
         tokenizer = await self._tokenizers.get(version)
@@ -103,10 +106,26 @@ class Preparation:
             prompts.check_resumed(resumed, request, version, plan.max_tokens)
         return Prepared(plan, tokenizer)
 
+    def connected(self, plan: Plan) -> bool:
+        """Whether an engine is connected."""
+        return self._replicas.connected(plan.version)
+
     async def wait_connected(self, plan: Plan, timeout_s: float | None) -> None:
-        """Returns once an engine is connected, or after a short time without one."""
+        """Returns once an engine is connected; a model that is not loaded on demand is given only a
+        short time.
+
+        Raises: why the model will not be loaded; NoReplica when it takes too long.
+        """
+        if plan.load_timeout_s is not None:
+            await self._wait_loaded(plan, plan.load_timeout_s)
+            return
         wait_s = REPLICA_WAIT_S if timeout_s is None else min(REPLICA_WAIT_S, timeout_s / 2)
         await self._replicas.wait_connected(plan.version, wait_s)
+
+    async def _wait_loaded(self, plan: Plan, wait_s: float) -> None:
+        if plan.deadline_s is not None:
+            wait_s = min(wait_s, plan.deadline_s - DEADLINE_MARGIN_S - time.monotonic())
+        await self._replicas.wait_loaded(plan.version, max(0.0, wait_s))
 
     async def _shaped(
         self, request: GenerationRequest, version: ModelVersion, tokenizer: ModelTokenizer
@@ -204,4 +223,5 @@ def _plan(
         assignment=route.assignment,
         shadows=route.shadows,
         price=route.price,
+        load_timeout_s=route.loading.timeout_s if route.loading.on_demand else None,
     )

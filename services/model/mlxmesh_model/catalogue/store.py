@@ -223,6 +223,18 @@ class Store:
             await queries.put_policy(session, name, policy)
         return await self.model(name)
 
+    @uncancellable
+    async def update_policy(self, name: str, changes: Policy) -> Model:
+        """Sets those parts of a model's policy that `changes` has.
+
+        Raises: ModelNotFound. InvalidArgument when min_replicas would exceed max_replicas.
+        """
+        async with self.changing(name) as (session, model):
+            if model is None:
+                raise _not_found(name, field="name")
+            await queries.put_policy(session, name, model.policy.updated(changes))
+        return await self.model(name)
+
     # Changing replicas.
 
     @uncancellable
@@ -237,6 +249,31 @@ class Store:
         async with self._transition(version, action) as (session, now):
             await _put_intent(session, now, replicas)
         return (await self.model(version.model)).version(version.number)
+
+    @uncancellable
+    async def demand(self, version: Version, *, replicas: int) -> Version:
+        """Sets how many replicas should be loaded, unless some are wanted already.
+
+        Raises: ModelNotFound. IllegalState when the version cannot be loaded.
+        """
+        async with self._transition(version, Action.LOAD) as (session, now):
+            if not now.desired_replicas:
+                await _put_intent(session, now, replicas)
+        return (await self.model(version.model)).version(version.number)
+
+    @uncancellable
+    async def adjust(self, version: Version, *, replicas: int) -> bool:
+        """Sets how many replicas should be loaded. Returns False, and changes nothing, when the
+        intent has changed since the version was read.
+
+        Raises: ModelNotFound. IllegalState when the version cannot be loaded.
+        """
+        action = Action.LOAD if replicas else Action.UNLOAD
+        async with self._transition(version, action) as (session, now):
+            if now.intent != version.intent:
+                return False
+            await _put_intent(session, now, replicas)
+        return True
 
     @uncancellable
     async def record(self, version: Version, *, may_write: MayWrite | None = None) -> bool:
