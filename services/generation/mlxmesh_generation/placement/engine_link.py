@@ -74,6 +74,7 @@ class EngineLink:
         self.engine_id = engine_id
         self.address = address
         self._sinks: dict[int, SequenceSink] = {}
+        self._spare: set[int] = set()
         self._next_id = 1
         self._on_connected = on_connected
         self._open = open_
@@ -89,18 +90,24 @@ class EngineLink:
         self.connected = False
 
     def replica(self) -> Replica:
-        """The router's view: the reported load of other processes plus our own sequences now."""
+        """The router's view: the reported load of other processes plus our own sequences now.
+
+        Spare sequences do not count: they end before another one is submitted.
+        """
         load = self._load
         others = max(0, load.running + load.waiting - self._own_at_report)
         return Replica(
             engine_id=self.engine_id,
             connected=self.connected,
-            outstanding=others + len(self._sinks),
+            outstanding=others + len(self._sinks) - len(self._spare),
             capacity=load.capacity,
-            has_memory=load.has_memory,
+            has_memory=load.has_memory or bool(self._spare),
         )
 
-    def submit(self, request: SequenceRequest, sink: SequenceSink) -> EngineSequence:
+    def submit(
+        self, request: SequenceRequest, sink: SequenceSink, *, spare: bool = False
+    ) -> EngineSequence:
+        """spare: it runs only while no caller's sequence does."""
         sequence_id = self._next_id
         message = convert.submit_message(
             request, sequence_id, self._shared(request.shares_prefill_of)
@@ -110,6 +117,8 @@ class EngineLink:
             self._silent_ticks = 0
             self._has_sequences.set()
         self._sinks[sequence_id] = sink
+        if spare:
+            self._spare.add(sequence_id)
         self._retry_delays.acquire(time.monotonic())
         self._send(message)
         return _LinkedSequence(self, sequence_id)
@@ -250,6 +259,7 @@ class EngineLink:
 
     def _end(self, sequence_id: int, *, refused: bool = False) -> None:
         if self._sinks.pop(sequence_id, None) is not None:
+            self._spare.discard(sequence_id)
             self._retry_delays.release(time.monotonic(), counts=not refused)
             if not self._sinks:
                 self._has_sequences.clear()

@@ -34,6 +34,8 @@ class Plan:
     shadows: tuple[Shadow, ...] = ()
     """Those that may repeat it."""
     price: Price | None = None
+    shadow_id: str = ""
+    """The shadow that it is a repetition for; empty for a caller's own generation."""
 
 
 # llguidance's words, after the line of the grammar.
