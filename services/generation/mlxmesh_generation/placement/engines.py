@@ -18,7 +18,7 @@ from mlxmesh_generation.placement.sequence import (
     SequenceRequest,
     SequenceSink,
 )
-from mlxmesh_generation.placement.spare import SpareWork, Yield, host_of
+from mlxmesh_generation.placement.spare import SETTLE_S, SpareWork, Yield, host_of
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError, QueueFull
 from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.registry.convert import breaker_change
@@ -154,14 +154,14 @@ class Engines:
 
     def yield_to_others(self) -> None:
         """See SpareEngines."""
-        busy = self._busy_hosts()
+        busy = self._busy_hosts(for_s=0.0)
         for host in self._spare.hosts:
             if host in busy:
                 self._spare.yield_host(host)
 
     def _spare_engine(self, model: str, version: int) -> str | None:
-        """An engine of a version on a host without a caller's sequence."""
-        busy = self._busy_hosts()
+        """An engine of a version on a host that had no caller's sequence of late."""
+        busy = self._busy_hosts(for_s=SETTLE_S)
         for engine_id, link in self._running(model, version).items():
             replica = self._replica(link)
             ready = replica.connected and not replica.ejected and replica.has_memory
@@ -169,12 +169,16 @@ class Engines:
                 return engine_id
         return None
 
-    def _busy_hosts(self) -> set[str]:
-        """Where engines have sequences of callers, from here or from other processes."""
+    def _busy_hosts(self, *, for_s: float) -> set[str]:
+        """Where engines have sequences of callers, or had some less than for_s ago.
+
+        They count from here and from other processes.
+        """
+        now_s = time.monotonic()
         return {
             host_of(instance.address)
             for instance, link in self._links.values()
-            if link.replica().outstanding
+            if link.idle_s(now_s) <= for_s
         }
 
     def _host(self, engine_id: str) -> str:

@@ -7,6 +7,8 @@ from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.placement.sequence import EngineSequence, SequenceRequest, SequenceSink
 from mlxmesh_shared.errors import EngineLost
 
+SETTLE_S = 0.1
+"""How long a host must have been idle: a caller's next request often follows its last one."""
 Yield = Callable[[], None]
 """Ends spare work at once."""
 
@@ -50,7 +52,7 @@ class SpareEngines(Protocol):
     """Places spare sequences; `Engines` does."""
 
     def has_room(self, model: str, version: int) -> bool:
-        """Whether an engine of a version is on a host without a caller's sequence."""
+        """Whether an engine of a version is on a host that had no caller's sequence of late."""
         ...
 
     def place_spare(

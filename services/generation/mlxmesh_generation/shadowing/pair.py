@@ -1,7 +1,7 @@
 """Two answers to one request, and why there is no second one. Pure."""
 
-from array import array
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from mlxmesh_shared.errors import (
@@ -48,7 +48,7 @@ def reason_of(error: MeshError) -> DropReason:
 class Answer:
     """The tokens of output 0, and how fast they came."""
 
-    token_ids: array[int] = field(default_factory=lambda: array("I"))
+    token_ids: Sequence[int] = ()
     ttft_ms: float = 0.0
     tokens_per_second: float = 0.0
     """After the first token; 0 with fewer than two."""

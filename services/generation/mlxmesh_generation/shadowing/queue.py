@@ -73,10 +73,14 @@ class SampleQueue:
                 return sampled
         return None
 
+    def put_back(self, sampled: Sampled) -> None:
+        """It was taken and had to make way; it is the next one."""
+        self._waiting.appendleft(sampled)
+
     def take_expired(self, now_s: float) -> list[Sampled]:
         """Those that have waited too long; they are released."""
         expired: list[Sampled] = []
-        # All wait equally long, so the first one expires first.
+        # All wait equally long, so the first one expires first, or nearly so.
         while self._waiting and self._waiting[0].expires_s <= now_s:
             expired.append(self._waiting.popleft())
             self.release(expired[-1])

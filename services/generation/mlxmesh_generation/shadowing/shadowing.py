@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from mlxmesh_generation.shadowing.repetition import Repetitions, answer_of
 from mlxmesh_generation.shadowing.sampling import takes
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.streams.telemetry import Decode
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.errors import Cancelled, MeshError
 from mlxmesh_shared.telemetry import attributes
 from mlxmesh_shared.telemetry.instruments import Instrument, Kind
 from mlxmesh_shared.telemetry.metrics import Metrics, Reading
@@ -114,7 +113,7 @@ class Shadowing:
             request=plan.request,
             version=plan.version,
             seed=plan.seed,
-            answer=answer_of(outcome, array("I", token_ids)),
+            answer=answer_of(outcome, token_ids),
             text_of=decode,
             expires_s=time.monotonic() + self._max_wait_s,
         )
@@ -134,18 +133,25 @@ class Shadowing:
     async def _repeat(self, sampled: Sampled) -> None:
         try:
             pair = await self._repetitions.compare(sampled)
+        except Cancelled:
+            # It made way, and is repeated from the beginning once there is room again.
+            self._queue.put_back(sampled)
         except MeshError as error:
-            self._drop(sampled.shadow, reason_of(error))
+            self._end(sampled, reason_of(error))
         except Exception:  # noqa: BLE001 - other shadows go on
             _log.exception("a repetition of shadow %s failed", sampled.shadow.shadow_id)
-            self._drop(sampled.shadow, DropReason.FAILED)
+            self._end(sampled, DropReason.FAILED)
         else:
             self.repeated += 1
             self._record_pair(sampled.shadow.shadow_id, pair)
-        finally:
             self._queue.release(sampled)
+        finally:
             self._running -= 1
             self._wake.set()
+
+    def _end(self, sampled: Sampled, reason: DropReason) -> None:
+        self._queue.release(sampled)
+        self._drop(sampled.shadow, reason)
 
     def _drop_expired(self) -> None:
         for sampled in self._queue.take_expired(time.monotonic()):
