@@ -7,11 +7,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh.model.v1 import experiment_pb2_grpc, model_pb2_grpc
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.experiments.controller import ExperimentController
+from mlxmesh_model.experiments.convert import to_event
+from mlxmesh_model.experiments.experiment import Experiment
+from mlxmesh_model.experiments.recording import Recording
+from mlxmesh_model.experiments.servicer import ExperimentServicer
+from mlxmesh_model.experiments.store import Experiments
 from mlxmesh_model.model_events import publish_change, publish_rejection
 from mlxmesh_model.replicas.leader import LeaderLock
 from mlxmesh_model.replicas.loader import Loader
@@ -41,6 +47,7 @@ class Catalogue:
     leader: LeaderLock
     registry: Registry
     instance_id: str
+    experiments: Experiments
 
     async def recover(self) -> None:
         """Marks the pulls and removes the imports that a previous process left unfinished."""
@@ -61,7 +68,9 @@ class Catalogue:
         """One instance reconciles at a time: each of two would place the missing replicas."""
         await self.leader.acquire()
         await self.recover()
-        await self.reconciler.run()
+        controller = ExperimentController(self.store, self.experiments)
+        async with running_in_background(controller.run()):
+            await self.reconciler.run()
 
 
 async def open_catalogue(
@@ -80,6 +89,17 @@ async def open_catalogue(
     models_dir = settings.models_dir or settings.data_dir / "models"
     leader = LeaderLock(settings.data_dir / "model.lock")
     stack.callback(leader.release)
+    reconciler = Reconciler(
+        store=store,
+        runtimes=runtimes,
+        interval_s=settings.reconcile_interval_s,
+        rejections=rejections,
+    )
+    experiments = Experiments(
+        store,
+        wake_reconciler=reconciler.wake,
+        on_change=partial(_publish_experiment, publish),
+    )
     return Catalogue(
         store=store,
         runtimes=runtimes,
@@ -90,15 +110,11 @@ async def open_catalogue(
         ),
         imports=Imports(store=store, models_dir=models_dir),
         rejections=rejections,
-        reconciler=Reconciler(
-            store=store,
-            runtimes=runtimes,
-            interval_s=settings.reconcile_interval_s,
-            rejections=rejections,
-        ),
+        reconciler=reconciler,
         leader=leader,
         registry=registry,
         instance_id=process.instance_id,
+        experiments=experiments,
     )
 
 
@@ -111,13 +127,26 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         loader=Loader(store=catalogue.store, wake_reconciler=catalogue.reconciler.wake),
         rejections=catalogue.rejections.of,
     )
+    experiments = ExperimentServicer(catalogue.experiments, Recording(catalogue.store))
     settings = process.settings
     return process.make_server(
         settings.listen,
-        services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
-        service_names=["mlxmesh.model.v1.ModelService"],
+        services=[
+            (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
+            (experiment_pb2_grpc.add_ExperimentServiceServicer_to_server, experiments),
+        ],
+        service_names=[
+            "mlxmesh.model.v1.ModelService",
+            "mlxmesh.model.v1.ExperimentService",
+        ],
         options=ServerOptions(reflection=settings.reflection),
     )
+
+
+def _publish_experiment(publish: Publish, before: Experiment | None, after: Experiment) -> None:
+    event = to_event(before, after)
+    if event is not None:
+        publish(event, after.experiment_id)
 
 
 def _open_hub(endpoint: str) -> Hub:

@@ -158,7 +158,7 @@ def _to_version(row: Row, replicas: tuple[Replica, ...]) -> Version:
             file=row["source_file"],
             dtype=row["source_dtype"],
         ),
-        created_at=_moment(row["created_at"]),
+        created_at=to_moment(row["created_at"]),
         artifact=_to_artifact(row) if row["digest"] else None,
         desired_replicas=row["desired_replicas"],
         replicas=replicas,
@@ -170,7 +170,7 @@ def _to_version(row: Row, replicas: tuple[Replica, ...]) -> Version:
     )
 
 
-def _moment(stored: datetime | str) -> datetime:
+def to_moment(stored: datetime | str) -> datetime:
     """SQLite stores text without a time zone; every time in the catalogue is UTC."""
     moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
