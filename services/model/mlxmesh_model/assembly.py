@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from mlxmesh.model.v1 import experiment_pb2_grpc, model_pb2_grpc
+from mlxmesh.model.v1 import experiment_pb2_grpc, model_pb2_grpc, shadow_pb2_grpc
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
@@ -25,6 +25,11 @@ from mlxmesh_model.replicas.reconciler import Reconciler
 from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
+from mlxmesh_model.shadows.convert import to_event as shadow_event
+from mlxmesh_model.shadows.servicer import ShadowServicer
+from mlxmesh_model.shadows.shadow import Run
+from mlxmesh_model.shadows.store import Shadows
+from mlxmesh_model.shadows.tally import Tally
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
@@ -48,6 +53,7 @@ class Catalogue:
     registry: Registry
     instance_id: str
     experiments: Experiments
+    shadows: Shadows
 
     async def recover(self) -> None:
         """Marks the pulls and removes the imports that a previous process left unfinished."""
@@ -115,6 +121,7 @@ async def open_catalogue(
         registry=registry,
         instance_id=process.instance_id,
         experiments=experiments,
+        shadows=Shadows(store, on_change=partial(_publish_shadow, publish)),
     )
 
 
@@ -134,10 +141,15 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         services=[
             (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
             (experiment_pb2_grpc.add_ExperimentServiceServicer_to_server, experiments),
+            (
+                shadow_pb2_grpc.add_ShadowServiceServicer_to_server,
+                ShadowServicer(catalogue.shadows),
+            ),
         ],
         service_names=[
             "mlxmesh.model.v1.ModelService",
             "mlxmesh.model.v1.ExperimentService",
+            "mlxmesh.model.v1.ShadowService",
         ],
         options=ServerOptions(reflection=settings.reflection),
     )
@@ -147,6 +159,10 @@ def _publish_experiment(publish: Publish, before: Experiment | None, after: Expe
     event = to_event(before, after)
     if event is not None:
         publish(event, after.experiment_id)
+
+
+def _publish_shadow(publish: Publish, run: Run, tally: Tally) -> None:
+    publish(shadow_event(run, tally), run.shadow_id)
 
 
 def _open_hub(endpoint: str) -> Hub:
