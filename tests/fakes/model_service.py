@@ -20,15 +20,18 @@ from mlxmesh.model.v1.model_pb2_grpc import (
     ModelServiceServicer,
     add_ModelServiceServicer_to_server,
 )
+from mlxmesh.model.v1.shadow_pb2_grpc import add_ShadowServiceServicer_to_server
 from mlxmesh_shared.errors import MeshError, MethodNotFound, ModelNotFound
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.rpc.server import MeshServer
+from tests.fakes.shadow_service import FakeShadowService
 
 
 class FakeModelService(ModelServiceServicer):
     """Watches, tokenizers and demanded loads; every other method is UNIMPLEMENTED."""
 
     def __init__(self) -> None:
+        self.shadows = FakeShadowService()
         self.tokenizer_fetches = 0
         self.fail_tokenizer: MeshError | None = None
         self.watches: list[int] = []
@@ -62,8 +65,11 @@ class FakeModelService(ModelServiceServicer):
     async def running(self) -> AsyncIterator["FakeModelService"]:
         """Listens on a free port until the context ends; may be entered again afterwards."""
         server = self._server = MeshServer(
-            services=[(add_ModelServiceServicer_to_server, self)],
-            service_names=["mlxmesh.model.v1.ModelService"],
+            services=[
+                (add_ModelServiceServicer_to_server, self),
+                (add_ShadowServiceServicer_to_server, self.shadows),
+            ],
+            service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.ShadowService"],
             name="model",
         )
         await server.start()

@@ -8,6 +8,7 @@ from typing import Any
 from mlxmesh.model.v1.experiment_pb2_grpc import add_ExperimentServiceServicer_to_server
 from mlxmesh.model.v1.history_pb2_grpc import add_HistoryServiceServicer_to_server
 from mlxmesh.model.v1.rollout_pb2_grpc import add_RolloutServiceServicer_to_server
+from mlxmesh.model.v1.shadow_pb2_grpc import add_ShadowServiceServicer_to_server
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.experiments.controller import ExperimentController
 from mlxmesh_model.experiments.convert import to_event
@@ -21,6 +22,11 @@ from mlxmesh_model.history.maintenance import HistoryMaintenance
 from mlxmesh_model.history.servicer import HistoryServicer
 from mlxmesh_model.outcomes.recorder import Consumer, Recorder
 from mlxmesh_model.rollouts.assembly import make_rollouts
+from mlxmesh_model.shadows.convert import to_event as shadow_event
+from mlxmesh_model.shadows.servicer import ShadowServicer
+from mlxmesh_model.shadows.shadow import Run
+from mlxmesh_model.shadows.store import Shadows
+from mlxmesh_model.shadows.tally import Tally
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.settings import ModelSettings
 from mlxmesh_shared.telemetry.metrics import Metrics
@@ -72,6 +78,13 @@ def _topics_that_count(parts: TopicParts) -> Iterator[Topic]:
         work_of_leader=(rollouts.controller.run,),
     )
     yield _experiments(parts)
+    yield Topic(
+        service="ShadowService",
+        add=add_ShadowServiceServicer_to_server,
+        servicer=ShadowServicer(
+            Shadows(parts.store, on_change=partial(_publish_shadow, parts.publish))
+        ),
+    )
 
 
 def _history(parts: TopicParts, recorder: Recorder) -> Topic:
@@ -108,3 +121,7 @@ def _publish_experiment(publish: Publish, before: Experiment | None, after: Expe
     event = to_event(before, after)
     if event is not None:
         publish(event, after.experiment_id)
+
+
+def _publish_shadow(publish: Publish, run: Run, tally: Tally) -> None:
+    publish(shadow_event(run, tally), run.shadow_id)

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.message import Message
 
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh.model.v1 import model_pb2_grpc, shadow_pb2_grpc
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
@@ -25,6 +25,9 @@ from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.replicas.scaling import Scaling, ScalingRules
 from mlxmesh_model.servicer import ModelServicer
+from mlxmesh_model.shadows.convert import to_event as shadow_event
+from mlxmesh_model.shadows.servicer import ShadowServicer
+from mlxmesh_model.shadows.store import Shadows
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
@@ -42,6 +45,7 @@ class ModelService:
     registry: InMemoryRegistry
     tmp_path: Path
     address: str
+    shadows: shadow_pb2_grpc.ShadowServiceStub
 
     async def register(self, name: str = "pocket", *, rows: int = 8) -> pb.RegisterModelResponse:
         """Registers a small model directory; other rows make another version."""
@@ -140,8 +144,14 @@ class Mesh:
             ),
             rejections=rejections.of,
         )
+        shadows = Shadows(
+            store, on_change=lambda run, tally: self._publish(shadow_event(run, tally))
+        )
         server = MeshServer(
-            services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
+            services=[
+                (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
+                (shadow_pb2_grpc.add_ShadowServiceServicer_to_server, ShadowServicer(shadows)),
+            ],
             service_names=["mlxmesh.model.v1.ModelService"],
         )
         address = await server.start()
@@ -151,7 +161,8 @@ class Mesh:
         channel = open_channel(address)
         stack.push_async_callback(channel.close)
         stub = model_pb2_grpc.ModelServiceStub(channel)
-        return ModelService(stub, store, self.registry, self.tmp_path, address)
+        shadow_stub = shadow_pb2_grpc.ShadowServiceStub(channel)
+        return ModelService(stub, store, self.registry, self.tmp_path, address, shadow_stub)
 
     async def stop_service(self) -> None:
         """Stops the model service."""

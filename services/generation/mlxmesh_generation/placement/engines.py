@@ -20,6 +20,7 @@ from mlxmesh_generation.placement.sequence import (
     SequenceRequest,
     SequenceSink,
 )
+from mlxmesh_generation.placement.spare import SETTLE_S, SpareWork, Yield, host_of
 from mlxmesh_shared.errors import EngineLost, Internal, MeshError, NoReplica, QueueFull
 from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.registry.convert import breaker_change
@@ -94,6 +95,7 @@ class Engines:
         self._connected = asyncio.Event()
         self._affinity = PrefixAffinity()
         self._prefer_warm = True
+        self._spare = SpareWork()
         # By model and version: how fast all of its engines together complete sequences.
         self._retry_delays: defaultdict[tuple[str, str], RetryDelayEstimator] = defaultdict(
             RetryDelayEstimator
@@ -123,9 +125,66 @@ class Engines:
         if isinstance(shared, BreakerSequence):
             request = replace(request, shares_prefill_of=shared.sequence)
         chosen = self._engine_of(shared, links, avoid) or self._pick(version, request, links, avoid)
+        self._spare.yield_host(self._host(chosen))
         permit = self._breakers[chosen].admit()
         sequence = links[chosen].submit(request, BreakerSink(sink, permit))
         return BreakerSequence(sequence, permit)
+
+    # Spare sequences: satisfies SpareEngines.
+
+    def has_room(self, model: str, version: int) -> bool:
+        """See SpareEngines."""
+        return self._spare_engine(model, version) is not None
+
+    def place_spare(
+        self, version: ModelVersion, request: SequenceRequest, sink: SequenceSink, end: Yield
+    ) -> EngineSequence:
+        """See SpareEngines."""
+        chosen = self._spare_engine(version.name, version.version)
+        if chosen is None:
+            raise QueueFull(f"no engine of {version} is on a host without other work")
+        permit = self._breakers[chosen].admit()
+        _, link = self._links[chosen]
+        self._spare.add(self._host(chosen), end)
+        sequence = link.submit(request, BreakerSink(sink, permit), spare=True)
+        return BreakerSequence(sequence, permit)
+
+    def end_spare(self, end: Yield) -> None:
+        """See SpareEngines."""
+        for host in self._spare.hosts:
+            self._spare.remove(host, end)
+
+    def yield_to_others(self) -> None:
+        """See SpareEngines."""
+        busy = self._busy_hosts(for_s=0.0)
+        for host in self._spare.hosts:
+            if host in busy:
+                self._spare.yield_host(host)
+
+    def _spare_engine(self, model: str, version: int) -> str | None:
+        """An engine of a version on a host that had no caller's sequence of late."""
+        busy = self._busy_hosts(for_s=SETTLE_S)
+        for engine_id, link in self._running(model, version).items():
+            replica = self._replica(link)
+            ready = replica.connected and not replica.ejected and replica.has_memory
+            if ready and self._host(engine_id) not in busy:
+                return engine_id
+        return None
+
+    def _busy_hosts(self, *, for_s: float) -> set[str]:
+        """Where engines have sequences of callers, or had some less than for_s ago.
+
+        They count from here and from other processes.
+        """
+        now_s = time.monotonic()
+        return {
+            host_of(instance.address)
+            for instance, link in self._links.values()
+            if link.idle_s(now_s) <= for_s
+        }
+
+    def _host(self, engine_id: str) -> str:
+        return host_of(self._links[engine_id][0].address)
 
     def _engine_of(
         self,
@@ -192,7 +251,10 @@ class Engines:
         return any(link.connected for link in self._serving(version).values())
 
     def _serving(self, version: ModelVersion) -> dict[str, EngineLink]:
-        wanted = {"model": version.name, "version": str(version.version)}
+        return self._running(version.name, version.version)
+
+    def _running(self, model: str, version: int) -> dict[str, EngineLink]:
+        wanted = {"model": model, "version": str(version)}
         return {
             engine_id: link
             for engine_id, (instance, link) in self._links.items()

@@ -36,6 +36,8 @@ class Plan:
     price: Price | None = None
     load_timeout_s: float | None = None
     """How long it may wait until its model is loaded; None if it is not loaded on demand."""
+    shadow_id: str = ""
+    """The shadow that it is a repetition for; empty for a caller's own generation."""
 
 
 # llguidance's words, after the line of the grammar.

@@ -101,6 +101,9 @@ class Preparation:
         if resumed is not None and resumed.started is not None:
             # It names a version by now, whose arm was assigned when it began.
             route = replace(route, assignment=resumed.started.assignment)
+        if resumed is not None:
+            # Its times here are not those of the whole generation, so no answer compares with it.
+            route = replace(route, shadows=())
         plan = _plan(request, route, shaped, received_s, timeout_s)
         if resumed is not None:
             prompts.check_resumed(resumed, request, version, plan.max_tokens)

@@ -125,6 +125,13 @@ class GenerationSettings(MeshSettings):
     """Generations whose messages are retained; the caller with the most loses its oldest first."""
     retained_bytes: Count = 64 * MIB
     """Memory for retained messages; the caller with the most loses its oldest generation first."""
+    shadow_bytes: Count = 64 * MIB
+    """Memory for requests that are to be repeated for a shadow; more are dropped and counted."""
+    shadow_wait_s: Seconds = 30
+    """How long such a request waits until no caller's request runs on the host of the shadow's
+    version; then it is dropped and counted."""
+    shadow_timeout_s: Seconds = 120
+    """How long a repetition may take."""
     drain_grace_s: Seconds = 30
     """How long running generations may continue after a stop was requested."""
     log_content_models: Names = ()
