@@ -96,6 +96,9 @@ class GenerationExists(AlreadyExists): ...
 class UserExists(AlreadyExists): ...
 
 
+class NameInUse(AlreadyExists): ...
+
+
 class IllegalState(MeshError):
     code = StatusCode.FAILED_PRECONDITION
 
