@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh_generation.domain.catalogue import Catalogue, CatalogueChange, ModelVersion, Route
+from mlxmesh_generation.domain.ensemble import Recipe
 from mlxmesh_generation.domain.routing import Asker
 from mlxmesh_generation.placement import convert
 from mlxmesh_shared.errors import MeshError, ModelNotFound, ServiceUnavailable
@@ -109,6 +110,11 @@ class CatalogueMirror:
         """The version for a request. Raises: as resolve()."""
         await self._first_sync()
         return self._catalogue.route(reference, asker)
+
+    async def recipe(self, reference: ModelReference) -> Recipe | None:
+        """The recipe of an ensemble; None for a model. Raises: as resolve()."""
+        await self._first_sync()
+        return self._catalogue.recipe(reference)
 
     def wants(self, version: ModelVersion) -> bool:
         """Whether the catalogue, as last seen, wants replicas of a version."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.ensemble import Step
 from mlxmesh_generation.domain.request import Chat, GenerationRequest, PromptInput
 from mlxmesh_generation.domain.routing import UNASSIGNED, Assignment, Price, Shadow
 from mlxmesh_generation.parsers.parts import Reading
@@ -34,6 +35,8 @@ class Plan:
     shadows: tuple[Shadow, ...] = ()
     """Those that may repeat it."""
     price: Price | None = None
+    steps: tuple[Step, ...] = ()
+    """Of an ensemble whose answer it resumes; the chosen one is its own."""
 
 
 # llguidance's words, after the line of the grammar.
