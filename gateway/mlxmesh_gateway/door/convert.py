@@ -120,7 +120,10 @@ def _note_started(used: Used, started: Started) -> None:
 
 def _note_finished(used: Used, finished: Finished) -> None:
     used.total_tokens = finished.total_usage.completion_tokens
-    used.device_ms = finished.timings.prefill_ms + finished.timings.decode_ms
+    if finished.steps:  # of an ensemble, whose members have prompts of their own
+        used.prompt_tokens = finished.total_usage.prompt_tokens
+        used.cached_tokens = finished.total_usage.cached_tokens
+    used.device_ms = device_ms(finished)
 
 
 def generation_of(request: Message) -> GenerateRequest | None:
