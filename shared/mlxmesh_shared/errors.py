@@ -111,6 +111,9 @@ class UserExists(AlreadyExists): ...
 class ScoreExists(AlreadyExists): ...
 
 
+class NameInUse(AlreadyExists): ...
+
+
 class IllegalState(MeshError):
     code = StatusCode.FAILED_PRECONDITION
 

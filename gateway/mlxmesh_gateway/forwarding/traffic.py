@@ -166,7 +166,7 @@ class Observed:
         used.request_id = started.request_id
         used.created_ns = started.create_time.ToNanoseconds()
         used.model, used.model_version = started.model, started.model_version
-        used.prompt_tokens, used.cached_tokens = started.prompt_tokens, started.cached_tokens
+        used.prompt_tokens, used.cached_tokens = prompt_usage(started)
         used.on_started()
 
     def _end(self, last: GenerateResponse) -> None:
@@ -177,18 +177,32 @@ class Observed:
 
     def _end_with(self, finished: Finished) -> None:
         # Timings of several outputs overlap: those of the last one to end stand for all.
-        used, usage, timings = self._used, finished.total_usage, finished.timings
+        used, usage = self._used, finished.total_usage
         used.completion_tokens = used.total_tokens = usage.completion_tokens
         # Without usage, what Started said stays: a service may know no more.
         used.prompt_tokens = usage.prompt_tokens or used.prompt_tokens
         used.cached_tokens = usage.cached_tokens or used.cached_tokens
-        used.device_ms = timings.prefill_ms + timings.decode_ms
+        used.device_ms = device_ms(finished)
 
     def _belongs_to(self, model: str) -> None:
         self._window.running -= 1
         self._window = self._windows[model]
         self._window.running += 1
         self._slot = self._window.slot(self._clock())
+
+
+def prompt_usage(started: Started) -> tuple[int, int]:
+    """The tokens of a prompt and how many were cached; with those of an ensemble's other steps."""
+    others = [step.usage for step in started.steps]
+    prompt_tokens = started.prompt_tokens + sum(usage.prompt_tokens for usage in others)
+    return prompt_tokens, started.cached_tokens + sum(usage.cached_tokens for usage in others)
+
+
+def device_ms(finished: Finished) -> float:
+    """The time that engines spent on a generation; on all steps of an ensemble."""
+    if finished.steps:
+        return sum(step.device_ms for step in finished.steps)
+    return finished.timings.prefill_ms + finished.timings.decode_ms
 
 
 def merged(counts: Iterable[TrafficCounts]) -> list[Traffic]:

@@ -69,6 +69,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         directory = Path(request.directory)
         if not directory.is_absolute():
             raise InvalidArgument("directory must be absolute", field="directory")
+        await self._store.check_name(request.name)
         artifact = await asyncio.to_thread(artifacts.inspect, directory)
         model, version = await self._store.register(request.name, artifact)
         return pb.RegisterModelResponse(model=convert.to_model(model), version=version)

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mlxmesh.model.v1.ensemble_pb2_grpc import add_EnsembleServiceServicer_to_server
 from mlxmesh.model.v1.experiment_pb2_grpc import add_ExperimentServiceServicer_to_server
 from mlxmesh.model.v1.history_pb2_grpc import add_HistoryServiceServicer_to_server
 from mlxmesh.model.v1.rollout_pb2_grpc import add_RolloutServiceServicer_to_server
 from mlxmesh.model.v1.shadow_pb2_grpc import add_ShadowServiceServicer_to_server
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.ensembles.servicer import EnsembleServicer
+from mlxmesh_model.ensembles.store import Ensembles
 from mlxmesh_model.experiments.controller import ExperimentController
 from mlxmesh_model.experiments.convert import to_event
 from mlxmesh_model.experiments.experiment import Experiment
@@ -78,6 +81,11 @@ def _topics_that_count(parts: TopicParts) -> Iterator[Topic]:
         work_of_leader=(rollouts.controller.run,),
     )
     yield _experiments(parts)
+    yield Topic(
+        service="EnsembleService",
+        add=add_EnsembleServiceServicer_to_server,
+        servicer=EnsembleServicer(Ensembles(parts.store)),
+    )
     yield Topic(
         service="ShadowService",
         add=add_ShadowServiceServicer_to_server,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mlxmesh_generation.domain.ensemble import Recipe
 from mlxmesh_generation.domain.routing import (
     UNASSIGNED,
     Asker,
@@ -64,6 +65,8 @@ class Model:
     """None where the default of the mesh applies."""
     load_timeout_s: float | None = None
     price: Price | None = None
+    ensemble: Recipe | None = None
+    """The recipe of an ensemble, which has no versions; None for a model."""
 
     @property
     def loading(self) -> Loading:
@@ -136,11 +139,28 @@ class Catalogue:
             )
         return model
 
+    def recipe(self, reference: ModelReference) -> Recipe | None:
+        """The recipe of an ensemble; None for a model.
+
+        Raises: ModelNotFound for an unknown name, and for a version or an alias of an ensemble.
+        """
+        recipe = self.model(reference.name).ensemble
+        if recipe is not None and reference != ModelReference(reference.name):
+            raise ModelNotFound(
+                f"{reference.name} is an ensemble, which has no versions and no aliases; leave out "
+                "what follows its name",
+                field="model",
+            )
+        return recipe
+
     def resolve(self, reference: ModelReference) -> ModelVersion:
-        """The version without regard to splits.
+        """The version without regard to splits; for an ensemble, that of its first model.
 
         Raises: ModelNotFound for an unknown name, version or alias.
         """
+        recipe = self.recipe(reference)
+        if recipe is not None:
+            reference = recipe.models[0]
         model = self.model(reference.name)
         number = reference.version or model.default_version
         if reference.alias is not None:

@@ -14,6 +14,7 @@ from mlxmesh_generation.domain.catalogue import (
     ModelVersion,
     Route,
 )
+from mlxmesh_generation.domain.ensemble import Recipe
 from mlxmesh_generation.domain.routing import Asker
 from mlxmesh_generation.placement import convert
 from mlxmesh_shared.errors import MeshError, ModelNotFound, ServiceUnavailable
@@ -127,6 +128,11 @@ class CatalogueMirror:
         """The version for a request. Raises: as resolve()."""
         await self._first_sync()
         return self._catalogue.route(reference, asker)
+
+    async def recipe(self, reference: ModelReference) -> Recipe | None:
+        """The recipe of an ensemble; None for a model. Raises: as resolve()."""
+        await self._first_sync()
+        return self._catalogue.recipe(reference)
 
     def wants(self, version: ModelVersion) -> bool:
         """Whether the catalogue, as last seen, wants replicas of a version."""

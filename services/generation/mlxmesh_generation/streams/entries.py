@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest, Resumed
-from mlxmesh_generation.streams.generation import Generation
 from mlxmesh_generation.streams.limits import UnreadLimit, UnreadOutput
 from mlxmesh_generation.streams.retention import Retention, RetentionLimits
-from mlxmesh_generation.streams.stream import size_bytes
+from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_generation.streams.transcript import Listeners, Transcript
 from mlxmesh_shared.errors import Cancelled, GenerationNotFound, MeshError, ReaderReplaced
 
@@ -17,6 +16,27 @@ MAX_DETACHED_S = 86_400.0
 """How long a detached generation runs without a reader."""
 MAX_WAITING_BYTES = 64 * 1024
 """Of a detached generation's output, before it is numbered without a reader."""
+
+
+class Running(Protocol):
+    """A generation, or an ensemble that asks several."""
+
+    @property
+    def events(self) -> EventBuffer: ...
+
+    def start(self) -> None:
+        """Raises: what prevents a start at once; later errors are events."""
+        ...
+
+    def cancel(self) -> None: ...
+
+    def fail(self, error: MeshError) -> None:
+        """Ends it with an error, after the text so far."""
+        ...
+
+    def abort(self, error: MeshError) -> None:
+        """Ends it with an error and discards the output that its reader has not read."""
+        ...
 
 
 class EntryIndex:
@@ -80,7 +100,7 @@ class Entry:
         self._runs_detached = request.detached
         self._unread = UnreadOutput(request.caller, self._on_too_much_unread)
         self._quota = ExitStack()
-        self._generation: Generation | None = None
+        self._generation: Running | None = None
         self._transcript: Transcript | None = None
         self._cancelled = False
         self._waiting: asyncio.Task[None] | None = None
@@ -103,7 +123,7 @@ class Entry:
         """Holds a quota until the generation ends. Raises what the quota raises."""
         self._quota.enter_context(quota)
 
-    def open(self, generation: Generation, resumed: Resumed | None) -> None:
+    def open(self, generation: Running, resumed: Resumed | None) -> None:
         self._generation = generation
         received = resumed.received if resumed and self.retained else ()
         self._transcript = Transcript(

@@ -228,7 +228,7 @@ class Generation:
             completion_tokens=len(output.output.token_ids),
             resumptions=output.losses.resumptions,
         )
-        self._publish(event, self._plan.request.request_id)
+        self._publish(event, self._plan.request.answer_id)
 
 
 def _new_output(plan: Plan, index: int, tokenizer: ModelTokenizer) -> Output:
@@ -236,7 +236,7 @@ def _new_output(plan: Plan, index: int, tokenizer: ModelTokenizer) -> Output:
     if reading is None:
         return Output(tokenizer.detokenizer(), request.stop, index=index)
     reader = PartReader(
-        reading.new_parser(), request.request_id, index, call_markers=reading.call_markers
+        reading.new_parser(), request.answer_id, index, call_markers=reading.call_markers
     )
     detokenizer = tokenizer.detokenizer(reading.markers)
     return Output(detokenizer, request.stop, index=index, reader=reader)

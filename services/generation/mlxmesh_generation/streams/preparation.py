@@ -2,12 +2,21 @@
 
 import random
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxmesh_generation.domain.catalogue import ModelVersion, Route
-from mlxmesh_generation.domain.request import Chat, CountRequest, GenerationRequest, Resumed
+from mlxmesh_generation.domain.ensemble import Recipe
+from mlxmesh_generation.domain.request import (
+    Chat,
+    CountRequest,
+    GenerationRequest,
+    PromptTokens,
+    Reasoning,
+    Resumed,
+)
 from mlxmesh_generation.parsers.choose import OutputFormat, choose
 from mlxmesh_generation.parsers.parts import Reading
 from mlxmesh_generation.parsers.registry import REASONING_FORMATS, TOOL_FORMATS
@@ -70,6 +79,33 @@ class Preparation:
         )
         return prompt.token_ids
 
+    async def recipe(self, reference: ModelReference) -> Recipe | None:
+        """The recipe of an ensemble; None for a model. Raises: ModelNotFound."""
+        return await self._catalogue.recipe(reference)
+
+    async def scoring(
+        self, request: GenerationRequest, answer: str
+    ) -> tuple[ModelVersion, PromptTokens, int]:
+        """A judge's version, its input that ends with an answer to the request's, and how many of
+        the tokens are the answer's.
+        """
+        version = (await self._catalogue.route(request.model, request.asker)).version
+        self._check_loaded(version)
+        self._prompts.expect(request.input)
+        tokenizer = await self._tokenizers.get(version)
+        source = request.input
+        if isinstance(source, Chat) and tokenizer.chat is not None:
+            model = _model_format(version, tokenizer, with_tools=False)
+            # A text that follows the prompt at once is no reasoning.
+            off = False if model.chosen.switch is not None else None
+            chat = replace(source, tools=None, reasoning=Reasoning(enabled=off))
+            prompt = await self._render(chat, request, version, tokenizer, model)
+        else:
+            prompt = await self._prompts.tokenize(source, tokenizer, version, caller=request.caller)
+        answered = await self._prompts.plain_ids(answer, tokenizer, caller=request.caller)
+        scored = PromptTokens(array("I", [*prompt.token_ids, *answered]))
+        return version, scored, len(answered)
+
     async def output_format(self, reference: ModelReference) -> OutputFormat:
         """How the output of a model is read.
 
@@ -105,6 +141,8 @@ class Preparation:
             # Its times here are not those of the whole generation, so no answer compares with it.
             route = replace(route, shadows=())
         plan = _plan(request, route, shaped, received_s, timeout_s)
+        if resumed is not None and resumed.started is not None:
+            plan = replace(plan, steps=resumed.started.steps)
         if resumed is not None:
             prompts.check_resumed(resumed, request, version, plan.max_tokens)
         return Prepared(plan, tokenizer)

@@ -47,7 +47,7 @@ class Imports:
         """Converts and registers; yields at most ten times a second. Closing it early leaves no
         files.
 
-        Raises: InvalidArgument, DiskFull, ServiceUnavailable.
+        Raises: InvalidArgument, NameInUse, DiskFull, ServiceUnavailable.
         """
         if not file.is_absolute():
             raise InvalidArgument("file must be absolute", field="file")
@@ -55,6 +55,7 @@ class Imports:
             raise InvalidArgument(
                 f"{file} is not a regular file on the model service's host", field="file"
             )
+        await self._store.check_name(name)  # before the conversion, which takes long
         progress = Progress()
         directory = self._root.resolve() / name / uuid4().hex[:12]
         self._active.add(directory)

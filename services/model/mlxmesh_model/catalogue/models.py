@@ -187,6 +187,8 @@ class Model:
 
         Raises: ModelNotFound.
         """
+        if self.ensemble:
+            raise ModelNotFound(f"{self.name} is an ensemble and has no versions", field="model")
         if reference.version is not None:
             return self.version(reference.version)
         if reference.alias is None:

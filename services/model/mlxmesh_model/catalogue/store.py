@@ -17,9 +17,10 @@ from mlxmesh_model.catalogue.models import (
     Source,
     Version,
 )
+from mlxmesh_model.catalogue.recipes import affects, references_of
 from mlxmesh_model.catalogue.routing import Policy
 from mlxmesh_model.catalogue.schema import CATALOGUE
-from mlxmesh_shared.errors import IllegalState, ModelNotFound
+from mlxmesh_shared.errors import IllegalState, ModelNotFound, NameInUse
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.change_signal import ChangeSignal
 from mlxmesh_shared.sql.database import Database, Session, open_database
@@ -89,6 +90,11 @@ class Store:
         )
 
     @uncancellable
+    async def check_name(self, name: str) -> None:
+        """Raises: NameInUse for a name that no model can have."""
+        _check_name(name, await self.transactions.read(partial(queries.find_model, name=name)))
+
+    @uncancellable
     async def changes(self, after: int) -> list[Change]:
         """The changes after a sequence number, in order; after 0, every model as it is."""
         return await self.transactions.read(partial(queries.read_changes, after=after))
@@ -107,9 +113,12 @@ class Store:
         """Registers a directory as a version. Content that is already a version of the model stays
         that version, now in this directory; a directory that was made from a `source` does not
         replace the present one.
+
+        Raises: NameInUse for the name of an ensemble.
         """
         source = source or Source(directory=artifact.directory)
         async with self.changing(name) as (session, model):
+            _check_name(name, model)
             version = model.with_content(artifact.digest) if model else None
             if version is None:
                 version = await queries.new_version(session, name, source)
@@ -125,9 +134,10 @@ class Store:
         """The version that a pull fills: one with this content, one of an earlier failed attempt,
         or a new one.
 
-        Raises: IllegalState while another call pulls it.
+        Raises: IllegalState while another call pulls it, NameInUse for the name of an ensemble.
         """
         async with self.changing(name) as (session, model):
+            _check_name(name, model)
             version = model.pulled_from(source) if model else None
             if version is None:
                 version = await queries.new_version(session, name, source)
@@ -157,18 +167,23 @@ class Store:
         """Removes a version or a whole model and returns the removed versions. The caller removes
         their files.
 
-        Raises: ModelNotFound. IllegalState when one of them is loaded or being pulled.
+        Raises: ModelNotFound. IllegalState when one of them is loaded or being pulled, or an
+        ensemble needs it.
         """
         async with self.changing(reference.name) as (session, model):
             if model is None:
                 raise _not_found(reference.name)
+            _check_not_ensemble(model)
             whole = reference.version is None and reference.alias is None
             removed = list(model.versions) if whole else [model.resolve(reference)]
+            gone = {version.number for version in removed}
+            all_gone = len(removed) == len(model.versions)
+            await _check_unnamed(session, model, None if all_gone else gone)
             for version in removed:
                 _check_unused(model, version)
                 lifecycle.next_state(version.state, Action.DELETE, subject=version.label)
                 await queries.delete_version(session, version)
-            if len(removed) == len(model.versions):
+            if all_gone:
                 await queries.delete_model(session, model.name)
         return removed
 
@@ -176,15 +191,18 @@ class Store:
     async def set_alias(self, name: str, alias: str, number: int) -> Model:
         """Sets an alias to a version; 0 removes the alias.
 
-        Raises: ModelNotFound. IllegalState while the alias is split.
+        Raises: ModelNotFound. IllegalState while the alias is split, and to remove one that an
+        ensemble names.
         """
         async with self.changing(name) as (session, model):
             if model is None:
                 raise _not_found(name, field="name")
+            _check_not_ensemble(model)
             if alias in model.splits:
                 holder = model.splits[alias].holder
                 raise IllegalState(f"{holder} splits {name}:{alias}; end it first")
             if number == 0:
+                await _check_alias_unnamed(session, name, alias)
                 await queries.delete_alias(session, name, alias)
             else:
                 model.version(number, field="version")
@@ -202,6 +220,7 @@ class Store:
         async with self.changing(name) as (session, model):
             if model is None:
                 raise _not_found(name, field="name")
+            _check_not_ensemble(model)
             changed = [model.version(number, field="version")] if number else model.versions
             for version in changed:
                 formats = OutputFormats(
@@ -220,6 +239,7 @@ class Store:
         async with self.changing(name) as (session, model):
             if model is None:
                 raise _not_found(name, field="name")
+            _check_not_ensemble(model)
             await queries.put_policy(session, name, policy)
         return await self.model(name)
 
@@ -244,6 +264,7 @@ class Store:
         Raises: ModelNotFound. IllegalState when the version cannot be loaded.
         """
         model = await self.model(reference.name)
+        _check_not_ensemble(model)
         version = model.resolve(reference)
         action = Action.LOAD if replicas else Action.UNLOAD
         async with self._transition(version, action) as (session, now):
@@ -346,6 +367,43 @@ async def _put_intent(session: Session, version: Version, replicas: int) -> None
 
 def _not_found(name: str, *, field: str = "model") -> ModelNotFound:
     return ModelNotFound(f"there is no model {name}; list the models to see which", field=field)
+
+
+def _check_name(name: str, model: Model | None) -> None:
+    """Raises: NameInUse for the name of an ensemble."""
+    if model is not None and model.ensemble:
+        raise NameInUse(
+            f"{name} is an ensemble; choose another name, or run `mlxmesh ensembles delete {name}`",
+            field="name",
+        )
+
+
+def _check_not_ensemble(model: Model) -> None:
+    """Raises: IllegalState for an ensemble, which has neither versions nor replicas."""
+    if model.ensemble:
+        raise IllegalState(
+            f"{model.name} is an ensemble; only `mlxmesh ensembles` and EnsembleService change it, "
+            "and its models are loaded by their own names"
+        )
+
+
+async def _check_unnamed(session: Session, model: Model, versions: set[int] | None) -> None:
+    """Raises: IllegalState while an ensemble needs these versions of a model; None for all."""
+    for name, recipe in await queries.recipes(session):
+        for reference in references_of(recipe):
+            if affects(reference, model, versions):
+                raise IllegalState(
+                    f"ensemble {name} uses {reference}; change its recipe or delete it first"
+                )
+
+
+async def _check_alias_unnamed(session: Session, name: str, alias: str) -> None:
+    """Raises: IllegalState while an ensemble names an alias."""
+    for ensemble, recipe in await queries.recipes(session):
+        if ModelReference(name, alias=alias) in references_of(recipe):
+            raise IllegalState(
+                f"ensemble {ensemble} uses {name}:{alias}; change its recipe or delete it first"
+            )
 
 
 def _check_unused(model: Model, version: Version) -> None:
