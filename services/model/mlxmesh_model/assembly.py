@@ -7,10 +7,15 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh.model.v1 import artifact_pb2_grpc, model_pb2_grpc
+from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.inventory import Inventory
+from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.artifacts.servicer import ArtifactServicer
+from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_change, publish_rejection
 from mlxmesh_model.replicas.leader import LeaderLock
@@ -36,6 +41,8 @@ class Catalogue:
     runtimes: GrpcRuntimes
     pulls: Pulls
     imports: Imports
+    artifacts: ArtifactServicer
+    pruning: Pruning
     rejections: Rejections
     reconciler: Reconciler
     leader: LeaderLock
@@ -77,7 +84,8 @@ async def open_catalogue(
     runtimes = GrpcRuntimes(registry, grace_s=settings.runtime_grace_s, open_=process.open_channel)
     stack.push_async_callback(runtimes.close)
     rejections = Rejections(partial(publish_rejection, publish))
-    models_dir = settings.models_dir or settings.data_dir / "models"
+    blobs = BlobStore(settings.models_dir or settings.data_dir / "models")
+    pruning = Pruning(store=store, blobs=blobs)
     leader = LeaderLock(settings.data_dir / "model.lock")
     stack.callback(leader.release)
     return Catalogue(
@@ -86,9 +94,16 @@ async def open_catalogue(
         pulls=Pulls(
             store=store,
             hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
-            models_dir=models_dir,
+            blobs=blobs,
+            pruning=pruning,
         ),
-        imports=Imports(store=store, models_dir=models_dir),
+        imports=Imports(store=store, blobs=blobs),
+        artifacts=ArtifactServicer(
+            inventory=Inventory(store=store, blobs=blobs, pruning=pruning),
+            verification=Verification(store=store, blobs=blobs),
+            pruning=pruning,
+        ),
+        pruning=pruning,
         rejections=rejections,
         reconciler=Reconciler(
             store=store,
@@ -108,14 +123,18 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         store=catalogue.store,
         pulls=catalogue.pulls,
         imports=catalogue.imports,
+        pruning=catalogue.pruning,
         loader=Loader(store=catalogue.store, wake_reconciler=catalogue.reconciler.wake),
         rejections=catalogue.rejections.of,
     )
     settings = process.settings
     return process.make_server(
         settings.listen,
-        services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
-        service_names=["mlxmesh.model.v1.ModelService"],
+        services=[
+            (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
+            (artifact_pb2_grpc.add_ArtifactServiceServicer_to_server, catalogue.artifacts),
+        ],
+        service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.ArtifactService"],
         options=ServerOptions(reflection=settings.reflection),
     )
 

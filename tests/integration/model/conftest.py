@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 from google.protobuf.message import Message
 
+from mlxmesh.model.v1 import artifact_pb2_grpc, model_pb2_grpc
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.inventory import Inventory
+from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.artifacts.servicer import ArtifactServicer
+from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_change, publish_rejection
 from mlxmesh_model.replicas.loader import Loader
@@ -35,6 +40,7 @@ class ModelService:
     """A running model service, its client and its dependencies."""
 
     stub: model_pb2_grpc.ModelServiceStub
+    artifacts: artifact_pb2_grpc.ArtifactServiceStub
     store: Store
     registry: InMemoryRegistry
     tmp_path: Path
@@ -109,21 +115,37 @@ class Mesh:
             placement_retry_s=0.2,
             rejections=rejections,
         )
+        blobs = BlobStore(self.tmp_path / "models")
+        pruning = Pruning(store=store, blobs=blobs)
         pulls = Pulls(
             store=store,
             hub=HuggingFaceHub(self.hub_endpoint, attempts=2, pause_s=0.01),
-            models_dir=self.tmp_path / "models",
+            blobs=blobs,
+            pruning=pruning,
         )
         await pulls.recover()
-        imports = Imports(store=store, models_dir=self.tmp_path / "models")
+        imports = Imports(store=store, blobs=blobs)
         await imports.recover()
         loader = Loader(store=store, wake_reconciler=reconciler.wake)
         servicer = ModelServicer(
-            store=store, pulls=pulls, imports=imports, loader=loader, rejections=rejections.of
+            store=store,
+            pulls=pulls,
+            imports=imports,
+            pruning=pruning,
+            loader=loader,
+            rejections=rejections.of,
+        )
+        artifacts = ArtifactServicer(
+            inventory=Inventory(store=store, blobs=blobs, pruning=pruning),
+            verification=Verification(store=store, blobs=blobs),
+            pruning=pruning,
         )
         server = MeshServer(
-            services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
-            service_names=["mlxmesh.model.v1.ModelService"],
+            services=[
+                (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
+                (artifact_pb2_grpc.add_ArtifactServiceServicer_to_server, artifacts),
+            ],
+            service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.ArtifactService"],
         )
         address = await server.start()
         for loop in (reconciler.run(), runtimes.watch(reconciler.wake)):
@@ -132,7 +154,8 @@ class Mesh:
         channel = open_channel(address)
         stack.push_async_callback(channel.close)
         stub = model_pb2_grpc.ModelServiceStub(channel)
-        return ModelService(stub, store, self.registry, self.tmp_path, address)
+        files = artifact_pb2_grpc.ArtifactServiceStub(channel)
+        return ModelService(stub, files, store, self.registry, self.tmp_path, address)
 
     async def stop_service(self) -> None:
         """Stops the model service."""

@@ -25,6 +25,7 @@ from mlxmesh_shared.errors import (
     DeadlineExceeded,
     InsufficientMemory,
     MeshError,
+    ModelFilesDamaged,
     NoRuntime,
     ServiceUnavailable,
 )
@@ -170,6 +171,8 @@ class Reconciler:
         self, version: Version, replicas: tuple[Replica, ...], this_pass: _Pass
     ) -> Replica | FailureRecord:
         """One more replica on the best runtime that accepts it, or why none does."""
+        if damage := _damage(version):
+            return damage
         known = self._placement_failures.get(version.label)
         if known and self._is_valid(known, version, this_pass):
             return known.failure
@@ -202,6 +205,8 @@ class Reconciler:
         """The started replica, still pending when its runtime does not respond, or why the runtime
         rejected it.
         """
+        if damage := _damage(version):
+            return damage
         try:
             engine = await self._runtimes.start(replica.runtime_id, replica.engine_id, version)
         except (ServiceUnavailable, DeadlineExceeded) as error:
@@ -255,6 +260,15 @@ class Reconciler:
                 self.wake()
 
         self._stopping[engine_id] = asyncio.create_task(stop())
+
+
+def _damage(version: Version) -> FailureRecord | None:
+    """Why a version with damaged files must not be loaded; None for one without."""
+    try:
+        version.check_files()
+    except ModelFilesDamaged as error:
+        return FailureRecord.of(error)
+    return None
 
 
 def _without(replicas: tuple[Replica, ...], gone: Replica) -> tuple[Replica, ...]:
