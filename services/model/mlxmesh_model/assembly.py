@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from mlxmesh.model.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
+from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.inventory import Inventory
+from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.artifacts.servicer import ArtifactServicer
+from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
 from mlxmesh_model.replicas.demand import Demand
@@ -40,6 +45,7 @@ class Catalogue:
     runtimes: GrpcRuntimes
     pulls: Pulls
     imports: Imports
+    pruning: Pruning
     rejections: Rejections
     reconciler: Reconciler
     leader: Leadership
@@ -95,7 +101,8 @@ async def open_catalogue(
     runtimes = GrpcRuntimes(registry, grace_s=settings.runtime_grace_s, open_=process.open_channel)
     stack.push_async_callback(runtimes.close)
     rejections = Rejections(partial(publish_rejection, publish))
-    models_dir = settings.models_dir or settings.data_dir / "models"
+    blobs = BlobStore(settings.models_dir or settings.data_dir / "models")
+    pruning = Pruning(store=store, blobs=blobs)
     leader = _leadership(url, store, process.instance_id)
     stack.push_async_callback(leader.release)
     reconciler = Reconciler(
@@ -116,6 +123,11 @@ async def open_catalogue(
         publish=publish,
         metrics=process.telemetry.of_process.metrics,
         wake_reconciler=reconciler.wake,
+        artifacts=ArtifactServicer(
+            inventory=Inventory(store=store, blobs=blobs, pruning=pruning),
+            verification=Verification(store=store, blobs=blobs),
+            pruning=pruning,
+        ),
     )
     return Catalogue(
         store=store,
@@ -123,9 +135,11 @@ async def open_catalogue(
         pulls=Pulls(
             store=store,
             hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
-            models_dir=models_dir,
+            blobs=blobs,
+            pruning=pruning,
         ),
-        imports=Imports(store=store, models_dir=models_dir),
+        imports=Imports(store=store, blobs=blobs),
+        pruning=pruning,
         rejections=rejections,
         reconciler=reconciler,
         leader=leader,
@@ -141,6 +155,7 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         store=catalogue.store,
         pulls=catalogue.pulls,
         imports=catalogue.imports,
+        pruning=catalogue.pruning,
         loader=Loader(store=catalogue.store, wake_reconciler=catalogue.reconciler.wake),
         demand=Demand(
             store=catalogue.store,

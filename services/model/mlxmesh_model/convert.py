@@ -8,13 +8,14 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1 import ensemble_pb2, model_pb2, policy_pb2, split_pb2
 from mlxmesh_model.artifacts.progress import Step
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
 from mlxmesh_model.catalogue.routing import Policy, Price, Shadow, Split, Subject
 from mlxmesh_model.replicas.convert import to_failure
-from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.errors import InvalidArgument, MeshError
 
 _STATES = {
     State.PULLING: model_pb2.VERSION_STATE_PULLING,
@@ -144,7 +145,7 @@ def to_version(
         vocab_size=artifact.vocab_size,
         desired_replicas=version.desired_replicas,
         ready_replicas=version.ready_replicas,
-        failure=to_failure(version.failure) if version.failure else None,
+        failure=_failure(version),
         create_time=created,
         retry_in_ms=round(version.retry_in_s * 1000),
         rejections={one: to_failure(cause) for one, cause in (rejections or {}).items()},
@@ -153,6 +154,15 @@ def to_version(
         profile=version.profile,
         profile_revision=version.profile_revision,
     )
+
+
+def _failure(version: Version) -> Failure | None:
+    """Why the version failed, or why it cannot be loaded."""
+    try:
+        version.check_files()
+    except MeshError as error:
+        return to_failure(version.failure or FailureRecord.of(error))
+    return to_failure(version.failure) if version.failure else None
 
 
 def to_change(change: Change) -> model_pb2.WatchModelsResponse:

@@ -11,6 +11,9 @@ from mlxmesh_model.replicas.convert import to_failure
 from mlxmesh_model.replicas.policy_decisions import Adjustment, Cause
 from mlxmesh_shared.events import Publish
 
+# An event has at most 8 KiB.
+_MAX_FILES = 16
+
 
 def publish_change(publish: Publish, before: Model | None, after: Model | None) -> None:
     """Publishes the events of a change of one model, correlated with a version or an alias."""
@@ -73,6 +76,10 @@ def version_event(before: Version | None, after: Version) -> Message | None:
     """The event of a version's change of state; None when there is nothing to report."""
     was = before.state if before is not None else None
     model, version = after.model, after.number
+    if after.damaged_files and not (before and before.damaged_files):
+        return events.ModelFilesDamaged(
+            model=model, version=version, files=after.damaged_files[:_MAX_FILES]
+        )
     cause = to_failure(after.failure) if after.failure is not None else None
     if was is after.state:
         known = before.failure if before is not None else None

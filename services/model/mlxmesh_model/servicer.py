@@ -13,6 +13,7 @@ from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model import convert
 from mlxmesh_model.artifacts import folder as artifacts
 from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.replicas.demand import Demand
@@ -35,6 +36,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         store: Store,
         pulls: Pulls,
         imports: Imports,
+        pruning: Pruning,
         loader: Loader,
         demand: Demand,
         rejections: convert.RejectionsOf,
@@ -42,6 +44,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._store = store
         self._pulls = pulls
         self._imports = imports
+        self._pruning = pruning
         self._loader = loader
         self._demand = demand
         self._rejections = rejections
@@ -106,9 +109,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def DeleteModel(
         self, request: pb.DeleteModelRequest, context: _Context
     ) -> pb.DeleteModelResponse:
-        for version in await self._store.delete(ModelReference.parse(request.model)):
-            await self._pulls.remove_files(version)
-            await self._imports.remove_files(version)
+        removed = await self._store.delete(ModelReference.parse(request.model))
+        await self._pruning.release(removed)
         return pb.DeleteModelResponse()
 
     async def LoadModel(

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mlxmesh.model.v1.artifact_pb2_grpc import add_ArtifactServiceServicer_to_server
 from mlxmesh.model.v1.ensemble_pb2_grpc import add_EnsembleServiceServicer_to_server
 from mlxmesh.model.v1.experiment_pb2_grpc import add_ExperimentServiceServicer_to_server
 from mlxmesh.model.v1.history_pb2_grpc import add_HistoryServiceServicer_to_server
 from mlxmesh.model.v1.rollout_pb2_grpc import add_RolloutServiceServicer_to_server
 from mlxmesh.model.v1.shadow_pb2_grpc import add_ShadowServiceServicer_to_server
+from mlxmesh_model.artifacts.servicer import ArtifactServicer
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.ensembles.servicer import EnsembleServicer
 from mlxmesh_model.ensembles.store import Ensembles
@@ -62,6 +64,7 @@ class TopicParts:
     publish: Publish
     metrics: Metrics
     wake_reconciler: Callable[[], None]
+    artifacts: ArtifactServicer
 
 
 def make_topics(parts: TopicParts) -> tuple[Topic, ...]:
@@ -81,6 +84,11 @@ def _topics_that_count(parts: TopicParts) -> Iterator[Topic]:
         work_of_leader=(rollouts.controller.run,),
     )
     yield _experiments(parts)
+    yield Topic(
+        service="ArtifactService",
+        add=add_ArtifactServiceServicer_to_server,
+        servicer=parts.artifacts,
+    )
     yield Topic(
         service="EnsembleService",
         add=add_EnsembleServiceServicer_to_server,

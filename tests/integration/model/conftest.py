@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 from google.protobuf.message import Message
 
+from mlxmesh.model.v1 import artifact_pb2_grpc, model_pb2_grpc, shadow_pb2_grpc
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh.model.v1 import model_pb2_grpc, shadow_pb2_grpc
+from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.inventory import Inventory
+from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.artifacts.servicer import ArtifactServicer
+from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
 from mlxmesh_model.replicas.demand import Demand
@@ -41,6 +46,7 @@ class ModelService:
     """A running model service, its client and its dependencies."""
 
     stub: model_pb2_grpc.ModelServiceStub
+    artifacts: artifact_pb2_grpc.ArtifactServiceStub
     store: Store
     registry: InMemoryRegistry
     tmp_path: Path
@@ -123,19 +129,23 @@ class Mesh:
                 on_adjustment=partial(publish_adjustment, self._publish),
             ),
         )
+        blobs = BlobStore(self.tmp_path / "models")
+        pruning = Pruning(store=store, blobs=blobs)
         pulls = Pulls(
             store=store,
             hub=HuggingFaceHub(self.hub_endpoint, attempts=2, pause_s=0.01),
-            models_dir=self.tmp_path / "models",
+            blobs=blobs,
+            pruning=pruning,
         )
         await pulls.recover()
-        imports = Imports(store=store, models_dir=self.tmp_path / "models")
+        imports = Imports(store=store, blobs=blobs)
         await imports.recover()
         loader = Loader(store=store, wake_reconciler=reconciler.wake)
         servicer = ModelServicer(
             store=store,
             pulls=pulls,
             imports=imports,
+            pruning=pruning,
             loader=loader,
             demand=Demand(
                 store=store,
@@ -144,6 +154,11 @@ class Mesh:
             ),
             rejections=rejections.of,
         )
+        artifacts = ArtifactServicer(
+            inventory=Inventory(store=store, blobs=blobs, pruning=pruning),
+            verification=Verification(store=store, blobs=blobs),
+            pruning=pruning,
+        )
         shadows = Shadows(
             store, on_change=lambda run, tally: self._publish(shadow_event(run, tally))
         )
@@ -151,8 +166,9 @@ class Mesh:
             services=[
                 (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
                 (shadow_pb2_grpc.add_ShadowServiceServicer_to_server, ShadowServicer(shadows)),
+                (artifact_pb2_grpc.add_ArtifactServiceServicer_to_server, artifacts),
             ],
-            service_names=["mlxmesh.model.v1.ModelService"],
+            service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.ArtifactService"],
         )
         address = await server.start()
         for loop in (reconciler.run(), runtimes.watch(reconciler.wake)):
@@ -162,7 +178,8 @@ class Mesh:
         stack.push_async_callback(channel.close)
         stub = model_pb2_grpc.ModelServiceStub(channel)
         shadow_stub = shadow_pb2_grpc.ShadowServiceStub(channel)
-        return ModelService(stub, store, self.registry, self.tmp_path, address, shadow_stub)
+        files = artifact_pb2_grpc.ArtifactServiceStub(channel)
+        return ModelService(stub, files, store, self.registry, self.tmp_path, address, shadow_stub)
 
     async def stop_service(self) -> None:
         """Stops the model service."""

@@ -26,6 +26,7 @@ _TABLES = {
     "replicas": "engine_id",
     "splits": "alias",
     "shadows": "shadow_id",
+    "artifact_checks": "number",
 }
 """What belongs to a model, and the column it is ordered by."""
 

@@ -1,12 +1,13 @@
 """The catalogue: reading and changing models, versions, aliases and replicas."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
-from mlxmesh_model.catalogue import lifecycle, queries
+from mlxmesh_model.catalogue import files, lifecycle, queries
+from mlxmesh_model.catalogue.files import StoredFile
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, Action, State
 from mlxmesh_model.catalogue.models import (
     Artifact,
@@ -108,11 +109,17 @@ class Store:
 
     @uncancellable
     async def register(
-        self, name: str, artifact: Artifact, source: Source | None = None
+        self,
+        name: str,
+        artifact: Artifact,
+        source: Source | None = None,
+        stored: Sequence[StoredFile] = (),
     ) -> tuple[Model, int]:
         """Registers a directory as a version. Content that is already a version of the model stays
-        that version, now in this directory; a directory that was made from a `source` does not
-        replace the present one.
+        that version, now in this directory; a directory that was made from a `source` replaces only
+        one whose files are damaged.
+
+        stored: the directory's files, when they are in the store.
 
         Raises: NameInUse for the name of an ensemble.
         """
@@ -124,15 +131,17 @@ class Store:
                 version = await queries.new_version(session, name, source)
                 added = replace(version, state=State.AVAILABLE, artifact=artifact)
                 await queries.put_version(session, added)
-            elif version.source.directory and source.directory:
+                await _put_stored(session, version, stored)
+            elif version.damaged_files or (version.source.directory and source.directory):
                 moved = replace(version, source=source, artifact=artifact)
                 await queries.put_version(session, moved)
+                await _put_stored(session, version, stored)
         return await self.model(name), version.number
 
     @uncancellable
     async def begin_pull(self, name: str, source: Source) -> Version:
         """The version that a pull fills: one with this content, one of an earlier failed attempt,
-        or a new one.
+        or a new one. One with this content and damaged files is filled again.
 
         Raises: IllegalState while another call pulls it, NameInUse for the name of an ensemble.
         """
@@ -141,7 +150,7 @@ class Store:
             version = model.pulled_from(source) if model else None
             if version is None:
                 version = await queries.new_version(session, name, source)
-            elif version.state in ON_DISK:
+            elif version.state in ON_DISK and not version.damaged_files:
                 return version
             else:
                 state = lifecycle.next_state(version.state, Action.PULL, subject=version.label)
@@ -150,10 +159,13 @@ class Store:
         return (await self.model(name)).version(version.number)
 
     @uncancellable
-    async def finish_pull(self, version: Version, artifact: Artifact) -> Version:
-        """Marks a pulled version as available and returns it."""
+    async def finish_pull(
+        self, version: Version, artifact: Artifact, stored: Sequence[StoredFile] = ()
+    ) -> Version:
+        """Marks a pulled version as available and returns it; `stored` are its files."""
         async with self._transition(version, Action.FINISH_PULL) as (session, now):
             await queries.put_version(session, replace(now, artifact=artifact))
+            await _put_stored(session, now, stored)
         return (await self.model(version.model)).version(version.number)
 
     @uncancellable
@@ -261,11 +273,14 @@ class Store:
     async def set_desired_replicas(self, reference: ModelReference, *, replicas: int) -> Version:
         """Sets how many replicas should be loaded, 0 for none, and retries failed ones.
 
-        Raises: ModelNotFound. IllegalState when the version cannot be loaded.
+        Raises: ModelNotFound. IllegalState when the version cannot be loaded, which is
+        ModelFilesDamaged after a check found that.
         """
         model = await self.model(reference.name)
         _check_not_ensemble(model)
         version = model.resolve(reference)
+        if replicas:
+            version.check_files()
         action = Action.LOAD if replicas else Action.UNLOAD
         async with self._transition(version, action) as (session, now):
             await _put_intent(session, now, replicas)
@@ -275,8 +290,9 @@ class Store:
     async def demand(self, version: Version, *, replicas: int) -> Version:
         """Sets how many replicas should be loaded, unless some are wanted already.
 
-        Raises: ModelNotFound. IllegalState when the version cannot be loaded.
+        Raises: as set_desired_replicas().
         """
+        version.check_files()
         async with self._transition(version, Action.LOAD) as (session, now):
             if not now.desired_replicas:
                 await _put_intent(session, now, replicas)
@@ -363,6 +379,12 @@ async def _put_intent(session: Session, version: Version, replicas: int) -> None
     await queries.put_version(session, intended)
     if replicas:
         await queries.retry_failed_replicas(session, version)
+
+
+async def _put_stored(session: Session, version: Version, stored: Sequence[StoredFile]) -> None:
+    """The files of a version that were just stored or read, so that none of them is damaged."""
+    await files.put_files(session, version.model, version.number, stored)
+    await files.delete_check(session, version.model, version.number)
 
 
 def _not_found(name: str, *, field: str = "model") -> ModelNotFound:

@@ -27,6 +27,7 @@ from mlxmesh_shared.errors import (
     DeadlineExceeded,
     InsufficientMemory,
     MeshError,
+    ModelFilesDamaged,
     NoRuntime,
     ServiceUnavailable,
 )
@@ -195,6 +196,8 @@ class Reconciler:
         """One more replica on the best runtime that accepts it, or why none does; None while others
         make room for it.
         """
+        if damage := _damage(version):
+            return damage
         known = self._placement_failures.get(version.label)
         if known and self._is_valid(known, version, this_pass):
             return known.failure
@@ -247,6 +250,8 @@ class Reconciler:
         """The started replica, still pending when its runtime does not respond, or why the runtime
         rejected it.
         """
+        if damage := _damage(version):
+            return damage
         try:
             engine = await self._runtimes.start(replica.runtime_id, replica.engine_id, version)
         except (ServiceUnavailable, DeadlineExceeded) as error:
@@ -306,6 +311,15 @@ class Reconciler:
                 self.wake()
 
         self._stopping[engine_id] = asyncio.create_task(stop())
+
+
+def _damage(version: Version) -> FailureRecord | None:
+    """Why a version with damaged files must not be loaded; None for one without."""
+    try:
+        version.check_files()
+    except ModelFilesDamaged as error:
+        return FailureRecord.of(error)
+    return None
 
 
 def _without(replicas: tuple[Replica, ...], gone: Replica) -> tuple[Replica, ...]:
