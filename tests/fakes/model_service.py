@@ -1,7 +1,7 @@
 """A ModelService that serves a catalogue from memory and tokenizer files from directories."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from mlxmesh.model.v1.model_pb2 import (
     GetTokenizerRequest,
     GetTokenizerResponse,
     Model,
+    RequestLoadRequest,
+    RequestLoadResponse,
     Synced,
     WatchModelsRequest,
     WatchModelsResponse,
@@ -18,19 +20,27 @@ from mlxmesh.model.v1.model_pb2_grpc import (
     ModelServiceServicer,
     add_ModelServiceServicer_to_server,
 )
+from mlxmesh.model.v1.shadow_pb2_grpc import add_ShadowServiceServicer_to_server
 from mlxmesh_shared.errors import MeshError, MethodNotFound, ModelNotFound
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.rpc.server import MeshServer
+from tests.fakes.shadow_service import FakeShadowService
 
 
 class FakeModelService(ModelServiceServicer):
-    """Watches and tokenizers only; every other method is UNIMPLEMENTED."""
+    """Watches, tokenizers and demanded loads; every other method is UNIMPLEMENTED."""
 
     def __init__(self) -> None:
+        self.shadows = FakeShadowService()
         self.tokenizer_fetches = 0
         self.fail_tokenizer: MeshError | None = None
         self.watches: list[int] = []
         """after_sequence of every watch so far."""
+        self.load_requests: list[tuple[str, int]] = []
+        """The versions that were asked for, once a call."""
+        self.fail_load: MeshError | None = None
+        self.on_load: Callable[[str, int], None] = lambda name, version: None
+        """Called for each load that does not fail."""
         self._directories: dict[tuple[str, int], Path] = {}
         self._log: list[WatchModelsResponse] = []
         self._changed = asyncio.Event()
@@ -55,8 +65,11 @@ class FakeModelService(ModelServiceServicer):
     async def running(self) -> AsyncIterator["FakeModelService"]:
         """Listens on a free port until the context ends; may be entered again afterwards."""
         server = self._server = MeshServer(
-            services=[(add_ModelServiceServicer_to_server, self)],
-            service_names=["mlxmesh.model.v1.ModelService"],
+            services=[
+                (add_ModelServiceServicer_to_server, self),
+                (add_ShadowServiceServicer_to_server, self.shadows),
+            ],
+            service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.ShadowService"],
             name="model",
         )
         await server.start()
@@ -89,6 +102,13 @@ class FakeModelService(ModelServiceServicer):
                 sent += 1
             await self._changed.wait()
 
+    async def RequestLoad(self, request: RequestLoadRequest, context: Any) -> RequestLoadResponse:
+        self.load_requests.append((request.name, request.version))
+        if self.fail_load is not None:
+            raise self.fail_load
+        self.on_load(request.name, request.version)
+        return RequestLoadResponse()
+
     async def GetTokenizer(
         self, request: GetTokenizerRequest, context: Any
     ) -> AsyncIterator[GetTokenizerResponse]:
@@ -120,4 +140,4 @@ class FakeModelService(ModelServiceServicer):
 
     PullModel = ImportModel = LoadModel = _absent_stream
     RegisterModel = GetModel = ListModels = DeleteModel = UnloadModel = SetAlias = _absent
-    SetOutputFormat = _absent
+    SetOutputFormat = SetModelPolicy = _absent

@@ -166,7 +166,7 @@ class Observed:
         used.request_id = started.request_id
         used.created_ns = started.create_time.ToNanoseconds()
         used.model, used.model_version = started.model, started.model_version
-        used.prompt_tokens, used.cached_tokens = started.prompt_tokens, started.cached_tokens
+        used.prompt_tokens, used.cached_tokens = prompt_usage(started)
         used.on_started()
 
     def _end(self, last: GenerateResponse) -> None:
@@ -188,6 +188,13 @@ class Observed:
         self._window = self._windows[model]
         self._window.running += 1
         self._slot = self._window.slot(self._clock())
+
+
+def prompt_usage(started: Started) -> tuple[int, int]:
+    """The tokens of a prompt and how many were cached; with those of an ensemble's other steps."""
+    others = [step.usage for step in started.steps]
+    prompt_tokens = started.prompt_tokens + sum(usage.prompt_tokens for usage in others)
+    return prompt_tokens, started.cached_tokens + sum(usage.cached_tokens for usage in others)
 
 
 def merged(counts: Iterable[TrafficCounts]) -> list[Traffic]:

@@ -8,12 +8,18 @@ from typing import NamedTuple
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
+from mlxmesh_generation.placement.demand import Demand
 from mlxmesh_generation.placement.engines import Engines, Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
 from mlxmesh_generation.relay.servicer import RELAY, Relays
 from mlxmesh_generation.reporting.history_link import HistoryLink
 from mlxmesh_generation.reporting.reporter import OutcomeReporter
 from mlxmesh_generation.servicer import EngineStatusServicer, GenerationServicer
+from mlxmesh_generation.shadowing.queue import SampleQueue
+from mlxmesh_generation.shadowing.repetition import Repetitions
+from mlxmesh_generation.shadowing.reporter import PairReporter
+from mlxmesh_generation.shadowing.shadow_link import ShadowLink
+from mlxmesh_generation.shadowing.shadowing import Shadowing
 from mlxmesh_generation.streams.generations import Generations, Timeouts
 from mlxmesh_generation.streams.limits import GenerationLimits
 from mlxmesh_generation.streams.preparation import Preparation
@@ -30,7 +36,7 @@ from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.rpc.channels import WATCH_TIMEOUTS, ChannelPool
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import GenerationSettings
-from mlxmesh_shared.telemetry.metrics import observe_breakers
+from mlxmesh_shared.telemetry.metrics import Telemetry, observe_breakers
 
 
 class Parts(NamedTuple):
@@ -62,7 +68,7 @@ async def open_generations(
     )
     await stack.enter_async_context(reporter.running())
     await stack.enter_async_context(running_in_background(catalogue.run(), engines.run()))
-    replicas = Replicas(engines, catalogue)
+    replicas = Replicas(engines, catalogue, Demand(models))
     preparation = Preparation(
         catalogue=catalogue,
         tokenizers=Tokenizers(
@@ -73,10 +79,42 @@ async def open_generations(
         prompts=_open_prompts(stack),
         replicas=replicas,
     )
+    pairs = PairReporter(ShadowLink(registry, channels, process.instance_id).send)
+    await stack.enter_async_context(pairs.running())
+    shadowing = _shadowing(process, preparation, engines, pairs)
+    await stack.enter_async_context(running_in_background(shadowing.run()))
     telemetry = GenerationTelemetry(
-        process.telemetry.of_process, settings.log_content_models, reporter.record
+        process.telemetry.of_process,
+        settings.log_content_models,
+        reporter.record,
+        on_ended=shadowing.on_ended,
     )
     return Parts(_generations(process, preparation, replicas, telemetry, publish), engines)
+
+
+def _shadowing(
+    process: ServiceProcess[GenerationSettings],
+    preparation: Preparation,
+    engines: Engines,
+    pairs: PairReporter,
+) -> Shadowing:
+    settings, telemetry = process.settings, process.telemetry.of_process
+    repetitions = Repetitions(
+        preparation=preparation,
+        engines=engines,
+        # Its spans, but no metrics of generations, and no texts.
+        telemetry=GenerationTelemetry(Telemetry(telemetry.tracer)),
+        timeout_s=settings.shadow_timeout_s,
+    )
+    return Shadowing(
+        repetitions=repetitions,
+        engines=engines,
+        queue=SampleQueue(settings.shadow_bytes),
+        record_pair=pairs.record_pair,
+        record_drop=pairs.record_drop,
+        max_wait_s=settings.shadow_wait_s,
+        metrics=telemetry.metrics,
+    )
 
 
 def _open_prompts(stack: AsyncExitStack) -> Prompts:

@@ -74,6 +74,8 @@ class EngineLink:
         self.engine_id = engine_id
         self.address = address
         self._sinks: dict[int, SequenceSink] = {}
+        self._spare: set[int] = set()
+        self._worked_s = 0.0
         self._next_id = 1
         self._on_connected = on_connected
         self._open = open_
@@ -89,18 +91,23 @@ class EngineLink:
         self.connected = False
 
     def replica(self) -> Replica:
-        """The router's view: the reported load of other processes plus our own sequences now."""
+        """The router's view: the reported load of other processes plus our own sequences now.
+
+        Spare sequences do not count: they end before another one is submitted.
+        """
         load = self._load
-        others = max(0, load.running + load.waiting - self._own_at_report)
         return Replica(
             engine_id=self.engine_id,
             connected=self.connected,
-            outstanding=others + len(self._sinks),
+            outstanding=self._outstanding,
             capacity=load.capacity,
-            has_memory=load.has_memory,
+            has_memory=load.has_memory or bool(self._spare),
         )
 
-    def submit(self, request: SequenceRequest, sink: SequenceSink) -> EngineSequence:
+    def submit(
+        self, request: SequenceRequest, sink: SequenceSink, *, spare: bool = False
+    ) -> EngineSequence:
+        """spare: it runs only while no caller's sequence does."""
         sequence_id = self._next_id
         message = convert.submit_message(
             request, sequence_id, self._shared(request.shares_prefill_of)
@@ -110,9 +117,25 @@ class EngineLink:
             self._silent_ticks = 0
             self._has_sequences.set()
         self._sinks[sequence_id] = sink
+        if spare:
+            self._spare.add(sequence_id)
         self._retry_delays.acquire(time.monotonic())
         self._send(message)
         return _LinkedSequence(self, sequence_id)
+
+    @property
+    def _others(self) -> int:
+        """The sequences of other processes, when the engine last reported."""
+        return max(0, self._load.running + self._load.waiting - self._own_at_report)
+
+    @property
+    def _outstanding(self) -> int:
+        """The sequences of callers."""
+        return self._others + len(self._sinks) - len(self._spare)
+
+    def idle_s(self, now_s: float) -> float:
+        """For how long there has been no sequence of a caller."""
+        return 0.0 if self._outstanding else now_s - self._worked_s
 
     def runs(self, sequence_id: int) -> bool:
         """Whether the sequence is submitted and has not ended."""
@@ -222,6 +245,8 @@ class EngineLink:
             if (sink := self._sinks.get(sequence_id)) is not None:
                 self._deliver(sink, sequence_id, message)
         if response.HasField("load"):
+            if self._others:
+                self._worked_s = time.monotonic()
             self._load = convert.engine_load(response.load)
             self._own_at_report = len(self._sinks)
         self._finish_if_done()
@@ -250,7 +275,12 @@ class EngineLink:
 
     def _end(self, sequence_id: int, *, refused: bool = False) -> None:
         if self._sinks.pop(sequence_id, None) is not None:
-            self._retry_delays.release(time.monotonic(), counts=not refused)
+            now_s = time.monotonic()
+            if sequence_id in self._spare:
+                self._spare.discard(sequence_id)
+            else:
+                self._worked_s = now_s
+            self._retry_delays.release(now_s, counts=not refused)
             if not self._sinks:
                 self._has_sequences.clear()
 

@@ -11,6 +11,7 @@ from mlxmesh_generation.domain.request import (
     TotalUsage,
     device_ms_of,
 )
+from mlxmesh_generation.ensembles.steps import with_steps
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.text.output import Output
 
@@ -60,6 +61,7 @@ def finished(
         resumptions=resumptions,
         index=index,
         reasoning_tokens=output.reasoning_tokens,
+        calls_valid=output.calls_valid,
     )
 
 
@@ -80,4 +82,5 @@ def with_total(plan: Plan, last: Finished, ends: Mapping[int, Finished]) -> Fini
             completion_tokens=total.completion_tokens,
             device_ms=total.device_ms,
         )
-    return replace(last, total=total, cost=cost)
+    finished = replace(last, total=total, cost=cost)
+    return with_steps(finished, plan.steps) if plan.steps else finished

@@ -14,6 +14,7 @@ from opentelemetry.metrics import Histogram
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
+from mlxmesh_generation.domain.outcome import Outcome
 from mlxmesh_generation.domain.request import Chat, Finished, PromptInput, PromptText
 from mlxmesh_generation.domain.routing import Assignment
 from mlxmesh_generation.streams import outcomes
@@ -93,6 +94,8 @@ RESUMPTIONS = Instrument(
 
 Decode = Callable[[Sequence[int]], str]
 """Text of token ids."""
+OnEnded = Callable[[Plan, Outcome, Sequence[int], Decode], None]
+"""Called once a generation has ended, with the tokens of its output 0 and how to read them."""
 Labels = dict[str, AttributeValue]
 
 _PROVIDER = "mlxmesh"
@@ -107,11 +110,13 @@ class GenerationTelemetry:
         telemetry: Telemetry | None = None,
         content_models: Collection[str] = (),
         record: Record = discard_outcome,
+        on_ended: OnEnded | None = None,
     ) -> None:
         """`record` is called with the outcome of each generation."""
         telemetry = telemetry or Telemetry()
         self.tracer = telemetry.tracer
         self.record = record
+        self.on_ended = on_ended
         self.running = 0
         self.resumptions = 0
         metrics = telemetry.metrics
@@ -123,20 +128,36 @@ class GenerationTelemetry:
         metrics.observe_value(RESUMPTIONS, lambda: self.resumptions)
         self._content_models = frozenset(content_models)
 
-    def begin(self, plan: Plan, decode: Decode) -> "GenerationObserver":
-        """Observes a generation as a part of the current call."""
+    def begin(
+        self, plan: Plan, decode: Decode, on_ended: OnEnded | None = None
+    ) -> "GenerationObserver":
+        """Observes a generation as a part of the current call.
+
+        on_ended: called instead of the one of all generations.
+        """
         has_content = plan.version.name in self._content_models
-        return GenerationObserver(self, plan, decode if has_content else None)
+        ended = on_ended or self.on_ended
+        return GenerationObserver(self, plan, decode, ended, has_content=has_content)
 
 
 class GenerationObserver:
     """Observes one generation. Nothing here runs per token."""
 
-    def __init__(self, owner: GenerationTelemetry, plan: Plan, decode: Decode | None) -> None:
-        """Without `decode`, its spans contain no text."""
+    def __init__(
+        self,
+        owner: GenerationTelemetry,
+        plan: Plan,
+        decode: Decode,
+        on_ended: OnEnded | None,
+        *,
+        has_content: bool,
+    ) -> None:
+        """has_content: whether its spans contain text."""
         self._owner = owner
         self._plan = plan
         self._decode = decode
+        self._on_ended = on_ended
+        self._has_content = has_content
         self._first_token_s: float | None = None
         self._span = self._begun()
         self._context = trace.set_span_in_context(self._span, Context())
@@ -148,7 +169,7 @@ class GenerationObserver:
         of_request: Labels = {
             attributes.OPERATION: operation,
             attributes.REQUEST_MODEL: name,
-            attributes.REQUEST_ID: plan.request.request_id,
+            attributes.REQUEST_ID: plan.request.answer_id,
             attributes.MODEL_VERSION: plan.version.version,
             **_labels_of(plan.assignment),
         }
@@ -160,6 +181,8 @@ class GenerationObserver:
             attributes.MAX_TOKENS: plan.max_tokens,
             attributes.INPUT_TOKENS: len(plan.prompt_token_ids),
         }
+        if plan.shadow_id:
+            more[attributes.SHADOW_ID] = plan.shadow_id
         since_ns = round((time.monotonic() - plan.received_s) * _NS)
         return self._owner.tracer.start_span(
             f"{operation} {name}",
@@ -186,7 +209,7 @@ class GenerationObserver:
             }
         )
         self._end(token_ids, {})
-        self._owner.record(outcomes.of_finished(self._plan, ends, self._times()))
+        self._report(outcomes.of_finished(self._plan, ends, self._times()), token_ids)
 
     def failed(
         self, error: MeshError, token_ids: Sequence[Sequence[int]], resumptions: int
@@ -198,7 +221,12 @@ class GenerationObserver:
         if isinstance(error, ReaderReplaced):
             return
         counts = [len(each) for each in token_ids]
-        self._owner.record(outcomes.of_failed(self._plan, error, counts, self._times()))
+        self._report(outcomes.of_failed(self._plan, error, counts, self._times()), token_ids)
+
+    def _report(self, outcome: Outcome, token_ids: Sequence[Sequence[int]]) -> None:
+        self._owner.record(outcome)
+        if self._on_ended is not None:
+            self._on_ended(self._plan, outcome, token_ids[0] if token_ids else (), self._decode)
 
     def _times(self) -> Times:
         return Times(self._first_token_s, time.monotonic())
@@ -207,7 +235,7 @@ class GenerationObserver:
         self._owner.running -= 1
         counts = [len(each) for each in token_ids]
         self._span.set_attribute(attributes.OUTPUT_TOKENS, sum(counts))
-        if self._decode is not None and self._span.is_recording():
+        if self._has_content and self._span.is_recording():
             self._record_content(self._decode, token_ids)
         self._measure(counts, failure)
         self._span.end()

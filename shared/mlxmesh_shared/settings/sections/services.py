@@ -125,6 +125,13 @@ class GenerationSettings(MeshSettings):
     """Generations whose messages are retained; the caller with the most loses its oldest first."""
     retained_bytes: Count = 64 * MIB
     """Memory for retained messages; the caller with the most loses its oldest generation first."""
+    shadow_bytes: Count = 64 * MIB
+    """Memory for requests that are to be repeated for a shadow; more are dropped and counted."""
+    shadow_wait_s: Seconds = 30
+    """How long such a request waits until no caller's request runs on the host of the shadow's
+    version; then it is dropped and counted."""
+    shadow_timeout_s: Seconds = 120
+    """How long a repetition may take."""
     drain_grace_s: Seconds = 30
     """How long running generations may continue after a stop was requested."""
     log_content_models: Names = ()
@@ -151,6 +158,12 @@ class ModelSettings(MeshSettings):
     """How long the history of models is kept by the hour; then by the day."""
     daily_history_days: Count = 400
     """How long the history of models is kept by the day."""
+    load_on_demand: bool = True
+    """Whether a request for a version that is not loaded loads it, if its model's policy does not
+    say."""
+    max_engines_per_runtime: Annotated[int, Field(ge=0)] = 0
+    """Engines on one runtime; for another one, the least recently used model is unloaded. 0 for as
+    many as fit into its memory."""
     hub_endpoint: str = ""
     """The model hub to pull from; empty for HF_ENDPOINT, or else the hub library's own default."""
     drain_grace_s: Seconds = 5

@@ -1,0 +1,1 @@
+"""Repeats a part of the traffic at another version, and compares the answers."""

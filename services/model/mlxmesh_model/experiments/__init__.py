@@ -1,0 +1,1 @@
+"""Experiments: versions of a model compared on the traffic of an alias."""

@@ -1,0 +1,82 @@
+"""ExperimentService: each method checks, calls and replies."""
+
+import asyncio
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from mlxmesh.model.v1 import experiment_pb2 as pb
+from mlxmesh.model.v1 import experiment_pb2_grpc
+from mlxmesh_model.experiments import convert
+from mlxmesh_model.experiments.analysis import analyze
+from mlxmesh_model.experiments.recording import Recording
+from mlxmesh_model.experiments.store import Experiments
+from mlxmesh_shared.rpc.caller import forwarded_owner
+
+_Context = ServicerContext[Any, Any]
+
+_DEFAULT_PAGE_SIZE = 100
+_DEFAULT_ALPHA = 0.05
+
+
+class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
+    """Experiments over gRPC; the contract documents each method."""
+
+    def __init__(self, experiments: Experiments, recording: Recording) -> None:
+        self._experiments = experiments
+        self._recording = recording
+
+    async def StartExperiment(
+        self, request: pb.StartExperimentRequest, context: _Context
+    ) -> pb.StartExperimentResponse:
+        plan = convert.to_plan(request)
+        experiment = await self._experiments.start(plan, request.experiment_id)
+        return pb.StartExperimentResponse(experiment=convert.to_experiment(experiment))
+
+    async def GetExperiment(
+        self, request: pb.GetExperimentRequest, context: _Context
+    ) -> pb.GetExperimentResponse:
+        experiment = await self._experiments.get(request.experiment_id)
+        return pb.GetExperimentResponse(experiment=convert.to_experiment(experiment))
+
+    async def ListExperiments(
+        self, request: pb.ListExperimentsRequest, context: _Context
+    ) -> pb.ListExperimentsResponse:
+        size = request.page_size or _DEFAULT_PAGE_SIZE
+        before = convert.from_page_token(request.page_token)
+        found = await self._experiments.page(model=request.name, before=before, limit=size + 1)
+        page = found[:size]
+        return pb.ListExperimentsResponse(
+            experiments=map(convert.to_experiment, page),
+            next_page_token=str(page[-1].number) if len(found) > size else "",
+        )
+
+    async def StopExperiment(
+        self, request: pb.StopExperimentRequest, context: _Context
+    ) -> pb.StopExperimentResponse:
+        experiment = await self._experiments.stop(request.experiment_id, request.winner)
+        return pb.StopExperimentResponse(experiment=convert.to_experiment(experiment))
+
+    async def AnalyzeExperiment(
+        self, request: pb.AnalyzeExperimentRequest, context: _Context
+    ) -> pb.AnalyzeExperimentResponse:
+        metrics = convert.to_metrics(request.metrics)
+        alpha = request.alpha if request.HasField("alpha") else _DEFAULT_ALPHA
+        recorded = await self._experiments.recorded(request.experiment_id)
+        # In a thread: the courses of ten arms take some tenths of a second.
+        results = await asyncio.to_thread(
+            analyze,
+            recorded.experiment,
+            recorded.records,
+            recorded.courses,
+            alpha=alpha,
+            metrics=metrics,
+        )
+        return convert.to_analysis(recorded.experiment, results, alpha)
+
+    async def ReportOutcome(
+        self, request: pb.ReportOutcomeRequest, context: _Context
+    ) -> pb.ReportOutcomeResponse:
+        owner = forwarded_owner(context)
+        scored = await self._recording.report_score(owner, request.request_id, request.score)
+        return pb.ReportOutcomeResponse(experiment_id=scored.experiment_id, arm=scored.arm)
