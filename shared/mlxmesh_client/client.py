@@ -19,6 +19,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
+from mlxmesh_client.artifacts import ArtifactMethods
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.credentials import ApiKey, check_encryption, chosen_key
 from mlxmesh_client.generations import GenerationStreams
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
-class MeshClient(ModelMethods, TelemetryMethods):
+class MeshClient(ArtifactMethods, ModelMethods, TelemetryMethods):
     """A connection to a gateway; every method raises MeshError subclasses.
 
     `timeout_s` bounds one call including its retries; without it the gateway's default applies.
