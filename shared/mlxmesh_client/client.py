@@ -21,6 +21,7 @@ from mlxmesh.model.v1.ensemble_pb2_grpc import EnsembleServiceStub
 from mlxmesh.model.v1.history_pb2_grpc import HistoryServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
+from mlxmesh_client.artifacts import ArtifactMethods
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.credentials import ApiKey, check_encryption, chosen_key
 from mlxmesh_client.ensembles import EnsembleMethods
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
-class MeshClient(HistoryMethods, ModelMethods, EnsembleMethods, TelemetryMethods):
+class MeshClient(ArtifactMethods, EnsembleMethods, HistoryMethods, ModelMethods, TelemetryMethods):
     """A connection to a gateway; every method raises MeshError subclasses.
 
     `timeout_s` bounds one call including its retries; without it the gateway's default applies.

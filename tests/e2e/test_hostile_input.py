@@ -22,7 +22,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     TokenInput,
 )
-from mlxmesh.model.v1 import model_pb2
+from mlxmesh.model.v1 import artifact_pb2, model_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import (
     ConstraintInvalid,
@@ -40,7 +40,14 @@ GENERATE = f"{GENERATION}/Generate"
 COMPLETE = f"{GENERATION}/Complete"
 COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
-STREAMING = {GENERATE, f"{MODELS}/PullModel", f"{MODELS}/ImportModel", f"{MODELS}/LoadModel"}
+ARTIFACTS = "/mlxmesh.model.v1.ArtifactService"
+STREAMING = {
+    GENERATE,
+    f"{MODELS}/PullModel",
+    f"{MODELS}/ImportModel",
+    f"{MODELS}/LoadModel",
+    f"{ARTIFACTS}/VerifyArtifacts",
+}
 # None of them takes an empty message, so that no raw bytes are legal by chance.
 RAW_METHODS = (
     GENERATE,
@@ -160,11 +167,22 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
         yield f"{MODELS}/DeleteModel", "model", model_pb2.DeleteModelRequest(model=model)
         yield f"{MODELS}/LoadModel", "model", model_pb2.LoadModelRequest(model=model)
         yield f"{MODELS}/UnloadModel", "model", model_pb2.UnloadModelRequest(model=model)
+        if model:  # empty: every model
+            verify = artifact_pb2.VerifyArtifactsRequest(model=model)
+            yield f"{ARTIFACTS}/VerifyArtifacts", "model", verify
     yield COUNT_TOKENS, "input", CountTokensRequest(model="pocket")
     yield COUNT_TOKENS, "chat", CountTokensRequest(model="pocket", chat=ChatInput())
     yield f"{MODELS}/LoadModel", "replicas", model_pb2.LoadModelRequest(model="pocket", replicas=65)
     yield f"{MODELS}/ListModels", "page_size", model_pb2.ListModelsRequest(page_size=-1)
     yield f"{MODELS}/ListModels", "page_token", model_pb2.ListModelsRequest(page_token="\x00")
+    for size in (-1, 1001):
+        listing = artifact_pb2.ListArtifactsRequest(page_size=size)
+        yield f"{ARTIFACTS}/ListArtifacts", "page_size", listing
+    for token in ("\x00", "x" * 300):
+        listing = artifact_pb2.ListArtifactsRequest(page_token=token)
+        yield f"{ARTIFACTS}/ListArtifacts", "page_token", listing
+    prune = artifact_pb2.PruneArtifactsRequest(unfinished_after_s=2**32 - 1)
+    yield f"{ARTIFACTS}/PruneArtifacts", "unfinished_after_s", prune
     for repo_id in ("", "pocket", "../../etc", "a/b/c", "a/b?x"):
         yield f"{MODELS}/PullModel", "repo_id", model_pb2.PullModelRequest(repo_id=repo_id)
     for file in ("x.bin", "../x.gguf", "a/x.gguf", ".gguf"):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mlxmesh_cli.commands import (
+    artifacts,
     certs,
     ensembles,
     history,
@@ -94,6 +95,7 @@ _add(MODELS, models.unload, "Drain and unload a model.", "mlxmesh unload qwen@1"
 _add(MODELS, models.delete, "Delete a model or one of its versions.", "mlxmesh delete qwen@1")
 app.add_typer(ensembles.ensembles, name="ensembles", rich_help_panel=MODELS)
 _add(MODELS, models.alias, "Point NAME:ALIAS at a version.", "mlxmesh alias qwen stable 2")
+app.add_typer(artifacts.artifacts, name="artifacts", rich_help_panel=MODELS)
 _add(
     MODELS,
     history.history,

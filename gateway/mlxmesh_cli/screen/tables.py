@@ -13,6 +13,7 @@ from mlxmesh_cli.screen.grid import Column, Grid
 from mlxmesh_cli.screen.output import to_dict
 
 if TYPE_CHECKING:
+    from mlxmesh.model.v1.artifact_pb2 import Artifact
     from mlxmesh.model.v1.model_pb2 import Model
 
 MIN_FAILURE_CELLS = 20
@@ -76,6 +77,30 @@ def _next_attempt(version: dict[str, Any]) -> str:
     if version["retry_in_ms"]:
         return f" (next attempt within {version['retry_in_ms'] / 1000:g} s)"
     return " (retry with `mlxmesh load`)"
+
+
+def artifacts_table(artifacts: Iterable[Artifact]) -> Grid:
+    """One row per version's files."""
+    table = Grid(
+        Column("model"),
+        Column("state"),
+        Column("size", right=True),
+        Column("shared", drop=3, right=True),
+        Column("verified", drop=2),
+        Column("damaged", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
+        Column("directory", drop=4),
+    )
+    for artifact in map(to_dict, artifacts):
+        table.add(
+            f"{artifact['model']}@{artifact['version']}",
+            artifact["state"],
+            f"{int(artifact['bytes']) / 1e6:,.1f} MB",
+            f"{int(artifact['shared_bytes']) / 1e6:,.1f} MB",
+            artifact.get("verify_time", "never")[:16].replace("T", " "),
+            ", ".join(artifact["damaged_files"]),
+            artifact["directory"],
+        )
+    return table
 
 
 def overview_view(state: dict[str, Any]) -> Group:
