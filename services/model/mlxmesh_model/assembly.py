@@ -48,6 +48,7 @@ class Catalogue:
     registry: Registry
     instance_id: str
     experiments: Experiments
+    recording: Recording
 
     async def recover(self) -> None:
         """Marks the pulls and removes the imports that a previous process left unfinished."""
@@ -115,6 +116,7 @@ async def open_catalogue(
         registry=registry,
         instance_id=process.instance_id,
         experiments=experiments,
+        recording=Recording(store),
     )
 
 
@@ -127,7 +129,7 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         loader=Loader(store=catalogue.store, wake_reconciler=catalogue.reconciler.wake),
         rejections=catalogue.rejections.of,
     )
-    experiments = ExperimentServicer(catalogue.experiments, Recording(catalogue.store))
+    experiments = ExperimentServicer(catalogue.experiments, catalogue.recording)
     settings = process.settings
     return process.make_server(
         settings.listen,
