@@ -83,7 +83,9 @@ def serving(servicer: ScriptedGeneration) -> Iterator[str]:
 
 
 @contextmanager
-def serving_on_a_thread(generation: FakeGeneration, models: FakeModels) -> Iterator[str]:
+def serving_on_a_thread(
+    generation: FakeGeneration, models: FakeModels, *others: tuple[Any, Any]
+) -> Iterator[str]:
     """The address of a server that runs on a thread of its own until the context ends."""
     address, loop = list[str](), asyncio.new_event_loop()
     stop, ready = asyncio.Event(), threading.Event()
@@ -93,6 +95,7 @@ def serving_on_a_thread(generation: FakeGeneration, models: FakeModels) -> Itera
             services=[
                 (add_GenerationServiceServicer_to_server, generation),
                 (add_ModelServiceServicer_to_server, models),
+                *others,
             ],
             service_names=[GENERATION, MODEL],
         )

@@ -268,6 +268,8 @@ def stop(
     "score",
     short_help="Report your own score of a response.",
     epilog="Example: mlxmesh experiment score my-request 0.8",
+    # Else a negative score would be an option.
+    context_settings={"ignore_unknown_options": True},
 )
 def score(
     request_id: Annotated[str, typer.Argument(help="request_id of the response.")],
