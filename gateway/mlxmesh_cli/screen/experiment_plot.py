@@ -26,6 +26,8 @@ _TITLES = {
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _WIDTH, _HEIGHT = 8.0, 2.6
 """Of one metric, in inches."""
+_BEGINNING = 5
+"""The last point has so many times the values of the first one that the range includes."""
 
 
 def draw(analysis: pb.AnalyzeExperimentResponse, path: Path) -> None:
@@ -52,7 +54,7 @@ def figure(analysis: pb.AnalyzeExperimentResponse) -> Figure:
     found = analysis.experiment
     drawn.suptitle(
         f"{found.experiment_id}: {found.model}:{found.alias},"
-        f" {1 - analysis.alpha:.4g} confidence at all times"
+        f" {1 - analysis.alpha:.4g} confidence at all times and in all metrics together"
     )
     return drawn
 
@@ -74,7 +76,7 @@ def _draw_metric(
             [estimate.upper for _, estimate in points],
             color=colour,
             alpha=0.2,
-            linewidth=0,
+            linewidth=0.8,
         )
         panel.plot(
             values,
@@ -86,8 +88,22 @@ def _draw_metric(
     panel.set_title(
         f"{_TITLES.get(metric.metric, 'metric')}: difference from {control}", fontsize=10
     )
+    low, high = _limits(metric)
+    panel.set_ylim(low, high)
     panel.legend(loc="upper right", fontsize=8)
     panel.grid(visible=True, linewidth=0.3)
+
+
+def _limits(metric: pb.MetricAnalysis) -> tuple[float, float]:
+    """The range of what is drawn without its wide beginning, which would hide the rest."""
+    shown = [0.0]
+    for arm in metric.arms:
+        points = _points(arm)
+        for values, estimate in points:
+            if values * _BEGINNING >= points[-1][0]:
+                shown += [estimate.lower, estimate.upper]
+    margin = 0.1 * (max(shown) - min(shown)) or 1.0
+    return min(shown) - margin, max(shown) + margin
 
 
 def _points(arm: pb.ArmAnalysis) -> list[tuple[int, pb.Estimate]]:
