@@ -18,6 +18,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.ensemble_pb2_grpc import EnsembleServiceStub
+from mlxmesh.model.v1.experiment_pb2_grpc import ExperimentServiceStub
 from mlxmesh.model.v1.history_pb2_grpc import HistoryServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
@@ -25,6 +26,7 @@ from mlxmesh_client.artifacts import ArtifactMethods
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.credentials import ApiKey, check_encryption, chosen_key
 from mlxmesh_client.ensembles import EnsembleMethods
+from mlxmesh_client.experiments import ExperimentMethods
 from mlxmesh_client.generations import GenerationStreams
 from mlxmesh_client.history import HistoryMethods
 from mlxmesh_client.models import ModelMethods
@@ -41,7 +43,14 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
-class MeshClient(ArtifactMethods, EnsembleMethods, HistoryMethods, ModelMethods, TelemetryMethods):
+class MeshClient(
+    ArtifactMethods,
+    EnsembleMethods,
+    ExperimentMethods,
+    HistoryMethods,
+    ModelMethods,
+    TelemetryMethods,
+):
     """A connection to a gateway; every method raises MeshError subclasses.
 
     `timeout_s` bounds one call including its retries; without it the gateway's default applies.
@@ -85,6 +94,7 @@ class MeshClient(ArtifactMethods, EnsembleMethods, HistoryMethods, ModelMethods,
         self._history = HistoryServiceStub(self._channels[0])
         self._models = ModelServiceStub(self._channels[0])
         self._ensembles = EnsembleServiceStub(self._channels[0])
+        self._experiments = ExperimentServiceStub(self._channels[0])
         self._telemetry = TelemetryServiceStub(self._channels[0])
         self._calls = Calls(attempts=attempts, default_timeout_s=timeout_s, api_key=key)
         self._streams = GenerationStreams(stubs, self._calls)

@@ -13,6 +13,7 @@ from mlxmesh_cli.commands import (
     artifacts,
     certs,
     ensembles,
+    experiments,
     history,
     keys,
     lifecycle,
@@ -102,6 +103,7 @@ _add(
     "Show what each version did and what it cost.",
     "mlxmesh history qwen --since 7d --by day",
 )
+app.add_typer(experiments.experiment, name="experiment", rich_help_panel=MODELS)
 _add(
     TEXT,
     text.generate,
