@@ -179,7 +179,7 @@ async def test_a_stream_whose_engine_is_killed_has_its_model_loaded_again(mesh: 
         await reading
     finished = seen[-1].finished
     assert finished.usage.completion_tokens == 400
-    assert finished.resumptions == 1
+    assert finished.timings.resumptions == 1
 
 
 async def test_a_request_that_meets_an_engine_on_its_way_out_waits_for_the_next(
