@@ -16,8 +16,10 @@ from mlxmesh.telemetry.v1 import events_pb2 as events
 from mlxmesh_runtime.change_feed import Change
 from mlxmesh_runtime.device import Device, Memory
 from mlxmesh_runtime.engine_record import (
+    NO_LOAD,
     EngineFailure,
     EngineHealth,
+    EngineLoad,
     EngineOptions,
     EngineRecord,
     EngineSpec,
@@ -42,9 +44,13 @@ def spec_from(request: pb.StartEngineRequest) -> EngineSpec:
 
 
 def engine_to(
-    record: EngineRecord, *, memory_bytes: int, log_tail: tuple[str, ...] = ()
+    record: EngineRecord,
+    *,
+    memory_bytes: int,
+    load: EngineLoad = NO_LOAD,
+    log_tail: tuple[str, ...] = (),
 ) -> pb.Engine:
-    """An engine's record as a message."""
+    """An engine's record and load as a message."""
     engine = pb.Engine(
         engine_id=record.spec.engine_id,
         model=record.spec.model,
@@ -55,6 +61,10 @@ def engine_to(
         restarts=record.restarts,
         memory_bytes=memory_bytes,
         log_tail=log_tail,
+        running_sequences=load.running,
+        waiting_sequences=load.waiting,
+        longest_wait_ms=load.longest_wait_ms,
+        idle_ms=load.idle_ms,
     )
     if record.last_failure is not None:
         engine.last_failure.CopyFrom(failure_to(record.last_failure))
@@ -70,11 +80,10 @@ def failure_to(failure: EngineFailure) -> Failure:
     return Failure(code=code, reason=failure.reason, message=failure.message)
 
 
-def change_to(change: Change, *, memory_bytes: int) -> pb.WatchEnginesResponse:
-    """One change of an engine, or the mark after the engines that existed at the start."""
-    if change.record is None:
+def change_to(change: Change, engine: pb.Engine | None) -> pb.WatchEnginesResponse:
+    """One change with the engine after it, or the mark after those that existed at the start."""
+    if engine is None:
         return pb.WatchEnginesResponse(sequence=change.sequence, synced=True)
-    engine = engine_to(change.record, memory_bytes=memory_bytes)
     return pb.WatchEnginesResponse(sequence=change.sequence, engine=engine)
 
 
@@ -83,7 +92,12 @@ def health_from(info: engine_pb2.GetEngineInfoResponse) -> EngineHealth:
     return EngineHealth(
         device=info.device,
         time_since_progress_s=info.time_since_progress_ms / 1000,
-        busy=info.load.running + info.load.waiting > 0,
+        load=EngineLoad(
+            running=info.load.running,
+            waiting=info.load.waiting,
+            longest_wait_ms=info.load.longest_wait_ms,
+            idle_ms=info.load.idle_ms,
+        ),
     )
 
 

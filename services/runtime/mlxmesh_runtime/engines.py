@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from mlxmesh_runtime.change_feed import Change, ChangeFeed
 from mlxmesh_runtime.convert import engine_event_to
 from mlxmesh_runtime.device import Memory, check_fits, needed_bytes
-from mlxmesh_runtime.engine_record import EngineRecord, EngineSpec
+from mlxmesh_runtime.engine_record import NO_LOAD, EngineLoad, EngineRecord, EngineSpec
 from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_runtime.supervisor import RestartLimits, Supervisor
@@ -81,6 +81,11 @@ class Engines:
     def get(self, engine_id: str) -> EngineRecord:
         """The current record of an engine. Raises: EngineNotFound."""
         return self._supervisor(engine_id).record
+
+    def load(self, engine_id: str) -> EngineLoad:
+        """The load of an engine as of its last heartbeat; none if the engine is gone."""
+        supervisor = self._supervisors.get(engine_id)
+        return supervisor.load if supervisor is not None else NO_LOAD
 
     def log_tail(self, engine_id: str) -> tuple[str, ...]:
         """The last lines of an engine's log, across all its runs."""

@@ -79,6 +79,11 @@ class RuntimeUnderTest:
     async def get(self, engine_id: str = "e1") -> pb.Engine:
         return (await self.stub.GetEngine(pb.GetEngineRequest(engine_id=engine_id))).engine
 
+    async def listed(self) -> pb.Engine:
+        """The only engine, as ListEngines shows it."""
+        [engine] = (await self.stub.ListEngines(pb.ListEnginesRequest())).engines
+        return engine
+
     async def stop(self, engine_id: str = "e1", grace_ms: int | None = None) -> None:
         await self.stub.StopEngine(pb.StopEngineRequest(engine_id=engine_id, grace_ms=grace_ms))
 

@@ -71,9 +71,9 @@ def test_every_field_of_an_engine_is_converted() -> None:
 
 def test_changes() -> None:
     record = EngineRecord(spec=SPEC, state=EngineState.READY)
-    shown = convert.change_to(Change(5, record), memory_bytes=1)
+    shown = convert.change_to(Change(5, record), convert.engine_to(record, memory_bytes=1))
     assert (shown.sequence, shown.engine.engine_id, shown.synced) == (5, "e1", False)
-    mark = convert.change_to(Change(5, None), memory_bytes=0)
+    mark = convert.change_to(Change(5, None), None)
     assert (mark.sequence, mark.HasField("engine"), mark.synced) == (5, False, True)
 
 

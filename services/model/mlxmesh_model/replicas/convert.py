@@ -1,9 +1,11 @@
 """Engines and failures: RuntimeService's messages to domain objects and back."""
 
+from collections.abc import Mapping
+
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.runtime.v1 import runtime_pb2
 from mlxmesh_model.catalogue.models import FailureRecord, Phase, Version
-from mlxmesh_model.replicas.placement import Engine
+from mlxmesh_model.replicas.placement import Engine, Runtime
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.rpc.error_status import from_failure
 
@@ -49,7 +51,33 @@ def to_engine(engine: runtime_pb2.Engine) -> Engine:
     if engine.HasField("last_failure"):
         last = engine.last_failure
         failure = FailureRecord(last.code, last.reason, last.message)
-    return Engine(engine.engine_id, _PHASES.get(engine.state, Phase.STARTING), failure)
+    return Engine(
+        engine.engine_id,
+        _PHASES.get(engine.state, Phase.STARTING),
+        failure,
+        memory_bytes=engine.memory_bytes,
+        running_sequences=engine.running_sequences,
+        waiting_sequences=engine.waiting_sequences,
+        longest_wait_ms=engine.longest_wait_ms,
+        idle_ms=engine.idle_ms,
+    )
+
+
+def to_runtime(
+    runtime_id: str,
+    info: runtime_pb2.GetRuntimeInfoResponse,
+    engines: Mapping[str, Engine],
+    *,
+    draining: bool,
+) -> Runtime:
+    """A runtime that responds."""
+    return Runtime(
+        runtime_id,
+        info.memory_available_bytes,
+        engines,
+        draining,
+        memory_shortage_bytes=info.memory_shortage_bytes,
+    )
 
 
 def to_failure(failure: FailureRecord) -> Failure:

@@ -17,6 +17,11 @@ class Engine:
     engine_id: str
     phase: Phase
     failure: FailureRecord | None = None
+    memory_bytes: int = 0
+    running_sequences: int = 0
+    waiting_sequences: int = 0
+    longest_wait_ms: int = 0  # of the sequences in its queue
+    idle_ms: int = 0  # without a sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class Runtime:
     memory_available_bytes: int = 0
     engines: Mapping[str, Engine] | None = None
     draining: bool = False
+    memory_shortage_bytes: int = 0  # what its engines must free, so that the host does not swap
 
     @property
     def accepts_engines(self) -> bool:
