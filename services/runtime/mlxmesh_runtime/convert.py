@@ -14,7 +14,7 @@ from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.telemetry.v1 import events_pb2 as events
 from mlxmesh_runtime.change_feed import Change
-from mlxmesh_runtime.device import Device, Memory
+from mlxmesh_runtime.device import Device
 from mlxmesh_runtime.engine_record import (
     NO_LOAD,
     EngineFailure,
@@ -25,6 +25,7 @@ from mlxmesh_runtime.engine_record import (
     EngineSpec,
 )
 from mlxmesh_runtime.lifecycle import EngineState
+from mlxmesh_runtime.memory_guard import MemoryStatus
 
 HEALTH_REQUEST = engine_pb2.GetEngineInfoRequest()
 _STATES = {state: pb.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState}
@@ -81,7 +82,11 @@ def failure_to(failure: EngineFailure) -> Failure:
 
 
 def change_to(change: Change, engine: pb.Engine | None) -> pb.WatchEnginesResponse:
-    """One change with the engine after it, or the mark after those that existed at the start."""
+    """One change: an engine, a shortage of memory, or the mark after the engines at the start."""
+    if change.shortage_bytes is not None:
+        return pb.WatchEnginesResponse(
+            sequence=change.sequence, memory_shortage_bytes=change.shortage_bytes
+        )
     if engine is None:
         return pb.WatchEnginesResponse(sequence=change.sequence, synced=True)
     return pb.WatchEnginesResponse(sequence=change.sequence, engine=engine)
@@ -102,7 +107,7 @@ def health_from(info: engine_pb2.GetEngineInfoResponse) -> EngineHealth:
 
 
 def runtime_info_to(
-    device: Device, memory: Memory, *, runtime_id: str
+    device: Device, status: MemoryStatus, *, runtime_id: str
 ) -> pb.GetRuntimeInfoResponse:
     """The properties of the host."""
     return pb.GetRuntimeInfoResponse(
@@ -111,10 +116,28 @@ def runtime_info_to(
         platform=device.platform,
         device=device.kind,
         device_name=device.name,
-        memory_total_bytes=memory.total_bytes,
-        memory_available_bytes=memory.available_bytes,
+        memory_total_bytes=status.memory.total_bytes,
+        memory_available_bytes=status.available_bytes,
+        memory_limit_bytes=status.limit_bytes,
+        memory_shortage_bytes=status.shortage_bytes,
+        engines_bytes=status.engines.resident_bytes,
         cores=device.cores,
         versions=device.versions,
+    )
+
+
+def memory_event_to(status: MemoryStatus) -> Message:
+    """The event of a shortage that began, or that ended."""
+    if not status.shortage_bytes:
+        return events.EngineMemoryRecovered(
+            available_bytes=status.memory.available_bytes,
+            engines_bytes=status.engines.resident_bytes,
+        )
+    return events.EngineMemoryShort(
+        shortage_bytes=status.shortage_bytes,
+        available_bytes=status.memory.available_bytes,
+        engines_bytes=status.engines.resident_bytes,
+        limit_bytes=status.limit_bytes,
     )
 
 

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2_grpc as pb_grpc
 from mlxmesh_runtime import convert
-from mlxmesh_runtime.device import Device, free_memory, resident_bytes
+from mlxmesh_runtime.device import Device, resident_bytes
 from mlxmesh_runtime.engine_record import EngineRecord
 from mlxmesh_runtime.engines import Engines
+from mlxmesh_runtime.memory_watch import MemoryWatch
 from mlxmesh_shared.errors import InvalidArgument
 
 DEFAULT_PAGE_SIZE = 100
@@ -19,9 +20,16 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
     """Serves the engines of this host; requests have passed the contract's rules."""
 
     def __init__(
-        self, *, engines: Engines, device: Device, runtime_id: str, stop_grace_s: float
+        self,
+        *,
+        engines: Engines,
+        memory: MemoryWatch,
+        device: Device,
+        runtime_id: str,
+        stop_grace_s: float,
     ) -> None:
         self._engines = engines
+        self._memory = memory
         self._device = device
         self._runtime_id = runtime_id
         self._stop_grace_s = stop_grace_s
@@ -67,8 +75,8 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
     async def GetRuntimeInfo(
         self, request: pb.GetRuntimeInfoRequest, context: object
     ) -> pb.GetRuntimeInfoResponse:
-        memory = await free_memory(self._device.kind)
-        return convert.runtime_info_to(self._device, memory, runtime_id=self._runtime_id)
+        status = await self._memory.sample()
+        return convert.runtime_info_to(self._device, status, runtime_id=self._runtime_id)
 
     def _engine(self, record: EngineRecord, *, log_tail: tuple[str, ...] = ()) -> pb.Engine:
         return convert.engine_to(
