@@ -33,6 +33,7 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
         self.engines: dict[str, pb.Engine] = {}
         self.hold = False
         self.starts: list[str] = []
+        self.options: dict[str, pb.EngineOptions] = {}
         self.stops: list[str] = []
         self.refuse_with: Exception | None = None
         self._sequence = 0
@@ -83,6 +84,7 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
                 raise EngineExists(f"{request.engine_id} serves {known.model}; choose another id")
             return pb.StartEngineResponse(engine=known)
         self.starts.append(request.engine_id)
+        self.options[request.engine_id] = request.options
         state = pb.ENGINE_STATE_STARTING if self.hold else pb.ENGINE_STATE_READY
         engine = pb.Engine(
             engine_id=request.engine_id,

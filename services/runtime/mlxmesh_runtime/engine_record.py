@@ -13,12 +13,16 @@ from mlxmesh_shared.errors import ModelRefused
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Limits of an engine; None means the engine's default."""
+    """Settings of an engine; None means the engine's default."""
 
     max_running: int | None = None
     max_waiting: int | None = None
     prefill_tokens_per_step: int | None = None
     context_tokens: int | None = None
+    dtype: str | None = None
+    kv_cache_bytes: int | None = None
+    prefix_cache_bytes: int | None = None
+    forward: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,8 +152,8 @@ def watch_models(after_sequence: int) -> model_pb2.WatchModelsRequest:
     return model_pb2.WatchModelsRequest(after_sequence=after_sequence)
 
 
-def get_tokenizer(name: str, version: int) -> model_pb2.GetTokenizerRequest:
-    return model_pb2.GetTokenizerRequest(name=name, version=version)
+def get_tokenizer(name: str, version: int, profile: str) -> model_pb2.GetTokenizerRequest:
+    return model_pb2.GetTokenizerRequest(name=name, version=version, profile=profile)
 
 
 def _model(message: model_pb2.Model) -> Model:
@@ -209,4 +209,5 @@ def _version(name: str, message: model_pb2.ModelVersion) -> ModelVersion:
         desired_replicas=message.desired_replicas,
         tool_format=message.tool_format,
         reasoning_format=message.reasoning_format,
+        profile=f"{message.profile}@{message.profile_revision}" if message.profile else "",
     )

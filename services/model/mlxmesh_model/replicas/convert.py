@@ -1,10 +1,12 @@
 """Engines and failures: RuntimeService's messages to domain objects and back."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.runtime.v1 import runtime_pb2
 from mlxmesh_model.catalogue.models import FailureRecord, Phase, Version
+from mlxmesh_model.profiles.profile import EngineProfile
 from mlxmesh_model.replicas.placement import Engine, Runtime
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.rpc.error_status import from_failure
@@ -22,7 +24,15 @@ def start_request(engine_id: str, version: Version) -> runtime_pb2.StartEngineRe
         model=version.model,
         model_version=version.number,
         model_dir=version.artifact.directory if version.artifact else "",
+        options=_options(version.settings),
     )
+
+
+def _options(settings: EngineProfile) -> runtime_pb2.EngineOptions:
+    """The settings that are an engine's; the others are about its output."""
+    names = runtime_pb2.EngineOptions.DESCRIPTOR.fields_by_name
+    given: dict[str, Any] = {n: value for n, value in settings.given.items() if n in names}
+    return runtime_pb2.EngineOptions(**given)
 
 
 def stop_request(engine_id: str) -> runtime_pb2.StopEngineRequest:
