@@ -7,12 +7,14 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh.model.v1 import model_pb2_grpc, profile_pb2_grpc
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
+from mlxmesh_model.profiles.servicer import ProfileServicer
+from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.leader import LeaderLock
 from mlxmesh_model.replicas.loader import Loader
@@ -135,8 +137,14 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
     settings = process.settings
     return process.make_server(
         settings.listen,
-        services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
-        service_names=["mlxmesh.model.v1.ModelService"],
+        services=[
+            (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
+            (
+                profile_pb2_grpc.add_ProfileServiceServicer_to_server,
+                ProfileServicer(Profiles(catalogue.store.transactions)),
+            ),
+        ],
+        service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.ProfileService"],
         options=ServerOptions(reflection=settings.reflection),
     )
 

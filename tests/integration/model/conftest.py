@@ -11,12 +11,14 @@ import pytest
 from google.protobuf.message import Message
 
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh.model.v1 import model_pb2_grpc
+from mlxmesh.model.v1 import model_pb2_grpc, profile_pb2_grpc
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
+from mlxmesh_model.profiles.servicer import ProfileServicer
+from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
@@ -38,6 +40,7 @@ class ModelService:
     """A running model service, its client and its dependencies."""
 
     stub: model_pb2_grpc.ModelServiceStub
+    profiles: profile_pb2_grpc.ProfileServiceStub
     store: Store
     registry: InMemoryRegistry
     tmp_path: Path
@@ -50,9 +53,11 @@ class ModelService:
             pb.RegisterModelRequest(name=name, directory=str(directory))
         )
 
-    async def load(self, model: str = "pocket", *, replicas: int = 1) -> pb.ModelVersion:
+    async def load(
+        self, model: str = "pocket", *, replicas: int = 1, profile: str = ""
+    ) -> pb.ModelVersion:
         """Loads a model and returns the version of the last message."""
-        request = pb.LoadModelRequest(model=model, replicas=replicas)
+        request = pb.LoadModelRequest(model=model, replicas=replicas, profile=profile)
         messages = [message async for message in self.stub.LoadModel(request)]
         return messages[-1].version
 
@@ -141,8 +146,14 @@ class Mesh:
             rejections=rejections.of,
         )
         server = MeshServer(
-            services=[(model_pb2_grpc.add_ModelServiceServicer_to_server, servicer)],
-            service_names=["mlxmesh.model.v1.ModelService"],
+            services=[
+                (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
+                (
+                    profile_pb2_grpc.add_ProfileServiceServicer_to_server,
+                    ProfileServicer(Profiles(store.transactions)),
+                ),
+            ],
+            service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.ProfileService"],
         )
         address = await server.start()
         for loop in (reconciler.run(), runtimes.watch(reconciler.wake)):
@@ -151,7 +162,8 @@ class Mesh:
         channel = open_channel(address)
         stack.push_async_callback(channel.close)
         stub = model_pb2_grpc.ModelServiceStub(channel)
-        return ModelService(stub, store, self.registry, self.tmp_path, address)
+        profiles = profile_pb2_grpc.ProfileServiceStub(channel)
+        return ModelService(stub, profiles, store, self.registry, self.tmp_path, address)
 
     async def stop_service(self) -> None:
         """Stops the model service."""

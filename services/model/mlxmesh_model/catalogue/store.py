@@ -19,6 +19,8 @@ from mlxmesh_model.catalogue.models import (
 )
 from mlxmesh_model.catalogue.routing import Policy
 from mlxmesh_model.catalogue.schema import CATALOGUE
+from mlxmesh_model.profiles.profile import ProfileReference, check_fits_model
+from mlxmesh_model.profiles.queries import find as find_profile
 from mlxmesh_shared.errors import IllegalState, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.change_signal import ChangeSignal
@@ -235,16 +237,30 @@ class Store:
     # Changing replicas.
 
     @uncancellable
-    async def set_desired_replicas(self, reference: ModelReference, *, replicas: int) -> Version:
+    async def set_desired_replicas(
+        self,
+        reference: ModelReference,
+        *,
+        replicas: int,
+        profile: ProfileReference | None = None,
+    ) -> Version:
         """Sets how many replicas should be loaded, 0 for none, and retries failed ones.
 
-        Raises: ModelNotFound. IllegalState when the version cannot be loaded.
+        profile: what they are started with; None for the one of the last load.
+        Raises: ModelNotFound, ProfileNotFound. IllegalState when the version cannot be loaded.
+        InvalidArgument when it cannot be loaded with the profile.
         """
         model = await self.model(reference.name)
         version = model.resolve(reference)
         action = Action.LOAD if replicas else Action.UNLOAD
         async with self._transition(version, action) as (session, now):
-            await queries.put_version(session, _intended(now, replicas))
+            intended = _intended(now, replicas)
+            if profile is not None:
+                chosen = await find_profile(session, profile)
+                context_tokens = now.artifact.context_tokens if now.artifact else 0
+                check_fits_model(chosen, label=now.label, context_tokens=context_tokens)
+                intended = intended.with_profile(chosen)
+            await queries.put_version(session, intended)
             if replicas:
                 await queries.retry_failed_replicas(session, version)
         return (await self.model(version.model)).version(version.number)

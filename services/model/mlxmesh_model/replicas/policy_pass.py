@@ -149,7 +149,7 @@ class PolicyPass:
         """Unloads versions on hosts that are short of memory; whether it did."""
         victims: list[Resident] = []
         for space in self._spaces(observed, ()):
-            shortage_bytes = observed.runtimes[space.runtime_id].shortage_bytes
+            shortage_bytes = observed.runtimes[space.runtime_id].memory_shortage_bytes
             if shortage_bytes > 0:
                 victims += relieve(space, shortage_bytes)
         return await self._evict(victims, observed, for_version="")
