@@ -24,11 +24,11 @@ NEED = Need("new@1", memory_bytes=10)
 
 def resident(label: str, idle_s: float = 60, **changes: object) -> Resident:
     found = Resident(label, memory_bytes=10, idle_s=idle_s, ready_s=3600)
-    return replace(found, **changes)  # pyright: ignore[reportArgumentType]
+    return replace(found, **changes)
 
 
 def host(*residents: Resident, free_bytes: int = 0, **changes: object) -> Space:
-    return replace(Space("r1", residents, free_bytes), **changes)  # pyright: ignore[reportArgumentType]
+    return replace(Space("r1", residents, free_bytes), **changes)
 
 
 def victims(answer: MakeRoom | Later | Never) -> list[str]:

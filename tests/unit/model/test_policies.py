@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -139,7 +140,7 @@ def test_a_minimum_above_the_maximum_is_refused(before: Policy, change: Policy, 
     assert before.updated(Policy(min_replicas=9, max_replicas=0)).min_replicas == 9
 
 
-def engine(**load: int) -> dict[str, Runtime]:
+def engine(**load: Any) -> dict[str, Runtime]:
     return {"r": Runtime("r", 0, {"e1-0": Engine("e1-0", Phase.READY, **load)})}
 
 

@@ -1,5 +1,7 @@
 """When queues add and remove replicas."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +19,7 @@ class Version:
         self.desired, self.low, self.high = desired, low, high
         self.now_s = 0.0
 
-    def see(self, seconds: float, *, ready: int | None = None, **usage: int) -> int:
+    def see(self, seconds: float, *, ready: int | None = None, **usage: Any) -> int:
         """What it has after so many observations, one a second."""
         for _ in range(round(seconds)):
             self.now_s += 1
