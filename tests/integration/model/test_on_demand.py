@@ -1,4 +1,4 @@
-"""Policies act by themselves: loads on demand, eviction, idle unload and scaling, with fake hosts."""
+"""Loads on demand, eviction, idle unload and scaling, with fake hosts."""
 
 import asyncio
 
