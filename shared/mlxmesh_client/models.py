@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 
 from mlxmesh.model.v1 import model_pb2 as model_pb
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh.model.v1.policy_pb2 import ModelPolicy
 from mlxmesh_client.calls import Calls
 
 
@@ -93,6 +94,16 @@ class ModelMethods:
         request = model_pb.SetAliasRequest(name=name, alias=alias, version=version)
         response = await self._calls.unary(self._models.SetAlias, request, timeout_s, safe=False)
         return response.model
+
+    async def set_model_policy(
+        self, name: str, policy: ModelPolicy, *, timeout_s: float | None = None
+    ) -> model_pb.Model:
+        """Sets how a model is loaded, scaled and unloaded, and what it costs; the fields of
+        `policy` that are not set stay as they are.
+        """
+        request = model_pb.SetModelPolicyRequest(name=name, policy=policy)
+        call = self._models.SetModelPolicy
+        return (await self._calls.unary(call, request, timeout_s, safe=False)).model
 
     async def set_output_format(
         self,
