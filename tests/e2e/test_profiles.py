@@ -61,7 +61,7 @@ async def _until_refused(client: MeshClient) -> None:
             try:
                 await client.complete("pocket", prompt=LONG, max_tokens=4)
             except ContextTooLong as refused:
-                assert "context of 64" in refused.message  # noqa: PT017  others are no answer
+                assert " 64" in refused.message  # noqa: PT017  it may never be refused
                 return
 
 
