@@ -21,6 +21,7 @@ from mlxmesh.model.v1.ensemble_pb2_grpc import EnsembleServiceStub
 from mlxmesh.model.v1.experiment_pb2_grpc import ExperimentServiceStub
 from mlxmesh.model.v1.history_pb2_grpc import HistoryServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh.model.v1.profile_pb2_grpc import ProfileServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.artifacts import ArtifactMethods
 from mlxmesh_client.calls import Calls
@@ -32,6 +33,7 @@ from mlxmesh_client.history import HistoryMethods
 from mlxmesh_client.models import ModelMethods
 from mlxmesh_client.options import GenerateOptions, InputOptions
 from mlxmesh_client.outputs import GenerationEvent
+from mlxmesh_client.profiles import ProfileMethods
 from mlxmesh_client.request import count_request, generate_request
 from mlxmesh_client.telemetry import TelemetryMethods
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, SHORT_TIMEOUTS, open_channel
@@ -49,6 +51,7 @@ class MeshClient(
     ExperimentMethods,
     HistoryMethods,
     ModelMethods,
+    ProfileMethods,
     TelemetryMethods,
 ):
     """A connection to a gateway; every method raises MeshError subclasses.
@@ -95,6 +98,7 @@ class MeshClient(
         self._models = ModelServiceStub(self._channels[0])
         self._ensembles = EnsembleServiceStub(self._channels[0])
         self._experiments = ExperimentServiceStub(self._channels[0])
+        self._profiles = ProfileServiceStub(self._channels[0])
         self._telemetry = TelemetryServiceStub(self._channels[0])
         self._calls = Calls(attempts=attempts, default_timeout_s=timeout_s, api_key=key)
         self._streams = GenerationStreams(stubs, self._calls)
