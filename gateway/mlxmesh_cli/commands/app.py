@@ -18,6 +18,7 @@ from mlxmesh_cli.commands import (
     output_formats,
     quotas,
     rolling,
+    rollouts,
     settings,
     sign_in,
     text,
@@ -91,6 +92,7 @@ _add(
 _add(MODELS, models.unload, "Drain and unload a model.", "mlxmesh unload qwen@1")
 _add(MODELS, models.delete, "Delete a model or one of its versions.", "mlxmesh delete qwen@1")
 _add(MODELS, models.alias, "Point NAME:ALIAS at a version.", "mlxmesh alias qwen stable 2")
+app.add_typer(rollouts.rollout, name="rollout", rich_help_panel=MODELS)
 _add(
     TEXT,
     text.generate,
