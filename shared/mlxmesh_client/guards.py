@@ -35,8 +35,8 @@ def parse_guard(text: str) -> pb.Guard:
     bound = float(found["bound"])
     if unit != "x":
         bound *= _factor(text, name, unit)
-    if name in _RATES and unit != "x" and bound > 1:
-        raise _wrong(text, f"a rate is at most 100%; {bound:g} is {bound * 100:g}%")
+    if name in _RATES and unit != "x" and bound >= 1:
+        raise _wrong(text, f"{bound:g} is {bound * 100:g}% of requests; write 1% or 0.01 for one")
     return pb.Guard(
         metric=METRICS[name], above=found["sign"] == ">", bound=bound, relative=unit == "x"
     )
