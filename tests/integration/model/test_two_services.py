@@ -15,7 +15,6 @@ from mlxmesh.runtime.v1 import runtime_pb2
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.outcomes.recorder import Recorder
 from mlxmesh_model.rollouts.counting import RolloutCounter
-from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.registry.port import Registry
 from mlxmesh_shared.rpc.channels import open_channel
@@ -24,7 +23,7 @@ from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
 from tests.fakes.model_directory import write_model
 from tests.fakes.rollouts import failed, outcome
 from tests.fakes.runtime import FakeHost, FakeRuntime
-from tests.integration.model.test_process import running, until_registered
+from tests.integration.model.test_process import running
 
 PREPARING, PROGRESSING = rollout_pb2.ROLLOUT_STATE_PREPARING, rollout_pb2.ROLLOUT_STATE_PROGRESSING
 PAUSED, PROMOTED = rollout_pb2.ROLLOUT_STATE_PAUSED, rollout_pb2.ROLLOUT_STATE_PROMOTED
@@ -62,42 +61,38 @@ class Service:
 
 @asynccontextmanager
 async def service(home: Path, database: DatabaseUrl) -> AsyncGenerator[Service]:
-    """Each has a data directory, and so a registry, of its own."""
+    """All have one data directory, and so one registry."""
     async with AsyncExitStack() as stack:
         process = await stack.enter_async_context(
             running("mlxmesh_model", home, MLXMESH_MODEL_DATABASE_URL=url_text(database))
         )
         registry = open_registry(MeshSettings(data_dir=home))
         stack.push_async_callback(registry.close)
-        async with asyncio.timeout(60):
-            while True:
-                instance = await until_registered(registry, "model")
-                channel = open_channel(instance.address)
-                models = model_pb2_grpc.ModelServiceStub(channel)
-                try:
-                    await models.ListModels(pb.ListModelsRequest(), timeout=2)
-                    break
-                except MeshError:  # the record of one that was killed
-                    await channel.close()
-                    await asyncio.sleep(0.1)
-        stack.push_async_callback(channel.close)
+        address = await until_serving(registry, process.pid)
+        channel = await stack.enter_async_context(open_channel(address))
+        models = model_pb2_grpc.ModelServiceStub(channel)
         yield Service(process, models, rollout_pb2_grpc.RolloutServiceStub(channel))
 
 
+async def until_serving(registry: Registry, pid: int) -> str:
+    """The address of the process."""
+    async with asyncio.timeout(60):
+        async for instances in registry.watch("model"):
+            for instance in instances:
+                if instance.pid == pid:
+                    return instance.address
+    raise AssertionError("the watch ended")
+
+
 @asynccontextmanager
-async def host(*homes: Path) -> AsyncGenerator[FakeRuntime]:
-    """A host that is in the registries of all homes."""
+async def host(home: Path) -> AsyncGenerator[FakeRuntime]:
+    """The only host."""
     async with AsyncExitStack() as stack:
         runtime = FakeRuntime()
-        registries: list[Registry] = []
-        for home in homes:
-            registries.append(open_registry(MeshSettings(data_dir=home)))
-            stack.push_async_callback(registries[-1].close)
-        started = await FakeHost(runtime, registries[0]).start()
+        registry = open_registry(MeshSettings(data_dir=home))
+        stack.push_async_callback(registry.close)
+        started = await FakeHost(runtime, registry).start()
         stack.push_async_callback(started.crash)
-        assert started.instance is not None
-        for registry in registries[1:]:
-            await registry.register(started.instance)
         yield runtime
 
 
@@ -137,11 +132,11 @@ async def test_one_of_two_services_reconciles_and_the_other_takes_over(
     tmp_path: Path, database: DatabaseUrl
 ):
     """Both would place the replica, so that there would be two engines."""
-    homes = tmp_path / "a", tmp_path / "b"
+    home = tmp_path / "home"
     async with (
-        service(homes[0], database) as first,
-        service(homes[1], database) as second,
-        host(*homes) as runtime,
+        service(home, database) as first,
+        service(home, database) as second,
+        host(home) as runtime,
     ):
         await register(second.models, tmp_path)
         await asyncio.gather(load(first.models), load(second.models))
@@ -153,11 +148,11 @@ async def test_one_of_two_services_reconciles_and_the_other_takes_over(
 
 async def test_a_suspended_leader_that_wakes_changes_nothing(tmp_path: Path, postgres: object):
     database = postgres.create_database()  # pyright: ignore[reportAttributeAccessIssue]
-    homes = tmp_path / "a", tmp_path / "b"
+    home = tmp_path / "home"
     async with (
-        service(homes[0], database) as first,
-        service(homes[1], database) as second,
-        host(*homes) as runtime,
+        service(home, database) as first,
+        service(home, database) as second,
+        host(home) as runtime,
     ):
         await register(second.models, tmp_path)
         await load(second.models)
