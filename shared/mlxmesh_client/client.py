@@ -17,12 +17,14 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GetOutputFormatResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
+from mlxmesh.model.v1.history_pb2_grpc import HistoryServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh.model.v1.rollout_pb2_grpc import RolloutServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.credentials import ApiKey, check_encryption, chosen_key
 from mlxmesh_client.generations import GenerationStreams
+from mlxmesh_client.history import HistoryMethods
 from mlxmesh_client.models import ModelMethods
 from mlxmesh_client.options import GenerateOptions, InputOptions
 from mlxmesh_client.outputs import GenerationEvent
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
-class MeshClient(ModelMethods, RolloutMethods, TelemetryMethods):
+class MeshClient(HistoryMethods, ModelMethods, RolloutMethods, TelemetryMethods):
     """A connection to a gateway; every method raises MeshError subclasses.
 
     `timeout_s` bounds one call including its retries; without it the gateway's default applies.
@@ -79,6 +81,7 @@ class MeshClient(ModelMethods, RolloutMethods, TelemetryMethods):
         ]
         stubs = [GenerationServiceStub(channel) for channel in self._channels]
         self._generation = stubs[0]
+        self._history = HistoryServiceStub(self._channels[0])
         self._models = ModelServiceStub(self._channels[0])
         self._rollouts = RolloutServiceStub(self._channels[0])
         self._telemetry = TelemetryServiceStub(self._channels[0])

@@ -11,6 +11,7 @@ import typer
 
 from mlxmesh_cli.commands import (
     certs,
+    history,
     keys,
     lifecycle,
     models,
@@ -93,6 +94,12 @@ _add(MODELS, models.unload, "Drain and unload a model.", "mlxmesh unload qwen@1"
 _add(MODELS, models.delete, "Delete a model or one of its versions.", "mlxmesh delete qwen@1")
 _add(MODELS, models.alias, "Point NAME:ALIAS at a version.", "mlxmesh alias qwen stable 2")
 app.add_typer(rollouts.rollout, name="rollout", rich_help_panel=MODELS)
+_add(
+    MODELS,
+    history.history,
+    "Show what each version did and what it cost.",
+    "mlxmesh history qwen --since 7d --by day",
+)
 _add(
     TEXT,
     text.generate,

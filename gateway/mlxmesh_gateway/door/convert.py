@@ -120,7 +120,7 @@ def _note_started(used: Used, started: Started) -> None:
 
 def _note_finished(used: Used, finished: Finished) -> None:
     used.total_tokens = finished.total_usage.completion_tokens
-    used.device_ms = finished.timings.prefill_ms + finished.timings.decode_ms
+    used.device_ms = finished.device_ms
 
 
 def generation_of(request: Message) -> GenerateRequest | None:

@@ -176,13 +176,12 @@ class Observed:
             self._end_with(last.finished)
 
     def _end_with(self, finished: Finished) -> None:
-        # Timings of several outputs overlap: those of the last one to end stand for all.
-        used, usage, timings = self._used, finished.total_usage, finished.timings
+        used, usage = self._used, finished.total_usage
         used.completion_tokens = used.total_tokens = usage.completion_tokens
         # Without usage, what Started said stays: a service may know no more.
         used.prompt_tokens = usage.prompt_tokens or used.prompt_tokens
         used.cached_tokens = usage.cached_tokens or used.cached_tokens
-        used.device_ms = timings.prefill_ms + timings.decode_ms
+        used.device_ms = finished.device_ms
 
     def _belongs_to(self, model: str) -> None:
         self._window.running -= 1

@@ -11,6 +11,8 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer
 from mlxmesh_generation.placement.engines import Engines, Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
 from mlxmesh_generation.relay.servicer import RELAY, Relays
+from mlxmesh_generation.reporting.history_link import HistoryLink
+from mlxmesh_generation.reporting.reporter import OutcomeReporter
 from mlxmesh_generation.servicer import EngineStatusServicer, GenerationServicer
 from mlxmesh_generation.streams.generations import Generations, Timeouts
 from mlxmesh_generation.streams.limits import GenerationLimits
@@ -54,6 +56,11 @@ async def open_generations(
     catalogue = CatalogueMirror(models)
     engines = Engines(registry, open_=process.open_channel, publish=publish)
     process.live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))
+    reporter = OutcomeReporter(
+        HistoryLink(registry, channels, process.instance_id).send,
+        metrics=process.telemetry.of_process.metrics,
+    )
+    await stack.enter_async_context(reporter.running())
     await stack.enter_async_context(running_in_background(catalogue.run(), engines.run()))
     replicas = Replicas(engines, catalogue)
     preparation = Preparation(
@@ -66,7 +73,10 @@ async def open_generations(
         prompts=_open_prompts(stack),
         replicas=replicas,
     )
-    return Parts(_generations(process, preparation, replicas, publish), engines)
+    telemetry = GenerationTelemetry(
+        process.telemetry.of_process, settings.log_content_models, reporter.record
+    )
+    return Parts(_generations(process, preparation, replicas, telemetry, publish), engines)
 
 
 def _open_prompts(stack: AsyncExitStack) -> Prompts:
@@ -81,6 +91,7 @@ def _generations(
     process: ServiceProcess[GenerationSettings],
     preparation: Preparation,
     replicas: Replicas,
+    telemetry: GenerationTelemetry,
     publish: Publish,
 ) -> Generations:
     settings = process.settings
@@ -95,7 +106,7 @@ def _generations(
             settings.retained_bytes, settings.retained_generations, settings.retention_s
         ),
         max_unread_bytes=settings.max_unread_bytes,
-        telemetry=GenerationTelemetry(process.telemetry.of_process, settings.log_content_models),
+        telemetry=telemetry,
         publish=publish,
     )
 

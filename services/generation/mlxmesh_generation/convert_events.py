@@ -142,8 +142,16 @@ class WholeOutputs:
     def _add_end(self, finished: Finished) -> None:
         message = _finished(finished)
         if message.HasField("total_usage"):
-            self._response.finished.total_usage.CopyFrom(message.total_usage)
-            message.ClearField("total_usage")
+            self._response.finished.MergeFrom(
+                generation_pb2.Finished(
+                    total_usage=message.total_usage,
+                    cost=message.cost,
+                    steps=message.steps,
+                    device_ms=message.device_ms,
+                )
+            )
+            for field in ("total_usage", "cost", "steps", "device_ms"):
+                message.ClearField(field)
         self._output(finished.index).finished.MergeFrom(message)
 
     def _output(self, index: int) -> CompleteResponse | GetGenerationResponse | Output:
@@ -242,6 +250,7 @@ def _finished(event: Finished) -> generation_pb2.Finished:
                 reasoning_tokens=event.total.reasoning_tokens,
             )
         )
+        message.device_ms = event.total.device_ms
     if event.cost:
         message.cost = event.cost
     return message
@@ -315,13 +324,16 @@ def finished_of(message: generation_pb2.Finished) -> Finished:
         resumptions=timings.resumptions,
         index=message.index,
         reasoning_tokens=usage.reasoning_tokens,
-        total=_total_of(message.total_usage) if message.HasField("total_usage") else None,
+        total=_total_of(message) if message.HasField("total_usage") else None,
         cost=message.cost,
     )
 
 
-def _total_of(message: Usage) -> TotalUsage:
-    return TotalUsage(message.completion_tokens, message.reasoning_tokens, message.cached_tokens)
+def _total_of(message: generation_pb2.Finished) -> TotalUsage:
+    usage = message.total_usage
+    return TotalUsage(
+        usage.completion_tokens, usage.reasoning_tokens, usage.cached_tokens, message.device_ms
+    )
 
 
 def output_format_response(chosen: OutputFormat) -> generation_pb2.GetOutputFormatResponse:

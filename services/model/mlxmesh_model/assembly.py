@@ -7,12 +7,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from mlxmesh.model.v1 import model_pb2_grpc, rollout_pb2_grpc
+from mlxmesh.model.v1 import history_pb2_grpc, model_pb2_grpc, rollout_pb2_grpc
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.history import history
+from mlxmesh_model.history.history import History
+from mlxmesh_model.history.maintenance import HistoryMaintenance
+from mlxmesh_model.history.servicer import HistoryServicer
 from mlxmesh_model.model_events import publish_change, publish_rejection
+from mlxmesh_model.outcomes.recorder import Recorder
 from mlxmesh_model.replicas.leader import LeaderLock
 from mlxmesh_model.replicas.lease import FileLeadership, Leadership, Lease
 from mlxmesh_model.replicas.loader import Loader
@@ -40,6 +45,8 @@ class Catalogue:
     imports: Imports
     rejections: Rejections
     reconciler: Reconciler
+    recorder: Recorder
+    history_maintenance: HistoryMaintenance
     leader: Leadership
     rollouts: Rollouts
     registry: Registry
@@ -65,7 +72,11 @@ class Catalogue:
         while True:
             await self.leader.acquire()
             await self.recover()
-            async with running_in_background(self.reconciler.run(), self.rollouts.controller.run()):
+            async with running_in_background(
+                self.reconciler.run(),
+                self.rollouts.controller.run(),
+                self.history_maintenance.run(),
+            ):
                 await self.leader.keep()
 
 
@@ -86,6 +97,7 @@ async def open_catalogue(
     models_dir = settings.models_dir or settings.data_dir / "models"
     leader = _leadership(url, store, process.instance_id)
     stack.push_async_callback(leader.release)
+    rollouts = make_rollouts(store, publish, process.telemetry.of_process.metrics)
     return Catalogue(
         store=store,
         runtimes=runtimes,
@@ -103,8 +115,14 @@ async def open_catalogue(
             rejections=rejections,
             leadership=leader,
         ),
+        recorder=Recorder(store, [history.count, rollouts.counter]),
+        history_maintenance=HistoryMaintenance(
+            store,
+            hourly_days=settings.hourly_history_days,
+            daily_days=settings.daily_history_days,
+        ),
         leader=leader,
-        rollouts=make_rollouts(store, publish, process.telemetry.of_process.metrics),
+        rollouts=rollouts,
         registry=registry,
         instance_id=process.instance_id,
     )
@@ -125,11 +143,19 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         services=[
             (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
             (
+                history_pb2_grpc.add_HistoryServiceServicer_to_server,
+                HistoryServicer(catalogue.recorder, History(catalogue.store)),
+            ),
+            (
                 rollout_pb2_grpc.add_RolloutServiceServicer_to_server,
                 catalogue.rollouts.servicer,
             ),
         ],
-        service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.RolloutService"],
+        service_names=[
+            "mlxmesh.model.v1.ModelService",
+            "mlxmesh.model.v1.HistoryService",
+            "mlxmesh.model.v1.RolloutService",
+        ],
         options=ServerOptions(reflection=settings.reflection),
     )
 

@@ -11,7 +11,7 @@ from mlxmesh_shared.sql.schema import Schema
 from mlxmesh_shared.sql.sqlite import SqliteDatabase
 from mlxmesh_shared.sql.urls import DatabaseUrl, PostgresServer, SqliteFile
 
-Value = str | int | bytes | datetime
+Value = str | int | float | bytes | datetime
 
 
 class Row(Protocol):

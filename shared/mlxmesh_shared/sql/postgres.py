@@ -123,5 +123,5 @@ class _Session:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    async def fetch(self, sql: str, *values: str | int | bytes | datetime) -> Sequence[Any]:
+    async def fetch(self, sql: str, *values: str | int | float | bytes | datetime) -> Sequence[Any]:
         return await self._connection.fetch(sql, *values)

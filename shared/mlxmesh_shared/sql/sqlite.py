@@ -56,7 +56,7 @@ class _Session:
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
 
-    async def fetch(self, sql: str, *values: str | int | bytes | datetime) -> Sequence[Row]:
+    async def fetch(self, sql: str, *values: str | int | float | bytes | datetime) -> Sequence[Row]:
         # SQLite has no numbered parameters of this form: to it, $1 is one with the name 1.
         named = {str(number): _stored(value) for number, value in enumerate(values, 1)}
         return list(await self._connection.execute_fetchall(sql, named))
@@ -106,7 +106,7 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     return connection
 
 
-def _stored(value: str | int | bytes | datetime) -> str | int | bytes:
+def _stored(value: str | int | float | bytes | datetime) -> str | int | float | bytes:
     """SQLite has no type for times: text without a time zone, in UTC."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")

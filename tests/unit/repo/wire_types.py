@@ -37,6 +37,7 @@ ALLOWED = {
     "mlxmesh_gateway.events.webhooks": _EVENT,
     "mlxmesh_generation.placement.engine_link": _STUB,
     "mlxmesh_generation.placement.mirror": _STUB,
+    "mlxmesh_generation.reporting.history_link": _STUB,
     "mlxmesh_model.replicas.runtimes": _STUB,
     "mlxmesh_model.model_events": _EVENT,
     "mlxmesh_model.rollouts.rollout_events": _EVENT,

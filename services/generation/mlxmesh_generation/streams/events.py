@@ -9,6 +9,7 @@ from mlxmesh_generation.domain.request import (
     Started,
     Timings,
     TotalUsage,
+    device_ms_of,
 )
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.text.output import Output
@@ -69,14 +70,14 @@ def with_total(plan: Plan, last: Finished, ends: Mapping[int, Finished]) -> Fini
         reasoning_tokens=sum(end.reasoning_tokens for end in ends.values()),
         # Outputs beside the first one find its prompt in the cache.
         cached_tokens=ends[0].cached_tokens,
+        device_ms=device_ms_of(ends.values()),
     )
-    timings = [end.timings for end in ends.values()]
     cost = 0.0
     if plan.price is not None:
         cost = plan.price.cost(
             prompt_tokens=len(plan.prompt_token_ids),
             cached_tokens=total.cached_tokens,
             completion_tokens=total.completion_tokens,
-            device_ms=sum(each.prefill_ms + each.decode_ms for each in timings),
+            device_ms=total.device_ms,
         )
     return replace(last, total=total, cost=cost)

@@ -181,7 +181,7 @@ class Generations:
                 await self._preparation.wait_connected(prepared.plan, timeout_s)
             return entry.start()
         except BaseException:
-            entry.release()
+            entry.release(Cancelled("it was not started"))
             raise
         finally:
             entry.settled.set()

@@ -147,6 +147,10 @@ class ModelSettings(MeshSettings):
     runtime_grace_s: Seconds = 30
     """How long a runtime may be missing from the registry before its replicas are placed
     elsewhere."""
+    hourly_history_days: Count = 14
+    """How long the history of models is kept by the hour; then by the day."""
+    daily_history_days: Count = 400
+    """How long the history of models is kept by the day."""
     hub_endpoint: str = ""
     """The model hub to pull from; empty for HF_ENDPOINT, or else the hub library's own default."""
     drain_grace_s: Seconds = 5
