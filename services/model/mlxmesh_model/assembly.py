@@ -74,10 +74,19 @@ class Catalogue:
             await self.recover()
             async with running_in_background(
                 self.reconciler.run(),
+                self._reconcile_changes(),
                 self.rollouts.controller.run(),
                 self.history_maintenance.run(),
             ):
                 await self.leader.keep()
+
+    async def _reconcile_changes(self) -> None:
+        """What rollouts and other instances load and unload is reconciled at once."""
+        with self.store.subscribe() as changed:
+            while True:
+                await changed.wait()
+                changed.clear()
+                self.reconciler.wake()
 
 
 async def open_catalogue(
