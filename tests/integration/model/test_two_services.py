@@ -169,11 +169,23 @@ async def test_a_suspended_leader_that_wakes_changes_nothing(tmp_path: Path, pos
 STATES = [PREPARING, PROGRESSING, PAUSED, PROMOTED, ROLLED_BACK, ABORTED]
 
 
-@pytest.mark.parametrize("state", STATES, ids=map(rollout_pb2.RolloutState.Name, STATES))
+@pytest.mark.parametrize("state", STATES, ids=rollout_pb2.RolloutState.Name)
 async def test_a_rollout_outlives_a_service_that_is_killed(
-    tmp_path: Path, database: DatabaseUrl, state: rollout_pb2.RolloutState.ValueType
+    tmp_path: Path, state: rollout_pb2.RolloutState.ValueType
 ):
     """The service is killed in every state; the next one goes on, or has it as it was."""
+    await killed_in(state, SqliteFile(tmp_path / "chat.db"), tmp_path)
+
+
+async def test_a_rollout_in_postgresql_outlives_a_service_that_is_killed(
+    tmp_path: Path, postgres: PostgresServer
+):
+    await killed_in(PROGRESSING, postgres.create_database(), tmp_path)
+
+
+async def killed_in(
+    state: rollout_pb2.RolloutState.ValueType, database: DatabaseUrl, tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     async with AsyncExitStack() as stack:
         runtime = await stack.enter_async_context(host(home))
