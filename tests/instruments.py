@@ -4,6 +4,7 @@ from mlxmesh_engine.service import telemetry as of_engine
 from mlxmesh_gateway.forwarding import telemetry as of_gateway
 from mlxmesh_generation.reporting import reporter as of_reporting
 from mlxmesh_generation.streams import telemetry as of_generation
+from mlxmesh_model.rollouts import telemetry as of_rollouts
 from mlxmesh_runtime import memory_watch as of_runtime
 from mlxmesh_shared.telemetry import instruments as of_every_process
 from mlxmesh_shared.telemetry.instruments import Instrument
@@ -15,6 +16,7 @@ OWNERS = (
     of_reporting,
     of_engine,
     of_runtime,
+    of_rollouts,
 )
 ALL = tuple(
     value for owner in OWNERS for value in vars(owner).values() if isinstance(value, Instrument)

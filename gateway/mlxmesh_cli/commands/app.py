@@ -23,6 +23,7 @@ from mlxmesh_cli.commands import (
     profiles,
     quotas,
     rolling,
+    rollouts,
     settings,
     sign_in,
     text,
@@ -99,6 +100,7 @@ _add(MODELS, models.delete, "Delete a model or one of its versions.", "mlxmesh d
 app.add_typer(ensembles.ensembles, name="ensembles", rich_help_panel=MODELS)
 _add(MODELS, models.alias, "Point NAME:ALIAS at a version.", "mlxmesh alias qwen stable 2")
 app.add_typer(artifacts.artifacts, name="artifacts", rich_help_panel=MODELS)
+app.add_typer(rollouts.rollout, name="rollout", rich_help_panel=MODELS)
 _add(
     MODELS,
     history.history,
