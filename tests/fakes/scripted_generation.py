@@ -83,8 +83,13 @@ def serving(servicer: ScriptedGeneration) -> Iterator[str]:
 
 
 @contextmanager
-def serving_on_a_thread(generation: FakeGeneration, models: FakeModels) -> Iterator[str]:
-    """The address of a server that runs on a thread of its own until the context ends."""
+def serving_on_a_thread(
+    generation: FakeGeneration, models: FakeModels, *others: tuple[Any, Any, str]
+) -> Iterator[str]:
+    """The address of a server that runs on a thread of its own until the context ends.
+
+    others: what adds a servicer to a server, the servicer, and the name of its service.
+    """
     address, loop = list[str](), asyncio.new_event_loop()
     stop, ready = asyncio.Event(), threading.Event()
 
@@ -93,8 +98,9 @@ def serving_on_a_thread(generation: FakeGeneration, models: FakeModels) -> Itera
             services=[
                 (add_GenerationServiceServicer_to_server, generation),
                 (add_ModelServiceServicer_to_server, models),
+                *((add, servicer) for add, servicer, _ in others),
             ],
-            service_names=[GENERATION, MODEL],
+            service_names=[GENERATION, MODEL, *(name for _, _, name in others)],
         )
         address.append(await server.start())
         await server.set_serving()

@@ -133,7 +133,7 @@ class Mesh:
                 (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
                 (shadow_pb2_grpc.add_ShadowServiceServicer_to_server, ShadowServicer(shadows)),
             ],
-            service_names=["mlxmesh.model.v1.ModelService"],
+            service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.ShadowService"],
         )
         address = await server.start()
         for loop in (reconciler.run(), runtimes.watch(reconciler.wake)):
