@@ -91,13 +91,14 @@ def _differences(differences: Sequence[dict[str, Any]]) -> Grid:
         Column("unit", drop=1),
     )
     for each in differences:
+        metric = str(each["metric"])
         table.add(
-            _NAMES.get(each["metric"], each["metric"]),
+            _NAMES.get(metric, metric),
             f"{each['primary_mean']:.1f}",
             f"{each['shadow_mean']:.1f}",
             f"{each['mean_difference']:+.1f}",
             _interval(float(each["lower"]), float(each["upper"])),
-            _UNITS.get(each["metric"], ""),
+            _UNITS.get(metric, ""),
         )
     return table
 
