@@ -16,6 +16,7 @@ from tests.e2e.running_mesh import RunningMesh
 
 MODELS = Path(__file__).parents[2] / "deploy" / "demo-model"
 CALLS = 4
+CANARY = "xyzzy-shadow-7391"
 
 
 def ok(mesh: RunningMesh, *arguments: str) -> str:
@@ -39,7 +40,7 @@ async def answer(mesh: RunningMesh, prefix: str) -> list[str]:
         for number in range(CALLS):
             response = await client.complete(
                 "pocket@1",
-                prompt="Once upon a time",
+                prompt=f"Once upon a time {CANARY}",
                 max_tokens=24,
                 temperature=1,
                 request_id=f"{prefix}-{number}",
@@ -103,6 +104,10 @@ def test_versions_are_compared_by_shadows(mesh: RunningMesh, tmp_path: Path) -> 
     names = [json.loads(line)["name"] for line in ok(mesh, "events", "--json").splitlines() if line]
     assert names.count("shadow.started") == 2
     assert names.count("shadow.stopped") == 1
+    # Catalogue, logs and all: nothing of the requests is stored.
+    files = [path for path in mesh.data_dir.rglob("*") if path.is_file()]
+    assert any(path.name == "model.db" for path in files)
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
 
 
 async def test_the_client_starts_and_reads_shadows(mesh: RunningMesh) -> None:
