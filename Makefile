@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-rest test-all coverage tools collector prometheus consul consul-agent models demo pictures up down chaos fuzz bench bench-peers bench-pictures clean
+.PHONY: help setup protos constraints docs format lint check test test-rest retest test-all coverage tools collector prometheus consul consul-agent models demo pictures up down chaos fuzz bench bench-peers bench-pictures clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ check: lint ## Lint, contracts against their baseline, unit tests
 test: protos ## Every test that needs only Python (unit, contract, integration, end to end)
 	$(PYTEST) $(WORKERS)
 
+retest: $(VENV)/.ready ## Repeat the few tests that failed in the last run, one at a time
+	$(BIN)/python deploy/tools/repeat-failed
+
 tools: collector prometheus ## Build the tools that `make test-rest` needs (Go, Node, Maven and Rust must be there)
 	deploy/tools/fetch-tools $(TOOLS)
 
@@ -81,9 +84,9 @@ consul-agent: consul ## Run a Consul agent for development in the foreground (Ct
 	$(TOOLS)/consul agent -dev
 
 ifneq ($(wildcard $(TOOLS)/consul),)
-test-rest test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
+test-rest retest test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
-test-rest test-all coverage: export PATH := $(TOOLS):$(PATH)
+test-rest retest test-all coverage: export PATH := $(TOOLS):$(PATH)
 # One at a time: nearly all of these start whole meshes.
 test-rest: protos tools ## The tests that `make test` leaves out: other languages, Consul, architectures, short chaos
 	$(PYTEST) -m "tools or chaos or matrix or real or schemas" --durations 10

@@ -17,11 +17,13 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GetOutputFormatResponse,
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
+from mlxmesh.model.v1.ensemble_pb2_grpc import EnsembleServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh.model.v1.shadow_pb2_grpc import ShadowServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.credentials import ApiKey, check_encryption, chosen_key
+from mlxmesh_client.ensembles import EnsembleMethods
 from mlxmesh_client.generations import GenerationStreams
 from mlxmesh_client.models import ModelMethods
 from mlxmesh_client.options import GenerateOptions, InputOptions
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
-class MeshClient(ModelMethods, ShadowMethods, TelemetryMethods):
+class MeshClient(EnsembleMethods, ModelMethods, ShadowMethods, TelemetryMethods):
     """A connection to a gateway; every method raises MeshError subclasses.
 
     `timeout_s` bounds one call including its retries; without it the gateway's default applies.
@@ -80,6 +82,7 @@ class MeshClient(ModelMethods, ShadowMethods, TelemetryMethods):
         stubs = [GenerationServiceStub(channel) for channel in self._channels]
         self._generation = stubs[0]
         self._models = ModelServiceStub(self._channels[0])
+        self._ensembles = EnsembleServiceStub(self._channels[0])
         self._shadows = ShadowServiceStub(self._channels[0])
         self._telemetry = TelemetryServiceStub(self._channels[0])
         self._calls = Calls(attempts=attempts, default_timeout_s=timeout_s, api_key=key)

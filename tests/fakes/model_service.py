@@ -1,7 +1,7 @@
 """A ModelService that serves a catalogue from memory and tokenizer files from directories."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from mlxmesh.model.v1.model_pb2 import (
     GetTokenizerRequest,
     GetTokenizerResponse,
     Model,
+    RequestLoadRequest,
+    RequestLoadResponse,
     Synced,
     WatchModelsRequest,
     WatchModelsResponse,
@@ -26,7 +28,7 @@ from tests.fakes.shadow_service import FakeShadowService
 
 
 class FakeModelService(ModelServiceServicer):
-    """Watches and tokenizers only; every other method is UNIMPLEMENTED."""
+    """Watches, tokenizers and demanded loads; every other method is UNIMPLEMENTED."""
 
     def __init__(self) -> None:
         self.shadows = FakeShadowService()
@@ -34,6 +36,11 @@ class FakeModelService(ModelServiceServicer):
         self.fail_tokenizer: MeshError | None = None
         self.watches: list[int] = []
         """after_sequence of every watch so far."""
+        self.load_requests: list[tuple[str, int]] = []
+        """The versions that were asked for, once a call."""
+        self.fail_load: MeshError | None = None
+        self.on_load: Callable[[str, int], None] = lambda name, version: None
+        """Called for each load that does not fail."""
         self._directories: dict[tuple[str, int], Path] = {}
         self._log: list[WatchModelsResponse] = []
         self._changed = asyncio.Event()
@@ -95,6 +102,13 @@ class FakeModelService(ModelServiceServicer):
                 sent += 1
             await self._changed.wait()
 
+    async def RequestLoad(self, request: RequestLoadRequest, context: Any) -> RequestLoadResponse:
+        self.load_requests.append((request.name, request.version))
+        if self.fail_load is not None:
+            raise self.fail_load
+        self.on_load(request.name, request.version)
+        return RequestLoadResponse()
+
     async def GetTokenizer(
         self, request: GetTokenizerRequest, context: Any
     ) -> AsyncIterator[GetTokenizerResponse]:
@@ -126,4 +140,4 @@ class FakeModelService(ModelServiceServicer):
 
     PullModel = ImportModel = LoadModel = _absent_stream
     RegisterModel = GetModel = ListModels = DeleteModel = UnloadModel = SetAlias = _absent
-    SetOutputFormat = _absent
+    SetOutputFormat = SetModelPolicy = _absent

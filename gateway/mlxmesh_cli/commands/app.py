@@ -11,6 +11,7 @@ import typer
 
 from mlxmesh_cli.commands import (
     certs,
+    ensembles,
     keys,
     lifecycle,
     models,
@@ -91,6 +92,7 @@ _add(
 )
 _add(MODELS, models.unload, "Drain and unload a model.", "mlxmesh unload qwen@1")
 _add(MODELS, models.delete, "Delete a model or one of its versions.", "mlxmesh delete qwen@1")
+app.add_typer(ensembles.ensembles, name="ensembles", rich_help_panel=MODELS)
 _add(MODELS, models.alias, "Point NAME:ALIAS at a version.", "mlxmesh alias qwen stable 2")
 app.add_typer(shadows.shadows, name="shadow", rich_help_panel=MODELS)
 _add(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group
 from rich.text import Text
 
+from mlxmesh_cli.screen.ensembles import kind_of, models_of
 from mlxmesh_cli.screen.grid import Column, Grid
 from mlxmesh_cli.screen.output import to_dict
 
@@ -18,7 +19,7 @@ MIN_FAILURE_CELLS = 20
 
 
 def models_table(models: Sequence[Model]) -> Grid:
-    """One row per version."""
+    """One row per version, and one per ensemble."""
     table = Grid(
         Column("model"),
         Column("state"),
@@ -31,9 +32,13 @@ def models_table(models: Sequence[Model]) -> Grid:
         Column("source", drop=7),
         Column("failure", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
     )
-    for model in map(to_dict, models):
+    for message in models:
+        model = to_dict(message)
         for version in model["versions"]:
             table.add(*_model_row(model, version))
+        if message.HasField("ensemble"):
+            recipe = f"{kind_of(message.ensemble)} of {models_of(message.ensemble)}"
+            table.add(message.name, "ensemble", *([""] * 6), recipe, "")
     return table
 
 
@@ -144,4 +149,6 @@ def _states_table(models: Sequence[dict[str, Any]]) -> Grid:
             ready = f"{version['ready_replicas']}/{version['desired_replicas']}"
             label = f"{model['name']}@{version['version']}"
             table.add(label, version["state"], ready, _failure(version))
+        if model.get("ensemble"):
+            table.add(model["name"], "ensemble", "", "")
     return table

@@ -25,7 +25,9 @@ from mlxmesh.model.v1.model_pb2 import (
 )
 from mlxmesh_gateway.door.models import allows, check_model, unknown_model
 from mlxmesh_gateway.door.principal import Principal
+from mlxmesh_gateway.forwarding.recording import other_tokens
 from mlxmesh_gateway.forwarding.routes import GENERATION, MODEL, Route
+from mlxmesh_gateway.forwarding.traffic import device_ms, prompt_usage
 from mlxmesh_gateway.forwarding.used import Used
 
 _LIST = f"/{MODEL.full_name}/ListModels"
@@ -90,6 +92,7 @@ def counting_attached(used: Used, write: Write) -> Write:
             used.first_sequence = used.first_sequence or 1
             used.last_sequence = message.sequence
             used.completion_tokens += len(message.delta.token_ids)
+            used.completion_tokens += other_tokens(message.started)
         if message.finished.HasField("total_usage"):
             _note_finished(used, message.finished)
         await write(encoded)
@@ -104,6 +107,7 @@ def count_snapshot(used: Used, encoded: bytes) -> None:
         _note_started(used, response.started)
     outputs = (response, *response.other_outputs)
     used.snapshot_tokens = sum(len(output.token_ids) for output in outputs)
+    used.snapshot_tokens += other_tokens(response.started)
     if response.finished.HasField("total_usage"):
         _note_finished(used, response.finished)
         used.snapshot_tokens = used.total_tokens or used.snapshot_tokens
@@ -115,12 +119,15 @@ def _note_started(used: Used, started: Started) -> None:
         used.first_sequence = used.last_sequence = 0  # those were of another generation
     used.created_ns = created_ns or used.created_ns
     used.model, used.model_version = started.model, started.model_version
-    used.prompt_tokens, used.cached_tokens = started.prompt_tokens, started.cached_tokens
+    used.prompt_tokens, used.cached_tokens = prompt_usage(started)
 
 
 def _note_finished(used: Used, finished: Finished) -> None:
     used.total_tokens = finished.total_usage.completion_tokens
-    used.device_ms = finished.timings.prefill_ms + finished.timings.decode_ms
+    if finished.steps:  # of an ensemble, whose members have prompts of their own
+        used.prompt_tokens = finished.total_usage.prompt_tokens
+        used.cached_tokens = finished.total_usage.cached_tokens
+    used.device_ms = device_ms(finished)
 
 
 def generation_of(request: Message) -> GenerateRequest | None:

@@ -114,7 +114,7 @@ class Forwarder:
                     await stream.go_on(error)
         finally:
             if not observed.finished:
-                call.used.completion_tokens = stream.recording.tokens
+                call.used.completion_tokens = stream.recording.used_tokens
             describe_stream(stream.recording)
 
     def _attempts(self, call: ForwardedCall, attempt: Try[T]) -> Attempts[T]:

@@ -18,6 +18,11 @@ from mlxmesh.generation.v1.generation_pb2 import (
 MAX_RAW_MESSAGES = 1000
 
 
+def other_tokens(started: Started) -> int:
+    """Tokens that the other steps of an ensemble generated before its answer began."""
+    return sum(step.usage.completion_tokens for step in started.steps)
+
+
 class _Output:
     """What was received of one output."""
 
@@ -85,6 +90,11 @@ class Recording:
         if self._started is None and self._raw:
             return GenerateResponse.FromString(self._raw[0]).started.request_id
         return self._started.request_id if self._started is not None else ""
+
+    @property
+    def used_tokens(self) -> int:
+        """The number of tokens of all outputs, and of an ensemble's other steps."""
+        return self.tokens + (other_tokens(self._started) if self._started is not None else 0)
 
     @property
     def tokens(self) -> int:

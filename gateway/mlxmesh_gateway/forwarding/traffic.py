@@ -7,7 +7,7 @@ and its last one, are parsed.
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -17,11 +17,12 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateResponse,
     Started,
 )
-from mlxmesh.telemetry.v1.traffic_pb2 import Histogram, Traffic, TrafficCounts
-from mlxmesh_gateway.forwarding.durations import bucket_of, percentiles
+from mlxmesh.telemetry.v1.traffic_pb2 import Histogram, Percentiles, Traffic, TrafficCounts
 from mlxmesh_gateway.forwarding.recording import is_last
 from mlxmesh_gateway.forwarding.used import Used
 from mlxmesh_shared.errors import Cancelled
+from mlxmesh_shared.telemetry import histograms
+from mlxmesh_shared.telemetry.histograms import bucket_of
 
 SLOT_NS = 5 * 10**9
 SLOTS = 12
@@ -69,8 +70,8 @@ class ModelWindow:
             requests=sum(slot.requests for slot in slots),
             errors=sum(slot.errors for slot in slots),
             completion_tokens=sum(slot.completion_tokens for slot in slots),
-            time_to_first_token=Histogram(counts=_sum(slot.first for slot in slots)),
-            between_messages=Histogram(counts=_sum(slot.between for slot in slots)),
+            time_to_first_token=Histogram(counts=histograms.merged(slot.first for slot in slots)),
+            between_messages=Histogram(counts=histograms.merged(slot.between for slot in slots)),
         )
 
 
@@ -165,7 +166,7 @@ class Observed:
         used.request_id = started.request_id
         used.created_ns = started.create_time.ToNanoseconds()
         used.model, used.model_version = started.model, started.model_version
-        used.prompt_tokens, used.cached_tokens = started.prompt_tokens, started.cached_tokens
+        used.prompt_tokens, used.cached_tokens = prompt_usage(started)
         used.on_started()
 
     def _end(self, last: GenerateResponse) -> None:
@@ -176,18 +177,32 @@ class Observed:
 
     def _end_with(self, finished: Finished) -> None:
         # Timings of several outputs overlap: those of the last one to end stand for all.
-        used, usage, timings = self._used, finished.total_usage, finished.timings
+        used, usage = self._used, finished.total_usage
         used.completion_tokens = used.total_tokens = usage.completion_tokens
         # Without usage, what Started said stays: a service may know no more.
         used.prompt_tokens = usage.prompt_tokens or used.prompt_tokens
         used.cached_tokens = usage.cached_tokens or used.cached_tokens
-        used.device_ms = timings.prefill_ms + timings.decode_ms
+        used.device_ms = device_ms(finished)
 
     def _belongs_to(self, model: str) -> None:
         self._window.running -= 1
         self._window = self._windows[model]
         self._window.running += 1
         self._slot = self._window.slot(self._clock())
+
+
+def prompt_usage(started: Started) -> tuple[int, int]:
+    """The tokens of a prompt and how many were cached; with those of an ensemble's other steps."""
+    others = [step.usage for step in started.steps]
+    prompt_tokens = started.prompt_tokens + sum(usage.prompt_tokens for usage in others)
+    return prompt_tokens, started.cached_tokens + sum(usage.cached_tokens for usage in others)
+
+
+def device_ms(finished: Finished) -> float:
+    """The time that engines spent on a generation; on all steps of an ensemble."""
+    if finished.steps:
+        return sum(step.device_ms for step in finished.steps)
+    return finished.timings.prefill_ms + finished.timings.decode_ms
 
 
 def merged(counts: Iterable[TrafficCounts]) -> list[Traffic]:
@@ -209,13 +224,12 @@ def total(counts: Iterable[TrafficCounts], model: str = "") -> Traffic:
         requests=sum(one.requests for one in every),
         errors=sum(one.errors for one in every),
         completion_tokens=sum(one.completion_tokens for one in every),
-        time_to_first_token=percentiles(_sum(one.time_to_first_token.counts for one in every)),
-        between_messages=percentiles(_sum(one.between_messages.counts for one in every)),
+        time_to_first_token=_percentiles(one.time_to_first_token for one in every),
+        between_messages=_percentiles(one.between_messages for one in every),
     )
 
 
-def _sum(each: Iterable[Mapping[int, int]]) -> Counter[int]:
-    result: Counter[int] = Counter()
-    for counts in each:
-        result.update(counts)
-    return result
+def _percentiles(each: Iterable[Histogram]) -> Percentiles:
+    counts = histograms.merged(one.counts for one in each)
+    p50_ms, p90_ms, p99_ms = histograms.percentiles_ms(counts, (50, 90, 99))
+    return Percentiles(count=counts.total(), p50_ms=p50_ms, p90_ms=p90_ms, p99_ms=p99_ms)

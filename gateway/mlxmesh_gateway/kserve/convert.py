@@ -180,7 +180,9 @@ def get_model_request(name: str, model_version: str) -> m.GetModelRequest:
 
 
 def is_ready(model: m.Model) -> bool:
-    """Whether the version that was asked for has a ready replica."""
+    """Whether the version that was asked for has a ready replica; an ensemble asks its models."""
+    if model.HasField("ensemble"):
+        return True
     versions = list(model.versions)
     if len(versions) > 1:  # else the only one may have been asked for
         versions = [each for each in versions if each.version == model.default_version]

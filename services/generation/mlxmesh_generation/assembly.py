@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 from mlxmesh.generation.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import add_TelemetryServiceServicer_to_server
+from mlxmesh_generation.placement.demand import Demand
 from mlxmesh_generation.placement.engines import Engines, Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
 from mlxmesh_generation.relay.servicer import RELAY, Relays
+from mlxmesh_generation.reporting.history_link import HistoryLink
+from mlxmesh_generation.reporting.reporter import OutcomeReporter
 from mlxmesh_generation.servicer import EngineStatusServicer, GenerationServicer
 from mlxmesh_generation.shadowing.queue import SampleQueue
 from mlxmesh_generation.shadowing.repetition import Repetitions
@@ -59,8 +62,13 @@ async def open_generations(
     catalogue = CatalogueMirror(models)
     engines = Engines(registry, open_=process.open_channel, publish=publish)
     process.live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))
+    reporter = OutcomeReporter(
+        HistoryLink(registry, channels, process.instance_id).send,
+        metrics=process.telemetry.of_process.metrics,
+    )
+    await stack.enter_async_context(reporter.running())
     await stack.enter_async_context(running_in_background(catalogue.run(), engines.run()))
-    replicas = Replicas(engines, catalogue)
+    replicas = Replicas(engines, catalogue, Demand(models))
     preparation = Preparation(
         catalogue=catalogue,
         tokenizers=Tokenizers(
@@ -76,7 +84,10 @@ async def open_generations(
     shadowing = _shadowing(process, preparation, engines, catalogue, pairs)
     await stack.enter_async_context(running_in_background(shadowing.run()))
     telemetry = GenerationTelemetry(
-        process.telemetry.of_process, settings.log_content_models, on_ended=shadowing.on_ended
+        process.telemetry.of_process,
+        settings.log_content_models,
+        reporter.record,
+        on_ended=shadowing.on_ended,
     )
     return Parts(_generations(process, preparation, replicas, telemetry, publish), engines)
 

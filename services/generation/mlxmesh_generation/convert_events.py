@@ -13,6 +13,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     ToolCall,
     Usage,
 )
+from mlxmesh_generation.domain.ensemble import Step
 from mlxmesh_generation.domain.request import (
     CallPiece,
     Delta,
@@ -187,6 +188,7 @@ def started(event: Started) -> generation_pb2.Started:
         experiment_id=event.assignment.experiment_id,
         subject_hash=event.assignment.subject_hash,
         ensemble=event.ensemble,
+        steps=map(_step, event.steps),
     )
     if event.created_ms:
         message.create_time.FromMilliseconds(event.created_ms)
@@ -236,7 +238,9 @@ def _finished(event: Finished) -> generation_pb2.Finished:
     if event.total is not None:
         message.total_usage.CopyFrom(
             Usage(
-                prompt_tokens=event.prompt_tokens,
+                prompt_tokens=event.prompt_tokens
+                if event.total.prompt_tokens is None
+                else event.total.prompt_tokens,
                 cached_tokens=event.total.cached_tokens,
                 completion_tokens=event.total.completion_tokens,
                 reasoning_tokens=event.total.reasoning_tokens,
@@ -244,7 +248,26 @@ def _finished(event: Finished) -> generation_pb2.Finished:
         )
     if event.cost:
         message.cost = event.cost
+    message.steps.extend(map(_step, event.steps))
     return message
+
+
+def _step(step: Step) -> generation_pb2.EnsembleStep:
+    return generation_pb2.EnsembleStep(
+        model=step.model,
+        model_version=step.version,
+        chosen=step.chosen,
+        reason=step.reason,
+        score=step.score,
+        usage=Usage(
+            prompt_tokens=step.prompt_tokens,
+            cached_tokens=step.cached_tokens,
+            completion_tokens=step.completion_tokens,
+            reasoning_tokens=step.reasoning_tokens,
+        ),
+        device_ms=step.device_ms,
+        cost=step.cost,
+    )
 
 
 # From messages of another process.
@@ -299,6 +322,7 @@ def started_of(message: generation_pb2.Started) -> Started:
             message.arm, message.rollout_id, message.experiment_id, message.subject_hash
         ),
         ensemble=message.ensemble,
+        steps=tuple(map(_step_of, message.steps)),
     )
 
 
@@ -315,13 +339,37 @@ def finished_of(message: generation_pb2.Finished) -> Finished:
         resumptions=timings.resumptions,
         index=message.index,
         reasoning_tokens=usage.reasoning_tokens,
-        total=_total_of(message.total_usage) if message.HasField("total_usage") else None,
+        total=_total_of(message) if message.HasField("total_usage") else None,
         cost=message.cost,
+        steps=tuple(map(_step_of, message.steps)),
     )
 
 
-def _total_of(message: Usage) -> TotalUsage:
-    return TotalUsage(message.completion_tokens, message.reasoning_tokens, message.cached_tokens)
+def _total_of(message: generation_pb2.Finished) -> TotalUsage:
+    total = message.total_usage
+    return TotalUsage(
+        total.completion_tokens,
+        total.reasoning_tokens,
+        total.cached_tokens,
+        total.prompt_tokens if message.steps else None,
+    )
+
+
+def _step_of(message: generation_pb2.EnsembleStep) -> Step:
+    usage = message.usage
+    return Step(
+        message.model,
+        message.model_version,
+        message.chosen,
+        message.reason,
+        message.score if message.HasField("score") else None,
+        usage.prompt_tokens,
+        usage.cached_tokens,
+        usage.completion_tokens,
+        usage.reasoning_tokens,
+        message.device_ms,
+        message.cost,
+    )
 
 
 def output_format_response(chosen: OutputFormat) -> generation_pb2.GetOutputFormatResponse:

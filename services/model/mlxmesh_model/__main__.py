@@ -20,7 +20,7 @@ async def main() -> None:
     process = start_process(live_settings(ModelSettings, sys.argv[1:]), "model")
     async with open_host(process) as host, host.publishing() as events, AsyncExitStack() as stack:
         catalogue = await open_catalogue(stack, process, host.registry, events.publish)
-        if catalogue.leader.try_acquire():
+        if await catalogue.leader.try_acquire():
             # Before a caller can ask for one of the models.
             await catalogue.recover()
             # From here on the catalogue states what runs now, not what ran when it was written.

@@ -7,29 +7,27 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from mlxmesh.model.v1 import experiment_pb2_grpc, model_pb2_grpc, shadow_pb2_grpc
+from mlxmesh.model.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
+from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.inventory import Inventory
+from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.artifacts.servicer import ArtifactServicer
+from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.experiments.controller import ExperimentController
-from mlxmesh_model.experiments.convert import to_event
-from mlxmesh_model.experiments.experiment import Experiment
-from mlxmesh_model.experiments.recording import Recording
-from mlxmesh_model.experiments.servicer import ExperimentServicer
-from mlxmesh_model.experiments.store import Experiments
-from mlxmesh_model.model_events import publish_change, publish_rejection
+from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
+from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.leader import LeaderLock
+from mlxmesh_model.replicas.lease import FileLeadership, Leadership, Lease
 from mlxmesh_model.replicas.loader import Loader
+from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
 from mlxmesh_model.replicas.reconciler import Reconciler
 from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
-from mlxmesh_model.shadows.convert import to_event as shadow_event
-from mlxmesh_model.shadows.servicer import ShadowServicer
-from mlxmesh_model.shadows.shadow import Run
-from mlxmesh_model.shadows.store import Shadows
-from mlxmesh_model.shadows.tally import Tally
+from mlxmesh_model.topics import Topic, TopicParts, make_topics
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
@@ -47,13 +45,13 @@ class Catalogue:
     runtimes: GrpcRuntimes
     pulls: Pulls
     imports: Imports
+    pruning: Pruning
     rejections: Rejections
     reconciler: Reconciler
-    leader: LeaderLock
+    leader: Leadership
+    topics: tuple[Topic, ...]
     registry: Registry
     instance_id: str
-    experiments: Experiments
-    shadows: Shadows
 
     async def recover(self) -> None:
         """Marks the pulls and removes the imports that a previous process left unfinished."""
@@ -64,19 +62,29 @@ class Catalogue:
         """Reconciles and follows runtimes and other instances until the body ends."""
         others = asyncio.Event()
         return running_in_background(
-            self._reconcile(),
+            self._lead(),
             self.runtimes.watch(self.reconciler.wake),
             follow_others(self.registry, "model", self.instance_id, others),
             self.store.poll_changes(others=others),
+            self._wake_reconciler_on_changes(),
         )
 
-    async def _reconcile(self) -> None:
+    async def _wake_reconciler_on_changes(self) -> None:
+        """Another instance may change the catalogue while this one reconciles."""
+        with self.store.subscribe() as changed:
+            while True:
+                await changed.wait()
+                changed.clear()
+                self.reconciler.wake()
+
+    async def _lead(self) -> None:
         """One instance reconciles at a time: each of two would place the missing replicas."""
-        await self.leader.acquire()
-        await self.recover()
-        controller = ExperimentController(self.store, self.experiments)
-        async with running_in_background(controller.run()):
-            await self.reconciler.run()
+        work = [each for topic in self.topics for each in topic.work_of_leader]
+        while True:
+            await self.leader.acquire()
+            await self.recover()
+            async with running_in_background(self.reconciler.run(), *(each() for each in work)):
+                await self.leader.keep()
 
 
 async def open_catalogue(
@@ -87,24 +95,39 @@ async def open_catalogue(
 ) -> Catalogue:
     """Opens the database and the connections to runtimes, which the stack closes."""
     settings = process.settings
-    store = await Store.open(_database_url(settings), partial(publish_change, publish))
+    url = _database_url(settings)
+    store = await Store.open(url, partial(publish_change, publish))
     stack.push_async_callback(store.close)
     runtimes = GrpcRuntimes(registry, grace_s=settings.runtime_grace_s, open_=process.open_channel)
     stack.push_async_callback(runtimes.close)
     rejections = Rejections(partial(publish_rejection, publish))
-    models_dir = settings.models_dir or settings.data_dir / "models"
-    leader = LeaderLock(settings.data_dir / "model.lock")
-    stack.callback(leader.release)
+    blobs = BlobStore(settings.models_dir or settings.data_dir / "models")
+    pruning = Pruning(store=store, blobs=blobs)
+    leader = _leadership(url, store, process.instance_id)
+    stack.push_async_callback(leader.release)
     reconciler = Reconciler(
         store=store,
         runtimes=runtimes,
         interval_s=settings.reconcile_interval_s,
         rejections=rejections,
+        leadership=leader,
+        policies=PolicyPass(
+            store=store,
+            settings=PolicySettings(settings.load_on_demand, settings.max_engines_per_runtime),
+            on_adjustment=partial(publish_adjustment, publish),
+        ),
     )
-    experiments = Experiments(
-        store,
+    parts = TopicParts(
+        store=store,
+        settings=settings,
+        publish=publish,
+        metrics=process.telemetry.of_process.metrics,
         wake_reconciler=reconciler.wake,
-        on_change=partial(_publish_experiment, publish),
+        artifacts=ArtifactServicer(
+            inventory=Inventory(store=store, blobs=blobs, pruning=pruning),
+            verification=Verification(store=store, blobs=blobs),
+            pruning=pruning,
+        ),
     )
     return Catalogue(
         store=store,
@@ -112,16 +135,17 @@ async def open_catalogue(
         pulls=Pulls(
             store=store,
             hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
-            models_dir=models_dir,
+            blobs=blobs,
+            pruning=pruning,
         ),
-        imports=Imports(store=store, models_dir=models_dir),
+        imports=Imports(store=store, blobs=blobs),
+        pruning=pruning,
         rejections=rejections,
         reconciler=reconciler,
         leader=leader,
+        topics=make_topics(parts),
         registry=registry,
         instance_id=process.instance_id,
-        experiments=experiments,
-        shadows=Shadows(store, on_change=partial(_publish_shadow, publish)),
     )
 
 
@@ -131,38 +155,28 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         store=catalogue.store,
         pulls=catalogue.pulls,
         imports=catalogue.imports,
+        pruning=catalogue.pruning,
         loader=Loader(store=catalogue.store, wake_reconciler=catalogue.reconciler.wake),
+        demand=Demand(
+            store=catalogue.store,
+            wake_reconciler=catalogue.reconciler.wake,
+            on_demand_default=process.settings.load_on_demand,
+        ),
         rejections=catalogue.rejections.of,
     )
-    experiments = ExperimentServicer(catalogue.experiments, Recording(catalogue.store))
     settings = process.settings
     return process.make_server(
         settings.listen,
         services=[
-            (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
-            (experiment_pb2_grpc.add_ExperimentServiceServicer_to_server, experiments),
-            (
-                shadow_pb2_grpc.add_ShadowServiceServicer_to_server,
-                ShadowServicer(catalogue.shadows),
-            ),
+            (add_ModelServiceServicer_to_server, servicer),
+            *((topic.add, topic.servicer) for topic in catalogue.topics),
         ],
         service_names=[
-            "mlxmesh.model.v1.ModelService",
-            "mlxmesh.model.v1.ExperimentService",
-            "mlxmesh.model.v1.ShadowService",
+            f"mlxmesh.model.v1.{name}"
+            for name in ("ModelService", *(topic.service for topic in catalogue.topics))
         ],
         options=ServerOptions(reflection=settings.reflection),
     )
-
-
-def _publish_experiment(publish: Publish, before: Experiment | None, after: Experiment) -> None:
-    event = to_event(before, after)
-    if event is not None:
-        publish(event, after.experiment_id)
-
-
-def _publish_shadow(publish: Publish, run: Run, tally: Tally) -> None:
-    publish(shadow_event(run, tally), run.shadow_id)
 
 
 def _open_hub(endpoint: str) -> Hub:
@@ -170,6 +184,12 @@ def _open_hub(endpoint: str) -> Hub:
     from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 
     return HuggingFaceHub(endpoint)
+
+
+def _leadership(url: DatabaseUrl, store: Store, instance_id: str) -> Leadership:
+    if isinstance(url, SqliteFile):
+        return FileLeadership(LeaderLock(url.path.with_suffix(".lock")))
+    return Lease(store.transactions, instance_id)
 
 
 def _database_url(settings: ModelSettings) -> DatabaseUrl:

@@ -3,17 +3,19 @@
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1 import ensemble_pb2, model_pb2, policy_pb2, split_pb2
 from mlxmesh_model.artifacts.progress import Step
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
-from mlxmesh_model.catalogue.routing import Policy, Shadow, Split, Subject
+from mlxmesh_model.catalogue.routing import Policy, Price, Shadow, Split, Subject
 from mlxmesh_model.replicas.convert import to_failure
-from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.errors import InvalidArgument, MeshError
 
 _STATES = {
     State.PULLING: model_pb2.VERSION_STATE_PULLING,
@@ -30,6 +32,14 @@ _SUBJECTS = {
     Subject.PRINCIPAL: split_pb2.SPLIT_SUBJECT_PRINCIPAL,
     Subject.REQUEST: split_pb2.SPLIT_SUBJECT_REQUEST,
 }
+_PLAIN_POLICY = (
+    "load_on_demand",
+    "load_timeout_s",
+    "idle_unload_s",
+    "pinned",
+    "min_replicas",
+    "max_replicas",
+)
 RejectionsOf = Callable[[Version], Mapping[str, FailureRecord]]
 """The runtimes that rejected a version, and why."""
 # Identifies our page tokens.
@@ -69,6 +79,26 @@ def to_policy(policy: Policy) -> policy_pb2.ModelPolicy:
         min_replicas=policy.min_replicas,
         max_replicas=policy.max_replicas,
         price=policy_pb2.Price(**asdict(price)) if price is not None else None,
+    )
+
+
+def from_policy(policy: policy_pb2.ModelPolicy) -> Policy:
+    """What a request sets; None for the rest."""
+    given = {name: getattr(policy, name) for name in _PLAIN_POLICY if _has(policy, name)}
+    price = _from_price(policy.price) if policy.HasField("price") else None
+    return Policy(**given, price=price)
+
+
+def _has(policy: policy_pb2.ModelPolicy, name: Any) -> bool:
+    return policy.HasField(name)
+
+
+def _from_price(price: policy_pb2.Price) -> Price:
+    return Price(
+        price.per_million_prompt_tokens,
+        price.per_million_cached_tokens,
+        price.per_million_completion_tokens,
+        price.per_device_second,
     )
 
 
@@ -115,7 +145,7 @@ def to_version(
         vocab_size=artifact.vocab_size,
         desired_replicas=version.desired_replicas,
         ready_replicas=version.ready_replicas,
-        failure=to_failure(version.failure) if version.failure else None,
+        failure=_failure(version),
         create_time=created,
         retry_in_ms=round(version.retry_in_s * 1000),
         rejections={one: to_failure(cause) for one, cause in (rejections or {}).items()},
@@ -124,6 +154,15 @@ def to_version(
         profile=version.profile,
         profile_revision=version.profile_revision,
     )
+
+
+def _failure(version: Version) -> Failure | None:
+    """Why the version failed, or why it cannot be loaded."""
+    try:
+        version.check_files()
+    except MeshError as error:
+        return to_failure(version.failure or FailureRecord.of(error))
+    return to_failure(version.failure) if version.failure else None
 
 
 def to_change(change: Change) -> model_pb2.WatchModelsResponse:

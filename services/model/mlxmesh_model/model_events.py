@@ -8,7 +8,11 @@ from mlxmesh.telemetry.v1 import events_pb2 as events
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import FailureRecord, Model, Version
 from mlxmesh_model.replicas.convert import to_failure
+from mlxmesh_model.replicas.policy_decisions import Adjustment, Cause
 from mlxmesh_shared.events import Publish
+
+# An event has at most 8 KiB.
+_MAX_FILES = 16
 
 
 def publish_change(publish: Publish, before: Model | None, after: Model | None) -> None:
@@ -38,10 +42,44 @@ def publish_rejection(
     publish(event, version.label)
 
 
+def publish_adjustment(publish: Publish, change: Adjustment) -> None:
+    """Publishes that a policy, a queue or short memory changed the replicas of a version."""
+    publish(adjustment_event(change), change.version.label)
+
+
+def adjustment_event(change: Adjustment) -> Message:
+    """The event of an adjustment."""
+    model, version = change.version.model, change.version.number
+    idle_ms = round(change.usage.idle_s * 1000)
+    match change.cause:
+        case Cause.EVICTED:
+            return events.ModelEvicted(
+                model=model,
+                version=version,
+                for_version=change.for_version,
+                idle_ms=idle_ms,
+                desired_replicas=change.replicas,
+            )
+        case Cause.IDLE:
+            return events.ModelIdleUnloaded(model=model, version=version, idle_ms=idle_ms)
+        case Cause.SCALED:
+            return events.ModelScaled(
+                model=model,
+                version=version,
+                from_replicas=change.version.desired_replicas,
+                to_replicas=change.replicas,
+                longest_wait_ms=change.usage.longest_wait_ms,
+            )
+
+
 def version_event(before: Version | None, after: Version) -> Message | None:
     """The event of a version's change of state; None when there is nothing to report."""
     was = before.state if before is not None else None
     model, version = after.model, after.number
+    if after.damaged_files and not (before and before.damaged_files):
+        return events.ModelFilesDamaged(
+            model=model, version=version, files=after.damaged_files[:_MAX_FILES]
+        )
     cause = to_failure(after.failure) if after.failure is not None else None
     if was is after.state:
         known = before.failure if before is not None else None

@@ -13,8 +13,10 @@ from mlxmesh.model.v1 import model_pb2_grpc
 from mlxmesh_model import convert
 from mlxmesh_model.artifacts import folder as artifacts
 from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
@@ -34,13 +36,17 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         store: Store,
         pulls: Pulls,
         imports: Imports,
+        pruning: Pruning,
         loader: Loader,
+        demand: Demand,
         rejections: convert.RejectionsOf,
     ) -> None:
         self._store = store
         self._pulls = pulls
         self._imports = imports
+        self._pruning = pruning
         self._loader = loader
+        self._demand = demand
         self._rejections = rejections
 
     async def PullModel(
@@ -66,6 +72,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         directory = Path(request.directory)
         if not directory.is_absolute():
             raise InvalidArgument("directory must be absolute", field="directory")
+        await self._store.check_name(request.name)
         artifact = await asyncio.to_thread(artifacts.inspect, directory)
         model, version = await self._store.register(request.name, artifact)
         return pb.RegisterModelResponse(model=convert.to_model(model), version=version)
@@ -102,9 +109,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def DeleteModel(
         self, request: pb.DeleteModelRequest, context: _Context
     ) -> pb.DeleteModelResponse:
-        for version in await self._store.delete(ModelReference.parse(request.model)):
-            await self._pulls.remove_files(version)
-            await self._imports.remove_files(version)
+        removed = await self._store.delete(ModelReference.parse(request.model))
+        await self._pruning.release(removed)
         return pb.DeleteModelResponse()
 
     async def LoadModel(
@@ -122,6 +128,19 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> pb.UnloadModelResponse:
         version = await self._loader.unload(ModelReference.parse(request.model))
         return pb.UnloadModelResponse(version=convert.to_version(version))
+
+    async def RequestLoad(
+        self, request: pb.RequestLoadRequest, context: _Context
+    ) -> pb.RequestLoadResponse:
+        version = await self._demand.request(request.name, request.version)
+        return pb.RequestLoadResponse(version=convert.to_version(version))
+
+    async def SetModelPolicy(
+        self, request: pb.SetModelPolicyRequest, context: _Context
+    ) -> pb.SetModelPolicyResponse:
+        changes = convert.from_policy(request.policy)
+        model = await self._store.update_policy(request.name, changes)
+        return pb.SetModelPolicyResponse(model=convert.to_model(model))
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: _Context) -> pb.SetAliasResponse:
         model = await self._store.set_alias(request.name, request.alias, request.version)

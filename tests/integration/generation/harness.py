@@ -12,6 +12,7 @@ from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.model_pb2 import VERSION_STATE_READY, Model, ModelVersion
+from mlxmesh.model.v1.policy_pb2 import ModelPolicy
 from mlxmesh_generation.assembly import make_server, open_generations
 from mlxmesh_shared.rpc.channels import ChannelPool
 from mlxmesh_shared.rpc.server import MeshServer
@@ -48,7 +49,7 @@ class Mesh:
         self.engine.options.choose = choose
 
 
-def pocket(*, desired: int = 1, **changes: object) -> Model:
+def pocket(*, desired: int = 1, on_demand: bool | None = None, **changes: object) -> Model:
     """The catalogue's entry of the fake engine's model."""
     fields: dict[str, object] = {
         "version": 1,
@@ -62,6 +63,7 @@ def pocket(*, desired: int = 1, **changes: object) -> Model:
         name="pocket",
         versions=[ModelVersion(**{**fields, **changes})],  # pyright: ignore[reportArgumentType]
         aliases={"stable": 1},
+        policy=ModelPolicy(load_on_demand=on_demand),
         default_version=1,
     )
 

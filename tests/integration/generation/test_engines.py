@@ -58,6 +58,7 @@ async def test_the_loss_of_an_engine_ends_its_streams_and_a_new_one_serves(
 ) -> None:
     # No other engine comes, and nobody waits long for one.
     async with running_mesh(tmp_path, tokenizer_dir, settings={"engine_wait_s": 0.5}) as mesh:
+        mesh.models.put(pocket(on_demand=False))
         seen: list[list[GenerateResponse]] = [[] for _ in range(4)]
         readers = [asyncio.create_task(read_until_error(mesh, each)) for each in seen]
         await until(lambda: all(len(each) > 2 for each in seen))
@@ -200,6 +201,7 @@ async def test_an_illegal_callers_name_reaches_no_engine(mesh: Mesh) -> None:
 
 
 async def test_an_engine_that_leaves_the_registry_finishes_what_it_has(mesh: Mesh) -> None:
+    mesh.models.put(pocket(on_demand=False))
     reading = asyncio.create_task(mesh.collect(LONG))
     await until(lambda: mesh.engine.sequences == 1)
     await mesh.registry.deregister(mesh.engine.instance)
@@ -210,6 +212,7 @@ async def test_an_engine_that_leaves_the_registry_finishes_what_it_has(mesh: Mes
 
 
 async def test_a_replica_that_is_on_its_way_is_waited_for(mesh: Mesh) -> None:
+    mesh.models.put(pocket(on_demand=False))
     await mesh.registry.deregister(mesh.engine.instance)
     with pytest.raises(NoReplica) as caught:
         await mesh.collect(ASK)
@@ -262,7 +265,7 @@ async def breaker_of(mesh: Mesh, engine_id: str) -> telemetry_pb2.Breaker:
 
 
 async def test_a_model_that_is_not_loaded_says_how_to_load_it(mesh: Mesh) -> None:
-    model = pocket(desired=0)
+    model = pocket(desired=0, on_demand=False)
     model.name = "idle"
     mesh.models.put(model)
     asking = GenerateRequest(model="idle", prompt="x")

@@ -10,24 +10,32 @@ from pathlib import Path
 import pytest
 from google.protobuf.message import Message
 
+from mlxmesh.model.v1 import artifact_pb2_grpc, model_pb2_grpc, shadow_pb2_grpc
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh.model.v1 import model_pb2_grpc, shadow_pb2_grpc
+from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
+from mlxmesh_model.artifacts.inventory import Inventory
+from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
+from mlxmesh_model.artifacts.servicer import ArtifactServicer
+from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.model_events import publish_change, publish_rejection
+from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
+from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.loader import Loader
+from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
 from mlxmesh_model.replicas.reconciler import Reconciler
 from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
+from mlxmesh_model.replicas.scaling import Scaling, ScalingRules
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_model.shadows.convert import to_event as shadow_event
 from mlxmesh_model.shadows.servicer import ShadowServicer
 from mlxmesh_model.shadows.store import Shadows
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
-from mlxmesh_shared.sql.urls import SqliteFile
+from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
 from tests.fakes.model_directory import write_model
 from tests.fakes.registry import InMemoryRegistry
 from tests.fakes.runtime import FakeHost, FakeRuntime
@@ -38,6 +46,7 @@ class ModelService:
     """A running model service, its client and its dependencies."""
 
     stub: model_pb2_grpc.ModelServiceStub
+    artifacts: artifact_pb2_grpc.ArtifactServiceStub
     store: Store
     registry: InMemoryRegistry
     tmp_path: Path
@@ -80,6 +89,10 @@ class Mesh:
         self.events: list[Message] = []
         """The payloads published by the running service."""
         self.hub_endpoint = "http://127.0.0.1:9"
+        self.database: DatabaseUrl = SqliteFile(tmp_path / "model.db")
+        self.policies = PolicySettings()
+        """Of services that are started from then on."""
+        self.scaling = ScalingRules()
         self._stack = stack
         self._service: AsyncExitStack | None = None
 
@@ -98,10 +111,7 @@ class Mesh:
         stack = self._service = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
         self.events.clear()
-        store = await Store.open(
-            SqliteFile(self.tmp_path / "model.db"),
-            partial(publish_change, self._publish),
-        )
+        store = await Store.open(self.database, partial(publish_change, self._publish))
         stack.push_async_callback(store.close)
         runtimes = GrpcRuntimes(self.registry, timeout_s=2)
         stack.push_async_callback(runtimes.close)
@@ -112,18 +122,42 @@ class Mesh:
             interval_s=0.1,
             placement_retry_s=0.2,
             rejections=rejections,
+            policies=PolicyPass(
+                store=store,
+                settings=self.policies,
+                scaling=Scaling(self.scaling),
+                on_adjustment=partial(publish_adjustment, self._publish),
+            ),
         )
+        blobs = BlobStore(self.tmp_path / "models")
+        pruning = Pruning(store=store, blobs=blobs)
         pulls = Pulls(
             store=store,
             hub=HuggingFaceHub(self.hub_endpoint, attempts=2, pause_s=0.01),
-            models_dir=self.tmp_path / "models",
+            blobs=blobs,
+            pruning=pruning,
         )
         await pulls.recover()
-        imports = Imports(store=store, models_dir=self.tmp_path / "models")
+        imports = Imports(store=store, blobs=blobs)
         await imports.recover()
         loader = Loader(store=store, wake_reconciler=reconciler.wake)
         servicer = ModelServicer(
-            store=store, pulls=pulls, imports=imports, loader=loader, rejections=rejections.of
+            store=store,
+            pulls=pulls,
+            imports=imports,
+            pruning=pruning,
+            loader=loader,
+            demand=Demand(
+                store=store,
+                wake_reconciler=reconciler.wake,
+                on_demand_default=self.policies.load_on_demand,
+            ),
+            rejections=rejections.of,
+        )
+        artifacts = ArtifactServicer(
+            inventory=Inventory(store=store, blobs=blobs, pruning=pruning),
+            verification=Verification(store=store, blobs=blobs),
+            pruning=pruning,
         )
         shadows = Shadows(
             store, on_change=lambda run, tally: self._publish(shadow_event(run, tally))
@@ -132,8 +166,13 @@ class Mesh:
             services=[
                 (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
                 (shadow_pb2_grpc.add_ShadowServiceServicer_to_server, ShadowServicer(shadows)),
+                (artifact_pb2_grpc.add_ArtifactServiceServicer_to_server, artifacts),
             ],
-            service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.ShadowService"],
+            service_names=[
+                "mlxmesh.model.v1.ModelService",
+                "mlxmesh.model.v1.ShadowService",
+                "mlxmesh.model.v1.ArtifactService",
+            ],
         )
         address = await server.start()
         for loop in (reconciler.run(), runtimes.watch(reconciler.wake)):
@@ -143,7 +182,8 @@ class Mesh:
         stack.push_async_callback(channel.close)
         stub = model_pb2_grpc.ModelServiceStub(channel)
         shadow_stub = shadow_pb2_grpc.ShadowServiceStub(channel)
-        return ModelService(stub, store, self.registry, self.tmp_path, address, shadow_stub)
+        files = artifact_pb2_grpc.ArtifactServiceStub(channel)
+        return ModelService(stub, files, store, self.registry, self.tmp_path, address, shadow_stub)
 
     async def stop_service(self) -> None:
         """Stops the model service."""

@@ -10,6 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from mlxmesh.model.v1 import model_pb2 as pb
+from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.progress import Progress
 from mlxmesh_model.catalogue.store import Store
@@ -61,9 +62,10 @@ async def pull(service, file: str = FILE, **fields: str):
 
 
 def left(service) -> list[str]:
-    """The contents of the folder of imports."""
-    root = service.tmp_path / "models/_imported"
-    return sorted(str(path.relative_to(root)) for path in root.glob("*/*"))
+    """The directories of imports, and those in the making."""
+    root = service.tmp_path / "models"
+    found = [*root.glob("_imported/*/*"), *root.glob("_store/staging/*")]
+    return sorted(str(path.relative_to(root)) for path in found)
 
 
 async def test_a_file_becomes_a_version(service, tmp_path):
@@ -159,8 +161,9 @@ async def test_files_of_a_killed_service_are_removed_at_the_next_start(mesh, ser
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     await run(service, path)
     [kept] = left(service)
-    for name in ("tiny/0123456789ab.part", "tiny/0123456789ab", "other/ba9876543210"):
-        (tmp_path / "models/_imported" / name).mkdir(parents=True)
+    imported = ("tiny/0123456789ab.part", "tiny/0123456789ab", "other/ba9876543210")
+    for name in (*(f"_imported/{name}" for name in imported), "_store/staging/0123456789ac.part"):
+        (tmp_path / "models" / name).mkdir(parents=True)
     again = await mesh.service()
     assert left(again) == [kept]
 
@@ -171,11 +174,12 @@ async def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path):
         raise OSError(28, "No space left on device")
 
     store = await Store.open(SqliteFile(tmp_path / "model.db"))
-    imports = Imports(store=store, models_dir=tmp_path / "models", convert=on_a_full_disk)
+    imports = Imports(store=store, blobs=BlobStore(tmp_path / "models"), convert=on_a_full_disk)
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     with pytest.raises(DiskFull, match=r"free space in .*/models"):
         async for _ in imports.import_file("tiny", path, ""):
             pass
+    assert list((tmp_path / "models/_store/staging").glob("*")) == []
     assert list((tmp_path / "models/_imported").glob("*/*")) == []
     assert await store.models() == []
     await store.close()
@@ -187,7 +191,7 @@ async def test_a_small_disk_is_reported_and_survived(tmp_path, left_bytes: int):
     path = write_gguf(tmp_path / "tiny.gguf", Shape())
     store = await Store.open(SqliteFile(tmp_path / "model.db"))
     with small_disk(tmp_path / "disk") as disk:
-        imports = Imports(store=store, models_dir=disk.path / "models")
+        imports = Imports(store=store, blobs=BlobStore(disk.path / "models"))
         disk.fill(left_bytes=left_bytes)
         with pytest.raises(DiskFull, match=r"the disk is full.*: free space in .*/disk/models"):
             async for _ in imports.import_file("tiny", path, ""):

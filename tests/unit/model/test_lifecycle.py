@@ -35,8 +35,9 @@ def test_loaded_versions_cannot_be_deleted_in_any_state(state):
         next_state(state, Action.DELETE, subject="pocket@1")
 
 
-def test_only_a_failed_pull_is_pulled_again():
-    assert {state for state, action in TRANSITIONS if action is Action.PULL} == {State.PULL_FAILED}
+def test_only_what_no_engine_has_is_pulled_again():
+    pulled = {state for state, action in TRANSITIONS if action is Action.PULL}
+    assert pulled == {State.PULL_FAILED, State.AVAILABLE}
 
 
 @given(st.lists(st.sampled_from(list(Action)), max_size=30))

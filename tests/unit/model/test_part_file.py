@@ -4,7 +4,8 @@ import hashlib
 
 import pytest
 
-from mlxmesh_model.artifacts.hub import HubFile, PartFile
+from mlxmesh_model.artifacts.hub_file import HubFile
+from mlxmesh_model.artifacts.part_file import PartFile
 
 CONTENT = b"weights of a model"
 
@@ -22,14 +23,12 @@ def by_git(content: bytes = CONTENT) -> HubFile:
 def test_complete_and_correct(tmp_path, file):
     part = PartFile(file, tmp_path / "new")
     content = CONTENT if file.size_bytes else b""
-    assert (part.size_bytes, part.complete) == (0, False)
+    assert part.size_bytes == 0
     for start in range(0, len(content), 5):
         part.write_at(start, content[start : start + 5])
     assert part.size_bytes == len(content)
-    assert part.finish()
-    assert part.complete
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [file.name]
-    assert (tmp_path / "new" / file.name).read_bytes() == content
+    assert part.verified() == hashlib.sha256(content).hexdigest()
+    assert part.path.read_bytes() == content
 
 
 @pytest.mark.parametrize("file", [by_sha256(), by_git()])
@@ -37,7 +36,7 @@ def test_complete_and_correct(tmp_path, file):
 def test_wrong_content_is_removed(tmp_path, file, content):
     part = PartFile(file, tmp_path)
     part.write_at(0, content)
-    assert not part.finish()
+    assert part.verified() == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -45,15 +44,15 @@ def test_starting_over_truncates_the_file(tmp_path):
     part = PartFile(by_sha256(), tmp_path)
     part.write_at(0, b"something longer than the real content")
     part.write_at(0, CONTENT)
-    assert part.finish()
+    assert part.verified()
 
 
-def test_a_complete_file_with_other_content_is_detected(tmp_path):
-    old = PartFile(by_sha256(), tmp_path)
-    old.write_at(0, CONTENT)
-    assert old.finish()
-    assert old.is_content(old.final_path)
-    assert not PartFile(by_sha256(CONTENT[::-1]), tmp_path).is_content(old.final_path)
+def test_starting_over_leaves_other_names_of_the_file_as_they_are(tmp_path):
+    part = PartFile(by_sha256(), tmp_path)
+    part.write_at(0, b"old")
+    (tmp_path / "other").hardlink_to(part.path)
+    part.write_at(0, CONTENT)
+    assert (tmp_path / "other").read_bytes() == b"old"
 
 
 def test_other_content_has_another_path(tmp_path):

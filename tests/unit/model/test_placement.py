@@ -1,9 +1,11 @@
 """Which runtime is chosen for a replica."""
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_model.replicas.placement import OVERHEAD_BYTES, NoCapacity, Runtime, place
+from mlxmesh_model.replicas.placement import OVERHEAD_BYTES, NoCapacity, Reserved, Runtime, place
 
 GIB = 2**30
 
@@ -23,7 +25,7 @@ def choose(runtimes, *, weights_bytes=GIB, replicas_on=None, reserved=None, reje
         runtimes,
         weights_bytes=weights_bytes,
         replicas_on=replicas_on or {},
-        reserved_bytes=reserved or {},
+        reserved=Reserved(Counter(reserved or {})),
         rejected_by=frozenset(rejected),
     )
 

@@ -37,6 +37,7 @@ ALLOWED = {
     "mlxmesh_gateway.events.webhooks": _EVENT,
     "mlxmesh_generation.placement.engine_link": _STUB,
     "mlxmesh_generation.placement.mirror": _STUB,
+    "mlxmesh_generation.reporting.history_link": _STUB,
     "mlxmesh_model.replicas.runtimes": _STUB,
     "mlxmesh_model.model_events": _EVENT,
     "mlxmesh_runtime.heartbeat": _STUB,
@@ -53,7 +54,6 @@ ALLOWED = {
 }
 
 KNOWN = {
-    "mlxmesh_gateway.forwarding.durations": "returns the wire's Percentiles",
     "mlxmesh_gateway.mesh.status": "assembles GetMeshStatus's answer while it asks the instances",
     "mlxmesh_gateway.forwarding.telemetry": "describes requests on spans by their message types",
     "mlxmesh_gateway.forwarding.traffic": "counts streams by message types; returns TrafficCounts",

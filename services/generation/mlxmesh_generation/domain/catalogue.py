@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mlxmesh_generation.domain.ensemble import Recipe
 from mlxmesh_generation.domain.routing import (
     UNASSIGNED,
     Asker,
@@ -37,6 +38,18 @@ class ModelVersion:
         return f"{self.name}@{self.version}"
 
 
+LOAD_TIMEOUT_S = 300.0
+"""How long a request waits for a load where a model's policy does not say."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Whether requests wait until a model is loaded, and for how long."""
+
+    on_demand: bool = True
+    timeout_s: float = LOAD_TIMEOUT_S
+
+
 @dataclass(frozen=True)
 class Model:
     """A model; its bare name refers to the alias `default`, else to `default_version`."""
@@ -52,6 +65,16 @@ class Model:
     """None where the default of the mesh applies."""
     load_timeout_s: float | None = None
     price: Price | None = None
+    ensemble: Recipe | None = None
+    """The recipe of an ensemble, which has no versions; None for a model."""
+
+    @property
+    def loading(self) -> Loading:
+        """Where the policy does not say, the model service is asked, which knows the default."""
+        return Loading(
+            on_demand=self.load_on_demand is not False,
+            timeout_s=LOAD_TIMEOUT_S if self.load_timeout_s is None else self.load_timeout_s,
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,7 @@ class Route:
     shadows: tuple[Shadow, ...] = ()
     """Those that may repeat it."""
     price: Price | None = None
+    loading: Loading = Loading()
 
 
 @dataclass(frozen=True)
@@ -103,7 +127,7 @@ class Catalogue:
             arm, assignment = assigned
             version = model.versions.get(arm.version, version)
         shadows = tuple(one for one in model.shadows if one.repeats(version.version))
-        return Route(version, assignment, shadows, model.price)
+        return Route(version, assignment, shadows, model.price, model.loading)
 
     def model(self, name: str) -> Model:
         """Raises: ModelNotFound."""
@@ -115,11 +139,28 @@ class Catalogue:
             )
         return model
 
+    def recipe(self, reference: ModelReference) -> Recipe | None:
+        """The recipe of an ensemble; None for a model.
+
+        Raises: ModelNotFound for an unknown name, and for a version or an alias of an ensemble.
+        """
+        recipe = self.model(reference.name).ensemble
+        if recipe is not None and reference != ModelReference(reference.name):
+            raise ModelNotFound(
+                f"{reference.name} is an ensemble, which has no versions and no aliases; leave out "
+                "what follows its name",
+                field="model",
+            )
+        return recipe
+
     def resolve(self, reference: ModelReference) -> ModelVersion:
-        """The version without regard to splits.
+        """The version without regard to splits; for an ensemble, that of its first model.
 
         Raises: ModelNotFound for an unknown name, version or alias.
         """
+        recipe = self.recipe(reference)
+        if recipe is not None:
+            reference = recipe.models[0]
         model = self.model(reference.name)
         number = reference.version or model.default_version
         if reference.alias is not None:

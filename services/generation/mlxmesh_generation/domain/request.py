@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from mlxmesh_generation.domain.ensemble import Step
 from mlxmesh_generation.domain.routing import UNASSIGNED, Asker, Assignment
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.reference import ModelReference
@@ -182,6 +183,13 @@ class GenerationRequest:
     """It runs to its end without a reader."""
     kept: bytes = b""
     """The encoded request, if it is to be retained with the messages."""
+    answers_for: str = ""
+    """The request_id that it is a step of an ensemble for; empty for a request of its own."""
+
+    @property
+    def answer_id(self) -> str:
+        """The request_id that the caller knows its answer by."""
+        return self.answers_for or self.request_id
 
     @property
     def key(self) -> "GenerationKey":
@@ -263,6 +271,8 @@ class Started:
     assignment: Assignment = UNASSIGNED
     ensemble: str = ""
     """The ensemble that the request named; empty for a model."""
+    steps: tuple[Step, ...] = ()
+    """Of the ensemble so far; the chosen one has no usage yet."""
 
 
 @dataclass(frozen=True)
@@ -356,6 +366,10 @@ class Finished:
     """Of all outputs; set in the last event of the generation, and only there."""
     cost: float = 0.0
     """Of all outputs, by the model's price; set in the last event."""
+    calls_valid: bool | None = None
+    """Whether its tool calls parse; None without one. Not part of the message."""
+    steps: tuple[Step, ...] = ()
+    """Of an ensemble; set in the last event."""
 
 
 @dataclass(frozen=True)
@@ -366,6 +380,8 @@ class TotalUsage:
     reasoning_tokens: int
     cached_tokens: int = 0
     """Tokens of the prompt that were found in the prefix cache."""
+    prompt_tokens: int | None = None
+    """Of all steps of an ensemble; None without one."""
 
 
 Event = Started | PrefillProgress | PromptLogprobs | Delta | Finished

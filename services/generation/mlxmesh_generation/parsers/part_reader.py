@@ -1,9 +1,10 @@
 """Turns what a parser makes of one output into pieces for the caller. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from hashlib import sha256
 
 from mlxmesh_generation.domain.request import CallPiece
+from mlxmesh_generation.parsers.call_check import CallCheck
 from mlxmesh_generation.parsers.parts import (
     ArgumentsPart,
     CallPart,
@@ -21,13 +22,26 @@ _OWN_ID_LENGTH = 24
 class PartReader:
     """Satisfies PieceReader with a parser: numbers the calls of an output and gives each an id."""
 
-    def __init__(self, parser: OutputParser, request_id: str, output_index: int) -> None:
+    def __init__(
+        self,
+        parser: OutputParser,
+        request_id: str,
+        output_index: int,
+        *,
+        call_markers: Collection[str] = (),
+    ) -> None:
+        """call_markers: the texts that only calls have."""
         self.reasoning_tokens = 0
         self.calls = 0
         """How many calls began."""
         self._parser = parser
         self._id_prefix = f"{request_id} {output_index} "
         self._call_ids: set[str] = set()
+        self._check = CallCheck(call_markers)
+
+    @property
+    def calls_valid(self) -> bool | None:
+        return self._check.valid
 
     def read(self, text: str) -> Pieces:
         """The pieces that the text of one token completes; it may have none."""
@@ -46,12 +60,15 @@ class PartReader:
         text, reasoning, calls = "", "", tuple[CallPiece, ...]()
         for part in parts:
             if isinstance(part, CallPart):
+                self._check.begin()
                 calls = joined_calls(calls, (self._begin_call(part),))
             elif isinstance(part, ArgumentsPart):
+                self._check.arguments(part.text)
                 calls = joined_calls(calls, (CallPiece(self.calls - 1, arguments=part.text),))
             elif isinstance(part, ReasoningPart):
                 reasoning += part.text
             else:
+                self._check.text(part.text)
                 text += part.text
         return Pieces(text, reasoning, calls)
 

@@ -83,3 +83,5 @@ class Reading:
     """A parser for one output."""
     markers: frozenset[str]
     """The texts of special tokens that the parser must see; those of others are left out."""
+    call_markers: frozenset[str] = frozenset()
+    """Those of them that only calls have."""

@@ -1,13 +1,15 @@
 """Converts the messages of engines and of the model service."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Cancel, ExecuteRequest, SequenceOutput, Submit
-from mlxmesh.model.v1 import model_pb2, policy_pb2, split_pb2
+from mlxmesh.model.v1 import ensemble_pb2, model_pb2, policy_pb2, split_pb2
 from mlxmesh_generation.domain.catalogue import CatalogueChange, Model, ModelVersion
+from mlxmesh_generation.domain.ensemble import BestOf, Cascade, Fallback, Recipe, Vote
 from mlxmesh_generation.domain.request import FinishReason, Timings
 from mlxmesh_generation.domain.routing import Arm, Price, Shadow, Split, Subject
 from mlxmesh_generation.placement.router import EngineLoad
@@ -17,6 +19,7 @@ from mlxmesh_generation.placement.sequence import (
     EngineOutput,
     SequenceRequest,
 )
+from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.rpc.error_status import from_failure
 
 _FINISH_REASONS: dict[int, FinishReason] = {
@@ -152,6 +155,10 @@ def watch_models(after_sequence: int) -> model_pb2.WatchModelsRequest:
     return model_pb2.WatchModelsRequest(after_sequence=after_sequence)
 
 
+def request_load(name: str, version: int) -> model_pb2.RequestLoadRequest:
+    return model_pb2.RequestLoadRequest(name=name, version=version)
+
+
 def get_tokenizer(name: str, version: int) -> model_pb2.GetTokenizerRequest:
     return model_pb2.GetTokenizerRequest(name=name, version=version)
 
@@ -168,10 +175,39 @@ def _model(message: model_pb2.Model) -> Model:
         load_on_demand=_given(policy, "load_on_demand"),
         load_timeout_s=_given(policy, "load_timeout_s"),
         price=_price(policy.price) if policy.HasField("price") else None,
+        ensemble=_recipe(message.ensemble) if message.HasField("ensemble") else None,
     )
 
 
-def _given(policy: policy_pb2.ModelPolicy, field: str) -> Any:
+def _recipe(message: ensemble_pb2.EnsembleRecipe) -> Recipe | None:
+    """None for a kind that this version does not know: then it is a model without versions."""
+    kind = message.WhichOneof("recipe")
+    if kind == "fallback":
+        timeout_ms = message.fallback.first_token_timeout_ms
+        return Fallback(_references(message.fallback.models), timeout_ms / 1000 or None)
+    if kind == "cascade":
+        cascade = message.cascade
+        return Cascade(
+            _references(cascade.models),
+            cascade.min_mean_logprob if cascade.HasField("min_mean_logprob") else None,
+            cascade.require_valid or not cascade.HasField("require_valid"),
+            cascade.json_schema,
+        )
+    if kind == "vote":
+        vote = message.vote
+        return Vote(_references(vote.models), vote.samples or 1, vote.answer_pattern)
+    if kind == "best_of":
+        best = message.best_of
+        judge = ModelReference.parse(best.judge)
+        return BestOf(_references(best.models), judge, best.samples or 1)
+    return None
+
+
+def _references(models: Iterable[str]) -> tuple[ModelReference, ...]:
+    return tuple(map(ModelReference.parse, models))
+
+
+def _given(policy: policy_pb2.ModelPolicy, field: Any) -> Any:
     return getattr(policy, field) if policy.HasField(field) else None
 
 

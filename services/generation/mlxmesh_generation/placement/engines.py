@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from copy import copy
 from dataclasses import replace
 from functools import partial
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.placement import router
+from mlxmesh_generation.placement.demand import Demand
 from mlxmesh_generation.placement.engine_link import EngineLink
 from mlxmesh_generation.placement.mirror import CatalogueMirror
-from mlxmesh_generation.placement.router import PrefixAffinity, prefixes
+from mlxmesh_generation.placement.router import RETRY_DELAY_S, PrefixAffinity, prefixes
 from mlxmesh_generation.placement.sequence import (
     EngineOutput,
     EngineSequence,
@@ -19,7 +21,7 @@ from mlxmesh_generation.placement.sequence import (
     SequenceSink,
 )
 from mlxmesh_generation.placement.spare import SETTLE_S, SpareWork, Yield, host_of
-from mlxmesh_shared.errors import EngineLost, Internal, MeshError, QueueFull
+from mlxmesh_shared.errors import EngineLost, Internal, MeshError, NoReplica, QueueFull
 from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.registry.convert import breaker_change
 from mlxmesh_shared.registry.port import Instance, Registry
@@ -236,7 +238,7 @@ class Engines:
         """Returns once an engine of this version is connected, or after timeout_s without one."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._any_connected(version):
+                while not self.is_connected(version):
                     await self._connected.wait()
         except TimeoutError:
             return  # place() raises NoReplica
@@ -244,7 +246,8 @@ class Engines:
     def _replica(self, link: EngineLink) -> router.Replica:
         return replace(link.replica(), ejected=not self._breakers[link.engine_id].ready)
 
-    def _any_connected(self, version: ModelVersion) -> bool:
+    def is_connected(self, version: ModelVersion) -> bool:
+        """Whether an engine of this version is connected."""
         return any(link.connected for link in self._serving(version).values())
 
     def _serving(self, version: ModelVersion) -> dict[str, EngineLink]:
@@ -303,11 +306,12 @@ RECHECK_S = 1.0
 
 
 class Replicas:
-    """Satisfies Placer: connected engines, and the replicas that the catalogue wants."""
+    """Satisfies Placer: connected engines, and those that the model service loads for requests."""
 
-    def __init__(self, engines: Engines, catalogue: CatalogueMirror) -> None:
+    def __init__(self, engines: Engines, catalogue: CatalogueMirror, demand: Demand) -> None:
         self._engines = engines
         self._catalogue = catalogue
+        self._demand = demand
 
     def place(
         self,
@@ -323,11 +327,51 @@ class Replicas:
         """Whether there is a replica or the catalogue wants one."""
         return self._engines.known(version) or self._catalogue.wants(version)
 
+    def connected(self, version: ModelVersion) -> bool:
+        """Whether an engine of this version is connected."""
+        return self._engines.is_connected(version)
+
+    def loads_on_demand(self, version: ModelVersion) -> bool:
+        """Whether a request may wait until the version is loaded."""
+        return self._catalogue.loading(version).on_demand
+
     async def wait_connected(self, version: ModelVersion, timeout_s: float) -> None:
         """Returns once an engine of this version is connected, or after timeout_s without one."""
         await self._engines.wait_connected(version, timeout_s)
 
+    async def wait_loaded(self, version: ModelVersion, timeout_s: float) -> None:
+        """Has the version loaded, and returns once an engine of it is connected.
+
+        Raises: NoReplica after timeout_s without one; why the version will not be loaded.
+        """
+        if not await self._demanded(version, timeout_s):
+            raise NoReplica(
+                f"{version} was not loaded within {timeout_s:.3g} s; it is still being loaded, so"
+                " try again with a later deadline, or see `mlxmesh status`",
+                retry_delay_s=RETRY_DELAY_S,
+            )
+
     async def wait_for_replica(self, version: ModelVersion) -> None:
+        if self.loads_on_demand(version):
+            await self._demanded(version, RECHECK_S)
+            return
         if not self.expected(version):
             raise EngineLost(f"the engine was lost, and {version} is no longer loaded")
         await self._engines.wait_connected(version, RECHECK_S)
+
+    async def _demanded(self, version: ModelVersion, timeout_s: float) -> bool:
+        """Whether an engine is connected within a time. Raises: why none will be."""
+        if self._engines.is_connected(version):
+            return True
+        with self._demand.asking(version) as failed:
+            waiting = self._engines.wait_connected(version, timeout_s)
+            connected = asyncio.ensure_future(waiting)
+            try:
+                await asyncio.wait((connected, failed), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                connected.cancel()
+            if self._engines.is_connected(version):
+                return True
+            if failed.done():
+                raise copy(failed.result())  # each request chains its own
+        return False

@@ -7,7 +7,14 @@ from contextlib import aclosing
 from typing import Protocol
 
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
-from mlxmesh_generation.domain.catalogue import Catalogue, CatalogueChange, ModelVersion, Route
+from mlxmesh_generation.domain.catalogue import (
+    Catalogue,
+    CatalogueChange,
+    Loading,
+    ModelVersion,
+    Route,
+)
+from mlxmesh_generation.domain.ensemble import Recipe
 from mlxmesh_generation.domain.routing import Asker
 from mlxmesh_generation.placement import convert
 from mlxmesh_shared.errors import MeshError, ModelNotFound, ServiceUnavailable
@@ -16,6 +23,7 @@ from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.rpc.channels import ChannelPool
 
 FETCH_TIMEOUT_S = 120
+LOAD_CALL_TIMEOUT_S = 5
 
 
 class ModelService:
@@ -47,6 +55,17 @@ class ModelService:
         request = convert.get_tokenizer(name, version)
         async for piece in stub.GetTokenizer(request, timeout=FETCH_TIMEOUT_S):
             yield piece.file_name, piece.data
+
+    async def request_load(self, name: str, version: int) -> None:
+        """Asks for a version on behalf of requests that wait for it.
+
+        Raises: ServiceUnavailable as above, DeadlineExceeded; else why it will not be loaded.
+        """
+        instances = await self._registry.resolve("model")
+        if not instances:
+            raise ServiceUnavailable("the model service is not running; start it and try again")
+        stub = _stub(self._channels, instances[0])
+        await stub.RequestLoad(convert.request_load(name, version), timeout=LOAD_CALL_TIMEOUT_S)
 
     async def _registered(self) -> Instance:
         async with aclosing(self._registry.watch("model")) as sets:
@@ -110,6 +129,11 @@ class CatalogueMirror:
         await self._first_sync()
         return self._catalogue.route(reference, asker)
 
+    async def recipe(self, reference: ModelReference) -> Recipe | None:
+        """The recipe of an ensemble; None for a model. Raises: as resolve()."""
+        await self._first_sync()
+        return self._catalogue.recipe(reference)
+
     def wants(self, version: ModelVersion) -> bool:
         """Whether the catalogue, as last seen, wants replicas of a version."""
         try:
@@ -125,6 +149,14 @@ class CatalogueMirror:
         except ModelNotFound:
             return False
         return any(shadow.shadow_id == shadow_id for shadow in model.shadows)
+
+    def loading(self, version: ModelVersion) -> Loading:
+        """Whether, and for how long, requests may wait until a version is loaded."""
+        try:
+            model = self._catalogue.model(version.name)
+        except ModelNotFound:
+            return Loading(on_demand=False)
+        return model.loading
 
     async def _first_sync(self) -> None:
         if self._synced.is_set():

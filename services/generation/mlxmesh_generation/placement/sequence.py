@@ -129,6 +129,7 @@ class Placer(Protocol):
     async def wait_for_replica(self, version: ModelVersion) -> None:
         """Returns when an engine of this version may be available.
 
-        Raises: EngineLost when there is none and the catalogue wants none.
+        Has one loaded if the model's policy allows it. Raises: EngineLost when there is none, and
+        none will be loaded; why a load has failed.
         """
         ...

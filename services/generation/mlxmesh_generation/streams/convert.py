@@ -8,7 +8,7 @@ def generation_resumed(
     plan: Plan, *, from_engine: str, to_engine: str, completion_tokens: int, resumptions: int
 ) -> GenerationResumed:
     return GenerationResumed(
-        request_id=plan.request.request_id,
+        request_id=plan.request.answer_id,
         model=plan.version.name,
         model_version=plan.version.version,
         from_engine=from_engine,

@@ -1,13 +1,14 @@
 """The generations of this process by key, and what happens as readers come and go."""
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol
 
 from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest, Resumed
-from mlxmesh_generation.streams.generation import Generation
 from mlxmesh_generation.streams.limits import UnreadLimit, UnreadOutput
 from mlxmesh_generation.streams.retention import Retention, RetentionLimits
-from mlxmesh_generation.streams.stream import size_bytes
+from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_generation.streams.transcript import Listeners, Transcript
 from mlxmesh_shared.errors import Cancelled, GenerationNotFound, MeshError, ReaderReplaced
 
@@ -15,6 +16,27 @@ MAX_DETACHED_S = 86_400.0
 """How long a detached generation runs without a reader."""
 MAX_WAITING_BYTES = 64 * 1024
 """Of a detached generation's output, before it is numbered without a reader."""
+
+
+class Running(Protocol):
+    """A generation, or an ensemble that asks several."""
+
+    @property
+    def events(self) -> EventBuffer: ...
+
+    def start(self) -> None:
+        """Raises: what prevents a start at once; later errors are events."""
+        ...
+
+    def cancel(self) -> None: ...
+
+    def fail(self, error: MeshError) -> None:
+        """Ends it with an error, after the text so far."""
+        ...
+
+    def abort(self, error: MeshError) -> None:
+        """Ends it with an error and discards the output that its reader has not read."""
+        ...
 
 
 class EntryIndex:
@@ -78,9 +100,11 @@ class Entry:
         self._runs_detached = request.detached
         self._unread = UnreadOutput(request.caller, self._on_too_much_unread)
         self._quota = ExitStack()
-        self._generation: Generation | None = None
+        self._generation: Running | None = None
         self._transcript: Transcript | None = None
         self._cancelled = False
+        self._waiting: asyncio.Task[None] | None = None
+        """Until an engine is connected."""
         self._started = False
         self._detached: asyncio.TimerHandle | None = None
 
@@ -99,7 +123,7 @@ class Entry:
         """Holds a quota until the generation ends. Raises what the quota raises."""
         self._quota.enter_context(quota)
 
-    def open(self, generation: Generation, resumed: Resumed | None) -> None:
+    def open(self, generation: Running, resumed: Resumed | None) -> None:
         self._generation = generation
         received = resumed.received if resumed and self.retained else ()
         self._transcript = Transcript(
@@ -116,6 +140,19 @@ class Entry:
             self._index.retention.grew(self.key, kept_bytes)
         if self._cancelled:
             generation.cancel()
+
+    async def unless_cancelled(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Waits; no longer once the generation is cancelled. Raises: what the coroutine raises."""
+        task = self._waiting = asyncio.ensure_future(waiting)
+        if self._cancelled:
+            task.cancel()
+        try:
+            await asyncio.wait((task,))
+        finally:
+            self._waiting = None
+            task.cancel()
+        if not task.cancelled():
+            task.result()
 
     def start(self) -> Transcript:
         """Call it after open(). Raises: what Generation.start() raises."""
@@ -135,6 +172,8 @@ class Entry:
         if self._transcript is not None and self._transcript.ended:
             return False
         self._cancelled = True
+        if self._waiting is not None:
+            self._waiting.cancel()
         if self._generation is not None:
             self._generation.cancel()
         return True

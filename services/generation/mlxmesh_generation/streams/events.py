@@ -10,6 +10,7 @@ from mlxmesh_generation.domain.request import (
     Timings,
     TotalUsage,
 )
+from mlxmesh_generation.ensembles.steps import with_steps
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.text.output import Output
 
@@ -59,6 +60,7 @@ def finished(
         resumptions=resumptions,
         index=index,
         reasoning_tokens=output.reasoning_tokens,
+        calls_valid=output.calls_valid,
     )
 
 
@@ -71,12 +73,14 @@ def with_total(plan: Plan, last: Finished, ends: Mapping[int, Finished]) -> Fini
         cached_tokens=ends[0].cached_tokens,
     )
     timings = [end.timings for end in ends.values()]
+    device_ms = sum(each.prefill_ms + each.decode_ms for each in timings)
     cost = 0.0
     if plan.price is not None:
         cost = plan.price.cost(
             prompt_tokens=len(plan.prompt_token_ids),
             cached_tokens=total.cached_tokens,
             completion_tokens=total.completion_tokens,
-            device_ms=sum(each.prefill_ms + each.decode_ms for each in timings),
+            device_ms=device_ms,
         )
-    return replace(last, total=total, cost=cost)
+    finished = replace(last, total=total, cost=cost)
+    return with_steps(finished, plan.steps, device_ms) if plan.steps else finished

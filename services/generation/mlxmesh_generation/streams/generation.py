@@ -228,14 +228,16 @@ class Generation:
             completion_tokens=len(output.output.token_ids),
             resumptions=output.losses.resumptions,
         )
-        self._publish(event, self._plan.request.request_id)
+        self._publish(event, self._plan.request.answer_id)
 
 
 def _new_output(plan: Plan, index: int, tokenizer: ModelTokenizer) -> Output:
     request, reading = plan.request, plan.reading
     if reading is None:
         return Output(tokenizer.detokenizer(), request.stop, index=index)
-    reader = PartReader(reading.new_parser(), request.request_id, index)
+    reader = PartReader(
+        reading.new_parser(), request.answer_id, index, call_markers=reading.call_markers
+    )
     detokenizer = tokenizer.detokenizer(reading.markers)
     return Output(detokenizer, request.stop, index=index, reader=reader)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlxmesh_generation.domain.ensemble import Recipe
 from mlxmesh_generation.domain.request import (
     CountRequest,
     GenerationKey,
@@ -20,14 +21,19 @@ from mlxmesh_generation.domain.request import (
     Resumed,
     Snapshot,
 )
+from mlxmesh_generation.ensembles.asking import Asking
+from mlxmesh_generation.ensembles.failures import check_supported
+from mlxmesh_generation.ensembles.run import EnsembleRun
 from mlxmesh_generation.parsers.choose import OutputFormat
 from mlxmesh_generation.placement.sequence import Placer
-from mlxmesh_generation.streams.entries import Entry, EntryIndex
+from mlxmesh_generation.streams.entries import Entry, EntryIndex, Running
 from mlxmesh_generation.streams.generation import Generation
 from mlxmesh_generation.streams.limits import GenerationLimits
+from mlxmesh_generation.streams.members import GenerationMembers
 from mlxmesh_generation.streams.preparation import Preparation, Prepared
 from mlxmesh_generation.streams.recovery import ENGINE_WAIT_S
 from mlxmesh_generation.streams.retention import RetentionLimits
+from mlxmesh_generation.streams.stream import EventBuffer
 from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.streams.transcript import Transcript
 from mlxmesh_shared.errors import Cancelled, GenerationExists, GenerationNotFound, MessagesExpired
@@ -174,17 +180,41 @@ class Generations:
         entry = self._index.add(request, resumed=resumed is not None)
         try:
             entry.acquire(self._limits.holding(request.caller, request.message_bytes))
+            recipe = await self._preparation.recipe(request.model)
+            if recipe is not None:
+                deadline_s = None if timeout_s is None else received_s + timeout_s
+                entry.open(self._ensemble(entry, request, recipe, deadline_s), None)
+                return entry.start()
             prepared = await self._preparation.prepare(request, resumed, received_s, timeout_s)
             generation = self._generation(entry, prepared, resumed)
             entry.open(generation, resumed)
-            if resumed is None:
-                await self._preparation.wait_connected(prepared.plan, timeout_s)
+            if resumed is None and not self._preparation.connected(prepared.plan):
+                waiting = self._preparation.wait_connected(prepared.plan, timeout_s)
+                await entry.unless_cancelled(waiting)
             return entry.start()
         except BaseException:
             entry.release()
             raise
         finally:
             entry.settled.set()
+
+    def _ensemble(
+        self, entry: Entry, request: GenerationRequest, recipe: Recipe, deadline_s: float | None
+    ) -> Running:
+        """Raises: FeatureNotSupported."""
+        check_supported(request, recipe)
+        members = GenerationMembers(
+            preparation=self._preparation,
+            engines=self._engines,
+            engine_wait_s=self._engine_wait_s,
+            limits=self._limits,
+            telemetry=self._telemetry,
+            publish=self._publish,
+            on_backlog=entry.on_backlog,
+        )
+        events = EventBuffer(entry.on_backlog, outputs=request.n)
+        asking = Asking(request, members, deadline_s)
+        return EnsembleRun(recipe, asking, events, on_ended=entry.on_ended)
 
     def _generation(self, entry: Entry, prepared: Prepared, resumed: Resumed | None) -> Generation:
         return Generation(

@@ -45,6 +45,9 @@ def of_finished(plan: Plan, ends: Sequence[Finished], times: Times) -> Outcome:
     completion = [end.completion_tokens for end in ends]
     cancelled = any(end.reason is FinishReason.CANCELLED for end in ends)
     constrained = plan.request.constraint is not None and not cancelled
+    # A constraint is on the text of an output, which one that calls tools does not have.
+    texts = [end for end in ends if end.reason is not FinishReason.TOOL_CALLS]
+    called = [end.calls_valid for end in ends if end.calls_valid is not None]
     return _outcome(
         plan,
         Status.CANCELLED if cancelled else Status.COMPLETED,
@@ -52,9 +55,10 @@ def of_finished(plan: Plan, ends: Sequence[Finished], times: Times) -> Outcome:
         completion,
         cached_tokens=ends[0].cached_tokens,
         device_ms=sum(end.timings.prefill_ms + end.timings.decode_ms for end in ends),
-        schema_valid=all(end.reason is FinishReason.STOP and end.stop_text is None for end in ends)
-        if constrained
+        schema_valid=all(end.reason is FinishReason.STOP and end.stop_text is None for end in texts)
+        if constrained and texts
         else None,
+        tools_valid=all(called) if called and not cancelled else None,
     )
 
 
@@ -79,6 +83,7 @@ def _outcome(
     cached_tokens: int = 0,
     device_ms: float = 0.0,
     schema_valid: bool | None = None,
+    tools_valid: bool | None = None,
 ) -> Outcome:
     prompt_tokens = len(plan.prompt_token_ids)
     first_s, longest = times.first_token_s, max(completion, default=0)
@@ -101,6 +106,7 @@ def _outcome(
         duration_ms=(times.end_s - plan.received_s) * 1000,
         device_ms=device_ms,
         schema_valid=schema_valid,
+        tools_valid=tools_valid,
         cost=plan.price.cost(
             prompt_tokens=prompt_tokens,
             cached_tokens=cached_tokens,

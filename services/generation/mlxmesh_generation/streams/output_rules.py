@@ -159,7 +159,8 @@ def reading(chat: Chat, model: ModelFormat, prompt: str) -> Reading | None:
     if reasoning is None:
         if tool_format is None:
             return None
-        return Reading(lambda: tool_format.parser(tools), tool_format.markers)
+        markers = tool_format.markers
+        return Reading(lambda: tool_format.parser(tools), markers, markers)
     is_open = reasoning.is_open(prompt)
 
     def new_parser() -> OutputParser:
@@ -167,7 +168,7 @@ def reading(chat: Chat, model: ModelFormat, prompt: str) -> Reading | None:
         return reasoning.parser(answer, is_open=is_open)
 
     of_tools = frozenset[str]() if tool_format is None else tool_format.markers
-    return Reading(new_parser, reasoning.markers | of_tools)
+    return Reading(new_parser, reasoning.markers | of_tools, of_tools - reasoning.markers)
 
 
 def is_undecided(chat: Chat, model: ModelFormat, prompt: str) -> bool:

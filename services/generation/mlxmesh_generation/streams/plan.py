@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.ensemble import Step
 from mlxmesh_generation.domain.request import Chat, GenerationRequest, PromptInput
 from mlxmesh_generation.domain.routing import UNASSIGNED, Assignment, Price, Shadow
 from mlxmesh_generation.parsers.parts import Reading
@@ -34,8 +35,12 @@ class Plan:
     shadows: tuple[Shadow, ...] = ()
     """Those that may repeat it."""
     price: Price | None = None
+    load_timeout_s: float | None = None
+    """How long it may wait until its model is loaded; None if it is not loaded on demand."""
     shadow_id: str = ""
     """The shadow that it is a repetition for; empty for a caller's own generation."""
+    steps: tuple[Step, ...] = ()
+    """Of an ensemble whose answer it resumes; the chosen one is its own."""
 
 
 # llguidance's words, after the line of the grammar.

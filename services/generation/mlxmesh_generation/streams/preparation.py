@@ -1,12 +1,22 @@
 """Prepares a request: resolves its model, tokenizes its input, and plans its outputs."""
 
 import random
+import time
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxmesh_generation.domain.catalogue import ModelVersion, Route
-from mlxmesh_generation.domain.request import Chat, CountRequest, GenerationRequest, Resumed
+from mlxmesh_generation.domain.ensemble import Recipe
+from mlxmesh_generation.domain.request import (
+    Chat,
+    CountRequest,
+    GenerationRequest,
+    PromptTokens,
+    Reasoning,
+    Resumed,
+)
 from mlxmesh_generation.parsers.choose import OutputFormat, choose
 from mlxmesh_generation.parsers.parts import Reading
 from mlxmesh_generation.parsers.registry import REASONING_FORMATS, TOOL_FORMATS
@@ -16,6 +26,7 @@ from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_generation.streams import output_rules
 from mlxmesh_generation.streams.output_rules import ModelFormat
 from mlxmesh_generation.streams.plan import Plan
+from mlxmesh_generation.streams.submission import DEADLINE_MARGIN_S
 from mlxmesh_generation.text import prompts
 from mlxmesh_generation.text.prompts import Prompt, Prompts
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
@@ -68,6 +79,33 @@ class Preparation:
         )
         return prompt.token_ids
 
+    async def recipe(self, reference: ModelReference) -> Recipe | None:
+        """The recipe of an ensemble; None for a model. Raises: ModelNotFound."""
+        return await self._catalogue.recipe(reference)
+
+    async def scoring(
+        self, request: GenerationRequest, answer: str
+    ) -> tuple[ModelVersion, PromptTokens, int]:
+        """A judge's version, its input that ends with an answer to the request's, and how many of
+        the tokens are the answer's.
+        """
+        version = (await self._catalogue.route(request.model, request.asker)).version
+        self._check_loaded(version)
+        self._prompts.expect(request.input)
+        tokenizer = await self._tokenizers.get(version)
+        source = request.input
+        if isinstance(source, Chat) and tokenizer.chat is not None:
+            model = _model_format(version, tokenizer, with_tools=False)
+            # A text that follows the prompt at once is no reasoning.
+            off = False if model.chosen.switch is not None else None
+            chat = replace(source, tools=None, reasoning=Reasoning(enabled=off))
+            prompt = await self._render(chat, request, version, tokenizer, model)
+        else:
+            prompt = await self._prompts.tokenize(source, tokenizer, version, caller=request.caller)
+        answered = await self._prompts.plain_ids(answer, tokenizer, caller=request.caller)
+        scored = PromptTokens(array("I", [*prompt.token_ids, *answered]))
+        return version, scored, len(answered)
+
     async def output_format(self, reference: ModelReference) -> OutputFormat:
         """How the output of a model is read.
 
@@ -90,7 +128,8 @@ class Preparation:
         """
         route = await self._catalogue.route(request.model, request.asker)
         version = route.version
-        self._check_loaded(version)
+        if not route.loading.on_demand:
+            self._check_loaded(version)
         prompts.check_vocabulary(request, version)
         self._prompts.expect(request.input)
         tokenizer = await self._tokenizers.get(version)
@@ -102,14 +141,32 @@ class Preparation:
             # Its times here are not those of the whole generation, so no answer compares with it.
             route = replace(route, shadows=())
         plan = _plan(request, route, shaped, received_s, timeout_s)
+        if resumed is not None and resumed.started is not None:
+            plan = replace(plan, steps=resumed.started.steps)
         if resumed is not None:
             prompts.check_resumed(resumed, request, version, plan.max_tokens)
         return Prepared(plan, tokenizer)
 
+    def connected(self, plan: Plan) -> bool:
+        """Whether an engine is connected."""
+        return self._replicas.connected(plan.version)
+
     async def wait_connected(self, plan: Plan, timeout_s: float | None) -> None:
-        """Returns once an engine is connected, or after a short time without one."""
+        """Returns once an engine is connected; a model that is not loaded on demand is given only a
+        short time.
+
+        Raises: why the model will not be loaded; NoReplica when it takes too long.
+        """
+        if plan.load_timeout_s is not None:
+            await self._wait_loaded(plan, plan.load_timeout_s)
+            return
         wait_s = REPLICA_WAIT_S if timeout_s is None else min(REPLICA_WAIT_S, timeout_s / 2)
         await self._replicas.wait_connected(plan.version, wait_s)
+
+    async def _wait_loaded(self, plan: Plan, wait_s: float) -> None:
+        if plan.deadline_s is not None:
+            wait_s = min(wait_s, plan.deadline_s - DEADLINE_MARGIN_S - time.monotonic())
+        await self._replicas.wait_loaded(plan.version, max(0.0, wait_s))
 
     async def _shaped(
         self, request: GenerationRequest, version: ModelVersion, tokenizer: ModelTokenizer
@@ -207,4 +264,5 @@ def _plan(
         assignment=route.assignment,
         shadows=route.shadows,
         price=route.price,
+        load_timeout_s=route.loading.timeout_s if route.loading.on_demand else None,
     )

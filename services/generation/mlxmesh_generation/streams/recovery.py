@@ -149,5 +149,7 @@ class Recovery:
 
     def _until_s(self) -> float:
         if self._plan.deadline_s is None:
-            return self.waiting_since_s + self._engine_wait_s
+            # Its model may have to be loaded again.
+            wait_s = max(self._engine_wait_s, self._plan.load_timeout_s or 0.0)
+            return self.waiting_since_s + wait_s
         return self._plan.deadline_s - DEADLINE_MARGIN_S

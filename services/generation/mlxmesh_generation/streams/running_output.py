@@ -32,7 +32,7 @@ from mlxmesh_generation.streams.stream import EventBuffer
 from mlxmesh_generation.streams.submission import Submission
 from mlxmesh_generation.streams.telemetry import OutputObserver
 from mlxmesh_generation.text.output import Output
-from mlxmesh_shared.errors import Cancelled, MeshError
+from mlxmesh_shared.errors import Cancelled, MeshError, ServiceUnavailable
 
 
 class OutputGroup(Protocol):
@@ -216,7 +216,7 @@ class RunningOutput:
         if action is Action.SHORTEN:
             return self.submission.halve_max_tokens() and self._restart()
         if action is Action.TRY_ANOTHER:
-            return self._try_another()
+            return self._try_another() or self._wait_for_load(error)
         if action is Action.RETRY:
             self._resume(retry=True)
             return True
@@ -231,6 +231,13 @@ class RunningOutput:
             return False
         self._refused_by.append(self.submission.engine_id)
         return self._restart()
+
+    def _wait_for_load(self, error: MeshError) -> bool:
+        """After its last engine left, as when its model gives way; False if it may not wait."""
+        if self._plan.load_timeout_s is None or not isinstance(error, ServiceUnavailable):
+            return False
+        self._resume(retry=True)
+        return True
 
     def _restart(self) -> bool:
         """Submits it again; False when that is impossible."""

@@ -168,7 +168,7 @@ class GenerationObserver:
         of_request: Labels = {
             attributes.OPERATION: operation,
             attributes.REQUEST_MODEL: name,
-            attributes.REQUEST_ID: plan.request.request_id,
+            attributes.REQUEST_ID: plan.request.answer_id,
         }
         trace.get_current_span().set_attributes(of_request)
         more: Labels = {

@@ -82,6 +82,11 @@ class Output:
         return self._reader.calls if self._reader is not None else 0
 
     @property
+    def calls_valid(self) -> bool | None:
+        """Whether every call parses; None without a call."""
+        return self._reader.calls_valid if self._reader is not None else None
+
+    @property
     def reasoning_tokens(self) -> int:
         return self._reader.reasoning_tokens if self._reader is not None else 0
 

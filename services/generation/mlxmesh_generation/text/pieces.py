@@ -46,6 +46,11 @@ class PieceReader(Protocol):
         """How many calls began."""
         ...
 
+    @property
+    def calls_valid(self) -> bool | None:
+        """Whether every call parses; None without a call."""
+        ...
+
     def read(self, text: str) -> Pieces:
         """The pieces that the text of one token completes; it may have none."""
         ...

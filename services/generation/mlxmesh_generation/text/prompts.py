@@ -83,6 +83,14 @@ class Prompts:
             return await self._threads.run(caller, render, source, tokenizer, version)
         return Prompt(source.token_ids)
 
+    async def plain_ids(
+        self, text: str, tokenizer: ModelTokenizer, *, caller: str
+    ) -> Sequence[int]:
+        """The ids of text that continues a prompt; it never becomes a special token."""
+        if len(text) <= INLINE_CHARACTERS:
+            return tokenizer.encode_plain(text)
+        return await self._threads.run(caller, tokenizer.encode_plain, text)
+
     def _chat(
         self,
         chat: Chat,

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from mlxmesh_generation.text.detokenize import Detokenizer
 from mlxmesh_generation.text.rendering import ChatTemplate
+from mlxmesh_generation.text.special_text import SpecialTexts
 from mlxmesh_generation.text.tokenizer_codecs import Codec, FastCodec, PlainCodec
 from mlxmesh_shared.host.json_file import read_json_object
 
@@ -128,6 +129,15 @@ class ModelTokenizer:
         if has_marks:
             return self._codec.encode_marked(text)
         return self._codec.encode(text, add_special_tokens=False)
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Ids of text that continues what was tokenized before; none of them is special."""
+        marked, has_marks = self._special_texts.marked(text)
+        return self.encode_rendered(marked, has_marks=has_marks)
+
+    @cached_property
+    def _special_texts(self) -> SpecialTexts:
+        return SpecialTexts(self._codec.special_texts)
 
     @property
     def added_tokens(self) -> Mapping[str, int]:

@@ -74,6 +74,17 @@ def inspect(
         ) from error
 
 
+def model_files(directory: Path) -> dict[str, Path]:
+    """The real paths of the files that a model consists of, by name.
+
+    Raises: InvalidArgument, OSError.
+    """
+    try:
+        return _ModelDirectory(directory).files
+    except _Unusable as error:
+        raise InvalidArgument(f"{directory}: {error}", field="directory") from error
+
+
 def tokenizer_files(directory: Path) -> dict[str, Path]:
     """The files that tokenizing needs, by name.
 
@@ -133,7 +144,9 @@ def _inspect(model: _ModelDirectory, known_sha256: Mapping[str, str]) -> Artifac
     quantization = _object(config.get("quantization"))
     return Artifact(
         directory=str(model.path),
-        digest=_digest(model.files, known_sha256),
+        digest=digest_of(
+            {name: known_sha256.get(name) or sha256(path) for name, path in model.files.items()}
+        ),
         architecture=str(config["model_type"]),
         parameters=_parameters(tensors, quantization),
         weights_bytes=sum(tensor.size_bytes for tensor in tensors),
@@ -229,11 +242,9 @@ def _object(value: object) -> _Json:
     return cast("_Json", value) if isinstance(value, dict) else {}
 
 
-def _digest(files: Mapping[str, Path], known_sha256: Mapping[str, str]) -> str:
-    """SHA-256 over the sorted lines `name sha256`, one per file."""
-    lines = (
-        f"{name} {known_sha256.get(name) or sha256(path)}\n" for name, path in sorted(files.items())
-    )
+def digest_of(sha256_by_name: Mapping[str, str]) -> str:
+    """The digest of a version: SHA-256 over the sorted lines `name sha256`, one per file."""
+    lines = (f"{name} {digest}\n" for name, digest in sorted(sha256_by_name.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import re
-from pathlib import Path
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
 
 import httpx2
 from huggingface_hub import HfApi, get_token, hf_hub_url
@@ -22,14 +24,21 @@ from tenacity import (
 )
 
 from mlxmesh_model.artifacts.folder import is_pickle, is_text, is_weights
-from mlxmesh_model.artifacts.hub import HubFile, HubModel, PartFile
+from mlxmesh_model.artifacts.hub import Fetch, HubModel
+from mlxmesh_model.artifacts.hub_file import HubFile
+from mlxmesh_model.artifacts.part_file import PartFile
 from mlxmesh_model.artifacts.progress import Progress
+from mlxmesh_model.artifacts.threads import in_thread
 from mlxmesh_shared.errors import HubUnavailable, InvalidArgument, SourceNotFound
 from mlxmesh_shared.host.json_file import MIB, max_file_bytes
 
 _log = logging.getLogger(__name__)
 
 _PARTIAL_CONTENT = 206
+_RANGE_NOT_SATISFIABLE = 416
+# Both become names of files.
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_GIT_OID = re.compile(r"[0-9a-f]{40}")
 _PART_OF_MANY = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
 _TIMEOUT_S = 30.0
 _READ_BYTES = 1024 * 1024
@@ -72,12 +81,9 @@ class HuggingFaceHub:
             return HubModel(repo_id, commit, (_only(repo_id, siblings, file),))
         return _checked(repo_id, commit, siblings)
 
-    async def download(self, model: HubModel, directory: Path, progress: Progress) -> None:
-        """Downloads every file into a directory and verifies it; see the port."""
-        parts = [PartFile(file, directory) for file in model.files]
-        await _remove_others(directory, parts)
-        progress.total_bytes = model.total_bytes
-        progress.done_bytes = sum(part.size_bytes for part in parts)
+    @asynccontextmanager
+    async def fetching(self, model: HubModel) -> AsyncGenerator[Fetch]:
+        """Downloads files of the model on one connection; see the port."""
         # A compressed download could not be continued from a byte offset.
         headers = {"accept-encoding": "identity"}
         if token := get_token():
@@ -85,15 +91,12 @@ class HuggingFaceHub:
         async with httpx2.AsyncClient(
             headers=headers, follow_redirects=True, timeout=_TIMEOUT_S
         ) as client:
-            for part in parts:
-                if not part.complete:
-                    progress.file = part.file.name
-                    await self._fetch(client, model, part, progress)
+            yield partial(self._fetch, client, model)
 
     async def _fetch(
         self, client: httpx2.AsyncClient, model: HubModel, part: PartFile, progress: Progress
     ) -> None:
-        """Downloads one file, with retries that continue it, and verifies it."""
+        """Downloads the rest of one file, with retries that continue it."""
         name = part.file.name
         url = hf_hub_url(model.repo_id, name, revision=model.commit, endpoint=self._endpoint)
         retrying = AsyncRetrying(
@@ -106,22 +109,6 @@ class HuggingFaceHub:
             await retrying(_stream, client, url, part, progress)
         except httpx2.HTTPError as error:
             raise _unavailable(self._api.endpoint, error) from error
-        here = part.size_bytes
-        if not await asyncio.to_thread(part.finish):
-            progress.done_bytes -= here
-            raise HubUnavailable(f"{name} did not match its checksum and was removed; pull again")
-
-
-async def _remove_others(directory: Path, parts: list[PartFile]) -> None:
-    """Removes complete and partial files of other commits."""
-    growing = {part.path for part in parts}
-    whole = {part.final_path: part for part in parts}
-    for path in list(directory.iterdir()) if directory.exists() else []:
-        part = whole.get(path)
-        if path in growing or (part and await asyncio.to_thread(part.is_content, path)):
-            continue
-        _log.info("removing %s: it belongs to another commit", path)
-        path.unlink()
 
 
 async def _stream(client: httpx2.AsyncClient, url: str, part: PartFile, progress: Progress) -> None:
@@ -131,12 +118,15 @@ async def _stream(client: httpx2.AsyncClient, url: str, part: PartFile, progress
         return
     headers = {"range": f"bytes={offset}-"} if offset else {}
     async with client.stream("GET", url, headers=headers) as response:
+        if response.status_code == _RANGE_NOT_SATISFIABLE:
+            part.remove()  # the next attempt starts over
+            progress.done_bytes -= offset
         response.raise_for_status()
         if response.status_code != _PARTIAL_CONTENT:
             progress.done_bytes -= offset  # the hub sends the file from its start
             offset = 0
         async for chunk in response.aiter_raw(_READ_BYTES):
-            await asyncio.to_thread(part.write_at, offset, chunk)
+            await in_thread(part.write_at, offset, chunk)
             offset += len(chunk)
             progress.done_bytes += len(chunk)
             if offset > part.file.size_bytes:
@@ -184,11 +174,15 @@ def _check_size(repo_id: str, sibling: RepoSibling) -> None:
 
 
 def _hub_file(sibling: RepoSibling) -> HubFile:
+    """The file with the checksum that the hub reports. Raises: HubUnavailable for nonsense."""
+    name, size = sibling.rfilename, sibling.size
     sha = sibling.lfs.sha256 if sibling.lfs else ""
-    oid = sibling.blob_id or ""
-    if sibling.size is None or not (sha or oid):
-        raise HubUnavailable(f"the hub reports no checksum for {sibling.rfilename}")
-    return HubFile(sibling.rfilename, sibling.size, sha, oid)
+    oid = "" if sha else sibling.blob_id or ""
+    if not (_SHA256.fullmatch(sha) if sha else _GIT_OID.fullmatch(oid)):
+        raise HubUnavailable(f"the hub reports no checksum for {name}")
+    if not isinstance(size, int) or size < 0:
+        raise HubUnavailable(f"the hub reports no size for {name}")
+    return HubFile(name, size, sha, oid)
 
 
 def _unavailable(endpoint: str, error: Exception) -> HubUnavailable:

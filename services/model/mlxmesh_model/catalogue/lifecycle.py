@@ -33,6 +33,7 @@ TRANSITIONS: dict[tuple[State, Action], State] = {
     (State.PULLING, Action.FINISH_PULL): State.AVAILABLE,
     (State.PULLING, Action.FAIL_PULL): State.PULL_FAILED,
     (State.PULL_FAILED, Action.PULL): State.PULLING,
+    (State.AVAILABLE, Action.PULL): State.PULLING,  # only when its files are damaged
     (State.PULL_FAILED, Action.DELETE): State.DELETED,
     (State.AVAILABLE, Action.LOAD): State.LOADING,
     (State.AVAILABLE, Action.UNLOAD): State.AVAILABLE,
@@ -49,6 +50,10 @@ TRANSITIONS: dict[tuple[State, Action], State] = {
 
 _REMEDY: dict[tuple[State, Action], str] = {
     (State.PULLING, Action.PULL): "another call is pulling it; wait for that call",
+    (State.LOADING, Action.PULL): "unload it first",
+    (State.READY, Action.PULL): "unload it first",
+    (State.UNLOADING, Action.PULL): "wait until it is unloaded",
+    (State.LOAD_FAILED, Action.PULL): "unload it first",
     (State.PULLING, Action.LOAD): "wait until it is downloaded",
     (State.PULLING, Action.DELETE): "cancel the pull first",
     (State.PULL_FAILED, Action.LOAD): "pull it again first",

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, State, state_of
 from mlxmesh_model.catalogue.routing import Policy, Shadow, Split
-from mlxmesh_shared.errors import MeshError, ModelNotFound
+from mlxmesh_shared.errors import MeshError, ModelFilesDamaged, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_ALIAS = "default"
@@ -115,6 +115,8 @@ class Version:
     formats: OutputFormats = OutputFormats()
     profile: str = ""
     profile_revision: int = 0
+    damaged_files: tuple[str, ...] = ()
+    """Files that a check found missing or damaged; they keep the version from being loaded."""
 
     @property
     def ready_replicas(self) -> int:
@@ -143,6 +145,17 @@ class Version:
             failed=failure is not None,
         )
         return replace(self, replicas=replicas, failure=failure, state=state)
+
+    def check_files(self) -> None:
+        """Raises: ModelFilesDamaged when a check found damaged files."""
+        if self.damaged_files:
+            shown = ", ".join(self.damaged_files[:3])
+            more = len(self.damaged_files) - 3
+            raise ModelFilesDamaged(
+                f"{self.label} has damaged or missing files ({shown}"
+                f"{f' and {more} more' if more > 0 else ''});"
+                f" {_repair(self.source)}, or restore them and verify again"
+            )
 
     @property
     def label(self) -> str:
@@ -187,6 +200,8 @@ class Model:
 
         Raises: ModelNotFound.
         """
+        if self.ensemble:
+            raise ModelNotFound(f"{self.name} is an ensemble and has no versions", field="model")
         if reference.version is not None:
             return self.version(reference.version)
         if reference.alias is None:
@@ -224,6 +239,12 @@ class Change:
     sequence: int
     name: str
     model: Model | None
+
+
+def _repair(source: Source) -> str:
+    if source.repo_id:
+        return f"pull {source.repo_id} again"
+    return "import the file again" if source.file else "register the directory again"
 
 
 def default_version(versions: tuple[Version, ...], aliases: Mapping[str, int]) -> int:

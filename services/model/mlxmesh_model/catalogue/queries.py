@@ -12,7 +12,7 @@ from mlxmesh_model.catalogue.routing import Policy, Split
 from mlxmesh_shared.sql.database import Row, Session, Value
 from mlxmesh_shared.sql.statements import upsert
 
-Where = Literal["name = $1", "name > $1", "sequence > $1"]
+Where = Literal["name = $1", "name > $1", "name > $1 AND ensemble <> ''", "sequence > $1"]
 """Selects models."""
 
 
@@ -26,6 +26,7 @@ _TABLES = {
     "replicas": "engine_id",
     "splits": "alias",
     "shadows": "shadow_id",
+    "artifact_checks": "number",
 }
 """What belongs to a model, and the column it is ordered by."""
 
@@ -84,13 +85,7 @@ async def last_sequence(session: Session) -> int:
 
 async def new_version(session: Session, name: str, source: Source) -> Version:
     """A version with the next number, for `put_version`; adds its model if it does not exist."""
-    found = await session.fetch("SELECT last_version FROM models WHERE name = $1", name)
-    if not found:
-        removed = "SELECT last_version FROM tombstones WHERE name = $1"
-        found = await session.fetch(removed, name)
-        add = "INSERT INTO models (name, sequence, last_version) VALUES ($1, 0, 0)"
-        await session.fetch(add, name)
-    number = (found[0]["last_version"] if found else 0) + 1
+    number = await _add_model(session, name) + 1
     await session.fetch("UPDATE models SET last_version = $2 WHERE name = $1", name, number)
     return Version(
         model=name,
@@ -99,6 +94,31 @@ async def new_version(session: Session, name: str, source: Source) -> Version:
         source=source,
         created_at=datetime.now(UTC),
     )
+
+
+async def _add_model(session: Session, name: str) -> int:
+    """Adds a model if it does not exist; returns the largest version number that it ever had."""
+    found = await session.fetch("SELECT last_version FROM models WHERE name = $1", name)
+    if found:
+        return found[0]["last_version"]
+    removed = "SELECT last_version FROM tombstones WHERE name = $1"
+    found = await session.fetch(removed, name)
+    last_version = found[0]["last_version"] if found else 0
+    add = "INSERT INTO models (name, sequence, last_version) VALUES ($1, 0, $2)"
+    await session.fetch(add, name, last_version)
+    return last_version
+
+
+async def put_ensemble(session: Session, name: str, recipe: str) -> None:
+    """Sets the recipe of an ensemble; adds the ensemble if it does not exist."""
+    await _add_model(session, name)
+    await session.fetch("UPDATE models SET ensemble = $2 WHERE name = $1", name, recipe)
+
+
+async def recipes(session: Session) -> list[tuple[str, str]]:
+    """The name and the recipe of every ensemble, by name."""
+    select = "SELECT name, ensemble FROM models WHERE ensemble <> '' ORDER BY name"
+    return [(row["name"], row["ensemble"]) for row in await session.fetch(select)]
 
 
 async def put_version(session: Session, version: Version) -> None:

@@ -1,7 +1,9 @@
 """How the requests of a model are loaded, split, repeated and priced. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+
+from mlxmesh_shared.errors import InvalidArgument
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,27 @@ class Policy:
     min_replicas: int | None = None
     max_replicas: int | None = None
     price: Price | None = None
+
+    def updated(self, changes: "Policy") -> "Policy":
+        """This policy with everything that `changes` sets.
+
+        Raises: InvalidArgument when min_replicas would exceed max_replicas.
+        """
+        given = {field.name: getattr(changes, field.name) for field in fields(changes)}
+        given = {name: value for name, value in given.items() if value is not None}
+        policy = replace(self, **given)
+        low, high = policy.min_replicas or 0, policy.max_replicas or 0
+        if high and low > high:
+            field = "min_replicas" if changes.min_replicas is not None else "max_replicas"
+            raise InvalidArgument(
+                f"min_replicas, {low}, exceeds max_replicas, {high}; set both, or one of them to 0",
+                field=f"policy.{field}",
+            )
+        return policy
+
+    def loads_on_demand(self, default: bool) -> bool:
+        """Whether a request loads a version; `default` is that of the mesh."""
+        return default if self.load_on_demand is None else self.load_on_demand
 
 
 class Subject(StrEnum):

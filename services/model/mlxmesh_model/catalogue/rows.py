@@ -70,14 +70,19 @@ def to_model(
     replicas: Iterable[Row],
     splits: Iterable[Row],
     shadows: Iterable[Row],
+    artifact_checks: Iterable[Row],
 ) -> Model:
     """A model from its rows: versions ordered by number, replicas by engine id."""
     by_number: dict[int, list[Replica]] = {}
     for replica in replicas:
         by_number.setdefault(replica["number"], []).append(_to_replica(replica))
+    damaged = {check["number"]: json.loads(check["damaged_files"]) for check in artifact_checks}
     return Model(
         name=row["name"],
-        versions=tuple(_to_version(v, tuple(by_number.get(v["number"], ()))) for v in versions),
+        versions=tuple(
+            _to_version(v, tuple(by_number.get(v["number"], ())), damaged.get(v["number"], ()))
+            for v in versions
+        ),
         aliases={alias["alias"]: alias["number"] for alias in aliases},
         sequence=row["sequence"],
         policy=to_policy(row["policy"]),
@@ -145,7 +150,7 @@ def replica_values(version: Version, replica: Replica) -> Sequence[Value]:
     )
 
 
-def _to_version(row: Row, replicas: tuple[Replica, ...]) -> Version:
+def _to_version(row: Row, replicas: tuple[Replica, ...], damaged: Iterable[str]) -> Version:
     return Version(
         model=row["model"],
         number=row["number"],
@@ -167,11 +172,12 @@ def _to_version(row: Row, replicas: tuple[Replica, ...]) -> Version:
         formats=OutputFormats(row["tool_format"], row["reasoning_format"]),
         profile=row["profile"],
         profile_revision=row["profile_revision"],
+        damaged_files=tuple(damaged),
     )
 
 
 def to_moment(stored: datetime | str) -> datetime:
-    """SQLite stores text without a time zone; every time in the catalogue is UTC."""
+    """A stored time. SQLite stores text without a time zone; every time in the catalogue is UTC."""
     moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

@@ -1,12 +1,13 @@
 """The catalogue: reading and changing models, versions, aliases and replicas."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
-from mlxmesh_model.catalogue import lifecycle, queries
+from mlxmesh_model.catalogue import files, lifecycle, queries
+from mlxmesh_model.catalogue.files import StoredFile
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, Action, State
 from mlxmesh_model.catalogue.models import (
     Artifact,
@@ -17,9 +18,10 @@ from mlxmesh_model.catalogue.models import (
     Source,
     Version,
 )
+from mlxmesh_model.catalogue.recipes import affects, references_of
 from mlxmesh_model.catalogue.routing import Policy
 from mlxmesh_model.catalogue.schema import CATALOGUE
-from mlxmesh_shared.errors import IllegalState, ModelNotFound
+from mlxmesh_shared.errors import IllegalState, ModelNotFound, NameInUse
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.change_signal import ChangeSignal
 from mlxmesh_shared.sql.database import Database, Session, open_database
@@ -28,6 +30,9 @@ from mlxmesh_shared.sql.urls import DatabaseUrl
 
 OnChange = Callable[[Model | None, Model | None], None]
 """Called with a model before and after a change; None if it did not or does not exist."""
+
+MayWrite = Callable[[Session], Awaitable[bool]]
+"""Asked within a transaction whether it may write."""
 
 
 def _ignore(before: Model | None, after: Model | None) -> None:
@@ -86,6 +91,11 @@ class Store:
         )
 
     @uncancellable
+    async def check_name(self, name: str) -> None:
+        """Raises: NameInUse for a name that no model can have."""
+        _check_name(name, await self.transactions.read(partial(queries.find_model, name=name)))
+
+    @uncancellable
     async def changes(self, after: int) -> list[Change]:
         """The changes after a sequence number, in order; after 0, every model as it is."""
         return await self.transactions.read(partial(queries.read_changes, after=after))
@@ -99,36 +109,48 @@ class Store:
 
     @uncancellable
     async def register(
-        self, name: str, artifact: Artifact, source: Source | None = None
+        self,
+        name: str,
+        artifact: Artifact,
+        source: Source | None = None,
+        stored: Sequence[StoredFile] = (),
     ) -> tuple[Model, int]:
         """Registers a directory as a version. Content that is already a version of the model stays
-        that version, now in this directory; a directory that was made from a `source` does not
-        replace the present one.
+        that version, now in this directory; a directory that was made from a `source` replaces only
+        one whose files are damaged.
+
+        stored: the directory's files, when they are in the store.
+
+        Raises: NameInUse for the name of an ensemble.
         """
         source = source or Source(directory=artifact.directory)
         async with self.changing(name) as (session, model):
+            _check_name(name, model)
             version = model.with_content(artifact.digest) if model else None
             if version is None:
                 version = await queries.new_version(session, name, source)
                 added = replace(version, state=State.AVAILABLE, artifact=artifact)
                 await queries.put_version(session, added)
-            elif version.source.directory and source.directory:
+                await _put_stored(session, version, stored)
+            elif version.damaged_files or (version.source.directory and source.directory):
                 moved = replace(version, source=source, artifact=artifact)
                 await queries.put_version(session, moved)
+                await _put_stored(session, version, stored)
         return await self.model(name), version.number
 
     @uncancellable
     async def begin_pull(self, name: str, source: Source) -> Version:
         """The version that a pull fills: one with this content, one of an earlier failed attempt,
-        or a new one.
+        or a new one. One with this content and damaged files is filled again.
 
-        Raises: IllegalState while another call pulls it.
+        Raises: IllegalState while another call pulls it, NameInUse for the name of an ensemble.
         """
         async with self.changing(name) as (session, model):
+            _check_name(name, model)
             version = model.pulled_from(source) if model else None
             if version is None:
                 version = await queries.new_version(session, name, source)
-            elif version.state in ON_DISK:
+            elif version.state in ON_DISK and not version.damaged_files:
                 return version
             else:
                 state = lifecycle.next_state(version.state, Action.PULL, subject=version.label)
@@ -137,10 +159,13 @@ class Store:
         return (await self.model(name)).version(version.number)
 
     @uncancellable
-    async def finish_pull(self, version: Version, artifact: Artifact) -> Version:
-        """Marks a pulled version as available and returns it."""
+    async def finish_pull(
+        self, version: Version, artifact: Artifact, stored: Sequence[StoredFile] = ()
+    ) -> Version:
+        """Marks a pulled version as available and returns it; `stored` are its files."""
         async with self._transition(version, Action.FINISH_PULL) as (session, now):
             await queries.put_version(session, replace(now, artifact=artifact))
+            await _put_stored(session, now, stored)
         return (await self.model(version.model)).version(version.number)
 
     @uncancellable
@@ -154,18 +179,23 @@ class Store:
         """Removes a version or a whole model and returns the removed versions. The caller removes
         their files.
 
-        Raises: ModelNotFound. IllegalState when one of them is loaded or being pulled.
+        Raises: ModelNotFound. IllegalState when one of them is loaded or being pulled, or an
+        ensemble needs it.
         """
         async with self.changing(reference.name) as (session, model):
             if model is None:
                 raise _not_found(reference.name)
+            _check_not_ensemble(model)
             whole = reference.version is None and reference.alias is None
             removed = list(model.versions) if whole else [model.resolve(reference)]
+            gone = {version.number for version in removed}
+            all_gone = len(removed) == len(model.versions)
+            await _check_unnamed(session, model, None if all_gone else gone)
             for version in removed:
                 _check_unused(model, version)
                 lifecycle.next_state(version.state, Action.DELETE, subject=version.label)
                 await queries.delete_version(session, version)
-            if len(removed) == len(model.versions):
+            if all_gone:
                 await queries.delete_model(session, model.name)
         return removed
 
@@ -173,15 +203,18 @@ class Store:
     async def set_alias(self, name: str, alias: str, number: int) -> Model:
         """Sets an alias to a version; 0 removes the alias.
 
-        Raises: ModelNotFound. IllegalState while the alias is split.
+        Raises: ModelNotFound. IllegalState while the alias is split, and to remove one that an
+        ensemble names.
         """
         async with self.changing(name) as (session, model):
             if model is None:
                 raise _not_found(name, field="name")
+            _check_not_ensemble(model)
             if alias in model.splits:
                 holder = model.splits[alias].holder
                 raise IllegalState(f"{holder} splits {name}:{alias}; end it first")
             if number == 0:
+                await _check_alias_unnamed(session, name, alias)
                 await queries.delete_alias(session, name, alias)
             else:
                 model.version(number, field="version")
@@ -199,6 +232,7 @@ class Store:
         async with self.changing(name) as (session, model):
             if model is None:
                 raise _not_found(name, field="name")
+            _check_not_ensemble(model)
             changed = [model.version(number, field="version")] if number else model.versions
             for version in changed:
                 formats = OutputFormats(
@@ -217,7 +251,20 @@ class Store:
         async with self.changing(name) as (session, model):
             if model is None:
                 raise _not_found(name, field="name")
+            _check_not_ensemble(model)
             await queries.put_policy(session, name, policy)
+        return await self.model(name)
+
+    @uncancellable
+    async def update_policy(self, name: str, changes: Policy) -> Model:
+        """Sets those parts of a model's policy that `changes` has.
+
+        Raises: ModelNotFound. InvalidArgument when min_replicas would exceed max_replicas.
+        """
+        async with self.changing(name) as (session, model):
+            if model is None:
+                raise _not_found(name, field="name")
+            await queries.put_policy(session, name, model.policy.updated(changes))
         return await self.model(name)
 
     # Changing replicas.
@@ -226,24 +273,54 @@ class Store:
     async def set_desired_replicas(self, reference: ModelReference, *, replicas: int) -> Version:
         """Sets how many replicas should be loaded, 0 for none, and retries failed ones.
 
-        Raises: ModelNotFound. IllegalState when the version cannot be loaded.
+        Raises: ModelNotFound. IllegalState when the version cannot be loaded, which is
+        ModelFilesDamaged after a check found that.
         """
         model = await self.model(reference.name)
+        _check_not_ensemble(model)
         version = model.resolve(reference)
+        if replicas:
+            version.check_files()
         action = Action.LOAD if replicas else Action.UNLOAD
         async with self._transition(version, action) as (session, now):
-            intended = replace(now, desired_replicas=replicas, intent=now.intent + 1, failure=None)
-            await queries.put_version(session, intended)
-            if replicas:
-                await queries.retry_failed_replicas(session, version)
+            await _put_intent(session, now, replicas)
         return (await self.model(version.model)).version(version.number)
 
     @uncancellable
-    async def record(self, version: Version) -> bool:
+    async def demand(self, version: Version, *, replicas: int) -> Version:
+        """Sets how many replicas should be loaded, unless some are wanted already.
+
+        Raises: as set_desired_replicas().
+        """
+        version.check_files()
+        async with self._transition(version, Action.LOAD) as (session, now):
+            if not now.desired_replicas:
+                await _put_intent(session, now, replicas)
+        return (await self.model(version.model)).version(version.number)
+
+    @uncancellable
+    async def adjust(self, version: Version, *, replicas: int) -> bool:
+        """Sets how many replicas should be loaded. Returns False, and changes nothing, when the
+        intent has changed since the version was read.
+
+        Raises: ModelNotFound. IllegalState when the version cannot be loaded.
+        """
+        action = Action.LOAD if replicas else Action.UNLOAD
+        async with self._transition(version, action) as (session, now):
+            if now.intent != version.intent:
+                return False
+            await _put_intent(session, now, replicas)
+        return True
+
+    @uncancellable
+    async def record(self, version: Version, *, may_write: MayWrite | None = None) -> bool:
         """Writes a version's replicas and the state that follows from them. Returns False, and
-        writes nothing, when the intent has changed since the version was read.
+        writes nothing, when the intent has changed since the version was read, or when its caller
+        no longer leads.
         """
         async with self.changing(version.model) as (session, model):
+            if may_write is not None and not await may_write(session):
+                return False
             stored = _version(model, version.number)
             if stored is None or stored.intent != version.intent:
                 return False
@@ -286,8 +363,69 @@ class Store:
             yield session, replace(current, state=state)
 
 
+async def put_desired_replicas(session: Session, version: Version, replicas: int) -> None:
+    """Sets how many replicas should be loaded, within its caller's transaction.
+
+    Raises: IllegalState when the version cannot be loaded.
+    """
+    action = Action.LOAD if replicas else Action.UNLOAD
+    state = lifecycle.next_state(version.state, action, subject=version.label)
+    await _put_intent(session, replace(version, state=state), replicas)
+
+
+async def _put_intent(session: Session, version: Version, replicas: int) -> None:
+    intent = version.intent + 1
+    intended = replace(version, desired_replicas=replicas, intent=intent, failure=None)
+    await queries.put_version(session, intended)
+    if replicas:
+        await queries.retry_failed_replicas(session, version)
+
+
+async def _put_stored(session: Session, version: Version, stored: Sequence[StoredFile]) -> None:
+    """The files of a version that were just stored or read, so that none of them is damaged."""
+    await files.put_files(session, version.model, version.number, stored)
+    await files.delete_check(session, version.model, version.number)
+
+
 def _not_found(name: str, *, field: str = "model") -> ModelNotFound:
     return ModelNotFound(f"there is no model {name}; list the models to see which", field=field)
+
+
+def _check_name(name: str, model: Model | None) -> None:
+    """Raises: NameInUse for the name of an ensemble."""
+    if model is not None and model.ensemble:
+        raise NameInUse(
+            f"{name} is an ensemble; choose another name, or run `mlxmesh ensembles delete {name}`",
+            field="name",
+        )
+
+
+def _check_not_ensemble(model: Model) -> None:
+    """Raises: IllegalState for an ensemble, which has neither versions nor replicas."""
+    if model.ensemble:
+        raise IllegalState(
+            f"{model.name} is an ensemble; only `mlxmesh ensembles` and EnsembleService change it, "
+            "and its models are loaded by their own names"
+        )
+
+
+async def _check_unnamed(session: Session, model: Model, versions: set[int] | None) -> None:
+    """Raises: IllegalState while an ensemble needs these versions of a model; None for all."""
+    for name, recipe in await queries.recipes(session):
+        for reference in references_of(recipe):
+            if affects(reference, model, versions):
+                raise IllegalState(
+                    f"ensemble {name} uses {reference}; change its recipe or delete it first"
+                )
+
+
+async def _check_alias_unnamed(session: Session, name: str, alias: str) -> None:
+    """Raises: IllegalState while an ensemble names an alias."""
+    for ensemble, recipe in await queries.recipes(session):
+        if ModelReference(name, alias=alias) in references_of(recipe):
+            raise IllegalState(
+                f"ensemble {ensemble} uses {name}:{alias}; change its recipe or delete it first"
+            )
 
 
 def _check_unused(model: Model, version: Version) -> None:

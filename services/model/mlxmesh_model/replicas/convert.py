@@ -49,7 +49,16 @@ def to_engine(engine: runtime_pb2.Engine) -> Engine:
     if engine.HasField("last_failure"):
         last = engine.last_failure
         failure = FailureRecord(last.code, last.reason, last.message)
-    return Engine(engine.engine_id, _PHASES.get(engine.state, Phase.STARTING), failure)
+    return Engine(
+        engine.engine_id,
+        _PHASES.get(engine.state, Phase.STARTING),
+        failure,
+        memory_bytes=engine.memory_bytes,
+        running=engine.running_sequences,
+        waiting=engine.waiting_sequences,
+        longest_wait_ms=engine.longest_wait_ms,
+        idle_ms=engine.idle_ms,
+    )
 
 
 def to_failure(failure: FailureRecord) -> Failure:

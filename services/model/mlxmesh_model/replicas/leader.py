@@ -1,4 +1,4 @@
-"""Leader election between the model services of one data directory, by a lock on a file."""
+"""Leader election between processes of one host, by a lock on a file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ class LeaderLock:
     """An exclusive lock on a file; the operating system releases it when the process ends."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._file: IO[bytes] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this process is the leader."""
+        return self._file is not None
 
     def try_acquire(self) -> bool:
         """Whether this process is the leader now; it remains the leader until `release`."""
         if self._file is not None:
             return True
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._path.open("ab")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator, Callable
 from mlxmesh_model.catalogue.models import Phase, Version
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.replicas.convert import to_error
-from mlxmesh_shared.errors import Cancelled, EngineFailed, ModelRefused
+from mlxmesh_model.replicas.policy_decisions import least_replicas
+from mlxmesh_shared.errors import Cancelled, EngineFailed, IllegalState, ModelRefused
 from mlxmesh_shared.reference import ModelReference
 
 
@@ -24,12 +25,22 @@ class Loader:
         """
         async for version in self._follow(reference, replicas):
             yield version
-            _raise_failure(version)
+            raise_failure(version)
             if version.ready_replicas >= version.desired_replicas:
                 return
 
     async def unload(self, reference: ModelReference) -> Version:
-        """The version, once its replicas have stopped or another call loads it again."""
+        """The version, once its replicas have stopped or another call loads it again.
+
+        Raises: IllegalState when its policy always keeps replicas of it.
+        """
+        model = await self._store.model(reference.name)
+        version = model.resolve(reference)
+        if least := least_replicas(model, version):
+            raise IllegalState(
+                f"min_replicas of {model.name} keeps {least} replicas of {version.label}; run"
+                f" `mlxmesh models set {model.name} --min-replicas 0` first"
+            )
         async for version in self._follow(reference, 0):
             if not version.replicas or version.desired_replicas:
                 return version
@@ -50,7 +61,8 @@ class Loader:
                 version = model.version(version.number)
 
 
-def _raise_failure(version: Version) -> None:
+def raise_failure(version: Version) -> None:
+    """Raises: the cause when a load has failed; Cancelled when the version is not wanted."""
     if version.desired_replicas == 0:
         raise Cancelled(f"{version.label} was unloaded before it was ready")
     for replica in version.replicas:

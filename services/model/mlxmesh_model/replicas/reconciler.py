@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from mlxmesh_model.catalogue.models import (
     PLACEMENT_RETRY_S,
@@ -18,13 +18,16 @@ from mlxmesh_model.catalogue.models import (
 )
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.replicas import plan
+from mlxmesh_model.replicas.lease import Leadership
 from mlxmesh_model.replicas.placement import NoCapacity, Runtime, place
+from mlxmesh_model.replicas.policy_pass import Observed, PolicyPass
 from mlxmesh_model.replicas.rejections import Rejections, rejection_cause
 from mlxmesh_model.replicas.runtimes import Runtimes
 from mlxmesh_shared.errors import (
     DeadlineExceeded,
     InsufficientMemory,
     MeshError,
+    ModelFilesDamaged,
     NoRuntime,
     ServiceUnavailable,
 )
@@ -43,10 +46,13 @@ class _Outdated(Exception):
 
 @dataclass(slots=True)
 class _Pass:
-    """The state of one pass: the runtimes, and the bytes placed on each of them."""
+    """The state of one pass: the runtimes, and what was promised on each of them."""
 
-    runtimes: Mapping[str, Runtime]
-    reserved_bytes: Counter[str] = field(default_factory=Counter[str])
+    observed: Observed
+
+    @property
+    def runtimes(self) -> Mapping[str, Runtime]:
+        return self.observed.runtimes
 
     @property
     def open_runtimes(self) -> frozenset[str]:
@@ -87,18 +93,24 @@ class Reconciler:
         interval_s: float = 1.0,
         placement_retry_s: float = PLACEMENT_RETRY_S,
         rejections: Rejections | None = None,
+        policies: PolicyPass | None = None,
         clock: Callable[[], float] = time.monotonic,
+        leadership: Leadership | None = None,
     ) -> None:
+        """Without a leadership there must be no other reconciler."""
         self._store = store
+        self._leadership = leadership
         self._runtimes = runtimes
         self._interval_s = interval_s
         self._placement_retry_s = placement_retry_s
         self._rejections = rejections or Rejections()
         self._clock = clock
+        self._policies = policies or PolicyPass(store=store, clock=clock)
         self._woken = asyncio.Event()
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._placement_failures: dict[str, _PlacementFailure] = {}
         self._settled = False
+        self._look_again_s: float | None = None
 
     def wake(self) -> None:
         """Starts the next pass at once."""
@@ -117,24 +129,36 @@ class Reconciler:
                 except Exception:  # noqa: BLE001 - one failed pass must not end all later ones
                     _log.exception("reconciling failed; retrying in %g s", self._interval_s)
                 # Not wait_for: in Python 3.11 it may lose a cancellation at the time of the event.
-                interval_s = self._interval_s * (_SETTLED_INTERVALS if self._settled else 1)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(interval_s):
+                    async with asyncio.timeout(self._pause_s()):
                         await self._woken.wait()
         finally:
             for task in self._stopping.values():
                 task.cancel()
             await asyncio.gather(*self._stopping.values(), return_exceptions=True)
 
+    def _pause_s(self) -> float:
+        if not self._settled:
+            return self._interval_s
+        pause_s = self._interval_s * _SETTLED_INTERVALS
+        return pause_s if self._look_again_s is None else min(pause_s, self._look_again_s)
+
     async def reconcile(self) -> None:
         """One pass over all versions."""
         runtimes = {runtime.runtime_id: runtime for runtime in await self._runtimes.observe()}
-        this_pass = _Pass(runtimes)
-        versions = [v for model in await self._store.models() for v in model.versions]
+        policies = self._policies
+        observed = policies.observe(await self._store.models(), runtimes)
+        if await policies.apply(observed):
+            observed = policies.observe(await self._store.models(), runtimes)
+        self._look_again_s = policies.look_again_s(observed, self._interval_s)
+        await self._reconcile(_Pass(observed))
+
+    async def _reconcile(self, this_pass: _Pass) -> None:
+        runtimes, versions = this_pass.runtimes, this_pass.observed.versions
         wanted = {version.label for version in versions if version.desired_replicas}
         self._rejections.retain(wanted, runtimes)
         self._settled = plan.settled(versions, runtimes.values()) and not self._stopping
-        for version in versions:
+        for version in self._policies.in_order(versions):
             if version.desired_replicas or version.replicas:
                 try:
                     await self._settle(version, this_pass)
@@ -157,7 +181,7 @@ class Reconciler:
                 replicas += (started,)
         for _ in range(plan.missing(replicas, desired=desired, draining=draining)):
             placed = await self._place(version, replicas, this_pass)
-            if isinstance(placed, FailureRecord):
+            if not isinstance(placed, Replica):
                 unplaced = placed
                 break
             replicas += (placed,)
@@ -168,8 +192,12 @@ class Reconciler:
 
     async def _place(
         self, version: Version, replicas: tuple[Replica, ...], this_pass: _Pass
-    ) -> Replica | FailureRecord:
-        """One more replica on the best runtime that accepts it, or why none does."""
+    ) -> Replica | FailureRecord | None:
+        """One more replica on the best runtime that accepts it, or why none does; None while others
+        make room for it.
+        """
+        if damage := _damage(version):
+            return damage
         known = self._placement_failures.get(version.label)
         if known and self._is_valid(known, version, this_pass):
             return known.failure
@@ -179,10 +207,13 @@ class Reconciler:
                 this_pass.runtimes.values(),
                 weights_bytes=_weights_bytes(version),
                 replicas_on=Counter(replica.runtime_id for replica in replicas),
-                reserved_bytes=this_pass.reserved_bytes,
+                reserved=this_pass.observed.reserved,
                 rejected_by=frozenset(rejections),
+                max_engines=self._policies.settings.max_engines,
             )
             if isinstance(runtime, NoCapacity):
+                if await self._makes_room(version, rejections, this_pass):
+                    return None
                 rejection = next(iter(rejections.values()), None)
                 failure = rejection or _no_capacity(version, runtime, this_pass.unresponsive)
                 return self._remember(version, this_pass, failure)
@@ -193,8 +224,25 @@ class Reconciler:
             started = await self._start(version, replica, this_pass)
             if isinstance(started, Replica):
                 self._placement_failures.pop(version.label, None)
+                self._policies.placed(version)
                 return started
             rejections[runtime.runtime_id] = started
+
+    async def _makes_room(
+        self, version: Version, rejections: Mapping[str, FailureRecord], this_pass: _Pass
+    ) -> bool:
+        """Whether other versions give way, now or as soon as they may."""
+        short = InsufficientMemory.reason
+        full = [one for one, cause in rejections.items() if cause.reason == short]
+        asked = full or [one for one in this_pass.open_runtimes if one not in rejections]
+        made = bool(asked) and await self._policies.make_room(
+            version, this_pass.observed, runtime_ids=asked, rejected=bool(full)
+        )
+        if made:
+            self._settled = False
+        if this_pass.observed.leaving:
+            self.wake()
+        return made
 
     async def _start(
         self, version: Version, replica: Replica, this_pass: _Pass
@@ -202,6 +250,8 @@ class Reconciler:
         """The started replica, still pending when its runtime does not respond, or why the runtime
         rejected it.
         """
+        if damage := _damage(version):
+            return damage
         try:
             engine = await self._runtimes.start(replica.runtime_id, replica.engine_id, version)
         except (ServiceUnavailable, DeadlineExceeded) as error:
@@ -212,7 +262,7 @@ class Reconciler:
             self._rejections.add(version, replica.runtime_id, cause)
             return cause
         self._rejections.remove(version, replica.runtime_id)
-        this_pass.reserved_bytes[replica.runtime_id] += _weights_bytes(version)
+        this_pass.observed.reserved.add(replica.runtime_id, _weights_bytes(version))
         return replace(replica, phase=engine.phase, failure=engine.failure)
 
     async def _record(
@@ -220,7 +270,10 @@ class Reconciler:
     ) -> None:
         updated = version.with_replicas(replicas, failure)
         # Most passes find nothing to change, and an idle mesh must not write to the database.
-        if updated != version and not await self._store.record(updated):
+        if updated == version:
+            return
+        may_write = self._leadership.may_write if self._leadership is not None else None
+        if not await self._store.record(updated, may_write=may_write):
             raise _Outdated
 
     def _remember(
@@ -239,9 +292,12 @@ class Reconciler:
         same = (known.intent, known.open_runtimes) == (version.intent, this_pass.open_runtimes)
         return same and self._clock() < known.retry_at_s
 
+    def _leads(self) -> bool:
+        return self._leadership is None or self._leadership.leads()
+
     def _stop(self, runtime_id: str, engine_id: str) -> None:
         """Stops an engine in the background; a later pass retries a failure."""
-        if engine_id in self._stopping:
+        if engine_id in self._stopping or not self._leads():
             return
         _log.info("stopping %s on %s", engine_id, runtime_id)
 
@@ -255,6 +311,15 @@ class Reconciler:
                 self.wake()
 
         self._stopping[engine_id] = asyncio.create_task(stop())
+
+
+def _damage(version: Version) -> FailureRecord | None:
+    """Why a version with damaged files must not be loaded; None for one without."""
+    try:
+        version.check_files()
+    except ModelFilesDamaged as error:
+        return FailureRecord.of(error)
+    return None
 
 
 def _without(replicas: tuple[Replica, ...], gone: Replica) -> tuple[Replica, ...]:
@@ -280,6 +345,14 @@ def _no_capacity(version: Version, found: NoCapacity, unresponsive: list[str]) -
         return FailureRecord.of(NoRuntime(f"no runtime responds; not responding: {names}"))
     if found.runtimes == 0:
         return FailureRecord.of(NoRuntime("no runtime is running; start one, then load again"))
+    if found.all_full:
+        return FailureRecord.of(
+            InsufficientMemory(
+                f"there is no room for {version.label}: each of {found.runtimes} runtimes has as"
+                " many engines as [model] max_engines_per_runtime allows, and none of them may be"
+                " unloaded; unload a model, or add a host"
+            )
+        )
     return FailureRecord.of(
         InsufficientMemory(
             f"{version.label} needs {found.needed_bytes // _MIB:,} MiB and the freest of"

@@ -115,8 +115,13 @@ class GrpcRuntimes:
         except MeshError as error:
             _log.warning("%s does not respond: %s", instance.instance_id, error.message)
             return Runtime(instance.instance_id, draining=instance.draining)
-        available_bytes = info.memory_available_bytes
-        return Runtime(instance.instance_id, available_bytes, engines, instance.draining)
+        return Runtime(
+            instance.instance_id,
+            info.memory_available_bytes,
+            engines,
+            instance.draining,
+            info.memory_shortage_bytes,
+        )
 
     async def _engines(self, stub: runtime_pb2_grpc.RuntimeServiceStub) -> dict[str, Engine]:
         engines: dict[str, Engine] = {}

@@ -154,6 +154,16 @@ class ModelSettings(MeshSettings):
     runtime_grace_s: Seconds = 30
     """How long a runtime may be missing from the registry before its replicas are placed
     elsewhere."""
+    hourly_history_days: Count = 14
+    """How long the history of models is kept by the hour; then by the day."""
+    daily_history_days: Count = 400
+    """How long the history of models is kept by the day."""
+    load_on_demand: bool = True
+    """Whether a request for a version that is not loaded loads it, if its model's policy does not
+    say."""
+    max_engines_per_runtime: Annotated[int, Field(ge=0)] = 0
+    """Engines on one runtime; for another one, the least recently used model is unloaded. 0 for as
+    many as fit into its memory."""
     hub_endpoint: str = ""
     """The model hub to pull from; empty for HF_ENDPOINT, or else the hub library's own default."""
     drain_grace_s: Seconds = 5

@@ -1,0 +1,1 @@
+"""Ensembles: one answer from the answers of several models."""

@@ -1,0 +1,1 @@
+"""Reports how generations ended to the model service, which keeps their history."""

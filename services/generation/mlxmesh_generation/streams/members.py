@@ -1,0 +1,158 @@
+"""Generations that answer for an ensemble."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.request import Event, GenerationRequest, LogprobOptions
+from mlxmesh_generation.placement.sequence import (
+    EngineSequence,
+    Placer,
+    SequenceRequest,
+    SequenceSink,
+)
+from mlxmesh_generation.streams.generation import Generation
+from mlxmesh_generation.streams.limits import GenerationLimits
+from mlxmesh_generation.streams.preparation import Preparation, Prepared
+from mlxmesh_generation.streams.telemetry import GenerationTelemetry
+from mlxmesh_shared.errors import Cancelled, EngineLost, MeshError
+from mlxmesh_shared.events import Publish
+from mlxmesh_shared.reference import ModelReference
+
+
+class MemberEngines:
+    """Satisfies Placer: nothing waits for an engine, until the member is the one that answers."""
+
+    def __init__(self, engines: Placer) -> None:
+        self.patient = False
+        self._engines = engines
+
+    def place(
+        self,
+        version: ModelVersion,
+        request: SequenceRequest,
+        sink: SequenceSink,
+        *,
+        avoid: Collection[str],
+    ) -> EngineSequence:
+        return self._engines.place(version, request, sink, avoid=avoid)
+
+    async def wait_for_replica(self, version: ModelVersion) -> None:
+        if not self.patient:
+            raise EngineLost(f"the engine was lost, and no other one of {version} has room")
+        await self._engines.wait_for_replica(version)
+
+
+class GenerationMember:
+    """Satisfies Member. Its events wait in its generation's buffer."""
+
+    def __init__(self, version: ModelVersion, engines: MemberEngines, quota: ExitStack) -> None:
+        self._version = version
+        self._engines = engines
+        self._quota = quota
+        self._ended = asyncio.Event()
+        self._generation: Generation | None = None
+
+    def open(self, generation: Generation) -> None:
+        """Call it before anything else."""
+        self._generation = generation
+
+    @property
+    def model(self) -> str:
+        return self._version.name
+
+    @property
+    def version(self) -> int:
+        return self._version.version
+
+    @property
+    def generation(self) -> Generation:
+        assert self._generation is not None
+        return self._generation
+
+    def start(self) -> None:
+        try:
+            self.generation.start()
+        except MeshError as error:
+            self.generation.fail(error)
+            raise
+
+    async def next(self) -> Event:
+        events = self.generation.events
+        while (event := events.pop()) is None:
+            await events.wait()
+        return event
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()
+
+    def commit(self) -> None:
+        self._engines.patient = True
+
+    def cancel(self) -> None:
+        self.generation.cancel()
+
+    def close(self) -> None:
+        self.generation.abort(Cancelled("the ensemble needs this answer no more"))
+
+    def on_ended(self) -> None:
+        """Called by its generation."""
+        self._quota.close()
+        self._ended.set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationMembers:
+    """Satisfies Members with generations of this process, for one ensemble."""
+
+    preparation: Preparation
+    engines: Placer
+    engine_wait_s: float
+    limits: GenerationLimits
+    telemetry: GenerationTelemetry
+    publish: Publish
+    on_backlog: Callable[[int], None]
+    """Called with changes of the bytes that wait in all of them."""
+
+    async def prepare(
+        self, request: GenerationRequest, timeout_s: float | None
+    ) -> GenerationMember:
+        received_s = time.monotonic()
+        with ExitStack() as stack:
+            stack.enter_context(self.limits.holding(request.caller, request.message_bytes))
+            prepared = await self.preparation.prepare(request, None, received_s, timeout_s)
+            await self.preparation.wait_connected(prepared.plan, timeout_s)
+            return self._member(prepared, stack.pop_all())
+
+    async def prepare_score(
+        self, request: GenerationRequest, answer: str, timeout_s: float | None
+    ) -> tuple[GenerationMember, int]:
+        version, source, tokens = await self.preparation.scoring(request, answer)
+        scoring = replace(
+            request,
+            model=ModelReference(version.name, version.version),
+            input=source,
+            max_tokens=1,
+            logprobs=LogprobOptions(prompt=True),
+        )
+        return await self.prepare(scoring, timeout_s), tokens
+
+    def _member(self, prepared: Prepared, quota: ExitStack) -> GenerationMember:
+        engines = MemberEngines(self.engines)
+        member = GenerationMember(prepared.plan.version, engines, quota)
+        member.open(
+            Generation(
+                prepared.plan,
+                observer=self.telemetry.begin(prepared.plan, prepared.tokenizer.decode),
+                engines=engines,
+                tokenizer=prepared.tokenizer,
+                engine_wait_s=self.engine_wait_s,
+                on_ended=member.on_ended,
+                on_backlog=self.on_backlog,
+                publish=self.publish,
+            )
+        )
+        return member

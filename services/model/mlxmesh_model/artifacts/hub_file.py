@@ -1,0 +1,18 @@
+"""A file as a hub announces it. Pure."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file at the hub; its checksum is a SHA-256 or, for small files, a git object id."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    git_oid: str
+
+    @property
+    def key(self) -> str:
+        """The name of its content, for paths and locks."""
+        return self.sha256 or f"git-{self.git_oid}"

@@ -1,0 +1,1 @@
+"""Ensembles: recipes over models of the catalogue."""

@@ -1,0 +1,1 @@
+"""What each version has done, by the hour, and what it cost."""

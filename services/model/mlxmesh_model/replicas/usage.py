@@ -1,0 +1,96 @@
+"""How much each loaded version is used, by what the runtimes report. Pure but for its memory."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mlxmesh_model.catalogue.models import Phase, Version
+from mlxmesh_model.replicas.placement import OVERHEAD_BYTES, Engine, Runtime
+
+# Runtimes report whole milliseconds, some time after they were measured.
+_SLACK_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The use of one version by the sequences of all its ready engines."""
+
+    running: int = 0
+    waiting: int = 0
+    longest_wait_ms: int = 0
+    idle_s: float = 0.0
+    """How long none of its engines has had a sequence; 0 while one has."""
+    ready_s: float = 0.0
+    """How long ago one of its engines was first seen ready."""
+    ready_engines: int = 0
+    served: bool = False
+    """Whether it has had a sequence since it was seen ready."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a sequence."""
+        return self.running + self.waiting > 0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A ready engine: when it was first seen, and whether it has had a sequence since."""
+
+    since_s: float
+    served: bool = False
+
+
+class UsageTracker:
+    """Remembers since when engines are ready, which no runtime reports."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+
+    def observe(
+        self, versions: Iterable[Version], runtimes: Mapping[str, Runtime], now_s: float
+    ) -> Mapping[str, Usage]:
+        """The use of each version with a ready engine, by its label."""
+        ready = {version.label: list(ready_engines(version, runtimes)) for version in versions}
+        known = {engine.engine_id for engines in ready.values() for engine in engines}
+        self._seen = {key: seen for key, seen in self._seen.items() if key in known}
+        return {label: self._usage(engines, now_s) for label, engines in ready.items() if engines}
+
+    def _usage(self, engines: Iterable[Engine], now_s: float) -> Usage:
+        engines = list(engines)
+        seen = [self._note(engine, now_s) for engine in engines]
+        busy = any(engine.running + engine.waiting for engine in engines)
+        return Usage(
+            running=sum(engine.running for engine in engines),
+            waiting=sum(engine.waiting for engine in engines),
+            longest_wait_ms=max(engine.longest_wait_ms for engine in engines),
+            idle_s=0.0 if busy else min(engine.idle_ms for engine in engines) / 1000,
+            ready_s=max(now_s - one.since_s for one in seen),
+            ready_engines=len(engines),
+            served=any(one.served for one in seen),
+        )
+
+    def _note(self, engine: Engine, now_s: float) -> _Seen:
+        seen = self._seen.setdefault(engine.engine_id, _Seen(now_s))
+        idle_since_s = now_s - engine.idle_ms / 1000
+        if engine.running + engine.waiting or idle_since_s > seen.since_s + _SLACK_S:
+            seen.served = True
+        return seen
+
+
+def ready_engines(version: Version, runtimes: Mapping[str, Runtime]) -> Iterator[Engine]:
+    """The ready engines of a version that are not being stopped."""
+    for replica in version.replicas:
+        runtime = runtimes.get(replica.runtime_id)
+        engine = (runtime.engines or {}).get(replica.engine_id) if runtime is not None else None
+        serves = engine is not None and engine.phase is Phase.READY
+        if engine is not None and serves and replica.phase is not Phase.STOPPING:
+            yield engine
+
+
+def engine_bytes(version: Version | None, engine: Engine) -> int:
+    """The memory that an engine of a version holds, or will need; None for an unknown version."""
+    return engine.memory_bytes or (needed_bytes(version) if version is not None else 0)
+
+
+def needed_bytes(version: Version) -> int:
+    """The memory that one more engine of a version needs."""
+    return OVERHEAD_BYTES + (version.artifact.weights_bytes if version.artifact else 0)
