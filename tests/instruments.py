@@ -3,6 +3,7 @@
 from mlxmesh_engine.service import telemetry as of_engine
 from mlxmesh_gateway.forwarding import telemetry as of_gateway
 from mlxmesh_generation.reporting import reporter as of_reporting
+from mlxmesh_generation.shadowing import shadowing as of_shadowing
 from mlxmesh_generation.streams import telemetry as of_generation
 from mlxmesh_model.rollouts import telemetry as of_rollouts
 from mlxmesh_runtime import memory_watch as of_runtime
@@ -14,6 +15,7 @@ OWNERS = (
     of_gateway,
     of_generation,
     of_reporting,
+    of_shadowing,
     of_engine,
     of_runtime,
     of_rollouts,

@@ -23,6 +23,7 @@ from mlxmesh.model.v1.history_pb2_grpc import HistoryServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh.model.v1.profile_pb2_grpc import ProfileServiceStub
 from mlxmesh.model.v1.rollout_pb2_grpc import RolloutServiceStub
+from mlxmesh.model.v1.shadow_pb2_grpc import ShadowServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.artifacts import ArtifactMethods
 from mlxmesh_client.calls import Calls
@@ -37,6 +38,7 @@ from mlxmesh_client.outputs import GenerationEvent
 from mlxmesh_client.profiles import ProfileMethods
 from mlxmesh_client.request import count_request, generate_request
 from mlxmesh_client.rollouts import RolloutMethods
+from mlxmesh_client.shadows import ShadowMethods
 from mlxmesh_client.telemetry import TelemetryMethods
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, SHORT_TIMEOUTS, open_channel
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource
@@ -55,6 +57,7 @@ class MeshClient(
     ModelMethods,
     ProfileMethods,
     RolloutMethods,
+    ShadowMethods,
     TelemetryMethods,
 ):
     """A connection to a gateway; every method raises MeshError subclasses.
@@ -103,6 +106,7 @@ class MeshClient(
         self._experiments = ExperimentServiceStub(self._channels[0])
         self._profiles = ProfileServiceStub(self._channels[0])
         self._rollouts = RolloutServiceStub(self._channels[0])
+        self._shadows = ShadowServiceStub(self._channels[0])
         self._telemetry = TelemetryServiceStub(self._channels[0])
         self._calls = Calls(attempts=attempts, default_timeout_s=timeout_s, api_key=key)
         self._streams = GenerationStreams(stubs, self._calls)

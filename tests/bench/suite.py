@@ -39,6 +39,7 @@ PARTS = (
     Part(13, "quotas and shares of API keys", "bench_quotas"),
     Part(14, "constraints: masks, and 32 schemas", "bench_constraints"),
     Part(15, "experiments: false positives, and what is found", "bench_experiments"),
+    Part(16, "shadowing, beside none", "bench_shadow"),
 )
 """Target 2 is the comparison with other servers, which `make bench-peers` runs."""
 

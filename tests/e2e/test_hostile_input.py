@@ -22,7 +22,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     TokenInput,
 )
-from mlxmesh.model.v1 import artifact_pb2, model_pb2, profile_pb2
+from mlxmesh.model.v1 import artifact_pb2, model_pb2, profile_pb2, shadow_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import (
     ConstraintInvalid,
@@ -41,6 +41,7 @@ GENERATE = f"{GENERATION}/Generate"
 COMPLETE = f"{GENERATION}/Complete"
 COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
+SHADOWS = "/mlxmesh.model.v1.ShadowService"
 ARTIFACTS = "/mlxmesh.model.v1.ArtifactService"
 PROFILES = "/mlxmesh.model.v1.ProfileService"
 STREAMING = {
@@ -123,7 +124,8 @@ def typed_cases() -> Iterator[Case]:
         yield Case(GENERATE, field, message.SerializeToString())
         whole = CompleteRequest(generation=message)
         yield Case(COMPLETE, field, whole.SerializeToString())
-    for method, field, message in (*bad_counts_and_models(), *bad_profiles()):
+    messages = (*bad_counts_and_models(), *bad_profiles(), *bad_shadows())
+    for method, field, message in messages:
         yield Case(method, field, message.SerializeToString())
 
 
@@ -236,6 +238,34 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
     for directory in ("", "relative", "/no/such/directory", "/etc", "x" * 5000, "/\x00"):
         register = model_pb2.RegisterModelRequest(name="hostile", directory=directory)
         yield f"{MODELS}/RegisterModel", "directory", register
+
+
+def bad_shadows() -> Iterator[tuple[str, str, Message]]:
+    for name in BAD_MODELS:
+        start = shadow_pb2.StartShadowRequest(name=name, to_version=1)
+        yield f"{SHADOWS}/StartShadow", "name", start
+    for field, values in {
+        "to_version": (0, 99, 2**32 - 1),
+        "from_version": (1, 99),
+        "percent": (0, -1, 100.5, NAN, INFINITY),
+        "shadow_id": ("a b", "/", "x" * 65),
+    }.items():
+        for value in values:
+            start = shadow_pb2.StartShadowRequest(name="pocket", to_version=1)
+            setattr(start, field, value)
+            yield f"{SHADOWS}/StartShadow", field, start
+    for shadow_id in ("", "a b", "../x", "x" * 65):
+        stop = shadow_pb2.StopShadowRequest(shadow_id=shadow_id)
+        report = shadow_pb2.GetShadowReportRequest(shadow_id=shadow_id)
+        yield f"{SHADOWS}/StopShadow", "shadow_id", stop
+        yield f"{SHADOWS}/GetShadowReport", "shadow_id", report
+    too_many = shadow_pb2.GetShadowReportRequest(shadow_id="s", pairs=1001)
+    yield f"{SHADOWS}/GetShadowReport", "pairs", too_many
+    yield f"{SHADOWS}/ListShadows", "page_size", shadow_pb2.ListShadowsRequest(page_size=1001)
+    yield f"{SHADOWS}/ListShadows", "name", shadow_pb2.ListShadowsRequest(name="a b")
+    for token in ("\x00", "x", "-1", "9" * 20):
+        page = shadow_pb2.ListShadowsRequest(page_token=token)
+        yield f"{SHADOWS}/ListShadows", "page_token", page
 
 
 def token_request(ids: list[int]) -> GenerateRequest:

@@ -25,6 +25,7 @@ from mlxmesh_cli.commands import (
     rolling,
     rollouts,
     settings,
+    shadows,
     sign_in,
     text,
     up,
@@ -108,6 +109,7 @@ _add(
     "mlxmesh history qwen --since 7d --by day",
 )
 app.add_typer(experiments.experiment, name="experiment", rich_help_panel=MODELS)
+app.add_typer(shadows.shadows, name="shadow", rich_help_panel=MODELS)
 _add(
     TEXT,
     text.generate,

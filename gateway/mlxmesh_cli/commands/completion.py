@@ -28,6 +28,16 @@ def complete_profile(ctx: typer.Context, incomplete: str) -> list[str]:
     return _complete(ctx, incomplete, _profiles)
 
 
+def complete_model_name(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of models with this prefix."""
+    return _complete(ctx, incomplete, _model_names)
+
+
+def complete_shadow(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of shadows with this prefix."""
+    return _complete(ctx, incomplete, _shadow_ids)
+
+
 def complete_user(ctx: typer.Context, incomplete: str) -> list[str]:
     """Users with this prefix."""
     return _complete(ctx, incomplete, _users)
@@ -114,3 +124,11 @@ def references(models: Iterable[Model]) -> set[str]:
             *(f"{model.name}@{version.version}" for version in model.versions),
         )
     }
+
+
+async def _model_names(client: MeshClient) -> Iterable[str]:
+    return [model.name for model in await client.list_models()]
+
+
+async def _shadow_ids(client: MeshClient) -> Iterable[str]:
+    return [shadow.shadow_id for shadow in await client.list_shadows()]

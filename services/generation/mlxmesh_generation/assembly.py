@@ -81,7 +81,7 @@ async def open_generations(
     )
     pairs = PairReporter(ShadowLink(registry, channels, process.instance_id).send)
     await stack.enter_async_context(pairs.running())
-    shadowing = _shadowing(process, preparation, engines, pairs)
+    shadowing = _shadowing(process, preparation, engines, catalogue, pairs)
     await stack.enter_async_context(running_in_background(shadowing.run()))
     telemetry = GenerationTelemetry(
         process.telemetry.of_process,
@@ -96,6 +96,7 @@ def _shadowing(
     process: ServiceProcess[GenerationSettings],
     preparation: Preparation,
     engines: Engines,
+    catalogue: CatalogueMirror,
     pairs: PairReporter,
 ) -> Shadowing:
     settings, telemetry = process.settings, process.telemetry.of_process
@@ -109,6 +110,7 @@ def _shadowing(
     return Shadowing(
         repetitions=repetitions,
         engines=engines,
+        has_shadow=catalogue.has_shadow,
         queue=SampleQueue(settings.shadow_bytes),
         record_pair=pairs.record_pair,
         record_drop=pairs.record_drop,

@@ -376,6 +376,23 @@ async def test_a_request_outside_the_sample_is_not_repeated(open_shadowed: Open)
         assert not shadowed.drops
 
 
+async def test_nothing_is_repeated_once_a_shadow_was_stopped(shadowed: Shadowed) -> None:
+    shadowed.primary.options.step_s = 0.01
+    busy = asyncio.create_task(shadowed.mesh.collect(LONG))
+    await until(lambda: shadowed.primary.sequences == 1)
+    await shadowed.mesh.collect(ASK)
+    stopped = two_versions()
+    stopped.ClearField("shadows")
+    shadowed.mesh.models.put(stopped)
+    await asyncio.sleep(0.2)
+    busy.cancel()
+    await asyncio.sleep(0.4)
+    assert not shadowed.shadow.submits
+    # The long one was cancelled, and had been sampled when it began.
+    assert NO_ROOM not in shadowed.drops
+    assert not shadowed.pairs
+
+
 async def test_what_the_model_service_did_not_acknowledge_is_recorded_once(
     shadowed: Shadowed,
 ) -> None:

@@ -186,6 +186,7 @@ class Mesh:
                 "mlxmesh.model.v1.ModelService",
                 "mlxmesh.model.v1.ArtifactService",
                 "mlxmesh.model.v1.ProfileService",
+                "mlxmesh.model.v1.ShadowService",
             ],
         )
         address = await server.start()

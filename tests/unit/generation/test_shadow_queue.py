@@ -76,6 +76,15 @@ def test_what_had_to_make_way_is_the_next_one() -> None:
     assert queue.take(lambda _: True) is first
 
 
+def test_what_is_no_longer_wanted_frees_its_memory() -> None:
+    queue = SampleQueue(10**6)
+    for version in (2, 3, 2):
+        queue.put(sampled(to_version=version))
+    queue.discard(lambda one: one.shadow.to_version == 2)
+    assert len(queue) == 1
+    assert queue.held_bytes == sampled(to_version=3).size_bytes
+
+
 def test_the_number_is_bounded_too() -> None:
     queue = SampleQueue(10**9, max_waiting=2)
     assert [queue.put(sampled()) for _ in range(3)] == [True, True, False]

@@ -27,6 +27,7 @@ from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.streams.telemetry import GenerationObserver, GenerationTelemetry
 from mlxmesh_shared.errors import Cancelled, ContextTooLong, EngineLost, ReaderReplaced
 from mlxmesh_shared.reference import ModelReference
+from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.telemetry.sdk import Recorder
 from tests.fakes.otlp_collector import Received, values
 
@@ -275,3 +276,45 @@ async def test_texts_are_told_of_named_models_only(
     everything = b"".join(silent.received.raw)
     assert b"secret" not in everything
     assert b"<7>" not in everything
+
+
+async def test_a_repetition_says_so_in_its_span_and_counts_in_no_metric() -> None:
+    stand = Stand()
+    recorded: list[Outcome] = []
+    ended: list[tuple[Outcome, Sequence[int]]] = []
+    repetitions = GenerationTelemetry(
+        Telemetry(stand.recorder.telemetry.tracer), record=recorded.append
+    )
+    request = GenerationRequest("s-1:r-1", ModelReference("pocket", 2), PROMPT)
+    plan = Plan(request, VERSION, (1, 2, 3), 9, 0, time.monotonic() - 1, None, shadow_id="s-1")
+    observer = repetitions.begin(
+        plan, text_of, lambda _plan, outcome, tokens, _decode: ended.append((outcome, tokens))
+    )
+    observer.first_token()
+    observer.finished([finished()], [[7, 8]])
+    received = await stand.collect()
+    (span,) = received.named("text_completion pocket")
+    assert span.attributes["mlxmesh.shadow.id"] == "s-1"
+    assert "secret" not in str(span.attributes)
+    assert (
+        received.metrics_by_service.get("generation", {})
+        .keys()
+        .isdisjoint({"gen_ai.server.request.duration", "gen_ai.client.token.usage"})
+    )
+    [(outcome, tokens)] = ended
+    assert (outcome.request_id, tokens, recorded) == ("s-1:r-1", [7, 8], [outcome])
+
+
+async def test_every_end_is_told_with_the_tokens_of_the_first_output() -> None:
+    ended: list[tuple[str, Sequence[int]]] = []
+
+    def on_ended(plan: Plan, outcome: Outcome, tokens: Sequence[int], decode: Any) -> None:
+        ended.append((outcome.status.value, tokens))
+
+    telemetry = GenerationTelemetry(on_ended=on_ended)
+    request = GenerationRequest("r-1", ModelReference("pocket"), PROMPT)
+    plan = Plan(request, VERSION, (1, 2, 3), 9, 0, time.monotonic(), None)
+    telemetry.begin(plan, text_of).finished([finished(), finished()], [[7], [8]])
+    telemetry.begin(plan, text_of).failed(EngineLost("x"), [[9]], 0)
+    telemetry.begin(plan, text_of).failed(ReaderReplaced("x"), [], 0)
+    assert ended == [("completed", [7]), ("failed", [9]), ("cancelled", ())]

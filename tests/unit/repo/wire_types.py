@@ -38,6 +38,7 @@ ALLOWED = {
     "mlxmesh_generation.placement.engine_link": _STUB,
     "mlxmesh_generation.placement.mirror": _STUB,
     "mlxmesh_generation.reporting.history_link": _STUB,
+    "mlxmesh_generation.shadowing.shadow_link": _STUB,
     "mlxmesh_model.replicas.runtimes": _STUB,
     "mlxmesh_model.model_events": _EVENT,
     "mlxmesh_model.rollouts.rollout_events": _EVENT,

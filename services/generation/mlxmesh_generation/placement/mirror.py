@@ -144,6 +144,14 @@ class CatalogueMirror:
             return False
         return known.desired_replicas > 0
 
+    def has_shadow(self, name: str, shadow_id: str) -> bool:
+        """Whether a model, as last seen, has a shadow."""
+        try:
+            model = self._catalogue.model(name)
+        except ModelNotFound:
+            return False
+        return any(shadow.shadow_id == shadow_id for shadow in model.shadows)
+
     def loading(self, version: ModelVersion) -> Loading:
         """Whether, and for how long, requests may wait until a version is loaded."""
         try:

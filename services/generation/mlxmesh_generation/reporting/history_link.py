@@ -1,15 +1,11 @@
 """Sends outcomes to any model service of the mesh."""
 
-import secrets
-
 from mlxmesh.model.v1.history_pb2_grpc import HistoryServiceStub
 from mlxmesh_generation.reporting import convert
+from mlxmesh_generation.reporting.batch_link import TIMEOUT_S, BatchLink
 from mlxmesh_generation.reporting.reporter import Batch
-from mlxmesh_shared.errors import MeshError, ServiceUnavailable
 from mlxmesh_shared.registry.port import Registry
 from mlxmesh_shared.rpc.channels import ChannelPool
-
-TIMEOUT_S = 10.0
 
 
 class HistoryLink:
@@ -17,24 +13,11 @@ class HistoryLink:
 
     def __init__(self, registry: Registry, channels: ChannelPool, instance_id: str) -> None:
         """instance_id: of this instance; another process with the same one counts separately."""
-        self._registry = registry
-        self._channels = channels
-        self._sender = f"{instance_id[:100]}.{secrets.token_hex(8)}"
-        self._failures = 0
+        self._link = BatchLink(registry, channels, instance_id)
 
     async def send(self, batch: Batch) -> None:
-        """Returns once it is recorded; after a failure, the next call asks another instance.
-
-        Raises: ServiceUnavailable when there is no model service, or the error that it had.
-        """
-        instances = await self._registry.resolve("model")
-        if not instances:
-            raise ServiceUnavailable("the model service is not running; start it")
-        address = instances[self._failures % len(instances)].address
-        stub = HistoryServiceStub(self._channels.get(address))
-        request = convert.record_request(self._sender, batch)
-        try:
-            await stub.RecordOutcomes(request, timeout=TIMEOUT_S)
-        except MeshError:
-            self._failures += 1
-            raise
+        """Returns once it is recorded. Raises: as BatchLink.send()."""
+        request = convert.record_request(self._link.sender, batch)
+        await self._link.send(
+            lambda channel: HistoryServiceStub(channel).RecordOutcomes(request, timeout=TIMEOUT_S)
+        )

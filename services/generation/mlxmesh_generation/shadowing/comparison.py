@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import takewhile
 
-MAX_COMPARED_CHARACTERS = 16_384
+MAX_COMPARED_CHARACTERS = 4096
 """Of each text: the time of an edit distance grows with the product of both lengths."""
 
 

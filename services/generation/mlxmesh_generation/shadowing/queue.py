@@ -86,6 +86,16 @@ class SampleQueue:
             self.release(expired[-1])
         return expired
 
+    def discard(self, unwanted: Callable[[Sampled], bool]) -> None:
+        """Removes those that are no longer wanted."""
+        kept = deque[Sampled]()
+        for sampled in self._waiting:
+            if unwanted(sampled):
+                self.release(sampled)
+            else:
+                kept.append(sampled)
+        self._waiting = kept
+
     def release(self, sampled: Sampled) -> None:
         """Its memory is free again."""
         self.held_bytes -= sampled.size_bytes

@@ -127,6 +127,8 @@ class Repetitions:
             shadows=(),
             assignment=UNASSIGNED,
             price=None,
+            # Nothing is loaded for it.
+            load_timeout_s=None,
             shadow_id=sampled.shadow.shadow_id,
         )
         tokenizer = prepared.tokenizer

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from mlxmesh_generation.domain.outcome import Outcome, Status
@@ -43,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 RecordPair = Callable[[str, Pair], None]
 """Called with the shadow's id and what was compared."""
+HasShadow = Callable[[str, str], bool]
+"""Whether a model has a shadow."""
 RecordDrop = Callable[[str, DropReason], None]
 """Called with the shadow's id for a sampled request that was dropped."""
 
@@ -55,6 +57,7 @@ class Shadowing:
         *,
         repetitions: Repetitions,
         engines: SpareEngines,
+        has_shadow: HasShadow,
         queue: SampleQueue,
         record_pair: RecordPair,
         record_drop: RecordDrop,
@@ -65,6 +68,7 @@ class Shadowing:
         """max_wait_s: how long a request waits for room before it is dropped."""
         self._repetitions = repetitions
         self._engines = engines
+        self._has_shadow = has_shadow
         self._queue = queue
         self._record_pair = record_pair
         self._record_drop = record_drop
@@ -90,9 +94,11 @@ class Shadowing:
         """Repeats what was sampled, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
+                # Nothing waits for a shadow that was stopped meanwhile.
+                self._queue.discard(self._is_stopped)
                 self._drop_expired()
                 self._engines.yield_to_others()
-                while (sampled := self._next()) is not None:
+                for sampled in self._startable():
                     self._running += 1
                     tasks.create_task(self._repeat(sampled))
                 await self._until_next()
@@ -122,13 +128,24 @@ class Shadowing:
         else:
             self._drop(shadow, DropReason.NO_ROOM)
 
-    def _next(self) -> Sampled | None:
-        if self._running >= self._max_repeated:
-            return None
-        return self._queue.take(self._has_room)
+    def _startable(self) -> Iterator[Sampled]:
+        """Those that have room now; release or put back each of them later."""
+        rooms: dict[tuple[str, int], bool] = {}
 
-    def _has_room(self, sampled: Sampled) -> bool:
-        return self._engines.has_room(sampled.version.name, sampled.shadow.to_version)
+        def has_room(sampled: Sampled) -> bool:
+            wanted = sampled.version.name, sampled.shadow.to_version
+            if wanted not in rooms:
+                rooms[wanted] = self._engines.has_room(*wanted)
+            return rooms[wanted]
+
+        while self._running < self._max_repeated:
+            sampled = self._queue.take(has_room)
+            if sampled is None:
+                return
+            yield sampled
+
+    def _is_stopped(self, sampled: Sampled) -> bool:
+        return not self._has_shadow(sampled.version.name, sampled.shadow.shadow_id)
 
     async def _repeat(self, sampled: Sampled) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from math import isfinite
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -34,8 +33,8 @@ def to_plan(request: pb.StartShadowRequest) -> Plan:
 
 
 def to_batch(request: pb.RecordShadowPairsRequest) -> Batch:
-    """Raises: InvalidArgument for a figure that is none, or an unknown reason."""
-    pairs = [_to_pair(at, message) for at, message in enumerate(request.pairs)]
+    """Raises: InvalidArgument for an unknown reason."""
+    pairs = [_to_pair(message) for message in request.pairs]
     return Batch(request.instance_id, request.batch, pairs, _to_drops(request.drops))
 
 
@@ -46,8 +45,8 @@ def _to_drops(drops: Mapping[int, int]) -> dict[DropReason, int]:
     return {_REASONS[pb.ShadowDropReason.ValueType(one)]: count for one, count in drops.items()}
 
 
-def _to_pair(at: int, message: pb.ShadowPair) -> Pair:
-    pair = Pair(
+def _to_pair(message: pb.ShadowPair) -> Pair:
+    return Pair(
         request_id=message.request_id,
         from_version=message.from_version,
         time=message.time.ToDatetime(UTC) if message.HasField("time") else datetime.now(UTC),
@@ -61,18 +60,6 @@ def _to_pair(at: int, message: pb.ShadowPair) -> Pair:
         primary_tokens_per_second=message.primary_tokens_per_second,
         shadow_tokens_per_second=message.shadow_tokens_per_second,
     )
-    for name in (
-        "edit_distance",
-        "primary_ttft_ms",
-        "shadow_ttft_ms",
-        "primary_tokens_per_second",
-        "shadow_tokens_per_second",
-    ):
-        # One would make every later mean of the shadow none, too.
-        if not isfinite(getattr(pair, name)):
-            field = f"pairs[{at}].{name}"
-            raise InvalidArgument(f"{field} must be a finite number", field=field)
-    return pair
 
 
 def from_page_token(token: str) -> int | None:

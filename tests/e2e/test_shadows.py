@@ -1,0 +1,126 @@
+"""Shadowing in a whole mesh: equal weights answer equally, others are compared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlxmesh_client import MeshClient
+from mlxmesh_shared.errors import IllegalState
+from tests.e2e.running_mesh import RunningMesh
+
+MODELS = Path(__file__).parents[2] / "deploy" / "demo-model"
+CALLS = 4
+CANARY = "xyzzy-shadow-7391"
+
+
+def ok(mesh: RunningMesh, *arguments: str) -> str:
+    result = mesh.command(*arguments)
+    assert result.returncode == 0, result.stderr + result.stdout
+    return result.stdout
+
+
+def add_version(mesh: RunningMesh, source: Path, copy: Path) -> None:
+    """A version with the same weights and another setting, so that it is another content."""
+    shutil.copytree(source, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "copied_from": source.name}))
+    ok(mesh, "register", str(copy), "--name", "pocket")
+
+
+async def answer(mesh: RunningMesh, prefix: str) -> list[str]:
+    """One call after another, with random seeds, each followed by an idle moment."""
+    texts: list[str] = []
+    async with MeshClient(mesh.address) as client:
+        for number in range(CALLS):
+            response = await client.complete(
+                "pocket@1",
+                prompt=f"Once upon a time {CANARY}",
+                max_tokens=24,
+                temperature=1,
+                request_id=f"{prefix}-{number}",
+            )
+            texts.append(response.text)
+            await asyncio.sleep(0.5)
+    return texts
+
+
+def report_until(
+    mesh: RunningMesh, shadow_id: str, done: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    end_s = time.monotonic() + 60
+    while True:
+        report = json.loads(ok(mesh, "shadow", "report", shadow_id, "--json"))
+        if done(report):
+            return report
+        assert time.monotonic() < end_s, report
+        time.sleep(0.3)
+
+
+def ended(report: dict[str, Any]) -> bool:
+    return int(report["compared"]) + sum(report["drops"].values()) == CALLS
+
+
+def test_versions_are_compared_by_shadows(mesh: RunningMesh, tmp_path: Path) -> None:
+    add_version(mesh, MODELS / "pocket", tmp_path / "same")
+    ok(mesh, "register", str(MODELS / "pocket-mini"), "--name", "pocket")
+    cold = mesh.command("shadow", "start", "pocket", "--to", "2")
+    assert cold.returncode == 1
+    assert "mlxmesh load pocket@2" in cold.stderr
+    for version in (2, 3):
+        ok(mesh, "load", f"pocket@{version}")
+    same = json.loads(
+        ok(mesh, "shadow", "start", "pocket", "--to", "2", "--percent", "100", "--json")
+    )
+    assert "repeats requests at pocket@2 already" in (
+        mesh.command("shadow", "start", "pocket", "--to", "2").stderr
+    )
+    texts = asyncio.run(answer(mesh, "same"))
+    assert len(set(texts)) > 1
+    report = report_until(mesh, same["shadow_id"], ended)
+    assert (int(report["compared"]), int(report["equal"])) == (CALLS, CALLS)
+    assert report["mean_edit_distance"] == 0
+    ids = {pair["request_id"] for pair in report["pairs"]}
+    assert ids == {f"same-{number}" for number in range(CALLS)}
+    ok(mesh, "shadow", "stop", same["shadow_id"])
+
+    other = json.loads(
+        ok(mesh, "shadow", "start", "pocket", "--to", "3", "--percent", "100", "--json")
+    )
+    asyncio.run(answer(mesh, "other"))
+    report = report_until(mesh, other["shadow_id"], ended)
+    assert int(report["compared"]) == CALLS
+    assert int(report["equal"]) < CALLS
+    assert 0 < report["mean_edit_distance"] <= 1
+    # What was stopped gets no more requests.
+    assert int(report_until(mesh, same["shadow_id"], ended)["compared"]) == CALLS
+    listed = json.loads(ok(mesh, "shadow", "list", "pocket", "--json"))["shadows"]
+    assert [each["shadow_id"] for each in listed] == [other["shadow_id"], same["shadow_id"]]
+    names = [json.loads(line)["name"] for line in ok(mesh, "events", "--json").splitlines() if line]
+    assert names.count("shadow.started") == 2
+    assert names.count("shadow.stopped") == 1
+    # Catalogue, logs and all: nothing of the requests is stored.
+    files = [path for path in mesh.data_dir.rglob("*") if path.is_file()]
+    assert any(path.name == "model.db" for path in files)
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
+
+
+async def test_the_client_starts_and_reads_shadows(mesh: RunningMesh) -> None:
+    async with MeshClient(mesh.address) as client:
+        started = await client.start_shadow("pocket", to_version=2, from_version=1, percent=50)
+        try:
+            await client.start_shadow("pocket", to_version=2)
+        except IllegalState:
+            pass
+        else:
+            raise AssertionError("a version has one shadow at a time")
+        report = await client.get_shadow_report(started.shadow_id, pairs=0)
+        assert (report.compared, report.shadow.percent) == (0, 50)
+        stopped = await client.stop_shadow(started.shadow_id)
+        assert stopped.HasField("end_time")
+        assert (await client.list_shadows("pocket"))[0].shadow_id == started.shadow_id
