@@ -104,8 +104,19 @@ def test_a_pattern_that_cannot_be_matched_in_linear_time_is_refused(pattern: str
     ],
 )
 def test_a_schema_that_cannot_be_checked_is_refused(schema: str) -> None:
-    field, _ = refused(Recipe(kind=Kind.CASCADE, models=("small", "big"), json_schema=schema))
+    recipe = Recipe(kind=Kind.CASCADE, models=("small", "big"), json_schema=schema)
+    field, message = refused(recipe)
     assert field == "recipe.cascade.json_schema"
+    assert "example" not in message
+
+
+def test_messages_say_where_a_schema_is_wrong_without_its_values() -> None:
+    schema = '{"properties": {"a": {"minimum": "secret"}}}'
+    _, message = refused(Recipe(kind=Kind.CASCADE, models=("small", "big"), json_schema=schema))
+    assert "/properties/a/minimum" in message
+    assert "secret" not in message
+    recipe = Recipe(kind=Kind.VOTE, models=("big", "small"), answer_pattern="(secret")
+    assert "secret" not in refused(recipe)[1]
 
 
 def test_a_cascade_that_judges_nothing_is_refused() -> None:
