@@ -52,6 +52,7 @@ def test_legal_recipes_pass() -> None:
     ("models", "place", "says"),
     [
         (("big", "none"), 1, "there is no model none"),
+        (("big", ""), 1, "must be written name"),
         (("crowd",), 0, "crowd is an ensemble"),
         (("big@3",), 0, "has no version 3"),
         (("big", "small:new"), 1, "has no alias new"),

@@ -41,15 +41,24 @@ class Recipe:
 
     @property
     def references(self) -> Iterator[tuple[str, ModelReference]]:
-        """Each model that it names, after the field that names it."""
+        """Each model that it names, after the field that names it. Raises: InvalidArgument."""
         for place, model in enumerate(self.models):
-            yield self.field(f"models[{place}]"), ModelReference.parse(model)
+            field = self.field(f"models[{place}]")
+            yield field, _reference(field, model)
         if self.judge:
-            yield self.field("judge"), ModelReference.parse(self.judge)
+            yield self.field("judge"), _reference(self.field("judge"), self.judge)
 
     def field(self, name: str) -> str:
         """The path of one of its fields in SetEnsembleRequest."""
         return f"recipe.{self.kind.value}.{name}"
+
+
+def _reference(field: str, text: str) -> ModelReference:
+    try:
+        return ModelReference.parse(text)
+    except InvalidArgument as error:
+        message = f"{field} must be written name, name@version or name:alias"
+        raise InvalidArgument(message, field=field) from error
 
 
 def check_recipe(recipe: Recipe, models: Mapping[str, Model]) -> None:
