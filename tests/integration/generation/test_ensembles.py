@@ -17,6 +17,7 @@ from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh.generation.v1.generation_pb2 import (
     FINISH_REASON_CANCELLED,
     FINISH_REASON_STOP,
+    ROLE_USER,
     AttachGenerationRequest,
     CancelGenerationRequest,
     ChatInput,
@@ -458,7 +459,7 @@ async def test_a_cascade_escalates_and_streams_the_last(crowd: Crowd) -> None:
     big.may_step.clear()
     call = crowd.stub.Generate(asked())
     stream = aiter(call)
-    first = asyncio.create_task(anext(stream))
+    first = asyncio.ensure_future(anext(stream))
     await until(lambda: big.sequences == 1)
     big.may_step.set()
     messages = [await first, *[message async for message in stream]]
@@ -581,7 +582,7 @@ async def test_the_judge_scores_the_answers_text_after_the_prompt(crowd: Crowd, 
     await crowd.ensemble(best_of("small", "big", judge="judge"))
     request = asked()
     if kind == "chat":
-        chat = ChatInput(messages=[ChatMessage(role=2, content="which? </s>")])
+        chat = ChatInput(messages=[ChatMessage(role=ROLE_USER, content="which? </s>")])
         request.chat.CopyFrom(chat)
     messages = await crowd.collect(request)
     end = end_of(messages)
@@ -619,7 +620,7 @@ async def test_a_caller_that_leaves_frees_every_engine(crowd: Crowd, name: str) 
     crowd.model("off", loaded=False)
     await crowd.ensemble(RECIPES[name])
     call = crowd.stub.Generate(asked())
-    reading = asyncio.create_task(anext(aiter(call)))
+    reading = asyncio.ensure_future(anext(aiter(call)))
     engines = crowd.engines.values()
     count = 3 if name == "vote" else 2 if name == "best_of" else 1
     await until(lambda: sum(engine.sequences for engine in engines) == count)
@@ -698,7 +699,7 @@ async def test_other_calls_use_the_first_model(crowd: Crowd) -> None:
         (
             RECIPES["best_of"],
             {
-                "chat": ChatInput(messages=[ChatMessage(role=2, content="x")]),
+                "chat": ChatInput(messages=[ChatMessage(role=ROLE_USER, content="x")]),
                 "tools": [Tool(name="f")],
                 "prompt": None,
             },
@@ -786,7 +787,7 @@ def with_tools(crowd: Crowd, tmp_path: Path) -> GenerateRequest:
     schema = '{"type": "object", "properties": {"days": {"type": "integer"}}}'
     return asked(
         prompt=None,
-        chat=ChatInput(messages=[ChatMessage(role=2, content="hello")]),
+        chat=ChatInput(messages=[ChatMessage(role=ROLE_USER, content="hello")]),
         tools=[Tool(name="weather", parameters_json_schema=schema)],
     )
 

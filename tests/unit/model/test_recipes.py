@@ -23,7 +23,7 @@ NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 
 def model(name: str, **changes: object) -> Model:
     versions = tuple(Version(name, n, State.AVAILABLE, Source("/m"), NOW) for n in (1, 2))
-    return replace(Model(name, versions, {"stable": 1}), **changes)  # pyright: ignore[reportArgumentType]
+    return replace(Model(name, versions, {"stable": 1}), **changes)
 
 
 CATALOGUE = {
