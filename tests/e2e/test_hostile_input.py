@@ -22,7 +22,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     TokenInput,
 )
-from mlxmesh.model.v1 import artifact_pb2, model_pb2, profile_pb2, shadow_pb2
+from mlxmesh.model.v1 import artifact_pb2, ensemble_pb2, model_pb2, profile_pb2, shadow_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import (
     ConstraintInvalid,
@@ -41,6 +41,7 @@ GENERATE = f"{GENERATION}/Generate"
 COMPLETE = f"{GENERATION}/Complete"
 COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
+ENSEMBLES = "/mlxmesh.model.v1.EnsembleService"
 SHADOWS = "/mlxmesh.model.v1.ShadowService"
 ARTIFACTS = "/mlxmesh.model.v1.ArtifactService"
 PROFILES = "/mlxmesh.model.v1.ProfileService"
@@ -238,6 +239,40 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
     for directory in ("", "relative", "/no/such/directory", "/etc", "x" * 5000, "/\x00"):
         register = model_pb2.RegisterModelRequest(name="hostile", directory=directory)
         yield f"{MODELS}/RegisterModel", "directory", register
+    yield from bad_ensembles()
+
+
+def bad_ensembles() -> Iterator[tuple[str, str, Message]]:
+    def setting(name: str = "hostile", **recipe: Any) -> ensemble_pb2.SetEnsembleRequest:
+        made = ensemble_pb2.EnsembleRecipe(**recipe)
+        return ensemble_pb2.SetEnsembleRequest(name=name, recipe=made)
+
+    method, both = f"{ENSEMBLES}/SetEnsemble", ["pocket", "pocket"]
+    for name in ("", "../../etc/passwd", "a@1", "a:b", "a\x00", "x" * 5000):
+        yield method, "name", setting(name, fallback={"models": ["pocket"]})
+    for model in BAD_MODELS:
+        yield method, "recipe.fallback.models", setting(fallback={"models": [model]})
+        yield method, "recipe.best_of.judge", setting(best_of={"models": both, "judge": model})
+    yield method, "recipe", ensemble_pb2.SetEnsembleRequest(name="hostile")
+    yield method, "recipe.recipe", setting()
+    yield method, "recipe.fallback.models", setting(fallback={"models": ["pocket"] * 9})
+    yield method, "recipe.cascade.models", setting(cascade={"models": ["pocket"]})
+    for least in (NAN, INFINITY, 0.1, -101):
+        cascade = {"models": both, "min_mean_logprob": least}
+        yield method, "recipe.cascade.min_mean_logprob", setting(cascade=cascade)
+    for schema in ("{", "1", '{"type": 1}', '{"$ref": "http://127.0.0.1/"}', "[" * 200_000):
+        cascade = {"models": both, "json_schema": schema}
+        yield method, "recipe.cascade.json_schema", setting(cascade=cascade)
+    for samples in (0, 17, 2**32 - 1):
+        yield method, "recipe.vote.samples", setting(vote={"models": both, "samples": samples})
+    yield method, "recipe.vote.samples", setting(vote={"models": ["pocket"]})
+    for pattern in ("(", "(?=a)", "a{100000}", "((a{100}){100}){100}", "x" * 1025):
+        vote = {"models": both, "answer_pattern": pattern}
+        yield method, "recipe.vote.answer_pattern", setting(vote=vote)
+    yield f"{ENSEMBLES}/GetEnsemble", "name", ensemble_pb2.GetEnsembleRequest(name="no-such")
+    yield f"{ENSEMBLES}/DeleteEnsemble", "name", ensemble_pb2.DeleteEnsembleRequest(name="pocket")
+    listing = ensemble_pb2.ListEnsemblesRequest(page_token="\x00")
+    yield f"{ENSEMBLES}/ListEnsembles", "page_token", listing
 
 
 def bad_shadows() -> Iterator[tuple[str, str, Message]]:

@@ -88,13 +88,12 @@ class FakeModelService(ModelServiceServicer):
         self, request: WatchModelsRequest, context: Any
     ) -> AsyncIterator[WatchModelsResponse]:
         self.watches.append(request.after_sequence)
-        sent = 0
+        sent = len(self._log)  # changes while the listing is sent follow it
         last: dict[str, WatchModelsResponse] = {}
         for response in self._log[request.after_sequence :]:
             last[response.model.name or response.removed_name] = response
         for response in last.values():
             yield response
-        sent = len(self._log)
         yield WatchModelsResponse(sequence=sent, synced=Synced())
         while True:
             while sent < len(self._log):

@@ -100,7 +100,7 @@ def message_object(
         version_of(started),
         _content(response, show_thinking=show_thinking),
         stop,
-        output_usage(finished.usage),
+        output_usage(finished),
     )
 
 

@@ -17,11 +17,13 @@ from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh.generation.v1.generation_pb2 import (
     FINISH_REASON_CANCELLED,
     FINISH_REASON_STOP,
+    ROLE_USER,
     AttachGenerationRequest,
     CancelGenerationRequest,
     ChatInput,
     ChatMessage,
     CompleteRequest,
+    CompleteResponse,
     CountTokensRequest,
     EnsembleStep,
     Finished,
@@ -45,6 +47,7 @@ from mlxmesh.model.v1.model_pb2 import VERSION_STATE_READY, Model, ModelVersion
 from mlxmesh.model.v1.policy_pb2 import ModelPolicy, Price
 from mlxmesh.model.v1.split_pb2 import SPLIT_SUBJECT_PRINCIPAL, Split, SplitArm
 from mlxmesh_gateway.forwarding.recording import Recording
+from mlxmesh_generation.convert_events import WholeOutputs, event_of
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import (
     Cancelled,
@@ -60,6 +63,7 @@ from mlxmesh_shared.errors import (
     QueueFull,
 )
 from mlxmesh_shared.rpc.channels import ChannelPool
+from tests.fakes import tokenizer_files
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
 from tests.fakes.model_service import FakeModelService
 from tests.fakes.registry import InMemoryRegistry
@@ -80,6 +84,7 @@ class Crowd:
     stack: AsyncExitStack
     stubs: list[GenerationServiceStub] = field(default_factory=list[GenerationServiceStub])
     engines: dict[str, FakeEngine] = field(default_factory=dict[str, FakeEngine])
+    marks: int = 0
 
     @property
     def stub(self) -> GenerationServiceStub:
@@ -99,8 +104,22 @@ class Crowd:
         model = Model(name=name, policy=ModelPolicy(price=PRICE), **fields)  # pyright: ignore[reportArgumentType]
         self.models.put(model, self.directory)
 
-    def ensemble(self, recipe: EnsembleRecipe, name: str = "crowd") -> None:
+    async def ensemble(self, recipe: EnsembleRecipe, name: str = "crowd") -> None:
+        """Adds or changes an ensemble, which every instance knows afterwards."""
         self.models.put(Model(name=name, ensemble=recipe))
+        self.marks += 1
+        mark = f"mark-{self.marks}"
+        self.models.put(Model(name=mark))  # the last change
+        for stub in self.stubs:
+            while not await self._knows(stub, mark):
+                await asyncio.sleep(0.002)
+
+    async def _knows(self, stub: GenerationServiceStub, model: str) -> bool:
+        try:
+            await stub.CountTokens(CountTokensRequest(model=model, prompt="x"))
+        except ModelNotFound as error:
+            return "there is no model" not in error.message
+        return True
 
     async def engine(self, model: str, *texts: str, name: str = "") -> FakeEngine:
         """Adds an engine that says a text to its end; the text depends on the seed."""
@@ -215,7 +234,7 @@ LONG = "the quick brown fox jumps over the lazy dog, again and again. " * 3
 async def test_a_model_that_is_not_loaded_is_passed_over(crowd: Crowd) -> None:
     crowd.model("big", loaded=False)
     crowd.model("small")
-    crowd.ensemble(fallback("big", "small"))
+    await crowd.ensemble(fallback("big", "small"))
     await crowd.engine("small", "hello there")
     messages = await crowd.collect(asked())
     end = end_of(messages)
@@ -230,7 +249,7 @@ async def test_an_engine_that_is_full_is_passed_over(crowd: Crowd) -> None:
     for name in ("big", "small"):
         crowd.model(name)
         await crowd.engine(name)
-    crowd.ensemble(fallback("big", "small"))
+    await crowd.ensemble(fallback("big", "small"))
     crowd.engines["engine-big"].options.max_running = 0
     crowd.engines["engine-big"].options.max_waiting = 0
     end = end_of(await crowd.collect(asked()))
@@ -241,7 +260,7 @@ async def test_an_engine_that_dies_before_its_first_token_is_passed_over(crowd: 
     for name in ("big", "small"):
         crowd.model(name)
         await crowd.engine(name)
-    crowd.ensemble(fallback("big", "small"))
+    await crowd.ensemble(fallback("big", "small"))
     big = crowd.engines["engine-big"]
     big.may_step.clear()
     reading = asyncio.create_task(crowd.collect(asked()))
@@ -255,7 +274,7 @@ async def test_a_slow_first_token_is_not_waited_for(crowd: Crowd) -> None:
     for name in ("big", "small"):
         crowd.model(name)
         await crowd.engine(name)
-    crowd.ensemble(fallback("big", "small", timeout_ms=50))
+    await crowd.ensemble(fallback("big", "small", timeout_ms=50))
     big = crowd.engines["engine-big"]
     big.may_step.clear()
     end = end_of(await crowd.collect(asked()))
@@ -266,14 +285,13 @@ async def test_a_slow_first_token_is_not_waited_for(crowd: Crowd) -> None:
 async def test_the_answer_streams_as_it_comes(crowd: Crowd) -> None:
     crowd.model("big")
     big = await crowd.engine("big", LONG)
-    crowd.ensemble(fallback("big"))
-    call = crowd.stub.Generate(asked())
-    messages = [await anext(aiter(call))]
-    big.may_step.clear()
-    messages.append(await anext(aiter(call)))
+    await crowd.ensemble(fallback("big"))
+    big.options.step_s = 0.005
+    stream = aiter(crowd.stub.Generate(asked()))
+    messages = [await anext(stream), await anext(stream)]
     assert messages[1].HasField("delta")
-    big.may_step.set()
-    messages += [message async for message in call]
+    assert big.sequences == 1  # it still runs
+    messages += [message async for message in stream]
     end_of(messages)
     assert text_of(messages) == LONG
 
@@ -282,7 +300,7 @@ async def test_several_outputs_of_a_fallback(crowd: Crowd) -> None:
     crowd.model("big", loaded=False)
     crowd.model("small")
     await crowd.engine("small", "one", "two", "three")
-    crowd.ensemble(fallback("big", "small"))
+    await crowd.ensemble(fallback("big", "small"))
     messages = await crowd.collect(asked(n=3))
     ends = [message.finished for message in messages if message.HasField("finished")]
     assert [end.HasField("total_usage") for end in ends] == [False, False, True]
@@ -297,7 +315,7 @@ async def test_the_arm_is_that_of_the_members_split(crowd: Crowd) -> None:
     split = Split(rollout_id="r", subject=SPLIT_SUBJECT_PRINCIPAL, salt="s", arms=arms)
     crowd.model("big", splits={"default": split})
     await crowd.engine("big")
-    crowd.ensemble(fallback("big"))
+    await crowd.ensemble(fallback("big"))
     metadata = (("mlxmesh-caller", "ada"),)
     call = crowd.stub.Generate(asked(model="big"), metadata=metadata)
     alone = [message async for message in call]
@@ -314,7 +332,7 @@ async def test_an_engine_killed_under_the_chosen_member_costs_nothing(crowd: Cro
     crowd.model("big", loaded=False)
     crowd.model("small")
     first = await crowd.engine("small", LONG)
-    crowd.ensemble(fallback("big", "small"))
+    await crowd.ensemble(fallback("big", "small"))
     undisturbed = await crowd.collect(asked())
     second = await crowd.engine("small", LONG, name="second")
     first.options.step_s = second.options.step_s = 0.005
@@ -335,7 +353,7 @@ async def test_a_chosen_member_waits_for_an_engine(crowd: Crowd) -> None:
     crowd.model("small")
     crowd.model("big", loaded=False)
     first = await crowd.engine("small", LONG)
-    crowd.ensemble(fallback("small", "big"))
+    await crowd.ensemble(fallback("small", "big"))
     first.options.step_s = 0.005
     reading = asyncio.create_task(crowd.collect(asked()))
     await until(lambda: first.sequences == 1)
@@ -368,7 +386,7 @@ async def test_another_instance_resumes_the_stream_with_its_whole_path(
         await crowd.engine(model, f"{LONG} of {model}")
         crowd.engines[f"engine-{model}"].options.step_s = 0.0005
     crowd.model("off", loaded=False)
-    crowd.ensemble(RECIPES[name])
+    await crowd.ensemble(RECIPES[name])
     request = asked()
     whole = await crowd.collect(request)
     expected = end_of(whole)
@@ -403,7 +421,7 @@ def without_time(step: EnsembleStep) -> EnsembleStep:
 async def test_ids_work_as_for_any_generation(crowd: Crowd) -> None:
     crowd.model("small")
     await crowd.engine("small", "yes", "no", "yes")
-    crowd.ensemble(vote("small", samples=3))
+    await crowd.ensemble(vote("small", samples=3))
     request = asked(request_id="mine", keep_request=True)
     messages = await crowd.collect(request)
     assert text_of(messages) == "yes"
@@ -436,12 +454,12 @@ async def test_a_cascade_escalates_and_streams_the_last(crowd: Crowd) -> None:
     for name in ("small", "big"):
         crowd.model(name)
         await crowd.engine(name, f"{LONG} {name}")
-    crowd.ensemble(cascade("small", "big", least=-0.5))  # the fake's are -ln 2
+    await crowd.ensemble(cascade("small", "big", least=-0.5))  # the fake's are -ln 2
     big = crowd.engines["engine-big"]
     big.may_step.clear()
     call = crowd.stub.Generate(asked())
     stream = aiter(call)
-    first = asyncio.create_task(anext(stream))
+    first = asyncio.ensure_future(anext(stream))
     await until(lambda: big.sequences == 1)
     big.may_step.set()
     messages = [await first, *[message async for message in stream]]
@@ -459,7 +477,7 @@ async def test_a_confident_answer_is_given_without_the_log_probabilities(crowd: 
     for name in ("small", "big"):
         crowd.model(name)
         await crowd.engine(name)
-    crowd.ensemble(cascade("small", "big", least=-1))
+    await crowd.ensemble(cascade("small", "big", least=-1))
     messages = await crowd.collect(asked())
     assert path(end_of(messages)) == [("small", "")]
     assert not any(message.delta.logprobs for message in messages)
@@ -474,7 +492,7 @@ async def test_a_schema_that_fails_escalates(crowd: Crowd) -> None:
     for name, text in (("small", "the fox"), ("big", "[1, 2]")):
         crowd.model(name)
         await crowd.engine(name, text)
-    crowd.ensemble(cascade("small", "big", schema='{"type": "array"}'))
+    await crowd.ensemble(cascade("small", "big", schema='{"type": "array"}'))
     messages = await crowd.collect(asked())
     assert path(end_of(messages)) == [("small", "SCHEMA_FAILED"), ("big", "")]
     assert text_of(messages) == "[1, 2]"
@@ -484,7 +502,7 @@ async def test_a_member_of_a_cascade_that_is_lost_is_left_to_the_next(crowd: Cro
     for name in ("small", "big"):
         crowd.model(name)
         await crowd.engine(name, f"{LONG} {name}")
-    crowd.ensemble(cascade("small", "big", least=-1))
+    await crowd.ensemble(cascade("small", "big", least=-1))
     small = crowd.engines["engine-small"]
     reading = asyncio.create_task(crowd.collect(asked()))
     await until(lambda: small.sequences == 1)
@@ -498,7 +516,7 @@ async def test_the_last_models_error_is_told(crowd: Crowd) -> None:
     crowd.model("small")
     await crowd.engine("small")
     crowd.model("big", loaded=False)
-    crowd.ensemble(cascade("small", "big", least=-0.1))
+    await crowd.ensemble(cascade("small", "big", least=-0.1))
     with pytest.raises(ModelNotLoaded, match="big"):
         await crowd.collect(asked())
 
@@ -509,7 +527,7 @@ async def test_the_last_models_error_is_told(crowd: Crowd) -> None:
 async def test_a_vote_is_by_value(crowd: Crowd) -> None:
     crowd.model("small")
     await crowd.engine("small", "it is 7", "so 4", "hence 4.0")
-    crowd.ensemble(vote("small", samples=3, pattern=r"(\d[\d.]*)"))
+    await crowd.ensemble(vote("small", samples=3, pattern=r"(\d[\d.]*)"))
     messages = await crowd.collect(asked())
     end = end_of(messages)
     assert text_of(messages) == "so 4"
@@ -519,7 +537,7 @@ async def test_a_vote_is_by_value(crowd: Crowd) -> None:
 
 async def test_members_share_the_callers_limits(crowd: Crowd, tmp_path: Path) -> None:
     crowd.model("small")
-    crowd.ensemble(vote("small", samples=4))
+    await crowd.ensemble(vote("small", samples=4))
     async with generation_service(crowd.registry, tmp_path / "few", max_generations=3) as server:
         channels = ChannelPool()
         stub = GenerationServiceStub(channels.get(server.address))
@@ -540,7 +558,7 @@ async def test_all_members_fail(crowd: Crowd) -> None:
         crowd.model(name)
         engine = await crowd.engine(name)
         engine.options.max_running = engine.options.max_waiting = 0
-    crowd.ensemble(vote("small", "big"))
+    await crowd.ensemble(vote("small", "big"))
     with pytest.raises(QueueFull, match="no model of the ensemble answered: small: "):
         await crowd.collect(asked())
 
@@ -561,10 +579,10 @@ async def test_the_judge_scores_the_answers_text_after_the_prompt(crowd: Crowd, 
         await crowd.engine(name, text)
     judge = crowd.engines["engine-judge"]
     judge.options.logprobs = prefers(crowd.tokenizer.encode_plain("lazy dog"))
-    crowd.ensemble(best_of("small", "big", judge="judge"))
+    await crowd.ensemble(best_of("small", "big", judge="judge"))
     request = asked()
     if kind == "chat":
-        chat = ChatInput(messages=[ChatMessage(role=2, content="which? </s>")])
+        chat = ChatInput(messages=[ChatMessage(role=ROLE_USER, content="which? </s>")])
         request.chat.CopyFrom(chat)
     messages = await crowd.collect(request)
     end = end_of(messages)
@@ -585,7 +603,7 @@ async def test_a_judge_that_is_away_fails_the_generation(crowd: Crowd) -> None:
     crowd.model("small")
     await crowd.engine("small", "one", "two")
     crowd.model("judge", loaded=False)
-    crowd.ensemble(best_of("small", judge="judge", samples=2))
+    await crowd.ensemble(best_of("small", judge="judge", samples=2))
     with pytest.raises(ModelNotLoaded, match="judge judge could score no answer"):
         await crowd.collect(asked())
 
@@ -600,9 +618,9 @@ async def test_a_caller_that_leaves_frees_every_engine(crowd: Crowd, name: str) 
         engine = await crowd.engine(model, LONG)
         engine.may_step.clear()
     crowd.model("off", loaded=False)
-    crowd.ensemble(RECIPES[name])
+    await crowd.ensemble(RECIPES[name])
     call = crowd.stub.Generate(asked())
-    reading = asyncio.create_task(anext(aiter(call)))
+    reading = asyncio.ensure_future(anext(aiter(call)))
     engines = crowd.engines.values()
     count = 3 if name == "vote" else 2 if name == "best_of" else 1
     await until(lambda: sum(engine.sequences for engine in engines) == count)
@@ -618,7 +636,7 @@ async def test_a_cancelled_generation_ends_as_one(crowd: Crowd, name: str) -> No
         engine = await crowd.engine(model, LONG)
         engine.may_step.clear()
     crowd.model("off", loaded=False)
-    crowd.ensemble(RECIPES[name])
+    await crowd.ensemble(RECIPES[name])
     reading = asyncio.create_task(crowd.collect(asked(request_id="mine")))
     engines = crowd.engines.values()
     await until(lambda: any(engine.sequences for engine in engines))
@@ -635,7 +653,7 @@ async def test_a_deadline_ends_every_member(crowd: Crowd, name: str) -> None:
         engine = await crowd.engine(model, LONG)
         engine.may_step.clear()
     crowd.model("off", loaded=False)
-    crowd.ensemble(RECIPES[name])
+    await crowd.ensemble(RECIPES[name])
     with pytest.raises(DeadlineExceeded):
         await crowd.collect(asked(), timeout=0.3)
     await until(lambda: not any(engine.sequences for engine in crowd.engines.values()))
@@ -644,7 +662,7 @@ async def test_a_deadline_ends_every_member(crowd: Crowd, name: str) -> None:
 async def test_the_only_engine_of_a_stream_dies(crowd: Crowd) -> None:
     crowd.model("big")
     big = await crowd.engine("big", LONG)
-    crowd.ensemble(fallback("big"))
+    await crowd.ensemble(fallback("big"))
     big.options.step_s = 0.01
     reading = asyncio.create_task(crowd.collect(asked()))
     await until(lambda: big.sequences == 1)
@@ -659,7 +677,7 @@ async def test_the_only_engine_of_a_stream_dies(crowd: Crowd) -> None:
 
 async def test_other_calls_use_the_first_model(crowd: Crowd) -> None:
     crowd.model("small")
-    crowd.ensemble(vote("small", samples=2))
+    await crowd.ensemble(vote("small", samples=2))
     for model in ("small", "crowd"):
         counted = await crowd.stub.CountTokens(CountTokensRequest(model=model, prompt="the fox"))
         assert counted.tokens == len(crowd.tokenizer.encode_prompt("the fox"))
@@ -681,7 +699,7 @@ async def test_other_calls_use_the_first_model(crowd: Crowd) -> None:
         (
             RECIPES["best_of"],
             {
-                "chat": ChatInput(messages=[ChatMessage(role=2, content="x")]),
+                "chat": ChatInput(messages=[ChatMessage(role=ROLE_USER, content="x")]),
                 "tools": [Tool(name="f")],
                 "prompt": None,
             },
@@ -692,7 +710,7 @@ async def test_other_calls_use_the_first_model(crowd: Crowd) -> None:
 async def test_what_a_recipe_cannot_do_names_its_field(
     crowd: Crowd, recipe: EnsembleRecipe, fields: dict[str, object], field: str
 ) -> None:
-    crowd.ensemble(recipe)
+    await crowd.ensemble(recipe)
     with pytest.raises(FeatureNotSupported) as refused:
         await crowd.collect(asked(**fields))
     assert refused.value.field == field
@@ -703,7 +721,7 @@ async def test_an_illegal_request_names_its_field(crowd: Crowd) -> None:
         crowd.model(name)
         await crowd.engine(name)
     for recipe in RECIPES.values():
-        crowd.ensemble(recipe)
+        await crowd.ensemble(recipe)
         with pytest.raises(InvalidArgument) as refused:
             await crowd.collect(asked(stop_token_ids=[500]))
         assert refused.value.field == "stop_token_ids[0]"
@@ -718,16 +736,16 @@ async def test_a_prompt_too_long_for_one_model_is_left_to_others(crowd: Crowd) -
     crowd.models.put(Model(name="small", versions=[version], default_version=1), crowd.directory)
     for name in ("small", "big"):
         await crowd.engine(name)
-    crowd.ensemble(fallback("small", "big"))
+    await crowd.ensemble(fallback("small", "big"))
     end = end_of(await crowd.collect(asked(prompt=LONG)))
     assert path(end) == [("small", "CONTEXT_TOO_LONG"), ("big", "")]
-    crowd.ensemble(fallback("small"))
+    await crowd.ensemble(fallback("small"))
     with pytest.raises(ContextTooLong):
         await crowd.collect(asked(prompt=LONG))
 
 
 async def test_an_ensemble_whose_model_is_gone_says_so(crowd: Crowd) -> None:
-    crowd.ensemble(fallback("none"))
+    await crowd.ensemble(fallback("none"))
     with pytest.raises(ModelNotFound, match="there is no model none"):
         await crowd.collect(asked())
 
@@ -736,7 +754,7 @@ async def test_one_that_was_cancelled_with_its_messages_frees_the_id(crowd: Crow
     crowd.model("small")
     engine = await crowd.engine("small")
     engine.may_step.clear()
-    crowd.ensemble(vote("small", samples=2))
+    await crowd.ensemble(vote("small", samples=2))
     reading = asyncio.create_task(crowd.collect(asked(request_id="mine")))
     await until(lambda: engine.sequences == 2)
     await crowd.stub.CancelGeneration(CancelGenerationRequest(request_id="mine", forget=True))
@@ -745,3 +763,82 @@ async def test_one_that_was_cancelled_with_its_messages_frees_the_id(crowd: Crow
     await until(lambda: engine.sequences == 0)
     engine.may_step.set()
     assert text_of(await crowd.collect(asked(request_id="mine"))) == "of small"
+
+
+# Calls of tools.
+
+TEMPLATE = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}"
+    "{% for message in messages %}{{ '<|' + message.role + '|>' + (message.content or '') }}"
+    "</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{# <think> <tool_call> #}"
+)
+
+
+def calling(arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "weather", "arguments": {arguments}}}\n</tool_call>'
+
+
+@pytest.fixture
+def with_tools(crowd: Crowd, tmp_path: Path) -> GenerateRequest:
+    """A request with a tool, to models whose template takes tools."""
+    crowd.directory = tokenizer_files.byte_level(tmp_path / "files", chat_template=TEMPLATE)
+    crowd.tokenizer = ModelTokenizer.load(crowd.directory)
+    schema = '{"type": "object", "properties": {"days": {"type": "integer"}}}'
+    return asked(
+        prompt=None,
+        chat=ChatInput(messages=[ChatMessage(role=ROLE_USER, content="hello")]),
+        tools=[Tool(name="weather", parameters_json_schema=schema)],
+    )
+
+
+async def test_calls_keep_their_ids_when_another_instance_resumes(
+    crowd: Crowd, with_tools: GenerateRequest
+) -> None:
+    crowd.model("off", loaded=False)
+    crowd.model("small")
+    await crowd.engine("small", "I look. " + calling('{"days": 3}') + calling('{"days": 4}'))
+    await crowd.ensemble(fallback("off", "small"))
+    messages = await crowd.collect(with_tools)
+    end_of(messages)
+    undisturbed = calls_of(messages)
+    assert [arguments for _, _, arguments in undisturbed] == ['{"days": 3}', '{"days": 4}']
+    for cut in range(1, len(messages) - 1, 5):
+        recording = Recording()
+        for message in messages[:cut]:
+            recording.add(message.SerializeToString())
+        call = crowd.stubs[1].ResumeGeneration(recording.resume_request(with_tools))
+        rest = [answer.message async for answer in call]
+        assert calls_of([*messages[:cut], *rest]) == undisturbed
+
+
+def calls_of(messages: Sequence[GenerateResponse]) -> list[tuple[str, str, str]]:
+    """The id, the name and the arguments of each call."""
+    response = CompleteResponse()
+    whole = WholeOutputs(response)
+    for message in messages:
+        whole.add(event_of(message))
+    whole.complete()
+    return [(call.id, call.name, call.arguments) for call in response.tool_calls]
+
+
+async def test_a_call_that_breaks_its_schema_escalates(
+    crowd: Crowd, with_tools: GenerateRequest
+) -> None:
+    for name, days in (("small", '"three"'), ("big", "3")):
+        crowd.model(name)
+        await crowd.engine(name, calling(f'{{"days": {days}}}'))
+    await crowd.ensemble(cascade("small", "big"))
+    messages = await crowd.collect(with_tools)
+    assert path(end_of(messages)) == [("small", "INVALID"), ("big", "")]
+    assert [arguments for _, _, arguments in calls_of(messages)] == ['{"days": 3}']
+
+
+async def test_a_vote_compares_calls_by_value(crowd: Crowd, with_tools: GenerateRequest) -> None:
+    crowd.model("small")
+    texts = ["Hm. " + calling('{"days": 4}'), calling('{"days": 3}'), calling('{ "days":3 }')]
+    await crowd.engine("small", *texts)
+    await crowd.ensemble(vote("small", samples=3))
+    messages = await crowd.collect(with_tools)
+    assert [step.score for step in end_of(messages).steps] == [1, 2, 2]
+    assert [arguments for _, _, arguments in calls_of(messages)] == ['{"days": 3}']

@@ -122,3 +122,18 @@ def test_the_end_of_one_output_is_not_the_end() -> None:
     message = g.GenerateResponse(sequence=4, finished=g.Finished(total_usage=g.Usage()))
     recording.add(message.SerializeToString())
     assert recording.finished
+
+
+def test_the_steps_of_an_ensemble_are_kept_and_counted() -> None:
+    steps = [g.EnsembleStep(model="a", usage=g.Usage(completion_tokens=9))]
+    started = g.Started(model="b", model_version=2, seed=5, ensemble="crowd", steps=steps)
+    recording = Recording()
+    for sequence, message in enumerate(
+        [g.GenerateResponse(started=started), delta(0, token_ids=[1, 2])], 1
+    ):
+        message.sequence = sequence
+        recording.add(message.SerializeToString())
+    assert (recording.tokens, recording.used_tokens) == (2, 11)
+    resume = recording.resume_request(REQUEST)
+    assert resume.started == started
+    assert resume.generation.model == "b@2"

@@ -177,3 +177,20 @@ def test_counts_of_several_gateways_add_up_by_model_and_in_all() -> None:
 def test_where_nothing_passed_there_is_one_empty_line() -> None:
     [every] = merged([])
     assert (every.model, every.requests) == ("", 0)
+
+
+def test_every_step_of_an_ensemble_is_used() -> None:
+    steps = [
+        g.EnsembleStep(usage=g.Usage(prompt_tokens=7, completion_tokens=4), device_ms=3),
+        g.EnsembleStep(chosen=True, device_ms=2),
+    ]
+    begun = g.Started(model="small", prompt_tokens=7, steps=steps)
+    total_usage = g.Usage(prompt_tokens=14, completion_tokens=9)
+    ended = g.Finished(total_usage=total_usage, steps=steps)
+    used = Used()
+    with GatewayTraffic(Clock()).generation(used) as observed:
+        observed.message(g.GenerateResponse(sequence=1, started=begun).SerializeToString())
+        assert used.prompt_tokens == 14
+        observed.message(g.GenerateResponse(sequence=2, finished=ended).SerializeToString())
+    assert (used.model, used.prompt_tokens, used.completion_tokens) == ("small", 14, 9)
+    assert used.device_ms == 5

@@ -23,7 +23,7 @@ NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 
 def model(name: str, **changes: object) -> Model:
     versions = tuple(Version(name, n, State.AVAILABLE, Source("/m"), NOW) for n in (1, 2))
-    return replace(Model(name, versions, {"stable": 1}), **changes)  # pyright: ignore[reportArgumentType]
+    return replace(Model(name, versions, {"stable": 1}), **changes)
 
 
 CATALOGUE = {
@@ -52,6 +52,7 @@ def test_legal_recipes_pass() -> None:
     ("models", "place", "says"),
     [
         (("big", "none"), 1, "there is no model none"),
+        (("big", ""), 1, "must be written name"),
         (("crowd",), 0, "crowd is an ensemble"),
         (("big@3",), 0, "has no version 3"),
         (("big", "small:new"), 1, "has no alias new"),
@@ -104,8 +105,19 @@ def test_a_pattern_that_cannot_be_matched_in_linear_time_is_refused(pattern: str
     ],
 )
 def test_a_schema_that_cannot_be_checked_is_refused(schema: str) -> None:
-    field, _ = refused(Recipe(kind=Kind.CASCADE, models=("small", "big"), json_schema=schema))
+    recipe = Recipe(kind=Kind.CASCADE, models=("small", "big"), json_schema=schema)
+    field, message = refused(recipe)
     assert field == "recipe.cascade.json_schema"
+    assert "example" not in message
+
+
+def test_messages_say_where_a_schema_is_wrong_without_its_values() -> None:
+    schema = '{"properties": {"a": {"minimum": "secret"}}}'
+    _, message = refused(Recipe(kind=Kind.CASCADE, models=("small", "big"), json_schema=schema))
+    assert "/properties/a/minimum" in message
+    assert "secret" not in message
+    recipe = Recipe(kind=Kind.VOTE, models=("big", "small"), answer_pattern="(secret")
+    assert "secret" not in refused(recipe)[1]
 
 
 def test_a_cascade_that_judges_nothing_is_refused() -> None:

@@ -115,7 +115,7 @@ class StreamEvents:
         if self.open_block is None:
             yield from self._begin("text", text_block(""))
         yield from self._end()
-        yield from last_events(stop, output_usage(finished.usage))
+        yield from last_events(stop, output_usage(finished))
 
     @property
     def _index(self) -> int:
@@ -139,8 +139,9 @@ class StreamEvents:
         yield block_stop(self._index)
 
 
-def output_usage(usage: pb.Usage) -> OutputUsage:
-    """The counts at the end of a generation."""
+def output_usage(finished: pb.Finished) -> OutputUsage:
+    """The counts at the end of a generation; those of all steps of an ensemble."""
+    usage = finished.total_usage if finished.HasField("total_usage") else finished.usage
     tokens = InputTokens(usage.prompt_tokens, usage.cached_tokens)
     return OutputUsage(tokens, usage.completion_tokens, usage.reasoning_tokens)
 

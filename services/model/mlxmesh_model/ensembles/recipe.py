@@ -5,11 +5,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxmesh_model.catalogue.models import Model
 from mlxmesh_shared.errors import InvalidArgument, MeshError
 from mlxmesh_shared.reference import ModelReference
+
+if TYPE_CHECKING:
+    from jsonschema_rs import ValidationError
 
 MIN_ANSWERS, MAX_ANSWERS = 2, 32
 
@@ -38,15 +41,24 @@ class Recipe:
 
     @property
     def references(self) -> Iterator[tuple[str, ModelReference]]:
-        """Each model that it names, after the field that names it."""
+        """Each model that it names, after the field that names it. Raises: InvalidArgument."""
         for place, model in enumerate(self.models):
-            yield self.field(f"models[{place}]"), ModelReference.parse(model)
+            field = self.field(f"models[{place}]")
+            yield field, _reference(field, model)
         if self.judge:
-            yield self.field("judge"), ModelReference.parse(self.judge)
+            yield self.field("judge"), _reference(self.field("judge"), self.judge)
 
     def field(self, name: str) -> str:
         """The path of one of its fields in SetEnsembleRequest."""
         return f"recipe.{self.kind.value}.{name}"
+
+
+def _reference(field: str, text: str) -> ModelReference:
+    try:
+        return ModelReference.parse(text)
+    except InvalidArgument as error:
+        message = f"{field} must be written name, name@version or name:alias"
+        raise InvalidArgument(message, field=field) from error
 
 
 def check_recipe(recipe: Recipe, models: Mapping[str, Model]) -> None:
@@ -103,8 +115,10 @@ def check_pattern(pattern: str, field: str) -> None:
     except re2.error as error:
         why: bytes | str = error.args[0]
         text = why.decode(errors="replace") if isinstance(why, bytes) else why
+        # What follows the colon is a part of the pattern.
         raise InvalidArgument(
-            f"{field} is not a regular expression in RE2's syntax: {text}", field=field
+            f"{field} is not a regular expression in RE2's syntax: {text.partition(':')[0]}",
+            field=field,
         ) from error
 
 
@@ -123,9 +137,19 @@ def check_schema(text: str, field: str) -> None:
     except RecursionError as error:
         raise InvalidArgument(f"{field} is nested too deeply", field=field) from error
     except jsonschema_rs.ValidationError as error:
-        raise InvalidArgument(f"{field} is no JSON Schema: {error.message}", field=field) from error
+        raise InvalidArgument(f"{field} {_why_no_schema(error)}", field=field) from error
     except (ValueError, TypeError) as error:
-        raise InvalidArgument(f"{field} is no JSON Schema: {error}", field=field) from error
+        raise InvalidArgument(f"{field} is no JSON: {error}", field=field) from error
+
+
+def _why_no_schema(error: "ValidationError") -> str:
+    """What is wrong and where, without the schema's own values."""
+    if type(error.kind).__name__ == "Referencing":
+        return "refers to something that is not in it; a schema must be one document"
+    place = "/".join(["", *map(str, error.instance_path)])
+    if place.endswith("/pattern"):
+        return f"has a pattern at {place} that is not in the syntax of Rust's regex crate"
+    return f"is no JSON Schema: the value at {place or '/'} is not allowed there"
 
 
 def _refuse_document(uri: str) -> Any:

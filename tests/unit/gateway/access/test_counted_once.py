@@ -187,3 +187,49 @@ def test_the_end_of_one_output_does_not_end_an_attached_generation() -> None:
             assert used.total_tokens == (5 if total else 0)
 
     asyncio.run(read())
+
+
+STEPS = [
+    g.EnsembleStep(model="a", usage=g.Usage(prompt_tokens=7, cached_tokens=2, completion_tokens=9)),
+    g.EnsembleStep(model="b", chosen=True),
+]
+STARTED = g.Started(model="b", prompt_tokens=5, cached_tokens=1, steps=STEPS)
+
+
+def test_an_attached_ensemble_counts_every_step() -> None:
+    used = Used()
+    total = g.Usage(prompt_tokens=12, cached_tokens=3, completion_tokens=11)
+    steps = [g.EnsembleStep(device_ms=4), g.EnsembleStep(device_ms=3)]
+    messages = [
+        g.GenerateResponse(sequence=1, started=STARTED),
+        g.GenerateResponse(sequence=2, delta=g.Delta(token_ids=[1, 2])),
+        g.GenerateResponse(sequence=3, finished=g.Finished(total_usage=total, steps=steps)),
+    ]
+
+    async def read() -> None:
+        write = counting_attached(used, _to_nobody)
+        for message in messages:
+            await write(g.AttachGenerationResponse(message=message).SerializeToString())
+            assert (used.prompt_tokens, used.cached_tokens) == (12, 3)
+
+    asyncio.run(read())
+    assert (used.completion_tokens, used.total_tokens, used.device_ms) == (11, 11, 7)
+
+
+def test_the_first_message_that_is_told_again_counts_no_steps() -> None:
+    used = Used(first_sequence=1, last_sequence=1)
+
+    async def read() -> None:
+        message = g.GenerateResponse(sequence=2, delta=g.Delta(token_ids=[1, 2]))
+        response = g.AttachGenerationResponse(message=message, started=STARTED)
+        await counting_attached(used, _to_nobody)(response.SerializeToString())
+
+    asyncio.run(read())
+    assert used.completion_tokens == 2
+
+
+def test_a_snapshot_of_a_running_ensemble_counts_the_other_steps() -> None:
+    response = g.GetGenerationResponse(started=STARTED, token_ids=[1, 2])
+    used = Used()
+    count_snapshot(used, response.SerializeToString())
+    assert (used.snapshot_tokens, used.prompt_tokens) == (11, 12)
