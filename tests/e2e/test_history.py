@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import time
@@ -11,7 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlxmesh.generation.v1.generation_pb2 import CompleteResponse
+from mlxmesh.model.v1.model_pb2 import SetModelPolicyRequest
+from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh.model.v1.policy_pb2 import ModelPolicy, Price
 from mlxmesh_client import MeshClient
+from mlxmesh_shared.rpc.channels import open_channel
 from tests.e2e.running_mesh import RunningMesh, wait_until_serving
 
 
@@ -81,6 +86,31 @@ def test_every_answer_counts_once_whatever_happens_to_the_model_service(mesh: Ru
     assert shown.returncode == 0
     assert "requests" in shown.stdout
     assert " 14 " in shown.stdout
+
+
+async def set_price(mesh: RunningMesh, price: Price) -> None:
+    request = SetModelPolicyRequest(name="pocket", policy=ModelPolicy(price=price))
+    async with open_channel(mesh.address) as channel:
+        await ModelServiceStub(channel).SetModelPolicy(request)
+
+
+def test_the_history_has_the_cost_that_each_answer_told(mesh: RunningMesh) -> None:
+    price = Price(per_million_completion_tokens=1000, per_device_second=2)
+    asyncio.run(set_price(mesh, price))
+    answers: list[CompleteResponse] = []
+    deadline_s = time.monotonic() + 30
+    # Generation sees the price a moment later.
+    while sum(each.finished.cost > 0 for each in answers) < 2 and time.monotonic() < deadline_s:
+        answers.extend(ask(mesh, 1, n=2))
+    for each in answers[-2:]:
+        tokens = each.finished.total_usage.completion_tokens
+        by_hand = tokens * 1000 / 1e6 + each.finished.device_ms / 1000 * 2
+        assert math.isclose(each.finished.cost, by_hand)
+    expected = sum(each.finished.cost for each in answers)
+    deadline_s = time.monotonic() + 30
+    while not math.isclose(cost := total(mesh)["cost"], expected) and time.monotonic() < deadline_s:
+        time.sleep(0.2)
+    assert math.isclose(cost, expected)
 
 
 def test_illegal_questions_are_refused_by_name(mesh: RunningMesh) -> None:
