@@ -38,6 +38,7 @@ PARTS = (
     Part(12, "OpenAI's API beside gRPC", "bench_http"),
     Part(13, "quotas and shares of API keys", "bench_quotas"),
     Part(14, "constraints: masks, and 32 schemas", "bench_constraints"),
+    Part(15, "50 models on demand, with room for five", "bench_on_demand"),
 )
 """Target 2 is the comparison with other servers, which `make bench-peers` runs."""
 

@@ -56,7 +56,7 @@ async def open_generations(
     engines = Engines(registry, open_=process.open_channel, publish=publish)
     process.live.subscribe(lambda now: engines.prefer_warm(now.prefix_routing))
     await stack.enter_async_context(running_in_background(catalogue.run(), engines.run()))
-    replicas = Replicas(engines, catalogue, Demand(models))
+    replicas = Replicas(engines, catalogue, Demand(models, recent_uses=engines.recent_uses))
     preparation = Preparation(
         catalogue=catalogue,
         tokenizers=Tokenizers(

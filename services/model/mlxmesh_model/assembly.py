@@ -41,6 +41,7 @@ class Catalogue:
     pulls: Pulls
     imports: Imports
     rejections: Rejections
+    policies: PolicyPass
     reconciler: Reconciler
     leader: LeaderLock
     registry: Registry
@@ -93,6 +94,11 @@ async def open_catalogue(
     models_dir = settings.models_dir or settings.data_dir / "models"
     leader = LeaderLock(settings.data_dir / "model.lock")
     stack.callback(leader.release)
+    policies = PolicyPass(
+        store=store,
+        settings=PolicySettings(settings.load_on_demand, settings.max_engines_per_runtime),
+        on_adjustment=partial(publish_adjustment, publish),
+    )
     return Catalogue(
         store=store,
         runtimes=runtimes,
@@ -103,16 +109,13 @@ async def open_catalogue(
         ),
         imports=Imports(store=store, models_dir=models_dir),
         rejections=rejections,
+        policies=policies,
         reconciler=Reconciler(
             store=store,
             runtimes=runtimes,
             interval_s=settings.reconcile_interval_s,
             rejections=rejections,
-            policies=PolicyPass(
-                store=store,
-                settings=PolicySettings(settings.load_on_demand, settings.max_engines_per_runtime),
-                on_adjustment=partial(publish_adjustment, publish),
-            ),
+            policies=policies,
         ),
         leader=leader,
         registry=registry,
@@ -130,6 +133,7 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         demand=Demand(
             store=catalogue.store,
             wake_reconciler=catalogue.reconciler.wake,
+            note_use=catalogue.policies.note_use,
             on_demand_default=process.settings.load_on_demand,
         ),
         rejections=catalogue.rejections.of,

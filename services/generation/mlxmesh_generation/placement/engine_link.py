@@ -114,6 +114,11 @@ class EngineLink:
         self._send(message)
         return _LinkedSequence(self, sequence_id)
 
+    @property
+    def running(self) -> bool:
+        """Whether it has a sequence of this process."""
+        return bool(self._sinks)
+
     def runs(self, sequence_id: int) -> bool:
         """Whether the sequence is submitted and has not ended."""
         return sequence_id in self._sinks
