@@ -2,11 +2,11 @@
 
     .venv/bin/python -m tests.bench.bench_on_demand [--seconds 600] [--callers 4] [--json FILE]
 
-The models are copies of pocket-mini under other names, registered and never loaded by a command; the
-engines are simulated. The room is `[model] max_engines_per_runtime`, so that it is the same on every
-machine. Each caller asks for a model drawn by Zipf's law, waits for the answer, and asks again. A
-call misses when its model has to be loaded for it; the same calls in the same order are given to an
-LRU cache of five, and to the best that any cache could do (Belady), which knows the future.
+The models are copies of pocket-mini under other names, registered and never loaded by a command;
+the engines are simulated. The room is `[model] max_engines_per_runtime`, so that it is the same on
+every machine. Each caller asks for a model drawn by Zipf's law, waits for the answer, and asks
+again. A call misses when its model has to be loaded for it; the same calls in the same order are
+given to an LRU cache of five, and to the best that any cache could do (Belady's).
 """
 
 from __future__ import annotations
