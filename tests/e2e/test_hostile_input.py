@@ -166,7 +166,7 @@ BAD_SETTINGS: list[tuple[str, profile_pb2.EngineProfile]] = [
     ("settings.prefill_tokens_per_step", profile_pb2.EngineProfile(prefill_tokens_per_step=0)),
     ("settings.forward", profile_pb2.EngineProfile(forward="--model-dir=/etc")),
     ("settings.tool_format", profile_pb2.EngineProfile(tool_format="../x")),
-    ("settings.reasoning_format", profile_pb2.EngineProfile(reasoning_format="")),
+    ("settings.reasoning_format", profile_pb2.EngineProfile(reasoning_format="A b")),
     ("settings.chat_template", profile_pb2.EngineProfile(chat_template="")),
     ("settings.chat_template", profile_pb2.EngineProfile(chat_template="x" * 262_145)),
     ("settings.chat_template", profile_pb2.EngineProfile(chat_template="{% if x %}")),
