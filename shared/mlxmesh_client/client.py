@@ -18,6 +18,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh.model.v1.profile_pb2_grpc import ProfileServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.credentials import ApiKey, check_encryption, chosen_key
@@ -25,6 +26,7 @@ from mlxmesh_client.generations import GenerationStreams
 from mlxmesh_client.models import ModelMethods
 from mlxmesh_client.options import GenerateOptions, InputOptions
 from mlxmesh_client.outputs import GenerationEvent
+from mlxmesh_client.profiles import ProfileMethods
 from mlxmesh_client.request import count_request, generate_request
 from mlxmesh_client.telemetry import TelemetryMethods
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, SHORT_TIMEOUTS, open_channel
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
-class MeshClient(ModelMethods, TelemetryMethods):
+class MeshClient(ModelMethods, ProfileMethods, TelemetryMethods):
     """A connection to a gateway; every method raises MeshError subclasses.
 
     `timeout_s` bounds one call including its retries; without it the gateway's default applies.
@@ -78,6 +80,7 @@ class MeshClient(ModelMethods, TelemetryMethods):
         stubs = [GenerationServiceStub(channel) for channel in self._channels]
         self._generation = stubs[0]
         self._models = ModelServiceStub(self._channels[0])
+        self._profiles = ProfileServiceStub(self._channels[0])
         self._telemetry = TelemetryServiceStub(self._channels[0])
         self._calls = Calls(attempts=attempts, default_timeout_s=timeout_s, api_key=key)
         self._streams = GenerationStreams(stubs, self._calls)

@@ -68,10 +68,18 @@ class ModelMethods:
         return self._calls.stream(self._models.PullModel, request, timeout_s, safe=False)
 
     def load_model(
-        self, model: str, *, replicas: int | None = None, timeout_s: float | None = None
+        self,
+        model: str,
+        *,
+        replicas: int | None = None,
+        profile: str = "",
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[model_pb.LoadModelResponse]:
-        """Loads a model; all its replicas are ready when the stream ends."""
-        request = model_pb.LoadModelRequest(model=model, replicas=replicas)
+        """Loads a model; all its replicas are ready when the stream ends.
+
+        `profile` is NAME or NAME@REVISION, or `default`; by default that of the last load.
+        """
+        request = model_pb.LoadModelRequest(model=model, replicas=replicas, profile=profile)
         return self._calls.stream(self._models.LoadModel, request, timeout_s, safe=False)
 
     async def unload_model(

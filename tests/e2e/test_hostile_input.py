@@ -22,7 +22,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     TokenInput,
 )
-from mlxmesh.model.v1 import model_pb2
+from mlxmesh.model.v1 import model_pb2, profile_pb2
 from mlxmesh.model.v1.policy_pb2 import ModelPolicy, Price
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import (
@@ -32,6 +32,7 @@ from mlxmesh_shared.errors import (
     InvalidArgument,
     MalformedMessage,
     ModelNotFound,
+    ProfileNotFound,
 )
 from tests.e2e.running_mesh import RunningMesh
 
@@ -41,6 +42,7 @@ GENERATE = f"{GENERATION}/Generate"
 COMPLETE = f"{GENERATION}/Complete"
 COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
+PROFILES = "/mlxmesh.model.v1.ProfileService"
 STREAMING = {GENERATE, f"{MODELS}/PullModel", f"{MODELS}/ImportModel", f"{MODELS}/LoadModel"}
 # None of them takes an empty message, so that no raw bytes are legal by chance.
 RAW_METHODS = (
@@ -57,10 +59,10 @@ HOPELESS = {
     cls.reason: cls.code
     for cls in (
         ConstraintInvalid, ContextTooLong, FeatureNotSupported, InvalidArgument, MalformedMessage,
-        ModelNotFound,
+        ModelNotFound, ProfileNotFound,
     )
 }  # fmt: skip
-UNSUPPORTED = {"adapter"}
+UNSUPPORTED = {"adapter", "settings.speculative", "settings.adapters"}
 NAN, INFINITY = float("nan"), float("inf")
 
 BAD_SAMPLING: list[tuple[str, Sampling]] = [
@@ -125,7 +127,7 @@ def typed_cases() -> Iterator[Case]:
         yield Case(GENERATE, field, message.SerializeToString())
         whole = CompleteRequest(generation=message)
         yield Case(COMPLETE, field, whole.SerializeToString())
-    for method, field, message in bad_counts_and_models():
+    for method, field, message in (*bad_counts_and_models(), *bad_profiles()):
         yield Case(method, field, message.SerializeToString())
 
 
@@ -162,6 +164,46 @@ def bad_generations() -> Iterator[tuple[str, GenerateRequest]]:
     yield "tokens", token_request([])
     yield "chat", chat_request(ChatInput())
     yield "chat", chat_request(ChatInput(messages=[ChatMessage(content="x")]))
+
+
+BAD_SETTINGS: list[tuple[str, profile_pb2.EngineProfile]] = [
+    ("settings.dtype", profile_pb2.EngineProfile(dtype="int4")),
+    ("settings.context_tokens", profile_pb2.EngineProfile(context_tokens=0)),
+    ("settings.context_tokens", profile_pb2.EngineProfile(context_tokens=2**32 - 1)),
+    ("settings.kv_cache_bytes", profile_pb2.EngineProfile(kv_cache_bytes=1)),
+    ("settings.prefix_cache_bytes", profile_pb2.EngineProfile(prefix_cache_bytes=2**64 - 1)),
+    ("settings.max_running", profile_pb2.EngineProfile(max_running=0)),
+    ("settings.max_waiting", profile_pb2.EngineProfile(max_waiting=100_001)),
+    ("settings.prefill_tokens_per_step", profile_pb2.EngineProfile(prefill_tokens_per_step=0)),
+    ("settings.forward", profile_pb2.EngineProfile(forward="--model-dir=/etc")),
+    ("settings.tool_format", profile_pb2.EngineProfile(tool_format="../x")),
+    ("settings.reasoning_format", profile_pb2.EngineProfile(reasoning_format="A b")),
+    ("settings.chat_template", profile_pb2.EngineProfile(chat_template="")),
+    ("settings.chat_template", profile_pb2.EngineProfile(chat_template="x" * 262_145)),
+    ("settings.chat_template", profile_pb2.EngineProfile(chat_template="{% if x %}")),
+    ("settings.chat_template", profile_pb2.EngineProfile(chat_template="{{" + "(" * 100_000)),
+    ("settings.speculative", profile_pb2.EngineProfile(speculative="draft")),
+    ("settings.adapters", profile_pb2.EngineProfile(adapters=["x"])),
+]
+BAD_PROFILES = ["", "../../etc/passwd", "a/b", "small@0", "small@-1", "@1", "x" * 5000, "a\x00b"]
+
+
+def bad_profiles() -> Iterator[tuple[str, str, Message]]:
+    for field, settings in BAD_SETTINGS:
+        request = profile_pb2.SetProfileRequest(name="hostile", settings=settings)
+        yield f"{PROFILES}/SetProfile", field, request
+    for name in (*BAD_PROFILES, "small@1", "default"):
+        request = profile_pb2.SetProfileRequest(name=name, settings=profile_pb2.EngineProfile())
+        yield f"{PROFILES}/SetProfile", "name", request
+        yield f"{PROFILES}/DeleteProfile", "name", profile_pb2.DeleteProfileRequest(name=name)
+    yield f"{PROFILES}/SetProfile", "settings", profile_pb2.SetProfileRequest(name="hostile")
+    for profile in (*BAD_PROFILES, "no-such-profile", "no-such-profile@3"):
+        yield f"{PROFILES}/GetProfile", "profile", profile_pb2.GetProfileRequest(profile=profile)
+        if profile:  # without one, a load is legal
+            loading = model_pb2.LoadModelRequest(model="pocket", profile=profile)
+            yield f"{MODELS}/LoadModel", "profile", loading
+    yield f"{PROFILES}/ListProfiles", "page_size", profile_pb2.ListProfilesRequest(page_size=-1)
+    yield f"{PROFILES}/ListProfiles", "page_token", profile_pb2.ListProfilesRequest(page_token="x")
 
 
 def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:

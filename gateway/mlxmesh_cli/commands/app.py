@@ -16,6 +16,7 @@ from mlxmesh_cli.commands import (
     models,
     observe,
     output_formats,
+    profiles,
     quotas,
     rolling,
     settings,
@@ -70,6 +71,7 @@ _add(MESH, settings.doctor, "Check this host for problems.", "mlxmesh doctor")
 app.add_typer(settings.config, name="config", rich_help_panel=MESH)
 app.add_typer(certs.certs, name="certs", rich_help_panel=MESH)
 app.add_typer(output_formats.models, name="models", rich_help_panel=MODELS)
+app.add_typer(profiles.profiles, name="profiles", rich_help_panel=MODELS)
 _add(
     MODELS,
     models.register,
@@ -86,7 +88,7 @@ _add(
     MODELS,
     models.load,
     "Load a model and wait until it is ready.",
-    "mlxmesh load qwen --replicas 2",
+    "mlxmesh load qwen --replicas 2 --profile long",
 )
 _add(MODELS, models.unload, "Drain and unload a model.", "mlxmesh unload qwen@1")
 _add(MODELS, models.delete, "Delete a model or one of its versions.", "mlxmesh delete qwen@1")

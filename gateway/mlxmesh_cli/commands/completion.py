@@ -1,4 +1,4 @@
-"""Shell completion of names that a mesh knows: models, users, keys."""
+"""Shell completion of names that a mesh knows: models, profiles, users, keys."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ Query = Callable[["MeshClient"], Awaitable[Iterable[str]]]
 def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
     """Model references with this prefix."""
     return _complete(ctx, incomplete, _references)
+
+
+def complete_profile(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Profiles with this prefix."""
+    return _complete(ctx, incomplete, _profiles)
 
 
 def complete_user(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -74,6 +79,10 @@ def _ask(ctx: typer.Context, query: Query) -> Iterable[str]:
 
 async def _references(client: MeshClient) -> Iterable[str]:
     return references(await client.list_models())
+
+
+async def _profiles(client: MeshClient) -> Iterable[str]:
+    return [profile.name for profile in await client.list_profiles()]
 
 
 async def _users(client: MeshClient) -> Iterable[str]:

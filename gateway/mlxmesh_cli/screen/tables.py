@@ -1,4 +1,4 @@
-"""Tables of models and instances."""
+"""Tables of models, profiles and instances."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mlxmesh_cli.screen.output import to_dict
 
 if TYPE_CHECKING:
     from mlxmesh.model.v1.model_pb2 import Model
+    from mlxmesh.model.v1.profile_pb2 import Profile
 
 MIN_FAILURE_CELLS = 20
 
@@ -27,6 +28,7 @@ def models_table(models: Sequence[Model]) -> Grid:
         Column("size", drop=4, right=True),
         Column("dtype", drop=6),
         Column("context", drop=5, right=True),
+        Column("profile", drop=5, rare=True),
         Column("aliases", drop=2),
         Column("source", drop=7),
         Column("failure", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
@@ -35,6 +37,31 @@ def models_table(models: Sequence[Model]) -> Grid:
         for version in model["versions"]:
             table.add(*_model_row(model, version))
     return table
+
+
+def profiles_table(profiles: Sequence[Profile]) -> Grid:
+    """One row per profile."""
+    table = Grid(
+        Column("profile"),
+        Column("sets", min_cells=MIN_FAILURE_CELLS),
+        Column("used by", drop=1, min_cells=MIN_FAILURE_CELLS),
+    )
+    for profile in profiles:
+        given = [f"{name}={value}" for name, value in profile_settings(profile).items()]
+        if profile.settings.chat_template:
+            given.append("chat_template")
+        label = f"{profile.name}@{profile.revision}"
+        table.add(label, " ".join(given) or "nothing", " ".join(profile.used_by))
+    return table
+
+
+def profile_settings(profile: Profile) -> dict[str, str]:
+    """What a profile sets, but for its chat template, in the order of the contract."""
+    return {
+        field.name: str(value)
+        for field, value in profile.settings.ListFields()
+        if field.name != "chat_template"
+    }
 
 
 def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
@@ -48,6 +75,7 @@ def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
         f"{int(version['weights_bytes']) / 1e6:,.1f} MB",
         version["dtype"],
         f"{version['context_tokens']:,}",
+        f"{version['profile']}@{version['profile_revision']}" if version["profile"] else "",
         " ".join(aliases),
         version["source"],
         _failure(version),

@@ -1,6 +1,5 @@
 """Converts the catalogue's domain objects to ModelService's messages and back."""
 
-import base64
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -13,8 +12,9 @@ from mlxmesh_model.artifacts.progress import Step
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
 from mlxmesh_model.catalogue.routing import Policy, Price, Shadow, Split, Subject
+from mlxmesh_model.paging import from_page_token as from_page_token
+from mlxmesh_model.paging import to_page_token as to_page_token
 from mlxmesh_model.replicas.convert import to_failure
-from mlxmesh_shared.errors import InvalidArgument
 
 _STATES = {
     State.PULLING: model_pb2.VERSION_STATE_PULLING,
@@ -41,8 +41,6 @@ _PLAIN_POLICY = (
 )
 RejectionsOf = Callable[[Version], Mapping[str, FailureRecord]]
 """The runtimes that rejected a version, and why."""
-# Identifies our page tokens.
-_PAGE = "after:"
 _NOTHING_ON_DISK = Artifact("", "", "", 0, 0, "", 0, 0)
 
 
@@ -186,24 +184,3 @@ def to_import_progress(step: Step) -> model_pb2.ImportModelResponse:
         total_bytes=step.progress.total_bytes,
         version=to_version(step.version) if step.version else None,
     )
-
-
-def to_page_token(name: str) -> str:
-    """The token of the page that starts after a name."""
-    return base64.urlsafe_b64encode(f"{_PAGE}{name}".encode()).decode()
-
-
-def from_page_token(token: str) -> str:
-    """The name that a page starts after.
-
-    Raises: InvalidArgument for a token that to_page_token did not make.
-    """
-    try:
-        text = base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except ValueError:
-        text = ""
-    if token and not text.startswith(_PAGE):
-        raise InvalidArgument(
-            "page_token must be next_page_token of an earlier response", field="page_token"
-        )
-    return text.removeprefix(_PAGE)

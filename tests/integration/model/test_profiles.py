@@ -220,6 +220,22 @@ async def test_a_new_replica_is_ready_before_its_predecessor_stops(mesh, service
     assert len(host.runtime.starts) == 4
 
 
+async def test_a_load_ends_when_the_only_replica_is_replaced(mesh, service):
+    host = await mesh.host()
+    await service.register()
+    await set_profile(service)
+    await service.load()
+    host.runtime.hold = True
+    loading = asyncio.create_task(service.load(profile="small"))
+    while len(host.runtime.starts) < 2:
+        await asyncio.sleep(0.01)
+    # The number of ready replicas stays 1: this one is ready as the other becomes surplus.
+    host.runtime.set_state(host.runtime.starts[-1], runtime_pb2.ENGINE_STATE_READY)
+    async with asyncio.timeout(30):
+        await loading
+    host.runtime.hold = False
+
+
 async def test_without_room_the_predecessor_stops_first(mesh, service):
     host = await mesh.host()
     await service.register()

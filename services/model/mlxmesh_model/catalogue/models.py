@@ -144,6 +144,11 @@ class Version:
         return tuple(each for each in self.replicas if each.settings_id == self.settings_id)
 
     @property
+    def current_ready_replicas(self) -> int:
+        """The number of those that are ready."""
+        return sum(replica.phase is Phase.READY for replica in self.current_replicas)
+
+    @property
     def ready_replicas(self) -> int:
         """The number of ready replicas."""
         return sum(replica.phase is Phase.READY for replica in self.replicas)

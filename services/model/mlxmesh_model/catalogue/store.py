@@ -362,9 +362,12 @@ def _version(model: Model | None, number: int) -> Version | None:
 
 
 def _visible(model: Model | None) -> object:
-    """The part of a model that a watcher sees."""
+    """The part of a model that a watcher sees, or that a load waits for."""
     if model is None:
         return None
-    versions = [(replace(v, replicas=(), intent=0), v.ready_replicas) for v in model.versions]
+    versions = [
+        (replace(v, replicas=(), intent=0), v.ready_replicas, v.current_ready_replicas)
+        for v in model.versions
+    ]
     rest = model.policy, dict(model.splits), model.shadows, model.ensemble
     return versions, dict(model.aliases), rest

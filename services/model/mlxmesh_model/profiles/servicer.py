@@ -7,7 +7,7 @@ from grpc.aio import ServicerContext
 
 from mlxmesh.model.v1 import profile_pb2 as pb
 from mlxmesh.model.v1 import profile_pb2_grpc
-from mlxmesh_model.convert import from_page_token, to_page_token
+from mlxmesh_model.paging import from_page_token, to_page_token
 from mlxmesh_model.profiles.convert import from_settings, to_profile
 from mlxmesh_model.profiles.profile import ProfileReference
 from mlxmesh_model.profiles.store import Profiles

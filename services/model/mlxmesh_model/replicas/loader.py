@@ -30,8 +30,7 @@ class Loader:
         async for version in self._follow(reference, replicas, profile):
             yield version
             raise_failure(version)
-            ready = sum(replica.phase is Phase.READY for replica in version.current_replicas)
-            if ready >= version.desired_replicas:
+            if version.current_ready_replicas >= version.desired_replicas:
                 return
 
     async def unload(self, reference: ModelReference) -> Version:
