@@ -40,6 +40,7 @@ PARTS = (
     Part(14, "constraints: masks, and 32 schemas", "bench_constraints"),
     Part(15, "experiments: false positives, and what is found", "bench_experiments"),
     Part(16, "shadowing, beside none", "bench_shadow"),
+    Part(17, "50 models on demand, with room for five", "bench_on_demand"),
 )
 """Target 2 is the comparison with other servers, which `make bench-peers` runs."""
 

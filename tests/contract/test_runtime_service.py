@@ -149,3 +149,13 @@ async def test_an_idle_engine_has_no_sequences(stub, start_request):
     await until_ready(stub, "pocket-v1-abcdef")
     [engine] = (await listed(stub)).engines
     assert (engine.running_sequences, engine.waiting_sequences, engine.longest_wait_ms) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("field", ["dtype", "context_tokens", "kv_cache_bytes", "forward"])
+async def test_an_option_that_no_engine_has(stub, start_request, field):
+    illegal = {"dtype": "int4", "context_tokens": 0, "kv_cache_bytes": 1, "forward": "--help"}
+    start_request.options.CopyFrom(pb.EngineOptions(**{field: illegal[field]}))
+    with pytest.raises(InvalidArgument) as caught:
+        await stub.StartEngine(start_request)
+    assert caught.value.field == f"options.{field}"
+    assert (await listed(stub)).engines == []

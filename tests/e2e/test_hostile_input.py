@@ -23,6 +23,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     TokenInput,
 )
 from mlxmesh.model.v1 import artifact_pb2, ensemble_pb2, model_pb2, profile_pb2, shadow_pb2
+from mlxmesh.model.v1.policy_pb2 import ModelPolicy, Price
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import (
     ConstraintInvalid,
@@ -87,6 +88,16 @@ BAD_SAMPLING: list[tuple[str, Sampling]] = [
     ("sampling.frequency_penalty", Sampling(frequency_penalty=-3)),
     ("sampling.logit_bias", Sampling(logit_bias={4_000_000_000: 1.0})),
     ("sampling.logit_bias", Sampling(logit_bias={1: INFINITY})),
+]
+BAD_POLICIES = [
+    ("load_timeout_s", ModelPolicy(load_timeout_s=0)),
+    ("load_timeout_s", ModelPolicy(load_timeout_s=86_401)),
+    ("idle_unload_s", ModelPolicy(idle_unload_s=31_536_001)),
+    ("min_replicas", ModelPolicy(min_replicas=65)),
+    ("max_replicas", ModelPolicy(max_replicas=65)),
+    ("min_replicas", ModelPolicy(min_replicas=3, max_replicas=2)),
+    ("price.per_device_second", ModelPolicy(price=Price(per_device_second=-1))),
+    ("price.per_million_prompt_tokens", ModelPolicy(price=Price(per_million_prompt_tokens=NAN))),
 ]
 BAD_MODELS = [
     "",
@@ -176,7 +187,7 @@ BAD_SETTINGS: list[tuple[str, profile_pb2.EngineProfile]] = [
     ("settings.prefill_tokens_per_step", profile_pb2.EngineProfile(prefill_tokens_per_step=0)),
     ("settings.forward", profile_pb2.EngineProfile(forward="--model-dir=/etc")),
     ("settings.tool_format", profile_pb2.EngineProfile(tool_format="../x")),
-    ("settings.reasoning_format", profile_pb2.EngineProfile(reasoning_format="")),
+    ("settings.reasoning_format", profile_pb2.EngineProfile(reasoning_format="A b")),
     ("settings.chat_template", profile_pb2.EngineProfile(chat_template="")),
     ("settings.chat_template", profile_pb2.EngineProfile(chat_template="x" * 262_145)),
     ("settings.chat_template", profile_pb2.EngineProfile(chat_template="{% if x %}")),
@@ -239,6 +250,12 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
     for directory in ("", "relative", "/no/such/directory", "/etc", "x" * 5000, "/\x00"):
         register = model_pb2.RegisterModelRequest(name="hostile", directory=directory)
         yield f"{MODELS}/RegisterModel", "directory", register
+    for field, policy in BAD_POLICIES:
+        setting = model_pb2.SetModelPolicyRequest(name="pocket", policy=policy)
+        yield f"{MODELS}/SetModelPolicy", f"policy.{field}", setting
+    yield f"{MODELS}/SetModelPolicy", "policy", model_pb2.SetModelPolicyRequest(name="pocket")
+    unnamed = model_pb2.SetModelPolicyRequest(policy=ModelPolicy(pinned=True))
+    yield f"{MODELS}/SetModelPolicy", "name", unnamed
     yield from bad_ensembles()
 
 

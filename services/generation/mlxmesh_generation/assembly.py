@@ -68,7 +68,7 @@ async def open_generations(
     )
     await stack.enter_async_context(reporter.running())
     await stack.enter_async_context(running_in_background(catalogue.run(), engines.run()))
-    replicas = Replicas(engines, catalogue, Demand(models))
+    replicas = Replicas(engines, catalogue, Demand(models, recent_uses=engines.recent_uses))
     preparation = Preparation(
         catalogue=catalogue,
         tokenizers=Tokenizers(

@@ -47,6 +47,7 @@ class Catalogue:
     imports: Imports
     pruning: Pruning
     rejections: Rejections
+    policies: PolicyPass
     reconciler: Reconciler
     leader: Leadership
     topics: tuple[Topic, ...]
@@ -105,17 +106,18 @@ async def open_catalogue(
     pruning = Pruning(store=store, blobs=blobs)
     leader = _leadership(url, store, process.instance_id)
     stack.push_async_callback(leader.release)
+    policies = PolicyPass(
+        store=store,
+        settings=PolicySettings(settings.load_on_demand, settings.max_engines_per_runtime),
+        on_adjustment=partial(publish_adjustment, publish),
+    )
     reconciler = Reconciler(
         store=store,
         runtimes=runtimes,
         interval_s=settings.reconcile_interval_s,
         rejections=rejections,
         leadership=leader,
-        policies=PolicyPass(
-            store=store,
-            settings=PolicySettings(settings.load_on_demand, settings.max_engines_per_runtime),
-            on_adjustment=partial(publish_adjustment, publish),
-        ),
+        policies=policies,
     )
     parts = TopicParts(
         store=store,
@@ -141,6 +143,7 @@ async def open_catalogue(
         imports=Imports(store=store, blobs=blobs),
         pruning=pruning,
         rejections=rejections,
+        policies=policies,
         reconciler=reconciler,
         leader=leader,
         topics=make_topics(parts),
@@ -160,6 +163,7 @@ def make_server(process: ServiceProcess[ModelSettings], catalogue: Catalogue) ->
         demand=Demand(
             store=catalogue.store,
             wake_reconciler=catalogue.reconciler.wake,
+            note_use=catalogue.policies.note_use,
             on_demand_default=process.settings.load_on_demand,
         ),
         rejections=catalogue.rejections.of,

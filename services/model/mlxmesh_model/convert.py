@@ -1,6 +1,6 @@
 """Converts the catalogue's domain objects to ModelService's messages and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -86,6 +86,11 @@ def from_policy(policy: policy_pb2.ModelPolicy) -> Policy:
     given = {name: getattr(policy, name) for name in _PLAIN_POLICY if _has(policy, name)}
     price = _from_price(policy.price) if policy.HasField("price") else None
     return Policy(**given, price=price)
+
+
+def from_uses(uses: Iterable[model_pb2.VersionUse]) -> dict[str, float]:
+    """How long ago versions were used, in seconds, by label."""
+    return {f"{use.name}@{use.version}": use.idle_ms / 1000 for use in uses}
 
 
 def _has(policy: policy_pb2.ModelPolicy, name: Any) -> bool:

@@ -138,7 +138,9 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def RequestLoad(
         self, request: pb.RequestLoadRequest, context: _Context
     ) -> pb.RequestLoadResponse:
-        version = await self._demand.request(request.name, request.version)
+        version = await self._demand.request(
+            request.name, request.version, convert.from_uses(request.recent_uses)
+        )
         return pb.RequestLoadResponse(version=convert.to_version(version))
 
     async def SetModelPolicy(

@@ -32,9 +32,9 @@ _STATES = {state: pb.EngineState.Value(f"ENGINE_STATE_{state.name}") for state i
 
 
 def spec_from(request: pb.StartEngineRequest) -> EngineSpec:
-    """What to run; an option that is not set keeps the engine's default."""
+    """What to run; an option that is not set, or is an empty text, keeps the engine's default."""
     options = request.options
-    set_options = {field.name: value for field, value in options.ListFields()}
+    set_options = {field.name: value for field, value in options.ListFields() if value != ""}
     return EngineSpec(
         engine_id=request.engine_id,
         model=request.model,

@@ -126,18 +126,19 @@ class Mesh:
         runtimes = GrpcRuntimes(self.registry, timeout_s=2)
         stack.push_async_callback(runtimes.close)
         rejections = Rejections(partial(publish_rejection, self._publish))
+        policies = PolicyPass(
+            store=store,
+            settings=self.policies,
+            scaling=Scaling(self.scaling),
+            on_adjustment=partial(publish_adjustment, self._publish),
+        )
         reconciler = Reconciler(
             store=store,
             runtimes=runtimes,
             interval_s=0.1,
             placement_retry_s=0.2,
             rejections=rejections,
-            policies=PolicyPass(
-                store=store,
-                settings=self.policies,
-                scaling=Scaling(self.scaling),
-                on_adjustment=partial(publish_adjustment, self._publish),
-            ),
+            policies=policies,
         )
         blobs = BlobStore(self.tmp_path / "models")
         pruning = Pruning(store=store, blobs=blobs)
@@ -160,6 +161,7 @@ class Mesh:
             demand=Demand(
                 store=store,
                 wake_reconciler=reconciler.wake,
+                note_use=policies.note_use,
                 on_demand_default=self.policies.load_on_demand,
             ),
             rejections=rejections.of,

@@ -144,6 +144,18 @@ async def test_the_least_recently_used_model_gives_way(mesh: Mesh):
     await unloaded(service, "a")
 
 
+async def test_what_the_caller_used_last_stays(mesh: Mesh):
+    runtime, service = await small_host(mesh, "a", "b", "c")
+    for name in ("a", "b"):
+        await service.load(name)
+    use(runtime, a=50_000, b=40_000)
+    uses = [pb.VersionUse(name="a", version=1, idle_ms=100)]
+    request = pb.RequestLoadRequest(name="c", version=1, recent_uses=uses)
+    await service.stub.RequestLoad(request)
+    await unloaded(service, "b")
+    assert (await service.version("a")).state == READY
+
+
 async def test_a_load_by_an_operator_makes_room_too(mesh: Mesh):
     runtime, service = await small_host(mesh, "a", "b", room=1)
     await service.load("a")

@@ -156,6 +156,17 @@ def test_use_since_it_is_ready_is_noticed():
     assert (busy.busy, busy.idle_s, busy.longest_wait_ms) == (True, 0.0, 7)
 
 
+def test_what_callers_say_counts_when_it_is_newer():
+    tracker, one = UsageTracker(), version()
+    tracker.observe([one], engine(idle_ms=0), 10.0)
+    tracker.note_use("m@1", 11.0)
+    tracker.note_use("m@1", 10.5)
+    used = tracker.observe([one], engine(idle_ms=2000), 12.0)["m@1"]
+    assert (used.served, used.idle_s) == (True, 1.0)
+    newer = tracker.observe([one], engine(idle_ms=200), 13.0)["m@1"]
+    assert newer.idle_s == 0.2
+
+
 def test_an_engine_that_is_not_ready_or_is_stopping_is_not_used():
     tracker = UsageTracker()
     starting = {"r": Runtime("r", 0, {"e1-0": Engine("e1-0", Phase.STARTING)})}

@@ -52,6 +52,11 @@ def test_zero_is_a_setting() -> None:
     assert zero != NO_SETTINGS
 
 
+def test_an_empty_text_is_no_setting() -> None:
+    empty = profile_pb2.EngineProfile(dtype="", forward="", tool_format="", reasoning_format="")
+    assert from_settings(empty) == NO_SETTINGS
+
+
 def test_only_what_engines_see_makes_another_engine() -> None:
     assert NO_SETTINGS.settings_id == ""
     output = EngineProfile(tool_format="json", reasoning_format="think", chat_template="{{ 1 }}")

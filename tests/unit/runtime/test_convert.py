@@ -30,6 +30,10 @@ SPEC = EngineSpec(engine_id="e1", model="pocket", model_version=2, model_dir=Pat
         max_waiting=st.none() | st.integers(0, 100_000),
         prefill_tokens_per_step=st.none() | st.integers(1, 65_536),
         context_tokens=st.none() | st.integers(1, 1_000_000),
+        dtype=st.none() | st.sampled_from(["auto", "float32"]),
+        kv_cache_bytes=st.none() | st.integers(2**20, 2**50),
+        prefix_cache_bytes=st.none() | st.integers(0, 2**50),
+        forward=st.none() | st.sampled_from(["auto", "mlx"]),
     )
 )
 def test_options_round_trip(options: EngineOptions) -> None:
@@ -43,6 +47,11 @@ def test_options_round_trip(options: EngineOptions) -> None:
     spec = convert.spec_from(request)
     assert spec.options == options
     assert spec.same_model(SPEC)
+
+
+def test_an_empty_text_is_no_option() -> None:
+    request = pb.StartEngineRequest(options=pb.EngineOptions(dtype="", forward="", max_waiting=0))
+    assert convert.spec_from(request).options == EngineOptions(max_waiting=0)
 
 
 @pytest.mark.parametrize("state", EngineState)

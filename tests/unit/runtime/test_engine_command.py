@@ -1,4 +1,5 @@
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -48,6 +49,23 @@ def test_the_engine_gets_the_runtimes_settings_of_the_mesh(tmp_path: Path) -> No
     assert settings.consul == ConsulSettings(address="127.0.0.1:1234", check_tls=True)
     assert "secret" not in flags
     assert settings.listen != runtime.listen
+
+
+def test_the_engine_understands_every_option(tmp_path: Path) -> None:
+    options = EngineOptions(
+        max_running=2,
+        max_waiting=0,
+        prefill_tokens_per_step=64,
+        context_tokens=32,
+        dtype="float32",
+        kv_cache_bytes=2**20,
+        prefix_cache_bytes=0,
+        forward="mlx",
+    )
+    spec = replace(SPEC, options=options)
+    _, _, _, *flags = EngineCommand(mesh=MeshSettings(data_dir=tmp_path)).line(spec)
+    settings = load_settings(EngineSettings, flags, env={})
+    assert {name: getattr(settings, name) for name in asdict(options)} == asdict(options)
 
 
 def test_unset_options_keep_the_engines_defaults(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Converts the messages of engines and of the model service."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
@@ -12,6 +13,7 @@ from mlxmesh_generation.domain.catalogue import CatalogueChange, Model, ModelVer
 from mlxmesh_generation.domain.ensemble import BestOf, Cascade, Fallback, Recipe, Vote
 from mlxmesh_generation.domain.request import FinishReason, Timings
 from mlxmesh_generation.domain.routing import Arm, Price, Shadow, Split, Subject
+from mlxmesh_generation.placement.demand import VersionUse
 from mlxmesh_generation.placement.router import EngineLoad
 from mlxmesh_generation.placement.sequence import (
     EngineConstraint,
@@ -155,8 +157,11 @@ def watch_models(after_sequence: int) -> model_pb2.WatchModelsRequest:
     return model_pb2.WatchModelsRequest(after_sequence=after_sequence)
 
 
-def request_load(name: str, version: int) -> model_pb2.RequestLoadRequest:
-    return model_pb2.RequestLoadRequest(name=name, version=version)
+def request_load(
+    name: str, version: int, uses: Sequence[VersionUse]
+) -> model_pb2.RequestLoadRequest:
+    recent = [model_pb2.VersionUse(**asdict(use)) for use in uses]
+    return model_pb2.RequestLoadRequest(name=name, version=version, recent_uses=recent)
 
 
 def get_tokenizer(name: str, version: int, profile: str) -> model_pb2.GetTokenizerRequest:

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
@@ -26,11 +27,23 @@ RUNTIME_WAIT_S = 30.0
 """How long requests wait while there is no runtime at all; one may be restarting."""
 
 
+@dataclass(frozen=True)
+class VersionUse:
+    """How long ago a sequence was last sent to a version; 0 while one runs."""
+
+    name: str
+    version: int
+    idle_ms: int
+
+
 class LoadSource(Protocol):
     """The model service."""
 
-    async def request_load(self, name: str, version: int) -> None:
-        """Raises: why the version is not and will not be loaded; ServiceUnavailable."""
+    async def request_load(self, name: str, version: int, uses: Sequence[VersionUse]) -> None:
+        """`uses` says which loaded versions should stay.
+
+        Raises: why the version is not and will not be loaded; ServiceUnavailable.
+        """
         ...
 
 
@@ -50,12 +63,14 @@ class Demand:
         self,
         source: LoadSource,
         *,
+        recent_uses: Callable[[], Sequence[VersionUse]] = tuple,
         repeat_s: float = REPEAT_S,
         retry_s: float = RETRY_S,
         runtime_wait_s: float = RUNTIME_WAIT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
+        self._recent_uses = recent_uses
         self._repeat_s = repeat_s
         self._retry_s = retry_s
         self._runtime_wait_s = runtime_wait_s
@@ -92,7 +107,8 @@ class Demand:
         while True:
             pause_s = self._repeat_s
             try:
-                await self._source.request_load(version.name, version.version)
+                uses = self._recent_uses()
+                await self._source.request_load(version.name, version.version, uses)
                 no_runtime_since_s = None
             except NoRuntime as error:
                 now_s = self._clock()

@@ -137,6 +137,11 @@ class EngineLink:
         """For how long there has been no sequence of a caller."""
         return 0.0 if self._outstanding else now_s - self._worked_s
 
+    @property
+    def running(self) -> bool:
+        """Whether it has a sequence of this process."""
+        return bool(self._sinks)
+
     def runs(self, sequence_id: int) -> bool:
         """Whether the sequence is submitted and has not ended."""
         return sequence_id in self._sinks

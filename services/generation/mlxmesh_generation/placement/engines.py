@@ -10,7 +10,7 @@ from functools import partial
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.placement import router
-from mlxmesh_generation.placement.demand import Demand
+from mlxmesh_generation.placement.demand import Demand, VersionUse
 from mlxmesh_generation.placement.engine_link import EngineLink
 from mlxmesh_generation.placement.mirror import CatalogueMirror
 from mlxmesh_generation.placement.router import RETRY_DELAY_S, PrefixAffinity, prefixes
@@ -28,6 +28,11 @@ from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.resilience.breaker import Breaker, Permit
 from mlxmesh_shared.resilience.retries import RetryDelayEstimator
 from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
+
+USES_S = 600.0
+"""How long it is remembered that a version was used."""
+# The contract's limit.
+MAX_USES = 1000
 
 
 class BreakerSink:
@@ -92,6 +97,8 @@ class Engines:
         self._links: dict[str, tuple[Instance, EngineLink]] = {}
         # By engine id.
         self._breakers: dict[str, Breaker] = {}
+        # By model and version: when a sequence was last placed, in time.monotonic().
+        self._used_s: dict[tuple[str, int], float] = {}
         self._connected = asyncio.Event()
         self._affinity = PrefixAffinity()
         self._prefer_warm = True
@@ -126,6 +133,7 @@ class Engines:
             request = replace(request, shares_prefill_of=shared.sequence)
         chosen = self._engine_of(shared, links, avoid) or self._pick(version, request, links, avoid)
         self._spare.yield_host(self._host(chosen))
+        self._used_s[version.name, version.version] = time.monotonic()
         permit = self._breakers[chosen].admit()
         sequence = links[chosen].submit(request, BreakerSink(sink, permit))
         return BreakerSequence(sequence, permit)
@@ -230,6 +238,18 @@ class Engines:
         for engine_id, (instance, _) in self._links.items():
             yield instance, self._breakers[engine_id]
 
+    def recent_uses(self) -> list[VersionUse]:
+        """When the versions of connected engines were last used from here, the latest first."""
+        now_s = time.monotonic()
+        recent = {key: at for key, at in self._used_s.items() if now_s - at < USES_S}
+        self._used_s = recent
+        running = {_version_of(i) for i, link in self._links.values() if link.running}
+        uses = [
+            VersionUse(name, number, _idle_ms((name, str(number)) in running, now_s - at_s))
+            for (name, number), at_s in recent.items()
+        ]
+        return sorted(uses, key=lambda use: use.idle_ms)[:MAX_USES]
+
     def known(self, version: ModelVersion) -> bool:
         """Whether there is an engine of this version, connected or not."""
         return bool(self._serving(version))
@@ -291,6 +311,10 @@ class Engines:
     def _on_connected(self) -> None:
         self._connected.set()
         self._connected = asyncio.Event()
+
+
+def _idle_ms(is_running: bool, idle_s: float) -> int:
+    return 0 if is_running else round(idle_s * 1000)
 
 
 def _is_failure(error: MeshError) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from mlxmesh_generation.domain.catalogue import (
 from mlxmesh_generation.domain.ensemble import Recipe
 from mlxmesh_generation.domain.routing import Asker
 from mlxmesh_generation.placement import convert
+from mlxmesh_generation.placement.demand import VersionUse
 from mlxmesh_shared.errors import MeshError, ModelNotFound, ServiceUnavailable
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.registry.port import Instance, Registry
@@ -58,7 +59,7 @@ class ModelService:
         async for piece in stub.GetTokenizer(request, timeout=FETCH_TIMEOUT_S):
             yield piece.file_name, piece.data
 
-    async def request_load(self, name: str, version: int) -> None:
+    async def request_load(self, name: str, version: int, uses: Sequence[VersionUse]) -> None:
         """Asks for a version on behalf of requests that wait for it.
 
         Raises: ServiceUnavailable as above, DeadlineExceeded; else why it will not be loaded.
@@ -67,7 +68,8 @@ class ModelService:
         if not instances:
             raise ServiceUnavailable("the model service is not running; start it and try again")
         stub = _stub(self._channels, instances[0])
-        await stub.RequestLoad(convert.request_load(name, version), timeout=LOAD_CALL_TIMEOUT_S)
+        request = convert.request_load(name, version, uses)
+        await stub.RequestLoad(request, timeout=LOAD_CALL_TIMEOUT_S)
 
     async def _registered(self) -> Instance:
         async with aclosing(self._registry.watch("model")) as sets:

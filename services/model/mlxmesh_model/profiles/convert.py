@@ -7,8 +7,9 @@ from mlxmesh_model.profiles.profile import EngineProfile, Profile
 
 
 def from_settings(message: profile_pb2.EngineProfile) -> EngineProfile:
-    """The settings of a message; what is not set keeps the default."""
-    return EngineProfile(**{field.name: value for field, value in message.ListFields()})
+    """The settings of a message; what is not set, or is an empty text, keeps the default."""
+    given = {field.name: value for field, value in message.ListFields() if value != ""}
+    return EngineProfile(**given)
 
 
 def to_profile(profile: Profile) -> profile_pb2.Profile:

@@ -1,6 +1,6 @@
 """Loads versions that requests wait for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mlxmesh_model.catalogue.models import Phase, Version
 from mlxmesh_model.catalogue.store import Store
@@ -13,20 +13,33 @@ class Demand:
     """Sets the desired replicas of a version for a request; the reconciler does the rest."""
 
     def __init__(
-        self, *, store: Store, wake_reconciler: Callable[[], None], on_demand_default: bool
+        self,
+        *,
+        store: Store,
+        wake_reconciler: Callable[[], None],
+        note_use: Callable[[str, float], None],
+        on_demand_default: bool,
     ) -> None:
-        """`on_demand_default` is for models whose policy does not say."""
+        """`note_use` is told how long ago callers used a version, by its label;
+        `on_demand_default` is for models whose policy does not say.
+        """
         self._store = store
+        self._note_use = note_use
         self._wake_reconciler = wake_reconciler
         self._on_demand_default = on_demand_default
 
-    async def request(self, name: str, number: int) -> Version:
-        """A version that is loaded or is being loaded.
+    async def request(
+        self, name: str, number: int, idle_s: Mapping[str, float] | None = None
+    ) -> Version:
+        """A version that is loaded or is being loaded; `idle_s` says how long ago the caller used
+        others, by label.
 
         Raises: ModelNotFound. ModelNotLoaded when its policy forbids it. The cause of a load that
         has failed (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused, ModelFilesMissing).
         IllegalState while it is not on disk.
         """
+        for label, each_s in (idle_s or {}).items():
+            self._note_use(label, each_s)
         model = await self._store.model(name, field="name")
         version = model.version(number, field="version")
         if version.desired_replicas == 0:

@@ -87,6 +87,10 @@ class PolicyPass:
         # By runtime id: when versions were last unloaded because it was short of memory.
         self._relieved_s: dict[str, float] = {}
 
+    def note_use(self, label: str, idle_s: float) -> None:
+        """Notes how long ago a caller last used a version."""
+        self._tracker.note_use(label, self._clock() - idle_s)
+
     def observe(self, models: Iterable[Model], runtimes: Mapping[str, Runtime]) -> Observed:
         """The state of this pass."""
         by_name = {model.name: model for model in models}

@@ -8,6 +8,7 @@ from mlxmesh_model.replicas.placement import OVERHEAD_BYTES, Engine, Runtime
 
 # Runtimes report whole milliseconds, some time after they were measured.
 _SLACK_S = 0.3
+_LEAD_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,12 @@ class UsageTracker:
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
+        # By label: when a caller last used a version.
+        self._used_s: dict[str, float] = {}
+
+    def note_use(self, label: str, at_s: float) -> None:
+        """Notes what a caller knows sooner than the runtimes."""
+        self._used_s[label] = max(at_s, self._used_s.get(label, at_s))
 
     def observe(
         self, versions: Iterable[Version], runtimes: Mapping[str, Runtime], now_s: float
@@ -52,29 +59,39 @@ class UsageTracker:
         ready = {version.label: list(ready_engines(version, runtimes)) for version in versions}
         known = {engine.engine_id for engines in ready.values() for engine in engines}
         self._seen = {key: seen for key, seen in self._seen.items() if key in known}
-        return {label: self._usage(engines, now_s) for label, engines in ready.items() if engines}
+        self._used_s = {label: at_s for label, at_s in self._used_s.items() if label in ready}
+        return {
+            label: self._usage(engines, now_s, self._used_s.get(label))
+            for label, engines in ready.items()
+            if engines
+        }
 
-    def _usage(self, engines: Iterable[Engine], now_s: float) -> Usage:
-        engines = list(engines)
-        seen = [self._note(engine, now_s) for engine in engines]
+    def _usage(self, engines: list[Engine], now_s: float, used_s: float | None) -> Usage:
+        seen = [self._note(engine, now_s, used_s) for engine in engines]
+        idle_s = min(engine.idle_ms for engine in engines) / 1000
+        if used_s is not None:
+            idle_s = min(idle_s, max(0.0, now_s - used_s))
         busy = any(engine.running_sequences + engine.waiting_sequences for engine in engines)
         return Usage(
             running=sum(engine.running_sequences for engine in engines),
             waiting=sum(engine.waiting_sequences for engine in engines),
             longest_wait_ms=max(engine.longest_wait_ms for engine in engines),
-            idle_s=0.0 if busy else min(engine.idle_ms for engine in engines) / 1000,
+            idle_s=0.0 if busy else idle_s,
             ready_s=max(now_s - one.since_s for one in seen),
             ready_engines=len(engines),
             served=any(one.served for one in seen),
         )
 
-    def _note(self, engine: Engine, now_s: float) -> _Seen:
+    def _note(self, engine: Engine, now_s: float, used_s: float | None) -> _Seen:
         seen = self._seen.setdefault(engine.engine_id, _Seen(now_s))
         idle_since_s = now_s - engine.idle_ms / 1000
         if (
             engine.running_sequences + engine.waiting_sequences
             or idle_since_s > seen.since_s + _SLACK_S
         ):
+            seen.served = True
+        # A caller may find an engine before it was seen here.
+        if used_s is not None and used_s > seen.since_s - _LEAD_S:
             seen.served = True
         return seen
 
