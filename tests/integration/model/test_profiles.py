@@ -243,18 +243,15 @@ async def test_without_room_the_predecessor_stops_first(mesh, service):
     await service.load()
     [before] = host.runtime.engines
     host.runtime.refuse_with = InsufficientMemory("512 of 300 MiB")
-    stops = asyncio.create_task(_room_once_stopped(host, before))
-    version = await service.load(profile="small")
-    await stops
-    assert version.ready_replicas == 1
+    host.runtime.hold = True  # the drain takes a while
+    loading = asyncio.create_task(service.load(profile="small"))
+    while not host.runtime.stops:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.5)  # passes in which there is still no room
+    assert not loading.done()
+    host.runtime.refuse_with, host.runtime.hold = None, False
+    assert (await loading).ready_replicas == 1
     assert host.runtime.stops == [before]
-
-
-async def _room_once_stopped(host, engine_id: str) -> None:
-    """Has room again once an engine was stopped."""
-    while engine_id in host.runtime.engines:
-        await asyncio.sleep(0.005)
-    host.runtime.refuse_with = None
 
 
 async def test_settings_that_do_not_work_leave_the_old_replicas(mesh, service):

@@ -120,8 +120,12 @@ def new(engine_id: str, phase: Phase = Phase.READY) -> Replica:
         # The new settings do not work: the old replicas stay.
         ([old("a"), old("b"), new("x", Phase.FAILED)], 2, [], 0),
         # What does not serve is no use.
-        ([old("a", Phase.FAILED), old("b", Phase.STARTING)], 2, ["a", "b"], 2),
-        ([old("a", Phase.PENDING)], 1, ["a"], 1),
+        ([old("a", Phase.FAILED), old("b", Phase.STARTING)], 2, ["a", "b"], 0),
+        ([old("a", Phase.PENDING)], 1, ["a"], 0),
+        # What stops still has its memory.
+        ([old("a", Phase.STOPPING)], 1, ["a"], 0),
+        ([old("a", Phase.STOPPING), old("b")], 2, ["a"], 0),
+        ([], 1, [], 1),
         # Fewer and more replicas at the same time.
         ([old("a"), old("b")], 1, ["a"], 0),
         ([old("a")], 3, [], 3),

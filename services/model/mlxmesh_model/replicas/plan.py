@@ -86,14 +86,14 @@ def missing(
     active = [each for each in replicas if each.phase is not Phase.STOPPING]
     staying = [each for each in active if not _moves(each, draining, settings_id)]
     wanted = max(0, desired - len(staying))
-    outdated = sum(each.settings_id != settings_id for each in active)
-    if outdated == 0:
+    outdated = [each for each in replicas if each.settings_id != settings_id]
+    if not outdated:
         return wanted
-    stopping = any(
-        each.phase is Phase.STOPPING and each.settings_id != settings_id for each in replicas
+    # One that stops still has the memory that its replacement may need.
+    replacing = any(each.phase is Phase.STOPPING for each in outdated) or any(
+        each.phase is not Phase.READY for each in staying
     )
-    replacing = stopping or any(each.phase is not Phase.READY for each in staying)
-    added = max(0, wanted - outdated)
+    added = max(0, wanted - len(outdated))
     return min(wanted, added if replacing else added + 1)
 
 
