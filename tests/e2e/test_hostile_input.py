@@ -22,15 +22,18 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     TokenInput,
 )
-from mlxmesh.model.v1 import model_pb2
+from mlxmesh.model.v1 import experiment_pb2, model_pb2
+from mlxmesh.model.v1.split_pb2 import SplitArm
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import (
     ConstraintInvalid,
     ContextTooLong,
+    ExperimentNotFound,
     FeatureNotSupported,
     InvalidArgument,
     MalformedMessage,
     ModelNotFound,
+    OutcomeNotFound,
 )
 from tests.e2e.running_mesh import RunningMesh
 
@@ -40,6 +43,7 @@ GENERATE = f"{GENERATION}/Generate"
 COMPLETE = f"{GENERATION}/Complete"
 COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
+EXPERIMENTS = "/mlxmesh.model.v1.ExperimentService"
 STREAMING = {GENERATE, f"{MODELS}/PullModel", f"{MODELS}/ImportModel", f"{MODELS}/LoadModel"}
 # None of them takes an empty message, so that no raw bytes are legal by chance.
 RAW_METHODS = (
@@ -56,7 +60,7 @@ HOPELESS = {
     cls.reason: cls.code
     for cls in (
         ConstraintInvalid, ContextTooLong, FeatureNotSupported, InvalidArgument, MalformedMessage,
-        ModelNotFound,
+        ModelNotFound, ExperimentNotFound, OutcomeNotFound,
     )
 }  # fmt: skip
 UNSUPPORTED = {"adapter"}
@@ -162,6 +166,7 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
         yield f"{MODELS}/UnloadModel", "model", model_pb2.UnloadModelRequest(model=model)
     yield COUNT_TOKENS, "input", CountTokensRequest(model="pocket")
     yield COUNT_TOKENS, "chat", CountTokensRequest(model="pocket", chat=ChatInput())
+    yield from bad_experiments()
     yield f"{MODELS}/LoadModel", "replicas", model_pb2.LoadModelRequest(model="pocket", replicas=65)
     yield f"{MODELS}/ListModels", "page_size", model_pb2.ListModelsRequest(page_size=-1)
     yield f"{MODELS}/ListModels", "page_token", model_pb2.ListModelsRequest(page_token="\x00")
@@ -176,6 +181,52 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
     for directory in ("", "relative", "/no/such/directory", "/etc", "x" * 5000, "/\x00"):
         register = model_pb2.RegisterModelRequest(name="hostile", directory=directory)
         yield f"{MODELS}/RegisterModel", "directory", register
+
+
+def bad_experiments() -> Iterator[tuple[str, str, Message]]:
+    pb = experiment_pb2
+    arms = [SplitArm(arm=name, version=1, weight=50) for name in ("a", "b")]
+
+    def start(**fields: Any) -> experiment_pb2.StartExperimentRequest:
+        given: dict[str, Any] = {"name": "pocket", "arms": arms, **fields}
+        return pb.StartExperimentRequest(**given)
+
+    cases = [
+        ("name", start(name="../x")),
+        ("name", start(name="no-such-model")),
+        ("alias", start(alias="no-such-alias")),
+        ("alias", start(alias="\x00")),
+        ("arms", start(arms=[])),
+        ("arms", start(arms=arms * 6)),
+        ("arms", start(arms=[arms[0], SplitArm(arm="b", version=1, weight=49)])),
+        ("arms[1].arm", start(arms=[arms[0], arms[0]])),
+        ("arms[0].arm", start(arms=[SplitArm(version=1, weight=50), arms[1]])),
+        ("arms[0].version", start(arms=[SplitArm(arm="a", weight=50), arms[1]])),
+        ("arms[1].version", start(arms=[arms[0], SplitArm(arm="b", version=99, weight=50)])),
+        ("arms[0].weight", start(arms=[SplitArm(arm="a", version=1, weight=2**31), arms[1]])),
+        ("subject", start(subject=4)),
+        ("subject", start(subject=99)),
+        ("description", start(description="x" * 1001)),
+        ("experiment_id", start(experiment_id="a/b")),
+    ]
+    yield from ((f"{EXPERIMENTS}/StartExperiment", *case) for case in cases)
+    for method, message in (
+        ("GetExperiment", pb.GetExperimentRequest),
+        ("StopExperiment", pb.StopExperimentRequest),
+        ("AnalyzeExperiment", pb.AnalyzeExperimentRequest),
+    ):
+        for bad in ("", "a/b", "\x00", "x" * 65, "no-such-experiment"):
+            yield f"{EXPERIMENTS}/{method}", "experiment_id", message(experiment_id=bad)
+    for alpha in (0, 0.6, NAN, INFINITY):
+        analyze = pb.AnalyzeExperimentRequest(experiment_id="e", alpha=alpha)
+        yield f"{EXPERIMENTS}/AnalyzeExperiment", "alpha", analyze
+    yield f"{EXPERIMENTS}/ListExperiments", "page_token", pb.ListExperimentsRequest(page_token="x")
+    for score in (NAN, INFINITY, 1e7):
+        report = pb.ReportOutcomeRequest(request_id="r", score=score)
+        yield f"{EXPERIMENTS}/ReportOutcome", "score", report
+    for request_id in ("", "a b", "x" * 129, "no-such-request"):
+        report = pb.ReportOutcomeRequest(request_id=request_id, score=1)
+        yield f"{EXPERIMENTS}/ReportOutcome", "request_id", report
 
 
 def token_request(ids: list[int]) -> GenerateRequest:
