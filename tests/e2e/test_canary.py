@@ -38,6 +38,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     TokenInput,
     Tool,
 )
+from mlxmesh.model.v1.experiment_pb2 import StartExperimentRequest
 from mlxmesh.model.v1.model_pb2 import PullModelRequest
 from mlxmesh_shared.telemetry.attributes import REQUEST_ID
 from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh, wait_until_serving
@@ -218,6 +219,10 @@ BAD: list[tuple[str, bytes]] = [
     (f"{GENERATION}/{CANARY}", generate(prompt=CANARY)),
     (f"{MODELS}/GetTokenizer", generate(prompt=CANARY)),
     (f"{MODELS}/PullModel", PullModelRequest(repo_id=CANARY, name="a b").SerializeToString()),
+    (
+        "/mlxmesh.model.v1.ExperimentService/StartExperiment",
+        StartExperimentRequest(name="pocket", description=CANARY).SerializeToString(),
+    ),
 ]
 
 

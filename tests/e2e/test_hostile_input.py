@@ -22,16 +22,26 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     TokenInput,
 )
-from mlxmesh.model.v1 import artifact_pb2, ensemble_pb2, model_pb2, profile_pb2, shadow_pb2
+from mlxmesh.model.v1 import (
+    artifact_pb2,
+    ensemble_pb2,
+    experiment_pb2,
+    model_pb2,
+    profile_pb2,
+    shadow_pb2,
+)
 from mlxmesh.model.v1.policy_pb2 import ModelPolicy, Price
+from mlxmesh.model.v1.split_pb2 import SplitArm
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import (
     ConstraintInvalid,
     ContextTooLong,
+    ExperimentNotFound,
     FeatureNotSupported,
     InvalidArgument,
     MalformedMessage,
     ModelNotFound,
+    OutcomeNotFound,
     ProfileNotFound,
 )
 from tests.e2e.running_mesh import RunningMesh
@@ -42,6 +52,7 @@ GENERATE = f"{GENERATION}/Generate"
 COMPLETE = f"{GENERATION}/Complete"
 COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
+EXPERIMENTS = "/mlxmesh.model.v1.ExperimentService"
 ENSEMBLES = "/mlxmesh.model.v1.EnsembleService"
 SHADOWS = "/mlxmesh.model.v1.ShadowService"
 ARTIFACTS = "/mlxmesh.model.v1.ArtifactService"
@@ -69,6 +80,7 @@ HOPELESS = {
     for cls in (
         ConstraintInvalid, ContextTooLong, FeatureNotSupported, InvalidArgument, MalformedMessage,
         ModelNotFound, ProfileNotFound,
+        ExperimentNotFound, OutcomeNotFound,
     )
 }  # fmt: skip
 UNSUPPORTED = {"adapter", "settings.speculative", "settings.adapters"}
@@ -228,6 +240,7 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
             yield f"{ARTIFACTS}/VerifyArtifacts", "model", verify
     yield COUNT_TOKENS, "input", CountTokensRequest(model="pocket")
     yield COUNT_TOKENS, "chat", CountTokensRequest(model="pocket", chat=ChatInput())
+    yield from bad_experiments()
     yield f"{MODELS}/LoadModel", "replicas", model_pb2.LoadModelRequest(model="pocket", replicas=65)
     yield f"{MODELS}/ListModels", "page_size", model_pb2.ListModelsRequest(page_size=-1)
     yield f"{MODELS}/ListModels", "page_token", model_pb2.ListModelsRequest(page_token="\x00")
@@ -318,6 +331,52 @@ def bad_shadows() -> Iterator[tuple[str, str, Message]]:
     for token in ("\x00", "x", "-1", "9" * 20):
         page = shadow_pb2.ListShadowsRequest(page_token=token)
         yield f"{SHADOWS}/ListShadows", "page_token", page
+
+
+def bad_experiments() -> Iterator[tuple[str, str, Message]]:
+    pb = experiment_pb2
+    arms = [SplitArm(arm=name, version=1, weight=50) for name in ("a", "b")]
+
+    def start(**fields: Any) -> experiment_pb2.StartExperimentRequest:
+        given: dict[str, Any] = {"name": "pocket", "arms": arms, **fields}
+        return pb.StartExperimentRequest(**given)
+
+    cases = [
+        ("name", start(name="../x")),
+        ("name", start(name="no-such-model")),
+        ("alias", start(alias="no-such-alias")),
+        ("alias", start(alias="\x00")),
+        ("arms", start(arms=[])),
+        ("arms", start(arms=arms * 6)),
+        ("arms", start(arms=[arms[0], SplitArm(arm="b", version=1, weight=49)])),
+        ("arms[1].arm", start(arms=[arms[0], arms[0]])),
+        ("arms[0].arm", start(arms=[SplitArm(version=1, weight=50), arms[1]])),
+        ("arms[0].version", start(arms=[SplitArm(arm="a", weight=50), arms[1]])),
+        ("arms[1].version", start(arms=[arms[0], SplitArm(arm="b", version=99, weight=50)])),
+        ("arms[0].weight", start(arms=[SplitArm(arm="a", version=1, weight=2**31), arms[1]])),
+        ("subject", start(subject=4)),
+        ("subject", start(subject=99)),
+        ("description", start(description="x" * 1001)),
+        ("experiment_id", start(experiment_id="a/b")),
+    ]
+    yield from ((f"{EXPERIMENTS}/StartExperiment", *case) for case in cases)
+    for method, message in (
+        ("GetExperiment", pb.GetExperimentRequest),
+        ("StopExperiment", pb.StopExperimentRequest),
+        ("AnalyzeExperiment", pb.AnalyzeExperimentRequest),
+    ):
+        for bad in ("", "a/b", "\x00", "x" * 65, "no-such-experiment"):
+            yield f"{EXPERIMENTS}/{method}", "experiment_id", message(experiment_id=bad)
+    for alpha in (0, 0.6, NAN, INFINITY):
+        analyze = pb.AnalyzeExperimentRequest(experiment_id="e", alpha=alpha)
+        yield f"{EXPERIMENTS}/AnalyzeExperiment", "alpha", analyze
+    yield f"{EXPERIMENTS}/ListExperiments", "page_token", pb.ListExperimentsRequest(page_token="x")
+    for score in (NAN, INFINITY, 1e7):
+        report = pb.ReportOutcomeRequest(request_id="r", score=score)
+        yield f"{EXPERIMENTS}/ReportOutcome", "score", report
+    for request_id in ("", "a b", "x" * 129, "no-such-request"):
+        report = pb.ReportOutcomeRequest(request_id=request_id, score=1)
+        yield f"{EXPERIMENTS}/ReportOutcome", "request_id", report
 
 
 def token_request(ids: list[int]) -> GenerateRequest:

@@ -42,7 +42,8 @@ class Rig:
         self.store = store
         self.changes: list[str] = []
         self.experiments = Experiments(store, on_change=self._changed, clock=lambda: NOW)
-        self.recording = Recording(store, clock=lambda: NOW)
+        self.now = NOW
+        self.recording = Recording(store, clock=lambda: self.now)
         self.recorder = Recorder(store, [self.recording.consume])
         self.controller = ExperimentController(store, self.experiments)
         self.batch = 0
@@ -295,7 +296,7 @@ async def test_outcomes_and_scores_after_the_end_count(rig):
     assert Metric.SCORE in recorded.records
 
 
-async def test_old_requests_and_subjects_are_removed(rig, monkeypatch):
+async def test_old_requests_and_subjects_are_removed(rig):
     running = await rig.start_running()
     key = running.experiment_id
     every = [
@@ -320,7 +321,7 @@ async def test_a_bounded_number_of_requests_and_subjects_is_kept(rig):
     key = (await rig.start_running()).experiment_id
     for at in range(6):
         moment = NOW + timedelta(seconds=at)
-        rig.recording._clock = lambda moment=moment: moment
+        rig.now = moment
         await rig.record(
             outcome(f"r-{at}", arm="old", experiment_id=key, subject=at, end_time=moment)
         )

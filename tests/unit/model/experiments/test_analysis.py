@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mlxmesh_model.experiments import sample_ratio, verdict
-from mlxmesh_model.experiments.analysis import Levels, analyze
+from mlxmesh_model.experiments.analysis import ArmResult, Levels, analyze
 from mlxmesh_model.experiments.metrics import Metric
+from mlxmesh_model.experiments.sequences import Interval
 from mlxmesh_model.experiments.tally import Tally
 from mlxmesh_model.outcomes.outcome import Status
 from tests.fakes.outcomes import outcome
@@ -36,6 +37,11 @@ def _tally(number, *, effect=1.0, errors=0.0, seed=1):
     return tally
 
 
+def _difference(arm: ArmResult) -> Interval:
+    assert arm.difference is not None
+    return arm.difference
+
+
 def _words(tally, results):
     counts = tally.experiment.counts
     return verdict.of_all(
@@ -56,7 +62,7 @@ def test_a_large_effect_is_found_and_said():
     assert second.significant
     assert second.relative_difference == pytest.approx(-0.3, abs=0.06)
     assert second.effect_size == pytest.approx(-0.63, abs=0.15)
-    assert second.difference.lower < -0.3 * first.mean.mean < second.difference.upper
+    assert _difference(second).lower < -0.3 * first.mean.mean < _difference(second).upper
     assert not by_metric[Metric.COMPLETION_TOKENS].arms[1].significant
     assert _words(tally, results) == (
         "new is better by time to first token; no other difference is shown."
@@ -82,7 +88,7 @@ def test_no_effect_is_not_said_to_be_none():
 def test_few_subjects_are_told():
     tally = _tally(40)
     [result] = analyze(EXPERIMENT, tally.records, {}, alpha=ALPHA, metrics=[Metric.TTFT])
-    assert result.arms[1].difference.upper == math.inf
+    assert _difference(result.arms[1]).upper == math.inf
     assert "of the 100 subjects" in verdict.of_metric(result)
 
 
@@ -118,7 +124,7 @@ def test_alpha_covers_all_metrics_and_arms_together():
         for result in analyze(EXPERIMENT, tally.records, {}, alpha=ALPHA)
         if result.metric is Metric.TTFT
     )
-    assert alone.arms[1].difference.upper < among.arms[1].difference.upper
+    assert _difference(alone.arms[1]).upper < _difference(among.arms[1]).upper
 
 
 def test_the_course_ends_where_the_present_is():
