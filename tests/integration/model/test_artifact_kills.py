@@ -101,6 +101,7 @@ def stray(home: Path) -> int:
     return sum(path.stat().st_size for path in (home / "models/_store/git").glob("*"))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("imports", [False, True])
 async def test_killed_at_some_operations(tmp_path, hub, gguf, imports: bool):
     kills = await kill_everywhere(tmp_path, hub, gguf if imports else None, 2 + imports, STRIDE)
@@ -108,6 +109,7 @@ async def test_killed_at_some_operations(tmp_path, hub, gguf, imports: bool):
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("imports", [False, True])
 async def test_killed_at_every_operation(tmp_path, hub, gguf, imports: bool):
     kills = await kill_everywhere(tmp_path, hub, gguf if imports else None, 1, 1)

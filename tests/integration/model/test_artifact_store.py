@@ -13,7 +13,7 @@ from mlxmesh_model.artifacts.folder import inspect
 from mlxmesh_model.artifacts.verification import Check
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Source, Version
-from mlxmesh_shared.errors import DiskFull, HubUnavailable, ModelFilesDamaged
+from mlxmesh_shared.errors import DiskFull, HubUnavailable, IllegalState, ModelFilesDamaged
 from mlxmesh_shared.reference import ModelReference
 from tests.fakes.artifact_rig import ArtifactRig, artifact_rig
 from tests.fakes.gguf_files import Shape, write_gguf
@@ -124,6 +124,13 @@ async def test_two_processes_download_a_file_once(rig, hub, tmp_path):
         first, second = await asyncio.gather(*pulling)
     assert hub.ranges_seen.count(WEIGHTS) == 1
     assert content(first) == content(second)
+
+
+async def test_a_pull_of_a_service_with_another_store_is_left_alone(rig, hub):
+    source = Source(repo_id=REPO_ID, revision="main", commit=hub.commit)
+    await rig.store.begin_pull("pocket", source)
+    with pytest.raises(IllegalState, match="another call is pulling it"):
+        await rig.pull(REPO_ID)
 
 
 async def test_a_file_system_without_links_has_copies(tmp_path, hub):
@@ -253,7 +260,12 @@ async def test_damaged_bytes_of_an_interrupted_download_are_downloaded_again(rig
 async def test_a_pull_that_could_not_store_its_failure_can_be_continued(rig, hub):
     """As on a disk that is full for the catalogue too."""
     source = Source(repo_id=REPO_ID, revision="main", commit=hub.commit)
-    await rig.store.begin_pull("pocket", source)
+    version = await rig.store.begin_pull("pocket", source)
+    lock = rig.blobs.lock(version.label)
+    await lock.acquire()
+    with pytest.raises(IllegalState, match="another call is pulling it"):
+        await rig.pull(REPO_ID)
+    lock.release()
     assert (await rig.pull(REPO_ID)).state is State.AVAILABLE
 
 

@@ -19,6 +19,7 @@ from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.sql.urls import SqliteFile
+from tests.fakes.hub import serving_hub
 
 POCKET_MINI = Path(__file__).resolve().parents[3] / "deploy/demo-model/pocket-mini"
 READY = pb.VERSION_STATE_READY
@@ -166,3 +167,26 @@ async def test_an_unknown_setting_is_one_line_and_exit_code_1(tmp_path):
         assert model.returncode == 1
         assert b"MLXMESH_MODEL_LISTEN" in stderr
         assert stderr.count(b"\n") == 1
+
+
+async def test_an_engine_loads_a_directory_of_links(tmp_path, registry):
+    """The bundled model, pulled twice from a hub: both versions are the same files."""
+    with serving_hub() as hub:
+        hub.add("mlx/mini", POCKET_MINI)
+        environment = {"MLXMESH_MODEL_HUB_ENDPOINT": hub.endpoint}
+        async with (
+            running("mlxmesh_model", tmp_path, **environment),
+            running("mlxmesh_runtime", tmp_path),
+            asyncio.timeout(110),
+        ):
+            instance = await until_registered(registry, "model")
+            async with open_channel(instance.address) as channel:
+                stub = model_pb2_grpc.ModelServiceStub(channel)
+                for name in ("other", "mini"):
+                    call = stub.PullModel(pb.PullModelRequest(repo_id="mlx/mini", name=name))
+                    assert [message async for message in call][-1].version.version == 1
+                await until_registered(registry, "runtime")
+                assert (await load(stub)).state == READY
+    weights = [tmp_path / f"models/{name}/1/model.safetensors" for name in ("other", "mini")]
+    assert weights[0].samefile(weights[1])
+    assert weights[0].read_bytes() == (POCKET_MINI / "model.safetensors").read_bytes()

@@ -107,7 +107,8 @@ class Pulls:
         async with self._beginning:
             with suppress(ModelNotFound):
                 known = (await self._store.model(name)).pulled_from(source)
-                if known is not None:
+                # Without the file of a lock it may be a pull of a service with another store.
+                if known is not None and self._lock(known).path.exists():
                     await self._give_up_abandoned(known)
             version = await self._store.begin_pull(name, source)
             if version.state in ON_DISK:
