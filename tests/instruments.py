@@ -5,10 +5,21 @@ from mlxmesh_gateway.forwarding import telemetry as of_gateway
 from mlxmesh_generation.reporting import reporter as of_reporting
 from mlxmesh_generation.shadowing import shadowing as of_shadowing
 from mlxmesh_generation.streams import telemetry as of_generation
+from mlxmesh_model.rollouts import telemetry as of_rollouts
+from mlxmesh_runtime import memory_watch as of_runtime
 from mlxmesh_shared.telemetry import instruments as of_every_process
 from mlxmesh_shared.telemetry.instruments import Instrument
 
-OWNERS = (of_every_process, of_gateway, of_generation, of_reporting, of_shadowing, of_engine)
+OWNERS = (
+    of_every_process,
+    of_gateway,
+    of_generation,
+    of_reporting,
+    of_shadowing,
+    of_engine,
+    of_runtime,
+    of_rollouts,
+)
 ALL = tuple(
     value for owner in OWNERS for value in vars(owner).values() if isinstance(value, Instrument)
 )

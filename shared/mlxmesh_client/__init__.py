@@ -7,6 +7,7 @@ from mlxmesh_client.client import MeshClient
 from mlxmesh_client.credentials import ApiKey
 from mlxmesh_client.options import GenerateOptions, InputOptions, Message, ToolChoice, ToolSpec
 from mlxmesh_client.outputs import GenerationEvent, Outputs, OutputSoFar, join_tool_calls
+from mlxmesh_client.profiles import ProfileSettings
 from mlxmesh_shared.errors import (
     AccessUnavailable,
     Cancelled,
@@ -30,6 +31,7 @@ from mlxmesh_shared.errors import (
     ModelNotLoaded,
     NoReplica,
     PermissionDenied,
+    ProfileNotFound,
     QueueFull,
     QuotaExceeded,
     QuotaNotFound,
@@ -75,6 +77,8 @@ __all__ = [
     "OutputSoFar",
     "Outputs",
     "PermissionDenied",
+    "ProfileNotFound",
+    "ProfileSettings",
     "QueueFull",
     "QuotaExceeded",
     "QuotaNotFound",

@@ -18,17 +18,26 @@ from mlxmesh.generation.v1.generation_pb2 import (
 )
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.ensemble_pb2_grpc import EnsembleServiceStub
+from mlxmesh.model.v1.experiment_pb2_grpc import ExperimentServiceStub
+from mlxmesh.model.v1.history_pb2_grpc import HistoryServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh.model.v1.profile_pb2_grpc import ProfileServiceStub
+from mlxmesh.model.v1.rollout_pb2_grpc import RolloutServiceStub
 from mlxmesh.model.v1.shadow_pb2_grpc import ShadowServiceStub
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
+from mlxmesh_client.artifacts import ArtifactMethods
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.credentials import ApiKey, check_encryption, chosen_key
 from mlxmesh_client.ensembles import EnsembleMethods
+from mlxmesh_client.experiments import ExperimentMethods
 from mlxmesh_client.generations import GenerationStreams
+from mlxmesh_client.history import HistoryMethods
 from mlxmesh_client.models import ModelMethods
 from mlxmesh_client.options import GenerateOptions, InputOptions
 from mlxmesh_client.outputs import GenerationEvent
+from mlxmesh_client.profiles import ProfileMethods
 from mlxmesh_client.request import count_request, generate_request
+from mlxmesh_client.rollouts import RolloutMethods
 from mlxmesh_client.shadows import ShadowMethods
 from mlxmesh_client.telemetry import TelemetryMethods
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, SHORT_TIMEOUTS, open_channel
@@ -40,7 +49,17 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
-class MeshClient(EnsembleMethods, ModelMethods, ShadowMethods, TelemetryMethods):
+class MeshClient(
+    ArtifactMethods,
+    EnsembleMethods,
+    ExperimentMethods,
+    HistoryMethods,
+    ModelMethods,
+    ProfileMethods,
+    RolloutMethods,
+    ShadowMethods,
+    TelemetryMethods,
+):
     """A connection to a gateway; every method raises MeshError subclasses.
 
     `timeout_s` bounds one call including its retries; without it the gateway's default applies.
@@ -81,8 +100,12 @@ class MeshClient(EnsembleMethods, ModelMethods, ShadowMethods, TelemetryMethods)
         ]
         stubs = [GenerationServiceStub(channel) for channel in self._channels]
         self._generation = stubs[0]
+        self._history = HistoryServiceStub(self._channels[0])
         self._models = ModelServiceStub(self._channels[0])
         self._ensembles = EnsembleServiceStub(self._channels[0])
+        self._experiments = ExperimentServiceStub(self._channels[0])
+        self._profiles = ProfileServiceStub(self._channels[0])
+        self._rollouts = RolloutServiceStub(self._channels[0])
         self._shadows = ShadowServiceStub(self._channels[0])
         self._telemetry = TelemetryServiceStub(self._channels[0])
         self._calls = Calls(attempts=attempts, default_timeout_s=timeout_s, api_key=key)

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 
 from mlxmesh.model.v1 import model_pb2 as model_pb
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
+from mlxmesh.model.v1.policy_pb2 import ModelPolicy
 from mlxmesh_client.calls import Calls
 
 
@@ -67,10 +68,18 @@ class ModelMethods:
         return self._calls.stream(self._models.PullModel, request, timeout_s, safe=False)
 
     def load_model(
-        self, model: str, *, replicas: int | None = None, timeout_s: float | None = None
+        self,
+        model: str,
+        *,
+        replicas: int | None = None,
+        profile: str = "",
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[model_pb.LoadModelResponse]:
-        """Loads a model; all its replicas are ready when the stream ends."""
-        request = model_pb.LoadModelRequest(model=model, replicas=replicas)
+        """Loads a model; all its replicas are ready when the stream ends.
+
+        `profile` is NAME or NAME@REVISION, or `default`; by default that of the last load.
+        """
+        request = model_pb.LoadModelRequest(model=model, replicas=replicas, profile=profile)
         return self._calls.stream(self._models.LoadModel, request, timeout_s, safe=False)
 
     async def unload_model(
@@ -93,6 +102,16 @@ class ModelMethods:
         request = model_pb.SetAliasRequest(name=name, alias=alias, version=version)
         response = await self._calls.unary(self._models.SetAlias, request, timeout_s, safe=False)
         return response.model
+
+    async def set_model_policy(
+        self, name: str, policy: ModelPolicy, *, timeout_s: float | None = None
+    ) -> model_pb.Model:
+        """Sets how a model is loaded, scaled and unloaded, and what it costs; the fields of
+        `policy` that are not set stay as they are.
+        """
+        request = model_pb.SetModelPolicyRequest(name=name, policy=policy)
+        call = self._models.SetModelPolicy
+        return (await self._calls.unary(call, request, timeout_s, safe=False)).model
 
     async def set_output_format(
         self,

@@ -54,6 +54,9 @@ class NotFound(MeshError):
 class ModelNotFound(NotFound): ...
 
 
+class ProfileNotFound(NotFound): ...
+
+
 class GenerationNotFound(NotFound): ...
 
 

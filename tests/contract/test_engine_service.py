@@ -251,6 +251,24 @@ async def test_a_full_queue_says_when_to_come_back(talk: Talk) -> None:
     assert error.retry_delay_s
 
 
+async def test_the_load_tells_how_long_the_oldest_waits_and_how_long_none_came(
+    stub: EngineServiceStub, talk: Talk
+) -> None:
+    for number in range(1, MAX_RUNNING + MAX_WAITING + 1):
+        await talk.submit(number, max_tokens=900)
+    load = EngineLoad()
+    while not (load.waiting and load.longest_wait_ms):
+        load = (await stub.GetEngineInfo(GetEngineInfoRequest())).load
+        await asyncio.sleep(0.01)
+    assert load.idle_ms == 0
+    await talk.cancel(*range(1, MAX_RUNNING + MAX_WAITING + 1))
+    await until_idle(stub)
+    while not load.idle_ms:
+        await asyncio.sleep(0.01)
+        load = (await stub.GetEngineInfo(GetEngineInfoRequest())).load
+    assert (load.running, load.waiting, load.longest_wait_ms) == (0, 0, 0)
+
+
 async def test_a_deadline_ends_a_sequence_after_what_it_has(talk: Talk) -> None:
     await talk.submit(1, max_tokens=900, timeout_ms=60)
     await talk.submit(2)

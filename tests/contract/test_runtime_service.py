@@ -130,3 +130,22 @@ async def test_the_hosts_facts(stub):
     assert info.runtime_id
     assert info.device in ("cpu", "metal", "cuda")
     assert 0 < info.memory_available_bytes <= info.memory_total_bytes
+
+
+async def test_memory_that_engines_may_use_and_have_to_free(stub, start_request):
+    info = await stub.GetRuntimeInfo(pb.GetRuntimeInfoRequest())
+    assert 0 < info.memory_limit_bytes <= info.memory_total_bytes
+    assert (info.memory_shortage_bytes, info.engines_bytes) == (0, 0)
+    await stub.StartEngine(start_request)
+    await until_ready(stub, "pocket-v1-abcdef")
+    info = await stub.GetRuntimeInfo(pb.GetRuntimeInfoRequest())
+    [engine] = (await listed(stub)).engines
+    assert info.engines_bytes > 0
+    assert engine.memory_bytes > 0
+
+
+async def test_an_idle_engine_has_no_sequences(stub, start_request):
+    await stub.StartEngine(start_request)
+    await until_ready(stub, "pocket-v1-abcdef")
+    [engine] = (await listed(stub)).engines
+    assert (engine.running_sequences, engine.waiting_sequences, engine.longest_wait_ms) == (0, 0, 0)

@@ -22,7 +22,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     TokenInput,
 )
-from mlxmesh.model.v1 import model_pb2, shadow_pb2
+from mlxmesh.model.v1 import artifact_pb2, model_pb2, profile_pb2, shadow_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import (
     ConstraintInvalid,
@@ -31,6 +31,7 @@ from mlxmesh_shared.errors import (
     InvalidArgument,
     MalformedMessage,
     ModelNotFound,
+    ProfileNotFound,
 )
 from tests.e2e.running_mesh import RunningMesh
 
@@ -40,8 +41,16 @@ GENERATE = f"{GENERATION}/Generate"
 COMPLETE = f"{GENERATION}/Complete"
 COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
+ARTIFACTS = "/mlxmesh.model.v1.ArtifactService"
+PROFILES = "/mlxmesh.model.v1.ProfileService"
 SHADOWS = "/mlxmesh.model.v1.ShadowService"
-STREAMING = {GENERATE, f"{MODELS}/PullModel", f"{MODELS}/ImportModel", f"{MODELS}/LoadModel"}
+STREAMING = {
+    GENERATE,
+    f"{MODELS}/PullModel",
+    f"{MODELS}/ImportModel",
+    f"{MODELS}/LoadModel",
+    f"{ARTIFACTS}/VerifyArtifacts",
+}
 # None of them takes an empty message, so that no raw bytes are legal by chance.
 RAW_METHODS = (
     GENERATE,
@@ -57,10 +66,10 @@ HOPELESS = {
     cls.reason: cls.code
     for cls in (
         ConstraintInvalid, ContextTooLong, FeatureNotSupported, InvalidArgument, MalformedMessage,
-        ModelNotFound,
+        ModelNotFound, ProfileNotFound,
     )
 }  # fmt: skip
-UNSUPPORTED = {"adapter"}
+UNSUPPORTED = {"adapter", "settings.speculative", "settings.adapters"}
 NAN, INFINITY = float("nan"), float("inf")
 
 BAD_SAMPLING: list[tuple[str, Sampling]] = [
@@ -115,7 +124,8 @@ def typed_cases() -> Iterator[Case]:
         yield Case(GENERATE, field, message.SerializeToString())
         whole = CompleteRequest(generation=message)
         yield Case(COMPLETE, field, whole.SerializeToString())
-    for method, field, message in (*bad_counts_and_models(), *bad_shadows()):
+    others = (*bad_counts_and_models(), *bad_profiles(), *bad_shadows())
+    for method, field, message in others:
         yield Case(method, field, message.SerializeToString())
 
 
@@ -154,6 +164,46 @@ def bad_generations() -> Iterator[tuple[str, GenerateRequest]]:
     yield "chat", chat_request(ChatInput(messages=[ChatMessage(content="x")]))
 
 
+BAD_SETTINGS: list[tuple[str, profile_pb2.EngineProfile]] = [
+    ("settings.dtype", profile_pb2.EngineProfile(dtype="int4")),
+    ("settings.context_tokens", profile_pb2.EngineProfile(context_tokens=0)),
+    ("settings.context_tokens", profile_pb2.EngineProfile(context_tokens=2**32 - 1)),
+    ("settings.kv_cache_bytes", profile_pb2.EngineProfile(kv_cache_bytes=1)),
+    ("settings.prefix_cache_bytes", profile_pb2.EngineProfile(prefix_cache_bytes=2**64 - 1)),
+    ("settings.max_running", profile_pb2.EngineProfile(max_running=0)),
+    ("settings.max_waiting", profile_pb2.EngineProfile(max_waiting=100_001)),
+    ("settings.prefill_tokens_per_step", profile_pb2.EngineProfile(prefill_tokens_per_step=0)),
+    ("settings.forward", profile_pb2.EngineProfile(forward="--model-dir=/etc")),
+    ("settings.tool_format", profile_pb2.EngineProfile(tool_format="../x")),
+    ("settings.reasoning_format", profile_pb2.EngineProfile(reasoning_format="")),
+    ("settings.chat_template", profile_pb2.EngineProfile(chat_template="")),
+    ("settings.chat_template", profile_pb2.EngineProfile(chat_template="x" * 262_145)),
+    ("settings.chat_template", profile_pb2.EngineProfile(chat_template="{% if x %}")),
+    ("settings.chat_template", profile_pb2.EngineProfile(chat_template="{{" + "(" * 100_000)),
+    ("settings.speculative", profile_pb2.EngineProfile(speculative="draft")),
+    ("settings.adapters", profile_pb2.EngineProfile(adapters=["x"])),
+]
+BAD_PROFILES = ["", "../../etc/passwd", "a/b", "small@0", "small@-1", "@1", "x" * 5000, "a\x00b"]
+
+
+def bad_profiles() -> Iterator[tuple[str, str, Message]]:
+    for field, settings in BAD_SETTINGS:
+        request = profile_pb2.SetProfileRequest(name="hostile", settings=settings)
+        yield f"{PROFILES}/SetProfile", field, request
+    for name in (*BAD_PROFILES, "small@1", "default"):
+        request = profile_pb2.SetProfileRequest(name=name, settings=profile_pb2.EngineProfile())
+        yield f"{PROFILES}/SetProfile", "name", request
+        yield f"{PROFILES}/DeleteProfile", "name", profile_pb2.DeleteProfileRequest(name=name)
+    yield f"{PROFILES}/SetProfile", "settings", profile_pb2.SetProfileRequest(name="hostile")
+    for profile in (*BAD_PROFILES, "no-such-profile", "no-such-profile@3"):
+        yield f"{PROFILES}/GetProfile", "profile", profile_pb2.GetProfileRequest(profile=profile)
+        if profile:  # without one, a load is legal
+            loading = model_pb2.LoadModelRequest(model="pocket", profile=profile)
+            yield f"{MODELS}/LoadModel", "profile", loading
+    yield f"{PROFILES}/ListProfiles", "page_size", profile_pb2.ListProfilesRequest(page_size=-1)
+    yield f"{PROFILES}/ListProfiles", "page_token", profile_pb2.ListProfilesRequest(page_token="x")
+
+
 def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
     for model in BAD_MODELS:
         yield COUNT_TOKENS, "model", CountTokensRequest(model=model, prompt="Hi")
@@ -161,11 +211,22 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
         yield f"{MODELS}/DeleteModel", "model", model_pb2.DeleteModelRequest(model=model)
         yield f"{MODELS}/LoadModel", "model", model_pb2.LoadModelRequest(model=model)
         yield f"{MODELS}/UnloadModel", "model", model_pb2.UnloadModelRequest(model=model)
+        if model:  # empty: every model
+            verify = artifact_pb2.VerifyArtifactsRequest(model=model)
+            yield f"{ARTIFACTS}/VerifyArtifacts", "model", verify
     yield COUNT_TOKENS, "input", CountTokensRequest(model="pocket")
     yield COUNT_TOKENS, "chat", CountTokensRequest(model="pocket", chat=ChatInput())
     yield f"{MODELS}/LoadModel", "replicas", model_pb2.LoadModelRequest(model="pocket", replicas=65)
     yield f"{MODELS}/ListModels", "page_size", model_pb2.ListModelsRequest(page_size=-1)
     yield f"{MODELS}/ListModels", "page_token", model_pb2.ListModelsRequest(page_token="\x00")
+    for size in (-1, 1001):
+        listing = artifact_pb2.ListArtifactsRequest(page_size=size)
+        yield f"{ARTIFACTS}/ListArtifacts", "page_size", listing
+    for token in ("\x00", "x" * 300):
+        listing = artifact_pb2.ListArtifactsRequest(page_token=token)
+        yield f"{ARTIFACTS}/ListArtifacts", "page_token", listing
+    prune = artifact_pb2.PruneArtifactsRequest(unfinished_after_s=2**32 - 1)
+    yield f"{ARTIFACTS}/PruneArtifacts", "unfinished_after_s", prune
     for repo_id in ("", "pocket", "../../etc", "a/b/c", "a/b?x"):
         yield f"{MODELS}/PullModel", "repo_id", model_pb2.PullModelRequest(repo_id=repo_id)
     for file in ("x.bin", "../x.gguf", "a/x.gguf", ".gguf"):

@@ -115,6 +115,7 @@ class FakeEngine(EngineServiceServicer):
         self.may_step.set()
         self.silent = False
         """Tells no load, as a frozen engine does not."""
+        self._idle_since_s = time.monotonic()
         self._running: dict[tuple[_Outbox, int], _Sequence] = {}
         self._waiting: dict[tuple[_Outbox, int], _Sequence] = {}
         self._outboxes: list[_Outbox] = []
@@ -287,6 +288,8 @@ class FakeEngine(EngineServiceServicer):
             sequence = self._running[key] = self._waiting.pop(key)
             sequence.started_s = time.monotonic()
             self._tell_prompt_logprobs(sequence)
+        if self._running:
+            self._idle_since_s = time.monotonic()
         for key, sequence in list(self._running.items()):
             output = self._advance(sequence)
             output.sequence_id = key[1]
@@ -349,6 +352,9 @@ class FakeEngine(EngineServiceServicer):
 
     def _load(self) -> EngineLoad:
         held = [each.submit for each in (*self._running.values(), *self._waiting.values())]
+        now_s, waiting = time.monotonic(), self._waiting.values()
+        if held:
+            self._idle_since_s = now_s
         tokens = sum(len(submit.prompt_token_ids) + submit.max_tokens for submit in held)
         return EngineLoad(
             running=len(self._running),
@@ -357,6 +363,10 @@ class FakeEngine(EngineServiceServicer):
             max_waiting=self.options.max_waiting,
             kv_capacity_bytes=self.options.kv_capacity_bytes,
             kv_reserved_bytes=tokens * self.options.kv_token_bytes,
+            longest_wait_ms=round(
+                max((now_s - each.received_s for each in waiting), default=0.0) * 1e3
+            ),
+            idle_ms=0 if held else round((now_s - self._idle_since_s) * 1e3),
         )
 
 

@@ -50,6 +50,10 @@ class Behaviour:
     ignore_sigterm: bool = False  # it must be killed
     time_since_progress_ms: int = 1  # large: it answers although its loop hangs
     slow_info_s: float = 0.0  # delay of GetEngineInfo
+    running: int = 0  # its load, with the next three
+    waiting: int = 0
+    longest_wait_ms: int = 0
+    idle_ms: int = 0
 
     def write(self, model_dir: Path) -> None:
         """Set the behaviour of this model directory's engines, including running ones."""
@@ -81,7 +85,7 @@ def write_model_dir(path: Path, behaviour: Behaviour | None = None) -> Path:
 
 
 class FakeEngineServicer(pb_grpc.EngineServiceServicer):
-    """Answers GetEngineInfo like an idle engine."""
+    """Answers GetEngineInfo, by default like an idle engine."""
 
     def __init__(self, flags: argparse.Namespace) -> None:
         self._flags = flags
@@ -101,7 +105,14 @@ class FakeEngineServicer(pb_grpc.EngineServiceServicer):
             vocab_size=64,
             weights_bytes=1024,
             time_since_progress_ms=behaviour.time_since_progress_ms,
-            load=pb.EngineLoad(max_running=64, max_waiting=256),
+            load=pb.EngineLoad(
+                running=behaviour.running,
+                waiting=behaviour.waiting,
+                max_running=64,
+                max_waiting=256,
+                longest_wait_ms=behaviour.longest_wait_ms,
+                idle_ms=behaviour.idle_ms,
+            ),
         )
 
     async def Execute(

@@ -27,6 +27,8 @@ class FakeHub:
     break_after_bytes: int | None = None  # of each answer, then the connection is closed
     breaks_left: int = 0  # how many answers break off so
     corrupt: set[str] = field(default_factory=set)  # files sent with a wrong first byte
+    size_lies: dict[str, int] = field(default_factory=dict)  # added to the sizes that are told
+    told_checksum: str | None = None  # told for every file
     ranges: bool = True
     ranges_seen: list[str] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)  # cleared: bodies stall halfway
@@ -39,6 +41,11 @@ class FakeHub:
     def info(self, repo_id: str) -> dict[str, Any]:
         """What the API tells of a model."""
         siblings = [_sibling(name, data) for name, data in sorted(self.models[repo_id].items())]
+        for sibling in siblings:
+            sibling["size"] += self.size_lies.get(sibling["rfilename"], 0)
+            if self.told_checksum is not None:
+                sibling["blobId"] = self.told_checksum
+                sibling.get("lfs", {})["sha256"] = self.told_checksum
         return {"id": repo_id, "modelId": repo_id, "sha": self.commit, "siblings": siblings}
 
 

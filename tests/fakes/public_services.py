@@ -311,6 +311,19 @@ class FakeModels(ModelServiceServicer):
         model.aliases[request.alias] = request.version
         return m.SetAliasResponse(model=model)
 
+    async def RequestLoad(self, request: Any, context: Any) -> m.RequestLoadResponse:
+        self._enter(request)
+        return m.RequestLoadResponse(version=self._find(request.name).versions[0])
+
+    async def SetModelPolicy(self, request: Any, context: Any) -> m.SetModelPolicyResponse:
+        self._enter(request)
+        model = self._find(request.name)
+        # MergeFrom would keep the parts of a price that are 0.
+        if request.policy.HasField("price"):
+            model.policy.ClearField("price")
+        model.policy.MergeFrom(request.policy)
+        return m.SetModelPolicyResponse(model=model)
+
     async def SetOutputFormat(self, request: Any, context: Any) -> m.SetOutputFormatResponse:
         self._enter(request)
         model = self._find(request.name)

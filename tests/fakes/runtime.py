@@ -29,9 +29,11 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
     def __init__(self, runtime_id: str = "runtime-1", *, available_bytes: int = 8 * GIB) -> None:
         self.runtime_id = runtime_id
         self.available_bytes = available_bytes
+        self.shortage_bytes = 0
         self.engines: dict[str, pb.Engine] = {}
         self.hold = False
         self.starts: list[str] = []
+        self.options: dict[str, pb.EngineOptions] = {}
         self.stops: list[str] = []
         self.refuse_with: Exception | None = None
         self._sequence = 0
@@ -53,6 +55,11 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
         """Opens the breaker of an engine."""
         failure = Failure(code=13, reason="ENGINE_CRASHED", message=message)
         self.set_state(engine_id, pb.ENGINE_STATE_FAILED, failure=failure)
+
+    def set_load(self, engine_id: str, **load: int) -> None:
+        """Sets an engine's load, such as running_sequences and idle_ms; watchers are not told."""
+        for name, value in load.items():
+            setattr(self.engines[engine_id], name, value)
 
     def refuse_model(self, engine_id: str, message: str) -> None:
         """Ends an engine that can never serve its model."""
@@ -77,6 +84,7 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
                 raise EngineExists(f"{request.engine_id} serves {known.model}; choose another id")
             return pb.StartEngineResponse(engine=known)
         self.starts.append(request.engine_id)
+        self.options[request.engine_id] = request.options
         state = pb.ENGINE_STATE_STARTING if self.hold else pb.ENGINE_STATE_READY
         engine = pb.Engine(
             engine_id=request.engine_id,
@@ -85,6 +93,7 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
             state=state,
             address="" if self.hold else "127.0.0.1:1",
             pid=os.getpid(),
+            memory_bytes=GIB // 4,
         )
         engine.start_time.GetCurrentTime()
         self.engines[request.engine_id] = engine
@@ -173,6 +182,9 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
             device_name="none",
             memory_total_bytes=2 * self.available_bytes,
             memory_available_bytes=self.available_bytes,
+            memory_limit_bytes=2 * self.available_bytes,
+            memory_shortage_bytes=self.shortage_bytes,
+            engines_bytes=sum(engine.memory_bytes for engine in self.engines.values()),
             cores=2,
             versions={"mlxmesh": "0"},
         )

@@ -138,7 +138,7 @@ class ScriptedMember:
             completion_tokens=tokens,
             stop_text=None if cancelled else self._script.stop_text,
             timings=Timings(1, 2, 3),
-            total=TotalUsage(tokens, 0, 2),
+            total=TotalUsage(tokens, 0, 2, device_ms=5),
             cost=self._script.cost,
         )
 

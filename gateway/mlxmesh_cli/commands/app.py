@@ -10,15 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from mlxmesh_cli.commands import (
+    artifacts,
     certs,
     ensembles,
+    experiments,
+    history,
     keys,
     lifecycle,
     models,
     observe,
     output_formats,
+    profiles,
     quotas,
     rolling,
+    rollouts,
     settings,
     shadows,
     sign_in,
@@ -72,6 +77,7 @@ _add(MESH, settings.doctor, "Check this host for problems.", "mlxmesh doctor")
 app.add_typer(settings.config, name="config", rich_help_panel=MESH)
 app.add_typer(certs.certs, name="certs", rich_help_panel=MESH)
 app.add_typer(output_formats.models, name="models", rich_help_panel=MODELS)
+app.add_typer(profiles.profiles, name="profiles", rich_help_panel=MODELS)
 _add(
     MODELS,
     models.register,
@@ -88,13 +94,22 @@ _add(
     MODELS,
     models.load,
     "Load a model and wait until it is ready.",
-    "mlxmesh load qwen --replicas 2",
+    "mlxmesh load qwen --replicas 2 --profile long",
 )
 _add(MODELS, models.unload, "Drain and unload a model.", "mlxmesh unload qwen@1")
 _add(MODELS, models.delete, "Delete a model or one of its versions.", "mlxmesh delete qwen@1")
 app.add_typer(ensembles.ensembles, name="ensembles", rich_help_panel=MODELS)
 _add(MODELS, models.alias, "Point NAME:ALIAS at a version.", "mlxmesh alias qwen stable 2")
 app.add_typer(shadows.shadows, name="shadow", rich_help_panel=MODELS)
+app.add_typer(artifacts.artifacts, name="artifacts", rich_help_panel=MODELS)
+app.add_typer(rollouts.rollout, name="rollout", rich_help_panel=MODELS)
+_add(
+    MODELS,
+    history.history,
+    "Show what each version did and what it cost.",
+    "mlxmesh history qwen --since 7d --by day",
+)
+app.add_typer(experiments.experiment, name="experiment", rich_help_panel=MODELS)
 _add(
     TEXT,
     text.generate,

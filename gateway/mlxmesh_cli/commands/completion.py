@@ -1,4 +1,4 @@
-"""Shell completion of names that a mesh knows: models, users, keys."""
+"""Shell completion of names that a mesh knows: models, profiles, users, keys."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def complete_model_name(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_shadow(ctx: typer.Context, incomplete: str) -> list[str]:
     """Ids of shadows with this prefix."""
     return _complete(ctx, incomplete, _shadow_ids)
+
+
+def complete_profile(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Profiles with this prefix."""
+    return _complete(ctx, incomplete, _profiles)
 
 
 def complete_user(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -84,6 +89,10 @@ def _ask(ctx: typer.Context, query: Query) -> Iterable[str]:
 
 async def _references(client: MeshClient) -> Iterable[str]:
     return references(await client.list_models())
+
+
+async def _profiles(client: MeshClient) -> Iterable[str]:
+    return [profile.name for profile in await client.list_profiles()]
 
 
 async def _users(client: MeshClient) -> Iterable[str]:

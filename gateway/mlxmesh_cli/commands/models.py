@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.commands.completion import complete_model
+from mlxmesh_cli.commands.completion import complete_model, complete_profile
 from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
 from mlxmesh_cli.screen.output import print_json, print_view, to_dict
@@ -157,11 +157,22 @@ def pull(
 def load(
     model: Reference,
     replicas: Annotated[int, typer.Option(min=1, max=64, help="Number of replicas.")] = 1,
+    profile: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[@REVISION]",
+            help="Profile to load it with; `default` for none.  [default: as it was last loaded]",
+            autocompletion=complete_profile,
+        ),
+    ] = "",
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Load a model and wait until its replicas are ready."""
+    """Load a model and wait until its replicas are ready.
+
+    Replicas that were loaded with other settings are replaced, one after another.
+    """
 
     async def work() -> tuple[str, ModelVersion]:
         from mlxmesh_cli.screen.progress import steps_bar
@@ -169,7 +180,7 @@ def load(
         async with connect(address, data_dir) as client:
             with steps_bar(f"loading {model}", total=replicas, quiet=json) as advance:
                 last = None
-                async for last in client.load_model(model, replicas=replicas):
+                async for last in client.load_model(model, replicas=replicas, profile=profile):
                     advance(last.version.ready_replicas)
         return _final(last)
 
@@ -179,7 +190,10 @@ def load(
     else:
         replicas = version.ready_replicas
         noun = "replica" if replicas == 1 else "replicas"
-        typer.echo(f"{name}@{version.version} is ready ({replicas} {noun})")
+        with_profile = ""
+        if version.profile:
+            with_profile = f", profile {version.profile}@{version.profile_revision}"
+        typer.echo(f"{name}@{version.version} is ready ({replicas} {noun}{with_profile})")
         for runtime, why in sorted(version.rejections.items()):
             typer.echo(f"rejected by {runtime}: {why.message}", err=True)
 

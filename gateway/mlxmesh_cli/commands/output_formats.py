@@ -1,23 +1,39 @@
-"""The group `models`: the list of models, and how the output of one is read."""
+"""The group `models`: the list, the policies of models, and how the output of one is read."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlxmesh_cli.commands.completion import complete_model
 from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.models import Reference, list_models
+from mlxmesh_cli.commands.policy_options import (
+    Idle,
+    LoadTimeout,
+    MaxReplicas,
+    MinReplicas,
+    OnDemand,
+    Pin,
+    PriceCached,
+    PriceCompletion,
+    PricePrompt,
+    PriceSecond,
+    parse_seconds,
+    policy_changes,
+    policy_lines,
+)
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
 from mlxmesh_cli.screen.output import print_json, to_dict
 
 if TYPE_CHECKING:
     from mlxmesh.generation.v1.generation_pb2 import GetOutputFormatResponse
     from mlxmesh.model.v1.model_pb2 import Model
+    from mlxmesh.model.v1.policy_pb2 import ModelPolicy
 
 models = typer.Typer(
-    help="List the models; show or set how one's output is read.",
+    help="List the models; show or set how one is loaded, priced and read.",
     epilog="Example: mlxmesh models --json",
     invoke_without_command=True,
 )
@@ -33,7 +49,7 @@ Versions = Annotated[
 def list_or_change(
     context: typer.Context, address: Address = None, data_dir: DataDir = None, json: Json = False
 ) -> None:
-    """List the models, their versions and their ready replicas; show or set how one is read."""
+    """List the models with their versions; show or set how one is loaded, priced and read."""
     if context.invoked_subcommand is None:
         list_models(address, data_dir, json)
     elif address or data_dir or json:
@@ -42,21 +58,22 @@ def list_or_change(
 
 @models.command(
     "show",
-    short_help="Show how its output is read, and why.",
+    short_help="Show its policy, and how its output is read.",
     epilog="Example: mlxmesh models show qwen@2",
 )
 def show(
     model: Reference, address: Address = None, data_dir: DataDir = None, json: Json = False
 ) -> None:
-    """Show how the output of a model is read, and why: its tool calls and its reasoning."""
+    """Show the policy of a model, and how its output is read, and why: tool calls and reasoning."""
 
-    async def work() -> GetOutputFormatResponse:
+    async def work() -> tuple[GetOutputFormatResponse, ModelPolicy]:
         async with connect(address, data_dir) as client:
-            return await client.get_output_format(model)
+            chosen = await client.get_output_format(model)
+            return chosen, (await client.get_model(_name_of(model))).policy
 
-    chosen = run(work())
+    chosen, policy = run(work())
     if json:
-        print_json(to_dict(chosen))
+        print_json({**to_dict(chosen), "policy": to_dict(policy)})
         return
     typer.echo(f"tool calls  {chosen.tool_format or 'none'}: {chosen.tool_reason}")
     typer.echo(f"reasoning   {chosen.reasoning_format or 'none'}: {chosen.reasoning_reason}")
@@ -64,14 +81,17 @@ def show(
         switch = "can" if chosen.reasoning_switch else "cannot"
         effort = "takes an effort" if chosen.reasoning_effort else "takes no effort"
         typer.echo(f"            requests {switch} switch it on and off; the template {effort}")
+    for line in policy_lines(policy):
+        typer.echo(line)
 
 
 @models.command(
     "set",
-    short_help="Set how its output is read.",
-    epilog="Example: mlxmesh models set qwen --tool-format hermes --reasoning-format none",
+    short_help="Set how it is loaded, scaled, priced and read.",
+    epilog="Examples: mlxmesh models set qwen --idle 15m --max-replicas 3; "
+    "mlxmesh models set qwen --tool-format hermes",
 )
-def set_formats(
+def set_model(
     model: Versions,
     tool_format: Annotated[
         str | None,
@@ -81,16 +101,40 @@ def set_formats(
         str | None,
         typer.Option(metavar="FORMAT", help=f"Format of reasoning. {_CHOICES}"),
     ] = None,
+    load_on_demand: OnDemand = None,
+    load_timeout: LoadTimeout = None,
+    idle: Idle = None,
+    pin: Pin = None,
+    min_replicas: MinReplicas = None,
+    max_replicas: MaxReplicas = None,
+    price_prompt: PricePrompt = None,
+    price_cached: PriceCached = None,
+    price_completion: PriceCompletion = None,
+    price_second: PriceSecond = None,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Set how the output of a model is read, instead of what its chat template suggests.
+    """Set how a model is loaded, scaled and unloaded, what its use costs, and how its output is
+    read, instead of what its chat template suggests. What is not given stays as it is.
 
     A NAME alone means every version there is. Requests notice it at once; no model is reloaded.
     """
-    if tool_format is None and reasoning_format is None:
-        fail("give --tool-format, --reasoning-format or both")
+    policy = _given(
+        load_on_demand=load_on_demand,
+        load_timeout_s=_seconds(load_timeout, "--load-timeout"),
+        idle_unload_s=_seconds(idle, "--idle"),
+        pinned=pin,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        price_prompt=price_prompt,
+        price_cached=price_cached,
+        price_completion=price_completion,
+        price_second=price_second,
+    )
+    formats = _given(tool_format=_setting(tool_format), reasoning_format=_setting(reasoning_format))
+    if not policy and not formats:
+        fail("give --tool-format, --idle or another option; `mlxmesh models set --help` lists them")
 
     async def work() -> Model:
         from mlxmesh_shared.errors import InvalidArgument
@@ -99,19 +143,41 @@ def set_formats(
         reference = ModelReference.parse(model)
         if reference.alias is not None:
             raise InvalidArgument(f"{model} is an alias; give NAME or NAME@VERSION", field="model")
-        async with connect(address, data_dir) as client:
-            return await client.set_output_format(
-                name=reference.name,
-                version=reference.version or 0,
-                tool_format=_setting(tool_format),
-                reasoning_format=_setting(reasoning_format),
+        if policy and reference.version is not None:
+            raise InvalidArgument(
+                f"a policy is for all versions; give {reference.name} without a version",
+                field="model",
             )
+        async with connect(address, data_dir) as client:
+            changed = await client.get_model(reference.name)
+            if policy:
+                changes = policy_changes(policy, changed.policy)
+                changed = await client.set_model_policy(reference.name, changes)
+            if formats:
+                changed = await client.set_output_format(
+                    name=reference.name, version=reference.version or 0, **formats
+                )
+            return changed
 
     changed = run(work())
     if json:
         print_json(to_dict(changed))
     else:
         typer.echo(f"{model} is set; check it with `mlxmesh models show {model}`")
+
+
+def _name_of(model: str) -> str:
+    from mlxmesh_shared.reference import ModelReference
+
+    return ModelReference.parse(model).name
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _seconds(text: str | None, option: str) -> int | None:
+    return None if text is None else parse_seconds(text, option)
 
 
 def _setting(given: str | None) -> str | None:

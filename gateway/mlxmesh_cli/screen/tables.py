@@ -1,4 +1,4 @@
-"""Tables of models and instances."""
+"""Tables of models, profiles and instances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from mlxmesh_cli.screen.grid import Column, Grid
 from mlxmesh_cli.screen.output import to_dict
 
 if TYPE_CHECKING:
+    from mlxmesh.model.v1.artifact_pb2 import Artifact
     from mlxmesh.model.v1.model_pb2 import Model
+    from mlxmesh.model.v1.profile_pb2 import Profile
 
 MIN_FAILURE_CELLS = 20
 
@@ -28,6 +30,7 @@ def models_table(models: Sequence[Model]) -> Grid:
         Column("size", drop=4, right=True),
         Column("dtype", drop=6),
         Column("context", drop=5, right=True),
+        Column("profile", drop=5, rare=True),
         Column("aliases", drop=2),
         Column("source", drop=7),
         Column("failure", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
@@ -42,6 +45,31 @@ def models_table(models: Sequence[Model]) -> Grid:
     return table
 
 
+def profiles_table(profiles: Sequence[Profile]) -> Grid:
+    """One row per profile."""
+    table = Grid(
+        Column("profile"),
+        Column("sets", min_cells=MIN_FAILURE_CELLS),
+        Column("used by", drop=1, min_cells=MIN_FAILURE_CELLS),
+    )
+    for profile in profiles:
+        given = [f"{name}={value}" for name, value in profile_settings(profile).items()]
+        if profile.settings.chat_template:
+            given.append("chat_template")
+        label = f"{profile.name}@{profile.revision}"
+        table.add(label, " ".join(given) or "nothing", " ".join(profile.used_by))
+    return table
+
+
+def profile_settings(profile: Profile) -> dict[str, str]:
+    """What a profile sets, but for its chat template, in the order of the contract."""
+    return {
+        field.name: str(value)
+        for field, value in profile.settings.ListFields()
+        if field.name != "chat_template"
+    }
+
+
 def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
     number = version["version"]
     aliases = sorted(alias for alias, meant in model["aliases"].items() if meant == number)
@@ -53,6 +81,7 @@ def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
         f"{int(version['weights_bytes']) / 1e6:,.1f} MB",
         version["dtype"],
         f"{version['context_tokens']:,}",
+        f"{version['profile']}@{version['profile_revision']}" if version["profile"] else "",
         " ".join(aliases),
         version["source"],
         _failure(version),
@@ -76,6 +105,30 @@ def _next_attempt(version: dict[str, Any]) -> str:
     if version["retry_in_ms"]:
         return f" (next attempt within {version['retry_in_ms'] / 1000:g} s)"
     return " (retry with `mlxmesh load`)"
+
+
+def artifacts_table(artifacts: Iterable[Artifact]) -> Grid:
+    """One row per version's files."""
+    table = Grid(
+        Column("model"),
+        Column("state"),
+        Column("size", right=True),
+        Column("shared", drop=3, right=True),
+        Column("verified", drop=2),
+        Column("damaged", drop=1, min_cells=MIN_FAILURE_CELLS, rare=True),
+        Column("directory", drop=4),
+    )
+    for artifact in map(to_dict, artifacts):
+        table.add(
+            f"{artifact['model']}@{artifact['version']}",
+            artifact["state"],
+            f"{int(artifact['bytes']) / 1e6:,.1f} MB",
+            f"{int(artifact['shared_bytes']) / 1e6:,.1f} MB",
+            artifact.get("verify_time", "never")[:16].replace("T", " "),
+            ", ".join(artifact["damaged_files"]),
+            artifact["directory"],
+        )
+    return table
 
 
 def overview_view(state: dict[str, Any]) -> Group:

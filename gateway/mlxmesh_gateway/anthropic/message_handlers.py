@@ -19,6 +19,7 @@ from mlxmesh_gateway.anthropic.schema import CountRequest, MessageRequest
 from mlxmesh_gateway.anthropic.stream.convert import StreamEvents
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, request_id_of
+from mlxmesh_gateway.http.user_label import add_user
 from mlxmesh_shared.errors import GenerationCancelled, InvalidArgument, MeshError
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
@@ -32,6 +33,10 @@ async def create_message(exchange: Exchange) -> None:
     check_headers(exchange)
     request = exchange.read(MessageRequest)
     generation = generate_request(request, request_id=request_id_of(exchange.headers))
+    user = request.metadata.user_id if request.metadata is not None else None
+    exchange.tell_ignored(
+        [f"metadata.{name}" for name in add_user(generation.labels, user_id=user)]
+    )
     show_thinking = shows_thinking(request)
     if request.stream:
         await _stream(exchange, generation, show_thinking=show_thinking)

@@ -125,6 +125,13 @@ class CountRequest(Conversation):
     """POST /v1/messages/count_tokens."""
 
 
+class RequestMetadata(Schema):
+    """About a request."""
+
+    user_id: str | None = None
+    """The label `user`, unless the request has it."""
+
+
 class MessageRequest(Conversation):
     """POST /v1/messages."""
 
@@ -147,10 +154,10 @@ class MessageRequest(Conversation):
     session_id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")] = None
     labels: Annotated[dict[LabelKey, LabelValue] | None, Field(max_length=16)] = None
     adapter: NotYet = None
+    metadata: RequestMetadata | None = None
 
     diagnostics: Ignored = None
     fallback_credit_token: Ignored = None
-    metadata: Ignored = None
     service_tier: Ignored = None
     container: Annotated[Any, Refused("the mesh has no containers")] = None
     fallbacks: Annotated[Any, Refused("the mesh tries no other models", unless=([],))] = None

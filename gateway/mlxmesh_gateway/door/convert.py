@@ -27,7 +27,7 @@ from mlxmesh_gateway.door.models import allows, check_model, unknown_model
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.recording import other_tokens
 from mlxmesh_gateway.forwarding.routes import GENERATION, MODEL, Route
-from mlxmesh_gateway.forwarding.traffic import device_ms, prompt_usage
+from mlxmesh_gateway.forwarding.traffic import prompt_usage
 from mlxmesh_gateway.forwarding.used import Used
 
 _LIST = f"/{MODEL.full_name}/ListModels"
@@ -127,7 +127,7 @@ def _note_finished(used: Used, finished: Finished) -> None:
     if finished.steps:  # of an ensemble, whose members have prompts of their own
         used.prompt_tokens = finished.total_usage.prompt_tokens
         used.cached_tokens = finished.total_usage.cached_tokens
-    used.device_ms = device_ms(finished)
+    used.device_ms = finished.device_ms
 
 
 def generation_of(request: Message) -> GenerateRequest | None:

@@ -85,11 +85,11 @@ class Recording:
         return bool(self._raw) and is_last(GenerateResponse.FromString(self._raw[-1]))
 
     @property
-    def request_id(self) -> str:
-        """The generation's id; empty before the first message."""
+    def started(self) -> Started:
+        """The first message; empty before it has arrived."""
         if self._started is None and self._raw:
-            return GenerateResponse.FromString(self._raw[0]).started.request_id
-        return self._started.request_id if self._started is not None else ""
+            return GenerateResponse.FromString(self._raw[0]).started
+        return self._started if self._started is not None else Started()
 
     @property
     def used_tokens(self) -> int:

@@ -11,6 +11,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     CompleteResponse,
     CountTokensRequest,
     GenerateRequest,
+    Started,
 )
 from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_gateway.forwarding.recording import Recording
@@ -99,7 +100,7 @@ def describe_stream(recording: Recording) -> None:
     """Describes the outcome of a Generate on the call's span."""
     span = trace.get_current_span()
     if span.is_recording() and recording:
-        span.set_attribute(attributes.REQUEST_ID, recording.request_id)
+        _describe_started(span, recording.started)
         span.set_attribute(attributes.RESUMPTIONS, recording.resumptions)
 
 
@@ -107,5 +108,16 @@ def describe_answer(path: str, answer: bytes) -> None:
     """Describes which generation a Complete was on the call's span."""
     span = trace.get_current_span()
     if span.is_recording() and path.endswith("/Complete"):
-        started = CompleteResponse.FromString(answer).started
-        span.set_attribute(attributes.REQUEST_ID, started.request_id)
+        _describe_started(span, CompleteResponse.FromString(answer).started)
+
+
+def _describe_started(span: trace.Span, started: Started) -> None:
+    """Names the generation, the version that answers, and its arm."""
+    known = {
+        attributes.REQUEST_ID: started.request_id,
+        attributes.MODEL_VERSION: started.model_version,
+        attributes.ARM: started.arm,
+        attributes.ROLLOUT_ID: started.rollout_id,
+        attributes.EXPERIMENT_ID: started.experiment_id,
+    }
+    span.set_attributes({name: value for name, value in known.items() if value})

@@ -176,13 +176,12 @@ class Observed:
             self._end_with(last.finished)
 
     def _end_with(self, finished: Finished) -> None:
-        # Timings of several outputs overlap: those of the last one to end stand for all.
         used, usage = self._used, finished.total_usage
         used.completion_tokens = used.total_tokens = usage.completion_tokens
         # Without usage, what Started said stays: a service may know no more.
         used.prompt_tokens = usage.prompt_tokens or used.prompt_tokens
         used.cached_tokens = usage.cached_tokens or used.cached_tokens
-        used.device_ms = device_ms(finished)
+        used.device_ms = finished.device_ms
 
     def _belongs_to(self, model: str) -> None:
         self._window.running -= 1
@@ -196,13 +195,6 @@ def prompt_usage(started: Started) -> tuple[int, int]:
     others = [step.usage for step in started.steps]
     prompt_tokens = started.prompt_tokens + sum(usage.prompt_tokens for usage in others)
     return prompt_tokens, started.cached_tokens + sum(usage.cached_tokens for usage in others)
-
-
-def device_ms(finished: Finished) -> float:
-    """The time that engines spent on a generation; on all steps of an ensemble."""
-    if finished.steps:
-        return sum(step.device_ms for step in finished.steps)
-    return finished.timings.prefill_ms + finished.timings.decode_ms
 
 
 def merged(counts: Iterable[TrafficCounts]) -> list[Traffic]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.http.idempotency import request_id_of
+from mlxmesh_gateway.http.user_label import add_user
 from mlxmesh_gateway.openai.chat_convert import chat_generation
 from mlxmesh_gateway.openai.chat_schema import ChatRequest
 from mlxmesh_gateway.openai.convert import includes_usage
@@ -18,7 +19,10 @@ async def chat_completions(exchange: Exchange) -> None:
     request = exchange.read(ChatRequest)
     include_usage = includes_usage(request)
     generation = chat_generation(request, request_id=request_id_of(exchange.headers))
-    exchange.tell_ignored(add_metadata(generation, request.metadata))
+    ignored = add_user(
+        generation.labels, user=request.user, safety_identifier=request.safety_identifier
+    )
+    exchange.tell_ignored([*ignored, *add_metadata(generation, request.metadata)])
     shape = ChatShape(outputs=generation.n or 1, logprobs=bool(request.logprobs))
     part = (generation, shape)
     if request.stream:

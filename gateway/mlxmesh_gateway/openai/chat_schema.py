@@ -102,6 +102,8 @@ class ChatRequest(GenerationFields):
     reasoning_effort: Effort | None = None
     metadata: Metadata | None = None
     """Pairs that can be labels are labels."""
+    safety_identifier: str | None = None
+    """The label `user`, without `user`."""
     # Options that OpenAI lacks.
     reasoning: ReasoningFields | None = None
     chat_template_kwargs: TemplateOptions | None = None
@@ -110,7 +112,6 @@ class ChatRequest(GenerationFields):
     prompt_cache_key: Annotated[Any, Harmless()] = None
     prompt_cache_options: Annotated[Any, Harmless()] = None
     prompt_cache_retention: Annotated[Any, Harmless()] = None
-    safety_identifier: Annotated[Any, Harmless()] = None
     service_tier: Annotated[Any, Harmless()] = None
 
     audio: Annotated[Any, Refused(_TEXT_ONLY)] = None

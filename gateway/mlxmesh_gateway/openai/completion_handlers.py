@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.http.idempotency import request_id_of
+from mlxmesh_gateway.http.user_label import add_user
 from mlxmesh_gateway.openai.completion_convert import text_generations
 from mlxmesh_gateway.openai.completion_schema import CompletionRequest
 from mlxmesh_gateway.openai.convert import includes_usage
@@ -19,6 +20,9 @@ async def completions(exchange: Exchange) -> None:
     request = exchange.read(CompletionRequest)
     include_usage = includes_usage(request)
     generations = text_generations(request, request_id=request_id_of(exchange.headers))
+    exchange.tell_ignored(
+        [name for each in generations for name in add_user(each.labels, user=request.user)]
+    )
     parts: list[Part] = [
         (generation, _shape(request, generation, number))
         for number, generation in enumerate(generations)

@@ -120,7 +120,8 @@ class GenerationFields(SamplingFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[UInt32 | None, Field(json_schema_extra={"minimum": 1, "maximum": 32})] = None
-    user: Annotated[str | None, Harmless()] = None
+    user: str | None = None
+    """The label `user`, unless the request has it."""
 
 
 class TextPart(Schema):

@@ -143,8 +143,16 @@ class WholeOutputs:
     def _add_end(self, finished: Finished) -> None:
         message = _finished(finished)
         if message.HasField("total_usage"):
-            self._response.finished.total_usage.CopyFrom(message.total_usage)
-            message.ClearField("total_usage")
+            self._response.finished.MergeFrom(
+                generation_pb2.Finished(
+                    total_usage=message.total_usage,
+                    cost=message.cost,
+                    steps=message.steps,
+                    device_ms=message.device_ms,
+                )
+            )
+            for field in ("total_usage", "cost", "steps", "device_ms"):
+                message.ClearField(field)
         self._output(finished.index).finished.MergeFrom(message)
 
     def _output(self, index: int) -> CompleteResponse | GetGenerationResponse | Output:
@@ -246,6 +254,7 @@ def _finished(event: Finished) -> generation_pb2.Finished:
                 reasoning_tokens=event.total.reasoning_tokens,
             )
         )
+        message.device_ms = event.total.device_ms
     if event.cost:
         message.cost = event.cost
     message.steps.extend(map(_step, event.steps))
@@ -352,6 +361,7 @@ def _total_of(message: generation_pb2.Finished) -> TotalUsage:
         total.reasoning_tokens,
         total.cached_tokens,
         total.prompt_tokens if message.steps else None,
+        message.device_ms,
     )
 
 

@@ -1,6 +1,5 @@
 """Converts the catalogue's domain objects to ModelService's messages and back."""
 
-import base64
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,8 +13,10 @@ from mlxmesh_model.artifacts.progress import Step
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
 from mlxmesh_model.catalogue.routing import Policy, Price, Shadow, Split, Subject
+from mlxmesh_model.paging import from_page_token as from_page_token
+from mlxmesh_model.paging import to_page_token as to_page_token
 from mlxmesh_model.replicas.convert import to_failure
-from mlxmesh_shared.errors import InvalidArgument, MeshError
+from mlxmesh_shared.errors import MeshError
 
 _STATES = {
     State.PULLING: model_pb2.VERSION_STATE_PULLING,
@@ -42,8 +43,6 @@ _PLAIN_POLICY = (
 )
 RejectionsOf = Callable[[Version], Mapping[str, FailureRecord]]
 """The runtimes that rejected a version, and why."""
-# Identifies our page tokens.
-_PAGE = "after:"
 _NOTHING_ON_DISK = Artifact("", "", "", 0, 0, "", 0, 0)
 
 
@@ -141,7 +140,7 @@ def to_version(
         parameters=artifact.parameters,
         weights_bytes=artifact.weights_bytes,
         dtype=artifact.dtype,
-        context_tokens=artifact.context_tokens,
+        context_tokens=version.context_tokens,
         vocab_size=artifact.vocab_size,
         desired_replicas=version.desired_replicas,
         ready_replicas=version.ready_replicas,
@@ -149,8 +148,8 @@ def to_version(
         create_time=created,
         retry_in_ms=round(version.retry_in_s * 1000),
         rejections={one: to_failure(cause) for one, cause in (rejections or {}).items()},
-        tool_format=version.formats.tools,
-        reasoning_format=version.formats.reasoning,
+        tool_format=version.formats.tools or version.settings.tool_format or "",
+        reasoning_format=version.formats.reasoning or version.settings.reasoning_format or "",
         profile=version.profile,
         profile_revision=version.profile_revision,
     )
@@ -191,24 +190,3 @@ def to_import_progress(step: Step) -> model_pb2.ImportModelResponse:
         total_bytes=step.progress.total_bytes,
         version=to_version(step.version) if step.version else None,
     )
-
-
-def to_page_token(name: str) -> str:
-    """The token of the page that starts after a name."""
-    return base64.urlsafe_b64encode(f"{_PAGE}{name}".encode()).decode()
-
-
-def from_page_token(token: str) -> str:
-    """The name that a page starts after.
-
-    Raises: InvalidArgument for a token that to_page_token did not make.
-    """
-    try:
-        text = base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except ValueError:
-        text = ""
-    if token and not text.startswith(_PAGE):
-        raise InvalidArgument(
-            "page_token must be next_page_token of an earlier response", field="page_token"
-        )
-    return text.removeprefix(_PAGE)

@@ -16,6 +16,8 @@ from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.profiles.profile import ProfileReference
+from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
@@ -25,6 +27,8 @@ _Context = ServicerContext[Any, Any]
 
 _DEFAULT_PAGE_SIZE = 100
 _CHUNK_BYTES = 1024 * 1024
+# It takes precedence over the template in tokenizer_config.json.
+_TEMPLATE_FILE = "chat_template.jinja"
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
@@ -42,6 +46,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         rejections: convert.RejectionsOf,
     ) -> None:
         self._store = store
+        self._profiles = Profiles(store.transactions)
         self._pulls = pulls
         self._imports = imports
         self._pruning = pruning
@@ -117,7 +122,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self, request: pb.LoadModelRequest, context: _Context
     ) -> AsyncGenerator[pb.LoadModelResponse]:
         replicas = request.replicas if request.HasField("replicas") else 1
-        load = self._loader.load(ModelReference.parse(request.model), replicas)
+        profile = ProfileReference.parse(request.profile) if request.profile else None
+        load = self._loader.load(ModelReference.parse(request.model), replicas, profile)
         async with aclosing(load):
             async for version in load:
                 shown = convert.to_version(version, self._rejections(version))
@@ -184,8 +190,22 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             raise IllegalState(f"{version.label} is {version.state.upper()}; pull it first")
         directory = Path(version.artifact.directory)
         files = await asyncio.to_thread(artifacts.tokenizer_files, directory)
+        template = await self._template(request.profile or version.profile_label)
+        if template is not None:
+            files[_TEMPLATE_FILE] = Path()
         for name, path in files.items():
-            content = await asyncio.to_thread(path.read_bytes)
+            if name == _TEMPLATE_FILE and template is not None:
+                content = template.encode()
+            else:
+                content = await asyncio.to_thread(path.read_bytes)
             for start in range(0, max(1, len(content)), _CHUNK_BYTES):
                 chunk = content[start : start + _CHUNK_BYTES]
                 yield pb.GetTokenizerResponse(file_name=name, data=chunk)
+
+    async def _template(self, profile: str) -> str | None:
+        """The chat template of a profile; None if it has none."""
+        if not profile:
+            return None
+        return (
+            await self._profiles.profile(ProfileReference.parse(profile))
+        ).settings.chat_template

@@ -9,6 +9,7 @@ from mlxmesh.model.v1.artifact_pb2_grpc import add_ArtifactServiceServicer_to_se
 from mlxmesh.model.v1.ensemble_pb2_grpc import add_EnsembleServiceServicer_to_server
 from mlxmesh.model.v1.experiment_pb2_grpc import add_ExperimentServiceServicer_to_server
 from mlxmesh.model.v1.history_pb2_grpc import add_HistoryServiceServicer_to_server
+from mlxmesh.model.v1.profile_pb2_grpc import add_ProfileServiceServicer_to_server
 from mlxmesh.model.v1.rollout_pb2_grpc import add_RolloutServiceServicer_to_server
 from mlxmesh.model.v1.shadow_pb2_grpc import add_ShadowServiceServicer_to_server
 from mlxmesh_model.artifacts.servicer import ArtifactServicer
@@ -26,6 +27,8 @@ from mlxmesh_model.history.history import History
 from mlxmesh_model.history.maintenance import HistoryMaintenance
 from mlxmesh_model.history.servicer import HistoryServicer
 from mlxmesh_model.outcomes.recorder import Consumer, Recorder
+from mlxmesh_model.profiles.servicer import ProfileServicer
+from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.rollouts.assembly import make_rollouts
 from mlxmesh_model.shadows.convert import to_event as shadow_event
 from mlxmesh_model.shadows.servicer import ShadowServicer
@@ -82,6 +85,11 @@ def _topics_that_count(parts: TopicParts) -> Iterator[Topic]:
         servicer=rollouts.servicer,
         consumers=(rollouts.counter,),
         work_of_leader=(rollouts.controller.run,),
+    )
+    yield Topic(
+        service="ProfileService",
+        add=add_ProfileServiceServicer_to_server,
+        servicer=ProfileServicer(Profiles(parts.store.transactions)),
     )
     yield _experiments(parts)
     yield Topic(

@@ -10,12 +10,12 @@ if __name__ == "__main__":
 import sys
 from contextlib import AsyncExitStack
 
-from mlxmesh_runtime.assembly import make_server, open_engines
+from mlxmesh_runtime.assembly import make_server, open_engines, open_memory_watch
 from mlxmesh_runtime.device import find_device
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.hand_over import hand_over
 from mlxmesh_runtime.spare_engine import SpareEngine
-from mlxmesh_shared.process.service_host import ServiceSteps, open_host
+from mlxmesh_shared.process.service_host import ServiceSteps, open_host, running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess, start_process
 from mlxmesh_shared.process.startup import run_service
 from mlxmesh_shared.registry import Instance
@@ -42,7 +42,9 @@ async def serve(process: ServiceProcess[RuntimeSettings], command: EngineCommand
         host = await stack.enter_async_context(open_host(process))
         events = await stack.enter_async_context(host.publishing())
         engines = open_engines(process, host.registry, command, spare, device, events.publish)
-        server = make_server(process, engines, device)
+        memory = open_memory_watch(process, engines, device, events.publish)
+        await stack.enter_async_context(running_in_background(memory.run()))
+        server = make_server(process, engines, memory, device)
 
         async def hand_over_engines(instance: Instance) -> None:
             await hand_over(host.registry, instance, engines, settings.hand_over_s)

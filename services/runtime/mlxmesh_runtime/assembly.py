@@ -10,6 +10,8 @@ from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.heartbeat import GrpcEngineProbe, HeartbeatLimits
+from mlxmesh_runtime.memory_guard import MemoryLimits
+from mlxmesh_runtime.memory_watch import MemoryWatch
 from mlxmesh_runtime.servicer import RuntimeServicer
 from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_runtime.supervisor import RestartLimits
@@ -38,9 +40,32 @@ def open_engines(
             breaker_failures=settings.breaker_failures,
             failure_reset_s=settings.failure_reset_s,
         ),
-        free_memory=lambda: free_memory(device.kind),
-        memory_fraction=settings.memory_fraction,
+        free_memory=partial(free_memory, device.kind),
+        memory_limits=_memory_limits(settings),
         publish=publish,
+    )
+
+
+def open_memory_watch(
+    process: ServiceProcess[RuntimeSettings], engines: Engines, device: Device, publish: Publish
+) -> MemoryWatch:
+    """Watches the memory of this host once it runs."""
+    watch = MemoryWatch(
+        engines=engines,
+        limits=_memory_limits(process.settings),
+        read_memory=partial(free_memory, device.kind),
+        runtime_id=process.instance_id,
+        # Elsewhere, reading the memory starts a process.
+        interval_s=1.0 if device.kind == "cpu" else 5.0,
+        publish=publish,
+    )
+    watch.observe(process.telemetry.of_process.metrics)
+    return watch
+
+
+def _memory_limits(settings: RuntimeSettings) -> MemoryLimits:
+    return MemoryLimits(
+        fraction=settings.memory_fraction, engine_bytes=settings.engine_memory_bytes
     )
 
 
@@ -71,12 +96,16 @@ def _engine_host(
 
 
 def make_server(
-    process: ServiceProcess[RuntimeSettings], engines: Engines, device: Device
+    process: ServiceProcess[RuntimeSettings],
+    engines: Engines,
+    memory: MemoryWatch,
+    device: Device,
 ) -> MeshServer:
     """The server with its servicer."""
     settings = process.settings
     servicer = RuntimeServicer(
         engines=engines,
+        memory=memory,
         device=device,
         runtime_id=process.instance_id,
         stop_grace_s=settings.stop_grace_s,

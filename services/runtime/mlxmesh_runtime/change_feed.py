@@ -12,17 +12,20 @@ from mlxmesh_shared.errors import ServiceUnavailable
 
 # Changes of one engine are merged, so this limits the number of engines, not of changes.
 MAX_PENDING_ENGINES = 1024
+_SHORTAGE = ""  # no engine has this id
 
 
 @dataclass(frozen=True)
 class Change:
     """An engine's record after a change; `sequence` counts all changes since the runtime started.
 
-    `record` is None once per watch: after the engines that existed when the watch started.
+    `record` is None once per watch, after the engines that existed when the watch started, and when
+    a shortage of memory began or ended (with 0).
     """
 
     sequence: int
     record: EngineRecord | None
+    shortage_bytes: int | None = None
 
 
 class _Watcher:
@@ -71,6 +74,12 @@ class ChangeFeed:
             self._latest[engine_id] = change
         for watcher in self._watchers:
             watcher.put(engine_id, change)
+
+    def announce_shortage(self, shortage_bytes: int) -> None:
+        """Publish that memory is short, or with 0 that it no longer is."""
+        self._sequence += 1
+        for watcher in self._watchers:
+            watcher.put(_SHORTAGE, Change(self._sequence, None, shortage_bytes))
 
     def latest(self, engine_id: str) -> EngineRecord | None:
         """The last published record of an engine; None if there is none or it is STOPPED."""

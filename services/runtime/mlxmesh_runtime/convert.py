@@ -14,15 +14,18 @@ from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.telemetry.v1 import events_pb2 as events
 from mlxmesh_runtime.change_feed import Change
-from mlxmesh_runtime.device import Device, Memory
+from mlxmesh_runtime.device import Device
 from mlxmesh_runtime.engine_record import (
+    NO_LOAD,
     EngineFailure,
     EngineHealth,
+    EngineLoad,
     EngineOptions,
     EngineRecord,
     EngineSpec,
 )
 from mlxmesh_runtime.lifecycle import EngineState
+from mlxmesh_runtime.memory_guard import MemoryStatus
 
 HEALTH_REQUEST = engine_pb2.GetEngineInfoRequest()
 _STATES = {state: pb.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState}
@@ -42,9 +45,13 @@ def spec_from(request: pb.StartEngineRequest) -> EngineSpec:
 
 
 def engine_to(
-    record: EngineRecord, *, memory_bytes: int, log_tail: tuple[str, ...] = ()
+    record: EngineRecord,
+    *,
+    memory_bytes: int,
+    load: EngineLoad = NO_LOAD,
+    log_tail: tuple[str, ...] = (),
 ) -> pb.Engine:
-    """An engine's record as a message."""
+    """An engine's record and load as a message."""
     engine = pb.Engine(
         engine_id=record.spec.engine_id,
         model=record.spec.model,
@@ -55,6 +62,10 @@ def engine_to(
         restarts=record.restarts,
         memory_bytes=memory_bytes,
         log_tail=log_tail,
+        running_sequences=load.running,
+        waiting_sequences=load.waiting,
+        longest_wait_ms=load.longest_wait_ms,
+        idle_ms=load.idle_ms,
     )
     if record.last_failure is not None:
         engine.last_failure.CopyFrom(failure_to(record.last_failure))
@@ -70,11 +81,14 @@ def failure_to(failure: EngineFailure) -> Failure:
     return Failure(code=code, reason=failure.reason, message=failure.message)
 
 
-def change_to(change: Change, *, memory_bytes: int) -> pb.WatchEnginesResponse:
-    """One change of an engine, or the mark after the engines that existed at the start."""
-    if change.record is None:
+def change_to(change: Change, engine: pb.Engine | None) -> pb.WatchEnginesResponse:
+    """One change: an engine, a shortage of memory, or the mark after the engines at the start."""
+    if change.shortage_bytes is not None:
+        return pb.WatchEnginesResponse(
+            sequence=change.sequence, memory_shortage_bytes=change.shortage_bytes
+        )
+    if engine is None:
         return pb.WatchEnginesResponse(sequence=change.sequence, synced=True)
-    engine = engine_to(change.record, memory_bytes=memory_bytes)
     return pb.WatchEnginesResponse(sequence=change.sequence, engine=engine)
 
 
@@ -83,12 +97,17 @@ def health_from(info: engine_pb2.GetEngineInfoResponse) -> EngineHealth:
     return EngineHealth(
         device=info.device,
         time_since_progress_s=info.time_since_progress_ms / 1000,
-        busy=info.load.running + info.load.waiting > 0,
+        load=EngineLoad(
+            running=info.load.running,
+            waiting=info.load.waiting,
+            longest_wait_ms=info.load.longest_wait_ms,
+            idle_ms=info.load.idle_ms,
+        ),
     )
 
 
 def runtime_info_to(
-    device: Device, memory: Memory, *, runtime_id: str
+    device: Device, status: MemoryStatus, *, runtime_id: str
 ) -> pb.GetRuntimeInfoResponse:
     """The properties of the host."""
     return pb.GetRuntimeInfoResponse(
@@ -97,10 +116,28 @@ def runtime_info_to(
         platform=device.platform,
         device=device.kind,
         device_name=device.name,
-        memory_total_bytes=memory.total_bytes,
-        memory_available_bytes=memory.available_bytes,
+        memory_total_bytes=status.memory.total_bytes,
+        memory_available_bytes=status.available_bytes,
+        memory_limit_bytes=status.limit_bytes,
+        memory_shortage_bytes=status.shortage_bytes,
+        engines_bytes=status.engines.resident_bytes,
         cores=device.cores,
         versions=device.versions,
+    )
+
+
+def memory_event_to(status: MemoryStatus) -> Message:
+    """The event of a shortage that began, or that ended."""
+    if not status.shortage_bytes:
+        return events.EngineMemoryRecovered(
+            available_bytes=status.memory.available_bytes,
+            engines_bytes=status.engines.resident_bytes,
+        )
+    return events.EngineMemoryShort(
+        shortage_bytes=status.shortage_bytes,
+        available_bytes=status.memory.available_bytes,
+        engines_bytes=status.engines.resident_bytes,
+        limit_bytes=status.limit_bytes,
     )
 
 

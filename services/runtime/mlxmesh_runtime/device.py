@@ -1,4 +1,4 @@
-"""This host's device and memory: what they are, what is free, and whether a model fits."""
+"""This host's device and memory: what they are, what is free, and what a model needs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,13 @@ import shutil
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 
-from mlxmesh_shared.errors import InsufficientMemory
-
-# An engine process without its weights: mlx, mlx-lm, a small KV cache and working memory.
-ENGINE_OVERHEAD_BYTES = 256 * 2**20
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Memory that models can use on a host."""
-
-    total_bytes: int
-    available_bytes: int
+from mlxmesh_runtime.memory_guard import ENGINE_OVERHEAD_BYTES, Memory, wired_limit_bytes
 
 
 def needed_bytes(model_dir: Path) -> int:
@@ -37,29 +26,6 @@ def needed_bytes(model_dir: Path) -> int:
     """
     weights_bytes = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
     return weights_bytes + ENGINE_OVERHEAD_BYTES
-
-
-def check_fits(
-    *, needed_bytes: int, reserved_bytes: int, memory: Memory, memory_fraction: float
-) -> None:
-    """Refuse an engine that does not fit into `memory_fraction` of the free memory.
-
-    `reserved_bytes` is the memory that engines which are still loading will need.
-    Raises: InsufficientMemory, with the figures.
-    """
-    free_bytes = max(0, memory.available_bytes - reserved_bytes)
-    usable_bytes = round(memory_fraction * free_bytes)
-    if needed_bytes > usable_bytes:
-        raise InsufficientMemory(
-            f"the model needs at least {_mib(needed_bytes)}, but {_mib(usable_bytes)} can be used: "
-            f"{memory_fraction:.0%} of {_mib(free_bytes)} free memory, of "
-            f"{_mib(memory.total_bytes)} in total, with {_mib(reserved_bytes)} reserved for "
-            "loading engines; unload a model, or load a smaller or quantized one"
-        )
-
-
-def _mib(number_of_bytes: int) -> str:
-    return f"{number_of_bytes / 2**20:,.0f} MiB"
 
 
 _DISTRIBUTIONS = ("mlx", "mlx-lm", "grpcio", "mlxmesh")
@@ -99,7 +65,11 @@ async def free_memory(kind: str) -> Memory:
         # mlx computes on the first GPU.
         printed = await _nvidia_smi("memory.total,memory.free")
         return parse_gpu_memory(printed) or _main_memory()
-    return _main_memory()
+    memory = _main_memory()
+    if kind != "metal":
+        return memory
+    configured_mb = await _output("sysctl", "-n", "iogpu.wired_limit_mb")
+    return replace(memory, wired_limit_bytes=wired_limit_bytes(configured_mb, memory.total_bytes))
 
 
 def resident_bytes(pid: int) -> int:
@@ -140,7 +110,11 @@ def cpu_name(cpuinfo: str) -> str:
 
 def _main_memory() -> Memory:
     memory = psutil.virtual_memory()
-    host = Memory(total_bytes=memory.total, available_bytes=memory.available)
+    host = Memory(
+        total_bytes=memory.total,
+        available_bytes=memory.available,
+        swap_used_bytes=psutil.swap_memory().used,
+    )
     return within_cgroup(host, _CGROUP) if sys.platform == "linux" else host
 
 
@@ -155,7 +129,8 @@ def within_cgroup(host: Memory, cgroup: Path) -> Memory:
     # Page cache counts as used, but the kernel reclaims it on demand.
     stat = dict(line.split() for line in _read(cgroup / "memory.stat").splitlines())
     free_bytes = int(limit) - int(used) + int(stat.get("inactive_file", "0"))
-    return Memory(
+    return replace(
+        host,
         total_bytes=min(host.total_bytes, int(limit)),
         available_bytes=max(0, min(host.available_bytes, free_bytes)),
     )

@@ -13,12 +13,16 @@ from mlxmesh_shared.errors import ModelRefused
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Limits of an engine; None means the engine's default."""
+    """Settings of an engine; None means the engine's default."""
 
     max_running: int | None = None
     max_waiting: int | None = None
     prefill_tokens_per_step: int | None = None
     context_tokens: int | None = None
+    dtype: str | None = None
+    kv_cache_bytes: int | None = None
+    prefix_cache_bytes: int | None = None
+    forward: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +77,27 @@ class EngineRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineLoad:
+    """The load of an engine, as of its last heartbeat."""
+
+    running: int = 0
+    waiting: int = 0
+    longest_wait_ms: int = 0  # of the sequences in its queue
+    idle_ms: int = 0  # without a sequence
+
+
+NO_LOAD = EngineLoad()
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineHealth:
     """What a running engine answers to a heartbeat."""
 
     device: str
     time_since_progress_s: float  # since its last step that was due
-    busy: bool = True  # whether it has sequences
+    load: EngineLoad = EngineLoad(running=1)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has sequences."""
+        return self.load.running + self.load.waiting > 0

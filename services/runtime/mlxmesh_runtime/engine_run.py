@@ -14,7 +14,13 @@ from typing import Any, NoReturn, TypeVar
 
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_process import EngineProcess, StartFailure
-from mlxmesh_runtime.engine_record import EngineFailure, EngineSpec, FailureReason
+from mlxmesh_runtime.engine_record import (
+    NO_LOAD,
+    EngineFailure,
+    EngineLoad,
+    EngineSpec,
+    FailureReason,
+)
 from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, wait_until_hung
 from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_shared.host.log_file import LogFile
@@ -66,6 +72,7 @@ class EngineRun:
     def __init__(self, spec: EngineSpec, host: EngineHost) -> None:
         self._spec = spec
         self._host = host
+        self.load = NO_LOAD
         self._log = host.log_of(spec.engine_id)
         self._process: EngineProcess | None = None
         self._probe: EngineProbe | None = None
@@ -127,6 +134,7 @@ class EngineRun:
         address = await self._running.wait_for_address()
         self._probe = self._host.open_probe(address)
         health = await self._probe.check(self._host.start_timeout_s)
+        self._keep_load(health.load)
         self._instance = local_instance(
             self._host.mesh,
             "engine",
@@ -157,7 +165,10 @@ class EngineRun:
 
     async def _raise_if_hung(self) -> NoReturn:
         assert self._probe is not None, "register first"
-        raise EngineDown(await wait_until_hung(self._probe, self._host.heartbeat))
+        raise EngineDown(await wait_until_hung(self._probe, self._host.heartbeat, self._keep_load))
+
+    def _keep_load(self, load: EngineLoad) -> None:
+        self.load = load
 
     async def _rotate_log(self) -> NoReturn:
         while True:

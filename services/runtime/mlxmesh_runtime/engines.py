@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from mlxmesh_runtime.change_feed import Change, ChangeFeed
 from mlxmesh_runtime.convert import engine_event_to
-from mlxmesh_runtime.device import Memory, check_fits, needed_bytes
-from mlxmesh_runtime.engine_record import EngineRecord, EngineSpec
+from mlxmesh_runtime.device import needed_bytes, resident_bytes
+from mlxmesh_runtime.engine_record import NO_LOAD, EngineLoad, EngineRecord, EngineSpec
 from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.lifecycle import EngineState
+from mlxmesh_runtime.memory_guard import EngineMemory, Memory, MemoryLimits, check_fits
 from mlxmesh_runtime.supervisor import RestartLimits, Supervisor
 from mlxmesh_shared.errors import (
     Draining,
@@ -31,15 +32,18 @@ class Engines:
         host: EngineHost,
         limits: RestartLimits,
         free_memory: Callable[[], Awaitable[Memory]],
-        memory_fraction: float,
+        memory_limits: MemoryLimits,
+        resident_bytes: Callable[[int], int] = resident_bytes,
         publish: Publish = discard_event,
     ) -> None:
         self._host = host
         self._limits = limits
         self._free_memory = free_memory
-        self._memory_fraction = memory_fraction
+        self._memory_limits = memory_limits
+        self._resident_bytes = resident_bytes
         self._publish = publish
         self._supervisors: dict[str, Supervisor] = {}
+        self._needed_bytes: dict[str, int] = {}
         self._stopping: set[asyncio.Task[None]] = set()
         self._feed = ChangeFeed()
         self._empty = asyncio.Event()
@@ -59,7 +63,7 @@ class Engines:
         if present is not None and not self._may_replace(present.record, spec):
             return present.record
         self._check_model_dir(spec)
-        self._check_memory(spec, memory)
+        self._needed_bytes[spec.engine_id] = self._check_memory(spec, memory)
         supervisor = Supervisor(
             spec=spec, host=self._host, limits=self._limits, publish=self._on_change
         )
@@ -81,6 +85,34 @@ class Engines:
     def get(self, engine_id: str) -> EngineRecord:
         """The current record of an engine. Raises: EngineNotFound."""
         return self._supervisor(engine_id).record
+
+    def load(self, engine_id: str) -> EngineLoad:
+        """The load of an engine as of its last heartbeat; none if the engine is gone."""
+        supervisor = self._supervisors.get(engine_id)
+        return supervisor.load if supervisor is not None else NO_LOAD
+
+    def memory(self) -> EngineMemory:
+        """The memory of all engines; one that is to be restarted keeps what it needs."""
+        records = [
+            supervisor.record
+            for supervisor in self._supervisors.values()
+            if supervisor.record.state is not EngineState.FAILED
+        ]
+        resident = [self._resident_bytes(record.pid) for record in records]
+        needed = [self._needed_bytes[record.spec.engine_id] for record in records]
+        return EngineMemory(
+            resident_bytes=sum(resident),
+            committed_bytes=sum(map(max, resident, needed)),
+            loading_bytes=sum(
+                max(0, need - has)
+                for record, need, has in zip(records, needed, resident, strict=True)
+                if record.state in (EngineState.STARTING, EngineState.BACKOFF)
+            ),
+        )
+
+    def announce_shortage(self, shortage_bytes: int) -> None:
+        """Tell every watcher that memory is short, or with 0 that it no longer is."""
+        self._feed.announce_shortage(shortage_bytes)
 
     def log_tail(self, engine_id: str) -> tuple[str, ...]:
         """The last lines of an engine's log, across all its runs."""
@@ -126,7 +158,7 @@ class Engines:
         await supervisor.stop(grace_s)
         engine_id = supervisor.record.spec.engine_id
         if self._supervisors.get(engine_id) is supervisor:
-            del self._supervisors[engine_id]
+            del self._supervisors[engine_id], self._needed_bytes[engine_id]
         if not self._supervisors:
             self._empty.set()
 
@@ -156,15 +188,13 @@ class Engines:
         if problem:
             raise InvalidArgument(f"model_dir {problem}: {spec.model_dir}", field="model_dir")
 
-    def _check_memory(self, spec: EngineSpec, memory: Memory) -> None:
-        loading = [
-            supervisor.record.spec
-            for supervisor in self._supervisors.values()
-            if supervisor.record.state in (EngineState.STARTING, EngineState.BACKOFF)
-        ]
+    def _check_memory(self, spec: EngineSpec, memory: Memory) -> int:
+        """What the engine will at least need. Raises: InsufficientMemory."""
+        needed = needed_bytes(spec.model_dir)
         check_fits(
-            needed_bytes=needed_bytes(spec.model_dir),
-            reserved_bytes=sum(needed_bytes(other.model_dir) for other in loading),
+            needed_bytes=needed,
             memory=memory,
-            memory_fraction=self._memory_fraction,
+            engines=self.memory(),
+            limits=self._memory_limits,
         )
+        return needed

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh_runtime.convert import HEALTH_REQUEST, health_from
-from mlxmesh_runtime.engine_record import EngineFailure, EngineHealth, FailureReason
+from mlxmesh_runtime.engine_record import EngineFailure, EngineHealth, EngineLoad, FailureReason
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.rpc.channels import WATCH_TIMEOUTS, OpenChannel, open_channel
 
@@ -60,8 +61,19 @@ class GrpcEngineProbe:
         await self._channel.close()
 
 
-async def wait_until_hung(probe: EngineProbe, limits: HeartbeatLimits) -> EngineFailure:
-    """Probe at intervals; return the reason once the engine counts as hung."""
+def _ignore(load: EngineLoad) -> None:
+    pass
+
+
+async def wait_until_hung(
+    probe: EngineProbe,
+    limits: HeartbeatLimits,
+    on_load: Callable[[EngineLoad], None] = _ignore,
+) -> EngineFailure:
+    """Probe at intervals; return the reason once the engine counts as hung.
+
+    `on_load` is called with the load of each answer.
+    """
     last_answer_s = time.monotonic()
     missed, interval_s = 0, limits.interval_s
     while True:
@@ -76,6 +88,7 @@ async def wait_until_hung(probe: EngineProbe, limits: HeartbeatLimits) -> Engine
                 return _stuck(f"it has not answered for {silent_s:.1f} s")
             continue
         last_answer_s, missed = time.monotonic(), 0
+        on_load(health.load)
         interval_s = limits.interval_s if health.busy else limits.idle_interval_s
         if health.time_since_progress_s > limits.step_stall_timeout_s:
             return _stuck(f"it has run no step for {health.time_since_progress_s:.1f} s")

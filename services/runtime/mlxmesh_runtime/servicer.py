@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2_grpc as pb_grpc
 from mlxmesh_runtime import convert
-from mlxmesh_runtime.device import Device, free_memory, resident_bytes
+from mlxmesh_runtime.device import Device, resident_bytes
 from mlxmesh_runtime.engine_record import EngineRecord
 from mlxmesh_runtime.engines import Engines
+from mlxmesh_runtime.memory_watch import MemoryWatch
 from mlxmesh_shared.errors import InvalidArgument
 
 DEFAULT_PAGE_SIZE = 100
@@ -19,9 +20,16 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
     """Serves the engines of this host; requests have passed the contract's rules."""
 
     def __init__(
-        self, *, engines: Engines, device: Device, runtime_id: str, stop_grace_s: float
+        self,
+        *,
+        engines: Engines,
+        memory: MemoryWatch,
+        device: Device,
+        runtime_id: str,
+        stop_grace_s: float,
     ) -> None:
         self._engines = engines
+        self._memory = memory
         self._device = device
         self._runtime_id = runtime_id
         self._stop_grace_s = stop_grace_s
@@ -30,7 +38,7 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
         self, request: pb.StartEngineRequest, context: object
     ) -> pb.StartEngineResponse:
         record = await self._engines.start(convert.spec_from(request))
-        return pb.StartEngineResponse(engine=_engine(record))
+        return pb.StartEngineResponse(engine=self._engine(record))
 
     async def StopEngine(
         self, request: pb.StopEngineRequest, context: object
@@ -44,14 +52,14 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
     ) -> pb.GetEngineResponse:
         record = self._engines.get(request.engine_id)
         tail = self._engines.log_tail(request.engine_id)
-        return pb.GetEngineResponse(engine=_engine(record, log_tail=tail))
+        return pb.GetEngineResponse(engine=self._engine(record, log_tail=tail))
 
     async def ListEngines(
         self, request: pb.ListEnginesRequest, context: object
     ) -> pb.ListEnginesResponse:
         size = request.page_size or DEFAULT_PAGE_SIZE
         records = self._engines.page(after_id=_after_id(request.page_token), limit=size + 1)
-        page = [_engine(record) for record in records[:size]]
+        page = [self._engine(record) for record in records[:size]]
         has_more = len(records) > size
         return pb.ListEnginesResponse(
             engines=page, next_page_token=_page_token(page[-1]) if has_more else ""
@@ -61,14 +69,22 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
         self, request: pb.WatchEnginesRequest, context: object
     ) -> AsyncIterator[pb.WatchEnginesResponse]:
         async for change in self._engines.watch():
-            pid = change.record.pid if change.record else 0
-            yield convert.change_to(change, memory_bytes=resident_bytes(pid))
+            engine = self._engine(change.record) if change.record is not None else None
+            yield convert.change_to(change, engine)
 
     async def GetRuntimeInfo(
         self, request: pb.GetRuntimeInfoRequest, context: object
     ) -> pb.GetRuntimeInfoResponse:
-        memory = await free_memory(self._device.kind)
-        return convert.runtime_info_to(self._device, memory, runtime_id=self._runtime_id)
+        status = await self._memory.sample()
+        return convert.runtime_info_to(self._device, status, runtime_id=self._runtime_id)
+
+    def _engine(self, record: EngineRecord, *, log_tail: tuple[str, ...] = ()) -> pb.Engine:
+        return convert.engine_to(
+            record,
+            memory_bytes=resident_bytes(record.pid),
+            load=self._engines.load(record.spec.engine_id),
+            log_tail=log_tail,
+        )
 
 
 _TOKEN_PREFIX = "after:"  # noqa: S105
@@ -84,7 +100,3 @@ def _after_id(page_token: str) -> str:
             "page_token must be the next_page_token of the previous response", field="page_token"
         )
     return page_token.removeprefix(_TOKEN_PREFIX)
-
-
-def _engine(record: EngineRecord, *, log_tail: tuple[str, ...] = ()) -> pb.Engine:
-    return convert.engine_to(record, memory_bytes=resident_bytes(record.pid), log_tail=log_tail)

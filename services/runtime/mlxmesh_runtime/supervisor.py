@@ -21,7 +21,13 @@ from tenacity import (
     wait_random,
 )
 
-from mlxmesh_runtime.engine_record import EngineFailure, EngineRecord, EngineSpec, FailureReason
+from mlxmesh_runtime.engine_record import (
+    EngineFailure,
+    EngineLoad,
+    EngineRecord,
+    EngineSpec,
+    FailureReason,
+)
 from mlxmesh_runtime.engine_run import EngineDown, EngineHost, EngineRun
 from mlxmesh_runtime.lifecycle import EngineState, check_transition
 
@@ -57,6 +63,11 @@ class Supervisor:
         self._ready_at_s: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def load(self) -> EngineLoad:
+        """As of the last heartbeat of the present run; that of an idle engine while it starts."""
+        return self._run.load
 
     def start(self) -> None:
         """Start the supervision in the background."""

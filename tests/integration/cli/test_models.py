@@ -69,10 +69,32 @@ def test_formats_are_set_for_all_versions_or_one(address: str, models: FakeModel
     assert (second.tool_format, second.reasoning_format) == ("hermes", "")
 
 
+def test_a_policy_is_set_in_parts_and_shown(address: str, models: FakeModels) -> None:
+    changed = shown(address, "set", "qwen", "--idle", "15m", "--pin", "--price-prompt", "0.5")
+    assert changed["policy"]["idle_unload_s"] == 900
+    shown(address, "set", "qwen", "--no-pin", "--price-completion", "2", "--max-replicas", "3")
+    policy = models.models["qwen"].policy
+    assert (policy.idle_unload_s, policy.pinned, policy.max_replicas) == (900, False, 3)
+    assert not policy.HasField("load_on_demand")
+    price = policy.price
+    assert (price.per_million_prompt_tokens, price.per_million_completion_tokens) == (0.5, 2)
+    shown(address, "set", "qwen", "--no-load-on-demand", "--load-timeout", "2h")
+    assert (policy.load_on_demand, policy.load_timeout_s) == (False, 7200)
+    told = run(address, "show", "qwen").stdout
+    assert "on demand   no; requests wait up to 7200 s for a load" in told
+    assert "unload      after 900 s without a request" in told
+    assert "replicas    at least 0; up to 3 by queues" in told
+    assert "price       prompt 0.5, cached 0, completion 2, second 0" in told
+    assert shown(address, "show", "qwen")["policy"]["idle_unload_s"] == 900
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("set", "qwen"), "give --tool-format"),
+        (("set", "qwen@1", "--pin"), "a policy is for all versions"),
+        (("set", "qwen", "--idle", "soon"), "--idle must be a time"),
+        (("set", "qwen", "--load-timeout", "0"), "load_timeout_s"),
         (("set", "qwen:stable", "--tool-format", "json"), "is an alias"),
         (("set", "nothing", "--tool-format", "json"), "no model nothing"),
         (("set", "qwen", "--tool-format", "Not One"), "tool_format"),

@@ -198,6 +198,19 @@ async def test_what_is_ignored_is_told(stand: Any) -> None:
     assert set(told.split(", ")) == {"shape", "anthropic-beta"}
 
 
+async def test_the_user_is_a_label(stand: Any) -> None:
+    generation = await stand.generation()
+    async with connected(await http_url(stand)) as client:
+        await client.messages.create(**ASKED, metadata={"user_id": "ada"})
+        response = await client.messages.with_raw_response.create(
+            **ASKED, metadata={"user_id": "x" * 257}
+        )
+    named, unnamed = generation.requests
+    assert dict(named.labels) == {"user": "ada"}
+    assert dict(unnamed.labels) == {}
+    assert response.headers["mlxmesh-ignored-fields"] == "metadata.user_id"
+
+
 async def test_unknown_fields_can_be_refused(stand: Any) -> None:
     await stand.generation()
     async with connected(await http_url(stand, unknown_fields="refuse")) as client:

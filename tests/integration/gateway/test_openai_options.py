@@ -460,3 +460,26 @@ async def test_metadata_that_cannot_be_labels_is_told() -> None:
         assert dict(served.asked().labels) == {"team": "a"}
     # Of the last two keys, a header can only name the field.
     assert raw.headers["mlxmesh-ignored-fields"] == "metadata.Team, metadata"
+
+
+@pytest.mark.parametrize(
+    ("fields", "user", "ignored"),
+    [
+        ({"user": "ada"}, "ada", None),
+        ({"safety_identifier": "hash"}, "hash", None),
+        ({"metadata": {"user": "eve"}, "user": "ada"}, "ada", None),
+        ({"metadata": {"user": "eve"}}, "eve", None),
+        ({"user": "x" * 257}, None, "user"),
+    ],
+)
+async def test_the_user_is_a_label(fields: Any, user: str | None, ignored: str | None) -> None:
+    async with serving() as served:
+        raw = await served.client.chat.completions.with_raw_response.create(**CHAT, **fields)
+        assert served.asked().labels.get("user") == user
+    assert raw.headers.get("mlxmesh-ignored-fields") == ignored
+
+
+async def test_the_user_of_a_text_completion_is_a_label() -> None:
+    async with serving() as served:
+        await served.client.completions.create(model="pocket", prompt="Hi", user="ada")
+        assert dict(served.asked().labels) == {"user": "ada"}

@@ -42,7 +42,7 @@ class Counting(FakeGeneration):
         response.started.prompt_tokens = PROMPT
         response.finished.total_usage.prompt_tokens = PROMPT
         response.finished.total_usage.completion_tokens = OUTPUT
-        response.finished.timings.decode_ms = 10
+        response.finished.device_ms = 10
         return response
 
 

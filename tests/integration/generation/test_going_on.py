@@ -160,7 +160,7 @@ async def test_an_engine_that_only_thinks_long_is_not_lost(mesh: Mesh) -> None:
 async def test_a_model_that_was_unloaded_is_not_waited_for(mesh: Mesh, tokenizer_dir: Path) -> None:
     stream = asyncio.create_task(mesh.collect(request(max_tokens=1000)))
     await until(lambda: mesh.engine.sequences == 1)
-    mesh.models.put(pocket(desired=0), tokenizer_dir)
+    mesh.models.put(pocket(desired=0, on_demand=False), tokenizer_dir)
     await mesh.registry.deregister(mesh.engine.instance)
     mesh.engine.may_step.clear()
     await mesh.engine.stop()

@@ -61,6 +61,7 @@ def comparable(response: CompleteResponse) -> CompleteResponse:
     response.ClearField("started")
     for output in (response, *response.other_outputs):
         output.finished.ClearField("timings")
+        output.finished.ClearField("device_ms")
     return response
 
 

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from google.protobuf.message import Message
 
-from mlxmesh.model.v1 import artifact_pb2_grpc, model_pb2_grpc, shadow_pb2_grpc
+from mlxmesh.model.v1 import (
+    artifact_pb2_grpc,
+    model_pb2_grpc,
+    profile_pb2_grpc,
+    shadow_pb2_grpc,
+)
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
@@ -22,6 +27,8 @@ from mlxmesh_model.artifacts.servicer import ArtifactServicer
 from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
+from mlxmesh_model.profiles.servicer import ProfileServicer
+from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.loader import Loader
 from mlxmesh_model.replicas.policy_pass import PolicyPass, PolicySettings
@@ -47,6 +54,7 @@ class ModelService:
 
     stub: model_pb2_grpc.ModelServiceStub
     artifacts: artifact_pb2_grpc.ArtifactServiceStub
+    profiles: profile_pb2_grpc.ProfileServiceStub
     store: Store
     registry: InMemoryRegistry
     tmp_path: Path
@@ -60,9 +68,11 @@ class ModelService:
             pb.RegisterModelRequest(name=name, directory=str(directory))
         )
 
-    async def load(self, model: str = "pocket", *, replicas: int = 1) -> pb.ModelVersion:
+    async def load(
+        self, model: str = "pocket", *, replicas: int = 1, profile: str = ""
+    ) -> pb.ModelVersion:
         """Loads a model and returns the version of the last message."""
-        request = pb.LoadModelRequest(model=model, replicas=replicas)
+        request = pb.LoadModelRequest(model=model, replicas=replicas, profile=profile)
         messages = [message async for message in self.stub.LoadModel(request)]
         return messages[-1].version
 
@@ -167,11 +177,16 @@ class Mesh:
                 (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
                 (shadow_pb2_grpc.add_ShadowServiceServicer_to_server, ShadowServicer(shadows)),
                 (artifact_pb2_grpc.add_ArtifactServiceServicer_to_server, artifacts),
+                (
+                    profile_pb2_grpc.add_ProfileServiceServicer_to_server,
+                    ProfileServicer(Profiles(store.transactions)),
+                ),
             ],
             service_names=[
                 "mlxmesh.model.v1.ModelService",
-                "mlxmesh.model.v1.ShadowService",
                 "mlxmesh.model.v1.ArtifactService",
+                "mlxmesh.model.v1.ProfileService",
+                "mlxmesh.model.v1.ShadowService",
             ],
         )
         address = await server.start()
@@ -183,7 +198,10 @@ class Mesh:
         stub = model_pb2_grpc.ModelServiceStub(channel)
         shadow_stub = shadow_pb2_grpc.ShadowServiceStub(channel)
         files = artifact_pb2_grpc.ArtifactServiceStub(channel)
-        return ModelService(stub, files, store, self.registry, self.tmp_path, address, shadow_stub)
+        profiles = profile_pb2_grpc.ProfileServiceStub(channel)
+        return ModelService(
+            stub, files, profiles, store, self.registry, self.tmp_path, address, shadow_stub
+        )
 
     async def stop_service(self) -> None:
         """Stops the model service."""

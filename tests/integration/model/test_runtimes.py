@@ -4,9 +4,13 @@ import socket
 
 import pytest
 
+from mlxmesh.runtime.v1 import runtime_pb2 as pb
+from mlxmesh_model.catalogue.models import Phase
+from mlxmesh_model.replicas.placement import Engine
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_shared.registry.port import Instance
 from tests.fakes.registry import InMemoryRegistry
+from tests.fakes.runtime import FakeHost, FakeRuntime
 
 GRACE_S = 30
 
@@ -75,3 +79,29 @@ async def test_a_runtime_whose_address_is_reused_is_removed(asleep):
     await mesh.registry.register(Instance("runtime", "runtime-2", asleep, 2))
     assert await mesh.seen() == ["runtime-2"]
     await mesh.runtimes.close()
+
+
+async def test_the_load_of_engines_and_the_shortage_of_memory_are_observed():
+    registry, runtime = InMemoryRegistry(), FakeRuntime()
+    runtime.engines["e1"] = pb.Engine(engine_id="e1", state=pb.ENGINE_STATE_READY, memory_bytes=7)
+    runtime.set_load(
+        "e1", running_sequences=3, waiting_sequences=2, longest_wait_ms=70, idle_ms=2**40
+    )
+    runtime.shortage_bytes = 5
+    host = await FakeHost(runtime, registry).start()
+    runtimes = GrpcRuntimes(registry)
+    [observed] = await runtimes.observe()
+    assert observed.engines == {
+        "e1": Engine(
+            "e1",
+            Phase.READY,
+            memory_bytes=7,
+            running_sequences=3,
+            waiting_sequences=2,
+            longest_wait_ms=70,
+            idle_ms=2**40,
+        )
+    }
+    assert observed.memory_shortage_bytes == 5
+    await runtimes.close()
+    await host.crash()

@@ -1,7 +1,7 @@
 """A runtime served on loopback with real engine processes, and a client for it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,13 @@ import psutil
 
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1 import runtime_pb2_grpc as pb_grpc
-from mlxmesh_runtime.device import Memory, find_device
+from mlxmesh_runtime.device import find_device
 from mlxmesh_runtime.engine_command import EngineCommand
 from mlxmesh_runtime.engine_run import EngineHost
 from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.heartbeat import HeartbeatLimits
+from mlxmesh_runtime.memory_guard import Memory, MemoryLimits
+from mlxmesh_runtime.memory_watch import MemoryWatch
 from mlxmesh_runtime.servicer import RuntimeServicer
 from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_runtime.supervisor import RestartLimits
@@ -27,6 +29,7 @@ from tests.fakes import engine_process
 
 RUNTIME_ID = "runtime-test"
 PATIENCE_S = 30.0
+MEMORY_LIMITS = MemoryLimits(fraction=0.9)
 PLENTY = Memory(total_bytes=64 * 2**30, available_bytes=32 * 2**30)
 
 READY = pb.ENGINE_STATE_READY
@@ -79,6 +82,11 @@ class RuntimeUnderTest:
     async def get(self, engine_id: str = "e1") -> pb.Engine:
         return (await self.stub.GetEngine(pb.GetEngineRequest(engine_id=engine_id))).engine
 
+    async def listed(self) -> pb.Engine:
+        """The only engine, as ListEngines shows it."""
+        [engine] = (await self.stub.ListEngines(pb.ListEnginesRequest())).engines
+        return engine
+
     async def stop(self, engine_id: str = "e1", grace_ms: int | None = None) -> None:
         await self.stub.StopEngine(pb.StopEngineRequest(engine_id=engine_id, grace_ms=grace_ms))
 
@@ -114,6 +122,7 @@ async def running_runtime(
     *,
     program: Sequence[str] = (),
     memory: Memory = PLENTY,
+    memory_limits: MemoryLimits = MEMORY_LIMITS,
     open_registry: Callable[[Path], DirectoryRegistry] = DirectoryRegistry,
 ) -> AsyncIterator[RuntimeUnderTest]:
     """Serve a runtime with its files in `folder`; stops its engines at the end."""
@@ -124,8 +133,9 @@ async def running_runtime(
         command = EngineCommand(
             mesh=MeshSettings(data_dir=folder), program=program or engine_process.command()
         )
-        engines = _engines(limits, _host(folder, limits, registry, command), memory)
-        server = _server(engines, await find_device())
+        engines = _engines(limits, _host(folder, limits, registry, command), memory, memory_limits)
+        watch = _watch(engines, memory, memory_limits)
+        server = _server(engines, watch, await find_device())
         address = await server.start()
         stack.push_async_callback(server.drain, 0, 0)
         stack.push_async_callback(engines.close, 0)
@@ -160,10 +170,25 @@ def _host(
     )
 
 
-def _engines(limits: Limits, host: EngineHost, memory: Memory) -> Engines:
-    async def free_memory() -> Memory:
+def _reading(memory: Memory) -> Callable[[], Awaitable[Memory]]:
+    async def read() -> Memory:
         return memory
 
+    return read
+
+
+def _watch(engines: Engines, memory: Memory, memory_limits: MemoryLimits) -> MemoryWatch:
+    return MemoryWatch(
+        engines=engines,
+        limits=memory_limits,
+        read_memory=_reading(memory),
+        runtime_id=RUNTIME_ID,
+    )
+
+
+def _engines(
+    limits: Limits, host: EngineHost, memory: Memory, memory_limits: MemoryLimits
+) -> Engines:
     return Engines(
         host=host,
         limits=RestartLimits(
@@ -172,14 +197,14 @@ def _engines(limits: Limits, host: EngineHost, memory: Memory) -> Engines:
             breaker_failures=limits.breaker_failures,
             failure_reset_s=limits.failure_reset_s,
         ),
-        free_memory=free_memory,
-        memory_fraction=0.9,
+        free_memory=_reading(memory),
+        memory_limits=memory_limits,
     )
 
 
-def _server(engines: Engines, device: Any) -> MeshServer:
+def _server(engines: Engines, watch: MemoryWatch, device: Any) -> MeshServer:
     servicer = RuntimeServicer(
-        engines=engines, device=device, runtime_id=RUNTIME_ID, stop_grace_s=30
+        engines=engines, memory=watch, device=device, runtime_id=RUNTIME_ID, stop_grace_s=30
     )
     return MeshServer(
         services=[(pb_grpc.add_RuntimeServiceServicer_to_server, servicer)],

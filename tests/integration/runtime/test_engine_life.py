@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
-from mlxmesh_runtime.device import Memory
+from mlxmesh_runtime.memory_guard import Memory
 from mlxmesh_shared.errors import (
     EngineDraining,
     EngineExists,

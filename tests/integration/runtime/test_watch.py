@@ -57,3 +57,20 @@ async def test_a_watch_begins_with_the_current_engines(runtime: RuntimeUnderTest
         assert change.engine.state == READY
         seen.append(change.engine.engine_id)
     assert sorted(seen) == ["e1", "e2"]
+
+
+async def test_the_load_is_listed_but_is_not_a_change(runtime: RuntimeUnderTest) -> None:
+    runtime.behave(running=3, waiting=2, longest_wait_ms=70, time_since_progress_ms=2)
+    before = await runtime.start_ready()
+    assert (before.running_sequences, before.waiting_sequences) == (3, 2)
+    synced = asyncio.Event()
+    watching = asyncio.create_task(watch_until_stopped(runtime, synced))
+    await synced.wait()
+    runtime.behave(idle_ms=90_000)
+    async with asyncio.timeout(PATIENCE_S):
+        while (listed := await runtime.listed()).idle_ms != 90_000:
+            await asyncio.sleep(0.02)
+    assert (listed.running_sequences, listed.waiting_sequences, listed.longest_wait_ms) == (0, 0, 0)
+    await runtime.stop()
+    states = [change.engine.state for change in await watching if change.engine.engine_id]
+    assert states == [READY, DRAINING, STOPPED]

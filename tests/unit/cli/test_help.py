@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mlxmesh_cli.commands.app import app
 
 GROUP = cast("Any", get_command(app))
-GROUPS = ("config", "certs", "models", "users", "keys", "quotas")
+GROUPS = ("config", "certs", "models", "rollout", "users", "keys", "quotas")
 COMMANDS: list[str] = sorted(GROUP.commands)
 
 

@@ -135,6 +135,7 @@ def test_updates_become_one_message() -> None:
             Update(4, error=QueueFull("full", retry_delay_s=0.5)),
         ],
         load,
+        now_s=0.0,
     )
     first, second, third, fourth = response.outputs
     assert first.HasField("accepted")
@@ -145,7 +146,7 @@ def test_updates_become_one_message() -> None:
     assert third.finish_reason == engine_pb2.ENGINE_FINISH_REASON_STOP
     assert (third.timings.queue_ms, third.timings.prefill_ms, third.timings.decode_ms) == (1, 2, 3)
     assert (fourth.failure.reason, fourth.failure.retry_delay_ms) == ("QUEUE_FULL", 500)
-    assert response.load == to_load(load)
+    assert response.load == to_load(load, now_s=0.0)
     assert response.load.kv_bytes == 2**40
 
 
@@ -153,7 +154,7 @@ def test_cached_tokens_are_sent_with_the_acceptance_and_when_they_change() -> No
     accepted = Update(1, accepted=True, cached_tokens=64)
     changed = Update(1, cached_tokens=0, prefilled_tokens=5)
     first, second, both = to_response(
-        [accepted, changed, accepted.followed_by(changed)], None
+        [accepted, changed, accepted.followed_by(changed)], None, now_s=0.0
     ).outputs
     assert first.accepted.cached_tokens == 64
     assert not first.HasField("cached_tokens")
@@ -165,15 +166,32 @@ def test_cached_tokens_are_sent_with_the_acceptance_and_when_they_change() -> No
 
 def test_the_prefix_caches_figures_are_part_of_the_load() -> None:
     load = Load(0, 0, 8, 16, prefix_bytes=2**35, prompt_tokens=100, cached_prompt_tokens=64)
-    message = to_load(replace(load, kv_capacity_bytes=2**40, kv_reserved_bytes=2**41))
+    message = to_load(replace(load, kv_capacity_bytes=2**40, kv_reserved_bytes=2**41), now_s=0.0)
     assert message.prefix_bytes == 2**35
     assert (message.kv_capacity_bytes, message.kv_reserved_bytes) == (2**40, 2**41)
     assert (message.prompt_tokens, message.cached_prompt_tokens) == (100, 64)
 
 
+@pytest.mark.parametrize(
+    ("load", "longest_wait_ms", "idle_ms"),
+    [
+        (Load(1, 2, 8, 16, oldest_waiting_s=98.5), 1500, 0),
+        (Load(0, 0, 8, 16, idle_since_s=40.0), 0, 60_000),
+        (Load(0, 1, 8, 16, oldest_waiting_s=100.5), 0, 0),  # submitted since the clock was read
+        (Load(0, 1, 8, 16, oldest_waiting_s=-1e9), 2**32 - 1, 0),
+        (Load(0, 0, 8, 16), 0, 0),
+    ],
+)
+def test_waiting_and_idleness_are_measured_up_to_now(
+    load: Load, longest_wait_ms: int, idle_ms: int
+) -> None:
+    message = to_load(load, now_s=100.0)
+    assert (message.longest_wait_ms, message.idle_ms) == (longest_wait_ms, idle_ms)
+
+
 @pytest.mark.parametrize("reason", FinishReason)
 def test_every_finish_reason_has_its_name_on_the_wire(reason: FinishReason) -> None:
-    (output,) = to_response([Update(1, finish_reason=reason)], None).outputs
+    (output,) = to_response([Update(1, finish_reason=reason)], None, now_s=0.0).outputs
     name = engine_pb2.EngineFinishReason.Name(output.finish_reason)
     assert name == f"ENGINE_FINISH_REASON_{reason.name}"
 

@@ -360,3 +360,19 @@ def test_the_rest_of_a_long_prompt_still_counts_as_long() -> None:
     subject = decoding_beside(258)
     while (slices := subject.plan_prefill()) and not any(map(subject.advance, slices)):
         assert all(each.count <= 16 for each in slices)
+
+
+def test_the_oldest_waiting_sequence_is_known_in_any_order_of_service() -> None:
+    subject = scheduler(max_running=1)
+    assert subject.oldest_waiting_s is None
+    for number, (submitted_s, priority) in enumerate([(1.0, 0), (2.0, 0), (3.0, 9)]):
+        request = SequenceRequest(
+            (1, number), (1, 2), 10, submitted_s=submitted_s, priority=priority
+        )
+        subject.add(ActiveSequence(request))
+    assert subject.oldest_waiting_s == 1.0
+    subject.admit(4.0)  # the one with the highest priority
+    assert subject.oldest_waiting_s == 1.0
+    for each in list(subject):
+        subject.remove(each)
+    assert subject.oldest_waiting_s is None

@@ -13,7 +13,9 @@ from opentelemetry.context import attach, detach
 
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh.model.v1.history_pb2 import GetModelHistoryRequest
 from mlxmesh_gateway.door.call import PublicCall
+from mlxmesh_gateway.door.convert import check_models
 from mlxmesh_gateway.door.door import Door
 from mlxmesh_gateway.door.limits import Deadlines
 from mlxmesh_gateway.door.principal import Kind, Principal
@@ -183,6 +185,19 @@ async def test_the_model_of_a_refused_call_is_not_told() -> None:
     finally:
         detach(token)
     assert dict(span.attributes) == {"mlxmesh.principal": "key:k_1#a"}
+
+
+@pytest.mark.parametrize("reference", ["pocket", "pocket@2", "pocket:stable", "qwen@1"])
+def test_the_history_of_a_model_is_for_those_who_may_use_it(reference: str) -> None:
+    keyed = replace(ANYBODY, kind=Kind.KEY, identity="key:k_1", models=("qwen*",))
+    [route] = [each for each in public_routes() if each.path.endswith("/GetModelHistory")]
+    request = GetModelHistoryRequest(model=reference)
+    check_models(ANYBODY, route, request)
+    if reference.startswith("qwen"):
+        check_models(keyed, route, request)
+        return
+    with pytest.raises(ModelNotAllowed):
+        check_models(keyed, route, request)
 
 
 async def test_an_illegal_request_reaches_no_instance() -> None:

@@ -429,7 +429,7 @@ def test_harmless_fields_change_nothing() -> None:
         for name, field in ChatRequest.model_fields.items()
         if any(isinstance(mark, Harmless) for mark in field.metadata)
     }
-    assert {"user", "service_tier", "prompt_cache_key"} <= harmless.keys()
+    assert {"service_tier", "prompt_cache_key"} <= harmless.keys()
     assert chat(**harmless, store=False) == chat()
 
 

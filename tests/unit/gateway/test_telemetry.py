@@ -83,10 +83,19 @@ def test_a_stream_tells_the_id_that_generation_chose(span: Any) -> None:
     recording = Recording()
     describe_stream(recording)
     assert dict(span.attributes) == {}
-    message = GenerateResponse(sequence=1, started=Started(request_id="gen-1"))
-    recording.add(message.SerializeToString())
+    started = Started(
+        request_id="gen-1", model_version=3, arm="canary", rollout_id="ro-1", experiment_id="ex-1"
+    )
+    recording.add(GenerateResponse(sequence=1, started=started).SerializeToString())
     describe_stream(recording)
-    assert dict(span.attributes) == {"mlxmesh.request_id": "gen-1", "mlxmesh.resumptions": 0}
+    assert dict(span.attributes) == {
+        "mlxmesh.request_id": "gen-1",
+        "mlxmesh.model.version": 3,
+        "mlxmesh.arm": "canary",
+        "mlxmesh.rollout.id": "ro-1",
+        "mlxmesh.experiment.id": "ex-1",
+        "mlxmesh.resumptions": 0,
+    }
 
 
 def test_a_long_stream_still_knows_its_id() -> None:
@@ -94,7 +103,7 @@ def test_a_long_stream_still_knows_its_id() -> None:
     for number in range(1, 1500):
         started = {"started": Started(request_id="gen-1")} if number == 1 else {}
         recording.add(GenerateResponse(sequence=number, **started).SerializeToString())  # pyright: ignore[reportArgumentType]
-    assert recording.request_id == "gen-1"
+    assert recording.started.request_id == "gen-1"
 
 
 def test_a_whole_answer_tells_its_id_too(span: Any) -> None:

@@ -129,6 +129,8 @@ def test_tokens_of_all_outputs_are_counted_at_the_last_end() -> None:
         g.Finished(
             usage=g.Usage(completion_tokens=4, cached_tokens=9),
             total_usage=g.Usage(prompt_tokens=5, cached_tokens=2, completion_tokens=7),
+            timings=g.Timings(decode_ms=1),
+            device_ms=12.5,
         ),
     ]
     with stand.traffic.generation(used) as observed:
@@ -137,6 +139,7 @@ def test_tokens_of_all_outputs_are_counted_at_the_last_end() -> None:
             observed.message(g.GenerateResponse(finished=end).SerializeToString())
     assert observed.finished
     assert (used.prompt_tokens, used.cached_tokens, used.completion_tokens) == (5, 2, 7)
+    assert used.device_ms == 12.5
     with stand.traffic.generation() as observed:
         observed.message(started())
         observed.message(g.GenerateResponse(finished=ends[0]).SerializeToString())

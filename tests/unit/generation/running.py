@@ -9,6 +9,7 @@ from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Accepted, SequenceOutput, Submit
 from mlxmesh.telemetry.v1.events_pb2 import GenerationResumed
 from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.outcome import Outcome
 from mlxmesh_generation.domain.request import (
     Delta,
     Event,
@@ -18,6 +19,7 @@ from mlxmesh_generation.domain.request import (
     PromptText,
     Resumed,
 )
+from mlxmesh_generation.domain.routing import Price
 from mlxmesh_generation.parsers.parts import Reading
 from mlxmesh_generation.placement import convert
 from mlxmesh_generation.placement.sequence import (
@@ -115,11 +117,13 @@ class Running:
         reading: Reading | None = None,
         logprobs: LogprobOptions | None = None,
         constraint: EngineConstraint | None = None,
+        price: Price | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.engines = Placements(*engines)
         self.engines.max_places = max_places
         self.told: list[tuple[GenerationResumed, str]] = []
+        self.outcomes: list[Outcome] = []
         self.ended = 0
         self.abort_error: MeshError | None = None
         received_s = time.monotonic()
@@ -141,10 +145,12 @@ class Running:
             deadline_s=None if timeout_s is None else received_s + timeout_s,
             constraint=constraint,
             reading=reading,
+            price=price,
         )
+        telemetry = GenerationTelemetry(record=self.outcomes.append)
         self.generation = Generation(
             plan,
-            observer=GenerationTelemetry().begin(plan, tokenizer.decode),
+            observer=telemetry.begin(plan, tokenizer.decode),
             engines=self.engines,
             tokenizer=tokenizer,
             resumed=resumed,

@@ -28,6 +28,7 @@ from mlxmesh_generation.domain.request import (
     Resumed,
     Started,
 )
+from mlxmesh_generation.domain.routing import Price
 from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_generation.streams.plan import output_seed
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
@@ -83,6 +84,7 @@ def whole(events: Sequence[Event]) -> CompleteResponse:
     joined.complete()
     for output in (response, *response.other_outputs):
         output.finished.ClearField("timings")
+        output.finished.ClearField("device_ms")
     return response
 
 
@@ -120,6 +122,42 @@ async def test_outputs_share_a_beginning_and_end_one_by_one(tokenizer: ModelToke
         "one deux",
         "one zwei",
     ]
+
+
+async def test_device_time_is_that_of_all_outputs_with_a_shared_prefill_once(
+    tokenizer: ModelTokenizer,
+) -> None:
+    price = Price(per_device_second=1000, per_million_completion_tokens=1_000_000)
+    running = Running(tokenizer, n=N, price=price)
+    timings = engine_pb2.SequenceTimings(prefill_ms=20, decode_ms=3)
+    for index in range(N):
+        # Output 2 is at another engine, which has not cached the prompt.
+        cached = engine_pb2.Accepted(cached_tokens=0 if index == 2 else 2)
+        running.say(index=index, accepted=cached)
+    for index in (2, 0, 1):
+        running.tokens("x", index=index, finish_reason=LENGTH, timings=timings)
+    events = await running.events()
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert last.total is not None
+    device_ms = 2 * 20 + 3 * 3
+    assert last.total.device_ms == device_ms
+    assert last.cost == device_ms + N
+    [outcome] = running.outcomes
+    assert (outcome.device_ms, outcome.cost, outcome.completion_tokens) == (
+        device_ms,
+        device_ms + N,
+        N,
+    )
+    response = CompleteResponse()
+    joined = WholeOutputs(response)
+    for event in events:
+        joined.add(event)
+    assert (response.finished.device_ms, response.finished.cost) == (device_ms, last.cost)
+    assert response.finished.total_usage.completion_tokens == N
+    for other in response.other_outputs:
+        assert other.finished.device_ms == other.finished.cost == 0
+    assert convert_events.finished_of(response.finished).total == last.total
 
 
 async def test_all_outputs_are_cancelled_together(tokenizer: ModelTokenizer) -> None:

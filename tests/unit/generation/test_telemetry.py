@@ -11,6 +11,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.domain.outcome import Outcome
+from mlxmesh_generation.domain.outcome import Status as Ended
 from mlxmesh_generation.domain.request import (
     Chat,
     ChatTurn,
@@ -21,9 +22,10 @@ from mlxmesh_generation.domain.request import (
     PromptText,
     PromptTokens,
 )
+from mlxmesh_generation.domain.routing import UNASSIGNED, Assignment
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.streams.telemetry import GenerationObserver, GenerationTelemetry
-from mlxmesh_shared.errors import EngineLost, ReaderReplaced
+from mlxmesh_shared.errors import Cancelled, ContextTooLong, EngineLost, ReaderReplaced
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.telemetry.metrics import Telemetry
 from mlxmesh_shared.telemetry.sdk import Recorder
@@ -42,15 +44,23 @@ class Stand:
 
     def __init__(self, *content_models: str) -> None:
         self.recorder = Recorder({"service.name": "generation"})
-        self.telemetry = GenerationTelemetry(self.recorder.telemetry, content_models)
+        self.outcomes: list[Outcome] = []
+        self.telemetry = GenerationTelemetry(
+            self.recorder.telemetry, content_models, self.outcomes.append
+        )
         self.call = self.recorder.telemetry.tracer.start_span("call")
         self.received = Received()
 
     def begin(
-        self, source: PromptInput = PROMPT, *, labels: tuple[tuple[str, str], ...] = ()
+        self,
+        source: PromptInput = PROMPT,
+        *,
+        labels: tuple[tuple[str, str], ...] = (),
+        assignment: Assignment = UNASSIGNED,
     ) -> GenerationObserver:
         request = GenerationRequest("r-1", ModelReference("pocket"), source, labels=labels)
-        plan = Plan(request, VERSION, (1, 2, 3), 9, 0, time.monotonic() - 1, None)
+        received_s = time.monotonic() - 1
+        plan = Plan(request, VERSION, (1, 2, 3), 9, 0, received_s, None, assignment=assignment)
         token = attach(trace.set_span_in_context(self.call))
         try:
             return self.telemetry.begin(plan, text_of)
@@ -100,11 +110,45 @@ async def test_a_generation_is_one_span_with_one_for_its_engine() -> None:
         "gen_ai.usage.cache_read.input_tokens": 1,
         "gen_ai.usage.output_tokens": 2,
         "mlxmesh.request_id": "r-1",
+        "mlxmesh.model.version": 2,
         "mlxmesh.resumptions": 0,
     }
-    of_call = {"mlxmesh.request_id", "gen_ai.request.model", "gen_ai.operation.name"}
-    assert call.attributes.keys() == of_call
+    assert call.attributes == {
+        "mlxmesh.request_id": "r-1",
+        "gen_ai.request.model": "pocket",
+        "gen_ai.operation.name": "text_completion",
+        "mlxmesh.model.version": 2,
+    }
     assert (span.end_ns - span.start_ns) / 1e9 >= 1
+
+
+async def test_spans_name_the_arm_of_a_split() -> None:
+    stand = Stand()
+    stand.begin(assignment=Assignment("canary", "ro-1", "ex-1", b"x")).finished([finished()], [[7]])
+    received = await stand.collect()
+    arm = {
+        "mlxmesh.arm": "canary",
+        "mlxmesh.rollout.id": "ro-1",
+        "mlxmesh.experiment.id": "ex-1",
+    }
+    for name in ("call", "text_completion pocket"):
+        (span,) = received.named(name)
+        assert span.attributes.items() >= arm.items()
+
+
+def test_each_end_is_recorded_once_unless_another_one_goes_on() -> None:
+    stand = Stand()
+    stand.begin().finished([finished()], [[7, 8]])
+    stand.begin().failed(EngineLost("gone"), [[7]], 0)
+    stand.begin().failed(Cancelled("by its caller"), [[7]], 0)
+    stand.begin().failed(ContextTooLong("too long"), [[]], 0)
+    stand.begin().failed(ReaderReplaced("another reader"), [[7]], 0)
+    assert [(each.status, each.error_reason) for each in stand.outcomes] == [
+        (Ended.COMPLETED, ""),
+        (Ended.FAILED, "ENGINE_LOST"),
+        (Ended.CANCELLED, "CANCELLED"),
+        (Ended.REFUSED, "CONTEXT_TOO_LONG"),
+    ]
 
 
 async def test_the_conventions_metrics_are_measured() -> None:
@@ -272,5 +316,5 @@ async def test_every_end_is_told_with_the_tokens_of_the_first_output() -> None:
     plan = Plan(request, VERSION, (1, 2, 3), 9, 0, time.monotonic(), None)
     telemetry.begin(plan, text_of).finished([finished(), finished()], [[7], [8]])
     telemetry.begin(plan, text_of).failed(EngineLost("x"), [[9]], 0)
-    telemetry.begin(plan, text_of).failed(ReaderReplaced("x"), [], 0)
+    telemetry.begin(plan, text_of).failed(Cancelled("x"), [], 0)
     assert ended == [("completed", [7]), ("failed", [9]), ("cancelled", ())]

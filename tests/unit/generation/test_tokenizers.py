@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,13 @@ class Source:
         self.pieces = pieces
         self.fetches = 0
         self.breaks = False
+        self.profiles: list[str] = []
 
-    async def tokenizer_files(self, name: str, version: int) -> AsyncGenerator[tuple[str, bytes]]:
+    async def tokenizer_files(
+        self, name: str, version: int, profile: str
+    ) -> AsyncGenerator[tuple[str, bytes]]:
         self.fetches += 1
+        self.profiles.append(profile)
         for piece in self.pieces:
             yield piece
         if self.breaks:
@@ -139,3 +144,16 @@ async def test_a_damaged_copy_is_an_error_and_is_fetched_again(tmp_path: Path) -
     source.pieces = tuple((path.name, path.read_bytes()) for path in files.iterdir())
     assert (await tokenizers.get(pocket())).encode_rendered("one")
     assert source.fetches == 2
+
+
+async def test_each_revision_of_a_profile_has_its_own_template(
+    tmp_path: Path, loader: Loader
+) -> None:
+    source = Source(("chat_template.jinja", b"x"))
+    tokenizers = Tokenizers(source=source, directory=tmp_path, load=loader)
+    for profile in ("", "fast@1", "fast@2", "Fast@2", "fast@1"):
+        await tokenizers.get(replace(pocket(), profile=profile))
+    assert source.profiles == ["", "fast@1", "fast@2", "Fast@2"]
+    again = Tokenizers(source=source, directory=tmp_path, load=loader)
+    await again.get(replace(pocket(), profile="fast@2"))
+    assert source.fetches == 4

@@ -98,6 +98,71 @@ def test_replicas_on_a_draining_runtime_stop_as_others_get_ready(others, stoppin
     assert plan.missing(trimmed, desired=2, draining={"old"}) == missing
 
 
+def old(engine_id: str, phase: Phase = Phase.READY) -> Replica:
+    return Replica(engine_id, "r", phase)
+
+
+def new(engine_id: str, phase: Phase = Phase.READY) -> Replica:
+    return Replica(engine_id, "r", phase, settings_id="s")
+
+
+@pytest.mark.parametrize(
+    ("replicas", "desired", "stopping", "missing"),
+    [
+        # One after another: the next is placed once the last is ready and its predecessor gone.
+        ([old("a"), old("b")], 2, [], 1),
+        ([old("a"), old("b"), new("x", Phase.STARTING)], 2, [], 0),
+        ([old("a"), old("b"), new("x")], 2, ["a"], 0),
+        ([old("b"), new("x")], 2, [], 1),
+        ([old("b"), new("x"), new("y", Phase.STARTING)], 2, [], 0),
+        ([old("b"), new("x"), new("y")], 2, ["b"], 0),
+        ([new("x"), new("y")], 2, [], 0),
+        # The new settings do not work: the old replicas stay.
+        ([old("a"), old("b"), new("x", Phase.FAILED)], 2, [], 0),
+        # What does not serve is no use.
+        ([old("a", Phase.FAILED), old("b", Phase.STARTING)], 2, ["a", "b"], 2),
+        ([old("a", Phase.PENDING)], 1, ["a"], 1),
+        # Fewer and more replicas at the same time.
+        ([old("a"), old("b")], 1, ["a"], 0),
+        ([old("a")], 3, [], 3),
+        ([old("a"), new("x", Phase.STARTING), new("y", Phase.STARTING)], 3, [], 0),
+        ([old("a"), new("x")], 0, ["a", "x"], 0),
+        # And back to the settings of before, while a replacement starts.
+        ([new("a"), old("x", Phase.STARTING)], 1, ["x"], 0),
+    ],
+)
+def test_replicas_with_other_settings_are_replaced(replicas, desired, stopping, missing):
+    trimmed = plan.trim(tuple(replicas), desired=desired, settings_id="s")
+    assert [r.engine_id for r in trimmed if r.phase is Phase.STOPPING] == stopping
+    assert plan.missing(trimmed, desired=desired, settings_id="s") == missing
+
+
+@pytest.mark.parametrize("desired", [1, 2, 5])
+def test_every_replica_is_replaced_and_never_more_than_one_is_missing(desired):
+    replicas = tuple(old(f"a{i}") for i in range(desired))
+    most = serving = desired
+    for step in range(10 * desired):
+        replicas = plan.trim(replicas, desired=desired, settings_id="s")
+        for number in range(plan.missing(replicas, desired=desired, settings_id="s")):
+            replicas += (new(f"x{step}-{number}", Phase.STARTING),)
+        most = max(most, len(replicas))
+        serving = min(serving, sum(r.phase is Phase.READY for r in replicas))
+        # What starts becomes ready, and what stops ends.
+        replicas = tuple(
+            replace(r, phase=Phase.READY) for r in replicas if r.phase is not Phase.STOPPING
+        )
+    assert [r.settings_id for r in replicas] == ["s"] * desired
+    assert (most, serving) == (desired + 1, desired)
+
+
+def test_room_is_made_by_one_at_a_time():
+    made = plan.make_room((new("x"), old("b"), old("a")), settings_id="s")
+    assert made is not None
+    assert [r.engine_id for r in made if r.phase is Phase.STOPPING] == ["a"]
+    assert plan.make_room(made, settings_id="s") is None
+    assert plan.make_room((new("x"),), settings_id="s") is None
+
+
 READY = Replica("e", "r", Phase.READY)
 
 
@@ -108,6 +173,7 @@ READY = Replica("e", "r", Phase.READY)
         ([], 0, hosts(r={}), True),
         ([READY], 2, hosts(r={"e": Phase.READY}), False),
         ([READY], 0, hosts(r={"e": Phase.READY}), False),
+        ([new("e")], 1, hosts(r={"e": Phase.READY}), False),
         ([Replica("e", "r", Phase.STARTING)], 1, hosts(r={"e": Phase.STARTING}), False),
         # What a runtime reports differs from the catalogue, or a runtime reports nothing.
         ([READY], 1, hosts(r={"e": Phase.FAILED}), False),

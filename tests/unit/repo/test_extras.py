@@ -19,6 +19,7 @@ FOLDERS = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 EXTRA_OF = {"mlxmesh_shared": None, "mlxmesh_client": None, "mlxmesh_launcher": "cli"}
 # Modules that are imported only where a further extra is wanted.
 FURTHER_EXTRA_OF = {
+    "gateway/mlxmesh_cli/screen/experiment_plot.py": "plots",
     # Only gateways verify access tokens, once there are users.
     "shared/mlxmesh_shared/access_tokens.py": "gateway",
     "shared/mlxmesh_shared/sql/postgres.py": "postgres",

@@ -77,3 +77,14 @@ async def test_a_watcher_that_left_costs_nothing() -> None:
     for number in range(change_feed.MAX_PENDING_ENGINES + 1):
         feed.publish(record(f"e{number}"))
     assert len(await take(feed.watch(), 5)) == 5
+
+
+async def test_a_shortage_of_memory_is_a_change_without_a_record() -> None:
+    feed = ChangeFeed()
+    watch = feed.watch()
+    assert await anext(watch) == Change(0, None)
+    for shortage_bytes in (5, 7):
+        feed.announce_shortage(shortage_bytes)
+    assert await anext(watch) == Change(2, None, 7)  # only the newest is kept
+    feed.announce_shortage(0)
+    assert await anext(watch) == Change(3, None, 0)

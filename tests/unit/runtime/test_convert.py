@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh_runtime import convert
 from mlxmesh_runtime.change_feed import Change
-from mlxmesh_runtime.device import Device, Memory
+from mlxmesh_runtime.device import Device
 from mlxmesh_runtime.engine_record import (
     EngineFailure,
     EngineOptions,
@@ -18,6 +18,7 @@ from mlxmesh_runtime.engine_record import (
     FailureReason,
 )
 from mlxmesh_runtime.lifecycle import EngineState
+from mlxmesh_runtime.memory_guard import EngineMemory, Memory, MemoryStatus
 
 SPEC = EngineSpec(engine_id="e1", model="pocket", model_version=2, model_dir=Path("/m"))
 
@@ -71,9 +72,9 @@ def test_every_field_of_an_engine_is_converted() -> None:
 
 def test_changes() -> None:
     record = EngineRecord(spec=SPEC, state=EngineState.READY)
-    shown = convert.change_to(Change(5, record), memory_bytes=1)
+    shown = convert.change_to(Change(5, record), convert.engine_to(record, memory_bytes=1))
     assert (shown.sequence, shown.engine.engine_id, shown.synced) == (5, "e1", False)
-    mark = convert.change_to(Change(5, None), memory_bytes=0)
+    mark = convert.change_to(Change(5, None), None)
     assert (mark.sequence, mark.HasField("engine"), mark.synced) == (5, False, True)
 
 
@@ -81,8 +82,14 @@ def test_runtime_info() -> None:
     device = Device(
         host="h", platform="Linux", kind="cpu", name="N", cores=2, versions={"mlx": "1"}
     )
-    memory = Memory(total_bytes=10, available_bytes=4)
-    info = convert.runtime_info_to(device, memory, runtime_id="runtime-1")
+    status = MemoryStatus(
+        memory=Memory(total_bytes=10, available_bytes=5),
+        engines=EngineMemory(resident_bytes=2),
+        limit_bytes=9,
+        available_bytes=4,
+        shortage_bytes=1,
+    )
+    info = convert.runtime_info_to(device, status, runtime_id="runtime-1")
     assert info == pb.GetRuntimeInfoResponse(
         runtime_id="runtime-1",
         host="h",
@@ -91,6 +98,9 @@ def test_runtime_info() -> None:
         device_name="N",
         memory_total_bytes=10,
         memory_available_bytes=4,
+        memory_limit_bytes=9,
+        memory_shortage_bytes=1,
+        engines_bytes=2,
         cores=2,
         versions={"mlx": "1"},
     )

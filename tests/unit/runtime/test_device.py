@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from mlxmesh_runtime.device import (
-    Memory,
     cpu_name,
     find_device,
     free_memory,
@@ -13,6 +12,7 @@ from mlxmesh_runtime.device import (
     resident_bytes,
     within_cgroup,
 )
+from mlxmesh_runtime.memory_guard import Memory
 
 GIB = 2**30
 HOST = Memory(total_bytes=64 * GIB, available_bytes=32 * GIB)

@@ -5,7 +5,7 @@ from itertools import chain, repeat
 
 import pytest
 
-from mlxmesh_runtime.engine_record import EngineFailure, EngineHealth
+from mlxmesh_runtime.engine_record import EngineFailure, EngineHealth, EngineLoad
 from mlxmesh_runtime.heartbeat import HeartbeatLimits, wait_until_hung
 from mlxmesh_shared.errors import ServiceUnavailable
 
@@ -29,8 +29,11 @@ class ScriptedProbe:
         age_ms = next(self._script)
         if age_ms is None:
             raise ServiceUnavailable("gone")
+        running = 0 if self.checks in self.idle_at else 1
         return EngineHealth(
-            device="cpu", time_since_progress_s=age_ms / 1000, busy=self.checks not in self.idle_at
+            device="cpu",
+            time_since_progress_s=age_ms / 1000,
+            load=EngineLoad(running=running, longest_wait_ms=self.checks),
         )
 
     async def close(self) -> None: ...
@@ -89,3 +92,11 @@ def test_an_engine_never_waits_longer_idle_than_busy() -> None:
         interval_s=3, timeout_s=1, liveness_timeout_s=2, step_stall_timeout_s=5
     )
     assert limits.idle_interval_s == 3
+
+
+async def test_the_load_of_each_answer_is_reported() -> None:
+    probe = ScriptedProbe(10, LOST, 10)
+    probe.idle_at = {3}
+    loads: list[EngineLoad] = []
+    await wait_until_hung(probe, LIMITS, loads.append)
+    assert [(load.running, load.longest_wait_ms) for load in loads] == [(1, 1), (0, 3), (1, 4)]

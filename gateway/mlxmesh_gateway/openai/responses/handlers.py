@@ -12,6 +12,7 @@ from functools import partial
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.http.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
+from mlxmesh_gateway.http.user_label import add_user
 from mlxmesh_gateway.openai.convert import DEFAULT_TEMPERATURE
 from mlxmesh_gateway.openai.labels import add_metadata
 from mlxmesh_gateway.openai.responses import convert
@@ -68,7 +69,11 @@ async def _plan(exchange: Exchange, asked: ResponseRequest) -> _Planned:
         format=convert.format_facts(asked),
     )
     request = convert.generation(asked, facts, await _earlier(exchange, asked))
-    ignored = [*add_metadata(request, asked.metadata), *convert.ignored_includes(asked)]
+    ignored = [
+        *add_user(request.labels, user=asked.user, safety_identifier=asked.safety_identifier),
+        *add_metadata(request, asked.metadata),
+        *convert.ignored_includes(asked),
+    ]
     exchange.tell_ignored(ignored)
     facts = convert.with_settings(facts, request)
     if facts.store or has_key:

@@ -138,6 +138,10 @@ class ResponseRequest(SamplingFields):
     background: bool | None = None
     store: bool | None = None
     metadata: Metadata | None = None
+    user: str | None = None
+    """The label `user`, unless the request has it."""
+    safety_identifier: str | None = None
+    """The label `user`, without `user`."""
     previous_response_id: str | None = None
     text: TextConfig | None = None
     include: list[str] | None = None
@@ -155,9 +159,7 @@ class ResponseRequest(SamplingFields):
     prompt_cache_key: Annotated[Any, Harmless()] = None
     prompt_cache_options: Annotated[Any, Harmless()] = None
     prompt_cache_retention: Annotated[Any, Harmless()] = None
-    safety_identifier: Annotated[Any, Harmless()] = None
     service_tier: Annotated[Any, Harmless()] = None
-    user: Annotated[Any, Harmless()] = None
 
     access_programs: Annotated[Any, Refused("the mesh has none")] = None
     background_options: Annotated[

@@ -33,6 +33,8 @@ class ModelVersion:
     """As set for it; empty when its chat template decides."""
     reasoning_format: str = ""
     """As set for it; empty when its chat template decides."""
+    profile: str = ""
+    """NAME@REVISION of its profile, whose chat template replaces its own; empty for none."""
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"

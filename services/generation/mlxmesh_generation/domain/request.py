@@ -1,6 +1,6 @@
 """What a caller asks a generation for, and the events that answer it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -382,6 +382,20 @@ class TotalUsage:
     """Tokens of the prompt that were found in the prefix cache."""
     prompt_tokens: int | None = None
     """Of all steps of an ensemble; None without one."""
+    device_ms: float = 0.0
+    """Time that engines spent, on all steps of an ensemble."""
+
+
+def device_ms_of(ends: Iterable[Finished]) -> float:
+    """The time that engines spent on the outputs of a generation; a shared prefill counts once."""
+    return sum(_prefill_ms(end) + end.timings.decode_ms for end in ends)
+
+
+def _prefill_ms(end: Finished) -> float:
+    # One that got a copy of the first output's prefill only waited for it; it lacks the last token,
+    # which a decode step processes.
+    copied = end.index > 0 and end.cached_tokens >= max(1, end.prompt_tokens - 1)
+    return 0.0 if copied else end.timings.prefill_ms
 
 
 Event = Started | PrefillProgress | PromptLogprobs | Delta | Finished

@@ -37,7 +37,6 @@ class Attempt:
     sample: int = 0
     member: Member | None = None
     started: Started | None = None
-    device_ms: float = 0.0
     finished: Finished | None = None
     """Its last end."""
     error: MeshError | None = None
@@ -48,9 +47,8 @@ class Attempt:
         """Keeps what its step reports of an event."""
         if isinstance(event, Started):
             self.started = event
-        elif isinstance(event, Finished):
-            self.device_ms += event.timings.prefill_ms + event.timings.decode_ms
-            self.finished = event if event.total is not None else self.finished
+        elif isinstance(event, Finished) and event.total is not None:
+            self.finished = event
 
     def step(self, *, chosen: bool) -> Step:
         """What it came to so far."""
@@ -59,7 +57,7 @@ class Attempt:
         if chosen:
             return step  # its usage is known at its end
         if self.finished is not None:
-            return with_usage(step, self.finished, self.device_ms)
+            return with_usage(step, self.finished)
         if self.started is not None:
             prompt, cached = self.started.prompt_tokens, self.started.cached_tokens
             return replace(step, prompt_tokens=prompt, cached_tokens=cached)

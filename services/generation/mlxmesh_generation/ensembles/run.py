@@ -128,7 +128,7 @@ class EnsembleRun(Generic[EventsT]):
             event = replace(event, reason=reason, stop_text=None, stop_token_id=None)
         if event.total is None:
             return event
-        return with_steps(event, self._asking.steps(attempt), attempt.device_ms)
+        return with_steps(event, self._asking.steps(attempt))
 
     def _left_s(self) -> float | None:
         deadline_s = self._asking.deadline_s

@@ -7,7 +7,7 @@ from mlxmesh_generation.domain.ensemble import Step
 from mlxmesh_generation.domain.request import Finished, TotalUsage
 
 
-def with_usage(step: Step, finished: Finished, device_ms: float) -> Step:
+def with_usage(step: Step, finished: Finished) -> Step:
     """A step that ended; finished: the last end of its outputs."""
     total = finished.total
     assert total is not None
@@ -17,21 +17,19 @@ def with_usage(step: Step, finished: Finished, device_ms: float) -> Step:
         cached_tokens=total.cached_tokens,
         completion_tokens=total.completion_tokens,
         reasoning_tokens=total.reasoning_tokens,
-        device_ms=device_ms,
+        device_ms=total.device_ms,
         cost=finished.cost,
     )
 
 
-def with_steps(finished: Finished, steps: Sequence[Step], device_ms: float) -> Finished:
-    """The end of an ensemble's stream: that of the chosen answer, with the usage of all steps.
-
-    device_ms: of the chosen answer.
-    """
-    every = tuple(with_usage(step, finished, device_ms) if step.chosen else step for step in steps)
+def with_steps(finished: Finished, steps: Sequence[Step]) -> Finished:
+    """The end of an ensemble's stream: that of the chosen answer, with the usage of all steps."""
+    every = tuple(with_usage(step, finished) if step.chosen else step for step in steps)
     total = TotalUsage(
         completion_tokens=sum(step.completion_tokens for step in every),
         reasoning_tokens=sum(step.reasoning_tokens for step in every),
         cached_tokens=sum(step.cached_tokens for step in every),
         prompt_tokens=sum(step.prompt_tokens for step in every),
+        device_ms=sum(step.device_ms for step in every),
     )
     return replace(finished, total=total, cost=sum(step.cost for step in every), steps=every)

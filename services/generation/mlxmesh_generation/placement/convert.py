@@ -159,8 +159,8 @@ def request_load(name: str, version: int) -> model_pb2.RequestLoadRequest:
     return model_pb2.RequestLoadRequest(name=name, version=version)
 
 
-def get_tokenizer(name: str, version: int) -> model_pb2.GetTokenizerRequest:
-    return model_pb2.GetTokenizerRequest(name=name, version=version)
+def get_tokenizer(name: str, version: int, profile: str) -> model_pb2.GetTokenizerRequest:
+    return model_pb2.GetTokenizerRequest(name=name, version=version, profile=profile)
 
 
 def _model(message: model_pb2.Model) -> Model:
@@ -245,4 +245,5 @@ def _version(name: str, message: model_pb2.ModelVersion) -> ModelVersion:
         desired_replicas=message.desired_replicas,
         tool_format=message.tool_format,
         reasoning_format=message.reasoning_format,
+        profile=f"{message.profile}@{message.profile_revision}" if message.profile else "",
     )

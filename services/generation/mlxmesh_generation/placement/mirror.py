@@ -46,13 +46,15 @@ class ModelService:
         async for message in stub.WatchModels(convert.watch_models(after_sequence)):
             yield convert.catalogue_change(message)
 
-    async def tokenizer_files(self, name: str, version: int) -> AsyncGenerator[tuple[str, bytes]]:
+    async def tokenizer_files(
+        self, name: str, version: int, profile: str
+    ) -> AsyncGenerator[tuple[str, bytes]]:
         """Raises: ServiceUnavailable as above, ModelNotFound when the version was removed."""
         instances = await self._registry.resolve("model")
         if not instances:
             raise ServiceUnavailable("the model service is not running; start it and try again")
         stub = _stub(self._channels, instances[0])
-        request = convert.get_tokenizer(name, version)
+        request = convert.get_tokenizer(name, version, profile)
         async for piece in stub.GetTokenizer(request, timeout=FETCH_TIMEOUT_S):
             yield piece.file_name, piece.data
 

@@ -15,4 +15,5 @@ def generation_resumed(
         to_engine=to_engine,
         completion_tokens=completion_tokens,
         resumptions=resumptions,
+        arm=plan.assignment.arm,
     )

@@ -215,7 +215,7 @@ class Entry:
 
     def _on_detached(self) -> None:
         if not self.retained or not self._index.has(self):
-            self.release()
+            self.release(Cancelled("its reader left"))
         elif self._transcript is not None and not self._transcript.ended:
             loop = asyncio.get_running_loop()
             index = self._index

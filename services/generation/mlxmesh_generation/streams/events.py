@@ -9,6 +9,7 @@ from mlxmesh_generation.domain.request import (
     Started,
     Timings,
     TotalUsage,
+    device_ms_of,
 )
 from mlxmesh_generation.ensembles.steps import with_steps
 from mlxmesh_generation.streams.plan import Plan
@@ -71,16 +72,15 @@ def with_total(plan: Plan, last: Finished, ends: Mapping[int, Finished]) -> Fini
         reasoning_tokens=sum(end.reasoning_tokens for end in ends.values()),
         # Outputs beside the first one find its prompt in the cache.
         cached_tokens=ends[0].cached_tokens,
+        device_ms=device_ms_of(ends.values()),
     )
-    timings = [end.timings for end in ends.values()]
-    device_ms = sum(each.prefill_ms + each.decode_ms for each in timings)
     cost = 0.0
     if plan.price is not None:
         cost = plan.price.cost(
             prompt_tokens=len(plan.prompt_token_ids),
             cached_tokens=total.cached_tokens,
             completion_tokens=total.completion_tokens,
-            device_ms=device_ms,
+            device_ms=total.device_ms,
         )
     finished = replace(last, total=total, cost=cost)
-    return with_steps(finished, plan.steps, device_ms) if plan.steps else finished
+    return with_steps(finished, plan.steps) if plan.steps else finished

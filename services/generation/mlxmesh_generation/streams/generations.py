@@ -193,7 +193,7 @@ class Generations:
                 await entry.unless_cancelled(waiting)
             return entry.start()
         except BaseException:
-            entry.release()
+            entry.release(Cancelled("it was not started"))
             raise
         finally:
             entry.settled.set()

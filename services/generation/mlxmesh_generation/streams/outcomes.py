@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import grpc
 
 from mlxmesh_generation.domain.outcome import Outcome, Status
-from mlxmesh_generation.domain.request import Finished, FinishReason
+from mlxmesh_generation.domain.request import Finished, FinishReason, device_ms_of
 from mlxmesh_generation.streams.plan import Plan
-from mlxmesh_shared.errors import Cancelled, MeshError, ReaderReplaced
+from mlxmesh_shared.errors import Cancelled, MeshError
 
 Record = Callable[[Outcome], None]
 """Called once for each generation that has ended."""
@@ -54,7 +54,7 @@ def of_finished(plan: Plan, ends: Sequence[Finished], times: Times) -> Outcome:
         times,
         completion,
         cached_tokens=ends[0].cached_tokens,
-        device_ms=sum(end.timings.prefill_ms + end.timings.decode_ms for end in ends),
+        device_ms=device_ms_of(ends),
         schema_valid=all(end.reason is FinishReason.STOP and end.stop_text is None for end in texts)
         if constrained and texts
         else None,
@@ -68,7 +68,7 @@ def of_failed(plan: Plan, error: MeshError, completion: Sequence[int], times: Ti
 
 
 def _status_of(error: MeshError) -> Status:
-    if isinstance(error, Cancelled | ReaderReplaced):
+    if isinstance(error, Cancelled):
         return Status.CANCELLED
     return Status.REFUSED if error.code in _OF_REQUEST else Status.FAILED
 

@@ -1,5 +1,6 @@
 """Prepares a request: resolves its model, tokenizes its input, and plans its outputs."""
 
+import asyncio
 import random
 import time
 from array import array
@@ -31,11 +32,13 @@ from mlxmesh_generation.text import prompts
 from mlxmesh_generation.text.prompts import Prompt, Prompts
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_generation.text.tokenizers import Tokenizers
-from mlxmesh_shared.errors import ModelNotLoaded
+from mlxmesh_shared.errors import ModelNotLoaded, ServiceUnavailable
 from mlxmesh_shared.reference import ModelReference
 
 # An engine that is starting or restarting may connect within this time.
 REPLICA_WAIT_S = 2.0
+# Between two attempts to get a tokenizer while the model service is away.
+TOKENIZER_RETRY_S = 0.25
 # JSON clients that store numbers as doubles keep such a seed exactly.
 _SEED_BITS = 53
 
@@ -132,7 +135,7 @@ class Preparation:
             self._check_loaded(version)
         prompts.check_vocabulary(request, version)
         self._prompts.expect(request.input)
-        tokenizer = await self._tokenizers.get(version)
+        tokenizer = await self._tokenizer(route, received_s, timeout_s)
         shaped = await self._shaped(request, version, tokenizer)
         if resumed is not None and resumed.started is not None:
             # It names a version by now, whose arm was assigned when it began.
@@ -162,6 +165,21 @@ class Preparation:
             return
         wait_s = REPLICA_WAIT_S if timeout_s is None else min(REPLICA_WAIT_S, timeout_s / 2)
         await self._replicas.wait_connected(plan.version, wait_s)
+
+    async def _tokenizer(
+        self, route: Route, received_s: float, timeout_s: float | None
+    ) -> ModelTokenizer:
+        """That of a version, for which a request that waits for a load waits too."""
+        loading, version = route.loading, route.version
+        wait_s = loading.timeout_s if timeout_s is None else min(loading.timeout_s, timeout_s)
+        while True:
+            try:
+                return await self._tokenizers.get(version)
+            except ServiceUnavailable:
+                late = time.monotonic() + TOKENIZER_RETRY_S >= received_s + wait_s
+                if late or not loading.on_demand or self._replicas.connected(version):
+                    raise
+            await asyncio.sleep(TOKENIZER_RETRY_S)
 
     async def _wait_loaded(self, plan: Plan, wait_s: float) -> None:
         if plan.deadline_s is not None:

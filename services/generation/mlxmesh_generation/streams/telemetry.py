@@ -16,6 +16,7 @@ from opentelemetry.util.types import AttributeValue
 
 from mlxmesh_generation.domain.outcome import Outcome
 from mlxmesh_generation.domain.request import Chat, Finished, PromptInput, PromptText
+from mlxmesh_generation.domain.routing import Assignment
 from mlxmesh_generation.streams import outcomes
 from mlxmesh_generation.streams.outcomes import Record, Times, discard_outcome
 from mlxmesh_generation.streams.plan import Plan
@@ -169,6 +170,8 @@ class GenerationObserver:
             attributes.OPERATION: operation,
             attributes.REQUEST_MODEL: name,
             attributes.REQUEST_ID: plan.request.answer_id,
+            attributes.MODEL_VERSION: plan.version.version,
+            **_labels_of(plan.assignment),
         }
         trace.get_current_span().set_attributes(of_request)
         more: Labels = {
@@ -214,6 +217,9 @@ class GenerationObserver:
         self._span.set_attribute(attributes.RESUMPTIONS, resumptions)
         _note_error(self._span, error)
         self._end(token_ids, {attributes.ERROR_TYPE: error.reason})
+        # It goes on elsewhere, and its outcome is recorded there.
+        if isinstance(error, ReaderReplaced):
+            return
         counts = [len(each) for each in token_ids]
         self._report(outcomes.of_failed(self._plan, error, counts, self._times()), token_ids)
 
@@ -296,6 +302,16 @@ class OutputObserver:
         """No engine runs it any more."""
         self._engine_span.end()
         self._engine_span = trace.INVALID_SPAN
+
+
+def _labels_of(assignment: Assignment) -> Labels:
+    """Those of the arm, without what is empty."""
+    labels: Labels = {
+        attributes.ARM: assignment.arm,
+        attributes.ROLLOUT_ID: assignment.rollout_id,
+        attributes.EXPERIMENT_ID: assignment.experiment_id,
+    }
+    return {name: value for name, value in labels.items() if value}
 
 
 def _operation(source: PromptInput) -> str:

@@ -8,6 +8,7 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -24,13 +25,15 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class TokenizerSource(Protocol):
     """Where tokenizer files come from."""
 
-    def tokenizer_files(self, name: str, version: int) -> AsyncGenerator[tuple[str, bytes]]:
+    def tokenizer_files(
+        self, name: str, version: int, profile: str
+    ) -> AsyncGenerator[tuple[str, bytes]]:
         """Pieces of files, each with its file's name; files one after another, each in order."""
         ...
 
 
 class Tokenizers:
-    """Tokenizers by the digest of their model, so that a version is fetched and read once."""
+    """Tokenizers by the digest of their model and by their profile, each fetched and read once."""
 
     def __init__(
         self,
@@ -52,23 +55,23 @@ class Tokenizers:
         """Raises: ServiceUnavailable when it must be fetched and the model service is away,
         IllegalState when the version's files are not there yet.
         """
-        digest = version.digest
-        if not digest:
+        if not version.digest:
             raise IllegalState(f"model {version} is not complete yet; wait for its pull to end")
-        if digest not in self._loaded:
-            async with self._locks.setdefault(digest, asyncio.Lock()):
-                if digest not in self._loaded:
-                    self._keep(digest, await self._open(version))
-        self._loaded.move_to_end(digest)
-        return self._loaded[digest]
+        key = _key(version)
+        if key not in self._loaded:
+            async with self._locks.setdefault(key, asyncio.Lock()):
+                if key not in self._loaded:
+                    self._keep(key, await self._open(version))
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
 
-    def _keep(self, digest: str, tokenizer: ModelTokenizer) -> None:
-        self._loaded[digest] = tokenizer
+    def _keep(self, key: str, tokenizer: ModelTokenizer) -> None:
+        self._loaded[key] = tokenizer
         while len(self._loaded) > self._max_loaded:
             self._loaded.popitem(last=False)
 
     async def _open(self, version: ModelVersion) -> ModelTokenizer:
-        directory = self._directory / _checked(_DIGEST, version.digest)
+        directory = self._directory / _key(version)
         if not await asyncio.to_thread(directory.is_dir):
             await self._fetch(version, directory)
         try:
@@ -83,7 +86,8 @@ class Tokenizers:
 
     async def _fetch(self, version: ModelVersion, directory: Path) -> None:
         files: dict[str, bytearray] = {}
-        async with aclosing(self._source.tokenizer_files(version.name, version.version)) as pieces:
+        fetched = self._source.tokenizer_files(version.name, version.version, version.profile)
+        async with aclosing(fetched) as pieces:
             async for name, data in pieces:
                 content = files.setdefault(_checked(_FILE_NAME, name), bytearray())
                 content.extend(data)
@@ -92,8 +96,17 @@ class Tokenizers:
         await asyncio.to_thread(_store, files, directory)
 
 
+def _key(version: ModelVersion) -> str:
+    """Equal for versions with the same files, and usable as the name of a directory."""
+    digest = _checked(_DIGEST, version.digest)
+    if not version.profile:
+        return digest
+    # A revision of a profile never changes, so its name stands for its chat template.
+    return sha256(f"{digest} {version.profile}".encode()).hexdigest()
+
+
 def _store(files: dict[str, bytearray], directory: Path) -> None:
-    """Writes them aside and renames, so that a directory with a digest's name is always whole."""
+    """Writes them aside and renames, so that a directory with a key's name is always whole."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetching-") as scratch:
         whole = Path(scratch) / "whole"

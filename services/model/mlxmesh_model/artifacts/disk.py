@@ -43,7 +43,7 @@ class LocalDisk:
     def link(self, source: Path, target: Path) -> bool:
         """A hard link, or a copy where the file system has none; see the port."""
         try:
-            os.link(source, target)
+            self._hard_link(source, target)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -53,6 +53,9 @@ class LocalDisk:
             new.replace(target)
             return False
         return True
+
+    def _hard_link(self, source: Path, target: Path) -> None:
+        target.hardlink_to(source)
 
     def free_bytes(self, place: Path) -> int:
         """The free bytes; see the port."""

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, State, state_of
 from mlxmesh_model.catalogue.routing import Policy, Shadow, Split
+from mlxmesh_model.profiles.profile import DEFAULT as DEFAULT_PROFILE
+from mlxmesh_model.profiles.profile import NO_SETTINGS, EngineProfile, Profile
 from mlxmesh_shared.errors import MeshError, ModelFilesDamaged, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 
@@ -85,6 +87,8 @@ class Replica:
     runtime_id: str
     phase: Phase = Phase.PENDING
     failure: FailureRecord | None = None
+    settings_id: str = ""
+    """The settings that it was started with, as `Version.settings_id`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,34 @@ class Version:
     profile_revision: int = 0
     damaged_files: tuple[str, ...] = ()
     """Files that a check found missing or damaged; they keep the version from being loaded."""
+    settings: EngineProfile = NO_SETTINGS
+    """Those of its profile, but for the chat template."""
+
+    @property
+    def profile_label(self) -> str:
+        """Its profile as NAME@REVISION; empty for the defaults."""
+        return f"{self.profile}@{self.profile_revision}" if self.profile else ""
+
+    @property
+    def settings_id(self) -> str:
+        """Equal for settings that start equal engines; empty for the defaults."""
+        return self.settings.settings_id
+
+    @property
+    def context_tokens(self) -> int:
+        """The largest prompt plus output that its engines accept; 0 if it is unknown."""
+        own = self.artifact.context_tokens if self.artifact is not None else 0
+        return self.settings.context_tokens or own
+
+    @property
+    def current_replicas(self) -> tuple[Replica, ...]:
+        """The replicas that were started with its present settings."""
+        return tuple(each for each in self.replicas if each.settings_id == self.settings_id)
+
+    @property
+    def current_ready_replicas(self) -> int:
+        """The number of those that are ready."""
+        return sum(replica.phase is Phase.READY for replica in self.current_replicas)
 
     @property
     def ready_replicas(self) -> int:
@@ -156,6 +188,15 @@ class Version:
                 f"{f' and {more} more' if more > 0 else ''});"
                 f" {_repair(self.source)}, or restore them and verify again"
             )
+
+    def with_profile(self, profile: Profile) -> "Version":
+        """This version with a profile, which its next engines are started with."""
+        settings = profile.settings.without_template()
+        if profile.name == DEFAULT_PROFILE:
+            return replace(self, profile="", profile_revision=0, settings=settings)
+        return replace(
+            self, profile=profile.name, profile_revision=profile.revision, settings=settings
+        )
 
     @property
     def label(self) -> str:

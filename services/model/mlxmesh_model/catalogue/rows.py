@@ -17,6 +17,7 @@ from mlxmesh_model.catalogue.models import (
     Version,
 )
 from mlxmesh_model.catalogue.routing import Arm, Policy, Price, Shadow, Split, Subject
+from mlxmesh_model.profiles.queries import settings_text, to_settings
 from mlxmesh_shared.sql.database import Row, Value
 
 VERSION_COLUMNS = (
@@ -44,6 +45,7 @@ VERSION_COLUMNS = (
     "reasoning_format",
     "profile",
     "profile_revision",
+    "profile_settings",
     "failure_code",
     "failure_reason",
     "failure_message",
@@ -53,6 +55,7 @@ REPLICA_COLUMNS = (
     "model",
     "number",
     "runtime_id",
+    "settings_id",
     "phase",
     "failure_code",
     "failure_reason",
@@ -134,6 +137,7 @@ def version_values(version: Version) -> Sequence[Value]:
         *astuple(version.formats),
         version.profile,
         version.profile_revision,
+        settings_text(version.settings),
         *astuple(version.failure or _NO_FAILURE),
     )
 
@@ -145,6 +149,7 @@ def replica_values(version: Version, replica: Replica) -> Sequence[Value]:
         version.model,
         version.number,
         replica.runtime_id,
+        replica.settings_id,
         replica.phase.value,
         *astuple(replica.failure or _NO_FAILURE),
     )
@@ -173,6 +178,7 @@ def _to_version(row: Row, replicas: tuple[Replica, ...], damaged: Iterable[str])
         profile=row["profile"],
         profile_revision=row["profile_revision"],
         damaged_files=tuple(damaged),
+        settings=to_settings(row["profile_settings"]),
     )
 
 
@@ -196,7 +202,9 @@ def _to_artifact(row: Row) -> Artifact:
 
 
 def _to_replica(row: Row) -> Replica:
-    return Replica(row["engine_id"], row["runtime_id"], Phase(row["phase"]), _to_failure(row))
+    phase = Phase(row["phase"])
+    failure = _to_failure(row)
+    return Replica(row["engine_id"], row["runtime_id"], phase, failure, row["settings_id"])
 
 
 def _to_failure(row: Row) -> FailureRecord | None:

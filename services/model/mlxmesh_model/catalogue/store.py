@@ -21,6 +21,8 @@ from mlxmesh_model.catalogue.models import (
 from mlxmesh_model.catalogue.recipes import affects, references_of
 from mlxmesh_model.catalogue.routing import Policy
 from mlxmesh_model.catalogue.schema import CATALOGUE
+from mlxmesh_model.profiles.profile import ProfileReference, check_fits_model
+from mlxmesh_model.profiles.queries import find as find_profile
 from mlxmesh_shared.errors import IllegalState, ModelNotFound, NameInUse
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.change_signal import ChangeSignal
@@ -270,11 +272,19 @@ class Store:
     # Changing replicas.
 
     @uncancellable
-    async def set_desired_replicas(self, reference: ModelReference, *, replicas: int) -> Version:
+    async def set_desired_replicas(
+        self,
+        reference: ModelReference,
+        *,
+        replicas: int,
+        profile: ProfileReference | None = None,
+    ) -> Version:
         """Sets how many replicas should be loaded, 0 for none, and retries failed ones.
 
-        Raises: ModelNotFound. IllegalState when the version cannot be loaded, which is
-        ModelFilesDamaged after a check found that.
+        profile: what they are started with; None for the one of the last load.
+        Raises: ModelNotFound, ProfileNotFound. IllegalState when the version cannot be loaded,
+        which is ModelFilesDamaged after a check found that. InvalidArgument when it cannot be
+        loaded with the profile.
         """
         model = await self.model(reference.name)
         _check_not_ensemble(model)
@@ -283,6 +293,11 @@ class Store:
             version.check_files()
         action = Action.LOAD if replicas else Action.UNLOAD
         async with self._transition(version, action) as (session, now):
+            if profile is not None:
+                chosen = await find_profile(session, profile)
+                context_tokens = now.artifact.context_tokens if now.artifact else 0
+                check_fits_model(chosen, label=now.label, context_tokens=context_tokens)
+                now = now.with_profile(chosen)
             await _put_intent(session, now, replicas)
         return (await self.model(version.model)).version(version.number)
 
@@ -444,9 +459,12 @@ def _version(model: Model | None, number: int) -> Version | None:
 
 
 def _visible(model: Model | None) -> object:
-    """The part of a model that a watcher sees."""
+    """The part of a model that a watcher sees, or that a load waits for."""
     if model is None:
         return None
-    versions = [(replace(v, replicas=(), intent=0), v.ready_replicas) for v in model.versions]
+    versions = [
+        (replace(v, replicas=(), intent=0), v.ready_replicas, v.current_ready_replicas)
+        for v in model.versions
+    ]
     rest = model.policy, dict(model.splits), model.shadows, model.ensemble
     return versions, dict(model.aliases), rest

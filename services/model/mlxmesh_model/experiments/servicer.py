@@ -77,6 +77,7 @@ class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
     async def ReportOutcome(
         self, request: pb.ReportOutcomeRequest, context: _Context
     ) -> pb.ReportOutcomeResponse:
-        owner = forwarded_owner(context)
-        scored = await self._recording.report_score(owner, request.request_id, request.score)
+        # As generation reports it: the verified identity, without the name that a client claims.
+        principal = forwarded_owner(context).partition("#")[0]
+        scored = await self._recording.report_score(principal, request.request_id, request.score)
         return pb.ReportOutcomeResponse(experiment_id=scored.experiment_id, arm=scored.arm)

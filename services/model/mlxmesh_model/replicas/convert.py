@@ -1,9 +1,13 @@
 """Engines and failures: RuntimeService's messages to domain objects and back."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.runtime.v1 import runtime_pb2
 from mlxmesh_model.catalogue.models import FailureRecord, Phase, Version
-from mlxmesh_model.replicas.placement import Engine
+from mlxmesh_model.profiles.profile import EngineProfile
+from mlxmesh_model.replicas.placement import Engine, Runtime
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.rpc.error_status import from_failure
 
@@ -20,7 +24,15 @@ def start_request(engine_id: str, version: Version) -> runtime_pb2.StartEngineRe
         model=version.model,
         model_version=version.number,
         model_dir=version.artifact.directory if version.artifact else "",
+        options=_options(version.settings),
     )
+
+
+def _options(settings: EngineProfile) -> runtime_pb2.EngineOptions:
+    """The settings that are an engine's; the others are about its output."""
+    names = runtime_pb2.EngineOptions.DESCRIPTOR.fields_by_name
+    given: dict[str, Any] = {n: value for n, value in settings.given.items() if n in names}
+    return runtime_pb2.EngineOptions(**given)
 
 
 def stop_request(engine_id: str) -> runtime_pb2.StopEngineRequest:
@@ -54,10 +66,27 @@ def to_engine(engine: runtime_pb2.Engine) -> Engine:
         _PHASES.get(engine.state, Phase.STARTING),
         failure,
         memory_bytes=engine.memory_bytes,
-        running=engine.running_sequences,
-        waiting=engine.waiting_sequences,
+        running_sequences=engine.running_sequences,
+        waiting_sequences=engine.waiting_sequences,
         longest_wait_ms=engine.longest_wait_ms,
         idle_ms=engine.idle_ms,
+    )
+
+
+def to_runtime(
+    runtime_id: str,
+    info: runtime_pb2.GetRuntimeInfoResponse,
+    engines: Mapping[str, Engine],
+    *,
+    draining: bool,
+) -> Runtime:
+    """A runtime that responds."""
+    return Runtime(
+        runtime_id,
+        info.memory_available_bytes,
+        engines,
+        draining,
+        memory_shortage_bytes=info.memory_shortage_bytes,
     )
 
 

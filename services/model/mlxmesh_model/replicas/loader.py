@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from mlxmesh_model.catalogue.models import Phase, Version
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.profiles.profile import ProfileReference
 from mlxmesh_model.replicas.convert import to_error
 from mlxmesh_model.replicas.policy_decisions import least_replicas
 from mlxmesh_shared.errors import Cancelled, EngineFailed, IllegalState, ModelRefused
@@ -17,16 +18,19 @@ class Loader:
         self._store = store
         self._wake_reconciler = wake_reconciler
 
-    async def load(self, reference: ModelReference, replicas: int) -> AsyncGenerator[Version]:
-        """Yields the version after each change, and ends once every replica is ready.
+    async def load(
+        self, reference: ModelReference, replicas: int, profile: ProfileReference | None = None
+    ) -> AsyncGenerator[Version]:
+        """Yields the version after each change, and ends once every replica is ready with the
+        profile; without one, with that of the last load.
 
         Raises: the cause of a failure (InsufficientMemory, NoRuntime, EngineFailed, ModelRefused);
-        Cancelled when another call unloads the version meanwhile.
+        ProfileNotFound, InvalidArgument; Cancelled when another call unloads the version meanwhile.
         """
-        async for version in self._follow(reference, replicas):
+        async for version in self._follow(reference, replicas, profile):
             yield version
             raise_failure(version)
-            if version.ready_replicas >= version.desired_replicas:
+            if version.current_ready_replicas >= version.desired_replicas:
                 return
 
     async def unload(self, reference: ModelReference) -> Version:
@@ -46,9 +50,13 @@ class Loader:
                 return version
         raise AssertionError("following a version never ends by itself")
 
-    async def _follow(self, reference: ModelReference, replicas: int) -> AsyncGenerator[Version]:
+    async def _follow(
+        self, reference: ModelReference, replicas: int, profile: ProfileReference | None = None
+    ) -> AsyncGenerator[Version]:
         with self._store.subscribe() as changed:
-            version = await self._store.set_desired_replicas(reference, replicas=replicas)
+            version = await self._store.set_desired_replicas(
+                reference, replicas=replicas, profile=profile
+            )
             self._wake_reconciler()
             last: Version | None = None
             while True:
@@ -65,7 +73,7 @@ def raise_failure(version: Version) -> None:
     """Raises: the cause when a load has failed; Cancelled when the version is not wanted."""
     if version.desired_replicas == 0:
         raise Cancelled(f"{version.label} was unloaded before it was ready")
-    for replica in version.replicas:
+    for replica in version.current_replicas:
         if replica.phase is Phase.FAILED and replica.failure:
             if replica.failure.reason == ModelRefused.reason:
                 raise ModelRefused(f"{version.label}: {replica.failure.message}")

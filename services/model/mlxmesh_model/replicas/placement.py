@@ -21,14 +21,10 @@ class Engine:
     phase: Phase
     failure: FailureRecord | None = None
     memory_bytes: int = 0
-    running: int = 0
-    """Sequences in prefill or decode."""
-    waiting: int = 0
-    """Sequences in its queue."""
-    longest_wait_ms: int = 0
-    """Of the oldest sequence in its queue."""
-    idle_ms: int = 0
-    """How long it has had no sequence; 0 while it has one."""
+    running_sequences: int = 0
+    waiting_sequences: int = 0
+    longest_wait_ms: int = 0  # of the sequences in its queue
+    idle_ms: int = 0  # without a sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +38,7 @@ class Runtime:
     memory_available_bytes: int = 0
     engines: Mapping[str, Engine] | None = None
     draining: bool = False
-    shortage_bytes: int = 0
-    """What its engines would have to free so that the host does not swap."""
+    memory_shortage_bytes: int = 0  # what its engines must free, so that the host does not swap
 
     @property
     def accepts_engines(self) -> bool:

@@ -1,6 +1,6 @@
 """Decides what one pass of the reconciler does with a version's replicas. Pure."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mlxmesh_model.catalogue.models import Phase, Replica, Version
@@ -33,20 +33,35 @@ def _observe(replica: Replica, runtime: Runtime | None) -> Replica | None:
 
 
 def trim(
-    replicas: tuple[Replica, ...], *, desired: int, draining: Collection[str] = ()
+    replicas: tuple[Replica, ...],
+    *,
+    desired: int,
+    draining: Collection[str] = (),
+    settings_id: str = "",
 ) -> tuple[Replica, ...]:
     """The replicas, with surplus ones marked as stopping.
 
-    Replicas on `draining` runtimes are surplus once replacements are ready.
+    Replicas on `draining` runtimes and those with other settings are surplus once replacements are
+    ready; the latter at once if they do not serve.
     """
-    staying = [replica for replica in replicas if replica.runtime_id not in draining]
-    moving = [replica for replica in replicas if replica.runtime_id in draining]
+    staying = [each for each in replicas if not _moves(each, draining, settings_id)]
+    moving = [each for each in replicas if _moves(each, draining, settings_id)]
     ready = sum(replica.phase is Phase.READY for replica in staying)
-    surplus = _surplus(staying, desired) | _surplus(moving, max(0, desired - ready))
+    useless = {
+        each.engine_id
+        for each in moving
+        if each.settings_id != settings_id and each.phase is not Phase.READY
+    }
+    surplus = _surplus(staying, desired) | _surplus(moving, max(0, desired - ready)) | useless
     return tuple(
         replace(replica, phase=Phase.STOPPING) if replica.engine_id in surplus else replica
         for replica in replicas
     )
+
+
+def _moves(replica: Replica, draining: Collection[str], settings_id: str) -> bool:
+    """Whether a replica has to be replaced."""
+    return replica.runtime_id in draining or replica.settings_id != settings_id
 
 
 def _surplus(replicas: Iterable[Replica], wanted: int) -> set[str]:
@@ -56,13 +71,47 @@ def _surplus(replicas: Iterable[Replica], wanted: int) -> set[str]:
     return {replica.engine_id for replica in active[: max(0, len(active) - wanted)]}
 
 
-def missing(replicas: Iterable[Replica], *, desired: int, draining: Collection[str] = ()) -> int:
-    """How many replicas to place; those on `draining` runtimes do not count."""
-    active = sum(
-        replica.phase is not Phase.STOPPING and replica.runtime_id not in draining
-        for replica in replicas
+def missing(
+    replicas: Sequence[Replica],
+    *,
+    desired: int,
+    draining: Collection[str] = (),
+    settings_id: str = "",
+) -> int:
+    """How many replicas to place; those on `draining` runtimes do not count.
+
+    Replicas with other settings are replaced one after another, so that memory for one more is
+    enough: the next one is placed once the last one is ready and its predecessor has stopped.
+    """
+    active = [each for each in replicas if each.phase is not Phase.STOPPING]
+    staying = [each for each in active if not _moves(each, draining, settings_id)]
+    wanted = max(0, desired - len(staying))
+    outdated = sum(each.settings_id != settings_id for each in active)
+    if outdated == 0:
+        return wanted
+    stopping = any(
+        each.phase is Phase.STOPPING and each.settings_id != settings_id for each in replicas
     )
-    return max(0, desired - active)
+    replacing = stopping or any(each.phase is not Phase.READY for each in staying)
+    added = max(0, wanted - outdated)
+    return min(wanted, added if replacing else added + 1)
+
+
+def make_room(replicas: tuple[Replica, ...], *, settings_id: str) -> tuple[Replica, ...] | None:
+    """The replicas with one with other settings marked as stopping, so that its replacement finds
+    memory; None if there is none, or one of them stops already.
+    """
+    outdated = sorted(
+        (each for each in replicas if each.settings_id != settings_id),
+        key=lambda each: each.engine_id,
+    )
+    if not outdated or any(each.phase is Phase.STOPPING for each in outdated):
+        return None
+    first = outdated[0].engine_id
+    return tuple(
+        replace(each, phase=Phase.STOPPING) if each.engine_id == first else each
+        for each in replicas
+    )
 
 
 def settled(versions: Iterable[Version], runtimes: Collection[Runtime]) -> bool:
@@ -71,6 +120,7 @@ def settled(versions: Iterable[Version], runtimes: Collection[Runtime]) -> bool:
     return all(runtime.accepts_engines for runtime in runtimes) and all(
         len(version.replicas) == version.desired_replicas
         and all(replica.phase is Phase.READY for replica in version.replicas)
+        and version.current_replicas == version.replicas
         and observe(version, known) == version.replicas
         for version in versions
     )

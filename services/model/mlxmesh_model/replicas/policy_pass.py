@@ -24,6 +24,9 @@ from mlxmesh_shared.errors import MeshError
 
 _log = logging.getLogger(__name__)
 
+RELIEF_PAUSE_S = 5.0
+"""How long to wait after versions gave way before more of the same host have to."""
+
 OnAdjustment = Callable[[Adjustment], None]
 """Called after each change."""
 
@@ -81,6 +84,8 @@ class PolicyPass:
         self._clock = clock
         self._tracker = UsageTracker()
         self._waiting_since: dict[str, float] = {}
+        # By runtime id: when versions were last unloaded because it was short of memory.
+        self._relieved_s: dict[str, float] = {}
 
     def observe(self, models: Iterable[Model], runtimes: Mapping[str, Runtime]) -> Observed:
         """The state of this pass."""
@@ -149,10 +154,18 @@ class PolicyPass:
         """Unloads versions on hosts that are short of memory; whether it did."""
         victims: list[Resident] = []
         for space in self._spaces(observed, ()):
-            shortage_bytes = observed.runtimes[space.runtime_id].shortage_bytes
-            if shortage_bytes > 0:
-                victims += relieve(space, shortage_bytes)
+            shortage_bytes = observed.runtimes[space.runtime_id].memory_shortage_bytes
+            if shortage_bytes > 0 and self._may_relieve(space.runtime_id):
+                chosen = relieve(space, shortage_bytes)
+                if chosen:
+                    self._relieved_s[space.runtime_id] = self._clock()
+                victims += chosen
         return await self._evict(victims, observed, for_version="")
+
+    def _may_relieve(self, runtime_id: str) -> bool:
+        """What a runtime reports is a little older than the last version that gave way."""
+        last_s = self._relieved_s.get(runtime_id)
+        return last_s is None or self._clock() - last_s >= RELIEF_PAUSE_S
 
     async def _evict(
         self, victims: Iterable[Resident], observed: Observed, *, for_version: str

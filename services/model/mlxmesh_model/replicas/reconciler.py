@@ -171,20 +171,28 @@ class Reconciler:
     async def _settle(self, version: Version, this_pass: _Pass) -> None:
         """Brings one version as close to its desired replicas as one pass can."""
         desired, draining = version.desired_replicas, this_pass.draining
+        settings_id = version.settings_id
         replicas = plan.observe(version, this_pass.runtimes)
-        replicas = plan.trim(replicas, desired=desired, draining=draining)
+        replicas = plan.trim(replicas, desired=desired, draining=draining, settings_id=settings_id)
         unplaced: FailureRecord | None = None
         for pending in [replica for replica in replicas if replica.phase is Phase.PENDING]:
             started = await self._start(version, pending, this_pass)
             replicas = _without(replicas, pending)
             if isinstance(started, Replica):
                 replicas += (started,)
-        for _ in range(plan.missing(replicas, desired=desired, draining=draining)):
+        missing = plan.missing(
+            replicas, desired=desired, draining=draining, settings_id=settings_id
+        )
+        for _ in range(missing):
             placed = await self._place(version, replicas, this_pass)
             if not isinstance(placed, Replica):
                 unplaced = placed
                 break
             replicas += (placed,)
+        if unplaced is not None and unplaced.reason == InsufficientMemory.reason:
+            with_room = plan.make_room(replicas, settings_id=settings_id)
+            if with_room is not None:
+                replicas, unplaced = with_room, None
         await self._record(version, replicas, unplaced or _first_failure(replicas))
         for replica in replicas:
             if replica.phase is Phase.STOPPING:
@@ -217,7 +225,9 @@ class Reconciler:
                 rejection = next(iter(rejections.values()), None)
                 failure = rejection or _no_capacity(version, runtime, this_pass.unresponsive)
                 return self._remember(version, this_pass, failure)
-            replica = Replica(_new_engine_id(version), runtime.runtime_id)
+            replica = Replica(
+                _new_engine_id(version), runtime.runtime_id, settings_id=version.settings_id
+            )
             # Recorded before the runtime is asked, because an engine that is not in the catalogue
             # is stopped. The version's failure is updated only once the runtime has responded.
             await self._record(version, (*replicas, replica), version.failure)
@@ -308,6 +318,8 @@ class Reconciler:
                 _log.warning("%s could not be stopped yet: %s", engine_id, error.message)
             finally:
                 del self._stopping[engine_id]
+                # Its memory is free: what did not fit may fit now.
+                self._placement_failures.clear()
                 self.wake()
 
         self._stopping[engine_id] = asyncio.create_task(stop())

@@ -115,13 +115,7 @@ class GrpcRuntimes:
         except MeshError as error:
             _log.warning("%s does not respond: %s", instance.instance_id, error.message)
             return Runtime(instance.instance_id, draining=instance.draining)
-        return Runtime(
-            instance.instance_id,
-            info.memory_available_bytes,
-            engines,
-            instance.draining,
-            info.memory_shortage_bytes,
-        )
+        return convert.to_runtime(instance.instance_id, info, engines, draining=instance.draining)
 
     async def _engines(self, stub: runtime_pb2_grpc.RuntimeServiceStub) -> dict[str, Engine]:
         engines: dict[str, Engine] = {}

@@ -57,10 +57,10 @@ class UsageTracker:
     def _usage(self, engines: Iterable[Engine], now_s: float) -> Usage:
         engines = list(engines)
         seen = [self._note(engine, now_s) for engine in engines]
-        busy = any(engine.running + engine.waiting for engine in engines)
+        busy = any(engine.running_sequences + engine.waiting_sequences for engine in engines)
         return Usage(
-            running=sum(engine.running for engine in engines),
-            waiting=sum(engine.waiting for engine in engines),
+            running=sum(engine.running_sequences for engine in engines),
+            waiting=sum(engine.waiting_sequences for engine in engines),
             longest_wait_ms=max(engine.longest_wait_ms for engine in engines),
             idle_s=0.0 if busy else min(engine.idle_ms for engine in engines) / 1000,
             ready_s=max(now_s - one.since_s for one in seen),
@@ -71,7 +71,10 @@ class UsageTracker:
     def _note(self, engine: Engine, now_s: float) -> _Seen:
         seen = self._seen.setdefault(engine.engine_id, _Seen(now_s))
         idle_since_s = now_s - engine.idle_ms / 1000
-        if engine.running + engine.waiting or idle_since_s > seen.since_s + _SLACK_S:
+        if (
+            engine.running_sequences + engine.waiting_sequences
+            or idle_since_s > seen.since_s + _SLACK_S
+        ):
             seen.served = True
         return seen
 

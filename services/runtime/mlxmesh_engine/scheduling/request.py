@@ -263,3 +263,15 @@ class Load:
     """The limit for all running sequences; 0 if unknown."""
     kv_reserved_bytes: int = 0
     """What the running and waiting sequences may need at most."""
+    oldest_waiting_s: float | None = None
+    """When the longest waiting sequence was submitted; None with an empty queue."""
+    idle_since_s: float | None = None
+    """When the last sequence ended, or the start; None while there is a sequence."""
+
+    def longest_wait_s(self, now_s: float) -> float:
+        """How long the oldest waiting sequence has waited; 0 with an empty queue."""
+        return max(0.0, now_s - self.oldest_waiting_s) if self.oldest_waiting_s is not None else 0.0
+
+    def idle_s(self, now_s: float) -> float:
+        """How long there has been no sequence; 0 while there is one."""
+        return max(0.0, now_s - self.idle_since_s) if self.idle_since_s is not None else 0.0

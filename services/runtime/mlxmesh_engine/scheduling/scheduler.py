@@ -80,6 +80,12 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def oldest_waiting_s(self) -> float | None:
+        """When the sequence that came to the queue first was submitted; None if none waits."""
+        oldest = next(iter(self._waiting), None)
+        return oldest.request.submitted_s if oldest is not None else None
+
+    @property
     def running(self) -> int:
         """Sequences that have a slot."""
         return len(self._prefilling) + len(self._decoding)

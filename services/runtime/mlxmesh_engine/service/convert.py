@@ -24,6 +24,7 @@ from mlxmesh_engine.scheduling.request import (
 from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
 from mlxmesh_shared.rpc.error_status import to_failure
 
+_MAX_UINT32 = 2**32 - 1
 _FINISH_REASONS = {
     FinishReason.STOP: engine_pb2.ENGINE_FINISH_REASON_STOP,
     FinishReason.LENGTH: engine_pb2.ENGINE_FINISH_REASON_LENGTH,
@@ -148,10 +149,12 @@ def _sampling(message: sampling_pb2.Sampling, vocab_size: int) -> Sampling:
     return Sampling(**options)
 
 
-def to_response(updates: Iterable[Update], load: Load | None) -> engine_pb2.ExecuteResponse:
+def to_response(
+    updates: Iterable[Update], load: Load | None, *, now_s: float
+) -> engine_pb2.ExecuteResponse:
     response = engine_pb2.ExecuteResponse(outputs=[_output(update) for update in updates])
     if load is not None:
-        response.load.CopyFrom(to_load(load))
+        response.load.CopyFrom(to_load(load, now_s=now_s))
     return response
 
 
@@ -190,7 +193,7 @@ def _timings(timings: Timings) -> engine_pb2.SequenceTimings:
     )
 
 
-def to_load(load: Load) -> engine_pb2.EngineLoad:
+def to_load(load: Load, *, now_s: float) -> engine_pb2.EngineLoad:
     return engine_pb2.EngineLoad(
         running=load.running,
         waiting=load.waiting,
@@ -203,4 +206,6 @@ def to_load(load: Load) -> engine_pb2.EngineLoad:
         cached_prompt_tokens=load.cached_prompt_tokens,
         kv_capacity_bytes=load.kv_capacity_bytes,
         kv_reserved_bytes=load.kv_reserved_bytes,
+        longest_wait_ms=min(round(load.longest_wait_s(now_s) * 1e3), _MAX_UINT32),
+        idle_ms=round(load.idle_s(now_s) * 1e3),
     )

@@ -58,6 +58,7 @@ class MlxThread:
         self._output_interval = OutputInterval(options.token_interval_s)
         self._deliver: Deliver | None = None
         self._last_step_s = time.monotonic()
+        self._idle_since_s: float | None = self._last_step_s
         self._waits = False
         self._kv: KvMemory = UNKNOWN_KV
         self._last_load = self._idle_load()
@@ -122,6 +123,7 @@ class MlxThread:
     def _run_steps(self, loaded: LoadedModel) -> None:
         options = self._options
         self._kv = loaded.kv
+        self._idle_since_s = time.monotonic()
         scheduler = Scheduler(
             max_running=options.max_running,
             prefill_tokens_per_step=options.prefill_tokens_per_step,
@@ -158,6 +160,10 @@ class MlxThread:
     def _publish(self, outputs: StepOutputs, scheduler: Scheduler, loop: StepLoop) -> None:
         now_s = self._last_step_s = time.monotonic()
         self.steps = loop.steps
+        if scheduler.running + scheduler.waiting:
+            self._idle_since_s = None
+        elif self._idle_since_s is None:
+            self._idle_since_s = now_s
         tokens = sum(len(update.token_ids) for updates in outputs.values() for update in updates)
         self._rate.add(now_s, tokens)
         self._last_load = Load(
@@ -172,12 +178,15 @@ class MlxThread:
             cached_prompt_tokens=loop.cached_prompt_tokens,
             kv_capacity_bytes=self._kv.capacity_bytes,
             kv_reserved_bytes=scheduler.reserved_tokens * self._kv.token_bytes,
+            oldest_waiting_s=scheduler.oldest_waiting_s,
+            idle_since_s=self._idle_since_s,
         )
         if (due := self._output_interval.release(outputs, now_s)) and self._deliver is not None:
             self._call(self._deliver, due, self._last_load)
 
     def _idle_load(self) -> Load:
-        return Load(0, 0, self._options.max_running, self._options.max_waiting)
+        options = self._options
+        return Load(0, 0, options.max_running, options.max_waiting, idle_since_s=self._idle_since_s)
 
     def _call(self, function: Callable[..., None], *args: object) -> None:
         # The event loop may be closed already while the process shuts down.

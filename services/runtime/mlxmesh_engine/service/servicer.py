@@ -76,7 +76,7 @@ class EngineServicer:
         reader = asyncio.create_task(self._run_commands(stream, requests))
         try:
             while (outputs := await stream.outbox.get()) is not None:
-                yield to_response(*outputs)
+                yield to_response(*outputs, now_s=time.monotonic())
             if reader.done():
                 await reader
             else:
@@ -103,7 +103,7 @@ class EngineServicer:
             weights_bytes=self._loaded.weights_bytes,
             steps=self._backend.steps,
             time_since_progress_ms=round(self._backend.time_since_progress_s * 1e3),
-            load=to_load(self._backend.load),
+            load=to_load(self._backend.load, now_s=time.monotonic()),
         )
 
     async def _run_commands(self, stream: Stream, requests: AsyncIterator[bytes]) -> None:

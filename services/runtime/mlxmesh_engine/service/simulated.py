@@ -53,6 +53,7 @@ class SimulatedEngine:
         self._has_work = asyncio.Event()
         self._waits = False
         self._last_step_s = self._due_s = time.monotonic()
+        self._idle_since_s: float | None = self._last_step_s
         self._task: asyncio.Task[None] | None = None
         self.steps = 0
         self.dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -72,6 +73,7 @@ class SimulatedEngine:
     def submit(self, request: SequenceRequest) -> None:
         active = self._sequences.add(request)
         self._scheduler.add(active)
+        self._idle_since_s = None
         self._sequences.emit(active, Update(active.key[1], accepted=True))
         self._has_work.set()
 
@@ -97,6 +99,8 @@ class SimulatedEngine:
             tokens_per_second=self._rate.per_second(time.monotonic()),
             kv_capacity_bytes=self._kv.capacity_bytes,
             kv_reserved_bytes=self._scheduler.reserved_tokens * self._kv.token_bytes,
+            oldest_waiting_s=self._scheduler.oldest_waiting_s,
+            idle_since_s=self._idle_since_s,
         )
 
     async def _run_steps(self, model: SimulatedModel, deliver: Deliver) -> None:
@@ -176,6 +180,8 @@ class SimulatedEngine:
     def _release(self, active: ActiveSequence) -> None:
         self._scheduler.remove(active)
         self._decoding.pop(active.key, None)
+        if not self._scheduler.running + self._scheduler.waiting:
+            self._idle_since_s = time.monotonic()
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and not self.dead.done():

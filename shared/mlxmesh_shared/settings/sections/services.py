@@ -242,7 +242,9 @@ class RuntimeSettings(MeshSettings):
     hand_over_s: Seconds = 300
     """How long a stopping runtime waits for other runtimes to replace its engines."""
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """The part of the available memory that a model may use."""
+    """The part of the memory that engines may use, of what is free and of the total."""
+    engine_memory_bytes: Count | None = None
+    """Most memory that all engines together may use; default no limit but memory_fraction."""
 
 
 class EngineSettings(MeshSettings):

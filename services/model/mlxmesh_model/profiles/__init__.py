@@ -1,0 +1,1 @@
+"""Profiles: named settings of engines, in revisions that never change."""

@@ -1,0 +1,109 @@
+"""Profiles without a database: references, what engines see of them, and what is legal."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxmesh.model.v1 import profile_pb2
+from mlxmesh_model.profiles.convert import from_settings, to_profile
+from mlxmesh_model.profiles.profile import (
+    NO_SETTINGS,
+    EngineProfile,
+    Profile,
+    ProfileReference,
+    check_fits_model,
+    check_settable,
+)
+from mlxmesh_model.profiles.queries import settings_text, to_settings
+from mlxmesh_model.profiles.template import check_template
+from mlxmesh_shared.errors import InvalidArgument
+
+SETTINGS = st.builds(
+    EngineProfile,
+    dtype=st.none() | st.sampled_from(["auto", "float32"]),
+    context_tokens=st.none() | st.integers(1, 10**6),
+    kv_cache_bytes=st.none() | st.integers(2**20, 2**50),
+    prefix_cache_bytes=st.none() | st.integers(0, 2**50),
+    max_running=st.none() | st.integers(1, 1024),
+    max_waiting=st.none() | st.integers(0, 100_000),
+    prefill_tokens_per_step=st.none() | st.integers(1, 65_536),
+    forward=st.none() | st.sampled_from(["auto", "mlx"]),
+    tool_format=st.none() | st.just("json"),
+    reasoning_format=st.none() | st.just("think"),
+    chat_template=st.none() | st.text(min_size=1),
+)
+
+
+@pytest.mark.parametrize("text", ["fast", "fast@3", "a.b-c_d@999999999"])
+def test_references_are_written_as_they_are_read(text: str) -> None:
+    assert str(ProfileReference.parse(text)) == text
+
+
+@given(SETTINGS)
+def test_settings_survive_the_database_and_the_wire(settings: EngineProfile) -> None:
+    assert to_settings(settings_text(settings)) == settings
+    message = to_profile(Profile("p", 1, settings))
+    assert from_settings(message.settings) == settings
+
+
+def test_zero_is_a_setting() -> None:
+    zero = from_settings(profile_pb2.EngineProfile(prefix_cache_bytes=0, max_waiting=0))
+    assert zero == EngineProfile(prefix_cache_bytes=0, max_waiting=0)
+    assert zero != NO_SETTINGS
+
+
+def test_only_what_engines_see_makes_another_engine() -> None:
+    assert NO_SETTINGS.settings_id == ""
+    output = EngineProfile(tool_format="json", reasoning_format="think", chat_template="{{ 1 }}")
+    assert output.settings_id == ""
+    small = EngineProfile(context_tokens=64)
+    assert small.settings_id not in ("", EngineProfile(context_tokens=65).settings_id)
+    assert small.settings_id == EngineProfile(context_tokens=64, tool_format="json").settings_id
+
+
+@pytest.mark.parametrize(("wanted", "known"), [(64, 256), (256, 256), (10**6, 0), (None, 256)])
+def test_a_context_that_the_model_has(wanted: int | None, known: int) -> None:
+    profile = Profile("fast", 2, EngineProfile(context_tokens=wanted))
+    check_fits_model(profile, label="pocket@1", context_tokens=known)
+
+
+def test_a_context_beyond_the_models_own() -> None:
+    profile = Profile("fast", 2, EngineProfile(context_tokens=4096))
+    with pytest.raises(InvalidArgument, match=r"fast@2 .* 4,096, but pocket@1 knows at most 256"):
+        check_fits_model(profile, label="pocket@1", context_tokens=256)
+
+
+def test_the_defaults_cannot_be_changed() -> None:
+    check_settable("fast")
+    with pytest.raises(InvalidArgument) as caught:
+        check_settable("default")
+    assert caught.value.field == "name"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for m in messages %}{{ m.content }}{% break %}{% endfor %}",
+        "{% generation %}{{ messages[0]['content'] }}{% endgeneration %}",
+        "no tags at all",
+        "{{ raise_exception('system messages are not supported') }}",
+    ],
+)
+def test_templates_as_models_have_them(source: str) -> None:
+    check_template(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("{% for m in messages %}", "line 1"),
+        ("a\nb {{ messages[ }}", "line 2"),
+        ("{% include 5 %}{% endif %}", "line 1"),
+        ("{{" + "(" * 50_000, "nested too deeply|line 1"),
+        ("{% unknown_tag %}", "unknown_tag"),
+    ],
+)
+def test_a_template_that_cannot_be_read(source: str, problem: str) -> None:
+    with pytest.raises(InvalidArgument, match=problem) as caught:
+        check_template(source)
+    assert caught.value.field == "settings.chat_template"
