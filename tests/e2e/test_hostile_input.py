@@ -54,9 +54,9 @@ COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
 EXPERIMENTS = "/mlxmesh.model.v1.ExperimentService"
 ENSEMBLES = "/mlxmesh.model.v1.EnsembleService"
-SHADOWS = "/mlxmesh.model.v1.ShadowService"
 ARTIFACTS = "/mlxmesh.model.v1.ArtifactService"
 PROFILES = "/mlxmesh.model.v1.ProfileService"
+SHADOWS = "/mlxmesh.model.v1.ShadowService"
 STREAMING = {
     GENERATE,
     f"{MODELS}/PullModel",

@@ -84,11 +84,15 @@ def serving(servicer: ScriptedGeneration) -> Iterator[str]:
 
 @contextmanager
 def serving_on_a_thread(
-    generation: FakeGeneration, models: FakeModels, *others: tuple[Any, Any, str]
+    generation: FakeGeneration,
+    models: FakeModels,
+    *others: tuple[Callable[..., None], object],
+    names: Sequence[str] = (),
 ) -> Iterator[str]:
     """The address of a server that runs on a thread of its own until the context ends.
 
-    others: what adds a servicer to a server, the servicer, and the name of its service.
+    others: the function that adds another servicer to a server, and the servicer.
+    names: the services whose requests are checked too.
     """
     address, loop = list[str](), asyncio.new_event_loop()
     stop, ready = asyncio.Event(), threading.Event()
@@ -98,9 +102,9 @@ def serving_on_a_thread(
             services=[
                 (add_GenerationServiceServicer_to_server, generation),
                 (add_ModelServiceServicer_to_server, models),
-                *((add, servicer) for add, servicer, _ in others),
+                *others,
             ],
-            service_names=[GENERATION, MODEL, *(name for _, _, name in others)],
+            service_names=[GENERATION, MODEL, *names],
         )
         address.append(await server.start())
         await server.set_serving()

@@ -41,7 +41,7 @@ def address(store: FakeArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MLXMESH_DATA_DIR", str(tmp_path / "no mesh"))
     for name in ("MLXMESH_API_KEY", "MLXMESH_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    own = (add_ArtifactServiceServicer_to_server, store, "mlxmesh.model.v1.ArtifactService")
+    own = (add_ArtifactServiceServicer_to_server, store)
     with serving_on_a_thread(FakeGeneration(), FakeModels(), own) as address:
         yield address
 

@@ -37,7 +37,7 @@ def address(
     monkeypatch.setenv("MLXMESH_DATA_DIR", str(tmp_path / "no mesh"))
     for name in ("MLXMESH_API_KEY", "MLXMESH_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    service = (add_ExperimentServiceServicer_to_server, fake, "mlxmesh.model.v1.ExperimentService")
+    service = (add_ExperimentServiceServicer_to_server, fake)
     with serving_on_a_thread(FakeGeneration(), FakeModels(), service) as address:
         yield address
 

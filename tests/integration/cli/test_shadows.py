@@ -84,8 +84,9 @@ def address(shadows: FakeShadows, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MLXMESH_DATA_DIR", str(tmp_path / "no mesh"))
     for name in ("MLXMESH_API_KEY", "MLXMESH_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    service = (add_ShadowServiceServicer_to_server, shadows, NAME)
-    with serving_on_a_thread(FakeGeneration(), FakeModels(), service) as address:
+    service = (add_ShadowServiceServicer_to_server, shadows)
+    serving = serving_on_a_thread(FakeGeneration(), FakeModels(), service, names=(NAME,))
+    with serving as address:
         yield address
 
 

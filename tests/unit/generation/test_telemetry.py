@@ -316,5 +316,5 @@ async def test_every_end_is_told_with_the_tokens_of_the_first_output() -> None:
     plan = Plan(request, VERSION, (1, 2, 3), 9, 0, time.monotonic(), None)
     telemetry.begin(plan, text_of).finished([finished(), finished()], [[7], [8]])
     telemetry.begin(plan, text_of).failed(EngineLost("x"), [[9]], 0)
-    telemetry.begin(plan, text_of).failed(ReaderReplaced("x"), [], 0)
+    telemetry.begin(plan, text_of).failed(Cancelled("x"), [], 0)
     assert ended == [("completed", [7]), ("failed", [9]), ("cancelled", ())]
