@@ -22,7 +22,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GenerateRequest,
     TokenInput,
 )
-from mlxmesh.model.v1 import model_pb2
+from mlxmesh.model.v1 import model_pb2, rollout_pb2
 from mlxmesh_client import MeshClient
 from mlxmesh_shared.errors import (
     ConstraintInvalid,
@@ -40,6 +40,7 @@ GENERATE = f"{GENERATION}/Generate"
 COMPLETE = f"{GENERATION}/Complete"
 COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
+ROLLOUTS = "/mlxmesh.model.v1.RolloutService"
 STREAMING = {GENERATE, f"{MODELS}/PullModel", f"{MODELS}/ImportModel", f"{MODELS}/LoadModel"}
 # None of them takes an empty message, so that no raw bytes are legal by chance.
 RAW_METHODS = (
@@ -114,7 +115,7 @@ def typed_cases() -> Iterator[Case]:
         yield Case(GENERATE, field, message.SerializeToString())
         whole = CompleteRequest(generation=message)
         yield Case(COMPLETE, field, whole.SerializeToString())
-    for method, field, message in bad_counts_and_models():
+    for method, field, message in (*bad_counts_and_models(), *bad_rollouts()):
         yield Case(method, field, message.SerializeToString())
 
 
@@ -176,6 +177,47 @@ def bad_counts_and_models() -> Iterator[tuple[str, str, Message]]:
     for directory in ("", "relative", "/no/such/directory", "/etc", "x" * 5000, "/\x00"):
         register = model_pb2.RegisterModelRequest(name="hostile", directory=directory)
         yield f"{MODELS}/RegisterModel", "directory", register
+
+
+def bad_rollouts() -> Iterator[tuple[str, str, Message]]:
+    start = f"{ROLLOUTS}/StartRollout"
+    error_rate = rollout_pb2.GUARD_METRIC_ERROR_RATE
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("name", {"name": ""}),
+        ("name", {"name": "../x"}),
+        ("name", {"name": "no-such-model"}),
+        ("to_version", {"to_version": 0}),
+        ("to_version", {"to_version": 999}),
+        ("alias", {"alias": "a b"}),
+        ("steps", {"steps": [0]}),
+        ("steps", {"steps": [101]}),
+        ("steps", {"steps": [10, 5]}),
+        ("steps", {"steps": [5, 5]}),
+        ("steps", {"steps": range(1, 22)}),
+        ("hold_s", {"hold_s": 0}),
+        ("hold_s", {"hold_s": 604_801}),
+        ("min_requests", {"min_requests": 1_000_001}),
+        ("rollout_id", {"rollout_id": "x" * 65}),
+        ("guards", {"guards": [rollout_pb2.Guard()]}),
+        ("guards", {"guards": [rollout_pb2.Guard(metric=cast("Any", 99))]}),
+        ("guards", {"guards": [rollout_pb2.Guard(metric=error_rate, bound=-1)]}),
+        ("guards", {"guards": [rollout_pb2.Guard(metric=error_rate, bound=NAN)]}),
+        ("guards", {"guards": [rollout_pb2.Guard(metric=error_rate)] * 17}),
+    ]
+    for field, fields in wrong:
+        given = {"name": "pocket", "to_version": 2, **fields}
+        yield start, field, rollout_pb2.StartRolloutRequest(**given)
+    listing = f"{ROLLOUTS}/ListRollouts"
+    yield listing, "page_size", rollout_pb2.ListRolloutsRequest(page_size=1001)
+    yield listing, "page_token", rollout_pb2.ListRolloutsRequest(page_token="YmVmb3JlOng6eQ==")
+    yield listing, "name", rollout_pb2.ListRolloutsRequest(name="a b")
+    for rollout_id in ("", "a b", "x" * 65):
+        by_id = {"rollout_id": rollout_id}
+        yield f"{ROLLOUTS}/GetRollout", "rollout_id", rollout_pb2.GetRolloutRequest(**by_id)
+        yield f"{ROLLOUTS}/PauseRollout", "rollout_id", rollout_pb2.PauseRolloutRequest(**by_id)
+        yield f"{ROLLOUTS}/ResumeRollout", "rollout_id", rollout_pb2.ResumeRolloutRequest(**by_id)
+        yield f"{ROLLOUTS}/AbortRollout", "rollout_id", rollout_pb2.AbortRolloutRequest(**by_id)
+        yield f"{ROLLOUTS}/PromoteRollout", "rollout_id", rollout_pb2.PromoteRolloutRequest(**by_id)
 
 
 def token_request(ids: list[int]) -> GenerateRequest:
