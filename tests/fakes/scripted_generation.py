@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,8 +83,15 @@ def serving(servicer: ScriptedGeneration) -> Iterator[str]:
 
 
 @contextmanager
-def serving_on_a_thread(generation: FakeGeneration, models: FakeModels) -> Iterator[str]:
-    """The address of a server that runs on a thread of its own until the context ends."""
+def serving_on_a_thread(
+    generation: FakeGeneration,
+    models: FakeModels,
+    more: Sequence[tuple[Callable[[Any, Any], None], object]] = (),
+) -> Iterator[str]:
+    """The address of a server that runs on a thread of its own until the context ends.
+
+    more: further services, each with the function that adds it to a server.
+    """
     address, loop = list[str](), asyncio.new_event_loop()
     stop, ready = asyncio.Event(), threading.Event()
 
@@ -93,6 +100,7 @@ def serving_on_a_thread(generation: FakeGeneration, models: FakeModels) -> Itera
             services=[
                 (add_GenerationServiceServicer_to_server, generation),
                 (add_ModelServiceServicer_to_server, models),
+                *more,
             ],
             service_names=[GENERATION, MODEL],
         )
