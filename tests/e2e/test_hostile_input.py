@@ -28,6 +28,7 @@ from mlxmesh.model.v1 import (
     experiment_pb2,
     model_pb2,
     profile_pb2,
+    rollout_pb2,
     shadow_pb2,
 )
 from mlxmesh.model.v1.policy_pb2 import ModelPolicy, Price
@@ -52,6 +53,7 @@ GENERATE = f"{GENERATION}/Generate"
 COMPLETE = f"{GENERATION}/Complete"
 COUNT_TOKENS = f"{GENERATION}/CountTokens"
 MODELS = "/mlxmesh.model.v1.ModelService"
+ROLLOUTS = "/mlxmesh.model.v1.RolloutService"
 EXPERIMENTS = "/mlxmesh.model.v1.ExperimentService"
 ENSEMBLES = "/mlxmesh.model.v1.EnsembleService"
 ARTIFACTS = "/mlxmesh.model.v1.ArtifactService"
@@ -148,7 +150,7 @@ def typed_cases() -> Iterator[Case]:
         yield Case(GENERATE, field, message.SerializeToString())
         whole = CompleteRequest(generation=message)
         yield Case(COMPLETE, field, whole.SerializeToString())
-    messages = (*bad_counts_and_models(), *bad_profiles(), *bad_shadows())
+    messages = (*bad_counts_and_models(), *bad_profiles(), *bad_shadows(), *bad_rollouts())
     for method, field, message in messages:
         yield Case(method, field, message.SerializeToString())
 
@@ -377,6 +379,47 @@ def bad_experiments() -> Iterator[tuple[str, str, Message]]:
     for request_id in ("", "a b", "x" * 129, "no-such-request"):
         report = pb.ReportOutcomeRequest(request_id=request_id, score=1)
         yield f"{EXPERIMENTS}/ReportOutcome", "request_id", report
+
+
+def bad_rollouts() -> Iterator[tuple[str, str, Message]]:
+    start = f"{ROLLOUTS}/StartRollout"
+    error_rate = rollout_pb2.GUARD_METRIC_ERROR_RATE
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("name", {"name": ""}),
+        ("name", {"name": "../x"}),
+        ("name", {"name": "no-such-model"}),
+        ("to_version", {"to_version": 0}),
+        ("to_version", {"to_version": 999}),
+        ("alias", {"alias": "a b"}),
+        ("steps", {"steps": [0]}),
+        ("steps", {"steps": [101]}),
+        ("steps", {"steps": [10, 5]}),
+        ("steps", {"steps": [5, 5]}),
+        ("steps", {"steps": range(1, 22)}),
+        ("hold_s", {"hold_s": 0}),
+        ("hold_s", {"hold_s": 604_801}),
+        ("min_requests", {"min_requests": 1_000_001}),
+        ("rollout_id", {"rollout_id": "x" * 65}),
+        ("guards", {"guards": [rollout_pb2.Guard()]}),
+        ("guards", {"guards": [rollout_pb2.Guard(metric=cast("Any", 99))]}),
+        ("guards", {"guards": [rollout_pb2.Guard(metric=error_rate, bound=-1)]}),
+        ("guards", {"guards": [rollout_pb2.Guard(metric=error_rate, bound=NAN)]}),
+        ("guards", {"guards": [rollout_pb2.Guard(metric=error_rate)] * 17}),
+    ]
+    for field, fields in wrong:
+        given = {"name": "pocket", "to_version": 2, **fields}
+        yield start, field, rollout_pb2.StartRolloutRequest(**given)
+    listing = f"{ROLLOUTS}/ListRollouts"
+    yield listing, "page_size", rollout_pb2.ListRolloutsRequest(page_size=1001)
+    yield listing, "page_token", rollout_pb2.ListRolloutsRequest(page_token="YmVmb3JlOng6eQ==")
+    yield listing, "name", rollout_pb2.ListRolloutsRequest(name="a b")
+    for rollout_id in ("", "a b", "x" * 65):
+        by_id = {"rollout_id": rollout_id}
+        yield f"{ROLLOUTS}/GetRollout", "rollout_id", rollout_pb2.GetRolloutRequest(**by_id)
+        yield f"{ROLLOUTS}/PauseRollout", "rollout_id", rollout_pb2.PauseRolloutRequest(**by_id)
+        yield f"{ROLLOUTS}/ResumeRollout", "rollout_id", rollout_pb2.ResumeRolloutRequest(**by_id)
+        yield f"{ROLLOUTS}/AbortRollout", "rollout_id", rollout_pb2.AbortRolloutRequest(**by_id)
+        yield f"{ROLLOUTS}/PromoteRollout", "rollout_id", rollout_pb2.PromoteRolloutRequest(**by_id)
 
 
 def token_request(ids: list[int]) -> GenerateRequest:

@@ -27,11 +27,12 @@ class RolloutRig:
         self.store = store
         self.clock = clock or WallClock()
         self.events: list[Message] = []
-        self.rollouts: Rollouts = make_rollouts(
-            store, lambda event, _="": self.events.append(event), clock=self.clock
-        )
+        self.rollouts: Rollouts = make_rollouts(store, self._publish, clock=self.clock)
         self.recorder = Recorder(store, [self.rollouts.counter])
         self._batch = 0
+
+    def _publish(self, payload: Message, correlation_id: str = "") -> None:
+        self.events.append(payload)
 
     @property
     def event_names(self) -> list[str]:
@@ -133,7 +134,7 @@ class RolloutRig:
                 await self.ask(Action.RESUME)
             await self.serve(30)
             await self.serve(30, version=1)
-        raise AssertionError(f"it never ends: {rollout}")
+        raise AssertionError(f"it never ends: {await self.get()}")
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
 from tests.fakes.model_directory import write_model
+from tests.fakes.postgres import PostgresServer
 from tests.fakes.rollouts import failed, outcome
 from tests.fakes.runtime import FakeHost, FakeRuntime
 from tests.integration.model.test_process import running
@@ -146,8 +147,10 @@ async def test_one_of_two_services_reconciles_and_the_other_takes_over(
         assert len(runtime.starts) == len(runtime.engines) == 2
 
 
-async def test_a_suspended_leader_that_wakes_changes_nothing(tmp_path: Path, postgres: object):
-    database = postgres.create_database()  # pyright: ignore[reportAttributeAccessIssue]
+async def test_a_suspended_leader_that_wakes_changes_nothing(
+    tmp_path: Path, postgres: PostgresServer
+):
+    database = postgres.create_database()
     home = tmp_path / "home"
     async with (
         service(home, database) as first,
