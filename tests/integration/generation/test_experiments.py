@@ -22,6 +22,7 @@ from mlxmesh.model.v1.experiment_pb2_grpc import (
 )
 from mlxmesh_generation.assembly import Parts, make_server
 from mlxmesh_generation.domain.outcome import Outcome as Ended
+from mlxmesh_generation.placement.demand import Demand
 from mlxmesh_generation.placement.engines import Engines, Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
 from mlxmesh_generation.streams.generations import Generations, Timeouts
@@ -175,7 +176,7 @@ async def _generation_service(
     catalogue = CatalogueMirror(models)
     engines = Engines(registry, open_=process.open_channel)
     await stack.enter_async_context(running_in_background(catalogue.run(), engines.run()))
-    replicas = Replicas(engines, catalogue)
+    replicas = Replicas(engines, catalogue, Demand(models, recent_uses=engines.recent_uses))
     threads, renderers = FairThreadPool(), Renderers()
     stack.callback(threads.close)
     stack.callback(renderers.close)

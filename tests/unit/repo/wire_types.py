@@ -41,6 +41,7 @@ ALLOWED = {
     "mlxmesh_generation.shadowing.shadow_link": _STUB,
     "mlxmesh_model.replicas.runtimes": _STUB,
     "mlxmesh_model.model_events": _EVENT,
+    "mlxmesh_model.topics": "adds the servicers of all topics to one server",
     "mlxmesh_model.rollouts.rollout_events": _EVENT,
     "mlxmesh_runtime.heartbeat": _STUB,
     "mlxmesh_shared.events.bus": _EVENT,
