@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from mlxmesh_shared.errors import DatabaseBusy, DiskFull, ServiceUnavailable
 from mlxmesh_shared.sql.database import Database, Session
 from mlxmesh_shared.sql.errors import busy, explained, retrying
 from mlxmesh_shared.sql.schema import Schema
@@ -13,6 +14,9 @@ from mlxmesh_shared.sql.urls import DatabaseUrl
 
 _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
+
+OF_THE_DATABASE = (DatabaseBusy, DiskFull, ServiceUnavailable)
+"""Errors that no statement is to blame for; another attempt may succeed."""
 
 
 class Transactions:
@@ -69,6 +73,26 @@ class Transactions:
                     yield await self._begin(stack)
         finally:
             self._writing.release()
+
+    @asynccontextmanager
+    async def part(self, session: Session) -> AsyncGenerator[None]:
+        """A part of a transaction that has no effect if its body raises, so that the caller may
+        catch that and go on. Not within another part.
+
+        Raises: DatabaseBusy, ServiceUnavailable and DiskFull, with which the whole transaction has
+        to end.
+        """
+        await session.fetch("SAVEPOINT part")
+        try:
+            with explained(self._url, self._schema):
+                yield
+        except OF_THE_DATABASE:
+            raise
+        except BaseException:
+            await session.fetch("ROLLBACK TO SAVEPOINT part")
+            await session.fetch("RELEASE SAVEPOINT part")
+            raise
+        await session.fetch("RELEASE SAVEPOINT part")
 
     async def _wait_for_writers(self) -> None:
         """Acquires the lock of this process's writers."""
