@@ -71,9 +71,7 @@ async def test_the_others_count_and_it_is_logged_once(
     assert "Failing fails" in caplog.text
 
 
-async def test_a_new_fault_after_a_repair_is_logged(
-    store: Store, caplog: pytest.LogCaptureFixture
-):
+async def test_a_new_fault_after_a_repair_is_logged(store: Store, caplog: pytest.LogCaptureFixture):
     failing = Failing(ZeroDivisionError())
     recorder = Recorder(store, [failing])
     await recorder.record("generation-1", 1, [outcome()])

@@ -65,7 +65,7 @@ class Recorder:
                 await consume(session, outcomes)
         except OF_THE_DATABASE:
             raise  # the sender repeats the batch
-        except Exception:
+        except Exception:  # noqa: BLE001 - logged, and the other consumers go on
             if consume not in self._failing:
                 self._failing.append(consume)
                 _log.exception("%s fails and counts nothing; not logged again", _name_of(consume))
