@@ -89,10 +89,11 @@ class ExperimentMethods:
     async def report_outcome(
         self, request_id: str, score: float, *, timeout_s: float | None = None
     ) -> pb.ReportOutcomeResponse:
-        """Reports your own score of a generation that ended, once.
+        """Reports your own score of a generation of an experiment that ended, once. The response
+        names the experiment.
 
-        The response names its experiment; it names none for a generation outside of experiments.
-        Raises: OutcomeNotFound for some seconds after the generation's end, ScoreExists.
+        Raises: OutcomeNotFound for a generation of no experiment, and for some seconds after the
+        end of any; ScoreExists.
         """
         request = pb.ReportOutcomeRequest(request_id=request_id, score=score)
         call = self._experiments.ReportOutcome

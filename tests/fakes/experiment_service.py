@@ -60,10 +60,8 @@ class FakeExperiments(ExperimentServiceServicer):
 
     async def ReportOutcome(self, request: Any, context: Any) -> Any:
         if request.request_id == "gone":
-            raise OutcomeNotFound("no generation gone of yours ended of late", field="request_id")
+            raise OutcomeNotFound("no generation gone of yours can be scored", field="request_id")
         self.scores[request.request_id] = request.score
-        if request.request_id == "outside":
-            return pb.ReportOutcomeResponse()
         return pb.ReportOutcomeResponse(experiment_id="e-0", arm="new")
 
     def _find(self, experiment_id: str) -> pb.Experiment:

@@ -285,7 +285,7 @@ def score(
 ) -> None:
     """Report your own score of a response that ended in the last 7 days, once.
 
-    Responses can be scored some seconds after their end.
+    It must belong to an experiment. Responses can be scored some seconds after their end.
     """
 
     async def work() -> ReportOutcomeResponse:
@@ -296,10 +296,8 @@ def score(
     result: dict[str, Any] = to_dict(counted)
     if json:
         print_json(result)
-    elif counted.experiment_id:
-        typer.echo(f"counted in {counted.experiment_id} for the arm {counted.arm}")
     else:
-        typer.echo(f"{request_id} belongs to no experiment; its score counts nowhere")
+        typer.echo(f"counted in {counted.experiment_id} for the arm {counted.arm}")
 
 
 def arm_of(text: str) -> tuple[str, int, int]:

@@ -141,8 +141,7 @@ def test_a_plot_that_cannot_be_written_is_refused_first(
 
 def test_a_score_is_reported(address: str, fake: FakeExperiments) -> None:
     assert "counted in e-0 for the arm new" in run(address, "score", "r-1", "0.8").stdout
-    assert "belongs to no experiment" in run(address, "score", "outside", "1").stdout
-    assert fake.scores == {"r-1": 0.8, "outside": 1.0}
+    assert fake.scores == {"r-1": 0.8}
     assert run(address, "score", "gone", "1").exit_code == 1
     assert run(address, "score", "r-1", "1e7").exit_code == 2
     negative = run(address, "score", "r-2", "-1.5")

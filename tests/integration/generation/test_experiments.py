@@ -43,7 +43,7 @@ from mlxmesh_model.experiments.servicer import ExperimentServicer
 from mlxmesh_model.experiments.store import Experiments
 from mlxmesh_model.outcomes.outcome import Outcome, Status
 from mlxmesh_model.outcomes.recorder import Recorder
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.errors import MeshError, OutcomeNotFound
 from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.rpc.caller import OWNER_METADATA
 from mlxmesh_shared.rpc.channels import ChannelPool
@@ -223,9 +223,8 @@ async def test_arms_reach_the_analysis(stand: Stand) -> None:
         experiment_id=experiment.experiment_id, arm=arms["s0"]
     )
     nowhere = pb.ReportOutcomeRequest(request_id="outside", score=1)
-    assert await stand.experiments.ReportOutcome(nowhere, metadata=ADA) == (
-        pb.ReportOutcomeResponse()
-    )
+    with pytest.raises(OutcomeNotFound, match="it belongs to no experiment"):
+        await stand.experiments.ReportOutcome(nowhere, metadata=ADA)
     found = await stand.experiments.AnalyzeExperiment(
         pb.AnalyzeExperimentRequest(experiment_id=experiment.experiment_id)
     )

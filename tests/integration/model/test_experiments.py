@@ -9,7 +9,6 @@ from mlxmesh_model.catalogue import queries as catalogue
 from mlxmesh_model.catalogue.models import Artifact, Phase, Replica
 from mlxmesh_model.catalogue.routing import Arm, Split, Subject
 from mlxmesh_model.catalogue.store import Store
-from mlxmesh_model.experiments import store as experiments_store
 from mlxmesh_model.experiments.analysis import analyze
 from mlxmesh_model.experiments.controller import ExperimentController
 from mlxmesh_model.experiments.convert import to_event
@@ -19,6 +18,8 @@ from mlxmesh_model.experiments.recording import Recording
 from mlxmesh_model.experiments.store import Experiments
 from mlxmesh_model.outcomes.outcome import Status
 from mlxmesh_model.outcomes.recorder import Recorder
+from mlxmesh_model.rollouts.rollout import Wish
+from mlxmesh_model.rollouts.store import RolloutStore
 from mlxmesh_shared.errors import (
     ExperimentNotFound,
     IllegalState,
@@ -152,6 +153,25 @@ async def test_another_split_refuses_and_comes_first(rig):
     assert (await rig.store.model("pocket")).splits == {"default": other}
 
 
+async def test_a_rollout_and_an_experiment_never_take_each_others_alias(rig):
+    def wish(alias: str) -> Wish:
+        return Wish("pocket", alias, 2, (50, 100), 60, (), 20)
+
+    rollouts = RolloutStore(rig.store)
+    for alias in ("default", "stable"):
+        await rig.store.set_alias("pocket", alias, 1)
+    await rig.experiments.start(PLAN, "waiting")
+    with pytest.raises(IllegalState, match="experiment waiting is about to split pocket:default"):
+        await rollouts.start("r-1", wish("default"), now=NOW, principal="#ada")
+    await rollouts.start("r-1", wish("stable"), now=NOW, principal="#ada")
+    with pytest.raises(IllegalState, match="rollout r-1 splits pocket:stable"):
+        await rig.experiments.start(replace(PLAN, alias="stable"))
+    await rig.experiments.stop("waiting")
+    await rollouts.start("r-2", wish("default"), now=NOW, principal="#ada")
+    with pytest.raises(IllegalState, match="rollout r-2 splits pocket:default"):
+        await rig.experiments.start(PLAN)
+
+
 async def test_starting_twice_with_an_id_starts_one(rig):
     first = await rig.experiments.start(PLAN, "mine")
     assert await rig.experiments.start(PLAN, "mine") == first
@@ -279,10 +299,36 @@ async def test_a_score_counts_once_for_its_owner_alone(rig):
     assert (summary.count, summary.mean) == (1, 0.8)
 
 
-async def test_a_score_of_no_experiment_is_accepted(rig):
-    await rig.record(outcome("r-1", arm="canary", rollout_id="r-9"))
-    scored = await rig.recording.report_score("#ada", "r-1", -3.5)
-    assert (scored.experiment_id, scored.arm) == ("", "")
+async def stored_requests(rig: Rig) -> list[str]:
+    async with rig.store.transactions.write() as session:
+        rows = await session.fetch("SELECT request_id FROM scorable_requests ORDER BY ended_at")
+        return [row["request_id"] for row in rows]
+
+
+async def test_requests_of_no_experiment_are_neither_stored_nor_scored(rig):
+    await rig.record(
+        outcome("r-1", arm="canary", rollout_id="r-9"),
+        outcome("r-2"),
+        outcome("r-3", arm="new", experiment_id="gone"),
+    )
+    assert await stored_requests(rig) == []
+    with pytest.raises(OutcomeNotFound, match="it belongs to no experiment") as raised:
+        await rig.recording.report_score("#ada", "r-1", -3.5)
+    assert raised.value.field == "request_id"
+
+
+async def test_the_number_of_stored_requests_is_bounded_between_two_removals(rig):
+    key = (await rig.start_running()).experiment_id
+    rig.recording = Recording(rig.store, clock=lambda: NOW, max_requests=20)
+    rig.recorder = Recorder(rig.store, [rig.recording.consume])
+    for at in range(50):
+        moment = NOW + timedelta(seconds=at)
+        await rig.record(
+            outcome(f"r-{at}", arm="old", experiment_id=key, subject=at, end_time=moment)
+        )
+        assert len(await stored_requests(rig)) <= 22
+    assert (await stored_requests(rig))[-20:] == [f"r-{at}" for at in range(30, 50)]
+    assert (await rig.experiments.get(key)).counts.requests == {"old": 50}
 
 
 async def test_outcomes_and_scores_after_the_end_count(rig):
@@ -303,16 +349,18 @@ async def test_old_requests_and_subjects_are_removed(rig):
         outcome(f"r-{at}", arm="old", experiment_id=key, subject=at, end_time=ENDED) for at in "ab"
     ]
     late = ENDED + timedelta(days=5)
-    await rig.record(*every, outcome("r-late", end_time=late))
+    of_late = outcome("r-late", arm="old", experiment_id=key, subject="c", end_time=late)
+    await rig.record(*every, of_late)
     await rig.experiments.stop(key)
     await rig.experiments.prune(ENDED + timedelta(days=8))
     with pytest.raises(OutcomeNotFound):
         await rig.recording.report_score("#ada", "r-a", 1.0)
-    assert await rig.recording.report_score("#ada", "r-late", 1.0)
+    assert await stored_requests(rig) == ["r-late"]
     async with rig.store.transactions.write() as session:
         rows = await session.fetch("SELECT * FROM experiment_subjects")
     assert rows == []
-    assert (await rig.experiments.recorded(key)).experiment.counts.requests == {"old": 2}
+    assert await rig.recording.report_score("#ada", "r-late", 1.0)
+    assert (await rig.experiments.recorded(key)).experiment.counts.requests == {"old": 3}
 
 
 async def test_a_bounded_number_of_requests_and_subjects_is_kept(rig):
@@ -340,4 +388,3 @@ async def test_a_thousand_outcomes_are_one_batch(rig):
         *(outcome(f"r-{at}", arm="old", experiment_id=key, subject=at) for at in range(1000))
     )
     assert (await rig.experiments.get(key)).counts.subjects == {"old": 1000}
-    assert experiments_store.MAX_REQUESTS > 1000

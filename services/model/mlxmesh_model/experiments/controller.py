@@ -40,6 +40,8 @@ class ExperimentController:
                     await self.advance(datetime.now(UTC))
                 except MeshError as error:
                     _log.warning("experiments could not be advanced: %s", error.message)
+                except Exception:  # noqa: BLE001 - one failed pass must not end all later ones
+                    _log.exception("experiments could not be advanced")
                 with suppress(TimeoutError):
                     async with asyncio.timeout(INTERVAL_S):
                         await changed.wait()

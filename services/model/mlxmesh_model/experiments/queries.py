@@ -11,6 +11,7 @@ from mlxmesh_model.experiments.analysis import Point
 from mlxmesh_model.experiments.experiment import Experiment, State
 from mlxmesh_model.experiments.metrics import Metric
 from mlxmesh_model.experiments.tally import Clusters, Record, Tally
+from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.sql.database import Row, Session, Value
 from mlxmesh_shared.sql.statements import upsert, value_rows
 
@@ -40,7 +41,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class ScorableRequest:
-    """A generation that ended, whose caller may report a score once."""
+    """A generation of an experiment that ended, whose caller may report a score once."""
 
     principal: str
     request_id: str
@@ -74,6 +75,16 @@ async def read_in_state(session: Session, state: State) -> list[Experiment]:
     """The experiments in a state, oldest first."""
     select = "SELECT * FROM experiments WHERE state = $1 ORDER BY number"
     return [rows.to_experiment(row) for row in await session.fetch(select, state.value)]
+
+
+async def check_unclaimed(session: Session, model: str, alias: str) -> None:
+    """Raises: IllegalState while an experiment waits for its versions to split an alias."""
+    for waiting in await read_in_state(session, State.PREPARING):
+        if (waiting.plan.model, waiting.plan.alias) == (model, alias):
+            raise IllegalState(
+                f"experiment {waiting.experiment_id} is about to split {model}:{alias};"
+                " end it first"
+            )
 
 
 async def next_number(session: Session) -> int:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.experiments import queries
@@ -14,14 +14,27 @@ from mlxmesh_shared.errors import OutcomeNotFound, ScoreExists
 from mlxmesh_shared.sql.database import Session
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
 
+KEPT = timedelta(days=7)
+"""How long after its end a request can be scored."""
+MAX_REQUESTS = 250_000
+"""How many recent requests of all experiments are kept; the oldest are removed first."""
+_CHECKED_PART = 0.1
+
 
 class Recording:
-    """Adds each request, and at most one score of it, to its experiment."""
+    """Adds each request of an experiment, and at most one score of it."""
 
     def __init__(
-        self, store: Store, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        store: Store,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        max_requests: int = MAX_REQUESTS,
     ) -> None:
+        """max_requests: how many recent requests can be scored; about a tenth more are stored."""
         self._store = store
+        self._max_requests = max_requests
+        self._unchecked = max_requests
         self._clock = clock
 
     @property
@@ -30,7 +43,6 @@ class Recording:
 
     async def consume(self, session: Session, outcomes: Sequence[Outcome]) -> None:
         """Satisfies Consumer."""
-        await queries.put_requests(session, map(_to_request, outcomes))
         by_experiment: defaultdict[str, list[Outcome]] = defaultdict(list)
         for outcome in outcomes:
             if outcome.experiment_id:
@@ -42,9 +54,19 @@ class Recording:
         experiment = await queries.find(session, experiment_id)
         if experiment is None:
             return
+        await self._put_requests(session, outcomes)
         tally = await queries.open_tally(session, experiment, set(map(subject_name, outcomes)))
         tally.add_outcomes(outcomes)
         await queries.put_tally(session, tally, now=self._clock())
+
+    async def _put_requests(self, session: Session, outcomes: Sequence[Outcome]) -> None:
+        """Stores requests for their scores; now and then removes the oldest beyond the limit."""
+        await queries.put_requests(session, map(_to_request, outcomes))
+        self._unchecked += len(outcomes)
+        if self._unchecked >= self._max_requests * _CHECKED_PART:
+            self._unchecked = 0
+            before = self._clock() - KEPT
+            await queries.prune_requests(session, before=before, most=self._max_requests)
 
     @uncancellable
     async def report_score(self, principal: str, request_id: str, score: float) -> ScorableRequest:
@@ -56,8 +78,9 @@ class Recording:
             request = await queries.find_request(session, principal, request_id)
             if request is None:
                 raise OutcomeNotFound(
-                    f"no generation {request_id} of yours ended of late; outcomes are recorded some"
-                    " seconds after the end, so try again, and are kept for 7 days",
+                    f"no generation {request_id} of yours can be scored: it belongs to no"
+                    " experiment, it ended more than 7 days ago or only some seconds ago (then try"
+                    " again), or later ones took its place",
                     field="request_id",
                 )
             if request.score is None:
@@ -84,7 +107,7 @@ def _to_request(outcome: Outcome) -> ScorableRequest:
         principal=outcome.principal,
         request_id=outcome.request_id,
         experiment_id=outcome.experiment_id,
-        arm=outcome.arm if outcome.experiment_id else "",
+        arm=outcome.arm,
         subject=subject_name(outcome),
         ended_at=outcome.end_time,
     )

@@ -22,6 +22,7 @@ from mlxmesh_model.experiments.experiment import (
     waits_for,
 )
 from mlxmesh_model.experiments.metrics import Metric
+from mlxmesh_model.experiments.recording import KEPT, MAX_REQUESTS
 from mlxmesh_model.experiments.tally import Record
 from mlxmesh_shared.errors import (
     ExperimentNotFound,
@@ -32,10 +33,8 @@ from mlxmesh_shared.errors import (
 from mlxmesh_shared.sql.database import Session
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
 
-KEPT = timedelta(days=7)
-"""How long after its end a request can be scored, and an experiment knows its subjects."""
-MAX_REQUESTS = 250_000
-"""How many recent requests are kept; the oldest are removed first."""
+KEPT_SUBJECTS = timedelta(days=7)
+"""How long after its end an experiment knows its subjects."""
 MAX_SUBJECTS = 100_000
 """How many subjects of an experiment are kept; one that was removed counts as new."""
 _NO_LIMIT = 2**31 - 1
@@ -183,7 +182,9 @@ class Experiments:
         """Removes what was kept long enough."""
         async with self.transactions.write() as session:
             await queries.prune_requests(session, before=now - KEPT, most=MAX_REQUESTS)
-            await queries.prune_subjects(session, ended_before=now - KEPT, most=MAX_SUBJECTS)
+            await queries.prune_subjects(
+                session, ended_before=now - KEPT_SUBJECTS, most=MAX_SUBJECTS
+            )
 
     @asynccontextmanager
     async def _changing(
@@ -235,9 +236,7 @@ async def _check_start(session: Session, model: Model | None, plan: Plan) -> Non
         )
     if plan.alias in model.splits:
         raise IllegalState(f"{model.splits[plan.alias].holder} splits {name}; end it first")
-    for other in await queries.read_in_state(session, State.PREPARING):
-        if (other.plan.model, other.plan.alias) == (plan.model, plan.alias):
-            raise IllegalState(f"experiment {other.experiment_id} is about to split {name}")
+    await queries.check_unclaimed(session, plan.model, plan.alias)
 
 
 def _versions(model: Model | None, plan: Plan) -> list[Version]:

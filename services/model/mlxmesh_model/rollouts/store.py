@@ -8,6 +8,7 @@ from functools import partial
 from mlxmesh_model.catalogue import queries as catalogue_queries
 from mlxmesh_model.catalogue.models import DEFAULT_ALIAS, Model, Version
 from mlxmesh_model.catalogue.store import Store, put_desired_replicas
+from mlxmesh_model.experiments.queries import check_unclaimed
 from mlxmesh_model.rollouts import machine, queries
 from mlxmesh_model.rollouts.guards import Counts
 from mlxmesh_model.rollouts.machine import REPEATED, Action, Decision, Observed
@@ -164,6 +165,7 @@ async def _begin(
     split = model.splits.get(wish.alias)
     if split is not None:
         raise IllegalState(f"{split.holder} splits {model.name}:{wish.alias}; end it first")
+    await check_unclaimed(session, wish.model, wish.alias)
     present, new = _present(model, wish.alias), model.version(wish.to_version, field="to_version")
     if present.number == new.number:
         raise InvalidArgument(_is_already(model, wish.alias, new), field="to_version")

@@ -60,7 +60,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_experiment_subjects_seen_at", "experiment_subjects", ["experiment_id", "seen_at"]
     )
-    # Recent requests, of experiments or not, for the scores of their callers.
+    # Recent requests of experiments, for the scores of their callers.
     op.create_table(
         "scorable_requests",
         _text("principal", primary_key=True),
