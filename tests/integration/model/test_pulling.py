@@ -3,7 +3,7 @@
 import asyncio
 import struct
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -153,8 +153,10 @@ class _SlowStore(Store):
         super().__init__(*arguments)
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
 
-    async def begin_pull(self, name: str, source: Source) -> Version:
-        version = await super().begin_pull(name, source)
+    async def begin_pull(
+        self, name: str, source: Source, claim: Callable[[Version], None] = lambda _: None
+    ) -> Version:
+        version = await super().begin_pull(name, source, claim)
         self.begun.set()
         await self.go_on.wait()
         return version
@@ -179,6 +181,49 @@ async def test_a_pull_cancelled_at_its_start_is_not_left_pulling(tmp_path, hub):
         await pulling
     [version] = (await store.model("pocket")).versions
     assert version.state is State.PULL_FAILED
+    await store.close()
+
+
+@pytest.mark.parametrize("same_files", [True, False])
+async def test_a_pull_that_another_service_began_goes_on(tmp_path, hub, same_files: bool):
+    """Whoever takes over sees it PULLING at the first moment."""
+    store = await _SlowStore.open(SqliteFile(tmp_path / "slow.db"))
+    assert isinstance(store, _SlowStore)
+
+    def service(folder: str) -> Pulls:
+        blobs = BlobStore(tmp_path / folder)
+        pruning = Pruning(store=store, blobs=blobs)
+        endpoint = HuggingFaceHub(hub.endpoint)
+        return Pulls(store=store, hub=endpoint, blobs=blobs, pruning=pruning)
+
+    steps = service("models").pull(REPO_ID, "main", "pocket")
+    pulling = asyncio.create_task(anext(steps))
+    await store.begun.wait()
+    await service("models" if same_files else "others").recover(alone=False)
+    [version] = (await store.model("pocket")).versions
+    assert version.state is State.PULLING
+    store.go_on.set()
+    await pulling
+    *_, last = [step async for step in steps]
+    assert last.version is not None
+    assert last.version.state is State.AVAILABLE
+    await store.close()
+
+
+async def test_a_pull_whose_host_is_gone_is_marked_by_a_service_that_is_alone(tmp_path, hub):
+    store = await Store.open(SqliteFile(tmp_path / "model.db"))
+    blobs = BlobStore(tmp_path / "others")
+    pulls = Pulls(
+        store=store,
+        hub=HuggingFaceHub(hub.endpoint),
+        blobs=blobs,
+        pruning=Pruning(store=store, blobs=blobs),
+    )
+    await store.begin_pull("pocket", Source(repo_id=REPO_ID, revision="main"))
+    for alone, state in ((False, State.PULLING), (True, State.PULL_FAILED)):
+        await pulls.recover(alone=alone)
+        [version] = (await store.model("pocket")).versions
+        assert version.state is state
     await store.close()
 
 

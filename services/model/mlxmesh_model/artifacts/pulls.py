@@ -23,7 +23,7 @@ from mlxmesh_model.artifacts.stored_directory import (
 )
 from mlxmesh_model.artifacts.threads import in_thread
 from mlxmesh_model.catalogue.files import StoredFile
-from mlxmesh_model.catalogue.lifecycle import ON_DISK, State
+from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import FailureRecord, Source, Version
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.replicas.leader import LeaderLock
@@ -54,11 +54,14 @@ class Pulls:
         self._convert = convert
         self._beginning = asyncio.Lock()
 
-    async def recover(self) -> None:
-        """Marks pulls that were interrupted when their process ended; another pull continues."""
+    async def recover(self, *, alone: bool = True) -> None:
+        """Marks pulls that were interrupted when their process ended; another pull continues.
+
+        alone: whether there is no other service, which may pull into a store of its own.
+        """
         for model in await self._store.models():
             for version in model.versions:
-                await self._give_up_abandoned(version)
+                await self._give_up_abandoned(version, alone=alone)
 
     async def pull(
         self, repo_id: str, revision: str, name: str, *, file: str = "", dtype: str = ""
@@ -107,22 +110,32 @@ class Pulls:
         async with self._beginning:
             with suppress(ModelNotFound):
                 known = (await self._store.model(name)).pulled_from(source)
-                # Without the file of a lock it may be a pull of a service with another store.
-                if known is not None and self._lock(known).path.exists():
+                if known is not None:
                     await self._give_up_abandoned(known)
-            version = await self._store.begin_pull(name, source)
-            if version.state in ON_DISK:
-                return version, None
-            lock = self._lock(version)
-            await lock.acquire()
-            return version, lock
+            locks: list[LeaderLock] = []
 
-    async def _give_up_abandoned(self, version: Version) -> None:
+            def claim(version: Version) -> None:
+                """Before the version is PULLING for others, which mark it if nobody holds it."""
+                locks.append(self._lock(version))
+                locks[0].try_acquire()
+
+            try:
+                version = await self._store.begin_pull(name, source, claim)
+            except BaseException:
+                for lock in locks:
+                    lock.release()
+                raise
+            for lock in locks:
+                await lock.acquire()  # if the pull before this one was about to release it
+            return version, locks[0] if locks else None
+
+    async def _give_up_abandoned(self, version: Version, *, alone: bool = False) -> None:
         """Marks a pull whose process ended, or could not store its failure."""
         if version.state is not State.PULLING:
             return
         lock = self._lock(version)
-        if lock.try_acquire():
+        # Without the file of a lock it is a pull of a service with another store.
+        if (alone or lock.path.exists()) and lock.try_acquire():
             try:
                 with suppress(MeshError):  # its process marked it meanwhile
                     await self._store.fail_pull(version, FailureRecord.of(interrupted()))

@@ -41,6 +41,10 @@ def _ignore(before: Model | None, after: Model | None) -> None:
     pass
 
 
+def _unclaimed(version: Version) -> None:
+    pass
+
+
 class Store:
     """The catalogue. Every change that a watcher can see gets the next sequence number."""
 
@@ -141,10 +145,13 @@ class Store:
         return await self.model(name), version.number
 
     @uncancellable
-    async def begin_pull(self, name: str, source: Source) -> Version:
+    async def begin_pull(
+        self, name: str, source: Source, claim: Callable[[Version], None] = _unclaimed
+    ) -> Version:
         """The version that a pull fills: one with this content, one of an earlier failed attempt,
         or a new one. One with this content and damaged files is filled again.
 
+        `claim` is called with a version that is to be filled, before anybody can see that it is.
         Raises: IllegalState while another call pulls it, NameInUse for the name of an ensemble.
         """
         async with self.changing(name) as (session, model):
@@ -158,6 +165,7 @@ class Store:
                 state = lifecycle.next_state(version.state, Action.PULL, subject=version.label)
                 version = replace(version, state=state, source=source, failure=None)
             await queries.put_version(session, version)
+            claim(version)
         return (await self.model(name)).version(version.number)
 
     @uncancellable
