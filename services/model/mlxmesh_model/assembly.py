@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_model.topics import Topic, TopicParts, make_topics
+from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.process.service_host import running_in_background
 from mlxmesh_shared.process.service_process import ServiceProcess
@@ -35,6 +37,10 @@ from mlxmesh_shared.registry import Registry, follow_others
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.settings import ModelSettings
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile, database_url
+
+_log = logging.getLogger(__name__)
+
+_RECOVERY_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,9 @@ class Catalogue:
 
     async def recover(self) -> None:
         """Marks the pulls and removes the imports that a previous process left unfinished."""
-        await self.pulls.recover()
+        services = await self.registry.resolve("model")
+        others = any(each.instance_id != self.instance_id for each in services)
+        await self.pulls.recover(alone=not others)
         await self.imports.recover()
 
     def running(self) -> AbstractAsyncContextManager[None]:
@@ -83,7 +91,12 @@ class Catalogue:
         work = [each for topic in self.topics for each in topic.work_of_leader]
         while True:
             await self.leader.acquire()
-            await self.recover()
+            try:
+                await self.recover()
+            except MeshError as error:
+                _log.warning("the leader cannot begin yet: %s", error.message)
+                await asyncio.sleep(_RECOVERY_PAUSE_S)
+                continue
             async with running_in_background(self.reconciler.run(), *(each() for each in work)):
                 await self.leader.keep()
 
@@ -125,6 +138,7 @@ async def open_catalogue(
         publish=publish,
         metrics=process.telemetry.of_process.metrics,
         wake_reconciler=reconciler.wake,
+        in_use=policies.in_use,
         artifacts=ArtifactServicer(
             inventory=Inventory(store=store, blobs=blobs, pruning=pruning),
             verification=Verification(store=store, blobs=blobs),

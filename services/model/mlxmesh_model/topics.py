@@ -30,6 +30,7 @@ from mlxmesh_model.outcomes.recorder import Consumer, Recorder
 from mlxmesh_model.profiles.servicer import ProfileServicer
 from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.rollouts.assembly import make_rollouts
+from mlxmesh_model.rollouts.release import InUse
 from mlxmesh_model.shadows.convert import to_event as shadow_event
 from mlxmesh_model.shadows.servicer import ShadowServicer
 from mlxmesh_model.shadows.shadow import Run
@@ -68,6 +69,8 @@ class TopicParts:
     metrics: Metrics
     wake_reconciler: Callable[[], None]
     artifacts: ArtifactServicer
+    in_use: InUse
+    """Whether a version has sequences, as the reconciler saw it last."""
 
 
 def make_topics(parts: TopicParts) -> tuple[Topic, ...]:
@@ -78,7 +81,7 @@ def make_topics(parts: TopicParts) -> tuple[Topic, ...]:
 
 
 def _topics_that_count(parts: TopicParts) -> Iterator[Topic]:
-    rollouts = make_rollouts(parts.store, parts.publish, parts.metrics)
+    rollouts = make_rollouts(parts.store, parts.publish, parts.metrics, in_use=parts.in_use)
     yield Topic(
         service="RolloutService",
         add=add_RolloutServiceServicer_to_server,

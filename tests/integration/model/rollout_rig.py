@@ -17,8 +17,6 @@ from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.urls import DatabaseUrl
 from tests.fakes.rollouts import WallClock, failed, outcome, wish
 
-RELEASE_AFTER_S = 30.0
-
 
 class RolloutRig:
     """One process that moves rollouts of the model chat, which has versions 1, 2 and 3."""
@@ -27,7 +25,11 @@ class RolloutRig:
         self.store = store
         self.clock = clock or WallClock()
         self.events: list[Message] = []
-        self.rollouts: Rollouts = make_rollouts(store, self._publish, clock=self.clock)
+        self.in_use: set[str] = set()
+        """The labels of the versions that have sequences."""
+        self.rollouts: Rollouts = make_rollouts(
+            store, self._publish, in_use=self.in_use.__contains__, clock=self.clock
+        )
         self.recorder = Recorder(store, [self.rollouts.counter])
         self._batch = 0
 

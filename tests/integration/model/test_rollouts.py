@@ -184,6 +184,31 @@ async def test_a_version_with_another_alias_stays_loaded(rig: RolloutRig):
     assert (await rig.get()).released
 
 
+@pytest.mark.parametrize("action", [Action.PROMOTE, Action.ABORT])
+async def test_a_version_with_sequences_stays_loaded_until_they_end(
+    rig: RolloutRig, action: Action
+):
+    number = 1 if action is Action.PROMOTE else 2
+    await rig.begin()
+    await rig.ask(action)
+    assert not (await rig.step(29)).released
+    rig.in_use.add(f"chat@{number}")
+    assert not (await rig.step(600)).released
+    assert (await rig.version(number)).desired_replicas == 1
+    rig.in_use.clear()
+    assert (await rig.step(1)).released
+    assert (await rig.version(number)).desired_replicas == 0
+
+
+async def test_a_version_that_is_never_unused_is_unloaded_after_an_hour(rig: RolloutRig):
+    await rig.begin()
+    await rig.ask(Action.PROMOTE)
+    rig.in_use.add("chat@1")
+    assert not (await rig.step(3599)).released
+    assert (await rig.step(1)).released
+    assert (await rig.version(1)).desired_replicas == 0
+
+
 async def test_an_unloaded_new_version_rolls_back(rig: RolloutRig):
     await rig.begin()
     await rig.store.set_desired_replicas(ModelReference.parse("chat@2"), replicas=0)

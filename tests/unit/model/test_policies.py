@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Model, Phase, Replica, Source, Version
-from mlxmesh_model.catalogue.routing import Policy, Price
+from mlxmesh_model.catalogue.routing import Arm, Policy, Price, Shadow, Split, Subject
 from mlxmesh_model.replicas.placement import Engine, Runtime
 from mlxmesh_model.replicas.policy_decisions import (
     LOOK_S,
@@ -56,6 +56,29 @@ def test_an_idle_version_is_unloaded():
 def test_a_version_that_is_kept_is_not_unloaded(kept: Policy):
     assert changes(model(replace(kept, idle_unload_s=1)), idle_s=1e6) == []
     assert not is_evictable(model(kept), version(), on_demand_default=True)
+
+
+ROLLOUT = Split((Arm("new", 2, 1), Arm("present", 1, 99)), "r", Subject.REQUEST, rollout_id="r")
+EXPERIMENT = Split((Arm("a", 2, 50), Arm("b", 3, 50)), "e", Subject.SESSION, experiment_id="e")
+
+
+@pytest.mark.parametrize(
+    ("routed", "kept"),
+    [
+        ({"splits": {"stable": ROLLOUT}, "aliases": {"stable": 1}}, {1, 2}),
+        ({"splits": {"stable": EXPERIMENT}, "aliases": {"stable": 1}}, {1, 2, 3}),
+        ({"splits": {"default": EXPERIMENT}}, {2, 3, 4}),
+        ({"shadows": (Shadow("s", 2, 3, 10.0),)}, {2, 3}),
+        ({"shadows": (Shadow("s", 0, 3, 10.0),)}, {3}),
+        ({"aliases": {"stable": 1}}, set[int]()),
+    ],
+)
+def test_what_a_split_or_a_shadow_needs_stays_loaded(routed: dict[str, Any], kept: set[int]):
+    versions = tuple(version(number) for number in (1, 2, 3, 4))
+    found = replace(model(Policy(idle_unload_s=1), *versions), **routed)
+    assert {number for number, _, _ in changes(found, idle_s=1e6)} == {1, 2, 3, 4} - kept
+    evictable = {v.number for v in versions if is_evictable(found, v, on_demand_default=True)}
+    assert evictable == {1, 2, 3, 4} - kept
 
 
 def test_min_replicas_are_loaded_of_the_default_version_alone():

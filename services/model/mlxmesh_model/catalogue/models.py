@@ -225,6 +225,16 @@ class Model:
         """The version that the bare name refers to at present."""
         return default_version(self.versions, self.aliases)
 
+    @property
+    def routed_versions(self) -> frozenset[int]:
+        """The versions that rollouts, experiments and shadows need while they run: those that their
+        splits name, what a split alias refers to besides, and those of shadows.
+        """
+        arms = {arm.version for split in self.splits.values() for arm in split.arms}
+        shadowed = {each.from_version for each in self.shadows}
+        aliased = {self.aliases.get(alias, self.default_version) for alias in self.splits}
+        return frozenset(arms | aliased | shadowed | {each.to_version for each in self.shadows})
+
     def version(self, number: int, *, field: str = "model") -> Version:
         """The version with this number.
 

@@ -38,11 +38,17 @@ def least_replicas(model: Model, version: Version) -> int:
     return (model.policy.min_replicas or 0) if is_default else 0
 
 
+def is_kept(model: Model, version: Version) -> bool:
+    """Whether a version stays loaded whatever happens: by its model's policy, or because a split or
+    a shadow needs it, which would read it as unloaded by somebody.
+    """
+    routed = version.number in model.routed_versions
+    return bool(routed or model.policy.pinned or least_replicas(model, version))
+
+
 def is_evictable(model: Model, version: Version, *, on_demand_default: bool) -> bool:
     """Whether a version may be unloaded for others: a request loads it again."""
-    policy = model.policy
-    kept = policy.pinned or least_replicas(model, version)
-    return not kept and policy.loads_on_demand(on_demand_default)
+    return not is_kept(model, version) and model.policy.loads_on_demand(on_demand_default)
 
 
 def adjustments(
@@ -82,9 +88,9 @@ def _wanted(
 def is_idle(model: Model, version: Version, usage: Usage) -> bool:
     """Whether a version was not used for as long as its policy says."""
     limit_s = model.policy.idle_unload_s or 0
-    kept = model.policy.pinned or least_replicas(model, version)
     loaded = version.desired_replicas and usage.ready_engines == version.desired_replicas
-    return bool(limit_s and loaded and not kept and not usage.busy and usage.idle_s >= limit_s)
+    unused = bool(limit_s and loaded and not usage.busy and usage.idle_s >= limit_s)
+    return unused and not is_kept(model, version)
 
 
 def look_again_s(

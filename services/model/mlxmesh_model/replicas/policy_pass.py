@@ -83,6 +83,7 @@ class PolicyPass:
         self._on_adjustment = on_adjustment
         self._clock = clock
         self._tracker = UsageTracker()
+        self._last: Observed | None = None
         self._waiting_since: dict[str, float] = {}
         # By runtime id: when versions were last unloaded because it was short of memory.
         self._relieved_s: dict[str, float] = {}
@@ -90,6 +91,19 @@ class PolicyPass:
     def note_use(self, label: str, idle_s: float) -> None:
         """Notes how long ago a caller last used a version."""
         self._tracker.note_use(label, self._clock() - idle_s)
+
+    def in_use(self, label: str) -> bool:
+        """Whether a version has a sequence, or may have one: nothing was observed yet, or one of
+        its runtimes does not respond.
+        """
+        if self._last is None:
+            return True
+        version = next((one for one in self._last.versions if one.label == label), None)
+        if version is None:
+            return False
+        used_by = [self._last.runtimes.get(replica.runtime_id) for replica in version.replicas]
+        silent = any(runtime is not None and runtime.engines is None for runtime in used_by)
+        return silent or self._last.usages.get(label, Usage()).busy
 
     def observe(self, models: Iterable[Model], runtimes: Mapping[str, Runtime]) -> Observed:
         """The state of this pass."""
@@ -101,7 +115,8 @@ class PolicyPass:
         waiting = self._waiting_since.items()
         self._waiting_since = {label: since for label, since in waiting if label in wanted}
         usages = self._tracker.observe(loaded, runtimes, self._clock())
-        return Observed(by_name, runtimes, usages)
+        self._last = Observed(by_name, runtimes, usages)
+        return self._last
 
     async def apply(self, observed: Observed) -> bool:
         """Changes the catalogue as policies and short memory demand; whether it changed."""

@@ -7,6 +7,7 @@ from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.rollouts.controller import Clock, RolloutController, utc_now
 from mlxmesh_model.rollouts.counting import RolloutCounter
 from mlxmesh_model.rollouts.machine import Action
+from mlxmesh_model.rollouts.release import InUse
 from mlxmesh_model.rollouts.rollout import Change, Rollout
 from mlxmesh_model.rollouts.rollout_events import publish_rollout
 from mlxmesh_model.rollouts.servicer import RolloutServicer
@@ -29,7 +30,12 @@ class Rollouts:
 
 
 def make_rollouts(
-    catalogue: Store, publish: Publish, metrics: Metrics | None = None, *, clock: Clock = utc_now
+    catalogue: Store,
+    publish: Publish,
+    metrics: Metrics | None = None,
+    *,
+    in_use: InUse,
+    clock: Clock = utc_now,
 ) -> Rollouts:
     """Everything about rollouts on one catalogue."""
     telemetry = RolloutTelemetry(metrics)
@@ -40,7 +46,7 @@ def make_rollouts(
         telemetry.changed(rollout, change, action)
 
     store = RolloutStore(catalogue, changed)
-    controller = RolloutController(store, clock=clock, telemetry=telemetry)
+    controller = RolloutController(store, clock=clock, in_use=in_use, telemetry=telemetry)
     return Rollouts(
         store=store,
         controller=controller,

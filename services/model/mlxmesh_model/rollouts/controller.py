@@ -4,9 +4,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from mlxmesh_model.rollouts.machine import decide
+from mlxmesh_model.rollouts.release import InUse, is_due
 from mlxmesh_model.rollouts.rollout import ENDED, Rollout
 from mlxmesh_model.rollouts.store import RolloutStore
 from mlxmesh_model.rollouts.telemetry import RolloutTelemetry
@@ -22,6 +23,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _unused(label: str) -> bool:
+    return False
+
+
 class RolloutController:
     """Decides for every rollout when something changes, and at least once per interval while one
     is active. Outcomes may reach another model service, of which only the interval tells.
@@ -33,16 +38,13 @@ class RolloutController:
         *,
         clock: Clock = utc_now,
         interval_s: float = 1.0,
-        release_after_s: float = 30.0,
+        in_use: InUse = _unused,
         telemetry: RolloutTelemetry | None = None,
     ) -> None:
-        """release_after_s: how long the version that a rollout leaves stays loaded, so that every
-        generation instance has seen the change and requests that it has assigned are finished.
-        """
         self._rollouts = rollouts
         self._clock = clock
         self._interval_s = interval_s
-        self._release_after = timedelta(seconds=release_after_s)
+        self._in_use = in_use
         self._telemetry = telemetry or RolloutTelemetry()
         self._woken = asyncio.Event()
 
@@ -86,7 +88,7 @@ class RolloutController:
     async def _advance(self, rollout: Rollout) -> None:
         now = self._clock()
         if rollout.state in ENDED:
-            if rollout.ended_at is None or now >= rollout.ended_at + self._release_after:
+            if is_due(rollout, now, in_use=self._in_use):
                 await self._rollouts.release(rollout)
             return
         decision = decide(rollout, await self._rollouts.observe(rollout), now)

@@ -1,9 +1,36 @@
 """What is unloaded after the end of a rollout. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 
 from mlxmesh_model.catalogue.models import DEFAULT_ALIAS, Model, Version
 from mlxmesh_model.rollouts.rollout import Rollout, State
+
+EARLIEST = timedelta(seconds=30)
+"""How long after the end of a rollout a version stays in any case: assignments and what runtimes
+report are known everywhere by then.
+"""
+LATEST = timedelta(hours=1)
+"""How long after it a version that still runs sequences stays."""
+
+InUse = Callable[[str], bool]
+"""Whether a version, by its label, runs sequences or has some waiting, as far as is known."""
+
+
+def left_version(rollout: Rollout) -> int:
+    """The version that an ended rollout left."""
+    promoted = rollout.state is State.PROMOTED
+    return rollout.from_version if promoted else rollout.wish.to_version
+
+
+def is_due(rollout: Rollout, now: datetime, *, in_use: InUse) -> bool:
+    """Whether the version that a rollout left may be unloaded: every generation instance has seen
+    the change, and what they had assigned before has ended.
+    """
+    if rollout.ended_at is None or now >= rollout.ended_at + LATEST:
+        return True
+    label = f"{rollout.wish.model}@{left_version(rollout)}"
+    return now >= rollout.ended_at + EARLIEST and not in_use(label)
 
 
 def replicas_after(rollout: Rollout, model: Model) -> Iterator[tuple[Version, int]]:
@@ -13,8 +40,7 @@ def replicas_after(rollout: Rollout, model: Model) -> Iterator[tuple[Version, in
     it had before the rollout after any other end, unless somebody has changed them since. A version
     that something else uses stays.
     """
-    promoted = rollout.state is State.PROMOTED
-    number = rollout.from_version if promoted else rollout.wish.to_version
+    promoted, number = rollout.state is State.PROMOTED, left_version(rollout)
     version = next((each for each in model.versions if each.number == number), None)
     if version is None or not version.desired_replicas:
         return
@@ -32,8 +58,7 @@ def is_used(model: Model, number: int) -> bool:
     return (
         model.policy.pinned is True
         or number in model.aliases.values()
-        or any(arm.version == number for split in model.splits.values() for arm in split.arms)
-        or any(number in (each.from_version, each.to_version) for each in model.shadows)
+        or number in model.routed_versions
     )
 
 
