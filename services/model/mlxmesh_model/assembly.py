@@ -18,6 +18,7 @@ from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.artifacts.servicer import ArtifactServicer
 from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.experiments.store import Experiments
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
 from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.leader import LeaderLock
@@ -123,6 +124,7 @@ async def open_catalogue(
         store=store,
         settings=PolicySettings(settings.load_on_demand, settings.max_engines_per_runtime),
         on_adjustment=partial(publish_adjustment, publish),
+        read_needed=Experiments(store).needed,
     )
     reconciler = Reconciler(
         store=store,

@@ -132,6 +132,17 @@ async def test_an_unloaded_version_is_named(rig):
     assert waiting.reason == "pocket@2 was unloaded; load it, or stop the experiment"
 
 
+async def test_its_versions_are_needed_before_they_are_split(rig):
+    assert await rig.experiments.needed() == frozenset()
+    started = await rig.experiments.start(PLAN)
+    assert await rig.experiments.needed() == {"pocket@1", "pocket@2"}
+    await rig.experiments.stop(started.experiment_id)
+    assert await rig.experiments.needed() == frozenset()
+    await rig.start_running()
+    assert await rig.experiments.needed() == frozenset()
+    assert (await rig.store.model("pocket")).routed_versions == {1, 2}
+
+
 async def test_another_split_refuses_and_comes_first(rig):
     running = await rig.start_running()
     with pytest.raises(IllegalState, match=running.experiment_id):

@@ -81,6 +81,14 @@ def test_what_a_split_or_a_shadow_needs_stays_loaded(routed: dict[str, Any], kep
     assert evictable == {1, 2, 3, 4} - kept
 
 
+def test_what_an_experiment_waits_for_stays_loaded():
+    found = model(Policy(idle_unload_s=1), version(1), version(2))
+    usages = {one.label: Usage(ready_engines=1, idle_s=9) for one in found.versions}
+    asked = adjustments([found], usages, Scaling(), 0.0, {"m@2"})
+    assert [one.version.number for one in asked] == [1]
+    assert not is_evictable(found, found.versions[1], {"m@2"}, on_demand_default=True)
+
+
 def test_min_replicas_are_loaded_of_the_default_version_alone():
     found = model(Policy(min_replicas=2), version(1, desired=0), version(2, desired=1))
     assert changes(found) == [(2, 2, Cause.SCALED)]

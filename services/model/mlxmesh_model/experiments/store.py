@@ -162,6 +162,14 @@ class Experiments:
         read = partial(queries.read_in_state, state=State.PREPARING)
         return await self.transactions.read(read)
 
+    async def needed(self) -> frozenset[str]:
+        """The labels of the versions that experiments wait for or with; no split names them yet."""
+        return frozenset(
+            f"{waiting.plan.model}@{arm.version}"
+            for waiting in await self.preparing()
+            for arm in waiting.plan.arms
+        )
+
     @uncancellable
     async def try_begin(self, experiment_id: str) -> Experiment:
         """The experiment, which runs if its versions are ready, and has ended if it cannot run."""

@@ -1,6 +1,6 @@
 """What policies change by themselves: minimum replicas, idle unload and scaling. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -11,6 +11,9 @@ from mlxmesh_model.replicas.usage import Usage
 
 LOOK_S = 5.0
 """How often the memory of runtimes with loaded versions is looked at while nothing changes."""
+
+Needed = Collection[str]
+"""The labels of versions that must not be unloaded although no model says so yet."""
 
 
 class Cause(Enum):
@@ -38,42 +41,48 @@ def least_replicas(model: Model, version: Version) -> int:
     return (model.policy.min_replicas or 0) if is_default else 0
 
 
-def is_kept(model: Model, version: Version) -> bool:
-    """Whether a version stays loaded whatever happens: by its model's policy, or because a split or
-    a shadow needs it, which would read it as unloaded by somebody.
+def is_kept(model: Model, version: Version, needed: Needed = frozenset()) -> bool:
+    """Whether a version stays loaded whatever happens: by its model's policy, or because a split, a
+    shadow or an experiment to come needs it, which would read it as unloaded by somebody.
     """
-    routed = version.number in model.routed_versions
+    routed = version.number in model.routed_versions or version.label in needed
     return bool(routed or model.policy.pinned or least_replicas(model, version))
 
 
-def is_evictable(model: Model, version: Version, *, on_demand_default: bool) -> bool:
+def is_evictable(
+    model: Model, version: Version, needed: Needed = frozenset(), *, on_demand_default: bool
+) -> bool:
     """Whether a version may be unloaded for others: a request loads it again."""
-    return not is_kept(model, version) and model.policy.loads_on_demand(on_demand_default)
+    kept = is_kept(model, version, needed)
+    return not kept and model.policy.loads_on_demand(on_demand_default)
 
 
 def adjustments(
-    models: Iterable[Model], usages: Mapping[str, Usage], scaling: Scaling, now_s: float
+    models: Iterable[Model],
+    usages: Mapping[str, Usage],
+    scaling: Scaling,
+    now_s: float,
+    needed: Needed = frozenset(),
 ) -> Iterator[Adjustment]:
     """The changes that policies ask for at present."""
     for model in models:
         for version in model.versions:
             usage = usages.get(version.label, Usage())
-            replicas, cause = _wanted(model, version, usage, scaling, now_s)
+            if is_idle(model, version, usage, needed):
+                yield Adjustment(version, 0, Cause.IDLE, usage)
+                continue
+            replicas = _scaled(model, version, usage, scaling, now_s)
             if replicas != version.desired_replicas:
-                yield Adjustment(version, replicas, cause, usage)
+                yield Adjustment(version, replicas, Cause.SCALED, usage)
 
 
-def _wanted(
-    model: Model, version: Version, usage: Usage, scaling: Scaling, now_s: float
-) -> tuple[int, Cause]:
+def _scaled(model: Model, version: Version, usage: Usage, scaling: Scaling, now_s: float) -> int:
     desired, least = version.desired_replicas, least_replicas(model, version)
     if desired < least:
-        return least, Cause.SCALED
-    if is_idle(model, version, usage):
-        return 0, Cause.IDLE
+        return least
     high = model.policy.max_replicas or 0
     if desired and high and usage.ready_engines:
-        scaled = scaling.replicas(
+        return scaling.replicas(
             version.label,
             usage,
             desired=desired,
@@ -81,16 +90,15 @@ def _wanted(
             high=max(high, least),
             now_s=now_s,
         )
-        return scaled, Cause.SCALED
-    return desired, Cause.SCALED
+    return desired
 
 
-def is_idle(model: Model, version: Version, usage: Usage) -> bool:
+def is_idle(model: Model, version: Version, usage: Usage, needed: Needed = frozenset()) -> bool:
     """Whether a version was not used for as long as its policy says."""
     limit_s = model.policy.idle_unload_s or 0
     loaded = version.desired_replicas and usage.ready_engines == version.desired_replicas
     unused = bool(limit_s and loaded and not usage.busy and usage.idle_s >= limit_s)
-    return unused and not is_kept(model, version)
+    return unused and not is_kept(model, version, needed)
 
 
 def look_again_s(

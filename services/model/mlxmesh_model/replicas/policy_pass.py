@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlxmesh_model.catalogue.models import Model, Version
@@ -13,6 +13,7 @@ from mlxmesh_model.replicas.placement import Reserved, Runtime
 from mlxmesh_model.replicas.policy_decisions import (
     Adjustment,
     Cause,
+    Needed,
     adjustments,
     is_evictable,
     look_again_s,
@@ -33,6 +34,13 @@ OnAdjustment = Callable[[Adjustment], None]
 
 def _ignore(_: Adjustment) -> None:
     pass
+
+
+ReadNeeded = Callable[[], Awaitable[Needed]]
+
+
+async def _nothing() -> Needed:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +83,15 @@ class PolicyPass:
         settings: PolicySettings | None = None,
         scaling: Scaling | None = None,
         on_adjustment: OnAdjustment = _ignore,
+        read_needed: ReadNeeded = _nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self.settings = settings or PolicySettings()
         self._scaling = scaling or Scaling()
         self._on_adjustment = on_adjustment
+        self._read_needed = read_needed
+        self._needed: Needed = frozenset()
         self._clock = clock
         self._tracker = UsageTracker()
         self._last: Observed | None = None
@@ -121,7 +132,10 @@ class PolicyPass:
     async def apply(self, observed: Observed) -> bool:
         """Changes the catalogue as policies and short memory demand; whether it changed."""
         now_s = self._clock()
-        asked = adjustments(observed.models.values(), observed.usages, self._scaling, now_s)
+        self._needed = await self._read_needed()
+        asked = adjustments(
+            observed.models.values(), observed.usages, self._scaling, now_s, self._needed
+        )
         changed = [await self._adjust(each, observed) for each in list(asked)]
         return any(changed) | await self._relieve(observed)
 
@@ -225,6 +239,7 @@ class PolicyPass:
             lambda version: is_evictable(
                 observed.models[version.model],
                 version,
+                self._needed,
                 on_demand_default=self.settings.load_on_demand,
             ),
             reserved=observed.reserved,
