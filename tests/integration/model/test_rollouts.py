@@ -7,7 +7,7 @@ import pytest
 
 from mlxmesh_model.rollouts.machine import Action
 from mlxmesh_model.rollouts.queries import position
-from mlxmesh_model.rollouts.rollout import Guard, Metric, State
+from mlxmesh_model.rollouts.rollout import Guard, Metric, Rollout, State
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, ModelNotFound, RolloutNotFound
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.urls import DatabaseUrl
@@ -207,6 +207,38 @@ async def test_a_version_that_is_never_unused_is_unloaded_after_an_hour(rig: Rol
     assert not (await rig.step(3599)).released
     assert (await rig.step(1)).released
     assert (await rig.version(1)).desired_replicas == 0
+
+
+async def start_again(rig: RolloutRig, to_version: int) -> Rollout:
+    return await rig.rollouts.store.start(
+        "r-2", wish(to_version=to_version), now=rig.clock(), principal="user:ada"
+    )
+
+
+async def test_a_second_attempt_takes_over_what_the_first_left(rig: RolloutRig):
+    await rig.store.set_desired_replicas(ModelReference.parse("chat@1"), replicas=3)
+    await rig.begin()
+    await rig.ask(Action.ABORT)
+    again = await start_again(rig, 2)
+    assert (again.replicas, again.previous_replicas) == (3, 0)
+    await rig.step(31)
+    assert (await rig.get()).released
+    assert (await rig.version(2)).desired_replicas == 3
+    await rig.rollouts.store.ask("r-2", Action.ABORT, now=rig.clock(), principal="")
+    await rig.step(31)
+    assert (await rig.version(2)).desired_replicas == 0
+
+
+@pytest.mark.parametrize(("end", "kept"), [(Action.ABORT, {2}), (Action.PROMOTE, {1})])
+async def test_a_way_back_right_after_a_promotion(rig: RolloutRig, end: Action, kept: set[int]):
+    await rig.begin()
+    await rig.ask(Action.PROMOTE)
+    await start_again(rig, 1)
+    await rig.step(31)
+    await rig.rollouts.store.ask("r-2", end, now=rig.clock(), principal="")
+    await rig.step(31)
+    loaded = {each.number for each in (await rig.model()).versions if each.desired_replicas}
+    assert loaded == kept
 
 
 async def test_an_unloaded_new_version_rolls_back(rig: RolloutRig):

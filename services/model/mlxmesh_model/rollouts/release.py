@@ -53,6 +53,16 @@ def replicas_after(rollout: Rollout, model: Model) -> Iterator[tuple[Version, in
         yield version, previous
 
 
+def replicas_before(earlier: Rollout, rollout: Rollout) -> int:
+    """How many replicas the new version of a rollout would have, had the version that an earlier
+    one left been unloaded at once; those of now, if somebody has changed them since.
+    """
+    if earlier.state is State.PROMOTED:
+        return 0
+    is_ours = rollout.previous_replicas == earlier.replicas
+    return earlier.previous_replicas if is_ours else rollout.previous_replicas
+
+
 def is_used(model: Model, number: int) -> bool:
     """Whether an alias, a split, a shadow or a pin keeps a version."""
     return (

@@ -12,8 +12,8 @@ from mlxmesh_model.experiments.queries import check_unclaimed
 from mlxmesh_model.rollouts import machine, queries
 from mlxmesh_model.rollouts.guards import Counts
 from mlxmesh_model.rollouts.machine import REPEATED, Action, Decision, Observed
-from mlxmesh_model.rollouts.release import replicas_after
-from mlxmesh_model.rollouts.rollout import Change, Rollout, Wish
+from mlxmesh_model.rollouts.release import left_version, replicas_after, replicas_before
+from mlxmesh_model.rollouts.rollout import ENDED, Change, Rollout, Wish
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, ModelNotFound, RolloutNotFound
 from mlxmesh_shared.sql.database import Session
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
@@ -105,6 +105,7 @@ class RolloutStore:
             if model is None:
                 raise ModelNotFound(f"there is no model {wish.model}", field="name")
             rollout = await _begin(session, model, rollout_id, wish, now)
+            rollout = await _taken_over(session, rollout)
             change = machine.change_of(rollout, "started", now, principal=principal)
             await _put(session, rollout, change)
         self._on_change(rollout, change, None)
@@ -181,6 +182,16 @@ async def _begin(
         replicas=replicas,
         previous_replicas=new.desired_replicas,
     )
+
+
+async def _taken_over(session: Session, rollout: Rollout) -> Rollout:
+    """The rollout with what the end of an earlier one has left to do with its new version."""
+    for earlier in await queries.read_active(session):
+        same = earlier.wish.model == rollout.wish.model
+        if same and earlier.state in ENDED and left_version(earlier) == rollout.wish.to_version:
+            await queries.put(session, replace(earlier, released=True))
+            rollout = replace(rollout, previous_replicas=replicas_before(earlier, rollout))
+    return rollout
 
 
 def _present(model: Model, alias: str) -> Version:
