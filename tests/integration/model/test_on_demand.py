@@ -9,6 +9,8 @@ from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh.model.v1.policy_pb2 import ModelPolicy, Price
 from mlxmesh.runtime.v1 import runtime_pb2
 from mlxmesh.telemetry.v1.events_pb2 import ModelEvicted, ModelIdleUnloaded, ModelScaled
+from mlxmesh_model.catalogue.queries import put_split
+from mlxmesh_model.catalogue.routing import Arm, Split, Subject
 from mlxmesh_model.replicas.policy_pass import PolicySettings
 from mlxmesh_model.replicas.scaling import ScalingRules
 from mlxmesh_shared.errors import (
@@ -142,6 +144,26 @@ async def test_the_least_recently_used_model_gives_way(mesh: Mesh):
     await ask(service, "b")
     await ready(service, "b")
     await unloaded(service, "a")
+
+
+async def test_what_a_rollout_needs_neither_gives_way_nor_idles(mesh: Mesh):
+    runtime, service = await small_host(mesh, "a", "b", "c")
+    for name in ("a", "b"):
+        await ask(service, name)
+    await ready(service, "a", "b")
+    await service.register("b", rows=16)
+    arms = (Arm("new", 2, 0), Arm("present", 1, 100))
+    async with service.store.changing("b") as (session, _):
+        split = Split(arms, "r", Subject.REQUEST, rollout_id="r")
+        await put_split(session, "b", "default", split)
+    use(runtime, a=20_000, b=60_000)
+    await set_policy(service, "b", idle_unload_s=1)
+    await ask(service, "c")
+    await ready(service, "c")
+    await unloaded(service, "a")
+    assert {engine.model for engine in runtime.engines.values()} == {"b", "c"}
+    assert [event.model for event in seen(mesh, ModelEvicted)] == ["a"]
+    assert seen(mesh, ModelIdleUnloaded) == []
 
 
 async def test_what_the_caller_used_last_stays(mesh: Mesh):
