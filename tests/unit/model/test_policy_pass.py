@@ -18,8 +18,6 @@ REPLICAS = (Replica("e1", "r1", Phase.READY), Replica("e2", "r2", Phase.READY))
 VERSION = Version(
     "m", 1, State.READY, Source("/m"), datetime.now(UTC), desired_replicas=2, replicas=REPLICAS
 )
-BUSY = {"running_sequences": 1}
-QUEUED = {"waiting_sequences": 1}
 
 
 @pytest.fixture
@@ -28,8 +26,8 @@ def policies(tmp_path: Path) -> PolicyPass:
     return PolicyPass(store=Store(SqliteFile(path), SqliteDatabase(path)))
 
 
-def runtime(number: int, **load: int) -> Runtime:
-    engine = Engine(f"e{number}", Phase.READY, **load)
+def runtime(number: int, *, running: int = 0, waiting: int = 0) -> Runtime:
+    engine = Engine(f"e{number}", Phase.READY, running_sequences=running, waiting_sequences=waiting)
     return Runtime(f"r{number}", engines={engine.engine_id: engine})
 
 
@@ -37,8 +35,8 @@ def runtime(number: int, **load: int) -> Runtime:
     ("second", "in_use"),
     [
         (runtime(2), False),
-        (runtime(2, **BUSY), True),
-        (runtime(2, **QUEUED), True),
+        (runtime(2, running=1), True),
+        (runtime(2, waiting=1), True),
         (Runtime("r2"), True),  # it does not respond
         (None, False),  # it is gone, and its engines with it
     ],
@@ -55,5 +53,5 @@ def test_a_version_is_in_use_while_one_of_its_engines_may_have_a_sequence(
 def test_a_version_may_be_in_use_until_something_was_observed(policies: PolicyPass):
     assert policies.in_use("m@1")
     unloaded = replace(VERSION, desired_replicas=0, replicas=())
-    policies.observe([Model("m", (unloaded,))], {"r1": runtime(1, **BUSY)})
+    policies.observe([Model("m", (unloaded,))], {"r1": runtime(1, running=1)})
     assert not policies.in_use("m@1")
