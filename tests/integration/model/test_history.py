@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -24,7 +23,6 @@ from mlxmesh_model.history.history import History
 from mlxmesh_model.history.maintenance import BATCH_RETENTION_S, HistoryMaintenance
 from mlxmesh_model.history.periods import DAY_S, HOUR_S
 from mlxmesh_model.history.servicer import HistoryServicer
-from mlxmesh_model.outcomes.outcome import Outcome, Status
 from mlxmesh_model.outcomes.recorder import Recorder
 from mlxmesh_shared.errors import InvalidArgument, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
@@ -289,22 +287,3 @@ async def test_batches_of_instances_that_are_gone_are_forgotten(service: Service
     async with service.store.transactions.write() as session:
         rows = await session.fetch("SELECT instance_id FROM outcome_batches")
     assert [row["instance_id"] for row in rows] == ["g-2"]
-
-
-async def test_all_consumers_count_a_batch_or_none(service: Service) -> None:
-    async def fail(*_: object) -> None:
-        raise ValueError("a consumer failed")
-
-    recorder = Recorder(service.store, [history.count, fail])
-    outcome = Outcome(
-        request_id="r",
-        principal="",
-        model="pocket",
-        version=1,
-        status=Status.COMPLETED,
-        end_time=datetime.fromtimestamp(NOW_S, UTC),
-    )
-    with pytest.raises(ValueError, match="a consumer failed"):
-        await recorder.record("g-1", 1, [outcome])
-    await service.record(ended(), batch=1)
-    assert await service.requests() == 1
