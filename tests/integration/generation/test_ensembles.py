@@ -90,7 +90,9 @@ class Crowd:
     def stub(self) -> GenerationServiceStub:
         return self.stubs[0]
 
-    def model(self, name: str, *, loaded: bool = True, **changes: object) -> None:
+    def model(
+        self, name: str, *, loaded: bool = True, on_demand: bool = False, **changes: object
+    ) -> None:
         """Adds or changes a model of the catalogue."""
         version = ModelVersion(
             version=1,
@@ -101,7 +103,8 @@ class Crowd:
             desired_replicas=int(loaded),
         )
         fields: dict[str, object] = {"versions": [version], "default_version": 1, **changes}
-        model = Model(name=name, policy=ModelPolicy(price=PRICE), **fields)  # pyright: ignore[reportArgumentType]
+        policy = ModelPolicy(price=PRICE, load_on_demand=on_demand)
+        model = Model(name=name, policy=policy, **fields)  # pyright: ignore[reportArgumentType]
         self.models.put(model, self.directory)
 
     async def ensemble(self, recipe: EnsembleRecipe, name: str = "crowd") -> None:
