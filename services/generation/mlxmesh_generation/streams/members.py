@@ -152,7 +152,7 @@ class GenerationMembers:
     async def prepare_score(
         self, request: GenerationRequest, answer: str, timeout_s: float | None
     ) -> tuple[GenerationMember, int]:
-        version, source, tokens = await self.preparation.scoring(request, answer)
+        version, source, tokens = await self.preparation.scoring(request, answer, timeout_s)
         scoring = replace(
             request,
             model=ModelReference(version.name, version.version),

@@ -88,15 +88,17 @@ class Preparation:
         return await self._catalogue.recipe(reference)
 
     async def scoring(
-        self, request: GenerationRequest, answer: str
+        self, request: GenerationRequest, answer: str, timeout_s: float | None
     ) -> tuple[ModelVersion, PromptTokens, int]:
         """A judge's version, its input that ends with an answer to the request's, and how many of
         the tokens are the answer's.
         """
-        version = (await self._catalogue.route(request.model, request.asker)).version
-        self._check_loaded(version)
+        route = await self._catalogue.route(request.model, request.asker)
+        version = route.version
+        if not route.loading.on_demand:
+            self._check_loaded(version)
         self._prompts.expect(request.input)
-        tokenizer = await self._tokenizers.get(version)
+        tokenizer = await self._tokenizer(route, time.monotonic(), timeout_s)
         source = request.input
         if isinstance(source, Chat) and tokenizer.chat is not None:
             model = _model_format(version, tokenizer, with_tools=False)
