@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from mlxmesh.model.v1.history_pb2_grpc import add_HistoryServiceServicer_to_server
 from mlxmesh.model.v1.model_pb2 import (
     GetTokenizerRequest,
     GetTokenizerResponse,
@@ -24,6 +25,7 @@ from mlxmesh.model.v1.shadow_pb2_grpc import add_ShadowServiceServicer_to_server
 from mlxmesh_shared.errors import MeshError, MethodNotFound, ModelNotFound
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.rpc.server import MeshServer
+from tests.fakes.history_service import FakeHistoryService
 from tests.fakes.shadow_service import FakeShadowService
 
 
@@ -32,6 +34,7 @@ class FakeModelService(ModelServiceServicer):
 
     def __init__(self) -> None:
         self.shadows = FakeShadowService()
+        self.history = FakeHistoryService()
         self.tokenizer_fetches = 0
         self.fail_tokenizer: MeshError | None = None
         self.watches: list[int] = []
@@ -68,8 +71,11 @@ class FakeModelService(ModelServiceServicer):
             services=[
                 (add_ModelServiceServicer_to_server, self),
                 (add_ShadowServiceServicer_to_server, self.shadows),
+                (add_HistoryServiceServicer_to_server, self.history),
             ],
-            service_names=["mlxmesh.model.v1.ModelService", "mlxmesh.model.v1.ShadowService"],
+            service_names=[
+                f"mlxmesh.model.v1.{name}Service" for name in ("Model", "Shadow", "History")
+            ],
             name="model",
         )
         await server.start()

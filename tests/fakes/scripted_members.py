@@ -54,11 +54,13 @@ class ScriptedMember:
         self.request = request
         self.model, self.version = request.model.name, request.model.version or 1
         self.committed = self.cancelled = self.closed = self.started = False
+        self.closed_with: MeshError | None = None
+        self.reported_as_chosen: bool | None = None
         self._script, self._sample, self._answer = script, sample, answer
         self._events = EventBuffer()
         self._ended = asyncio.Event()
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self.started = True
         script = self._script
         if script.fails_at_start is not None:
@@ -87,10 +89,17 @@ class ScriptedMember:
         if self.started and not self._ended.is_set():
             self._put(self._begin(), self._end(FinishReason.CANCELLED, 0))
 
-    def close(self) -> None:
+    def close(self, error: MeshError | None = None) -> None:
+        if not self._ended.is_set():
+            self.closed_with = error or Cancelled("closed")
         self.closed = True
-        self._events.drop(Cancelled("closed"))
+        self._events.drop(error or Cancelled("closed"))
         self._ended.set()
+
+    def report(self, *, chosen: bool) -> None:
+        assert self.closed
+        assert self.reported_as_chosen is None
+        self.reported_as_chosen = chosen
 
     def _put(self, *events: Event) -> None:
         for event in events:

@@ -43,6 +43,7 @@ from mlxmesh.model.v1.ensemble_pb2 import (
     FallbackRecipe,
     VoteRecipe,
 )
+from mlxmesh.model.v1.history_pb2 import OUTCOME_STATUS_FAILED
 from mlxmesh.model.v1.model_pb2 import VERSION_STATE_READY, Model, ModelVersion
 from mlxmesh.model.v1.policy_pb2 import ModelPolicy, Price
 from mlxmesh.model.v1.split_pb2 import SPLIT_SUBJECT_PRINCIPAL, Split, SplitArm
@@ -56,6 +57,7 @@ from mlxmesh_shared.errors import (
     EngineLost,
     FeatureNotSupported,
     GenerationExists,
+    InsufficientMemory,
     InvalidArgument,
     MeshError,
     ModelNotFound,
@@ -90,7 +92,9 @@ class Crowd:
     def stub(self) -> GenerationServiceStub:
         return self.stubs[0]
 
-    def model(self, name: str, *, loaded: bool = True, **changes: object) -> None:
+    def model(
+        self, name: str, *, loaded: bool = True, on_demand: bool = False, **changes: object
+    ) -> None:
         """Adds or changes a model of the catalogue."""
         version = ModelVersion(
             version=1,
@@ -101,7 +105,8 @@ class Crowd:
             desired_replicas=int(loaded),
         )
         fields: dict[str, object] = {"versions": [version], "default_version": 1, **changes}
-        model = Model(name=name, policy=ModelPolicy(price=PRICE), **fields)  # pyright: ignore[reportArgumentType]
+        policy = ModelPolicy(price=PRICE, load_on_demand=on_demand)
+        model = Model(name=name, policy=policy, **fields)  # pyright: ignore[reportArgumentType]
         self.models.put(model, self.directory)
 
     async def ensemble(self, recipe: EnsembleRecipe, name: str = "crowd") -> None:
@@ -325,6 +330,120 @@ async def test_the_arm_is_that_of_the_members_split(crowd: Crowd) -> None:
     assert within[0].started.rollout_id == alone[0].started.rollout_id
 
 
+# Loading on demand.
+
+ON_DEMAND: dict[str, EnsembleRecipe] = {
+    "fallback": fallback("big", "small"),
+    "cascade": cascade("big", "small", least=-5),
+    "vote": vote("big", samples=3),
+    "best_of": best_of("big", "big", judge="judge"),
+}
+
+
+@pytest.mark.parametrize("name", ON_DEMAND)
+async def test_models_are_loaded_on_demand(crowd: Crowd, name: str) -> None:
+    crowd.model("small")
+    await crowd.engine("small")
+    for model in ("big", "judge"):
+        crowd.model(model, loaded=False, on_demand=True)
+    await crowd.ensemble(ON_DEMAND[name])
+    reading = asyncio.create_task(crowd.collect(asked()))
+    needed = ["big", "judge"] if name == "best_of" else ["big"]
+    for model in needed:
+        await until(lambda model=model: (model, 1) in crowd.models.load_requests)
+        await crowd.engine(model)
+    messages = await reading
+    assert messages[0].started.model == "big"
+    assert text_of(messages) == "of big"
+    end_of(messages)
+    assert {model for model, _ in crowd.models.load_requests} == set(needed)
+
+
+async def test_a_load_that_fails_leaves_it_to_the_next_model(crowd: Crowd) -> None:
+    crowd.model("big", loaded=False, on_demand=True)
+    crowd.model("small")
+    await crowd.engine("small")
+    await crowd.ensemble(fallback("big", "small"))
+    crowd.models.fail_load = InsufficientMemory("needs 4 GiB, 3 GiB are free")
+    end = end_of(await crowd.collect(asked()))
+    assert path(end) == [("big", "INSUFFICIENT_MEMORY"), ("small", "")]
+    assert crowd.models.load_requests == [("big", 1)]
+
+
+async def test_the_time_for_a_first_token_bounds_a_load(crowd: Crowd) -> None:
+    crowd.model("big", loaded=False, on_demand=True)
+    crowd.model("small")
+    await crowd.engine("small")
+    await crowd.ensemble(fallback("big", "small", timeout_ms=50))
+    end = end_of(await crowd.collect(asked()))
+    assert path(end) == [("big", "FIRST_TOKEN_TIMEOUT"), ("small", "")]
+
+
+@pytest.mark.parametrize("name", ["fallback", "vote"])
+async def test_a_cancel_ends_the_wait_for_a_load(crowd: Crowd, name: str) -> None:
+    for model in ("big", "small"):
+        crowd.model(model, loaded=False, on_demand=True)
+    await crowd.ensemble(ON_DEMAND[name])
+    reading = asyncio.create_task(crowd.collect(asked(request_id="mine")))
+    await until(lambda: bool(crowd.models.load_requests))
+    await crowd.stub.CancelGeneration(CancelGenerationRequest(request_id="mine"))
+    end = end_of(await reading)
+    assert end.finish_reason == FINISH_REASON_CANCELLED
+    assert end.total_usage.completion_tokens == 0
+
+
+# Outcomes.
+
+RECIPES: dict[str, EnsembleRecipe] = {
+    "fallback": fallback("off", "small"),
+    "first": fallback("small", "big"),
+    "cascade": cascade("small", "big", least=-0.1),
+    "confident": cascade("small", "big", least=-5),
+    "vote": vote("small", "big", "small"),
+    "best_of": best_of("small", "big", judge="small"),
+}
+
+
+@pytest.mark.parametrize("name", ["fallback", "confident", "vote", "best_of"])
+async def test_the_chosen_members_outcome_has_the_callers_request_id(
+    crowd: Crowd, name: str
+) -> None:
+    for model in ("small", "big"):
+        crowd.model(model)
+        await crowd.engine(model)
+    crowd.model("off", loaded=False)
+    await crowd.ensemble(RECIPES[name])
+    end = end_of(await crowd.collect(asked(request_id="mine")))
+    members = [step for step in end.steps if step.model_version]
+    await until(lambda: len(crowd.models.history.outcomes) >= len(members))
+    outcomes = crowd.models.history.outcomes
+    assert len(outcomes) == len(members)
+    [chosen] = [outcome for outcome in outcomes if outcome.request_id == "mine"]
+    [step] = [step for step in end.steps if step.chosen]
+    assert (chosen.model, chosen.completion_tokens) == (step.model, step.usage.completion_tokens)
+    assert math.isclose(chosen.cost, step.cost)
+    others = {outcome.request_id for outcome in outcomes} - {"mine"}
+    assert len(others) == len(members) - 1
+    assert all(other.startswith("mine.") for other in others)
+    assert math.isclose(sum(outcome.cost for outcome in outcomes), end.cost)
+
+
+async def test_a_load_that_failed_is_a_failure_of_the_version(crowd: Crowd) -> None:
+    for model in ("big", "small"):
+        crowd.model(model, loaded=False, on_demand=True)
+    await crowd.ensemble(fallback("big", "small"))
+    crowd.models.fail_load = InsufficientMemory("needs 4 GiB, 3 GiB are free")
+    for request in (asked(), asked(model="big")):
+        with pytest.raises(InsufficientMemory):
+            await crowd.collect(request)
+    history = crowd.models.history
+    await until(lambda: len(history.outcomes) >= 3)
+    for outcome in history.outcomes:
+        assert outcome.status == OUTCOME_STATUS_FAILED
+        assert outcome.error_reason == "INSUFFICIENT_MEMORY"
+        assert outcome.cost == 0
+
+
 # Losses and resumption.
 
 
@@ -364,16 +483,6 @@ async def test_a_chosen_member_waits_for_an_engine(crowd: Crowd) -> None:
     messages = await reading
     assert text_of(messages) == LONG
     assert end_of(messages).timings.resumptions == 1
-
-
-RECIPES: dict[str, EnsembleRecipe] = {
-    "fallback": fallback("off", "small"),
-    "first": fallback("small", "big"),
-    "cascade": cascade("small", "big", least=-0.1),
-    "confident": cascade("small", "big", least=-5),
-    "vote": vote("small", "big", "small"),
-    "best_of": best_of("small", "big", judge="small"),
-}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -3,25 +3,21 @@
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import fields
-from typing import Any
 
 import pytest
 
-from mlxmesh.model.v1 import history_pb2 as pb
-from mlxmesh.model.v1.history_pb2_grpc import (
-    HistoryServiceServicer,
-    add_HistoryServiceServicer_to_server,
-)
+from mlxmesh.model.v1.history_pb2_grpc import add_HistoryServiceServicer_to_server
 from mlxmesh_generation.domain.outcome import Outcome, Status
 from mlxmesh_generation.domain.routing import Assignment
 from mlxmesh_generation.reporting import convert
 from mlxmesh_generation.reporting.history_link import HistoryLink
 from mlxmesh_generation.reporting.reporter import Batch, OutcomeReporter
 from mlxmesh_model.outcomes.convert import to_outcome
-from mlxmesh_shared.errors import MeshError, MethodNotFound, ServiceUnavailable
+from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.rpc.channels import ChannelPool
 from mlxmesh_shared.rpc.server import MeshServer
+from tests.fakes.history_service import FakeHistoryService
 from tests.fakes.registry import InMemoryRegistry
 
 FULL = Outcome(
@@ -49,33 +45,14 @@ BARE = Outcome(
 )
 
 
-class FakeHistory(HistoryServiceServicer):
-    """Keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.requests: list[pb.RecordOutcomesRequest] = []
-        self.error: MeshError | None = None
-
-    async def RecordOutcomes(
-        self, request: pb.RecordOutcomesRequest, context: Any
-    ) -> pb.RecordOutcomesResponse:
-        if self.error is not None:
-            raise self.error
-        self.requests.append(request)
-        return pb.RecordOutcomesResponse()
-
-    async def GetModelHistory(self, request: Any, context: Any) -> Any:
-        raise MethodNotFound("this fake has no such method")
-
-
 class Rig:
     def __init__(self, stack: AsyncExitStack) -> None:
         self.registry = InMemoryRegistry()
         self.channels = ChannelPool()
         self._stack = stack
 
-    async def start(self, instance_id: str) -> FakeHistory:
-        service = FakeHistory()
+    async def start(self, instance_id: str) -> FakeHistoryService:
+        service = FakeHistoryService()
         server = MeshServer(
             services=[(add_HistoryServiceServicer_to_server, service)],
             service_names=["mlxmesh.model.v1.HistoryService"],

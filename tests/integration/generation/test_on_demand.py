@@ -1,6 +1,7 @@
 """Requests for models that are not loaded: they wait for the load, and end when it fails."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +18,11 @@ from mlxmesh_shared.errors import (
     ModelNotLoaded,
     ModelRefused,
     NoReplica,
+    ReaderReplaced,
     ServiceUnavailable,
+    TooManyRequests,
 )
-from tests.integration.generation.harness import Mesh, pocket, until
+from tests.integration.generation.harness import Mesh, pocket, running_mesh, until
 
 ASK = GenerateRequest(model="pocket", prompt="Hi", max_tokens=3)
 LONG = GenerateRequest(model="pocket", prompt="Hi", max_tokens=400, ignore_eos=True)
@@ -132,6 +135,39 @@ async def test_cancelling_by_id_ends_the_wait(mesh: Mesh) -> None:
     await asyncio.gather(asking, return_exceptions=True)
     assert asking.done()
     assert mesh.engine.submits == []
+
+
+async def test_the_same_request_waits_for_the_same_load(mesh: Mesh) -> None:
+    await unload(mesh)
+    request = GenerateRequest(model="pocket", prompt="Hi", max_tokens=3, request_id="one")
+    asking = [asyncio.create_task(mesh.collect(request)) for _ in range(2)]
+    await until(lambda: bool(mesh.models.load_requests))
+    await load(mesh)
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    # One reader replaces the other, unless that has read everything.
+    whole = [answer for answer in answers if not isinstance(answer, ReaderReplaced)]
+    for answer in whole:
+        assert not isinstance(answer, BaseException)
+        assert answer[-1].HasField("finished")
+    assert whole
+    assert len(mesh.engine.submits) == 1
+
+
+async def test_a_request_that_waits_for_a_load_counts_as_running(
+    tmp_path: Path, tokenizer_dir: Path
+) -> None:
+    settings = {"max_generations": 1}
+    async with running_mesh(tmp_path, tokenizer_dir, settings=settings) as mesh:
+        await unload(mesh)
+        asking = asyncio.create_task(mesh.collect(ASK))
+        await until(lambda: bool(mesh.models.load_requests))
+        with pytest.raises(TooManyRequests):
+            await mesh.collect(ASK)
+        mesh.models.fail_load = InsufficientMemory("needs 4 GiB, 3 GiB are free")
+        with pytest.raises(InsufficientMemory):
+            await asking
+        with pytest.raises(InsufficientMemory):  # its place is free again
+            await mesh.collect(ASK)
 
 
 async def test_it_waits_while_the_model_service_restarts(mesh: Mesh) -> None:

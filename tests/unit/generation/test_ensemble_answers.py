@@ -1,6 +1,7 @@
 """What answers of ensembles are compared and judged by."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -202,8 +203,9 @@ def test_the_last_message_has_the_usage_of_all() -> None:
         Step("a", 1, reason="OUTVOTED", prompt_tokens=5, completion_tokens=4, cost=0.5),
         Step("b", 2, chosen=True, score=2.0),
     )
-    end = with_steps(Finished(**{**vars(END), "cost": 0.25, "device_ms": 9.0}), steps)
-    assert end.total == TotalUsage(7, 1, 2, 12)
+    last = replace(END, cost=0.25, total=TotalUsage(3, 1, 2, device_ms=9.0))
+    end = with_steps(last, steps)
+    assert end.total == TotalUsage(7, 1, 2, 12, 9.0)
     assert end.cost == 0.75
     assert end.steps[1] == Step("b", 2, True, "", 2.0, 7, 2, 3, 1, 9.0, 0.25)
     started = Started("r", "b", 2, "e", 7, 2, 5, ensemble="crowd", steps=steps)

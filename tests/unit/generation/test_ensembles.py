@@ -44,6 +44,7 @@ from mlxmesh_shared.errors import (
     ModelNotFound,
     ModelNotLoaded,
     QueueFull,
+    ReaderReplaced,
     TooManyRequests,
     error_classes,
 )
@@ -584,3 +585,38 @@ def test_every_error_has_an_answer() -> None:
     assert {"MODEL_NOT_LOADED", "QUEUE_FULL", "ENGINE_LOST", "NO_REPLICA"} <= left
     assert {"CONTEXT_TOO_LONG", "INTERNAL", "MODEL_NOT_FOUND"} <= left
     assert not left & {"INVALID_FIELD", "CANCELLED", "DEADLINE_EXCEEDED", "READER_REPLACED"}
+
+
+# How members end and are reported.
+
+
+async def test_the_chosen_member_is_reported_as_such() -> None:
+    members = ScriptedMembers(a=Script("no"), b=Script("yes"), c=Script("yes"))
+    await outcome(Vote(models("a", "b", "c")), members)
+    assert [member.reported_as_chosen for member in members.prepared] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(ReaderReplaced("goes on elsewhere"), ReaderReplaced), (Cancelled("left"), Cancelled)],
+)
+async def test_members_end_with_the_error_of_the_ensemble(
+    error: MeshError, told: type[MeshError]
+) -> None:
+    """So that one that goes on in another process is not recorded twice."""
+    members = ScriptedMembers(big=Script("a b", hangs_before=2), small=Script("c"))
+    running = begin(FALLBACK, members)
+    while not isinstance(running.run.events.pop(), Started):
+        await asyncio.sleep(0)
+    running.run.fail(error)
+    [member] = members.prepared
+    assert isinstance(member.closed_with, told)
+    assert member.reported_as_chosen
+
+
+async def test_members_that_miss_the_deadline_have_failed() -> None:
+    members = ScriptedMembers(big=Script(hangs_before=1), small=Script("c"))
+    running = begin(FALLBACK, members, deadline_s=time.monotonic() + 0.02)
+    with pytest.raises(DeadlineExceeded):
+        await running.events()
+    assert isinstance(members.prepared[0].closed_with, DeadlineExceeded)

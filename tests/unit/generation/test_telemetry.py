@@ -22,7 +22,7 @@ from mlxmesh_generation.domain.request import (
     PromptText,
     PromptTokens,
 )
-from mlxmesh_generation.domain.routing import UNASSIGNED, Assignment
+from mlxmesh_generation.domain.routing import UNASSIGNED, Assignment, Price
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.streams.telemetry import GenerationObserver, GenerationTelemetry
 from mlxmesh_shared.errors import Cancelled, ContextTooLong, EngineLost, ReaderReplaced
@@ -318,3 +318,29 @@ async def test_every_end_is_told_with_the_tokens_of_the_first_output() -> None:
     telemetry.begin(plan, text_of).failed(EngineLost("x"), [[9]], 0)
     telemetry.begin(plan, text_of).failed(Cancelled("x"), [], 0)
     assert ended == [("completed", [7]), ("failed", [9]), ("cancelled", ())]
+
+
+async def test_an_answer_that_is_only_continued_here_has_no_times() -> None:
+    recorded: list[Outcome] = []
+    telemetry = GenerationTelemetry(record=recorded.append)
+    request = GenerationRequest("r-1", ModelReference("pocket"), PROMPT)
+    for resumed in (False, True):
+        received_s = time.monotonic() - 1
+        plan = Plan(request, VERSION, (1, 2, 3), 9, 0, received_s, None, resumed=resumed)
+        observer = telemetry.begin(plan, text_of)
+        observer.first_token()
+        observer.finished([finished()], [[7, 8]])
+    whole, continued = recorded
+    assert whole.ttft_ms is not None
+    assert (continued.ttft_ms, continued.tpot_ms) == (None, None)
+
+
+async def test_what_no_engine_answered_costs_nothing() -> None:
+    recorded: list[Outcome] = []
+    telemetry = GenerationTelemetry(record=recorded.append)
+    request = GenerationRequest("r-1", ModelReference("pocket"), PROMPT)
+    price = Price(per_million_prompt_tokens=1e6, per_million_completion_tokens=1e6)
+    plan = Plan(request, VERSION, (1, 2, 3), 9, 0, time.monotonic(), None, price=price)
+    for tokens in ([[]], [[7, 8]]):
+        telemetry.begin(plan, text_of).failed(EngineLost("x"), tokens, 0)
+    assert [outcome.cost for outcome in recorded] == [0, 5]

@@ -130,7 +130,7 @@ class Asking:
         )
         try:
             member, tokens = await self.members.prepare_score(request, answer.text, self._left_s())
-            self._start(attempt, member)
+            await self._start(attempt, member)
             logprobs: list[float] = []
             while attempt.finished is None:
                 event = await self._next(attempt, member)
@@ -154,11 +154,17 @@ class Asking:
             if attempt.member is not None:
                 attempt.member.cancel()
 
-    def close(self, *, but: Attempt | None = None) -> None:
+    def close(self, error: MeshError | None = None, *, but: Attempt | None = None) -> None:
         """Ends every member at once."""
         for attempt in self.attempts:
             if attempt.member is not None and attempt is not but:
-                attempt.member.close()
+                attempt.member.close(error)
+
+    def report(self, chosen: Attempt | None) -> None:
+        """Records how each member ended; call it after close()."""
+        for attempt in self.attempts:
+            if attempt.member is not None:
+                attempt.member.report(chosen=attempt is chosen)
 
     async def _begin(
         self, attempt: Attempt, *, patient: bool = False, logprobs: bool = False
@@ -169,13 +175,13 @@ class Asking:
         member = await self.members.prepare(request, self._left_s())
         if patient:
             member.commit()
-        return self._start(attempt, member)
+        return await self._start(attempt, member)
 
-    def _start(self, attempt: Attempt, member: Member) -> Member:
+    async def _start(self, attempt: Attempt, member: Member) -> Member:
         attempt.member = member
         if self.cancelled:
             member.cancel()
-        member.start()
+        await member.start()
         return member
 
     def _request(self, attempt: Attempt) -> GenerationRequest:

@@ -3,18 +3,20 @@
 from typing import Protocol
 
 from mlxmesh_generation.domain.request import Event, GenerationRequest
+from mlxmesh_shared.errors import MeshError
 
 
 class Member(Protocol):
     """One generation; it begins with start()."""
 
     @property
-    def model(self) -> str: ...
-    @property
     def version(self) -> int: ...
 
-    def start(self) -> None:
-        """Raises: every error of an engine that refuses it."""
+    async def start(self) -> None:
+        """Waits until its model is loaded, or it is cancelled, and asks an engine.
+
+        Raises: why the model will not be loaded; every error of an engine that refuses it.
+        """
         ...
 
     async def next(self) -> Event:
@@ -36,13 +38,22 @@ class Member(Protocol):
         """Ends it with FinishReason.CANCELLED."""
         ...
 
-    def close(self) -> None:
-        """Ends it at once, and drops its events; a no-op once it has ended and was read."""
+    def close(self, error: MeshError | None = None) -> None:
+        """Ends it at once, and drops its events; a no-op once it has ended and was read.
+
+        error: by default that it was cancelled.
+        """
+        ...
+
+    def report(self, *, chosen: bool) -> None:
+        """Records how it ended; the chosen one's outcome has the caller's request_id."""
         ...
 
 
 class Members(Protocol):
-    """Prepares generations. They fail at once when no engine can run them, unless committed."""
+    """Prepares generations. If their model is loaded but no engine has room, they fail at once,
+    unless committed.
+    """
 
     async def prepare(self, request: GenerationRequest, timeout_s: float | None) -> Member:
         """Raises: every error of the request or of the mesh before an engine is asked."""

@@ -12,7 +12,7 @@ from mlxmesh_generation.ensembles.asking import Asking, Attempt
 from mlxmesh_generation.ensembles.confidence import shortcoming
 from mlxmesh_generation.ensembles.failures import leaves_to_others, nobody_answered
 from mlxmesh_generation.ensembles.voting import canonical, elect
-from mlxmesh_shared.errors import Cancelled, MeshError
+from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, MeshError
 
 FIRST_TOKEN_TIMEOUT = "FIRST_TOKEN_TIMEOUT"  # noqa: S105 - a reason
 AGREED, OUTVOTED, OUTSCORED = "AGREED", "OUTVOTED", "OUTSCORED"
@@ -71,7 +71,7 @@ def _give_up(attempt: Attempt) -> None:
     """Ends an attempt that took too long for its first token."""
     attempt.reason = FIRST_TOKEN_TIMEOUT
     if attempt.member is not None:
-        attempt.member.close()
+        attempt.member.close(DeadlineExceeded("it had no token within the ensemble's time"))
 
 
 async def _cascade(recipe: Cascade, asking: Asking, stream: Stream) -> None:

@@ -43,6 +43,7 @@ class EnsembleRun(Generic[EventsT]):
         self._asking = asking
         self._on_ended = on_ended
         self._task: asyncio.Task[None] | None = None
+        self._chosen: Attempt | None = None
         self._ended = False
 
     def start(self) -> None:
@@ -57,13 +58,13 @@ class EnsembleRun(Generic[EventsT]):
         """Ends it with an error, after what was emitted so far."""
         if not self._ended:
             self.events.fail(error)
-            self._end()
+            self._end(error)
 
     def abort(self, error: MeshError) -> None:
         """Ends it with an error and discards what its reader has not read."""
         self.events.drop(error)
         if not self._ended:
-            self._end()
+            self._end(error)
 
     # Called by the recipe.
 
@@ -98,20 +99,24 @@ class EnsembleRun(Generic[EventsT]):
         self._task = None  # it must not cancel itself
         if error is not None:
             self.events.fail(error)
-        self._end()
+        # Another error is that of a member, or no member's.
+        self._end(error if isinstance(error, DeadlineExceeded) else None)
 
-    def _end(self) -> None:
+    def _end(self, error: MeshError | None) -> None:
+        """error: of the members that still run."""
         self._ended = True
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-        self._asking.close()
+        self._asking.close(error)
+        self._asking.report(self._chosen)
         self._on_ended()
 
     def _put(self, attempt: Attempt, event: Event) -> None:
         """Emits an event of the chosen answer, as one of this stream."""
         asked = self._asking.request
         if isinstance(event, Started):
+            self._chosen = attempt
             steps = self._asking.steps(attempt)
             event = replace(
                 event, request_id=asked.request_id, ensemble=asked.model.name, steps=steps

@@ -241,11 +241,14 @@ class Engines:
     def recent_uses(self) -> list[VersionUse]:
         """When the versions of connected engines were last used from here, the latest first."""
         now_s = time.monotonic()
+        running = {_version_of(i) for i, link in self._links.values() if link.running}
+        for name, number in tuple(self._used_s):
+            if (name, str(number)) in running:
+                self._used_s[name, number] = now_s
         recent = {key: at for key, at in self._used_s.items() if now_s - at < USES_S}
         self._used_s = recent
-        running = {_version_of(i) for i, link in self._links.values() if link.running}
         uses = [
-            VersionUse(name, number, _idle_ms((name, str(number)) in running, now_s - at_s))
+            VersionUse(name, number, round((now_s - at_s) * 1000))
             for (name, number), at_s in recent.items()
         ]
         return sorted(uses, key=lambda use: use.idle_ms)[:MAX_USES]
@@ -311,10 +314,6 @@ class Engines:
     def _on_connected(self) -> None:
         self._connected.set()
         self._connected = asyncio.Event()
-
-
-def _idle_ms(is_running: bool, idle_s: float) -> int:
-    return 0 if is_running else round(idle_s * 1000)
 
 
 def _is_failure(error: MeshError) -> bool:

@@ -1,22 +1,19 @@
-"""Reports pairs and drops in numbered batches; each is sent until it is acknowledged."""
+"""Reports pairs and drops of shadows in batches."""
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
+from mlxmesh_generation.reporting.sender import FLUSH_S, INTERVAL_S, BatchSender
 from mlxmesh_generation.shadowing.pair import DropReason, Pair
-from mlxmesh_shared.errors import InvalidArgument, MeshError, NotFound
+from mlxmesh_shared.errors import MeshError
 
 MAX_PAIRS = 1000
 """In one batch: the contract's limit."""
 MAX_QUEUED = 10_000
 """Pairs of one shadow that wait for the model service, about 4 MB."""
-INTERVAL_S = 1.0
-MAX_RETRY_S = 5.0
-FLUSH_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +30,7 @@ class Batch:
 
 
 Send = Callable[[Batch], Awaitable[None]]
-"""Returns once the batch is recorded. Raises: MeshError; InvalidArgument and NotFound for one that
-never is."""
+"""As `send` of BatchSender."""
 
 
 @dataclass
@@ -55,15 +51,11 @@ class PairReporter:
         flush_s: float = FLUSH_S,
     ) -> None:
         """flush_s: how long the end of `running` may take to send what is left."""
-        self._send = send
-        self._interval_s = interval_s
         self._max_queued = max_queued
-        self._flush_s = flush_s
         self._pending: dict[str, _Pending] = {}
-        self._arrived = asyncio.Event()
-        self._number = 0
-        self._batch: Batch | None = None
-        """The one that is not done."""
+        self._sender = BatchSender(
+            self._take, send, _note_refused, interval_s=interval_s, flush_s=flush_s
+        )
 
     def record_pair(self, shadow_id: str, pair: Pair) -> None:
         """Satisfies RecordPair; where too many wait, the pair counts as dropped."""
@@ -77,67 +69,25 @@ class PairReporter:
         """Satisfies RecordDrop."""
         self._pending_of(shadow_id).drops[reason] += 1
 
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Reports until the body ends, then tries for a moment to send what is left."""
-        task = asyncio.create_task(self._run(), name="report shadow pairs")
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await self._flush()
+        return self._sender.running()
 
     def _pending_of(self, shadow_id: str) -> _Pending:
-        self._arrived.set()
+        self._sender.wake()
         return self._pending.setdefault(shadow_id, _Pending())
 
-    async def _run(self) -> None:
-        while True:
-            await self._arrived.wait()
-            await asyncio.sleep(self._interval_s)
-            await self._send_all(retry_s=self._interval_s)
+    def _take(self, number: int) -> Batch | None:
+        if not self._pending:
+            return None
+        shadow_id, pending = next(iter(self._pending.items()))
+        pairs, later = pending.pairs[:MAX_PAIRS], pending.pairs[MAX_PAIRS:]
+        if later:
+            self._pending[shadow_id] = _Pending(later)
+        else:
+            del self._pending[shadow_id]
+        return Batch(number, shadow_id, pairs, dict(pending.drops))
 
-    async def _flush(self) -> None:
-        try:
-            async with asyncio.timeout(self._flush_s):
-                await self._send_all(retry_s=self._flush_s / 8)
-        except TimeoutError:
-            _log.warning("some pairs of shadows were not reported and are lost")
 
-    async def _send_all(self, *, retry_s: float) -> None:
-        """Sends everything in batches, waiting longer after each failure."""
-        delay_s = retry_s
-        while (batch := self._next_batch()) is not None:
-            if await self._is_done(batch):
-                self._batch, delay_s = None, retry_s
-            else:
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, MAX_RETRY_S)
-        self._arrived.clear()
-
-    def _next_batch(self) -> Batch | None:
-        """The one that is not done, or else the next one."""
-        if self._batch is None and self._pending:
-            shadow_id, pending = next(iter(self._pending.items()))
-            self._number += 1
-            pairs, later = pending.pairs[:MAX_PAIRS], pending.pairs[MAX_PAIRS:]
-            self._batch = Batch(self._number, shadow_id, pairs, dict(pending.drops))
-            if later:
-                self._pending[shadow_id] = _Pending(later)
-            else:
-                del self._pending[shadow_id]
-        return self._batch
-
-    async def _is_done(self, batch: Batch) -> bool:
-        try:
-            await self._send(batch)
-        except (InvalidArgument, NotFound) as error:
-            _log.warning("pairs of shadow %s are lost: %s", batch.shadow_id, error.message)
-        except MeshError as error:
-            _log.debug("pairs of shadows wait for the model service: %s", error.reason)
-            return False
-        except Exception:  # noqa: BLE001 - reporting must not end
-            _log.exception("pairs of shadows could not be reported; trying again")
-            return False
-        return True
+def _note_refused(batch: Batch, error: MeshError) -> None:
+    _log.warning("pairs of shadow %s are lost: %s", batch.shadow_id, error.message)

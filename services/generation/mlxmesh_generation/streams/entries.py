@@ -1,15 +1,15 @@
 """The generations of this process by key, and what happens as readers come and go."""
 
 import asyncio
-from collections.abc import Coroutine
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Protocol
+from typing import Protocol
 
 from mlxmesh_generation.domain.request import GenerationKey, GenerationRequest, Resumed
 from mlxmesh_generation.streams.limits import UnreadLimit, UnreadOutput
 from mlxmesh_generation.streams.retention import Retention, RetentionLimits
 from mlxmesh_generation.streams.stream import EventBuffer, size_bytes
 from mlxmesh_generation.streams.transcript import Listeners, Transcript
+from mlxmesh_generation.streams.waiting import CancellableWait
 from mlxmesh_shared.errors import Cancelled, GenerationNotFound, MeshError, ReaderReplaced
 
 MAX_DETACHED_S = 86_400.0
@@ -103,7 +103,7 @@ class Entry:
         self._generation: Running | None = None
         self._transcript: Transcript | None = None
         self._cancelled = False
-        self._waiting: asyncio.Task[None] | None = None
+        self.waiting = CancellableWait()
         """Until an engine is connected."""
         self._started = False
         self._detached: asyncio.TimerHandle | None = None
@@ -141,19 +141,6 @@ class Entry:
         if self._cancelled:
             generation.cancel()
 
-    async def unless_cancelled(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Waits; no longer once the generation is cancelled. Raises: what the coroutine raises."""
-        task = self._waiting = asyncio.ensure_future(waiting)
-        if self._cancelled:
-            task.cancel()
-        try:
-            await asyncio.wait((task,))
-        finally:
-            self._waiting = None
-            task.cancel()
-        if not task.cancelled():
-            task.result()
-
     def start(self) -> Transcript:
         """Call it after open(). Raises: what Generation.start() raises."""
         assert self._generation is not None
@@ -172,8 +159,7 @@ class Entry:
         if self._transcript is not None and self._transcript.ended:
             return False
         self._cancelled = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self.waiting.cancel()
         if self._generation is not None:
             self._generation.cancel()
         return True

@@ -36,7 +36,13 @@ from mlxmesh_generation.streams.retention import RetentionLimits
 from mlxmesh_generation.streams.stream import EventBuffer
 from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.streams.transcript import Transcript
-from mlxmesh_shared.errors import Cancelled, GenerationExists, GenerationNotFound, MessagesExpired
+from mlxmesh_shared.errors import (
+    Cancelled,
+    GenerationExists,
+    GenerationNotFound,
+    MeshError,
+    MessagesExpired,
+)
 from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.reference import ModelReference
 
@@ -189,9 +195,12 @@ class Generations:
             generation = self._generation(entry, prepared, resumed)
             entry.open(generation, resumed)
             if resumed is None and not self._preparation.connected(prepared.plan):
-                waiting = self._preparation.wait_connected(prepared.plan, timeout_s)
-                await entry.unless_cancelled(waiting)
+                waiting = self._preparation.wait_connected(prepared.plan)
+                await entry.waiting.run(waiting)
             return entry.start()
+        except MeshError as error:
+            entry.release(error)  # such as a load that failed, which its outcome tells
+            raise
         except BaseException:
             entry.release(Cancelled("it was not started"))
             raise

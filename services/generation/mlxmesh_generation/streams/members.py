@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from mlxmesh_generation.domain.catalogue import ModelVersion
+from mlxmesh_generation.domain.outcome import Outcome
 from mlxmesh_generation.domain.request import Event, GenerationRequest, LogprobOptions
 from mlxmesh_generation.placement.sequence import (
     EngineSequence,
@@ -16,8 +17,10 @@ from mlxmesh_generation.placement.sequence import (
 )
 from mlxmesh_generation.streams.generation import Generation
 from mlxmesh_generation.streams.limits import GenerationLimits
+from mlxmesh_generation.streams.outcomes import Record
 from mlxmesh_generation.streams.preparation import Preparation, Prepared
 from mlxmesh_generation.streams.telemetry import GenerationTelemetry
+from mlxmesh_generation.streams.waiting import CancellableWait
 from mlxmesh_shared.errors import Cancelled, EngineLost, MeshError
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.reference import ModelReference
@@ -49,33 +52,43 @@ class MemberEngines:
 class GenerationMember:
     """Satisfies Member. Its events wait in its generation's buffer."""
 
-    def __init__(self, version: ModelVersion, engines: MemberEngines, quota: ExitStack) -> None:
-        self._version = version
+    def __init__(
+        self,
+        prepared: Prepared,
+        preparation: Preparation,
+        engines: MemberEngines,
+        quota: ExitStack,
+        record: Record,
+    ) -> None:
+        self._plan = prepared.plan
+        self._preparation = preparation
         self._engines = engines
         self._quota = quota
+        self._record = record
+        self._waiting = CancellableWait()
         self._ended = asyncio.Event()
         self._generation: Generation | None = None
+        self._outcome: Outcome | None = None
 
     def open(self, generation: Generation) -> None:
         """Call it before anything else."""
         self._generation = generation
 
     @property
-    def model(self) -> str:
-        return self._version.name
-
-    @property
     def version(self) -> int:
-        return self._version.version
+        return self._plan.version.version
 
     @property
     def generation(self) -> Generation:
         assert self._generation is not None
         return self._generation
 
-    def start(self) -> None:
+    async def start(self) -> None:
         try:
-            self.generation.start()
+            if not self._preparation.connected(self._plan):
+                await self._waiting.run(self._preparation.wait_connected(self._plan))
+            if not self._ended.is_set():
+                self.generation.start()
         except MeshError as error:
             self.generation.fail(error)
             raise
@@ -94,12 +107,26 @@ class GenerationMember:
 
     def cancel(self) -> None:
         self.generation.cancel()
+        self._waiting.cancel()
 
-    def close(self) -> None:
-        self.generation.abort(Cancelled("the ensemble needs this answer no more"))
+    def close(self, error: MeshError | None = None) -> None:
+        self.generation.abort(error or Cancelled("the ensemble needs this answer no more"))
+        self._waiting.cancel()
+
+    def report(self, *, chosen: bool) -> None:
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None:
+            own_id = self._plan.request.request_id
+            request_id = self._plan.request.answer_id if chosen else own_id
+            self._record(replace(outcome, request_id=request_id))
+
+    # Called by its generation.
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        """Keeps it until it is known whether it is the chosen one's."""
+        self._outcome = outcome
 
     def on_ended(self) -> None:
-        """Called by its generation."""
         self._quota.close()
         self._ended.set()
 
@@ -120,17 +147,12 @@ class GenerationMembers:
     async def prepare(
         self, request: GenerationRequest, timeout_s: float | None
     ) -> GenerationMember:
-        received_s = time.monotonic()
-        with ExitStack() as stack:
-            stack.enter_context(self.limits.holding(request.caller, request.message_bytes))
-            prepared = await self.preparation.prepare(request, None, received_s, timeout_s)
-            await self.preparation.wait_connected(prepared.plan, timeout_s)
-            return self._member(prepared, stack.pop_all())
+        return await self._prepare(request, timeout_s)
 
     async def prepare_score(
         self, request: GenerationRequest, answer: str, timeout_s: float | None
     ) -> tuple[GenerationMember, int]:
-        version, source, tokens = await self.preparation.scoring(request, answer)
+        version, source, tokens = await self.preparation.scoring(request, answer, timeout_s)
         scoring = replace(
             request,
             model=ModelReference(version.name, version.version),
@@ -138,15 +160,29 @@ class GenerationMembers:
             max_tokens=1,
             logprobs=LogprobOptions(prompt=True),
         )
-        return await self.prepare(scoring, timeout_s), tokens
+        return await self._prepare(scoring, timeout_s, judges=True), tokens
+
+    async def _prepare(
+        self, request: GenerationRequest, timeout_s: float | None, *, judges: bool = False
+    ) -> GenerationMember:
+        received_s = time.monotonic()
+        with ExitStack() as stack:
+            stack.enter_context(self.limits.holding(request.caller, request.message_bytes))
+            prepared = await self.preparation.prepare(request, None, received_s, timeout_s)
+            if judges:  # it writes no answer that a shadow's could be compared with
+                prepared = replace(prepared, plan=replace(prepared.plan, shadows=()))
+            return self._member(prepared, stack.pop_all())
 
     def _member(self, prepared: Prepared, quota: ExitStack) -> GenerationMember:
         engines = MemberEngines(self.engines)
-        member = GenerationMember(prepared.plan.version, engines, quota)
+        record = self.telemetry.record
+        member = GenerationMember(prepared, self.preparation, engines, quota, record)
         member.open(
             Generation(
                 prepared.plan,
-                observer=self.telemetry.begin(prepared.plan, prepared.tokenizer.decode),
+                observer=self.telemetry.begin(
+                    prepared.plan, prepared.tokenizer.decode, record=member.on_outcome
+                ),
                 engines=engines,
                 tokenizer=prepared.tokenizer,
                 engine_wait_s=self.engine_wait_s,

@@ -86,7 +86,9 @@ def _outcome(
     tools_valid: bool | None = None,
 ) -> Outcome:
     prompt_tokens = len(plan.prompt_token_ids)
-    first_s, longest = times.first_token_s, max(completion, default=0)
+    # Where it only continues an answer, its times are not those of the whole generation.
+    first_s = None if plan.resumed else times.first_token_s
+    longest = max(completion, default=0)
     return Outcome(
         request_id=plan.request.request_id,
         principal=plan.request.principal,
@@ -113,6 +115,7 @@ def _outcome(
             completion_tokens=sum(completion),
             device_ms=device_ms,
         )
-        if plan.price is not None
+        # One that no engine has answered costs nothing.
+        if plan.price is not None and any(completion)
         else 0.0,
     )

@@ -39,6 +39,8 @@ class Plan:
     """How long it may wait until its model is loaded; None if it is not loaded on demand."""
     shadow_id: str = ""
     """The shadow that it is a repetition for; empty for a caller's own generation."""
+    resumed: bool = False
+    """Whether it continues a generation of another process."""
     steps: tuple[Step, ...] = ()
     """Of an ensemble whose answer it resumes; the chosen one is its own."""
 

@@ -6,6 +6,7 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from mlxmesh_generation.domain.catalogue import ModelVersion, Route
@@ -87,15 +88,17 @@ class Preparation:
         return await self._catalogue.recipe(reference)
 
     async def scoring(
-        self, request: GenerationRequest, answer: str
+        self, request: GenerationRequest, answer: str, timeout_s: float | None
     ) -> tuple[ModelVersion, PromptTokens, int]:
         """A judge's version, its input that ends with an answer to the request's, and how many of
         the tokens are the answer's.
         """
-        version = (await self._catalogue.route(request.model, request.asker)).version
-        self._check_loaded(version)
+        route = await self._catalogue.route(request.model, request.asker)
+        version = route.version
+        if not route.loading.on_demand:
+            self._check_loaded(version)
         self._prompts.expect(request.input)
-        tokenizer = await self._tokenizers.get(version)
+        tokenizer = await self._tokenizer(route, time.monotonic(), timeout_s)
         source = request.input
         if isinstance(source, Chat) and tokenizer.chat is not None:
             model = _model_format(version, tokenizer, with_tools=False)
@@ -137,34 +140,29 @@ class Preparation:
         self._prompts.expect(request.input)
         tokenizer = await self._tokenizer(route, received_s, timeout_s)
         shaped = await self._shaped(request, version, tokenizer)
-        if resumed is not None and resumed.started is not None:
-            # It names a version by now, whose arm was assigned when it began.
-            route = replace(route, assignment=resumed.started.assignment)
-        if resumed is not None:
-            # Its times here are not those of the whole generation, so no answer compares with it.
-            route = replace(route, shadows=())
         plan = _plan(request, route, shaped, received_s, timeout_s)
-        if resumed is not None and resumed.started is not None:
-            plan = replace(plan, steps=resumed.started.steps)
         if resumed is not None:
             prompts.check_resumed(resumed, request, version, plan.max_tokens)
+            plan = _resumed_plan(plan, resumed)
         return Prepared(plan, tokenizer)
 
     def connected(self, plan: Plan) -> bool:
         """Whether an engine is connected."""
         return self._replicas.connected(plan.version)
 
-    async def wait_connected(self, plan: Plan, timeout_s: float | None) -> None:
+    async def wait_connected(self, plan: Plan) -> None:
         """Returns once an engine is connected; a model that is not loaded on demand is given only a
         short time.
 
         Raises: why the model will not be loaded; NoReplica when it takes too long.
         """
-        if plan.load_timeout_s is not None:
-            await self._wait_loaded(plan, plan.load_timeout_s)
-            return
-        wait_s = REPLICA_WAIT_S if timeout_s is None else min(REPLICA_WAIT_S, timeout_s / 2)
-        await self._replicas.wait_connected(plan.version, wait_s)
+        left_s = inf if plan.deadline_s is None else plan.deadline_s - time.monotonic()
+        if plan.load_timeout_s is None:
+            wait_s = max(0.0, min(REPLICA_WAIT_S, left_s / 2))
+            await self._replicas.wait_connected(plan.version, wait_s)
+        else:
+            wait_s = max(0.0, min(plan.load_timeout_s, left_s - DEADLINE_MARGIN_S))
+            await self._replicas.wait_loaded(plan.version, wait_s)
 
     async def _tokenizer(
         self, route: Route, received_s: float, timeout_s: float | None
@@ -180,11 +178,6 @@ class Preparation:
                 if late or not loading.on_demand or self._replicas.connected(version):
                     raise
             await asyncio.sleep(TOKENIZER_RETRY_S)
-
-    async def _wait_loaded(self, plan: Plan, wait_s: float) -> None:
-        if plan.deadline_s is not None:
-            wait_s = min(wait_s, plan.deadline_s - DEADLINE_MARGIN_S - time.monotonic())
-        await self._replicas.wait_loaded(plan.version, max(0.0, wait_s))
 
     async def _shaped(
         self, request: GenerationRequest, version: ModelVersion, tokenizer: ModelTokenizer
@@ -284,3 +277,13 @@ def _plan(
         price=route.price,
         load_timeout_s=route.loading.timeout_s if route.loading.on_demand else None,
     )
+
+
+def _resumed_plan(plan: Plan, resumed: Resumed) -> Plan:
+    # No answer compares with it: its times here are not those of the whole generation.
+    plan = replace(plan, shadows=(), resumed=True)
+    if resumed.started is None:
+        return plan
+    # It names a version by now, whose arm was assigned when it began.
+    started = resumed.started
+    return replace(plan, assignment=started.assignment, steps=started.steps)

@@ -129,15 +129,25 @@ class GenerationTelemetry:
         self._content_models = frozenset(content_models)
 
     def begin(
-        self, plan: Plan, decode: Decode, on_ended: OnEnded | None = None
+        self,
+        plan: Plan,
+        decode: Decode,
+        on_ended: OnEnded | None = None,
+        record: Record | None = None,
     ) -> "GenerationObserver":
         """Observes a generation as a part of the current call.
 
-        on_ended: called instead of the one of all generations.
+        on_ended, record: called instead of those of all generations.
         """
         has_content = plan.version.name in self._content_models
-        ended = on_ended or self.on_ended
-        return GenerationObserver(self, plan, decode, ended, has_content=has_content)
+        return GenerationObserver(
+            self,
+            plan,
+            decode,
+            on_ended or self.on_ended,
+            record or self.record,
+            has_content=has_content,
+        )
 
 
 class GenerationObserver:
@@ -149,6 +159,7 @@ class GenerationObserver:
         plan: Plan,
         decode: Decode,
         on_ended: OnEnded | None,
+        record: Record,
         *,
         has_content: bool,
     ) -> None:
@@ -157,6 +168,7 @@ class GenerationObserver:
         self._plan = plan
         self._decode = decode
         self._on_ended = on_ended
+        self._record = record
         self._has_content = has_content
         self._first_token_s: float | None = None
         self._span = self._begun()
@@ -224,7 +236,7 @@ class GenerationObserver:
         self._report(outcomes.of_failed(self._plan, error, counts, self._times()), token_ids)
 
     def _report(self, outcome: Outcome, token_ids: Sequence[Sequence[int]]) -> None:
-        self._owner.record(outcome)
+        self._record(outcome)
         if self._on_ended is not None:
             self._on_ended(self._plan, outcome, token_ids[0] if token_ids else (), self._decode)
 
