@@ -215,7 +215,6 @@ GOOD: list[tuple[str, bytes]] = [
         CountTokensRequest(model="pocket", prompt=CANARY).SerializeToString(),
     ),
     (f"{GENERATION}/Generate", generate(prompt=CANARY, session_id=CANARY)),
-    (f"{GENERATION}/Generate", generate(prompt=CANARY, labels={"user": CANARY})),
     (SET_PROFILE, profile(f"{CANARY}{{{{ messages[0].content }}}}")),
     (
         SET_ENSEMBLE,
@@ -262,7 +261,6 @@ BAD: list[tuple[str, bytes]] = [
         ReportOutcomeRequest(request_id=f"{CANARY} {CANARY}").SerializeToString(),
     ),
     (SET_PROFILE, profile(f"{{% if {CANARY}")),
-    (SET_PROFILE, profile(f"{{{{ '{CANARY}'|{CANARY.replace('-', '_')} }}}}")),
     (SET_PROFILE, profile(f"{{% {CANARY} %}}")),
     (SET_ENSEMBLE, ensemble("bad", cascade={"models": BOTH, "json_schema": CANARY})),
     (
@@ -280,7 +278,7 @@ async def test_answers_and_refusals_leave_no_trace(mesh: RunningMesh, told: Rece
         bad = [await call(channel, path, wire) for path, wire in BAD]
         await all_told(channel, told)
     assert [answer.code.name for answer in good] == ["OK"] * len(good)
-    assert "OK" not in [answer.code.name for answer in bad]
+    assert [at for at, answer in enumerate(bad) if answer.code is grpc.StatusCode.OK] == []
     assert "UNKNOWN" not in [answer.code.name for answer in bad]
     assert leaks(mesh, told, [*good, *bad], CANARY.replace("-", "_")) == []
 
