@@ -9,7 +9,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlxmesh_shared.errors import InvalidArgument
 
-
 _QUOTED_NAME = re.compile(r"'([^\W\d]\w*)'")
 _JINJA_NAMES = frozenset(
     "and autoescape block break call continue do elif else endautoescape endblock endcall endfilter"
