@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -17,14 +17,12 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GetGenerationResponse,
     Started,
 )
-from mlxmesh.model.v1.ensemble_pb2 import SetEnsembleRequest
 from mlxmesh.model.v1.model_pb2 import (
     GetModelRequest,
     ListModelsResponse,
     PullModelRequest,
     WatchModelsResponse,
 )
-from mlxmesh.model.v1.profile_pb2 import DeleteProfileRequest, SetProfileRequest
 from mlxmesh_gateway.door.models import allows, check_model, unknown_model
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.recording import other_tokens
@@ -40,16 +38,18 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 def check_models(principal: Principal, route: Route, request: Message) -> None:
-    """Checks the models that a request names against those that a principal may use.
+    """Checks the model that a request names against those that a principal may use.
 
     Raises: ModelNotAllowed; ModelNotFound where the request asks whether there is such a model.
     """
     if not principal.models or route.backend not in _BACKENDS:
         return
-    for reference in filter(None, _references(request)):
-        if isinstance(request, GetModelRequest) and not allows(principal.models, reference):
-            raise unknown_model(reference)
-        check_model(principal, reference)
+    reference = _reference(request)
+    if not reference:
+        return
+    if isinstance(request, GetModelRequest) and not allows(principal.models, reference):
+        raise unknown_model(reference)
+    check_model(principal, reference)
 
 
 def only_allowed(principal: Principal, route: Route, write: Write) -> Write:
@@ -151,25 +151,8 @@ def is_generation(method: str) -> bool:
 _GENERATIONS = frozenset(f"/{GENERATION.full_name}/{name}" for name in ("Generate", "Complete"))
 
 
-def _references(request: Message) -> Iterator[str]:
-    """The names of models in a request."""
+def _reference(request: Message) -> str:
     asked: Any = generation_of(request) or request
-    if isinstance(request, SetProfileRequest | DeleteProfileRequest):
-        return  # their name is that of a profile
     if isinstance(request, PullModelRequest):
-        yield request.name or request.repo_id.rpartition("/")[2]
-    elif reference := getattr(asked, "model", "") or getattr(asked, "name", ""):
-        yield reference
-    if isinstance(request, SetEnsembleRequest):
-        yield from _members(request)
-
-
-def _members(request: SetEnsembleRequest) -> Iterator[str]:
-    """The models that an ensemble's recipe asks: who may use an ensemble may use these."""
-    kind = request.recipe.WhichOneof("recipe")
-    if kind is None:
-        return
-    recipe: Any = getattr(request.recipe, kind)
-    yield from recipe.models
-    if kind == "best_of" and recipe.judge:
-        yield recipe.judge
+        return request.name or request.repo_id.rpartition("/")[2]
+    return getattr(asked, "model", "") or getattr(asked, "name", "")

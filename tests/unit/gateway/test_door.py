@@ -13,7 +13,6 @@ from opentelemetry.context import attach, detach
 
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh.generation.v1 import generation_pb2 as g
-from mlxmesh.model.v1 import ensemble_pb2, model_pb2, profile_pb2
 from mlxmesh.model.v1.history_pb2 import GetModelHistoryRequest
 from mlxmesh_gateway.door.call import PublicCall
 from mlxmesh_gateway.door.convert import check_models
@@ -224,34 +223,6 @@ async def test_an_ensemble_is_allowed_by_its_own_name() -> None:
         assert await stand.serve("CountTokens", request, principal=of_models("chat"))
         with pytest.raises(ModelNotAllowed):
             await stand.serve("CountTokens", request, principal=of_models("pocket"))
-
-
-RECIPES: list[dict[str, Any]] = [
-    {"fallback": {"models": ["qwen", "pocket@1"]}},
-    {"cascade": {"models": ["qwen", "pocket"]}},
-    {"vote": {"models": ["qwen", "pocket:stable"]}},
-    {"best_of": {"models": ["qwen", "pocket"], "judge": "qwen"}},
-    {"best_of": {"models": ["qwen", "qwen"], "judge": "pocket"}},
-]
-
-
-@pytest.mark.parametrize("fields", RECIPES)
-def test_an_ensemble_gives_no_way_to_other_models(fields: dict[str, Any]) -> None:
-    recipe = ensemble_pb2.EnsembleRecipe(**fields)
-    request = ensemble_pb2.SetEnsembleRequest(name="qwen-both", recipe=recipe)
-    check_models(of_models("qwen*", "pocket"), route_named("SetEnsemble"), request)
-    with pytest.raises(ModelNotAllowed, match="may not use the model pocket"):
-        check_models(of_models("qwen*"), route_named("SetEnsemble"), request)
-
-
-def test_a_profile_is_no_model() -> None:
-    keyed = of_models("qwen*")
-    check_models(keyed, route_named("SetProfile"), profile_pb2.SetProfileRequest(name="small"))
-    delete = profile_pb2.DeleteProfileRequest(name="small")
-    check_models(keyed, route_named("DeleteProfile"), delete)
-    load = model_pb2.LoadModelRequest(model="pocket", profile="small")
-    with pytest.raises(ModelNotAllowed, match="pocket"):
-        check_models(keyed, route_named("LoadModel"), load)
 
 
 async def test_an_illegal_request_reaches_no_instance() -> None:
