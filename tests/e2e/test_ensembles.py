@@ -113,10 +113,11 @@ async def test_every_edge_counts_the_tokens_of_all_steps(mesh: RunningMesh, name
         )
         [usage] = [chunk.usage async for chunk in chunks if chunk.usage is not None]
         assert (usage.prompt_tokens, usage.completion_tokens) == counted
-    del options["seed"]  # which Anthropic's clients do not have
     async with AsyncAnthropic(base_url=url, api_key="any", max_retries=0) as anthropic:
-        message = await anthropic.messages.create(model=name, messages=[turn], **options)
-        async with anthropic.messages.stream(model=name, messages=[turn], **options) as stream:
+        asked: Any = {"model": name, "messages": [turn], "max_tokens": options["max_tokens"]}
+        asked["extra_body"] = {"temperature": 0}  # which this client no longer has
+        message = await anthropic.messages.create(**asked)
+        async with anthropic.messages.stream(**asked) as stream:
             streamed = await stream.get_final_message()
     for answer in (message, streamed):
         [block] = answer.content
@@ -192,7 +193,7 @@ async def until_serving(mesh: RunningMesh, service: str, count: int) -> None:
     async with asyncio.timeout(120):
         while True:
             rows = [row for row in mesh.status()["instances"] if row["service"] == service]
-            if len(rows) == count:
+            if [row["state"] for row in rows] == ["serving"] * count:
                 return
             await asyncio.sleep(0.2)
 
