@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from mlxmesh.generation.v1.generation_pb2 import CompleteResponse, Finished
@@ -39,6 +40,7 @@ def ensembles(mesh: RunningMesh) -> None:
     """A second and a third model, of which one is not loaded, and an ensemble for each recipe."""
     for name in ("mini", "away"):
         assert mesh.command("register", str(MINI), "--name", name).returncode == 0
+    assert mesh.command("models", "set", "away", "--no-load-on-demand").returncode == 0
     assert mesh.command("load", "mini").returncode == 0
     for name, options in RECIPES.items():
         result = mesh.command("ensembles", "set", name, *options)
@@ -86,12 +88,43 @@ async def test_every_edge_gives_the_same_answer(mesh: RunningMesh, name: str) ->
         stream = await openai.completions.create(model=name, prompt=PROMPT, stream=True, **OPTIONS)
         pieces = [chunk.choices[0].text async for chunk in stream if chunk.choices]
         assert "".join(pieces) == whole.text
-        chat = await openai.chat.completions.create(
-            model=name, messages=[{"role": "user", "content": PROMPT}], **OPTIONS
-        )
-        assert chat.choices[0].message.content
         assert name in [model.id async for model in openai.models.list()]
         assert (await openai.models.retrieve(name)).id == name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+async def test_every_edge_counts_the_tokens_of_all_steps(mesh: RunningMesh, name: str) -> None:
+    said, options = [("user", PROMPT)], {**OPTIONS, "temperature": 0}
+    async with MeshClient(mesh.address) as client:
+        whole = await client.complete(name, messages=said, **options)
+    total = whole.finished.total_usage
+    assert total.completion_tokens >= whole.finished.usage.completion_tokens
+    counted = (total.prompt_tokens, total.completion_tokens)
+    turn: Any = {"role": "user", "content": PROMPT}
+    url = f"http://{mesh.http}"
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as openai:
+        chat = await openai.chat.completions.create(model=name, messages=[turn], **options)
+        assert chat.choices[0].message.content == whole.text
+        assert chat.usage is not None
+        assert (chat.usage.prompt_tokens, chat.usage.completion_tokens) == counted
+        given: Any = {"stream": True, "stream_options": {"include_usage": True}}
+        chunks = await openai.chat.completions.create(
+            model=name, messages=[turn], **given, **options
+        )
+        [usage] = [chunk.usage async for chunk in chunks if chunk.usage is not None]
+        assert (usage.prompt_tokens, usage.completion_tokens) == counted
+    async with AsyncAnthropic(base_url=url, api_key="any", max_retries=0) as anthropic:
+        asked: Any = {"model": name, "messages": [turn], "max_tokens": options["max_tokens"]}
+        asked["extra_body"] = {"temperature": 0}  # which this client no longer has
+        message = await anthropic.messages.create(**asked)
+        async with anthropic.messages.stream(**asked) as stream:
+            streamed = await stream.get_final_message()
+    for answer in (message, streamed):
+        [block] = answer.content
+        assert block.type == "text"
+        assert block.text == whole.text
+        given = (answer.usage.cache_read_input_tokens or 0) + answer.usage.input_tokens
+        assert (given, answer.usage.output_tokens) == counted
 
 
 async def test_the_path_is_told(mesh: RunningMesh) -> None:
@@ -160,7 +193,7 @@ async def until_serving(mesh: RunningMesh, service: str, count: int) -> None:
     async with asyncio.timeout(120):
         while True:
             rows = [row for row in mesh.status()["instances"] if row["service"] == service]
-            if len(rows) == count:
+            if [row["state"] for row in rows] == ["serving"] * count:
                 return
             await asyncio.sleep(0.2)
 

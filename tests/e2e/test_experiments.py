@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from mlxmesh.generation.v1.generation_pb2 import Started
 from mlxmesh_client import MeshClient
@@ -87,3 +90,49 @@ async def test_sessions_keep_their_arms_when_every_service_is_restarted(
     assert pocket["aliases"] == {"default": version}
     analysis = _json(mesh, "experiment", "analyze", experiment_id)
     assert analysis["experiment"]["experiment_id"] == experiment_id
+
+
+async def _scored(mesh: RunningMesh, request_id: str, score: str) -> dict[str, Any]:
+    """What scoring a response prints; responses can be scored some seconds after their end."""
+    deadline = time.monotonic() + 60
+    while True:
+        result = mesh.command("experiment", "score", request_id, score, "--json")
+        if result.returncode == 0:
+            return json.loads(result.stdout)
+        assert request_id in result.stderr
+        assert time.monotonic() < deadline, result.stderr
+        await asyncio.sleep(0.3)
+
+
+async def test_a_score_of_a_caller_is_in_the_analysis(mesh: RunningMesh) -> None:
+    arms = ("--arm", "control=1:50", "--arm", "new=2:50", "--by", "session")
+    started = _json(mesh, "experiment", "start", "pocket", *arms, "--id", "scored")
+    assert started["experiment_id"] == "scored"
+    _until_running(mesh, "scored")
+    split = await _until_split(mesh.address)
+    async with MeshClient(mesh.address) as client:
+        for session in SESSIONS:
+            await client.complete(
+                "pocket",
+                prompt="Hi",
+                max_tokens=2,
+                session_id=session,
+                request_id=f"scored-{session}",
+            )
+    for session in SESSIONS:
+        counted = await _scored(mesh, f"scored-{session}", "0.8")
+        assert counted["experiment_id"] == "scored"
+        assert counted["arm"] == split[session].partition("@")[0]
+    again = mesh.command("experiment", "score", f"scored-{SESSIONS[0]}", "0.8")
+    assert "counted in scored" in again.stdout, again.stderr
+    other = mesh.command("experiment", "score", f"scored-{SESSIONS[0]}", "-0.5")
+    assert other.returncode == 1
+    assert "score" in other.stderr
+    analysis = _json(mesh, "experiment", "analyze", "scored", "--metric", "score")
+    [compared] = analysis["metrics"]
+    assert compared["metric"] == "score"
+    found = {arm["arm"]: (int(arm["values"]), arm["mean"]["mean"]) for arm in compared["arms"]}
+    assigned = [arm.partition("@")[0] for arm in split.values()]
+    for arm in ("control", "new"):
+        assert found[arm] == (assigned.count(arm), pytest.approx(0.8))
+    _json(mesh, "experiment", "stop", "scored")

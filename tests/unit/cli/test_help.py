@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mlxmesh_cli.commands.app import app
 
 GROUP = cast("Any", get_command(app))
-GROUPS = ("config", "certs", "models", "rollout", "users", "keys", "quotas")
+GROUPS = sorted(name for name in GROUP.commands if hasattr(GROUP.commands[name], "commands"))
 COMMANDS: list[str] = sorted(GROUP.commands)
 
 
@@ -47,13 +47,32 @@ def test_the_list_of_commands_cuts_no_line() -> None:
     assert not [line for line in listed if line.endswith("...")]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [(group, name) for group in GROUPS for name in GROUP.commands[group].commands],
-)
+SUBCOMMANDS = [(group, name) for group in GROUPS for name in GROUP.commands[group].commands]
+
+
+def test_the_promised_groups_are_there() -> None:
+    promised = {
+        "artifacts", "certs", "config", "ensembles", "experiment", "keys", "models", "profiles",
+        "quotas", "rollout", "shadow", "users",
+    }  # fmt: skip
+    assert promised <= set(GROUPS)
+
+
+@pytest.mark.parametrize("command", SUBCOMMANDS)
 def test_every_subcommand_has_an_example(command: tuple[str, str]) -> None:
     output = CliRunner().invoke(app, [*command, "--help"]).output
     assert f"Example: mlxmesh {' '.join(command)}" in " ".join(output.split())
+
+
+@pytest.mark.parametrize("command", SUBCOMMANDS)
+def test_every_subcommand_explains_its_options_and_has_json(command: tuple[str, str]) -> None:
+    group, name = command
+    described = GROUP.commands[group].commands[name]
+    assert described.help
+    for parameter in described.params:
+        assert getattr(parameter, "help", None), f"{command} {parameter.name}"
+    if group not in ("certs", "config"):  # they call no mesh
+        assert "json" in {parameter.name for parameter in described.params}
 
 
 def test_help_imports_nothing_heavy() -> None:

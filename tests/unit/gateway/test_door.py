@@ -21,7 +21,7 @@ from mlxmesh_gateway.door.limits import Deadlines
 from mlxmesh_gateway.door.principal import Kind, Principal
 from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_gateway.forwarding.forwarder import Forwarder
-from mlxmesh_gateway.forwarding.routes import GENERATION, PUBLIC_SERVICES, public_routes
+from mlxmesh_gateway.forwarding.routes import GENERATION, PUBLIC_SERVICES, Route, public_routes
 from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
 from mlxmesh_shared.errors import (
     Cancelled,
@@ -190,7 +190,7 @@ async def test_the_model_of_a_refused_call_is_not_told() -> None:
 @pytest.mark.parametrize("reference", ["pocket", "pocket@2", "pocket:stable", "qwen@1"])
 def test_the_history_of_a_model_is_for_those_who_may_use_it(reference: str) -> None:
     keyed = replace(ANYBODY, kind=Kind.KEY, identity="key:k_1", models=("qwen*",))
-    [route] = [each for each in public_routes() if each.path.endswith("/GetModelHistory")]
+    route = route_named("GetModelHistory")
     request = GetModelHistoryRequest(model=reference)
     check_models(ANYBODY, route, request)
     if reference.startswith("qwen"):
@@ -198,6 +198,31 @@ def test_the_history_of_a_model_is_for_those_who_may_use_it(reference: str) -> N
         return
     with pytest.raises(ModelNotAllowed):
         check_models(keyed, route, request)
+
+
+def route_named(method: str) -> Route:
+    [route] = [each for each in public_routes() if each.path.endswith(f"/{method}")]
+    return route
+
+
+def of_models(*models: str) -> Principal:
+    return replace(ANYBODY, kind=Kind.KEY, identity="key:k_1", models=models)
+
+
+def test_the_history_of_an_ensemble_is_for_those_who_may_use_it() -> None:
+    request = GetModelHistoryRequest(model="chat")
+    check_models(of_models("chat"), route_named("GetModelHistory"), request)
+    with pytest.raises(ModelNotAllowed, match="may use pocket"):
+        check_models(of_models("pocket"), route_named("GetModelHistory"), request)
+
+
+async def test_an_ensemble_is_allowed_by_its_own_name() -> None:
+    """Its models answer for it, whoever may not call them."""
+    request = g.CountTokensRequest(model="chat", prompt="Hi")
+    async with opened() as stand:
+        assert await stand.serve("CountTokens", request, principal=of_models("chat"))
+        with pytest.raises(ModelNotAllowed):
+            await stand.serve("CountTokens", request, principal=of_models("pocket"))
 
 
 async def test_an_illegal_request_reaches_no_instance() -> None:

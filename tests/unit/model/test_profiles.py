@@ -105,10 +105,26 @@ def test_templates_as_models_have_them(source: str) -> None:
         ("a\nb {{ messages[ }}", "line 2"),
         ("{% include 5 %}{% endif %}", "line 1"),
         ("{{" + "(" * 50_000, "nested too deeply|line 1"),
-        ("{% unknown_tag %}", "unknown_tag"),
+        ("a\n{% unknown_tag %}", r"line 2: Encountered unknown tag '\.\.\.'"),
     ],
 )
 def test_a_template_that_cannot_be_read(source: str, problem: str) -> None:
     with pytest.raises(InvalidArgument, match=problem) as caught:
         check_template(source)
     assert caught.value.field == "settings.chat_template"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% se_cret %}",
+        "{{ a se_cret }}",
+        "{% for se_cret of b %}",
+        "{% if se_cret %}",
+        "{{ 1 se_cret",
+    ],
+)
+def test_a_refusal_has_no_text_of_the_template(source: str) -> None:
+    with pytest.raises(InvalidArgument, match="line 1") as caught:
+        check_template(source)
+    assert "se_cret" not in caught.value.message

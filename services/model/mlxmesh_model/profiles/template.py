@@ -1,11 +1,20 @@
 """Checks the syntax of chat templates, before a model answers with one. Pure."""
 
+import re
+
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlxmesh_shared.errors import InvalidArgument
+
+_QUOTED_NAME = re.compile(r"'([^\W\d]\w*)'")
+_JINJA_NAMES = frozenset(
+    "and autoescape block break call continue do elif else endautoescape endblock endcall endfilter"
+    " endfor endgeneration endif endmacro endset endwith extends filter for from generation if"
+    " import in include integer is macro name not or recursive set string with".split()
+)
 
 
 class _Generation(Extension):
@@ -26,11 +35,18 @@ def check_template(source: str) -> None:
     try:
         environment.parse(source)
     except TemplateSyntaxError as error:
-        problem = f"line {error.lineno}: {error.message}"
+        problem = f"line {error.lineno}: {_without_names(error.message or '')}"
     except RecursionError:
         problem = "it is nested too deeply"
     else:
         return
     raise InvalidArgument(
         f"chat_template is not valid Jinja: {problem}", field="settings.chat_template"
+    )
+
+
+def _without_names(message: str) -> str:
+    """Jinja's message without names of the template, since messages are logged."""
+    return _QUOTED_NAME.sub(
+        lambda found: found[0] if found[1] in _JINJA_NAMES else "'...'", message
     )
