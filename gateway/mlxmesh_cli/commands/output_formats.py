@@ -88,8 +88,7 @@ def show(
 @models.command(
     "set",
     short_help="Set how it is loaded, scaled, priced and read.",
-    epilog="Examples: mlxmesh models set qwen --idle 15m --max-replicas 3; "
-    "mlxmesh models set qwen --tool-format hermes",
+    epilog="Example: mlxmesh models set qwen --idle 15m --max-replicas 3",
 )
 def set_model(
     model: Versions,

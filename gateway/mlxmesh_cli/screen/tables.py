@@ -41,7 +41,7 @@ def models_table(models: Sequence[Model]) -> Grid:
             table.add(*_model_row(model, version))
         if message.HasField("ensemble"):
             recipe = f"{kind_of(message.ensemble)} of {models_of(message.ensemble)}"
-            table.add(message.name, "ensemble", *([""] * 6), recipe, "")
+            table.add(message.name, "ensemble", *([""] * 7), recipe, "")
     return table
 
 
