@@ -137,7 +137,8 @@ def test_reasons_tell_what_was_read() -> None:
     decision = decide(rollout(guarded, state=State.PROGRESSING), observed(slow, fast), AT_THE_END)
     assert decision is not None
     assert decision.reason == (
-        "ttft_p95<1.2x is broken: 21496ms, the present version has 3736ms at the end of the step of 1%"
+        "ttft_p95<1.2x is broken: 21496ms, the present version has 3736ms "
+        "at the end of the step of 1%"
     )
     assert decision.readings[0].kept is False
 
