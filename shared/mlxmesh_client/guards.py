@@ -56,7 +56,8 @@ def value_text(guard: pb.Guard, value: float) -> str:
     name = _NAMES.get(guard.metric, "unknown")
     if name in _RATES:
         return f"{value * 100:.4g}%"
-    return f"{value:.4g}" if name == "tokens_per_request" else f"{value:.4g}ms"
+    unit = "" if name == "tokens_per_request" else "ms"
+    return f"{value:.4g}{unit}" if value < 10_000 else f"{value:.0f}{unit}"
 
 
 def _factor(text: str, name: str, unit: str) -> float:

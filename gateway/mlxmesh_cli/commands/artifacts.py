@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlxmesh_cli.commands.completion import complete_model
+from mlxmesh_cli.commands.policy_options import parse_seconds
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
 from mlxmesh_cli.screen.output import print_json, print_view, to_dict
 
@@ -102,24 +103,22 @@ def verify(
 def prune(
     dry_run: Annotated[bool, typer.Option(help="Only show what would be removed.")] = False,
     unfinished_after: Annotated[
-        int,
+        str,
         typer.Option(
-            min=0,
-            max=31_536_000,
-            metavar="SECONDS",
-            help="Remove unfinished downloads after so long without progress.",
+            metavar="TIME", help="Remove unfinished downloads after so long without progress."
         ),
-    ] = 604_800,
+    ] = "7d",
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Remove files that belong to no version, and downloads that were given up."""
+    unfinished_after_s = parse_seconds(unfinished_after, "--unfinished-after")
 
     async def work() -> PruneArtifactsResponse:
         async with connect(address, data_dir) as client:
             return await client.prune_artifacts(
-                dry_run=dry_run, unfinished_after_s=unfinished_after
+                dry_run=dry_run, unfinished_after_s=unfinished_after_s
             )
 
     removed = run(work())
@@ -140,4 +139,4 @@ def _verdict(artifact: Artifact) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

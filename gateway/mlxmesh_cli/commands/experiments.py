@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlxmesh_cli.commands.failures import fail
-from mlxmesh_cli.commands.models import Name
+from mlxmesh_cli.commands.model_name import EveryModel, ModelName
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
 from mlxmesh_cli.screen.output import print_json, print_view, to_dict
 
@@ -41,7 +41,7 @@ METRICS = (
     epilog="Example: mlxmesh experiment start chat --arm control=1:50 --arm new=2:50 --by session",
 )
 def start(
-    name: Name,
+    name: ModelName,
     arm: Annotated[
         list[str],
         typer.Option(
@@ -107,7 +107,7 @@ def start(
     "list", short_help="List experiments.", epilog="Example: mlxmesh experiment list chat"
 )
 def list_experiments(
-    name: Annotated[str, typer.Argument(help="Only those of this model.")] = "",
+    name: EveryModel = "",
     number: Annotated[
         int, typer.Option("-n", min=1, help="How many at most, the newest first.")
     ] = 100,
@@ -129,7 +129,8 @@ def list_experiments(
 
         print_view(experiments_table(found))
     else:
-        typer.echo("no experiments; start one with `mlxmesh experiment start`")
+        of = f" of {name}" if name else ""
+        typer.echo(f"no experiments{of}; start one with `mlxmesh experiment start`")
 
 
 @experiment.command(

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.commands.failures import fail
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -88,10 +86,12 @@ PriceSecond = Annotated[float | None, _price("A second of an engine's time.")]
 
 
 def parse_seconds(text: str, option: str) -> int:
-    """Whole seconds of a time such as 90s, 15m, 2h or 0."""
+    """Whole seconds of a time such as 90s, 15m, 2h or 0. Raises: BadParameter."""
     match = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
     if match is None:
-        fail(f"{option} must be a time such as 90s, 15m, 2h or 1d, not {text}")
+        raise typer.BadParameter(
+            f"must be a time such as 90s, 15m, 2h or 1d, not {text}", param_hint=option
+        )
     return int(match[1]) * _UNITS_S[match[2] or "s"]
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlxmesh_cli.commands.completion import complete_model
+from mlxmesh_cli.commands.model_name import EveryModel, ModelName
+from mlxmesh_cli.commands.policy_options import parse_seconds
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
 from mlxmesh_cli.screen.output import print_json, print_view, say, to_dict
 
@@ -21,9 +21,6 @@ rollout = typer.Typer(
     help="Move an alias to another version in guarded steps.",
     no_args_is_help=True,
 )
-
-_DURATION = re.compile(r"(\d{1,6})([smhd]?)")
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def _checked(parse: Callable[[str], object]) -> Callable[[str], str]:
@@ -49,10 +46,7 @@ def _steps(text: str) -> list[int]:
 
 def _hold(text: str) -> int:
     """The seconds that --hold means. Raises: BadParameter."""
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
-        raise typer.BadParameter("must be a duration, such as 30s, 10m, 2h or 1d")
-    return int(found[1]) * _SECONDS[found[2]]
+    return parse_seconds(text, "--hold")
 
 
 def _guard(text: str) -> str:
@@ -74,12 +68,12 @@ RolloutId = Annotated[
 
 @rollout.command(
     "start",
-    short_help="Start one.",
+    short_help="Start a rollout.",
     epilog="Example: mlxmesh rollout start chat --to 3 --steps 1,10,50,100 --hold 10m"
     " --guard 'error_rate<1%' --guard 'ttft_p95<1.2x' --watch",
 )
 def start(
-    name: Annotated[str, typer.Argument(help="Model.", autocompletion=complete_model)],
+    name: ModelName,
     to: Annotated[int, typer.Option("--to", min=1, help="Version to move to.")],
     alias: Annotated[
         str, typer.Option(help="Alias to move; `default` is what the bare name means.")
@@ -94,23 +88,24 @@ def start(
     ] = "1,10,50,100",
     hold: Annotated[
         str,
-        typer.Option(
-            callback=_checked(_hold), metavar="DURATION", help="How long each step holds."
-        ),
+        typer.Option(callback=_checked(_hold), metavar="TIME", help="How long each step holds."),
     ] = "10m",
     guard: Annotated[
         list[str] | None,
         typer.Option(
             parser=_guard,
             metavar="METRIC<BOUND",
-            help="Bound that the new version must keep, as often as you like: error_rate<1%,"
+            help="Bound that the new version must keep; may be repeated: error_rate<1%,"
             " ttft_p95<300ms, ttft_p95<1.2x (times the present version's). Metrics: error_rate,"
             " ttft_p50, ttft_p95, ttft_p99, tpot_p50, tpot_p95, tokens_per_request,"
             " invalid_rate.  [default: error_rate<1%]",
         ),
     ] = None,
     min_requests: Annotated[
-        int, typer.Option(min=0, help="A step lasts until the new version had so many requests.")
+        int,
+        typer.Option(
+            min=0, help="A step lasts at least until the new version had so many requests."
+        ),
     ] = 20,
     rollout_id: Annotated[
         str, typer.Option("--id", help="Id, so that the command may be repeated.  [default: new]")
@@ -154,12 +149,12 @@ def start(
 
 
 @rollout.command(
-    "list", short_help="List them, newest first.", epilog="Example: mlxmesh rollout list chat"
+    "list",
+    short_help="List rollouts, the newest first.",
+    epilog="Example: mlxmesh rollout list chat",
 )
 def list_rollouts(
-    name: Annotated[
-        str, typer.Argument(help="Model; all without one.", autocompletion=complete_model)
-    ] = "",
+    name: EveryModel = "",
     number: Annotated[int, typer.Option("-n", min=1, help="How many at most.")] = 20,
     address: Address = None,
     data_dir: DataDir = None,
@@ -176,7 +171,8 @@ def list_rollouts(
         print_json({"rollouts": [to_dict(each) for each in found]})
         return
     if not found:
-        typer.echo("no rollouts; start one with `mlxmesh rollout start NAME --to VERSION`")
+        of = f" of {name}" if name else ""
+        typer.echo(f"no rollouts{of}; start one with `mlxmesh rollout start NAME --to VERSION`")
         return
     from mlxmesh_cli.screen.rollout_tables import rollouts_table
 
@@ -185,7 +181,7 @@ def list_rollouts(
 
 @rollout.command(
     "show",
-    short_help="Show one with its guards and history.",
+    short_help="Show a rollout with its guards and history.",
     epilog="Example: mlxmesh rollout show r-3f2a91c07b44 --watch",
 )
 def show(
@@ -223,7 +219,7 @@ def pause(
 
 
 @rollout.command(
-    "resume", short_help="Continue a paused one.", epilog="Example: mlxmesh rollout resume r-1"
+    "resume", short_help="Continue a paused rollout.", epilog="Example: mlxmesh rollout resume r-1"
 )
 def resume(
     rollout_id: RolloutId, address: Address = None, data_dir: DataDir = None, json: Json = False
@@ -234,7 +230,7 @@ def resume(
 
 @rollout.command(
     "abort",
-    short_help="End it, and set the alias back.",
+    short_help="End it and set the alias back.",
     epilog="Example: mlxmesh rollout abort r-1",
 )
 def abort(
@@ -246,7 +242,7 @@ def abort(
 
 @rollout.command(
     "promote",
-    short_help="End it with the new version, at once.",
+    short_help="End it and set the alias to the new version now.",
     epilog="Example: mlxmesh rollout promote r-1",
 )
 def promote(

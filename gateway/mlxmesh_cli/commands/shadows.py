@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxmesh_cli.commands.completion import complete_model_name, complete_shadow
+from mlxmesh_cli.commands.completion import complete_shadow
+from mlxmesh_cli.commands.model_name import EveryModel, ModelName
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
 from mlxmesh_cli.screen.output import print_json, print_view, to_dict
 
@@ -17,9 +18,6 @@ shadows = typer.Typer(
     help="Repeat requests at another version and compare the answers.", no_args_is_help=True
 )
 
-ModelName = Annotated[
-    str, typer.Argument(help="Name of the model.", autocompletion=complete_model_name)
-]
 ShadowId = Annotated[str, typer.Argument(help="Id of the shadow.", autocompletion=complete_shadow)]
 
 
@@ -69,10 +67,7 @@ def start(
 
 @shadows.command("list", epilog="Example: mlxmesh shadow list qwen --json")
 def list_shadows(
-    name: Annotated[
-        str,
-        typer.Argument(help="Name of a model.  [default: all]", autocompletion=complete_model_name),
-    ] = "",
+    name: EveryModel = "",
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -91,7 +86,8 @@ def list_shadows(
 
         print_view(shadows_table(found))
     else:
-        typer.echo("no shadows; start one with `mlxmesh shadow start NAME --to VERSION`")
+        of = f" of {name}" if name else ""
+        typer.echo(f"no shadows{of}; start one with `mlxmesh shadow start NAME --to VERSION`")
 
 
 @shadows.command("stop", epilog="Example: mlxmesh shadow stop s-1f3a9c2b7d04")

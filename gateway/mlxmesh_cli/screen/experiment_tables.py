@@ -63,7 +63,8 @@ def experiment_view(found: Row) -> Group:
 
 def analysis_view(found: Row) -> Group:
     """The figures by metric and arm, what each metric says, and what all say together."""
-    requests = ", ".join(f"{arm} {int(count):,}" for arm, count in found["requests"].items())
+    counts = sorted(found["requests"].items())
+    requests = ", ".join(f"{arm} {int(count):,}" for arm, count in counts)
     says = [Text(metric["verdict"]) for metric in found["metrics"]]
     tested = f"sample ratio: p = {found['sample_ratio_p_value']:.3g}; requests: {requests}"
     table = [_analysis_table(found["metrics"]), ""] if found["metrics"] else []

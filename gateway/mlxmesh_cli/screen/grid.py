@@ -37,7 +37,9 @@ class Grid:
         self._rows: list[tuple[Text, ...]] = []
 
     def add(self, *cells: str | Text) -> None:
-        """Adds a row; markup is not interpreted."""
+        """Adds a row with a cell for each column; markup is not interpreted."""
+        if len(cells) != len(self._columns):
+            raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns: {cells}")
         texts = (Text(cell) if isinstance(cell, str) else cell for cell in cells)
         self._rows.append(tuple(texts))
 

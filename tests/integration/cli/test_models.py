@@ -93,7 +93,6 @@ def test_a_policy_is_set_in_parts_and_shown(address: str, models: FakeModels) ->
     [
         (("set", "qwen"), "give --tool-format"),
         (("set", "qwen@1", "--pin"), "a policy is for all versions"),
-        (("set", "qwen", "--idle", "soon"), "--idle must be a time"),
         (("set", "qwen", "--load-timeout", "0"), "load_timeout_s"),
         (("set", "qwen:stable", "--tool-format", "json"), "is an alias"),
         (("set", "nothing", "--tool-format", "json"), "no model nothing"),
@@ -104,3 +103,10 @@ def test_what_cannot_be_set_is_said(address: str, arguments: tuple[str, ...], me
     result = run(address, *arguments)
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+def test_a_time_that_is_none_is_wrong_usage(address: str) -> None:
+    result = run(address, "set", "qwen", "--idle", "soon")
+    assert result.exit_code == 2
+    assert "--idle" in result.stderr
+    assert "must be a time such as 90s" in " ".join(result.stderr.split())

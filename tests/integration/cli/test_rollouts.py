@@ -126,7 +126,7 @@ def test_start_asks_for_what_its_options_say(address: str, rollouts: ScriptedRol
     [
         (["--steps", "10,5"], "must grow, as in 1,10,50,100"),
         (["--steps", "0,5"], "must be percentages that grow"),
-        (["--hold", "soon"], "must be a duration, such as 30s, 10m, 2h or 1d"),
+        (["--hold", "soon"], "must be a time such as 90s, 15m, 2h or 1d"),
         (["--guard", "latency<1"], "latency is no metric; there are error_rate"),
     ],
 )
@@ -136,6 +136,14 @@ def test_a_wrong_option_is_explained_before_anything_is_called(
     result = run(address, "start", "chat", "--to", "3", *arguments)
     assert result.exit_code == 2
     assert why in " ".join(result.output.split())
+    assert rollouts.calls == []
+
+
+@pytest.mark.parametrize("reference", ["chat:stable", "chat@3"])
+def test_a_reference_is_no_name(address: str, rollouts: ScriptedRollouts, reference: str) -> None:
+    result = run(address, "start", reference, "--to", "3")
+    assert result.exit_code == 2
+    assert "give chat, and the version" in " ".join(result.output.split())
     assert rollouts.calls == []
 
 
@@ -164,7 +172,7 @@ def test_an_unknown_rollout_is_one_line(address: str) -> None:
 
 def test_the_list(address: str) -> None:
     assert "chat:default" in run(address, "list").output
-    assert "no rollouts; start one with" in run(address, "list", "chat").output
+    assert "no rollouts of chat; start one with" in run(address, "list", "chat").output
     [listed] = json.loads(run(address, "list", "--json").output)["rollouts"]
     assert listed["rollout_id"] == "r-1"
 

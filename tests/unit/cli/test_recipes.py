@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mlxmesh.model.v1 import ensemble_pb2 as pb
-from mlxmesh.model.v1.model_pb2 import Model
+from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
 from mlxmesh_cli.commands.recipes import RecipeOptions, recipe_of
 from mlxmesh_cli.screen.ensembles import recipe_lines
 
@@ -73,5 +73,6 @@ def test_the_table_of_models_has_them() -> None:
 
     recipe = pb.EnsembleRecipe(fallback=pb.FallbackRecipe(models=["big", "small"]))
     console = Console(width=200, record=True, file=StringIO())
-    console.print(models_table([Model(name="chat", ensemble=recipe)]))
+    model = Model(name="big", versions=[ModelVersion(version=1)])
+    console.print(models_table([Model(name="chat", ensemble=recipe), model]))
     assert "fallback of big, small" in console.export_text()

@@ -1,6 +1,7 @@
 """Resolving references, and the default version."""
 
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -91,3 +92,10 @@ def test_sources_and_labels():
     assert str(Source(repo_id="a/b", revision="main", commit="1")) == "a/b@main"
     assert str(Source("/models/x")) == "/models/x"
     assert version(3).label == "pocket@3"
+
+
+def test_an_ensemble_says_that_it_has_no_versions():
+    ensemble = Model("chat", (), ensemble='{"kind": "vote"}')
+    for ask in (partial(ensemble.version, 1), partial(ensemble.aliased, "default")):
+        with pytest.raises(ModelNotFound, match="chat is an ensemble and has no versions"):
+            ask()

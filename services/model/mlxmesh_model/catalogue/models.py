@@ -240,6 +240,7 @@ class Model:
 
         Raises: ModelNotFound.
         """
+        self._check_versions(field)
         for version in self.versions:
             if version.number == number:
                 return version
@@ -251,18 +252,30 @@ class Model:
 
         Raises: ModelNotFound.
         """
-        if self.ensemble:
-            raise ModelNotFound(f"{self.name} is an ensemble and has no versions", field="model")
+        self._check_versions("model")
         if reference.version is not None:
             return self.version(reference.version)
         if reference.alias is None:
             return self.version(self.default_version)
-        if reference.alias not in self.aliases:
+        return self.version(self.aliased(reference.alias, field="model"))
+
+    def aliased(self, alias: str, *, field: str = "alias") -> int:
+        """The number of the version that an alias refers to.
+
+        Raises: ModelNotFound.
+        """
+        self._check_versions(field)
+        if alias not in self.aliases:
             known = ", ".join(sorted(self.aliases)) or "none"
+            raise ModelNotFound(f"{self.name} has no alias {alias}; it has {known}", field=field)
+        return self.aliases[alias]
+
+    def _check_versions(self, field: str) -> None:
+        if self.ensemble:
             raise ModelNotFound(
-                f"{self.name} has no alias {reference.alias}; it has {known}", field="model"
+                f"{self.name} is an ensemble and has no versions; name one of its models",
+                field=field,
             )
-        return self.version(self.aliases[reference.alias])
 
     def with_content(self, digest: str) -> Version | None:
         """The version with this content."""

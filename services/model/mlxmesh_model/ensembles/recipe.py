@@ -86,8 +86,8 @@ def _check_answers(recipe: Recipe) -> None:
     if not MIN_ANSWERS <= answers <= MAX_ANSWERS:
         field = recipe.field("samples")
         raise InvalidArgument(
-            f"{field}: {len(recipe.models)} models times {recipe.samples} samples are {answers} "
-            f"answers; there must be {MIN_ANSWERS} to {MAX_ANSWERS}",
+            f"{field}: models times samples must be {MIN_ANSWERS} to {MAX_ANSWERS} answers, "
+            f"not {len(recipe.models)} x {recipe.samples} = {answers}",
             field=field,
         )
 

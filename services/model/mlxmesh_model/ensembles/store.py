@@ -69,6 +69,7 @@ async def _models(session: Session, recipe: Recipe) -> dict[str, Model]:
 def _ensemble(model: Model | None, name: str) -> Model:
     if model is None or not model.ensemble:
         raise ModelNotFound(
-            f"there is no ensemble {name}; `mlxmesh ensembles` lists those there are", field="name"
+            f"there is no ensemble {name}; `mlxmesh ensembles list` shows those there are",
+            field="name",
         )
     return model

@@ -237,11 +237,8 @@ async def _check_start(session: Session, model: Model | None, plan: Plan) -> Non
         raise ModelNotFound(
             f"there is no model {plan.model}; list the models to see which", field="name"
         )
-    if plan.alias != DEFAULT_ALIAS and plan.alias not in model.aliases:
-        known = ", ".join(sorted(model.aliases)) or "none"
-        raise ModelNotFound(
-            f"{plan.model} has no alias {plan.alias}; it has {known}", field="alias"
-        )
+    if plan.alias != DEFAULT_ALIAS or model.ensemble:
+        model.aliased(plan.alias)
     if plan.alias in model.splits:
         raise IllegalState(f"{model.splits[plan.alias].holder} splits {name}; end it first")
     await queries.check_unclaimed(session, plan.model, plan.alias)

@@ -40,6 +40,14 @@ TRANSITIONS: dict[tuple[State, Action], State] = {
     (State.PAUSED, Action.ABORT): State.ABORTED,
 }
 
+ASKED = {
+    Action.PAUSE: "paused",
+    Action.RESUME: "resumed",
+    Action.PROMOTE: "promoted",
+    Action.ABORT: "aborted",
+}
+"""What a caller may ask for, as its history says it."""
+
 REPEATED = frozenset(
     {
         (State.PAUSED, Action.PAUSE),
@@ -139,10 +147,18 @@ def decide(rollout: Rollout, observed: Observed, now: datetime) -> Decision | No
     return _judge(rollout, observed.version, readings)
 
 
+def _count(replicas: int) -> str:
+    return f"{replicas} replica{'' if replicas == 1 else 's'}"
+
+
 def _begin(rollout: Rollout, version: Version | None) -> Decision | None:
     if version is None or version.ready_replicas < max(1, version.desired_replicas):
         return None
-    return Decision(Action.BEGIN, f"{version.label} is ready ({version.ready_replicas} replicas)")
+    return Decision(Action.BEGIN, f"{version.label} is ready ({_count(version.ready_replicas)})")
+
+
+def _step(rollout: Rollout) -> str:
+    return f"the step of {rollout.wish.steps[rollout.step]}%"
 
 
 def _judge(
@@ -151,12 +167,12 @@ def _judge(
     """At the end of a step."""
     broken = _broken(readings)
     if broken:
-        return Decision(Action.ROLL_BACK, f"{broken} at the end of step {rollout.step}", readings)
+        return Decision(Action.ROLL_BACK, f"{broken} at the end of {_step(rollout)}", readings)
     if rollout.step + 1 < len(rollout.wish.steps):
-        return Decision(Action.ADVANCE, f"step {rollout.step} kept every guard", readings)
+        return Decision(Action.ADVANCE, f"every guard was kept in {_step(rollout)}", readings)
     if version is None or not version.ready_replicas:
         return None
-    return Decision(Action.PROMOTE, "the last step kept every guard", readings)
+    return Decision(Action.PROMOTE, f"every guard was kept in {_step(rollout)}", readings)
 
 
 def _lost(rollout: Rollout, version: Version | None) -> str:
@@ -180,5 +196,6 @@ def _broken(readings: Sequence[Reading], *, certain: bool = False) -> str:
 
 
 def _said(reading: Reading) -> str:
-    baseline = "" if reading.baseline is None else f", the present version {reading.baseline:.4g}"
-    return f"{reading.value:.4g}{baseline}"
+    read, of = reading.guard.text_of, reading.baseline
+    baseline = "" if of is None else f", the present version has {read(of)}"
+    return f"{read(reading.value or 0)}{baseline}"

@@ -54,10 +54,14 @@ class Guard:
         sign = ">" if self.above else "<"
         if self.relative:
             return f"{self.metric}{sign}{self.bound:g}x"
+        return f"{self.metric}{sign}{self.text_of(self.bound)}"
+
+    def text_of(self, value: float) -> str:
+        """A value of the metric, with its unit."""
         if self.metric in RATES:
-            return f"{self.metric}{sign}{self.bound * 100:g}%"
+            return f"{value * 100:.4g}%"
         unit = "" if self.metric is Metric.TOKENS_PER_REQUEST else "ms"
-        return f"{self.metric}{sign}{self.bound:g}{unit}"
+        return f"{value:.4g}{unit}" if value < 10_000 else f"{value:.0f}{unit}"
 
 
 @dataclass(frozen=True, slots=True)

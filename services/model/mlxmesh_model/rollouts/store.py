@@ -11,7 +11,7 @@ from mlxmesh_model.catalogue.store import Store, put_desired_replicas
 from mlxmesh_model.experiments.queries import check_unclaimed
 from mlxmesh_model.rollouts import machine, queries
 from mlxmesh_model.rollouts.guards import Counts
-from mlxmesh_model.rollouts.machine import REPEATED, Action, Decision, Observed
+from mlxmesh_model.rollouts.machine import ASKED, REPEATED, Action, Decision, Observed
 from mlxmesh_model.rollouts.release import left_version, replicas_after, replicas_before
 from mlxmesh_model.rollouts.rollout import ENDED, Change, Rollout, Wish
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, ModelNotFound, RolloutNotFound
@@ -137,7 +137,7 @@ class RolloutStore:
             current = _found(await queries.find(session, rollout_id), rollout_id)
             if (current.state, action) in REPEATED:
                 return current
-            decision = Decision(action, f"{principal or 'a caller'} asked for it")
+            decision = Decision(action, f"{ASKED[action]} by {principal or 'a caller'}")
             moved, change = machine.move(current, decision, now=now, principal=principal)
             if action is Action.PROMOTE:
                 _check_ready(model, current)
@@ -198,10 +198,7 @@ def _present(model: Model, alias: str) -> Version:
     """The version that an alias refers to. Raises: ModelNotFound."""
     if alias == DEFAULT_ALIAS and model.versions:
         return model.version(model.default_version)
-    if alias not in model.aliases:
-        known = ", ".join(sorted(model.aliases)) or "none"
-        raise ModelNotFound(f"{model.name} has no alias {alias}; it has {known}", field="alias")
-    return model.version(model.aliases[alias])
+    return model.version(model.aliased(alias))
 
 
 def _is_already(model: Model, alias: str, version: Version) -> str:
