@@ -56,7 +56,7 @@ async def test_errors_roll_back_before_the_hold_ends(rig: RolloutRig):
     assert await rig.weight() is None
     assert (await rig.model()).aliases == {"default": 1}
     change = (await rig.rollouts.store.history("r-1"))[-1]
-    assert change.reason == "error_rate<1% is broken: 0.1 for certain"
+    assert change.reason == "error_rate<1% is broken: 10% for certain"
     assert [reading.value for reading in change.readings] == [0.1]
     assert (await rig.version(2)).desired_replicas == 1
     await rig.step(31)
