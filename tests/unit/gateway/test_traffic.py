@@ -186,7 +186,7 @@ def test_every_step_of_an_ensemble_is_used() -> None:
     ]
     begun = g.Started(model="small", prompt_tokens=7, steps=steps)
     total_usage = g.Usage(prompt_tokens=14, completion_tokens=9)
-    ended = g.Finished(total_usage=total_usage, steps=steps)
+    ended = g.Finished(total_usage=total_usage, steps=steps, device_ms=5)
     used = Used()
     with GatewayTraffic(Clock()).generation(used) as observed:
         observed.message(g.GenerateResponse(sequence=1, started=begun).SerializeToString())

@@ -1,5 +1,6 @@
 """Resolving references, and the default version."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -28,23 +29,45 @@ def version(number: int, state: State = State.AVAILABLE, *, ready: int = 0) -> V
     )
 
 
+REPLICAS = (Replica("e0", "r", Phase.READY),)
+
+
 @st.composite
 def some_versions(draw):
     numbers = sorted(draw(st.sets(st.integers(1, 50), min_size=1, max_size=6)))
     states = st.sampled_from([State.AVAILABLE, State.READY, State.PULLING, State.PULL_FAILED])
-    return tuple(
+    drawn = [
         version(number, state := draw(states), ready=2 if state is State.READY else 0)
         for number in numbers
+    ]
+    # What is not on disk was never loaded.
+    on_disk = (State.AVAILABLE, State.READY)
+    return tuple(
+        replace(each, selected=each.state in on_disk and draw(st.booleans())) for each in drawn
     )
 
 
 @given(some_versions())
-def test_the_default_is_the_newest_ready_else_newest_on_disk_else_newest(versions):
+def test_the_default_is_the_newest_selected_ready_else_selected_else_on_disk(versions):
     chosen = default_version(versions, {})
     by_number = {v.number: v for v in versions}
-    rank = {State.READY: 2, State.AVAILABLE: 1}
-    best = max(versions, key=lambda v: (rank.get(v.state, 0), v.number))
-    assert by_number[chosen] is best
+
+    def rank(v):
+        on_disk = v.state in (State.READY, State.AVAILABLE)
+        return (v.selected and v.ready_replicas > 0, v.selected, on_disk, v.number)
+
+    assert by_number[chosen] is max(versions, key=rank)
+
+
+@given(some_versions())
+def test_what_is_loaded_on_demand_does_not_move_the_default(versions):
+    loaded = tuple(
+        each if each.selected else replace(each, state=State.READY, replicas=REPLICAS)
+        for each in versions
+        if each.state is State.AVAILABLE
+    )
+    before = tuple(each for each in versions if each.state is State.AVAILABLE)
+    assert default_version(loaded, {}) == default_version(before, {})
 
 
 @given(some_versions(), st.data())

@@ -119,6 +119,8 @@ class Version:
     formats: OutputFormats = OutputFormats()
     profile: str = ""
     profile_revision: int = 0
+    selected: bool = False
+    """Whether LoadModel loaded it, and UnloadModel has not unloaded it since."""
     damaged_files: tuple[str, ...] = ()
     """Files that a check found missing or damaged; they keep the version from being loaded."""
     settings: EngineProfile = NO_SETTINGS
@@ -312,11 +314,14 @@ def _repair(source: Source) -> str:
 
 
 def default_version(versions: tuple[Version, ...], aliases: Mapping[str, int]) -> int:
-    """The alias `default`, else the newest version with a ready replica, else the newest on disk,
-    else the newest; 0 when there is no version.
+    """The alias `default`, else the newest selected version with a ready replica, else the newest
+    selected one, else the newest on disk, else the newest; 0 when there is no version.
+
+    What is loaded on demand or unloaded by the mesh itself changes nothing.
     """
     if DEFAULT_ALIAS in aliases:
         return aliases[DEFAULT_ALIAS]
-    ready = [version.number for version in versions if version.ready_replicas]
+    selected = [version.number for version in versions if version.selected]
+    ready = [each.number for each in versions if each.selected and each.ready_replicas]
     on_disk = [version.number for version in versions if version.state in ON_DISK]
-    return max(ready or on_disk or [version.number for version in versions], default=0)
+    return max(ready or selected or on_disk or [version.number for version in versions], default=0)

@@ -45,6 +45,7 @@ VERSION_COLUMNS = (
     "reasoning_format",
     "profile",
     "profile_revision",
+    "selected",
     "profile_settings",
     "failure_code",
     "failure_reason",
@@ -137,6 +138,7 @@ def version_values(version: Version) -> Sequence[Value]:
         *astuple(version.formats),
         version.profile,
         version.profile_revision,
+        int(version.selected),
         settings_text(version.settings),
         *astuple(version.failure or _NO_FAILURE),
     )
@@ -177,6 +179,7 @@ def _to_version(row: Row, replicas: tuple[Replica, ...], damaged: Iterable[str])
         formats=OutputFormats(row["tool_format"], row["reasoning_format"]),
         profile=row["profile"],
         profile_revision=row["profile_revision"],
+        selected=bool(row["selected"]),
         damaged_files=tuple(damaged),
         settings=to_settings(row["profile_settings"]),
     )

@@ -306,7 +306,7 @@ class Store:
                 context_tokens = now.artifact.context_tokens if now.artifact else 0
                 check_fits_model(chosen, label=now.label, context_tokens=context_tokens)
                 now = now.with_profile(chosen)
-            await _put_intent(session, now, replicas)
+            await _put_intent(session, replace(now, selected=replicas > 0), replicas)
         return (await self.model(version.model)).version(version.number)
 
     @uncancellable

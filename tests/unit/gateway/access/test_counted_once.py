@@ -203,7 +203,9 @@ def test_an_attached_ensemble_counts_every_step() -> None:
     messages = [
         g.GenerateResponse(sequence=1, started=STARTED),
         g.GenerateResponse(sequence=2, delta=g.Delta(token_ids=[1, 2])),
-        g.GenerateResponse(sequence=3, finished=g.Finished(total_usage=total, steps=steps)),
+        g.GenerateResponse(
+            sequence=3, finished=g.Finished(total_usage=total, steps=steps, device_ms=7)
+        ),
     ]
 
     async def read() -> None:

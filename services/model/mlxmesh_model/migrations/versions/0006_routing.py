@@ -31,6 +31,9 @@ def upgrade() -> None:
         "profile_revision", sa.Integer(), nullable=False, server_default="0"
     )
     op.add_column("versions", revision_column)
+    selected = sa.Column("selected", sa.Integer(), nullable=False, server_default="0")
+    op.add_column("versions", selected)
+    op.execute("UPDATE versions SET selected = 1 WHERE desired_replicas > 0")
     op.create_table(
         "splits",
         _text("model", primary_key=True),
@@ -60,6 +63,7 @@ def downgrade() -> None:
     for table in ("outcome_batches", "shadows", "splits"):
         op.drop_table(table)
     with op.batch_alter_table("versions") as versions:
+        versions.drop_column("selected")
         versions.drop_column("profile_revision")
         versions.drop_column("profile")
     with op.batch_alter_table("models") as models:
