@@ -53,6 +53,19 @@ ACCESS, GENERATION, MODEL, RUNTIME, ENGINE, TELEMETRY, CONTROL, LAUNCHER = (
         ("control", "Launcher"),
     )
 )
+# What the model service serves beside the catalogue.
+TOPICS = {
+    f"mlxmesh.model.v1.{name}Service"
+    for name in (
+        "Artifact",
+        "Ensemble",
+        "Experiment",
+        "History",
+        "Profile",
+        "Rollout",
+        "Shadow",
+    )
+}
 INFERENCE = "inference.GRPCInferenceService"
 OTLP_NAMES = {service.name for service in OTLP.values()}
 SERVED = {
@@ -60,13 +73,14 @@ SERVED = {
         ACCESS,
         GENERATION,
         MODEL,
+        *TOPICS,
         TELEMETRY,
         CONTROL,
         INFERENCE,
         *OTLP_NAMES,
     },
     "generation": {GENERATION, TELEMETRY, CONTROL},
-    "model": {MODEL, CONTROL},
+    "model": {MODEL, *TOPICS, CONTROL},
     "runtime": {RUNTIME, CONTROL},
     "engine": {ENGINE, CONTROL},
     "launcher": {LAUNCHER, CONTROL},

@@ -202,3 +202,14 @@ def test_a_load_never_fails_where_unloading_others_would_make_room(need: Need, f
             engines = space.freed_soon_engines + sum(one.engines for one in may_go)
             fits = space.free_bytes + freed >= need.memory_bytes
             assert not (fits and space.free_engines + engines >= 1)
+
+
+def test_room_that_was_promised_to_another_version_comes_back_later():
+    space = host(free_bytes=0, promised_bytes=10, free_engines=0, promised_engines=1)
+    assert isinstance(make_room(NEED, [space]), Later)
+    assert isinstance(make_room(NEED, [replace(space, promised_bytes=0)]), Never)
+
+
+def test_a_busy_version_that_starts_again_is_not_drained():
+    need = replace(NEED, waited_s=PATIENCE_S)
+    assert isinstance(make_room(need, [host(resident("a@1", 0, busy=True, starting=True))]), Later)

@@ -11,7 +11,6 @@ from mlxmesh_model.paging import from_page_token, to_page_token
 from mlxmesh_model.profiles.convert import from_settings, to_profile
 from mlxmesh_model.profiles.profile import ProfileReference
 from mlxmesh_model.profiles.store import Profiles
-from mlxmesh_model.profiles.template import check_template
 
 _Context = ServicerContext[Any, Any]
 _DEFAULT_PAGE_SIZE = 100
@@ -29,6 +28,9 @@ class ProfileServicer(profile_pb2_grpc.ProfileServiceServicer):
         settings = from_settings(request.settings)
         if settings.chat_template is not None:
             # A long template takes a while to read.
+            # Not at the top: Jinja is slow to import, and only this method needs it.
+            from mlxmesh_model.profiles.template import check_template
+
             await asyncio.to_thread(check_template, settings.chat_template)
         profile = await self._profiles.set(request.name, settings)
         return pb.SetProfileResponse(profile=to_profile(profile))

@@ -1,7 +1,7 @@
 """Which loaded versions give way when another one needs room, or the host is short. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlxmesh_model.replicas.placement import UNLIMITED
 
@@ -42,7 +42,8 @@ class Resident:
     @property
     def drainable(self) -> bool:
         """Whether it may give way to a version that has waited for long."""
-        return self.evictable and self.busy and self.ready_s >= MIN_RESIDENCE_S
+        in_use = self.busy and not self.starting
+        return self.evictable and in_use and self.ready_s >= MIN_RESIDENCE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,9 @@ class Space:
     freed_soon_bytes: int = 0
     free_engines: int = UNLIMITED
     freed_soon_engines: int = 0
+    promised_bytes: int = 0
+    """What versions that wait were promised in this pass; they give way in turn later."""
+    promised_engines: int = 0
     rejected: bool = False
     """Whether the runtime itself said that there is no room, although there seems to be."""
 
@@ -158,7 +162,13 @@ def _fits(need: Need, space: Space, without: Sequence[Resident]) -> bool:
 
 def _may_fit(need: Need, space: Space) -> bool:
     others = [one for one in space.residents if one.evictable and one.label != need.label]
-    return _fits(need, space, others)
+    later = replace(
+        space,
+        freed_soon_bytes=space.freed_soon_bytes + space.promised_bytes,
+        freed_soon_engines=space.freed_soon_engines + space.promised_engines,
+        rejected=space.rejected and not space.promised_engines,
+    )
+    return _fits(need, later, others)
 
 
 def _idle(space: Space) -> list[Resident]:

@@ -86,6 +86,8 @@ def _space(
         freed_soon_bytes=freed_bytes,
         free_engines=max_engines - present if max_engines else UNLIMITED,
         freed_soon_engines=freed_engines,
+        promised_bytes=reserved.bytes_on[runtime_id],
+        promised_engines=reserved.engines_on[runtime_id],
         rejected=rejected,
     )
 

@@ -43,7 +43,7 @@ class RolloutTelemetry:
         self._active = Counter(rollout.state for rollout in rollouts)
 
     def _read_changes(self) -> Reading:
-        return [(count, {STATE: state.value}) for state, count in self._changes.items()]
+        return [(self._changes[state], {STATE: state.value}) for state in State]
 
     def _read_active(self) -> Reading:
         return [(self._active[state], {STATE: state.value}) for state in _RUNNING]
