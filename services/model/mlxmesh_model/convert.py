@@ -13,8 +13,6 @@ from mlxmesh_model.artifacts.progress import Step
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
 from mlxmesh_model.catalogue.routing import Policy, Price, Shadow, Split, Subject
-from mlxmesh_model.paging import from_page_token as from_page_token
-from mlxmesh_model.paging import to_page_token as to_page_token
 from mlxmesh_model.replicas.convert import to_failure
 from mlxmesh_shared.errors import MeshError
 

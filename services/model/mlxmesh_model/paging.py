@@ -1,4 +1,4 @@
-"""Tokens of pages that are ordered by name. Pure."""
+"""Tokens of pages that are ordered by name, or by falling numbers. Pure."""
 
 import base64
 
@@ -27,3 +27,17 @@ def from_page_token(token: str) -> str:
             "page_token must be next_page_token of an earlier response", field="page_token"
         )
     return text.removeprefix(_PAGE)
+
+
+def number_of_page_token(token: str) -> int | None:
+    """The number that a page ends before; None for the first page.
+
+    Raises: InvalidArgument.
+    """
+    if not token:
+        return None
+    if not token.isascii() or not token.isdecimal() or len(token) > 9:
+        raise InvalidArgument(
+            "page_token is not the next_page_token of a response", field="page_token"
+        )
+    return int(token)

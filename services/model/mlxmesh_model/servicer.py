@@ -16,6 +16,7 @@ from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.pruning import Pruning
 from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.paging import from_page_token, to_page_token
 from mlxmesh_model.profiles.profile import ProfileReference
 from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.replicas.demand import Demand
@@ -102,10 +103,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self, request: pb.ListModelsRequest, context: _Context
     ) -> pb.ListModelsResponse:
         size = request.page_size or _DEFAULT_PAGE_SIZE
-        after = convert.from_page_token(request.page_token)
+        after = from_page_token(request.page_token)
         found = await self._store.models(after=after, limit=size + 1)
         page = found[:size]
-        token = convert.to_page_token(page[-1].name) if len(found) > size else ""
+        token = to_page_token(page[-1].name) if len(found) > size else ""
         return pb.ListModelsResponse(
             models=[convert.to_model(model, rejections=self._rejections) for model in page],
             next_page_token=token,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxmesh.model.v1 import model_pb2 as pb
-from mlxmesh_model import convert
+from mlxmesh_model import convert, paging
 from mlxmesh_model.artifacts.progress import Progress, Step
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import (
@@ -88,15 +88,15 @@ def test_failures_convert_back_to_their_error():
 
 @given(st.text(min_size=1))
 def test_page_tokens_round_trip(name):
-    assert convert.from_page_token(convert.to_page_token(name)) == name
+    assert paging.from_page_token(paging.to_page_token(name)) == name
 
 
 @given(st.text(min_size=1))
 def test_other_texts_are_not_page_tokens(text):
     with pytest.raises(InvalidArgument) as caught:
-        convert.from_page_token(text)
+        paging.from_page_token(text)
     assert caught.value.field == "page_token"
 
 
 def test_an_empty_token_is_the_first_page():
-    assert convert.from_page_token("") == ""
+    assert paging.from_page_token("") == ""

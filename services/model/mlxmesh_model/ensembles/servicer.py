@@ -6,9 +6,9 @@ from grpc.aio import ServicerContext
 
 from mlxmesh.model.v1 import ensemble_pb2 as pb
 from mlxmesh.model.v1 import ensemble_pb2_grpc
-from mlxmesh_model.convert import from_page_token, to_page_token
 from mlxmesh_model.ensembles import convert
 from mlxmesh_model.ensembles.store import Ensembles
+from mlxmesh_model.paging import from_page_token, to_page_token
 
 _Context = ServicerContext[Any, Any]
 _DEFAULT_PAGE_SIZE = 100

@@ -74,20 +74,6 @@ def to_metrics(numbers: Iterable[int]) -> list[Metric]:
     return found
 
 
-def from_page_token(token: str) -> int | None:
-    """The number that a page ends before; None for the first page.
-
-    Raises: InvalidArgument.
-    """
-    if not token:
-        return None
-    if not token.isascii() or not token.isdecimal() or len(token) > 9:
-        raise InvalidArgument(
-            "page_token is not the next_page_token of a response", field="page_token"
-        )
-    return int(token)
-
-
 # Responses.
 
 

@@ -11,6 +11,7 @@ from mlxmesh_model.experiments import convert
 from mlxmesh_model.experiments.analysis import analyze
 from mlxmesh_model.experiments.recording import Recording
 from mlxmesh_model.experiments.store import Experiments
+from mlxmesh_model.paging import number_of_page_token
 from mlxmesh_shared.rpc.caller import forwarded_owner
 
 _Context = ServicerContext[Any, Any]
@@ -43,7 +44,7 @@ class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
         self, request: pb.ListExperimentsRequest, context: _Context
     ) -> pb.ListExperimentsResponse:
         size = request.page_size or _DEFAULT_PAGE_SIZE
-        before = convert.from_page_token(request.page_token)
+        before = number_of_page_token(request.page_token)
         found = await self._experiments.page(model=request.name, before=before, limit=size + 1)
         page = found[:size]
         return pb.ListExperimentsResponse(

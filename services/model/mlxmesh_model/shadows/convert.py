@@ -62,20 +62,6 @@ def _to_pair(message: pb.ShadowPair) -> Pair:
     )
 
 
-def from_page_token(token: str) -> int | None:
-    """The number that a page ends before; None for the first page.
-
-    Raises: InvalidArgument.
-    """
-    if not token:
-        return None
-    if not token.isascii() or not token.isdecimal() or len(token) > 9:
-        raise InvalidArgument(
-            "page_token is not the next_page_token of a response", field="page_token"
-        )
-    return int(token)
-
-
 # Responses.
 
 

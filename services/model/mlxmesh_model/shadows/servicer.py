@@ -6,6 +6,7 @@ from grpc.aio import ServicerContext
 
 from mlxmesh.model.v1 import shadow_pb2 as pb
 from mlxmesh.model.v1 import shadow_pb2_grpc
+from mlxmesh_model.paging import number_of_page_token
 from mlxmesh_model.shadows import convert
 from mlxmesh_model.shadows.store import Shadows
 
@@ -37,7 +38,7 @@ class ShadowServicer(shadow_pb2_grpc.ShadowServiceServicer):
         self, request: pb.ListShadowsRequest, context: _Context
     ) -> pb.ListShadowsResponse:
         size = request.page_size or _DEFAULT_PAGE_SIZE
-        before = convert.from_page_token(request.page_token)
+        before = number_of_page_token(request.page_token)
         found = await self._shadows.page(model=request.name, before=before, limit=size + 1)
         page = found[:size]
         return pb.ListShadowsResponse(
