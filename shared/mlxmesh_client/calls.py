@@ -11,7 +11,7 @@ from tenacity.stop import stop_before_delay
 from tenacity.wait import wait_random_exponential
 
 from mlxmesh_client.credentials import ApiKey, bearer, check_key
-from mlxmesh_shared.errors import MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import MeshError, NotStarted, ServiceUnavailable
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Response_co = TypeVar("Response_co", covariant=True)
@@ -140,7 +140,12 @@ class Calls:
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the peer is unavailable, or named a delay to wait for; long delays are not."""
+    """Whether the peer is unavailable, or named a delay to wait for; long delays are not.
+
+    A service that its first use starts is not waited for: a read may come before any use.
+    """
+    if isinstance(error, NotStarted):
+        return False
     if not isinstance(error, MeshError) or (error.retry_delay_s or 0.0) > MAX_RETRY_DELAY_S:
         return False
     return isinstance(error, ServiceUnavailable) or (

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Self, Unpack
 
+from mlxmesh.generation.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from mlxmesh.generation.v1.generation_pb2 import (
     CompleteRequest,
     CompleteResponse,
@@ -20,6 +21,7 @@ from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh.model.v1.ensemble_pb2_grpc import EnsembleServiceStub
 from mlxmesh.model.v1.experiment_pb2_grpc import ExperimentServiceStub
 from mlxmesh.model.v1.history_pb2_grpc import HistoryServiceStub
+from mlxmesh.model.v1.hub_pb2_grpc import HubServiceStub
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh.model.v1.profile_pb2_grpc import ProfileServiceStub
 from mlxmesh.model.v1.rollout_pb2_grpc import RolloutServiceStub
@@ -28,10 +30,12 @@ from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_client.artifacts import ArtifactMethods
 from mlxmesh_client.calls import Calls
 from mlxmesh_client.credentials import ApiKey, check_encryption, chosen_key
+from mlxmesh_client.embeddings import EmbeddingMethods
 from mlxmesh_client.ensembles import EnsembleMethods
 from mlxmesh_client.experiments import ExperimentMethods
 from mlxmesh_client.generations import GenerationStreams
 from mlxmesh_client.history import HistoryMethods
+from mlxmesh_client.hub import HubMethods
 from mlxmesh_client.models import ModelMethods
 from mlxmesh_client.options import GenerateOptions, InputOptions
 from mlxmesh_client.outputs import GenerationEvent
@@ -45,15 +49,22 @@ from mlxmesh_shared.tls import CertificateFiles, CertificateSource
 
 if TYPE_CHECKING:
     from mlxmesh_client.access import AccessClient
+    from mlxmesh_client.adapters import AdaptersClient
+    from mlxmesh_client.files import FilesClient
+    from mlxmesh_client.jobs import JobsClient
+    from mlxmesh_client.live import LiveClient
+    from mlxmesh_client.tools import ToolsClient
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
 class MeshClient(
     ArtifactMethods,
+    EmbeddingMethods,
     EnsembleMethods,
     ExperimentMethods,
     HistoryMethods,
+    HubMethods,
     ModelMethods,
     ProfileMethods,
     RolloutMethods,
@@ -71,7 +82,9 @@ class MeshClient(
     `api_key` is sent with every call: a key, or a function that returns the key or access token
     for the next call. By default it is the environment's MLXMESH_API_KEY; "" sends none. Without
     TLS it is only sent to this machine, unless `insecure_key` allows more (InvalidArgument).
-    `access` has the methods for users, keys, quotas and usage.
+    `access` has the methods for users, keys, quotas and usage, `adapters` those for LoRA adapters,
+    `jobs` those for durable jobs, `files` those for their files, `tools` those for MCP servers and
+    their tools, and `live` those for live state, recent requests, hosts and logs.
 
         async with MeshClient("localhost:50051") as mesh:
             async for event in mesh.generate("pocket", prompt="Hi", max_tokens=50):
@@ -100,7 +113,9 @@ class MeshClient(
         ]
         stubs = [GenerationServiceStub(channel) for channel in self._channels]
         self._generation = stubs[0]
+        self._embeddings = EmbeddingServiceStub(self._channels[0])
         self._history = HistoryServiceStub(self._channels[0])
+        self._hub = HubServiceStub(self._channels[0])
         self._models = ModelServiceStub(self._channels[0])
         self._ensembles = EnsembleServiceStub(self._channels[0])
         self._experiments = ExperimentServiceStub(self._channels[0])
@@ -117,6 +132,41 @@ class MeshClient(
         from mlxmesh_client.access import AccessClient
 
         return AccessClient(self._channels[0], self._calls)
+
+    @cached_property
+    def jobs(self) -> JobsClient:
+        """The methods for jobs, queues and workers, imported when they are first used."""
+        from mlxmesh_client.jobs import JobsClient
+
+        return JobsClient(self._channels[0], self._calls)
+
+    @cached_property
+    def live(self) -> LiveClient:
+        """The methods for live state, recent requests, hosts, settings and logs."""
+        from mlxmesh_client.live import LiveClient
+
+        return LiveClient(self._channels[0], self._calls)
+
+    @cached_property
+    def files(self) -> FilesClient:
+        """The methods for files of jobs, imported when they are first used."""
+        from mlxmesh_client.files import FilesClient
+
+        return FilesClient(self._channels[0], self._calls)
+
+    @cached_property
+    def adapters(self) -> AdaptersClient:
+        """The methods for LoRA adapters of models, imported when they are first used."""
+        from mlxmesh_client.adapters import AdaptersClient
+
+        return AdaptersClient(self._channels[0], self._calls)
+
+    @cached_property
+    def tools(self) -> ToolsClient:
+        """The methods for MCP servers and their tools, imported when they are first used."""
+        from mlxmesh_client.tools import ToolsClient
+
+        return ToolsClient(self._channels[0], self._calls)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
 """The client's methods for experiments."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from mlxmesh.model.v1 import experiment_pb2 as pb
 from mlxmesh.model.v1.experiment_pb2_grpc import ExperimentServiceStub
@@ -85,6 +85,16 @@ class ExperimentMethods:
         )
         call = self._experiments.AnalyzeExperiment
         return await self._calls.unary(call, request, timeout_s, safe=True)
+
+    async def watch_experiment(
+        self, experiment_id: str, *, timeout_s: float | None = None
+    ) -> AsyncGenerator[pb.AnalyzeExperimentResponse]:
+        """Yields the comparison of the arms, then again after new outcomes, until it has ended."""
+        analyze = pb.AnalyzeExperimentRequest(experiment_id=experiment_id)
+        request = pb.WatchExperimentRequest(analyze=analyze)
+        call = self._experiments.WatchExperiment
+        async for response in self._calls.stream(call, request, timeout_s, safe=True):
+            yield response.analysis
 
     async def report_outcome(
         self, request_id: str, score: float, *, timeout_s: float | None = None

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from mlxmesh.model.v1 import model_pb2 as model_pb
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
 from mlxmesh.model.v1.policy_pb2 import ModelPolicy
+from mlxmesh.model.v1.upstream_pb2 import Upstream
 from mlxmesh_client.calls import Calls
 
 
@@ -32,20 +33,42 @@ class ModelMethods:
         return response.model
 
     async def register_model(
-        self, *, name: str, directory: str, timeout_s: float | None = None
+        self,
+        *,
+        name: str,
+        directory: str,
+        kind: model_pb.ModelKind.ValueType = model_pb.MODEL_KIND_UNSPECIFIED,
+        timeout_s: float | None = None,
     ) -> model_pb.RegisterModelResponse:
         """Registers an absolute directory on the model service's host as a new version."""
-        request = model_pb.RegisterModelRequest(name=name, directory=directory)
+        request = model_pb.RegisterModelRequest(name=name, directory=directory, kind=kind)
         return await self._calls.unary(self._models.RegisterModel, request, timeout_s, safe=False)
 
+    async def register_upstream(
+        self, *, name: str, upstream: Upstream, timeout_s: float | None = None
+    ) -> model_pb.RegisterUpstreamResponse:
+        """Registers a model of an OpenAI-compatible server as a new version, and switches it on.
+
+        `load_model` returns once its health check has succeeded.
+        """
+        request = model_pb.RegisterUpstreamRequest(name=name, upstream=upstream)
+        method = self._models.RegisterUpstream
+        return await self._calls.unary(method, request, timeout_s, safe=False)
+
     def import_model(
-        self, *, name: str, file: str, dtype: str = "", timeout_s: float | None = None
+        self,
+        *,
+        name: str,
+        file: str,
+        dtype: str = "",
+        kind: model_pb.ModelKind.ValueType = model_pb.MODEL_KIND_UNSPECIFIED,
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[model_pb.ImportModelResponse]:
         """Converts and registers a GGUF file, an absolute path on the model service's host.
 
         The last progress message carries the version.
         """
-        request = model_pb.ImportModelRequest(name=name, file=file, dtype=dtype)
+        request = model_pb.ImportModelRequest(name=name, file=file, dtype=dtype, kind=kind)
         return self._calls.stream(self._models.ImportModel, request, timeout_s, safe=False)
 
     def pull_model(
@@ -56,6 +79,7 @@ class ModelMethods:
         name: str = "",
         file: str = "",
         dtype: str = "",
+        kind: model_pb.ModelKind.ValueType = model_pb.MODEL_KIND_UNSPECIFIED,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[model_pb.PullModelResponse]:
         """Downloads a model from a hub; `file` selects one GGUF file.
@@ -63,7 +87,7 @@ class ModelMethods:
         The last progress message carries the version.
         """
         request = model_pb.PullModelRequest(
-            repo_id=repo_id, revision=revision, name=name, file=file, dtype=dtype
+            repo_id=repo_id, revision=revision, name=name, file=file, dtype=dtype, kind=kind
         )
         return self._calls.stream(self._models.PullModel, request, timeout_s, safe=False)
 

@@ -15,7 +15,8 @@ Message: TypeAlias = tuple[str, str] | Mapping[str, Any]
 
 The roles are system, user, assistant and tool. An assistant's message may have `tool_calls`, each
 with `id`, `name` and `arguments` (a mapping, or JSON), and `reasoning_text`. A tool's message has
-the `tool_call_id` of its call, and may have `tool_name`. `content` may be a list of texts.
+the `tool_call_id` of its call, and may have `tool_name`. `content` may be a list of texts and
+images: the bytes of a file, or its `pathlib.Path`.
 """
 
 ToolSpec: TypeAlias = Mapping[str, Any]
@@ -29,6 +30,8 @@ ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Mapping[str, str]
 
 JsonSchema: TypeAlias = Mapping[str, Any] | str
 """A JSON Schema: a mapping, or JSON."""
+
+ServiceTier: TypeAlias = Literal["standard", "flex"]
 
 Effort: TypeAlias = Literal["minimal", "low", "medium", "high"]
 
@@ -76,6 +79,8 @@ class GenerateOptions(InputOptions, total=False):
     client_data: str
     priority: int
     """Orders the waiting requests of one caller, -100 to 100; higher values start first."""
+    service_tier: ServiceTier
+    """`flex` runs with what other requests leave, at half the price. Default `standard`."""
     n: int
     """The number of outputs, 1 to 32. `GenerationEvent.index` says which one an event is of."""
     json_schema: JsonSchema
@@ -96,6 +101,8 @@ class GenerateOptions(InputOptions, total=False):
     """Default `auto`. Calls that are required have arguments that satisfy their schemas."""
     parallel_tool_calls: bool
     """Whether one output may call several tools. Default true."""
+    adapter: str
+    """A LoRA adapter of the model; `model:adapter` as the model is the same."""
     session_id: str
     """Sends the requests of one session to one replica; 1 to 128 of A-Z a-z 0-9 . _ : -"""
     labels: Mapping[str, str]
@@ -113,6 +120,7 @@ _EFFORTS = {
     "medium": pb.REASONING_EFFORT_MEDIUM,
     "high": pb.REASONING_EFFORT_HIGH,
 }
+_TIERS = {"standard": pb.SERVICE_TIER_STANDARD, "flex": pb.SERVICE_TIER_FLEX}
 CONSTRAINTS = ("json_schema", "regex", "grammar", "choice", "json_object")
 
 
@@ -130,6 +138,8 @@ def chat_fields(values: dict[str, Any]) -> dict[str, Any]:
 def output_fields(values: dict[str, Any]) -> dict[str, Any]:
     """Removes what an output has to be from `values` and returns it as fields of a request."""
     fields = _constraint(values)
+    if "service_tier" in values:
+        fields["service_tier"] = _word(_TIERS, values.pop("service_tier"), "service_tier")
     if "tool_choice" in values:
         fields["tool_choice"] = _tool_choice(values.pop("tool_choice"))
     if "logprobs" in values or values.get("prompt_logprobs"):

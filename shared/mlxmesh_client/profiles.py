@@ -13,11 +13,17 @@ class ProfileSettings(TypedDict, total=False):
     dtype: str | None
     context_tokens: int | None
     kv_cache_bytes: int | None
+    kv_cache_type: str | None
     prefix_cache_bytes: int | None
+    prefix_disk_bytes: int | None
     max_running: int | None
     max_waiting: int | None
     prefill_tokens_per_step: int | None
     forward: str | None
+    max_adapters: int | None
+    adapter_bytes: int | None
+    speculative: str | None
+    draft_model: str | None
     tool_format: str | None
     reasoning_format: str | None
     chat_template: str | None

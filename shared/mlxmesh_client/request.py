@@ -1,6 +1,7 @@
 """Converts Python arguments to requests; it checks types, the mesh checks ranges."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
@@ -10,6 +11,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     ContentPart,
     CountTokensRequest,
     GenerateRequest,
+    Image,
     Role,
     TokenInput,
 )
@@ -100,8 +102,8 @@ def _message_fields(message: Message, path: str) -> dict[str, Any]:
         raise InvalidArgument(f"{path} {problem}", field=path) from None
     if isinstance(content, list):
         fields["parts"] = [
-            build(ContentPart, {"text": text}, path=f"{path}.content[{at}].")
-            for at, text in enumerate(cast("list[Any]", content))
+            _part(part, f"{path}.content[{at}]")
+            for at, part in enumerate(cast("list[Any]", content))
         ]
     elif content is not None:
         fields["content"] = content
@@ -110,3 +112,12 @@ def _message_fields(message: Message, path: str) -> dict[str, Any]:
             tool_call(call, f"{path}.tool_calls[{at}]") for at, call in enumerate(calls)
         ]
     return fields
+
+
+def _part(part: Any, path: str) -> ContentPart:
+    """Raises: InvalidArgument, OSError for a file that cannot be read."""
+    if isinstance(part, Path):
+        part = part.read_bytes()
+    if isinstance(part, bytes):
+        return ContentPart(image=build(Image, {"data": part}, path=f"{path}."))
+    return build(ContentPart, {"text": part}, path=f"{path}.")

@@ -53,6 +53,15 @@ class RolloutMethods:
         call = self._rollouts.GetRollout
         return (await self._calls.unary(call, request, timeout_s, safe=True)).rollout
 
+    async def watch_rollout(
+        self, rollout_id: str, *, timeout_s: float | None = None
+    ) -> AsyncGenerator[pb.Rollout]:
+        """Yields a rollout as it is, then after each change of it or of what its guards read."""
+        request = pb.WatchRolloutRequest(rollout_id=rollout_id)
+        call = self._rollouts.WatchRollout
+        async for response in self._calls.stream(call, request, timeout_s, safe=True):
+            yield response.rollout
+
     async def list_rollouts(
         self, name: str = "", *, limit: int | None = None, timeout_s: float | None = None
     ) -> list[pb.Rollout]:

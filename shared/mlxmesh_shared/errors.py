@@ -41,6 +41,12 @@ class MalformedMessage(InvalidArgument): ...
 class ContextTooLong(InvalidArgument): ...
 
 
+class AdapterInvalid(InvalidArgument): ...
+
+
+class ImageInvalid(InvalidArgument): ...
+
+
 class ConstraintInvalid(InvalidArgument): ...
 
 
@@ -54,7 +60,13 @@ class NotFound(MeshError):
 class ModelNotFound(NotFound): ...
 
 
+class AdapterNotFound(NotFound): ...
+
+
 class ProfileNotFound(NotFound): ...
+
+
+class InstanceNotFound(NotFound): ...
 
 
 class GenerationNotFound(NotFound): ...
@@ -64,6 +76,9 @@ class EngineNotFound(NotFound): ...
 
 
 class SourceNotFound(NotFound): ...
+
+
+class DownloadNotFound(NotFound): ...
 
 
 class TraceNotFound(NotFound): ...
@@ -79,6 +94,21 @@ class OutcomeNotFound(NotFound): ...
 
 
 class ShadowNotFound(NotFound): ...
+
+
+class JobNotFound(NotFound): ...
+
+
+class QueueNotFound(NotFound): ...
+
+
+class FileNotFound(NotFound): ...
+
+
+class ToolServerNotFound(NotFound): ...
+
+
+class ToolNotFound(NotFound): ...
 
 
 class UserNotFound(NotFound): ...
@@ -111,10 +141,19 @@ class GenerationExists(AlreadyExists): ...
 class UserExists(AlreadyExists): ...
 
 
+class JobExists(AlreadyExists): ...
+
+
 class ScoreExists(AlreadyExists): ...
 
 
+class ToolServerExists(AlreadyExists): ...
+
+
 class NameInUse(AlreadyExists): ...
+
+
+class AdapterExists(AlreadyExists): ...
 
 
 class IllegalState(MeshError):
@@ -139,6 +178,15 @@ class ModelFilesDamaged(IllegalState): ...
 class ConstraintFailed(IllegalState): ...
 
 
+class UpstreamRefused(IllegalState): ...
+
+
+class UpstreamFiltered(IllegalState): ...
+
+
+class ToolNeedsApproval(IllegalState): ...
+
+
 class Unauthenticated(MeshError):
     code = StatusCode.UNAUTHENTICATED
 
@@ -150,11 +198,25 @@ class PermissionDenied(MeshError):
 class ModelNotAllowed(PermissionDenied): ...
 
 
+class ToolDenied(PermissionDenied): ...
+
+
+class CsrfTokenInvalid(PermissionDenied): ...
+
+
 class MessageTooLarge(MeshError):
     code = StatusCode.RESOURCE_EXHAUSTED
 
 
+class OutputTooLarge(MeshError):
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
 class DiskFull(MeshError):
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class FilesFull(MeshError):
     code = StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -182,6 +244,10 @@ class ServiceUnavailable(MeshError):
     code, retryable = StatusCode.UNAVAILABLE, True
 
 
+class NotStarted(ServiceUnavailable):
+    """No instance of a service that starts with its first use was ever seen."""
+
+
 class NoReplica(ServiceUnavailable): ...
 
 
@@ -203,7 +269,19 @@ class EngineLost(ServiceUnavailable): ...
 class EngineDraining(ServiceUnavailable): ...
 
 
+class WorkerLost(ServiceUnavailable): ...
+
+
 class HubUnavailable(ServiceUnavailable): ...
+
+
+class UpstreamUnavailable(ServiceUnavailable): ...
+
+
+class ToolServerUnavailable(ServiceUnavailable): ...
+
+
+class StreamLost(ServiceUnavailable): ...
 
 
 class Draining(ServiceUnavailable): ...
@@ -221,6 +299,9 @@ class DeadlineExceeded(MeshError):
     code = StatusCode.DEADLINE_EXCEEDED
 
 
+class WorkerStuck(DeadlineExceeded): ...
+
+
 class Cancelled(MeshError):
     code = StatusCode.CANCELLED
 
@@ -229,6 +310,13 @@ class Internal(MeshError): ...
 
 
 class EngineFailed(Internal): ...
+
+
+class Poisoned(Internal): ...
+
+
+class BackEndFailed(Internal):
+    retryable = True
 
 
 def error_classes(root: type[MeshError] = MeshError) -> Iterator[type[MeshError]]:

@@ -36,22 +36,44 @@ def max_file_bytes(name: str) -> int:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises: UnusableJson, OSError."""
+    return parse_json_object(_content(path))
+
+
+def read_json_objects(path: Path) -> list[dict[str, Any]]:
+    """The list of JSON objects in a file. Raises: UnusableJson, OSError."""
+    parsed = _parsed(_content(path))
+    items = cast("list[object]", parsed) if isinstance(parsed, list) else [None]
+    if not all(isinstance(item, dict) for item in items):
+        raise UnusableJson("must hold a list of JSON objects")
+    return cast("list[dict[str, Any]]", items)
+
+
+def parse_json_object(content: bytes) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises: UnusableJson."""
+    parsed = _parsed(content)
+    if not isinstance(parsed, dict):
+        raise UnusableJson("must hold a JSON object")
+    return cast("dict[str, Any]", parsed)
+
+
+def _content(path: Path) -> bytes:
     max_bytes = max_file_bytes(path.name)
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise UnusableJson(f"is larger than {max_bytes // MIB} MiB")
+    return content
+
+
+def _parsed(content: bytes) -> object:
     try:
         parsed: object = json.loads(content, parse_int=_integer)
     except UnusableJson:
         raise
     except (ValueError, RecursionError) as error:
         raise UnusableJson("is not JSON") from error
-    if not isinstance(parsed, dict):
-        raise UnusableJson("must hold a JSON object")
-    content_object = cast("dict[str, Any]", parsed)
-    _check_depth(content_object)
-    return content_object
+    _check_depth(parsed)
+    return parsed
 
 
 def _integer(text: str) -> int:

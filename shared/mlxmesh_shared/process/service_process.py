@@ -8,13 +8,18 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from mlxmesh.control.v1.process_pb2_grpc import add_ProcessServiceServicer_to_server
+from mlxmesh_shared.process import process_servicer
+from mlxmesh_shared.process.process_servicer import ProcessServicer
 from mlxmesh_shared.process.startup import check_data_dir
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.entrance import Entrance
 from mlxmesh_shared.rpc.server import AddServicer, MeshServer, ServerOptions
 from mlxmesh_shared.settings import LiveSettings, MeshSettings
+from mlxmesh_shared.settings.described import described
 from mlxmesh_shared.telemetry import new_instance_id, setup_logging, wants_json
 from mlxmesh_shared.telemetry.calls import ServedCalls
+from mlxmesh_shared.telemetry.log_ring import LogRing, keep_log
 from mlxmesh_shared.telemetry.setup import ProcessTelemetry
 from mlxmesh_shared.tls import CertificateSource, ServerTls, open_certificates
 
@@ -32,12 +37,17 @@ class ServiceProcess(Generic[S]):
         *,
         telemetry: ProcessTelemetry,
         certificates: CertificateSource | None = None,
+        log: LogRing | None = None,
+        uses_data_dir: bool = True,
     ) -> None:
+        """log: the last records of the process; by default none are kept."""
         self.live = live
         self.service = service
         self.instance_id = instance_id
         self.telemetry = telemetry
         self.certificates = certificates
+        self._log = log or LogRing()
+        self._uses_data_dir = uses_data_dir
         self.open_channel = partial(open_channel, certificates=certificates)
         """Opens channels with the certificates of this process."""
 
@@ -69,8 +79,8 @@ class ServiceProcess(Generic[S]):
             tls = ServerTls(self.certificates)
         return MeshServer(
             listen=listen,
-            services=services,
-            service_names=service_names,
+            services=[*services, (add_ProcessServiceServicer_to_server, self._servicer())],
+            service_names=[*service_names, process_servicer.SERVICE_NAME],
             generic_handlers=generic_handlers,
             options=options,
             name=self.service,
@@ -78,6 +88,13 @@ class ServiceProcess(Generic[S]):
             watcher=ServedCalls(self.telemetry.of_process, begins=traced_methods),
             entrance=entrance,
             on_closing=on_closing,
+        )
+
+    def _servicer(self) -> ProcessServicer:
+        return ProcessServicer(
+            log=self._log,
+            settings=partial(described, self.live, self.service),
+            data_dir=self.settings.data_dir if self._uses_data_dir else None,
         )
 
 
@@ -106,10 +123,17 @@ def start_process(
         level=settings.log_level,
         json=wants_json(settings.log_format),
     )
+    log = keep_log()
     telemetry = ProcessTelemetry(
         settings, service, instance_id, model=model, facts=facts, sample_ratio=sample_ratio
     )
     certificates = open_certificates(settings, service)
     return ServiceProcess(
-        live, service, instance_id, telemetry=telemetry, certificates=certificates
+        live,
+        service,
+        instance_id,
+        telemetry=telemetry,
+        certificates=certificates,
+        log=log,
+        uses_data_dir=uses_data_dir,
     )

@@ -8,7 +8,7 @@ from typing import cast
 
 import grpc
 
-from mlxmesh_shared.rpc.methods import is_background
+from mlxmesh_shared.rpc.methods import is_background, is_polled
 
 DELAY_S = 0.05
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 def access_level(method: str, code: grpc.StatusCode, *, log_successes: bool) -> int | None:
     """The level of a call's record; None when that level is not logged."""
     succeeded = code is grpc.StatusCode.OK
-    quiet = is_background(method) or (succeeded and not log_successes)
+    quiet = is_background(method) or (succeeded and (is_polled(method) or not log_successes))
     level = logging.DEBUG if quiet else logging.INFO
     return level if _access.isEnabledFor(level) else None
 

@@ -28,6 +28,13 @@ value from a client."""
 HOST_METADATA = "mlxmesh-host"
 """The host from which a client called its gateway. Gateways set it, and drop a value from a
 client."""
+TEAM_METADATA = "mlxmesh-team"
+"""The team of that user; empty without. Gateways set it, and drop a value from a client."""
+MODELS_METADATA = "mlxmesh-models"
+"""Patterns of the models that the caller may use, joined by MODELS_SEPARATOR; empty for all.
+Gateways set it, and drop a value from a client."""
+MODELS_SEPARATOR = ","
+"""No pattern has one."""
 ANONYMOUS = "anonymous"
 _LEGAL = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ILLEGAL_CHARACTER = re.compile(r"[^A-Za-z0-9._:-]")
@@ -112,6 +119,41 @@ def forwarded_caller(call: Call | Any) -> ForwardedCaller:
         user=str(_metadata(call, USER_METADATA) or ""),
         authentication_is_off=_metadata(call, AUTHENTICATION_METADATA) == "off",
     )
+
+
+@dataclass(frozen=True)
+class ForwardedSubmitter:
+    """The caller of a gateway whose work goes on after its call."""
+
+    caller: ForwardedCaller
+    owner: str
+    """Owns the generations of the work."""
+    share: str
+    """The name that limits and fair shares count."""
+    team: str
+    """The user's team; empty without."""
+    models: tuple[str, ...]
+    """Patterns of the models that it may use; empty for all."""
+
+
+def forwarded_submitter(call: Call | Any) -> ForwardedSubmitter:
+    """The caller that a gateway forwarded, and what its work needs to act for it later.
+
+    Raises: InvalidArgument as claimed_name().
+    """
+    models = str(_metadata(call, MODELS_METADATA) or "")
+    return ForwardedSubmitter(
+        caller=forwarded_caller(call),
+        owner=forwarded_owner(call),
+        share=claimed_caller(call),
+        team=str(_metadata(call, TEAM_METADATA) or ""),
+        models=tuple(filter(None, models.split(MODELS_SEPARATOR))),
+    )
+
+
+def came_through_gateway(call: Call | Any) -> bool:
+    """Whether a gateway let a client's call through; else a process of the mesh made it."""
+    return _metadata(call, ROLE_METADATA) is not None
 
 
 def forwarded_host(call: Call | Any) -> str:

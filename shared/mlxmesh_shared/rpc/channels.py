@@ -18,7 +18,9 @@ from mlxmesh_shared.tls import CertificateSource
 from mlxmesh_shared.tls.identity import server_name
 from mlxmesh_shared.tls.renewing_channel import RenewingChannel
 
-MAX_MESSAGE_BYTES = 16 * 2**20
+MAX_MESSAGE_BYTES = 64 * 2**20
+"""Of what generation services and engines accept: prompts with images."""
+_BACKSTOP_BYTES = 2**20
 
 # Reconnects to a peer that is back within 0.1 to 0.5 s instead of 6 s.
 _OPTIONS: tuple[tuple[str, int], ...] = (
@@ -109,8 +111,8 @@ def open_channel(
     """
     sizes: tuple[tuple[str, int], ...] = (
         # The guard of the receiver checks the exact limit; this one is a backstop.
-        ("grpc.max_receive_message_length", 2 * max_message_bytes),
-        ("grpc.max_send_message_length", 2 * max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes + _BACKSTOP_BYTES),
+        ("grpc.max_send_message_length", max_message_bytes + _BACKSTOP_BYTES),
     )
     if window_bytes is not None:
         sizes += (("grpc.http2.lookahead_bytes", window_bytes),)

@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from mlxmesh_shared.settings.layers import SettingsError, load_settings
+from mlxmesh_shared.settings.layers import SettingsError, load_with_sources
 from mlxmesh_shared.settings.sections import MeshSettings, dynamic_names
 
 _log = logging.getLogger(__name__)
@@ -14,7 +15,15 @@ S = TypeVar("S", bound=MeshSettings)
 
 def live_settings(cls: type[S], argv: Sequence[str]) -> "LiveSettings[S]":
     """The settings of this process. Raises: SettingsError."""
-    return LiveSettings(lambda stored: load_settings(cls, argv, stored=stored))
+    origins: dict[str, str] = {}
+
+    def load(stored: Mapping[str, str]) -> S:
+        settings, now = load_with_sources(cls, argv, stored=stored)
+        origins.clear()
+        origins.update(now)
+        return settings
+
+    return LiveSettings(load, origins)
 
 
 def section_values(content: Mapping[str, str], section: str) -> dict[str, str]:
@@ -40,9 +49,15 @@ class LiveSettings(Generic[S]):
     An invalid value is logged and ignored: the last valid one stays in use.
     """
 
-    def __init__(self, load: Callable[[Mapping[str, str]], S]) -> None:
+    def __init__(
+        self,
+        load: Callable[[Mapping[str, str]], S],
+        origins: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """`load` makes the settings from a store's values, and may raise SettingsError."""
         self._load = load
+        self.origins = origins
+        """Where the settings come from that have not their defaults, by name."""
         self._valid: dict[str, str] = {}
         self._rejected: dict[str, str] = {}
         self._subscribers: list[Callable[[S], None]] = []

@@ -77,6 +77,15 @@ def load_settings(
     return _validated(cls, _layered(cls, argv or (), env, stored or {}))
 
 
+def load_with_sources(
+    cls: type[S], argv: Sequence[str], *, stored: Mapping[str, str]
+) -> tuple[S, dict[str, str]]:
+    """As load_settings, with the source of each setting that has not its default."""
+    layered = _layered(cls, argv, os.environ, stored)
+    settings = _validated(cls, layered)
+    return settings, {name: raw.source for name, raw in layered.items()}
+
+
 def sources(
     cls: type[MeshSettings],
     argv: Sequence[str] | None = None,

@@ -29,7 +29,9 @@ SIGNALS = ("traces", "metrics", "logs")
 
 Signal = Literal["traces", "metrics", "logs"]
 Signals = Annotated[tuple[Signal, ...], BeforeValidator(split_texts), Field(min_length=1)]
-Service = Literal["gateway", "generation", "model", "access", "runtime", "engine"]
+Service = Literal[
+    "gateway", "generation", "model", "access", "jobs", "worker", "tools", "runtime", "engine"
+]
 Services = Annotated[tuple[Service, ...], BeforeValidator(split_texts)]
 
 

@@ -24,6 +24,8 @@ _SQLITE_PRIMARY_CODE = 0xFF
 # Source: PostgreSQL's documentation, appendix A.
 _POSTGRES_FULL = "53100"
 _POSTGRES_CONFLICT = ("40001", "40P01", "55P03")
+# A standby, or a server that was set so.
+_POSTGRES_READ_ONLY = "25006"
 _POSTGRES_ILLEGAL_TEXT = "22021"
 # Connection failures, shutdown by the server, too many connections.
 _POSTGRES_UNREACHABLE = ("08", "57P", "53300", "25P03")
@@ -119,6 +121,11 @@ def _of_postgres(error: Exception, url: PostgresServer, schema: Schema) -> MeshE
         return busy(schema)
     if state.startswith(_POSTGRES_UNREACHABLE):
         return _unreachable(url, schema)
+    if state == _POSTGRES_READ_ONLY:
+        return ServiceUnavailable(
+            f"the database server at {server_of(url)} is read-only; try again once it, or the"
+            " server that replaces it, can be written"
+        )
     if state == _POSTGRES_ILLEGAL_TEXT:
         return InvalidArgument("a text contains the character NUL, which cannot be stored")
     if state.startswith(_POSTGRES_DENIED):

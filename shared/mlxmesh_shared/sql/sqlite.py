@@ -1,15 +1,18 @@
 """A database as a SQLite file."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from sqlite3 import Row
 
 import aiosqlite
 
 BUSY_TIMEOUT_MS = 5000
+_PARAMETER = re.compile(r"\$(\d+)")
 
 
 class SqliteDatabase:
@@ -57,8 +60,12 @@ class _Session:
         self._connection = connection
 
     async def fetch(self, sql: str, *values: str | int | float | bytes | datetime) -> Sequence[Row]:
+        stored = list(map(_stored, values))
+        in_order = _in_order(sql, len(stored)) if stored else sql
+        if in_order is not None:
+            return list(await self._connection.execute_fetchall(in_order, stored))
         # SQLite has no numbered parameters of this form: to it, $1 is one with the name 1.
-        named = {str(number): _stored(value) for number, value in enumerate(values, 1)}
+        named = {str(number): value for number, value in enumerate(stored, 1)}
         return list(await self._connection.execute_fetchall(sql, named))
 
 
@@ -104,6 +111,17 @@ async def _connect(path: Path) -> aiosqlite.Connection:
         await connection.close()
         raise
     return connection
+
+
+@lru_cache(maxsize=256)
+def _in_order(sql: str, count: int) -> str | None:
+    """The statement with parameters that have no names, which SQLite finds much faster where there
+    are many; None if the statement does not use each once, and in order.
+    """
+    numbers = [int(number) for number in _PARAMETER.findall(sql)]
+    if numbers != list(range(1, count + 1)):
+        return None
+    return _PARAMETER.sub("?", sql)
 
 
 def _stored(value: str | int | float | bytes | datetime) -> str | int | float | bytes:

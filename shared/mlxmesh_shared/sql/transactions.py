@@ -1,9 +1,12 @@
 """Transactions on a database, which other processes may use concurrently."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import wraps
+from types import CoroutineType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from mlxmesh_shared.errors import DatabaseBusy, DiskFull, ServiceUnavailable
@@ -48,7 +51,7 @@ class Transactions:
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._database.close()
 
-    def run_to_completion(self, operation: Coroutine[Any, Any, _Result]) -> "asyncio.Task[_Result]":
+    def run_to_completion(self, operation: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
         """A task that `close` waits for, even if its caller is cancelled."""
         task = asyncio.create_task(operation)
         self._running.add(task)
@@ -120,7 +123,7 @@ _Owner = TypeVar("_Owner", bound=_HasTransactions)
 
 def uncancellable(
     method: Callable[Concatenate[_Owner, _Args], Coroutine[Any, Any, _Result]],
-) -> Callable[Concatenate[_Owner, _Args], Coroutine[Any, Any, _Result]]:
+) -> Callable[Concatenate[_Owner, _Args], CoroutineType[Any, Any, _Result]]:
     """Completes a method even when its caller is cancelled, because an interrupted statement can
     leave its connection, or the whole pool, unusable.
     """

@@ -75,6 +75,9 @@ _PROCESSES = (
     Role.ROLE_RUNTIME,
     Role.ROLE_ENGINE,
     Role.ROLE_ACCESS,
+    Role.ROLE_JOBS,
+    Role.ROLE_WORKER,
+    Role.ROLE_TOOLS,
 )
 _CLIENTS = (Role.ROLE_CLIENT, Role.ROLE_ADMIN)
 _FOREIGN_ROLES = {

@@ -6,8 +6,11 @@ from mlxmesh_shared.settings.sections.services import (
     EngineSettings,
     GatewaySettings,
     GenerationSettings,
+    JobsSettings,
     ModelSettings,
     RuntimeSettings,
+    ToolsSettings,
+    WorkerSettings,
 )
 
 __all__ = [
@@ -16,9 +19,12 @@ __all__ = [
     "EngineSettings",
     "GatewaySettings",
     "GenerationSettings",
+    "JobsSettings",
     "MeshSettings",
     "ModelSettings",
     "RuntimeSettings",
+    "ToolsSettings",
+    "WorkerSettings",
     "dynamic_names",
 ]
 
@@ -29,6 +35,9 @@ SETTINGS: dict[str, type[MeshSettings]] = {
     "generation": GenerationSettings,
     "model": ModelSettings,
     "access": AccessSettings,
+    "jobs": JobsSettings,
+    "worker": WorkerSettings,
+    "tools": ToolsSettings,
     "runtime": RuntimeSettings,
     "engine": EngineSettings,
 }

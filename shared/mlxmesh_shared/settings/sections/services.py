@@ -38,6 +38,8 @@ class GatewaySettings(MeshSettings):
     cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(split_texts)] = ()
     """Origins of web pages that may use the HTTP API, such as https://app.example.org, or * for
     all; a list, or one text separated by commas. By default none may."""
+    console: bool = True
+    """Whether the HTTP port serves the console, the web pages of the mesh."""
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     """What is done with fields of HTTP requests that no protocol has: ignore tells them in the
     header mlxmesh-ignored-fields of the response; in the Open Inference Protocol over gRPC, in its
@@ -46,14 +48,18 @@ class GatewaySettings(MeshSettings):
     """The deadline of a call that has none."""
     max_deadline_s: Annotated[Seconds, Dynamic()] = 3600
     """The longest deadline; a longer one is shortened to it."""
+    max_tool_calls: Annotated[Count, Field(le=64)] = 32
+    """Calls of MCP tools that one response makes at most, unless its request says how many."""
+    max_tool_result_characters: Count = 65_536
+    """What the model is given of the result of such a call at most; the rest is cut off."""
     max_concurrent_rpcs: Annotated[Count, Dynamic()] = 1024
     """Concurrent calls; more are refused with RESOURCE_EXHAUSTED."""
     max_rpcs_per_caller: Count | None = None
     """Concurrent calls of one caller; default seven eighths of max_concurrent_rpcs."""
     max_streams_per_connection: Count = 256
     """Concurrent calls on one connection; its client queues the others."""
-    max_message_bytes: Count = 16 * MIB
-    """The largest request."""
+    max_message_bytes: Annotated[Count, Field(le=64 * MIB)] = 48 * MIB
+    """The largest request; images take most, a third more in JSON."""
     max_held_bytes: Count = 256 * MIB
     """Memory for the requests above 64 KiB of all running calls, half of it for each caller; more
     are refused with RESOURCE_EXHAUSTED."""
@@ -87,6 +93,9 @@ class GatewaySettings(MeshSettings):
     """Memory for recent traces; the oldest is dropped first."""
     kept_trace_s: Seconds = 900
     """How long a trace is stored."""
+    recent_requests: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    """Requests that have ended and are listed by `mlxmesh requests`; the oldest is dropped
+    first."""
     event_webhooks: Annotated[tuple[Webhook, ...], BeforeValidator(split_texts)] = ()
     """URLs to which events are posted, each followed by the names that it wants, such as model.*;
     a list, or one text separated by commas."""
@@ -211,6 +220,77 @@ class AccessSettings(MeshSettings):
     """How long running calls may continue after a stop was requested."""
 
 
+class JobsSettings(MeshSettings):
+    """Jobs, batches and their files."""
+
+    listen: Listen = "127.0.0.1:0"
+    """Where gateways and workers connect, host:port; port 0 chooses a free one."""
+    database_url: str = ""
+    """postgresql:// or sqlite:///, as in docs/operations.md; empty for jobs.db in the data
+    directory."""
+    lease_s: Annotated[Seconds, Field(ge=1, le=300)] = 10
+    """A worker that was silent for this long is lost: its jobs run elsewhere."""
+    reconnect_s: Annotated[Seconds, Field(ge=0.1, le=60)] = 2
+    """How long a worker may be without a stream; one that the registry does not list any more is
+    lost at once."""
+    stall_timeout_s: Annotated[Seconds, Field(ge=1)] = 600
+    """An attempt without any news for this long is stopped, and its job runs elsewhere."""
+    max_file_bytes: Count = 200 * MIB
+    """The largest file."""
+    max_files_bytes_per_principal: Count = 4096 * MIB
+    """The largest size of all files of one principal."""
+    max_output_bytes: Count = 64 * MIB
+    """The largest size of all files that one job makes."""
+    drain_grace_s: Seconds = 5
+    """How long running calls may continue after a stop was requested."""
+
+
+class WorkerSettings(MeshSettings):
+    """Runs jobs."""
+
+    listen: Listen = "127.0.0.1:0"
+    """Where health checks connect, host:port; port 0 chooses a free one."""
+    slots: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Jobs that it runs at once."""
+    slots_per_connector: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Jobs of one connector that it runs at once, for each of its back ends."""
+    queues: Names = ()
+    """Only jobs of these queues; a list, or one text separated by commas. Default: of all."""
+    connectors: Names = ()
+    """Only these connectors; a list, or one text separated by commas. Default: all that are
+    installed."""
+    back_ends: Names = ()
+    """Back ends of connectors, CONNECTOR=ADDRESS, such as
+    comfyui_websocket=http://127.0.0.1:8188; a list, or one text separated by commas. Others are
+    found in the registry, as services that are named like the connector."""
+    probe_interval_s: Annotated[Seconds, Field(ge=0.1)] = 5
+    """How often the health of back ends is checked."""
+    stop_grace_s: Seconds = 30
+    """How long running jobs may go on after a stop was requested; then they run elsewhere."""
+
+
+class ToolsSettings(MeshSettings):
+    """MCP servers, and calls of their tools."""
+
+    listen: Listen = "127.0.0.1:0"
+    """Where gateways connect, host:port; port 0 chooses a free one."""
+    database_url: str = ""
+    """postgresql:// or sqlite:///, as in docs/operations.md; empty for tools.db in the data
+    directory."""
+    stdio_servers: bool = True
+    """Whether administrators may add MCP servers that are commands. They run with the rights of the
+    tools service."""
+    stdio_without_users: bool = False
+    """Whether such servers may also be added where nobody has to authenticate. Every account of the
+    host can then run programs as the owner of the mesh."""
+    connect_timeout_s: Annotated[Seconds, Field(ge=0.1, le=600)] = 30
+    """How long an MCP server may take to start and to list its tools."""
+    call_retention_days: Count = 30
+    """How long records of calls are kept."""
+    drain_grace_s: Seconds = 5
+    """How long running calls may continue after a stop was requested."""
+
+
 class RuntimeSettings(MeshSettings):
     """The supervisor of one host's engines."""
 
@@ -227,6 +307,9 @@ class RuntimeSettings(MeshSettings):
     """An engine whose step loop has not advanced for this long is restarted."""
     start_timeout_s: Seconds = 600
     """How long an engine may take to load its model."""
+    prefix_disk_bytes: Annotated[int, Field(ge=0, le=2**50)] = 0
+    """Cached prefixes that engines keep in the data directory, so that they survive restarts, in
+    bytes of all models of the host together; 0 keeps none. A profile's setting precedes it."""
     spare_engine: bool = True
     """Keeps a process with MLX imported ready, so that an engine starts sooner; about 70 MB."""
     restart_backoff_min_s: Seconds = 0.5
@@ -260,6 +343,8 @@ class EngineSettings(MeshSettings):
     """The version of the model that it serves."""
     model_dir: FullPath | None = None
     """The directory of the model's files."""
+    kind: Literal["generation", "embedding", "rerank", "vision"] = "generation"
+    """What it serves."""
     max_running: Count = 64
     """Sequences decoded concurrently."""
     max_waiting: Annotated[int, Field(ge=0)] = 256
@@ -272,8 +357,21 @@ class EngineSettings(MeshSettings):
     """Tokens of faster steps are sent in groups at this interval; 0 sends each at once."""
     prefix_cache_bytes: Annotated[int, Field(ge=0)] | None = None
     """Memory of the prefix cache; 0 disables it, default 10% of the host's, at most 1 GiB."""
+    prefix_disk_bytes: Annotated[int, Field(ge=0, le=2**50)] = 0
+    """Cached prefixes that are kept in the data directory, in bytes of all models of the host
+    together; 0 keeps none."""
+    max_adapters: Annotated[int, Field(ge=0, le=64)] = 64
+    """Slots for LoRA adapters; 0 refuses requests with adapters."""
+    adapter_bytes: Annotated[int, Field(ge=2**20, le=2**50)] = 2**30
+    """Memory of the adapters in slots; the least recently used makes room for others."""
+    speculative: Literal["off", "ngram", "draft"] = "ngram"
+    """The source of proposed tokens; the output is the same with each."""
+    draft_model_dir: FullPath | None = None
+    """The directory of the model that proposes tokens, with speculative draft."""
     kv_cache_bytes: Count | None = None
     """Memory for keys and values of running sequences; default half of what is free."""
+    kv_cache_type: Literal["full", "8bit", "4bit"] = "full"
+    """The form of keys and values; fewer bits hold more tokens and change the output a little."""
     context_tokens: Annotated[int, Field(ge=0)] = 0
     """Most tokens of prompt and output together; 0 for the model's own limit."""
     dtype: Literal["auto", "as_shipped", "float32", "float16", "bfloat16"] = "auto"

@@ -1,0 +1,1 @@
+"""A client of OpenAI-compatible servers: chat, completions, embeddings and their list of models."""
