@@ -1,0 +1,1 @@
+"""Batches: from a file of requests to a file of results."""

@@ -1,0 +1,1 @@
+"""The access database's schema: one Alembic revision per change."""

@@ -1,0 +1,1 @@
+"""Tells the access service what jobs have used, and starts no jobs beyond quotas."""

@@ -1,0 +1,1 @@
+"""Runs jobs: generations, requests of batches, embeddings, and work of other back ends."""

@@ -1,0 +1,1 @@
+"""Back ends that are not part of the mesh, behind one small port."""

@@ -1,0 +1,1 @@
+"""Connectors of ComfyUI: run a workflow, and store what its output nodes save."""

@@ -1,0 +1,1 @@
+"""Connector of OpenAI-compatible servers: chats, completions, embeddings and images."""

@@ -1,0 +1,1 @@
+"""Connectors of a back end that simulates work, for trials and tests of durability."""

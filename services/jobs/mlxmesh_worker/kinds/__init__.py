@@ -1,0 +1,1 @@
+"""What workers run, one module for each kind of job."""
