@@ -1,0 +1,1 @@
+"""What is decided about servers, tools and calls, without I/O."""

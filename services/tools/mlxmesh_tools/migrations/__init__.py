@@ -1,0 +1,1 @@
+"""The tools database's schema: one Alembic revision per change."""

@@ -1,0 +1,1 @@
+"""The Alembic revisions, by number."""

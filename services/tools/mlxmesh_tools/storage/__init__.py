@@ -1,0 +1,1 @@
+"""MCP servers, policies and records of calls in the database."""
