@@ -17,7 +17,7 @@ from mlxmesh_access.policies.feed import PolicyFeed
 from mlxmesh_access.policy_servicer import PolicyServicer
 from mlxmesh_access.quotas.quotas import Quotas
 from mlxmesh_access.servicer import AccessServicer
-from mlxmesh_access.sign_in.passwords import Passwords, ThrottledPasswords
+from mlxmesh_access.sign_in.passwords import HashCost, Passwords, ThrottledPasswords
 from mlxmesh_access.sign_in.sign_in import open_sign_in
 from mlxmesh_access.usage.usage import Usage
 from mlxmesh_shared.process.service_host import running_in_background
@@ -58,15 +58,20 @@ class Access:
 
 
 async def open_access(
-    stack: AsyncExitStack, settings: AccessSettings, *, clock: Clock = system_clock
+    stack: AsyncExitStack,
+    settings: AccessSettings,
+    *,
+    clock: Clock = system_clock,
+    password_cost: HashCost | None = None,
 ) -> Access:
     """Opens the database, which the stack closes. Raises: MeshError."""
     database = await AccessDatabase.open(_database_url(settings), clock)
     stack.push_async_callback(database.close)
-    passwords = Passwords()
+    passwords = Passwords(password_cost)
     stack.callback(passwords.close)
     quotas = Quotas(database)
     usage = Usage(database)
+    audit = Audit(database)
     users = Users(
         database,
         ThrottledPasswords(passwords),
@@ -79,13 +84,15 @@ async def open_access(
         keys=Keys(database),
         quotas=quotas,
         usage=usage,
-        audit=Audit(database),
+        audit=audit,
         clock=clock,
     )
     return Access(
         database=database,
         servicer=servicer,
-        policy_servicer=PolicyServicer(feed=PolicyFeed(database), quotas=quotas, usage=usage),
+        policy_servicer=PolicyServicer(
+            feed=PolicyFeed(database), quotas=quotas, usage=usage, audit=audit
+        ),
         maintenance=Maintenance(
             database,
             audit_retention_days=settings.audit_retention_days,

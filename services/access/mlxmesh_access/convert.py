@@ -1,13 +1,13 @@
 """Converts users, keys, quotas and audit entries to AccessService's messages and back."""
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from mlxmesh.access.v1 import access_pb2 as pb
+from mlxmesh.access.v1 import policy_pb2
 from mlxmesh_access.accounts.keys import NewKey
 from mlxmesh_access.accounts.models import Key, Role, User, UserChange, UserKind, UserState
 from mlxmesh_access.audit_log import AuditEntry
 from mlxmesh_access.quotas.models import Limits, Quota, Subject, SubjectKind
 from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.timestamps import from_time, to_time
 
 _STATES = {
     UserState.PENDING: pb.USER_STATE_PENDING,
@@ -22,25 +22,6 @@ _KINDS = {
 _STATE_OF = {number: state for state, number in _STATES.items()}
 _ROLE_OF = {number: role for role, number in _ROLES.items()}
 _KIND_OF = {number: kind for kind, number in _KINDS.items()}
-_MAX_MS = 253_402_300_799_999
-"""The end of the year 9999, the last time that a Timestamp may state."""
-
-
-def to_time(time_ms: int) -> Timestamp | None:
-    """A time; None, which leaves a field unset, for 0."""
-    if not time_ms:
-        return None
-    time = Timestamp()
-    time.FromMilliseconds(time_ms)
-    return time
-
-
-def from_time(time: Timestamp, field: str) -> int:
-    """A time in milliseconds. Raises: InvalidArgument for one before 1970 or after 9999."""
-    time_ms = time.seconds * 1000 + time.nanos // 1_000_000
-    if not (0 < time_ms <= _MAX_MS and 0 <= time.nanos < 1_000_000_000):
-        raise InvalidArgument(f"{field} must be a time from 1970 to 9999", field=field)
-    return time_ms
 
 
 def to_role(role: Role) -> pb.AccessRole.ValueType:
@@ -184,4 +165,19 @@ def to_audit_entry(entry: AuditEntry) -> pb.AuditEntry:
         action=entry.action,
         target=entry.target,
         details=entry.details,
+    )
+
+
+def from_audit_report(report: policy_pb2.AuditReport, field: str) -> AuditEntry:
+    """An entry of another service, which gets its number when it is stored.
+
+    Raises: InvalidArgument for an illegal time, with the field's path.
+    """
+    return AuditEntry(
+        number=0,
+        time_ms=from_time(report.time, field),
+        actor=report.actor,
+        action=report.action,
+        target=report.target,
+        details=report.details,
     )

@@ -8,6 +8,8 @@ from grpc.aio import ServicerContext
 
 from mlxmesh.access.v1 import policy_pb2 as pb
 from mlxmesh.access.v1 import policy_pb2_grpc
+from mlxmesh_access.audit import Audit
+from mlxmesh_access.convert import from_audit_report
 from mlxmesh_access.policies import convert
 from mlxmesh_access.policies.feed import PolicyFeed
 from mlxmesh_access.quotas.quotas import Quotas
@@ -20,10 +22,11 @@ _Context = ServicerContext[Any, Any]
 class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     """Policies, slices and usage over gRPC; the contract documents each method."""
 
-    def __init__(self, *, feed: PolicyFeed, quotas: Quotas, usage: Usage) -> None:
+    def __init__(self, *, feed: PolicyFeed, quotas: Quotas, usage: Usage, audit: Audit) -> None:
         self._feed = feed
         self._quotas = quotas
         self._usage = usage
+        self._audit = audit
 
     async def WatchPolicies(
         self, request: pb.WatchPoliciesRequest, context: _Context
@@ -56,3 +59,13 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         ]
         is_new = await self._usage.record(request.batch_id, records)
         return pb.ReportUsageResponse(repeated=not is_new)
+
+    async def RecordAuditEntries(
+        self, request: pb.RecordAuditEntriesRequest, context: _Context
+    ) -> pb.RecordAuditEntriesResponse:
+        entries = [
+            from_audit_report(entry, f"entries[{index}].time")
+            for index, entry in enumerate(request.entries)
+        ]
+        is_new = await self._audit.record(request.batch_id, entries)
+        return pb.RecordAuditEntriesResponse(repeated=not is_new)

@@ -10,12 +10,12 @@ from mlxmesh_access.accounts.keys import Keys
 from mlxmesh_access.accounts.users import Users
 from mlxmesh_access.audit import Audit
 from mlxmesh_access.clock import Clock
-from mlxmesh_access.paging import from_page_token, to_page_token
 from mlxmesh_access.quotas.quotas import Quotas
 from mlxmesh_access.sign_in.servicer import SignInServicer
 from mlxmesh_access.sign_in.sign_in import SignIn
 from mlxmesh_access.usage import convert as usage_convert
 from mlxmesh_access.usage.usage import Usage
+from mlxmesh_shared.page_tokens import from_page_token, to_page_token
 from mlxmesh_shared.rpc.caller import forwarded_caller
 
 _Context = ServicerContext[Any, Any]

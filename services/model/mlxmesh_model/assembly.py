@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from mlxmesh.model.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
+from mlxmesh_model.adapters.additions import Additions
+from mlxmesh_model.adapters.servicer import AdapterServicer
+from mlxmesh_model.adapters.store import Adapters
 from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.hub import Hub, HubOnDemand
 from mlxmesh_model.artifacts.imports import Imports
@@ -19,6 +22,7 @@ from mlxmesh_model.artifacts.servicer import ArtifactServicer
 from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.experiments.store import Experiments
+from mlxmesh_model.hub.assembly import make_hub
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
 from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.leader import LeaderLock
@@ -30,6 +34,7 @@ from mlxmesh_model.replicas.rejections import Rejections
 from mlxmesh_model.replicas.runtimes import GrpcRuntimes
 from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_model.topics import Topic, TopicParts, make_topics
+from mlxmesh_model.upstreams.health import UpstreamHealth
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.events import Publish
 from mlxmesh_shared.process.service_host import running_in_background
@@ -77,6 +82,7 @@ class Catalogue:
             follow_others(self.registry, "model", self.instance_id, others),
             self.store.poll_changes(others=others),
             self._wake_reconciler_on_changes(),
+            *(each(others) for topic in self.topics for each in topic.work),
         )
 
     async def _wake_reconciler_on_changes(self) -> None:
@@ -98,7 +104,10 @@ class Catalogue:
                 _log.warning("the leader cannot begin yet: %s", error.message)
                 await asyncio.sleep(_RECOVERY_PAUSE_S)
                 continue
-            async with running_in_background(self.reconciler.run(), *(each() for each in work)):
+            health = UpstreamHealth(self.store)
+            async with running_in_background(
+                self.reconciler.run(), health.run(), *(each() for each in work)
+            ):
                 await self.leader.keep()
 
 
@@ -113,8 +122,12 @@ async def open_catalogue(
     url = _database_url(settings)
     store = await Store.open(url, partial(publish_change, publish))
     stack.push_async_callback(store.close)
-    runtimes = GrpcRuntimes(registry, grace_s=settings.runtime_grace_s, open_=process.open_channel)
+    runtimes, shown_runtimes = (
+        GrpcRuntimes(registry, grace_s=settings.runtime_grace_s, open_=process.open_channel)
+        for _ in range(2)
+    )
     stack.push_async_callback(runtimes.close)
+    stack.push_async_callback(shown_runtimes.close)
     rejections = Rejections(partial(publish_rejection, publish))
     blobs = BlobStore(settings.models_dir or settings.data_dir / "models")
     pruning = Pruning(store=store, blobs=blobs)
@@ -134,6 +147,13 @@ async def open_catalogue(
         leadership=leader,
         policies=policies,
     )
+    pulls = Pulls(
+        store=store,
+        hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
+        blobs=blobs,
+        pruning=pruning,
+    )
+    adapters = Adapters(store)
     parts = TopicParts(
         store=store,
         settings=settings,
@@ -146,16 +166,20 @@ async def open_catalogue(
             verification=Verification(store=store, blobs=blobs),
             pruning=pruning,
         ),
+        adapters=AdapterServicer(adapters, Additions(adapters, blobs)),
+        hub=make_hub(
+            store=store,
+            pulls=pulls,
+            pruning=pruning,
+            runtimes=shown_runtimes,
+            endpoint=settings.hub_endpoint,
+            wake_reconciler=reconciler.wake,
+        ),
     )
     return Catalogue(
         store=store,
         runtimes=runtimes,
-        pulls=Pulls(
-            store=store,
-            hub=HubOnDemand(partial(_open_hub, settings.hub_endpoint)),
-            blobs=blobs,
-            pruning=pruning,
-        ),
+        pulls=pulls,
         imports=Imports(store=store, blobs=blobs),
         pruning=pruning,
         rejections=rejections,

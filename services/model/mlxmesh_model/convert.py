@@ -9,11 +9,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1 import ensemble_pb2, model_pb2, policy_pb2, split_pb2
+from mlxmesh_model.adapters.convert import to_adapter
 from mlxmesh_model.artifacts.progress import Step
 from mlxmesh_model.catalogue.lifecycle import State
-from mlxmesh_model.catalogue.models import Artifact, Change, FailureRecord, Model, Version
+from mlxmesh_model.catalogue.models import (
+    Artifact,
+    Change,
+    FailureRecord,
+    Model,
+    ModelKind,
+    Version,
+)
 from mlxmesh_model.catalogue.routing import Policy, Price, Shadow, Split, Subject
 from mlxmesh_model.replicas.convert import to_failure
+from mlxmesh_model.upstreams.convert import to_upstream
 from mlxmesh_shared.errors import MeshError
 
 _STATES = {
@@ -25,6 +34,7 @@ _STATES = {
     State.UNLOADING: model_pb2.VERSION_STATE_UNLOADING,
     State.LOAD_FAILED: model_pb2.VERSION_STATE_FAILED,
 }
+_KINDS = {kind: model_pb2.ModelKind.Value(f"MODEL_KIND_{kind.name}") for kind in ModelKind}
 _SUBJECTS = {
     Subject.SESSION: split_pb2.SPLIT_SUBJECT_SESSION,
     Subject.USER: split_pb2.SPLIT_SUBJECT_USER,
@@ -62,6 +72,7 @@ def to_model(
         policy=to_policy(model.policy),
         shadows=map(_to_shadow, model.shadows),
         ensemble=to_recipe(model.ensemble) if model.ensemble else None,
+        adapters=map(to_adapter, model.adapters.values()),
     )
 
 
@@ -137,7 +148,7 @@ def to_version(
     return model_pb2.ModelVersion(
         version=version.number,
         state=_STATES[version.state],
-        source=str(version.source),
+        source=str(version.upstream or version.source),
         digest=artifact.digest,
         architecture=artifact.architecture,
         parameters=artifact.parameters,
@@ -155,7 +166,15 @@ def to_version(
         reasoning_format=version.formats.reasoning or version.settings.reasoning_format or "",
         profile=version.profile,
         profile_revision=version.profile_revision,
+        upstream=to_upstream(version.upstream) if version.upstream else None,
+        kind=_KINDS[artifact.kind] if version.artifact else model_pb2.MODEL_KIND_UNSPECIFIED,
+        dimensions=artifact.dimensions,
     )
+
+
+def from_kind(kind: model_pb2.ModelKind.ValueType) -> str:
+    """The kind that a request names; empty if it names none."""
+    return next((name.value for name, value in _KINDS.items() if value == kind), "")
 
 
 def _failure(version: Version) -> Failure | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from google.protobuf.message import Message
 
 from mlxmesh.telemetry.v1 import events_pb2 as events
+from mlxmesh_model.catalogue.adapter import Adapter
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import FailureRecord, Model, Version
 from mlxmesh_model.replicas.convert import to_failure
@@ -27,6 +28,8 @@ def publish_change(publish: Publish, before: Model | None, after: Model | None) 
         publish(events.ModelDeleted(model=old[number].model, version=number), old[number].label)
     for event in _alias_events(before, after):
         publish(event, f"{event.model}:{event.alias}")
+    for event in _adapter_events(before, after):
+        publish(event, f"{event.model}:{event.adapter}")
 
 
 def publish_rejection(
@@ -132,3 +135,23 @@ def _alias_events(
             yield events.ModelAliasRemoved(model=after.name, alias=alias)
         elif version != old.get(alias):
             yield events.ModelAliasSet(model=after.name, alias=alias, version=version)
+
+
+def _adapter_events(
+    before: Model | None, after: Model | None
+) -> Iterator[events.AdapterAdded | events.AdapterReplaced | events.AdapterRemoved]:
+    """The changes of a model's adapters, also of those that a removed model took with it."""
+    old: Mapping[str, Adapter] = before.adapters if before is not None else {}
+    new: Mapping[str, Adapter] = after.adapters if after is not None else {}
+    for name in sorted(old.keys() | new.keys()):
+        was, now = old.get(name), new.get(name)
+        if now is None and was is not None:
+            yield events.AdapterRemoved(model=was.model, adapter=name, digest=was.digest)
+        elif now is not None and was is None:
+            yield events.AdapterAdded(
+                model=now.model, adapter=name, digest=now.digest, weights_bytes=now.weights_bytes
+            )
+        elif now is not None and was is not None and now.digest != was.digest:
+            yield events.AdapterReplaced(
+                model=now.model, adapter=name, digest=now.digest, previous_digest=was.digest
+            )

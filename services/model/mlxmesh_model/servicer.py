@@ -21,7 +21,8 @@ from mlxmesh_model.profiles.profile import ProfileReference
 from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_model.replicas.demand import Demand
 from mlxmesh_model.replicas.loader import Loader
-from mlxmesh_shared.errors import IllegalState, InvalidArgument
+from mlxmesh_model.upstreams.convert import from_upstream
+from mlxmesh_shared.errors import FeatureNotSupported, IllegalState, InvalidArgument
 from mlxmesh_shared.reference import ModelReference
 
 _Context = ServicerContext[Any, Any]
@@ -67,6 +68,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             name,
             file=request.file,
             dtype=request.dtype,
+            kind=convert.from_kind(request.kind),
         )
         async with aclosing(pull):
             async for step in pull:
@@ -79,14 +81,27 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         if not directory.is_absolute():
             raise InvalidArgument("directory must be absolute", field="directory")
         await self._store.check_name(request.name)
-        artifact = await asyncio.to_thread(artifacts.inspect, directory)
+        kind = convert.from_kind(request.kind)
+        artifact = await asyncio.to_thread(artifacts.inspect, directory, kind=kind)
         model, version = await self._store.register(request.name, artifact)
         return pb.RegisterModelResponse(model=convert.to_model(model), version=version)
+
+    async def RegisterUpstream(
+        self, request: pb.RegisterUpstreamRequest, context: _Context
+    ) -> pb.RegisterUpstreamResponse:
+        upstream = from_upstream(request.upstream)
+        model, version = await self._store.register_upstream(request.name, upstream)
+        return pb.RegisterUpstreamResponse(model=convert.to_model(model), version=version)
 
     async def ImportModel(
         self, request: pb.ImportModelRequest, context: _Context
     ) -> AsyncGenerator[pb.ImportModelResponse]:
-        importing = self._imports.import_file(request.name, Path(request.file), request.dtype)
+        importing = self._imports.import_file(
+            request.name,
+            Path(request.file),
+            request.dtype,
+            convert.from_kind(request.kind),
+        )
         async with aclosing(importing):
             async for step in importing:
                 yield convert.to_import_progress(step)
@@ -189,6 +204,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     ) -> AsyncGenerator[pb.GetTokenizerResponse]:
         model = await self._store.model(request.name, field="name")
         version = model.version(request.version, field="version")
+        if version.upstream is not None:
+            raise FeatureNotSupported(
+                f"{version.label} is an upstream, which has no tokenizer here"
+            )
         if version.artifact is None:
             raise IllegalState(f"{version.label} is {version.state.upper()}; pull it first")
         directory = Path(version.artifact.directory)

@@ -1,17 +1,21 @@
 """The topics of the model service beside its catalogue: each a gRPC service, and its work."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mlxmesh.model.v1.adapter_pb2_grpc import add_AdapterServiceServicer_to_server
 from mlxmesh.model.v1.artifact_pb2_grpc import add_ArtifactServiceServicer_to_server
 from mlxmesh.model.v1.ensemble_pb2_grpc import add_EnsembleServiceServicer_to_server
 from mlxmesh.model.v1.experiment_pb2_grpc import add_ExperimentServiceServicer_to_server
 from mlxmesh.model.v1.history_pb2_grpc import add_HistoryServiceServicer_to_server
+from mlxmesh.model.v1.hub_pb2_grpc import add_HubServiceServicer_to_server
 from mlxmesh.model.v1.profile_pb2_grpc import add_ProfileServiceServicer_to_server
 from mlxmesh.model.v1.rollout_pb2_grpc import add_RolloutServiceServicer_to_server
 from mlxmesh.model.v1.shadow_pb2_grpc import add_ShadowServiceServicer_to_server
+from mlxmesh_model.adapters.servicer import AdapterServicer
 from mlxmesh_model.artifacts.servicer import ArtifactServicer
 from mlxmesh_model.catalogue.store import Store
 from mlxmesh_model.ensembles.servicer import EnsembleServicer
@@ -26,6 +30,7 @@ from mlxmesh_model.history import history
 from mlxmesh_model.history.history import History
 from mlxmesh_model.history.maintenance import HistoryMaintenance
 from mlxmesh_model.history.servicer import HistoryServicer
+from mlxmesh_model.hub.assembly import HubParts
 from mlxmesh_model.outcomes.recorder import Consumer, Recorder
 from mlxmesh_model.profiles.servicer import ProfileServicer
 from mlxmesh_model.profiles.store import Profiles
@@ -42,6 +47,8 @@ from mlxmesh_shared.telemetry.metrics import Metrics
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 """Runs until it is cancelled."""
+Follow = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+"""Runs until it is cancelled; the event is set while there are other model services."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,8 @@ class Topic:
     """Count outcomes."""
     work_of_leader: tuple[Work, ...] = ()
     """Runs in one model service at a time."""
+    work: tuple[Follow, ...] = ()
+    """Runs in every model service."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,8 @@ class TopicParts:
     metrics: Metrics
     wake_reconciler: Callable[[], None]
     artifacts: ArtifactServicer
+    adapters: AdapterServicer
+    hub: HubParts
     in_use: InUse
     """Whether a version has sequences, as the reconciler saw it last."""
 
@@ -99,6 +110,18 @@ def _topics_that_count(parts: TopicParts) -> Iterator[Topic]:
         service="ArtifactService",
         add=add_ArtifactServiceServicer_to_server,
         servicer=parts.artifacts,
+    )
+    yield Topic(
+        service="AdapterService",
+        add=add_AdapterServiceServicer_to_server,
+        servicer=parts.adapters,
+    )
+    yield Topic(
+        service="HubService",
+        add=add_HubServiceServicer_to_server,
+        servicer=parts.hub.servicer,
+        work_of_leader=(parts.hub.runner.run,),
+        work=(parts.hub.downloads.follow,),
     )
     yield Topic(
         service="EnsembleService",

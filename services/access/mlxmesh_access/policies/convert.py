@@ -2,10 +2,11 @@
 
 from mlxmesh.access.v1 import access_pb2
 from mlxmesh.access.v1 import policy_pb2 as pb
-from mlxmesh_access.convert import from_subject, to_limits, to_role, to_subject, to_time
+from mlxmesh_access.convert import from_subject, to_limits, to_role, to_subject
 from mlxmesh_access.policies.models import KeyPolicy, PolicyChange, UserPolicy
 from mlxmesh_access.quotas.models import LimitId, LimitKind, Limits, Subject
 from mlxmesh_access.quotas.slices import Grant, Request
+from mlxmesh_shared.timestamps import to_time
 
 _KINDS = {
     pb.QUOTA_LIMIT_REQUESTS_PER_MINUTE: LimitKind.REQUESTS_PER_MINUTE,

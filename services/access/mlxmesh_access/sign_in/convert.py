@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mlxmesh.access.v1 import access_pb2 as pb
-from mlxmesh_access.convert import to_time, to_user
+from mlxmesh_access.convert import to_user
 from mlxmesh_access.sign_in.sessions import IssuedTokens
+from mlxmesh_shared.timestamps import to_time
 
 
 def to_session_tokens(tokens: IssuedTokens) -> pb.SessionTokens:

@@ -6,9 +6,9 @@ import json
 import secrets
 from collections.abc import Iterable
 
-from mlxmesh_access.sign_in.encryption import Cipher
 from mlxmesh_access.sign_in.signing_keys import SigningKey, times_of_new_key
 from mlxmesh_shared.access_tokens import ALGORITHM, TYPE, AccessClaims
+from mlxmesh_shared.encryption import Cipher
 
 _PURPOSE = "private keys of access tokens"
 

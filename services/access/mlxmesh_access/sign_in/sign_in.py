@@ -12,7 +12,6 @@ from mlxmesh_access.accounts import user_rows
 from mlxmesh_access.accounts.models import User
 from mlxmesh_access.accounts.users import Users
 from mlxmesh_access.database import AccessDatabase
-from mlxmesh_access.sign_in.encryption import load_or_create_secret
 from mlxmesh_access.sign_in.oidc.identities import Identities
 from mlxmesh_access.sign_in.oidc.issuer import Issuer
 from mlxmesh_access.sign_in.oidc.oidc_sign_in import OidcClient, OidcSignIn
@@ -23,6 +22,7 @@ from mlxmesh_access.sign_in.refresh_tokens import SessionLimits
 from mlxmesh_access.sign_in.sessions import Sessions
 from mlxmesh_access.sign_in.throttle import SIGN_UPS_BY_HOST, SignInThrottle, Throttle, network_of
 from mlxmesh_access.sign_in.token_signing import TokenSigning, published_keys
+from mlxmesh_shared.encryption import load_or_create_secret
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.settings import AccessSettings
 from mlxmesh_shared.sql.database import Session

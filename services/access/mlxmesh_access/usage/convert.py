@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from mlxmesh.access.v1 import access_pb2 as pb
 from mlxmesh.access.v1 import policy_pb2
 from mlxmesh_access.clock import DAY_MS, HOUR_MS
-from mlxmesh_access.convert import from_time, to_time
-from mlxmesh_access.paging import Position
 from mlxmesh_access.usage.models import (
     Amounts,
     Group,
@@ -18,6 +16,8 @@ from mlxmesh_access.usage.models import (
 )
 from mlxmesh_access.usage.usage_rows import columns_of
 from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.page_tokens import Position
+from mlxmesh_shared.timestamps import from_time, to_time
 
 _DEFAULT_PERIOD_MS = 30 * DAY_MS
 _GROUPS = {

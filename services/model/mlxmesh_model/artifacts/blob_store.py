@@ -10,7 +10,7 @@ No model's name starts with an underscore, so the folder has no model's name.
 """
 
 import shutil
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -22,6 +22,8 @@ from mlxmesh_model.artifacts.part_file import PartFile
 from mlxmesh_model.replicas.leader import LeaderLock
 
 FOLDER = "_store"
+ADAPTERS = "_adapters"
+"""The folder of adapters beside it, by their digests."""
 _READ_ONLY = 0o444
 
 
@@ -160,8 +162,9 @@ class BlobStore:
         """
         directory.mkdir(parents=True)
         for name, digest in digests.items():
+            (directory / name).parent.mkdir(exist_ok=True)
             self._link(digest, directory / name)
-        sync(directory)
+        _sync_folders(directory, digests)
 
     def _link(self, digest: str, target: Path) -> None:
         blob = self.blob(digest)
@@ -179,7 +182,7 @@ class BlobStore:
         """
         for name, digest in digests.items():
             self._absorb(directory / name, digest)
-        sync(directory)
+        _sync_folders(directory, digests)
 
     def _absorb(self, path: Path, digest: str) -> None:
         blob = self.blob(digest)
@@ -241,3 +244,9 @@ class BlobStore:
                     path.unlink(missing_ok=True)
                 (self.root / "locks" / f"staging-{path.stem}").unlink(missing_ok=True)
                 lock.release()
+
+
+def _sync_folders(directory: Path, names: Iterable[str]) -> None:
+    """Makes the entries of a directory and of the folders of these files durable."""
+    for folder in {directory, *((directory / name).parent for name in names)}:
+        sync(folder)

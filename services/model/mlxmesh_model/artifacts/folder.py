@@ -3,19 +3,36 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from mlxmesh_model.artifacts.kinds import (
+    KindFiles,
+    UnusableKind,
+    dimensions_of,
+    encoder_context_tokens,
+    kind_of,
+)
 from mlxmesh_model.artifacts.safetensors import NotSafetensors, Tensor, read_tensors
-from mlxmesh_model.catalogue.models import Artifact
+from mlxmesh_model.catalogue.models import Artifact, ModelKind
 from mlxmesh_shared.errors import IllegalState, InvalidArgument
-from mlxmesh_shared.host.json_file import MIB, UnusableJson, max_file_bytes, read_json_object
+from mlxmesh_shared.host.json_file import (
+    MIB,
+    UnusableJson,
+    max_file_bytes,
+    read_json_object,
+    read_json_objects,
+)
 
-# The files that a model may consist of, in the top directory. No others are read, hashed or pulled:
-# in particular no code (.py), no pickles (.bin, .pt, .pkl), and no weights that engines ignore.
+# The files that a model may consist of, in the top directory and in the folders of modules of
+# sentence-transformers. No others are read, hashed or pulled: in particular no code (.py), no
+# pickles (.bin, .pt, .pkl), and no weights that engines ignore.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,250}")
 _WEIGHTS = re.compile(r"model[A-Za-z0-9._-]{0,250}\.safetensors")
+_MODULE = re.compile(r"[0-9]{1,2}_[A-Za-z]{1,64}")
+_MODULE_CONFIG = re.compile(rf"{_MODULE.pattern}/config\.json")
+_MODULE_WEIGHTS = re.compile(rf"{_MODULE.pattern}/model\.safetensors")
 _TEXT_SUFFIXES = (".json", ".jinja", ".tiktoken", "tokenizer.model", "merges.txt", "vocab.txt")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -39,17 +56,19 @@ _Json = dict[str, Any]
 
 def is_weights(name: str) -> bool:
     """Whether a file with this name contains weights."""
-    return bool(_WEIGHTS.fullmatch(name))
+    return bool(_WEIGHTS.fullmatch(name) or _MODULE_WEIGHTS.fullmatch(name))
 
 
 def is_text(name: str) -> bool:
     """Whether a file with this name configures a model or its tokenizer."""
+    if _MODULE_CONFIG.fullmatch(name):
+        return True
     return bool(_PLAIN_NAME.fullmatch(name)) and name.endswith(_TEXT_SUFFIXES)
 
 
 def is_tokenizing(name: str) -> bool:
     """Whether tokenizing needs a file with this name."""
-    return is_text(name) and not name.endswith(".safetensors.index.json")
+    return is_text(name) and "/" not in name and not name.endswith(".safetensors.index.json")
 
 
 def is_pickle(name: str) -> bool:
@@ -58,14 +77,20 @@ def is_pickle(name: str) -> bool:
 
 
 def inspect(
-    directory: Path, *, field: str = "directory", known_sha256: Mapping[str, str] | None = None
+    directory: Path,
+    *,
+    field: str = "directory",
+    known_sha256: Mapping[str, str] | None = None,
+    kind: str = "",
 ) -> Artifact:
     """The properties of a model directory; reads each file without a known SHA-256 once.
 
+    kind: what it serves; empty if its files decide.
     Raises: InvalidArgument, which names the field and what is missing or wrong.
     """
     try:
-        return _inspect(_ModelDirectory(directory), known_sha256 or {})
+        wanted = ModelKind(kind) if kind else None
+        return _inspect(_ModelDirectory(directory), known_sha256 or {}, wanted)
     except _Unusable as error:
         raise InvalidArgument(f"{directory}: {error}", field=field) from error
     except OSError as error:
@@ -108,7 +133,7 @@ class _ModelDirectory:
         if not directory.is_dir():
             raise _Unusable("is not a directory on the model service's host")
         self.path = directory.resolve()
-        self.names = sorted(path.name for path in self.path.iterdir())
+        self.names = sorted(_names(self.path))
         self.files = {
             name: self._inside(name) for name in self.names if is_weights(name) or is_text(name)
         }
@@ -116,13 +141,14 @@ class _ModelDirectory:
     def _inside(self, name: str) -> Path:
         """The real path of a file; a link may only lead to the blobs of a hub cache."""
         real = (self.path / name).resolve()
-        homes = [self.path]
+        homes = [(self.path / name).parent]
         if self.path.parent.name == "snapshots":
             homes.append(self.path.parent.parent / "blobs")
         if real.parent not in homes or not real.is_file():
             raise _Unusable(f"{name} is not a file inside the directory")
-        if is_text(name) and real.stat().st_size > max_file_bytes(name):
-            raise _Unusable(f"{name} is larger than {max_file_bytes(name) // MIB} MiB")
+        max_bytes = max_file_bytes(Path(name).name)
+        if is_text(name) and real.stat().st_size > max_bytes:
+            raise _Unusable(f"{name} is larger than {max_bytes // MIB} MiB")
         return real
 
     def json(self, name: str) -> _Json:
@@ -134,14 +160,39 @@ class _ModelDirectory:
         except UnusableJson as error:
             raise _Unusable(f"{name} {error}") from error
 
+    def modules(self) -> list[_Json] | None:
+        """The modules of sentence-transformers; None if the directory is not one of its models."""
+        if "modules.json" not in self.files:
+            return None
+        try:
+            return read_json_objects(self.files["modules.json"])
+        except UnusableJson as error:
+            raise _Unusable(f"modules.json {error}") from error
 
-def _inspect(model: _ModelDirectory, known_sha256: Mapping[str, str]) -> Artifact:
+
+def _names(directory: Path) -> Iterator[str]:
+    """The names of files in a directory and, with their folder, in its folders of modules."""
+    for path in directory.iterdir():
+        if _MODULE.fullmatch(path.name) and path.is_dir():
+            yield from (f"{path.name}/{inner.name}" for inner in path.iterdir())
+        else:
+            yield path.name
+
+
+def _inspect(
+    model: _ModelDirectory, known_sha256: Mapping[str, str], wanted: ModelKind | None
+) -> Artifact:
     config = _checked_config(model)
     weights = _checked_weights(model)
     if not any(name in model.files for name in _TOKENIZERS):
         raise _Unusable(f"has no tokenizer; one of {', '.join(_TOKENIZERS)} is needed")
     tensors = [tensor for name in weights for tensor in _tensors(name, model.files[name])]
     quantization = _object(config.get("quantization"))
+    files = _kind_files(model, config)
+    kind, dimensions = _kind(files, wanted)
+    context_tokens = _number(config, "max_position_embeddings", DEFAULT_CONTEXT_TOKENS)
+    if kind in (ModelKind.EMBEDDING, ModelKind.RERANK):
+        context_tokens = encoder_context_tokens(files, context_tokens)
     return Artifact(
         directory=str(model.path),
         digest=digest_of(
@@ -151,9 +202,36 @@ def _inspect(model: _ModelDirectory, known_sha256: Mapping[str, str]) -> Artifac
         parameters=_parameters(tensors, quantization),
         weights_bytes=sum(tensor.size_bytes for tensor in tensors),
         dtype=_dtype(tensors, quantization),
-        context_tokens=_number(config, "max_position_embeddings", DEFAULT_CONTEXT_TOKENS),
+        context_tokens=context_tokens,
         vocab_size=_number(config, "vocab_size"),
+        kind=kind,
+        dimensions=dimensions,
     )
+
+
+def _kind_files(model: _ModelDirectory, config: _Json) -> KindFiles:
+    modules = model.modules()
+    folders = {str(module.get("path")) for module in modules or ()} - {""}
+    for folder in sorted(folders):
+        if not _MODULE.fullmatch(folder):
+            raise _Unusable(
+                f"modules.json names the folder {folder[:64]!r}, not one like 1_Pooling"
+            )
+    return KindFiles(
+        config,
+        modules,
+        {folder: model.json(f"{folder}/config.json") for folder in folders},
+        model.json("sentence_bert_config.json"),
+    )
+
+
+def _kind(files: KindFiles, wanted: ModelKind | None) -> tuple[ModelKind, int]:
+    """What the model serves, and the length of its vectors."""
+    try:
+        kind = kind_of(files, wanted)
+        return kind, dimensions_of(files, kind)
+    except UnusableKind as error:
+        raise _Unusable(str(error)) from error
 
 
 def _checked_config(model: _ModelDirectory) -> _Json:
@@ -174,9 +252,9 @@ def _checked_config(model: _ModelDirectory) -> _Json:
 
 def _checked_weights(model: _ModelDirectory) -> list[str]:
     weights = [name for name in model.files if is_weights(name)]
-    if not weights and any(map(is_pickle, model.names)):
+    if all("/" in name for name in weights) and any(map(is_pickle, model.names)):
         raise _Unusable("has pickled weights only, which can run code; convert to safetensors")
-    if not weights:
+    if all("/" in name for name in weights):
         raise _Unusable("has no model*.safetensors weights")
     index = _object(model.json("model.safetensors.index.json").get("weight_map"))
     absent = sorted({str(name) for name in index.values()} - set(weights))

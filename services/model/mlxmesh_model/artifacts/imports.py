@@ -51,7 +51,9 @@ class Imports:
             self._blobs.remove_directory(directory)
             lock.release()
 
-    async def import_file(self, name: str, file: Path, dtype: str) -> AsyncGenerator[Step]:
+    async def import_file(
+        self, name: str, file: Path, dtype: str, kind: str = ""
+    ) -> AsyncGenerator[Step]:
         """Converts and registers; yields at most ten times a second. Closing it early leaves no
         files.
 
@@ -65,7 +67,7 @@ class Imports:
             )
         await self._store.check_name(name)  # before the conversion, which takes long
         progress = Progress()
-        source = Source(file=str(file), dtype=dtype)
+        source = Source(file=str(file), dtype=dtype, kind=kind)
         steps = report(name, self._fill(name, source, progress), progress)
         async with aclosing(steps):
             async for step in steps:
@@ -80,7 +82,7 @@ class Imports:
             async with self._blobs.staged(identity) as staged:
                 async with self._converting:
                     await self._convert(Path(source.file), staged, source.dtype, progress)
-                stored = await asyncio.to_thread(validated, staged, directory)
+                stored = await asyncio.to_thread(validated, staged, directory, source.kind)
                 # From here on it completes even if its caller is cancelled, so that the directory
                 # is either registered or removed.
                 keeping = self._store.transactions.run_to_completion(

@@ -10,7 +10,12 @@ from pathlib import Path
 from mlxmesh_model.artifacts.blob_store import BlobStore
 from mlxmesh_model.artifacts.records import FileRecords, Holdings
 from mlxmesh_model.artifacts.stored_directory import own_directory
-from mlxmesh_model.artifacts.survey import directory_files, files_of_store, version_directories
+from mlxmesh_model.artifacts.survey import (
+    adapter_directories,
+    directory_files,
+    files_of_store,
+    version_directories,
+)
 from mlxmesh_model.artifacts.threads import in_thread
 from mlxmesh_model.artifacts.unused import FileOnDisk, Needs, unused
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, State
@@ -18,6 +23,8 @@ from mlxmesh_model.catalogue.models import Version
 from mlxmesh_model.catalogue.store import Store
 
 UNFINISHED_AFTER_S = 604_800
+ADAPTER_UNUSED_AFTER_S = 90_000.0
+"""How long a removed adapter is kept: longer than any generation runs that began with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ class Pruning:
         await self.sweep()
 
     def _find(self, holdings: Holdings, unfinished_after_s: float) -> Removal:
-        directories = tuple(self._orphans(holdings))
+        directories = (*self._orphans(holdings), *self._unused_adapters(holdings))
         removed = Counter[tuple[int, int]]()
         inside = [file for path in directories for file in directory_files(path, removed)]
         found = unused(
@@ -99,6 +106,15 @@ class Pruning:
             # Not a directory that was here before the catalogue, which may be a new one.
             and number <= holdings.last_versions.get(model, 0)
             and directory not in holdings.directories
+        ]
+
+    def _unused_adapters(self, holdings: Holdings) -> list[Path]:
+        """Adapters of no model that were removed, or are being added, longer ago than that."""
+        before_s = self._clock() - ADAPTER_UNUSED_AFTER_S
+        return [
+            directory
+            for digest, changed_s, directory in adapter_directories(self._blobs)
+            if digest not in holdings.adapters and changed_s < before_s
         ]
 
     def _needs(self, holdings: Holdings) -> Needs:

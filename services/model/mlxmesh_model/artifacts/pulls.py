@@ -64,16 +64,29 @@ class Pulls:
                 await self._give_up_abandoned(version, alone=alone)
 
     async def pull(
-        self, repo_id: str, revision: str, name: str, *, file: str = "", dtype: str = ""
+        self,
+        repo_id: str,
+        revision: str,
+        name: str,
+        *,
+        file: str = "",
+        dtype: str = "",
+        kind: str = "",
     ) -> AsyncGenerator[Step]:
         """Downloads, verifies and registers; yields at most ten times a second. Closing it early
-        keeps the downloaded bytes. A GGUF file is converted, to this dtype if one is given.
+        keeps the downloaded bytes. A GGUF file is converted, to this dtype if one is given. Without
+        a kind its files decide.
 
         Raises: SourceNotFound, HubUnavailable, InvalidArgument, IllegalState, DiskFull.
         """
         found = await self._hub.find(repo_id, revision, file)
         source = Source(
-            repo_id=repo_id, revision=revision, commit=found.commit, file=file, dtype=dtype
+            repo_id=repo_id,
+            revision=revision,
+            commit=found.commit,
+            file=file,
+            dtype=dtype,
+            kind=kind,
         )
         version, lock = await self._begin(name, source)
         if lock is None:
@@ -100,8 +113,10 @@ class Pulls:
             with suppress(MeshError):
                 version, lock = await beginning
                 if lock is not None:
-                    await self._store.fail_pull(version, FailureRecord.of(interrupted()))
-                    lock.release()
+                    try:
+                        await self._store.fail_pull(version, FailureRecord.of(interrupted()))
+                    finally:
+                        lock.release()
             raise
 
     async def _begin_exclusively(
@@ -183,7 +198,13 @@ class Pulls:
         """The directory of an mlx-lm model, made of links."""
         async with self._blobs.staged() as staged:
             await in_thread(self._blobs.fill, staged, digests)
-            artifact = await in_thread(inspect, staged, field="repo_id", known_sha256=digests)
+            artifact = await in_thread(
+                inspect,
+                staged,
+                field="repo_id",
+                known_sha256=digests,
+                kind=version.source.kind,
+            )
             await in_thread(self._blobs.publish, staged, directory)
         files = stored_files(directory, digests)
         return StoredDirectory(replace(artifact, directory=str(directory)), files)
@@ -203,7 +224,7 @@ class Pulls:
         async with self._blobs.staged() as staged:
             try:
                 await self._convert(gguf, staged, version.source.dtype, progress)
-                stored = await asyncio.to_thread(validated, staged, directory)
+                stored = await asyncio.to_thread(validated, staged, directory, version.source.kind)
                 await in_thread(store_directory, self._blobs, staged, stored)
                 return stored
             except InvalidArgument:  # a later pull cannot use the file

@@ -25,8 +25,16 @@ class Holdings:
 
     @property
     def versions(self) -> list[Version]:
-        """All versions, by model and number."""
-        return [version for model in self.models for version in model.versions]
+        """All versions that have files or will have some, by model and number."""
+        versions = [version for model in self.models for version in model.versions]
+        return [version for version in versions if version.upstream is None]
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        """The digests of all adapters."""
+        return frozenset(
+            adapter.digest for model in self.models for adapter in model.adapters.values()
+        )
 
     @property
     def directories(self) -> frozenset[Path]:

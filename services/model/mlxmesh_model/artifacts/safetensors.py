@@ -45,6 +45,7 @@ class Tensor:
     dtype: str
     elements: int
     size_bytes: int
+    shape: tuple[int, ...] = ()
 
 
 def read_tensors(path: Path) -> list[Tensor]:
@@ -76,5 +77,5 @@ def _parse(raw: bytes, *, data_bytes: int) -> list[Tensor]:
         elements = math.prod(entry.shape)
         if not begin <= end <= data_bytes or elements > _MAX_ELEMENTS_PER_BYTE * (end - begin):
             raise NotSafetensors("it is cut short, or its shapes are wrong")
-        tensors.append(Tensor(name, entry.dtype, elements, end - begin))
+        tensors.append(Tensor(name, entry.dtype, elements, end - begin, tuple(entry.shape)))
     return tensors

@@ -40,13 +40,14 @@ def stored_files(directory: Path, digests: Mapping[str, str]) -> tuple[StoredFil
     )
 
 
-def validated(staged: Path, directory: Path) -> StoredDirectory:
+def validated(staged: Path, directory: Path, kind: str = "") -> StoredDirectory:
     """A converted directory as it will be in its place; reads all of its files.
 
+    kind: what it serves; empty if its files decide.
     Raises: InvalidArgument, OSError.
     """
     digests = {name: sha256(path) for name, path in model_files(staged).items()}
-    artifact = inspect(staged, field="file", known_sha256=digests)
+    artifact = inspect(staged, field="file", known_sha256=digests, kind=kind)
     files = stored_files(staged, digests)
     return StoredDirectory(replace(artifact, directory=str(directory)), files)
 

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from mlxmesh_model.artifacts.blob_store import FOLDER, BlobStore
+from mlxmesh_model.artifacts.blob_store import ADAPTERS, FOLDER, BlobStore
 from mlxmesh_model.artifacts.part_file import SUFFIX
 from mlxmesh_model.artifacts.stored_directory import IMPORTED
 from mlxmesh_model.artifacts.unused import FileOnDisk
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
-_OWN_FOLDERS = (FOLDER, IMPORTED)
+_OWN_FOLDERS = (FOLDER, IMPORTED, ADAPTERS)
 
 
 def stored_bytes(blobs: BlobStore) -> int:
@@ -33,6 +33,14 @@ def version_directories(blobs: BlobStore) -> Iterator[tuple[str, int, Path]]:
         for directory in parent.iterdir():
             if _NUMBER.fullmatch(directory.name) and not directory.is_symlink():
                 yield parent.name, int(directory.name), directory
+
+
+def adapter_directories(blobs: BlobStore) -> Iterator[tuple[str, float, Path]]:
+    """The digest of each stored adapter, when it was last added or removed, and its directory."""
+    root = blobs.models_dir.resolve() / ADAPTERS
+    for directory in root.iterdir() if root.is_dir() else ():
+        if directory.is_dir() and not directory.is_symlink():
+            yield directory.name, directory.stat().st_mtime, directory
 
 
 def directory_files(directory: Path, removed: Counter[tuple[int, int]]) -> Iterator[FileOnDisk]:

@@ -138,7 +138,8 @@ def _paths(version: Version, recorded: tuple[StoredFile, ...]) -> Mapping[str, P
 
 
 def _check(version: Version, recorded: tuple[StoredFile, ...], reading: _Reading) -> _Found:
-    read = {name: _read(path, reading) for name, path in sorted(_paths(version, recorded).items())}
+    paths = sorted(_paths(version, recorded).items())
+    read = {name: _read(name, path, reading) for name, path in paths}
     if recorded:
         damaged = tuple(f.name for f in recorded if read[f.name].sha256 != f.sha256)
         return _Found(damaged, recorded)
@@ -149,7 +150,7 @@ def _check(version: Version, recorded: tuple[StoredFile, ...], reading: _Reading
     return _Found(() if whole else tuple(read) or ("*",), tuple(read.values()))
 
 
-def _read(path: Path, reading: _Reading) -> StoredFile:
+def _read(name: str, path: Path, reading: _Reading) -> StoredFile:
     """The file with its digest, which is empty if it cannot be read."""
     try:
         found = path.stat()
@@ -158,8 +159,8 @@ def _read(path: Path, reading: _Reading) -> StoredFile:
             known = _sha256(path, reading)
             reading.digests[found.st_dev, found.st_ino] = known
     except OSError:
-        return StoredFile(path.name, 0)
-    return StoredFile(path.name, found.st_size, known)
+        return StoredFile(name, 0)
+    return StoredFile(name, found.st_size, known)
 
 
 def _sha256(path: Path, reading: _Reading) -> str:

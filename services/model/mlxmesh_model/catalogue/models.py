@@ -5,11 +5,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from mlxmesh_model.catalogue.adapter import Adapter
 from mlxmesh_model.catalogue.lifecycle import ON_DISK, State, state_of
 from mlxmesh_model.catalogue.routing import Policy, Shadow, Split
+from mlxmesh_model.catalogue.upstream import Upstream
 from mlxmesh_model.profiles.profile import DEFAULT as DEFAULT_PROFILE
 from mlxmesh_model.profiles.profile import NO_SETTINGS, EngineProfile, Profile
-from mlxmesh_shared.errors import MeshError, ModelFilesDamaged, ModelNotFound
+from mlxmesh_shared.errors import AdapterNotFound, MeshError, ModelFilesDamaged, ModelNotFound
 from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_ALIAS = "default"
@@ -43,6 +45,8 @@ class Source:
     commit: str = ""
     file: str = ""
     dtype: str = ""
+    kind: str = ""
+    """The requested kind of a download; empty where its files decide."""
 
     def __str__(self) -> str:
         if not self.repo_id:
@@ -51,8 +55,18 @@ class Source:
         return f"{path}@{self.revision}"
 
     def is_like(self, other: "Source") -> bool:
-        """Whether both have the same repository, file and dtype, at any revision."""
-        return (self.repo_id, self.file, self.dtype) == (other.repo_id, other.file, other.dtype)
+        """Whether both have the same repository, file, dtype and kind, at any revision."""
+        mine = (self.repo_id, self.file, self.dtype, self.kind)
+        return mine == (other.repo_id, other.file, other.dtype, other.kind)
+
+
+class ModelKind(StrEnum):
+    """What a version serves; the values are stored, and those of an engine's option `kind`."""
+
+    GENERATION = "generation"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    VISION = "vision"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,9 @@ class Artifact:
     dtype: str
     context_tokens: int
     vocab_size: int
+    kind: ModelKind = ModelKind.GENERATION
+    dimensions: int = 0
+    """The length of its vectors; 0 unless it is of the kind embedding."""
 
 
 class Phase(StrEnum):
@@ -125,6 +142,10 @@ class Version:
     """Files that a check found missing or damaged; they keep the version from being loaded."""
     settings: EngineProfile = NO_SETTINGS
     """Those of its profile, but for the chat template."""
+    upstream: Upstream | None = None
+    """The server that answers for it; None if engines run it. It has no replicas, and counts as one
+    where those are counted: desired while it is switched on, ready while its health check succeeds.
+    """
 
     @property
     def profile_label(self) -> str:
@@ -139,6 +160,8 @@ class Version:
     @property
     def context_tokens(self) -> int:
         """The largest prompt plus output that its engines accept; 0 if it is unknown."""
+        if self.upstream is not None:
+            return self.upstream.context_tokens
         own = self.artifact.context_tokens if self.artifact is not None else 0
         return self.settings.context_tokens or own
 
@@ -150,11 +173,15 @@ class Version:
     @property
     def current_ready_replicas(self) -> int:
         """The number of those that are ready."""
+        if self.upstream is not None:
+            return self.ready_replicas
         return sum(replica.phase is Phase.READY for replica in self.current_replicas)
 
     @property
     def ready_replicas(self) -> int:
         """The number of ready replicas."""
+        if self.upstream is not None:
+            return int(self.state is State.READY)
         return sum(replica.phase is Phase.READY for replica in self.replicas)
 
     @property
@@ -165,6 +192,11 @@ class Version:
         failed_for_good = any(replica.phase is Phase.FAILED for replica in self.replicas)
         idle = self.failure is None or self.desired_replicas == 0 or failed_for_good
         return 0.0 if idle else PLACEMENT_RETRY_S
+
+    def with_health(self, failure: FailureRecord | None) -> "Version":
+        """This version of an upstream after a health check."""
+        state = State.READY if failure is None else State.LOAD_FAILED
+        return replace(self, state=state, failure=failure)
 
     def with_replicas(
         self, replicas: tuple[Replica, ...], failure: FailureRecord | None
@@ -221,6 +253,8 @@ class Model:
     splits: Mapping[str, Split] = field(default_factory=dict[str, Split])
     shadows: tuple[Shadow, ...] = ()
     ensemble: str = ""
+    adapters: Mapping[str, Adapter] = field(default_factory=dict[str, Adapter])
+    """By name, in their order."""
 
     @property
     def default_version(self) -> int:
@@ -250,14 +284,14 @@ class Model:
         raise ModelNotFound(f"{self.name} has no version {number}; it has {known}", field=field)
 
     def resolve(self, reference: ModelReference) -> Version:
-        """The version that a reference to this model refers to.
+        """The version that a reference to this model refers to; an adapter's is the default one.
 
         Raises: ModelNotFound.
         """
         self._check_versions("model")
         if reference.version is not None:
             return self.version(reference.version)
-        if reference.alias is None:
+        if reference.alias is None or reference.alias in self.adapters:
             return self.version(self.default_version)
         return self.version(self.aliased(reference.alias, field="model"))
 
@@ -272,6 +306,16 @@ class Model:
             raise ModelNotFound(f"{self.name} has no alias {alias}; it has {known}", field=field)
         return self.aliases[alias]
 
+    def adapter(self, name: str, *, field: str = "name") -> Adapter:
+        """The adapter of a name.
+
+        Raises: AdapterNotFound.
+        """
+        if name not in self.adapters:
+            known = ", ".join(self.adapters) or "none"
+            raise AdapterNotFound(f"{self.name} has no adapter {name}; it has {known}", field=field)
+        return self.adapters[name]
+
     def _check_versions(self, field: str) -> None:
         if self.ensemble:
             raise ModelNotFound(
@@ -279,10 +323,21 @@ class Model:
                 field=field,
             )
 
-    def with_content(self, digest: str) -> Version | None:
-        """The version with this content."""
-        known = (v for v in self.versions if v.artifact and v.artifact.digest == digest)
-        return next(known, None)
+    def with_upstream(self, upstream: Upstream) -> Version | None:
+        """The version that this upstream answers for."""
+        return next((each for each in self.versions if each.upstream == upstream), None)
+
+    def with_content(self, artifact: Artifact) -> Version | None:
+        """The version that has the same content and serves the same."""
+        wanted = artifact.digest, artifact.kind
+        return next(
+            (
+                v
+                for v in self.versions
+                if v.artifact and (v.artifact.digest, v.artifact.kind) == wanted
+            ),
+            None,
+        )
 
     def pulled_from(self, source: Source) -> Version | None:
         """The version pulled from the same commit, else one of the same revision whose pull is not

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from mlxmesh_model.catalogue import rows
+from mlxmesh_model.catalogue.adapter import Adapter
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import Change, Model, Phase, Replica, Source, Version
 from mlxmesh_model.catalogue.routing import Policy, Split
@@ -20,6 +21,7 @@ _PUT_VERSION = upsert("versions", rows.VERSION_COLUMNS, ("model", "number"))
 _PUT_REPLICA = upsert("replicas", rows.REPLICA_COLUMNS, ("engine_id",))
 _PUT_ALIAS = upsert("aliases", ("model", "alias", "number"), ("model", "alias"))
 _PUT_SPLIT = upsert("splits", ("model", "alias", "content"), ("model", "alias"))
+_PUT_ADAPTER = upsert("adapters", rows.ADAPTER_COLUMNS, ("model", "name"))
 _TABLES = {
     "versions": "number",
     "aliases": "alias",
@@ -27,6 +29,7 @@ _TABLES = {
     "splits": "alias",
     "shadows": "shadow_id",
     "artifact_checks": "number",
+    "adapters": "name",
 }
 """What belongs to a model, and the column it is ordered by."""
 
@@ -161,6 +164,28 @@ async def put_split(session: Session, name: str, alias: str, split: Split) -> No
 async def delete_split(session: Session, name: str, alias: str) -> None:
     """Removes the split of an alias."""
     await session.fetch("DELETE FROM splits WHERE model = $1 AND alias = $2", name, alias)
+
+
+async def put_adapter(session: Session, adapter: Adapter) -> None:
+    """Sets an adapter of a model."""
+    await session.fetch(_PUT_ADAPTER, *rows.adapter_values(adapter))
+
+
+async def delete_adapter(session: Session, model: str, name: str) -> None:
+    """Removes an adapter of a model."""
+    await session.fetch("DELETE FROM adapters WHERE model = $1 AND name = $2", model, name)
+
+
+async def read_adapters(
+    session: Session, *, model: str, after: tuple[str, str], limit: int
+) -> list[Adapter]:
+    """The adapters after one, by model and name; of one model, or of all without a name."""
+    found = await session.fetch(
+        "SELECT * FROM adapters WHERE ($1 = '' OR model = $1)"
+        " AND (model > $2 OR (model = $2 AND name > $3)) ORDER BY model, name LIMIT $4",
+        *(model, *after, limit),
+    )
+    return [rows.to_adapter(row) for row in found]
 
 
 async def set_replicas(session: Session, stored: Version, replicas: Sequence[Replica]) -> None:

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 
+from mlxmesh_model.catalogue.adapter import Adapter
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import (
     Artifact,
     FailureRecord,
     Model,
+    ModelKind,
     OutputFormats,
     Phase,
     Replica,
@@ -17,6 +19,7 @@ from mlxmesh_model.catalogue.models import (
     Version,
 )
 from mlxmesh_model.catalogue.routing import Arm, Policy, Price, Shadow, Split, Subject
+from mlxmesh_model.catalogue.upstream import Upstream
 from mlxmesh_model.profiles.queries import settings_text, to_settings
 from mlxmesh_shared.sql.database import Row, Value
 
@@ -30,6 +33,7 @@ VERSION_COLUMNS = (
     "commit",
     "source_file",
     "source_dtype",
+    "source_kind",
     "created_at",
     "directory",
     "digest",
@@ -39,6 +43,8 @@ VERSION_COLUMNS = (
     "dtype",
     "context_tokens",
     "vocab_size",
+    "kind",
+    "dimensions",
     "desired_replicas",
     "intent",
     "tool_format",
@@ -47,6 +53,7 @@ VERSION_COLUMNS = (
     "profile_revision",
     "selected",
     "profile_settings",
+    "upstream",
     "failure_code",
     "failure_reason",
     "failure_message",
@@ -62,6 +69,17 @@ REPLICA_COLUMNS = (
     "failure_reason",
     "failure_message",
 )
+ADAPTER_COLUMNS = (
+    "model",
+    "name",
+    "digest",
+    "directory",
+    "format",
+    "rank",
+    "weights_bytes",
+    "modules",
+    "created_at",
+)
 _NOTHING_ON_DISK = Artifact("", "", "", 0, 0, "", 0, 0)
 _NO_FAILURE = FailureRecord(0, "", "")
 
@@ -75,6 +93,7 @@ def to_model(
     splits: Iterable[Row],
     shadows: Iterable[Row],
     artifact_checks: Iterable[Row],
+    adapters: Iterable[Row] = (),
 ) -> Model:
     """A model from its rows: versions ordered by number, replicas by engine id."""
     by_number: dict[int, list[Replica]] = {}
@@ -93,6 +112,7 @@ def to_model(
         splits={split["alias"]: to_split(split["content"]) for split in splits},
         shadows=tuple(_to_shadow(shadow) for shadow in shadows if shadow["ended_at"] is None),
         ensemble=row["ensemble"],
+        adapters={adapter["name"]: to_adapter(adapter) for adapter in adapters},
     )
 
 
@@ -140,6 +160,7 @@ def version_values(version: Version) -> Sequence[Value]:
         version.profile_revision,
         int(version.selected),
         settings_text(version.settings),
+        json.dumps(version.upstream.stored) if version.upstream else "",
         *astuple(version.failure or _NO_FAILURE),
     )
 
@@ -157,6 +178,20 @@ def replica_values(version: Version, replica: Replica) -> Sequence[Value]:
     )
 
 
+def adapter_values(adapter: Adapter) -> Sequence[Value]:
+    """The values of ADAPTER_COLUMNS."""
+    values = asdict(adapter) | {"modules": json.dumps(adapter.modules)}
+    return [values[column] for column in ADAPTER_COLUMNS]
+
+
+def to_adapter(row: Row) -> Adapter:
+    """An adapter from its row."""
+    values = {column: row[column] for column in ADAPTER_COLUMNS}
+    values["modules"] = tuple(json.loads(row["modules"]))
+    values["created_at"] = to_moment(row["created_at"])
+    return Adapter(**values)
+
+
 def _to_version(row: Row, replicas: tuple[Replica, ...], damaged: Iterable[str]) -> Version:
     return Version(
         model=row["model"],
@@ -169,6 +204,7 @@ def _to_version(row: Row, replicas: tuple[Replica, ...], damaged: Iterable[str])
             commit=row["commit"],
             file=row["source_file"],
             dtype=row["source_dtype"],
+            kind=row["source_kind"],
         ),
         created_at=to_moment(row["created_at"]),
         artifact=_to_artifact(row) if row["digest"] else None,
@@ -182,6 +218,7 @@ def _to_version(row: Row, replicas: tuple[Replica, ...], damaged: Iterable[str])
         selected=bool(row["selected"]),
         damaged_files=tuple(damaged),
         settings=to_settings(row["profile_settings"]),
+        upstream=Upstream.of(json.loads(row["upstream"])) if row["upstream"] else None,
     )
 
 
@@ -201,6 +238,8 @@ def _to_artifact(row: Row) -> Artifact:
         dtype=row["dtype"],
         context_tokens=row["context_tokens"],
         vocab_size=row["vocab_size"],
+        kind=ModelKind(row["kind"]),
+        dimensions=row["dimensions"],
     )
 
 

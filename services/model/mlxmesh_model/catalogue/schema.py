@@ -7,7 +7,7 @@ CATALOGUE = Schema(
     setting="[model] database_url",
     remedy="start with an empty one elsewhere (model files remain; register or pull them again)",
     migrations="mlxmesh_model:migrations",
-    head="0012",
+    head="0016",
     version_table="alembic_version",
     upgrade_lock=6_518_374_011,
     # Writers wait for each other at the row that counts changes.

@@ -21,9 +21,16 @@ from mlxmesh_model.catalogue.models import (
 from mlxmesh_model.catalogue.recipes import affects, references_of
 from mlxmesh_model.catalogue.routing import Policy
 from mlxmesh_model.catalogue.schema import CATALOGUE
+from mlxmesh_model.catalogue.upstream import Upstream
 from mlxmesh_model.profiles.profile import ProfileReference, check_fits_model
 from mlxmesh_model.profiles.queries import find as find_profile
-from mlxmesh_shared.errors import IllegalState, ModelNotFound, NameInUse
+from mlxmesh_shared.errors import (
+    AdapterExists,
+    IllegalState,
+    InvalidArgument,
+    ModelNotFound,
+    NameInUse,
+)
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.change_signal import ChangeSignal
 from mlxmesh_shared.sql.database import Database, Session, open_database
@@ -132,7 +139,7 @@ class Store:
         source = source or Source(directory=artifact.directory)
         async with self.changing(name) as (session, model):
             _check_name(name, model)
-            version = model.with_content(artifact.digest) if model else None
+            version = model.with_content(artifact) if model else None
             if version is None:
                 version = await queries.new_version(session, name, source)
                 added = replace(version, state=State.AVAILABLE, artifact=artifact)
@@ -143,6 +150,38 @@ class Store:
                 await queries.put_version(session, moved)
                 await _put_stored(session, version, stored)
         return await self.model(name), version.number
+
+    @uncancellable
+    async def register_upstream(self, name: str, upstream: Upstream) -> tuple[Model, int]:
+        """Registers an upstream as a version that is switched on. One that is a version of the
+        model already stays that version, as it is.
+
+        Raises: NameInUse for the name of an ensemble.
+        """
+        async with self.changing(name) as (session, model):
+            _check_name(name, model)
+            version = model.with_upstream(upstream) if model else None
+            if version is None:
+                version = await queries.new_version(session, name, Source())
+                added = replace(version, state=State.LOADING, upstream=upstream)
+                # The bare name of a model that is in use keeps its meaning.
+                await _put_intent(session, replace(added, selected=model is None), 1)
+        return await self.model(name), version.number
+
+    @uncancellable
+    async def record_health(self, version: Version, failure: FailureRecord | None) -> bool:
+        """Writes what a check of an upstream found. Returns False, and writes nothing, when it was
+        switched on or off since the version was read, or the same is known already.
+        """
+        async with self.changing(version.model) as (session, model):
+            stored = _version(model, version.number)
+            if stored is None or stored.intent != version.intent or not stored.desired_replicas:
+                return False
+            checked = stored.with_health(failure)
+            if checked == stored:
+                return False
+            await queries.put_version(session, checked)
+        return True
 
     @uncancellable
     async def begin_pull(
@@ -214,7 +253,7 @@ class Store:
         """Sets an alias to a version; 0 removes the alias.
 
         Raises: ModelNotFound. IllegalState while the alias is split, and to remove one that an
-        ensemble names.
+        ensemble names. AdapterExists for the name of an adapter.
         """
         async with self.changing(name) as (session, model):
             if model is None:
@@ -223,8 +262,13 @@ class Store:
             if alias in model.splits:
                 holder = model.splits[alias].holder
                 raise IllegalState(f"{holder} splits {name}:{alias}; end it first")
+            if number and alias in model.adapters:
+                raise AdapterExists(
+                    f"{name} has an adapter {alias}; choose another alias, or remove the adapter",
+                    field="alias",
+                )
             if number == 0:
-                await _check_alias_unnamed(session, name, alias)
+                await check_alias_unnamed(session, name, alias)
                 await queries.delete_alias(session, name, alias)
             else:
                 model.version(number, field="version")
@@ -299,6 +343,7 @@ class Store:
         version = model.resolve(reference)
         if replicas:
             version.check_files()
+            _check_loadable(version, replicas, profile)
         action = Action.LOAD if replicas else Action.UNLOAD
         async with self._transition(version, action) as (session, now):
             if profile is not None:
@@ -398,10 +443,27 @@ async def put_desired_replicas(session: Session, version: Version, replicas: int
 
 async def _put_intent(session: Session, version: Version, replicas: int) -> None:
     intent = version.intent + 1
+    if version.upstream is not None:
+        replicas = min(1, replicas)
+        version = version if replicas else replace(version, state=State.AVAILABLE)
     intended = replace(version, desired_replicas=replicas, intent=intent, failure=None)
     await queries.put_version(session, intended)
     if replicas:
         await queries.retry_failed_replicas(session, version)
+
+
+def _check_loadable(version: Version, replicas: int, profile: ProfileReference | None) -> None:
+    """Raises: InvalidArgument for what an upstream cannot be loaded with."""
+    if version.upstream is not None and replicas > 1:
+        raise InvalidArgument(
+            f"replicas: {version.label} is an upstream, which has no replicas; leave it out",
+            field="replicas",
+        )
+    if version.upstream is not None and profile is not None:
+        raise InvalidArgument(
+            f"profile: {version.label} is an upstream, which takes no profile; leave it out",
+            field="profile",
+        )
 
 
 async def _put_stored(session: Session, version: Version, stored: Sequence[StoredFile]) -> None:
@@ -442,8 +504,8 @@ async def _check_unnamed(session: Session, model: Model, versions: set[int] | No
                 )
 
 
-async def _check_alias_unnamed(session: Session, name: str, alias: str) -> None:
-    """Raises: IllegalState while an ensemble names an alias."""
+async def check_alias_unnamed(session: Session, name: str, alias: str) -> None:
+    """Raises: IllegalState while an ensemble names an alias or an adapter of a model."""
     for ensemble, recipe in await queries.recipes(session):
         if ModelReference(name, alias=alias) in references_of(recipe):
             raise IllegalState(
@@ -474,5 +536,5 @@ def _visible(model: Model | None) -> object:
         (replace(v, replicas=(), intent=0), v.ready_replicas, v.current_ready_replicas)
         for v in model.versions
     ]
-    rest = model.policy, dict(model.splits), model.shadows, model.ensemble
+    rest = model.policy, dict(model.splits), model.shadows, model.ensemble, dict(model.adapters)
     return versions, dict(model.aliases), rest

@@ -131,7 +131,9 @@ def share_difference(arm: Share, control: Share, alpha: float) -> Interval:
     """
     upper = _upper_difference(arm, control, alpha)
     lower = -_upper_difference(control, arm, alpha)
-    return Interval(arm.mean - control.mean, lower, upper)
+    difference = arm.mean - control.mean
+    # The ends are computed apart from it, and rounded.
+    return Interval(difference, min(lower, difference), max(upper, difference))
 
 
 def _upper_share(arm: Share, alpha: float) -> float:

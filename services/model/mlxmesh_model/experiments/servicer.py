@@ -1,6 +1,7 @@
 """ExperimentService: each method checks, calls and replies."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -9,6 +10,7 @@ from mlxmesh.model.v1 import experiment_pb2 as pb
 from mlxmesh.model.v1 import experiment_pb2_grpc
 from mlxmesh_model.experiments import convert
 from mlxmesh_model.experiments.analysis import analyze
+from mlxmesh_model.experiments.experiment import State
 from mlxmesh_model.experiments.recording import Recording
 from mlxmesh_model.experiments.store import Experiments
 from mlxmesh_model.paging import number_of_page_token
@@ -18,12 +20,20 @@ _Context = ServicerContext[Any, Any]
 
 _DEFAULT_PAGE_SIZE = 100
 _DEFAULT_ALPHA = 0.05
+_WATCH_INTERVAL_S = 5.0
 
 
 class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
     """Experiments over gRPC; the contract documents each method."""
 
-    def __init__(self, experiments: Experiments, recording: Recording) -> None:
+    def __init__(
+        self,
+        experiments: Experiments,
+        recording: Recording,
+        *,
+        watch_interval_s: float = _WATCH_INTERVAL_S,
+    ) -> None:
+        self._watch_interval_s = watch_interval_s
         self._experiments = experiments
         self._recording = recording
 
@@ -61,6 +71,24 @@ class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
     async def AnalyzeExperiment(
         self, request: pb.AnalyzeExperimentRequest, context: _Context
     ) -> pb.AnalyzeExperimentResponse:
+        return await self._analyzed(request)
+
+    async def WatchExperiment(
+        self, request: pb.WatchExperimentRequest, context: _Context
+    ) -> AsyncGenerator[pb.WatchExperimentResponse]:
+        sent = None
+        while True:
+            experiment = await self._experiments.get(request.analyze.experiment_id)
+            if experiment != sent:
+                analysis = await self._analyzed(request.analyze)
+                yield pb.WatchExperimentResponse(analysis=analysis)
+                sent = experiment
+            if experiment.state is State.STOPPED:
+                return
+            # Read again, because another model service may record outcomes.
+            await asyncio.sleep(self._watch_interval_s)
+
+    async def _analyzed(self, request: pb.AnalyzeExperimentRequest) -> pb.AnalyzeExperimentResponse:
         metrics = convert.to_metrics(request.metrics)
         alpha = request.alpha if request.HasField("alpha") else _DEFAULT_ALPHA
         recorded = await self._experiments.recorded(request.experiment_id)

@@ -24,11 +24,18 @@ class EngineProfile:
     dtype: str | None = None
     context_tokens: int | None = None
     kv_cache_bytes: int | None = None
+    kv_cache_type: str | None = None
     prefix_cache_bytes: int | None = None
+    prefix_disk_bytes: int | None = None
     max_running: int | None = None
     max_waiting: int | None = None
     prefill_tokens_per_step: int | None = None
     forward: str | None = None
+    max_adapters: int | None = None
+    adapter_bytes: int | None = None
+    speculative: str | None = None
+    draft_model: str | None = None
+    """NAME@VERSION of the model that proposes tokens, with speculative `draft`."""
     tool_format: str | None = None
     reasoning_format: str | None = None
     chat_template: str | None = None
@@ -87,6 +94,15 @@ def check_settable(name: str) -> None:
         raise InvalidArgument(
             f"{DEFAULT} is the profile without settings and cannot be changed; choose another name",
             field="name",
+        )
+
+
+def check_draft(settings: EngineProfile) -> None:
+    """Raises: InvalidArgument unless there is a draft model exactly where one is asked."""
+    if (settings.speculative == "draft") != (settings.draft_model is not None):
+        raise InvalidArgument(
+            "draft_model and speculative `draft` need each other; set both or none of them",
+            field="settings.draft_model",
         )
 
 

@@ -87,6 +87,14 @@ async def users(session: Session) -> Mapping[str, tuple[str, ...]]:
     return by_profile
 
 
+async def has_version(session: Session, model: str, number: int) -> bool:
+    """Whether the catalogue has this version."""
+    found = await session.fetch(
+        "SELECT number FROM versions WHERE model = $1 AND number = $2", model, number
+    )
+    return bool(found)
+
+
 def _to_profile(row: Row) -> Profile:
     stored = row["created_at"]
     moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored

@@ -9,9 +9,11 @@ from mlxmesh_model.profiles.profile import (
     EngineProfile,
     Profile,
     ProfileReference,
+    check_draft,
     check_settable,
 )
-from mlxmesh_shared.errors import IllegalState, ProfileNotFound
+from mlxmesh_shared.errors import IllegalState, ModelNotFound, ProfileNotFound
+from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.database import Session
 from mlxmesh_shared.sql.transactions import Transactions, uncancellable
 
@@ -42,11 +44,15 @@ class Profiles:
     async def set(self, name: str, settings: EngineProfile) -> Profile:
         """Stores a revision, unless the newest one has these settings; returns the newest.
 
-        Raises: InvalidArgument for the name of the defaults.
+        Raises: InvalidArgument for the name of the defaults, and for a draft model without its
+        setting or the other way round; ModelNotFound for an unknown draft model.
         """
         check_settable(name)
+        check_draft(settings)
         reference = ProfileReference(name)
         async with self.transactions.write() as session:
+            if settings.draft_model is not None:
+                await _check_exists(session, settings.draft_model)
             if await _newest_settings(session, reference) != settings:
                 await queries.add_revision(session, name, settings)
             return await _with_users(session, reference)
@@ -74,6 +80,16 @@ class Profiles:
 async def _with_users(session: Session, reference: ProfileReference) -> Profile:
     profile = await queries.find(session, reference)
     return replace(profile, used_by=(await queries.users(session)).get(profile.name, ()))
+
+
+async def _check_exists(session: Session, draft_model: str) -> None:
+    """Raises: ModelNotFound."""
+    reference = ModelReference.parse(draft_model)
+    if not await queries.has_version(session, reference.name, reference.version or 0):
+        raise ModelNotFound(
+            f"there is no version {draft_model}; list the models to see which",
+            field="settings.draft_model",
+        )
 
 
 async def _newest_settings(session: Session, reference: ProfileReference) -> EngineProfile | None:

@@ -5,8 +5,7 @@ from typing import Any
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.runtime.v1 import runtime_pb2
-from mlxmesh_model.catalogue.models import FailureRecord, Phase, Version
-from mlxmesh_model.profiles.profile import EngineProfile
+from mlxmesh_model.catalogue.models import FailureRecord, ModelKind, Phase, Version
 from mlxmesh_model.replicas.placement import Engine, Runtime
 from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.rpc.error_status import from_failure
@@ -17,21 +16,29 @@ _PHASES = {
 }
 
 
-def start_request(engine_id: str, version: Version) -> runtime_pb2.StartEngineRequest:
-    """The request to start an engine of a version."""
+def start_request(
+    engine_id: str, version: Version, draft: Version | None = None
+) -> runtime_pb2.StartEngineRequest:
+    """The request to start an engine of a version. draft: its draft model."""
     return runtime_pb2.StartEngineRequest(
         engine_id=engine_id,
         model=version.model,
         model_version=version.number,
         model_dir=version.artifact.directory if version.artifact else "",
-        options=_options(version.settings),
+        options=_options(version, draft),
     )
 
 
-def _options(settings: EngineProfile) -> runtime_pb2.EngineOptions:
-    """The settings that are an engine's; the others are about its output."""
+def _options(version: Version, draft: Version | None) -> runtime_pb2.EngineOptions:
+    """The settings that are an engine's; the others are about its output. An engine's default is to
+    generate text.
+    """
     names = runtime_pb2.EngineOptions.DESCRIPTOR.fields_by_name
-    given: dict[str, Any] = {n: value for n, value in settings.given.items() if n in names}
+    given: dict[str, Any] = {n: v for n, v in version.settings.given.items() if n in names}
+    if version.artifact and version.artifact.kind is not ModelKind.GENERATION:
+        given["kind"] = version.artifact.kind.value
+    if draft is not None and draft.artifact is not None:
+        given["draft_model_dir"] = draft.artifact.directory
     return runtime_pb2.EngineOptions(**given)
 
 
@@ -70,6 +77,7 @@ def to_engine(engine: runtime_pb2.Engine) -> Engine:
         waiting_sequences=engine.waiting_sequences,
         longest_wait_ms=engine.longest_wait_ms,
         idle_ms=engine.idle_ms,
+        background_sequences=engine.background_sequences,
     )
 
 
@@ -87,6 +95,7 @@ def to_runtime(
         engines,
         draining,
         memory_shortage_bytes=info.memory_shortage_bytes,
+        memory_limit_bytes=info.memory_limit_bytes,
     )
 
 

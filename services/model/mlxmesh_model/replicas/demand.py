@@ -42,6 +42,11 @@ class Demand:
             self._note_use(label, each_s)
         model = await self._store.model(name, field="name")
         version = model.version(number, field="version")
+        if version.desired_replicas == 0 and version.upstream is not None:
+            raise ModelNotLoaded(
+                f"the upstream {version.label} is switched off; run `mlxmesh load {version.label}`",
+                field="model",
+            )
         if version.desired_replicas == 0:
             if not model.policy.loads_on_demand(self._on_demand_default):
                 raise ModelNotLoaded(
@@ -53,6 +58,6 @@ class Demand:
             version = await self._store.demand(version, replicas=replicas)
             self._wake_reconciler()
         on_their_way = [one for one in version.replicas if one.phase is not Phase.FAILED]
-        if version.desired_replicas and not on_their_way:
+        if version.desired_replicas and not on_their_way and version.upstream is None:
             raise_failure(version)
         return version

@@ -40,7 +40,7 @@ class Loader:
         """
         model = await self._store.model(reference.name)
         version = model.resolve(reference)
-        if least := least_replicas(model, version):
+        if version.upstream is None and (least := least_replicas(model, version)):
             raise IllegalState(
                 f"min_replicas of {model.name} keeps {least} replicas of {version.label}; run"
                 f" `mlxmesh models set {model.name} --min-replicas 0` first"

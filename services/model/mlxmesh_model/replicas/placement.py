@@ -25,6 +25,12 @@ class Engine:
     waiting_sequences: int = 0
     longest_wait_ms: int = 0  # of the sequences in its queue
     idle_ms: int = 0  # without a sequence
+    background_sequences: int = 0  # which the counts above leave out
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a sequence of any kind."""
+        return self.running_sequences + self.waiting_sequences + self.background_sequences > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class Runtime:
     engines: Mapping[str, Engine] | None = None
     draining: bool = False
     memory_shortage_bytes: int = 0  # what its engines must free, so that the host does not swap
+    memory_limit_bytes: int = 0  # what all of its engines together may use
 
     @property
     def accepts_engines(self) -> bool:

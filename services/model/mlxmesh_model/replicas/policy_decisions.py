@@ -66,7 +66,7 @@ def adjustments(
 ) -> Iterator[Adjustment]:
     """The changes that policies ask for at present."""
     for model in models:
-        for version in model.versions:
+        for version in _run_by_engines(model):
             usage = usages.get(version.label, Usage())
             if is_idle(model, version, usage, needed):
                 yield Adjustment(version, 0, Cause.IDLE, usage)
@@ -74,6 +74,10 @@ def adjustments(
             replicas = _scaled(model, version, usage, scaling, now_s)
             if replicas != version.desired_replicas:
                 yield Adjustment(version, replicas, Cause.SCALED, usage)
+
+
+def _run_by_engines(model: Model) -> list[Version]:
+    return [version for version in model.versions if version.upstream is None]
 
 
 def _scaled(model: Model, version: Version, usage: Usage, scaling: Scaling, now_s: float) -> int:
@@ -107,7 +111,7 @@ def look_again_s(
     """When to look at what runtimes report again although nothing changes; None for never."""
     due: list[float] = []
     for model in models:
-        for version in model.versions:
+        for version in _run_by_engines(model):
             if not version.desired_replicas:
                 continue
             due.append(LOOK_S)

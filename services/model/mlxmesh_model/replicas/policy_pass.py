@@ -66,8 +66,13 @@ class Observed:
 
     @property
     def versions(self) -> list[Version]:
-        """Every version."""
-        return [version for model in self.models.values() for version in model.versions]
+        """Every version that engines run."""
+        return [
+            version
+            for model in self.models.values()
+            for version in model.versions
+            if version.upstream is None
+        ]
 
 
 class PolicyPass:
@@ -119,7 +124,7 @@ class PolicyPass:
     def observe(self, models: Iterable[Model], runtimes: Mapping[str, Runtime]) -> Observed:
         """The state of this pass."""
         by_name = {model.name: model for model in models}
-        versions = [version for model in by_name.values() for version in model.versions]
+        versions = Observed(by_name, runtimes, {}).versions
         loaded = [version for version in versions if version.replicas]
         wanted = {version.label for version in versions if version.desired_replicas}
         self._scaling.retain(wanted)

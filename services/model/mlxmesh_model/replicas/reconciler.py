@@ -28,6 +28,7 @@ from mlxmesh_shared.errors import (
     InsufficientMemory,
     MeshError,
     ModelFilesDamaged,
+    ModelNotFound,
     NoRuntime,
     ServiceUnavailable,
 )
@@ -53,6 +54,18 @@ class _Pass:
     @property
     def runtimes(self) -> Mapping[str, Runtime]:
         return self.observed.runtimes
+
+    def draft_of(self, version: Version) -> Version | None:
+        """The draft model that its engines load too; None for none, or if it is gone."""
+        label = version.settings.draft_model
+        found = (each for each in self.observed.versions if each.label == label)
+        return next(found, None) if label is not None else None
+
+    def weights_bytes(self, version: Version) -> int:
+        """Of an engine, with its draft model."""
+        draft = self.draft_of(version)
+        artifacts = [version.artifact, draft.artifact if draft is not None else None]
+        return sum(artifact.weights_bytes for artifact in artifacts if artifact is not None)
 
     @property
     def open_runtimes(self) -> frozenset[str]:
@@ -204,8 +217,8 @@ class Reconciler:
         """One more replica on the best runtime that accepts it, or why none does; None while others
         make room for it.
         """
-        if damage := _damage(version):
-            return damage
+        if obstacle := _obstacle(version, this_pass):
+            return obstacle
         known = self._placement_failures.get(version.label)
         if known and self._is_valid(known, version, this_pass):
             return known.failure
@@ -213,7 +226,7 @@ class Reconciler:
         while True:
             runtime = place(
                 this_pass.runtimes.values(),
-                weights_bytes=_weights_bytes(version),
+                weights_bytes=this_pass.weights_bytes(version),
                 replicas_on=Counter(replica.runtime_id for replica in replicas),
                 reserved=this_pass.observed.reserved,
                 rejected_by=frozenset(rejections),
@@ -260,10 +273,12 @@ class Reconciler:
         """The started replica, still pending when its runtime does not respond, or why the runtime
         rejected it.
         """
-        if damage := _damage(version):
-            return damage
+        if obstacle := _obstacle(version, this_pass):
+            return obstacle
         try:
-            engine = await self._runtimes.start(replica.runtime_id, replica.engine_id, version)
+            engine = await self._runtimes.start(
+                replica.runtime_id, replica.engine_id, version, this_pass.draft_of(version)
+            )
         except (ServiceUnavailable, DeadlineExceeded) as error:
             _log.warning("%s could not be started yet: %s", replica.engine_id, error.message)
             return replica
@@ -272,7 +287,7 @@ class Reconciler:
             self._rejections.add(version, replica.runtime_id, cause)
             return cause
         self._rejections.remove(version, replica.runtime_id)
-        this_pass.observed.reserved.add(replica.runtime_id, _weights_bytes(version))
+        this_pass.observed.reserved.add(replica.runtime_id, this_pass.weights_bytes(version))
         return replace(replica, phase=engine.phase, failure=engine.failure)
 
     async def _record(
@@ -325,21 +340,25 @@ class Reconciler:
         self._stopping[engine_id] = asyncio.create_task(stop())
 
 
-def _damage(version: Version) -> FailureRecord | None:
-    """Why a version with damaged files must not be loaded; None for one without."""
+def _obstacle(version: Version, this_pass: _Pass) -> FailureRecord | None:
+    """Why a version with damaged files, or without its draft model, must not be loaded."""
+    draft = this_pass.draft_of(version)
     try:
         version.check_files()
+        if draft is not None:
+            draft.check_files()
     except ModelFilesDamaged as error:
         return FailureRecord.of(error)
+    wanted = version.settings.draft_model
+    if wanted is not None and (draft is None or draft.artifact is None):
+        return FailureRecord.of(
+            ModelNotFound(f"the draft model {wanted} of {version.label} has no files any more")
+        )
     return None
 
 
 def _without(replicas: tuple[Replica, ...], gone: Replica) -> tuple[Replica, ...]:
     return tuple(replica for replica in replicas if replica.engine_id != gone.engine_id)
-
-
-def _weights_bytes(version: Version) -> int:
-    return version.artifact.weights_bytes if version.artifact else 0
 
 
 def _new_engine_id(version: Version) -> str:

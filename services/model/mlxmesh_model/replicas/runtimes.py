@@ -36,8 +36,13 @@ class Runtimes(Protocol):
         """The runtimes with their engines; engines is None while a runtime does not respond."""
         ...
 
-    async def start(self, runtime_id: str, engine_id: str, version: Version) -> Engine:
-        """Starts an engine of a version; a repeated call has no effect. Raises: MeshError."""
+    async def start(
+        self, runtime_id: str, engine_id: str, version: Version, draft: Version | None = None
+    ) -> Engine:
+        """Starts an engine of a version; a repeated call has no effect. draft: its draft model.
+
+        Raises: MeshError.
+        """
         ...
 
     async def stop(self, runtime_id: str, engine_id: str) -> None:
@@ -129,9 +134,14 @@ class GrpcRuntimes:
             if not token:
                 return engines
 
-    async def start(self, runtime_id: str, engine_id: str, version: Version) -> Engine:
-        """Starts an engine of a version; a repeated call has no effect. Raises: MeshError."""
-        request = convert.start_request(engine_id, version)
+    async def start(
+        self, runtime_id: str, engine_id: str, version: Version, draft: Version | None = None
+    ) -> Engine:
+        """Starts an engine of a version; a repeated call has no effect. draft: its draft model.
+
+        Raises: MeshError.
+        """
+        request = convert.start_request(engine_id, version, draft)
         response = await self._stub(runtime_id).StartEngine(request, timeout=self._timeout_s)
         return convert.to_engine(response.engine)
 

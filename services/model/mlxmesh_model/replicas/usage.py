@@ -17,6 +17,8 @@ class Usage:
 
     running: int = 0
     waiting: int = 0
+    background: int = 0
+    """Background sequences, for which no replica is added."""
     longest_wait_ms: int = 0
     idle_s: float = 0.0
     """How long none of its engines has had a sequence; 0 while one has."""
@@ -29,7 +31,7 @@ class Usage:
     @property
     def busy(self) -> bool:
         """Whether it has a sequence."""
-        return self.running + self.waiting > 0
+        return self.running + self.waiting + self.background > 0
 
 
 @dataclass(slots=True)
@@ -71,10 +73,11 @@ class UsageTracker:
         idle_s = min(engine.idle_ms for engine in engines) / 1000
         if used_s is not None:
             idle_s = min(idle_s, max(0.0, now_s - used_s))
-        busy = any(engine.running_sequences + engine.waiting_sequences for engine in engines)
+        busy = any(engine.busy for engine in engines)
         return Usage(
             running=sum(engine.running_sequences for engine in engines),
             waiting=sum(engine.waiting_sequences for engine in engines),
+            background=sum(engine.background_sequences for engine in engines),
             longest_wait_ms=max(engine.longest_wait_ms for engine in engines),
             idle_s=0.0 if busy else idle_s,
             ready_s=max(now_s - one.since_s for one in seen),
@@ -85,10 +88,7 @@ class UsageTracker:
     def _note(self, engine: Engine, now_s: float, used_s: float | None) -> _Seen:
         seen = self._seen.setdefault(engine.engine_id, _Seen(now_s))
         idle_since_s = now_s - engine.idle_ms / 1000
-        if (
-            engine.running_sequences + engine.waiting_sequences
-            or idle_since_s > seen.since_s + _SLACK_S
-        ):
+        if engine.busy or idle_since_s > seen.since_s + _SLACK_S:
             seen.served = True
         # A caller may find an engine before it was seen here.
         if used_s is not None and used_s > seen.since_s - _LEAD_S:

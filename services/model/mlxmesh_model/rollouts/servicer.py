@@ -1,7 +1,8 @@
 """RolloutService: each method checks, calls and replies."""
 
+import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -19,15 +20,22 @@ from mlxmesh_shared.rpc.caller import forwarded_caller
 _Context = ServicerContext[Any, Any]
 
 _DEFAULT_PAGE_SIZE = 100
+_WATCH_INTERVAL_S = 1.0
 
 
 class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     """Rollouts over gRPC; the contract documents each method."""
 
     def __init__(
-        self, rollouts: RolloutStore, *, wake: Callable[[], None], clock: Clock = utc_now
+        self,
+        rollouts: RolloutStore,
+        *,
+        wake: Callable[[], None],
+        clock: Clock = utc_now,
+        watch_interval_s: float = _WATCH_INTERVAL_S,
     ) -> None:
         """`wake` is called after each change."""
+        self._watch_interval_s = watch_interval_s
         self._rollouts = rollouts
         self._wake = wake
         self._clock = clock
@@ -48,6 +56,21 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     ) -> pb.GetRolloutResponse:
         rollout = await self._rollouts.get(request.rollout_id)
         return pb.GetRolloutResponse(rollout=await self._shown(rollout))
+
+    async def WatchRollout(
+        self, request: pb.WatchRolloutRequest, context: _Context
+    ) -> AsyncGenerator[pb.WatchRolloutResponse]:
+        sent = None
+        while True:
+            rollout = await self._rollouts.get(request.rollout_id)
+            shown = await self._shown(rollout)
+            if shown != sent:
+                yield pb.WatchRolloutResponse(rollout=shown)
+                sent = shown
+            if rollout.state in ENDED:
+                return
+            # Read again, because another model service may record outcomes and move the rollout.
+            await asyncio.sleep(self._watch_interval_s)
 
     async def ListRollouts(
         self, request: pb.ListRolloutsRequest, context: _Context

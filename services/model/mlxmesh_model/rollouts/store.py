@@ -171,6 +171,7 @@ async def _begin(
     if present.number == new.number:
         raise InvalidArgument(_is_already(model, wish.alias, new), field="to_version")
     replicas = max(1, present.desired_replicas, new.desired_replicas)
+    replicas = replicas if new.upstream is None else 1
     if replicas != new.desired_replicas or new.ready_replicas < replicas:
         await put_desired_replicas(session, new, replicas)
     return Rollout(

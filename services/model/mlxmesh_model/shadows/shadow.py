@@ -6,9 +6,9 @@ from datetime import datetime
 from enum import StrEnum
 
 from mlxmesh_model.catalogue.lifecycle import State
-from mlxmesh_model.catalogue.models import Model
+from mlxmesh_model.catalogue.models import Model, Version
 from mlxmesh_model.catalogue.routing import Shadow
-from mlxmesh_shared.errors import IllegalState, InvalidArgument
+from mlxmesh_shared.errors import FeatureNotSupported, IllegalState, InvalidArgument
 
 MAX_RUNNING = 8
 """Shadows of one model at the same time."""
@@ -75,11 +75,12 @@ class Batch:
 
 def check_start(model: Model, plan: Plan) -> None:
     """Raises: InvalidArgument, ModelNotFound; IllegalState for a version that another shadow of
-    the model repeats traffic at, or that is not loaded.
+    the model repeats traffic at, or that is not loaded; FeatureNotSupported for an upstream.
     """
     version = model.version(plan.to_version, field="to_version")
+    _check_local(version, "to_version")
     if plan.from_version:
-        model.version(plan.from_version, field="from_version")
+        _check_local(model.version(plan.from_version, field="from_version"), "from_version")
     if plan.from_version == plan.to_version:
         raise InvalidArgument(
             "from_version must differ from to_version, or be 0", field="from_version"
@@ -88,6 +89,16 @@ def check_start(model: Model, plan: Plan) -> None:
     if version.state not in _LOADED and not model.policy.load_on_demand:
         raise IllegalState(
             f"{version.label} is not loaded; run `mlxmesh load {version.label}` first"
+        )
+
+
+def _check_local(version: Version, field: str) -> None:
+    """Raises: FeatureNotSupported for an upstream, whose tokens and idle times nobody knows."""
+    if version.upstream is not None:
+        raise FeatureNotSupported(
+            f"{field}: {version.label} is an upstream, which has no shadows and is none; compare it"
+            " in an experiment",
+            field=field,
         )
 
 

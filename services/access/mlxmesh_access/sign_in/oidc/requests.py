@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from mlxmesh_access.sign_in.encryption import Cipher
+from mlxmesh_shared.encryption import Cipher
 
 _PURPOSE = "pending sign-ins"
 

@@ -1,0 +1,1 @@
+"""Search of a model hub, and downloads that run in the background."""

@@ -1,0 +1,1 @@
+"""Versions that OpenAI-compatible servers answer for."""
