@@ -56,6 +56,7 @@ def generation_request(
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
         priority=message.priority,
+        flex=message.service_tier == generation_pb2.SERVICE_TIER_FLEX,
         n=message.n or 1,
         constraint=_constraint(message),
         logprobs=_logprobs(message),
@@ -64,6 +65,7 @@ def generation_request(
         caller=caller,
         owner=owner,
         message_bytes=message.ByteSize(),
+        adapter=message.adapter,
         detached=message.detached,
         kept=message.SerializeToString() if message.keep_request else b"",
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh_generation.convert_image import Images, turn_parts
 from mlxmesh_generation.domain.request import (
     Chat,
     ChatTurn,
@@ -90,6 +91,7 @@ def _refuse_constant(name: str) -> object:
 def _turns(messages: Sequence[pb.ChatMessage]) -> tuple[ChatTurn, ...]:
     turns: list[ChatTurn] = []
     names: dict[str, str] = {}
+    images = Images()
     for index, message in enumerate(messages):
         field = f"chat.messages[{index}]"
         role = _role(message.role, field)
@@ -103,6 +105,7 @@ def _turns(messages: Sequence[pb.ChatMessage]) -> tuple[ChatTurn, ...]:
                 calls=calls,
                 call_id=message.tool_call_id,
                 tool_name=message.tool_name or names.get(message.tool_call_id, ""),
+                parts=turn_parts(message.parts, f"{field}.parts", images),
             )
         )
         names.update((call.call_id, call.name) for call in calls if call.call_id)

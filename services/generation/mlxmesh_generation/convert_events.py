@@ -13,6 +13,7 @@ from mlxmesh.generation.v1.generation_pb2 import (
     ToolCall,
     Usage,
 )
+from mlxmesh_generation.domain.adapter import Adapter
 from mlxmesh_generation.domain.ensemble import Step
 from mlxmesh_generation.domain.request import (
     CallPiece,
@@ -198,6 +199,10 @@ def started(event: Started) -> generation_pb2.Started:
         ensemble=event.ensemble,
         steps=map(_step, event.steps),
     )
+    if event.adapter is not None:
+        message.adapter.name = event.adapter.name
+        message.adapter.digest = event.adapter.digest
+        message.adapter.directory = event.adapter.directory
     if event.created_ms:
         message.create_time.FromMilliseconds(event.created_ms)
     return message
@@ -332,7 +337,12 @@ def started_of(message: generation_pb2.Started) -> Started:
         ),
         ensemble=message.ensemble,
         steps=tuple(map(_step_of, message.steps)),
+        adapter=_adapter_of(message.adapter) if message.HasField("adapter") else None,
     )
+
+
+def _adapter_of(message: generation_pb2.AppliedAdapter) -> Adapter:
+    return Adapter(message.name, message.digest, message.directory)
 
 
 def finished_of(message: generation_pb2.Finished) -> Finished:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
+from mlxmesh_generation.domain.adapter import Adapter
 from mlxmesh_generation.domain.ensemble import Recipe
 from mlxmesh_generation.domain.routing import (
     UNASSIGNED,
@@ -13,10 +15,26 @@ from mlxmesh_generation.domain.routing import (
     Split,
     assign,
 )
-from mlxmesh_shared.errors import ModelNotFound
+from mlxmesh_generation.domain.upstream import Upstream
+from mlxmesh_shared.errors import (
+    AdapterNotFound,
+    FeatureNotSupported,
+    InvalidArgument,
+    MeshError,
+    ModelNotFound,
+)
 from mlxmesh_shared.reference import ModelReference
 
 DEFAULT_ALIAS = "default"
+
+
+class ModelKind(Enum):
+    """What a version serves."""
+
+    GENERATION = "generation"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    VISION = "vision"
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,14 @@ class ModelVersion:
     """As set for it; empty when its chat template decides."""
     profile: str = ""
     """NAME@REVISION of its profile, whose chat template replaces its own; empty for none."""
+    upstream: Upstream | None = None
+    """The server that answers for it; None if engines run it."""
+    unhealthy: MeshError | None = None
+    """What the last health check of its upstream found; None if it was well."""
+    kind: ModelKind | None = None
+    """None where the catalogue does not say."""
+    dimensions: int = 0
+    """The length of its vectors; 0 unless it is known and makes some."""
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
@@ -69,6 +95,21 @@ class Model:
     price: Price | None = None
     ensemble: Recipe | None = None
     """The recipe of an ensemble, which has no versions; None for a model."""
+    adapters: Mapping[str, Adapter] = field(default_factory=dict[str, Adapter])
+    """By name."""
+
+    def names_adapter(self, reference: ModelReference) -> bool:
+        """Whether a reference to this model has an adapter in the place of an alias."""
+        return reference.alias not in self.aliases and reference.alias in self.adapters
+
+    def adapter(self, name: str) -> Adapter:
+        """Raises: AdapterNotFound."""
+        if name not in self.adapters:
+            known = ", ".join(sorted(self.adapters)) or "none"
+            raise AdapterNotFound(
+                f"adapter: {self.name} has no adapter {name}; it has {known}", field="adapter"
+            )
+        return self.adapters[name]
 
     @property
     def loading(self) -> Loading:
@@ -89,6 +130,7 @@ class Route:
     """Those that may repeat it."""
     price: Price | None = None
     loading: Loading = Loading()
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)
@@ -117,19 +159,29 @@ class Catalogue:
         """Removes the models that a complete listing did not contain."""
         self._models = {name: model for name, model in self._models.items() if name in names}
 
-    def route(self, reference: ModelReference, asker: Asker) -> Route:
-        """The version for a request: that of its arm if its alias is split.
+    def route(self, reference: ModelReference, asker: Asker, adapter: str = "") -> Route:
+        """The version for a request: that of its arm if its alias is split; and its adapter, which
+        the reference or `adapter` names.
 
-        Raises: ModelNotFound, as resolve().
+        Raises: ModelNotFound, as resolve(). AdapterNotFound; FeatureNotSupported for the adapter of
+        an upstream; InvalidArgument for two adapters.
         """
         model = self.model(reference.name)
+        if model.names_adapter(reference):
+            reference, adapter = _apart(reference, adapter)
         version, assignment = self.resolve(reference), UNASSIGNED
         split = None if reference.version else model.splits.get(reference.alias or DEFAULT_ALIAS)
         if split is not None and (assigned := assign(split, asker)):
             arm, assignment = assigned
             version = model.versions.get(arm.version, version)
         shadows = tuple(one for one in model.shadows if one.repeats(version.version))
-        return Route(version, assignment, shadows, model.price, model.loading)
+        if adapter and version.upstream is not None:
+            raise FeatureNotSupported(
+                f"adapter: {version} is an upstream, which takes no adapters; leave it out",
+                field="adapter",
+            )
+        chosen = model.adapter(adapter) if adapter else None
+        return Route(version, assignment, shadows, model.price, model.loading, chosen)
 
     def model(self, name: str) -> Model:
         """Raises: ModelNotFound."""
@@ -156,7 +208,8 @@ class Catalogue:
         return recipe
 
     def resolve(self, reference: ModelReference) -> ModelVersion:
-        """The version without regard to splits; for an ensemble, that of its first model.
+        """The version without regard to splits; for an ensemble, that of its first model; for an
+        adapter, the default one.
 
         Raises: ModelNotFound for an unknown name, version or alias.
         """
@@ -165,9 +218,27 @@ class Catalogue:
             reference = recipe.models[0]
         model = self.model(reference.name)
         number = reference.version or model.default_version
-        if reference.alias is not None:
+        if reference.alias is not None and not model.names_adapter(reference):
             number = model.aliases.get(reference.alias, 0)
         version = model.versions.get(number)
         if version is None:
-            raise ModelNotFound(f"there is no {reference} of this model", field="model")
+            raise ModelNotFound(_no_version(reference, model), field="model")
         return version
+
+
+def _apart(reference: ModelReference, adapter: str) -> tuple[ModelReference, str]:
+    """The model and the adapter of `model:adapter`. Raises: InvalidArgument for a second one."""
+    named = reference.alias or ""
+    if adapter and adapter != named:
+        raise InvalidArgument(
+            f"adapter: the model {reference} names another adapter; leave one of them out",
+            field="adapter",
+        )
+    return ModelReference(reference.name), named
+
+
+def _no_version(reference: ModelReference, model: Model) -> str:
+    if reference.alias is None:
+        return f"there is no {reference} of this model"
+    known = ", ".join(sorted([*model.aliases, *model.adapters])) or "none"
+    return f"there is no {reference} of this model; its aliases and adapters are: {known}"

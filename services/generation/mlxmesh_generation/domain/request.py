@@ -1,10 +1,11 @@
 """What a caller asks a generation for, and the events that answer it."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from mlxmesh_generation.domain.adapter import Adapter
 from mlxmesh_generation.domain.ensemble import Step
 from mlxmesh_generation.domain.routing import UNASSIGNED, Asker, Assignment
 from mlxmesh_shared.errors import MeshError
@@ -30,6 +31,23 @@ class PastCall:
 
 
 @dataclass(frozen=True)
+class Image:
+    """An image file."""
+
+    data: bytes = field(repr=False)
+    path: str = ""
+    """The field of the request that it came in."""
+
+
+@dataclass(frozen=True)
+class PlacedImage:
+    """An image, and the index of the token in its prompt that stands for it."""
+
+    image: Image
+    position: int
+
+
+@dataclass(frozen=True)
 class ChatTurn:
     """One turn; `role` is what chat templates expect: system, user, assistant or tool."""
 
@@ -41,6 +59,8 @@ class ChatTurn:
     """The call that a turn of a tool is the result of."""
     tool_name: str = ""
     """The tool of that call."""
+    parts: tuple[str | Image, ...] = ()
+    """The texts and images of a turn with images, in order; empty for a turn without."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,12 @@ class Chat:
     reasoning: Reasoning = Reasoning()
     field = "chat"
 
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Of all turns, in order."""
+        parts = (part for turn in self.turns for part in turn.parts)
+        return tuple(part for part in parts if isinstance(part, Image))
+
 
 @dataclass(frozen=True)
 class PromptTokens:
@@ -165,6 +191,8 @@ class GenerationRequest:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     priority: int = 0
+    flex: bool = False
+    """Whether it runs only with what other requests leave, at half the price."""
     n: int = 1
     """How many outputs."""
     constraint: OutputConstraint | None = None
@@ -185,6 +213,8 @@ class GenerationRequest:
     """The encoded request, if it is to be retained with the messages."""
     answers_for: str = ""
     """The request_id that it is a step of an ensemble for; empty for a request of its own."""
+    adapter: str = ""
+    """The name of an adapter of the model; empty for none, or where `model` names it."""
 
     @property
     def answer_id(self) -> str:
@@ -273,6 +303,7 @@ class Started:
     """The ensemble that the request named; empty for a model."""
     steps: tuple[Step, ...] = ()
     """Of the ensemble so far; the chosen one has no usage yet."""
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)

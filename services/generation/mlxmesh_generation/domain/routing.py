@@ -7,6 +7,8 @@ from hashlib import blake2b
 _HASH_BYTES = 16
 _POSITION_BYTES = 8
 _MILLION = 1_000_000
+FLEX_PRICE = 0.5
+"""Of the price of the standard tier."""
 
 
 class Subject(Enum):
@@ -71,6 +73,15 @@ class Price:
             + completion_tokens * self.per_million_completion_tokens
         )
         return by_tokens / _MILLION + device_ms / 1000 * self.per_device_second
+
+    def of_flex(self) -> "Price":
+        """What it costs in the flex tier."""
+        return Price(
+            self.per_million_prompt_tokens * FLEX_PRICE,
+            self.per_million_cached_tokens * FLEX_PRICE,
+            self.per_million_completion_tokens * FLEX_PRICE,
+            self.per_device_second * FLEX_PRICE,
+        )
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ _FINAL = frozenset(
 
 
 def leaves_to_others(error: MeshError) -> bool:
-    """Whether another model may still answer; its context may be longer, for example."""
-    return error.code not in _FINAL or isinstance(error, ContextTooLong)
+    """Whether another model may still answer; its context may be longer, or it may do more."""
+    return error.code not in _FINAL or isinstance(error, ContextTooLong | FeatureNotSupported)
 
 
 def nobody_answered(attempts: Sequence[Attempt]) -> MeshError:
@@ -42,6 +42,8 @@ def nobody_answered(attempts: Sequence[Attempt]) -> MeshError:
 
 def check_supported(request: GenerationRequest, recipe: Recipe) -> None:
     """Raises: FeatureNotSupported for what a recipe cannot do."""
+    if request.adapter:
+        raise _not_supported("adapter", "takes none; name model:adapter in its recipe")
     if request.n > 1 and not isinstance(recipe, Fallback):
         raise _not_supported("n", "gives one answer; leave it out")
     if not isinstance(recipe, BestOf):

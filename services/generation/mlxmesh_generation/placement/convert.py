@@ -8,12 +8,23 @@ from typing import Any
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Cancel, ExecuteRequest, SequenceOutput, Submit
-from mlxmesh.model.v1 import ensemble_pb2, model_pb2, policy_pb2, split_pb2
-from mlxmesh_generation.domain.catalogue import CatalogueChange, Model, ModelVersion
+from mlxmesh.model.v1 import (
+    adapter_pb2,
+    ensemble_pb2,
+    model_pb2,
+    policy_pb2,
+    split_pb2,
+    upstream_pb2,
+)
+from mlxmesh_generation.domain.adapter import Adapter
+from mlxmesh_generation.domain.catalogue import CatalogueChange, Model, ModelKind, ModelVersion
+from mlxmesh_generation.domain.encoding import Encoding
 from mlxmesh_generation.domain.ensemble import BestOf, Cascade, Fallback, Recipe, Vote
 from mlxmesh_generation.domain.request import FinishReason, Timings
 from mlxmesh_generation.domain.routing import Arm, Price, Shadow, Split, Subject
+from mlxmesh_generation.domain.upstream import Capability, Upstream
 from mlxmesh_generation.placement.demand import VersionUse
+from mlxmesh_generation.placement.encode_work import EncodedPart, EncodeWork
 from mlxmesh_generation.placement.router import EngineLoad
 from mlxmesh_generation.placement.sequence import (
     EngineConstraint,
@@ -34,6 +45,27 @@ _SUBJECTS: dict[int, Subject] = {
     split_pb2.SPLIT_SUBJECT_USER: Subject.USER,
     split_pb2.SPLIT_SUBJECT_PRINCIPAL: Subject.PRINCIPAL,
     split_pb2.SPLIT_SUBJECT_REQUEST: Subject.REQUEST,
+}
+_CAPABILITIES: dict[int, Capability] = {
+    upstream_pb2.UPSTREAM_CAPABILITY_CHAT: Capability.CHAT,
+    upstream_pb2.UPSTREAM_CAPABILITY_COMPLETION: Capability.COMPLETION,
+    upstream_pb2.UPSTREAM_CAPABILITY_TOOLS: Capability.TOOLS,
+    upstream_pb2.UPSTREAM_CAPABILITY_JSON_SCHEMA: Capability.JSON_SCHEMA,
+    upstream_pb2.UPSTREAM_CAPABILITY_LOGPROBS: Capability.LOGPROBS,
+    upstream_pb2.UPSTREAM_CAPABILITY_EXTENDED_SAMPLING: Capability.EXTENDED_SAMPLING,
+    upstream_pb2.UPSTREAM_CAPABILITY_MAX_COMPLETION_TOKENS: Capability.MAX_COMPLETION_TOKENS,
+    upstream_pb2.UPSTREAM_CAPABILITY_REASONING_EFFORT: Capability.REASONING_EFFORT,
+    upstream_pb2.UPSTREAM_CAPABILITY_EMBEDDING: Capability.EMBEDDING,
+}
+_ENCODINGS = {
+    Encoding.VECTOR: engine_pb2.ENCODING_VECTOR,
+    Encoding.SCORE: engine_pb2.ENCODING_SCORE,
+}
+_KINDS: dict[int, ModelKind] = {
+    model_pb2.MODEL_KIND_GENERATION: ModelKind.GENERATION,
+    model_pb2.MODEL_KIND_EMBEDDING: ModelKind.EMBEDDING,
+    model_pb2.MODEL_KIND_RERANK: ModelKind.RERANK,
+    model_pb2.MODEL_KIND_VISION: ModelKind.VISION,
 }
 # The contract's limit.
 MAX_CANCELLED_TOGETHER = 4096
@@ -61,11 +93,19 @@ def submit(
         priority=asked.priority,
         caller=asked.caller,
         isolated=request.isolated,
+        background=asked.flex,
         traceparent=request.traceparent,
         shares_prefill_of=shares_prefill_of,
     )
+    if request.adapter is not None:
+        message.adapter.digest = request.adapter.digest
+        message.adapter.directory = request.adapter.directory
     if request.constraint is not None:
         message.constraint.CopyFrom(_constraint(request.constraint))
+    message.images.extend(
+        engine_pb2.Image(data=placed.image.data, position=placed.position)
+        for placed in request.images
+    )
     if asked.logprobs is not None:
         message.logprobs.top = asked.logprobs.top
         message.logprobs.prompt = request.prompt_logprobs
@@ -91,6 +131,23 @@ def submit_message(
     return ExecuteRequest(submit=submit(request, sequence_id, shares_prefill_of))
 
 
+def encode_message(work: EncodeWork, timeout_s: float | None) -> engine_pb2.EncodeRequest:
+    return engine_pb2.EncodeRequest(
+        inputs=[
+            engine_pb2.EncodeInput(token_ids=each.token_ids, second_start=each.second_start)
+            for each in work.inputs
+        ],
+        encoding=_ENCODINGS[work.encoding],
+        timeout_ms=None if timeout_s is None else max(1, round(timeout_s * 1000)),
+        caller=work.caller,
+        background=work.flex,
+    )
+
+
+def encoded_part(message: engine_pb2.EncodeResponse) -> EncodedPart:
+    return EncodedPart([each.values for each in message.vectors], message.scores)
+
+
 def cancel_message(sequence_id: int) -> ExecuteRequest:
     return ExecuteRequest(cancel=Cancel(sequence_ids=[sequence_id]))
 
@@ -113,6 +170,8 @@ def engine_output(message: SequenceOutput) -> EngineOutput:
         output.timings = Timings(timings.queue_ms, timings.prefill_ms, timings.decode_ms)
     if message.HasField("failure"):
         output.failure = from_failure(message.failure)
+    if message.accepted.HasField("prompt_tokens"):
+        output.prompt_tokens = message.accepted.prompt_tokens
     if message.HasField("accepted"):
         output.accepted, output.cached_tokens = True, message.accepted.cached_tokens
     elif message.HasField("cached_tokens"):
@@ -138,6 +197,8 @@ def engine_load(message: engine_pb2.EngineLoad) -> EngineLoad:
         max_waiting=message.max_waiting,
         kv_capacity_bytes=message.kv_capacity_bytes,
         kv_reserved_bytes=message.kv_reserved_bytes,
+        background=message.background_running + message.background_waiting,
+        adapters=frozenset(message.adapters),
     )
 
 
@@ -181,7 +242,12 @@ def _model(message: model_pb2.Model) -> Model:
         load_timeout_s=_given(policy, "load_timeout_s"),
         price=_price(policy.price) if policy.HasField("price") else None,
         ensemble=_recipe(message.ensemble) if message.HasField("ensemble") else None,
+        adapters={adapter.name: _adapter(adapter) for adapter in message.adapters},
     )
+
+
+def _adapter(message: adapter_pb2.Adapter) -> Adapter:
+    return Adapter(message.name, message.digest, message.directory)
 
 
 def _recipe(message: ensemble_pb2.EnsembleRecipe) -> Recipe | None:
@@ -251,4 +317,20 @@ def _version(name: str, message: model_pb2.ModelVersion) -> ModelVersion:
         tool_format=message.tool_format,
         reasoning_format=message.reasoning_format,
         profile=f"{message.profile}@{message.profile_revision}" if message.profile else "",
+        upstream=_upstream(message.upstream) if message.HasField("upstream") else None,
+        unhealthy=from_failure(message.failure) if message.HasField("failure") else None,
+        kind=_KINDS.get(message.kind),
+        dimensions=message.dimensions,
+    )
+
+
+def _upstream(message: upstream_pb2.Upstream) -> Upstream:
+    """Leaves out capabilities that this version does not know."""
+    known = (_CAPABILITIES.get(number) for number in message.capabilities)
+    return Upstream(
+        base_url=message.base_url,
+        model_id=message.model_id,
+        key=message.key,
+        capabilities=frozenset(each for each in known if each is not None),
+        max_concurrent=message.max_concurrent or 1,
     )

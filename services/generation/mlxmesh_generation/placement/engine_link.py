@@ -12,9 +12,10 @@ from grpc import aio
 
 from mlxmesh.engine.v1.engine_pb2_grpc import EngineServiceStub
 from mlxmesh_generation.placement import convert
-from mlxmesh_generation.placement.router import EngineLoad, Replica
+from mlxmesh_generation.placement.encode_work import EncodedPart, EncodeWork
+from mlxmesh_generation.placement.router import FOREGROUND_WEIGHT, EngineLoad, Replica
 from mlxmesh_generation.placement.sequence import EngineSequence, SequenceRequest, SequenceSink
-from mlxmesh_shared.errors import EngineLost, Internal, MeshError
+from mlxmesh_shared.errors import EngineLost, Internal, MeshError, ServiceUnavailable
 from mlxmesh_shared.resilience.retries import RetryDelayEstimator
 from mlxmesh_shared.rpc.channels import (
     WATCH_TIMEOUTS,
@@ -69,31 +70,39 @@ class EngineLink:
         on_connected: Callable[[], None] = lambda: None,
         open_: OpenChannel = open_channel,
         retry_delays: RetryDelayEstimator | None = None,
+        background_retry_delays: RetryDelayEstimator | None = None,
     ) -> None:
-        """`retry_delays` counts starts and ends; links to engines of one version share it."""
+        """`retry_delays` count starts and ends; links to engines of one version share them."""
         self.engine_id = engine_id
         self.address = address
         self._sinks: dict[int, SequenceSink] = {}
         self._spare: set[int] = set()
+        self._background: set[int] = set()
         self._worked_s = 0.0
         self._next_id = 1
         self._on_connected = on_connected
         self._open = open_
         self._retry_delays = retry_delays or RetryDelayEstimator()
+        self._background_retry_delays = background_retry_delays or RetryDelayEstimator()
         self._load = EngineLoad()
         self._own_at_report = 0
+        self._own_background_at_report = 0
         self._outbox: deque[Any] = deque()
         self._has_outgoing = asyncio.Event()
         self._retired = False
         self._finished = asyncio.Event()
         self._silent_ticks = 0
-        self._has_sequences = asyncio.Event()
+        self._is_busy = asyncio.Event()
+        self._encodes: dict[Any, int] = {}
+        self._own_encodes_at_report = 0
+        self._calls: aio.Channel | None = None
         self.connected = False
 
     def replica(self) -> Replica:
         """The router's view: the reported load of other processes plus our own sequences now.
 
-        Spare sequences do not count: they end before another one is submitted.
+        Spare sequences do not count: they end before another one is submitted. Nor do background
+        sequences, which wait for others.
         """
         load = self._load
         return Replica(
@@ -104,6 +113,67 @@ class EngineLink:
             has_memory=load.has_memory or bool(self._spare),
         )
 
+    @property
+    def adapters(self) -> frozenset[str]:
+        """The digests of the adapters that the engine holds."""
+        return self._load.adapters
+
+    def background_replica(self) -> Replica:
+        """The router's view for a background sequence: full once too many of them are there."""
+        load, background = self._load, self._all_background
+        foreground = FOREGROUND_WEIGHT * self._outstanding
+        return Replica(
+            engine_id=self.engine_id,
+            connected=self.connected,
+            outstanding=foreground + background,
+            capacity=None if load.capacity is None else foreground + load.capacity,
+        )
+
+    def encoder_replica(self) -> Replica:
+        """The router's view for texts to encode: the texts of this process and the other calls.
+
+        Only the engine knows when it is full.
+        """
+        load, own = self._load, self._own_at_report + self._own_encodes_at_report
+        others = max(0, load.running + load.waiting - own)
+        return Replica(
+            engine_id=self.engine_id,
+            connected=self.connected,
+            outstanding=others + len(self._sinks) + self._encoding,
+        )
+
+    async def encode(self, work: EncodeWork, timeout_s: float | None) -> EncodedPart:
+        """Has the engine encode texts. Raises: EngineLost with the stream, the engine's errors."""
+        if self._calls is None:
+            # Not that of the stream: its window is too small for many vectors.
+            self._calls = self._open(self.address, role="engine", timeouts=WATCH_TIMEOUTS)
+        message = convert.encode_message(work, timeout_s)
+        call = EngineServiceStub(self._calls).Encode(
+            message, timeout=timeout_s, metadata=work.metadata
+        )
+        self._note_busy()
+        self._encodes[call] = len(work.inputs)
+        try:
+            return convert.encoded_part(await call)
+        except asyncio.CancelledError:
+            if cancel_requests():
+                raise
+            raise _lost() from None
+        except ServiceUnavailable as error:
+            # The engine's own errors have a reason; this one is gRPC's, of a broken connection.
+            raise (_lost() if type(error) is ServiceUnavailable else error) from error
+        finally:
+            call.cancel()
+            del self._encodes[call]
+            self._worked_s = time.monotonic()
+            self._note_idle()
+            self._finish_if_done()
+
+    @property
+    def _encoding(self) -> int:
+        """The texts that it encodes for this process."""
+        return sum(self._encodes.values())
+
     def submit(
         self, request: SequenceRequest, sink: SequenceSink, *, spare: bool = False
     ) -> EngineSequence:
@@ -113,13 +183,13 @@ class EngineLink:
             request, sequence_id, self._shared(request.shares_prefill_of)
         )
         self._next_id += 1
-        if not self._sinks:
-            self._silent_ticks = 0
-            self._has_sequences.set()
+        self._note_busy()
         self._sinks[sequence_id] = sink
         if spare:
             self._spare.add(sequence_id)
-        self._retry_delays.acquire(time.monotonic())
+        if request.request.flex:
+            self._background.add(sequence_id)
+        self._delays_of(sequence_id).acquire(time.monotonic())
         self._send(message)
         return _LinkedSequence(self, sequence_id)
 
@@ -130,17 +200,30 @@ class EngineLink:
 
     @property
     def _outstanding(self) -> int:
-        """The sequences of callers."""
-        return self._others + len(self._sinks) - len(self._spare)
+        """The sequences of callers, without background ones."""
+        return self._others + len(self._sinks) - len(self._spare) - len(self._background)
+
+    @property
+    def _other_background(self) -> int:
+        return max(0, self._load.background - self._own_background_at_report)
+
+    @property
+    def _all_background(self) -> int:
+        return self._other_background + len(self._background)
+
+    def _delays_of(self, sequence_id: int) -> RetryDelayEstimator:
+        background = sequence_id in self._background
+        return self._background_retry_delays if background else self._retry_delays
 
     def idle_s(self, now_s: float) -> float:
-        """For how long there has been no sequence of a caller."""
-        return 0.0 if self._outstanding else now_s - self._worked_s
+        """For how long there has been no sequence of a caller, not even a background one."""
+        busy = self._outstanding or self._all_background or self._encodes
+        return 0.0 if busy else now_s - self._worked_s
 
     @property
     def running(self) -> bool:
-        """Whether it has a sequence of this process."""
-        return bool(self._sinks)
+        """Whether it has work of this process."""
+        return bool(self._sinks or self._encodes)
 
     def runs(self, sequence_id: int) -> bool:
         """Whether the sequence is submitted and has not ended."""
@@ -181,6 +264,8 @@ class EngineLink:
             with suppress(asyncio.CancelledError):
                 await keeping
             await channel.close()
+            if self._calls is not None:
+                await self._calls.close()
 
     async def _keep_open(self, channel: aio.Channel) -> None:
         while True:
@@ -226,7 +311,7 @@ class EngineLink:
         self._silent_ticks = 0
         while self._silent_ticks * _TICK_S < LIVENESS_TIMEOUT_S:
             if self.connected:
-                await self._has_sequences.wait()
+                await self._is_busy.wait()
             await asyncio.sleep(_TICK_S)
             self._silent_ticks += 1
         _log.warning("%s stopped sending; other engines resume its sequences", self.engine_id)
@@ -250,10 +335,12 @@ class EngineLink:
             if (sink := self._sinks.get(sequence_id)) is not None:
                 self._deliver(sink, sequence_id, message)
         if response.HasField("load"):
-            if self._others:
+            if self._others or self._other_background:
                 self._worked_s = time.monotonic()
             self._load = convert.engine_load(response.load)
-            self._own_at_report = len(self._sinks)
+            self._own_background_at_report = len(self._background)
+            self._own_at_report = len(self._sinks) - len(self._background)
+            self._own_encodes_at_report = len(self._encodes)
         self._finish_if_done()
 
     def _deliver(self, sink: SequenceSink, sequence_id: int, message: Any) -> None:
@@ -270,12 +357,16 @@ class EngineLink:
     def _disconnect(self) -> None:
         self.connected = False
         self._outbox.clear()
-        self._load, self._own_at_report = EngineLoad(), 0
+        self._load = EngineLoad()
+        self._own_at_report = self._own_background_at_report = 0
+        self._own_encodes_at_report = 0
+        for call in self._encodes:
+            call.cancel()
         lost = list(self._sinks.values())
         for sequence_id in list(self._sinks):
             self._end(sequence_id, refused=True)
         for sink in lost:
-            sink.on_lost(EngineLost("the engine was lost while it worked on this; try again"))
+            sink.on_lost(_lost())
         self._finish_if_done()
 
     def _end(self, sequence_id: int, *, refused: bool = False) -> None:
@@ -285,10 +376,24 @@ class EngineLink:
                 self._spare.discard(sequence_id)
             else:
                 self._worked_s = now_s
-            self._retry_delays.release(now_s, counts=not refused)
-            if not self._sinks:
-                self._has_sequences.clear()
+            self._delays_of(sequence_id).release(now_s, counts=not refused)
+            self._background.discard(sequence_id)
+            self._note_idle()
+
+    def _note_busy(self) -> None:
+        """Work begins, so that silence counts from now on."""
+        if not self.running:
+            self._silent_ticks = 0
+            self._is_busy.set()
+
+    def _note_idle(self) -> None:
+        if not self.running:
+            self._is_busy.clear()
 
     def _finish_if_done(self) -> None:
-        if self._retired and not self._sinks:
+        if self._retired and not self.running:
             self._finished.set()
+
+
+def _lost() -> EngineLost:
+    return EngineLost("the engine was lost while it worked on this; try again")

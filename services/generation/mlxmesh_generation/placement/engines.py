@@ -11,9 +11,16 @@ from functools import partial
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.placement import router
 from mlxmesh_generation.placement.demand import Demand, VersionUse
+from mlxmesh_generation.placement.encode_work import EncodedPart, EncodeWork
 from mlxmesh_generation.placement.engine_link import EngineLink
 from mlxmesh_generation.placement.mirror import CatalogueMirror
-from mlxmesh_generation.placement.router import RETRY_DELAY_S, PrefixAffinity, prefixes
+from mlxmesh_generation.placement.router import (
+    BLOCK_TOKENS,
+    RETRY_DELAY_S,
+    PrefixAffinity,
+    Prefixes,
+    prefixes,
+)
 from mlxmesh_generation.placement.sequence import (
     EngineOutput,
     EngineSequence,
@@ -107,6 +114,10 @@ class Engines:
         self._retry_delays: defaultdict[tuple[str, str], RetryDelayEstimator] = defaultdict(
             RetryDelayEstimator
         )
+        # The same for background sequences.
+        self._background_retry_delays: defaultdict[tuple[str, str], RetryDelayEstimator] = (
+            defaultdict(RetryDelayEstimator)
+        )
 
     def prefer_warm(self, preferred: bool) -> None:
         """Sets whether prompts prefer the engine that has their prefix cached."""
@@ -131,12 +142,50 @@ class Engines:
         shared = request.shares_prefill_of
         if isinstance(shared, BreakerSequence):
             request = replace(request, shares_prefill_of=shared.sequence)
-        chosen = self._engine_of(shared, links, avoid) or self._pick(version, request, links, avoid)
+        chosen = self._engine_of(shared, links, avoid, background=request.request.flex)
+        chosen = chosen or self._pick(version, request, links, avoid)
         self._spare.yield_host(self._host(chosen))
         self._used_s[version.name, version.version] = time.monotonic()
         permit = self._breakers[chosen].admit()
         sequence = links[chosen].submit(request, BreakerSink(sink, permit))
         return BreakerSequence(sequence, permit)
+
+    # Texts to encode.
+
+    def encoders(self, version: ModelVersion) -> int:
+        """How many engines of a version are connected."""
+        return sum(link.connected for link in self._serving(version).values())
+
+    def pick_encoder(self, version: ModelVersion, avoid: Collection[str]) -> str:
+        """The engine with the least work. Raises: NoReplica."""
+        links = self._serving(version)
+        replicas = [self._rated(link.encoder_replica()) for link in links.values()]
+        return router.pick(replicas, avoid=avoid)
+
+    async def encode(
+        self, engine_id: str, version: ModelVersion, work: EncodeWork, timeout_s: float | None
+    ) -> EncodedPart:
+        """Has an engine that was just picked encode texts; its breaker learns how that ended.
+
+        Raises: EngineLost, and the engine's errors.
+        """
+        self._spare.yield_host(self._host(engine_id))
+        self._used_s[version.name, version.version] = time.monotonic()
+        permit = self._breakers[engine_id].admit()
+        _, link = self._links[engine_id]
+        try:
+            encoded = await link.encode(work, timeout_s)
+        except EngineLost:
+            permit.failed(at_once=True)
+            raise
+        except MeshError as error:
+            permit.ended_by(error)
+            raise
+        else:
+            permit.succeeded()
+        finally:
+            permit.drop()
+        return encoded
 
     # Spare sequences: satisfies SpareEngines.
 
@@ -199,11 +248,13 @@ class Engines:
         shared: EngineSequence | None,
         links: Mapping[str, EngineLink],
         avoid: Collection[str],
+        *,
+        background: bool,
     ) -> str | None:
         """The engine that has the prompt in work, if it can have another sequence."""
         if shared is None or shared.engine_id in avoid or shared.engine_id not in links:
             return None
-        replica = self._replica(links[shared.engine_id])
+        replica = self._replica(links[shared.engine_id], background=background)
         free = replica.connected and not replica.ejected and not replica.full
         return shared.engine_id if free else None
 
@@ -215,23 +266,37 @@ class Engines:
         avoid: Collection[str],
     ) -> str:
         """Raises: NoReplica, QueueFull."""
-        prompt_prefixes = prefixes(request.prompt_token_ids)
+        background = request.request.flex
+        digest = request.adapter.digest if request.adapter is not None else ""
+        prompt_prefixes = prefixes(request.prompt_token_ids, digest)
         try:
             chosen = router.pick(
-                [self._replica(link) for link in links.values()],
+                [self._replica(link, background=background) for link in links.values()],
                 avoid=avoid,
-                warm_tokens=self._affinity.warm_tokens(prompt_prefixes)
-                if self._prefer_warm
-                else {},
+                warm_tokens={} if background else self._warm_tokens(prompt_prefixes, digest, links),
                 spread_by=prompt_prefixes[0] if prompt_prefixes else 0,
-                session_id=request.request.session_id,
+                session_id="" if background else request.request.session_id,
             )
         except QueueFull as error:
-            retry_delays = self._retry_delays[version.name, str(version.version)]
+            by_version = self._background_retry_delays if background else self._retry_delays
+            retry_delays = by_version[version.name, str(version.version)]
             error.retry_delay_s = retry_delays.schedule_retry(time.monotonic())
             raise
         self._affinity.note(prompt_prefixes, chosen)
         return chosen
+
+    def _warm_tokens(
+        self, prompt_prefixes: Prefixes, adapter_digest: str, links: Mapping[str, EngineLink]
+    ) -> Mapping[str, int]:
+        """What the engines have of a prompt; holding its adapter counts as one block."""
+        holding = {
+            engine_id: BLOCK_TOKENS
+            for engine_id, link in links.items()
+            if adapter_digest and adapter_digest in link.adapters
+        }
+        if not self._prefer_warm:
+            return holding
+        return holding | self._affinity.warm_tokens(prompt_prefixes)
 
     def breakers(self) -> Iterator[tuple[Instance, Breaker]]:
         """Every engine with its breaker."""
@@ -266,8 +331,11 @@ class Engines:
         except TimeoutError:
             return  # place() raises NoReplica
 
-    def _replica(self, link: EngineLink) -> router.Replica:
-        return replace(link.replica(), ejected=not self._breakers[link.engine_id].ready)
+    def _replica(self, link: EngineLink, *, background: bool = False) -> router.Replica:
+        return self._rated(link.background_replica() if background else link.replica())
+
+    def _rated(self, replica: router.Replica) -> router.Replica:
+        return replace(replica, ejected=not self._breakers[replica.engine_id].ready)
 
     def is_connected(self, version: ModelVersion) -> bool:
         """Whether an engine of this version is connected."""
@@ -301,6 +369,7 @@ class Engines:
                 on_connected=self._on_connected,
                 open_=self._open,
                 retry_delays=self._retry_delays[_version_of(instance)],
+                background_retry_delays=self._background_retry_delays[_version_of(instance)],
             )
             self._links[engine_id] = (instance, link)
             self._breakers[engine_id] = Breaker(

@@ -128,10 +128,10 @@ class CatalogueMirror:
         await self._first_sync()
         return self._catalogue.resolve(reference)
 
-    async def route(self, reference: ModelReference, asker: Asker) -> Route:
-        """The version for a request. Raises: as resolve()."""
+    async def route(self, reference: ModelReference, asker: Asker, adapter: str = "") -> Route:
+        """The version for a request, and its adapter. Raises: as Catalogue.route()."""
         await self._first_sync()
-        return self._catalogue.route(reference, asker)
+        return self._catalogue.route(reference, asker, adapter)
 
     async def recipe(self, reference: ModelReference) -> Recipe | None:
         """The recipe of an ensemble; None for a model. Raises: as resolve()."""

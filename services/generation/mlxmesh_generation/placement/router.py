@@ -20,7 +20,9 @@ BLOCK_TOKENS = 32
 MAX_BLOCKS = 65_536
 
 Prefixes = list[int]
-"""Hashes of a prompt's prefixes, one for each whole block."""
+"""Hashes of a prompt's prefixes, one for each whole block; before them that of its adapter, which
+counts as a block: an engine that has it needs not load it.
+"""
 
 
 class PrefixAffinity:
@@ -62,13 +64,19 @@ class PrefixAffinity:
                 del self._engines[prefix]
 
 
-def prefixes(tokens: Sequence[int]) -> Prefixes:
-    """The prefix hashes of a prompt, equal in every process."""
+def prefixes(tokens: Sequence[int], adapter_digest: str = "") -> Prefixes:
+    """The prefix hashes of a prompt, equal in every process.
+
+    Those of different adapters differ, because cached keys and values depend on the adapter.
+    """
     packed = array("I", tokens)
     text = memoryview(packed).cast("B")
     edges = range(0, len(text) + 1, BLOCK_TOKENS * packed.itemsize)
     found: Prefixes = []
     before = b""
+    if adapter_digest:
+        before = blake2b(adapter_digest.encode(), digest_size=8).digest()
+        found.append(int.from_bytes(before))
     for start, stop in pairwise(edges):
         digest = blake2b(text[start:stop], key=before, digest_size=8).digest()
         found.append(int.from_bytes(digest))
@@ -86,6 +94,10 @@ class EngineLoad:
     max_waiting: int = 0
     kv_capacity_bytes: int = 0
     kv_reserved_bytes: int = 0
+    background: int = 0
+    """Background sequences, which the others do not count."""
+    adapters: frozenset[str] = frozenset()
+    """The digests of those in its slots."""
 
     @property
     def capacity(self) -> int | None:
@@ -102,6 +114,9 @@ class EngineLoad:
 
 # An engine restarts, or a short answer ends, in about a second.
 RETRY_DELAY_S = 1.0
+# Beside one foreground sequence, background ones get about a twentieth of an engine's time.
+FOREGROUND_WEIGHT = 20
+"""As how much work of background sequences one other counts."""
 
 # Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2018).
 MAX_OF_MEAN_LOAD = 1.25

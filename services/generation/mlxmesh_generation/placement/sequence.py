@@ -4,8 +4,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mlxmesh_generation.domain.adapter import Adapter
 from mlxmesh_generation.domain.catalogue import ModelVersion
-from mlxmesh_generation.domain.request import FinishReason, GenerationRequest, Timings
+from mlxmesh_generation.domain.request import (
+    FinishReason,
+    GenerationRequest,
+    PlacedImage,
+    Timings,
+)
 from mlxmesh_shared.errors import MeshError
 
 # Looking up an enum member takes longer than comparing it, and this is done per output.
@@ -53,8 +59,10 @@ class SequenceRequest:
     constraint: EngineConstraint | None = None
     prompt_logprobs: bool = False
     """Whether the log-probabilities of the prompt are needed; the request has the other ones."""
+    adapter: Adapter | None = None
     shares_prefill_of: "EngineSequence | None" = None
     """A sequence with the same prompt, submitted just before to the same engine or another."""
+    images: tuple[PlacedImage, ...] = ()
 
 
 @dataclass(slots=True)
@@ -68,6 +76,8 @@ class EngineOutput:
     finish_reason: FinishReason | None = None
     failure: MeshError | None = None
     accepted: bool = False
+    prompt_tokens: int | None = None
+    """Those of the prompt, if it has images."""
     cached_tokens: int | None = None
     prefilled_tokens: int = 0
     timings: Timings | None = None

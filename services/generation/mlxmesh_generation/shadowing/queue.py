@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mlxmesh_generation.domain.adapter import Adapter
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.domain.request import Chat, GenerationRequest, PromptTokens
 from mlxmesh_generation.domain.routing import Shadow
@@ -29,6 +30,8 @@ class Sampled:
     """How the primary's tokens read."""
     expires_s: float
     """When it has waited too long, by the clock of who takes it."""
+    adapter: Adapter | None = None
+    """Of the primary."""
 
     @property
     def size_bytes(self) -> int:

@@ -17,7 +17,14 @@ from mlxmesh_generation.streams.generation import Generation
 from mlxmesh_generation.streams.plan import Plan
 from mlxmesh_generation.streams.preparation import Preparation
 from mlxmesh_generation.streams.telemetry import Decode, GenerationTelemetry
-from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, Internal, MeshError
+from mlxmesh_generation.streams.upstream_preparation import PreparedUpstream
+from mlxmesh_shared.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FeatureNotSupported,
+    Internal,
+    MeshError,
+)
 from mlxmesh_shared.reference import ModelReference
 
 CALLER = "mlxmesh:shadow"
@@ -33,6 +40,7 @@ def repeated_request(sampled: Sampled) -> GenerationRequest:
         asked,
         request_id=f"{shadow.shadow_id}:{asked.request_id}",
         model=ModelReference(sampled.version.name, shadow.to_version),
+        adapter="",
         sampling=replace(asked.sampling, seed=sampled.seed),
         priority=LOWEST_PRIORITY,
         n=1,
@@ -112,6 +120,8 @@ class Repetitions:
         prepared = await self._preparation.prepare(
             repeated_request(sampled), None, time.monotonic(), self._timeout_s
         )
+        if isinstance(prepared, PreparedUpstream):
+            raise FeatureNotSupported("an upstream repeats no requests: its host is never idle")
         ended: asyncio.Future[tuple[Outcome, Sequence[int]]]
         ended = asyncio.get_running_loop().create_future()
 
@@ -129,6 +139,7 @@ class Repetitions:
             price=None,
             # Nothing is loaded for it.
             load_timeout_s=None,
+            adapter=sampled.adapter,
             shadow_id=sampled.shadow.shadow_id,
         )
         tokenizer = prepared.tokenizer

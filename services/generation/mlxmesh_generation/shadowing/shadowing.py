@@ -86,6 +86,8 @@ class Shadowing:
         self, plan: Plan, outcome: Outcome, token_ids: Sequence[int], decode: Decode
     ) -> None:
         """Satisfies OnEnded: a caller's generation has ended."""
+        if plan.request.flex:
+            return  # its times say nothing about its version
         for shadow in plan.shadows:
             if takes(shadow, plan.request.request_id):
                 self._sample(shadow, plan, outcome, token_ids, decode)
@@ -122,6 +124,7 @@ class Shadowing:
             answer=answer_of(outcome, token_ids),
             text_of=decode,
             expires_s=time.monotonic() + self._max_wait_s,
+            adapter=plan.adapter,
         )
         if self._queue.put(sampled):
             self._wake.set()

@@ -22,11 +22,12 @@ def started(plan: Plan, *, engine_id: str, cached_tokens: int, created_ms: int) 
         model=plan.version.name,
         model_version=plan.version.version,
         engine_id=engine_id,
-        prompt_tokens=len(plan.prompt_token_ids),
+        prompt_tokens=plan.prompt_tokens,
         cached_tokens=cached_tokens,
         seed=plan.seed,
         created_ms=created_ms,
         assignment=plan.assignment,
+        adapter=plan.adapter,
     )
 
 
@@ -42,7 +43,7 @@ def finished(
     resumptions: int,
 ) -> Finished:
     """A stop text overrides the engine's reason; the engine does not know stop texts."""
-    prompt_tokens = len(plan.prompt_token_ids)
+    prompt_tokens = plan.prompt_tokens
     token_ids, stop_text = output.token_ids, output.stop_text
     by_token = reason is FinishReason.STOP and stop_text is None
     if stop_text is not None:
@@ -77,7 +78,7 @@ def with_total(plan: Plan, last: Finished, ends: Mapping[int, Finished]) -> Fini
     cost = 0.0
     if plan.price is not None:
         cost = plan.price.cost(
-            prompt_tokens=len(plan.prompt_token_ids),
+            prompt_tokens=plan.prompt_tokens,
             cached_tokens=total.cached_tokens,
             completion_tokens=total.completion_tokens,
             device_ms=total.device_ms,

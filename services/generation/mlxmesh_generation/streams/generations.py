@@ -36,6 +36,8 @@ from mlxmesh_generation.streams.retention import RetentionLimits
 from mlxmesh_generation.streams.stream import EventBuffer
 from mlxmesh_generation.streams.telemetry import GenerationTelemetry
 from mlxmesh_generation.streams.transcript import Transcript
+from mlxmesh_generation.streams.upstream_generation import UpstreamGeneration, no_text
+from mlxmesh_generation.streams.upstream_preparation import PreparedUpstream
 from mlxmesh_shared.errors import (
     Cancelled,
     GenerationExists,
@@ -185,7 +187,9 @@ class Generations:
     ) -> Transcript:
         entry = self._index.add(request, resumed=resumed is not None)
         try:
-            entry.acquire(self._limits.holding(request.caller, request.message_bytes))
+            entry.acquire(
+                self._limits.holding(request.caller, request.message_bytes, flex=request.flex)
+            )
             recipe = await self._preparation.recipe(request.model)
             if recipe is not None:
                 deadline_s = None if timeout_s is None else received_s + timeout_s
@@ -225,7 +229,19 @@ class Generations:
         asking = Asking(request, members, deadline_s)
         return EnsembleRun(recipe, asking, events, on_ended=entry.on_ended)
 
-    def _generation(self, entry: Entry, prepared: Prepared, resumed: Resumed | None) -> Generation:
+    def _generation(
+        self, entry: Entry, prepared: Prepared | PreparedUpstream, resumed: Resumed | None
+    ) -> Running:
+        if isinstance(prepared, PreparedUpstream):
+            return UpstreamGeneration(
+                prepared.plan,
+                connection=prepared.connection,
+                body=prepared.body,
+                observer=self._telemetry.begin(prepared.plan, no_text),
+                has_started=resumed is not None,
+                on_ended=entry.on_ended,
+                on_backlog=entry.on_backlog,
+            )
         return Generation(
             prepared.plan,
             observer=self._telemetry.begin(prepared.plan, prepared.tokenizer.decode),

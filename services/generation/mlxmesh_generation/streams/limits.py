@@ -62,25 +62,39 @@ class GenerationLimits:
     """Limits how many requests are in progress, and their bytes.
 
     A request counts from before tokenization until its generation ends or its count is returned.
+    Those of the flex tier have the same limits once more, so that they never take the place of
+    others.
     """
 
     def __init__(self, *, max_generations: int, max_held_bytes: int) -> None:
+        self._standard = _Room(max_generations, max_held_bytes)
+        self._flex = _Room(max_generations, max_held_bytes)
+
+    @contextmanager
+    def holding(self, caller: str, message_bytes: int, *, flex: bool = False) -> Generator[None]:
+        """Raises: TooManyRequests (with a retry delay), MessageTooLarge."""
+        room = self._flex if flex else self._standard
+        room.acquire(caller, message_bytes)
+        try:
+            yield
+        finally:
+            room.release(caller, message_bytes)
+
+
+class _Room:
+    """The requests of one tier."""
+
+    def __init__(self, max_generations: int, max_held_bytes: int) -> None:
         self._limiter = ConcurrencyLimiter(max_generations)
         self._max_held_bytes = max_held_bytes
         self._held_bytes = 0
 
-    @contextmanager
-    def holding(self, caller: str, message_bytes: int) -> Generator[None]:
-        """Raises: TooManyRequests (with a retry delay), MessageTooLarge."""
-        self._acquire(caller, message_bytes)
-        self._held_bytes += message_bytes
-        try:
-            yield
-        finally:
-            self._held_bytes -= message_bytes
-            self._limiter.release(caller, time.monotonic())
+    def release(self, caller: str, message_bytes: int) -> None:
+        self._held_bytes -= message_bytes
+        self._limiter.release(caller, time.monotonic())
 
-    def _acquire(self, caller: str, message_bytes: int) -> None:
+    def acquire(self, caller: str, message_bytes: int) -> None:
+        """Raises: TooManyRequests, MessageTooLarge."""
         now_s = time.monotonic()
         if message_bytes > self._max_held_bytes:
             raise MessageTooLarge(
@@ -97,3 +111,4 @@ class GenerationLimits:
                 "this caller's; try again later",
                 retry_delay_s=delay_s,
             )
+        self._held_bytes += message_bytes

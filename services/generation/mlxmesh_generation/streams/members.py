@@ -15,11 +15,14 @@ from mlxmesh_generation.placement.sequence import (
     SequenceRequest,
     SequenceSink,
 )
+from mlxmesh_generation.streams.entries import Running
 from mlxmesh_generation.streams.generation import Generation
 from mlxmesh_generation.streams.limits import GenerationLimits
 from mlxmesh_generation.streams.outcomes import Record
 from mlxmesh_generation.streams.preparation import Preparation, Prepared
 from mlxmesh_generation.streams.telemetry import GenerationTelemetry
+from mlxmesh_generation.streams.upstream_generation import UpstreamGeneration, no_text
+from mlxmesh_generation.streams.upstream_preparation import PreparedUpstream
 from mlxmesh_generation.streams.waiting import CancellableWait
 from mlxmesh_shared.errors import Cancelled, EngineLost, MeshError
 from mlxmesh_shared.events import Publish
@@ -54,7 +57,7 @@ class GenerationMember:
 
     def __init__(
         self,
-        prepared: Prepared,
+        prepared: Prepared | PreparedUpstream,
         preparation: Preparation,
         engines: MemberEngines,
         quota: ExitStack,
@@ -67,10 +70,10 @@ class GenerationMember:
         self._record = record
         self._waiting = CancellableWait()
         self._ended = asyncio.Event()
-        self._generation: Generation | None = None
+        self._generation: Running | None = None
         self._outcome: Outcome | None = None
 
-    def open(self, generation: Generation) -> None:
+    def open(self, generation: Running) -> None:
         """Call it before anything else."""
         self._generation = generation
 
@@ -79,7 +82,7 @@ class GenerationMember:
         return self._plan.version.version
 
     @property
-    def generation(self) -> Generation:
+    def generation(self) -> Running:
         assert self._generation is not None
         return self._generation
 
@@ -152,13 +155,15 @@ class GenerationMembers:
     async def prepare_score(
         self, request: GenerationRequest, answer: str, timeout_s: float | None
     ) -> tuple[GenerationMember, int]:
-        version, source, tokens = await self.preparation.scoring(request, answer, timeout_s)
+        route, source, tokens = await self.preparation.scoring(request, answer, timeout_s)
+        version = route.version
         scoring = replace(
             request,
             model=ModelReference(version.name, version.version),
             input=source,
             max_tokens=1,
             logprobs=LogprobOptions(prompt=True),
+            adapter=route.adapter.name if route.adapter is not None else "",
         )
         return await self._prepare(scoring, timeout_s, judges=True), tokens
 
@@ -167,16 +172,21 @@ class GenerationMembers:
     ) -> GenerationMember:
         received_s = time.monotonic()
         with ExitStack() as stack:
-            stack.enter_context(self.limits.holding(request.caller, request.message_bytes))
+            stack.enter_context(
+                self.limits.holding(request.caller, request.message_bytes, flex=request.flex)
+            )
             prepared = await self.preparation.prepare(request, None, received_s, timeout_s)
             if judges:  # it writes no answer that a shadow's could be compared with
                 prepared = replace(prepared, plan=replace(prepared.plan, shadows=()))
             return self._member(prepared, stack.pop_all())
 
-    def _member(self, prepared: Prepared, quota: ExitStack) -> GenerationMember:
+    def _member(self, prepared: Prepared | PreparedUpstream, quota: ExitStack) -> GenerationMember:
         engines = MemberEngines(self.engines)
         record = self.telemetry.record
         member = GenerationMember(prepared, self.preparation, engines, quota, record)
+        if isinstance(prepared, PreparedUpstream):
+            member.open(self._upstream(prepared, member))
+            return member
         member.open(
             Generation(
                 prepared.plan,
@@ -192,3 +202,13 @@ class GenerationMembers:
             )
         )
         return member
+
+    def _upstream(self, prepared: PreparedUpstream, member: GenerationMember) -> Running:
+        return UpstreamGeneration(
+            prepared.plan,
+            connection=prepared.connection,
+            body=prepared.body,
+            observer=self.telemetry.begin(prepared.plan, no_text, record=member.on_outcome),
+            on_ended=member.on_ended,
+            on_backlog=self.on_backlog,
+        )

@@ -64,10 +64,11 @@ def of_finished(plan: Plan, ends: Sequence[Finished], times: Times) -> Outcome:
 
 def of_failed(plan: Plan, error: MeshError, completion: Sequence[int], times: Times) -> Outcome:
     """The outcome of a generation that ended with an error; `completion`: tokens by output."""
-    return _outcome(plan, _status_of(error), times, completion, error_reason=error.reason)
+    return _outcome(plan, status_of(error), times, completion, error_reason=error.reason)
 
 
-def _status_of(error: MeshError) -> Status:
+def status_of(error: MeshError) -> Status:
+    """How a request ended that ended with an error."""
     if isinstance(error, Cancelled):
         return Status.CANCELLED
     return Status.REFUSED if error.code in _OF_REQUEST else Status.FAILED
@@ -85,9 +86,10 @@ def _outcome(
     schema_valid: bool | None = None,
     tools_valid: bool | None = None,
 ) -> Outcome:
-    prompt_tokens = len(plan.prompt_token_ids)
-    # Where it only continues an answer, its times are not those of the whole generation.
-    first_s = None if plan.resumed else times.first_token_s
+    prompt_tokens = plan.prompt_tokens
+    # Where it only continues an answer, its times are not those of the whole generation. Those of
+    # the flex tier say how busy the mesh is, and nothing about the version.
+    first_s = None if plan.resumed or plan.request.flex else times.first_token_s
     longest = max(completion, default=0)
     return Outcome(
         request_id=plan.request.request_id,

@@ -2,15 +2,24 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mlxmesh_generation.domain.adapter import Adapter
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.domain.ensemble import Step
-from mlxmesh_generation.domain.request import Chat, GenerationRequest, PromptInput
+from mlxmesh_generation.domain.request import Chat, GenerationRequest, PlacedImage, PromptInput
 from mlxmesh_generation.domain.routing import UNASSIGNED, Assignment, Price, Shadow
 from mlxmesh_generation.parsers.parts import Reading
 from mlxmesh_generation.placement.sequence import EngineConstraint
 from mlxmesh_shared.errors import MeshError
+
+
+@dataclass(slots=True)
+class ExpandedPrompt:
+    """What an engine made of a prompt with images."""
+
+    tokens: int | None = None
+    """None as long as no engine has accepted it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,17 @@ class Plan:
     """Whether it continues a generation of another process."""
     steps: tuple[Step, ...] = ()
     """Of an ensemble whose answer it resumes; the chosen one is its own."""
+    images: tuple[PlacedImage, ...] = ()
+    expanded: ExpandedPrompt = field(default_factory=ExpandedPrompt, compare=False)
+    """Shared by all copies of the plan."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """With the tokens of images, once an engine has accepted it."""
+        return self.expanded.tokens or len(self.prompt_token_ids)
+
+    adapter: Adapter | None = None
+    """As it was when the generation began."""
 
 
 # llguidance's words, after the line of the grammar.
@@ -59,8 +79,10 @@ def output_seed(seed: int, index: int) -> int:
 def name_callers_field(error: MeshError, plan: Plan) -> MeshError:
     """Makes an engine's error name the field of the caller's request."""
     request = plan.request
+    if error.field.startswith("images["):
+        return _name_callers_image(error, plan)
     is_default = error.field == "max_tokens" and request.max_tokens is None
-    if is_default or error.field.startswith("prompt_token_ids"):
+    if is_default or error.field == "images" or error.field.startswith("prompt_token_ids"):
         error.field = request.input.field
     elif plan.constraint is not None and error.field.partition(".")[0] == "constraint":
         place = _REFUSED_SCHEMA.search(error.message)
@@ -69,6 +91,14 @@ def name_callers_field(error: MeshError, plan: Plan) -> MeshError:
         else:
             error.field = _refused_tool(int(place[1]), request.input, plan.constraint)
             error.message = f"{error.field} cannot be used: {error.message[place.end() :]}"
+    return error
+
+
+def _name_callers_image(error: MeshError, plan: Plan) -> MeshError:
+    index = int(error.field.removeprefix("images[").partition("]")[0])
+    path = plan.images[index].image.path if index < len(plan.images) else "chat"
+    error.message = error.message.replace(error.field, path, 1)
+    error.field = path
     return error
 
 

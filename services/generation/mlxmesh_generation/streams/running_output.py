@@ -150,6 +150,8 @@ class RunningOutput:
             return
         if output.cached_tokens is not None:
             self.cached_tokens = output.cached_tokens
+        if output.prompt_tokens is not None:
+            self._plan.expanded.tokens = output.prompt_tokens
         if output.accepted:
             self._change(Change.ACCEPT)
             self._group.on_accepted(self)
@@ -173,7 +175,7 @@ class RunningOutput:
             self._on_prefill(output.prefilled_tokens)
 
     def _on_prefill(self, processed_tokens: int) -> None:
-        total_tokens = len(self._plan.prompt_token_ids)
+        total_tokens = self._plan.prompt_tokens
         # The first token implies that the prefill is complete.
         if processed_tokens < total_tokens:
             self._events.put(PrefillProgress(processed_tokens, total_tokens))
@@ -214,7 +216,9 @@ class RunningOutput:
     def _continue_after(self, error: MeshError) -> bool:
         action = action_after(error, self._phase, may_wait=self.index > 0)
         if action is Action.SHORTEN:
-            return self.submission.halve_max_tokens() and self._restart()
+            # Beside images an engine shortens it itself.
+            shorter = not self._plan.images and self.submission.halve_max_tokens()
+            return shorter and self._restart()
         if action is Action.TRY_ANOTHER:
             return self._try_another() or self._wait_for_load(error)
         if action is Action.RETRY:

@@ -17,6 +17,7 @@ from mlxmesh_shared.errors import MeshError
 
 # So that a message stays far below every receiver's size limit.
 MAX_DELTA_TOKENS = 512
+MAX_DELTA_CHARACTERS = 65_536
 MAX_BACKLOG_TOKENS = 65_536
 # The memory of an event without its text and tokens, on a 64-bit CPython.
 _EVENT_BYTES = 200
@@ -41,6 +42,14 @@ def size_bytes(event: Event) -> int:
 def _logprobs_bytes(logprobs: Sequence[TokenLogprob]) -> int:
     """All but a prompt's first token have as many alternatives as the last one."""
     return len(logprobs) * _LOGPROB_BYTES * (1 + len(logprobs[-1].top)) if logprobs else 0
+
+
+def _has_room(delta: Delta) -> bool:
+    """Whether a later delta may be merged into it; an upstream's have text and no tokens."""
+    if delta.token_ids or delta.logprobs:
+        return max(len(delta.token_ids), len(delta.logprobs)) < MAX_DELTA_TOKENS
+    arguments = sum(len(call.arguments) for call in delta.calls)
+    return len(delta.text) + len(delta.reasoning) + arguments < MAX_DELTA_CHARACTERS
 
 
 def _joined(delta: Delta, later: Delta) -> Delta:
@@ -94,7 +103,7 @@ class EventBuffer:
             if self._places is not None:
                 self._put_beside(event, self._places)
                 return
-            if isinstance(last, Delta) and len(last.token_ids) < MAX_DELTA_TOKENS:
+            if isinstance(last, Delta) and _has_room(last):
                 event = _joined(last, event)
                 before_bytes = size_bytes(self._events.pop())
         elif isinstance(event, PrefillProgress) and isinstance(last, PrefillProgress):
@@ -110,7 +119,7 @@ class EventBuffer:
         """Merges it with the last delta of its output, also if other events came in between."""
         place = places.get(delta.index, -1) - self._taken
         last = self._events[place] if place >= 0 else None
-        if isinstance(last, Delta) and len(last.token_ids) < MAX_DELTA_TOKENS:
+        if isinstance(last, Delta) and _has_room(last):
             joined = self._events[place] = _joined(last, delta)
             self._note_bytes(size_bytes(joined) - size_bytes(last))
             return

@@ -64,8 +64,10 @@ class Submission:
             isolated=isolated,
             traceparent=self._observer.start_attempt(),
             constraint=self._plan.constraint,
+            adapter=self._plan.adapter,
             prompt_logprobs=prompt_logprobs,
             shares_prefill_of=shares_prefill_of,
+            images=self._plan.images,
         )
         self._sequence = self._engines.place(self._plan.version, request, sink, avoid=avoid)
         self._observer.placed(self._sequence.engine_id)

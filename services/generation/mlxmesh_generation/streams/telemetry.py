@@ -7,6 +7,7 @@ its outputs.
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -98,7 +99,7 @@ OnEnded = Callable[[Plan, Outcome, Sequence[int], Decode], None]
 """Called once a generation has ended, with the tokens of its output 0 and how to read them."""
 Labels = dict[str, AttributeValue]
 
-_PROVIDER = "mlxmesh"
+PROVIDER = "mlxmesh"
 _NS = 10**9
 
 
@@ -139,7 +140,9 @@ class GenerationTelemetry:
 
         on_ended, record: called instead of those of all generations.
         """
-        has_content = plan.version.name in self._content_models
+        # What an upstream answers has no tokens to be decoded.
+        is_local = plan.version.upstream is None
+        has_content = is_local and plan.version.name in self._content_models
         return GenerationObserver(
             self,
             plan,
@@ -183,15 +186,17 @@ class GenerationObserver:
             attributes.REQUEST_MODEL: name,
             attributes.REQUEST_ID: plan.request.answer_id,
             attributes.MODEL_VERSION: plan.version.version,
-            **_labels_of(plan.assignment),
+            **labels_of(plan.assignment),
         }
+        if plan.adapter is not None:
+            of_request[attributes.ADAPTER] = plan.adapter.name
         trace.get_current_span().set_attributes(of_request)
         more: Labels = {
             **{attributes.LABEL + key: value for key, value in plan.request.labels},
-            attributes.PROVIDER: _PROVIDER,
+            attributes.PROVIDER: PROVIDER,
             attributes.RESPONSE_MODEL: str(plan.version),
             attributes.MAX_TOKENS: plan.max_tokens,
-            attributes.INPUT_TOKENS: len(plan.prompt_token_ids),
+            attributes.INPUT_TOKENS: plan.prompt_tokens,
         }
         if plan.shadow_id:
             more[attributes.SHADOW_ID] = plan.shadow_id
@@ -205,6 +210,11 @@ class GenerationObserver:
     def of_output(self) -> "OutputObserver":
         """Observes another one of its outputs."""
         return OutputObserver(self._owner, self._context)
+
+    def prompt_counted(self, tokens: int) -> None:
+        """How many tokens the prompt has, where only an upstream could count them."""
+        self._plan = replace(self._plan, prompt_token_ids=range(tokens))
+        self._span.set_attribute(attributes.INPUT_TOKENS, tokens)
 
     def first_token(self) -> None:
         """An output has its first token; only the first one counts."""
@@ -227,7 +237,7 @@ class GenerationObserver:
         self, error: MeshError, token_ids: Sequence[Sequence[int]], resumptions: int
     ) -> None:
         self._span.set_attribute(attributes.RESUMPTIONS, resumptions)
-        _note_error(self._span, error)
+        note_error(self._span, error)
         self._end(token_ids, {attributes.ERROR_TYPE: error.reason})
         # It goes on elsewhere, and its outcome is recorded there.
         if isinstance(error, ReaderReplaced):
@@ -256,7 +266,7 @@ class GenerationObserver:
         plan, owner, now_s = self._plan, self._owner, time.monotonic()
         labels: Labels = {
             attributes.OPERATION: _operation(plan.request.input),
-            attributes.PROVIDER: _PROVIDER,
+            attributes.PROVIDER: PROVIDER,
             attributes.REQUEST_MODEL: plan.version.name,
             attributes.MODEL_VERSION: plan.version.version,
         }
@@ -264,10 +274,11 @@ class GenerationObserver:
         def record(histogram: Histogram, value: float, more: Labels) -> None:
             histogram.record(value, labels | more, self._context)
 
-        record(owner.durations, now_s - plan.received_s, failure)
-        record(owner.usage, len(plan.prompt_token_ids), {attributes.TOKEN_TYPE: "input"})
+        if not plan.request.flex:  # its times would hide those that a caller waits for
+            record(owner.durations, now_s - plan.received_s, failure)
+        record(owner.usage, plan.prompt_tokens, {attributes.TOKEN_TYPE: "input"})
         record(owner.usage, sum(counts), {attributes.TOKEN_TYPE: "output"})
-        if self._first_token_s is not None:
+        if self._first_token_s is not None and not plan.request.flex:
             record(owner.first_tokens, self._first_token_s - plan.received_s, {})
             # Outputs are generated at the same time.
             if (longest := max(counts, default=0)) > 1:
@@ -307,7 +318,7 @@ class OutputObserver:
         self._owner.resumptions += 1
 
     def engine_failed(self, error: MeshError) -> None:
-        _note_error(self._engine_span, error)
+        note_error(self._engine_span, error)
         self.ended()
 
     def ended(self) -> None:
@@ -316,7 +327,7 @@ class OutputObserver:
         self._engine_span = trace.INVALID_SPAN
 
 
-def _labels_of(assignment: Assignment) -> Labels:
+def labels_of(assignment: Assignment) -> Labels:
     """Those of the arm, without what is empty."""
     labels: Labels = {
         attributes.ARM: assignment.arm,
@@ -347,7 +358,8 @@ def _content(messages: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def _note_error(span: Span, error: MeshError) -> None:
+def note_error(span: Span, error: MeshError) -> None:
+    """Marks a span that ended with an error."""
     span.set_attribute(attributes.ERROR_TYPE, error.reason)
     # A caller that left is not an error of the mesh.
     if not isinstance(error, Cancelled | ReaderReplaced):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from mlxmesh_generation.domain.request import Chat, ChatTurn, PastCall, Tool
+from mlxmesh_generation.domain.request import Chat, ChatTurn, Image, PastCall, Tool
 from mlxmesh_generation.text import template_source
 
 ANY_OBJECT = '{"type": "object", "properties": {}}'
@@ -20,8 +20,9 @@ def conversation(
     chat: Chat, source: str = "", variables: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
     """The variables of the template with this source; `variables` are further ones."""
+    in_parts = template_source.needs_parts(source)
     result: dict[str, Any] = {
-        "messages": [_message(turn, source) for turn in chat.turns],
+        "messages": [_message(turn, source, in_parts=in_parts) for turn in chat.turns],
         "add_generation_prompt": chat.add_generation_prompt,
         **variables,
     }
@@ -30,8 +31,10 @@ def conversation(
     return result
 
 
-def _message(turn: ChatTurn, source: str) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+def _message(turn: ChatTurn, source: str, *, in_parts: bool) -> dict[str, Any]:
+    parts = turn.parts or ((turn.content,) if in_parts and turn.content else ())
+    content = [_part(part) for part in parts] if parts else turn.content
+    message: dict[str, Any] = {"role": turn.role, "content": content}
     if turn.calls:
         message["tool_calls"] = [_call(call) for call in turn.calls]
         if not turn.content and template_source.asks_for_none(source, "content"):
@@ -43,6 +46,10 @@ def _message(turn: ChatTurn, source: str) -> dict[str, Any]:
     if turn.tool_name:
         message["name"] = turn.tool_name
     return message
+
+
+def _part(part: str | Image) -> dict[str, str]:
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
 
 
 def _reasoning(turn: ChatTurn, source: str) -> dict[str, str]:

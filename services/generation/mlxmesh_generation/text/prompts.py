@@ -11,6 +11,8 @@ from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.domain.request import (
     Chat,
     GenerationRequest,
+    Image,
+    PlacedImage,
     PromptInput,
     PromptText,
     Resumed,
@@ -37,6 +39,7 @@ class Prompt:
     token_ids: Sequence[int]
     text: str = ""
     """What the chat template made, the caller's special texts in it marked; empty for others."""
+    images: tuple[PlacedImage, ...] = ()
 
 
 class Prompts:
@@ -102,7 +105,8 @@ class Prompts:
         rendered = self._rendered(chat, _template(tokenizer), variables)
         check_length(rendered.text, tokenizer, version, "chat")
         token_ids = tokenizer.encode_rendered(rendered.text, has_marks=rendered.has_marks)
-        return Prompt(_compact(token_ids), rendered.text)
+        images = _placed(chat.images, token_ids, tokenizer.image_token_id)
+        return Prompt(_compact(token_ids), rendered.text, images)
 
     def _rendered(
         self, chat: Chat, template: ChatTemplate, variables: Mapping[str, Any]
@@ -116,6 +120,22 @@ class Prompts:
             del values["tools"]
             self._renderers.render(template, values)
             raise InvalidArgument(f"with these tools, {error}", field="tools") from error
+
+
+def _placed(
+    images: Sequence[Image], token_ids: Sequence[int], image_token_id: int | None
+) -> tuple[PlacedImage, ...]:
+    """Raises: InvalidArgument."""
+    if not images:
+        return ()
+    places = [at for at, token_id in enumerate(token_ids) if token_id == image_token_id]
+    if len(places) != len(images):
+        raise InvalidArgument(
+            f"chat: the model's chat template made {len(places)} image tokens of {len(images)} "
+            "images; send images in messages of the user only",
+            field="chat",
+        )
+    return tuple(map(PlacedImage, images, places))
 
 
 def check_length(text: str, tokenizer: ModelTokenizer, version: ModelVersion, field: str) -> None:

@@ -33,6 +33,13 @@ def asks_for_none(source: str, key: str) -> bool:
     return re.search(rf"\b{key}\b['\"\]]*\s+is\s+(?:not\s+)?none\b", source) is not None
 
 
+def needs_parts(source: str) -> bool:
+    """Whether it goes through the parts of a content, and does not ask if that is a text."""
+    content = r"(?:\.\s*content|\[\s*['\"]content['\"]\s*\])"
+    loops = re.search(rf"\bfor\s+\w+\s+in\s+\w+{content}", source) is not None
+    return loops and re.search(rf"{content}\s+is\s+(?:not\s+)?string\b", source) is None
+
+
 @lru_cache(maxsize=64)
 def _expressions(source: str) -> str:
     """All that is evaluated, without the texts in quotes."""

@@ -16,6 +16,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 
 from mlxmesh_generation.text.detokenize import Detokenizer
+from mlxmesh_generation.text.encoder_files import NO_ENCODER_FILES, EncoderFiles
 from mlxmesh_generation.text.rendering import ChatTemplate
 from mlxmesh_generation.text.special_text import SpecialTexts
 from mlxmesh_generation.text.tokenizer_codecs import Codec, FastCodec, PlainCodec
@@ -89,29 +90,47 @@ def _knows(backend: Tokenizer, special_tokens: Mapping[str, str]) -> bool:
 class ModelTokenizer:
     """Blocks while it works on long text, but lets other threads run meanwhile."""
 
-    def __init__(self, codec: Codec, chat: ChatTemplate | None, bos_token: str | None) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        chat: ChatTemplate | None,
+        bos_token: str | None,
+        encoder: EncoderFiles = NO_ENCODER_FILES,
+        image_token_id: int | None = None,
+    ) -> None:
         self._codec = codec
         self._bos_token = bos_token
         self.chat = chat
+        self.encoder = encoder
+        """What the model's files say about texts that are encoded."""
+        self.image_token_id = image_token_id
+        """The token that stands for an image in a prompt; None if the model reads none."""
 
     @classmethod
     def load(cls, directory: Path) -> "ModelTokenizer":
         """Reads a directory's tokenizer files; slow, and slower where transformers must help."""
+        encoder = EncoderFiles.read(directory)
         files = read_files(directory)
         if files is None:
-            return cls._load_with_transformers(directory)
+            return cls._load_with_transformers(directory, encoder)
         codec = FastCodec(files.backend)
-        chat = _chat_template(files.chat_template, files.special_tokens, codec)
-        return cls(codec, chat, files.special_tokens.get("bos_token"))
+        template = files.chat_template or _processors_template(directory)
+        chat = _chat_template(template, files.special_tokens, codec)
+        bos_token, image_token_id = (
+            files.special_tokens.get("bos_token"),
+            _image_token_id(directory),
+        )
+        return cls(codec, chat, bos_token, encoder, image_token_id)
 
     @classmethod
-    def _load_with_transformers(cls, directory: Path) -> "ModelTokenizer":
+    def _load_with_transformers(cls, directory: Path, encoder: EncoderFiles) -> "ModelTokenizer":
         loaded = _import_transformers().AutoTokenizer.from_pretrained(
             str(directory), trust_remote_code=False, local_files_only=True
         )
         codec = FastCodec(loaded.backend_tokenizer) if loaded.is_fast else PlainCodec(loaded)
-        chat = _chat_template(loaded.chat_template, loaded.special_tokens_map, codec)
-        return cls(codec, chat, loaded.bos_token)
+        template = loaded.chat_template or _processors_template(directory)
+        chat = _chat_template(template, loaded.special_tokens_map, codec)
+        return cls(codec, chat, loaded.bos_token, encoder, _image_token_id(directory))
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of raw text, with the special tokens that the model expects around it.
@@ -134,6 +153,34 @@ class ModelTokenizer:
         """Ids of text that continues what was tokenized before; none of them is special."""
         marked, has_marks = self._special_texts.marked(text)
         return self.encode_rendered(marked, has_marks=has_marks)
+
+    def pieces(self, texts: Sequence[str], *, before: str = "") -> list[Any]:
+        """The tokens of texts without special tokens around them; none of the texts' is special.
+
+        before: what the model's files put before each text. A piece has a length in tokens.
+        """
+        marked = [self._special_texts.marked(text) for text in texts]
+        has_marks = any(has for _, has in marked)
+        return self._codec.pieces([before + text for text, _ in marked], marked=has_marks)
+
+    def piece_ids(self, piece: Any) -> list[int]:
+        """The ids of a piece alone."""
+        return self._codec.piece_ids(piece)
+
+    def shorten(self, piece: Any, tokens: int) -> None:
+        """Cuts a piece behind so many tokens."""
+        self._codec.shorten(piece, tokens)
+
+    def frame_tokens(self, *, pair: bool = False) -> int:
+        """How many special tokens one text or a pair of texts gets."""
+        return self._codec.frame_tokens(pair=pair)
+
+    def framed(self, first: Any, second: Any | None = None) -> tuple[list[int], int]:
+        """The ids of one or two pieces with special tokens, and where the second one begins.
+
+        That is 0 for one piece, and for tokenizers that do not tell texts apart.
+        """
+        return self._codec.framed(first, second)
 
     @cached_property
     def _special_texts(self) -> SpecialTexts:
@@ -175,6 +222,19 @@ def _import_transformers() -> Any:
     # Else it complains on stderr that there is no PyTorch, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     return importlib.import_module("transformers")
+
+
+def _image_token_id(directory: Path) -> int | None:
+    path = directory / "config.json"
+    config = read_json_object(path) if path.is_file() else {}
+    token_id = config.get("image_token_id", config.get("image_token_index"))
+    return token_id if isinstance(token_id, int) else None
+
+
+def _processors_template(directory: Path) -> Any:
+    """The chat template of a processor of images, which has a file of its own; None without."""
+    path = directory / "chat_template.json"
+    return read_json_object(path).get("chat_template") if path.is_file() else None
 
 
 def _chat_template(

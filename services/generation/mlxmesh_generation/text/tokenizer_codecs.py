@@ -33,6 +33,22 @@ class Codec(Protocol):
     def detokenizer(self, visible: frozenset[str]) -> Detokenizer: ...
     def token_bytes(self, token_id: int) -> bytes: ...
 
+    # Texts that are encoded. A piece is a text without special tokens; its type is the codec's.
+
+    def pieces(self, texts: list[str], *, marked: bool) -> list[Any]: ...
+    def piece_ids(self, piece: Any) -> list[int]: ...
+    def shorten(self, piece: Any, tokens: int) -> None:
+        """Cuts a piece behind so many tokens."""
+        ...
+
+    def frame_tokens(self, *, pair: bool) -> int:
+        """How many special tokens one text or a pair gets."""
+        ...
+
+    def framed(self, first: Any, second: Any | None) -> tuple[list[int], int]:
+        """Ids with special tokens, and where the second text begins by the token types, else 0."""
+        ...
+
 
 class FastCodec:
     """Over the `tokenizers` library, past transformers, whose wrapper is not safe in threads."""
@@ -71,6 +87,23 @@ class FastCodec:
     def encode_marked(self, text: str) -> list[int]:
         [encoding] = self._without_marks.encode_batch_fast([text], add_special_tokens=False)
         return encoding.ids
+
+    def pieces(self, texts: list[str], *, marked: bool) -> list[Any]:
+        backend = self._without_marks if marked else self._backend
+        return backend.encode_batch_fast(texts, add_special_tokens=False)
+
+    def piece_ids(self, piece: Any) -> list[int]:
+        return piece.ids
+
+    def shorten(self, piece: Any, tokens: int) -> None:
+        piece.truncate(tokens)
+
+    def frame_tokens(self, *, pair: bool) -> int:
+        return self._backend.num_special_tokens_to_add(pair)
+
+    def framed(self, first: Any, second: Any | None) -> tuple[list[int], int]:
+        encoding = self._backend.post_process(first, second, True)
+        return encoding.ids, 0 if second is None else _first_one(encoding.type_ids)
 
     @cached_property
     def _without_marks(self) -> Tokenizer:
@@ -171,6 +204,27 @@ class PlainCodec:
                 )
         return token_ids
 
+    def pieces(self, texts: list[str], *, marked: bool) -> list[Any]:
+        if marked:
+            return list(map(self.encode_marked, texts))
+        return [self.encode(text, add_special_tokens=False) for text in texts]
+
+    def piece_ids(self, piece: Any) -> list[int]:
+        return piece
+
+    def shorten(self, piece: Any, tokens: int) -> None:
+        del piece[tokens:]
+
+    def frame_tokens(self, *, pair: bool) -> int:
+        return self._tokenizer.num_special_tokens_to_add(pair)
+
+    def framed(self, first: Any, second: Any | None) -> tuple[list[int], int]:
+        ids = self._tokenizer.build_inputs_with_special_tokens(first, second)
+        if second is None:
+            return ids, 0
+        types = self._tokenizer.create_token_type_ids_from_sequences(first, second)
+        return ids, _first_one(types)
+
     def decode(self, token_ids: list[int]) -> str:
         skipped = partial(self._skipped, frozenset[str]())
         return self._decode_all([token_id for token_id in token_ids if not skipped(token_id)])
@@ -212,6 +266,10 @@ def _drops_nothing(backend: Tokenizer, added: Iterable[Any]) -> bool:
     splits: bytes = backend.pre_tokenizer.__getstate__() if backend.pre_tokenizer else b""
     strips = any(token.lstrip or token.rstrip for token in added)
     return backend.normalizer is None and b"Removed" not in splits and not strips
+
+
+def _first_one(token_types: list[int]) -> int:
+    return token_types.index(1) if 1 in token_types else 0
 
 
 def _byte_of(token: str) -> bytes:

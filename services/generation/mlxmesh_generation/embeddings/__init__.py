@@ -1,0 +1,1 @@
+"""Vectors of texts and the relevance of documents, by engines and by upstreams."""
