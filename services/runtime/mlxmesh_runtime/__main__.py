@@ -27,7 +27,9 @@ DRAIN_GRACE_S = 5.0
 async def main() -> None:
     """Serves until a stop is requested; hands over or stops every engine before it exits."""
     process = start_process(live_settings(RuntimeSettings, sys.argv[1:]), "runtime")
-    await serve(process, EngineCommand(mesh=process.settings))
+    settings = process.settings
+    command = EngineCommand(mesh=settings, prefix_disk_bytes=settings.prefix_disk_bytes)
+    await serve(process, command)
 
 
 async def serve(process: ServiceProcess[RuntimeSettings], command: EngineCommand) -> None:

@@ -66,6 +66,7 @@ def engine_to(
         waiting_sequences=load.waiting,
         longest_wait_ms=load.longest_wait_ms,
         idle_ms=load.idle_ms,
+        background_sequences=load.background,
     )
     if record.last_failure is not None:
         engine.last_failure.CopyFrom(failure_to(record.last_failure))
@@ -102,6 +103,7 @@ def health_from(info: engine_pb2.GetEngineInfoResponse) -> EngineHealth:
             waiting=info.load.waiting,
             longest_wait_ms=info.load.longest_wait_ms,
             idle_ms=info.load.idle_ms,
+            background=info.load.background_running + info.load.background_waiting,
         ),
     )
 

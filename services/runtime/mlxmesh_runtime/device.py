@@ -18,13 +18,17 @@ import psutil
 from mlxmesh_runtime.memory_guard import ENGINE_OVERHEAD_BYTES, Memory, wired_limit_bytes
 
 
-def needed_bytes(model_dir: Path) -> int:
+def needed_bytes(model_dir: Path, draft_dir: Path | None = None) -> int:
     """The minimum memory for an engine of this model: the weights as shipped, and the process.
+
+    draft_dir: of the draft model that it loads too.
 
     An engine on a CPU expands weights to float32 only if memory allows it, so the expanded size
     does not count.
     """
-    weights_bytes = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    folders = [model_dir] if draft_dir is None else [model_dir, draft_dir]
+    files = [file for folder in folders for file in folder.glob("*.safetensors")]
+    weights_bytes = sum(file.stat().st_size for file in files)
     return weights_bytes + ENGINE_OVERHEAD_BYTES
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-from mlxmesh_runtime.engine_record import EngineSpec
+from mlxmesh_runtime.engine_record import EngineOptions, EngineSpec
 from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.settings.names import flag, given_names, setting_value
 
@@ -25,6 +25,8 @@ class EngineCommand:
     """
 
     mesh: MeshSettings
+    prefix_disk_bytes: int = 0
+    """For engines whose options do not say."""
     program: Sequence[str] = MLXMESH_ENGINE
 
     def line(self, spec: EngineSpec) -> list[str]:
@@ -36,9 +38,14 @@ class EngineCommand:
             "model_dir": spec.model_dir,
             "drain_grace_s": UNLIMITED_DRAIN_S,
             **self._mesh_flags(),
-            **asdict(spec.options),
+            **asdict(self._options(spec)),
         }
         return [*self.program, *_arguments(flags)]
+
+    def _options(self, spec: EngineSpec) -> EngineOptions:
+        if spec.options.prefix_disk_bytes is not None or not self.prefix_disk_bytes:
+            return spec.options
+        return replace(spec.options, prefix_disk_bytes=self.prefix_disk_bytes)
 
     def spare_line(self) -> list[str]:
         """The command line for a spare engine process."""

@@ -21,8 +21,20 @@ class EngineOptions:
     context_tokens: int | None = None
     dtype: str | None = None
     kv_cache_bytes: int | None = None
+    kv_cache_type: str | None = None
     prefix_cache_bytes: int | None = None
+    prefix_disk_bytes: int | None = None
     forward: str | None = None
+    kind: str | None = None
+    max_adapters: int | None = None
+    adapter_bytes: int | None = None
+    speculative: str | None = None
+    draft_model_dir: str | None = None
+
+    @property
+    def draft_dir(self) -> Path | None:
+        """The directory of the draft model that the engine loads too."""
+        return Path(self.draft_model_dir or "") if self.speculative == "draft" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +95,8 @@ class EngineLoad:
     running: int = 0
     waiting: int = 0
     longest_wait_ms: int = 0  # of the sequences in its queue
-    idle_ms: int = 0  # without a sequence
+    idle_ms: int = 0  # without a sequence of any kind
+    background: int = 0  # sequences that the others do not count
 
 
 NO_LOAD = EngineLoad()
@@ -100,4 +113,4 @@ class EngineHealth:
     @property
     def busy(self) -> bool:
         """Whether it has sequences."""
-        return self.load.running + self.load.waiting > 0
+        return self.load.running + self.load.waiting + self.load.background > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 from mlxmesh_runtime.change_feed import Change, ChangeFeed
 from mlxmesh_runtime.convert import engine_event_to
@@ -62,7 +63,9 @@ class Engines:
         present = self._supervisors.get(spec.engine_id)
         if present is not None and not self._may_replace(present.record, spec):
             return present.record
-        self._check_model_dir(spec)
+        self._check_model_dir(spec.model_dir, "model_dir")
+        if spec.options.draft_dir is not None:
+            self._check_model_dir(spec.options.draft_dir, "options.draft_model_dir")
         self._needed_bytes[spec.engine_id] = self._check_memory(spec, memory)
         supervisor = Supervisor(
             spec=spec, host=self._host, limits=self._limits, publish=self._on_change
@@ -177,20 +180,20 @@ class Engines:
         return present.state is EngineState.FAILED
 
     @staticmethod
-    def _check_model_dir(spec: EngineSpec) -> None:
+    def _check_model_dir(model_dir: Path, field: str) -> None:
         problem = ""
-        if not spec.model_dir.is_absolute():
+        if not model_dir.is_absolute():
             problem = "must be an absolute path"
-        elif not spec.model_dir.is_dir():
+        elif not model_dir.is_dir():
             problem = "is not a directory on the runtime's host"
-        elif not (spec.model_dir / "config.json").is_file():
+        elif not (model_dir / "config.json").is_file():
             problem = "has no config.json, so it is not a model"
         if problem:
-            raise InvalidArgument(f"model_dir {problem}: {spec.model_dir}", field="model_dir")
+            raise InvalidArgument(f"{field} {problem}: {model_dir}", field=field)
 
     def _check_memory(self, spec: EngineSpec, memory: Memory) -> int:
         """What the engine will at least need. Raises: InsufficientMemory."""
-        needed = needed_bytes(spec.model_dir)
+        needed = needed_bytes(spec.model_dir, spec.options.draft_dir)
         check_fits(
             needed_bytes=needed,
             memory=memory,

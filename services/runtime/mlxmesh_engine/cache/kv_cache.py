@@ -9,6 +9,8 @@ from typing import Any, Protocol, Self, cast
 import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
 
+from mlxmesh_engine.cache.quantized_layer import BatchQuantizedKVCache
+from mlxmesh_engine.cache.row_state import RowState, arrays_of, copied_row, supported
 from mlxmesh_engine.evaluation import evaluate_async
 
 
@@ -53,6 +55,15 @@ class RowsCache(Protocol):
         """Copies tokens start to stop of a row of a divisible cache, counted from its end (0)."""
         ...
 
+    @property
+    def has_states(self) -> bool:
+        """Whether the whole state of a row can be copied, and a row can begin with it."""
+        ...
+
+    def copy_state(self, row: int, *, max_bytes: int) -> RowState | None:
+        """Copies the whole state of a row; None if it exceeds max_bytes."""
+        ...
+
     def copy_rows(self, rows: Sequence[int]) -> Self:
         """A cache of the same kind with a copy of each of these rows, some of them repeated.
 
@@ -66,6 +77,15 @@ class RowsCache(Protocol):
 
     def filter(self, rows: Sequence[int]) -> None:
         """Keeps these rows, in this order."""
+        ...
+
+    @property
+    def cuttable(self) -> bool:
+        """Whether `cut` is possible."""
+        ...
+
+    def cut(self, counts: Sequence[int]) -> None:
+        """Removes so many of the last tokens of each row."""
         ...
 
 
@@ -91,6 +111,11 @@ class KeysValues:
 
     keys: mx.array
     values: mx.array
+
+    @property
+    def state(self) -> tuple[mx.array, mx.array, int]:
+        """That of mlx-lm's KVCache."""
+        return self.keys, self.values, self.keys.shape[2]
 
     def truncated(self, tokens: int) -> "KeysValues":
         if tokens == self.keys.shape[2]:
@@ -120,6 +145,11 @@ class StoredLayers:
         by_layer = zip(self.layers, *(row.layers for row in later), strict=True)
         return StoredLayers(tuple(first.concatenated(rest) for first, *rest in by_layer))
 
+    def restore(self, layers: Sequence[Any]) -> None:
+        """Sets empty caches for one sequence."""
+        for layer, stored in zip(layers, self.layers, strict=True):
+            layer.state = stored.state
+
 
 class BatchCache:
     """Implements `RowsCache`; `layers` is the `cache` argument of a model of mlx-lm.
@@ -133,15 +163,27 @@ class BatchCache:
         self.rows = rows
 
     @classmethod
-    def empty(cls, model: object, rows: int, batching: Batching) -> "BatchCache":
-        return cls.from_rows(model, [None] * rows, batching)
+    def empty(
+        cls, model: object, rows: int, batching: Batching, kv_bits: int | None = None
+    ) -> "BatchCache":
+        return cls.from_rows(model, [None] * rows, batching, kv_bits)
 
     @classmethod
     def from_rows(
-        cls, model: object, rows: Sequence[StoredLayers | None], batching: Batching
+        cls,
+        model: object,
+        rows: Sequence[StoredLayers | RowState | None],
+        batching: Batching,
+        kv_bits: int | None = None,
     ) -> "BatchCache":
-        """A cache whose rows start as copies of these; None for an empty row."""
+        """A cache whose rows start as copies of these; None for an empty row.
+
+        kv_bits: of quantized keys and values; None for full ones.
+        """
         singles = [_single_cache(model, row) for row in rows]
+        if kv_bits is not None:
+            merged = [of[0].merge(list(of)) for of in zip(*singles, strict=True)]
+            return cls([BatchQuantizedKVCache(layer, kv_bits) for layer in merged], len(rows))
         if batching is Batching.ALONE:
             (alone,) = singles
             return cls(alone, 1)
@@ -169,6 +211,15 @@ class BatchCache:
         evaluate_async([array for layer in copied for array in (layer.keys, layer.values)])
         return StoredLayers(tuple(copied))
 
+    @property
+    def has_states(self) -> bool:
+        """Whether the whole state of a row can be copied, and a row can begin with it."""
+        return supported(self.layers)
+
+    def copy_state(self, row: int, *, max_bytes: int) -> RowState | None:
+        """Copies the whole state of a row; None if it exceeds max_bytes."""
+        return copied_row(self.layers, row, max_bytes=max_bytes)
+
     def copy_rows(self, rows: Sequence[int]) -> "BatchCache":
         """A cache with a copy of each of these rows; of a row that is served alone only one."""
         # The copies share their arrays until they are changed.
@@ -183,10 +234,7 @@ class BatchCache:
 
     def arrays(self) -> list[mx.array]:
         """All arrays of the cache, for evaluation."""
-        found: list[mx.array] = []
-        for layer in self.layers:
-            _collect(layer.state, found)
-        return found
+        return [*arrays_of([layer.state for layer in self.layers])]
 
     def extend(self, other: "BatchCache") -> None:
         """Appends the other's rows; the other must not be used again."""
@@ -200,6 +248,23 @@ class BatchCache:
             layer.filter(list(rows))
         self.rows = len(rows)
 
+    @property
+    def cuttable(self) -> bool:
+        return all(isinstance(layer, BatchKVCache | KVCache) for layer in self.layers)
+
+    def cut(self, counts: Sequence[int]) -> None:
+        """Removes so many of the last tokens of each row; without a copy if all are equal."""
+        common = min(counts)
+        if max(counts) > common:
+            # All rows end at the same place: as far to the left as their padding allows.
+            paddings = cast("list[int]", cast("Any", self.layers[0]).left_padding.tolist())
+            common = min(padding + count for padding, count in zip(paddings, counts, strict=True))
+            shifts = mx.array([count - common for count in counts])
+            for layer in self.layers:
+                _shift_right(cast("BatchKVCache", layer), shifts)
+        for layer in self.layers:
+            cast("Any", layer).trim(common)
+
     def prepare(self, lengths: list[int]) -> None:
         """Announces right-padded input of these true lengths; call `finalize` after it."""
         longest = max(lengths)
@@ -211,16 +276,19 @@ class BatchCache:
             layer.finalize()
 
 
-def _single_cache(model: object, row: StoredLayers | None) -> list[Any]:
+def _single_cache(model: object, row: StoredLayers | RowState | None) -> list[Any]:
     layers: list[Any] = make_prompt_cache(cast("Any", model))
-    for layer, stored in zip(layers, row.layers if row else (), strict=row is not None):
-        layer.state = (stored.keys, stored.values, stored.keys.shape[2])
+    if row is not None:
+        row.restore(layers)
     return layers
 
 
-def _collect(state: Any, found: list[mx.array]) -> None:
-    if isinstance(state, mx.array):
-        found.append(state)
-    elif isinstance(state, list | tuple):
-        for part in cast("list[Any]", state):
-            _collect(part, found)
+def _shift_right(layer: BatchKVCache, shifts: mx.array) -> None:
+    """Moves the tokens of each row, so that its last ones are beyond the end of the cache."""
+    cached = cast("Any", layer)
+    places = (mx.arange(cached.keys.shape[2]) - shifts[:, None]) % cached.keys.shape[2]
+    places = places[:, None, :, None]
+    cached.keys = mx.take_along_axis(cached.keys, places, axis=2)
+    cached.values = mx.take_along_axis(cached.values, places, axis=2)
+    cached.offset = cached.offset - shifts
+    cached.left_padding = cached.left_padding + shifts

@@ -2,6 +2,7 @@
 
 Tokens are cached in blocks. The key of a block is the number of the block before it and its own
 tokens, so that a look-up takes one exact step per block of the prompt, whatever the cache's size.
+The first block's key also has the namespace: whatever beside the tokens changes keys and values.
 One insertion adds a segment: blocks that begin a prompt, or that follow a block of an earlier
 segment.
 """
@@ -16,7 +17,7 @@ BLOCK_TOKENS = 32
 
 Value = TypeVar("Value")
 _Key = tuple[int, bytes]
-"""(number of the previous block, or 0; the block's own tokens)"""
+"""(number of the previous block; its tokens). Of a first block: (0; namespace and tokens)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -66,20 +67,25 @@ class PrefixCache(Generic[Value]):
     def __len__(self) -> int:
         return len(self._segments)
 
-    def find(self, tokens: Sequence[int]) -> list[Piece[Value]]:
+    def find(self, tokens: Sequence[int], namespace: bytes = b"") -> list[Piece[Value]]:
         """The longest cached prefix of `tokens`, as pieces in order."""
-        path = self._walk(_blocks(tokens))
+        path = self._walk(_blocks(tokens, namespace))
         self._touch(path)
         return [Piece(segment.value, BLOCK_TOKENS * blocks) for segment, blocks in path.segments]
 
     def insert(
-        self, tokens: Sequence[int], *, token_bytes: int, extract: Callable[[int, int], Value]
+        self,
+        tokens: Sequence[int],
+        namespace: bytes = b"",
+        *,
+        token_bytes: int,
+        extract: Callable[[int, int], Value],
     ) -> None:
         """Caches the missing whole blocks of these tokens, as many as fit.
 
         `extract(start, stop)` returns the value for these tokens.
         """
-        blocks = _blocks(tokens)
+        blocks = _blocks(tokens, namespace)
         path = self._walk(blocks)
         self._touch(path)
         block_bytes = BLOCK_TOKENS * token_bytes
@@ -135,10 +141,14 @@ class PrefixCache(Generic[Value]):
         self.version += 1
 
 
-def _blocks(tokens: Sequence[int]) -> list[bytes]:
-    """Every whole block as bytes: exact, and with a hash that an attacker cannot predict."""
+def _blocks(tokens: Sequence[int], namespace: bytes) -> list[bytes]:
+    """Every whole block as bytes: exact, and with a hash that an attacker cannot predict.
+
+    Blocks have one length, so the namespace before the first one cannot be taken for tokens.
+    """
     packed = array("I", tokens)
     block_bytes = BLOCK_TOKENS * packed.itemsize
     text = packed.tobytes()
     stop = len(text) // block_bytes * block_bytes
-    return [text[start : start + block_bytes] for start in range(0, stop, block_bytes)]
+    blocks = [text[start : start + block_bytes] for start in range(0, stop, block_bytes)]
+    return [namespace + blocks[0], *blocks[1:]] if blocks else []

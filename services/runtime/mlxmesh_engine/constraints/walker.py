@@ -1,5 +1,7 @@
 """Walks one sequence through its constraint; implements `ConstraintState`."""
 
+from copy import copy
+
 import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
@@ -67,6 +69,14 @@ class Walker:
             self._end_grammar(token)
         elif self._matcher is not None and not self._matcher.consume_token(token):
             self._error = first_line(self._matcher.get_error())
+
+    def fork(self) -> "Walker":
+        """A walker at the same place, to look ahead with; it goes its own way."""
+        fork = copy(self)
+        fork._prefix = copy(self._prefix)
+        if self._matcher is not None:
+            fork._matcher = self._matcher.deep_copy()
+        return fork
 
     def complete(self, mask: NDArray[np.int32]) -> None:
         matcher = self.matcher

@@ -33,13 +33,30 @@ def attend(
     if all(count == 1 for count in counts):
         _attend_last(attention, grouped, rows, layer, output)
     else:
-        start = 0
-        for row, count in zip(rows, counts, strict=True):
-            stop = start + count
-            if count:
-                _attend_row(attention, grouped[start:stop], row, layer, output[start:stop])
-            start = stop
+        _attend_mixed(attention, grouped, rows, counts, layer, output)
     return output.reshape(tokens, -1)
+
+
+def _attend_mixed(
+    attention: Attention,
+    queries: Floats,
+    rows: Sequence[RowKeysValues],
+    counts: Sequence[int],
+    layer: int,
+    output: Floats,
+) -> None:
+    """Rows with one token together, as in a batch of such rows, and each of the others alone."""
+    starts = np.cumsum([0, *counts])
+    single = [at for at, count in enumerate(counts) if count == 1]
+    if single:
+        places = starts[single]
+        attended = np.empty((len(single), *output.shape[1:]), np.float32)
+        _attend_last(attention, queries[places], [rows[at] for at in single], layer, attended)
+        output[places] = attended
+    for row, start, count in zip(rows, starts, counts, strict=False):
+        if count > 1:
+            part = slice(start, start + count)
+            _attend_row(attention, queries[part], row, layer, output[part])
 
 
 def _attend_last(
@@ -55,11 +72,11 @@ def _attend_last(
     longest = max(visible)
     scores = np.full((*queries.shape[:3], longest), -np.inf, np.float32)
     for at, row in enumerate(rows):
-        keys = row.keys[layer, :, starts[at] : row.tokens]
+        keys = row.keys(layer, starts[at], row.tokens)
         np.matmul(queries[at], keys.swapaxes(1, 2), out=scores[at, :, :, : visible[at]])
     sums = exponentials(scores, attention.softcap)
     for at, row in enumerate(rows):
-        values = row.values[layer, :, starts[at] : row.tokens]
+        values = row.values(layer, starts[at], row.tokens)
         np.matmul(scores[at, :, :, : visible[at]], values, out=output[at])
     output /= sums
 
@@ -70,21 +87,23 @@ def _attend_row(
     """The last tokens of one row, in blocks of queries without the keys after them."""
     length, kv_heads, group, dims = queries.shape
     before = row.tokens - length
+    oldest = _first_key(attention.window, before)
+    keys, values = (read(layer, oldest, row.tokens) for read in (row.keys, row.values))
     size = max(_MIN_QUERIES, _MAX_SCORES // (kv_heads * group * row.tokens))
     for start in range(0, length, size):
         stop = min(start + size, length)
         first = _first_key(attention.window, before + start)
-        visible = slice(first, before + stop)
+        visible = slice(first - oldest, before + stop - oldest)
         # One product for all queries that share keys: (kv heads, group * queries, dims).
         flat = queries[start:stop].transpose(1, 2, 0, 3).reshape(kv_heads, -1, dims)
-        scores = flat @ row.keys[layer, :, visible].swapaxes(1, 2)
+        scores = flat @ keys[:, visible].swapaxes(1, 2)
         by_query = scores.reshape(kv_heads, group, stop - start, -1)
         own = by_query[..., before + start - first :]
         np.copyto(own, -np.inf, where=~np.tri(stop - start, dtype=np.bool_))
         if attention.window is not None:
             _hide_old(by_query, before + start - first, attention.window)
         sums = exponentials(scores, attention.softcap)
-        attended = scores @ row.values[layer, :, visible]
+        attended = scores @ values[:, visible]
         attended /= sums
         output[start:stop] = attended.reshape(kv_heads, group, -1, dims).transpose(2, 0, 1, 3)
 

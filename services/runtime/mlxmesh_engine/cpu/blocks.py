@@ -5,12 +5,13 @@ of its weights, as is the scale of the attention; within each head the two dimen
 pair are neighbours, in queries and keys alike, which leaves the scores as they are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxmesh_engine.cpu.adapters import AdaptedProducts
 from mlxmesh_engine.cpu.products import Floats, Product
 
 
@@ -116,14 +117,9 @@ class Decoder:
     embedding_scale: float = 1.0
     score_scale: float = 1.0
     score_softcap: float | None = None
+    adapters: AdaptedProducts = field(default_factory=AdaptedProducts)
+    """Those of its products that can have adapters."""
 
     @property
     def vocab_size(self) -> int:
         return self.head.outputs
-
-    @property
-    def token_bytes(self) -> int:
-        """The size of one token's keys and values."""
-        return sum(
-            2 * 4 * block.attention.kv_heads * block.attention.head_dims for block in self.blocks
-        )

@@ -4,14 +4,16 @@ Constants become part of the weights: the gain of a norm is in the product after
 the attention in the queries, a residual multiplier in the outputs.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 from mlx import nn
 
 from mlxmesh_engine.cpu import rotations
+from mlxmesh_engine.cpu.adapters import AdaptedProducts, Source
 from mlxmesh_engine.cpu.blocks import (
-    Activation,
     Attention,
     Block,
     Decoder,
@@ -49,14 +51,18 @@ def vocab_size(model: nn.Module) -> int:
 
 def describe(model: nn.Module, layout: Layout) -> Decoder:
     """Consumes a model that is supported, so that at most one layer is in memory twice."""
-    return _Description(find_parts(model), layout).decoder()
+    paths = {id(module): path for path, module in cast("Any", model).named_modules()}
+    return _Description(find_parts(model), layout, paths).decoder()
 
 
 class _Description:
     """Takes the weights out of the modules of a model."""
 
-    def __init__(self, parts: ModelParts, layout: Layout) -> None:
+    def __init__(self, parts: ModelParts, layout: Layout, paths: dict[int, str]) -> None:
+        """paths: of all modules, by their identity."""
         self._parts = parts
+        self._paths = paths
+        self._adapters = AdaptedProducts()
         self._family: Family = parts.family
         self._layout = layout
         self._rotations = rotations.Rotations()
@@ -74,6 +80,7 @@ class _Description:
             embedding_scale=family.embedding_scale(parts.model),
             score_scale=family.score_scale(parts.model),
             score_softcap=family.score_softcap(parts.model),
+            adapters=self._adapters,
         )
 
     def _block(self, layer: LayerParts) -> Block:
@@ -93,9 +100,9 @@ class _Description:
         shape, source = layer.shape, layer.attention
         growth = self._family.query_growth(source)
         normed = layer.query_norm is not None or self._plain_norm(source) is not None
-        inputs = arrange_heads(
-            join([take_rows(linear) for linear in layer.inputs], gain),
-            shape,
+        arrange = partial(
+            arrange_heads,
+            shape=shape,
             dims_order=rotations.pair_order(layer.rope, shape.dims),
             query_scale=1.0 if normed else source.scale,
             in_groups=self._family.groups_of_heads,
@@ -104,8 +111,8 @@ class _Description:
             heads=shape.queries,
             kv_heads=shape.keys,
             head_dims=shape.dims,
-            inputs=self._product(inputs),
-            output=self._product(take_rows(layer.output).scaled(scale)),
+            inputs=self._adapted_product(layer.inputs, gain, arrange),
+            output=self._adapted_product([layer.output], None, _scaled(scale)),
             query_norm=self._head_norm(layer.query_norm, layer, scale=source.scale),
             key_norm=self._head_norm(layer.key_norm, layer),
             norms_after_rotation=self._family.norms_after_rotation,
@@ -119,35 +126,35 @@ class _Description:
         self, unit: UnitParts | ExpertsParts, gain: Floats | None, scale: float
     ) -> GatedUnit | Experts:
         if isinstance(unit, UnitParts):
-            return self._gated_unit(*_taken(unit), gain, scale)
+            return self._gated_unit(unit, gain, scale)
         return self._experts(unit, gain, scale)
 
     def _experts(self, experts: ExpertsParts, gain: Floats | None, scale: float) -> Experts:
-        gated, down = _taken(experts.units)
+        gated = [take_rows(linear) for linear in experts.units.gated]
+        down = take_rows(experts.units.down).scaled(scale)
+        shared, gate = experts.shared, experts.shared_gate
         return Experts(
-            router=self._product(join([take_rows(experts.router)], gain)),
+            router=self._adapted_product([experts.router], gain),
             units=tuple(
-                self._gated_unit(
-                    [rows.expert(index) for rows in gated], down.expert(index), gain, scale
+                GatedUnit(
+                    self._product(join([rows.expert(index) for rows in gated], gain)),
+                    self._product(down.expert(index)),
+                    self._family.activation,
                 )
                 for index in range(len(down.weight))
             ),
             per_token=experts.per_token,
             normalize=experts.normalize,
-            shared=None
-            if experts.shared is None
-            else self._gated_unit(*_taken(experts.shared), gain, scale),
-            shared_gate=None
-            if experts.shared_gate is None
-            else self._product(join([take_rows(experts.shared_gate)], gain)),
+            shared=None if shared is None else self._gated_unit(shared, gain, scale),
+            shared_gate=None if gate is None else self._adapted_product([gate], gain),
         )
 
-    def _gated_unit(
-        self, gated: list[Rows], down: Rows, gain: Floats | None, scale: float
-    ) -> GatedUnit:
-        activation: Activation = self._family.activation
-        product = self._product(join(gated, gain))
-        return GatedUnit(product, self._product(down.scaled(scale)), activation)
+    def _gated_unit(self, unit: UnitParts, gain: Floats | None, scale: float) -> GatedUnit:
+        return GatedUnit(
+            self._adapted_product(unit.gated, gain),
+            self._adapted_product([unit.down], None, _scaled(scale)),
+            self._family.activation,
+        )
 
     def _norm(self, norm: Any) -> Norm:
         return Norm(norm.eps, take_gain(norm, self._family.gain_offset))
@@ -177,9 +184,22 @@ class _Description:
     def _product(self, rows: Rows) -> Product:
         return rows.product(self._layout)
 
+    def _adapted_product(
+        self,
+        linears: Sequence[Any],
+        gain: Floats | None,
+        arrange: Callable[[Rows], Rows] = lambda rows: rows,
+    ) -> Product:
+        """Of all these layers. gain: of the inputs. arrange: of the outputs."""
+        shapes = {self._paths[id(linear)]: tuple(linear.weight.shape) for linear in linears}
+        taken = [take_rows(linear) for linear in linears]
+        joined = taken[0] if len(taken) == 1 and gain is None else join(taken, gain)
+        rows = arrange(joined)
+        return self._adapters.product(rows, self._layout, Source(shapes, gain, arrange))
 
-def _taken(unit: UnitParts) -> tuple[list[Rows], Rows]:
-    return [take_rows(linear) for linear in unit.gated], take_rows(unit.down)
+
+def _scaled(factor: float) -> Callable[[Rows], Rows]:
+    return lambda rows: rows.scaled(factor)
 
 
 def _by_head(gain: Floats, shape: HeadShape) -> Floats:

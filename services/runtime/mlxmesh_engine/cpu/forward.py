@@ -4,7 +4,7 @@ Every product is computed once for all tokens, whatever the lengths of the seque
 attention goes sequence by sequence. Nothing is padded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,38 +12,63 @@ from numpy.typing import NDArray
 from mlxmesh_engine.cpu.attention import attend
 from mlxmesh_engine.cpu.blocks import Attention, Block, Decoder, Norm, QueryGrowth, Rotation
 from mlxmesh_engine.cpu.cache import CachedTokens, HostCache, RowKeysValues
+from mlxmesh_engine.cpu.kv_format import FULL, KvFormat, head_bytes
 from mlxmesh_engine.cpu.products import Floats
 from mlxmesh_engine.cpu.units import run_unit
 
 Complexes = NDArray[np.complex64]
 
 
+class Interrupted(Exception):
+    """A pass ended early and left its rows as they were."""
+
+
 class DecoderPass:
     """Computes hidden states and scores; appends keys and values to the rows of a cache."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    interrupt: Callable[[], bool] | None = None
+    """Checked before and after each layer: whether `hidden` must end; None for never."""
+
+    def __init__(self, decoder: Decoder, kv_format: KvFormat = FULL) -> None:
         self._decoder = decoder
-        attention = decoder.blocks[0].attention
-        self._kv_shape = (len(decoder.blocks), attention.kv_heads, attention.head_dims)
+        self._kv_format = kv_format
+        layers, attention = len(decoder.blocks), decoder.blocks[0].attention
+        self._kv_shape = (layers, attention.kv_heads, attention.head_dims)
+        self.token_bytes = (
+            2 * layers * attention.kv_heads * head_bytes(kv_format, attention.head_dims)
+        )
+        """The size of one token's keys and values."""
 
     def new_cache(self, prefixes: Sequence[CachedTokens | None]) -> HostCache:
         """A cache with a row for each prefix; None for an empty row."""
-        rows = [RowKeysValues(*self._kv_shape) for _ in prefixes]
+        rows = [RowKeysValues(*self._kv_shape, self._kv_format) for _ in prefixes]
         for row, prefix in zip(rows, prefixes, strict=True):
             if prefix is not None:
                 row.load(prefix)
-        return HostCache(rows, self._decoder.token_bytes)
+        return HostCache(rows, self.token_bytes)
 
     def hidden(self, sequences: Sequence[Sequence[int]], rows: Sequence[RowKeysValues]) -> Floats:
-        """The last hidden states (tokens, features) of the next tokens of each row, in order."""
+        """The last hidden states (tokens, features) of the next tokens of each row, in order.
+
+        Raises: Interrupted.
+        """
         decoder, step = self._decoder, Step(sequences, rows)
+        decoder.adapters.tokens.begin(step.counts)
         tokens = np.array([token for row in sequences for token in row], np.int64)
         hidden = decoder.embedding.weight_rows(tokens)
         if decoder.embedding_scale != 1.0:
             hidden = hidden * np.float32(decoder.embedding_scale)
         for layer, block in enumerate(decoder.blocks):
+            self._check(step)
             _run_block(block, hidden, step, layer)
+        self._check(step)  # the scores of many rows take as long as a layer
         return hidden
+
+    def _check(self, step: "Step") -> None:
+        """Raises: Interrupted."""
+        if self.interrupt is not None and self.interrupt():
+            step.undo()
+            raise Interrupted
 
     def scores(self, hidden: Floats) -> Floats:
         """The scores (tokens, vocab) for the token after each of these."""
@@ -75,6 +100,11 @@ class Step:
             row.reserve(count)
             row.tokens += count
 
+    def undo(self) -> None:
+        """Forgets the tokens of the pass."""
+        for row, start in zip(self.rows, self.starts, strict=True):
+            row.tokens = start
+
     def rotation(self, rotation: Rotation) -> Complexes:
         """Cos + i sin of each token and pair: (tokens, 1, pairs)."""
         if rotation not in self._rotations:
@@ -90,15 +120,10 @@ class Step:
 
     def append(self, keys: Floats, values: Floats, layer: int) -> None:
         """Stores the keys and values (tokens, kv heads, dims) of the pass in their rows."""
-        at = 0
+        kv_format, at = self.rows[0].kv_format, 0
+        encoded = [*kv_format.encode(keys), *kv_format.encode(values)]
         for row, start, count in zip(self.rows, self.starts, self.counts, strict=True):
-            if count == 1:
-                row.keys[layer, :, start] = keys[at]
-                row.values[layer, :, start] = values[at]
-            else:
-                span = slice(start, start + count)
-                row.keys[layer, :, span] = keys[at : at + count].swapaxes(0, 1)
-                row.values[layer, :, span] = values[at : at + count].swapaxes(0, 1)
+            row.write(layer, start, [part[at : at + count] for part in encoded])
             at += count
 
 

@@ -35,12 +35,16 @@ _log = logging.getLogger(__name__)
 class BatchTrial:
     """Tests one loaded model; one row alone determines `vocab_size` and `token_bytes`."""
 
-    def __init__(self, model: MlxModel, *, narrow: bool) -> None:
-        """Raises: FeatureNotSupported if the model cannot compute even one row."""
+    def __init__(self, model: MlxModel, *, narrow: bool, kv_bits: int | None = None) -> None:
+        """kv_bits: of quantized keys and values; None for full ones.
+
+        Raises: FeatureNotSupported if the model cannot compute even one row.
+        """
         self._model = model
+        self._kv_bits = kv_bits
         self._tolerance = _NARROW_TOLERANCE if narrow else _TOLERANCE
         self._tries = _NARROW_TRIES if narrow else 1
-        self._cache = BatchCache.empty(model, 1, Batching.ALONE)
+        self._cache = self._empty(1, Batching.ALONE)
         try:
             scores = self._scores_alone([0])
         except Exception as error:
@@ -50,6 +54,10 @@ class BatchTrial:
         self.vocab_size = int(scores.shape[-1])
         # For a cache that drops or merges tokens this is an upper bound.
         self.token_bytes = self._cache.token_bytes
+
+    def probe(self) -> mx.array:
+        """The scores (vocab,) after a few tokens of one row."""
+        return self._scores_alone(list(self._rows(1))[-1])
 
     def best(self) -> Batching:
         """The batching with the most rows per pass that does not change the scores."""
@@ -63,6 +71,9 @@ class BatchTrial:
 
     def _candidates(self) -> Iterator[Batching]:
         caches = list(_leaves(self._cache.layers))
+        if self._kv_bits is not None:
+            yield Batching.TOGETHER
+            return
         if not all(hasattr(cache, "merge") for cache in caches):
             return
         if all(type(cache) in (KVCache, RotatingKVCache) for cache in caches):
@@ -97,7 +108,7 @@ class BatchTrial:
         return sorted({2, 3} | {count for count in heads if 1 < count <= _MAX_ROWS})
 
     def _scores_alone(self, row: list[int]) -> mx.array:
-        self._cache = BatchCache.empty(self._model, 1, Batching.ALONE)
+        self._cache = self._empty(1, Batching.ALONE)
         scores = feed(self._model, [row], self._cache)[0, -1].astype(mx.float32)
         evaluate([scores, *self._cache.arrays()])
         return scores
@@ -115,9 +126,12 @@ class BatchTrial:
         *early, last = rows
         together = batching is Batching.TOGETHER and len(early) > 1
         for group in ([early] if together else [[row] for row in early]) + [[last]]:
-            cache = BatchCache.empty(self._model, len(group), batching)
+            cache = self._empty(len(group), batching)
             feed(self._model, [row[:-1] for row in group], cache)
             yield cache
+
+    def _empty(self, rows: int, batching: Batching) -> BatchCache:
+        return BatchCache.empty(self._model, rows, batching, self._kv_bits)
 
 
 def _cycled(rows: Sequence[list[int]], count: int) -> list[list[int]]:

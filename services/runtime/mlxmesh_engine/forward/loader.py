@@ -16,6 +16,7 @@ from mlxmesh_engine.cache.kv_cache import Batching
 from mlxmesh_engine.evaluation import evaluate
 from mlxmesh_engine.forward import model_config
 from mlxmesh_engine.forward.blas import Blas
+from mlxmesh_engine.forward.draft import DraftModel
 from mlxmesh_engine.forward.dtype_policy import DtypeChoice, choose_dtype
 from mlxmesh_engine.forward.forward_pass import Forward
 from mlxmesh_engine.forward.model_config import read_config
@@ -27,6 +28,7 @@ from mlxmesh_engine.forward.weights import (
     shipped_weights,
 )
 from mlxmesh_engine.scheduling.capacity import KvMemory, kv_memory
+from mlxmesh_engine.scheduling.images import ImageReader
 from mlxmesh_shared.errors import InvalidArgument
 
 _load_model = cast(
@@ -50,6 +52,21 @@ class LoadedModel:
     blas: Blas
     weights_bytes: int
     kv: KvMemory
+    dimensions: int = 0
+    """It makes no vectors."""
+    draft: DraftModel | None = None
+    """Proposes tokens for it."""
+    image_reader: ImageReader | None = None
+    """Of a model that sees; not for the MLX thread."""
+
+
+Read = Callable[[Path], tuple[nn.Module, dict[str, Any]]]
+"""Makes a directory's model, with weights that are not loaded yet, and its configuration."""
+
+
+def read_model(model_dir: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """By mlx-lm."""
+    return _load_model(model_dir, lazy=True)
 
 
 def load(
@@ -59,21 +76,35 @@ def load(
     dtype: str = "auto",
     context_tokens: int = 0,
     kv_cache_bytes: int | None = None,
+    kv_cache_type: str = "full",
     cpu_forward: bool = True,
     cpu_threads: int = 0,
     available_bytes: Callable[[], int],
+    read: Read = read_model,
+    prepare: Callable[[nn.Module, str], PreparedForward] | None = None,
 ) -> LoadedModel:
-    """cpu_forward: whether the forward pass for CPUs serves the models that it supports, with
-    cpu_threads threads (0: chosen by measurement).
+    """kv_cache_type: how keys and values are kept: full, 8bit or 4bit. cpu_forward: whether the
+    forward pass for CPUs serves the models that it supports, with cpu_threads threads (0: chosen by
+    measurement). prepare: makes another forward pass of the model and the dtype of its activations.
 
     Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; messages say what to do.
     """
     read_config(model_dir)
-    shipped, config = _read(model_dir)
+    shipped, config = _read(model_dir, read)
     device, weights = device_name(), shipped_weights(shipped)
     choice = choose_dtype(dtype, weights, device=device, blas=blas, available_bytes=available_bytes)
-    cpu = cpu_forward and device == "cpu"
-    prepared = _prepare(model_dir, shipped, choice, cpu=cpu, cpu_threads=cpu_threads)
+    model = _materialize(model_dir, shipped, choice, read)
+    if prepare is not None:
+        prepared = prepare(model, choice.dtype)
+    else:
+        prepared = prepare_forward(
+            model,
+            cpu=cpu_forward and device == "cpu",
+            cpu_threads=cpu_threads,
+            dtype=choice.dtype,
+            kv_cache_type=kv_cache_type,
+            reload=lambda: _materialize(model_dir, _read(model_dir, read)[0], choice, read),
+        )
     context_tokens = model_config.context_tokens(config, context_tokens)
     return LoadedModel(
         model=prepared.forward,
@@ -96,22 +127,10 @@ def load(
     )
 
 
-def _prepare(
-    model_dir: Path, shipped: nn.Module, choice: DtypeChoice, *, cpu: bool, cpu_threads: int
-) -> PreparedForward:
-    return prepare_forward(
-        _materialize(model_dir, shipped, choice),
-        cpu=cpu,
-        cpu_threads=cpu_threads,
-        dtype=choice.dtype,
-        reload=lambda: _materialize(model_dir, _read(model_dir)[0], choice),
-    )
-
-
-def _read(model_dir: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model, with weights that are not loaded yet, and its configuration."""
+def _read(model_dir: Path, read: Read) -> tuple[nn.Module, dict[str, Any]]:
+    """Raises: InvalidArgument, OSError."""
     try:
-        return _load_model(model_dir, lazy=True)
+        return read(model_dir)
     # A bad configuration may raise anything; one architecture exits if a package is missing.
     except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
@@ -124,18 +143,18 @@ def _read(model_dir: Path) -> tuple[nn.Module, dict[str, Any]]:
         ) from error
 
 
-def _materialize(model_dir: Path, shipped: nn.Module, choice: DtypeChoice) -> nn.Module:
+def _materialize(model_dir: Path, shipped: nn.Module, choice: DtypeChoice, read: Read) -> nn.Module:
     """The model with its weights in memory. Raises: InvalidArgument if some are not finite."""
     model = convert_weights(shipped, choice)
     evaluate(every_array(model))
     if name := first_not_finite(model):
-        raise InvalidArgument(_not_finite(model_dir, name, choice), field="model_dir")
+        raise InvalidArgument(_not_finite(model_dir, name, choice, read), field="model_dir")
     return model
 
 
-def _not_finite(model_dir: Path, name: str, choice: DtypeChoice) -> str:
+def _not_finite(model_dir: Path, name: str, choice: DtypeChoice, read: Read) -> str:
     """Says which tensor of the files caused the values of the loaded model."""
-    shipped, _ = _read(model_dir)
+    shipped, _ = _read(model_dir, read)
     if in_file := first_not_finite(shipped):
         return (
             f"the tensor {in_file} of {model_dir.name} holds NaN or infinite values; "

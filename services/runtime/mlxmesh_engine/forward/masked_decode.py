@@ -62,6 +62,19 @@ def decode_masked(
     return MaskedScores(scores, allowed, errors)
 
 
+def unseen(row: ActiveSequence, last: int) -> tuple[int, ...]:
+    """The tokens of a constrained row that its state has not seen. last: its last token.
+
+    After a verified step these are several.
+    """
+    state = row.request.constraint_state
+    assert state is not None
+    missing = row.launched - state.consumed
+    if missing <= 1:
+        return (last,) * missing
+    return tuple(row.output[len(row.output) - missing :])
+
+
 def _start(
     constrained: Sequence[tuple[int, ActiveSequence, ConstraintState]],
     inputs: mx.array,
@@ -70,6 +83,5 @@ def _start(
     tokens = token_ids(inputs)
     return threads.start(
         [state for _, _, state in constrained],
-        # A state has seen the tokens with which its sequence was submitted, or restarted.
-        [tokens[at] if state.consumed < row.launched else None for at, row, state in constrained],
+        [unseen(row, tokens[at]) for at, row, _ in constrained],
     )

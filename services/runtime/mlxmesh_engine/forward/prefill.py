@@ -8,12 +8,13 @@ from itertools import pairwise
 import mlx.core as mx
 
 from mlxmesh_engine.cache.kv_cache import Batching, RowsCache, StoredRow
-from mlxmesh_engine.cache.prefix_store import PrefixStore
 from mlxmesh_engine.evaluation import evaluate
 from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.prefixes.store import PrefixStore
 from mlxmesh_engine.sampling.logprobs import LaunchedLogprobs, compute_logprobs
 from mlxmesh_engine.scheduling.request import Logprobs, SequenceKey
 from mlxmesh_engine.scheduling.scheduler import PrefillSlice
+from mlxmesh_engine.scheduling.sequence import ActiveSequence
 
 # Prompts share a pass only if padding wastes less than half of the work.
 _MAX_LENGTH_RATIO = 2
@@ -52,9 +53,12 @@ class Prefill:
         """Gets the cached prefixes of first slices before prefill of others can evict them."""
         for slice_ in slices:
             if slice_.first and slice_.start:
-                prefix = self._prefixes.get(slice_.active.tokens[: slice_.start])
+                active = slice_.active
+                namespace = active.request.prefix_namespace
+                tokens = active.prefix_ids_of(active.tokens[: slice_.start])
+                prefix = self._prefixes.get(tokens, namespace)
                 assert prefix is not None
-                self._loaded_prefixes[slice_.active.key] = prefix
+                self._loaded_prefixes[active.key] = prefix
 
     def groups(self, slices: Sequence[PrefillSlice]) -> Iterator[list[PrefillSlice]]:
         """The slices in groups of one pass each."""
@@ -67,6 +71,7 @@ class Prefill:
         """
         first = slices[0]
         cache = self._partial.get(first.active.key) or self._new_cache(slices)
+        self._model.adapters.select([slice_.active.slot for slice_ in slices])
         logprobs = self._append(slices, cache)
         if first.start + first.count < first.active.prefill_tokens:
             self._partial[first.active.key] = cache
@@ -100,7 +105,8 @@ class Prefill:
 
     def _new_cache(self, slices: Sequence[PrefillSlice]) -> RowsCache:
         prefixes = [self._loaded_prefixes.pop(slice_.active.key, None) for slice_ in slices]
-        return self._model.new_cache(prefixes)
+        images = [slice_.active.request.images for slice_ in slices]
+        return self._model.new_cache(prefixes, images)
 
 
 def _launch(slice_: PrefillSlice, scores: mx.array) -> LaunchedLogprobs:
@@ -140,7 +146,7 @@ def group_slices(
 
 
 def _fit_together(one: PrefillSlice, other: PrefillSlice, batching: Batching) -> bool:
-    if one.active.isolated or other.active.isolated or batching is Batching.ALONE:
+    if batching is Batching.ALONE or not (_joins(one.active) and _joins(other.active)):
         return False
     if not (one.whole_prompt and other.whole_prompt) or bool(one.scored) != bool(other.scored):
         return False
@@ -151,6 +157,10 @@ def _fit_together(one: PrefillSlice, other: PrefillSlice, batching: Batching) ->
     return _similar(one.count, other.count) and _similar(
         one.start + one.count, other.start + other.count
     )
+
+
+def _joins(active: ActiveSequence) -> bool:
+    return not active.isolated and active.request.images is None
 
 
 def _similar(one: int, other: int) -> bool:

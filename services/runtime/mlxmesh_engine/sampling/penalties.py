@@ -1,6 +1,7 @@
 """Penalties for tokens in the prompt and the output so far, for the rows that use them."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -39,6 +40,16 @@ class RepetitionPenalty:
 
     def record(self, tokens: mx.array) -> None:
         self._factors.set(tokens, self._penalties)
+
+    def record_pairs(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Records pairs of a row and a token; a row may stand in several."""
+        own, ids = self._factors.pairs(rows, tokens)
+        if own and (factors := self._factors.values) is not None:
+            factors[mx.array(own), mx.array(ids)] = self._penalties[mx.array(own)]
+
+    def copy_rows(self, other: "RepetitionPenalty", rows: Sequence[int]) -> None:
+        """Becomes a copy of some rows of another one; call `refresh` after it."""
+        self._factors.copy_rows(other._factors, rows)
 
     def arrays(self) -> list[mx.array]:
         return self._factors.arrays()
@@ -81,6 +92,17 @@ class CountPenalty:
 
     def record(self, tokens: mx.array) -> None:
         self._counts.add(tokens, 1.0)
+
+    def record_pairs(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Records pairs of a row and a token; a row may stand in several."""
+        own, ids = self._counts.pairs(rows, tokens)
+        if own and (counts := self._counts.values) is not None:
+            at_pairs = cast("Any", counts.at[mx.array(own), mx.array(ids)])
+            self._counts.values = at_pairs.add(1.0)
+
+    def copy_rows(self, other: "CountPenalty", rows: Sequence[int]) -> None:
+        """Becomes a copy of some rows of another one; call `refresh` after it."""
+        self._counts.copy_rows(other._counts, rows)
 
     def arrays(self) -> list[mx.array]:
         return self._counts.arrays()

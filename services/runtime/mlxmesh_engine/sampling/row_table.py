@@ -70,6 +70,25 @@ class RowTable:
         if self.values is not None:
             self.values[self._rows_and(tokens)] = numbers
 
+    def copy_rows(self, other: "RowTable", rows: Sequence[int]) -> None:
+        """Becomes a copy of some rows of another table, some of them repeated."""
+        index = {owner: at for at, owner in enumerate(other._owners)}
+        self._owners = [at for at, row in enumerate(rows) if row in index]
+        self._batch = len(rows)
+        self.rows = RowSet(self._owners, self._batch)
+        self.values = None
+        if other.values is not None and self._owners:
+            self.values = other.values[mx.array([index[row] for row in rows if row in index])]
+
+    def pairs(self, rows: Sequence[int], tokens: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The entries (index of the vector, token) of pairs of a sequence and a token.
+
+        Those of sequences without a vector are left out.
+        """
+        index = {owner: at for at, owner in enumerate(self._owners)}
+        own = [(index[row], token) for row, token in zip(rows, tokens, strict=True) if row in index]
+        return [at for at, _ in own], [token for _, token in own]
+
     def arrays(self) -> list[mx.array]:
         return [] if self.values is None else [self.values]
 

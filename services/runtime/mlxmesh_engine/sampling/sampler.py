@@ -28,7 +28,9 @@ class BatchSampler:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._rows: list[Sampling] = []
-        self._penalties = (RepetitionPenalty(vocab_size), CountPenalty(vocab_size))
+        self._repetition = RepetitionPenalty(vocab_size)
+        self._counts = CountPenalty(vocab_size)
+        self._penalties = (self._repetition, self._counts)
         self._refresh()
 
     def join(self, actives: Sequence[ActiveSequence]) -> None:
@@ -56,6 +58,26 @@ class BatchSampler:
         for penalty in self._penalties:
             penalty.record(tokens)
         return tokens
+
+    def at_places(self, rows: Sequence[int], before: Sequence[Sequence[int]]) -> "BatchSampler":
+        """A sampler of which each row is a place after one of these rows.
+
+        before: the tokens between the row's last token and each place, which are recorded.
+        """
+        places = BatchSampler(self._vocab_size)
+        places._rows = [self._rows[row] for row in rows]
+        places._repetition.copy_rows(self._repetition, rows)
+        places._counts.copy_rows(self._counts, rows)
+        places._refresh()
+        places.record(before)
+        return places
+
+    def record(self, tokens: Sequence[Sequence[int]]) -> None:
+        """Records tokens of each row that were not sampled here."""
+        rows = [row for row, own in enumerate(tokens) for _ in own]
+        ids = [token for own in tokens for token in own]
+        for penalty in self._penalties:
+            penalty.record_pairs(rows, ids)
 
     def arrays(self) -> list[mx.array]:
         """The state that the last `sample` changed; evaluate it with the tokens."""

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxmesh_engine.scheduling.images import ImageFile, PromptImages
 from mlxmesh_shared.errors import MeshError
 
 SequenceKey = tuple[int, int]
@@ -100,6 +101,10 @@ class ConstraintState(Protocol):
 
     def consume(self, token: int) -> None: ...
 
+    def fork(self) -> "ConstraintState":
+        """A state at the same place, to look ahead with; neither changes the other."""
+        ...
+
     def complete(self, mask: NDArray[np.int32]) -> None:
         """Completes the mask (words of 32 tokens) of the next token.
 
@@ -135,6 +140,15 @@ class Logprobs:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterSource:
+    """A LoRA adapter in files on this host."""
+
+    digest: str
+    """The SHA-256 digest of its files in hexadecimal."""
+    directory: str
+
+
 class FinishReason(Enum):
     STOP = "stop"
     LENGTH = "length"
@@ -167,8 +181,33 @@ class SequenceRequest:
     constraint_state: ConstraintState | None = field(default=None, compare=False, repr=False)
     """Of the compiled constraint, after `generated`; the sequence owns it."""
     logprobs: LogprobOptions | None = None
+    background: bool = False
+    """Whether it runs only with what the other sequences leave."""
     shares_prefill_of: SequenceKey | None = None
     """A sequence with the same prompt, which is prefilled once for both."""
+    adapter: AdapterSource | None = None
+    """The adapter to apply; its digest is in `prefix_namespace` as well."""
+    prefix_namespace: bytes = b""
+    """What changes its keys and values beside its tokens, as a digest of the adapter that it uses.
+
+    Sequences of different namespaces share no prefixes and no prefill.
+    """
+
+    image_files: tuple[ImageFile, ...] = ()
+    """Images that are not in the prompt yet: a token stands for each."""
+    images: PromptImages | None = None
+    """Those of the prompt, which has their tokens."""
+
+    def with_images(self, images: PromptImages, namespace: bytes, max_tokens: int) -> Self:
+        """The request for the prompt that has these images' tokens."""
+        return replace(
+            self,
+            prompt=images.token_ids,
+            max_tokens=max_tokens,
+            image_files=(),
+            images=images,
+            prefix_namespace=self.prefix_namespace + namespace,
+        )
 
     @property
     def max_total_tokens(self) -> int:
@@ -194,6 +233,9 @@ class Timings:
     """Prompt tokens that the prefix cache held."""
     output_tokens: int = 0
     """Tokens that this engine generated."""
+    proposed_tokens: int = 0
+    """Tokens that speculation proposed; `accepted_tokens` of them are among the output."""
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +244,8 @@ class Update:
 
     sequence_id: int
     accepted: bool = False
+    prompt_tokens: int | None = None
+    """Those of the prompt, if images were replaced by their tokens."""
     cached_tokens: int | None = None
     """Prompt tokens that need no prefill; emitted again if it changes before prefill starts."""
     prefilled_tokens: int | None = None
@@ -225,6 +269,7 @@ class Update:
         return replace(
             later,
             accepted=self.accepted or later.accepted,
+            prompt_tokens=self.prompt_tokens or later.prompt_tokens,
             cached_tokens=(
                 self.cached_tokens if later.cached_tokens is None else later.cached_tokens
             ),
@@ -246,8 +291,22 @@ StepOutputs = dict[int, list[Update]]
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixDiskLoad:
+    """The prefixes of the engine's model on disk; counts since the engine's start."""
+
+    nbytes: int = 0
+    hits: int = 0
+    """Files that were read and used."""
+    writes: int = 0
+    corrupt: int = 0
+    """Files that were damaged, and deleted."""
+    errors: int = 0
+    """Failed reads and writes, and prefixes that were not written because writing was slower."""
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
-    """How busy the engine is."""
+    """How busy the engine is; the counts and reserved bytes are without background sequences."""
 
     running: int
     waiting: int
@@ -256,17 +315,26 @@ class Load:
     kv_bytes: int = 0
     tokens_per_second: float = 0.0
     prefix_bytes: int = 0
+    prefix_disk: PrefixDiskLoad = PrefixDiskLoad()
     prompt_tokens: int = 0
     """Of all prompts whose prefill began since the start; `cached_prompt_tokens` needed none."""
     cached_prompt_tokens: int = 0
+    proposed_tokens: int = 0
+    """That speculation proposed since the start; `accepted_tokens` of them became output."""
+    accepted_tokens: int = 0
     kv_capacity_bytes: int = 0
     """The limit for all running sequences; 0 if unknown."""
     kv_reserved_bytes: int = 0
     """What the running and waiting sequences may need at most."""
+    background_running: int = 0
+    """Background sequences with keys and values, also while they pause."""
+    background_waiting: int = 0
     oldest_waiting_s: float | None = None
     """When the longest waiting sequence was submitted; None with an empty queue."""
+    adapters: tuple[str, ...] = ()
+    """The digests of the adapters in slots."""
     idle_since_s: float | None = None
-    """When the last sequence ended, or the start; None while there is a sequence."""
+    """When the last sequence ended, or the start; None while there is one of any kind."""
 
     def longest_wait_s(self, now_s: float) -> float:
         """How long the oldest waiting sequence has waited; 0 with an empty queue."""

@@ -1,9 +1,13 @@
 """One sequence in the engine: its tokens, its progress and its timings. Pure."""
 
-from mlxmesh_engine.scheduling.request import SequenceKey, SequenceRequest, Timings
+from collections.abc import Sequence
+
+from mlxmesh_engine.scheduling.request import SequenceKey, SequenceRequest, Timings, Update
 
 # Prefilling a shorter prompt in one step takes little time, and its stream starts to count.
 _LONG_PROMPT_TOKENS = 256
+# A message costs every process on its way more than a token, and nobody waits for these.
+_HOLD_S = 0.2
 
 
 class ActiveSequence:
@@ -18,6 +22,8 @@ class ActiveSequence:
         """How many of `tokens`, from the first on, the prefix cache holds."""
         self.prefix_version: int | None = None
         """The version of the prefix cache at the last look-up."""
+        self.pause_at: int | None = None
+        """After how many of `tokens` prefill pauses, so that the prefix cache gets a state."""
         self.prefilled = 0
         self.scored_tokens = 0
         """How many prompt tokens have passed the log-probability of their successor on."""
@@ -25,9 +31,20 @@ class ActiveSequence:
         """The sequence whose prefill may serve this one as well."""
         self.launched = len(request.generated)
         """Tokens whose computation was launched, which is the position of the next draw."""
+        self.proposed_tokens = 0
+        """Tokens that speculation proposed for it."""
+        self.accepted_tokens = 0
+        """How many of these are among its output."""
         self.ended = False
         self.isolated = request.isolated
         """Whether it must not share a batch with other sequences."""
+        self.slot = 0
+        """The slot of its adapter while it runs; 0 for none."""
+        self.requeued = False
+        """Whether it had to give up its keys and values, and is prefilled again."""
+        self._cached_at_first = 0
+        self._held: Update | None = None
+        self._held_since_s = 0.0
         self._admitted_s: float | None = None
         self._first_token_s: float | None = None
         self._last_token_s = request.submitted_s
@@ -61,6 +78,8 @@ class ActiveSequence:
 
     @property
     def cached_prompt_tokens(self) -> int:
+        if self.requeued:
+            return self._cached_at_first
         return min(self.cached_tokens, len(self.request.prompt))
 
     @property
@@ -87,6 +106,11 @@ class ActiveSequence:
         count = len(self.request.prompt) + self.launched - 1
         return (*self.request.prompt, *self.request.generated, *self.output)[:count]
 
+    def prefix_ids_of(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """What tokens that begin this sequence, or all of them, are in the prefix cache."""
+        images = self.request.images
+        return tokens if images is None else images.prefix_ids_of(tokens)
+
     def skip_cached(self, cached_tokens: int) -> None:
         """Starts prefill after the tokens that the prefix cache holds."""
         self.cached_tokens = self.prefilled = cached_tokens
@@ -94,17 +118,42 @@ class ActiveSequence:
     def isolate(self) -> None:
         """Restarts it alone, after all tokens it generated; no step may be running for it."""
         self.isolated = True
+        self._restart()
+
+    def requeue(self) -> None:
+        """Restarts it after all tokens it generated; no step may be running for it."""
+        if not self.requeued:
+            self._cached_at_first = self.cached_prompt_tokens
+        self.requeued = True
+        self.leader = None
+        self._restart()
+
+    def _restart(self) -> None:
         self.tokens = self.request.prompt + self.request.generated + tuple(self.output)
         self.prefix_version = None
         self.skip_cached(0)
 
-    def admit(self, now_s: float) -> None:
-        self._admitted_s = now_s
+    def hold(self, update: Update, now_s: float) -> Update | None:
+        """Adds an update of a background sequence; returns what is due."""
+        if self._held is None:
+            self._held, self._held_since_s = update, now_s
+        else:
+            self._held = self._held.followed_by(update)
+        return self.release() if now_s - self._held_since_s >= _HOLD_S else None
 
-    def append_token(self, token: int, now_s: float) -> None:
+    def release(self) -> Update | None:
+        """What was held back; None if nothing was."""
+        held, self._held = self._held, None
+        return held
+
+    def admit(self, now_s: float) -> None:
+        if self._admitted_s is None:
+            self._admitted_s = now_s
+
+    def append_tokens(self, tokens: Sequence[int], now_s: float) -> None:
         if self._first_token_s is None:
             self._first_token_s = now_s
-        self.output.append(token)
+        self.output += tokens
         self._last_token_s = now_s
 
     def timings(self, ended_s: float) -> Timings:
@@ -120,4 +169,6 @@ class ActiveSequence:
             decode_ms=(last_token_s - first_token_s) * 1e3,
             cached_tokens=self.cached_prompt_tokens,
             output_tokens=len(self.output),
+            proposed_tokens=self.proposed_tokens,
+            accepted_tokens=self.accepted_tokens,
         )

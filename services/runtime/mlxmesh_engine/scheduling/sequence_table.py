@@ -37,24 +37,28 @@ class SequenceTable:
         self._actives[request.key] = active
         return active
 
-    def append_token(
+    def append_tokens(
         self,
         active: ActiveSequence,
-        token: int,
+        tokens: tuple[int, ...],
         now_s: float,
         *,
         deferrable: bool = False,
         logprobs: Logprobs | None = None,
     ) -> None:
-        """Emits a token; ends the sequence if it is an end token or the last one allowed."""
-        active.append_token(token, now_s)
-        update = Update(active.key[1], token_ids=(token,), logprobs=logprobs)
-        if token in active.request.end_token_ids:
+        """Emits tokens; ends the sequence if the last is an end token or the last one allowed."""
+        active.append_tokens(tokens, now_s)
+        update = Update(active.key[1], token_ids=tokens, logprobs=logprobs)
+        if tokens[-1] in active.request.end_token_ids:
             reason = FinishReason.STOP
         elif active.generated_tokens >= active.request.max_tokens:
             reason = FinishReason.LENGTH
         else:
-            self.emit(active, replace(update, deferrable=deferrable))
+            due: Update | None = update
+            if active.request.background:
+                due, deferrable = active.hold(update, now_s), True
+            if due is not None:
+                self.emit(active, replace(due, deferrable=deferrable))
             return
         self._end(active, replace(update, finish_reason=reason, timings=active.timings(now_s)))
 
@@ -91,6 +95,8 @@ class SequenceTable:
         return outputs
 
     def _end(self, active: ActiveSequence, last: Update) -> None:
+        if (held := active.release()) is not None:
+            last = held.followed_by(last)
         self.emit(active, last)
         self._remove(active)
 

@@ -14,7 +14,10 @@ def leader_for(active: ActiveSequence, named: ActiveSequence | None) -> ActiveSe
         return None
     # Always the first one of a chain, so that nobody waits for a sequence that waits.
     leader = named.leader or named
-    return leader if leader.tokens == active.tokens else None
+    same = leader.request.prefix_namespace == active.request.prefix_namespace
+    if not same or leader.prefix_ids_of(leader.tokens) != active.prefix_ids_of(active.tokens):
+        return None
+    return leader
 
 
 def follows(active: ActiveSequence, prefilling: Collection[ActiveSequence]) -> bool:

@@ -27,6 +27,37 @@ class StepTime:
     """Whether it holds a decode step."""
 
 
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """What one step launched."""
+
+    decoding: bool
+    """Whether foreground sequences decode."""
+    prefilling: bool
+    """Whether foreground prompts are prefilled."""
+    background: bool
+
+
+class StepDurations:
+    """Times the steps in which foreground sequences only decode. overlapping: as for StepTimes."""
+
+    def __init__(self, *, overlapping: bool) -> None:
+        self._steps: deque[StepWork] = deque(maxlen=2 if overlapping else 1)
+        self._began_s = 0.0
+
+    def began(self, now_s: float) -> tuple[float, bool] | None:
+        """The duration of the last step, and whether it had background work; None for others."""
+        began_s, self._began_s = self._began_s, now_s
+        steps = self._steps
+        full = len(steps) == steps.maxlen
+        if not full or not all(step.decoding and not step.prefilling for step in steps):
+            return None
+        return now_s - began_s, any(step.background for step in steps)
+
+    def launched(self, work: StepWork) -> None:
+        self._steps.append(work)
+
+
 class StepTimes:
     """Call for each step first `ended` or `reset`, then `prefill_started`.
 

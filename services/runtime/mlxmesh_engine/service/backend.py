@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mlxmesh_engine.scheduling.capacity import KvMemory
+from mlxmesh_engine.scheduling.images import ImageReader
 from mlxmesh_engine.scheduling.request import Load, StepOutputs
-from mlxmesh_engine.service.dispatcher import Worker
+from mlxmesh_engine.service.dispatcher import Encodes, Worker
 
 Deliver = Callable[[StepOutputs, Load], None]
 """Receives one step's outputs; called on the event loop."""
@@ -33,6 +34,15 @@ class ModelFacts(Protocol):
     def weights_bytes(self) -> int: ...
     @property
     def kv(self) -> KvMemory: ...
+    @property
+    def dimensions(self) -> int:
+        """The length of its vectors; 0 if it makes none."""
+        ...
+
+    @property
+    def image_reader(self) -> ImageReader | None:
+        """None if the model reads no images."""
+        ...
 
 
 class Backend(Worker, Protocol):
@@ -58,3 +68,7 @@ class Backend(Worker, Protocol):
 
     @property
     def load(self) -> Load: ...
+
+
+class Encoder(Backend, Encodes, Protocol):
+    """A backend that encodes texts; sequences are refused before they reach it."""

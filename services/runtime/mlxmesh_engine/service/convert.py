@@ -7,7 +7,9 @@ from typing import Any
 
 from mlxmesh.common.v1 import sampling_pb2
 from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh_engine.scheduling.images import ImageFile
 from mlxmesh_engine.scheduling.request import (
+    AdapterSource,
     Constraint,
     FinishReason,
     FreePrefix,
@@ -21,7 +23,8 @@ from mlxmesh_engine.scheduling.request import (
     Timings,
     Update,
 )
-from mlxmesh_shared.errors import ContextTooLong, InvalidArgument
+from mlxmesh_engine.service.backend import ModelFacts
+from mlxmesh_shared.errors import ContextTooLong, FeatureNotSupported, InvalidArgument
 from mlxmesh_shared.rpc.error_status import to_failure
 
 _MAX_UINT32 = 2**32 - 1
@@ -41,17 +44,33 @@ class ModelLimits:
     eos_token_ids: frozenset[int]
     kv_tokens: int | None = None
     """The tokens that fit into the KV cache; None if unknown."""
+    max_adapters: int = 0
+    """The slots for adapters; 0 refuses them."""
+    images: bool = False
+    """Whether prompts may have images."""
+
+
+def limits_of(loaded: ModelFacts, max_adapters: int) -> ModelLimits:
+    return ModelLimits(
+        loaded.vocab_size,
+        loaded.context_tokens,
+        loaded.eos_token_ids,
+        loaded.kv.capacity_tokens,
+        max_adapters,
+        loaded.image_reader is not None,
+    )
 
 
 def to_request(
     submit: engine_pb2.Submit, *, stream_id: int, limits: ModelLimits, now_s: float
 ) -> SequenceRequest:
-    """Raises: InvalidArgument, ContextTooLong."""
+    """Raises: InvalidArgument, ContextTooLong, FeatureNotSupported."""
     vocab_size = limits.vocab_size
+    adapter = _adapter(submit, limits)
     prompt = _token_ids("prompt_token_ids", submit.prompt_token_ids, vocab_size)
     generated = _token_ids("generated_token_ids", submit.generated_token_ids, vocab_size)
     stops = _token_ids("stop_token_ids", submit.stop_token_ids, vocab_size)
-    _check_lengths(len(prompt), len(generated), submit.max_tokens, limits)
+    check_lengths(len(prompt), len(generated), submit.max_tokens, limits)
     return SequenceRequest(
         key=(stream_id, submit.sequence_id),
         prompt=prompt,
@@ -65,12 +84,30 @@ def to_request(
         caller=submit.caller,
         traceparent=submit.traceparent,
         isolated=submit.isolated,
+        background=submit.background,
         constraint=_constraint(submit, vocab_size),
         logprobs=_logprobs(submit),
+        adapter=adapter,
+        prefix_namespace=b"" if adapter is None else bytes.fromhex(adapter.digest),
+        image_files=_images(submit, limits),
         shares_prefill_of=(
             (stream_id, submit.shares_prefill_of) if submit.HasField("shares_prefill_of") else None
         ),
     )
+
+
+def _adapter(submit: engine_pb2.Submit, limits: ModelLimits) -> AdapterSource | None:
+    if not submit.HasField("adapter"):
+        return None
+    if limits.images:
+        raise FeatureNotSupported("a model that reads images takes no adapters", field="adapter")
+    if not limits.max_adapters:
+        raise FeatureNotSupported(
+            "this engine has no slots for adapters; raise max_adapters", field="adapter"
+        )
+    if not submit.adapter.directory.startswith("/"):
+        raise InvalidArgument("adapter.directory must be absolute", field="adapter.directory")
+    return AdapterSource(submit.adapter.digest, submit.adapter.directory)
 
 
 def _constraint(submit: engine_pb2.Submit, vocab_size: int) -> Constraint | None:
@@ -103,6 +140,20 @@ def _logprobs(submit: engine_pb2.Submit) -> LogprobOptions | None:
     return LogprobOptions(submit.logprobs.top, submit.logprobs.prompt)
 
 
+def _images(submit: engine_pb2.Submit, limits: ModelLimits) -> tuple[ImageFile, ...]:
+    if not submit.images:
+        return ()
+    if not limits.images:
+        raise FeatureNotSupported(
+            "this engine's model reads no images; use a model of the kind vision", field="images"
+        )
+    if submit.logprobs.prompt:
+        raise FeatureNotSupported(
+            "log-probabilities of a prompt with images are not supported", field="logprobs.prompt"
+        )
+    return tuple(ImageFile(image.data, image.position) for image in submit.images)
+
+
 def _token_ids(field: str, ids: Iterable[int], vocab_size: int) -> tuple[int, ...]:
     checked = tuple(ids)
     if checked and max(checked) >= vocab_size:
@@ -114,7 +165,8 @@ def _token_ids(field: str, ids: Iterable[int], vocab_size: int) -> tuple[int, ..
     return checked
 
 
-def _check_lengths(prompt: int, generated: int, max_tokens: int, limits: ModelLimits) -> None:
+def check_lengths(prompt: int, generated: int, max_tokens: int, limits: ModelLimits) -> None:
+    """Raises: InvalidArgument, ContextTooLong."""
     if not prompt:
         raise InvalidArgument("prompt_token_ids must not be empty", field="prompt_token_ids")
     if max_tokens < generated:
@@ -170,6 +222,8 @@ def _output(update: Update) -> engine_pb2.SequenceOutput:
         output.prompt_logprobs.CopyFrom(_logprobs_message(update.prompt_logprobs))
     if update.accepted:
         output.accepted.cached_tokens = update.cached_tokens or 0
+        if update.prompt_tokens is not None:
+            output.accepted.prompt_tokens = update.prompt_tokens
     elif update.cached_tokens is not None:
         output.cached_tokens = update.cached_tokens
     if update.finish_reason is not None:
@@ -202,10 +256,16 @@ def to_load(load: Load, *, now_s: float) -> engine_pb2.EngineLoad:
         kv_bytes=load.kv_bytes,
         tokens_per_second=load.tokens_per_second,
         prefix_bytes=load.prefix_bytes,
+        prefix_disk_bytes=load.prefix_disk.nbytes,
         prompt_tokens=load.prompt_tokens,
         cached_prompt_tokens=load.cached_prompt_tokens,
         kv_capacity_bytes=load.kv_capacity_bytes,
         kv_reserved_bytes=load.kv_reserved_bytes,
         longest_wait_ms=min(round(load.longest_wait_s(now_s) * 1e3), _MAX_UINT32),
         idle_ms=round(load.idle_s(now_s) * 1e3),
+        background_running=load.background_running,
+        background_waiting=load.background_waiting,
+        proposed_tokens=load.proposed_tokens,
+        accepted_tokens=load.accepted_tokens,
+        adapters=load.adapters,
     )

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
-from mlxmesh_engine.scheduling.capacity import Admission
+from mlxmesh_engine.encoder.inputs import EncodeCall
+from mlxmesh_engine.scheduling.capacity import Admission, Admitted
 from mlxmesh_engine.scheduling.request import (
     ConstraintState,
     FinishReason,
@@ -42,11 +43,30 @@ class Worker(Protocol):
     def drop_stream(self, stream_id: int) -> None: ...
 
 
+class Encodes(Protocol):
+    """Encodes calls."""
+
+    async def encode(self, call: EncodeCall) -> None:
+        """Returns when every input of the call has its result.
+
+        Raises: QueueFull, DeadlineExceeded, Internal.
+        """
+        ...
+
+
 class Compiler(Protocol):
     """Compiles constraints off the event loop."""
 
     async def walker(self, request: SequenceRequest) -> ConstraintState:
         """The state of a request's constraint after its `generated`. Raises: MeshError."""
+        ...
+
+
+class Images(Protocol):
+    """Reads the images of prompts off the event loop."""
+
+    async def prepare(self, request: SequenceRequest) -> SequenceRequest:
+        """The request with its images in its prompt. Raises: MeshError."""
         ...
 
 
@@ -60,8 +80,8 @@ class Stream:
         self.stream_id = stream_id
         self.outbox = Outbox()
         self.active: dict[int, SequenceRequest] = {}
-        self.compiling: dict[int, asyncio.Task[None]] = {}
-        """Those of the active sequences whose constraint is not compiled yet."""
+        self.preparing: dict[int, asyncio.Task[None]] = {}
+        """Those of the active sequences that have not reached the backend yet."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -94,6 +114,8 @@ class Dispatcher:
         self._busy = asyncio.Event()
         self.compiler: Compiler | None = None
         """None if the backend cannot constrain its output."""
+        self.images: Images | None = None
+        """None if the model does not see."""
 
     def open_stream(self) -> Stream:
         stream = Stream(next(self._stream_ids))
@@ -105,15 +127,16 @@ class Dispatcher:
     def close_stream(self, stream: Stream) -> None:
         """Drops the stream's sequences within one step."""
         del self._streams[stream.stream_id]
-        for task in stream.compiling.values():
+        for task in stream.preparing.values():
             task.cancel()
-        if len(stream.active) > len(stream.compiling):
+        if len(stream.active) > len(stream.preparing):
             self._worker.drop_stream(stream.stream_id)
         for sequence_id in list(stream.active):
             self._release(stream, sequence_id)
 
     def submit(self, stream: Stream, request: SequenceRequest) -> None:
-        """Admits a request; one with a constraint reaches the backend once that is compiled.
+        """Admits a request; it reaches the backend once its constraint is compiled and its images
+        are read.
 
         Raises: InvalidArgument, QueueFull, EngineDraining; the request is then not admitted.
         """
@@ -128,17 +151,15 @@ class Dispatcher:
                 "this engine's backend cannot constrain its output; use one that loads weights",
                 field="constraint",
             )
-        self._admission.acquire(request, time.monotonic())
-        self._empty.clear()
-        self._busy.set()
+        self._admit(request)
         stream.add(request)
-        if self.compiler is None or request.constraint is None:
+        if request.constraint is None and not request.image_files:
             self._worker.submit(request)
             return
         shared = request.shares_prefill_of
-        first = stream.compiling.get(shared[1]) if shared is not None else None
-        task = asyncio.create_task(self._compile(stream, request, self.compiler, after=first))
-        stream.compiling[sequence_id] = task
+        first = stream.preparing.get(shared[1]) if shared is not None else None
+        task = asyncio.create_task(self._prepare(stream, request, after=first))
+        stream.preparing[sequence_id] = task
 
     def reject(self, stream: Stream, sequence_id: int, error: MeshError) -> None:
         """Answers a command that was refused."""
@@ -149,7 +170,7 @@ class Dispatcher:
         stream.outbox.put_unmerged(last)
 
     def cancel(self, stream: Stream, sequence_id: int) -> None:
-        if (task := stream.compiling.pop(sequence_id, None)) is not None:
+        if (task := stream.preparing.pop(sequence_id, None)) is not None:
             task.cancel()
             self._end_early(stream, Update(sequence_id, finish_reason=FinishReason.CANCELLED))
         elif sequence_id in stream.active:
@@ -171,6 +192,17 @@ class Dispatcher:
         for stream in self._streams.values():
             stream.outbox.put([], load)
 
+    async def encode(self, call: EncodeCall, encoder: Encodes) -> None:
+        """Has a call encoded; it counts as admitted until then.
+
+        Raises: QueueFull, EngineDraining, DeadlineExceeded, Internal.
+        """
+        self._admit(call)
+        try:
+            await encoder.encode(call)
+        finally:
+            self._leave(call)
+
     async def wait_busy(self) -> None:
         """Returns once a sequence is admitted."""
         await self._busy.wait()
@@ -186,32 +218,48 @@ class Dispatcher:
         for stream in self._streams.values():
             stream.outbox.close()
 
-    async def _compile(
-        self,
-        stream: Stream,
-        request: SequenceRequest,
-        compiler: Compiler,
-        *,
-        after: asyncio.Task[None] | None,
+    async def _prepare(
+        self, stream: Stream, request: SequenceRequest, *, after: asyncio.Task[None] | None
     ) -> None:
-        """Submits a request once its constraint is compiled, and after the one whose prefill it
-        shares; whoever cancels this has ended the sequence.
+        """Submits a request once it is prepared, and after the one whose prefill it shares; whoever
+        cancels this has ended the sequence.
         """
         sequence_id = request.key[1]
         last = None
         try:
-            state = await _within_deadline(compiler.walker(request), request)
+            prepared = await _within_deadline(self._prepared(request), request)
             if after is not None:
                 await asyncio.wait([after])
-            self._worker.submit(replace(request, constraint_state=state))
+            self._admission.replace(request, prepared)
+            stream.active[sequence_id] = prepared
+            if (reason := prepared.complete) is not None:
+                tokens = len(prepared.prompt)
+                last = Update(
+                    sequence_id, accepted=True, prompt_tokens=tokens, finish_reason=reason
+                )
+            else:
+                self._worker.submit(prepared)
         except MeshError as error:
             last = Update(sequence_id, error=error)
         except Exception:  # noqa: BLE001 - the sequence must end
-            _log.exception("the compilation of a constraint failed")
-            last = Update(sequence_id, error=Internal("the engine failed on this constraint"))
-        del stream.compiling[sequence_id]
+            _log.exception("the constraint or the images of a sequence failed")
+            last = Update(
+                sequence_id, error=Internal("the engine failed on this constraint, or these images")
+            )
+        del stream.preparing[sequence_id]
         if last is not None:
             self._end_early(stream, last)
+
+    async def _prepared(self, request: SequenceRequest) -> SequenceRequest:
+        """Raises: MeshError."""
+        if request.image_files:
+            assert self.images is not None
+            request = await self.images.prepare(request)
+        if request.constraint is not None:
+            assert self.compiler is not None
+            state = await self.compiler.walker(request)
+            request = replace(request, constraint_state=state)
+        return request
 
     def _end_early(self, stream: Stream, last: Update) -> None:
         """Ends an admitted sequence that has not reached the backend."""
@@ -223,22 +271,31 @@ class Dispatcher:
 
     def _release(self, stream: Stream, sequence_id: int) -> SequenceRequest:
         request = stream.remove(sequence_id)
+        self._leave(request)
+        return request
+
+    def _admit(self, request: Admitted) -> None:
+        """Raises: QueueFull, EngineDraining."""
+        self._admission.acquire(request, time.monotonic())
+        self._empty.clear()
+        self._busy.set()
+
+    def _leave(self, request: Admitted) -> None:
         self._admission.release(request, time.monotonic())
         if not self._admission.admitted:
             self._empty.set()
             self._busy.clear()
-        return request
 
 
 async def _within_deadline(
-    compiling: Awaitable[ConstraintState], request: SequenceRequest
-) -> ConstraintState:
+    preparing: Awaitable[SequenceRequest], request: SequenceRequest
+) -> SequenceRequest:
     """Raises: DeadlineExceeded."""
     remaining_s = None
     if request.deadline_s is not None:
         remaining_s = max(0.0, request.deadline_s - time.monotonic())
     try:
         async with asyncio.timeout(remaining_s):
-            return await compiling
+            return await preparing
     except TimeoutError:
         raise DeadlineExceeded("the deadline passed; allow more time") from None

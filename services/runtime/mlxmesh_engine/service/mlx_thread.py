@@ -9,11 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from mlxmesh_engine.adapters.slots import AdapterSlots
 from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.forward.proposals import open_speculation
+from mlxmesh_engine.prefixes.directory import PrefixDirectory
 from mlxmesh_engine.scheduling.capacity import UNKNOWN_KV, KvMemory
 from mlxmesh_engine.scheduling.request import Load, SequenceKey, SequenceRequest, StepOutputs
 from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.backend import Deliver
+from mlxmesh_engine.service.loop_calls import call_on, fail, succeed
 from mlxmesh_engine.service.outbox import OutputInterval
 from mlxmesh_engine.service.step_loop import StepLoop
 from mlxmesh_engine.service.telemetry import RATE_WINDOW_S, StepMetrics, TokenRate
@@ -22,6 +26,10 @@ _log = logging.getLogger(__name__)
 
 # An idle loop waits this long for more requests, so that their prefill is one batch.
 _GATHER_S = 0.0015
+# While all sequences wait for files, only deadlines are due.
+_BLOCKED_S = 0.05
+# How long a stopping engine may write prefixes.
+_CLOSE_PREFIXES_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +39,12 @@ class LoopOptions:
     prefill_tokens_per_step: int = 512
     prefill_slowdown: float = 1.7
     prefix_cache_bytes: int = 0
+    open_prefix_directory: Callable[[LoadedModel], PrefixDirectory | None] = lambda _: None
     token_interval_s: float = 0.0
+    speculative: str = "off"
+    """off, ngram, or draft, for which the model is loaded with one."""
+    max_adapters: int = 64
+    adapter_bytes: int = 2**30
 
 
 Command = Callable[[StepLoop], None]
@@ -60,6 +73,8 @@ class MlxThread:
         self._last_step_s = time.monotonic()
         self._idle_since_s: float | None = self._last_step_s
         self._waits = False
+        self._arrived = False
+        """Whether a foreground sequence has come since the commands were last taken."""
         self._kv: KvMemory = UNKNOWN_KV
         self._last_load = self._idle_load()
         self.steps = 0
@@ -80,6 +95,8 @@ class MlxThread:
 
     def submit(self, request: SequenceRequest) -> None:
         self._put(lambda loop: loop.submit(request))
+        if not request.background:
+            self._arrived = True
 
     def cancel(self, key: SequenceKey) -> None:
         self._put(lambda loop: loop.cancel(key))
@@ -111,32 +128,62 @@ class MlxThread:
         try:
             loaded = self._load_model()
         except BaseException as error:  # noqa: BLE001 - raised in `start`
-            self._call(_fail, self._loaded, error)
+            call_on(self._event_loop, fail, self._loaded, error)
             return
-        self._call(_succeed, self._loaded, loaded)
+        call_on(self._event_loop, succeed, self._loaded, loaded)
         try:
             self._run_steps(loaded)
         except BaseException as error:  # noqa: BLE001 - the thread must never end silently
             _log.exception("the MLX thread died")
-            self._call(_fail, self.dead, error)
+            call_on(self._event_loop, fail, self.dead, error)
 
     def _run_steps(self, loaded: LoadedModel) -> None:
         options = self._options
         self._kv = loaded.kv
         self._idle_since_s = time.monotonic()
+        adapters = AdapterSlots(
+            loaded.model.adapters,
+            max_adapters=options.max_adapters,
+            max_bytes=options.adapter_bytes,
+            on_read=lambda: self._put(_nothing),
+        )
+        with contextlib.closing(adapters):
+            self._run_loop(loaded, adapters)
+
+    def _run_loop(self, loaded: LoadedModel, adapters: AdapterSlots) -> None:
+        options = self._options
         scheduler = Scheduler(
             max_running=options.max_running,
             prefill_tokens_per_step=options.prefill_tokens_per_step,
             prefill_slowdown=options.prefill_slowdown,
             kv_capacity_tokens=loaded.kv.capacity_tokens,
+            interruptible=loaded.model.interruptible,
+            adapters=adapters,
         )
+        directory = options.open_prefix_directory(loaded)
         loop = StepLoop(
-            loaded, scheduler, prefix_cache_bytes=options.prefix_cache_bytes, metrics=self._metrics
+            loaded,
+            scheduler,
+            prefix_cache_bytes=options.prefix_cache_bytes,
+            prefix_directory=directory,
+            on_prefix_read=lambda: self._put(_nothing),
+            adapters=adapters,
+            speculation=open_speculation(options.speculative, loaded),
+            metrics=self._metrics,
+            interrupted=lambda: self._arrived,
         )
+        try:
+            self._run_until_stopped(loop, scheduler)
+        finally:
+            if directory is not None:
+                directory.close(_CLOSE_PREFIXES_S)
+
+    def _run_until_stopped(self, loop: StepLoop, scheduler: Scheduler) -> None:
         idle_before = False
         while True:
             # The first idle step ends the measurement of intervals and publishes the idle load.
-            for command in self._next_commands(wait=loop.idle and idle_before):
+            idle = loop.idle and idle_before
+            for command in self._next_commands(wait=idle or loop.blocked, idle=idle):
                 if command is None:
                     return
                 command(loop)
@@ -144,14 +191,19 @@ class MlxThread:
             for outputs in loop.step():
                 self._publish(outputs, scheduler, loop)
 
-    def _next_commands(self, *, wait: bool) -> list[Command | None]:
-        """All pending commands; may wait for one and gather those that follow shortly."""
+    def _next_commands(self, *, wait: bool, idle: bool) -> list[Command | None]:
+        """All pending commands; may wait for one and gather those that follow shortly.
+
+        idle: whether nothing but a command is waited for.
+        """
         commands: list[Command | None] = []
         if wait:
             self._waits = True
-            commands.append(self._commands.get())
+            with contextlib.suppress(queue.Empty):
+                commands.append(self._commands.get(timeout=None if idle else _BLOCKED_S))
             self._waits = False
             time.sleep(_GATHER_S)
+        self._arrived = False
         with contextlib.suppress(queue.Empty):
             while True:
                 commands.append(self._commands.get_nowait())
@@ -160,7 +212,7 @@ class MlxThread:
     def _publish(self, outputs: StepOutputs, scheduler: Scheduler, loop: StepLoop) -> None:
         now_s = self._last_step_s = time.monotonic()
         self.steps = loop.steps
-        if scheduler.running + scheduler.waiting:
+        if not loop.idle:
             self._idle_since_s = None
         elif self._idle_since_s is None:
             self._idle_since_s = now_s
@@ -174,31 +226,26 @@ class MlxThread:
             kv_bytes=loop.kv_bytes,
             tokens_per_second=self._rate.per_second(now_s),
             prefix_bytes=loop.prefix_bytes,
+            prefix_disk=loop.prefix_disk,
             prompt_tokens=loop.prompt_tokens,
             cached_prompt_tokens=loop.cached_prompt_tokens,
+            proposed_tokens=loop.proposed_tokens,
+            accepted_tokens=loop.accepted_tokens,
             kv_capacity_bytes=self._kv.capacity_bytes,
             kv_reserved_bytes=scheduler.reserved_tokens * self._kv.token_bytes,
+            background_running=scheduler.background_running,
+            background_waiting=scheduler.background_waiting,
             oldest_waiting_s=scheduler.oldest_waiting_s,
             idle_since_s=self._idle_since_s,
+            adapters=loop.adapters,
         )
         if (due := self._output_interval.release(outputs, now_s)) and self._deliver is not None:
-            self._call(self._deliver, due, self._last_load)
+            call_on(self._event_loop, self._deliver, due, self._last_load)
 
     def _idle_load(self) -> Load:
         options = self._options
         return Load(0, 0, options.max_running, options.max_waiting, idle_since_s=self._idle_since_s)
 
-    def _call(self, function: Callable[..., None], *args: object) -> None:
-        # The event loop may be closed already while the process shuts down.
-        with contextlib.suppress(RuntimeError):
-            self._event_loop.call_soon_threadsafe(function, *args)
 
-
-def _succeed(future: asyncio.Future[LoadedModel], loaded: LoadedModel) -> None:
-    if not future.done():
-        future.set_result(loaded)
-
-
-def _fail(future: asyncio.Future[object], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _nothing(_loop: StepLoop) -> None:
+    """Wakes the thread for a step."""

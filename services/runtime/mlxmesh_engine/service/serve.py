@@ -12,13 +12,17 @@ import sys
 from collections.abc import Callable, Generator
 from typing import Protocol
 
+import psutil
+
 from mlxmesh_engine.constraints.compiler import ConstraintCompiler
 from mlxmesh_engine.constraints.limits import ConstraintLimits
 from mlxmesh_engine.scheduling.capacity import Admission
 from mlxmesh_engine.scheduling.request import Load
-from mlxmesh_engine.service.backend import Backend, ModelFacts
-from mlxmesh_engine.service.backends import open_backend
+from mlxmesh_engine.service.backend import Backend, Encoder, ModelFacts
+from mlxmesh_engine.service.backends import open_backend, open_encoder
+from mlxmesh_engine.service.convert import limits_of
 from mlxmesh_engine.service.dispatcher import Dispatcher
+from mlxmesh_engine.service.image_preparer import ImagePreparer
 from mlxmesh_engine.service.servicer import SERVICE, EngineServicer
 from mlxmesh_engine.service.telemetry import SequenceSpans, StepMetrics, observe_engine
 from mlxmesh_shared.errors import EngineFailed, Internal, MeshError
@@ -30,13 +34,15 @@ from mlxmesh_shared.process.startup import (
     wait_for_stop,
 )
 from mlxmesh_shared.registry import open_registry
+from mlxmesh_shared.rpc.channels import MAX_MESSAGE_BYTES
 from mlxmesh_shared.rpc.server import SETTLE_S, MeshServer, ServerOptions
-from mlxmesh_shared.settings import EngineSettings, LiveSettings, load_settings
+from mlxmesh_shared.settings import EngineSettings, LiveSettings, load_with_sources
 from mlxmesh_shared.telemetry import new_instance_id
 
 Announce = Callable[[dict[str, str | bool]], None]
 # A reason is for people, and the runtime reads stdout by lines of limited length.
 MAX_REASON_CHARACTERS = 4000
+_MIN_IMAGE_BYTES = 2**30
 
 
 def follow_parent() -> None:
@@ -75,12 +81,12 @@ def failures_announced(announce: Announce) -> Generator[None]:
 
 def start_engine_process() -> ServiceProcess[EngineSettings]:
     """Reads the command line; an engine that got no id makes one."""
-    settings = load_settings(EngineSettings, sys.argv[1:])
+    settings, origins = load_with_sources(EngineSettings, sys.argv[1:], stored={})
     engine_id = settings.engine_id or new_instance_id("engine")
     settings = settings.model_copy(update={"engine_id": engine_id})
     facts = {"mlxmesh.model": settings.model, "mlxmesh.model.version": str(settings.model_version)}
     return start_process(
-        LiveSettings(lambda _: settings),
+        LiveSettings(lambda _: settings, origins),
         "engine",
         instance_id=engine_id,
         uses_data_dir=False,
@@ -94,17 +100,22 @@ def make_server(
     dispatcher: Dispatcher,
     backend: Backend,
     loaded: ModelFacts,
+    encoder: Encoder | None = None,
 ) -> MeshServer:
     """The server with its servicer, for a model that is loaded."""
     settings = process.settings
     servicer = EngineServicer(
-        dispatcher=dispatcher, backend=backend, loaded=loaded, settings=settings
+        dispatcher=dispatcher, backend=backend, loaded=loaded, settings=settings, encoder=encoder
     )
     return process.make_server(
         settings.listen,
         service_names=(SERVICE.full_name,),
         generic_handlers=(servicer.handlers(),),
-        options=ServerOptions(log_successes=False, reflection=settings.reflection),
+        options=ServerOptions(
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            log_successes=False,
+            reflection=settings.reflection,
+        ),
     )
 
 
@@ -125,7 +136,8 @@ async def serve() -> None:
     announce({"phase": "loading"})
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(failures_announced(announce))
-        backend = open_backend(settings, steps)
+        encoder = _open_encoder(settings)
+        backend = encoder or open_backend(settings, steps)
         admission = Admission(max_running=settings.max_running, max_waiting=settings.max_waiting)
         spans = SequenceSpans(telemetry.of_process.tracer)
         dispatcher = Dispatcher(backend, admission, on_end=spans.on_end)
@@ -133,10 +145,11 @@ async def serve() -> None:
         admission.set_kv_capacity(loaded.kv.capacity_tokens)
         stack.push_async_callback(backend.stop)
         dispatcher.compiler = _open_compiler(stack, settings, loaded)
+        dispatcher.images = _open_images(stack, settings, loaded)
         _log.info("the model is loaded", extra={"fields": _facts(loaded)})
 
         observe_engine(telemetry.of_process.metrics, backend, steps)
-        server = make_server(process, dispatcher, backend, loaded)
+        server = make_server(process, dispatcher, backend, loaded, encoder)
         address = await server.start()
         emitting = asyncio.create_task(emit_load(dispatcher, backend))
         await server.set_serving()
@@ -154,11 +167,19 @@ async def serve() -> None:
         await dispatcher.drain(settings.drain_grace_s)
 
 
+def _open_encoder(settings: EngineSettings) -> Encoder | None:
+    """None if the engine generates."""
+    if settings.kind == "embedding" or settings.kind == "rerank":
+        return open_encoder(settings, settings.kind)
+    return None
+
+
 def _open_compiler(
     stack: contextlib.AsyncExitStack, settings: EngineSettings, loaded: ModelFacts
 ) -> ConstraintCompiler | None:
     """None if the backend's tokens are meaningless."""
-    if settings.backend == "simulated" or settings.model_dir is None:
+    encodes = settings.kind in ("embedding", "rerank")
+    if encodes or settings.backend == "simulated" or settings.model_dir is None:
         return None
     compiler = ConstraintCompiler(
         settings.model_dir,
@@ -173,6 +194,19 @@ def _open_compiler(
     )
     stack.callback(compiler.close)
     return compiler
+
+
+def _open_images(
+    stack: contextlib.AsyncExitStack, settings: EngineSettings, loaded: ModelFacts
+) -> ImagePreparer | None:
+    """None if the model reads no images."""
+    if loaded.image_reader is None:
+        return None
+    max_bytes = max(_MIN_IMAGE_BYTES, psutil.virtual_memory().total // 10)
+    limits = limits_of(loaded, settings.max_adapters)
+    preparer = ImagePreparer(loaded.image_reader, limits, max_bytes=max_bytes)
+    stack.callback(preparer.close)
+    return preparer
 
 
 async def _export_telemetry(

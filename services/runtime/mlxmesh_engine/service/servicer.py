@@ -11,10 +11,16 @@ from grpc import aio
 
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh_engine.scheduling.request import Update
-from mlxmesh_engine.service.backend import Backend, ModelFacts
-from mlxmesh_engine.service.convert import ModelLimits, to_load, to_request, to_response
+from mlxmesh_engine.service.backend import Backend, Encoder, ModelFacts
+from mlxmesh_engine.service.convert import limits_of, to_load, to_request, to_response
+from mlxmesh_engine.service.convert_encode import (
+    check_encoding,
+    check_generates,
+    to_encode_call,
+    to_encode_response,
+)
 from mlxmesh_engine.service.dispatcher import Dispatcher, Stream
-from mlxmesh_shared.errors import EngineDraining, MalformedMessage, MeshError
+from mlxmesh_shared.errors import EngineDraining, Internal, MalformedMessage, MeshError
 from mlxmesh_shared.rules import Validator
 from mlxmesh_shared.settings import EngineSettings
 
@@ -32,17 +38,15 @@ class EngineServicer:
         backend: Backend,
         loaded: ModelFacts,
         settings: EngineSettings,
+        encoder: Encoder | None = None,
     ) -> None:
+        """encoder: the backend of an engine that encodes; None if it generates."""
         self._dispatcher = dispatcher
         self._backend = backend
         self._loaded = loaded
         self._settings = settings
-        self._limits = ModelLimits(
-            loaded.vocab_size,
-            loaded.context_tokens,
-            loaded.eos_token_ids,
-            loaded.kv.capacity_tokens,
-        )
+        self._encoder = encoder
+        self._limits = limits_of(loaded, settings.max_adapters)
         self._validator = Validator.for_services(SERVICE)
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -57,6 +61,11 @@ class EngineServicer:
                 "Execute": grpc.stream_stream_rpc_method_handler(
                     self.Execute,
                     response_serializer=engine_pb2.ExecuteResponse.SerializeToString,
+                ),
+                "Encode": grpc.unary_unary_rpc_method_handler(
+                    self.Encode,
+                    request_deserializer=engine_pb2.EncodeRequest.FromString,
+                    response_serializer=engine_pb2.EncodeResponse.SerializeToString,
                 ),
                 "GetEngineInfo": grpc.unary_unary_rpc_method_handler(
                     self.GetEngineInfo,
@@ -85,6 +94,17 @@ class EngineServicer:
             reader.cancel()
             self._dispatcher.close_stream(stream)
 
+    async def Encode(
+        self, request: engine_pb2.EncodeRequest, context: Context
+    ) -> engine_pb2.EncodeResponse:
+        check_encoding(request.encoding, self._settings.kind)
+        if self._encoder is None:
+            raise Internal("an engine that generates was asked to encode")
+        call = to_encode_call(request, limits=self._limits, now_s=time.monotonic())
+        await self._dispatcher.encode(call, self._encoder)
+        load = to_load(self._backend.load, now_s=time.monotonic())
+        return to_encode_response(call, request.encoding, load)
+
     async def GetEngineInfo(
         self,
         request: engine_pb2.GetEngineInfoRequest,
@@ -104,6 +124,9 @@ class EngineServicer:
             steps=self._backend.steps,
             time_since_progress_ms=round(self._backend.time_since_progress_s * 1e3),
             load=to_load(self._backend.load, now_s=time.monotonic()),
+            kind=self._settings.kind,
+            dimensions=self._loaded.dimensions,
+            kv_cache_type=self._settings.kv_cache_type,
         )
 
     async def _run_commands(self, stream: Stream, requests: AsyncIterator[bytes]) -> None:
@@ -130,10 +153,12 @@ class EngineServicer:
 
     def _submit(self, stream: Stream, submit: engine_pb2.Submit) -> None:
         sequence_id = submit.sequence_id
+        check_generates(self._settings.kind)
         accepted = to_request(
             submit, stream_id=stream.stream_id, limits=self._limits, now_s=time.monotonic()
         )
-        if (reason := accepted.complete) is not None:
+        # Images may leave less room for output, so theirs is not complete before they are read.
+        if not accepted.image_files and (reason := accepted.complete) is not None:
             self._dispatcher.finish(
                 stream, Update(sequence_id, accepted=True, finish_reason=reason)
             )

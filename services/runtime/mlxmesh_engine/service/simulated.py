@@ -6,8 +6,10 @@ It measures the cost of the mesh itself, and injects faults at a scale that no m
 import asyncio
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
+from mlxmesh_engine.scheduling.background import BackgroundTurn
 from mlxmesh_engine.scheduling.capacity import UNKNOWN_KV, KvMemory
 from mlxmesh_engine.scheduling.request import Load, SequenceKey, SequenceRequest, Update
 from mlxmesh_engine.scheduling.scheduler import Scheduler, count_tokens
@@ -34,12 +36,16 @@ class SimulatedEngine:
         max_waiting: int = 256,
         prefill_tokens_per_step: int = 512,
         prefill_slowdown: float = 1.7,
+        max_adapters: int = 64,
         metrics: StepMetrics | None = None,
     ) -> None:
         self._load_model = load_model
         self._pace = pace
         self._metrics = metrics or StepMetrics()
         self._limits = (max_running, max_waiting)
+        self._max_adapters = max_adapters
+        self._adapters: OrderedDict[str, None] = OrderedDict()
+        """The digests of those used last; their files are not read."""
         self._scheduler = Scheduler(
             max_running=max_running,
             prefill_tokens_per_step=prefill_tokens_per_step,
@@ -49,6 +55,7 @@ class SimulatedEngine:
         self._rng = random.Random(0)
         self._sequences = SequenceTable(on_remove=self._release)
         self._decoding: dict[SequenceKey, ActiveSequence] = {}
+        self._turn = BackgroundTurn()
         self._rate = TokenRate()
         self._has_work = asyncio.Event()
         self._waits = False
@@ -73,9 +80,17 @@ class SimulatedEngine:
     def submit(self, request: SequenceRequest) -> None:
         active = self._sequences.add(request)
         self._scheduler.add(active)
+        self._use_adapter(request)
         self._idle_since_s = None
         self._sequences.emit(active, Update(active.key[1], accepted=True))
         self._has_work.set()
+
+    def _use_adapter(self, request: SequenceRequest) -> None:
+        if request.adapter is not None:
+            self._adapters[request.adapter.digest] = None
+            self._adapters.move_to_end(request.adapter.digest)
+            if len(self._adapters) > self._max_adapters:
+                self._adapters.popitem(last=False)
 
     def cancel(self, key: SequenceKey) -> None:
         self._sequences.cancel(key, time.monotonic())
@@ -99,8 +114,11 @@ class SimulatedEngine:
             tokens_per_second=self._rate.per_second(time.monotonic()),
             kv_capacity_bytes=self._kv.capacity_bytes,
             kv_reserved_bytes=self._scheduler.reserved_tokens * self._kv.token_bytes,
+            background_running=self._scheduler.background_running,
+            background_waiting=self._scheduler.background_waiting,
             oldest_waiting_s=self._scheduler.oldest_waiting_s,
             idle_since_s=self._idle_since_s,
+            adapters=tuple(self._adapters),
         )
 
     async def _run_steps(self, model: SimulatedModel, deliver: Deliver) -> None:
@@ -110,7 +128,7 @@ class SimulatedEngine:
             await self._sleep_step(self._prefill(model))
             self._last_step_s = time.monotonic()
             self._sequences.fail_expired(self._last_step_s)
-            self._metrics.record(self._last_step_s, len(self._decoding))
+            self._metrics.record(self._last_step_s, len(self._decoding_now()))
             tokens = self._decode(model, self._last_step_s)
             self.steps += 1
             self._rate.add(self._last_step_s, tokens)
@@ -127,21 +145,32 @@ class SimulatedEngine:
         self._last_step_s = self._due_s = time.monotonic()
 
     async def _sleep_step(self, prefill: PrefillTokens) -> None:
-        decodes = bool(self._decoding)
+        decodes = bool(self._decoding_now())
         duration_s = self._pace.duration_s(
             decodes=decodes, prefill_tokens=prefill.total, rng=self._rng
         )
         if decodes or prefill.total:
-            self._scheduler.record_step(StepTime(duration_s, prefill, decodes))
+            self._record(StepTime(duration_s, prefill, decodes))
         now_s = time.monotonic()
         # Relative to when the last step was due, so that late timers do not add up.
         self._due_s = max(self._due_s + duration_s, now_s)
         await asyncio.sleep(self._due_s - now_s)
 
+    def _record(self, step: StepTime) -> None:
+        if not self._turn:
+            self._scheduler.record_step(step)
+        if self._scheduler.decoding and not self._scheduler.prefilling:
+            self._scheduler.record_pace(step.seconds, background=bool(self._turn))
+
     def _prefill(self, model: SimulatedModel) -> PrefillTokens:
         """Prefills slices of prompts; complete prompts decode in the same step."""
-        self._scheduler.admit(time.monotonic())
+        for requeued in self._scheduler.admit(time.monotonic()):
+            self._decoding.pop(requeued.key, None)
+            requeued.requeue()
+        self._turn = self._scheduler.background_turn()
         slices = self._scheduler.plan_prefill()
+        if self._turn.prefill:
+            slices += self._scheduler.plan_background_prefill()
         for slice_ in slices:
             active, logprobs = slice_.active, model.prompt_logprobs(slice_)
             if self._scheduler.advance(slice_):
@@ -166,21 +195,29 @@ class SimulatedEngine:
     def _decode(self, model: SimulatedModel, now_s: float) -> int:
         """Decodes one token for each sequence; returns their number."""
         tokens, failure_rate = 0, self._pace.failure_rate
-        for active in list(self._decoding.values()):
+        for active in self._decoding_now():
             if failure_rate and self._rng.random() < failure_rate:
                 error = EngineFailed("a simulated failure, as configured")
                 self._sequences.fail(active, error, time.monotonic())
             else:
                 token = model.token(active.request.sampling.seed, active.generated_tokens)
                 logprobs = model.logprobs(active, [token])
-                self._sequences.append_token(active, token, now_s, logprobs=logprobs)
+                self._sequences.append_tokens(active, (token,), now_s, logprobs=logprobs)
                 tokens += 1
         return tokens
+
+    def _decoding_now(self) -> list[ActiveSequence]:
+        """All sequences but those that pause."""
+        return [
+            active
+            for active in self._decoding.values()
+            if self._turn.decode or not active.request.background
+        ]
 
     def _release(self, active: ActiveSequence) -> None:
         self._scheduler.remove(active)
         self._decoding.pop(active.key, None)
-        if not self._scheduler.running + self._scheduler.waiting:
+        if not self._sequences:
             self._idle_since_s = time.monotonic()
 
     def _on_done(self, task: asyncio.Task[None]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlxmesh_engine.forward import model_config
 from mlxmesh_engine.scheduling.capacity import UNKNOWN_KV, KvMemory, kv_memory
+from mlxmesh_engine.scheduling.images import ImageReader
 from mlxmesh_engine.scheduling.request import Logprobs
 from mlxmesh_engine.scheduling.scheduler import PrefillSlice
 from mlxmesh_engine.scheduling.sequence import ActiveSequence
@@ -20,6 +21,7 @@ class SimulatedModel:
     """A model of which only the configuration is read; satisfies ModelFacts."""
 
     vocab_size: int
+    dimensions = 0
     context_tokens: int
     eos_token_ids: frozenset[int]
     device: str = "cpu"
@@ -28,6 +30,7 @@ class SimulatedModel:
     blas: str = "none"
     weights_bytes: int = 0
     kv: KvMemory = UNKNOWN_KV
+    image_reader: ImageReader | None = None
 
     @classmethod
     def load(

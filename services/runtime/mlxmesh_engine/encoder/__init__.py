@@ -1,0 +1,1 @@
+"""Encoder models: vectors and scores of texts."""
