@@ -8,7 +8,7 @@ if __name__ == "__main__":
 import sys
 from contextlib import AsyncExitStack
 
-from mlxmesh_gateway.assembly import TELEMETRY, make_gateway
+from mlxmesh_gateway.assembly import ALWAYS_SERVING, make_gateway
 from mlxmesh_gateway.http.server import HttpPort
 from mlxmesh_gateway.http_app import serving_http
 from mlxmesh_gateway.otlp.assembly import Receiver, open_receiver
@@ -79,7 +79,7 @@ async def serve(
 
             steps = ServiceSteps(
                 facts={"http": port.address},
-                serving=(TELEMETRY,),  # the others are SERVING while a backend is registered
+                serving=ALWAYS_SERVING,  # the others are SERVING while a backend is registered
                 before_ready=get_ready,
                 before_drain=hand_over,
             )

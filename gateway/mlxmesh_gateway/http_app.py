@@ -35,7 +35,11 @@ async def serving_http(
     async with AsyncExitStack() as ending:
         make_app = partial(_make_app, door, telemetry, prometheus, settings, ending)
         async with port.serving(
-            make_app, tls, grace_s=settings.drain_grace_s, end_requests=door.end_calls
+            make_app,
+            tls,
+            grace_s=settings.drain_grace_s,
+            end_requests=door.end_calls,
+            end_watches=door.end_watches,
         ):
             yield
 
@@ -59,10 +63,11 @@ def _make_app(
     ending: AsyncExitStack,
 ) -> Any:
     # Not at the top: only a gateway with HTTP clients needs these libraries.
+    from mlxmesh_gateway.console.routes import console_routes
     from mlxmesh_gateway.edges import edge_routes
     from mlxmesh_gateway.forwarding.telemetry import observe_unknown_fields
     from mlxmesh_gateway.http.app import create_app
-    from mlxmesh_gateway.http.edge import EdgeParts
+    from mlxmesh_gateway.http.edge import EdgeParts, ToolLimits
     from mlxmesh_gateway.http.endpoint import CERTIFICATE, credential_of, headers_of, host_of
     from mlxmesh_gateway.http.exchange import UnknownFields
     from mlxmesh_gateway.http.served import ServedRequests
@@ -74,6 +79,12 @@ def _make_app(
         served=ServedRequests(telemetry),
         unknown_fields=unknown_fields,
         ending=ending,
+        tool_limits=ToolLimits(
+            tool_calls=settings.max_tool_calls,
+            result_characters=settings.max_tool_result_characters,
+            default_deadline_s=settings.default_deadline_s,
+            max_deadline_s=settings.max_deadline_s,
+        ),
     )
     page = metrics_page(prometheus) if prometheus is not None else None
 
@@ -88,7 +99,7 @@ def _make_app(
 
     return create_app(
         page,
-        edge_routes(parts),
+        [*edge_routes(parts), *(console_routes() if settings.console else ())],
         hosts=_hosts(settings),
         origins=settings.cors_origins,
         check_reader=check_reader,

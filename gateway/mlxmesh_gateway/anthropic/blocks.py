@@ -11,7 +11,7 @@ from mlxmesh_gateway.http.schema import Harmless, Refused, Schema
 Ignored = Annotated[Any, Harmless()]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 CallId = Annotated[str, Field(min_length=1, max_length=128)]
-_READ = ("text", "tool_use", "tool_result", "thinking", "redacted_thinking")
+_READ = ("text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking")
 
 BlockType = Literal[
     "text",
@@ -61,12 +61,30 @@ Texts = Annotated[
 """A text, or blocks of text."""
 
 
+class ImageSource(Schema):
+    """An image itself: nothing is fetched."""
+
+    type: Annotated[
+        Literal["base64", "url", "file"],
+        Refused("send the image itself, in base64", unless=("base64",)),
+    ]
+    media_type: Annotated[str | None, Harmless()] = None
+    """The file says it."""
+    data: str | None = None
+    url: Ignored = None
+    file_id: Ignored = None
+
+
 class Block(Schema):
     """A block of a message. Each type has its own fields."""
 
-    type: Annotated[BlockType, Refused("this version reads text, thinking and tools", unless=_READ)]
+    type: Annotated[
+        BlockType, Refused("this version reads text, images, thinking and tools", unless=_READ)
+    ]
     text: str | None = None
     """Of `text`."""
+    source: ImageSource | None = None
+    """Of `image`."""
     id: CallId | None = None
     """Of `tool_use`: the id of the call."""
     name: ToolName | None = None

@@ -47,6 +47,7 @@ def generate_request(request: MessageRequest, *, request_id: str = "") -> pb.Gen
         priority=request.priority or 0,
         request_id=request_id,
         session_id=request.session_id or "",
+        adapter=request.adapter or "",
         labels=request.labels or {},
         tools=tools_of(request),
         reasoning=reasoning_of(request),
@@ -130,9 +131,10 @@ def _arguments(text: str) -> dict[str, object]:
 
 
 def references(model: Model) -> list[str]:
-    """What a model may be called: its name, and the name with each alias."""
+    """What a model may be called: its name, and the name with each alias and each adapter."""
     aliases = sorted(model.aliases.keys() - {"default"})
-    return [model.name, *(f"{model.name}:{alias}" for alias in aliases)]
+    names = (*aliases, *(adapter.name for adapter in model.adapters))
+    return [model.name, *(f"{model.name}:{name}" for name in names)]
 
 
 def model_object(model: Model, reference: str) -> dict[str, object]:

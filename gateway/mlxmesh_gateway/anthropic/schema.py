@@ -114,7 +114,10 @@ class Conversation(Schema):
     """The older name of `output_config.format`."""
     compaction: NotYet = None
     context_management: Annotated[Any, Refused(NOT_YET, unless=(_KEEP_ALL, _NO_EDITS))] = None
-    mcp_servers: Annotated[Any, Refused(NOT_YET, unless=([],))] = None
+    mcp_servers: Annotated[
+        Any,
+        Refused("POST /v1/responses calls the tools of the mesh's MCP servers", unless=([],)),
+    ] = None
     speed: Annotated[Any, Refused("the mesh has one speed", unless=("standard",))] = None
     billing_policy: Ignored = None
     cache_control: Ignored = None
@@ -153,7 +156,8 @@ class MessageRequest(Conversation):
     priority: Annotated[int | None, Field(ge=-100, le=100)] = None
     session_id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")] = None
     labels: Annotated[dict[LabelKey, LabelValue] | None, Field(max_length=16)] = None
-    adapter: NotYet = None
+    adapter: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = None
+    """A LoRA adapter of the model."""
     metadata: RequestMetadata | None = None
 
     diagnostics: Ignored = None

@@ -24,5 +24,7 @@ class PublicCall:
     """Until the client's deadline; None without one."""
     write: Write
     """Sends one encoded message of a stream to the client; waits while the client is slow."""
+    protocol: str = "grpc"
+    """By which the client speaks: grpc, connect, openai, anthropic, kserve or mcp."""
     metered: bool = True
     """False for a call that its edge makes for itself: its client does not get the output."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from mlxmesh.generation.v1.embedding_pb2 import EmbedRequest, RerankRequest
 from mlxmesh.generation.v1.generation_pb2 import (
     AttachGenerationRequest,
     AttachGenerationResponse,
@@ -17,20 +18,24 @@ from mlxmesh.generation.v1.generation_pb2 import (
     GetGenerationResponse,
     Started,
 )
+from mlxmesh.job.v1.job_pb2 import SubmitJobRequest, SubmitJobsRequest
+from mlxmesh.model.v1.adapter_pb2 import GetAdapterRequest, ListAdaptersResponse
 from mlxmesh.model.v1.model_pb2 import (
     GetModelRequest,
     ListModelsResponse,
     PullModelRequest,
     WatchModelsResponse,
 )
-from mlxmesh_gateway.door.models import allows, check_model, unknown_model
+from mlxmesh_gateway.door.models import check_model, unknown_model
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.recording import other_tokens
 from mlxmesh_gateway.forwarding.routes import GENERATION, MODEL, Route
-from mlxmesh_gateway.forwarding.traffic import prompt_usage
+from mlxmesh_gateway.forwarding.traffic import ENCODED, prompt_usage
 from mlxmesh_gateway.forwarding.used import Used
+from mlxmesh_shared.model_patterns import allows
 
 _LIST = f"/{MODEL.full_name}/ListModels"
+_LIST_ADAPTERS = "/mlxmesh.model.v1.AdapterService/ListAdapters"
 _WATCH = f"/{MODEL.full_name}/WatchModels"
 _BACKENDS = ("generation", "model")
 
@@ -42,12 +47,17 @@ def check_models(principal: Principal, route: Route, request: Message) -> None:
 
     Raises: ModelNotAllowed; ModelNotFound where the request asks whether there is such a model.
     """
-    if not principal.models or route.backend not in _BACKENDS:
+    if not principal.models:
         return
-    reference = _reference(request)
+    if isinstance(request, SubmitJobsRequest):
+        for job in request.jobs:
+            check_models(principal, route, job)
+        return
+    reference = _reference(request, route)
     if not reference:
         return
-    if isinstance(request, GetModelRequest) and not allows(principal.models, reference):
+    asks = isinstance(request, GetModelRequest | GetAdapterRequest)
+    if asks and not allows(principal.models, reference):
         raise unknown_model(reference)
     check_model(principal, reference)
 
@@ -67,13 +77,27 @@ def only_allowed(principal: Principal, route: Route, write: Write) -> Write:
 
 
 def without_others(principal: Principal, route: Route, response: bytes | None) -> bytes | None:
-    """A response without models that the principal may not use."""
-    if response is None or not principal.models or route.path != _LIST:
+    """A response without models, and adapters of models, that the principal may not use."""
+    if response is None or not principal.models:
+        return response
+    if route.path == _LIST_ADAPTERS:
+        return _without_other_adapters(principal, response)
+    if route.path != _LIST:
         return response
     message = ListModelsResponse.FromString(response)
     allowed = [one for one in message.models if allows(principal.models, one.name)]
     del message.models[:]
     message.models.extend(allowed)
+    return message.SerializeToString()
+
+
+def _without_other_adapters(principal: Principal, response: bytes) -> bytes:
+    message = ListAdaptersResponse.FromString(response)
+    allowed = [
+        one for one in message.adapters if allows(principal.models, f"{one.model}:{one.name}")
+    ]
+    del message.adapters[:]
+    message.adapters.extend(allowed)
     return message.SerializeToString()
 
 
@@ -119,6 +143,7 @@ def _note_started(used: Used, started: Started) -> None:
         used.first_sequence = used.last_sequence = 0  # those were of another generation
     used.created_ns = created_ns or used.created_ns
     used.model, used.model_version = started.model, started.model_version
+    used.adapter = started.adapter.name
     used.prompt_tokens, used.cached_tokens = prompt_usage(started)
 
 
@@ -137,6 +162,24 @@ def generation_of(request: Message) -> GenerateRequest | None:
     return request if isinstance(request, GenerateRequest) else None
 
 
+def most_tokens(request: Message) -> int | None:
+    """The most that a request may generate, 0 if it does not say; None for one that is not metered.
+
+    Requests that encode texts are metered too, and generate nothing.
+    """
+    if isinstance(request, EmbedRequest | RerankRequest):
+        return 0
+    generation = generation_of(request)
+    return None if generation is None else generation.max_tokens * (generation.n or 1)
+
+
+def metered_model(request: Message) -> str:
+    """The model that a request generates or encodes with; empty for other requests."""
+    asked = generation_of(request) or request
+    is_metered = isinstance(asked, GenerateRequest | EmbedRequest | RerankRequest)
+    return asked.model if is_metered else ""
+
+
 def read_id(request: Message) -> str:
     """The request_id of the generation that a request reads; empty for other requests."""
     reads = isinstance(request, AttachGenerationRequest | GetGenerationRequest)
@@ -144,15 +187,30 @@ def read_id(request: Message) -> str:
 
 
 def is_generation(method: str) -> bool:
-    """Whether a method begins a generation."""
+    """Whether a method begins a generation, or encodes texts."""
     return method in _GENERATIONS
 
 
-_GENERATIONS = frozenset(f"/{GENERATION.full_name}/{name}" for name in ("Generate", "Complete"))
+_GENERATIONS = frozenset(
+    (*(f"/{GENERATION.full_name}/{name}" for name in ("Generate", "Complete")), *ENCODED)
+)
 
 
-def _reference(request: Message) -> str:
+def _reference(request: Message, route: Route) -> str:
+    if isinstance(request, SubmitJobRequest):
+        return _with_adapter(request.generation) or request.embedding.model
+    if route.backend not in _BACKENDS:
+        return ""
     asked: Any = generation_of(request) or request
+    if isinstance(asked, GenerateRequest):
+        return _with_adapter(asked)
     if isinstance(request, PullModelRequest):
         return request.name or request.repo_id.rpartition("/")[2]
     return getattr(asked, "model", "") or getattr(asked, "name", "")
+
+
+def _with_adapter(generation: GenerateRequest) -> str:
+    """The model of a generation; with an adapter model:adapter, which a key may be limited to."""
+    bare = not {"@", ":"} & set(generation.model)
+    has_adapter = bare and generation.model and generation.adapter
+    return f"{generation.model}:{generation.adapter}" if has_adapter else generation.model

@@ -7,7 +7,8 @@ Before them, and before the request is read, the edge has an `Entrance` authenti
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from google.protobuf.message import Message
@@ -18,7 +19,8 @@ from mlxmesh_gateway.door.convert import (
     check_models,
     count_snapshot,
     counting_attached,
-    generation_of,
+    metered_model,
+    most_tokens,
     only_allowed,
     read_id,
     without_others,
@@ -27,6 +29,8 @@ from mlxmesh_gateway.door.limits import HEDGE_MS, Deadlines, forwarded, hedge_af
 from mlxmesh_gateway.door.meter import CallMeter, Meter, NoMeter
 from mlxmesh_gateway.door.principal import Principal
 from mlxmesh_gateway.forwarding.forwarder import ForwardedCall, Forwarder
+from mlxmesh_gateway.forwarding.request_log import RequestLog
+from mlxmesh_gateway.forwarding.routes import Route
 from mlxmesh_gateway.forwarding.statuses import service_status
 from mlxmesh_gateway.forwarding.telemetry import describe_caller, describe_request
 from mlxmesh_gateway.forwarding.used import Used
@@ -35,6 +39,9 @@ from mlxmesh_shared.rpc.requests import RequestParser
 from mlxmesh_shared.telemetry.tracing import metadata_of
 
 GET = "/mlxmesh.generation.v1.GenerationService/GetGeneration"
+
+
+async def _nothing(_: Route) -> None: ...
 
 
 class Door:
@@ -47,10 +54,18 @@ class Door:
         forwarder: Forwarder,
         deadlines: Deadlines,
         meter: Meter | None = None,
+        before: Callable[[Route], Awaitable[None]] = _nothing,
+        requests: RequestLog | None = None,
     ) -> None:
+        """before: is awaited for the route of each call before it is forwarded.
+
+        requests: records the generations; by default none are.
+        """
         self._parser = parser
         self._forwarder = forwarder
         self._meter = meter or NoMeter()
+        self._before = before
+        self._requests = requests
         self.deadlines = deadlines
         """Applies to calls served from now on."""
 
@@ -60,9 +75,11 @@ class Door:
         Raises: MalformedMessage, InvalidArgument, ModelNotAllowed, QuotaExceeded, and every error
         of the service.
         """
-        forwarded_call, metered = await self._checked(call)
+        forwarded_call, metered, model = await self._checked(call)
         try:
-            response = await self._forwarder.forward(forwarded_call)
+            with self._recorded(call, forwarded_call.used, model):
+                await self._before(call.route)
+                response = await self._forwarder.forward(forwarded_call)
             if metered is not None and call.route.path == GET and response is not None:
                 count_snapshot(metered.used, response)
             return without_others(call.principal, call.route, response)
@@ -75,7 +92,19 @@ class Door:
             if metered is not None:
                 metered.end()
 
-    async def _checked(self, call: PublicCall) -> tuple[ForwardedCall, CallMeter | None]:
+    def _recorded(self, call: PublicCall, used: Used, model: str) -> AbstractContextManager[None]:
+        if not model or self._requests is None:
+            return nullcontext()
+        return self._requests.recorded(
+            used,
+            owner=call.principal.id,
+            protocol=call.protocol,
+            method=call.route.path,
+            model=model,
+        )
+
+    async def _checked(self, call: PublicCall) -> tuple[ForwardedCall, CallMeter | None, str]:
+        """The call to forward, its meter, and the model of a generation that its client gets."""
         # The parsed message ends here: it takes several times the memory of the request, which a
         # long stream must not hold.
         principal, route = call.principal, call.route
@@ -107,13 +136,12 @@ class Door:
             write=write,
             used=metered.used if metered is not None else Used(),
         )
-        return forwarded_call, metered
+        return forwarded_call, metered, metered_model(message) if call.metered else ""
 
     def _metered(self, principal: Principal, message: Message) -> CallMeter | None:
         """Begins to count a generation, or what is read of one; None for other requests."""
-        generation = generation_of(message)
-        if generation is not None:
-            max_tokens = generation.max_tokens * (generation.n or 1)
+        max_tokens = most_tokens(message)
+        if max_tokens is not None:
             return self._meter.begin(principal, max_tokens=max_tokens)
         request_id = read_id(message)
         return self._meter.attach(principal, request_id) if request_id else None

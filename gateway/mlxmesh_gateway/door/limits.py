@@ -11,8 +11,11 @@ from mlxmesh_shared.rpc.caller import (
     AUTHENTICATION_METADATA,
     CALLER_METADATA,
     HOST_METADATA,
+    MODELS_METADATA,
+    MODELS_SEPARATOR,
     OWNER_METADATA,
     ROLE_METADATA,
+    TEAM_METADATA,
     USER_METADATA,
 )
 
@@ -48,6 +51,10 @@ def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, principal: Pri
         for key, value in metadata or ()
         if key in FORWARDED_METADATA and isinstance(value, str) and _LEGAL_VALUE.fullmatch(value)
     )
+    of_user = (
+        (TEAM_METADATA, principal.team),
+        (MODELS_METADATA, MODELS_SEPARATOR.join(principal.models)),
+    )
     unchecked = ((AUTHENTICATION_METADATA, "off"),) if principal.authentication_is_off else ()
     return (
         *kept,
@@ -56,6 +63,7 @@ def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None, principal: Pri
         (ROLE_METADATA, "admin" if principal.is_admin else "client"),
         (USER_METADATA, principal.user),
         (HOST_METADATA, principal.host),
+        *(each for each in of_user if each[1]),
         *unchecked,
     )
 

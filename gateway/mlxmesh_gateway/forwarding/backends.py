@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from hashlib import sha256
 
 from mlxmesh_gateway.forwarding.endpoint import (
     RELAY_WINDOW_BYTES,
@@ -11,18 +10,22 @@ from mlxmesh_gateway.forwarding.endpoint import (
     Endpoint,
     offers_relay,
 )
-from mlxmesh_shared.errors import EngineLost, Internal, MeshError, ServiceUnavailable
+from mlxmesh_shared.errors import EngineLost, Internal, MeshError, NotStarted, ServiceUnavailable
 from mlxmesh_shared.events import Publish, discard_event
 from mlxmesh_shared.registry import Instance, Registry, follow_service
 from mlxmesh_shared.registry.convert import breaker_change
+from mlxmesh_shared.rendezvous import rendezvous_weight
 from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
 from mlxmesh_shared.resilience.retries import RetryBudget
 from mlxmesh_shared.rpc.channels import OpenChannel, open_channel
 
-_START = "no {} service is running; start one, or wait until it is back"
 _MISSING = {
     "access": "no access service is running: this mesh has no users yet, or it is away;"
     " `mlxmesh users create NAME --admin` on its host starts it",
+    "jobs": "no jobs service is running: this mesh has had no jobs yet, or it is away;"
+    " `mlxmesh jobs start` on its host starts it",
+    "tools": "no tools service is running: this mesh has had no MCP servers yet, or it is away;"
+    " `mlxmesh mcp add` starts it",
 }
 Place = tuple[str, str]
 """An instance's id and address: together they identify one run of a process."""
@@ -51,6 +54,7 @@ class Backends:
         self._on_change = on_change
         self._open = open_
         self._endpoints: dict[str, dict[Place, Endpoint]] = {name: {} for name in services}
+        self._known = {name: asyncio.Event() for name in services}
         self._budgets = {name: RetryBudget() for name in services}
         self._watches: list[asyncio.Task[None]] = []
 
@@ -80,12 +84,16 @@ class Backends:
         """Every endpoint of a service. Raises ServiceUnavailable when there is none."""
         endpoints = tuple(self._endpoints[service].values())
         if not endpoints:
-            raise ServiceUnavailable(_MISSING.get(service, _START.format(service)))
+            raise _missing(service)
         return endpoints
 
     def has(self, service: str) -> bool:
         """Whether an instance of the service was ever registered."""
         return bool(self._endpoints[service])
+
+    async def until_known(self, service: str) -> None:
+        """Waits for the first instance of a service."""
+        await self._known[service].wait()
 
     def by_preference(self, service: str, *, may_try: bool = True) -> list[Endpoint]:
         """Every endpoint, the best first: one to probe, the healthy ones, the ejected ones.
@@ -123,6 +131,7 @@ class Backends:
     async def _update(self, service: str, instances: Collection[Instance]) -> None:
         if instances:
             await self._replace(service, instances)
+            self._known[service].set()
         await self._on_change(service, bool(instances))
 
     async def _replace(self, service: str, instances: Collection[Instance]) -> None:
@@ -148,12 +157,11 @@ class Backends:
         self._publish(breaker_change(instance, breaker), instance.instance_id)
 
 
-def rendezvous_weight(key: str, instance_id: str) -> bytes:
-    """Orders instances for a key: the same in every gateway, and stable when others come and go.
-
-    Source: Thaler, Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996).
-    """
-    return sha256(f"{key} {instance_id}".encode()).digest()
+def _missing(service: str) -> ServiceUnavailable:
+    if service in _MISSING:
+        return NotStarted(_MISSING[service])
+    message = f"no {service} service is running; start one, or wait until it is back"
+    return ServiceUnavailable(message)
 
 
 def _is_failure(error: MeshError) -> bool:

@@ -16,7 +16,7 @@ from mlxmesh_gateway.forwarding.generate_stream import GENERATE, GenerateStream,
 from mlxmesh_gateway.forwarding.routes import Route
 from mlxmesh_gateway.forwarding.search import first_success
 from mlxmesh_gateway.forwarding.telemetry import RelayCounts, describe_answer, describe_stream
-from mlxmesh_gateway.forwarding.traffic import GatewayTraffic
+from mlxmesh_gateway.forwarding.traffic import ENCODED, GatewayTraffic
 from mlxmesh_gateway.forwarding.used import Used
 from mlxmesh_shared.errors import MeshError
 
@@ -61,10 +61,13 @@ class Forwarder:
             return await self._generate(call)
         if route.path == COMPLETE:
             return await self._complete(call)
+        if route.path in ENCODED:
+            return await self._encode(call)
         return await (self._stream(call) if route.streams else self._unary(call))
 
     async def _unary(self, call: ForwardedCall) -> bytes:
         async def ask(endpoint: Endpoint, _answered: Answered) -> bytes:
+            call.used.generation_id = endpoint.instance.instance_id
             return await endpoint.unary(call.route.path)(call.request, **call.options())
 
         answer = await self._attempts(call, ask).run(call.hedge_after_s)
@@ -75,6 +78,12 @@ class Forwarder:
         with self._traffic.generation(call.used) as observed:
             answer = await self._unary(call)
             observed.answer(answer)
+            return answer
+
+    async def _encode(self, call: ForwardedCall) -> bytes:
+        with self._traffic.generation(call.used) as observed:
+            answer = await self._unary(call)
+            observed.encoded(ENCODED[call.route.path].FromString(answer))
             return answer
 
     async def _stream(self, call: ForwardedCall) -> None:
@@ -105,6 +114,7 @@ class Forwarder:
             resume_wait_s=self._resume_wait_s,
             observe=observed.message,
             counts=self.counts,
+            used=call.used,
         )
         try:
             with observed:

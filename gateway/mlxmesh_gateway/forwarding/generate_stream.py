@@ -15,7 +15,8 @@ from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_gateway.forwarding.recording import Recording
 from mlxmesh_gateway.forwarding.statuses import broke_off, is_gone
 from mlxmesh_gateway.forwarding.telemetry import RelayCounts
-from mlxmesh_shared.errors import MeshError, ServiceUnavailable
+from mlxmesh_gateway.forwarding.used import Used
+from mlxmesh_shared.errors import MeshError, ServiceUnavailable, StreamLost
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
 RESUME = "/mlxmesh.generation.v1.GenerationService/ResumeGeneration"
@@ -44,8 +45,9 @@ class GenerateStream:
         resume_wait_s: float,
         observe: Observe = lambda _: None,
         counts: RelayCounts | None = None,
+        used: Used | None = None,
     ) -> None:
-        """`observe` gets each message as it arrives."""
+        """`observe` gets each message as it arrives; `used` learns who answers."""
         self.recording = Recording(
             keeps_all=lambda: GenerateRequest.FromString(request).keep_request
         )
@@ -57,6 +59,7 @@ class GenerateStream:
         self._call_options = call_options
         self._resume_wait_s = resume_wait_s
         self._observe = observe
+        self._used = used or Used()
         self._lost: Endpoint | None = None
 
     @property
@@ -67,6 +70,7 @@ class GenerateStream:
     async def begin(self, endpoint: Endpoint, answered: Answered) -> None:
         """Forwards an instance's messages as bytes. Raises: the error that stopped it."""
         self._lost = endpoint
+        self._used.generation_id = endpoint.instance.instance_id
         call = endpoint.stream(GENERATE)(self._request, **self._call_options())
         try:
             message = await call.read()
@@ -112,6 +116,7 @@ class GenerateStream:
         request = self.recording.resume_request(GenerateRequest.FromString(self._request))
         self.recording.resumptions += 1
         self._counts.resumptions += 1
+        self._used.resumptions += 1
         return request.SerializeToString()
 
     def _others(self) -> Sequence[Endpoint]:
@@ -129,10 +134,12 @@ class GenerateStream:
         try:
             while (answer := await call.read()) is not aio.EOF:
                 taken, self._lost = True, endpoint
+                self._used.generation_id = endpoint.instance.instance_id
                 message = ResumeGenerationResponse.FromString(answer).message.SerializeToString()
                 await self._pass_on(message)
         except MeshError as error:
-            if taken or not (error.retryable or _is_loss(error)):
+            final = isinstance(error, StreamLost)  # no instance can resume it
+            if taken or final or not (error.retryable or _is_loss(error)):
                 raise
             raise _NotTaken(error) from error
         finally:

@@ -9,22 +9,29 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from mlxmesh.access.v1 import access_pb2
-from mlxmesh.generation.v1 import generation_pb2
+from mlxmesh.generation.v1 import embedding_pb2, generation_pb2
+from mlxmesh.job.v1 import file_pb2, job_pb2
 from mlxmesh.model.v1 import (
+    adapter_pb2,
     artifact_pb2,
     ensemble_pb2,
     experiment_pb2,
     history_pb2,
+    hub_pb2,
     model_pb2,
     profile_pb2,
     rollout_pb2,
     shadow_pb2,
 )
+from mlxmesh.tool.v1 import tool_pb2
 from mlxmesh_shared.tls.method_access import declared_rules
 
 ACCESS = access_pb2.DESCRIPTOR.services_by_name["AccessService"]
 GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"]
+EMBEDDINGS = embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"]
+JOBS = job_pb2.DESCRIPTOR.services_by_name["JobService"]
 MODEL = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
+TOOLS = tool_pb2.DESCRIPTOR.services_by_name["ToolService"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,14 @@ _GENERATION: Mapping[str, Policy] = {
     "CountTokens": Policy(safe=True, hedged=True),
     "GetOutputFormat": Policy(safe=True),
 }
+_EMBEDDINGS: Mapping[str, Policy] = {
+    "Embed": Policy(safe=True, hedged=True),
+    "Rerank": Policy(safe=True, hedged=True),
+}
 _MODEL: Mapping[str, Policy] = {
     "PullModel": Policy(lasting=True),
     "RegisterModel": Policy(),
+    "RegisterUpstream": Policy(),
     "ImportModel": Policy(lasting=True),
     "GetModel": Policy(safe=True),
     "ListModels": Policy(safe=True),
@@ -82,27 +94,42 @@ _MODEL: Mapping[str, Policy] = {
 # Services whose methods' names tell how they are relayed.
 _BY_NAME = (
     ("access", ACCESS),
+    ("jobs", JOBS),
+    ("jobs", file_pb2.DESCRIPTOR.services_by_name["FileService"]),
+    ("model", adapter_pb2.DESCRIPTOR.services_by_name["AdapterService"]),
     ("model", artifact_pb2.DESCRIPTOR.services_by_name["ArtifactService"]),
     ("model", ensemble_pb2.DESCRIPTOR.services_by_name["EnsembleService"]),
     ("model", experiment_pb2.DESCRIPTOR.services_by_name["ExperimentService"]),
     ("model", history_pb2.DESCRIPTOR.services_by_name["HistoryService"]),
+    ("model", hub_pb2.DESCRIPTOR.services_by_name["HubService"]),
     ("model", profile_pb2.DESCRIPTOR.services_by_name["ProfileService"]),
     ("model", rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"]),
     ("model", shadow_pb2.DESCRIPTOR.services_by_name["ShadowService"]),
+    ("tools", TOOLS),
 )
-_SAFE = ("Get", "List", "Query", "Analyze")
+_SAFE = (
+    *("Get", "List", "Query", "Analyze", "Watch", "Read", "Search"),
+    *("AppendFile", "FinishFile", "CancelJob"),
+)
+_LASTING = ("VerifyArtifacts", "Watch", "ReadBatch", "ReadFile")
 BACKENDS: Mapping[str, ServiceDescriptor] = {
     "generation": GENERATION,
     "model": MODEL,
     "access": ACCESS,
+    "jobs": JOBS,
+    "tools": TOOLS,
 }
 """The service by which each backend's health is shown, by the backend's registry name."""
-PUBLIC_SERVICES = (GENERATION, MODEL, *(service for _, service in _BY_NAME))
+PUBLIC_SERVICES = (GENERATION, EMBEDDINGS, MODEL, *(service for _, service in _BY_NAME))
 
 
 def public_routes() -> tuple[Route, ...]:
     """Every public method of the mesh."""
-    routes = [*_routes(GENERATION, "generation", _GENERATION), *_routes(MODEL, "model", _MODEL)]
+    routes = [
+        *_routes(GENERATION, "generation", _GENERATION),
+        *_routes(EMBEDDINGS, "generation", _EMBEDDINGS),
+        *_routes(MODEL, "model", _MODEL),
+    ]
     for backend, service in _BY_NAME:
         routes += _routes(service, backend, _policies_by_name(service))
     return tuple(routes)
@@ -116,7 +143,7 @@ def _policies_by_name(service: ServiceDescriptor) -> Mapping[str, Policy]:
         if rules.gateway_roles or rules.gateway_open
     ]
     return {
-        name: Policy(safe=name.startswith(_SAFE), lasting=name == "VerifyArtifacts")
+        name: Policy(safe=name.startswith(_SAFE), lasting=name.startswith(_LASTING))
         for name in public
     }
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from google.protobuf.message import Message
 from opentelemetry import trace
 
+from mlxmesh.generation.v1.embedding_pb2 import EmbedRequest, RerankRequest
 from mlxmesh.generation.v1.generation_pb2 import (
     CompleteRequest,
     CompleteResponse,
@@ -89,6 +90,10 @@ def describe_request(request: Message) -> None:
         operation = "chat" if asked.HasField("chat") else "text_completion"
         span.set_attribute(attributes.OPERATION, operation)
         span.set_attribute(attributes.REQUEST_MODEL, asked.model)
+    if isinstance(asked, EmbedRequest | RerankRequest):
+        operation = "embeddings" if isinstance(asked, EmbedRequest) else "rerank"
+        span.set_attribute(attributes.OPERATION, operation)
+        span.set_attribute(attributes.REQUEST_MODEL, asked.model)
     if isinstance(asked, GenerateRequest):
         labels = {attributes.LABEL + key: value for key, value in asked.labels.items()}
         span.set_attributes(labels)
@@ -116,6 +121,7 @@ def _describe_started(span: trace.Span, started: Started) -> None:
     known = {
         attributes.REQUEST_ID: started.request_id,
         attributes.MODEL_VERSION: started.model_version,
+        attributes.ADAPTER: started.adapter.name,
         attributes.ARM: started.arm,
         attributes.ROLLOUT_ID: started.rollout_id,
         attributes.EXPERIMENT_ID: started.experiment_id,

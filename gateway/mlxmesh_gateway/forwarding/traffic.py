@@ -7,10 +7,11 @@ and its last one, are parsed.
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
+from mlxmesh.generation.v1.embedding_pb2 import EmbedResponse, RerankResponse
 from mlxmesh.generation.v1.generation_pb2 import (
     CompleteResponse,
     Finished,
@@ -28,6 +29,12 @@ SLOT_NS = 5 * 10**9
 SLOTS = 12
 MAX_SEQUENCE = 2**63
 """Above the number of every message."""
+
+ENCODED: Mapping[str, type[EmbedResponse | RerankResponse]] = {
+    "/mlxmesh.generation.v1.EmbeddingService/Embed": EmbedResponse,
+    "/mlxmesh.generation.v1.EmbeddingService/Rerank": RerankResponse,
+}
+"""The responses of the methods that encode texts, by the methods' paths."""
 
 Clock = Callable[[], int]
 """Nanoseconds of a monotonic clock."""
@@ -151,6 +158,14 @@ class Observed:
         self._end_with(response.finished)
         self._used.last_sequence = MAX_SEQUENCE
 
+    def encoded(self, response: EmbedResponse | RerankResponse) -> None:
+        """Counts the response to texts that were encoded."""
+        self._belongs_to(response.model)
+        used = self._used
+        used.model, used.model_version = response.model, response.model_version
+        used.prompt_tokens = response.prompt_tokens
+        used.on_started()
+
     def _begin(self, encoded: bytes, now_ns: int) -> None:
         response = GenerateResponse.FromString(encoded)
         if response.HasField("started"):
@@ -158,6 +173,7 @@ class Observed:
         elif response.HasField("delta") or response.HasField("finished"):
             self._has_output = True
             self._used.messages += 1
+            self._used.first_output_ns = now_ns
             self._slot.first[bucket_of((now_ns - self._started_ns) // 1000)] += 1
 
     def _begin_with(self, started: Started) -> None:
@@ -166,6 +182,8 @@ class Observed:
         used.request_id = started.request_id
         used.created_ns = started.create_time.ToNanoseconds()
         used.model, used.model_version = started.model, started.model_version
+        used.adapter = started.adapter.name
+        used.arm, used.engine_id = started.arm, started.engine_id
         used.prompt_tokens, used.cached_tokens = prompt_usage(started)
         used.on_started()
 
@@ -182,6 +200,7 @@ class Observed:
         used.prompt_tokens = usage.prompt_tokens or used.prompt_tokens
         used.cached_tokens = usage.cached_tokens or used.cached_tokens
         used.device_ms = finished.device_ms
+        used.finish_reason = finished.finish_reason
 
     def _belongs_to(self, model: str) -> None:
         self._window.running -= 1

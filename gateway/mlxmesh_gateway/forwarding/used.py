@@ -19,6 +19,17 @@ class Used:
     model: str = ""
     """The model that answered; empty before that is known."""
     model_version: int = 0
+    adapter: str = ""
+    arm: str = ""
+    engine_id: str = ""
+    generation_id: str = ""
+    """The instance that answers; of a resumed stream, the last one."""
+    first_output_ns: int = 0
+    """When the first output came, by the monotonic clock; 0 before."""
+    finish_reason: int = 0
+    """As in the contract; 0 until the generation has ended."""
+    resumptions: int = 0
+    """How often the stream was resumed after a loss."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0

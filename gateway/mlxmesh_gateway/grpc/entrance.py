@@ -55,6 +55,11 @@ def current_principal() -> Principal:
     return _principal.get()
 
 
+def act_as(principal: Principal) -> None:
+    """Makes a principal the caller of the call that this task handles, which no gRPC call is."""
+    _principal.set(principal)
+
+
 def evidence_of(context: Context) -> Evidence:
     """What a call presents. Raises: InvalidArgument for an illegal claimed name or a repeated
     credential.

@@ -22,8 +22,10 @@ Context = aio.ServicerContext[Any, Any]
 class Relay(grpc.GenericRpcHandler):
     """Serves every route; the server's entrance has let its calls in."""
 
-    def __init__(self, routes: Sequence[Route], door: Door) -> None:
+    def __init__(self, routes: Sequence[Route], door: Door, *, protocol: str = "grpc") -> None:
+        """protocol: as of PublicCall."""
         self._door = door
+        self._protocol = protocol
         self._handlers = {route.path: self._handler(route) for route in routes}
 
     def service(
@@ -46,6 +48,7 @@ class Relay(grpc.GenericRpcHandler):
                 metadata=tuple(context.invocation_metadata() or ()),
                 remaining_s=remaining_s(context),
                 write=context.write,
+                protocol=self._protocol,
             )
             try:
                 return await self._door.serve(call)

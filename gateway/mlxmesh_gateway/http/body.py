@@ -8,13 +8,15 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NoReturn, cast
 
-from mlxmesh_shared.errors import Cancelled, InvalidArgument, MessageTooLarge
+from mlxmesh_shared.errors import Cancelled, DeadlineExceeded, InvalidArgument, MessageTooLarge
 from mlxmesh_shared.rpc.requests.parser import SMALL_BYTES, finish_in_thread
 
 MAX_DEPTH = 100
 """Of objects and arrays within each other."""
 
 DISCARD_S = 2.0
+SILENCE_S = 30.0
+"""How long a client may take to send the next part of a body that is read as it arrives."""
 
 JsonObject = dict[str, Any]
 ParseBody = Callable[[bytes, Mapping[str, str]], Awaitable[JsonObject]]
@@ -29,8 +31,7 @@ async def read_body(
     count: called with the size so far after each part; may raise TooManyRequests.
     Raises: MessageTooLarge, InvalidArgument, Cancelled when the client is gone.
     """
-    if headers.get("content-encoding", "identity") != "identity":
-        raise InvalidArgument("compressed bodies are not accepted", field="content-encoding")
+    _check_encoding(headers)
     declared = headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
@@ -42,6 +43,36 @@ async def read_body(
         count(size_bytes)
         body += part
     return bytes(body)
+
+
+class StreamedBody:
+    """A body of any size, as it arrives; an asynchronous iterator of its parts."""
+
+    def __init__(self, receive: Any, headers: Mapping[str, str]) -> None:
+        """Raises: InvalidArgument."""
+        _check_encoding(headers)
+        self.ended = False
+        """Whether all of it was read."""
+        self._receive = receive
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Raises: DeadlineExceeded when nothing arrives for a while, Cancelled when the client is
+        gone.
+        """
+        if self.ended:
+            raise StopAsyncIteration
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                message = await self._receive()
+        except TimeoutError:
+            raise DeadlineExceeded("the request did not arrive in time") from None
+        if message["type"] == "http.disconnect":
+            raise Cancelled("the client is gone")
+        self.ended = not message.get("more_body", False)
+        return message.get("body", b"")
 
 
 async def discard_rest(receive: Any) -> None:
@@ -114,6 +145,11 @@ async def _parts(receive: Any) -> AsyncIterator[bytes]:
         yield message.get("body", b"")
         if not message.get("more_body", False):
             return
+
+
+def _check_encoding(headers: Mapping[str, str]) -> None:
+    if headers.get("content-encoding", "identity") != "identity":
+        raise InvalidArgument("compressed bodies are not accepted", field="content-encoding")
 
 
 def _too_large(max_bytes: int) -> MessageTooLarge:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+import time
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -14,7 +23,7 @@ from mlxmesh_gateway.door.call import PublicCall
 from mlxmesh_gateway.door.entrance import Entrance
 from mlxmesh_gateway.door.evidence import Evidence
 from mlxmesh_gateway.door.principal import Principal
-from mlxmesh_gateway.forwarding.routes import public_routes
+from mlxmesh_gateway.forwarding.routes import Route, public_routes
 from mlxmesh_gateway.forwarding.statuses import Metadata
 from mlxmesh_shared.errors import Draining, InvalidArgument
 from mlxmesh_shared.rpc.caller import CALLER_METADATA, checked_name
@@ -48,20 +57,23 @@ class HttpDoor:
         max_body_bytes: int,
         max_held_bytes: int,
         ready: Callable[[], bool] = lambda: True,
+        routes: Sequence[Route] | None = None,
     ) -> None:
         """max_held_bytes: of all bodies above 64 KiB together, half of it for each caller.
 
         ready: whether the mesh can generate.
+        routes: the methods that `door` serves; by default the public ones of other processes.
         """
         self.ready = ready
         self.max_body_bytes = max_body_bytes
         self._entrance = entrance
         self._door = door
         self._held_bytes = HeldBytes(max_held_bytes)
-        # Tasks with a call, and those of them whose call a drain has ended.
-        self._running: set[asyncio.Task[Any]] = set()
+        # Tasks with a call, by its method, and those of them whose call a drain has ended.
+        self._running: dict[asyncio.Task[Any], str] = {}
         self._ended: set[asyncio.Task[Any]] = set()
-        self._routes = {route.path: route for route in public_routes()}
+        self.routes = {route.path: route for route in routes or public_routes()}
+        """Every method, by its path."""
 
     @asynccontextmanager
     async def admitted(
@@ -72,16 +84,19 @@ class HttpDoor:
         credential: str,
         certificate: PeerIdentity,
         host: str,
+        protocol: str = "grpc",
     ) -> AsyncGenerator[HttpCalls]:
         """Lets a request in, as a call of a method of the contracts, until the body ends.
 
-        headers: by lower-case names. Raises: InvalidArgument, and as of Entrance.admit.
+        headers: by lower-case names. protocol: as of PublicCall.
+        Raises: InvalidArgument, and as of Entrance.admit.
         """
         remaining_s = _remaining_s(headers)
         evidence = _evidence(headers, credential, certificate, host)
         admitted = await self._entrance.admit(method, evidence)
         try:
-            yield HttpCalls(self, admitted.principal, tuple(headers.items()), remaining_s)
+            metadata = tuple(headers.items())
+            yield HttpCalls(self, admitted.principal, metadata, remaining_s, protocol=protocol)
         finally:
             admitted.release()
 
@@ -122,28 +137,37 @@ class HttpDoor:
     async def serve(self, path: str, request: Message, calls: HttpCalls, write: Write) -> bytes:
         """Passes the door with one call. Raises: MeshError; Draining after `end_calls`."""
         call = PublicCall(
-            route=self._routes[path],
+            route=self.routes[path],
             principal=calls.principal,
             request=encoded(request),
             metadata=calls.metadata,
             remaining_s=calls.remaining_s,
             write=write,
+            protocol=calls.protocol,
             metered=calls.metered,
         )
-        with self._endable():
+        with self._endable(path):
             return await self._door.serve(call) or b""
 
     def end_calls(self) -> None:
         """Ends the running calls as DRAINING, which their edges report in their ways."""
-        for task in self._running - self._ended:
-            self._ended.add(task)
-            task.cancel()
+        self._end(list(self._running))
+
+    def end_watches(self) -> None:
+        """Ends the calls that last until their caller ends them, also as DRAINING."""
+        self._end([task for task, path in self._running.items() if _watches(path)])
+
+    def _end(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            if task not in self._ended:
+                self._ended.add(task)
+                task.cancel()
 
     @contextmanager
-    def _endable(self) -> Generator[None]:
+    def _endable(self, path: str) -> Generator[None]:
         task = asyncio.current_task()
         assert task is not None
-        self._running.add(task)
+        self._running[task] = path
         try:
             yield
         except asyncio.CancelledError:
@@ -152,7 +176,7 @@ class HttpDoor:
             task.uncancel()
             raise Draining("this gateway is stopping; try again") from None
         finally:
-            self._running.discard(task)
+            self._running.pop(task, None)
             self._ended.discard(task)
 
 
@@ -167,29 +191,73 @@ class HttpCalls:
         remaining_s: float | None,
         *,
         metered: bool = True,
+        until_s: float | None = None,
+        protocol: str = "grpc",
     ) -> None:
-        """metered: as of PublicCall."""
+        """metered, protocol: as of PublicCall.
+
+        until_s: of the monotonic clock; instead of remaining_s.
+        """
         self.metered = metered
+        self.protocol = protocol
         self.principal = principal
         self.metadata = metadata
-        self.remaining_s = remaining_s
+        self._remaining_s = remaining_s
+        self._until_s = until_s
         self._door = door
+
+    @property
+    def remaining_s(self) -> float | None:
+        """What a call that begins now may take; None without a deadline of the client."""
+        if self._until_s is None:
+            return self._remaining_s
+        return max(0.0, self._until_s - time.monotonic())
+
+    @remaining_s.setter
+    def remaining_s(self, value: float | None) -> None:
+        self._remaining_s = value
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline that several calls share is over."""
+        return self._until_s is not None and self._until_s <= time.monotonic()
+
+    def within(self, total_s: float) -> HttpCalls:
+        """The same, for calls that together may take so long from now on."""
+        return self._with(None, metered=self.metered, until_s=time.monotonic() + total_s)
 
     def lasting(self) -> HttpCalls:
         """The same, with the longest deadline unless the client has set one."""
-        remaining_s = math.inf if self.remaining_s is None else self.remaining_s
-        return HttpCalls(
-            self._door, self.principal, self.metadata, remaining_s, metered=self.metered
+        return self._with(
+            math.inf if self.remaining_s is None else self.remaining_s, metered=self.metered
         )
 
     def unmetered(self) -> HttpCalls:
         """The same, for a generation whose output the client does not get."""
-        return HttpCalls(self._door, self.principal, self.metadata, self.remaining_s, metered=False)
+        return self._with(self.remaining_s, metered=False)
+
+    def _with(
+        self, remaining_s: float | None, *, metered: bool, until_s: float | None = None
+    ) -> HttpCalls:
+        return HttpCalls(
+            self._door,
+            self.principal,
+            self.metadata,
+            remaining_s,
+            metered=metered,
+            until_s=until_s,
+            protocol=self.protocol,
+        )
 
     @property
     def ready(self) -> bool:
         """Whether the mesh can generate."""
         return self._door.ready()
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest body."""
+        return self._door.max_body_bytes
 
     async def unary(self, path: str, request: Message, response_class: type[M]) -> M:
         """The response of a unary method. Raises: MeshError."""
@@ -212,6 +280,10 @@ def encoded(message: Message) -> bytes:
         raise InvalidArgument(
             "a text contains half of a surrogate pair, which is no character"
         ) from None
+
+
+def _watches(path: str) -> bool:
+    return path.rpartition("/")[2].startswith("Watch")
 
 
 async def _no_stream(_message: bytes) -> None:

@@ -22,6 +22,22 @@ ErrorBody = Callable[[MeshError, int], object]
 """An error in a protocol's JSON, for a status."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolLimits:
+    """What one response may do with tools."""
+
+    tool_calls: int = 32
+    """Unless the request says how many."""
+    result_characters: int = 65_536
+    """Of one result, as the model is given it."""
+    default_deadline_s: float = 300
+    max_deadline_s: float = 3600
+
+    def deadline_s(self, asked_s: float | None) -> float:
+        """How long a response may take, all in all."""
+        return min(self.default_deadline_s if asked_s is None else asked_s, self.max_deadline_s)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EdgeParts:
     """The parts that all edges share."""
@@ -30,8 +46,12 @@ class EdgeParts:
     served: ServedRequests
     unknown_fields: UnknownFields
     keep_alive_s: float = KEEP_ALIVE_S
+    protocol: str = "grpc"
+    """As of PublicCall."""
     ending: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Ends, after the port, what the edges do beyond their requests."""
+    tool_limits: ToolLimits = field(default_factory=ToolLimits)
+    """Of responses for which the gateway calls tools."""
 
     def route(
         self,
@@ -46,14 +66,48 @@ class EdgeParts:
         summary: str = "",
         request: type[Schema] | None = None,
         has_body: bool | None = None,
+        streams_body: bool = False,
     ) -> Route:
-        """A route; method: of the contracts, which decides who may make such requests.
+        """A route; the other arguments are as of `endpoint`.
 
         header: only requests that have it are matched, in lower case; empty for all requests.
-        summary, request: what it does and the schema of its body, for the OpenAPI document.
         has_body: by default, whether the verb is POST.
         """
-        endpoint = Endpoint(
+        endpoint = self.endpoint(
+            path,
+            method=method,
+            handle=handle,
+            error_body=error_body,
+            parse=parse,
+            summary=summary,
+            request=request,
+            has_body=verb == "POST" if has_body is None else has_body,
+            streams_body=streams_body,
+        )
+        if header:
+            return HeaderRoute(path, endpoint, methods=[verb], header=header)
+        return Route(path, endpoint, methods=[verb])
+
+    def endpoint(
+        self,
+        path: str,
+        *,
+        method: str,
+        handle: Handle,
+        error_body: ErrorBody | ErrorShape,
+        parse: ParseBody = parse_json,
+        summary: str = "",
+        request: type[Schema] | None = None,
+        has_body: bool = True,
+        streams_body: bool = False,
+    ) -> Endpoint:
+        """What answers the requests of a route.
+
+        method: of the contracts, which decides who may make such requests.
+        summary, request: what it does and the schema of its body, for the OpenAPI document.
+        streams_body: whether the handler reads the body as it arrives, a form of any size.
+        """
+        return Endpoint(
             self.door,
             method,
             handle,
@@ -62,14 +116,13 @@ class EdgeParts:
             unknown_fields=self.unknown_fields,
             served=self.served,
             keep_alive_s=self.keep_alive_s,
-            has_body=verb == "POST" if has_body is None else has_body,
+            has_body=has_body,
             parse=parse,
             summary=summary,
             request=request,
+            streams_body=streams_body,
+            protocol=self.protocol,
         )
-        if header:
-            return HeaderRoute(path, endpoint, methods=[verb], header=header)
-        return Route(path, endpoint, methods=[verb])
 
 
 def _shape(error_body: ErrorBody | ErrorShape) -> ErrorShape:

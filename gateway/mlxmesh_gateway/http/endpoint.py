@@ -10,7 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from mlxmesh_gateway.door.evidence import credential_in
-from mlxmesh_gateway.http.body import ParseBody, discard_rest, parse_json, read_body
+from mlxmesh_gateway.http.body import (
+    ParseBody,
+    StreamedBody,
+    discard_rest,
+    parse_json,
+    read_body,
+)
 from mlxmesh_gateway.http.door import HttpDoor
 from mlxmesh_gateway.http.exchange import KEEP_ALIVE_S, Exchange, UnknownFields, send_json
 from mlxmesh_gateway.http.schema import Schema
@@ -50,13 +56,18 @@ class Endpoint:
         parse: ParseBody = parse_json,
         summary: str = "",
         request: type[Schema] | None = None,
+        streams_body: bool = False,
+        protocol: str = "grpc",
     ) -> None:
         """method: of the contracts, which decides who may make such requests.
 
         route: the pattern of the path, for telemetry.
         summary, request: what the route does and the schema of its body, for the OpenAPI document.
+        streams_body: whether the handler reads the body as it arrives, a form of any size.
+        protocol: as of PublicCall.
         """
         self._door = door
+        self._protocol = protocol
         self._method = method
         self._handle = handle
         self._errors = errors
@@ -68,6 +79,7 @@ class Endpoint:
         self._parse = parse
         self.summary = summary
         self.request = request
+        self.streams_body = streams_body
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         started_s = time.perf_counter()
@@ -82,7 +94,7 @@ class Endpoint:
                 raise
             except Exception as raised:  # noqa: BLE001 - each becomes a response
                 error = self._known(raised)
-                if isinstance(error, MessageTooLarge):
+                if isinstance(error, MessageTooLarge) and not self.streams_body:
                     await discard_rest(receive)
                 await self._report(error, response)
             status = response.status or status
@@ -103,11 +115,15 @@ class Endpoint:
             credential=credential_of(scope),
             certificate=scope.get(CERTIFICATE, NOBODY),
             host=host_of(scope),
+            protocol=self._protocol,
         ) as calls:
             request.principal = calls.principal.id if calls.principal.known else ""
             with self._door.counting(calls.principal) as count:
-                raw = await self._body(receive, headers, count)
-                body = await self._parse(raw, headers) if self._has_body else {}
+                body: Mapping[str, Any] = {}
+                parts = StreamedBody(receive, headers) if self.streams_body else None
+                if parts is None:
+                    raw = await self._body(receive, headers, count)
+                    body = await self._parse(raw, headers) if self._has_body else {}
                 exchange = Exchange(
                     calls=calls,
                     scope=scope,
@@ -117,11 +133,25 @@ class Endpoint:
                     unknown_fields=self._unknown_fields,
                     keep_alive_s=self._keep_alive_s,
                     request_id=send.request_id,
+                    parts=parts,
+                    count=count,
                 )
                 try:
-                    await _until_gone(receive, self._handle(exchange))
+                    if parts is None:
+                        await _until_gone(receive, self._handle(exchange))
+                    else:
+                        await self._handle_stream(exchange, parts, receive)
                 finally:
                     await exchange.close()
+
+    async def _handle_stream(self, exchange: Exchange, parts: StreamedBody, receive: Any) -> None:
+        """The handler sees for itself, while it reads, that the client is gone."""
+        try:
+            await self._handle(exchange)
+        except MeshError:
+            if not parts.ended:
+                await discard_rest(receive)
+            raise
 
     async def _body(
         self, receive: Any, headers: Mapping[str, str], count: Callable[[int], None]
@@ -142,7 +172,8 @@ class Endpoint:
         if isinstance(error, MessageTooLarge):
             headers.append(("connection", "close"))  # the rest of the body is still on its way
         body = self._errors.body(error, status, response.request_id)
-        await send_json(response, status, body, headers)
+        kind = self._errors.content_type
+        await send_json(response, status, body, headers, content_type=kind)
 
     def _known(self, raised: Exception) -> MeshError:
         error = first_error(raised)

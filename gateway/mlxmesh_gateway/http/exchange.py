@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -70,8 +70,18 @@ class Exchange:
         unknown_fields: UnknownFields,
         keep_alive_s: float = KEEP_ALIVE_S,
         request_id: str = "",
+        parts: AsyncIterator[bytes] | None = None,
+        count: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """body: the JSON object of the request; empty for methods without a body."""
+        """body: the JSON object of the request; empty for methods without a body.
+
+        parts: the body as it arrives, for handlers that read it so.
+        count: takes the size of what the body was expanded to; raises TooManyRequests.
+        """
+        self.count = count
+        self._parts = parts
+        self.scope = scope
+        """Of ASGI."""
         self.calls = calls
         self.request_id = request_id
         """Names the request in its response and in errors."""
@@ -125,6 +135,41 @@ class Exchange:
         self.started = True
         every = [*headers, *self.response_headers]
         await send_json(self._send, status, body, every, content_type=content_type)
+
+    async def delegate(self, app: Any, body: bytes, extra: Mapping[str, Any]) -> None:
+        """Has an ASGI application respond. extra: of its scope."""
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Mapping[str, Any]:
+            if parts:
+                return parts.pop()
+            await asyncio.Event().wait()  # this handler is cancelled when the client is gone
+            raise AssertionError
+
+        async def send(message: Mapping[str, Any]) -> None:
+            self.started = True
+            await self._send(message)
+
+        await app({**self.scope, **extra}, receive, send)
+
+    def body_parts(self) -> AsyncIterator[bytes]:
+        """The body as it arrives; only for routes that stream it."""
+        assert self._parts is not None
+        return self._parts
+
+    async def begin_stream(self, headers: Headers = (), *, content_type: str) -> None:
+        """Begins a response of bytes; its length is known, or ends with the stream."""
+        self.started = True
+        own = [("content-type", content_type), *headers, *self.response_headers]
+        await self._send(_start_message(200, own))
+
+    async def write_stream(self, data: bytes) -> None:
+        """Sends the next bytes; waits while the client is slow."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end_stream(self) -> None:
+        """Ends a response of bytes."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def event(self, data: str, *, event: str = "", event_id: str = "") -> None:
         """Sends one server-sent event; waits while the client is slow. `data` has no line break."""

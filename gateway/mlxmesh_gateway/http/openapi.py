@@ -6,9 +6,9 @@ Source: OpenAPI Specification 3.1.0.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute, Route
@@ -22,9 +22,28 @@ _SCHEMES = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
 _JSON = "application/json"
+_FORM = "multipart/form-data"
 
 
-def openapi_document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
+class Described(NamedTuple):
+    """What a route says of itself."""
+
+    paths: dict[str, dict[str, Any]]
+    """Operations by path and verb."""
+    schemas: dict[str, Any]
+    """By name."""
+
+
+@runtime_checkable
+class DescribedRoute(Protocol):
+    """A route of many paths."""
+
+    def described(self) -> Described:
+        """All of its paths."""
+        ...
+
+
+def openapi_document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     """The document for those routes that are edges'."""
     endpoints = list(_endpoints(routes))
     classes = {one.request for _, one in endpoints if one.request is not None}
@@ -40,12 +59,16 @@ def openapi_document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
             cls = endpoint.request
             body = names[cls, "validation"] if cls is not None else None
             paths.setdefault(path, {})[verb.lower()] = _operation(route, endpoint, body)
+    components = dict(schemas.get("$defs", {}))
+    for more in (route.described() for route in routes if isinstance(route, DescribedRoute)):
+        paths.update(more.paths)
+        components.update(more.schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": "mlxmesh", "version": version("mlxmesh")},
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": schemas.get("$defs", {}),
+            "schemas": components,
             "securitySchemes": _SCHEMES,
             "responses": {"Error": {"description": "An error in the protocol's own shape."}},
         },
@@ -74,5 +97,6 @@ def _operation(route: Route, endpoint: Endpoint, body: Any) -> dict[str, Any]:
     if parameters:
         operation["parameters"] = parameters
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": body}}}
+        kind = _FORM if endpoint.streams_body else _JSON
+        operation["requestBody"] = {"required": True, "content": {kind: {"schema": body}}}
     return operation

@@ -52,6 +52,7 @@ class Refused:
 
 
 T = TypeVar("T", bound=Schema)
+V = TypeVar("V")
 
 
 def read_request(
@@ -71,6 +72,13 @@ def read_request(
     if unknown and refuse_unknown:
         raise InvalidArgument(f"there is no field {unknown[0]}", field=unknown[0])
     return request, unknown[:MAX_TOLD]
+
+
+def required(value: V | None, field: str) -> V:
+    """A value that must be there. Raises: InvalidArgument."""
+    if value is None:
+        raise InvalidArgument(f"{field} is required", field=field)
+    return value
 
 
 def _illegal(error: ValidationError) -> InvalidArgument:

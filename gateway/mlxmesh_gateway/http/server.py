@@ -66,17 +66,19 @@ class HttpPort:
         *,
         grace_s: float = GRACE_S,
         end_requests: Callable[[], None] = lambda: None,
+        end_watches: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[None]:
         """Serves until the body ends, then drains, unless `start_drain` was called before.
 
         tls: creates the context of an HTTPS port.
         grace_s: how long requests may go on; streams take as long as their generations.
         end_requests: called then, for those that still run.
+        end_watches: called at once, for those that would never end.
         """
         if self._socket is None:
             yield
             return
-        self._server = _LazyServer(self._socket, make_app, tls, grace_s, end_requests)
+        self._server = _LazyServer(self._socket, make_app, tls, grace_s, end_requests, end_watches)
         try:
             yield
         finally:
@@ -124,10 +126,12 @@ class _LazyServer:
         tls: Callable[[], ssl.SSLContext] | None,
         grace_s: float,
         end_requests: Callable[[], None],
+        end_watches: Callable[[], None],
     ) -> None:
         self._socket = bound
         self._grace_s = grace_s
         self._end_requests = end_requests
+        self._end_watches = end_watches
         self._drain: asyncio.Task[None] | None = None
         self._make_app = make_app
         self._tls = tls
@@ -150,6 +154,7 @@ class _LazyServer:
 
     async def _drained(self) -> None:
         await self.leave()
+        self._end_watches()
         if await self._ends_within(self._grace_s):
             return
         self._end_requests()

@@ -58,5 +58,6 @@ class ErrorShape:
     body: Callable[[MeshError, int, str], object]
     """An error in the protocol's JSON, for a status and the id of the request."""
     status: Callable[[MeshError], int] = http_status
+    content_type: str = "application/json"
     request_id_header: str = ""
     """Of every response, with the id of its request; empty for a protocol without one."""

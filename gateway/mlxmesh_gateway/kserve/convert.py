@@ -37,7 +37,7 @@ _SAMPLING = (
     "frequency_penalty",
     "seed",
 )
-_OF_REQUEST = ("max_tokens", "ignore_eos", "priority", "request_id", "session_id", "n")
+_OF_REQUEST = ("max_tokens", "ignore_eos", "priority", "request_id", "session_id", "adapter", "n")
 _CONSTRAINTS = ("json_schema", "regex", "grammar", "choice", "json_object")
 
 
@@ -74,6 +74,8 @@ def generate_request(inference: Inference) -> g.GenerateRequest:
     )
     if chosen := _given(sampling, _SAMPLING):
         request.sampling.CopyFrom(Sampling(**chosen))
+    if sampling.service_tier == "flex":
+        request.service_tier = g.SERVICE_TIER_FLEX
     _set_constraint(request, sampling)
     for token_id, bias in (sampling.logit_bias or {}).items():
         request.sampling.logit_bias[_token_id(token_id)] = bias

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NoReturn, TypeVar, cast
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
 
 from pydantic import BeforeValidator, Field
 
@@ -88,8 +88,11 @@ class SamplingParameters(Schema):
     stop_token_ids: list[Natural] | None = None
     ignore_eos: Flag | None = None
     priority: Priority | None = None
+    service_tier: Literal["standard", "flex"] | None = None
     request_id: str | None = None
     session_id: str | None = None
+    adapter: str | None = None
+    """A LoRA adapter of the model."""
     json_schema: JsonSchema | None = None
     """At most one of json_schema, regex, grammar, choice and json_object may be given."""
     regex: str | None = None
@@ -116,9 +119,7 @@ class SamplingParameters(Schema):
     guided_decoding: Annotated[Any, Refused(_USE)] = None
     structured_outputs: Annotated[Any, Refused(_USE)] = None
     logits_processors: Annotated[Any, Refused()] = None
-    lora_name: Annotated[Any, Refused()] = None
-    # What GenerateRequest has and this version does not support.
-    adapter: Annotated[Any, Refused()] = None
+    lora_name: Annotated[Any, Refused("use adapter")] = None
     # What GenerateRequest has for conversations, or for more outputs than the tensors can hold.
     tools: Annotated[Any, Refused(_PROMPT)] = None
     tool_choice: Annotated[Any, Refused(_PROMPT)] = None

@@ -41,6 +41,8 @@ async def engine_load(channel: aio.Channel) -> wire.Load:
         prefix_bytes=info.load.prefix_bytes,
         prompt_tokens=info.load.prompt_tokens,
         cached_prompt_tokens=info.load.cached_prompt_tokens,
+        prefix_disk_bytes=info.load.prefix_disk_bytes,
+        background=info.load.background_running + info.load.background_waiting,
     )
 
 

@@ -1,7 +1,7 @@
 """The whole mesh as this gateway sees it."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,9 +13,9 @@ from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_gateway.forwarding.traffic import GatewayTraffic, merged, total
 from mlxmesh_gateway.mesh import probes
+from mlxmesh_gateway.mesh.processes import ProcessChannels
 from mlxmesh_gateway.otlp.convert import sink_message
 from mlxmesh_gateway.otlp.lane import LaneStatus
-from mlxmesh_shared.errors import MeshError
 from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.registry.convert import breaker_message, instance_message
 from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
@@ -24,9 +24,6 @@ from mlxmesh_shared.tls.identity import SERVER_ROLES
 
 SERVICES = SERVER_ROLES
 """The registered services: each has a role of its own."""
-
-_Place = tuple[str, str]
-"""A service's name, and the address of one of its instances."""
 
 _SEVERITY = (
     wire.BREAKER_STATE_UNSPECIFIED,
@@ -61,13 +58,13 @@ class MeshStatus:
         certificates: CertificateSource | None = None,
         sinks: Callable[[], Iterable[LaneStatus]],
     ) -> None:
-        self._registry = registry
         self._backends = backends
         self._own_id = own_id
         self._traffic = traffic
         self._sinks = sinks
-        self._channels: dict[_Place, aio.Channel] = {}
-        self._open = partial(open_channel, certificates=certificates, timeouts=LONG_TIMEOUTS)
+        self._processes = ProcessChannels(
+            registry, partial(open_channel, certificates=certificates, timeouts=LONG_TIMEOUTS)
+        )
         self._running: asyncio.Task[wire.GetMeshStatusResponse] | None = None
 
     async def now(self) -> wire.GetMeshStatusResponse:
@@ -82,11 +79,11 @@ class MeshStatus:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-        await self._close_but(())
+        await self._processes.close()
 
     async def _ask_all(self) -> wire.GetMeshStatusResponse:
         instances = await self._instances()
-        await self._close_but({(one.service, one.address) for one in instances})
+        await self._processes.keep_only(instances)
         answers = await asyncio.gather(*(self._asked(instance) for instance in instances))
         breakers = _worst_by_engine([seen for one in answers for seen in one.engines])
         told = [one.instance for one in answers]
@@ -99,8 +96,8 @@ class MeshStatus:
 
     async def _instances(self) -> list[Instance]:
         """The registered instances, and others that this gateway still uses."""
-        named = await asyncio.gather(*(self._resolve(service) for service in SERVICES))
-        known = {(one.service, one.instance_id): one for group in named for one in group}
+        named = await self._processes.resolve_all(SERVICES)
+        known = {(one.service, one.instance_id): one for one in named}
         for endpoint in self._backends.endpoints():
             one = endpoint.instance
             known.setdefault((one.service, one.instance_id), one)
@@ -108,16 +105,10 @@ class MeshStatus:
             known.values(), key=lambda one: (SERVICES.index(one.service), one.instance_id)
         )
 
-    async def _resolve(self, service: str) -> Sequence[Instance]:
-        try:
-            return await self._registry.resolve(service)
-        except (MeshError, OSError):
-            return ()  # a failing registry must not hide what this gateway knows
-
     async def _asked(self, instance: Instance) -> _Answer:
         answer = _Answer(instance_message(instance))
         self._add_own_view(answer.instance)
-        channel = self._channel(instance)
+        channel = self._processes.channel(instance)
         answer.instance.health, _ = await asyncio.gather(
             probes.health_of(channel), self._ask_more(answer, channel)
         )
@@ -138,18 +129,6 @@ class MeshStatus:
             if counts is not None:
                 answer.traffic = counts
                 message.traffic.CopyFrom(total(counts))
-
-    def _channel(self, instance: Instance) -> aio.Channel:
-        place = instance.service, instance.address
-        channel = self._channels.get(place)
-        if channel is None:
-            channel = self._channels[place] = self._open(instance.address, role=instance.service)
-        return channel
-
-    async def _close_but(self, places: Collection[_Place]) -> None:
-        """Closes the channels to all other places."""
-        for place in [place for place in self._channels if place not in places]:
-            await self._channels.pop(place).close()
 
     def _add_own_view(self, message: wire.Instance) -> None:
         endpoint = self._endpoint(message.service, message.instance_id, message.address)

@@ -30,16 +30,19 @@ class Origin:
     """As requested."""
     version: str
     """The name@version that generates."""
+    service_tier: str = ""
+    """Empty if the request names none."""
 
     def fields(self, id_prefix: str, kind: str) -> Mapping[str, object]:
         """What responses and chunks begin with."""
-        return {
+        fields: dict[str, object] = {
             "id": id_prefix + self.request_id,
             "object": kind,
             "created": self.created,
             "model": self.model,
             "system_fingerprint": self.version,
         }
+        return fields | ({"service_tier": self.service_tier} if self.service_tier else {})
 
 
 def whole(

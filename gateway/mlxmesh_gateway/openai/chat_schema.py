@@ -112,7 +112,6 @@ class ChatRequest(GenerationFields):
     prompt_cache_key: Annotated[Any, Harmless()] = None
     prompt_cache_options: Annotated[Any, Harmless()] = None
     prompt_cache_retention: Annotated[Any, Harmless()] = None
-    service_tier: Annotated[Any, Harmless()] = None
 
     audio: Annotated[Any, Refused(_TEXT_ONLY)] = None
     function_call: Annotated[Any, Refused(_DEPRECATED, unless=("none", "auto"))] = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mlxmesh.common.v1.sampling_pb2 import Sampling
 from mlxmesh.generation.v1 import generation_pb2 as pb
-from mlxmesh.model.v1.model_pb2 import Model
+from mlxmesh.model.v1.model_pb2 import Model, ModelKind
 from mlxmesh_gateway.openai.constraints import set_extra_constraint
 from mlxmesh_gateway.openai.schema import GenerationFields, SamplingFields, TextPart
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
@@ -23,6 +23,8 @@ _ROLES = {
     "tool": pb.ROLE_TOOL,
 }
 
+_TIERS = {pb.SERVICE_TIER_STANDARD: "default", pb.SERVICE_TIER_FLEX: "flex"}
+
 # Requests.
 
 
@@ -37,9 +39,18 @@ def generation_options(request: SamplingFields) -> pb.GenerateRequest:
         session_id=request.session_id or "",
         adapter=request.adapter or "",
         labels=request.labels or {},
+        service_tier=service_tier_of(request.service_tier),
     )
     set_extra_constraint(generation, request)
     return generation
+
+
+def service_tier_of(name: str | None) -> pb.ServiceTier.ValueType:
+    """The tier by its name in OpenAI's requests."""
+    if name is None:
+        return pb.SERVICE_TIER_UNSPECIFIED
+    flex = name == "flex"
+    return pb.SERVICE_TIER_FLEX if flex else pb.SERVICE_TIER_STANDARD
 
 
 def generation_of(
@@ -79,18 +90,29 @@ def chat_message(role: str, content: Sequence[TextPart] | None, field: str) -> p
     """
     if role not in _ROLES:
         raise FeatureNotSupported(f"{field}.role {role} is not supported", field=f"{field}.role")
-    return pb.ChatMessage(role=_ROLES[role], content=_text(content, f"{field}.content"))
-
-
-def _text(content: Sequence[TextPart] | None, field: str) -> str:
-    """The texts of the parts, one after another, with nothing in between."""
+    where = f"{field}.content"
     if content is None:
-        raise InvalidArgument(f"{field} is required", field=field)
-    for number, part in enumerate(content):
-        if part.text is None:
-            where = f"{field}.{number}"
-            raise InvalidArgument(f"{where} must be a part with a text", field=where)
-    return "".join(part.text or "" for part in content)
+        raise InvalidArgument(f"{where} is required", field=where)
+    parts = [_part(part, f"{where}.{number}") for number, part in enumerate(content)]
+    if any(part.HasField("image") for part in parts):
+        return pb.ChatMessage(role=_ROLES[role], parts=parts)
+    # With nothing in between.
+    return pb.ChatMessage(role=_ROLES[role], content="".join(part.text for part in parts))
+
+
+def _part(part: TextPart, field: str) -> pb.ContentPart:
+    """Raises: InvalidArgument."""
+    if (part.text is None) == (part.image_url is None):
+        raise InvalidArgument(f"{field} must be a part with a text or an image_url", field=field)
+    if part.text is not None:
+        return pb.ContentPart(text=part.text)
+    url = (
+        part.image_url if isinstance(part.image_url, str) else part.image_url and part.image_url.url
+    )
+    if not url:
+        where = f"{field}.image_url"
+        raise InvalidArgument(f"{where} must be a data URL", field=where)
+    return pb.ContentPart(image=pb.Image(url=url))
 
 
 def includes_usage(request: GenerationFields) -> bool:
@@ -105,10 +127,17 @@ def includes_usage(request: GenerationFields) -> bool:
 # Responses.
 
 
+def tier_name(request: pb.GenerateRequest) -> str:
+    """OpenAI's name of the tier that serves a request; empty if it names none."""
+    return _TIERS.get(request.service_tier, "")
+
+
 def model_objects(model: Model) -> list[dict[str, object]]:
-    """A model as OpenAI lists it, and each of its aliases."""
-    aliases = [f"{model.name}:{alias}" for alias in sorted(model.aliases) if alias != "default"]
-    return [model_object(model, reference) for reference in (model.name, *aliases)]
+    """A model as OpenAI lists it, and each of its aliases and adapters."""
+    aliases = sorted(alias for alias in model.aliases if alias != "default")
+    names = (*aliases, *(adapter.name for adapter in model.adapters))
+    references = (model.name, *(f"{model.name}:{name}" for name in names))
+    return [model_object(model, reference) for reference in references]
 
 
 def model_object(model: Model, reference: str) -> dict[str, object]:
@@ -119,6 +148,10 @@ def model_object(model: Model, reference: str) -> dict[str, object]:
         if version.version == number or len(model.versions) == 1:
             shown["created"] = version.create_time.seconds
             shown["max_model_len"] = version.context_tokens
+            if version.kind:
+                shown["kind"] = ModelKind.Name(version.kind).removeprefix("MODEL_KIND_").lower()
+            if version.dimensions:
+                shown["dimensions"] = version.dimensions
     return {**shown, "owned_by": "mlxmesh"}
 
 

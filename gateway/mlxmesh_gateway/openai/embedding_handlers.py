@@ -1,28 +1,39 @@
-"""POST /v1/embeddings and POST /v1/rerank: read, and answered that engines have neither yet."""
+"""POST /v1/embeddings and POST /v1/rerank."""
 
 from __future__ import annotations
 
-from mlxmesh_gateway.http.exchange import Exchange
-from mlxmesh_gateway.http.schema import Schema
-from mlxmesh_gateway.openai.embedding_schema import EmbeddingRequest, RerankRequest
-from mlxmesh_gateway.openai.errors import error_body
-from mlxmesh_shared.errors import NotImplementedYet
+import asyncio
 
-_NO_RETRY = ("x-should-retry", "false")
-"""OpenAI's clients repeat a request after any other 5xx."""
+from mlxmesh.generation.v1 import embedding_pb2 as pb
+from mlxmesh_gateway.http.exchange import Exchange
+from mlxmesh_gateway.openai.embedding_convert import (
+    embed_request,
+    embeddings_body,
+    rerank_body,
+    rerank_request,
+)
+from mlxmesh_gateway.openai.embedding_schema import EmbeddingRequest, RerankRequest
+
+EMBED = "/mlxmesh.generation.v1.EmbeddingService/Embed"
+RERANK = "/mlxmesh.generation.v1.EmbeddingService/Rerank"
+_INLINE_COMPONENTS = 8_192
+"""Writing fewer as JSON takes less time than handing them to a thread."""
 
 
 async def embeddings(exchange: Exchange) -> None:
     """Embeds texts."""
-    await _refuse(exchange, EmbeddingRequest, "embeddings")
+    request = exchange.read(EmbeddingRequest)
+    response = await exchange.calls.unary(EMBED, embed_request(request), pb.EmbedResponse)
+    components = sum(len(each.values) for each in response.embeddings)
+    if components <= _INLINE_COMPONENTS:
+        body = embeddings_body(request, response)
+    else:
+        body = await asyncio.to_thread(embeddings_body, request, response)
+    await exchange.respond(200, body)
 
 
 async def rerank(exchange: Exchange) -> None:
     """Orders documents."""
-    await _refuse(exchange, RerankRequest, "reranking")
-
-
-async def _refuse(exchange: Exchange, schema: type[Schema], feature: str) -> None:
-    exchange.read(schema)
-    error = NotImplementedYet(f"engines have no {feature} yet")
-    await exchange.respond(501, error_body(error, 501), [_NO_RETRY])
+    request = exchange.read(RerankRequest)
+    response = await exchange.calls.unary(RERANK, rerank_request(request), pb.RerankResponse)
+    await exchange.respond(200, rerank_body(request, response))

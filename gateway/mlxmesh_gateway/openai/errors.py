@@ -7,7 +7,14 @@ from functools import partial
 
 from grpc import StatusCode
 
-from mlxmesh_gateway.openai.field_names import Names, chat_name, completion_name, response_name
+from mlxmesh_gateway.openai.field_names import (
+    Names,
+    batch_name,
+    chat_name,
+    completion_name,
+    embedding_name,
+    response_name,
+)
 from mlxmesh_shared.errors import MeshError, MessageTooLarge
 
 _TYPES = {
@@ -38,6 +45,8 @@ def _error_body(names: Names, error: MeshError, status: int) -> dict[str, object
 chat_error_body: ErrorBody = partial(_error_body, chat_name)
 completion_error_body: ErrorBody = partial(_error_body, completion_name)
 response_error_body: ErrorBody = partial(_error_body, response_name)
+embedding_error_body: ErrorBody = partial(_error_body, embedding_name)
+batch_error_body: ErrorBody = partial(_error_body, batch_name)
 error_body = chat_error_body
 """Of routes whose requests are no generations."""
 

@@ -55,6 +55,18 @@ _RESPONSE = _rules(
     (r"^reasoning\.enabled\b", "reasoning.effort"),
 )
 
+_EMBEDDING = _rules(
+    (r"^inputs\[(\d+)\](\.(text|tokens(\.token_ids)?|input)(?![a-z_]))?", r"input.\1"),
+    (r"^inputs(?![a-z_])", "input"),
+    (r"^documents\[(\d+)\]", r"documents.\1"),
+)
+
+_BATCH = _rules(
+    (r"^batch\.", ""),
+    (r"^job_id$", "batch_id"),
+    (r"^after_(job|file)_id$", "after"),
+)
+
 
 def chat_name(field: str) -> str:
     """Of a chat's field."""
@@ -69,6 +81,16 @@ def completion_name(field: str) -> str:
 def response_name(field: str) -> str:
     """Of a response's field."""
     return _renamed(field, _RESPONSE)
+
+
+def embedding_name(field: str) -> str:
+    """Of a field of texts to embed, or of documents to order."""
+    return _renamed(field, _EMBEDDING)
+
+
+def batch_name(field: str) -> str:
+    """Of a field of a batch or a file."""
+    return _renamed(field, _BATCH)
 
 
 def _renamed(field: str, rules: Sequence[_Rule]) -> str:

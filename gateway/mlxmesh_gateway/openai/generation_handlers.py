@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.http.idempotency import LAST_EVENT_ID, Position, position_of
 from mlxmesh_gateway.http.statuses import http_status
-from mlxmesh_gateway.openai.answers import Chunks, Origin, whole
+from mlxmesh_gateway.openai.answers import Chunks
 from mlxmesh_gateway.openai.errors import ErrorBody
-from mlxmesh_gateway.openai.shapes import Shape
+from mlxmesh_gateway.openai.parts import Part, body_of, origin_of
 from mlxmesh_gateway.openai.together import all_of
 from mlxmesh_gateway.openai.usage import usage
 from mlxmesh_shared.errors import InvalidArgument, MeshError
@@ -22,9 +21,6 @@ COMPLETE = "/mlxmesh.generation.v1.GenerationService/Complete"
 ATTACH = "/mlxmesh.generation.v1.GenerationService/AttachGeneration"
 REQUEST_ID = "x-request-id"
 """The header of a response that names its generation."""
-
-Part = tuple[pb.GenerateRequest, Shape]
-"""A generation, and how its outputs are shown."""
 
 
 async def respond(exchange: Exchange, parts: Sequence[Part]) -> None:
@@ -37,11 +33,8 @@ async def respond(exchange: Exchange, parts: Sequence[Part]) -> None:
         )
         for generation, _ in parts
     )
-    first = responses[0].started
-    shapes = [shape for _, shape in parts]
-    body = whole(origin_of(first, parts[0][0].model), list(zip(shapes, responses, strict=True)))
-    exchange.response_headers.append((REQUEST_ID, first.request_id))
-    await exchange.respond(200, body)
+    exchange.response_headers.append((REQUEST_ID, responses[0].started.request_id))
+    await exchange.respond(200, body_of(parts, responses))
 
 
 async def stream(
@@ -52,7 +45,7 @@ async def stream(
     position = position_of(exchange.headers)
 
     def make_chunks(started: pb.Started) -> Chunks:
-        origin = origin_of(started, generation.model)
+        origin = origin_of(started, generation)
         return Chunks(shape, origin, include_usage=include_usage)
 
     events = _Events(exchange, make_chunks, position or Position(0))
@@ -143,12 +136,3 @@ class _Events:
                 last = number == len(chunks)
                 event_id = str(sequence) if last else f"{sequence - 1}.{number}"
                 await self._exchange.event(data, event_id=event_id)
-
-
-def origin_of(started: pb.Started, model: str) -> Origin:
-    return Origin(
-        request_id=started.request_id,
-        created=started.create_time.seconds or int(time.time()),
-        model=model,
-        version=f"{started.model}@{started.model_version}",
-    )

@@ -9,15 +9,17 @@ from starlette.routing import Route
 
 from mlxmesh_gateway.http.edge import EdgeParts
 from mlxmesh_gateway.http.model_handlers import GET_MODEL, LIST_MODELS
+from mlxmesh_gateway.openai.batches.routes import batch_routes, file_routes
 from mlxmesh_gateway.openai.chat_handlers import chat_completions
 from mlxmesh_gateway.openai.chat_schema import ChatRequest
 from mlxmesh_gateway.openai.completion_handlers import completions
 from mlxmesh_gateway.openai.completion_schema import CompletionRequest
-from mlxmesh_gateway.openai.embedding_handlers import embeddings, rerank
+from mlxmesh_gateway.openai.embedding_handlers import EMBED, RERANK, embeddings, rerank
 from mlxmesh_gateway.openai.embedding_schema import EmbeddingRequest, RerankRequest
 from mlxmesh_gateway.openai.errors import (
     chat_error_body,
     completion_error_body,
+    embedding_error_body,
     error_body,
 )
 from mlxmesh_gateway.openai.generation_handlers import GENERATE
@@ -58,19 +60,25 @@ def openai_routes(parts: EdgeParts) -> Sequence[Route]:
             request=CompletionRequest,
             error_body=completion_error_body,
         ),
-        generate(
+        route(
+            "POST",
             "/v1/embeddings",
+            method=EMBED,
             handle=embeddings,
-            summary="Embed texts. Not supported yet.",
+            summary="Embed texts.",
             request=EmbeddingRequest,
-            error_body=error_body,
+            error_body=embedding_error_body,
         ),
-        generate(
+        route(
+            "POST",
             "/v1/rerank",
+            method=RERANK,
             handle=rerank,
-            summary="Order documents by a query. Not supported yet.",
+            summary="Order documents by their relevance to a query.",
             request=RerankRequest,
-            error_body=error_body,
+            error_body=embedding_error_body,
         ),
         *response_routes(parts),
+        *file_routes(parts),
+        *batch_routes(parts),
     ]

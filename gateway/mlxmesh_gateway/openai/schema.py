@@ -51,6 +51,8 @@ _Value = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[_Key, _Value], Field(max_length=16)]
 """OpenAI's pairs of texts."""
 Effort = Literal["none", "minimal", "low", "medium", "high"]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority"]
+"""OpenAI's. All but flex are the standard tier."""
 TopLogprobs = Annotated[UInt32, Field(json_schema_extra={"maximum": 20})]
 _FORMAT = "send response_format, regex, grammar or choice"
 
@@ -79,6 +81,7 @@ class SamplingFields(Schema):
     logit_bias: TokenBias | None = None
     seed: Seed | None = None
     stop: Texts | None = None
+    service_tier: ServiceTier | None = None
     # Below are options that OpenAI lacks, under their names in the contract.
     top_k: UInt32 | None = None
     min_p: float | None = None
@@ -89,7 +92,10 @@ class SamplingFields(Schema):
     session_id: Annotated[
         str | None, Field(json_schema_extra={"pattern": "^[A-Za-z0-9._:-]{1,128}$"})
     ] = None
-    adapter: str | None = None
+    adapter: Annotated[
+        str | None, Field(json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"})
+    ] = None
+    """A LoRA adapter of the model; `model:adapter` as the model is the same."""
     labels: LabelMap | None = None
     regex: Annotated[str | None, Field(json_schema_extra=_at_most(65_536))] = None
     grammar: Annotated[str | None, Field(json_schema_extra=_at_most(262_144))] = None
@@ -124,15 +130,23 @@ class GenerationFields(SamplingFields):
     """The label `user`, unless the request has it."""
 
 
+class ImageUrl(Schema):
+    """An image, as a data URL: nothing is fetched."""
+
+    url: str
+    detail: Annotated[Any, Harmless()] = None
+    """The model's own processor decides the resolution."""
+
+
 class TextPart(Schema):
-    """A part of a message's content. Only text is honoured."""
+    """A part of a message's content: text, or an image for models that read some."""
 
     type: str
     text: str | None = None
+    image_url: ImageUrl | str | None = None
     prompt_cache_breakpoint: Annotated[Any, Harmless()] = None
-    image_url: Annotated[Any, Refused("models here read text only")] = None
-    input_audio: Annotated[Any, Refused("models here read text only")] = None
-    file: Annotated[Any, Refused("models here read text only")] = None
+    input_audio: Annotated[Any, Refused("models here read text and images only")] = None
+    file: Annotated[Any, Refused("models here read text and images only")] = None
     refusal: Annotated[str | None, Refused("send it as text")] = None
 
 
@@ -141,10 +155,10 @@ def _as_parts(value: object) -> object:
         return [{"type": "text", "text": value}]
     if isinstance(value, list):
         return cast("object", value)
-    raise ValueError("must be a text or a list of text parts")
+    raise ValueError("must be a text or a list of parts")
 
 
 Content = Annotated[
     list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])
 ]
-"""A text, or text parts."""
+"""A text, or parts."""

@@ -12,10 +12,9 @@ from mlxmesh_gateway.openai.errors import ErrorBody
 from mlxmesh_gateway.openai.generation_handlers import (
     GENERATE,
     REQUEST_ID,
-    Part,
-    origin_of,
     write_error,
 )
+from mlxmesh_gateway.openai.parts import Part, origin_of
 from mlxmesh_gateway.openai.shapes import Shape
 from mlxmesh_gateway.openai.together import all_of
 from mlxmesh_gateway.openai.usage import Usage, total, usage
@@ -30,7 +29,7 @@ async def stream_several(
         raise InvalidArgument(
             f"{LAST_EVENT_ID} needs a request with one prompt", field=LAST_EVENT_ID
         )
-    streams = _Streams(exchange, parts[0][0].model, include_usage=include_usage)
+    streams = _Streams(exchange, parts[0][0], include_usage=include_usage)
     exchange.keep_alive()
     try:
         usages = await all_of(streams.run(generation, shape) for generation, shape in parts)
@@ -44,9 +43,11 @@ async def stream_several(
 class _Streams:
     """The streams of the generations of one request, whose chunks have one id."""
 
-    def __init__(self, exchange: Exchange, model: str, *, include_usage: bool) -> None:
+    def __init__(
+        self, exchange: Exchange, request: pb.GenerateRequest, *, include_usage: bool
+    ) -> None:
         self._exchange = exchange
-        self._model = model
+        self._request = request
         self._include_usage = include_usage
         self._origin: Origin | None = None
 
@@ -74,7 +75,7 @@ class _Streams:
 
     def _chunks(self, shape: Shape, started: pb.Started) -> Chunks:
         if self._origin is None:
-            self._origin = origin_of(started, self._model)
+            self._origin = origin_of(started, self._request)
             self._exchange.response_headers.append((REQUEST_ID, started.request_id))
         return Chunks(shape, self._origin, include_usage=self._include_usage)
 

@@ -45,6 +45,11 @@ class ToolChoice:
     """The only function that may be called."""
     allowed: frozenset[str] | None = None
     """The functions that the model sees; None for all."""
+    server: str = ""
+    """The MCP server whose tools, or whose tool `name`, must be called."""
+    servers: frozenset[tuple[str, str]] = frozenset()
+    """With `allowed`: the MCP servers and the names of their tools that the model sees; an empty
+    name for all."""
 
 
 class _Named(Schema):
@@ -60,7 +65,55 @@ class _Allowed(Schema):
     tools: list[dict[str, Any]] | None = None
 
 
+class _OfServer(Schema):
+    type: Literal["mcp"]
+    server_label: str
+    name: str | None = None
+
+
 _Asked = Literal["none", "auto", "required"] | _Named | _Allowed | None
+_AskedOfResponse = Literal["none", "auto", "required"] | _Named | _Allowed | _OfServer | None
+
+
+def _read_of_response(value: object) -> ToolChoice | None:
+    """As _read, with tools of MCP servers."""
+    choice = _object(value)
+    if choice.get("type") == "mcp":
+        server, name = _server_tool(choice)
+        return ToolChoice("required", name=name, server=server)
+    if choice.get("type") == "allowed_tools" and isinstance(choice.get("tools"), list):
+        tools = cast("list[object]", choice["tools"])
+        servers = [_server_tool(one) for one in tools if _is_of_server(one)]
+        if servers:
+            return _allowed_of_servers(choice, tools, frozenset(servers))
+    return _read(value)
+
+
+def _object(value: object) -> dict[str, object]:
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def _is_of_server(tool: object) -> bool:
+    return isinstance(tool, dict) and cast("dict[str, object]", tool).get("type") == "mcp"
+
+
+def _allowed_of_servers(
+    choice: Mapping[str, object], tools: list[object], servers: frozenset[tuple[str, str]]
+) -> ToolChoice:
+    functions = [one for one in tools if not _is_of_server(one)]
+    mode = choice.get("mode")
+    if mode not in ("auto", "required"):
+        raise ValueError("allowed_tools needs a mode, auto or required, and tools")
+    names = frozenset(map(_name, functions))
+    return ToolChoice(str(mode), allowed=names, servers=servers)
+
+
+def _server_tool(choice: object) -> tuple[str, str]:
+    asked = cast("dict[str, object]", choice)
+    server, name = asked.get("server_label"), asked.get("name")
+    if not isinstance(server, str) or not server or not isinstance(name, str | None):
+        raise ValueError("a tool of the type mcp needs a server_label")
+    return server, name or ""
 
 
 def _read(value: object) -> ToolChoice | None:
@@ -110,3 +163,8 @@ def _inner(choice: Mapping[str, object], key: str) -> Mapping[str, object]:
 
 ToolChoiceField = Annotated[ToolChoice | None, PlainValidator(_read, json_schema_input_type=_Asked)]
 """none, auto, required, or an object that names functions."""
+ResponseToolChoice = Annotated[
+    ToolChoice | None,
+    PlainValidator(_read_of_response, json_schema_input_type=_AskedOfResponse),
+]
+"""The same, or an object that names tools of MCP servers."""

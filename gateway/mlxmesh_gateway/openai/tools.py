@@ -30,6 +30,12 @@ def _function(tool: ChatTool, field: str) -> Function:
 
 def check_type(kind: str, field: str) -> None:
     """Raises: FeatureNotSupported for a tool, at `field`, that is no function."""
+    if kind == "mcp":
+        raise FeatureNotSupported(
+            f"{field}.type is not supported: POST /v1/responses calls tools of MCP servers; here"
+            " only functions are",
+            field=f"{field}.type",
+        )
     if kind != "function":
         raise FeatureNotSupported(
             f"{field}.type is not supported: only functions are", field=f"{field}.type"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_gateway.anthropic.blocks import Block, TextBlock
 from mlxmesh_gateway.anthropic.schema import Conversation, Message
+from mlxmesh_gateway.http.schema import required
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 
 PARAGRAPH = "\n\n"
@@ -24,7 +25,6 @@ _LEGAL_IN = {
     "tool_result": "user",
 }
 """The role whose turns may have a block; those of every role may have text."""
-T = TypeVar("T")
 
 
 def chat_input(request: Conversation) -> pb.ChatInput:
@@ -50,7 +50,7 @@ def _messages(request: Conversation) -> Iterator[pb.ChatMessage]:
 def _turn(turn: Message, path: str) -> Iterator[pb.ChatMessage]:
     """The results of tools, each as a message, and what else the turn says as one."""
     said = pb.ChatMessage(role=_ROLES[turn.role])
-    texts: list[str] = []
+    parts: list[pb.ContentPart] = []
     thoughts: list[str] = []
     has_results = False
     for number, block in enumerate(turn.content):
@@ -58,9 +58,11 @@ def _turn(turn: Message, path: str) -> Iterator[pb.ChatMessage]:
         _check_place(block, turn.role, where)
         match block.type:
             case "text":
-                texts.append(_given(block.text, f"{where}.text"))
+                parts.append(pb.ContentPart(text=required(block.text, f"{where}.text")))
+            case "image":
+                parts.append(_image(block, where))
             case "thinking":
-                thoughts.append(_given(block.thinking, f"{where}.thinking"))
+                thoughts.append(required(block.thinking, f"{where}.thinking"))
             case "tool_use":
                 said.tool_calls.append(_call(block, where))
             case "tool_result":
@@ -68,10 +70,31 @@ def _turn(turn: Message, path: str) -> Iterator[pb.ChatMessage]:
                 yield _result(block, where)
             case _:  # redacted_thinking: nobody here can read it
                 pass
-    said.content = PARAGRAPH.join(texts)
+    _say(said, parts)
     said.reasoning_text = PARAGRAPH.join(thought for thought in thoughts if thought)
-    if texts or not has_results:
+    if parts or not has_results:
         yield said
+
+
+def _say(message: pb.ChatMessage, parts: Sequence[pb.ContentPart]) -> None:
+    """Paragraphs of text, or with images the parts."""
+    if not any(part.HasField("image") for part in parts):
+        message.content = PARAGRAPH.join(part.text for part in parts)
+        return
+    for number, part in enumerate(parts):
+        if number and part.text and parts[number - 1].text:
+            message.parts.add(text=PARAGRAPH)
+        message.parts.append(part)
+
+
+def _image(block: Block, where: str) -> pb.ContentPart:
+    source = required(block.source, f"{where}.source")
+    field = f"{where}.source.data"
+    try:
+        data = b64decode(required(source.data, field), validate=True)
+    except ValueError:
+        raise InvalidArgument(f"{field} is not base64", field=field) from None
+    return pb.ContentPart(image=pb.Image(data=data))
 
 
 def _check_place(block: Block, role: str, where: str) -> None:
@@ -84,10 +107,10 @@ def _check_place(block: Block, role: str, where: str) -> None:
 
 
 def _call(block: Block, where: str) -> pb.ToolCall:
-    arguments = _given(block.input, f"{where}.input")
+    arguments = required(block.input, f"{where}.input")
     return pb.ToolCall(
-        id=_given(block.id, f"{where}.id"),
-        name=_given(block.name, f"{where}.name"),
+        id=required(block.id, f"{where}.id"),
+        name=required(block.name, f"{where}.name"),
         arguments=json.dumps(arguments, ensure_ascii=False),
     )
 
@@ -96,7 +119,7 @@ def _result(block: Block, where: str) -> pb.ChatMessage:
     text = _text(block.content or [], f"{where}.content")
     return pb.ChatMessage(
         role=pb.ROLE_TOOL,
-        tool_call_id=_given(block.tool_use_id, f"{where}.tool_use_id"),
+        tool_call_id=required(block.tool_use_id, f"{where}.tool_use_id"),
         content=FAILED_CALL + text if block.is_error else text,
     )
 
@@ -110,9 +133,27 @@ def _joined(messages: Iterable[pb.ChatMessage]) -> list[pb.ChatMessage]:
             joined.append(message)
             continue
         last.tool_calls.extend(message.tool_calls)
-        last.content = _join(last.content, message.content)
+        _join_contents(last, message)
         last.reasoning_text = _join(last.reasoning_text, message.reasoning_text)
     return joined
+
+
+def _join_contents(last: pb.ChatMessage, message: pb.ChatMessage) -> None:
+    if not (last.parts or message.parts):
+        last.content = _join(last.content, message.content)
+        return
+    first, second = _parts(last), _parts(message)
+    if first and second and first[-1].text and second[0].text:
+        first.append(pb.ContentPart(text=PARAGRAPH))
+    last.ClearField("content")
+    last.ClearField("parts")
+    last.parts.extend([*first, *second])
+
+
+def _parts(message: pb.ChatMessage) -> list[pb.ContentPart]:
+    if message.parts:
+        return list(message.parts)
+    return [pb.ContentPart(text=message.content)] if message.content else []
 
 
 def _join(first: str, second: str) -> str:
@@ -121,11 +162,5 @@ def _join(first: str, second: str) -> str:
 
 def _text(blocks: Sequence[TextBlock], path: str) -> str:
     return PARAGRAPH.join(
-        _given(block.text, f"{path}.{number}.text") for number, block in enumerate(blocks)
+        required(block.text, f"{path}.{number}.text") for number, block in enumerate(blocks)
     )
-
-
-def _given(value: T | None, field: str) -> T:
-    if value is None:
-        raise InvalidArgument(f"{field} is required", field=field)
-    return value

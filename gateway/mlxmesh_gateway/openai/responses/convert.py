@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,11 +12,14 @@ from mlxmesh_gateway.openai.constraints import set_format
 from mlxmesh_gateway.openai.convert import generation_options
 from mlxmesh_gateway.openai.logprobs import chat_logprobs
 from mlxmesh_gateway.openai.reasoning import set_reasoning
+from mlxmesh_gateway.openai.responses.approvals import Answer
 from mlxmesh_gateway.openai.responses.events import Ending, Event, ResponseEvents
-from mlxmesh_gateway.openai.responses.input import Messages, input_messages
+from mlxmesh_gateway.openai.responses.ids import ROUND
+from mlxmesh_gateway.openai.responses.input import Messages, input_messages, with_results
 from mlxmesh_gateway.openai.responses.objects import JsonObject, ResponseFacts, usage_object
 from mlxmesh_gateway.openai.responses.schema import ResponseRequest, ResponseTool
-from mlxmesh_gateway.openai.responses.settings import settings_of
+from mlxmesh_gateway.openai.responses.settings import settings_of, tool_settings
+from mlxmesh_gateway.openai.responses.toolbox import NO_TOOLS, Toolbox
 from mlxmesh_gateway.openai.tool_schema import Function
 from mlxmesh_gateway.openai.tools import check_type, set_tools
 from mlxmesh_shared.errors import InvalidArgument, MeshError
@@ -35,15 +39,26 @@ _LOGPROBS = "message.output_text.logprobs"
 
 
 def generation(
-    asked: ResponseRequest, facts: ResponseFacts, earlier: Messages
+    asked: ResponseRequest,
+    facts: ResponseFacts,
+    earlier: Messages,
+    *,
+    toolbox: Toolbox = NO_TOOLS,
+    answers: Sequence[Answer] = (),
 ) -> pb.GenerateRequest:
     """The GenerateRequest, without what decides how long it is retained.
 
-    earlier: the conversation before the input. Raises: InvalidArgument, FeatureNotSupported.
+    earlier: the conversation before the input.
+    answers: to requests for approvals in the conversation.
+    Raises: InvalidArgument, FeatureNotSupported.
     """
     request = generation_options(asked)
     request.model = asked.model
-    messages = [*_instructions(facts), *earlier, *input_messages(asked.input)]
+    messages = [
+        *_instructions(facts),
+        *with_results(earlier, answers),
+        *input_messages(asked.input, answers, toolbox),
+    ]
     request.chat.CopyFrom(pb.ChatInput(messages=messages))
     if asked.max_output_tokens is not None:
         request.max_tokens = asked.max_output_tokens
@@ -51,9 +66,19 @@ def generation(
     _set_logprobs(request, asked)
     if asked.reasoning is not None:
         set_reasoning(request, asked.reasoning)
-    functions = [_function(one, f"tools.{n}") for n, one in enumerate(asked.tools or ())]
-    set_tools(request, functions, asked.tool_choice, parallel=asked.parallel_tool_calls)
+    functions = [*client_functions(asked), *toolbox.functions]
+    choice = toolbox.choice(asked.tool_choice)
+    set_tools(request, functions, choice, parallel=asked.parallel_tool_calls)
     return request
+
+
+def client_functions(asked: ResponseRequest) -> list[Function]:
+    """The functions that the client calls itself. Raises: InvalidArgument, FeatureNotSupported."""
+    return [
+        _function(one, f"tools.{number}")
+        for number, one in enumerate(asked.tools or ())
+        if one.type != "mcp"
+    ]
 
 
 def ignored_includes(asked: ResponseRequest) -> list[str]:
@@ -71,7 +96,8 @@ def format_facts(asked: ResponseRequest) -> JsonObject:
 
 def with_settings(facts: ResponseFacts, request: pb.GenerateRequest) -> ResponseFacts:
     """The facts with what the response repeats of its request."""
-    return replace(facts, settings=settings_of(request, facts.format))
+    settings = settings_of(request, facts.format)
+    return replace(facts, settings=settings | tool_settings(settings, facts.loop))
 
 
 def keep(request: pb.GenerateRequest, facts: ResponseFacts) -> None:
@@ -89,7 +115,8 @@ def facts_of(request: pb.GenerateRequest) -> ResponseFacts | None:
         facts = _FACTS.validate_json(request.client_data)
     except ValidationError:
         return None
-    if facts.id != request.request_id or not request.chat.messages:
+    own_id, _, _ = request.request_id.partition(ROUND)
+    if facts.id != own_id or not request.chat.messages:
         return None
     facts = with_settings(facts, request)
     if facts.instructions is None:
@@ -164,15 +191,15 @@ def feed_attached(events: ResponseEvents, message: bytes) -> list[Event]:
 
 def _fed(events: ResponseEvents, message: pb.GenerateResponse) -> list[Event]:
     if message.HasField("delta"):
-        return _delta(events, message.delta)
+        return delta_events(events, message.delta)
     if message.HasField("started"):
-        return events.started(_created_s(message.started))
+        return events.started(created_s(message.started))
     if message.HasField("finished"):
-        return events.finished(_ending(message.finished))
+        return events.finished(ending_of(message.finished))
     return events.working()
 
 
-def _delta(events: ResponseEvents, delta: pb.Delta | Snapshot) -> list[Event]:
+def delta_events(events: ResponseEvents, delta: pb.Delta | Snapshot) -> list[Event]:
     """The events of new output, in the order that models write it in."""
     found: list[Event] = []
     calls = list(delta.tool_calls)
@@ -195,11 +222,11 @@ def as_response(facts: ResponseFacts, snapshot: Snapshot) -> JsonObject:
     """The response that the stream of the same generation has come to."""
     events = ResponseEvents(facts)
     if snapshot.HasField("started"):
-        events.started(_created_s(snapshot.started))
+        events.started(created_s(snapshot.started))
     if snapshot.token_ids or _is_prefilling(snapshot):
-        _delta(events, snapshot)
+        delta_events(events, snapshot)
     if snapshot.HasField("finished"):
-        events.finished(_ending(snapshot.finished))
+        events.finished(ending_of(snapshot.finished))
     error = failure(snapshot)
     if error is not None:
         events.failed(error)
@@ -222,11 +249,13 @@ def runs(snapshot: pb.GetGenerationResponse) -> bool:
     return not (snapshot.HasField("finished") or snapshot.HasField("failure"))
 
 
-def _created_s(started: pb.Started) -> float:
+def created_s(started: pb.Started) -> float:
+    """When an engine accepted a generation, as Unix time."""
     return float(started.create_time.seconds)
 
 
-def _ending(finished: pb.Finished) -> Ending:
+def ending_of(finished: pb.Finished) -> Ending:
+    """How a generation ended."""
     status, reason = _STATUSES.get(finished.finish_reason, ("completed", None))
     usage = finished.usage
     return Ending(

@@ -99,7 +99,8 @@ class ResponseEvents:
         if message is None:
             if isinstance(self._current, Reasoning):
                 events += self._close_current()
-            message = self._message = Message(item_id("msg", self._facts.id), len(self._items))
+            own_id = item_id("msg", self._facts.id, self._count(Message))
+            message = self._message = Message(own_id, len(self._items))
             events += self._opened(message)
         if not self._logprobs:
             events.append(self._delta(message, message.delta_head, text))
@@ -116,8 +117,8 @@ class ResponseEvents:
             item = self._current
             if not isinstance(item, Reasoning):
                 events += self._close_current()
-                earlier = sum(isinstance(one, Reasoning) for one in self._items)
-                item = Reasoning(item_id("rs", self._facts.id, earlier), len(self._items))
+                own_id = item_id("rs", self._facts.id, self._count(Reasoning))
+                item = Reasoning(own_id, len(self._items))
                 self._current = item
                 events += self._opened(item)
             events.append(self._delta(item, item.delta_head, text))
@@ -129,8 +130,8 @@ class ResponseEvents:
         item = self._current
         if not isinstance(item, Call) or index >= self._calls:
             events += self._close_current()
-            number, self._calls = self._calls, index + 1
-            own_id = item_id("fc", self._facts.id, number)
+            self._calls = index + 1
+            own_id = item_id("fc", self._facts.id, self._count(Call))
             item = self._current = Call(own_id, len(self._items), call_id, name)
             events += self._opened(item)
         if arguments:
@@ -159,6 +160,9 @@ class ResponseEvents:
         body = {"code": error.reason.lower(), "message": error.message, "param": None}
         (event,) = self._numbered([("error", body)])
         return event
+
+    def _count(self, cls: type[Item]) -> int:
+        return sum(type(item) is cls for item in self._items)
 
     def _opened(self, item: Item) -> list[Event]:
         self._open.append(len(self._items))

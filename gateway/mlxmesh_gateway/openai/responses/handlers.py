@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh_gateway.http.edge import ToolLimits
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.http.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
-from mlxmesh_gateway.http.user_label import add_user
-from mlxmesh_gateway.openai.convert import DEFAULT_TEMPERATURE
-from mlxmesh_gateway.openai.labels import add_metadata
 from mlxmesh_gateway.openai.responses import convert
 from mlxmesh_gateway.openai.responses.background import BackgroundReaders
+from mlxmesh_gateway.openai.responses.disconnects import ended_with_client
 from mlxmesh_gateway.openai.responses.events import ResponseEvents
 from mlxmesh_gateway.openai.responses.ids import after_event, new_response_id
 from mlxmesh_gateway.openai.responses.input import Messages
 from mlxmesh_gateway.openai.responses.objects import ResponseFacts
-from mlxmesh_gateway.openai.responses.retained_handlers import CANCEL, attached, find
+from mlxmesh_gateway.openai.responses.plan import new_facts, planned
+from mlxmesh_gateway.openai.responses.retained_handlers import attached, find
 from mlxmesh_gateway.openai.responses.schema import ResponseRequest
 from mlxmesh_gateway.openai.responses.stream import Stream, write_events
+from mlxmesh_gateway.openai.responses.tools.convert_replay import replayed
+from mlxmesh_gateway.openai.responses.tools.handlers import (
+    Earlier,
+    create_tool_response,
+    has_tools,
+)
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, MeshError, NotFound
 
 GENERATE = "/mlxmesh.generation.v1.GenerationService/Generate"
 COMPLETE = "/mlxmesh.generation.v1.GenerationService/Complete"
-CANCEL_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,19 @@ class _Planned:
     """Whether it is cancelled when the client disconnects."""
 
 
-async def create_response(exchange: Exchange, *, readers: BackgroundReaders) -> None:
+async def create_response(
+    exchange: Exchange, *, readers: BackgroundReaders, tool_limits: ToolLimits
+) -> None:
     """Responds to an input: at once, as events, or in the background."""
     asked = exchange.read(ResponseRequest)
-    planned = await _plan(exchange, asked)
-    async with _ended_with_client(exchange, planned):
+    _check(exchange, asked)
+    earlier = await _earlier(exchange, asked)
+    if has_tools(asked, earlier):
+        await create_tool_response(exchange, asked, earlier, tool_limits)
+        return
+    planned = _plan(exchange, asked, earlier.messages)
+    own_id = planned.request.request_id if planned.ends_with_client else ""
+    async with ended_with_client(exchange, lambda: own_id):
         if asked.stream:
             await _stream(exchange, planned, readers)
         elif asked.background:
@@ -52,30 +61,11 @@ async def create_response(exchange: Exchange, *, readers: BackgroundReaders) -> 
             await _complete(exchange, planned)
 
 
-async def _plan(exchange: Exchange, asked: ResponseRequest) -> _Planned:
+def _plan(exchange: Exchange, asked: ResponseRequest, earlier: Messages) -> _Planned:
     has_key = IDEMPOTENCY_KEY in exchange.headers
-    _check(exchange, asked, has_key=has_key)
-    facts = ResponseFacts(
-        id=new_response_id(exchange.headers),
-        model=asked.model,
-        instructions=asked.instructions,
-        background=bool(asked.background),
-        store=asked.store is not False,
-        previous_response_id=asked.previous_response_id,
-        metadata=asked.metadata or {},
-        temperature=DEFAULT_TEMPERATURE if asked.temperature is None else asked.temperature,
-        top_p=1.0 if asked.top_p is None else asked.top_p,
-        max_output_tokens=asked.max_output_tokens,
-        format=convert.format_facts(asked),
-    )
-    request = convert.generation(asked, facts, await _earlier(exchange, asked))
-    ignored = [
-        *add_user(request.labels, user=asked.user, safety_identifier=asked.safety_identifier),
-        *add_metadata(request, asked.metadata),
-        *convert.ignored_includes(asked),
-    ]
+    facts = new_facts(asked, new_response_id(exchange.headers))
+    request, facts, ignored = planned(asked, facts, earlier)
     exchange.tell_ignored(ignored)
-    facts = convert.with_settings(facts, request)
     if facts.store or has_key:
         request.request_id = facts.id
     if facts.store:
@@ -85,7 +75,8 @@ async def _plan(exchange: Exchange, asked: ResponseRequest) -> _Planned:
     return _Planned(facts, request, ends_with_client)
 
 
-def _check(exchange: Exchange, asked: ResponseRequest, *, has_key: bool) -> None:
+def _check(exchange: Exchange, asked: ResponseRequest) -> None:
+    has_key = IDEMPOTENCY_KEY in exchange.headers
     if asked.background and asked.store is False:
         raise InvalidArgument("store must not be false with background: true", field="store")
     if asked.stream_options is not None and not asked.stream:
@@ -97,10 +88,10 @@ def _check(exchange: Exchange, asked: ResponseRequest, *, has_key: bool) -> None
         )
 
 
-async def _earlier(exchange: Exchange, asked: ResponseRequest) -> Messages:
+async def _earlier(exchange: Exchange, asked: ResponseRequest) -> Earlier:
     """The conversation up to the end of the previous response."""
     if asked.previous_response_id is None:
-        return ()
+        return Earlier()
     field = "previous_response_id"
     try:
         facts, snapshot = await find(exchange, asked.previous_response_id, returned=False)
@@ -110,7 +101,14 @@ async def _earlier(exchange: Exchange, asked: ResponseRequest) -> Messages:
         raise
     if convert.runs(snapshot) or convert.failure(snapshot) is not None:
         raise IllegalState("the previous response has not ended with an output", field=field)
-    return convert.with_output(convert.conversation(snapshot.generation, facts), snapshot)
+    if facts.loop is None:
+        messages = convert.conversation(snapshot.generation, facts)
+        return Earlier(convert.with_output(messages, snapshot))
+    ended = replayed(facts, snapshot)
+    if ended.runs:
+        raise IllegalState("the previous response has not ended with an output", field=field)
+    messages = convert.conversation(snapshot.generation, facts)
+    return Earlier([*messages, ended.output], ended.pending)
 
 
 async def _complete(exchange: Exchange, planned: _Planned) -> None:
@@ -161,17 +159,3 @@ def _new_stream(exchange: Exchange, planned: _Planned, readers: BackgroundReader
 def _messages(exchange: Exchange, planned: _Planned) -> Stream:
     calls = exchange.calls.lasting() if planned.facts.background else exchange.calls
     return lambda write: calls.stream(GENERATE, planned.request, write)
-
-
-@asynccontextmanager
-async def _ended_with_client(exchange: Exchange, planned: _Planned) -> AsyncGenerator[None]:
-    """Cancels a retained generation with its client, or it would go on for a minute."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        if planned.ends_with_client and planned.request.request_id:
-            with contextlib.suppress(MeshError, TimeoutError):
-                async with asyncio.timeout(CANCEL_TIMEOUT_S):
-                    cancel = pb.CancelGenerationRequest(request_id=planned.request.request_id)
-                    await exchange.calls.unary(CANCEL, cancel, pb.CancelGenerationResponse)
-        raise

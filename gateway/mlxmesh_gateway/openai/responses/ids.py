@@ -12,7 +12,10 @@ from mlxmesh_gateway.http.idempotency import IDEMPOTENCY_KEY, LAST_EVENT_ID
 from mlxmesh_shared.errors import InvalidArgument
 
 MAX_SEQUENCE_DIGITS = 18
-_LEGAL_ID = re.compile(r"resp_[0-9a-f]{48}")
+ROUND = "."
+"""Separates the id of a response with MCP tools from the number of its generation."""
+_LEGAL_ID = re.compile(r"resp_m?[0-9a-f]{48}")
+_WITH_TOOLS = "resp_m"
 
 
 def new_response_id(headers: Mapping[str, str]) -> str:
@@ -26,6 +29,21 @@ def new_response_id(headers: Mapping[str, str]) -> str:
     if not key:
         raise InvalidArgument(f"the header {IDEMPOTENCY_KEY} is empty", field=IDEMPOTENCY_KEY)
     return f"resp_{hashlib.sha256(key.encode()).hexdigest()[:48]}"
+
+
+def new_tool_response_id() -> str:
+    """Of a response that may consist of several generations, which its id tells."""
+    return f"{_WITH_TOOLS}{secrets.token_hex(24)}"
+
+
+def has_tools(response_id: str) -> bool:
+    """Whether a response may consist of several generations."""
+    return response_id.startswith(_WITH_TOOLS)
+
+
+def round_id(response_id: str, number: int) -> str:
+    """The request_id of one of its generations."""
+    return f"{response_id}{ROUND}{number}"
 
 
 def is_response_id(text: str) -> bool:

@@ -43,12 +43,12 @@ class Item(Protocol):
         ...
 
 
-class _OutputItem:
+class OutputItem:
     """What all items have."""
 
     def __init__(self, item_id: str, output_index: int) -> None:
         self.parts: list[str] = []
-        self._id = item_id
+        self.id = item_id
         self._place: JsonObject = {"item_id": item_id, "output_index": output_index}
         self._part: JsonObject = {**self._place, "content_index": 0}
 
@@ -65,7 +65,7 @@ def _head(name: str, fields: JsonObject) -> str:
     return f'{encode({"type": name, **fields})[:-1]},"sequence_number":'
 
 
-class Message(_OutputItem):
+class Message(OutputItem):
     """Satisfies Item: a message with one text."""
 
     delta_name = "response.output_text.delta"
@@ -81,7 +81,7 @@ class Message(_OutputItem):
 
     def opened(self) -> list[Body]:
         return [
-            self._event("added", output_message(self._id, "in_progress", [])),
+            self._event("added", output_message(self.id, "in_progress", [])),
             ("response.content_part.added", {**self._part, "part": text_part("")}),
         ]
 
@@ -94,13 +94,13 @@ class Message(_OutputItem):
         ]
 
     def as_output(self, status: str) -> JsonObject:
-        return output_message(self._id, status, [self._text_part()])
+        return output_message(self.id, status, [self._text_part()])
 
     def _text_part(self) -> JsonObject:
         return text_part(self._whole, self.logprobs)
 
 
-class Reasoning(_OutputItem):
+class Reasoning(OutputItem):
     """Satisfies Item: the reasoning before a message or a call."""
 
     delta_name = "response.reasoning_text.delta"
@@ -112,7 +112,7 @@ class Reasoning(_OutputItem):
     def opened(self) -> list[Body]:
         empty = {"type": "reasoning_text", "text": ""}
         return [
-            self._event("added", reasoning_item(self._id, "in_progress", None)),
+            self._event("added", reasoning_item(self.id, "in_progress", None)),
             ("response.content_part.added", {**self._part, "part": empty}),
         ]
 
@@ -125,10 +125,10 @@ class Reasoning(_OutputItem):
         ]
 
     def as_output(self, status: str) -> JsonObject:
-        return reasoning_item(self._id, status, self._whole)
+        return reasoning_item(self.id, status, self._whole)
 
 
-class Call(_OutputItem):
+class Call(OutputItem):
     """Satisfies Item: a call of a function."""
 
     delta_name = "response.function_call_arguments.delta"
@@ -154,5 +154,5 @@ class Call(_OutputItem):
 
     def _item(self, status: str, arguments: str) -> JsonObject:
         return function_call(
-            self._id, status, call_id=self._call_id, name=self._name, arguments=arguments
+            self.id, status, call_id=self._call_id, name=self._name, arguments=arguments
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from grpc import StatusCode
 
+from mlxmesh_gateway.openai.responses.tool_facts import LoopFacts
 from mlxmesh_shared.errors import MeshError
 
 JsonObject = dict[str, Any]
@@ -41,6 +42,8 @@ class ResponseFacts:
     """What the format of the text has beside its schema."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Fields of the response that the request decides, where they are not the defaults."""
+    loop: LoopFacts | None = None
+    """Set if the gateway calls MCP tools for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,12 +156,27 @@ def input_message(item_id: str, role: str, text: str) -> JsonObject:
     """A message of the input."""
     own = {"type": "input_text", "text": text}
     content = text_part(text) if role == "assistant" else own
+    return _input_message(item_id, role, [content])
+
+
+def input_message_of_parts(item_id: str, role: str, parts: Sequence[tuple[str, str]]) -> JsonObject:
+    """A message with images. parts: a text, or the URL of an image."""
+    content = [
+        {"type": "input_image", "image_url": url, "detail": "auto"}
+        if url
+        else {"type": "input_text", "text": text}
+        for text, url in parts
+    ]
+    return _input_message(item_id, role, content)
+
+
+def _input_message(item_id: str, role: str, content: Sequence[JsonObject]) -> JsonObject:
     return {
         "id": item_id,
         "type": "message",
         "status": "completed",
         "role": role,
-        "content": [content],
+        "content": list(content),
     }
 
 

@@ -7,21 +7,28 @@ import contextlib
 from functools import partial
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
-from mlxmesh_gateway.http.door import Write
+from mlxmesh_gateway.http.door import HttpCalls, Write
 from mlxmesh_gateway.http.exchange import Exchange
 from mlxmesh_gateway.openai.responses import convert
+from mlxmesh_gateway.openai.responses.disconnects import cancel
 from mlxmesh_gateway.openai.responses.events import ResponseEvents
 from mlxmesh_gateway.openai.responses.ids import (
+    ROUND,
     after_event,
+    has_tools,
     is_response_id,
     query_of,
+    round_id,
     wants_stream,
     whole_number,
 )
 from mlxmesh_gateway.openai.responses.input import input_items
 from mlxmesh_gateway.openai.responses.objects import JsonObject, ResponseFacts
 from mlxmesh_gateway.openai.responses.stream import Stream, write_events
+from mlxmesh_gateway.openai.responses.tool_facts import MAX_ROUNDS
+from mlxmesh_gateway.openai.responses.tools.convert_replay import replayed
 from mlxmesh_shared.errors import (
+    FeatureNotSupported,
     GenerationNotFound,
     IllegalState,
     InvalidArgument,
@@ -31,7 +38,6 @@ from mlxmesh_shared.errors import (
 
 GET = "/mlxmesh.generation.v1.GenerationService/GetGeneration"
 ATTACH = "/mlxmesh.generation.v1.GenerationService/AttachGeneration"
-CANCEL = "/mlxmesh.generation.v1.GenerationService/CancelGeneration"
 MAX_PAGE = 100
 _PAGE = 20
 # How long a cancelled generation may take to end: a few steps of its engine.
@@ -46,17 +52,37 @@ async def find(exchange: Exchange, response_id: str, *, returned: bool = True) -
 
     Raises: GenerationNotFound.
     """
-    calls = exchange.calls if returned else exchange.calls.unmetered()
     if is_response_id(response_id):
-        request = pb.GetGenerationRequest(request_id=response_id)
-        try:
-            snapshot = await calls.unary(GET, request, pb.GetGenerationResponse)
-        except NotFound:
-            raise _unknown() from None
-        facts = convert.facts_of(snapshot.generation)
-        if facts is not None:
+        # What several generations wrote was counted when it was written.
+        counts = returned and not has_tools(response_id)
+        calls = exchange.calls if counts else exchange.calls.unmetered()
+        snapshot = await _last(calls, response_id)
+        facts = None if snapshot is None else convert.facts_of(snapshot.generation)
+        if facts is not None and snapshot is not None:
             return facts, snapshot
     raise _unknown()
+
+
+async def _last(calls: HttpCalls, response_id: str) -> pb.GetGenerationResponse | None:
+    """The last generation of a response, which holds what the others wrote."""
+    if not has_tools(response_id):
+        return await _get(calls, response_id)
+    found: pb.GetGenerationResponse | None = None
+    for number in range(MAX_ROUNDS):
+        later = await _get(calls, round_id(response_id, number))
+        # The first generations of a long response may have expired.
+        if later is None and found is not None:
+            break
+        found = later or found
+    return found
+
+
+async def _get(calls: HttpCalls, request_id: str) -> pb.GetGenerationResponse | None:
+    request = pb.GetGenerationRequest(request_id=request_id)
+    try:
+        return await calls.unary(GET, request, pb.GetGenerationResponse)
+    except NotFound:
+        return None
 
 
 async def get_response(exchange: Exchange) -> None:
@@ -67,11 +93,23 @@ async def get_response(exchange: Exchange) -> None:
         exchange, exchange.path_params["response_id"], returned=not streams
     )
     if streams:
+        if facts.loop is not None:
+            raise FeatureNotSupported(
+                "stream is not supported for a response with tools of the type mcp: retrieve it"
+                " without it",
+                field="stream",
+            )
         await _stream(exchange, facts, after_event(exchange.headers, query))
         return
     if "starting_after" in query:
         raise InvalidArgument("starting_after needs stream=true", field="starting_after")
-    await exchange.respond(200, convert.as_response(facts, snapshot))
+    await exchange.respond(200, _as_response(facts, snapshot))
+
+
+def _as_response(facts: ResponseFacts, snapshot: pb.GetGenerationResponse) -> JsonObject:
+    if facts.loop is None:
+        return convert.as_response(facts, snapshot)
+    return replayed(facts, snapshot).response
 
 
 async def cancel_response(exchange: Exchange) -> None:
@@ -81,22 +119,35 @@ async def cancel_response(exchange: Exchange) -> None:
         raise IllegalState("only a response with background: true can be cancelled")
     if convert.runs(snapshot):
         with contextlib.suppress(NotFound):  # it has ended meanwhile
-            await _cancel(exchange, facts.id)
+            await cancel(exchange, facts.id)
         snapshot = await _ended(exchange, facts.id)
     await exchange.respond(200, convert.as_response(facts, snapshot))
 
 
 async def delete_response(exchange: Exchange) -> None:
     """Ends a response and drops all that is retained of it."""
-    facts, _ = await find(exchange, exchange.path_params["response_id"], returned=False)
-    await _cancel(exchange, facts.id, forget=True)
+    facts, snapshot = await find(exchange, exchange.path_params["response_id"], returned=False)
+    if facts.loop is None:
+        await cancel(exchange, facts.id, forget=True)
+    else:
+        await _forget_rounds(exchange, snapshot.generation.request_id)
     await exchange.respond(200, {"id": facts.id, "object": "response", "deleted": True})
+
+
+async def _forget_rounds(exchange: Exchange, last_id: str) -> None:
+    """Drops all generations of a response up to its last one."""
+    own_id, _, last = last_id.partition(ROUND)
+    for number in range(int(last) + 1):
+        with contextlib.suppress(NotFound):  # the first ones may have expired
+            await cancel(exchange, round_id(own_id, number), forget=True)
 
 
 async def list_input_items(exchange: Exchange) -> None:
     """The conversation that a response continues, without its instructions."""
     facts, snapshot = await find(exchange, exchange.path_params["response_id"], returned=False)
     messages = convert.conversation(snapshot.generation, facts)
+    if facts.loop is not None:
+        messages = messages[: facts.loop.inputs]
     items = input_items(messages, facts.id)
     await exchange.respond(200, _page(items, query_of(exchange.query)))
 
@@ -131,11 +182,6 @@ def attached(
             raise _unknown() from None
 
     return stream
-
-
-async def _cancel(exchange: Exchange, response_id: str, *, forget: bool = False) -> None:
-    request = pb.CancelGenerationRequest(request_id=response_id, forget=forget)
-    await exchange.calls.unary(CANCEL, request, pb.CancelGenerationResponse)
 
 
 async def _ended(exchange: Exchange, response_id: str) -> pb.GetGenerationResponse:

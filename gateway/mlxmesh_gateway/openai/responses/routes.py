@@ -10,9 +10,9 @@ from starlette.routing import Route
 from mlxmesh_gateway.http.edge import EdgeParts
 from mlxmesh_gateway.openai.errors import response_error_body
 from mlxmesh_gateway.openai.responses.background import BackgroundReaders
+from mlxmesh_gateway.openai.responses.disconnects import CANCEL
 from mlxmesh_gateway.openai.responses.handlers import GENERATE, create_response
 from mlxmesh_gateway.openai.responses.retained_handlers import (
-    CANCEL,
     GET,
     cancel_response,
     delete_response,
@@ -35,7 +35,7 @@ def response_routes(parts: EdgeParts) -> Sequence[Route]:
             "POST",
             _ROOT,
             method=GENERATE,
-            handle=partial(create_response, readers=readers),
+            handle=partial(create_response, readers=readers, tool_limits=parts.tool_limits),
             summary="Respond to an input.",
             request=ResponseRequest,
         ),

@@ -16,7 +16,7 @@ from mlxmesh_gateway.openai.schema import (
     TopLogprobs,
     UInt32,
 )
-from mlxmesh_gateway.openai.tool_schema import MAX_TOOLS, FunctionName, ToolChoiceField
+from mlxmesh_gateway.openai.tool_schema import MAX_TOOLS, FunctionName, ResponseToolChoice
 
 _TEXT_ONLY = "models here read text only"
 
@@ -34,7 +34,7 @@ def _as_parts(value: object) -> object:
 
 
 class Part(TextPart):
-    """A part of a message's content: input_text or output_text."""
+    """A part of a message's content: input_text, output_text or input_image."""
 
     annotations: Annotated[Any, Harmless()] = None
     logprobs: Annotated[Any, Harmless()] = None
@@ -58,7 +58,7 @@ _Parts = Annotated[
 
 
 class Item(Schema):
-    """An item of the input: a message, reasoning, a call of a function or its result."""
+    """An item of the input: a message, reasoning, a call of a function or of an MCP tool."""
 
     type: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
@@ -71,23 +71,69 @@ class Item(Schema):
     """Of a call."""
     summary: list[Summary] | None = None
     """Of reasoning; read where it has no content."""
+    server_label: str | None = None
+    """Of an item of an MCP server."""
+    approval_request_id: str | None = None
+    """Of an approval, and of a call that was approved."""
+    approve: bool | None = None
+    """Whether a call of a tool is approved."""
+    reason: Annotated[str | None, Field(max_length=1024)] = None
+    """Why a call was not approved; the model is told."""
+    error: Any = None
+    """Of a call that failed."""
+    tools: Annotated[Any, Harmless()] = None
     encrypted_content: Annotated[Any, Harmless()] = None
-    id: Annotated[Any, Harmless()] = None
+    id: str | None = None
+    """Read of a call of an MCP tool and of a request for an approval."""
     status: Annotated[Any, Harmless()] = None
     phase: Annotated[Any, Harmless()] = None
 
 
+class ToolFilter(Schema):
+    """Tools of an MCP server."""
+
+    tool_names: list[str] | None = None
+    read_only: bool | None = None
+    """Only tools of which the server says that they change nothing, or only the others."""
+
+
+class ApprovalFilter(Schema):
+    """Which tools of an MCP server need an approval; those that are in neither do."""
+
+    always: ToolFilter | None = None
+    never: ToolFilter | None = None
+
+
+_ADDED_BY_ADMINS = (
+    "MCP servers are added to the mesh by an administrator, with `mlxmesh mcp add`; name one of"
+    " them in server_label"
+)
+
+
 class ResponseTool(Schema):
-    """A tool; only functions are honoured."""
+    """A tool: a function of the client, or the tools of an MCP server of the mesh."""
 
     type: str
+    """function or mcp."""
     name: FunctionName | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    server_label: str | None = None
+    """The name of an MCP server of the mesh."""
+    server_description: str | None = None
+    allowed_tools: list[str] | ToolFilter | None = None
+    """By default, all that the caller may use."""
+    require_approval: Literal["always", "never"] | ApprovalFilter | None = None
+    """By default, always. A tool whose policy in the mesh asks for an approval needs one anyway."""
+    server_url: Annotated[Any, Refused(_ADDED_BY_ADMINS)] = None
+    connector_id: Annotated[Any, Refused(_ADDED_BY_ADMINS)] = None
+    tunnel_id: Annotated[Any, Refused(_ADDED_BY_ADMINS)] = None
+    headers: Annotated[Any, Refused(_ADDED_BY_ADMINS, unless=({},))] = None
+    authorization: Annotated[Any, Refused(_ADDED_BY_ADMINS)] = None
     output_schema: Annotated[Any, Harmless()] = None
     allowed_callers: Annotated[
-        Any, Refused("models here call functions directly", unless=(["direct"],))
+        Any, Refused("models here call tools directly", unless=(["direct"],))
     ] = None
     defer_loading: Annotated[Any, Refused("every tool is shown", unless=(False,))] = None
 
@@ -149,17 +195,18 @@ class ResponseRequest(SamplingFields):
     tools: Annotated[
         list[ResponseTool] | None, Field(json_schema_extra={"maxItems": MAX_TOOLS})
     ] = None
-    tool_choice: ToolChoiceField = None
+    tool_choice: ResponseToolChoice = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     top_logprobs: TopLogprobs | None = None
 
+    max_tool_calls: Annotated[int | None, Field(ge=1, le=128)] = None
+    """Calls of MCP tools, together; later ones are not made."""
+
     image: Annotated[Any, Harmless()] = None
-    max_tool_calls: Annotated[Any, Harmless()] = None
     prompt_cache_key: Annotated[Any, Harmless()] = None
     prompt_cache_options: Annotated[Any, Harmless()] = None
     prompt_cache_retention: Annotated[Any, Harmless()] = None
-    service_tier: Annotated[Any, Harmless()] = None
 
     access_programs: Annotated[Any, Refused("the mesh has none")] = None
     background_options: Annotated[

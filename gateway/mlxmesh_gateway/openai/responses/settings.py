@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh_gateway.openai.convert import tier_name
 from mlxmesh_gateway.openai.responses.objects import JsonObject
+from mlxmesh_gateway.openai.responses.tool_facts import LoopFacts
 
 _MODES = {pb.TOOL_MODE_NONE: "none", pb.TOOL_MODE_AUTO: "auto", pb.TOOL_MODE_REQUIRED: "required"}
 _EFFORTS = {
@@ -33,6 +35,23 @@ def settings_of(request: pb.GenerateRequest, text_format: Mapping[str, Any]) -> 
         found["reasoning"] = {"effort": effort, "summary": None}
     if request.logprobs.top:
         found["top_logprobs"] = request.logprobs.top
+    if tier := tier_name(request):
+        found["service_tier"] = tier
+    return found
+
+
+def tool_settings(settings: Mapping[str, Any], loop: LoopFacts | None) -> JsonObject:
+    """Those of a response with tools of MCP servers, which its generations have as functions."""
+    if loop is None:
+        return {}
+    functions = [
+        one for one in settings.get("tools", ()) if loop.tool_of(str(one.get("name"))) is None
+    ]
+    found: JsonObject = {"tools": [*functions, *loop.shown]}
+    if loop.choice is not None:
+        found["tool_choice"] = loop.choice
+    if loop.max_tool_calls is not None:
+        found["max_tool_calls"] = loop.max_tool_calls
     return found
 
 

@@ -28,7 +28,7 @@ async def write_events(
     async def write(message: bytes) -> None:
         for event in read(message):
             if event.sequence > after:
-                await _write(exchange, event)
+                await write_event(exchange, event)
 
     exchange.keep_alive()
     try:
@@ -56,8 +56,9 @@ async def _write_failure(
     for event in last:
         # One that breaks off is told to whoever reads it; it is no part of what is replayed.
         if cause is None or event.sequence > after:
-            await _write(exchange, event)
+            await write_event(exchange, event)
 
 
-async def _write(exchange: Exchange, event: Event) -> None:
+async def write_event(exchange: Exchange, event: Event) -> None:
+    """Writes one event."""
     await exchange.event(event.data, event=event.name, event_id=str(event.sequence))

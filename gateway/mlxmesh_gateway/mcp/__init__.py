@@ -1,0 +1,1 @@
+"""The mesh as an MCP server over HTTP: POST /mcp."""

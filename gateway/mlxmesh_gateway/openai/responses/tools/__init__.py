@@ -1,0 +1,1 @@
+"""MCP tools of responses: the gateway calls them between generations."""

@@ -1,0 +1,1 @@
+"""Requests of OpenAI's API outside of HTTP: those of batches."""
