@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 
 # Packages of the extra `cli`, by the names that they are imported by.
-CLI_PACKAGES = frozenset({"cryptography", "prompt_toolkit", "psutil", "rich", "typer"})
+CLI_PACKAGES = frozenset(
+    {"cryptography", "prompt_toolkit", "psutil", "rich", "tomlkit", "typer", "yaml"}
+)
 
 
 def main() -> None:
@@ -15,8 +17,9 @@ def main() -> None:
 
         exit_on_interrupt()
         from mlxmesh_cli.commands.app import app
+        from mlxmesh_cli.commands.named_command import with_named_command
 
-        app()
+        with_named_command(app, sys.argv[1:])()
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in CLI_PACKAGES:

@@ -10,25 +10,42 @@ from typing import Annotated, Any
 import typer
 
 from mlxmesh_cli.commands import (
+    adapters,
     artifacts,
+    batch,
     certs,
+    connect,
+    console,
+    downloads,
+    embeddings,
     ensembles,
     experiments,
+    files,
+    help_topics,
     history,
+    install,
+    jobs,
     keys,
     lifecycle,
+    mcp_serve,
+    menubar,
     models,
     observe,
     output_formats,
     profiles,
+    queues,
     quotas,
+    requests,
     rolling,
     rollouts,
     settings,
     shadows,
+    shell_completion,
     sign_in,
+    system,
     text,
     up,
+    upgrade,
     usage,
     users,
 )
@@ -44,7 +61,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
-MESH, MODELS, TEXT, USERS = "Run the mesh", "Models", "Text", "Users and keys"
+MESH, MODELS, TEXT, JOBS = "Run the mesh", "Models", "Text", "Jobs"
+USERS, DESKTOP = "Users and keys", "This host"
 
 
 def _add(
@@ -74,6 +92,8 @@ _add(
     "mlxmesh drain generation-54e0 --timeout 600",
 )
 _add(MESH, settings.doctor, "Check this host for problems.", "mlxmesh doctor")
+app.add_typer(requests.requests, name="requests", rich_help_panel=MESH)
+app.add_typer(system.system, name="system", rich_help_panel=MESH)
 app.add_typer(settings.config, name="config", rich_help_panel=MESH)
 app.add_typer(certs.certs, name="certs", rich_help_panel=MESH)
 app.add_typer(output_formats.models, name="models", rich_help_panel=MODELS)
@@ -90,6 +110,7 @@ _add(
     "Download a model from a hub.",
     "mlxmesh pull mlx-community/Qwen3-0.6B-4bit --name qwen",
 )
+app.add_typer(downloads.downloads, name="downloads", rich_help_panel=MODELS)
 _add(
     MODELS,
     models.load,
@@ -98,6 +119,7 @@ _add(
 )
 _add(MODELS, models.unload, "Drain and unload a model.", "mlxmesh unload qwen@1")
 _add(MODELS, models.delete, "Delete a model or one of its versions.", "mlxmesh delete qwen@1")
+app.add_typer(adapters.adapters, name="adapters", rich_help_panel=MODELS)
 app.add_typer(ensembles.ensembles, name="ensembles", rich_help_panel=MODELS)
 _add(MODELS, models.alias, "Point NAME:ALIAS at a version.", "mlxmesh alias qwen stable 2")
 app.add_typer(artifacts.artifacts, name="artifacts", rich_help_panel=MODELS)
@@ -128,8 +150,27 @@ _add(
     "Chat with a model.",
     'mlxmesh chat -m qwen --system "You are brief."',
 )
+_add(
+    TEXT,
+    embeddings.embed,
+    "Make vectors of texts.",
+    'mlxmesh embed minilm "a fox" "a dog" "a car"',
+)
+_add(
+    TEXT,
+    embeddings.rerank,
+    "Order documents by their relevance to a query.",
+    'mlxmesh rerank bge "capital of Norway" -f documents.txt --top 3',
+)
 _add(TEXT, text.tokens, "Count the tokens of a prompt.", "mlxmesh tokens - < prompt.txt")
 _add(TEXT, observe.trace, "Show the timeline of one request.", "mlxmesh trace my-request")
+
+app.add_typer(mcp_serve.mcp, name="mcp", rich_help_panel=TEXT)
+
+app.add_typer(jobs.jobs, name="jobs", rich_help_panel=JOBS)
+app.add_typer(batch.batch, name="batch", rich_help_panel=JOBS)
+app.add_typer(files.files, name="files", rich_help_panel=JOBS)
+app.add_typer(queues.queues, name="queues", rich_help_panel=JOBS)
 
 app.add_typer(users.users, name="users", rich_help_panel=USERS)
 app.add_typer(keys.keys, name="keys", rich_help_panel=USERS)
@@ -139,6 +180,31 @@ _add(USERS, usage.audit, "Show who changed users, keys and quotas.", "mlxmesh au
 _add(USERS, sign_in.login, "Sign in with a password.", "mlxmesh login ada")
 _add(USERS, sign_in.logout, "End the stored session or key.", "mlxmesh logout")
 _add(USERS, sign_in.whoami, "Show as whom commands call the mesh.", "mlxmesh whoami")
+
+_add(
+    DESKTOP,
+    install.install,
+    "Run the mesh as a service of this host.",
+    "mlxmesh install --dry-run",
+)
+_add(DESKTOP, install.uninstall, "Stop and remove that service.", "mlxmesh uninstall")
+_add(DESKTOP, upgrade.upgrade, "Install a newer version.", "mlxmesh upgrade --check")
+_add(DESKTOP, console.open_console, "Open the console.", "mlxmesh open --print", name="open")
+_add(DESKTOP, menubar.menubar, "Show the mesh in the menu bar (macOS).", "mlxmesh menubar")
+_add(
+    DESKTOP,
+    connect.connect_agent,
+    "Point a coding agent at the mesh.",
+    "mlxmesh connect claude-code --model qwen",
+    name="connect",
+)
+_add(
+    DESKTOP,
+    shell_completion.completion,
+    "Print or install shell completion.",
+    "mlxmesh completion zsh --install",
+)
+_add(DESKTOP, help_topics.explain, "Explain a topic.", "mlxmesh help models", name="help")
 
 
 def _version(wanted: bool) -> None:

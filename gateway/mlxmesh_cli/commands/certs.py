@@ -44,8 +44,8 @@ def issue(
     role: Annotated[
         str,
         typer.Argument(
-            help="Role: gateway, generation, model, access, runtime, engine, client, admin or"
-            " consul."
+            help="Role: gateway, generation, model, access, jobs, worker, tools, runtime, engine,"
+            " client, admin or consul."
         ),
     ],
     host: Annotated[

@@ -1,4 +1,4 @@
-"""Shell completion of names that a mesh knows: models, profiles, users, keys."""
+"""Shell completion of names that a mesh knows: models, profiles, users, keys, jobs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlxmesh_client import MeshClient
 
 COMPLETION_TIMEOUT_S = 1.0
+MAX_JOBS = 50
 
 Query = Callable[["MeshClient"], Awaitable[Iterable[str]]]
 
@@ -48,11 +49,31 @@ def complete_key(ctx: typer.Context, incomplete: str) -> list[str]:
     return _complete(ctx, incomplete, _key_ids)
 
 
+def complete_tool_server(ctx: typer.Context, incomplete: str) -> list[str]:
+    """MCP servers with this prefix."""
+    return _complete(ctx, incomplete, _tool_servers)
+
+
+def complete_tool_function(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of tools for models with this prefix."""
+    return _complete(ctx, incomplete, _tool_functions)
+
+
 def complete_subject(ctx: typer.Context, incomplete: str) -> list[str]:
     """Subjects of quotas with this prefix, such as user:ada."""
     return _complete(ctx, incomplete, _subjects) or [
         kind for kind in ("user:", "team:", "key:") if kind.startswith(incomplete)
     ]
+
+
+def complete_job(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of the newest jobs with this prefix."""
+    return _complete(ctx, incomplete, _job_ids)
+
+
+def complete_instance(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of instances with this prefix."""
+    return _complete(ctx, incomplete, _instance_ids)
 
 
 def _complete(ctx: typer.Context, incomplete: str, query: Query) -> list[str]:
@@ -121,6 +142,7 @@ def references(models: Iterable[Model]) -> set[str]:
         for reference in (
             model.name,
             *(f"{model.name}:{alias}" for alias in model.aliases),
+            *(f"{model.name}:{adapter.name}" for adapter in model.adapters),
             *(f"{model.name}@{version.version}" for version in model.versions),
         )
     }
@@ -132,3 +154,19 @@ async def _model_names(client: MeshClient) -> Iterable[str]:
 
 async def _shadow_ids(client: MeshClient) -> Iterable[str]:
     return [shadow.shadow_id for shadow in await client.list_shadows()]
+
+
+async def _job_ids(client: MeshClient) -> Iterable[str]:
+    return [job.job_id for job in await client.jobs.list(limit=MAX_JOBS)]
+
+
+async def _instance_ids(client: MeshClient) -> Iterable[str]:
+    return [instance.instance_id for instance in await client.mesh_status()]
+
+
+async def _tool_servers(client: MeshClient) -> Iterable[str]:
+    return [server.name for server in await client.tools.servers()]
+
+
+async def _tool_functions(client: MeshClient) -> Iterable[str]:
+    return [tool.function for tool in await client.tools.list()]

@@ -71,8 +71,9 @@ def logs(
     component: Annotated[
         str | None,
         typer.Argument(
-            help="launcher, runtime, model, generation, access, gateway or an engine id.  [default:"
-            " all]"
+            help="launcher, runtime, model, generation, access, jobs, worker, tools, gateway or an"
+            " engine"
+            " id.  [default: all]"
         ),
     ] = None,
     lines: Annotated[

@@ -9,10 +9,12 @@ import typer
 
 from mlxmesh_cli.commands.completion import complete_model, complete_profile
 from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.kinds import Kind, KindOption, to_kind
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
 from mlxmesh_cli.screen.output import print_json, print_view, to_dict
 
 if TYPE_CHECKING:
+    from mlxmesh.model.v1.hub_pb2 import Download
     from mlxmesh.model.v1.model_pb2 import (
         ImportModelResponse,
         LoadModelResponse,
@@ -61,6 +63,7 @@ def register(
         typer.Option(help="Name of the model.  [default: the name of the directory or file]"),
     ] = None,
     dtype: GgufDtype = "",
+    kind: KindOption = None,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -74,7 +77,7 @@ def register(
     if path.is_file():
         from mlxmesh_launcher.options import model_name
 
-        _import(path, name or model_name(path), dtype, address, data_dir, json)
+        _import(path, name or model_name(path), dtype, kind, address, data_dir, json)
         return
     if not path.is_dir():
         fail(f"{path} is neither a directory nor a file")
@@ -83,7 +86,9 @@ def register(
 
     async def work() -> dict[str, Any]:
         async with connect(address, data_dir) as client:
-            response = await client.register_model(name=name or path.name, directory=str(path))
+            response = await client.register_model(
+                name=name or path.name, directory=str(path), kind=to_kind(kind)
+            )
             return {"name": response.model.name, "version": response.version}
 
     result = run(work())
@@ -97,6 +102,7 @@ def _import(
     file: Path,
     name: str,
     dtype: str,
+    kind: Kind | None,
     address: str | None,
     data_dir: Path | None,
     json: bool,
@@ -107,7 +113,10 @@ def _import(
         async with connect(address, data_dir) as client:
             with bytes_bar(f"converting {file.name}", quiet=json) as advance:
                 last = None
-                async for last in client.import_model(name=name, file=str(file), dtype=dtype):
+                importing = client.import_model(
+                    name=name, file=str(file), dtype=dtype, kind=to_kind(kind)
+                )
+                async for last in importing:
                     advance(last.done_bytes, last.total_bytes)
         return _final(last)
 
@@ -128,11 +137,32 @@ def pull(
         str, typer.Option(metavar="X.gguf", help="GGUF file of the repository to convert.")
     ] = "",
     dtype: GgufDtype = "",
+    kind: KindOption = None,
+    background: Annotated[
+        bool,
+        typer.Option("--background", help="Return at once; `mlxmesh downloads` shows it."),
+    ] = False,
+    load: Annotated[
+        bool, typer.Option("--load", help="With --background: load it once it is there.")
+    ] = False,
     address: Address = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Download a model from a hub into the catalogue. Run it again to resume a download."""
+    if load and not background:
+        raise typer.BadParameter("--load requires --background")
+    if kind and background:
+        raise typer.BadParameter("--kind cannot be given with --background")
+    if background:
+        source: dict[str, Any] = {
+            "revision": revision,
+            "name": name or "",
+            "file": file,
+            "dtype": dtype,
+        }
+        _pull_in_background(repo_id, source, load, address, data_dir, json)
+        return
 
     async def work() -> tuple[str, ModelVersion]:
         from mlxmesh_cli.screen.progress import bytes_bar
@@ -141,7 +171,12 @@ def pull(
             with bytes_bar(f"pulling {repo_id}", quiet=json) as advance:
                 last = None
                 pulling = client.pull_model(
-                    repo_id, revision=revision, name=name or "", file=file, dtype=dtype
+                    repo_id,
+                    revision=revision,
+                    name=name or "",
+                    file=file,
+                    dtype=dtype,
+                    kind=to_kind(kind),
                 )
                 async for last in pulling:
                     advance(last.done_bytes, last.total_bytes)
@@ -152,6 +187,26 @@ def pull(
         print_json({"name": pulled, "version": to_dict(version)})
     else:
         typer.echo(f"{pulled}@{version.version} pulled; load it with `mlxmesh load {pulled}`")
+
+
+def _pull_in_background(
+    repo_id: str,
+    source: dict[str, Any],
+    load: bool,
+    address: str | None,
+    data_dir: Path | None,
+    json: bool,
+) -> None:
+    async def work() -> Download:
+        async with connect(address, data_dir) as client:
+            return await client.start_download(repo_id, load=load, **source)
+
+    started = run(work())
+    if json:
+        print_json(to_dict(started))
+    else:
+        one = started.download_id
+        typer.echo(f"{one} downloads {repo_id}; follow it with `mlxmesh downloads watch {one}`")
 
 
 def load(

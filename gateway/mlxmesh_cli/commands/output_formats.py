@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from mlxmesh_cli.commands.completion import complete_model
+from mlxmesh_cli.commands.downloads import search
 from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.kinds import is_encoder, kind_lines
 from mlxmesh_cli.commands.models import Reference, list_models
 from mlxmesh_cli.commands.policy_options import (
     Idle,
@@ -25,11 +27,12 @@ from mlxmesh_cli.commands.policy_options import (
     policy_lines,
 )
 from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
+from mlxmesh_cli.commands.upstreams import add_upstream, upstream_lines
 from mlxmesh_cli.screen.output import print_json, to_dict
 
 if TYPE_CHECKING:
     from mlxmesh.generation.v1.generation_pb2 import GetOutputFormatResponse
-    from mlxmesh.model.v1.model_pb2 import Model
+    from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
     from mlxmesh.model.v1.policy_pb2 import ModelPolicy
 
 models = typer.Typer(
@@ -56,6 +59,21 @@ def list_or_change(
         raise typer.BadParameter(f"put options behind `{context.invoked_subcommand}`")
 
 
+models.command(
+    "search",
+    short_help="Search the hub for models.",
+    epilog="Example: mlxmesh models search qwen3 --author mlx-community --sort downloads",
+)(search)
+
+
+models.command(
+    "add-upstream",
+    short_help="Add a model of an OpenAI-compatible server.",
+    epilog="Example: mlxmesh models add-upstream far --url https://host/v1 --model gpt-x"
+    " --key-env FAR_KEY",
+)(add_upstream)
+
+
 @models.command(
     "show",
     short_help="Show its policy, and how its output is read.",
@@ -64,14 +82,25 @@ def list_or_change(
 def show(
     model: Reference, address: Address = None, data_dir: DataDir = None, json: Json = False
 ) -> None:
-    """Show the policy of a model, and how its output is read, and why: tool calls and reasoning."""
+    """Show the policy of a model, and how its output is read, and why: tool calls and reasoning.
 
-    async def work() -> tuple[GetOutputFormatResponse, ModelPolicy]:
+    Of an upstream: where it is, what it takes, and its state. Of a model of the kinds embedding
+    and rerank: its kind, its dimensions and its longest input.
+    """
+
+    async def work() -> tuple[ModelVersion | GetOutputFormatResponse, ModelPolicy]:
         async with connect(address, data_dir) as client:
-            chosen = await client.get_output_format(model)
-            return chosen, (await client.get_model(_name_of(model))).policy
+            found = await client.get_model(model)
+            version = _only(found)
+            if version is not None and (version.HasField("upstream") or is_encoder(version)):
+                return version, found.policy
+            return await client.get_output_format(model), found.policy
 
     chosen, policy = run(work())
+    if not hasattr(chosen, "tool_reason"):
+        _show_version(cast("ModelVersion", chosen), policy, json)
+        return
+    chosen = cast("GetOutputFormatResponse", chosen)
     if json:
         print_json({**to_dict(chosen), "policy": to_dict(policy)})
         return
@@ -165,10 +194,24 @@ def set_model(
         typer.echo(f"{model} is set; check it with `mlxmesh models show {model}`")
 
 
-def _name_of(model: str) -> str:
-    from mlxmesh_shared.reference import ModelReference
+def _only(model: Model) -> ModelVersion | None:
+    """The version that was asked for: the only one there is, or that of the bare name."""
+    if len(model.versions) == 1:
+        return model.versions[0]
+    wanted = (each for each in model.versions if each.version == model.default_version)
+    return next(wanted, None)
 
-    return ModelReference.parse(model).name
+
+def _show_version(version: ModelVersion, policy: ModelPolicy, json: bool) -> None:
+    """Shows a version without output formats: an upstream's, or one that encodes."""
+    upstream = version.HasField("upstream")
+    if json:
+        kind = {"kind": "upstream"} if upstream else {}
+        print_json({**to_dict(version), **kind, "policy": to_dict(policy)})
+        return
+    lines = upstream_lines(version) if upstream else kind_lines(version)
+    for line in (*lines, *policy_lines(policy)):
+        typer.echo(line)
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -95,11 +95,19 @@ Budget = Annotated[
         "--reasoning-budget", min=1, max=1_000_000, help="Maximum number of tokens of reasoning."
     ),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="LoRA adapter of the model.  [default: none]"),
+]
 Session = Annotated[
     str | None,
     typer.Option(
         "--session", help="Session id: its requests go to one replica, unless that is busy."
     ),
+]
+Flex = Annotated[
+    bool,
+    typer.Option("--flex", help="Run with what other requests leave, at half the price."),
 ]
 Label = Annotated[
     list[str] | None,
@@ -166,7 +174,9 @@ def other_options(
     outputs: int,
     logprobs: int | None,
     prompt_logprobs: bool,
+    adapter: str | None,
     session: str | None,
+    flex: bool,
     labels: Sequence[str] | None,
 ) -> dict[str, Any]:
     """The other options that were given."""
@@ -175,8 +185,12 @@ def other_options(
         given["logprobs"] = logprobs
     if prompt_logprobs:
         given["prompt_logprobs"] = True
+    if adapter is not None:
+        given["adapter"] = adapter
     if session is not None:
         given["session_id"] = session
+    if flex:
+        given["service_tier"] = "flex"
     if labels:
         given["labels"] = _labels(labels)
     return given

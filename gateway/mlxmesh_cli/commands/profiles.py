@@ -100,8 +100,16 @@ def set_profile(
         int | None,
         typer.Option(min=2**20, max=2**50, help="Memory for keys and values of what runs."),
     ] = None,
+    kv_cache_type: Annotated[
+        str | None,
+        typer.Option(metavar="full|8bit|4bit", help="Form of keys and values; fewer bits lose."),
+    ] = None,
     prefix_cache_bytes: Annotated[
         int | None, typer.Option(min=0, max=2**50, help="Memory of the prefix cache; 0 for none.")
+    ] = None,
+    prefix_disk_bytes: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**50, help="Prefixes that each host keeps on disk; 0 for none."),
     ] = None,
     max_running: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Sequences decoded at once.")
@@ -115,6 +123,21 @@ def set_profile(
     ] = None,
     forward: Annotated[
         str | None, typer.Option(metavar="auto|mlx", help="The forward pass.")
+    ] = None,
+    max_adapters: Annotated[
+        int | None, typer.Option(min=0, max=64, help="Slots for LoRA adapters; 0 refuses them.")
+    ] = None,
+    adapter_bytes: Annotated[
+        int | None,
+        typer.Option(min=2**20, max=2**50, help="Memory for the weights of adapters in slots."),
+    ] = None,
+    speculative: Annotated[
+        str | None,
+        typer.Option(metavar="off|ngram|draft", help="Source of proposed tokens; output is equal."),
+    ] = None,
+    draft_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME@VERSION", help="Model that proposes, with draft."),
     ] = None,
     tool_format: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="Format of tool calls.")
@@ -139,11 +162,17 @@ def set_profile(
         "dtype": dtype,
         "context_tokens": context,
         "kv_cache_bytes": kv_cache_bytes,
+        "kv_cache_type": kv_cache_type,
         "prefix_cache_bytes": prefix_cache_bytes,
+        "prefix_disk_bytes": prefix_disk_bytes,
         "max_running": max_running,
         "max_waiting": max_waiting,
         "prefill_tokens_per_step": prefill_tokens_per_step,
         "forward": forward,
+        "max_adapters": max_adapters,
+        "adapter_bytes": adapter_bytes,
+        "speculative": speculative,
+        "draft_model": draft_model,
         "tool_format": tool_format,
         "reasoning_format": reasoning_format,
         "chat_template": _read(template) if template is not None else None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlxmesh_cli.commands.completion import complete_instance
 from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.session import DataDir, Json, fail_without_mesh, run, tls_of
 from mlxmesh_cli.mesh.location import resolve_data_dir, settings_flags
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 POLL_S = 0.1
 CALL_TIMEOUT_S = 10.0
 Report = Callable[[str], None]
+_FIRST_USES = {"access": "users create", "tools": "mcp add"}
 
 
 class Service(StrEnum):
@@ -33,6 +35,9 @@ class Service(StrEnum):
     MODEL = "model"
     GENERATION = "generation"
     ACCESS = "access"
+    JOBS = "jobs"
+    WORKER = "worker"
+    TOOLS = "tools"
     GATEWAY = "gateway"
 
 
@@ -56,13 +61,19 @@ def restart(
     with _progress(show=not json) as report:
         done = run(_restart(directory, names, report))
     if missing := [name for name in names if name not in done]:
-        fail(f"no {missing[0]} service runs here; `mlxmesh users create` starts the first one")
+        first_use = _FIRST_USES.get(missing[0], "jobs start")
+        fail(f"no {missing[0]} service runs here; `mlxmesh {first_use}` starts the first one")
     if json:
         print_json({"restarted": done})
 
 
 def drain(
-    instance: Annotated[str, typer.Argument(help="Instance id, or a unique prefix of it.")],
+    instance: Annotated[
+        str,
+        typer.Argument(
+            help="Instance id, or a unique prefix of it.", autocompletion=complete_instance
+        ),
+    ],
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds to wait for its end.")
     ] = 120.0,

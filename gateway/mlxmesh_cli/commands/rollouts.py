@@ -10,7 +10,7 @@ import typer
 
 from mlxmesh_cli.commands.model_name import EveryModel, ModelName
 from mlxmesh_cli.commands.policy_options import parse_seconds
-from mlxmesh_cli.commands.session import Address, DataDir, Json, connect, run
+from mlxmesh_cli.commands.session import Address, DataDir, Json, ask, connect, run
 from mlxmesh_cli.screen.output import print_json, print_view, say, to_dict
 
 if TYPE_CHECKING:
@@ -258,11 +258,7 @@ def _ask(
     data_dir: Path | None,
     json: bool,
 ) -> None:
-    async def work() -> Rollout:
-        async with connect(address, data_dir) as client:
-            return await call(client)
-
-    changed = run(work())
+    changed = ask(call, address, data_dir)
     if json:
         print_json(to_dict(changed))
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -162,6 +162,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Runs a command's coroutine; a MeshError becomes one line and exit code 1."""
     with reported_errors():
         return _run(work)
+
+
+def ask(
+    call: Callable[[MeshClient], Awaitable[T]], address: str | None, data_dir: Path | None
+) -> T:
+    """What one call of the mesh returns; errors as of run()."""
+
+    async def work() -> T:
+        async with connect(address, data_dir) as client:
+            return await call(client)
+
+    return run(work())
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

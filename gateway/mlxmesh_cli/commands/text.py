@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,9 +23,11 @@ from mlxmesh_cli.commands.generation_options import (
     options_given,
 )
 from mlxmesh_cli.commands.output_options import (
+    Adapter,
     Budget,
     Choice,
     Effort,
+    Flex,
     Grammar,
     JsonObject,
     JsonSchema,
@@ -49,6 +53,16 @@ Prompt = Annotated[
     str | None, typer.Argument(help="Prompt; reads standard input if `-` or omitted.")
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Do not apply the model's chat template.")]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--image",
+        help="An image before the prompt, for models of the kind vision; may be repeated.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
+]
 RequestId = Annotated[
     str | None, typer.Option(help="Request id, for `mlxmesh attach` and for safe retries.")
 ]
@@ -62,6 +76,7 @@ def generate(
     prompt: Prompt = None,
     model: Model = None,
     raw: Raw = False,
+    image: Images = None,
     system: System = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -83,7 +98,9 @@ def generate(
     reasoning: Reasoning = None,
     reasoning_effort: Effort = None,
     reasoning_budget: Budget = None,
+    adapter: Adapter = None,
     session: Session = None,
+    flex: Flex = False,
     label: Label = None,
     request_id: RequestId = None,
     address: Address = None,
@@ -99,21 +116,27 @@ def generate(
 
     mlxmesh generate "Is 7 prime?" --choice yes --choice no --logprobs 5
 
+    mlxmesh generate "Bonjour" --model qwen --adapter french
+
+    mlxmesh generate "What is this?" --model qwen2-vl --image photo.jpg
+
     mlxmesh generate "What is 3 + 4?" -n 3 --tool add.json --tool-choice add
     """
     text = _read(prompt)
     reasons = reasoning_options(reasoning, reasoning_effort, reasoning_budget)
-    for given, option in ((system, "--system"), (tool, "--tool"), (reasons, "reasoning")):
+    chat_only = (image, "--image"), (system, "--system"), (tool, "--tool"), (reasons, "reasoning")
+    for given, option in chat_only:
         if raw and given:
             fail(f"{option} needs the chat template; remove --raw")
-    what: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(system, text)}
+    messages = _messages(system, text, image or ())
+    what: dict[str, Any] = {"prompt": text} if raw else {"messages": messages}
     constraint = constraint_options(json_schema, json_object, regex, grammar, choice)
     options = {
         **options_given(max_tokens, temperature, top_p, top_k, seed, stop),
         **constraint,
         **tool_options(tool, tool_choice, parallel_tool_calls),
         **reasons,
-        **other_options(outputs, logprobs, prompt_logprobs, session, label),
+        **other_options(outputs, logprobs, prompt_logprobs, adapter, session, flex, label),
     }
     if request_id is not None:
         options["request_id"] = request_id
@@ -179,6 +202,7 @@ def chat(
     reasoning: Reasoning = None,
     reasoning_effort: Effort = None,
     reasoning_budget: Budget = None,
+    adapter: Adapter = None,
     session: Session = None,
     history: History = True,
     address: Address = None,
@@ -192,7 +216,7 @@ def chat(
     options = {
         **options_given(max_tokens, temperature, top_p, top_k, seed, None),
         **reasoning_options(reasoning, reasoning_effort, reasoning_budget),
-        **other_options(1, None, False, session, None),
+        **other_options(1, None, False, adapter, session, False, None),
     }
 
     async def work() -> None:
@@ -240,8 +264,10 @@ def tokens(
         typer.echo(result["tokens"])
 
 
-def _messages(system: str | None, text: str) -> list[tuple[str, str]]:
-    return [*([("system", system)] if system else []), ("user", text)]
+def _messages(system: str | None, text: str, images: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    content: str | list[str | Path] = [*images, text] if images else text
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": content}]
 
 
 def _read(prompt: str | None) -> str:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import typer
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DURATION = re.compile(r"(\d{1,6})([mhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DURATION = re.compile(r"(\d{1,6})([smhdw])")
 FORMS = "30d, 12h, 2026-12-31 or 2026-12-31T18:00"
 
 

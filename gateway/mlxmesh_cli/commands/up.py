@@ -14,6 +14,7 @@ import typer
 
 from mlxmesh_cli.commands.failures import fail
 from mlxmesh_cli.commands.session import DataDir, Json, run
+from mlxmesh_cli.mesh.console_address import http_url
 from mlxmesh_cli.mesh.location import resolve_data_dir, with_data_dir
 from mlxmesh_cli.screen.output import is_terminal, print_json
 from mlxmesh_cli.screen.status_line import StatusLine
@@ -173,9 +174,9 @@ def _up_detached(options: UpOptions, *, json: bool) -> None:
     for note in record.notes:
         typer.echo(note)
     status_command, down_command = (with_data_dir(name, directory) for name in ("status", "down"))
+    http = _http_words(record.http, tls=bool(record.tls_dir))
     typer.echo(
-        f"serving on {record.gateway}{_http_words(record.http)}; `{status_command}` shows it,"
-        f" `{down_command}` stops it"
+        f"serving on {record.gateway}{http}; `{status_command}` shows it, `{down_command}` stops it"
     )
 
 
@@ -183,8 +184,9 @@ def _print_addresses(gateway: str, http: str, pid: int, directory: Path) -> None
     print_json({"address": gateway, "http": http, "pid": pid, "data_dir": str(directory)})
 
 
-def _http_words(http: str) -> str:
-    return f", HTTP on {http}" if http else ""
+def _http_words(http: str, *, tls: bool) -> str:
+    """Where the HTTP APIs and the console are."""
+    return f", HTTP and console on {http_url(http, tls=tls)}" if http else ""
 
 
 def _registry_flags(registry: str | None, consul_address: str | None) -> tuple[str, ...]:
@@ -228,7 +230,7 @@ async def _live_view(data_dir: Path, mesh: Mesh, stop: asyncio.Task[None]) -> No
     for note in mesh.notes:
         typer.echo(note)
     typer.echo(
-        f"serving on {mesh.gateway}{_http_words(mesh.http)};"
+        f"serving on {mesh.gateway}{_http_words(mesh.http, tls=mesh.tls is not None)};"
         f" try `{with_data_dir('chat', data_dir)}` in another terminal; Ctrl-C stops"
     )
     if not is_terminal():

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlxmesh_shared.registry import Instance
 
-SERVICES = ("gateway", "generation", "model", "access", "runtime", "engine")
+SERVICES = (
+    "gateway",
+    "generation",
+    "model",
+    "access",
+    "jobs",
+    "worker",
+    "tools",
+    "runtime",
+    "engine",
+)
 
 
 def given_data_dir(data_dir: Path | None) -> Path | None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
     from rich.console import Console, RenderableType
 
-# Files and pipes have no width: tables keep every column, and rows are not wrapped.
+# Files and pipes have no width, whatever COLUMNS says: tables keep every column and every value,
+# and rows are not wrapped.
 PIPED_COLUMNS = 10_000
 DEFAULT_COLUMNS = 80
 
@@ -46,8 +47,7 @@ def console() -> Console:
             """Leaves the error to QuietGroup, like that of every other print."""
             raise
 
-    width = None if is_terminal() or os.environ.get("COLUMNS") else PIPED_COLUMNS
-    return Output(width=width, highlight=False)
+    return Output(width=None if is_terminal() else PIPED_COLUMNS, highlight=False)
 
 
 def print_view(view: RenderableType) -> None:

@@ -13,6 +13,7 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
@@ -44,6 +45,22 @@ def steps_bar(label: str, *, total: int, quiet: bool) -> Generator[Callable[[int
 
         def advance(done: int) -> None:
             bar.update(task, completed=done)
+
+        with _removed_on_failure(bar):
+            yield advance
+
+
+@contextmanager
+def counting_bar(label: str, *, quiet: bool) -> Generator[Callable[[int, int], None]]:
+    """A bar for many small parts; call the result with (done, total), 0 while it is not known."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet
+    ) as bar:
+        task = bar.add_task(label, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total or None)
 
         with _removed_on_failure(bar):
             yield advance

@@ -30,6 +30,7 @@ def models_table(models: Sequence[Model]) -> Grid:
         Column("size", drop=4, right=True),
         Column("dtype", drop=6),
         Column("context", drop=5, right=True),
+        Column("kind", drop=3, rare=True),
         Column("profile", drop=5, rare=True),
         Column("aliases", drop=2),
         Column("source", drop=7),
@@ -41,7 +42,7 @@ def models_table(models: Sequence[Model]) -> Grid:
             table.add(*_model_row(model, version))
         if message.HasField("ensemble"):
             recipe = f"{kind_of(message.ensemble)} of {models_of(message.ensemble)}"
-            table.add(message.name, "ensemble", *([""] * 7), recipe, "")
+            table.add(message.name, "ensemble", *([""] * 8), recipe, "")
     return table
 
 
@@ -73,6 +74,18 @@ def profile_settings(profile: Profile) -> dict[str, str]:
 def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
     number = version["version"]
     aliases = sorted(alias for alias, meant in model["aliases"].items() if meant == number)
+    if version.get("upstream"):
+        return (
+            f"{model['name']}@{number}",
+            version["state"],
+            "upstream",
+            *("", "", ""),
+            f"{version['context_tokens']:,}" if version["context_tokens"] else "",
+            *("", ""),
+            " ".join(aliases),
+            version["source"],
+            _failure(version),
+        )
     return (
         f"{model['name']}@{number}",
         version["state"],
@@ -81,6 +94,7 @@ def _model_row(model: dict[str, Any], version: dict[str, Any]) -> Iterable[str]:
         f"{int(version['weights_bytes']) / 1e6:,.1f} MB",
         version["dtype"],
         f"{version['context_tokens']:,}",
+        "" if version["kind"] in ("generation", "unspecified") else version["kind"],
         f"{version['profile']}@{version['profile_revision']}" if version["profile"] else "",
         " ".join(aliases),
         version["source"],
@@ -172,12 +186,13 @@ def _state(row: dict[str, Any]) -> Text:
 
 
 def _calls(row: dict[str, Any]) -> str:
-    """Running calls; for an engine, its sequences: running, maximum, and waiting."""
+    """Running calls; for an engine, its sequences: running, maximum, waiting, background."""
     load = row.get("load")
     if load is None:
         return str(row.get("outstanding", ""))
     waiting = f" +{load['waiting']}" if load["waiting"] else ""
-    return f"{load['running']}/{load['max_running']}{waiting}"
+    background = f", {load['background']} background" if load.get("background") else ""
+    return f"{load['running']}/{load['max_running']}{waiting}{background}"
 
 
 def _breaker(breaker: dict[str, Any] | None) -> Text:
@@ -200,6 +215,7 @@ def _states_table(models: Sequence[dict[str, Any]]) -> Grid:
     for model in models:
         for version in model["versions"]:
             ready = f"{version['ready_replicas']}/{version['desired_replicas']}"
+            ready = "upstream" if version.get("upstream") else ready
             label = f"{model['name']}@{version['version']}"
             table.add(label, version["state"], ready, _failure(version))
         if model.get("ensemble"):

@@ -110,13 +110,19 @@ def _engines(engines: Iterable[t.Instance]) -> Grid:
             _health(one, one.instance_id),
             _bar(load.running, load.max_running),
             f"{load.running}/{load.max_running}",
-            Text(str(load.waiting), style="yellow" if load.waiting else ""),
+            _queue(load),
             f"{load.tokens_per_second:,.0f}",
             _of(load.kv_bytes, load.kv_capacity_bytes),
             _part(load.cached_prompt_tokens, load.prompt_tokens),
             _breaker(one),
         )
     return table
+
+
+def _queue(load: t.Load) -> Text:
+    """Those that wait for a place; background sequences run or wait and are in nobody's way."""
+    waiting = Text(str(load.waiting), style="yellow" if load.waiting else "")
+    return waiting + f", {load.background} background" if load.background else waiting
 
 
 def _services(services: Iterable[t.Instance]) -> Grid:

@@ -1,0 +1,1 @@
+"""Points coding agents at the mesh: edits their configuration, and undoes that."""
