@@ -20,6 +20,8 @@ from mlxmesh_shared.process.startup import own_environment
 
 POLL_S = 0.1
 RESUME_INTERVAL_S = 1.0
+KILL_TIMEOUT_S = 10.0
+"""How long the kernel may take to end what was killed."""
 
 
 async def start_detached(
@@ -94,9 +96,17 @@ async def stop_detached(data_dir: Path) -> bool:
         launcher = psutil.Process(record.pid)
         family = [launcher, *launcher.children(recursive=True)]
         launcher.terminate()
-        for process in await asyncio.to_thread(_wait_for_end, family, record.stop_timeout_s):
-            process.kill()
+        await asyncio.to_thread(_end, family, record.stop_timeout_s)
     return True
+
+
+def _end(family: Sequence[psutil.Process], timeout_s: float) -> None:
+    """Wait until they are gone; kill those that still run after the timeout."""
+    left = _wait_for_end(family, timeout_s)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=KILL_TIMEOUT_S)
 
 
 def _wait_for_end(family: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from mlxmesh.control.v1 import launcher_pb2
 from mlxmesh_client import MeshClient
+from mlxmesh_launcher.announcement import announce, withdraw
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.command_lines import CommandLines
 from mlxmesh_launcher.crash_events import CrashEvents, service_message
@@ -21,19 +22,31 @@ from mlxmesh_launcher.periodic_tasks import (
 )
 from mlxmesh_launcher.readiness import spawn, until_serving
 from mlxmesh_launcher.record import RecordFile
-from mlxmesh_launcher.service_settings import ACCESS, SERVICES, STOP_MARGIN_S
+from mlxmesh_launcher.service_settings import (
+    ACCESS,
+    ON_USE,
+    SERVICES,
+    STARTED_TOGETHER,
+    STOP_MARGIN_S,
+)
 from mlxmesh_launcher.servicer import control_server
 from mlxmesh_launcher.users import may_have_users
 from mlxmesh_shared.errors import ServiceUnavailable
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.process.forked import ForkedProcess
-from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.registry import Instance, Registry
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.rpc.shared_port import is_free
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
 
 # A process that was replaced waits for its engines to load elsewhere, or its clients to move.
 LEAVE_TIMEOUT_S = 600.0
+_WITHOUT = {
+    "access": "users cannot sign in, and new keys do not work",
+    "jobs": "no jobs can be submitted",
+    "worker": "no jobs run",
+    "tools": "no tools can be called",
+}
 
 
 class Mesh:
@@ -67,12 +80,12 @@ class Mesh:
         self._starting = asyncio.Lock()
         self._leaving: dict[Child, asyncio.Task[None]] = {}
         self._control: MeshServer | None = None
+        self._announced: Instance | None = None
         self.notes: tuple[str, ...] = ()
         """Notes for the owner after the start, for example about ports that were taken."""
         self.leaving = asyncio.Event()
         """Set once the mesh should stop."""
-        used = [name for name in SERVICES if name != ACCESS or self._settings.uses_access()]
-        self.children = {name: self._child(name) for name in used}
+        self.children = {name: self._child(name) for name in self._settings.used()}
         """The supervised processes by service, in starting order."""
 
     @property
@@ -128,16 +141,16 @@ class Mesh:
     async def _until_serving(self, report: Report) -> Mapping[str, str]:
         """Waits for all services; returns their addresses. Raises: ServiceUnavailable.
 
-        Without the access service a mesh serves the keys that its gateways know.
+        A mesh serves without those that start on use.
         """
 
         async def address(child: Child) -> str:
             try:
                 instance = await until_serving(child, self._registry)
             except ServiceUnavailable as error:
-                if child.name != ACCESS:
+                if child.name not in ON_USE:
                     raise
-                report(f"users cannot sign in, and new keys do not work: {error}")
+                report(f"{_WITHOUT[child.name]}: {error}")
                 return ""
             if child.name == "gateway":
                 self._commands.pin(instance)
@@ -153,6 +166,7 @@ class Mesh:
         self._control = control_server(self, leaving=self.leaving, tls=tls)
         control = await self._control.start()
         await self._control.set_serving()
+        self._announced = await announce(self._registry, self._settings.of_runtime, control)
         self._record.publish(
             self.gateway, http=self.http, control=control, tls_dir=self._tls_dir, notes=self.notes
         )
@@ -160,20 +174,25 @@ class Mesh:
     async def start_service(self, name: str) -> tuple[launcher_pb2.SupervisedService, bool]:
         """As of Supervised."""
         async with self._starting:
-            if (child := self.children.get(name)) is not None:
-                await until_serving(child, self._registry)
-                return service_message(child), False
-            new = self._child(name)
-            try:
-                await spawn(new)
-                await until_serving(new, self._registry)
-            except BaseException:
-                await new.stop(0)
-                raise
-            new.keep_running()
-            known = {**self.children, name: new}
-            self.children = {each: known[each] for each in SERVICES if each in known}
-            return service_message(new), True
+            started = [await self._start_on_use(each) for each in STARTED_TOGETHER[name]]
+            return service_message(self.children[name]), any(started)
+
+    async def _start_on_use(self, name: str) -> bool:
+        """Returns once the service serves; whether this call started it. Raises: MeshError."""
+        if (child := self.children.get(name)) is not None:
+            await until_serving(child, self._registry)
+            return False
+        new = self._child(name)
+        try:
+            await spawn(new)
+            await until_serving(new, self._registry)
+        except BaseException:
+            await new.stop(0)
+            raise
+        new.keep_running()
+        known = {**self.children, name: new}
+        self.children = {each: known[each] for each in SERVICES if each in known}
+        return True
 
     def names(self, services: Sequence[str]) -> list[str]:
         """As of Supervised."""
@@ -217,6 +236,8 @@ class Mesh:
 
     async def stop(self, report: Report = lambda _: None) -> None:
         """Stops every service, the gateway first: no new calls arrive while the rest drains."""
+        if self._announced is not None:
+            await withdraw(self._registry, self._announced)
         if self._control is not None:
             await self._control.drain(0, settle_s=0)
         leaving = [

@@ -12,8 +12,11 @@ from mlxmesh_shared.settings import (
     AccessSettings,
     GatewaySettings,
     GenerationSettings,
+    JobsSettings,
     ModelSettings,
     RuntimeSettings,
+    ToolsSettings,
+    WorkerSettings,
     load_settings,
     sources,
 )
@@ -108,17 +111,26 @@ def who_may_call(
     return f"open to everybody on this machine, and to nobody else: no users; {create} adds one"
 
 
-SERVICES = ("runtime", "model", "generation", "access", "gateway")
-"""In starting order; access runs only on meshes that use it."""
-ACCESS = "access"
-ACCESS_DATABASE = "access.db"
+SERVICES = ("runtime", "model", "generation", "access", "jobs", "worker", "tools", "gateway")
+"""In starting order."""
+ACCESS, JOBS, WORKER, TOOLS = "access", "jobs", "worker", "tools"
+STARTED_TOGETHER = {ACCESS: (ACCESS,), JOBS: (WORKER, JOBS), TOOLS: (TOOLS,)}
+"""What runs only on meshes that use it, by what StartService calls it, which starts last: once it
+serves, nobody asks for the others again."""
+ON_USE = frozenset(name for group in STARTED_TOGETHER.values() for name in group)
+_DATABASES = {ACCESS: "access.db", JOBS: "jobs.db", TOOLS: "tools.db"}
 # A service ends its calls within its grace, and then closes what it has open.
 STOP_MARGIN_S = 10.0
 
 
 def uses_access(settings: AccessSettings) -> bool:
-    """Whether there has been an access service: its database exists, or the settings name one."""
-    return bool(settings.database_url) or (settings.data_dir / ACCESS_DATABASE).exists()
+    """Whether there has been an access service."""
+    return _has_database(settings, ACCESS)
+
+
+def _has_database(settings: AccessSettings | JobsSettings | ToolsSettings, name: str) -> bool:
+    """Whether the database of a service exists, or the settings name one."""
+    return bool(settings.database_url) or (settings.data_dir / _DATABASES[name]).exists()
 
 
 class ServiceSettings:
@@ -131,11 +143,25 @@ class ServiceSettings:
         self.of_model = load_settings(ModelSettings, flags)
         self.of_generation = load_settings(GenerationSettings, flags)
         self.of_access = load_settings(AccessSettings, flags)
+        self.of_jobs = load_settings(JobsSettings, flags)
+        self.of_worker = load_settings(WorkerSettings, flags)
+        self.of_tools = load_settings(ToolsSettings, flags)
         self.of_gateway = load_settings(GatewaySettings, flags)
 
     def uses_access(self) -> bool:
         """Whether the mesh uses the access service, now."""
         return uses_access(self.of_access)
+
+    def used(self) -> Sequence[str]:
+        """The services that the mesh uses, now, in starting order."""
+        unused = set[str]()
+        if not self.uses_access():
+            unused.update(STARTED_TOGETHER[ACCESS])
+        if not _has_database(self.of_jobs, JOBS):
+            unused.update(STARTED_TOGETHER[JOBS])
+        if not _has_database(self.of_tools, TOOLS):
+            unused.update(STARTED_TOGETHER[TOOLS])
+        return [name for name in SERVICES if name not in unused]
 
     def listens(self) -> Mapping[str, str]:
         """Where each service but the gateway listens."""
@@ -144,6 +170,9 @@ class ServiceSettings:
             "model": self.of_model.listen,
             "generation": self.of_generation.listen,
             ACCESS: self.of_access.listen,
+            JOBS: self.of_jobs.listen,
+            WORKER: self.of_worker.listen,
+            TOOLS: self.of_tools.listen,
         }
 
     def stop_timeouts_s(self, grace_s: float | None = None) -> Mapping[str, float]:
@@ -153,6 +182,9 @@ class ServiceSettings:
             "model": self.of_model.drain_grace_s,
             "generation": self.of_generation.drain_grace_s,
             ACCESS: self.of_access.drain_grace_s,
+            JOBS: self.of_jobs.drain_grace_s,
+            WORKER: self.of_worker.stop_grace_s,
+            TOOLS: self.of_tools.drain_grace_s,
             "gateway": self.of_gateway.drain_grace_s,
         }
         limit = float("inf") if grace_s is None else grace_s
@@ -173,7 +205,7 @@ class ServiceSettings:
         others = [
             ListenRequest(name, where)
             for name, where in self.listens().items()
-            if port_of(where) and (name != ACCESS or self.uses_access())
+            if port_of(where) and name in self.used()
         ]
         return (
             ListenRequest("gateway", listen, grpc_port is None and self._is_default("listen")),

@@ -68,6 +68,27 @@ BOXES = (
         lines=("users, keys, quotas,", "usage in SQL"),
     ),
     Box(
+        x=10,
+        y=124,
+        width=178,
+        name="jobs",
+        lines=("durable jobs, batches,", "files in SQL"),
+    ),
+    Box(
+        x=572,
+        y=10,
+        width=178,
+        name="tools",
+        lines=("MCP servers, calls", "of their tools"),
+    ),
+    Box(
+        x=10,
+        y=10,
+        width=178,
+        name="worker",
+        lines=("runs jobs: generation,", "other back ends"),
+    ),
+    Box(
         x=40,
         y=244,
         width=260,
@@ -99,6 +120,9 @@ BOXES = (
 CALLS = (
     Call(start=(380, 74), end=(380, 124), name="gRPC :50051", label=(390, 104)),
     Call(start=(510, 156), end=(572, 156), name="policies", label=(514, 148)),
+    Call(start=(480, 124), end=(572, 62), name="ToolService", label=(522, 108)),
+    Call(start=(250, 156), end=(188, 156), name="JobService", label=(190, 148)),
+    Call(start=(99, 74), end=(99, 124), name="Work", label=(107, 104)),
     Call(start=(290, 188), end=(200, 244), name="GenerationService", label=(110, 220)),
     Call(start=(470, 188), end=(560, 244), name="ModelService", label=(535, 220)),
     Call(start=(300, 276), end=(460, 276), name="WatchModels", label=(340, 268)),

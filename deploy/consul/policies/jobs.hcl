@@ -1,0 +1,16 @@
+# The jobs service: its own registration, everybody's addresses, the settings.
+service "mlxmesh-jobs" {
+  policy = "write"
+}
+
+service_prefix "mlxmesh-" {
+  policy = "read"
+}
+
+node_prefix "" {
+  policy = "read"
+}
+
+key_prefix "mlxmesh/config/" {
+  policy = "read"
+}

@@ -1,0 +1,16 @@
+# A worker: its own registration, everybody's addresses, the settings.
+service "mlxmesh-worker" {
+  policy = "write"
+}
+
+service_prefix "mlxmesh-" {
+  policy = "read"
+}
+
+node_prefix "" {
+  policy = "read"
+}
+
+key_prefix "mlxmesh/config/" {
+  policy = "read"
+}
