@@ -16,10 +16,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("mlxmesh", deadline=None, print_blob=True)
 settings.load_profile("mlxmesh")
 
-# The first five start whole meshes of many processes.
+# The first six start whole meshes of many processes.
 SLOWEST_FIRST = (
     "tests/chaos/",
     "tests/clients/",
+    "tests/console/",
     "tests/e2e/",
     "tests/hosts/",
     "tests/real/",

@@ -45,7 +45,7 @@ def illegal_scalars(field: FieldDescriptor, rules: FieldRules) -> Iterator[tuple
         if rules.HasField("max_length"):
             yield "too long", some_value(field, is_element=True) * (rules.max_length + 1)
         if rules.min_length and not rules.required:
-            yield "empty", ""
+            yield "empty", some_value(field, is_element=True)[:0]
         if rules.HasField("pattern"):
             yield "off the pattern", "../ etc\n"
 

@@ -5,10 +5,13 @@ from mlxmesh_gateway.forwarding import telemetry as of_gateway
 from mlxmesh_generation.reporting import reporter as of_reporting
 from mlxmesh_generation.shadowing import shadowing as of_shadowing
 from mlxmesh_generation.streams import telemetry as of_generation
+from mlxmesh_jobs import telemetry as of_jobs
 from mlxmesh_model.rollouts import telemetry as of_rollouts
 from mlxmesh_runtime import memory_watch as of_runtime
 from mlxmesh_shared.telemetry import instruments as of_every_process
 from mlxmesh_shared.telemetry.instruments import Instrument
+from mlxmesh_tools import telemetry as of_tools
+from mlxmesh_worker import telemetry as of_worker
 
 OWNERS = (
     of_every_process,
@@ -19,6 +22,9 @@ OWNERS = (
     of_engine,
     of_runtime,
     of_rollouts,
+    of_jobs,
+    of_worker,
+    of_tools,
 )
 ALL = tuple(
     value for owner in OWNERS for value in vars(owner).values() if isinstance(value, Instrument)

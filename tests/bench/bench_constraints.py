@@ -98,12 +98,13 @@ async def mask_times_us(steps: int) -> list[float]:
             states = [await compiler.walker(request(at, Sampling(), steps)) for at in range(ROWS)]
         finally:
             compiler.close()
-    threads, tokens, times = MaskThreads(VOCAB_SIZE), [None] * ROWS, list[float]()
+    threads, times = MaskThreads(VOCAB_SIZE), list[float]()
+    tokens: list[tuple[int, ...]] = [()] * ROWS
     for _ in range(steps):
         started_s = time.perf_counter()
         masks = threads.start(states, tokens).result()
         times.append((time.perf_counter() - started_s) / ROWS * 1e6)
-        tokens = [int(rng.choice(np.flatnonzero(row))) for row in masks.allowed]
+        tokens = [(int(rng.choice(np.flatnonzero(row))),) for row in masks.allowed]
     return times
 
 

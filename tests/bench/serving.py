@@ -33,6 +33,7 @@ class Mesh:
     """The address and process of every engine: one for each model and replica."""
     http: str = ""
     """Where HTTP clients connect."""
+    data_dir: Path = Path()
 
     @property
     def address(self) -> str:
@@ -83,6 +84,7 @@ def serving(model: Path, *options: str, telemetry: bool = True, **engine: object
                 {one["service"]: one["pid"] for one in instances},
                 {one["address"]: one["pid"] for one in instances if one["service"] == "engine"},
                 up["http"],
+                Path(data_dir),
             )
         finally:
             command("down")

@@ -41,6 +41,16 @@ PARTS = (
     Part(15, "experiments: false positives, and what is found", "bench_experiments"),
     Part(16, "shadowing, beside none", "bench_shadow"),
     Part(17, "50 models on demand, with room for five", "bench_on_demand"),
+    Part(18, "the jobs database", "bench_jobs"),
+    Part(19, "jobs with real processes, from submission to end", "bench_jobs_end_to_end"),
+    Part(20, "a batch of flex requests beside interactive ones", "bench_flex"),
+    Part(21, "the console with a large mesh", "bench_console"),
+    Part(22, "32 rows with 32 adapters, beside one", "bench_adapters"),
+    Part(23, "embeddings: batches beside one by one", "bench_embeddings"),
+    Part(24, "speculation on, beside off", "bench_speculation"),
+    Part(25, "prefixes on disk, after a restart", "bench_prefix_disk"),
+    Part(26, "keys and values with fewer bits, beside full ones", "bench_kv_quality"),
+    Part(27, "memory over many requests, and after unloading", "bench_leaks"),
 )
 """Target 2 is the comparison with other servers, which `make bench-peers` runs."""
 

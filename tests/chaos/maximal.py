@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from mlxmesh.engine.v1 import engine_pb2
-from mlxmesh.generation.v1 import generation_pb2
+from mlxmesh.generation.v1 import embedding_pb2, generation_pb2
 from mlxmesh.model.v1 import model_pb2
 from mlxmesh.telemetry.v1 import events_pb2, telemetry_pb2
 from mlxmesh_gateway.forwarding.routes import public_routes
@@ -26,7 +26,15 @@ MAX_REQUEST_BYTES = 15_500_000
 TELEMETRY = telemetry_pb2.DESCRIPTOR.services_by_name["TelemetryService"]
 _SERVED_BY_GATEWAY = ("GetTrace", "WatchEvents", "PublishEvents")
 # They change the mesh for everybody; a neighbour's chats would fail for that reason alone.
-_LEFT_OUT = ("DeleteModel", "UnloadModel", "SetAlias", "LoadModel", "WatchModels")
+_LEFT_OUT = (
+    "DeleteModel",
+    "UnloadModel",
+    "SetAlias",
+    "LoadModel",
+    "WatchModels",
+    "WatchRollout",
+    "WatchExperiment",
+)
 _GENERATE: dict[str, Any] = {"model": "pocket", "prompt": "Hi", "max_tokens": 1}
 _BASES: Mapping[str, Message] = {
     message.DESCRIPTOR.full_name: message
@@ -37,6 +45,8 @@ _BASES: Mapping[str, Message] = {
         generation_pb2.CancelGenerationRequest(request_id="nobody"),
         generation_pb2.GetGenerationRequest(request_id="nobody"),
         generation_pb2.CountTokensRequest(model="pocket", prompt="Hi"),
+        embedding_pb2.EmbedRequest(model="pocket", inputs=[embedding_pb2.EmbedInput(text="Hi")]),
+        embedding_pb2.RerankRequest(model="pocket", query="Hi", documents=["Hi"]),
         generation_pb2.ChatMessage(role=generation_pb2.ROLE_USER),
         model_pb2.PullModelRequest(repo_id="nobody/nothing"),
         model_pb2.RegisterModelRequest(name="nothing", directory="/nothing"),

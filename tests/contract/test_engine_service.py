@@ -251,6 +251,32 @@ async def test_a_full_queue_says_when_to_come_back(talk: Talk) -> None:
     assert error.retry_delay_s
 
 
+async def test_background_sequences_take_no_place_of_others(talk: Talk) -> None:
+    places = MAX_RUNNING + MAX_WAITING
+    for number in range(1, places + 2):
+        await talk.submit(number, max_tokens=900, background=True)
+    [refused] = await talk.end(places + 1)
+    assert from_failure(refused.failure).reason == "QUEUE_FULL"
+    while talk.load.background_running < MAX_RUNNING:
+        await talk.read()
+    assert (talk.load.running, talk.load.waiting, talk.load.idle_ms) == (0, 0, 0)
+    await talk.submit(places + 2, max_tokens=5)
+    [ended] = await talk.end(places + 2)
+    assert ended.finish_reason == engine_pb2.ENGINE_FINISH_REASON_LENGTH
+    assert not any(talk.outputs[number][-1].finish_reason for number in range(1, places + 1))
+    await talk.cancel(*range(1, places + 1))
+    await talk.end(*range(1, places + 1))
+
+
+async def test_a_background_sequence_gets_what_it_would_alone(talk: Talk) -> None:
+    await talk.submit(1, max_tokens=40)
+    await talk.end(1)
+    await talk.submit(2, max_tokens=40, background=True)
+    await talk.submit(3, max_tokens=20)
+    await talk.end(2, 3)
+    assert talk.tokens(2) == talk.tokens(1)
+
+
 async def test_the_load_tells_how_long_the_oldest_waits_and_how_long_none_came(
     stub: EngineServiceStub, talk: Talk
 ) -> None:

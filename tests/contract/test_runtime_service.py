@@ -159,3 +159,22 @@ async def test_an_option_that_no_engine_has(stub, start_request, field):
         await stub.StartEngine(start_request)
     assert caught.value.field == f"options.{field}"
     assert (await listed(stub)).engines == []
+
+
+@pytest.mark.parametrize(
+    ("speculative", "draft_model_dir", "field"),
+    [
+        ("fast", "", "speculative"),
+        ("draft", "", "draft_model_dir"),
+        ("draft", "pocket-mini", "draft_model_dir"),
+        ("draft", "/" + 4096 * "x", "draft_model_dir"),
+    ],
+)
+async def test_a_draft_model_that_no_engine_could_load(
+    stub, start_request, speculative, draft_model_dir, field
+):
+    options = pb.EngineOptions(speculative=speculative, draft_model_dir=draft_model_dir)
+    start_request.options.CopyFrom(options)
+    with pytest.raises(InvalidArgument) as caught:
+        await stub.StartEngine(start_request)
+    assert caught.value.field == f"options.{field}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
+from tests.e2e.running_mesh import STDIO_TOOLS, RunningMesh, start_mesh, stop_mesh
 
 HERE = Path(__file__).parent
 TIMEOUT_S = 300
@@ -23,6 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     """One mesh for the tests of a module, serving `pocket`; the end checks that nothing is left."""
-    running = start_mesh(tmp_path_factory.mktemp("mesh"))
+    running = start_mesh(tmp_path_factory.mktemp("mesh"), env=STDIO_TOOLS)
     yield running
     stop_mesh(running)

@@ -21,6 +21,7 @@ from mlxmesh.model.v1.split_pb2 import SplitArm
 MODELS = "/mlxmesh.model.v1.ModelService"
 ROLLOUTS = "/mlxmesh.model.v1.RolloutService"
 EXPERIMENTS = "/mlxmesh.model.v1.ExperimentService"
+STREAMING = {f"{EXPERIMENTS}/WatchExperiment", f"{ROLLOUTS}/WatchRollout"}
 ENSEMBLES = "/mlxmesh.model.v1.EnsembleService"
 PROFILES = "/mlxmesh.model.v1.ProfileService"
 SHADOWS = "/mlxmesh.model.v1.ShadowService"
@@ -83,8 +84,9 @@ BAD_SETTINGS: list[tuple[str, profile_pb2.EngineProfile]] = [
     ("settings.chat_template", profile_pb2.EngineProfile(chat_template="x" * 262_145)),
     ("settings.chat_template", profile_pb2.EngineProfile(chat_template="{% if x %}")),
     ("settings.chat_template", profile_pb2.EngineProfile(chat_template="{{" + "(" * 100_000)),
-    ("settings.speculative", profile_pb2.EngineProfile(speculative="draft")),
-    ("settings.adapters", profile_pb2.EngineProfile(adapters=["x"])),
+    ("settings.speculative", profile_pb2.EngineProfile(speculative="fast")),
+    ("settings.max_adapters", profile_pb2.EngineProfile(max_adapters=65)),
+    ("settings.adapter_bytes", profile_pb2.EngineProfile(adapter_bytes=1)),
 ]
 BAD_PROFILES = ["", "../../etc/passwd", "a/b", "small@0", "small@-1", "@1", "x" * 5000, "a\x00b"]
 
@@ -214,6 +216,8 @@ def bad_experiments() -> Cases:
     for alpha in (0, 0.6, NAN, INFINITY):
         analyze = pb.AnalyzeExperimentRequest(experiment_id="e", alpha=alpha)
         yield f"{EXPERIMENTS}/AnalyzeExperiment", "alpha", analyze
+        watch = pb.WatchExperimentRequest(analyze=analyze)
+        yield f"{EXPERIMENTS}/WatchExperiment", "analyze.alpha", watch
     yield f"{EXPERIMENTS}/ListExperiments", "page_token", pb.ListExperimentsRequest(page_token="x")
     for score in (NAN, INFINITY, 1e7):
         report = pb.ReportOutcomeRequest(request_id="r", score=score)
@@ -258,6 +262,7 @@ def bad_rollouts() -> Cases:
     for rollout_id in ("", "a b", "x" * 65):
         by_id = {"rollout_id": rollout_id}
         yield f"{ROLLOUTS}/GetRollout", "rollout_id", rollout_pb2.GetRolloutRequest(**by_id)
+        yield f"{ROLLOUTS}/WatchRollout", "rollout_id", rollout_pb2.WatchRolloutRequest(**by_id)
         yield f"{ROLLOUTS}/PauseRollout", "rollout_id", rollout_pb2.PauseRolloutRequest(**by_id)
         yield f"{ROLLOUTS}/ResumeRollout", "rollout_id", rollout_pb2.ResumeRolloutRequest(**by_id)
         yield f"{ROLLOUTS}/AbortRollout", "rollout_id", rollout_pb2.AbortRolloutRequest(**by_id)

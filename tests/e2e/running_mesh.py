@@ -74,6 +74,10 @@ class RunningMesh:
         return row["pid"]
 
 
+STDIO_TOOLS = {"MLXMESH_TOOLS_STDIO_WITHOUT_USERS": "true"}
+"""For a mesh without users whose MCP servers are commands."""
+
+
 def start_mesh(
     data_dir: Path, *arguments: str, env: Mapping[str, str] | None = None
 ) -> RunningMesh:

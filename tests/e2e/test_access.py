@@ -90,7 +90,9 @@ async def sign_in(users: Users) -> None:
     async with users.channel as channel:
         stub = AccessServiceStub(channel)
         ada = a.CreateUserRequest(name="ada", password=PASSWORD, role=a.ACCESS_ROLE_ADMIN)
-        await until_available(lambda: stub.CreateUser(ada))
+        # Once the gateway knows this one: else it has the launcher start another.
+        await until_available(lambda: stub.GetSignInOptions(a.GetSignInOptionsRequest()))
+        await stub.CreateUser(ada)
         answer = await stub.SignIn(a.SignInRequest(name="ada", password=PASSWORD))
         users.admin = answer.tokens.access_token
 

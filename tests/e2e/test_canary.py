@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import signal
@@ -22,6 +23,7 @@ from mlxmesh.access.v1.access_pb2 import (
     ACCESS_ROLE_ADMIN,
     CreateKeyRequest,
     CreateUserRequest,
+    GetSignInOptionsRequest,
     SignInRequest,
 )
 from mlxmesh.access.v1.access_pb2_grpc import AccessServiceStub
@@ -38,13 +40,20 @@ from mlxmesh.generation.v1.generation_pb2 import (
     TokenInput,
     Tool,
 )
+from mlxmesh.job.v1 import file_pb2, job_pb2
 from mlxmesh.model.v1.ensemble_pb2 import EnsembleRecipe, SetEnsembleRequest
 from mlxmesh.model.v1.experiment_pb2 import ReportOutcomeRequest, StartExperimentRequest
-from mlxmesh.model.v1.model_pb2 import PullModelRequest
+from mlxmesh.model.v1.model_pb2 import PullModelRequest, RegisterUpstreamRequest
 from mlxmesh.model.v1.profile_pb2 import EngineProfile, SetProfileRequest
+from mlxmesh.model.v1.upstream_pb2 import Upstream
+from mlxmesh_shared.registry import Instance, open_registry
+from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.telemetry.attributes import REQUEST_ID
 from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh, wait_until_serving
+from tests.fakes.openai_upstream import MODEL as FAR_MODEL
+from tests.fakes.openai_upstream import Script, running_upstream
 from tests.fakes.otlp_collector import Received, collector_beside
+from tests.fakes.simulation_server import simulation_server
 
 CANARY = "xyzzy-canary-7391"
 TOKENS = [931, 937, 941, 947, 953]
@@ -346,6 +355,159 @@ async def test_every_process_told_of_itself(mesh: RunningMesh, told: Received) -
     assert leaks(mesh, told) == []
 
 
+UPSTREAM_KEY = "xyzzy-canary-upstream-key-7391"
+
+
+async def test_keys_of_upstreams_leave_no_trace(mesh: RunningMesh, told: Received) -> None:
+    """Nor what is sent to them and what they answer, though they quote the key in their errors."""
+    file = mesh.data_dir.parent / "upstream.key"
+    file.write_text(UPSTREAM_KEY)
+    async with running_upstream(UPSTREAM_KEY) as fake, channel_to(mesh) as channel:
+        fake.script = Script(pieces=[CANARY], reasoning=[CANARY])
+        upstream = Upstream(base_url=fake.url, model_id=FAR_MODEL, key=f"file:{file}")
+        register = RegisterUpstreamRequest(name="far", upstream=upstream).SerializeToString()
+        generation = f"{GENERATION}/Generate", generate(model="far", chat=CHAT)
+        answers = [
+            await call(channel, f"{MODELS}/RegisterUpstream", register),
+            await found(channel, *generation),
+        ]
+        said = {"error": {"message": f"{UPSTREAM_KEY} {CANARY}", "code": UPSTREAM_KEY}}
+        for status in (400, 401, 404, 429, 500):
+            fake.script = Script(status=status, body=said)
+            answers.append(await call(channel, *generation))
+        fake.script = Script(raw=b"data: " + UPSTREAM_KEY.encode() + b"\n\n")
+        answers.append(await call(channel, *generation))
+        fake.script, fake.key = Script(), "another"
+        answers.append(await call(channel, *generation))
+        for wrong in (
+            Upstream(base_url=f"https://u:{UPSTREAM_KEY}@host/v1", model_id="m"),
+            Upstream(base_url="https://host/v1", model_id="m", key=UPSTREAM_KEY),
+        ):
+            request = RegisterUpstreamRequest(name="wrong", upstream=wrong)
+            path = f"{MODELS}/RegisterUpstream"
+            answers.append(await call(channel, path, request.SerializeToString()))
+        await all_told(channel, told)
+    codes = [answer.code.name for answer in answers]
+    assert codes[:2] == ["OK", "OK"]
+    assert {"OK", "UNKNOWN", "INTERNAL"} & set(codes[2:]) == set()
+    assert leaks(mesh, told, [], UPSTREAM_KEY) == []
+    everything = [answer.status + str(answer.messages) for answer in answers]
+    assert [at for at, each in enumerate(everything) if UPSTREAM_KEY in each] == []
+    assert UPSTREAM_KEY.encode() not in (mesh.data_dir / "model.db").read_bytes()
+
+
+JOBS = "/mlxmesh.job.v1.JobService"
+FILES = "/mlxmesh.job.v1.FileService"
+BATCH_ENDPOINT = "/v1/chat/completions"
+ENDED = {job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED}
+
+
+def batch_lines() -> bytes:
+    """A request that is answered, and one that is refused."""
+    message = {"role": "user", "content": CANARY}
+    body = {"model": "pocket", "messages": [message], "max_tokens": 4}
+    lines: list[dict[str, object]] = [
+        {"custom_id": f"{CANARY}-1", "method": "POST", "url": BATCH_ENDPOINT, "body": body},
+        {
+            "custom_id": f"{CANARY}-2",
+            "method": "POST",
+            "url": BATCH_ENDPOINT,
+            "body": {**body, "temperature": CANARY},
+        },
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+async def uploaded(channel: aio.Channel, content: bytes) -> tuple[str, list[Answer]]:
+    """The id of a file, and the answers."""
+    create = file_pb2.CreateFileRequest(name=CANARY, purpose=file_pb2.FILE_PURPOSE_BATCH)
+    created = await call(channel, f"{FILES}/CreateFile", create.SerializeToString())
+    assert created.code is grpc.StatusCode.OK, created.status
+    file_id = file_pb2.CreateFileResponse.FromString(created.messages[0]).file.file_id
+    append = file_pb2.AppendFileRequest(file_id=file_id, data=content)
+    finish = file_pb2.FinishFileRequest(file_id=file_id, size_bytes=len(content))
+    answers = [
+        created,
+        await call(channel, f"{FILES}/AppendFile", append.SerializeToString()),
+        await call(channel, f"{FILES}/FinishFile", finish.SerializeToString()),
+    ]
+    return file_id, answers
+
+
+async def ended(channel: aio.Channel, submit: job_pb2.SubmitJobRequest) -> job_pb2.Job:
+    """A job at its end."""
+    answer = await call(channel, f"{JOBS}/SubmitJob", submit.SerializeToString())
+    assert answer.code is grpc.StatusCode.OK, answer.status
+    watch = job_pb2.WatchJobRequest(job_id=submit.job_id).SerializeToString()
+    async with asyncio.timeout(60):
+        while True:
+            answer = await call(channel, f"{JOBS}/WatchJob", watch)
+            changes = map(job_pb2.WatchJobResponse.FromString, answer.messages)
+            jobs = [change.job for change in changes if change.HasField("job")]
+            if jobs and jobs[-1].state in ENDED:
+                return jobs[-1]
+
+
+async def by_connector(channel: aio.Channel, mesh: RunningMesh) -> dict[str, job_pb2.Job]:
+    """Jobs by name, of a back end that the worker finds in the registry."""
+    given = {
+        "no-json": f"{{{CANARY}",
+        "no-such-field": json.dumps({CANARY: CANARY}),
+        "simulated": json.dumps({"value": CANARY}),
+    }
+    registry = open_registry(MeshSettings(data_dir=mesh.data_dir))
+    async with simulation_server() as back_end:
+        instance = Instance("simulation_http", "simulation", back_end.url, os.getpid())
+        await registry.register(instance)
+        try:
+            jobs: dict[str, job_pb2.Job] = {}
+            for name, arguments in given.items():
+                work = job_pb2.ConnectorWork(connector="simulation_http", arguments_json=arguments)
+                submit = job_pb2.SubmitJobRequest(job_id=name, connector=work)
+                jobs[name] = await ended(channel, submit)
+        finally:
+            await registry.deregister(instance)
+            await registry.close()
+    return jobs
+
+
+async def test_jobs_batches_and_files_leave_no_trace(mesh: RunningMesh, told: Received) -> None:
+    """Neither prompts, outputs, custom ids and names of files, nor what is refused."""
+    async with channel_to(mesh) as channel:
+        file_id, answers = await uploaded(channel, batch_lines())
+        broken_id, more = await uploaded(channel, f"{CANARY}\n".encode())
+        generation = GenerateRequest(model="pocket", chat=CHAT, max_tokens=4)
+        illegal = GenerateRequest(model="pocket", prompt="a", regex=f"({CANARY}")
+        works: dict[str, dict[str, Any]] = {
+            "whole": {"generation": generation},
+            "refused": {"generation": illegal},
+            "batch": {"batch": {"input_file_id": file_id, "endpoint": BATCH_ENDPOINT}},
+            "broken": {"batch": {"input_file_id": broken_id, "endpoint": BATCH_ENDPOINT}},
+        }
+        jobs = {
+            name: await ended(channel, job_pb2.SubmitJobRequest(job_id=name, **work))
+            for name, work in works.items()
+        }
+        wrong = job_pb2.SubmitJobRequest(job_id=f"{CANARY} {CANARY}", generation=generation)
+        answers.append(await call(channel, f"{JOBS}/SubmitJob", wrong.SerializeToString()))
+        jobs |= await by_connector(channel, mesh)
+        await all_told(channel, told)
+    states = {name: job_pb2.JobState.Name(job.state) for name, job in jobs.items()}
+    assert states == {
+        "whole": "JOB_STATE_COMPLETED",
+        "refused": "JOB_STATE_FAILED",
+        "batch": "JOB_STATE_COMPLETED",
+        "broken": "JOB_STATE_FAILED",
+        "no-json": "JOB_STATE_FAILED",
+        "no-such-field": "JOB_STATE_FAILED",
+        "simulated": "JOB_STATE_COMPLETED",
+    }
+    files = (jobs["batch"].batch.output_file_id, jobs["batch"].batch.error_file_id)
+    assert all(files)  # the request with an illegal value has a result, which is an error
+    assert {"jobs", "worker"} <= logs_of(mesh).keys()
+    assert leaks(mesh, told, [*answers, *more]) == []
+
+
 PASSWORD = "xyzzy-canary-password-7391"
 WRONG_PASSWORD = "xyzzy-canary-password-wrong"
 WRONG_KEY = "mm_Canary00_xyzzy-canary-wrong-key-7391"
@@ -366,12 +528,14 @@ async def use_secrets(mesh: RunningMesh, channel: aio.Channel) -> tuple[list[Ans
     async with asyncio.timeout(60):
         while True:
             try:
-                await access.CreateUser(user)
+                # Once the gateway knows this one: else it has the launcher start another.
+                await access.GetSignInOptions(GetSignInOptionsRequest())
                 break
             except aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
                 await asyncio.sleep(0.2)
+    await access.CreateUser(user)
     session = await access.SignIn(SignInRequest(name="canary", password=PASSWORD))
     token = session.tokens.access_token
     mine = (("authorization", f"Bearer {token}"),)

@@ -16,7 +16,8 @@ from opentelemetry.context import attach, detach
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from mlxmesh_client import MeshClient
-from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
+from tests.e2e.running_mesh import STDIO_TOOLS, RunningMesh, start_mesh, stop_mesh
+from tests.fakes.mcp.commands import stdio_server
 from tests.fakes.otlp_collector import Received, ReceivedSpan, collector_beside
 from tests.instruments import ALL
 
@@ -91,7 +92,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         mesh = start_mesh(
             tmp_path_factory.mktemp("mesh"),
             *("--replicas", "2"),
-            env={"MLXMESH_OTLP_ENDPOINT": endpoint, **SIMULATED},
+            env={"MLXMESH_OTLP_ENDPOINT": endpoint, **SIMULATED, **STDIO_TOOLS},
         )
         yield Observed(mesh, received)
         stop_mesh(mesh)
@@ -172,6 +173,16 @@ async def test_every_process_tells_its_metrics(observed: Observed) -> None:
     await observed.generate(1, 0xD1)
     async with httpx2.AsyncClient() as client:  # HTTP's own metrics begin with its first request
         await client.get(f"http://{observed.mesh.http}/v1/models")
+    # Those of jobs, with a job that has ended and one that waits.
+    for options in (("--wait", "--max-tokens", "3"), ("--not-before", "1h")):
+        submitted = observed.mesh.command("jobs", "submit", "Hi", *options)
+        assert submitted.returncode == 0, submitted.stderr
+    # Those of tools, with a call.
+    data_dir = ("--data-dir", str(observed.mesh.data_dir))
+    added = observed.mesh.command("mcp", "add", "fake", *data_dir, "--", *stdio_server())
+    assert added.returncode == 0, added.stderr
+    called = observed.mesh.command("mcp", "call", "fake__echo", '{"text": "Hi"}', "--yes")
+    assert called.returncode == 0, called.stderr
     told = observed.received.metrics_by_service
     wanted = {each.name for each in ALL}
 
@@ -179,7 +190,8 @@ async def test_every_process_tells_its_metrics(observed: Observed) -> None:
         return wanted == {name for of_one in list(told.values()) for name in list(of_one)}
 
     await observed.received.wait_for(all_there)
-    assert set(told) == {"gateway", "generation", "model", "runtime", "engine"}
+    services = {"gateway", "generation", "model", "runtime", "engine", "jobs", "worker", "tools"}
+    assert set(told) == services
 
 
 async def test_logs_name_the_trace_that_they_are_part_of(observed: Observed) -> None:

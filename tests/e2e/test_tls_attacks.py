@@ -40,7 +40,19 @@ from tests.e2e.running_mesh import RunningMesh, start_mesh, stop_mesh
 from tests.fakes.certificates import expired, issue_all
 
 NO_PROTOBUF = b"\xff\xff"
-ACCESS, GENERATION, MODEL, RUNTIME, ENGINE, TELEMETRY, CONTROL, LAUNCHER = (
+(
+    ACCESS,
+    GENERATION,
+    MODEL,
+    RUNTIME,
+    ENGINE,
+    TELEMETRY,
+    LIVE,
+    SYSTEM,
+    CONTROL,
+    PROCESS,
+    LAUNCHER,
+) = (
     f"mlxmesh.{package}.v1.{name}Service"
     for package, name in (
         ("access", "Access"),
@@ -49,7 +61,10 @@ ACCESS, GENERATION, MODEL, RUNTIME, ENGINE, TELEMETRY, CONTROL, LAUNCHER = (
         ("runtime", "Runtime"),
         ("engine", "Engine"),
         ("telemetry", "Telemetry"),
+        ("telemetry", "Live"),
+        ("telemetry", "System"),
         ("control", "Control"),
+        ("control", "Process"),
         ("control", "Launcher"),
     )
 )
@@ -57,32 +72,45 @@ ACCESS, GENERATION, MODEL, RUNTIME, ENGINE, TELEMETRY, CONTROL, LAUNCHER = (
 TOPICS = {
     f"mlxmesh.model.v1.{name}Service"
     for name in (
+        "Adapter",
         "Artifact",
         "Ensemble",
         "Experiment",
         "History",
+        "Hub",
         "Profile",
         "Rollout",
         "Shadow",
     )
 }
+EMBEDDING = "mlxmesh.generation.v1.EmbeddingService"
 INFERENCE = "inference.GRPCInferenceService"
+JOBS = {"mlxmesh.job.v1.JobService", "mlxmesh.job.v1.FileService"}
+TOOLS = "mlxmesh.tool.v1.ToolService"
+TRANSLATION = "mlxmesh.job.v1.TranslationService"
 OTLP_NAMES = {service.name for service in OTLP.values()}
 SERVED = {
     "gateway": {
         ACCESS,
         GENERATION,
+        EMBEDDING,
         MODEL,
         *TOPICS,
+        *JOBS,
+        TOOLS,
         TELEMETRY,
+        LIVE,
+        SYSTEM,
         CONTROL,
+        PROCESS,
         INFERENCE,
+        TRANSLATION,
         *OTLP_NAMES,
     },
-    "generation": {GENERATION, TELEMETRY, CONTROL},
-    "model": {MODEL, *TOPICS, CONTROL},
-    "runtime": {RUNTIME, CONTROL},
-    "engine": {ENGINE, CONTROL},
+    "generation": {GENERATION, EMBEDDING, TELEMETRY, CONTROL, PROCESS},
+    "model": {MODEL, *TOPICS, CONTROL, PROCESS},
+    "runtime": {RUNTIME, CONTROL, PROCESS},
+    "engine": {ENGINE, CONTROL, PROCESS},
     "launcher": {LAUNCHER, CONTROL},
 }
 """What answers at each port."""

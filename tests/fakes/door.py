@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from google.protobuf.message import Message
+
 from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh.job.v1 import file_pb2 as f
+from mlxmesh.job.v1 import job_pb2 as j
 from mlxmesh.model.v1 import model_pb2 as m
 from mlxmesh_gateway.door.call import PublicCall
 from mlxmesh_gateway.forwarding.routes import PUBLIC_SERVICES
@@ -28,6 +32,15 @@ FINISHED = g.Finished(
     usage=USAGE,
     total_usage=USAGE,
     timings=g.Timings(queue_ms=1),
+)
+
+FILE_BYTES = b"some bytes"
+FILE = f.File(
+    file_id="file-1",
+    name="in.jsonl",
+    purpose=f.FILE_PURPOSE_BATCH,
+    size_bytes=len(FILE_BYTES),
+    complete=True,
 )
 
 
@@ -73,14 +86,55 @@ class FakeDoor:
             case m.GetModelRequest():
                 _check_model(request.model)
                 return m.GetModelResponse(model=_model(request.model)).SerializeToString()
+            case f.ReadFileRequest():
+                await call.write(f.ReadFileResponse(data=FILE_BYTES).SerializeToString())
+                return None
             case _:
-                raise GenerationNotFound("there is no such generation")
+                return _of_jobs(request).SerializeToString()
 
     def _messages(self, request: g.GenerateRequest) -> list[g.GenerateResponse]:
         if self.script is None:
             return messages(request)
         started, *_ = messages(request)
         return [started, *(numbered(one, number) for number, one in enumerate(self.script, 2))]
+
+
+def _of_jobs(request: object) -> Message:
+    """The jobs service's answers: there is one file, and each job is a batch that runs."""
+    match request:
+        case f.CreateFileRequest():
+            return f.CreateFileResponse(file=FILE)
+        case f.AppendFileRequest():
+            return f.AppendFileResponse(size_bytes=request.offset + len(request.data))
+        case f.FinishFileRequest():
+            return f.FinishFileResponse(file=FILE)
+        case f.GetFileRequest():
+            return f.GetFileResponse(file=FILE)
+        case f.ListFilesRequest():
+            return f.ListFilesResponse(files=[FILE])
+        case f.DeleteFileRequest():
+            return f.DeleteFileResponse()
+        case j.SubmitJobRequest():
+            return j.SubmitJobResponse(job=_batch(request.job_id))
+        case j.GetJobRequest():
+            work = j.BatchWork(input_file_id=FILE.file_id, endpoint="/v1/completions")
+            submitted = j.SubmitJobRequest(batch=work)
+            return j.GetJobResponse(job=_batch(request.job_id), submitted=submitted)
+        case j.ListJobsRequest():
+            return j.ListJobsResponse(jobs=[_batch("batch-1")])
+        case j.CancelJobRequest():
+            return j.CancelJobResponse(job=_batch(request.job_id))
+        case _:
+            raise GenerationNotFound("there is no such generation")
+
+
+def _batch(job_id: str) -> j.Job:
+    return j.Job(
+        job_id=job_id,
+        kind=j.JOB_KIND_BATCH,
+        state=j.JOB_STATE_RUNNING,
+        batch=j.BatchResult(total=3),
+    )
 
 
 def messages(request: g.GenerateRequest) -> list[g.GenerateResponse]:

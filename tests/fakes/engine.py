@@ -14,6 +14,8 @@ from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import (
     Accepted,
     Cancel,
+    EncodeRequest,
+    EncodeResponse,
     EngineLoad,
     ExecuteRequest,
     ExecuteResponse,
@@ -32,6 +34,7 @@ from mlxmesh_shared.errors import (
     ContextTooLong,
     DeadlineExceeded,
     EngineDraining,
+    FeatureNotSupported,
     InvalidArgument,
     MeshError,
     QueueFull,
@@ -40,6 +43,7 @@ from mlxmesh_shared.errors import (
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.rpc.error_status import to_failure
 from mlxmesh_shared.rpc.server import MeshServer
+from tests.fakes.encoding import FakeEncoding
 
 LOAD_EVERY_S = 0.3
 
@@ -64,6 +68,7 @@ class FakeEngineOptions:
     engine_id: str = "engine-1"
     model: str = "pocket"
     model_version: int = 1
+    kind: str = "generation"
     vocab_size: int = 500
     context_tokens: int = 1024
     eos_token_id: int | None = None
@@ -102,6 +107,11 @@ class FakeEngine(EngineServiceServicer):
 
     def __init__(self, options: FakeEngineOptions | None = None) -> None:
         self.options = options or FakeEngineOptions()
+        self.encoding = FakeEncoding(
+            kind=self.options.kind,
+            vocab_size=self.options.vocab_size,
+            context_tokens=self.options.context_tokens,
+        )
         self.submits: list[Submit] = []
         self.cancels: list[Cancel] = []
         self.steps = 0
@@ -113,6 +123,8 @@ class FakeEngine(EngineServiceServicer):
         self.may_step = asyncio.Event()
         """Cleared, the engine stands still."""
         self.may_step.set()
+        self.adapters = set[str]()
+        """The digests of adapters in its slots."""
         self.silent = False
         """Tells no load, as a frozen engine does not."""
         self._idle_since_s = time.monotonic()
@@ -191,6 +203,11 @@ class FakeEngine(EngineServiceServicer):
                 for key in [key for key in queue if key[0] is outbox]:
                     del queue[key]
 
+    async def Encode(self, request: EncodeRequest, context: Any) -> EncodeResponse:
+        response = await self.encoding.encode(request)
+        response.load.CopyFrom(self._load())
+        return response
+
     async def GetEngineInfo(
         self, request: GetEngineInfoRequest, context: Any
     ) -> GetEngineInfoResponse:
@@ -224,6 +241,8 @@ class FakeEngine(EngineServiceServicer):
                     self._cancel((outbox, number))
 
     def _submit(self, submit: Submit, outbox: _Outbox) -> None:
+        if submit.HasField("adapter"):
+            self.adapters.add(submit.adapter.digest)
         self.submits.append(submit)
         try:
             self._check(submit, outbox)
@@ -241,13 +260,17 @@ class FakeEngine(EngineServiceServicer):
     def _check(self, submit: Submit, outbox: _Outbox) -> None:
         if self.refuse_next:
             raise self.refuse_next.popleft()
+        if self.options.kind in ("embedding", "rerank"):
+            raise FeatureNotSupported("this engine encodes and generates nothing", field="model")
         if self.draining:
             raise EngineDraining("this engine is stopping; try another")
         key = (outbox, submit.sequence_id)
         if key in self._running or key in self._waiting:
             raise InvalidArgument("sequence_id is in use", field="sequence_id")
         self._check_model_limits(submit)
-        if self.sequences >= self.options.max_running + self.options.max_waiting:
+        held = self._count(self._running, submit.background)
+        held += self._count(self._waiting, submit.background)
+        if held >= self.options.max_running + self.options.max_waiting:
             raise QueueFull("the engine's queue is full; try again later", retry_delay_s=0.5)
 
     def _check_model_limits(self, submit: Submit) -> None:
@@ -283,14 +306,21 @@ class FakeEngine(EngineServiceServicer):
     def step(self) -> None:
         """One step of the batch: a message for each stream that has news."""
         self.steps += 1
-        while self._waiting and len(self._running) < self.options.max_running:
-            key = next(iter(self._waiting))
+        # Those of the background only while no other one waits.
+        waiting = sorted(self._waiting, key=lambda key: self._waiting[key].submit.background)
+        for key in waiting:
+            background = self._waiting[key].submit.background
+            if self._count(self._running, background) >= self.options.max_running:
+                break
             sequence = self._running[key] = self._waiting.pop(key)
             sequence.started_s = time.monotonic()
             self._tell_prompt_logprobs(sequence)
         if self._running:
             self._idle_since_s = time.monotonic()
+        pause = bool(self._count(self._running, background=False))
         for key, sequence in list(self._running.items()):
+            if pause and sequence.submit.background:
+                continue
             output = self._advance(sequence)
             output.sequence_id = key[1]
             if output.finish_reason or output.HasField("failure"):
@@ -350,15 +380,23 @@ class FakeEngine(EngineServiceServicer):
             output.finish_reason = engine_pb2.ENGINE_FINISH_REASON_LENGTH
         return bool(output.finish_reason)
 
+    def _count(self, sequences: dict[tuple[_Outbox, int], _Sequence], background: bool) -> int:
+        return sum(each.submit.background == background for each in sequences.values())
+
     def _load(self) -> EngineLoad:
-        held = [each.submit for each in (*self._running.values(), *self._waiting.values())]
-        now_s, waiting = time.monotonic(), self._waiting.values()
-        if held:
+        every = [each.submit for each in (*self._running.values(), *self._waiting.values())]
+        held = [submit for submit in every if not submit.background]
+        now_s = time.monotonic()
+        waiting = [each for each in self._waiting.values() if not each.submit.background]
+        if every:
             self._idle_since_s = now_s
         tokens = sum(len(submit.prompt_token_ids) + submit.max_tokens for submit in held)
         return EngineLoad(
-            running=len(self._running),
-            waiting=len(self._waiting),
+            adapters=sorted(self.adapters),
+            running=self._count(self._running, background=False),
+            waiting=len(waiting),
+            background_running=self._count(self._running, background=True),
+            background_waiting=self._count(self._waiting, background=True),
             max_running=self.options.max_running,
             max_waiting=self.options.max_waiting,
             kv_capacity_bytes=self.options.kv_capacity_bytes,
@@ -366,7 +404,7 @@ class FakeEngine(EngineServiceServicer):
             longest_wait_ms=round(
                 max((now_s - each.received_s for each in waiting), default=0.0) * 1e3
             ),
-            idle_ms=0 if held else round((now_s - self._idle_since_s) * 1e3),
+            idle_ms=0 if every else round((now_s - self._idle_since_s) * 1e3),
         )
 
 

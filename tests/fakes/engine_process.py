@@ -17,7 +17,7 @@ import threading
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -122,6 +122,10 @@ class FakeEngineServicer(pb_grpc.EngineServiceServicer):
     ) -> AsyncIterator[pb.ExecuteResponse]:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake engine makes no tokens")
         yield pb.ExecuteResponse()  # pragma: no cover; makes this a generator
+
+    async def Encode(self, request: pb.EncodeRequest, context: Any) -> pb.EncodeResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake engine makes no vectors")
+        return pb.EncodeResponse()  # pragma: no cover; abort raises
 
 
 def _say(**line: object) -> None:

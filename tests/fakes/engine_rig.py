@@ -1,6 +1,7 @@
 """The engine's step loop on a real model, stepped by the test."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterable
 from functools import reduce
 from pathlib import Path
@@ -8,11 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxmesh_engine.adapters.slots import AdapterSlots
 from mlxmesh_engine.forward.blas import Blas
 from mlxmesh_engine.forward.loader import LoadedModel, load
+from mlxmesh_engine.prefixes.directory import PrefixDirectory
 from mlxmesh_engine.scheduling.request import Logprobs, SequenceRequest, StepOutputs, Update
 from mlxmesh_engine.scheduling.scheduler import Scheduler
 from mlxmesh_engine.service.step_loop import StepLoop
+from mlxmesh_engine.speculation.speculation import Speculation
 from tests.fakes.tiny_model import BLAS, mx
 
 STREAM = 1
@@ -26,6 +30,7 @@ def load_model(
     blas: Blas = BLAS,
     cpu_forward: bool = True,
     available_bytes: int = 2**34,
+    kv_cache_type: str = "full",
 ) -> LoadedModel:
     return load(
         path,
@@ -33,6 +38,7 @@ def load_model(
         dtype=dtype,
         context_tokens=context_tokens,
         cpu_forward=cpu_forward,
+        kv_cache_type=kv_cache_type,
         available_bytes=lambda: available_bytes,
     )
 
@@ -48,16 +54,36 @@ class Rig:
         prefill_tokens_per_step: int = 512,
         prefill_slowdown: float = 1.7,
         prefix_cache_bytes: int = 0,
+        prefix_directory: PrefixDirectory | None = None,
+        kv_capacity_tokens: int | None = None,
+        speculation: Speculation | None = None,
+        max_adapters: int = 64,
+        adapter_bytes: int = 2**30,
+        interrupted: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self.adapters = AdapterSlots(
+            loaded.model.adapters, max_adapters=max_adapters, max_bytes=adapter_bytes
+        )
         self.scheduler = Scheduler(
             max_running=max_running,
             prefill_tokens_per_step=prefill_tokens_per_step,
             prefill_slowdown=prefill_slowdown,
+            kv_capacity_tokens=kv_capacity_tokens,
+            interruptible=loaded.model.interruptible,
+            adapters=self.adapters,
         )
         self.loop = StepLoop(
-            loaded, self.scheduler, prefix_cache_bytes=prefix_cache_bytes, clock=clock
+            loaded,
+            self.scheduler,
+            prefix_cache_bytes=prefix_cache_bytes,
+            prefix_directory=prefix_directory,
+            adapters=self.adapters,
+            speculation=speculation,
+            interrupted=interrupted,
+            clock=clock,
         )
+        self.loaded = loaded
         self.updates: dict[int, list[Update]] = {}
 
     def submit(self, *requests: SequenceRequest) -> "Rig":
@@ -82,6 +108,8 @@ class Rig:
             if self.loop.idle:
                 return self
             self.step()
+            if self.loop.blocked:
+                time.sleep(0.001)  # the adapter's files are being read on another thread
         raise AssertionError("the loop did not end")
 
     def tokens(self, sequence_id: int) -> list[int]:

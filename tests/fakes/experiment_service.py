@@ -1,5 +1,6 @@
 """An ExperimentService that answers from memory, with an analysis that a test sets."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from mlxmesh.model.v1 import experiment_pb2 as pb
@@ -52,6 +53,12 @@ class FakeExperiments(ExperimentServiceServicer):
             raise IllegalState(f"experiment {request.experiment_id} has ended")
         found.state = pb.EXPERIMENT_STATE_STOPPED
         return pb.StopExperimentResponse(experiment=found)
+
+    async def WatchExperiment(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[pb.WatchExperimentResponse]:
+        self._find(request.experiment_id)
+        yield pb.WatchExperimentResponse(analysis=self.analysis)
 
     async def AnalyzeExperiment(self, request: Any, context: Any) -> Any:
         self._find(request.experiment_id)

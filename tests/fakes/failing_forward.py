@@ -20,7 +20,10 @@ class FailingForward:
         self._fails_at = fails_at
         self._error = error
         self.asynchronous = forward.asynchronous
+        self.interruptible = forward.interruptible
+        self.interrupt_when = forward.interrupt_when
         self.new_cache = forward.new_cache
+        self.adapters = forward.adapters
 
     def prefill(self, rows: Rows, cache: Any) -> None:
         self._forward.prefill(rows, cache)

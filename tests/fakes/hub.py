@@ -1,11 +1,13 @@
-"""A model hub on loopback: enough of the Hugging Face HTTP protocol to find and pull models.
+"""A model hub on loopback: enough of the Hugging Face HTTP protocol to search, find and pull.
 
-Faults are attributes: a connection that breaks off, corrupted bytes, a hub without ranges, a pause.
+Faults are attributes: a connection that breaks off, corrupted bytes, a hub without ranges, a pause,
+a slow line, an answer that is an error.
 """
 
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.fakes import hub_api
 
 COMMIT = "c0ffee0000000000000000000000000000000001"
 _CHUNK_BYTES = 64 * 1024
@@ -32,11 +36,20 @@ class FakeHub:
     ranges: bool = True
     ranges_seen: list[str] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)  # cleared: bodies stall halfway
+    bytes_per_second: int = 0  # of each body; 0 for as fast as it goes
+    api_status: int = 200  # of every answer of the API
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)  # told of models instead
+    api_calls: list[str] = field(default_factory=list)  # paths with queries
+    authorizations: list[str] = field(default_factory=list)  # of these calls
     endpoint: str = ""
 
     def add(self, repo_id: str, directory: Path) -> None:
-        """Offers the files of a directory."""
-        self.models[repo_id] = {path.name: path.read_bytes() for path in directory.iterdir()}
+        """Offers the files of a directory, and of the folders in it."""
+        self.models[repo_id] = {
+            path.relative_to(directory).as_posix(): path.read_bytes()
+            for path in directory.rglob("*")
+            if path.is_file()
+        }
 
     def info(self, repo_id: str) -> dict[str, Any]:
         """What the API tells of a model."""
@@ -46,7 +59,15 @@ class FakeHub:
             if self.told_checksum is not None:
                 sibling["blobId"] = self.told_checksum
                 sibling.get("lfs", {})["sha256"] = self.told_checksum
-        return {"id": repo_id, "modelId": repo_id, "sha": self.commit, "siblings": siblings}
+        return {**self._details(repo_id), "siblings": siblings}
+
+    def found(self) -> list[dict[str, Any]]:
+        """What a search may find."""
+        return [self._details(repo_id) for repo_id in self.models]
+
+    def _details(self, repo_id: str) -> dict[str, Any]:
+        details = hub_api.details(self.models[repo_id], self.told.get(repo_id, {}))
+        return {"id": repo_id, "modelId": repo_id, "sha": self.commit, **details}
 
 
 def _sibling(name: str, data: bytes) -> dict[str, Any]:
@@ -64,11 +85,19 @@ class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
 
     def do_GET(self) -> None:
-        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
-        if parts[:2] == ["api", "models"]:
+        url = urlsplit(self.path)
+        parts = [unquote(part) for part in url.path.strip("/").split("/")]
+        if parts[0] == "api":
+            self.hub.api_calls.append(self.path)
+            self.hub.authorizations.append(self.headers.get("Authorization", ""))
+        if parts[0] == "api" and self.hub.api_status != 200:
+            self._error(self.hub.api_status, "")
+        elif parts == ["api", "models"]:
+            self._search(hub_api.parameters_of(url.query))
+        elif parts[:2] == ["api", "models"]:
             self._info(f"{parts[2]}/{parts[3]}", parts[5] if len(parts) > 5 else "main")
         else:
-            self._file(f"{parts[0]}/{parts[1]}", parts[-1])
+            self._file(f"{parts[0]}/{parts[1]}", "/".join(parts[4:]))
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -80,6 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "RevisionNotFound")
         else:
             self._send(200, json.dumps(self.hub.info(repo_id)).encode(), {})
+
+    def _search(self, parameters: hub_api.Parameters) -> None:
+        items, link = hub_api.page(self.hub.found(), parameters, self.hub.endpoint)
+        self._send(200, json.dumps(items).encode(), {"Link": link} if link else {})
 
     def _file(self, repo_id: str, name: str) -> None:
         data = self.hub.models.get(repo_id, {}).get(name)
@@ -120,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= len(body) // 2:
                 self.hub.gate.wait(30)
             self.wfile.write(body[start : start + _CHUNK_BYTES])
+            if self.hub.bytes_per_second:
+                time.sleep(_CHUNK_BYTES / self.hub.bytes_per_second)
         if breaks:
             self.close_connection = True
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from mlxmesh.model.v1.history_pb2_grpc import add_HistoryServiceServicer_to_server
 from mlxmesh.model.v1.model_pb2 import (
+    GetModelRequest,
+    GetModelResponse,
     GetTokenizerRequest,
     GetTokenizerResponse,
     Model,
@@ -23,6 +25,7 @@ from mlxmesh.model.v1.model_pb2_grpc import (
 )
 from mlxmesh.model.v1.shadow_pb2_grpc import add_ShadowServiceServicer_to_server
 from mlxmesh_shared.errors import MeshError, MethodNotFound, ModelNotFound
+from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.rpc.server import MeshServer
 from tests.fakes.history_service import FakeHistoryService
@@ -30,7 +33,7 @@ from tests.fakes.shadow_service import FakeShadowService
 
 
 class FakeModelService(ModelServiceServicer):
-    """Watches, tokenizers and demanded loads; every other method is UNIMPLEMENTED."""
+    """Watches, models, tokenizers and demanded loads; every other method is UNIMPLEMENTED."""
 
     def __init__(self) -> None:
         self.shadows = FakeShadowService()
@@ -107,6 +110,15 @@ class FakeModelService(ModelServiceServicer):
                 sent += 1
             await self._changed.wait()
 
+    async def GetModel(self, request: GetModelRequest, context: Any) -> GetModelResponse:
+        name = ModelReference.parse(request.model).name
+        for response in reversed(self._log):
+            if response.model.name == name:
+                return GetModelResponse(model=response.model)
+            if response.removed_name == name:
+                break
+        raise ModelNotFound(f"there is no model {name}", field="model")
+
     async def RequestLoad(self, request: RequestLoadRequest, context: Any) -> RequestLoadResponse:
         self.load_requests.append((request.name, request.version))
         if self.fail_load is not None:
@@ -144,5 +156,5 @@ class FakeModelService(ModelServiceServicer):
         yield
 
     PullModel = ImportModel = LoadModel = _absent_stream
-    RegisterModel = GetModel = ListModels = DeleteModel = UnloadModel = SetAlias = _absent
-    SetOutputFormat = SetModelPolicy = _absent
+    RegisterModel = ListModels = DeleteModel = UnloadModel = SetAlias = _absent
+    SetOutputFormat = SetModelPolicy = RegisterUpstream = _absent

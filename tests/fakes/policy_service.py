@@ -164,6 +164,12 @@ class FakePolicyService(PolicyServiceServicer):
             return p.SliceGrant(retry_after_ms=5_000)
         return p.SliceGrant(granted=granted, valid_ms=self.valid_ms)
 
+    async def RecordAuditEntries(
+        self, request: p.RecordAuditEntriesRequest, context: Any
+    ) -> p.RecordAuditEntriesResponse:
+        self._enter("RecordAuditEntries")
+        return p.RecordAuditEntriesResponse()
+
     async def ReportUsage(
         self, request: p.ReportUsageRequest, context: Any
     ) -> p.ReportUsageResponse:

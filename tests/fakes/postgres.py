@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
@@ -25,7 +25,7 @@ _USER = "postgres"
 _START_S = 60
 _STOP_S = 20
 # Nothing here need survive the machine.
-_FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=16MB")
+FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=16MB")
 # A program that ends with this process, also where this one is killed.
 _WITH_THIS_PROCESS = """
 import json, os, sys
@@ -48,8 +48,9 @@ class _Identity(TypedDict, total=False):
 class PostgresServer:
     """A server that may be stopped and started again, with databases of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Sequence[str] = FAST) -> None:
         self._folder = folder
+        self._settings = settings
         self._programs = _programs(folder)
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,7 +64,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Returns once it can be asked. The server ends with the thread that calls this."""
-        options = [word for setting in _FAST for word in ("-c", setting)]
+        options = [word for setting in self._settings for word in ("-c", setting)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._unprivileged("postgres"), "-D", self._folder / "data",
@@ -123,14 +124,14 @@ def _run(*command: str, cwd: Path) -> str:
 
 
 @contextmanager
-def postgres_server() -> Generator[PostgresServer]:
+def postgres_server(settings: Sequence[str] = FAST) -> Generator[PostgresServer]:
     """A running server; what is in it goes with it."""
     # Not pytest's directory: the path of a socket must be short, and that one is root's alone.
     folder = Path(tempfile.mkdtemp(prefix="mesh-pg-"))
     identity = _identity()
     os.chown(folder, identity.get("user", -1), identity.get("group", -1))
     try:
-        server = PostgresServer(folder)
+        server = PostgresServer(folder, settings)
         server.initialize()
         server.start()
         try:

@@ -4,7 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from mlxmesh.common.v1.failure_pb2 import Failure
+from mlxmesh.generation.v1 import embedding_pb2 as e
 from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh.generation.v1.embedding_pb2_grpc import (
+    EmbeddingServiceServicer,
+    add_EmbeddingServiceServicer_to_server,
+)
 from mlxmesh.generation.v1.generation_pb2_grpc import (
     GenerationServiceServicer,
     add_GenerationServiceServicer_to_server,
@@ -17,6 +23,7 @@ from mlxmesh_shared.rpc.server import MeshServer, ServerOptions, remaining_s
 from tests.fakes.scripted import complete_response, numbered
 
 GENERATION = g.DESCRIPTOR.services_by_name["GenerationService"].full_name
+EMBEDDINGS = e.DESCRIPTOR.services_by_name["EmbeddingService"].full_name
 MODEL = m.DESCRIPTOR.services_by_name["ModelService"].full_name
 
 
@@ -48,6 +55,7 @@ class FakeGeneration(GenerationServiceServicer):
         self.cancelled: list[str] = []
         self.interrupted = 0
 
+        self.embeddings = FakeEmbeddings(self)
         self.relays = 0
         """Relays that were opened here."""
         self.relay_service = Relays(lambda method, handler: self.server.guarded(method, handler))
@@ -206,6 +214,10 @@ class FakeGeneration(GenerationServiceServicer):
         self._enter(context)
         return g.CountTokensResponse(tokens=len(request.prompt.split()))
 
+    def enter(self, context: Any) -> None:
+        """As every call does. Raises: what the next call is to fail with."""
+        self._enter(context)
+
     async def GetOutputFormat(self, request: Any, context: Any) -> g.GetOutputFormatResponse:
         self._enter(context)
         return g.GetOutputFormatResponse(
@@ -243,6 +255,8 @@ class FakeModels(ModelServiceServicer):
 
     def __init__(self) -> None:
         self.models: dict[str, m.Model] = {}
+        self.upstream_failure: Failure | None = None
+        """What the health checks of upstreams find."""
         self.failures: list[MeshError] = []
         self.calls: list[Any] = []
 
@@ -251,7 +265,8 @@ class FakeModels(ModelServiceServicer):
         if self.failures:
             raise self.failures.pop(0)
 
-    def _find(self, name: str) -> m.Model:
+    def _find(self, reference: str) -> m.Model:
+        name = reference if reference in self.models else reference.partition("@")[0]
         if name not in self.models:
             raise ModelNotFound(f"no model {name}; `mlxmesh models` lists them", field="model")
         return self.models[name]
@@ -270,6 +285,24 @@ class FakeModels(ModelServiceServicer):
             name=request.name, versions=[version], default_version=1
         )
         return m.RegisterModelResponse(model=model, version=1)
+
+    async def RegisterUpstream(self, request: Any, context: Any) -> m.RegisterUpstreamResponse:
+        self._enter(request)
+        version = m.ModelVersion(
+            version=1,
+            state=m.VERSION_STATE_READY,
+            source=request.upstream.base_url,
+            desired_replicas=1,
+            ready_replicas=1,
+            upstream=request.upstream,
+        )
+        if self.upstream_failure is not None:
+            version.state, version.ready_replicas = m.VERSION_STATE_FAILED, 0
+            version.failure.CopyFrom(self.upstream_failure)
+        model = self.models[request.name] = m.Model(
+            name=request.name, versions=[version], default_version=1
+        )
+        return m.RegisterUpstreamResponse(model=model, version=1)
 
     async def ImportModel(self, request: Any, context: Any) -> AsyncIterator[m.ImportModelResponse]:
         self._enter(request)
@@ -345,12 +378,49 @@ class FakeModels(ModelServiceServicer):
         yield m.GetTokenizerResponse(file_name="tokenizer.json", data=b"{}")
 
 
+class FakeEmbeddings(EmbeddingServiceServicer):
+    """A vector of each text's length, and documents in the reverse order."""
+
+    def __init__(self, generation: FakeGeneration) -> None:
+        self._generation = generation
+        self.requests: list[Any] = []
+
+    async def Embed(self, request: e.EmbedRequest, context: Any) -> e.EmbedResponse:
+        self._generation.enter(context)
+        self.requests.append(request)
+        lengths = [len(each.text or each.tokens.token_ids) for each in request.inputs]
+        return e.EmbedResponse(
+            embeddings=[e.Embedding(values=[length, -0.25]) for length in lengths],
+            prompt_tokens=sum(lengths),
+            model="small",
+            model_version=1,
+        )
+
+    async def Rerank(self, request: e.RerankRequest, context: Any) -> e.RerankResponse:
+        self._generation.enter(context)
+        self.requests.append(request)
+        places = list(reversed(range(len(request.documents))))
+        results = [
+            e.RerankResult(index=place, relevance_score=1 / (rank + 2))
+            for rank, place in enumerate(places)
+        ]
+        return e.RerankResponse(
+            results=results[: request.top_n or None],
+            prompt_tokens=len(request.query),
+            model="small",
+            model_version=1,
+        )
+
+
 def generation_server(servicer: FakeGeneration, listen: str = "127.0.0.1:0") -> MeshServer:
     """A server of one fake generation instance; the caller starts and stops it."""
     servicer.server = MeshServer(
         listen=listen,
-        services=[(add_GenerationServiceServicer_to_server, servicer)],
-        service_names=[GENERATION],
+        services=[
+            (add_GenerationServiceServicer_to_server, servicer),
+            (add_EmbeddingServiceServicer_to_server, servicer.embeddings),
+        ],
+        service_names=[GENERATION, EMBEDDINGS],
         options=ServerOptions(carriers=frozenset({RELAY})),
         on_closing=servicer.relay_service.close,
     )

@@ -106,6 +106,11 @@ class FakeRuntime(runtime_pb2_grpc.RuntimeServiceServicer):
             raise InvalidArgument(
                 "model_dir must be an absolute directory with config.json", field="model_dir"
             )
+        draft = Path(request.options.draft_model_dir)
+        if request.options.speculative == "draft" and not draft.is_absolute():
+            raise InvalidArgument(
+                "draft_model_dir must be an absolute directory", field="options.draft_model_dir"
+            )
         needed = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
         if needed > self.available_bytes:
             raise InsufficientMemory(

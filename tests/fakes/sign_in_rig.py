@@ -12,7 +12,6 @@ from mlxmesh_access.accounts.models import Role, User, UserChange
 from mlxmesh_access.accounts.users import Users
 from mlxmesh_access.audit import audit_log
 from mlxmesh_access.database import AccessDatabase
-from mlxmesh_access.sign_in.encryption import load_or_create_secret
 from mlxmesh_access.sign_in.password_sign_in import PasswordSignIn
 from mlxmesh_access.sign_in.passwords import HashCost, Passwords
 from mlxmesh_access.sign_in.refresh_tokens import SessionLimits
@@ -20,6 +19,7 @@ from mlxmesh_access.sign_in.sessions import IssuedTokens, Sessions
 from mlxmesh_access.sign_in.throttle import SignInThrottle
 from mlxmesh_access.sign_in.token_signing import TokenSigning, published_keys
 from mlxmesh_shared.access_tokens import AccessClaims, AccessTokenVerifier
+from mlxmesh_shared.encryption import load_or_create_secret
 from mlxmesh_shared.rpc.caller import ForwardedCaller
 from mlxmesh_shared.sql.urls import DatabaseUrl
 

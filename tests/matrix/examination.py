@@ -34,6 +34,14 @@ SERVED = {
     Batching.ALONE: "one row at a time",
 }
 
+NOT_CACHED, BLOCKS, WHOLE_PROMPTS = "no", "yes", "whole prompts"
+_CACHED_TOKENS = {
+    NOT_CACHED: 0,
+    BLOCKS: 3 * SHARED_PREFIX_TOKENS,
+    WHOLE_PROMPTS: 3 * SHARED_PREFIX_TOKENS + 3,
+}
+"""Of the last three prompts of the warm phase: all that they have in common with earlier ones."""
+
 Prompt = tuple[int, ...]
 
 
@@ -43,7 +51,7 @@ class Outcome:
 
     architecture: str
     served: str
-    prefix_cache: bool = False
+    prefix_cache: str = NOT_CACHED
     cpu_forward: bool = False
     """Whether the forward pass for CPUs serves it in float32."""
 
@@ -151,9 +159,20 @@ class Phases:
 
     def _warm(self) -> None:
         rig, shared = self._rig(), prompt(7, SHARED_PREFIX_TOKENS)
-        self._check("before a warm prefix", rig, [shared + prompt(8, 5)])
-        self._check("warm prefix", rig, [shared + prompt(9, 6), shared + prompt(10, 9)])
-        self.cached_tokens += rig.loop.cached_prompt_tokens
+        # Where only whole prompts are cached, the second one finds what both have in common.
+        for seed in (8, 9):
+            self._check("before a warm prefix", rig, [shared + prompt(seed, 5)])
+        before = rig.loop.cached_prompt_tokens
+        # Short enough to be prefilled in one pass, of unequal lengths.
+        self._check("warm prefix", rig, [shared + prompt(10, 4), shared + prompt(11, 5)])
+        self._check("warm prompt", rig, [shared + prompt(10, 4)])
+        self.cached_tokens = rig.loop.cached_prompt_tokens - before
+
+    @property
+    def prefix_cache(self) -> str:
+        """What is cached, as the last three prompts of the warm phase found it."""
+        (found,) = [kind for kind, tokens in _CACHED_TOKENS.items() if tokens == self.cached_tokens]
+        return found
 
     def _two_turns(self, prompts: Sequence[Prompt]) -> None:
         rig = self._rig()
@@ -251,6 +270,6 @@ def examine(name: str, folder: Path) -> Outcome:
     return Outcome(
         name,
         SERVED[loaded.batching],
-        prefix_cache=phases.cached_tokens > 0,
+        prefix_cache=phases.prefix_cache,
         cpu_forward=packed.batching is Batching.PACKED,
     )

@@ -10,7 +10,7 @@ from tests.fakes.engine_rig import load_model
 from tests.fakes.tiny_model import mx
 from tests.matrix import document
 from tests.matrix.configs import NOT_TRIED, architectures
-from tests.matrix.examination import SERVED, Outcome, examine, write_architecture
+from tests.matrix.examination import BLOCKS, SERVED, Outcome, examine, write_architecture
 
 # One for each kind of cache and each way to be served: these few run in `make test` as well.
 _ALWAYS = {"baichuan_m1", "gemma2", "gemma3", "llama4", "mamba", "nemotron_h", "qwen3", "rwkv7"}
@@ -47,5 +47,8 @@ def test_weights_of_16_bits_are_batched_as_far_as_those_of_32(name: str, tmp_pat
 
 
 def test_rows_are_read_as_they_are_written() -> None:
-    outcomes = [Outcome("a", "in batches", True, True), Outcome("b-c", "refused: no Metal")]
+    outcomes = [
+        Outcome("a", "in batches", BLOCKS, cpu_forward=True),
+        Outcome("b-c", "refused: no Metal"),
+    ]
     assert document.rows(document.text(outcomes)) == outcomes

@@ -9,12 +9,19 @@ from typing import Any
 
 from starlette.routing import Route
 
+from mlxmesh_gateway.http.endpoint import Endpoint
 from tests.fakes.http_edges import edges_app
 
 LIMIT_S = 5.0
+_JSON = b"application/json"
+_FORM = b"multipart/form-data; boundary=limit"
+FORM = (
+    b'--limit\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    b'--limit\r\ncontent-disposition: form-data; name="file"; filename="in.jsonl"\r\n'
+    b"content-type: application/jsonl\r\n\r\n{}\r\n--limit--\r\n"
+)
 _HEADERS = [
     (b"host", b"localhost"),
-    (b"content-type", b"application/json"),
     (b"anthropic-version", b"2023-06-01"),
 ]
 BODIES: list[dict[str, Any]] = [
@@ -71,7 +78,14 @@ class HttpRequests:
             for part in route.path.split("/")
         )
         verb = "POST" if data[1] % 2 else sorted(route.methods or {"GET"})[0]
-        coroutine = self._respond(verb, path, query, body, values_bytes=data[1] // 2)
+        coroutine = self._respond(
+            verb,
+            path,
+            query,
+            body,
+            values_bytes=data[1] // 2,
+            kind=_FORM if _takes_form(route) else _JSON,
+        )
         return self._loop.run_until_complete(asyncio.wait_for(coroutine, LIMIT_S))
 
     def seeds(self) -> list[bytes]:
@@ -83,11 +97,14 @@ class HttpRequests:
             bodies = BODIES if "POST" in (route.methods or ()) else [{}]
             for body in bodies:
                 yield bytes([number, 0]) + b"pocket?a=1\n" + json.dumps(body).encode()
+            if _takes_form(route):
+                yield bytes([number, 1]) + b"pocket?a=1\n" + FORM
 
     async def _respond(
-        self, verb: str, path: str, query: bytes, body: bytes, *, values_bytes: int
+        self, verb: str, path: str, query: bytes, body: bytes, *, values_bytes: int, kind: bytes
     ) -> int:
-        headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]
+        length = str(len(body)).encode()
+        headers = [*_HEADERS, (b"content-type", kind), (b"content-length", length)]
         if values_bytes:
             json_bytes = max(0, len(body) - values_bytes)
             headers.append((b"inference-header-content-length", str(json_bytes).encode()))
@@ -120,3 +137,7 @@ class HttpRequests:
         assert sent, "no response"
         assert not sent[-1].get("more_body", False), "the response has no end"
         return sent[0]["status"]
+
+
+def _takes_form(route: Route) -> bool:
+    return isinstance(route.endpoint, Endpoint) and route.endpoint.streams_body

@@ -5,6 +5,7 @@ from tests.chaos.scenarios import (
     crowds,
     freezes,
     hostile,
+    jobs,
     kills,
     links,
     neighbours,
@@ -26,4 +27,5 @@ SCENARIOS = (
     *certificates.SCENARIOS,
     *streams.SCENARIOS,
     *shapes.SCENARIOS,
+    *jobs.SCENARIOS,
 )

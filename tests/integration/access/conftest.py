@@ -17,6 +17,7 @@ from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import AccessSettings
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
 from tests.fakes.clock import FakeClock
+from tests.fakes.sign_in_rig import CHEAP
 
 PASSWORD = "correct horse battery"  # a fake one
 
@@ -105,7 +106,7 @@ class Services:
         chosen = AccessSettings(
             data_dir=self._tmp_path, database_url=url_text(self.url), **settings
         )
-        access = await open_access(stack, chosen, clock=self.clock)
+        access = await open_access(stack, chosen, clock=self.clock, password_cost=CHEAP)
         server = MeshServer(services=access.services(), service_names=SERVICE_NAMES)
         address = await server.start()
         stack.push_async_callback(server.drain, 0, 0)

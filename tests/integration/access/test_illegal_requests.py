@@ -63,6 +63,10 @@ LEGAL: dict[str, dict[str, Any]] = {
         "batch_id": "b",
         "records": [{"principal": "user:ada", "hour": NOW, "amounts": AMOUNTS, "last_used": NOW}],
     },
+    "RecordAuditEntries": {
+        "batch_id": "b",
+        "entries": [{"time": NOW, "actor": "user:ada", "action": "tools.called", "target": "a.b"}],
+    },
 }
 # What the written rules do not say, but the comments of the contract do.
 UNWRITTEN: list[tuple[str, dict[str, Any], str]] = [

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from mlxmesh_cli.commands.app import app
+from tests.command_line import mlxmesh
 from tests.fakes.access_service import FakeAccess, running_access
 
 PASSWORD = "correct horse battery"
@@ -30,9 +30,7 @@ class Shell:
 
     def run(self, *arguments: str, stdin: str = "", **env: str) -> Result:
         """Runs a command; errors of the command are in the result."""
-        return CliRunner().invoke(
-            app, [*arguments, "--address", self.address], input=stdin, env=env
-        )
+        return mlxmesh(*arguments, "--address", self.address, stdin=stdin, env=env)
 
     def ok(self, *arguments: str, stdin: str = "") -> str:
         """What a command that succeeds prints."""

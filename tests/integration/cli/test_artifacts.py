@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from mlxmesh.model.v1 import artifact_pb2 as pb
 from mlxmesh.model.v1.artifact_pb2_grpc import add_ArtifactServiceServicer_to_server
-from mlxmesh_cli.commands.app import app
+from tests.command_line import mlxmesh
 from tests.fakes.artifact_service import FakeArtifacts
 from tests.fakes.public_services import FakeGeneration, FakeModels
 from tests.fakes.scripted_generation import serving_on_a_thread
@@ -47,7 +47,7 @@ def address(store: FakeArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def run(address: str, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["artifacts", *arguments, "--address", address])
+    return mlxmesh("artifacts", *arguments, "--address", address)
 
 
 def shown(address: str, *arguments: str) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from mlxmesh.model.v1 import experiment_pb2 as pb
 from mlxmesh.model.v1.experiment_pb2_grpc import add_ExperimentServiceServicer_to_server
-from mlxmesh_cli.commands.app import app
+from tests.command_line import mlxmesh
 from tests.fakes.experiment_service import FakeExperiments, analysis
 from tests.fakes.public_services import FakeGeneration, FakeModels
 from tests.fakes.scripted_generation import serving_on_a_thread
@@ -43,7 +43,7 @@ def address(
 
 
 def run(address: str, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["experiment", *arguments, "--address", address])
+    return mlxmesh("experiment", *arguments, "--address", address)
 
 
 def shown(address: str, *arguments: str) -> Any:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from mlxmesh.generation.v1 import generation_pb2 as g
-from mlxmesh_cli.commands.app import app
+from tests.command_line import mlxmesh
 from tests.fakes.scripted_generation import ScriptedGeneration, serving
 
 USAGE = g.Usage(prompt_tokens=2, completion_tokens=3)
@@ -32,7 +32,7 @@ class Mesh:
         self.address = address
 
     def run(self, *arguments: str, stdin: str = "") -> Result:
-        return CliRunner().invoke(app, [*arguments, "--address", self.address], input=stdin)
+        return mlxmesh(*arguments, "--address", self.address, stdin=stdin)
 
     def ok(self, *arguments: str, stdin: str = "") -> str:
         """What a command that succeeds prints."""
@@ -87,6 +87,7 @@ def test_a_schema_is_a_file_or_json(mesh: Mesh, files: Path, given: str) -> None
         (["--logprobs", "0"], "logprobs", g.Logprobs()),
         (["--logprobs", "20", "--prompt-logprobs"], "logprobs", g.Logprobs(top=20, prompt=True)),
         (["--session", "s-1"], "session_id", "s-1"),
+        (["--flex"], "service_tier", g.SERVICE_TIER_FLEX),
         (["--reasoning"], "reasoning", g.Reasoning(enabled=True)),
         (["--no-reasoning"], "reasoning", g.Reasoning(enabled=False)),
         (
@@ -168,7 +169,7 @@ def test_a_mistake_says_what_to_do(
     ],
 )
 def test_a_number_out_of_range_is_bad_usage(arguments: list[str]) -> None:
-    assert CliRunner().invoke(app, ["generate", "Hi", *arguments]).exit_code == 2
+    assert mlxmesh("generate", "Hi", *arguments).exit_code == 2
 
 
 # What is shown.

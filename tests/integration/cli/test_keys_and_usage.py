@@ -132,8 +132,7 @@ def test_members_are_not_told_to_set_quotas(admin: Shell) -> None:
     assert "bob" in admin.ok("users", "show", "bob")
 
 
-def test_usage_by_groups_has_a_total(admin: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")  # fewer columns are shown where there is less room
+def test_usage_by_groups_has_a_total(admin: Shell) -> None:
     day = datetime(2026, 11, 29, tzinfo=UTC)
     for user, requests in (("ada", 3), ("", 2)):
         amounts = pb.UsageAmounts(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from mlxmesh.model.v1 import model_pb2 as m
-from mlxmesh_cli.commands.app import app
+from tests.command_line import mlxmesh
 from tests.fakes.public_services import FakeGeneration, FakeModels
 from tests.fakes.scripted_generation import serving_on_a_thread
 
@@ -36,7 +36,7 @@ def address(models: FakeModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def run(address: str, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["models", *arguments, "--address", address])
+    return mlxmesh("models", *arguments, "--address", address)
 
 
 def shown(address: str, *arguments: str) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from mlxmesh.model.v1.profile_pb2_grpc import add_ProfileServiceServicer_to_server
 from mlxmesh_cli.commands.app import app
@@ -19,6 +19,7 @@ from mlxmesh_model.profiles.servicer import ProfileServicer
 from mlxmesh_model.profiles.store import Profiles
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.sql.urls import SqliteFile
+from tests.command_line import mlxmesh
 
 
 @pytest.fixture
@@ -57,20 +58,25 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def run(address: str, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["profiles", *arguments, "--address", address])
+    return mlxmesh("profiles", *arguments, "--address", address)
 
 
 ALL = {
     "--dtype": "float32",
     "--context": "64",
     "--kv-cache-bytes": "1048576",
+    "--kv-cache-type": "full",
     "--prefix-cache-bytes": "0",
+    "--prefix-disk-bytes": "1073741824",
     "--max-running": "2",
     "--max-waiting": "0",
     "--prefill-tokens-per-step": "128",
     "--forward": "mlx",
     "--tool-format": "json",
     "--reasoning-format": "think",
+    "--speculative": "off",
+    "--max-adapters": "8",
+    "--adapter-bytes": "1048576",
 }
 
 
@@ -87,7 +93,9 @@ def test_every_setting_is_stored_and_shown(address: str, tmp_path: Path) -> None
         "dtype": "float32",
         "context_tokens": 64,
         "kv_cache_bytes": "1048576",
+        "kv_cache_type": "full",
         "prefix_cache_bytes": "0",
+        "prefix_disk_bytes": "1073741824",
         "max_running": 2,
         "max_waiting": 0,
         "prefill_tokens_per_step": 128,
@@ -95,7 +103,9 @@ def test_every_setting_is_stored_and_shown(address: str, tmp_path: Path) -> None
         "tool_format": "json",
         "reasoning_format": "think",
         "chat_template": "{{ messages[0].content }}ß",
-        **{key: shown["settings"][key] for key in ("speculative", "adapters")},
+        "speculative": "off",
+        "max_adapters": 8,
+        "adapter_bytes": "1048576",
     }
     text = run(address, "show", "small@1").output
     assert "small@1\n" in text

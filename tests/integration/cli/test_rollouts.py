@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from mlxmesh.model.v1 import rollout_pb2 as pb
 from mlxmesh.model.v1.rollout_pb2_grpc import (
     RolloutServiceServicer,
     add_RolloutServiceServicer_to_server,
 )
-from mlxmesh_cli.commands.app import app
 from mlxmesh_shared.errors import RolloutNotFound
+from tests.command_line import mlxmesh
 from tests.fakes.public_services import FakeGeneration, FakeModels
 from tests.fakes.scripted_generation import serving_on_a_thread
 
@@ -53,6 +53,11 @@ class ScriptedRollouts(RolloutServiceServicer):
         if self._states:
             self._change(self._states.pop(0), "because")
         return pb.GetRolloutResponse(rollout=self._rollout)
+
+    async def WatchRollout(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[pb.WatchRolloutResponse]:
+        yield pb.WatchRolloutResponse(rollout=self._rollout)
 
     async def ListRollouts(self, request: Any, context: Any) -> pb.ListRolloutsResponse:
         self.calls.append(request)
@@ -94,7 +99,7 @@ def address(
 
 
 def run(address: str, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["rollout", *arguments, "--address", address])
+    return mlxmesh("rollout", *arguments, "--address", address)
 
 
 def test_start_asks_for_what_its_options_say(address: str, rollouts: ScriptedRollouts) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from mlxmesh.model.v1 import shadow_pb2 as pb
 from mlxmesh.model.v1.shadow_pb2_grpc import (
@@ -18,6 +18,7 @@ from mlxmesh.model.v1.shadow_pb2_grpc import (
 )
 from mlxmesh_cli.commands.app import app
 from mlxmesh_shared.errors import MethodNotFound, ShadowNotFound
+from tests.command_line import mlxmesh
 from tests.fakes.public_services import FakeGeneration, FakeModels
 from tests.fakes.scripted_generation import serving_on_a_thread
 
@@ -91,7 +92,7 @@ def address(shadows: FakeShadows, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def run(address: str, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["shadow", *arguments, "--address", address])
+    return mlxmesh("shadow", *arguments, "--address", address)
 
 
 def shown(address: str, *arguments: str) -> Any:

@@ -21,8 +21,10 @@ def drawn(*shape: int) -> NDArray[np.float32]:
 def row_of(tokens: int, *, layers: int = 2) -> RowKeysValues:
     row = RowKeysValues(layers, KV_HEADS, DIMS)
     row.reserve(tokens)
-    row.keys[:, :, :tokens] = drawn(layers, KV_HEADS, tokens, DIMS)
-    row.values[:, :, :tokens] = drawn(layers, KV_HEADS, tokens, DIMS + 1)[..., 1:]
+    keys = drawn(layers, tokens, KV_HEADS, DIMS)
+    values = drawn(layers, tokens, KV_HEADS, DIMS + 1)[..., 1:]
+    for layer in range(layers):
+        row.write(layer, 0, [keys[layer], values[layer]])
     row.tokens = tokens
     return row
 
@@ -33,8 +35,8 @@ def textbook(
     """The output (length, heads * dims) for the last tokens of one row."""
     length, tokens = len(queries), row.tokens
     keys, values = (
-        np.repeat(each[layer, :, :tokens], HEADS // KV_HEADS, axis=0).astype(np.float64)
-        for each in (row.keys, row.values)
+        np.repeat(read(layer, 0, tokens), HEADS // KV_HEADS, axis=0).astype(np.float64)
+        for read in (row.keys, row.values)
     )
     scores = np.einsum("lhd,htd->hlt", queries.astype(np.float64), keys)
     if attention.softcap is not None:

@@ -92,7 +92,7 @@ Serve = Callable[..., Any]
 async def serve(tiny_model: Path) -> AsyncIterator[Serve]:
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(**options: int) -> Engine:
+        async def start(**options: Any) -> Engine:
             loop_options = LoopOptions(**options)
             thread = MlxThread(lambda: load_model(tiny_model), loop_options)
             admission = Admission(
@@ -173,6 +173,14 @@ async def test_a_stop_token_ends_a_sequence(engine: Engine) -> None:
         ({"stop_token_ids": [2**32 - 1]}, "stop_token_ids[0]"),
         ({"logprobs": {"top": 21}}, "submit.logprobs.top"),
         ({"shares_prefill_of": 0}, "submit.shares_prefill_of"),
+        ({"adapter": {"directory": "/a"}}, "submit.adapter.digest"),
+        ({"adapter": {"digest": "A" * 64, "directory": "/a"}}, "submit.adapter.digest"),
+        ({"adapter": {"digest": "a" * 64}}, "submit.adapter.directory"),
+        (
+            {"adapter": {"digest": "a" * 64, "directory": "/" * 4097}},
+            "submit.adapter.directory",
+        ),
+        ({"adapter": {"digest": "a" * 64, "directory": "a"}}, "adapter.directory"),
     ],
 )
 async def test_an_illegal_submit_fails_alone(
@@ -180,6 +188,8 @@ async def test_an_illegal_submit_fails_alone(
 ) -> None:
     if "sampling" in fields:
         fields = {"sampling": Sampling(**fields["sampling"])}
+    if "adapter" in fields:
+        fields = {"adapter": engine_pb2.Adapter(**fields["adapter"])}
     talk = engine.open()
     await talk.submit(1, max_tokens=200, ignore_eos=True)
     await talk.first_token(1)

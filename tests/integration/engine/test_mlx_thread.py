@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,15 @@ import pytest
 
 from mlxmesh_engine.forward.forward_pass import Forward
 from mlxmesh_engine.forward.loader import LoadedModel
-from mlxmesh_engine.scheduling.request import FinishReason, Load, SequenceRequest, StepOutputs
+from mlxmesh_engine.scheduling.request import (
+    FinishReason,
+    Load,
+    SequenceRequest,
+    StepOutputs,
+)
 from mlxmesh_engine.service.mlx_thread import MlxThread
-from mlxmesh_shared.errors import EngineFailed, InvalidArgument
+from mlxmesh_shared.errors import DeadlineExceeded, EngineFailed, InvalidArgument
+from tests.fakes.adapter_rig import write_source
 from tests.fakes.engine_rig import load_model
 from tests.fakes.failing_forward import FailingForward, Rows
 
@@ -172,4 +179,60 @@ async def test_if_every_step_breaks_sequences_fail_and_then_the_thread_dies(
     subject.submit(SequenceRequest((1, 8), (5, 6, 7), 30))
     with pytest.raises(EngineFailed, match="every sequence fails"):
         await asyncio.wait_for(subject.dead, 30)
+    await subject.stop()
+
+
+async def test_adapters_are_read_while_the_thread_sleeps(
+    thread: MlxThread, listener: Listener, tiny_model: Path, tmp_path: Path
+) -> None:
+    source = write_source(tmp_path, tiny_model, seed=1)
+    request = SequenceRequest((1, 1), (4, 5, 6), 9)
+    thread.submit(request)
+    base, _ = await listener.until_last(1)
+    thread.submit(replace(request, key=(1, 2), adapter=source))
+    tokens, last = await listener.until_last(2)
+    assert last.finish_reason is FinishReason.LENGTH
+    assert len(tokens) == 9
+    assert tokens != base
+    assert thread.load.adapters == (source.digest,)
+    assert thread.time_since_progress_s < 10
+
+
+class ReadsUntil:
+    """A forward pass whose adapters are not ready before the event."""
+
+    def __init__(self, forward: Forward, event: threading.Event) -> None:
+        self._forward = forward
+        self._event = event
+        self.adapters = self
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._forward, name, None)
+        return getattr(self._forward.adapters, name) if found is None else found
+
+    def prepare(self, layers: Any) -> Any:
+        self._event.wait(30)
+        return self._forward.adapters.prepare(layers)
+
+
+async def test_the_deadline_of_a_sequence_that_waits_for_its_adapter(
+    tiny_model: Path, listener: Listener, tmp_path: Path
+) -> None:
+    event = threading.Event()
+
+    def load() -> LoadedModel:
+        loaded = load_model(tiny_model)
+        return replace(loaded, model=ReadsUntil(loaded.model, event))
+
+    subject = MlxThread(load)
+    await subject.start(listener.deliver)
+    request = SequenceRequest((1, 1), (4, 5), 9, adapter=write_source(tmp_path, tiny_model, seed=1))
+    subject.submit(replace(request, deadline_s=time.monotonic() + 0.2))
+    subject.submit(replace(request, key=(1, 2)))
+    _, last = await listener.until_last(1)
+    assert isinstance(last.error, DeadlineExceeded)
+    subject.submit(SequenceRequest((1, 3), (4, 5), 9))
+    assert len((await listener.until_last(3))[0]) == 9
+    event.set()
+    assert len((await listener.until_last(2))[0]) == 9
     await subject.stop()

@@ -1,5 +1,6 @@
 """Prompts with cached prefixes: the output is the same, with less prefill."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,18 @@ def test_different_prefixes_and_none_are_prefilled_in_one_batch(loaded: LoadedMo
     assert_as_without_cache(loaded, rig, *asked)
 
 
+def test_namespaces_share_no_prefix(loaded: LoadedModel) -> None:
+    prompt = text(1, 3 * BLOCK_TOKENS + 1)
+    rig = rig_of(loaded)
+    asked = [
+        replace(ask(number, prompt), prefix_namespace=namespace)
+        for number, namespace in enumerate((b"", b"one", b"other", b"one"), start=1)
+    ]
+    for each in asked:
+        rig.submit(each).run()
+    assert [cached(rig, number) for number in (1, 2, 3, 4)] == [0, 0, 0, 96]
+
+
 def test_the_rest_of_a_prompt_is_prefilled_in_slices(loaded: LoadedModel) -> None:
     rig = rig_of(loaded, prefill_tokens_per_step=10)
     shared = text(1, 96)
@@ -225,13 +238,72 @@ def test_prefixes_of_a_model_with_sliding_windows_are_reused(tmp_path: Path) -> 
     assert_as_without_cache(sliding, rig, *asked)
 
 
-def test_sliding_windows_of_mlx_lm_disable_the_prefix_cache_and_it_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    sliding = load_model(sliding_model(tmp_path), cpu_forward=False)
-    rig = rig_of(sliding).submit(ask(1, text(1, 100))).run()
-    assert "the prefix cache is off" in caplog.text
-    rig.submit(ask(2, text(1, 100))).run()
-    assert cached(rig, 2) == 0
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """By mlx-lm: its caches of windows cannot be cut."""
+    return load_model(sliding_model(tmp_path_factory.mktemp("windows")), cpu_forward=False)
+
+
+def test_a_conversation_goes_on_after_a_state(windowed: LoadedModel) -> None:
+    rig = rig_of(windowed)
+    conversation = text(1, 100)
+    turns: list[SequenceRequest] = []
+    for number in range(1, 4):
+        turns.append(ask(number, conversation, max_tokens=40))
+        rig.submit(turns[-1]).run()
+        # All but the last token of output, which no step has processed.
+        assert cached(rig, number) == (len(turns[-2].prompt) + 39 if number > 1 else 0)
+        conversation = (*conversation, *rig.tokens(number), *text(number + 100, 40))
+    assert_as_without_cache(windowed, rig, *turns)
+
+
+def test_where_prompts_part_the_second_one_leaves_a_state(windowed: LoadedModel) -> None:
+    shared = text(1, 100)
+    asked = [ask(number, (*shared, *text(number, 10 + number))) for number in range(1, 6)]
+    rig = rig_of(windowed)
+    for each in asked[:3]:
+        rig.submit(each).run()
+    rig.submit(*asked[3:]).run()
+    # 96 are the whole blocks of the 100 tokens that they have in common.
+    assert [cached(rig, number) for number in range(1, 6)] == [0, 0, 96, 96, 96]
+    assert_as_without_cache(windowed, rig, *asked)
+
+
+def test_a_state_is_not_changed_by_those_who_begin_with_it(windowed: LoadedModel) -> None:
+    prompt = text(1, 80)
+    rig = rig_of(windowed).submit(ask(1, prompt, max_tokens=30)).run()
+    asked = [ask(number, (*prompt, number), max_tokens=30) for number in range(2, 6)]
+    for each in asked:
+        rig.submit(each).step(3)
+    rig.run()
+    rig.submit(ask(9, prompt, max_tokens=30)).run()
+    assert cached(rig, 9) == 79
+    assert rig.tokens(9) == rig.tokens(1)
+    assert_as_without_cache(windowed, rig, *asked)
+
+
+def test_a_resumed_or_isolated_sequence_begins_with_a_state(windowed: LoadedModel) -> None:
+    prompt = text(1, 80)
+    rig = rig_of(windowed).submit(ask(1, prompt, max_tokens=30)).run()
+    half = tuple(rig.tokens(1)[:12])
+    rig.submit(SequenceRequest((STREAM, 2), prompt, 30, half)).run()
+    rig.submit(SequenceRequest((STREAM, 3), prompt, 30, half, isolated=True)).run()
+    # The third one after the whole state that the prefill of the second one left.
+    assert [cached(rig, 2), cached(rig, 3)] == [79, 80]
+    assert rig.tokens(2) == rig.tokens(3) == rig.tokens(1)[12:]
+
+
+def test_states_are_bounded(windowed: LoadedModel) -> None:
+    rig = rig_of(windowed, prefix_cache_bytes=200_000)
+    for number in range(1, 20):
+        rig.submit(ask(number, text(number, 100))).run()
+        assert rig.loop.prefix_bytes <= 200_000
+    rig.submit(ask(30, text(19, 100)), ask(31, text(1, 100))).run()
+    assert [cached(rig, 30), cached(rig, 31)] == [99, 0]
+    small = rig_of(windowed, prefix_cache_bytes=1000).submit(ask(1, text(1, 100))).run()
+    assert small.loop.prefix_bytes == 0
+
+
+def test_short_prompts_leave_no_states(windowed: LoadedModel) -> None:
+    rig = rig_of(windowed).submit(ask(1, text(1, 20))).run()
     assert rig.loop.prefix_bytes == 0

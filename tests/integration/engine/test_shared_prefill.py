@@ -10,6 +10,7 @@ import pytest
 from mlxmesh_engine.cache.kv_cache import Batching, RowsCache
 from mlxmesh_engine.forward.forward_pass import Forward
 from mlxmesh_engine.forward.loader import LoadedModel
+from mlxmesh_engine.scheduling.images import PromptImages
 from mlxmesh_engine.scheduling.request import LogprobOptions, Sampling, SequenceRequest
 from tests.fakes.engine_rig import STREAM, Rig, load_model
 from tests.fakes.failing_forward import FailingForward, Rows
@@ -209,8 +210,10 @@ class Uncopied(FailingForward):
     def __init__(self, forward: Forward) -> None:
         super().__init__(forward, lambda _rows: False, ValueError())
 
-        def new_cache(prefixes: Sequence[Any]) -> RowsCache:
-            cache = forward.new_cache(prefixes)
+        def new_cache(
+            prefixes: Sequence[Any], images: Sequence[PromptImages | None] = ()
+        ) -> RowsCache:
+            cache = forward.new_cache(prefixes, images)
             vars(cache)["copy_rows"] = refuse
             return cache
 

@@ -155,7 +155,8 @@ async def test_others_are_served_meanwhile(tmp_path: Path, name: str, port: str)
         assert outcomes["INTERNAL"] == outcomes["UNKNOWN"] == 0
         assert rounds > 3
         assert most_bytes - quiet_bytes < MAX_GROWTH_BYTES
-        assert gateway.log.stat().st_size < 5 * 2**20
+        # A line for each call, of which a fast host makes more in the same time.
+        assert gateway.log.stat().st_size < max(5 * 2**20, 512 * outcomes.total())
 
 
 async def test_all_of_it_on_ipv6(tmp_path: Path) -> None:

@@ -69,6 +69,16 @@ async def test_a_whole_chat(edge: Edge) -> None:
     assert answer.system_fingerprint == "pocket@1"
 
 
+async def test_the_tier_that_serves_a_chat_is_told(edge: Edge) -> None:
+    completions = edge.client.chat.completions
+    answer = await completions.create(model="pocket", messages=MESSAGES, service_tier="flex")
+    assert answer.service_tier == "flex"
+    stream = await completions.create(
+        model="pocket", messages=MESSAGES, stream=True, service_tier="auto"
+    )
+    assert {chunk.service_tier async for chunk in stream} == {"default"}
+
+
 async def test_a_streamed_chat(edge: Edge) -> None:
     stream = await edge.client.chat.completions.create(
         model="pocket", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
@@ -167,7 +177,7 @@ async def test_unknown_fields_are_told_and_others_are_honoured(edge: Edge) -> No
 
 
 async def test_fields_that_are_not_honoured_are_named(edge: Edge) -> None:
-    for fields in ({"verbosity": "low"}, {"guided_json": {}}, {"adapter": "a"}):
+    for fields in ({"verbosity": "low"}, {"guided_json": {}}):
         (name,) = fields
         with pytest.raises(openai.BadRequestError) as caught:
             await edge.client.chat.completions.create(
@@ -175,21 +185,6 @@ async def test_fields_that_are_not_honoured_are_named(edge: Edge) -> None:
             )
         assert (caught.value.code, caught.value.param) == ("feature_not_supported", name)
     assert edge.generation.requests == []
-
-
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("embeddings", {"model": "pocket", "input": "x"}),
-        ("rerank", {"model": "pocket", "query": "x", "documents": ["y"]}),
-    ],
-)
-async def test_what_engines_do_not_have(edge: Edge, path: str, body: dict[str, object]) -> None:
-    response = await edge.http.post(f"/v1/{path}", json=body)
-    assert response.status_code == 501
-    assert response.json()["error"]["code"] == "not_implemented"
-    assert response.headers["x-should-retry"] == "false"
-    assert (await edge.http.post(f"/v1/{path}", json={"model": "pocket"})).status_code == 400
 
 
 async def test_paths_and_verbs_that_there_are_not(edge: Edge) -> None:

@@ -23,6 +23,7 @@ from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.settings import AccessSettings
 from tests.fakes.public_services import FakeGeneration
+from tests.fakes.sign_in_rig import CHEAP
 
 from .conftest import Stand
 
@@ -50,7 +51,7 @@ class Counting(FakeGeneration):
 async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
     async with AsyncExitStack() as stack:
         stand = Stand(stack, tmp_path)
-        access = await open_access(stack, AccessSettings(data_dir=tmp_path))
+        access = await open_access(stack, AccessSettings(data_dir=tmp_path), password_cost=CHEAP)
         server = MeshServer(services=access.services(), service_names=SERVICE_NAMES)
         await stand.announce("access", "access-1", server)
         await stand.generation(servicer=Counting())

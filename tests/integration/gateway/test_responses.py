@@ -205,7 +205,7 @@ async def test_what_is_not_included_is_told(served: Served) -> None:
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"max_output_tokens": 5_000}, "max_output_tokens"),
         ({"temperature": 11}, "temperature"),
-        ({"extra_body": {"adapter": "a"}}, "adapter"),
+        ({"extra_body": {"adapter": "../a"}}, "adapter"),
         ({"background": True, "store": False}, "store"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
         ({"extra_headers": {"Last-Event-ID": "3"}, "stream": True}, "last-event-id"),

@@ -32,7 +32,12 @@ METHODS = """
 /mlxmesh.access.v1.AccessService/SignOut open
 /mlxmesh.access.v1.AccessService/SignUp open
 /mlxmesh.access.v1.AccessService/UpdateUser client admin
-/mlxmesh.control.v1.ControlService/Drain admin
+/mlxmesh.control.v1.ControlService/Drain gateway admin
+/mlxmesh.control.v1.ProcessService/GetProcess gateway
+/mlxmesh.control.v1.ProcessService/ListOwnSettings gateway
+/mlxmesh.control.v1.ProcessService/WatchOwnLog gateway
+/mlxmesh.generation.v1.EmbeddingService/Embed client admin
+/mlxmesh.generation.v1.EmbeddingService/Rerank client admin
 /mlxmesh.generation.v1.GenerationService/AttachGeneration client admin
 /mlxmesh.generation.v1.GenerationService/CancelGeneration client admin
 /mlxmesh.generation.v1.GenerationService/Complete client admin
@@ -42,6 +47,32 @@ METHODS = """
 /mlxmesh.generation.v1.GenerationService/GetOutputFormat client admin
 /mlxmesh.generation.v1.GenerationService/Relay nobody
 /mlxmesh.generation.v1.GenerationService/ResumeGeneration nobody
+/mlxmesh.job.v1.FileService/AppendFile client admin
+/mlxmesh.job.v1.FileService/CreateFile client admin
+/mlxmesh.job.v1.FileService/DeleteFile client admin
+/mlxmesh.job.v1.FileService/FinishFile client admin
+/mlxmesh.job.v1.FileService/GetFile client admin
+/mlxmesh.job.v1.FileService/ListFiles client admin
+/mlxmesh.job.v1.FileService/ReadFile client admin
+/mlxmesh.job.v1.JobService/CancelJob client admin
+/mlxmesh.job.v1.JobService/GetJob client admin
+/mlxmesh.job.v1.JobService/GetQueue client admin
+/mlxmesh.job.v1.JobService/ListJobs client admin
+/mlxmesh.job.v1.JobService/ListQueues client admin
+/mlxmesh.job.v1.JobService/ListWorkers admin
+/mlxmesh.job.v1.JobService/ReadBatch client admin
+/mlxmesh.job.v1.JobService/RetryJob client admin
+/mlxmesh.job.v1.JobService/SetQueue admin
+/mlxmesh.job.v1.JobService/SubmitJob client admin
+/mlxmesh.job.v1.JobService/SubmitJobs client admin
+/mlxmesh.job.v1.JobService/WatchJob client admin
+/mlxmesh.job.v1.JobService/WatchJobs client admin
+/mlxmesh.job.v1.TranslationService/RenderResponse open
+/mlxmesh.job.v1.TranslationService/TranslateRequest open
+/mlxmesh.model.v1.AdapterService/AddAdapter admin
+/mlxmesh.model.v1.AdapterService/GetAdapter client admin
+/mlxmesh.model.v1.AdapterService/ListAdapters client admin
+/mlxmesh.model.v1.AdapterService/RemoveAdapter admin
 /mlxmesh.model.v1.ArtifactService/ListArtifacts admin
 /mlxmesh.model.v1.ArtifactService/PruneArtifacts admin
 /mlxmesh.model.v1.ArtifactService/VerifyArtifacts admin
@@ -55,8 +86,17 @@ METHODS = """
 /mlxmesh.model.v1.ExperimentService/ReportOutcome client admin
 /mlxmesh.model.v1.ExperimentService/StartExperiment admin
 /mlxmesh.model.v1.ExperimentService/StopExperiment admin
+/mlxmesh.model.v1.ExperimentService/WatchExperiment admin
 /mlxmesh.model.v1.HistoryService/GetModelHistory client admin
 /mlxmesh.model.v1.HistoryService/RecordOutcomes nobody
+/mlxmesh.model.v1.HubService/DeleteDownload admin
+/mlxmesh.model.v1.HubService/GetHubModel client admin
+/mlxmesh.model.v1.HubService/ListDownloads admin
+/mlxmesh.model.v1.HubService/PauseDownload admin
+/mlxmesh.model.v1.HubService/ResumeDownload admin
+/mlxmesh.model.v1.HubService/SearchHub client admin
+/mlxmesh.model.v1.HubService/StartDownload admin
+/mlxmesh.model.v1.HubService/WatchDownloads admin
 /mlxmesh.model.v1.ModelService/DeleteModel admin
 /mlxmesh.model.v1.ModelService/GetModel client admin
 /mlxmesh.model.v1.ModelService/GetTokenizer nobody
@@ -65,6 +105,7 @@ METHODS = """
 /mlxmesh.model.v1.ModelService/LoadModel admin
 /mlxmesh.model.v1.ModelService/PullModel admin
 /mlxmesh.model.v1.ModelService/RegisterModel admin
+/mlxmesh.model.v1.ModelService/RegisterUpstream admin
 /mlxmesh.model.v1.ModelService/RequestLoad nobody
 /mlxmesh.model.v1.ModelService/SetAlias admin
 /mlxmesh.model.v1.ModelService/SetModelPolicy admin
@@ -82,16 +123,33 @@ METHODS = """
 /mlxmesh.model.v1.RolloutService/PromoteRollout admin
 /mlxmesh.model.v1.RolloutService/ResumeRollout admin
 /mlxmesh.model.v1.RolloutService/StartRollout admin
+/mlxmesh.model.v1.RolloutService/WatchRollout admin
 /mlxmesh.model.v1.ShadowService/GetShadowReport admin
 /mlxmesh.model.v1.ShadowService/ListShadows admin
 /mlxmesh.model.v1.ShadowService/RecordShadowPairs nobody
 /mlxmesh.model.v1.ShadowService/StartShadow admin
 /mlxmesh.model.v1.ShadowService/StopShadow admin
+/mlxmesh.telemetry.v1.LiveService/ListRequests client admin
+/mlxmesh.telemetry.v1.LiveService/ReadRequests gateway
+/mlxmesh.telemetry.v1.LiveService/Watch client admin
+/mlxmesh.telemetry.v1.SystemService/DrainProcess admin
+/mlxmesh.telemetry.v1.SystemService/GetSystem admin
+/mlxmesh.telemetry.v1.SystemService/ListSettings admin
+/mlxmesh.telemetry.v1.SystemService/WatchLog admin
 /mlxmesh.telemetry.v1.TelemetryService/GetMeshStatus client admin
 /mlxmesh.telemetry.v1.TelemetryService/GetTrace gateway admin
 /mlxmesh.telemetry.v1.TelemetryService/GetTraffic gateway
 /mlxmesh.telemetry.v1.TelemetryService/PublishEvents gateway generation model runtime
 /mlxmesh.telemetry.v1.TelemetryService/WatchEvents admin
+/mlxmesh.tool.v1.ToolService/AddServer admin
+/mlxmesh.tool.v1.ToolService/CallTool client admin
+/mlxmesh.tool.v1.ToolService/ListServers client admin
+/mlxmesh.tool.v1.ToolService/ListToolCalls client admin
+/mlxmesh.tool.v1.ToolService/ListTools client admin
+/mlxmesh.tool.v1.ToolService/RefreshServer admin
+/mlxmesh.tool.v1.ToolService/RemoveServer admin
+/mlxmesh.tool.v1.ToolService/SetToolPolicy admin
+/mlxmesh.tool.v1.ToolService/UpdateServer admin
 /opentelemetry.proto.collector.logs.v1.LogsService/Export PROCESSES
 /opentelemetry.proto.collector.metrics.v1.MetricsService/Export PROCESSES
 /opentelemetry.proto.collector.trace.v1.TraceService/Export PROCESSES
@@ -101,10 +159,23 @@ ROUTES = """
 GET /healthz open
 GET /metrics known
 GET /openapi.json open
+GET /session open
+POST /session open
+DELETE /session open
+POST /session/oidc open
 GET /v1/models client admin
 GET /v1/models/{model} client admin
 POST /v1/chat/completions client admin
 POST /v1/completions client admin
+POST /v1/files client admin
+GET /v1/files client admin
+GET /v1/files/{file_id} client admin
+DELETE /v1/files/{file_id} client admin
+GET /v1/files/{file_id}/content client admin
+POST /v1/batches client admin
+GET /v1/batches client admin
+GET /v1/batches/{batch_id} client admin
+POST /v1/batches/{batch_id}/cancel client admin
 POST /v1/embeddings client admin
 POST /v1/messages client admin
 POST /v1/messages/count_tokens client admin
@@ -127,11 +198,12 @@ GET /v2/models/{model}/versions/{version}/ready client admin
 POST /v2/models/{model}/versions/{version}/infer client admin
 POST /v2/models/{model}/versions/{version}/generate client admin
 POST /v2/models/{model}/versions/{version}/generate_stream client admin
+POST /mcp client admin
 GET /v1/{path:path} open
 GET /v2/{path:path} open
 """
 
-PROCESSES = "gateway generation model runtime engine access"
+PROCESSES = "gateway generation model runtime engine access jobs worker tools"
 
 
 def table(text: str) -> dict[str, frozenset[str]]:

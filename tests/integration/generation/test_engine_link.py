@@ -1,6 +1,7 @@
 """The one stream to an engine: shared, opened again, and proof against one sequence's trouble."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -36,8 +37,8 @@ class Sink:
         self.lost = error
 
 
-def submit(max_tokens: int) -> SequenceRequest:
-    request = GenerationRequest("r", ModelReference("pocket"), PromptText("x"))
+def submit(max_tokens: int, *, flex: bool = False) -> SequenceRequest:
+    request = GenerationRequest("r", ModelReference("pocket"), PromptText("x"), flex=flex)
     return SequenceRequest(request, [1, 2, 3], max_tokens=max_tokens, seed=0)
 
 
@@ -100,6 +101,27 @@ async def test_what_others_do_on_the_engine_counts(engine: FakeEngine, link: Eng
     engine.may_step.set()
     await until(lambda: all(sink.ended for sink in theirs))
     await asyncio.wait_for(running, 10)  # retired and idle, it ends by itself
+
+
+async def test_background_sequences_are_no_load_for_others(
+    engine: FakeEngine, link: EngineLink
+) -> None:
+    engine.may_step.clear()
+    other_link = EngineLink(engine_id="engine-1", address=engine.instance.address)
+    running = asyncio.create_task(other_link.run())
+    await until(lambda: other_link.connected)
+    theirs, ours = [Sink() for _ in range(3)], Sink()
+    for sink in theirs:
+        other_link.submit(submit(5, flex=True), sink)
+    await until(lambda: engine.sequences == 3)
+    link.submit(submit(5, flex=True), ours)
+    await until(lambda: ours.outputs != [])
+    assert link.replica().outstanding == 0
+    assert link.background_replica().outstanding == 4
+    assert link.idle_s(time.monotonic()) == 0
+    other_link.retire()
+    engine.may_step.set()
+    await asyncio.wait_for(running, 10)
 
 
 async def test_a_lost_stream_tells_its_sequences_and_is_opened_again(

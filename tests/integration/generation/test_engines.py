@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
-from mlxmesh.generation.v1.generation_pb2 import GenerateRequest, GenerateResponse
+from mlxmesh.generation.v1.generation_pb2 import (
+    SERVICE_TIER_FLEX,
+    GenerateRequest,
+    GenerateResponse,
+)
 from mlxmesh.telemetry.v1 import telemetry_pb2
 from mlxmesh.telemetry.v1.telemetry_pb2_grpc import TelemetryServiceStub
 from mlxmesh_shared.errors import (
@@ -29,6 +33,7 @@ from tests.integration.generation.harness import Mesh, pocket, running_mesh, unt
 
 ASK = GenerateRequest(model="pocket", prompt="x", max_tokens=3)
 LONG = GenerateRequest(model="pocket", prompt="x", max_tokens=1000)
+FLEX = GenerateRequest(model="pocket", prompt="x", max_tokens=1000, service_tier=SERVICE_TIER_FLEX)
 
 
 @asynccontextmanager
@@ -111,6 +116,36 @@ async def test_work_goes_to_the_replica_with_less_of_it(mesh: Mesh) -> None:
             stack.callback(call.cancel)
         await until(lambda: len(mesh.engine.submits) + len(other.submits) == 6)
         assert [len(mesh.engine.submits), len(other.submits)] == [3, 3]
+
+
+async def test_flex_requests_go_where_most_is_left(mesh: Mesh) -> None:
+    async with second_engine(mesh) as other, AsyncExitStack() as stack:
+        for engine in (mesh.engine, other):
+            engine.may_step.clear()
+            stack.callback(engine.may_step.set)
+        for number, request in enumerate([LONG, *[FLEX] * 5, LONG], 1):
+            call = mesh.stub.Generate(request)
+            stack.callback(call.cancel)
+            await until(lambda: len(mesh.engine.submits) + len(other.submits) == number)  # noqa: B023
+        busy, idle = sorted((mesh.engine, other), key=lambda one: one.submits[0].background)
+        assert [submit.background for submit in busy.submits] == [False]
+        # The other one counts as idle for the request that waits for its answer.
+        assert [submit.background for submit in idle.submits] == [True] * 5 + [False]
+
+
+async def test_flex_requests_fill_no_queue_of_others(mesh: Mesh) -> None:
+    mesh.engine.options.max_running, mesh.engine.options.max_waiting = 1, 1
+    calls: list[Any] = []
+    for _ in range(2):
+        calls.append(mesh.stub.Generate(FLEX))
+        assert isinstance(await calls[-1].read(), GenerateResponse)
+    with pytest.raises(QueueFull) as caught:
+        await mesh.collect(FLEX)
+    assert caught.value.retry_delay_s
+    assert (await mesh.collect(ASK))[-1].HasField("finished")
+    for call in calls:
+        call.cancel()
+    await until(lambda: mesh.engine.sequences == 0)
 
 
 async def test_a_conversation_stays_with_the_replica_that_knows_it(mesh: Mesh) -> None:

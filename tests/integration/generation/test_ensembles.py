@@ -64,6 +64,7 @@ from mlxmesh_shared.errors import (
     ModelNotLoaded,
     QueueFull,
 )
+from mlxmesh_shared.rpc.caller import OWNER_METADATA
 from mlxmesh_shared.rpc.channels import ChannelPool
 from tests.fakes import tokenizer_files
 from tests.fakes.engine import FakeEngine, FakeEngineOptions
@@ -321,12 +322,12 @@ async def test_the_arm_is_that_of_the_members_split(crowd: Crowd) -> None:
     crowd.model("big", splits={"default": split})
     await crowd.engine("big")
     await crowd.ensemble(fallback("big"))
-    metadata = (("mlxmesh-caller", "ada"),)
+    metadata = ((OWNER_METADATA, "ada"),)
     call = crowd.stub.Generate(asked(model="big"), metadata=metadata)
     alone = [message async for message in call]
     call = crowd.stub.Generate(asked(), metadata=metadata)
     within = [message async for message in call]
-    assert within[0].started.arm == alone[0].started.arm
+    assert within[0].started.arm == alone[0].started.arm == "canary"
     assert within[0].started.rollout_id == alone[0].started.rollout_id
 
 

@@ -22,18 +22,24 @@ from mlxmesh.model.v1.experiment_pb2_grpc import (
 )
 from mlxmesh_generation.assembly import Parts, make_server
 from mlxmesh_generation.domain.outcome import Outcome as Ended
+from mlxmesh_generation.embeddings.embeddings import Embeddings
 from mlxmesh_generation.placement.demand import Demand
+from mlxmesh_generation.placement.encoders import Encoders
 from mlxmesh_generation.placement.engines import Engines, Replicas
 from mlxmesh_generation.placement.mirror import CatalogueMirror, ModelService
 from mlxmesh_generation.streams.generations import Generations, Timeouts
 from mlxmesh_generation.streams.limits import GenerationLimits
+from mlxmesh_generation.streams.loads import Loads
 from mlxmesh_generation.streams.preparation import Preparation
 from mlxmesh_generation.streams.retention import RetentionLimits
 from mlxmesh_generation.streams.telemetry import GenerationTelemetry
+from mlxmesh_generation.text.encoder_inputs import EncoderInputs
 from mlxmesh_generation.text.prompts import Prompts
 from mlxmesh_generation.text.rendering import Renderers
 from mlxmesh_generation.text.tokenizers import Tokenizers
 from mlxmesh_generation.text.worker_threads import FairThreadPool
+from mlxmesh_generation.upstream.embedding_call import UpstreamEmbeddings
+from mlxmesh_generation.upstream.upstreams import Upstreams
 from mlxmesh_model import convert
 from mlxmesh_model.catalogue.models import Artifact, Phase, Replica
 from mlxmesh_model.catalogue.store import Store
@@ -134,7 +140,7 @@ async def stand(tmp_path: Path, tokenizer_dir: Path) -> AsyncIterator[Stand]:
             services=[
                 (
                     add_ExperimentServiceServicer_to_server,
-                    ExperimentServicer(experiments, recording),
+                    ExperimentServicer(experiments, recording, watch_interval_s=0.01),
                 )
             ],
             service_names=["mlxmesh.model.v1.ExperimentService"],
@@ -180,21 +186,35 @@ async def _generation_service(
     threads, renderers = FairThreadPool(), Renderers()
     stack.callback(threads.close)
     stack.callback(renderers.close)
+    upstreams = Upstreams()
+    tokenizers = Tokenizers(source=models, directory=data_dir / "tokenizers", max_loaded=2)
+    limits = GenerationLimits(max_generations=100, max_held_bytes=2**24)
+    telemetry = GenerationTelemetry(record=ended.append)
     preparation = Preparation(
         catalogue=catalogue,
-        tokenizers=Tokenizers(source=models, directory=data_dir / "tokenizers", max_loaded=2),
+        tokenizers=tokenizers,
         prompts=Prompts(threads, renderers),
         replicas=replicas,
+        upstreams=upstreams,
     )
     generations = Generations(
         preparation=preparation,
         engines=replicas,
         timeouts=Timeouts(),
-        limits=GenerationLimits(max_generations=100, max_held_bytes=2**24),
+        limits=limits,
         retained=RetentionLimits(2**24, 100, 60),
-        telemetry=GenerationTelemetry(record=ended.append),
+        telemetry=telemetry,
     )
-    server = make_server(process, Parts(generations, engines))
+    embeddings = Embeddings(
+        catalogue=catalogue,
+        loads=Loads(tokenizers, replicas),
+        inputs=EncoderInputs(threads),
+        encoders=Encoders(engines, replicas),
+        upstreams=UpstreamEmbeddings(upstreams),
+        limits=limits,
+        telemetry=telemetry,
+    )
+    server = make_server(process, Parts(generations, embeddings, engines, upstreams))
     await server.start()
     await server.set_serving()
     stack.push_async_callback(partial(server.drain, grace_s=0, settle_s=0))
@@ -240,6 +260,19 @@ async def test_arms_reach_the_analysis(stand: Stand) -> None:
     assert (scored.arm, scored.values, scored.mean.mean) == (arms["s0"], 1, 0.8)
     assert found.alpha == 0.05
     assert found.verdict
+
+
+async def test_a_watch_sends_the_analysis_again_after_outcomes(stand: Stand) -> None:
+    experiment_id = (await stand.running_experiment()).experiment_id
+    analyze = pb.AnalyzeExperimentRequest(experiment_id=experiment_id)
+    watch = aiter(stand.experiments.WatchExperiment(pb.WatchExperimentRequest(analyze=analyze)))
+    assert (await anext(watch)).analysis.experiment.requests == 0
+    await stand.started(session_id="s", request_id="r")
+    await stand.record()
+    assert (await anext(watch)).analysis.experiment.requests == 1
+    await stand.experiments.StopExperiment(pb.StopExperimentRequest(experiment_id=experiment_id))
+    rest = [each.analysis.experiment.state async for each in watch]
+    assert rest == [pb.EXPERIMENT_STATE_STOPPED]
 
 
 async def test_users_are_assigned_by_their_label(stand: Stand) -> None:

@@ -21,9 +21,9 @@ from mlxmesh.generation.v1.generation_pb2 import (
 from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
 from mlxmesh_generation.text.tokenizer import ModelTokenizer
 from mlxmesh_shared.errors import (
+    AdapterNotFound,
     ContextTooLong,
     DeadlineExceeded,
-    FeatureNotSupported,
     GenerationExists,
     GenerationNotFound,
     InvalidArgument,
@@ -137,7 +137,7 @@ async def test_a_stop_token(mesh: Mesh, tokenizer: ModelTokenizer) -> None:
         (GenerateRequest(model="pocket"), InvalidArgument, "input"),
         (
             GenerateRequest(model="pocket", prompt="x", adapter="s"),
-            FeatureNotSupported,
+            AdapterNotFound,
             "adapter",
         ),
         (GenerateRequest(model="pocket", prompt="word " * 9000), ContextTooLong, "prompt"),

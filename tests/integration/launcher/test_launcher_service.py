@@ -95,7 +95,7 @@ async def test_a_service_is_started_when_it_is_first_used() -> None:
             await stub.StartService(pb.StartServiceRequest(name="access")) for _ in range(2)
         ]
         assert (first.service.name, first.started, second.started) == ("access", True, False)
-        for name in ("", "model", "gateway", "accessory"):
+        for name in ("", "model", "gateway", "accessory", "worker"):
             with pytest.raises(InvalidArgument) as caught:
                 await stub.StartService(pb.StartServiceRequest(name=name))
             assert caught.value.field == "name"

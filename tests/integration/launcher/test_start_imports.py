@@ -24,6 +24,7 @@ SLOW = frozenset(
         *("mlx", "mlx_lm"),  # engines
         *("aiohttp", "consul", "cryptography"),  # Consul, certificates
         *("argon2", "jwt"),  # passwords, access tokens
+        *("mcp", "mcp_types", "sse_starlette"),  # the mesh as an MCP server
         *("prompt_toolkit", "rich", "typer"),  # the command
     }
 )
@@ -63,7 +64,14 @@ async def test_a_start_imports_nothing_slow(service: str, tmp_path: Path) -> Non
     assert imported & SLOW == set()
 
 
-@pytest.mark.parametrize("service", ["access", "model"])
+async def test_a_worker_imports_what_its_connectors_need(tmp_path: Path) -> None:
+    """It tells the jobs service from the first moment on which connectors it has."""
+    imported = await started("worker", tmp_path)
+    assert "mlxmesh_worker" in imported
+    assert imported & SLOW == {"aiohttp"}
+
+
+@pytest.mark.parametrize("service", ["access", "jobs", "model"])
 async def test_only_the_first_start_of_a_service_with_a_database_upgrades(
     service: str, tmp_path: Path
 ) -> None:

@@ -12,12 +12,14 @@ from google.protobuf.message import Message
 
 from mlxmesh.model.v1 import (
     artifact_pb2_grpc,
+    hub_pb2_grpc,
     model_pb2_grpc,
     profile_pb2_grpc,
     shadow_pb2_grpc,
 )
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_model.artifacts.blob_store import BlobStore
+from mlxmesh_model.artifacts.disk import Disk
 from mlxmesh_model.artifacts.huggingface import HuggingFaceHub
 from mlxmesh_model.artifacts.imports import Imports
 from mlxmesh_model.artifacts.inventory import Inventory
@@ -26,6 +28,7 @@ from mlxmesh_model.artifacts.pulls import Pulls
 from mlxmesh_model.artifacts.servicer import ArtifactServicer
 from mlxmesh_model.artifacts.verification import Verification
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.hub.assembly import make_hub
 from mlxmesh_model.model_events import publish_adjustment, publish_change, publish_rejection
 from mlxmesh_model.profiles.servicer import ProfileServicer
 from mlxmesh_model.profiles.store import Profiles
@@ -40,6 +43,7 @@ from mlxmesh_model.servicer import ModelServicer
 from mlxmesh_model.shadows.convert import to_event as shadow_event
 from mlxmesh_model.shadows.servicer import ShadowServicer
 from mlxmesh_model.shadows.store import Shadows
+from mlxmesh_model.upstreams.health import UpstreamHealth
 from mlxmesh_shared.rpc.channels import open_channel
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.sql.urls import DatabaseUrl, SqliteFile
@@ -60,6 +64,7 @@ class ModelService:
     tmp_path: Path
     address: str
     shadows: shadow_pb2_grpc.ShadowServiceStub
+    hub: hub_pb2_grpc.HubServiceStub
 
     async def register(self, name: str = "pocket", *, rows: int = 8) -> pb.RegisterModelResponse:
         """Registers a small model directory; other rows make another version."""
@@ -100,6 +105,8 @@ class Mesh:
         """The payloads published by the running service."""
         self.hub_endpoint = "http://127.0.0.1:9"
         self.database: DatabaseUrl = SqliteFile(tmp_path / "model.db")
+        self.disk: Disk | None = None
+        """Of services that are started from then on; None for the real one."""
         self.policies = PolicySettings()
         """Of services that are started from then on."""
         self.scaling = ScalingRules()
@@ -140,7 +147,7 @@ class Mesh:
             rejections=rejections,
             policies=policies,
         )
-        blobs = BlobStore(self.tmp_path / "models")
+        blobs = BlobStore(self.tmp_path / "models", self.disk)
         pruning = Pruning(store=store, blobs=blobs)
         pulls = Pulls(
             store=store,
@@ -174,8 +181,20 @@ class Mesh:
         shadows = Shadows(
             store, on_change=lambda run, tally: self._publish(shadow_event(run, tally))
         )
+        shown_runtimes = GrpcRuntimes(self.registry, timeout_s=2)
+        stack.push_async_callback(shown_runtimes.close)
+        hub = make_hub(
+            store=store,
+            pulls=pulls,
+            pruning=pruning,
+            runtimes=shown_runtimes,
+            endpoint=self.hub_endpoint,
+            wake_reconciler=reconciler.wake,
+            pause_s=0.01,
+        )
         server = MeshServer(
             services=[
+                (hub_pb2_grpc.add_HubServiceServicer_to_server, hub.servicer),
                 (model_pb2_grpc.add_ModelServiceServicer_to_server, servicer),
                 (shadow_pb2_grpc.add_ShadowServiceServicer_to_server, ShadowServicer(shadows)),
                 (artifact_pb2_grpc.add_ArtifactServiceServicer_to_server, artifacts),
@@ -185,6 +204,7 @@ class Mesh:
                 ),
             ],
             service_names=[
+                "mlxmesh.model.v1.HubService",
                 "mlxmesh.model.v1.ModelService",
                 "mlxmesh.model.v1.ArtifactService",
                 "mlxmesh.model.v1.ProfileService",
@@ -192,7 +212,14 @@ class Mesh:
             ],
         )
         address = await server.start()
-        for loop in (reconciler.run(), runtimes.watch(reconciler.wake)):
+        health = UpstreamHealth(store, interval_s=0.1)
+        loops = (
+            reconciler.run(),
+            runtimes.watch(reconciler.wake),
+            health.run(),
+            hub.runner.run(),
+        )
+        for loop in loops:
             stack.push_async_callback(_cancel, asyncio.create_task(loop))
         stack.push_async_callback(server.drain, 0, 0)
         channel = open_channel(address)
@@ -202,7 +229,15 @@ class Mesh:
         files = artifact_pb2_grpc.ArtifactServiceStub(channel)
         profiles = profile_pb2_grpc.ProfileServiceStub(channel)
         return ModelService(
-            stub, files, profiles, store, self.registry, self.tmp_path, address, shadow_stub
+            stub,
+            files,
+            profiles,
+            store,
+            self.registry,
+            self.tmp_path,
+            address,
+            shadow_stub,
+            hub_pb2_grpc.HubServiceStub(channel),
         )
 
     async def stop_service(self) -> None:

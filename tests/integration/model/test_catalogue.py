@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+from typing import Any, cast
 
 import pytest
 
 from mlxmesh.model.v1 import model_pb2 as pb
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, ModelNotFound
+from tests.fakes.encoder_models import write_encoder
 from tests.fakes.model_directory import CONFIG, write_model
 
 
@@ -36,6 +38,17 @@ async def test_the_same_content_is_the_same_version_in_its_new_directory(service
     answer = await register(service, moved)
     assert answer.version == 1
     assert [version.source for version in answer.model.versions] == [str(moved)]
+
+
+async def test_the_same_content_with_another_kind_is_another_version(service, tmp_path):
+    directory = str(write_encoder(tmp_path / "model", "qwen3"))
+    request = pb.RegisterModelRequest(name="ranks", directory=directory)
+    ranking = pb.RegisterModelRequest(name="ranks", directory=directory, kind=pb.MODEL_KIND_RERANK)
+    answers = [await service.stub.RegisterModel(each) for each in (request, ranking, ranking)]
+    assert [answer.version for answer in answers] == [1, 2, 2]
+    kinds = [version.kind for version in answers[-1].model.versions]
+    assert kinds == [pb.MODEL_KIND_GENERATION, pb.MODEL_KIND_RERANK]
+    assert [v.kind for v in (await service.model("ranks")).versions] == kinds
 
 
 async def test_version_numbers_are_not_reused(service):
@@ -189,6 +202,12 @@ CASES = [
         pb.RegisterModelRequest(name="a", directory="relative"),
         InvalidArgument,
         "directory",
+    ),
+    (
+        "RegisterModel",
+        pb.RegisterModelRequest(name="a", directory="/tmp", kind=cast("Any", 99)),
+        InvalidArgument,
+        "kind",
     ),
     (
         "RegisterModel",

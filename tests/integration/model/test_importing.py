@@ -5,6 +5,7 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf import GGMLQuantizationType as Type
@@ -56,7 +57,7 @@ async def run(service, file: Path, name: str = "tiny", dtype: str = ""):
     return [message async for message in service.stub.ImportModel(request)]
 
 
-async def pull(service, file: str = FILE, **fields: str):
+async def pull(service, file: str = FILE, **fields: Any):
     request = pb.PullModelRequest(repo_id=REPO_ID, file=file, **fields)
     return [message async for message in service.stub.PullModel(request)]
 

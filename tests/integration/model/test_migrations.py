@@ -28,6 +28,7 @@ from mlxmesh_model.catalogue.models import (
 from mlxmesh_model.catalogue.routing import Arm, Policy, Split
 from mlxmesh_model.catalogue.schema import CATALOGUE
 from mlxmesh_model.catalogue.store import Store
+from mlxmesh_model.catalogue.upstream import Upstream
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.database import open_database, revision
 from mlxmesh_shared.sql.upgrade import make_engine
@@ -222,4 +223,21 @@ async def test_a_downgrade_keeps_what_the_older_schema_has(
     await migrate(database, target, down=True)
     store = await Store.open(database)
     check(await store.model("old"), target)
+    await store.close()
+
+
+async def test_a_downgrade_drops_what_only_an_upstream_can_answer_for(
+    database: DatabaseUrl,
+) -> None:
+    await migrate(database, CATALOGUE.head, rows=True)
+    store = await Store.open(database)
+    await store.register_upstream("old", Upstream("http://host/v1", "m", "env:KEY"))
+    await store.register_upstream("far", Upstream("http://host/v1", "m"))
+    await store.set_alias("old", "far", 3)
+    await store.close()
+    await migrate(database, "0012", down=True)
+    store = await Store.open(database)
+    old = await store.model("old")
+    assert ([each.number for each in old.versions], old.aliases) == ([1, 2], {"stable": 1})
+    assert [model.name for model in await store.models()] == ["old", "other"]
     await store.close()

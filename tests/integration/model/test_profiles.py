@@ -16,6 +16,7 @@ from mlxmesh_shared.errors import (
     IllegalState,
     InsufficientMemory,
     InvalidArgument,
+    ModelNotFound,
     ProfileNotFound,
 )
 from mlxmesh_shared.reference import ModelReference
@@ -106,11 +107,16 @@ async def test_the_defaults_are_a_profile(service):
         (profile_pb2.EngineProfile(dtype="int8"), "settings.dtype"),
         (profile_pb2.EngineProfile(context_tokens=0), "settings.context_tokens"),
         (profile_pb2.EngineProfile(kv_cache_bytes=1000), "settings.kv_cache_bytes"),
+        (profile_pb2.EngineProfile(kv_cache_type="2bit"), "settings.kv_cache_type"),
         (profile_pb2.EngineProfile(max_running=2000), "settings.max_running"),
         (profile_pb2.EngineProfile(forward="fast"), "settings.forward"),
         (profile_pb2.EngineProfile(chat_template="{% if %}"), "settings.chat_template"),
-        (profile_pb2.EngineProfile(speculative="draft"), "settings.speculative"),
-        (profile_pb2.EngineProfile(adapters=["lora"]), "settings.adapters"),
+        (profile_pb2.EngineProfile(speculative="fast"), "settings.speculative"),
+        (profile_pb2.EngineProfile(speculative="draft"), "settings.draft_model"),
+        (profile_pb2.EngineProfile(draft_model="pocket"), "settings.draft_model"),
+        (profile_pb2.EngineProfile(draft_model="pocket@1"), "settings.draft_model"),
+        (profile_pb2.EngineProfile(max_adapters=65), "settings.max_adapters"),
+        (profile_pb2.EngineProfile(adapter_bytes=1000), "settings.adapter_bytes"),
     ],
 )
 async def test_settings_that_are_refused_by_name(service, settings, field):
@@ -132,6 +138,37 @@ async def test_engines_start_with_the_settings_of_their_profile(mesh, service):
         context_tokens=64, prefix_cache_bytes=0, dtype="float32"
     )
     assert (await get(service, "small")).used_by == ["pocket@1"]
+
+
+async def test_engines_get_the_directory_of_their_draft_model(mesh, service):
+    host = await mesh.host()
+    await service.register()
+    draft = profile_pb2.EngineProfile(speculative="draft", draft_model="pocket@1")
+    await set_profile(service, settings=draft)
+    await service.load(profile="small")
+    [options] = host.runtime.options.values()
+    directory = str(service.tmp_path / "pocket-8")
+    assert options == runtime_pb2.EngineOptions(speculative="draft", draft_model_dir=directory)
+
+
+@pytest.mark.parametrize("draft_model", ["other@1", "pocket@2"])
+async def test_an_unknown_draft_model_is_not_found(service, draft_model):
+    await service.register()
+    draft = profile_pb2.EngineProfile(speculative="draft", draft_model=draft_model)
+    with pytest.raises(ModelNotFound) as caught:
+        await set_profile(service, settings=draft)
+    assert caught.value.field == "settings.draft_model"
+
+
+async def test_a_version_does_not_load_without_its_draft_model(mesh, service):
+    await mesh.host()
+    await service.register()
+    await service.register("draft")
+    draft = profile_pb2.EngineProfile(speculative="draft", draft_model="draft@1")
+    await set_profile(service, settings=draft)
+    await service.stub.DeleteModel(pb.DeleteModelRequest(model="draft"))
+    with pytest.raises(ModelNotFound, match="draft@1"):
+        await service.load(profile="small")
 
 
 async def test_a_load_without_a_profile_keeps_that_of_the_last(mesh, service):

@@ -4,7 +4,7 @@ import asyncio
 import struct
 import time
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,6 +24,7 @@ from mlxmesh_shared.errors import (
     SourceNotFound,
 )
 from mlxmesh_shared.sql.urls import SqliteFile
+from tests.fakes.encoder_models import HIDDEN, write_encoder
 from tests.fakes.hub import FakeHub, serving_hub
 from tests.fakes.model_directory import write_model
 
@@ -47,7 +48,7 @@ async def service(mesh, hub):
     return await mesh.service()
 
 
-async def pull(service, repo_id: str = REPO_ID, **fields: str) -> list[pb.PullModelResponse]:
+async def pull(service, repo_id: str = REPO_ID, **fields: Any) -> list[pb.PullModelResponse]:
     request = pb.PullModelRequest(repo_id=repo_id, **fields)
     return [message async for message in service.stub.PullModel(request)]
 
@@ -97,6 +98,50 @@ async def test_a_new_commit_is_a_new_version(service, hub):
     await pull(service)
     hub.commit = hub.commit[::-1]
     assert (await pull(service))[-1].version.version == 2
+
+
+MODULES = (
+    ("Pooling", {"pooling_mode_mean_tokens": True}),
+    ("Dense", {"in_features": HIDDEN, "out_features": 6}),
+)
+
+
+async def test_the_modules_of_an_embedding_model_are_pulled_too(service, hub, tmp_path):
+    directory = write_encoder(tmp_path / "embeds", "bert", modules=MODULES)
+    (directory / "onnx").mkdir()
+    (directory / "onnx" / "config.json").write_text("{}")
+    hub.add("owner/embeds", directory)
+    version = (await pull(service, "owner/embeds"))[-1].version
+    assert (version.kind, version.dimensions) == (pb.MODEL_KIND_EMBEDDING, 6)
+    pulled = service.tmp_path / "models/embeds/1"
+    modules = {"1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"}
+    found = {path.relative_to(pulled).as_posix() for path in pulled.rglob("*") if path.is_file()}
+    assert found == modules | {
+        "config.json", "modules.json", "tokenizer.json", "model.safetensors"
+    }  # fmt: skip
+    registered = await service.stub.RegisterModel(
+        pb.RegisterModelRequest(name="again", directory=str(directory))
+    )
+    assert registered.model.versions[0].digest == version.digest
+
+
+async def test_a_kind_that_is_asked_for(service, hub, tmp_path):
+    hub.add("owner/ranks", write_encoder(tmp_path / "ranks", "qwen3"))
+    plain = (await pull(service, "owner/ranks"))[-1].version
+    asked = (await pull(service, "owner/ranks", kind=pb.MODEL_KIND_RERANK))[-1].version
+    assert (plain.version, plain.kind) == (1, pb.MODEL_KIND_GENERATION)
+    assert (asked.version, asked.kind) == (2, pb.MODEL_KIND_RERANK)
+    again = (await pull(service, "owner/ranks", kind=pb.MODEL_KIND_RERANK))[-1].version
+    assert again.version == 2
+
+
+async def test_a_kind_that_does_not_exist(service):
+    with pytest.raises(InvalidArgument) as pulled:
+        await pull(service, kind=99)
+    importing = pb.ImportModelRequest(name="a", file="/m.gguf", kind=cast("Any", 99))
+    with pytest.raises(InvalidArgument) as imported:
+        _ = [message async for message in service.stub.ImportModel(importing)]
+    assert pulled.value.field == imported.value.field == "kind"
 
 
 async def test_under_another_name_and_revision(service, hub):

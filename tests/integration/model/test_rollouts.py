@@ -5,9 +5,11 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from mlxmesh.model.v1 import rollout_pb2 as pb
 from mlxmesh_model.rollouts.machine import Action
 from mlxmesh_model.rollouts.queries import position
 from mlxmesh_model.rollouts.rollout import Guard, Metric, Rollout, State
+from mlxmesh_model.rollouts.servicer import RolloutServicer
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, ModelNotFound, RolloutNotFound
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.sql.urls import DatabaseUrl
@@ -326,3 +328,28 @@ async def test_the_loop_is_woken_by_changes_and_outcomes(rig: RolloutRig):
     finally:
         loop.cancel()
         await asyncio.gather(loop, return_exceptions=True)
+
+
+def watching(rig: RolloutRig, rollout_id: str = "r-1") -> AsyncGenerator[pb.WatchRolloutResponse]:
+    servicer = RolloutServicer(rig.rollouts.store, wake=lambda: None, watch_interval_s=0.01)
+    request = pb.WatchRolloutRequest(rollout_id=rollout_id)
+    return servicer.WatchRollout(request, None)  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_watch_sends_new_figures_and_every_state_until_the_end(rig: RolloutRig):
+    await rig.begin()
+    watch = watching(rig)
+    assert (await anext(watch)).rollout.state == pb.ROLLOUT_STATE_PROGRESSING
+    await rig.serve(3)
+    shown = (await anext(watch)).rollout
+    assert (shown.requests, shown.readings[0].value) == (3, 0)
+    await rig.ask(Action.PAUSE)
+    assert (await anext(watch)).rollout.state == pb.ROLLOUT_STATE_PAUSED
+    await rig.ask(Action.ABORT)
+    rest = [each.rollout.state async for each in watch]
+    assert rest == [pb.ROLLOUT_STATE_ABORTED]
+
+
+async def test_a_watch_of_an_unknown_rollout_is_refused(rig: RolloutRig):
+    with pytest.raises(RolloutNotFound):
+        await anext(watching(rig, "nothing"))

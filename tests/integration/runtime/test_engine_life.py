@@ -155,6 +155,19 @@ async def test_illegal_field_is_named(runtime: RuntimeUnderTest, field: str, val
     assert refusal.value.field == field
 
 
+async def test_illegal_option_is_named(runtime: RuntimeUnderTest) -> None:
+    request = pb.StartEngineRequest(
+        engine_id="e1",
+        model="tiny",
+        model_version=1,
+        model_dir=str(runtime.model_dir),
+        options=pb.EngineOptions(kv_cache_type="2bit"),
+    )
+    with pytest.raises(InvalidArgument) as refusal:
+        await runtime.stub.StartEngine(request)
+    assert refusal.value.field == "options.kv_cache_type"
+
+
 async def test_model_that_cannot_fit_is_refused_with_the_figures(tmp_path: Path) -> None:
     little = Memory(total_bytes=2**30, available_bytes=200 * 2**20)
     async with running_runtime(tmp_path, memory=little) as runtime:

@@ -34,9 +34,15 @@ class RuntimeProcess:
     registry: DirectoryRegistry
     stub: pb_grpc.RuntimeServiceStub
 
-    async def start_ready(self, model_dir: Path) -> pb.Engine:
+    async def start_ready(
+        self, model_dir: Path, options: pb.EngineOptions | None = None
+    ) -> pb.Engine:
         request = pb.StartEngineRequest(
-            engine_id="e1", model="tiny", model_version=1, model_dir=str(model_dir)
+            engine_id="e1",
+            model="tiny",
+            model_version=1,
+            model_dir=str(model_dir),
+            options=options,
         )
         await self.stub.StartEngine(request)
         return await self.until_ready(restarts=0)
@@ -128,11 +134,13 @@ async def test_bad_setting_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
 
 async def test_real_engine_serves_a_real_model(tmp_path: Path) -> None:
     async with runtime_process(tmp_path, ("-m", "mlxmesh_runtime")) as runtime:
-        engine = await runtime.start_ready(POCKET_MINI)
+        options = pb.EngineOptions(kv_cache_type="4bit")
+        engine = await runtime.start_ready(POCKET_MINI, options)
         async with open_channel(engine.address) as channel:
             stub = engine_pb2_grpc.EngineServiceStub(channel)
             info = await stub.GetEngineInfo(engine_pb2.GetEngineInfoRequest())
         assert (info.engine_id, info.model, info.model_version) == ("e1", "tiny", 1)
+        assert info.kv_cache_type == "4bit"
         os.kill(engine.pid, signal.SIGKILL)
         again = await runtime.until_ready(restarts=1)
         await runtime.stub.StopEngine(pb.StopEngineRequest(engine_id="e1"))

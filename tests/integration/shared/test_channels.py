@@ -48,6 +48,11 @@ class Execute(engine_grpc.EngineServiceServicer):
     ) -> engine_pb.GetEngineInfoResponse:
         return engine_pb.GetEngineInfoResponse()
 
+    async def Encode(
+        self, request: engine_pb.EncodeRequest, context: Context
+    ) -> engine_pb.EncodeResponse:
+        return engine_pb.EncodeResponse()
+
 
 def engine_server(error: Exception | None = None, listen: str = "127.0.0.1:0") -> MeshServer:
     return MeshServer(

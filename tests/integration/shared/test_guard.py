@@ -15,7 +15,6 @@ from grpc import aio
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
 from mlxmesh_shared.errors import (
-    FeatureNotSupported,
     Internal,
     InvalidArgument,
     MalformedMessage,
@@ -89,16 +88,6 @@ async def test_rules_name_the_field(serve: Serve) -> None:
 
     assert caught.value.field == "generation.sampling.top_p"
     assert served.servicer.requests == []
-
-
-async def test_features_that_do_not_exist_are_refused(serve: Serve) -> None:
-    served = await serve()
-
-    with pytest.raises(FeatureNotSupported) as caught:
-        async for _ in served.stub.Generate(generate(adapter="a")):
-            pass
-
-    assert caught.value.field == "adapter"
 
 
 async def test_an_unknown_exception_is_opaque(

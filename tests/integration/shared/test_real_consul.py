@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh_launcher.service_settings import SERVICES
 from mlxmesh_shared.config_store.consul import ConsulConfigStore
 from mlxmesh_shared.errors import RegistryUnavailable
 from mlxmesh_shared.process.service_host import following_settings
@@ -115,7 +116,7 @@ async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: P
     async with AsyncExitStack() as stack:
         stack.push_async_callback(agent.stop)
         tokens = await make_tokens(agent, tmp_path)
-        assert set(tokens) == {"gateway", "generation", "model", "access", "runtime", "operator"}
+        assert set(tokens) == {*SERVICES, "operator"}
         address = await stack.enter_async_context(healthy("127.0.0.1:0"))
         registries = {
             name: ConsulRegistry(settings(agent, token)) for name, token in tokens.items()
@@ -125,7 +126,7 @@ async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: P
 
         key = "mlxmesh/config/mesh/log_level"
         assert await put_key(agent, key, "error", tokens["operator"]) == 200
-        for service in ("gateway", "generation", "model", "access", "runtime"):
+        for service in SERVICES:
             registry = registries[service]
             await registry.register(Instance(service, "own", address, 1))
             await registry.register(Instance("engine", service, address, 1))
@@ -137,7 +138,7 @@ async def test_the_policies_allow_what_each_service_does_and_no_more(tmp_path: P
 
         reader = registries["operator"]
         await until_found(reader, "runtime")
-        for service in ("gateway", "generation", "model", "access", "runtime"):
+        for service in SERVICES:
             assert [one.instance_id for one in await reader.resolve(service)] == ["own"]
         nobody = ConsulRegistry(settings(agent))
         stack.push_async_callback(nobody.close)

@@ -33,6 +33,7 @@ def test_init_issues_for_every_role_into_the_data_directory(data_dir: Path) -> N
     shown = rows("show", "--data-dir", str(data_dir))
     assert [row["role"] for row in shown] == [
         "ca", "gateway", "generation", "model", "runtime", "engine", "client", "admin", "access",
+        "jobs", "worker", "tools",
     ]  # fmt: skip
     assert {Path(row["path"]).parent for row in shown} == {data_dir / "tls"}
     assert shown[1]["days_left"] == 89

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mlxmesh.common.v1.failure_pb2 import Failure
 from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
+from mlxmesh_cli.screen.embedding_tables import cosine
 from mlxmesh_cli.screen.output import to_dict
 from mlxmesh_cli.screen.tables import instances_table, models_table, overview_view
 
@@ -49,6 +50,7 @@ def test_an_engine_shows_its_load_and_others_their_calls() -> None:
     load = {"running": 3, "waiting": 2, "max_running": 64}
     assert "3/64 +2" in shown(load=load, outstanding=5)
     assert shown(load={**load, "waiting": 0}).endswith("  3/64")
+    assert "3/64 +2, 88 background" in shown(load={**load, "background": 88})
     assert shown(outstanding=5).endswith("  5")
 
 
@@ -103,3 +105,8 @@ def test_what_nobody_answered_stands_below_the_tables() -> None:
     problem = "the model service does not answer within 5 s; see `mlxmesh logs model`"
     console.print(overview_view({"instances": [], "models": [], "problems": [problem]}))
     assert problem in console.export_text()
+
+
+def test_a_vector_without_a_direction_is_similar_to_none() -> None:
+    assert cosine([0.0, 0.0], [1.0, 0.0]) == 0
+    assert cosine([1.0, 0.0], [2.0, 0.0]) == 1

@@ -9,12 +9,13 @@ import typer
 
 from mlxmesh_cli.commands.times import future_time, past_time
 
-TOLERANCE = timedelta(seconds=60)
+TOLERANCE = timedelta(seconds=30)
 
 
 @pytest.mark.parametrize(
     ("text", "distance"),
     [
+        ("90s", timedelta(seconds=90)),
         ("30m", timedelta(minutes=30)),
         ("12h", timedelta(hours=12)),
         ("30d", timedelta(days=30)),

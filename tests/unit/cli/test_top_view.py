@@ -73,6 +73,14 @@ def test_an_engine_shows_batch_queue_memory_prefix_hits_and_breaker() -> None:
     assert line.split()[1:] == ["████░░░░", "31/64", "2", "1,234", "120/11,000", "83%", "closed"]
 
 
+def test_an_engine_shows_its_background_sequences_apart() -> None:
+    engine = t.Instance()
+    engine.CopyFrom(ENGINE)
+    engine.load.background = 88
+    lines = shown(width=120, status=t.GetMeshStatusResponse(instances=[engine]))
+    assert "31/64  2, 88 background" in line_of(lines, "pocket-v1-1fe099")
+
+
 def test_traffic_shows_percentiles() -> None:
     line = line_of(shown(), "all models")
     numbers = ["3", "1,204", "7", "12.3", "99.9", "1,234", "7.3", "35.8", "79.9"]

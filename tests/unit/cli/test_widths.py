@@ -151,10 +151,11 @@ def test_with_room_nothing_is_left_out(name: str) -> None:
     assert "…" not in "".join(lines(VIEWS[name], 1000))
 
 
+@pytest.mark.parametrize("columns", ["", "40"])
 def test_a_piped_command_has_all_the_room(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("COLUMNS", columns)  # shells and CI systems export it
     print_view(overview_view({"instances": [ROW] * 30, "models": []}))
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == 33

@@ -142,6 +142,7 @@ def asked(**options: Any) -> g.GenerateRequest:
         ("n", 3, "n", 3),
         ("priority", -100, "priority", -100),
         ("session_id", "s-1", "session_id", "s-1"),
+        ("service_tier", "flex", "service_tier", g.SERVICE_TIER_FLEX),
         ("labels", {"k": "v"}, "labels", {"k": "v"}),
         ("parallel_tool_calls", False, "parallel_tool_calls", False),
         ("tool_choice", "none", "tool_choice", g.ToolChoice(mode=g.TOOL_MODE_NONE)),
@@ -158,7 +159,7 @@ def test_options_of_the_shape_of_an_output(
     request = asked(**{option: value})
     found = getattr(request, field)
     assert (dict(found) if field == "labels" else found) == expected
-    if field not in ("labels", "priority", "session_id"):
+    if field not in ("labels", "priority", "service_tier", "session_id"):
         assert request.HasField(field)  # pyright: ignore[reportArgumentType]
 
 

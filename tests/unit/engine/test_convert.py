@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mlxmesh.common.v1.sampling_pb2 import Sampling as SamplingMessage
 from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh_engine.scheduling.request import (
+    AdapterSource,
     FinishReason,
     Load,
     Sampling,
@@ -16,7 +17,12 @@ from mlxmesh_engine.scheduling.request import (
     Update,
 )
 from mlxmesh_engine.service.convert import ModelLimits, to_load, to_request, to_response
-from mlxmesh_shared.errors import ContextTooLong, InvalidArgument, QueueFull
+from mlxmesh_shared.errors import (
+    ContextTooLong,
+    FeatureNotSupported,
+    InvalidArgument,
+    QueueFull,
+)
 
 LIMITS = ModelLimits(vocab_size=100, context_tokens=50, eos_token_ids=frozenset({2, 3}))
 
@@ -38,6 +44,30 @@ def test_a_request_that_never_fits_into_memory_is_refused_with_advice() -> None:
     with pytest.raises(ContextTooLong, match=r"12 tokens.*kv_cache_bytes") as caught:
         convert(submit(max_tokens=11), limits=limits)
     assert caught.value.field == "max_tokens"
+
+
+_ADAPTER = engine_pb2.Adapter(digest="ab" * 32, directory="/models/_adapters/1")
+
+
+def test_an_adapter_is_part_of_the_identity_of_prefixes() -> None:
+    limits = replace(LIMITS, max_adapters=1)
+    sequence = convert(submit(adapter=_ADAPTER), limits=limits)
+    assert sequence.adapter == AdapterSource("ab" * 32, "/models/_adapters/1")
+    assert sequence.prefix_namespace == bytes.fromhex("ab" * 32)
+    assert convert(submit(), limits=limits).adapter is None
+
+
+def test_an_engine_without_slots_refuses_adapters() -> None:
+    with pytest.raises(FeatureNotSupported, match="max_adapters") as caught:
+        convert(submit(adapter=_ADAPTER))
+    assert caught.value.field == "adapter"
+
+
+def test_the_directory_of_an_adapter_is_absolute() -> None:
+    adapter = engine_pb2.Adapter(digest="ab" * 32, directory="models/1")
+    with pytest.raises(InvalidArgument, match="absolute") as caught:
+        convert(submit(adapter=adapter), limits=replace(LIMITS, max_adapters=1))
+    assert caught.value.field == "adapter.directory"
 
 
 def test_caller_and_priority_are_converted() -> None:

@@ -37,6 +37,9 @@ class State:
 
     def consume(self, token: int) -> None: ...
 
+    def fork(self) -> "State":
+        return State()
+
     def complete(self, mask: NDArray[np.int32]) -> None: ...
 
 
@@ -128,7 +131,7 @@ async def test_a_cancel_drops_it(
     subject.submit(stream, constrained(stream, 1))
     await compiler.end(1)
     assert worker.commands == [("submit", 1)]
-    assert not stream.compiling
+    assert not stream.preparing
 
 
 async def test_the_end_of_its_stream_drops_it(

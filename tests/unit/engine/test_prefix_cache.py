@@ -1,3 +1,4 @@
+from array import array
 from collections.abc import Sequence
 
 from hypothesis import given
@@ -14,7 +15,7 @@ class Rig:
     def __init__(self, capacity_bytes: int) -> None:
         self.cache: PrefixCache[Tokens] = PrefixCache(capacity_bytes)
 
-    def insert(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
+    def insert(self, tokens: Sequence[int], namespace: bytes = b"") -> list[tuple[int, int]]:
         """Returns which tokens were extracted."""
         extracted: list[tuple[int, int]] = []
 
@@ -22,12 +23,12 @@ class Rig:
             extracted.append((start, stop))
             return tuple(tokens[start:stop])
 
-        self.cache.insert(tokens, token_bytes=1, extract=extract)
+        self.cache.insert(tokens, namespace, token_bytes=1, extract=extract)
         return extracted
 
-    def found(self, tokens: Sequence[int]) -> Tokens:
+    def found(self, tokens: Sequence[int], namespace: bytes = b"") -> Tokens:
         """The tokens of all pieces, in order."""
-        pieces = self.cache.find(tokens)
+        pieces = self.cache.find(tokens, namespace)
         return tuple(token for piece in pieces for token in piece.value[: piece.tokens])
 
 
@@ -69,6 +70,25 @@ def test_equal_blocks_after_different_prefixes_differ() -> None:
     rig.insert(prompt(1, 1) + prompt(2, 1))
     assert rig.found(prompt(2, 1)) == ()
     assert rig.found(prompt(3, 1) + prompt(2, 1)) == ()
+
+
+def test_namespaces_share_nothing() -> None:
+    rig = Rig(1000)
+    for namespace in (b"", b"one", b"other"):
+        assert rig.found(prompt(1, 2), namespace) == ()
+        assert rig.insert(prompt(1, 2), namespace) == [(0, 2 * BLOCK_TOKENS)]
+        assert rig.found(prompt(1, 2), namespace) == prompt(1, 2)
+    assert rig.insert(prompt(1, 3), b"one") == [(2 * BLOCK_TOKENS, 3 * BLOCK_TOKENS)]
+    assert rig.found(prompt(1, 3), b"other") == prompt(1, 2)
+
+
+def test_a_namespace_is_not_taken_for_tokens() -> None:
+    rig = Rig(1000)
+    first, second = prompt(1, 1), prompt(2, 1)
+    rig.insert(first + second)
+    assert rig.found(second, array("I", first).tobytes()) == ()
+    rig.insert(second, array("I", first).tobytes())
+    assert rig.found(second) == ()
 
 
 def test_the_least_recently_used_is_evicted_first() -> None:

@@ -37,6 +37,19 @@ def step(of: Scheduler) -> list[int]:
     return [each.active.key[1] for each in of.plan_prefill() if of.advance(each)]
 
 
+def test_prefill_pauses_where_a_state_is_wanted() -> None:
+    subject, paused = scheduler(), active(1, 51)
+    paused.pause_at = 32
+    subject.add(paused)
+    subject.admit(0.0)
+    (first,) = subject.plan_prefill()
+    assert (first.start, first.count, first.pauses) == (0, 32, True)
+    assert not subject.advance(first)
+    (second,) = subject.plan_prefill()
+    assert (second.start, second.count, second.pauses) == (32, 18, False)
+    assert subject.advance(second)
+
+
 def test_slots_go_to_the_longest_waiting() -> None:
     subject = scheduler(max_running=2)
     for number in (1, 2, 3):
@@ -228,7 +241,7 @@ def test_a_cache_row_has_all_tokens_that_went_into_the_model() -> None:
     assert each.kv_token_ids == (0, 1, 2, 0, 1)
     # The step after this token was started before the token was known.
     each.launched += 1
-    each.append_token(77, 1.0)
+    each.append_tokens((77,), 1.0)
     assert each.kv_token_ids == (0, 1, 2, 0, 1, 77)
     assert each.generated_tokens == 3
 
@@ -242,9 +255,9 @@ def test_cached_output_is_not_cached_prompt() -> None:
 def test_timings_follow_the_clock() -> None:
     each = ActiveSequence(SequenceRequest((1, 1), (1, 2), 10, submitted_s=1.0))
     each.admit(1.5)
-    each.append_token(7, 2.5)
-    each.append_token(7, 3.0)
-    each.append_token(7, 4.5)
+    each.append_tokens((7,), 2.5)
+    each.append_tokens((7,), 3.0)
+    each.append_tokens((7,), 4.5)
     timings = each.timings(9.0)
     assert (timings.queue_ms, timings.prefill_ms, timings.decode_ms) == (500, 1000, 2000)
 

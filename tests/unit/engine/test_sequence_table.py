@@ -29,7 +29,7 @@ def test_the_last_token_ends_the_sequence(tokens: tuple[int, ...], reason: Finis
     active = rig.table.add(request(1))
     for token in tokens:
         assert not active.ended
-        rig.table.append_token(active, token, 1.0)
+        rig.table.append_tokens(active, (token,), 1.0)
     updates = rig.table.pop_outputs()[1]
     assert [update.token_ids for update in updates] == [(token,) for token in tokens]
     assert (updates[-1].finish_reason, active.ended, len(rig.table)) == (reason, True, 0)
@@ -39,7 +39,7 @@ def test_the_last_token_ends_the_sequence(tokens: tuple[int, ...], reason: Finis
 
 def test_outputs_are_popped_once() -> None:
     rig = Rig()
-    rig.table.append_token(rig.table.add(request(1)), 5, 1.0, deferrable=True)
+    rig.table.append_tokens(rig.table.add(request(1)), (5,), 1.0, deferrable=True)
     assert rig.table.has_outputs
     ((update,),) = rig.table.pop_outputs().values()
     assert update.deferrable

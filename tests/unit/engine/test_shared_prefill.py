@@ -32,6 +32,7 @@ class Loop:
         priority: int = 0,
         isolated: bool = False,
         logprobs: LogprobOptions | None = None,
+        namespace: bytes = b"",
     ) -> ActiveSequence:
         request = SequenceRequest(
             (1, number),
@@ -42,6 +43,7 @@ class Loop:
             isolated=isolated,
             logprobs=logprobs,
             shares_prefill_of=None if shares is None else (1, shares),
+            prefix_namespace=namespace,
         )
         active = self.table.add(request)
         self.scheduler.add(active)
@@ -75,6 +77,14 @@ def test_one_prefill_serves_32_sequences() -> None:
     assert {each.cached_prompt_tokens for each in followers} == {39}
     assert not loop.scheduler.prefilling
     assert loop.plan() == {}
+
+
+def test_sequences_of_different_namespaces_share_no_prefill() -> None:
+    loop = Loop()
+    loop.submit(1, namespace=b"one")
+    loop.submit(2, 1, namespace=b"other")
+    loop.submit(3, 1, namespace=b"one")
+    assert loop.plan() == {1: 39, 2: 39}
 
 
 def test_a_leader_without_a_slot_delays_nobody() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh.model.v1.adapter_pb2 import Adapter
 from mlxmesh.model.v1.model_pb2 import Model, ModelVersion
 from mlxmesh_gateway.anthropic import convert
 from mlxmesh_gateway.anthropic.errors import ERRORS
@@ -203,6 +204,8 @@ def test_a_model_is_described_as_the_version_that_is_meant() -> None:
     ]
     model = Model(name="m", versions=versions, default_version=2, aliases={"old": 1, "default": 2})
     assert convert.references(model) == ["m", "m:old"]
+    adapted = Model(name="m", aliases={"old": 1}, adapters=[Adapter(name="french")])
+    assert convert.references(adapted) == ["m", "m:old", "m:french"]
     shown = {
         reference: ModelInfo.model_validate(convert.model_object(model, reference))
         for reference in ("m", "m@1", "m:old")

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from mlxmesh_gateway.forwarding.backends import Backends, rendezvous_weight
+from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_gateway.forwarding.endpoint import Endpoint
 from mlxmesh_shared.errors import (
     Draining,
@@ -18,6 +18,7 @@ from mlxmesh_shared.errors import (
     ServiceUnavailable,
 )
 from mlxmesh_shared.registry import Instance
+from mlxmesh_shared.rendezvous import rendezvous_weight
 from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
 from mlxmesh_shared.rpc.channels import SHORT_TIMEOUTS, PeerTimeouts
 from tests.fakes.lost import lost

@@ -13,9 +13,16 @@ from opentelemetry.context import attach, detach
 
 from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh.generation.v1 import generation_pb2 as g
+from mlxmesh.job.v1.job_pb2 import (
+    BatchWork,
+    GetQueueRequest,
+    SubmitJobRequest,
+    SubmitJobsRequest,
+)
+from mlxmesh.model.v1.adapter_pb2 import Adapter, GetAdapterRequest, ListAdaptersResponse
 from mlxmesh.model.v1.history_pb2 import GetModelHistoryRequest
 from mlxmesh_gateway.door.call import PublicCall
-from mlxmesh_gateway.door.convert import check_models
+from mlxmesh_gateway.door.convert import check_models, without_others
 from mlxmesh_gateway.door.door import Door
 from mlxmesh_gateway.door.limits import Deadlines
 from mlxmesh_gateway.door.principal import Kind, Principal
@@ -30,6 +37,7 @@ from mlxmesh_shared.errors import (
     MeshError,
     MethodNotFound,
     ModelNotAllowed,
+    ModelNotFound,
     NotFound,
     PermissionDenied,
     ServiceUnavailable,
@@ -200,6 +208,52 @@ def test_the_history_of_a_model_is_for_those_who_may_use_it(reference: str) -> N
         check_models(keyed, route, request)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "fields", "allowed"),
+    [
+        ("pocket", {"adapter": "french"}, True),
+        ("pocket:french", {"adapter": "french"}, True),
+        ("pocket:french", {"adapter": "german"}, False),
+        ("pocket:french", {}, False),
+        ("pocket:french", {"model": "pocket:french"}, True),
+        ("pocket:french", {"model": "pocket@1", "adapter": "french"}, False),
+        ("other", {"adapter": "french"}, False),
+    ],
+)
+def test_a_key_may_be_limited_to_an_adapter(
+    pattern: str, fields: dict[str, str], allowed: bool
+) -> None:
+    given: dict[str, Any] = {"model": "pocket", **fields}
+    generation = g.GenerateRequest(**given)
+    calls = [
+        ("Generate", generation),
+        ("Complete", g.CompleteRequest(generation=generation)),
+        ("SubmitJob", SubmitJobRequest(generation=generation)),
+    ]
+    for method, request in calls:
+        if allowed:
+            check_models(of_models(pattern), route_named(method), request)
+            continue
+        with pytest.raises(ModelNotAllowed):
+            check_models(of_models(pattern), route_named(method), request)
+
+
+def test_a_key_sees_only_the_adapters_that_it_may_use() -> None:
+    adapters = [Adapter(model=model, name=name) for model in ("a", "b") for name in ("x", "y")]
+    encoded = ListAdaptersResponse(adapters=adapters).SerializeToString()
+
+    def seen(*patterns: str) -> list[str]:
+        left = without_others(of_models(*patterns), route_named("ListAdapters"), encoded)
+        found = ListAdaptersResponse.FromString(left or b"").adapters
+        return [f"{each.model}:{each.name}" for each in found]
+
+    assert seen() == ["a:x", "a:y", "b:x", "b:y"]
+    assert seen("a") == ["a:x", "a:y"]
+    assert seen("b:y") == ["b:y"]
+    with pytest.raises(ModelNotFound):
+        check_models(of_models("a"), route_named("GetAdapter"), GetAdapterRequest(model="b"))
+
+
 def route_named(method: str) -> Route:
     [route] = [each for each in public_routes() if each.path.endswith(f"/{method}")]
     return route
@@ -207,6 +261,21 @@ def route_named(method: str) -> Route:
 
 def of_models(*models: str) -> Principal:
     return replace(ANYBODY, kind=Kind.KEY, identity="key:k_1", models=models)
+
+
+@pytest.mark.parametrize("work", ["generation", "embedding"])
+def test_the_model_of_a_job_is_checked_before_it_is_stored(work: str) -> None:
+    job = SubmitJobRequest()
+    getattr(job, work).model = "chat@2"
+    both = SubmitJobsRequest(jobs=[SubmitJobRequest(batch=BatchWork(input_file_id="f")), job])
+    for request, method in ((job, "SubmitJob"), (both, "SubmitJobs")):
+        check_models(of_models("chat"), route_named(method), request)
+        with pytest.raises(ModelNotAllowed, match="may use pocket"):
+            check_models(of_models("pocket"), route_named(method), request)
+
+
+def test_the_name_of_a_queue_is_no_model() -> None:
+    check_models(of_models("pocket"), route_named("GetQueue"), GetQueueRequest(name="chat"))
 
 
 def test_the_history_of_an_ensemble_is_for_those_who_may_use_it() -> None:

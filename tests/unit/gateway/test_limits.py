@@ -54,6 +54,8 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
         claimed_name="team-a",
         host="10.0.0.1",
         user="ada",
+        team="core",
+        models=("qwen*", "llama"),
     )
     told = (
         ("mlxmesh-caller", "key:k_1"),
@@ -61,6 +63,8 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
         ("mlxmesh-role", "admin"),
         ("mlxmesh-user", "ada"),
         ("mlxmesh-host", "10.0.0.1"),
+        ("mlxmesh-team", "core"),
+        ("mlxmesh-models", "qwen*,llama"),
     )
     off = ("mlxmesh-authentication", "off")
     forged = [off, *((name, "forged") for name, _ in told)]
@@ -68,6 +72,7 @@ def test_only_listed_metadata_is_forwarded_in_order() -> None:
     assert forwarded(None, caller) == told
     assert forwarded(None, replace(caller, authentication_is_off=True)) == (*told, off)
     assert dict(forwarded(None, replace(caller, role=Role.ROLE_CLIENT)))["mlxmesh-role"] == "client"
+    assert forwarded(forged, replace(caller, team="", models=())) == told[:-2]
 
 
 @pytest.mark.parametrize("value", ["", "é", "a\tb", "a\n", "x" * 129, b"r-1"])

@@ -12,9 +12,11 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from mlxmesh.generation.v1 import generation_pb2 as pb
+from mlxmesh.model.v1.model_pb2 import Model
 from mlxmesh_gateway.http.idempotency import Position, position_of, request_id_of
 from mlxmesh_gateway.http.statuses import http_status
 from mlxmesh_gateway.openai.answers import Chunks, Origin, whole
+from mlxmesh_gateway.openai.convert import model_objects
 from mlxmesh_gateway.openai.errors import chat_error_body, completion_error_body, error_body
 from mlxmesh_gateway.openai.shapes import ChatShape, Shape, TextShape
 from mlxmesh_gateway.openai.usage import usage
@@ -460,3 +462,12 @@ def test_an_illegal_position(last: str) -> None:
 def test_a_position_needs_the_key_of_its_stream() -> None:
     with pytest.raises(InvalidArgument, match="idempotency-key"):
         position_of({"last-event-id": "1"})
+
+
+def test_models_are_listed_with_their_aliases_and_adapters() -> None:
+    model = Model(name="m", aliases={"old": 1, "default": 1}, default_version=2)
+    model.versions.add(version=1, context_tokens=10)
+    model.versions.add(version=2, context_tokens=20)
+    model.adapters.add(name="french")
+    listed = {each["id"]: each["max_model_len"] for each in model_objects(model)}
+    assert listed == {"m": 20, "m:old": 10, "m:french": 20}

@@ -45,7 +45,7 @@ from mlxmesh_gateway.openai.chat_schema import (
 )
 from mlxmesh_gateway.openai.completion_convert import text_generations
 from mlxmesh_gateway.openai.completion_schema import CompletionRequest
-from mlxmesh_gateway.openai.convert import includes_usage
+from mlxmesh_gateway.openai.convert import includes_usage, tier_name
 from mlxmesh_gateway.openai.labels import add_metadata
 from mlxmesh_gateway.openai.schema import StreamOptions, TextPart
 from mlxmesh_gateway.openai.tool_schema import ChatTool, Function
@@ -423,13 +423,34 @@ def test_metadata_that_can_be_labels_are() -> None:
     assert add_metadata(generation, None) == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "tier", "shown"),
+    [
+        ("flex", pb.SERVICE_TIER_FLEX, "flex"),
+        ("auto", pb.SERVICE_TIER_STANDARD, "default"),
+        ("priority", pb.SERVICE_TIER_STANDARD, "default"),
+        (None, pb.SERVICE_TIER_UNSPECIFIED, ""),
+    ],
+)
+def test_the_service_tier_is_that_of_the_contract(asked: str | None, tier: int, shown: str) -> None:
+    generation = chat(service_tier=asked)
+    assert generation.service_tier == tier
+    assert tier_name(generation) == shown
+
+
+def test_an_unknown_service_tier_is_refused() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        chat(service_tier="economy")
+    assert caught.value.field == "service_tier"
+
+
 def test_harmless_fields_change_nothing() -> None:
     harmless = {
         name: "x"
         for name, field in ChatRequest.model_fields.items()
         if any(isinstance(mark, Harmless) for mark in field.metadata)
     }
-    assert {"service_tier", "prompt_cache_key"} <= harmless.keys()
+    assert {"prediction", "prompt_cache_key"} <= harmless.keys()
     assert chat(**harmless, store=False) == chat()
 
 
@@ -438,7 +459,6 @@ def test_harmless_fields_change_nothing() -> None:
     [
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "function", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "x", "name": "Al"}]}, "messages.0.name"),
@@ -507,9 +527,10 @@ def test_harmless_fields_change_nothing() -> None:
         ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
         ({"labels": {"a": 1}}, "labels.a"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": ""}]}]},
             "messages.0.content.0.image_url",
         ),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"temperature": "warm"}, "temperature"),

@@ -18,6 +18,7 @@ from mlxmesh_gateway.openai.responses.background import BackgroundReaders
 from mlxmesh_gateway.openai.responses.events import ResponseEvents
 from mlxmesh_gateway.openai.responses.input import input_items
 from mlxmesh_gateway.openai.responses.objects import ResponseFacts
+from mlxmesh_gateway.openai.responses.plan import planned
 from mlxmesh_gateway.openai.responses.schema import ResponseRequest
 from mlxmesh_shared.errors import (
     EngineLost,
@@ -143,8 +144,13 @@ def test_instructions_come_before_an_earlier_conversation() -> None:
         ),
         ({"input": [{"type": "item_reference", "id": "i"}]}, "input.0.type", FeatureNotSupported),
         (
-            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "u"}]}]},
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": ""}]}]},
             "input.0.content.0.image_url",
+            InvalidArgument,
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
+            "input.0.content.0.file_id",
             FeatureNotSupported,
         ),
         (
@@ -182,7 +188,6 @@ def test_defaults_and_what_changes_nothing_are_allowed() -> None:
         include=["reasoning.encrypted_content"],
         truncation="disabled",
         prompt_cache_key="k",
-        service_tier="auto",
         user="u",
         conversation=None,
     )
@@ -600,3 +605,11 @@ async def test_a_stream_is_read_on_after_its_follower_has_left() -> None:
         while len(readers):
             await asyncio.sleep(0)
     assert (written, read) == ([b"1"], [b"1", b"2"])
+
+
+def test_mcp_tools_are_refused_where_no_gateway_waits() -> None:
+    """Else a batch would drop them without a word."""
+    request = asked(tools=[{"type": "mcp", "server_label": "web"}])
+    with pytest.raises(FeatureNotSupported) as caught:
+        planned(request, FACTS)
+    assert caught.value.field == "tools.0.type"

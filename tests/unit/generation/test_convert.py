@@ -15,6 +15,9 @@ from mlxmesh.engine.v1 import engine_pb2
 from mlxmesh.engine.v1.engine_pb2 import Submit
 from mlxmesh.generation.v1 import generation_pb2
 from mlxmesh.generation.v1.generation_pb2 import (
+    SERVICE_TIER_FLEX,
+    SERVICE_TIER_STANDARD,
+    SERVICE_TIER_UNSPECIFIED,
     AttachGenerationRequest,
     ChatMessage,
     CompleteResponse,
@@ -111,6 +114,14 @@ def test_an_engine_learns_who_asks_and_how_urgently() -> None:
     assert request.message_bytes == message.ByteSize()
 
 
+def test_flex_requests_are_background_sequences() -> None:
+    for tier in (SERVICE_TIER_UNSPECIFIED, SERVICE_TIER_STANDARD, SERVICE_TIER_FLEX):
+        message = GenerateRequest(model="pocket", prompt="x", service_tier=tier)
+        request = convert.generation_request(message)
+        flex = tier == SERVICE_TIER_FLEX
+        assert (request.flex, submit_of(request).background) == (flex, flex)
+
+
 def test_the_callers_sampling_is_not_changed() -> None:
     message = GenerateRequest(model="pocket", prompt="x", sampling=Sampling(top_k=5))
     request = convert.generation_request(message)
@@ -122,9 +133,10 @@ def test_every_field_of_a_request_is_either_read_or_refused_by_its_rule() -> Non
     read = {
         *("model", "prompt", "chat", "tokens", "max_tokens", "sampling", "stop"),
         *("stop_token_ids", "request_id", "ignore_eos", "priority"),
-        *("detached", "keep_request", "client_data"),
+        *("detached", "keep_request", "client_data", "service_tier"),
         *("json_schema", "regex", "grammar", "choice", "json_object", "logprobs", "n"),
         *("tools", "tool_choice", "parallel_tool_calls", "reasoning", "session_id", "labels"),
+        "adapter",
     }
     fields = GenerateRequest.DESCRIPTOR.fields
     refused = {field.name for field in fields if field.GetOptions().Extensions[rules].unsupported}

@@ -39,6 +39,15 @@ def test_what_can_never_be_held_is_not_worth_a_retry() -> None:
     assert not caught.value.retryable
 
 
+def test_flex_requests_take_no_place_of_others() -> None:
+    subject = GenerationLimits(max_generations=1, max_held_bytes=10)
+    with subject.holding("a", 10, flex=True):
+        with pytest.raises(TooManyRequests), subject.holding("a", 1, flex=True):
+            pass
+        with subject.holding("a", 10):
+            pass
+
+
 def test_a_failure_gives_everything_back() -> None:
     subject = GenerationLimits(max_generations=1, max_held_bytes=10)
     for _ in range(3):

@@ -148,3 +148,17 @@ def test_nine_tenths_of_one_replicas_hits_and_no_overload(
     assert together >= 0.9 * alone
     assert most_outstanding <= MAX_OF_MEAN_LOAD
     assert most_served <= MAX_OF_MEAN_LOAD
+
+
+def test_prefixes_are_those_of_one_adapter_which_counts_as_a_block() -> None:
+    tokens = prompt(1, 3)
+    plain, french, german = (prefixes(tokens, digest) for digest in ("", "a" * 64, "b" * 64))
+    assert len(french) == len(plain) + 1
+    assert not {*plain} & {*french}
+    assert not {*french} & {*german}
+    affinity = PrefixAffinity()
+    affinity.note(french, "a")
+    affinity.note(plain, "b")
+    assert affinity.warm_tokens(prefixes(tokens, "a" * 64)) == {"a": 4 * BLOCK_TOKENS}
+    assert affinity.warm_tokens(prefixes(prompt(2, 3), "a" * 64)) == {"a": BLOCK_TOKENS}
+    assert affinity.warm_tokens(prefixes(tokens)) == {"b": 3 * BLOCK_TOKENS}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from opentelemetry import trace
 from opentelemetry.context import attach, detach
 from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 
+from mlxmesh_generation.domain.adapter import Adapter
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.domain.outcome import Outcome
 from mlxmesh_generation.domain.outcome import Status as Ended
@@ -57,10 +59,12 @@ class Stand:
         *,
         labels: tuple[tuple[str, str], ...] = (),
         assignment: Assignment = UNASSIGNED,
+        adapter: Adapter | None = None,
     ) -> GenerationObserver:
         request = GenerationRequest("r-1", ModelReference("pocket"), source, labels=labels)
         received_s = time.monotonic() - 1
         plan = Plan(request, VERSION, (1, 2, 3), 9, 0, received_s, None, assignment=assignment)
+        plan = replace(plan, adapter=adapter)
         token = attach(trace.set_span_in_context(self.call))
         try:
             return self.telemetry.begin(plan, text_of)
@@ -134,6 +138,16 @@ async def test_spans_name_the_arm_of_a_split() -> None:
     for name in ("call", "text_completion pocket"):
         (span,) = received.named(name)
         assert span.attributes.items() >= arm.items()
+
+
+async def test_spans_name_the_adapter() -> None:
+    stand = Stand()
+    adapter = Adapter("french", "a" * 64, "/adapters/a")
+    stand.begin(adapter=adapter).finished([finished()], [[7]])
+    received = await stand.collect()
+    for name in ("call", "text_completion pocket"):
+        (span,) = received.named(name)
+        assert span.attributes["mlxmesh.adapter"] == "french"
 
 
 def test_each_end_is_recorded_once_unless_another_one_goes_on() -> None:
@@ -333,6 +347,19 @@ async def test_an_answer_that_is_only_continued_here_has_no_times() -> None:
     whole, continued = recorded
     assert whole.ttft_ms is not None
     assert (continued.ttft_ms, continued.tpot_ms) == (None, None)
+
+
+async def test_the_flex_tier_has_no_times_that_say_something_of_its_version() -> None:
+    recorded: list[Outcome] = []
+    telemetry = GenerationTelemetry(record=recorded.append)
+    request = GenerationRequest("r-1", ModelReference("pocket"), PROMPT, flex=True)
+    plan = Plan(request, VERSION, (1, 2, 3), 9, 0, time.monotonic(), None)
+    observer = telemetry.begin(plan, text_of)
+    observer.first_token()
+    observer.finished([finished()], [[7, 8]])
+    (outcome,) = recorded
+    assert (outcome.ttft_ms, outcome.tpot_ms) == (None, None)
+    assert outcome.completion_tokens
 
 
 async def test_what_no_engine_answered_costs_nothing() -> None:

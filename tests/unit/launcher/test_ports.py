@@ -74,6 +74,22 @@ def test_each_service_gets_its_own_time_to_drain(tmp_path: Path) -> None:
     assert settings(tmp_path, toml).stop_timeouts_s(5)["gateway"] == 5 + STOP_MARGIN_S
 
 
+def test_jobs_and_a_worker_run_only_where_there_are_jobs(tmp_path: Path) -> None:
+    assert "jobs" not in settings(tmp_path, "").used()
+    (tmp_path / "jobs.db").touch()
+    used = settings(tmp_path, "[worker]\nstop_grace_s = 9\n")
+    assert list(used.used()) == ["runtime", "model", "generation", "jobs", "worker", "gateway"]
+    assert used.stop_timeouts_s()["worker"] == 9 + STOP_MARGIN_S
+
+
+def test_the_tools_service_runs_only_where_there_are_mcp_servers(tmp_path: Path) -> None:
+    assert "tools" not in settings(tmp_path, "").used()
+    (tmp_path / "tools.db").touch()
+    used = settings(tmp_path, "[tools]\ndrain_grace_s = 9\n")
+    assert list(used.used()) == ["runtime", "model", "generation", "tools", "gateway"]
+    assert used.stop_timeouts_s()["tools"] == 9 + STOP_MARGIN_S
+
+
 def test_the_access_service_has_a_place_only_where_it_is_used(tmp_path: Path) -> None:
     toml = '[access]\nlisten = "127.0.0.1:7005"\ndrain_grace_s = 8\n'
     loaded = settings(tmp_path, toml)

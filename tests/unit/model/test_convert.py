@@ -1,5 +1,6 @@
 """Domain objects as messages."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -16,6 +17,7 @@ from mlxmesh_model.catalogue.models import (
     Change,
     FailureRecord,
     Model,
+    ModelKind,
     Phase,
     Replica,
     Source,
@@ -48,7 +50,20 @@ def test_a_version():
         desired_replicas=2,
         ready_replicas=1,
         create_time=Timestamp(seconds=int(NOW.timestamp())),
+        kind=pb.MODEL_KIND_GENERATION,
     )
+
+
+def test_a_version_that_embeds():
+    artifact = replace(ARTIFACT, kind=ModelKind.EMBEDDING, dimensions=384)
+    message = convert.to_version(replace(version(), artifact=artifact))
+    assert (message.kind, message.dimensions) == (pb.MODEL_KIND_EMBEDDING, 384)
+
+
+def test_every_kind_is_in_the_contract_and_a_version_without_files_has_none():
+    assert {convert.from_kind(kind) for kind in pb.ModelKind.values()} == {"", *ModelKind}
+    pulling = Version("p", 1, State.PULLING, Source("/m"), NOW)
+    assert convert.to_version(pulling).kind == pb.MODEL_KIND_UNSPECIFIED
 
 
 def test_every_state_but_deleted_is_in_the_contract():

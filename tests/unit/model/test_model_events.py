@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mlxmesh_model.catalogue.adapter import Adapter
 from mlxmesh_model.catalogue.lifecycle import State
 from mlxmesh_model.catalogue.models import (
     Artifact,
@@ -117,3 +118,33 @@ def test_a_rejection_names_the_runtime_and_the_cause() -> None:
     assert correlation_id == "pocket@1"
     assert (event.model, event.version, event.runtime_id) == ("pocket", 1, "r-1")
     assert (event.failure.code, event.failure.reason) == (8, "INSUFFICIENT_MEMORY")
+
+
+def with_adapters(**digests: str) -> Model:
+    adapters = {
+        name: Adapter(
+            model="pocket",
+            name=name,
+            digest=digest,
+            directory=f"/adapters/{digest}",
+            format="peft",
+            rank=4,
+            weights_bytes=10,
+            modules=("self_attn.q_proj",),
+            created_at=datetime.now(UTC),
+        )
+        for name, digest in digests.items()
+    }
+    return replace(model(version(State.AVAILABLE)), adapters=adapters)
+
+
+def test_adapters_are_added_replaced_and_removed() -> None:
+    one, two = with_adapters(french="a", german="b"), with_adapters(french="c", spanish="d")
+    assert events(one, two) == [
+        ("AdapterReplaced", "pocket:french"),
+        ("AdapterRemoved", "pocket:german"),
+        ("AdapterAdded", "pocket:spanish"),
+    ]
+    assert (payloads[0].digest, payloads[0].previous_digest) == ("c", "a")
+    assert events(two, two) == []
+    assert ("AdapterRemoved", "pocket:french") in events(two, None)

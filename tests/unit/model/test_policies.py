@@ -20,7 +20,7 @@ from mlxmesh_model.replicas.policy_decisions import (
     least_replicas,
     look_again_s,
 )
-from mlxmesh_model.replicas.scaling import Scaling
+from mlxmesh_model.replicas.scaling import Scaling, ScalingRules
 from mlxmesh_model.replicas.usage import Usage, UsageTracker
 from mlxmesh_shared.errors import InvalidArgument
 
@@ -185,6 +185,18 @@ def test_use_since_it_is_ready_is_noticed():
     assert used.served
     busy = tracker.observe([one], engine(running_sequences=1, longest_wait_ms=7), 15.0)["m@1"]
     assert (busy.busy, busy.idle_s, busy.longest_wait_ms) == (True, 0.0, 7)
+
+
+def test_background_sequences_keep_it_in_use_and_add_no_replica():
+    one = version()
+    used = UsageTracker().observe([one], engine(background_sequences=9), 10.0)["m@1"]
+    assert (used.busy, used.served, used.idle_s) == (True, True, 0.0)
+    scaling = Scaling(ScalingRules(grow_after_s=0.0))
+    grown = [
+        scaling.replicas("m@1", used, desired=1, low=1, high=4, now_s=float(now_s))
+        for now_s in range(10)
+    ]
+    assert grown == [1] * 10
 
 
 def test_what_callers_say_counts_when_it_is_newer():

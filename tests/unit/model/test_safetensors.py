@@ -16,7 +16,7 @@ from tests.fakes.model_directory import write_safetensors
 def test_tensors(tmp_path):
     path = tmp_path / "m.safetensors"
     write_safetensors(path, {"a": ("BF16", [2, 3], 12), "b": ("F32", [], 4)})
-    assert read_tensors(path) == [Tensor("a", "BF16", 6, 12), Tensor("b", "F32", 1, 4)]
+    assert read_tensors(path) == [Tensor("a", "BF16", 6, 12, (2, 3)), Tensor("b", "F32", 1, 4)]
 
 
 # mlx writes null where there is none.

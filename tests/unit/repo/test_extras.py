@@ -19,9 +19,23 @@ FOLDERS = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 EXTRA_OF = {"mlxmesh_shared": None, "mlxmesh_client": None, "mlxmesh_launcher": "cli"}
 # Modules that are imported only where a further extra is wanted.
 FURTHER_EXTRA_OF = {
+    "gateway/mlxmesh_cli/commands/menubar.py": "menubar",
+    "gateway/mlxmesh_cli/commands/mcp_serve.py": "mcp",
     "gateway/mlxmesh_cli/screen/experiment_plot.py": "plots",
+    "gateway/mlxmesh_gateway/mcp/service.py": "mcp",
+    # Engines of the kind vision.
+    "services/runtime/mlxmesh_engine/vision/image_file.py": "vision",
+    "services/runtime/mlxmesh_engine/vision/loader.py": "vision",
+    "services/runtime/mlxmesh_engine/vision/reader.py": "vision",
     # Only gateways verify access tokens, once there are users.
     "shared/mlxmesh_shared/access_tokens.py": "gateway",
+    # Only services that keep secrets encrypt them.
+    "shared/mlxmesh_shared/encryption.py": "access",
+    # Without psutil, which runtimes and the command have, some figures are 0.
+    "shared/mlxmesh_shared/host/figures.py": "runtime",
+    # Only engines and the model service read adapters.
+    "shared/mlxmesh_shared/lora/adapter_files.py": "engine",
+    "shared/mlxmesh_shared/mcp_server/server.py": "mcp",
     "shared/mlxmesh_shared/sql/postgres.py": "postgres",
     # Every extra with a database has the drivers of SQLite and the upgrade.
     "shared/mlxmesh_shared/sql/sqlite.py": "access",

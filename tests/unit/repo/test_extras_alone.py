@@ -13,12 +13,15 @@ pytestmark = [pytest.mark.tools, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[3]
 UV = Path(sys.executable).parent / "uv"
-# Alembic runs these by path, main modules run below, and PostgreSQL has an extra of its own.
+# Alembic runs these by path, main modules run below; PostgreSQL and vision have their own extras.
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 package = importlib.import_module(sys.argv[1])
 for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-    if ".migrations" not in module.name and not module.name.endswith(("__main__", ".postgres")):
+    elsewhere = ".migrations", "mlxmesh_engine.vision."
+    if not any(part in module.name for part in elsewhere) and not module.name.endswith(
+        ("__main__", ".postgres")
+    ):
         importlib.import_module(module.name)
 """
 
@@ -51,7 +54,10 @@ def installed(wheel: Path, extra: str, folder: Path) -> Path:
     return folder / "bin"
 
 
-@pytest.mark.parametrize("role", ["gateway", "generation", "model", "access", "runtime", "engine"])
+@pytest.mark.parametrize(
+    "role",
+    ["gateway", "generation", "model", "access", "jobs", "worker", "tools", "runtime", "engine"],
+)
 def test_a_role_needs_its_extra_only(wheel: Path, role: str, tmp_path: Path) -> None:
     programs = installed(wheel, role, tmp_path / "env")
     python = programs / "python"
@@ -78,7 +84,7 @@ def test_the_command_needs_its_extra_only(wheel: Path, tmp_path: Path) -> None:
     assert 'pip install "mlxmesh[all]"' in up.stderr
 
 
-@pytest.mark.parametrize("role", ["model", "access"])
+@pytest.mark.parametrize("role", ["model", "access", "jobs", "tools"])
 def test_postgresql_needs_its_extra(wheel: Path, role: str, tmp_path: Path) -> None:
     programs = installed(wheel, role, tmp_path / "env")
     settings = tmp_path / "mlxmesh.toml"

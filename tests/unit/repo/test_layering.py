@@ -22,9 +22,12 @@ SERVICES = (
     "mlxmesh_engine",
     "mlxmesh_gateway",
     "mlxmesh_generation",
+    "mlxmesh_jobs",
     "mlxmesh_model",
     "mlxmesh_runtime",
     "mlxmesh_shared",
+    "mlxmesh_tools",
+    "mlxmesh_worker",
 )
 
 

@@ -59,7 +59,7 @@ def test_every_query_of_a_dashboard_names_metrics_that_exist(dashboard: Path) ->
 
 
 def test_dashboards_are_there_and_explain_each_panel() -> None:
-    assert [path.stem for path in DASHBOARDS] == ["engines", "overview", "requests"]
+    assert [path.stem for path in DASHBOARDS] == ["engines", "jobs", "overview", "requests"]
     for path in DASHBOARDS:
         content = json.loads(path.read_text())
         assert content["uid"] == f"mlxmesh-{path.stem}"

@@ -1,5 +1,6 @@
 """The wheel holds everything that runs, and nothing else."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -12,16 +13,30 @@ ROOT = Path(__file__).resolve().parents[3]
 BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
 
 
+CONSOLE = "mlxmesh_gateway/console/static/"
+
+
 @pytest.fixture(scope="module")
 def wheel_files(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names inside a wheel built from this checkout, without network."""
+    """Names inside a wheel built from this checkout, without network and with a small console."""
+    console = tmp_path_factory.mktemp("console")
+    (console / "index.html").touch()
+    (console / "_app").mkdir()
+    (console / "_app" / "start.js").touch()
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
-    built = subprocess.run([*command, str(ROOT)], capture_output=True, text=True, check=False)
+    built = _build_wheel(folder, console=console)
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = folder.glob("mlxmesh-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
+
+
+def _build_wheel(folder: Path, *, console: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    environment = {**os.environ, "MLXMESH_CONSOLE_BUILD": str(console)}
+    return subprocess.run(
+        [*command, str(ROOT)], capture_output=True, text=True, check=False, env=environment
+    )
 
 
 def _source_packages() -> dict[str, Path]:
@@ -45,8 +60,20 @@ def test_every_file_of_a_package_is_inside(wheel_files: set[str], package: str):
         for path in files
         if "__pycache__" not in path.parts and not path.name.startswith(".")
     }
+    wanted = {name for name in wanted if not name.startswith(CONSOLE)}
     assert f"{package}/py.typed" in wanted
     assert wanted - wheel_files == set()
+
+
+def test_the_console_is_inside(wheel_files: set[str]):
+    inside = {name for name in wheel_files if name.startswith(CONSOLE)}
+    assert inside == {f"{CONSOLE}index.html", f"{CONSOLE}_app/start.js"}
+
+
+def test_there_is_no_wheel_without_a_console(tmp_path: Path):
+    built = _build_wheel(tmp_path, console=tmp_path)
+    assert built.returncode != 0
+    assert "run `make console`" in built.stdout + built.stderr
 
 
 def test_each_contract_comes_with_its_stubs(wheel_files: set[str]):
@@ -79,6 +106,14 @@ def test_the_bundled_models_are_inside(wheel_files: set[str], model: str):
     names = {path.name for path in folder.iterdir() if path.is_file()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
     assert {f"mlxmesh_launcher/models/{model}/{name}" for name in names} <= wheel_files
+
+
+@pytest.mark.parametrize("manager", ["systemd", "launchd"])
+def test_the_templates_of_services_are_inside(wheel_files: set[str], manager: str):
+    names = {path.name for path in (ROOT / "deploy" / manager).iterdir()}
+    assert names
+    folder = f"mlxmesh_cli/installation/templates/{manager}"
+    assert {f"{folder}/{name}" for name in names} <= wheel_files
 
 
 def test_nothing_else_is_inside(wheel_files: set[str]):

@@ -32,8 +32,12 @@ SPEC = EngineSpec(engine_id="e1", model="pocket", model_version=2, model_dir=Pat
         context_tokens=st.none() | st.integers(1, 1_000_000),
         dtype=st.none() | st.sampled_from(["auto", "float32"]),
         kv_cache_bytes=st.none() | st.integers(2**20, 2**50),
+        kv_cache_type=st.none() | st.sampled_from(["full", "8bit", "4bit"]),
         prefix_cache_bytes=st.none() | st.integers(0, 2**50),
+        prefix_disk_bytes=st.none() | st.integers(0, 2**50),
         forward=st.none() | st.sampled_from(["auto", "mlx"]),
+        max_adapters=st.none() | st.integers(0, 64),
+        adapter_bytes=st.none() | st.integers(2**20, 2**50),
     )
 )
 def test_options_round_trip(options: EngineOptions) -> None:

@@ -59,13 +59,30 @@ def test_the_engine_understands_every_option(tmp_path: Path) -> None:
         context_tokens=32,
         dtype="float32",
         kv_cache_bytes=2**20,
+        kv_cache_type="4bit",
         prefix_cache_bytes=0,
+        prefix_disk_bytes=2**30,
         forward="mlx",
+        kind="embedding",
+        speculative="off",
+        max_adapters=8,
+        adapter_bytes=2**21,
     )
     spec = replace(SPEC, options=options)
     _, _, _, *flags = EngineCommand(mesh=MeshSettings(data_dir=tmp_path)).line(spec)
     settings = load_settings(EngineSettings, flags, env={})
     assert {name: getattr(settings, name) for name in asdict(options)} == asdict(options)
+
+
+def test_an_option_precedes_the_runtimes_bytes_of_prefixes_on_disk(tmp_path: Path) -> None:
+    mesh = MeshSettings(data_dir=tmp_path)
+
+    def given(option: int | None, of_runtime: int) -> int:
+        spec = replace(SPEC, options=EngineOptions(prefix_disk_bytes=option))
+        _, _, _, *flags = EngineCommand(mesh=mesh, prefix_disk_bytes=of_runtime).line(spec)
+        return load_settings(EngineSettings, flags, env={}).prefix_disk_bytes
+
+    assert [given(None, 0), given(None, 7), given(0, 7), given(5, 7)] == [0, 7, 0, 5]
 
 
 def test_unset_options_keep_the_engines_defaults(tmp_path: Path) -> None:

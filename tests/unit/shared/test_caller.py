@@ -7,9 +7,11 @@ import pytest
 from mlxmesh_shared.errors import InvalidArgument
 from mlxmesh_shared.rpc.caller import (
     ForwardedCaller,
+    ForwardedSubmitter,
     claimed_caller,
     forwarded_caller,
     forwarded_owner,
+    forwarded_submitter,
     owner_of,
     peer_host,
 )
@@ -109,6 +111,28 @@ def test_a_forwarded_caller(
     metadata: tuple[tuple[str, str], ...], expected: ForwardedCaller
 ) -> None:
     assert forwarded_caller(Call(metadata)) == expected
+
+
+def test_a_submitter_has_what_its_work_needs_later() -> None:
+    call = Call(
+        (
+            ("mlxmesh-owner", "key:k_1#a"),
+            ("mlxmesh-caller", "key:k_1"),
+            ("mlxmesh-role", "client"),
+            ("mlxmesh-user", "ada"),
+            ("mlxmesh-team", "core"),
+            ("mlxmesh-models", "qwen*,llama"),
+        )
+    )
+    caller = ForwardedCaller("key:k_1", is_admin=False, user="ada")
+    assert forwarded_submitter(call) == ForwardedSubmitter(
+        caller, owner="key:k_1#a", share="key:k_1", team="core", models=("qwen*", "llama")
+    )
+
+
+def test_a_submitter_without_credentials_shares_with_its_host() -> None:
+    found = forwarded_submitter(Call((("mlxmesh-owner", "#"),)))
+    assert (found.share, found.team, found.models) == ("10.0.0.7", "", ())
 
 
 @pytest.mark.parametrize("name", ["a#b", "", "a b"])

@@ -9,7 +9,9 @@ from mlxmesh.common.v1.rules_pb2 import Role
 from mlxmesh_gateway.otlp.messages import SERVICES
 from mlxmesh_shared.tls.method_access import declared_rules
 
-PROCESSES = {"gateway", "generation", "model", "access", "runtime", "engine"}
+PROCESSES = {
+    *("gateway", "generation", "model", "access", "jobs", "worker", "tools", "runtime", "engine")
+}
 
 
 @pytest.mark.parametrize("name", [service.name for service in SERVICES.values()])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_gateway.door.models import allows, matches
+from mlxmesh_shared.model_patterns import allows, matches
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_texts_and_lists() -> None:
     assert sampling.stop_token_ids == [1, 2]
     assert sampling.logit_bias == {"3": -1.5}
     assert read({"stop": ["a", "b"]}).stop == ["a", "b"]
+    assert read({"adapter": "french"}).adapter == "french"
 
 
 def test_constraints() -> None:
@@ -150,7 +151,6 @@ def test_an_illegal_value_is_named_and_not_quoted(name: str, value: Any) -> None
         ("tool_choice", "auto"),
         ("parallel_tool_calls", True),
         ("reasoning", {"enabled": True}),
-        ("adapter", "a"),
         ("sequence_id", 7),
         ("stop_words", "x"),
     ],

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxmesh_access.paging import from_page_token, to_page_token
 from mlxmesh_shared.errors import InvalidArgument
+from mlxmesh_shared.page_tokens import from_page_token, to_page_token
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 PARTS = st.one_of(TEXTS, st.integers(-(2**63) + 1, 2**63 - 1))

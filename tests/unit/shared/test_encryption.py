@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxmesh_access.sign_in.encryption import KEY_BYTES, Cipher, load_or_create_secret
+from mlxmesh_shared.encryption import KEY_BYTES, Cipher, load_or_create_secret
 from mlxmesh_shared.errors import IllegalState
 
 SECRET = bytes(range(KEY_BYTES))
