@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-rest retest test-all coverage tools collector prometheus consul consul-agent models demo pictures up down chaos fuzz bench bench-peers bench-pictures clean
+.PHONY: help setup protos constraints docs format lint check test test-rest retest test-all coverage console console-check tools collector prometheus consul consul-agent models demo pictures console-pictures up down chaos fuzz bench bench-peers bench-pictures clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--no-header --no-emit-index-url --no-emit-find-links
 
 constraints: $(VENV)/.ready ## Pin again after a change of dependencies in pyproject.toml
-	$(PIN) pyproject.toml --extra all --extra dev --output-file constraints/all.txt
+	$(PIN) pyproject.toml --extra all --extra vision --extra dev --output-file constraints/all.txt
 	echo uv | $(PIN) - --no-annotate --output-file constraints/bootstrap.txt
 
 docs: protos ## Generate docs/api.md, docs/modules.md and docs/images/architecture.svg
@@ -68,6 +68,12 @@ test: protos ## Every test that needs only Python (unit, contract, integration, 
 retest: $(VENV)/.ready ## Repeat the few tests that failed in the last run, one at a time
 	$(BIN)/python deploy/tools/repeat-failed
 
+console: protos ## Build the console into the gateway (nothing to do when up to date)
+	$(BIN)/python deploy/tools/build_console.py
+
+console-check: protos ## Check the console's types, and run its unit tests
+	$(BIN)/python deploy/tools/build_console.py check
+
 tools: collector prometheus ## Build the tools that `make test-rest` needs (Go, Node, Maven and Rust must be there)
 	deploy/tools/fetch-tools $(TOOLS)
 
@@ -87,26 +93,36 @@ ifneq ($(wildcard $(TOOLS)/consul),)
 test-rest retest test-all coverage chaos: export CONSUL_BIN := $(TOOLS)/consul
 endif
 test-rest retest test-all coverage: export PATH := $(TOOLS):$(PATH)
-# One at a time: nearly all of these start whole meshes.
-test-rest: protos tools ## The tests that `make test` leaves out: other languages, Consul, architectures, short chaos
-	$(PYTEST) -m "tools or chaos or matrix or real or schemas" --durations 10
+# First what computes, two at a time; then one at a time, as nearly all of it starts whole meshes.
+COMPUTING := matrix or real or schemas
+test-rest: protos tools console console-check ## The tests that `make test` leaves out: other languages, Consul, architectures, short chaos
+	$(PYTEST) $(WORKERS) -m "$(COMPUTING)" --durations 10; computed=$$?; \
+	$(PYTEST) -m "(tools or chaos or console) and not ($(COMPUTING))" --durations 10 && exit $$computed
 
-test-all: protos tools ## Every test: `make test` and `make test-rest` in one run
+test-all: protos tools console console-check ## Every test: `make test` and `make test-rest` in one run
 	$(PYTEST) -m "" $(WORKERS) --durations 10
 
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
-coverage: protos tools ## Every test again, and which lines none of them ran, in child processes too
+coverage: protos tools console ## Every test again, and which lines none of them ran, in child processes too
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -m "" $(WORKERS); passed=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$passed
 
 demo: protos ## Start a mesh, stream one answer, stop everything (MODEL=smollm2: a real model, 93 MB)
+	$(BUILD_CONSOLE)
 	$(BIN)/python -m mlxmesh_launcher.demo $(MODEL)
 
 pictures: protos ## Take docs/images/top.svg and trace.svg from a running mesh
 	$(BIN)/python docs/images/pictures.py
 
+console-pictures: console ## Take docs/images/console-*.png from a running mesh (Chromium must be there)
+	$(BIN)/python docs/images/console.py
+
+# A mesh does not wait for its console: the gateway serves it as soon as it is there.
+BUILD_CONSOLE = -@$(BIN)/python deploy/tools/build_console.py --in-background
+
 up: protos ## Start the mesh in the foreground (Ctrl-C stops it); REGISTRY=consul for Consul
+	$(BUILD_CONSOLE)
 	$(BIN)/mlxmesh up $(if $(REGISTRY),--registry $(REGISTRY))
 
 down: $(VENV)/.ready ## Stop the mesh
