@@ -5,7 +5,6 @@ if __name__ == "__main__":
 
     exit_on_interrupt()  # the imports below take a while
 
-import logging
 import sys
 from contextlib import AsyncExitStack
 
@@ -14,6 +13,7 @@ from mlxmesh_shared.process.service_process import start_process
 from mlxmesh_shared.process.startup import run_service
 from mlxmesh_shared.settings import ToolsSettings, live_settings
 from mlxmesh_tools.assembly import Surroundings, make_server, open_tools
+from mlxmesh_tools.servers.connection import quiet_sdk
 from mlxmesh_tools.servers.supervisor import Timing
 
 
@@ -21,8 +21,7 @@ async def main() -> None:
     """Serves until a stop is requested, then drains, and ends the MCP servers."""
     process = start_process(live_settings(ToolsSettings, sys.argv[1:]), "tools")
     settings = process.settings
-    # The SDK logs what servers send when it is wrong.
-    logging.getLogger("mcp").setLevel(logging.CRITICAL)
+    quiet_sdk()
     async with open_host(process) as host, AsyncExitStack() as stack:
         bus = await stack.enter_async_context(host.publishing())
         around = Surroundings(

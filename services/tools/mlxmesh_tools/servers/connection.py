@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, cast
@@ -33,6 +34,12 @@ from mlxmesh_tools.servers.tail import Tail
 CLIENT = Implementation(name="mlxmesh", version="1")
 Mode = Literal["auto", "legacy"]
 _MODERN = "2026"
+
+
+def quiet_sdk() -> None:
+    """Keeps the SDK from logging, with a traceback, each wrong message that a server sends."""
+    for name in ("mcp", "client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class McpConnection:

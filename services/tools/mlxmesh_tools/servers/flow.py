@@ -5,7 +5,7 @@ from collections.abc import Callable
 from mlxmesh_shared.errors import ToolServerUnavailable
 
 MAX_MESSAGES_PER_S = 500.0
-BURST_MESSAGES = 5000.0
+BURST_MESSAGES = 1000.0
 MAX_BYTES_PER_S = 8.0 * 1024 * 1024
 _BURST_S = 16.0
 

@@ -153,6 +153,8 @@ class Supervisor:
                 connection = await self._begin(stack)
                 await self._follow(connection)
         except MeshError as error:
+            if _is_cancelled():
+                raise asyncio.CancelledError from error
             await self._failed(error)
             if not self._ready_s or self._clock() - self._ready_s < STEADY_S:
                 raise
@@ -227,6 +229,14 @@ class Supervisor:
     async def _sleep(self, delay_s: float) -> None:
         """Ends earlier when somebody asks."""
         await _first_of((self._asked,), timeout_s=delay_s)
+
+
+def _is_cancelled() -> bool:
+    """A session that breaks while it is cancelled may raise its own error instead: a task group
+    does so when a task of its own has failed.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _first_of(events: Sequence[asyncio.Event], *, timeout_s: float | None) -> None:
