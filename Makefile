@@ -63,7 +63,7 @@ check: lint ## Lint, contracts against their baseline, unit tests
 	$(PYTEST) tests/unit
 
 test: protos ## Every test that needs only Python (unit, contract, integration, end to end)
-	$(PYTEST) $(WORKERS)
+	$(PYTEST) $(WORKERS) -o faulthandler_timeout=400
 
 retest: $(VENV)/.ready ## Repeat the few tests that failed in the last run, one at a time
 	$(BIN)/python deploy/tools/repeat-failed

@@ -53,6 +53,19 @@ class FromBothEnds(LoadScopeScheduling):
             self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
         super()._assign_work_unit(node)
 
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Returns the test that ended its worker, which is not run again."""
+        running = next(
+            ((unit, nodeid) for unit in self.assigned_work[node].values()
+             for nodeid, is_done in unit.items() if not is_done),
+            None,
+        )  # fmt: skip
+        if running is not None:
+            unit, nodeid = running
+            unit[nodeid] = True
+        super().remove_node(node)
+        return running[1] if running is not None else None
+
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FromBothEnds:
     # In the order above, and not by the number of tests in a file.
