@@ -158,19 +158,31 @@ def test_a_large_fixed_cost_needs_more_rows_that_gain() -> None:
     assert all(choose_lengths([Offer(0.95, 12)] * 8, cost))
 
 
+def pause_after_a_loss(cost: StepCost) -> int:
+    """How many steps have no proposals after those that lose."""
+    while cost.ready:
+        cost.record_verified(2 * PLAIN_S, rows=1, proposed=4, accepted=0)
+    steps = 0
+    while not cost.ready:
+        cost.record_plain(PLAIN_S)
+        steps += 1
+    return steps
+
+
 def test_proposals_pause_after_a_loss_and_longer_after_the_next() -> None:
     cost = StepCost()
     cost.record_plain(PLAIN_S)
-    pauses: list[int] = []
-    for _ in range(2):
-        while cost.ready:
-            cost.record_verified(2 * PLAIN_S, rows=1, proposed=4, accepted=0)
-        steps = 0
-        while not cost.ready:
-            cost.record_plain(PLAIN_S)
-            steps += 1
-        pauses.append(steps)
-    assert pauses == [128, 256]
+    assert [pause_after_a_loss(cost) for _ in range(2)] == [128, 256]
+
+
+def test_a_pause_is_long_beside_the_preparation_that_was_lost() -> None:
+    cost = StepCost()
+    cost.record_plain(PLAIN_S)
+    for _ in range(10):
+        cost.record_preparation(3 * PLAIN_S)
+    assert cost.ready
+    assert pause_after_a_loss(cost) == 32 * 20
+    assert pause_after_a_loss(cost) == 256
 
 
 def test_a_plain_step_is_measured_now_and_then() -> None:

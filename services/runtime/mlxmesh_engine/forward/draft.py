@@ -188,7 +188,9 @@ class DraftSpeculation:
         cost = self._costs.of(rows)
         if proposed:
             cost.record_verified(seconds, rows=rows, proposed=proposed, accepted=accepted)
-        elif not self._prefilled:
+        elif self._prefilled:
+            cost.record_preparation(seconds)
+        else:
             cost.record_plain(seconds)
         self._prefilled = False
 

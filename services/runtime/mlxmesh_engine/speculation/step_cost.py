@@ -13,6 +13,8 @@ _MAX_DEBT_STEPS = 2.0
 _MAX_CREDIT_STEPS = 4.0
 _FIRST_PAUSE_STEPS = 128
 _MAX_PAUSE_STEPS = 4096
+# Preparing proposals that then do not pay is an expense that a pause makes small.
+_PAUSE_FOR_PREPARATION = 32
 # Plain steps become slower as sequences grow: after so many steps with proposals, one has none.
 _MAX_STEPS_WITHOUT_PLAIN = 64
 # After so many steps without proposals, their cost is measured again.
@@ -26,6 +28,7 @@ class StepCost:
         self._plain_s = 0.0
         self._extra = LinearCost()
         self._balance_steps = 0.0
+        self._prepared_steps = 0.0
         self._pause_steps = _FIRST_PAUSE_STEPS
         self._paused_steps = 0
         self._age_steps = 0
@@ -82,10 +85,17 @@ class StepCost:
         self._balance_steps += 1 + accepted / rows - bounded / self._plain_s
         if self._balance_steps >= _MAX_CREDIT_STEPS:
             self._balance_steps, self._pause_steps = _MAX_CREDIT_STEPS, _FIRST_PAUSE_STEPS
+            self._prepared_steps = 0.0
         elif self._balance_steps < -_MAX_DEBT_STEPS:
-            self._balance_steps = 0.0
-            self._paused_steps = self._pause_steps
+            preparation = math.ceil(_PAUSE_FOR_PREPARATION * self._prepared_steps)
+            self._paused_steps = max(self._pause_steps, preparation)
+            self._balance_steps = self._prepared_steps = 0.0
             self._pause_steps = min(2 * self._pause_steps, _MAX_PAUSE_STEPS)
+
+    def record_preparation(self, seconds: float) -> None:
+        """Records a step that prepared proposals and had none yet, as a draft model's prefill."""
+        if self._plain_s:
+            self._prepared_steps += max(0.0, seconds / self._plain_s - 1)
 
 
 class StepCosts:
