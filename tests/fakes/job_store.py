@@ -226,7 +226,7 @@ class InMemoryJobStore:
             deadline_ms=0 if late else entry.job.deadline_ms,
         )
         self._notify()
-        return entry.job
+        return self._shown(entry)
 
     # Sessions.
 
@@ -528,7 +528,10 @@ class InMemoryJobStore:
 
     def _queue(self, name: str) -> QueueCounts:
         jobs = [entry.job for entry in self._jobs.values() if entry.job.queue == name]
-        waiting = [job.created_ms for job in jobs if job.state is State.WAITING]
+        waiting = [job for job in jobs if job.state is State.WAITING]
+        oldest_ms: dict[tuple[Any, ...], int] = {}
+        for job in waiting:
+            oldest_ms.setdefault(_lane(job), job.created_ms)
         return QueueCounts(
             name=name,
             settings=self._of(name),
@@ -536,7 +539,7 @@ class InMemoryJobStore:
             waiting=len(waiting),
             running=sum(job.state.held for job in jobs),
             failed=sum(job.state is State.FAILED for job in jobs),
-            oldest_waiting_ms=min(waiting, default=0),
+            oldest_waiting_ms=min(oldest_ms.values(), default=0),
         )
 
     async def set_queue(self, name: str, settings: QueueSettings) -> None:

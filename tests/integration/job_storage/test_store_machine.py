@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -172,7 +173,8 @@ def _without_keys(result: Any) -> Any:
             return result
 
 
-TestStores = StoreMachine.TestCase
+# Shrinking a failure takes longer than a test may.
+TestStores = pytest.mark.timeout(300)(StoreMachine.TestCase)
 TestStores.settings = settings(
     max_examples=25,
     stateful_step_count=25,
