@@ -22,12 +22,16 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from mlxmesh_engine.encoder.inputs import EncodeCall, TokenInput
-from mlxmesh_engine.encoder.loader import load_encoder
-from mlxmesh_engine.service.encoder_thread import EncoderThread
-from tests.bench.results import Findings, Result, Row, run_alone
-from tests.fakes.minilm import minilm
-from tests.fakes.tiny_model import BLAS
+from mlxmesh_engine.forward.blas import prepare_blas
+
+prepare_blas()
+
+from mlxmesh_engine.encoder.inputs import EncodeCall, TokenInput  # noqa: E402 - only after the BLAS
+from mlxmesh_engine.encoder.loader import load_encoder  # noqa: E402
+from mlxmesh_engine.service.encoder_thread import EncoderThread  # noqa: E402
+from tests.bench.results import Findings, Result, Row, run_alone  # noqa: E402
+from tests.fakes.minilm import minilm  # noqa: E402
+from tests.fakes.tiny_model import BLAS  # noqa: E402
 
 LENGTHS = (16, 64, 256)
 COUNTS = (1, 4, 16, 64)
