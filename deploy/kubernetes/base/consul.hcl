@@ -13,6 +13,9 @@ limits {
   http_max_conns_per_client = 500
 }
 
+# It asks nobody outside for newer versions.
+disable_update_check = true
+
 enable_script_checks       = false
 enable_local_script_checks = false
 

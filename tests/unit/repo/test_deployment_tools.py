@@ -54,7 +54,7 @@ def test_a_wrong_compose_file_is_not(tmp_path: Path):
     wrong = tmp_path / "compose.yaml"
     text = (DEPLOY / "compose" / "compose.yaml").read_text()
     wrong.write_text(text.replace("stop_grace_period", "stop_grace_time"))
-    with pytest.raises(AssertionError, match="services/gateway.*additionalProperties"):
+    with pytest.raises(AssertionError, match=r"services/gateway.*additionalProperties"):
         judged(installed(DCLINT), "--quiet", wrong)
 
 
@@ -70,6 +70,18 @@ def test_the_manifests_are_legal(tmp_path: Path):
     wrong.write_text(manifests.read_text().replace("readinessProbe", "readynessProbe"))
     with pytest.raises(AssertionError, match="readynessProbe"):
         judged(installed(VENV / "kubernetes-validate"), "--strict", wrong)
+
+
+@pytest.mark.parametrize("name", ["mesh", "mesh-containers"])
+def test_nomads_files_are_hcl(name: str):
+    """Their syntax only: a job is read by Nomad, which the tests do not have."""
+    file = DEPLOY / "nomad" / f"{name}.nomad.hcl"
+    read = "import hcl2, sys; print(*hcl2.load(open(sys.argv[1])))"
+    assert judged(installed(VENV / "python"), "-c", read, file).split()[:3] == [
+        b"variable",
+        b"locals",
+        b"job",
+    ]
 
 
 def test_consul_takes_the_agents_configuration():
