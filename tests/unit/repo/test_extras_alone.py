@@ -46,11 +46,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def installed(wheel: Path, extra: str, folder: Path) -> Path:
-    """The programs of an environment with one extra; packages come from uv's cache."""
+    """The programs of an environment with one extra, or none; packages come from uv's cache."""
     run(UV, "venv", "--quiet", "--offline", "--python", sys.executable, folder)
     pins = ("--constraint", ROOT / "constraints" / "all.txt")
     install = (UV, "pip", "install", "--quiet", "--offline", "--python", folder / "bin" / "python")
-    run(*install, *pins, f"mlxmesh[{extra}] @ {wheel.as_uri()}")
+    wanted = f"mlxmesh[{extra}]" if extra else "mlxmesh"
+    run(*install, *pins, f"{wanted} @ {wheel.as_uri()}")
     return folder / "bin"
 
 
@@ -67,6 +68,16 @@ def test_a_role_needs_its_extra_only(wheel: Path, role: str, tmp_path: Path) -> 
     command = run(programs / "mlxmesh", "certs", "init", "--dir", tmp_path / "tls", ok=False)
     assert command.returncode == 1
     assert command.stderr.count("\n") == 1
+    assert 'pip install "mlxmesh[cli]"' in command.stderr
+
+
+def test_a_client_needs_no_extra(wheel: Path, tmp_path: Path) -> None:
+    programs = installed(wheel, "", tmp_path / "env")
+    run(programs / "python", "-c", IMPORT_ALL, "mlxmesh_client")
+    probe = run(programs / "python", "-m", "mlxmesh_shared.probe", "127.0.0.1:9", ok=False)
+    assert (probe.returncode, probe.stderr) == (1, "127.0.0.1:9: unreachable\n")
+    command = run(programs / "mlxmesh", "status", ok=False)
+    assert command.returncode == 1
     assert 'pip install "mlxmesh[cli]"' in command.stderr
 
 
