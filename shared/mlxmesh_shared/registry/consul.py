@@ -9,6 +9,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import NamedTuple
 
@@ -25,11 +26,15 @@ from mlxmesh_shared.tls.identity import server_name
 _log = logging.getLogger(__name__)
 
 _PID = "mlxmesh-pid"
-# The interval of queries while Consul's answer differs from what instances say themselves.
+# The interval of probes while Consul's answer differs from what instances say themselves.
 _RECHECK_S = 1.0
-# For this long an instance that stopped serving is probed, each time with the short timeout.
+# For this long an instance that stopped serving is probed, each time with the short timeout, and
+# no more of them at a time: every process probes, so a lost rack would be probed without end.
 _LOST_S = 600.0
 _LOST_PROBE_S = 0.5
+MAX_LOST_PROBES = 16
+# Each answer lists all instances of a service. While they change, a watch reads no more of them.
+MAX_READ_PER_S = 2000
 _META_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _META_VALUE_CHARACTERS = 512
 _META_PAIRS = 63  # and the pid
@@ -105,19 +110,41 @@ class ConsulRegistry:
         return await self._confirmed(service, found)
 
     async def watch(self, service: str) -> AsyncGenerator[tuple[Instance, ...], None]:
-        name = self._name(service)
-        query = BlockingQuery()
         last: tuple[Instance, ...] | None = None
-        recheck = False
+        async with aclosing(self._answers(service)) as answers:
+            async for found in answers:
+                confirmed = await self._confirmed(service, found)
+                if confirmed != last:
+                    last = confirmed
+                    yield confirmed
+
+    async def _answers(self, service: str) -> AsyncGenerator[tuple[ConsulService, ...], None]:
+        """Consul's latest answer after each change, and again when instances must be probed.
+
+        A probe needs no new answer: Consul would list all instances each time.
+        """
+        ask = partial(self._agent.services, self._name(service))
+        query = BlockingQuery[tuple[ConsulService, ...]](lambda found: len(found) / MAX_READ_PER_S)
+        found = await query.next(ask)
         while True:
-            wait_s = _RECHECK_S if recheck else MAX_WAIT_S
-            found = await query.next(partial(self._agent.services, name), wait_s)
-            confirmed = await self._confirmed(service, found)
-            differs = len(confirmed) > sum(one.passing for one in found)
-            recheck = differs or bool(self._lost.get(service))
-            if confirmed != last:
-                last = confirmed
-                yield confirmed
+            yield found
+            # A Consul that lists nothing may have lost its state, and its index begun again.
+            wait_s = MAX_WAIT_S if found or not self._known.get(service) else _RECHECK_S
+            asking = asyncio.create_task(query.next(ask, wait_s), name=f"watch of {service}")
+            try:
+                while not asking.done():
+                    timeout_s = _RECHECK_S if self._differs(service, found) else None
+                    if not (await asyncio.wait((asking,), timeout=timeout_s))[0]:
+                        yield found
+                found = asking.result()
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+
+    def _differs(self, service: str, found: tuple[ConsulService, ...]) -> bool:
+        """Whether some instances are known to serve, or may serve again, against the answer."""
+        passing = sum(one.passing for one in found)
+        return len(self._known.get(service, ())) > passing or bool(self._lost.get(service))
 
     async def close(self) -> None:
         if self._restorer is not None:
@@ -131,7 +158,7 @@ class ConsulRegistry:
         while True:
             await asyncio.sleep(self._interval_s)
             with contextlib.suppress(RegistryUnavailable):
-                checked = await self._agent.checked_services()
+                checked = await self._agent.checked_services(self._own)
                 for service_id in self._own.keys() - checked:
                     await self._restore(service_id)
 
@@ -151,41 +178,49 @@ class ConsulRegistry:
         its leader may return no instance. After a network failure a host counts as failed for ten
         seconds and more. An instance that is missing while others are listed was deregistered.
         """
-        passing = [self._from_consul(one) for one in found if one.passing]
-        failing = [self._from_consul(one) for one in found if not one.passing]
+        passing = {one.service_id: self._from_consul(one) for one in found if one.passing}
+        failing = {one.service_id: self._from_consul(one) for one in found if not one.passing}
         suspected = [
             one
             for one in self._known.get(service, ())
-            if (one in failing or not found) and not self._is_deregistered(one)
+            if (self._is_one_of(failing, one) or not found) and not self._is_deregistered(one)
         ]
         lost = self._still_lost(service, failing)
+        # Those that were probed the longest ago come first.
+        probed, others = lost[:MAX_LOST_PROBES], lost[MAX_LOST_PROBES:]
         known, back = await asyncio.gather(
             self._serving(service, suspected, PROBE_TIMEOUT_S),
-            self._serving(service, [one.instance for one in lost], _LOST_PROBE_S),
+            self._serving(service, [one.instance for one in probed], _LOST_PROBE_S),
         )
-        instances = (*passing, *known, *back)
+        instances = passing | {self._id(one): one for one in (*known, *back)}
         until_s = asyncio.get_running_loop().time() + _LOST_S
-        newly_lost = [_Lost(one, until_s) for one in suspected if one in failing]
+        newly_lost = [_Lost(one, until_s) for one in suspected if self._is_one_of(failing, one)]
         self._lost[service] = tuple(
-            one for one in (*lost, *newly_lost) if one.instance not in instances
+            one
+            for one in (*others, *newly_lost, *probed)
+            if not self._is_one_of(instances, one.instance)
         )
-        confirmed = tuple(sorted(instances, key=lambda one: one.instance_id))
+        confirmed = tuple(sorted(instances.values(), key=lambda one: one.instance_id))
         self._known[service] = confirmed
         return confirmed
 
-    def _still_lost(self, service: str, failing: Sequence[Instance]) -> list[_Lost]:
+    def _still_lost(self, service: str, failing: Mapping[str, Instance]) -> list[_Lost]:
         """Those that stopped serving, that Consul lists and that were not deregistered here."""
         now_s = asyncio.get_running_loop().time()
         return [
             one
             for one in self._lost.get(service, ())
             if one.until_s > now_s
-            and one.instance in failing
+            and self._is_one_of(failing, one.instance)
             and not self._is_deregistered(one.instance)
         ]
 
+    def _is_one_of(self, instances: Mapping[str, Instance], instance: Instance) -> bool:
+        """Whether this very registration is among those, which are by Consul's service id."""
+        return instances.get(self._id(instance)) == instance
+
     def _is_deregistered(self, instance: Instance) -> bool:
-        return self._to_consul(instance).service_id in self._deregistered
+        return self._id(instance) in self._deregistered
 
     async def _serving(
         self, service: str, known: Sequence[Instance], timeout_s: float
@@ -196,6 +231,9 @@ class ConsulRegistry:
 
     def _name(self, service: str) -> str:
         return f"{self._prefix}-{checked_name(service, 'service')}"
+
+    def _id(self, instance: Instance) -> str:
+        return f"{self._prefix}-{instance.service}:{instance.instance_id}"
 
     def _to_consul(self, instance: Instance) -> ConsulService:
         name = self._name(instance.service)
