@@ -39,11 +39,17 @@ class ConsulService(NamedTuple):
 class ConsulAgent:
     """A client of one agent; one per process, made on the event loop that uses it."""
 
-    def __init__(self, settings: ConsulSettings, *, request_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        settings: ConsulSettings,
+        *,
+        request_timeout_s: float = 5.0,
+        transport: Transport | None = None,
+    ) -> None:
         """`request_timeout_s` is for requests that do not wait for a change."""
         self._settings = settings
         self._request_timeout_s = request_timeout_s
-        self._transport = Transport(settings)
+        self._transport = transport or Transport(settings)
         self._consul = _client(self._transport, settings)
         self._problems: dict[str, str] = {}
 
