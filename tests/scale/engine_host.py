@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
-from grpc import aio
+from grpc import StatusCode, aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from mlxmesh.engine.v1 import engine_pb2 as pb
@@ -21,6 +21,7 @@ from mlxmesh.engine.v1.engine_pb2_grpc import (
 )
 from mlxmesh_shared.registry.consul import ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
+from mlxmesh_shared.rpc.server import ServerOptions
 from mlxmesh_shared.settings import ConsulSettings
 from tests.scale.worker import answer_commands
 
@@ -51,10 +52,16 @@ class SimulatedEngines(EngineServiceServicer):
                 )
                 yield pb.ExecuteResponse(outputs=[ended], load=load)
 
+    async def GetEngineInfo(self, request: pb.GetEngineInfoRequest, context: Any) -> Any:
+        await context.abort(StatusCode.UNIMPLEMENTED, "these engines only accept sequences")
+
+    async def Encode(self, request: pb.EncodeRequest, context: Any) -> Any:
+        await context.abort(StatusCode.UNIMPLEMENTED, "these engines only accept sequences")
+
 
 async def serving_ports(count: int) -> tuple[aio.Server, list[int]]:
     """A server that answers for engines on so many ports."""
-    server = aio.server(options=[("grpc.so_reuseport", 0)])
+    server = aio.server(options=ServerOptions().channel_arguments())
     add_EngineServiceServicer_to_server(SimulatedEngines(), server)
     healthy = health.aio.HealthServicer()
     await healthy.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -124,9 +124,13 @@ class MeshHost:
 
     async def until_known(self, count: int, timeout_s: float) -> list[float]:
         """When each generation instance had dealt with so many engines, in time.monotonic()."""
-        async with asyncio.timeout(timeout_s):
-            while any(each.known.get("engine", (0, -1))[1] != count for each in self._watching):
-                await asyncio.sleep(_POLL_S)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while any(each.known.get("engine", (0, -1))[1] != count for each in self._watching):
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            known = sorted({each.known.get("engine", (0, -1))[1] for each in self._watching})
+            raise TimeoutError(f"not {count} engines known after {timeout_s} s: {known}") from None
         return [each.known["engine"][0] for each in self._watching]
 
     async def until_connected(self, numbers: list[int], timeout_s: float) -> float:

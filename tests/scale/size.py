@@ -7,7 +7,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from tests.scale.worker import Worker
 
 TIMEOUT_S = 300.0
 """Of each step; a mesh that does not converge by then is an error."""
-CHECK_INTERVAL_S = 2.0
-"""The default of the settings."""
 LOST = 0.1
 CHANGE_PAUSE_S = 1.0
 PLACEMENTS, ROUTES = 100, 300
 _MB = 1e6
+# By default an agent accepts 200 connections of one host; here one host stands for many.
+_MANY_CONNECTIONS = "limits { http_max_conns_per_client = 10000 }"
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Mesh:
     gateways: int
     changes: int
     idle_s: float
+    check_interval_s: float = 2.0
+    """By default that of the settings."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Reading:
 
     at_s: float
     consul_cpu_s: float
-    usage: dict[str, float]
+    usage: Mapping[str, float]
 
     def per_s(self, before: Reading, figure: str) -> float:
         """How fast a figure of the watchers grew since an earlier reading."""
@@ -153,7 +155,7 @@ class Sized:
 async def consul() -> AsyncIterator[tuple[str, psutil.Process]]:
     """A real agent of its own: its address and its process."""
     with tempfile.TemporaryDirectory(prefix="mlxmesh-scale-") as folder:
-        agent = ConsulAgentProcess(Path(folder))
+        agent = ConsulAgentProcess(Path(folder), _MANY_CONNECTIONS)
         try:
             await agent.start()
             yield agent.address, _process_of(agent)
@@ -165,7 +167,7 @@ async def measure(mesh: Mesh, address: str, agent: psutil.Process) -> Row:
     """The figures of one size, on a Consul agent that knows no instance yet."""
     left = mesh.engines - max(1, round(LOST * mesh.engines))
     async with contextlib.AsyncExitStack() as stack:
-        common = {"consul": address, "check_interval_s": CHECK_INTERVAL_S}
+        common = {"consul": address, "check_interval_s": mesh.check_interval_s}
         half = mesh.generations // 2
         staying, leaving, linked, others, more = [
             await stack.enter_async_context(worker)

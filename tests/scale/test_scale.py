@@ -13,7 +13,7 @@ from tests.scale.__main__ import parsed
 from tests.scale.growth import FLAT, LINEAR, exponent, judged, panels
 from tests.scale.size import Mesh, consul, measure
 
-TINY = Mesh(engines=20, generations=3, gateways=1, changes=2, idle_s=2.0)
+TINY = Mesh(engines=20, generations=3, gateways=1, changes=2, idle_s=1.0)
 
 
 @asynccontextmanager

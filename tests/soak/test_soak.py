@@ -30,7 +30,7 @@ async def test_a_short_soak_has_calls_of_every_kind_and_samples_of_every_process
     args = parsed(
         ["--lines", lines_file, "--fault-every", "0", "--interval", "1", "--pause", "0.2"]
     )
-    args.minutes = 0.3
+    args.minutes = 0.25
     await soak(args)
 
     lines = read_lines(args.lines)
