@@ -73,7 +73,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.yaxis.set_major_formatter("{x:,.0f}")
     else:
         axes.set_ylim(bottom=0)
-    axes.legend()
+    # "best" compares every point with every place.
+    axes.legend(loc="best" if panel.log_x else "upper left")
 
 
 def draw_suite(suite: Suite, path: Path, *, peers: Path | None = None) -> bool:

@@ -28,7 +28,7 @@ Samples = Sequence[tuple[float, ProcessSample]]
 def judged(lines: Lines) -> Findings:
     """Slopes of each process life that was long enough, and the calls."""
     rows: list[Row] = []
-    worst: dict[str, list[tuple[str, float]]] = {figure: [] for figure in LIMITS}
+    worst: dict[str, list[float]] = {figure: [] for figure in LIMITS}
     left_out = 0
     for life, samples in sorted(lives(lines).items()):
         first = settled([at_s for at_s, _ in samples])
@@ -36,10 +36,11 @@ def judged(lines: Lines) -> Findings:
             left_out += 1
             continue
         rows.append(_row(life, samples, samples[first:], worst))
+    judged_lives = len(worst["memory_bytes"])
     results = [
         Result(
             f"slope of {figure.removesuffix('_bytes')}, worst process",
-            max(value for _, value in found) / (_MB if "bytes" in figure else 1),
+            max(found) / (_MB if "bytes" in figure else 1),
             LIMITS[figure] / (_MB if "bytes" in figure else 1),
             "MB/h" if "bytes" in figure else "/h",
             at_least=False,
@@ -51,13 +52,13 @@ def judged(lines: Lines) -> Findings:
     results.append(Result(f"calls failed, of {last['calls']:,}", last["failed"], 0, "", False))
     tables: dict[str, Sequence[Row]] = {"slopes after warm-up": rows} if rows else {}
     tables["first output, first and last quarter"] = list(_latencies(lines))
-    tables["lives"] = [{"judged": len(rows), "too short to judge": left_out}]
+    tables["lives"] = [
+        {"judged": judged_lives, "too short to judge": len(rows) + left_out - judged_lives}
+    ]
     return Findings(results, {name: table for name, table in tables.items() if table})
 
 
-def _row(
-    life: Life, samples: Samples, warm: Samples, worst: dict[str, list[tuple[str, float]]]
-) -> Row:
+def _row(life: Life, samples: Samples, warm: Samples, worst: dict[str, list[float]]) -> Row:
     times_s = [at_s for at_s, _ in warm]
     row: dict[str, int | float | str] = {
         "process": life.role,
@@ -68,22 +69,31 @@ def _row(
         "last MB": warm[-1][1].memory_bytes / _MB,
     }
     for figure, limit in LIMITS.items():
-        found = slope(times_s, [getattr(sample, figure) for _, sample in warm])
+        found = _slope_of(warm, figure)
+        said = verdict(found, limit / _HOUR_S, times_s[-1] - times_s[0])
         # Only what is above the limit at the low end of its interval counts: it is not noise.
-        sure = found.per_s if verdict(found, limit / _HOUR_S) != "unclear" else found.low_per_s
-        worst[figure].append((life.role, sure * _HOUR_S))
-        row |= _shown(figure, found, limit)
+        sure = found.low_per_s if said == "unclear" else found.per_s
+        if said != "short":
+            worst[figure].append(sure * _HOUR_S)
+        if figure == "memory_bytes":
+            late = warm[len(warm) // 2 :]
+            row |= _memory(found, _slope_of(late, figure), said)
+        else:
+            row[f"{figure}/h"] = found.per_s * _HOUR_S
     return row
 
 
-def _shown(figure: str, found: Slope, limit: float) -> dict[str, float | str]:
-    if figure != "memory_bytes":
-        return {f"{figure}/h": found.per_s * _HOUR_S}
+def _slope_of(samples: Samples, figure: str) -> Slope:
+    return slope([at_s for at_s, _ in samples], [getattr(each, figure) for _, each in samples])
+
+
+def _memory(found: Slope, late: Slope, said: str) -> dict[str, float | str]:
     unit = _HOUR_S / _MB
     return {
         "MB/h": found.per_s * unit,
         "of 95 %": f"{found.low_per_s * unit:.1f} to {found.high_per_s * unit:.1f}",
-        "verdict": verdict(found, limit / _HOUR_S),
+        "2nd half MB/h": late.per_s * unit,
+        "verdict": said,
     }
 
 

@@ -10,6 +10,8 @@ import numpy as np
 WARM_UP, WARM_UP_S = 0.2, 60.0
 """The share of a process's life, and the least time, in which its memory may settle."""
 MIN_SAMPLES = 12
+MIN_JUDGED_S = 1200.0
+"""A slope an hour is not judged by less than 20 minutes: allocators move by megabytes meanwhile."""
 _MAX_POINTS = 400
 _Z = 1.96
 
@@ -52,8 +54,13 @@ def settled(times_s: Sequence[float]) -> int:
     return first if len(times_s) - first >= MIN_SAMPLES else len(times_s)
 
 
-def verdict(found: Slope, limit_per_s: float) -> str:
-    """`met`; `MISSED` if even the low end of the interval is above the limit; else `unclear`."""
+def verdict(found: Slope, limit_per_s: float, seconds: float) -> str:
+    """`MISSED` if even the low end of the interval is above the limit; `met`, `unclear`, `short`.
+
+    seconds: how long the figure was sampled after its warm-up.
+    """
+    if seconds < MIN_JUDGED_S:
+        return "short"
     if found.per_s <= limit_per_s:
         return "met"
     return "MISSED" if found.low_per_s > limit_per_s else "unclear"

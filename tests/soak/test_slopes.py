@@ -10,7 +10,7 @@ import pytest
 
 from tests.soak.report import MAX_MB_PER_HOUR, judged, panels
 from tests.soak.samples import ProcessSample, lives, read_lines
-from tests.soak.slopes import MIN_SAMPLES, WARM_UP_S, Slope, settled, slope, verdict
+from tests.soak.slopes import MIN_JUDGED_S, MIN_SAMPLES, WARM_UP_S, Slope, settled, slope, verdict
 
 MB, HOUR_S = 1e6, 3600.0
 
@@ -46,7 +46,8 @@ def test_thousands_of_samples_are_thinned() -> None:
     ],
 )
 def test_only_a_slope_that_is_certain_is_a_miss(found: Slope, said: str) -> None:
-    assert verdict(found, 5) == said
+    assert verdict(found, 5, MIN_JUDGED_S) == said
+    assert verdict(found, 5, MIN_JUDGED_S - 1) == "short"
 
 
 def test_the_warm_up_is_a_fifth_of_a_life_and_at_least_a_minute() -> None:
@@ -77,10 +78,10 @@ def test_a_restarted_process_begins_anew_and_a_leak_in_one_life_is_named() -> No
     lines = [
         line(
             at_s,
-            sample("engine", 1 if at_s < 1000 else 2, 100 if at_s < 1000 else 300),
+            sample("engine", 1 if at_s < 2000 else 2, 100 if at_s < 2000 else 300),
             sample("gateway", 3, 50 + at_s * 20 / HOUR_S),
         )
-        for at_s in range(0, 2000, 5)
+        for at_s in range(0, 4000, 5)
     ]
     findings = judged(lines)
     rows = {(row["process"], row["pid"]): row for row in findings.tables["slopes after warm-up"]}
@@ -95,8 +96,10 @@ def test_a_restarted_process_begins_anew_and_a_leak_in_one_life_is_named() -> No
     assert next(panel.title for panel in panels(lines)) == "memory, MB"
 
 
-def test_too_short_a_life_is_not_judged() -> None:
-    findings = judged([line(at_s, sample("engine", 1, 100 + at_s)) for at_s in range(0, 50, 5)])
+@pytest.mark.parametrize("seconds", [50, 900])
+def test_too_short_a_life_is_not_judged(seconds: int) -> None:
+    lines = [line(at_s, sample("engine", 1, 100 + at_s)) for at_s in range(0, seconds, 5)]
+    findings = judged(lines)
     assert findings.tables["lives"] == [{"judged": 0, "too short to judge": 1}]
     assert not [one for one in findings.results if "slope" in one.name]
 
