@@ -13,7 +13,7 @@ X = "engines"
 MAX_EXPONENT = 1.1
 """Linear, and some room for what a busy machine adds."""
 FLAT_EXPONENT = 0.3
-LINEAR = ("place us, half of all", "KB/change", "MB/generation")
+LINEAR = ("place us, half of all", "KB/change", "MB/instance")
 """Each instance knows all engines, and Consul lists all of them: these may grow with their number,
 not faster."""
 FLAT = ("place us, 10 replicas", "watcher KB/s at rest", "watcher KB/s after the loss")
@@ -37,22 +37,27 @@ def exponent(rows: Sequence[Row], figure: str) -> float:
 
 def judged(rows: Sequence[Row]) -> Findings:
     """The table of all sizes, the exponent of each figure, and what exceeds the limits."""
-    exponents = {figure: exponent(rows, figure) for figure in rows[0] if figure != X}
     limits = dict.fromkeys(LINEAR, MAX_EXPONENT) | dict.fromkeys(FLAT, FLAT_EXPONENT)
     results = [
-        Result(f"exponent of {figure}", exponents[figure], limit, "", at_least=False)
+        Result(f"exponent of {figure}", exponent(rows, figure), limit, "", at_least=False)
         for figure, limit in limits.items()
         if len(rows) > 1
     ]
+    return Findings(results, tabled(rows).tables)
+
+
+def tabled(rows: Sequence[Row]) -> Findings:
+    """The figures of all sizes, and the exponent of each."""
     grown: list[Row] = [
         {
             "figure": figure,
             **{f"{row[X]} engines": row[figure] for row in rows},
-            "grows with engines^": value,
+            "grows with engines^": exponent(rows, figure),
         }
-        for figure, value in exponents.items()
+        for figure in rows[0]
+        if figure != X
     ]
-    return Findings(results, {"by size": grown})
+    return Findings([], {"by size": grown})
 
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
@@ -63,7 +68,7 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
         ("CPU of one change, ms", ("watcher ms/change", "consul ms/change")),
         ("Consul's CPU, % of a core", ("consul % at rest", "consul % after the loss")),
         ("a tenth is lost, s", ("links noticed s", "converged p50 s", "converged s")),
-        ("memory of a generation instance, MB", ("MB/generation",)),
+        ("memory of an instance, MB", ("MB/instance",)),
     )
     return [
         Panel(

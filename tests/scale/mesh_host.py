@@ -2,7 +2,8 @@
 
 Each has a registry adapter of its own, so connections and watches of its own. A generation instance
 has the real `Engines`; where it is not `linked`, its links are to engines that stay idle. A gateway
-has the real `Backends`, whose channels connect with the first call.
+has the real `Backends`, whose channels connect with the first call, and follows all services for
+its events, engines as well.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from typing import Any
 import psutil
 
 from mlxmesh.engine.v1.engine_pb2 import EngineLoad, ExecuteResponse
+from mlxmesh_gateway.events.instance_events import InstanceEvents
 from mlxmesh_gateway.forwarding.backends import Backends
 from mlxmesh_gateway.forwarding.routes import BACKENDS
+from mlxmesh_gateway.mesh.status import SERVICES
 from mlxmesh_generation.domain.catalogue import ModelVersion
 from mlxmesh_generation.domain.request import GenerationRequest, PromptText
 from mlxmesh_generation.placement.engines import Engines
 from mlxmesh_generation.placement.sequence import EngineOutput, SequenceRequest
 from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.events import discard_event
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.registry.port import OFFERS_RELAY, Instance
 from mlxmesh_shared.rpc.channels import open_channel
@@ -88,6 +92,23 @@ class Ignore:
         pass
 
 
+def place_s(engines: Engines, model: str, count: int) -> float:
+    """The CPU time of one placement in a model, in seconds, with its message to the engine."""
+    version = _version(model)
+    request = GenerationRequest("scale", ModelReference(model), PromptText("x"))
+    asked = [
+        SequenceRequest(request, [number] * PROMPT_TOKENS, max_tokens=1, seed=0)
+        for number in range(count)
+    ]
+    # This loop does not wait, so that the time of the thread is that of the placements.
+    started_s = time.thread_time()
+    placed = [engines.place(version, each, Ignore()) for each in asked]
+    took_s = time.thread_time() - started_s
+    for sequence in placed:
+        sequence.drop()
+    return took_s / count
+
+
 class MeshHost:
     """The instances of this process, and the answers to the commands of the test."""
 
@@ -114,16 +135,20 @@ class MeshHost:
         async def ignore(service: str, known: bool) -> None:
             pass
 
-        backends = Backends(self._registry(), tuple(BACKENDS), on_change=ignore)
+        registry = self._registry()
+        self._watching.append(registry)
+        backends = Backends(registry, tuple(BACKENDS), on_change=ignore)
         await backends.start()
         self._gateways.append(backends)
+        events = InstanceEvents(registry, SERVICES, own_id="", publish=discard_event)
+        self._tasks.append(asyncio.create_task(events.run()))
 
     def _registry(self) -> WatchedRegistry:
         self._registries.append(WatchedRegistry(self._settings))
         return self._registries[-1]
 
     async def until_known(self, count: int, timeout_s: float) -> list[float]:
-        """When each generation instance had dealt with so many engines, in time.monotonic()."""
+        """When each instance here had dealt with so many engines, in time.monotonic()."""
         try:
             async with asyncio.timeout(timeout_s):
                 while any(each.known.get("engine", (0, -1))[1] != count for each in self._watching):
@@ -145,26 +170,8 @@ class MeshHost:
         return self._engines[0].encoders(_version(model))
 
     async def place(self, model: str, count: int) -> float:
-        """The CPU time of one placement in a model, in seconds, with its message to the engine."""
-        version = _version(model)
-        request = GenerationRequest("scale", ModelReference(model), PromptText("x"))
-        ends = [
-            SequenceRequest(
-                request,
-                [number] * PROMPT_TOKENS,
-                max_tokens=1,
-                seed=0,
-            )
-            for number in range(count)
-        ]
-        # This loop does not wait, so that the time of the thread is that of the placements.
-        started_s = time.thread_time()
-        placed = [self._engines[0].place(version, each, Ignore()) for each in ends]
-        took_s = time.thread_time() - started_s
-        for sequence in placed:
-            sequence.drop()
-        await asyncio.sleep(0)
-        return took_s / count
+        """As place_s."""
+        return place_s(self._engines[0], model, count)
 
     async def route(self, count: int) -> float:
         """The CPU time in which a gateway orders its generation instances for one call."""

@@ -41,6 +41,11 @@ class Mesh:
     check_interval_s: float = 2.0
     """By default that of the settings."""
 
+    @property
+    def watchers(self) -> int:
+        """All these instances watch the engines."""
+        return self.generations + self.gateways
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -73,7 +78,7 @@ class Sized:
         return await asyncio.gather(*(one.ask(command, **arguments) for one in self._watchers))
 
     async def until_known(self, count: int) -> list[float]:
-        """When each generation instance knew so many engines."""
+        """When each instance knew so many engines."""
         known = await self.everywhere("until_known", count=count, timeout_s=TIMEOUT_S)
         return [at_s for each in known for at_s in each]
 
@@ -99,7 +104,7 @@ class Sized:
             await host.ask("change")
             await asyncio.sleep(CHANGE_PAUSE_S)
         after = await self.read()
-        shares = self._mesh.changes * self._mesh.generations
+        shares = self._mesh.changes * self._mesh.watchers
         return {
             "answers/change": (after.usage["lists"] - before.usage["lists"]) / shares,
             "KB/change": (after.usage["list_bytes"] - before.usage["list_bytes"]) / shares / 1e3,
@@ -114,7 +119,7 @@ class Sized:
         before = await self.read()
         await asyncio.sleep(self._mesh.idle_s)
         after = await self.read()
-        instances = self._mesh.generations + self._mesh.gateways
+        instances = self._mesh.watchers
         return {
             f"consul % {name}": after.consul_percent(before),
             f"watcher % {name}": 100 * after.per_s(before, "cpu_s") / instances,
@@ -146,7 +151,7 @@ class Sized:
             "converged p50 s": statistics.median(known_s) - lost_s,
             "converged s": max(known_s) - lost_s,
             "answers to converge": (after.usage["lists"] - before.usage["lists"])
-            / self._mesh.generations,
+            / self._mesh.watchers,
             "MB to converge": (after.usage["list_bytes"] - before.usage["list_bytes"]) / _MB,
         }
 
@@ -169,8 +174,8 @@ async def measure(mesh: Mesh, address: str, agent: psutil.Process) -> Row:
     async with contextlib.AsyncExitStack() as stack:
         common = {"consul": address, "check_interval_s": mesh.check_interval_s}
         half = mesh.generations // 2
-        staying, leaving, linked, others, more = [
-            await stack.enter_async_context(worker)
+        starting = [
+            stack.enter_async_context(worker)
             for worker in (
                 Worker("engine_host", first=0, count=left, **common),
                 Worker("engine_host", first=left, count=mesh.engines - left, **common),
@@ -185,6 +190,7 @@ async def measure(mesh: Mesh, address: str, agent: psutil.Process) -> Row:
                 ),
             )
         ]
+        staying, leaving, linked, others, more = await asyncio.gather(*starting)
         sized = Sized(mesh, agent, [linked, others, more])
         return await _phases(sized, mesh, staying, leaving, left)
 
@@ -198,11 +204,11 @@ async def _phases(sized: Sized, mesh: Mesh, staying: Worker, leaving: Worker, le
     known_s = await sized.until_known(mesh.engines)
     await sized.all_connected()
     full = await sized.read()
-    memory = (full.usage["memory_bytes"] - empty.usage["memory_bytes"]) / mesh.generations
+    memory = (full.usage["memory_bytes"] - empty.usage["memory_bytes"]) / mesh.watchers
     row: Row = {
         "engines": mesh.engines,
         "all known s": max(known_s) - started_s,
-        "MB/generation": memory / _MB,
+        "MB/instance": memory / _MB,
         "KB/link": (await sized.linked_bytes() - linked_empty) / mesh.engines / 1e3,
     }
     row = {**row, **await sized.picking()}
