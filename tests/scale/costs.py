@@ -1,6 +1,6 @@
 """What discovery and placement cost one generation instance and Consul, by the number of engines.
 
-    .venv/bin/python -m tests.scale.costs [--engines 50 200 500 1000] [--json FILE]
+    .venv/bin/python -m tests.scale.costs [--engines 50 200 500 1000] [--json FILE] [--picture FILE]
 
 One process on a real Consul agent, for machines that are too busy for `make scale`: it registers
 engines that nobody serves, reads their list through the registry adapter, and places sequences.
@@ -23,11 +23,12 @@ from mlxmesh_generation.placement.engines import Engines
 from mlxmesh_generation.placement.router import BLOCK_TOKENS, PrefixAffinity, prefixes
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.settings import ConsulSettings
+from tests.bench.picture import draw
 from tests.bench.results import Row, console, drawn, machine, write
 from tests.fakes.registry import InMemoryRegistry
 from tests.scale.__main__ import find_consul
 from tests.scale.engine_host import REGISTER_AT_ONCE, WIDE, model_of
-from tests.scale.growth import tabled
+from tests.scale.growth import cost_panels, tabled
 from tests.scale.mesh_host import no_connection, place_s
 from tests.scale.size import consul
 from tests.scale.watching import WatchedRegistry
@@ -133,16 +134,20 @@ def main() -> int:
     )
     parser.add_argument("--engines", type=int, nargs="+", default=[50, 200, 500, 1000])
     parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument("--picture", type=Path, help="draw the curves into this .svg or .png")
     args = parser.parse_args()
     os.environ["CONSUL_BIN"] = find_consul()
     if not os.environ["CONSUL_BIN"]:
         parser.error("there is no Consul agent: run `make consul`, or set CONSUL_BIN")
-    findings = tabled(asyncio.run(measure(args.engines)))
+    rows = asyncio.run(measure(args.engines))
+    findings = tabled(rows)
     out = console()
     out.print(machine())
     out.print(drawn("by size", findings.tables["by size"]))
     if args.json:
         write(args.json, findings.to_json())
+    if args.picture:
+        draw(cost_panels(rows), args.picture)
     return 0
 
 

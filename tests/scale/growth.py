@@ -70,11 +70,20 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
         ("a tenth is lost, s", ("links noticed s", "converged p50 s", "converged s")),
         ("memory of an instance, MB", ("MB/instance",)),
     )
-    return [
-        Panel(
-            title,
-            X,
-            [Curve(name, [(float(row[X]), float(row[name])) for row in rows]) for name in names],
-        )
-        for title, names in shown
-    ]
+    return [_panel(title, names, rows) for title, names in shown]
+
+
+def cost_panels(rows: Sequence[Row]) -> list[Panel]:
+    """The curves of one instance's costs."""
+    shown = (
+        ("cost of a placement, us of CPU", ("place us, half of all", "place us, 10 replicas")),
+        ("one answer of Consul, KB", ("KB/answer",)),
+        ("CPU of one answer, ms", ("read ms", "consul ms")),
+        ("a tenth is gone, ms of CPU", ("forget a tenth ms",)),
+    )
+    return [_panel(title, names, rows) for title, names in shown]
+
+
+def _panel(title: str, names: Sequence[str], rows: Sequence[Row]) -> Panel:
+    points = {name: [(float(row[X]), float(row[name])) for row in rows] for name in names}
+    return Panel(title, X, [Curve(name, found) for name, found in points.items()])
