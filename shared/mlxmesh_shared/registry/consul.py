@@ -28,11 +28,13 @@ _log = logging.getLogger(__name__)
 _PID = "mlxmesh-pid"
 # The interval of probes while Consul's answer differs from what instances say themselves.
 _RECHECK_S = 1.0
-# For this long an instance that stopped serving is probed, each time with the short timeout, and
-# no more of them at a time: every process probes, so a lost rack would be probed without end.
+# For this long an instance that stopped serving is probed, each time with the short timeout.
 _LOST_S = 600.0
 _LOST_PROBE_S = 0.5
-MAX_LOST_PROBES = 16
+# Every process probes, so that many instances at once would be overloaded by it: repetitions take
+# turns, so many of each kind a second, and no more than these run at the same time.
+MAX_REPEATED_PROBES = 16
+MAX_PROBES_AT_ONCE = 64
 # Each answer lists all instances of a service. While they change, a watch reads no more of them.
 MAX_READ_PER_S = 2000
 _META_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -72,6 +74,9 @@ class ConsulRegistry:
         self._deregistered: set[str] = set()
         self._known: dict[str, tuple[Instance, ...]] = {}
         self._lost: dict[str, tuple[_Lost, ...]] = {}
+        # By service: those that answered a probe against Consul's word, by id; the one whose probe
+        # is the longest ago comes first.
+        self._vouched: dict[str, dict[str, Instance]] = {}
         self._restorer: asyncio.Task[None] | None = None
 
     async def register(self, instance: Instance) -> None:
@@ -187,9 +192,9 @@ class ConsulRegistry:
         ]
         lost = self._still_lost(service, failing)
         # Those that were probed the longest ago come first.
-        probed, others = lost[:MAX_LOST_PROBES], lost[MAX_LOST_PROBES:]
+        probed, others = lost[:MAX_REPEATED_PROBES], lost[MAX_REPEATED_PROBES:]
         known, back = await asyncio.gather(
-            self._serving(service, suspected, PROBE_TIMEOUT_S),
+            self._vouched_for(service, suspected),
             self._serving(service, [one.instance for one in probed], _LOST_PROBE_S),
         )
         instances = passing | {self._id(one): one for one in (*known, *back)}
@@ -203,6 +208,24 @@ class ConsulRegistry:
         confirmed = tuple(sorted(instances.values(), key=lambda one: one.instance_id))
         self._known[service] = confirmed
         return confirmed
+
+    async def _vouched_for(
+        self, service: str, suspected: Sequence[Instance]
+    ) -> tuple[Instance, ...]:
+        """Those that serve, by a probe now or, while it is not their turn, by their last one."""
+        suspects = {self._id(one): one for one in suspected}
+        before = {
+            key: one
+            for key, one in self._vouched.get(service, {}).items()
+            if self._is_one_of(suspects, one)
+        }
+        again = list(before.values())[:MAX_REPEATED_PROBES]
+        new = [one for key, one in suspects.items() if key not in before]
+        serving = await self._serving(service, [*new, *again], PROBE_TIMEOUT_S)
+        waiting = list(before.values())[MAX_REPEATED_PROBES:]
+        vouched = {self._id(one): one for one in (*waiting, *serving)}
+        self._vouched[service] = vouched
+        return tuple(vouched.values())
 
     def _still_lost(self, service: str, failing: Mapping[str, Instance]) -> list[_Lost]:
         """Those that stopped serving, that Consul lists and that were not deregistered here."""
@@ -225,7 +248,14 @@ class ConsulRegistry:
     async def _serving(
         self, service: str, known: Sequence[Instance], timeout_s: float
     ) -> tuple[Instance, ...]:
-        ask = partial(health, role=service, certificates=self._certificates, timeout_s=timeout_s)
+        places = asyncio.Semaphore(MAX_PROBES_AT_ONCE)
+
+        async def ask(address: str) -> str:
+            async with places:
+                return await health(
+                    address, role=service, certificates=self._certificates, timeout_s=timeout_s
+                )
+
         answers = await asyncio.gather(*(ask(one.address) for one in known))
         return tuple(one for one, state in zip(known, answers, strict=True) if state == "serving")
 

@@ -11,14 +11,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mlxmesh_shared.consul.agent import ConsulAgent, ConsulService
 from mlxmesh_shared.consul.blocking import BlockingQuery
-from mlxmesh_shared.registry.consul import MAX_LOST_PROBES, MAX_READ_PER_S, ConsulRegistry
+from mlxmesh_shared.registry.consul import MAX_READ_PER_S, MAX_REPEATED_PROBES, ConsulRegistry
 from mlxmesh_shared.registry.port import Instance
 from mlxmesh_shared.settings import ConsulSettings
 from tests.fakes.consul_agent import FakeConsulAgent
 from tests.operations import counted
 
-LOST = 3 * MAX_LOST_PROBES
-PATIENCE_S = 20
+LOST = 3 * MAX_REPEATED_PROBES
+PATIENCE_S = 60
 
 
 class CountedHealth(health_pb2_grpc.HealthServicer):
@@ -108,9 +108,9 @@ async def test_lost_instances_are_probed_a_few_at_a_time_without_asking_consul(
 
         following = asyncio.create_task(size(watching))
         async with asyncio.timeout(PATIENCE_S):
-            while servicer.checks <= LOST + 2 * MAX_LOST_PROBES:
+            while servicer.checks <= LOST + 2 * MAX_REPEATED_PROBES:
                 await asyncio.sleep(0.01)
-        assert servicer.checks <= LOST + 3 * MAX_LOST_PROBES
+        assert servicer.checks <= LOST + 3 * MAX_REPEATED_PROBES
         assert agent.answers == 2
 
         # All of them get their turn.
@@ -118,6 +118,33 @@ async def test_lost_instances_are_probed_a_few_at_a_time_without_asking_consul(
         found = await following
         while found < LOST:
             found = await size(watching)
+
+
+async def test_instances_that_serve_against_consuls_word_are_probed_in_turns(
+    health: tuple[CountedHealth, str],
+) -> None:
+    servicer, address = health
+    agent = ListingAgent()
+    registry = ConsulRegistry(ConsulSettings(), agent)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(registry.close)
+        await agent.set(entries(LOST, address, passing=True))
+        watching = await stack.enter_async_context(aclosing(registry.watch("engine")))
+        assert await size(watching) == LOST
+        following = asyncio.create_task(size(watching))
+        await agent.set(entries(LOST, address, passing=False))
+        async with asyncio.timeout(PATIENCE_S):
+            while servicer.checks <= LOST + MAX_REPEATED_PROBES:
+                await asyncio.sleep(0.01)
+        # Each was asked once; then a few of them each time, and none of them is gone.
+        assert servicer.checks <= LOST + 2 * MAX_REPEATED_PROBES
+        assert not following.done()
+
+        servicer.serving = False
+        left = await following
+        while left:
+            left = await size(watching)
+        assert agent.answers == 2
 
 
 async def cost_of_losing(instances: int, address: str) -> int:
