@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup protos constraints docs format lint check test test-rest retest test-all coverage console console-check tools collector prometheus consul consul-agent models demo pictures console-pictures up down chaos fuzz bench bench-peers bench-pictures clean
+.PHONY: help setup protos constraints docs format lint check test test-rest retest test-all coverage console console-check tools collector prometheus consul consul-agent models demo pictures console-pictures up down chaos soak scale fuzz bench bench-peers bench-pictures clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -146,6 +146,12 @@ bench-pictures: ## Put the curves that `make bench` and `make bench-peers` drew 
 
 chaos: protos ## Break a mesh in every way it should survive, half an hour (CHAOS="--only engine-kill --count 5")
 	$(BIN)/python -m tests.chaos --json build/chaos.json $(CHAOS)
+
+soak: protos ## Load a mesh for two hours with faults, and look for what grows (SOAK="--minutes 15")
+	$(BIN)/python -m tests.soak --lines build/soak.jsonl --json build/soak.json --picture build/soak.svg $(SOAK)
+
+scale: protos consul ## Measure up to 1,000 simulated engines on a real Consul, ten minutes (SCALE="--engines 50 200")
+	$(BIN)/python -m tests.scale --json build/scale.json --picture build/scale.svg $(SCALE)
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) protos/gen build dist .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis .import_linter_cache

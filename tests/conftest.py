@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("mlxmesh", deadline=None, print_blob=True)
 settings.load_profile("mlxmesh")
 
-# The first six start whole meshes of many processes.
+# The first eight start whole meshes of many processes.
 SLOWEST_FIRST = (
     "tests/chaos/",
     "tests/clients/",
@@ -24,6 +24,8 @@ SLOWEST_FIRST = (
     "tests/e2e/",
     "tests/hosts/",
     "tests/real/",
+    "tests/scale/",
+    "tests/soak/",
     "tests/integration/",
     "tests/contract/",
 )

@@ -27,12 +27,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram; its x axis is logarithmic, and its y axis where `log_y` says so."""
+    """One diagram; its x axis is logarithmic unless `log_x` is False, its y axis if `log_y`."""
 
     title: str
     x: str
     curves: Sequence[Curve]
     log_y: bool = False
+    log_x: bool = True
 
 
 def of_suite(suite: Suite, peers: Mapping[str, Any] | None = None) -> list[Panel]:

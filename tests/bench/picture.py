@@ -51,12 +51,21 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
+    colours: dict[str, Any] = {}
     for curve in panel.curves:
         xs, ys = zip(*curve.points, strict=True)
-        axes.plot(xs, ys, "--" if curve.dashed else "-", marker=".", label=curve.name)
-    ticks = sorted({x for curve in panel.curves for x, _ in curve.points})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+        # Curves of one name are parts of one: they share a colour and a line of the legend.
+        (line,) = axes.plot(
+            *(xs, ys, "--" if curve.dashed else "-"),
+            marker="." if panel.log_x else "",
+            label=None if curve.name in colours else curve.name,
+            color=colours.get(curve.name),
+        )
+        colours[curve.name] = line.get_color()
+    if panel.log_x:
+        ticks = sorted({x for curve in panel.curves for x, _ in curve.points})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.set_xlabel(panel.x)
     axes.set_title(panel.title, loc="left")
     if panel.log_y:
@@ -64,7 +73,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.yaxis.set_major_formatter("{x:,.0f}")
     else:
         axes.set_ylim(bottom=0)
-    axes.legend()
+    # "best" compares every point with every place.
+    axes.legend(loc="best" if panel.log_x else "upper left")
 
 
 def draw_suite(suite: Suite, path: Path, *, peers: Path | None = None) -> bool:

@@ -117,6 +117,11 @@ class ChaosMesh:
         """Those that the registry knows and that live."""
         return await self._registry.resolve(service)
 
+    @property
+    def own_pids(self) -> list[int]:
+        """Of the launcher and of what was added beside it; all others descend from these."""
+        return [process.pid for process in self._processes if process.returncode is None]
+
     async def pids(self) -> set[int]:
         """Of every process that is registered."""
         found = [await self.instances(service) for service in self._shape.counts()]

@@ -49,6 +49,7 @@ def processes_table(processes: Sequence[Process]) -> Grid:
         Column("cpu", drop=1, right=True),
         Column("threads", drop=4, right=True),
         Column("files", drop=5, right=True),
+        Column("tasks", drop=6, right=True),
         Column("failure", rare=True),
     )
     for one in processes:
@@ -62,6 +63,7 @@ def processes_table(processes: Sequence[Process]) -> Grid:
             f"{details.cpu_s:.0f} s" if details.pid else "",
             str(details.threads or ""),
             str(details.open_files or ""),
+            str(details.tasks or ""),
             one.failure.reason,
         )
     return table

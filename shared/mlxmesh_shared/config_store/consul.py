@@ -23,7 +23,7 @@ class ConsulConfigStore:
         return content
 
     async def watch(self) -> AsyncGenerator[Mapping[str, str], None]:
-        query = BlockingQuery()
+        query = BlockingQuery[Mapping[str, str]]()
         last: Mapping[str, str] | None = None
         lost = False
         while True:

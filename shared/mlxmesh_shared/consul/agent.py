@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import consul.base as py_consul  # pyright: ignore[reportMissingTypeStubs] - it has none
@@ -14,6 +14,8 @@ from mlxmesh_shared.settings.consul import ConsulSettings
 
 _log = logging.getLogger(__name__)
 
+# Longer expressions cost Consul more than a list of everything.
+_MAX_FILTERED = 8
 # Consul adds up to a sixteenth to a wait, so that answers are spread out.
 _WAIT_SLACK = 1 / 16
 
@@ -37,11 +39,17 @@ class ConsulService(NamedTuple):
 class ConsulAgent:
     """A client of one agent; one per process, made on the event loop that uses it."""
 
-    def __init__(self, settings: ConsulSettings, *, request_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        settings: ConsulSettings,
+        *,
+        request_timeout_s: float = 5.0,
+        transport: Transport | None = None,
+    ) -> None:
         """`request_timeout_s` is for requests that do not wait for a change."""
         self._settings = settings
         self._request_timeout_s = request_timeout_s
-        self._transport = Transport(settings)
+        self._transport = transport or Transport(settings)
         self._consul = _client(self._transport, settings)
         self._problems: dict[str, str] = {}
 
@@ -66,9 +74,15 @@ class ConsulAgent:
             f"deregister {service_id}", self._consul.agent.service.deregister(service_id)
         )
 
-    async def checked_services(self) -> frozenset[str]:
-        """The ids of the services that the agent checks."""
-        checks = await self._ask("list its checks", self._consul.agent.checks())
+    async def checked_services(self, wanted: Collection[str] = ()) -> frozenset[str]:
+        """The ids of the services that the agent checks; of a few wanted ones, only these.
+
+        Every process asks this again and again, so that listing all checks of a host to each of its
+        processes would grow with the square of their number.
+        """
+        few = 0 < len(wanted) <= _MAX_FILTERED
+        only = " or ".join(f'ServiceID == "{one}"' for one in wanted) if few else None
+        checks = await self._ask("list its checks", self._consul.agent.checks(only))
         return frozenset(check["ServiceID"] for check in checks.values())
 
     async def services(

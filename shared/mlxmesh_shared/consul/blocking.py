@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import tenacity
 
@@ -17,10 +17,16 @@ _BACKOFF = tenacity.wait_exponential_jitter(multiplier=0.2, max=3.0, jitter=0.3)
 T = TypeVar("T")
 
 
-class BlockingQuery:
+class BlockingQuery(Generic[T]):
     """Repeats one query, each time waiting for a change of its result."""
 
-    def __init__(self) -> None:
+    def __init__(self, extra_pause_s: Callable[[T], float] = lambda _: 0.0) -> None:
+        """extra_pause_s: how much longer than by default to wait after a result of this size.
+
+        Each result is the whole list, so that n changes of n entries cost n * n without it.
+        """
+        self._extra_pause_s = extra_pause_s
+        self._pause_s = _MIN_PAUSE_S
         self._index = 0
         self._seen = 0
         self._last_s = 0.0
@@ -43,6 +49,7 @@ class BlockingQuery:
                 index, self._index = self._index, 0
                 found_at, answer = await ask(index, wait_s)
                 self._move_to(found_at)
+                self._pause_s = _MIN_PAUSE_S + self._extra_pause_s(answer)
                 return answer
         raise AssertionError("it retries for ever")
 
@@ -54,5 +61,5 @@ class BlockingQuery:
 
     async def _pause(self) -> None:
         now_s = asyncio.get_running_loop().time()
-        await asyncio.sleep(max(0.0, self._last_s + _MIN_PAUSE_S - now_s))
+        await asyncio.sleep(max(0.0, self._last_s + self._pause_s - now_s))
         self._last_s = asyncio.get_running_loop().time()

@@ -47,8 +47,11 @@ class ProcessServicer(ProcessServiceServicer):
     async def GetProcess(
         self, request: pb.GetProcessRequest, context: Any
     ) -> pb.GetProcessResponse:
+        tasks = len(asyncio.all_tasks())
         # On a thread: a file system may be slow.
-        return await asyncio.to_thread(_process, self._started_s, self._data_dir)
+        response = await asyncio.to_thread(_process, self._started_s, self._data_dir)
+        response.tasks = tasks
+        return response
 
     async def ListOwnSettings(
         self, request: pb.ListOwnSettingsRequest, context: Any

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import NamedTuple
 
@@ -25,11 +26,17 @@ from mlxmesh_shared.tls.identity import server_name
 _log = logging.getLogger(__name__)
 
 _PID = "mlxmesh-pid"
-# The interval of queries while Consul's answer differs from what instances say themselves.
+# The interval of probes while Consul's answer differs from what instances say themselves.
 _RECHECK_S = 1.0
 # For this long an instance that stopped serving is probed, each time with the short timeout.
 _LOST_S = 600.0
 _LOST_PROBE_S = 0.5
+# Every process probes, so that many instances at once would be overloaded by it: repetitions take
+# turns, so many of each kind a second, and no more than these run at the same time.
+MAX_REPEATED_PROBES = 16
+MAX_PROBES_AT_ONCE = 64
+# Each answer lists all instances of a service. While they change, a watch reads no more of them.
+MAX_READ_PER_S = 2000
 _META_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _META_VALUE_CHARACTERS = 512
 _META_PAIRS = 63  # and the pid
@@ -67,6 +74,9 @@ class ConsulRegistry:
         self._deregistered: set[str] = set()
         self._known: dict[str, tuple[Instance, ...]] = {}
         self._lost: dict[str, tuple[_Lost, ...]] = {}
+        # By service: those that answered a probe against Consul's word, by id; the one whose probe
+        # is the longest ago comes first.
+        self._vouched: dict[str, dict[str, Instance]] = {}
         self._restorer: asyncio.Task[None] | None = None
 
     async def register(self, instance: Instance) -> None:
@@ -105,19 +115,41 @@ class ConsulRegistry:
         return await self._confirmed(service, found)
 
     async def watch(self, service: str) -> AsyncGenerator[tuple[Instance, ...], None]:
-        name = self._name(service)
-        query = BlockingQuery()
         last: tuple[Instance, ...] | None = None
-        recheck = False
+        async with aclosing(self._answers(service)) as answers:
+            async for found in answers:
+                confirmed = await self._confirmed(service, found)
+                if confirmed != last:
+                    last = confirmed
+                    yield confirmed
+
+    async def _answers(self, service: str) -> AsyncGenerator[tuple[ConsulService, ...], None]:
+        """Consul's latest answer after each change, and again when instances must be probed.
+
+        A probe needs no new answer: Consul would list all instances each time.
+        """
+        ask = partial(self._agent.services, self._name(service))
+        query = BlockingQuery[tuple[ConsulService, ...]](lambda found: len(found) / MAX_READ_PER_S)
+        found = await query.next(ask)
         while True:
-            wait_s = _RECHECK_S if recheck else MAX_WAIT_S
-            found = await query.next(partial(self._agent.services, name), wait_s)
-            confirmed = await self._confirmed(service, found)
-            differs = len(confirmed) > sum(one.passing for one in found)
-            recheck = differs or bool(self._lost.get(service))
-            if confirmed != last:
-                last = confirmed
-                yield confirmed
+            yield found
+            # A Consul that lists nothing may have lost its state, and its index begun again.
+            wait_s = MAX_WAIT_S if found or not self._known.get(service) else _RECHECK_S
+            asking = asyncio.create_task(query.next(ask, wait_s), name=f"watch of {service}")
+            try:
+                while not asking.done():
+                    timeout_s = _RECHECK_S if self._differs(service, found) else None
+                    if not (await asyncio.wait((asking,), timeout=timeout_s))[0]:
+                        yield found
+                found = asking.result()
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+
+    def _differs(self, service: str, found: tuple[ConsulService, ...]) -> bool:
+        """Whether some instances are known to serve, or may serve again, against the answer."""
+        passing = sum(one.passing for one in found)
+        return len(self._known.get(service, ())) > passing or bool(self._lost.get(service))
 
     async def close(self) -> None:
         if self._restorer is not None:
@@ -131,7 +163,7 @@ class ConsulRegistry:
         while True:
             await asyncio.sleep(self._interval_s)
             with contextlib.suppress(RegistryUnavailable):
-                checked = await self._agent.checked_services()
+                checked = await self._agent.checked_services(self._own)
                 for service_id in self._own.keys() - checked:
                     await self._restore(service_id)
 
@@ -151,51 +183,87 @@ class ConsulRegistry:
         its leader may return no instance. After a network failure a host counts as failed for ten
         seconds and more. An instance that is missing while others are listed was deregistered.
         """
-        passing = [self._from_consul(one) for one in found if one.passing]
-        failing = [self._from_consul(one) for one in found if not one.passing]
+        passing = {one.service_id: self._from_consul(one) for one in found if one.passing}
+        failing = {one.service_id: self._from_consul(one) for one in found if not one.passing}
         suspected = [
             one
             for one in self._known.get(service, ())
-            if (one in failing or not found) and not self._is_deregistered(one)
+            if (self._is_one_of(failing, one) or not found) and not self._is_deregistered(one)
         ]
         lost = self._still_lost(service, failing)
+        # Those that were probed the longest ago come first.
+        probed, others = lost[:MAX_REPEATED_PROBES], lost[MAX_REPEATED_PROBES:]
         known, back = await asyncio.gather(
-            self._serving(service, suspected, PROBE_TIMEOUT_S),
-            self._serving(service, [one.instance for one in lost], _LOST_PROBE_S),
+            self._vouched_for(service, suspected),
+            self._serving(service, [one.instance for one in probed], _LOST_PROBE_S),
         )
-        instances = (*passing, *known, *back)
+        instances = passing | {self._id(one): one for one in (*known, *back)}
         until_s = asyncio.get_running_loop().time() + _LOST_S
-        newly_lost = [_Lost(one, until_s) for one in suspected if one in failing]
+        newly_lost = [_Lost(one, until_s) for one in suspected if self._is_one_of(failing, one)]
         self._lost[service] = tuple(
-            one for one in (*lost, *newly_lost) if one.instance not in instances
+            one
+            for one in (*others, *newly_lost, *probed)
+            if not self._is_one_of(instances, one.instance)
         )
-        confirmed = tuple(sorted(instances, key=lambda one: one.instance_id))
+        confirmed = tuple(sorted(instances.values(), key=lambda one: one.instance_id))
         self._known[service] = confirmed
         return confirmed
 
-    def _still_lost(self, service: str, failing: Sequence[Instance]) -> list[_Lost]:
+    async def _vouched_for(
+        self, service: str, suspected: Sequence[Instance]
+    ) -> tuple[Instance, ...]:
+        """Those that serve, by a probe now or, while it is not their turn, by their last one."""
+        suspects = {self._id(one): one for one in suspected}
+        before = {
+            key: one
+            for key, one in self._vouched.get(service, {}).items()
+            if self._is_one_of(suspects, one)
+        }
+        again = list(before.values())[:MAX_REPEATED_PROBES]
+        new = [one for key, one in suspects.items() if key not in before]
+        serving = await self._serving(service, [*new, *again], PROBE_TIMEOUT_S)
+        waiting = list(before.values())[MAX_REPEATED_PROBES:]
+        vouched = {self._id(one): one for one in (*waiting, *serving)}
+        self._vouched[service] = vouched
+        return tuple(vouched.values())
+
+    def _still_lost(self, service: str, failing: Mapping[str, Instance]) -> list[_Lost]:
         """Those that stopped serving, that Consul lists and that were not deregistered here."""
         now_s = asyncio.get_running_loop().time()
         return [
             one
             for one in self._lost.get(service, ())
             if one.until_s > now_s
-            and one.instance in failing
+            and self._is_one_of(failing, one.instance)
             and not self._is_deregistered(one.instance)
         ]
 
+    def _is_one_of(self, instances: Mapping[str, Instance], instance: Instance) -> bool:
+        """Whether this very registration is among those, which are by Consul's service id."""
+        return instances.get(self._id(instance)) == instance
+
     def _is_deregistered(self, instance: Instance) -> bool:
-        return self._to_consul(instance).service_id in self._deregistered
+        return self._id(instance) in self._deregistered
 
     async def _serving(
         self, service: str, known: Sequence[Instance], timeout_s: float
     ) -> tuple[Instance, ...]:
-        ask = partial(health, role=service, certificates=self._certificates, timeout_s=timeout_s)
+        places = asyncio.Semaphore(MAX_PROBES_AT_ONCE)
+
+        async def ask(address: str) -> str:
+            async with places:
+                return await health(
+                    address, role=service, certificates=self._certificates, timeout_s=timeout_s
+                )
+
         answers = await asyncio.gather(*(ask(one.address) for one in known))
         return tuple(one for one, state in zip(known, answers, strict=True) if state == "serving")
 
     def _name(self, service: str) -> str:
         return f"{self._prefix}-{checked_name(service, 'service')}"
+
+    def _id(self, instance: Instance) -> str:
+        return f"{self._prefix}-{instance.service}:{instance.instance_id}"
 
     def _to_consul(self, instance: Instance) -> ConsulService:
         name = self._name(instance.service)

@@ -232,6 +232,7 @@ async def test_the_gateway_tells_of_itself(stand: Any) -> None:
         system = await stub.GetSystem(system_pb2.GetSystemRequest())
         by_service = {one.service: one for one in system.processes}
         assert by_service["gateway"].details.resident_bytes > 10**6
+        assert by_service["gateway"].details.tasks > 1
         # It serves nothing but its health: it is listed with why it told nothing.
         assert by_service["runtime"].failure.reason
         [host] = system.hosts

@@ -261,7 +261,7 @@ async def test_changes_are_seen_after_the_index_went_backwards(stand: Stand) -> 
 async def test_the_index_moves_on_begins_again_and_is_at_least_one(
     answered: list[int], asked_with: list[int]
 ) -> None:
-    query, asked, answers = BlockingQuery(), list[int](), iter(answered)
+    query, asked, answers = BlockingQuery[str](), list[int](), iter(answered)
 
     async def ask(index: int, _: float) -> tuple[int, str]:
         asked.append(index)
@@ -274,7 +274,7 @@ async def test_the_index_moves_on_begins_again_and_is_at_least_one(
 
 
 async def test_after_a_failure_it_asks_without_waiting() -> None:
-    query, asked = BlockingQuery(), list[int]()
+    query, asked = BlockingQuery[str](), list[int]()
 
     async def ask(index: int, _: float) -> tuple[int, str]:
         asked.append(index)

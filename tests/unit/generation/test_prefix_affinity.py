@@ -53,7 +53,7 @@ def test_a_lost_engine_is_cold() -> None:
     for engine_id in ("a", "b"):
         affinity.note(prefixes(prompt(1, 2)), engine_id)
     affinity.note(prefixes(prompt(2, 2)), "a")
-    affinity.forget("a")
+    affinity.forget(["a"])
     assert affinity.warm_tokens(prefixes(prompt(1, 2))) == {"b": 2 * BLOCK_TOKENS}
     assert len(affinity) == 2
 

@@ -98,7 +98,7 @@ class EngineLink:
         self._calls: aio.Channel | None = None
         self.connected = False
 
-    def replica(self) -> Replica:
+    def replica(self, ejected: bool = False) -> Replica:
         """The router's view: the reported load of other processes plus our own sequences now.
 
         Spare sequences do not count: they end before another one is submitted. Nor do background
@@ -111,6 +111,7 @@ class EngineLink:
             outstanding=self._outstanding,
             capacity=load.capacity,
             has_memory=load.has_memory or bool(self._spare),
+            ejected=ejected,
         )
 
     @property
@@ -118,7 +119,7 @@ class EngineLink:
         """The digests of the adapters that the engine holds."""
         return self._load.adapters
 
-    def background_replica(self) -> Replica:
+    def background_replica(self, ejected: bool = False) -> Replica:
         """The router's view for a background sequence: full once too many of them are there."""
         load, background = self._load, self._all_background
         foreground = FOREGROUND_WEIGHT * self._outstanding
@@ -127,9 +128,10 @@ class EngineLink:
             connected=self.connected,
             outstanding=foreground + background,
             capacity=None if load.capacity is None else foreground + load.capacity,
+            ejected=ejected,
         )
 
-    def encoder_replica(self) -> Replica:
+    def encoder_replica(self, ejected: bool = False) -> Replica:
         """The router's view for texts to encode: the texts of this process and the other calls.
 
         Only the engine knows when it is full.
@@ -140,6 +142,7 @@ class EngineLink:
             engine_id=self.engine_id,
             connected=self.connected,
             outstanding=others + len(self._sinks) + self._encoding,
+            ejected=ejected,
         )
 
     async def encode(self, work: EncodeWork, timeout_s: float | None) -> EncodedPart:

@@ -102,6 +102,8 @@ class Engines:
         self._open = open_
         # By engine id: its record, and the link to it.
         self._links: dict[str, tuple[Instance, EngineLink]] = {}
+        # By model and version, and then by engine id: a placement reads its own version's only.
+        self._by_version: dict[tuple[str, str], dict[str, EngineLink]] = {}
         # By engine id.
         self._breakers: dict[str, Breaker] = {}
         # By model and version: when a sequence was last placed, in time.monotonic().
@@ -159,7 +161,10 @@ class Engines:
     def pick_encoder(self, version: ModelVersion, avoid: Collection[str]) -> str:
         """The engine with the least work. Raises: NoReplica."""
         links = self._serving(version)
-        replicas = [self._rated(link.encoder_replica()) for link in links.values()]
+        replicas = [
+            link.encoder_replica(ejected=not self._breakers[engine_id].ready)
+            for engine_id, link in links.items()
+        ]
         return router.pick(replicas, avoid=avoid)
 
     async def encode(
@@ -213,8 +218,11 @@ class Engines:
 
     def yield_to_others(self) -> None:
         """See SpareEngines."""
+        hosts = self._spare.hosts
+        if not hosts:
+            return
         busy = self._busy_hosts(for_s=0.0)
-        for host in self._spare.hosts:
+        for host in hosts:
             if host in busy:
                 self._spare.yield_host(host)
 
@@ -332,35 +340,31 @@ class Engines:
             return  # place() raises NoReplica
 
     def _replica(self, link: EngineLink, *, background: bool = False) -> router.Replica:
-        return self._rated(link.background_replica() if background else link.replica())
-
-    def _rated(self, replica: router.Replica) -> router.Replica:
-        return replace(replica, ejected=not self._breakers[replica.engine_id].ready)
+        ejected = not self._breakers[link.engine_id].ready
+        return link.background_replica(ejected) if background else link.replica(ejected)
 
     def is_connected(self, version: ModelVersion) -> bool:
         """Whether an engine of this version is connected."""
         return any(link.connected for link in self._serving(version).values())
 
-    def _serving(self, version: ModelVersion) -> dict[str, EngineLink]:
+    def _serving(self, version: ModelVersion) -> Mapping[str, EngineLink]:
         return self._running(version.name, version.version)
 
-    def _running(self, model: str, version: int) -> dict[str, EngineLink]:
-        wanted = {"model": model, "version": str(version)}
-        return {
-            engine_id: link
-            for engine_id, (instance, link) in self._links.items()
-            if wanted.items() <= instance.metadata.items()
-        }
+    def _running(self, model: str, version: int) -> Mapping[str, EngineLink]:
+        return self._by_version.get((model, str(version)), {})
 
     def _update(self, instances: dict[str, Instance], tasks: asyncio.TaskGroup) -> None:
+        gone: list[str] = []
         for engine_id, (known, link) in list(self._links.items()):
             now = instances.get(engine_id)
             if now is None or now.address != known.address:
                 del self._links[engine_id], self._breakers[engine_id]
                 link.retire()
-                self._affinity.forget(engine_id)
+                gone.append(engine_id)
             else:
                 self._links[engine_id] = (now, link)
+        if gone:
+            self._affinity.forget(gone)
         for engine_id in instances.keys() - self._links.keys():
             instance = instances[engine_id]
             link = EngineLink(
@@ -376,6 +380,9 @@ class Engines:
                 is_failure=_is_failure, on_change=partial(self._on_breaker, instance)
             )
             tasks.create_task(link.run(), name=f"link to {engine_id}")
+        self._by_version = {}
+        for engine_id, (instance, link) in self._links.items():
+            self._by_version.setdefault(_version_of(instance), {})[engine_id] = link
 
     def _on_breaker(self, engine: Instance, breaker: Breaker) -> None:
         self._publish(breaker_change(engine, breaker), engine.instance_id)

@@ -5,7 +5,7 @@ The cached prefixes are an estimate: a wrong one costs a prefill, never a wrong 
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
@@ -38,13 +38,18 @@ class PrefixAffinity:
     def warm_tokens(self, prefixes: Prefixes) -> dict[str, int]:
         """The length of the prefix that each engine likely has; engines without one are omitted."""
         warm: dict[str, int] = {}
-        left: set[str] | None = None
-        for blocks, prefix in enumerate(prefixes, start=1):
-            here = self._engines.get(prefix, set[str]())
-            left = here if left is None else left & here
+        left: Set[str] = frozenset()
+        for blocks, prefix in enumerate(prefixes):
+            here = self._engines.get(prefix, frozenset[str]())
+            if not blocks:
+                left = here
+            elif not left <= here:
+                # Each engine is recorded once, where its prefix ends: not at each of its blocks.
+                warm.update(dict.fromkeys(left - here, blocks * BLOCK_TOKENS))
+                left = left & here
             if not left:
-                break
-            warm.update(dict.fromkeys(left, blocks * BLOCK_TOKENS))
+                return warm
+        warm.update(dict.fromkeys(left, len(prefixes) * BLOCK_TOKENS))
         return warm
 
     def note(self, prefixes: Prefixes, engine_id: str) -> None:
@@ -56,10 +61,13 @@ class PrefixAffinity:
         while len(self._engines) > self._max_blocks:
             self._engines.popitem(last=False)
 
-    def forget(self, engine_id: str) -> None:
-        """Removes an engine that is gone."""
+    def forget(self, engine_ids: Iterable[str]) -> None:
+        """Removes engines that are gone, all in one pass over what is remembered."""
+        gone = frozenset(engine_ids)
         for prefix, engines in list(self._engines.items()):
-            engines.discard(engine_id)
+            if engines.isdisjoint(gone):
+                continue
+            engines -= gone
             if not engines:
                 del self._engines[prefix]
 
@@ -185,7 +193,10 @@ def pick(
     elif warm:
         best = min(warm, key=lambda r: (-warm_tokens[r.engine_id], r.outstanding, r.engine_id))
     else:
-        best = min(free, key=lambda r: (r.outstanding, _rank(spread_by, r), r.engine_id))
+        # Hashing costs more than comparing, so only the least loaded ones are hashed.
+        least = min(replica.outstanding for replica in free)
+        equal = (replica for replica in free if replica.outstanding == least)
+        best = min(equal, key=lambda r: (_rank(spread_by, r), r.engine_id))
     return best.engine_id
 
 
