@@ -3,7 +3,8 @@
     python -m tests.hosts.partition_client GATEWAY MODEL FOLDER STREAMS
 
 First it runs each request once, undisturbed, into FOLDER/reference.jsonl, and prints "reference".
-Then STREAMS streams run at any time until standard input ends. Each call is written to
+Then STREAMS streams run at any time until standard input ends, and PROBES very short ones with
+pauses between them, which find a path that works again. Each call is written to
 FOLDER/history.jsonl when it has ended, and who served it to FOLDER/served.jsonl.
 """
 
@@ -27,8 +28,9 @@ from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
 from tests.chaos.clients import Reader, mixed_requests, no_pause
 from tests.chaos.history import Call, write_history
 
-SHORT_TOKENS, LONG_TOKENS = 40, 240
-"""Short calls show early that a path works again; long ones run when it breaks."""
+PROBE_TOKENS, SHORT_TOKENS, LONG_TOKENS = 4, 40, 240
+PROBES = 2
+PROBE_PAUSE_S = 0.2
 REQUESTS_OF_EACH = 4
 RETRY_S = 0.2
 SERVED_TIMEOUT_S = 5.0
@@ -36,6 +38,9 @@ SERVED_TIMEOUT_S = 5.0
 
 class ResumingReader(Reader):
     """Attaches when a stream that has begun is lost; one that has not begun would be repeated."""
+
+    timeout_s = 240.0
+    """Longer than any cut, and than a busy machine may need."""
 
     def _may_attach(self, status: MeshError | str) -> bool:
         return isinstance(status, MeshError) and status.retryable and bool(self.messages)
@@ -48,6 +53,7 @@ class Load:
         self._stub = GenerationServiceStub(channel)
         self._live = LiveServiceStub(channel)
         self._folder = folder
+        self._probes = mixed_requests(REQUESTS_OF_EACH, max_tokens=PROBE_TOKENS, model=model)
         short = mixed_requests(REQUESTS_OF_EACH, max_tokens=SHORT_TOKENS, model=model)
         long = mixed_requests(REQUESTS_OF_EACH, max_tokens=LONG_TOKENS, model=model)
         self._short, self._long = short, long
@@ -56,26 +62,27 @@ class Load:
 
     async def reference(self) -> None:
         """Each request alone."""
-        for request in (*self._short, *self._long):
+        for request in (*self._probes, *self._short, *self._long):
             self._write("reference", await self._call(request))
 
     async def run(self, streams: int) -> None:
         """Runs so many streams until `stop`; every second one is long."""
         kinds = itertools.cycle((self._short, self._long))
-        await asyncio.gather(*(self._repeat(next(kinds)) for _ in range(streams)))
+        loads = [self._repeat(next(kinds)) for _ in range(streams)]
+        probes = [self._repeat(self._probes, PROBE_PAUSE_S) for _ in range(PROBES)]
+        await asyncio.gather(*loads, *probes)
 
     def stop(self) -> None:
         """Has each stream end after its present call."""
         self._stop.set()
 
-    async def _repeat(self, requests: Sequence[GenerateRequest]) -> None:
+    async def _repeat(self, requests: Sequence[GenerateRequest], pause_s: float = 0.0) -> None:
         while not self._stop.is_set():
             call = await self._call(requests[next(self._numbers) % len(requests)])
             self._write("history", call)
             if call.ending is not None:
                 await self._note_served(call.call_id)
-            else:
-                await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(pause_s if call.ending is not None else RETRY_S)
 
     async def _call(self, request: GenerateRequest) -> Call:
         own = GenerateRequest()

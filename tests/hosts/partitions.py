@@ -30,7 +30,7 @@ from tests.hosts.network import Network
 from tests.hosts.partition_mesh import ENGINES, GENERATIONS, HOSTS, MODEL_NAME, PartitionMesh
 from tests.hosts.setup import until
 
-STREAMS = 6
+STREAMS = 4
 TARGET_S = 5.0
 """From the heal to the end of the first whole call over the path."""
 PATIENCE_S = 60.0
@@ -122,8 +122,13 @@ class Round:
     weather: str
     begun_s: float
     healed_s: float
-    recovered_s: float | None
-    """When the first whole call over the path ended; None if there was none for too long."""
+    first: Call | None
+    """The first whole call over the path since then; None if there was none for too long."""
+
+    @property
+    def recovered_s(self) -> float | None:
+        """When that call ended."""
+        return self.first.ended_s if self.first is not None else None
 
 
 @dataclass
@@ -147,7 +152,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        assert self.process.wait(PATIENCE_S + 60) == 0, self._log()
+        assert self.process.wait(5 * PATIENCE_S) == 0, self._log()
 
     def history(self) -> list[Call]:
         """The calls that have ended."""
@@ -164,19 +169,18 @@ class Load:
         lines = file.read_text().splitlines() if file.exists() else []
         return {call: (generation, engine) for call, generation, engine in map(json.loads, lines)}
 
-    def first_whole_s(self, path: Route, ids: dict[str, str], since_s: float) -> float | None:
-        """When the first call over a path ended that had its first message since a time."""
+    def first_whole(self, path: Route, ids: dict[str, str], since_s: float) -> Call | None:
+        """The call over a path that ended first, of those that had their first message since."""
         generations = {ids[name] for name in path.generations}
         engines = {ids[name] for name in path.engines}
         served = self.served()
-        ends: list[float] = []
+        found: list[Call] = []
         for call in self.history():
             generation, engine = served.get(call.call_id, ("", ""))
             began = bool(call.messages) and call.messages[0].at_s >= since_s
             if began and call.status == OK and generation in generations and engine in engines:
-                assert call.ended_s is not None
-                ends.append(call.ended_s)
-        return min(ends, default=None)
+                found.append(call)
+        return min(found, key=lambda call: call.ended_s or 0.0, default=None)
 
     def _has_reference(self) -> bool:
         assert self.process.poll() is None, self._log()
@@ -191,38 +195,33 @@ class Trial:
 
     def __init__(self, mesh: PartitionMesh, load: Load, seed: int = 1) -> None:
         self.rounds: list[Round] = []
-        self._mesh = mesh
-        self._load = load
+        self.mesh = mesh
+        self.load = load
         self._random = random.Random(seed)
         self._ids = mesh.instance_ids()
 
-    @property
-    def network(self) -> Network:
-        """The network of the mesh."""
-        return self._mesh.network
-
     def play(self, partition: Partition, weather: str = "") -> Round:
         """Cuts, heals, and waits for a call over the path."""
-        until(lambda: self._recovered_s(partition, 0.0) is not None, PATIENCE_S)
+        until(lambda: self._first_whole(partition, 0.0) is not None, PATIENCE_S)
         begun_s = time.monotonic()
         if partition.flaps:
             self._flap(partition, begun_s + partition.cut_s)
         else:
             self._cut(partition)
-            partition.during(self._mesh)
+            partition.during(self.mesh)
             time.sleep(max(0.0, begun_s + partition.cut_s - time.monotonic()))
             self._heal(partition)
         healed_s = time.monotonic()
-        while (recovered_s := self._recovered_s(partition, healed_s)) is None:
+        while (first := self._first_whole(partition, healed_s)) is None:
             if time.monotonic() > healed_s + PATIENCE_S:
                 break
             time.sleep(0.1)
-        self.rounds.append(Round(partition, weather, begun_s, healed_s, recovered_s))
+        self.rounds.append(Round(partition, weather, begun_s, healed_s, first))
         time.sleep(SETTLE_S)
         return self.rounds[-1]
 
-    def _recovered_s(self, partition: Partition, since_s: float) -> float | None:
-        return self._load.first_whole_s(partition.path, self._ids, since_s)
+    def _first_whole(self, partition: Partition, since_s: float) -> Call | None:
+        return self.load.first_whole(partition.path, self._ids, since_s)
 
     def _flap(self, partition: Partition, until_s: float) -> None:
         while time.monotonic() < until_s:
@@ -233,11 +232,11 @@ class Trial:
 
     def _cut(self, partition: Partition) -> None:
         for way in partition.ways:
-            self._mesh.network.block(*way)
+            self.mesh.network.block(*way)
 
     def _heal(self, partition: Partition) -> None:
         for way in partition.ways:
-            self._mesh.network.unblock(*way)
+            self.mesh.network.unblock(*way)
 
 
 def unkept(calls: Sequence[Call], reference: dict[str, Call]) -> list[Violation]:
@@ -266,7 +265,7 @@ def _row(each: Round, calls: Sequence[Call]) -> Row:
     running = [c for c in during if c.started_s < each.begun_s and c.messages]
     # For a path with an alternative, the longest pause is how long detection and moving took.
     pause_s = max((c.longest_gap_s(after_s=each.begun_s) for c in running), default=0.0)
-    recovery = "none" if each.recovered_s is None else round(each.recovered_s - each.healed_s, 2)
+    began_s = each.first.messages[0].at_s - each.healed_s if each.first is not None else None
     return {
         "cut": each.partition.name,
         "weather": each.weather or "-",
@@ -276,7 +275,8 @@ def _row(each: Round, calls: Sequence[Call]) -> Row:
         "resumed": sum(bool(c.attached) for c in during),
         "refused": sum(c.status != OK for c in during),
         "longest pause s": round(pause_s, 2),
-        "recovery s": recovery,
+        "first token s": "none" if began_s is None else round(began_s, 2),
+        "recovery s": "none" if each.recovered_s is None else round(end_s - each.healed_s, 2),
     }
 
 

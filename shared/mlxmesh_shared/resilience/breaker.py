@@ -35,7 +35,7 @@ class BreakerPolicy:
     failure_ratio: float = 0.5
     backoff_min_s: float = 0.5
     backoff_max_s: float = 30.0
-    reconnected_s: float = 2.0
+    reconnected_s: float = 1.0
     """The longest pause once a lost connection is back: long enough for one that comes and goes."""
     probe_timeout_s: float = 10.0
     """After this time without an answer to a probe, another call may be the probe."""
