@@ -28,6 +28,7 @@ from tests.chaos.checker import Kind, Violation, by_request, check
 from tests.chaos.history import OK, Call, read_history
 from tests.hosts.network import Network
 from tests.hosts.partition_mesh import ENGINES, GENERATIONS, HOSTS, MODEL_NAME, PartitionMesh
+from tests.hosts.partition_mesh import PATIENCE_S as MESH_PATIENCE_S
 from tests.hosts.setup import until
 
 STREAMS = 4
@@ -146,7 +147,7 @@ class Load:
         self.process = self.mesh.network["client"].start(
             *command, log=self.folder / "client.log", stdin=subprocess.PIPE
         )
-        until(self._has_reference)
+        until(self._has_reference, MESH_PATIENCE_S)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -198,7 +199,12 @@ class Trial:
         self.mesh = mesh
         self.load = load
         self._random = random.Random(seed)
-        self._ids = mesh.instance_ids()
+        self._ids: dict[str, str] = {}
+        until(self._knows_instances, MESH_PATIENCE_S)
+
+    def _knows_instances(self) -> bool:
+        self._ids = self.mesh.instance_ids()
+        return {*GENERATIONS, *ENGINES} <= self._ids.keys()
 
     def play(self, partition: Partition, weather: str = "") -> Round:
         """Cuts, heals, and waits for a call over the path."""

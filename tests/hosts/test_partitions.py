@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.tools, pytest.mark.timeout(900)]
 # A generous multiple of what the mesh allows itself: 1 s for a breaker whose connection is back,
 # 1 s to connect, 3 s for the ping of a watch.
 BACK_WITHIN_S = 30.0
-CUT_S = 4.0
+CUT_S = 3.0
 SHORT = (
     "gateway | generation1",
     "engine1 > generation1",
