@@ -62,6 +62,8 @@ def _mixed_request(number: int, max_tokens: int, model: str) -> GenerateRequest:
 class Reader:
     """One call, and what is seen of it."""
 
+    timeout_s = CALL_TIMEOUT_S
+
     def __init__(
         self,
         stubs: Sequence[GenerationServiceStub],
@@ -85,8 +87,8 @@ class Reader:
 
     async def run(self) -> None:
         """Reads to the end of the call, through further gateways when one is lost."""
-        deadline_s = time.monotonic() + CALL_TIMEOUT_S
-        stream = self._stubs[0].Generate(self._request, timeout=CALL_TIMEOUT_S)
+        deadline_s = time.monotonic() + self.timeout_s
+        stream = self._stubs[0].Generate(self._request, timeout=self.timeout_s)
         status = await self._read(_plain(stream))
         while status is not OK and self._may_attach(status) and time.monotonic() < deadline_s:
             self._attached += 1

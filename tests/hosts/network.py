@@ -23,6 +23,9 @@ import pytest
 PREFIX = "mlxmesh-test"
 END_TIMEOUT_S = 10.0
 NAMESPACES = Path("/run/netns")
+ROOT = Path(__file__).resolve().parents[2]
+NOBODYS_CARD = "02:00:00:00:de:ad"
+DISABLE_OFFLOAD = "from tests.hosts.lossy_link import disable_offload; disable_offload('eth0')"
 
 
 def require_network() -> None:
@@ -77,14 +80,18 @@ class Host:
         )
 
     def start(
-        self, *command: str | Path, log: Path, env: Mapping[str, str] | None = None
+        self,
+        *command: str | Path,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
         """Starts a command there, its output in a file; it ends with the network at the latest."""
         with log.open("ab") as output:
             process = subprocess.Popen(
                 self.line(*command),
                 env={**os.environ, **(env or {})},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=output,
             )
@@ -101,7 +108,7 @@ class Host:
 class Network:
     """Hosts by name on one switch; a context that leaves nothing, whatever happened in it.
 
-    Links have no delay: the kernel here lacks netem. tests/chaos/proxy.py can delay.
+    Links have no delay and lose nothing until `degrade`, which works without netem in the kernel.
     """
 
     def __init__(self, *names: str) -> None:
@@ -111,6 +118,8 @@ class Network:
             name: Host(name, f"10.213.0.{n}", f"fd00:213::{n}", f"{PREFIX}-{os.getpid()}-{name}")
             for n, name in enumerate(names, start=1)
         }
+        self._blocked: set[tuple[str, str]] = set()
+        self._lossy: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Network:
         require_network()
@@ -137,12 +146,74 @@ class Network:
     def heal(self) -> None:
         """Joins all hosts again."""
         self.split(tuple(self._hosts))
+        for source, destination in tuple(self._blocked):
+            self.unblock(source, destination)
+
+    def block(self, source: str, destination: str) -> None:
+        """Loses every packet from one host to another; those of the other direction pass.
+
+        Neither notices: the packets go to a network card that no host has.
+        """
+        self._blocked.add((source, destination))
+        for address in self._addresses(destination):
+            entry = (address, "lladdr", NOBODYS_CARD, "dev", "eth0", "nud", "permanent")
+            _ip(self._hosts[source].namespace, "neigh", "replace", *entry)
+
+    def unblock(self, source: str, destination: str) -> None:
+        """Ends `block`."""
+        self._blocked.discard((source, destination))
+        for address in self._addresses(destination):
+            _ip(self._hosts[source].namespace, "neigh", "del", address, "dev", "eth0")
+
+    def degrade(self, name: str, *, delay_s: float, loss: float, seed: int = 1) -> None:
+        """Each packet to and from the host is delayed, and lost with a probability.
+
+        Not to be combined with `split`.
+        """
+        host = self._hosts[name]
+        near, far = _ends_of_lossy_link(name)
+        pair = (near, "type", "veth", "peer", "name", far)
+        _ip(self._switch, "link", "add", *pair)
+        _ip(self._switch, "link", "set", "dev", far, "master", "bridge0", "up")
+        _ip(self._switch, "link", "set", "dev", near, "up")
+        done = host.run(sys.executable, "-c", DISABLE_OFFLOAD)
+        assert done.returncode == 0, done.stderr
+        figures = (f"{1000 * delay_s:g}", f"{loss:g}", str(seed))
+        command = (sys.executable, "-m", "tests.hosts.lossy_link", name, near, far, *figures)
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", self._switch, *command],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        self._lossy[name] = process
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        _ip(self._switch, "link", "set", "dev", name, "nomaster")
+
+    def restore(self, name: str) -> None:
+        """Ends `degrade`."""
+        _ip(self._switch, "link", "set", "dev", name, "master", "bridge0")
+        process = self._lossy.pop(name)
+        process.kill()
+        process.wait(END_TIMEOUT_S)
+        assert process.stdout is not None
+        process.stdout.close()
+        _ip(self._switch, "link", "delete", _ends_of_lossy_link(name)[0])
+
+    def _addresses(self, name: str) -> tuple[str, str]:
+        host = self._hosts[name]
+        return host.address, host.address_v6
 
     def close(self) -> None:
         """Ends every process on the hosts, and removes them."""
         for host in self._hosts.values():
             host.remove()
         _remove(self._switch)
+        for process in self._lossy.values():
+            process.wait(END_TIMEOUT_S)
+            assert process.stdout is not None
+            process.stdout.close()
 
     def _make(self) -> None:
         _run("ip", "netns", "add", self._switch)
@@ -163,6 +234,10 @@ class Network:
         for link in ("lo", "eth0"):
             _ip(host.namespace, "link", "set", "dev", link, "up")
         _ip(self._switch, "link", "set", "dev", host.name, "master", "bridge0", "up")
+
+
+def _ends_of_lossy_link(name: str) -> tuple[str, str]:
+    return f"{name}-in", f"{name}-out"
 
 
 def _sweep() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.hosts.network import Host, Network
+from tests.hosts.setup import until
 
 pytestmark = pytest.mark.tools
 ANSWER = """
@@ -20,6 +21,57 @@ with socket.create_server(("::", 7000), family=socket.AF_INET6, dualstack_ipv6=T
         server.accept()[0].close()
 """
 ASK = "import socket, sys; socket.create_connection((sys.argv[1], 7000), 1)"
+HEAR = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as heard:
+    heard.bind(("0.0.0.0", 7002))
+    print("hearing", flush=True)
+    print(heard.recv(100), flush=True)
+"""
+TELL = """
+import socket, sys
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"told", (sys.argv[1], 7002))
+"""
+# A mebibyte for each connection by TCP, and an echo by UDP.
+SERVE_MEBIBYTE = """
+import socket, threading
+def echo():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as echoed:
+        echoed.bind(("0.0.0.0", 7003))
+        while True:
+            echoed.sendto(*echoed.recvfrom(100))
+threading.Thread(target=echo).start()
+with socket.create_server(("0.0.0.0", 7003)) as server:
+    while True:
+        with server.accept()[0] as connection:
+            connection.sendall(bytes(2**20))
+"""
+FETCH_MEBIBYTE = """
+import socket, sys, time
+begun_s = time.monotonic()
+with socket.create_connection((sys.argv[1], 7003), 30) as connection:
+    took_s = time.monotonic() - begun_s
+    size = 0
+    while data := connection.recv(65536):
+        size += len(data)
+print(size, took_s)
+"""
+ECHOES = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    asked.settimeout(1)
+    for number in range(int(sys.argv[2])):
+        asked.sendto(b"%d" % number, (sys.argv[1], 7003))
+    came = 0
+    try:
+        while asked.recv(100):
+            came += 1
+            if came == int(sys.argv[2]):
+                break
+    except TimeoutError:
+        pass
+print(came)
+"""
 
 
 @pytest.fixture
@@ -54,6 +106,46 @@ def test_hosts_reach_each_other_until_they_are_cut_off(network: Network) -> None
 
     network.heal()
     until_reached(a, c.address)
+
+
+def test_packets_pass_one_way_only(network: Network, tmp_path: Path) -> None:
+    a, b, c = (network[name] for name in "abc")
+    until_reached(a, b.address)
+    log = tmp_path / "heard.log"
+    b.start(sys.executable, "-c", HEAR, log=log)
+    until(lambda: log.read_text().startswith("hearing"))
+
+    network.block("b", "a")
+    assert not reaches(a, b.address)
+    assert not reaches(a, b.address_v6)
+    assert a.run(sys.executable, "-c", TELL, b.address).returncode == 0
+    until(lambda: log.read_text() == "hearing\nb'told'\n")
+    assert reaches(a, c.address)
+
+    network.unblock("b", "a")
+    until_reached(a, b.address)
+    until_reached(b, a.address_v6)
+
+
+def test_a_degraded_link_delays_and_loses_packets_and_tcp_gets_through(network: Network) -> None:
+    a, b = network["a"], network["b"]
+    until_reached(a, b.address)
+    b.start(sys.executable, "-c", SERVE_MEBIBYTE, log=Path("/dev/null"))
+    network.degrade("b", delay_s=0.02, loss=0.1)
+    until_reached(a, b.address)
+    fetched = a.run(sys.executable, "-c", FETCH_MEBIBYTE, b.address)
+    assert fetched.returncode == 0, fetched.stderr
+    size, least_s = fetched.stdout.split()
+    assert int(size) == 2**20
+    assert float(least_s) >= 0.04
+
+    sent = 200
+    came = int(a.run(sys.executable, "-c", ECHOES, b.address, str(sent)).stdout)
+    assert 0 < came < sent
+
+    network.restore("b")
+    came = int(a.run(sys.executable, "-c", ECHOES, b.address, str(sent)).stdout)
+    assert came == sent
 
 
 def test_each_host_has_a_name_and_a_loopback_of_its_own(network: Network) -> None:

@@ -1,5 +1,6 @@
 """One instance behind the gateway: its channel, its calls, and how they end."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -10,9 +11,9 @@ from grpc import aio
 from mlxmesh_gateway.forwarding.multiplexer import CARRIED, MAX_REQUEST_BYTES
 from mlxmesh_gateway.forwarding.relay_link import RelayLink
 from mlxmesh_gateway.forwarding.statuses import is_gone
-from mlxmesh_shared.errors import Cancelled, MeshError
+from mlxmesh_shared.errors import Cancelled, Draining, MeshError
 from mlxmesh_shared.registry import OFFERS_RELAY, Instance
-from mlxmesh_shared.resilience.breaker import Breaker, Permit
+from mlxmesh_shared.resilience.breaker import Breaker, BreakerState, Permit
 
 # A few tokens a stream. Output that is faster than this process or a client then waits in
 # generation, which merges it into fewer, larger messages.
@@ -36,6 +37,7 @@ class Endpoint:
         self.breaker = breaker
         self._channel = channel
         self._retired = False
+        self._reconnecting: asyncio.Task[None] | None = None
         self._methods: dict[str, Any] = {}
         self._relay = RelayLink(channel) if offers_relay(instance) else None
 
@@ -74,7 +76,7 @@ class Endpoint:
             yield permit
             permit.succeeded()
         except MeshError as error:
-            _tell_breaker(permit, error)
+            self._tell_breaker(permit, error)
             raise
         finally:
             permit.drop()
@@ -88,6 +90,9 @@ class Endpoint:
 
     async def close(self) -> None:
         """Closes the channel now, ending its calls."""
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
         if self._relay is not None:
             await self._relay.close()
         await self._channel.close()
@@ -102,10 +107,28 @@ class Endpoint:
             method = self._methods[path] = make(path)
         return method
 
-
-def _tell_breaker(permit: Permit, error: MeshError) -> None:
-    """Reports a failed call: the loss of an instance opens its breaker at once."""
-    if is_gone(error) and not isinstance(error, Cancelled):
+    def _tell_breaker(self, permit: Permit, error: MeshError) -> None:
+        """Reports a failed call: the loss of an instance opens its breaker at once."""
+        if not is_gone(error) or isinstance(error, Cancelled):
+            permit.ended_by(error)
+            return
         permit.failed(at_once=True)
-    else:
-        permit.ended_by(error)
+        if not isinstance(error, Draining) and self._reconnecting is None:
+            self._reconnecting = asyncio.create_task(self._reconnect(), name="reconnect")
+
+    async def _reconnect(self) -> None:
+        """Connects again, without a call, and tells the breaker when the connection is back.
+
+        Otherwise the first call after an outage would have to wait until the breaker's pause ends,
+        which doubles during an outage.
+        """
+        lost = False
+        while self.breaker.state is not BreakerState.CLOSED:
+            state = self._channel.get_state(try_to_connect=True)
+            is_ready = state is grpc.ChannelConnectivity.READY
+            if is_ready and lost:
+                self.breaker.reconnected()
+                break
+            lost = lost or not is_ready
+            await self._channel.wait_for_state_change(state)
+        self._reconnecting = None

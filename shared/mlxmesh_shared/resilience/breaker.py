@@ -35,6 +35,8 @@ class BreakerPolicy:
     failure_ratio: float = 0.5
     backoff_min_s: float = 0.5
     backoff_max_s: float = 30.0
+    reconnected_s: float = 1.0
+    """The longest pause once a lost connection is back: long enough for one that comes and goes."""
     probe_timeout_s: float = 10.0
     """After this time without an answer to a probe, another call may be the probe."""
 
@@ -126,6 +128,11 @@ class Breaker:
         probe_failed = self._retry_s is not None and self.is_probe(permit)
         if probe_failed or (self._retry_s is None and (at_once or self._exceeds_limits())):
             self._open()
+
+    def reconnected(self) -> None:
+        """A connection to the peer is back: a probe need not wait for the rest of a long pause."""
+        if self._retry_s is not None:
+            self._retry_s = min(self._retry_s, self._now_s() + self._policy.reconnected_s)
 
     def on_end(self, permit: "Permit") -> None:
         """A call ended, with any outcome."""

@@ -6,13 +6,14 @@ interceptor starts a task for each call and puts a queue in front of each writte
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import grpc
 from grpc import aio
 
 from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.host.host_port import is_loopback, split_host_port
 from mlxmesh_shared.rpc.error_status import from_rpc_error
 from mlxmesh_shared.tls import CertificateSource
 from mlxmesh_shared.tls.identity import server_name
@@ -45,6 +46,14 @@ class PeerTimeouts:
     ping_interval_s: float = 1.0
     idle_s: float = 5.0
     """Without calls for so long, the connection closes, and with it the pings; a call opens it."""
+    remote_ping_interval_s: float | None = None
+    """The interval for peers on other hosts; by default the same."""
+
+    def of(self, host: str) -> "PeerTimeouts":
+        """Those for a peer on this host or another one."""
+        if self.remote_ping_interval_s is None or is_loopback(host):
+            return self
+        return replace(self, ping_interval_s=self.remote_ping_interval_s)
 
     def options(self, *, pings: bool) -> tuple[tuple[str, int], ...]:
         """Options for gRPC's core, which uses the minimum backoff as the timeout to connect."""
@@ -72,8 +81,14 @@ LONG_TIMEOUTS = PeerTimeouts(connect_s=10.0, ping_s=5.0)
 """For calls that have no alternative: a short timeout would turn a slow peer into an error."""
 QUIET_TIMEOUTS = PeerTimeouts(connect_s=1.0, ping_s=5.0, ping_interval_s=30.0)
 """For rare calls with short deadlines of their own, which need no pings."""
-WATCH_TIMEOUTS = PeerTimeouts(connect_s=1.0, ping_s=5.0, ping_interval_s=30.0, idle_s=600.0)
-"""For streams that last and are mostly silent, and whose readers notice a frozen peer otherwise."""
+WATCH_TIMEOUTS = PeerTimeouts(
+    connect_s=1.0, ping_s=5.0, ping_interval_s=30.0, idle_s=600.0, remote_ping_interval_s=3.0
+)
+"""For streams that last and are mostly silent, and whose readers notice a frozen peer otherwise.
+
+A peer on another host gives up a connection with news that the network does not deliver for 5 s.
+The reader, who sends nothing, learns of that by its next ping after the network is back.
+"""
 
 
 class OpenChannel(Protocol):
@@ -116,6 +131,7 @@ def open_channel(
     )
     if window_bytes is not None:
         sizes += (("grpc.http2.lookahead_bytes", window_bytes),)
+    timeouts = timeouts.of(split_host_port(address)[0])
     # It pings after data arrived, to find a larger window: of use only for busy channels.
     probes = window_bytes is None and timeouts.ping_interval_s <= 1
     sizes += (("grpc.http2.bdp_probe", int(probes)),)

@@ -19,7 +19,7 @@ from mlxmesh_shared.errors import (
 )
 from mlxmesh_shared.registry import Instance
 from mlxmesh_shared.rendezvous import rendezvous_weight
-from mlxmesh_shared.resilience.breaker import Breaker, BreakerState
+from mlxmesh_shared.resilience.breaker import Breaker, BreakerPolicy, BreakerState
 from mlxmesh_shared.rpc.channels import SHORT_TIMEOUTS, PeerTimeouts
 from tests.fakes.lost import lost
 from tests.fakes.registry import InMemoryRegistry
@@ -31,9 +31,19 @@ class FakeChannel:
         self.state = grpc.ChannelConnectivity.READY
         self.closed = False
         self.made: list[str] = []
+        self._changed = asyncio.Event()
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         return self.state
+
+    def change(self, state: grpc.ChannelConnectivity) -> None:
+        self.state = state
+        self._changed.set()
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        while self.state is last_observed_state:
+            self._changed.clear()
+            await self._changed.wait()
 
     def unary_unary(self, path: str) -> Any:
         self.made.append(path)
@@ -197,6 +207,30 @@ async def test_the_last_endpoint_is_never_ejected() -> None:
     (endpoint,) = backends.all("generation")
     await end_by(endpoint, lost())
     assert backends.by_preference("generation") == [endpoint]
+
+
+async def test_a_lost_endpoint_is_tried_soon_after_its_connection_is_back() -> None:
+    stand = Stand()
+    await stand.add(1)
+    backends = await stand.started()
+    (endpoint,) = backends.all("generation")
+    channel = stand.channels["host:1"]
+    endpoint.breaker = long_open()
+    await end_by(endpoint, lost())
+    channel.change(grpc.ChannelConnectivity.CONNECTING)
+    await asyncio.sleep(0)
+    assert endpoint.breaker.retry_in_s > BreakerPolicy.reconnected_s
+
+    channel.change(grpc.ChannelConnectivity.READY)
+    await asyncio.sleep(0.01)
+    assert 0 < endpoint.breaker.retry_in_s <= BreakerPolicy.reconnected_s
+    await backends.close()
+
+
+def long_open() -> Breaker:
+    breaker = Breaker(BreakerPolicy(backoff_min_s=1000.0, backoff_max_s=1000.0))
+    breaker.admit().failed(at_once=True)
+    return breaker
 
 
 async def test_an_endpoint_is_tried_again_by_one_call_that_can_be_repeated() -> None:

@@ -116,6 +116,26 @@ def test_each_bad_probe_doubles_the_pause_up_to_the_bound() -> None:
     assert pauses_s == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
+def test_a_connection_that_is_back_ends_a_long_pause_soon_but_not_a_short_one() -> None:
+    stand = Stand()
+    stand.lose()
+    short_s = stand.breaker.retry_in_s
+    stand.breaker.reconnected()
+    assert stand.breaker.retry_in_s == short_s
+    for _ in range(10):
+        stand.wait_half_open()
+        stand.lose()
+    assert stand.breaker.retry_in_s == POLICY.backoff_max_s
+
+    stand.breaker.reconnected()
+    assert stand.breaker.retry_in_s == POLICY.reconnected_s
+    assert not stand.breaker.ready
+    stand.wait_half_open()
+    stand.breaker.admit().succeeded()
+    stand.breaker.reconnected()
+    assert stand.breaker.state is BreakerState.CLOSED
+
+
 def test_jitter_takes_away_at_most_half_of_the_pause() -> None:
     stand = Stand(uniform=1.0)
     stand.lose()

@@ -367,18 +367,17 @@ class Engines:
             self._affinity.forget(gone)
         for engine_id in instances.keys() - self._links.keys():
             instance = instances[engine_id]
+            breaker = Breaker(is_failure=_is_failure, on_change=partial(self._on_breaker, instance))
             link = EngineLink(
                 engine_id=engine_id,
                 address=instance.address,
-                on_connected=self._on_connected,
+                on_connected=partial(self._on_connected, breaker),
                 open_=self._open,
                 retry_delays=self._retry_delays[_version_of(instance)],
                 background_retry_delays=self._background_retry_delays[_version_of(instance)],
             )
             self._links[engine_id] = (instance, link)
-            self._breakers[engine_id] = Breaker(
-                is_failure=_is_failure, on_change=partial(self._on_breaker, instance)
-            )
+            self._breakers[engine_id] = breaker
             tasks.create_task(link.run(), name=f"link to {engine_id}")
         self._by_version = {}
         for engine_id, (instance, link) in self._links.items():
@@ -387,7 +386,8 @@ class Engines:
     def _on_breaker(self, engine: Instance, breaker: Breaker) -> None:
         self._publish(breaker_change(engine, breaker), engine.instance_id)
 
-    def _on_connected(self) -> None:
+    def _on_connected(self, breaker: Breaker) -> None:
+        breaker.reconnected()
         self._connected.set()
         self._connected = asyncio.Event()
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Protocol
 
 from mlxmesh.model.v1.model_pb2_grpc import ModelServiceStub
@@ -18,7 +18,12 @@ from mlxmesh_generation.domain.ensemble import Recipe
 from mlxmesh_generation.domain.routing import Asker
 from mlxmesh_generation.placement import convert
 from mlxmesh_generation.placement.demand import VersionUse
-from mlxmesh_shared.errors import MeshError, ModelNotFound, ServiceUnavailable
+from mlxmesh_shared.errors import (
+    MeshError,
+    ModelNotFound,
+    RegistryUnavailable,
+    ServiceUnavailable,
+)
 from mlxmesh_shared.reference import ModelReference
 from mlxmesh_shared.registry.port import Instance, Registry
 from mlxmesh_shared.rpc.channels import ChannelPool
@@ -72,6 +77,11 @@ class ModelService:
         await stub.RequestLoad(request, timeout=LOAD_CALL_TIMEOUT_S)
 
     async def _registered(self) -> Instance:
+        # While the registry is away, this is the last known instance, and a watch yields nothing.
+        with suppress(RegistryUnavailable):
+            known = await self._registry.resolve("model")
+            if known:
+                return known[0]
         async with aclosing(self._registry.watch("model")) as sets:
             async for instances in sets:
                 if instances:

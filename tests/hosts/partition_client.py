@@ -1,0 +1,124 @@
+"""Streams without end, and what became of each:
+
+    python -m tests.hosts.partition_client GATEWAY MODEL FOLDER STREAMS
+
+First it runs each request once, undisturbed, into FOLDER/reference.jsonl, and prints "reference".
+Then STREAMS streams run at any time until standard input ends, and PROBES very short ones with
+pauses between them, which find a path that works again. Each call is written to
+FOLDER/history.jsonl when it has ended, and who served it to FOLDER/served.jsonl.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from grpc import aio
+
+from mlxmesh.generation.v1.generation_pb2 import GenerateRequest
+from mlxmesh.generation.v1.generation_pb2_grpc import GenerationServiceStub
+from mlxmesh.telemetry.v1.live_pb2 import ListRequestsRequest
+from mlxmesh.telemetry.v1.live_pb2_grpc import LiveServiceStub
+from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.rpc.channels import LONG_TIMEOUTS, open_channel
+from tests.chaos.clients import Reader, mixed_requests, no_pause
+from tests.chaos.history import Call, write_history
+
+PROBE_TOKENS, SHORT_TOKENS, LONG_TOKENS = 4, 40, 240
+PROBES = 2
+PROBE_PAUSE_S = 0.2
+REQUESTS_OF_EACH = 4
+RETRY_S = 0.2
+SERVED_TIMEOUT_S = 5.0
+
+
+class ResumingReader(Reader):
+    """Attaches when a stream that has begun is lost; one that has not begun would be repeated."""
+
+    timeout_s = 240.0
+    """Longer than any cut, and than a busy machine may need."""
+
+    def _may_attach(self, status: MeshError | str) -> bool:
+        return isinstance(status, MeshError) and status.retryable and bool(self.messages)
+
+
+class Load:
+    """Calls to one gateway."""
+
+    def __init__(self, channel: aio.Channel, model: str, folder: Path) -> None:
+        self._stub = GenerationServiceStub(channel)
+        self._live = LiveServiceStub(channel)
+        self._folder = folder
+        self._probes = mixed_requests(REQUESTS_OF_EACH, max_tokens=PROBE_TOKENS, model=model)
+        short = mixed_requests(REQUESTS_OF_EACH, max_tokens=SHORT_TOKENS, model=model)
+        long = mixed_requests(REQUESTS_OF_EACH, max_tokens=LONG_TOKENS, model=model)
+        self._short, self._long = short, long
+        self._numbers = itertools.count()
+        self._stop = asyncio.Event()
+
+    async def reference(self) -> None:
+        """Each request alone."""
+        for request in (*self._probes, *self._short, *self._long):
+            self._write("reference", await self._call(request))
+
+    async def run(self, streams: int) -> None:
+        """Runs so many streams until `stop`; every second one is long."""
+        kinds = itertools.cycle((self._short, self._long))
+        loads = [self._repeat(next(kinds)) for _ in range(streams)]
+        probes = [self._repeat(self._probes, PROBE_PAUSE_S) for _ in range(PROBES)]
+        await asyncio.gather(*loads, *probes)
+
+    def stop(self) -> None:
+        """Has each stream end after its present call."""
+        self._stop.set()
+
+    async def _repeat(self, requests: Sequence[GenerateRequest], pause_s: float = 0.0) -> None:
+        while not self._stop.is_set():
+            call = await self._call(requests[next(self._numbers) % len(requests)])
+            self._write("history", call)
+            if call.ending is not None:
+                await self._note_served(call.call_id)
+            await asyncio.sleep(pause_s if call.ending is not None else RETRY_S)
+
+    async def _call(self, request: GenerateRequest) -> Call:
+        own = GenerateRequest()
+        own.CopyFrom(request)
+        own.request_id = f"call-{next(self._numbers)}"
+        reader = ResumingReader([self._stub, self._stub], own, no_pause, call_id=own.request_id)
+        await reader.run()
+        return reader.call()
+
+    async def _note_served(self, call_id: str) -> None:
+        ask = ListRequestsRequest(request_id=call_id)
+        try:
+            answer = await self._live.ListRequests(ask, timeout=SERVED_TIMEOUT_S)
+        except MeshError:
+            return  # who served one call of many
+        for record in answer.requests[:1]:
+            served = [call_id, record.generation_id, record.engine_id]
+            with (self._folder / "served.jsonl").open("a") as file:
+                file.write(json.dumps(served) + "\n")
+
+    def _write(self, name: str, call: Call) -> None:
+        write_history(self._folder / f"{name}.jsonl", [call])
+
+
+async def main(gateway: str, model: str, folder: str, streams: str) -> None:
+    channel = open_channel(gateway, role="gateway", timeouts=LONG_TIMEOUTS)
+    load = Load(channel, model, Path(folder))
+    await load.reference()
+    print("reference", flush=True)
+    running = asyncio.create_task(load.run(int(streams)))
+    await asyncio.to_thread(sys.stdin.read)
+    load.stop()
+    await running
+    await channel.close()
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
