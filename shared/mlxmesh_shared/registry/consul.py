@@ -190,7 +190,9 @@ class ConsulRegistry:
     async def _serving(
         self, service: str, known: Sequence[Instance], timeout_s: float
     ) -> tuple[Instance, ...]:
-        ask = partial(health, role=service, certificates=self._certificates, timeout_s=timeout_s)
+        ask = partial(
+            health, role=_role_of(service), certificates=self._certificates, timeout_s=timeout_s
+        )
         answers = await asyncio.gather(*(ask(one.address) for one in known))
         return tuple(one for one, state in zip(known, answers, strict=True) if state == "serving")
 
@@ -208,7 +210,7 @@ class ConsulRegistry:
             address=host,
             port=int(port),
             meta=_checked_meta(instance.metadata) | {_PID: str(instance.pid)},
-            tls_server_name=server_name(instance.service) if self._checks_tls else "",
+            tls_server_name=server_name(_role_of(instance.service)) if self._checks_tls else "",
         )
 
     def _from_consul(self, service: ConsulService) -> Instance:
@@ -220,6 +222,11 @@ class ConsulRegistry:
             pid=int(meta.pop(_PID, 0)),
             metadata=meta,
         )
+
+
+def _role_of(service: str) -> str:
+    """The role in the certificate of a service; a launcher shows that of a runtime."""
+    return "runtime" if service == "launcher" else service
 
 
 def _checked_meta(metadata: Mapping[str, str]) -> dict[str, str]:
