@@ -80,8 +80,8 @@ def check_ports(state: HostState, is_free: Callable[[str], bool] = is_free) -> N
     if taken := [each for each in wanted if not is_free(each)]:
         raise IllegalState(
             f"the Consul agent of this host cannot listen on {' and '.join(taken)}: taken, or not"
-            " an address of this host; stop what uses it, or use an agent that runs here already with"
-            " --consul-address, or choose this host's address with --advertise"
+            " an address of this host; stop what uses it, or use an agent that runs here already"
+            " with --consul-address, or choose this host's address with --advertise"
         )
 
 
@@ -179,8 +179,8 @@ class AgentProcess:
         servers = " and ".join(self._state.consul_servers)
         return (
             f"the Consul agent of this host does not reach that of {self._state.first_host}: the"
-            f" mesh must run there, and {servers} must be reachable on ports {SERVER_PORT} (TCP) and"
-            f" {GOSSIP_PORT} (TCP and UDP); {log}"
+            f" mesh must run there, and ports {SERVER_PORT} (TCP) and {GOSSIP_PORT} (TCP and UDP) of"
+            f" {servers} must be open to this host; {log}"
         )
 
 

@@ -148,7 +148,7 @@ class Invitations:
 def _read(path: Path) -> Mapping[str, Invitation]:
     try:
         rows: list[dict[str, Any]] = json.loads(path.read_bytes())
-        found = [Invitation(**{**row, "services": tuple(row["services"])}) for row in rows]
+        found = [Invitation(**row | {"services": tuple(row["services"])}) for row in rows]
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError) as error:

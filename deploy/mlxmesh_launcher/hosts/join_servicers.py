@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from grpc import aio
 
@@ -41,7 +42,7 @@ class JoinServicer(pb_grpc.JoinServiceServicer):
         self._described = described
 
     async def Join(
-        self, request: pb.JoinRequest, context: aio.ServicerContext[object, object]
+        self, request: pb.JoinRequest, context: aio.ServicerContext[Any, Any]
     ) -> pb.JoinResponse:
         admitted = self._admission.admit(_candidate(request), peer_host(context.peer()))
         state, prefix = self._described()
@@ -66,7 +67,7 @@ class RenewalServicer(pb_grpc.RenewalServiceServicer):
         self._admission = admission
 
     async def RenewCertificates(
-        self, request: pb.RenewCertificatesRequest, context: aio.ServicerContext[object, object]
+        self, request: pb.RenewCertificatesRequest, context: aio.ServicerContext[Any, Any]
     ) -> pb.RenewCertificatesResponse:
         [shown] = context.auth_context().get("x509_pem_cert", [b""])
         if not shown:

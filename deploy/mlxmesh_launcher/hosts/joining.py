@@ -99,8 +99,8 @@ def find_server(host: str, port: int, token: JoinToken) -> Server:
     if not hmac.compare_digest(hashlib.sha256(shown).digest(), token.fingerprint):
         raise IllegalState(
             f"the certificate of {where} is not the one that the token names: somebody intercepts"
-            " the connection, or the token is of another mesh. Nothing was sent; compare the address"
-            " with that of `mlxmesh hosts invite`"
+            " the connection, or the token is of another mesh. Nothing was sent; compare the"
+            " address with that of `mlxmesh hosts invite`"
         )
     _check_clock(shown)
     return Server(host, port, ssl.DER_cert_to_PEM_cert(shown).encode(), own_address)

@@ -126,8 +126,9 @@ async def join_mesh(
     response, keys = await joining.ask_to_join(server, token, address=address, name=name)
     if consul and not response.runs_agents:
         raise IllegalState(
-            f"{response.first_host} uses a Consul agent that is not the mesh's own, so this host"
-            " needs an agent of that cluster too: start one, get a new token, and add --consul-address"
+            f"{response.first_host} uses a Consul agent that is not the mesh's own, so this"
+            " host needs an agent of that cluster too: start one, get a new token, and add"
+            " --consul-address"
         )
     state = joining.joined_state(response, name=name, address=address, consul=consul)
     joining.write_certificates(
@@ -180,9 +181,9 @@ def _address_of_default_route() -> str | None:
 
 def _make_certificates(tls_dir: Path, state: HostState) -> None:
     ensure_certificates(tls_dir)
-    wanted = {"gateway": (state.address,)}
+    wanted = {"gateway": [state.address]}
     if state.consul:
-        wanted[CONSUL] = (SERVER_NAME, state.address)
+        wanted[CONSUL] = [SERVER_NAME, state.address]
     authority = Authority(tls_dir)
     for role, hosts in wanted.items():
         path = tls_dir / f"{role}.crt"

@@ -75,7 +75,7 @@ def _consul_settings(
 
 
 def _set_listener(document: tomlkit.TOMLDocument, service: str, state: HostState) -> None:
-    table = cast("Mapping[str, Any]", document.get(service, {}))
+    table = cast("Mapping[str, Any]", document.unwrap().get(service, {}))
     chosen = str(table.get("listen", ""))
     host, port = split_host_port(chosen)
     if chosen and not is_loopback(host):

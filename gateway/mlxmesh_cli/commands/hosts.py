@@ -183,7 +183,12 @@ async def _rows(data_dir: Path) -> list[dict[str, Any]]:
         is_whole = set(row["services"].values()) <= {"serving"}
         row["state"] = "serving" if is_whole else "partly serving"
     for joined in await _joined(data_dir):
-        away = {"host": joined.name, "address": joined.address, "services": {}, "state": "away"}
+        away: dict[str, Any] = {
+            "host": joined.name,
+            "address": joined.address,
+            "services": {},
+            "state": "away",
+        }
         row = rows.setdefault(joined.name, away)
         row["certificates_expire"] = _time(joined.certificates_expire_time)
     return [rows[name] for name in sorted(rows)]
