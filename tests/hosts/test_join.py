@@ -60,7 +60,7 @@ class JoinHost:
 
     def hosts(self) -> dict[str, dict[str, Any]]:
         """What `mlxmesh hosts` shows, by host."""
-        code, error, output = self.attempt("mlxmesh hosts --json")
+        code, _, output = self.attempt("mlxmesh hosts --json")
         return {row["host"]: row for row in json.loads(output)["hosts"]} if code == 0 else {}
 
     def logs(self) -> str:

@@ -178,9 +178,9 @@ class AgentProcess:
             return f"the Consul agent of this host has no leader; {log}"
         servers = " and ".join(self._state.consul_servers)
         return (
-            f"the Consul agent of this host does not reach that of {self._state.first_host}: the"
-            f" mesh must run there, and ports {SERVER_PORT} (TCP) and {GOSSIP_PORT} (TCP and UDP) of"
-            f" {servers} must be open to this host; {log}"
+            "the Consul agent of this host does not reach that of"
+            f" {self._state.first_host}: the mesh must run there, and ports {SERVER_PORT} (TCP) and"
+            f" {GOSSIP_PORT} (TCP and UDP) of {servers} must be open to this host; {log}"
         )
 
 

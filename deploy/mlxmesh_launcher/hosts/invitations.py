@@ -148,7 +148,7 @@ class Invitations:
 def _read(path: Path) -> Mapping[str, Invitation]:
     try:
         rows: list[dict[str, Any]] = json.loads(path.read_bytes())
-        found = [Invitation(**row | {"services": tuple(row["services"])}) for row in rows]
+        found = [_invitation(row) for row in rows]
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -156,3 +156,8 @@ def _read(path: Path) -> Mapping[str, Invitation]:
             f"{path} cannot be read ({type(error).__name__}); remove it: open invitations end"
         ) from None
     return {each.id: each for each in found}
+
+
+def _invitation(row: Mapping[str, Any]) -> Invitation:
+    values: dict[str, Any] = {**row, "services": tuple(row["services"])}
+    return Invitation(**values)
