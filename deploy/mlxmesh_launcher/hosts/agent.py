@@ -93,7 +93,7 @@ def agent_settings(state: HostState, folder: Path, tls_dir: Path) -> dict[str, A
     server = {"server": True, "bootstrap_expect": 1} if state.is_first else {"server": False}
     return {
         **server,
-        "data_dir": str(folder / "consul"),
+        "data_dir": str(agent_data_dir(folder)),
         "datacenter": DATACENTER,
         "node_name": state.name,
         "bind_addr": state.address,
@@ -118,6 +118,11 @@ def agent_settings(state: HostState, folder: Path, tls_dir: Path) -> dict[str, A
             "internal_rpc": {"verify_incoming": True, "verify_server_hostname": True},
         },
     }
+
+
+def agent_data_dir(folder: Path) -> Path:
+    """Where the agent keeps what it knows."""
+    return folder / "consul"
 
 
 class AgentProcess:

@@ -31,7 +31,7 @@ CLOSE_GRACE_S = 10.0
 _log = logging.getLogger(__name__)
 
 Forget = Callable[[str], Awaitable[None]]
-"""Removes a host from Consul's list. Raises: RegistryUnavailable."""
+"""Removes a host from Consul's list, as far as it can."""
 
 
 class FirstHost:
@@ -114,7 +114,10 @@ class FirstHost:
         return self._members.all()
 
     async def remove(self, name: str) -> None:
-        """Removes a host that has stopped. Raises: NotFound, IllegalState, RegistryUnavailable."""
+        """Removes a host that has stopped.
+
+        Raises: NotFound, IllegalState; RegistryUnavailable when nobody knows whether it has.
+        """
         if self._members.get(name) is None:
             raise NotFound(f"no host named {name} joined this mesh; `mlxmesh hosts` lists them")
         found = await asyncio.gather(

@@ -52,7 +52,7 @@ def parse_where(text: str) -> tuple[str, int]:
     host, separator, port = text.rpartition(":")
     if not separator or (text.count(":") > 1 and not text.startswith("[")) or text.endswith("]"):
         host, port = text, str(DEFAULT_JOIN_PORT)
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host.strip("[]") or not port.isdigit() or not 0 < int(port) < 65536:
         raise InvalidArgument(
             f"must be HOST or HOST:PORT, as `mlxmesh hosts invite` printed it, not {text}",
             field="join",

@@ -14,7 +14,7 @@ from mlxmesh_launcher.hosts.first_host import FirstHost
 from mlxmesh_launcher.hosts.joining import renew_certificates
 from mlxmesh_launcher.hosts.state import HostState
 from mlxmesh_shared.consul.agent import ConsulAgent
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.errors import MeshError, RegistryUnavailable
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.settings import MeshSettings
@@ -109,11 +109,14 @@ class LocalHost:
         _log.info("the first host renewed the certificates of this host")
 
     async def _forget(self, name: str) -> None:
+        """Where the own agents do not know the host any more, there is nothing to do."""
         if self._agent is None:
             return
         agent = ConsulAgent(self._settings.consul)
         try:
             await agent.forget_host(name)
+        except RegistryUnavailable as error:
+            _log.warning("Consul forgets host %s by itself within three days: %s", name, error)
         finally:
             await agent.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import ipaddress
 import secrets
+import shutil
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,13 +17,14 @@ import psutil
 from mlxmesh_launcher.authority import CONSUL, Authority, ensure_certificates, read_certificate
 from mlxmesh_launcher.hosts import joining
 from mlxmesh_launcher.hosts.admission import legal_address
-from mlxmesh_launcher.hosts.agent import SERVER_NAME, check_ports, find_consul
+from mlxmesh_launcher.hosts.agent import SERVER_NAME, agent_data_dir, check_ports, find_consul
 from mlxmesh_launcher.hosts.first_host import join_certificate
 from mlxmesh_launcher.hosts.join_token import JoinToken
 from mlxmesh_launcher.hosts.settings_file import write_host_settings
 from mlxmesh_launcher.hosts.state import (
     DEFAULT_JOIN_PORT,
     HostState,
+    folder_of,
     read_state,
     write_state,
 )
@@ -134,6 +136,8 @@ async def join_mesh(
     joining.write_certificates(
         data_dir / "tls", response.ca_certificate, response.certificates, keys
     )
+    # An agent keeps the gossip key of the mesh that its host was in before.
+    shutil.rmtree(agent_data_dir(folder_of(data_dir)), ignore_errors=True)
     _write(data_dir, state, choices, response.consul_prefix)
     return state
 

@@ -298,7 +298,7 @@ async def test_the_operator_invites_lists_revokes_and_removes(first: First, tmp_
         assert (host.name, host.address) == ("b", "10.0.0.2")
         await stub.RemoveHost(pb.RemoveHostRequest(name="b"))
         assert not (await stub.ListHosts(pb.ListHostsRequest())).hosts
-        for call, request, field in (
+        illegal: list[tuple[Any, Any, str]] = [
             (stub.CreateInvitation, pb.CreateInvitationRequest(services=["model"]), "services[0]"),
             (stub.CreateInvitation, pb.CreateInvitationRequest(services=["gateway"]), "services"),
             (
@@ -311,7 +311,8 @@ async def test_the_operator_invites_lists_revokes_and_removes(first: First, tmp_
             (stub.RevokeInvitation, pb.RevokeInvitationRequest(), "id"),
             (stub.RemoveHost, pb.RemoveHostRequest(name="../b"), "name"),
             (stub.RemoveHost, pb.RemoveHostRequest(), "name"),
-        ):
+        ]
+        for call, request, field in illegal:
             with pytest.raises(InvalidArgument) as caught:
                 await call(request)
             assert caught.value.field == field
