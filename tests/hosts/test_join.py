@@ -95,6 +95,11 @@ class JoinedHosts:
         serving = (row for row in rows if row["state"] == "serving")
         return {row["instance_id"]: row["host"] for row in serving if row["service"] == "engine"}
 
+    def load_on_both(self) -> None:
+        """Has an engine on each host, if it was not so before."""
+        self.a.run("mlxmesh load pocket --replicas 2")
+        until(self.b_serves)
+
     def b_serves(self) -> bool:
         """Whether host a's list has everything on host b, serving."""
         b = self.a.hosts().get("b", {"state": "", "services": {}})
@@ -157,8 +162,7 @@ def test_host_b_serves_by_engines_of_host_a(mesh: JoinedHosts, tmp_path: Path) -
 
 
 def test_engines_of_host_b_serve_callers_of_host_a(mesh: JoinedHosts, tmp_path: Path) -> None:
-    mesh.a.run("mlxmesh load pocket --replicas 2")
-    until(mesh.b_serves)
+    mesh.load_on_both()
     engines = mesh.engines()
     assert sorted(engines.values()) == ["a", "b"]
     outcomes = mesh.a.streams(tmp_path / "a")
@@ -166,10 +170,41 @@ def test_engines_of_host_b_serve_callers_of_host_a(mesh: JoinedHosts, tmp_path: 
     assert len({tuple(outcome["tokens"]) for outcome in outcomes}) == 1
 
 
+def test_the_agents_reach_every_process_the_launchers_too(mesh: JoinedHosts) -> None:
+    def all_pass() -> bool:
+        for host in (mesh.a, mesh.b):
+            done = host.host.run(sys.executable, "-c", CHECKS, host.data_dir / "tls")
+            found = json.loads(done.stdout)
+            assert {"mlxmesh-launcher", "mlxmesh-runtime"} <= {name for name, _ in found}
+            if not all("success" in output for _, output in found):
+                return False
+        return True
+
+    until(all_pass)
+
+
+CHECKS = """
+import json, ssl, sys, urllib.request
+context = ssl.create_default_context(cafile=sys.argv[1] + "/ca.crt")
+context.load_cert_chain(sys.argv[1] + "/consul.crt", sys.argv[1] + "/consul.key")
+address = "https://127.0.0.1:8501/v1/agent/checks"
+with urllib.request.urlopen(address, context=context) as answer:
+    checks = json.load(answer).values()
+print(json.dumps([[check["ServiceName"], check["Output"]] for check in checks]))
+"""
+
+
+def test_nobody_uses_an_agent_without_a_certificate_of_the_mesh(mesh: JoinedHosts) -> None:
+    without = CHECKS.replace("context.load_cert_chain", "(lambda *_: None)")
+    done = mesh.b.host.run(sys.executable, "-c", without, mesh.b.data_dir / "tls")
+    assert done.returncode == 1
+    assert "ertificate" in done.stderr, done.stderr
+
+
 def test_a_token_is_valid_once_and_stored_nowhere(mesh: JoinedHosts) -> None:
     [invitation] = json.loads(mesh.a.run("mlxmesh hosts invitations --json"))["invitations"]
-    assert invitation["state"] == "INVITATION_STATE_USED"
-    assert invitation["usedBy"] == "b"
+    assert invitation["state"] == "used"
+    assert invitation["used_by"] == "b"
     # Another invitation opens the port again, so that it is the token that is refused.
     other = mesh.a.run("mlxmesh hosts invite").splitlines()[-1].rpartition(" ")[2]
     third = JoinHost(mesh.b.host, mesh.folder / "third")
@@ -206,6 +241,7 @@ def test_host_b_has_its_own_keys_only(mesh: JoinedHosts) -> None:
 def test_host_b_goes_on_while_host_a_is_cut_off_and_is_back(
     mesh: JoinedHosts, tmp_path: Path
 ) -> None:
+    mesh.load_on_both()
     mesh.network.split("a", "b")
     until(lambda: mesh.a.hosts()["b"]["state"] == "away")
     outcomes = mesh.b.streams(tmp_path / "cut")
@@ -219,6 +255,7 @@ def test_host_b_goes_on_while_host_a_is_cut_off_and_is_back(
 def test_host_b_comes_back_without_a_token_and_is_removed_once_it_has_stopped(
     mesh: JoinedHosts,
 ) -> None:
+    mesh.load_on_both()
     mesh.b.run("mlxmesh down")
     until(lambda: mesh.a.hosts()["b"]["state"] == "away")
     mesh.b.run("mlxmesh up --detach")

@@ -14,7 +14,7 @@ from mlxmesh_launcher.hosts.first_host import FirstHost
 from mlxmesh_launcher.hosts.joining import renew_certificates
 from mlxmesh_launcher.hosts.state import HostState
 from mlxmesh_shared.consul.agent import ConsulAgent
-from mlxmesh_shared.errors import MeshError, RegistryUnavailable
+from mlxmesh_shared.errors import IllegalState, MeshError, RegistryUnavailable
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.registry import Registry
 from mlxmesh_shared.settings import MeshSettings
@@ -33,7 +33,11 @@ class LocalHost:
         self, state: HostState, settings: MeshSettings, registry: Registry, agent_log: LogFile
     ) -> None:
         """`settings` are those of this host's services. Raises: IllegalState."""
-        assert settings.tls_dir is not None, "a mesh of several hosts has TLS"
+        if settings.tls_dir is None or settings.registry != "consul":
+            raise IllegalState(
+                f"mlxmesh.toml in {settings.data_dir} has lost tls_dir or registry of [mesh]; write"
+                " them again with `mlxmesh up --hosts`, or let this host join again"
+            )
         self.state = state
         self._settings = settings
         self._tls_dir = settings.tls_dir
