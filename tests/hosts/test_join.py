@@ -52,7 +52,12 @@ class JoinHost:
     def attempt(self, line: str) -> tuple[int, str, str]:
         program, *words = line.split()
         assert program == "mlxmesh"
-        env = {"MLXMESH_DATA_DIR": str(self.data_dir), "CONSUL_BIN": consul_binary()}
+        env = {
+            "MLXMESH_DATA_DIR": str(self.data_dir),
+            "CONSUL_BIN": consul_binary(),
+            # With the default of 2 s, a busy machine answers a check too late.
+            "MLXMESH_CONSUL_CHECK_INTERVAL_S": "8",
+        }
         done = self.host.run(
             *(sys.executable, "-m", "mlxmesh_cli", *words), env=env, timeout_s=START_TIMEOUT_S
         )
@@ -89,11 +94,10 @@ class JoinedHosts:
     def token(self) -> str:
         return self.command_for_b.rpartition(" ")[2]
 
-    def engines(self) -> dict[str, str]:
-        """By engine, its host."""
-        rows = json.loads(self.a.run("mlxmesh status --json"))["instances"]
-        serving = (row for row in rows if row["state"] == "serving")
-        return {row["instance_id"]: row["host"] for row in serving if row["service"] == "engine"}
+    def engines_of(self, name: str) -> list[str]:
+        """The engines on a host, by the names of their logs."""
+        host = self.a if name == "a" else self.b
+        return [path.stem for path in (host.data_dir / "logs").glob("pocket-v*.log")]
 
     def load_on_both(self) -> None:
         """Has an engine on each host, if it was not so before."""
@@ -101,9 +105,9 @@ class JoinedHosts:
         until(self.b_serves)
 
     def b_serves(self) -> bool:
-        """Whether host a's list has everything on host b, serving."""
-        b = self.a.hosts().get("b", {"state": "", "services": {}})
-        return b["state"] == "serving" and set(SERVICES) <= set(b["services"])
+        """Whether host a lists everything on host b; what fails its check is not listed."""
+        b = self.a.hosts().get("b", {"services": {}})
+        return set(SERVICES) <= set(b["services"])
 
 
 @contextlib.contextmanager
@@ -156,17 +160,16 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JoinedHosts]:
 def test_host_b_serves_by_engines_of_host_a(mesh: JoinedHosts, tmp_path: Path) -> None:
     assert mesh.b.run("mlxmesh generate Hi --model pocket --max-tokens 5").strip()
     outcomes = mesh.b.streams(tmp_path / "b")
-    engines = mesh.engines()
-    assert {engines[outcome["engine"]] for outcome in outcomes} == {"a"}
+    assert {outcome["engine"] for outcome in outcomes} <= set(mesh.engines_of("a"))
     assert {len(outcome["tokens"]) for outcome in outcomes} == {TOKENS}
 
 
 def test_engines_of_host_b_serve_callers_of_host_a(mesh: JoinedHosts, tmp_path: Path) -> None:
     mesh.load_on_both()
-    engines = mesh.engines()
-    assert sorted(engines.values()) == ["a", "b"]
     outcomes = mesh.a.streams(tmp_path / "a")
-    assert {engines[outcome["engine"]] for outcome in outcomes} == {"a", "b"}
+    used = {outcome["engine"] for outcome in outcomes}
+    for name in "ab":
+        assert used & set(mesh.engines_of(name)), (name, used)
     assert len({tuple(outcome["tokens"]) for outcome in outcomes}) == 1
 
 

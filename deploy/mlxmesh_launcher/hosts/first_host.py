@@ -15,7 +15,14 @@ from mlxmesh_launcher.hosts.admission import Admission
 from mlxmesh_launcher.hosts.invitations import DEFAULT_LIFETIME_S, Invitation, Invitations
 from mlxmesh_launcher.hosts.join_servicers import join_server, renewal_server
 from mlxmesh_launcher.hosts.join_token import JoinToken
-from mlxmesh_launcher.hosts.state import DEFAULT_SERVICES, HostState, Member, Members, folder_of
+from mlxmesh_launcher.hosts.state import (
+    DEFAULT_SERVICES,
+    HostState,
+    Member,
+    Members,
+    folder_of,
+    renewal_address_of,
+)
 from mlxmesh_shared.errors import IllegalState, InvalidArgument, MeshError, NotFound
 from mlxmesh_shared.host.host_port import join_host_port
 from mlxmesh_shared.registry import Registry
@@ -168,11 +175,6 @@ class FirstHost:
             server, self._join = self._join, None
             await server.drain(CLOSE_GRACE_S, settle_s=0)
             _log.info("no invitation is open any more: %s is closed", self.join_address)
-
-
-def renewal_address_of(state: HostState) -> str:
-    """host:port where the first host renews certificates."""
-    return join_host_port(state.address, state.join_port + 1)
 
 
 def join_certificate(data_dir: Path) -> CertificateFiles:

@@ -11,9 +11,8 @@ from grpc import aio
 from mlxmesh.control.v1 import hosts_pb2 as pb
 from mlxmesh.control.v1 import hosts_pb2_grpc as pb_grpc
 from mlxmesh_launcher.hosts.admission import Admission, Admitted, Candidate
-from mlxmesh_launcher.hosts.state import DATACENTER, HostState
+from mlxmesh_launcher.hosts.state import DATACENTER, HostState, renewal_address_of
 from mlxmesh_shared.errors import InvalidArgument, PermissionDenied
-from mlxmesh_shared.host.host_port import join_host_port
 from mlxmesh_shared.rpc.caller import peer_host
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.tls import ServerTls
@@ -56,7 +55,7 @@ class JoinServicer(pb_grpc.JoinServiceServicer):
             consul_servers=[state.address],
             consul_prefix=prefix,
             first_host=state.name,
-            renewal_address=join_host_port(state.address, state.join_port + 1),
+            renewal_address=renewal_address_of(state),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.host.atomic_file import write_atomically
+from mlxmesh_shared.host.host_port import join_host_port
 
 FOLDER = "hosts"
 DATACENTER = "dc1"
@@ -47,6 +48,11 @@ class HostState:
     def is_first(self) -> bool:
         """Whether the mesh began here: authority, model service and databases are here."""
         return not self.services
+
+
+def renewal_address_of(state: HostState) -> str:
+    """host:port where the first host, whose part this is, renews certificates."""
+    return join_host_port(state.address, state.join_port + 1)
 
 
 def folder_of(data_dir: Path) -> Path:

@@ -19,9 +19,9 @@ from mlxmesh.control.v1.hosts_pb2_grpc import (
 )
 from mlxmesh_launcher.authority import ensure_certificates, read_certificates, write_self_signed
 from mlxmesh_launcher.hosts import joining
-from mlxmesh_launcher.hosts.first_host import FirstHost, renewal_address_of
+from mlxmesh_launcher.hosts.first_host import FirstHost
 from mlxmesh_launcher.hosts.join_token import JoinToken, parse_token
-from mlxmesh_launcher.hosts.state import HostState
+from mlxmesh_launcher.hosts.state import HostState, renewal_address_of
 from mlxmesh_launcher.servicer import control_server
 from mlxmesh_shared.errors import (
     IllegalState,
