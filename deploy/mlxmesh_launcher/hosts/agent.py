@@ -33,7 +33,7 @@ GOSSIP_PORT = 8301
 SERVER_NAME = f"server.{DATACENTER}.consul"
 """By this name in its certificate, agents know a Consul server."""
 READY_TIMEOUT_S = 120.0
-STOP_GRACE_S = 15.0
+STOP_GRACE_S = 30.0
 _POLL_S = 0.3
 _VERSION_TIMEOUT_S = 30.0
 
