@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlxmesh_launcher.forked import fork_services
+from mlxmesh_launcher.hosts.state import services_here
 from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.options import MeshOptions, parse_source
 from mlxmesh_shared.process.forked import ForkedProcess
 from mlxmesh_shared.process.startup import run_service, wait_for_stop
-from mlxmesh_shared.registry import open_registry
 from mlxmesh_shared.settings import MeshSettings, load_settings
 from mlxmesh_shared.telemetry import setup_logging
 
@@ -30,7 +30,7 @@ def main() -> int:
     """Run the mesh until SIGTERM; returns the exit code."""
     arguments, flags = _parse(sys.argv[1:])
     setup_logging(service="launcher", instance_id="launcher", level="INFO", json=False)
-    forked = fork_services()
+    forked = fork_services(services_here(arguments.data_dir))
     return run_service(lambda: serve(arguments, flags, forked))
 
 
@@ -39,11 +39,11 @@ async def serve(
 ) -> None:
     """Starts the mesh, waits, and stops it; a signal during the start stops it too."""
     # Not at the top: the services, which do not need it, are forked before.
-    from mlxmesh_launcher.mesh import Mesh, start_unless_stopped
+    from mlxmesh_launcher.mesh import Mesh, open_mesh_registry, start_unless_stopped
 
     settings = load_settings(MeshSettings, ["--data-dir", str(arguments.data_dir), *flags])
     options = _options(arguments, flags, settings)
-    registry = open_registry(settings)
+    registry = open_mesh_registry(settings)
     lock = None
     if arguments.lock_fd is not None:
         lock = DirectoryLock(options.data_dir, arguments.lock_fd)

@@ -7,15 +7,17 @@ host that issues.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -94,16 +96,36 @@ class Authority:
         A server's is good for this host's name, the loopback addresses and `hosts`.
         Raises: InvalidArgument for an unknown role or an illegal host.
         """
-        if role not in SUBJECTS:
-            known = ", ".join(SUBJECTS)
-            raise InvalidArgument(f"{role} is no role; there are: {known}", field="role")
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"mlxmesh {role}")])
-        builder = _builder(name, self._certificate.subject, key.public_key(), lifetime)
-        for extension in self._extensions(role, hosts):
-            builder = builder.add_extension(extension, critical=False)
-        _write_pair(self._dir / role, builder.sign(self._key, hashes.SHA256()), key)
+        names = (socket.gethostname(), *hosts)
+        certificate = self._certificate_of(role, key.public_key(), names, lifetime)
+        _write_pair(self._dir / role, certificate, key)
         return read_certificate(self._dir / f"{role}.crt")
+
+    def sign(
+        self, role: str, csr: bytes, *, hosts: Iterable[str], lifetime: timedelta = LIFETIME
+    ) -> bytes:
+        """The PEM certificate of a role for the key of another host's DER request.
+
+        Nothing else of the request is used: a server's certificate is good for the loopback
+        addresses and `hosts`. Raises: InvalidArgument as of `issue`, and for an illegal request.
+        """
+        try:
+            request = x509.load_der_x509_csr(csr)
+            key = request.public_key()
+            is_legal = request.is_signature_valid
+        except (ValueError, UnsupportedAlgorithm):
+            raise InvalidArgument("is not a certificate request in DER", field="csr") from None
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not is_legal:
+            raise InvalidArgument("must be signed by its own EC key", field="csr")
+        if not isinstance(key.curve, ec.SECP256R1):
+            raise InvalidArgument("must have a key on P-256", field="csr")
+        certificate = self._certificate_of(role, key, hosts, lifetime)
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+    def certificate(self) -> bytes:
+        """The authority's own certificate, as PEM."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM)
 
     def issued(self) -> tuple[str, ...]:
         """Every role, and CONSUL where it has a certificate."""
@@ -120,6 +142,18 @@ class Authority:
             if role not in had or not only_due or had[role].is_due(now)
         ]
 
+    def _certificate_of(
+        self, role: str, key: ec.EllipticCurvePublicKey, hosts: Iterable[str], lifetime: timedelta
+    ) -> x509.Certificate:
+        if role not in SUBJECTS:
+            known = ", ".join(SUBJECTS)
+            raise InvalidArgument(f"{role} is no role; there are: {known}", field="role")
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"mlxmesh {role}")])
+        builder = _builder(name, self._certificate.subject, key, lifetime)
+        for extension in self._extensions(role, hosts):
+            builder = builder.add_extension(extension, critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
     def _extensions(self, role: str, hosts: Iterable[str]) -> Iterator[x509.ExtensionType]:
         serves = role in (*SERVER_ROLES, CONSUL)
         names: list[x509.GeneralName] = []
@@ -129,7 +163,7 @@ class Authority:
             own.append(server_name(role))
         if serves:
             # Each once, in this order.
-            everywhere = (*own, *_LOOPBACK, socket.gethostname(), *hosts)
+            everywhere = (*own, *_LOOPBACK, *hosts)
             names += [_host(host) for host in dict.fromkeys(everywhere)]
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
         usages += [ExtendedKeyUsageOID.SERVER_AUTH] if serves else []
@@ -142,10 +176,65 @@ class Authority:
 
 
 def ensure_certificates(tls_dir: Path) -> list[IssuedCertificate]:
-    """Makes what a whole mesh needs: the authority, and what is missing or due of every role."""
+    """Makes what a whole mesh needs: the authority, and what is missing or due of every role, and
+    of Consul agents where they have a certificate.
+    """
     exists = (tls_dir / "ca.crt").exists()
     authority = Authority(tls_dir) if exists else Authority.create(tls_dir)
-    return authority.renew(ROLES, only_due=True)
+    return authority.renew(authority.issued(), only_due=True)
+
+
+def write_self_signed(stem: Path, name: str) -> IssuedCertificate:
+    """Writes a key, and a certificate that it signed itself, for a server that callers know by its
+    fingerprint.
+    """
+    stem.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = _builder(subject, subject, key.public_key(), CA_LIFETIME)
+    names = x509.SubjectAlternativeName([x509.DNSName(name)])
+    builder = builder.add_extension(names, critical=False)
+    _write_pair(stem, builder.sign(key, hashes.SHA256()), key)
+    return read_certificate(stem.with_name(f"{stem.name}.crt"))
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key whose certificate another host signs."""
+
+    role: str
+    csr: bytes
+    """The request, in DER."""
+    key: bytes = field(repr=False)
+    """PEM; it never leaves this host."""
+
+    @classmethod
+    def create(cls, role: str) -> NewKey:
+        """A new key on P-256."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"mlxmesh {role}")])
+        request = x509.CertificateSigningRequestBuilder().subject_name(name)
+        csr = request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+        return cls(role, csr, _pem_of(key))
+
+    def write(self, tls_dir: Path, certificate: bytes) -> None:
+        """Writes the pair, in place of an older one. Raises: OSError."""
+        tls_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(tls_dir / f"{self.role}.key", self.key, 0o600)
+        _write(tls_dir / f"{self.role}.crt", certificate, 0o644)
+
+
+def write_authority(tls_dir: Path, certificate: bytes) -> None:
+    """Writes the certificate of an authority on another host, as PEM. Raises: OSError."""
+    tls_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(tls_dir / "ca.crt", certificate, 0o644)
+
+
+def key_hash(certificate: bytes) -> str:
+    """The SHA-256 of the public key of a PEM certificate, in hexadecimal digits."""
+    public = x509.load_pem_x509_certificate(certificate).public_key()
+    encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(public.public_bytes(encoding, form)).hexdigest()
 
 
 def read_certificates(tls_dir: Path) -> list[IssuedCertificate]:
@@ -220,10 +309,14 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _write_pair(stem: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    plain = serialization.NoEncryption()
-    _write(stem.with_name(f"{stem.name}.key"), key.private_bytes(encoding, form, plain), 0o600)
+    encoding = serialization.Encoding.PEM
+    _write(stem.with_name(f"{stem.name}.key"), _pem_of(key), 0o600)
     _write(stem.with_name(f"{stem.name}.crt"), certificate.public_bytes(encoding), 0o644)
+
+
+def _pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, form, serialization.NoEncryption())
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -75,7 +75,7 @@ async def _ready(
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         record = read_record(data_dir)
-        if record is not None and record.pid == process.pid and record.gateway:
+        if record is not None and record.pid == process.pid and record.control:
             return record
         if process.poll() is not None:
             raise ServiceUnavailable(f"the mesh did not start: {_last_line(log)}")

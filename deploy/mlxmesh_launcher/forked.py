@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+from collections.abc import Collection
 from functools import partial
 
 from mlxmesh_shared.process.forked import ForkedProcess, can_fork
@@ -26,8 +27,10 @@ NEEDED_BY_ALL = (
 )
 
 
-def fork_services() -> dict[str, ForkedProcess]:
+def fork_services(services: Collection[str] = ()) -> dict[str, ForkedProcess]:
     """By its module, a process for each service, which imports it and waits for its command line.
+
+    `services` are those that run here; empty for all.
 
     To be called before anything uses gRPC or starts a thread; there is none where forking is not
     safe.
@@ -37,7 +40,12 @@ def fork_services() -> dict[str, ForkedProcess]:
     for settings in SETTINGS.values():
         settings.model_rebuild()  # pydantic's validators, else built by each process
     gc.freeze()  # a fork that collects garbage would copy every page that it looks at
-    return {module: _fork(module) for module in _SERVICES} if can_fork() else {}
+    modules = [each for each in _SERVICES if not services or _service_of(each) in services]
+    return {module: _fork(module) for module in modules} if can_fork() else {}
+
+
+def _service_of(module: str) -> str:
+    return module.removeprefix("mlxmesh_")
 
 
 def _fork(module: str) -> ForkedProcess:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mlxmesh.control.v1 import launcher_pb2
 from mlxmesh_client import MeshClient
@@ -11,6 +12,7 @@ from mlxmesh_launcher.announcement import announce, withdraw
 from mlxmesh_launcher.child import Child
 from mlxmesh_launcher.command_lines import CommandLines
 from mlxmesh_launcher.crash_events import CrashEvents, service_message
+from mlxmesh_launcher.hosts.state import read_state
 from mlxmesh_launcher.initial_models import Report, load_initial_models
 from mlxmesh_launcher.lock import DirectoryLock
 from mlxmesh_launcher.options import MeshOptions
@@ -31,13 +33,17 @@ from mlxmesh_launcher.service_settings import (
 )
 from mlxmesh_launcher.servicer import control_server
 from mlxmesh_launcher.users import may_have_users
-from mlxmesh_shared.errors import ServiceUnavailable
+from mlxmesh_shared.errors import IllegalState, ServiceUnavailable
 from mlxmesh_shared.host.log_file import LogFile
 from mlxmesh_shared.process.forked import ForkedProcess
-from mlxmesh_shared.registry import Instance, Registry
+from mlxmesh_shared.registry import Instance, Registry, open_registry
 from mlxmesh_shared.rpc.server import MeshServer
 from mlxmesh_shared.rpc.shared_port import is_free
+from mlxmesh_shared.settings import MeshSettings
 from mlxmesh_shared.tls import CertificateFiles, CertificateSource, ServerTls
+
+if TYPE_CHECKING:
+    from mlxmesh_launcher.hosts.local_host import LocalHost
 
 # A process that was replaced waits for its engines to load elsewhere, or its clients to move.
 LEAVE_TIMEOUT_S = 600.0
@@ -65,7 +71,9 @@ class Mesh:
         self._options = options
         self._registry = registry
         self._forked = dict(forked or {})
-        self._tls_dir = options.data_dir / "tls" if options.tls else options.tls_dir
+        state = read_state(options.data_dir)
+        self._makes_certificates = options.tls if state is None else state.is_first
+        self._tls_dir = options.data_dir / "tls" if self._makes_certificates else options.tls_dir
         self._commands = CommandLines(options, self._tls_dir)
         self._settings = self._commands.settings
         self._stop_timeouts_s = self._settings.stop_timeouts_s(options.stop_grace_s)
@@ -75,6 +83,8 @@ class Mesh:
             stop_timeout_s=sum(self._stop_timeouts_s.values()) + STOP_MARGIN_S,
             lock=lock,
         )
+        self.host = self._local_host()
+        """This host's part in a mesh of several hosts; None for a mesh on one host."""
         self._periodic = PeriodicTasks()
         self._crashes = CrashEvents(registry)
         self._starting = asyncio.Lock()
@@ -85,7 +95,8 @@ class Mesh:
         """Notes for the owner after the start, for example about ports that were taken."""
         self.leaving = asyncio.Event()
         """Set once the mesh should stop."""
-        self.children = {name: self._child(name) for name in self._settings.used()}
+        used = (self.host.services if self.host is not None else ()) or self._settings.used()
+        self.children = {name: self._child(name) for name in SERVICES if name in used}
         """The supervised processes by service, in starting order."""
 
     @property
@@ -108,6 +119,8 @@ class Mesh:
         self._record.claim()
         self.notes = self._commands.choose_addresses(is_free)
         self._start_periodic_tasks()
+        if self.host is not None:
+            await self.host.start(report)
         await self._spawn_all()
         # Only now: the first report may take a while, as of a screen that has to be opened.
         for note in self.notes:
@@ -117,18 +130,23 @@ class Mesh:
         self._crashes.start(self._certificates())
         for child in self.children.values():
             child.keep_running()
+        if "model" in self.children:
+            await self._load_models(addresses, report)
+        if "gateway" in self.children:
+            self.notes += (self._commands.who_may_call(),)
+        await self._publish()
+
+    async def _load_models(self, addresses: Mapping[str, str], report: Report) -> None:
         # With TLS the gateway knows this client by its certificate. Without, it may ask for the
         # key of a user; the model service never does.
         reached = self.gateway if self._tls_dir is not None else addresses["model"]
         async with MeshClient(reached, tls=self.tls, api_key="") as client:
             await load_initial_models(client, self._options.models, self._options.replicas, report)
-        self.notes += (self._commands.who_may_call(),)
-        await self._publish()
 
     async def _spawn_all(self) -> None:
         """Starts the processes. Gateways depend on whether there are users."""
-        gateway = self.children["gateway"]
-        if (access := self.children.get(ACCESS)) is None:
+        gateway = self.children.get("gateway")
+        if (access := self.children.get(ACCESS)) is None or gateway is None:
             await asyncio.gather(*map(spawn, self.children.values()))
             return
         others = (child for child in self.children.values() if child is not gateway)
@@ -163,7 +181,8 @@ class Mesh:
         """Serves LauncherService, and writes how this mesh is reached."""
         certificates = self._certificates()
         tls = ServerTls(certificates) if certificates is not None else None
-        self._control = control_server(self, leaving=self.leaving, tls=tls)
+        first = self.host.first if self.host is not None else None
+        self._control = control_server(self, leaving=self.leaving, tls=tls, hosts=first)
         control = await self._control.start()
         await self._control.set_serving()
         self._announced = await announce(self._registry, self._settings.of_runtime, control)
@@ -182,6 +201,11 @@ class Mesh:
         if (child := self.children.get(name)) is not None:
             await until_serving(child, self._registry)
             return False
+        if self.host is not None and self.host.first is None:
+            raise IllegalState(
+                f"the {name} service of this mesh runs on host {self.host.state.first_host}, where"
+                " its first use starts it: repeat this there"
+            )
         new = self._child(name)
         try:
             await spawn(new)
@@ -248,6 +272,8 @@ class Mesh:
                 report(f"stopping {name}")
             await child.stop(self._stop_timeouts_s[name])
         await asyncio.gather(*leaving, *self._leaving.values())
+        if self.host is not None:
+            await self.host.stop()
         await self._crashes.stop()
         await self._periodic.stop()
         self._record.release()
@@ -262,9 +288,19 @@ class Mesh:
         data_dir = self._options.data_dir
         launcher = self._log_file("launcher")
         watch_directory(self._periodic, self._record, launcher)
-        rotate_logs(self._periodic, [*map(self._log_file, SERVICES), launcher])
-        if self._options.tls:
-            renew_certificates(self._periodic, data_dir / "tls")
+        rotate_logs(self._periodic, [*map(self._log_file, (*SERVICES, "consul")), launcher])
+        if self._makes_certificates:
+            reload = self.host.reload_certificates if self.host is not None else lambda: None
+            renew_certificates(self._periodic, data_dir / "tls", on_renewal=reload)
+
+    def _local_host(self) -> LocalHost | None:
+        if (state := read_state(self._options.data_dir)) is None:
+            return None
+        # Not at the top: a mesh on one host needs neither certificates nor Consul.
+        from mlxmesh_launcher.hosts.local_host import LocalHost
+
+        agent_log = self._log_file("consul")
+        return LocalHost(state, self._settings.of_runtime, self._registry, agent_log)
 
     def _log_file(self, name: str) -> LogFile:
         settings = self._settings.of_runtime
@@ -282,6 +318,16 @@ class Mesh:
             forked=self._forked.pop(f"mlxmesh_{name}", None),
             on_crash=self._crashes.publish,
         )
+
+
+def open_mesh_registry(settings: MeshSettings) -> Registry:
+    """The registry of a launcher, which uses the certificate of a runtime; the caller closes it."""
+    if settings.registry != "consul" or settings.tls_dir is None:
+        return open_registry(settings)
+    files = CertificateFiles.of_role(settings.tls_dir, "runtime")
+    # `mlxmesh up --tls` makes them later, with the first start.
+    exists = (settings.tls_dir / "runtime.crt").exists()
+    return open_registry(settings, CertificateSource(files) if exists else None)
 
 
 async def start_unless_stopped(mesh: Mesh, stop: asyncio.Task[None], report: Report) -> bool:

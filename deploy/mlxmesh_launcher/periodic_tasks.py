@@ -55,9 +55,12 @@ async def _repeat(interval_s: float, what: str, work: Callable[[], object], retr
                 _log.info("%s works again", what)
 
 
-def renew_certificates(tasks: PeriodicTasks, tls_dir: Path) -> None:
+def renew_certificates(
+    tasks: PeriodicTasks, tls_dir: Path, *, on_renewal: Callable[[], None] = lambda: None
+) -> None:
     """Creates missing certificates now and renews them when due; processes reload them.
 
+    `on_renewal` is called on a thread after some were renewed.
     Raises: IllegalState when they cannot be written.
     """
     # Only a mesh with TLS needs the library behind it.
@@ -67,10 +70,15 @@ def renew_certificates(tasks: PeriodicTasks, tls_dir: Path) -> None:
         ensure_certificates(tls_dir)
     except OSError as error:
         raise IllegalState(f"cannot make certificates in {tls_dir}: {error.strerror}") from None
+
+    def renew() -> None:
+        if ensure_certificates(tls_dir):
+            on_renewal()
+
     tasks.every(
         RENEWAL_CHECK_INTERVAL_S,
         "renewing certificates",
-        lambda: ensure_certificates(tls_dir),
+        renew,
         retry_s=RENEWAL_RETRY_S,
     )
 

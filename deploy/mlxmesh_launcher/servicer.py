@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
+from mlxmesh.control.v1 import hosts_pb2, hosts_pb2_grpc
 from mlxmesh.control.v1 import launcher_pb2 as pb
 from mlxmesh.control.v1 import launcher_pb2_grpc as pb_grpc
+from mlxmesh_launcher.hosts.servicer import HostControl, HostServicer
 from mlxmesh_shared.errors import IllegalState
 from mlxmesh_shared.rpc.server import MeshServer, ServerOptions
 from mlxmesh_shared.tls import ServerTls
@@ -68,12 +70,25 @@ class LauncherServicer(pb_grpc.LauncherServiceServicer):
 
 
 def control_server(
-    processes: Supervised, *, leaving: asyncio.Event, tls: ServerTls | None = None
+    processes: Supervised,
+    *,
+    leaving: asyncio.Event,
+    tls: ServerTls | None = None,
+    hosts: HostControl | None = None,
 ) -> MeshServer:
-    """The launcher's own server, reachable from this host only; Drain sets `leaving`."""
+    """The launcher's own server, reachable from this host only; Drain sets `leaving`.
+
+    `hosts` is there on the first host of a mesh of several.
+    """
     return MeshServer(
-        services=[(pb_grpc.add_LauncherServiceServicer_to_server, LauncherServicer(processes))],
-        service_names=[pb.DESCRIPTOR.services_by_name["LauncherService"].full_name],
+        services=[
+            (pb_grpc.add_LauncherServiceServicer_to_server, LauncherServicer(processes)),
+            (hosts_pb2_grpc.add_HostServiceServicer_to_server, HostServicer(hosts)),
+        ],
+        service_names=[
+            pb.DESCRIPTOR.services_by_name["LauncherService"].full_name,
+            hosts_pb2.DESCRIPTOR.services_by_name["HostService"].full_name,
+        ],
         # The live view of `mlxmesh up` asks each second.
         options=ServerOptions(log_successes=False),
         name="launcher",

@@ -52,6 +52,7 @@ NO_PROTOBUF = b"\xff\xff"
     CONTROL,
     PROCESS,
     LAUNCHER,
+    HOSTS,
 ) = (
     f"mlxmesh.{package}.v1.{name}Service"
     for package, name in (
@@ -66,6 +67,7 @@ NO_PROTOBUF = b"\xff\xff"
         ("control", "Control"),
         ("control", "Process"),
         ("control", "Launcher"),
+        ("control", "Host"),
     )
 )
 # What the model service serves beside the catalogue.
@@ -111,7 +113,7 @@ SERVED = {
     "model": {MODEL, *TOPICS, CONTROL, PROCESS},
     "runtime": {RUNTIME, CONTROL, PROCESS},
     "engine": {ENGINE, CONTROL, PROCESS},
-    "launcher": {LAUNCHER, CONTROL},
+    "launcher": {LAUNCHER, HOSTS, CONTROL},
 }
 """What answers at each port."""
 SHOWS = {port: port for port in SERVED} | {"launcher": "runtime"}
@@ -236,10 +238,13 @@ async def test_a_role_may_call_at_each_port_what_the_contract_lists_it_for(
 
 def test_clients_call_only_the_gateway_and_admins_change_nothing_behind_it() -> None:
     """As the contracts state; but an admin may start and stop processes."""
-    assert not any("client" in method.elsewhere for method in METHODS)
+    # A host that joins has no certificate yet; its server is none of the mesh's ports.
+    of_clients = {method.path for method in METHODS if "client" in method.elsewhere}
+    assert of_clients == {"/mlxmesh.control.v1.JoinService/Join"}
     names = {method.descriptor.name for method in METHODS if "admin" in method.elsewhere}
     changing = {name for name in names if not name.startswith(("Get", "List", "Watch"))}
-    assert changing == {"Drain", "Restart", "StartService"}
+    invitations = {"CreateInvitation", "RevokeInvitation", "RemoveHost"}
+    assert changing == {"Drain", "Restart", "StartService"} | invitations
 
 
 def foreign(tls_dir: Path, work: Path) -> CertificateFiles:

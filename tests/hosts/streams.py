@@ -19,13 +19,15 @@ BEGUN_TOKENS = 20
 
 async def read(client: MeshClient, max_tokens: int, begun: asyncio.Event) -> dict[str, Any]:
     tokens: list[int] = []
-    resumptions = 0
+    resumptions, engine = 0, ""
     events = client.generate(
         "pocket", prompt=PROMPT, max_tokens=max_tokens, ignore_eos=True, timeout_s=120
     )
     try:
         async for event in events:
             tokens += event.token_ids
+            if event.started is not None:
+                engine = event.started.engine_id
             if len(tokens) >= BEGUN_TOKENS:
                 begun.set()
             if event.finished is not None:
@@ -34,7 +36,7 @@ async def read(client: MeshClient, max_tokens: int, begun: asyncio.Event) -> dic
         return {"tokens": tokens, "reason": error.reason, "retryable": error.retryable}
     finally:
         begun.set()
-    return {"tokens": tokens, "resumptions": resumptions}
+    return {"tokens": tokens, "resumptions": resumptions, "engine": engine}
 
 
 async def main(address: str, tls_dir: str, streams: str, max_tokens: str) -> None:

@@ -23,6 +23,7 @@ from mlxmesh_cli.commands import (
     files,
     help_topics,
     history,
+    hosts,
     install,
     jobs,
     keys,
@@ -96,6 +97,7 @@ app.add_typer(requests.requests, name="requests", rich_help_panel=MESH)
 app.add_typer(system.system, name="system", rich_help_panel=MESH)
 app.add_typer(settings.config, name="config", rich_help_panel=MESH)
 app.add_typer(certs.certs, name="certs", rich_help_panel=MESH)
+app.add_typer(hosts.hosts, name="hosts", rich_help_panel=MESH)
 app.add_typer(output_formats.models, name="models", rich_help_panel=MODELS)
 app.add_typer(profiles.profiles, name="profiles", rich_help_panel=MODELS)
 _add(

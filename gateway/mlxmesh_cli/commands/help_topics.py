@@ -13,7 +13,7 @@ from mlxmesh_cli.screen.output import console, is_terminal, print_json
 _TOPICS = Path(__file__).parent.parent / "topics"
 ORDER = (
     *("start", "models", "chat", "clients", "agents", "access", "jobs", "rollouts", "install"),
-    *("console", "tools", "troubleshooting"),
+    *("hosts", "console", "tools", "troubleshooting"),
 )
 
 

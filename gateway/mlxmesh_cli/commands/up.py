@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlxmesh_cli.commands.failures import fail
+from mlxmesh_cli.commands.host_options import HostOptions
 from mlxmesh_cli.commands.session import DataDir, Json, run
 from mlxmesh_cli.mesh.console_address import http_url
 from mlxmesh_cli.mesh.location import resolve_data_dir, with_data_dir
@@ -28,6 +29,7 @@ START_TIMEOUT_S = 1800.0
 # One package of each extra that nothing else brings along.
 NEEDED = ("uvicorn", "tokenizers", "jinja2", "sqlalchemy", "psutil")
 NEEDED_BY_ENGINES = ("mlx", "mlx_lm")
+SEVERAL_HOSTS = "Several hosts"
 
 GrpcPort = Annotated[
     int | None,
@@ -67,6 +69,57 @@ ConsulAddress = Annotated[
 Tls = Annotated[
     bool,
     typer.Option("--tls", help="Use mutual TLS, with certificates from the mesh's own authority."),
+]
+Hosts = Annotated[
+    bool,
+    typer.Option(
+        "--hosts",
+        help="Make this host the first one of a mesh that others can join; once is enough.",
+        rich_help_panel=SEVERAL_HOSTS,
+    ),
+]
+Join = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST[:PORT]",
+        help="Join the mesh of this first host; needs --token. Once is enough.",
+        rich_help_panel=SEVERAL_HOSTS,
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        help="Token that `mlxmesh hosts invite` printed; - reads it from standard input.",
+        rich_help_panel=SEVERAL_HOSTS,
+    ),
+]
+Advertise = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="IP address at which other hosts reach this one.  [default: found out]",
+        rich_help_panel=SEVERAL_HOSTS,
+    ),
+]
+ConsulProgram = Annotated[
+    Path | None,
+    typer.Option(
+        "--consul",
+        metavar="PATH",
+        help="Consul's program, whose agent the mesh runs.  [default: CONSUL_BIN, or in PATH, or"
+        " what `make consul` built]",
+        rich_help_panel=SEVERAL_HOSTS,
+    ),
+]
+JoinPort = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65534,
+        help="With --hosts: port on which hosts join; they renew certificates on the next one."
+        "  [default: 50052]",
+        rich_help_panel=SEVERAL_HOSTS,
+    ),
 ]
 Detach = Annotated[
     bool, typer.Option("--detach", help="Run in the background; return once the mesh serves.")
@@ -124,33 +177,48 @@ def up(
     consul_address: ConsulAddress = None,
     tls: Tls = False,
     detach: Detach = False,
+    hosts: Hosts = False,
+    join: Join = None,
+    token: Token = None,
+    advertise: Advertise = None,
+    consul: ConsulProgram = None,
+    join_port: JoinPort = None,
     json: Json = False,
 ) -> None:
     """Start a whole mesh on this host. Ctrl-C stops it.
 
     Without --model it loads the models that were loaded before; a new data directory starts with
     the bundled model `pocket`.
+
+    Several hosts: `mlxmesh up --hosts` on the first one, then `mlxmesh hosts invite`, which prints
+    the command for another host. Later starts of both need no options.
     """
     if missing := missing_packages():
         fail(
             f'a whole mesh needs `pip install "mlxmesh[all]"`; missing here: {", ".join(missing)}',
             reason="NOT_INSTALLED",
         )
+    directory = resolve_data_dir(data_dir)
+    wanted = HostOptions(hosts, join, token, advertise, consul, consul_address, join_port)
+    in_mesh = wanted.prepare(directory, registry=registry, tls=tls, json=json)
     options = UpOptions(
-        data_dir=resolve_data_dir(data_dir),
+        data_dir=directory,
         grpc_port=grpc_port,
         http_port=http_port,
         replicas=replicas,
         models=tuple(model or ()),
-        flags=_registry_flags(registry, consul_address),
+        flags=() if in_mesh else _registry_flags(registry, consul_address),
         tls=tls,
     )
     if detach:
         _up_detached(options, json=json)
         return
     from mlxmesh_launcher.forked import fork_services
+    from mlxmesh_launcher.hosts.state import services_here
 
-    run(_up_foreground(options, fork_services(), json=json))
+    # Joining used gRPC and threads, after which this process must not be forked.
+    forked = {} if join else fork_services(services_here(directory))
+    run(_up_foreground(options, forked, json=json))
 
 
 def missing_packages() -> list[str]:
@@ -174,14 +242,17 @@ def _up_detached(options: UpOptions, *, json: bool) -> None:
     for note in record.notes:
         typer.echo(note)
     status_command, down_command = (with_data_dir(name, directory) for name in ("status", "down"))
-    http = _http_words(record.http, tls=bool(record.tls_dir))
-    typer.echo(
-        f"serving on {record.gateway}{http}; `{status_command}` shows it, `{down_command}` stops it"
-    )
+    serving = _serving_words(record.gateway) + _http_words(record.http, tls=bool(record.tls_dir))
+    typer.echo(f"{serving}; `{status_command}` shows it, `{down_command}` stops it")
 
 
 def _print_addresses(gateway: str, http: str, pid: int, directory: Path) -> None:
     print_json({"address": gateway, "http": http, "pid": pid, "data_dir": str(directory)})
+
+
+def _serving_words(gateway: str) -> str:
+    """Where the mesh serves; a host that joined need not run a gateway."""
+    return f"serving on {gateway}" if gateway else "serving, without a gateway on this host"
 
 
 def _http_words(http: str, *, tls: bool) -> str:
@@ -198,15 +269,14 @@ def _registry_flags(registry: str | None, consul_address: str | None) -> tuple[s
 async def _up_foreground(
     options: UpOptions, forked: Mapping[str, ForkedProcess], *, json: bool
 ) -> None:
-    from mlxmesh_launcher.mesh import Mesh, start_unless_stopped
+    from mlxmesh_launcher.mesh import Mesh, open_mesh_registry, start_unless_stopped
     from mlxmesh_shared.process.startup import wait_for_stop
-    from mlxmesh_shared.registry import open_registry
     from mlxmesh_shared.settings import MeshSettings, load_settings
 
     flags = ["--data-dir", str(options.data_dir), *options.flags]
     settings = load_settings(MeshSettings, flags)
     mesh_options = options.mesh_options(settings.tls_dir)
-    registry = open_registry(settings)
+    registry = open_mesh_registry(settings)
     mesh = Mesh(mesh_options, registry, forked)
     stop = asyncio.create_task(wait_for_stop(mesh.leaving))
     try:
@@ -230,7 +300,7 @@ async def _live_view(data_dir: Path, mesh: Mesh, stop: asyncio.Task[None]) -> No
     for note in mesh.notes:
         typer.echo(note)
     typer.echo(
-        f"serving on {mesh.gateway}{_http_words(mesh.http, tls=mesh.tls is not None)};"
+        f"{_serving_words(mesh.gateway)}{_http_words(mesh.http, tls=mesh.tls is not None)};"
         f" try `{with_data_dir('chat', data_dir)}` in another terminal; Ctrl-C stops"
     )
     if not is_terminal():

@@ -74,6 +74,10 @@ class ConsulAgent:
             f"deregister {service_id}", self._consul.agent.service.deregister(service_id)
         )
 
+    async def forget_host(self, name: str) -> None:
+        """Removes a host that is gone from the list of hosts."""
+        await self._ask(f"forget host {name}", self._consul.agent.force_leave(name))
+
     async def checked_services(self, wanted: Collection[str] = ()) -> frozenset[str]:
         """The ids of the services that the agent checks; of a few wanted ones, only these.
 

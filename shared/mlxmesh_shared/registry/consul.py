@@ -253,7 +253,10 @@ class ConsulRegistry:
         async def ask(address: str) -> str:
             async with places:
                 return await health(
-                    address, role=service, certificates=self._certificates, timeout_s=timeout_s
+                    address,
+                    role=_role_of(service),
+                    certificates=self._certificates,
+                    timeout_s=timeout_s,
                 )
 
         answers = await asyncio.gather(*(ask(one.address) for one in known))
@@ -276,7 +279,7 @@ class ConsulRegistry:
             address=host,
             port=int(port),
             meta=_checked_meta(instance.metadata) | {_PID: str(instance.pid)},
-            tls_server_name=server_name(instance.service) if self._checks_tls else "",
+            tls_server_name=server_name(_role_of(instance.service)) if self._checks_tls else "",
         )
 
     def _from_consul(self, service: ConsulService) -> Instance:
@@ -288,6 +291,11 @@ class ConsulRegistry:
             pid=int(meta.pop(_PID, 0)),
             metadata=meta,
         )
+
+
+def _role_of(service: str) -> str:
+    """The role in the certificate of a service; a launcher shows that of a runtime."""
+    return "runtime" if service == "launcher" else service
 
 
 def _checked_meta(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -106,7 +106,10 @@ def _nomad_value(service: str, name: str, expression: str) -> tuple[str, str]:
     return name, value
 
 
-ALL = [*_in_compose(), *_in_kubernetes(), *_in_nomad()]
+# In one order: workers of a parallel run have to agree on it.
+ALL = sorted(
+    [*_in_compose(), *_in_kubernetes(), *_in_nomad()], key=lambda each: (each.where, each.service)
+)
 
 
 @pytest.mark.parametrize("where", ["compose", "kubernetes", *(f"nomad {name}" for name in NOMAD)])

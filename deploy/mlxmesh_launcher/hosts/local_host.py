@@ -1,0 +1,131 @@
+"""This host in a running mesh of several: its Consul agent, and the renewal of certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlxmesh_launcher.authority import read_certificates
+from mlxmesh_launcher.hosts.agent import AgentProcess, until_registry_answers
+from mlxmesh_launcher.hosts.first_host import FirstHost
+from mlxmesh_launcher.hosts.joining import renew_certificates
+from mlxmesh_launcher.hosts.state import HostState
+from mlxmesh_shared.consul.agent import ConsulAgent
+from mlxmesh_shared.errors import IllegalState, MeshError, RegistryUnavailable
+from mlxmesh_shared.host.log_file import LogFile
+from mlxmesh_shared.registry import Registry
+from mlxmesh_shared.settings import MeshSettings
+from mlxmesh_shared.tls import CertificateFiles, CertificateSource
+
+RENEWAL_CHECK_INTERVAL_S = 3600.0
+RENEWAL_RETRY_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class LocalHost:
+    """Started before the services of this host, and stopped after them."""
+
+    def __init__(
+        self, state: HostState, settings: MeshSettings, registry: Registry, agent_log: LogFile
+    ) -> None:
+        """`settings` are those of this host's services. Raises: IllegalState."""
+        if settings.tls_dir is None or settings.registry != "consul":
+            raise IllegalState(
+                f"mlxmesh.toml in {settings.data_dir} has lost tls_dir or registry of [mesh]; write"
+                " them again with `mlxmesh up --hosts`, or let this host join again"
+            )
+        self.state = state
+        self._settings = settings
+        self._tls_dir = settings.tls_dir
+        self._registry = registry
+        self._agent: AgentProcess | None = None
+        if state.consul:
+            self._agent = AgentProcess(state, settings.data_dir, settings.tls_dir, agent_log)
+        self._renewing: asyncio.Task[None] | None = None
+        self.first: FirstHost | None = None
+        if state.is_first:
+            self.first = FirstHost(
+                state,
+                settings.data_dir,
+                settings.tls_dir,
+                registry,
+                consul_prefix=settings.consul.prefix,
+                forget=self._forget,
+            )
+
+    @property
+    def services(self) -> Sequence[str]:
+        """What runs here; empty for all that the mesh uses."""
+        return self.state.services
+
+    async def start(self, report: Callable[[str], None]) -> None:
+        """Returns once the registry answers. Raises: IllegalState, ServiceUnavailable."""
+        if self._agent is not None:
+            await self._agent.start(self._registry, report)
+        else:
+            await until_registry_answers(
+                self._registry,
+                report,
+                f"the Consul agent at {self._settings.consul.address} does not answer; start it, or"
+                " correct consul.address in mlxmesh.toml",
+            )
+        if self.first is not None:
+            await self.first.start()
+        else:
+            self._renewing = asyncio.create_task(self._renew_when_due(), name="renew-certificates")
+
+    async def stop(self) -> None:
+        """Stops the agent last: it tells the other hosts that this one leaves."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+        if self.first is not None:
+            await self.first.stop()
+        if self._agent is not None:
+            await self._agent.stop()
+
+    def reload_certificates(self) -> None:
+        """Has the agent use new certificates; services do so by themselves. Thread-safe."""
+        if self._agent is not None:
+            self._agent.reload()
+
+    async def _renew_when_due(self) -> None:
+        """Logs a failure when its reason changes; the first host may be away for weeks."""
+        failure = ""
+        while True:
+            try:
+                if _any_due(self._tls_dir):
+                    await self._renew()
+                failure = ""
+            except MeshError as error:
+                if failure != (failure := str(error)):
+                    _log.error("renewing certificates failed, will be retried: %s", failure)
+            await asyncio.sleep(RENEWAL_RETRY_S if failure else RENEWAL_CHECK_INTERVAL_S)
+
+    async def _renew(self) -> None:
+        shown = CertificateSource(CertificateFiles.of_role(self._tls_dir, "runtime"))
+        await renew_certificates(self.state, self._tls_dir, shown)
+        self.reload_certificates()
+        _log.info("the first host renewed the certificates of this host")
+
+    async def _forget(self, name: str) -> None:
+        """Where the own agents do not know the host any more, there is nothing to do."""
+        if self._agent is None:
+            return
+        agent = ConsulAgent(self._settings.consul)
+        try:
+            await agent.forget_host(name)
+        except RegistryUnavailable as error:
+            _log.warning("Consul forgets host %s by itself within three days: %s", name, error)
+        finally:
+            await agent.close()
+
+
+def _any_due(tls_dir: Path) -> bool:
+    """Whether a certificate of this host should be renewed; the authority's cannot be."""
+    now = datetime.now(UTC)
+    return any(each.is_due(now) for each in read_certificates(tls_dir) if each.role != "ca")

@@ -1,0 +1,271 @@
+"""The quick start for a second host, by its three commands; then what else may happen to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxmesh_launcher.authority import write_self_signed
+from mlxmesh_launcher.hosts.join_token import parse_token
+from tests.hosts.network import Host, Network
+from tests.hosts.setup import consul_binary, until
+
+pytestmark = [pytest.mark.tools, pytest.mark.timeout(600)]
+
+STREAMS = 4
+TOKENS = 200
+SERVICES = ("engine", "gateway", "generation", "runtime")
+START_TIMEOUT_S = 240
+
+
+@dataclass(frozen=True)
+class JoinHost:
+    """A host whose user has one data directory, as MLXMESH_DATA_DIR says."""
+
+    host: Host
+    folder: Path
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "data"
+
+    def run(self, line: str) -> str:
+        """The output of `mlxmesh ...`, typed as a line; it must succeed."""
+        done = self.attempt(line)
+        assert done[0] == 0, f"{line}: {done[1]}\n{self.logs()[-4000:]}"
+        return done[2]
+
+    def refused(self, line: str) -> str:
+        """The error of a command that must fail."""
+        code, error, output = self.attempt(line)
+        assert code == 1, f"{line}: {code} {output} {error}"
+        return error
+
+    def attempt(self, line: str) -> tuple[int, str, str]:
+        program, *words = line.split()
+        assert program == "mlxmesh"
+        env = {
+            "MLXMESH_DATA_DIR": str(self.data_dir),
+            "CONSUL_BIN": consul_binary(),
+            # With the default of 2 s, a busy machine answers a check too late.
+            "MLXMESH_CONSUL_CHECK_INTERVAL_S": "8",
+        }
+        done = self.host.run(
+            *(sys.executable, "-m", "mlxmesh_cli", *words), env=env, timeout_s=START_TIMEOUT_S
+        )
+        return done.returncode, done.stderr, done.stdout
+
+    def hosts(self) -> dict[str, dict[str, Any]]:
+        """What `mlxmesh hosts` shows, by host."""
+        code, _, output = self.attempt("mlxmesh hosts --json")
+        return {row["host"]: row for row in json.loads(output)["hosts"]} if code == 0 else {}
+
+    def logs(self) -> str:
+        files = sorted((self.data_dir / "logs").glob("*.log"))
+        return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in files)
+
+    def streams(self, log: Path) -> list[dict[str, Any]]:
+        """The outcomes of streams that are read here, through this host's own gateway."""
+        gateway = f"{self.host.address}:50051"
+        words = ("tests.hosts.streams", gateway, self.data_dir / "tls", str(STREAMS), str(TOKENS))
+        process = self.host.start(sys.executable, "-m", *words, log=log)
+        assert process.wait(150) == 0, log.read_text()
+        return json.loads(log.read_text().splitlines()[-1])
+
+
+class JoinedHosts:
+    """Host `a` is the first one, `b` has joined."""
+
+    def __init__(self, network: Network, folder: Path) -> None:
+        self.network = network
+        self.folder = folder
+        self.a, self.b = (JoinHost(network[name], folder / name) for name in "ab")
+        self.command_for_b = ""
+
+    @property
+    def token(self) -> str:
+        return self.command_for_b.rpartition(" ")[2]
+
+    def engines_of(self, name: str) -> list[str]:
+        """The engines on a host, by the names of their logs."""
+        host = self.a if name == "a" else self.b
+        return [path.stem for path in (host.data_dir / "logs").glob("pocket-v*.log")]
+
+    def load_on_both(self) -> None:
+        """Has an engine on each host, if it was not so before."""
+        self.a.run("mlxmesh load pocket --replicas 2")
+        until(self.b_serves)
+
+    def b_serves(self) -> bool:
+        """Whether host a lists everything on host b; what fails its check is not listed."""
+        b = self.a.hosts().get("b", {"services": {}})
+        return set(SERVICES) <= set(b["services"])
+
+
+@contextlib.contextmanager
+def somebody_in_between(host: Host, port: int, folder: Path) -> Generator[None]:
+    """A server on the host that speaks TLS, but with a certificate of its own."""
+    write_self_signed(folder / "other", "join.mlxmesh")
+    pair = (folder / "other.crt", folder / "other.key")
+    log = folder / "other.log"
+    process = host.start(sys.executable, "-c", OTHER_SERVER, str(port), *pair, log=log)
+    until(lambda: log.read_text().startswith("listening"))
+    yield
+    process.terminate()
+    process.wait(10)
+
+
+OTHER_SERVER = """
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[2], sys.argv[3])
+context.set_alpn_protocols(["h2"])
+with socket.create_server(("0.0.0.0", int(sys.argv[1]))) as listener:
+    print("listening", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        with context.wrap_socket(connection, server_side=True) as secured:
+            print("sent:", secured.recv(4096), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JoinedHosts]:
+    """The three commands of the quick start, literally."""
+    with Network("a", "b") as network:
+        mesh = JoinedHosts(network, tmp_path_factory.mktemp("join"))
+        mesh.a.run("mlxmesh up --hosts --detach")
+        mesh.command_for_b = mesh.a.run("mlxmesh hosts invite").splitlines()[-1]
+
+        # Nobody joins another host than the one that the token names, and the token stays valid.
+        with somebody_in_between(network["b"], 50052, mesh.folder):
+            refusal = mesh.b.refused(f"mlxmesh up --join 127.0.0.1:50052 --token {mesh.token}")
+        assert "not the one that the token names" in refusal
+        sent = (mesh.folder / "other.log").read_text()
+        assert "sent: b''" in sent, sent
+        assert not (mesh.b.data_dir / "tls").exists()
+
+        mesh.b.run(mesh.command_for_b + " --detach")
+        yield mesh
+
+
+def test_host_b_serves_by_engines_of_host_a(mesh: JoinedHosts, tmp_path: Path) -> None:
+    assert mesh.b.run("mlxmesh generate Hi --model pocket --max-tokens 5").strip()
+    outcomes = mesh.b.streams(tmp_path / "b")
+    assert {outcome["engine"] for outcome in outcomes} <= set(mesh.engines_of("a"))
+    assert {len(outcome["tokens"]) for outcome in outcomes} == {TOKENS}
+
+
+def test_engines_of_host_b_serve_callers_of_host_a(mesh: JoinedHosts, tmp_path: Path) -> None:
+    mesh.load_on_both()
+    outcomes = mesh.a.streams(tmp_path / "a")
+    used = {outcome["engine"] for outcome in outcomes}
+    for name in "ab":
+        assert used & set(mesh.engines_of(name)), (name, used)
+    assert len({tuple(outcome["tokens"]) for outcome in outcomes}) == 1
+
+
+def test_the_agents_reach_every_process_the_launchers_too(mesh: JoinedHosts) -> None:
+    def all_pass() -> bool:
+        for host in (mesh.a, mesh.b):
+            done = host.host.run(sys.executable, "-c", CHECKS, host.data_dir / "tls")
+            found = json.loads(done.stdout)
+            assert {"mlxmesh-launcher", "mlxmesh-runtime"} <= {name for name, _ in found}
+            if not all("success" in output for _, output in found):
+                return False
+        return True
+
+    until(all_pass)
+
+
+CHECKS = """
+import json, ssl, sys, urllib.request
+context = ssl.create_default_context(cafile=sys.argv[1] + "/ca.crt")
+context.load_cert_chain(sys.argv[1] + "/consul.crt", sys.argv[1] + "/consul.key")
+address = "https://127.0.0.1:8501/v1/agent/checks"
+with urllib.request.urlopen(address, context=context) as answer:
+    checks = json.load(answer).values()
+print(json.dumps([[check["ServiceName"], check["Output"]] for check in checks]))
+"""
+
+
+def test_nobody_uses_an_agent_without_a_certificate_of_the_mesh(mesh: JoinedHosts) -> None:
+    without = CHECKS.replace("context.load_cert_chain", "(lambda *_: None)")
+    done = mesh.b.host.run(sys.executable, "-c", without, mesh.b.data_dir / "tls")
+    assert (done.returncode, done.stdout) == (1, ""), done.stdout
+
+
+def test_a_token_is_valid_once_and_stored_nowhere(mesh: JoinedHosts) -> None:
+    [invitation] = json.loads(mesh.a.run("mlxmesh hosts invitations --json"))["invitations"]
+    assert invitation["state"] == "used"
+    assert invitation["used_by"] == "b"
+    # Another invitation opens the port again, so that it is the token that is refused.
+    other = mesh.a.run("mlxmesh hosts invite").splitlines()[-1].rpartition(" ")[2]
+    third = JoinHost(mesh.b.host, mesh.folder / "third")
+    where = f"{mesh.a.host.address}:50052"
+    # That host's ports are taken by its own agent, which comes first.
+    agent = "--consul-address 127.0.0.1:8501"
+    refusal = third.refused(f"mlxmesh up --join {where} --token {mesh.token} {agent}")
+    assert "host b used this token already" in refusal
+    revoked = parse_token(other).invitation_id
+    mesh.a.run(f"mlxmesh hosts revoke {revoked}")
+    refusal = third.refused(f"mlxmesh up --join {where} --token {other} {agent}")
+    assert "revoked" in refusal or "refuses connections" in refusal
+    for host in (mesh.a, mesh.b):
+        kept = "".join(
+            path.read_text(errors="replace")
+            for path in host.data_dir.rglob("*")
+            if path.is_file() and path.suffix in (".log", ".json", ".toml", ".lock")
+        )
+        for token in (mesh.token, other):
+            assert token not in kept
+            assert parse_token(token).secret.hex() not in kept
+
+
+def test_host_b_has_its_own_keys_only(mesh: JoinedHosts) -> None:
+    names = {path.name for path in (mesh.b.data_dir / "tls").iterdir()}
+    assert "ca.key" not in names
+    assert {"model.key", "access.key", "jobs.key", "tools.key"} & names == set()
+    for name in ("runtime.key", "gateway.key"):
+        keys = [(host.data_dir / "tls" / name).read_bytes() for host in (mesh.a, mesh.b)]
+        assert keys[0] != keys[1]
+        assert (mesh.b.data_dir / "tls" / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_host_b_goes_on_while_host_a_is_cut_off_and_is_back(
+    mesh: JoinedHosts, tmp_path: Path
+) -> None:
+    mesh.load_on_both()
+    mesh.network.split("a", "b")
+    until(lambda: mesh.a.hosts()["b"]["state"] == "away")
+    outcomes = mesh.b.streams(tmp_path / "cut")
+    assert [outcome.get("reason") for outcome in outcomes] == [None] * STREAMS
+    assert {len(outcome["tokens"]) for outcome in outcomes} == {TOKENS}
+    mesh.network.heal()
+    until(mesh.b_serves)
+    assert {outcome.get("reason") for outcome in mesh.a.streams(tmp_path / "healed")} == {None}
+
+
+def test_host_b_comes_back_without_a_token_and_is_removed_once_it_has_stopped(
+    mesh: JoinedHosts,
+) -> None:
+    mesh.load_on_both()
+    mesh.b.run("mlxmesh down")
+    until(lambda: mesh.a.hosts()["b"]["state"] == "away")
+    mesh.b.run("mlxmesh up --detach")
+    until(mesh.b_serves)
+    assert "still runs" in mesh.a.refused("mlxmesh hosts remove b --yes")
+    mesh.b.run("mlxmesh down")
+    begun_s = time.monotonic()
+    until(lambda: mesh.a.hosts()["b"]["state"] == "away")
+    mesh.a.run("mlxmesh hosts remove b --yes")
+    assert set(mesh.a.hosts()) == {"a"}
+    print(f"host b was away {time.monotonic() - begun_s:.1f} s after it had stopped")
