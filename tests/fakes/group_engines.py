@@ -83,13 +83,14 @@ class Result:
 
     def add(self, output: engine_pb2.SequenceOutput) -> None:
         self.tokens += output.token_ids
-        self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
+        cached = max(output.cached_tokens, output.accepted.cached_tokens)
+        self.cached_tokens = max(self.cached_tokens, cached)
         self.finish_reason = output.finish_reason or self.finish_reason
         self.prompt_logprobs += output.prompt_logprobs.chosen
 
 
 def submit(
-    number: int, prompt: Sequence[int], *, max_tokens: int = 24, seed: int | None = None
+    number: int, prompt: Sequence[int], *, max_tokens: int = 12, seed: int | None = None
 ) -> engine_pb2.Submit:
     """A greedy sequence, or a sampled one with a seed."""
     sampling = sampling_pb2.Sampling(temperature=0)

@@ -7,7 +7,6 @@ it holds Python's lock until the neighbours have connected.
 import faulthandler
 import json
 import os
-import socket
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -20,13 +19,6 @@ Ring = Any
 
 _distributed = cast("Any", mx.distributed)
 _OPEN_TIMEOUT_S = 60
-
-
-def reserve_port(host: str) -> int:
-    """A port of this host that nothing listens on at present."""
-    with socket.socket() as listener:
-        listener.bind((host, 0))
-        return listener.getsockname()[1]
 
 
 def open_ring(rank: int, addresses: Sequence[str]) -> Ring:

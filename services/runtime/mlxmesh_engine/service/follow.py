@@ -78,9 +78,7 @@ async def follow(
 ) -> None:
     """Follows rank 0 until that stops. Raises: MeshError when this rank cannot join."""
     import_mlx()
-    from mlxmesh_engine.groups.ring import reserve_port
-
-    group = GroupProcess(process, announce, reserve_port)
+    group = GroupProcess(process, announce)
     async with AsyncExitStack() as stack:
         own = await stack.enter_async_context(group.serving())
         channel = group.open_channel(process.settings.group_leader)

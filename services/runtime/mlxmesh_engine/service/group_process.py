@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
@@ -39,6 +40,13 @@ def end_process(announce: Callable[[dict[str, str | bool]], None], error: MeshEr
     os._exit(GROUP_LOST_EXIT_CODE)
 
 
+def _free_port(host: str) -> int:
+    """A port of this host that nothing listens on at present; the ring will."""
+    with socket.socket() as listener:
+        listener.bind((host, 0))
+        return listener.getsockname()[1]
+
+
 class GroupProcess:
     """The group's side of one rank's process."""
 
@@ -46,13 +54,10 @@ class GroupProcess:
         self,
         process: ServiceProcess[EngineSettings],
         announce: Callable[[dict[str, str | bool]], None],
-        reserve_port: Callable[[str], int],
     ) -> None:
-        """reserve_port: of the host that the ring's tensors arrive at."""
         self.settings = process.settings
         self._process = process
         self._announce = announce
-        self._reserve_port = reserve_port
         self.peers = GroupPeers(self.settings.group_rank, self.settings.group_size, end=self.end)
         self._servicer = GroupServicer(self.peers)
         self._tasks: list[asyncio.Task[None]] = []
@@ -79,7 +84,7 @@ class GroupProcess:
             settings.group_rank,
             settings.group_size,
             join_host_port(settings.advertise_host or host, port),
-            join_host_port(settings.advertise_host or host, self._reserve_port(host)),
+            join_host_port(settings.advertise_host or host, _free_port(host)),
         )
         try:
             yield own

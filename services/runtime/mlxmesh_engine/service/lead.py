@@ -38,11 +38,8 @@ async def leading(
     process: ServiceProcess[EngineSettings], announce: Callable[[dict[str, str | bool]], None]
 ) -> AsyncGenerator[Lead]:
     """Waits until all ranks have joined; at the end they stop in order."""
-    import_mlx()
-    from mlxmesh_engine.groups.ring import reserve_port
-
     loop = asyncio.get_running_loop()
-    group = GroupProcess(process, announce, reserve_port)
+    group = GroupProcess(process, announce)
     on_leave: list[Callable[[], None]] = []
 
     def leave() -> None:
@@ -59,6 +56,8 @@ async def leading(
     async with group.serving() as own:
         leadership: Leadership = group.lead(own, leave)
         announce({"phase": "joining", "group_address": own.address})
+        # The others do the same meanwhile.
+        import_mlx()
         started = await leadership.wait_complete()
         group.start_heartbeats(started)
         try:
