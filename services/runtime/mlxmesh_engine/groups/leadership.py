@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from mlxmesh_engine.groups.messages import (
     Failed,
@@ -86,7 +86,7 @@ class Leadership:
             except TimeoutError:
                 _log.warning("a rank did not end within %g s", _STOP_TIMEOUT_S)
 
-    async def serve(self, messages: AsyncIterator[FromFollower]) -> AsyncIterator[FromLeader]:
+    async def serve(self, messages: AsyncIterator[FromFollower]) -> AsyncGenerator[FromLeader]:
         """One rank's stream. Raises: InvalidArgument, IllegalState if it does not belong here."""
         member = await anext(messages, None)
         if not isinstance(member, Joined):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Protocol
 
 from mlxmesh_engine.groups.peer_watch import PeerWatch
@@ -69,7 +69,8 @@ class GroupPeers:
             self._end(error)
 
     async def check(self) -> None:
-        """Looks for silent ranks until it is cancelled."""
+        """Looks for silent ranks until it is cancelled; until then, none can be heard."""
+        self._watch.limit(LOADING_SILENCE_S)
         while True:
             if self._switch is not None and not self._stopping:
                 self._switch.reset()
@@ -79,7 +80,7 @@ class GroupPeers:
                 )
             await asyncio.sleep(_CHECK_S)
 
-    async def answer(self, beats: AsyncIterator[int]) -> AsyncIterator[None]:
+    async def answer(self, beats: AsyncIterator[int]) -> AsyncGenerator[None]:
         """Serves the heartbeats of a rank above this one. beats: its rank, again and again."""
         if (rank := await anext(beats, None)) is None:
             return

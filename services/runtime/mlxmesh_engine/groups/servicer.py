@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, cast
 
 from mlxmesh.engine.v1 import group_pb2 as pb
 from mlxmesh.engine.v1 import group_pb2_grpc as pb_grpc
@@ -28,7 +27,7 @@ class GroupServicer(pb_grpc.GroupServiceServicer):
     ) -> AsyncIterator[pb.FollowResponse]:
         if self.leadership is None:
             raise IllegalState("this is not rank 0 of a group, which others follow")
-        stream = cast("Any", self.leadership.serve(_messages(request_iterator)))
+        stream = self.leadership.serve(_messages(request_iterator))
         async with aclosing(stream):
             async for message in stream:
                 yield to_follower(message)
@@ -36,7 +35,7 @@ class GroupServicer(pb_grpc.GroupServiceServicer):
     async def Beat(
         self, request_iterator: AsyncIterator[pb.BeatRequest], context: object
     ) -> AsyncIterator[pb.BeatResponse]:
-        beats = cast("Any", self._peers.answer(_ranks(request_iterator)))
+        beats = self._peers.answer(_ranks(request_iterator))
         async with aclosing(beats):
             async for _ in beats:
                 yield pb.BeatResponse()
