@@ -30,6 +30,7 @@ from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_runtime.memory_guard import MemoryStatus
 
 HEALTH_REQUEST = engine_pb2.GetEngineInfoRequest()
+INFO_REQUEST = pb.GetRuntimeInfoRequest()
 _STATES = {state: pb.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState}
 
 

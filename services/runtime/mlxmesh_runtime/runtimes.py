@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.runtime.v1.runtime_pb2_grpc import RuntimeServiceStub
-from mlxmesh_runtime.convert import host_rank_request
+from mlxmesh_runtime.convert import INFO_REQUEST, host_rank_request
 from mlxmesh_runtime.engine_command import RankPlace
 from mlxmesh_runtime.engine_record import EngineSpec
 from mlxmesh_runtime.group_ranks import Candidate
@@ -51,7 +50,7 @@ class MeshRuntimes:
         channel = self._open(instance.address, role="runtime", timeouts=WATCH_TIMEOUTS)
         try:
             stub = RuntimeServiceStub(channel)
-            info = await stub.GetRuntimeInfo(pb.GetRuntimeInfoRequest(), timeout=_TIMEOUT_S)
+            info = await stub.GetRuntimeInfo(INFO_REQUEST, timeout=_TIMEOUT_S)
         except MeshError:
             return None
         finally:

@@ -63,6 +63,11 @@ def to_follower(message: FromLeader) -> pb.FollowResponse:
     return pb.FollowResponse(operations=pb.Operations(operations=operations))
 
 
+def beat_request(rank: int) -> pb.BeatRequest:
+    """A heartbeat of this rank."""
+    return pb.BeatRequest(rank=rank)
+
+
 def _to_operation(operation: ops.Operation) -> pb.Operation:
     match operation:
         case ops.NewCache(number, rows):

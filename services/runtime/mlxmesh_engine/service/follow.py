@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from mlxmesh.engine.v1 import group_pb2 as pb
 from mlxmesh.engine.v1 import group_pb2_grpc as pb_grpc
 from mlxmesh_engine.groups.convert import from_leader, to_leader
 from mlxmesh_engine.groups.messages import (
@@ -164,7 +163,7 @@ class _Following:
         _log.info("was asked to stop: rank 0 drains first")
         self._outgoing.put_nowait(Leaving())
 
-    async def _requests(self) -> AsyncIterator[pb.FollowRequest]:
+    async def _requests(self) -> AsyncIterator[Any]:
         while (message := await self._outgoing.get()) is not None:
             yield to_leader(message)
 

@@ -9,9 +9,9 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
-from mlxmesh.engine.v1 import group_pb2 as pb
 from mlxmesh.engine.v1 import group_pb2_grpc as pb_grpc
 from mlxmesh.engine.v1.group_pb2_grpc import add_GroupServiceServicer_to_server
+from mlxmesh_engine.groups.convert import beat_request
 from mlxmesh_engine.groups.leadership import Leadership
 from mlxmesh_engine.groups.messages import Joined, Started
 from mlxmesh_engine.groups.peers import GroupPeers
@@ -116,6 +116,6 @@ class GroupProcess:
         finally:
             await channel.close()
 
-    async def _requests(self) -> AsyncIterator[pb.BeatRequest]:
+    async def _requests(self) -> AsyncIterator[Any]:
         async for rank in self.peers.own_beats():
-            yield pb.BeatRequest(rank=rank)
+            yield beat_request(rank)
