@@ -57,7 +57,10 @@ class Group:
         """The tokens of each sequence; all are submitted at once."""
         return {number: result.tokens for number, result in (await self.results(*submits)).items()}
 
-    async def results(self, *submits: engine_pb2.Submit) -> "dict[int, Result]":
+    async def results(
+        self, *submits: engine_pb2.Submit, begun: asyncio.Event | None = None
+    ) -> "dict[int, Result]":
+        """begun: is set with the first token."""
         call = self.stub.Execute()
         for submit in submits:
             await call.write(engine_pb2.ExecuteRequest(submit=submit))
@@ -66,6 +69,8 @@ class Group:
         async for response in call:
             for output in response.outputs:
                 results[output.sequence_id].add(output)
+                if output.token_ids and begun is not None:
+                    begun.set()
         return results
 
     async def close(self) -> None:

@@ -21,6 +21,7 @@ from tests.fakes.tiny_model import VOCAB_SIZE, write_model
 # Rounding alone may swap two scores that are closer than this.
 _ROUNDING = 1e-4
 _MAX_TOKENS = 12
+pytestmark = pytest.mark.timeout(300)
 _CANCELLED = engine_pb2.ENGINE_FINISH_REASON_CANCELLED
 
 
@@ -99,7 +100,7 @@ async def test_a_group_generates_the_tokens_of_one_process(model: Path, size: in
 
 async def _cancels(ranks: Group) -> None:
     call = ranks.stub.Execute()
-    await call.write(engine_pb2.ExecuteRequest(submit=submit(1, text(9, 20), max_tokens=1500)))
+    await call.write(engine_pb2.ExecuteRequest(submit=submit(1, text(9, 20), max_tokens=1900)))
     reasons: list[int] = []
     async for response in call:
         for output in response.outputs:
@@ -127,8 +128,10 @@ async def test_no_rank_outlives_another(
     model: Path, size: int, victim: int, how: signal.Signals
 ) -> None:
     async with group(model, size, silence_s="1.5") as ranks:
-        running = asyncio.create_task(ranks.run(submit(1, text(1, 8), max_tokens=1500)))
-        await asyncio.sleep(0.5)  # so that the ring has exchanges under way
+        begun = asyncio.Event()
+        endless = submit(1, text(1, 8), max_tokens=1900)
+        running = asyncio.create_task(ranks.results(endless, begun=begun))
+        await begun.wait()  # so that the ring has exchanges under way
         process = ranks.ranks[victim].process
         process.send_signal(how)
         for rank in ranks.ranks:
