@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh_engine.forward.loader import read_model
+from mlxmesh_engine.groups.sharding import check_exact
 from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest
-from mlxmesh_shared.errors import MeshError
+from mlxmesh_shared.errors import FeatureNotSupported, MeshError
 from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
 from tests.fakes.group_engines import PATIENT_S, Group, group, spawned, submit
 from tests.fakes.reference_sampling import contest
 from tests.fakes.tiny_model import VOCAB_SIZE, write_model
+from tests.matrix.examination import write_architecture
 
 # Rounding alone may swap two scores that are closer than this.
 _ROUNDING = 1e-4
@@ -61,7 +64,8 @@ def assert_same(
         assert len(actual) == _MAX_TOKENS
         if actual == expected:
             continue
-        at = next(at for at, (one, other) in enumerate(zip(expected, actual)) if one != other)
+        pairs = zip(expected, actual, strict=True)
+        at = next(at for at, (one, other) in enumerate(pairs) if one != other)
         output = expected[:at]
         scores = scores_after(load_model(model), [*prompt, *output])[-1]
         race = contest(scores, sampling, prompt=prompt, output=output)
@@ -160,6 +164,12 @@ async def test_heads_that_cannot_be_divided_are_refused(tmp_path: Path) -> None:
             assert await leader.report("permanent") is True
             assert "cannot be divided among 2 ranks" in leader.reports[-1]["message"]
             assert await leader.ended() != 0
+
+
+def test_an_architecture_that_was_not_compared_is_refused_by_name(tmp_path: Path) -> None:
+    model, _ = read_model(write_architecture(tmp_path / "model", "gemma2"))
+    with pytest.raises(FeatureNotSupported, match="architecture gemma2"):
+        check_exact(model)
 
 
 async def test_ranks_with_different_files_are_refused(model: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mlxmesh_engine.forward.prepare import PreparedForward, prepare_forward
 from mlxmesh_engine.groups.agreement import check_equal, files_digest, smallest, software
 from mlxmesh_engine.groups.ring import open_ring
 from mlxmesh_engine.groups.ring_forward import RingForward
-from mlxmesh_engine.groups.sharding import Sharding, divide
+from mlxmesh_engine.groups.sharding import check_exact, divide
 from mlxmesh_engine.scheduling.capacity import KvMemory
 from mlxmesh_shared.errors import Internal
 
@@ -28,7 +28,6 @@ class Seat:
     rank: int
     ring_addresses: Sequence[str]
     """host:port of each rank, by rank."""
-    sharding: Sharding
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +45,11 @@ def load_part(seat: Seat, model_dir: Path, *, dtype: str, **options: Any) -> Loa
     ring = open_ring(seat.rank, seat.ring_addresses)
     check_equal(ring, "the software", software())
     check_equal(ring, "the model's directory", files_digest(model_dir))
-    check_equal(ring, "group_sharding", seat.sharding)
 
     def divide_model(model: nn.Module) -> None:
-        _log.info("the model is divided: %s", divide(model, ring, seat.sharding))
+        check_exact(model)
+        divide(model, ring)
+        _log.info("the model is divided among %d ranks", len(seat.ring_addresses))
 
     def prepare(model: nn.Module, dtype: str) -> PreparedForward:
         check_equal(ring, f"the type of the weights ({dtype} here; set dtype)", dtype)
@@ -67,7 +67,6 @@ def load_part(seat: Seat, model_dir: Path, *, dtype: str, **options: Any) -> Loa
         **options,
     )
     check_equal(ring, "how the model can be batched", loaded.batching.value)
-    # A stage of a pipeline has only some layers, so bytes cannot be compared.
     tokens = smallest(ring, loaded.kv.capacity_tokens or 0)
     kv = KvMemory(loaded.kv.token_bytes, tokens * loaded.kv.token_bytes)
     forward = RingForward(cast("MlxForward", loaded.model), ring)

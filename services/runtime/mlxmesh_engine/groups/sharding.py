@@ -1,60 +1,78 @@
-"""Divides a model among the ranks of a group, by mlx-lm's own methods.
+"""Divides a model among the ranks of a group, by mlx-lm's own method: a part of every layer each.
 
-Tensor parallel (`shard`): each rank has a part of every layer. Pipeline (`pipeline`): each rank has
-some of the layers. Not every architecture of mlx-lm has one of them.
+Only for architectures whose scores were compared with those of the whole model, by
+`tests/matrix/group_architectures.py`: a division that is wrong gives no error.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from mlx import nn
 
 from mlxmesh_engine.groups.ring import Ring
 from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
 
-Sharding = Literal["auto", "tensor", "pipeline"]
+EXACT = frozenset(
+    {
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "deepseek_v41",
+        "exaone_moe",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "iquestloopcoder",
+        "kimi_k25",
+        "llama",
+        "longcat_flash",
+        "longcat_flash_ngram",
+        "minimax",
+        "minimax_m3_vl",
+        "ministral3",
+        "mistral4",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "step3p5",
+    }
+)
+"""Modules of mlx-lm 0.32.2."""
 
 _Counts = Mapping[tuple[int, str], int]
 """By the module's identity and the attribute's name."""
 
 
-def can_shard(model: nn.Module) -> bool:
-    """Whether mlx-lm can give each rank a part of every layer."""
+def architecture(model: nn.Module) -> str:
+    """The module of mlx-lm that the model is from."""
+    return type(model).__module__.rpartition(".")[2]
+
+
+def can_divide(model: nn.Module) -> bool:
+    """Whether mlx-lm has a method for it."""
     return hasattr(model, "shard")
 
 
-def can_pipeline(model: nn.Module) -> bool:
-    """Whether mlx-lm can give each rank some of the layers."""
-    return hasattr(getattr(model, "model", None), "pipeline")
+def check_exact(model: nn.Module) -> None:
+    """Raises: FeatureNotSupported if it is not known that dividing the model is exact."""
+    if architecture(model) not in EXACT or not can_divide(model):
+        raise FeatureNotSupported(
+            f"groups do not support the architecture {architecture(model)}; set group_size to 1"
+        )
 
 
-def divide(model: nn.Module, ring: Ring, sharding: Sharding) -> str:
-    """Keeps this rank's part of the model; returns how it was divided: tensor or pipeline.
+def divide(model: nn.Module, ring: Ring) -> None:
+    """Keeps this rank's part of the model.
 
     Nothing is evaluated, so the parts of other ranks are never in memory.
-    Raises: FeatureNotSupported, InvalidArgument.
+    Raises: InvalidArgument if the model's sizes cannot be divided.
     """
-    ways = {"tensor": can_shard(model), "pipeline": can_pipeline(model)}
-    wanted = [way for way in ways if sharding in ("auto", way)]
-    way = next((way for way in wanted if ways[way]), None)
-    if way is None:
-        others = [way for way in ways if ways[way]]
-        hint = f"; set group_sharding to {others[0]}" if others else ", so it needs one host"
-        raise FeatureNotSupported(
-            f"mlx-lm cannot divide this architecture ({' or '.join(wanted)}){hint}"
-        )
     before, size = _counts(model), cast("int", ring.size())
     try:
-        if way == "tensor":
-            cast("Any", model).shard(ring)
-        else:
-            cast("Any", model).model.pipeline(ring)
+        cast("Any", model).shard(ring)
     # A model may raise anything.
     except Exception as error:
         raise _indivisible(size, str(error)) from error
-    if way == "tensor":
-        _check_counts(before, _counts(model), size)
-    return way
+    _check_counts(before, _counts(model), size)
 
 
 def _counts(model: nn.Module) -> _Counts:

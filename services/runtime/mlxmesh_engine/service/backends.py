@@ -124,7 +124,7 @@ def _load_part(settings: EngineSettings, started: Started) -> "LoadedPart":
     if settings.model_dir is None:
         raise InvalidArgument("name a model: --model-dir DIRECTORY", field="model_dir")
     return load_part(
-        Seat(settings.group_rank, started.ring_addresses, settings.group_sharding),
+        Seat(settings.group_rank, started.ring_addresses),
         settings.model_dir,
         blas=opened.blas,
         dtype=settings.dtype,

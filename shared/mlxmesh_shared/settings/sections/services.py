@@ -396,9 +396,6 @@ class EngineSettings(MeshSettings):
     """Where rank 0 listens for the others, host:port; only for ranks above 0."""
     group_listen: Listen = "127.0.0.1:0"
     """Where other ranks connect, host:port; tensors arrive at a free port of the same host."""
-    group_sharding: Literal["auto", "tensor", "pipeline"] = "auto"
-    """What each rank has: a part of every layer (tensor) or some layers (pipeline); auto prefers
-    tensor."""
     group_silence_s: Annotated[float, Field(ge=0.5, le=600)] = 1.5
     """The group ends when a rank hears nothing from another one for so long."""
     insecure_group: bool = False
