@@ -50,7 +50,8 @@ class Group:
     def __init__(self, ranks: Sequence[Rank], address: str) -> None:
         self.ranks = ranks
         self.address = address
-        self._channel = open_channel(address)
+        # A busy machine answers pings late, and where an engine is lost the connection ends.
+        self._channel = open_channel(address, pings=False)
         self.stub: Any = engine_pb2_grpc.EngineServiceStub(self._channel)
 
     async def run(self, *submits: engine_pb2.Submit) -> dict[int, list[int]]:
