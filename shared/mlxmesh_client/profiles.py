@@ -24,6 +24,7 @@ class ProfileSettings(TypedDict, total=False):
     adapter_bytes: int | None
     speculative: str | None
     draft_model: str | None
+    group_size: int | None
     tool_format: str | None
     reasoning_format: str | None
     chat_template: str | None

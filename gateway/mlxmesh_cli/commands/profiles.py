@@ -139,6 +139,10 @@ def set_profile(
         str | None,
         typer.Option(metavar="NAME@VERSION", help="Model that proposes, with draft."),
     ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(min=1, max=16, help="Ranks that compute a replica together, over hosts."),
+    ] = None,
     tool_format: Annotated[
         str | None, typer.Option(metavar="FORMAT", help="Format of tool calls.")
     ] = None,
@@ -173,6 +177,7 @@ def set_profile(
         "adapter_bytes": adapter_bytes,
         "speculative": speculative,
         "draft_model": draft_model,
+        "group_size": group_size,
         "tool_format": tool_format,
         "reasoning_format": reasoning_format,
         "chat_template": _read(template) if template is not None else None,

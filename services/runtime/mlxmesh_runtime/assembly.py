@@ -12,6 +12,7 @@ from mlxmesh_runtime.engines import Engines
 from mlxmesh_runtime.heartbeat import GrpcEngineProbe, HeartbeatLimits
 from mlxmesh_runtime.memory_guard import MemoryLimits
 from mlxmesh_runtime.memory_watch import MemoryWatch
+from mlxmesh_runtime.runtimes import MeshRuntimes
 from mlxmesh_runtime.servicer import RuntimeServicer
 from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_runtime.supervisor import RestartLimits
@@ -91,6 +92,7 @@ def _engine_host(
         start_timeout_s=settings.start_timeout_s,
         spare=spare,
         stop_grace_s=settings.stop_grace_s,
+        runtimes=MeshRuntimes(process.instance_id, registry, process.open_channel),
         open_probe=partial(GrpcEngineProbe, open_=process.open_channel),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict
 
@@ -15,6 +16,7 @@ from mlxmesh.runtime.v1 import runtime_pb2 as pb
 from mlxmesh.telemetry.v1 import events_pb2 as events
 from mlxmesh_runtime.change_feed import Change
 from mlxmesh_runtime.device import Device
+from mlxmesh_runtime.engine_command import RankPlace
 from mlxmesh_runtime.engine_record import (
     NO_LOAD,
     EngineFailure,
@@ -28,6 +30,7 @@ from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_runtime.memory_guard import MemoryStatus
 
 HEALTH_REQUEST = engine_pb2.GetEngineInfoRequest()
+INFO_REQUEST = pb.GetRuntimeInfoRequest()
 _STATES = {state: pb.EngineState.Value(f"ENGINE_STATE_{state.name}") for state in EngineState}
 
 
@@ -42,6 +45,27 @@ def spec_from(request: pb.StartEngineRequest) -> EngineSpec:
         model_dir=Path(request.model_dir),
         options=EngineOptions(**set_options),
     )
+
+
+def host_rank_request(spec: EngineSpec, place: RankPlace) -> pb.HostRankRequest:
+    """The request to another runtime to run a rank of this engine's group."""
+    given = {name: value for name, value in asdict(spec.options).items() if value is not None}
+    return pb.HostRankRequest(
+        engine=pb.StartEngineRequest(
+            engine_id=spec.engine_id,
+            model=spec.model,
+            model_version=spec.model_version,
+            model_dir=str(spec.model_dir),
+            options=pb.EngineOptions(**given),
+        ),
+        rank=place.rank,
+        leader=place.leader,
+    )
+
+
+def place_from(request: pb.HostRankRequest) -> RankPlace:
+    """Which rank to run, and whom it follows."""
+    return RankPlace(request.rank, request.leader)
 
 
 def engine_to(
@@ -67,6 +91,10 @@ def engine_to(
         longest_wait_ms=load.longest_wait_ms,
         idle_ms=load.idle_ms,
         background_sequences=load.background,
+        ranks=[
+            pb.Rank(rank=each.rank, runtime_id=each.runtime_id, pid=each.pid)
+            for each in record.ranks
+        ],
     )
     if record.last_failure is not None:
         engine.last_failure.CopyFrom(failure_to(record.last_failure))

@@ -18,10 +18,10 @@ import psutil
 from mlxmesh_runtime.memory_guard import ENGINE_OVERHEAD_BYTES, Memory, wired_limit_bytes
 
 
-def needed_bytes(model_dir: Path, draft_dir: Path | None = None) -> int:
+def needed_bytes(model_dir: Path, draft_dir: Path | None = None, group_size: int = 1) -> int:
     """The minimum memory for an engine of this model: the weights as shipped, and the process.
 
-    draft_dir: of the draft model that it loads too.
+    draft_dir: of the draft model that it loads too. group_size: the ranks that share the weights.
 
     An engine on a CPU expands weights to float32 only if memory allows it, so the expanded size
     does not count.
@@ -29,7 +29,7 @@ def needed_bytes(model_dir: Path, draft_dir: Path | None = None) -> int:
     folders = [model_dir] if draft_dir is None else [model_dir, draft_dir]
     files = [file for folder in folders for file in folder.glob("*.safetensors")]
     weights_bytes = sum(file.stat().st_size for file in files)
-    return weights_bytes + ENGINE_OVERHEAD_BYTES
+    return weights_bytes // group_size + ENGINE_OVERHEAD_BYTES
 
 
 _DISTRIBUTIONS = ("mlx", "mlx-lm", "grpcio", "mlxmesh")

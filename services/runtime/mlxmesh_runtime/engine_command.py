@@ -17,6 +17,14 @@ MLXMESH_ENGINE = (sys.executable, "-m", "mlxmesh_engine")
 _SECRET = "consul.token"  # noqa: S105 - its name
 
 
+@dataclass(frozen=True)
+class RankPlace:
+    """Which rank of a group a process is, and where rank 0 listens for it."""
+
+    rank: int
+    leader: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineCommand:
     """Builds command lines; `program` precedes the engine's flags.
@@ -29,8 +37,8 @@ class EngineCommand:
     """For engines whose options do not say."""
     program: Sequence[str] = MLXMESH_ENGINE
 
-    def line(self, spec: EngineSpec) -> list[str]:
-        """The command line for one engine."""
+    def line(self, spec: EngineSpec, place: RankPlace | None = None) -> list[str]:
+        """The command line for one engine, or for a rank above 0 of its group."""
         flags: dict[str, object] = {
             "engine_id": spec.engine_id,
             "model": spec.model,
@@ -40,10 +48,14 @@ class EngineCommand:
             **self._mesh_flags(),
             **asdict(self._options(spec)),
         }
+        if place is not None:
+            flags |= {"group_rank": place.rank, "group_leader": place.leader}
         return [*self.program, *_arguments(flags)]
 
     def _options(self, spec: EngineSpec) -> EngineOptions:
-        if spec.options.prefix_disk_bytes is not None or not self.prefix_disk_bytes:
+        own = spec.options.prefix_disk_bytes is not None
+        # A group keeps no prefixes on disk.
+        if own or not self.prefix_disk_bytes or spec.group_size > 1:
             return spec.options
         return replace(spec.options, prefix_disk_bytes=self.prefix_disk_bytes)
 

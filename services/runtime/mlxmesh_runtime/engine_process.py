@@ -56,6 +56,7 @@ class EngineProcess:
         self._process = process
         self._log = log
         self._address = asyncio.get_running_loop().create_future()
+        self._group_address = asyncio.get_running_loop().create_future()
         self._draining = asyncio.Event()
         self._start_failure: StartFailure | None = None
         self._reader = asyncio.create_task(self._read_stdout(), name=f"stdout-{process.pid}")
@@ -91,6 +92,10 @@ class EngineProcess:
     async def wait_for_address(self) -> str:
         """Wait until the engine serves and return its host:port."""
         return await asyncio.shield(self._address)
+
+    async def wait_for_group_address(self) -> str:
+        """Wait until rank 0 of a group listens for the other ranks, and return its host:port."""
+        return await asyncio.shield(self._group_address)
 
     async def wait_for_drain(self) -> None:
         """Wait until the process reports that it drains."""
@@ -145,6 +150,9 @@ class EngineProcess:
         address = report.get("address")
         if isinstance(address, str) and not self._address.done():
             self._address.set_result(address)
+        elif isinstance(group := report.get("group_address"), str):
+            if not self._group_address.done():
+                self._group_address.set_result(group)
         elif report.get("phase") == "draining":
             self._draining.set()
         elif report.get("phase") == "failed":

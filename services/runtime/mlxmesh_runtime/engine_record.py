@@ -30,6 +30,7 @@ class EngineOptions:
     adapter_bytes: int | None = None
     speculative: str | None = None
     draft_model_dir: str | None = None
+    group_size: int | None = None
 
     @property
     def draft_dir(self) -> Path | None:
@@ -46,6 +47,11 @@ class EngineSpec:
     model_version: int
     model_dir: Path
     options: EngineOptions = field(default_factory=EngineOptions)
+
+    @property
+    def group_size(self) -> int:
+        """How many ranks compute it together."""
+        return self.options.group_size or 1
 
     def same_model(self, other: EngineSpec) -> bool:
         """Whether both serve the same version of the same model from the same place."""
@@ -75,6 +81,15 @@ class EngineFailure:
         return self.reason is FailureReason.REFUSED
 
 
+@dataclass(frozen=True)
+class RankRecord:
+    """A rank above 0 of an engine's group."""
+
+    rank: int
+    runtime_id: str
+    pid: int  # on the host of that runtime
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
     """A snapshot of an engine; without a process, `address` is empty and `pid` is 0."""
@@ -86,6 +101,7 @@ class EngineRecord:
     restarts: int = 0
     last_failure: EngineFailure | None = None
     started_at: datetime | None = None
+    ranks: tuple[RankRecord, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

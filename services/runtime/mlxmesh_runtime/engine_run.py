@@ -20,7 +20,9 @@ from mlxmesh_runtime.engine_record import (
     EngineLoad,
     EngineSpec,
     FailureReason,
+    RankRecord,
 )
+from mlxmesh_runtime.group_ranks import GroupRanks, Runtimes
 from mlxmesh_runtime.heartbeat import EngineProbe, GrpcEngineProbe, HeartbeatLimits, wait_until_hung
 from mlxmesh_runtime.spare_engine import SpareEngine
 from mlxmesh_shared.host.log_file import LogFile
@@ -55,6 +57,8 @@ class EngineHost:
     start_timeout_s: float
     stop_grace_s: float
     spare: SpareEngine
+    runtimes: Runtimes | None = None
+    """Where the other ranks of a group can run; None: there are no groups."""
     open_probe: Callable[[str], EngineProbe] = GrpcEngineProbe
 
     def log_of(self, engine_id: str) -> LogFile:
@@ -78,6 +82,12 @@ class EngineRun:
         self._probe: EngineProbe | None = None
         self._instance: Instance | None = None
         self._registering: asyncio.Task[None] | None = None
+        self._ranks = GroupRanks(spec, host.runtimes)
+
+    @property
+    def ranks(self) -> tuple[RankRecord, ...]:
+        """The other ranks of its group."""
+        return self._ranks.records
 
     async def spawn(self) -> int:
         """Start the process and return its id. Raises: EngineDown."""
@@ -95,8 +105,11 @@ class EngineRun:
         """Wait until the engine is registered; return its address. Raises: EngineDown."""
         try:
             async with asyncio.timeout(self._host.start_timeout_s):
+                self._ranks.start(self._process_group_address())
                 return await _first_of(
-                    self._raise_at_exit(FailureReason.START_FAILED), self._register()
+                    self._raise_at_exit(FailureReason.START_FAILED),
+                    self._register(),
+                    self._raise_if_rank_lost(FailureReason.START_FAILED),
                 )
         except TimeoutError:
             raise _start_failed(
@@ -111,6 +124,7 @@ class EngineRun:
         await _first_of(
             self._running.wait_for_drain(),
             self._raise_at_exit(FailureReason.CRASHED),
+            self._raise_if_rank_lost(FailureReason.CRASHED),
             self._raise_if_hung(),
             self._rotate_log(),
         )
@@ -127,6 +141,7 @@ class EngineRun:
         """Drain the process, kill it after the grace; returns once it ended."""
         if self._process is not None:
             await self._process.stop(grace_s)
+        await self._ranks.close()
         if self._probe is not None:
             await self._probe.close()
 
@@ -152,8 +167,11 @@ class EngineRun:
 
     async def _raise_at_exit(self, reason: FailureReason) -> NoReturn:
         how = await self._running.wait_for_exit()
+        reported = await self._running.start_failure()
+        if reported is not None and reason is FailureReason.CRASHED:
+            raise EngineDown(EngineFailure(reason, reported.message))
         if reason is FailureReason.START_FAILED:
-            if (reported := await self._running.start_failure()) is not None:
+            if reported is not None:
                 raise EngineDown(_failure_of(reported))
             # Before it serves, an engine has seen no prompt: its last log line may be shown.
             how += self._last_log_line()
@@ -162,6 +180,14 @@ class EngineRun:
     def _last_log_line(self) -> str:
         [line] = self._log.tail(1) or [START_MARK]
         return "" if line == START_MARK else f": {line[:MAX_LOG_LINE_CHARACTERS]}"
+
+    async def _process_group_address(self) -> str:
+        return await self._running.wait_for_group_address()
+
+    async def _raise_if_rank_lost(self, reason: FailureReason) -> NoReturn:
+        error = await self._ranks.wait_lost()
+        # Rank 0 ends as well, and may know more.
+        raise EngineDown(EngineFailure(reason, error.message))
 
     async def _raise_if_hung(self) -> NoReturn:
         assert self._probe is not None, "register first"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 from mlxmesh_runtime.change_feed import Change, ChangeFeed
 from mlxmesh_runtime.convert import engine_event_to
 from mlxmesh_runtime.device import needed_bytes, resident_bytes
+from mlxmesh_runtime.engine_command import RankPlace
 from mlxmesh_runtime.engine_record import NO_LOAD, EngineLoad, EngineRecord, EngineSpec
 from mlxmesh_runtime.engine_run import EngineHost
+from mlxmesh_runtime.hosted_ranks import HostedRanks
 from mlxmesh_runtime.lifecycle import EngineState
 from mlxmesh_runtime.memory_guard import EngineMemory, Memory, MemoryLimits, check_fits
 from mlxmesh_runtime.supervisor import RestartLimits, Supervisor
@@ -46,6 +49,7 @@ class Engines:
         self._supervisors: dict[str, Supervisor] = {}
         self._needed_bytes: dict[str, int] = {}
         self._stopping: set[asyncio.Task[None]] = set()
+        self._hosted = HostedRanks(host, resident_bytes)
         self._feed = ChangeFeed()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -75,6 +79,20 @@ class Engines:
         supervisor.start()
         return supervisor.record
 
+    async def host_rank(self, spec: EngineSpec, place: RankPlace) -> AsyncIterator[int]:
+        """Run a rank of another engine's group while the iteration lasts; gives its process id.
+
+        Raises: InvalidArgument, InsufficientMemory, Draining, EngineLost, ModelRefused.
+        """
+        memory = await self._free_memory()
+        if self._closing:
+            raise Draining("the runtime is shutting down; use another runtime")
+        self._check_model_dir(spec.model_dir, "engine.model_dir")
+        needed = self._check_memory(spec, memory)
+        async with aclosing(self._hosted.run(spec, place, needed)) as pids:
+            async for pid in pids:
+                yield pid
+
     async def stop(self, engine_id: str, grace_s: float) -> None:
         """Drain an engine, kill it after the grace, and remove it, even if the caller goes away.
 
@@ -103,9 +121,10 @@ class Engines:
         ]
         resident = [self._resident_bytes(record.pid) for record in records]
         needed = [self._needed_bytes[record.spec.engine_id] for record in records]
+        hosted = self._hosted.memory()
         return EngineMemory(
-            resident_bytes=sum(resident),
-            committed_bytes=sum(map(max, resident, needed)),
+            resident_bytes=sum(resident) + sum(has for has, _ in hosted),
+            committed_bytes=sum(map(max, resident, needed)) + sum(map(max, hosted)),
             loading_bytes=sum(
                 max(0, need - has)
                 for record, need, has in zip(records, needed, resident, strict=True)
@@ -142,7 +161,10 @@ class Engines:
         """Stop every engine and refuse every further start."""
         self.refuse_starts()
         supervisors = tuple(self._supervisors.values())
-        await asyncio.gather(*(self._stop_and_remove(each, grace_s) for each in supervisors))
+        await asyncio.gather(
+            *(self._stop_and_remove(each, grace_s) for each in supervisors),
+            self._hosted.close(grace_s),
+        )
 
     def _on_change(self, record: EngineRecord) -> None:
         engine_id = record.spec.engine_id
@@ -193,7 +215,7 @@ class Engines:
 
     def _check_memory(self, spec: EngineSpec, memory: Memory) -> int:
         """What the engine will at least need. Raises: InsufficientMemory."""
-        needed = needed_bytes(spec.model_dir, spec.options.draft_dir)
+        needed = needed_bytes(spec.model_dir, spec.options.draft_dir, spec.group_size)
         check_fits(
             needed_bytes=needed,
             memory=memory,

@@ -78,6 +78,13 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
         status = await self._memory.sample()
         return convert.runtime_info_to(self._device, status, runtime_id=self._runtime_id)
 
+    async def HostRank(
+        self, request: pb.HostRankRequest, context: object
+    ) -> AsyncIterator[pb.HostRankResponse]:
+        spec, place = convert.spec_from(request.engine), convert.place_from(request)
+        async for pid in self._engines.host_rank(spec, place):
+            yield pb.HostRankResponse(pid=pid)
+
     def _engine(self, record: EngineRecord, *, log_tail: tuple[str, ...] = ()) -> pb.Engine:
         return convert.engine_to(
             record,

@@ -84,7 +84,7 @@ class Supervisor:
         await asyncio.shield(self._stopping)
         await self._run.stop(grace_s)
         if self.record.state is not EngineState.STOPPED:
-            self._transition(EngineState.STOPPED, address="", pid=0)
+            self._transition(EngineState.STOPPED, address="", pid=0, ranks=())
 
     async def _end_supervision(self) -> None:
         """Deregister the engine and end its supervision; its process keeps running."""
@@ -148,7 +148,7 @@ class Supervisor:
             pid = await self._run.spawn()
             self._transition(EngineState.STARTING, pid=pid, started_at=datetime.now(UTC))
             address = await self._run.wait_until_ready()
-            self._transition(EngineState.READY, address=address)
+            self._transition(EngineState.READY, address=address, ranks=self._run.ranks)
             self._ready_at_s = time.monotonic()
             _log.info("engine %s is ready at %s", self._id, address)
             await self._run.wait_for_drain()
@@ -166,14 +166,14 @@ class Supervisor:
         self._transition(EngineState.DRAINING)
         await self._log_errors(self._run.deregister())
         await self._log_errors(self._run.stop(self._host.stop_grace_s))
-        self._transition(EngineState.DRAINING, address="", pid=0)
+        self._transition(EngineState.DRAINING, address="", pid=0, ranks=())
 
     async def _record_failure(self, failure: EngineFailure) -> None:
         """Deregister and end what is left of the run, then record its failure."""
         _log.warning("engine %s: %s", self._id, failure.message)
         await self._log_errors(self._run.deregister())
         await self._log_errors(self._run.stop(grace_s=0))
-        self._transition(EngineState.BACKOFF, address="", pid=0, last_failure=failure)
+        self._transition(EngineState.BACKOFF, address="", pid=0, ranks=(), last_failure=failure)
 
     async def _log_errors(self, cleanup: Coroutine[Any, Any, None]) -> None:
         """Log the errors of a cleanup: no registry and no full disk may end the supervision."""

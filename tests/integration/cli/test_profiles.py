@@ -77,6 +77,7 @@ ALL = {
     "--speculative": "off",
     "--max-adapters": "8",
     "--adapter-bytes": "1048576",
+    "--group-size": "2",
 }
 
 
@@ -106,6 +107,7 @@ def test_every_setting_is_stored_and_shown(address: str, tmp_path: Path) -> None
         "speculative": "off",
         "max_adapters": 8,
         "adapter_bytes": "1048576",
+        "group_size": 2,
     }
     text = run(address, "show", "small@1").output
     assert "small@1\n" in text

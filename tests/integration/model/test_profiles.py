@@ -117,6 +117,8 @@ async def test_the_defaults_are_a_profile(service):
         (profile_pb2.EngineProfile(draft_model="pocket@1"), "settings.draft_model"),
         (profile_pb2.EngineProfile(max_adapters=65), "settings.max_adapters"),
         (profile_pb2.EngineProfile(adapter_bytes=1000), "settings.adapter_bytes"),
+        (profile_pb2.EngineProfile(group_size=0), "settings.group_size"),
+        (profile_pb2.EngineProfile(group_size=17), "settings.group_size"),
     ],
 )
 async def test_settings_that_are_refused_by_name(service, settings, field):

@@ -155,17 +155,44 @@ async def test_illegal_field_is_named(runtime: RuntimeUnderTest, field: str, val
     assert refusal.value.field == field
 
 
-async def test_illegal_option_is_named(runtime: RuntimeUnderTest) -> None:
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (pb.EngineOptions(kv_cache_type="2bit"), "options.kv_cache_type"),
+        (pb.EngineOptions(group_size=0), "options.group_size"),
+        (pb.EngineOptions(group_size=17), "options.group_size"),
+    ],
+)
+async def test_illegal_option_is_named(
+    runtime: RuntimeUnderTest, options: pb.EngineOptions, field: str
+) -> None:
     request = pb.StartEngineRequest(
         engine_id="e1",
         model="tiny",
         model_version=1,
         model_dir=str(runtime.model_dir),
-        options=pb.EngineOptions(kv_cache_type="2bit"),
+        options=options,
     )
     with pytest.raises(InvalidArgument) as refusal:
         await runtime.stub.StartEngine(request)
-    assert refusal.value.field == "options.kv_cache_type"
+    assert refusal.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("rank", "leader", "field"),
+    [(0, "127.0.0.1:1", "rank"), (16, "127.0.0.1:1", "rank"), (1, "", "leader")],
+)
+async def test_an_illegal_field_of_a_rank_is_named(
+    runtime: RuntimeUnderTest, rank: int, leader: str, field: str
+) -> None:
+    engine = pb.StartEngineRequest(
+        engine_id="e1", model="tiny", model_version=1, model_dir=str(runtime.model_dir)
+    )
+    request = pb.HostRankRequest(engine=engine, rank=rank, leader=leader)
+    with pytest.raises(InvalidArgument) as refusal:
+        async for _ in runtime.stub.HostRank(request):
+            pass
+    assert refusal.value.field == field
 
 
 async def test_model_that_cannot_fit_is_refused_with_the_figures(tmp_path: Path) -> None:

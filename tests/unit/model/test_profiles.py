@@ -24,6 +24,7 @@ SETTINGS = st.builds(
     context_tokens=st.none() | st.integers(1, 10**6),
     kv_cache_bytes=st.none() | st.integers(2**20, 2**50),
     kv_cache_type=st.none() | st.sampled_from(["full", "8bit", "4bit"]),
+    group_size=st.none() | st.integers(1, 16),
     prefix_cache_bytes=st.none() | st.integers(0, 2**50),
     prefix_disk_bytes=st.none() | st.integers(0, 2**50),
     max_running=st.none() | st.integers(1, 1024),

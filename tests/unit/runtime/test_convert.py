@@ -38,6 +38,7 @@ SPEC = EngineSpec(engine_id="e1", model="pocket", model_version=2, model_dir=Pat
         forward=st.none() | st.sampled_from(["auto", "mlx"]),
         max_adapters=st.none() | st.integers(0, 64),
         adapter_bytes=st.none() | st.integers(2**20, 2**50),
+        group_size=st.none() | st.integers(1, 16),
     )
 )
 def test_options_round_trip(options: EngineOptions) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from mlxmesh_runtime.engine_command import EngineCommand
+from mlxmesh_runtime.engine_command import EngineCommand, RankPlace
 from mlxmesh_runtime.engine_record import EngineOptions, EngineSpec
 from mlxmesh_shared.settings import (
     ConsulSettings,
@@ -67,11 +67,22 @@ def test_the_engine_understands_every_option(tmp_path: Path) -> None:
         speculative="off",
         max_adapters=8,
         adapter_bytes=2**21,
+        group_size=4,
     )
     spec = replace(SPEC, options=options)
     _, _, _, *flags = EngineCommand(mesh=MeshSettings(data_dir=tmp_path)).line(spec)
     settings = load_settings(EngineSettings, flags, env={})
     assert {name: getattr(settings, name) for name in asdict(options)} == asdict(options)
+
+
+def test_a_rank_knows_its_leader_and_a_group_keeps_no_prefixes_on_disk(tmp_path: Path) -> None:
+    spec = replace(SPEC, options=EngineOptions(group_size=2))
+    command = EngineCommand(mesh=MeshSettings(data_dir=tmp_path), prefix_disk_bytes=7)
+    _, _, _, *flags = command.line(spec, RankPlace(1, "10.0.0.1:5000"))
+    settings = load_settings(EngineSettings, flags, env={})
+    assert (settings.group_size, settings.group_rank) == (2, 1)
+    assert settings.group_leader == "10.0.0.1:5000"
+    assert settings.prefix_disk_bytes == 0
 
 
 def test_an_option_precedes_the_runtimes_bytes_of_prefixes_on_disk(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ class EngineProfile:
     speculative: str | None = None
     draft_model: str | None = None
     """NAME@VERSION of the model that proposes tokens, with speculative `draft`."""
+    group_size: int | None = None
+    """Ranks that compute one replica together."""
     tool_format: str | None = None
     reasoning_format: str | None = None
     chat_template: str | None = None

@@ -62,10 +62,11 @@ class _Pass:
         return next(found, None) if label is not None else None
 
     def weights_bytes(self, version: Version) -> int:
-        """Of an engine, with its draft model."""
+        """Of an engine, with its draft model; of rank 0, if a group computes it."""
         draft = self.draft_of(version)
         artifacts = [version.artifact, draft.artifact if draft is not None else None]
-        return sum(artifact.weights_bytes for artifact in artifacts if artifact is not None)
+        total = sum(artifact.weights_bytes for artifact in artifacts if artifact is not None)
+        return total // (version.settings.group_size or 1)
 
     @property
     def open_runtimes(self) -> frozenset[str]:

@@ -112,5 +112,6 @@ def engine_bytes(version: Version | None, engine: Engine) -> int:
 
 
 def needed_bytes(version: Version) -> int:
-    """The memory that one more engine of a version needs."""
-    return OVERHEAD_BYTES + (version.artifact.weights_bytes if version.artifact else 0)
+    """The memory that one more engine of a version needs; rank 0, if a group computes it."""
+    weights_bytes = version.artifact.weights_bytes if version.artifact else 0
+    return OVERHEAD_BYTES + weights_bytes // (version.settings.group_size or 1)

@@ -82,18 +82,27 @@ def load(
     available_bytes: Callable[[], int],
     read: Read = read_model,
     prepare: Callable[[nn.Module, str], PreparedForward] | None = None,
+    divide: Callable[[nn.Module], None] | None = None,
+    parts: int = 1,
 ) -> LoadedModel:
     """kv_cache_type: how keys and values are kept: full, 8bit or 4bit. cpu_forward: whether the
     forward pass for CPUs serves the models that it supports, with cpu_threads threads (0: chosen by
     measurement). prepare: makes another forward pass of the model and the dtype of its activations.
+    divide: keeps one of so many equal parts of the model, before its weights are in memory.
 
     Raises: InvalidArgument, FeatureNotSupported, InsufficientMemory; messages say what to do.
     """
     read_config(model_dir)
     shipped, config = _read(model_dir, read)
     device, weights = device_name(), shipped_weights(shipped)
-    choice = choose_dtype(dtype, weights, device=device, blas=blas, available_bytes=available_bytes)
-    model = _materialize(model_dir, shipped, choice, read)
+    choice = choose_dtype(
+        dtype,
+        weights,
+        device=device,
+        blas=blas,
+        available_bytes=lambda: parts * available_bytes(),
+    )
+    model = _materialize(model_dir, shipped, choice, read, divide)
     if prepare is not None:
         prepared = prepare(model, choice.dtype)
     else:
@@ -143,9 +152,17 @@ def _read(model_dir: Path, read: Read) -> tuple[nn.Module, dict[str, Any]]:
         ) from error
 
 
-def _materialize(model_dir: Path, shipped: nn.Module, choice: DtypeChoice, read: Read) -> nn.Module:
+def _materialize(
+    model_dir: Path,
+    shipped: nn.Module,
+    choice: DtypeChoice,
+    read: Read,
+    divide: Callable[[nn.Module], None] | None = None,
+) -> nn.Module:
     """The model with its weights in memory. Raises: InvalidArgument if some are not finite."""
     model = convert_weights(shipped, choice)
+    if divide is not None:
+        divide(model)
     evaluate(every_array(model))
     if name := first_not_finite(model):
         raise InvalidArgument(_not_finite(model_dir, name, choice, read), field="model_dir")

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,8 @@ import psutil
 from mlxmesh_engine.encoder.files import Kind
 from mlxmesh_engine.forward.blas import OpenedBlas, open_blas
 from mlxmesh_engine.forward.mlx_lm_import import import_mlx_lm
+from mlxmesh_engine.groups.messages import Started
+from mlxmesh_engine.groups.operations import Send
 from mlxmesh_engine.service.backend import Backend, Encoder
 from mlxmesh_engine.service.simulated import SimulatedEngine
 from mlxmesh_engine.service.simulated_model import Pace, SimulatedModel
@@ -23,6 +26,8 @@ from mlxmesh_shared.settings import EngineSettings
 
 if TYPE_CHECKING:
     from mlxmesh_engine.forward.loader import LoadedModel
+    from mlxmesh_engine.groups.follower import Follower
+    from mlxmesh_engine.groups.loader import LoadedPart
     from mlxmesh_engine.prefixes.directory import PrefixDirectory
 
     Load = Callable[..., LoadedModel]
@@ -35,12 +40,25 @@ _WANTED_OPEN_FILES = 2048
 _log = logging.getLogger(__name__)
 
 
-def open_backend(settings: EngineSettings, metrics: StepMetrics) -> Backend:
-    """The configured backend, not started. Raises: InvalidArgument."""
+@dataclass(frozen=True, slots=True)
+class GroupLead:
+    """What rank 0 of a group needs to compute with the others."""
+
+    started: Started
+    send: Send
+    failed: Callable[[BaseException], None]
+    """Gets an error of an operation, which the other ranks may not have."""
+
+
+def open_backend(
+    settings: EngineSettings, metrics: StepMetrics, lead: GroupLead | None = None
+) -> Backend:
+    """The configured backend, not started. lead: of rank 0 of a group. Raises: InvalidArgument."""
     if settings.model_dir is None:
         raise InvalidArgument("name a model: --model-dir DIRECTORY", field="model_dir")
-    open_ = _simulated if settings.backend == "simulated" else _mlx
-    return open_(settings, settings.model_dir, metrics)
+    if settings.backend == "simulated":
+        return _simulated(settings, settings.model_dir, metrics)
+    return _mlx(settings, settings.model_dir, metrics, lead)
 
 
 def open_encoder(settings: EngineSettings, kind: Kind) -> Encoder:
@@ -52,7 +70,7 @@ def open_encoder(settings: EngineSettings, kind: Kind) -> Encoder:
             f"the simulated backend generates, and cannot serve {kind}", field="backend"
         )
     _check_full(settings, f"an engine of the kind {kind}")
-    opened = _import_mlx()
+    opened = import_mlx()
     from mlxmesh_engine.encoder.loader import load_encoder
     from mlxmesh_engine.service.encoder_thread import EncoderThread
 
@@ -75,10 +93,11 @@ def import_backend(settings: EngineSettings) -> None:
     if settings.telemetry:
         import_module("mlxmesh_shared.telemetry.exporter")
     if settings.backend == "mlx":
-        _import_mlx()
+        import_mlx()
 
 
-def _import_mlx() -> OpenedBlas:
+def import_mlx() -> OpenedBlas:
+    """Imports what uses MLX, after the BLAS that it binds to."""
     blas = open_blas()
     # Only now: MLX binds to the BLAS that is loaded when it is imported.
     import_mlx_lm()
@@ -86,13 +105,54 @@ def _import_mlx() -> OpenedBlas:
     return blas
 
 
-def _mlx(settings: EngineSettings, model_dir: Path, metrics: StepMetrics) -> Backend:
+def open_part(settings: EngineSettings, started: Started) -> "Callable[[], Follower]":
+    """Loads the part of a rank above 0. Raises, when it is called: as `load_part`."""
+
+    def load() -> "Follower":
+        from mlxmesh_engine.groups.follower import Follower
+
+        return Follower(_load_part(settings, started).forward)
+
+    return load
+
+
+def _load_part(settings: EngineSettings, started: Started) -> "LoadedPart":
+    opened = import_mlx()
+    raise_descriptor_limit()
+    from mlxmesh_engine.groups.loader import Seat, load_part
+
+    if settings.model_dir is None:
+        raise InvalidArgument("name a model: --model-dir DIRECTORY", field="model_dir")
+    return load_part(
+        Seat(settings.group_rank, started.ring_addresses),
+        settings.model_dir,
+        blas=opened.blas,
+        dtype=settings.dtype,
+        context_tokens=settings.context_tokens,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        available_bytes=_available_bytes,
+    )
+
+
+def _load_led(settings: EngineSettings, lead: GroupLead) -> "LoadedModel":
+    from mlxmesh_engine.groups.leader import GroupForward
+
+    part = _load_part(settings, lead.started)
+    return replace(part.loaded, model=GroupForward(part.forward, lead.send, lead.failed))
+
+
+def _mlx(
+    settings: EngineSettings,
+    model_dir: Path,
+    metrics: StepMetrics,
+    lead: GroupLead | None = None,
+) -> Backend:
     if settings.speculative == "draft" and settings.draft_model_dir is None:
         raise InvalidArgument(
             "speculative draft needs a draft model: --draft-model-dir DIRECTORY",
             field="draft_model_dir",
         )
-    opened, open_files = _import_mlx(), raise_descriptor_limit()
+    opened, open_files = import_mlx(), raise_descriptor_limit()
     from mlxmesh_engine.forward.loader import LoadedModel
     from mlxmesh_engine.forward.proposals import with_draft
     from mlxmesh_engine.service.mlx_thread import LoopOptions, MlxThread
@@ -115,6 +175,8 @@ def _mlx(settings: EngineSettings, model_dir: Path, metrics: StepMetrics) -> Bac
         )
 
     def load_model() -> LoadedModel:
+        if lead is not None:
+            return _load_led(settings, lead)
         loaded = load_from(load, model_dir, settings.context_tokens, settings.kv_cache_type)
         if settings.speculative == "draft" and (draft_dir := settings.draft_model_dir):
             loaded = with_draft(

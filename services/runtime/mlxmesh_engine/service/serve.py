@@ -16,13 +16,16 @@ import psutil
 
 from mlxmesh_engine.constraints.compiler import ConstraintCompiler
 from mlxmesh_engine.constraints.limits import ConstraintLimits
+from mlxmesh_engine.groups.settings import of_rank
 from mlxmesh_engine.scheduling.capacity import Admission
 from mlxmesh_engine.scheduling.request import Load
 from mlxmesh_engine.service.backend import Backend, Encoder, ModelFacts
 from mlxmesh_engine.service.backends import open_backend, open_encoder
 from mlxmesh_engine.service.convert import limits_of
 from mlxmesh_engine.service.dispatcher import Dispatcher
+from mlxmesh_engine.service.follow import follow
 from mlxmesh_engine.service.image_preparer import ImagePreparer
+from mlxmesh_engine.service.lead import leading
 from mlxmesh_engine.service.servicer import SERVICE, EngineServicer
 from mlxmesh_engine.service.telemetry import SequenceSpans, StepMetrics, observe_engine
 from mlxmesh_shared.errors import EngineFailed, Internal, MeshError
@@ -84,6 +87,7 @@ def start_engine_process() -> ServiceProcess[EngineSettings]:
     settings, origins = load_with_sources(EngineSettings, sys.argv[1:], stored={})
     engine_id = settings.engine_id or new_instance_id("engine")
     settings = settings.model_copy(update={"engine_id": engine_id})
+    settings = of_rank(settings) if settings.group_size > 1 or settings.group_rank else settings
     facts = {"mlxmesh.model": settings.model, "mlxmesh.model.version": str(settings.model_version)}
     return start_process(
         LiveSettings(lambda _: settings, origins),
@@ -128,16 +132,23 @@ _log = logging.getLogger(__name__)
 
 async def serve() -> None:
     """Loads the model, then serves until a stop is requested or the backend dies."""
-    process = start_engine_process()
+    announce = take_stdout()
+    with failures_announced(announce):
+        process = start_engine_process()
     settings, telemetry, steps = process.settings, process.telemetry, StepMetrics()
     follow_parent()
-    announce = take_stdout()
 
     announce({"phase": "loading"})
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(failures_announced(announce))
+        if settings.group_rank:
+            await follow(process, announce)
+            return
+        group = None
+        if settings.group_size > 1:
+            group = await stack.enter_async_context(leading(process, announce))
         encoder = _open_encoder(settings)
-        backend = encoder or open_backend(settings, steps)
+        backend = encoder or open_backend(settings, steps, group.lead if group else None)
         admission = Admission(max_running=settings.max_running, max_waiting=settings.max_waiting)
         spans = SequenceSpans(telemetry.of_process.tracer)
         dispatcher = Dispatcher(backend, admission, on_end=spans.on_end)
@@ -151,6 +162,8 @@ async def serve() -> None:
         observe_engine(telemetry.of_process.metrics, backend, steps)
         server = make_server(process, dispatcher, backend, loaded, encoder)
         address = await server.start()
+        if group is not None:
+            group.protect(leave=server.leaving.set)
         emitting = asyncio.create_task(emit_load(dispatcher, backend))
         await server.set_serving()
         announce({"address": address})

@@ -1,44 +1,17 @@
 """The forward pass of a model that sees; implements `Forward`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
 
-from mlxmesh_engine.adapters.layers import Footprint, PreparedAdapter
+from mlxmesh_engine.adapters.none import NoAdapters
 from mlxmesh_engine.cache.kv_cache import Batching, StoredLayers
 from mlxmesh_engine.evaluation import evaluate, evaluate_async
 from mlxmesh_engine.forward.forward_pass import feed
 from mlxmesh_engine.scheduling.images import PromptImages
 from mlxmesh_engine.vision.model import VisionModel
 from mlxmesh_engine.vision.row_images import EmbeddedPrompt, ImageRowsCache
-from mlxmesh_shared.errors import AdapterInvalid
-from mlxmesh_shared.lora.adapter_files import LoraLayer
-from mlxmesh_shared.lora.module_paths import Shapes
-
-
-class NoAdapters:
-    """No layer takes an adapter; implements `AdaptableLayers`."""
-
-    def shapes(self) -> Shapes:
-        return {}
-
-    def prepare(self, layers: Mapping[str, LoraLayer]) -> PreparedAdapter:
-        raise AdapterInvalid("the engine adds no adapters to a model that reads images")
-
-    def nbytes(self, slots: Mapping[int, Footprint]) -> int:
-        return 0
-
-    def install(
-        self, adapter: PreparedAdapter, slot: int, slots: Mapping[int, Footprint], max_bytes: int
-    ) -> None:
-        """Nothing is prepared, so nothing is installed."""
-
-    def remove(self, slot: int) -> None:
-        """Every slot is empty."""
-
-    def select(self, slots: Sequence[int]) -> None:
-        """No row has one."""
 
 
 class VisionForward:
@@ -50,7 +23,7 @@ class VisionForward:
     def __init__(self, model: VisionModel, batching: Batching) -> None:
         self._model = model
         self._batching = batching
-        self.adapters = NoAdapters()
+        self.adapters = NoAdapters("a model that reads images")
 
     def interrupt_when(self, wanted: Callable[[], bool] | None) -> None:
         """A launched graph cannot be stopped."""

@@ -388,6 +388,18 @@ class EngineSettings(MeshSettings):
     """How long the compilation of a constraint may take."""
     constraint_cache_bytes: Annotated[int, Field(ge=0)] = 268_435_456
     """Memory of compiled constraints that are kept for later sequences, estimated."""
+    group_size: Annotated[int, Field(ge=1, le=16)] = 1
+    """Ranks that compute the model together, each in a process of its own; 1: this one alone."""
+    group_rank: Annotated[int, Field(ge=0, le=15)] = 0
+    """Which of them this is; rank 0 serves requests."""
+    group_leader: str = ""
+    """Where rank 0 listens for the others, host:port; only for ranks above 0."""
+    group_listen: Listen = "127.0.0.1:0"
+    """Where other ranks connect, host:port; tensors arrive at a free port of the same host."""
+    group_silence_s: Annotated[float, Field(ge=0.5, le=600)] = 1.5
+    """The group ends when a rank hears nothing from another one for so long."""
+    insecure_group: bool = False
+    """Whether tensors may travel unencrypted between hosts."""
     drain_grace_s: Seconds = 30
     """How long running sequences may continue after a stop was requested."""
     spare: bool = False

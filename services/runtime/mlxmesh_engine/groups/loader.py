@@ -1,0 +1,77 @@
+"""Loads one rank's part of a model. All ranks do this at the same time, and must agree."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from mlx import nn
+
+from mlxmesh_engine.forward.forward_pass import MlxForward
+from mlxmesh_engine.forward.loader import LoadedModel, load
+from mlxmesh_engine.forward.prepare import PreparedForward, prepare_forward
+from mlxmesh_engine.groups.agreement import check_equal, files_digest, smallest, software
+from mlxmesh_engine.groups.ring import open_ring
+from mlxmesh_engine.groups.ring_forward import RingForward
+from mlxmesh_engine.groups.sharding import check_exact, divide
+from mlxmesh_engine.scheduling.capacity import KvMemory
+from mlxmesh_shared.errors import Internal
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """The place of this process in a group."""
+
+    rank: int
+    ring_addresses: Sequence[str]
+    """host:port of each rank, by rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPart:
+    loaded: LoadedModel
+    """Its memory is that of the rank with the least; `model` computes only with all ranks."""
+    forward: RingForward
+
+
+def load_part(seat: Seat, model_dir: Path, *, dtype: str, **options: Any) -> LoadedPart:
+    """options: those of `load`. When it returns, every rank has loaded its part.
+
+    Raises: as `load`; InvalidArgument if the ranks differ, or if the model cannot be divided.
+    """
+    ring = open_ring(seat.rank, seat.ring_addresses)
+    check_equal(ring, "the software", software())
+    check_equal(ring, "the model's directory", files_digest(model_dir))
+
+    def divide_model(model: nn.Module) -> None:
+        check_exact(model)
+        divide(model, ring)
+        _log.info("the model is divided among %d ranks", len(seat.ring_addresses))
+
+    def prepare(model: nn.Module, dtype: str) -> PreparedForward:
+        check_equal(ring, f"the type of the weights ({dtype} here; set dtype)", dtype)
+        # Trials compare passes with each other: all ranks compute the same ones.
+        return prepare_forward(
+            model, cpu=False, cpu_threads=0, dtype=dtype, kv_cache_type="full", reload=_no_reload
+        )
+
+    loaded = load(
+        model_dir,
+        dtype=dtype,
+        divide=divide_model,
+        parts=len(seat.ring_addresses),
+        prepare=prepare,
+        **options,
+    )
+    check_equal(ring, "how the model can be batched", loaded.batching.value)
+    tokens = smallest(ring, loaded.kv.capacity_tokens or 0)
+    kv = KvMemory(loaded.kv.token_bytes, tokens * loaded.kv.token_bytes)
+    forward = RingForward(cast("MlxForward", loaded.model), ring)
+    return LoadedPart(replace(loaded, kv=kv), forward)
+
+
+def _no_reload() -> nn.Module:
+    raise Internal("a part of a model is loaded once")

@@ -1,0 +1,101 @@
+"""Divides a model among the ranks of a group, by mlx-lm's own method: a part of every layer each.
+
+Only for architectures whose scores were compared with those of the whole model, by
+`tests/matrix/group_architectures.py`: a division that is wrong gives no error.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from mlx import nn
+
+from mlxmesh_engine.groups.ring import Ring
+from mlxmesh_shared.errors import FeatureNotSupported, InvalidArgument
+
+EXACT = frozenset(
+    {
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "deepseek_v41",
+        "exaone_moe",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "iquestloopcoder",
+        "kimi_k25",
+        "llama",
+        "longcat_flash",
+        "longcat_flash_ngram",
+        "minimax",
+        "minimax_m3_vl",
+        "ministral3",
+        "mistral4",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "step3p5",
+    }
+)
+"""Modules of mlx-lm 0.32.2."""
+
+_Counts = Mapping[tuple[int, str], int]
+"""By the module's identity and the attribute's name."""
+
+
+def architecture(model: nn.Module) -> str:
+    """The module of mlx-lm that the model is from."""
+    return type(model).__module__.rpartition(".")[2]
+
+
+def can_divide(model: nn.Module) -> bool:
+    """Whether mlx-lm has a method for it."""
+    return hasattr(model, "shard")
+
+
+def check_exact(model: nn.Module) -> None:
+    """Raises: FeatureNotSupported if it is not known that dividing the model is exact."""
+    if architecture(model) not in EXACT or not can_divide(model):
+        raise FeatureNotSupported(
+            f"groups do not support the architecture {architecture(model)}; set group_size to 1"
+        )
+
+
+def divide(model: nn.Module, ring: Ring) -> None:
+    """Keeps this rank's part of the model.
+
+    Nothing is evaluated, so the parts of other ranks are never in memory.
+    Raises: InvalidArgument if the model's sizes cannot be divided.
+    """
+    before, size = _counts(model), cast("int", ring.size())
+    try:
+        cast("Any", model).shard(ring)
+    # A model may raise anything.
+    except Exception as error:
+        raise _indivisible(size, str(error)) from error
+    _check_counts(before, _counts(model), size)
+
+
+def _counts(model: nn.Module) -> _Counts:
+    """Every number that a module has as an attribute: heads, for example."""
+    modules = cast("list[tuple[str, Any]]", cast("Any", model).named_modules())
+    return {
+        (id(module), name): value
+        for _, module in modules
+        for name, value in cast("dict[str, object]", vars(module)).items()
+        if isinstance(value, int) and not isinstance(value, bool)
+    }
+
+
+def _check_counts(before: _Counts, after: _Counts, size: int) -> None:
+    """mlx-lm divides the number of heads without a check of the remainder."""
+    for key, count in after.items():
+        old = before.get(key, count)
+        if count != old and count * size != old:
+            raise _indivisible(size, f"{key[1]} is {old}")
+
+
+def _indivisible(size: int, why: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"this model cannot be divided among {size} ranks: {why}; choose another group_size",
+        field="group_size",
+    )

@@ -1,0 +1,133 @@
+"""The ranks above 0 of one engine's group: finds runtimes for them, and holds them by calls.
+
+A rank lives for as long as the call that holds it. So nothing is left over when this runtime dies,
+and nobody but this runtime has to know of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mlxmesh_runtime.engine_command import RankPlace
+from mlxmesh_runtime.engine_record import EngineSpec, RankRecord
+from mlxmesh_shared.errors import EngineLost, MeshError, NoRuntime
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A runtime that could run a rank."""
+
+    runtime_id: str
+    available_bytes: int
+
+
+class Runtimes(Protocol):
+    """The runtimes of the mesh, this one included."""
+
+    own_id: str
+
+    async def candidates(self) -> Sequence[Candidate]:
+        """Those that respond."""
+        ...
+
+    def hold(self, runtime_id: str, spec: EngineSpec, place: RankPlace) -> AsyncIterator[int]:
+        """Runs a rank for as long as the iteration lasts; first gives its process id.
+
+        Raises: MeshError when it has ended, or could not begin.
+        """
+        ...
+
+
+class GroupRanks:
+    """Call `start` once, `close` at any time; an engine without a group has no ranks."""
+
+    def __init__(self, spec: EngineSpec, runtimes: Runtimes | None) -> None:
+        self._spec = spec
+        self._runtimes = runtimes
+        self._records: dict[int, RankRecord] = {}
+        self._holding: list[asyncio.Task[None]] = []
+        self._recruiting: asyncio.Task[None] | None = None
+        self._lost: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
+
+    @property
+    def records(self) -> tuple[RankRecord, ...]:
+        """Those that run, by rank."""
+        return tuple(self._records[rank] for rank in sorted(self._records))
+
+    def start(self, leader: Coroutine[Any, Any, str]) -> None:
+        """Recruits the ranks once it is known where rank 0 listens for them."""
+        if self._spec.group_size == 1:
+            leader.close()
+            return
+        self._recruiting = asyncio.create_task(self._recruit(leader))
+
+    async def wait_lost(self) -> MeshError:
+        """Returns why the group cannot go on."""
+        return await asyncio.shield(self._lost)
+
+    async def close(self) -> None:
+        """Ends the calls, and with them what is left of the ranks."""
+        tasks = [*self._holding, *([self._recruiting] if self._recruiting else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _recruit(self, leader: Coroutine[Any, Any, str]) -> None:
+        try:
+            address = await leader
+            if self._runtimes is None:
+                raise NoRuntime("this runtime cannot run groups")
+            places = Counter({self._runtimes.own_id: 1})
+            for rank in range(1, self._spec.group_size):
+                await self._place(RankPlace(rank, address), places, self._runtimes)
+        except MeshError as error:
+            self._lose(error)
+
+    async def _place(self, place: RankPlace, places: Counter[str], runtimes: Runtimes) -> None:
+        """Raises: NoRuntime if no runtime runs the rank."""
+        refusals: list[str] = []
+        for candidate in ordered(await runtimes.candidates(), places):
+            stream = runtimes.hold(candidate.runtime_id, self._spec, place)
+            try:
+                pid = await anext(stream)
+            except MeshError as error:
+                refusals.append(f"{candidate.runtime_id}: {error.message}")
+                continue
+            record = RankRecord(place.rank, candidate.runtime_id, pid)
+            self._records[place.rank] = record
+            places[candidate.runtime_id] += 1
+            self._holding.append(asyncio.create_task(self._hold(record, stream)))
+            return
+        why = "; ".join(refusals) or "no runtime responds"
+        raise NoRuntime(f"no runtime can run rank {place.rank} of the group: {why}")
+
+    async def _hold(self, record: RankRecord, stream: AsyncIterator[int]) -> None:
+        try:
+            async for _ in stream:
+                pass
+            self._lose(EngineLost(f"rank {record.rank} on {record.runtime_id} has ended"))
+        except MeshError as error:
+            message = f"rank {record.rank} on {record.runtime_id}: {error.message}"
+            self._lose(EngineLost(message))
+        finally:
+            self._records.pop(record.rank, None)
+
+    def _lose(self, error: MeshError) -> None:
+        with contextlib.suppress(asyncio.InvalidStateError):
+            self._lost.set_result(error)
+
+
+def ordered(candidates: Sequence[Candidate], places: Counter[str]) -> list[Candidate]:
+    """Those with the fewest ranks of the group first, then those with the most free memory."""
+    return sorted(
+        candidates,
+        key=lambda each: (places[each.runtime_id], -each.available_bytes, each.runtime_id),
+    )

@@ -1,0 +1,184 @@
+"""One model over several ranks: the tokens of one process, and no rank outlives another."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxmesh.engine.v1 import engine_pb2
+from mlxmesh_engine.forward.loader import read_model
+from mlxmesh_engine.groups.sharding import check_exact
+from mlxmesh_engine.scheduling.request import Sampling, SequenceRequest
+from mlxmesh_shared.errors import FeatureNotSupported, MeshError
+from tests.fakes.engine_rig import STREAM, Rig, load_model, scores_after
+from tests.fakes.group_engines import PATIENT_S, Group, group, spawned, submit
+from tests.fakes.reference_sampling import contest
+from tests.fakes.tiny_model import VOCAB_SIZE, write_model
+from tests.matrix.examination import write_architecture
+
+# Rounding alone may swap two scores that are closer than this.
+_ROUNDING = 1e-4
+_MAX_TOKENS = 12
+pytestmark = pytest.mark.timeout(300)
+_CANCELLED = engine_pb2.ENGINE_FINISH_REASON_CANCELLED
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its heads can be divided by two and by three."""
+    path = tmp_path_factory.mktemp("divisible")
+    return write_model(path, hidden=96, num_attention_heads=6, num_key_value_heads=6)
+
+
+def text(number: int, tokens: int) -> tuple[int, ...]:
+    draw = np.random.default_rng(number).integers(3, VOCAB_SIZE, tokens)
+    return tuple(int(token) for token in draw)
+
+
+def alone(model: Path, prompts: Sequence[tuple[int, ...]], sampling: Sampling) -> list[list[int]]:
+    """What one process generates, each prompt for itself."""
+    loaded = load_model(model, cpu_forward=False)
+    outputs: list[list[int]] = []
+    for prompt in prompts:
+        rig = Rig(loaded)
+        request = SequenceRequest((STREAM, 1), prompt, _MAX_TOKENS, sampling=sampling)
+        outputs.append(rig.submit(request).run().tokens(1))
+    return outputs
+
+
+def assert_same(
+    model: Path,
+    prompts: Sequence[tuple[int, ...]],
+    sampling: Sampling,
+    tokens: Sequence[list[int]],
+) -> None:
+    """Equal to one process, except after a tie, which rounding may break either way."""
+    for prompt, expected, actual in zip(
+        prompts, alone(model, prompts, sampling), tokens, strict=True
+    ):
+        assert len(actual) == _MAX_TOKENS
+        if actual == expected:
+            continue
+        pairs = zip(expected, actual, strict=True)
+        at = next(at for at, (one, other) in enumerate(pairs) if one != other)
+        output = expected[:at]
+        scores = scores_after(load_model(model), [*prompt, *output])[-1]
+        race = contest(scores, sampling, prompt=prompt, output=output)
+        assert abs(race[expected[at]] - race[actual[at]]) < _ROUNDING
+
+
+@pytest.mark.parametrize("size", [2, 3])
+async def test_a_group_generates_the_tokens_of_one_process(model: Path, size: int) -> None:
+    prompts = [text(number, tokens) for number, tokens in enumerate((3, 40, 150), 1)]
+    async with group(model, size) as ranks:
+        greedy = await ranks.run(*(submit(at, prompt) for at, prompt in enumerate(prompts, 1)))
+        assert_same(model, prompts, Sampling(), [*greedy.values()])
+
+        warm = await ranks.results(*(submit(at, each) for at, each in enumerate(prompts, 1)))
+        assert [result.cached_tokens for result in warm.values()] == [0, 32, 128]
+        assert [result.tokens for result in warm.values()] == [*greedy.values()]
+
+        seeds = [submit(at, each, seed=7) for at, each in enumerate(prompts, 1)]
+        seeded = await ranks.run(*seeds)
+        assert_same(model, prompts, Sampling(temperature=1.0, seed=7), [*seeded.values()])
+
+        await _cancels(ranks)
+        scored = submit(1, prompts[1])
+        scored.logprobs.prompt = True
+        copied = submit(2, prompts[1])
+        copied.shares_prefill_of = 1
+        results = await ranks.results(scored, copied)
+        assert len(results[1].prompt_logprobs) == len(prompts[1]) - 1
+        assert results[1].tokens == results[2].tokens == greedy[2]
+
+        ranks.ranks[0].process.terminate()
+        assert [await rank.ended() for rank in ranks.ranks] == [0] * size
+        for rank in ranks.ranks:
+            assert "Traceback" not in await rank.errors()
+
+
+async def _cancels(ranks: Group) -> None:
+    call = ranks.stub.Execute()
+    await call.write(engine_pb2.ExecuteRequest(submit=submit(1, text(9, 20), max_tokens=1900)))
+    reasons: list[int] = []
+    async for response in call:
+        for output in response.outputs:
+            if output.token_ids and not reasons:
+                cancel = engine_pb2.Cancel(sequence_ids=[1])
+                await call.write(engine_pb2.ExecuteRequest(cancel=cancel))
+                await call.done_writing()
+                reasons.append(0)
+            if output.finish_reason:
+                reasons.append(output.finish_reason)
+    assert reasons[-1] == _CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("size", "victim", "how"),
+    [
+        (3, 2, signal.SIGKILL),
+        (2, 0, signal.SIGKILL),
+        (3, 1, signal.SIGSTOP),
+        (2, 0, signal.SIGSTOP),
+    ],
+    ids=["follower killed", "leader killed", "follower frozen", "leader frozen"],
+)
+async def test_no_rank_outlives_another(
+    model: Path, size: int, victim: int, how: signal.Signals
+) -> None:
+    async with group(model, size, silence_s="1.5") as ranks:
+        begun = asyncio.Event()
+        endless = submit(1, text(1, 8), max_tokens=1900)
+        running = asyncio.create_task(ranks.results(endless, begun=begun))
+        await begun.wait()  # so that the ring has exchanges under way
+        process = ranks.ranks[victim].process
+        process.send_signal(how)
+        for rank in ranks.ranks:
+            if rank.process is not process:
+                assert await rank.ended() != 0
+        if how is signal.SIGSTOP:
+            process.send_signal(signal.SIGCONT)
+            assert await ranks.ranks[victim].ended() != 0
+        with contextlib.suppress(MeshError):  # a frozen rank may be the one that served it
+            await running
+            raise AssertionError("a stream ended without an error")
+
+
+async def test_a_follower_that_is_asked_to_stop_lets_the_group_drain(model: Path) -> None:
+    async with group(model, 2) as ranks:
+        ranks.ranks[1].process.terminate()
+        assert [await rank.ended() for rank in ranks.ranks] == [0, 0]
+
+
+async def test_heads_that_cannot_be_divided_are_refused(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", num_key_value_heads=1)
+    async with spawned("--model-dir", str(model), "--group-size", "2") as leader:
+        joining = await leader.report("group_address")
+        place = ("--group-size", "2", "--group-rank", "1", "--group-leader", joining)
+        async with spawned("--model-dir", str(model), *place, "--group-silence-s", PATIENT_S):
+            assert await leader.report("permanent") is True
+            assert "cannot be divided among 2 ranks" in leader.reports[-1]["message"]
+            assert await leader.ended() != 0
+
+
+def test_an_architecture_that_was_not_compared_is_refused_by_name(tmp_path: Path) -> None:
+    model, _ = read_model(write_architecture(tmp_path / "model", "gemma2"))
+    with pytest.raises(FeatureNotSupported, match="architecture gemma2"):
+        check_exact(model)
+
+
+async def test_ranks_with_different_files_are_refused(model: Path, tmp_path: Path) -> None:
+    other = write_model(
+        tmp_path / "other", hidden=96, num_attention_heads=6, num_key_value_heads=6, seed=1
+    )
+    async with spawned("--model-dir", str(model), "--group-size", "2") as leader:
+        joining = await leader.report("group_address")
+        place = ("--group-size", "2", "--group-rank", "1", "--group-leader", joining)
+        async with spawned("--model-dir", str(other), *place):
+            assert await leader.report("permanent") is True
+            assert "the model's directory of rank 1 differs" in json.dumps(leader.reports[-1])
