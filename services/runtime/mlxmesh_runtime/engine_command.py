@@ -29,14 +29,15 @@ class EngineCommand:
     """For engines whose options do not say."""
     program: Sequence[str] = MLXMESH_ENGINE
 
-    def line(self, spec: EngineSpec) -> list[str]:
-        """The command line for one engine."""
+    def line(self, spec: EngineSpec, runtime_address: str = "") -> list[str]:
+        """The command line for one engine of the runtime at an address."""
         flags: dict[str, object] = {
             "engine_id": spec.engine_id,
             "model": spec.model,
             "model_version": spec.model_version,
             "model_dir": spec.model_dir,
             "drain_grace_s": UNLIMITED_DRAIN_S,
+            "runtime_address": runtime_address or None,
             **self._mesh_flags(),
             **asdict(self._options(spec)),
         }

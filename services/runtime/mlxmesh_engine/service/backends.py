@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from mlxmesh_engine.adapters.locating import LocateAdapter, directory_of
 from mlxmesh_engine.encoder.files import Kind
 from mlxmesh_engine.forward.blas import OpenedBlas, open_blas
 from mlxmesh_engine.forward.mlx_lm_import import import_mlx_lm
@@ -35,12 +36,17 @@ _WANTED_OPEN_FILES = 2048
 _log = logging.getLogger(__name__)
 
 
-def open_backend(settings: EngineSettings, metrics: StepMetrics) -> Backend:
+def open_backend(
+    settings: EngineSettings,
+    metrics: StepMetrics,
+    locate_adapter: LocateAdapter = directory_of,
+) -> Backend:
     """The configured backend, not started. Raises: InvalidArgument."""
     if settings.model_dir is None:
         raise InvalidArgument("name a model: --model-dir DIRECTORY", field="model_dir")
-    open_ = _simulated if settings.backend == "simulated" else _mlx
-    return open_(settings, settings.model_dir, metrics)
+    if settings.backend == "simulated":
+        return _simulated(settings, settings.model_dir, metrics)
+    return _mlx(settings, settings.model_dir, metrics, locate_adapter)
 
 
 def open_encoder(settings: EngineSettings, kind: Kind) -> Encoder:
@@ -86,7 +92,12 @@ def _import_mlx() -> OpenedBlas:
     return blas
 
 
-def _mlx(settings: EngineSettings, model_dir: Path, metrics: StepMetrics) -> Backend:
+def _mlx(
+    settings: EngineSettings,
+    model_dir: Path,
+    metrics: StepMetrics,
+    locate_adapter: LocateAdapter,
+) -> Backend:
     if settings.speculative == "draft" and settings.draft_model_dir is None:
         raise InvalidArgument(
             "speculative draft needs a draft model: --draft-model-dir DIRECTORY",
@@ -148,6 +159,7 @@ def _mlx(settings: EngineSettings, model_dir: Path, metrics: StepMetrics) -> Bac
         speculative=settings.speculative,
         max_adapters=settings.max_adapters,
         adapter_bytes=settings.adapter_bytes,
+        locate_adapter=locate_adapter,
     )
     return MlxThread(load_model, options, metrics)
 
